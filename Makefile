@@ -1,0 +1,47 @@
+# Every target sets up .venv first; that costs nothing when it is up to date.
+
+PYTHON := .venv/bin/python
+STAMP := .venv/.installed
+
+.PHONY: help install demo lint format test test-all bench picture clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(STAMP)  ## set up .venv with the tested versions of everything
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(PYTHON) || for python in python3 python3.12 python3.11 python3.13; do \
+		$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+			&& exec $$python -m venv .venv; \
+	done || { echo 'precrop needs Python 3.11 or newer with its venv module' >&2; exit 1; }
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: install  ## crop torchvision's ResNet-50 to half its parameters and half its MACs
+	.venv/bin/precrop plan resnet50 --params 0.5 --macs 0.5
+
+lint: install  ## ruff and mypy --strict
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+format: install  ## rewrite the sources in ruff's format
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+test: install  ## the tests, without the long matrix of networks
+	$(PYTHON) -m pytest -n 2 -m 'not matrix'
+
+test-all: install  ## every test
+	$(PYTHON) -m pytest -n 2
+
+bench: install  ## seconds per plan, against Torch-Pruning
+	$(PYTHON) benchmarks/plan_speed.py
+
+picture: install  ## the picture in the README
+	$(PYTHON) scripts/widths_picture.py
+
+clean:  ## remove .venv and every cache
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,125 @@
+"""Builds the cropped network of a plan: the same class, the same state_dict keys, smaller tensors."""
+
+from collections.abc import Sequence
+from math import prod
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from precrop.copying import copied
+from precrop.errors import PlanError, PrecropError
+from precrop.fit.attributes import apply_edits
+from precrop.plans import Axis, Plan
+
+SHOWN_DIFFERENCES = 3
+
+
+def build(plan: Plan, model: nn.Module, init: Literal["slice", "reset"] = "slice") -> nn.Module:
+    """Build the cropped network; ``model`` stays as it was.
+
+    Args:
+        plan: made for this network, or for another instance of it.
+        model: gives the structure, and the weights that are sliced.
+        init: ``slice`` keeps the leading channels of every segment of a weight and rescales it by
+            ``sqrt(old fan-in / new fan-in)``, so that activations keep their variance; ``reset``
+            then calls every module's own ``reset_parameters``.
+
+    Raises:
+        PlanError: the plan is for another network; the message names the first that differs.
+    """
+    if init not in ("slice", "reset"):
+        raise PrecropError(f"init={init!r} is unknown: write 'slice' or 'reset'")
+    check_same_network(plan, model)
+    kinds = {layer.weight: layer.kind for layer in plan.layers}
+
+    def make(name: str, tensor: Tensor) -> Tensor:
+        axes = plan.tensors.get(name)
+        if axes is None:
+            return tensor.detach().clone()
+        resized = resize(tensor.detach(), axes)
+        if name in kinds and tensor.is_floating_point():
+            resized = resized * fan_scale(axes, kinds[name])
+        return resized
+
+    small = copied(model, make)
+    apply_edits(small, plan.attributes)
+    if init == "reset":
+        reset(small)
+    return small
+
+
+def check_same_network(plan: Plan, model: nn.Module) -> None:
+    """Compare every tensor's shape with the plan's record.
+
+    Raises:
+        PlanError: naming the first tensors that differ.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    names = [*plan.shapes, *(name for name in shapes if name not in plan.shapes)]
+    wrong = [name for name in names if shapes.get(name) != plan.shapes.get(name)]
+    if wrong:
+        listed = "; ".join(
+            f"{name} is {_shape_text(shapes.get(name))}, planned for "
+            f"{_shape_text(plan.shapes.get(name))}"
+            for name in wrong[:SHOWN_DIFFERENCES]
+        )
+        more = len(wrong) - SHOWN_DIFFERENCES
+        rest = f"; and {more} more" if more > 0 else ""
+        raise PlanError(f"the plan is for another network ({plan.network}): {listed}{rest}")
+
+
+def _shape_text(shape: Sequence[int] | None) -> str:
+    return "missing" if shape is None else "x".join(map(str, shape)) or "a scalar"
+
+
+def resize(tensor: Tensor, axes: Sequence[Axis]) -> Tensor:
+    """Keep the leading entries of every segment; a longer segment is filled up.
+
+    New entries of weights (two axes or more) are drawn from a normal distribution with the tensor's
+    own mean and spread, since copies of channels would stay copies in training; vectors, such as
+    normalisation scales, repeat what they have.
+    """
+    for dim, axis in enumerate(axes):
+        if isinstance(axis, int):
+            continue
+        pieces = []
+        for (old, new), piece in zip(
+            axis, tensor.split([old for old, _ in axis], dim), strict=True
+        ):
+            pieces.append(piece.narrow(dim, 0, min(old, new)))
+            if new > old:
+                pieces.append(_filling(tensor, piece, dim, new - old))
+        tensor = torch.cat(pieces, dim)
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _filling(tensor: Tensor, piece: Tensor, dim: int, count: int) -> Tensor:
+    if tensor.dim() < 2 or not tensor.is_floating_point() or tensor.is_meta:
+        repeats = torch.arange(count, device=piece.device) % piece.shape[dim]
+        return piece.index_select(dim, repeats)
+    shape = [*piece.shape]
+    shape[dim] = count
+    generator = torch.Generator(device=tensor.device).manual_seed(prod(tensor.shape))
+    noise = torch.randn(shape, generator=generator, dtype=tensor.dtype, device=tensor.device)
+    return noise * tensor.std() + tensor.mean()
+
+
+def fan_scale(axes: Sequence[Axis], kind: str) -> float:
+    """``sqrt(old / new)`` of the weight's input axis (axis 0 of a transposed convolution's)."""
+    axis = axes[0 if kind == "transposed" else 1]
+    if isinstance(axis, int):
+        return 1.0
+    old, new = sum(o for o, _ in axis), sum(n for _, n in axis)
+    return float((old / new) ** 0.5)
+
+
+def reset(model: nn.Module) -> None:
+    """Call the modules' own initialisers, in their order."""
+    for module in model.modules():
+        initialiser = getattr(module, "reset_parameters", None)
+        if callable(initialiser):
+            initialiser()
+
+
+__all__ = ["build", "check_same_network"]

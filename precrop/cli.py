@@ -1,0 +1,348 @@
+"""The command line. Heavy imports wait inside the commands, so that ``--help`` is quick."""
+
+import ast
+import dataclasses
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+import precrop
+from precrop.errors import PrecropError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from precrop.plans import Plan
+
+app = typer.Typer(
+    help="Crop any convolutional network to a budget of parameters and MACs, before training.",
+    rich_markup_mode="rich",
+)
+
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="resnet50 (torchvision), resnet20 (ours), timm:NAME, or module:factory",
+    ),
+]
+PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="A file that `precrop plan` wrote.")]
+Params = Annotated[
+    str | None, typer.Option(help="Budget of parameters: a share (0.5, 50%) or a number (2.5M).")
+]
+Macs = Annotated[
+    str | None, typer.Option(help="Budget of multiply-accumulates: a share or a number (1.2G).")
+]
+Divisor = Annotated[int, typer.Option(help="Widths are multiples of this (8 suits hardware).")]
+MinWidth = Annotated[int, typer.Option(help="No layer gets narrower than this.")]
+Expand = Annotated[bool, typer.Option("--expand", help="Layers may also widen (PreConfig).")]
+Balance = Annotated[float, typer.Option(help="How evenly both ends of a layer are cropped.")]
+Ignore = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN", help="Layers that keep their width (layer4.*); repeatable."),
+]
+Groups = Annotated[
+    Literal["keep", "scale"],
+    typer.Option(help="Grouped convolutions keep their number of groups, or their groups' width."),
+]
+InputShape = Annotated[
+    list[str] | None,
+    typer.Option(metavar="SHAPE", help="3,224,224 or 3x224x224; repeat for several inputs."),
+]
+Args = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="An argument for the model's builder; repeatable."),
+]
+Init = Annotated[
+    Literal["slice", "reset"],
+    typer.Option(help="Slice the original's weights, or initialise anew."),
+]
+Seed = Annotated[int | None, typer.Option(help="Seed of the initial weights.")]
+Weights = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.safetensors", help="Trained weights of the original to slice."),
+]
+Output = Annotated[
+    Path, typer.Option("--output", "-o", help="A folder, or the first part of the files' names.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0, or 2 after an error of the user's.
+
+    Args:
+        argv: the words after ``precrop``; those of this process by default.
+    """
+    command = typer.main.get_command(app)
+    words = None if argv is None else list(argv)
+    try:
+        status = command.main(args=words, prog_name="precrop", standalone_mode=False)
+    except PrecropError as error:
+        return _refuse(str(error))
+    except typer.TyperException as error:
+        return _refuse(error.format_message())
+    return status if isinstance(status, int) else 0
+
+
+def _refuse(message: str) -> int:
+    print(f"precrop: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"precrop {precrop.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("plan")
+def plan_command(
+    model: ModelName,
+    params: Params = None,
+    macs: Macs = None,
+    divisor: Divisor = 1,
+    min_width: MinWidth = 1,
+    expand: Expand = False,
+    balance: Balance = 1.0,
+    ignore: Ignore = None,
+    groups: Groups = "keep",
+    input_shape: InputShape = None,
+    arg: Args = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the plan to this file.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Decide how wide every layer should be, and show or save it."""
+    _, plan = _plan(
+        model,
+        arg,
+        input_shape,
+        params=params,
+        macs=macs,
+        divisor=divisor,
+        min_width=min_width,
+        expand=expand,
+        balance=balance,
+        ignore=tuple(ignore or ()),
+        groups=groups,
+    )
+    if output is not None:
+        plan.save(output)
+    _print_plan(plan, as_json)
+
+
+@app.command("crop")
+def crop_command(
+    model: ModelName,
+    params: Params = None,
+    macs: Macs = None,
+    divisor: Divisor = 1,
+    min_width: MinWidth = 1,
+    expand: Expand = False,
+    balance: Balance = 1.0,
+    ignore: Ignore = None,
+    groups: Groups = "keep",
+    input_shape: InputShape = None,
+    arg: Args = None,
+    init: Init = "slice",
+    seed: Seed = None,
+    weights: Weights = None,
+    output: Output = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Plan and build in one go: writes the weights and the plan beside them."""
+    _seed(seed)
+    network, plan = _plan(
+        model,
+        arg,
+        input_shape,
+        params=params,
+        macs=macs,
+        divisor=divisor,
+        min_width=min_width,
+        expand=expand,
+        balance=balance,
+        ignore=tuple(ignore or ()),
+        groups=groups,
+    )
+    stem = re.sub(r"[^\w.-]", "-", model)
+    _write_built(network, plan, init, weights, output, stem, as_json)
+
+
+@app.command("build")
+def build_command(
+    plan_file: PlanFile,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="The original, if not the plan's own.")
+    ] = None,
+    arg: Args = None,
+    init: Init = "slice",
+    seed: Seed = None,
+    weights: Weights = None,
+    output: Output = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Build the cropped network of a plan: writes its weights and the plan beside them."""
+    from precrop.plans import Plan
+    from precrop.zoo import load_model
+
+    plan = Plan.load(plan_file)
+    name, args = (model, _arguments(arg)) if model else _source(plan)
+    _seed(seed)
+    network = load_model(name, args)
+    _write_built(network, plan, init, weights, output, plan_file.stem, as_json)
+
+
+@app.command("show")
+def show_command(
+    plan_file: PlanFile,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw the widths over depth.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a plan as a table, and as a picture with --plot."""
+    from precrop.plans import Plan
+
+    plan = Plan.load(plan_file)
+    if plot is not None:
+        from precrop.plot import plot as draw
+
+        draw(plan, plot)
+    _print_plan(plan, as_json)
+
+
+@app.command("densities")
+def densities_command(
+    model: ModelName,
+    params: Params = None,
+    macs: Macs = None,
+    method: Annotated[str, typer.Option(help="How densities are chosen.")] = "synexp",
+    input_shape: InputShape = None,
+    arg: Args = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the density of every layer's weights."""
+    network, shape = _load(model, _arguments(arg), input_shape)
+    densities = precrop.densities(network, shape, method=method, params=params, macs=macs)
+    if as_json:
+        typer.echo(json.dumps(densities, indent=1))
+        return
+    column = max(map(len, densities), default=0)
+    for name, density in densities.items():
+        typer.echo(f"{name:<{column}}  {density:.6f}")
+
+
+def _load(
+    name: str, args: Mapping[str, Any], shapes: Sequence[str] | None
+) -> tuple["nn.Module", Any]:
+    """The network and the shape, or shapes, of its input."""
+    from precrop.zoo import default_input_shape, load_model
+
+    parsed = [_shape(text) for text in shapes or ()]
+    model = load_model(name, args)
+    if not parsed:
+        return model, default_input_shape(name, model)
+    return model, parsed[0] if len(parsed) == 1 else tuple(parsed)
+
+
+def _plan(
+    name: str, arg: Sequence[str] | None, shapes: Sequence[str] | None, **options: Any
+) -> tuple["nn.Module", "Plan"]:
+    """The network and its plan, which remembers how the network is named."""
+    args = _arguments(arg)
+    model, shape = _load(name, args, shapes)
+    plan = precrop.plan(model, shape, **options)
+    return model, dataclasses.replace(plan, source={"name": name, "args": args})
+
+
+def _print_plan(plan: "Plan", as_json: bool) -> None:
+    if as_json:
+        typer.echo(plan.to_json(), nl=False)
+        return
+    from precrop.display import show
+
+    show(plan)
+
+
+def _source(plan: "Plan") -> tuple[str, Mapping[str, Any]]:
+    """The name and arguments of a plan's own model, unless building it would run a user's code."""
+    from precrop.zoo import runs_user_code
+
+    source = plan.source or {}
+    name, args = source.get("name"), source.get("args")
+    if not isinstance(name, str) or not isinstance(args, Mapping):
+        raise PrecropError("this plan does not say which model it is for: name it with --model")
+    if runs_user_code(name):
+        raise PrecropError(f"this plan is for {name}, which is not run unasked: say --model {name}")
+    return name, args
+
+
+def _write_built(
+    network: "nn.Module",
+    plan: "Plan",
+    init: Literal["slice", "reset"],
+    weights: Path | None,
+    output: Path,
+    stem: str,
+    as_json: bool,
+) -> None:
+    """Build and write ``output``'s safetensors and JSON, both or neither."""
+    from precrop.checkpoint import load_weights, save_built
+
+    if weights is not None:
+        load_weights(network, weights)
+    weights_path, plan_path = save_built(plan.build(network, init), plan, output, stem)
+    if as_json:
+        files = {"weights": str(weights_path), "plan": str(plan_path)}
+        typer.echo(json.dumps({**files, "params": plan.params, "macs": plan.macs}, indent=1))
+        return
+    typer.echo(f"{plan.params:,} parameters, {plan.macs:,} MACs: {weights_path}, {plan_path}")
+
+
+def _seed(seed: int | None) -> None:
+    if seed is not None:
+        import torch
+
+        torch.manual_seed(seed)
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    """``3,224,224`` or ``3x224x224`` as a tuple."""
+    parts = re.split(r"[x,]", text)
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise PrecropError(f"input shape {text!r} is not like 3,224,224")
+    return tuple(int(part) for part in parts)
+
+
+def _arguments(pairs: Sequence[str] | None) -> dict[str, Any]:
+    """``name=value`` pairs as keyword arguments; a value that is no Python literal is a string."""
+    arguments: dict[str, Any] = {}
+    for pair in pairs or ():
+        name, equals, value = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise PrecropError(f"argument {pair!r} is not like name=value")
+        try:
+            arguments[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            arguments[name] = value
+    return arguments

@@ -1,0 +1,115 @@
+"""A plan as a table for the terminal."""
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from precrop.plans import LayerPlan, Plan
+
+_BAR = 32
+_COLUMNS = 110  # where the output is no terminal
+_NAMES_SHOWN = 4
+_COSTS = {"params": "parameters", "macs": "MACs"}
+
+
+def show(plan: Plan, console: Console | None = None) -> None:
+    """Print the widths layer by layer, the totals, what was frozen and why, and the seconds."""
+    console = console or Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, _COLUMNS)
+    console.print(layer_table(plan))
+    console.print()
+    console.print(total_table(plan))
+    console.print()
+    for line in frozen_lines(plan):
+        console.print(Text(line))
+    console.print(Text(f"Planned in {plan.seconds:.3f} s."))
+
+
+def layer_table(plan: Plan) -> Table:
+    """One row per layer; of a name only what differs from the row above is written out.
+
+    A bar is as long as the square root of the original width, so that narrow layers stay visible;
+    its solid part is the share that is kept, and what is wider than before stands out beyond it.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("layer", no_wrap=True)
+    table.add_column("inputs", justify="right", no_wrap=True)
+    table.add_column("outputs", justify="right", no_wrap=True)
+    table.add_column("width", no_wrap=True)
+    table.add_column("kept", justify="right", no_wrap=True)
+    table.add_column("weights", justify="right", no_wrap=True)
+    widest = max((max(layer.base_out, layer.out_channels) for layer in plan.layers), default=1)
+    above: list[str] = []
+    for layer in plan.layers:
+        parts = layer.name.split(".")
+        table.add_row(
+            _tail(parts, above),
+            _change(layer.base_in, layer.in_channels),
+            _change(layer.base_out, layer.out_channels),
+            _bar(layer, widest),
+            "frozen" if layer.frozen else f"{layer.out_channels / layer.base_out:.0%}",
+            f"{layer.density:.1%}",
+            style="yellow" if layer.frozen else "",
+        )
+        above = parts
+    return table
+
+
+def total_table(plan: Plan) -> Table:
+    """Parameters and MACs before and after, against their budgets.
+
+    The last column is what one more per cent of a budget would add to the objective.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("total", "before", "after", "share", "budget", "used", "worth of +1%"):
+        table.add_column(heading, justify="left" if heading == "total" else "right", no_wrap=True)
+    totals = {"params": (plan.base_params, plan.params), "macs": (plan.base_macs, plan.macs)}
+    totals |= {name: (budget.base, budget.used) for name, budget in sorted(plan.budgets.items())}
+    for name, (before, after) in totals.items():
+        share = f"{after / before:.1%}" if before else "–"
+        cells = [_COSTS.get(name, name), f"{before:,}", f"{after:,}", share]
+        budget = plan.budgets.get(name)
+        if budget is not None:
+            used = f"{budget.used / budget.limit:.2%}"
+            cells += [f"{budget.limit:,}", used, f"{budget.multiplier:.3g}"]
+        table.add_row(*cells)
+    return table
+
+
+def frozen_lines(plan: Plan) -> Iterator[str]:
+    """What keeps its full width against expectation, one line per reason."""
+    if not plan.frozen:
+        yield "Nothing is frozen."
+    reasons: dict[str, list[str]] = {}
+    for name, reason in plan.frozen.items():
+        reasons.setdefault(reason, []).append(name)
+    for reason, names in reasons.items():
+        more = len(names) - _NAMES_SHOWN
+        shown = ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+        yield f"Frozen: {shown}: {reason}"
+
+
+def _tail(parts: list[str], above: list[str]) -> Text:
+    """A dotted name in which spaces stand for the leading parts that the row above has too."""
+    same = 0
+    while same < min(len(parts), len(above)) - 1 and parts[same] == above[same]:
+        same += 1
+    shared = ".".join(parts[:same])
+    return Text(" " * len(shared) + ("." if same else "") + ".".join(parts[same:]))
+
+
+def _change(old: int, new: int) -> str:
+    return str(old) if old == new else f"{old} → {new}"
+
+
+def _bar(layer: LayerPlan, widest: int) -> Text:
+    length = _BAR * (layer.base_out / widest) ** 0.5
+    solid = max(1, round(length * layer.out_channels / layer.base_out))
+    old = max(1, round(length))
+    bar = Text("█" * min(solid, old), style="cyan")
+    bar.append("░" * (old - solid), style="dim")
+    bar.append("▓" * (solid - old), style="green")
+    return bar

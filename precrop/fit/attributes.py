@@ -1,0 +1,99 @@
+"""Attributes of modules that state sizes, and setting them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+from precrop.errors import PlanError
+
+Edit = tuple[str, str, Any]
+"""Module path, attribute path (``width`` or ``splits.2``), value."""
+
+
+def stated_sizes(module: nn.Module) -> dict[str, Any]:
+    """What the attributes of PyTorch's own layers must say, given their parameters' shapes."""
+    weight = getattr(module, "weight", None)
+    shape = tuple(weight.shape) if weight is not None else ()
+    if isinstance(module, _ConvNd) and shape:
+        ends = (shape[0], shape[1] * module.groups)
+        inputs, outputs = ends if module.transposed else ends[::-1]
+        return {"in_channels": inputs, "out_channels": outputs}
+    if isinstance(module, nn.Linear) and len(shape) == 2:
+        return {"in_features": shape[1], "out_features": shape[0]}
+    if isinstance(module, _NormBase):
+        known = weight if weight is not None else module.running_mean
+        return {} if known is None else {"num_features": known.shape[0]}
+    if isinstance(module, nn.GroupNorm) and shape:
+        return {"num_channels": shape[0]}
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and shape:
+        return {"normalized_shape": shape}
+    if isinstance(module, nn.PReLU) and shape:
+        return {"num_parameters": shape[0]}
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and shape:
+        return {"embedding_dim": shape[1]}
+    return {}
+
+
+def integers(module: nn.Module) -> Iterator[tuple[str, int]]:
+    """A module's own integer attributes and the integers in its lists and tuples, with paths."""
+    for name, value in vars(module).items():
+        if name.startswith("_") or name == "training":
+            continue
+        if type(value) is int:
+            yield name, value
+        elif isinstance(value, (list, tuple)):
+            for index, entry in enumerate(value):
+                if type(entry) is int:
+                    yield f"{name}.{index}", entry
+
+
+def get_attribute(module: nn.Module, path: str) -> Any:
+    """The value at an attribute path such as ``width``, ``splits.2`` or ``feature_info.0.num_chs``."""
+    value: Any = module
+    for part in path.split("."):
+        if isinstance(value, dict):
+            value = value[part]
+        elif isinstance(value, (list, tuple)):
+            value = value[int(part)]
+        else:
+            value = getattr(value, part)
+    return value
+
+
+def set_attribute(module: nn.Module, path: str, value: Any) -> None:
+    """Set the value at an attribute path; a tuple on the way is replaced by a changed one."""
+    owner, _, last = path.rpartition(".")
+    if not owner:
+        setattr(module, last, value)
+        return
+    container = get_attribute(module, owner)
+    if isinstance(container, tuple):
+        entries = list(container)
+        entries[int(last)] = value
+        changed = type(container)(entries) if type(container) is tuple else tuple(entries)
+        set_attribute(module, owner, changed)
+    elif isinstance(container, list):
+        container[int(last)] = value
+    elif isinstance(container, dict):
+        container[last] = value
+    else:
+        setattr(container, last, value)
+
+
+def apply_edits(model: nn.Module, edits: Iterator[Edit] | tuple[Edit, ...] | list[Edit]) -> None:
+    """Set attributes of a network's modules.
+
+    Raises:
+        PlanError: a module or attribute is missing.
+    """
+    for module_path, path, value in edits:
+        try:
+            module = model.get_submodule(module_path)
+            get_attribute(module, path)
+            set_attribute(module, path, value)
+        except (AttributeError, KeyError, IndexError, ValueError) as error:
+            where = f"{module_path}.{path}" if module_path else path
+            raise PlanError(f"the plan sets {where}, which this network does not have") from error

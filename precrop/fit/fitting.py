@@ -1,0 +1,316 @@
+"""Fits a copy of the network to new sizes and proves it: its trace equals the predicted one.
+
+Sizes that modules keep in attributes of their own (the width of a split, the target of a view) are
+found by causal probing: on the network as it was, one stored integer is changed and the argument
+that moves is what it drives. What one module teaches holds for all modules of its class.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from precrop.copying import copied
+from precrop.fit.attributes import (
+    Edit,
+    apply_edits,
+    get_attribute,
+    integers,
+    set_attribute,
+    stated_sizes,
+)
+from precrop.read.axes import Axis, axis_size
+from precrop.read.network import Network, Pass, Sizes, tensor_axes
+from precrop.read.reader import CallReading
+from precrop.read.trace import Call, Trace
+
+# Modules around a call, from the innermost, whose attributes may hold one of its arguments.
+PROBED_DEPTH = 3
+MAX_ROUNDS = 100
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place in the code: the n-th call of an operation in forward of a class."""
+
+    kind: type[nn.Module] | None
+    op: str
+    occurrence: int
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An attribute that drives an argument: ``argument = slope * attribute + offset``.
+
+    The attribute belongs to a module of class ``kind``, ``depth`` frames outside of the call.
+    """
+
+    site: Site
+    literal: tuple[str, int | None]
+    depth: int
+    kind: type[nn.Module]
+    attribute: str
+    slope: Fraction
+    offset: Fraction
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """The first call at which the fitted network differs from what was predicted."""
+
+    forward: Pass
+    index: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What turns the original into the network of the new sizes, and the proof's outcome."""
+
+    tensors: dict[str, list[list[tuple[int, int]]]]
+    edits: list[Edit]
+    mismatch: Mismatch | None
+
+
+@dataclass
+class Fitter:
+    """Fits one network to any number of choices of sizes; remembers what probing taught."""
+
+    network: Network
+    rules: list[Rule] = field(default_factory=list)
+    _sites: dict[int, list[Site]] = field(default_factory=dict)
+    _given_up: set[tuple[Site, tuple[str, int | None]]] = field(default_factory=set)
+
+    def fit(self, sizes: Sizes) -> Fit:
+        """Resize a copy of the skeleton, set what states sizes, compare its forward passes."""
+        tensors = self._resized(sizes)
+        for _ in range(MAX_ROUNDS):
+            candidate, edits = self._candidate(tensors, sizes)
+            mismatch = self._compare(candidate, sizes)
+            if mismatch is None or not self._learn(mismatch, sizes):
+                return Fit(tensors, edits, mismatch)
+        return Fit(tensors, edits, mismatch)
+
+    def site(self, forward: Pass, index: int) -> Site:
+        """The place in the code of a call."""
+        sites = self._sites.get(id(forward))
+        if sites is None:
+            sites = self._sites[id(forward)] = list(_sites(forward.trace))
+        return sites[index]
+
+    def _resized(self, sizes: Sizes) -> dict[str, list[list[tuple[int, int]]]]:
+        """Segments ``(old, new)`` of every axis of the parameters and buffers that change."""
+        base = self.network.base
+        changed = {}
+        for name, tensor in (*base.named_parameters(), *base.named_buffers()):
+            if name not in self.network.reader.tensors:
+                continue
+            axes = tensor_axes(self.network, name, tensor)
+            rows = [sizes.segments(axis) for axis in axes]
+            if any(old != new for row in rows for old, new in row):
+                changed[name] = rows
+        return changed
+
+    def _candidate(
+        self, tensors: dict[str, list[list[tuple[int, int]]]], sizes: Sizes
+    ) -> tuple[nn.Module, list[Edit]]:
+        real = self.network.real
+
+        def make(name: str, tensor: Tensor) -> Tensor:
+            rows = tensors.get(name)
+            if rows is None:
+                return tensor.detach().clone() if real else tensor
+            shape = [sum(new for _, new in row) for row in rows]
+            full = torch.ones if real and name.endswith("running_var") else torch.zeros
+            return full(shape, dtype=tensor.dtype, device=tensor.device)
+
+        candidate = copied(self.network.base, make)
+        edits = [*self._group_edits(sizes), *self._learnt_edits(sizes)]
+        apply_edits(candidate, edits)
+        stated = list(_stated_edits(self.network.base, candidate, tensors))
+        apply_edits(candidate, stated)
+        return candidate, [*edits, *stated]
+
+    def _group_edits(self, sizes: Sizes) -> Iterator[Edit]:
+        """Numbers of groups that follow widths: depthwise convolutions, groups of kept width."""
+        done = set()
+        for forward in self.network.passes:
+            for reading in forward.readings:
+                axis = reading.literals.get(("groups", None))
+                if axis is None or reading.weight is None or reading.weight in done:
+                    continue
+                done.add(reading.weight)
+                path = reading.weight.rpartition(".")[0]
+                stated = getattr(self.network.base.get_submodule(path), "groups", None)
+                if stated == axis_size(axis) != sizes.size(axis):
+                    yield path, "groups", sizes.size(axis)
+
+    def _learnt_edits(self, sizes: Sizes) -> list[Edit]:
+        edits: dict[tuple[str, str], Any] = {}
+        for rule in self.rules:
+            for forward in self.network.passes:
+                for index, reading in enumerate(forward.readings):
+                    axis = reading.literals.get(rule.literal)
+                    if axis is None or self.site(forward, index) != rule.site:
+                        continue
+                    edit = self._edit(rule, forward, index, axis, sizes)
+                    if edit is not None:
+                        edits.setdefault((edit[0], edit[1]), edit[2])
+        return [(path, attribute, value) for (path, attribute), value in edits.items()]
+
+    def _edit(
+        self, rule: Rule, forward: Pass, index: int, axis: Axis, sizes: Sizes
+    ) -> Edit | None:
+        """The edit that a rule asks for at one call, if it applies there."""
+        frames = _frames(forward.trace, index)
+        if len(frames) <= rule.depth:
+            return None
+        frame = forward.trace.frames[frames[rule.depth]]
+        if frame.kind is not rule.kind:
+            return None
+        module = self.network.base.get_submodule(frame.path)
+        stated = dict(integers(module)).get(rule.attribute)
+        if stated is None or rule.slope * stated + rule.offset != axis_size(axis):
+            return None
+        value = (sizes.size(axis) - rule.offset) / rule.slope
+        if value.denominator != 1 or value == stated:
+            return None
+        return frame.path, rule.attribute, int(value)
+
+    def _compare(self, candidate: nn.Module, sizes: Sizes) -> Mismatch | None:
+        for forward in self.network.passes:
+            trace = self.network.run(candidate, training=forward.training)
+            index = _first_difference(forward, trace, sizes)
+            if index is not None:
+                return Mismatch(forward, index, str(trace.error or "other sizes"))
+        return None
+
+    def _learn(self, mismatch: Mismatch, sizes: Sizes) -> bool:
+        """Probe for the attribute behind an argument of the differing call; False if none."""
+        forward, index = mismatch.forward, mismatch.index
+        if index >= len(forward.readings):
+            return False
+        site = self.site(forward, index)
+        found = False
+        for literal, axis in forward.readings[index].literals.items():
+            if sizes.size(axis) == axis_size(axis) or (site, literal) in self._given_up:
+                continue
+            self._given_up.add((site, literal))
+            rule = self._probe(forward, index, site, literal)
+            if rule is not None:
+                self.rules.append(rule)
+                found = True
+        return found
+
+    def _probe(
+        self, forward: Pass, index: int, site: Site, literal: tuple[str, int | None]
+    ) -> Rule | None:
+        """Change stored integers around a call, one by one, until the argument moves."""
+        stated = _argument(forward.trace.calls[index], literal)
+        if stated is None:
+            return None
+        for depth, frame_index in enumerate(_frames(forward.trace, index)[:PROBED_DEPTH]):
+            frame = forward.trace.frames[frame_index]
+            module = self.network.base.get_submodule(frame.path)
+            for attribute, value in list(integers(module)):
+                # Code that halves a number only moves by 2.
+                for change in (-1, -2, 2):
+                    moved = self._moved(forward, index, literal, module, attribute, change)
+                    if moved is None or moved == stated:
+                        continue
+                    slope = Fraction(moved - stated, change)
+                    offset = stated - slope * value
+                    return Rule(site, literal, depth, frame.kind, attribute, slope, offset)
+        return None
+
+    def _moved(
+        self,
+        forward: Pass,
+        index: int,
+        literal: tuple[str, int | None],
+        module: nn.Module,
+        attribute: str,
+        change: int,
+    ) -> int | None:
+        """The argument after one stored integer was changed; None if the call is not reached."""
+        value = get_attribute(module, attribute)
+        set_attribute(module, attribute, value + change)
+        try:
+            trace = self.network.run(
+                self.network.base, training=forward.training, limit=index + 1
+            )
+        finally:
+            set_attribute(module, attribute, value)
+        if len(trace.calls) <= index or trace.calls[index].op != forward.trace.calls[index].op:
+            return None
+        return _argument(trace.calls[index], literal)
+
+
+def _stated_edits(
+    base: nn.Module, candidate: nn.Module, tensors: dict[str, Any]
+) -> Iterator[Edit]:
+    """What PyTorch's own layers state of sizes that changed."""
+    for path in dict.fromkeys(name.rpartition(".")[0] for name in tensors):
+        module = base.get_submodule(path)
+        before, after = stated_sizes(module), stated_sizes(candidate.get_submodule(path))
+        for attribute, value in before.items():
+            if getattr(module, attribute, None) == value != after[attribute]:
+                yield path, attribute, after[attribute]
+
+
+def _sites(trace: Trace) -> Iterator[Site]:
+    counts: dict[tuple[int, str], int] = {}
+    for call in trace.calls:
+        key = (call.frame, call.name)
+        occurrence = counts[key] = counts.get(key, -1) + 1
+        kind = trace.frames[call.frame].kind if call.frame >= 0 else None
+        yield Site(kind, call.name, occurrence)
+
+
+def _frames(trace: Trace, index: int) -> list[int]:
+    """Module frames around a call, from the innermost."""
+    frames = []
+    frame = trace.calls[index].frame
+    while frame >= 0:
+        frames.append(frame)
+        frame = trace.frames[frame].parent
+    return frames
+
+
+def _argument(call: Call, literal: tuple[str, int | None]) -> int | None:
+    name, position = literal
+    value = call.arg(name)
+    if position is not None:
+        value = value[position] if isinstance(value, (list, tuple)) and position < len(value) else None
+    return value if type(value) is int else None
+
+
+def _agrees(reading: CallReading, call: Call, sizes: Sizes) -> bool:
+    if call.shapes is None:
+        return False
+    for axes, shape in zip(reading.outputs, call.shapes, strict=False):
+        for axis, size in zip(axes, shape, strict=True):
+            first = axis[0]
+            if first[0] is None and len(axis) == 1:
+                if first[1] != size:
+                    return False
+            elif sizes.size(axis) != size:
+                return False
+    return True
+
+
+def _first_difference(forward: Pass, trace: Trace, sizes: Sizes) -> int | None:
+    """Index of the first call that is not as predicted; None if the whole trace is."""
+    calls = forward.trace.calls
+    for index, (call, reading) in enumerate(zip(calls, forward.readings, strict=True)):
+        if index >= len(trace.calls):
+            return index
+        made = trace.calls[index]
+        if made.op != call.op or not _agrees(reading, made, sizes):
+            return index
+    if trace.error is not None or len(trace.calls) != len(calls):
+        return len(calls) - 1
+    return None

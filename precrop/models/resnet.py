@@ -1,0 +1,120 @@
+"""ResNets for CIFAR: He et al. 2016, "Deep Residual Learning" (arXiv 1512.03385), section 4.2."""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from precrop.models.initialise import kaiming
+
+Shortcut = Literal["projection", "pad"]
+
+
+class PadShortcut(nn.Module):
+    """The paper's option A: skip every other pixel and pad the missing channels with zeros."""
+
+    def forward(self, x: Tensor, channels: int) -> Tensor:
+        """Map ``(N, C, H, W)`` to ``(N, channels, H/2, W/2)``, half the zeros on either side.
+
+        A cropped network may be narrower here than before; then channels are left out instead.
+        """
+        missing = channels - x.shape[1]
+        before = missing // 2
+        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, before, missing - before))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around which the input is added back."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, shortcut: Shortcut) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module | None = None
+        if stride > 1 and shortcut == "pad":
+            self.shortcut = PadShortcut()
+        elif stride > 1:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False),
+                nn.BatchNorm2d(outputs),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(N, C, H, W)`` to ``(N, outputs, H/stride, W/stride)``."""
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        if isinstance(self.shortcut, PadShortcut):
+            x = self.shortcut(x, out.shape[1])
+        elif self.shortcut is not None:
+            x = self.shortcut(x)
+        return F.relu(out + x)
+
+
+class CifarResNet(nn.Module):
+    """A stem of 16 channels and three stages of 16, 32 and 64, ``blocks`` blocks each.
+
+    Args:
+        blocks: blocks in each stage; the network has ``6 * blocks + 2`` layers.
+        num_classes: outputs.
+        shortcut: where a stage changes size, ``projection`` is a 1x1 convolution with batch norm,
+            ``pad`` the parameter-free option A of the paper's CIFAR experiments.
+    """
+
+    def __init__(
+        self, blocks: int, num_classes: int = 10, shortcut: Shortcut = "projection"
+    ) -> None:
+        super().__init__()
+        if shortcut not in ("projection", "pad"):
+            raise ValueError(f"shortcut must be 'projection' or 'pad', not {shortcut!r}")
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = _stage(16, 16, blocks, 1, shortcut)
+        self.layer2 = _stage(16, 32, blocks, 2, shortcut)
+        self.layer3 = _stage(32, 64, blocks, 2, shortcut)
+        self.fc = nn.Linear(64, num_classes)
+        kaiming(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images ``(N, 3, 32, 32)`` to logits ``(N, num_classes)``."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        out: Tensor = self.fc(x.mean((2, 3)))
+        return out
+
+
+def _stage(inputs: int, outputs: int, blocks: int, stride: int, shortcut: Shortcut) -> nn.Module:
+    first = BasicBlock(inputs, outputs, stride, shortcut)
+    rest = (BasicBlock(outputs, outputs, 1, shortcut) for _ in range(blocks - 1))
+    return nn.Sequential(first, *rest)
+
+
+def resnet20(num_classes: int = 10, shortcut: Shortcut = "projection") -> CifarResNet:
+    """ResNet-20: 272,474 parameters (269,722 with ``shortcut="pad"``)."""
+    return CifarResNet(3, num_classes, shortcut)
+
+
+def resnet32(num_classes: int = 10, shortcut: Shortcut = "projection") -> CifarResNet:
+    """ResNet-32: 466,906 parameters (464,154 with ``shortcut="pad"``)."""
+    return CifarResNet(5, num_classes, shortcut)
+
+
+def resnet44(num_classes: int = 10, shortcut: Shortcut = "projection") -> CifarResNet:
+    """ResNet-44: 661,338 parameters (658,586 with ``shortcut="pad"``)."""
+    return CifarResNet(7, num_classes, shortcut)
+
+
+def resnet56(num_classes: int = 10, shortcut: Shortcut = "projection") -> CifarResNet:
+    """ResNet-56: 855,770 parameters (853,018 with ``shortcut="pad"``)."""
+    return CifarResNet(9, num_classes, shortcut)
+
+
+def resnet110(num_classes: int = 10, shortcut: Shortcut = "projection") -> CifarResNet:
+    """ResNet-110: 1,730,714 parameters (1,727,962 with ``shortcut="pad"``)."""
+    return CifarResNet(18, num_classes, shortcut)
+
+
+def resnet1202(num_classes: int = 10, shortcut: Shortcut = "projection") -> CifarResNet:
+    """ResNet-1202: 19,424,026 parameters (19,421,274 with ``shortcut="pad"``)."""
+    return CifarResNet(200, num_classes, shortcut)

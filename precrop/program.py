@@ -1,0 +1,200 @@
+"""The problem that `precrop.allocate` relaxes and `precrop.rounding` solves in whole units.
+
+With ``x`` the log ratios of the groups it is
+
+    maximise    sum_l w_l log p_l - balance * sum_l (x_in - x_out)^2
+    subject to  cost_k(units * exp(x)) <= limit_k,   log(lower / units) <= x <= log(upper / units)
+
+where ``log p_l`` is the share-weighted sum of the log ratios at both ends of layer ``l``. Every
+cost is a sum of exponentials of ``x`` with positive coefficients, so the relaxed problem is convex.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from precrop.errors import BudgetError, PrecropError
+from precrop.structure import Group, Structure
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+BALANCE = 1.0
+"""Default weight of the balance term: see DESIGN, "From densities to widths"."""
+
+EXPANSION = 4.0
+"""Default cap of a group's ratio when widening is allowed."""
+
+
+def synexp(structure: Structure) -> Floats:
+    """Every layer counts alike: the maximiser of the expected SynFlow of a chain (2203.02549)."""
+    return np.ones(len(structure.layers))
+
+
+OBJECTIVES: dict[str, Callable[[Structure], Floats]] = {"synexp": synexp}
+"""Per method the weight of each layer's log density, shape (layers,)."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The units that every group may keep: multiples of its step within bounds, or the original.
+
+    All arrays have shape (groups,). A group without a multiple below its original width stays as it
+    is: ``lower == units == upper``.
+
+    Attributes:
+        units: of the original network.
+        step: smallest number of units that the divisor divides in every layer of the group.
+        lower: fewest units allowed, at most ``units``.
+        upper: most units allowed, at least ``units``.
+        rule: the divisor and least width in words, for messages.
+    """
+
+    units: Integers
+    step: Integers
+    lower: Integers
+    upper: Integers
+    rule: str
+
+    @classmethod
+    def of(
+        cls, groups: Sequence[Group], divisor: int = 1, min_width: int = 1, cap: float = 1.0
+    ) -> "Choices":
+        """The choices where each width is a multiple of ``divisor`` and at least ``min_width``.
+
+        Args:
+            groups: the independent widths.
+            divisor: of every layer output's channels.
+            min_width: least channels of the narrowest layer output of a group.
+            cap: largest ratio to the original width; 1 for cropping.
+        """
+        units = np.array([group.units for group in groups], dtype=np.int64)
+        step = np.array([divisor // math.gcd(group.grain, divisor) for group in groups], np.int64)
+        least = [-(-min_width * group.units // group.narrowest) for group in groups]
+        lower = -(-np.maximum(np.array(least, np.int64), 1) // step) * step
+        upper = np.maximum((units * cap + 1e-9).astype(np.int64) // step * step, units)
+        fixed = lower >= units
+        lower, upper = np.where(fixed, units, lower), np.where(fixed, units, upper)
+        return cls(units, step, lower, upper, f"divisor={divisor} and min_width={min_width}")
+
+    def floor(self, units: NDArray[np.floating[Any]]) -> Integers:
+        """The widest choices that do not pass ``units``; ``lower`` where there is none."""
+        multiples = np.floor(units / self.step).astype(np.int64) * self.step
+        original = (self.units <= units) & (self.units > multiples)
+        return np.clip(np.where(original, self.units, multiples), self.lower, self.upper)
+
+    def next(self, units: Integers) -> Integers:
+        """One choice up; ``units`` itself at the top."""
+        multiples = (units // self.step + 1) * self.step
+        original = (self.units > units) & (self.units < multiples)
+        above = np.where(original, self.units, multiples)
+        return np.where(above <= self.upper, above, units)
+
+    def previous(self, units: Integers) -> Integers:
+        """One choice down; ``units`` itself at the bottom."""
+        multiples = (units - 1) // self.step * self.step
+        original = (self.units < units) & (self.units > multiples)
+        below = np.where(original, self.units, multiples)
+        return np.where(below >= self.lower, below, units)
+
+
+@dataclass(frozen=True)
+class Program:
+    """What is maximised and within which limits; `allocate` and `precrop.rounding` share it.
+
+    Attributes:
+        structure: the network.
+        limits: per cost the largest value allowed.
+        choices: the units that every group may keep.
+        gain: slope of the objective in ``x``, shape (groups,).
+        penalty: sparse; the balance term is ``x @ penalty @ x``, shape (groups, groups).
+    """
+
+    structure: Structure
+    limits: Mapping[str, int]
+    choices: Choices
+    gain: Floats
+    penalty: Any
+
+    def value(self, x: Floats) -> float:
+        """The objective at log ratios ``x``."""
+        return float(self.gain @ x - x @ (self.penalty @ x))
+
+
+def program(
+    structure: Structure,
+    limits: Mapping[str, int],
+    *,
+    divisor: int = 1,
+    min_width: int = 1,
+    expand: bool = False,
+    cap: float = EXPANSION,
+    balance: float = BALANCE,
+    weights: str | Sequence[float] | Floats = "synexp",
+) -> Program:
+    """State the problem of finding widths within ``limits``.
+
+    Args:
+        structure: the network.
+        limits: per cost name the largest value allowed, such as ``{"params": 1_000_000}``.
+        divisor: every layer's channels are a multiple of it, or as in the original.
+        min_width: no layer gets narrower, unless the original is.
+        expand: let widths grow beyond the original, up to ``cap`` times.
+        cap: largest ratio of a width to the original, used when ``expand``.
+        balance: weight of the balance term, at least 0; large means uniform widths.
+        weights: name of an objective or one weight a layer; scaled to mean 1 over the layers that
+            can change, so that ``balance`` means the same for every objective.
+
+    Raises:
+        BudgetError: a limit is below the cost of the narrowest network allowed.
+        PrecropError: an option out of its range, or an objective that is not known.
+    """
+    options = {"divisor": (divisor, 1), "min_width": (min_width, 1), "cap": (cap, 1)}
+    for name, (value, least) in {**options, "balance": (balance, 0)}.items():
+        if not least <= value < math.inf:
+            raise PrecropError(f"{name}={value!r} makes no sense: write a number from {least} up")
+    choices = Choices.of(structure.groups, divisor, min_width, cap if expand else 1.0)
+    _check_feasible(structure, limits, choices)
+    given = _weights(structure, weights)
+    variable = np.array([bool(layer.inputs or layer.outputs) for layer in structure.layers], bool)
+    total = float(given[variable].sum())
+    scale = variable.sum() / total if total > 0 else 1.0
+    width = len(structure.groups)
+    inputs = _shares([layer.inputs for layer in structure.layers], width)
+    outputs = _shares([layer.outputs for layer in structure.layers], width)
+    both = [index for index, layer in enumerate(structure.layers) if layer.inputs and layer.outputs]
+    differences = inputs[both] - outputs[both]
+    gain = scale * ((inputs + outputs).T @ given)
+    return Program(structure, limits, choices, gain, balance * (differences.T @ differences))
+
+
+def _weights(structure: Structure, weights: str | Sequence[float] | Floats) -> Floats:
+    if not isinstance(weights, str):
+        return np.asarray(weights, dtype=np.float64)
+    if weights not in OBJECTIVES:
+        raise PrecropError(f"no objective is called {weights!r}: write {' or '.join(OBJECTIVES)}")
+    return OBJECTIVES[weights](structure)
+
+
+def _shares(ends: Sequence[Mapping[int, float]], width: int) -> Any:
+    """Sparse matrix (layers, groups) of what each group holds of each layer's input or output."""
+    from scipy.sparse import csr_array
+
+    lengths = [len(end) for end in ends]
+    columns = [group for end in ends for group in end]
+    shares = [share for end in ends for share in end.values()]
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    return csr_array((np.array(shares, float), columns, starts), shape=(len(ends), width))
+
+
+def _check_feasible(structure: Structure, limits: Mapping[str, int], choices: Choices) -> None:
+    for name, limit in limits.items():
+        least = structure.costs[name](choices.lower.tolist())
+        if least > limit:
+            raise BudgetError(
+                f"{name}={limit} cannot be met: the least possible with {choices.rule} is {least}"
+            )

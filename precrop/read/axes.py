@@ -1,0 +1,321 @@
+"""Symbolic sizes: a tensor's axis as a row of segments, each a multiple of an atom.
+
+At initialisation channels have no identity, only counts, so an axis is described by sizes alone.
+An *atom* is a width that is chosen as one number. Atoms are identified with each other where an
+operation demands equal sizes, cut into parts where an axis meets a concatenation, and *tied* where
+an operation only makes sense when their sizes stay proportional. All atoms of a tie share one ratio,
+so the tie can keep ``j`` of ``quantum`` units, where the quantum divides every size in it.
+
+An axis is a tuple of segments ``(atom, count)``: ``count`` channels for every channel of the atom
+(a flattened 7x7 map counts 49), or ``(None, size)`` for a size that no width changes.
+"""
+
+from collections.abc import Iterable
+from math import gcd, prod
+
+# A row of segments is repeated at most this often; a longer one would only cost time.
+MAX_REPEATS = 256
+
+Segment = tuple["Atom | None", int]
+Axis = tuple[Segment, ...]
+
+
+class Tie:
+    """Atoms whose sizes keep one ratio: a node of a union-find forest."""
+
+    __slots__ = ("frozen", "parent", "quantum", "shared")
+
+    def __init__(self, quantum: int) -> None:
+        self.parent: Tie | None = None
+        self.quantum = quantum
+        self.frozen: str | None = None
+        self.shared = False
+
+    def root(self) -> "Tie":
+        """The representative of this tie; paths are halved on the way."""
+        node = self
+        while node.parent is not None:
+            if node.parent.parent is not None:
+                node.parent = node.parent.parent
+            node = node.parent
+        return node
+
+    def join(self, other: "Tie") -> "Tie":
+        """Unite two ties; the quantum divides both."""
+        first, second = self.root(), other.root()
+        if first is not second:
+            second.parent = first
+            first.quantum = gcd(first.quantum, second.quantum)
+            first.frozen = first.frozen or second.frozen
+            first.shared = first.shared or second.shared
+        return first
+
+
+class Atom:
+    """A width that is one number. ``parts`` is set once the atom turns out to be a row of others."""
+
+    __slots__ = ("name", "parts", "size", "tie")
+
+    def __init__(self, size: int, name: str, tie: Tie | None = None) -> None:
+        self.size = size
+        self.name = name
+        self.parts: Axis | None = None
+        self.tie = tie or Tie(size)
+
+    def is_free(self) -> bool:
+        """Whether nothing but this atom's own size restricts its tie."""
+        tie = self.tie.root()
+        return not tie.shared and tie.quantum == self.size and tie.frozen is None
+
+
+def constant(size: int) -> Axis:
+    """An axis that no width changes."""
+    return ((None, size),)
+
+
+def axis_of(atom: Atom) -> Axis:
+    """An axis that is one atom."""
+    return ((atom, 1),)
+
+
+def segment_size(segment: Segment) -> int:
+    """Channels of a segment in the original network."""
+    atom, count = segment
+    return count if atom is None else atom.size * count
+
+
+def axis_size(axis: Axis) -> int:
+    """Size of an axis in the original network."""
+    return sum(map(segment_size, axis))
+
+
+def resolve(axis: Axis) -> Axis:
+    """The axis with every divided atom replaced by its parts, neighbouring constants joined."""
+    if all(atom is None or atom.parts is None for atom, _ in axis) and len(axis) == 1:
+        return axis
+    row: list[Segment] = []
+    for atom, count in axis:
+        if atom is None or atom.parts is None:
+            row.append((atom, count))
+            continue
+        atom.parts = resolve(atom.parts)
+        row.extend((part, size * count) for part, size in atom.parts)
+    joined: list[Segment] = []
+    for atom, count in row:
+        if atom is None and joined and joined[-1][0] is None:
+            joined[-1] = (None, joined[-1][1] + count)
+        elif atom is not None or count:
+            joined.append((atom, count))
+    return tuple(joined) or constant(0)
+
+
+def is_constant(axis: Axis) -> bool:
+    """Whether no width changes this axis, as far as is known now."""
+    return all(atom is None for atom, _ in resolve(axis))
+
+
+def atoms(axis: Axis) -> list[Atom]:
+    """The atoms of an axis, in order, with repetition."""
+    return [atom for atom, _ in resolve(axis) if atom is not None]
+
+
+def freeze(axis: Axis, reason: str) -> None:
+    """Keep every atom of the axis at its full size."""
+    for atom in atoms(axis):
+        tie = atom.tie.root()
+        tie.frozen = tie.frozen or reason
+
+
+def tie(axes: Iterable[Axis]) -> Tie | None:
+    """Let all atoms of the axes keep one ratio; constants among them are left alone."""
+    common: Tie | None = None
+    for axis in axes:
+        for atom in atoms(axis):
+            if common is None:
+                common = atom.tie.root()
+            elif common is not atom.tie.root():
+                common = common.join(atom.tie)
+                common.shared = True
+    return common
+
+
+def require_divisor(axis: Axis, divisor: int, reason: str) -> None:
+    """Keep the axis divisible by ``divisor`` at every allowed width, its atoms in proportion."""
+    if is_constant(axis):
+        return
+    if any(atom is None for atom, _ in resolve(axis)):
+        freeze(axis, reason)
+        return
+    common = tie([axis])
+    if common is not None and divisor > 1:
+        common.quantum = gcd(common.quantum, axis_size(axis) // divisor)
+
+
+def proportional(axis: Axis, size: int, name: str) -> Axis:
+    """An axis of ``size`` channels that keeps the ratio of ``axis``, whose atoms become tied."""
+    row = resolve(axis)
+    if any(atom is None for atom, _ in row):
+        freeze(axis, f"{name} divides an axis that is partly fixed")
+        return constant(size)
+    common = tie([row])
+    atom = row[0][0]
+    if common is None or atom is None:
+        return constant(size)
+    if size % atom.size == 0:
+        return ((atom, size // atom.size),)
+    common.quantum = gcd(common.quantum, size)
+    common.shared = True
+    return axis_of(Atom(size, name, common))
+
+
+def _divide(atom: Atom, position: int, *, tied: bool) -> None:
+    """Cut an atom in two parts; ``tied`` parts keep the atom's ratio, others become independent."""
+    free = atom.is_free() and not tied
+    common = None if free else atom.tie.root()
+    sizes = (position, atom.size - position)
+    if common is not None:
+        common.quantum = gcd(common.quantum, position, atom.size - position)
+        common.shared = True
+    atom.parts = tuple((Atom(size, atom.name, common), 1) for size in sizes)
+
+
+def _cut_segment(segment: Segment, position: int, *, tied: bool) -> tuple[Axis, Axis]:
+    atom, count = segment
+    size = segment_size(segment)
+    if atom is None:
+        return constant(position), constant(size - position)
+    if position % count == 0:
+        _divide(atom, position // count, tied=tied)
+        assert atom.parts is not None
+        left, right = atom.parts
+        return ((left[0], count),), ((right[0], count),)
+    freeze((segment,), f"{atom.name} is cut inside a channel")
+    return constant(position), constant(size - position)
+
+
+def cut(axis: Axis, position: int, *, tied: bool = False) -> tuple[Axis, Axis]:
+    """The part of the axis before ``position`` and the part from it on."""
+    left: list[Segment] = []
+    right = list(resolve(axis))
+    while right and position >= segment_size(right[0]):
+        position -= segment_size(right[0])
+        left.append(right.pop(0))
+    if position > 0 and right:
+        before, after = _cut_segment(right.pop(0), position, tied=tied)
+        left.extend(before)
+        right[:0] = after
+    return resolve(tuple(left)), resolve(tuple(right))
+
+
+def _substitute(atom: Atom, parts: Axis) -> None:
+    """Make ``atom`` an alias of ``parts``; what restricted it restricts them."""
+    if not atom.is_free():
+        common = tie([axis_of(atom), parts])
+        if common is not None and any(part is None for part, _ in parts):
+            common.frozen = common.frozen or f"{atom.name} is partly fixed"
+    atom.parts = parts
+
+
+def _unify_segments(first: Segment, second: Segment, reason: str) -> Axis:
+    (a, m), (b, n) = first, second
+    if a is b:
+        return (first,)
+    if a is None or b is None:
+        freeze((first, second), reason)
+        return (first if a is None else second,)
+    if m == n and a.size == b.size:
+        a.tie = a.tie.join(b.tie)
+        b.parts = axis_of(a)
+        return (first,)
+    if n == 1:
+        _substitute(b, (first,))
+        return (first,)
+    if m == 1:
+        _substitute(a, (second,))
+        return (second,)
+    tie([(first,), (second,)])
+    return (first,)
+
+
+def unify(a: Axis, b: Axis, reason: str = "a fixed size") -> Axis:
+    """Make two axes of one size one, cut at each other's breakpoints. Returns the common axis.
+
+    Where one of them is fixed, the other is frozen and ``reason`` says by what.
+    """
+    a, b = resolve(a), resolve(b)
+    if a == b:
+        return a
+    first, second = list(reversed(a)), list(reversed(b))
+    row: list[Segment] = []
+    while first and second:
+        s, t = _next(first), _next(second)
+        if segment_size(s) > segment_size(t):
+            s = _shorten(s, segment_size(t), first)
+        elif segment_size(t) > segment_size(s):
+            t = _shorten(t, segment_size(s), second)
+        row.extend(_unify_segments(s, t, reason))
+    return resolve(tuple(row))
+
+
+def _next(stack: list[Segment]) -> Segment:
+    """The next segment of a reversed row; its atom may have been divided since the row was made."""
+    parts = resolve((stack.pop(),))
+    stack.extend(reversed(parts))
+    return stack.pop()
+
+
+def _shorten(segment: Segment, size: int, stack: list[Segment]) -> Segment:
+    """The first ``size`` channels of a segment; the rest goes back on the stack."""
+    head, rest = _cut_segment(segment, size, tied=False)
+    stack.extend(reversed(rest))
+    return head[0]
+
+
+def _carrier(axis: Axis, factors: tuple[int, ...]) -> int:
+    """Which of the factors of a divided axis carries the width: the one with the finest step."""
+    quanta = [gcd(*(atom.tie.root().quantum for atom in atoms(axis)), factor) for factor in factors]
+    best = max(quanta)
+    return max(i for i, quantum in enumerate(quanta) if quantum == best)
+
+
+def divide(axis: Axis, factors: tuple[int, ...], name: str) -> list[Axis]:
+    """View an axis as several (``C`` as ``2 x C/2``): one factor carries the width.
+
+    A trailing factor that every segment repeats (a flattened map) and a leading one over which the
+    segments repeat are taken off without a tie; else the segments are tied.
+    """
+    row = resolve(axis)
+    if is_constant(row) or prod(factors) == max(factors):
+        return [row if f == axis_size(row) else constant(f) for f in factors]
+    inner = prod(factors[1:])
+    if all(count % inner == 0 for atom, count in row if atom is not None) and all(
+        count % inner == 0 for atom, count in row if atom is None
+    ):
+        outer = tuple((atom, count // inner) for atom, count in row)
+        return [outer, *(constant(f) for f in factors[1:])]
+    length = len(row) // factors[0]
+    if len(row) % factors[0] == 0 and row == row[:length] * factors[0]:
+        return [constant(factors[0]), *divide(row[:length], factors[1:], name)]
+    carrier = _carrier(row, factors)
+    share = proportional(row, factors[carrier], name)
+    return [share if i == carrier else constant(f) for i, f in enumerate(factors)]
+
+
+def merge(axes: list[Axis], reason: str) -> Axis:
+    """View several axes as one. At most one of them may vary; else all are frozen."""
+    varying = [i for i, axis in enumerate(axes) if not is_constant(axis)]
+    total = prod(map(axis_size, axes))
+    if not varying:
+        return constant(total)
+    if len(varying) > 1:
+        for axis in axes:
+            freeze(axis, reason)
+        return constant(total)
+    index = varying[0]
+    inner = prod(map(axis_size, axes[index + 1 :]))
+    outer = prod(map(axis_size, axes[:index]))
+    row = tuple((atom, count * inner) for atom, count in resolve(axes[index]))
+    if outer > MAX_REPEATS:
+        freeze(axes[index], reason)
+        return constant(total)
+    return row * outer

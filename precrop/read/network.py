@@ -1,0 +1,282 @@
+"""A network that has been read: its widths as a `Structure`, and sizes at any choice of widths."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import gcd
+
+import torch
+from torch import Tensor, nn
+
+from precrop.copying import copied, first_line
+from precrop.errors import PrecropError
+from precrop.read.axes import Axis, Tie, atoms, axis_size, freeze, resolve, segment_size
+from precrop.read.inputs import Inputs
+from precrop.read.ops import HANDLERS, fallback
+from precrop.read.reader import INPUT, OUTPUT, CallReading, LayerReading, Product, Reader
+from precrop.read.trace import MetaCache, Trace, run
+from precrop.structure import Cost, Group, Layer, Structure
+
+# A product of more widths than this has no place in the allocation; its widths are frozen.
+MAX_DEGREE = 2
+
+
+def skeleton(model: nn.Module, *, real: bool = False) -> nn.Module:
+    """A copy of the network's modules without its weights: meta tensors, or zeros if ``real``.
+
+    Zeros make a detector's proposals the same at every width; buffers keep their values.
+    """
+    buffers = {name for name, _ in model.named_buffers()}
+
+    def empty(name: str, tensor: Tensor) -> Tensor:
+        if real:
+            return tensor.clone() if name in buffers else torch.zeros_like(tensor)
+        return torch.empty_like(tensor, device="meta")
+
+    return copied(model, empty)
+
+
+@dataclass
+class Pass:
+    """One forward pass that was followed: its mode, its trace and what was read in it."""
+
+    training: bool
+    trace: Trace
+    readings: list[CallReading]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of axes when every tie keeps a share of its units."""
+
+    kept: Mapping[Tie, tuple[int, int]]
+
+    def segments(self, axis: Axis) -> list[tuple[int, int]]:
+        """``(old, new)`` sizes of an axis' segments."""
+        pairs = []
+        for segment in resolve(axis):
+            size = segment_size(segment)
+            atom = segment[0]
+            kept, units = self.kept.get(atom.tie.root(), (1, 1)) if atom else (1, 1)
+            pairs.append((size, size * kept // units))
+        return pairs
+
+    def size(self, axis: Axis) -> int:
+        """New size of an axis."""
+        return sum(new for _, new in self.segments(axis))
+
+
+class Network:
+    """A network's forward passes, read. ``model`` itself is only looked at, never changed.
+
+    Attributes:
+        real: whether the network needed real tensors.
+        passes: eval at batch 1, then train at batch 2 where that runs.
+        notes: what could not be read, in words.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Inputs, *, scale_groups: bool = False) -> None:
+        self.inputs = inputs
+        self.meta = MetaCache()
+        self.notes: dict[str, str] = {}
+        self.real = False
+        self.base = skeleton(model)
+        evaluation = self.run(self.base, training=False)
+        if evaluation.error is not None:
+            self.real = True
+            self.base = skeleton(model, real=True)
+            evaluation = self.run(self.base, training=False)
+            if evaluation.error is not None:
+                raise PrecropError(
+                    f"the network fails on input {inputs.text}: {first_line(evaluation.error)}"
+                ) from evaluation.error
+        self.reader = Reader(self.base, HANDLERS, fallback, scale_groups=scale_groups)
+        self.passes = [self._read(evaluation, training=False)]
+        training = self.run(self.base, training=True)
+        if training.error is None:
+            self.passes.append(self._read(training, training=True))
+        elif not self.real:
+            self.notes["training"] = f"not read in train mode: {first_line(training.error)}"
+
+    def run(self, model: nn.Module, *, training: bool, limit: int | None = None) -> Trace:
+        """Trace a skeleton: eval at batch 1 or train at batch 2; up to ``limit`` calls."""
+        model.train(training)
+        args, kwargs = self.inputs.make(
+            2 if training else 1, model, device="cpu" if self.real else "meta"
+        )
+        return run(model, args, kwargs, None if self.real else self.meta, limit)
+
+    def _read(self, trace: Trace, *, training: bool) -> Pass:
+        return Pass(training, trace, self.reader.read(trace, macs=not training))
+
+    @property
+    def layers(self) -> list[LayerReading]:
+        """Layers with a weight tensor, in the order of execution."""
+        return list(self.reader.layers.values())
+
+    def keep_width(self, matches: Callable[[str], bool], reason: str) -> None:
+        """Freeze the output width of the layers whose name matches."""
+        for layer in self.layers:
+            if matches(layer.name):
+                freeze(layer.outputs, reason)
+
+    def freeze(self, axes: Iterable[Axis], reason: str) -> bool:
+        """Freeze axes; False if all of them were fixed already."""
+        found = False
+        for axis in axes:
+            for atom in atoms(axis):
+                found = found or self._varies(atom.tie.root())
+            freeze(axis, reason)
+        return found
+
+    def varies(self, axis: Axis) -> bool:
+        """Whether some width changes the axis."""
+        return any(self._varies(atom.tie.root()) for atom in atoms(axis))
+
+    @staticmethod
+    def _varies(tie: Tie) -> bool:
+        return tie.frozen is None and tie.quantum > 1
+
+    def structure(self) -> tuple[Structure, list[Tie]]:
+        """Groups, layers and costs as they stand, and the tie behind every group."""
+        while True:
+            ties = self._ties()
+            index = {tie: i for i, tie in enumerate(ties)}
+            products = [product for layer in self.layers for product in layer.macs]
+            shapes = self._parameter_products()
+            costs = {
+                "params": self._cost(shapes, index),
+                "macs": self._cost([*products, *self.reader.macs], index),
+            }
+            crowded = [g for cost in costs.values() for t in cost.terms
+                       if len(t) > MAX_DEGREE for g in t]  # fmt: skip
+            if not crowded:
+                break
+            ties[max(crowded)].frozen = "its cost is a product of three widths"
+        layers = tuple(self._layer(layer, index) for layer in self.layers)
+        groups = tuple(self._group(tie) for tie in ties)
+        return Structure(groups, layers, costs), ties
+
+    def _ties(self) -> list[Tie]:
+        """Ties of the varying groups: those that layers produce first, in order of execution."""
+        found: dict[Tie, None] = {}
+        for ends in ("outputs", "inputs"):
+            for layer in self.layers:
+                for atom in atoms(getattr(layer, ends)):
+                    if self._varies(atom.tie.root()):
+                        found.setdefault(atom.tie.root())
+        return list(found)
+
+    def _parameter_products(self) -> list[Product]:
+        return [
+            Product(1, list(self.reader.tensors[name]))
+            if name in self.reader.tensors
+            else Product(parameter.numel(), [])
+            for name, parameter in self.base.named_parameters()
+        ]
+
+    def form(self, axis: Axis, index: Mapping[Tie, int]) -> dict[tuple[int, ...], int]:
+        """Size of an axis as a linear form in the groups' units."""
+        form: dict[tuple[int, ...], int] = {}
+        for segment in resolve(axis):
+            tie = segment[0].tie.root() if segment[0] else None
+            if tie in index:
+                assert tie is not None
+                key: tuple[int, ...] = (index[tie],)
+                form[key] = form.get(key, 0) + segment_size(segment) // tie.quantum
+            else:
+                form[()] = form.get((), 0) + segment_size(segment)
+        return form
+
+    def _cost(self, products: Iterable[Product], index: Mapping[Tie, int]) -> Cost:
+        total: dict[tuple[int, ...], int] = {}
+        for product in products:
+            terms = {(): product.coefficient}
+            for axis in product.axes:
+                terms = _multiply(terms, self.form(axis, index))
+            for key, coefficient in terms.items():
+                total[key] = total.get(key, 0) + coefficient
+        return Cost(total)
+
+    def _layer(self, layer: LayerReading, index: Mapping[Tie, int]) -> Layer:
+        parameter = self.reader.tensors[layer.weight]
+        weights = 1
+        for axis in parameter:
+            weights *= axis_size(axis)
+        macs = sum(_size(product) for product in layer.macs)
+        outputs = {} if layer.kind == "depthwise" else self._shares(layer.outputs, index)
+        return Layer(
+            layer.name,
+            layer.kind,
+            weights,
+            macs,
+            axis_size(layer.inputs),
+            axis_size(layer.outputs),
+            self._shares(layer.inputs, index),
+            outputs,
+        )
+
+    def _shares(self, axis: Axis, index: Mapping[Tie, int]) -> dict[int, float]:
+        size = axis_size(axis)
+        shares: dict[int, float] = {}
+        for segment in resolve(axis):
+            group = index.get(segment[0].tie.root()) if segment[0] else None
+            if group is not None:
+                shares[group] = shares.get(group, 0.0) + segment_size(segment) / size
+        return shares
+
+    def _group(self, tie: Tie) -> Group:
+        name, widths = "", []
+        for ends in ("outputs", "inputs"):
+            for layer in self.layers:
+                row = [s for s in resolve(getattr(layer, ends)) if s[0] and s[0].tie.root() is tie]
+                if row:
+                    name = name or layer.name
+                    widths += [segment_size(segment) for segment in row]
+            if widths:
+                break
+        grain = gcd(*(width // tie.quantum for width in widths))
+        return Group(name, widths[0], tie.quantum, grain, min(widths))
+
+    def sizes(self, ties: Sequence[Tie], units: Sequence[int]) -> Sizes:
+        """Sizes when the group behind ``ties[i]`` keeps ``units[i]`` units."""
+        return Sizes({t: (int(kept), t.quantum) for t, kept in zip(ties, units, strict=True)})
+
+    def frozen(self) -> dict[str, str]:
+        """Layers whose output keeps its width, and why; the network's own ends are not listed."""
+        reasons: dict[str, str] = {}
+        for layer in self.layers:
+            if self.varies(layer.outputs):
+                continue
+            ties = [atom.tie.root() for atom in atoms(layer.outputs)]
+            reason = next((tie.frozen for tie in ties if tie.frozen), None)
+            if reason is None:
+                reason = "its width cannot be divided" if ties else "its width is fixed"
+            if reason not in (INPUT, OUTPUT):
+                reasons[layer.name] = reason
+        return reasons
+
+
+def _size(product: Product) -> int:
+    size = product.coefficient
+    for axis in product.axes:
+        size *= axis_size(axis)
+    return size
+
+
+def _multiply(
+    a: Mapping[tuple[int, ...], int], b: Mapping[tuple[int, ...], int]
+) -> dict[tuple[int, ...], int]:
+    if len(b) == 1 and () in b:
+        return {key: value * b[()] for key, value in a.items()}
+    product: dict[tuple[int, ...], int] = {}
+    for first, m in a.items():
+        for second, n in b.items():
+            key = tuple(sorted(first + second))
+            product[key] = product.get(key, 0) + m * n
+    return product
+
+
+def tensor_axes(network: Network, name: str, tensor: Tensor) -> tuple[Axis, ...]:
+    """Axes of a parameter or buffer; constant where no call used it."""
+    known = network.reader.tensors.get(name)
+    return known if known is not None else tuple(((None, n),) for n in tensor.shape)

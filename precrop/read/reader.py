@@ -1,0 +1,182 @@
+"""From traces to symbolic sizes: which axis of which tensor carries which width."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from precrop.read.axes import Atom, Axis, axis_of, axis_size, constant, freeze, is_constant
+from precrop.read.trace import Call, Trace, input_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Axes = tuple[Axis, ...]
+Handler = Callable[["Reader", Call], "Sequence[Axes]"]
+
+
+@dataclass
+class Product:
+    """A count that is a coefficient times the sizes of some axes, such as a convolution's MACs."""
+
+    coefficient: int
+    axes: list[Axis]
+
+
+@dataclass
+class LayerReading:
+    """A layer as it was met: its weight's ends and what it computes in eval mode."""
+
+    name: str
+    weight: str
+    kind: str
+    inputs: Axis
+    outputs: Axis
+    macs: list[Product] = field(default_factory=list)
+
+
+@dataclass
+class CallReading:
+    """What is known of one call: its outputs' axes and the integer arguments that follow widths.
+
+    ``literals`` maps an argument's name and its index in a list (or None) to the axis whose size
+    it states; these are the numbers that a module may hold in an attribute of its own. ``weight``
+    names the parameter of the layer that the call computes.
+    """
+
+    outputs: "Sequence[Axes]"
+    weight: str | None = None
+    literals: dict[tuple[str, int | None], Axis] = field(default_factory=dict)
+
+
+class Reader:
+    """Interprets traces of one network; all traces share the axes of its parameters and buffers."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        handlers: Mapping[str, Handler],
+        fallback: Handler,
+        *,
+        scale_groups: bool = False,
+    ) -> None:
+        self.handlers = handlers
+        self.fallback = fallback
+        self.scale_groups = scale_groups
+        self.names: dict[int, str] = {}
+        self.tensors: dict[str, Axes] = {}
+        self.layers: dict[str, LayerReading] = {}
+        self.macs: list[Product] = []
+        self.trace = Trace()
+        self.readings: list[CallReading] = []
+        self._axes: dict[int, Axes] = {}
+        self._origins: dict[int, str] = {}
+        self._keep: list[object] = []
+        self._count_macs = False
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            self.names.setdefault(id(tensor), name)
+
+    def read(self, trace: Trace, *, macs: bool) -> list[CallReading]:
+        """Follow a trace. Inputs and outputs of the network keep their sizes."""
+        self.trace, self.readings, self._count_macs = trace, [], macs
+        self._axes, self._origins = {}, {}
+        self._keep.append(trace)  # ids stay unique while the tensors live
+        for call in trace.calls:
+            self._follow(call)
+        for tensor in trace.outputs:
+            for axis in self.axes(tensor):
+                freeze(axis, OUTPUT)
+        return self.readings
+
+    def _follow(self, call: Call) -> None:
+        reading = CallReading([])
+        self.readings.append(reading)
+        handler = self.handlers.get(call.name, self.fallback)
+        reading.outputs = self._interpret(call, handler)
+        for tensor, axes in zip(call.outputs, reading.outputs, strict=True):
+            self._axes[id(tensor)] = axes
+        self._pass_origin(call)
+
+    def _interpret(self, call: Call, handler: Handler) -> "Sequence[Axes]":
+        outputs = list(handler(self, call))
+        if len(outputs) < len(call.shapes):
+            outputs += [tuple(map(constant, shape)) for shape in call.shapes[len(outputs) :]]
+        for axes, shape in zip(outputs, call.shapes, strict=True):
+            if tuple(map(axis_size, axes)) != shape:
+                raise AssertionError(f"{call.op}: read {axes} where the trace has {shape}")
+        return outputs
+
+    def _pass_origin(self, call: Call) -> None:
+        """A weight that is reshaped, transposed or standardised is still that layer's weight."""
+        if not call.outputs:
+            return
+        output = call.outputs[0]
+        whole = [t for t in input_tensors(call) if t.numel() == output.numel()]
+        origins = {self.origin(tensor) for tensor in whole}
+        origin = origins.pop() if len(origins) == 1 else None
+        if origin is not None:
+            self._origins.setdefault(id(output), origin)
+
+    def origin(self, tensor: Tensor) -> str | None:
+        """Name of the parameter that a tensor is made of, if it is one's reshaped form."""
+        return self.names.get(id(tensor)) or self._origins.get(id(tensor))
+
+    def axes(self, tensor: Tensor) -> Axes:
+        """The axes of a tensor that was met before, is a parameter, or comes from outside."""
+        known = self._axes.get(id(tensor))
+        if known is not None:
+            return known
+        name = self.names.get(id(tensor))
+        if name is None:
+            axes = tuple(map(constant, tensor.shape))
+        else:
+            if name not in self.tensors:
+                self.tensors[name] = fresh_axes(tuple(tensor.shape), name)
+            axes = self.tensors[name]
+        self._axes[id(tensor)] = axes
+        return axes
+
+    def literal(self, name: str, index: int | None, axis: Axis) -> None:
+        """Note that an integer argument of the current call states the size of an axis."""
+        self.readings[-1].literals[(name, index)] = axis
+
+    def reason(self, call: Call) -> str:
+        """Where and by what something is held fixed, for the report."""
+        path = self.trace.frames[call.frame].path if call.frame >= 0 else ""
+        return f"{call.name} in {path or 'the network'}"
+
+    def count(self, product: Product) -> None:
+        """Count multiply-accumulates that belong to no layer (attention)."""
+        if self._count_macs:
+            self.macs.append(product)
+
+    def layer(
+        self, weight: Tensor, kind: str, inputs: Axis, outputs: Axis, product: Product
+    ) -> None:
+        """Note a layer; one that is called again only adds to its MACs."""
+        name = self.origin(weight)
+        if name is None:
+            self.count(product)
+            return
+        self.readings[-1].weight = name
+        layer = self.layers.get(name)
+        if layer is None:
+            path = name.rpartition(".")[0] if name.endswith("weight") else name
+            layer = self.layers[name] = LayerReading(path, name, kind, inputs, outputs)
+        if self._count_macs:
+            layer.macs.append(product)
+
+
+INPUT = "reads the network's input"
+OUTPUT = "makes the network's output"
+
+
+def fresh_axes(shape: tuple[int, ...], name: str) -> Axes:
+    """Axes that nothing is known of yet, one width each."""
+    return tuple(constant(n) if n <= 1 else axis_of(Atom(n, name)) for n in shape)
+
+
+def all_constant(reader: Reader, call: Call) -> bool:
+    """Whether no width reaches this call."""
+    return all(is_constant(axis) for t in input_tensors(call) for axis in reader.axes(t))

@@ -1,0 +1,246 @@
+"""Forward passes seen from below: every ATen call with its arguments, shapes and calling module.
+
+A network runs on meta tensors under a `TorchDispatchMode`, so Python control flow and in-place
+operations are followed as they happen and nothing is computed. A network that needs values
+(a detector's ``nonzero``) runs on real tensors instead.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+Shape = tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Frame:
+    """One call of one module: its path in the network, its class, the frame that called it."""
+
+    path: str
+    kind: type[nn.Module]
+    parent: int
+
+
+@dataclass(slots=True)
+class Call:
+    """One ATen call. ``shapes`` are its output tensors' shapes when it returned, None if it raised."""
+
+    op: torch._ops.OpOverload
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: list[Tensor]
+    shapes: tuple[Shape, ...] | None
+    frame: int
+
+    @property
+    def name(self) -> str:
+        """The operation without namespace, overload and in-place underscore, such as ``add``."""
+        return base_name(self.op)
+
+    def arg(self, name: str, default: Any = None) -> Any:
+        """The argument with this name in the operation's schema."""
+        if name in self.kwargs:
+            return self.kwargs[name]
+        position = _positions(self.op).get(name)
+        if position is not None and position < len(self.args):
+            return self.args[position]
+        return default
+
+
+@dataclass
+class Trace:
+    """A forward pass: calls in order, module frames, outputs. ``error`` is set if it raised."""
+
+    calls: list[Call] = field(default_factory=list)
+    frames: list[Frame] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    error: Exception | None = None
+
+
+_NAMES: dict[Any, str] = {}
+_POSITIONS: dict[Any, dict[str, int]] = {}
+_FUNCTIONAL: dict[Any, bool] = {}
+
+
+def base_name(op: torch._ops.OpOverload) -> str:
+    """Name of an operation without namespace, overload and in-place underscore."""
+    name = _NAMES.get(op)
+    if name is None:
+        name = op._schema.name.split("::")[1]
+        name = name[:-1] if name.endswith("_") and not name.endswith("__") else name
+        _NAMES[op] = name
+    return name
+
+
+def _positions(op: torch._ops.OpOverload) -> dict[str, int]:
+    positions = _POSITIONS.get(op)
+    if positions is None:
+        positions = {a.name: i for i, a in enumerate(op._schema.arguments) if not a.kwarg_only}
+        _POSITIONS[op] = positions
+    return positions
+
+
+def _is_functional(op: torch._ops.OpOverload) -> bool:
+    """Whether the outputs are new tensors that depend on nothing but the arguments."""
+    functional = _FUNCTIONAL.get(op)
+    if functional is None:
+        schema = op._schema
+        functional = all(a.alias_info is None for a in (*schema.arguments, *schema.returns))
+        _FUNCTIONAL[op] = functional
+    return functional
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
+
+
+def input_tensors(call: Call) -> list[Tensor]:
+    """The tensors among a call's arguments, in order."""
+    return [*_tensors(call.args), *_tensors(call.kwargs.values())]
+
+
+def _freeze_key(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return (value.shape, value.stride(), value.dtype)
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_freeze_key, value))
+    # 1, 1.0 and True are equal as keys, but not to an operation.
+    return value if value is None else (type(value), value)
+
+
+class MetaCache:
+    """Results of meta kernels by operation and argument shapes: equal blocks are computed once."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, Any] = {}
+
+    def __call__(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The operation's result on meta tensors."""
+        if not _is_functional(op):
+            return op(*args, **kwargs)
+        try:
+            key = (op, _freeze_key(args), _freeze_key(tuple(kwargs.items())))
+            known = self._known.get(key)
+        except TypeError:  # an unhashable argument, such as a random generator
+            return op(*args, **kwargs)
+        if known is None:
+            result = op(*args, **kwargs)
+            outputs = result if isinstance(result, tuple) else (result,)
+            if all(isinstance(o, Tensor) and o.is_meta for o in outputs):
+                specs = [(o.shape, o.stride(), o.dtype) for o in outputs]
+                self._known[key] = (isinstance(result, tuple), specs)
+            return result
+        several, specs = known
+        made = tuple(
+            torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+            for shape, stride, dtype in specs
+        )
+        return made if several else made[0]
+
+
+class _LimitError(Exception):
+    """Ends a trace that was asked to stop after some calls."""
+
+
+class _Recorder(TorchDispatchMode):
+    def __init__(
+        self, trace: Trace, stack: list[int], meta: MetaCache | None, limit: int | None
+    ) -> None:
+        super().__init__()
+        self.trace, self.stack, self.meta, self.limit = trace, stack, meta, limit
+
+    def __torch_dispatch__(
+        self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        call = Call(op, args, kwargs, [], None, self.stack[-1])
+        self.trace.calls.append(call)  # before it runs: a call that raises is the last one
+        if self.limit is not None and len(self.trace.calls) >= self.limit:
+            raise _LimitError
+        out = self._run(op, args, kwargs)
+        call.outputs = [out] if isinstance(out, Tensor) else _output_list(out)
+        call.shapes = tuple(tuple(o.shape) for o in call.outputs)
+        return out
+
+    def _run(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.meta is None:
+            return op(*args, **kwargs)
+        devices = {t.is_meta for t in (*_tensors(args), *_tensors(kwargs.values()))}
+        if devices == {True, False}:
+            # A constant made on the CPU in forward meets meta tensors.
+            args, kwargs = tree_map_only(Tensor, lambda t: t.to("meta"), (args, kwargs))
+        if True in devices:
+            return self.meta(op, args, kwargs)
+        return op(*args, **kwargs)
+
+
+def _output_list(out: Any) -> list[Tensor]:
+    return list(_tensors(out)) if isinstance(out, (list, tuple)) else []
+
+
+@contextmanager
+def _module_frames(model: nn.Module, trace: Trace, stack: list[int]) -> Iterator[None]:
+    paths = {id(module): path for path, module in model.named_modules()}
+
+    def enter(module: nn.Module, args: Any) -> None:
+        trace.frames.append(Frame(paths.get(id(module), "?"), type(module), stack[-1]))
+        stack.append(len(trace.frames) - 1)
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        stack.pop()
+
+    handles = (
+        register_module_forward_pre_hook(enter),
+        register_module_forward_hook(leave),
+    )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def run(
+    model: nn.Module,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    meta: MetaCache | None,
+    limit: int | None = None,
+) -> Trace:
+    """Run ``model(*args, **kwargs)`` and record it; an exception ends the trace and is kept in it.
+
+    ``meta`` is None for a run on real tensors. With a ``limit`` the trace ends when that many calls
+    were made, before the last one runs.
+    """
+    trace = Trace()
+    stack = [-1]
+    fast_attention = torch.backends.mha.get_fastpath_enabled()
+    # The fused path hides an attention block's layers in one operation.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with (
+            torch.no_grad(),
+            _module_frames(model, trace, stack),
+            _Recorder(trace, stack, meta, limit),
+        ):
+            output = model(*args, **kwargs)
+        trace.outputs = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+    except Exception as error:  # whatever the network's own forward raises
+        trace.error = error
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_attention)
+    return trace

@@ -1,0 +1,93 @@
+"""What the rest of the package knows of a network: its independent widths, its layers, its costs.
+
+Reading a network (``precrop.read``) ends here and allocating widths (``precrop.allocate``) starts
+here; nothing in this module knows of tensors or modules.
+
+A *group* is one independent width. Its channels come in `units` equal portions, so every axis that
+belongs to it has ``size * j / units`` channels when the group keeps ``j`` of its units. The log
+ratio of a group is ``x = log(j / units)``.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Group:
+    """One independent width of a network.
+
+    Attributes:
+        name: the first layer that produces it.
+        width: channels of that layer in the original network.
+        units: portions that the width can be cut into; ``width // units`` channels each.
+        grain: the largest number that divides one portion of every layer output in the group, so
+            that ``j`` units are a multiple of ``d`` channels everywhere when ``j * grain % d == 0``.
+        narrowest: channels of the narrowest layer output in the group, in the original network.
+    """
+
+    name: str
+    width: int
+    units: int
+    grain: int
+    narrowest: int
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer with a weight tensor (convolution, transposed convolution, linear).
+
+    ``inputs`` and ``outputs`` map a group's index to the share of the axis that it holds; what is
+    missing from a total of 1 is fixed. The log density of the layer is
+    ``sum(share * x[group])`` over both. A depthwise layer has no ``outputs``: its two ends are one.
+
+    Attributes:
+        name: module path, such as ``layer1.0.conv1``.
+        kind: ``conv``, ``depthwise``, ``grouped``, ``transposed`` or ``linear``.
+        weights: number of weights n_l in the original network.
+        macs: multiply-accumulates m_l at batch 1 in the original network.
+        in_channels: input channels of the original layer.
+        out_channels: output channels of the original layer.
+    """
+
+    name: str
+    kind: str
+    weights: int
+    macs: int
+    in_channels: int
+    out_channels: int
+    inputs: Mapping[int, float] = field(default_factory=dict)
+    outputs: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """An integer polynomial with positive coefficients in the groups' units.
+
+    ``terms[(a, b)]`` is the coefficient of ``j_a * j_b`` (indices sorted, repeated for squares),
+    ``terms[()]`` the constant.
+    """
+
+    terms: Mapping[tuple[int, ...], int]
+
+    def __call__(self, units: Sequence[int]) -> int:
+        """The exact cost when group ``g`` keeps ``units[g]`` units."""
+        total = 0
+        for groups, coefficient in self.terms.items():
+            for group in groups:
+                coefficient *= int(units[group])
+            total += coefficient
+        return total
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Groups, layers and costs (``params`` and ``macs`` at batch 1) of one network."""
+
+    groups: tuple[Group, ...]
+    layers: tuple[Layer, ...]
+    costs: Mapping[str, Cost]
+
+    @property
+    def units(self) -> list[int]:
+        """The units of every group in the original network."""
+        return [group.units for group in self.groups]

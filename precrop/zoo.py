@@ -1,0 +1,163 @@
+"""Networks by name: our CIFAR networks, torchvision's, timm's, and a user's own factory."""
+
+import difflib
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from precrop import models
+from precrop.errors import PrecropError
+
+_TRAINED = ("weights", "weights_backbone", "pretrained", "pretrained_backbone", "checkpoint_path")
+_FRAMES = {"mvit_v1_b": 16, "mvit_v2_s": 16, "swin3d_t": 32, "swin3d_s": 32, "swin3d_b": 32}
+
+
+def load_model(name: str, args: Mapping[str, Any]) -> nn.Module:
+    """Build a network with fresh weights; nothing is downloaded.
+
+    Args:
+        name: one of `precrop.models` (``resnet20``), a torchvision builder (``resnet50``), a timm
+            model (``timm:resnet50``), or ``package.module:factory``, where the module may lie in
+            the current folder.
+        args: keyword arguments for the builder.
+
+    Raises:
+        PrecropError: the name is unknown (the message has the closest ones), its library is not
+            installed, or the builder refuses the arguments.
+    """
+    if ":" not in name:
+        return _load_named(name, args)
+    library, _, rest = name.partition(":")
+    if library == "timm":
+        return _load_timm(rest, args)
+    return _load_factory(library, rest, args)
+
+
+def runs_user_code(name: str) -> bool:
+    """Whether `load_model` would import a module that is neither ours, torchvision's nor timm's."""
+    return ":" in name and not name.startswith("timm:")
+
+
+def default_input_shape(name: str, model: nn.Module) -> tuple[int, ...]:
+    """The shape of one input, without the batch, that ``model`` (``name``'s network) is made for.
+
+    Raises:
+        PrecropError: it is not known for this network.
+    """
+    shape: tuple[int, ...] | None = None
+    if name in models.__all__:
+        shape = (3, 32, 32)
+    elif name.startswith("timm:"):
+        shape = tuple(getattr(model, "pretrained_cfg", {}).get("input_size", ()))
+    elif not runs_user_code(name):
+        shape = _torchvision_shape(name, model)
+    if not shape:
+        raise PrecropError(f"no input shape is known for {name}: give one with --input-shape")
+    return shape
+
+
+def _load_named(name: str, args: Mapping[str, Any]) -> nn.Module:
+    if name in models.__all__:
+        return _call(name, getattr(models, name), args)
+    torchvision = _library("torchvision.models", name)
+    known = torchvision.list_models()
+    if name not in known:
+        raise _unknown(name, "model", [*models.__all__, *known])
+    builder = torchvision.get_model_builder(name)
+    fresh: dict[str, Any] = {"weights": None}
+    if "weights_backbone" in inspect.signature(builder).parameters:
+        fresh["weights_backbone"] = None
+    if name in ("googlenet", "inception_v3"):
+        fresh["init_weights"] = True  # torchvision's default; unsaid, it warns
+    _refuse_trained(args)
+    return _call(name, builder, {**fresh, **args})
+
+
+def _load_timm(name: str, args: Mapping[str, Any]) -> nn.Module:
+    timm = _library("timm", f"timm:{name}")
+    if not timm.is_model(name):
+        raise _unknown(name, "timm model", timm.list_models())
+    _refuse_trained(args)
+    return _call(f"timm:{name}", timm.create_model, {"model_name": name, **args})
+
+
+def _load_factory(module_name: str, factory_name: str, args: Mapping[str, Any]) -> nn.Module:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = import_module(module_name)
+    except Exception as error:  # whatever a user's module raises
+        raise PrecropError(f"cannot import {module_name}: {_line(error)}") from error
+    factory = getattr(module, factory_name, None)
+    if not callable(factory):
+        raise _unknown(factory_name, f"factory in {module_name}", dir(module))
+    return _call(f"{module_name}:{factory_name}", factory, args)
+
+
+def _call(name: str, factory: Callable[..., Any], args: Mapping[str, Any]) -> nn.Module:
+    try:
+        model = factory(**args)
+    except Exception as error:  # whatever a builder raises about its arguments
+        raise PrecropError(f"{name} could not be built: {_line(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise PrecropError(f"{name} gave a {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def _library(module_name: str, name: str) -> ModuleType:
+    try:
+        return import_module(module_name)
+    except ImportError as error:
+        missing = module_name.partition(".")[0]
+        raise PrecropError(
+            f"{name} is not one of precrop's own networks and {missing} is not installed: "
+            "pip install 'precrop[models]'"
+        ) from error
+
+
+def _refuse_trained(args: Mapping[str, Any]) -> None:
+    for key in args:
+        if key in _TRAINED or key.startswith("pretrained_cfg"):
+            raise PrecropError(
+                f"argument {key}: networks are built untrained; "
+                "trained weights are a file for `precrop build --weights`"
+            )
+
+
+def _unknown(name: str, kind: str, known: Iterable[str]) -> PrecropError:
+    close = difflib.get_close_matches(name, known, n=3)
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    return PrecropError(f"unknown {kind} {name!r}{hint}")
+
+
+def _line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _torchvision_shape(name: str, model: nn.Module) -> tuple[int, ...] | None:
+    """What the network's own attributes say, else the smallest crop among its trained weights."""
+    resize = getattr(model, "transform", None)
+    if resize is not None:  # a detector, which resizes its images by itself
+        return (3, resize.min_size[-1], resize.min_size[-1])
+    side = getattr(model, "image_size", None)
+    if isinstance(side, int):
+        return (3, side, side)
+    sizes = []
+    for weights in _library("torchvision.models", name).get_model_weights(name):
+        keywords = getattr(weights.transforms, "keywords", {})
+        size = keywords.get("crop_size", keywords.get("resize_size"))
+        if isinstance(size, (tuple, list)):
+            sizes.append((3, _FRAMES.get(name, 16), *size))
+        elif isinstance(size, int):
+            sizes.append((3, size, size))
+    if not sizes and name.startswith("quantized_"):
+        return _torchvision_shape(name.removeprefix("quantized_"), model)
+    return min(sizes, default=None)

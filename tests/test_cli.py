@@ -1,0 +1,256 @@
+"""The command line, from ``--help`` to files on disk."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import precrop
+from precrop.cli import main
+from precrop.plans import Plan
+from precrop.zoo import load_model
+from tests.plan_files import PLAN
+
+Output = pytest.CaptureFixture[str]
+
+NETWORK = ["resnet20", "--arg", "shortcut=projection", "--arg", "num_classes=7"]
+HALF = ["--params", "0.5", "--macs", "50%"]
+
+
+@pytest.fixture(autouse=True)
+def _in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def refused(capsys: Output, *argv: str) -> str:
+    """The one line that a wrong request gets; nothing is written."""
+    before = sorted(Path().iterdir())
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("precrop: error: ")
+    assert err.count("\n") == 1
+    assert sorted(Path().iterdir()) == before
+    return err
+
+
+def test_version(capsys: Output) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"precrop {precrop.__version__}\n"
+
+
+def test_help_does_not_import_torch() -> None:
+    code = "import sys; from precrop.cli import main; main(['plan', '--help']); "
+    code += "assert not {'torch', 'scipy', 'timm'} & set(sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--params" in run.stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shell_completion(shell: str, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    with pytest.raises(SystemExit, match="^0$"):
+        main(["--show-completion", shell])
+    assert "_PRECROP_COMPLETE" in capsys.readouterr().out
+
+
+def test_module_exits_with_the_status() -> None:
+    command = [sys.executable, "-m", "precrop", "show", "none.json"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert run.stderr == "precrop: error: cannot read none.json: No such file or directory\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "Missing command"),
+        (["plan"], "Missing argument 'MODEL'"),
+        (["plan", "resnet20", "--parms", "1"], "No such option: --parms"),
+        (["plan", "resnet20", "--groups", "drop"], "Invalid value for '--groups'"),
+        (["plan", "resnet20", "--divisor", "two"], "Invalid value for '--divisor'"),
+        (["plan", "resnet21", *HALF], "unknown model 'resnet21'; did you mean"),
+        (["plan", "resnet20", "--input-shape", "3,a", *HALF], "'3,a' is not like 3,224,224"),
+        (["plan", "resnet20", "--input-shape", "3,0,9", *HALF], "'3,0,9' is not like 3,224,224"),
+        (["plan", "resnet20", "--arg", "five", *HALF], "'five' is not like name=value"),
+        (["plan", "resnet20", "--arg", "a=[", *HALF], "resnet20 could not be built: TypeError"),
+        (["show", "none.json"], "cannot read none.json"),
+        (["build", "none.json"], "cannot read none.json"),
+    ],
+)
+def test_wrong_requests(argv: list[str], message: str, capsys: Output) -> None:
+    assert message in refused(capsys, *argv)
+
+
+def test_show(capsys: Output) -> None:
+    PLAN.save("plan.json")
+    assert main(["show", "plan.json"]) == 0
+    assert "Frozen: fc" in capsys.readouterr().out
+    assert main(["show", "plan.json", "--json"]) == 0
+    assert Plan.from_json(capsys.readouterr().out) == PLAN
+
+
+def test_show_plot(capsys: Output) -> None:
+    pytest.importorskip("matplotlib")
+    PLAN.save("plan.json")
+    assert main(["show", "plan.json", "--plot", "widths.png"]) == 0
+    assert Path("widths.png").stat().st_size > 1000
+    capsys.readouterr()
+    assert "is a .png or an .svg file" in refused(capsys, "show", "plan.json", "--plot", "a.gif")
+
+
+def test_altered_and_truncated_plans(capsys: Output) -> None:
+    Path("altered.json").write_text(PLAN.to_json().replace("1143", "1144"))
+    assert "altered.json: this plan was altered" in refused(capsys, "show", "altered.json")
+    Path("short.json").write_text(PLAN.to_json()[:-200])
+    assert "short.json: this is not a plan file" in refused(capsys, "build", "short.json")
+
+
+def plan_to(path: str, *options: str) -> Plan:
+    assert main(["plan", *NETWORK, *HALF, *options, "-o", path]) == 0
+    return Plan.load(path)
+
+
+def test_plan(capsys: Output) -> None:
+    plan = plan_to("half.json")
+    out = capsys.readouterr().out
+    assert "layer3.2.conv1" in out or ".conv1" in out
+    assert "Planned in" in out
+    assert 0.97 * 0.5 < plan.params / plan.base_params <= 0.5
+    assert plan.macs <= plan.base_macs / 2
+    assert plan.source == {
+        "name": "resnet20",
+        "args": {"shortcut": "projection", "num_classes": 7},
+    }
+    assert plan.input_shape == (3, 32, 32)
+
+
+def test_plan_json_and_options(capsys: Output) -> None:
+    options = ["--divisor", "4", "--min-width", "8", "--ignore", "layer3.*", "--json"]
+    assert main(["plan", *NETWORK, "--params", "0.7", *options, "--input-shape", "3x24x24"]) == 0
+    plan = Plan.from_json(capsys.readouterr().out)
+    assert plan.input_shape == (3, 24, 24)
+    for layer in plan.layers:
+        if layer.name.startswith("layer3"):
+            assert layer.out_channels == layer.base_out
+        elif layer.name != "fc":
+            assert layer.out_channels % 4 == 0
+            assert layer.out_channels >= 8
+
+
+def test_build_writes_the_state_dict_and_the_plan(capsys: Output) -> None:
+    plan = plan_to("half.json")
+    capsys.readouterr()
+    Path("out").mkdir()
+    assert main(["build", "half.json", "-o", "out", "--seed", "3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "weights": "out/half.safetensors",
+        "plan": "out/half.json",
+        "params": plan.params,
+        "macs": plan.macs,
+    }
+    assert Plan.load("out/half.json") == plan
+    network = plan.build(load_model("resnet20", {"num_classes": 7}))
+    network.load_state_dict(load_file("out/half.safetensors"))
+    assert sum(p.numel() for p in network.parameters()) == plan.params
+    assert network.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 7)
+
+
+def test_build_slices_trained_weights(capsys: Output) -> None:
+    plan = plan_to("half.json")
+    original = load_model("resnet20", {"num_classes": 7})
+    save_file(original.state_dict(), "trained.safetensors")
+    assert main(["build", "half.json", "--weights", "trained.safetensors", "-o", "small"]) == 0
+    expected = plan.build(original).state_dict()
+    given = load_file("small.safetensors")
+    assert given.keys() == expected.keys()
+    assert all(torch.equal(given[name], expected[name]) for name in given)
+    capsys.readouterr()
+    save_file({"conv1.weight": torch.zeros(3)}, "other.safetensors")
+    assert "does not fit the model: conv1.weight has shape (3,)" in refused(
+        capsys, "build", "half.json", "--weights", "other.safetensors"
+    )
+    Path("broken.safetensors").write_bytes(b"no weights")
+    assert "is not a safetensors file" in refused(
+        capsys, "build", "half.json", "--weights", "broken.safetensors"
+    )
+    assert "cannot read none.safetensors" in refused(
+        capsys, "build", "half.json", "--weights", "none.safetensors"
+    )
+
+
+def test_the_seed_decides_the_weights() -> None:
+    plan_to("half.json")
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        main(["build", "half.json", "--init", "reset", "--seed", seed, "-o", name])
+    a, b, c = (load_file(f"{name}.safetensors")["conv1.weight"] for name in "abc")
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_crop_is_plan_and_build() -> None:
+    assert main(["crop", *NETWORK, *HALF, "--seed", "0"]) == 0
+    assert sorted(path.name for path in Path().iterdir()) == [
+        "resnet20.json",
+        "resnet20.safetensors",
+    ]
+    assert Plan.load("resnet20.json").widths == plan_to("half.json").widths
+
+
+def test_a_plan_for_another_network(capsys: Output) -> None:
+    plan_to("half.json")
+    capsys.readouterr()
+    refused(capsys, "build", "half.json", "--model", "resnet32")
+
+
+def test_build_runs_no_code_that_a_plan_names(
+    capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    Path("touching.py").write_text(
+        "from pathlib import Path\nfrom precrop.models import resnet20 as net\n"
+        "Path('ran').touch()\n"
+    )
+    assert main(["plan", "touching:net", "--input-shape", "3,32,32", *HALF, "-o", "p.json"]) == 0
+    Path("ran").unlink()
+    sys.modules.pop("touching")
+    capsys.readouterr()
+    assert "say --model touching:net" in refused(capsys, "build", "p.json")
+    assert main(["build", "p.json", "--model", "touching:net"]) == 0
+    assert Path("p.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--params", "0"],
+        ["--params", "nan"],
+        ["--macs", "-1"],
+        ["--params", "1"],
+        ["--params", "much"],
+        ["--params", "10"],
+        [],
+        [*HALF, "--ignore", "nothing_like_it"],
+        [*HALF, "--divisor", "0"],
+        [*HALF, "--balance", "-1"],
+        [*HALF, "--input-shape", "4,32,32"],
+    ],
+    ids=" ".join,
+)
+def test_senseless_requests(options: list[str], capsys: Output) -> None:
+    refused(capsys, "plan", "resnet20", *options, "-o", "plan.json")
+
+
+def test_densities(capsys: Output) -> None:
+    argv = ["densities", "resnet20", "--method", "synexp", "--params", "0.1"]
+    assert main([*argv, "--json"]) == 0
+    densities = json.loads(capsys.readouterr().out)
+    assert len(densities) == 22
+    assert all(0 < density <= 1 for density in densities.values())
+    assert main(argv) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 22
+    refused(capsys, "densities", "resnet20", "--method", "none", "--params", "0.1")

@@ -1,7 +1,7 @@
 """The balanced conic program: the best log ratios within every budget, before rounding.
 
-The objective of `precrop.program` is quadratic and every cost a sum of exponentials of ``x``, so one
-call of Clarabel (interior point, exponential cones) finds the optimum.
+The objective of `precrop.program` is quadratic and every cost a sum of exponentials of ``x``, so
+one call of Clarabel (interior point, exponential cones) finds the optimum.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ class Allocation:
 
 
 def allocate(program: Program) -> Allocation:
-    """Solve the continuous program; where every budget is slack, everything is as wide as allowed."""
+    """Solve the continuous program; if every budget is slack, all is as wide as allowed."""
     choices, structure = program.choices, program.structure
     lower, upper = np.log(choices.lower / choices.units), np.log(choices.upper / choices.units)
     most = {name: structure.costs[name](choices.upper.tolist()) for name in program.limits}

@@ -1,34 +1,50 @@
-"""The public functions: plan a crop, crop a network."""
+"""The public functions: plan a crop, crop a network, layer densities."""
 
 import fnmatch
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
+from precrop import __version__
 from precrop.allocate import Allocation, allocate
 from precrop.budgets import Budget, parse_budgets
 from precrop.errors import PrecropError
-from precrop.fit.fitting import Fit, Fitter, Mismatch
+from precrop.fit.fitting import Fit, Fitter
+from precrop.fit.holding import hold
+from precrop.layerwise import METHODS
 from precrop.plans import BudgetPlan, LayerPlan, Plan
-from precrop.program import BALANCE, program
-from precrop.read.axes import Axis, Tie, axis_size, resolve, tie
+from precrop.program import BALANCE, Program, program
+from precrop.read.axes import Tie, resolve
 from precrop.read.inputs import Inputs
 from precrop.read.network import Network, Sizes
+from precrop.read.reader import Product
 from precrop.rounding import round_units
 from precrop.structure import Structure
-from precrop import __version__
 
 # A network that still differs from its prediction after this many plans is not understood at all.
-MAX_ATTEMPTS = 50
-CUTS = ("slice", "split_with_sizes", "split", "unsafe_split")
+MAX_ATTEMPTS = 200
 
 
-def crop(model: nn.Module, input_shape: Any, **options: Any) -> nn.Module:
-    """Plan and build in one: a smaller network within the budgets. Options are those of `plan`."""
-    init = options.pop("init", "slice")
+def crop(
+    model: nn.Module,
+    input_shape: Any,
+    *,
+    init: Literal["slice", "reset"] = "slice",
+    **options: Any,
+) -> nn.Module:
+    """Plan and build in one: a smaller network within the budgets.
+
+    Args:
+        model: the network; it stays as it was.
+        input_shape: as in `plan`.
+        init: as in `precrop.Plan.build`.
+        options: those of `plan`.
+    """
     return plan(model, input_shape, **options).build(model, init)
 
 
@@ -44,7 +60,6 @@ def plan(
     balance: float = BALANCE,
     ignore: Sequence[str] = (),
     groups: Literal["keep", "scale"] = "keep",
-    source: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Choose the width of every layer so that the network meets its budgets.
 
@@ -64,7 +79,6 @@ def plan(
         ignore: patterns (``layer4.*``) of layers that keep their output width.
         groups: ``keep`` the number of groups of grouped convolutions, or ``scale`` it so that every
             group keeps its width.
-        source: how the model can be made again by name; written to the plan for `precrop build`.
 
     Raises:
         BudgetError: a budget is senseless or cannot be met; the message says the least that can.
@@ -73,59 +87,86 @@ def plan(
     start = time.perf_counter()
     if groups not in ("keep", "scale"):
         raise PrecropError(f"groups={groups!r} is unknown: write 'keep' or 'scale'")
+    patterns = [ignore] if isinstance(ignore, str) else list(ignore)
     network = Network(model, Inputs(input_shape), scale_groups=groups == "scale")
-    _ignore(network, ignore)
-    asked = {"params": params, "macs": macs}
+    _ignore(network, patterns)
     options = {"divisor": divisor, "min_width": min_width, "expand": expand, "balance": balance}
-    fitter = Fitter(network)
-    for _ in range(MAX_ATTEMPTS):
-        structure, ties = network.structure()
-        bases = {name: cost(structure.units) for name, cost in structure.costs.items()}
-        limits = parse_budgets(asked, bases)
-        problem = program(structure, limits, **options)  # type: ignore[arg-type]
-        allocation = allocate(problem)
-        units = [int(n) for n in round_units(problem, allocation.log_ratios)]
-        sizes = network.sizes(ties, units)
-        fit = fitter.fit(sizes)
-        if fit.mismatch is None:
-            break
-        _hold(network, fitter, fit.mismatch)
-    else:
-        raise PrecropError(f"the network was not understood: {fit.mismatch}")
-    budgets = {
-        name: BudgetPlan(
-            asked[name],
-            limit,
-            structure.costs[name](units),
-            bases[name],
-            allocation.multipliers.get(name, 0.0),
-        )
-        for name, limit in limits.items()
-    }
+    choice = _choose(network, {"params": params, "macs": macs}, options)
+    costs, units = choice.structure.costs, choice.units
     return Plan(
         network=f"{type(model).__module__}:{type(model).__qualname__}",
-        source=source,
+        source=None,
         input_shape=network.inputs.spec,
-        budgets=budgets,
-        params=structure.costs["params"](units),
-        macs=structure.costs["macs"](units),
-        base_params=bases["params"],
-        base_macs=bases["macs"],
-        layers=_layer_plans(network, structure, ties, sizes),
+        budgets=choice.budgets,
+        params=costs["params"](units),
+        macs=costs["macs"](units),
+        base_params=costs["params"](choice.structure.units),
+        base_macs=costs["macs"](choice.structure.units),
+        layers=_layer_plans(network, choice),
         frozen={**network.notes, **network.frozen()},
-        options={**options, "ignore": list(ignore), "groups": groups},
-        shapes={name: tuple(t.shape) for name, t in model.state_dict().items()},
-        tensors=_plan_tensors(fit),
-        attributes=tuple(fit.edits),
-        solver=_solver(allocation, problem.value, structure, units),
+        options={**options, "ignore": patterns, "groups": groups},
+        shapes={name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
+        tensors=_changed_tensors(choice.fit),
+        attributes=tuple(choice.fit.edits),
+        solver=_solver_report(choice),
         versions={"precrop": __version__, "torch": torch.__version__},
         seconds=round(time.perf_counter() - start, 4),
     )
 
 
+def densities(
+    model: nn.Module,
+    input_shape: Any,
+    *,
+    method: str = "synexp",
+    params: Budget | None = None,
+    macs: Budget | None = None,
+) -> dict[str, float]:
+    """The share of every layer's weights that remains, were layers independent of each other.
+
+    Budgets count the prunable weights (convolutions and linear layers), not biases or norms.
+
+    Args:
+        model: the network; it is only looked at.
+        input_shape: as in `plan`.
+        method: a name in `precrop.layerwise.METHODS`.
+        params: budget for the prunable weights.
+        macs: budget for their multiply-accumulates at batch 1.
+
+    Returns:
+        ``{layer name: density}`` with densities in (0, 1], in the order of execution.
+
+    Raises:
+        BudgetError: a budget is senseless.
+        PrecropError: the method is unknown, or the network has no prunable layer.
+    """
+    if method not in METHODS:
+        raise PrecropError(f"method {method!r} is unknown: choose from {', '.join(METHODS)}")
+    structure, _ = Network(model, Inputs(input_shape)).structure()
+    if not structure.layers:
+        raise PrecropError("the network has no prunable layer: no convolution and no linear layer")
+    bases = {
+        "params": sum(layer.weights for layer in structure.layers),
+        "macs": sum(layer.macs for layer in structure.layers),
+    }
+    return METHODS[method](structure, parse_budgets({"params": params, "macs": macs}, bases))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Widths that were chosen, how, and what makes a network have them."""
+
+    structure: Structure
+    ties: Sequence[Tie]
+    units: list[int]
+    sizes: Sizes
+    fit: Fit
+    problem: Program
+    allocation: Allocation
+    budgets: dict[str, BudgetPlan]
+
+
 def _ignore(network: Network, patterns: Sequence[str]) -> None:
-    if isinstance(patterns, str):
-        patterns = [patterns]
     names = [layer.name for layer in network.layers]
     for pattern in patterns:
         matching = set(fnmatch.filter(names, pattern))
@@ -137,79 +178,92 @@ def _ignore(network: Network, patterns: Sequence[str]) -> None:
         network.keep_width(matching.__contains__, f"ignored by {pattern!r}")
 
 
-def _hold(network: Network, fitter: Fitter, mismatch: Mismatch) -> None:
-    """Tie, or else freeze, what meets at the call that differs, wherever that code runs."""
-    site = fitter.site(mismatch.forward, mismatch.index)
-    reason = f"{site.op} in {site.kind.__name__ if site.kind else 'the network'} keeps its sizes"
-    held = False
-    for forward in network.passes:
-        for index in range(len(forward.readings)):
-            if fitter.site(forward, index) == site:
-                held |= network.freeze(_axes_at(network, forward, index), reason)
-    if held:
-        return
-    # Nothing varies at the call itself: give up on the nearest call before it where something does.
-    for index in range(min(mismatch.index, len(mismatch.forward.readings) - 1), -1, -1):
-        if network.freeze(_axes_at(network, mismatch.forward, index), reason):
-            return
-    raise PrecropError(f"the network's forward passes differ from each other: {mismatch.message}")
+def _choose(
+    network: Network, asked: Mapping[str, Budget | None], options: Mapping[str, Any]
+) -> Choice:
+    """Allocate, round and fit; where the fitted network is not as predicted, hold that and repeat."""
+    fitter = Fitter(network)
+    message = ""
+    for _ in range(MAX_ATTEMPTS):
+        structure, ties = network.structure()
+        limits = parse_budgets(
+            asked, {name: cost(structure.units) for name, cost in structure.costs.items()}
+        )
+        problem = program(structure, limits, **options)
+        allocation = allocate(problem)
+        rounded = round_units(problem, allocation.log_ratios, allocation.multipliers)
+        units = [int(n) for n in rounded]
+        sizes = network.sizes(ties, units)
+        fit = fitter.fit(sizes)
+        if fit.mismatch is None:
+            budgets = _budgets(structure, units, asked, limits, allocation)
+            return Choice(structure, ties, units, sizes, fit, problem, allocation, budgets)
+        message = fit.mismatch.message
+        hold(network, fitter, fit.mismatch)
+    raise PrecropError(f"the network could not be cropped: {message}")
 
 
-def _axes_at(network: Network, forward: Any, index: int) -> list[Axis]:
-    reading = forward.readings[index]
-    axes = list(reading.literals.values()) or [a for axes in reading.outputs for a in axes]
-    return [axis for axis in axes if network.varies(axis)]
+def _budgets(
+    structure: Structure,
+    units: Sequence[int],
+    asked: Mapping[str, Budget | None],
+    limits: Mapping[str, int],
+    allocation: Allocation,
+) -> dict[str, BudgetPlan]:
+    budgets = {}
+    for name, limit in limits.items():
+        cost, request = structure.costs[name], asked[name]
+        assert request is not None
+        used, base = cost(units), cost(structure.units)
+        budgets[name] = BudgetPlan(request, limit, used, base, allocation.multipliers[name])
+    return budgets
 
 
-def _layer_plans(
-    network: Network, structure: Structure, ties: Sequence[Tie], sizes: Sizes
-) -> tuple[LayerPlan, ...]:
-    names = {tie: group.name for tie, group in zip(ties, structure.groups, strict=True)}
-    frozen = network.frozen()
+def _layer_plans(network: Network, choice: Choice) -> tuple[LayerPlan, ...]:
+    groups = zip(choice.ties, choice.structure.groups, strict=True)
+    names = {tie: group.name for tie, group in groups}
+    frozen, sizes = network.frozen(), choice.sizes
     plans = []
-    for reading, layer in zip(network.layers, structure.layers, strict=True):
-        weights = 1
-        for axis in network.reader.tensors[reading.weight]:
-            weights *= sizes.size(axis)
-        macs = 0
-        for product in reading.macs:
-            count = product.coefficient
-            for axis in product.axes:
-                count *= sizes.size(axis)
-            macs += count
+    for reading, layer in zip(network.layers, choice.structure.layers, strict=True):
         owners = [names.get(s[0].tie.root()) for s in resolve(reading.outputs) if s[0]]
         plans.append(
             LayerPlan(
-                layer.name, reading.weight, layer.kind, layer.in_channels, layer.out_channels,
-                sizes.size(reading.inputs), sizes.size(reading.outputs),
-                layer.weights, weights, layer.macs, macs,
-                next((name for name in owners if name), None), frozen.get(layer.name),
+                name=layer.name,
+                weight=reading.weight,
+                kind=layer.kind,
+                base_in=layer.in_channels,
+                base_out=layer.out_channels,
+                in_channels=sizes.size(reading.inputs),
+                out_channels=sizes.size(reading.outputs),
+                base_weights=layer.weights,
+                weights=sizes.product(Product(1, list(network.reader.tensors[reading.weight]))),
+                base_macs=layer.macs,
+                macs=sum(map(sizes.product, reading.macs)),
+                group=next((name for name in owners if name), None),
+                frozen=frozen.get(layer.name),
             )
-        )  # fmt: skip
+        )
     return tuple(plans)
 
 
-def _plan_tensors(fit: Fit) -> dict[str, Any]:
+def _changed_tensors(fit: Fit) -> dict[str, Any]:
+    """Axes of the tensors that change, as a plan states them: a size, or segments."""
     return {
         name: tuple(
-            sum(old for old, _ in row) if all(o == n for o, n in row) else tuple(row)
+            sum(old for old, _ in row) if all(old == new for old, new in row) else tuple(row)
             for row in rows
         )
         for name, rows in fit.tensors.items()
     }
 
 
-def _solver(allocation: Allocation, value: Any, structure: Structure, units: Sequence[int]) -> dict[str, Any]:
-    import numpy as np
-
-    ratios = np.log(np.array(units) / np.array(structure.units)) if units else np.zeros(0)
+def _solver_report(choice: Choice) -> dict[str, Any]:
+    structure, allocation = choice.structure, choice.allocation
+    ratios = np.log(np.array(choice.units, float) / np.array(structure.units, float))
     return {
         "status": allocation.status,
         "iterations": allocation.iterations,
         "objective": allocation.objective,
-        "rounded": value(ratios) if len(ratios) else 0.0,
-        "at_cap": [structure.groups[i].name for i in allocation.at_cap],
+        "rounded": choice.problem.value(ratios),
+        "at_cap": [structure.groups[group].name for group in allocation.at_cap],
     }
-
-
-__all__ = ["axis_size", "crop", "plan", "tie"]

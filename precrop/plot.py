@@ -1,12 +1,16 @@
 """A plan as a picture: old and new widths over depth."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from precrop.errors import PrecropError
 from precrop.files import replacing
 from precrop.plans import Plan
 
-_OLD, _NEW = "#c9d3dc", "#1f6f8b"
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_OLD, _NEW, _WIDER, _FIXED = "#cfd8dc", "#1f6f8b", "#c8553d", "#8a8f94"
 
 
 def plot(plan: Plan, path: str | Path, title: str | None = None) -> None:
@@ -27,19 +31,51 @@ def plot(plan: Plan, path: str | Path, title: str | None = None) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise PrecropError("matplotlib is not installed: pip install 'precrop[plot]'") from error
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    depth = range(1, len(plan.layers) + 1)
-    axes.bar(depth, [layer.base_out for layer in plan.layers], 0.8, color=_OLD, label="before")
-    axes.bar(depth, [layer.out_channels for layer in plan.layers], 0.5, color=_NEW, label="after")
-    axes.set_title(f"{title or _name(plan)}: {_totals(plan)}", loc="left", fontsize=11)
-    axes.set_xlabel("layer, in the order of execution")
-    axes.set_ylabel("output channels")
-    axes.margins(x=0.01)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper left")
+    figure = Figure(figsize=(9, 4.6), layout="constrained")
+    widths, shares = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.4))
+    _draw_widths(widths, plan)
+    _draw_shares(shares, plan)
+    widths.set_title(f"{title or _name(plan)}: {_totals(plan)}", loc="left", fontsize=11)
+    for axes in (widths, shares):
+        axes.margins(x=0.01)
+        axes.spines[["top", "right"]].set_visible(False)
     with replacing(path) as temporary:
         figure.savefig(temporary, format=kind, dpi=160)
+
+
+def _draw_widths(axes: "Axes", plan: Plan) -> None:
+    """Output channels of every layer, before behind after."""
+    before = [layer.base_out for layer in plan.layers]
+    axes.bar(range(1, len(before) + 1), before, 0.84, color=_OLD, label="before")
+    for label, (color, layers) in _by_change(plan).items():
+        widths = [plan.layers[index].out_channels for index in layers]
+        axes.bar([index + 1 for index in layers], widths, 0.5, color=color, label=label)
+    axes.set_ylabel("output channels")
+    axes.legend(frameon=False, loc="upper left")
+
+
+def _draw_shares(axes: "Axes", plan: Plan) -> None:
+    """What every layer keeps of its width, in per cent."""
+    kept = [100 * layer.out_channels / layer.base_out for layer in plan.layers]
+    for color, layers in _by_change(plan).values():
+        axes.bar([index + 1 for index in layers], [kept[i] for i in layers], 0.84, color=color)
+    axes.axhline(100, color=_OLD, linewidth=1, zorder=0)
+    axes.set_ylim(0, max(105, *kept))
+    axes.set_ylabel("kept, %")
+    axes.set_xlabel("layer, in the order of execution")
+
+
+def _by_change(plan: Plan) -> dict[str, tuple[str, list[int]]]:
+    """For every label that occurs its color and the layers that it stands for."""
+    found: dict[str, tuple[str, list[int]]] = {}
+    for index, layer in enumerate(plan.layers):
+        label, color = "after", _NEW
+        if layer.group is None:
+            label, color = "fixed", _FIXED
+        elif layer.out_channels > layer.base_out:
+            label, color = "after, wider", _WIDER
+        found.setdefault(label, (color, []))[1].append(index)
+    return found
 
 
 def _name(plan: Plan) -> str:

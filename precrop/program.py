@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 BALANCE = 1.0
-"""Default weight of the balance term: see DESIGN, "From densities to widths"."""
+"""Default weight of the balance term, gamma in docs/method.md."""
 
 EXPANSION = 4.0
 """Default cap of a group's ratio when widening is allowed."""

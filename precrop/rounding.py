@@ -20,7 +20,7 @@ _DIGITS = 9
 """Digits of a score that decide; the rest differs between machines."""
 _GAIN = 1e-9
 """Growth of the objective that counts as one."""
-_TRADES = ((2, 48), (3, 12))
+_TRADES = ((2, 48), (3, 12), (4, 8))
 """How many groups trade at once, and among how many."""
 _ROWS, _REACH, _TRIES = 4000, 8, 6
 """Trades looked at in one table, most steps of one group in a trade, trades tried per table."""
@@ -50,17 +50,25 @@ def round_units(
     """
     search = _Search(program, prices)
     start = program.choices.floor(program.choices.units * np.exp(log_ratios) * (1 + _SNAP))
-    units = search.filled(search.lowered(start))
-    for _ in range(4 * len(units) + 16):
-        better = search.improved(units)
-        if better is None:
-            break
-        units = better
-    return units
+    units = search.climbed(search.filled(search.lowered(start)))
+    # Steps that cost objective only fill a budget up; taken early they would lead astray.
+    search.least_gain = -np.inf
+    full = search.filled(units)
+    return units if (full == units).all() else search.climbed(full)
 
 
 class _Search:
-    """Exact costs and the objective around a point, for many candidate moves at once."""
+    """Exact costs and the objective around a point, for many candidate moves at once.
+
+    Attributes:
+        limits: per budget, shape (budgets,).
+        price: what a unit of each cost is worth, shape (budgets,).
+        least_gain: `filled` takes steps that gain more than this.
+        bend: the balance term's matrix, shape (groups, groups).
+        cross: coefficient of every product of two groups, shape (budgets, groups, groups).
+        row, group, power, coefficient, others: a table with one row for each group in each term of
+            a cost: budget, group, its power, the coefficient, the term's other factors (padded).
+    """
 
     def __init__(self, program: Program, prices: Mapping[str, float] | None) -> None:
         self.program, self.choices = program, program.choices
@@ -72,6 +80,7 @@ class _Search:
         total = weights.sum()
         # A budget that costs nothing at the optimum still breaks ties between equal prices.
         self.price = ((weights / total if total > 0 else weights) + _SNAP) / self.limits
+        self.least_gain = 0.0
         self.bend = program.penalty.toarray()
         self._read_costs()
 
@@ -129,7 +138,7 @@ class _Search:
         """
         units, room = units.copy(), self.room(units)
         while (room < 0).any():
-            targets = self._held(self.choices.previous(units), units, keep)
+            targets = _held(self.choices.previous(units), units, keep)
             spent = self.spent(units, targets)
             relief = -(spent / self.limits[:, None])[room < 0].sum(axis=0)
             useful = relief > 0
@@ -145,28 +154,33 @@ class _Search:
     def filled(self, units: Integers, keep: int | None = None) -> Integers:
         """Steps up, best gain per price first, until no group but ``keep`` has room for one more.
 
-        Steps that lower the objective (they unbalance a layer) come last.
+        Only steps that gain more than ``least_gain`` count: one that unbalances a layer may lose.
         """
         units, room = units.copy(), self.room(units)
         while True:
-            targets = self._held(self.choices.next(units), units, keep)
+            targets = _held(self.choices.next(units), units, keep)
             spent = self.spent(units, targets)
+            gained = self.gained(units, targets)
             fits = (targets > units) & (spent <= room[:, None]).all(axis=0)
+            fits &= gained > self.least_gain
             if not fits.any():
                 return units
-            score, gained = np.full(len(units), -np.inf), self.gained(units, targets)
-            price = np.where(gained > 0, self.price @ spent + 1e-300, 1.0)
-            score[fits] = (gained / price)[fits]
+            score = np.full(len(units), -np.inf)
+            score[fits] = (gained / (self.price @ spent + 1e-300))[fits]
             best = _first_best(score)
             units[best] = targets[best]
             room = room - spent[:, best]
 
-    def _held(self, targets: Integers, units: Integers, keep: int | None) -> Integers:
-        if keep is not None:
-            targets[keep] = units[keep]
-        return targets
+    def climbed(self, units: Integers) -> Integers:
+        """Improved until nothing near is better; the limit on rounds is never met in practice."""
+        for _ in range(4 * len(units) + 16):
+            better = self._improved(units)
+            if better is None:
+                break
+            units = better
+        return units
 
-    def improved(self, units: Integers) -> Integers | None:
+    def _improved(self, units: Integers) -> Integers | None:
         """A better point near ``units``, filled; None if there is none."""
         value = self.value(units)
         for moved in self._neighbours(units):
@@ -205,7 +219,7 @@ class _Search:
     def _trades(self, units: Integers, size: int, groups: Integers) -> Iterator[Integers]:
         """Points where ``size`` of ``groups`` moved and the objective grew, the best few in order.
 
-        Costs of the whole trade are exact up to degree 2; beyond, `improved` checks them anyway.
+        Costs of the whole trade are exact up to degree 2; beyond, `_improved` checks them anyway.
         """
         if len(groups) < size:
             return
@@ -246,6 +260,13 @@ def _picks(groups: int, moves: int, size: int) -> Integers:
     sets = np.array(list(combinations(range(groups), size)))
     grid = np.indices((moves,) * size).reshape(size, -1).T
     return (sets[:, None, :] * moves + grid).reshape(-1, size)
+
+
+def _held(targets: Integers, units: Integers, keep: int | None) -> Integers:
+    """The targets, where group ``keep`` stays as it is."""
+    if keep is not None:
+        targets[keep] = units[keep]
+    return targets
 
 
 def _rounded(scores: Floats) -> Floats:

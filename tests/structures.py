@@ -2,9 +2,10 @@
 
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from typing import Any
 
 from precrop.structure import Cost, Group, Layer, Structure
 
@@ -241,7 +242,13 @@ def scrambled(seed: int, size: int, widest: int = 12, narrowest: int = 2) -> Str
     return network.structure()
 
 
-def evaluate(structure: Structure, name: str, units: list[int]) -> int:
+def evaluate(structure: Structure, name: str, units: Sequence[Any]) -> Any:
     """A cost by its definition, apart from `Cost.__call__`."""
     terms = structure.costs[name].terms
     return sum(value * prod(units[group] for group in key) for key, value in terms.items())
+
+
+def limits_of(structure: Structure, shares: Mapping[str, float]) -> dict[str, int]:
+    """Limits as shares of what the original costs."""
+    bases = {name: structure.costs[name](structure.units) for name in shares}
+    return {name: int(share * bases[name]) for name, share in shares.items()}

@@ -23,6 +23,14 @@ def stated_sizes(module: nn.Module) -> dict[str, Any]:
         return {"in_channels": inputs, "out_channels": outputs}
     if isinstance(module, nn.Linear) and len(shape) == 2:
         return {"in_features": shape[1], "out_features": shape[0]}
+    if isinstance(module, nn.MultiheadAttention):
+        size = module.out_proj.weight.shape[0]
+        stated = {"embed_dim": size, "head_dim": size // module.num_heads}
+        return stated | ({"kdim": size, "vdim": size} if module._qkv_same_embed_dim else {})
+    if isinstance(module, nn.RNNBase):
+        gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+        rows, columns = module.weight_ih_l0.shape
+        return {"input_size": columns, "hidden_size": rows // gates}
     if isinstance(module, _NormBase):
         known = weight if weight is not None else module.running_mean
         return {} if known is None else {"num_features": known.shape[0]}

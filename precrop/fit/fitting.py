@@ -17,9 +17,7 @@ from precrop.copying import copied
 from precrop.fit.attributes import (
     Edit,
     apply_edits,
-    get_attribute,
     integers,
-    set_attribute,
     stated_sizes,
 )
 from precrop.read.axes import Axis, axis_size
@@ -30,6 +28,9 @@ from precrop.read.trace import Call, Trace
 # Modules around a call, from the innermost, whose attributes may hold one of its arguments.
 PROBED_DEPTH = 3
 MAX_ROUNDS = 100
+RESHAPES = ("view", "_unsafe_view")
+# Changes of a stored integer, in this order: code may divide it by 2, 3, 4, 6 or 8 and round.
+CHANGES = (-24, -12, -8, -6, -4, -2, -1, 2)
 
 
 @dataclass(frozen=True)
@@ -191,18 +192,17 @@ class Fitter:
     def _learn(self, mismatch: Mismatch, sizes: Sizes) -> bool:
         """Probe for the attribute behind an argument of the differing call; False if none."""
         forward, index = mismatch.forward, mismatch.index
-        if index >= len(forward.readings):
-            return False
-        site = self.site(forward, index)
         found = False
-        for literal, axis in forward.readings[index].literals.items():
-            if sizes.size(axis) == axis_size(axis) or (site, literal) in self._given_up:
-                continue
-            self._given_up.add((site, literal))
-            rule = self._probe(forward, index, site, literal)
-            if rule is not None:
-                self.rules.append(rule)
-                found = True
+        for place in _places(forward, index):
+            site = self.site(forward, place)
+            for literal, axis in forward.readings[place].literals.items():
+                if sizes.size(axis) == axis_size(axis) or (site, literal) in self._given_up:
+                    continue
+                self._given_up.add((site, literal))
+                rule = self._probe(forward, place, site, literal)
+                if rule is not None:
+                    self.rules.append(rule)
+                    found = True
         return found
 
     def _probe(
@@ -216,12 +216,16 @@ class Fitter:
             frame = forward.trace.frames[frame_index]
             module = self.network.base.get_submodule(frame.path)
             for attribute, value in list(integers(module)):
-                # Code that halves a number only moves by 2.
-                for change in (-1, -2, 2):
-                    moved = self._moved(forward, index, literal, module, attribute, change)
+                for change in CHANGES:
+                    if value + change < 1:
+                        continue
+                    edit = (frame.path, attribute, value + change)
+                    moved = self._moved(forward, index, literal, edit)
                     if moved is None or moved == stated:
                         continue
                     slope = Fraction(moved - stated, change)
+                    if slope <= 0:
+                        continue
                     offset = stated - slope * value
                     return Rule(site, literal, depth, frame.kind, attribute, slope, offset)
         return None
@@ -231,22 +235,19 @@ class Fitter:
         forward: Pass,
         index: int,
         literal: tuple[str, int | None],
-        module: nn.Module,
-        attribute: str,
-        change: int,
+        edit: Edit,
     ) -> int | None:
-        """The argument after one stored integer was changed; None if the call is not reached."""
-        value = get_attribute(module, attribute)
-        set_attribute(module, attribute, value + change)
-        try:
-            trace = self.network.run(
-                self.network.base, training=forward.training, limit=index + 1
-            )
-        finally:
-            set_attribute(module, attribute, value)
-        if len(trace.calls) <= index or trace.calls[index].op != forward.trace.calls[index].op:
-            return None
-        return _argument(trace.calls[index], literal)
+        """The argument after one stored integer was set; None if the call is not reached."""
+        probe = self.network.replica()
+        apply_edits(probe, [edit])
+        trace = self.network.run(probe, training=forward.training, limit=index + 1)
+        call = forward.trace.calls[index]
+        if len(trace.calls) > index and trace.calls[index].op == call.op:
+            return _argument(trace.calls[index], literal)
+        if trace.refused is not None and call.name in RESHAPES and literal[1] is not None:
+            wanted = trace.refused[literal[1] : literal[1] + 1]
+            return wanted[0] if wanted and len(trace.refused) == len(call.arg("size")) else None
+        return None
 
 
 def _stated_edits(
@@ -259,6 +260,14 @@ def _stated_edits(
         for attribute, value in before.items():
             if getattr(module, attribute, None) == value != after[attribute]:
                 yield path, attribute, after[attribute]
+
+
+def _places(forward: Pass, index: int) -> range:
+    """A differing call, with the view behind it if it is the copy that a reshape begins with."""
+    calls = forward.trace.calls
+    after = index + 1 < len(calls) and calls[index].name == "clone"
+    last = index + 2 if after and calls[index + 1].name in RESHAPES else index + 1
+    return range(index, min(last, len(calls)))
 
 
 def _sites(trace: Trace) -> Iterator[Site]:

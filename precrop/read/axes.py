@@ -184,13 +184,18 @@ def _cut_segment(segment: Segment, position: int, *, tied: bool) -> tuple[Axis, 
     size = segment_size(segment)
     if atom is None:
         return constant(position), constant(size - position)
+    if position % atom.size == 0:
+        repeats = position // atom.size
+        return ((atom, repeats),), ((atom, count - repeats),)
     if position % count == 0:
         _divide(atom, position // count, tied=tied)
         assert atom.parts is not None
         left, right = atom.parts
         return ((left[0], count),), ((right[0], count),)
-    freeze((segment,), f"{atom.name} is cut inside a channel")
-    return constant(position), constant(size - position)
+    return (
+        proportional((segment,), position, atom.name),
+        proportional((segment,), size - position, atom.name),
+    )
 
 
 def cut(axis: Axis, position: int, *, tied: bool = False) -> tuple[Axis, Axis]:

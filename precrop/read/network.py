@@ -2,14 +2,24 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import gcd
+from math import gcd, prod
 
 import torch
 from torch import Tensor, nn
 
 from precrop.copying import copied, first_line
 from precrop.errors import PrecropError
-from precrop.read.axes import Axis, Tie, atoms, axis_size, freeze, resolve, segment_size
+from precrop.read.axes import (
+    Axis,
+    Tie,
+    atoms,
+    axis_of,
+    axis_size,
+    freeze,
+    resolve,
+    segment_size,
+    tie,
+)
 from precrop.read.inputs import Inputs
 from precrop.read.ops import HANDLERS, fallback
 from precrop.read.reader import INPUT, OUTPUT, CallReading, LayerReading, Product, Reader
@@ -64,11 +74,16 @@ class Sizes:
         """New size of an axis."""
         return sum(new for _, new in self.segments(axis))
 
+    def product(self, product: Product) -> int:
+        """New value of a product of axes."""
+        return product.coefficient * prod(map(self.size, product.axes))
+
 
 class Network:
     """A network's forward passes, read. ``model`` itself is only looked at, never changed.
 
     Attributes:
+        base: the network's skeleton, as it is before any forward pass.
         real: whether the network needed real tensors.
         passes: eval at batch 1, then train at batch 2 where that runs.
         notes: what could not be read, in words.
@@ -80,22 +95,28 @@ class Network:
         self.notes: dict[str, str] = {}
         self.real = False
         self.base = skeleton(model)
-        evaluation = self.run(self.base, training=False)
+        traced = self.replica()
+        evaluation = self.run(traced, training=False)
         if evaluation.error is not None:
             self.real = True
             self.base = skeleton(model, real=True)
-            evaluation = self.run(self.base, training=False)
+            traced = self.replica()
+            evaluation = self.run(traced, training=False)
             if evaluation.error is not None:
                 raise PrecropError(
                     f"the network fails on input {inputs.text}: {first_line(evaluation.error)}"
                 ) from evaluation.error
-        self.reader = Reader(self.base, HANDLERS, fallback, scale_groups=scale_groups)
+        self.reader = Reader(traced, HANDLERS, fallback, scale_groups=scale_groups)
         self.passes = [self._read(evaluation, training=False)]
-        training = self.run(self.base, training=True)
+        training = self.run(traced, training=True)
         if training.error is None:
             self.passes.append(self._read(training, training=True))
         elif not self.real:
             self.notes["training"] = f"not read in train mode: {first_line(training.error)}"
+
+    def replica(self) -> nn.Module:
+        """A copy of the skeleton to run: networks may keep what a forward pass computed."""
+        return copied(self.base, lambda _, tensor: tensor.detach().clone() if self.real else tensor)
 
     def run(self, model: nn.Module, *, training: bool, limit: int | None = None) -> Trace:
         """Trace a skeleton: eval at batch 1 or train at batch 2; up to ``limit`` calls."""
@@ -127,6 +148,14 @@ class Network:
                 found = found or self._varies(atom.tie.root())
             freeze(axis, reason)
         return found
+
+    def tie(self, axes: Iterable[Axis]) -> bool:
+        """Let the varying widths of the axes keep one ratio; False if they do or cannot."""
+        found = {a.tie.root(): a for axis in axes for a in atoms(axis) if self._varies(a.tie.root())}
+        if len(found) < 2 or gcd(*(root.quantum for root in found)) == 1:
+            return False
+        tie([axis_of(atom) for atom in found.values()])
+        return True
 
     def varies(self, axis: Axis) -> bool:
         """Whether some width changes the axis."""
@@ -199,10 +228,8 @@ class Network:
 
     def _layer(self, layer: LayerReading, index: Mapping[Tie, int]) -> Layer:
         parameter = self.reader.tensors[layer.weight]
-        weights = 1
-        for axis in parameter:
-            weights *= axis_size(axis)
-        macs = sum(_size(product) for product in layer.macs)
+        weights = prod(map(axis_size, parameter))
+        macs = sum(p.coefficient * prod(map(axis_size, p.axes)) for p in layer.macs)
         outputs = {} if layer.kind == "depthwise" else self._shares(layer.outputs, index)
         return Layer(
             layer.name,
@@ -254,13 +281,6 @@ class Network:
             if reason not in (INPUT, OUTPUT):
                 reasons[layer.name] = reason
         return reasons
-
-
-def _size(product: Product) -> int:
-    size = product.coefficient
-    for axis in product.axes:
-        size *= axis_size(axis)
-    return size
 
 
 def _multiply(

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from precrop.read.axes import (
-    MAX_REPEATS,
     Axis,
     axis_size,
     constant,
@@ -28,7 +27,7 @@ from precrop.read.axes import (
     tie,
     unify,
 )
-from precrop.read.reader import Axes, Handler, Product, Reader, all_constant, fresh_axes
+from precrop.read.reader import Axes, Handler, Product, Reader, fresh_axes
 from precrop.read.trace import Call, input_tensors
 
 HANDLERS: dict[str, Handler] = {}
@@ -79,7 +78,13 @@ def _broadcast(reader: Reader, call: Call, operands: Sequence[Axes], shape: Sequ
     return tuple(reversed(result))
 
 
-@handles("copy", "masked_fill", "where", "lerp", "bernoulli", "dropout", "native_dropout")
+@handles(
+    "copy", "masked_fill", "where", "lerp", "bernoulli", "dropout", "native_dropout", "hardswish",
+    "hardsigmoid", "hardtanh", "relu6", "leaky_relu", "elu", "celu", "selu", "silu", "mish", "gelu",
+    "prelu", "_prelu_kernel", "rrelu", "threshold", "softplus", "hardshrink", "softshrink",
+    "log_sigmoid", "relu", "sigmoid", "tanh", "clamp", "rrelu_with_noise", "log_sigmoid_forward",
+    "_to_copy", "expand_as", "rsub", "addcmul", "addcdiv", "nan_to_num", "masked_fill",
+)  # fmt: skip
 def elementwise(reader: Reader, call: Call) -> Sequence[Axes]:
     """Corresponding axes are one."""
     operands = [reader.axes(tensor) for tensor in input_tensors(call)]
@@ -87,10 +92,10 @@ def elementwise(reader: Reader, call: Call) -> Sequence[Axes]:
 
 
 @handles(
-    "clone", "contiguous", "alias", "detach", "_to_copy", "lift_fresh", "_softmax", "_log_softmax",
+    "clone", "contiguous", "alias", "detach", "lift_fresh", "_softmax", "_log_softmax",
     "cumsum", "flip", "roll", "fill", "zero", "empty_like", "zeros_like", "ones_like", "rand_like",
     "randn_like", "full_like", "tril", "triu", "normal", "uniform", "sort", "_pin_memory",
-    "_fft_c2c", "random", "exponential", "trunc_normal", "new_empty_strided", "_prims_common",
+    "_fft_c2c", "random", "exponential", "trunc_normal",
 )  # fmt: skip
 def same_shape(reader: Reader, call: Call) -> Sequence[Axes]:
     """The output has the first operand's axes."""
@@ -155,11 +160,24 @@ def convolution(reader: Reader, call: Call) -> Sequence[Axes]:
         outputs = kernel[0]
     if bias is not None:
         outputs = unify(outputs, reader.axes(bias)[0], reason)
-    shape = call.shapes[0]
+    space = _space(reader, call, data[2:], kernel[2:])
     window = prod(weight.shape[2:])
-    product = Product(shape[0] * prod(shape[2:]) * window, [outputs, kernel[1]])
+    product = Product(window, [data[0], outputs, kernel[1], *space])
     reader.layer(weight, kind, inputs, outputs, product)
-    return [(data[0], outputs, *constants(shape[2:]))]
+    return [(data[0], outputs, *space)]
+
+
+def _space(reader: Reader, call: Call, space: Axes, window: Axes) -> Axes:
+    """Axes that a kernel moves along; a width among them (ECA) is kept if its size is."""
+    for axis in window:
+        freeze(axis, "a kernel's size")
+    shape = call.shapes[0]
+    kept = []
+    for axis, size in zip(space, shape[len(shape) - len(space) :], strict=True):
+        if axis_size(axis) != size:
+            freeze(axis, reader.reason(call))
+        kept.append(axis if axis_size(axis) == size else constant(size))
+    return tuple(kept)
 
 
 def _transposed(reader: Reader, call: Call) -> Sequence[Axes]:
@@ -182,10 +200,11 @@ def _transposed(reader: Reader, call: Call) -> Sequence[Axes]:
         outputs = merge([constant(groups), kernel[1]], reason)
     if bias is not None:
         outputs = unify(outputs, reader.axes(bias)[0], reason)
-    shape = call.shapes[0]
-    product = Product(x.shape[0] * prod(x.shape[2:]) * prod(weight.shape[2:]), [inputs, kernel[1]])
+    space = _space(reader, call, data[2:], kernel[2:])
+    window = prod(weight.shape[2:])
+    product = Product(window, [data[0], inputs, kernel[1], *data[2:]])
     reader.layer(weight, kind, inputs, outputs, product)
-    return [(data[0], outputs, *constants(shape[2:]))]
+    return [(data[0], outputs, *space)]
 
 
 def _matmul(reader: Reader, call: Call, a: Tensor, b: Tensor) -> Axes:
@@ -542,6 +561,15 @@ def squeeze(reader: Reader, call: Call) -> Sequence[Axes]:
     return [tuple(constant(1) if n == 1 else next(rest) for n in call.shapes[0])]
 
 
+@handles("as_strided")
+def as_strided(reader: Reader, call: Call) -> Sequence[Axes]:
+    """A change of strides only, as in a global pool, keeps the axes; any other freezes them."""
+    axes, shape = reader.axes(call.arg("self")), call.shapes[0]
+    if [axis_size(a) for a in axes if axis_size(a) != 1] == [n for n in shape if n != 1]:
+        return squeeze(reader, call)
+    return fallback(reader, call)
+
+
 @handles("expand", "expand_copy")
 def expand(reader: Reader, call: Call) -> Sequence[Axes]:
     """An axis of size 1 takes the width of what it meets."""
@@ -630,12 +658,9 @@ def unfold(reader: Reader, call: Call) -> Sequence[Axes]:
 )  # fmt: skip
 def spatial(reader: Reader, call: Call) -> Sequence[Axes]:
     """Batch and channels are kept; the axes behind them are resampled."""
-    axes, shape = reader.axes(input_tensors(call)[0]), call.shapes[0]
-    kept = len(axes) - _SPATIAL_AXES.get(call.name[-2:], 2) if len(axes) == 3 else 2
-    kept = 1 if kept < 1 else kept
-    for axis in axes[kept:]:
-        freeze(axis, reader.reason(call))
-    return [(*axes[:kept], *constants(s[kept:])) for s in [shape] * len(call.shapes)]
+    axes = reader.axes(input_tensors(call)[0])
+    kept = len(axes) - next((n for tag, n in _SPATIAL_AXES.items() if tag in call.name), 2)
+    return [(*axes[:kept], *_space(reader, call, axes[kept:], ()))] * len(call.shapes)
 
 
 _SPATIAL_AXES = {"1d": 1, "2d": 2, "3d": 3}
@@ -750,5 +775,3 @@ def gather(reader: Reader, call: Call) -> Sequence[Axes]:
         )
     ]  # fmt: skip
 
-
-__all__ = ["HANDLERS", "MAX_REPEATS", "all_constant", "fallback"]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from precrop.read.axes import Atom, Axis, axis_of, axis_size, constant, freeze, is_constant
+from precrop.read.axes import Atom, Axis, axis_of, axis_size, constant, freeze
 from precrop.read.trace import Call, Trace, input_tensors
 
 if TYPE_CHECKING:
@@ -38,13 +38,14 @@ class LayerReading:
 
 @dataclass
 class CallReading:
-    """What is known of one call: its outputs' axes and the integer arguments that follow widths.
+    """What is known of one call: its operands' axes and the integer arguments that follow widths.
 
     ``literals`` maps an argument's name and its index in a list (or None) to the axis whose size
     it states; these are the numbers that a module may hold in an attribute of its own. ``weight``
     names the parameter of the layer that the call computes.
     """
 
+    inputs: "Sequence[Axes]"
     outputs: "Sequence[Axes]"
     weight: str | None = None
     literals: dict[tuple[str, int | None], Axis] = field(default_factory=dict)
@@ -90,7 +91,7 @@ class Reader:
         return self.readings
 
     def _follow(self, call: Call) -> None:
-        reading = CallReading([])
+        reading = CallReading([self.axes(tensor) for tensor in input_tensors(call)], [])
         self.readings.append(reading)
         handler = self.handlers.get(call.name, self.fallback)
         reading.outputs = self._interpret(call, handler)
@@ -99,6 +100,8 @@ class Reader:
         self._pass_origin(call)
 
     def _interpret(self, call: Call, handler: Handler) -> "Sequence[Axes]":
+        if call.shapes is None:
+            raise AssertionError(f"{call.op} did not return")
         outputs = list(handler(self, call))
         if len(outputs) < len(call.shapes):
             outputs += [tuple(map(constant, shape)) for shape in call.shapes[len(outputs) :]]
@@ -132,7 +135,7 @@ class Reader:
             axes = tuple(map(constant, tensor.shape))
         else:
             if name not in self.tensors:
-                self.tensors[name] = fresh_axes(tuple(tensor.shape), name)
+                self.tensors[name] = _parameter_axes(tuple(tensor.shape), name)
             axes = self.tensors[name]
         self._axes[id(tensor)] = axes
         return axes
@@ -170,6 +173,7 @@ class Reader:
 
 INPUT = "reads the network's input"
 OUTPUT = "makes the network's output"
+KERNEL_RANK = 4
 
 
 def fresh_axes(shape: tuple[int, ...], name: str) -> Axes:
@@ -177,6 +181,12 @@ def fresh_axes(shape: tuple[int, ...], name: str) -> Axes:
     return tuple(constant(n) if n <= 1 else axis_of(Atom(n, name)) for n in shape)
 
 
-def all_constant(reader: Reader, call: Call) -> bool:
-    """Whether no width reaches this call."""
-    return all(is_constant(axis) for t in input_tensors(call) for axis in reader.axes(t))
+def _parameter_axes(shape: tuple[int, ...], name: str) -> Axes:
+    """A parameter's axes. Where it looks like kernels, their extent is no width.
+
+    It must be known before a weight that is reshaped first (standardised) meets its convolution.
+    """
+    axes = fresh_axes(shape, name)
+    if len(shape) >= KERNEL_RANK and shape[-1] == shape[-2]:
+        axes = (*axes[:2], *map(constant, shape[2:]))
+    return axes

@@ -6,7 +6,7 @@ operations are followed as they happen and nothing is computed. A network that n
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
 )
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -59,12 +60,17 @@ class Call:
 
 @dataclass
 class Trace:
-    """A forward pass: calls in order, module frames, outputs. ``error`` is set if it raised."""
+    """A forward pass: calls in order, module frames, outputs. ``error`` is set if it raised.
+
+    ``refused`` is the shape that a reshape was asked for and could not give; such a request never
+    becomes an ATen call. Only traces with a limit look for it.
+    """
 
     calls: list[Call] = field(default_factory=list)
     frames: list[Frame] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
     error: Exception | None = None
+    refused: Shape | None = None
 
 
 _NAMES: dict[Any, str] = {}
@@ -156,6 +162,26 @@ class _LimitError(Exception):
     """Ends a trace that was asked to stop after some calls."""
 
 
+class _ReshapeWatch(TorchFunctionMode):
+    """Notes the shape that a failing ``reshape`` was asked for."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()
+        self.trace = trace
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if function not in (Tensor.reshape, torch.reshape):
+            return function(*args, **(kwargs or {}))
+        try:
+            return function(*args, **(kwargs or {}))
+        except RuntimeError:
+            shape = args[1] if len(args) == 2 and not isinstance(args[1], int) else args[1:]
+            self.trace.refused = tuple(shape)
+            raise
+
+
 class _Recorder(TorchDispatchMode):
     def __init__(
         self, trace: Trace, stack: list[int], meta: MetaCache | None, limit: int | None
@@ -235,6 +261,7 @@ def run(
         with (
             torch.no_grad(),
             _module_frames(model, trace, stack),
+            _ReshapeWatch(trace) if limit is not None else nullcontext(),
             _Recorder(trace, stack, meta, limit),
         ):
             output = model(*args, **kwargs)

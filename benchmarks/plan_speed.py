@@ -1,0 +1,388 @@
+"""Seconds that `precrop.plan` takes, next to Torch-Pruning at the same MACs: `make bench`.
+
+Torch-Pruning takes a channel ratio, not a budget, so its ratio is bisected until the MACs lie
+within one per cent of the budget, on either side. Both that total, counting the MACs included, and
+one single prune at the ratio found are reported. A prune changes the network in place, so `plan +
+build` is shown beside it. Networks are made outside of the timed parts, a fresh one each time. MACs
+of both tools' networks are counted by PyTorch's own FlopCounterMode, halved, on meta tensors.
+"""
+
+import argparse
+import copy
+import gc
+import importlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+from unittest import mock
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import precrop
+from precrop import models
+
+NETWORKS = ("resnet50", "mobilenet_v2", "efficientnet_b0")
+DEPTHS = ("resnet20", "resnet56", "resnet110", "resnet1202")
+SHAPE, SMALL = (3, 224, 224), (3, 32, 32)
+SHARE = 0.5
+TOLERANCE = 0.01
+MAX_PRUNES = 20
+STAGES = {
+    "reading": ("precrop.api", "Network"),
+    "solving": ("precrop.api", "allocate"),
+    "rounding": ("precrop.api", "round_units"),
+    "fitting": ("precrop.fit.fitting", "Fitter.fit"),
+}
+IMPORTS = {
+    "import precrop": "import precrop",
+    "import precrop; precrop.plan": "import precrop; precrop.plan",
+}
+
+T = TypeVar("T")
+Row = dict[str, Any]
+progress = Console(stderr=True, highlight=False)
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table of results: ``columns`` maps a row's key to its heading."""
+
+    title: str
+    columns: Mapping[str, str]
+    rows: Sequence[Row]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure everything and print it; also as JSON or as Markdown where asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write the tables as Markdown"
+    )
+    parser.add_argument("--repeats", type=int, default=9, help="plans per network (default 9)")
+    parser.add_argument(
+        "--prunes", type=int, default=3, help="single prunes per network (default 3)"
+    )
+    options = parser.parse_args(argv)
+    warnings.filterwarnings("ignore", module="torch_pruning")
+    setting = _setting()
+    progress.print(", ".join(f"{name} {value}" for name, value in setting.items()))
+    sections = [
+        *compare(options.repeats, options.prunes),
+        depth(min(3, options.repeats)),
+        stages(options.repeats),
+        imports(options.repeats),
+    ]
+    console = Console(highlight=False)
+    console.width = max(console.width, 150)
+    for section in sections:
+        console.print(_table(section))
+    if options.json:
+        content = {"setting": setting, **{s.title: list(s.rows) for s in sections}}
+        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    if options.markdown:
+        options.markdown.write_text(_markdown(sections, setting), encoding="utf-8")
+
+
+def compare(repeats: int, prunes: int) -> tuple[Section, Section]:
+    """Plans of the three networks, and Torch-Pruning's way to the same MACs."""
+    plans: list[Row] = []
+    rivals: list[Row] = []
+    for name in NETWORKS:
+        ours = time_plans(name, repeats, {"macs": SHARE})
+        both = time_plans(name, repeats, {"params": SHARE, "macs": SHARE})
+        plans += [ours, both]
+        theirs = time_torch_pruning(name, prunes)
+        theirs["plan"], theirs["crop"] = ours["median"], ours["crop"]
+        theirs["bisection_ratio"] = theirs["bisection"] / ours["median"]
+        theirs["prune_ratio"] = theirs["prune"] / ours["median"]
+        theirs["crop_ratio"] = theirs["prune"] / ours["crop"]
+        rivals.append(theirs)
+    title = f"precrop.plan at {'x'.join(map(str, SHAPE))}, seconds"
+    columns = {
+        "network": "network", "budgets": "budgets", "first": "first", "median": "median",
+        "least": "least", "most": "most", "crop": "plan + build", "params": "params",
+        "macs": "MACs",
+    }  # fmt: skip
+    rival_columns = {
+        "network": "network", "macs": "MACs", "prunes": "prunes", "bisection": "bisection",
+        "prune": "one prune", "prune_least": "least", "prune_most": "most", "plan": "plan",
+        "crop": "plan + build", "bisection_ratio": "bisection / plan",
+        "prune_ratio": "prune / plan", "crop_ratio": "prune / (plan + build)",
+    }  # fmt: skip
+    return (
+        Section(title, columns, plans),
+        Section("Torch-Pruning to the same MACs, seconds", rival_columns, rivals),
+    )
+
+
+def time_plans(name: str, repeats: int, budgets: dict[str, Any]) -> Row:
+    """Seconds of ``repeats`` plans of fresh networks; the first call is reported apart."""
+    seconds, crops = [], []
+    text = " ".join(f"{cost} {share}" for cost, share in budgets.items())
+    for _ in _steps(f"{name} {text}", repeats + 1):
+        model = make(name)
+        taken, plan = timed(partial(precrop.plan, model, SHAPE, **budgets))
+        built, small = timed(partial(plan.build, model))
+        seconds.append(taken)
+        crops.append(taken + built)
+    macs = count_macs(small)
+    if macs != plan.macs:
+        raise AssertionError(f"{name}: planned {plan.macs} MACs, PyTorch counts {macs}")
+    return {
+        "network": name,
+        "budgets": text,
+        "first": seconds[0],
+        **spread(seconds[1:]),
+        "crop": statistics.median(crops[1:]),
+        "params": plan.params / plan.base_params,
+        "macs": plan.macs / plan.base_macs,
+    }
+
+
+def time_torch_pruning(name: str, prunes: int) -> Row:
+    """Seconds until the MACs are right, and of one prune at the ratio that makes them so."""
+    limit = SHARE * count_macs(make(name))
+    low, high, count, total = 0.0, 1.0, 0, 0.0
+    macs: float = 0.0
+    while abs(macs - limit) > TOLERANCE * limit:
+        if count == MAX_PRUNES:
+            raise RuntimeError(f"{name}: no ratio gives the MACs within {MAX_PRUNES} prunes")
+        ratio = (low + high) / 2
+        model = make(name)
+        taken, _ = timed(partial(prune, model, ratio))
+        counting, macs = timed(partial(count_macs, model))
+        total += taken + counting
+        low, high = (ratio, high) if macs > limit else (low, ratio)
+        count += 1
+        progress.print(
+            f"  Torch-Pruning {name}: ratio {ratio:.4f}, MACs {macs / limit:.3f} of budget"
+        )
+    single = []
+    for _ in _steps(f"Torch-Pruning {name}, one prune", prunes):
+        model = make(name)
+        single.append(timed(partial(prune, model, ratio))[0])
+    share = SHARE * macs / limit
+    return {
+        "network": name,
+        "macs": share,
+        "ratio": ratio,
+        "prunes": count,
+        "bisection": total,
+        "prune": statistics.median(single),
+        "prune_least": min(single),
+        "prune_most": max(single),
+    }
+
+
+def prune(model: nn.Module, ratio: float) -> None:
+    """Torch-Pruning's default pruner in place, random importance, the classifier's outputs kept."""
+    import torch_pruning as tp
+
+    classifier = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
+    pruner = tp.pruner.MetaPruner(
+        model,
+        torch.ones(1, *SHAPE),
+        importance=tp.importance.RandomImportance(),
+        pruning_ratio=ratio,
+        ignored_layers=[classifier],
+    )
+    pruner.step()
+
+
+def depth(repeats: int) -> Section:
+    """Plans of ever deeper networks of one family."""
+    rows = []
+    for name in DEPTHS:
+        factory: Callable[[], nn.Module] = getattr(models, name)
+        seconds = []
+        for _ in _steps(f"{name} params and macs {SHARE}", repeats):
+            model = factory()
+            taken, plan = timed(partial(precrop.plan, model, SMALL, params=SHARE, macs=SHARE))
+            seconds.append(taken)
+        layers = len(plan.layers)
+        row: Row = {"network": name, "layers": layers, **spread(seconds)}
+        rows.append({**row, "per_layer": 1000 * row["median"] / layers})
+    columns = {
+        "network": "network", "layers": "layers", "median": "median", "least": "least",
+        "most": "most", "per_layer": "ms per layer",
+    }  # fmt: skip
+    return Section(f"Time against depth at {'x'.join(map(str, SMALL))}, seconds", columns, rows)
+
+
+def stages(repeats: int) -> Section:
+    """Where the time of a plan goes."""
+    rows = []
+    for name in NETWORKS:
+        runs = [stage_seconds(make(name), SHAPE) for _ in _steps(f"{name}, stages", repeats)]
+        row: Row = {"network": name}
+        row |= {stage: statistics.median(run[stage] for run in runs) for stage in runs[0]}
+        rows.append(row)
+    columns = {name: name for name in ("network", *STAGES, "rest", "total")}
+    return Section("Where the time goes, params and MACs 0.5, seconds", columns, rows)
+
+
+def stage_seconds(model: nn.Module, shape: tuple[int, ...]) -> dict[str, float]:
+    """Seconds of one plan by stage."""
+    seconds = dict.fromkeys(STAGES, 0.0)
+    with _clocks(seconds):
+        total, _ = timed(partial(precrop.plan, model, shape, params=SHARE, macs=SHARE))
+    return {**seconds, "rest": total - sum(seconds.values()), "total": total}
+
+
+@contextmanager
+def _clocks(seconds: dict[str, float]) -> Iterator[None]:
+    """Let every stage's function add its time to ``seconds``."""
+    patches = []
+    for stage, (module_name, path) in STAGES.items():
+        *owners, name = path.split(".")
+        owner: Any = importlib.import_module(module_name)
+        for part in owners:
+            owner = getattr(owner, part)
+        patches.append(
+            mock.patch.object(owner, name, _clocked(getattr(owner, name), stage, seconds))
+        )
+    for patch in patches:
+        patch.start()
+    try:
+        yield
+    finally:
+        for patch in patches:
+            patch.stop()
+
+
+def _clocked(function: Callable[..., Any], stage: str, seconds: dict[str, float]) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        result = function(*args, **kwargs)
+        seconds[stage] += time.perf_counter() - start
+        return result
+
+    return call
+
+
+def imports(repeats: int) -> Section:
+    """Seconds of imports in fresh interpreters, beyond those of ``import torch``."""
+    rows = []
+    for title, code in IMPORTS.items():
+        program = (
+            "import time, torch\nstart = time.perf_counter()\n"
+            f"{code}\nprint(time.perf_counter() - start)"
+        )
+        seconds = []
+        for _ in _steps(title, repeats):
+            command = [sys.executable, "-c", program]
+            answer = subprocess.run(command, capture_output=True, text=True, check=True)
+            seconds.append(float(answer.stdout))
+        rows.append({"what": title, **spread(seconds)})
+    columns = {"what": "what", "median": "median", "least": "least", "most": "most"}
+    return Section("Imports beyond import torch, seconds", columns, rows)
+
+
+def make(name: str) -> nn.Module:
+    """A fresh network of torchvision's in eval mode."""
+    import torchvision
+
+    model: nn.Module = torchvision.models.get_model(name, weights=None).eval()
+    return model
+
+
+def count_macs(model: nn.Module) -> int:
+    """MACs at batch 1 as PyTorch counts them, on meta tensors so that it takes little time."""
+    meta = copy.deepcopy(model).to("meta").eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        meta(torch.ones(1, *SHAPE, device="meta"))
+    return int(counter.get_total_flops()) // 2
+
+
+def timed(work: Callable[[], T]) -> tuple[float, T]:
+    """Seconds that ``work`` takes, and its result; what others left behind is collected before."""
+    gc.collect()
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
+
+
+def spread(seconds: Sequence[float]) -> dict[str, float]:
+    """Median, least and most."""
+    return {
+        "median": statistics.median(seconds),
+        "least": min(seconds),
+        "most": max(seconds),
+    }
+
+
+def _steps(title: str, count: int) -> Iterator[int]:
+    progress.print(f"{title}: {count} runs")
+    yield from range(count)
+
+
+def _setting() -> dict[str, str]:
+    from importlib.metadata import version
+
+    packages = ("precrop", "torch", "torchvision", "torch-pruning")
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "Python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
+
+
+def _cell(value: Any, key: str) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    if key in ("params", "macs"):
+        return f"{value:.1%}"
+    if key.endswith("_ratio"):
+        return f"{value:.1f}x"
+    return f"{value:.2f}" if value >= 1 else f"{value:.3f}"
+
+
+def _table(section: Section) -> Table:
+    table = Table(title=section.title, title_justify="left", box=None, header_style="bold")
+    for index, heading in enumerate(section.columns.values()):
+        table.add_column(heading, justify="right" if index else "left", no_wrap=True)
+    for row in section.rows:
+        table.add_row(*(_cell(row[key], key) for key in section.columns))
+    return table
+
+
+def _markdown(sections: Sequence[Section], setting: Mapping[str, str]) -> str:
+    where = ", ".join(f"{name} {value}" for name, value in setting.items())
+    lines = [
+        "# How long planning takes",
+        "",
+        "`make bench` prints these tables; with `--markdown docs/speed-of-planning.md`,",
+        "`benchmarks/plan_speed.py` wrote this file. Everything is of one run on one machine:",
+        f"{where}.",
+        "",
+        *(__doc__ or "").strip().splitlines()[2:],
+    ]
+    for section in sections:
+        headings = list(section.columns.values())
+        lines += ["", f"## {section.title}", ""]
+        lines.append("| " + " | ".join(headings) + " |")
+        lines.append("|---|" + "---:|" * (len(headings) - 1))
+        for row in section.rows:
+            cells = [_cell(row[key], key) for key in section.columns]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,10 @@ within one per cent of the budget, on either side. Both that total, counting the
 one single prune at the ratio found are reported. A prune changes the network in place, so `plan +
 build` is shown beside it. Networks are made outside of the timed parts, a fresh one each time. MACs
 of both tools' networks are counted by PyTorch's own FlopCounterMode, halved, on meta tensors.
+
+PyTorch runs on one thread unless `--threads` says otherwise: precrop computes nothing that threads
+share, and Torch-Pruning's threads, where other processes hold the cores, wait for each other many
+times longer than they work.
 """
 
 import argparse
@@ -23,6 +27,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 from unittest import mock
@@ -74,11 +79,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--markdown", type=Path, metavar="FILE", help="write the tables as Markdown"
     )
+    parser.add_argument(
+        "--readme", type=Path, metavar="FILE", help="write the short table between its markers"
+    )
     parser.add_argument("--repeats", type=int, default=9, help="plans per network (default 9)")
     parser.add_argument(
         "--prunes", type=int, default=3, help="single prunes per network (default 3)"
     )
+    parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads (default 1)")
     options = parser.parse_args(argv)
+    torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore", module="torch_pruning")
     setting = _setting()
     progress.print(", ".join(f"{name} {value}" for name, value in setting.items()))
@@ -95,12 +105,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.json:
         content = {"setting": setting, **{s.title: list(s.rows) for s in sections}}
         options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    if options.readme:
+        _write_readme(options.readme, sections)
     if options.markdown:
         options.markdown.write_text(_markdown(sections, setting), encoding="utf-8")
 
 
 def compare(repeats: int, prunes: int) -> tuple[Section, Section]:
     """Plans of the three networks, and Torch-Pruning's way to the same MACs."""
+    prune(make("resnet18"), SHARE)  # what is loaded once is not counted
     plans: list[Row] = []
     rivals: list[Row] = []
     for name in NETWORKS:
@@ -333,11 +346,10 @@ def _steps(title: str, count: int) -> Iterator[int]:
 
 
 def _setting() -> dict[str, str]:
-    from importlib.metadata import version
-
     packages = ("precrop", "torch", "torchvision", "torch-pruning")
     return {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{platform.machine()} with {os.cpu_count()} cores",
+        "threads": str(torch.get_num_threads()),
         "Python": platform.python_version(),
         **{name: version(name) for name in packages},
     }
@@ -367,8 +379,8 @@ def _markdown(sections: Sequence[Section], setting: Mapping[str, str]) -> str:
     lines = [
         "# How long planning takes",
         "",
-        "`make bench` prints these tables; with `--markdown docs/speed-of-planning.md`,",
-        "`benchmarks/plan_speed.py` wrote this file. Everything is of one run on one machine:",
+        "`make bench` prints these tables; with `--markdown docs/speed-of-planning.md --readme",
+        "README.md` the script wrote this file. Everything is of one run on one machine:",
         f"{where}.",
         "",
         *(__doc__ or "").strip().splitlines()[2:],
@@ -382,6 +394,43 @@ def _markdown(sections: Sequence[Section], setting: Mapping[str, str]) -> str:
             cells = [_cell(row[key], key) for key in section.columns]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _write_readme(path: Path, sections: Sequence[Section]) -> None:
+    """Replace what stands between the two markers by the figures of this run."""
+    before, start, rest = path.read_text(encoding="utf-8").partition("<!-- figures -->\n")
+    _, end, after = rest.partition("<!-- /figures -->")
+    if not end:
+        raise SystemExit(f"{path} has no markers for the figures")
+    rows = ["| what | measured | command |", "|---|---|---|", *_short_rows(sections)]
+    path.write_text(before + start + "\n".join(rows) + "\n" + end + after, encoding="utf-8")
+
+
+def _short_rows(sections: Sequence[Section]) -> Iterator[str]:
+    plans, rivals, depths, _, imported = (section.rows for section in sections)
+    for plan, rival in zip(plans[::2], rivals, strict=True):
+        yield (
+            f"| plan {plan['network']} at half its MACs | {plan['median']:.2f} s, "
+            f"{plan['least']:.2f} to {plan['most']:.2f} | `make bench` |"
+        )
+        yield (
+            f"| Torch-Pruning {version('torch-pruning')} to the same MACs | "
+            f"{rival['bisection']:.2f} s in {rival['prunes']} prunes: "
+            f"{rival['bisection_ratio']:.1f} times as long | `make bench` |"
+        )
+    for plan in plans[1:2]:
+        yield (
+            f"| {plan['network']} at half its parameters and MACs | {plan['params']:.1%} of the "
+            f"parameters, {plan['macs']:.1%} of the MACs | `make demo` |"
+        )
+    for row in (depths[0], depths[-1]):
+        yield (
+            f"| plan {row['network']}, {row['layers']} layers | {row['median']:.2f} s, "
+            f"{row['per_layer']:.1f} ms a layer | `make bench` |"
+        )
+    yield (
+        f"| `import precrop` beyond `import torch` | {imported[0]['median']:.3f} s | `make bench` |"
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from precrop.allocate import Allocation, allocate
 from precrop.budgets import Budget, parse_budgets
 from precrop.errors import PrecropError
 from precrop.fit.fitting import Fit, Fitter
-from precrop.fit.holding import hold
+from precrop.fit.holding import Holds
 from precrop.layerwise import METHODS
 from precrop.plans import BudgetPlan, LayerPlan, Plan
 from precrop.program import BALANCE, Program, program
@@ -175,7 +175,7 @@ def _ignore(network: Network, patterns: Sequence[str]) -> None:
                 f"ignore pattern {pattern!r} matches no layer; layers are named like "
                 + ", ".join(names[:3])
             )
-        network.keep_width(matching.__contains__, f"ignored by {pattern!r}")
+        network.keep_width(matching, f"ignored by {pattern!r}")
 
 
 def _choose(
@@ -183,6 +183,7 @@ def _choose(
 ) -> Choice:
     """Allocate, round and fit; where the fitted network is not as predicted, hold that and repeat."""
     fitter = Fitter(network)
+    holds = Holds(network, fitter)
     message = ""
     for _ in range(MAX_ATTEMPTS):
         structure, ties = network.structure()
@@ -199,7 +200,7 @@ def _choose(
             budgets = _budgets(structure, units, asked, limits, allocation)
             return Choice(structure, ties, units, sizes, fit, problem, allocation, budgets)
         message = fit.mismatch.message
-        hold(network, fitter, fit.mismatch)
+        holds.hold(fit.mismatch)
     raise PrecropError(f"the network could not be cropped: {message}")
 
 

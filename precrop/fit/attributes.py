@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
@@ -14,9 +14,12 @@ Edit = tuple[str, str, Any]
 
 
 def stated_sizes(module: nn.Module) -> dict[str, Any]:
-    """What the attributes of PyTorch's own layers must say, given their parameters' shapes."""
+    """What the attributes of layers must say, given their parameters' shapes.
+
+    Only what a module has and what was true of the original counts; others are not its attributes.
+    """
     weight = getattr(module, "weight", None)
-    shape = tuple(weight.shape) if weight is not None else ()
+    shape = tuple(weight.shape) if isinstance(weight, Tensor) else ()
     if isinstance(module, _ConvNd) and shape:
         ends = (shape[0], shape[1] * module.groups)
         inputs, outputs = ends if module.transposed else ends[::-1]
@@ -34,15 +37,12 @@ def stated_sizes(module: nn.Module) -> dict[str, Any]:
     if isinstance(module, _NormBase):
         known = weight if weight is not None else module.running_mean
         return {} if known is None else {"num_features": known.shape[0]}
-    if isinstance(module, nn.GroupNorm) and shape:
-        return {"num_channels": shape[0]}
-    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and shape:
-        return {"normalized_shape": shape}
-    if isinstance(module, nn.PReLU) and shape:
-        return {"num_parameters": shape[0]}
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and shape:
         return {"embedding_dim": shape[1]}
-    return {}
+    # Norms of any library: LayerNorm, RMSNorm, GroupNorm, PReLU.
+    if not shape:
+        return {}
+    return {"normalized_shape": shape, "num_channels": shape[0], "num_parameters": shape[0]}
 
 
 def integers(module: nn.Module) -> Iterator[tuple[str, int]]:

@@ -5,7 +5,7 @@ found by causal probing: on the network as it was, one stored integer is changed
 that moves is what it drives. What one module teaches holds for all modules of its class.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -44,18 +44,18 @@ class Site:
 
 @dataclass(frozen=True)
 class Rule:
-    """An attribute that drives an argument: ``argument = slope * attribute + offset``.
+    """Attributes that drive an argument: it moves by the sum of ``slope`` times what each moves.
 
-    The attribute belongs to a module of class ``kind``, ``depth`` frames outside of the call.
+    The attributes belong to a module of class ``kind``, ``depth`` frames outside of the call.
+    ``driver`` is the one to set; the others may have been set for other arguments.
     """
 
     site: Site
     literal: tuple[str, int | None]
     depth: int
     kind: type[nn.Module]
-    attribute: str
-    slope: Fraction
-    offset: Fraction
+    driver: str
+    slopes: Mapping[str, Fraction]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Fitter:
 
     network: Network
     rules: list[Rule] = field(default_factory=list)
-    _sites: dict[int, list[Site]] = field(default_factory=dict)
+    _sites: dict[bool, list[Site]] = field(default_factory=dict)
     _given_up: set[tuple[Site, tuple[str, int | None]]] = field(default_factory=set)
 
     def fit(self, sizes: Sizes) -> Fit:
@@ -97,9 +97,9 @@ class Fitter:
 
     def site(self, forward: Pass, index: int) -> Site:
         """The place in the code of a call."""
-        sites = self._sites.get(id(forward))
+        sites = self._sites.get(forward.training)
         if sites is None:
-            sites = self._sites[id(forward)] = list(_sites(forward.trace))
+            sites = self._sites[forward.training] = list(_sites(forward.trace))
         return sites[index]
 
     def _resized(self, sizes: Sizes) -> dict[str, list[list[tuple[int, int]]]]:
@@ -129,7 +129,11 @@ class Fitter:
             return full(shape, dtype=tensor.dtype, device=tensor.device)
 
         candidate = copied(self.network.base, make)
-        edits = [*self._group_edits(sizes), *self._learnt_edits(sizes)]
+        edits = [
+            *self._group_edits(sizes),
+            *self._norm_edits(sizes),
+            *self._learnt_edits(sizes),
+        ]
         apply_edits(candidate, edits)
         stated = list(_stated_edits(self.network.base, candidate, tensors))
         apply_edits(candidate, stated)
@@ -149,37 +153,62 @@ class Fitter:
                 if stated == axis_size(axis) != sizes.size(axis):
                     yield path, "groups", sizes.size(axis)
 
+    def _norm_edits(self, sizes: Sizes) -> Iterator[Edit]:
+        """Normalised shapes of norms that have no parameters to tell them."""
+        done = set()
+        for forward in self.network.passes:
+            for call, reading in zip(forward.trace.calls, forward.readings, strict=True):
+                path = forward.trace.frames[call.frame].path if call.frame >= 0 else ""
+                if path in done or not reading.inputs:
+                    continue
+                done.add(path)
+                module = self.network.base.get_submodule(path)
+                stated = getattr(module, "normalized_shape", None)
+                if stated is None or isinstance(getattr(module, "weight", None), Tensor):
+                    continue
+                axes = reading.inputs[0][-len(stated) :]
+                shape = tuple(map(sizes.size, axes))
+                if tuple(stated) == tuple(map(axis_size, axes)) != shape:
+                    yield path, "normalized_shape", shape
+
     def _learnt_edits(self, sizes: Sizes) -> list[Edit]:
-        edits: dict[tuple[str, str], Any] = {}
+        edits: dict[tuple[str, str], int] = {}
         for rule in self.rules:
             for forward in self.network.passes:
                 for index, reading in enumerate(forward.readings):
                     axis = reading.literals.get(rule.literal)
-                    if axis is None or self.site(forward, index) != rule.site:
-                        continue
-                    edit = self._edit(rule, forward, index, axis, sizes)
-                    if edit is not None:
-                        edits.setdefault((edit[0], edit[1]), edit[2])
+                    if axis is not None and self.site(forward, index) == rule.site:
+                        self._follow(rule, forward, index, axis, sizes, edits)
         return [(path, attribute, value) for (path, attribute), value in edits.items()]
 
-    def _edit(
-        self, rule: Rule, forward: Pass, index: int, axis: Axis, sizes: Sizes
-    ) -> Edit | None:
-        """The edit that a rule asks for at one call, if it applies there."""
+    def _follow(
+        self,
+        rule: Rule,
+        forward: Pass,
+        index: int,
+        axis: Axis,
+        sizes: Sizes,
+        edits: dict[tuple[str, str], int],
+    ) -> None:
+        """Set the driver of an argument so that it states the new size, if the rule holds here."""
         frames = _frames(forward.trace, index)
         if len(frames) <= rule.depth:
-            return None
+            return
         frame = forward.trace.frames[frames[rule.depth]]
-        if frame.kind is not rule.kind:
-            return None
-        module = self.network.base.get_submodule(frame.path)
-        stated = dict(integers(module)).get(rule.attribute)
-        if stated is None or rule.slope * stated + rule.offset != axis_size(axis):
-            return None
-        value = (sizes.size(axis) - rule.offset) / rule.slope
-        if value.denominator != 1 or value == stated:
-            return None
-        return frame.path, rule.attribute, int(value)
+        key = (frame.path, rule.driver)
+        if frame.kind is not rule.kind or key in edits:
+            return
+        stated = dict(integers(self.network.base.get_submodule(frame.path)))
+        if not rule.slopes.keys() <= stated.keys():
+            return
+        move = Fraction(sizes.size(axis) - axis_size(axis))
+        for attribute, slope in rule.slopes.items():
+            if attribute != rule.driver:
+                now = edits.get((frame.path, attribute), stated[attribute])
+                move -= slope * (now - stated[attribute])
+        value = stated[rule.driver] + move / rule.slopes[rule.driver]
+        if value.denominator == 1 and value != stated[rule.driver]:
+            edits[key] = int(value)
 
     def _compare(self, candidate: nn.Module, sizes: Sizes) -> Mismatch | None:
         for forward in self.network.passes:
@@ -208,26 +237,40 @@ class Fitter:
     def _probe(
         self, forward: Pass, index: int, site: Site, literal: tuple[str, int | None]
     ) -> Rule | None:
-        """Change stored integers around a call, one by one, until the argument moves."""
-        stated = _argument(forward.trace.calls[index], literal)
-        if stated is None:
-            return None
+        """Change the integers that modules around a call store, one by one: what moves it?"""
         for depth, frame_index in enumerate(_frames(forward.trace, index)[:PROBED_DEPTH]):
             frame = forward.trace.frames[frame_index]
-            module = self.network.base.get_submodule(frame.path)
-            for attribute, value in list(integers(module)):
-                for change in CHANGES:
-                    if value + change < 1:
-                        continue
-                    edit = (frame.path, attribute, value + change)
-                    moved = self._moved(forward, index, literal, edit)
-                    if moved is None or moved == stated:
-                        continue
-                    slope = Fraction(moved - stated, change)
-                    if slope <= 0:
-                        continue
-                    offset = stated - slope * value
-                    return Rule(site, literal, depth, frame.kind, attribute, slope, offset)
+            stored = dict(integers(self.network.base.get_submodule(frame.path)))
+            slopes: dict[str, Fraction] = {}
+            for attribute, value in stored.items():
+                slope = self._slope(forward, index, literal, (frame.path, attribute, value))
+                if slope:
+                    slopes[attribute] = slope
+            stated = _argument(forward.trace.calls[index], literal)
+            driven = {rule.driver for rule in self.rules if rule.site == site}
+            drivers = [attribute for attribute, slope in slopes.items() if slope > 0]
+            if drivers:
+                # An attribute that is not taken, then one that the argument is a multiple of, then
+                # the larger one: of heads times width it is the width that changes.
+                driver = max(
+                    drivers,
+                    key=lambda a: (a not in driven, slopes[a] * stored[a] == stated, stored[a]),
+                )
+                return Rule(site, literal, depth, frame.kind, driver, slopes)
+        return None
+
+    def _slope(
+        self, forward: Pass, index: int, literal: tuple[str, int | None], stored: Edit
+    ) -> Fraction | None:
+        """By how much an argument moves for every one that a stored integer moves."""
+        stated = _argument(forward.trace.calls[index], literal)
+        path, attribute, value = stored
+        for change in CHANGES:
+            if value + change < 1 or stated is None:
+                continue
+            moved = self._moved(forward, index, literal, (path, attribute, value + change))
+            if moved is not None:
+                return Fraction(moved - stated, change)
         return None
 
     def _moved(
@@ -241,13 +284,21 @@ class Fitter:
         probe = self.network.replica()
         apply_edits(probe, [edit])
         trace = self.network.run(probe, training=forward.training, limit=index + 1)
+        if _diverged(forward.trace, trace, index):
+            return None
         call = forward.trace.calls[index]
         if len(trace.calls) > index and trace.calls[index].op == call.op:
             return _argument(trace.calls[index], literal)
         if trace.refused is not None and call.name in RESHAPES and literal[1] is not None:
-            wanted = trace.refused[literal[1] : literal[1] + 1]
-            return wanted[0] if wanted and len(trace.refused) == len(call.arg("size")) else None
+            same_rank = len(trace.refused) == len(call.arg("size"))
+            return trace.refused[literal[1]] if same_rank else None
         return None
+
+
+def _diverged(base: Trace, trace: Trace, index: int) -> bool:
+    """Whether a trace differs before a call: what was changed drives an earlier one."""
+    before = zip(base.calls[:index], trace.calls[:index], strict=False)
+    return any(call.op != other.op or call.shapes != other.shapes for call, other in before)
 
 
 def _stated_edits(

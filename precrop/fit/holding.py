@@ -1,11 +1,12 @@
 """What to do where a fitted network differs from its prediction: tie, or else freeze, what meets there.
 
-The same code runs in many modules, so every step is taken wherever the differing call's code runs.
-Each step changes something or the next one is taken; the last freezes everything, and a network in
-which nothing changes is always as predicted.
+The same code runs in many modules, so a decision holds wherever the differing call's code runs. A
+decision that did not help is taken back before the next, harder one is tried; the last one freezes
+every width, and a network in which nothing changes is always as predicted.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 from precrop.fit.fitting import Fitter, Mismatch, Site
 from precrop.read.axes import Axis
@@ -15,60 +16,80 @@ from precrop.read.reader import CallReading
 # The module that runs the call, and the one around it.
 MAX_DEPTH = 2
 
+Reach = Callable[[Network, Pass, int], list[Axis]]
 
-def hold(network: Network, fitter: Fitter, mismatch: Mismatch) -> None:
-    """Take the gentlest step that still changes something."""
-    site = fitter.site(mismatch.forward, mismatch.index)
-    where = site.kind.__name__ if site.kind else "the network"
-    reason = f"{site.op} in {where} keeps its sizes"
-    places = [
-        (forward, index)
-        for forward in network.passes
-        for index in range(len(forward.readings))
-        if fitter.site(forward, index) == site
-    ]
-    for act in (network.tie, lambda axes: network.freeze(axes, reason)):
-        for gather in _reaches(network):
-            if _act(act, (gather(forward, index) for forward, index in places)):
+
+@dataclass
+class Holds:
+    """For every site that differed, how hard its widths are held: an index into `DECISIONS`."""
+
+    network: Network
+    fitter: Fitter
+    levels: dict[Site, int] = field(default_factory=dict)
+
+    def hold(self, mismatch: Mismatch) -> None:
+        """Hold the site of a mismatch one step harder than before, if that changes anything."""
+        site = self.fitter.site(mismatch.forward, mismatch.index)
+        for level in range(self.levels.get(site, -1) + 1, len(DECISIONS)):
+            self.levels[site] = level
+            self.network.read()
+            changed = {other: self._apply(other) for other in self.levels}
+            if changed[site]:
                 return
-    network.freeze((axis for layer in network.layers for axis in (layer.inputs, layer.outputs)), reason)
+        every = (axis for layer in self.network.layers for axis in (layer.inputs, layer.outputs))
+        self.network.freeze(every, _reason(site))
+
+    def _apply(self, site: Site) -> bool:
+        freezes, reach = DECISIONS[self.levels[site]]
+        network, changed = self.network, False
+        for forward in network.passes:
+            for index in range(len(forward.readings)):
+                if self.fitter.site(forward, index) != site:
+                    continue
+                axes = [axis for axis in reach(network, forward, index) if network.varies(axis)]
+                if freezes:
+                    changed |= network.freeze(axes, _reason(site))
+                else:
+                    changed |= network.tie(axes)
+        return changed
 
 
-Gather = Callable[[Pass, int], list[Axis]]
+def _reason(site: Site) -> str:
+    where = site.kind.__name__ if site.kind else "the network"
+    return f"{site.op} in {where} keeps its sizes"
 
 
-def _act(act: Callable[[Iterable[Axis]], bool], rows: Iterable[list[Axis]]) -> bool:
-    return any([act(row) for row in rows])
+def _at_call(network: Network, forward: Pass, index: int) -> list[Axis]:
+    return list(_axes(forward.readings[index]))
 
 
-def _reaches(network: Network) -> Iterator[Gather]:
-    """Ever wider sets of axes around a call: its own, its module's, the surrounding module's.
+def _in_modules(depth: int) -> Reach:
+    """Axes in the module that runs a call and in ``depth`` modules around it.
 
     What a module's direct children compute counts as its own: an attention block's projections.
     """
 
-    def at_call(forward: Pass, index: int) -> list[Axis]:
-        return [a for a in _axes(forward.readings[index]) if network.varies(a)]
+    def reach(network: Network, forward: Pass, index: int) -> list[Axis]:
+        frames = _enclosing(forward, index, depth)
+        readings = zip(forward.trace.calls, forward.readings, strict=True)
+        return [
+            axis
+            for call, reading in readings
+            if call.frame in frames or _parent(forward, call.frame) in frames
+            for axis in _axes(reading)
+        ]
 
-    yield at_call
-    for depth in range(MAX_DEPTH):
-
-        def in_module(forward: Pass, index: int, depth: int = depth) -> list[Axis]:
-            frames = _enclosing(forward, index, depth)
-            readings = zip(forward.trace.calls, forward.readings, strict=True)
-            inside = (
-                reading
-                for call, reading in readings
-                if call.frame in frames or _parent(forward, call.frame) in frames
-            )
-            return [a for reading in inside for a in _axes(reading) if network.varies(a)]
-
-        yield in_module
+    return reach
 
 
-def _axes(reading: CallReading) -> list[Axis]:
-    rows = [*reading.inputs, *reading.outputs]
-    return [*reading.literals.values(), *(axis for row in rows for axis in row)]
+REACHES = (_at_call, *map(_in_modules, range(MAX_DEPTH)))
+DECISIONS = tuple((freezes, reach) for freezes in (False, True) for reach in REACHES)
+
+
+def _axes(reading: CallReading) -> Iterator[Axis]:
+    yield from reading.literals.values()
+    for axes in (*reading.inputs, *reading.outputs):
+        yield from axes
 
 
 def _parent(forward: Pass, frame: int) -> int | None:
@@ -84,6 +105,3 @@ def _enclosing(forward: Pass, index: int, depth: int) -> set[int]:
             frame = forward.trace.frames[frame].parent
             frames.add(frame)
     return frames
-
-
-__all__ = ["Site", "hold"]

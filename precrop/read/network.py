@@ -1,6 +1,6 @@
 """A network that has been read: its widths as a `Structure`, and sizes at any choice of widths."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import gcd, prod
 
@@ -95,24 +95,38 @@ class Network:
         self.notes: dict[str, str] = {}
         self.real = False
         self.base = skeleton(model)
-        traced = self.replica()
-        evaluation = self.run(traced, training=False)
+        self._kept: list[tuple[frozenset[str], str]] = []
+        self._scale_groups = scale_groups
+        self._traced = self.replica()
+        evaluation = self.run(self._traced, training=False)
         if evaluation.error is not None:
             self.real = True
             self.base = skeleton(model, real=True)
-            traced = self.replica()
-            evaluation = self.run(traced, training=False)
+            self._traced = self.replica()
+            evaluation = self.run(self._traced, training=False)
             if evaluation.error is not None:
                 raise PrecropError(
                     f"the network fails on input {inputs.text}: {first_line(evaluation.error)}"
                 ) from evaluation.error
-        self.reader = Reader(traced, HANDLERS, fallback, scale_groups=scale_groups)
-        self.passes = [self._read(evaluation, training=False)]
-        training = self.run(traced, training=True)
+        self._traces = {False: evaluation}
+        training = self.run(self._traced, training=True)
         if training.error is None:
-            self.passes.append(self._read(training, training=True))
+            self._traces[True] = training
         elif not self.real:
             self.notes["training"] = f"not read in train mode: {first_line(training.error)}"
+        self.read()
+
+    def read(self) -> None:
+        """Follow the traces from the beginning; forgets what was tied or frozen since."""
+        self.reader = Reader(self._traced, HANDLERS, fallback, scale_groups=self._scale_groups)
+        self.passes = [
+            Pass(training, trace, self.reader.read(trace, macs=not training))
+            for training, trace in self._traces.items()
+        ]
+        for names, reason in self._kept:
+            for layer in self.layers:
+                if layer.name in names:
+                    freeze(layer.outputs, reason)
 
     def replica(self) -> nn.Module:
         """A copy of the skeleton to run: networks may keep what a forward pass computed."""
@@ -126,28 +140,22 @@ class Network:
         )
         return run(model, args, kwargs, None if self.real else self.meta, limit)
 
-    def _read(self, trace: Trace, *, training: bool) -> Pass:
-        return Pass(training, trace, self.reader.read(trace, macs=not training))
-
     @property
     def layers(self) -> list[LayerReading]:
         """Layers with a weight tensor, in the order of execution."""
         return list(self.reader.layers.values())
 
-    def keep_width(self, matches: Callable[[str], bool], reason: str) -> None:
-        """Freeze the output width of the layers whose name matches."""
-        for layer in self.layers:
-            if matches(layer.name):
-                freeze(layer.outputs, reason)
+    def keep_width(self, names: Iterable[str], reason: str) -> None:
+        """Keep the output width of some layers, by name."""
+        self._kept.append((frozenset(names), reason))
+        self.read()
 
     def freeze(self, axes: Iterable[Axis], reason: str) -> bool:
         """Freeze axes; False if all of them were fixed already."""
-        found = False
-        for axis in axes:
-            for atom in atoms(axis):
-                found = found or self._varies(atom.tie.root())
+        found = [axis for axis in axes if self.varies(axis)]
+        for axis in found:
             freeze(axis, reason)
-        return found
+        return bool(found)
 
     def tie(self, axes: Iterable[Axis]) -> bool:
         """Let the varying widths of the axes keep one ratio; False if they do or cannot."""

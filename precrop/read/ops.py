@@ -51,8 +51,8 @@ def constants(shape: Sequence[int]) -> Axes:
 
 def fallback(reader: Reader, call: Call) -> Sequence[Axes]:
     """Elementwise where ATen says so; else everything that reaches the call stays as it is."""
-    if not input_tensors(call):
-        return [fresh_axes(shape, call.name) for shape in call.shapes]
+    if not input_tensors(call):  # positions and the like: arange, linspace, eye
+        return [constants(shape) for shape in call.shapes]
     if torch.Tag.pointwise in call.op.tags:
         return elementwise(reader, call)
     for tensor in input_tensors(call):
@@ -104,8 +104,8 @@ def same_shape(reader: Reader, call: Call) -> Sequence[Axes]:
 
 
 @handles(
-    "zeros", "ones", "empty", "full", "arange", "rand", "randn", "linspace", "eye", "new_zeros",
-    "new_ones", "new_empty", "new_full", "scalar_tensor", "randint", "randperm",
+    "zeros", "ones", "empty", "full", "rand", "randn", "new_zeros", "new_ones", "new_empty",
+    "new_full",
 )  # fmt: skip
 def factory(reader: Reader, call: Call) -> Sequence[Axes]:
     """A tensor made in forward takes the widths of what it meets."""
@@ -308,8 +308,9 @@ def group_norm(reader: Reader, call: Call) -> Sequence[Axes]:
 @handles("cat")
 def concatenate(reader: Reader, call: Call) -> Sequence[Axes]:
     """Segments in a row along one axis; the other axes agree."""
-    tensors = [t for t in call.arg("tensors") if tuple(t.shape) != (0,)]
-    operands = [reader.axes(t) for t in tensors]
+    operands = [reader.axes(t) for t in call.arg("tensors")]
+    # An empty vector is skipped, whatever the others' rank.
+    operands = [axes for axes in operands if axes != constants((0,))] or operands[:1]
     dim = call.arg("dim", 0) % len(operands[0])
     row: list[Axis] = list(operands[0])
     for axes in operands[1:]:

@@ -1,0 +1,97 @@
+"""The documentation's code runs, and what it lists is what there is."""
+
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+import precrop
+from precrop.cli import app
+from precrop.layerwise import METHODS
+from precrop.program import OBJECTIVES
+from precrop.read.ops import HANDLERS
+
+ROOT = Path(__file__).parent.parent
+PAGES = ["README.md", "docs/api.md", "docs/extending.md"]
+EVERY_PAGE = [*PAGES, "docs/method.md", "docs/reading.md", "CONTRIBUTING.md"]
+
+
+def text(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def clean_tables() -> Iterator[None]:
+    """What a recipe registers is gone afterwards."""
+    tables: list[dict[str, Any]] = [HANDLERS, OBJECTIVES, METHODS]
+    before = [dict(table) for table in tables]
+    yield
+    for table, content in zip(tables, before, strict=True):
+        table.clear()
+        table.update(content)
+
+
+@pytest.mark.usefixtures("clean_tables")
+@pytest.mark.parametrize("page", PAGES)
+def test_code_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = text(page)
+    names: dict[str, Any] = {"__name__": "page"}
+    blocks = list(re.finditer(r"^```python\n(.*?)^```$", content, re.MULTILINE | re.DOTALL))
+    assert blocks
+    for block in blocks:
+        line = content.count("\n", 0, block.start(1))
+        code = compile("\n" * line + block[1], str(ROOT / page), "exec")
+        exec(code, names)
+
+
+@pytest.mark.parametrize("page", EVERY_PAGE)
+def test_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)]*)\)", text(page)):
+        path, _, anchor = target.partition("#")
+        file = (ROOT / page).parent / path if path else ROOT / page
+        assert file.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {slug(heading) for heading in headings}, target
+
+
+def slug(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_every_public_name_and_argument_is_documented() -> None:
+    page = text("docs/api.md")
+    for name in precrop.__all__:
+        assert f"precrop.{name}" in page or f"`{name}`" in page
+    for name in ("plan", "crop", "densities", "synexp"):
+        function = getattr(precrop, name)
+        signature = re.search(rf"^    {name}\((.*?)\) ->", page, re.MULTILINE | re.DOTALL)
+        assert signature is not None
+        words = re.findall(r"\w+", signature[1])
+        for argument in inspect.signature(function).parameters:
+            assert argument in words, f"{name}({argument}=)"
+
+
+def test_every_command_and_option_is_documented() -> None:
+    page = text("docs/api.md")
+    commands: Any = getattr(typer.main.get_command(app), "commands")  # noqa: B009
+    for name, command in commands.items():
+        assert f"precrop {name} " in page
+        for parameter in command.params:
+            for option in parameter.opts:
+                assert not option.startswith("--") or f"`{option}" in page, f"{name} {option}"
+
+
+def test_every_field_of_a_plan_file_is_documented() -> None:
+    page = text("docs/api.md").partition("# Plan files")[2]
+    model = precrop.models.resnet20()
+    plan = precrop.plan(model, (3, 32, 32), params=0.5)
+    for field in vars(plan):
+        assert f"`{field}`" in page
+    for field in vars(plan.layers[0]):
+        assert f"`{field}`" in page

@@ -1,10 +1,10 @@
 """Seconds that `precrop.plan` takes, next to Torch-Pruning at the same MACs: `make bench`.
 
 Torch-Pruning takes a channel ratio, not a budget, so its ratio is bisected until the MACs lie
-within one per cent of the budget, on either side. Both that total, counting the MACs included, and
-one single prune at the ratio found are reported. A prune changes the network in place, so `plan +
-build` is shown beside it. Networks are made outside of the timed parts, a fresh one each time. MACs
-of both tools' networks are counted by PyTorch's own FlopCounterMode, halved, on meta tensors.
+within one per cent of the budget, on either side. Both that total, counting the MACs by its own counter
+included, and one single prune at the ratio found are reported. A prune changes the network in place, so `plan +
+build` is shown beside it. Networks are made outside of the timed parts, a fresh one each time. The
+MACs shown for both tools' networks are those of PyTorch's own FlopCounterMode, halved.
 
 PyTorch runs on one thread unless `--threads` says otherwise: precrop computes nothing that threads
 share, and Torch-Pruning's threads, where other processes hold the cores, wait for each other many
@@ -170,7 +170,7 @@ def time_plans(name: str, repeats: int, budgets: dict[str, Any]) -> Row:
 
 def time_torch_pruning(name: str, prunes: int) -> Row:
     """Seconds until the MACs are right, and of one prune at the ratio that makes them so."""
-    limit = SHARE * count_macs(make(name))
+    limit = SHARE * own_macs(make(name))
     low, high, count, total = 0.0, 1.0, 0, 0.0
     macs: float = 0.0
     while abs(macs - limit) > TOLERANCE * limit:
@@ -179,21 +179,18 @@ def time_torch_pruning(name: str, prunes: int) -> Row:
         ratio = (low + high) / 2
         model = make(name)
         taken, _ = timed(partial(prune, model, ratio))
-        counting, macs = timed(partial(count_macs, model))
+        counting, macs = timed(partial(own_macs, model))
         total += taken + counting
         low, high = (ratio, high) if macs > limit else (low, ratio)
         count += 1
-        progress.print(
-            f"  Torch-Pruning {name}: ratio {ratio:.4f}, MACs {macs / limit:.3f} of budget"
-        )
+        progress.print(f"  {name}: ratio {ratio:.4f}, MACs {macs / limit:.3f} of the budget")
     single = []
     for _ in _steps(f"Torch-Pruning {name}, one prune", prunes):
         model = make(name)
         single.append(timed(partial(prune, model, ratio))[0])
-    share = SHARE * macs / limit
     return {
         "network": name,
-        "macs": share,
+        "macs": count_macs(model) / count_macs(make(name)),
         "ratio": ratio,
         "prunes": count,
         "bisection": total,
@@ -201,6 +198,13 @@ def time_torch_pruning(name: str, prunes: int) -> Row:
         "prune_least": min(single),
         "prune_most": max(single),
     }
+
+
+def own_macs(model: nn.Module) -> float:
+    """MACs as Torch-Pruning counts them."""
+    import torch_pruning as tp
+
+    return float(tp.utils.count_ops_and_params(model, torch.ones(1, *SHAPE))[0])
 
 
 def prune(model: nn.Module, ratio: float) -> None:

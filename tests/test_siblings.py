@@ -163,12 +163,21 @@ PAIRS = {
     "MixNet-L to M": named("mixnet_l", "mixnet_m"),
     "ReXNet 1.3 to 1.0": named("rexnet_130", "rexnet_100"),
     "GhostNet 1.3 to 1.0": named("ghostnet_130", "ghostnet_100"),
-    "FasterNet T2 to T1": named("fasternet_t2", "fasternet_t1"),
+    "FasterNet T2 to T1": Pair(
+        partial(timm.create_model, "fasternet_t2"),
+        partial(timm.create_model, "fasternet_t1", act_layer=nn.ReLU),  # T2's activation
+    ),
     "ConvNeXt pico to femto": named("convnext_pico", "convnext_femto"),
     "HRNet w30 to w18": named("hrnet_w30", "hrnet_w18"),
 }
 
-LONG = {"HRNet w30 to w18", "MixNet-L to M", "ReXNet 1.3 to 1.0"}
+LONG = {
+    "HRNet w30 to w18",
+    "GhostNet 1.3 to 1.0",
+    "MixNet-L to M",
+    "MobileNetV3 1.0 to 0.75",
+    "ReXNet 1.3 to 1.0",
+}
 
 
 @pytest.mark.parametrize(

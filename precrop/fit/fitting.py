@@ -20,6 +20,7 @@ from precrop.fit.attributes import (
     integers,
     stated_sizes,
 )
+from precrop.fit.metadata import metadata_edits
 from precrop.read.axes import Axis, axis_size
 from precrop.read.network import Network, Pass, Sizes, tensor_axes
 from precrop.read.reader import CallReading
@@ -27,7 +28,8 @@ from precrop.read.trace import Call, Trace
 
 # Modules around a call, from the innermost, whose attributes may hold one of its arguments.
 PROBED_DEPTH = 3
-MAX_ROUNDS = 100
+Segments = dict[str, list[list[tuple[int, int]]]]
+"""For every tensor that changes and each of its axes the ``(old, new)`` sizes of segments."""
 RESHAPES = ("view", "_unsafe_view")
 # Changes of a stored integer, in this order: code may divide it by 2, 3, 4, 6 or 8 and round.
 CHANGES = (-24, -12, -8, -6, -4, -2, -1, 2)
@@ -71,7 +73,7 @@ class Mismatch:
 class Fit:
     """What turns the original into the network of the new sizes, and the proof's outcome."""
 
-    tensors: dict[str, list[list[tuple[int, int]]]]
+    tensors: Segments
     edits: list[Edit]
     mismatch: Mismatch | None
 
@@ -88,12 +90,16 @@ class Fitter:
     def fit(self, sizes: Sizes) -> Fit:
         """Resize a copy of the skeleton, set what states sizes, compare its forward passes."""
         tensors = self._resized(sizes)
-        for _ in range(MAX_ROUNDS):
-            candidate, edits = self._candidate(tensors, sizes)
+        described = list(metadata_edits(self.network, sizes))
+        while True:
+            candidate, edits = self._candidate(tensors, sizes, described)
             mismatch = self._compare(candidate, sizes)
-            if mismatch is None or not self._learn(mismatch, sizes):
-                return Fit(tensors, edits, mismatch)
-        return Fit(tensors, edits, mismatch)
+            if mismatch is not None and self._learn(mismatch, sizes):
+                continue
+            if mismatch is not None and described:
+                described = []  # an attribute that looked like a description may be something else
+                continue
+            return Fit(tensors, edits, mismatch)
 
     def site(self, forward: Pass, index: int) -> Site:
         """The place in the code of a call."""
@@ -102,7 +108,7 @@ class Fitter:
             sites = self._sites[forward.training] = list(_sites(forward.trace))
         return sites[index]
 
-    def _resized(self, sizes: Sizes) -> dict[str, list[list[tuple[int, int]]]]:
+    def _resized(self, sizes: Sizes) -> Segments:
         """Segments ``(old, new)`` of every axis of the parameters and buffers that change."""
         base = self.network.base
         changed = {}
@@ -116,7 +122,7 @@ class Fitter:
         return changed
 
     def _candidate(
-        self, tensors: dict[str, list[list[tuple[int, int]]]], sizes: Sizes
+        self, tensors: Segments, sizes: Sizes, described: list[Edit]
     ) -> tuple[nn.Module, list[Edit]]:
         real = self.network.real
 
@@ -130,6 +136,7 @@ class Fitter:
 
         candidate = copied(self.network.base, make)
         edits = [
+            *described,
             *self._group_edits(sizes),
             *self._norm_edits(sizes),
             *self._learnt_edits(sizes),
@@ -137,7 +144,9 @@ class Fitter:
         apply_edits(candidate, edits)
         stated = list(_stated_edits(self.network.base, candidate, tensors))
         apply_edits(candidate, stated)
-        return candidate, [*edits, *stated]
+        # Later edits win over what merely looked like a description.
+        last = {(path, attribute): value for path, attribute, value in [*edits, *stated]}
+        return candidate, [(path, attribute, value) for (path, attribute), value in last.items()]
 
     def _group_edits(self, sizes: Sizes) -> Iterator[Edit]:
         """Numbers of groups that follow widths: depthwise convolutions, groups of kept width."""

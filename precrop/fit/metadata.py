@@ -1,0 +1,126 @@
+"""Attributes that state sizes without driving the forward pass, and floats derived from sizes.
+
+timm's ``feature_info`` and ``num_features``, a block's ``in_channels``, an attention's
+``scale = width ** -0.5``: wrong values would not fail, so they are found by what they equal in the
+original. Every change is listed in the plan.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import nn
+
+from precrop.fit.attributes import Edit
+from precrop.read.axes import Axis, axis_size
+from precrop.read.network import Network, Sizes
+from precrop.read.reader import LayerReading
+
+FIRST_INPUT = ("in_channels", "in_features", "in_chs", "inplanes", "in_dim", "input_dim")
+LAST_OUTPUT = ("out_channels", "out_features", "out_chs", "output_dim", "out_dim")
+LAST_WIDTH = ("num_features", "head_hidden_size", "embed_dim", "hidden_dim", "dim")
+
+# Classes whose attribute is a constant times fan-in ** -0.5 (weight standardisation of NFNets).
+FAN_SCALES = {"ScaledStdConv2d": "scale", "ScaledStdConv2dSame": "scale"}
+
+
+def metadata_edits(network: Network, sizes: Sizes) -> Iterator[Edit]:
+    """Edits for attributes that equalled a size of the original and no longer do."""
+    layers, changes = network.layers, _changes(network, sizes)
+    for path, module in network.base.named_modules():
+        prefix = f"{path}." if path else ""
+        inside: list[LayerReading] | None = None
+        for name, value in vars(module).items():
+            if type(value) is int and name in (*FIRST_INPUT, *LAST_OUTPUT, *LAST_WIDTH):
+                if inside is None:
+                    inside = [layer for layer in layers if _within(layer.name, path, prefix)]
+                axis = _stated_axis(name, value, inside)
+                if axis is not None and sizes.size(axis) != value:
+                    yield path, name, sizes.size(axis)
+            elif type(value) is float and 0 < value < 1:
+                yield from _float_edits(network, sizes, changes, path, name, value)
+        yield from _feature_edits(network, sizes, path, module)
+
+
+def _within(name: str, path: str, prefix: str) -> bool:
+    return name == path or name.startswith(prefix)
+
+
+def _stated_axis(name: str, value: int, layers: list[LayerReading]) -> Axis | None:
+    inputs = [layer.inputs for layer in layers if axis_size(layer.inputs) == value]
+    outputs = [layer.outputs for layer in layers if axis_size(layer.outputs) == value]
+    if name in FIRST_INPUT:
+        return inputs[0] if inputs else None
+    if name in LAST_OUTPUT:
+        return outputs[-1] if outputs else None
+    return (inputs or outputs or [None])[-1]
+
+
+def _changes(network: Network, sizes: Sizes) -> dict[str, dict[int, set[int]]]:
+    """New sizes by old size of what every module and its direct children compute."""
+    changes: dict[str, dict[int, set[int]]] = {}
+    for forward in network.passes:
+        for call, reading in zip(forward.trace.calls, forward.readings, strict=True):
+            path = forward.trace.frames[call.frame].path if call.frame >= 0 else ""
+            for axes in reading.outputs:
+                for axis in axes:
+                    if not network.varies(axis):
+                        continue
+                    for where in {path, path.rpartition(".")[0]}:
+                        known = changes.setdefault(where, {})
+                        known.setdefault(axis_size(axis), set()).add(sizes.size(axis))
+    return changes
+
+
+def _float_edits(
+    network: Network,
+    sizes: Sizes,
+    changes: dict[str, dict[int, set[int]]],
+    path: str,
+    name: str,
+    value: float,
+) -> Iterator[Edit]:
+    kind = type(network.base.get_submodule(path)).__name__
+    if FAN_SCALES.get(kind) == name:
+        axes = network.reader.tensors[f"{path}.weight"][1:]
+        old, new = math.prod(map(axis_size, axes)), math.prod(map(sizes.size, axes))
+        if old != new:
+            yield path, name, value * (old / new) ** 0.5
+        return
+    root = round(value**-2)
+    if math.isclose(root**-0.5, value, rel_tol=1e-12):
+        became = changes.get(path, {}).get(root, set())
+        if len(became) == 1 and became != {root}:
+            yield path, name, min(became) ** -0.5
+
+
+def _feature_edits(
+    network: Network, sizes: Sizes, path: str, module: nn.Module
+) -> Iterator[Edit]:
+    """timm's ``feature_info``: entries ``{"num_chs": …, "module": …}``."""
+    entries: Any = vars(module).get("feature_info")
+    if not isinstance(entries, (list, tuple)):
+        return
+    for index, entry in enumerate(entries):
+        if not isinstance(entry, dict) or not isinstance(entry.get("num_chs"), int):
+            continue
+        where = ".".join(part for part in (path, str(entry.get("module", ""))) if part)
+        axis = _last_axis(network, where, entry["num_chs"])
+        if axis is not None and sizes.size(axis) != entry["num_chs"]:
+            yield path, f"feature_info.{index}.num_chs", sizes.size(axis)
+
+
+def _last_axis(network: Network, path: str, size: int) -> Axis | None:
+    """The axis of a size in the last output of a module."""
+    forward = network.passes[0]
+    pairs = zip(forward.trace.calls, forward.readings, strict=True)
+    found: Axis | None = None
+    for call, reading in pairs:
+        inside = forward.trace.frames[call.frame].path if call.frame >= 0 else ""
+        if inside == path or inside.startswith(f"{path}."):
+            found = _axis_of_size(reading.outputs[:1], size) or found
+    return found
+
+
+def _axis_of_size(outputs: Iterable[Iterable[Axis]], size: int) -> Axis | None:
+    return next((axis for axes in outputs for axis in axes if axis_size(axis) == size), None)

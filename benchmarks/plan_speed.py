@@ -1,10 +1,11 @@
 """Seconds that `precrop.plan` takes, next to Torch-Pruning at the same MACs: `make bench`.
 
 Torch-Pruning takes a channel ratio, not a budget, so its ratio is bisected until the MACs lie
-within one per cent of the budget, on either side. Both that total, counting the MACs by its own counter
-included, and one single prune at the ratio found are reported. A prune changes the network in place, so `plan +
-build` is shown beside it. Networks are made outside of the timed parts, a fresh one each time. The
-MACs shown for both tools' networks are those of PyTorch's own FlopCounterMode, halved.
+within two per cent of the budget, on either side (its steps are not always finer). Both that
+total, counting the MACs by its own counter included, and one single prune at the ratio found are
+reported. A prune changes the network in place, so `plan + build` is shown beside it. Networks are
+made outside of the timed parts, a fresh one each time. The MACs shown for both tools' networks are
+those of PyTorch's own FlopCounterMode, halved.
 
 PyTorch runs on one thread unless `--threads` says otherwise: precrop computes nothing that threads
 share, and Torch-Pruning's threads, where other processes hold the cores, wait for each other many
@@ -45,7 +46,7 @@ NETWORKS = ("resnet50", "mobilenet_v2", "efficientnet_b0")
 DEPTHS = ("resnet20", "resnet56", "resnet110", "resnet1202")
 SHAPE, SMALL = (3, 224, 224), (3, 32, 32)
 SHARE = 0.5
-TOLERANCE = 0.01
+TOLERANCE = 0.02
 MAX_PRUNES = 20
 STAGES = {
     "reading": ("precrop.api", "Network"),

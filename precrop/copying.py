@@ -1,6 +1,7 @@
 """Copies of a network whose parameters and buffers are other tensors."""
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -21,10 +22,45 @@ def copied(model: nn.Module, make: Callable[[str, Tensor], Tensor]) -> nn.Module
         memo[id(parameter)] = made
     for name, buffer in model.named_buffers():
         memo[id(buffer)] = make(name, buffer)
+    plain = [module for module in model.modules() if _copies_plainly(type(module))]
+    for module in plain:
+        memo[id(module)] = type(module).__new__(type(module))
     try:
+        for module in plain:
+            memo[id(module)].__dict__ = _copied_state(vars(module), memo)
         return copy.deepcopy(model, memo)
     except Exception as error:
         raise PrecropError(f"the network cannot be copied: {first_line(error)}") from error
+
+
+def _copies_plainly(kind: type[nn.Module]) -> bool:
+    """Whether a class leaves copying to Python, so that copying its attributes is all there is."""
+    return all(
+        getattr(kind, name, None) is getattr(nn.Module, name, None)
+        for name in ("__setstate__", "__getstate__", "__deepcopy__", "__reduce__", "__reduce_ex__")
+    )
+
+
+def _copied_state(state: dict[str, Any], memo: dict[int, Any]) -> dict[str, Any]:
+    """A module's attributes, copied as `copy.deepcopy` does, but quickly where nothing is deep."""
+    copies = {}
+    for name, value in state.items():
+        kind = type(value)
+        if kind in _ATOMIC:
+            copies[name] = value
+        elif kind in _CONTAINERS and not value:
+            copies[name] = kind()
+        elif kind is tuple and all(type(entry) in _ATOMIC for entry in value):
+            copies[name] = value
+        elif kind is dict and all(id(entry) in memo for entry in value.values()):
+            copies[name] = {key: memo[id(entry)] for key, entry in value.items()}
+        else:
+            copies[name] = copy.deepcopy(value, memo)
+    return copies
+
+
+_ATOMIC = {bool, int, float, str, type(None)}
+_CONTAINERS = {dict, OrderedDict, set, list}
 
 
 def first_line(error: Exception) -> str:

@@ -310,9 +310,7 @@ def _diverged(base: Trace, trace: Trace, index: int) -> bool:
     return any(call.op != other.op or call.shapes != other.shapes for call, other in before)
 
 
-def _stated_edits(
-    base: nn.Module, candidate: nn.Module, tensors: dict[str, Any]
-) -> Iterator[Edit]:
+def _stated_edits(base: nn.Module, candidate: nn.Module, tensors: dict[str, Any]) -> Iterator[Edit]:
     """What PyTorch's own layers state of sizes that changed."""
     for path in dict.fromkeys(name.rpartition(".")[0] for name in tensors):
         module = base.get_submodule(path)
@@ -353,7 +351,9 @@ def _argument(call: Call, literal: tuple[str, int | None]) -> int | None:
     name, position = literal
     value = call.arg(name)
     if position is not None:
-        value = value[position] if isinstance(value, (list, tuple)) and position < len(value) else None
+        value = (
+            value[position] if isinstance(value, (list, tuple)) and position < len(value) else None
+        )
     return value if type(value) is int else None
 
 

@@ -94,9 +94,7 @@ def _float_edits(
             yield path, name, min(became) ** -0.5
 
 
-def _feature_edits(
-    network: Network, sizes: Sizes, path: str, module: nn.Module
-) -> Iterator[Edit]:
+def _feature_edits(network: Network, sizes: Sizes, path: str, module: nn.Module) -> Iterator[Edit]:
     """timm's ``feature_info``: entries ``{"num_chs": …, "module": …}``."""
     entries: Any = vars(module).get("feature_info")
     if not isinstance(entries, (list, tuple)):

@@ -250,6 +250,16 @@ def unify(a: Axis, b: Axis, reason: str = "a fixed size") -> Axis:
     a, b = resolve(a), resolve(b)
     if a == b:
         return a
+    for whole, row in ((a, b), (b, a)):
+        atom, count = whole[0]
+        if len(whole) == 1 and atom is not None and count == 1 and atom.is_free():
+            if len(row) > 1 and any(part is not None for part, _ in row):
+                atom.parts = row
+                return row
+    return _unify_rows(a, b, reason)
+
+
+def _unify_rows(a: Axis, b: Axis, reason: str) -> Axis:
     first, second = list(reversed(a)), list(reversed(b))
     row: list[Segment] = []
     while first and second:

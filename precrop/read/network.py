@@ -21,9 +21,10 @@ from precrop.read.axes import (
     tie,
 )
 from precrop.read.inputs import Inputs
+from precrop.read.meta import MetaKernels
 from precrop.read.ops import HANDLERS, fallback
 from precrop.read.reader import INPUT, OUTPUT, CallReading, LayerReading, Product, Reader
-from precrop.read.trace import MetaCache, Trace, run
+from precrop.read.trace import Trace, run
 from precrop.structure import Cost, Group, Layer, Structure
 
 # A product of more widths than this has no place in the allocation; its widths are frozen.
@@ -91,7 +92,7 @@ class Network:
 
     def __init__(self, model: nn.Module, inputs: Inputs, *, scale_groups: bool = False) -> None:
         self.inputs = inputs
-        self.meta = MetaCache()
+        self.meta = MetaKernels()
         self.notes: dict[str, str] = {}
         self.real = False
         self.base = skeleton(model)
@@ -159,7 +160,9 @@ class Network:
 
     def tie(self, axes: Iterable[Axis]) -> bool:
         """Let the varying widths of the axes keep one ratio; False if they do or cannot."""
-        found = {a.tie.root(): a for axis in axes for a in atoms(axis) if self._varies(a.tie.root())}
+        found = {
+            a.tie.root(): a for axis in axes for a in atoms(axis) if self._varies(a.tie.root())
+        }
         if len(found) < 2 or gcd(*(root.quantum for root in found)) == 1:
             return False
         tie([axis_of(atom) for atom in found.values()])

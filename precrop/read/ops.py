@@ -124,9 +124,7 @@ def _grouped(reader: Reader, call: Call, inputs: Axis, outputs: Axis, within: Ax
     reason = reader.reason(call)
     if groups == axis_size(inputs):
         multiplier = axis_size(outputs) // groups
-        row = tuple(
-            (atom, count * multiplier) for atom, count in resolve(inputs)
-        )
+        row = tuple((atom, count * multiplier) for atom, count in resolve(inputs))
         unify(outputs, row, reason)
         reader.literal("groups", None, inputs)
         return "depthwise"
@@ -589,12 +587,17 @@ def expand(reader: Reader, call: Call) -> Sequence[Axes]:
 def pixel_shuffle(reader: Reader, call: Call) -> Sequence[Axes]:
     """Channels become pixels: the width stays divisible by the square of the factor."""
     axes, shape = reader.axes(call.arg("self")), call.shapes[0]
-    square = call.arg("upscale_factor") ** 2
-    outer = divide(axes[-3], (shape[-3], square), reader.reason(call))
-    if not is_constant(outer[1]):
-        freeze(axes[-3], reader.reason(call))
-        return [(*axes[:-3], *constants(shape[-3:]))]
-    return [(*axes[:-3], outer[0], *constants(shape[-2:]))]
+    channels = _quotient(axes[-3], shape[-3], reader.reason(call))
+    return [(*axes[:-3], channels, *constants(shape[-2:]))]
+
+
+def _quotient(axis: Axis, size: int, reason: str) -> Axis:
+    """An axis divided by a fixed number, so that ``size`` is left of it."""
+    factor = axis_size(axis) // size
+    if all(count % factor == 0 for _, count in resolve(axis)):
+        return divide(axis, (size, factor), reason)[0]
+    require_divisor(axis, factor, reason)
+    return proportional(axis, size, reason)
 
 
 @handles("pixel_unshuffle")
@@ -626,12 +629,7 @@ def im2col(reader: Reader, call: Call) -> Sequence[Axes]:
 def col2im(reader: Reader, call: Call) -> Sequence[Axes]:
     """Channels as windows of an image."""
     axes, shape = reader.axes(call.arg("self")), call.shapes[0]
-    window = prod(call.arg("kernel_size"))
-    parts = divide(axes[1], (shape[1], window), reader.reason(call))
-    if not is_constant(parts[1]):
-        freeze(axes[1], reader.reason(call))
-        return [constants(shape)]
-    return [(axes[0], parts[0], *constants(shape[2:]))]
+    return [(axes[0], _quotient(axes[1], shape[1], reader.reason(call)), *constants(shape[2:]))]
 
 
 @handles("unfold")
@@ -642,6 +640,18 @@ def unfold(reader: Reader, call: Call) -> Sequence[Axes]:
     freeze(axes[dim], reader.reason(call))
     axes[dim] = constant(shape[dim])
     return [(*axes, constant(shape[-1]))]
+
+
+@handles("view_as_real")
+def view_as_real(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Complex numbers as pairs."""
+    return [(*reader.axes(call.arg("self")), constant(2))]
+
+
+@handles("view_as_complex")
+def view_as_complex(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Pairs as complex numbers."""
+    return [reader.axes(call.arg("self"))[:-1]]
 
 
 # --- space ------------------------------------------------------------------------------------
@@ -775,4 +785,3 @@ def gather(reader: Reader, call: Call) -> Sequence[Axes]:
             for i, (axis, place) in enumerate(zip(axes, places, strict=True))
         )
     ]  # fmt: skip
-

@@ -20,6 +20,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from precrop.read.meta import MetaKernels
+
 Shape = tuple[int, ...]
 
 
@@ -75,7 +77,6 @@ class Trace:
 
 _NAMES: dict[Any, str] = {}
 _POSITIONS: dict[Any, dict[str, int]] = {}
-_FUNCTIONAL: dict[Any, bool] = {}
 
 
 def base_name(op: torch._ops.OpOverload) -> str:
@@ -96,16 +97,6 @@ def _positions(op: torch._ops.OpOverload) -> dict[str, int]:
     return positions
 
 
-def _is_functional(op: torch._ops.OpOverload) -> bool:
-    """Whether the outputs are new tensors that depend on nothing but the arguments."""
-    functional = _FUNCTIONAL.get(op)
-    if functional is None:
-        schema = op._schema
-        functional = all(a.alias_info is None for a in (*schema.arguments, *schema.returns))
-        _FUNCTIONAL[op] = functional
-    return functional
-
-
 def _tensors(values: Any) -> Iterator[Tensor]:
     for value in values:
         if isinstance(value, Tensor):
@@ -117,45 +108,6 @@ def _tensors(values: Any) -> Iterator[Tensor]:
 def input_tensors(call: Call) -> list[Tensor]:
     """The tensors among a call's arguments, in order."""
     return [*_tensors(call.args), *_tensors(call.kwargs.values())]
-
-
-def _freeze_key(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return (value.shape, value.stride(), value.dtype)
-    if isinstance(value, (list, tuple)):
-        return tuple(map(_freeze_key, value))
-    # 1, 1.0 and True are equal as keys, but not to an operation.
-    return value if value is None else (type(value), value)
-
-
-class MetaCache:
-    """Results of meta kernels by operation and argument shapes: equal blocks are computed once."""
-
-    def __init__(self) -> None:
-        self._known: dict[Any, Any] = {}
-
-    def __call__(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The operation's result on meta tensors."""
-        if not _is_functional(op):
-            return op(*args, **kwargs)
-        try:
-            key = (op, _freeze_key(args), _freeze_key(tuple(kwargs.items())))
-            known = self._known.get(key)
-        except TypeError:  # an unhashable argument, such as a random generator
-            return op(*args, **kwargs)
-        if known is None:
-            result = op(*args, **kwargs)
-            outputs = result if isinstance(result, tuple) else (result,)
-            if all(isinstance(o, Tensor) and o.is_meta for o in outputs):
-                specs = [(o.shape, o.stride(), o.dtype) for o in outputs]
-                self._known[key] = (isinstance(result, tuple), specs)
-            return result
-        several, specs = known
-        made = tuple(
-            torch.empty_strided(shape, stride, dtype=dtype, device="meta")
-            for shape, stride, dtype in specs
-        )
-        return made if several else made[0]
 
 
 class _LimitError(Exception):
@@ -184,7 +136,7 @@ class _ReshapeWatch(TorchFunctionMode):
 
 class _Recorder(TorchDispatchMode):
     def __init__(
-        self, trace: Trace, stack: list[int], meta: MetaCache | None, limit: int | None
+        self, trace: Trace, stack: list[int], meta: MetaKernels | None, limit: int | None
     ) -> None:
         super().__init__()
         self.trace, self.stack, self.meta, self.limit = trace, stack, meta, limit
@@ -244,7 +196,7 @@ def run(
     model: nn.Module,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
-    meta: MetaCache | None,
+    meta: MetaKernels | None,
     limit: int | None = None,
 ) -> Trace:
     """Run ``model(*args, **kwargs)`` and record it; an exception ends the trace and is kept in it.

@@ -1,0 +1,141 @@
+"""Results of operations on meta tensors: shapes, strides and types, without the meta kernels' cost.
+
+PyTorch's meta kernels are written in Python and take most of a trace's time. The few operations that
+convolutional networks are made of are answered here where that is certain, repeated calls from a
+cache, and everything else (errors too) by PyTorch itself.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+aten = torch.ops.aten
+
+Shortcut = Callable[[tuple[Any, ...], dict[str, Any]], Any]
+
+_FUNCTIONAL: dict[Any, bool] = {}
+
+
+def _is_functional(op: Any) -> bool:
+    """Whether the outputs are new tensors that depend on nothing but the arguments."""
+    functional = _FUNCTIONAL.get(op)
+    if functional is None:
+        schema = op._schema
+        functional = all(a.alias_info is None for a in (*schema.arguments, *schema.returns))
+        _FUNCTIONAL[op] = functional
+    return functional
+
+
+def _key(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return (value.shape, value.stride(), value.dtype)
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_key, value))
+    # 1, 1.0 and True are equal as keys, but not to an operation.
+    return value if value is None else (type(value), value)
+
+
+class MetaKernels:
+    """Runs operations on meta tensors; equal calls are computed once."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, Any] = {}
+
+    def __call__(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The operation's result."""
+        shortcut = SHORTCUTS.get(op)
+        if shortcut is not None and not kwargs:
+            result = shortcut(args, kwargs)
+            if result is not None:
+                return result
+        if not _is_functional(op):
+            return op(*args, **kwargs)
+        try:
+            key = (op, _key(args), _key(tuple(kwargs.items())))
+            known = self._known.get(key)
+        except TypeError:  # an unhashable argument, such as a random generator
+            return op(*args, **kwargs)
+        if known is None:
+            return self._remember(key, op(*args, **kwargs))
+        several, specs = known
+        made = tuple(
+            torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+            for shape, stride, dtype in specs
+        )
+        return made if several else made[0]
+
+    def _remember(self, key: Any, result: Any) -> Any:
+        outputs = result if isinstance(result, tuple) else (result,)
+        if all(isinstance(o, Tensor) and o.is_meta for o in outputs):
+            specs = [(o.shape, o.stride(), o.dtype) for o in outputs]
+            self._known[key] = (isinstance(result, tuple), specs)
+        return result
+
+
+def _like_first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """An activation: the input's shape and type."""
+    x = args[0]
+    return torch.empty_like(x) if x.is_floating_point() else None
+
+
+def _like_both(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A sum or product of two tensors of one layout."""
+    a, b = args[0], args[1]
+    if not isinstance(b, Tensor):
+        return torch.empty_like(a) if isinstance(b, float) and a.is_floating_point() else None
+    same = a.shape == b.shape and a.dtype == b.dtype and a.stride() == b.stride()
+    return torch.empty_like(a) if same else None
+
+
+def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """In place, with nothing or an equally shaped tensor as the other operand."""
+    x = args[0]
+    if not x.is_floating_point():
+        return None
+    others = [a for a in args[1:] if isinstance(a, Tensor)]
+    return x if all(a.shape == x.shape and a.dtype == x.dtype for a in others) else None
+
+
+def _batch_norm(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``native_batch_norm(input, weight, bias, mean, variance, training, momentum, eps)``."""
+    x, vectors, training = args[0], args[1:5], args[5]
+    channels = x.shape[1:2]
+    if x.dtype != torch.float32 or any(
+        v is not None and (v.shape != channels or v.dtype != x.dtype) for v in vectors
+    ):
+        return None
+    # Without statistics of the batch the saved ones are empty.
+    saved = channels if training else (0,)
+    return torch.empty_like(x), x.new_empty(saved), x.new_empty(saved)
+
+
+def _mean(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``mean(self, dim, keepdim)`` with the axes kept, as in a global pool."""
+    x, dims, keep = args[0], args[1], args[2] if len(args) > 2 else False
+    if not keep or not dims or not x.is_floating_point():
+        return None
+    dims = {dim % x.dim() for dim in dims}
+    return x.new_empty([1 if i in dims else n for i, n in enumerate(x.shape)])
+
+
+SHORTCUTS: dict[Any, Shortcut] = {
+    **dict.fromkeys(
+        (
+            aten.relu.default, aten.hardtanh.default, aten.silu.default, aten.sigmoid.default,
+            aten.hardswish.default, aten.hardsigmoid.default, aten.gelu.default,
+        ),
+        _like_first,
+    ),
+    **dict.fromkeys((aten.add.Tensor, aten.mul.Tensor), _like_both),
+    **dict.fromkeys(
+        (
+            aten.relu_.default, aten.hardtanh_.default, aten.silu_.default, aten.hardswish_.default,
+            aten.hardsigmoid_.default, aten.sigmoid_.default, aten.add_.Tensor, aten.mul_.Tensor,
+        ),
+        _first,
+    ),
+    aten.native_batch_norm.default: _batch_norm,
+    aten.mean.dim: _mean,
+}  # fmt: skip

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from precrop.api import crop, densities, plan, synexp
+    from precrop.api import crop, densities, plan
     from precrop.errors import BudgetError, PlanError, PrecropError
     from precrop.plans import Plan
 
@@ -21,7 +21,6 @@ __all__ = [
     "crop",
     "densities",
     "plan",
-    "synexp",
 ]
 
 _HOMES = {
@@ -32,7 +31,6 @@ _HOMES = {
     "crop": "precrop.api",
     "densities": "precrop.api",
     "plan": "precrop.api",
-    "synexp": "precrop.api",
 }
 
 

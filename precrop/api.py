@@ -171,7 +171,7 @@ class Choice:
 
 @contextmanager
 def _without_collection() -> Iterator[None]:
-    """Pause garbage collection: passes over all of PyTorch's objects would take half of the time."""
+    """Pause garbage collection: passes over all of PyTorch's objects would take half the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -196,7 +196,7 @@ def _ignore(network: Network, patterns: Sequence[str]) -> None:
 def _choose(
     network: Network, asked: Mapping[str, Budget | None], options: Mapping[str, Any]
 ) -> Choice:
-    """Allocate, round and fit; where the fitted network is not as predicted, hold that and repeat."""
+    """Allocate, round and fit; where the fitted network is not as predicted, hold and repeat."""
     fitter = Fitter(network)
     holds = Holds(network, fitter)
     message = ""

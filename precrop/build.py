@@ -1,4 +1,4 @@
-"""Builds the cropped network of a plan: the same class, the same state_dict keys, smaller tensors."""
+"""Builds the cropped network of a plan: same class, same state_dict keys, smaller tensors."""
 
 from collections.abc import Sequence
 from math import prod
@@ -84,9 +84,8 @@ def resize(tensor: Tensor, axes: Sequence[Axis]) -> Tensor:
         if isinstance(axis, int):
             continue
         pieces = []
-        for (old, new), piece in zip(
-            axis, tensor.split([old for old, _ in axis], dim), strict=True
-        ):
+        segments = torch.split(tensor, [old for old, _ in axis], dim)
+        for (old, new), piece in zip(axis, segments, strict=True):
             pieces.append(piece.narrow(dim, 0, min(old, new)))
             if new > old:
                 pieces.append(_filling(tensor, piece, dim, new - old))

@@ -1,4 +1,4 @@
-"""Files are written to a temporary name beside the target and moved, so none is left half written."""
+"""Files are written to a temporary name beside the target and moved: none is left half written."""
 
 import os
 import tempfile

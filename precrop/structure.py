@@ -21,7 +21,7 @@ class Group:
         width: channels of that layer in the original network.
         units: portions that the width can be cut into; ``width // units`` channels each.
         grain: the largest number that divides one portion of every layer output in the group, so
-            that ``j`` units are a multiple of ``d`` channels everywhere when ``j * grain % d == 0``.
+            that ``j`` units are a multiple of ``d`` channels everywhere if ``j * grain % d == 0``.
         narrowest: channels of the narrowest layer output in the group, in the original network.
     """
 

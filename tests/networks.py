@@ -547,11 +547,17 @@ BLOCKS: dict[str, Block] = {
     "conv3d": Block(lambda i, o, s: Volume(i, o), 2),
     "transposed": Block(lambda i, o, s: transposed(i, o), 2),
     "transposed grouped": Block(
-        lambda i, o, s: nn.Sequential(conv(i, rounded(i, 4)), transposed(rounded(i, 4), rounded(o, 4), 4)), 3
+        lambda i, o, s: nn.Sequential(
+            conv(i, rounded(i, 4)), transposed(rounded(i, 4), rounded(o, 4), 4)
+        ),
+        3,
     ),
     "transposed depthwise": Block(lambda i, o, s: transposed(i, i, i), 1),
     "grouped": Block(
-        lambda i, o, s: nn.Sequential(conv(i, rounded(o, 4)), conv(rounded(o, 4), rounded(o, 4), groups=4)), 3
+        lambda i, o, s: nn.Sequential(
+            conv(i, rounded(o, 4)), conv(rounded(o, 4), rounded(o, 4), groups=4)
+        ),
+        3,
     ),
     "depthwise": Block(lambda i, o, s: depthwise(i, o), 2),
     "depthwise multiplied": Block(lambda i, o, s: depthwise(i, o, 2), 2),
@@ -577,7 +583,10 @@ BLOCKS: dict[str, Block] = {
         lambda i, o, s: nn.Sequential(conv(i, rounded(o, 4)), ShuffleUnit(rounded(o, 4))), 2
     ),
     "group shuffle": Block(
-        lambda i, o, s: nn.Sequential(conv(i, rounded(o, 2)), GroupShuffle(rounded(o, 2), rounded(o, 2))), 4
+        lambda i, o, s: nn.Sequential(
+            conv(i, rounded(o, 2)), GroupShuffle(rounded(o, 2), rounded(o, 2))
+        ),
+        4,
     ),
     "subpixel": Block(lambda i, o, s: Subpixel(i, o), 3),
     "squeeze excite": Block(lambda i, o, s: SqueezeExcite(i), 2),
@@ -649,7 +658,9 @@ HEADS: dict[str, Callable[[int, int], nn.Module]] = {
     "flatten": lambda c, s: nn.Sequential(
         nn.Flatten(), nn.Linear(c * s * s, 9), nn.ReLU(), nn.Dropout(), nn.Linear(9, 5)
     ),
-    "conv": lambda c, s: nn.Sequential(nn.Dropout(0.2), nn.Conv2d(c, 5, 1), nn.AdaptiveMaxPool2d(1)),
+    "conv": lambda c, s: nn.Sequential(
+        nn.Dropout(0.2), nn.Conv2d(c, 5, 1), nn.AdaptiveMaxPool2d(1)
+    ),
     "prototypes": lambda c, s: Matching(c),
 }
 

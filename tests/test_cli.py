@@ -120,8 +120,8 @@ def test_plan(capsys: Output) -> None:
     out = capsys.readouterr().out
     assert "layer3.2.conv1" in out or ".conv1" in out
     assert "Planned in" in out
-    assert 0.97 * 0.5 < plan.params / plan.base_params <= 0.5
-    assert plan.macs <= plan.base_macs / 2
+    shares = (plan.params / plan.base_params, plan.macs / plan.base_macs)
+    assert 0.97 * 0.5 < max(shares) <= 0.5
     assert plan.source == {
         "name": "resnet20",
         "args": {"shortcut": "projection", "num_classes": 7},
@@ -131,7 +131,7 @@ def test_plan(capsys: Output) -> None:
 
 def test_plan_json_and_options(capsys: Output) -> None:
     options = ["--divisor", "4", "--min-width", "8", "--ignore", "layer3.*", "--json"]
-    assert main(["plan", *NETWORK, "--params", "0.7", *options, "--input-shape", "3x24x24"]) == 0
+    assert main(["plan", *NETWORK, "--params", "0.9", *options, "--input-shape", "3x24x24"]) == 0
     plan = Plan.from_json(capsys.readouterr().out)
     assert plan.input_shape == (3, 24, 24)
     for layer in plan.layers:

@@ -187,9 +187,7 @@ def test_every_ratio_one_is_the_same_network(net: Net) -> None:
     assert_equal(built.state_dict(), net.state_dict())
     assert attributes(built) == attributes(net)
     x = torch.randn(2, *SHAPE)
-    for ours, theirs in zip(
-        tree_leaves(built.eval()(x)), tree_leaves(net.eval()(x)), strict=True
-    ):
+    for ours, theirs in zip(tree_leaves(built.eval()(x)), tree_leaves(net.eval()(x)), strict=True):
         assert torch.equal(ours, theirs)
 
 

@@ -36,9 +36,7 @@ def regnet(widths: list[int], groups: list[int], se_ratio: float | None) -> nn.M
     return RegNet(params)
 
 
-def sibling_units(
-    network: Network, sibling: nn.Module
-) -> list[int]:
+def sibling_units(network: Network, sibling: nn.Module) -> list[int]:
     """The units at which every parameter has the shape of the sibling's.
 
     Every axis of every parameter is one linear equation; they are solved one unknown at a time.
@@ -68,7 +66,9 @@ def sibling_units(
     return [known[i] for i in range(len(known))]
 
 
-def forced(model: nn.Module, sibling: nn.Module, shape: tuple[int, ...], **options: Any) -> precrop.Plan:
+def forced(
+    model: nn.Module, sibling: nn.Module, shape: tuple[int, ...], **options: Any
+) -> precrop.Plan:
     """A plan with the sibling's widths, made as any other plan."""
     scale = options.get("groups") == "scale"
     units = sibling_units(Network(model, Inputs(shape), scale_groups=scale), sibling)
@@ -90,7 +90,9 @@ def operations(model: nn.Module, x: torch.Tensor) -> list[Any]:
     return [(call.op, call.shapes) for call in trace.calls]
 
 
-def check_sibling(wide: nn.Module, narrow: nn.Module, shape: tuple[int, ...], **options: Any) -> None:
+def check_sibling(
+    wide: nn.Module, narrow: nn.Module, shape: tuple[int, ...], **options: Any
+) -> None:
     plan = forced(wide, narrow, shape, **options)
     cropped = plan.build(wide).eval()
     narrow.eval()

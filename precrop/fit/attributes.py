@@ -32,8 +32,8 @@ def stated_sizes(module: nn.Module) -> dict[str, Any]:
         return stated | ({"kdim": size, "vdim": size} if module._qkv_same_embed_dim else {})
     if isinstance(module, nn.RNNBase):
         gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
-        rows, columns = module.weight_ih_l0.shape
-        return {"input_size": columns, "hidden_size": rows // gates}
+        first = module.get_parameter("weight_ih_l0")
+        return {"input_size": first.shape[1], "hidden_size": first.shape[0] // gates}
     if isinstance(module, _NormBase):
         known = weight if weight is not None else module.running_mean
         return {} if known is None else {"num_features": known.shape[0]}
@@ -59,7 +59,7 @@ def integers(module: nn.Module) -> Iterator[tuple[str, int]]:
 
 
 def get_attribute(module: nn.Module, path: str) -> Any:
-    """The value at an attribute path such as ``width``, ``splits.2`` or ``feature_info.0.num_chs``."""
+    """The value at an attribute path: ``width``, ``splits.2``, ``feature_info.0.num_chs``."""
     value: Any = module
     for part in path.split("."):
         if isinstance(value, dict):

@@ -354,11 +354,14 @@ def _argument(call: Call, literal: tuple[str, int | None]) -> int | None:
         value = (
             value[position] if isinstance(value, (list, tuple)) and position < len(value) else None
         )
-    return value if type(value) is int else None
+    if type(value) is not int:
+        return None
+    # A bound counted from the end is negative; its axis is what lies behind it.
+    return abs(value) if name in ("start", "end") else value
 
 
 def _agrees(reading: CallReading, call: Call, sizes: Sizes) -> bool:
-    if call.shapes is None:
+    if not call.returned:
         return False
     for axes, shape in zip(reading.outputs, call.shapes, strict=False):
         for axis, size in zip(axes, shape, strict=True):

@@ -1,4 +1,4 @@
-"""What to do where a fitted network differs from its prediction: tie, or else freeze, what meets there.
+"""Where a fitted network differs from its prediction: tie, or else freeze, what meets there.
 
 The same code runs in many modules, so a decision holds wherever the differing call's code runs. A
 decision that did not help is taken back before the next, harder one is tried; the last one freezes

@@ -53,7 +53,8 @@ def _stated_axis(name: str, value: int, layers: list[LayerReading]) -> Axis | No
         return inputs[0] if inputs else None
     if name in LAST_OUTPUT:
         return outputs[-1] if outputs else None
-    return (inputs or outputs or [None])[-1]
+    found = inputs or outputs
+    return found[-1] if found else None
 
 
 def _changes(network: Network, sizes: Sizes) -> dict[str, dict[int, set[int]]]:
@@ -95,7 +96,7 @@ def _float_edits(
 
 
 def _feature_edits(network: Network, sizes: Sizes, path: str, module: nn.Module) -> Iterator[Edit]:
-    """timm's ``feature_info``: entries ``{"num_chs": …, "module": …}``."""
+    """Timm's ``feature_info``: entries ``{"num_chs": …, "module": …}``."""
     entries: Any = vars(module).get("feature_info")
     if not isinstance(entries, (list, tuple)):
         return

@@ -1,0 +1,1 @@
+"""Reads a network: forward passes on meta tensors, followed by sizes alone."""

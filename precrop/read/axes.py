@@ -3,8 +3,8 @@
 At initialisation channels have no identity, only counts, so an axis is described by sizes alone.
 An *atom* is a width that is chosen as one number. Atoms are identified with each other where an
 operation demands equal sizes, cut into parts where an axis meets a concatenation, and *tied* where
-an operation only makes sense when their sizes stay proportional. All atoms of a tie share one ratio,
-so the tie can keep ``j`` of ``quantum`` units, where the quantum divides every size in it.
+an operation only makes sense when their sizes stay proportional. All atoms of a tie share one
+ratio, so the tie can keep ``j`` of ``quantum`` units, where the quantum divides every size in it.
 
 An axis is a tuple of segments ``(atom, count)``: ``count`` channels for every channel of the atom
 (a flattened 7x7 map counts 49), or ``(None, size)`` for a size that no width changes.
@@ -52,7 +52,7 @@ class Tie:
 
 
 class Atom:
-    """A width that is one number. ``parts`` is set once the atom turns out to be a row of others."""
+    """A width that is one number. ``parts`` is set once it turns out to be a row of others."""
 
     __slots__ = ("name", "parts", "size", "tie")
 
@@ -252,10 +252,12 @@ def unify(a: Axis, b: Axis, reason: str = "a fixed size") -> Axis:
         return a
     for whole, row in ((a, b), (b, a)):
         atom, count = whole[0]
-        if len(whole) == 1 and atom is not None and count == 1 and atom.is_free():
-            if len(row) > 1 and any(part is not None for part, _ in row):
-                atom.parts = row
-                return row
+        if atom is None or count != 1 or not len(whole) == 1 < len(row):
+            continue
+        if atom.is_free() and not all(part is None for part, _ in row):
+            # A norm's parameter that meets a long concatenation: no need to cut it step by step.
+            atom.parts = row
+            return row
     return _unify_rows(a, b, reason)
 
 

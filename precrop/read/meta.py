@@ -1,8 +1,8 @@
-"""Results of operations on meta tensors: shapes, strides and types, without the meta kernels' cost.
+"""Results of operations on meta tensors: shapes, strides, types, without the kernels' cost.
 
-PyTorch's meta kernels are written in Python and take most of a trace's time. The few operations that
-convolutional networks are made of are answered here where that is certain, repeated calls from a
-cache, and everything else (errors too) by PyTorch itself.
+PyTorch's meta kernels are written in Python and take most of a trace's time. The few operations
+that convolutional networks are made of are answered here where that is certain, repeated calls from
+a cache, and everything else (errors too) by PyTorch itself.
 """
 
 from collections.abc import Callable

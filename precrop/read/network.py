@@ -113,8 +113,8 @@ class Network:
         training = self.run(self._traced, training=True)
         if training.error is None:
             self._traces[True] = training
-        elif not self.real:
-            self.notes["training"] = f"not read in train mode: {first_line(training.error)}"
+        else:
+            self.notes["train mode"] = f"was not read: {first_line(training.error)}"
         self.read()
 
     def read(self) -> None:
@@ -230,7 +230,7 @@ class Network:
     def _cost(self, products: Iterable[Product], index: Mapping[Tie, int]) -> Cost:
         total: dict[tuple[int, ...], int] = {}
         for product in products:
-            terms = {(): product.coefficient}
+            terms: dict[tuple[int, ...], int] = {(): product.coefficient}
             for axis in product.axes:
                 terms = _multiply(terms, self.form(axis, index))
             for key, coefficient in terms.items():

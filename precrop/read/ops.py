@@ -7,6 +7,7 @@ keeps the widths that reach it fixed.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from math import prod
 
 import torch
@@ -499,18 +500,17 @@ def _reshape_block(axes: list[Axis], wanted: list[int], reason: str) -> list[Axi
         return [constant(size) for size in wanted]
     old, new = _edges([axis_size(axis) for axis in axes]), _edges(wanted)
     edges = sorted({*old, *new})
-    if any(later % earlier for earlier, later in zip(edges, edges[1:], strict=False)):
+    if any(later % earlier for earlier, later in pairwise(edges)):
         for axis in axes:
             freeze(axis, reason)
         return [constant(size) for size in wanted]
     pieces: dict[int, Axis] = {}
     for axis, low, high in zip(axes, old, old[1:], strict=False):
         inside = [e for e in edges if low <= e <= high]
-        factors = tuple(b // a for a, b in zip(inside, inside[1:], strict=False))
+        factors = tuple(b // a for a, b in pairwise(inside))
         pieces.update(zip(inside, divide(axis, factors, reason), strict=False))
     return [
-        merge([pieces[e] for e in edges if low <= e < high], reason)
-        for low, high in zip(new, new[1:], strict=False)
+        merge([pieces[e] for e in edges if low <= e < high], reason) for low, high in pairwise(new)
     ]
 
 

@@ -52,7 +52,10 @@ class CallReading:
 
 
 class Reader:
-    """Interprets traces of one network; all traces share the axes of its parameters and buffers."""
+    """Interprets traces of one network; all traces share the axes of its parameters and buffers.
+
+    ``misread`` names operations whose handler gave sizes that the trace contradicts, and why.
+    """
 
     def __init__(
         self,
@@ -68,6 +71,7 @@ class Reader:
         self.names: dict[int, str] = {}
         self.tensors: dict[str, Axes] = {}
         self.layers: dict[str, LayerReading] = {}
+        self.misread: dict[str, str] = {}
         self.macs: list[Product] = []
         self.trace = Trace()
         self.readings: list[CallReading] = []
@@ -100,15 +104,23 @@ class Reader:
         self._pass_origin(call)
 
     def _interpret(self, call: Call, handler: Handler) -> "Sequence[Axes]":
-        if call.shapes is None:
-            raise AssertionError(f"{call.op} did not return")
-        outputs = list(handler(self, call))
-        if len(outputs) < len(call.shapes):
-            outputs += [tuple(map(constant, shape)) for shape in call.shapes[len(outputs) :]]
+        """A handler's reading; where it does not fit what happened, everything there is frozen."""
+        try:
+            outputs = list(handler(self, call))
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            return self._misread(call, repr(error))
+        outputs += [tuple(map(constant, shape)) for shape in call.shapes[len(outputs) :]]
         for axes, shape in zip(outputs, call.shapes, strict=True):
             if tuple(map(axis_size, axes)) != shape:
-                raise AssertionError(f"{call.op}: read {axes} where the trace has {shape}")
+                return self._misread(call, f"other sizes than {shape}")
         return outputs
+
+    def _misread(self, call: Call, why: str) -> "Sequence[Axes]":
+        self.misread[str(call.op)] = why
+        for tensor in input_tensors(call):
+            for axis in self.axes(tensor):
+                freeze(axis, self.reason(call))
+        return [tuple(map(constant, shape)) for shape in call.shapes]
 
     def _pass_origin(self, call: Call) -> None:
         """A weight that is reshaped, transposed or standardised is still that layer's weight."""

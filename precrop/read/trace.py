@@ -36,14 +36,15 @@ class Frame:
 
 @dataclass(slots=True)
 class Call:
-    """One ATen call. ``shapes`` are its output tensors' shapes when it returned, None if it raised."""
+    """One ATen call. ``shapes`` are its output tensors' shapes at the time when it returned."""
 
     op: torch._ops.OpOverload
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     outputs: list[Tensor]
-    shapes: tuple[Shape, ...] | None
+    shapes: tuple[Shape, ...]
     frame: int
+    returned: bool = False
 
     @property
     def name(self) -> str:
@@ -134,24 +135,25 @@ class _ReshapeWatch(TorchFunctionMode):
             raise
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(
         self, trace: Trace, stack: list[int], meta: MetaKernels | None, limit: int | None
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.trace, self.stack, self.meta, self.limit = trace, stack, meta, limit
 
     def __torch_dispatch__(
         self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        call = Call(op, args, kwargs, [], None, self.stack[-1])
+        call = Call(op, args, kwargs, [], (), self.stack[-1])
         self.trace.calls.append(call)  # before it runs: a call that raises is the last one
         if self.limit is not None and len(self.trace.calls) >= self.limit:
             raise _LimitError
         out = self._run(op, args, kwargs)
         call.outputs = [out] if isinstance(out, Tensor) else _output_list(out)
         call.shapes = tuple(tuple(o.shape) for o in call.outputs)
+        call.returned = True
         return out
 
     def _run(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

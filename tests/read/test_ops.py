@@ -14,6 +14,7 @@ from precrop.read.network import Network
 from tests.networks import BLOCKS, HEADS, SHAPE, Net, conv, small
 from tests.planning import counted_macs, counted_params, planned, total
 
+
 def check_built(model: nn.Module, shape: tuple[int, ...], plan: precrop.Plan) -> None:
     """The built network has the plan's costs and runs in both modes."""
     built = plan.build(model)
@@ -332,7 +333,11 @@ def test_recurrent_layers_are_never_built_wrong(kind: Any) -> None:
     class Recurrent(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.stem, self.rnn, self.head = conv(3, 12), kind(12, 6, batch_first=True), nn.Linear(6, 5)
+            self.stem, self.rnn, self.head = (
+                conv(3, 12),
+                kind(12, 6, batch_first=True),
+                nn.Linear(6, 5),
+            )
 
         def forward(self, x: Tensor) -> Tensor:
             rows, _ = self.rnn(self.stem(x).flatten(2).transpose(1, 2))

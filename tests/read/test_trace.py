@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from precrop.read.meta import MetaKernels
 from precrop.read.network import skeleton
 from precrop.read.trace import Trace, run
 from tests.networks import BLOCKS, SHAPE, conv, small
@@ -76,17 +77,17 @@ def test_an_exception_ends_the_trace_and_is_kept() -> None:
     assert isinstance(trace.error, RuntimeError)
 
 
-def test_the_call_that_raises_is_the_last_and_has_no_shapes() -> None:
+def test_the_call_that_raises_is_the_last() -> None:
     trace = traced(nn.Sequential(nn.ReLU(), nn.Linear(4, 4)), (2, 5))
     assert trace.error is not None
-    assert [call.shapes is None for call in trace.calls][-1]
+    assert [call.returned for call in trace.calls[-2:]] == [True, False]
     assert trace.calls[0].shapes == ((2, 5),)
 
 
 def test_a_limit_ends_the_trace_before_the_last_call_runs() -> None:
     trace = traced(nn.Sequential(nn.ReLU(), nn.Tanh(), nn.Sigmoid()), (2, 3), limit=2)
     assert names(trace) == ["relu", "tanh"]
-    assert trace.calls[-1].shapes is None
+    assert [call.returned for call in trace.calls] == [True, False]
 
 
 @pytest.mark.parametrize("spread", [True, False])
@@ -141,7 +142,7 @@ def test_cached_kernels_give_the_same_trace() -> None:
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("name", sorted(set(BLOCKS) - {"torch attention"}))  # fused on the CPU
 def test_meta_tensors_show_what_real_ones_do(name: str, training: bool) -> None:
     model = small(name).train(training)
     real = run(model, [torch.ones(2, *SHAPE)], {}, None)

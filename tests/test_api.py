@@ -1,0 +1,222 @@
+"""The public functions: what they accept, what they refuse, and in which words."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import precrop
+from precrop.errors import BudgetError, PrecropError
+from precrop.models import cifar_vgg16_bn
+from tests.networks import SHAPE, small
+from tests.planning import counted_macs, counted_params
+
+
+def refused(model: nn.Module, shape: Any, **options: Any) -> str:
+    """The message of the error, which is one line."""
+    with pytest.raises(PrecropError) as caught:
+        precrop.plan(model, shape, **options)
+    message = str(caught.value)
+    assert message
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    "budget", [0, 0.0, -0.5, -3, math.nan, math.inf, 1, "0%", "nan", "half", "", True, None, 101.0]
+)
+def test_senseless_budgets(budget: Any) -> None:
+    with pytest.raises(BudgetError):
+        precrop.plan(small("conv"), SHAPE, params=budget)
+    refused(small("conv"), SHAPE, macs=budget)
+
+
+def test_no_budget() -> None:
+    assert "no budget given" in refused(small("conv"), SHAPE)
+
+
+def test_an_infeasible_budget_says_the_least_that_can() -> None:
+    model = small("conv")
+    message = refused(model, SHAPE, params=20)
+    least = int(message.rpartition(" ")[2])
+    plan = precrop.plan(model, SHAPE, params=least)
+    assert (plan.params, set(plan.widths.values())) == (least, {(3, 1), (1, 1), (1, 5)})
+    assert "params=" in refused(model, SHAPE, params=least - 1)
+
+
+@pytest.mark.parametrize(
+    ("option", "text"), [("divisor", "divisor=8"), ("min_width", "min_width=8")]
+)
+def test_an_infeasible_budget_names_the_rule_behind_it(option: str, text: str) -> None:
+    assert text in refused(small("conv"), SHAPE, params=100, **{option: 8})
+
+
+@pytest.mark.parametrize(
+    "shape", [(), (0, 8, 8), (3, -1, 8), (3.0, 8, 8), "3x8x8", None, [], [(3, 8), "x"], 7, [[]]]
+)
+def test_what_is_no_shape(shape: Any) -> None:
+    assert "is not a shape" in refused(small("conv"), shape, params=0.5)
+
+
+@pytest.mark.parametrize(
+    "shape", [(4, 8, 8), (3, 8), (8,), [(3, 8, 8), (3, 8, 8)], {"y": (3, 8, 8)}]
+)
+def test_shapes_that_the_network_does_not_take(shape: Any) -> None:
+    message = refused(small("conv"), shape, params=0.5)
+    assert message.startswith("the network fails on input")
+
+
+class Failing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise RuntimeError("first line\nsecond line")
+
+
+def test_a_network_that_fails_in_forward() -> None:
+    message = refused(Failing(), (3,), params=0.5)
+    assert message == "the network fails on input 3: RuntimeError: first line"
+
+
+class Uncopiable(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.stream = (n for n in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)  # type: ignore[no-any-return]
+
+
+def test_a_network_that_cannot_be_copied() -> None:
+    assert "the network cannot be copied" in refused(Uncopiable(), (3,), params=0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"ignore": ["layer9.*"]}, "ignore pattern 'layer9.*' matches no layer"),
+        ({"ignore": "nothing"}, "stem.0"),
+        ({"groups": "merge"}, "groups='merge' is unknown: write 'keep' or 'scale'"),
+        ({"divisor": 0}, "divisor=0"),
+        ({"min_width": 0}, "min_width=0"),
+        ({"balance": -1.0}, "balance=-1.0"),
+        ({"balance": math.nan}, "balance=nan"),
+    ],
+)
+def test_options_without_sense(options: dict[str, Any], text: str) -> None:
+    assert text in refused(small("conv"), SHAPE, params=0.5, **options)
+
+
+@pytest.mark.parametrize("ignore", ["blocks.*", ["blocks.*"], ["blocks.0.0", "head.*"]])
+def test_ignored_layers_keep_their_output(ignore: Any) -> None:
+    plan = precrop.plan(small("conv"), SHAPE, params=0.7, ignore=ignore)
+    assert plan.widths["blocks.0.0"][1] == 24
+    assert plan.widths["stem.0"][1] < 16
+    assert "ignored" in plan.frozen["blocks.0.0"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "limit"),
+    [(0.5, 2046), ("50%", 2046), (2000, 2000), ("2_000", 2000), ("2K", 2000), ("0.5", 2046)],
+)
+def test_a_budget_in_every_form(asked: Any, limit: int) -> None:
+    plan = precrop.plan(small("conv"), SHAPE, params=asked)
+    assert plan.base_params == 4093
+    assert (plan.budgets["params"].asked, plan.budgets["params"].limit) == (asked, limit)
+    assert plan.params <= limit
+
+
+def test_crop_is_plan_and_build() -> None:
+    model = small("inception")
+    plan = precrop.plan(model, SHAPE, params=0.5, macs=0.6, divisor=2)
+    built = precrop.crop(model, SHAPE, params=0.5, macs=0.6, divisor=2)
+    expected = plan.build(model).state_dict()
+    assert all(torch.equal(t, expected[name]) for name, t in built.state_dict().items())
+    reset = precrop.crop(model, SHAPE, params=0.5, macs=0.6, divisor=2, init="reset").state_dict()
+    assert not torch.equal(reset["stem.0.weight"], expected["stem.0.weight"])
+
+
+def test_totals_and_widths() -> None:
+    model = small("residual")
+    plan = precrop.plan(model, SHAPE, params=0.4, macs=0.5)
+    built = plan.build(model)
+    assert (plan.params, plan.base_params) == (counted_params(built), counted_params(model))
+    assert plan.macs == counted_macs(built, SHAPE) <= plan.base_macs // 2
+    assert plan.base_macs == counted_macs(model, SHAPE)
+    for name, (inputs, outputs) in plan.widths.items():
+        layer = built.get_submodule(name)
+        assert isinstance(layer, (nn.Conv2d, nn.Linear))
+        assert layer.weight.shape[:2] == (outputs, inputs)
+
+
+def test_one_budget_leaves_the_other_alone() -> None:
+    model = small("strided")
+    by_params = precrop.plan(model, SHAPE, params=0.5)
+    by_macs = precrop.plan(model, SHAPE, macs=0.5)
+    assert list(by_params.budgets) == ["params"]
+    assert list(by_macs.budgets) == ["macs"]
+    assert by_macs.macs < by_params.macs
+
+
+def test_widening_spends_what_narrowing_saves() -> None:
+    with torch.device("meta"):
+        model = cifar_vgg16_bn()
+    plan = precrop.plan(model, (3, 32, 32), params=1.0, macs=1.0, expand=True)
+    assert any(layer.out_channels > layer.base_out for layer in plan.layers)
+    assert any(layer.out_channels < layer.base_out for layer in plan.layers)
+    assert plan.params <= plan.base_params
+    assert plan.macs <= plan.base_macs
+    built = plan.build(model)
+    assert counted_params(built) == plan.params
+    assert counted_macs(built, (3, 32, 32)) == plan.macs
+
+
+def test_the_same_input_gives_the_same_plan_whatever_the_threads() -> None:
+    threads = torch.get_num_threads()
+    try:
+        plans = []
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            plans.append(precrop.plan(small("inception"), SHAPE, params=0.37, macs=0.41))
+    finally:
+        torch.set_num_threads(threads)
+    assert plans[0].layers == plans[1].layers
+    assert plans[0].solver == plans[1].solver
+
+
+def test_saved_and_loaded_on_another_instance(tmp_path: Path) -> None:
+    model = small("hierarchy")
+    plan = precrop.plan(model, SHAPE, params=0.5)
+    plan.save(tmp_path / "half.json")
+    loaded = precrop.Plan.load(tmp_path / "half.json")
+    assert loaded == plan
+    ours, theirs = plan.build(model), loaded.build(small("hierarchy"))
+    x = torch.randn(2, *SHAPE)
+    assert torch.equal(ours.eval()(x), theirs.eval()(x))
+
+
+def test_random_state_is_not_touched() -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    model = small("stochastic depth")
+    precrop.plan(model, SHAPE, params=0.5, expand=True).build(model)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_networks_of_other_types() -> None:
+    model = small("conv").to(torch.float64)
+    built = precrop.plan(model, SHAPE, params=0.5).build(model)
+    assert built(torch.randn(2, *SHAPE, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_a_network_without_any_width() -> None:
+    model = nn.Linear(3, 5)
+    plan = precrop.plan(model, (3,), params=1.0)
+    assert plan.widths == {"": (3, 5)}
+    assert "cannot be met" in refused(model, (3,), params=0.5)

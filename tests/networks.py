@@ -49,7 +49,7 @@ class Normed(nn.Module):
             x = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         else:
             x = self.norm(x)
-        return self.act(x)  # type: ignore[no-any-return]
+        return self.act(x)
 
 
 class Line(nn.Module):
@@ -62,7 +62,7 @@ class Line(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(self.conv(x.flatten(2)))
-        return y.reshape(x.shape[0], -1, *x.shape[2:])  # type: ignore[no-any-return]
+        return y.reshape(x.shape[0], -1, *x.shape[2:])
 
 
 class Volume(nn.Module):
@@ -142,7 +142,7 @@ class Residual(nn.Module):
         if self.training and self.drop > 0:  # stochastic depth
             keep = torch.rand(x.shape[0], 1, 1, 1, device=x.device) >= self.drop
             y = y * keep / (1 - self.drop)
-        return F.dropout(y, 0.1, self.training) + self.shortcut(x)  # type: ignore[no-any-return]
+        return F.dropout(y, 0.1, self.training) + self.shortcut(x)
 
 
 class PaddedShortcut(nn.Module):
@@ -157,7 +157,7 @@ class PaddedShortcut(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         before = self.extra // 2 if self.both else 0
         shortcut = F.pad(x, (0, 0, 0, 0, before, self.extra - before))
-        return self.body(x) + shortcut  # type: ignore[no-any-return]
+        return self.body(x) + shortcut
 
 
 class Dense(nn.Module):
@@ -201,7 +201,7 @@ class Chunked(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.conv(x).chunk(2, dim=1)
-        return value * gate.sigmoid()  # type: ignore[no-any-return]
+        return value * gate.sigmoid()
 
 
 class Glu(nn.Module):
@@ -256,7 +256,7 @@ class Hierarchy(nn.Module):
         done = [parts[0]]
         for layer, part in zip(self.convs, parts[1:], strict=True):
             done.append(layer(part + done[-1]))
-        return self.conv3(torch.cat(done, 1))  # type: ignore[no-any-return]
+        return self.conv3(torch.cat(done, 1))
 
 
 class Mixed(nn.Module):
@@ -323,7 +323,7 @@ class GroupShuffle(nn.Module):
         self.second = conv(outputs, outputs, 1, groups=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.second(shuffle(self.first(x), self.groups))  # type: ignore[no-any-return]
+        return self.second(shuffle(self.first(x), self.groups))
 
 
 class Subpixel(nn.Module):
@@ -336,7 +336,7 @@ class Subpixel(nn.Module):
         self.up, self.down = nn.PixelShuffle(2), nn.PixelUnshuffle(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.between(self.up(self.before(x))))  # type: ignore[no-any-return]
+        return self.down(self.between(self.up(self.before(x))))
 
 
 # --- gates, scales ------------------------------------------------------------------------------
@@ -434,7 +434,7 @@ class Attention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         y = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1) @ v
         y = self.out(y.transpose(1, 2).reshape(batch, -1, channels))
-        return x + y.transpose(1, 2).reshape(batch, channels, height, width)  # type: ignore[no-any-return]
+        return x + y.transpose(1, 2).reshape(batch, channels, height, width)
 
 
 class TorchAttention(nn.Module):
@@ -447,7 +447,7 @@ class TorchAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = x.flatten(2).transpose(1, 2)
         y = self.attention(y, y, y, need_weights=False)[0]
-        return x + y.transpose(1, 2).reshape(x.shape)  # type: ignore[no-any-return]
+        return x + y.transpose(1, 2).reshape(x.shape)
 
 
 class NonLocal(nn.Module):
@@ -463,7 +463,7 @@ class NonLocal(nn.Module):
         theta, phi, g = (layer(x).flatten(2) for layer in (self.theta, self.phi, self.g))
         weights = torch.softmax(theta.transpose(1, 2) @ phi, dim=-1)
         y = (g @ weights).reshape(x.shape[0], -1, *x.shape[2:])
-        return x + self.out(y)  # type: ignore[no-any-return]
+        return x + self.out(y)
 
 
 # --- code ---------------------------------------------------------------------------------------
@@ -494,7 +494,7 @@ class InPlace(nn.Module):
         y = y + 0.5
         y += self.b(x)
         y.mul_(2.0).clamp_(min=-1.0)
-        return y  # type: ignore[no-any-return]
+        return y
 
 
 class Branching(nn.Module):
@@ -510,7 +510,7 @@ class Branching(nn.Module):
         y = self.wide(x) if x.shape[-1] > 6 else self.narrow(x)
         if self.training:
             y = y + self.noise * torch.randn_like(y)
-        return y  # type: ignore[no-any-return]
+        return y
 
 
 class Checked(nn.Module):
@@ -523,7 +523,7 @@ class Checked(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         assert x.shape[1] == self.inputs, f"expected {self.inputs} channels"
-        return self.conv(x)  # type: ignore[no-any-return]
+        return self.conv(x)
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def test_built_weights_are_rescaled_slices() -> None:
     model = small("conv")
     plan = precrop.plan(model, SHAPE, params=0.5)
     built: Any = plan.build(model)
-    old, new = model.blocks[0][0].weight, built.blocks[0][0].weight  # type: ignore[index,union-attr]
+    old, new = model.blocks[0][0].weight, built.blocks[0][0].weight  # type: ignore[index]
     assert isinstance(old, torch.Tensor)
     scale = (old.shape[1] / new.shape[1]) ** 0.5
     assert torch.equal(new, old[: new.shape[0], : new.shape[1]] * scale)
@@ -149,6 +149,6 @@ def test_a_plan_for_a_network_of_other_layers() -> None:
 def test_another_instance_of_the_same_network() -> None:
     plan = precrop.plan(small("hierarchy"), SHAPE, params=0.5)
     other = small("hierarchy")
-    nn.init.zeros_(other.stem[0].weight)  # type: ignore[index,arg-type]
+    nn.init.zeros_(other.stem[0].weight)  # type: ignore[index]
     built = plan.build(other)
     assert built.state_dict()["stem.0.weight"].abs().sum() == 0

@@ -1,4 +1,4 @@
-"""A built network is an ordinary one: it trains, is saved, copied, exported, compiled, cropped again."""
+"""A built network is an ordinary one: it trains, is saved, copied, exported, compiled, cropped."""
 
 import copy
 import io
@@ -47,7 +47,7 @@ def built(cropped: tuple[nn.Module, precrop.Plan]) -> nn.Module:
     return copy.deepcopy(cropped[0])
 
 
-def outputs(model: nn.Module) -> torch.Tensor:
+def outputs(model: Any) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         result: torch.Tensor = model.eval()(torch.randn(2, *IMAGE, generator=generator))

@@ -10,10 +10,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from precrop.copying import copied
 from precrop.fit.attributes import (
     Edit,
     apply_edits,
@@ -110,7 +108,7 @@ class Fitter:
 
     def _resized(self, sizes: Sizes) -> Segments:
         """Segments ``(old, new)`` of every axis of the parameters and buffers that change."""
-        base = self.network.base
+        base = self.network.model
         changed = {}
         for name, tensor in (*base.named_parameters(), *base.named_buffers()):
             if name not in self.network.reader.tensors:
@@ -124,17 +122,10 @@ class Fitter:
     def _candidate(
         self, tensors: Segments, sizes: Sizes, described: list[Edit]
     ) -> tuple[nn.Module, list[Edit]]:
-        real = self.network.real
-
-        def make(name: str, tensor: Tensor) -> Tensor:
-            rows = tensors.get(name)
-            if rows is None:
-                return tensor.detach().clone() if real else tensor
-            shape = [sum(new for _, new in row) for row in rows]
-            full = torch.ones if real and name.endswith("running_var") else torch.zeros
-            return full(shape, dtype=tensor.dtype, device=tensor.device)
-
-        candidate = copied(self.network.base, make)
+        shapes = {
+            name: [sum(new for _, new in row) for row in rows] for name, rows in tensors.items()
+        }
+        candidate = self.network.replica(shapes)
         edits = [
             *described,
             *self._group_edits(sizes),
@@ -142,7 +133,7 @@ class Fitter:
             *self._learnt_edits(sizes),
         ]
         apply_edits(candidate, edits)
-        stated = list(_stated_edits(self.network.base, candidate, tensors))
+        stated = list(_stated_edits(self.network.model, candidate, tensors))
         apply_edits(candidate, stated)
         # Later edits win over what merely looked like a description.
         last = {(path, attribute): value for path, attribute, value in [*edits, *stated]}
@@ -158,7 +149,7 @@ class Fitter:
                     continue
                 done.add(reading.weight)
                 path = reading.weight.rpartition(".")[0]
-                stated = getattr(self.network.base.get_submodule(path), "groups", None)
+                stated = getattr(self.network.model.get_submodule(path), "groups", None)
                 if stated == axis_size(axis) != sizes.size(axis):
                     yield path, "groups", sizes.size(axis)
 
@@ -171,7 +162,7 @@ class Fitter:
                 if path in done or not reading.inputs:
                     continue
                 done.add(path)
-                module = self.network.base.get_submodule(path)
+                module = self.network.model.get_submodule(path)
                 stated = getattr(module, "normalized_shape", None)
                 if stated is None or isinstance(getattr(module, "weight", None), Tensor):
                     continue
@@ -207,7 +198,7 @@ class Fitter:
         key = (frame.path, rule.driver)
         if frame.kind is not rule.kind or key in edits:
             return
-        stated = dict(integers(self.network.base.get_submodule(frame.path)))
+        stated = dict(integers(self.network.model.get_submodule(frame.path)))
         if not rule.slopes.keys() <= stated.keys():
             return
         move = Fraction(sizes.size(axis) - axis_size(axis))
@@ -249,7 +240,7 @@ class Fitter:
         """Change the integers that modules around a call store, one by one: what moves it?"""
         for depth, frame_index in enumerate(_frames(forward.trace, index)[:PROBED_DEPTH]):
             frame = forward.trace.frames[frame_index]
-            stored = dict(integers(self.network.base.get_submodule(frame.path)))
+            stored = dict(integers(self.network.model.get_submodule(frame.path)))
             slopes: dict[str, Fraction] = {}
             for attribute, value in stored.items():
                 slope = self._slope(forward, index, literal, (frame.path, attribute, value))

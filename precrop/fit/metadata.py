@@ -6,7 +6,8 @@ original. Every change is listed in the plan.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
 from typing import Any
 
 from torch import nn
@@ -20,14 +21,17 @@ FIRST_INPUT = ("in_channels", "in_features", "in_chs", "inplanes", "in_dim", "in
 LAST_OUTPUT = ("out_channels", "out_features", "out_chs", "output_dim", "out_dim")
 LAST_WIDTH = ("num_features", "head_hidden_size", "embed_dim", "hidden_dim", "dim")
 
+# Words in the names of floats that may be a size to the power -1/2.
+SCALES = ("scale", "temperature", "factor", "gain", "norm")
+
 # Classes whose attribute is a constant times fan-in ** -0.5 (weight standardisation of NFNets).
 FAN_SCALES = {"ScaledStdConv2d": "scale", "ScaledStdConv2dSame": "scale"}
 
 
 def metadata_edits(network: Network, sizes: Sizes) -> Iterator[Edit]:
     """Edits for attributes that equalled a size of the original and no longer do."""
-    layers, changes = network.layers, _changes(network, sizes)
-    for path, module in network.base.named_modules():
+    layers, changes = network.layers, cache(partial(_changes, network, sizes))
+    for path, module in network.model.named_modules():
         prefix = f"{path}." if path else ""
         inside: list[LayerReading] | None = None
         for name, value in vars(module).items():
@@ -37,7 +41,7 @@ def metadata_edits(network: Network, sizes: Sizes) -> Iterator[Edit]:
                 axis = _stated_axis(name, value, inside)
                 if axis is not None and sizes.size(axis) != value:
                     yield path, name, sizes.size(axis)
-            elif type(value) is float and 0 < value < 1:
+            elif type(value) is float and any(word in name for word in SCALES):
                 yield from _float_edits(network, sizes, changes, path, name, value)
         yield from _feature_edits(network, sizes, path, module)
 
@@ -76,21 +80,21 @@ def _changes(network: Network, sizes: Sizes) -> dict[str, dict[int, set[int]]]:
 def _float_edits(
     network: Network,
     sizes: Sizes,
-    changes: dict[str, dict[int, set[int]]],
+    changes: Callable[[], dict[str, dict[int, set[int]]]],
     path: str,
     name: str,
     value: float,
 ) -> Iterator[Edit]:
-    kind = type(network.base.get_submodule(path)).__name__
+    kind = type(network.model.get_submodule(path)).__name__
     if FAN_SCALES.get(kind) == name:
         axes = network.reader.tensors[f"{path}.weight"][1:]
         old, new = math.prod(map(axis_size, axes)), math.prod(map(sizes.size, axes))
         if old != new:
             yield path, name, value * (old / new) ** 0.5
         return
-    root = round(value**-2)
-    if math.isclose(root**-0.5, value, rel_tol=1e-12):
-        became = changes.get(path, {}).get(root, set())
+    root = round(value**-2) if 0 < value < 1 else 1
+    if root > 1 and math.isclose(root**-0.5, value, rel_tol=1e-12):
+        became = changes().get(path, {}).get(root, set())
         if len(became) == 1 and became != {root}:
             yield path, name, min(became) ** -0.5
 

@@ -24,24 +24,39 @@ from precrop.read.inputs import Inputs
 from precrop.read.meta import MetaKernels
 from precrop.read.ops import HANDLERS, fallback
 from precrop.read.reader import INPUT, OUTPUT, CallReading, LayerReading, Product, Reader
-from precrop.read.trace import Trace, run
+from precrop.read.trace import Trace, run, same_path
 from precrop.structure import Cost, Group, Layer, Structure
 
 # A product of more widths than this has no place in the allocation; its widths are frozen.
 MAX_DEGREE = 2
 
 
-def skeleton(model: nn.Module, *, real: bool = False) -> nn.Module:
+def skeleton(
+    model: nn.Module,
+    *,
+    real: bool = False,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> nn.Module:
     """A copy of the network's modules without its weights: meta tensors, or zeros if ``real``.
 
     Zeros make a detector's proposals the same at every width; buffers keep their values.
+
+    Args:
+        model: the network.
+        real: make tensors that can be computed with, on the CPU.
+        shapes: shapes of parameters and buffers, by name, where they are not the model's.
     """
+    shapes = shapes or {}
     buffers = {name for name, _ in model.named_buffers()}
 
     def empty(name: str, tensor: Tensor) -> Tensor:
-        if real:
-            return tensor.clone() if name in buffers else torch.zeros_like(tensor)
-        return torch.empty_like(tensor, device="meta")
+        shape = tuple(shapes.get(name, tensor.shape))
+        if not real:
+            return torch.empty(shape, dtype=tensor.dtype, device="meta")
+        if name in buffers and shape == tensor.shape:
+            return tensor.detach().to("cpu", copy=True)
+        full = torch.ones if name.endswith("running_var") else torch.zeros
+        return full(shape, dtype=tensor.dtype)
 
     return copied(model, empty)
 
@@ -84,9 +99,9 @@ class Network:
     """A network's forward passes, read. ``model`` itself is only looked at, never changed.
 
     Attributes:
-        base: the network's skeleton, as it is before any forward pass.
+        model: the network itself; its tensors are never computed with.
         real: whether the network needed real tensors.
-        passes: eval at batch 1, then train at batch 2 where that runs.
+        passes: eval at batch 1, then train at batch 2 where that runs and runs other code.
         notes: what could not be read, in words.
     """
 
@@ -95,14 +110,13 @@ class Network:
         self.meta = MetaKernels()
         self.notes: dict[str, str] = {}
         self.real = False
-        self.base = skeleton(model)
+        self.model = model
         self._kept: list[tuple[frozenset[str], str]] = []
         self._scale_groups = scale_groups
         self._traced = self.replica()
         evaluation = self.run(self._traced, training=False)
         if evaluation.error is not None:
             self.real = True
-            self.base = skeleton(model, real=True)
             self._traced = self.replica()
             evaluation = self.run(self._traced, training=False)
             if evaluation.error is not None:
@@ -111,10 +125,10 @@ class Network:
                 ) from evaluation.error
         self._traces = {False: evaluation}
         training = self.run(self._traced, training=True)
-        if training.error is None:
-            self._traces[True] = training
-        else:
+        if training.error is not None:
             self.notes["train mode"] = f"was not read: {first_line(training.error)}"
+        elif not same_path(evaluation, training):
+            self._traces[True] = training
         self.read()
 
     def read(self) -> None:
@@ -129,9 +143,9 @@ class Network:
                 if layer.name in names:
                     freeze(layer.outputs, reason)
 
-    def replica(self) -> nn.Module:
-        """A copy of the skeleton to run: networks may keep what a forward pass computed."""
-        return copied(self.base, lambda _, tensor: tensor.detach().clone() if self.real else tensor)
+    def replica(self, shapes: Mapping[str, Sequence[int]] | None = None) -> nn.Module:
+        """A skeleton to run once: networks may keep what a forward pass computed."""
+        return skeleton(self.model, real=self.real, shapes=shapes)
 
     def run(self, model: nn.Module, *, training: bool, limit: int | None = None) -> Trace:
         """Trace a skeleton: eval at batch 1 or train at batch 2; up to ``limit`` calls."""
@@ -211,7 +225,7 @@ class Network:
             Product(1, list(self.reader.tensors[name]))
             if name in self.reader.tensors
             else Product(parameter.numel(), [])
-            for name, parameter in self.base.named_parameters()
+            for name, parameter in self.model.named_parameters()
         ]
 
     def form(self, axis: Axis, index: Mapping[Tie, int]) -> dict[tuple[int, ...], int]:

@@ -225,3 +225,26 @@ def run(
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_attention)
     return trace
+
+
+# Modules that only scale what passes through them, and only in train mode.
+DROPPING = ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "StochasticDepth", "DropPath")
+
+
+def same_path(evaluation: Trace, training: Trace) -> bool:
+    """Whether train mode makes the same calls as eval mode, dropping and batch counts apart.
+
+    Then whatever holds for the sizes in one pass holds for those in the other.
+    """
+    return _path(evaluation) == _path(training)
+
+
+def _path(trace: Trace) -> list[tuple[str, str]]:
+    path = []
+    for call in trace.calls:
+        frame = trace.frames[call.frame] if call.frame >= 0 else None
+        counts_batches = call.name == "add" and call.shapes == ((),)
+        if counts_batches or (frame is not None and frame.kind.__name__ in DROPPING):
+            continue
+        path.append((call.name, frame.path if frame is not None else ""))
+    return path

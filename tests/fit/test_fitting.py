@@ -28,6 +28,12 @@ def halved(model: nn.Module) -> tuple[Any, dict[str, Any]]:
 class Stated(nn.Module):
     """Any way to state a size of the 12 channels between two convolutions."""
 
+    width: int
+    part: int
+    channels: int
+    splits: Any
+    shape: Any
+
     def __init__(self, **sizes: Any) -> None:
         super().__init__()
         self.first, self.second = conv(3, 12), conv(12, 12)
@@ -40,7 +46,7 @@ class Stated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.second(self.change(self.first(x)))
-        return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
+        return self.head(x.mean((2, 3)))
 
 
 class Width(Stated):

@@ -6,14 +6,19 @@ torchvision and timm have.
 """
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 Kind = Literal["convolutional", "attention"]
 
-CLASSIFIERS = tuple(
+
+def names(text: str) -> tuple[str, ...]:
+    """The names in a text, which is easier to read and to change than a list of strings."""
+    return tuple(text.split())
+
+
+CLASSIFIERS = names(
     """
     alexnet convnext_base convnext_large convnext_small convnext_tiny densenet121 densenet161
     densenet169 densenet201 efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3
@@ -27,25 +32,29 @@ CLASSIFIERS = tuple(
     shufflenet_v2_x2_0 squeezenet1_0 squeezenet1_1 swin_b swin_s swin_t swin_v2_b swin_v2_s
     swin_v2_t vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn vit_b_16 vit_b_32
     vit_h_14 vit_l_16 vit_l_32 wide_resnet101_2 wide_resnet50_2
-    """.split()
+    """
 )
 
-SEGMENTATION = tuple(
+SEGMENTATION = names(
     """
     deeplabv3_mobilenet_v3_large deeplabv3_resnet101 deeplabv3_resnet50 fcn_resnet101 fcn_resnet50
     lraspp_mobilenet_v3_large
-    """.split()
+    """
 )
 
-VIDEO = tuple("mc3_18 mvit_v1_b mvit_v2_s r2plus1d_18 r3d_18 s3d swin3d_b swin3d_s swin3d_t".split())
-
-DETECTION = tuple(
+VIDEO = names(
     """
-    fasterrcnn_mobilenet_v3_large_320_fpn fasterrcnn_mobilenet_v3_large_fpn fasterrcnn_resnet50_fpn
-    fasterrcnn_resnet50_fpn_v2 fcos_resnet50_fpn keypointrcnn_resnet50_fpn maskrcnn_resnet50_fpn
-    maskrcnn_resnet50_fpn_v2 retinanet_resnet50_fpn retinanet_resnet50_fpn_v2 ssd300_vgg16
-    ssdlite320_mobilenet_v3_large
-    """.split()
+    mc3_18 mvit_v1_b mvit_v2_s r2plus1d_18 r3d_18 s3d swin3d_b swin3d_s swin3d_t
+    """
+)
+
+DETECTION = names(
+    """
+    fasterrcnn_mobilenet_v3_large_320_fpn fasterrcnn_mobilenet_v3_large_fpn
+    fasterrcnn_resnet50_fpn fasterrcnn_resnet50_fpn_v2 fcos_resnet50_fpn keypointrcnn_resnet50_fpn
+    maskrcnn_resnet50_fpn maskrcnn_resnet50_fpn_v2 retinanet_resnet50_fpn
+    retinanet_resnet50_fpn_v2 ssd300_vgg16 ssdlite320_mobilenet_v3_large
+    """
 )
 
 # One network of every timm module: a small one that is in use, not a toy of timm's own tests.
@@ -151,22 +160,22 @@ TIMM = {
 }
 
 # More of the convolutional families where other croppers fail: several blocks live in one module.
-TIMM_MORE = tuple(
+TIMM_MORE = names(
     """
-    botnet26t_256 convnextv2_atto cs3sedarknet_x cspdarknet53 cspresnet50 cspresnext50 dla60_res2net
-    densenetblur121d dm_nfnet_f0 dpn68b eca_resnet33ts efficientnet_b0 ese_vovnet39b fbnetv3_b
-    gcresnext26ts gernet_s ghostnetv2_100 ghostnetv3_100 hrnet_w18_small_v2 lambda_resnet26rpt_256
-    mixnet_l mobilenetv4_conv_small nf_regnet_b0 nf_resnet26 regnetz_005 regnety_002 repvgg_a0
-    res2net50_26w_4s resnest50d resnetblur50 resnetrs50 resnetv2_50x1_bit rexnetr_100
-    seresnext26d_32x4d skresnext50_32x4d tf_efficientnetv2_b0 xception41
-    """.split()
+    botnet26t_256 convnextv2_atto cs3sedarknet_x cspdarknet53 cspresnet50 cspresnext50
+    dla60_res2net densenetblur121d dm_nfnet_f0 dpn68b eca_resnet33ts efficientnet_b0 ese_vovnet39b
+    fbnetv3_b gcresnext26ts gernet_s ghostnetv2_100 ghostnetv3_100 hrnet_w18_small_v2
+    lambda_resnet26rpt_256 mixnet_l mobilenetv4_conv_small nf_regnet_b0 nf_resnet26 regnetz_005
+    regnety_002 repvgg_a0 res2net50_26w_4s resnest50d resnetblur50 resnetrs50 resnetv2_50x1_bit
+    rexnetr_100 seresnext26d_32x4d skresnext50_32x4d tf_efficientnetv2_b0 xception41
+    """
 )
 
-OWN = tuple(
+OWN = names(
     """
     cifar_efficientnet_b0 cifar_mobilenet_v2 cifar_vgg16_bn resnet20 resnet32 resnet44 resnet56
     resnet110 resnet1202
-    """.split()
+    """
 )
 
 # Networks with self-attention, or another mixing of tokens with each other by products of
@@ -174,24 +183,28 @@ OWN = tuple(
 # (Sequencer). Gates over channels (SE, ECA, SK, split attention, global context, GhostNetV2's) and
 # focal modulation are convolutions and sums: networks with only those are convolutional.
 ATTENTION = frozenset(
-    """
-    maxvit_t swin_b swin_s swin_t swin_v2_b swin_v2_s swin_v2_t vit_b_16 vit_b_32 vit_h_14 vit_l_16
-    vit_l_32 mvit_v1_b mvit_v2_s swin3d_b swin3d_s swin3d_t
-    timm:beit_base_patch16_224 timm:botnet26t_256 timm:cait_xxs24_224 timm:coat_tiny
-    timm:coatnet_nano_rw_224 timm:convit_tiny timm:cpubone_nano timm:crossvit_tiny_240 timm:csatv2
-    timm:davit_tiny timm:deepseek_vit_412m timm:deit_tiny_patch16_224 timm:edgenext_xx_small
-    timm:efficientformer_l1 timm:efficientformerv2_s0 timm:efficientvim_m1 timm:efficientvit_b0
-    timm:efficientvit_m0 timm:gcvit_xxtiny timm:gemma4_vit_167m timm:gmlp_ti16_224 timm:halonet_h1
-    timm:hiera_tiny_224 timm:iformer_t timm:lambda_resnet26rpt_256 timm:levit_128s
-    timm:lowformer_b0 timm:mobilenetv5_base timm:mobilevit_xxs timm:mvitv2_tiny
-    timm:naflexvit_base_patch16_parfac_gap timm:nest_tiny timm:nextvit_small timm:pit_ti_224
-    timm:pvt_v2_b0 timm:qwen3_vit_88m timm:sam2_hiera_tiny timm:samvit_base_patch16_224
-    timm:sequencer2d_s timm:shvit_s1 timm:swiftformer_xs timm:swin_tiny_patch4_window7_224
-    timm:swinv2_cr_tiny_224 timm:swinv2_tiny_window8_256 timm:tiny_vit_5m_224
-    timm:tnt_s_legacy_patch16_224 timm:twins_svt_small timm:visformer_tiny timm:vit_tiny_patch16_224
-    timm:vit_relpos_small_patch16_224 timm:vit_tiny_patch16_dinov3_qkvb timm:vit_tiny_r_s16_p8_224
-    timm:vitamin_small_224 timm:volo_d1_224 timm:xcit_nano_12_p8_224
-    """.split()
+    names(
+        """
+        maxvit_t swin_b swin_s swin_t swin_v2_b swin_v2_s swin_v2_t vit_b_16 vit_b_32 vit_h_14
+        vit_l_16 vit_l_32 mvit_v1_b mvit_v2_s swin3d_b swin3d_s swin3d_t timm:beit_base_patch16_224
+        timm:botnet26t_256 timm:cait_xxs24_224 timm:coat_tiny timm:coatnet_nano_rw_224
+        timm:convit_tiny timm:cpubone_nano timm:crossvit_tiny_240 timm:csatv2 timm:davit_tiny
+        timm:deepseek_vit_412m timm:deit_tiny_patch16_224 timm:edgenext_xx_small
+        timm:efficientformer_l1 timm:efficientformerv2_s0 timm:efficientvim_m1 timm:efficientvit_b0
+        timm:efficientvit_m0 timm:gcvit_xxtiny timm:gemma4_vit_167m timm:gmlp_ti16_224
+        timm:halonet_h1
+        timm:hiera_tiny_224 timm:iformer_t timm:lambda_resnet26rpt_256 timm:levit_128s
+        timm:lowformer_b0 timm:mobilenetv5_base timm:mobilevit_xxs timm:mvitv2_tiny
+        timm:naflexvit_base_patch16_parfac_gap timm:nest_tiny timm:nextvit_small timm:pit_ti_224
+        timm:pvt_v2_b0 timm:qwen3_vit_88m timm:sam2_hiera_tiny timm:samvit_base_patch16_224
+        timm:sequencer2d_s timm:shvit_s1 timm:swiftformer_xs timm:swin_tiny_patch4_window7_224
+        timm:swinv2_cr_tiny_224 timm:swinv2_tiny_window8_256 timm:tiny_vit_5m_224
+        timm:tnt_s_legacy_patch16_224 timm:twins_svt_small timm:visformer_tiny
+        timm:vit_tiny_patch16_224 timm:vit_relpos_small_patch16_224
+        timm:vit_tiny_patch16_dinov3_qkvb
+        timm:vit_tiny_r_s16_p8_224 timm:vitamin_small_224 timm:volo_d1_224 timm:xcit_nano_12_p8_224
+        """
+    )
 )
 
 # Sides of square inputs, where it isn't 224.
@@ -217,19 +230,23 @@ SIDES = {
     "timm:naflexvit_base_patch16_parfac_gap": 384,
     "timm:sam2_hiera_tiny": 896,
     **dict.fromkeys(
-        """
-        timm:botnet26t_256 timm:cs3darknet_focus_s timm:cs3sedarknet_x timm:cspdarknet53
-        timm:cspresnet50 timm:cspresnext50 timm:eca_resnet33ts timm:ecaresnet26t
-        timm:edgenext_xx_small timm:fastvit_t8 timm:gcresnext26ts timm:halonet_h1
-        timm:lambda_resnet26rpt_256 timm:mobilenetv5_base timm:mobilevit_xxs
-        timm:swinv2_tiny_window8_256 timm:vit_tiny_patch16_dinov3_qkvb
-        """.split(),
+        names(
+            """
+            timm:botnet26t_256 timm:cs3darknet_focus_s timm:cs3sedarknet_x timm:cspdarknet53
+            timm:cspresnet50 timm:cspresnext50 timm:eca_resnet33ts timm:ecaresnet26t
+            timm:edgenext_xx_small timm:fastvit_t8 timm:gcresnext26ts
+        timm:halonet_h1
+            timm:lambda_resnet26rpt_256 timm:mobilenetv5_base timm:mobilevit_xxs
+            timm:swinv2_tiny_window8_256
+        timm:vit_tiny_patch16_dinov3_qkvb
+            """
+        ),
         256,
     ),
 }
 
 # Clips of 16 frames; the smallest that the networks' own weights are for.
-CLIPS = {name: (3, 16, 112, 112) for name in ("mc3_18", "r2plus1d_18", "r3d_18")}
+CLIPS = dict.fromkeys(("mc3_18", "r2plus1d_18", "r3d_18"), (3, 16, 112, 112))
 CLIPS |= {name: (3, 16, 224, 224) for name in VIDEO if name not in CLIPS}
 DETECTED = (3, 320, 320)
 
@@ -279,3 +296,54 @@ class Entry:
 SHORTFALLS: dict[str, dict[str, str]] = {}
 
 GROUPS_FILE = Path(__file__).parent / "groups.json"
+
+
+def entries() -> list[Entry]:
+    """Every network of the matrix, in the order of the tables."""
+    timm = [f"timm:{name}" for name in (*TIMM.values(), *TIMM_MORE)]
+    groups: dict[str, int] = json.loads(GROUPS_FILE.read_text()) if GROUPS_FILE.exists() else {}
+    listed = (*CLASSIFIERS, *SEGMENTATION, *VIDEO, *DETECTION, *timm, *OWN)
+    return [_entry(name, groups.get(name, 0)) for name in listed]
+
+
+def _entry(name: str, groups: int) -> Entry:
+    kind: Kind = "attention" if name in ATTENTION else "convolutional"
+    shape = _shape(name)
+    shortfalls = SHORTFALLS.get(name, {})
+    run_shape = _run_shape(name, shape, kind)
+    return Entry(name, shape, run_shape, kind, groups, name in DETECTION, shortfalls)
+
+
+def _shape(name: str) -> tuple[int, ...]:
+    if name in OWN:
+        return (3, 32, 32)
+    if name in DETECTION:
+        return DETECTED
+    if name in CLIPS:
+        return CLIPS[name]
+    side = SIDES.get(name, 224)
+    return (3, side, side)
+
+
+def _run_shape(name: str, shape: tuple[int, ...], kind: Kind) -> tuple[int, ...]:
+    if name in RUN_SIDES:
+        return (3, RUN_SIDES[name], RUN_SIDES[name])
+    if kind == "attention" or name in OWN or name in DETECTION:
+        return shape
+    return SMALL_CLIP if name in VIDEO else (3, SMALL_SIDE, SMALL_SIDE)
+
+
+# The part of the matrix that every `make test` runs, and plans alone of some larger networks.
+FAST = names(
+    """
+    alexnet squeezenet1_1 vgg11_bn resnet18 mobilenet_v2 shufflenet_v2_x1_0 mnasnet0_75 googlenet
+    regnet_y_400mf lraspp_mobilenet_v3_large resnet20 cifar_vgg16_bn cifar_mobilenet_v2
+    timm:skresnet18 timm:rexnet_100 timm:fasternet_t0 timm:starnet_s050 timm:mambaout_femto
+    timm:regnetx_002 timm:resnetv2_18 timm:mobilenetv3_small_050 timm:vit_tiny_patch16_224
+    """
+)
+FAST_PLANS = names(
+    """
+    resnet50 timm:dpn48b timm:res2next50 timm:eca_nfnet_l0
+    """
+)

@@ -52,7 +52,7 @@ class Path(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.last(self.function(self.stem(x)))
-        return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
+        return self.head(x.mean((2, 3)))
 
 
 def rows(*parts: Tensor) -> Tensor:
@@ -181,7 +181,7 @@ class Rows(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         bias = self.table(self.index).mean(0)
-        return self.head(self.stem(x).mean((2, 3)) + bias)  # type: ignore[no-any-return]
+        return self.head(self.stem(x).mean((2, 3)) + bias)
 
 
 def test_lookup_table() -> None:
@@ -287,7 +287,7 @@ def test_networks_that_need_values_run_on_real_tensors() -> None:
         def forward(self, x: Tensor) -> Tensor:
             x = self.mid(self.stem(x)).mean((2, 3))
             rows = (x.sum(1) > -1e9).nonzero().flatten()
-            return self.head(x[rows])  # type: ignore[no-any-return]
+            return self.head(x[rows])
 
     model = Thresholded()
     network = Network(model, Inputs(SHAPE))
@@ -319,7 +319,7 @@ def test_shared_parameters_are_one_tensor_still() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             x = self.stem(x).mean((2, 3))
-            return self.head(self.b(self.a(x)))  # type: ignore[no-any-return]
+            return self.head(self.b(self.a(x)))
 
     model = Shared()
     plan = precrop.plan(model, SHAPE, params=0.5)
@@ -341,7 +341,7 @@ def test_recurrent_layers_are_never_built_wrong(kind: Any) -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             rows, _ = self.rnn(self.stem(x).flatten(2).transpose(1, 2))
-            return self.head(rows.mean(1))  # type: ignore[no-any-return]
+            return self.head(rows.mean(1))
 
     model = Recurrent()
     plan = precrop.plan(model, SHAPE, params=1.0, macs=1.0)

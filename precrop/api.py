@@ -15,12 +15,12 @@ from torch import nn
 from precrop import __version__
 from precrop.allocate import Allocation, allocate
 from precrop.budgets import Budget, parse_budgets
-from precrop.errors import PrecropError
+from precrop.errors import BudgetError, PrecropError
 from precrop.fit.fitting import Fit, Fitter
 from precrop.fit.holding import Holds
 from precrop.layerwise import METHODS
 from precrop.plans import BudgetPlan, LayerPlan, Plan
-from precrop.program import BALANCE, Program, program
+from precrop.program import BALANCE, Choices, Program, program
 from precrop.read.axes import Tie, resolve
 from precrop.read.inputs import Inputs
 from precrop.read.network import Network, Sizes
@@ -205,7 +205,16 @@ def _choose(
         limits = parse_budgets(
             asked, {name: cost(structure.units) for name, cost in structure.costs.items()}
         )
-        problem = program(structure, limits, **options)
+        try:
+            problem = program(structure, limits, **options)
+        except BudgetError:
+            # The least that the message names must be possible: try the narrowest network.
+            choices = Choices.of(structure.groups, options["divisor"], options["min_width"])
+            fit = fitter.fit(network.sizes(ties, choices.lower.tolist()))
+            if fit.mismatch is None:
+                raise
+            holds.hold(fit.mismatch)
+            continue
         allocation = allocate(problem)
         rounded = round_units(problem, allocation.log_ratios, allocation.multipliers)
         units = [int(n) for n in rounded]

@@ -35,9 +35,11 @@ def copied(model: nn.Module, make: Callable[[str, Tensor], Tensor]) -> nn.Module
 
 def _copies_plainly(kind: type[nn.Module]) -> bool:
     """Whether a class leaves copying to Python, so that copying its attributes is all there is."""
+    if kind.__setstate__.__module__ not in _UPGRADING:
+        return False
     return all(
         getattr(kind, name, None) is getattr(nn.Module, name, None)
-        for name in ("__setstate__", "__getstate__", "__deepcopy__", "__reduce__", "__reduce_ex__")
+        for name in ("__getstate__", "__deepcopy__", "__reduce__", "__reduce_ex__")
     )
 
 
@@ -60,6 +62,8 @@ def _copied_state(state: dict[str, Any], memo: dict[int, Any]) -> dict[str, Any]
 
 
 _ATOMIC = {bool, int, float, str, type(None)}
+# Here __setstate__ only adds what modules saved by older versions of PyTorch lack.
+_UPGRADING = {f"torch.nn.modules.{name}" for name in ("module", "conv", "activation", "batchnorm")}
 _CONTAINERS = {dict, OrderedDict, set, list}
 
 

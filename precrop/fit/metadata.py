@@ -32,6 +32,8 @@ def metadata_edits(network: Network, sizes: Sizes) -> Iterator[Edit]:
     """Edits for attributes that equalled a size of the original and no longer do."""
     layers, changes = network.layers, cache(partial(_changes, network, sizes))
     for path, module in network.model.named_modules():
+        if type(module).__module__.startswith("torch.nn."):
+            continue  # what those state is known
         prefix = f"{path}." if path else ""
         inside: list[LayerReading] | None = None
         for name, value in vars(module).items():

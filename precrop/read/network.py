@@ -207,8 +207,7 @@ class Network:
                 break
             ties[max(crowded)].frozen = "its cost is a product of three widths"
         layers = tuple(self._layer(layer, index) for layer in self.layers)
-        groups = tuple(self._group(tie) for tie in ties)
-        return Structure(groups, layers, costs), ties
+        return Structure(self._groups(index), layers, costs), ties
 
     def _ties(self) -> list[Tie]:
         """Ties of the varying groups: those that layers produce first, in order of execution."""
@@ -276,18 +275,22 @@ class Network:
                 shares[group] = shares.get(group, 0.0) + segment_size(segment) / size
         return shares
 
-    def _group(self, tie: Tie) -> Group:
-        name, widths = "", []
+    def _groups(self, index: Mapping[Tie, int]) -> tuple[Group, ...]:
+        """Every group by the layers that produce it, or those that read it if none does."""
+        owners: list[tuple[str, list[int]]] = [("", []) for _ in index]
         for ends in ("outputs", "inputs"):
+            produced = {group for group, (name, _) in enumerate(owners) if name}
             for layer in self.layers:
-                row = [s for s in resolve(getattr(layer, ends)) if s[0] and s[0].tie.root() is tie]
-                if row:
-                    name = name or layer.name
-                    widths += [segment_size(segment) for segment in row]
-            if widths:
-                break
-        grain = gcd(*(width // tie.quantum for width in widths))
-        return Group(name, widths[0], tie.quantum, grain, min(widths))
+                for segment in resolve(getattr(layer, ends)):
+                    group = index.get(segment[0].tie.root()) if segment[0] else None
+                    if group is not None and group not in produced:
+                        name, widths = owners[group]
+                        widths.append(segment_size(segment))
+                        owners[group] = (name or layer.name, widths)
+        return tuple(
+            _group(name, widths, tie.quantum)
+            for tie, (name, widths) in zip(index, owners, strict=True)
+        )
 
     def sizes(self, ties: Sequence[Tie], units: Sequence[int]) -> Sizes:
         """Sizes when the group behind ``ties[i]`` keeps ``units[i]`` units."""
@@ -306,6 +309,11 @@ class Network:
             if reason not in (INPUT, OUTPUT):
                 reasons[layer.name] = reason
         return reasons
+
+
+def _group(name: str, widths: Sequence[int], units: int) -> Group:
+    grain = gcd(*(width // units for width in widths))
+    return Group(name, widths[0], units, grain, min(widths))
 
 
 def _multiply(

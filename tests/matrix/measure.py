@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from precrop.plans import LayerPlan, Plan
+from precrop.plans import Plan
 from precrop.read.network import skeleton
 from precrop.zoo import load_model
-from tests.matrix.networks import HIDDEN, Entry
+from tests.matrix.networks import Entry
 from tests.planning import counted_macs, counted_params, planned
 
 SHARE = 0.5
@@ -103,7 +103,7 @@ def measure(entry: Entry, *, run: bool = True) -> Measurement:
         found.plan_error = _line(error)
         return found
     found.groups = len(choice.structure.groups)
-    _describe(found, plan)
+    _describe(found, plan, entry.hidden)
     try:
         small = plan.build(model)
         _count(found, entry, plan, model, small)
@@ -119,7 +119,7 @@ def measure(entry: Entry, *, run: bool = True) -> Measurement:
     return found
 
 
-def _describe(found: Measurement, plan: Plan) -> None:
+def _describe(found: Measurement, plan: Plan, pattern: str) -> None:
     found.params = plan.params / plan.base_params
     found.macs = plan.macs / plan.base_macs
     found.seconds = plan.seconds
@@ -128,14 +128,9 @@ def _describe(found: Measurement, plan: Plan) -> None:
     for layer in kept:
         first, count = found.reasons.get(str(layer.frozen), (layer.name, 0))
         found.reasons[str(layer.frozen)] = (first, count + 1)
-    hidden = [layer for layer in plan.layers if is_hidden(layer)]
+    hidden = [layer for layer in plan.layers if re.search(pattern, layer.name)]
     found.hidden = len(hidden)
     found.cropped = sum(layer.out_channels < layer.base_out for layer in hidden)
-
-
-def is_hidden(layer: LayerPlan) -> bool:
-    """Whether a layer makes the hidden width of an MLP."""
-    return layer.base_out > layer.base_in and re.search(HIDDEN, layer.name) is not None
 
 
 def _count(

@@ -266,8 +266,27 @@ RUN_SIDES = {
 SMALL_CLIP = (3, 16, 64, 64)
 """For convolutional video networks."""
 
-# The name of a hidden layer of an MLP, a network of attention's second half.
-HIDDEN = r"(?<!cpb_)\bmlp\b.*"
+# The layer that makes the hidden width of an MLP, by its path: a pattern that holds for most
+# networks of attention (it passes by the MLPs that make position biases), and those of the others.
+HIDDEN = (
+    r"(?<!rel_pos\.)\bmlp(_layer|_in|_channels|\d)?"
+    r"\.(0|1|fc1|conv1|w0|w1|ln1|gate_proj|up_proj|main\.1)\b"
+)
+HIDDEN_OF = {
+    # Bottlenecks around attention instead of MLPs: the width that the block reduces to.
+    "timm:botnet26t_256": r"conv1_1x1",
+    "timm:halonet_h1": r"conv1_1x1",
+    "timm:lambda_resnet26rpt_256": r"conv1_1x1",
+    "timm:cpubone_nano": r"total\.0\.1\.main\.1$",
+    "timm:csatv2": r"pwconv1$|stages\.\d\.\d\.mlp\.fc1$",
+    "timm:efficientvim_m1": r"ffn\.fc1",
+    "timm:efficientvit_b0": r"local_module\.main\.inverted_conv",
+    "timm:efficientvit_m0": r"ffn\d?\.m\.pw1",
+    "timm:iformer_t": r"mixer\.module\.[01]\.c$",
+    "timm:mobilenetv5_base": r"pw_exp",
+    "timm:shvit_s1": r"ffn\.m\.pw1",
+    "timm:swiftformer_xs": r"linear\.fc1$",
+}
 
 
 @dataclass(frozen=True)
@@ -281,6 +300,7 @@ class Entry:
         kind: whether it is measured as a convolutional network.
         groups: its number of independent widths; 0 where none is recorded.
         detector: whether its output depends on values, so that MACs can't be compared.
+        hidden: a pattern for the layers that make hidden widths of MLPs.
         shortfalls: checks of `tests.matrix.measure.CHECKS` that fail, and why.
     """
 
@@ -290,6 +310,7 @@ class Entry:
     kind: Kind
     groups: int
     detector: bool = False
+    hidden: str = HIDDEN
     shortfalls: dict[str, str] = field(default_factory=dict)
 
 
@@ -309,9 +330,16 @@ def entries() -> list[Entry]:
 def _entry(name: str, groups: int) -> Entry:
     kind: Kind = "attention" if name in ATTENTION else "convolutional"
     shape = _shape(name)
-    shortfalls = SHORTFALLS.get(name, {})
-    run_shape = _run_shape(name, shape, kind)
-    return Entry(name, shape, run_shape, kind, groups, name in DETECTION, shortfalls)
+    return Entry(
+        name=name,
+        shape=shape,
+        run_shape=_run_shape(name, shape, kind),
+        kind=kind,
+        groups=groups,
+        detector=name in DETECTION,
+        hidden=HIDDEN_OF.get(name, HIDDEN),
+        shortfalls=SHORTFALLS.get(name, {}),
+    )
 
 
 def _shape(name: str) -> tuple[int, ...]:

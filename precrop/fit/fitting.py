@@ -1,11 +1,10 @@
 """Fits a copy of the network to new sizes and proves it: its trace equals the predicted one.
 
 Sizes that modules keep in attributes of their own (the width of a split, the target of a view) are
-found by causal probing: on the network as it was, one stored integer is changed and the argument
-that moves is what it drives. What one module teaches holds for all modules of its class.
+found by probing where the traces differ; what one module teaches holds for all of its class.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -19,43 +18,15 @@ from precrop.fit.attributes import (
     stated_sizes,
 )
 from precrop.fit.metadata import metadata_edits
+from precrop.fit.probing import RESHAPES, Literal, Prober, Rule
+from precrop.fit.sites import Site, frames_around, sites
 from precrop.read.axes import Axis, axis_size
 from precrop.read.network import Network, Pass, Sizes, tensor_axes
 from precrop.read.reader import CallReading
 from precrop.read.trace import Call, Trace
 
-# Modules around a call, from the innermost, whose attributes may hold one of its arguments.
-PROBED_DEPTH = 3
 Segments = dict[str, list[list[tuple[int, int]]]]
 """For every tensor that changes and each of its axes the ``(old, new)`` sizes of segments."""
-RESHAPES = ("view", "_unsafe_view")
-# Changes of a stored integer, in this order: code may divide it by 2, 3, 4, 6 or 8 and round.
-CHANGES = (-24, -12, -8, -6, -4, -2, -1, 2)
-
-
-@dataclass(frozen=True)
-class Site:
-    """A place in the code: the n-th call of an operation in forward of a class."""
-
-    kind: type[nn.Module] | None
-    op: str
-    occurrence: int
-
-
-@dataclass(frozen=True)
-class Rule:
-    """Attributes that drive an argument: it moves by the sum of ``slope`` times what each moves.
-
-    The attributes belong to a module of class ``kind``, ``depth`` frames outside of the call.
-    ``driver`` is the one to set; the others may have been set for other arguments.
-    """
-
-    site: Site
-    literal: tuple[str, int | None]
-    depth: int
-    kind: type[nn.Module]
-    driver: str
-    slopes: Mapping[str, Fraction]
 
 
 @dataclass(frozen=True)
@@ -82,8 +53,13 @@ class Fitter:
 
     network: Network
     rules: list[Rule] = field(default_factory=list)
+    prober: Prober = field(init=False)
     _sites: dict[bool, list[Site]] = field(default_factory=dict)
-    _given_up: set[tuple[Site, tuple[str, int | None]]] = field(default_factory=set)
+    _given_up: set[tuple[Site, Literal]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        """Probing needs nothing but the network."""
+        self.prober = Prober(self.network)
 
     def fit(self, sizes: Sizes) -> Fit:
         """Resize a copy of the skeleton, set what states sizes, compare its forward passes."""
@@ -101,10 +77,10 @@ class Fitter:
 
     def site(self, forward: Pass, index: int) -> Site:
         """The place in the code of a call."""
-        sites = self._sites.get(forward.training)
-        if sites is None:
-            sites = self._sites[forward.training] = list(_sites(forward.trace))
-        return sites[index]
+        known = self._sites.get(forward.training)
+        if known is None:
+            known = self._sites[forward.training] = list(sites(forward.trace))
+        return known[index]
 
     def _resized(self, sizes: Sizes) -> Segments:
         """Segments ``(old, new)`` of every axis of the parameters and buffers that change."""
@@ -191,7 +167,7 @@ class Fitter:
         edits: dict[tuple[str, str], int],
     ) -> None:
         """Set the driver of an argument so that it states the new size, if the rule holds here."""
-        frames = _frames(forward.trace, index)
+        frames = frames_around(forward.trace, index)
         if len(frames) <= rule.depth:
             return
         frame = forward.trace.frames[frames[rule.depth]]
@@ -228,77 +204,12 @@ class Fitter:
                 if sizes.size(axis) == axis_size(axis) or (site, literal) in self._given_up:
                     continue
                 self._given_up.add((site, literal))
-                rule = self._probe(forward, place, site, literal)
+                taken = {rule.driver for rule in self.rules if rule.site == site}
+                rule = self.prober.rule(forward, place, site, literal, taken)
                 if rule is not None:
                     self.rules.append(rule)
                     found = True
         return found
-
-    def _probe(
-        self, forward: Pass, index: int, site: Site, literal: tuple[str, int | None]
-    ) -> Rule | None:
-        """Change the integers that modules around a call store, one by one: what moves it?"""
-        for depth, frame_index in enumerate(_frames(forward.trace, index)[:PROBED_DEPTH]):
-            frame = forward.trace.frames[frame_index]
-            stored = dict(integers(self.network.model.get_submodule(frame.path)))
-            slopes: dict[str, Fraction] = {}
-            for attribute, value in stored.items():
-                slope = self._slope(forward, index, literal, (frame.path, attribute, value))
-                if slope:
-                    slopes[attribute] = slope
-            stated = _argument(forward.trace.calls[index], literal)
-            driven = {rule.driver for rule in self.rules if rule.site == site}
-            drivers = [attribute for attribute, slope in slopes.items() if slope > 0]
-            if drivers:
-                # An attribute that is not taken, then one that the argument is a multiple of, then
-                # the larger one: of heads times width it is the width that changes.
-                driver = max(
-                    drivers,
-                    key=lambda a: (a not in driven, slopes[a] * stored[a] == stated, stored[a]),
-                )
-                return Rule(site, literal, depth, frame.kind, driver, slopes)
-        return None
-
-    def _slope(
-        self, forward: Pass, index: int, literal: tuple[str, int | None], stored: Edit
-    ) -> Fraction | None:
-        """By how much an argument moves for every one that a stored integer moves."""
-        stated = _argument(forward.trace.calls[index], literal)
-        path, attribute, value = stored
-        for change in CHANGES:
-            if value + change < 1 or stated is None:
-                continue
-            moved = self._moved(forward, index, literal, (path, attribute, value + change))
-            if moved is not None:
-                return Fraction(moved - stated, change)
-        return None
-
-    def _moved(
-        self,
-        forward: Pass,
-        index: int,
-        literal: tuple[str, int | None],
-        edit: Edit,
-    ) -> int | None:
-        """The argument after one stored integer was set; None if the call is not reached."""
-        probe = self.network.replica()
-        apply_edits(probe, [edit])
-        trace = self.network.run(probe, training=forward.training, limit=index + 1)
-        if _diverged(forward.trace, trace, index):
-            return None
-        call = forward.trace.calls[index]
-        if len(trace.calls) > index and trace.calls[index].op == call.op:
-            return _argument(trace.calls[index], literal)
-        if trace.refused is not None and call.name in RESHAPES and literal[1] is not None:
-            same_rank = len(trace.refused) == len(call.arg("size"))
-            return trace.refused[literal[1]] if same_rank else None
-        return None
-
-
-def _diverged(base: Trace, trace: Trace, index: int) -> bool:
-    """Whether a trace differs before a call: what was changed drives an earlier one."""
-    before = zip(base.calls[:index], trace.calls[:index], strict=False)
-    return any(call.op != other.op or call.shapes != other.shapes for call, other in before)
 
 
 def _stated_edits(base: nn.Module, candidate: nn.Module, tensors: dict[str, Any]) -> Iterator[Edit]:
@@ -317,38 +228,6 @@ def _places(forward: Pass, index: int) -> range:
     after = index + 1 < len(calls) and calls[index].name == "clone"
     last = index + 2 if after and calls[index + 1].name in RESHAPES else index + 1
     return range(index, min(last, len(calls)))
-
-
-def _sites(trace: Trace) -> Iterator[Site]:
-    counts: dict[tuple[int, str], int] = {}
-    for call in trace.calls:
-        key = (call.frame, call.name)
-        occurrence = counts[key] = counts.get(key, -1) + 1
-        kind = trace.frames[call.frame].kind if call.frame >= 0 else None
-        yield Site(kind, call.name, occurrence)
-
-
-def _frames(trace: Trace, index: int) -> list[int]:
-    """Module frames around a call, from the innermost."""
-    frames = []
-    frame = trace.calls[index].frame
-    while frame >= 0:
-        frames.append(frame)
-        frame = trace.frames[frame].parent
-    return frames
-
-
-def _argument(call: Call, literal: tuple[str, int | None]) -> int | None:
-    name, position = literal
-    value = call.arg(name)
-    if position is not None:
-        value = (
-            value[position] if isinstance(value, (list, tuple)) and position < len(value) else None
-        )
-    if type(value) is not int:
-        return None
-    # A bound counted from the end is negative; its axis is what lies behind it.
-    return abs(value) if name in ("start", "end") else value
 
 
 def _agrees(reading: CallReading, call: Call, sizes: Sizes) -> bool:

@@ -8,7 +8,8 @@ every width, and a network in which nothing changes is always as predicted.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from precrop.fit.fitting import Fitter, Mismatch, Site
+from precrop.fit.fitting import Fitter, Mismatch
+from precrop.fit.sites import Site
 from precrop.read.axes import Axis
 from precrop.read.network import Network, Pass
 from precrop.read.reader import CallReading

@@ -263,6 +263,7 @@ RUN_SIDES = {
     "timm:selecsls42": 128,
     "alexnet": 128,
 }
+WHOLE_CLIPS = {"s3d"}  # it pools what is left of 224 pixels
 SMALL_CLIP = (3, 16, 64, 64)
 """For convolutional video networks."""
 
@@ -356,7 +357,7 @@ def _shape(name: str) -> tuple[int, ...]:
 def _run_shape(name: str, shape: tuple[int, ...], kind: Kind) -> tuple[int, ...]:
     if name in RUN_SIDES:
         return (3, RUN_SIDES[name], RUN_SIDES[name])
-    if kind == "attention" or name in OWN or name in DETECTION:
+    if kind == "attention" or name in OWN or name in DETECTION or name in WHOLE_CLIPS:
         return shape
     return SMALL_CLIP if name in VIDEO else (3, SMALL_SIDE, SMALL_SIDE)
 

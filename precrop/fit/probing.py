@@ -1,0 +1,175 @@
+"""Causal probing: which stored integer drives an argument of a call?
+
+A module around the call is run again, on the inputs that it had, with one integer of its own
+changed. The argument that moves is what the integer drives, and by how much.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from precrop.fit.attributes import integers, set_attribute
+from precrop.fit.sites import Site, frames_around
+from precrop.read.network import Network, Pass
+from precrop.read.trace import Call, Trace, run
+
+Literal = tuple[str, int | None]
+"""An argument's name and, if it is a list, the position in it."""
+
+# Modules around a call, from the innermost, whose attributes may hold one of its arguments.
+PROBED_DEPTH = 3
+# Changes of a stored integer, in this order: code may divide it by 2, 3, 4, 6 or 8 and round.
+CHANGES = (-24, -12, -8, -6, -4, -2, -1, 2)
+RESHAPES = ("view", "_unsafe_view")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Attributes that drive an argument: it moves by the sum of ``slope`` times what each moves.
+
+    The attributes belong to a module of class ``kind``, ``depth`` frames outside of the call.
+    ``driver`` is the one to set; the others may have been set for other arguments.
+    """
+
+    site: Site
+    literal: Literal
+    depth: int
+    kind: type[nn.Module]
+    driver: str
+    slopes: Mapping[str, Fraction]
+
+
+@dataclass(frozen=True)
+class _Replay:
+    """One call of one module: what it was given, and which of the trace's calls it made."""
+
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    calls: list[Call]
+
+
+class _ReachedError(Exception):
+    """Ends a forward pass at the module whose inputs are wanted."""
+
+
+@dataclass
+class Prober:
+    """Probes one network; keeps the inputs of the modules that it ran."""
+
+    network: Network
+    _replays: dict[tuple[bool, int], _Replay] = field(default_factory=dict)
+
+    def rule(
+        self, forward: Pass, index: int, site: Site, literal: Literal, taken: set[str]
+    ) -> Rule | None:
+        """What drives an argument of a call; attributes in ``taken`` already drive another."""
+        stated = argument(forward.trace.calls[index], literal)
+        if stated is None:
+            return None
+        for depth, frame in enumerate(frames_around(forward.trace, index)[:PROBED_DEPTH]):
+            replay = self._replay(forward, frame)
+            stored = dict(integers(replay.module))
+            slopes = {}
+            for name, value in stored.items():
+                slope = self._slope(replay, forward, index, literal, name, value)
+                if slope:
+                    slopes[name] = slope
+            drivers = [name for name, slope in slopes.items() if slope > 0]
+            if drivers:
+                # An attribute that is not taken, then one that the argument is a multiple of, then
+                # the larger one: of heads times width it is the width that changes.
+                driver = max(
+                    drivers,
+                    key=lambda a: (a not in taken, slopes[a] * stored[a] == stated, stored[a]),
+                )
+                return Rule(site, literal, depth, type(replay.module), driver, slopes)
+        return None
+
+    def _replay(self, forward: Pass, frame: int) -> _Replay:
+        key = (forward.training, frame)
+        if key not in self._replays:
+            self._replays[key] = self._captured(forward, frame)
+        return self._replays[key]
+
+    def _captured(self, forward: Pass, frame: int) -> _Replay:
+        """Run the network up to one call of one module and keep what the module was given."""
+        trace = forward.trace
+        path = trace.frames[frame].path
+        earlier = sum(other.path == path for other in trace.frames[:frame])
+        network = self.network.replica()
+        module = network.get_submodule(path)
+        given: list[Any] = []
+
+        def keep(_: nn.Module, args: Any, kwargs: Any) -> None:
+            given.append((args, kwargs))
+            if len(given) > earlier:
+                raise _ReachedError
+
+        handle = module.register_forward_pre_hook(keep, with_kwargs=True)
+        self.network.run(network, training=forward.training)
+        handle.remove()
+        args, kwargs = given[-1]
+        inside = [call for i, call in enumerate(trace.calls) if frame in frames_around(trace, i)]
+        return _Replay(module, args, kwargs, inside)
+
+    def _slope(
+        self, replay: _Replay, forward: Pass, index: int, literal: Literal, name: str, value: int
+    ) -> Fraction | None:
+        """By how much an argument moves for every one that a stored integer moves."""
+        call = forward.trace.calls[index]
+        stated = argument(call, literal)
+        for change in CHANGES:
+            if value + change < 1 or stated is None:
+                continue
+            moved = self._moved(replay, call, literal, name, value + change)
+            if moved is not None:
+                return Fraction(moved - stated, change)
+        return None
+
+    def _moved(
+        self, replay: _Replay, call: Call, literal: Literal, name: str, value: int
+    ) -> int | None:
+        """The argument after one stored integer was set; None if the call is not reached."""
+        module = copy.deepcopy(replay.module)
+        set_attribute(module, name, value)
+        args, kwargs = tree_map_only(Tensor, Tensor.clone, (replay.args, replay.kwargs))
+        meta = None if self.network.real else self.network.meta
+        place = next(i for i, other in enumerate(replay.calls) if other is call)
+        trace = run(module, args, kwargs, meta, limit=place + 1)
+        if _diverged(replay.calls, trace, place):
+            return None
+        if len(trace.calls) > place and trace.calls[place].op == call.op:
+            return argument(trace.calls[place], literal)
+        return _refused(trace, call, literal)
+
+
+def argument(call: Call, literal: Literal) -> int | None:
+    """The integer argument of a call, if it is one."""
+    name, position = literal
+    value = call.arg(name)
+    if position is not None:
+        listed = isinstance(value, (list, tuple)) and position < len(value)
+        value = value[position] if listed else None
+    if type(value) is not int:
+        return None
+    # A bound counted from the end is negative; its axis is what lies behind it.
+    return abs(value) if name in ("start", "end") else value
+
+
+def _diverged(calls: list[Call], trace: Trace, place: int) -> bool:
+    """Whether a trace differs before a call: what was changed drives an earlier one."""
+    before = zip(calls[:place], trace.calls[:place], strict=False)
+    return any(call.op != other.op or call.shapes != other.shapes for call, other in before)
+
+
+def _refused(trace: Trace, call: Call, literal: Literal) -> int | None:
+    """The size that a failing reshape was asked for in place of a view."""
+    if trace.refused is None or call.name not in RESHAPES or literal[1] is None:
+        return None
+    return trace.refused[literal[1]] if len(trace.refused) == len(call.arg("size")) else None

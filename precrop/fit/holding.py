@@ -57,6 +57,7 @@ class Holds:
 
 def _reason(site: Site) -> str:
     where = site.kind.__name__ if site.kind else "the network"
+    where += f".{site.layer}" if site.layer else ""
     return f"{site.op} in {where} keeps its sizes"
 
 

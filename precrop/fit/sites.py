@@ -10,9 +10,14 @@ from precrop.read.trace import Trace
 
 @dataclass(frozen=True)
 class Site:
-    """A place in the code: the n-th call of an operation in forward of a class."""
+    """A place in the code: the n-th call of an operation in forward of a class.
+
+    PyTorch's own layers are everywhere, so a call in one of them is placed by the class that has
+    the layer, and the layer's path in it.
+    """
 
     kind: type[nn.Module] | None
+    layer: str
     op: str
     occurrence: int
 
@@ -23,8 +28,18 @@ def sites(trace: Trace) -> Iterator[Site]:
     for call in trace.calls:
         key = (call.frame, call.name)
         occurrence = counts[key] = counts.get(key, -1) + 1
-        kind = trace.frames[call.frame].kind if call.frame >= 0 else None
-        yield Site(kind, call.name, occurrence)
+        yield Site(*_owner(trace, call.frame), call.name, occurrence)
+
+
+def _owner(trace: Trace, frame: int) -> tuple[type[nn.Module] | None, str]:
+    """The class around a call that is not one of PyTorch's, and the path from it."""
+    if frame < 0:
+        return None, ""
+    owner = trace.frames[frame]
+    path = owner.path
+    while owner.kind.__module__.startswith("torch.nn.") and owner.parent >= 0:
+        owner = trace.frames[owner.parent]
+    return owner.kind, path[len(owner.path) :].lstrip(".")
 
 
 def frames_around(trace: Trace, index: int) -> list[int]:

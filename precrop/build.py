@@ -44,6 +44,9 @@ def build(plan: Plan, model: nn.Module, init: Literal["slice", "reset"] = "slice
 
     small = copied(model, make)
     apply_edits(small, plan.attributes)
+    params = sum(parameter.numel() for parameter in small.parameters())
+    if params != plan.params:
+        raise PlanError(f"the plan says {plan.params} parameters and builds {params}: make it anew")
     if init == "reset":
         reset(small)
     return small

@@ -23,7 +23,7 @@ def show(plan: Plan, console: Console | None = None) -> None:
     console.print()
     console.print(total_table(plan))
     console.print()
-    for line in frozen_lines(plan):
+    for line in (*frozen_lines(plan), *rescaled_lines(plan)):
         console.print(Text(line))
     console.print(Text(f"Planned in {plan.seconds:.3f} s."))
 
@@ -87,9 +87,19 @@ def frozen_lines(plan: Plan) -> Iterator[str]:
     for name, reason in plan.frozen.items():
         reasons.setdefault(reason, []).append(name)
     for reason, names in reasons.items():
-        more = len(names) - _NAMES_SHOWN
-        shown = ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
-        yield f"Frozen: {shown}: {reason}"
+        yield f"Frozen: {_some(names)}: {reason}"
+
+
+def rescaled_lines(plan: Plan) -> Iterator[str]:
+    """The floats derived from sizes that the plan changes, such as an attention's scale."""
+    floats = [(path, name) for path, name, value in plan.attributes if type(value) is float]
+    if floats:
+        yield f"Rescaled with the widths: {_some(['.'.join(pair) for pair in floats])}"
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - _NAMES_SHOWN
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _tail(parts: list[str], above: list[str]) -> Text:

@@ -31,6 +31,7 @@ FAST = settings(
 )
 LONG = settings(FAST, max_examples=3000)
 
+
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     """Networks this small only lose time to threads."""

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from precrop.layerwise import METHODS, closed_form
 from precrop.errors import BudgetError
+from precrop.layerwise import METHODS, closed_form
 from tests.structures import scrambled
 
 # CIFAR ResNet-20 with parameter-free shortcuts: stem, three stages of six, classifier.

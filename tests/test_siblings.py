@@ -129,6 +129,8 @@ resnet = partial(ResNet, Bottleneck, [1, 2, 1, 1])
 densenet = partial(DenseNet, block_config=(2, 3, 3, 2))
 res2net = partial(timm.models.resnet.ResNet, Bottle2neck, [2, 1, 2, 1], block_args={"scale": 4})
 
+RELU = partial(nn.ReLU, inplace=True)  # the activation of FasterNet-T2
+
 PAIRS = {
     "MobileNetV2 1.4 to 1.0": scaled(tv.mobilenet_v2, {"width_mult": 1.4}, {"width_mult": 1.0}),
     "Wide ResNet-50-2 to ResNet-50": Pair(tv.wide_resnet50_2, tv.resnet50),
@@ -167,13 +169,14 @@ PAIRS = {
     "GhostNet 1.3 to 1.0": named("ghostnet_130", "ghostnet_100"),
     "FasterNet T2 to T1": Pair(
         partial(timm.create_model, "fasternet_t2"),
-        partial(timm.create_model, "fasternet_t1", act_layer=nn.ReLU),  # T2's activation
+        partial(timm.create_model, "fasternet_t1", act_layer=RELU),
     ),
     "ConvNeXt pico to femto": named("convnext_pico", "convnext_femto"),
     "HRNet w30 to w18": named("hrnet_w30", "hrnet_w18"),
 }
 
 LONG = {
+    "FasterNet T2 to T1",
     "HRNet w30 to w18",
     "GhostNet 1.3 to 1.0",
     "MixNet-L to M",

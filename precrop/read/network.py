@@ -300,7 +300,7 @@ class Network:
         """Layers whose output keeps its width, and why; the network's own ends are not listed."""
         reasons: dict[str, str] = {}
         for layer in self.layers:
-            if self.varies(layer.outputs):
+            if self.varies(layer.outputs) or axis_size(layer.outputs) == 1:
                 continue
             ties = [atom.tie.root() for atom in atoms(layer.outputs)]
             reason = next((tie.frozen for tie in ties if tie.frozen), None)

@@ -26,6 +26,9 @@ BINDING = 0.97
 MOST_FROZEN = 0.05
 """The largest share of a convolutional network's parameters in layers of kept width."""
 
+LEAST_MLPS = 0.9
+"""The least share of an attention network's MLPs that become narrower; cheap ones needn't."""
+
 
 @dataclass
 class Measurement:
@@ -80,7 +83,9 @@ CHECKS: dict[str, Check] = {
     ),
     "little frozen": lambda entry, found: entry.kind == "attention" or found.frozen <= MOST_FROZEN,
     "groups": lambda entry, found: found.groups == entry.groups,
-    "MLPs cropped": lambda entry, found: entry.kind == "convolutional" or found.cropped > 0,
+    "MLPs cropped": lambda entry, found: (
+        entry.kind == "convolutional" or found.cropped >= max(1, LEAST_MLPS * found.hidden)
+    ),
 }
 """Checks by name, in order. A network's shortfalls are those that it fails."""
 

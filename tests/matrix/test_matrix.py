@@ -4,12 +4,15 @@ A network fails exactly the checks that are listed as its shortfalls: a new fail
 and so does one that was overcome and is still listed.
 """
 
+import dataclasses
+from typing import Any
+
 import pytest
 import timm
 from torchvision import models
 
 from tests.matrix import networks
-from tests.matrix.measure import CHECKS, failed, measure
+from tests.matrix.measure import CHECKS, Measurement, failed, measure
 from tests.matrix.networks import ATTENTION, CLASSIFIERS, FAST, FAST_PLANS, Entry
 
 # What networks warn about on their way is not ours to mend.
@@ -58,7 +61,7 @@ def test_all_of_torchvision_is_listed(module: object, names: tuple[str, ...]) ->
 def test_every_module_of_timm_is_listed() -> None:
     assert sorted(networks.TIMM) == timm.list_modules()
     for module, name in networks.TIMM.items():
-        assert timm.is_model_in_modules(name, [module])
+        assert name in timm.list_models(module=module)
     for name in (*networks.TIMM.values(), *networks.TIMM_MORE):
         assert timm.is_model(name)
 
@@ -107,13 +110,52 @@ COUNTED_BY_HAND = {
     "timm:vgg11": 8 + 2,
     "timm:densenet121": 1 + 2 * 58 + 3,
     "timm:resnetv2_18": 4 + 8,
-    "timm:vit_tiny_patch16_224": 1 + 12,
+    "timm:vit_tiny_patch16_224": 1 + 12 + 12,  # heads may be narrower than the stream
 }
 
 
 @pytest.mark.parametrize("name", COUNTED_BY_HAND)
 def test_recorded_groups_are_what_the_architecture_has(name: str) -> None:
     assert ENTRIES[name].groups == COUNTED_BY_HAND[name]
+
+
+GOOD = Measurement(
+    "some",
+    groups=7,
+    params=0.5,
+    macs=0.4,
+    exact_params=True,
+    exact_macs=True,
+    hidden=20,
+    cropped=18,
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, []),
+        ({"plan_error": "no"}, ["planned"]),
+        ({"build_error": "no", "exact_params": False}, ["built", "params exact"]),
+        ({"run_error": "no"}, ["runs"]),
+        ({"exact_macs": False}, ["MACs exact"]),
+        ({"exact_macs": None}, []),
+        ({"params": 0.501}, ["within budgets"]),
+        ({"params": 0.484}, ["budget used"]),
+        ({"frozen": 0.051}, ["little frozen"]),
+        ({"groups": 6}, ["groups"]),
+    ],
+)
+def test_checks_fail_where_they_should(change: dict[str, Any], expected: list[str]) -> None:
+    entry = Entry("some", (3, 8, 8), (3, 8, 8), "convolutional", 7)
+    assert failed(entry, dataclasses.replace(GOOD, **change)) == expected
+
+
+def test_attention_is_held_to_its_mlps() -> None:
+    entry = Entry("some", (3, 8, 8), (3, 8, 8), "attention", 7)
+    assert failed(entry, dataclasses.replace(GOOD, params=0.4, frozen=0.6)) == []
+    assert failed(entry, dataclasses.replace(GOOD, cropped=17)) == ["MLPs cropped"]
+    assert failed(entry, dataclasses.replace(GOOD, hidden=0, cropped=0)) == ["MLPs cropped"]
 
 
 def test_nearly_all_convolutional_networks_use_their_budget() -> None:

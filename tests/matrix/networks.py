@@ -180,9 +180,9 @@ OWN = names(
 
 # Networks with self-attention, or another mixing of tokens with each other by products of
 # activations (lambda layers, EfficientViM's state spaces, SwiftFormer's additive attention), by an
-# MLP (gMLP) or a recurrence
-# (Sequencer). Gates over channels (SE, ECA, SK, split attention, global context, GhostNetV2's) and
-# focal modulation are convolutions and sums: networks with only those are convolutional.
+# MLP (gMLP) or a recurrence (Sequencer). Gates over channels (SE, ECA, SK, split attention, global
+# context, GhostNetV2's) and focal modulation are convolutions and sums: networks with only those
+# are convolutional.
 ATTENTION = frozenset(
     names(
         """

@@ -110,6 +110,21 @@ COUNTED_BY_HAND = {
     "timm:vgg11": 8 + 2,
     "timm:densenet121": 1 + 2 * 58 + 3,
     "timm:resnetv2_18": 4 + 8,
+    "timm:resnetv2_50x1_bit": 4 + 2 * 16 + 1,
+    "timm:resnetrs50": 4 + (2 + 1) * 16 + 4,  # gates; a stem of three, and one in pooling's place
+    "timm:nf_resnet26": 4 + 2 * 8 + 1,
+    "timm:ecaresnet26t": 4 + 2 * 8 + 3,  # its gates have no width of their own
+    "timm:skresnet18": 4 + (1 + 1) * 8,
+    "timm:skresnext50_32x4d": 4 + (2 + 1) * 16 + 1,
+    "timm:resnest14d": 4 + (2 + 1) * 4 + 3,
+    # The width of the split; convolutions that no sum ties: one, or in a stage's first block three.
+    "timm:res2next50": 4 + (1 + 1) * 12 + (1 + 3) * 4 + 1,
+    "timm:tresnet_m": 4 + (1 + 1) * 7 + (2 + 1) * 11 + 2 * 3,
+    "timm:ghostnet_050": 6 + 16 + 7 + 2,  # halves of a ghost module are in proportion; 7 gates
+    "timm:convmixer_768_32": 1 + 32,
+    "timm:repvgg_a0": 4 + 1,
+    "timm:mambaout_femto": 4 + 2 * 18 + 2,  # the gate and what is convolved
+    "timm:inception_next_atto": 4 * 4 + 12 + 1,  # streams of four parts
     "timm:vit_tiny_patch16_224": 1 + 12 + 12,  # heads may be narrower than the stream
 }
 

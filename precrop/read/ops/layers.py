@@ -1,0 +1,143 @@
+"""Operations with a weight: one width is consumed, another produced."""
+
+from collections.abc import Sequence
+from math import prod
+
+from torch import Tensor
+
+from precrop.read.axes import (
+    Axis,
+    axis_size,
+    constant,
+    freeze,
+    merge,
+    proportional,
+    require_divisor,
+    resolve,
+    tie,
+    unify,
+)
+from precrop.read.ops.registry import broadcast, handles
+from precrop.read.ops.space import moved_along
+from precrop.read.reader import Axes, Product, Reader
+from precrop.read.trace import Call, input_tensors
+
+
+def _grouped(reader: Reader, call: Call, inputs: Axis, outputs: Axis, within: Axis) -> str:
+    """A convolution in groups; ``within`` is the weight's axis inside one group."""
+    groups = call.arg("groups")
+    reason = reader.reason(call)
+    if groups == axis_size(inputs):
+        multiplier = axis_size(outputs) // groups
+        row = tuple((atom, count * multiplier) for atom, count in resolve(inputs))
+        unify(outputs, row, reason)
+        reader.literal("groups", None, inputs)
+        return "depthwise"
+    if reader.scale_groups:
+        freeze(within, "groups keep their width")
+        tie([inputs, outputs])
+        number = proportional(inputs, groups, reason)
+        require_divisor(outputs, axis_size(outputs) // groups, reason)
+        reader.literal("groups", None, number)
+        return "grouped"
+    require_divisor(inputs, groups, reason)
+    require_divisor(outputs, groups, reason)
+    unify(within, proportional(inputs, axis_size(inputs) // groups, reason), reason)
+    return "grouped"
+
+
+@handles("convolution", "_convolution")
+def convolution(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Consumes one width and produces another; depthwise ties them, groups divide them."""
+    x, weight, bias = call.arg("input"), call.arg("weight"), call.arg("bias")
+    data, kernel = reader.axes(x), reader.axes(weight)
+    groups, reason = call.arg("groups"), reader.reason(call)
+    if call.arg("transposed"):
+        return _transposed(reader, call)
+    inputs, outputs = data[1], kernel[0]
+    kind = "conv"
+    if groups == 1:
+        inputs = unify(inputs, kernel[1], reason)
+    else:
+        kind = _grouped(reader, call, inputs, outputs, kernel[1])
+        outputs = kernel[0]
+    if bias is not None:
+        outputs = unify(outputs, reader.axes(bias)[0], reason)
+    space = moved_along(reader, call, data[2:], kernel[2:])
+    window = prod(weight.shape[2:])
+    product = Product(window, [data[0], outputs, kernel[1], *space])
+    reader.layer(weight, kind, inputs, outputs, product)
+    return [(data[0], outputs, *space)]
+
+
+def _transposed(reader: Reader, call: Call) -> Sequence[Axes]:
+    """A transposed convolution: the weight is (in, out / groups, ...)."""
+    x, weight, bias = call.arg("input"), call.arg("weight"), call.arg("bias")
+    data, kernel = reader.axes(x), reader.axes(weight)
+    groups, reason = call.arg("groups"), reader.reason(call)
+    inputs = unify(data[1], kernel[0], reason)
+    kind = "transposed"
+    if groups == 1:
+        outputs = kernel[1]
+    elif groups == axis_size(inputs):
+        kind = "depthwise"
+        freeze(kernel[1], reason)
+        multiplier = axis_size(kernel[1])
+        outputs = tuple((atom, count * multiplier) for atom, count in resolve(inputs))
+        reader.literal("groups", None, inputs)
+    else:
+        require_divisor(inputs, groups, reason)
+        outputs = merge([constant(groups), kernel[1]], reason)
+    if bias is not None:
+        outputs = unify(outputs, reader.axes(bias)[0], reason)
+    space = moved_along(reader, call, data[2:], kernel[2:])
+    window = prod(weight.shape[2:])
+    product = Product(window, [data[0], inputs, kernel[1], *data[2:]])
+    reader.layer(weight, kind, inputs, outputs, product)
+    return [(data[0], outputs, *space)]
+
+
+def _matmul(reader: Reader, call: Call, a: Tensor, b: Tensor) -> Axes:
+    """Contract the last axis of ``a`` with the one before last of ``b``; others are kept."""
+    left, right, reason = reader.axes(a), reader.axes(b), reader.reason(call)
+    inner = unify(left[-1], right[-2], reason)
+    batch = [unify(m, n, reason) for m, n in zip(left[:-2], right[:-2], strict=True)]
+    product = Product(1, [*batch, left[-2], inner, right[-1]])
+    if reader.origin(b) is not None:
+        reader.layer(b, "linear", inner, right[-1], product)
+    else:
+        reader.layer(a, "linear", inner, left[-2], product)
+    return (*batch, left[-2], right[-1])
+
+
+@handles("mm", "bmm")
+def matmul(reader: Reader, call: Call) -> Sequence[Axes]:
+    """A product of matrices."""
+    second = call.arg("mat2")
+    return [_matmul(reader, call, call.arg("self"), second)]
+
+
+@handles("addmm", "baddbmm")
+def add_matmul(reader: Reader, call: Call) -> Sequence[Axes]:
+    """A product of matrices with a bias."""
+    first, second = call.args[1], call.args[2]
+    out = _matmul(reader, call, first, second)
+    bias = reader.axes(call.arg("self"))
+    return [broadcast(reader, call, [out, bias], call.shapes[0])]
+
+
+@handles("mv", "dot", "addmv")
+def vector_product(reader: Reader, call: Call) -> Sequence[Axes]:
+    """A matrix or a vector times a vector."""
+    a, b = input_tensors(call)[-2:]
+    left, right = reader.axes(a), reader.axes(b)
+    unify(left[-1], right[-1], reader.reason(call))
+    return [left[:-1]]
+
+
+@handles("embedding")
+def embedding(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Rows of a table: their number is fixed, their width is free."""
+    table = reader.axes(call.arg("weight"))
+    freeze(table[0], "rows of a lookup table")
+    return [(*reader.axes(call.arg("indices")), table[1])]

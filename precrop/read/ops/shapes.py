@@ -1,0 +1,210 @@
+"""The same elements in other axes."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
+
+import torch
+
+from precrop.read.axes import (
+    Axis,
+    axis_size,
+    constant,
+    divide,
+    freeze,
+    is_constant,
+    merge,
+    proportional,
+    require_divisor,
+    resolve,
+)
+from precrop.read.ops.elementwise import fallback, same_shape
+from precrop.read.ops.registry import constants, handles
+from precrop.read.reader import Axes, Reader, fresh_axes
+from precrop.read.trace import Call
+
+
+def _blocks(sizes: list[int], wanted: list[int]) -> list[tuple[int, int, int, int]]:
+    """Smallest stretches of both shapes with equal products, as index ranges."""
+    blocks = []
+    i = j = 0
+    while i < len(sizes) and j < len(wanted):
+        start, stop = (i, j)
+        left, right = sizes[i], wanted[j]
+        i, j = i + 1, j + 1
+        while left != right:
+            if left < right:
+                left, i = left * sizes[i], i + 1
+            else:
+                right, j = right * wanted[j], j + 1
+        blocks.append((start, i, stop, j))
+    return blocks
+
+
+def _edges(sizes: Sequence[int]) -> list[int]:
+    edges = [1]
+    for size in sizes:
+        edges.append(edges[-1] * size)
+    return edges
+
+
+def _reshape_block(axes: list[Axis], wanted: list[int], reason: str) -> list[Axis]:
+    """One stretch: divide the old axes and merge the pieces at common edges."""
+    if len(axes) == 1 and len(wanted) == 1:
+        return axes
+    if all(map(is_constant, axes)):
+        return [constant(size) for size in wanted]
+    old, new = _edges([axis_size(axis) for axis in axes]), _edges(wanted)
+    edges = sorted({*old, *new})
+    if any(later % earlier for earlier, later in pairwise(edges)):
+        for axis in axes:
+            freeze(axis, reason)
+        return [constant(size) for size in wanted]
+    pieces: dict[int, Axis] = {}
+    for axis, low, high in zip(axes, old, old[1:], strict=False):
+        inside = [e for e in edges if low <= e <= high]
+        factors = tuple(b // a for a, b in pairwise(inside))
+        pieces.update(zip(inside, divide(axis, factors, reason), strict=False))
+    return [
+        merge([pieces[e] for e in edges if low <= e < high], reason) for low, high in pairwise(new)
+    ]
+
+
+@handles("view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", "view_copy")
+def reshape(reader: Reader, call: Call) -> Sequence[Axes]:
+    """The same elements in other axes, aligned in the smallest stretches of equal size."""
+    axes, shape, reason = reader.axes(call.args[0]), call.shapes[0], reader.reason(call)
+    if isinstance(call.args[1], torch.dtype):
+        return same_shape(reader, call)
+    if prod(shape) == 0 or all(map(is_constant, axes)):
+        for axis in axes:
+            freeze(axis, reason)
+        return [constants(shape)]
+    old = [axis for axis in axes if axis_size(axis) != 1]
+    wanted = [size for size in shape if size != 1]
+    new: list[Axis] = []
+    for a, b, c, d in _blocks([axis_size(axis) for axis in old], wanted):
+        new += _reshape_block(old[a:b], wanted[c:d], reason)
+    rest = iter(new)
+    result = tuple(constant(1) if size == 1 else next(rest) for size in shape)
+    for index, axis in enumerate(result):
+        reader.literal("size", index, axis)
+    return [result]
+
+
+@handles("permute")
+def permute(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Axes in another order."""
+    axes = reader.axes(call.arg("self"))
+    return [tuple(axes[dim] for dim in call.arg("dims"))]
+
+
+@handles("transpose", "t", "swapaxes", "swapdims")
+def transpose(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Two axes exchanged."""
+    axes = list(reader.axes(call.arg("self")))
+    if len(axes) > 1:
+        a, b = call.arg("dim0", 0), call.arg("dim1", 1)
+        axes[a], axes[b] = axes[b], axes[a]
+    return [tuple(axes)]
+
+
+@handles("squeeze", "unsqueeze", "squeeze_copy", "unsqueeze_copy")
+def squeeze(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Axes of size 1 come or go."""
+    rest = iter([a for a in reader.axes(call.arg("self")) if axis_size(a) != 1])
+    return [tuple(constant(1) if n == 1 else next(rest) for n in call.shapes[0])]
+
+
+@handles("as_strided")
+def as_strided(reader: Reader, call: Call) -> Sequence[Axes]:
+    """A change of strides only, as in a global pool, keeps the axes; any other freezes them."""
+    axes, shape = reader.axes(call.arg("self")), call.shapes[0]
+    if [axis_size(a) for a in axes if axis_size(a) != 1] == [n for n in shape if n != 1]:
+        return squeeze(reader, call)
+    return fallback(reader, call)
+
+
+@handles("expand", "expand_copy")
+def expand(reader: Reader, call: Call) -> Sequence[Axes]:
+    """An axis of size 1 takes the width of what it meets."""
+    axes, shape = reader.axes(call.arg("self")), call.shapes[0]
+    axes = (*constants((1,) * (len(shape) - len(axes))), *axes)
+    result = tuple(
+        axis if axis_size(axis) == size else fresh_axes((size,), reader.reason(call))[0]
+        for axis, size in zip(axes, shape, strict=True)
+    )
+    for index, axis in enumerate(result):
+        reader.literal("size", index, axis)
+    return [result]
+
+
+@handles("pixel_shuffle")
+def pixel_shuffle(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Channels become pixels: the width stays divisible by the square of the factor."""
+    axes, shape = reader.axes(call.arg("self")), call.shapes[0]
+    channels = _quotient(axes[-3], shape[-3], reader.reason(call))
+    return [(*axes[:-3], channels, *constants(shape[-2:]))]
+
+
+def _quotient(axis: Axis, size: int, reason: str) -> Axis:
+    """An axis divided by a fixed number, so that ``size`` is left of it."""
+    factor = axis_size(axis) // size
+    if all(count % factor == 0 for _, count in resolve(axis)):
+        return divide(axis, (size, factor), reason)[0]
+    require_divisor(axis, factor, reason)
+    return proportional(axis, size, reason)
+
+
+@handles("pixel_unshuffle")
+def pixel_unshuffle(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Pixels become channels."""
+    axes, shape = reader.axes(call.arg("self")), call.shapes[0]
+    square = call.arg("downscale_factor") ** 2
+    channels = merge([axes[-3], constant(square)], reader.reason(call))
+    return [(*axes[:-3], channels, *constants(shape[-2:]))]
+
+
+@handles("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Channels are dealt out in turn to a fixed number of groups."""
+    axes = reader.axes(call.arg("self"))
+    require_divisor(axes[1], call.arg("groups"), reader.reason(call))
+    return [axes]
+
+
+@handles("im2col")
+def im2col(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Windows of an image as channels."""
+    axes, shape = reader.axes(call.arg("self")), call.shapes[0]
+    window = prod(call.arg("kernel_size"))
+    return [(axes[0], merge([axes[1], constant(window)], reader.reason(call)), constant(shape[2]))]
+
+
+@handles("col2im")
+def col2im(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Channels as windows of an image."""
+    axes, shape = reader.axes(call.arg("self")), call.shapes[0]
+    return [(axes[0], _quotient(axes[1], shape[1], reader.reason(call)), *constants(shape[2:]))]
+
+
+@handles("unfold")
+def unfold(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Windows along one axis, which stays fixed."""
+    axes, shape = list(reader.axes(call.arg("self"))), call.shapes[0]
+    dim = call.arg("dimension") % len(axes)
+    freeze(axes[dim], reader.reason(call))
+    axes[dim] = constant(shape[dim])
+    return [(*axes, constant(shape[-1]))]
+
+
+@handles("view_as_real")
+def view_as_real(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Complex numbers as pairs."""
+    return [(*reader.axes(call.arg("self")), constant(2))]
+
+
+@handles("view_as_complex")
+def view_as_complex(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Pairs as complex numbers."""
+    return [reader.axes(call.arg("self"))[:-1]]

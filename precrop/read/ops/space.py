@@ -1,0 +1,48 @@
+"""Kernels, pools and resampling: axes that are moved along."""
+
+from collections.abc import Sequence
+
+from precrop.read.axes import axis_size, constant, freeze
+from precrop.read.ops.registry import constants, handles
+from precrop.read.reader import Axes, Reader
+from precrop.read.trace import Call, input_tensors
+
+
+def moved_along(reader: Reader, call: Call, space: Axes, window: Axes) -> Axes:
+    """Axes that a kernel moves along; a width among them (ECA) is kept if its size is."""
+    for axis in window:
+        freeze(axis, "a kernel's size")
+    shape = call.shapes[0]
+    kept = []
+    for axis, size in zip(space, shape[len(shape) - len(space) :], strict=True):
+        if axis_size(axis) != size:
+            freeze(axis, reader.reason(call))
+        kept.append(axis if axis_size(axis) == size else constant(size))
+    return tuple(kept)
+
+
+@handles(
+    "max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool2d", "avg_pool3d", "max_pool1d",
+    "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_max_pool2d", "adaptive_max_pool3d",
+    "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_nearest1d",
+    "upsample_linear1d", "upsample_trilinear3d", "upsample_nearest3d", "_upsample_bilinear2d_aa",
+    "_upsample_bicubic2d_aa", "_upsample_nearest_exact2d", "reflection_pad2d", "replication_pad2d",
+    "reflection_pad1d", "replication_pad1d", "replication_pad3d", "avg_pool1d", "grid_sampler_2d",
+    "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_avg_pool1d", "max_unpool2d",
+    "grid_sampler_3d", "fractional_max_pool2d", "adaptive_max_pool1d",
+)  # fmt: skip
+def spatial(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Batch and channels are kept; the axes behind them are resampled."""
+    axes = reader.axes(input_tensors(call)[0])
+    kept = len(axes) - next((n for tag, n in _SPATIAL_AXES.items() if tag in call.name), 2)
+    return [(*axes[:kept], *moved_along(reader, call, axes[kept:], ()))] * len(call.shapes)
+
+
+_SPATIAL_AXES = {"1d": 1, "2d": 2, "3d": 3}
+
+
+@handles("roi_align", "roi_pool", "ps_roi_align", "_roi_align")
+def roi_align(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Regions of a map, with the map's channels."""
+    channels = reader.axes(input_tensors(call)[0])[1]
+    return [(constant(s[0]), channels, *constants(s[2:])) for s in call.shapes]

@@ -29,6 +29,8 @@ from precrop.structure import Cost, Group, Layer, Structure
 
 # A product of more widths than this has no place in the allocation; its widths are frozen.
 MAX_DEGREE = 2
+# Stand-in biases: steep enough for some classes to pass a detector's threshold.
+BIASES = (-2.0, 8.0)
 
 
 def skeleton(
@@ -37,9 +39,10 @@ def skeleton(
     real: bool = False,
     shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> nn.Module:
-    """A copy of the network's modules without its weights: meta tensors, or zeros if ``real``.
+    """A copy of the network's modules without its weights: meta tensors, or stand-ins if ``real``.
 
-    Zeros make a detector's proposals the same at every width; buffers keep their values.
+    Stand-ins are zeros, and rising biases: every layer then puts out its bias whatever it reads, so
+    a detector finds some boxes, and the same ones at every width. Buffers keep their values.
 
     Args:
         model: the network.
@@ -55,6 +58,8 @@ def skeleton(
             return torch.empty(shape, dtype=tensor.dtype, device="meta")
         if name in buffers and shape == tensor.shape:
             return tensor.detach().to("cpu", copy=True)
+        if name.endswith("bias") and len(shape) == 1:
+            return torch.linspace(*BIASES, shape[0], dtype=tensor.dtype)
         full = torch.ones if name.endswith("running_var") else torch.zeros
         return full(shape, dtype=tensor.dtype)
 

@@ -81,6 +81,7 @@ class Reader:
         self._count_macs = False
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             self.names.setdefault(id(tensor), name)
+        self.weights = {name for name, tensor in model.named_parameters() if tensor.dim() > 1}
 
     def read(self, trace: Trace, *, macs: bool) -> list[CallReading]:
         """Follow a trace. Inputs and outputs of the network keep their sizes."""
@@ -171,7 +172,7 @@ class Reader:
     ) -> None:
         """Note a layer; one that is called again only adds to its MACs."""
         name = self.origin(weight)
-        if name is None:
+        if name not in self.weights:
             self.count(product)
             return
         self.readings[-1].weight = name

@@ -104,9 +104,10 @@ def summary(rows: Iterable[tuple[Entry, Measurement]]) -> list[str]:
     used: Counter[str] = Counter()
     for entry, found in rows:
         total[entry.kind] += 1
-        used[entry.kind] += BINDING * SHARE <= max(found.params, found.macs) <= SHARE
+        sound = not (found.plan_error or found.build_error or found.run_error)
+        used[entry.kind] += sound and BINDING * SHARE <= max(found.params, found.macs) <= SHARE
     return [
-        f"Of {total[kind]} {kind} networks, {used[kind]} meet both budgets and use at least "
+        f"- Of {total[kind]} {kind} networks, {used[kind]} run, meet both budgets and use at least "
         f"{BINDING:.0%} of the binding one."
         for kind in sorted(total, reverse=True)
     ]

@@ -215,14 +215,25 @@ class Network:
         return Structure(self._groups(index), layers, costs), ties
 
     def _ties(self) -> list[Tie]:
-        """Ties of the varying groups: those that layers produce first, in order of execution."""
+        """Ties of the varying groups, in the order in which layers produce them.
+
+        A width that no layer makes is one of a learnt table (an embedding, a token) or frozen: a
+        buffer's columns, such as coordinates, mean something.
+        """
+        made = [layer.outputs for layer in self.layers]
+        weights = {layer.weight for layer in self.layers}
+        for name in sorted(self.reader.weights - weights):
+            made += self.reader.tensors.get(name, ())
         found: dict[Tie, None] = {}
-        for ends in ("outputs", "inputs"):
-            for layer in self.layers:
-                for atom in atoms(getattr(layer, ends)):
-                    if self._varies(atom.tie.root()):
-                        found.setdefault(atom.tie.root())
-        return list(found)
+        for axis in (*made, *(layer.inputs for layer in self.layers)):
+            for atom in atoms(axis):
+                if self._varies(atom.tie.root()):
+                    found.setdefault(atom.tie.root())
+        produced = _roots(made)
+        for root in found.keys() - produced:
+            root.frozen = "no layer and no learnt table makes it"
+        read = _roots(axis for layer in self.layers for axis in (layer.inputs, layer.outputs))
+        return [root for root in found if root in produced and root in read]
 
     def _parameter_products(self) -> list[Product]:
         return [
@@ -314,6 +325,10 @@ class Network:
             if reason not in (INPUT, OUTPUT):
                 reasons[layer.name] = reason
         return reasons
+
+
+def _roots(axes: Iterable[Axis]) -> set[Tie]:
+    return {atom.tie.root() for axis in axes for atom in atoms(axis)}
 
 
 def _group(name: str, widths: Sequence[int], units: int) -> Group:

@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help install demo lint format test test-all bench picture clean
+.PHONY: help install demo lint format test test-all bench coverage picture clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ test-all: install  ## every test
 
 bench: install  ## seconds per plan, against Torch-Pruning
 	$(PYTHON) benchmarks/plan_speed.py
+
+coverage: install  ## measure every network of the matrix, write docs/coverage.md
+	$(PYTHON) -m scripts.coverage_table --cache coverage.jsonl
 
 picture: install  ## the picture in the README
 	$(PYTHON) scripts/widths_picture.py

@@ -5,7 +5,7 @@ that convolutional networks are made of are answered here where that is certain,
 a cache, and everything else (errors too) by PyTorch itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -74,19 +74,30 @@ class MetaKernels:
         return result
 
 
+def _like(x: Tensor) -> Tensor:
+    """An empty tensor of the same layout; ``empty_like`` itself takes twenty times as long."""
+    if not x.is_contiguous():
+        return torch.empty_like(x)
+    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
+
+
+def _empty(shape: Sequence[int], x: Tensor) -> Tensor:
+    return torch.empty(tuple(shape), dtype=x.dtype, device="meta")
+
+
 def _like_first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """An activation: the input's shape and type."""
     x = args[0]
-    return torch.empty_like(x) if x.is_floating_point() else None
+    return _like(x) if x.is_floating_point() else None
 
 
 def _like_both(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A sum or product of two tensors of one layout."""
     a, b = args[0], args[1]
     if not isinstance(b, Tensor):
-        return torch.empty_like(a) if isinstance(b, float) and a.is_floating_point() else None
+        return _like(a) if isinstance(b, float) and a.is_floating_point() else None
     same = a.shape == b.shape and a.dtype == b.dtype and a.stride() == b.stride()
-    return torch.empty_like(a) if same else None
+    return _like(a) if same else None
 
 
 def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -108,7 +119,7 @@ def _batch_norm(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return None
     # Without statistics of the batch the saved ones are empty.
     saved = channels if training else (0,)
-    return torch.empty_like(x), x.new_empty(saved), x.new_empty(saved)
+    return _like(x), _empty(saved, x), _empty(saved, x)
 
 
 def _mean(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -117,7 +128,7 @@ def _mean(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if not keep or not dims or not x.is_floating_point():
         return None
     dims = {dim % x.dim() for dim in dims}
-    return x.new_empty([1 if i in dims else n for i, n in enumerate(x.shape)])
+    return _empty([1 if i in dims else n for i, n in enumerate(x.shape)], x)
 
 
 SHORTCUTS: dict[Any, Shortcut] = {

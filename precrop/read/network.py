@@ -24,7 +24,7 @@ from precrop.read.inputs import Inputs
 from precrop.read.meta import MetaKernels
 from precrop.read.ops import HANDLERS, fallback
 from precrop.read.reader import INPUT, OUTPUT, CallReading, LayerReading, Product, Reader
-from precrop.read.trace import Trace, run, same_path
+from precrop.read.trace import Trace, input_tensors, run, same_path
 from precrop.structure import Cost, Group, Layer, Structure
 
 # A product of more widths than this has no place in the allocation; its widths are frozen.
@@ -313,10 +313,16 @@ class Network:
         return Sizes({t: (int(kept), t.quantum) for t, kept in zip(ties, units, strict=True)})
 
     def frozen(self) -> dict[str, str]:
-        """Layers whose output keeps its width, and why; the network's own ends are not listed."""
+        """Layers whose output keeps its width, and why; the network's own ends are not listed.
+
+        An end is also what no further layer reads: a detector's boxes before they are sorted.
+        """
         reasons: dict[str, str] = {}
+        inner = set().union(*map(_read_weights, self.passes))
         for layer in self.layers:
             if self.varies(layer.outputs) or axis_size(layer.outputs) == 1:
+                continue
+            if layer.weight not in inner:
                 continue
             ties = [atom.tie.root() for atom in atoms(layer.outputs)]
             reason = next((tie.frozen for tie in ties if tie.frozen), None)
@@ -325,6 +331,20 @@ class Network:
             if reason not in (INPUT, OUTPUT):
                 reasons[layer.name] = reason
         return reasons
+
+
+def _read_weights(forward: Pass) -> set[str]:
+    """Weights of the layers whose output reaches another layer, found from the last call back."""
+    needed: set[int] = set()
+    weights: set[str] = set()
+    pairs = zip(forward.trace.calls, forward.readings, strict=True)
+    for call, reading in reversed(list(pairs)):
+        reaches = any(id(tensor) in needed for tensor in call.outputs)
+        if reaches and reading.weight is not None:
+            weights.add(reading.weight)
+        if reaches or reading.weight is not None:
+            needed.update(id(tensor) for tensor in input_tensors(call))
+    return weights
 
 
 def _roots(axes: Iterable[Axis]) -> set[Tie]:

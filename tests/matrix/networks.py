@@ -326,15 +326,7 @@ class Entry:
     shortfalls: dict[str, str] = field(default_factory=dict)
 
 
-_PREDICTORS = (
-    "the layers that predict boxes and classes keep their width: they are the network's outputs in "
-    "all but name, and what follows them depends on values"
-)
 SHORTFALLS: dict[str, dict[str, str]] = {
-    "retinanet_resnet50_fpn": {"little frozen": _PREDICTORS},
-    "retinanet_resnet50_fpn_v2": {"little frozen": _PREDICTORS},
-    "ssd300_vgg16": {"little frozen": _PREDICTORS},
-    "ssdlite320_mobilenet_v3_large": {"little frozen": _PREDICTORS},
     "timm:tnt_s_legacy_patch16_224": {
         "MLPs cropped": "the inner ones, of 24 channels, cost so little that they keep their width"
     },

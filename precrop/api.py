@@ -15,6 +15,7 @@ from torch import nn
 from precrop import __version__
 from precrop.allocate import Allocation, allocate
 from precrop.budgets import Budget, parse_budgets
+from precrop.copying import tensor_shapes
 from precrop.errors import BudgetError, PrecropError
 from precrop.fit.fitting import Fit, Fitter
 from precrop.fit.holding import Holds
@@ -108,7 +109,7 @@ def plan(
         layers=_layer_plans(network, choice),
         frozen={**network.notes, **network.frozen()},
         options={**options, "ignore": patterns, "groups": groups},
-        shapes={name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
+        shapes=tensor_shapes(model),
         tensors=_changed_tensors(choice.fit),
         attributes=tuple(choice.fit.edits),
         solver=_solver_report(choice),

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from precrop.copying import copied
+from precrop.copying import copied, tensor_shapes
 from precrop.errors import PlanError, PrecropError
 from precrop.fit.attributes import apply_edits
 from precrop.plans import Axis, Plan
@@ -58,7 +58,7 @@ def check_same_network(plan: Plan, model: nn.Module) -> None:
     Raises:
         PlanError: naming the first tensors that differ.
     """
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    shapes = tensor_shapes(model)
     names = [*plan.shapes, *(name for name in shapes if name not in plan.shapes)]
     wrong = [name for name in names if shapes.get(name) != plan.shapes.get(name)]
     if wrong:

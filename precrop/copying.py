@@ -33,6 +33,12 @@ def copied(model: nn.Module, make: Callable[[str, Tensor], Tensor]) -> nn.Module
         raise PrecropError(f"the network cannot be copied: {first_line(error)}") from error
 
 
+def tensor_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor in the state_dict: what tells one network from another."""
+    state = model.state_dict()
+    return {name: tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
+
+
 def _copies_plainly(kind: type[nn.Module]) -> bool:
     """Whether a class leaves copying to Python, so that copying its attributes is all there is."""
     if kind.__setstate__.__module__ not in _UPGRADING:

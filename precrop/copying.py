@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from precrop.errors import PrecropError
 
@@ -18,6 +19,8 @@ def copied(model: nn.Module, make: Callable[[str, Tensor], Tensor]) -> nn.Module
     """
     memo: dict[int, Any] = {}
     for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise PrecropError(f"{name} has no shape yet: run the network once, then plan")
         made = nn.Parameter(make(name, parameter), requires_grad=parameter.requires_grad)
         memo[id(parameter)] = made
     for name, buffer in model.named_buffers():

@@ -1,9 +1,11 @@
 """Copies whose tensors are others: what is shared stays shared, what is not a tensor is copied."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from precrop.copying import copied, tensor_shapes
+from precrop.errors import PrecropError
 
 
 class Odd(nn.Module):
@@ -39,6 +41,11 @@ def test_a_copy_keeps_what_is_shared_and_nothing_of_the_original() -> None:
     assert made.notes == model.notes
     assert made.notes[1] is not model.notes[1]
     assert made(torch.ones(1, 4)).abs().sum() == 0
+
+
+def test_a_lazy_network_has_to_run_first() -> None:
+    with pytest.raises(PrecropError, match="0.weight has no shape yet"):
+        copied(nn.Sequential(nn.LazyLinear(3)), lambda _, tensor: tensor)
 
 
 def test_shapes_are_those_of_the_tensors_in_the_state() -> None:

@@ -334,8 +334,7 @@ SHORTFALLS: dict[str, dict[str, str]] = {
 """Checks that a network fails, and why. The tests insist that it still does."""
 
 # Independent widths, measured by ``python -m scripts.coverage_table --cache FILE --groups`` and
-# then looked at one by one: where the measured number was wrong the right one stands here, and
-# "groups" is a shortfall. `tests/matrix/test_matrix.py` has those that were counted by hand.
+# then looked at one by one. `tests/matrix/test_matrix.py` has those that were counted by hand.
 GROUPS_FILE = Path(__file__).parent / "groups.json"
 
 

@@ -36,8 +36,9 @@ test: install  ## the tests, without the long matrix of networks
 test-all: install  ## every test
 	$(PYTHON) -m pytest -n 2
 
-bench: install  ## seconds per plan, against Torch-Pruning
-	$(PYTHON) benchmarks/plan_speed.py
+bench: install  ## seconds per plan, against Torch-Pruning, and per method
+	$(PYTHON) -m benchmarks.plan_speed
+	$(PYTHON) -m benchmarks.methods_speed
 
 coverage: install  ## measure every network of the matrix, write docs/coverage.md
 	$(PYTHON) -m scripts.coverage_table --cache coverage.jsonl

@@ -14,11 +14,8 @@ times longer than they work.
 
 import argparse
 import copy
-import gc
 import importlib
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -26,20 +23,29 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from unittest import mock
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import precrop
+from benchmarks.report import (
+    Row,
+    Section,
+    described,
+    markdown,
+    progress,
+    setting,
+    show,
+    spread,
+    steps,
+    timed,
+)
 from precrop import models
 
 NETWORKS = ("resnet50", "mobilenet_v2", "efficientnet_b0")
@@ -49,7 +55,7 @@ SHARE = 0.5
 RATIO_STEP = 0.001
 STAGES = {
     "reading": ("precrop.api", "Network"),
-    "solving": ("precrop.api", "allocate"),
+    "solving": ("precrop.choosing", "allocate"),
     "rounding": ("precrop.api", "round_units"),
     "fitting": ("precrop.fit.fitting", "Fitter.fit"),
 }
@@ -57,19 +63,6 @@ IMPORTS = {
     "import precrop": "import precrop",
     "import precrop; precrop.plan": "import precrop; precrop.plan",
 }
-
-T = TypeVar("T")
-Row = dict[str, Any]
-progress = Console(stderr=True, highlight=False)
-
-
-@dataclass(frozen=True)
-class Section:
-    """One table of results: ``columns`` maps a row's key to its heading."""
-
-    title: str
-    columns: Mapping[str, str]
-    rows: Sequence[Row]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -90,25 +83,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore", module="torch_pruning")
-    setting = _setting()
-    progress.print(", ".join(f"{name} {value}" for name, value in setting.items()))
+    where = setting("precrop", "torch", "torchvision", "torch-pruning")
     sections = [
         *compare(options.repeats, options.prunes),
         depth(min(3, options.repeats)),
         stages(options.repeats),
         imports(options.repeats),
     ]
-    console = Console(highlight=False)
-    console.width = max(console.width, 150)
-    for section in sections:
-        console.print(_table(section))
+    show(sections)
     if options.json:
-        content = {"setting": setting, **{s.title: list(s.rows) for s in sections}}
+        content = {"setting": where, **{s.title: list(s.rows) for s in sections}}
         options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     if options.readme:
         _write_readme(options.readme, sections)
     if options.markdown:
-        options.markdown.write_text(_markdown(sections, setting), encoding="utf-8")
+        options.markdown.write_text(_page(sections, where), encoding="utf-8")
 
 
 def compare(repeats: int, prunes: int) -> tuple[Section, Section]:
@@ -148,7 +137,7 @@ def time_plans(name: str, repeats: int, budgets: dict[str, Any]) -> Row:
     """Seconds of ``repeats`` plans of fresh networks; the first call is reported apart."""
     seconds, crops = [], []
     text = " ".join(f"{cost} {share}" for cost, share in budgets.items())
-    for _ in _steps(f"{name} {text}", repeats + 1):
+    for _ in steps(f"{name} {text}", repeats + 1):
         model = make(name)
         taken, plan = timed(partial(precrop.plan, model, SHAPE, **budgets))
         built, small = timed(partial(plan.build, model))
@@ -182,7 +171,7 @@ def time_torch_pruning(name: str, prunes: int) -> Row:
         count += 1
         progress.print(f"  {name}: ratio {ratio:.4f}, MACs {macs / limit:.3f} of the budget")
     single = []
-    for _ in _steps(f"Torch-Pruning {name}, one prune", prunes):
+    for _ in steps(f"Torch-Pruning {name}, one prune", prunes):
         model = make(name)
         single.append(timed(partial(prune, model, high))[0])
     return {
@@ -225,7 +214,7 @@ def depth(repeats: int) -> Section:
     for name in DEPTHS:
         factory: Callable[[], nn.Module] = getattr(models, name)
         seconds = []
-        for _ in _steps(f"{name} params and macs {SHARE}", repeats):
+        for _ in steps(f"{name} params and macs {SHARE}", repeats):
             model = factory()
             taken, plan = timed(partial(precrop.plan, model, SMALL, params=SHARE, macs=SHARE))
             seconds.append(taken)
@@ -243,7 +232,7 @@ def stages(repeats: int) -> Section:
     """Where the time of a plan goes."""
     rows = []
     for name in NETWORKS:
-        runs = [stage_seconds(make(name), SHAPE) for _ in _steps(f"{name}, stages", repeats)]
+        runs = [stage_seconds(make(name), SHAPE) for _ in steps(f"{name}, stages", repeats)]
         row: Row = {"network": name}
         row |= {stage: statistics.median(run[stage] for run in runs) for stage in runs[0]}
         rows.append(row)
@@ -299,7 +288,7 @@ def imports(repeats: int) -> Section:
             f"{code}\nprint(time.perf_counter() - start)"
         )
         seconds = []
-        for _ in _steps(title, repeats):
+        for _ in steps(title, repeats):
             command = [sys.executable, "-c", program]
             answer = subprocess.run(command, capture_output=True, text=True, check=True)
             seconds.append(float(answer.stdout))
@@ -324,77 +313,15 @@ def count_macs(model: nn.Module) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def timed(work: Callable[[], T]) -> tuple[float, T]:
-    """Seconds that ``work`` takes, and its result; what others left behind is collected before."""
-    gc.collect()
-    start = time.perf_counter()
-    result = work()
-    return time.perf_counter() - start, result
-
-
-def spread(seconds: Sequence[float]) -> dict[str, float]:
-    """Median, least and most."""
-    return {
-        "median": statistics.median(seconds),
-        "least": min(seconds),
-        "most": max(seconds),
-    }
-
-
-def _steps(title: str, count: int) -> Iterator[int]:
-    progress.print(f"{title}: {count} runs")
-    yield from range(count)
-
-
-def _setting() -> dict[str, str]:
-    packages = ("precrop", "torch", "torchvision", "torch-pruning")
-    return {
-        "machine": f"{platform.machine()} with {os.cpu_count()} cores",
-        "threads": str(torch.get_num_threads()),
-        "Python": platform.python_version(),
-        **{name: version(name) for name in packages},
-    }
-
-
-def _cell(value: Any, key: str) -> str:
-    if not isinstance(value, float):
-        return str(value)
-    if key in ("params", "macs"):
-        return f"{value:.1%}"
-    if key.endswith("_ratio"):
-        return f"{value:.1f}x"
-    return f"{value:.2f}" if value >= 1 else f"{value:.3f}"
-
-
-def _table(section: Section) -> Table:
-    table = Table(title=section.title, title_justify="left", box=None, header_style="bold")
-    for index, heading in enumerate(section.columns.values()):
-        table.add_column(heading, justify="right" if index else "left", no_wrap=True)
-    for row in section.rows:
-        table.add_row(*(_cell(row[key], key) for key in section.columns))
-    return table
-
-
-def _markdown(sections: Sequence[Section], setting: Mapping[str, str]) -> str:
-    where = ", ".join(f"{name} {value}" for name, value in setting.items())
-    lines = [
-        "# How long planning takes",
-        "",
+def _page(sections: Sequence[Section], where: Mapping[str, str]) -> str:
+    introduction = [
         "`make bench` prints these tables; with `--markdown docs/speed-of-planning.md --readme",
         "README.md` the script wrote this file. Everything is of one run on one machine:",
-        f"{where}.",
+        f"{described(where)}.",
         "",
         *(__doc__ or "").strip().splitlines()[2:],
     ]
-    for section in sections:
-        headings = list(section.columns.values())
-        lines += ["", f"## {section.title}", ""]
-        lines.append("| " + " | ".join(headings) + " |")
-        lines.append("|---|" + "---:|" * (len(headings) - 1))
-        for row in section.rows:
-            cells = [_cell(row[key], key) for key in section.columns]
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    return markdown("How long planning takes", introduction, sections)
 
 
 def _write_readme(path: Path, sections: Sequence[Section]) -> None:

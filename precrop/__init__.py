@@ -7,30 +7,44 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from precrop.api import crop, densities, plan
+    from precrop.api import crop, plan
     from precrop.errors import BudgetError, PlanError, PrecropError
+    from precrop.flow.expected import synexp
+    from precrop.pai.api import densities, scores
+    from precrop.pai.collapse import LayerCollapseWarning
+    from precrop.pai.masking import apply_masks, masks
     from precrop.plans import Plan
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BudgetError",
+    "LayerCollapseWarning",
     "Plan",
     "PlanError",
     "PrecropError",
+    "apply_masks",
     "crop",
     "densities",
+    "masks",
     "plan",
+    "scores",
+    "synexp",
 ]
 
 _HOMES = {
     "BudgetError": "precrop.errors",
+    "LayerCollapseWarning": "precrop.pai.collapse",
     "Plan": "precrop.plans",
     "PlanError": "precrop.errors",
     "PrecropError": "precrop.errors",
+    "apply_masks": "precrop.pai.masking",
     "crop": "precrop.api",
-    "densities": "precrop.api",
+    "densities": "precrop.pai.api",
+    "masks": "precrop.pai.masking",
     "plan": "precrop.api",
+    "scores": "precrop.pai.api",
+    "synexp": "precrop.flow.expected",
 }
 
 

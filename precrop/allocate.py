@@ -17,6 +17,8 @@ _TOLERANCE, _TOLERATED = 1e-10, 1e-8
 _ACCEPTED = ("Solved", "AlmostSolved")
 """Met the first tolerance, or at least the second."""
 _AT_CAP = 1e-6
+_FLAT = 1e-9
+"""Slope of the objective that counts as none."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,19 @@ class Allocation:
 
 
 def allocate(program: Program) -> Allocation:
-    """Solve the continuous program; if every budget is slack, all is as wide as allowed."""
+    """Solve the continuous program.
+
+    Where no budget can bind and wider is nowhere worse, all is as wide as allowed.
+    """
     choices, structure = program.choices, program.structure
     lower, upper = np.log(choices.lower / choices.units), np.log(choices.upper / choices.units)
     most = {name: structure.costs[name](choices.upper.tolist()) for name in program.limits}
     binding = [name for name, limit in program.limits.items() if most[name] > limit]
     multipliers = dict.fromkeys(program.limits, 0.0)
     x, status, iterations = upper, "slack", 0
-    if binding:
-        free = np.flatnonzero(choices.lower < choices.upper)
+    free = np.flatnonzero(choices.lower < choices.upper)
+    slope = program.gain - 2 * (program.penalty @ upper)
+    if binding or (slope[free] < -_FLAT).any():
         monomials, costs, constants = _monomials(program, binding, free)
         solution = _solve(program, free, monomials, costs, (lower[free], upper[free]))
         status = "solved" if str(solution.status) in _ACCEPTED else "inaccurate"

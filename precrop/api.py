@@ -1,4 +1,4 @@
-"""The public functions: plan a crop, crop a network, layer densities."""
+"""The public functions of the core: plan a crop, crop a network."""
 
 import fnmatch
 import gc
@@ -13,21 +13,24 @@ import torch
 from torch import nn
 
 from precrop import __version__
-from precrop.allocate import Allocation, allocate
+from precrop.allocate import Allocation
 from precrop.budgets import Budget, parse_budgets
+from precrop.choosing import RULES, ByRule, Exact, Matched, Solution, Way, balanced
 from precrop.copying import tensor_shapes
 from precrop.errors import BudgetError, PrecropError
 from precrop.fit.fitting import Fit, Fitter
 from precrop.fit.holding import Holds
-from precrop.layerwise import METHODS
+from precrop.flow.expected import Expectation
 from precrop.plans import BudgetPlan, LayerPlan, Plan
-from precrop.program import BALANCE, Choices, Program, program
+from precrop.program import BALANCE, OBJECTIVES, Choices, program
 from precrop.read.axes import Tie, resolve
 from precrop.read.inputs import Inputs
 from precrop.read.network import Network, Sizes
 from precrop.read.reader import Product
+from precrop.read.residual import find_streams
 from precrop.rounding import round_units
 from precrop.structure import Structure
+from precrop.targets import check_densities
 
 # A network that still differs from its prediction after this many plans is not understood at all.
 MAX_ATTEMPTS = 200
@@ -61,12 +64,17 @@ def plan(
     min_width: int = 1,
     expand: bool = False,
     balance: float = BALANCE,
+    objective: str = "synexp",
+    densities: Mapping[str, float] | None = None,
+    rule: str = "balanced",
+    residual: Literal["tie", "crop"] = "tie",
     ignore: Sequence[str] = (),
     groups: Literal["keep", "scale"] = "keep",
 ) -> Plan:
     """Choose the width of every layer so that the network meets its budgets.
 
-    The input model is only looked at. No weight, no data and no label is used.
+    The input model is only looked at. No data and no label is used, and no weight but by
+    ``objective="exact"``.
 
     Args:
         model: any network whose forward runs in PyTorch.
@@ -79,6 +87,14 @@ def plan(
         min_width: no layer gets narrower than this.
         expand: let layers get wider than the original (PreConfig).
         balance: weight of the balance term, gamma in docs/method.md.
+        objective: a name in `precrop.program.OBJECTIVES`, or ``exact`` for log SynExp itself, which
+            differs from the default in networks with branches.
+        densities: ``{layer name: density}`` in (0, 1], from any method or person: the widths whose
+            densities come closest. No budget is needed then.
+        rule: ``balanced`` finds densities and widths at once; the names in
+            `precrop.choosing.RULES` take densities first and then channels by that rule.
+        residual: ``tie`` gives all layers at a residual stream one width; ``crop`` each its own, by
+            narrowing what it reads and padding what it writes with zero channels.
         ignore: patterns (``layer4.*``) of layers that keep their output width.
         groups: ``keep`` the number of groups of grouped convolutions, or ``scale`` it so that every
             group keeps its width.
@@ -90,12 +106,25 @@ def plan(
     start = time.perf_counter()
     if groups not in ("keep", "scale"):
         raise PrecropError(f"groups={groups!r} is unknown: write 'keep' or 'scale'")
+    if residual not in ("tie", "crop"):
+        raise PrecropError(f"residual={residual!r} is unknown: write 'tie' or 'crop'")
     patterns = [ignore] if isinstance(ignore, str) else list(ignore)
     options = {"divisor": divisor, "min_width": min_width, "expand": expand, "balance": balance}
     with _without_collection():
         network = Network(model, Inputs(input_shape), scale_groups=groups == "scale")
+        if residual == "crop":
+            network = Network(
+                model,
+                network.inputs,
+                scale_groups=groups == "scale",
+                streams=find_streams(network),
+            )
         _ignore(network, patterns)
-        choice = _choose(network, {"params": params, "macs": macs}, options)
+        way = _way(network, objective, densities, rule, balance)
+        budgets = {"params": params, "macs": macs}
+        if densities is not None and params is None and macs is None:
+            budgets = {}
+        choice = _choose(network, budgets, options, way)
     costs, units = choice.structure.costs, choice.units
     return Plan(
         network=f"{type(model).__module__}:{type(model).__qualname__}",
@@ -108,52 +137,22 @@ def plan(
         base_macs=costs["macs"](choice.structure.units),
         layers=_layer_plans(network, choice),
         frozen={**network.notes, **network.frozen()},
-        options={**options, "ignore": patterns, "groups": groups},
+        options={
+            **options,
+            "objective": objective,
+            "rule": rule,
+            "residual": residual,
+            "ignore": patterns,
+            "groups": groups,
+        },
         shapes=tensor_shapes(model),
         tensors=_changed_tensors(choice.fit),
+        streams=network.streams,
         attributes=tuple(choice.fit.edits),
         solver=_solver_report(choice),
         versions={"precrop": __version__, "torch": torch.__version__},
         seconds=round(time.perf_counter() - start, 4),
     )
-
-
-def densities(
-    model: nn.Module,
-    input_shape: Any,
-    *,
-    method: str = "synexp",
-    params: Budget | None = None,
-    macs: Budget | None = None,
-) -> dict[str, float]:
-    """The share of every layer's weights that remains, were layers independent of each other.
-
-    Budgets count the prunable weights (convolutions and linear layers), not biases or norms.
-
-    Args:
-        model: the network; it is only looked at.
-        input_shape: as in `plan`.
-        method: a name in `precrop.layerwise.METHODS`.
-        params: budget for the prunable weights.
-        macs: budget for their multiply-accumulates at batch 1.
-
-    Returns:
-        ``{layer name: density}`` with densities in (0, 1], in the order of execution.
-
-    Raises:
-        BudgetError: a budget is senseless.
-        PrecropError: the method is unknown, or the network has no prunable layer.
-    """
-    if method not in METHODS:
-        raise PrecropError(f"method {method!r} is unknown: choose from {', '.join(METHODS)}")
-    structure, _ = Network(model, Inputs(input_shape)).structure()
-    if not structure.layers:
-        raise PrecropError("the network has no prunable layer: no convolution and no linear layer")
-    bases = {
-        "params": sum(layer.weights for layer in structure.layers),
-        "macs": sum(layer.macs for layer in structure.layers),
-    }
-    return METHODS[method](structure, parse_budgets({"params": params, "macs": macs}, bases))
 
 
 @dataclass(frozen=True)
@@ -165,8 +164,7 @@ class Choice:
     units: list[int]
     sizes: Sizes
     fit: Fit
-    problem: Program
-    allocation: Allocation
+    solution: Solution
     budgets: dict[str, BudgetPlan]
 
 
@@ -194,36 +192,76 @@ def _ignore(network: Network, patterns: Sequence[str]) -> None:
         network.keep_width(matching, f"ignored by {pattern!r}")
 
 
+def _way(
+    network: Network,
+    objective: str,
+    densities: Mapping[str, float] | None,
+    rule: str,
+    balance: float,
+) -> Way:
+    """How the widths are found, from the options that say so."""
+    if rule not in ("balanced", *RULES):
+        raise PrecropError(f"rule={rule!r} is unknown: write balanced, {' or '.join(RULES)}")
+    if objective not in ("exact", *OBJECTIVES):
+        known = ", ".join([*OBJECTIVES, "exact"])
+        raise PrecropError(f"objective={objective!r} is unknown: choose from {known}")
+    if objective != "synexp" and (rule != "balanced" or densities is not None):
+        raise PrecropError(f"objective={objective!r} goes with neither densities= nor rule=")
+    names = [layer.name for layer in network.layers]
+    targets = check_densities(densities or {}, names)
+    if densities is not None and not targets:
+        raise PrecropError("densities= names no layer: give {layer name: density}")
+    if rule != "balanced":
+        return ByRule(rule, targets)
+    if targets:
+        return Matched(targets, balance)
+    return Exact(Expectation(network)) if objective == "exact" else balanced
+
+
 def _choose(
-    network: Network, asked: Mapping[str, Budget | None], options: Mapping[str, Any]
+    network: Network,
+    asked: Mapping[str, Budget | None],
+    options: Mapping[str, Any],
+    way: Way,
 ) -> Choice:
     """Allocate, round and fit; where the fitted network is not as predicted, hold and repeat."""
     fitter = Fitter(network)
     holds = Holds(network, fitter)
-    message = ""
+    message, narrow_first = "", False
     for _ in range(MAX_ATTEMPTS):
         structure, ties = network.structure()
-        limits = parse_budgets(
-            asked, {name: cost(structure.units) for name, cost in structure.costs.items()}
-        )
+        bases = {name: cost(structure.units) for name, cost in structure.costs.items()}
+        limits = parse_budgets(asked, bases) if asked else {}
         try:
             problem = program(structure, limits, **options)
-        except BudgetError:
-            # The least that the message names must be possible: try the narrowest network.
+            refused = None
+        except BudgetError as error:
+            refused = error
+        if refused or narrow_first:
+            # The least that a message names must be possible: try the narrowest network.
             choices = Choices.of(structure.groups, options["divisor"], options["min_width"])
             fit = fitter.fit(network.sizes(ties, choices.lower.tolist()))
-            if fit.mismatch is None:
-                raise
-            holds.hold(fit.mismatch)
+            if fit.mismatch is not None:
+                holds.hold(fit.mismatch)
+                continue
+        if refused:
+            if narrow_first or not holds.levels:
+                raise refused
+            # Wider networks may have held what the narrowest does not need: begin with that one.
+            narrow_first, holds = True, Holds(network, fitter)
+            network.read()
             continue
-        allocation = allocate(problem)
-        rounded = round_units(problem, allocation.log_ratios, allocation.multipliers)
+        solution = way(problem)
+        allocation = solution.allocation
+        rounded = round_units(solution.problem, allocation.log_ratios, allocation.multipliers)
         units = [int(n) for n in rounded]
         sizes = network.sizes(ties, units)
+        if network.bound_reads(sizes):
+            continue
         fit = fitter.fit(sizes)
         if fit.mismatch is None:
             budgets = _budgets(structure, units, asked, limits, allocation)
-            return Choice(structure, ties, units, sizes, fit, problem, allocation, budgets)
+            return Choice(structure, ties, units, sizes, fit, solution, budgets)
         message = fit.mismatch.message
         holds.hold(fit.mismatch)
     raise PrecropError(f"the network could not be cropped: {message}")
@@ -267,6 +305,7 @@ def _layer_plans(network: Network, choice: Choice) -> tuple[LayerPlan, ...]:
                 macs=sum(map(sizes.product, reading.macs)),
                 group=next((name for name in owners if name), None),
                 frozen=frozen.get(layer.name),
+                target=choice.solution.targets.get(layer.name),
             )
         )
     return tuple(plans)
@@ -284,12 +323,13 @@ def _changed_tensors(fit: Fit) -> dict[str, Any]:
 
 
 def _solver_report(choice: Choice) -> dict[str, Any]:
-    structure, allocation = choice.structure, choice.allocation
+    structure, solution, allocation = choice.structure, choice.solution, choice.solution.allocation
     ratios = np.log(np.array(choice.units, float) / np.array(structure.units, float))
     return {
         "status": allocation.status,
         "iterations": allocation.iterations,
-        "objective": allocation.objective,
-        "rounded": choice.problem.value(ratios),
+        "objective": solution.value(allocation.log_ratios),
+        "rounded": solution.value(ratios),
         "at_cap": [structure.groups[group].name for group in allocation.at_cap],
+        **solution.report,
     }

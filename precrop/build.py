@@ -11,6 +11,7 @@ from precrop.copying import copied, tensor_shapes
 from precrop.errors import PlanError, PrecropError
 from precrop.fit.attributes import apply_edits
 from precrop.plans import Axis, Plan
+from precrop.streams import install, plain_hook
 
 SHOWN_DIFFERENCES = 3
 
@@ -43,6 +44,7 @@ def build(plan: Plan, model: nn.Module, init: Literal["slice", "reset"] = "slice
         return resized
 
     small = copied(model, make)
+    install(small, plan.streams, plain_hook)
     apply_edits(small, plan.attributes)
     params = sum(parameter.numel() for parameter in small.parameters())
     if params != plan.params:

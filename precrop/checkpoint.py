@@ -4,11 +4,25 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from precrop.errors import PrecropError
 from precrop.files import replacing
 from precrop.plans import Plan
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        PrecropError: the file is missing or broken.
+    """
+    try:
+        return load_file(path)
+    except OSError as error:
+        raise PrecropError(f"cannot read {path}: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise PrecropError(f"{path} is not a safetensors file: {error}") from error
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -17,12 +31,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         PrecropError: the file is missing or broken, or its tensors are not the model's.
     """
-    try:
-        given = load_file(path)
-    except OSError as error:
-        raise PrecropError(f"cannot read {path}: {error.strerror or error}") from error
-    except SafetensorError as error:
-        raise PrecropError(f"{path} is not a safetensors file: {error}") from error
+    given = load_tensors(path)
     wanted = model.state_dict()
     names = [*wanted, *(name for name in given if name not in wanted)]
     for name in names:

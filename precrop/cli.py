@@ -5,7 +5,9 @@ import dataclasses
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -42,6 +44,25 @@ Divisor = Annotated[int, typer.Option(help="Widths are multiples of this (8 suit
 MinWidth = Annotated[int, typer.Option(help="No layer gets narrower than this.")]
 Expand = Annotated[bool, typer.Option("--expand", help="Layers may also widen (PreConfig).")]
 Balance = Annotated[float, typer.Option(help="How evenly both ends of a layer are cropped.")]
+Objective = Annotated[str, typer.Option(help="synexp, or exact: what the widths maximise.")]
+Rule = Annotated[
+    str,
+    typer.Option(
+        help="balanced, or densities first and then channels: sqrt-min, sqrt-max, geometric-mean."
+    ),
+]
+Residual = Annotated[
+    Literal["tie", "crop"],
+    typer.Option(help="Layers at a residual sum share one width, or each has its own."),
+]
+DensitiesFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--densities",
+        metavar="FILE.json",
+        help="Densities to come close to, as `precrop densities --json` prints them.",
+    ),
+]
 Ignore = Annotated[
     list[str] | None,
     typer.Option(metavar="PATTERN", help="Layers that keep their width (layer4.*); repeatable."),
@@ -122,16 +143,22 @@ def plan_command(
     min_width: MinWidth = 1,
     expand: Expand = False,
     balance: Balance = 1.0,
+    objective: Objective = "synexp",
+    densities: DensitiesFile = None,
+    rule: Rule = "balanced",
+    residual: Residual = "tie",
     ignore: Ignore = None,
     groups: Groups = "keep",
     input_shape: InputShape = None,
     arg: Args = None,
+    seed: Seed = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the plan to this file.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Decide how wide every layer should be, and show or save it."""
+    _seed(seed)
     _, plan = _plan(
         model,
         arg,
@@ -142,6 +169,10 @@ def plan_command(
         min_width=min_width,
         expand=expand,
         balance=balance,
+        objective=objective,
+        densities=None if densities is None else _read_densities(densities),
+        rule=rule,
+        residual=residual,
         ignore=tuple(ignore or ()),
         groups=groups,
     )
@@ -159,6 +190,10 @@ def crop_command(
     min_width: MinWidth = 1,
     expand: Expand = False,
     balance: Balance = 1.0,
+    objective: Objective = "synexp",
+    densities: DensitiesFile = None,
+    rule: Rule = "balanced",
+    residual: Residual = "tie",
     ignore: Ignore = None,
     groups: Groups = "keep",
     input_shape: InputShape = None,
@@ -181,6 +216,10 @@ def crop_command(
         min_width=min_width,
         expand=expand,
         balance=balance,
+        objective=objective,
+        densities=None if densities is None else _read_densities(densities),
+        rule=rule,
+        residual=residual,
         ignore=tuple(ignore or ()),
         groups=groups,
     )
@@ -236,20 +275,100 @@ def densities_command(
     model: ModelName,
     params: Params = None,
     macs: Macs = None,
-    method: Annotated[str, typer.Option(help="How densities are chosen.")] = "synexp",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="synexp, erk, uniform, uniform_plus, igq, synflow, snip, grasp, magnitude, random."
+        ),
+    ] = "synexp",
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="Batches for snip and grasp: a .safetensors file with inputs and targets, or "
+            "module:factory.",
+        ),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="An option of the method (rounds=100); repeatable."
+        ),
+    ] = None,
     input_shape: InputShape = None,
     arg: Args = None,
+    seed: Seed = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the densities to this JSON file.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the density of every layer's weights."""
+    """Print the density of every layer's weights by any method."""
+    _seed(seed)
     network, shape = _load(model, _arguments(arg), input_shape)
-    densities = precrop.densities(network, shape, method=method, params=params, macs=macs)
+    with _warnings_as_lines():
+        densities = precrop.densities(
+            network,
+            shape,
+            method=method,
+            params=params,
+            macs=macs,
+            data=None if data is None else _batches(data),
+            seed=seed or 0,
+            progress=True,
+            **_arguments(option),
+        )
+    text = json.dumps(densities, indent=1)
+    if output is not None:
+        from precrop.files import write_text
+
+        write_text(output, text + "\n")
     if as_json:
-        typer.echo(json.dumps(densities, indent=1))
+        typer.echo(text)
         return
     column = max(map(len, densities), default=0)
     for name, density in densities.items():
         typer.echo(f"{name:<{column}}  {density:.6f}")
+
+
+def _batches(data: str) -> Any:
+    """Batches ``(inputs, targets)`` from a file of tensors, or from a user's own factory."""
+    from precrop.zoo import call_factory, runs_user_code
+
+    if runs_user_code(data):
+        return call_factory(data)
+    from precrop.checkpoint import load_tensors
+
+    tensors = load_tensors(Path(data))
+    missing = [name for name in ("inputs", "targets") if name not in tensors]
+    if missing:
+        raise PrecropError(
+            f"{data} has no tensor {missing[0]!r}: save 'inputs' and 'targets' in it"
+        )
+    return [(tensors["inputs"], tensors["targets"])]
+
+
+def _read_densities(path: Path) -> dict[str, float]:
+    """A JSON file ``{layer name: density}``; the numbers are checked where they are used."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PrecropError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise PrecropError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise PrecropError(f"{path} is not like {{layer name: density}}")
+    return content
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """What the library warns of as one line each on standard error."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", precrop.LayerCollapseWarning)
+        yield
+    for warning in caught:
+        print(f"precrop: warning: {' '.join(str(warning.message).split())}", file=sys.stderr)
 
 
 def _load(

@@ -23,7 +23,7 @@ def show(plan: Plan, console: Console | None = None) -> None:
     console.print()
     console.print(total_table(plan))
     console.print()
-    for line in (*frozen_lines(plan), *rescaled_lines(plan)):
+    for line in (*frozen_lines(plan), *widened_lines(plan), *rescaled_lines(plan)):
         console.print(Text(line))
     console.print(Text(f"Planned in {plan.seconds:.3f} s."))
 
@@ -33,6 +33,7 @@ def layer_table(plan: Plan) -> Table:
 
     A bar is as long as the square root of the original width, so that narrow layers stay visible;
     its solid part is the share that is kept, and what is wider than before stands out beyond it.
+    Where densities were asked for, the last column repeats them beside what the weights came to.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("layer", no_wrap=True)
@@ -41,6 +42,9 @@ def layer_table(plan: Plan) -> Table:
     table.add_column("width", no_wrap=True)
     table.add_column("kept", justify="right", no_wrap=True)
     table.add_column("weights", justify="right", no_wrap=True)
+    aimed = any(layer.target is not None for layer in plan.layers)
+    if aimed:
+        table.add_column("target", justify="right", no_wrap=True)
     widest = max((max(layer.base_out, layer.out_channels) for layer in plan.layers), default=1)
     above: list[str] = []
     for layer in plan.layers:
@@ -52,6 +56,7 @@ def layer_table(plan: Plan) -> Table:
             _bar(layer, widest),
             "frozen" if layer.frozen else f"{layer.out_channels / layer.base_out:.0%}",
             f"{layer.density:.1%}",
+            *([_share(layer.target)] if aimed else []),
             style="yellow" if layer.frozen else "",
         )
         above = parts
@@ -90,11 +95,22 @@ def frozen_lines(plan: Plan) -> Iterator[str]:
         yield f"Frozen: {_some(names)}: {reason}"
 
 
+def widened_lines(plan: Plan) -> Iterator[str]:
+    """The layers that end wider than the original, and by how much at most."""
+    if plan.widened:
+        most = max(new / old for old, new in plan.widened.values())
+        yield f"Wider than the original: {_some(list(plan.widened))}: up to {most:.2f} times"
+
+
 def rescaled_lines(plan: Plan) -> Iterator[str]:
     """The floats derived from sizes that the plan changes, such as an attention's scale."""
     floats = [(path, name) for path, name, value in plan.attributes if type(value) is float]
     if floats:
         yield f"Rescaled with the widths: {_some(['.'.join(pair) for pair in floats])}"
+
+
+def _share(density: float | None) -> str:
+    return "" if density is None else f"{density:.1%}"
 
 
 def _some(names: list[str]) -> str:

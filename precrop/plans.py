@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from precrop.errors import PlanError
 from precrop.files import write_text
+from precrop.streams import Stream
 
 if TYPE_CHECKING:
     from torch import nn
 
-SCHEMA = 1
+SCHEMA = 2
 
 Axis = int | tuple[tuple[int, int], ...]
 """The size of an axis that stays, or the ``(old, new)`` segments of one that changes."""
@@ -26,7 +27,8 @@ Axis = int | tuple[tuple[int, int], ...]
 class LayerPlan:
     """Widths of one layer before and after.
 
-    ``weight`` names its parameter; ``group`` the independent width of its output, None if fixed.
+    ``weight`` names its parameter; ``group`` the independent width of its output, None if fixed;
+    ``target`` is the density that was asked of it, None if none was.
     """
 
     name: str
@@ -42,6 +44,7 @@ class LayerPlan:
     macs: int
     group: str | None
     frozen: str | None = None
+    target: float | None = None
 
     @property
     def density(self) -> float:
@@ -79,6 +82,7 @@ class Plan:
         shapes: shape of every tensor in the original state_dict: the network's fingerprint.
         tensors: for every tensor that changes, its axes; an axis is a size or its
             ``(old, new)`` segments.
+        streams: ends of layers at residual streams that have widths of their own.
         attributes: ``(module path, attribute path, value)`` to set in the built network.
         solver: status, iterations, objective of the continuous program and of the plan.
         versions: of precrop and torch.
@@ -98,6 +102,7 @@ class Plan:
     options: Mapping[str, Any]
     shapes: Mapping[str, tuple[int, ...]]
     tensors: Mapping[str, tuple[Axis, ...]]
+    streams: tuple[Stream, ...]
     attributes: tuple[tuple[str, str, Any], ...]
     solver: Mapping[str, Any]
     versions: Mapping[str, str]
@@ -112,6 +117,15 @@ class Plan:
     def widths(self) -> dict[str, tuple[int, int]]:
         """``{layer name: (in_channels, out_channels)}`` of the cropped network."""
         return {layer.name: (layer.in_channels, layer.out_channels) for layer in self.layers}
+
+    @property
+    def widened(self) -> dict[str, tuple[int, int]]:
+        """``{layer name: (original, new) output channels}`` of layers wider than the original."""
+        return {
+            layer.name: (layer.base_out, layer.out_channels)
+            for layer in self.layers
+            if layer.out_channels > layer.base_out
+        }
 
     def build(self, model: "nn.Module", init: Literal["slice", "reset"] = "slice") -> "nn.Module":
         """Build the cropped network; ``model`` stays as it was.
@@ -229,6 +243,9 @@ def _decode(value: Any, hint: Any, where: str) -> Any:
         if isinstance(value, dict) and set(value) == set(hints):
             assert isinstance(hint, type)
             return hint(**{k: _decode(value[k], hints[k], f"{where}.{k}") for k in hints})
+    elif origin is Literal:
+        if value in arguments:
+            return value
     elif origin is types.UnionType:
         for argument in arguments:
             try:

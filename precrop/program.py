@@ -77,6 +77,10 @@ class Choices:
         least = [-(-min_width * group.units // group.narrowest) for group in groups]
         lower = -(-np.maximum(np.array(least, np.int64), 1) // step) * step
         upper = np.maximum((units * cap + 1e-9).astype(np.int64) // step * step, units)
+        most = np.array([g.units if g.most is None else g.most for g in groups], np.int64)
+        bound = np.array([g.most is not None for g in groups], bool)
+        narrowed = np.where(most < units, np.maximum(most // step * step, lower), units)
+        upper = np.where(bound, np.minimum(upper, narrowed), upper)
         fixed = lower >= units
         lower, upper = np.where(fixed, units, lower), np.where(fixed, units, upper)
         return cls(units, step, lower, upper, f"divisor={divisor} and min_width={min_width}")
@@ -112,6 +116,7 @@ class Program:
         choices: the units that every group may keep.
         gain: slope of the objective in ``x``, shape (groups,).
         penalty: sparse; the balance term is ``x @ penalty @ x``, shape (groups, groups).
+        fills: whether what is left of the budgets is spent even where the objective falls.
     """
 
     structure: Structure
@@ -119,6 +124,7 @@ class Program:
     choices: Choices
     gain: Floats
     penalty: Any
+    fills: bool = True
 
     def value(self, x: Floats) -> float:
         """The objective at log ratios ``x``."""
@@ -163,13 +169,35 @@ def program(
     variable = np.array([bool(layer.inputs or layer.outputs) for layer in structure.layers], bool)
     total = float(given[variable].sum())
     scale = variable.sum() / total if total > 0 else 1.0
-    width = len(structure.groups)
-    inputs = _shares([layer.inputs for layer in structure.layers], width)
-    outputs = _shares([layer.outputs for layer in structure.layers], width)
-    both = [index for index, layer in enumerate(structure.layers) if layer.inputs and layer.outputs]
-    differences = inputs[both] - outputs[both]
+    inputs, outputs = end_shares(structure)
     gain = scale * ((inputs + outputs).T @ given)
-    return Program(structure, limits, choices, gain, balance * (differences.T @ differences))
+    return Program(structure, limits, choices, gain, balance_penalty(structure, balance))
+
+
+def end_shares(structure: Structure) -> tuple[Any, Any]:
+    """What each group holds of each layer's input, and of its output: sparse (layers, groups)."""
+    width = len(structure.groups)
+    return (
+        _shares([layer.inputs for layer in structure.layers], width),
+        _shares([layer.outputs for layer in structure.layers], width),
+    )
+
+
+def balance_penalty(
+    structure: Structure, balance: float, counted: NDArray[np.bool_] | None = None
+) -> Any:
+    """The matrix of the balance term, sparse (groups, groups).
+
+    Args:
+        structure: the network.
+        balance: its weight.
+        counted: which layers take part, shape (layers,); all by default.
+    """
+    inputs, outputs = end_shares(structure)
+    both = np.array([bool(layer.inputs and layer.outputs) for layer in structure.layers], bool)
+    chosen = np.flatnonzero(both if counted is None else both & counted)
+    differences = inputs[chosen] - outputs[chosen]
+    return balance * (differences.T @ differences)
 
 
 def _weights(structure: Structure, weights: str | Sequence[float] | Floats) -> Floats:

@@ -51,6 +51,8 @@ def round_units(
     search = _Search(program, prices)
     start = program.choices.floor(program.choices.units * np.exp(log_ratios) * (1 + _SNAP))
     units = search.climbed(search.filled(search.lowered(start)))
+    if not program.fills:
+        return units
     # Steps that cost objective only fill a budget up; taken early they would lead astray.
     search.least_gain = -np.inf
     full = search.filled(units)
@@ -209,7 +211,7 @@ class _Search:
             return np.arange(len(units))
         chosen = []
         for targets in (self.choices.next(units), self.choices.previous(units)):
-            price = np.abs(self.price @ self.spent(units, targets))
+            price = np.abs(self.price @ self.spent(units, targets)) if self.names else _ones(units)
             movable = (targets != units) & (price > 0)
             score = np.full(len(units), -np.inf)
             score[movable] = self.gained(units, targets)[movable] / price[movable]
@@ -234,7 +236,7 @@ class _Search:
         picks = _picks(len(groups), 2 * reach, size)
         owners = groups[picks // (2 * reach)]
         gain = gained[picks].sum(axis=1)
-        cost = spent.reshape(len(spent), -1)[:, picks].sum(axis=2)
+        cost = spent.reshape(len(spent), gained.size)[:, picks].sum(axis=2)
         for one, two in combinations(range(size), 2):
             pair, ends_of = (owners[:, one], owners[:, two]), (picks[:, one], picks[:, two])
             gain -= 2 * delta[ends_of[0]] * delta[ends_of[1]] * self.bend[pair]
@@ -260,6 +262,10 @@ def _picks(groups: int, moves: int, size: int) -> Integers:
     sets = np.array(list(combinations(range(groups), size)))
     grid = np.indices((moves,) * size).reshape(size, -1).T
     return (sets[:, None, :] * moves + grid).reshape(-1, size)
+
+
+def _ones(units: Integers) -> Floats:
+    return np.ones(len(units))
 
 
 def _held(targets: Integers, units: Integers, keep: int | None) -> Integers:

@@ -10,6 +10,7 @@ ratio of a group is ``x = log(j / units)``.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Group:
         grain: the largest number that divides one portion of every layer output in the group, so
             that ``j`` units are a multiple of ``d`` channels everywhere if ``j * grain % d == 0``.
         narrowest: channels of the narrowest layer output in the group, in the original network.
+        most: units that it may keep at most, whatever the options say; None is no bound.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Group:
     units: int
     grain: int
     narrowest: int
+    most: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,10 @@ class Cost:
                 coefficient *= int(units[group])
             total += coefficient
         return total
+
+    def continuous(self, units: Sequence[float]) -> float:
+        """The cost at units that need not be whole."""
+        return float(sum(c * prod(units[group] for group in key) for key, c in self.terms.items()))
 
 
 @dataclass(frozen=True)

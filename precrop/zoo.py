@@ -36,7 +36,7 @@ def load_model(name: str, args: Mapping[str, Any]) -> nn.Module:
     library, _, rest = name.partition(":")
     if library == "timm":
         return _load_timm(rest, args)
-    return _load_factory(library, rest, args)
+    return _network(name, call_factory(name, args))
 
 
 def runs_user_code(name: str) -> bool:
@@ -87,7 +87,13 @@ def _load_timm(name: str, args: Mapping[str, Any]) -> nn.Module:
     return _call(f"timm:{name}", timm.create_model, {"model_name": name, **args})
 
 
-def _load_factory(module_name: str, factory_name: str, args: Mapping[str, Any]) -> nn.Module:
+def call_factory(name: str, args: Mapping[str, Any] | None = None) -> Any:
+    """What a user's own ``package.module:factory`` makes; the module may be in the current folder.
+
+    Raises:
+        PrecropError: the module or the factory is missing, or either raises.
+    """
+    module_name, _, factory_name = name.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -98,7 +104,10 @@ def _load_factory(module_name: str, factory_name: str, args: Mapping[str, Any]) 
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         raise _unknown(factory_name, f"factory in {module_name}", dir(module))
-    return _call(f"{module_name}:{factory_name}", factory, args)
+    try:
+        return factory(**(args or {}))
+    except Exception as error:  # whatever a factory raises about its arguments
+        raise PrecropError(f"{name} could not be built: {_line(error)}") from error
 
 
 def _call(name: str, factory: Callable[..., Any], args: Mapping[str, Any]) -> nn.Module:
@@ -106,6 +115,10 @@ def _call(name: str, factory: Callable[..., Any], args: Mapping[str, Any]) -> nn
         model = factory(**args)
     except Exception as error:  # whatever a builder raises about its arguments
         raise PrecropError(f"{name} could not be built: {_line(error)}") from error
+    return _network(name, model)
+
+
+def _network(name: str, model: Any) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise PrecropError(f"{name} gave a {type(model).__name__}, not a torch.nn.Module")
     return model

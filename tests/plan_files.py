@@ -3,6 +3,7 @@
 import dataclasses
 
 from precrop.plans import BudgetPlan, LayerPlan, Plan
+from precrop.streams import Stream
 
 LAYERS = (
     LayerPlan("conv1", "conv1.weight", "conv", 3, 16, 3, 9, 432, 243, 442_368, 248_832, "conv1"),
@@ -68,6 +69,7 @@ PLAN = Plan(
     options={"divisor": 1, "expand": False, "balance": 1.0, "ignore": ("layer4.*", "fc")},
     shapes={"conv1.weight": (16, 3, 3, 3), "bn1.num_batches_tracked": ()},
     tensors={"conv1.weight": (((16, 9),), 3, 3, 3), "cat.weight": (64, ((16, 9), (32, 20)))},
+    streams=(Stream("layer1.0.conv1", "read", 1, 16, ("conv1",)),),
     attributes=(("conv1", "out_channels", 9), ("layer1.0", "splits", [4, (2, 3)])),
     solver={"status": "solved", "iterations": 11, "objective": -3.25, "gap": 1e-9},
     versions={"precrop": "0.1.0", "torch": "2.15.0"},

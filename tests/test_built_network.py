@@ -21,7 +21,10 @@ from tests.planning import counted_params
 
 IMAGE = (3, 32, 32)
 
+CROPPED_STREAMS = "resnet20 with cropped streams"
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    CROPPED_STREAMS: partial(resnet20, shortcut="projection"),
     "resnet20": resnet20,
     "cifar_vgg16_bn": cifar_vgg16_bn,
     "cifar_mobilenet_v2": cifar_mobilenet_v2,
@@ -38,7 +41,8 @@ def cropped(request: pytest.FixtureRequest) -> tuple[nn.Module, precrop.Plan]:
     """A network at half its cost, and its plan."""
     torch.manual_seed(0)
     model = NETWORKS[request.param]()
-    plan = precrop.plan(model, IMAGE, params=0.5, macs=0.5)
+    residual: Any = "crop" if request.param == CROPPED_STREAMS else "tie"
+    plan = precrop.plan(model, IMAGE, params=0.5, macs=0.5, residual=residual)
     return plan.build(model), plan
 
 

@@ -254,3 +254,102 @@ def test_densities(capsys: Output) -> None:
     assert main(argv) == 0
     assert len(capsys.readouterr().out.splitlines()) == 22
     refused(capsys, "densities", "resnet20", "--method", "none", "--params", "0.1")
+
+
+def test_densities_of_methods_become_a_plan(capsys: Output) -> None:
+    method = ["--method", "synflow", "--option", "rounds=3", "--seed", "2"]
+    argv = ["densities", "resnet20", *method, "--params", "0.2", "-o", "synflow.json", "--json"]
+    assert main(argv) == 0
+    densities = json.loads(capsys.readouterr().out)
+    assert json.loads(Path("synflow.json").read_text()) == densities
+    aimed = ["--densities", "synflow.json", "--params", "0.2", "--json"]
+    assert main(["plan", "resnet20", *aimed]) == 0
+    plan = Plan.from_json(capsys.readouterr().out)
+    assert {layer.name: layer.target for layer in plan.layers} == densities
+    assert 0.97 * 0.2 < plan.params / plan.base_params <= 0.2
+    assert main(["plan", "resnet20", *aimed[:-1]]) == 0
+    assert "target" in capsys.readouterr().out.splitlines()[0]
+
+
+def test_data_from_a_file_and_from_a_factory(
+    capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    torch.manual_seed(0)
+    inputs, targets = torch.randn(4, 3, 32, 32), torch.arange(4)
+    save_file({"inputs": inputs, "targets": targets}, "batch.safetensors")
+    Path("batches.py").write_text(
+        "from safetensors.torch import load_file\n"
+        "def load():\n"
+        "    tensors = load_file('batch.safetensors')\n"
+        "    return [(tensors['inputs'], tensors['targets'])]\n"
+    )
+    snip = ["densities", "resnet20", "--method", "snip", "--params", "0.2", "--seed", "1", "--json"]
+    printed = []
+    for data in ("batch.safetensors", "batches:load"):
+        assert main([*snip, "--data", data]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+    assert "needs data: give data= (in a shell --data)" in refused(capsys, *snip)
+    assert "cannot read none.safetensors" in refused(capsys, *snip, "--data", "none.safetensors")
+    save_file({"inputs": inputs}, "half.safetensors")
+    assert "no tensor 'targets'" in refused(capsys, *snip, "--data", "half.safetensors")
+    assert "unknown factory in batches" in refused(capsys, *snip, "--data", "batches:lod")
+
+
+def test_a_collapse_is_one_line(capsys: Output) -> None:
+    argv = ["densities", "cifar_mobilenet_v2", "--method", "magnitude", "--params", "0.02"]
+    assert main(argv) == 0
+    err = capsys.readouterr().err
+    assert err.startswith("precrop: warning: magnitude collapses ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot read d.json"),
+        ("{", "d.json is not JSON"),
+        ("[1]", "is not like {layer name: density}"),
+        ("{}", "names no layer"),
+        ('{"conv1": 0}', "the density of conv1 is 0: write a number in (0, 1]"),
+        ('{"conv1": 1.5}', "the density of conv1 is 1.5: write a number in (0, 1]"),
+        ('{"conv1": "1"}', "the density of conv1 is '1': write a number in (0, 1]"),
+        ('{"conv1": NaN}', "the density of conv1 is nan: write a number in (0, 1]"),
+        ('{"conv2": 0.5}', "densities name a layer 'conv2' that is not there; did you mean conv1?"),
+    ],
+)
+def test_wrong_densities(content: str | None, message: str, capsys: Output) -> None:
+    if content is not None:
+        Path("d.json").write_text(content)
+    assert message in refused(capsys, "plan", "resnet20", "--densities", "d.json")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--objective", "best"], "objective='best' is unknown: choose from synexp, exact"),
+        (["--rule", "min"], "rule='min' is unknown: write balanced, sqrt-min"),
+        (["--objective", "exact", "--rule", "sqrt-min"], "goes with neither"),
+        (["--residual", "pad"], "Invalid value for '--residual'"),
+    ],
+)
+def test_wrong_ways(options: list[str], message: str, capsys: Output) -> None:
+    assert message in refused(capsys, "plan", "resnet20", *HALF, *options)
+
+
+def test_ways_reach_the_plan(capsys: Output) -> None:
+    for options in (["--objective", "exact"], ["--rule", "sqrt-max"], ["--residual", "crop"]):
+        name = options[0].strip("-")
+        plan = plan_to("way.json", *options)
+        assert plan.options[name] == options[1]
+        assert plan.widths != plan_to("half.json").widths
+    capsys.readouterr()
+
+
+def test_preconfig_says_which_layers_widen(capsys: Output) -> None:
+    argv = ["plan", *NETWORK, "--params", "0.8", "--macs", "1.0", "--expand"]
+    assert main([*argv, "-o", "wide.json"]) == 0
+    plan = Plan.load("wide.json")
+    assert plan.widened
+    assert f"Wider than the original: {next(iter(plan.widened))}" in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """What the table and the picture say."""
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -43,6 +44,14 @@ def test_widened_layers_stand_out() -> None:
     assert "▓" in lines[1]
     assert "150%" in lines[1]
     assert "Nothing is frozen." in lines
+    assert any(line.startswith("Wider than the original: conv1") for line in lines)
+
+
+def test_targets_stand_beside_densities() -> None:
+    layers = (dataclasses.replace(PLAN.layers[0], target=0.5), *PLAN.layers[1:])
+    lines = shown(dataclasses.replace(PLAN, layers=layers))
+    assert lines[0].split()[-1] == "target"
+    assert lines[1].split()[-2:] == ["56.2%", "50.0%"]
 
 
 @pytest.mark.parametrize(("name", "magic"), [("a.png", b"\x89PNG"), ("a.SVG", b"<?xml")])

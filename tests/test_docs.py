@@ -11,7 +11,7 @@ import typer.main
 
 import precrop
 from precrop.cli import app
-from precrop.layerwise import METHODS
+from precrop.pai.methods import RULES, SCORES
 from precrop.program import OBJECTIVES
 from precrop.read.ops import HANDLERS
 
@@ -27,7 +27,7 @@ def text(page: str) -> str:
 @pytest.fixture
 def clean_tables() -> Iterator[None]:
     """What a recipe registers is gone afterwards."""
-    tables: list[dict[str, Any]] = [HANDLERS, OBJECTIVES, METHODS]
+    tables: list[dict[str, Any]] = [HANDLERS, OBJECTIVES, RULES, SCORES]
     before = [dict(table) for table in tables]
     yield
     for table, content in zip(tables, before, strict=True):

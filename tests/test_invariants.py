@@ -46,6 +46,7 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
         "expand": draw(st.booleans()),
         "groups": draw(st.sampled_from(["keep", "keep", "scale"])),
         "balance": draw(st.sampled_from([1.0, 1.0, 0.0, 10.0])),
+        "residual": draw(st.sampled_from(["tie", "tie", "crop"])),
     }
 
 
@@ -78,7 +79,7 @@ def check_totals(plan: Plan, built: nn.Module) -> None:
 
 def check_budgets(plan: Plan, choice: Choice) -> None:
     """None is exceeded, and no group alone could take one more step."""
-    structure, choices = choice.structure, choice.problem.choices
+    structure, choices = choice.structure, choice.solution.problem.choices
 
     def within(units: list[int]) -> bool:
         return all(structure.costs[k](units) <= b.limit for k, b in plan.budgets.items())

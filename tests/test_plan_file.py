@@ -138,7 +138,7 @@ def replacing(field: str, value: object) -> Callable[[dict[str, Any]], Any]:
         (replacing("tensors", {"a": [[[1, 2, 3]]]}), "plan.tensors.a of this plan is broken"),
         (replacing("layers", [{"name": "a"}]), "plan.layers of this plan is broken"),
         (replacing("attributes", [["a", "b"]]), "plan.attributes of this plan is broken"),
-        (replacing("schema", 2), "schema version 2; precrop reads 1"),
+        (replacing("schema", 1), "schema version 1; precrop reads 2"),
         (replacing("schema", [[]]), "schema version"),
         (without("schema"), "no schema version"),
     ],

@@ -106,6 +106,7 @@ class Fitter:
             *described,
             *self._group_edits(sizes),
             *self._norm_edits(sizes),
+            *self._stream_edits(sizes),
             *self._learnt_edits(sizes),
         ]
         apply_edits(candidate, edits)
@@ -146,6 +147,11 @@ class Fitter:
                 shape = tuple(map(sizes.size, axes))
                 if tuple(stated) == tuple(map(axis_size, axes)) != shape:
                     yield path, "normalized_shape", shape
+
+    def _stream_edits(self, sizes: Sizes) -> Iterator[Edit]:
+        """How many channels of a residual stream its readers take."""
+        for path, axis in self.network.reader.read_widths.items():
+            yield path, "stream_read.size", sizes.size(axis)
 
     def _learnt_edits(self, sizes: Sizes) -> list[Edit]:
         edits: dict[tuple[str, str], int] = {}

@@ -23,13 +23,14 @@ Axis = tuple[Segment, ...]
 class Tie:
     """Atoms whose sizes keep one ratio: a node of a union-find forest."""
 
-    __slots__ = ("frozen", "parent", "quantum", "shared")
+    __slots__ = ("bounded", "frozen", "parent", "quantum", "shared")
 
     def __init__(self, quantum: int) -> None:
         self.parent: Tie | None = None
         self.quantum = quantum
         self.frozen: str | None = None
         self.shared = False
+        self.bounded = False
 
     def root(self) -> "Tie":
         """The representative of this tie; paths are halved on the way."""
@@ -48,6 +49,7 @@ class Tie:
             first.quantum = gcd(first.quantum, second.quantum)
             first.frozen = first.frozen or second.frozen
             first.shared = first.shared or second.shared
+            first.bounded = first.bounded or second.bounded
         return first
 
 
@@ -65,7 +67,8 @@ class Atom:
     def is_free(self) -> bool:
         """Whether nothing but this atom's own size restricts its tie."""
         tie = self.tie.root()
-        return not tie.shared and tie.quantum == self.size and tie.frozen is None
+        bound = tie.shared or tie.bounded or tie.frozen is not None
+        return not bound and tie.quantum == self.size
 
 
 def constant(size: int) -> Axis:
@@ -124,6 +127,12 @@ def freeze(axis: Axis, reason: str) -> None:
     for atom in atoms(axis):
         tie = atom.tie.root()
         tie.frozen = tie.frozen or reason
+
+
+def bound(axis: Axis) -> None:
+    """Let no atom of the axis grow beyond its full size."""
+    for atom in atoms(axis):
+        atom.tie.root().bounded = True
 
 
 def tie(axes: Iterable[Axis]) -> Tie | None:

@@ -25,6 +25,7 @@ from precrop.read.meta import MetaKernels
 from precrop.read.ops import HANDLERS, fallback
 from precrop.read.reader import INPUT, OUTPUT, CallReading, LayerReading, Product, Reader
 from precrop.read.trace import Trace, input_tensors, run, same_path
+from precrop.streams import Stream, install, traced_hook
 from precrop.structure import Cost, Group, Layer, Structure
 
 # A product of more widths than this has no place in the allocation; its widths are frozen.
@@ -108,16 +109,26 @@ class Network:
         real: whether the network needed real tensors.
         passes: eval at batch 1, then train at batch 2 where that runs and runs other code.
         notes: what could not be read, in words.
+        streams: where layers have widths of their own at residual streams.
     """
 
-    def __init__(self, model: nn.Module, inputs: Inputs, *, scale_groups: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        *,
+        scale_groups: bool = False,
+        streams: Sequence[Stream] = (),
+    ) -> None:
         self.inputs = inputs
+        self.streams = tuple(streams)
         self.meta = MetaKernels()
         self.notes: dict[str, str] = {}
         self.real = False
         self.model = model
         self._kept: list[tuple[frozenset[str], str]] = []
         self._scale_groups = scale_groups
+        self._most_read: dict[str, int] = {}
         self._traced = self.replica()
         evaluation = self.run(self._traced, training=False)
         if evaluation.error is not None:
@@ -150,7 +161,9 @@ class Network:
 
     def replica(self, shapes: Mapping[str, Sequence[int]] | None = None) -> nn.Module:
         """A skeleton to run once: networks may keep what a forward pass computed."""
-        return skeleton(self.model, real=self.real, shapes=shapes)
+        made = skeleton(self.model, real=self.real, shapes=shapes)
+        install(made, self.streams, traced_hook)
+        return made
 
     def run(self, model: nn.Module, *, training: bool, limit: int | None = None) -> Trace:
         """Trace a skeleton: eval at batch 1 or train at batch 2; up to ``limit`` calls."""
@@ -224,6 +237,7 @@ class Network:
         weights = {layer.weight for layer in self.layers}
         for name in sorted(self.reader.weights - weights):
             made += self.reader.tensors.get(name, ())
+        made += self.reader.read_widths.values()
         found: dict[Tie, None] = {}
         for axis in (*made, *(layer.inputs for layer in self.layers)):
             for atom in atoms(axis):
@@ -303,10 +317,39 @@ class Network:
                         name, widths = owners[group]
                         widths.append(segment_size(segment))
                         owners[group] = (name or layer.name, widths)
+        most = self._most_units()
         return tuple(
-            _group(name, widths, tie.quantum)
+            _group(name, widths, tie, most.get(tie))
             for tie, (name, widths) in zip(index, owners, strict=True)
         )
+
+    def _most_units(self) -> dict[Tie, int]:
+        """Per tie of a stream's reader the units that do not pass what is written before it."""
+        most: dict[Tie, int] = {}
+        for path, width in self._most_read.items():
+            axis = self.reader.read_widths[path]
+            for root in _roots([axis]):
+                units = width * root.quantum // axis_size(axis)
+                most[root] = min(most.get(root, root.quantum), units)
+        return most
+
+    def bound_reads(self, sizes: "Sizes") -> bool:
+        """Let no reader of a stream read more channels than are written before it.
+
+        What lies beyond is zero, so its weights would be dead. Returns whether a bound is new; some
+        widths cannot follow theirs, because they are frozen or have no step that is narrow enough.
+        """
+        new = False
+        for stream in self.streams:
+            if stream.end == "write" or not stream.sources:
+                continue
+            written = (self.reader.written_widths[source] for source in stream.sources)
+            widest = max(map(sizes.size, written))
+            width = sizes.size(self.reader.read_widths[stream.path])
+            if widest < min(width, self._most_read.get(stream.path, width)):
+                self._most_read[stream.path] = widest
+                new = True
+        return new
 
     def sizes(self, ties: Sequence[Tie], units: Sequence[int]) -> Sizes:
         """Sizes when the group behind ``ties[i]`` keeps ``units[i]`` units."""
@@ -351,9 +394,11 @@ def _roots(axes: Iterable[Axis]) -> set[Tie]:
     return {atom.tie.root() for axis in axes for atom in atoms(axis)}
 
 
-def _group(name: str, widths: Sequence[int], units: int) -> Group:
-    grain = gcd(*(width // units for width in widths))
-    return Group(name, widths[0], units, grain, min(widths))
+def _group(name: str, widths: Sequence[int], tie: Tie, most: int | None) -> Group:
+    grain = gcd(*(width // tie.quantum for width in widths))
+    if most is None and tie.bounded:
+        most = tie.quantum
+    return Group(name, widths[0], tie.quantum, grain, min(widths), most)
 
 
 def _multiply(

@@ -54,7 +54,8 @@ class CallReading:
 class Reader:
     """Interprets traces of one network; all traces share the axes of its parameters and buffers.
 
-    ``misread`` names operations whose handler gave sizes that the trace contradicts, and why.
+    ``misread`` names operations whose handler gave sizes that the trace contradicts, and why;
+    ``read_widths`` and ``written_widths`` are those of modules at residual streams, by path.
     """
 
     def __init__(
@@ -73,6 +74,8 @@ class Reader:
         self.layers: dict[str, LayerReading] = {}
         self.misread: dict[str, str] = {}
         self.macs: list[Product] = []
+        self.read_widths: dict[str, Axis] = {}
+        self.written_widths: dict[str, Axis] = {}
         self.trace = Trace()
         self.readings: list[CallReading] = []
         self._axes: dict[int, Axes] = {}

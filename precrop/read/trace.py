@@ -213,6 +213,7 @@ def run(
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with (
+            torch.inference_mode(False),
             torch.no_grad(),
             _module_frames(model, trace, stack),
             _ReshapeWatch(trace) if limit is not None else nullcontext(),

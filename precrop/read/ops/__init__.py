@@ -6,7 +6,7 @@ follow. An operation that is in no table is treated as elementwise when ATen tag
 keeps the widths that reach it fixed.
 """
 
-from precrop.read.ops import elementwise, layers, lookups, norms, rows, shapes, space
+from precrop.read.ops import elementwise, layers, lookups, norms, rows, shapes, space, streams
 from precrop.read.ops.elementwise import fallback
 from precrop.read.ops.registry import HANDLERS, handles
 
@@ -21,4 +21,5 @@ __all__ = [
     "rows",
     "shapes",
     "space",
+    "streams",
 ]

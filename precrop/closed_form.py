@@ -1,6 +1,6 @@
-"""Layer densities: which share of every layer's weights remains, when layers are independent.
+"""The layer densities that maximise SynExp, in closed form (arXiv 2203.02549).
 
-The program of SynExp (arXiv 2203.02549) is
+The program is
 
     maximise    sum_l log p_l    subject to  sum n_l p_l <= B,  sum m_l p_l <= M,  0 < p_l <= 1
 
@@ -8,17 +8,11 @@ with ``n_l`` weights and ``m_l`` multiply-accumulates. Its optimality conditions
 ``p_l = min(1, 1 / (lambda n_l + mu m_l))``. Budgets count weights of layers, nothing else.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-
 import numpy as np
 from numpy.typing import ArrayLike
 
 from precrop.errors import BudgetError
 from precrop.program import Floats
-from precrop.structure import Structure
-
-Method = Callable[[Structure, Mapping[str, int | float]], dict[str, float]]
-"""A rule for densities: the network and limits per cost to ``{layer name: density}``."""
 
 
 def closed_form(
@@ -94,39 +88,3 @@ def _level(cost: Floats, price: Floats, expand: bool) -> float:
     # Below its price a layer's share grows with the level, above it stays 1: piecewise linear.
     first = min(int(np.searchsorted(full + slope * unit, rest)), len(unit) - 1)
     return float((rest - full[first]) / slope[first])
-
-
-def synexp(structure: Structure, limits: Mapping[str, int | float]) -> dict[str, float]:
-    """The maximiser of SynExp."""
-    weights, macs = _totals(structure, limits)
-    found = closed_form(weights, macs, limits.get("params"), limits.get("macs"))
-    return _named(structure, found)
-
-
-def uniform(structure: Structure, limits: Mapping[str, int | float]) -> dict[str, float]:
-    """The same density for every layer: the largest that every budget allows."""
-    weights, macs = _totals(structure, limits)
-    totals = {"params": sum(weights), "macs": sum(macs)}
-    share = min(1.0, *(limit / totals[name] for name, limit in limits.items()))
-    return _named(structure, np.full(len(weights), share))
-
-
-METHODS: dict[str, Method] = {"synexp": synexp, "uniform": uniform}
-"""Rules that need the network's shape only."""
-
-
-def _totals(
-    structure: Structure, limits: Mapping[str, int | float]
-) -> tuple[Sequence[int], Sequence[int]]:
-    """Weights and MACs of every layer, once the limits make sense."""
-    unknown = [name for name in limits if name not in ("params", "macs")]
-    if unknown:
-        raise BudgetError(f"densities know no budget {unknown[0]!r}: give params or macs")
-    if not limits or not all(limit > 0 for limit in limits.values()):
-        raise BudgetError("densities need a budget above zero: give params or macs")
-    return [layer.weights for layer in structure.layers], [layer.macs for layer in structure.layers]
-
-
-def _named(structure: Structure, densities: Floats) -> dict[str, float]:
-    names = [layer.name for layer in structure.layers]
-    return dict(zip(names, densities.tolist(), strict=True))

@@ -1,0 +1,123 @@
+"""What the benchmarks share: clocks, and tables for a terminal and for Markdown."""
+
+import gc
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+T = TypeVar("T")
+Row = dict[str, Any]
+progress = Console(stderr=True, highlight=False)
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table of results: ``columns`` maps a row's key to its heading."""
+
+    title: str
+    columns: Mapping[str, str]
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """What a clock on the wall shows, and what the process has computed in the meantime."""
+
+    wall: float
+    cpu: float
+
+
+def clocked(work: Callable[[], T]) -> tuple[Seconds, T]:
+    """Seconds that ``work`` takes, and its result; what others left behind is collected before."""
+    gc.collect()
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = work()
+    return Seconds(time.perf_counter() - wall, time.process_time() - cpu), result
+
+
+def timed(work: Callable[[], T]) -> tuple[float, T]:
+    """Seconds on the wall that ``work`` takes, and its result."""
+    seconds, result = clocked(work)
+    return seconds.wall, result
+
+
+def spread(seconds: Sequence[float]) -> dict[str, float]:
+    """Median, least and most."""
+    return {
+        "median": statistics.median(seconds),
+        "least": min(seconds),
+        "most": max(seconds),
+    }
+
+
+def steps(title: str, count: int) -> Iterator[int]:
+    """Count runs, telling what they are of."""
+    progress.print(f"{title}: {count} runs")
+    yield from range(count)
+
+
+def setting(*packages: str) -> dict[str, str]:
+    """Where figures come from; told on standard error too."""
+    found = {
+        "machine": f"{platform.machine()} with {os.cpu_count()} cores",
+        "threads": str(torch.get_num_threads()),
+        "Python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
+    progress.print(described(found))
+    return found
+
+
+def described(where: Mapping[str, str]) -> str:
+    """A setting in one line."""
+    return ", ".join(f"{name} {value}" for name, value in where.items())
+
+
+def show(sections: Sequence[Section]) -> None:
+    """Print tables."""
+    console = Console(highlight=False)
+    console.width = max(console.width, 150)
+    for section in sections:
+        console.print(_table(section))
+
+
+def markdown(title: str, introduction: Sequence[str], sections: Sequence[Section]) -> str:
+    """A page of tables."""
+    lines = [f"# {title}", "", *introduction]
+    for section in sections:
+        headings = list(section.columns.values())
+        lines += ["", f"## {section.title}", ""]
+        lines.append("| " + " | ".join(headings) + " |")
+        lines.append("|---|" + "---:|" * (len(headings) - 1))
+        for row in section.rows:
+            cells = [_cell(row[key], key) for key in section.columns]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: Any, key: str) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    if key in ("params", "macs"):
+        return f"{value:.1%}"
+    if key.endswith("_ratio"):
+        return f"{value:.1f}x"
+    return f"{value:.2f}" if value >= 1 else f"{value:.3f}"
+
+
+def _table(section: Section) -> Table:
+    table = Table(title=section.title, title_justify="left", box=None, header_style="bold")
+    for index, heading in enumerate(section.columns.values()):
+        table.add_column(heading, justify="right" if index else "left", no_wrap=True)
+    for row in section.rows:
+        table.add_row(*(_cell(row[key], key) for key in section.columns))
+    return table

@@ -1,0 +1,1 @@
+"""How much flows through a network's paths: SynFlow's R and its expectation SynExp."""

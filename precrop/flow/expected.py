@@ -1,0 +1,134 @@
+"""SynExp: the expectation of SynFlow's R over weights and masks (arXiv 2203.02549).
+
+R has degree one in every weight, so the expectation over independent weights and masks is R with
+every weight of layer l replaced by ``p_l E|w_l|``. ``E|w_l|`` is taken from the network's own
+weights: their mean absolute value.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from precrop.errors import PrecropError
+from precrop.flow.replay import Even, Flow, Replay
+from precrop.program import Floats
+from precrop.read.inputs import Inputs
+from precrop.read.network import Network
+from precrop.targets import check_densities
+
+_LINEAR = 1e-9
+"""Relative distance from a straight line that counts as none."""
+
+
+class Expectation:
+    """Log SynExp as a function of the layers' log densities.
+
+    Args:
+        network: that was read.
+
+    Attributes:
+        names: the layers, in the order of execution.
+
+    Raises:
+        PrecropError: an operation has no linear reading, or a layer is applied twice in a row.
+    """
+
+    def __init__(self, network: Network) -> None:
+        layers = network.layers
+        self.names = [layer.name for layer in layers]
+        self._parameters = [layer.weight for layer in layers]
+        weights = dict(network.model.named_parameters())
+        self._shapes = [tuple(weights[name].shape) for name in self._parameters]
+        self._means = np.array([_mean(name, weights[name]) for name in self._parameters])
+        self._replay = Replay(network, average_pool=True)
+        calls = [reading.weight for reading in network.passes[0].readings]
+        for index, name in enumerate(self._parameters):
+            if calls.count(name) > 1:
+                self._check_degree(index)
+
+    def __call__(self, log_densities: Floats) -> tuple[float, Floats]:
+        """The logarithm, and its slope in every layer's log density: the share of R that passes it.
+
+        Args:
+            log_densities: shape (layers,), in the order of `names`.
+        """
+        values = torch.tensor(np.exp(log_densities) * self._means, requires_grad=True)
+        with torch.enable_grad():
+            total = self._flow(values)
+            (slope,) = torch.autograd.grad(total.values, values)
+        total = Flow(total.values.detach(), total.exponent)
+        if not float(total.values) > 0:
+            return -math.inf, np.zeros(len(self.names))
+        shares: Floats = (slope * values.detach() / total.values).numpy()
+        return _log(total), shares
+
+    def value(self, log_densities: Floats) -> float:
+        """The logarithm alone."""
+        with torch.no_grad():
+            return _log(self._flow(torch.from_numpy(np.exp(log_densities) * self._means)))
+
+    def _flow(self, values: Tensor) -> Flow:
+        rows = zip(self._parameters, values.unbind(), self._shapes, strict=True)
+        return self._replay({name: Even(value, shape) for name, value, shape in rows})
+
+    def _check_degree(self, index: int) -> None:
+        """Refuse a layer that R isn't linear in: its values at 1, 2 and 3 must be in line."""
+        logs = [self.value(_one(len(self.names), index, math.log(n))) for n in (1, 2, 3)]
+        steps = np.diff(np.exp(np.array(logs) - logs[-1]))
+        if abs(steps[1] - steps[0]) > _LINEAR:
+            raise PrecropError(
+                f"{self.names[index]} is applied several times in a row: SynExp is not defined"
+            )
+
+
+def synexp(
+    model: nn.Module, input_shape: Any, densities: Mapping[str, float] | None = None
+) -> float:
+    """The natural logarithm of SynExp, exact and computed in log space.
+
+    The expectation is over weights that are drawn independently with the mean absolute value that
+    each layer of ``model`` has, and over masks of any granularity that are drawn independently for
+    every layer at its density. See docs/method.md for what counts as linear.
+
+    Args:
+        model: the network; it is only looked at.
+        input_shape: as in `precrop.plan`.
+        densities: ``{layer name: density}`` in (0, 1]; layers that are not named are dense.
+
+    Raises:
+        PrecropError: a density is none, a name is no layer's, or the network multiplies activations
+            with each other (attention) or applies a layer twice in a row.
+    """
+    expectation = Expectation(Network(model, Inputs(input_shape)))
+    return expectation.value(log_densities(densities or {}, expectation.names))
+
+
+def log_densities(densities: Mapping[str, float], names: list[str]) -> Floats:
+    """Logarithms in the order of ``names``; 0 where there is none.
+
+    Raises:
+        PrecropError: a density outside (0, 1], or of a layer that is not there.
+    """
+    checked = check_densities(densities, names)
+    return np.array([math.log(checked.get(name, 1.0)) for name in names])
+
+
+def _one(count: int, index: int, value: float) -> Floats:
+    vector = np.zeros(count)
+    vector[index] = value
+    return vector
+
+
+def _mean(name: str, weight: Tensor) -> float:
+    if weight.is_meta:
+        raise PrecropError(f"{name} has no values (it is a meta tensor): SynExp needs weights")
+    return float(weight.detach().double().abs().mean())
+
+
+def _log(total: Flow) -> float:
+    value = float(total.values)
+    return math.log(value) + total.exponent * math.log(2) if value > 0 else -math.inf

@@ -1,0 +1,1 @@
+"""Pruning at initialization: methods that score weights or choose densities, and masks."""

@@ -1,0 +1,109 @@
+"""The public functions of pruning at initialization."""
+
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from precrop.budgets import Budget
+from precrop.pai.collapse import LayerCollapseWarning
+from precrop.pai.methods import layer_densities, weight_scores
+from precrop.pai.problem import Problem, silent
+from precrop.pai.progress import bar
+from precrop.pai.ranking import collapsed
+
+
+def densities(
+    model: nn.Module,
+    input_shape: Any,
+    *,
+    method: str = "synexp",
+    params: Budget | None = None,
+    macs: Budget | None = None,
+    data: Iterable[Any] | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    **options: Any,
+) -> dict[str, float]:
+    """The share of every layer's weights that remains, were layers independent of each other.
+
+    Budgets count the prunable weights (convolutions and linear layers), not biases or norms.
+
+    Args:
+        model: the network; it is only looked at.
+        input_shape: as in `precrop.plan`.
+        method: a name in `precrop.pai.methods.RULES` or ``SCORES``.
+        params: budget for the prunable weights.
+        macs: budget for their multiply-accumulates at batch 1.
+        data: batches ``(inputs, targets)``, all of which are used; for ``snip`` and ``grasp``.
+        seed: of every random choice.
+        progress: show a progress bar on standard error while a method takes long.
+        options: those of the method, such as ``rounds=`` of ``synflow``.
+
+    Returns:
+        ``{layer name: density}`` with densities in (0, 1], in the order of execution.
+
+    Warns:
+        LayerCollapseWarning: the method leaves a layer no weight; it then keeps its best one.
+
+    Raises:
+        BudgetError: a budget is senseless.
+        PrecropError: the method is unknown or lacks data, or the network has no prunable layer.
+    """
+    problem = _problem(model, input_shape, params, macs, data, seed, progress)
+    found = layer_densities(problem, method, **options)
+    names = collapsed(problem, found)
+    if names:
+        warnings.warn(
+            f"{method} collapses {', '.join(names)}: nothing but one weight remains",
+            LayerCollapseWarning,
+            stacklevel=2,
+        )
+    return found
+
+
+def scores(
+    model: nn.Module,
+    input_shape: Any,
+    *,
+    method: str,
+    params: Budget | None = None,
+    macs: Budget | None = None,
+    data: Iterable[Any] | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    **options: Any,
+) -> dict[str, Tensor]:
+    """One number for every prunable weight; those with the highest remain.
+
+    The arguments are those of `densities`. Only ``synflow`` depends on the budgets.
+
+    Returns:
+        ``{parameter name: tensor}`` of the parameters' shapes, for `precrop.masks`.
+
+    Raises:
+        PrecropError: the method is unknown, ranks no single weights, or lacks data.
+    """
+    problem = _problem(model, input_shape, params, macs, data, seed, progress)
+    found = weight_scores(problem, method, **options)
+    return {problem.parameters[name]: values for name, values in found.items()}
+
+
+def _problem(
+    model: nn.Module,
+    input_shape: Any,
+    params: Budget | None,
+    macs: Budget | None,
+    data: Iterable[Any] | None,
+    seed: int,
+    progress: bool,
+) -> Problem:
+    return Problem.of(
+        model,
+        input_shape,
+        {"params": params, "macs": macs},
+        data=data,
+        seed=seed,
+        progress=bar if progress else silent,
+    )

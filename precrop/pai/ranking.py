@@ -1,0 +1,203 @@
+"""Which weights remain when those with the highest scores in the whole network do.
+
+A threshold is searched among the numbers that floating point has, so budgets are met to one weight
+whatever they count. Of equal scores the ones that come first remain, layers in alphabetical order,
+so that nothing depends on the order in which layers run.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from precrop.errors import BudgetError, PrecropError
+from precrop.pai.problem import Problem
+from precrop.structure import Layer
+
+_BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
+_SAMPLES = 20_000
+"""Scores that stand for all when a threshold is guessed."""
+_ROUNDING = 1e-9
+"""Part of a weight that a density times their number may be off."""
+
+
+@dataclass(frozen=True)
+class Price:
+    """One budget: what a weight of every layer costs, and the most that all may cost."""
+
+    name: str
+    each: Mapping[str, int | Fraction]
+    limit: float
+
+    def room(self, counts: Mapping[str, int]) -> float | Fraction:
+        """What is left when every layer keeps so many weights, exactly."""
+        return self.limit - sum(self.each[name] * count for name, count in counts.items())
+
+
+def kept_weights(
+    problem: Problem, scores: Mapping[str, Tensor], limits: Mapping[str, float] | None = None
+) -> dict[str, Tensor]:
+    """Per layer name a bool tensor: the weights that remain.
+
+    A layer in which every weight ranks too low has collapsed; it keeps its best weight, so that
+    every density is above zero. `collapsed` tells such layers.
+
+    Args:
+        problem: gives the layers and the budgets.
+        scores: per layer name a tensor of the weight's shape.
+        limits: other limits than the problem's.
+
+    Raises:
+        BudgetError: a budget has no room for one weight a layer.
+        PrecropError: a score is no number.
+    """
+    double = any(values.dtype == torch.float64 for values in scores.values())
+    dtype = torch.float64 if double else torch.float32
+    keys = {name: _ordered(name, scores[name].to(dtype)) for name in sorted(scores)}
+    prices = _prices(problem, limits or problem.limits)
+    _check_feasible(prices, len(keys))
+    threshold, tied = _threshold(keys, prices)
+    masks = {name: key >= threshold for name, key in keys.items()}
+    for name, mask in masks.items():
+        if not mask.any():
+            mask.view(-1)[keys[name].argmax()] = True
+    counts = {name: int(mask.sum()) for name, mask in masks.items()}
+    for name in tied:
+        new = ((keys[name] == threshold - 1) & ~masks[name]).view(-1).nonzero().view(-1)
+        counts[name] += (fitting := _fitting(name, len(new), counts, prices))
+        masks[name].view(-1)[new[:fitting]] = True
+    return {name: masks[name] for name in scores}
+
+
+def kept_shares(problem: Problem, scores: Mapping[str, Tensor]) -> dict[str, float]:
+    """Per layer name the share of its weights that remain."""
+    masks = kept_weights(problem, scores)
+    return {name: int(mask.sum()) / mask.numel() for name, mask in masks.items()}
+
+
+def collapsed(problem: Problem, densities: Mapping[str, float]) -> list[str]:
+    """Layers of several weights of which at most one remains."""
+    return [
+        name
+        for name, layer in problem.layers.items()
+        if layer.weights > 1 and densities[name] * layer.weights < 1 + _ROUNDING
+    ]
+
+
+def _ordered(name: str, scores: Tensor) -> Tensor:
+    """Integers in the order of the scores: the bits of a float, those of negatives flipped."""
+    scores = scores.detach().contiguous()
+    least, most = torch.aminmax(scores)
+    if not (least.isfinite() and most.isfinite()):
+        raise PrecropError(
+            f"the scores of {name} are not all finite: the loss or a gradient is not a number"
+        )
+    if least >= 0:
+        return scores.abs().view(_BITS[scores.dtype])  # the absolute value of -0.0 is 0.0
+    bits = (scores + 0.0).view(_BITS[scores.dtype])  # so is the sum with 0.0
+    return torch.where(bits < 0, bits ^ torch.iinfo(bits.dtype).max, bits)
+
+
+def _prices(problem: Problem, limits: Mapping[str, float]) -> list[Price]:
+    per_weight: dict[str, dict[str, int | Fraction]] = {
+        "params": dict.fromkeys(problem.layers, 1),
+        "macs": {name: _quotient(layer) for name, layer in problem.layers.items()},
+    }
+    return [Price(name, per_weight[name], limit) for name, limit in limits.items()]
+
+
+def _quotient(layer: Layer) -> int | Fraction:
+    """Multiply-accumulates of one weight."""
+    whole, rest = divmod(layer.macs, layer.weights)
+    return Fraction(layer.macs, layer.weights) if rest else whole
+
+
+def _check_feasible(prices: Sequence[Price], layers: int) -> None:
+    for price in prices:
+        least = sum(price.each.values())
+        if least > price.limit:
+            raise BudgetError(
+                f"{price.name}={price.limit:.0f} has no room for one weight in each of the "
+                f"{layers} layers: that takes {math.ceil(least)}"
+            )
+
+
+def _fits(counts: Mapping[str, int], prices: Sequence[Price]) -> bool:
+    """Whether every budget holds; each layer keeps a weight at least."""
+    least = {name: max(1, count) for name, count in counts.items()}
+    return all(price.room(least) >= 0 for price in prices)
+
+
+def _fitting(name: str, most: int, counts: Mapping[str, int], prices: Sequence[Price]) -> int:
+    """How many further weights of a layer the budgets allow."""
+    each = [(price.room(counts), price.each[name]) for price in prices]
+    return max(0, min([most, *(math.floor(room / cost) for room, cost in each if cost)]))
+
+
+def _threshold(keys: Mapping[str, Tensor], prices: Sequence[Price]) -> tuple[int, list[str]]:
+    """The lowest key from which on all weights fit, and the layers with weights just below it.
+
+    As in a quickselect, only keys between the bounds are looked at again.
+    """
+    above = dict.fromkeys(keys, 0)
+    between = {name: key.reshape(-1) for name, key in keys.items()}
+    low = min(int(key.min()) for key in between.values())
+    high = max(int(key.max()) for key in between.values()) + 1
+    if _fits({name: len(key) for name, key in between.items()}, prices):
+        return low, []
+    side = 0
+    # From `low` on too many weights would remain, from `high` on few enough.
+    while high - low > 1 and sum(map(len, between.values())) > _SAMPLES:
+        pivot = min(max(_pivot(above, between, prices, side), low + 1), high - 1)
+        upper = {name: key >= pivot for name, key in between.items()}
+        counts = {name: above[name] + int(mask.sum()) for name, mask in upper.items()}
+        if _fits(counts, prices):
+            high, above, side = pivot, counts, 0
+            between = {name: key[~upper[name]] for name, key in between.items()}
+        else:
+            low, side = pivot, 1
+            between = {name: key[upper[name]] for name, key in between.items()}
+    if high - low > 1:
+        high, between = _settled(above, between, prices)
+    return high, [name for name, key in between.items() if len(key)]
+
+
+def _settled(
+    above: Mapping[str, int], between: Mapping[str, Tensor], prices: Sequence[Price]
+) -> tuple[int, dict[str, Tensor]]:
+    """The threshold among few keys, by bisection, and the keys just below it."""
+    ordered = {name: key.sort().values.cpu().numpy() for name, key in between.items()}
+    keys = np.unique(np.concatenate(list(ordered.values())))
+
+    def fits(key: int) -> bool:
+        counts = {n: above[n] + len(o) - int(np.searchsorted(o, key)) for n, o in ordered.items()}
+        return _fits(counts, prices)
+
+    low, high = 0, len(keys)  # at the lowest key too many remain, above the highest none
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(int(keys[middle])) else (middle, high)
+    below = int(keys[low])
+    return below + 1, {name: key[key == below] for name, key in between.items()}
+
+
+def _pivot(
+    above: Mapping[str, int], between: Mapping[str, Tensor], prices: Sequence[Price], side: int
+) -> int:
+    """A key near the threshold, guessed from a sample: a little below it, or above."""
+    stride = max(1, sum(map(len, between.values())) // _SAMPLES)
+    samples = {name: key[::stride].cpu().numpy() for name, key in between.items()}
+    keys = np.concatenate(list(samples.values()))
+    order = np.argsort(-keys, kind="stable")
+    used = np.zeros(len(keys))
+    for price in prices:
+        costs = np.concatenate([np.full(len(s), float(price.each[n])) for n, s in samples.items()])
+        taken = stride * np.cumsum(costs[order])
+        used = np.maximum(used, taken / max(float(price.room(above)), 1e-300))
+    margin = 2 * int(len(keys) ** 0.5)
+    place = int(np.searchsorted(used, 1.0)) + (margin if side == 0 else -margin)
+    return int(keys[order[min(max(place, 0), len(keys) - 1)]])

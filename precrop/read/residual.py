@@ -1,0 +1,176 @@
+"""Finds the residual streams of a network, and the layers that read and write them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from precrop.read.axes import Axis, resolve
+from precrop.read.network import Network, Pass
+from precrop.read.reader import Axes
+from precrop.read.trace import Call, input_tensors
+from precrop.streams import Stream
+
+
+def find_streams(network: Network) -> list[Stream]:
+    """The ends of layers at residual streams, in the order of execution.
+
+    A stream is what a sum of two activations of one shape is made of and goes into, as far as only
+    operations without parameters lie between. Writers are the modules with parameters of their own
+    that it comes from (often a norm), readers those that it reaches. A stream that is made by
+    anything else (a concatenation, an attention block's own computation) is left out: its layers
+    share their width as before.
+    """
+    return list(_Search(network).ends())
+
+
+@dataclass
+class _Found:
+    """One stream: the ends of layers, its tensors (by id), and calls that make it otherwise."""
+
+    ends: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
+    tensors: dict[int, int] = field(default_factory=dict)
+    origins: list[Call] = field(default_factory=list)
+
+
+class _Search:
+    """Follows streams through the calls of the eval pass."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.forward: Pass = network.passes[0]
+        self.calls = self.forward.trace.calls
+        self.modules = dict(network.model.named_modules())
+        self.makers: dict[int, Call] = {}
+        self.users: dict[int, list[Call]] = {}
+        self.axes: dict[int, Axes] = {}
+        for call, reading in zip(self.calls, self.forward.readings, strict=True):
+            for tensor, axes in zip(input_tensors(call), reading.inputs, strict=True):
+                self.users.setdefault(id(tensor), []).append(call)
+                self.axes.setdefault(id(tensor), axes)
+            for tensor, axes in zip(call.outputs, reading.outputs, strict=True):
+                self.makers.setdefault(id(tensor), call)
+                self.axes.setdefault(id(tensor), axes)
+
+    def ends(self) -> Iterator[Stream]:
+        """Every end once: a module's reading before its writing."""
+        streams = self._valid(self._streams())
+        tensors = set[int]().union(*(stream.tensors for stream in streams))
+        sources = self._sources(tensors)
+        order = {path: index for index, path in enumerate(map(self._layer, self.calls))}
+        found = {key: place for stream in streams for key, place in stream.ends.items()}
+        for path, end in sorted(found, key=lambda key: (order[key[0]], key[1])):
+            dim, width = found[path, end]
+            if end == "read":
+                known = sources.get(path, set())
+                before = () if "" in known else tuple(sorted(known))
+                yield Stream(path, "read", dim, width, before)
+            else:
+                yield Stream(path, "write", dim, width)
+
+    def _streams(self) -> list[_Found]:
+        streams: list[_Found] = []
+        for call in self.calls:
+            for tensor, dim in self._sum(call):
+                if not any(id(tensor) in stream.tensors for stream in streams):
+                    streams.append(self._follow(tensor, dim))
+        return streams
+
+    def _sum(self, call: Call) -> Iterator[tuple[Tensor, int]]:
+        """Operands and output of a residual sum, with their channel axis; else nothing."""
+        operands = input_tensors(call)
+        if call.name != "add" or len(operands) != 2 or self._layer(call) is not None:
+            return
+        if operands[0].shape != operands[1].shape or operands[0] is operands[1]:
+            return
+        dims = {self._channels(tensor) for tensor in operands}
+        dim = dims.pop()
+        if not dims and dim is not None and all(id(t) in self.makers for t in operands):
+            for tensor in (*operands, *call.outputs):
+                yield tensor, dim
+
+    def _channels(self, tensor: Tensor, row: Axis | None = None) -> int | None:
+        """The one axis that varies (as ``row`` does, if given); None if there is none."""
+        dims = [
+            dim
+            for dim, axis in enumerate(self.axes.get(id(tensor), ()))
+            if dim > 0 and self.network.varies(axis) and row in (None, resolve(axis))
+        ]
+        return dims[0] if len(dims) == 1 else None
+
+    def _follow(self, tensor: Tensor, dim: int) -> _Found:
+        """A stream's tensors from one of them on, in both directions."""
+        row, found = resolve(self.axes[id(tensor)][dim]), _Found()
+        pending = [(tensor, dim)]
+        while pending:
+            tensor, dim = pending.pop()
+            if id(tensor) in found.tensors:
+                continue
+            found.tensors[id(tensor)] = dim
+            place = dim, tensor.shape[dim]
+            maker = self.makers.get(id(tensor))
+            if maker is not None:
+                path = self._layer(maker)
+                before = self._on(maker, row)
+                if path is not None:
+                    found.ends[path, "write"] = place
+                elif before:
+                    pending += before
+                else:
+                    found.origins.append(maker)
+            for user in self.users.get(id(tensor), ()):
+                path = self._layer(user)
+                if path is not None:
+                    found.ends[path, "read"] = place
+                else:
+                    pending += self._on(user, row)
+        return found
+
+    def _on(self, call: Call, row: Axis) -> list[tuple[Tensor, int]]:
+        """A call's operands and outputs with the stream's channels; none if no operand has them."""
+        operands = [(t, self._channels(t, row)) for t in input_tensors(call)]
+        reads = [(t, dim) for t, dim in operands if dim is not None and id(t) in self.makers]
+        made = [(t, self._channels(t, row)) for t in call.outputs] if reads else []
+        return [*reads, *((t, dim) for t, dim in made if dim is not None)]
+
+    def _valid(self, streams: list[_Found]) -> list[_Found]:
+        """The streams that are made by layers, sums and other such streams alone."""
+        while True:
+            tensors = set[int]().union(*(stream.tensors for stream in streams))
+            kept = [s for s in streams if all(self._fixed(c, tensors) for c in s.origins)]
+            if len(kept) == len(streams):
+                return kept
+            streams = kept
+
+    def _fixed(self, call: Call, tensors: set[int]) -> bool:
+        """Whether all that varies in a call's operands are streams, which keep their width."""
+        return all(
+            id(tensor) in tensors or not any(map(self.network.varies, self.axes[id(tensor)]))
+            for tensor in input_tensors(call)
+        )
+
+    def _sources(self, tensors: set[int]) -> dict[str, set[str]]:
+        """Per reader the writers before it; an empty name stands for what is no writer's."""
+        reached: dict[int, set[str]] = {}
+        read: dict[str, set[str]] = {}
+        for call in self.calls:
+            before = [t for t in input_tensors(call) if id(t) in tensors]
+            known = set[str]().union(*(reached.get(id(tensor), {""}) for tensor in before))
+            path = self._layer(call)
+            if path is not None and before:
+                read.setdefault(path, set()).update(known)
+            for tensor in call.outputs:
+                if id(tensor) in tensors:
+                    made = {path} if path is not None else known or {""}
+                    reached[id(tensor)] = reached.get(id(tensor), set()) | made
+        return read
+
+    def _layer(self, call: Call) -> str | None:
+        """The module that makes a call, if it has parameters of its own and no modules inside."""
+        if call.frame < 0:
+            return None
+        path = self.forward.trace.frames[call.frame].path
+        module = self.modules.get(path)
+        if module is None or any(True for _ in module.children()):
+            return None
+        return path if any(True for _ in module.parameters(recurse=False)) else None

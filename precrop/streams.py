@@ -1,0 +1,140 @@
+"""Residual streams whose layers have widths of their own (``residual="crop"``).
+
+Where blocks add to a common tensor, the *stream*, all layers that write to it or read from it would
+share one width. Here each keeps its own: a writer's output is padded with zero channels to the
+stream's width, a reader takes the stream's leading channels. Both happen in hooks around the
+layer, so that the blocks' own forward and the names in the state_dict stay as they are.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One end of a layer at a residual stream.
+
+    Attributes:
+        path: the module that reads or writes.
+        end: which of both.
+        dim: the channel axis of what is read or written.
+        width: channels of the stream.
+        sources: of a reader the writers before it, by path; none where it may read more than those.
+    """
+
+    path: str
+    end: Literal["read", "write"]
+    dim: int
+    width: int
+    sources: tuple[str, ...] = ()
+
+
+@dataclass
+class Narrow:
+    """A forward pre-hook: the module gets the first ``size`` channels of its input."""
+
+    dim: int
+    size: int
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The module's arguments with the first one narrowed."""
+        return (self.narrowed(args[0]), *args[1:])
+
+    def narrowed(self, x: Tensor) -> Tensor:
+        """The leading channels."""
+        return x.narrow(self.dim, 0, self.size)
+
+
+@dataclass
+class Pad:
+    """A forward hook: the module's output gets zero channels behind its own, up to ``size``."""
+
+    dim: int
+    size: int
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        """The padded output."""
+        return self.padded(output)
+
+    def padded(self, x: Tensor) -> Tensor:
+        """The output with zeros behind its channels."""
+        return _padded(x, self.dim, self.size)
+
+
+@dataclass
+class TracedNarrow(Narrow):
+    """As `Narrow`, by an operation that a trace shows under its own name."""
+
+    path: str
+
+    def narrowed(self, x: Tensor) -> Tensor:
+        """The leading channels, as a tensor of their own."""
+        made: Tensor = torch.ops.precrop.stream_read(x, self.dim, self.size, self.path)
+        return made
+
+
+@dataclass
+class TracedPad(Pad):
+    """As `Pad`, by an operation that a trace shows under its own name."""
+
+    path: str
+
+    def padded(self, x: Tensor) -> Tensor:
+        """The output with zeros behind its channels."""
+        made: Tensor = torch.ops.precrop.stream_write(x, self.dim, self.size, self.path)
+        return made
+
+
+def plain_hook(stream: Stream) -> Narrow | Pad:
+    """The hook of a built network: plain operations, which export and compile."""
+    return (Narrow if stream.end == "read" else Pad)(stream.dim, stream.width)
+
+
+def traced_hook(stream: Stream) -> Narrow | Pad:
+    """The hook of a network that is only traced."""
+    kind = TracedNarrow if stream.end == "read" else TracedPad
+    return kind(stream.dim, stream.width, stream.path)
+
+
+def install(
+    model: nn.Module, streams: Iterable[Stream], make: Callable[[Stream], Narrow | Pad]
+) -> None:
+    """Put hooks around a network's layers, at the streams' full width.
+
+    Each hook is also the module's attribute ``stream_read`` or ``stream_write``.
+    """
+    for stream in streams:
+        module = model.get_submodule(stream.path)
+        hook = make(stream)
+        setattr(module, f"stream_{stream.end}", hook)
+        if isinstance(hook, Narrow):
+            module.register_forward_pre_hook(hook)
+        else:
+            module.register_forward_hook(hook)
+
+
+def _padded(x: Tensor, dim: int, size: int) -> Tensor:
+    missing = size - x.shape[dim]
+    return nn.functional.pad(x, [0, 0] * (x.dim() - 1 - dim) + [0, missing])
+
+
+@torch.library.custom_op("precrop::stream_read", mutates_args=())
+def _stream_read(x: Tensor, dim: int, size: int, path: str) -> Tensor:
+    return x.narrow(dim, 0, size).clone()
+
+
+@torch.library.custom_op("precrop::stream_write", mutates_args=())
+def _stream_write(x: Tensor, dim: int, size: int, path: str) -> Tensor:
+    return _padded(x, dim, size).clone()
+
+
+@_stream_read.register_fake
+@_stream_write.register_fake
+def _resized(x: Tensor, dim: int, size: int, path: str) -> Tensor:
+    return x.new_empty([size if axis == dim else n for axis, n in enumerate(x.shape)])

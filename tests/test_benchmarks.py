@@ -1,0 +1,60 @@
+"""The benchmarks run, and what they compare with computes the same."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import methods_speed, plan_speed
+from benchmarks.methods_speed import Case, batch, densities, made, scaled
+from precrop import models
+from precrop.pai.methods import RULES, SCORES
+
+TINY = Case("precrop.models:resnet20", (3, 32, 32), 10)
+
+
+def test_methods_speed_writes_every_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.md"
+    methods_speed.main(["--quick", "--markdown", str(page)])
+    printed, written = capsys.readouterr().out, page.read_text(encoding="utf-8")
+    sections = written.split("\n## ")[1:]
+    assert len(sections) == 5
+    ratios, every, loops, plans, memory = sections
+    for section in sections:
+        assert section.partition("\n")[0] in printed
+    assert ratios.count("\n| S") == 3
+    assert all(f"| resnet20 | {method} |" in every for method in (*RULES, *SCORES))
+    assert all(f"| resnet20 | {method} |" in loops for method in ("synflow", "snip"))
+    assert plans.count("| resnet20 |") == 3
+    assert memory.count("| resnet20 | snip |") == 1
+    assert "nan" not in written
+
+
+def test_plain_synflow_finds_the_same_densities() -> None:
+    model = scaled(made(TINY))
+    found = densities(model, case=TINY, method="synflow", rounds=5)
+    expected = methods_speed.plain_synflow(model, TINY.shape, 5)
+    assert found == pytest.approx(expected, abs=0.005)
+
+
+def test_plain_snip_finds_the_same_densities() -> None:
+    model, (inputs, targets) = made(TINY), batch(TINY, 16)
+    found = densities(model, case=TINY, method="snip", data=[(inputs, targets)])
+    assert found == pytest.approx(methods_speed.plain_snip(model, inputs, targets), abs=0.005)
+
+
+def test_what_is_measured_stays_as_it_was() -> None:
+    model = scaled(made(TINY))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    methods_speed.plain_synflow(model, TINY.shape, 2)
+    methods_speed.plain_snip(model, *batch(TINY, 4))
+    after = model.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_stages_of_a_plan_are_those_there_are() -> None:
+    seconds = plan_speed.stage_seconds(models.resnet20(), TINY.shape)
+    assert set(seconds) == {*plan_speed.STAGES, "rest", "total"}
+    assert all(value > 0 for value in seconds.values())

@@ -55,9 +55,9 @@ def subjects() -> list[Subject]:
     torch.manual_seed(0)
     dense = DenseNet(16, (2, 2), num_init_features=32, bn_size=2, num_classes=10)
     return [
-        Subject("chain of 5", chain([16, 16, 32, 32]), (3, 8, 8), 1000, chain=True),
-        Subject("ResNet-20", resnet20(), (3, 8, 8), 400),
-        Subject("DenseNet of 11", dense, (3, 16, 16), 800),
+        Subject("chain of 5", chain([16, 16, 32, 32]), (3, 8, 8), 800, chain=True),
+        Subject("ResNet-20", resnet20(), (3, 8, 8), 300),
+        Subject("DenseNet of 11", dense, (3, 16, 16), 600),
     ]
 
 

@@ -9,7 +9,6 @@
 - Anything else is refused: a product of two activations (attention) is not linear.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -54,9 +53,8 @@ def _bounded(call: Call, args: Sequence[Any]) -> Any:
     """An activation with bounds; a gate if they are those of one, or by hand: ``relu6(x + 3)``."""
     if not isinstance(args[0], Flow):
         return args[0]
-    bounds = (call.arg(name) for name in _BOUNDS[call.name])
-    low, high = (-math.inf if bound is None else bound for bound in bounds)
-    gates = (low, high) == (0, 1) or (args[0].shifted and low == 0 and high < math.inf)
+    low, high = (call.arg(name) for name in _BOUNDS[call.name])
+    gates = low == 0 and (high == 1 or (high is not None and args[0].shifted))
     return Gate(args[0]) if gates else args[0]
 
 

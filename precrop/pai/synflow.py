@@ -27,24 +27,25 @@ def synflow(problem: Problem, *, rounds: int = 100) -> dict[str, Tensor]:
         rounds: of scoring; the code's default is 1, the paper's experiments take 100.
 
     Raises:
-        PrecropError: the network multiplies activations, as attention does, or nothing flows
-            because all weights of a layer are zero.
+        PrecropError: the network multiplies activations, as attention does, nothing flows because
+            all weights of a layer are zero, or weights are not finite.
     """
     if type(rounds) is not int or rounds < 1:
         raise PrecropError(f"rounds={rounds!r} makes no sense: write a whole number from 1 up")
     replay = Replay(problem.network, average_pool=False)
     weights = _magnitudes(problem)
     total, scores = saliency(replay, problem, weights)
-    if not float(total.values) > 0:
-        zero = [name for name, weight in weights.items() if not weight.any()]
-        raise PrecropError(f"SynFlow scores nothing: all weights of {', '.join(zero)} are zero")
+    if float(total.values) == 0:
+        zero = ", ".join(name for name, weight in weights.items() if not weight.any())
+        why = f"all weights of {zero} are zero" if zero else "zeros lie on every path"
+        raise PrecropError(f"SynFlow scores nothing: {why}")
     ends = _ends(problem)
     for done in problem.progress(range(1, rounds), "SynFlow", rounds - 1):
         limits = {name: _after(done / rounds, *pair) for name, pair in ends.items()}
         kept = kept_weights(problem, scores, limits)
         weights = {name: weight * kept[name] for name, weight in weights.items()}
         total, found = saliency(replay, problem, weights)
-        if not float(total.values) > 0:  # no path is left whole: the last scores that say something
+        if float(total.values) == 0:  # no path is left whole: the last scores that say something
             return {name: score * kept[name] for name, score in scores.items()}
         scores = found
     return scores

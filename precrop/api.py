@@ -5,7 +5,6 @@ import gc
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -13,27 +12,21 @@ import torch
 from torch import nn
 
 from precrop import __version__
-from precrop.allocate import Allocation
-from precrop.budgets import Budget, parse_budgets
-from precrop.choosing import RULES, ByRule, Exact, Matched, Solution, Way, balanced
+from precrop.budgets import Budget
+from precrop.choosing import Choice, Chooser
 from precrop.copying import tensor_shapes
-from precrop.errors import BudgetError, PrecropError
-from precrop.fit.fitting import Fit, Fitter
-from precrop.fit.holding import Holds
+from precrop.errors import PrecropError
+from precrop.fit.fitting import Fit
 from precrop.flow.expected import Expectation
-from precrop.plans import BudgetPlan, LayerPlan, Plan
-from precrop.program import BALANCE, OBJECTIVES, Choices, program
-from precrop.read.axes import Tie, resolve
+from precrop.plans import LayerPlan, Plan
+from precrop.program import BALANCE, OBJECTIVES
+from precrop.read.axes import resolve
 from precrop.read.inputs import Inputs
-from precrop.read.network import Network, Sizes
+from precrop.read.network import Network
 from precrop.read.reader import Product
 from precrop.read.residual import find_streams
-from precrop.rounding import round_units
-from precrop.structure import Structure
 from precrop.targets import check_densities
-
-# A network that still differs from its prediction after this many plans is not understood at all.
-MAX_ATTEMPTS = 200
+from precrop.ways import RULES, ByRule, Exact, Matched, Way, balanced
 
 
 def crop(
@@ -92,7 +85,7 @@ def plan(
         densities: ``{layer name: density}`` in (0, 1], from any method or person: the widths whose
             densities come closest. No budget is needed then.
         rule: ``balanced`` finds densities and widths at once; the names in
-            `precrop.choosing.RULES` take densities first and then channels by that rule.
+            `precrop.ways.RULES` take densities first and then channels by that rule.
         residual: ``tie`` gives all layers at a residual stream one width; ``crop`` each its own, by
             narrowing what it reads and padding what it writes with zero channels.
         ignore: patterns (``layer4.*``) of layers that keep their output width.
@@ -124,7 +117,7 @@ def plan(
         budgets = {"params": params, "macs": macs}
         if densities is not None and params is None and macs is None:
             budgets = {}
-        choice = _choose(network, budgets, options, way)
+        choice = Chooser(network, budgets, options, way).choose()
     costs, units = choice.structure.costs, choice.units
     return Plan(
         network=f"{type(model).__module__}:{type(model).__qualname__}",
@@ -153,19 +146,6 @@ def plan(
         versions={"precrop": __version__, "torch": torch.__version__},
         seconds=round(time.perf_counter() - start, 4),
     )
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Widths that were chosen, how, and what makes a network have them."""
-
-    structure: Structure
-    ties: Sequence[Tie]
-    units: list[int]
-    sizes: Sizes
-    fit: Fit
-    solution: Solution
-    budgets: dict[str, BudgetPlan]
 
 
 @contextmanager
@@ -216,71 +196,6 @@ def _way(
     if targets:
         return Matched(targets, balance)
     return Exact(Expectation(network)) if objective == "exact" else balanced
-
-
-def _choose(
-    network: Network,
-    asked: Mapping[str, Budget | None],
-    options: Mapping[str, Any],
-    way: Way,
-) -> Choice:
-    """Allocate, round and fit; where the fitted network is not as predicted, hold and repeat."""
-    fitter = Fitter(network)
-    holds = Holds(network, fitter)
-    message, narrow_first = "", False
-    for _ in range(MAX_ATTEMPTS):
-        structure, ties = network.structure()
-        bases = {name: cost(structure.units) for name, cost in structure.costs.items()}
-        limits = parse_budgets(asked, bases) if asked else {}
-        try:
-            problem = program(structure, limits, **options)
-            refused = None
-        except BudgetError as error:
-            refused = error
-        if refused or narrow_first:
-            # The least that a message names must be possible: try the narrowest network.
-            choices = Choices.of(structure.groups, options["divisor"], options["min_width"])
-            fit = fitter.fit(network.sizes(ties, choices.lower.tolist()))
-            if fit.mismatch is not None:
-                holds.hold(fit.mismatch)
-                continue
-        if refused:
-            if narrow_first or not holds.levels:
-                raise refused
-            # Wider networks may have held what the narrowest does not need: begin with that one.
-            narrow_first, holds = True, Holds(network, fitter)
-            network.read()
-            continue
-        solution = way(problem)
-        allocation = solution.allocation
-        rounded = round_units(solution.problem, allocation.log_ratios, allocation.multipliers)
-        units = [int(n) for n in rounded]
-        sizes = network.sizes(ties, units)
-        if network.bound_reads(sizes):
-            continue
-        fit = fitter.fit(sizes)
-        if fit.mismatch is None:
-            budgets = _budgets(structure, units, asked, limits, allocation)
-            return Choice(structure, ties, units, sizes, fit, solution, budgets)
-        message = fit.mismatch.message
-        holds.hold(fit.mismatch)
-    raise PrecropError(f"the network could not be cropped: {message}")
-
-
-def _budgets(
-    structure: Structure,
-    units: Sequence[int],
-    asked: Mapping[str, Budget | None],
-    limits: Mapping[str, int],
-    allocation: Allocation,
-) -> dict[str, BudgetPlan]:
-    budgets = {}
-    for name, limit in limits.items():
-        cost, request = structure.costs[name], asked[name]
-        assert request is not None
-        used, base = cost(units), cost(structure.units)
-        budgets[name] = BudgetPlan(request, limit, used, base, allocation.multipliers[name])
-    return budgets
 
 
 def _layer_plans(network: Network, choice: Choice) -> tuple[LayerPlan, ...]:

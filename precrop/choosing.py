@@ -1,301 +1,148 @@
-"""The ways from a program to continuous widths: what is maximised, and what rounding goes on with.
+"""Chooses the widths of a network that was read: allocate, round, fit, and hold what won't fit."""
 
-Each way takes the balanced program of `precrop.program` and returns a `Solution`. The two-step
-rules are a reconstruction: the published text of the paper does not give its own.
-"""
-
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
+from precrop.budgets import Budget, parse_budgets
+from precrop.errors import BudgetError, PrecropError
+from precrop.fit.fitting import Fit, Fitter
+from precrop.fit.holding import Holds
+from precrop.plans import BudgetPlan
+from precrop.program import Choices, Program, program
+from precrop.read.axes import Tie
+from precrop.read.network import Network, Sizes
+from precrop.rounding import round_units
+from precrop.structure import Structure
+from precrop.ways import Solution, Way
 
-from precrop.allocate import Allocation, allocate
-from precrop.closed_form import closed_form
-from precrop.errors import PrecropError
-from precrop.flow.expected import Expectation
-from precrop.program import Floats, Program, balance_penalty, end_shares
-from precrop.structure import Layer, Structure
-
-MOST_ROUNDS = 50
-"""Of the exact objective's climb; it takes few."""
-CLIMBED = 1e-7
-"""Growth of the objective below which the climb ends."""
+# A network that still differs from its prediction after this many plans is not understood at all.
+MAX_ATTEMPTS = 200
 
 
 @dataclass(frozen=True)
-class Solution:
-    """Continuous widths, and the program whose objective whole units are judged by.
+class Choice:
+    """Widths that were chosen, how, and what makes a network have them."""
+
+    structure: Structure
+    ties: Sequence[Tie]
+    units: list[int]
+    sizes: Sizes
+    fit: Fit
+    solution: Solution
+    budgets: dict[str, BudgetPlan]
+
+
+@dataclass
+class Chooser:
+    """Repeats until the fitted network is as predicted; each attempt holds one more place.
 
     Attributes:
-        problem: as `precrop.rounding` takes it.
-        allocation: the widths.
-        value: what is really maximised, as a function of log ratios.
-        targets: densities that were aimed at, by layer name.
-        report: what else is worth telling, for the plan.
+        network: as it was read.
+        asked: per cost the budget, as the user wrote it.
+        options: those of `precrop.program.program`.
+        way: from the program to continuous widths.
     """
 
-    problem: Program
-    allocation: Allocation
-    value: Callable[[Floats], float]
-    targets: Mapping[str, float] = field(default_factory=dict)
-    report: Mapping[str, Any] = field(default_factory=dict)
+    network: Network
+    asked: Mapping[str, Budget | None]
+    options: Mapping[str, Any]
+    way: Way
+    _fitter: Fitter = field(init=False)
+    _holds: Holds = field(init=False)
+    _narrow_first: bool = False
+    _message: str = ""
 
+    def __post_init__(self) -> None:
+        """Nothing is held yet."""
+        self._fitter = Fitter(self.network)
+        self._holds = Holds(self.network, self._fitter)
 
-Way = Callable[[Program], Solution]
+    def choose(self) -> Choice:
+        """Allocate, round and fit; where the fitted network is not as predicted, hold and repeat.
 
-_NARROWEST = 1e-9
-_SHIFT = 1e-4
-"""Precision of the factor that raises targets; rounding spends what it leaves."""
+        Raises:
+            BudgetError: a budget is below the cost of the narrowest network.
+            PrecropError: the network could not be understood.
+        """
+        for _ in range(MAX_ATTEMPTS):
+            choice = self._attempt()
+            if choice is not None:
+                return choice
+        raise PrecropError(f"the network could not be cropped: {self._message}")
 
+    def _attempt(self) -> Choice | None:
+        """Widths that fit; None where something had to be held, so that all is done again."""
+        structure, ties = self.network.structure()
+        limits = self._limits(structure)
+        problem = self._problem(structure, ties, limits)
+        if problem is None:
+            return None
+        solution = self.way(problem)
+        allocation = solution.allocation
+        rounded = round_units(solution.problem, allocation.log_ratios, allocation.multipliers)
+        units = [int(n) for n in rounded]
+        sizes = self.network.sizes(ties, units)
+        if self.network.bound_reads(sizes):
+            return None
+        fit = self._fitted(sizes)
+        if fit is None:
+            return None
+        budgets = self._budgets(structure, units, limits, solution)
+        return Choice(structure, ties, units, sizes, fit, solution, budgets)
 
-def balanced(problem: Program) -> Solution:
-    """The joint program: densities and widths at once."""
-    return Solution(problem, allocate(problem), problem.value)
+    def _limits(self, structure: Structure) -> dict[str, int]:
+        bases = {name: cost(structure.units) for name, cost in structure.costs.items()}
+        return parse_budgets(self.asked, bases) if self.asked else {}
 
+    def _problem(
+        self, structure: Structure, ties: Sequence[Tie], limits: Mapping[str, int]
+    ) -> Program | None:
+        """The program; None if something was held.
 
-@dataclass(frozen=True)
-class Exact:
-    """Maximise log SynExp itself instead of the sum of the log densities.
+        The least cost that a message names must be possible, so the narrowest network is fitted
+        before a budget is refused. Wider networks may have held what that one does not need: then
+        all begins anew with it.
+        """
+        problem, refused = None, None
+        try:
+            problem = program(structure, limits, **self.options)
+        except BudgetError as error:
+            refused = error
+        if refused or self._narrow_first:
+            divisor, min_width = self.options["divisor"], self.options["min_width"]
+            choices = Choices.of(structure.groups, divisor, min_width)
+            if self._fitted(self.network.sizes(ties, choices.lower.tolist())) is None:
+                return None
+        if refused is not None:
+            if self._narrow_first or not self._holds.levels:
+                raise refused
+            self._narrow_first = True
+            self._holds = Holds(self.network, self._fitter)
+            self.network.read()
+        return problem
 
-    Log SynExp is convex in the log densities, so its tangent lies below it: solving the program
-    with the slopes at the last solution as weights climbs, to a point where no small change helps.
-    That need not be the maximum; it is done from two starts, the optimum of the sum of log
-    densities and the dense network's slopes, and the better end counts.
-    """
+    def _fitted(self, sizes: Sizes) -> Fit | None:
+        """What gives a network these sizes; where that is not as predicted, hold it."""
+        fit = self._fitter.fit(sizes)
+        if fit.mismatch is None:
+            return fit
+        self._message = fit.mismatch.message
+        self._holds.hold(fit.mismatch)
+        return None
 
-    expectation: Expectation
-
-    def __call__(self, problem: Program) -> Solution:
-        """Climb from both starts; weights are scaled to mean 1 at the first, as in the program."""
-        ends = sum(end_shares(problem.structure))
-        if self.expectation.value(np.zeros(ends.shape[0])) == -math.inf:
-            raise PrecropError(
-                "SynExp is zero whatever the widths: all weights of a layer are zero"
-            )
-        first = allocate(problem)
-        scale = _scale(problem.structure, self.expectation(ends @ first.log_ratios)[1])
-
-        def value(x: Floats) -> float:
-            return scale * self.expectation.value(ends @ x) - float(x @ (problem.penalty @ x))
-
-        def tangent(x: Floats) -> Program:
-            """The program whose objective touches the exact one at ``x``."""
-            return replace(problem, gain=scale * (ends.T @ self.expectation(ends @ x)[1]))
-
-        starts = {"synexp": first, "dense": allocate(tangent(np.zeros(len(problem.gain))))}
-        climbs = {name: _climb(start, value, tangent) for name, start in starts.items()}
-        reached = {name: value(end.log_ratios) for name, (end, _) in climbs.items()}
-        best, _ = climbs[max(reached, key=lambda name: reached[name])]
-        report = {
-            name: {
-                "objective": reached[name],
-                "log_synexp": self.expectation.value(ends @ end.log_ratios),
-                "rounds": rounds,
-            }
-            for name, (end, rounds) in climbs.items()
-        }
-        return Solution(tangent(best.log_ratios), best, value, {}, {"starts": report})
-
-
-def _climb(
-    start: Allocation, value: Callable[[Floats], float], tangent: Callable[[Floats], Program]
-) -> tuple[Allocation, int]:
-    """The last of ever better solutions of tangent programs, and how many there were."""
-    allocation, reached = start, value(start.log_ratios)
-    for rounds in range(MOST_ROUNDS):
-        better = allocate(tangent(allocation.log_ratios))
-        climbed = value(better.log_ratios)
-        if climbed <= reached + CLIMBED:
-            return allocation, rounds
-        allocation, reached = better, climbed
-    return allocation, MOST_ROUNDS
-
-
-def _scale(structure: Structure, slopes: Floats) -> float:
-    """What brings the slopes of the layers that can change to mean 1."""
-    variable = np.array([bool(layer.inputs or layer.outputs) for layer in structure.layers], bool)
-    total = float(slopes[variable].sum())
-    return float(variable.sum()) / total if total > 0 else 1.0
-
-
-@dataclass(frozen=True)
-class Matched:
-    """The widths whose densities come closest to given ones: least squares of the logarithms.
-
-    The balance term is added, as in the balanced program. Densities give the shape and budgets the
-    size: where the closest widths leave every budget unused, all targets are raised by one factor,
-    none beyond 1, until a budget is used up.
-
-    A target of at most one channel at both ends is that of a collapsed layer, which says nothing of
-    its neighbours: it does not count. Its widths become as narrow as they may where no
-    layer that counts has them. Layers without a target don't count either; widths
-    that only they have aim to stay as they are.
-    """
-
-    targets: Mapping[str, float]
-    balance: float
-
-    def __call__(self, problem: Program) -> Solution:
-        """Solve the least-squares program within the budgets."""
-        fit = _LeastSquares(problem, self.targets, self.balance)
-        shift = fit.shift()
-        found = fit.program(shift)
-        allocation = allocate(found)
-        report = {"collapsed": fit.collapsed, "target_factor": math.exp(shift)}
-        return Solution(found, allocation, partial(fit.value, shift), self.targets, report)
-
-
-class _LeastSquares:
-    """Distances of log densities from their targets, for targets raised by any factor."""
-
-    def __init__(self, problem: Program, targets: Mapping[str, float], balance: float) -> None:
-        self.problem = problem
-        structure, choices = problem.structure, problem.choices
-        layers, ends = structure.layers, sum(end_shares(structure))
-        named = np.array([layer.name in targets for layer in layers], bool)
-        logs = np.array([math.log(targets.get(layer.name, 1.0)) for layer in layers])
-        varies = np.array([bool(layer.inputs or layer.outputs) for layer in layers], bool)
-        one_unit = ends @ np.log(1 / choices.units)
-        collapsed = named & varies & (logs <= one_unit + _NARROWEST)
-        counted = named & varies & ~collapsed
-        self.collapsed = [layers[index].name for index in np.flatnonzero(collapsed)]
-        self.ends, self.logs = ends[counted], logs[counted]
-        self.floored = (_touched(ends[collapsed]) & ~_touched(ends[counted])).astype(float)
-        idle = ~_touched(ends[named])
-        self.lower = np.log(choices.lower / choices.units)
-        self.penalty = balance_penalty(structure, balance, counted)
-        self.square = self.ends.T @ self.ends + self.penalty + _diagonal(self.floored + idle)
-
-    def program(self, shift: float) -> Program:
-        """The program that looks for targets times ``exp(shift)``."""
-        wanted = np.minimum(self.logs + shift, 0.0)
-        gain = 2 * (self.ends.T @ wanted + self.floored * self.lower)
-        fills = bool(self.problem.limits)
-        return replace(self.problem, gain=gain, penalty=self.square, fills=fills)
-
-    def value(self, shift: float, x: Floats) -> float:
-        """Minus the squared distance and the balance term."""
-        off = self.ends @ x - np.minimum(self.logs + shift, 0.0)
-        return -float(off @ off + x @ (self.penalty @ x))
-
-    def shift(self) -> float:
-        """How far log targets must rise before a budget is used up."""
-        from scipy.optimize import brentq
-
-        costs, limits = self.problem.structure.costs, self.problem.limits
-
-        def excess(shift: float) -> float:
-            free = replace(self.program(shift), limits={})
-            units = (self.problem.choices.units * np.exp(allocate(free).log_ratios)).tolist()
-            return max(costs[n].continuous(units) / limit for n, limit in limits.items()) - 1
-
-        most = float(-self.logs.min(initial=0.0))
-        if not limits or excess(0.0) >= 0:
-            return 0.0
-        return most if excess(most) <= 0 else float(brentq(excess, 0.0, most, xtol=_SHIFT))
-
-
-def _touched(ends: Any) -> Any:
-    """Which groups some of these layers have, shape (groups,)."""
-    return np.asarray(ends.sum(axis=0)).ravel() > 0
-
-
-def _diagonal(entries: Floats) -> Any:
-    from scipy.sparse import dia_array
-
-    return dia_array((entries[None, :], [0]), shape=(len(entries), len(entries))).tocsr()
-
-
-Rule = Callable[[Sequence[float]], float]
-RULES: dict[str, Rule] = {
-    "sqrt-min": min,
-    "sqrt-max": max,
-    "geometric-mean": lambda ratios: math.exp(sum(map(math.log, ratios)) / len(ratios)),
-}
-"""How a width follows from what the layers at it ask for."""
-
-
-@dataclass(frozen=True)
-class ByRule:
-    """Densities first, then channels: the paper's two steps, reconstructed.
-
-    A layer of density p asks both of its ends for the share sqrt(p) (for p where only one end can
-    change, or where they are one). A width takes the least, the greatest or the geometric mean of
-    what is asked of it, and all widths are scaled by one factor until a budget is used up.
-
-    Attributes:
-        rule: a name in `RULES`.
-        targets: densities; without them those that maximise SynExp within the same shares of the
-            layers' weights and MACs, above 1 where widths may grow.
-    """
-
-    rule: str
-    targets: Mapping[str, float]
-
-    def __call__(self, problem: Program) -> Solution:
-        """Follow the rule; whole units then come as close to it as the budgets allow."""
-        structure, choices = problem.structure, problem.choices
-        expand = bool((choices.upper > choices.units).any())
-        targets = self.targets or _best_densities(structure, problem.limits, expand)
-        wanted = self._wanted(structure, targets)
-        lower, upper = (np.log(n / choices.units) for n in (choices.lower, choices.upper))
-        x = _rescaled(problem, np.log(wanted), lower, upper)
-        nearest = replace(
-            problem, gain=2 * x, penalty=_diagonal(np.ones(len(x))), fills=bool(problem.limits)
-        )
-        at_cap = np.flatnonzero((upper > 0) & (x >= upper))
-        multipliers = dict.fromkeys(problem.limits, 0.0)
-        value = nearest.value(x)
-        allocation = Allocation(x, value, "rule", 0, multipliers, tuple(at_cap.tolist()))
-        return Solution(nearest, allocation, nearest.value, targets)
-
-    def _wanted(self, structure: Structure, targets: Mapping[str, float]) -> Floats:
-        asked: list[list[float]] = [[] for _ in structure.groups]
-        for layer in structure.layers:
-            share = _asked(layer, targets.get(layer.name, 1.0))
-            for group in {*layer.inputs, *layer.outputs}:
-                asked[group].append(share)
-        return np.array([RULES[self.rule](ratios) if ratios else 1.0 for ratios in asked])
-
-
-def _asked(layer: Layer, density: float) -> float:
-    """The share of its channels that a layer asks for at either end."""
-    return math.sqrt(density) if layer.inputs and layer.outputs else density
-
-
-def _best_densities(
-    structure: Structure, limits: Mapping[str, int], expand: bool
-) -> dict[str, float]:
-    """SynExp's densities when every budget is the same share of the layers' own cost."""
-    costs = {
-        "params": np.array([layer.weights for layer in structure.layers], float),
-        "macs": np.array([layer.macs for layer in structure.layers], float),
-    }
-    shares = {
-        name: limit / structure.costs[name](structure.units) * costs[name].sum()
-        for name, limit in limits.items()
-    }
-    budgets = shares.get("params"), shares.get("macs")
-    found = closed_form(costs["params"], costs["macs"], *budgets, expand=expand)
-    return {layer.name: float(p) for layer, p in zip(structure.layers, found, strict=True)}
-
-
-def _rescaled(problem: Program, x: Floats, lower: Floats, upper: Floats) -> Floats:
-    """Log ratios shifted by one number, within bounds, so that the tightest budget is used up."""
-    from scipy.optimize import brentq
-
-    def shifted(shift: float) -> Floats:
-        return np.clip(x + shift, lower, upper)
-
-    def excess(shift: float) -> float:
-        units = (problem.choices.units * np.exp(shifted(shift))).tolist()
-        costs = problem.structure.costs
-        return max(costs[n].continuous(units) / limit for n, limit in problem.limits.items()) - 1
-
-    far = float(np.abs(x).max(initial=0) + np.abs([lower, upper]).max(initial=0)) + 1
-    if not problem.limits or excess(far) <= 0:
-        return shifted(far if problem.limits else 0.0)
-    return shifted(float(brentq(excess, -far, far, xtol=1e-12)))
+    def _budgets(
+        self,
+        structure: Structure,
+        units: Sequence[int],
+        limits: Mapping[str, int],
+        solution: Solution,
+    ) -> dict[str, BudgetPlan]:
+        budgets = {}
+        for name, limit in limits.items():
+            cost, request = structure.costs[name], self.asked[name]
+            assert request is not None
+            multiplier = solution.allocation.multipliers[name]
+            used, base = cost(units), cost(structure.units)
+            budgets[name] = BudgetPlan(request, limit, used, base, multiplier)
+        return budgets

@@ -9,8 +9,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 import precrop
-from precrop import api
-from precrop.api import Choice
+from precrop.choosing import Choice, Chooser
 from precrop.plans import Plan
 from precrop.read.network import skeleton
 
@@ -18,13 +17,13 @@ from precrop.read.network import skeleton
 def planned(model: nn.Module, shape: Any, **options: Any) -> tuple[Plan, Choice]:
     """`precrop.plan`, and what it chose among which widths."""
     seen: list[Choice] = []
-    choose = api._choose
+    choose = Chooser.choose
 
-    def watched(*args: Any) -> Choice:
-        seen.append(choose(*args))
+    def watched(chooser: Chooser) -> Choice:
+        seen.append(choose(chooser))
         return seen[-1]
 
-    with mock.patch.object(api, "_choose", watched):
+    with mock.patch.object(Chooser, "choose", watched):
         plan = precrop.plan(model, shape, **options)
     return plan, seen[-1]
 

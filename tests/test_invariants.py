@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import precrop
-from precrop.api import Choice
+from precrop.choosing import Choice
 from precrop.errors import BudgetError
 from precrop.plans import Plan
 from precrop.program import Choices

@@ -12,9 +12,8 @@ import torch
 from torch import nn
 
 import precrop
-from precrop import choosing
+from precrop import ways
 from precrop.allocate import Allocation, allocate
-from precrop.choosing import RULES, ByRule, Exact, Matched, balanced
 from precrop.closed_form import closed_form
 from precrop.errors import BudgetError, PrecropError
 from precrop.flow.expected import Expectation
@@ -24,6 +23,7 @@ from precrop.read.inputs import Inputs
 from precrop.read.network import Network
 from precrop.rounding import round_units
 from precrop.structure import Layer, Structure
+from precrop.ways import RULES, ByRule, Exact, Matched, balanced
 from tests.networks import SHAPE, small
 from tests.structures import (
     chain,
@@ -105,7 +105,7 @@ def test_exact_climbs_from_both_starts(name: str, shares: dict[str, float]) -> N
         solved.append(allocate(of))
         return solved[-1]
 
-    with mock.patch.object(choosing, "allocate", watched):
+    with mock.patch.object(ways, "allocate", watched):
         found = way(problem)
     starts = found.report["starts"]
     assert list(starts) == ["synexp", "dense"]
@@ -118,8 +118,8 @@ def test_exact_climbs_from_both_starts(name: str, shares: dict[str, float]) -> N
         assert len(climb) == end["rounds"] + 1
         values = [found.value(point.log_ratios) for point in (start, *climb)]
         steps = np.diff(values)
-        assert (steps[:-1] > choosing.CLIMBED).all()
-        assert -1e-6 < steps[-1] <= choosing.CLIMBED
+        assert (steps[:-1] > ways.CLIMBED).all()
+        assert -1e-6 < steps[-1] <= ways.CLIMBED
         assert end["objective"] == pytest.approx(values[-2])
         ends_of = ends(problem.structure) @ (start, *climb)[-2].log_ratios
         assert end["log_synexp"] == pytest.approx(way.expectation.value(ends_of))

@@ -19,7 +19,7 @@ from precrop.pai.problem import Problem
 from precrop.structure import Layer
 
 _BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
-_SAMPLES = 20_000
+_SAMPLES = 10_000
 """Scores that stand for all when a threshold is guessed."""
 _ROUNDING = 1e-9
 """Part of a weight that a density times their number may be off."""
@@ -143,27 +143,39 @@ def _threshold(keys: Mapping[str, Tensor], prices: Sequence[Price]) -> tuple[int
 
     As in a quickselect, only keys between the bounds are looked at again.
     """
-    above = dict.fromkeys(keys, 0)
+    above: Mapping[str, int] = dict.fromkeys(keys, 0)
     between = {name: key.reshape(-1) for name, key in keys.items()}
     low = min(int(key.min()) for key in between.values())
     high = max(int(key.max()) for key in between.values()) + 1
     if _fits({name: len(key) for name, key in between.items()}, prices):
         return low, []
-    side = 0
     # From `low` on too many weights would remain, from `high` on few enough.
     while high - low > 1 and sum(map(len, between.values())) > _SAMPLES:
-        pivot = min(max(_pivot(above, between, prices, side), low + 1), high - 1)
-        upper = {name: key >= pivot for name, key in between.items()}
-        counts = {name: above[name] + int(mask.sum()) for name, mask in upper.items()}
-        if _fits(counts, prices):
-            high, above, side = pivot, counts, 0
-            between = {name: key[~upper[name]] for name, key in between.items()}
-        else:
-            low, side = pivot, 1
-            between = {name: key[upper[name]] for name, key in between.items()}
+        low, high, above, between = _narrowed(low, high, above, between, prices)
     if high - low > 1:
         high, between = _settled(above, between, prices)
     return high, [name for name, key in between.items() if len(key)]
+
+
+def _narrowed(
+    low: int,
+    high: int,
+    above: Mapping[str, int],
+    between: Mapping[str, Tensor],
+    prices: Sequence[Price],
+) -> tuple[int, int, Mapping[str, int], dict[str, Tensor]]:
+    """Closer bounds: two keys on either side of where a sample puts the threshold."""
+    lower, upper = (min(max(key, low + 1), high - 1) for key in _guesses(above, between, prices))
+    from_upper = {name: key >= upper for name, key in between.items()}
+    counts = {name: above[name] + int(mask.sum()) for name, mask in from_upper.items()}
+    if not _fits(counts, prices):
+        return upper, high, above, {name: key[from_upper[name]] for name, key in between.items()}
+    from_lower = {name: key >= lower for name, key in between.items()}
+    most = {name: above[name] + int(mask.sum()) for name, mask in from_lower.items()}
+    if _fits(most, prices):
+        return low, lower, most, {name: key[~from_lower[name]] for name, key in between.items()}
+    middle = {name: key[from_lower[name] & ~from_upper[name]] for name, key in between.items()}
+    return lower, upper, counts, middle
 
 
 def _settled(
@@ -185,10 +197,10 @@ def _settled(
     return below + 1, {name: key[key == below] for name, key in between.items()}
 
 
-def _pivot(
-    above: Mapping[str, int], between: Mapping[str, Tensor], prices: Sequence[Price], side: int
-) -> int:
-    """A key near the threshold, guessed from a sample: a little below it, or above."""
+def _guesses(
+    above: Mapping[str, int], between: Mapping[str, Tensor], prices: Sequence[Price]
+) -> tuple[int, int]:
+    """A key a little below the threshold and one a little above it, guessed from a sample."""
     stride = max(1, sum(map(len, between.values())) // _SAMPLES)
     samples = {name: key[::stride].cpu().numpy() for name, key in between.items()}
     keys = np.concatenate(list(samples.values()))
@@ -198,6 +210,9 @@ def _pivot(
         costs = np.concatenate([np.full(len(s), float(price.each[n])) for n, s in samples.items()])
         taken = stride * np.cumsum(costs[order])
         used = np.maximum(used, taken / max(float(price.room(above)), 1e-300))
-    margin = 2 * int(len(keys) ** 0.5)
-    place = int(np.searchsorted(used, 1.0)) + (margin if side == 0 else -margin)
-    return int(keys[order[min(max(place, 0), len(keys) - 1)]])
+    place, margin = int(np.searchsorted(used, 1.0)), 2 * int(len(keys) ** 0.5)
+    last = len(keys) - 1
+    return (
+        int(keys[order[min(place + margin, last)]]),
+        int(keys[order[min(max(place - margin, 0), last)]]),
+    )

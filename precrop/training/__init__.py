@@ -1,0 +1,1 @@
+"""Training: the same recipe for the dense, the masked and the cropped network."""

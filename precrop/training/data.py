@@ -1,0 +1,470 @@
+"""Data sets of labelled images, and the batches of an epoch.
+
+A data set whose images are all of one size and fit in memory becomes one uint8 tensor, which lives
+on the training device and is augmented there, batch by batch. Any other is decoded, cropped and
+resized by worker processes, one image at a time.
+
+Batch k of an epoch is the same images, augmented alike, whatever the number of processes: each of
+them takes its part of the global batch.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from precrop.errors import PrecropError
+from precrop.training.augment import (
+    Augment,
+    Draws,
+    Normalise,
+    crop_and_flip,
+    cut_out,
+    random_numbers,
+)
+from precrop.training.sources import Source, Split, find
+
+HELD_BYTES = 1_500_000_000  # of decoded images; a data set above it is decoded as it is used
+DECODED_SIZE = 224  # pixels, what those images are brought to unless something else is asked for
+# Of ImageNet's training images: the values that networks for photographs are usually given.
+PHOTOGRAPH_MEAN = (0.485, 0.456, 0.406)
+PHOTOGRAPH_STD = (0.229, 0.224, 0.225)
+_DECODED_TOGETHER = 256  # images, what one thread decodes at a time
+_THREADS = 4  # at most: much of decoding a small image holds Python's lock
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """A split that is held in memory."""
+
+    images: Tensor  # uint8 (N, C, H, W); channels_last is fastest
+    labels: Tensor  # int64 (N,)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class Decoded(Dataset[tuple[Tensor, int]]):
+    """A split whose images are decoded, cropped and resized one at a time.
+
+    Args:
+        split: Where the encoded images are.
+        size: Pixels of a side of what comes out.
+        random: Whether the crop is random in place, size and shape, and half of the images
+            mirrored (torchvision's recipe for ImageNet); otherwise it is the centre.
+    """
+
+    def __init__(self, split: Split, size: int, *, random: bool) -> None:
+        self.split = split
+        self.transform = _transform(size, random=random)
+
+    def __len__(self) -> int:
+        return len(self.split.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """The uint8 image (3, size, size) and its label."""
+        return self.transform(self.split.image(index)), int(self.split.labels[index])
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """A data set that is ready for training: a training split and a held-out one."""
+
+    name: str
+    classes: tuple[str, ...]  # label k is the k-th
+    shape: tuple[int, int, int]  # (C, H, W) of what a network gets
+    mean: tuple[float, ...]  # of a channel in the training split, on the scale 0 to 1
+    std: tuple[float, ...]
+    train: Images | Dataset[tuple[Tensor, int]]
+    test: Images | Dataset[tuple[Tensor, int]]
+    digest: str  # SHA-256: another data set has another one
+
+
+class _MixedSizes(PrecropError):
+    """Images of several sizes can't be one tensor."""
+
+
+def load_data(source: str, *, image_size: int | None = None) -> ImageData:
+    """The data set of a name or in a folder.
+
+    Args:
+        source: ``"digits"``, ``"cifar10"``, ``"cifar100"``, or a folder with Hugging Face's parquet
+            files, with torchvision's CIFAR, or with ``train/CLASS/`` and ``val/CLASS/`` folders of
+            image files.
+        image_size: Pixels of a side that all images are brought to. Left out, images are used as
+            they are if all are of one size and fit in memory, and at 224 pixels if they don't fit.
+
+    Raises:
+        PrecropError: The name is unknown, or something in the folder is missing or damaged.
+    """
+    if image_size is not None and image_size < 1:
+        raise PrecropError(f"an image size is a number of pixels, 1 or more, not {image_size}")
+    try:
+        found = find(source)
+        width, height = found.train.image(0).size
+        if image_size is not None:
+            height = width = image_size
+        count = len(found.train.labels) + len(found.test.labels)
+        if count * 3 * height * width <= HELD_BYTES:
+            try:
+                return _in_memory(found, (height, width))
+            except _MixedSizes:
+                if image_size is None:
+                    raise
+        return _decoded_later(found, image_size or DECODED_SIZE)
+    except OSError as error:
+        raise PrecropError(f"cannot read {error.filename or source}: {error.strerror}") from error
+
+
+def _in_memory(found: Source, size: tuple[int, int]) -> ImageData:
+    original = found.train.image(0).size
+    splits = [_pixels(split, original, size) for split in (found.train, found.test)]
+    identity = hashlib.sha256(json.dumps([found.classes, size]).encode())
+    for pixels, split in zip(splits, (found.train, found.test), strict=True):
+        identity.update(split.labels.numpy().tobytes())
+        identity.update(pixels.numpy().data)
+    train, test = (
+        Images(pixels.permute(0, 3, 1, 2), split.labels)
+        for pixels, split in zip(splits, (found.train, found.test), strict=True)
+    )
+    mean, std = _statistics(splits[0])
+    digest = identity.hexdigest()
+    return ImageData(found.name, found.classes, (3, *size), mean, std, train, test, digest)
+
+
+def _pixels(split: Split, original: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """All images of a split, uint8 (N, height, width, 3), decoded by several threads.
+
+    Args:
+        split: Whose images all have the original size.
+        original: Width and height.
+        size: The height and width that they are brought to.
+    """
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    height, width = size
+    pixels = torch.empty((len(split.labels), height, width, 3), dtype=torch.uint8)
+    rows = pixels.numpy()
+
+    def decode(start: int) -> None:
+        for index in range(start, min(start + _DECODED_TOGETHER, len(rows))):
+            image = split.image(index)
+            if image.size != original:
+                shape, other = (f"{x} x {y}" for x, y in (image.size, original))
+                raise _MixedSizes(
+                    f"{split.where(index)} is {shape} pixels, the first image is {other}: "
+                    "say an image size to bring all of them to"
+                )
+            if image.size != (width, height):
+                image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+            rows[index] = np.asarray(image)
+
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as threads:
+        # In the order of the rows, so that of several damaged images the first is reported.
+        for _ in threads.map(decode, range(0, len(rows), _DECODED_TOGETHER)):
+            pass
+    return pixels
+
+
+def _statistics(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of uint8 (N, H, W, C), on the scale 0 to 1."""
+    values = torch.arange(256, dtype=torch.float64) / 255
+    means, deviations = [], []
+    for channel in pixels.unbind(-1):
+        shares = channel.flatten().bincount(minlength=256).double() / channel.numel()
+        mean = (shares * values).sum()
+        means.append(float(mean))
+        variance = float((shares * (values - mean) ** 2).sum())
+        # A channel of one value has no deviation to divide by.
+        deviations.append(max(variance**0.5, 1 / 255))
+    return tuple(means), tuple(deviations)
+
+
+def _decoded_later(found: Source, size: int) -> ImageData:
+    identity = hashlib.sha256(json.dumps([found.classes, "decoded", size]).encode())
+    for split in (found.train, found.test):
+        identity.update(split.labels.numpy().tobytes())
+        for line in split.contents():
+            identity.update(line.encode() + b"\n")
+    return ImageData(
+        found.name,
+        found.classes,
+        (3, size, size),
+        PHOTOGRAPH_MEAN,
+        PHOTOGRAPH_STD,
+        Decoded(found.train, size, random=True),
+        Decoded(found.test, size, random=False),
+        identity.hexdigest(),
+    )
+
+
+def _transform(size: int, *, random: bool) -> Any:
+    """From a PIL image to uint8 (3, size, size)."""
+    try:
+        from torchvision.transforms import v2
+    except ImportError as error:
+        raise PrecropError(
+            "images that don't fit in memory need torchvision: pip install 'precrop[models]'"
+        ) from error
+    if random:
+        chosen = [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
+    else:
+        # The usual share of a photograph's shorter side: 224 pixels of 256.
+        chosen = [v2.Resize(round(size * 256 / 224), antialias=True), v2.CenterCrop(size)]
+    return v2.Compose([v2.PILToTensor(), *chosen])
+
+
+class Batches(Iterable[tuple[Tensor, Tensor]]):
+    """The batches of one epoch, or this process's part of each.
+
+    They can be gone through again and are then the same. A batch is images (B, C, H, W),
+    normalised, channels_last, and int64 labels (B,).
+    """
+
+    def __init__(
+        self,
+        data: ImageData,
+        split: Images | Dataset[tuple[Tensor, int]],
+        parts: Sequence[slice],
+        order: Tensor,
+        *,
+        device: torch.device | str,
+        dtype: torch.dtype,
+        workers: int,
+        seeds: tuple[int, int] | None = None,
+        augment: Augment | None = None,
+    ) -> None:
+        self._data = data
+        self._split = split
+        self._parts = parts
+        self._order = order  # int64: the numbers of the images in the order of the epoch
+        self._device = torch.device(device)
+        self._dtype = dtype
+        self._workers = workers
+        self._seeds = seeds
+        self._augment = augment
+        self._draws: Draws | None = None
+        if augment is not None and seeds is not None:
+            _, height, width = data.shape
+            self._draws = augment.draw(len(order), height, width, seed=seeds[0], epoch=seeds[1])
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        held = isinstance(self._split, Images)
+        draws = None if self._draws is None else self._draws.to(self._device)
+        loaded = self._from_memory() if held else self._from_workers()
+        normalise = Normalise(
+            self._data.mean,
+            self._data.std,
+            self._data.shape[2],
+            device=self._device,
+            dtype=self._dtype,
+        )
+        for part, (images, labels) in zip(self._parts, loaded, strict=True):
+            augment = self._augment
+            if augment is None or draws is None:
+                yield normalise(images), labels
+                continue
+            here = draws.part(part)
+            # Images of the other kind come cropped and flipped from the workers.
+            if held and (augment.crop or augment.flip):
+                images = crop_and_flip(images, here, augment.crop)
+            values = normalise(images)
+            yield (cut_out(values, here, augment.cutout) if augment.cutout else values), labels
+
+    def _from_memory(self) -> Iterator[tuple[Tensor, Tensor]]:
+        assert isinstance(self._split, Images)
+        held = _on_device(self._split, self._device)
+        order = self._order.to(self._device)
+        last = held.images.permute(0, 2, 3, 1)
+        for part in self._parts:
+            chosen = order[part]
+            yield last.index_select(0, chosen).permute(0, 3, 1, 2), held.labels[chosen]
+
+    def _from_workers(self) -> Iterator[tuple[Tensor, Tensor]]:
+        assert not isinstance(self._split, Images)
+        on_gpu = self._device.type == "cuda"
+        loader = DataLoader(
+            _Seeded(self._split, self._seeds),
+            batch_sampler=[self._order[part].tolist() for part in self._parts],
+            num_workers=self._workers,
+            collate_fn=_collated,
+            pin_memory=on_gpu,
+            # Otherwise the loader draws from the global generator, which isn't ours to change.
+            generator=torch.Generator(),
+        )
+        try:
+            for images, labels in loader:
+                yield (
+                    images.to(self._device, non_blocking=on_gpu),
+                    labels.to(self._device, non_blocking=on_gpu),
+                )
+            return
+        except PrecropError as error:
+            # A worker's error arrives with its traceback in the message; the last line is ours.
+            message = str(error).strip().splitlines()[-1]
+            # The traceback would keep the loader, which stops its workers only when it goes.
+            error.__traceback__ = None
+        raise PrecropError(message.partition("PrecropError: ")[2] or message)
+
+
+class _Seeded(Dataset[tuple[Tensor, int]]):
+    """A data set whose random transforms depend on seed, epoch and image alone."""
+
+    def __init__(self, data: Dataset[tuple[Tensor, int]], seeds: tuple[int, int] | None) -> None:
+        self.data = data
+        self.seeds = seeds
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if self.seeds is None:
+            return self.data[index]
+        # torchvision draws from the global generator: it is lent to each image and given back.
+        with torch.random.fork_rng(devices=()):
+            torch.set_rng_state(random_numbers(*self.seeds, f"image {index}").get_state())
+            return self.data[index]
+
+
+def _collated(samples: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    images = torch.stack([image for image, _ in samples])
+    return images, torch.tensor([label for _, label in samples])
+
+
+# Kept from epoch to epoch, as long as the data set itself.
+_copies: WeakKeyDictionary[Images, dict[torch.device, Images]] = WeakKeyDictionary()
+
+
+def _on_device(split: Images, device: torch.device) -> Images:
+    """The split on a device; copied there once."""
+    if split.images.device == device:
+        return split
+    copies = _copies.setdefault(split, {})
+    if device not in copies:
+        copies[device] = Images(split.images.to(device), split.labels.to(device))
+    return copies[device]
+
+
+def train_batches(
+    data: ImageData,
+    batch_size: int,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    seed: int,
+    epoch: int,
+    augment: Augment,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+) -> Batches:
+    """The training split in random order, augmented; an incomplete last batch is left out.
+
+    Order and augmentation depend on ``seed`` and ``epoch`` alone. Images that are decoded as they
+    are used come with a random crop and flip already: of ``augment`` they get the cutout.
+
+    Args:
+        data: As `load_data` gives it.
+        batch_size: Images of a batch over all processes.
+        device: Where the batches are.
+        dtype: Of the images.
+        seed: Of the run.
+        epoch: Counted from 0.
+        augment: What is done to the images.
+        rank: The number of this process, from 0.
+        world_size: How many processes there are; each takes its part of every batch.
+        workers: Processes that decode images, if they are not held in memory.
+    """
+    _check_batch(batch_size, rank, world_size)
+    if batch_size % world_size:
+        raise PrecropError(
+            f"a batch of {batch_size} images can't be shared out equally to {world_size} processes"
+        )
+    count = _count(data.train)
+    if count < batch_size:
+        raise PrecropError(
+            f"{data.name} has {count} training images, less than one batch of {batch_size}"
+        )
+    return Batches(
+        data,
+        data.train,
+        _parts(count // batch_size * batch_size, batch_size, rank, world_size),
+        torch.randperm(count, generator=random_numbers(seed, epoch, "order")),
+        device=device,
+        dtype=dtype,
+        workers=workers,
+        seeds=(seed, epoch),
+        augment=augment,
+    )
+
+
+def test_batches(
+    data: ImageData,
+    batch_size: int,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    rank: int = 0,  # noqa: PT028
+    world_size: int = 1,  # noqa: PT028
+    workers: int = 0,  # noqa: PT028
+) -> Batches:
+    """The held-out split in its own order, every image once, the last batch as small as it is.
+
+    The processes' parts of a batch may differ by one image. If the last batch has fewer images
+    than there are processes, those without one have a batch less.
+
+    Args:
+        data: As `load_data` gives it.
+        batch_size: Images of a batch over all processes.
+        device: Where the batches are.
+        dtype: Of the images.
+        rank: The number of this process, from 0.
+        world_size: How many processes there are; each takes its part of every batch.
+        workers: Processes that decode images, if they are not held in memory.
+    """
+    _check_batch(batch_size, rank, world_size)
+    count = _count(data.test)
+    return Batches(
+        data,
+        data.test,
+        _parts(count, batch_size, rank, world_size),
+        torch.arange(count),
+        device=device,
+        dtype=dtype,
+        workers=workers,
+    )
+
+
+# pytest takes a module's ``test_*`` names for tests wherever they are imported.
+test_batches.__test__ = False  # type: ignore[attr-defined]
+
+
+def _check_batch(batch_size: int, rank: int, world_size: int) -> None:
+    if batch_size < 1:
+        raise PrecropError(f"a batch has 1 image or more, not {batch_size}")
+    if not 0 <= rank < world_size:
+        raise PrecropError(f"process {rank} is not one of {world_size}, counted from 0")
+
+
+def _count(split: Images | Dataset[tuple[Tensor, int]]) -> int:
+    return len(split)  # type: ignore[arg-type]
+
+
+def _parts(count: int, batch_size: int, rank: int, world_size: int) -> list[slice]:
+    """The positions that this process takes of every global batch of ``count`` images."""
+    parts = []
+    for start in range(0, count, batch_size):
+        size = min(batch_size, count - start)
+        first, stop = (size * process // world_size for process in (rank, rank + 1))
+        if stop > first:
+            parts.append(slice(start + first, start + stop))
+    return parts

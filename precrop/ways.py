@@ -79,7 +79,7 @@ class Exact:
         scale = _scale(problem.structure, self.expectation(ends @ first.log_ratios)[1])
 
         def value(x: Floats) -> float:
-            return scale * self.expectation.value(ends @ x) - float(x @ (problem.penalty @ x))
+            return scale * self.expectation(ends @ x)[0] - float(x @ (problem.penalty @ x))
 
         def tangent(x: Floats) -> Program:
             """The program whose objective touches the exact one at ``x``."""
@@ -92,7 +92,7 @@ class Exact:
         report = {
             name: {
                 "objective": reached[name],
-                "log_synexp": self.expectation.value(ends @ end.log_ratios),
+                "log_synexp": self.expectation(ends @ end.log_ratios)[0],
                 "rounds": rounds,
             }
             for name, (end, rounds) in climbs.items()

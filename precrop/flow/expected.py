@@ -45,6 +45,7 @@ class Expectation:
         self._shapes = [tuple(weights[name].shape) for name in self._parameters]
         self._means = np.array([_mean(name, weights[name]) for name in self._parameters])
         self._replay = Replay(network, average_pool=True)
+        self._known: dict[bytes, tuple[float, Floats]] = {}
         calls = [reading.weight for reading in network.passes[0].readings]
         for index, name in enumerate(self._parameters):
             if calls.count(name) > 1:
@@ -54,8 +55,15 @@ class Expectation:
         """The logarithm, and its slope in every layer's log density: the share of R that passes it.
 
         Args:
-            log_densities: shape (layers,), in the order of `names`.
+            log_densities: shape (layers,), in the order of `names`. Points that were asked for
+                before cost nothing.
         """
+        key = log_densities.tobytes()
+        if key not in self._known:
+            self._known[key] = self._computed(log_densities)
+        return self._known[key]
+
+    def _computed(self, log_densities: Floats) -> tuple[float, Floats]:
         values = torch.tensor(np.exp(log_densities) * self._means, requires_grad=True)
         with torch.enable_grad():
             total = self._flow(values)

@@ -357,15 +357,19 @@ def _convolution(call: Call, args: Sequence[Any]) -> Flow | Inert:
         return Inert()
     flow, weight = _operands(args[0], args[1])
     stride, padding, dilation, transposed, output_padding, groups = args[3:9]
-    geometry = (stride, padding, dilation, transposed, output_padding, groups)
+    geometry = (stride, padding, dilation, transposed, output_padding)
     if isinstance(weight, Tensor):
-        values = torch.convolution(flow.values, weight, None, *geometry)
+        values = torch.convolution(flow.values, weight, None, *geometry, groups)
         return normalised(values, flow.exponent)
-    # Alike weights sum over their input channels first; one channel a group is enough.
+    # Alike weights sum over their input channels first; one channel a group is enough, and one in
+    # all where the channels are one that was expanded.
     batch, channels, *extent = flow.values.shape
-    sums = flow.values.reshape(batch, groups, channels // groups, *extent).sum(2)
+    if flow.values.stride(1) == 0:
+        sums, groups = flow.values[:, :1] * (channels // groups), 1
+    else:
+        sums = flow.values.reshape(batch, groups, channels // groups, *extent).sum(2)
     kernel = sums.new_ones(groups, 1, *weight.shape[2:])
-    values = torch.convolution(sums, kernel, None, *geometry) * weight.value
+    values = torch.convolution(sums, kernel, None, *geometry, groups) * weight.value
     outputs = call.shapes[0][1]
     wide = values.unsqueeze(2).expand(batch, groups, outputs // groups, *values.shape[2:])
     return normalised(wide.reshape(batch, outputs, *values.shape[2:]), flow.exponent)

@@ -167,11 +167,11 @@ def _narrowed(
     """Closer bounds: two keys on either side of where a sample puts the threshold."""
     lower, upper = (min(max(key, low + 1), high - 1) for key in _guesses(above, between, prices))
     from_upper = {name: key >= upper for name, key in between.items()}
-    counts = {name: above[name] + int(mask.sum()) for name, mask in from_upper.items()}
+    counts = {name: above[name] + int(mask.count_nonzero()) for name, mask in from_upper.items()}
     if not _fits(counts, prices):
         return upper, high, above, {name: key[from_upper[name]] for name, key in between.items()}
     from_lower = {name: key >= lower for name, key in between.items()}
-    most = {name: above[name] + int(mask.sum()) for name, mask in from_lower.items()}
+    most = {name: above[name] + int(mask.count_nonzero()) for name, mask in from_lower.items()}
     if _fits(most, prices):
         return low, lower, most, {name: key[~from_lower[name]] for name, key in between.items()}
     middle = {name: key[from_lower[name] & ~from_upper[name]] for name, key in between.items()}

@@ -21,7 +21,7 @@ from torchvision.models.regnet import BlockParams, RegNet
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 import precrop
-from precrop import api
+from precrop import choosing
 from precrop.program import Integers
 from precrop.read.inputs import Inputs
 from precrop.read.network import Network
@@ -78,7 +78,7 @@ def forced(
         calls.append(args)
         return np.array(units)
 
-    with mock.patch.object(api, "round_units", round_units):
+    with mock.patch.object(choosing, "round_units", round_units):
         plan = precrop.plan(model, shape, params=1.0, **options)
     assert len(calls) == 1, "the network was not understood: something was held"
     return plan

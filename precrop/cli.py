@@ -1,6 +1,5 @@
 """The command line. Heavy imports wait inside the commands, so that ``--help`` is quick."""
 
-import ast
 import dataclasses
 import json
 import re
@@ -15,6 +14,9 @@ import typer
 
 import precrop
 from precrop.errors import PrecropError
+from precrop.training.commands import eval_command, train_command
+from precrop.words import arguments, plan_source
+from precrop.words import input_shape as read_shape
 
 if TYPE_CHECKING:
     from torch import nn
@@ -245,7 +247,7 @@ def build_command(
     from precrop.zoo import load_model
 
     plan = Plan.load(plan_file)
-    name, args = (model, _arguments(arg)) if model else _source(plan)
+    name, args = (model, arguments(arg)) if model else plan_source(plan)
     _seed(seed)
     network = load_model(name, args)
     _write_built(network, plan, init, weights, output, plan_file.stem, as_json)
@@ -305,7 +307,7 @@ def densities_command(
 ) -> None:
     """Print the density of every layer's weights by any method."""
     _seed(seed)
-    network, shape = _load(model, _arguments(arg), input_shape)
+    network, shape = _load(model, arguments(arg), input_shape)
     with _warnings_as_lines():
         densities = precrop.densities(
             network,
@@ -316,7 +318,7 @@ def densities_command(
             data=None if data is None else _batches(data),
             seed=seed or 0,
             progress=True,
-            **_arguments(option),
+            **arguments(option),
         )
     text = json.dumps(densities, indent=1)
     if output is not None:
@@ -371,13 +373,17 @@ def _warnings_as_lines() -> Iterator[None]:
         print(f"precrop: warning: {' '.join(str(warning.message).split())}", file=sys.stderr)
 
 
+app.command("train")(train_command)
+app.command("eval")(eval_command)
+
+
 def _load(
     name: str, args: Mapping[str, Any], shapes: Sequence[str] | None
 ) -> tuple["nn.Module", Any]:
     """The network and the shape, or shapes, of its input."""
     from precrop.zoo import default_input_shape, load_model
 
-    parsed = [_shape(text) for text in shapes or ()]
+    parsed = [read_shape(text) for text in shapes or ()]
     model = load_model(name, args)
     if not parsed:
         return model, default_input_shape(name, model)
@@ -388,7 +394,7 @@ def _plan(
     name: str, arg: Sequence[str] | None, shapes: Sequence[str] | None, **options: Any
 ) -> tuple["nn.Module", "Plan"]:
     """The network and its plan, which remembers how the network is named."""
-    args = _arguments(arg)
+    args = arguments(arg)
     model, shape = _load(name, args, shapes)
     plan = precrop.plan(model, shape, **options)
     return model, dataclasses.replace(plan, source={"name": name, "args": args})
@@ -401,19 +407,6 @@ def _print_plan(plan: "Plan", as_json: bool) -> None:
     from precrop.display import show
 
     show(plan)
-
-
-def _source(plan: "Plan") -> tuple[str, Mapping[str, Any]]:
-    """The name and arguments of a plan's own model, unless building it would run a user's code."""
-    from precrop.zoo import runs_user_code
-
-    source = plan.source or {}
-    name, args = source.get("name"), source.get("args")
-    if not isinstance(name, str) or not isinstance(args, Mapping):
-        raise PrecropError("this plan does not say which model it is for: name it with --model")
-    if runs_user_code(name):
-        raise PrecropError(f"this plan is for {name}, which is not run unasked: say --model {name}")
-    return name, args
 
 
 def _write_built(
@@ -443,25 +436,3 @@ def _seed(seed: int | None) -> None:
         import torch
 
         torch.manual_seed(seed)
-
-
-def _shape(text: str) -> tuple[int, ...]:
-    """``3,224,224`` or ``3x224x224`` as a tuple."""
-    parts = re.split(r"[x,]", text)
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise PrecropError(f"input shape {text!r} is not like 3,224,224")
-    return tuple(int(part) for part in parts)
-
-
-def _arguments(pairs: Sequence[str] | None) -> dict[str, Any]:
-    """``name=value`` pairs as keyword arguments; a value that is no Python literal is a string."""
-    arguments: dict[str, Any] = {}
-    for pair in pairs or ():
-        name, equals, value = pair.partition("=")
-        if not equals or not name.isidentifier():
-            raise PrecropError(f"argument {pair!r} is not like name=value")
-        try:
-            arguments[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            arguments[name] = value
-    return arguments

@@ -1,0 +1,301 @@
+"""Checkpoints: a folder of safetensors and JSON, replaced whole or not at all, read without pickle.
+
+A checkpoint is a folder of up to three files. ``model.safetensors`` has the network's weights under
+the keys of its ``state_dict``, masked ones as zeros, so that it fits the plain network.
+``state.safetensors`` has every other tensor (momenta, masks), ``checkpoint.json`` all that is no
+tensor, and the run.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import CheckpointIO
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from precrop.checkpoint import load_tensors
+from precrop.errors import PrecropError
+from precrop.training.runs import read_json
+
+WEIGHTS, STATE, CONTENT = "model.safetensors", "state.safetensors", "checkpoint.json"
+LOCK = ".lock"
+FORMAT = 1
+NETWORK = "network."
+"""What the LightningModule's state_dict puts before the network's own keys."""
+_MASK, _ORIGINAL = "_mask", "_orig"
+"""What `torch.nn.utils.prune` puts after the names of masks and of masked parameters."""
+_MASKS = "masks/"
+_CHUNK = 1 << 20
+
+
+class SafetensorsIO(CheckpointIO):
+    """Lets Lightning keep its checkpoints in this format.
+
+    Args:
+        run: the run's description, kept in every checkpoint.
+    """
+
+    def __init__(self, run: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.run = run
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        """Write a checkpoint of Lightning's to the folder ``path``."""
+        write(Path(path), checkpoint, self.run)
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read what `save_checkpoint` wrote."""
+        return read(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove a checkpoint's folder."""
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def write(path: Path, checkpoint: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+    """Write a checkpoint to the folder ``path``, whole or not at all.
+
+    Raises:
+        PrecropError: the folder cannot be written, or a value is of no type that JSON knows.
+    """
+    state = dict(checkpoint)
+    weights, masks = plain_weights(state.pop("state_dict"))
+    tensors = {f"{_MASKS}{name}": mask for name, mask in masks.items()}
+    rest = _encode(state, "", tensors)
+    content = {
+        "format": FORMAT,
+        "run": run,
+        "step": checkpoint["global_step"],
+        "channels_last": [name for name, value in tensors.items() if _is_channels_last(value)],
+        "rest": rest,
+    }
+    try:
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        try:
+            _save(weights, temporary / WEIGHTS)
+            _save(tensors, temporary / STATE)
+            (temporary / CONTENT).write_text(json.dumps(content), encoding="utf-8")
+            for file in temporary.iterdir():
+                _sync(file)
+            _sync(temporary)
+            temporary.chmod(0o755)
+            _swap(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        raise PrecropError(f"cannot write the checkpoint {path}: {_reason(error)}") from error
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The checkpoint that `write` wrote, with ``run`` in it. Runs no code of the files'.
+
+    Raises:
+        PrecropError: a file is missing or broken.
+    """
+    folder = stored(path)
+    if folder is None:
+        raise PrecropError(f"{path} holds no checkpoint: there is no {CONTENT}")
+    content = read_json(folder / CONTENT)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise PrecropError(f"{folder / CONTENT} is no checkpoint of format {FORMAT}")
+    tensors = load_tensors(folder / STATE)
+    try:
+        for name in content["channels_last"]:
+            tensors[name] = tensors[name].contiguous(memory_format=torch.channels_last)
+        checkpoint = _decode(content["rest"], tensors)
+        assert isinstance(checkpoint, dict)
+        weights = load_tensors(folder / WEIGHTS)
+        checkpoint["state_dict"] = masked_state(weights, _masks_among(tensors))
+        checkpoint["run"] = content["run"]
+    except (KeyError, TypeError, AssertionError, RuntimeError) as error:
+        raise PrecropError(f"the checkpoint {folder} is broken: {_reason(error)}") from error
+    return checkpoint
+
+
+def read_masks(folder: Path) -> dict[str, Tensor]:
+    """The masks in a checkpoint, by the names of the masked parameters.
+
+    Raises:
+        PrecropError: a file is missing or broken.
+    """
+    return _masks_among(load_tensors(folder / STATE))
+
+
+def stored(path: Path) -> Path | None:
+    """Where the checkpoint ``path`` is: there, or beside it if replacing it was cut short."""
+    for folder in (path, _old(path)):
+        if (folder / CONTENT).is_file():
+            return folder
+    return None
+
+
+def tidy(folder: Path) -> None:
+    """Remove what runs that were killed while they wrote a checkpoint left in ``folder``."""
+    for path in folder.glob(".*"):
+        if path.is_dir() and path.name.startswith((".last.", ".best.")):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def check_space(folder: Path, size: int) -> None:
+    """Write ``size`` bytes to a file in ``folder``, to the disk itself, and remove it.
+
+    Raises:
+        PrecropError: there is no room, or no right to write.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            for start in range(0, size, _CHUNK):
+                file.write(bytes(min(_CHUNK, size - start)))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        needed = f"{size / 1e6:.1f} MB for checkpoints"
+        raise PrecropError(f"cannot write {needed} in {folder}: {_reason(error)}") from error
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from training in ``folder`` at the same time.
+
+    The lock goes with the process that holds it, however that ends.
+
+    Raises:
+        PrecropError: another process has the lock.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows has none
+        yield
+        return
+    with (folder / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise PrecropError(f"another process is training in {folder}") from error
+        except OSError:  # a file system without locks
+            pass
+        yield
+
+
+def plain_weights(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The weights of the unmasked network, with zeros where masked, and the masks by their names.
+
+    Args:
+        state_dict: of the LightningModule.
+    """
+    weights, masks = {}, {}
+    for key, value in state_dict.items():
+        name = key.removeprefix(NETWORK)
+        plain = name.removesuffix(_ORIGINAL)
+        mask = state_dict.get(f"{NETWORK}{plain}{_MASK}") if plain != name else None
+        if mask is not None:
+            weights[plain] = value * mask
+            masks[plain] = mask.bool()
+        elif not (name.endswith(_MASK) and f"{key.removesuffix(_MASK)}{_ORIGINAL}" in state_dict):
+            weights[name] = value
+    return weights, masks
+
+
+def masked_state(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `plain_weights`."""
+    state = {}
+    for name, value in weights.items():
+        if name in masks:
+            state[f"{NETWORK}{name}{_ORIGINAL}"] = value
+            state[f"{NETWORK}{name}{_MASK}"] = masks[name].to(value.dtype)
+        else:
+            state[f"{NETWORK}{name}"] = value
+    return state
+
+
+def _masks_among(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {n.removeprefix(_MASKS): t for n, t in tensors.items() if n.startswith(_MASKS)}
+
+
+def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    # Tensors under two names (tied weights) are written twice: safetensors knows no sharing.
+    plain = {
+        name: t.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, t in tensors.items()
+    }
+    save_file(plain, path, metadata={"format": "pt"})
+
+
+def _swap(new: Path, target: Path) -> None:
+    """Put ``new`` in the place of ``target``; until it is there, the old one stays beside it."""
+    old = _old(target)
+    if target.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        target.rename(old)
+    new.rename(target)
+    _sync(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _old(path: Path) -> Path:
+    return path.parent / f"{path.name}.old"
+
+
+def _sync(path: Path) -> None:
+    """Have a file, or a folder's entries, written to the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        # Some file systems cannot sync a folder; then its entries are written when they are.
+        with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    return (
+        tensor.dim() == 4
+        and tensor.is_contiguous(memory_format=torch.channels_last)
+        and not tensor.is_contiguous()
+    )
+
+
+def _encode(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
+    """``value`` in JSON's types; tensors go to ``tensors`` under their place in it."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Tensor):
+        tensors[where] = value
+        return {"tensor": where}
+    if isinstance(value, Mapping):
+        items = [[key, _encode(item, f"{where}/{key}", tensors)] for key, item in value.items()]
+        return {"dict": items}
+    if isinstance(value, (list, tuple)):
+        kind = "list" if isinstance(value, list) else "tuple"
+        return {kind: [_encode(item, f"{where}/{i}", tensors) for i, item in enumerate(value)]}
+    raise PrecropError(f"a checkpoint cannot hold {where}, a {type(value).__name__}")
+
+
+def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The inverse of `_encode`."""
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: _decode(item, tensors) for key, item in content}
+    items = [_decode(item, tensors) for item in content]
+    return items if kind == "list" else tuple(items)
+
+
+def _reason(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error)
+    return " ".join(str(text).split())

@@ -1,0 +1,192 @@
+"""Evaluating weights: accuracy over all and per class, and which classes are taken for which."""
+
+import contextlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from precrop.checkpoint import load_weights
+from precrop.errors import PrecropError
+from precrop.training import checkpoints
+from precrop.training.callbacks import BEST, LAST
+from precrop.training.data import ImageData, load_data, test_batches
+from precrop.training.devices import layout, uses_bf16
+from precrop.training.module import outputs
+from precrop.training.networks import build, counted
+from precrop.training.runs import Run, read_json
+
+_BATCH = 256
+_LARGEST_LABELLED = 40
+"""Classes up to which a confusion picture names each."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What weights come to on held-out images.
+
+    Attributes:
+        run: id of the run that they are from, or None.
+        accuracy: share of the images that are right.
+        loss: mean cross-entropy.
+        params: parameters of the network, without masked weights.
+        macs: multiply-accumulates at batch 1, without those of masked weights.
+        seconds: that the evaluation took.
+        classes: their names.
+        confusion: int64 (classes, classes): images of the row's class taken for the column's.
+    """
+
+    run: str | None
+    accuracy: float
+    loss: float
+    params: int
+    macs: int
+    seconds: float
+    classes: tuple[str, ...]
+    confusion: Tensor
+
+    @property
+    def per_class(self) -> dict[str, float]:
+        """Share of every class's images that are right; NaN where there are none."""
+        right, total = self.confusion.diagonal().double(), self.confusion.sum(1).double()
+        return dict(zip(self.classes, (right / total).tolist(), strict=True))
+
+    def to_json(self) -> dict[str, Any]:
+        """In JSON's types, with the per-class accuracies."""
+        per_class = {name: None if v != v else v for name, v in self.per_class.items()}
+        return {
+            "run": self.run,
+            "accuracy": self.accuracy,
+            "loss": self.loss,
+            "params": self.params,
+            "macs": self.macs,
+            "seconds": self.seconds,
+            "per_class": per_class,
+        }
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint that a path means: itself, its folder, or the last one of a run's folder.
+
+    Raises:
+        PrecropError: there is none.
+    """
+    inside = path.parent if path.is_file() else path
+    for candidate in (inside, inside / LAST, inside / BEST):
+        found = checkpoints.stored(candidate)
+        if found is not None:
+            return found
+    raise PrecropError(
+        f"{path} is no checkpoint: give the folder of a run, or one with {checkpoints.CONTENT}"
+    )
+
+
+def evaluate_checkpoint(path: Path, data: str | None = None) -> Evaluation:
+    """Evaluate a checkpoint of `precrop.training.loop.train`.
+
+    Args:
+        path: as for `find_checkpoint`.
+        data: other images than the run's, with as many classes.
+
+    Raises:
+        PrecropError: the checkpoint is broken, or the images do not fit it.
+    """
+    folder = find_checkpoint(path)
+    content = read_json(folder / checkpoints.CONTENT)
+    run = Run.from_json(content.get("run") if isinstance(content, dict) else None)
+    images = load_data(data or run.data, image_size=run.input_shape[-1])
+    if len(images.classes) != len(run.classes):
+        raise PrecropError(
+            f"{images.name} has {len(images.classes)} classes, the run {len(run.classes)}"
+        )
+    network = build(run, masked=False).network
+    load_weights(network, folder / checkpoints.WEIGHTS)
+    kept = checkpoints.read_masks(folder)
+    return evaluate(network, images, run=run.id, kept=kept, precision=run.recipe.precision)
+
+
+def evaluate(
+    network: nn.Module,
+    data: ImageData,
+    *,
+    run: str | None = None,
+    kept: Mapping[str, Tensor] | None = None,
+    precision: str = "fp32",
+) -> Evaluation:
+    """Evaluate a network on the held-out images.
+
+    Args:
+        network: with its trained weights, masked ones as zeros; it is moved to the device.
+        data: the images.
+        run: id of the run that the weights are from.
+        kept: masks by parameter name, to count by.
+        precision: as in a recipe.
+    """
+    start = time.perf_counter()
+    params, macs = counted(network, data.shape, kept)
+    device = layout(1).device
+    bf16 = uses_bf16(precision, device)
+    classes = len(data.classes)
+    matrix = MulticlassConfusionMatrix(classes, validate_args=False).to(device)
+    network = network.to(device).eval()
+    losses, images = torch.zeros((), dtype=torch.float64), 0
+    context = torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    with torch.inference_mode(), context:
+        for inputs, labels in test_batches(data, _BATCH, device=device, dtype=dtype):
+            logits = outputs(network(inputs))[0].float()
+            matrix.update(logits, labels)
+            losses += F.cross_entropy(logits, labels, reduction="sum").double().cpu()
+            images += len(labels)
+    confusion = matrix.compute().cpu()
+    return Evaluation(
+        run=run,
+        accuracy=int(confusion.diagonal().sum()) / images,
+        loss=float(losses) / images,
+        params=params,
+        macs=macs,
+        seconds=time.perf_counter() - start,
+        classes=tuple(data.classes),
+        confusion=confusion,
+    )
+
+
+def draw_confusion(evaluation: Evaluation, path: Path) -> None:
+    """Draw which share of every class is taken for which.
+
+    Args:
+        evaluation: what to draw.
+        path: a .png or .svg file.
+
+    Raises:
+        PrecropError: matplotlib is missing, or the file cannot be written.
+    """
+    if path.suffix not in (".png", ".svg"):
+        raise PrecropError(f"a picture is a .png or an .svg file, not {path.name}")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise PrecropError("pictures need matplotlib: pip install 'precrop[plot]'") from error
+    from precrop.files import replacing
+
+    shares = evaluation.confusion.double() / evaluation.confusion.sum(1, keepdim=True).clamp(min=1)
+    side = min(12.0, 3 + 0.3 * len(evaluation.classes))
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    picture = axes.imshow(shares.numpy(), vmin=0, vmax=1, cmap="Blues")
+    if len(evaluation.classes) <= _LARGEST_LABELLED:
+        places = range(len(evaluation.classes))
+        axes.set_xticks(places, evaluation.classes, rotation=90)
+        axes.set_yticks(places, evaluation.classes)
+    axes.set_xlabel("taken for")
+    axes.set_ylabel("class")
+    axes.set_title(f"{evaluation.accuracy:.2%} right")
+    figure.colorbar(picture, ax=axes, shrink=0.8)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], dpi=120)

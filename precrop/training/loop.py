@@ -1,0 +1,312 @@
+"""Training a run from its beginning, or from where it was interrupted, to its result."""
+
+import dataclasses
+import json
+import random
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor
+
+from precrop.checkpoint import load_tensors
+from precrop.errors import PrecropError
+from precrop.files import replacing, write_text
+from precrop.training import checkpoints
+from precrop.training.callbacks import LAST, Bar, Keeper
+from precrop.training.data import ImageData, load_data, train_batches
+from precrop.training.devices import (
+    Layout,
+    is_first_process,
+    layout,
+    reading_processes,
+    uses_bf16,
+)
+from precrop.training.logs import USUAL, check_loggers, make_loggers, quiet
+from precrop.training.module import Classifier, augmentation
+from precrop.training.networks import Built, build, found_masks
+from precrop.training.recipes import Recipe
+from precrop.training.runs import Run, read_json
+
+RUN, RESULT, MASKS = "run.json", "result.json", "masks.safetensors"
+_STATES = {"sgd": 1, "rmsprop": 2}
+"""Tensors that an optimizer keeps per weight."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to.
+
+    Attributes:
+        run: its id.
+        folder: where it is kept.
+        accuracy: share of the held-out images that are right after the last epoch.
+        best_accuracy: the highest such share after any epoch.
+        loss: mean loss of the held-out images after the last epoch.
+        params: parameters of the network, without masked weights.
+        macs: multiply-accumulates at batch 1, without those of masked weights.
+        seconds: that its epochs took, whatever was interrupted.
+        history: per epoch the learning rate, losses, accuracies, seconds.
+        finished: the result was there already; nothing was trained.
+    """
+
+    run: str
+    folder: Path
+    accuracy: float
+    best_accuracy: float
+    loss: float
+    params: int
+    macs: int
+    seconds: float
+    history: tuple[Mapping[str, float], ...]
+    finished: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the history in JSON's types, as ``precrop train --json`` prints it."""
+        fields = dataclasses.asdict(self)
+        del fields["history"], fields["finished"]
+        return {**fields, "folder": str(self.folder)}
+
+
+def train(
+    run: Run,
+    *,
+    data: ImageData | None = None,
+    output: Path = Path("runs"),
+    devices: int = 1,
+    compiled: bool = False,
+    loggers: Sequence[str] = USUAL,
+    progress: bool = False,
+    workers: int | None = None,
+) -> Result:
+    """Train a run, or go on with it if its folder holds a checkpoint.
+
+    On the CPU an interrupted run ends with the same weights, bit for bit, as one that was not.
+
+    Args:
+        run: what to train.
+        data: the run's images, if they are loaded already.
+        output: the folder that gets the run's own folder.
+        devices: processes with a device each; more than one start this program anew.
+        compiled: compile the network with `torch.compile`.
+        loggers: names in `precrop.training.logs.LOGGERS`.
+        progress: show a bar and a line per epoch on standard error.
+        workers: processes that read images which do not fit in memory; by default the cores'.
+
+    Raises:
+        PrecropError: the run cannot be trained, its folder cannot be written, or the loss is no
+            longer a number.
+        KeyboardInterrupt: it was interrupted; its folder holds the last finished epoch.
+    """
+    names = check_loggers(loggers)
+    folder = output / run.name
+    result = read_result(folder)
+    if result is not None:
+        return result
+    places = layout(devices)
+    data = data or load_data(run.data, image_size=run.input_shape[-1])
+    if data.digest != run.data_digest:
+        raise PrecropError(f"the images of {run.data} are not those that run {run.id} is about")
+    first = is_first_process()
+    if first:
+        _open(folder, run)
+    with checkpoints.alone(folder) if first else nullcontext():
+        built = _built(run, data, folder)
+        if first:
+            checkpoints.tidy(folder)
+            checkpoints.check_space(folder, _size(built, run.recipe))
+        with quiet(), _process_kept():
+            module, trainer, start = _prepared(
+                run,
+                data,
+                built,
+                folder,
+                places,
+                names,
+                compiled,
+                progress,
+                reading_processes(data, places) if workers is None else workers,
+            )
+            _fit(trainer, module, start)
+        return _finish(folder, run, built, module)
+
+
+def read_result(folder: Path) -> Result | None:
+    """The result of a run that is finished, else None.
+
+    Raises:
+        PrecropError: its file is broken.
+    """
+    path = folder / RESULT
+    if not path.is_file():
+        return None
+    content = read_json(path)
+    try:
+        history = tuple(content.pop("history"))
+        return Result(**{**content, "folder": folder}, history=history, finished=True)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise PrecropError(f"{path} is no result: remove it to train on") from error
+
+
+def _open(folder: Path, run: Run) -> None:
+    """Make the run's folder, with its description."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PrecropError(f"cannot make the folder {folder}: {error.strerror}") from error
+    text = json.dumps(run.described(), indent=1)
+    if not (folder / RUN).is_file():
+        write_text(folder / RUN, text + "\n")
+
+
+def _built(run: Run, data: ImageData, folder: Path) -> Built:
+    """The network; masks are computed once and kept in the run's folder."""
+    path = folder / MASKS
+    kept = load_tensors(path) if run.mask is not None and path.is_file() else None
+    built = build(run, lambda: sample(run, data), kept)
+    if run.mask is not None and kept is None and is_first_process():
+        from safetensors.torch import save_file
+
+        with replacing(path) as temporary:
+            save_file(found_masks(built.network), temporary)
+    return built
+
+
+def sample(run: Run, data: ImageData) -> list[tuple[Tensor, Tensor]]:
+    """Batches with ten training images per class or more, for mask methods that look at data."""
+    batches = train_batches(
+        data,
+        run.recipe.batch_size,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        seed=run.seed,
+        epoch=0,
+        augment=augmentation(dataclasses.replace(run.recipe, crop=0, flip=False, cutout=0)),
+    )
+    found, seen = [], 0
+    for images, labels in batches:
+        found.append((images, labels))
+        seen += len(labels)
+        if seen >= 10 * len(run.classes):
+            break
+    return found
+
+
+def _size(built: Built, recipe: Recipe) -> int:
+    """Bytes that a run's checkpoints take at most: best, last, and the next one beside it."""
+    tensors = [*built.network.parameters(), *built.network.buffers()]
+    weights = sum(t.numel() * t.element_size() for t in tensors)
+    return weights * (3 + 2 * _STATES[recipe.optimizer]) + (1 << 16)
+
+
+def _prepared(
+    run: Run,
+    data: ImageData,
+    built: Built,
+    folder: Path,
+    places: Layout,
+    loggers: Sequence[str],
+    compiled: bool,
+    progress: bool,
+    workers: int,
+) -> tuple[Classifier, pl.Trainer, Path | None]:
+    """Lightning's module and trainer, and the checkpoint to go on from."""
+    bf16 = uses_bf16(run.recipe.precision, places.device)
+    channels_last = bf16 or places.accelerator == "cuda"
+    network = built.network
+    if channels_last:
+        network.to(memory_format=torch.channels_last)
+    if compiled:
+        network.compile()
+    module = Classifier(
+        run,
+        network,
+        data,
+        dtype=torch.bfloat16 if bf16 else torch.float32,
+        channels_last=channels_last,
+        workers=workers,
+    )
+    start = checkpoints.stored(folder / LAST)
+    step = read_json(start / checkpoints.CONTENT)["step"] if start is not None else 0
+    several = places.processes > 1
+    bar = Bar() if progress else None
+    callbacks: list[Callback] = [Keeper(folder, "csv" in loggers, bar.line if bar else None)]
+    if bar:
+        callbacks.append(bar)
+    trainer = pl.Trainer(
+        accelerator=places.accelerator,
+        devices=places.devices,
+        num_nodes=places.nodes,
+        # Buffers are averaged once an epoch instead of being sent with every batch.
+        strategy=DDPStrategy(broadcast_buffers=False) if several else "auto",
+        sync_batchnorm=several and places.accelerator == "cuda",
+        precision="bf16-mixed" if bf16 else "32-true",
+        max_epochs=run.recipe.epochs,
+        logger=make_loggers(loggers, run, folder, step),
+        callbacks=callbacks,
+        plugins=[checkpoints.SafetensorsIO(run.described())],
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        benchmark=True,
+        log_every_n_steps=1,
+        default_root_dir=folder,
+    )
+    return module, trainer, start
+
+
+def _fit(trainer: pl.Trainer, module: Classifier, start: Path | None) -> None:
+    """Run Lightning; an interruption comes out as the exception that it is."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(module, ckpt_path=start)
+    except SystemExit as error:  # Lightning's answer to Ctrl-C and to SIGTERM
+        if trainer.interrupted:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, handler)
+
+
+def _finish(folder: Path, run: Run, built: Built, module: Classifier) -> Result:
+    history = tuple(module.history)
+    result = Result(
+        run=run.id,
+        folder=folder,
+        accuracy=history[-1]["accuracy"],
+        best_accuracy=max(row["accuracy"] for row in history),
+        loss=history[-1]["loss"],
+        params=built.params,
+        macs=built.macs,
+        seconds=sum(row["seconds"] for row in history),
+        history=history,
+    )
+    if is_first_process():
+        content = {**result.to_json(), "history": history}
+        del content["folder"]
+        write_text(folder / RESULT, json.dumps(content, indent=1) + "\n")
+    return result
+
+
+@contextmanager
+def _process_kept() -> Iterator[None]:
+    """Training sets threads and seeds for all of the process: put them back."""
+    threads, state = torch.get_num_threads(), random.getstate()
+    numbers, tensors = np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_rng_state(tensors)
+        np.random.set_state(numbers)  # noqa: NPY002
+        random.setstate(state)

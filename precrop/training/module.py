@@ -1,0 +1,304 @@
+"""What Lightning trains: a network with its loss, its learning rate and its figures."""
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from precrop.errors import PrecropError
+from precrop.training.augment import Augment
+from precrop.training.data import ImageData, test_batches, train_batches
+from precrop.training.networks import check_kept
+from precrop.training.recipes import Recipe
+from precrop.training.runs import Run
+
+AUXILIARY = 0.3
+"""Weight of the loss of auxiliary classifiers, as in GoogLeNet's and Inception's papers."""
+_CHECKED = 50
+"""Steps between two looks at whether the loss is finite, where looking makes a device wait."""
+_LARGEST_SEED = 2**31 - 1
+
+
+class Classifier(pl.LightningModule):
+    """A network that learns to sort images.
+
+    Args:
+        run: what decides the result.
+        network: as `precrop.training.networks.build` makes it.
+        data: the images.
+        dtype: of the images as the network gets them.
+        channels_last: whether the images' channels come last in memory.
+        workers: processes that read images, where these do not fit in memory.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        network: nn.Module,
+        data: ImageData,
+        *,
+        dtype: torch.dtype,
+        channels_last: bool,
+        workers: int,
+    ) -> None:
+        super().__init__()
+        self.run, self.recipe, self.network, self.data = run, run.recipe, network, data
+        self.images = {"dtype": dtype, "workers": workers}
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.history: list[dict[str, float]] = []
+        self.train_figures = Figures(len(run.classes))
+        self.test_figures = Figures(len(run.classes))
+        self._began = 0.0
+        self._train_seconds = 0.0
+        self._bad: Tensor | None = None
+
+    # Data. Lightning asks once; every epoch has its own order, so the epoch is looked up late.
+
+    def train_dataloader(self) -> "Epochs":
+        """Batches of the current epoch, for this process."""
+        return Epochs(lambda: self._train_batches(self.current_epoch))
+
+    def val_dataloader(self) -> "Epochs":
+        """Batches of the held-out images, for this process."""
+        return Epochs(self._test_batches)
+
+    def _train_batches(self, epoch: int) -> Any:
+        return train_batches(
+            self.data,
+            self.recipe.batch_size,
+            device=self.device,
+            seed=self.run.seed,
+            epoch=epoch,
+            augment=augmentation(self.recipe),
+            **self._share(),
+        )
+
+    def _test_batches(self) -> Any:
+        return test_batches(self.data, self.recipe.batch_size, device=self.device, **self._share())
+
+    def _share(self) -> dict[str, Any]:
+        return {
+            "rank": self.trainer.global_rank,
+            "world_size": self.trainer.world_size,
+            **self.images,
+        }
+
+    # Training.
+
+    def configure_optimizers(self) -> Any:
+        """The recipe's optimizer, with a learning rate that is set anew at every step."""
+        optimizer = _optimizer(self)
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: self.recipe.learning_rate(step, steps) / self.recipe.lr
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def on_fit_start(self) -> None:
+        """All processes begin with the same buffers, masks among them; parameters DDP sends."""
+        if self.trainer.world_size > 1:
+            for buffer in self.network.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
+    def on_train_epoch_start(self) -> None:
+        """Chance begins anew with every epoch, so that nothing of it need be kept to go on."""
+        seed = np.random.SeedSequence([self.run.seed, self.current_epoch, self.global_rank])
+        number = int(seed.generate_state(1)[0]) % _LARGEST_SEED
+        torch.manual_seed(number)
+        np.random.seed(number)  # noqa: NPY002 - a user's network may draw from it
+        random.seed(number)
+        self._began = time.perf_counter()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], step: int) -> Tensor:
+        """The loss of one batch."""
+        images, labels = batch
+        logits, *auxiliary = outputs(self.network(images.to(memory_format=self.layout)))
+        loss = self._loss(logits, labels)
+        for other in auxiliary:
+            loss = loss + AUXILIARY * self._loss(other, labels)
+        self._check_finite(loss.detach(), step)
+        self.train_figures.update(loss.detach(), logits.detach(), labels)
+        return loss
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
+
+    def _check_finite(self, loss: Tensor, step: int) -> None:
+        """Stop at a loss that is no number. Off the CPU that is noticed some steps later."""
+        place = torch.where(loss.isfinite(), math.inf, float(self.global_step))
+        self._bad = place if self._bad is None else torch.minimum(self._bad, place)
+        last = step + 1 == self.trainer.num_training_batches
+        if loss.device.type != "cpu" and step % _CHECKED and not last:
+            return
+        bad, self._bad = float(self._bad), None
+        if math.isfinite(bad):
+            rate = self.recipe.learning_rate(int(bad), int(self.trainer.estimated_stepping_batches))
+            raise PrecropError(
+                f"the loss is no longer a number at step {int(bad) + 1} in epoch "
+                f"{self.current_epoch + 1}, at learning rate {rate:.4g}: try a lower --lr"
+            )
+
+    # Figures.
+
+    def on_validation_epoch_start(self) -> None:
+        """Training of the epoch is over: average what batch norms have seen on each process."""
+        self._train_seconds = time.perf_counter() - self._began
+        if self.trainer.world_size > 1:
+            for module in self.network.modules():
+                if isinstance(module, _BatchNorm) and module.running_mean is not None:
+                    self.trainer.strategy.reduce(module.running_mean, reduce_op="mean")
+                    self.trainer.strategy.reduce(module.running_var, reduce_op="mean")
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], step: int) -> None:
+        """Count what is right in one batch of held-out images."""
+        images, labels = batch
+        logits, *_ = outputs(self.network(images.to(memory_format=self.layout)))
+        loss = F.cross_entropy(logits.float(), labels)
+        self.test_figures.update(loss, logits, labels)
+
+    def on_validation_epoch_end(self) -> None:
+        """The epoch's line in the history, and in the logs."""
+        trained, tested = self.train_figures.total(), self.test_figures.total()
+        steps, step = int(self.trainer.estimated_stepping_batches), self.global_step - 1
+        seen = self.trainer.num_training_batches * self.recipe.batch_size
+        row = {
+            "lr": self.recipe.learning_rate(step, steps),
+            **{f"train_{name}": value for name, value in trained.items()},
+            **tested,
+            "seconds": time.perf_counter() - self._began,
+            "images_per_second": seen / max(self._train_seconds, 1e-9),
+        }
+        self.history.append({"epoch": self.current_epoch + 1, **row})
+        self.log_dict(row, rank_zero_only=True)
+
+    # Checkpoints.
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Assert what must hold, and keep the history."""
+        check_kept(self.run, self.network)
+        checkpoint["history"] = self.history
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the history up."""
+        self.history = list(checkpoint["history"])
+
+
+class Epochs:
+    """Batches that are made anew whenever they are gone through.
+
+    Args:
+        batches: gives those of the epoch that is on.
+    """
+
+    def __init__(self, batches: Callable[[], Any]) -> None:
+        self._batches = batches
+        self._length = len(batches())
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Any]:
+        # A generator: Lightning asks for the iterator before it counts the epoch.
+        yield from self._batches()
+
+
+def augmentation(recipe: Recipe) -> Augment:
+    """What the recipe does to training images."""
+    return Augment(crop=recipe.crop, flip=recipe.flip, cutout=recipe.cutout)
+
+
+class MeanLoss(Metric):
+    """The mean loss per image.
+
+    `torchmetrics.MeanMetric` looks for NaN, which makes a device wait; told not to, it forgets the
+    weights.
+    """
+
+    total: Tensor
+    images: Tensor
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("images", torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, images: int) -> None:
+        """Take in the mean loss of a batch."""
+        self.total += loss * images
+        self.images += images
+
+    def compute(self) -> Tensor:
+        """The mean over all batches."""
+        return self.total / self.images
+
+
+class Figures(nn.Module):
+    """Loss and accuracy over the batches since the last total.
+
+    Args:
+        classes: how many there are.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.loss = MeanLoss(sync_on_compute=False)
+        self.accuracy = MulticlassAccuracy(
+            classes, average="micro", validate_args=False, sync_on_compute=False
+        )
+
+    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Take one batch in."""
+        self.loss.update(loss, len(labels))
+        self.accuracy.update(logits, labels)
+
+    def so_far(self) -> dict[str, float]:
+        """Of this process; nothing is reset."""
+        return {"loss": float(self.loss.compute()), "accuracy": float(self.accuracy.compute())}
+
+    def total(self) -> dict[str, float]:
+        """Over all processes; counting begins anew."""
+        metrics: tuple[Metric, ...] = (self.loss, self.accuracy)
+        for metric in metrics:
+            metric.sync()
+        found = self.so_far()
+        for metric in metrics:
+            metric.reset()
+        return found
+
+
+def _optimizer(module: Classifier) -> torch.optim.Optimizer:
+    recipe, parameters = module.recipe, module.network.parameters()
+    trained: Iterable[nn.Parameter] = [p for p in parameters if p.requires_grad]
+    if recipe.optimizer == "rmsprop":
+        return torch.optim.RMSprop(
+            trained, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+        )
+    return torch.optim.SGD(
+        trained,
+        recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+    )
+
+
+def outputs(value: Any) -> list[Tensor]:
+    """The logits first, then those of auxiliary classifiers, which some of torchvision's have."""
+    if isinstance(value, Tensor):
+        return [value]
+    named = value._asdict() if hasattr(value, "_asdict") else {"logits": value[0]}
+    logits = named.pop("logits")
+    return [logits, *(other for other in named.values() if isinstance(other, Tensor))]

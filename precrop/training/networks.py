@@ -1,0 +1,204 @@
+"""The network of a run: dense, cropped or masked, with what it counts."""
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from precrop import models, zoo
+from precrop.errors import PlanError, PrecropError
+from precrop.pai.masking import apply_masks, masks
+from precrop.pai.methods import SCORES, layer_densities, weight_scores
+from precrop.pai.problem import Problem
+from precrop.pai.ranking import kept_shares
+from precrop.read.inputs import Inputs
+from precrop.read.network import Network
+from precrop.training.runs import MaskSpec, Run
+
+Batches = Callable[[], Sequence[Any]]
+"""Gives a few training batches ``(inputs, targets)``, for the mask methods that look at data."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A network ready to be trained.
+
+    Attributes:
+        network: its masks, if any, are applied and its masked weights are zero.
+        params: its parameters, without masked weights.
+        macs: its multiply-accumulates at batch 1, without those of masked weights.
+    """
+
+    network: nn.Module
+    params: int
+    macs: int
+
+
+def build(
+    run: Run,
+    batches: Batches = list,
+    kept: Mapping[str, Tensor] | None = None,
+    *,
+    masked: bool = True,
+) -> Built:
+    """The run's network with the initial weights that its seed gives.
+
+    Args:
+        run: the run.
+        batches: called where the mask's method needs data.
+        kept: masks of the run that were computed before.
+        masked: whether to mask what the run masks.
+
+    Raises:
+        PrecropError: the network cannot be built, or does not fit the data or the plan.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        dense = zoo.load_model(run.model, run.args)
+        if any(map(is_lazy, dense.parameters())):
+            raise PrecropError(f"{run.model} has lazy parameters: have the factory run it once")
+        network = dense if run.plan is None else _crop(run, dense)
+        _check_outputs(run, network)
+        if run.mask is None or not masked:
+            return Built(network, *counted(network, run.input_shape))
+        kept = kept if kept is not None else _masks(run, run.mask, network, batches)
+    parameters = dict(network.named_parameters())
+    for name, mask in kept.items():
+        parameters[name].data.masked_fill_(~mask, 0.0)
+    counts = counted(network, run.input_shape, kept)
+    apply_masks(network, kept)
+    return Built(network, *counts)
+
+
+def counted(
+    network: nn.Module, input_shape: Sequence[int], kept: Mapping[str, Tensor] | None = None
+) -> tuple[int, int]:
+    """Parameters, and multiply-accumulates at batch 1, without masked weights.
+
+    Args:
+        network: the network, before masks are applied.
+        input_shape: of one image.
+        kept: masks by parameter name, True where a weight remains.
+    """
+    reading = Network(network, Inputs(tuple(input_shape)))
+    structure, _ = reading.structure()
+    params = sum(p.numel() for p in network.parameters())
+    macs = structure.costs["macs"](structure.units)
+    for layer, found in zip(structure.layers, reading.layers, strict=True):
+        mask = (kept or {}).get(found.weight)
+        if mask is not None:
+            absent = mask.numel() - int(mask.sum())
+            params -= absent
+            macs -= round(layer.macs * absent / layer.weights)
+    return params, macs
+
+
+def builder_args(model: str, args: Mapping[str, Any], classes: int) -> dict[str, Any]:
+    """``args`` with ``num_classes``, where it is not said and the network's builder takes it."""
+    if "num_classes" in args or not _takes_classes(model):
+        return dict(args)
+    return {**args, "num_classes": classes}
+
+
+def found_masks(network: nn.Module) -> dict[str, Tensor]:
+    """The masks that are applied to a network, by the masked parameters' own names."""
+    state = dict(network.named_buffers())
+    names = [name.removesuffix("_orig") for name, _ in network.named_parameters()]
+    return {name: state[f"{name}_mask"].bool() for name in names if f"{name}_mask" in state}
+
+
+def check_kept(run: Run, network: nn.Module) -> None:
+    """Assert what training must not change: masked weights are zero, a cropped network's size."""
+    parameters = dict(network.named_parameters())
+    for name, mask in found_masks(network).items():
+        masked = parameters[f"{name}_orig"].detach()[~mask]
+        assert not masked.any(), f"masked weights of {name} are not zero"
+    if run.plan is not None:
+        count = sum(p.numel() for p in parameters.values())
+        assert count == run.plan.params, f"{count} parameters, the plan says {run.plan.params}"
+
+
+def _takes_classes(model: str) -> bool:
+    if zoo.runs_user_code(model):
+        return _factory_takes_classes(*model.split(":", 1))
+    return model in models.__all__ or model.startswith("timm:") or _is_classifier(model)
+
+
+def _factory_takes_classes(module: str, name: str) -> bool:
+    """Whether a user's own factory does; what is wrong with it, `load_model` tells."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        parameters = inspect.signature(getattr(import_module(module), name)).parameters
+    except Exception:  # whatever a user's module raises
+        return False
+    return "num_classes" in parameters
+
+
+def _is_classifier(model: str) -> bool:
+    """Whether it is a network of torchvision's that sorts images; others take more arguments."""
+    try:
+        from torchvision.models import get_model_builder, list_models
+    except ImportError:
+        return True  # `load_model` tells what is missing
+    if model not in list_models():
+        return True
+    module: str = get_model_builder(model).__module__
+    return not any(part in module for part in ("detection", "segmentation", "optical_flow"))
+
+
+def _crop(run: Run, dense: nn.Module) -> nn.Module:
+    assert run.plan is not None
+    try:
+        return run.plan.build(dense, run.init)
+    except PlanError as error:
+        args = ", ".join(f"{name}={value}" for name, value in run.args.items())
+        made = f" (built here with {args})" if args else ""
+        raise PrecropError(f"{error}{made}") from error
+
+
+def _check_outputs(run: Run, network: nn.Module) -> None:
+    """One image through the network: it must give a number for every class."""
+    shape = "x".join(map(str, run.input_shape))
+    training = network.training
+    try:
+        with torch.no_grad():
+            out = network.eval()(torch.zeros(1, *run.input_shape))
+    except Exception as error:  # whatever a network's forward raises
+        text = " ".join(str(error).split())
+        raise PrecropError(f"{run.model} cannot take images of {shape}: {text}") from error
+    finally:
+        network.train(training)
+    classes = len(run.classes)
+    if not isinstance(out, Tensor) or tuple(out.shape) != (1, classes):
+        given = "x".join(map(str, out.shape)) if isinstance(out, Tensor) else type(out).__name__
+        raise PrecropError(
+            f"{run.model} gives {given} for an image, not 1x{classes}: {run.data_name} has "
+            f"{classes} classes (--arg num_classes={classes}?)"
+        )
+
+
+def _masks(run: Run, spec: MaskSpec, network: nn.Module, batches: Batches) -> dict[str, Tensor]:
+    """Masks by the method's scores; by chance where a method gives densities alone."""
+    problem = Problem.of(
+        network,
+        tuple(run.input_shape),
+        {"params": spec.params, "macs": spec.macs},
+        data=batches() if spec.method in ("snip", "grasp") else None,
+        seed=run.seed,
+    )
+    if spec.method not in SCORES:
+        densities = layer_densities(problem, spec.method)
+        return masks(network, densities, spec.granularity, seed=run.seed)
+    scores = weight_scores(problem, spec.method)
+    densities = kept_shares(problem, scores)
+    by_parameter = {problem.parameters[name]: values for name, values in scores.items()}
+    return masks(network, densities, spec.granularity, scores=by_parameter)

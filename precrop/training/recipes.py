@@ -1,0 +1,241 @@
+"""Recipes: the hyper-parameters of a training run, and the ones in use under their names.
+
+A recipe's fields are what ``--set NAME=VALUE`` can change, with their help, and part of a run's
+identity. Times within a run (milestones, warm-up) are shares of it, so that they move along with
+``--epochs``. Nothing here imports PyTorch, so that the command line can show recipes at once.
+"""
+
+import ast
+import dataclasses
+import difflib
+import math
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from precrop.errors import PrecropError
+
+
+def _field(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained, whatever network it is.
+
+    Raises:
+        PrecropError: a value makes no sense; the message names the field.
+    """
+
+    epochs: int = _field(160, "passes over the training images")
+    batch_size: int = _field(128, "images per step, on all devices together")
+    lr: float = _field(0.1, "highest learning rate")
+    optimizer: Literal["sgd", "rmsprop"] = _field("sgd", "sgd or rmsprop")
+    momentum: float = _field(0.9, "momentum of the optimizer")
+    nesterov: bool = _field(False, "Nesterov's momentum (sgd)")
+    weight_decay: float = _field(1e-4, "weight decay, of every parameter")
+    schedule: Literal["steps", "one-cycle", "cosine"] = _field(
+        "steps", "steps (a tenth from each milestone on), one-cycle or cosine"
+    )
+    milestones: tuple[float, ...] = _field((0.5, 0.75), "shares of the run, for steps: 0.5,0.75")
+    warmup: float = _field(0.0, "share of the run in which the learning rate climbs from zero")
+    label_smoothing: float = _field(0.0, "share of every label spread over all classes")
+    crop: int = _field(0, "pixels that images are padded by before a random crop")
+    flip: bool = _field(False, "mirror half of the images")
+    cutout: int = _field(0, "side of a square that is blanked in every image")
+    precision: Literal["auto", "bf16", "fp32"] = _field(
+        "auto", "auto (bf16 where the device gains from it), bf16 or fp32"
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        for name, (low, high) in _BOUNDS.items():
+            if not low <= getattr(self, name) <= high:
+                raise PrecropError(f"{name}={getattr(self, name)} is not from {low:g} to {high:g}")
+        if self.lr <= 0:
+            raise PrecropError("lr=0 trains nothing: write a number above 0")
+        if any(not 0 < share < 1 for share in self.milestones):
+            raise PrecropError("milestones are shares of the run, between 0 and 1: 0.5,0.75")
+        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
+            raise PrecropError("nesterov=true needs optimizer=sgd and momentum above 0")
+
+    def changed(self, settings: Mapping[str, Any]) -> "Recipe":
+        """The recipe with some fields changed.
+
+        Args:
+            settings: by field name a value, or its text as on the command line; None is ignored.
+
+        Raises:
+            PrecropError: no such field, or a value that is not of its type.
+        """
+        hints = typing.get_type_hints(Recipe)
+        changes = {}
+        for name, value in settings.items():
+            if name not in hints:
+                close = difflib.get_close_matches(name, hints, n=1) or [", ".join(hints)]
+                raise PrecropError(f"a recipe has no {name!r}; did you mean {close[0]}?")
+            if value is not None:
+                changes[name] = _value(name, value, hints[name])
+        return dataclasses.replace(self, **changes)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields in JSON's types."""
+        return {**dataclasses.asdict(self), "milestones": list(self.milestones)}
+
+    @classmethod
+    def from_json(cls, content: Any) -> "Recipe":
+        """Read what `to_json` gave.
+
+        Raises:
+            PrecropError: it is no recipe.
+        """
+        if not isinstance(content, Mapping):
+            raise PrecropError("a recipe is broken: it has no fields")
+        return cls().changed(content)
+
+    def learning_rate(self, step: int, steps: int) -> float:
+        """The learning rate of one step.
+
+        Args:
+            step: counted from 0.
+            steps: in the whole run.
+        """
+        rising = round(self.warmup * steps)
+        if step < rising:
+            return self.lr * (step + 1) / (rising + 1)
+        if self.schedule == "steps":
+            passed = sum(step >= round(share * steps) for share in self.milestones)
+            return self.lr * 0.1**passed
+        progress = (step - rising) / max(1, steps - rising)
+        if self.schedule == "cosine":
+            return self.lr * (1 + math.cos(math.pi * progress)) / 2
+        return self.lr * (1 - progress)
+
+
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "epochs": (1, 100_000),
+    "batch_size": (1, 1_000_000),
+    "lr": (0, 1_000),
+    "momentum": (0, 0.9999),
+    "weight_decay": (0, 1),
+    "warmup": (0, 1),
+    "label_smoothing": (0, 0.99),
+    "crop": (0, 1_000),
+    "cutout": (0, 1_000),
+}
+
+_QUICK = Recipe(
+    epochs=10,
+    lr=0.2,
+    nesterov=True,
+    weight_decay=5e-4,
+    schedule="one-cycle",
+    warmup=0.25,
+    crop=4,
+    flip=True,
+)
+
+RECIPES: dict[str, Recipe] = {
+    "cifar-160": Recipe(crop=4, flip=True),
+    "cifar-quick": _QUICK,
+    "cifar-quick-30": dataclasses.replace(_QUICK, epochs=30),
+    "imagenet-90": Recipe(epochs=90, batch_size=256, milestones=(1 / 3, 2 / 3), flip=True),
+    "mobile-300": Recipe(
+        epochs=300,
+        batch_size=256,
+        lr=0.05,
+        weight_decay=4e-5,
+        schedule="cosine",
+        warmup=5 / 300,
+        label_smoothing=0.1,
+        flip=True,
+    ),
+    "digits": Recipe(
+        epochs=20,
+        batch_size=64,
+        lr=0.1,
+        nesterov=True,
+        weight_decay=5e-4,
+        schedule="one-cycle",
+        warmup=0.25,
+        label_smoothing=0.1,
+        crop=1,
+        precision="fp32",  # images of 8x8 pixels gain nothing from bf16
+    ),
+}
+"""Recipes by name; adding one is a line here."""
+
+
+def find_recipe(name: str | None, data: str) -> Recipe:
+    """The recipe of this name; without one, the usual one for the data.
+
+    Args:
+        name: in `RECIPES`, or None.
+        data: what `precrop.training.data.load_data` calls the images.
+
+    Raises:
+        PrecropError: no such recipe.
+    """
+    if name is None:
+        usual = {"digits": "digits", "cifar10": "cifar-160", "cifar100": "cifar-160"}
+        return RECIPES[usual.get(data, "imagenet-90")]
+    if name not in RECIPES:
+        raise PrecropError(f"recipe {name!r} is unknown: choose from {', '.join(RECIPES)}")
+    return RECIPES[name]
+
+
+def settings(pairs: Sequence[str]) -> dict[str, str]:
+    """``name=value`` pairs of the command line.
+
+    Raises:
+        PrecropError: a pair has no ``=``.
+    """
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise PrecropError(f"setting {pair!r} is not like lr=0.05")
+        found[name.strip().replace("-", "_")] = value.strip()
+    return found
+
+
+def settings_help() -> str:
+    """One line per field of a recipe."""
+    return "; ".join(f"{f.name}: {f.metadata['help']}" for f in dataclasses.fields(Recipe))
+
+
+def _value(name: str, value: Any, hint: Any) -> Any:
+    """``value`` as a field's type; a text is read as on the command line."""
+    choices = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        if value in choices:
+            return value
+        raise PrecropError(f"{name}={value} is unknown: choose from {', '.join(choices)}")
+    read = _read(value) if isinstance(value, str) else value
+    if typing.get_origin(hint) is tuple:
+        numbers = list(read) if isinstance(read, (tuple, list)) else [read]
+        if all(_is_number(number) for number in numbers):
+            return tuple(float(number) for number in numbers)
+    elif hint is bool and isinstance(read, bool):
+        return read
+    elif hint is float and _is_number(read) and math.isfinite(read):
+        return float(read)
+    elif hint is int and _is_number(read) and int(read) == read:
+        return int(read)
+    kind = {bool: "true or false", int: "a whole number", float: "a number"}
+    raise PrecropError(f"{name}={value} is not {kind.get(hint, 'like 0.5,0.75')}")
+
+
+def _read(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return ast.literal_eval(text or "()")
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

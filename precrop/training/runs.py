@@ -1,0 +1,220 @@
+"""A run: everything that decides what a training comes to, and the name that follows from it."""
+
+import hashlib
+import json
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from precrop import __version__
+from precrop.budgets import Budget
+from precrop.errors import PrecropError
+from precrop.plans import Plan
+from precrop.training.recipes import Recipe
+
+SCHEMA = 1
+"""Raised when the same fields would train another network; part of every run's identity."""
+
+
+@dataclass(frozen=True)
+class MaskSpec:
+    """Which weights are masked: a method of `precrop.densities`, a granularity, and the budgets."""
+
+    method: str
+    granularity: str = "weight"
+    params: Budget | None = None
+    macs: Budget | None = None
+
+    @classmethod
+    def parse(cls, text: str, params: Budget | None, macs: Budget | None) -> "MaskSpec":
+        """Read ``synflow:weight``; without a granularity it is ``weight``.
+
+        Raises:
+            PrecropError: the method or the granularity is unknown, or there is no budget.
+        """
+        from precrop.pai.masking import GRANULARITIES
+        from precrop.pai.methods import RULES, SCORES
+
+        method, _, granularity = text.partition(":")
+        granularity = granularity or "weight"
+        if method not in (*RULES, *SCORES):
+            known = ", ".join((*RULES, *SCORES))
+            raise PrecropError(f"mask method {method!r} is unknown: choose from {known}")
+        if granularity not in GRANULARITIES:
+            known = ", ".join(GRANULARITIES)
+            raise PrecropError(f"granularity {granularity!r} is unknown: choose from {known}")
+        if params is None and macs is None:
+            raise PrecropError("a mask needs a budget: give --params 0.1, or --macs")
+        return cls(method, granularity, params, macs)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields in JSON's types."""
+        return {
+            "method": self.method,
+            "granularity": self.granularity,
+            "params": self.params,
+            "macs": self.macs,
+        }
+
+
+@dataclass(frozen=True)
+class Run:
+    """A network, data, a recipe and a seed.
+
+    Attributes:
+        model: the network's name, as for `precrop.zoo.load_model`.
+        args: keyword arguments for its builder.
+        data: where the images come from, as for `precrop.training.data.load_data`.
+        data_name: what the data are called.
+        data_digest: of the images' content.
+        classes: names of the classes.
+        input_shape: of one image: channels, height, width.
+        recipe: the hyper-parameters.
+        seed: of the initial weights, the order of the images and their augmentation.
+        plan: what the network is cropped by, or None.
+        init: how a cropped network gets its weights.
+        mask: what the network is masked by, or None.
+        versions: what the run was made with; not part of its identity.
+    """
+
+    model: str
+    args: Mapping[str, Any]
+    data: str
+    data_name: str
+    data_digest: str
+    classes: tuple[str, ...]
+    input_shape: tuple[int, ...]
+    recipe: Recipe
+    seed: int = 0
+    plan: Plan | None = None
+    init: Literal["slice", "reset"] = "slice"
+    mask: MaskSpec | None = None
+    versions: Mapping[str, str] = field(default_factory=lambda: current_versions())
+
+    def __post_init__(self) -> None:
+        """Refuse a run that is both cropped and masked."""
+        if self.plan is not None and self.mask is not None:
+            raise PrecropError("a run is cropped by a plan or masked, not both: drop one of them")
+
+    @property
+    def id(self) -> str:
+        """The first 12 hexadecimal digits of the SHA-256 of what decides the result.
+
+        Devices, versions and file names are not part of it: the same run may go on elsewhere.
+        """
+        text = json.dumps(self._identity(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def name(self) -> str:
+        """Name of the run's folder: the network, the data, the identity."""
+        plain = re.sub(r"[^\w.]+", "-", f"{self.model}-{self.data_name}").strip("-.")
+        return f"{plain}-{self.id}"
+
+    def _identity(self) -> dict[str, Any]:
+        content = self.to_json()
+        for name in ("id", "versions", "data", "data_name"):
+            del content[name]
+        if self.plan is None:
+            del content["init"]
+        else:
+            content["plan"] = _plan_identity(content["plan"])
+        return {"schema": SCHEMA, **content}
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields in JSON's types.
+
+        Raises:
+            PrecropError: an argument of the model's is nothing that JSON knows.
+        """
+        try:
+            args = json.loads(json.dumps(dict(self.args)))
+        except (TypeError, ValueError) as error:
+            raise PrecropError(f"an argument of {self.model} fits in no file: {error}") from error
+        content = {
+            "model": self.model,
+            "args": args,
+            "data": self.data,
+            "data_name": self.data_name,
+            "data_digest": self.data_digest,
+            "classes": list(self.classes),
+            "input_shape": list(self.input_shape),
+            "recipe": self.recipe.to_json(),
+            "seed": self.seed,
+            "plan": None if self.plan is None else json.loads(self.plan.to_json()),
+            "init": self.init,
+            "mask": None if self.mask is None else self.mask.to_json(),
+            "versions": dict(self.versions),
+        }
+        return {"id": "", **content}
+
+    def described(self) -> dict[str, Any]:
+        """`to_json` with the run's id."""
+        return {**self.to_json(), "id": self.id}
+
+    @classmethod
+    def from_json(cls, content: Any) -> "Run":
+        """Read what `described` gave. Runs no code of the file's.
+
+        Raises:
+            PrecropError: it is no run, or it was altered.
+        """
+        try:
+            plan, mask = content["plan"], content["mask"]
+            run = cls(
+                model=str(content["model"]),
+                args=dict(content["args"]),
+                data=str(content["data"]),
+                data_name=str(content["data_name"]),
+                data_digest=str(content["data_digest"]),
+                classes=tuple(map(str, content["classes"])),
+                input_shape=tuple(map(int, content["input_shape"])),
+                recipe=Recipe.from_json(content["recipe"]),
+                seed=int(content["seed"]),
+                plan=None if plan is None else Plan.from_json(json.dumps(plan)),
+                init=content["init"],
+                mask=None if mask is None else MaskSpec(**mask),
+                versions=dict(content["versions"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, PrecropError):
+                raise
+            raise PrecropError(f"this is no run's description: {error!r}") from error
+        if content.get("id") != run.id:
+            raise PrecropError(f"this run is {run.id} and says it is {content.get('id')}")
+        return run
+
+
+def _plan_identity(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """What a plan builds, not how it was found or how long that took."""
+    return {name: plan[name] for name in ("shapes", "tensors", "streams", "attributes")}
+
+
+def current_versions() -> dict[str, str]:
+    """Of precrop, Python, and the libraries that compute."""
+    import torch
+
+    return {
+        "precrop": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "lightning": metadata.version("lightning"),
+    }
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        PrecropError: it is missing, or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PrecropError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise PrecropError(f"{path} is not JSON: {error}") from error

@@ -1,0 +1,173 @@
+"""Checkpoints on disk: whole or not at all, read without pickle."""
+
+import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from precrop.errors import PrecropError
+from precrop.pai.masking import apply_masks, masks
+from precrop.training import checkpoints
+
+CHECKPOINT: dict[str, Any] = {
+    "epoch": 3,
+    "global_step": 12,
+    "state_dict": {"network.weight": torch.randn(2, 3), "network.steps": torch.tensor(7)},
+    "optimizer_states": [
+        {
+            "state": {0: {"momentum": torch.randn(4, 3, 2, 2)}, 1: {"step": torch.tensor(1.5)}},
+            "param_groups": [{"betas": (0.9, 0.999), "lr": 0.1, "maximize": False, "params": [0]}],
+        }
+    ],
+    "loops": {"none": None, "empty": {}, "nested": [[1, 2], []], "text": "é"},
+}
+RUN = {"id": "0", "seed": 0}
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file may grow beyond ``size`` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return bool(one.dtype == other.dtype and one.equal(other))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        equal = type(one) is type(other) and len(one) == len(other)
+        return equal and all(map(same, one, other))
+    return type(one) is type(other) and bool(one == other)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    checkpoints.write(tmp_path / "last", CHECKPOINT, RUN)
+    found = checkpoints.read(tmp_path / "last")
+    assert found.pop("run") == RUN
+    assert same(found, {key: CHECKPOINT[key] for key in found})
+    assert set(found) == set(CHECKPOINT)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_files_are_plain(tmp_path: Path) -> None:
+    checkpoints.write(tmp_path / "last", CHECKPOINT, RUN)
+    assert sorted(file.name for file in (tmp_path / "last").iterdir()) == [
+        "checkpoint.json",
+        "model.safetensors",
+        "state.safetensors",
+    ]
+    assert set(load_file(tmp_path / "last/model.safetensors")) == {"weight", "steps"}
+    assert json.loads((tmp_path / "last/checkpoint.json").read_text())["run"] == RUN
+
+
+def test_memory_format_returns(tmp_path: Path) -> None:
+    last = torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    checkpoints.write(tmp_path / "last", {**CHECKPOINT, "momentum": [last]}, RUN)
+    (found,) = checkpoints.read(tmp_path / "last")["momentum"]
+    assert found.stride() == last.stride()
+    assert found.equal(last)
+
+
+def test_masked_weights_are_plain_zeros(tmp_path: Path) -> None:
+    module = nn.Module()
+    module.network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2))
+    apply_masks(module.network, masks(module.network, {"0": 0.5}))
+    state = module.state_dict()
+    checkpoints.write(tmp_path / "last", {**CHECKPOINT, "state_dict": state}, RUN)
+    convolution = nn.Conv2d(3, 4, 3)
+    plain = nn.Sequential(convolution, nn.Flatten(), nn.Linear(4, 2))
+    plain.load_state_dict(load_file(tmp_path / "last/model.safetensors"))
+    mask = state["network.0.weight_mask"].bool()
+    assert convolution.weight[~mask].abs().max() == 0
+    assert convolution.weight[mask].equal(state["network.0.weight_orig"][mask])
+    found = checkpoints.read(tmp_path / "last")["state_dict"]
+    assert found.keys() == state.keys()
+    assert found["network.0.weight_mask"].equal(state["network.0.weight_mask"])
+    assert checkpoints.read_masks(tmp_path / "last")["0.weight"].equal(mask)
+
+
+def test_a_failed_write_leaves_the_old_one(tmp_path: Path) -> None:
+    checkpoints.write(tmp_path / "last", CHECKPOINT, RUN)
+    large = {**CHECKPOINT, "global_step": 99, "more": torch.zeros(100_000)}
+    with full_disk(50_000), pytest.raises(PrecropError, match="cannot write the checkpoint"):
+        checkpoints.write(tmp_path / "last", large, RUN)
+    assert checkpoints.read(tmp_path / "last")["global_step"] == 12
+    assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+
+def test_killed_between_the_two_moves(tmp_path: Path) -> None:
+    checkpoints.write(tmp_path / "last", CHECKPOINT, RUN)
+    (tmp_path / "last").rename(tmp_path / "last.old")
+    assert checkpoints.read(tmp_path / "last")["global_step"] == 12
+    checkpoints.write(tmp_path / "last", {**CHECKPOINT, "global_step": 13}, RUN)
+    assert checkpoints.read(tmp_path / "last")["global_step"] == 13
+
+
+def test_leftovers_are_removed(tmp_path: Path) -> None:
+    (tmp_path / ".last.ab12").mkdir()
+    (tmp_path / ".last.ab12/model.safetensors").write_text("half")
+    (tmp_path / ".other").mkdir()
+    checkpoints.tidy(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".other"]
+
+
+def test_what_json_does_not_know_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PrecropError, match="cannot hold /callbacks/x, a set"):
+        checkpoints.write(tmp_path / "last", {**CHECKPOINT, "callbacks": {"x": {1}}}, RUN)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("checkpoint.json", "{", "is not JSON"),
+        ("checkpoint.json", '{"format": 99}', "no checkpoint of format 1"),
+        ("checkpoint.json", '{"format": 1, "channels_last": ["x"]}', "is broken"),
+        ("model.safetensors", "short", "is not a safetensors file"),
+        ("state.safetensors", None, "cannot read"),
+    ],
+)
+def test_broken_checkpoints(tmp_path: Path, file: str, content: str | None, message: str) -> None:
+    checkpoints.write(tmp_path / "last", CHECKPOINT, RUN)
+    path = tmp_path / "last" / file
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(PrecropError, match=message) as caught:
+        checkpoints.read(tmp_path / "last")
+    assert "\n" not in str(caught.value)
+
+
+def test_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(PrecropError, match="holds no checkpoint"):
+        checkpoints.read(tmp_path / "last")
+
+
+def test_space_is_checked(tmp_path: Path) -> None:
+    checkpoints.check_space(tmp_path, 3_000_000)
+    with full_disk(1_500_000), pytest.raises(PrecropError, match="cannot write 3.0 MB") as caught:
+        checkpoints.check_space(tmp_path, 3_000_000)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with (
+        checkpoints.alone(tmp_path),
+        pytest.raises(PrecropError, match="another process"),
+        checkpoints.alone(tmp_path),
+    ):
+        pass
+    with checkpoints.alone(tmp_path):
+        pass

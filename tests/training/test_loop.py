@@ -1,0 +1,336 @@
+"""Training from Python: what is kept, what is asserted, and going on after an interruption."""
+
+import csv
+import json
+import logging
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import precrop
+from precrop.errors import PrecropError
+from precrop.training import loop, networks
+from precrop.training.callbacks import Keeper
+from precrop.training.loop import Result, train
+from precrop.training.module import Classifier
+from precrop.training.networks import build
+from precrop.training.runs import MaskSpec, Run
+from tests.training.small_runs import APP, assert_same, batch_net, digits, small_run
+
+ROOT = Path(__file__).parents[2]
+
+
+def trained(run: Run, output: Path, **options: Any) -> Result:
+    return train(run, data=digits(), output=output, **{"loggers": ("csv",), **options})
+
+
+def cropped() -> Run:
+    plan = precrop.plan(batch_net(), (3, 8, 8), params=0.5)
+    return small_run(plan=plan)
+
+
+def masked(method: str = "synflow", granularity: str = "weight") -> Run:
+    return small_run(mask=MaskSpec(method, granularity, params="0.3"))
+
+
+KINDS: dict[str, Callable[[], Run]] = {
+    "dense": small_run,
+    "cropped": cropped,
+    "masked": masked,
+    "rmsprop": lambda: small_run(settings={"optimizer": "rmsprop", "nesterov": False}),
+    "bf16": lambda: small_run(settings={"precision": "bf16", "cutout": 2, "flip": True}),
+}
+
+
+def test_what_a_run_leaves(tmp_path: Path) -> None:
+    run = small_run()
+    result = trained(run, tmp_path)
+    folder = tmp_path / run.name
+    assert result.folder == folder
+    assert sorted(path.name for path in folder.iterdir() if path.name != ".lock") == [
+        "best",
+        "last",
+        "metrics.csv",
+        "result.json",
+        "run.json",
+    ]
+    assert Run.from_json(json.loads((folder / "run.json").read_text())) == run
+    rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert float(rows[-1]["accuracy"]) == result.accuracy
+    assert result.params == sum(p.numel() for p in batch_net().parameters())
+    network = batch_net()
+    network.load_state_dict(load_file(folder / "last/model.safetensors"))
+    network.eval()
+    data = digits()
+    mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
+    images = (data.test.images / 255 - mean) / std  # type: ignore[union-attr]
+    labels = data.test.labels  # type: ignore[union-attr]
+    logits = network(images).detach()
+    assert float((logits.argmax(1) == labels).double().mean()) == pytest.approx(result.accuracy)
+    assert float(nn.functional.cross_entropy(logits, labels)) == pytest.approx(result.loss, 1e-5)
+
+
+def test_tensorboard_logs(tmp_path: Path) -> None:
+    result = trained(small_run(), tmp_path, loggers=("tensorboard",))
+    (events,) = result.folder.glob("tensorboard/events*")
+    assert events.stat().st_size > 500
+    assert not (result.folder / "metrics.csv").exists()
+
+
+def test_the_process_stays_as_it_was(tmp_path: Path) -> None:
+    states = random.getstate(), torch.get_rng_state(), torch.get_num_threads()
+    level = logging.getLogger("lightning.pytorch").level
+    trained(small_run(settings={"epochs": 1}), tmp_path)
+    assert random.getstate() == states[0]
+    assert torch.get_rng_state().equal(states[1])
+    assert torch.get_num_threads() == states[2]
+    assert logging.getLogger("lightning.pytorch").level == level
+
+
+def test_chance_is_the_seeds_alone(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    first = trained(small_run(), tmp_path / "a")
+    torch.manual_seed(2)
+    second = trained(small_run(), tmp_path / "b")
+    other = trained(small_run(seed=1), tmp_path / "b")
+    assert_same(first.folder / "last", second.folder / "last")
+    assert other.loss != first.loss
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_interrupted_runs_go_on(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = KINDS[kind]()
+    whole = trained(run, tmp_path / "whole")
+
+    def interrupt(module: Classifier, batch: Any, step: int) -> Any:
+        if module.current_epoch == 2 and step == 5:
+            raise KeyboardInterrupt
+        return step_of(module, batch, step)
+
+    step_of = Classifier.training_step
+    monkeypatch.setattr(Classifier, "training_step", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        trained(run, tmp_path / "parts")
+    monkeypatch.undo()
+    again = trained(run, tmp_path / "parts")
+    for name in ("last", "best"):
+        assert_same(whole.folder / name, again.folder / name)
+    for one, other in zip(whole.history, again.history, strict=True):
+        for name in set(one) - {"seconds", "images_per_second"}:
+            assert one[name] == other[name]
+    table = (again.folder / "metrics.csv").read_text().splitlines()
+    assert len(table) == 1 + run.recipe.epochs
+
+
+def test_killed_at_any_moment(tmp_path: Path) -> None:
+    run = small_run(settings={"epochs": 40})
+    folder = tmp_path / "killed" / run.name
+    script = tmp_path / "app.py"
+    script.write_text(APP)
+    command = [sys.executable, str(script), "train", run.model, "--epochs", "40"]
+    command += ["--logger", "csv", "--output", str(folder.parent)]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, env=_environment())
+    while _steps(folder) == 0 and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(random.uniform(0, 1))
+    process.kill()
+    process.wait()
+    assert 0 < _steps(folder) < 40 * 22, "it was not killed while it trained"
+    again = trained(run, tmp_path / "killed")
+    whole = trained(run, tmp_path / "whole")
+    assert not again.finished
+    assert_same(whole.folder / "last", again.folder / "last")
+    assert_same(whole.folder / "best", again.folder / "best")
+    assert not [path.name for path in folder.glob(".*") if path.name != ".lock"]
+
+
+def _steps(folder: Path) -> int:
+    """How far the last checkpoint is; 0 without one, or while it is being replaced."""
+    try:
+        content = json.loads((folder / "last/checkpoint.json").read_text())
+    except OSError:
+        return 0
+    return int(content["step"])
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def test_a_finished_run_is_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = small_run(settings={"epochs": 1})
+    first = trained(run, tmp_path)
+    monkeypatch.setattr(loop, "build", None)
+    second = trained(run, tmp_path)
+    assert second.finished
+    assert second.to_json() == first.to_json()
+    assert second.history == first.history
+    (first.folder / "result.json").write_text("[]")
+    with pytest.raises(PrecropError, match="is no result"):
+        trained(run, tmp_path)
+
+
+def test_more_epochs_are_another_run(tmp_path: Path) -> None:
+    first = trained(small_run(settings={"epochs": 1}), tmp_path)
+    second = trained(small_run(settings={"epochs": 2}), tmp_path)
+    assert first.folder != second.folder
+    assert len(second.history) == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "granularity"), [("synflow", "weight"), ("erk", "filter"), ("snip", "kernel")]
+)
+def test_masked_weights_stay_zero(tmp_path: Path, method: str, granularity: str) -> None:
+    run = masked(method, granularity)
+    result = trained(run, tmp_path)
+    weights = load_file(result.folder / "last/model.safetensors")
+    kept = load_file(result.folder / "masks.safetensors")
+    assert set(kept) == {"0.weight", "3.weight", "9.weight"}
+    absent = 0
+    for name, mask in kept.items():
+        assert not weights[name][~mask].any()
+        assert weights[name][mask].all()
+        absent += int((~mask).sum())
+    assert result.params == sum(p.numel() for p in batch_net().parameters()) - absent
+    prunable = sum(mask.numel() for mask in kept.values())
+    assert (prunable - absent) / prunable == pytest.approx(0.3, abs=0.1)
+
+
+def test_masks_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = masked()
+    monkeypatch.setattr(Keeper, "on_train_epoch_end", _interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trained(run, tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setattr(networks, "weight_scores", None)
+    assert trained(run, tmp_path).accuracy > 0
+
+
+def _interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_checkpoints_assert_the_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def disturb(module: Classifier) -> None:
+        for name, parameter in module.network.named_parameters():
+            if name.endswith("_orig"):
+                parameter.data += 1
+
+    monkeypatch.setattr(Classifier, "on_validation_start", disturb)
+    with pytest.raises(AssertionError, match="masked weights of 0.weight are not zero"):
+        trained(masked(), tmp_path)
+
+
+def test_cropped_networks(tmp_path: Path) -> None:
+    run = cropped()
+    result = trained(run, tmp_path)
+    assert run.plan is not None
+    assert (result.params, result.macs) == (run.plan.params, run.plan.macs)
+    weights = load_file(result.folder / "last/model.safetensors")
+    assert weights["0.weight"].shape[0] == run.plan.widths["0"][1]
+
+
+def test_a_loss_that_is_no_number_stops(tmp_path: Path) -> None:
+    run = small_run(settings={"lr": 999, "momentum": 0.99, "warmup": 0})
+    with pytest.raises(PrecropError, match=r"no longer a number at step \d+ in epoch 1") as caught:
+        trained(run, tmp_path)
+    assert "learning rate" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_folders_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PrecropError, match="cannot make the folder"):
+        trained(small_run(), tmp_path / "file")
+
+    def full(folder: Path, size: int) -> None:
+        weights = sum(p.numel() for p in batch_net().parameters())
+        assert size > 3 * 4 * weights
+        raise PrecropError("full")
+
+    monkeypatch.setattr("precrop.training.checkpoints.check_space", full)
+    monkeypatch.setattr(Classifier, "training_step", None)
+    with pytest.raises(PrecropError, match="full"):
+        trained(small_run(), tmp_path)
+
+
+def test_other_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(PrecropError, match="not those that run"):
+        trained(small_run(data_digest="0"), tmp_path)
+
+
+@pytest.mark.parametrize("logger", ["wandb", "mlflow"])
+def test_missing_loggers(tmp_path: Path, logger: str) -> None:
+    try:
+        __import__(logger)
+    except ImportError:
+        with pytest.raises(PrecropError, match=f"pip install {logger}"):
+            trained(small_run(), tmp_path, loggers=(logger,))
+    with pytest.raises(PrecropError, match="choose from csv"):
+        trained(small_run(), tmp_path, loggers=("paper",))
+
+
+def test_networks_that_do_not_fit() -> None:
+    with pytest.raises(PrecropError, match="gives 1x7 for an image, not 1x10"):
+        build(small_run(args={"num_classes": 7}))
+    with pytest.raises(PrecropError, match="cannot take images of 5x8x8"):
+        build(small_run(input_shape=(5, 8, 8)))
+    plan = precrop.plan(batch_net(5), (3, 8, 8), params=0.5)
+    with pytest.raises(PrecropError, match=r"9.weight is 10x16.*num_classes=10"):
+        build(small_run(plan=plan))
+    with pytest.raises(PrecropError, match="not both"):
+        small_run(plan=plan, mask=MaskSpec("erk", params=0.5))
+
+
+def test_classes_are_said_where_the_builder_takes_them() -> None:
+    args = networks.builder_args
+    assert args("resnet20", {}, 7) == {"num_classes": 7}
+    assert args("resnet20", {"num_classes": 3}, 7) == {"num_classes": 3}
+    assert args("timm:resnet10t", {}, 7) == {"num_classes": 7}
+    assert args("tests.training.small_runs:batch_net", {}, 7) == {"num_classes": 7}
+    assert args("tests.training.small_runs:digits", {}, 7) == {}
+    assert args("none:none", {}, 7) == {}
+
+
+def test_auxiliary_classifiers_are_trained() -> None:
+    googlenet = precrop.zoo.load_model("googlenet", {"num_classes": 10})
+    outputs = networks_outputs(googlenet)
+    assert [tuple(logits.shape) for logits in outputs] == [(2, 10)] * 3
+
+
+def networks_outputs(network: nn.Module) -> list[torch.Tensor]:
+    from precrop.training.module import outputs
+
+    return outputs(network(torch.zeros(2, 3, 64, 64)))
+
+
+def test_two_processes_have_the_same_losses(tmp_path: Path) -> None:
+    run = small_run("group_net", settings={"epochs": 4})
+    one = trained(run, tmp_path / "one")
+    script = tmp_path / "app.py"
+    script.write_text(APP)
+    command = [sys.executable, str(script), "train", run.model, "--epochs", "4", "--devices", "2"]
+    command += ["--logger", "csv", "--output", str(tmp_path / "two"), "--json"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=_environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.count("\n") == 1, "both processes speak"
+    two = loop.read_result(tmp_path / "two" / run.name)
+    assert two is not None
+    for alone, shared in zip(one.history, two.history, strict=True):
+        for name in ("train_loss", "loss"):
+            assert shared[name] == pytest.approx(alone[name], abs=1e-5)

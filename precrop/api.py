@@ -104,14 +104,7 @@ def plan(
     patterns = [ignore] if isinstance(ignore, str) else list(ignore)
     options = {"divisor": divisor, "min_width": min_width, "expand": expand, "balance": balance}
     with _without_collection():
-        network = Network(model, Inputs(input_shape), scale_groups=groups == "scale")
-        if residual == "crop":
-            network = Network(
-                model,
-                network.inputs,
-                scale_groups=groups == "scale",
-                streams=find_streams(network),
-            )
+        network = _read(model, Inputs(input_shape), groups == "scale", residual == "crop")
         _ignore(network, patterns)
         way = _way(network, objective, densities, rule, balance)
         budgets = {"params": params, "macs": macs}
@@ -158,6 +151,15 @@ def _without_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def _read(model: nn.Module, inputs: Inputs, scale_groups: bool, own_widths: bool) -> Network:
+    """Read a network; once more with hooks where layers at its streams get widths of their own."""
+    network = Network(model, inputs, scale_groups=scale_groups)
+    streams = find_streams(network) if own_widths else []
+    if not streams:
+        return network
+    return Network(model, inputs, scale_groups=scale_groups, streams=streams)
 
 
 def _ignore(network: Network, patterns: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ import typer
 import precrop
 from precrop.errors import PrecropError
 from precrop.training.commands import eval_command, train_command
-from precrop.words import arguments, plan_source
+from precrop.words import Args, ModelName, arguments, plan_source
 from precrop.words import input_shape as read_shape
 
 if TYPE_CHECKING:
@@ -28,13 +28,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-ModelName = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help="resnet50 (torchvision), resnet20 (ours), timm:NAME, or module:factory",
-    ),
-]
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="A file that `precrop plan` wrote.")]
 Params = Annotated[
     str | None, typer.Option(help="Budget of parameters: a share (0.5, 50%) or a number (2.5M).")
@@ -76,10 +69,6 @@ Groups = Annotated[
 InputShape = Annotated[
     list[str] | None,
     typer.Option(metavar="SHAPE", help="3,224,224 or 3x224x224; repeat for several inputs."),
-]
-Args = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME=VALUE", help="An argument for the model's builder; repeatable."),
 ]
 Init = Annotated[
     Literal["slice", "reset"],

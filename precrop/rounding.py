@@ -211,7 +211,8 @@ class _Search:
             return np.arange(len(units))
         chosen = []
         for targets in (self.choices.next(units), self.choices.previous(units)):
-            price = np.abs(self.price @ self.spent(units, targets)) if self.names else _ones(units)
+            price = np.abs(self.price @ self.spent(units, targets))
+            price = price if self.names else np.ones(len(units))  # without a budget all is free
             movable = (targets != units) & (price > 0)
             score = np.full(len(units), -np.inf)
             score[movable] = self.gained(units, targets)[movable] / price[movable]
@@ -262,10 +263,6 @@ def _picks(groups: int, moves: int, size: int) -> Integers:
     sets = np.array(list(combinations(range(groups), size)))
     grid = np.indices((moves,) * size).reshape(size, -1).T
     return (sets[:, None, :] * moves + grid).reshape(-1, size)
-
-
-def _ones(units: Integers) -> Floats:
-    return np.ones(len(units))
 
 
 def _held(targets: Integers, units: Integers, keep: int | None) -> Integers:

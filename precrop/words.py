@@ -1,14 +1,29 @@
-"""What is written on the command line, read."""
+"""What commands share: arguments that several take, and how what is written there is read."""
 
 import ast
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from precrop.errors import PrecropError
 
 if TYPE_CHECKING:
     from precrop.plans import Plan
+
+
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="resnet50 (torchvision), resnet20 (ours), timm:NAME, or module:factory",
+    ),
+]
+Args = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="An argument for the model's builder; repeatable."),
+]
 
 
 def input_shape(text: str) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ import typer
 
 from precrop.errors import PrecropError
 from precrop.training.recipes import RECIPES, find_recipe, settings, settings_help
-from precrop.words import arguments, plan_source
+from precrop.words import Args, ModelName, arguments, plan_source
 from precrop.words import input_shape as read_shape
 
 if TYPE_CHECKING:
@@ -23,13 +23,6 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
 
-ModelName = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help="resnet50 (torchvision), resnet20 (ours), timm:NAME, or module:factory",
-    ),
-]
 PlanFile = Annotated[
     Path | None, typer.Option("--plan", metavar="FILE.json", help="Crop the network by this plan.")
 ]
@@ -80,10 +73,6 @@ Output = Annotated[
 Init = Annotated[
     Literal["slice", "reset"],
     typer.Option(help="A cropped network's weights: sliced from the original's, or drawn anew."),
-]
-Args = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME=VALUE", help="An argument for the model's builder; repeatable."),
 ]
 InputShape = Annotated[
     str | None, typer.Option(metavar="SHAPE", help="Images are scaled to it: 3,224,224.")

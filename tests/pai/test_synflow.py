@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -111,22 +113,27 @@ def test_rounds_prune_what_scored_low_before() -> None:
 
 
 @pytest.mark.parametrize(
-    ("factory", "density", "overflows"),
-    [(resnet110, 0.05, True), (cifar_efficientnet_b0, 0.1, False)],
+    ("factory", "shape", "density", "overflows"),
+    [
+        (resnet110, SHAPE, 0.05, True),
+        (cifar_efficientnet_b0, SHAPE, 0.1, False),
+        # The same architecture, initialised with larger weights.
+        (partial(timm.create_model, "efficientnet_b0"), (3, 32, 32), 0.1, True),
+    ],
 )
 def test_deep_networks_in_single_precision(
-    factory: Callable[[], nn.Module], density: float, overflows: bool
+    factory: Callable[[], nn.Module], shape: tuple[int, ...], density: float, overflows: bool
 ) -> None:
     model = factory()
-    naive, naive_scores = scored(linear_copy(model, dtype=torch.float32), SHAPE)
+    naive, naive_scores = scored(linear_copy(model, dtype=torch.float32), shape)
     assert bool(naive.isfinite()) != overflows
     if overflows:
         assert not all(values.isfinite().all() for values in naive_scores.values())
 
-    found = precrop.scores(model, SHAPE, method="synflow", params=density, rounds=1)
+    found = precrop.scores(model, shape, method="synflow", params=density, rounds=1)
     assert all(values.dtype == torch.float32 for values in found.values())
     assert all(values.isfinite().all() for values in found.values())
-    _, expected = scored(linear_copy(model), SHAPE)
+    _, expected = scored(linear_copy(model), shape)
     expected = {name: expected.get(name, torch.zeros_like(found[name])) for name in found}
     torch.testing.assert_close(flat(found), flat(expected), rtol=1e-4, atol=0)
 

@@ -36,9 +36,10 @@ test: install  ## the tests, without the long matrix of networks
 test-all: install  ## every test
 	$(PYTHON) -m pytest -n 2
 
-bench: install  ## seconds per plan, against Torch-Pruning, and per method
+bench: install  ## seconds per plan, against Torch-Pruning, per method; speed of training
 	$(PYTHON) -m benchmarks.plan_speed
 	$(PYTHON) -m benchmarks.methods_speed
+	$(PYTHON) -m benchmarks.training_speed
 
 coverage: install  ## measure every network of the matrix, write docs/coverage.md
 	$(PYTHON) -m scripts.coverage_table --cache coverage.jsonl

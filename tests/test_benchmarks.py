@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import methods_speed, plan_speed
+from benchmarks import methods_speed, plan_speed, training_speed
 from benchmarks.methods_speed import Case, batch, densities, made, scaled
 from precrop import models
 from precrop.pai.methods import RULES, SCORES
@@ -58,3 +58,24 @@ def test_stages_of_a_plan_are_those_there_are() -> None:
     seconds = plan_speed.stage_seconds(models.resnet20(), TINY.shape)
     assert set(seconds) == {*plan_speed.STAGES, "rest", "total"}
     assert all(value > 0 for value in seconds.values())
+
+
+def test_training_speed_writes_every_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(training_speed, "BATCH", 16)
+    monkeypatch.setattr(training_speed, "EPOCHS", 2)
+    monkeypatch.setattr(training_speed, "DIVISORS", (8,))
+    monkeypatch.setattr(training_speed, "_apart", training_speed.measured)
+    page = tmp_path / "page.md"
+    training_speed.main(["--rounds", "1", "--steps", "2", "--markdown", str(page)])
+    printed, written = capsys.readouterr().out, page.read_text(encoding="utf-8")
+    speeds, epochs, parts = written.split("\n## ")[1:]
+    for section in (speeds, epochs, parts):
+        assert section.partition("\n")[0] in printed
+    assert "| bare loop |" in speeds
+    assert "| precrop train |" in speeds
+    assert epochs.count("| plan, divisor 8") == 3
+    assert epochs.count("| 100% |") == 2
+    assert all(f"| {kind} |" in parts for kind in training_speed.KINDS)
+    assert "nan" not in written

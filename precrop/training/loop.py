@@ -26,6 +26,7 @@ from precrop.training.data import ImageData, load_data, train_batches
 from precrop.training.devices import (
     Layout,
     is_first_process,
+    keep_memory,
     layout,
     reading_processes,
     uses_bf16,
@@ -120,6 +121,7 @@ def train(
         _open(folder, run)
     with checkpoints.alone(folder) if first else nullcontext():
         built = _built(run, data, folder)
+        keep_memory()
         if first:
             checkpoints.tidy(folder)
             checkpoints.check_space(folder, _size(built, run.recipe))
@@ -220,7 +222,7 @@ def _prepared(
 ) -> tuple[Classifier, pl.Trainer, Path | None]:
     """Lightning's module and trainer, and the checkpoint to go on from."""
     bf16 = uses_bf16(run.recipe.precision, places.device)
-    channels_last = bf16 or places.accelerator == "cuda"
+    channels_last = places.accelerator in ("cpu", "cuda")
     network = built.network
     if channels_last:
         network.to(memory_format=torch.channels_last)
@@ -232,6 +234,7 @@ def _prepared(
         data,
         dtype=torch.bfloat16 if bf16 else torch.float32,
         channels_last=channels_last,
+        compiled=compiled,
         workers=workers,
     )
     start = checkpoints.stored(folder / LAST)

@@ -3,7 +3,8 @@
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import lightning.pytorch as pl
@@ -18,6 +19,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from precrop.errors import PrecropError
 from precrop.training.augment import Augment
 from precrop.training.data import ImageData, test_batches, train_batches
+from precrop.training.narrow import NarrowBatchNorms
 from precrop.training.networks import check_kept
 from precrop.training.recipes import Recipe
 from precrop.training.runs import Run
@@ -26,6 +28,8 @@ AUXILIARY = 0.3
 """Weight of the loss of auxiliary classifiers, as in GoogLeNet's and Inception's papers."""
 _CHECKED = 50
 """Steps between two looks at whether the loss is finite, where looking makes a device wait."""
+_FUSED = ("cpu", "cuda", "mps")
+"""Devices on which PyTorch has an optimizer step of one kernel."""
 _LARGEST_SEED = 2**31 - 1
 
 
@@ -38,6 +42,7 @@ class Classifier(pl.LightningModule):
         data: the images.
         dtype: of the images as the network gets them.
         channels_last: whether the images' channels come last in memory.
+        compiled: whether the network is compiled, its batch norms with it.
         workers: processes that read images, where these do not fit in memory.
     """
 
@@ -49,12 +54,14 @@ class Classifier(pl.LightningModule):
         *,
         dtype: torch.dtype,
         channels_last: bool,
+        compiled: bool,
         workers: int,
     ) -> None:
         super().__init__()
         self.run, self.recipe, self.network, self.data = run, run.recipe, network, data
         self.images = {"dtype": dtype, "workers": workers}
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.compiled = compiled
         self.history: list[dict[str, float]] = []
         self.train_figures = Figures(len(run.classes))
         self.test_figures = Figures(len(run.classes))
@@ -125,13 +132,18 @@ class Classifier(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], step: int) -> Tensor:
         """The loss of one batch."""
         images, labels = batch
-        logits, *auxiliary = outputs(self.network(images.to(memory_format=self.layout)))
+        logits, *auxiliary = self._outputs(images)
         loss = self._loss(logits, labels)
         for other in auxiliary:
             loss = loss + AUXILIARY * self._loss(other, labels)
         self._check_finite(loss.detach(), step)
         self.train_figures.update(loss.detach(), logits.detach(), labels)
         return loss
+
+    def _outputs(self, images: Tensor) -> list[Tensor]:
+        eager_on_cpu = images.device.type == "cpu" and not self.compiled
+        with NarrowBatchNorms() if eager_on_cpu else nullcontext():
+            return outputs(self.network(images.to(memory_format=self.layout)))
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
@@ -165,7 +177,7 @@ class Classifier(pl.LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], step: int) -> None:
         """Count what is right in one batch of held-out images."""
         images, labels = batch
-        logits, *_ = outputs(self.network(images.to(memory_format=self.layout)))
+        logits, *_ = self._outputs(images)
         loss = F.cross_entropy(logits.float(), labels)
         self.test_figures.update(loss, logits, labels)
 
@@ -281,7 +293,7 @@ class Figures(nn.Module):
 
 def _optimizer(module: Classifier) -> torch.optim.Optimizer:
     recipe, parameters = module.recipe, module.network.parameters()
-    trained: Iterable[nn.Parameter] = [p for p in parameters if p.requires_grad]
+    trained = [p for p in parameters if p.requires_grad]
     if recipe.optimizer == "rmsprop":
         return torch.optim.RMSprop(
             trained, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
@@ -292,6 +304,7 @@ def _optimizer(module: Classifier) -> torch.optim.Optimizer:
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,
         weight_decay=recipe.weight_decay,
+        fused=all(p.is_floating_point() and p.device.type in _FUSED for p in trained),
     )
 
 

@@ -2,7 +2,8 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -59,8 +60,7 @@ def build(
     Raises:
         PrecropError: the network cannot be built, or does not fit the data or the plan.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.seed)
+    with initial_weights(run.seed):
         dense = zoo.load_model(run.model, run.args)
         if any(map(is_lazy, dense.parameters())):
             raise PrecropError(f"{run.model} has lazy parameters: have the factory run it once")
@@ -75,6 +75,14 @@ def build(
     counts = counted(network, run.input_shape, kept)
     apply_masks(network, kept)
     return Built(network, *counts)
+
+
+@contextmanager
+def initial_weights(seed: int) -> Iterator[None]:
+    """A network that is built first here has the initial weights of runs with this seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def counted(
@@ -187,7 +195,9 @@ def _check_outputs(run: Run, network: nn.Module) -> None:
 
 
 def _masks(run: Run, spec: MaskSpec, network: nn.Module, batches: Batches) -> dict[str, Tensor]:
-    """Masks by the method's scores; by chance where a method gives densities alone."""
+    """Masks by the method's scores; by chance where there are densities alone."""
+    if spec.densities is not None:
+        return masks(network, spec.densities, spec.granularity, seed=run.seed)
     problem = Problem.of(
         network,
         tuple(run.input_shape),

@@ -22,12 +22,21 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class MaskSpec:
-    """Which weights are masked: a method of `precrop.densities`, a granularity, and the budgets."""
+    """Which weights are masked.
+
+    Attributes:
+        method: a method of `precrop.densities`, or ``given``.
+        granularity: as for `precrop.masks`.
+        params: the budget for the prunable weights.
+        macs: the budget for their multiply-accumulates.
+        densities: of ``given`` the layers' densities; weights are then drawn at random.
+    """
 
     method: str
     granularity: str = "weight"
     params: Budget | None = None
     macs: Budget | None = None
+    densities: Mapping[str, float] | None = None
 
     @classmethod
     def parse(cls, text: str, params: Budget | None, macs: Budget | None) -> "MaskSpec":
@@ -36,29 +45,50 @@ class MaskSpec:
         Raises:
             PrecropError: the method or the granularity is unknown, or there is no budget.
         """
-        from precrop.pai.masking import GRANULARITIES
-        from precrop.pai.methods import RULES, SCORES
-
         method, _, granularity = text.partition(":")
         granularity = granularity or "weight"
-        if method not in (*RULES, *SCORES):
-            known = ", ".join((*RULES, *SCORES))
-            raise PrecropError(f"mask method {method!r} is unknown: choose from {known}")
-        if granularity not in GRANULARITIES:
-            known = ", ".join(GRANULARITIES)
-            raise PrecropError(f"granularity {granularity!r} is unknown: choose from {known}")
+        check_method(method)
+        check_granularity(granularity)
         if params is None and macs is None:
             raise PrecropError("a mask needs a budget: give --params 0.1, or --macs")
         return cls(method, granularity, params, macs)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields in JSON's types."""
+        """The fields in JSON's types; given densities only where there are some."""
+        given = {} if self.densities is None else {"densities": dict(self.densities)}
         return {
             "method": self.method,
             "granularity": self.granularity,
             "params": self.params,
             "macs": self.macs,
+            **given,
         }
+
+
+def check_method(method: str) -> None:
+    """Refuse what is no method of `precrop.densities`.
+
+    Raises:
+        PrecropError: it is unknown.
+    """
+    from precrop.pai.methods import RULES, SCORES
+
+    if method not in (*RULES, *SCORES):
+        known = ", ".join((*RULES, *SCORES))
+        raise PrecropError(f"mask method {method!r} is unknown: choose from {known}")
+
+
+def check_granularity(granularity: str) -> None:
+    """Refuse what is no granularity of `precrop.masks`.
+
+    Raises:
+        PrecropError: it is unknown.
+    """
+    from precrop.pai.masking import GRANULARITIES
+
+    if granularity not in GRANULARITIES:
+        known = ", ".join(GRANULARITIES)
+        raise PrecropError(f"granularity {granularity!r} is unknown: choose from {known}")
 
 
 @dataclass(frozen=True)

@@ -246,7 +246,7 @@ def test_cropped_networks(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_no_number_stops(tmp_path: Path) -> None:
     run = small_run(settings={"lr": 999, "momentum": 0.99, "warmup": 0})
-    with pytest.raises(PrecropError, match=r"no longer a number at step \d+ in epoch 1") as caught:
+    with pytest.raises(PrecropError, match=r"no longer a number at step \d+ in epoch \d") as caught:
         trained(run, tmp_path)
     assert "learning rate" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -334,3 +334,48 @@ def test_two_processes_have_the_same_losses(tmp_path: Path) -> None:
     for alone, shared in zip(one.history, two.history, strict=True):
         for name in ("train_loss", "loss"):
             assert shared[name] == pytest.approx(alone[name], abs=1e-5)
+
+
+WATCHED = """
+from safetensors.torch import save_file
+from precrop.training.module import Classifier
+
+average = Classifier.on_validation_epoch_start
+
+
+def watched(module):
+    for moment in ("before", "after"):
+        state = dict(module.network.named_buffers())
+        copies = {name: tensor.clone().contiguous() for name, tensor in state.items()}
+        save_file(copies, f"{moment}-{module.global_rank}.safetensors")
+        if moment == "before":
+            average(module)
+
+
+Classifier.on_validation_epoch_start = watched
+"""
+"""Keeps every process's buffers as they are before and after they are averaged."""
+
+
+def test_buffers_are_averaged_and_masks_equal_in_all_processes(tmp_path: Path) -> None:
+    run = small_run(settings={"epochs": 1}, mask=MaskSpec("random", params="0.5"))
+    script = tmp_path / "app.py"
+    script.write_text(WATCHED + APP)
+    command = [sys.executable, str(script), "train", run.model, "--epochs", "1", "--devices", "2"]
+    command += ["--mask", "random:weight", "--params", "0.5", "--output", str(tmp_path)]
+    environment = {**_environment(), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    before, after = (
+        [load_file(tmp_path / f"{moment}-{rank}.safetensors") for rank in (0, 1)]
+        for moment in ("before", "after")
+    )
+    kept = load_file(tmp_path / run.name / "last/model.safetensors")
+    for name in ("1.running_mean", "1.running_var", "4.running_mean", "4.running_var"):
+        assert not before[0][name].equal(before[1][name]), "each process saw images of its own"
+        torch.testing.assert_close(after[0][name], (before[0][name] + before[1][name]) / 2)
+        assert after[0][name].equal(after[1][name])
+        assert kept[name].equal(after[0][name])
+    for name in ("0.weight_mask", "3.weight_mask"):
+        assert after[0][name].equal(after[1][name])
+        assert 0 < after[0][name].mean() < 1

@@ -1,0 +1,342 @@
+"""How fast `precrop train` trains on a CPU, dense and cropped: `make bench`.
+
+ResNet-20 on random images in CIFAR-10's sizes and proportions. The bare loop is what anyone writes:
+bf16 autocast and channels_last, SGD, one batch over and over, no data to prepare, nothing counted.
+`precrop train` shuffles, crops, flips and normalises, counts loss and accuracy, and keeps
+checkpoints. Every measurement is a process of its own, since memory settings last as long as a
+process does; the variants take turns.
+
+An epoch is 50,000 training images and 10,000 held-out ones, scaled up from the steps that ran. The
+cropped networks are plans at 30% of the MACs with several divisors. What a step spends its time on
+is told by PyTorch's profiler, which slows small operations down a little.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+import precrop
+from benchmarks.report import Row, Section, markdown, progress, setting, show, spread
+from precrop.files import write_text
+from precrop.plans import Plan
+from precrop.training import narrow
+from precrop.training.data import ImageData, Images
+from precrop.training.devices import keep_memory
+from precrop.training.loop import train
+from precrop.training.recipes import RECIPES
+from precrop.training.runs import Run
+from precrop.zoo import load_model
+
+MODEL, SHAPE, CLASSES = "resnet20", (3, 32, 32), 10
+BATCH, TRAIN_IMAGES, TEST_IMAGES = 128, 50_000, 10_000
+EPOCHS = 4
+DIVISORS = (1, 2, 4, 8)
+KINDS = {
+    "convolution": ("convolution",),
+    "batch norm": ("batch_norm", "Together"),
+    "activation": ("clamp_min", "threshold"),
+    "addition": ("aten::add",),
+    "optimizer": ("Optimizer", "sgd"),
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is measured: a loop and a network.
+
+    Attributes:
+        name: in the tables.
+        loop: ``bare`` or ``precrop``.
+        macs: share of the MACs that the network is planned to; 1.0 is the dense one.
+        divisor: of the plan's widths.
+        precision: as in a recipe.
+        together: whether narrow batch norms are read over several pixels at once.
+    """
+
+    name: str
+    loop: str = "precrop"
+    macs: float = 1.0
+    divisor: int = 1
+    precision: str = "auto"
+    together: bool = True
+
+
+def variants(macs: float) -> list[Variant]:
+    """Everything that takes turns."""
+    cropped = [Variant(f"plan, divisor {n}", macs=macs, divisor=n) for n in DIVISORS]
+    return [
+        Variant("dense, bare loop", loop="bare"),
+        Variant("dense"),
+        *cropped,
+        Variant("plan, divisor 8, torch's batch norm", macs=macs, divisor=8, together=False),
+        Variant("dense, fp32", precision="fp32"),
+        Variant("plan, divisor 8, fp32", macs=macs, divisor=8, precision="fp32"),
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print, and write Markdown where asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of every variant (default 3)")
+    parser.add_argument("--steps", type=int, default=40, help="training steps per epoch")
+    parser.add_argument("--macs", type=float, default=0.3, help="the plans' share of the MACs")
+    parser.add_argument("--measure", metavar="JSON", help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    if options.measure:
+        print(json.dumps(measured(Variant(**json.loads(options.measure)), options.steps)))
+        return
+    where = {**setting("precrop", "torch", "lightning"), "CPU": _cpu()}
+    taking_turns = variants(options.macs)
+    found: dict[str, list[dict[str, float]]] = {v.name: [] for v in taking_turns}
+    for turn in range(options.rounds):
+        for variant in taking_turns:
+            progress.print(f"round {turn + 1} of {options.rounds}: {variant.name}")
+            found[variant.name].append(_apart(variant, options.steps))
+    sections = [_speeds(found), _epochs(taking_turns, found), _parts(options.macs)]
+    show(sections)
+    if options.markdown is not None:
+        assert __doc__ is not None
+        command = f"python -m benchmarks.training_speed --markdown {options.markdown}"
+        lines = [
+            f"`{command}` wrote this file.",
+            "",
+            ", ".join(f"{k} {v}" for k, v in where.items()),
+        ]
+        text = markdown("How fast training is", [*lines, "", *__doc__.splitlines()[2:]], sections)
+        write_text(options.markdown, text)
+
+
+def _apart(variant: Variant, steps: int) -> dict[str, float]:
+    """The figures of a variant, measured in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.training_speed", "--steps", str(steps)]
+    done = subprocess.run(
+        [*command, "--measure", json.dumps(asdict(variant))],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def measured(variant: Variant, steps: int) -> dict[str, float]:
+    """Images per second, and seconds of an epoch of CIFAR-10's size where one ran."""
+    if variant.loop == "bare":
+        return {"images_per_second": bare_loop(_network(variant), steps)}
+    return precrop_train(variant, steps)
+
+
+def bare_loop(network: nn.Module, steps: int) -> float:
+    """Images per second of a loop that does nothing but train: the median of its epochs."""
+    network.to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(
+        network.parameters(), 0.1, momentum=0.9, nesterov=True, weight_decay=5e-4
+    )
+    images = torch.randn(BATCH, *SHAPE).to(memory_format=torch.channels_last)
+    labels = torch.randint(CLASSES, (BATCH,))
+    seconds = []
+    for _ in range(EPOCHS):
+        start = time.perf_counter()
+        for _ in range(steps):
+            _step(network, optimizer, images, labels)
+        seconds.append(time.perf_counter() - start)
+    return steps * BATCH / statistics.median(seconds[1:])
+
+
+def _step(
+    forward: Callable[[Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = F.cross_entropy(forward(images).float(), labels)
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+def precrop_train(variant: Variant, steps: int) -> dict[str, float]:
+    """The same figures of `precrop.training.loop.train`."""
+    data = _images(steps)
+    run = Run(
+        model=MODEL,
+        args={"num_classes": CLASSES},
+        data=data.name,
+        data_name=data.name,
+        data_digest=data.digest,
+        classes=data.classes,
+        input_shape=data.shape,
+        recipe=RECIPES["cifar-quick"].changed(
+            {"epochs": EPOCHS, "precision": variant.precision, "batch_size": BATCH}
+        ),
+        plan=_plan(variant) if variant.macs < 1 else None,
+    )
+    usual = nullcontext() if variant.together else mock.patch.object(narrow, "_FILLED", 1)
+    with tempfile.TemporaryDirectory() as folder, usual:
+        history = train(run, data=data, output=Path(folder)).history[1:]
+    return {
+        "images_per_second": statistics.median(row["images_per_second"] for row in history),
+        "epoch": statistics.median(row["seconds"] for row in history)
+        * TRAIN_IMAGES
+        / (steps * BATCH),
+    }
+
+
+def _images(steps: int) -> ImageData:
+    """Random images: so many training steps, and CIFAR-10's proportion of held-out ones."""
+    chance = torch.Generator().manual_seed(0)
+    train_count = steps * BATCH
+    counts = (train_count, train_count * TEST_IMAGES // TRAIN_IMAGES)
+    train_split, test_split = (
+        Images(
+            torch.randint(256, (count, *SHAPE), dtype=torch.uint8, generator=chance).to(
+                memory_format=torch.channels_last
+            ),
+            torch.randint(CLASSES, (count,), generator=chance),
+        )
+        for count in counts
+    )
+    names = tuple(f"class {number}" for number in range(CLASSES))
+    spread_out = (0.5,) * 3, (0.25,) * 3
+    return ImageData("noise", names, SHAPE, *spread_out, train_split, test_split, "noise")
+
+
+def _network(variant: Variant) -> nn.Module:
+    dense = load_model(MODEL, {})
+    return dense if variant.macs == 1 else _plan(variant).build(dense)
+
+
+def _plan(variant: Variant) -> Plan:
+    return precrop.plan(load_model(MODEL, {}), SHAPE, macs=variant.macs, divisor=variant.divisor)
+
+
+def _speeds(found: Mapping[str, Sequence[Mapping[str, float]]]) -> Section:
+    """The dense network in both loops."""
+    bare, ours = "dense, bare loop", "dense"
+    rows: list[Row] = []
+    for name, title in ((bare, "bare loop"), (ours, "precrop train")):
+        speeds = [figures["images_per_second"] for figures in found[name]]
+        rows.append({"loop": title, **spread(speeds)})
+    for row in rows:
+        row["share"] = f"{row['median'] / rows[0]['median']:.0%}"
+    columns = {
+        "loop": "loop",
+        "median": "images per second",
+        "least": "least",
+        "most": "most",
+        "share": "of the bare loop",
+    }
+    return Section("ResNet-20, bf16, the dense network", columns, rows)
+
+
+def _epochs(
+    order: Sequence[Variant], found: Mapping[str, Sequence[Mapping[str, float]]]
+) -> Section:
+    """Epochs next to the dense one of the same precision."""
+    trained = [variant for variant in order if variant.loop == "precrop"]
+    medians = {v.name: spread([f["epoch"] for f in found[v.name]]) for v in trained}
+    rows = []
+    for variant in trained:
+        dense = "dense, fp32" if variant.precision == "fp32" else "dense"
+        macs = 1.0 if variant.macs == 1 else _share(_plan(variant))
+        share = medians[variant.name]["median"] / medians[dense]["median"]
+        rows.append(
+            {"network": variant.name, "macs": macs, **medians[variant.name], "of": f"{share:.0%}"}
+        )
+    columns = {
+        "network": "network",
+        "macs": "MACs",
+        "median": "seconds per epoch",
+        "least": "least",
+        "most": "most",
+        "of": "of the dense epoch",
+    }
+    return Section("An epoch of CIFAR-10", columns, rows)
+
+
+def _share(plan: Plan) -> float:
+    return plan.macs / plan.base_macs
+
+
+def _parts(macs: float) -> Section:
+    """What a training step of the dense network and of the plan with divisor 8 consists of."""
+    keep_memory()
+    dense = _profiled(Variant("dense"))
+    cropped = _profiled(Variant("plan", macs=macs, divisor=8))
+    rows = [
+        {
+            "part": part,
+            "dense": dense[part],
+            "cropped": cropped[part],
+            "of": f"{cropped[part] / dense[part]:.0%}",
+        }
+        for part in dense
+    ]
+    columns = {
+        "part": "part of a step",
+        "dense": "dense, ms",
+        "cropped": "plan with divisor 8, ms",
+        "of": "of the dense one's",
+    }
+    return Section("Where the time goes", columns, rows)
+
+
+def _profiled(variant: Variant, steps: int = 20) -> dict[str, float]:
+    """Milliseconds of a step by kind of operation."""
+    network = _network(variant).to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(
+        network.parameters(), 0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True
+    )
+    images = torch.randn(BATCH, *SHAPE).to(memory_format=torch.channels_last)
+    labels = torch.randint(CLASSES, (BATCH,))
+
+    def forward(images: Tensor) -> Tensor:
+        with narrow.NarrowBatchNorms():
+            logits: Tensor = network(images)
+            return logits
+
+    def several() -> None:
+        for _ in range(steps):
+            _step(forward, optimizer, images, labels)
+
+    several()
+    with profile(activities=[ProfilerActivity.CPU]) as watched:
+        several()
+    parts = dict.fromkeys((*KINDS, "everything else"), 0.0)
+    for event in watched.key_averages():
+        parts[_kind(event.key)] += event.self_cpu_time_total / 1e3 / steps
+    return {**parts, "together": sum(parts.values())}
+
+
+def _kind(operation: str) -> str:
+    for kind, words in KINDS.items():
+        if any(word in operation for word in words):
+            return kind
+    return "everything else"
+
+
+def _cpu() -> str:
+    """What the CPU calls itself, and whether it computes in bf16."""
+    features = torch.cpu.get_capabilities()
+    bf16 = any(features[name] for name in ("avx512_bf16", "amx_bf16"))
+    return f"{features['cpu_name']} {'with' if bf16 else 'without'} bf16"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Batch norms of few channels that cost no more on a CPU than their share of the work.
+
+PyTorch's CPU kernels for channels_last images run along the channels. Where a width does not fill
+whole vectors of 16 numbers they do the rest one by one: a layer cropped from 16 channels to 8 then
+takes three times as long as it did. Here k neighbouring pixels are read as one pixel of k times as
+many channels, and the statistics of the k parts are put together afterwards. The result is that of
+`torch.nn.functional.batch_norm` up to rounding.
+"""
+
+import math
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.overrides import TorchFunctionMode
+
+_VECTOR = 16
+"""Multiples of it fill vectors already."""
+_FILLED = 32
+"""What is filled up to: the bf16 numbers of a register of 512 bits."""
+_aten = torch.ops.aten
+
+
+class NarrowBatchNorms(TorchFunctionMode):
+    """Within it, batch norms of few channels are computed over several pixels at once.
+
+    Only for channels_last images on a CPU; everything else goes its usual way.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Let `batch_norm` stand in for torch's."""
+        return (batch_norm if function is F.batch_norm else function)(*args, **(kwargs or {}))
+
+
+def batch_norm(
+    images: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`torch.nn.functional.batch_norm`, done here where that is faster."""
+    times = pixels_together(images)
+    given = [t for t in (running_mean, running_var, weight, bias) if t is not None]
+    if times == 1 or len(given) < 4 or any(t.dtype != torch.float32 for t in given):
+        return F.batch_norm(
+            images, running_mean, running_var, weight, bias, training, momentum, eps
+        )
+    if not training:
+        past_mean, past_var, weights, biases = (tensor.repeat(times) for tensor in given)
+        normalised = F.batch_norm(
+            _pixels(images, times), past_mean, past_var, weights, biases, eps=eps
+        )
+        return _images(normalised, images)
+    past_mean, past_var, *affine = given
+    result, mean, var = _Together.apply(images, *affine, times, eps)
+    count = images.numel() // len(mean)
+    past_mean.lerp_(mean, momentum)
+    past_var.mul_(1 - momentum).add_(var, alpha=momentum * count / (count - 1))
+    return cast(Tensor, result)
+
+
+def pixels_together(images: Tensor) -> int:
+    """How many neighbouring pixels are read as one, so that their channels fill vectors."""
+    if images.device.type != "cpu" or images.ndim != 4 or not images.numel():
+        return 1
+    channels = images.shape[1]
+    if not channels % _VECTOR or not images.is_contiguous(memory_format=torch.channels_last):
+        return 1
+    return math.gcd(images.numel() // channels, _FILLED // math.gcd(channels, _FILLED))
+
+
+class _Together(torch.autograd.Function):
+    """Images to normalised images, mean and variance of each channel."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, images: Tensor, weight: Tensor, bias: Tensor, times: int, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalise each channel over all pixels of all images."""
+        pixels = _pixels(images, times)
+        # Handed float32 to update, the kernel measures bf16 images in float32, too.
+        unused = torch.zeros(pixels.shape[1])
+        means, variances = _aten.batch_norm_update_stats(pixels, unused, unused.clone(), 0.0)
+        means = means.view(times, -1)
+        mean = means.mean(0)
+        var = variances.view(times, -1).mean(0) + means.var(0, correction=0)
+        affine = _repeated(torch.stack((weight, bias, mean, var)), times)
+        result, _, _ = _aten.native_batch_norm(pixels, *affine.unbind(), False, 0.0, eps)
+        ctx.save_for_backward(images, affine)
+        ctx.times, ctx.eps = times, eps
+        ctx.mark_non_differentiable(mean, var)
+        return _images(result, images), mean, var
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        """The gradient as if mean and variance were constants, then what they add to it."""
+        images, affine = ctx.saved_tensors
+        weight, _, mean, var = affine.unbind()
+        pixels = _pixels(images, ctx.times)
+        given = _pixels(gradient.contiguous(memory_format=torch.channels_last), ctx.times)
+        direct, *sums = _aten.native_batch_norm_backward(
+            given, pixels, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
+        )
+        channels = images.shape[1]
+        by_channel = torch.stack(sums).view(2, ctx.times, channels).sum(1)
+        scale = weight[:channels] * (var[:channels] + ctx.eps).rsqrt()
+        through = by_channel * (scale * (-channels / images.numel()))
+        slope, level = _repeated(through, ctx.times).unbind()
+        added, _, _ = _aten.native_batch_norm(pixels, slope, level, mean, var, False, 0.0, ctx.eps)
+        return _images(direct.add_(added), images), *by_channel.unbind(), None, None
+
+
+def _pixels(images: Tensor, times: int) -> Tensor:
+    """(B, C, H, W) in channels_last as (pixels / times, C * times), in the same memory."""
+    return images.permute(0, 2, 3, 1).reshape(-1, images.shape[1] * times)
+
+
+def _repeated(rows: Tensor, times: int) -> Tensor:
+    """(R, C) as (R, C * times); `Tensor.repeat` takes twice as long."""
+    # Of one channel the expanded rows are a view, whose strides the kernels do not look at.
+    return rows.unsqueeze(1).expand(-1, times, -1).flatten(1).contiguous()
+
+
+def _images(pixels: Tensor, like: Tensor) -> Tensor:
+    batch, channels, height, width = like.shape
+    return pixels.view(batch, height, width, channels).permute(0, 3, 1, 2)

@@ -124,6 +124,26 @@ def load_data(source: str, *, image_size: int | None = None) -> ImageData:
         raise PrecropError(f"cannot read {error.filename or source}: {error.strerror}") from error
 
 
+def load_again(source: str, shape: Sequence[int], digest: str) -> ImageData:
+    """The data set that was loaded before, with or without an image size.
+
+    Args:
+        source: As for `load_data`.
+        shape: Its images', (C, H, W).
+        digest: Its content's; of another data set, what there is now is returned.
+
+    Raises:
+        PrecropError: As `load_data`.
+    """
+    try:
+        found = load_data(source)
+        if found.digest == digest:
+            return found
+    except _MixedSizes:
+        pass
+    return load_data(source, image_size=shape[-1])
+
+
 def _in_memory(found: Source, size: tuple[int, int]) -> ImageData:
     original = found.train.image(0).size
     splits = [_pixels(split, original, size) for split in (found.train, found.test)]

@@ -16,7 +16,7 @@ from precrop.checkpoint import load_weights
 from precrop.errors import PrecropError
 from precrop.training import checkpoints
 from precrop.training.callbacks import BEST, LAST
-from precrop.training.data import ImageData, load_data, test_batches
+from precrop.training.data import ImageData, load_again, load_data, test_batches
 from precrop.training.devices import layout, uses_bf16
 from precrop.training.module import outputs
 from precrop.training.networks import build, counted
@@ -100,7 +100,11 @@ def evaluate_checkpoint(path: Path, data: str | None = None) -> Evaluation:
     folder = find_checkpoint(path)
     content = read_json(folder / checkpoints.CONTENT)
     run = Run.from_json(content.get("run") if isinstance(content, dict) else None)
-    images = load_data(data or run.data, image_size=run.input_shape[-1])
+    images = (
+        load_again(run.data, run.input_shape, run.data_digest)
+        if data is None
+        else load_data(data, image_size=run.input_shape[-1])
+    )
     if len(images.classes) != len(run.classes):
         raise PrecropError(
             f"{images.name} has {len(images.classes)} classes, the run {len(run.classes)}"

@@ -22,7 +22,7 @@ from precrop.errors import PrecropError
 from precrop.files import replacing, write_text
 from precrop.training import checkpoints
 from precrop.training.callbacks import LAST, Bar, Keeper
-from precrop.training.data import ImageData, load_data, train_batches
+from precrop.training.data import ImageData, load_again, train_batches
 from precrop.training.devices import (
     Layout,
     is_first_process,
@@ -113,7 +113,7 @@ def train(
     if result is not None:
         return result
     places = layout(devices)
-    data = data or load_data(run.data, image_size=run.input_shape[-1])
+    data = data or load_again(run.data, run.input_shape, run.data_digest)
     if data.digest != run.data_digest:
         raise PrecropError(f"the images of {run.data} are not those that run {run.id} is about")
     first = is_first_process()

@@ -25,6 +25,8 @@ from precrop.training.runs import MaskSpec, Run
 
 Batches = Callable[[], Sequence[Any]]
 """Gives a few training batches ``(inputs, targets)``, for the mask methods that look at data."""
+NEED_DATA = ("snip", "grasp")
+"""Those methods."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,7 @@ def _masks(run: Run, spec: MaskSpec, network: nn.Module, batches: Batches) -> di
         network,
         tuple(run.input_shape),
         {"params": spec.params, "macs": spec.macs},
-        data=batches() if spec.method in ("snip", "grasp") else None,
+        data=batches() if spec.method in NEED_DATA else None,
         seed=run.seed,
     )
     if spec.method not in SCORES:

@@ -9,7 +9,8 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -174,7 +175,25 @@ def _named(name: str) -> Source:
     root = Path(home).expanduser() if home else Path.home() / ".cache" / "precrop"
     if not (root / _TORCHVISION[name].folder).is_dir() and (root / name).is_dir():
         return _folder(root / name)
-    return _torchvision(name, root, name, download=True)
+    with _one_at_a_time(root):
+        return _torchvision(name, root, name, download=True)
+
+
+@contextmanager
+def _one_at_a_time(root: Path) -> Iterator[None]:
+    """Processes that start together download once; the others wait and find the files."""
+    from filelock import FileLock
+
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(root / ".downloading")
+        lock.acquire()
+    except OSError as error:
+        raise PrecropError(f"cannot write to {root}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _torchvision(name: str, root: Path, title: str, *, download: bool = False) -> Source:

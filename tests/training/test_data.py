@@ -21,7 +21,14 @@ from precrop.errors import PrecropError
 from precrop.training import data as data_module
 from precrop.training import sources
 from precrop.training.augment import Augment
-from precrop.training.data import Decoded, ImageData, Images, load_data, train_batches
+from precrop.training.data import (
+    Decoded,
+    ImageData,
+    Images,
+    load_again,
+    load_data,
+    train_batches,
+)
 from precrop.training.data import test_batches as held_out_batches
 
 pa = pytest.importorskip("pyarrow")
@@ -145,6 +152,34 @@ def test_digits_are_always_the_same(digits: ImageData) -> None:
     assert torch.equal(held(again.test).images, held(digits.test).images)
     # Written down: another split would be another data set.
     assert digits.digest == "000126ccd5d9c99a64a2d7e60ad2e42890ad409568aef15663a62d2eb4e491f2"
+
+
+@pytest.mark.parametrize("size", [None, 5, 8])
+def test_what_was_loaded_before_is_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int | None
+) -> None:
+    class_folders(tmp_path, (10, 10))
+    # As large as they are the images do not fit in memory, made smaller they do.
+    monkeypatch.setattr(data_module, "HELD_BYTES", 12 * 3 * 8 * 8)
+    monkeypatch.setattr(data_module, "DECODED_SIZE", 8)
+    before = load_data(str(tmp_path), image_size=size)
+    found = load_again(str(tmp_path), before.shape, before.digest)
+    assert (found.digest, found.shape) == (before.digest, before.shape)
+    assert isinstance(found.train, Images) == (size is not None)
+
+
+def test_images_that_are_no_squares_are_found_again(tmp_path: Path) -> None:
+    class_folders(tmp_path, (10, 6))
+    before = load_data(str(tmp_path))
+    assert before.shape == (3, 10, 6)
+    assert load_again(str(tmp_path), before.shape, before.digest).digest == before.digest
+
+
+def test_images_of_many_sizes_are_found_again(tmp_path: Path) -> None:
+    class_folders(tmp_path, (10, 6))
+    (tmp_path / "train" / "dog" / "last.png").write_bytes(png(pictures(1, 8, 8)[0]))
+    before = load_data(str(tmp_path), image_size=5)
+    assert load_again(str(tmp_path), before.shape, before.digest).digest == before.digest
 
 
 def test_mean_and_deviation_are_those_of_the_training_split(digits: ImageData) -> None:
@@ -722,6 +757,24 @@ def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         f"cannot download cifar100 in {tmp_path} (Temporary failure in name resolution): "
         "say the folder of a copy instead"
     )
+
+
+def test_one_process_downloads_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from filelock import FileLock, Timeout
+
+    tried = []
+
+    def download(*_: Any, **__: Any) -> None:
+        with pytest.raises(Timeout):
+            FileLock(tmp_path / "data" / ".downloading").acquire(timeout=0)
+        tried.append(True)
+        raise PrecropError("no network")
+
+    monkeypatch.setattr(sources, "_torchvision", download)
+    monkeypatch.setenv("PRECROP_DATA", str(tmp_path / "data"))
+    assert fault("cifar10") == "no network"
+    assert tried
+    FileLock(tmp_path / "data" / ".downloading").acquire(timeout=0).lock.release()
 
 
 def test_a_named_set_in_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help install demo lint format test test-all bench coverage picture clean
+.PHONY: help install browser demo lint format test test-all bench coverage picture clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ $(STAMP): pyproject.toml constraints.txt
 	done || { echo 'precrop needs Python 3.11 or newer with its venv module' >&2; exit 1; }
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
+
+browser:  ## a Chromium for the tests of the report's page, on Debian; elsewhere install one by hand
+	command -v chromium || command -v google-chrome || (apt-get update -qq && apt-get install -y -qq chromium)
 
 demo: install  ## crop torchvision's ResNet-50 to half its parameters and half its MACs
 	.venv/bin/precrop plan resnet50 --params 0.5 --macs 0.5

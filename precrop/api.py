@@ -25,8 +25,8 @@ from precrop.read.inputs import Inputs
 from precrop.read.network import Network
 from precrop.read.reader import Product
 from precrop.read.residual import find_streams
-from precrop.targets import check_densities
-from precrop.ways import RULES, ByRule, Exact, Matched, Way, balanced
+from precrop.targets import check_densities, check_widths
+from precrop.ways import RULES, ByRule, Exact, Given, Matched, Way, balanced
 
 
 def crop(
@@ -59,6 +59,7 @@ def plan(
     balance: float = BALANCE,
     objective: str = "synexp",
     densities: Mapping[str, float] | None = None,
+    widths: Mapping[str, int] | None = None,
     rule: str = "balanced",
     residual: Literal["tie", "crop"] = "tie",
     ignore: Sequence[str] = (),
@@ -84,6 +85,9 @@ def plan(
             differs from the default in networks with branches.
         densities: ``{layer name: density}`` in (0, 1], from any method or person: the widths whose
             densities come closest. No budget is needed then.
+        widths: ``{layer name: output channels}``, chosen elsewhere: the plan has exactly these, and
+            widths that no named layer has stay. No budget is needed then; one that is given is only
+            checked.
         rule: ``balanced`` finds densities and widths at once; the names in
             `precrop.ways.RULES` take densities first and then channels by that rule.
         residual: ``tie`` gives all layers at a residual stream one width; ``crop`` each its own, by
@@ -106,9 +110,13 @@ def plan(
     with _without_collection():
         network = _read(model, Inputs(input_shape), groups == "scale", residual == "crop")
         _ignore(network, patterns)
-        way = _way(network, objective, densities, rule, balance)
+        if widths is None:
+            way = _way(network, objective, densities, rule, balance)
+        else:
+            way = _given(network, widths, objective, densities, rule)
         budgets = {"params": params, "macs": macs}
-        if densities is not None and params is None and macs is None:
+        chosen = densities is not None or widths is not None
+        if chosen and params is None and macs is None:
             budgets = {}
         choice = Chooser(network, budgets, options, way).choose()
     costs, units = choice.structure.costs, choice.units
@@ -198,6 +206,22 @@ def _way(
     if targets:
         return Matched(targets, balance)
     return Exact(Expectation(network)) if objective == "exact" else balanced
+
+
+def _given(
+    network: Network,
+    widths: Mapping[str, int],
+    objective: str,
+    densities: Mapping[str, float] | None,
+    rule: str,
+) -> Way:
+    """The way that takes widths as they are; no other option may say how to find them."""
+    if (objective, densities, rule) != ("synexp", None, "balanced"):
+        raise PrecropError("widths= goes with none of objective=, densities= and rule=")
+    found = check_widths(widths, [layer.name for layer in network.layers])
+    if not found:
+        raise PrecropError("widths= names no layer: give {layer name: output channels}")
+    return Given(found)
 
 
 def _layer_plans(network: Network, choice: Choice) -> tuple[LayerPlan, ...]:

@@ -14,6 +14,8 @@ import typer
 
 import precrop
 from precrop.errors import PrecropError
+from precrop.report.commands import report_command
+from precrop.study.commands import study_app
 from precrop.training.commands import eval_command, train_command
 from precrop.words import Args, ModelName, arguments, plan_source
 from precrop.words import input_shape as read_shape
@@ -364,6 +366,8 @@ def _warnings_as_lines() -> Iterator[None]:
 
 app.command("train")(train_command)
 app.command("eval")(eval_command)
+app.add_typer(study_app)
+app.command("report")(report_command)
 
 
 def _load(

@@ -1,8 +1,8 @@
-"""Layer densities that a user gives, checked."""
+"""Layer densities and widths that a user gives, checked."""
 
 import difflib
-from collections.abc import Mapping, Sequence
-from numbers import Real
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 from precrop.errors import PrecropError
@@ -18,13 +18,38 @@ def check_densities(densities: Mapping[str, float], names: Sequence[str]) -> dic
     Raises:
         PrecropError: a density outside (0, 1], or of a layer that is not there.
     """
+    _check_names("densities", densities, names)
+    return {name: check_density(name, density) for name, density in densities.items()}
+
+
+def check_widths(widths: Mapping[str, int], names: Sequence[str]) -> dict[str, int]:
+    """The widths as integers.
+
+    Args:
+        widths: ``{layer name: output channels}``.
+        names: of the network's layers.
+
+    Raises:
+        PrecropError: a width that is no number of channels, or of a layer that is not there.
+    """
+    _check_names("widths", widths, names)
+    return {name: _check_width(name, width) for name, width in widths.items()}
+
+
+def _check_width(name: str, width: Any) -> int:
+    whole = isinstance(width, Integral) and not isinstance(width, bool)
+    if not (whole and width > 0):
+        raise PrecropError(f"the width of {name} is {width!r}: write output channels, 1 or more")
+    return int(width)
+
+
+def _check_names(what: str, given: Iterable[str], names: Sequence[str]) -> None:
     known = set(names)
-    for name in densities:
+    for name in given:
         if name not in known:
             close = difflib.get_close_matches(name, names, n=1)
             hint = f"did you mean {close[0]}?" if close else f"layers are {', '.join(names[:3])}, …"
-            raise PrecropError(f"densities name a layer {name!r} that is not there; {hint}")
-    return {name: check_density(name, density) for name, density in densities.items()}
+            raise PrecropError(f"{what} name a layer {name!r} that is not there; {hint}")
 
 
 def check_density(name: str, density: Any) -> float:

@@ -14,9 +14,9 @@ import numpy as np
 
 from precrop.allocate import Allocation, allocate
 from precrop.closed_form import closed_form
-from precrop.errors import PrecropError
+from precrop.errors import BudgetError, PrecropError
 from precrop.flow.expected import Expectation
-from precrop.program import Floats, Program, balance_penalty, end_shares
+from precrop.program import Choices, Floats, Integers, Program, balance_penalty, end_shares
 from precrop.structure import Layer, Structure
 
 MOST_ROUNDS = 50
@@ -47,6 +47,8 @@ class Solution:
 Way = Callable[[Program], Solution]
 
 _NARROWEST = 1e-9
+_SNAP = 1e-6
+"""Part of a channel that a width may be off by rounding errors."""
 _SHIFT = 1e-4
 """Precision of the factor that raises targets; rounding spends what it leaves."""
 
@@ -243,9 +245,7 @@ class ByRule:
         wanted = self._wanted(structure, targets)
         lower, upper = (np.log(n / choices.units) for n in (choices.lower, choices.upper))
         x = _rescaled(problem, np.log(wanted), lower, upper)
-        nearest = replace(
-            problem, gain=2 * x, penalty=_diagonal(np.ones(len(x))), fills=bool(problem.limits)
-        )
+        nearest = _nearest(problem, x, fills=bool(problem.limits))
         at_cap = np.flatnonzero((upper > 0) & (x >= upper))
         multipliers = dict.fromkeys(problem.limits, 0.0)
         value = nearest.value(x)
@@ -259,6 +259,11 @@ class ByRule:
             for group in {*layer.inputs, *layer.outputs}:
                 asked[group].append(share)
         return np.array([RULES[self.rule](ratios) if ratios else 1.0 for ratios in asked])
+
+
+def _nearest(problem: Program, x: Floats, *, fills: bool) -> Program:
+    """The program whose optimum, budgets aside, is ``x``: minus the squared distance from it."""
+    return replace(problem, gain=2 * x, penalty=_diagonal(np.ones(len(x))), fills=fills)
 
 
 def _asked(layer: Layer, density: float) -> float:
@@ -299,3 +304,92 @@ def _rescaled(problem: Program, x: Floats, lower: Floats, upper: Floats) -> Floa
     if not problem.limits or excess(far) <= 0:
         return shifted(far if problem.limits else 0.0)
     return shifted(float(brentq(excess, -far, far, xtol=1e-12)))
+
+
+@dataclass(frozen=True)
+class Given:
+    """Widths chosen elsewhere, taken as they are.
+
+    Widths that no named layer has stay as wide as they may.
+
+    Attributes:
+        widths: output channels by layer name.
+    """
+
+    widths: Mapping[str, int]
+
+    def __call__(self, problem: Program) -> Solution:
+        """The widths as they are given; budgets are only checked.
+
+        Raises:
+            BudgetError: the widths cost more than a budget allows.
+            PrecropError: a layer cannot have its width, or two that share one ask for different
+                ones.
+        """
+        units = self._units(problem)
+        for name, limit in problem.limits.items():
+            cost = problem.structure.costs[name](units.tolist())
+            if cost > limit:
+                raise BudgetError(f"{name}={limit} cannot be met: the widths given cost {cost}")
+        x = np.log(units / problem.choices.units)
+        nearest = _nearest(problem, x, fills=False)
+        multipliers = dict.fromkeys(problem.limits, 0.0)
+        allocation = Allocation(x, nearest.value(x), "given", 0, multipliers, ())
+        return Solution(nearest, allocation, nearest.value)
+
+    def _units(self, problem: Program) -> Integers:
+        """Units of every group; layers that follow from one group come first."""
+        choices = problem.choices
+        units = np.minimum(choices.units, choices.upper)
+        owners: dict[int, str] = {}
+        layers = [layer for layer in problem.structure.layers if layer.name in self.widths]
+        for layer in sorted(layers, key=lambda layer: len(_produced(layer))):
+            new = [group for group in _produced(layer) if group not in owners]
+            owners |= dict.fromkeys(new, layer.name)
+            self._set(layer, new, units, choices)
+            found = layer.out_channels * _kept(layer, units / choices.units)
+            if abs(found - self.widths[layer.name]) > _SNAP:
+                raise PrecropError(self._conflict(layer, [owners[g] for g in _produced(layer)]))
+        for group in np.flatnonzero(choices.floor(units.astype(float)) != units).tolist():
+            name = owners[group]
+            scale = self.widths[name] / units[group]
+            least, most = (round(scale * n[group]) for n in (choices.lower, choices.upper))
+            raise PrecropError(
+                f"{name} cannot have {self.widths[name]} channels, but {least} to {most} "
+                f"(expand=True allows more) with {choices.rule}"
+            )
+        return units
+
+    def _set(self, layer: Layer, groups: Sequence[int], units: Integers, choices: Choices) -> None:
+        """Let groups keep the one share that gives the layer its width."""
+        ratios = units / choices.units
+        ratios[groups] = 0.0
+        missing = self.widths[layer.name] - layer.out_channels * _kept(layer, ratios)
+        total = layer.out_channels * sum(_produced(layer)[group] for group in groups)
+        for group in groups:
+            units[group] = max(1, round(missing / total * choices.units[group]))
+
+    def _conflict(self, layer: Layer, owners: Sequence[str]) -> str:
+        """Why a layer cannot have its width."""
+        width = self.widths[layer.name]
+        others = [name for name in owners if name != layer.name]
+        if not owners:
+            return f"{layer.name} keeps its {layer.out_channels} channels: it cannot have {width}"
+        if not others:
+            return f"{layer.name} cannot be cut to {width} of its {layer.out_channels} channels"
+        return (
+            f"{layer.name} cannot have {width} channels and {others[0]} "
+            f"{self.widths[others[0]]}: they share a width"
+        )
+
+
+def _produced(layer: Layer) -> Mapping[int, float]:
+    """What each group holds of a layer's output; a depthwise layer's two ends are one."""
+    return layer.inputs if layer.kind == "depthwise" else layer.outputs
+
+
+def _kept(layer: Layer, ratios: Floats) -> float:
+    """The share of its output channels that a layer keeps."""
+    shares = _produced(layer)
+    kept = sum(share * float(ratios[group]) for group, share in shares.items())
+    return 1 - sum(shares.values()) + kept

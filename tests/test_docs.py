@@ -17,7 +17,14 @@ from precrop.read.ops import HANDLERS
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "docs/api.md", "docs/extending.md"]
-EVERY_PAGE = [*PAGES, "docs/method.md", "docs/reading.md", "CONTRIBUTING.md"]
+EVERY_PAGE = [
+    *PAGES,
+    "docs/method.md",
+    "docs/reading.md",
+    "docs/studies.md",
+    "docs/training.md",
+    "CONTRIBUTING.md",
+]
 
 
 def text(page: str) -> str:
@@ -79,10 +86,20 @@ def test_every_public_name_and_argument_is_documented() -> None:
             assert argument in words, f"{name}({argument}=)"
 
 
+def commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All commands with their whole names, those of groups included."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{prefix}{name} ")
+        else:
+            yield prefix + name, command
+
+
 def test_every_command_and_option_is_documented() -> None:
     page = text("docs/api.md")
-    commands: Any = getattr(typer.main.get_command(app), "commands")  # noqa: B009
-    for name, command in commands.items():
+    found = dict(commands(typer.main.get_command(app)))
+    assert "study run" in found
+    for name, command in found.items():
         assert f"precrop {name} " in page
         for parameter in command.params:
             for option in parameter.opts:

@@ -1,0 +1,290 @@
+"""Two variants against each other, seed by seed, and what so few runs can say of them."""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from statistics import fmean
+from typing import Any, Literal
+
+from precrop.report.frames import Group, Spread, percent, run_id
+
+LEVEL = 0.05
+"""How often a test may find a difference where there is none."""
+LARGER = 1.05
+"""A network with more than this many times the other's parameters or MACs is not of its size."""
+
+_NO_SPREAD = 1e-9
+
+Outcome = Literal["better", "worse", "equal", "larger", "smaller", "unclear"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One variant's accuracy against another's, paired by seed, in percentage points.
+
+    A seed gives both the same order of images and the same augmentation.
+    """
+
+    one: Group
+    other: Group
+
+    @cached_property
+    def seeds(self) -> tuple[int, ...]:
+        """Those that both have."""
+        others = {row.seed for row in self.other.rows}
+        return tuple(row.seed for row in self.one.rows if row.seed in others)
+
+    @cached_property
+    def differences(self) -> tuple[float, ...]:
+        """The first one's accuracy less the other's, by seed."""
+        one, other = ({r.seed: percent(r) for r in g.rows} for g in (self.one, self.other))
+        return tuple(one[seed] - other[seed] for seed in self.seeds)
+
+    @cached_property
+    def spread(self) -> Spread:
+        """Mean and deviation of the differences."""
+        return Spread.of(self.differences)
+
+    @property
+    def difference(self) -> float:
+        """Mean of the differences."""
+        return self.spread.mean
+
+    @property
+    def same(self) -> bool:
+        """Both variants came to the same networks: there is nothing to tell apart."""
+        pairs = zip(self._paired(self.one), self._paired(self.other), strict=True)
+        return all(one == other for one, other in pairs)
+
+    @property
+    def params(self) -> float:
+        """Parameters of the first over those of the other."""
+        return self.one.params / self.other.params
+
+    @property
+    def macs(self) -> float:
+        """Multiply-accumulates of the first over those of the other."""
+        return self.one.macs / self.other.macs
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """What was trained for it."""
+        return tuple(dict.fromkeys((*self._paired(self.one), *self._paired(self.other))))
+
+    def interval(self, confidence: float = 1 - LEVEL) -> tuple[float, float] | None:
+        """Student's confidence interval of the mean difference; None where none can be given.
+
+        One pair has none; nor have pairs whose differences are all alike, of which the true spread
+        is unknown, not zero.
+        """
+        if self._error is None:
+            return None
+        return _interval(self.spread, confidence)
+
+    def p(self, bound: float = 0.0) -> float | None:
+        """Of the two-sided paired t-test that the mean difference is ``bound``."""
+        if self._error is None:
+            return None
+        from scipy.stats import t
+
+        return 2 * float(t.sf(abs(self.difference - bound) / self._error, len(self.seeds) - 1))
+
+    def p_equal(self, margin: float) -> float | None:
+        """Of two one-sided tests that the mean difference is ``margin`` or more either way."""
+        if self._error is None:
+            return None
+        from scipy.stats import t
+
+        nearer = margin - abs(self.difference)
+        return float(t.sf(nearer / self._error, len(self.seeds) - 1))
+
+    @cached_property
+    def _error(self) -> float | None:
+        """Standard error of the mean difference."""
+        deviation = self.spread.deviation
+        if deviation is None or deviation < _NO_SPREAD:
+            return None
+        return deviation / math.sqrt(len(self.differences))
+
+    def _paired(self, group: Group) -> list[str]:
+        return [run_id(row) for row in group.rows if row.seed in self.seeds]
+
+
+@dataclass(frozen=True)
+class Together:
+    """Differences of several settings and budgets as one: each counts as one observation."""
+
+    spread: Spread
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A comparison and what it shows.
+
+    Attributes:
+        comparison: what was compared.
+        outcome: ``better`` or ``worse`` than ``bound``; ``equal`` within the margin; ``unclear``:
+            too few runs to tell; ``larger`` or ``smaller``: a network of another size, not worse
+            than the smaller or not better than the larger one, which shows nothing.
+        p: of the difference, corrected for the number of comparisons that its claim rests on.
+        margin: percentage points that count as no difference.
+        bound: percentage points that the claim asks the first variant to be better by.
+    """
+
+    comparison: Comparison
+    outcome: Outcome
+    p: float | None
+    margin: float
+    bound: float
+
+    def to_json(self) -> dict[str, Any]:
+        """All figures, in JSON's types."""
+        compared = self.comparison
+        interval = compared.interval()
+        return {
+            "network": compared.one.setting.network,
+            "data": compared.one.setting.data,
+            "recipe": compared.one.setting.recipe,
+            "budget": str(compared.one.budget),
+            "one": compared.one.variant,
+            "other": compared.other.variant,
+            "n": len(compared.seeds),
+            "difference": round(compared.difference, 4),
+            "interval": None if interval is None else [round(end, 4) for end in interval],
+            "p": self.p,
+            "p_equal": compared.p_equal(self.margin),
+            "params": round(compared.params, 4),
+            "macs": round(compared.macs, 4),
+            "outcome": self.outcome,
+            "runs": list(compared.runs),
+        }
+
+
+def compare(ones: Sequence[Group], others: Sequence[Group]) -> list[Comparison]:
+    """Every two groups of one setting and one budget that have a seed in common."""
+    found = [
+        Comparison(one, other)
+        for one in ones
+        for other in others
+        if one.setting == other.setting and one.budget == other.budget
+    ]
+    return [comparison for comparison in found if comparison.seeds]
+
+
+def compare_looser(ones: Sequence[Group], others: Sequence[Group]) -> list[Comparison]:
+    """As `compare`, and with the groups that had to meet a part of the budget only.
+
+    Methods that rank weights seldom use two budgets up: SynFlow keeps so much of the early layers
+    that MACs bind long before parameters do. Within parameters alone it is the larger network.
+    """
+    found = compare(ones, others)
+    for one in ones:
+        wholly = one.budget.params is not None and one.budget.macs is not None
+        parts = (replace(one.budget, params=None), replace(one.budget, macs=None))
+        looser = [o for o in others if o.setting == one.setting and o.budget in parts]
+        found += [Comparison(one, other) for other in looser if wholly]
+    return [comparison for comparison in found if comparison.seeds]
+
+
+def judge(comparisons: Sequence[Comparison], margin: float, *, bound: float = 0.0) -> list[Judged]:
+    """What each of a claim's comparisons shows.
+
+    Args:
+        comparisons: all that the claim rests on.
+        margin: percentage points that count as no difference.
+        bound: percentage points that the first variant has to be better by.
+    """
+    found = [comparison.p(bound) for comparison in comparisons]
+    corrected = iter(holm([p for p in found if p is not None]))
+    ps = [None if p is None else next(corrected) for p in found]
+    return [
+        Judged(comparison, _outcome(comparison, p, margin, bound), p, margin, bound)
+        for comparison, p in zip(comparisons, ps, strict=True)
+    ]
+
+
+def judge_matched(comparisons: Sequence[Comparison], margin: float) -> list[Judged]:
+    """What comparisons show between networks that ought to be of one size.
+
+    A larger network's lead shows nothing of how it was made smaller, nor does a smaller one's
+    arrears.
+
+    Args:
+        comparisons: all that the claim rests on.
+        margin: percentage points that count as no difference.
+    """
+    return [replace(j, outcome=_matched(j)) for j in judge(comparisons, margin)]
+
+
+def judge_equal(comparisons: Sequence[Comparison], margin: float) -> list[Judged]:
+    """What comparisons show where equal accuracy is claimed: a small difference may be a sure one.
+
+    Args:
+        comparisons: all that the claim rests on.
+        margin: percentage points that count as no difference.
+    """
+    return [
+        replace(judged, outcome="equal") if _is_equal(judged.comparison, margin) else judged
+        for judged in judge(comparisons, margin)
+    ]
+
+
+def together(comparisons: Sequence[Comparison]) -> Together | None:
+    """The mean over settings and budgets; comparisons that share runs are averaged first.
+
+    None where there are fewer than two settings and budgets.
+    """
+    apart: dict[Any, list[float]] = defaultdict(list)
+    for comparison in comparisons:
+        apart[comparison.one.setting, comparison.one.budget].append(comparison.difference)
+    spread = Spread.of([fmean(found) for found in apart.values()]) if apart else None
+    if spread is None or spread.deviation is None or spread.deviation < _NO_SPREAD:
+        return None
+    return Together(spread, _interval(spread, 1 - LEVEL))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """P-values corrected for their number (Holm 1979)."""
+    corrected = [0.0] * len(ps)
+    highest = 0.0
+    for rank, index in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        highest = max(highest, min(1.0, ps[index] * (len(ps) - rank)))
+        corrected[index] = highest
+    return corrected
+
+
+def _interval(spread: Spread, confidence: float) -> tuple[float, float]:
+    from scipy.stats import t
+
+    assert spread.deviation is not None
+    quantile = float(t.ppf((1 + confidence) / 2, spread.count - 1))
+    reach = quantile * spread.deviation / math.sqrt(spread.count)
+    return spread.mean - reach, spread.mean + reach
+
+
+def _outcome(comparison: Comparison, p: float | None, margin: float, bound: float) -> Outcome:
+    if comparison.same:
+        return "equal"
+    sure = p is not None and p < LEVEL
+    if sure and comparison.difference > bound:
+        return "better"
+    if _is_equal(comparison, margin):
+        return "equal"
+    return "worse" if sure else "unclear"
+
+
+def _matched(judged: Judged) -> Outcome:
+    sizes = judged.comparison.params, judged.comparison.macs
+    if judged.outcome != "worse" and max(sizes) > LARGER:
+        return "larger"
+    if judged.outcome != "better" and min(sizes) < 1 / LARGER:
+        return "smaller"
+    return judged.outcome
+
+
+def _is_equal(comparison: Comparison, margin: float) -> bool:
+    p = comparison.p_equal(margin)
+    return comparison.same or (p is not None and p < LEVEL)

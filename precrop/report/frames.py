@@ -1,0 +1,347 @@
+"""Rows of a store as groups that may be averaged, in settings that may be compared."""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from statistics import fmean, median, stdev
+from typing import Any
+
+from precrop.errors import PrecropError
+from precrop.study.rows import Row
+from precrop.training.recipes import RECIPES
+
+_KINDS = ("dense", "cropped", "masked")
+_METHODS = ("uniform", "synexp")
+"""Come first among the methods, so that pictures and tables read alike whatever else is there."""
+_DERIVED = ("num_classes",)
+"""Builder's arguments that follow from the data."""
+
+
+@dataclass(frozen=True, order=True)
+class Setting:
+    """What two runs must share to be compared: all but how the network was made smaller."""
+
+    network: str
+    data: str
+    recipe: str
+
+    def __str__(self) -> str:
+        """The three in a row, as in headings."""
+        return f"{self.network} · {self.data} · {self.recipe}"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What was asked for, as shares of the original; both None where the network is dense."""
+
+    params: float | None
+    macs: float | None
+
+    def __str__(self) -> str:
+        """Like ``params 30%, MACs 30%``."""
+        asked = {"params": self.params, "MACs": self.macs}
+        parts = [f"{name} {share:.4g}%" for name, share in _percent(asked).items()]
+        return ", ".join(parts) or "no budget"
+
+    @property
+    def order(self) -> tuple[float, float]:
+        """Sorts dense networks first, then from large to small."""
+        return (-_or(self.params, math.inf), -_or(self.macs, math.inf))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation of a few numbers; one number has no deviation."""
+
+    mean: float
+    deviation: float | None
+    count: int
+
+    @classmethod
+    def of(cls, numbers: Sequence[float]) -> "Spread":
+        """The sample's own: the deviation divides by one less than there are numbers."""
+        return cls(fmean(numbers), stdev(numbers) if len(numbers) > 1 else None, len(numbers))
+
+    def __str__(self) -> str:
+        """Like ``74.61 ± 0.19``."""
+        spread = "" if self.deviation is None else f" ± {self.deviation:.2f}"
+        return f"{self.mean:.2f}{spread}"
+
+
+@dataclass(frozen=True)
+class Group:
+    """The finished runs of one variant in one setting under one budget, one row a seed."""
+
+    setting: Setting
+    budget: Budget
+    variant: str
+    kind: str
+    method: str
+    granularity: str
+    rows: tuple[Row, ...]
+
+    @cached_property
+    def accuracy(self) -> Spread:
+        """Of the held-out images after the last epoch, in per cent."""
+        return Spread.of([percent(row) for row in self.rows])
+
+    @cached_property
+    def params(self) -> float:
+        """Mean number of parameters; a method that looks at weights has another one each seed."""
+        return fmean(_number(row.params) for row in self.rows)
+
+    @cached_property
+    def macs(self) -> float:
+        """Mean number of multiply-accumulates."""
+        return fmean(_number(row.macs) for row in self.rows)
+
+    @cached_property
+    def params_share(self) -> float:
+        """Of the original's parameters."""
+        return fmean(_share(row.params, row.base_params) for row in self.rows)
+
+    @cached_property
+    def macs_share(self) -> float:
+        """Of the original's multiply-accumulates."""
+        return fmean(_share(row.macs, row.base_macs) for row in self.rows)
+
+    @cached_property
+    def densities(self) -> dict[str, float]:
+        """Mean share of each layer's weights that remains, in the order of execution."""
+        return _means([row.densities for row in self.rows])
+
+    @cached_property
+    def widths(self) -> dict[str, float]:
+        """Mean number of each layer's output channels, in the order of execution."""
+        return _means([{name: w[1] for name, w in row.widths.items()} for row in self.rows])
+
+    @cached_property
+    def epoch_seconds(self) -> float | None:
+        """Mean of the runs' median seconds per epoch, where epochs were timed."""
+        medians = [seconds for row in self.rows if (seconds := _epoch_seconds(row)) is not None]
+        return fmean(medians) if medians else None
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """What the runs were trained on."""
+        return tuple(sorted({row.device for row in self.rows}))
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """Identities of what was trained, by seed."""
+        return tuple(run_id(row) for row in self.rows)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """All that a store holds, sorted.
+
+    Attributes:
+        groups: finished runs, in the order in which tables and pictures show them.
+        failed: rows of cells that failed.
+        replaced: finished rows of an older asking: a variant's options were changed, its name kept.
+    """
+
+    groups: tuple[Group, ...]
+    failed: tuple[Row, ...] = ()
+    replaced: tuple[Row, ...] = ()
+
+    @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """The rows of all groups."""
+        return tuple(row for group in self.groups for row in group.rows)
+
+    @cached_property
+    def settings(self) -> tuple[Setting, ...]:
+        """Each once."""
+        return tuple(dict.fromkeys(group.setting for group in self.groups))
+
+    @cached_property
+    def variants(self) -> tuple[str, ...]:
+        """Names, each once, in an order that gives every variant its color everywhere."""
+        first = sorted(self.groups, key=_variant_order)
+        return tuple(dict.fromkeys(group.variant for group in first))
+
+    def within(self, setting: Setting) -> tuple[Group, ...]:
+        """The groups of a setting."""
+        return tuple(group for group in self.groups if group.setting == setting)
+
+    def budgets(self, setting: Setting) -> tuple[Budget, ...]:
+        """The budgets of a setting, those of dense networks left out."""
+        within = self.within(setting)
+        return tuple(dict.fromkeys(group.budget for group in within if group.kind != "dense"))
+
+    def where(self, condition: Callable[[Group], bool]) -> tuple[Group, ...]:
+        """The groups for which a condition holds."""
+        return tuple(filter(condition, self.groups))
+
+
+def frame_of(rows: Iterable[Row]) -> Frame:
+    """Sort rows into groups.
+
+    Raises:
+        PrecropError: no run is finished.
+    """
+    rows = list(rows)
+    done = [row for row in rows if row.status == "done"]
+    failed = tuple(row for row in rows if row.status != "done")
+    if not done:
+        why = f"all of its {len(failed)} failed" if failed else "it is empty"
+        raise PrecropError(f"the store has no finished run, {why}: `precrop study run` trains them")
+    names = _Names(done)
+    found: dict[Group, list[Row]] = defaultdict(list)
+    for row in done:
+        found[names.group(row)].append(row)
+    kept = {key: _latest(members) for key, members in _by_study(found).items()}
+    groups = [replace(key, rows=tuple(sorted(rows, key=_seed))) for key, rows in kept.items()]
+    current = {id(row) for group in groups for row in group.rows}
+    return Frame(
+        groups=tuple(sorted(groups, key=_group_order)),
+        failed=failed,
+        replaced=tuple(row for row in done if id(row) not in current),
+    )
+
+
+def percent(row: Row) -> float:
+    """The accuracy of a finished run, in per cent."""
+    return 100 * _number(row.accuracy)
+
+
+def run_id(row: Row) -> str:
+    """The identity of what a finished run trained."""
+    return row.run or row.cell
+
+
+def short_count(count: float) -> str:
+    """``270 k``, ``40.6 M``."""
+    for suffix, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= size:
+            return f"{count / size:.3g} {suffix}"
+    return f"{count:.0f}"
+
+
+class _Names:
+    """Names of settings, as short as tells them apart."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._digests: dict[str, set[str]] = defaultdict(set)
+        for row in rows:
+            self._digests[row.data].add(row.data_digest)
+
+    def group(self, row: Row) -> Group:
+        """The group that a row is in, still without rows."""
+        return Group(
+            setting=Setting(self._network(row), self._data(row), recipe_name(row.recipe)),
+            budget=Budget(row.asked_params, row.asked_macs),
+            variant=row.variant,
+            kind=row.kind,
+            method=row.method,
+            granularity=row.granularity,
+            rows=(),
+        )
+
+    def _network(self, row: Row) -> str:
+        said = [f"{name}={value}" for name, value in sorted(row.args.items())]
+        said = [text for text in said if text.partition("=")[0] not in _DERIVED]
+        return f"{row.network} ({', '.join(said)})" if said else row.network
+
+    def _data(self, row: Row) -> str:
+        several = len(self._digests[row.data]) > 1
+        return f"{row.data} ({row.data_digest[:8]})" if several else row.data
+
+
+def recipe_name(recipe: Mapping[str, Any]) -> str:
+    """The known recipe that is nearest, and what is different from it."""
+    given = _plain(recipe)
+    known = {name: _plain(found.to_json()) for name, found in RECIPES.items()}
+    near = min(known, key=lambda name: len(_differences(given, known[name])))
+    changes = _differences(given, known[near])
+    return ", ".join([near, *(f"{name}={value}" for name, value in changes.items())])
+
+
+def _plain(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(json.dumps(dict(recipe), sort_keys=True))
+    return plain
+
+
+def _differences(given: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    names = dict.fromkeys((*known, *given))
+    return {name: given.get(name) for name in names if given.get(name) != known.get(name)}
+
+
+def _by_study(found: Mapping[Group, list[Row]]) -> dict[Group, list[Row]]:
+    """Split a group where studies mean different things by one variant's name."""
+    parts: dict[Group, list[Row]] = defaultdict(list)
+    for key, rows in found.items():
+        apart = _clash(rows, within_study=False)
+        for row in rows:
+            variant = f"{key.variant} ({row.study})" if apart else key.variant
+            parts[replace(key, variant=variant)].append(row)
+    return parts
+
+
+def _clash(rows: Sequence[Row], within_study: bool) -> bool:
+    """Whether two rows of one seed come from different askings, of one study or of two."""
+    seen: dict[int, Row] = {}
+    for row in rows:
+        other = seen.setdefault(row.seed, row)
+        if row.cell != other.cell and (row.study == other.study) == within_study:
+            return True
+    return False
+
+
+def _latest(rows: Sequence[Row]) -> list[Row]:
+    """The rows of the newest asking; one seed's older row shows that older rows are of another."""
+    if not _clash(rows, within_study=True):
+        return list({row.seed: row for row in rows}.values())
+    newest: dict[int, Row] = {}
+    askings: dict[int, set[str]] = defaultdict(set)
+    for row in sorted(rows, key=lambda row: row.started):
+        newest[row.seed] = row
+        askings[row.seed].add(row.cell)
+    since = min(newest[seed].started for seed, cells in askings.items() if len(cells) > 1)
+    return [row for row in newest.values() if row.started >= since]
+
+
+def _seed(row: Row) -> int:
+    return row.seed
+
+
+def _variant_order(group: Group) -> tuple[Any, ...]:
+    method = _METHODS.index(group.method) if group.method in _METHODS else len(_METHODS)
+    return (_KINDS.index(group.kind), method, group.method, group.granularity, group.variant)
+
+
+def _group_order(group: Group) -> tuple[Any, ...]:
+    dense = group.kind != "dense"
+    return (group.setting, dense, group.budget.order, _variant_order(group))
+
+
+def _percent(shares: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: 100 * share for name, share in shares.items() if share is not None}
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _number(value: float | None) -> float:
+    assert value is not None, "a finished run has its figures"
+    return value
+
+
+def _share(part: int | None, whole: int | None) -> float:
+    return _number(part) / _number(whole)
+
+
+def _means(of_rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for numbers in of_rows for name in numbers)
+    return {name: fmean(n[name] for n in of_rows if name in n) for name in names}
+
+
+def _epoch_seconds(row: Row) -> float | None:
+    seconds = [epoch["seconds"] for epoch in row.history if "seconds" in epoch]
+    return median(seconds) if seconds else None

@@ -1,0 +1,135 @@
+"""The report as Markdown, for a repository: verdicts, tables, and pictures beside it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from precrop.report.claims import OUTCOMES, Verdict
+from precrop.report.comparisons import Judged
+from precrop.report.figures import Picture
+from precrop.report.frames import Frame, Group, short_count
+from precrop.report.words import METHOD, TITLE, describe, failures, summary
+
+
+def markdown(
+    frame: Frame,
+    found: Mapping[str, Verdict],
+    pictures: Sequence[Picture],
+    margin: float,
+    folder: str,
+) -> str:
+    """The report's text.
+
+    Args:
+        frame: all that the store holds.
+        found: the verdicts.
+        pictures: that were drawn.
+        margin: percentage points that count as no difference.
+        folder: where the pictures are, seen from the text.
+    """
+    blocks = [f"# {TITLE}", summary(frame), "## Verdicts", _verdicts(found.values())]
+    for verdict in found.values():
+        blocks += _details(verdict)
+    for setting in frame.settings:
+        own = [picture for picture in pictures if picture.setting == setting]
+        blocks += [f"## {_plain(str(setting))}", _groups(frame.within(setting))]
+        blocks += [_picture(picture, folder) for picture in own]
+    blocks += _rest(frame)
+    blocks += ["## How to read this", *METHOD, *describe(frame, margin)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _verdicts(found: Iterable[Verdict]) -> str:
+    heads = ("claim", "whose", "verdict", "why")
+    return _table(heads, [(v.claim, v.source, f"**{v.answer}**", v.text) for v in found])
+
+
+def _details(verdict: Verdict) -> list[str]:
+    if not verdict.judged:
+        return []
+    heads = (
+        "network, data, recipe",
+        "budget",
+        "compared",
+        "points",
+        "95% interval",
+        "n",
+        "p",
+        "params",
+        "MACs",
+        "outcome",
+        "runs",
+    )
+    rows = [_comparison(judged) for judged in verdict.judged]
+    text = f"**{verdict.answer}** {verdict.text}"
+    return [f"### {_plain(verdict.claim)}", text, _table(heads, rows)]
+
+
+def _comparison(judged: Judged) -> tuple[str, ...]:
+    compared = judged.comparison
+    interval = compared.interval()
+    return (
+        str(compared.one.setting),
+        str(compared.one.budget),
+        f"{compared.one.variant} against {compared.other.variant}",
+        f"{compared.difference:+.2f}",
+        "" if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}",
+        str(len(compared.seeds)),
+        "" if judged.p is None else f"{judged.p:.2g}",
+        f"{compared.params:.1%}",
+        f"{compared.macs:.1%}",
+        OUTCOMES[judged.outcome],
+        _codes(compared.runs),
+    )
+
+
+def _groups(groups: Sequence[Group]) -> str:
+    heads = ("budget", "variant", "accuracy, %", "n", "parameters", "MACs", "s per epoch", "runs")
+    rows = [
+        (
+            str(group.budget),
+            group.variant,
+            str(group.accuracy),
+            str(group.accuracy.count),
+            f"{short_count(group.params)} ({group.params_share:.1%})",
+            f"{short_count(group.macs)} ({group.macs_share:.1%})",
+            "" if group.epoch_seconds is None else f"{group.epoch_seconds:.1f}",
+            _codes(group.runs),
+        )
+        for group in groups
+    ]
+    return _table(heads, rows)
+
+
+def _picture(picture: Picture, folder: str) -> str:
+    path = f"{folder}/{picture.stem}"
+    caption = _plain(picture.caption)
+    return f"![{caption}]({path}.png)\n\n*{caption}* [SVG]({path}.svg)"
+
+
+def _rest(frame: Frame) -> list[str]:
+    blocks = []
+    if frame.failed:
+        rows = [(f"`{cell}`", what, error) for cell, what, error in failures(frame)]
+        blocks += ["## Failed", _table(("cell", "what", "error"), rows)]
+    if frame.replaced:
+        cells = _codes(row.cell for row in frame.replaced)
+        text = "Older runs of variants whose options were changed under the same name: "
+        blocks += ["## Left out", text + cells]
+    return blocks
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _codes(words: Iterable[str]) -> str:
+    return " ".join(f"`{word}`" for word in words)
+
+
+def _plain(text: str) -> str:
+    """Without what would start or end something in Markdown."""
+    return text.replace("_", "\\_").replace("*", "\\*").rstrip(".")

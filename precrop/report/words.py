@@ -1,0 +1,64 @@
+"""Sentences that the page and the Markdown share."""
+
+from collections.abc import Iterable
+
+from precrop.report.frames import Frame
+
+TITLE = "Pruning at initialization: what the runs say"
+METHOD = (
+    "Accuracy is that of the held-out images after the last epoch, not after the best one. ± is "
+    "the standard deviation over seeds.",
+    "Parameters and MACs are those of the trained network, without masked weights. A mask's budget "
+    "counts the weights that it can remove, so biases and norms come on top of it.",
+    "Comparisons are paired by seed: two runs of one seed see the same images in the same order. A "
+    "difference comes with Student's 95% interval; p is of the two-sided paired t-test, corrected "
+    "after Holm for the number of comparisons that a claim rests on.",
+    "A claim that a network is better holds where every comparison shows it, or all settings and "
+    "budgets together do and no comparison speaks against it; partly, where only some do. It does "
+    "not hold where none does and a lead of the margin or more is excluded somewhere. A claim of "
+    "equality holds where two one-sided t-tests at 5% exclude a difference of the margin or more. "
+    "Not measured means no runs, or too few to tell.",
+    "Networks whose parameters or MACs are more than 5% apart are not of one size: a larger "
+    "network's lead is not counted for it, nor a smaller one's arrears against it.",
+    "Networks of one method have the same layer densities where these are less than about 10% "
+    "apart, larger layers counting more.",
+)
+
+
+def summary(frame: Frame) -> str:
+    """What there is, in one sentence."""
+    parts = [_counted(len(frame.rows), "finished run")]
+    if frame.failed:
+        parts.append(_counted(len(frame.failed), "failed cell"))
+    variants, settings = len(frame.variants), len(frame.settings)
+    parts.append(_counted(variants, "variant"))
+    parts.append(_counted(settings, "combination") + " of network, data and recipe")
+    return ", ".join(parts) + "."
+
+
+def describe(frame: Frame, margin: float) -> list[str]:
+    """The margin, and what the runs were made with and when."""
+    versions = (f"{name} {v}" for row in frame.rows for name, v in row.versions.items())
+    first = min(row.started for row in frame.rows)
+    last = max(row.ended for row in frame.rows)
+    return [
+        f"The margin is {margin:g} percentage points.",
+        f"Trained from {first:%Y-%m-%d} to {last:%Y-%m-%d} on "
+        f"{_listed(row.device for row in frame.rows)}, with {_listed(versions)}.",
+    ]
+
+
+def failures(frame: Frame) -> list[tuple[str, str, str]]:
+    """Per failed cell its identity, what it was and why it failed."""
+    return [
+        (row.cell, f"{row.network}, {row.variant}, seed {row.seed}", row.error or "")
+        for row in frame.failed
+    ]
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def _listed(words: Iterable[str]) -> str:
+    return ", ".join(sorted(set(words)))

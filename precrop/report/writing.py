@@ -1,0 +1,56 @@
+"""A report's files: the text, the page and the pictures."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from precrop.errors import PrecropError
+from precrop.files import write_text
+from precrop.report.claims import MARGIN, Verdict, verdicts
+from precrop.report.figures import draw_all
+from precrop.report.frames import Frame, frame_of
+from precrop.report.markdown import markdown
+from precrop.report.page import page
+from precrop.study.rows import Row
+
+TEXT, PAGE, PICTURES = "report.md", "index.html", "figures"
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report that is written.
+
+    Attributes:
+        folder: where.
+        frame: what it is about.
+        verdicts: on every claim, by name.
+    """
+
+    folder: Path
+    frame: Frame
+    verdicts: dict[str, Verdict]
+
+
+def write_report(rows: Iterable[Row], folder: Path, margin: float = MARGIN) -> Report:
+    """Write the report on a store's rows.
+
+    Args:
+        rows: those of the store.
+        folder: gets ``report.md``, ``index.html`` and ``figures``; it is made if need be.
+        margin: percentage points of accuracy that count as no difference.
+
+    Raises:
+        PrecropError: no run is finished, a library is missing, or a file cannot be written.
+    """
+    if not margin > 0:
+        raise PrecropError(f"margin={margin:g} is not above 0: it is in percentage points, as 0.5")
+    frame = frame_of(rows)
+    found = verdicts(frame, margin)
+    try:
+        (folder / PICTURES).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PrecropError(f"cannot make the folder {folder}: {error.strerror}") from error
+    pictures = draw_all(frame, folder / PICTURES, margin)
+    write_text(folder / TEXT, markdown(frame, found, pictures, margin, PICTURES))
+    write_text(folder / PAGE, page(frame, found, margin))
+    return Report(folder, frame, found)

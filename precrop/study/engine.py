@@ -1,0 +1,249 @@
+"""Running a study's cells on an engine: each once, whatever is interrupted or runs beside it."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from precrop.errors import PrecropError
+from precrop.study.cells import Cell, failure
+from precrop.study.events import Busy, Died, Elsewhere, Ended, Event, Started
+from precrop.study.locks import Claim, is_claimed
+from precrop.study.store import Store, Tally
+
+_TURN = 0.25
+"""Seconds to wait for an event before looking at claims and free places again."""
+_LOOK = 1.0
+"""Seconds between two looks at what others have claimed."""
+_ATTEMPTS = 2
+"""Processes that may die of a cell before it counts as failed."""
+
+
+class Engine(Protocol):
+    """What runs cells, several at a time.
+
+    A cell that was started ends with one `Ended`, `Busy` or `Died`.
+    """
+
+    @property
+    def places(self) -> int:
+        """Cells that may run at the same time, now."""
+
+    def start(self, cell: Cell) -> None:
+        """Begin a cell; there is a place for it."""
+
+    def wait(self, seconds: float) -> list[Event]:
+        """What has happened since the last call, after that time at most."""
+
+    def close(self) -> None:
+        """Stop what runs, and let go of all processes."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a call of `run_study` came to.
+
+    Attributes:
+        done: cells that were run.
+        failed: cells that were run and failed.
+        skipped: cells that were in the store.
+        elsewhere: cells that another process ran in the meantime.
+        seconds: on the clock.
+        trained: seconds that the cells took to train, all together.
+        overhead: seconds of everything else that was done for them.
+    """
+
+    done: int
+    failed: int
+    skipped: int
+    elsewhere: int
+    seconds: float
+    trained: float
+    overhead: float
+
+
+def to_run(
+    cells: Sequence[Cell], tally: dict[str, Tally], *, retry_failed: bool = False
+) -> list[Cell]:
+    """The cells that the store has no result of, each once.
+
+    Args:
+        cells: of a study.
+        tally: of its store.
+        retry_failed: whether those that have failed are run again.
+    """
+    each = {cell.id: cell for cell in cells}
+    return [
+        cell
+        for cell in each.values()
+        if not (seen := tally.get(cell.id, Tally())).done and (retry_failed or not seen.failed)
+    ]
+
+
+def run_study(
+    cells: Sequence[Cell],
+    store: Store,
+    engine: Engine,
+    *,
+    retry_failed: bool = False,
+    tell: Callable[[Event], None] = lambda event: None,
+) -> Summary:
+    """Run the cells that are not in the store, and append a row for each.
+
+    Several processes may do so for one store at once: they share the cells. Killed at any moment,
+    the same call goes on.
+
+    Args:
+        cells: of a study.
+        store: of their rows.
+        engine: runs them; it is closed at the end.
+        retry_failed: run those that failed before once more.
+        tell: called with what happens.
+
+    Raises:
+        PrecropError: the store cannot be written.
+        KeyboardInterrupt: it was interrupted.
+    """
+    running = _Running(cells, store, engine, retry_failed, tell)
+    try:
+        return running.all()
+    finally:
+        engine.close()
+        running.release()
+
+
+class _Running:
+    """The state of `run_study`: every cell to run is in one of its collections."""
+
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        store: Store,
+        engine: Engine,
+        retry_failed: bool,
+        tell: Callable[[Event], None],
+    ) -> None:
+        self._store, self._engine, self._tell = store, engine, tell
+        self._before = store.tally()
+        todo = to_run(cells, self._before, retry_failed=retry_failed)
+        self._skipped = len({cell.id for cell in cells}) - len(todo)
+        self._pending = deque(todo)
+        self._running: dict[str, tuple[Cell, datetime]] = {}
+        self._waiting: dict[str, tuple[Cell, Path]] = {}
+        """Cells whose run another process is training, with its lock."""
+        self._elsewhere: list[Cell] = []
+        """Cells that another process has claimed."""
+        self._claims: dict[str, Claim] = {}
+        self._deaths: dict[str, int] = {}
+        self._done = self._failed = self._others = 0
+        self._trained = self._overhead = 0.0
+        self._looked = time.perf_counter()
+
+    def all(self) -> Summary:
+        """Run until nothing is left."""
+        began = time.perf_counter()
+        while self._pending or self._running or self._waiting or self._elsewhere:
+            while len(self._running) < self._engine.places and (cell := self._next()):
+                self._start(cell)
+            for event in self._engine.wait(_TURN):
+                self._take(event)
+            self._look_again()
+        return Summary(
+            done=self._done,
+            failed=self._failed,
+            skipped=self._skipped,
+            elsewhere=self._others,
+            seconds=time.perf_counter() - began,
+            trained=self._trained,
+            overhead=self._overhead,
+        )
+
+    def release(self) -> None:
+        """Give up all claims."""
+        for claim in self._claims.values():
+            claim.release()
+        self._claims.clear()
+
+    def _next(self) -> Cell | None:
+        """The next cell that is ours to run, claimed."""
+        while self._pending:
+            cell = self._pending.popleft()
+            if cell.id in self._claims:
+                return cell
+            claim = Claim.take(self._store.path / "claims" / cell.id)
+            if claim is None:
+                self._elsewhere.append(cell)
+            elif self._ran_meanwhile(cell):
+                claim.release()
+                self._others += 1
+            else:
+                self._claims[cell.id] = claim
+                return cell
+        return None
+
+    def _ran_meanwhile(self, cell: Cell) -> bool:
+        """Whether another process has run the cell since we began: it was not claimed before."""
+        now = self._store.tally().get(cell.id, Tally())
+        return now != self._before.get(cell.id, Tally())
+
+    def _start(self, cell: Cell) -> None:
+        self._running[cell.id] = (cell, datetime.now(UTC))
+        self._engine.start(cell)
+        self._tell(Started(cell.id))
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, Ended):
+            self._end(event)
+        elif isinstance(event, Busy):
+            cell, _ = self._running.pop(event.cell)
+            self._waiting[cell.id] = (cell, event.lock)
+        elif isinstance(event, Died):
+            self._died(event)
+            return
+        self._tell(event)
+
+    def _end(self, event: Ended) -> None:
+        """Keep a cell's row; its claim is given up after that, so that nobody runs it again."""
+        self._store.append([event.row])
+        del self._running[event.cell]
+        self._claims.pop(event.cell).release()
+        failed = event.row.status == "failed"
+        self._failed += failed
+        self._done += not failed
+        self._trained += event.row.seconds
+        self._overhead += event.row.overhead
+
+    def _died(self, event: Died) -> None:
+        """Try again: the run goes on from its checkpoint, if the process died of something else."""
+        cell, started = self._running[event.cell]
+        deaths = self._deaths[cell.id] = self._deaths.get(cell.id, 0) + 1
+        if deaths < _ATTEMPTS:
+            del self._running[cell.id]
+            self._pending.appendleft(cell)
+            self._tell(event)
+            return
+        row = failure(
+            cell,
+            PrecropError(f"the process that ran it died {deaths} times: {event.reason}"),
+            started=started,
+            ended=datetime.now(UTC),
+            device="",
+        )
+        self._take(Ended(cell.id, row))
+
+    def _look_again(self) -> None:
+        """Bring cells back whose lock or claim may be free by now."""
+        if time.perf_counter() - self._looked < _LOOK:
+            return
+        self._looked = time.perf_counter()
+        for cell, lock in list(self._waiting.values()):
+            if not is_claimed(lock):
+                del self._waiting[cell.id]
+                self._pending.appendleft(cell)
+        # They are claimed in their turn, after what nobody has claimed yet.
+        self._tell(Elsewhere(len(self._elsewhere)))
+        self._pending.extend(self._elsewhere)
+        self._elsewhere.clear()

@@ -1,0 +1,73 @@
+"""What the running of a study's cells comes to, as an engine tells it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from precrop.study.rows import Row
+
+
+@dataclass(frozen=True)
+class Started:
+    """A cell was given to a process."""
+
+    cell: str
+
+
+@dataclass(frozen=True)
+class Began:
+    """A cell's network is planned and its training begins, or goes on.
+
+    Attributes:
+        cell: its id.
+        run: the run's id.
+        epochs: of the whole run.
+        epoch: how many of them were trained before.
+    """
+
+    cell: str
+    run: str
+    epochs: int
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch is over: the held-out accuracy after it."""
+
+    cell: str
+    epoch: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A cell is done, or failed."""
+
+    cell: str
+    row: Row
+
+
+@dataclass(frozen=True)
+class Busy:
+    """A cell comes to a run that another process is training; it is free when the lock is."""
+
+    cell: str
+    lock: Path
+
+
+@dataclass(frozen=True)
+class Died:
+    """The process that ran a cell is gone."""
+
+    cell: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """So many cells are run by another ``precrop study run`` on the same store."""
+
+    cells: int
+
+
+Event = Started | Began | Epoch | Ended | Busy | Died | Elsewhere

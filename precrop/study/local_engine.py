@@ -1,0 +1,269 @@
+"""Cells in processes on this machine, each with a device or a share of the CPU of its own."""
+
+import faulthandler
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+
+from precrop.errors import PrecropError
+from precrop.study.cells import Cell
+from precrop.study.events import Began, Died, Epoch, Event
+
+_PATIENCE = 5.0
+"""Seconds that a process gets to end before it is killed; nothing is lost by that."""
+_ONGOING = (Began, Epoch)
+"""Events after which a cell is still running."""
+
+
+Report = Callable[[Event], None]
+Work = Callable[[Cell, Path, Report], tuple[Event, bool]]
+"""Runs a cell, as `precrop.study.worker.work`; whether its process is fit for another one."""
+
+
+def train_cell(cell: Cell, output: Path, report: Report) -> tuple[Event, bool]:
+    """`precrop.study.worker.work`, which is imported where it is needed: in another process."""
+    from precrop.study.worker import work
+
+    return work(cell, output, report)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one cell runs.
+
+    Attributes:
+        environment: variables that its process has on top of ours.
+    """
+
+    environment: Mapping[str, str]
+
+
+def places(processes: int | None = None, runs_per_device: int = 1) -> list[Place]:
+    """Places on this machine: on its GPUs where there are any, else on its CPU.
+
+    Args:
+        processes: cells that share the CPU; 1 by default.
+        runs_per_device: cells that share a GPU.
+
+    Raises:
+        PrecropError: a number is not 1 or more, or is for what this machine trains on not.
+    """
+    import torch
+
+    threads, devices = torch.get_num_threads(), torch.cuda.device_count()
+    if min(processes or 1, runs_per_device) < 1 or processes == 0:
+        raise PrecropError("--processes and --runs-per-device are 1 or more")
+    if not devices:
+        if runs_per_device > 1:
+            raise PrecropError("there is no GPU here: say --processes instead of --runs-per-device")
+        count = processes or 1
+        return [_place(threads // count, {})] * count
+    if processes is not None:
+        raise PrecropError("there are GPUs here: say --runs-per-device instead of --processes")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(index) for index in range(devices)]
+    each = threads // (len(names) * runs_per_device)
+    # All devices get one cell before any gets its second.
+    return [_place(each, {"CUDA_VISIBLE_DEVICES": name}) for name in names] * runs_per_device
+
+
+def _place(threads: int, environment: Mapping[str, str]) -> Place:
+    return Place({"OMP_NUM_THREADS": str(max(1, threads)), **environment})
+
+
+class _Worker:
+    """A process that runs one cell after another."""
+
+    def __init__(self, place: Place, output: Path, logs: Path, work: Work) -> None:
+        self.place = place
+        self.cell: Cell | None = None
+        self.fit = True
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process: SpawnProcess = context.Process(
+            target=_serve, args=(theirs, work, output, logs), daemon=False
+        )
+        with _environment(place.environment), _uninterrupted():
+            self.process.start()
+        theirs.close()
+
+    def events(self) -> Iterator[Event]:
+        """What it has told. A process that is gone while it ran a cell has died."""
+        try:
+            while self.fit and self.pipe.poll():
+                event, self.fit = self.pipe.recv()
+                yield event
+        except (EOFError, OSError):
+            self.fit = False
+            self.process.join()
+            if self.cell is not None:
+                yield Died(self.cell.id, _end(self.process.exitcode))
+
+    def stop(self) -> None:
+        """Ask it to end."""
+        self.pipe.close()
+        if self.process.is_alive():
+            self.process.terminate()
+
+    def gone(self, seconds: float) -> None:
+        """Wait for its end, and bring it about if that takes too long."""
+        self.process.join(seconds)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+
+class LocalEngine:
+    """Processes that stay, with the images in memory, for one cell after another.
+
+    Args:
+        places: where cells run.
+        output: the folder of the runs' folders.
+        logs: a folder for what processes print, a file per cell that printed something.
+        work: runs a cell, in the process.
+    """
+
+    def __init__(
+        self, places: Sequence[Place], output: Path, logs: Path, work: Work = train_cell
+    ) -> None:
+        self._work = work
+        self._free = list(reversed(places))
+        self._count = len(places)
+        self._output, self._logs = output, logs
+        self._workers: list[_Worker] = []
+
+    @property
+    def places(self) -> int:
+        """As many as it was made with."""
+        return self._count
+
+    def start(self, cell: Cell) -> None:
+        """Give the cell to a process that waits, or to a new one."""
+        idle = [worker for worker in self._workers if worker.cell is None]
+        worker = idle[0] if idle else self._new()
+        worker.cell = cell
+        # A process that has died is noticed where its events are read.
+        with suppress(OSError):
+            worker.pipe.send(cell)
+
+    def _new(self) -> _Worker:
+        worker = _Worker(self._free.pop(), self._output, self._logs, self._work)
+        self._workers.append(worker)
+        return worker
+
+    def wait(self, seconds: float) -> list[Event]:
+        """What the processes tell."""
+        pipes: dict[Any, _Worker] = {worker.pipe: worker for worker in self._workers}
+        if not pipes:
+            time.sleep(seconds)
+            return []
+        found: list[Event] = []
+        for pipe in wait(list(pipes), seconds):
+            worker = pipes[pipe]
+            for event in worker.events():
+                found.append(event)
+                if not isinstance(event, _ONGOING):
+                    worker.cell = None
+            if not worker.fit:
+                worker.stop()
+                worker.gone(_PATIENCE)
+                self._workers.remove(worker)
+                self._free.append(worker.place)
+        return found
+
+    def close(self) -> None:
+        """End all processes; a run that is cut short goes on from its last epoch next time."""
+        for worker in self._workers:
+            worker.stop()
+        deadline = time.monotonic() + _PATIENCE
+        for worker in self._workers:
+            worker.gone(max(0.0, deadline - time.monotonic()))
+        self._workers.clear()
+
+
+def _serve(pipe: Connection, work: Work, output: Path, logs: Path) -> None:
+    """What a process does: run the cells that come, until there is nobody to send them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    faulthandler.enable()
+    one_at_a_time = threading.Lock()
+
+    def report(event: Event) -> None:
+        with one_at_a_time:
+            pipe.send((event, True))
+
+    with suppress(EOFError, KeyboardInterrupt):  # nothing more to do, or told to end
+        fit = True
+        while fit:
+            cell = pipe.recv()
+            with _printing_to(logs / f"{cell.id}.log"):
+                event, fit = work(cell, output, report)
+            pipe.send((event, fit))
+
+
+def _end_with_parent() -> None:
+    """Don't train on for nobody, holding the run's lock, when the parent was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+@contextmanager
+def _printing_to(path: Path) -> Iterator[None]:
+    """What this process and its libraries print goes to a file, which is kept if it has words."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(file.fileno(), stream.fileno())
+    yield
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    if not path.stat().st_size:
+        path.unlink()
+
+
+@contextmanager
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """Variables for a process that is started in the meantime."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """A process that is started in the meantime ignores Ctrl-C from its first moment."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _end(status: int | None) -> str:
+    """How a process ended, in words."""
+    if status is not None and status < 0:
+        return f"killed by {signal.Signals(-status).name}"
+    return f"exit status {status}"

@@ -1,0 +1,160 @@
+"""Cells as tasks on a Ray cluster. Rows are appended by the process that called, once each.
+
+The runs' folder has to be one that all nodes see under the same path, where a run shall go on from
+its last epoch after its node was lost; otherwise it begins anew on another one.
+"""
+
+import contextlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from precrop.errors import PrecropError
+from precrop.study.cells import Cell
+from precrop.study.events import Died, Event
+
+_AGAIN = 3
+"""Times that Ray runs a cell again whose node or process is gone, before we are told."""
+Report = Callable[[Event], None]
+Work = Callable[[Cell, Path, Report], tuple[Event, bool]]
+"""Runs a cell, as `precrop.study.worker.work`."""
+
+
+class RayEngine:
+    """Tasks on Ray, one per cell; as many at a time as the cluster has room for.
+
+    Args:
+        output: the folder of the runs' folders.
+        address: of the cluster; by default one is started on this machine.
+        threads: CPU threads of a run.
+        runs_per_device: runs that share a GPU, where the cluster has any.
+        work: runs a cell, on a node; `precrop.study.worker.work` by default.
+
+    Raises:
+        PrecropError: there is no such cluster.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        *,
+        address: str | None = None,
+        threads: int = 1,
+        runs_per_device: int = 1,
+        work: Work | None = None,
+    ) -> None:
+        if min(threads, runs_per_device) < 1:
+            raise PrecropError("--threads and --runs-per-device are 1 or more")
+        self._began = _connect(address)
+        self._threads, self._runs_per_device = threads, runs_per_device
+        gpus = 1 / runs_per_device if _resources().get("GPU") else 0
+        self._task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=_AGAIN)(_run)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._told = _Told.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+        self._arguments = (output.resolve(), Path.cwd(), self._told, threads, work)
+        self._running: dict[Any, Cell] = {}
+
+    @property
+    def places(self) -> int:
+        """Runs for which the cluster, as it is now, has room."""
+        there = _resources()
+        places = int(there.get("CPU", 0) // self._threads)
+        if "GPU" in there:
+            places = min(places, int(there["GPU"]) * self._runs_per_device)
+        return max(1, places)
+
+    def start(self, cell: Cell) -> None:
+        """Hand the cell to Ray, which finds a node for it."""
+        self._running[self._task.remote(cell, *self._arguments)] = cell
+
+    def wait(self, seconds: float) -> list[Event]:
+        """What the tasks tell, and what came of those that are over."""
+        if not self._running:
+            time.sleep(seconds)
+            return []
+        over, _ = ray.wait(list(self._running), num_returns=1, timeout=seconds)
+        cells = {cell.id for cell in self._running.values()}
+        told: list[Event] = ray.get(self._told.take.remote())
+        found = [event for event in told if event.cell in cells]  # type: ignore[union-attr]
+        return [*found, *(self._end(task) for task in over)]
+
+    def _end(self, task: Any) -> Event:
+        cell = self._running.pop(task)
+        try:
+            event: Event = ray.get(task)
+        except ray.exceptions.RayError as error:
+            return Died(cell.id, " ".join(str(error).split()))
+        return event
+
+    def close(self) -> None:
+        """Stop what runs; a cluster that was there before stays."""
+        with contextlib.suppress(ray.exceptions.RayError):
+            for task in self._running:
+                ray.cancel(task, force=True)
+            ray.kill(self._told)
+        self._running.clear()
+        if self._began:
+            ray.shutdown()
+
+
+@ray.remote(num_cpus=0)
+class _Told:
+    """Keeps what tasks tell until it is fetched."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+
+    def put(self, event: Event) -> None:
+        """Keep an event."""
+        self._events.append(event)
+
+    def take(self) -> list[Event]:
+        """All events since the last call."""
+        events, self._events = self._events, []
+        return events
+
+
+def _run(
+    cell: Cell, output: Path, folder: Path, told: Any, threads: int, work: Work | None
+) -> Event:
+    """The task: work as in a process of our own."""
+    if folder.is_dir():
+        os.chdir(folder)  # paths of images and modules of networks are relative to it
+        if str(folder) not in sys.path:
+            sys.path.insert(0, str(folder))
+    import torch
+
+    torch.set_num_threads(threads)
+    if work is None:
+        from precrop.study.worker import work as work_
+
+        work = work_
+    event, _ = work(cell, output, lambda event: told.put.remote(event))
+    return event
+
+
+def _resources() -> dict[str, float]:
+    """What the cluster has, by kind."""
+    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return found
+
+
+def _connect(address: str | None) -> bool:
+    """Join a cluster, or start one; whether it is ours to leave."""
+    if ray.is_initialized():
+        return False
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        text = " ".join(str(error).split())
+        raise PrecropError(f"cannot use the Ray cluster at {address or 'here'}: {text}") from error
+    return True

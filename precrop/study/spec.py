@@ -1,0 +1,307 @@
+"""A study's file: networks, variants, budgets and seeds, read and checked."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from precrop.budgets import Budget, parse_budget
+from precrop.errors import PrecropError
+from precrop.study.variants import WORDS, Variant, read_variant, suggestion
+from precrop.training.recipes import Recipe, find_recipe
+
+T = TypeVar("T")
+_COSTS = ("params", "macs")
+_LARGE = 10**12
+"""Stands for a network's cost where only the sense of a budget is checked."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The budgets of one cell, as they are written; None is no budget."""
+
+    params: Budget | None = None
+    macs: Budget | None = None
+
+    def given(self) -> dict[str, Budget]:
+        """Those that there are, by cost."""
+        both = {"params": self.params, "macs": self.macs}
+        return {name: budget for name, budget in both.items() if budget is not None}
+
+    def only(self, part: str) -> "Limits":
+        """The budget of one cost.
+
+        Raises:
+            PrecropError: there is none.
+        """
+        if part not in self.given():
+            raise PrecropError(f"budget: {part}, but not all of the study's budgets have {part}")
+        return Limits(**{part: self.given()[part]})
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network: its name as for ``precrop train``, its builder's arguments, and its recipe."""
+
+    model: str
+    recipe: Recipe
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Series:
+    """A variant with everything that it is run for."""
+
+    variant: Variant
+    networks: tuple[Network, ...]
+    budgets: tuple[Limits, ...]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study's file asks for; `precrop.study.cells.expand` lists its cells.
+
+    Attributes:
+        name: of the study.
+        description: what it asks, for people.
+        data: where the images are, as for ``precrop train --data``.
+        data_name: what the file calls them; it stays where `at` says another place.
+        networks: in the file's order.
+        series: one per variant, in the file's order.
+    """
+
+    name: str
+    description: str
+    data: str
+    data_name: str
+    networks: tuple[Network, ...]
+    series: tuple[Series, ...]
+
+    def at(self, data: str) -> "Study":
+        """The same study, of the same cells, with its images elsewhere: in a folder, say."""
+        return replace(self, data=data)
+
+
+def read_study(path: Path) -> Study:
+    """Read a study's file (YAML).
+
+    Raises:
+        PrecropError: one line with the file, the entry and what is wrong there.
+    """
+    content = _load(path)
+    with _within(str(path)):
+        return _study(content)
+
+
+def _load(path: Path) -> Any:
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PrecropError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = " ".join(str(error).split())
+        raise PrecropError(f"{path} is not YAML: {text}") from error
+
+
+@contextmanager
+def _within(place: str) -> Iterator[None]:
+    """Say where in the file a mistake is."""
+    try:
+        yield
+    except PrecropError as error:
+        raise PrecropError(f"{place}: {error}") from error
+
+
+def _study(content: Any) -> Study:
+    entry = _Entry.of(content, _STUDY, "a study")
+    recipe = _recipe(entry.needed("recipe"))
+    data = entry.text("data")
+    networks = entry.each("networks", lambda value: _network(value, recipe))
+    _refuse_repeats("networks", [_described(network) for network in networks])
+    seeds = _seeds(entry)
+    budgets = _budgets(entry) if "budgets" in entry.content else ()
+    series = entry.each("variants", lambda value: _series(value, networks, budgets, seeds))
+    _refuse_repeats("variants", [one.variant.name for one in series])
+    matches = [item.get("match") for item in entry.items("variants")]
+    variants = {one.variant.name: one.variant for one in series}
+    series = tuple(_matched(*pair, variants) for pair in zip(series, matches, strict=True))
+    return Study(
+        name=entry.text("study"),
+        description=" ".join(entry.text("description").split()),
+        data=data,
+        data_name=data,
+        networks=networks,
+        series=series,
+    )
+
+
+_STUDY = ("study", "description", "data", "recipe", "seeds", "networks", "budgets", "variants")
+_NETWORK = ("model", "args", "recipe")
+_VARIANT = ("name", *WORDS, "match", "networks", "budgets", "budget", "seeds")
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A mapping in the file whose keys are all known."""
+
+    content: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, content: Any, keys: Sequence[str], what: str) -> "_Entry":
+        if not isinstance(content, Mapping):
+            raise PrecropError(f"{_brief(content)} is not {what}: write {', '.join(keys[:3])}: …")
+        for key in content:
+            if key not in keys:
+                raise PrecropError(f"{what} has no {key!r}; {suggestion(key, keys)}")
+        return cls(content)
+
+    def needed(self, key: str) -> Any:
+        if self.content.get(key) is None:
+            raise PrecropError(f"{key} is missing")
+        return self.content[key]
+
+    def text(self, key: str) -> str:
+        value = self.needed(key)
+        if not isinstance(value, str) or not value.strip():
+            raise PrecropError(f"{key} is {_brief(value)}, not a text")
+        return value
+
+    def items(self, key: str) -> list[Any]:
+        """A list that is not empty."""
+        value = self.needed(key)
+        if not isinstance(value, list):
+            raise PrecropError(f"{key} is {_brief(value)}, not a list")
+        if not value:
+            raise PrecropError(f"{key} is an empty list")
+        return value
+
+    def each(self, key: str, read: Callable[[Any], T]) -> tuple[T, ...]:
+        """Every item of a list, read; a mistake is said with the item's name or number."""
+        found = []
+        for number, item in enumerate(self.items(key), start=1):
+            name = item.get("name", item.get("model")) if isinstance(item, Mapping) else None
+            with _within(f"{key}, {name or f'entry {number}'}"):
+                found.append(read(item))
+        return tuple(found)
+
+
+def _recipe(value: Any) -> Recipe:
+    """A recipe's name, or a mapping of its ``name`` and the fields to change."""
+    settings = dict(value) if isinstance(value, Mapping) else {"name": value}
+    name = settings.pop("name", None)
+    with _within("recipe"):
+        if not isinstance(name, str):
+            raise PrecropError("it has no name: write {name: cifar-quick, epochs: 30}")
+        return find_recipe(name, "").changed(settings)
+
+
+def _network(value: Any, recipe: Recipe) -> Network:
+    if isinstance(value, str):
+        return Network(value, recipe)
+    entry = _Entry.of(value, _NETWORK, "a network")
+    args = entry.content.get("args", {})
+    if not isinstance(args, Mapping) or not all(isinstance(name, str) for name in args):
+        raise PrecropError(f"args is {_brief(args)}, not names and values")
+    if not _is_json(args):
+        raise PrecropError(f"args is {_brief(args)}: a value is no number, text, list or mapping")
+    own = entry.content.get("recipe")
+    return Network(entry.text("model"), recipe if own is None else _recipe(own), dict(args))
+
+
+def _series(
+    value: Any, networks: tuple[Network, ...], budgets: tuple[Limits, ...], seeds: tuple[int, ...]
+) -> Series:
+    entry = _Entry.of(value, _VARIANT, "a variant")
+    words = {key: entry.content[key] for key in WORDS if key in entry.content}
+    variant = read_variant(entry.text("name"), words)
+    if "networks" in entry.content:
+        networks = _chosen(entry.items("networks"), networks)
+    if "seeds" in entry.content:
+        seeds = _seeds(entry)
+    if "budgets" in entry.content:
+        budgets = _budgets(entry)
+    elif not variant.budgeted:
+        budgets = ()
+    if variant.kind == "dense" and entry.content.keys() & {"budget", "budgets"}:
+        raise PrecropError("a dense network has no budget: write plan, mask or another way")
+    if variant.budgeted and not budgets:
+        raise PrecropError("it has no budget: write `budgets: [{params: 0.5, macs: 0.5}]`")
+    part = entry.content.get("budget", "both")
+    if part not in (*_COSTS, "both"):
+        raise PrecropError(f"budget is {_brief(part)}: write params, macs or both")
+    if part != "both":
+        budgets = tuple(limits.only(part) for limits in budgets)
+    return Series(variant, networks, budgets or (Limits(),), seeds)
+
+
+def _matched(one: Series, name: Any, variants: Mapping[str, Variant]) -> Series:
+    """A variant that is made as large as another one of the study's."""
+    if name is None:
+        return one
+    with _within(f"variants, {one.variant.name}"):
+        if name not in variants:
+            raise PrecropError(
+                f"match: no variant is called {name!r}; {suggestion(name, variants)}"
+            )
+        return replace(one, variant=one.variant.matched(variants[name]))
+
+
+def _chosen(names: Sequence[Any], networks: Sequence[Network]) -> tuple[Network, ...]:
+    """Those of the study's networks that a variant names."""
+    known = [network.model for network in networks]
+    for name in names:
+        if name not in known:
+            raise PrecropError(f"the study has no network {name!r}; {suggestion(name, known)}")
+    return tuple(network for network in networks if network.model in names)
+
+
+def _seeds(entry: _Entry) -> tuple[int, ...]:
+    seeds = entry.items("seeds")
+    for seed in seeds:
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+            raise PrecropError(f"seed {_brief(seed)} is not a whole number from 0 up")
+    _refuse_repeats("seeds", seeds)
+    return tuple(seeds)
+
+
+def _budgets(entry: _Entry) -> tuple[Limits, ...]:
+    found = entry.each("budgets", _limits)
+    _refuse_repeats("budgets", [str(limits.given()) for limits in found])
+    return found
+
+
+def _limits(value: Any) -> Limits:
+    entry = _Entry.of(value, _COSTS, "a budget")
+    if not entry.content:
+        raise PrecropError("no budget: write {params: 0.5, macs: 0.5}, or one of them")
+    for name, budget in entry.content.items():
+        parse_budget(name, budget, _LARGE)
+    return Limits(**entry.content)
+
+
+def _refuse_repeats(what: str, names: Sequence[Any]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise PrecropError(f"{what} has {name} twice")
+
+
+def _described(network: Network) -> str:
+    return f"{network.model} {dict(network.args)}" if network.args else network.model
+
+
+def _is_json(value: Any) -> bool:
+    """Whether it has the types of JSON, all through; YAML has dates and sets besides."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_json(item) for key, item in value.items())
+    if isinstance(value, list):
+        return all(map(_is_json, value))
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:39] + "…"

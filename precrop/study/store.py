@@ -1,0 +1,396 @@
+"""A study's rows on disk: a folder of Parquet parts that many processes may append to at once.
+
+Every append is one part, moved to its place when it is whole. Now and then parts are merged into
+one that names them; a reader leaves those out that another part names, so that it sees every row
+once at any moment, also where merging was cut short. Rows are never changed or removed.
+"""
+
+import contextlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+from precrop.errors import PrecropError
+from precrop.files import replacing, write_text
+from precrop.study.locks import Claim
+from precrop.study.rows import FIELDS, NESTED, SCHEMA, Row
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped]
+
+_MARK, _PARTS, _LOCK = "store.json", "parts", "merging.lock"
+_TOGETHER = 32
+"""Parts of a level that are merged into one of the next level."""
+_REPLACES = b"replaces"
+_LEFT_BEHIND = 3600.0
+"""Seconds after which a temporary file belongs to no process that still writes it."""
+
+_TEXT = (
+    *("study", "cell", "run", "network", "variant", "kind", "method", "granularity"),
+    *("data", "data_digest", "status", "error", "device", *NESTED),
+)
+_WHOLE = ("seed", "params", "macs", "base_params", "base_macs")
+_TIMES = ("started", "ended")
+
+
+def _type(name: str) -> pa.DataType:
+    if name in _TEXT:
+        return pa.string()
+    if name in _WHOLE:
+        return pa.int64()
+    return pa.timestamp("us", tz="UTC") if name in _TIMES else pa.float64()
+
+
+_COLUMNS = pa.schema([(name, _type(name)) for name in FIELDS])
+
+
+@dataclass
+class Tally:
+    """How often a cell was run."""
+
+    done: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What is known of a part without its rows."""
+
+    replaces: frozenset[str]
+    cells: tuple[str, ...]
+    statuses: tuple[str, ...]
+
+
+class Store:
+    """Rows that were appended to a folder; `open` gives one.
+
+    Attributes:
+        path: the folder.
+        dropped: parts that cannot be read, each with the reason; known after a first read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.dropped: dict[str, str] = {}
+        self._known: dict[str, _Part] = {}
+
+    @classmethod
+    def open(cls, path: Path, create: bool = False) -> "Store":
+        """The store in a folder.
+
+        Args:
+            path: the folder.
+            create: make an empty store where there is nothing yet.
+
+        Raises:
+            PrecropError: the folder is no store, or one of another schema.
+        """
+        mark = path / _MARK
+        if create and not mark.is_file():
+            _create(path)
+        if not mark.is_file():
+            raise PrecropError(f"{path} is no store of a study: there is no {_MARK} in it")
+        _check_schema(mark)
+        return cls(path)
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Add rows, all of them or none.
+
+        Raises:
+            PrecropError: the store cannot be written.
+        """
+        if not rows:
+            return
+        table = pa.Table.from_pylist([_to_columns(row) for row in rows], schema=_COLUMNS)
+        self._write(table, 0, ())
+        self._merge()
+
+    def rows(self) -> list[Row]:
+        """One row per cell, in the order in which they ended.
+
+        Of several the first that is done; where none is, the last that failed.
+        """
+        return _to_rows(_one_per_cell(self._table()))
+
+    def frame(self) -> "pd.DataFrame":
+        """`rows` as a table with a column per field; nested fields are Python objects."""
+        import pandas as pd
+
+        rows = self.rows()
+        return pd.DataFrame({name: [getattr(row, name) for row in rows] for name in FIELDS})
+
+    def tally(self) -> dict[str, Tally]:
+        """How often each cell was run."""
+        found: dict[str, Tally] = {}
+        for name in self._live():
+            part = self._known[name]
+            for cell, status in zip(part.cells, part.statuses, strict=True):
+                tally = found.setdefault(cell, Tally())
+                if status == "done":
+                    tally.done += 1
+                else:
+                    tally.failed += 1
+        return found
+
+    def done(self) -> set[str]:
+        """The cells that were run without failing."""
+        return {cell for cell, tally in self.tally().items() if tally.done}
+
+    # Reading.
+
+    def _table(self) -> pa.Table:
+        """All rows."""
+        while True:
+            # A part may be merged and removed before it is read: then it is elsewhere.
+            with contextlib.suppress(FileNotFoundError):
+                tables = [self._read(name) for name in self._live()]
+                whole = [table for table in tables if table is not None]
+                return pa.concat_tables(whole) if whole else _COLUMNS.empty_table()
+
+    def _read(self, name: str) -> pa.Table | None:
+        try:
+            return pq.ParquetFile(self._parts / name).read()
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError) as error:
+            self.dropped[name] = _reason(error)
+            return None
+
+    def _live(self) -> list[str]:
+        """Names of the parts that no other part stands for, oldest first."""
+        while True:
+            with contextlib.suppress(FileNotFoundError):
+                names = self._listed()
+                for name in names:
+                    self._look(name)
+                replaced = self._replaced(names)
+                return [n for n in names if n in self._known and n not in replaced]
+
+    def _look(self, name: str) -> None:
+        if name in self._known or name in self.dropped:
+            return
+        try:
+            self._known[name] = _looked_at(self._parts / name)
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError, ValueError) as error:
+            self.dropped[name] = _reason(error)
+
+    def _replaced(self, names: Iterable[str]) -> set[str]:
+        return {old for n in names if n in self._known for old in self._known[n].replaces}
+
+    def _listed(self) -> list[str]:
+        """Names of the parts in the folder.
+
+        A folder that changes while it is listed can hide what was moved into it together with what
+        was removed for that: it is listed until it looks the same twice.
+        """
+        found = _names(self._parts)
+        while (again := _names(self._parts)) != found:
+            found = again
+        return found
+
+    @property
+    def _parts(self) -> Path:
+        return self.path / _PARTS
+
+    # Writing.
+
+    def _write(self, table: pa.Table, level: int, replaces: Sequence[str]) -> None:
+        name = f"{level}-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet"
+        metadata = {_REPLACES: json.dumps(list(replaces)).encode()}
+        try:
+            self._parts.mkdir(exist_ok=True)
+            with replacing(self._parts / name) as temporary:
+                table = table.replace_schema_metadata(metadata)
+                pq.write_table(table, temporary, compression="zstd")
+                _sync(temporary)
+            _sync(self._parts)
+        except (OSError, pa.ArrowException) as error:
+            raise PrecropError(
+                f"cannot write to the store {self.path}: {_reason(error)}"
+            ) from error
+
+    def _merge(self) -> None:
+        """Merge parts where there are many, unless another process is at it."""
+        if len(_names(self._parts)) < _TOGETHER:
+            return
+        claim = Claim.take(self.path / _LOCK)
+        if claim is None:
+            return
+        with claim:
+            self._tidy()
+            for level in range(8):
+                names = [n for n in self._live() if n.startswith(f"{level}-")]
+                if len(names) >= _TOGETHER:
+                    self._merge_into(names, level + 1)
+
+    def _merge_into(self, names: Sequence[str], level: int) -> None:
+        tables = {name: self._read(name) for name in names}
+        whole = {name: table for name, table in tables.items() if table is not None}
+        if whole:
+            self._write(pa.concat_tables(list(whole.values())), level, list(whole))
+            self._remove(whole)
+
+    def _tidy(self) -> None:
+        """Remove what a merge or an append that was cut short left behind."""
+        self._live()
+        names = _names(self._parts)
+        replaced = self._replaced(names)
+        self._remove(name for name in names if name in replaced)
+        for path in self._parts.glob(".*"):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > _LEFT_BEHIND:
+                    path.unlink()
+
+    def _remove(self, names: Iterable[str]) -> None:
+        for name in names:
+            (self._parts / name).unlink(missing_ok=True)
+
+
+def _create(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        others = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")]
+        if others and _MARK not in others:
+            raise PrecropError(f"{path} is not empty and no store: name another folder")
+        write_text(path / _MARK, json.dumps({"schema": SCHEMA}) + "\n")
+        (path / _PARTS).mkdir(exist_ok=True)
+    except OSError as error:
+        raise PrecropError(f"cannot make the store {path}: {error.strerror}") from error
+
+
+def _check_schema(mark: Path) -> None:
+    try:
+        content = json.loads(mark.read_text(encoding="utf-8"))
+        schema = content["schema"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PrecropError(f"{mark} is broken: it does not say the store's schema") from error
+    if schema != SCHEMA:
+        raise PrecropError(
+            f"the store {mark.parent} has schema {schema}, this precrop reads {SCHEMA}: "
+            "use the version that wrote it, or another folder"
+        )
+
+
+def _names(parts: Path) -> list[str]:
+    try:
+        entries = os.listdir(parts)  # noqa: PTH208 - names alone
+    except FileNotFoundError:
+        return []
+    return sorted(n for n in entries if n.endswith(".parquet") and not n.startswith("."))
+
+
+def _looked_at(path: Path) -> _Part:
+    file = pq.ParquetFile(path)
+    if file.schema_arrow.names != list(FIELDS):
+        raise ValueError("its columns are not those of a study's rows")
+    replaces = json.loads((file.schema_arrow.metadata or {}).get(_REPLACES, b"[]"))
+    table = file.read(["cell", "status"])
+    cells, statuses = (table.column(name).to_pylist() for name in ("cell", "status"))
+    return _Part(frozenset(replaces), tuple(cells), tuple(statuses))
+
+
+def _one_per_cell(table: pa.Table) -> pa.Table:
+    table = table.sort_by([("ended", "ascending"), ("started", "ascending")])
+    cells, statuses = (table.column(name).to_pylist() for name in ("cell", "status"))
+    chosen: dict[str, int] = {}
+    for index, cell in enumerate(cells):
+        kept = chosen.get(cell)
+        if kept is None or statuses[kept] == "failed":
+            chosen[cell] = index
+    return table.take(pa.array(sorted(chosen.values()), pa.int64()))
+
+
+def _to_columns(row: Row) -> dict[str, Any]:
+    values = {name: getattr(row, name) for name in FIELDS}
+    values["history"] = tuple(row.history)
+    for name in NESTED:
+        values[name] = json.dumps(values[name], default=str, separators=(",", ":"))
+    return values
+
+
+def _to_rows(table: pa.Table) -> list[Row]:
+    columns: dict[str, list[Any]] = {name: table.column(name).to_pylist() for name in FIELDS}
+    for name in NESTED:
+        columns[name] = _decoded(columns[name], _READERS.get(name, json.loads))
+    for name in _TIMES:
+        columns[name] = [_utc(value) for value in columns[name]]
+    values = zip(*(columns[name] for name in FIELDS), strict=True)
+    return [Row(**dict(zip(FIELDS, each, strict=True))) for each in values]
+
+
+def _decoded(texts: Sequence[str], read: Callable[[str], Any]) -> list[Any]:
+    """JSON of a column; rows that say the same share one object."""
+    known: dict[str, Any] = {}
+    for text in texts:
+        if text not in known:
+            known[text] = read(text)
+    return [known[text] for text in texts]
+
+
+def _widths(text: str) -> dict[str, tuple[int, int]]:
+    return {name: (width[0], width[1]) for name, width in json.loads(text).items()}
+
+
+class History(Sequence[Mapping[str, float]]):
+    """A run's epochs, decoded when they are looked at: most readers of a store never do.
+
+    Args:
+        text: the epochs as JSON.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    @cached_property
+    def _epochs(self) -> tuple[Mapping[str, float], ...]:
+        return tuple(json.loads(self._text))
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._epochs[place]
+
+    def __len__(self) -> int:
+        return len(self._epochs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._epochs == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __repr__(self) -> str:
+        return repr(self._epochs)
+
+
+_READERS: dict[str, Callable[[str], Any]] = {"widths": _widths, "history": History}
+
+
+def _utc(value: datetime) -> datetime:
+    return value.astimezone(UTC)
+
+
+def _sync(path: Path) -> None:
+    """Have a file, or a folder's entries, written to the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        # Some file systems cannot sync a folder; then its entries are written when they are.
+        with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _reason(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error)
+    return " ".join(str(text).split())

@@ -1,0 +1,147 @@
+"""Torch-Pruning at initialization, brought to a study's budgets.
+
+Torch-Pruning (https://github.com/VainF/Torch-Pruning) takes a channel ratio, not a budget. The
+smallest ratio that meets every budget is searched by bisection, and the widths that come out of it
+become a plan, so that its networks are built and trained as all others are.
+"""
+
+import copy
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import precrop
+from precrop.budgets import parse_budgets
+from precrop.errors import BudgetError, PrecropError
+from precrop.read.inputs import Inputs
+from precrop.read.network import Network
+from precrop.study.variants import Request, suggestion
+
+if TYPE_CHECKING:
+    from precrop.plans import Plan
+
+RATIO_STEP = 0.001
+"""To which the ratio is bisected."""
+
+
+def _random(tp: Any) -> Any:
+    return tp.importance.RandomImportance()
+
+
+def _magnitude(tp: Any) -> Any:
+    return tp.importance.GroupMagnitudeImportance(p=2)
+
+
+IMPORTANCES: dict[str, Callable[[Any], Any]] = {"random": _random, "magnitude": _magnitude}
+"""What ranks channels; without ``global_pruning`` it has no influence on widths."""
+
+
+def plan(request: Request) -> "Plan":
+    """The largest network that Torch-Pruning's ratio gives within all budgets.
+
+    Its options are ``importance``, a name in `IMPORTANCES`, ``global_pruning`` and ``round_to``.
+
+    Raises:
+        BudgetError: no ratio meets the budgets.
+        PrecropError: Torch-Pruning is not installed, fails on the network, or makes one whose
+            layers don't fit together.
+    """
+    structure, _ = Network(request.model, Inputs(request.input_shape)).structure()
+    bases = {name: cost(structure.units) for name, cost in structure.costs.items()}
+    limits = parse_budgets(request.budgets, bases)
+    # A depthwise layer's output is its input's width, so it has no entry of its own.
+    kept = [x.name for x in structure.layers if not x.outputs and x.kind != "depthwise"]
+    best, low, high = None, 0.0, 1.0
+    while high - low > RATIO_STEP:
+        ratio = (low + high) / 2
+        found = _pruned(request, ratio, kept)
+        if all(cost <= limits.get(name, cost) for name, cost in _costs(found, request).items()):
+            best, high = found, ratio
+        else:
+            low = ratio
+    if best is None:
+        budgets = ", ".join(f"{name}={budget!r}" for name, budget in request.budgets.items())
+        raise BudgetError(f"{budgets} cannot be met by Torch-Pruning, at any ratio")
+    return precrop.plan(
+        request.model,
+        request.input_shape,
+        params=request.budgets.get("params"),
+        macs=request.budgets.get("macs"),
+        widths=_widths(best, {layer.name for layer in structure.layers}),
+    )
+
+
+def _pruned(request: Request, ratio: float, kept: Collection[str]) -> nn.Module:
+    """A copy of the network, pruned by Torch-Pruning itself; layers in ``kept`` stay whole."""
+    tp = _library()
+    model = copy.deepcopy(request.model).eval()
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        torch.manual_seed(request.seed)
+        try:
+            pruner = tp.pruner.MetaPruner(
+                model,
+                torch.ones(1, *request.input_shape),
+                importance=_importance(request.options)(tp),
+                global_pruning=request.options.get("global_pruning", False),
+                pruning_ratio=ratio,
+                round_to=request.options.get("round_to"),
+                ignored_layers=[model.get_submodule(name) for name in kept],
+                # Its defaults are dictionaries that all pruners of a process share.
+                in_channel_groups={},
+                out_channel_groups={},
+                num_heads={},
+            )
+            pruner.step()
+        except PrecropError:
+            raise
+        except Exception as error:  # whatever Torch-Pruning raises about a network
+            text = " ".join(str(error).split())
+            raise PrecropError(
+                f"Torch-Pruning fails on the network: {type(error).__name__}: {text}"
+            ) from error
+    return model
+
+
+def _library() -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import torch_pruning
+    except ImportError as error:
+        raise PrecropError(
+            "torch-pruning is not installed: pip install torch-pruning==1.6.1"
+        ) from error
+    return torch_pruning
+
+
+def _importance(options: Mapping[str, Any]) -> Callable[[Any], Any]:
+    name = options.get("importance", "random")
+    if name not in IMPORTANCES:
+        raise PrecropError(f"importance {name!r} is unknown; {suggestion(name, IMPORTANCES)}")
+    return IMPORTANCES[name]
+
+
+def _costs(model: nn.Module, request: Request) -> dict[str, int]:
+    """Parameters and multiply-accumulates, as PyTorch itself counts them."""
+    empty = copy.deepcopy(model).to("meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        empty(torch.ones(1, *request.input_shape, device="meta"))
+    return {
+        "params": sum(parameter.numel() for parameter in model.parameters()),
+        "macs": int(counter.get_total_flops()) // 2,
+    }
+
+
+def _widths(model: nn.Module, names: Collection[str]) -> dict[str, int]:
+    """Output channels of the convolutions and linear layers among ``names``."""
+    found = {}
+    for name, module in model.named_modules():
+        width = getattr(module, "out_channels", getattr(module, "out_features", None))
+        if name in names and isinstance(width, int):
+            found[name] = width
+    return found

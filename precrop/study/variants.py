@@ -1,0 +1,241 @@
+"""Variants: the ways in which a study makes a network smaller.
+
+A way from a network to widths is a function from a `Request` to a plan and an entry in `WAYS`.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from precrop.budgets import Budget
+from precrop.errors import PrecropError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from precrop.plans import Plan
+
+_UNIFORM = 1e6
+"""Weight of the balance term at which it decides alone: all widths keep one share."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a way needs to know.
+
+    Attributes:
+        model: with its initial weights; it is only looked at.
+        input_shape: of one image.
+        budgets: by cost, as written in the study.
+        options: of the way.
+        densities: by layer name, where widths should come close to some.
+        seed: of every random choice.
+    """
+
+    model: "nn.Module"
+    input_shape: tuple[int, ...]
+    budgets: Mapping[str, Budget]
+    options: Mapping[str, Any]
+    densities: Mapping[str, float] | None = None
+    seed: int = 0
+
+
+def _plan(request: Request) -> "Plan":
+    """`precrop.plan` with any of its options."""
+    import precrop
+
+    options = {**request.options, **request.budgets}
+    if request.densities is not None:
+        options["densities"] = request.densities
+    return precrop.plan(request.model, request.input_shape, **options)
+
+
+def _uniform(request: Request) -> "Plan":
+    """One share of every width: a width multiplier, rounded so that it uses its budgets up."""
+    import precrop
+
+    options = {**request.options, **request.budgets}
+    return precrop.plan(request.model, request.input_shape, balance=_UNIFORM, **options)
+
+
+def _torch_pruning(request: Request) -> "Plan":
+    """Torch-Pruning's channels at the smallest ratio that meets every budget."""
+    from precrop.study.torch_pruning import plan
+
+    return plan(request)
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to widths, and the options that it has with their types."""
+
+    function: Callable[[Request], "Plan"]
+    options: Mapping[str, tuple[type, ...]]
+
+
+_RULED: dict[str, tuple[type, ...]] = {
+    "divisor": (int,),
+    "min_width": (int,),
+    "expand": (bool,),
+    "residual": (str,),
+    "ignore": (str, list),
+    "groups": (str,),
+}
+WAYS: dict[str, Way] = {
+    "plan": Way(
+        _plan,
+        {
+            **_RULED,
+            "balance": (int, float),
+            "objective": (str,),
+            "widths": (dict,),
+            "rule": (str,),
+        },
+    ),
+    "uniform": Way(_uniform, _RULED),
+    "torch-pruning": Way(
+        _torch_pruning, {"importance": (str,), "global_pruning": (bool,), "round_to": (int,)}
+    ),
+}
+"""How widths are chosen; adding a way is a function and a line here."""
+WORDS = (*WAYS, "densities", "mask")
+"""Keys of a variant that say how the network is made smaller; none of them leaves it dense."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to make any network smaller, under its name in the study.
+
+    Attributes:
+        name: unique within the study.
+        way: a name in `WAYS`; None where no width changes.
+        options: of the way.
+        densities: the method of `precrop.densities` that the widths, or else a mask, follow.
+        mask: granularity of the mask; None where nothing is masked. With a way, layers are masked
+            to the densities that they would have in the network of those widths.
+        match: another variant, whose network's parameters and MACs are the budgets of this one.
+    """
+
+    name: str
+    way: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    densities: str | None = None
+    mask: str | None = None
+    match: "Variant | None" = None
+
+    @property
+    def kind(self) -> Literal["dense", "cropped", "masked"]:
+        """How the network is made smaller."""
+        if self.mask is not None:
+            return "masked"
+        return "dense" if self.way is None else "cropped"
+
+    @property
+    def method(self) -> str:
+        """What decides the layers' shares; empty where dense."""
+        if self.densities is not None or self.way is None:
+            return self.densities or ""
+        if self.way != "plan":
+            return self.way
+        return "given" if "widths" in self.options else self.options.get("objective", "synexp")
+
+    @property
+    def granularity(self) -> str:
+        """``channel`` for cropped networks, a mask's own otherwise; empty where dense."""
+        return self.mask or ("" if self.way is None else "channel")
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether it needs a budget."""
+        return self.kind != "dense" and self.method != "given"
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields in JSON's types."""
+        return {
+            "name": self.name,
+            "way": self.way,
+            "options": dict(self.options),
+            "densities": self.densities,
+            "mask": self.mask,
+            "match": None if self.match is None else self.match.to_json(),
+        }
+
+    def matched(self, other: "Variant") -> "Variant":
+        """The same variant, made as large as another one.
+
+        Raises:
+            PrecropError: one of them has no budget, or the other matches a third.
+        """
+        if self.way is None or not self.budgeted:
+            raise PrecropError("match goes with plan, uniform and torch-pruning")
+        if not other.budgeted or other.match is not None:
+            raise PrecropError(f"match: {other.name} has no budgets of its own")
+        return replace(self, match=other)
+
+
+def read_variant(name: str, entry: Mapping[str, Any]) -> Variant:
+    """A variant from those of its keys in a study that are in `WORDS`.
+
+    Raises:
+        PrecropError: two ways, or an unknown method, granularity or option.
+    """
+    from precrop.training.runs import check_granularity, check_method
+
+    ways = [way for way in WAYS if way in entry]
+    if len(ways) > 1:
+        raise PrecropError(f"{ways[0]} and {ways[1]} both choose widths: drop one of them")
+    way = ways[0] if ways else None
+    options = {} if way is None else _options(way, entry[way])
+    method, mask = _text(entry, "densities"), _text(entry, "mask")
+    if method is not None and way != "plan":
+        raise PrecropError("densities go with plan: write `plan: {}` too, or `mask: METHOD:weight`")
+    if mask is not None and way is None:
+        method, _, granularity = mask.partition(":")
+        mask = granularity or "weight"
+    if method is not None:
+        check_method(method)
+    if mask is not None:
+        check_granularity(mask)
+    return Variant(name, way, options, method, mask)
+
+
+def _text(entry: Mapping[str, Any], key: str) -> str | None:
+    value = entry.get(key)
+    if key in entry and not isinstance(value, str):
+        raise PrecropError(f"{key} is {value!r}, not a text like synflow")
+    return value
+
+
+def _options(way: str, given: Any) -> dict[str, Any]:
+    """A way's options, each of a type that it can have."""
+    given = {} if given is None else given
+    if not isinstance(given, Mapping):
+        raise PrecropError(f"{way} is {given!r}, not options like {{divisor: 8}}; none are {{}}")
+    known = WAYS[way].options
+    for name, value in given.items():
+        if name not in known:
+            raise PrecropError(f"{way} has no option {name!r}; {suggestion(name, known)}")
+        kinds = known[name]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise PrecropError(f"{way}: {name} is {value!r}, not {_in_words(kinds)}")
+    return dict(given)
+
+
+def _in_words(kinds: tuple[type, ...]) -> str:
+    words = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number like 1.0e+6",
+        str: "a text",
+        list: "a list",
+        dict: "a mapping of layers to channels",
+    }
+    return " or ".join(words[kind] for kind in kinds)
+
+
+def suggestion(name: object, known: Iterable[str]) -> str:
+    """What may have been meant by an unknown name."""
+    names = list(known)
+    close = difflib.get_close_matches(str(name), names, n=1)
+    return f"did you mean {close[0]}?" if close else f"choose from {', '.join(names)}"

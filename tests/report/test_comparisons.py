@@ -1,0 +1,178 @@
+"""Paired comparisons give what scipy's own tests give."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from precrop.report.comparisons import (
+    Comparison,
+    compare,
+    compare_looser,
+    holm,
+    judge,
+    judge_equal,
+    judge_matched,
+    together,
+)
+from precrop.report.frames import Group, frame_of
+from tests.study.made_rows import made_row
+
+ONE, OTHER = [81.2, 80.7, 81.9, 80.1], [80.0, 80.2, 80.9, 80.4]
+
+
+def group(variant: str, percents: Sequence[float], **changes: Any) -> Group:
+    rows = [
+        made_row(variant=variant, seed=seed, accuracy=percent / 100, **changes)
+        for seed, percent in enumerate(percents)
+    ]
+    (found,) = frame_of(rows).groups
+    return found
+
+
+def comparison(one: Sequence[float], other: Sequence[float], **changes: Any) -> Comparison:
+    return Comparison(group("one", one, **changes), group("other", other))
+
+
+def test_the_test_and_the_interval_are_scipys() -> None:
+    found = comparison(ONE, OTHER)
+    oracle = stats.ttest_rel(ONE, OTHER)
+    assert found.difference == pytest.approx(0.6)
+    assert found.p() == pytest.approx(oracle.pvalue)
+    assert found.interval() == pytest.approx(tuple(oracle.confidence_interval(0.95)))
+    assert found.p(bound=-1.0) == pytest.approx(stats.ttest_rel([x + 1 for x in ONE], OTHER).pvalue)
+
+
+@pytest.mark.parametrize("margin", [0.5, 1.5])
+def test_equality_is_two_one_sided_tests(margin: float) -> None:
+    found = comparison(ONE, OTHER)
+    low = stats.ttest_rel([x + margin for x in ONE], OTHER, alternative="greater").pvalue
+    high = stats.ttest_rel([x - margin for x in ONE], OTHER, alternative="less").pvalue
+    assert found.p_equal(margin) == pytest.approx(max(low, high))
+
+
+def test_equality_is_the_90_percent_interval_within_the_margin() -> None:
+    found = comparison(ONE, OTHER)
+    low, high = found.interval(0.90) or (0.0, 0.0)
+    edge = max(-low, high)
+    assert (found.p_equal(edge * 1.01) or 1) < 0.05 < (found.p_equal(edge * 0.99) or 0)
+
+
+def test_only_common_seeds_are_paired() -> None:
+    found = Comparison(group("one", [80.0, 81.0, 82.0]), group("other", [79.0]))
+    assert found.seeds == (0,)
+    assert found.differences == pytest.approx((1.0,))
+    assert found.interval() is None
+    assert found.p() is None
+    assert found.p_equal(1.0) is None
+
+
+def test_differences_without_spread_prove_nothing() -> None:
+    found = comparison([81.0, 82.0], [80.0, 81.0])
+    assert found.interval() is None
+    assert found.p() is None
+    assert [j.outcome for j in judge([found], 0.5)] == ["unclear"]
+
+
+def test_the_same_networks_are_equal() -> None:
+    same = {"run": "0" * 12}
+    one, other = group("one", [80.0], **same), group("other", [80.0], **same)
+    assert [j.outcome for j in judge([Comparison(one, other)], 0.5)] == ["equal"]
+
+
+@pytest.mark.parametrize(
+    ("differences", "outcome"),
+    [
+        ([1.0, 1.1, 1.2], "better"),
+        ([-1.0, -1.1, -1.2], "worse"),
+        ([0.05, -0.04, 0.01], "equal"),
+        ([2.0, -1.0, 0.5], "unclear"),
+    ],
+)
+def test_outcomes(differences: list[float], outcome: str) -> None:
+    found = comparison([80 + d for d in differences], [80.0, 80.0, 80.0])
+    assert [j.outcome for j in judge([found], 0.5)] == [outcome]
+
+
+def test_a_small_but_sure_difference_is_equal_where_equality_is_claimed() -> None:
+    found = comparison([80.10, 80.11, 80.12], [80.0, 80.0, 80.0])
+    assert [j.outcome for j in judge([found], 0.5)] == ["better"]
+    assert [j.outcome for j in judge_equal([found], 0.5)] == ["equal"]
+
+
+@pytest.mark.parametrize(
+    ("difference", "macs", "outcome"),
+    [
+        (1.0, 2.0, "larger"),
+        (-1.0, 2.0, "worse"),
+        (1.0, 0.5, "better"),
+        (-1.0, 0.5, "smaller"),
+        (1.0, 1.04, "better"),
+        (-1.0, 0.96, "worse"),
+    ],
+)
+def test_a_network_of_another_size_shows_nothing(
+    difference: float, macs: float, outcome: str
+) -> None:
+    accuracies = [80 + difference + noise for noise in (0.0, 0.1, -0.1)]
+    found = comparison(accuracies, [80.0, 80.0, 80.0], macs=round(12_000_000 * macs))
+    assert [j.outcome for j in judge_matched([found], 0.5)] == [outcome]
+
+
+def test_many_comparisons_need_more() -> None:
+    found = comparison(ONE, OTHER)
+    p = found.p() or math.nan
+    corrected = [j.p for j in judge([found] * 3, 0.5)]
+    assert corrected == pytest.approx([min(1.0, 3 * p)] * 3)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_rises_with_p_and_stays_a_probability(ps: list[float]) -> None:
+    corrected = holm(ps)
+    ranked = [c for _, c in sorted(zip(ps, corrected, strict=True))]
+    assert ranked == sorted(ranked)
+    assert all(p <= c <= 1 for p, c in zip(ps, corrected, strict=True))
+    assert min(corrected) == min(1.0, min(ps) * len(ps))
+
+
+def test_holm_of_an_example() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+
+
+def test_groups_are_compared_within_a_setting_and_a_budget() -> None:
+    ones = [group("one", [80.0]), group("one", [80.0], asked_params=0.1)]
+    others = [group("other", [79.0]), group("other", [79.0], network="vgg16_bn")]
+    (found,) = compare(ones, others)
+    assert found.one is ones[0]
+    assert found.other is others[0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "count"),
+    [((0.3, 0.3), 1), ((0.3, None), 1), ((None, 0.3), 1), ((None, None), 0), ((0.1, None), 0)],
+)
+def test_a_part_of_the_budget_is_looser(asked: tuple, count: int) -> None:
+    other = group("other", [79.0], asked_params=asked[0], asked_macs=asked[1])
+    assert len(compare_looser([group("one", [80.0])], [other])) == count
+    assert len(compare_looser([other], [group("one", [80.0])])) == (asked == (0.3, 0.3))
+
+
+def test_together_averages_what_shares_runs_first() -> None:
+    means = []
+    found = []
+    for share, above in ((0.3, 1.0), (0.2, 1.2), (0.1, 0.8)):
+        one = group("one", [80 + above, 80 + above], asked_params=share)
+        for extra in (0.0, 0.5):
+            other = group(f"{extra}", [80 - extra, 80 - extra], asked_params=share)
+            found.append(Comparison(one, other))
+        means.append(above + 0.25)
+    whole = together(found)
+    assert whole is not None
+    assert whole.spread.count == 3
+    oracle = stats.ttest_1samp(means, 0).confidence_interval(0.95)
+    assert whole.interval == pytest.approx(tuple(oracle))
+    assert together(found[:2]) is None

@@ -1,0 +1,58 @@
+"""The text for the repository: every number has its runs beside it, every picture is there."""
+
+import re
+
+from precrop.report.markdown import markdown
+from precrop.report.writing import PICTURES, TEXT, Report, write_report
+from tests.study.made_rows import made_row
+
+
+def text(report: Report) -> str:
+    return (report.folder / TEXT).read_text(encoding="utf-8")
+
+
+def test_every_group_stands_with_its_figures_and_runs(report: Report) -> None:
+    lines = text(report).splitlines()
+    for group in report.frame.groups:
+        (line,) = (
+            line
+            for line in lines
+            if f"| {group.variant} | {group.accuracy} |" in line and f"`{group.runs[0]}`" in line
+        )
+        assert all(f"`{run}`" in line for run in group.runs)
+        assert f"({group.params_share:.1%})" in line
+
+
+def test_every_verdict_and_comparison_is_there(report: Report) -> None:
+    content = text(report)
+    for verdict in report.verdicts.values():
+        assert f"| {verdict.claim} | {verdict.source} | **{verdict.answer}** |" in content
+        for judged in verdict.judged:
+            assert f"{judged.comparison.difference:+.2f}" in content
+
+
+def test_tables_are_rectangular(report: Report) -> None:
+    for block in re.split(r"\n\n", text(report)):
+        rows = [line for line in block.splitlines() if line.startswith("|")]
+        counts = {len(re.findall(r"(?<!\\)\|", row)) for row in rows}
+        assert len(counts) <= 1, block
+
+
+def test_pictures_are_beside_the_text(report: Report) -> None:
+    linked = set(re.findall(r"\]\(([^)]*)\)", text(report)))
+    there = {f"{PICTURES}/{path.name}" for path in (report.folder / PICTURES).iterdir()}
+    assert linked == there
+    assert linked
+
+
+def test_failed_cells_are_told(report: Report) -> None:
+    (row,) = report.frame.failed
+    assert f"| `{row.cell}` |" in text(report)
+    assert "the loss is not a number" in text(report)
+
+
+def test_a_bar_in_a_name_stays_in_its_cell(report: Report) -> None:
+    rows = [made_row(variant="a|b")]
+    small = write_report(rows, report.folder / "bar")
+    content = markdown(small.frame, small.verdicts, [], 0.5, PICTURES)
+    assert r"| a\|b |" in content

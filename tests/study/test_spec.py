@@ -1,0 +1,219 @@
+"""A study's file: what it may say, and what is wrong with it in one line."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from precrop.errors import PrecropError
+from precrop.study.spec import Limits, Study, read_study
+from precrop.training.recipes import RECIPES
+
+GOOD = """
+study: small
+description: >
+  What a study
+  may say.
+data: digits
+recipe: {name: digits, epochs: 2, lr: 0.05}
+seeds: [0, 1]
+networks:
+  - resnet20
+  - {model: cifar_vgg16_bn, args: {num_classes: 10}, recipe: cifar-quick}
+budgets:
+  - {params: 0.5, macs: 0.4}
+  - {params: "20%", macs: 2_000_000}
+variants:
+  - {name: dense, seeds: [7]}
+  - {name: PreCrop, plan: {}}
+  - {name: by MACs, plan: {divisor: 2}, budget: macs}
+  - {name: SynFlow, mask: synflow, networks: [resnet20]}
+  - {name: SynFlow channels, densities: synflow, plan:}
+  - {name: filters, plan: {}, mask: filter, budgets: [{macs: 0.3}]}
+  - {name: as SynFlow, uniform: {}, match: SynFlow}
+  - {name: by hand, plan: {widths: {conv1: 8}}, networks: [resnet20]}
+"""
+
+
+def read(tmp_path: Path, text: str) -> Study:
+    path = tmp_path / "small.yaml"
+    path.write_text(text, encoding="utf-8")
+    return read_study(path)
+
+
+def changed(**changes: Any) -> str:
+    """The good study with some of its entries replaced; None drops one."""
+    content = {**yaml.safe_load(GOOD), **changes}
+    text = yaml.safe_dump({key: value for key, value in content.items() if value is not None})
+    assert isinstance(text, str)
+    return text
+
+
+def test_what_a_file_says(tmp_path: Path) -> None:
+    study = read(tmp_path, GOOD)
+    assert (study.name, study.description) == ("small", "What a study may say.")
+    assert study.data == study.data_name == "digits"
+    assert [network.model for network in study.networks] == ["resnet20", "cifar_vgg16_bn"]
+    assert study.networks[0].recipe == RECIPES["digits"].changed({"epochs": 2, "lr": 0.05})
+    assert study.networks[1].recipe == RECIPES["cifar-quick"]
+    assert study.networks[1].args == {"num_classes": 10}
+    both = (Limits(0.5, 0.4), Limits("20%", 2_000_000))
+    found = {one.variant.name: one for one in study.series}
+    assert found["dense"].seeds == (7,)
+    assert found["dense"].budgets == (Limits(),)
+    assert found["PreCrop"].budgets == both
+    assert found["PreCrop"].seeds == (0, 1)
+    assert found["PreCrop"].networks == study.networks
+    assert found["by MACs"].budgets == (Limits(macs=0.4), Limits(macs=2_000_000))
+    assert found["by MACs"].variant.options == {"divisor": 2}
+    assert found["SynFlow"].networks == study.networks[:1]
+    assert (found["SynFlow"].variant.densities, found["SynFlow"].variant.mask) == (
+        "synflow",
+        "weight",
+    )
+    assert found["SynFlow channels"].variant.way == "plan"
+    assert found["filters"].budgets == (Limits(macs=0.3),)
+    assert found["as SynFlow"].variant.match == found["SynFlow"].variant
+    assert found["by hand"].budgets == (Limits(),)
+
+
+def test_images_may_be_elsewhere(tmp_path: Path) -> None:
+    study = read(tmp_path, GOOD)
+    moved = study.at("/somewhere/digits")
+    assert (moved.data, moved.data_name) == ("/somewhere/digits", "digits")
+    assert moved.series == study.series
+
+
+def test_a_study_of_dense_networks_needs_no_budget(tmp_path: Path) -> None:
+    study = read(tmp_path, changed(budgets=None, variants=[{"name": "dense"}]))
+    assert study.series[0].budgets == (Limits(),)
+
+
+PLAN: dict[str, Any] = {"name": "PreCrop", "plan": {}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": None}, "data is missing"),
+        ({"study": 3}, "study is 3, not a text"),
+        ({"seed": [1]}, "a study has no 'seed'; did you mean seeds?"),
+        ({"seeds": []}, "seeds is an empty list"),
+        ({"seeds": 3}, "seeds is 3, not a list"),
+        ({"seeds": [0, 1, 0]}, "seeds has 0 twice"),
+        ({"seeds": [-1]}, "seed -1 is not a whole number from 0 up"),
+        ({"seeds": [True]}, "seed True is not a whole number"),
+        ({"recipe": "cifar"}, "recipe: recipe 'cifar' is unknown: choose from cifar-160"),
+        ({"recipe": {"epochs": 3}}, "recipe: it has no name"),
+        (
+            {"recipe": {"name": "digits", "epoch": 3}},
+            "a recipe has no 'epoch'; did you mean epochs",
+        ),
+        ({"recipe": {"name": "digits", "epochs": "x"}}, "recipe: epochs=x is not a whole number"),
+        ({"networks": []}, "networks is an empty list"),
+        ({"networks": ["a", "a"]}, "networks has a twice"),
+        ({"networks": [{"args": {}}]}, "networks, entry 1: model is missing"),
+        ({"networks": [{"model": "a", "arg": {}}]}, "networks, a: a network has no 'arg'; did you"),
+        ({"networks": [{"model": "a", "args": [1]}]}, r"networks, a: args is \[1\], not names and"),
+        (
+            {"networks": [{"model": "a", "recipe": "b"}]},
+            "networks, a: recipe: recipe 'b' is unknown",
+        ),
+        ({"networks": [3]}, "networks, entry 1: 3 is not a network: write model, args"),
+        ({"budgets": []}, "budgets is an empty list"),
+        ({"budgets": [{}]}, "budgets, entry 1: no budget"),
+        ({"budgets": [0.5]}, "budgets, entry 1: 0.5 is not a budget"),
+        ({"budgets": [{"flops": 0.5}]}, "a budget has no 'flops'; choose from params, macs"),
+        ({"budgets": [{"macs": 1}]}, "macs=1 is a single unit: write macs=1.0"),
+        ({"budgets": [{"macs": "half"}]}, "budgets, entry 1: macs='half' is not understood"),
+        ({"budgets": [{"macs": 0.5}, {"macs": 0.5}]}, "budgets has {'macs': 0.5} twice"),
+        ({"budgets": None, "variants": [PLAN]}, "variants, PreCrop: it has no budget"),
+        ({"variants": []}, "variants is an empty list"),
+        ({"variants": [PLAN, PLAN]}, "variants has PreCrop twice"),
+        ({"variants": ["dense"]}, "variants, entry 1: 'dense' is not a variant: write name"),
+        ({"variants": [{"plan": {}}]}, "variants, entry 1: name is missing"),
+        ({"variants": [{"name": "x", "plans": {}}]}, "variants, x: a variant has no 'plans'; did"),
+        ({"variants": [{**PLAN, "uniform": {}}]}, "plan and uniform both choose widths"),
+        (
+            {"variants": [{"name": "x", "plan": {"balence": 1}}]},
+            "no option 'balence'; did you mean",
+        ),
+        (
+            {"variants": [{"name": "x", "plan": {"balance": "1e6"}}]},
+            "balance is '1e6', not a whole",
+        ),
+        ({"variants": [{"name": "x", "plan": {"divisor": True}}]}, "divisor is True, not a whole"),
+        ({"variants": [{"name": "x", "plan": {"expand": 1}}]}, "expand is 1, not true or false"),
+        ({"variants": [{"name": "x", "plan": 3}]}, "plan is 3, not options"),
+        ({"variants": [{"name": "x", "densities": "erk"}]}, "densities go with plan: write"),
+        (
+            {"variants": [{"name": "x", "uniform": {}, "densities": "erk"}]},
+            "densities go with plan: write",
+        ),
+        ({"variants": [{"name": "x", "mask": "synflo"}]}, "mask method 'synflo' is unknown"),
+        ({"variants": [{**PLAN, "densities": "synflo"}]}, "method 'synflo' is unknown"),
+        ({"variants": [{**PLAN, "densities": 3}]}, "densities is 3, not a text"),
+        ({"variants": [{"name": "x", "mask": "erk:row"}]}, "granularity 'row' is unknown: choose"),
+        ({"variants": [{**PLAN, "mask": "erk:weight"}]}, "granularity 'erk:weight' is unknown"),
+        ({"variants": [{**PLAN, "budget": "flops"}]}, "budget is 'flops': write params, macs or"),
+        (
+            {"variants": [{**PLAN, "budgets": [{"macs": 0.5}], "budget": "params"}]},
+            "budget: params, but not all of the study's budgets have params",
+        ),
+        ({"variants": [{"name": "dense", "budget": "macs"}]}, "a dense network has no budget"),
+        (
+            {"variants": [{**PLAN, "networks": ["resnet2"]}]},
+            "the study has no network 'resnet2'; did",
+        ),
+        ({"variants": [{**PLAN, "networks": []}]}, "variants, PreCrop: networks is an empty list"),
+        ({"variants": [{**PLAN, "seeds": [1, 1]}]}, "variants, PreCrop: seeds has 1 twice"),
+        (
+            {"variants": [{**PLAN, "match": "SynFlo"}]},
+            "match: no variant is called 'SynFlo'; choose",
+        ),
+        (
+            {"variants": [PLAN, {"name": "d", "match": "PreCrop"}]},
+            "d: match goes with plan, uniform",
+        ),
+        (
+            {"variants": [{"name": "d"}, {**PLAN, "match": "d"}]},
+            "PreCrop: match: d has no budgets of its own",
+        ),
+    ],
+)
+def test_mistakes(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(PrecropError, match=message) as caught:
+        read(tmp_path, changed(**changes))
+    text = str(caught.value)
+    assert text.startswith(f"{tmp_path / 'small.yaml'}: ")
+    assert "\n" not in text
+
+
+def test_a_value_that_fits_in_no_file(tmp_path: Path) -> None:
+    text = GOOD.replace("{num_classes: 10}", "{day: 2026-01-02}")
+    with pytest.raises(
+        PrecropError, match="cifar_vgg16_bn: args is .*: a value is no number, text"
+    ):
+        read(tmp_path, text)
+
+
+@pytest.mark.parametrize("text", ["a: [", "a: b: c", "\tx: 1", "!!python/object:os.system {}"])
+def test_what_is_not_yaml(tmp_path: Path, text: str) -> None:
+    with pytest.raises(PrecropError, match="small.yaml is not YAML") as caught:
+        read(tmp_path, text)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "3", "[study]", "study"])
+def test_what_is_no_study(tmp_path: Path, text: str) -> None:
+    with pytest.raises(PrecropError, match="small.yaml: .* is not a study: write study"):
+        read(tmp_path, text)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(PrecropError, match="cannot read .*none.yaml: No such file"):
+        read_study(tmp_path / "none.yaml")
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(PrecropError, match="bytes.yaml is not YAML"):
+        read_study(tmp_path / "bytes.yaml")

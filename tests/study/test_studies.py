@@ -1,0 +1,89 @@
+"""The studies that come with the project."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from precrop.study.cells import check, expand, label
+from precrop.study.spec import read_study
+from precrop.training.data import ImageData, Images
+
+FOLDER = Path(__file__).parents[2] / "studies"
+FILES = sorted(FOLDER.glob("*.yaml"))
+CELLS = {
+    "balance": 75,
+    "granularity": 96,
+    "imagenet": 90,
+    "methods": 732,
+    "methods-pilot": 13,
+    "options": 114,
+    "preconfig": 60,
+    "tiny-imagenet": 90,
+}
+SIDES = {"imagenet": (224, 1000), "tiny-imagenet": (64, 50)}
+"""Pixels and classes of images other than CIFAR-10's."""
+
+
+def images(name: str) -> ImageData:
+    """Images of the study's size, with nothing on them."""
+    side, classes = SIDES.get(name, (32, 10))
+    number = max(256, 2 * classes) if side < 224 else 256
+    split = Images(
+        torch.zeros(number, 3, side, side, dtype=torch.uint8), torch.zeros(number).long()
+    )
+    names = tuple(map(str, range(classes)))
+    return ImageData(name, names, (3, side, side), (0.5,) * 3, (0.2,) * 3, split, split, "")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_what_they_ask_for(path: Path) -> None:
+    study = read_study(path)
+    cells = expand(study)
+    assert study.name == path.stem
+    assert len(cells) == len({cell.id for cell in cells}) == CELLS[path.stem]
+    assert len({label(cell) for cell in cells}) == len(cells)
+    assert len(study.description) > 60
+
+
+def test_all_are_known() -> None:
+    assert {path.stem for path in FILES} == set(CELLS)
+
+
+def test_the_pilot() -> None:
+    cells = expand(read_study(FOLDER / "methods-pilot.yaml"))
+    assert {cell.variant for cell in cells} == {
+        "dense", "uniform width", "PreCrop", "SynFlow channels", "SynFlow weights"
+    }  # fmt: skip
+    assert [cell.seed for cell in cells if cell.variant == "dense"] == [0]
+    assert {cell.limits.given().get("macs") for cell in cells} == {None, 0.3}
+    assert {(cell.network, cell.recipe.epochs) for cell in cells} == {("resnet20", 10)}
+    check(cells, images("methods-pilot"))
+
+
+@pytest.mark.parametrize("name", ["granularity", "balance"])
+def test_every_cell_can_be_trained(name: str) -> None:
+    check(expand(read_study(FOLDER / f"{name}.yaml")), images(name))
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("name", ["imagenet", "methods", "options", "preconfig", "tiny-imagenet"])
+def test_every_cell_of_the_large_ones_can_be_trained(name: str) -> None:
+    check(expand(read_study(FOLDER / f"{name}.yaml")), images(name))
+
+
+def test_the_documentations_example(tmp_path: Path) -> None:
+    page = (FOLDER.parent / "docs" / "studies.md").read_text(encoding="utf-8")
+    example = page.partition("```yaml\n")[2].partition("```")[0]
+    path = tmp_path / "example.yaml"
+    path.write_text(example, encoding="utf-8")
+    cells = expand(read_study(path))
+    check([cell for cell in cells if cell.network == "resnet20"], images("example"))
+    for key in ("plan", "uniform", "torch-pruning", "mask", "densities", "match"):
+        assert f"`{key}" in page
+
+
+def test_every_study_is_documented() -> None:
+    page = (FOLDER.parent / "docs" / "studies.md").read_text(encoding="utf-8")
+    for name in CELLS:
+        assert f"[{name}](../studies/{name}.yaml)" in page

@@ -141,14 +141,17 @@ def status_command(file: StudyFile, store: StoreFolder = None, as_json: AsJson =
             state = "running"
         states[state].append(cell.id)
     trained = sum(rows[cell].seconds for cell in states["done"])
+    overhead = sum(rows[cell].overhead for cell in states["done"])
     failures = {label(c): rows[c.id].error for c in cells if c.id in states["failed"]}
     counts = {state: len(found) for state, found in states.items()}
     if as_json:
         content = {"study": study.name, "store": str(folder), **counts, "seconds": trained}
+        content["overhead"] = overhead
         typer.echo(json.dumps({**content, "failures": failures}))
         return
     typer.echo(f"{study.name}: {', '.join(f'{n} {state}' for state, n in counts.items())}")
-    typer.echo(f"{duration(trained)} of training; {folder}")
+    beside = f", {overhead / trained:.1%} more beside it" if trained else ""
+    typer.echo(f"{duration(trained)} of training{beside}; {folder}")
     for cell in cells:
         if cell.id in states["running"]:
             typer.echo(f"running: {label(cell)}")

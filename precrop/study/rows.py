@@ -1,6 +1,6 @@
 """One row of a study's store: what was trained, under which conditions, and what came of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Literal
@@ -80,7 +80,7 @@ class Row:
     base_macs: int | None
     densities: Mapping[str, float]
     widths: Mapping[str, tuple[int, int]]
-    history: tuple[Mapping[str, float], ...]
+    history: Sequence[Mapping[str, float]]
     seconds: float
     overhead: float
     started: datetime

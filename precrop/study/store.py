@@ -10,7 +10,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from precrop.errors import PrecropError
@@ -120,7 +121,8 @@ class Store:
 
         Of several the first that is done; where none is, the last that failed.
         """
-        return _to_rows(_one_per_cell(self._table()))
+        table = self._table()
+        return _to_rows(table, _one_per_cell(table))
 
     def frame(self) -> "pd.DataFrame":
         """`rows` as a table with a column per field; nested fields are Python objects."""
@@ -301,15 +303,17 @@ def _looked_at(path: Path) -> _Part:
     return _Part(frozenset(replaces), tuple(cells), tuple(statuses))
 
 
-def _one_per_cell(table: pa.Table) -> pa.Table:
-    table = table.sort_by([("ended", "ascending"), ("started", "ascending")])
+def _one_per_cell(table: pa.Table) -> list[int]:
+    """Which rows stand for their cells, in the order in which they ended."""
+    keys = [(name, "ascending") for name in ("ended", "started")]
+    order = pc.sort_indices(table, sort_keys=keys).to_pylist()
     cells, statuses = (table.column(name).to_pylist() for name in ("cell", "status"))
     chosen: dict[str, int] = {}
-    for index, cell in enumerate(cells):
-        kept = chosen.get(cell)
-        if kept is None or statuses[kept] == "failed":
-            chosen[cell] = index
-    return table.take(pa.array(sorted(chosen.values()), pa.int64()))
+    for place, index in enumerate(order):
+        kept = chosen.get(cells[index])
+        if kept is None or statuses[order[kept]] == "failed":
+            chosen[cells[index]] = place
+    return [order[place] for place in sorted(chosen.values())]
 
 
 def _to_columns(row: Row) -> dict[str, Any]:
@@ -320,42 +324,44 @@ def _to_columns(row: Row) -> dict[str, Any]:
     return values
 
 
-def _to_rows(table: pa.Table) -> list[Row]:
-    columns: dict[str, list[Any]] = {name: table.column(name).to_pylist() for name in FIELDS}
+def _to_rows(table: pa.Table, chosen: Sequence[int]) -> list[Row]:
+    history = table.column("history")
+    small = table.drop_columns("history").take(pa.array(chosen, pa.int64()))
+    columns: dict[str, list[Any]] = {n: small.column(n).to_pylist() for n in small.column_names}
     for name in NESTED:
-        columns[name] = _decoded(columns[name], _READERS.get(name, json.loads))
+        if name != "history":
+            columns[name] = _decoded(columns[name])
+    columns["history"] = [History(history, index) for index in chosen]
+    columns["widths"] = [{n: (w[0], w[1]) for n, w in each.items()} for each in columns["widths"]]
     for name in _TIMES:
         columns[name] = [_utc(value) for value in columns[name]]
     values = zip(*(columns[name] for name in FIELDS), strict=True)
-    return [Row(**dict(zip(FIELDS, each, strict=True))) for each in values]
+    return [Row(*each) for each in values]
 
 
-def _decoded(texts: Sequence[str], read: Callable[[str], Any]) -> list[Any]:
+def _decoded(texts: Sequence[str]) -> list[Any]:
     """JSON of a column; rows that say the same share one object."""
     known: dict[str, Any] = {}
     for text in texts:
         if text not in known:
-            known[text] = read(text)
+            known[text] = json.loads(text)
     return [known[text] for text in texts]
-
-
-def _widths(text: str) -> dict[str, tuple[int, int]]:
-    return {name: (width[0], width[1]) for name, width in json.loads(text).items()}
 
 
 class History(Sequence[Mapping[str, float]]):
     """A run's epochs, decoded when they are looked at: most readers of a store never do.
 
     Args:
-        text: the epochs as JSON.
+        column: of a table, with every row's epochs as JSON.
+        index: of the row.
     """
 
-    def __init__(self, text: str) -> None:
-        self._text = text
+    def __init__(self, column: pa.ChunkedArray, index: int) -> None:
+        self._column, self._index = column, index
 
     @cached_property
     def _epochs(self) -> tuple[Mapping[str, float], ...]:
-        return tuple(json.loads(self._text))
+        return tuple(json.loads(self._column[self._index].as_py()))
 
     def __getitem__(self, place: Any) -> Any:
         return self._epochs[place]
@@ -366,14 +372,11 @@ class History(Sequence[Mapping[str, float]]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and self._epochs == tuple(other)
 
-    def __hash__(self) -> int:
-        return hash(self._text)
-
     def __repr__(self) -> str:
         return repr(self._epochs)
 
-
-_READERS: dict[str, Callable[[str], Any]] = {"widths": _widths, "history": History}
+    def __reduce__(self) -> Any:
+        return tuple, (self._epochs,)
 
 
 def _utc(value: datetime) -> datetime:

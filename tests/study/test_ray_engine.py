@@ -31,6 +31,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for name in ("RAY_health_check_period_ms", "RAY_health_check_timeout_ms"):
         monkeypatch.setenv(name, "500")
     monkeypatch.setenv("RAY_health_check_failure_threshold", "4")
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     cluster = Cluster(initialize_head=True, head_node_args=SMALL)
     yield cluster
     ray.shutdown()

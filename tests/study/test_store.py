@@ -254,7 +254,7 @@ def test_a_store_that_cannot_be_written(store: Store) -> None:
 
 
 def test_ten_thousand_rows_open_soon(store: Store) -> None:
-    history = made_row().history * 50
+    history = tuple(made_row().history) * 50
     store.append([made_row(seed=seed, history=history) for seed in range(100)])
     some = store._table()
     place = some.column_names.index("cell")

@@ -16,7 +16,7 @@ CELLS = {
     "granularity": 96,
     "imagenet": 90,
     "methods": 732,
-    "methods-pilot": 13,
+    "methods-pilot": 16,
     "options": 114,
     "preconfig": 60,
     "tiny-imagenet": 90,
@@ -53,8 +53,13 @@ def test_all_are_known() -> None:
 def test_the_pilot() -> None:
     cells = expand(read_study(FOLDER / "methods-pilot.yaml"))
     assert {cell.variant for cell in cells} == {
-        "dense", "uniform width", "PreCrop", "SynFlow channels", "SynFlow weights"
-    }  # fmt: skip
+        "dense",
+        "uniform width",
+        "PreCrop",
+        "SynFlow channels",
+        "SynFlow weights",
+        "PreCrop as SynFlow channels",
+    }
     assert [cell.seed for cell in cells if cell.variant == "dense"] == [0]
     assert {cell.limits.given().get("macs") for cell in cells} == {None, 0.3}
     assert {(cell.network, cell.recipe.epochs) for cell in cells} == {("resnet20", 10)}

@@ -39,10 +39,11 @@ test: install  ## the tests, without the long matrix of networks
 test-all: install  ## every test
 	$(PYTHON) -m pytest -n 2
 
-bench: install  ## seconds per plan, against Torch-Pruning, per method; speed of training
+bench: install  ## seconds per plan, against Torch-Pruning, per method; speed of training and of studies
 	$(PYTHON) -m benchmarks.plan_speed
 	$(PYTHON) -m benchmarks.methods_speed
 	$(PYTHON) -m benchmarks.training_speed
+	$(PYTHON) -m benchmarks.study_overhead
 
 coverage: install  ## measure every network of the matrix, write docs/coverage.md
 	$(PYTHON) -m scripts.coverage_table --cache coverage.jsonl

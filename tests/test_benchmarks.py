@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import methods_speed, plan_speed, training_speed
+from benchmarks import methods_speed, plan_speed, study_overhead, training_speed
 from benchmarks.methods_speed import Case, batch, densities, made, scaled
 from precrop import models
 from precrop.pai.methods import RULES, SCORES
@@ -78,4 +78,17 @@ def test_training_speed_writes_every_table(
     assert epochs.count("| plan, divisor 8") == 3
     assert epochs.count("| 100% |") == 2
     assert all(f"| {kind} |" in parts for kind in training_speed.KINDS)
+    assert "nan" not in written
+
+
+def test_study_overhead_writes_every_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.md"
+    study_overhead.main(["--epochs", "1", "--rows", "150", "--markdown", str(page)])
+    printed, written = capsys.readouterr().out, page.read_text(encoding="utf-8")
+    studied, opened = written.split("\n## ")[1:]
+    for section in (studied, opened):
+        assert section.partition("\n")[0] in printed
+    assert opened.count("| 150 |") == 2
     assert "nan" not in written

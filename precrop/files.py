@@ -1,5 +1,6 @@
 """Files are written to a temporary name beside the target and moved: none is left half written."""
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -33,3 +34,14 @@ def write_text(path: str | Path, text: str) -> None:
     """Write ``text`` to ``path``, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def sync(path: Path) -> None:
+    """Have a file, or a folder's entries, written to the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        # Some file systems cannot sync a folder; then its entries are written when they are.
+        with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
+            os.fsync(handle)
+    finally:
+        os.close(handle)

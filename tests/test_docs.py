@@ -10,6 +10,7 @@ import pytest
 import typer.main
 
 import precrop
+import precrop.models
 from precrop.cli import app
 from precrop.pai.methods import RULES, SCORES
 from precrop.program import OBJECTIVES

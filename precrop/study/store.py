@@ -22,7 +22,7 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from precrop.errors import PrecropError
-from precrop.files import replacing, write_text
+from precrop.files import replacing, sync, write_text
 from precrop.study.locks import Claim
 from precrop.study.rows import FIELDS, NESTED, SCHEMA, Row
 
@@ -216,8 +216,8 @@ class Store:
             with replacing(self._parts / name) as temporary:
                 table = table.replace_schema_metadata(metadata)
                 pq.write_table(table, temporary, compression="zstd")
-                _sync(temporary)
-            _sync(self._parts)
+                sync(temporary)
+            sync(self._parts)
         except (OSError, pa.ArrowException) as error:
             raise PrecropError(
                 f"cannot write to the store {self.path}: {_reason(error)}"
@@ -381,17 +381,6 @@ class History(Sequence[Mapping[str, float]]):
 
 def _utc(value: datetime) -> datetime:
     return value.astimezone(UTC)
-
-
-def _sync(path: Path) -> None:
-    """Have a file, or a folder's entries, written to the disk itself."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        # Some file systems cannot sync a folder; then its entries are written when they are.
-        with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
-            os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _reason(error: Exception) -> str:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from precrop.checkpoint import load_tensors
 from precrop.errors import PrecropError
+from precrop.files import sync
 from precrop.training.runs import read_json
 
 WEIGHTS, STATE, CONTENT = "model.safetensors", "state.safetensors", "checkpoint.json"
@@ -88,8 +89,8 @@ def write(path: Path, checkpoint: Mapping[str, Any], run: Mapping[str, Any]) -> 
             _save(tensors, temporary / STATE)
             (temporary / CONTENT).write_text(json.dumps(content), encoding="utf-8")
             for file in temporary.iterdir():
-                _sync(file)
-            _sync(temporary)
+                sync(file)
+            sync(temporary)
             temporary.chmod(0o755)
             _swap(temporary, path)
         finally:
@@ -240,23 +241,12 @@ def _swap(new: Path, target: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
         target.rename(old)
     new.rename(target)
-    _sync(target.parent)
+    sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def _old(path: Path) -> Path:
     return path.parent / f"{path.name}.old"
-
-
-def _sync(path: Path) -> None:
-    """Have a file, or a folder's entries, written to the disk itself."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        # Some file systems cannot sync a folder; then its entries are written when they are.
-        with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
-            os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _is_channels_last(tensor: Tensor) -> bool:

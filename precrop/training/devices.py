@@ -71,8 +71,8 @@ def reading_processes(data: ImageData, places: Layout) -> int:
 def keep_memory() -> None:
     """Have the C library keep the memory of freed tensors for the next ones.
 
-    glibc gives large blocks back to the system at once, and gets new ones page by page: more than a
-    fifth of a small network's training step. Elsewhere than on glibc nothing is changed.
+    glibc gives large blocks back to the system at once, and gets new ones page by page, in every
+    step. Elsewhere than on glibc nothing is changed.
     """
     try:
         setting = ctypes.CDLL(None).mallopt

@@ -2,9 +2,9 @@
 
 PyTorch's CPU kernels for channels_last images run along the channels. Where a width does not fill
 whole vectors of 16 numbers they do the rest one by one: a layer cropped from 16 channels to 8 then
-takes three times as long as it did. Here k neighbouring pixels are read as one pixel of k times as
-many channels, and the statistics of the k parts are put together afterwards. The result is that of
-`torch.nn.functional.batch_norm` up to rounding.
+takes longer than it did (docs/speed-of-training.md). Here k neighbouring pixels are read as one
+pixel of k times as many channels, and the statistics of the k parts are put together afterwards.
+The result is that of `torch.nn.functional.batch_norm` up to rounding.
 """
 
 import math

@@ -74,7 +74,7 @@ def overhead(data: str, recipe: str, epochs: int) -> dict[str, Any]:
 
 def in_a_loop(cells: Sequence[Cell], output: Path) -> None:
     """What anyone would write who has no study: plan and train, one after the other."""
-    data = load_data(cells[0].data)
+    data = load_data(cells[0].data, image_size=cells[0].image_size)
     for cell in cells:
         train(prepare(cell, data).run, data=data, output=output, loggers=("csv",))
 
@@ -92,6 +92,7 @@ def opening(runs: int, epochs: int) -> dict[str, Any]:
         done, _ = timed(lambda: Store.open(path).done())
         rows, found = timed(lambda: Store.open(path).rows())
         frame, _ = timed(lambda: Store.open(path).frame())
+        history, _ = timed(lambda: len(found[0].history))
     assert len(found) == runs
     return {
         "runs": runs,
@@ -101,6 +102,7 @@ def opening(runs: int, epochs: int) -> dict[str, Any]:
         "done": done,
         "rows": rows,
         "frame": frame,
+        "history": history,
     }
 
 
@@ -158,6 +160,39 @@ _ROW = Row(
 )
 
 
+def _overhead_section(data: str, recipe: str, epochs: int) -> Section:
+    return Section(
+        f"A study of {data}, {epochs} epochs a run, against a loop",
+        {
+            "runs": "runs",
+            "alone": "loop, s",
+            "study": "study, s",
+            "start": "of it once, s",
+            "trained": "epochs, s",
+            "share": "more than the loop",
+            "beside": "beside epochs",
+        },
+        [overhead(data, recipe, epochs)],
+    )
+
+
+def _opening_section(rows: int) -> Section:
+    return Section(
+        "Opening a store",
+        {
+            "runs": "runs",
+            "epochs": "epochs each",
+            "parts": "files",
+            "megabytes": "MB",
+            "done": "done(), s",
+            "rows": "rows(), s",
+            "frame": "frame(), s",
+            "history": "and a history, s",
+        },
+        [opening(rows, epochs) for epochs in (30, 160)],
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the tables, and write them where ``--markdown`` says."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -165,38 +200,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--recipe", default="digits")
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--rows", type=int, default=10_000)
+    parser.add_argument("--only", choices=("overhead", "opening"), help="measure one of the two")
     parser.add_argument("--markdown", type=Path)
     options = parser.parse_args(arguments)
     where = setting("torch", "lightning", "pyarrow")
     began = time.strftime("%Y-%m-%d")
-    sections = [
-        Section(
-            f"A study of {options.data}, {options.epochs} epochs a run, against a loop",
-            {
-                "runs": "runs",
-                "alone": "loop, s",
-                "study": "study, s",
-                "start": "of it once, s",
-                "trained": "epochs, s",
-                "share": "more than the loop",
-                "beside": "beside epochs",
-            },
-            [overhead(options.data, options.recipe, options.epochs)],
-        ),
-        Section(
-            "Opening a store",
-            {
-                "runs": "runs",
-                "epochs": "epochs each",
-                "parts": "files",
-                "megabytes": "MB",
-                "done": "done(), s",
-                "rows": "rows(), s",
-                "frame": "frame(), s",
-            },
-            [opening(options.rows, epochs) for epochs in (30, 160)],
-        ),
-    ]
+    sections = []
+    if options.only != "opening":
+        sections.append(_overhead_section(options.data, options.recipe, options.epochs))
+    if options.only != "overhead":
+        sections.append(_opening_section(options.rows))
     show(sections)
     if options.markdown is not None:
         words = [f"{began}: {', '.join(f'{name} {value}' for name, value in where.items())}."]

@@ -43,6 +43,7 @@ class Cell:
         recipe: the hyper-parameters.
         data: where the images are, as for ``precrop train --data``.
         data_name: what the study's file calls them, wherever they are.
+        image_size: pixels of a side that they are brought to, or None.
     """
 
     study: str
@@ -54,6 +55,7 @@ class Cell:
     recipe: Recipe
     data: str
     data_name: str
+    image_size: int | None = None
 
     @property
     def id(self) -> str:
@@ -71,6 +73,8 @@ class Cell:
             "recipe": self.recipe.to_json(),
             "data": self.data_name,
         }
+        if self.image_size is not None:  # without one, cells are called as they always were
+            content["image_size"] = self.image_size
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -142,6 +146,7 @@ def _cells(study: Study) -> Iterator[Cell]:
                         recipe=network.recipe,
                         data=study.data,
                         data_name=study.data_name,
+                        image_size=study.image_size,
                     )
 
 

@@ -91,7 +91,7 @@ def run_command(
     kept = None if dry_run and not folder.exists() else Store.open(folder, create=not dry_run)
     todo = to_run(cells, kept.tally() if kept else {}, retry_failed=retry_failed)
     if todo:
-        images = load_data(todo[0].data)
+        images = load_data(todo[0].data, image_size=study.image_size)
         _check_images(cells, kept, images)
         check(todo, images)
         if dry_run:

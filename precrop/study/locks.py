@@ -1,4 +1,9 @@
-"""Claims: files that one process at a time holds, and that are free again when it ends."""
+"""Claims: files that one process at a time holds, and that are free again when it ends.
+
+`filelock` holds files alike, but does not keep a store's folder free of them: version 4 leaves a
+file behind at release and warns of removing it, 3.21 removed it, and before that two processes
+could hold it once it was removed. Here it is removed while it is held, and then held by one.
+"""
 
 import os
 from pathlib import Path

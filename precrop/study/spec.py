@@ -70,6 +70,7 @@ class Study:
         data_name: what the file calls them; it stays where `at` says another place.
         networks: in the file's order.
         series: one per variant, in the file's order.
+        image_size: pixels of a side that all images are brought to; None leaves them as they are.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Study:
     data_name: str
     networks: tuple[Network, ...]
     series: tuple[Series, ...]
+    image_size: int | None = None
 
     def at(self, data: str) -> "Study":
         """The same study, of the same cells, with its images elsewhere: in a folder, say."""
@@ -119,7 +121,7 @@ def _within(place: str) -> Iterator[None]:
 def _study(content: Any) -> Study:
     entry = _Entry.of(content, _STUDY, "a study")
     recipe = _recipe(entry.needed("recipe"))
-    data = entry.text("data")
+    data, image_size = _data(entry)
     networks = entry.each("networks", lambda value: _network(value, recipe))
     _refuse_repeats("networks", [_described(network) for network in networks])
     seeds = _seeds(entry)
@@ -136,10 +138,12 @@ def _study(content: Any) -> Study:
         data_name=data,
         networks=networks,
         series=series,
+        image_size=image_size,
     )
 
 
 _STUDY = ("study", "description", "data", "recipe", "seeds", "networks", "budgets", "variants")
+_DATA = ("name", "image_size")
 _NETWORK = ("model", "args", "recipe")
 _VARIANT = ("name", *WORDS, "match", "networks", "budgets", "budget", "seeds")
 
@@ -187,6 +191,18 @@ class _Entry:
             with _within(f"{key}, {name or f'entry {number}'}"):
                 found.append(read(item))
         return tuple(found)
+
+
+def _data(entry: _Entry) -> tuple[str, int | None]:
+    """The name of the data, and the size in a mapping of both."""
+    if not isinstance(entry.content.get("data"), Mapping):
+        return entry.text("data"), None
+    with _within("data"):
+        data = _Entry.of(entry.content["data"], _DATA, "data")
+        size = data.content.get("image_size")
+        if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+            raise PrecropError(f"image_size is {_brief(size)}, not a number of pixels from 1 up")
+        return data.text("name"), size
 
 
 def _recipe(value: Any) -> Recipe:

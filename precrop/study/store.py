@@ -3,16 +3,21 @@
 Every append is one part, moved to its place when it is whole. Now and then parts are merged into
 one that names them; a reader leaves those out that another part names, so that it sees every row
 once at any moment, also where merging was cut short. Rows are never changed or removed.
+
+Histories are most of a store, and most readers never look at one: they are read when one is looked
+at. So that a damaged one is found nevertheless when the store is opened, a part's name ends with
+the checksum of its content.
 """
 
 import contextlib
 import json
 import os
+import re
 import time
-import uuid
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +38,8 @@ _MARK, _PARTS, _LOCK = "store.json", "parts", "merging.lock"
 _TOGETHER = 32
 """Parts of a level that are merged into one of the next level."""
 _REPLACES = b"replaces"
+_CHECKED = re.compile(r"-crc([0-9a-f]{8})\.parquet$")
+"""Ends the names of parts that can be checked; those of older stores have to be read as a whole."""
 _LEFT_BEHIND = 3600.0
 """Seconds after which a temporary file belongs to no process that still writes it."""
 
@@ -42,6 +49,9 @@ _TEXT = (
 )
 _WHOLE = ("seed", "params", "macs", "base_params", "base_macs")
 _TIMES = ("started", "ended")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_IDENTITY = ("cell", "started", "ended")
+"""Tells a row from all others, in whatever part it is."""
 
 
 def _type(name: str) -> pa.DataType:
@@ -53,6 +63,7 @@ def _type(name: str) -> pa.DataType:
 
 
 _COLUMNS = pa.schema([(name, _type(name)) for name in FIELDS])
+_SHORT = tuple(name for name in FIELDS if name != "history")
 
 
 @dataclass
@@ -121,8 +132,8 @@ class Store:
 
         Of several the first that is done; where none is, the last that failed.
         """
-        table = self._table()
-        return _to_rows(table, _one_per_cell(table))
+        table = self._table(_SHORT)
+        return _to_rows(table, _one_per_cell(table), Histories(self))
 
     def frame(self) -> "pd.DataFrame":
         """`rows` as a table with a column per field; nested fields are Python objects."""
@@ -150,21 +161,21 @@ class Store:
 
     # Reading.
 
-    def _table(self) -> pa.Table:
-        """All rows."""
+    def _table(self, columns: Sequence[str] = FIELDS) -> pa.Table:
+        """Some columns of all rows, without those of a part that is damaged anywhere."""
         while True:
             # A part may be merged and removed before it is read: then it is elsewhere.
             with contextlib.suppress(FileNotFoundError):
-                tables = [self._read(name) for name in self._live()]
+                tables = [self._read(name, columns) for name in self._live()]
                 whole = [table for table in tables if table is not None]
-                return pa.concat_tables(whole) if whole else _COLUMNS.empty_table()
+                return pa.concat_tables(whole) if whole else _empty(columns)
 
-    def _read(self, name: str) -> pa.Table | None:
+    def _read(self, name: str, columns: Sequence[str] = FIELDS) -> pa.Table | None:
         try:
-            return pq.ParquetFile(self._parts / name).read()
+            return _columns_of(self._parts / name, columns)
         except FileNotFoundError:
             raise
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             self.dropped[name] = _reason(error)
             return None
 
@@ -209,16 +220,15 @@ class Store:
     # Writing.
 
     def _write(self, table: pa.Table, level: int, replaces: Sequence[str]) -> None:
-        name = f"{level}-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet"
-        metadata = {_REPLACES: json.dumps(list(replaces)).encode()}
+        content = _parquet(table, {_REPLACES: json.dumps(list(replaces)).encode()})
+        name = f"{level}-{time.time_ns():020d}-crc{zlib.crc32(content):08x}.parquet"
         try:
             self._parts.mkdir(exist_ok=True)
             with replacing(self._parts / name) as temporary:
-                table = table.replace_schema_metadata(metadata)
-                pq.write_table(table, temporary, compression="zstd")
+                temporary.write_bytes(content)
                 sync(temporary)
             sync(self._parts)
-        except (OSError, pa.ArrowException) as error:
+        except OSError as error:
             raise PrecropError(
                 f"cannot write to the store {self.path}: {_reason(error)}"
             ) from error
@@ -303,6 +313,30 @@ def _looked_at(path: Path) -> _Part:
     return _Part(frozenset(replaces), tuple(cells), tuple(statuses))
 
 
+def _columns_of(path: Path, columns: Sequence[str]) -> pa.Table:
+    """Columns of a part, once the part as a whole is seen to be sound.
+
+    Raises:
+        ValueError: its content is not what was written.
+    """
+    content = path.read_bytes()
+    checked = _CHECKED.search(path.name)
+    if checked is not None and int(checked[1], 16) != zlib.crc32(content):
+        raise ValueError("its content is not what was written: the checksum in its name differs")
+    file = pq.ParquetFile(pa.BufferReader(content))
+    return file.read(None if checked is None else list(columns)).select(columns)
+
+
+def _parquet(table: pa.Table, metadata: Mapping[bytes, bytes]) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def _empty(columns: Sequence[str]) -> pa.Table:
+    return _COLUMNS.empty_table().select(columns)
+
+
 def _one_per_cell(table: pa.Table) -> list[int]:
     """Which rows stand for their cells, in the order in which they ended."""
     keys = [(name, "ascending") for name in ("ended", "started")]
@@ -324,44 +358,89 @@ def _to_columns(row: Row) -> dict[str, Any]:
     return values
 
 
-def _to_rows(table: pa.Table, chosen: Sequence[int]) -> list[Row]:
-    history = table.column("history")
-    small = table.drop_columns("history").take(pa.array(chosen, pa.int64()))
-    columns: dict[str, list[Any]] = {n: small.column(n).to_pylist() for n in small.column_names}
+def _to_rows(table: pa.Table, chosen: Sequence[int], histories: "Histories") -> list[Row]:
+    # Rows are chosen from lists: `take` needs an array, and to make one pyarrow imports pandas.
+    columns = {name: _picked(_values(table, name), chosen) for name in table.column_names}
+    columns["history"] = [History(histories, key) for key in _identities(columns)]
     for name in NESTED:
         if name != "history":
             columns[name] = _decoded(columns[name])
-    columns["history"] = [History(history, index) for index in chosen]
     columns["widths"] = [{n: (w[0], w[1]) for n, w in each.items()} for each in columns["widths"]]
-    for name in _TIMES:
-        columns[name] = [_utc(value) for value in columns[name]]
     values = zip(*(columns[name] for name in FIELDS), strict=True)
     return [Row(*each) for each in values]
 
 
+def _picked(values: Sequence[Any], chosen: Sequence[int]) -> list[Any]:
+    return [values[index] for index in chosen]
+
+
+def _values(table: pa.Table, name: str) -> list[Any]:
+    if name in _TIMES:
+        microseconds = table.column(name).cast(pa.int64()).to_pylist()
+        return [_EPOCH + timedelta(microseconds=count) for count in microseconds]
+    values: list[Any] = table.column(name).to_pylist()
+    return values
+
+
+def _identities(columns: Mapping[str, Sequence[Any]]) -> list[tuple[Any, ...]]:
+    return list(zip(*(columns[name] for name in _IDENTITY), strict=True))
+
+
 def _decoded(texts: Sequence[str]) -> list[Any]:
     """JSON of a column; rows that say the same share one object."""
-    known: dict[str, Any] = {}
-    for text in texts:
-        if text not in known:
-            known[text] = json.loads(text)
+    each = dict.fromkeys(texts)
+    # As one text, since starting the decoder takes as long as what many rows say.
+    known = dict(zip(each, json.loads(f"[{','.join(each)}]"), strict=True))
     return [known[text] for text in texts]
 
 
-class History(Sequence[Mapping[str, float]]):
-    """A run's epochs, decoded when they are looked at: most readers of a store never do.
+class Histories:
+    """The histories of all rows of a store, read when the first one is looked at.
+
+    Rows are found by what they are, not by where they were: parts are merged in the meantime.
 
     Args:
-        column: of a table, with every row's epochs as JSON.
-        index: of the row.
+        store: where they are.
     """
 
-    def __init__(self, column: pa.ChunkedArray, index: int) -> None:
-        self._column, self._index = column, index
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    @cached_property
+    def _column(self) -> tuple[pa.ChunkedArray, dict[tuple[Any, ...], int]]:
+        table = self._store._table((*_IDENTITY, "history"))
+        columns = {name: _values(table, name) for name in _IDENTITY}
+        places = {key: place for place, key in enumerate(_identities(columns))}
+        return table.column("history"), places
+
+    def text(self, key: tuple[Any, ...]) -> str:
+        """A row's epochs as JSON.
+
+        Raises:
+            PrecropError: its part is gone, or was damaged after the store was opened.
+        """
+        column, places = self._column
+        if key not in places:
+            raise PrecropError(
+                f"{self._store.path} has no history of cell {key[0]} any more: open it again"
+            )
+        return str(column[places[key]].as_py())
+
+
+class History(Sequence[Mapping[str, float]]):
+    """A run's epochs, read and decoded when they are looked at.
+
+    Args:
+        histories: of the store.
+        key: of the row.
+    """
+
+    def __init__(self, histories: Histories, key: tuple[Any, ...]) -> None:
+        self._histories, self._key = histories, key
 
     @cached_property
     def _epochs(self) -> tuple[Mapping[str, float], ...]:
-        return tuple(json.loads(self._column[self._index].as_py()))
+        return tuple(json.loads(self._histories.text(self._key)))
 
     def __getitem__(self, place: Any) -> Any:
         return self._epochs[place]
@@ -377,10 +456,6 @@ class History(Sequence[Mapping[str, float]]):
 
     def __reduce__(self) -> Any:
         return tuple, (self._epochs,)
-
-
-def _utc(value: datetime) -> datetime:
-    return value.astimezone(UTC)
 
 
 def _reason(error: Exception) -> str:

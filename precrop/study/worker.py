@@ -41,7 +41,7 @@ def work(cell: Cell, output: Path, report: Report) -> tuple[Ended | Busy, bool]:
     clock, started = time.perf_counter(), datetime.now(UTC)
     device, digest = device_name(), ""
     try:
-        data = images(cell.data)
+        data = images(cell.data, cell.image_size)
         digest = data.digest
         prepared = prepare(cell, data)
         run = prepared.run
@@ -91,9 +91,9 @@ def run_lock(output: Path, name: str) -> Path:
 
 
 @lru_cache(maxsize=1)
-def images(source: str) -> ImageData:
+def images(source: str, image_size: int | None = None) -> ImageData:
     """The data set, kept for the next cell."""
-    return load_data(source)
+    return load_data(source, image_size=image_size)
 
 
 def device_name() -> str:

@@ -16,9 +16,12 @@ from precrop.errors import BudgetError, PrecropError
 from precrop.pai.methods import layer_densities
 from precrop.pai.problem import Problem
 from precrop.study.cells import Cell, check, expand, failure, label, outcome, prepare
+from precrop.study.events import Ended
 from precrop.study.rows import Row
 from precrop.study.spec import Limits, Network, Series, Study
 from precrop.study.variants import Variant
+from precrop.study.worker import work
+from precrop.training.data import load_data
 from precrop.training.loop import MASKS, sample, train
 from precrop.training.networks import build
 from precrop.training.recipes import RECIPES
@@ -71,6 +74,7 @@ class TestIds:
             {"seed": 1},
             {"recipe": RECIPE.changed({"lr": 0.2})},
             {"data_name": "cifar10"},
+            {"image_size": 16},
         ],
     )
     def test_whatever_is_asked_for_counts(self, changes: dict[str, Any]) -> None:
@@ -113,6 +117,20 @@ def test_labels() -> None:
     assert label(cell(seed=2)) == f"{NET}, PreCrop, params 50%, macs 50%, seed 2"
     absolute = cell(DENSE, Limits(macs="2M"), network="vgg", args={"width": 2})
     assert label(absolute) == "vgg(width=2), dense, macs 2M, seed 0"
+
+
+def test_a_size_of_images_is_trained_at(tmp_path: Path) -> None:
+    made = dataclasses.replace(study(series(DENSE, seeds=(0,))), image_size=12)
+    (resized,) = expand(made)
+    ended, fit = work(resized, tmp_path, lambda event: None)
+    assert isinstance(ended, Ended)
+    row, plain = ended.row, prepare(cell(DENSE, Limits()), digits())
+    assert (fit, row.status, row.error) == (True, "done", None)
+    assert row.cell == resized.id != cell(DENSE, Limits()).id
+    assert row.run != plain.run.id
+    assert row.data_digest == load_data("digits", image_size=12).digest != digits().digest
+    assert row.base_macs is not None
+    assert row.base_macs > plain.base_macs
 
 
 class TestPreparing:

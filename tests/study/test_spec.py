@@ -1,5 +1,6 @@
 """A study's file: what it may say, and what is wrong with it in one line."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,10 @@ PLAN: dict[str, Any] = {"name": "PreCrop", "plan": {}}
         ({"budgets": [{"macs": 1}]}, "macs=1 is a single unit: write macs=1.0"),
         ({"budgets": [{"macs": "half"}]}, "budgets, entry 1: macs='half' is not understood"),
         ({"budgets": [{"macs": 0.5}, {"macs": 0.5}]}, "budgets has {'macs': 0.5} twice"),
+        ({"data": {"image_size": 16}}, "data: name is missing"),
+        ({"data": {"name": "digits", "size": 16}}, "data has no 'size'; choose from name, image"),
+        ({"data": {"name": "digits", "image_size": 0}}, "data: image_size is 0, not a number of"),
+        ({"data": {"name": "digits", "image_size": "8"}}, "data: image_size is '8', not a number"),
         ({"budgets": None, "variants": [PLAN]}, "variants, PreCrop: it has no budget"),
         ({"variants": []}, "variants is an empty list"),
         ({"variants": [PLAN, PLAN]}, "variants has PreCrop twice"),
@@ -188,6 +193,15 @@ def test_mistakes(tmp_path: Path, changes: dict[str, Any], message: str) -> None
     text = str(caught.value)
     assert text.startswith(f"{tmp_path / 'small.yaml'}: ")
     assert "\n" not in text
+
+
+def test_the_size_of_images(tmp_path: Path) -> None:
+    plain = read(tmp_path, GOOD)
+    assert plain.image_size is None
+    assert read(tmp_path, changed(data={"name": "digits"})) == plain
+    study = read(tmp_path, changed(data={"name": "digits", "image_size": 16}))
+    assert study == replace(plain, image_size=16)
+    assert study.at("/elsewhere").image_size == 16
 
 
 def test_a_value_that_fits_in_no_file(tmp_path: Path) -> None:

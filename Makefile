@@ -3,10 +3,10 @@
 PYTHON := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help install browser demo lint format test test-all bench coverage picture clean
+.PHONY: help install browser demo lint format test test-all bench bench-speed exports coverage picture clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP)  ## set up .venv with the tested versions of everything
 
@@ -44,6 +44,12 @@ bench: install  ## seconds per plan, against Torch-Pruning, per method; speed of
 	$(PYTHON) -m benchmarks.methods_speed
 	$(PYTHON) -m benchmarks.training_speed
 	$(PYTHON) -m benchmarks.study_overhead
+
+bench-speed: install  ## measured speed of cropped networks, written to docs/speed.md
+	$(PYTHON) -m benchmarks.deployment_speed --fresh --markdown docs/speed.md
+
+exports: install  ## export every network of the matrix, write docs/export.md
+	$(PYTHON) -m scripts.export_table --cache export.jsonl --markdown docs/export.md
 
 coverage: install  ## measure every network of the matrix, write docs/coverage.md
 	$(PYTHON) -m scripts.coverage_table --cache coverage.jsonl

@@ -48,9 +48,9 @@ def allocate(program: Program) -> Allocation:
 
     Where no budget can bind and wider is nowhere worse, all is as wide as allowed.
     """
-    choices, structure = program.choices, program.structure
+    choices = program.choices
     lower, upper = np.log(choices.lower / choices.units), np.log(choices.upper / choices.units)
-    most = {name: structure.costs[name](choices.upper.tolist()) for name in program.limits}
+    most = {name: program.costs[name](choices.upper.tolist()) for name in program.limits}
     binding = [name for name, limit in program.limits.items() if most[name] > limit]
     multipliers = dict.fromkeys(program.limits, 0.0)
     x, status, iterations = upper, "slack", 0
@@ -89,7 +89,7 @@ def _monomials(
     constants = np.zeros(len(binding))
     for row, name in enumerate(binding):
         limit = program.limits[name]
-        for groups, coefficient in program.structure.costs[name].terms.items():
+        for groups, coefficient in program.costs[name].terms.items():
             value = coefficient * prod(units[group] for group in groups) / limit
             factors = tuple(position[group] for group in groups if group in position)
             if factors:

@@ -5,6 +5,7 @@ import gc
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,10 +13,14 @@ import torch
 from torch import nn
 
 from precrop import __version__
-from precrop.budgets import Budget
+from precrop.budgets import Budget, missing
 from precrop.choosing import Choice, Chooser
 from precrop.copying import tensor_shapes
-from precrop.errors import PrecropError
+from precrop.costs.batches import follow
+from precrop.costs.latency import latency as latency_model
+from precrop.costs.memory import memory as memory_model
+from precrop.costs.profiles import DeviceProfile, find_profile
+from precrop.errors import BudgetError, PrecropError
 from precrop.fit.fitting import Fit
 from precrop.flow.expected import Expectation
 from precrop.plans import LayerPlan, Plan
@@ -53,7 +58,11 @@ def plan(
     *,
     params: Budget | None = None,
     macs: Budget | None = None,
-    divisor: int = 1,
+    latency: Budget | None = None,
+    memory: Budget | None = None,
+    batch_size: int = 1,
+    device_profile: DeviceProfile | str | Path | None = None,
+    divisor: int | Literal["auto"] = 1,
     min_width: int = 1,
     expand: bool = False,
     balance: float = BALANCE,
@@ -77,7 +86,15 @@ def plan(
         params: budget for all parameters: a share (``0.5``), a number (``2_500_000``) or a string
             (``"50%"``, ``"2.5M"``).
         macs: budget for multiply-accumulates at batch 1, likewise.
-        divisor: layers' channels are multiples of it where the original is wide enough.
+        latency: budget for the time of one pass as ``device_profile`` predicts it: a share, or a
+            string such as ``"8ms"``.
+        memory: budget for the bytes of all activations that are alive at once in inference: a
+            share, a number of bytes or a string such as ``"64MB"``.
+        batch_size: inputs in one pass, for ``latency`` and ``memory``.
+        device_profile: whose latency: what ``precrop profile`` wrote, or ``cpu`` or ``cuda`` for a
+            roofline that needs no measurement (``cpu`` if None).
+        divisor: layers' channels are multiples of it where the original is wide enough; ``auto``
+            takes the step of the profile, halved as often as the budgets need it.
         min_width: no layer gets narrower than this.
         expand: let layers get wider than the original (PreConfig).
         balance: weight of the balance term, gamma in docs/method.md.
@@ -106,7 +123,11 @@ def plan(
     if residual not in ("tie", "crop"):
         raise PrecropError(f"residual={residual!r} is unknown: write 'tie' or 'crop'")
     patterns = [ignore] if isinstance(ignore, str) else list(ignore)
-    options = {"divisor": divisor, "min_width": min_width, "expand": expand, "balance": balance}
+    if isinstance(divisor, str) and divisor != "auto":
+        raise PrecropError(f"divisor={divisor!r} is unknown: write a number of channels, or 'auto'")
+    profile = find_profile(device_profile)
+    divisors = list(_halved(profile.step)) if divisor == "auto" else [divisor]
+    options = {"min_width": min_width, "expand": expand, "balance": balance}
     with _without_collection():
         network = _read(model, Inputs(input_shape), groups == "scale", residual == "crop")
         _ignore(network, patterns)
@@ -114,11 +135,12 @@ def plan(
             way = _way(network, objective, densities, rule, balance)
         else:
             way = _given(network, widths, objective, densities, rule)
-        budgets = {"params": params, "macs": macs}
-        chosen = densities is not None or widths is not None
-        if chosen and params is None and macs is None:
-            budgets = {}
-        choice = Chooser(network, budgets, options, way).choose()
+        asked = {"params": params, "macs": macs, "latency": latency, "memory": memory}
+        budgets = {name: budget for name, budget in asked.items() if budget is not None}
+        _add_costs(network, budgets, profile, batch_size)
+        if not budgets and densities is None and widths is None:
+            raise missing()
+        options, choice = _choose(network, budgets, options, divisors, way)
     costs, units = choice.structure.costs, choice.units
     return Plan(
         network=f"{type(model).__module__}:{type(model).__qualname__}",
@@ -138,6 +160,7 @@ def plan(
             "residual": residual,
             "ignore": patterns,
             "groups": groups,
+            **_deployment(budgets, profile, batch_size),
         },
         shapes=tensor_shapes(model),
         tensors=_changed_tensors(choice.fit),
@@ -147,6 +170,32 @@ def plan(
         versions={"precrop": __version__, "torch": torch.__version__},
         seconds=round(time.perf_counter() - start, 4),
     )
+
+
+def _halved(step: int) -> Iterator[int]:
+    """The step, and half of it as long as that is whole."""
+    yield step
+    while step % 2 == 0:
+        step //= 2
+        yield step
+
+
+def _choose(
+    network: Network,
+    budgets: Mapping[str, Budget],
+    options: Mapping[str, Any],
+    divisors: Sequence[int],
+    way: Way,
+) -> tuple[dict[str, Any], Choice]:
+    """Widths in multiples of the first divisor with which the budgets can be met; all options."""
+    for divisor in divisors[:-1]:
+        try:
+            chosen = {"divisor": divisor, **options}
+            return chosen, Chooser(network, budgets, chosen, way).choose()
+        except BudgetError:
+            network.read()  # forgets what was held for the sake of the narrowest widths
+    chosen = {"divisor": divisors[-1], **options}
+    return chosen, Chooser(network, budgets, chosen, way).choose()
 
 
 @contextmanager
@@ -168,6 +217,32 @@ def _read(model: nn.Module, inputs: Inputs, scale_groups: bool, own_widths: bool
     if not streams:
         return network
     return Network(model, inputs, scale_groups=scale_groups, streams=streams)
+
+
+def _add_costs(
+    network: Network, budgets: Mapping[str, Budget], profile: DeviceProfile, batch_size: int
+) -> None:
+    """Let the network count the costs beside parameters and MACs that have a budget."""
+    if type(batch_size) is not int or batch_size < 1:
+        raise PrecropError(f"batch_size={batch_size!r} makes no sense: write a number from 1 up")
+    if not {"latency", "memory"} & budgets.keys():
+        return
+    lives = follow(network, batch_size)
+    models = {"latency": latency_model(profile, lives), "memory": memory_model(lives)}
+    network.cost_models |= {name: model for name, model in models.items() if name in budgets}
+
+
+def _deployment(
+    budgets: Mapping[str, Budget], profile: DeviceProfile, batch_size: int
+) -> dict[str, Any]:
+    """What budgets of latency and of memory refer to, for the plan's record."""
+    found: dict[str, Any] = {}
+    if {"latency", "memory"} & budgets.keys():
+        found["batch_size"] = batch_size
+    if "latency" in budgets:
+        names = {"name": profile.name, "device": profile.device, "runtime": profile.runtime}
+        found["device_profile"] = {**names, "digest": profile.digest}
+    return found
 
 
 def _ignore(network: Network, patterns: Sequence[str]) -> None:

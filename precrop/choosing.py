@@ -9,7 +9,7 @@ from precrop.errors import BudgetError, PrecropError
 from precrop.fit.fitting import Fit, Fitter
 from precrop.fit.holding import Holds
 from precrop.plans import BudgetPlan
-from precrop.program import Choices, Program, program
+from precrop.program import Choices, Program, program, rows
 from precrop.read.axes import Tie
 from precrop.read.network import Network, Sizes
 from precrop.rounding import round_units
@@ -142,7 +142,8 @@ class Chooser:
         for name, limit in limits.items():
             cost, request = structure.costs[name], self.asked[name]
             assert request is not None
-            multiplier = solution.allocation.multipliers[name]
+            prices = solution.allocation.multipliers
+            multiplier = sum(prices[row] for row in rows(name, cost))
             used, base = cost(units), cost(structure.units)
             budgets[name] = BudgetPlan(request, limit, used, base, multiplier)
         return budgets

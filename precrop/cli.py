@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 import precrop
+from precrop.deployment.commands.bench import bench_command
+from precrop.deployment.commands.export import export_command
+from precrop.deployment.commands.profile import profile_command
 from precrop.errors import PrecropError
 from precrop.report.commands import report_command
 from precrop.study.commands import study_app
@@ -37,7 +40,32 @@ Params = Annotated[
 Macs = Annotated[
     str | None, typer.Option(help="Budget of multiply-accumulates: a share or a number (1.2G).")
 ]
-Divisor = Annotated[int, typer.Option(help="Widths are multiples of this (8 suits hardware).")]
+Latency = Annotated[
+    str | None,
+    typer.Option(help="Budget of time for one pass, as the profile predicts it: 0.5, 50%, 8ms."),
+]
+Memory = Annotated[
+    str | None, typer.Option(help="Budget of activations alive at once: 0.5, 50%, 64MB.")
+]
+BatchSize = Annotated[int, typer.Option(help="Inputs in one pass, for --latency and --memory.")]
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        metavar="FILE.json",
+        help="Whose time: what `precrop profile` wrote; or cpu, cuda: rooflines, not measured.",
+    ),
+]
+Calibrate = Annotated[
+    bool,
+    typer.Option(
+        "--calibrate", help="Measure the planned network and correct the plan until it is in time."
+    ),
+]
+Divisor = Annotated[
+    str,
+    typer.Option(help="Widths are multiples of this (8 suits hardware); auto: the profile's step."),
+]
 MinWidth = Annotated[int, typer.Option(help="No layer gets narrower than this.")]
 Expand = Annotated[bool, typer.Option("--expand", help="Layers may also widen (PreConfig).")]
 Balance = Annotated[float, typer.Option(help="How evenly both ends of a layer are cropped.")]
@@ -132,7 +160,12 @@ def plan_command(
     model: ModelName,
     params: Params = None,
     macs: Macs = None,
-    divisor: Divisor = 1,
+    latency: Latency = None,
+    memory: Memory = None,
+    batch_size: BatchSize = 1,
+    profile: Profile = None,
+    calibrate: Calibrate = False,
+    divisor: Divisor = "1",
     min_width: MinWidth = 1,
     expand: Expand = False,
     balance: Balance = 1.0,
@@ -158,7 +191,12 @@ def plan_command(
         input_shape,
         params=params,
         macs=macs,
-        divisor=divisor,
+        latency=latency,
+        memory=memory,
+        batch_size=batch_size,
+        device_profile=profile,
+        calibrate=calibrate,
+        divisor=_divisor(divisor),
         min_width=min_width,
         expand=expand,
         balance=balance,
@@ -179,7 +217,12 @@ def crop_command(
     model: ModelName,
     params: Params = None,
     macs: Macs = None,
-    divisor: Divisor = 1,
+    latency: Latency = None,
+    memory: Memory = None,
+    batch_size: BatchSize = 1,
+    profile: Profile = None,
+    calibrate: Calibrate = False,
+    divisor: Divisor = "1",
     min_width: MinWidth = 1,
     expand: Expand = False,
     balance: Balance = 1.0,
@@ -205,7 +248,12 @@ def crop_command(
         input_shape,
         params=params,
         macs=macs,
-        divisor=divisor,
+        latency=latency,
+        memory=memory,
+        batch_size=batch_size,
+        device_profile=profile,
+        calibrate=calibrate,
+        divisor=_divisor(divisor),
         min_width=min_width,
         expand=expand,
         balance=balance,
@@ -364,6 +412,9 @@ def _warnings_as_lines() -> Iterator[None]:
         print(f"precrop: warning: {' '.join(str(warning.message).split())}", file=sys.stderr)
 
 
+app.command("export")(export_command)
+app.command("bench")(bench_command)
+app.command("profile")(profile_command)
 app.command("train")(train_command)
 app.command("eval")(eval_command)
 app.add_typer(study_app)
@@ -384,13 +435,49 @@ def _load(
 
 
 def _plan(
-    name: str, arg: Sequence[str] | None, shapes: Sequence[str] | None, **options: Any
+    name: str,
+    arg: Sequence[str] | None,
+    shapes: Sequence[str] | None,
+    *,
+    calibrate: bool,
+    **options: Any,
 ) -> tuple["nn.Module", "Plan"]:
     """The network and its plan, which remembers how the network is named."""
     args = arguments(arg)
     model, shape = _load(name, args, shapes)
-    plan = precrop.plan(model, shape, **options)
+    make = _calibrated if calibrate else precrop.plan
+    plan = make(model, shape, **options)
     return model, dataclasses.replace(plan, source={"name": name, "args": args})
+
+
+def _calibrated(model: "nn.Module", shape: Any, *, latency: str | None, **options: Any) -> "Plan":
+    """A plan whose network was measured; a warning if it is slower than asked."""
+    from precrop.deployment.calibrating import calibrate
+
+    if latency is None:
+        raise PrecropError("--calibrate needs a time to meet: give --latency")
+    found = calibrate(model, shape, latency, progress=_say, **options)
+    for number, attempt in enumerate(found.attempts, 1):
+        _say(
+            f"plan {number}: {attempt.seconds * 1e3:.3f} ms, {attempt.used:.1%} of the asked "
+            f"{attempt.limit * 1e3:.3f} ms (the original {attempt.dense * 1e3:.3f} ms)"
+        )
+    if not found.met:
+        print("precrop: warning: no plan was in time; this is the fastest", file=sys.stderr)
+    return found.plan
+
+
+def _say(doing: str) -> None:
+    print(f"calibrating: {doing}", file=sys.stderr)
+
+
+def _divisor(text: str) -> int | Literal["auto"]:
+    """``auto``, or a number of channels."""
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal():
+        raise PrecropError(f"--divisor {text} is no number of channels: write 8, or auto")
+    return int(text)
 
 
 def _print_plan(plan: "Plan", as_json: bool) -> None:

@@ -6,12 +6,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from precrop.budgets import written
 from precrop.plans import LayerPlan, Plan
 
 _BAR = 32
 _COLUMNS = 110  # where the output is no terminal
 _NAMES_SHOWN = 4
-_COSTS = {"params": "parameters", "macs": "MACs"}
+_COSTS = {"params": "parameters", "macs": "MACs", "memory": "activations"}
 
 
 def show(plan: Plan, console: Console | None = None) -> None:
@@ -75,11 +76,11 @@ def total_table(plan: Plan) -> Table:
     totals |= {name: (budget.base, budget.used) for name, budget in sorted(plan.budgets.items())}
     for name, (before, after) in totals.items():
         share = f"{after / before:.1%}" if before else "–"
-        cells = [_COSTS.get(name, name), f"{before:,}", f"{after:,}", share]
+        cells = [_COSTS.get(name, name), written(name, before), written(name, after), share]
         budget = plan.budgets.get(name)
         if budget is not None:
             used = f"{budget.used / budget.limit:.2%}"
-            cells += [f"{budget.limit:,}", used, f"{budget.multiplier:.3g}"]
+            cells += [written(name, budget.limit), used, f"{budget.multiplier:.3g}"]
         table.add_row(*cells)
     return table
 

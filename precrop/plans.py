@@ -56,6 +56,7 @@ class LayerPlan:
 class BudgetPlan:
     """One budget: what was asked, the limit in units, what the plan uses, what the original uses.
 
+    Units are parameters, multiply-accumulates, bytes of memory and femtoseconds of latency.
     ``multiplier`` is the growth of the objective per one per cent more of this budget.
     """
 
@@ -74,7 +75,8 @@ class Plan:
         network: class of the original, ``module:qualname``.
         source: how the CLI names the model (``{"name": "resnet50", "args": {}}``), or None.
         input_shape: shape of one input without the batch, as given to `precrop.plan`.
-        budgets: per cost name (``params``, ``macs``) what was asked and met.
+        budgets: per cost name (``params``, ``macs``, ``latency``, ``memory``) what was asked and
+            met.
         params, macs, base_params, base_macs: exact totals, batch 1.
         layers: widths before and after, in the order of execution.
         frozen: what is kept at full width against expectation, and why: ``{name: reason}``.

@@ -7,18 +7,21 @@ With ``x`` the log ratios of the groups it is
 
 where ``log p_l`` is the share-weighted sum of the log ratios at both ends of layer ``l``. Every
 cost is a sum of exponentials of ``x`` with positive coefficients, so the relaxed problem is convex.
+A cost that is the largest of several such sums has a row for each of them.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from precrop.budgets import bound
 from precrop.errors import BudgetError, PrecropError
-from precrop.structure import Group, Structure
+from precrop.structure import Cost, Group, Peak, Structure
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -112,7 +115,7 @@ class Program:
 
     Attributes:
         structure: the network.
-        limits: per cost the largest value allowed.
+        limits: per row of a cost (see `rows`) the largest value allowed.
         choices: the units that every group may keep.
         gain: slope of the objective in ``x``, shape (groups,).
         penalty: sparse; the balance term is ``x @ penalty @ x``, shape (groups, groups).
@@ -125,6 +128,13 @@ class Program:
     gain: Floats
     penalty: Any
     fills: bool = True
+
+    @cached_property
+    def costs(self) -> dict[str, Cost]:
+        """The polynomial behind every limit."""
+        costs = self.structure.costs
+        parts = {row: part for name in costs for row, part in rows(name, costs[name]).items()}
+        return {row: parts[row] for row in self.limits}
 
     def value(self, x: Floats) -> float:
         """The objective at log ratios ``x``."""
@@ -171,7 +181,8 @@ def program(
     scale = variable.sum() / total if total > 0 else 1.0
     inputs, outputs = end_shares(structure)
     gain = scale * ((inputs + outputs).T @ given)
-    return Program(structure, limits, choices, gain, balance_penalty(structure, balance))
+    bounds = _row_limits(structure, limits)
+    return Program(structure, bounds, choices, gain, balance_penalty(structure, balance))
 
 
 def end_shares(structure: Structure) -> tuple[Any, Any]:
@@ -219,10 +230,25 @@ def _shares(ends: Sequence[Mapping[int, float]], width: int) -> Any:
     return csr_array((np.array(shares, float), columns, starts), shape=(len(ends), width))
 
 
+def rows(name: str, cost: Cost | Peak) -> dict[str, Cost]:
+    """The polynomials that a limit on a cost applies to, by the names of their rows."""
+    if isinstance(cost, Cost):
+        return {name: cost}
+    return {f"{name} {moment}": part for moment, part in enumerate(cost.parts)}
+
+
+def _row_limits(structure: Structure, limits: Mapping[str, int]) -> dict[str, int]:
+    """The limits, for every row."""
+    return {
+        row: limit for name, limit in limits.items() for row in rows(name, structure.costs[name])
+    }
+
+
 def _check_feasible(structure: Structure, limits: Mapping[str, int], choices: Choices) -> None:
     for name, limit in limits.items():
         least = structure.costs[name](choices.lower.tolist())
         if least > limit:
             raise BudgetError(
-                f"{name}={limit} cannot be met: the least possible with {choices.rule} is {least}"
+                f"{name}={bound(name, limit, up=False)} cannot be met: the least possible with "
+                f"{choices.rule} is {bound(name, least, up=True)}"
             )

@@ -88,7 +88,7 @@ class _Search:
 
     def _read_costs(self) -> None:
         """Lay out every pair of a cost's term and a group in it as one row of a table."""
-        count, costs = len(self.choices.units), self.program.structure.costs
+        count, costs = len(self.choices.units), self.program.costs
         degree = max((len(key) for name in self.names for key in costs[name].terms), default=0)
         entries = []
         self.cross = np.zeros((len(self.names), count, count), dtype=np.int64)
@@ -108,7 +108,7 @@ class _Search:
     def exact(self, units: Integers) -> list[int]:
         """Every budget's cost."""
         values = units.tolist()
-        return [self.program.structure.costs[name](values) for name in self.names]
+        return [self.program.costs[name](values) for name in self.names]
 
     def room(self, units: Integers) -> Integers:
         """What is left of every budget, shape (budgets,)."""

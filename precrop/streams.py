@@ -134,7 +134,18 @@ def _stream_write(x: Tensor, dim: int, size: int, path: str) -> Tensor:
     return _padded(x, dim, size).clone()
 
 
-@_stream_read.register_fake
-@_stream_write.register_fake
-def _resized(x: Tensor, dim: int, size: int, path: str) -> Tensor:
+def _resized(x: Tensor, dim: int, size: int) -> Tensor:
     return x.new_empty([size if axis == dim else n for axis, n in enumerate(x.shape)])
+
+
+@_stream_read.register_fake
+def _narrowed(x: Tensor, dim: int, size: int, path: str) -> Tensor:
+    # What a built network would fail on must fail here, where only sizes are known.
+    if size > x.shape[dim]:
+        raise RuntimeError(f"{path} reads {size} of {x.shape[dim]} channels")
+    return _resized(x, dim, size)
+
+
+@_stream_write.register_fake
+def _widened(x: Tensor, dim: int, size: int, path: str) -> Tensor:
+    return _resized(x, dim, size)

@@ -87,12 +87,35 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Peak:
+    """The largest of several costs, such as the memory that is alive at each moment."""
+
+    parts: tuple[Cost, ...]
+
+    def __call__(self, units: Sequence[int]) -> int:
+        """The exact cost when group ``g`` keeps ``units[g]`` units."""
+        return max(part(units) for part in self.parts)
+
+    def continuous(self, units: Sequence[float]) -> float:
+        """The cost at units that need not be whole."""
+        return max(part.continuous(units) for part in self.parts)
+
+
+def parts(cost: Cost | Peak) -> tuple[Cost, ...]:
+    """The polynomials of which the cost is the largest."""
+    return cost.parts if isinstance(cost, Peak) else (cost,)
+
+
+@dataclass(frozen=True)
 class Structure:
-    """Groups, layers and costs (``params`` and ``macs`` at batch 1) of one network."""
+    """Groups, layers and costs of one network.
+
+    ``params`` and ``macs`` (at batch 1) are always among the costs; what else was asked for is too.
+    """
 
     groups: tuple[Group, ...]
     layers: tuple[Layer, ...]
-    costs: Mapping[str, Cost]
+    costs: Mapping[str, Cost | Peak]
 
     @property
     def units(self) -> list[int]:

@@ -187,7 +187,7 @@ class _LeastSquares:
         """How far log targets must rise before a budget is used up."""
         from scipy.optimize import brentq
 
-        costs, limits = self.problem.structure.costs, self.problem.limits
+        costs, limits = self.problem.costs, self.problem.limits
 
         def excess(shift: float) -> float:
             free = replace(self.program(shift), limits={})
@@ -280,9 +280,12 @@ def _best_densities(
         "macs": np.array([layer.macs for layer in structure.layers], float),
     }
     shares = {
-        name: limit / structure.costs[name](structure.units) * costs[name].sum()
-        for name, limit in limits.items()
+        name: limits[name] / structure.costs[name](structure.units) * costs[name].sum()
+        for name in costs
+        if name in limits
     }
+    if not shares:
+        raise PrecropError("rule= needs a budget of params or of macs to find densities")
     budgets = shares.get("params"), shares.get("macs")
     found = closed_form(costs["params"], costs["macs"], *budgets, expand=expand)
     return {layer.name: float(p) for layer, p in zip(structure.layers, found, strict=True)}
@@ -297,7 +300,7 @@ def _rescaled(problem: Program, x: Floats, lower: Floats, upper: Floats) -> Floa
 
     def excess(shift: float) -> float:
         units = (problem.choices.units * np.exp(shifted(shift))).tolist()
-        costs = problem.structure.costs
+        costs = problem.costs
         return max(costs[n].continuous(units) / limit for n, limit in problem.limits.items()) - 1
 
     far = float(np.abs(x).max(initial=0) + np.abs([lower, upper]).max(initial=0)) + 1
@@ -328,7 +331,7 @@ class Given:
         """
         units = self._units(problem)
         for name, limit in problem.limits.items():
-            cost = problem.structure.costs[name](units.tolist())
+            cost = problem.costs[name](units.tolist())
             if cost > limit:
                 raise BudgetError(f"{name}={limit} cannot be met: the widths given cost {cost}")
         x = np.log(units / problem.choices.units)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
-from precrop.structure import Cost, Group, Layer, Structure
+from precrop.structure import Cost, Group, Layer, Peak, Structure
 
 Axis = tuple[int, ...]
 """A tensor's channel axis: the groups that follow one another on it; empty for a fixed axis."""
@@ -242,9 +242,15 @@ def scrambled(seed: int, size: int, widest: int = 12, narrowest: int = 2) -> Str
     return network.structure()
 
 
+def terms_of(cost: Cost | Peak) -> Mapping[tuple[int, ...], int]:
+    """The terms of a cost that is one polynomial."""
+    assert isinstance(cost, Cost)
+    return cost.terms
+
+
 def evaluate(structure: Structure, name: str, units: Sequence[Any]) -> Any:
     """A cost by its definition, apart from `Cost.__call__`."""
-    terms = structure.costs[name].terms
+    terms = terms_of(structure.costs[name])
     return sum(value * prod(units[group] for group in key) for key, value in terms.items())
 
 

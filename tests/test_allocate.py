@@ -21,6 +21,7 @@ from tests.structures import (
     mobile,
     residual,
     scrambled,
+    terms_of,
     vgg16,
 )
 
@@ -38,7 +39,7 @@ def oracle(problem: Program) -> tuple[float, np.ndarray]:
     rules = [x >= np.log(choices.lower / choices.units), x <= np.log(choices.upper / choices.units)]
     for name, limit in problem.limits.items():
         exponents = []
-        for key, coefficient in structure.costs[name].terms.items():
+        for key, coefficient in terms_of(structure.costs[name]).items():
             scale = coefficient * np.prod([float(choices.units[g]) for g in key])
             exponents.append(np.log(scale / limit) + sum(x[g] for g in key))
         rules.append(cvxpy.log_sum_exp(cvxpy.hstack(exponents)) <= 0)
@@ -199,7 +200,7 @@ def test_bounds_budget_and_growth(seed: int, share: float, expand: bool) -> None
 @pytest.mark.parametrize("seed", range(5))
 def test_order_of_layers_and_terms_does_not_matter(seed: int) -> None:
     structure = scrambled(seed, 10, widest=64)
-    costs = {n: Cost(dict(list(c.terms.items())[::-1])) for n, c in structure.costs.items()}
+    costs = {n: Cost(dict(list(terms_of(c).items())[::-1])) for n, c in structure.costs.items()}
     turned = dataclasses.replace(structure, layers=structure.layers[::-1], costs=costs)
     shares = {"params": 0.3, "macs": 0.3}
     one, two = ratios(structure, shares), ratios(turned, shares)

@@ -1,6 +1,8 @@
 """The public functions: what they accept, what they refuse, and in which words."""
 
+import dataclasses
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import precrop
+from precrop.budgets import parse_budget
+from precrop.costs.profiles import roofline
 from precrop.errors import BudgetError, PrecropError
 from precrop.models import cifar_vgg16_bn
 from tests.networks import SHAPE, small
@@ -107,6 +111,16 @@ def test_a_network_that_cannot_be_copied() -> None:
         ({"min_width": 0}, "min_width=0"),
         ({"balance": -1.0}, "balance=-1.0"),
         ({"balance": math.nan}, "balance=nan"),
+        ({"divisor": "x"}, "divisor='x' is unknown: write a number of channels, or 'auto'"),
+        ({"divisor": "8"}, "divisor='8' is unknown"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": -1}, "batch_size=-1"),
+        ({"batch_size": True}, "batch_size=True"),
+        ({"batch_size": 2.5}, "batch_size=2.5"),
+        ({"batch_size": "2"}, "batch_size='2'"),
+        ({"device_profile": "gpu"}, "cpu or cuda"),
+        ({"latency": 8}, "latency=8 has no unit: write a share"),
+        ({"memory": "12ms"}, "memory='12ms' is not understood"),
     ],
 )
 def test_options_without_sense(options: dict[str, Any], text: str) -> None:
@@ -220,3 +234,76 @@ def test_a_network_without_any_width() -> None:
     plan = precrop.plan(model, (3,), params=1.0)
     assert plan.widths == {"": (3, 5)}
     assert "cannot be met" in refused(model, (3,), params=0.5)
+
+
+DEVICE = roofline(1e11, 1e10, launch=1e-8, step=4)
+
+
+@pytest.mark.parametrize("name", ["latency", "memory"])
+def test_the_least_latency_and_memory_that_are_named_are_enough(name: str) -> None:
+    """The message has a unit, and what it names can be asked for."""
+    model = small("inception")
+    options: dict[str, Any] = {"device_profile": DEVICE, "batch_size": 2}
+    message = refused(model, SHAPE, **{name: 1e-3}, **options)
+    assert f"{name}=" in message
+    assert "cannot be met: the least possible with divisor=1 and min_width=1 is" in message
+    least = message.rpartition(" ")[2]
+    assert re.fullmatch(r"[\d.]+(kB|us)", least)
+    asked: dict[str, Any] = {name: least}
+    plan = precrop.plan(model, SHAPE, **asked, **options)
+    budget = plan.budgets[name]
+    assert budget.asked == least
+    assert 0.999 * budget.limit <= budget.used <= budget.limit
+    fewer = f"{float(least[:-2]) - 0.002:.3f}{least[-2:]}"
+    assert "cannot be met" in refused(model, SHAPE, **{name: fewer}, **options)
+
+
+def test_all_budgets_at_once(tmp_path: Path) -> None:
+    model = small("residual")
+    shares: dict[str, Any] = {"params": 0.7, "macs": 0.7, "latency": 0.7, "memory": 0.8}
+    options: dict[str, Any] = {"device_profile": DEVICE, "batch_size": 3}
+    plan = precrop.plan(model, SHAPE, **shares, **options)
+    assert list(plan.budgets) == list(shares)
+    for name, share in shares.items():
+        budget = plan.budgets[name]
+        assert budget.used <= budget.limit == parse_budget(name, share, budget.base)
+    assert plan.options["batch_size"] == 3
+    assert plan.options["device_profile"]["digest"] == DEVICE.digest
+    again = precrop.plan(model, SHAPE, **shares, **options)
+    assert dataclasses.replace(again, seconds=plan.seconds).to_json() == plan.to_json()
+    plan.save(tmp_path / "plan.json")
+    loaded = precrop.Plan.load(tmp_path / "plan.json")
+    assert loaded == plan
+    ours, theirs = (found.build(model).state_dict() for found in (plan, loaded))
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+@pytest.mark.parametrize("asked", ["2us", "0.000002s", "2000ns"])
+def test_a_latency_in_every_unit(asked: str) -> None:
+    plan = precrop.plan(small("conv"), SHAPE, latency=asked, device_profile=DEVICE)
+    assert plan.budgets["latency"].limit == 2 * 10**9
+
+
+def test_a_divisor_that_is_the_profiles_step() -> None:
+    model = small("conv")
+    plan = precrop.plan(model, SHAPE, latency=0.6, device_profile=DEVICE, divisor="auto")
+    assert plan.options["divisor"] == 4
+    assert {layer.out_channels % 4 for layer in plan.layers[:-1]} == {0}
+    by_hand = precrop.plan(model, SHAPE, latency=0.6, device_profile=DEVICE, divisor=4)
+    assert by_hand.layers == plan.layers
+    assert precrop.plan(model, SHAPE, params=0.9, divisor="auto").options["divisor"] == 16
+
+
+def test_a_batch_changes_memory_and_not_macs() -> None:
+    plans = [precrop.plan(small("conv"), SHAPE, memory=0.9, macs=0.9, batch_size=n) for n in (1, 4)]
+    assert plans[1].budgets["memory"].base == 4 * plans[0].budgets["memory"].base
+    assert plans[1].budgets["macs"].base == plans[0].budgets["macs"].base == plans[0].base_macs
+
+
+def test_widths_from_elsewhere_are_checked_against_latency_and_memory() -> None:
+    model = small("conv")
+    widths = {"stem.0": 8}
+    fits = precrop.plan(model, SHAPE, widths=widths, memory=0.99, latency=0.99)
+    assert fits.widths["stem.0"] == (3, 8)
+    for name in ("memory", "latency"):
+        assert name in refused(model, SHAPE, widths=widths, **{name: 0.7})

@@ -72,7 +72,7 @@ def test_module_exits_with_the_status() -> None:
         (["plan"], "Missing argument 'MODEL'"),
         (["plan", "resnet20", "--parms", "1"], "No such option: --parms"),
         (["plan", "resnet20", "--groups", "drop"], "Invalid value for '--groups'"),
-        (["plan", "resnet20", "--divisor", "two"], "Invalid value for '--divisor'"),
+        (["plan", "resnet20", "--divisor", "two"], "--divisor two is no number of channels"),
         (["plan", "resnet21", *HALF], "unknown model 'resnet21'; did you mean"),
         (["plan", "resnet20", "--input-shape", "3,a", *HALF], "'3,a' is not like 3,224,224"),
         (["plan", "resnet20", "--input-shape", "3,0,9", *HALF], "'3,0,9' is not like 3,224,224"),

@@ -20,8 +20,11 @@ ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "docs/api.md", "docs/extending.md"]
 EVERY_PAGE = [
     *PAGES,
+    "docs/deployment.md",
+    "docs/export.md",
     "docs/method.md",
     "docs/reading.md",
+    "docs/speed.md",
     "docs/studies.md",
     "docs/training.md",
     "CONTRIBUTING.md",

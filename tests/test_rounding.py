@@ -23,6 +23,7 @@ from tests.structures import (
     mobile,
     residual,
     scrambled,
+    terms_of,
     vgg16,
 )
 
@@ -67,7 +68,7 @@ def brute_force(problem: Program) -> float:
     grid = np.array(np.meshgrid(*options, indexing="ij"), dtype=np.int64)
     inside = np.ones(grid.shape[1:], dtype=bool)
     for name, limit in problem.limits.items():
-        terms = problem.structure.costs[name].terms.items()
+        terms = terms_of(problem.structure.costs[name]).items()
         inside &= sum(c * np.prod(grid[list(key)], axis=0) for key, c in terms) <= limit
     maximal = inside.copy()
     for axis in range(inside.ndim):
@@ -173,7 +174,7 @@ def test_any_start_ends_within_budget(seed: int, start: list[float]) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_order_of_layers_and_terms_does_not_matter(seed: int) -> None:
     structure = scrambled(seed, 9, widest=64)
-    costs = {n: Cost(dict(list(c.terms.items())[::-1])) for n, c in structure.costs.items()}
+    costs = {n: Cost(dict(list(terms_of(c).items())[::-1])) for n, c in structure.costs.items()}
     turned = dataclasses.replace(structure, layers=structure.layers[::-1], costs=costs)
     limits = limits_of(structure, {"params": 0.3, "macs": 0.4})
     assert solve(program(structure, limits)) == solve(program(turned, limits))

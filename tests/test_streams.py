@@ -20,6 +20,7 @@ from precrop.read.inputs import Inputs
 from precrop.read.network import Network
 from precrop.read.residual import find_streams
 from precrop.streams import Narrow, Pad
+from tests.networks import SHAPE, assemble
 from tests.planning import counted_macs, counted_params
 
 IMAGE = (3, 32, 32)
@@ -207,3 +208,10 @@ def test_streams_that_are_not_made_by_layers_stay_tied(name: str) -> None:
 def test_unknown_option() -> None:
     with pytest.raises(PrecropError, match="residual='pad' is unknown: write 'tie' or 'crop'"):
         precrop.plan(resnet20(), IMAGE, params=0.5, residual="pad")  # type: ignore[arg-type]
+
+
+def test_no_reader_takes_more_than_there_is() -> None:
+    # Sizes alone do not tell that a slice is too long: the fitted network would only fail later.
+    model = assemble([("branching", 8), ("residual", 8), ("reused", 8)], stem=4, head="conv")
+    plan = precrop.plan(model, SHAPE, memory=0.7, residual="crop")
+    assert plan.build(model)(torch.ones(2, *SHAPE)).shape[0] == 2

@@ -33,6 +33,7 @@ from tests.structures import (
     mobile,
     residual,
     scrambled,
+    terms_of,
     vgg16,
 )
 
@@ -209,7 +210,7 @@ def oracle(problem: Program, targets: Mapping[str, float], balance: float, facto
     rules = [x >= np.log(choices.lower / choices.units), x <= np.log(choices.upper / choices.units)]
     for name, limit in problem.limits.items():
         exponents = []
-        for key, coefficient in structure.costs[name].terms.items():
+        for key, coefficient in terms_of(structure.costs[name]).items():
             scale = coefficient * np.prod([float(choices.units[g]) for g in key])
             exponents.append(np.log(scale / limit) + sum(x[g] for g in key))
         rules.append(cvxpy.log_sum_exp(cvxpy.hstack(exponents)) <= 0)

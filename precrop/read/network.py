@@ -1,6 +1,6 @@
 """A network that has been read: its widths as a `Structure`, and sizes at any choice of widths."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import gcd, prod
 
@@ -26,7 +26,7 @@ from precrop.read.ops import HANDLERS, fallback
 from precrop.read.reader import INPUT, OUTPUT, CallReading, LayerReading, Product, Reader
 from precrop.read.trace import Trace, input_tensors, run, same_path
 from precrop.streams import Stream, install, traced_hook
-from precrop.structure import Cost, Group, Layer, Structure
+from precrop.structure import Cost, Group, Layer, Peak, Structure, parts
 
 # A product of more widths than this has no place in the allocation; its widths are frozen.
 MAX_DEGREE = 2
@@ -65,6 +65,10 @@ def skeleton(
         return full(shape, dtype=tensor.dtype)
 
     return copied(model, empty)
+
+
+CostModel = Callable[["Network", Mapping[Tie, int]], Cost | Peak]
+"""A further cost of a network, such as its latency, by the position of every varying tie."""
 
 
 @dataclass
@@ -110,6 +114,7 @@ class Network:
         passes: eval at batch 1, then train at batch 2 where that runs and runs other code.
         notes: what could not be read, in words.
         streams: where layers have widths of their own at residual streams.
+        cost_models: costs beside ``params`` and ``macs``, by name.
     """
 
     def __init__(
@@ -124,6 +129,7 @@ class Network:
         self.streams = tuple(streams)
         self.meta = MetaKernels()
         self.notes: dict[str, str] = {}
+        self.cost_models: dict[str, CostModel] = {}
         self.real = False
         self.model = model
         self._kept: list[tuple[frozenset[str], str]] = []
@@ -215,11 +221,12 @@ class Network:
             index = {tie: i for i, tie in enumerate(ties)}
             products = [product for layer in self.layers for product in layer.macs]
             shapes = self._parameter_products()
-            costs = {
-                "params": self._cost(shapes, index),
-                "macs": self._cost([*products, *self.reader.macs], index),
+            costs: dict[str, Cost | Peak] = {
+                "params": self.cost(shapes, index),
+                "macs": self.cost([*products, *self.reader.macs], index),
             }
-            crowded = [g for cost in costs.values() for t in cost.terms
+            costs |= {name: model(self, index) for name, model in self.cost_models.items()}
+            crowded = [g for cost in costs.values() for part in parts(cost) for t in part.terms
                        if len(t) > MAX_DEGREE for g in t]  # fmt: skip
             if not crowded:
                 break
@@ -270,7 +277,8 @@ class Network:
                 form[()] = form.get((), 0) + segment_size(segment)
         return form
 
-    def _cost(self, products: Iterable[Product], index: Mapping[Tie, int]) -> Cost:
+    def cost(self, products: Iterable[Product], index: Mapping[Tie, int]) -> Cost:
+        """The sum of some products as a polynomial in the units of the groups in ``index``."""
         total: dict[tuple[int, ...], int] = {}
         for product in products:
             terms: dict[tuple[int, ...], int] = {(): product.coefficient}

@@ -42,13 +42,14 @@ class CallReading:
 
     ``literals`` maps an argument's name and its index in a list (or None) to the axis whose size
     it states; these are the numbers that a module may hold in an attribute of its own. ``weight``
-    names the parameter of the layer that the call computes.
+    names the parameter of the layer that the call computes; ``macs`` are its multiply-accumulates.
     """
 
     inputs: "Sequence[Axes]"
     outputs: "Sequence[Axes]"
     weight: str | None = None
     literals: dict[tuple[str, int | None], Axis] = field(default_factory=dict)
+    macs: list[Product] = field(default_factory=list)
 
 
 class Reader:
@@ -167,6 +168,7 @@ class Reader:
 
     def count(self, product: Product) -> None:
         """Count multiply-accumulates that belong to no layer (attention)."""
+        self.readings[-1].macs.append(product)
         if self._count_macs:
             self.macs.append(product)
 
@@ -179,6 +181,7 @@ class Reader:
             self.count(product)
             return
         self.readings[-1].weight = name
+        self.readings[-1].macs.append(product)
         layer = self.layers.get(name)
         if layer is None:
             path = name.rpartition(".")[0] if name.endswith("weight") else name

@@ -1,0 +1,563 @@
+"""Speed that is measured: `make bench-speed`, which writes docs/speed.md.
+
+Every part measures what it compares side by side, in interleaved rounds of one process, and is kept
+as JSON under ``results/speed`` as soon as a case is done; a run that was stopped goes on where it
+was, and ``--fresh`` begins anew. Ratios are what counts: seconds differ from machine to machine.
+"""
+
+import argparse
+import json
+import math
+import re
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import precrop
+from benchmarks.report import Row, progress
+from precrop.costs.batches import follow
+from precrop.costs.latency import READERS, amounts
+from precrop.costs.memory import memory
+from precrop.costs.profiles import DeviceProfile
+from precrop.costs.work import FEATURES
+from precrop.deployment.benching import bench, settings, variants
+from precrop.deployment.calibrating import calibrate
+from precrop.deployment.machine import describe_machine
+from precrop.deployment.memory import peak_activation_memory
+from precrop.deployment.profiling import Subject, check, profile_device
+from precrop.deployment.runtimes import Setting, onnx_file, onnx_session
+from precrop.deployment.timing import interleaved
+from precrop.errors import PrecropError
+from precrop.files import write_text
+from precrop.plans import Plan
+from precrop.read.inputs import Inputs
+from precrop.read.lifetimes import lifetimes
+from precrop.read.network import Network
+from precrop.zoo import default_input_shape, load_model
+
+FOLDER = Path("results/speed")
+FITTED = (
+    "resnet18",
+    "vgg11",
+    "mobilenet_v3_large",
+    "efficientnet_b1",
+    "regnet_y_800mf",
+    "densenet121",
+    "shufflenet_v2_x1_5",
+    "timm:convnext_nano",
+    "timm:mixer_s32_224",
+)
+"""Networks that the profile is made of; no other part measures them."""
+UNSEEN = (
+    "resnet50",
+    "mobilenet_v2",
+    "efficientnet_b0",
+    "vgg16",
+    "regnet_y_400mf",
+    "convnext_tiny",
+    "densenet169",
+    "wide_resnet50_2",
+    "mnasnet1_0",
+    "googlenet",
+)
+BUDGETED = (
+    "resnet50",
+    "mobilenet_v2",
+    "efficientnet_b0",
+    "vgg16",
+    "regnet_y_400mf",
+    "convnext_tiny",
+)
+LATENCIES = (0.5, 0.3)
+DIVISORS = (1, 4, 8, 16, 32)
+BATCHES = (1, 8)
+MASKED = {"resnet20": 0.3, "resnet18": 0.3}
+ROUNDS = 30
+WINDOWS = 3
+
+Case = Callable[[], Row]
+Profiles = Mapping[str, DeviceProfile]
+"""By runtime."""
+
+
+class Record:
+    """The rows of one part, on disk as soon as each is measured."""
+
+    def __init__(self, folder: Path, part: str, fresh: bool) -> None:
+        self.path = folder / f"{part}.json"
+        self.rows: dict[str, Row] = {}
+        if self.path.exists() and not fresh:
+            self.rows = json.loads(self.path.read_text(encoding="utf-8"))["rows"]
+
+    def add(self, name: str, case: Case) -> None:
+        """Measure a case, unless it is here."""
+        if name in self.rows:
+            return
+        progress.print(f"{self.path.stem}: {name}")
+        try:
+            self.rows[name] = {"case": name, **case()}
+        except PrecropError as error:
+            self.rows[name] = {"case": name, "reason": str(error)}
+        content = {"machine": describe_machine(), "rows": self.rows}
+        write_text(self.path, json.dumps(content, indent=1) + "\n")
+
+
+def network(name: str) -> tuple[nn.Module, Any]:
+    """A network with fresh weights, and the shape of its input."""
+    torch.manual_seed(0)
+    model = load_model(name, {})
+    return model, default_input_shape(name, model)
+
+
+def device_profile(folder: Path, runtime: str, threads: int, fresh: bool) -> DeviceProfile:
+    """The profile of this machine; measured if it is not in the folder."""
+    path = folder / f"profile-{runtime}-{threads}.json"
+    if path.exists() and not fresh:
+        return DeviceProfile.load(path)
+    subjects = [Subject(name, *network(name)) for name in FITTED]
+
+    def told(done: int, total: int) -> None:
+        progress.print(f"profile for {runtime}: {done} of {total}")
+
+    found = profile_device(subjects, runtime=runtime, threads=threads, progress=told)
+    found.save(path)
+    return found
+
+
+# --- parts --------------------------------------------------------------------------------------
+
+
+def predictions(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
+    """What the profiles say of networks that they were not fitted to, and what they take."""
+    for runtime, profile in profiles.items():
+        for name in UNSEEN:
+
+            def case(name: str = name, profile: DeviceProfile = profile) -> Row:
+                (found,) = check(profile, [Subject(name, *network(name))], rounds=ROUNDS)
+                seconds = {"predicted": found.predicted, "seconds": found.seconds}
+                return {**seconds, "error": found.error}
+
+            yield f"{name} {runtime}", case
+
+
+def budgets(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
+    """Shares of the latency asked for, and, after calibration, measured once more on their own."""
+    for name in BUDGETED:
+        for share in LATENCIES:
+
+            def case(name: str = name, share: float = share) -> Row:
+                model, shape = network(name)
+                found = calibrate(
+                    model,
+                    shape,
+                    share,
+                    device_profile=profiles["ort"],
+                    threads=threads,
+                    divisor="auto",
+                )
+                models = {"dense": model, "cropped": found.plan.build(model)}
+                found_in = windows(models, shape, threads)
+                measured = ratio(found_in, "cropped", "dense")
+                return {
+                    "asked": share,
+                    "measured": measured,
+                    "of_asked": measured / share,
+                    "windows": [times["cropped"] / times["dense"] / share for times in found_in],
+                    "first": found.attempts[0].used,
+                    "plans": len(found.attempts),
+                    "macs": found.plan.macs / found.plan.base_macs,
+                    "attempts": [asdict(attempt) for attempt in found.attempts],
+                }
+
+            yield f"{name} {share:.0%}", case
+
+
+def divisors(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
+    """Speed-up of networks at half of their MACs by the widths' divisor."""
+    for name in BUDGETED:
+        for runtime in ("eager", "ort"):
+            for batch in BATCHES:
+                if name != "resnet50" and (batch > 1 or runtime == "eager"):
+                    continue
+
+                def case(name: str = name, runtime: str = runtime, batch: int = batch) -> Row:
+                    model, shape = network(name)
+                    plans = {
+                        f"divisor {d}": precrop.plan(model, shape, macs=0.5, divisor=d)
+                        for d in DIVISORS
+                    }
+                    uniform = narrowed(model, shape)
+                    found = bench(
+                        variants(model, shape, {**plans, "uniform": uniform}),
+                        shape,
+                        settings([runtime], [batch], [threads]),
+                        rounds=ROUNDS,
+                    )
+                    rows = {row.variant: row for row in found.rows}
+                    return {
+                        "step": profiles[runtime].step,
+                        **{
+                            f"{key} {d}": getattr(rows[f"cropped divisor {d}"], key)
+                            for d in DIVISORS
+                            for key in ("speedup", "share_of_ideal", "ideal", "spread")
+                        },
+                        "uniform": rows["cropped uniform"].share_of_ideal,
+                        "dense": rows["dense"].latency,
+                        "dense_spread": rows["dense"].spread,
+                    }
+
+                yield f"{name} {runtime} batch {batch}", case
+
+
+def narrowed(model: nn.Module, shape: Any) -> Plan:
+    """All widths times one number, in steps of 8, within half of the MACs: no method at all."""
+    return precrop.plan(model, shape, macs=0.5, divisor=8, balance=1e4)
+
+
+def rooflines(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
+    """What the predicted time consists of, dense and at half of the MACs; nothing is measured."""
+    profile = profiles["ort"]
+    for name in BUDGETED:
+
+        def case(name: str = name) -> Row:
+            model, shape = network(name)
+            plan = precrop.plan(model, shape, macs=0.5, device_profile=profile, divisor="auto")
+            return {"dense": parts(profile, model, shape),
+                    "half": parts(profile, plan.build(model), shape)}  # fmt: skip
+
+        yield name, case
+
+
+def parts(profile: DeviceProfile, model: nn.Module, shape: Any) -> dict[str, float]:
+    """Seconds of launches, of bytes and of multiply-accumulates, as the profile has them."""
+    read = Network(model, Inputs(shape))
+    found = dict.fromkeys(FEATURES, 0.0)
+    for work in READERS[profile.runtime](read, follow(read, 1)):
+        amount = amounts(work, profile.step)
+        for feature, rate in profile.of(work.kind).items():
+            found[feature] += rate * amount[feature]
+    launches, macs = found.pop("calls"), found.pop("macs")
+    return {"launches": launches, "bytes": sum(found.values()), "macs": macs}
+
+
+def same_synexp(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
+    """A plan for latency next to a plan for MACs with the same SynExp value."""
+    for name in BUDGETED:
+
+        def case(name: str = name) -> Row:
+            model, shape = network(name)
+            profile = profiles["ort"]
+            timely = precrop.plan(model, shape, latency=0.5, device_profile=profile, divisor="auto")
+            lean = alike(model, shape, synexp(timely), timely.options["divisor"])
+            models = {"latency": timely.build(model), "macs": lean.build(model), "dense": model}
+            times = windows(models, shape, threads)
+            return {
+                "synexp_latency": synexp(timely),
+                "synexp_macs": synexp(lean),
+                "macs_latency": timely.macs / timely.base_macs,
+                "macs_macs": lean.macs / lean.base_macs,
+                "time_latency": ratio(times, "latency", "dense"),
+                "time_macs": ratio(times, "macs", "dense"),
+                "faster": ratio(times, "macs", "latency"),
+            }
+
+        yield name, case
+
+
+def synexp(plan: Plan) -> float:
+    """The sum of the log densities, what the program maximises beside the balance term."""
+    return sum(math.log(layer.density) for layer in plan.layers)
+
+
+def alike(model: nn.Module, shape: Any, value: float, divisor: int) -> Plan:
+    """The smallest plan by MACs, to a thousandth, whose SynExp value is at least ``value``."""
+    low, high = 0.02, 1.0
+    best = precrop.plan(model, shape, macs=high, divisor=divisor)
+    while high - low > 1e-3:
+        share = (low + high) / 2
+        made = precrop.plan(model, shape, macs=share, divisor=divisor)
+        if synexp(made) >= value:
+            high, best = share, made
+        else:
+            low = share
+    return best
+
+
+def masks(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
+    """Weights masked to a plan's layer densities, on dense and on sparse kernels, and cropped."""
+    for name, share in MASKED.items():
+        for batch in BATCHES:
+
+            def case(name: str = name, share: float = share, batch: int = batch) -> Row:
+                model, shape = network(name)
+                plan = precrop.plan(model, shape, params=share, macs=share, divisor=8)
+                made = variants(
+                    model,
+                    shape,
+                    {"plan": plan},
+                    masked=True,
+                    sparse=("csr", "bsr", "scipy-csr"),
+                )
+                found = bench(made, shape, settings(["eager"], [batch], [threads]), rounds=ROUNDS)
+                return {row.variant: row.speedup or row.reason for row in found.rows}
+
+            yield f"{name} {share:.0%} batch {batch}", case
+
+
+def memories(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
+    """Peak activation memory: predicted, of real tensors, and with what CPU kernels take too."""
+    for name in UNSEEN:
+        for batch in (1, 4):
+
+            def case(name: str = name, batch: int = batch) -> Row:
+                model, shape = network(name)
+                plan = precrop.plan(model, shape, memory=0.5, batch_size=batch)
+                small = plan.build(model)
+                dense, used = predicted_memory(model, shape, batch), plan.budgets["memory"].used
+                alive, left = tensor_memory(model, shape, batch), tensor_memory(small, shape, batch)
+                return {
+                    "dense": dense,
+                    "dense_tensors": alive,
+                    "dense_error": dense / alive - 1,
+                    "dense_allocator": peak_activation_memory(model, Inputs(shape), batch=batch),
+                    "cropped": used,
+                    "cropped_tensors": left,
+                    "cropped_error": used / left - 1,
+                    "cropped_allocator": peak_activation_memory(small, Inputs(shape), batch=batch),
+                }
+
+            yield f"{name} batch {batch}", case
+
+
+def tensor_memory(model: nn.Module, shape: Any, batch: int) -> int:
+    """Bytes of all tensors alive at once in a real pass on the CPU."""
+    args, kwargs = Inputs(shape).make(batch, model, "cpu")
+    return lifetimes(model.eval(), args, kwargs, None).peak
+
+
+def predicted_memory(model: nn.Module, shape: Any, batch: int) -> int:
+    """Bytes of a network as it is."""
+    read = Network(model, Inputs(shape))
+    read.cost_models["memory"] = memory(follow(read, batch))
+    structure, _ = read.structure()
+    return structure.costs["memory"](structure.units)
+
+
+def windows(models: Mapping[str, nn.Module], shape: Any, threads: int) -> list[dict[str, float]]:
+    """Median seconds of networks in ONNX Runtime in interleaved rounds, three times over.
+
+    Every time has fresh sessions: how fast small networks are changes with the time of day and with
+    where a session's memory lies, by more than the medians of one run tell.
+    """
+    inputs, setting = Inputs(shape), Setting(1, threads)
+    found = []
+    with ExitStack() as stack:
+        files = {n: stack.enter_context(onnx_file(model, inputs)) for n, model in models.items()}
+        for _ in range(WINDOWS):
+            sessions = {n: onnx_session(files[n], models[n], inputs, setting) for n in models}
+            runs = {
+                name: partial(session.run_with_iobinding, binding)
+                for name, (session, binding) in sessions.items()
+            }
+            times = interleaved(runs, rounds=ROUNDS, least_seconds=0.02)
+            found.append({name: timing.median for name, timing in times.items()})
+    return found
+
+
+def ratio(found: Sequence[Mapping[str, float]], above: str, below: str) -> float:
+    """The median over the windows of one network's time by another's."""
+    return statistics.median(times[above] / times[below] for times in found)
+
+
+PARTS: dict[str, Callable[[Profiles, int], Iterator[tuple[str, Case]]]] = {
+    "predictions": predictions,
+    "budgets": budgets,
+    "divisors": divisors,
+    "rooflines": rooflines,
+    "same-synexp": same_synexp,
+    "masks": masks,
+    "memory": memories,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure the parts that were asked for; write the page where asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--folder", type=Path, default=FOLDER, help=f"records (default {FOLDER})")
+    parser.add_argument("--threads", type=int, default=2, help="of the CPU (default 2)")
+    parser.add_argument("--fresh", action="store_true", help="measure what is there once more")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the page")
+    options = parser.parse_args(argv)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(options.threads)
+    profiles = {
+        runtime: device_profile(options.folder, runtime, options.threads, options.fresh)
+        for runtime in ("ort", "eager")
+    }
+    for part in options.parts:
+        record = Record(options.folder, part, options.fresh)
+        for name, case in PARTS[part](profiles, options.threads):
+            record.add(name, case)
+    if options.markdown is not None:
+        write_text(options.markdown, written(options.folder, profiles))
+
+
+# --- the page -----------------------------------------------------------------------------------
+
+INTRODUCTION = """
+`make bench-speed` measures all of this and writes this page; a part alone is
+`python -m benchmarks.deployment_speed --parts NAME --fresh`. The records, with every number, lie in
+`results/speed`. Networks that are compared run in turns within one process, every round once, in an
+order that moves on; figures are ratios of medians. Milliseconds are those of this machine only.
+""".strip()
+NOTES = Path(__file__).with_name("deployment_notes.md")
+"""What the figures mean, section by section; written by people after looking at them."""
+
+
+def written(folder: Path, profiles: Profiles) -> str:
+    """The page, from the records and the notes."""
+    notes = dict(re.findall(r"^## (.*)\n\n((?:(?!^## ).*\n?)*)", NOTES.read_text("utf-8"), re.M))
+    lines = ["# Speed", "", INTRODUCTION, "", _machine(profiles["ort"]), ""]
+    for title, part, table in TABLES:
+        path = folder / f"{part}.json"
+        if not path.exists():
+            continue
+        rows = list(json.loads(path.read_text(encoding="utf-8"))["rows"].values())
+        lines += [f"## {title}", "", *table([row for row in rows if "reason" not in row]), ""]
+        lines += [f"{row['case']}: {row['reason']}" for row in rows if "reason" in row]
+        lines += [notes[title].strip(), ""] if title in notes else []
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _machine(profile: DeviceProfile) -> str:
+    found = profile.machine
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    return (
+        f"Machine: {found['cpu']}, {found['cores']} cores, {found['instructions']}, "
+        f"{profile.threads} threads; {found['system']}; Python {found['python']}, {versions}. "
+        f"Measured from {found['date']} on. No GPU was at hand."
+    )
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(headings) + " |", "|---|" + "---:|" * (len(headings) - 1)]
+    return [*lines, *("| " + " | ".join(row) + " |" for row in rows)]
+
+
+def _divisor_table(rows: Sequence[Row]) -> list[str]:
+    headings = ["share of the ideal speed-up", "dense, ms", "spread"]
+    headings += [f"divisor {d}" for d in DIVISORS]
+    headings += ["auto takes", "uniform width, steps of 8"]
+    body = []
+    for row in rows:
+        spreads = [row["dense_spread"], *(row[f"spread {d}"] for d in DIVISORS)]
+        shares = [f"{row[f'share_of_ideal {d}']:.2f}" for d in DIVISORS]
+        body.append([row["case"], f"{row['dense'] * 1e3:.1f}", f"{statistics.median(spreads):.0%}",
+                     *shares, str(row["step"]), f"{row['uniform']:.2f}"])  # fmt: skip
+    return _table(headings, body)
+
+
+def _roofline_table(rows: Sequence[Row]) -> list[str]:
+    headings = ["network"]
+    headings += [f"{form}: {part}" for form in ("dense", "half") for part in rows[0]["dense"]]
+    headings += ["ideal", "predicted speed-up"]
+    body = []
+    for row in rows:
+        totals = {form: sum(row[form].values()) for form in ("dense", "half")}
+        shares = [f"{row[f][part] / totals[f]:.0%}" for f in totals for part in row[f]]
+        faster = f"{totals['dense'] / totals['half']:.2f}x"
+        body.append([row["case"], *shares, "2.00x", faster])
+    return _table(headings, body)
+
+
+def _budget_table(rows: Sequence[Row]) -> list[str]:
+    headings = ["asked", "first plan, of asked", "plans", "measured share", "of asked",
+                "least", "most", "MACs left"]  # fmt: skip
+    within = [row for row in rows if 0.88 <= row["of_asked"] <= 1.03]
+    body = [
+        [row["case"], f"{row['first']:.2f}", str(row["plans"]), f"{row['measured']:.3f}",
+         f"{row['of_asked']:.2f}", f"{min(row['windows']):.2f}", f"{max(row['windows']):.2f}",
+         f"{row['macs']:.0%}"]
+        for row in rows
+    ]  # fmt: skip
+    counted = f"{len(within)} of {len(rows)} lie between 0.88 and 1.03 of the asked time."
+    return [*_table(headings, body), "", counted]
+
+
+def _prediction_table(rows: Sequence[Row]) -> list[str]:
+    body = [
+        [row["case"], f"{row['predicted'] * 1e3:.2f}", f"{row['seconds'] * 1e3:.2f}",
+         f"{row['error']:+.0%}"]
+        for row in rows
+    ]  # fmt: skip
+    lines = _table(["network and runtime", "predicted, ms", "measured, ms", "error"], body)
+    for runtime in ("ort", "eager"):
+        errors = [abs(row["error"]) for row in rows if row["case"].endswith(runtime)]
+        if errors:
+            lines += ["", f"{runtime}: median error {statistics.median(errors):.1%}, "
+                      f"largest {max(errors):.1%}."]  # fmt: skip
+    return lines
+
+
+def _synexp_table(rows: Sequence[Row]) -> list[str]:
+    headings = ["network", "SynExp, latency plan", "SynExp, MACs plan", "MACs, latency plan",
+                "MACs, MACs plan", "time, latency plan", "time, MACs plan",
+                "latency plan is faster by"]  # fmt: skip
+    body = [
+        [row["case"], f"{row['synexp_latency']:.1f}", f"{row['synexp_macs']:.1f}",
+         f"{row['macs_latency']:.1%}", f"{row['macs_macs']:.1%}", f"{row['time_latency']:.3f}",
+         f"{row['time_macs']:.3f}", f"{row['faster'] - 1:+.1%}"]
+        for row in rows
+    ]  # fmt: skip
+    return _table(headings, body)
+
+
+def _mask_table(rows: Sequence[Row]) -> list[str]:
+    names = [name for name in rows[0] if name not in ("case", "dense")] if rows else []
+    body = [
+        [row["case"], *(f"{row[n]:.2f}x" if isinstance(row[n], float) else row[n] for n in names)]
+        for row in rows
+    ]
+    return _table(["speed-up over dense", *names], body)
+
+
+def _memory_table(rows: Sequence[Row]) -> list[str]:
+    headings = ["network", "dense, MB", "error", "with kernels", "at half, MB", "error",
+                "with kernels"]  # fmt: skip
+    body = [
+        [row["case"]]
+        + [
+            text
+            for form in ("dense", "cropped")
+            for text in (
+                f"{row[form] / 1e6:.2f}",
+                f"{row[f'{form}_error']:+.1%}",
+                f"{row[f'{form}_allocator'] / row[f'{form}_tensors']:.2f}x",
+            )
+        ]
+        for row in rows
+    ]
+    return _table(headings, body)
+
+
+TABLES: tuple[tuple[str, str, Callable[[Sequence[Row]], list[str]]], ...] = (
+    ("Half the MACs, and how much of two times as fast", "divisors", _divisor_table),
+    ("Where the time goes", "rooflines", _roofline_table),
+    ("A share of the latency asked for", "budgets", _budget_table),
+    ("Predictions for networks that no profile saw", "predictions", _prediction_table),
+    ("Latency or MACs at the same SynExp", "same-synexp", _synexp_table),
+    ("Masks against channels", "masks", _mask_table),
+    ("Activation memory", "memory", _memory_table),
+)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""What a network costs beyond parameters and MACs, as polynomials of its widths.
+
+Memory (`precrop.costs.memory`) and latency (`precrop.costs.latency`) become further rows of the
+program; a device's speed comes from a profile (`precrop.costs.profiles`).
+"""

@@ -1,0 +1,119 @@
+"""Work as an inference runtime such as ONNX Runtime does it, which joins what follows a layer.
+
+A batch norm after a convolution disappears in its weights; an activation after it, and a residual
+sum, are done while its output is written. What cannot be joined is an operation of its own, and
+where it does not understand the blocked layout of convolutions its tensors are reordered.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from precrop.costs.work import SILENT, Scales, Work, call_work, is_view
+from precrop.read.lifetimes import Lifetimes
+from precrop.read.network import Network
+from precrop.read.reader import CallReading, Product
+from precrop.read.trace import Call, input_tensors
+
+ACTIVATIONS = ("relu", "hardtanh", "clamp", "sigmoid", "tanh", "leaky_relu", "hardsigmoid")
+LAYERS = ("stem", "conv", "pointwise", "depthwise", "grouped", "transposed")
+_REORDERED = ("mean", "permute", "cat", "adaptive_avg_pool2d")
+_MAP = 4
+"""Axes of a tensor in the blocked layout: batch, channels, height, width."""
+
+
+def fused_calls(network: Network, lives: Lifetimes) -> list[Work]:
+    """The operations that are left once everything is joined that can be."""
+    return _Fusion(network, Scales(network, lives)).works
+
+
+Content = tuple[int, int]
+"""A tensor's identity, and how often it had been overwritten in place."""
+
+
+class _Fusion:
+    """Follows the calls; ``open`` maps contents to the layer that could still do more to them."""
+
+    def __init__(self, network: Network, scales: Scales) -> None:
+        self.scales = scales
+        self.works: list[Work] = []
+        self.open: dict[Content, Work] = {}
+        forward = network.passes[0]
+        self.uses: Counter[Content] = Counter()
+        last: dict[int, Content] = {}
+        for _, operands, output in _contents(forward.trace.calls):
+            self.uses.update(operands)
+            last[output[0]] = output
+        self.uses.update(last[id(t)] for t in forward.trace.outputs if id(t) in last)
+        readings = forward.readings
+        for index, operands, output in _contents(forward.trace.calls):
+            self.operands, self.output = operands, output
+            self.follow(forward.trace.calls[index], readings[index])
+
+    def follow(self, call: Call, reading: CallReading) -> None:
+        """Join a call to the layer before it, or note it as an operation of its own."""
+        work = call_work(call, reading, self.scales)
+        layer = self.joins(call)
+        if is_view(call):
+            if call.name == "permute" and len(call.shapes[0]) == _MAP:
+                self.works.append(self.moved(call, reading, "permute"))
+            return
+        if layer is not None and call.name == "native_batch_norm":
+            self.open[self.output] = layer
+        elif layer is not None and call.name == "add":
+            layer.reads += work.reads[1:]  # one of the two is the layer's own output
+            layer.weights += work.weights
+            self.open[self.output] = layer
+        elif layer is None:
+            self.alone(call, reading, work)
+
+    def joins(self, call: Call) -> Work | None:
+        """The layer before a call that can do the call's work too."""
+        operands = input_tensors(call)
+        ready = [self.open[c] for c in self.operands if c in self.open and self.uses[c] == 1]
+        if not ready or call.name not in (*ACTIVATIONS, "native_batch_norm", "add"):
+            return None
+        same = len(operands) == 2 and operands[0].shape == operands[1].shape
+        return None if call.name == "add" and not same else ready[-1]
+
+    def alone(self, call: Call, reading: CallReading, work: Work) -> None:
+        """An operation of its own; layers stay open for what follows."""
+        if call.name == "native_batch_norm":
+            # It runs as a depthwise convolution with a window of one.
+            work.kind = "depthwise"
+            work.macs = [Product(p.coefficient // 4, p.axes) for p in work.writes[:1]]
+        self.works.append(work)
+        if work.kind in LAYERS:
+            self.open[self.output] = work
+        if call.name in _REORDERED or _broadcasts(call):
+            self.works.append(self.moved(call, reading, "reorder"))
+
+    def moved(self, call: Call, reading: CallReading, kind: str) -> Work:
+        """A copy in another layout of a concatenation's output, or of a call's largest input.
+
+        Of several maps that are concatenated another may be the largest at other widths.
+        """
+        tensors, axes = input_tensors(call), reading.inputs
+        if call.name == "cat":
+            tensors, axes = call.outputs, reading.outputs
+        tensor, shape = max(zip(tensors, axes, strict=True), key=lambda pair: pair[0].numel())
+        copy = [Product(tensor.element_size() * self.scales.tensor(tensor), list(shape))]
+        return Work(kind, reads=copy, writes=copy)
+
+
+def _contents(calls: Sequence[Call]) -> Iterator[tuple[int, list[Content], Content]]:
+    """Every call that does something: its index, the contents it reads, the content it makes."""
+    versions: Counter[int] = Counter()
+    for index, call in enumerate(calls):
+        if not call.outputs or call.name in SILENT:
+            continue
+        operands = [(id(t), versions[id(t)]) for t in input_tensors(call)]
+        made = id(call.outputs[0])
+        if any(made == tensor for tensor, _ in operands):
+            versions[made] += 1
+        yield index, operands, (made, versions[made])
+
+
+def _broadcasts(call: Call) -> bool:
+    """Whether maps are scaled or shifted channel by channel, as by a squeeze-and-excitation."""
+    shapes = {tuple(t.shape) for t in input_tensors(call) if t.dim() == _MAP}
+    return call.name in ("mul", "add") and len(shapes) > 1

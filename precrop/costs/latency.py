@@ -1,0 +1,87 @@
+"""Latency: a device's seconds for all the work of a network, as a polynomial of its widths.
+
+Every operation takes a launch, plus its bytes and its multiply-accumulates at the rates that a
+profile has for its kind. All are products of widths with positive coefficients, so latency is one
+more row of the program. It is counted in femtoseconds, so that costs stay integers.
+"""
+
+from collections.abc import Mapping
+from math import prod
+
+from precrop.costs.fused import fused_calls
+from precrop.costs.profiles import DeviceProfile
+from precrop.costs.work import FEATURES, Work, WorkReader, each_call
+from precrop.read.axes import Tie, axis_size
+from precrop.read.lifetimes import Lifetimes
+from precrop.read.network import CostModel, Network
+from precrop.read.reader import Product
+from precrop.structure import Cost
+
+FEMTOSECONDS = 10**15
+"""In one second."""
+
+READERS: dict[str, WorkReader] = {"eager": each_call, "ort": fused_calls}
+"""Per runtime the operations that a network is to it."""
+
+_BLOCKED = 4
+"""Axes of the tensors that have a blocked layout: maps, kernels."""
+_UNPADDED = 4
+"""Axes of up to so many entries (an image's colours, one channel a group) are not filled up."""
+
+
+def latency(profile: DeviceProfile, lives: Lifetimes) -> CostModel:
+    """Latency of one pass, in femtoseconds.
+
+    Args:
+        profile: of the device.
+        lives: of a pass at the batch size; see `precrop.costs.batches.follow`.
+    """
+
+    def model(network: Network, index: Mapping[Tie, int]) -> Cost:
+        products = [
+            Product(round(FEMTOSECONDS * rate * product.coefficient), product.axes)
+            for work in READERS[profile.runtime](network, lives)
+            for feature, rate in profile.of(work.kind).items()
+            for product in work.products(feature)
+        ]
+        return network.cost([product for product in products if product.coefficient], index)
+
+    return model
+
+
+def predicted_seconds(profile: DeviceProfile, network: Network, lives: Lifetimes) -> float:
+    """Seconds of one pass of the network as it is, with channels filled up to the profile's step.
+
+    The program's polynomial leaves that filling out; it is nothing where widths are multiples of
+    the step.
+    """
+    works = READERS[profile.runtime](network, lives)
+    return sum(seconds(profile, work.kind, amounts(work, profile.step)) for work in works)
+
+
+def amounts(work: Work, step: int = 1) -> dict[str, float]:
+    """How much of every feature there is, with channels filled up to multiples of ``step``."""
+    return {
+        feature: float(sum(_padded(product, step) for product in work.products(feature)))
+        for feature in FEATURES
+    }
+
+
+def seconds(profile: DeviceProfile, kind: str, amount: Mapping[str, float]) -> float:
+    """Seconds of one operation."""
+    return sum(rate * amount[feature] for feature, rate in profile.of(kind).items())
+
+
+def _padded(product: Product, step: int) -> int:
+    """A product with the channel axes of maps and kernels filled up; other tensors are not."""
+    if len(product.axes) < _BLOCKED:
+        return product.coefficient * prod(map(axis_size, product.axes))
+    return product.coefficient * prod(
+        filled(axis_size(axis), step) if any(atom for atom, _ in axis) else axis_size(axis)
+        for axis in product.axes
+    )
+
+
+def filled(channels: int, step: int) -> int:
+    """Channels as kernels see them that work on ``step`` at once."""
+    return channels if channels <= _UNPADDED else -(-channels // step) * step

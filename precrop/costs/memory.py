@@ -1,0 +1,87 @@
+"""Activation memory: bytes of all tensors that are alive at once, at the worst moment.
+
+It counts one inference pass with its inputs; parameters and buffers are not counted, nor what a
+kernel allocates and frees within one call. A moment's bytes are a polynomial of the widths with
+positive coefficients, and the memory is the largest of them: each is one row of the program.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from precrop.costs.batches import elements_per_image
+from precrop.read.axes import Tie
+from precrop.read.lifetimes import INPUT, Lifetimes
+from precrop.read.network import CostModel, Network
+from precrop.read.reader import Product
+from precrop.structure import Cost, Peak
+
+
+def memory(lives: Lifetimes) -> CostModel:
+    """Peak activation memory, in bytes, of a network whose storages live as long as in ``lives``.
+
+    Args:
+        lives: of a pass at the batch size; see `precrop.costs.batches.follow`.
+    """
+
+    def model(network: Network, index: Mapping[Tie, int]) -> Peak:
+        ratios = elements_per_image(network, lives)
+        readings = network.passes[0].readings
+        storages = [
+            Cost({(): life.elements * life.bytes})
+            if life.call == INPUT
+            else network.cost(
+                [
+                    Product(
+                        life.bytes * ratios[life.call][life.output],
+                        list(readings[life.call].outputs[life.output]),
+                    )
+                ],
+                index,
+            )
+            for life in lives.lives
+        ]
+        return Peak(_largest([_total(storages, alive) for alive in _moments(lives)]))
+
+    return model
+
+
+def _moments(lives: Lifetimes) -> list[list[int]]:
+    """Which storages are alive when one is made and the next event is a death.
+
+    The other moments hold less than one of these.
+    """
+    found: list[list[int]] = []
+    calls = len(lives.sizes)
+    born = {life.call for life in lives.lives}
+    died = {life.last for life in lives.lives}
+    grown = False
+    for call in range(INPUT, calls):
+        grown = grown or call in born
+        if grown and (call in died or call == calls - 1):
+            alive = [i for i, life in enumerate(lives.lives) if life.call <= call <= life.last]
+            found.append(alive)
+            grown = False
+    return found
+
+
+def _total(storages: Sequence[Cost], alive: Sequence[int]) -> Cost:
+    terms: dict[tuple[int, ...], int] = {}
+    for storage in alive:
+        for key, coefficient in storages[storage].terms.items():
+            terms[key] = terms.get(key, 0) + coefficient
+    return Cost(terms)
+
+
+def _largest(costs: Sequence[Cost]) -> tuple[Cost, ...]:
+    """Those that can be the largest at some widths: none has every coefficient below another's.
+
+    The constant counts as a term, since it is the same at all widths.
+    """
+    keys = sorted({key for cost in costs for key in cost.terms})
+    table = np.array([[cost.terms.get(key, 0) for key in keys] for cost in costs], dtype=float)
+    kept: list[int] = []
+    for row in np.argsort(-table.sum(axis=1), kind="stable").tolist():
+        if not any((table[row] <= table[other]).all() for other in kept):
+            kept.append(row)
+    return tuple(costs[row] for row in sorted(kept))

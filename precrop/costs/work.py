@@ -1,0 +1,166 @@
+"""What each operation of a network has to do: bytes to read and to write, and multiply-accumulates.
+
+Work is counted by *kind*. Layers are told apart by how their kernels behave (`stem`, `conv`,
+`pointwise`, `depthwise`, `grouped`, `transposed`, `linear`, `matmul`); every other operation's kind
+is its ATen name. A profile has a few coefficients for every kind (`precrop.costs.profiles`).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+from torch import Tensor
+
+from precrop.read.lifetimes import Lifetimes
+from precrop.read.network import Network
+from precrop.read.reader import CallReading, Product
+from precrop.read.trace import Call, input_tensors
+
+FEATURES = ("calls", "reads", "writes", "weights", "macs")
+"""What time is a linear function of: one launch, bytes of activations, bytes of weights, MACs."""
+
+_STEM = 4
+"""A convolution with at most so many inputs, an image's, has kernels of its own."""
+SILENT = ("empty", "_local_scalar_dense", "sym_size", "dropout", "lift_fresh", "scalar_tensor")
+"""Operations that do nothing in inference."""
+_RESHAPED = ("_unsafe_view", "alias", "stream_read")
+_BUILT = {"stream_write": "constant_pad_nd"}
+"""What the operations of traced hooks are in a built network; see `precrop.streams`."""
+
+
+@dataclass
+class Work:
+    """What one operation does, each feature as products of axes.
+
+    Attributes:
+        kind: of the operation.
+        calls: launches; 0 for work that another operation does on the way.
+        reads: bytes of activations.
+        writes: bytes of the outputs.
+        weights: bytes of parameters and buffers.
+        macs: multiply-accumulates.
+    """
+
+    kind: str
+    calls: int = 1
+    reads: list[Product] = field(default_factory=list)
+    writes: list[Product] = field(default_factory=list)
+    weights: list[Product] = field(default_factory=list)
+    macs: list[Product] = field(default_factory=list)
+
+    def products(self, feature: str) -> list[Product]:
+        """A feature as products; launches are a constant."""
+        if feature == "calls":
+            return [Product(self.calls, [])]
+        found: list[Product] = getattr(self, feature)
+        return found
+
+
+WorkReader = Callable[[Network, Lifetimes], list[Work]]
+
+
+def each_call(network: Network, lives: Lifetimes) -> list[Work]:
+    """Every ATen call is one operation, as eager PyTorch runs it.
+
+    Args:
+        network: that was read.
+        lives: of a pass at the batch size that the work is wanted for.
+    """
+    scales = Scales(network, lives)
+    forward = network.passes[0]
+    return [
+        call_work(call, reading, scales)
+        for call, reading in zip(forward.trace.calls, forward.readings, strict=True)
+        if call.outputs and call.name not in SILENT
+    ]
+
+
+class Scales:
+    """By how much a tensor, or a call's MACs, grow from batch 1 to the batch size asked.
+
+    It also tells parameters and buffers, and views of them, from activations.
+    """
+
+    def __init__(self, network: Network, lives: Lifetimes) -> None:
+        from precrop.costs.batches import elements_per_image
+
+        self._tensors: dict[int, int] = {}
+        calls = network.passes[0].trace.calls
+        for call, ratios in zip(calls, elements_per_image(network, lives), strict=True):
+            for tensor, ratio in zip(call.outputs, ratios, strict=True):
+                self._tensors.setdefault(id(tensor), ratio)
+        operands = [tensor for call in calls for tensor in input_tensors(call)]
+        self._fixed = {_storage(t) for t in operands if id(t) in network.reader.names}
+        inputs = [life for life in lives.lives if life.call < 0]
+        args, kwargs = network.inputs.make(1, network.model, "meta")
+        sizes = [tensor.numel() for tensor in (*args, *kwargs.values())]
+        self._outside = max(
+            [life.elements // sizes[life.output] for life in inputs if sizes[life.output]],
+            default=1,
+        )
+
+    def tensor(self, tensor: Tensor) -> int:
+        """Of a tensor; one that no call made is a parameter, a buffer or an input."""
+        return self._tensors.get(id(tensor), 1 if self.fixed(tensor) else self._outside)
+
+    def fixed(self, tensor: Tensor) -> bool:
+        """Whether a tensor is a parameter or a buffer, or a view of one."""
+        return _storage(tensor) in self._fixed
+
+
+def _storage(tensor: Tensor) -> int:
+    """What tells the storages of a trace apart; the trace keeps them alive."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def call_work(call: Call, reading: CallReading, scales: Scales) -> Work:
+    """The work of one call on its own; a view only costs its launch."""
+    work = Work(kind(call))
+    if is_view(call):
+        return work
+    for tensor, axes in zip(input_tensors(call), reading.inputs, strict=True):
+        size = tensor.element_size() * scales.tensor(tensor)
+        (work.weights if scales.fixed(tensor) else work.reads).append(Product(size, list(axes)))
+    for tensor, axes in zip(call.outputs, reading.outputs, strict=True):
+        size = tensor.element_size() * scales.tensor(tensor)
+        work.writes.append(Product(size, list(axes)))
+    grown = scales.tensor(call.outputs[0])
+    work.macs = [Product(product.coefficient * grown, product.axes) for product in reading.macs]
+    return work
+
+
+def is_view(call: Call) -> bool:
+    """Whether the outputs are only other looks at the inputs' memory."""
+    if call.name in _RESHAPED:
+        return True
+    aliases = [result.alias_info for result in call.op._schema.returns]
+    return bool(aliases) and all(alias is not None and not alias.is_write for alias in aliases)
+
+
+def kind(call: Call) -> str:
+    """The kind of a call's work."""
+    if is_view(call):
+        return "view"
+    if call.name in ("convolution", "_convolution"):
+        if call.arg("transposed"):
+            return "transposed"
+        x, weight = call.arg("input"), call.arg("weight")
+        return convolution_kind(x.shape[1], tuple(weight.shape))
+    if call.name in ("mm", "addmm", "bmm", "baddbmm"):
+        return "matmul" if call.name.endswith("bmm") else "linear"
+    return _BUILT.get(call.name, call.name)
+
+
+def convolution_kind(channels: int, weight: Sequence[int]) -> str:
+    """The kind of a convolution.
+
+    Args:
+        channels: of its input.
+        weight: shape (outputs, inputs of one group, height, width).
+    """
+    groups = channels // weight[1]
+    if groups > 1:
+        return "depthwise" if weight[1] == 1 else "grouped"
+    if prod(weight[2:]) == 1:
+        return "pointwise"
+    return "stem" if channels <= _STEM else "conv"

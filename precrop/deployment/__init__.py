@@ -1,0 +1,1 @@
+"""What a cropped network is for: exports, measured time and memory, profiles of devices."""

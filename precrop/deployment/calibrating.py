@@ -1,0 +1,226 @@
+"""Closes the loop: plans, builds, measures the whole network, and corrects what is asked of a plan.
+
+A profile knows operations, not the network as a whole. The measured time of the planned network
+says by how much its prediction is off at that size; the next plan is asked for a time that is
+wrong by as much the other way.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from precrop.api import plan
+from precrop.budgets import UNITS, Budget, parse_budget
+from precrop.costs.profiles import DeviceProfile, find_profile
+from precrop.deployment.machine import check_here
+from precrop.deployment.runtimes import Runner, runner
+from precrop.deployment.timing import interleaved
+from precrop.errors import BudgetError
+from precrop.plans import Plan
+from precrop.read.inputs import Inputs
+
+MOST_ROUNDS = 3
+"""Plans that are measured, at most."""
+_AIM = 0.96
+"""Where in the asked time the next plan aims: below it, since widths come in steps."""
+_EXPONENTS = (0.7, 1.5)
+_CLOSE = 0.92
+"""A plan at this share of the asked time or above, and within it, is not improved any more."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One plan that was measured, side by side with the original.
+
+    Attributes:
+        asked: share of the original's predicted latency that the plan was given.
+        seconds: median of the planned network.
+        dense: median of the original in the same rounds, in seconds.
+        limit: seconds that were allowed, in terms of the same rounds.
+    """
+
+    asked: float
+    seconds: float
+    dense: float
+    limit: float
+
+    @property
+    def used(self) -> float:
+        """Measured time as a share of the allowed one."""
+        return self.seconds / self.limit
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """The plan that came closest to the asked time from below, and all that were measured.
+
+    ``met`` is whether it is at or under the asked time; if none was, the fastest is the plan.
+    """
+
+    plan: Plan
+    met: bool
+    attempts: tuple[Attempt, ...]
+
+
+def calibrate(
+    model: nn.Module,
+    input_shape: Any,
+    latency: Budget,
+    *,
+    device_profile: DeviceProfile | str | Path | None = None,
+    batch_size: int = 1,
+    threads: int | None = None,
+    rounds: int = 20,
+    progress: Callable[[str], None] | None = None,
+    **options: Any,
+) -> Calibrated:
+    """Plan until the measured time of the built network is at or under the asked one.
+
+    Plans at most three times. Times are medians of interleaved rounds with the original, so a share
+    is a share of what the original took in the same rounds.
+
+    Args:
+        model: the network; it stays as it was.
+        input_shape: as for `precrop.plan`.
+        latency: a share of the original's time, or a string such as ``"8ms"``.
+        device_profile: as for `precrop.plan`; its runtime and device are those that are measured.
+        batch_size: inputs in one pass.
+        threads: of the CPU; the profile's, or all, if None.
+        rounds: of one measurement.
+        progress: told in words what is being done.
+        options: further ones of `precrop.plan`.
+
+    Raises:
+        BudgetError: no network that is allowed is predicted to be so fast.
+        PrecropError: the profile is of another machine, or its runtime is not installed.
+    """
+    profile = find_profile(device_profile)
+    check_here(profile)
+    say = progress or _silent
+    used = threads or profile.threads or torch.get_num_threads()
+    settings = {"batch": batch_size, "threads": used, "device": profile.device}
+    inputs = Inputs(input_shape)
+    attempts: list[Attempt] = []
+    plans: list[Plan] = []
+    with ExitStack() as stack:
+        say("the original")
+        dense = stack.enter_context(_run(model, inputs, profile, settings))
+        asked = _first_share(latency, dense)
+        while len(attempts) < MOST_ROUNDS:
+            say(f"plan {len(attempts) + 1} of at most {MOST_ROUNDS}, {asked:.0%} of the prediction")
+            made = _plan(model, input_shape, asked, profile, batch_size, options, plans)
+            if made is None:
+                break
+            plans.append(made)
+            with _run(made.build(model), inputs, profile, settings) as cropped:
+                attempts.append(_measure(latency, asked, dense, cropped, rounds))
+            if _CLOSE <= attempts[-1].used <= 1:
+                break
+            asked = _corrected(attempts)
+    return _best(latency, plans, attempts)
+
+
+def _silent(doing: str) -> None:
+    pass
+
+
+def _run(
+    model: nn.Module, inputs: Inputs, profile: DeviceProfile, settings: Mapping[str, Any]
+) -> Runner:
+    return runner(model, inputs, runtime=profile.runtime, **settings)
+
+
+def _first_share(latency: Budget, dense: Runner) -> float:
+    """What to ask of the first plan: the share itself, or the time over the original's."""
+    share = _share(latency)
+    if share is not None:
+        return share
+    timing = interleaved({"dense": dense}, rounds=10, stopwatch=dense.stopwatch)
+    return min(_seconds(latency) / timing["dense"].median, 1.0)
+
+
+def _share(latency: Budget) -> float | None:
+    """The budget as a share of the original, or None if it is a time."""
+    large = 10**18
+    limit = parse_budget("latency", latency, large)
+    return None if limit == parse_budget("latency", latency, 2 * large) else limit / large
+
+
+def _seconds(latency: Budget) -> float:
+    return parse_budget("latency", latency, 1) / UNITS["latency"].suffixes["s"]
+
+
+def _plan(
+    model: nn.Module,
+    input_shape: Any,
+    asked: float,
+    profile: DeviceProfile,
+    batch_size: int,
+    options: Mapping[str, Any],
+    earlier: list[Plan],
+) -> Plan | None:
+    """A plan at a share of the predicted time; None if only an earlier one was possible."""
+    try:
+        return plan(
+            model,
+            input_shape,
+            latency=asked,
+            device_profile=profile,
+            batch_size=batch_size,
+            **options,
+        )
+    except BudgetError:
+        if not earlier:
+            raise
+        return None
+
+
+def _measure(latency: Budget, asked: float, dense: Runner, cropped: Runner, rounds: int) -> Attempt:
+    times = interleaved(
+        {"dense": dense, "cropped": cropped},
+        rounds=rounds,
+        least_seconds=0.02,
+        stopwatch=cropped.stopwatch,
+    )
+    share = _share(latency)
+    base = times["dense"].median
+    limit = _seconds(latency) if share is None else share * base
+    return Attempt(asked, times["cropped"].median, base, limit)
+
+
+def _corrected(attempts: list[Attempt]) -> float:
+    """What to ask next, so that the measured time comes to what is aimed at.
+
+    Measured times follow a power of what was asked, with the exponent of the last two plans: 1
+    after the first, and never far from it, since times have noise.
+    """
+    last = attempts[-1]
+    exponent = 1.0
+    if len(attempts) > 1 and attempts[-2].asked != last.asked:
+        first = attempts[-2]
+        grown = math.log(last.used / first.used) / math.log(last.asked / first.asked)
+        exponent = min(max(grown, _EXPONENTS[0]), _EXPONENTS[1])
+    return min(last.asked * math.pow(_AIM / last.used, 1 / exponent), 1.0)
+
+
+def _best(latency: Budget, plans: list[Plan], attempts: list[Attempt]) -> Calibrated:
+    """The slowest plan within the asked time; if there is none, the fastest."""
+    within = [i for i, attempt in enumerate(attempts) if attempt.used <= 1]
+    used = [attempt.used for attempt in attempts]
+    best = max(within, key=used.__getitem__) if within else used.index(min(used))
+    chosen = plans[best]
+    record = {
+        "asked": latency,
+        "seconds": attempts[best].seconds,
+        "dense_seconds": attempts[best].dense,
+        "share_of_limit": attempts[best].used,
+        "rounds": len(attempts),
+    }
+    options = {**chosen.options, "calibrated": record}
+    return Calibrated(replace(chosen, options=options), bool(within), tuple(attempts))

@@ -1,0 +1,1 @@
+"""The commands `precrop export`, `precrop bench` and `precrop profile`."""

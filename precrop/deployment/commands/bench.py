@@ -1,0 +1,276 @@
+"""The command ``bench``. Heavy imports wait inside it, as in `precrop.cli`."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from precrop.errors import PrecropError
+from precrop.words import Args, ModelName, arguments
+from precrop.words import input_shape as read_shape
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from torch import nn
+
+    from precrop.deployment.benching import Bench, Row
+    from precrop.plans import Plan
+
+PlanFiles = Annotated[
+    list[Path] | None,
+    typer.Option("--plan", metavar="FILE.json", help="A plan of this network; repeatable."),
+]
+Params = Annotated[
+    str | None, typer.Option(help="Plan with this budget of parameters: a share or a number.")
+]
+Macs = Annotated[
+    str | None,
+    typer.Option(help="Plan with this budget of multiply-accumulates: a share or a number."),
+]
+Divisors = Annotated[
+    str | None,
+    typer.Option(
+        metavar="1,4,8", help="One plan for each: its widths are multiples of the divisor."
+    ),
+]
+Masked = Annotated[
+    bool,
+    typer.Option("--masked", help="Also the network masked to the plan's layer-wise densities."),
+]
+Sparse = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LAYOUTS", help="And masked on sparse kernels: csr, bsr, scipy-csr; with commas."
+    ),
+]
+Runtimes = Annotated[
+    str, typer.Option("--runtime", metavar="RUNTIMES", help="eager, compiled, ort; with commas.")
+]
+Batches = Annotated[str, typer.Option("--batch", metavar="1,8", help="Images at once.")]
+Threads = Annotated[str, typer.Option(metavar="1,2", help="Threads of the CPU.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")]
+ChannelsLast = Annotated[
+    bool, typer.Option("--channels-last", help="That memory format, in PyTorch.")
+]
+Rounds = Annotated[int, typer.Option(help="Samples of each variant in each setting.")]
+InputShape = Annotated[
+    list[str] | None,
+    typer.Option(metavar="SHAPE", help="3,224,224 or 3x224x224; repeat for several inputs."),
+]
+Seed = Annotated[int, typer.Option(help="Of the initial weights and of the masks.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="FILE.json", help="Write the JSON to this file."),
+]
+Plot = Annotated[
+    Path | None, typer.Option(metavar="FILE.svg", help="Draw the speed-ups beside the ideal ones.")
+]
+
+
+def bench_command(
+    model: ModelName,
+    plan: PlanFiles = None,
+    params: Params = None,
+    macs: Macs = None,
+    divisors: Divisors = None,
+    masked: Masked = False,
+    sparse: Sparse = None,
+    runtime: Runtimes = "eager",
+    batch: Batches = "1",
+    threads: Threads = "1",
+    device: Device = "cpu",
+    channels_last: ChannelsLast = False,
+    rounds: Rounds = 30,
+    input_shape: InputShape = None,
+    arg: Args = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    output: Output = None,
+    plot: Plot = None,
+) -> None:
+    """Measure the dense network beside cropped and masked ones: latency, throughput, memory."""
+    import torch
+
+    from precrop.deployment.benching import bench, settings, variants
+
+    chosen = settings(
+        _words(runtime),
+        _numbers("--batch", batch),
+        _numbers("--threads", threads),
+        device=device,
+        channels_last=channels_last,
+    )
+    if rounds < 1:
+        raise PrecropError(f"--rounds {rounds} are none: give 1 or more")
+    if plot is not None:
+        from precrop.deployment.speed_plot import check_plot
+
+        check_plot(plot)
+    torch.manual_seed(seed)
+    network, shape = _load(model, arg, input_shape, plan or ())
+    plans = _plans(network, shape, plan or (), params, macs, divisors)
+    layouts = [] if sparse is None else _words(sparse)
+    forms = variants(network, shape, plans, masked=masked, sparse=layouts, seed=seed)
+    with _bar() as progress:
+        found = bench(forms, shape, chosen, rounds=rounds, progress=progress)
+    source = {"model": model, "args": arguments(arg), "seed": seed}
+    text = json.dumps({**source, **found.to_json()}, indent=1)
+    if output is not None:
+        from precrop.files import write_text
+
+        write_text(output, text + "\n")
+    if plot is not None:
+        from precrop.deployment.speed_plot import plot_bench
+
+        plot_bench(found, plot, model)
+    if as_json:
+        typer.echo(text)
+    else:
+        _print(found)
+
+
+def _words(text: str) -> list[str]:
+    """What stands between commas, each once."""
+    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    words = _words(text)
+    if not words or not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise PrecropError(f"{option} {text!r} is not like 1,8: whole numbers from 1")
+    return [int(word) for word in words]
+
+
+def _load(
+    name: str, arg: Sequence[str] | None, shapes: Sequence[str] | None, plans: Sequence[Path]
+) -> tuple["nn.Module", Any]:
+    """The network and the shape of its input: as given, as the first plan has it, or its own."""
+    from precrop.plans import Plan
+    from precrop.zoo import default_input_shape, load_model
+
+    network = load_model(name, arguments(arg))
+    given = [read_shape(text) for text in shapes or ()]
+    if given:
+        return network, given[0] if len(given) == 1 else tuple(given)
+    if plans:
+        return network, Plan.load(plans[0]).input_shape
+    return network, default_input_shape(name, network)
+
+
+def _plans(
+    network: "nn.Module",
+    shape: Any,
+    files: Sequence[Path],
+    params: str | None,
+    macs: str | None,
+    divisors: str | None,
+) -> dict[str, "Plan"]:
+    """Plans from files by the files' names, and those made here by their divisors."""
+    import precrop
+    from precrop.plans import Plan
+
+    found: dict[str, Plan] = {}
+    for path in files:
+        name = path.stem if path.stem not in found else str(path)
+        found[name] = Plan.load(path)
+    if params is None and macs is None:
+        if divisors is not None:
+            raise PrecropError("--divisors needs a budget: add --macs 0.5 or --params 0.5")
+        return found
+    for divisor in _numbers("--divisors", "1" if divisors is None else divisors):
+        name = "planned" if divisors is None else f"/{divisor}"
+        found[name] = precrop.plan(network, shape, params=params, macs=macs, divisor=divisor)
+    return found
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[str, float], None] | None]:
+    """A bar on standard error that goes away in the end; none where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
+    # Drawn only when told to: a thread that draws by itself would take time from what is measured.
+    with Progress(
+        *columns, console=Console(stderr=True), transient=True, auto_refresh=False
+    ) as bars:
+        task = bars.add_task("", total=1.0)
+
+        def show(what: str, share: float) -> None:
+            bars.update(task, description=what, completed=share, refresh=True)
+
+        yield show
+
+
+def _print(found: "Bench") -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 140)
+    for (runtime, batch, threads), rows in found.settings.items():
+        several = "threads" if threads > 1 else "thread"
+        console.print(f"{runtime}, batch {batch}, {threads} {several}, {rows[0].device}")
+        console.print(_table(rows))
+        console.print()
+    for (variant, reason), runtimes in _reasons(found).items():
+        console.print(f"{variant} ({', '.join(runtimes)}): {reason}", markup=False)
+    for variant, notes in found.notes.items():
+        layers = ", ".join(list(notes)[:3]) + (", …" if len(notes) > 3 else "")
+        console.print(f"{variant}: on dense kernels stay {len(notes)} layers: {layers}")
+    machine = found.machine
+    console.print(
+        f"{machine.get('gpu', machine['cpu'])}, {machine['cores']} cores; "
+        f"PyTorch {machine['versions'].get('torch')}. Milliseconds are medians; "
+        "low and high the 10th and 90th percentiles."
+    )
+
+
+def _reasons(found: "Bench") -> dict[tuple[str, str], list[str]]:
+    """Runtimes that could not run something, by variant and reason."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for row in found.rows:
+        if row.reason is not None:
+            runtimes = reasons.setdefault((row.variant, row.reason), [])
+            if row.runtime not in runtimes:
+                runtimes.append(row.runtime)
+    return reasons
+
+
+def _table(rows: Sequence["Row"]) -> "Table":
+    """One row per variant of one setting."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("variant", no_wrap=True)
+    for name in (
+        "M params", "M MACs", "ms", "low", "high", "spread", "images/s",
+        "speed-up", "ideal", "of ideal", "peak MB",
+    ):  # fmt: skip
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        costs = (f"{count / 1e6:,.3f}" for count in (row.params, row.macs))
+        table.add_row(row.variant, *costs, *_measured(row))
+    return table
+
+
+def _measured(row: "Row") -> list[str]:
+    if row.latency is None or row.low is None or row.high is None:
+        return ["not run", *[""] * 5, f"{row.ideal:.2f}", "", ""]
+    return [
+        *(f"{1e3 * seconds:.3f}" for seconds in (row.latency, row.low, row.high)),
+        f"{row.spread:.1%}",
+        f"{row.throughput:,.1f}",
+        "" if row.speedup is None else f"{row.speedup:.2f}",
+        f"{row.ideal:.2f}",
+        "" if row.share_of_ideal is None else f"{row.share_of_ideal:.0%}",
+        "" if row.peak_memory is None else f"{row.peak_memory / 1e6:.2f}",
+    ]

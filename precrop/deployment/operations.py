@@ -1,0 +1,298 @@
+"""Times of single operations: what a runtime does in one pass, and how long each part takes.
+
+Every sample carries the same features that `precrop.costs` counts symbolically, from the shapes
+that were met, with channels filled up to the kernels' step.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from precrop.costs.latency import filled
+from precrop.costs.work import convolution_kind, is_view, kind
+from precrop.deployment.runtimes import Setting, eager, noise, onnx_file, onnx_session, placed_copy
+from precrop.deployment.timing import interleaved
+from precrop.read.inputs import Inputs
+from precrop.read.trace import Call, input_tensors
+
+_SESSIONS = 3
+_LEAST_SECONDS = 0.005
+"""What a sample of a whole pass lasts, at least."""
+Shape = Sequence[int]
+_MAP = 4
+"""Axes of maps and of kernels."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One operation: its kind, how much it had to do, and the seconds that it took."""
+
+    kind: str
+    amounts: Mapping[str, float]
+    seconds: float
+
+
+def amounts(
+    reads: Iterable[tuple[Shape, int]],
+    writes: Iterable[tuple[Shape, int]],
+    weights: Iterable[tuple[Shape, int]],
+    macs: float,
+) -> dict[str, float]:
+    """The features of one operation from its operands' shapes and bytes per element."""
+    return {
+        "calls": 1.0,
+        "reads": float(sum(prod(shape) * size for shape, size in reads)),
+        "writes": float(sum(prod(shape) * size for shape, size in writes)),
+        "weights": float(sum(prod(shape) * size for shape, size in weights)),
+        "macs": macs,
+    }
+
+
+# --- eager PyTorch ------------------------------------------------------------------------------
+
+
+class _Timer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Times every ATen call; what it notes of a call lies outside of the time."""
+
+    def __init__(self, fixed: set[int], step: int, synchronize: Callable[[], object]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.fixed, self.step, self.synchronize = fixed, step, synchronize
+        self.samples: list[Sample] = []
+
+    def __torch_dispatch__(
+        self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        self.synchronize()
+        start = time.perf_counter()
+        out = op(*args, **kwargs)
+        self.synchronize()
+        seconds = time.perf_counter() - start
+        outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        call = Call(op, args, kwargs, outputs, tuple(tuple(t.shape) for t in outputs), -1)
+        self.samples.append(Sample(kind(call), self._amounts(call), seconds))
+        return out
+
+    def _amounts(self, call: Call) -> dict[str, float]:
+        if is_view(call):
+            return amounts([], [], [], 0.0)
+        operands = [(_is_fixed(t, self.fixed), t) for t in input_tensors(call)]
+        return amounts(
+            [(_map_shape(t, self.step), t.element_size()) for fixed, t in operands if not fixed],
+            [(_map_shape(t, self.step), t.element_size()) for t in call.outputs],
+            [(_kernel_shape(t, self.step), t.element_size()) for fixed, t in operands if fixed],
+            _call_macs(call, self.step),
+        )
+
+
+def _map_shape(tensor: Tensor, step: int) -> Shape:
+    """The shape with its channels filled up, where it is that of maps."""
+    shape = tuple(tensor.shape)
+    return (shape[0], filled(shape[1], step), *shape[2:]) if len(shape) == _MAP else shape
+
+
+def _kernel_shape(tensor: Tensor, step: int) -> Shape:
+    """The shape with its channels filled up, where it is that of kernels."""
+    shape = tuple(tensor.shape)
+    if len(shape) != _MAP:
+        return shape
+    return (filled(shape[0], step), filled(shape[1], step), *shape[2:])
+
+
+def _is_fixed(tensor: Tensor, fixed: set[int]) -> bool:
+    return tensor.untyped_storage().data_ptr() in fixed
+
+
+def _call_macs(call: Call, step: int) -> float:
+    from torch.utils.flop_counter import flop_registry
+
+    if call.name in ("convolution", "_convolution") and not call.arg("transposed"):
+        kernel = _kernel_shape(call.arg("weight"), step)
+        return float(prod(_map_shape(call.outputs[0], step)) * prod(kernel[1:]))
+    count = flop_registry.get(call.op.overloadpacket)
+    if count is None:
+        return 0.0
+    return float(count(*call.args, **call.kwargs, out_val=call.outputs[0])) / 2
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One pass: its operations one by one, and the median seconds of the whole."""
+
+    samples: list[Sample]
+    seconds: float
+
+
+def eager_pass(
+    model: nn.Module, inputs: Inputs, setting: Setting, rounds: int, step: int
+) -> Measured:
+    """Every ATen call of one pass in eager PyTorch.
+
+    Args:
+        model: the network.
+        inputs: shapes without the batch.
+        setting: batch size, threads and device.
+        rounds: passes that are measured, after one that is not.
+        step: channels that kernels work on at once; features count them filled up.
+    """
+    network = placed_copy(model, setting)
+    fixed = {t.untyped_storage().data_ptr() for t in (*network.parameters(), *network.buffers())}
+    args, kwargs = noise(inputs, model, setting.batch)
+    args = [tensor.to(setting.device) for tensor in args]
+    kwargs = {name: tensor.to(setting.device) for name, tensor in kwargs.items()}
+    wait = torch.cuda.synchronize if setting.device != "cpu" else _nothing
+    before = torch.get_num_threads()
+    torch.set_num_threads(setting.threads)
+    passes = []
+    try:
+        for _ in range(rounds + 1):
+            with torch.no_grad(), _Timer(fixed, step, wait) as timer:
+                network(*args, **kwargs)
+            passes.append(timer.samples)
+    finally:
+        torch.set_num_threads(before)
+    return Measured(_medians(passes[1:]), eager_seconds(model, inputs, setting, rounds))
+
+
+def eager_seconds(model: nn.Module, inputs: Inputs, setting: Setting, rounds: int) -> float:
+    """Seconds of a whole pass in eager PyTorch."""
+    with eager(model, inputs, setting) as run:
+        whole = interleaved({"pass": run}, rounds=rounds, stopwatch=run.stopwatch)
+    return whole["pass"].median
+
+
+def _nothing() -> None:
+    pass
+
+
+def _medians(passes: Sequence[Sequence[Sample]]) -> list[Sample]:
+    """One sample for each operation, in order, from as many passes."""
+    return [
+        Sample(same[0].kind, same[0].amounts, statistics.median(s.seconds for s in same))
+        for same in zip(*passes, strict=True)
+    ]
+
+
+# --- ONNX Runtime -------------------------------------------------------------------------------
+
+ORT_KINDS = {
+    **dict.fromkeys(("MaxPool",), "max_pool2d_with_indices"),
+    **dict.fromkeys(("AveragePool",), "avg_pool2d"),
+    **dict.fromkeys(("GlobalAveragePool", "ReduceMean"), "mean"),
+    **dict.fromkeys(("QuickGelu", "Swish"), "silu"),
+    **dict.fromkeys(("Gelu", "BiasGelu", "FastGelu"), "gelu"),
+    **dict.fromkeys(("ReorderInput", "ReorderOutput"), "reorder"),
+    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"), "view"),
+    "BatchNormalization": "native_batch_norm",
+    "Clip": "hardtanh",
+    "Concat": "cat",
+    "LayerNormalization": "native_layer_norm",
+    "Softmax": "_softmax",
+    "Transpose": "permute",
+}
+"""Kinds of work by ONNX operator; every other operator's kind is its name in lower case."""
+
+_BYTES = {"float": 4, "float16": 2, "double": 8, "int64": 8, "int32": 4, "bool": 1, "uint8": 1}
+
+
+def ort_pass(
+    model: nn.Module, inputs: Inputs, setting: Setting, rounds: int, step: int
+) -> Measured:
+    """Every node of one pass in ONNX Runtime, from its own profile.
+
+    Args:
+        model: the network.
+        inputs: shapes without the batch.
+        setting: batch size, threads and device.
+        rounds: passes that are measured, after one that is not.
+        step: not needed: ONNX Runtime's shapes are those of its blocked layout.
+    """
+    with onnx_file(model, inputs) as path:
+        profile = path.with_name("profile")
+        session, binding = onnx_session(path, model, inputs, setting, profile)
+        for _ in range(rounds + 1):
+            session.run_with_iobinding(binding)
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        seconds = _session_seconds(path, model, inputs, setting, rounds)
+    runs: dict[str, list[Any]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            runs.setdefault(event["name"], []).append(event)
+    return Measured([_node_sample(events[1:]) for events in runs.values()], seconds)
+
+
+def ort_seconds(model: nn.Module, inputs: Inputs, setting: Setting, rounds: int) -> float:
+    """Seconds of a whole pass in ONNX Runtime."""
+    with onnx_file(model, inputs) as path:
+        return _session_seconds(path, model, inputs, setting, rounds)
+
+
+def _session_seconds(
+    path: Path, model: nn.Module, inputs: Inputs, setting: Setting, rounds: int
+) -> float:
+    """The median over some sessions: where one's memory happens to lie changes its speed."""
+    sessions = [onnx_session(path, model, inputs, setting) for _ in range(_SESSIONS)]
+    runs = {
+        str(number): partial(session.run_with_iobinding, binding)
+        for number, (session, binding) in enumerate(sessions)
+    }
+    times = interleaved(runs, rounds=rounds, least_seconds=_LEAST_SECONDS)
+    return statistics.median(timing.median for timing in times.values())
+
+
+def _node_sample(events: Sequence[Mapping[str, Any]]) -> Sample:
+    described = events[0]["args"]
+    seconds = statistics.median(event["dur"] for event in events) * 1e-6
+    inputs = _shapes(described["input_type_shape"])
+    outputs = _shapes(described["output_type_shape"])
+    return Sample(*_node(described["op_name"], inputs, outputs), seconds)
+
+
+def _shapes(listed: Iterable[Mapping[str, Shape]]) -> list[tuple[Shape, int]]:
+    return [(tuple(shape), _BYTES.get(name, 4)) for one in listed for name, shape in one.items()]
+
+
+def _node(
+    operator: str, inputs: Sequence[tuple[Shape, int]], outputs: Sequence[tuple[Shape, int]]
+) -> tuple[str, dict[str, float]]:
+    """Kind and features of a node. Weights that were packed beforehand are not among its inputs."""
+    shapes = [shape for shape, _ in inputs]
+    if operator in ("Conv", "FusedConv") and len(shapes) > 1 and len(shapes[1]) == _MAP:
+        data, weight, *others = inputs
+        added = [other for other in others if len(other[0]) == _MAP]
+        macs = float(prod(outputs[0][0]) * prod(weight[0][1:]))
+        kind = convolution_kind(data[0][1], weight[0])
+        return kind, amounts([data, *added], outputs, [weight], macs)
+    if operator in ("Gemm", "FusedGemm", "MatMul", "FusedMatMul"):
+        return _matmul(inputs, outputs)
+    kind = ORT_KINDS.get(operator, operator.lower())
+    return kind, amounts([], [], [], 0.0) if kind == "view" else amounts(inputs, outputs, [], 0.0)
+
+
+def _matmul(
+    inputs: Sequence[tuple[Shape, int]], outputs: Sequence[tuple[Shape, int]]
+) -> tuple[str, dict[str, float]]:
+    (left, size), (made, _) = inputs[0], outputs[0]
+    # The left operand may be transposed: what is contracted follows from the number of rows.
+    inner = prod(left) * made[-1] // max(prod(made), 1)
+    macs = float(prod(made) * inner)
+    if len(inputs) > 1 and len(inputs[1][0]) == len(left) > 2:
+        return "matmul", amounts(inputs[:2], outputs, [], macs)
+    return "linear", amounts(inputs[:1], outputs, [((inner, made[-1]), size)], macs)
+
+
+PASSES = {"eager": eager_pass, "ort": ort_pass}
+"""Per runtime what measures one pass of a network, operation by operation."""
+SECONDS = {"eager": eager_seconds, "ort": ort_seconds}
+"""Per runtime what measures one pass as a whole."""

@@ -1,0 +1,204 @@
+"""Masked networks on sparse kernels: convolutions and linear layers as sparse matrix products.
+
+A layout is one class whose modules multiply by a matrix, and a line in `LAYOUTS`.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from precrop.copying import copied
+from precrop.errors import PrecropError
+
+BLOCK = 4
+"""Rows and columns of a BSR block. MKL's are square; smaller ones hold fewer masked weights."""
+
+
+class Csr(nn.Module):
+    """Compressed rows of PyTorch's: MKL's kernels on a CPU, cuSPARSE's on a GPU."""
+
+    matrix: Tensor
+
+    def __init__(self, matrix: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("matrix", _quietly(matrix.to_sparse_csr), persistent=False)
+
+    def forward(self, columns: Tensor) -> Tensor:
+        """(rows, n) from (columns of the matrix, n)."""
+        return self.matrix @ columns
+
+
+class Bsr(nn.Module):
+    """Compressed rows of blocks, PyTorch's; a block is kept when one of its weights is."""
+
+    matrix: Tensor
+
+    def __init__(self, matrix: Tensor) -> None:
+        super().__init__()
+        if any(size % BLOCK for size in matrix.shape):
+            rows, columns = matrix.shape
+            raise PrecropError(f"{rows} x {columns} is not made of blocks of {BLOCK} x {BLOCK}")
+        blocks = _quietly(lambda: matrix.to_sparse_bsr((BLOCK, BLOCK)))
+        self.register_buffer("matrix", blocks, persistent=False)
+
+    def forward(self, columns: Tensor) -> Tensor:
+        """(rows, n) from (columns of the matrix, n)."""
+        return self.matrix @ columns
+
+
+class ScipyCsr(nn.Module):
+    """SciPy's compressed rows: one thread of the CPU, whatever is asked for."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        from scipy.sparse import csr_array
+
+        super().__init__()
+        self.matrix = csr_array(matrix.cpu().numpy())
+
+    def forward(self, columns: Tensor) -> Tensor:
+        """(rows, n) from (columns of the matrix, n)."""
+        if columns.device.type != "cpu":
+            raise PrecropError("SciPy's sparse matrices run on a CPU only")
+        return torch.from_numpy(self.matrix @ columns.numpy())
+
+
+LAYOUTS: dict[str, Callable[[Tensor], nn.Module]] = {
+    "csr": Csr,
+    "bsr": Bsr,
+    "scipy-csr": ScipyCsr,
+}
+"""Adding a layout is a class and a line here."""
+
+
+def check_layout(layout: str) -> None:
+    """Refuse a layout that is not known."""
+    if layout not in LAYOUTS:
+        raise PrecropError(f"layout {layout!r} is unknown: choose from {', '.join(LAYOUTS)}")
+
+
+def sparse_kernels(model: nn.Module, layout: str) -> tuple[nn.Module, dict[str, str]]:
+    """A copy of a masked network whose layers multiply by sparse matrices; for inference.
+
+    A convolution unfolds one image at a time, unless it is 1 x 1 with stride 1, and multiplies by
+    its weights as an (outputs, inputs x kernel) matrix.
+
+    Args:
+        model: the network, its masked weights zero; it stays as it was.
+        layout: a name in `LAYOUTS`.
+
+    Returns:
+        The copy, and layers that it leaves on dense kernels: ``{layer name: reason}``.
+
+    Raises:
+        PrecropError: the layout is unknown.
+    """
+    check_layout(layout)
+    network = copied(model, lambda name, tensor: tensor.detach())
+    dense: dict[str, str] = {}
+    for name, module in list(network.named_modules()):
+        if not isinstance(module, _KINDS):
+            continue
+        try:
+            made = _sparse(module, LAYOUTS[layout])
+        except (PrecropError, RuntimeError) as error:
+            dense[name] = " ".join(str(error).split())
+            continue
+        parent, _, own_name = name.rpartition(".")
+        if not name:
+            return made, dense
+        setattr(network.get_submodule(parent), own_name, made)
+    return network, dense
+
+
+class SparseLinear(nn.Module):
+    """`torch.nn.Linear` with a sparse matrix."""
+
+    def __init__(self, layer: nn.Linear, product: nn.Module) -> None:
+        super().__init__()
+        self.product, self.bias = product, layer.bias
+        self.out_features = layer.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., outputs) from (..., inputs)."""
+        y: Tensor = self.product(x.flatten(0, -2).T.contiguous()).T
+        y = y.reshape(*x.shape[:-1], self.out_features)
+        return y if self.bias is None else y + self.bias
+
+
+class SparseConv2d(nn.Module):
+    """`torch.nn.Conv2d` as a product of a sparse matrix with unfolded images."""
+
+    def __init__(self, layer: nn.Conv2d, product: nn.Module) -> None:
+        super().__init__()
+        self.product, self.bias = product, layer.bias
+        self.kernel, self.dilation, self.stride = layer.kernel_size, layer.dilation, layer.stride
+        # As PyTorch has it, from the last axis to the first; "same" may pad one end more.
+        self.padding = list(layer._reversed_padding_repeated_twice)
+        self.plain = self.kernel == self.stride == (1, 1) and not any(self.padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, outputs, height, width) from (batch, inputs, height, width)."""
+        if any(self.padding):
+            x = functional.pad(x, self.padding)
+        y = torch.stack([self.product(self._columns(image)) for image in x])
+        if self.bias is not None:
+            y += self.bias[:, None]
+        return y.view(*y.shape[:2], *self._size(x))
+
+    def _columns(self, image: Tensor) -> Tensor:
+        """(inputs x kernel, positions) from (inputs, height, width)."""
+        if self.plain:
+            return image.flatten(1).contiguous()
+        return functional.unfold(
+            image[None], self.kernel, dilation=self.dilation, stride=self.stride
+        )[0]
+
+    def _size(self, x: Tensor) -> tuple[int, ...]:
+        """Height and width of the output."""
+        spans = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel, strict=True)]
+        return tuple(
+            (size - span) // stride + 1
+            for size, span, stride in zip(x.shape[2:], spans, self.stride, strict=True)
+        )
+
+
+_KINDS = (nn.Linear, nn.modules.conv._ConvNd)
+
+
+def _sparse(module: nn.Module, product: Callable[[Tensor], nn.Module]) -> nn.Module:
+    """The layer on a sparse matrix.
+
+    Raises:
+        PrecropError: it has to stay dense; the message says why.
+    """
+    weight: Any = module.weight
+    matrix = weight.detach()
+    if isinstance(module, nn.Linear):
+        if type(module) is not nn.Linear:  # attention reads its weight without calling it
+            raise PrecropError(f"{type(module).__name__} is not a plain linear layer")
+        _check_masked(matrix)
+        return SparseLinear(module, product(matrix))
+    if not isinstance(module, nn.Conv2d) or type(module).forward is not nn.Conv2d.forward:
+        raise PrecropError(f"{type(module).__name__} is not a plain convolution of images")
+    if module.groups > 1:
+        raise PrecropError(f"a convolution in {module.groups} groups")
+    if module.padding_mode != "zeros":
+        raise PrecropError(f"padding with {module.padding_mode}")
+    _check_masked(matrix)
+    return SparseConv2d(module, product(matrix.flatten(1)))
+
+
+def _check_masked(matrix: Tensor) -> None:
+    if bool(matrix.all()):
+        raise PrecropError("none of its weights is masked")
+
+
+def _quietly(make: Callable[[], Tensor]) -> Tensor:
+    """Without PyTorch's word that these layouts are in beta."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse (CSR|BSR) tensor support", append=False)
+        return make()

@@ -1,0 +1,78 @@
+"""A benchmark as a picture: how much faster each variant is, beside what its MACs promise."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from precrop.deployment.benching import DENSE, Bench, Row
+from precrop.errors import PrecropError
+from precrop.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_IDEAL, _MEASURED = "#cfd8dc", "#1f6f8b"
+
+
+def check_plot(path: str | Path) -> None:
+    """Refuse what `plot_bench` would refuse.
+
+    Raises:
+        PrecropError: matplotlib is not installed, or the file is of another kind.
+    """
+    if Path(path).suffix.lower() not in (".png", ".svg"):
+        raise PrecropError(f"{path}: a picture is a .png or an .svg file")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise PrecropError("matplotlib is not installed: pip install 'precrop[plot]'") from error
+
+
+def plot_bench(bench: Bench, path: str | Path, title: str) -> None:
+    """Draw the speed-ups over the dense network beside the ideal ones, one panel a setting.
+
+    Args:
+        bench: what was measured.
+        path: a ``.png`` or ``.svg`` file; written whole or not at all.
+        title: first words of the heading.
+
+    Raises:
+        PrecropError: nothing but the dense network was measured, matplotlib is not installed, or
+            the file cannot be written.
+    """
+    check_plot(path)
+    from matplotlib.figure import Figure
+
+    panels = {
+        f"{runtime}, batch {batch}, {threads} thread{'s' if threads > 1 else ''}": drawn
+        for (runtime, batch, threads), rows in bench.settings.items()
+        if (drawn := [row for row in rows if row.speedup is not None and row.variant != DENSE])
+    }
+    if not panels:
+        raise PrecropError("there is no speed-up to draw: give a plan, or a budget to make one")
+    rows = max(map(len, panels.values()))
+    figure = Figure(figsize=(8, len(panels) * (0.9 + 0.42 * rows)), layout="constrained")
+    grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False)
+    for axes, (name, drawn) in zip(grid[:, 0], panels.items(), strict=True):
+        _draw(axes, drawn)
+        axes.set_title(name, loc="left", fontsize=10)
+    figure.suptitle(f"{title}: speed-up over the dense network", fontsize=11)
+    grid[-1, 0].set_xlabel("times as fast as dense")
+    marks, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(marks, labels, frameon=False, fontsize=9, loc="outside lower center", ncols=2)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=Path(path).suffix.lstrip(".").lower(), dpi=160)
+
+
+def _draw(axes: "Axes", rows: list[Row]) -> None:
+    """Measured bars in front of ideal ones, the first variant on top."""
+    places = range(len(rows), 0, -1)
+    measured = [row.speedup or 0.0 for row in rows]
+    axes.barh(places, [row.ideal for row in rows], 0.8, color=_IDEAL, label="ideal, by MACs")
+    axes.barh(places, measured, 0.5, color=_MEASURED, label="measured")
+    for place, speedup in zip(places, measured, strict=True):
+        axes.annotate(
+            f"{speedup:.2f}", (speedup, place), (3, 0), textcoords="offset points", va="center"
+        )
+    axes.set_yticks(list(places), [row.variant for row in rows])
+    axes.axvline(1, color="#8a8f94", linewidth=1)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,179 @@
+"""Times of several things side by side: interleaved, warmed up, with their spread."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import Protocol
+
+from precrop.errors import PrecropError
+
+Run = Callable[[], object]
+"""What is timed; what it returns is dropped."""
+Progress = Callable[[int], None]
+"""Told how many calls of `interleaved` are over: those of the warm-up, then one a sample."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Samples of how long one thing takes.
+
+    Attributes:
+        seconds: for one call each, in the order of the rounds.
+    """
+
+    seconds: tuple[float, ...]
+
+    @cached_property
+    def median(self) -> float:
+        """The middle sample, in seconds."""
+        return statistics.median(self.seconds)
+
+    @cached_property
+    def low(self) -> float:
+        """The 10th percentile, in seconds."""
+        return percentile(self.seconds, 0.1)
+
+    @cached_property
+    def high(self) -> float:
+        """The 90th percentile, in seconds."""
+        return percentile(self.seconds, 0.9)
+
+    @property
+    def spread(self) -> float:
+        """From the 10th to the 90th percentile, as a share of the median."""
+        return (self.high - self.low) / self.median if self.median else 0.0
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which a share of the values lies, interpolated between neighbours."""
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    below = math.floor(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
+class Stopwatch(Protocol):
+    """Measures how long a number of calls takes."""
+
+    def __call__(self, run: Run, repeats: int) -> float:
+        """Seconds that ``repeats`` calls in a row take together."""
+
+
+@dataclass(frozen=True)
+class HostStopwatch:
+    """Time that passes on the host.
+
+    Attributes:
+        synchronize: waits until what was asked of a device is done; None where calls return when
+            they are done.
+        clock: tells seconds.
+    """
+
+    synchronize: Run | None = None
+    clock: Callable[[], float] = time.perf_counter
+
+    def __call__(self, run: Run, repeats: int) -> float:
+        """Seconds that ``repeats`` calls in a row take together."""
+        if self.synchronize is not None:
+            self.synchronize()
+        start = self.clock()
+        for _ in range(repeats):
+            run()
+        if self.synchronize is not None:
+            self.synchronize()
+        return self.clock() - start
+
+
+class CudaStopwatch:
+    """Time between two events in the current stream of a GPU."""
+
+    def __call__(self, run: Run, repeats: int) -> float:
+        """Seconds that ``repeats`` calls in a row take together."""
+        import torch
+
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
+        start.record()
+        for _ in range(repeats):
+            run()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1e3  # it tells milliseconds
+
+
+def interleaved(
+    runners: Mapping[str, Run],
+    *,
+    rounds: int = 30,
+    warmup: int = 3,
+    least_seconds: float = 0.0,
+    stopwatch: Stopwatch | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Timing]:
+    """Time several things in turns, so that what slows the machine down slows all of them.
+
+    Every round takes one sample of each, in an order that moves on by one from round to round: no
+    runner always follows the same pause, and each is as often first as any other (in multiples of
+    their number). A sample of a short one is the mean of several calls in a row.
+
+    Args:
+        runners: what to call, by name.
+        rounds: samples of each.
+        warmup: calls of each before the first sample; the last of them tells how often a call is
+            repeated.
+        least_seconds: what a sample should last, at least.
+        stopwatch: takes the times; the host's clock by default. On a GPU give `CudaStopwatch`.
+        progress: told how many calls and samples are over, of `steps` in all.
+
+    Returns:
+        Seconds for one call, by name in the order of ``runners``.
+
+    Raises:
+        PrecropError: no round, or no call to warm up with.
+    """
+    if rounds < 1 or warmup < 1:
+        raise PrecropError(f"{rounds} rounds after {warmup} warm-up calls: give 1 or more of both")
+    measure = HostStopwatch() if stopwatch is None else stopwatch
+    names, done = list(runners), 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done)
+
+    last: dict[str, float] = {}
+    for _ in range(warmup):
+        for name in names:
+            last[name] = measure(runners[name], 1)
+            step()
+    repeats = {name: _repeats(last[name], least_seconds) for name in names}
+    samples: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds):
+        for name in rotated(names, number):
+            samples[name].append(measure(runners[name], repeats[name]) / repeats[name])
+            step()
+    return {name: Timing(tuple(found)) for name, found in samples.items()}
+
+
+def steps(runners: int, rounds: int, warmup: int) -> int:
+    """What the progress of `interleaved` ends with."""
+    return runners * (rounds + warmup)
+
+
+def rotated(names: Sequence[str], number: int) -> list[str]:
+    """The names, beginning ``number`` places later."""
+    start = number % len(names) if names else 0
+    return [*islice(names, start, None), *islice(names, start)]
+
+
+def _repeats(seconds: float, least: float) -> int:
+    """Calls in a row that last ``least`` seconds, when one lasts ``seconds``; 1,000 at most."""
+    if seconds * 1000 <= least:
+        return 1000 if least > 0 else 1
+    return max(1, math.ceil(least / seconds))

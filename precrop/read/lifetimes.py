@@ -1,0 +1,160 @@
+"""How long the tensors of a forward pass live: from the call that makes them to the last reference.
+
+The network runs once more on meta tensors. Nothing but the network itself holds a tensor in that
+run, so a storage dies where it would die in a real one; a weak reference to it tells when.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from precrop.read.meta import MetaKernels
+from precrop.read.trace import base_name
+
+INPUT = -1
+"""The call that "makes" the network's inputs."""
+
+_READ = "stream_read"
+"""The traced operation by which a layer takes its part of a residual stream."""
+_SHARING = (torch.ops.aten._unsafe_view.default, torch.ops.aten._reshape_alias.default)
+"""Operations whose output shares its input's memory although their schema does not say so."""
+
+
+@dataclass(slots=True)
+class Life:
+    """One storage: where it is made, and how long it is kept.
+
+    Attributes:
+        call: index of the ATen call that made it; `INPUT` for a network's input.
+        output: which of the call's outputs, or of the network's inputs, it is.
+        elements: of the tensor that it was made for.
+        bytes: of one element.
+        last: index of the last call at whose end it is alive.
+    """
+
+    call: int
+    output: int
+    elements: int
+    bytes: int
+    last: int = -1
+
+
+@dataclass
+class Lifetimes:
+    """All storages of one forward pass, and how many elements each call's outputs have."""
+
+    lives: list[Life] = field(default_factory=list)
+    sizes: list[tuple[int, ...]] = field(default_factory=list)
+
+    @property
+    def peak(self) -> int:
+        """Bytes of all storages that are alive at once, at the worst moment."""
+        return max(
+            sum(one.elements * one.bytes for one in self.lives if one.call <= call <= one.last)
+            for call in range(INPUT, len(self.sizes))
+        )
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes storages as they are made and as they die; parameters and buffers are not counted."""
+
+    def __init__(self, meta: MetaKernels | None, fixed: Sequence[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.meta, self.found = meta, Lifetimes()
+        self.known: dict[int, tuple[Any, Life | None]] = {}
+        for tensor in fixed:
+            reference = _reference(tensor)
+            self.known[reference.cdata] = (reference, None)
+
+    def __torch_dispatch__(
+        self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        index = len(self.found.sizes)
+        self.bury(index - 1)
+        if self.meta is None:
+            out = op(*args, **kwargs)
+        else:
+            # A constant made on the CPU in forward meets meta tensors.
+            args, kwargs = tree_map_only(Tensor, lambda t: t.to("meta"), (args, kwargs))
+            if base_name(op) == _READ:
+                out = _leading(*args)
+            else:
+                out = op(*args, **kwargs) if op in _SHARING else self.meta(op, args, kwargs)
+        outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        self.found.sizes.append(tuple(tensor.numel() for tensor in outputs))
+        for position, tensor in enumerate(outputs):
+            self.note(index, position, tensor)
+        return out
+
+    def note(self, call: int, output: int, tensor: Tensor) -> None:
+        """A tensor of a call; one that shares a known storage (a view) is no new one."""
+        reference = _reference(tensor)
+        if reference.cdata not in self.known:
+            life = Life(call, output, tensor.numel(), tensor.element_size())
+            self.found.lives.append(life)
+            self.known[reference.cdata] = (reference, life)
+
+    def bury(self, call: int) -> None:
+        """Storages that died since the last look were alive until the end of ``call``."""
+        for key, (reference, life) in list(self.known.items()):
+            if life is not None and reference.expired():
+                life.last = call
+                del self.known[key]
+
+
+def _leading(x: Tensor, dim: int, size: int, path: str) -> Tensor:
+    """What a reader of a residual stream takes: in a built network it is a view of the stream.
+
+    Its strides are those of a tensor of its own, so that the same calls follow.
+    """
+    shape = [size if axis == dim else n for axis, n in enumerate(x.shape)]
+    return x.as_strided(shape, x.new_empty(shape).stride())
+
+
+def _reference(tensor: Tensor) -> Any:
+    """A weak reference to a tensor's storage."""
+    return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Without the fused path, which hides an attention block's layers in one operation."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def lifetimes(
+    model: nn.Module, args: Sequence[Tensor], kwargs: Mapping[str, Tensor], meta: MetaKernels | None
+) -> Lifetimes:
+    """Follow every storage of ``model(*args, **kwargs)``; the caller keeps the inputs alive.
+
+    Args:
+        model: on meta tensors, or on real ones if ``meta`` is None.
+        args: positional inputs.
+        kwargs: inputs by name.
+        meta: kernels for meta tensors.
+    """
+    watch = _Watch(meta, [*model.parameters(), *model.buffers()])
+    for position, tensor in enumerate((*args, *kwargs.values())):
+        watch.note(INPUT, position, tensor)
+    with torch.inference_mode(False), torch.no_grad(), _plain_attention(), watch:
+        output = model(*args, **kwargs)
+    last = len(watch.found.sizes) - 1
+    watch.bury(last)
+    for _, life in watch.known.values():
+        if life is not None:
+            life.last = last
+    del output
+    return watch.found

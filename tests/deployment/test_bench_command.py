@@ -1,0 +1,124 @@
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import precrop
+from precrop.deployment.benching import DENSE, Bench, Row
+from precrop.deployment.commands.bench import bench_command
+from precrop.deployment.speed_plot import plot_bench
+from precrop.errors import PrecropError
+from tests.deployment.benched import SHAPE, small
+
+MODEL = "tests.deployment.benched:small"
+HERE = [MODEL, "--input-shape", "3,8,8", "--rounds", "1"]
+
+app = typer.Typer()
+app.command()(bench_command)
+
+
+def run(*words: str) -> str:
+    result = CliRunner().invoke(app, list(words), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def refusal(*words: str) -> str:
+    """The error's message; a mistake of typer's own would be another exception."""
+    with pytest.raises(PrecropError) as caught:
+        CliRunner().invoke(app, [*HERE, *words], catch_exceptions=False)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def plan_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("plans") / "half.json"
+    precrop.plan(small(), SHAPE, macs=0.5).save(path)
+    return path
+
+
+def test_a_table_for_every_setting(plan_file: Path) -> None:
+    text = run(
+        MODEL, "--rounds", "1", "--plan", str(plan_file), "--masked", "--sparse", "bsr",
+        "--runtime", "eager", "--batch", "1,2",
+    )  # fmt: skip
+    assert "eager, batch 1, 1 thread, cpu" in text
+    assert "eager, batch 2, 1 thread, cpu" in text
+    for variant in (DENSE, "cropped", "masked", "masked bsr"):
+        assert sum(line.startswith(f"{variant}  ") for line in text.splitlines()) == 2
+    assert "masked bsr: on dense kernels stay 2 layers: conv1, depthwise" in text
+    assert "of ideal" in text
+
+
+def test_what_cannot_run_is_said_once_for_all_runtimes(plan_file: Path) -> None:
+    text = run(*HERE, "--plan", str(plan_file), "--sparse", "csr,bsr", "--runtime", "compiled,ort")
+    for layout in ("csr", "bsr"):
+        said = f"masked {layout} (compiled, ort): sparse kernels run in eager PyTorch only"
+        assert text.count(said) == 1
+    assert text.count("not run") == 2 * 2
+
+
+def test_json_is_what_is_written(plan_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    text = run(*HERE, "--plan", str(plan_file), "--json", "-o", str(path), "--channels-last")
+    found = json.loads(text)
+    assert found == json.loads(path.read_text())
+    assert found["model"] == MODEL
+    assert found["input_shape"] == list(SHAPE)
+    assert found["channels_last"] is True
+    assert [row["variant"] for row in found["rows"]] == [DENSE, "cropped"]
+    assert found["rows"][1]["macs"] <= found["rows"][0]["macs"] / 2
+    assert found["machine"]["versions"]["precrop"] == precrop.__version__
+
+
+def test_one_plan_for_each_divisor() -> None:
+    found = json.loads(run(*HERE, "--macs", "0.5", "--divisors", "1,8", "--json"))
+    rows = {row["variant"]: row for row in found["rows"]}
+    assert list(rows) == [DENSE, "cropped /1", "cropped /8"]
+    wanted = [precrop.plan(small(), SHAPE, macs=0.5, divisor=d).params for d in (1, 8)]
+    assert [rows["cropped /1"]["params"], rows["cropped /8"]["params"]] == wanted
+
+
+def test_without_a_plan_only_dense_is_measured() -> None:
+    found = json.loads(run(*HERE, "--json"))
+    assert [row["variant"] for row in found["rows"]] == [DENSE]
+
+
+def test_a_picture(plan_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "speed.svg"
+    run(*HERE, "--plan", str(plan_file), "--batch", "1,2", "--plot", str(path))
+    text = path.read_text()
+    assert text.startswith("<?xml")
+    assert "</svg>" in text
+
+
+def test_a_picture_of_dense_alone_is_refused(tmp_path: Path) -> None:
+    row = Row(DENSE, "eager", 1, 1, "cpu", 1, 1, 1.0, latency=1.0, speedup=1.0)
+    path = tmp_path / "speed.svg"
+    with pytest.raises(PrecropError, match="there is no speed-up to draw"):
+        plot_bench(Bench({}, [1], False, (row,), {}), path, "none")
+    assert not path.exists()
+
+
+def test_bad_input_is_one_line(plan_file: Path, tmp_path: Path) -> None:
+    half = str(plan_file)
+    assert "runtime 'tvm' is unknown" in refusal("--runtime", "tvm")
+    assert "device cuda:99 is not there" in refusal("--device", "cuda:99")
+    assert "--threads '0' is not like 1,8" in refusal("--threads", "0")
+    assert "--batch '1,x' is not like 1,8" in refusal("--batch", "1,x")
+    assert "layout 'coo' is unknown" in refusal("--plan", half, "--sparse", "coo")
+    assert "give a plan, or a budget" in refusal("--masked")
+    assert "--divisors needs a budget" in refusal("--divisors", "1,8")
+    assert "--divisors '' is not like 1,8" in refusal("--macs", "0.5", "--divisors", "")
+    assert "--rounds 0 are none" in refusal("--rounds", "0")
+    assert "a picture is a .png or an .svg" in refusal("--plot", str(tmp_path / "a.txt"))
+    assert "cannot read" in refusal("--plan", str(tmp_path / "none.json"))
+
+
+def test_a_plan_for_another_network_is_one_line(plan_file: Path) -> None:
+    with pytest.raises(PrecropError) as caught:
+        CliRunner().invoke(app, ["resnet20", "--plan", str(plan_file)], catch_exceptions=False)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,262 @@
+import itertools
+import json
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import precrop
+from precrop.deployment import benching
+from precrop.deployment.benching import DENSE, Bench, Row, Variant, bench, settings, variants
+from precrop.deployment.runtimes import Runner, noise, runner
+from precrop.deployment.timing import HostStopwatch, Timing
+from precrop.errors import PlanError, PrecropError
+from precrop.models import resnet20
+from precrop.read.inputs import Inputs
+from tests.deployment.benched import SHAPE, inputs, small
+
+LAYOUTS = ("csr", "bsr", "scipy-csr")
+
+
+@pytest.fixture(scope="module")
+def plan() -> precrop.Plan:
+    return precrop.plan(small(), SHAPE, macs=0.5)
+
+
+@pytest.fixture(scope="module")
+def forms(plan: precrop.Plan) -> dict[str, Variant]:
+    found = variants(small(), SHAPE, {"half": plan}, masked=True, sparse=LAYOUTS)
+    return {variant.name: variant for variant in found}
+
+
+def test_names_and_costs(plan: precrop.Plan, forms: dict[str, Variant]) -> None:
+    sparse = [f"masked {layout}" for layout in LAYOUTS]
+    assert list(forms) == [DENSE, "cropped", "masked", *sparse]
+    dense, cropped = forms[DENSE], forms["cropped"]
+    assert (dense.params, dense.macs) == (plan.base_params, plan.base_macs)
+    assert (cropped.params, cropped.macs) == (plan.params, plan.macs)
+    assert cropped.params == sum(p.numel() for p in cropped.model.parameters())
+
+
+def test_a_mask_has_the_plans_density_in_every_layer(
+    plan: precrop.Plan, forms: dict[str, Variant]
+) -> None:
+    model = forms["masked"].model
+    assert any(layer.density < 0.9 for layer in plan.layers)
+    for layer in plan.layers:
+        weight = model.get_parameter(layer.weight)
+        kept = int(weight.count_nonzero())
+        assert abs(kept - layer.density * weight.numel()) < 1
+
+
+def test_what_is_masked_is_not_counted(plan: precrop.Plan, forms: dict[str, Variant]) -> None:
+    masked = forms["masked"]
+    weights = {layer.weight for layer in plan.layers}
+    assert masked.params == sum(
+        int(p.count_nonzero()) if name in weights else p.numel()
+        for name, p in masked.model.named_parameters()
+    )
+    assert masked.macs == pytest.approx(plan.macs, rel=0.02)
+
+
+def test_masked_activations_stay_as_large() -> None:
+    """Twenty layers that keep a tenth of their weights would shrink them a billionfold."""
+    torch.manual_seed(0)
+    wide = [nn.Linear(64, 64, bias=False) for _ in range(20)]
+    for layer in wide:
+        nn.init.normal_(layer.weight, std=64**-0.5)
+    model = nn.Sequential(*wide)
+    plan = precrop.plan(model, (64,), params=0.15)
+    masked = variants(model, (64,), {"plan": plan}, masked=True)[2]
+    with torch.inference_mode():
+        before, after = model(torch.ones(1, 64)).std(), masked.model(torch.ones(1, 64)).std()
+    assert 0.1 < after / before < 10
+
+
+def test_all_masked_variants_are_one_network(forms: dict[str, Variant]) -> None:
+    x = noise(inputs(), small(), 2)[0][0]
+    with torch.inference_mode():
+        wanted = forms["masked"].model.eval()(x)
+        for layout in LAYOUTS:
+            sparse = forms[f"masked {layout}"]
+            torch.testing.assert_close(sparse.model.eval()(x), wanted, atol=1e-4, rtol=1e-4)
+            assert sparse.macs == forms["masked"].macs
+            assert sparse.notes is not None
+            assert "depthwise" in sparse.notes
+
+
+def test_the_seed_draws_the_mask(plan: precrop.Plan) -> None:
+    def weight(seed: int) -> torch.Tensor:
+        found = variants(small(), SHAPE, {"half": plan}, masked=True, seed=seed)
+        return found[-1].model.get_parameter("pointwise.weight")
+
+    assert torch.equal(weight(0), weight(0))
+    assert not torch.equal(weight(0), weight(1))
+
+
+def test_several_plans_are_told_apart(plan: precrop.Plan) -> None:
+    other = precrop.plan(small(), SHAPE, macs=0.7, divisor=4)
+    found = variants(small(), SHAPE, {"half": plan, "more": other}, masked=True)
+    names = [DENSE, "cropped half", "masked half", "cropped more", "masked more"]
+    assert [variant.name for variant in found] == names
+
+
+def test_all_is_measured_and_what_cannot_run_says_why(forms: dict[str, Variant]) -> None:
+    chosen = settings(["eager", "ort"], [1, 2], [1])
+    found = bench(
+        [forms[name] for name in (DENSE, "cropped", "masked csr")], SHAPE, chosen, rounds=2
+    )
+    assert len(found.rows) == 4 * 3
+    assert list(found.settings) == [
+        ("eager", 1, 1), ("eager", 2, 1), ("ort", 1, 1), ("ort", 2, 1),
+    ]  # fmt: skip
+    for row in found.rows:
+        if row.variant == "masked csr" and row.runtime == "ort":
+            assert row.reason == "sparse kernels run in eager PyTorch only"
+            assert row.latency is row.speedup is row.peak_memory is row.rounds is None
+            continue
+        assert row.reason is None
+        assert row.latency is not None
+        assert row.latency > 0
+        assert row.rounds == 2
+        assert (row.peak_memory is not None) == (row.runtime == "eager")
+    json.dumps(found.to_json(), allow_nan=False)
+
+
+@pytest.fixture
+def fixed_times(monkeypatch: pytest.MonkeyPatch) -> dict[str, Timing]:
+    """Runs nothing for long: `bench` gets these times instead."""
+    times = {DENSE: Timing((0.4,) * 3), "cropped": Timing((0.1, 0.25, 0.4))}
+    monkeypatch.setattr(
+        benching, "interleaved", lambda runners, **options: {name: times[name] for name in runners}
+    )
+    return times
+
+
+def one(found: Bench, variant: str) -> Row:
+    (row,) = [row for row in found.rows if row.variant == variant]
+    return row
+
+
+def test_ratios_are_to_dense_in_the_same_setting(
+    forms: dict[str, Variant], fixed_times: dict[str, Timing]
+) -> None:
+    found = bench([forms[DENSE], forms["cropped"]], SHAPE, settings(batches=[8]))
+    row, dense = one(found, "cropped"), one(found, DENSE)
+    assert (row.latency, row.throughput) == (0.25, 8 / 0.25)
+    assert row.speedup == 0.4 / 0.25
+    assert row.ideal == forms[DENSE].macs / forms["cropped"].macs
+    assert row.share_of_ideal == pytest.approx(1.6 / row.ideal)
+    assert (dense.speedup, dense.ideal, dense.share_of_ideal) == (1.0, 1.0, 1.0)
+    assert (row.low, row.high) == (fixed_times["cropped"].low, fixed_times["cropped"].high)
+
+
+class Broken(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise ValueError("not today")
+
+
+def test_without_dense_there_is_no_speedup(
+    forms: dict[str, Variant], fixed_times: dict[str, Timing]
+) -> None:
+    broken = Variant(DENSE, Broken(), 1, 1)
+    found = bench([broken, forms["cropped"]], SHAPE, settings())
+    assert one(found, DENSE).reason == "eager cannot run this network: ValueError: not today"
+    assert one(found, "cropped").latency == 0.25
+    assert one(found, "cropped").speedup is None
+
+
+def test_where_nothing_runs_there_are_only_reasons() -> None:
+    found = bench([Variant(DENSE, Broken(), 1, 1)], SHAPE, settings())
+    assert [row.latency for row in found.rows] == [None]
+    assert found.rows[0].reason is not None
+
+
+def test_variants_take_turns(forms: dict[str, Variant], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    clock = itertools.count()
+
+    def watched(variant: Variant, *_: object) -> Runner:
+        return Runner(lambda: calls.append(variant.name), HostStopwatch(clock=lambda: next(clock)))
+
+    monkeypatch.setattr(benching, "_runner", watched)
+    bench([forms[DENSE], forms["cropped"]], SHAPE, settings(), rounds=3)
+    loading, warm = 2, 2 * benching.WARMUP
+    initials = "".join(name[0] for name in calls)
+    assert initials[loading + warm :] == "dc" + "cd" + "dc"
+
+
+def test_every_runner_is_closed(forms: dict[str, Variant], monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Runner] = []
+
+    def watched(model: nn.Module, shape: Inputs, **options: Any) -> Runner:
+        made.append(runner(model, shape, **options))
+        return made[-1]
+
+    def stopped(runners: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benching, "runner", watched)
+    monkeypatch.setattr(benching, "interleaved", stopped)
+    before = torch.get_num_threads()
+    with pytest.raises(KeyboardInterrupt):
+        bench(list(forms.values()), SHAPE, settings(threads=[before + 1]), rounds=1)
+    assert len(made) == len(forms)
+    for one_of_them in made:
+        with pytest.raises(RuntimeError, match="closed"):
+            one_of_them()
+    assert torch.get_num_threads() == before
+
+
+def test_progress_goes_from_none_to_all(forms: dict[str, Variant]) -> None:
+    told: list[tuple[str, float]] = []
+    chosen = settings(batches=[1, 2])
+    bench([forms[DENSE]], SHAPE, chosen, rounds=2, progress=lambda *now: told.append(now))
+    shares = [share for _, share in told]
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (0.0, 1.0)
+    assert told[-1][0] == "eager, batch 2, 1 thread, cpu: measuring"
+
+
+def test_the_machine_is_described(forms: dict[str, Variant]) -> None:
+    machine = bench([forms[DENSE]], SHAPE, settings(), rounds=1).machine
+    assert machine["cpu"]
+    assert machine["cores"] >= 1
+    assert machine["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert machine["date"].endswith("+00:00")
+    assert "gpu" not in machine
+
+
+def test_a_plan_for_another_network_is_refused(plan: precrop.Plan) -> None:
+    with pytest.raises(PlanError):
+        variants(resnet20(), SHAPE, {"half": plan})
+
+
+def test_a_plan_for_another_input_is_refused(plan: precrop.Plan) -> None:
+    with pytest.raises(PlanError, match="plan half is for an input of 3x8x8, not 3x16x16"):
+        variants(small(), (3, 16, 16), {"half": plan})
+
+
+def test_masks_need_a_plan_that_does_not_widen(plan: precrop.Plan) -> None:
+    with pytest.raises(PrecropError, match="give a plan, or a budget to make one"):
+        variants(small(), SHAPE, {}, masked=True)
+    wider = precrop.plan(small(), SHAPE, params=1.0, expand=True)
+    assert wider.widened
+    with pytest.raises(PrecropError, match="this plan widens"):
+        variants(small(), SHAPE, {"wider": wider}, sparse=["csr"])
+
+
+def test_bad_input_is_one_line(plan: precrop.Plan, forms: dict[str, Variant]) -> None:
+    with pytest.raises(PrecropError, match="layout 'coo' is unknown"):
+        variants(small(), SHAPE, {"half": plan}, sparse=["coo"])
+    with pytest.raises(PrecropError, match="runtime 'tvm' is unknown"):
+        settings(["tvm"])
+    with pytest.raises(PrecropError, match="device cuda:99 is not there"):
+        settings(device="cuda:99")
+    with pytest.raises(PrecropError, match="give 1 or more of both"):
+        settings(threads=[0])
+    with pytest.raises(PrecropError, match="0 settings in 30 rounds"):
+        bench(list(forms.values()), SHAPE, settings([]))
+    with pytest.raises(PrecropError, match="1 settings in 0 rounds"):
+        bench(list(forms.values()), SHAPE, settings(), rounds=0)

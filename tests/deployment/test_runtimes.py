@@ -1,0 +1,190 @@
+import importlib.util
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+
+from precrop.deployment.runtimes import RUNTIMES, Runner, check_device, noise, runner
+from precrop.deployment.timing import HostStopwatch
+from precrop.errors import PrecropError
+from precrop.read.inputs import Inputs
+from tests.deployment.benched import inputs, small
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    assert torch.get_num_threads() == before  # every runner restores it
+
+
+def expected(model: nn.Module, batch: int) -> Tensor:
+    with torch.inference_mode():
+        return model(*noise(inputs(), model, batch)[0])
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_eager_gives_the_networks_outputs(batch: int, channels_last: bool) -> None:
+    model = small()
+    with runner(model, inputs(), batch=batch, channels_last=channels_last) as made:
+        torch.testing.assert_close(made(), expected(model, batch))
+
+
+def test_onnx_runtime_gives_the_networks_outputs() -> None:
+    model = small()
+    with runner(model, inputs(), runtime="ort", batch=2, threads=1) as made:
+        (output,) = made()
+        found = torch.from_numpy(output.numpy())
+    torch.testing.assert_close(found, expected(model, 2), atol=1e-4, rtol=1e-4)
+
+
+class Tiny(nn.Module):
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale + 1
+
+
+def test_each_compiled_network_is_compiled_once() -> None:
+    """More of one class than PyTorch compiles for one code object, none of them run eagerly."""
+    number = 2
+    counters.clear()
+    with ExitStack() as stack:
+        stack.enter_context(torch._dynamo.config.patch(recompile_limit=number - 1))
+        made = [
+            stack.enter_context(runner(Tiny(n), Inputs((4,)), runtime="compiled"))
+            for n in range(number)
+        ]
+        graphs = counters["stats"]["unique_graphs"]
+        assert graphs == number
+        x = noise(Inputs((4,)), Tiny(0), 1)[0][0]
+        for n, run in enumerate(made):
+            torch.testing.assert_close(run(), x * n + 1)
+        assert counters["stats"]["unique_graphs"] == graphs
+
+
+def test_the_model_stays_as_it_was() -> None:
+    model = small().train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with runner(model, inputs(), channels_last=True) as made:
+        made()
+    assert model.training
+    assert model.conv1.weight.is_contiguous()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_a_cpu_runner_shares_the_models_tensors() -> None:
+    model = small()
+    with runner(model, inputs()) as made, torch.no_grad():
+        model.fc.bias.add_(1)
+        torch.testing.assert_close(made(), expected(model, 1))
+
+
+def test_runners_have_their_threads_in_any_order() -> None:
+    seen: list[int] = []
+
+    class Watch(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(torch.get_num_threads())
+            return x
+
+    before = torch.get_num_threads()
+    first = runner(Watch(), inputs(), threads=1)
+    second = runner(Watch(), inputs(), threads=2)
+    seen.clear()
+    for made in (first, second, second, first):
+        made()
+    assert seen == [1, 2, 2, 1]
+    first.close()
+    second()
+    second.close()
+    assert torch.get_num_threads() == before
+
+
+def test_a_closed_runner_says_so() -> None:
+    made = runner(small(), inputs())
+    made.close()
+    made.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        made()
+
+
+def test_the_first_run_happens_before_anyone_times() -> None:
+    calls: list[int] = []
+    Runner(lambda: calls.append(1), HostStopwatch())
+    assert calls == [1]
+
+
+class Broken(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        raise ValueError("no such thing\nand more")
+
+
+@pytest.mark.parametrize("runtime", ["eager", "compiled"])
+def test_a_failing_network_is_one_line(runtime: str) -> None:
+    with pytest.raises(PrecropError) as caught:
+        runner(Broken(), inputs(), runtime=runtime)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{runtime} cannot run this network")
+
+
+def test_inputs_by_name_are_bound_by_name() -> None:
+    class Minus(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return a - 2 * b
+
+    two = Inputs({"b": (4,), "a": (4,)})
+    model = Minus()
+    _, kwargs = noise(two, model, 2)
+    with runner(model, two, runtime="ort", batch=2) as made:
+        (output,) = made()
+        found = torch.from_numpy(output.numpy())
+    torch.testing.assert_close(found, kwargs["a"] - 2 * kwargs["b"])
+
+
+def test_an_unknown_runtime_is_refused() -> None:
+    with pytest.raises(PrecropError, match="runtime 'tvm' is unknown: choose from eager, compiled"):
+        runner(small(), inputs(), runtime="tvm")
+    assert set(RUNTIMES) == {"eager", "compiled", "ort"}
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else real(name)
+    )
+    with pytest.raises(PrecropError, match=r"onnxruntime is not installed: pip install 'precrop\["):
+        runner(small(), inputs(), runtime="ort")
+
+
+@pytest.mark.parametrize(("batch", "threads"), [(0, 1), (1, 0), (1, -2)])
+def test_no_image_or_no_thread_is_refused(batch: int, threads: int) -> None:
+    with pytest.raises(PrecropError, match="give 1 or more of both"):
+        runner(small(), inputs(), batch=batch, threads=threads)
+
+
+@pytest.mark.parametrize("device", ["tpu", "cpu:0", "cuda:x", "cuda:", ""])
+def test_an_unknown_device_is_refused(device: str) -> None:
+    with pytest.raises(PrecropError, match="is unknown: write cpu"):
+        check_device(device)
+
+
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    with pytest.raises(PrecropError, match="device cuda:99 is not there"):
+        runner(small(), inputs(), device="cuda:99")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("runtime", ["eager", "compiled"])
+def test_a_gpu_gives_the_networks_outputs(runtime: str) -> None:
+    model = small()
+    with runner(model, inputs(), runtime=runtime, batch=2, device="cuda") as made:
+        assert made.stopwatch(made, 3) > 0
+        torch.testing.assert_close(made().cpu(), expected(model, 2), atol=1e-2, rtol=1e-2)

@@ -49,7 +49,7 @@ bench-speed: install  ## measured speed of cropped networks, written to docs/spe
 	$(PYTHON) -m benchmarks.deployment_speed --fresh --markdown docs/speed.md
 
 exports: install  ## export every network of the matrix, write docs/export.md
-	$(PYTHON) -m scripts.export_table --cache export.jsonl --markdown docs/export.md
+	$(PYTHON) -m scripts.export_table --cache results/exports.jsonl --markdown docs/export.md
 
 coverage: install  ## measure every network of the matrix, write docs/coverage.md
 	$(PYTHON) -m scripts.coverage_table --cache coverage.jsonl

@@ -1,8 +1,8 @@
 """Exports every network of the coverage matrix to pt2 and ONNX and writes docs/export.md.
 
-Run from the repository's root: ``python -m scripts.export_table --cache results/exports.jsonl --markdown
-docs/export.md``; with ``--crop 0.5`` the networks are cropped to half their MACs before. What is in
-the cache isn't exported again, so an interrupted run goes on where it was, and dense and cropped
+Run from the repository's root: ``python -m scripts.export_table --cache results/exports.jsonl
+--markdown docs/export.md``; with ``--crop 0.5`` the networks are cropped to half their MACs
+before. What is in the cache isn't exported again, so an interrupted run goes on where it was, and dense and cropped
 networks go into one page. Every network is exported in a process of its own kind: one that hangs
 or dies is recorded, tried again by the next run, and stops nothing.
 
@@ -442,7 +442,8 @@ def _conditions() -> Iterator[str]:
 
     yield "Networks of [the matrix](coverage.md) were exported with fresh weights, norms with"
     yield "the statistics of one batch and no parameter at zero, on small images where they take"
-    yield "them, by `python -m scripts.export_table --cache results/exports.jsonl --markdown docs/export.md`"
+    yield "them, by `python -m scripts.export_table --cache results/exports.jsonl --markdown"
+    yield "docs/export.md`"
     yield f"(Python {platform.python_version()}, torch {torch.__version__}, torchvision"
     yield f"{torchvision.__version__}, timm {timm.__version__}, onnxscript"
     yield f"{onnxscript.__version__}, ONNX Runtime {onnxruntime.__version__}). Where an export"
@@ -505,7 +506,7 @@ def _failures(results: Iterable[Result]) -> Iterator[str]:
             else:
                 continue
             cells[2] = cells[2] or "**exports it**"
-            texts = [cell.replace("|", "\\|") for cell in cells]
+            texts = [cell.replace("|", "\\|").replace("](", "] (") for cell in cells]
             yield "| " + " | ".join([result.name, name, *texts]) + " |"
 
 

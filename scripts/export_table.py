@@ -1,10 +1,10 @@
 """Exports every network of the coverage matrix to pt2 and ONNX and writes docs/export.md.
 
 Run from the repository's root: ``python -m scripts.export_table --cache results/exports.jsonl
---markdown docs/export.md``; with ``--crop 0.5`` the networks are cropped to half their MACs
-before. What is in the cache isn't exported again, so an interrupted run goes on where it was, and dense and cropped
-networks go into one page. Every network is exported in a process of its own kind: one that hangs
-or dies is recorded, tried again by the next run, and stops nothing.
+--markdown docs/export.md``; with ``--crop 0.5`` the networks are cropped to half their MACs before.
+What is in the cache isn't exported again, so an interrupted run goes on where it was, and dense and
+cropped networks go into one page. Every network is exported in a process of its own kind: one that
+hangs or dies is recorded, tried again by the next run, and stops nothing.
 
 Exits with status 1 where a network fails that PyTorch itself exports.
 """

@@ -357,8 +357,8 @@ def predicted_memory(model: nn.Module, shape: Any, batch: int) -> int:
 def windows(models: Mapping[str, nn.Module], shape: Any, threads: int) -> list[dict[str, float]]:
     """Median seconds of networks in ONNX Runtime in interleaved rounds, three times over.
 
-    Every time has fresh sessions: how fast small networks are changes with the time of day and with
-    where a session's memory lies, by more than the medians of one run tell.
+    Every time has fresh sessions: the speed of small networks drifts, by more than the spread of
+    one run tells.
     """
     inputs, setting = Inputs(shape), Setting(1, threads)
     found = []

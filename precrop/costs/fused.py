@@ -80,7 +80,8 @@ class _Fusion:
         if call.name == "native_batch_norm":
             # It runs as a depthwise convolution with a window of one.
             work.kind = "depthwise"
-            work.macs = [Product(p.coefficient // 4, p.axes) for p in work.writes[:1]]
+            size = call.outputs[0].element_size()
+            work.macs = [Product(p.coefficient // size, p.axes) for p in work.writes[:1]]
         self.works.append(work)
         if work.kind in LAYERS:
             self.open[self.output] = work

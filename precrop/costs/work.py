@@ -11,6 +11,7 @@ from math import prod
 
 from torch import Tensor
 
+from precrop.costs.batches import elements_per_image
 from precrop.read.lifetimes import Lifetimes
 from precrop.read.network import Network
 from precrop.read.reader import CallReading, Product
@@ -82,8 +83,6 @@ class Scales:
     """
 
     def __init__(self, network: Network, lives: Lifetimes) -> None:
-        from precrop.costs.batches import elements_per_image
-
         self._tensors: dict[int, int] = {}
         calls = network.passes[0].trace.calls
         for call, ratios in zip(calls, elements_per_image(network, lives), strict=True):

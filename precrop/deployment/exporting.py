@@ -32,6 +32,7 @@ from precrop.copying import copied
 from precrop.errors import PrecropError
 from precrop.plans import Plan
 from precrop.read.inputs import Inputs
+from precrop.read.trace import plain_attention
 from precrop.zoo import load_model, runs_user_code
 
 TOLERANCE = 1e-4
@@ -193,7 +194,7 @@ class Source:
             for tensor in (*args, *kwargs.values()):
                 shapes[tensor] = {0: Dim("batch")}
         try:
-            with _quiet(), _evaluating(self.model), _plain_attention():
+            with _quiet(), _evaluating(self.model), plain_attention():
                 program = torch.export.export(
                     self.model, tuple(args), kwargs, dynamic_shapes=shapes, strict=False
                 )
@@ -659,17 +660,6 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Have attention made of operations that other runtimes know, not of one of PyTorch's own."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def _run(model: nn.Module, args: Sequence[Tensor], kwargs: Mapping[str, Tensor]) -> Outputs:

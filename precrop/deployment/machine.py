@@ -18,17 +18,15 @@ def describe_machine(device: str = "cpu") -> dict[str, Any]:
     """The machine, its libraries and the date, in JSON's types.
 
     Returns:
-        ``cpu`` (its model), ``cores`` (that this process may use), ``physical_cores`` (of the
-        machine; None where psutil is not installed), ``memory`` (bytes, likewise), ``instructions``
-        (the widest that PyTorch uses), ``system``, ``python``, ``versions``, ``date`` (UTC) and,
-        for a GPU, ``gpu`` and ``cuda``.
+        ``cpu`` (its model), ``cores`` (that this process may use), ``instructions`` (the widest
+        that PyTorch uses), ``system``, ``python``, ``versions``, ``date`` (UTC) and, for a GPU,
+        ``gpu`` and ``cuda``.
     """
     import torch
 
     found: dict[str, Any] = {
         "cpu": _cpu_model(),
         "cores": _cores(),
-        **_hardware(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -55,17 +53,6 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _hardware() -> dict[str, int | None]:
-    try:
-        import psutil
-    except ImportError:
-        return {"physical_cores": None, "memory": None}
-    return {
-        "physical_cores": psutil.cpu_count(logical=False),
-        "memory": psutil.virtual_memory().total,
-    }
 
 
 def _versions() -> dict[str, str]:

@@ -241,7 +241,7 @@ def ort_seconds(model: nn.Module, inputs: Inputs, setting: Setting, rounds: int)
 def _session_seconds(
     path: Path, model: nn.Module, inputs: Inputs, setting: Setting, rounds: int
 ) -> float:
-    """The median over some sessions: where one's memory happens to lie changes its speed."""
+    """The median over some sessions that take turns, so that a slow one does not decide."""
     sessions = [onnx_session(path, model, inputs, setting) for _ in range(_SESSIONS)]
     runs = {
         str(number): partial(session.run_with_iobinding, binding)

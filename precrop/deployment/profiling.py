@@ -6,6 +6,7 @@ between the operations.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +31,7 @@ SHARES = (1.0, 0.6, 0.35, 0.2)
 """Of the MACs, at which each network is measured."""
 _STEPS = (1, 2, 4, 8, 16, 32)
 _STEP_WIDTH = 96
+"""Channels that every step divides, to which one step is added."""
 _STEP_LOSS = 0.1
 """Throughput that a finer step may cost."""
 _FEWEST = 8
@@ -37,6 +39,7 @@ _FEWEST = 8
 _BORROWED = 0.1
 """Weight of a stand-in's samples, all together, beside those of the kind itself."""
 _USUAL_ERROR = 0.05
+"""Relative error of a pass beyond which it counts less."""
 _EMPHASIS = 0.7
 """Errors are weighed by seconds to minus this power: 1 is relative, 0 absolute."""
 
@@ -187,7 +190,8 @@ def correct(profile: DeviceProfile, totals: Sequence[Total]) -> DeviceProfile:
 
     Between operations a runtime spends time of its own, and timing operations one by one costs
     some: one factor and one time per operation, positive or negative, are found from the relative
-    errors, those beyond the usual counting less (a session now and then runs in a slow mode).
+    errors, those beyond the usual counting less, so that a pass measured in a slow moment does not
+    decide.
     Launches stay at zero or above.
     """
     from scipy.optimize import least_squares
@@ -314,16 +318,15 @@ def kernel_step(runtime: str, setting: Setting, rounds: int) -> int:
     options = {"batch": setting.batch, "threads": setting.threads, "device": setting.device}
     chains = {step: _chain(_STEP_WIDTH + step) for step in _STEPS}
     inputs = {step: Inputs((_STEP_WIDTH + step, 28, 28)) for step in _STEPS}
-    runners = {
-        str(step): runner(chains[step], inputs[step], runtime=runtime, **options)  # type: ignore[arg-type]
-        for step in _STEPS
-    }
-    try:
+    with ExitStack() as stack:
+        runners = {
+            str(step): stack.enter_context(
+                runner(chains[step], inputs[step], runtime=runtime, **options)  # type: ignore[arg-type]
+            )
+            for step in _STEPS
+        }
         watch = runners[str(_STEPS[0])].stopwatch
         times = interleaved(runners, rounds=rounds, least_seconds=0.005, stopwatch=watch)
-    finally:
-        for run in runners.values():
-            run.close()
     speed = {step: (_STEP_WIDTH + step) ** 2 / times[str(step)].median for step in _STEPS}
     best = max(speed.values())
     return next(step for step in _STEPS if speed[step] >= (1 - _STEP_LOSS) * best)

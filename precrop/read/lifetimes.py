@@ -4,8 +4,7 @@ The network runs once more on meta tensors. Nothing but the network itself holds
 run, so a storage dies where it would die in a real one; a weak reference to it tells when.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from precrop.read.meta import MetaKernels
-from precrop.read.trace import base_name
+from precrop.read.trace import base_name, plain_attention
 
 INPUT = -1
 """The call that "makes" the network's inputs."""
@@ -124,17 +123,6 @@ def _reference(tensor: Tensor) -> Any:
     return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
 
 
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Without the fused path, which hides an attention block's layers in one operation."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-
-
 def lifetimes(
     model: nn.Module, args: Sequence[Tensor], kwargs: Mapping[str, Tensor], meta: MetaKernels | None
 ) -> Lifetimes:
@@ -149,7 +137,7 @@ def lifetimes(
     watch = _Watch(meta, [*model.parameters(), *model.buffers()])
     for position, tensor in enumerate((*args, *kwargs.values())):
         watch.note(INPUT, position, tensor)
-    with torch.inference_mode(False), torch.no_grad(), _plain_attention(), watch:
+    with torch.inference_mode(False), torch.no_grad(), plain_attention(), watch:
         output = model(*args, **kwargs)
     last = len(watch.found.sizes) - 1
     watch.bury(last)

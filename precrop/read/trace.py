@@ -194,6 +194,17 @@ def _module_frames(model: nn.Module, trace: Trace, stack: list[int]) -> Iterator
             handle.remove()
 
 
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Without the fused path, which hides an attention block's layers in one operation."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
 def run(
     model: nn.Module,
     args: Sequence[Any],
@@ -208,13 +219,11 @@ def run(
     """
     trace = Trace()
     stack = [-1]
-    fast_attention = torch.backends.mha.get_fastpath_enabled()
-    # The fused path hides an attention block's layers in one operation.
-    torch.backends.mha.set_fastpath_enabled(False)
     try:
         with (
             torch.inference_mode(False),
             torch.no_grad(),
+            plain_attention(),
             _module_frames(model, trace, stack),
             _ReshapeWatch(trace) if limit is not None else nullcontext(),
             _Recorder(trace, stack, meta, limit),
@@ -223,8 +232,6 @@ def run(
         trace.outputs = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
     except Exception as error:  # whatever the network's own forward raises
         trace.error = error
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_attention)
     return trace
 
 

@@ -86,17 +86,20 @@ def test_whole_passes_correct_the_rates() -> None:
 
 
 def test_the_step_is_where_filling_up_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Closed:
+    class Idle:
         stopwatch = None
 
-        def close(self) -> None:
+        def __enter__(self) -> "Idle":
+            return self
+
+        def __exit__(self, *error: object) -> None:
             pass
 
     def blocks_of_16(runners: Mapping[str, Any], **_: Any) -> dict[str, Timing]:
         widths = {step: 96 + int(step) for step in runners}
         return {step: Timing((float((-(-w // 16) * 16) ** 2),)) for step, w in widths.items()}
 
-    monkeypatch.setattr(profiling, "runner", lambda *args, **kwargs: Closed())
+    monkeypatch.setattr(profiling, "runner", lambda *args, **kwargs: Idle())
     monkeypatch.setattr(profiling, "interleaved", blocks_of_16)
     assert kernel_step("ort", Setting(), 3) == 16
 

@@ -48,16 +48,17 @@ def profile_command(
 
     from precrop.deployment import profiling
 
+    wanted = _shares(shares)
     subjects, checked = _subjects(models), _subjects(check or [])
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("measuring", total=len(subjects) * len(_shares(shares)))
+        task = bar.add_task("measuring", total=len(subjects) * len(wanted))
         profile = profiling.profile_device(
             subjects,
             runtime=runtime,
             device=device,
             threads=threads,
             batch_size=batch,
-            shares=_shares(shares),
+            shares=wanted,
             rounds=rounds,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )

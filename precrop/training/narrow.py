@@ -97,7 +97,7 @@ class _Together(torch.autograd.Function):
         ctx.save_for_backward(images, affine)
         ctx.times, ctx.eps = times, eps
         ctx.mark_non_differentiable(mean, var)
-        return _images(result, images), mean, var
+        return _owned(_images(result, images)), mean, var
 
     @staticmethod
     @once_differentiable
@@ -122,6 +122,14 @@ class _Together(torch.autograd.Function):
 def _pixels(images: Tensor, times: int) -> Tensor:
     """(B, C, H, W) in channels_last as (pixels / times, C * times), in the same memory."""
     return images.permute(0, 2, 3, 1).reshape(-1, images.shape[1] * times)
+
+
+def _owned(view: Tensor) -> Tensor:
+    """The same memory as a tensor of its own: what a function returns as a view, an activation may
+    not change in place.
+    """
+    memory = view.untyped_storage(), view.storage_offset(), view.shape, view.stride()
+    return view.new_empty(0).set_(*memory)
 
 
 def _repeated(rows: Tensor, times: int) -> Tensor:

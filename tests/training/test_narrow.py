@@ -139,3 +139,19 @@ def test_other_functions_are_not_touched() -> None:
     with NarrowBatchNorms():
         found = F.conv2d(given_images, weight)
     assert found.equal(F.conv2d(given_images, weight))
+
+
+@pytest.mark.parametrize("channels", [1, 5, 24])
+def test_an_activation_may_change_the_result_in_place(channels: int) -> None:
+    torch.manual_seed(channels)
+    gradients = []
+    for inplace in (False, True):
+        torch.manual_seed(0)
+        given_images = images(4, channels, 6).requires_grad_()
+        layer, _ = layers(channels)
+        with NarrowBatchNorms():
+            nn.ReLU6(inplace=inplace)(layer(given_images)).square().sum().backward()
+        gradients.append(given_images.grad)
+    assert gradients[0] is not None
+    assert gradients[0].abs().sum() > 0
+    assert torch.equal(gradients[0], gradients[1])  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ import io
 import json
 import multiprocessing
 import platform
+import re
 import sys
 import tempfile
 import time
@@ -330,7 +331,7 @@ def bare(model: nn.Module, inputs: Inputs, name: str, batch: int | None) -> str:
             with torch.no_grad():
                 largest = max(largest, difference(run(args), leaves(model(*args))))
     except Exception as error:  # exporters raise errors of any kind
-        return reason(error)
+        return re.sub(r"/\S+/network\.onnx", "network.onnx", reason(error))
     return "" if largest <= TOLERANCE else f"its outputs differ by {largest:.1e} of their scale"
 
 

@@ -8,14 +8,16 @@ where it does not understand the blocked layout of convolutions its tensors are 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from precrop.costs.work import SILENT, Scales, Work, call_work, is_view
+from torch import Tensor
+
+from precrop.costs.work import SILENT, UNBLOCKED, Scales, Work, call_work, is_view
 from precrop.read.lifetimes import Lifetimes
 from precrop.read.network import Network
-from precrop.read.reader import CallReading, Product
+from precrop.read.reader import Axes, CallReading, Product
 from precrop.read.trace import Call, input_tensors
 
 ACTIVATIONS = ("relu", "hardtanh", "clamp", "sigmoid", "tanh", "leaky_relu", "hardsigmoid")
-LAYERS = ("stem", "conv", "pointwise", "depthwise", "grouped", "transposed")
+LAYERS = ("stem", "conv", "pointwise", "depthwise", "grouped", UNBLOCKED, "transposed")
 _REORDERED = ("mean", "permute", "cat", "adaptive_avg_pool2d")
 _MAP = 4
 """Axes of a tensor in the blocked layout: batch, channels, height, width."""
@@ -26,6 +28,8 @@ def fused_calls(network: Network, lives: Lifetimes) -> list[Work]:
     return _Fusion(network, Scales(network, lives)).works
 
 
+Shaped = tuple[Tensor, Axes]
+"""A tensor and its axes."""
 Content = tuple[int, int]
 """A tensor's identity, and how often it had been overwritten in place."""
 
@@ -55,7 +59,7 @@ class _Fusion:
         layer = self.joins(call)
         if is_view(call):
             if call.name == "permute" and len(call.shapes[0]) == _MAP:
-                self.works.append(self.moved(call, reading, "permute"))
+                self.works.append(self.moved("permute", _largest(call, reading)))
             return
         if layer is not None and call.name == "native_batch_norm":
             self.open[self.output] = layer
@@ -86,19 +90,27 @@ class _Fusion:
         if work.kind in LAYERS:
             self.open[self.output] = work
         if call.name in _REORDERED or _broadcasts(call):
-            self.works.append(self.moved(call, reading, "reorder"))
+            self.works.append(self.moved("reorder", _largest(call, reading)))
+        if work.kind == UNBLOCKED:
+            ends = (call.arg("input"), reading.inputs[0]), (call.outputs[0], reading.outputs[0])
+            self.works += [self.moved("reorder", end) for end in ends]
 
-    def moved(self, call: Call, reading: CallReading, kind: str) -> Work:
-        """A copy in another layout of a concatenation's output, or of a call's largest input.
-
-        Of several maps that are concatenated another may be the largest at other widths.
-        """
-        tensors, axes = input_tensors(call), reading.inputs
-        if call.name == "cat":
-            tensors, axes = call.outputs, reading.outputs
-        tensor, shape = max(zip(tensors, axes, strict=True), key=lambda pair: pair[0].numel())
-        copy = [Product(tensor.element_size() * self.scales.tensor(tensor), list(shape))]
+    def moved(self, kind: str, shaped: Shaped) -> Work:
+        """A copy of a tensor in another layout."""
+        tensor, axes = shaped
+        copy = [Product(tensor.element_size() * self.scales.tensor(tensor), list(axes))]
         return Work(kind, reads=copy, writes=copy)
+
+
+def _largest(call: Call, reading: CallReading) -> Shaped:
+    """A concatenation's output, or a call's largest input.
+
+    Of several maps that are concatenated another may be the largest at other widths.
+    """
+    if call.name == "cat":
+        return call.outputs[0], reading.outputs[0]
+    pairs = zip(input_tensors(call), reading.inputs, strict=True)
+    return max(pairs, key=lambda pair: pair[0].numel())
 
 
 def _contents(calls: Sequence[Call]) -> Iterator[tuple[int, list[Content], Content]]:

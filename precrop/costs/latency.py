@@ -10,7 +10,7 @@ from math import prod
 
 from precrop.costs.fused import fused_calls
 from precrop.costs.profiles import DeviceProfile
-from precrop.costs.work import FEATURES, Work, WorkReader, each_call
+from precrop.costs.work import FEATURES, UNBLOCKED, Work, WorkReader, each_call
 from precrop.read.axes import Tie, axis_size
 from precrop.read.lifetimes import Lifetimes
 from precrop.read.network import CostModel, Network
@@ -61,6 +61,7 @@ def predicted_seconds(profile: DeviceProfile, network: Network, lives: Lifetimes
 
 def amounts(work: Work, step: int = 1) -> dict[str, float]:
     """How much of every feature there is, with channels filled up to multiples of ``step``."""
+    step = step_of(work.kind, step)
     return {
         feature: float(sum(_padded(product, step) for product in work.products(feature)))
         for feature in FEATURES
@@ -70,6 +71,11 @@ def amounts(work: Work, step: int = 1) -> dict[str, float]:
 def seconds(profile: DeviceProfile, kind: str, amount: Mapping[str, float]) -> float:
     """Seconds of one operation."""
     return sum(rate * amount[feature] for feature, rate in profile.of(kind).items())
+
+
+def step_of(kind: str, step: int) -> int:
+    """Channels that a kind's kernels work on at once, where most work on ``step``."""
+    return 1 if kind == UNBLOCKED else step
 
 
 def _padded(product: Product, step: int) -> int:

@@ -27,6 +27,7 @@ OTHER = "other"
 STANDS_FOR = {
     "stem": "conv",
     "grouped": "conv",
+    "unblocked": "grouped",
     "transposed": "conv",
     "conv": "pointwise",
     "pointwise": "conv",

@@ -1,8 +1,9 @@
 """What each operation of a network has to do: bytes to read and to write, and multiply-accumulates.
 
 Work is counted by *kind*. Layers are told apart by how their kernels behave (`stem`, `conv`,
-`pointwise`, `depthwise`, `grouped`, `transposed`, `linear`, `matmul`); every other operation's kind
-is its ATen name. A profile has a few coefficients for every kind (`precrop.costs.profiles`).
+`pointwise`, `depthwise`, `grouped`, `unblocked`, `transposed`, `linear`, `matmul`); every other
+operation's kind is its ATen name. A profile has a few coefficients for every kind
+(`precrop.costs.profiles`).
 """
 
 from collections.abc import Callable, Sequence
@@ -22,6 +23,12 @@ FEATURES = ("calls", "reads", "writes", "weights", "macs")
 
 _STEM = 4
 """A convolution with at most so many inputs, an image's, has kernels of its own."""
+_BLOCK = 16
+"""Channels in a block of the layout that convolutions work on (AVX-512; elsewhere 8)."""
+UNBLOCKED = "unblocked"
+"""A grouped convolution whose groups do not fill whole blocks. It falls out of that layout: it is
+done group by group, at a rate of its own, and its channels are not filled up.
+"""
 SILENT = ("empty", "_local_scalar_dense", "sym_size", "dropout", "lift_fresh", "scalar_tensor")
 """Operations that do nothing in inference."""
 _RESHAPED = ("_unsafe_view", "alias", "stream_read")
@@ -159,7 +166,9 @@ def convolution_kind(channels: int, weight: Sequence[int]) -> str:
     """
     groups = channels // weight[1]
     if groups > 1:
-        return "depthwise" if weight[1] == 1 else "grouped"
+        if weight[1] == 1:
+            return "depthwise"
+        return UNBLOCKED if weight[1] % _BLOCK else "grouped"
     if prod(weight[2:]) == 1:
         return "pointwise"
     return "stem" if channels <= _STEM else "conv"

@@ -249,7 +249,8 @@ def write(source: Source, path: Path, format: str) -> Export:
         # First, so that a network that fails by itself is told from one that torch can't export.
         wanted = source.references
         kind.write(source, temporary)
-        difference = _checked(kind.open(source, temporary), wanted, path, kind.runtime)
+        run = _opened(kind, source, temporary, path)
+        difference = _checked(run, wanted, path, kind.runtime)
     return Export(
         path=path,
         format=format,
@@ -368,6 +369,21 @@ def _difference(found: Tensor, wanted: Tensor) -> float:
         return 0.0
     gap, scale = float((found - wanted).abs().max()), float(wanted.abs().max())
     return gap / scale if scale else (float("inf") if gap else 0.0)
+
+
+def _opened(kind: "Format", source: Source, file: Path, path: Path) -> Runs:
+    """What runs the file.
+
+    Raises:
+        PrecropError: its runtime cannot read it.
+    """
+    try:
+        return kind.open(source, file)
+    except PrecropError:
+        raise
+    except Exception as error:  # whatever a runtime raises
+        text = reason(error).replace(str(file), path.name)
+        raise PrecropError(f"{path} was not kept: {kind.runtime} cannot read it: {text}") from error
 
 
 def _checked(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from precrop.costs.latency import filled
+from precrop.costs.latency import filled, step_of
 from precrop.costs.work import convolution_kind, is_view, kind
 from precrop.deployment.runtimes import Setting, eager, noise, onnx_file, onnx_session, placed_copy
 from precrop.deployment.timing import interleaved
@@ -87,12 +87,13 @@ class _Timer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _amounts(self, call: Call) -> dict[str, float]:
         if is_view(call):
             return amounts([], [], [], 0.0)
+        step = step_of(kind(call), self.step)
         operands = [(_is_fixed(t, self.fixed), t) for t in input_tensors(call)]
         return amounts(
-            [(_map_shape(t, self.step), t.element_size()) for fixed, t in operands if not fixed],
-            [(_map_shape(t, self.step), t.element_size()) for t in call.outputs],
-            [(_kernel_shape(t, self.step), t.element_size()) for fixed, t in operands if fixed],
-            _call_macs(call, self.step),
+            [(_map_shape(t, step), t.element_size()) for fixed, t in operands if not fixed],
+            [(_map_shape(t, step), t.element_size()) for t in call.outputs],
+            [(_kernel_shape(t, step), t.element_size()) for fixed, t in operands if fixed],
+            _call_macs(call, step),
         )
 
 

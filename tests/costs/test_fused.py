@@ -167,6 +167,16 @@ def test_a_norm_of_its_own_runs_as_a_depthwise_layer() -> None:
     }  # fmt: skip
 
 
+def test_groups_that_fill_no_blocks_are_done_in_another_layout() -> None:
+    narrow, block = (nn.Conv2d(32, 64, 3, groups=groups) for groups in (4, 2))
+    layer, *copies = works(nn.Sequential(narrow, nn.ReLU()), shape=(32, 8, 8))
+    assert layer.kind == "unblocked"
+    assert [(copy.kind, amounts(copy)["reads"], amounts(copy)["writes"]) for copy in copies] == [
+        ("reorder", size, size) for size in (4 * 32 * 64, 4 * 64 * 36)
+    ]
+    assert kinds(nn.Sequential(block, nn.ReLU()), shape=(32, 8, 8)) == ["grouped"]
+
+
 def test_squeeze_and_excitation() -> None:
     found = works(nn.Sequential(conv(), nn.ReLU(), SqueezeExcite(6)))
     assert [work.kind for work in found] == [

@@ -144,7 +144,7 @@ def test_a_broken_profile_of_ones_own() -> None:
 
 def test_kinds_that_were_not_measured() -> None:
     assert PROFILE.of("pointwise") == {"calls": 4e-9, "macs": 5e-12}
-    for kind in ("conv", "stem", "grouped", "transposed"):
+    for kind in ("conv", "stem", "grouped", "unblocked", "transposed"):
         assert PROFILE.of(kind) is PROFILE.coefficients["pointwise"]
     assert PROFILE.of("matmul") is PROFILE.coefficients["linear"]
     for kind in ("depthwise", "relu", "other", "of tomorrow"):

@@ -273,6 +273,23 @@ def test_a_wrong_file_is_not_kept(
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("name", ["onnx", "pt2"])
+def test_a_file_that_its_runtime_cannot_read_is_not_kept(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = FORMATS[name]
+
+    def garbled(source: Source, path: Path) -> None:
+        path.write_bytes(b"no network")
+
+    changed = exporting.Format(kind.suffix, kind.runtime, kind.require, garbled, kind.open)
+    monkeypatch.setitem(FORMATS, name, changed)
+    with pytest.raises(PrecropError, match=f"was not kept: {kind.runtime} cannot read it: ") as e:
+        export(small(), SHAPE, tmp_path / "net", name)
+    assert "\n" not in str(e.value)
+    assert not list(tmp_path.iterdir())
+
+
 def test_missing_tensors_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = FORMATS["safetensors"]
 

@@ -73,7 +73,8 @@ def shaped(*shapes: Sequence[int]) -> list[tuple[Sequence[int], int]]:
         ("Conv", [(2, 8, 9, 9), (16, 8, 3, 3), (16,)], (2, 16, 9, 9), "conv",
          2 * 16 * 81 * 72, 4 * 16 * 72),
         ("Conv", [(1, 16, 4, 4), (16, 1, 3, 3)], (1, 16, 4, 4), "depthwise", 16 * 16 * 9, 4 * 144),
-        ("FusedConv", [(1, 8, 4, 4), (8, 4, 1, 1)], (1, 8, 4, 4), "grouped", 8 * 16 * 4, 4 * 32),
+        ("FusedConv", [(1, 8, 4, 4), (8, 4, 1, 1)], (1, 8, 4, 4), "unblocked", 8 * 16 * 4, 4 * 32),
+        ("Conv", [(1, 32, 4, 4), (8, 16, 1, 1)], (1, 8, 4, 4), "grouped", 8 * 16 * 16, 4 * 128),
         # Packed weights are not among a node's inputs.
         ("Gemm", [(5, 6), (7,)], (5, 7), "linear", 5 * 6 * 7, 4 * 42),
         # A transposed left operand: 49 is contracted, not 8.

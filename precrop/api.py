@@ -31,7 +31,7 @@ from precrop.read.network import Network
 from precrop.read.reader import Product
 from precrop.read.residual import find_streams
 from precrop.targets import check_densities, check_widths
-from precrop.ways import RULES, ByRule, Exact, Given, Matched, Way, balanced
+from precrop.ways import RULES, Balanced, ByRule, Exact, Given, Matched, Way
 
 
 def crop(
@@ -280,7 +280,7 @@ def _way(
         return ByRule(rule, targets)
     if targets:
         return Matched(targets, balance)
-    return Exact(Expectation(network)) if objective == "exact" else balanced
+    return Exact(Expectation(network)) if objective == "exact" else Balanced(objective)
 
 
 def _given(

@@ -12,7 +12,7 @@ A cost that is the largest of several such sums has a row for each of them.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -136,6 +136,10 @@ class Program:
         parts = {row: part for name in costs for row, part in rows(name, costs[name]).items()}
         return {row: parts[row] for row in self.limits}
 
+    def weighed(self, objective: str) -> "Program":
+        """The same problem with the weights of a name in `OBJECTIVES`."""
+        return replace(self, gain=_gain(self.structure, _weights(self.structure, objective)))
+
     def value(self, x: Floats) -> float:
         """The objective at log ratios ``x``."""
         return float(self.gain @ x - x @ (self.penalty @ x))
@@ -175,14 +179,9 @@ def program(
             raise PrecropError(f"{name}={value!r} makes no sense: write a number from {least} up")
     choices = Choices.of(structure.groups, divisor, min_width, cap if expand else 1.0)
     _check_feasible(structure, limits, choices)
-    given = _weights(structure, weights)
-    variable = np.array([bool(layer.inputs or layer.outputs) for layer in structure.layers], bool)
-    total = float(given[variable].sum())
-    scale = variable.sum() / total if total > 0 else 1.0
-    inputs, outputs = end_shares(structure)
-    gain = scale * ((inputs + outputs).T @ given)
     bounds = _row_limits(structure, limits)
-    return Program(structure, bounds, choices, gain, balance_penalty(structure, balance))
+    slope = _gain(structure, _weights(structure, weights))
+    return Program(structure, bounds, choices, slope, balance_penalty(structure, balance))
 
 
 def end_shares(structure: Structure) -> tuple[Any, Any]:
@@ -209,6 +208,16 @@ def balance_penalty(
     chosen = np.flatnonzero(both if counted is None else both & counted)
     differences = inputs[chosen] - outputs[chosen]
     return balance * (differences.T @ differences)
+
+
+def _gain(structure: Structure, weights: Floats) -> Floats:
+    """What each group's log ratio adds, of weights scaled to mean 1 over layers that can change."""
+    variable = np.array([bool(layer.inputs or layer.outputs) for layer in structure.layers], bool)
+    total = float(weights[variable].sum())
+    scale = variable.sum() / total if total > 0 else 1.0
+    inputs, outputs = end_shares(structure)
+    slope: Floats = scale * ((inputs + outputs).T @ weights)
+    return slope
 
 
 def _weights(structure: Structure, weights: str | Sequence[float] | Floats) -> Floats:

@@ -53,9 +53,20 @@ _SHIFT = 1e-4
 """Precision of the factor that raises targets; rounding spends what it leaves."""
 
 
-def balanced(problem: Program) -> Solution:
-    """The joint program: densities and widths at once."""
-    return Solution(problem, allocate(problem), problem.value)
+@dataclass(frozen=True)
+class Balanced:
+    """The joint program: densities and widths at once.
+
+    Attributes:
+        objective: a name in `precrop.program.OBJECTIVES`.
+    """
+
+    objective: str = "synexp"
+
+    def __call__(self, problem: Program) -> Solution:
+        """Solve it once."""
+        weighed = problem.weighed(self.objective)
+        return Solution(weighed, allocate(weighed), weighed.value)
 
 
 @dataclass(frozen=True)

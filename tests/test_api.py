@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from precrop.budgets import parse_budget
 from precrop.costs.profiles import roofline
 from precrop.errors import BudgetError, PrecropError
 from precrop.models import cifar_vgg16_bn
+from precrop.program import OBJECTIVES, Floats
+from precrop.structure import Structure
 from tests.networks import SHAPE, small
 from tests.planning import counted_macs, counted_params
 
@@ -307,3 +310,20 @@ def test_widths_from_elsewhere_are_checked_against_latency_and_memory() -> None:
     assert fits.widths["stem.0"] == (3, 8)
     for name in ("memory", "latency"):
         assert name in refused(model, SHAPE, widths=widths, **{name: 0.7})
+
+
+def test_an_objective_of_ones_own_is_maximised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(structure: Structure) -> Floats:
+        return np.linspace(0.5, 1.5, len(structure.layers))
+
+    monkeypatch.setitem(OBJECTIVES, "late", late)
+    model = cifar_vgg16_bn()
+    plans = {
+        name: precrop.plan(model, (3, 32, 32), macs=0.5, objective=name)
+        for name in ("synexp", "late")
+    }
+    usual, tilted = plans["synexp"].widths, plans["late"].widths
+    names = list(usual)
+    assert tilted[names[0]][1] < usual[names[0]][1]
+    assert tilted[names[9]][1] > usual[names[9]][1]
+    assert plans["late"].options["objective"] == "late"

@@ -23,7 +23,7 @@ from precrop.read.inputs import Inputs
 from precrop.read.network import Network
 from precrop.rounding import round_units
 from precrop.structure import Layer, Structure
-from precrop.ways import RULES, ByRule, Exact, Matched, balanced
+from precrop.ways import RULES, Balanced, ByRule, Exact, Matched
 from tests.networks import SHAPE, small
 from tests.structures import (
     chain,
@@ -127,7 +127,7 @@ def test_exact_climbs_from_both_starts(name: str, shares: dict[str, float]) -> N
 
     best = found.value(found.allocation.log_ratios)
     assert best == max(end["objective"] for end in starts.values())
-    assert best >= found.value(balanced(problem).allocation.log_ratios)
+    assert best >= found.value(Balanced()(problem).allocation.log_ratios)
     used = cost_of(problem, found.allocation.log_ratios)
     assert max(used.values()) == pytest.approx(1, abs=1e-6)
 
@@ -144,7 +144,7 @@ def test_the_rounded_problem_has_the_exact_slope(name: str, shares: dict[str, fl
 
 def test_exact_differs_where_densities_are_low() -> None:
     problem, way = exact(*network_of("resnet20"), {"params": 0.03})
-    found, default = way(problem), balanced(problem)
+    found, default = way(problem), Balanced()(problem)
     gain = found.value(found.allocation.log_ratios) - found.value(default.allocation.log_ratios)
     assert gain > 0.5
     assert np.ptp(found.allocation.log_ratios - default.allocation.log_ratios) > 0.2
@@ -153,7 +153,7 @@ def test_exact_differs_where_densities_are_low() -> None:
 def test_exact_is_the_default_in_a_chain() -> None:
     model = cifar_vgg16_bn()
     problem, way = exact(model, IMAGE, {"params": 0.3, "macs": 0.3})
-    found, default = way(problem), balanced(problem)
+    found, default = way(problem), Balanced()(problem)
     np.testing.assert_allclose(
         found.allocation.log_ratios, default.allocation.log_ratios, atol=1e-6
     )

@@ -134,7 +134,7 @@ class _Bars(_Lines):
     ) -> None:
         super().__init__(cells, forecast, console)
         self._bars = bars
-        self._whole = bars.add_task("", total=len(cells), text="")
+        self._whole = bars.add_task("in all", total=len(cells), text="")
         self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, event: Event) -> None:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -87,6 +87,28 @@ def find_checkpoint(path: Path) -> Path:
     )
 
 
+class Trained(NamedTuple):
+    """A checkpoint's folder, its run, and the network with its weights; masked ones are zeros."""
+
+    folder: Path
+    run: Run
+    network: nn.Module
+
+
+def load_trained(path: Path) -> Trained:
+    """The network of a checkpoint, found as by `find_checkpoint`.
+
+    Raises:
+        PrecropError: the checkpoint is broken.
+    """
+    folder = find_checkpoint(path)
+    content = read_json(folder / checkpoints.CONTENT)
+    run = Run.from_json(content.get("run") if isinstance(content, dict) else None)
+    network = build(run, masked=False).network
+    load_weights(network, folder / checkpoints.WEIGHTS)
+    return Trained(folder, run, network)
+
+
 def evaluate_checkpoint(path: Path, data: str | None = None) -> Evaluation:
     """Evaluate a checkpoint of `precrop.training.loop.train`.
 
@@ -97,9 +119,7 @@ def evaluate_checkpoint(path: Path, data: str | None = None) -> Evaluation:
     Raises:
         PrecropError: the checkpoint is broken, or the images do not fit it.
     """
-    folder = find_checkpoint(path)
-    content = read_json(folder / checkpoints.CONTENT)
-    run = Run.from_json(content.get("run") if isinstance(content, dict) else None)
+    folder, run, network = load_trained(path)
     images = (
         load_again(run.data, run.input_shape, run.data_digest)
         if data is None
@@ -109,8 +129,6 @@ def evaluate_checkpoint(path: Path, data: str | None = None) -> Evaluation:
         raise PrecropError(
             f"{images.name} has {len(images.classes)} classes, the run {len(run.classes)}"
         )
-    network = build(run, masked=False).network
-    load_weights(network, folder / checkpoints.WEIGHTS)
     kept = checkpoints.read_masks(folder)
     return evaluate(network, images, run=run.id, kept=kept, precision=run.recipe.precision)
 

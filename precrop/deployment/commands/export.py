@@ -123,22 +123,14 @@ def _is_checkpoint(path: Path) -> bool:
 def _of_checkpoint(path: Path) -> _Network:
     """A run's network with trained weights; masked ones are zeros in it."""
     try:
-        from precrop.training import checkpoints
-        from precrop.training.evaluate import find_checkpoint
-        from precrop.training.networks import build
-        from precrop.training.runs import Run, read_json
+        from precrop.training.evaluate import load_trained
     except ImportError as error:
         raise PrecropError(
             f"checkpoints need {error.name}, which is not installed: pip install 'precrop[train]'"
         ) from error
-    from precrop.checkpoint import load_weights
     from precrop.deployment.exporting import Origin
 
-    folder = find_checkpoint(path)
-    content = read_json(folder / checkpoints.CONTENT)
-    run = Run.from_json(content.get("run") if isinstance(content, dict) else None)
-    network = build(run, masked=False).network
-    load_weights(network, folder / checkpoints.WEIGHTS)
+    _, run, network = load_trained(path)
     return _Network(network, run.input_shape, Origin(run.model, run.args, run.plan), run.name)
 
 

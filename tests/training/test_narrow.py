@@ -1,5 +1,8 @@
 """Batch norms of few channels: the same numbers as PyTorch's own, in every respect."""
 
+import contextlib
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import precrop
 from precrop.training.narrow import NarrowBatchNorms, pixels_together
+from precrop.zoo import load_model
 
 
 def images(batch: int, channels: int, side: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -155,3 +160,25 @@ def test_an_activation_may_change_the_result_in_place(channels: int) -> None:
     assert gradients[0] is not None
     assert gradients[0].abs().sum() > 0
     assert torch.equal(gradients[0], gradients[1])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet20", "cifar_vgg16_bn", "cifar_mobilenet_v2", "cifar_efficientnet_b0"]
+)
+def test_gradients_of_cropped_networks_are_no_worse_than_pytorchs(name: str) -> None:
+    torch.manual_seed(0)
+    network = precrop.crop(load_model(name, {}), (3, 32, 32), macs=0.1).train()
+    network.to(memory_format=torch.channels_last)
+    exact_network = copy.deepcopy(network).double()
+    given_images = images(16, 3, 32)
+
+    def gradient(model: nn.Module, data: Tensor, together: bool = False) -> Tensor:
+        torch.manual_seed(1)  # of what is dropped
+        model.zero_grad()
+        with NarrowBatchNorms() if together else contextlib.nullcontext():
+            model(data).square().mean().backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    exact = gradient(exact_network, given_images.double())
+    native, ours = (gradient(network, given_images, together) for together in (False, True))
+    assert 0 < (ours - exact).norm() <= 3 * (native - exact).norm() + 1e-5 * exact.norm()

@@ -65,7 +65,9 @@ def run_command(
     address: Annotated[
         str | None, typer.Option(help="Of the Ray cluster; by default one is started here.")
     ] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads of a run on Ray.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads of a run: its share of them here, 1 on Ray.")
+    ] = None,
     only: Annotated[
         list[str] | None,
         typer.Option(metavar="PATTERN", help="Run what matches, as '*seed 0'; repeatable."),
@@ -282,19 +284,20 @@ def _engine(
     processes: int | None,
     runs_per_device: int,
     address: str | None,
-    threads: int,
+    threads: int | None,
 ) -> "Engine":
     if name == "local":
         from precrop.study.local_engine import LocalEngine, places
 
         if address is not None:
             raise PrecropError("--address is for --engine ray")
-        return LocalEngine(places(processes, runs_per_device), output, store / "logs")
+        return LocalEngine(places(processes, runs_per_device, threads), output, store / "logs")
     with _libraries():
         from precrop.study.ray_engine import RayEngine
     if processes is not None:
         raise PrecropError("--processes is for --engine local: on Ray, say --threads of a run")
-    return RayEngine(output, address=address, threads=threads, runs_per_device=runs_per_device)
+    each = 1 if threads is None else threads
+    return RayEngine(output, address=address, threads=each, runs_per_device=runs_per_device)
 
 
 def _print_planned(

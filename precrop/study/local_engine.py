@@ -48,31 +48,35 @@ class Place:
     environment: Mapping[str, str]
 
 
-def places(processes: int | None = None, runs_per_device: int = 1) -> list[Place]:
+def places(
+    processes: int | None = None, runs_per_device: int = 1, threads: int | None = None
+) -> list[Place]:
     """Places on this machine: on its GPUs where there are any, else on its CPU.
 
     Args:
         processes: cells that share the CPU; 1 by default.
         runs_per_device: cells that share a GPU.
+        threads: of the CPU, for each; by default they share all.
 
     Raises:
         PrecropError: a number is not 1 or more, or is for what this machine trains on not.
     """
     import torch
 
-    threads, devices = torch.get_num_threads(), torch.cuda.device_count()
-    if min(processes or 1, runs_per_device) < 1 or processes == 0:
-        raise PrecropError("--processes and --runs-per-device are 1 or more")
+    every, devices = torch.get_num_threads(), torch.cuda.device_count()
+    asked = [number for number in (processes, runs_per_device, threads) if number is not None]
+    if min(asked) < 1:
+        raise PrecropError("--processes, --runs-per-device and --threads are 1 or more")
     if not devices:
         if runs_per_device > 1:
             raise PrecropError("there is no GPU here: say --processes instead of --runs-per-device")
         count = processes or 1
-        return [_place(threads // count, {})] * count
+        return [_place(threads or every // count, {})] * count
     if processes is not None:
         raise PrecropError("there are GPUs here: say --runs-per-device instead of --processes")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else [str(index) for index in range(devices)]
-    each = threads // (len(names) * runs_per_device)
+    each = threads or every // (len(names) * runs_per_device)
     # All devices get one cell before any gets its second.
     return [_place(each, {"CUDA_VISIBLE_DEVICES": name}) for name in names] * runs_per_device
 

@@ -305,15 +305,19 @@ def test_places(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [place.environment for place in places()] == [{"OMP_NUM_THREADS": "8"}]
     assert [place.environment for place in places(3)] == 3 * [{"OMP_NUM_THREADS": "2"}]
     assert places(16)[0].environment == {"OMP_NUM_THREADS": "1"}
+    assert [place.environment for place in places(2, threads=3)] == 2 * [{"OMP_NUM_THREADS": "3"}]
     with pytest.raises(PrecropError, match="there is no GPU here: say --processes"):
         places(runs_per_device=2)
     with pytest.raises(PrecropError, match="are 1 or more"):
         places(0)
+    with pytest.raises(PrecropError, match="--threads are 1 or more"):
+        places(threads=0)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert [dict(place.environment) for place in places(runs_per_device=2)] == 2 * [
         {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": name} for name in ("0", "1")
     ]
+    assert places(threads=1)[1].environment["OMP_NUM_THREADS"] == "1"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     assert [p.environment["CUDA_VISIBLE_DEVICES"] for p in places()] == ["5", "7"]
     with pytest.raises(PrecropError, match="say --runs-per-device instead of --processes"):

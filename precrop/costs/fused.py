@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
+from precrop.costs.batches import Batch, at_batch
 from precrop.costs.work import SILENT, UNBLOCKED, Scales, Work, call_work, is_view
 from precrop.read.lifetimes import Lifetimes
 from precrop.read.network import Network
@@ -25,7 +26,8 @@ _MAP = 4
 
 def fused_calls(network: Network, lives: Lifetimes) -> list[Work]:
     """The operations that are left once everything is joined that can be."""
-    return _Fusion(network, Scales(network, lives)).works
+    batch = at_batch(network, lives)
+    return _Fusion(batch, Scales(network, batch)).works
 
 
 Shaped = tuple[Tensor, Axes]
@@ -37,21 +39,19 @@ Content = tuple[int, int]
 class _Fusion:
     """Follows the calls; ``open`` maps contents to the layer that could still do more to them."""
 
-    def __init__(self, network: Network, scales: Scales) -> None:
+    def __init__(self, batch: Batch, scales: Scales) -> None:
         self.scales = scales
         self.works: list[Work] = []
         self.open: dict[Content, Work] = {}
-        forward = network.passes[0]
         self.uses: Counter[Content] = Counter()
         last: dict[int, Content] = {}
-        for _, operands, output in _contents(forward.trace.calls):
+        for _, operands, output in _contents(batch.calls):
             self.uses.update(operands)
             last[output[0]] = output
-        self.uses.update(last[id(t)] for t in forward.trace.outputs if id(t) in last)
-        readings = forward.readings
-        for index, operands, output in _contents(forward.trace.calls):
+        self.uses.update(last[id(t)] for t in batch.outputs if id(t) in last)
+        for index, operands, output in _contents(batch.calls):
             self.operands, self.output = operands, output
-            self.follow(forward.trace.calls[index], readings[index])
+            self.follow(batch.calls[index], batch.readings[index])
 
     def follow(self, call: Call, reading: CallReading) -> None:
         """Join a call to the layer before it, or note it as an operation of its own."""

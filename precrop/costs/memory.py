@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from precrop.costs.batches import elements_per_image
+from precrop.costs.batches import at_batch
 from precrop.read.axes import Tie
 from precrop.read.lifetimes import INPUT, Lifetimes
 from precrop.read.network import CostModel, Network
@@ -25,16 +25,15 @@ def memory(lives: Lifetimes) -> CostModel:
     """
 
     def model(network: Network, index: Mapping[Tie, int]) -> Peak:
-        ratios = elements_per_image(network, lives)
-        readings = network.passes[0].readings
+        batch = at_batch(network, lives)
         storages = [
             Cost({(): life.elements * life.bytes})
             if life.call == INPUT
             else network.cost(
                 [
                     Product(
-                        life.bytes * ratios[life.call][life.output],
-                        list(readings[life.call].outputs[life.output]),
+                        life.bytes * batch.growth[life.call][life.output],
+                        list(batch.axes(life.call, life.output)),
                     )
                 ],
                 index,

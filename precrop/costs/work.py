@@ -12,7 +12,7 @@ from math import prod
 
 from torch import Tensor
 
-from precrop.costs.batches import elements_per_image
+from precrop.costs.batches import Batch, at_batch
 from precrop.read.lifetimes import Lifetimes
 from precrop.read.network import Network
 from precrop.read.reader import CallReading, Product
@@ -74,36 +74,29 @@ def each_call(network: Network, lives: Lifetimes) -> list[Work]:
         network: that was read.
         lives: of a pass at the batch size that the work is wanted for.
     """
-    scales = Scales(network, lives)
-    forward = network.passes[0]
+    batch = at_batch(network, lives)
+    scales = Scales(network, batch)
     return [
         call_work(call, reading, scales)
-        for call, reading in zip(forward.trace.calls, forward.readings, strict=True)
+        for call, reading in zip(batch.calls, batch.readings, strict=True)
         if call.outputs and call.name not in SILENT
     ]
 
 
 class Scales:
-    """By how much a tensor, or a call's MACs, grow from batch 1 to the batch size asked.
+    """By how much a tensor, or a call's MACs, grow from the calls to the batch size asked.
 
     It also tells parameters and buffers, and views of them, from activations.
     """
 
-    def __init__(self, network: Network, lives: Lifetimes) -> None:
+    def __init__(self, network: Network, batch: Batch) -> None:
         self._tensors: dict[int, int] = {}
-        calls = network.passes[0].trace.calls
-        for call, ratios in zip(calls, elements_per_image(network, lives), strict=True):
+        for call, ratios in zip(batch.calls, batch.growth, strict=True):
             for tensor, ratio in zip(call.outputs, ratios, strict=True):
                 self._tensors.setdefault(id(tensor), ratio)
-        operands = [tensor for call in calls for tensor in input_tensors(call)]
+        operands = [tensor for call in batch.calls for tensor in input_tensors(call)]
         self._fixed = {_storage(t) for t in operands if id(t) in network.reader.names}
-        inputs = [life for life in lives.lives if life.call < 0]
-        args, kwargs = network.inputs.make(1, network.model, "meta")
-        sizes = [tensor.numel() for tensor in (*args, *kwargs.values())]
-        self._outside = max(
-            [life.elements // sizes[life.output] for life in inputs if sizes[life.output]],
-            default=1,
-        )
+        self._outside = batch.inputs
 
     def tensor(self, tensor: Tensor) -> int:
         """Of a tensor; one that no call made is a parameter, a buffer or an input."""

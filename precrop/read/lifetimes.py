@@ -4,18 +4,20 @@ The network runs once more on meta tensors. Nothing but the network itself holds
 run, so a storage dies where it would die in a real one; a weak reference to it tells when.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from precrop.read.meta import MetaKernels
-from precrop.read.trace import base_name, plain_attention
+from precrop.read.trace import Trace, base_name, plain_attention
 
 INPUT = -1
 """The call that "makes" the network's inputs."""
@@ -24,6 +26,8 @@ _READ = "stream_read"
 """The traced operation by which a layer takes its part of a residual stream."""
 _SHARING = (torch.ops.aten._unsafe_view.default, torch.ops.aten._reshape_alias.default)
 """Operations whose output shares its input's memory although their schema does not say so."""
+_HEADED = 4
+"""Axes of what attention's kernels work on: batch, heads, places, channels."""
 
 
 @dataclass(slots=True)
@@ -47,10 +51,19 @@ class Life:
 
 @dataclass
 class Lifetimes:
-    """All storages of one forward pass, and how many elements each call's outputs have."""
+    """All storages of one forward pass.
+
+    Attributes:
+        lives: of the storages.
+        names: of the calls.
+        sizes: how many elements each call's outputs have.
+        again: a network that made these calls once more, and their trace, where it was needed.
+    """
 
     lives: list[Life] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
     sizes: list[tuple[int, ...]] = field(default_factory=list)
+    again: tuple[nn.Module, Trace] | None = None
 
     @property
     def peak(self) -> int:
@@ -88,6 +101,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             else:
                 out = op(*args, **kwargs) if op in _SHARING else self.meta(op, args, kwargs)
         outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        self.found.names.append(base_name(op))
         self.found.sizes.append(tuple(tensor.numel() for tensor in outputs))
         for position, tensor in enumerate(outputs):
             self.note(index, position, tensor)
@@ -107,6 +121,49 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if life is not None and reference.expired():
                 life.last = call
                 del self.known[key]
+
+    def join(self, first: int) -> None:
+        """The calls from ``first`` on are one kernel's: nothing that died since was a tensor."""
+        self.bury(len(self.found.sizes) - 1)
+        alive = {id(life) for _, life in self.known.values()}
+        self.found.lives = [x for x in self.found.lives if x.call < first or id(x) in alive]
+
+
+@contextmanager
+def attention_kernels(meta: MetaKernels | None, watch: _Watch | None = None) -> Iterator[None]:
+    """Let attention on meta tensors leave what PyTorch's kernels do on real ones.
+
+    On meta tensors `scaled_dot_product_attention` is a few products, with a table of weights
+    between them. A kernel holds no such table but one number for each row of it, and its output
+    lies in memory as (batch, places, heads, channels).
+
+    Args:
+        meta: kernels for meta tensors; None changes nothing.
+        watch: to be told of what a kernel does not hold.
+    """
+    plain: Callable[..., Tensor] = F.scaled_dot_product_attention
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        first = len(watch.found.sizes) if watch is not None else 0
+        output = plain(query, key, value, *args, **kwargs)
+        if query.dim() == _HEADED and query.shape[-1] == value.shape[-1]:
+            output = output.transpose(1, 2).contiguous().transpose(1, 2)
+            row_sums = torch.empty(query.shape[:-1], dtype=_sums(query.dtype), device=query.device)
+            if watch is not None:
+                watch.join(first)
+            del row_sums
+        return output
+
+    F.scaled_dot_product_attention = attention if meta is not None else plain
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = plain
+
+
+def _sums(dtype: torch.dtype) -> torch.dtype:
+    """The type in which kernels sum up."""
+    return max(dtype, torch.float32, key=lambda one: one.itemsize)
 
 
 def _leading(x: Tensor, dim: int, size: int, path: str) -> Tensor:
@@ -137,7 +194,13 @@ def lifetimes(
     watch = _Watch(meta, [*model.parameters(), *model.buffers()])
     for position, tensor in enumerate((*args, *kwargs.values())):
         watch.note(INPUT, position, tensor)
-    with torch.inference_mode(False), torch.no_grad(), plain_attention(), watch:
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        plain_attention(),
+        attention_kernels(meta, watch),
+        watch,
+    ):
         output = model(*args, **kwargs)
     last = len(watch.found.sizes) - 1
     watch.bury(last)

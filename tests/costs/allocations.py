@@ -11,6 +11,7 @@ from torch import nn
 
 from precrop.deployment.memory import highest
 from precrop.read.inputs import Inputs
+from precrop.read.lifetimes import lifetimes
 from precrop.read.network import Network
 
 
@@ -34,6 +35,15 @@ def allocated_peak(model: nn.Module, shape: Any, batch: int) -> int:
         if any(first <= made and gone <= last for first, last in spans):
             left_out |= {index, end}
     return highest(r["args"]["Bytes"] for i, r in enumerate(records) if i not in left_out)
+
+
+def tensor_peak(model: nn.Module, shape: Any, batch: int) -> int:
+    """Bytes of all tensors alive at once in a real pass, whatever kernels allocate for themselves.
+
+    It leaves `nn.MultiheadAttention` to its layers and to the kernel of attention.
+    """
+    args, kwargs = Inputs(shape).make(batch, model, "cpu")
+    return lifetimes(model.eval(), args, kwargs, None).peak
 
 
 def _events(model: nn.Module, inputs: Inputs, batch: int) -> list[dict[str, Any]]:

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import timm
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 import precrop
-from precrop.costs.batches import elements_per_image, follow
+from precrop.costs.batches import at_batch, follow
 from precrop.costs.memory import memory
 from precrop.models import cifar_mobilenet_v2, resnet20
 from precrop.read.inputs import Inputs
@@ -18,10 +19,11 @@ from precrop.read.lifetimes import INPUT, Lifetimes
 from precrop.read.network import Network
 from precrop.read.reader import Product
 from precrop.structure import Peak, Structure
-from tests.costs.allocations import allocated_peak
+from tests.costs.allocations import allocated_peak, tensor_peak
 from tests.networks import SHAPE, Net, assemble, networks
 
 IMAGE = (3, 32, 32)
+ATTENTION = ("attention", "torch attention")
 
 
 def reading(
@@ -35,14 +37,13 @@ def reading(
 
 def every_moment(network: Network, lives: Lifetimes, ties: list[Any], units: list[int]) -> int:
     """Most bytes alive at the end of any call, each storage counted at these widths."""
-    sizes, readings = network.sizes(ties, units), network.passes[0].readings
-    ratios = elements_per_image(network, lives)
+    sizes, batch = network.sizes(ties, units), at_batch(network, lives)
 
     def held(life: Any) -> int:
         if life.call == INPUT:
             return int(life.bytes * life.elements)
-        axes = list(readings[life.call].outputs[life.output])
-        return sizes.product(Product(life.bytes * ratios[life.call][life.output], axes))
+        axes = list(batch.axes(life.call, life.output))
+        return sizes.product(Product(life.bytes * batch.growth[life.call][life.output], axes))
 
     moments = range(INPUT, len(lives.sizes))
     return max(sum(held(x) for x in lives.lives if x.call <= m <= x.last) for m in moments)
@@ -88,6 +89,24 @@ def test_what_a_plan_says_is_what_the_allocator_sees(
     assert budget.base == allocated_peak(model, shape, batch)
     assert budget.used == allocated_peak(plan.build(model), shape, batch)
     assert budget.used <= budget.limit
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("blocks", [["attention"], ["torch attention"], ["conv", *ATTENTION]])
+def test_attention(blocks: list[str], batch: int) -> None:
+    model = assemble([(block, 16) for block in blocks], stem=16)
+    plan = precrop.plan(model, SHAPE, memory=1.0, params=0.6, batch_size=batch)
+    assert plan.budgets["memory"].base == tensor_peak(model, SHAPE, batch)
+    assert plan.budgets["memory"].used == tensor_peak(plan.build(model), SHAPE, batch)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("name", ["mobilevit_xxs", "edgenext_xx_small"])
+def test_networks_of_convolutions_and_attention(name: str, batch: int) -> None:
+    model, shape = timm.create_model(name), (3, 64, 64)
+    plan = precrop.plan(model, shape, memory=0.7, batch_size=batch)
+    assert plan.budgets["memory"].base == tensor_peak(model, shape, batch)
+    assert plan.budgets["memory"].used == tensor_peak(plan.build(model), shape, batch)
 
 
 def test_layers_at_streams_with_widths_of_their_own() -> None:

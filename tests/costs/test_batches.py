@@ -1,0 +1,71 @@
+"""Passes at any batch size: read again where they copy, refused where they run other code."""
+
+import pytest
+from torch import Tensor, nn
+
+import precrop
+from precrop.costs.batches import at_batch, follow
+from precrop.errors import PrecropError
+from precrop.models import resnet20
+from precrop.read.inputs import Inputs
+from precrop.read.network import Network
+from tests.networks import SHAPE, assemble, small
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_equal_calls_are_those_that_were_read(batch_size: int) -> None:
+    network = Network(resnet20(), Inputs((3, 32, 32)))
+    lives = follow(network, batch_size)
+    batch = at_batch(network, lives)
+    assert lives.again is None
+    assert all(a is b for a, b in zip(batch.calls, network.passes[0].trace.calls, strict=True))
+    assert batch.inputs == batch_size
+    assert batch.growth[0] == (batch_size,)
+
+
+def test_a_pass_that_copies_is_read() -> None:
+    network = Network(small("attention"), Inputs(SHAPE))
+    single, several = (at_batch(network, follow(network, n)) for n in (1, 3))
+    copies = [sum(call.name == "clone" for call in b.calls) for b in (single, several)]
+    assert copies[0] < copies[1]
+    assert several.inputs == 1
+    assert all(set(ratios) == {1} for ratios in several.growth if ratios)
+
+
+def test_a_network_that_is_read_again_has_its_pass_read_again() -> None:
+    network = Network(assemble([("attention", 16), ("conv", 16)]), Inputs(SHAPE))
+    lives = follow(network, 3)
+    before = at_batch(network, lives)
+    assert at_batch(network, lives).readings[0] is before.readings[0]
+    network.read()
+    assert at_batch(network, lives).readings[0] is not before.readings[0]
+
+
+class Other(nn.Module):
+    """Runs other code for several images: an activation, a layer, a shuffle of channels."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.first, self.second, self.how = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        if x.shape[0] > 2:
+            y = self.more(y)
+        return self.second(y)
+
+    def more(self, y: Tensor) -> Tensor:
+        if self.how == "activation":
+            return y.relu()
+        if self.how == "layer":
+            return self.second(y).mean(1, keepdim=True) + y
+        return y.view(-1, 2, 4, *y.shape[2:]).transpose(1, 2).reshape(y.shape)
+
+
+@pytest.mark.parametrize("how", ["activation", "layer", "shuffle"])
+def test_other_code_is_refused(how: str) -> None:
+    model = Other(how)
+    assert precrop.plan(model, (3, 8, 8), memory=0.7, batch_size=2).layers
+    line = "^the network runs other code at this batch size: write batch_size=1$"
+    with pytest.raises(PrecropError, match=line):
+        precrop.plan(model, (3, 8, 8), memory=0.7, batch_size=3)

@@ -134,9 +134,10 @@ def plan(
         if widths is None:
             way = _way(network, objective, densities, rule, balance)
         else:
-            way = _given(network, widths, objective, densities, rule)
+            way = _given(network, widths, objective, densities, rule, balance)
         asked = {"params": params, "macs": macs, "latency": latency, "memory": memory}
         budgets = {name: budget for name, budget in asked.items() if budget is not None}
+        _check_used(budgets, batch_size, device_profile is not None, divisor)
         _add_costs(network, budgets, profile, batch_size)
         if not budgets and densities is None and widths is None:
             raise missing()
@@ -219,12 +220,27 @@ def _read(model: nn.Module, inputs: Inputs, scale_groups: bool, own_widths: bool
     return Network(model, inputs, scale_groups=scale_groups, streams=streams)
 
 
+def _check_used(
+    budgets: Mapping[str, Budget], batch_size: int, profiled: bool, divisor: int | str
+) -> None:
+    """Refuse a batch size without sense, and what none of the budgets would look at."""
+    if type(batch_size) is not int or batch_size < 1:
+        raise PrecropError(f"batch_size={batch_size!r} makes no sense: write a number from 1 up")
+    if batch_size > 1 and not {"latency", "memory"} & budgets.keys():
+        raise PrecropError(
+            f"batch_size={batch_size} is for budgets of latency and memory: give one, or drop it"
+        )
+    if profiled and "latency" not in budgets and divisor != "auto":
+        raise PrecropError(
+            "device_profile= (in a shell --profile) is for latency= and divisor='auto': give one "
+            "of them, or drop it"
+        )
+
+
 def _add_costs(
     network: Network, budgets: Mapping[str, Budget], profile: DeviceProfile, batch_size: int
 ) -> None:
     """Let the network count the costs beside parameters and MACs that have a budget."""
-    if type(batch_size) is not int or batch_size < 1:
-        raise PrecropError(f"batch_size={batch_size!r} makes no sense: write a number from 1 up")
     if not {"latency", "memory"} & budgets.keys():
         return
     lives = follow(network, batch_size)
@@ -272,6 +288,8 @@ def _way(
         raise PrecropError(f"objective={objective!r} is unknown: choose from {known}")
     if objective != "synexp" and (rule != "balanced" or densities is not None):
         raise PrecropError(f"objective={objective!r} goes with neither densities= nor rule=")
+    if rule != "balanced" and balance != BALANCE:
+        raise PrecropError(f"rule={rule!r} has no balance: drop balance={balance!r}")
     names = [layer.name for layer in network.layers]
     targets = check_densities(densities or {}, names)
     if densities is not None and not targets:
@@ -289,10 +307,11 @@ def _given(
     objective: str,
     densities: Mapping[str, float] | None,
     rule: str,
+    balance: float,
 ) -> Way:
     """The way that takes widths as they are; no other option may say how to find them."""
-    if (objective, densities, rule) != ("synexp", None, "balanced"):
-        raise PrecropError("widths= goes with none of objective=, densities= and rule=")
+    if (objective, densities, rule, balance) != ("synexp", None, "balanced", BALANCE):
+        raise PrecropError("widths= goes with none of objective=, densities=, rule= and balance=")
     found = check_widths(widths, [layer.name for layer in network.layers])
     if not found:
         raise PrecropError("widths= names no layer: give {layer name: output channels}")

@@ -20,7 +20,7 @@ from precrop.errors import PrecropError
 from precrop.report.commands import report_command
 from precrop.study.commands import study_app
 from precrop.training.commands import eval_command, train_command
-from precrop.words import Args, ModelName, arguments, plan_source
+from precrop.words import Args, ModelName, arguments, plan_source, set_seed
 from precrop.words import input_shape as read_shape
 
 if TYPE_CHECKING:
@@ -69,7 +69,9 @@ Divisor = Annotated[
 MinWidth = Annotated[int, typer.Option(help="No layer gets narrower than this.")]
 Expand = Annotated[bool, typer.Option("--expand", help="Layers may also widen (PreConfig).")]
 Balance = Annotated[float, typer.Option(help="How evenly both ends of a layer are cropped.")]
-Objective = Annotated[str, typer.Option(help="synexp, or exact: what the widths maximise.")]
+Objective = Annotated[
+    str, typer.Option(help="synexp, exact, dense-layers, root-macs: what the widths maximise.")
+]
 Rule = Annotated[
     str,
     typer.Option(
@@ -184,7 +186,7 @@ def plan_command(
     as_json: AsJson = False,
 ) -> None:
     """Decide how wide every layer should be, and show or save it."""
-    _seed(seed)
+    set_seed(seed)
     _, plan = _plan(
         model,
         arg,
@@ -241,7 +243,8 @@ def crop_command(
     as_json: AsJson = False,
 ) -> None:
     """Plan and build in one go: writes the weights and the plan beside them."""
-    _seed(seed)
+    _check_init(init, weights)
+    set_seed(seed)
     network, plan = _plan(
         model,
         arg,
@@ -282,12 +285,13 @@ def build_command(
     as_json: AsJson = False,
 ) -> None:
     """Build the cropped network of a plan: writes its weights and the plan beside them."""
+    _check_init(init, weights)
     from precrop.plans import Plan
     from precrop.zoo import load_model
 
     plan = Plan.load(plan_file)
-    name, args = (model, arguments(arg)) if model else plan_source(plan)
-    _seed(seed)
+    name, args = plan_source(plan, model, arg)
+    set_seed(seed)
     network = load_model(name, args)
     _write_built(network, plan, init, weights, output, plan_file.stem, as_json)
 
@@ -345,7 +349,11 @@ def densities_command(
     as_json: AsJson = False,
 ) -> None:
     """Print the density of every layer's weights by any method."""
-    _seed(seed)
+    from precrop.pai.methods import NEED_DATA, RULES, SCORES
+
+    if data is not None and method in {*RULES, *SCORES} - {*NEED_DATA}:
+        raise PrecropError(f"--data is for {' and '.join(NEED_DATA)}: {method} looks at none")
+    set_seed(seed)
     network, shape = _load(model, arguments(arg), input_shape)
     with _warnings_as_lines():
         densities = precrop.densities(
@@ -489,6 +497,12 @@ def _print_plan(plan: "Plan", as_json: bool) -> None:
     show(plan)
 
 
+def _check_init(init: Literal["slice", "reset"], weights: Path | None) -> None:
+    """Refuse weights that would be drawn anew."""
+    if init == "reset" and weights is not None:
+        raise PrecropError("--init reset draws all weights anew: drop it, or drop --weights")
+
+
 def _write_built(
     network: "nn.Module",
     plan: "Plan",
@@ -509,10 +523,3 @@ def _write_built(
         typer.echo(json.dumps({**files, "params": plan.params, "macs": plan.macs}, indent=1))
         return
     typer.echo(f"{plan.params:,} parameters, {plan.macs:,} MACs: {weights_path}, {plan_path}")
-
-
-def _seed(seed: int | None) -> None:
-    if seed is not None:
-        import torch
-
-        torch.manual_seed(seed)

@@ -14,6 +14,8 @@ from precrop.errors import PrecropError
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary path beside ``path``; moved onto it when the block ends without an error."""
     target = Path(path)
+    if target.is_dir():
+        raise PrecropError(f"cannot write {target}: it is a folder, name a file in it")
     try:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     except OSError as error:

@@ -38,7 +38,26 @@ def synexp(structure: Structure) -> Floats:
     return np.ones(len(structure.layers))
 
 
-OBJECTIVES: dict[str, Callable[[Structure], Floats]] = {"synexp": synexp}
+def dense_layers(structure: Structure) -> Floats:
+    """Depthwise layers don't count: they mix no channels, but ask for wide hidden layers."""
+    return np.array([layer.kind != "depthwise" for layer in structure.layers], float)
+
+
+def root_macs(structure: Structure) -> Floats:
+    """The square root of every layer's MACs.
+
+    Within a budget of MACs the best densities give layers MACs in proportion to their weights:
+    equal ones by SynExp, those of the original (one density for all) by weights that are the MACs.
+    This is halfway.
+    """
+    return np.array([layer.macs for layer in structure.layers], float) ** 0.5
+
+
+OBJECTIVES: dict[str, Callable[[Structure], Floats]] = {
+    "synexp": synexp,
+    "dense-layers": dense_layers,
+    "root-macs": root_macs,
+}
 """Per method the weight of each layer's log density, shape (layers,)."""
 
 
@@ -177,6 +196,8 @@ def program(
     for name, (value, least) in {**options, "balance": (balance, 0)}.items():
         if not least <= value < math.inf:
             raise PrecropError(f"{name}={value!r} makes no sense: write a number from {least} up")
+        if name in ("divisor", "min_width") and isinstance(value, float):
+            raise PrecropError(f"{name}={value!r} is no number of channels: write a whole number")
     choices = Choices.of(structure.groups, divisor, min_width, cap if expand else 1.0)
     _check_feasible(structure, limits, choices)
     bounds = _row_limits(structure, limits)

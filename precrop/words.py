@@ -48,10 +48,33 @@ def arguments(pairs: Sequence[str] | None) -> dict[str, Any]:
     return found
 
 
-def plan_source(plan: "Plan") -> tuple[str, Mapping[str, Any]]:
-    """The name and arguments of a plan's own model, unless building it would run a user's code."""
+def set_seed(seed: int | None) -> None:
+    """Seed PyTorch, if a seed was said."""
+    if seed is None:
+        return
+    import torch
+
+    if not 0 <= seed < 2**64:
+        raise PrecropError(f"--seed {seed} is no seed: write a number from 0 up, below 2**64")
+    torch.manual_seed(seed)
+
+
+def plan_source(
+    plan: "Plan", model: str | None, pairs: Sequence[str] | None
+) -> tuple[str, Mapping[str, Any]]:
+    """The name and arguments of a plan's original.
+
+    Args:
+        plan: it names a model, which is the original unless another one is said.
+        model: what ``--model`` says. A plan's own model is not built if that runs a user's code.
+        pairs: what ``--arg`` says of that model.
+    """
     from precrop.zoo import runs_user_code
 
+    if model:
+        return model, arguments(pairs)
+    if pairs:
+        raise PrecropError("--arg is for the builder of another original: name it with --model")
     source = plan.source or {}
     name, args = source.get("name"), source.get("args")
     if not isinstance(name, str) or not isinstance(args, Mapping):

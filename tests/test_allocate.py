@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from precrop.allocate import Allocation, allocate
 from precrop.errors import BudgetError, PrecropError
 from precrop.program import OBJECTIVES, Choices, Program, program
-from precrop.structure import Cost, Group, Structure
+from precrop.read.inputs import Inputs
+from precrop.read.network import Network
+from precrop.structure import Cost, Group, Layer, Structure
+from precrop.zoo import load_model
 from tests.structures import (
     bottlenecks,
     chain,
@@ -220,3 +223,31 @@ def test_repeats_exactly() -> None:
 def test_large_networks(structure: Structure) -> None:
     for expand in (False, True):
         assert ratios(structure, {"params": 0.2, "macs": 0.3}, expand=expand).status == "solved"
+
+
+def test_weights_of_the_objectives() -> None:
+    structure, _ = Network(load_model("cifar_mobilenet_v2", {}), Inputs((3, 32, 32))).structure()
+    kinds = [layer.kind for layer in structure.layers]
+    assert OBJECTIVES["synexp"](structure).tolist() == [1.0] * len(kinds)
+    counted = OBJECTIVES["dense-layers"](structure)
+    assert counted.tolist() == [float(kind != "depthwise") for kind in kinds]
+    assert 0 < counted.sum() < len(kinds)
+    squared = OBJECTIVES["root-macs"](structure) ** 2
+    assert squared.tolist() == pytest.approx([layer.macs for layer in structure.layers])
+
+
+def test_macs_of_layers_follow_the_weights() -> None:
+    """Of layers without common widths: every second one of a chain, the others' ends fixed."""
+    layers, groups = [], []
+    for index, side in enumerate((64, 16, 4, 1)):
+        groups.append(Group(f"hidden {index}", 1000, 1000, 1, 1000))
+        macs = 1000 * 10 * side
+        layers.append(Layer(f"l{index}", "conv", 10_000, macs, 10, 1000, {}, {index: 1.0}))
+    cost = Cost({(index,): 10 * side for index, side in enumerate((64, 16, 4, 1))})
+    structure = Structure(tuple(groups), tuple(layers), {"params": cost, "macs": cost})
+    limits = {"macs": int(0.02 * cost([1000] * 4))}
+    for name in ("synexp", "root-macs"):
+        problem = program(structure, limits, weights=name)
+        kept = np.exp(allocate(problem).log_ratios) * [layer.macs for layer in layers]
+        share = kept / OBJECTIVES[name](structure)
+        np.testing.assert_allclose(share, share[0], rtol=1e-4)

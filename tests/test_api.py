@@ -121,6 +121,11 @@ def test_a_network_that_cannot_be_copied() -> None:
         ({"batch_size": True}, "batch_size=True"),
         ({"batch_size": 2.5}, "batch_size=2.5"),
         ({"batch_size": "2"}, "batch_size='2'"),
+        ({"batch_size": 8}, "batch_size=8 is for budgets of latency and memory"),
+        ({"device_profile": "cuda"}, "is for latency= and divisor='auto'"),
+        ({"device_profile": "cuda", "memory": 0.5}, "is for latency= and divisor='auto'"),
+        ({"divisor": 2.0}, "divisor=2.0 is no number of channels"),
+        ({"min_width": 2.5}, "min_width=2.5 is no number of channels"),
         ({"device_profile": "gpu"}, "cpu or cuda"),
         ({"latency": 8}, "latency=8 has no unit: write a share"),
         ({"memory": "12ms"}, "memory='12ms' is not understood"),
@@ -246,7 +251,9 @@ DEVICE = roofline(1e11, 1e10, launch=1e-8, step=4)
 def test_the_least_latency_and_memory_that_are_named_are_enough(name: str) -> None:
     """The message has a unit, and what it names can be asked for."""
     model = small("inception")
-    options: dict[str, Any] = {"device_profile": DEVICE, "batch_size": 2}
+    options: dict[str, Any] = {"batch_size": 2}
+    if name == "latency":
+        options["device_profile"] = DEVICE
     message = refused(model, SHAPE, **{name: 1e-3}, **options)
     assert f"{name}=" in message
     assert "cannot be met: the least possible with divisor=1 and min_width=1 is" in message

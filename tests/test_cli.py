@@ -238,11 +238,36 @@ def test_build_runs_no_code_that_a_plan_names(
         [*HALF, "--divisor", "0"],
         [*HALF, "--balance", "-1"],
         [*HALF, "--input-shape", "4,32,32"],
+        [*HALF, "--batch-size", "8"],
+        [*HALF, "--profile", "cuda"],
+        [*HALF, "--seed", "-1"],
+        [*HALF, "--seed", str(2**64)],
     ],
     ids=" ".join,
 )
 def test_senseless_requests(options: list[str], capsys: Output) -> None:
     refused(capsys, "plan", "resnet20", *options, "-o", "plan.json")
+
+
+def test_a_folder_is_no_file_for_a_plan(capsys: Output) -> None:
+    Path("folder").mkdir()
+    message = refused(capsys, "plan", "resnet20", *HALF, "-o", "folder")
+    assert "cannot write folder: it is a folder" in message
+    assert not list(Path("folder").iterdir())
+
+
+def test_options_that_would_be_ignored(capsys: Output) -> None:
+    plan_to("half.json")
+    capsys.readouterr()
+    assert "name it with --model" in refused(capsys, "build", "half.json", "--arg", "num_classes=9")
+    anew = ["--init", "reset", "--weights", "any.safetensors"]
+    assert "draws all weights anew" in refused(capsys, "build", "half.json", *anew)
+    assert "draws all weights anew" in refused(capsys, "crop", "resnet20", *HALF, *anew)
+    for method in ([], ["--method", "synflow"]):
+        argv = ["densities", "resnet20", *method, "--params", "0.2", "--data", "any.safetensors"]
+        assert "--data is for snip and grasp" in refused(capsys, *argv)
+    unknown = ["densities", "resnet20", "--method", "none", "--params", "0.2", "--data", "a:b"]
+    assert "cannot import a" in refused(capsys, *unknown)
 
 
 def test_densities(capsys: Output) -> None:

@@ -158,6 +158,7 @@ def test_widths_that_come_in_steps() -> None:
         ({"widths": {"conv1": 8}, "densities": {"conv1": 0.5}}, "widths= goes with none of"),
         ({"widths": {"conv1": 8}, "rule": "sqrt-min"}, "widths= goes with none of"),
         ({"widths": {"conv1": 8}, "objective": "exact"}, "widths= goes with none of"),
+        ({"widths": {"conv1": 8}, "balance": 2.0}, "widths= goes with none of .* balance="),
         ({"widths": {"conv1": 8}, "ignore": "conv1"}, "conv1 keeps its 16 channels"),
     ],
 )

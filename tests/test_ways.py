@@ -471,6 +471,11 @@ def test_plans_by_rule(rule: str) -> None:
             "objective='exact' goes with neither densities= nor rule=",
         ),
         ({"rule": "sqrt-min", "objective": "exact"}, "goes with neither"),
+        ({"rule": "sqrt-min", "balance": 0.5}, "rule='sqrt-min' has no balance: drop balance=0.5"),
+        (
+            {"rule": "sqrt-max", "densities": {"conv1": 0.5}, "balance": 0},
+            "rule='sqrt-max' has no balance",
+        ),
     ],
 )
 def test_mistakes(options: dict[str, Any], message: str) -> None:

@@ -188,11 +188,16 @@ def settings(
     """Every runtime at every batch size and number of threads.
 
     Raises:
-        PrecropError: a runtime is unknown or not installed, the device is not there, or a number
-            makes no sense.
+        PrecropError: a runtime is unknown or not installed, the device is not there, a number
+            makes no sense, or no runtime is PyTorch's, which alone has memory formats.
     """
     for name in runtimes:
         check_runtime(name)
+    if channels_last and set(runtimes) == {"ort"}:
+        raise PrecropError(
+            "channels_last (in a shell --channels-last) is for PyTorch: ONNX Runtime chooses its "
+            "own memory format; drop it, or add eager"
+        )
     return [
         (name, Setting(batch, count, device, channels_last))
         for name, batch, count in itertools.product(runtimes, batches, threads)

@@ -39,6 +39,9 @@ SCORES: dict[str, Score] = {
 }
 """Densities from numbers that rank single weights."""
 
+NEED_DATA = ("snip", "grasp")
+"""Those that look at batches of data."""
+
 
 def layer_densities(problem: Problem, method: str, **options: Any) -> dict[str, float]:
     """What a method says of every layer, in (0, 1].

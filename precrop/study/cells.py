@@ -430,9 +430,8 @@ class _Original:
 
     def densities(self, method: str) -> dict[str, float]:
         """What a method makes of the cell's budgets."""
-        from precrop.pai.methods import layer_densities
+        from precrop.pai.methods import NEED_DATA, layer_densities
         from precrop.pai.problem import Problem
-        from precrop.training.networks import NEED_DATA
 
         batches = None
         if method in NEED_DATA:

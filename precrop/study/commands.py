@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from precrop.study.store import Store
     from precrop.training.data import ImageData
 
-study_app = typer.Typer(
-    name="study", help="Run studies: networks x variants x budgets x seeds.", no_args_is_help=True
-)
+study_app = typer.Typer(name="study", help="Run studies: networks x variants x budgets x seeds.")
 
 SOME_FAILED = DIFFERENT = 1
 """Exit status of ``study run`` after a cell failed, and of ``study diff`` where there is any."""
@@ -236,13 +234,16 @@ def _cells(file: Path, source: str | None, patterns: Sequence[str]) -> "tuple[St
     cells = expand(study)
     if not patterns:
         return study, cells
-    chosen = [c for c in cells if any(fnmatchcase(label(c), f"*{p}*") for p in patterns)]
-    if not chosen:
-        raise PrecropError(
-            f"--only {patterns[0]!r} matches none of {len(cells)} cells, the first is "
-            f"{label(cells[0])!r}"
-        )
-    return study, chosen
+    chosen: set[str] = set()
+    for pattern in patterns:
+        matching = {cell.id for cell in cells if fnmatchcase(label(cell), f"*{pattern}*")}
+        if not matching:
+            raise PrecropError(
+                f"--only {pattern!r} matches none of {len(cells)} cells, the first is "
+                f"{label(cells[0])!r}"
+            )
+        chosen |= matching
+    return study, [cell for cell in cells if cell.id in chosen]
 
 
 def _usual_store(study: "Study") -> Path:
@@ -254,6 +255,8 @@ def _store_of(where: Path, store: Path | None) -> Path:
     from precrop.study.spec import read_study
 
     if not where.is_file():
+        if store is not None:
+            raise PrecropError(f"--store is for the file of a study, and {where} is none: drop it")
         return where
     return store or _usual_store(read_study(where))
 

@@ -249,6 +249,8 @@ def _series(
     part = entry.content.get("budget", "both")
     if part not in (*_COSTS, "both"):
         raise PrecropError(f"budget is {_brief(part)}: write params, macs or both")
+    if part != "both" and not budgets:
+        raise PrecropError(f"budget: {part}, but it has no budgets: write some, or drop it")
     if part != "both":
         budgets = tuple(limits.only(part) for limits in budgets)
     return Series(variant, networks, budgets or (Limits(),), seeds)

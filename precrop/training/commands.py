@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -110,12 +110,17 @@ def train_command(
 ) -> None:
     """Train a network: dense, cropped by a plan, or masked. The same command goes on with it."""
     direct = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "precision": precision}
+    wanted = _wanted(direct, settings(changes or ()))
+    if init == "reset" and plan is None:
+        raise PrecropError("--init is for a cropped network: add --plan, or drop it")
+    if workers is not None and workers < 0:
+        raise PrecropError(f"--workers {workers} is no number of processes: write 0 or more")
     with _lightning():
         from precrop.training.logs import USUAL
         from precrop.training.loop import train
 
     images = _load(data, input_shape)
-    chosen = find_recipe(recipe, images.name).changed(settings(changes or ())).changed(direct)
+    chosen = find_recipe(recipe, images.name).changed(wanted)
     run = _run(model, arg, images, data, chosen, seed, plan, init, _mask(mask, params, macs))
     speaks = _speaks()
     if speaks:
@@ -169,12 +174,24 @@ def eval_command(
         from precrop.training.evaluate import draw_confusion, evaluate_checkpoint
 
     if weights is None:
+        if model or arg:
+            option = "--model" if model else "--arg"
+            raise PrecropError(f"{option} is for a plan: give its --weights too, or drop it")
         found = evaluate_checkpoint(checkpoint, data)
     else:
         found = _evaluate_plan(checkpoint, weights, model, data, arg)
     if confusion is not None:
         draw_confusion(found, confusion)
     _print_evaluation(found, as_json)
+
+
+def _wanted(direct: Mapping[str, Any], pairs: Mapping[str, str]) -> dict[str, Any]:
+    """Changes to the recipe, those with options of their own and those of ``--set``."""
+    for name, value in direct.items():
+        if value is not None and name in pairs:
+            option = "--" + name.replace("_", "-")
+            raise PrecropError(f"{option} and --set {name}= are one setting: drop one of them")
+    return {**{name: value for name, value in direct.items() if value is not None}, **pairs}
 
 
 @contextmanager
@@ -260,7 +277,7 @@ def _evaluate_plan(
     if data is None:
         raise PrecropError("a plan has no images of its own: name some with --data")
     plan = Plan.load(plan_file)
-    name, args = (model, arguments(arg)) if model else plan_source(plan)
+    name, args = plan_source(plan, model, arg)
     network = plan.build(load_model(name, args))
     load_weights(network, weights)
     images = _load(data, ",".join(map(str, plan.input_shape)))

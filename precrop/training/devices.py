@@ -45,7 +45,7 @@ def layout(devices: int) -> Layout:
     """The best kind of device here; under ``torchrun`` the processes that it started.
 
     Raises:
-        PrecropError: so many devices are not there.
+        PrecropError: so many devices are not there, or not what ``torchrun`` was told.
     """
     kind = "cpu"
     if torch.cuda.is_available():
@@ -54,6 +54,8 @@ def layout(devices: int) -> Layout:
         kind = "mps"
     if "TORCHELASTIC_RUN_ID" in os.environ:
         local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+        if devices not in (1, local):
+            raise PrecropError(f"torchrun started {local} processes here: drop --devices {devices}")
         return Layout(kind, local, world // local)
     there = {"cuda": torch.cuda.device_count(), "mps": 1}.get(kind, _MOST_PROCESSES)
     if not 1 <= devices <= there:

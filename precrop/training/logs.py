@@ -18,12 +18,15 @@ def check_loggers(names: Sequence[str]) -> tuple[str, ...]:
     """The loggers' names, without ``none``.
 
     Raises:
-        PrecropError: a name is unknown.
+        PrecropError: a name is unknown, or ``none`` is not the only one.
     """
     for name in names:
         if name not in LOGGERS:
             raise PrecropError(f"logger {name!r} is unknown: choose from {', '.join(LOGGERS)}")
-    return tuple(name for name in names if name != "none")
+    others = tuple(name for name in names if name != "none")
+    if others and len(others) < len(names):
+        raise PrecropError(f"logger none goes with no other: drop it, or drop {others[0]}")
+    return others
 
 
 def make_loggers(names: Sequence[str], run: Run, folder: Path, step: int) -> list[Any]:

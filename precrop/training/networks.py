@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 from precrop import models, zoo
 from precrop.errors import PlanError, PrecropError
 from precrop.pai.masking import apply_masks, masks
-from precrop.pai.methods import SCORES, layer_densities, weight_scores
+from precrop.pai.methods import NEED_DATA, SCORES, layer_densities, weight_scores
 from precrop.pai.problem import Problem
 from precrop.pai.ranking import kept_shares
 from precrop.read.inputs import Inputs
@@ -25,8 +25,6 @@ from precrop.training.runs import MaskSpec, Run
 
 Batches = Callable[[], Sequence[Any]]
 """Gives a few training batches ``(inputs, targets)``, for the mask methods that look at data."""
-NEED_DATA = ("snip", "grasp")
-"""Those methods."""
 
 
 @dataclass(frozen=True)

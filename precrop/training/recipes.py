@@ -68,8 +68,16 @@ class Recipe:
             settings: by field name a value, or its text as on the command line; None is ignored.
 
         Raises:
-            PrecropError: no such field, or a value that is not of its type.
+            PrecropError: no such field, a value that is not of its type, or milestones without the
+                schedule that has them.
         """
+        made = self._with(settings)
+        if settings.get("milestones") is not None and made.schedule != "steps":
+            raise PrecropError(f"schedule={made.schedule} has no milestones: add schedule=steps")
+        return made
+
+    def _with(self, settings: Mapping[str, Any]) -> "Recipe":
+        """As `changed`; the fields may be those of a whole recipe."""
         hints = typing.get_type_hints(Recipe)
         changes = {}
         for name, value in settings.items():
@@ -93,7 +101,7 @@ class Recipe:
         """
         if not isinstance(content, Mapping):
             raise PrecropError("a recipe is broken: it has no fields")
-        return cls().changed(content)
+        return cls()._with(content)
 
     def learning_rate(self, step: int, steps: int) -> float:
         """The learning rate of one step.

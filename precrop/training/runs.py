@@ -126,7 +126,9 @@ class Run:
     versions: Mapping[str, str] = field(default_factory=lambda: current_versions())
 
     def __post_init__(self) -> None:
-        """Refuse a run that is both cropped and masked."""
+        """Refuse a run that is both cropped and masked, and a seed that is none."""
+        if not 0 <= self.seed < 2**64:
+            raise PrecropError(f"seed {self.seed} is none: write a number from 0 up, below 2**64")
         if self.plan is not None and self.mask is not None:
             raise PrecropError("a run is cropped by a plan or masked, not both: drop one of them")
 

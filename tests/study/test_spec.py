@@ -168,6 +168,10 @@ PLAN: dict[str, Any] = {"name": "PreCrop", "plan": {}}
         ),
         ({"variants": [{"name": "dense", "budget": "macs"}]}, "a dense network has no budget"),
         (
+            {"variants": [{"name": "x", "plan": {"widths": {"conv1": 8}}, "budget": "macs"}]},
+            "variants, x: budget: macs, but it has no budgets",
+        ),
+        (
             {"variants": [{**PLAN, "networks": ["resnet2"]}]},
             "the study has no network 'resnet2'; did",
         ),

@@ -19,9 +19,10 @@ CELLS = {
     "methods-pilot": 16,
     "options": 114,
     "preconfig": 60,
+    "proxy-pilot": 42,
     "tiny-imagenet": 90,
 }
-SIDES = {"imagenet": (224, 1000), "tiny-imagenet": (64, 50)}
+SIDES = {"imagenet": (224, 1000), "proxy-pilot": (16, 10), "tiny-imagenet": (64, 50)}
 """Pixels and classes of images other than CIFAR-10's."""
 
 
@@ -72,7 +73,9 @@ def test_every_cell_can_be_trained(name: str) -> None:
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("name", ["imagenet", "methods", "options", "preconfig", "tiny-imagenet"])
+@pytest.mark.parametrize(
+    "name", ["imagenet", "methods", "options", "preconfig", "proxy-pilot", "tiny-imagenet"]
+)
 def test_every_cell_of_the_large_ones_can_be_trained(name: str) -> None:
     check(expand(read_study(FOLDER / f"{name}.yaml")), images(name))
 

@@ -218,10 +218,16 @@ def test_torn_parts_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     [
         (["run", "none.yaml"], "cannot read none.yaml"),
         (["run", "{study}", "--only", "paper"], "--only 'paper' matches none of 3 cells"),
+        (
+            ["run", "{study}", "--only", "seed", "--only", "paper"],
+            "--only 'paper' matches none of 3 cells",
+        ),
         (["run", "{study}", "--address", "x:1", "--store", "{new}"], "--address is for --engine"),
         (["run", "{study}", "--processes", "0", "--store", "{new}"], "are 1 or more"),
         (["run", "{study}", "--store", "{folder}"], "is not empty and no store"),
         (["show", "{folder}"], "is no store of a study"),
+        (["show", "{folder}", "--store", "{new}"], "--store is for the file of a study"),
+        ([], "Missing command"),
         (["diff", "{folder}", "{folder}"], "is no store of a study"),
     ],
 )

@@ -41,13 +41,21 @@ def test_warmup_climbs() -> None:
 
 
 def test_settings() -> None:
-    pairs = ["lr=0.05", "milestones=0.3,0.6", "nesterov=true", "schedule=cosine", "batch-size=64"]
+    pairs = ["lr=0.05", "milestones=0.3,0.6", "nesterov=true", "schedule=steps", "batch-size=64"]
     recipe = Recipe().changed(settings(pairs))
     assert recipe == Recipe(
-        lr=0.05, milestones=(0.3, 0.6), nesterov=True, schedule="cosine", batch_size=64
+        lr=0.05, milestones=(0.3, 0.6), nesterov=True, schedule="steps", batch_size=64
     )
     assert Recipe().changed({"lr": None, "epochs": 3}) == Recipe(epochs=3)
     assert Recipe().changed({"milestones": "0.5"}).milestones == (0.5,)
+
+
+def test_milestones_without_the_schedule_that_has_them() -> None:
+    quick = RECIPES["cifar-quick"]
+    with pytest.raises(PrecropError, match="schedule=one-cycle has no milestones: add schedule="):
+        quick.changed({"milestones": "0.3"})
+    assert quick.changed({"milestones": "0.3", "schedule": "steps"}).milestones == (0.3,)
+    assert RECIPES["imagenet-90"].changed({"schedule": "cosine"}).schedule == "cosine"
 
 
 @pytest.mark.parametrize(

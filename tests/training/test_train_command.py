@@ -152,6 +152,15 @@ def test_eval(capsys: Output) -> None:
         (["train", NET, "--plan", "none.json"], "cannot read none.json"),
         (["train", "resnet21"], "unknown model 'resnet21'"),
         (["train", NET, "--batch-size", "4000"], "less than one batch"),
+        (["train", NET, "--epochs", "1", "--set", "epochs=2"], "--epochs and --set epochs= are"),
+        (["train", NET, "--batch-size", "8", "--set", "batch-size=9"], "--batch-size and --set"),
+        (["train", NET, "--init", "reset"], "--init is for a cropped network"),
+        (["train", NET, "--workers", "-1"], "--workers -1 is no number of processes"),
+        (["train", NET, "--seed", "-1"], "seed -1 is none: write a number from 0 up"),
+        (["train", NET, "--logger", "none", "--logger", "csv"], "drop it, or drop csv"),
+        (["train", NET, "--set", "milestones=0.5"], "schedule=one-cycle has no milestones"),
+        (["eval", "none", "--model", NET], "--model is for a plan: give its --weights too"),
+        (["eval", "none", "--arg", "num_classes=9"], "--arg is for a plan"),
         (["eval", "none"], "none is no checkpoint"),
         (["eval", "none", "--weights", "w.safetensors"], "name some with --data"),
     ],
@@ -161,6 +170,17 @@ def test_wrong_requests(argv: list[str], message: str) -> None:
         run(*argv)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_torchrun_says_how_many_processes_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    from precrop.training.devices import layout
+
+    started = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4"}
+    for name, value in started.items():
+        monkeypatch.setenv(name, value)
+    assert (layout(1), layout(1).nodes) == (layout(2), 2)
+    with pytest.raises(PrecropError, match="torchrun started 2 processes here: drop --devices 3"):
+        layout(3)
 
 
 def test_ctrl_c(tmp_path: Path) -> None:

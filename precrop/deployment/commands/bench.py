@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from precrop.errors import PrecropError
-from precrop.words import Args, ModelName, arguments
+from precrop.words import Args, ModelName, arguments, set_seed
 from precrop.words import input_shape as read_shape
 
 if TYPE_CHECKING:
@@ -94,8 +94,6 @@ def bench_command(
     plot: Plot = None,
 ) -> None:
     """Measure the dense network beside cropped and masked ones: latency, throughput, memory."""
-    import torch
-
     from precrop.deployment.benching import bench, settings, variants
 
     chosen = settings(
@@ -111,10 +109,12 @@ def bench_command(
         from precrop.deployment.speed_plot import check_plot
 
         check_plot(plot)
-    torch.manual_seed(seed)
+    set_seed(seed)
     network, shape = _load(model, arg, input_shape, plan or ())
     plans = _plans(network, shape, plan or (), params, macs, divisors)
     layouts = [] if sparse is None else _words(sparse)
+    if sparse is not None and not layouts:
+        raise PrecropError(f"--sparse {sparse!r} names no layout: write csr, bsr or scipy-csr")
     forms = variants(network, shape, plans, masked=masked, sparse=layouts, seed=seed)
     with _bar() as progress:
         found = bench(forms, shape, chosen, rounds=rounds, progress=progress)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 
 from precrop.errors import PrecropError
-from precrop.words import Args, arguments, plan_source
+from precrop.words import Args, arguments, plan_source, set_seed
 from precrop.words import input_shape as read_shape
 
 if TYPE_CHECKING:
@@ -69,10 +69,7 @@ def export_command(
     """Write a network to a file for other programs, and check the file by running it."""
     from precrop.deployment.exporting import FORMATS, export
 
-    if seed is not None:
-        import torch
-
-        torch.manual_seed(seed)
+    set_seed(seed)
     found = _find(source, model, arg, input_shape, weights)
     path = _target(output, found.stem, FORMATS[format_].suffix)
     made = export(found.model, found.shape, path, format_, batch=batch, origin=found.origin)
@@ -139,9 +136,7 @@ def _of_plan(path: Path, model: str | None, arg: Sequence[str] | None) -> _Netwo
     from precrop.plans import Plan
 
     plan = Plan.load(path)
-    if arg and model is None:
-        raise PrecropError("--arg is for the builder of another original: name it with --model")
-    name, args = (model, arguments(arg)) if model else plan_source(plan)
+    name, args = plan_source(plan, model, arg)
     origin = Origin(name, args, plan)
     return _Network(origin.build(), plan.input_shape, origin, path.stem)
 

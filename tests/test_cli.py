@@ -353,7 +353,10 @@ def test_wrong_densities(content: str | None, message: str, capsys: Output) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--objective", "best"], "objective='best' is unknown: choose from synexp, exact"),
+        (
+            ["--objective", "best"],
+            "objective='best' is unknown: choose from synexp, dense-layers, root-macs, exact",
+        ),
         (["--rule", "min"], "rule='min' is unknown: write balanced, sqrt-min"),
         (["--objective", "exact", "--rule", "sqrt-min"], "goes with neither"),
         (["--residual", "pad"], "Invalid value for '--residual'"),

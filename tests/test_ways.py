@@ -328,6 +328,7 @@ def test_widths_that_no_density_speaks_of_stay() -> None:
 
 @pytest.mark.parametrize("method", ["erk", "igq", "synflow"])
 def test_densities_of_any_method_are_accepted(method: str) -> None:
+    torch.manual_seed(0)
     model = resnet20()
     options: dict[str, Any] = {"rounds": 5} if method == "synflow" else {}
     asked = precrop.densities(model, IMAGE, method=method, params=0.5, **options)
@@ -459,7 +460,10 @@ def test_plans_by_rule(rule: str) -> None:
     ("options", "message"),
     [
         ({"rule": "sqrt"}, "rule='sqrt' is unknown: write balanced, sqrt-min or sqrt-max or"),
-        ({"objective": "snip"}, "objective='snip' is unknown: choose from synexp, exact"),
+        (
+            {"objective": "snip"},
+            "objective='snip' is unknown: choose from synexp, dense-layers, root-macs, exact",
+        ),
         ({"densities": {"conv1": 0}}, r"density of conv1 is 0: write a number in \(0, 1\]"),
         ({"densities": {"conv1": 1.5}}, "density of conv1 is 1.5"),
         ({"densities": {"conv1": math.nan}}, "density of conv1 is nan"),

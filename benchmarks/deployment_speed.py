@@ -31,8 +31,14 @@ from precrop.deployment.benching import bench, settings, variants
 from precrop.deployment.calibrating import calibrate
 from precrop.deployment.machine import describe_machine
 from precrop.deployment.memory import peak_activation_memory
-from precrop.deployment.profiling import Subject, check, profile_device
-from precrop.deployment.runtimes import Setting, onnx_file, onnx_session
+from precrop.deployment.profiling import (
+    Subject,
+    correct,
+    predict,
+    profile_device,
+    whole_pass,
+)
+from precrop.deployment.runtimes import Setting, onnx_file, onnx_session, runner
 from precrop.deployment.timing import interleaved
 from precrop.errors import PrecropError
 from precrop.files import write_text
@@ -58,18 +64,6 @@ FITTED = (
 """Networks that the profile is made of; no other part measures them."""
 ARGUMENTS = {"timm:convnext_nano": {"conv_mlp": False}}
 """Linear layers on maps, as torchvision's ConvNeXt has them and no other of the fitted has."""
-UNSEEN = (
-    "resnet50",
-    "mobilenet_v2",
-    "efficientnet_b0",
-    "vgg16",
-    "regnet_y_400mf",
-    "convnext_tiny",
-    "densenet169",
-    "wide_resnet50_2",
-    "mnasnet1_0",
-    "googlenet",
-)
 BUDGETED = (
     "resnet50",
     "mobilenet_v2",
@@ -78,6 +72,7 @@ BUDGETED = (
     "regnet_y_400mf",
     "convnext_tiny",
 )
+UNSEEN = (*BUDGETED, "densenet169", "wide_resnet50_2", "mnasnet1_0", "googlenet")
 OPTIONS: Mapping[str, Mapping[str, Any]] = {"regnet_y_400mf": {"groups": "scale"}}
 """Of plans for a latency. Kernels of grouped convolutions have a rate for each width of a group:
 where that stays and the number of groups falls, time falls as predicted."""
@@ -141,25 +136,34 @@ def device_profile(folder: Path, runtime: str, threads: int, fresh: bool) -> Dev
 
 
 def predictions(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
-    """What the profiles say of networks that they were not fitted to, and what they take."""
-    for runtime, profile in profiles.items():
-        for name in UNSEEN:
+    """What the profiles say of networks, and what these take.
 
-            def case(name: str = name, profile: DeviceProfile = profile) -> Row:
-                subject = Subject(name, *network(name))
-                found = [check(profile, [subject], rounds=ROUNDS)[0] for _ in range(WINDOWS)]
-                predicted = found[0].predicted
-                seconds = statistics.median(one.seconds for one in found)
-                windows = [one.seconds for one in found]
-                error = predicted / seconds - 1
+    A window measures all networks in turns. Those that a profile was fitted to are among them: they
+    tell how fast the machine is just then, and correct the profile for it.
+    """
+    for runtime, profile in profiles.items():
+        for window in range(WINDOWS):
+
+            def case(runtime: str = runtime, profile: DeviceProfile = profile) -> Row:
+                networks = {name: network(name) for name in (*FITTED, *UNSEEN)}
+                with ExitStack() as stack:
+                    runners = {
+                        name: stack.enter_context(
+                            runner(model, Inputs(shape), runtime=runtime, threads=threads)
+                        )
+                        for name, (model, shape) in networks.items()
+                    }
+                    times = interleaved(runners, rounds=ROUNDS, least_seconds=0.05)
+                seconds = {name: timing.median for name, timing in times.items()}
+                known = [whole_pass(profile, n, *networks[n], seconds[n]) for n in FITTED]
+                corrected = correct(profile, known)
                 return {
-                    "predicted": predicted,
                     "seconds": seconds,
-                    "windows": windows,
-                    "error": error,
+                    "predicted": {n: predict(profile, *networks[n]) for n in networks},
+                    "corrected": {n: predict(corrected, *networks[n]) for n in networks},
                 }
 
-            yield f"{name} {runtime}", case
+            yield f"{runtime} window {window}", case
 
 
 def budgets(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
@@ -441,7 +445,7 @@ NOTES = Path(__file__).with_name("deployment_notes.md")
 def written(folder: Path, profiles: Profiles) -> str:
     """The page, from the records and the notes."""
     notes = dict(re.findall(r"^## (.*)\n\n((?:(?!^## ).*\n?)*)", NOTES.read_text("utf-8"), re.M))
-    lines = ["# Speed", "", INTRODUCTION, "", _machine(profiles["ort"]), ""]
+    lines = ["# Speed", "", INTRODUCTION, "", _machine(profiles["ort"], folder), ""]
     for title, part, table in TABLES:
         path = folder / f"{part}.json"
         if not path.exists():
@@ -453,13 +457,15 @@ def written(folder: Path, profiles: Profiles) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _machine(profile: DeviceProfile) -> str:
+def _machine(profile: DeviceProfile, folder: Path) -> str:
     found = profile.machine
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
+    dates = sorted(record["machine"]["date"][:10] for record in records)
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     return (
         f"Machine: {found['cpu']}, {found['cores']} cores, {found['instructions']}, "
         f"{profile.threads} threads; {found['system']}; Python {found['python']}, {versions}. "
-        f"Measured from {found['date']} on. No GPU was at hand."
+        f"Measured from {dates[0]} to {dates[-1]}. No GPU was at hand."
     )
 
 
@@ -509,20 +515,43 @@ def _budget_table(rows: Sequence[Row]) -> list[str]:
 
 
 def _prediction_table(rows: Sequence[Row]) -> list[str]:
-    body = [
-        [row["case"], *(f"{seconds * 1e3:.2f}" for seconds in (
-            row["predicted"], row["seconds"], min(row["windows"]), max(row["windows"])
-        )), f"{row['error']:+.0%}"]
-        for row in rows
-    ]  # fmt: skip
-    headings = ["network and runtime", "predicted, ms", "measured, ms", "least", "most", "error"]
-    lines = _table(headings, body)
+    lines: list[str] = []
     for runtime in ("ort", "eager"):
-        errors = [abs(row["error"]) for row in rows if row["case"].endswith(runtime)]
-        if errors:
-            lines += ["", f"{runtime}: median error {statistics.median(errors):.1%}, "
-                      f"largest {max(errors):.1%}."]  # fmt: skip
+        found = [row for row in rows if row["case"].startswith(runtime)]
+        if found:
+            lines += [*([""] if lines else []), *_predictions_of(runtime, found)]
     return lines
+
+
+def _predictions_of(runtime: str, found: Sequence[Row]) -> list[str]:
+    """One runtime's table, from all of its windows; errors are the medians of theirs."""
+    kinds = {"profile": "predicted", "corrected": "corrected"}
+    errors = {
+        kind: {
+            name: statistics.median(row[key][name] / row["seconds"][name] - 1 for row in found)
+            for name in UNSEEN
+        }
+        for kind, key in kinds.items()
+    }
+    body = []
+    for name in UNSEEN:
+        seconds = [row["seconds"][name] for row in found]
+        times = (
+            found[0]["predicted"][name],
+            statistics.median(seconds),
+            min(seconds),
+            max(seconds),
+        )
+        wrong = [f"{errors[kind][name]:+.0%}" for kind in kinds]
+        body.append([name, *(f"{value * 1e3:.2f}" for value in times), *wrong])
+    headings = [runtime, "predicted, ms", "measured, ms", "least", "most",
+                *(f"error, {kind}" for kind in kinds)]  # fmt: skip
+    sizes = {kind: [abs(error) for error in errors[kind].values()] for kind in kinds}
+    said = "; ".join(
+        f"{kind}: median error {statistics.median(found):.1%}, largest {max(found):.1%}"
+        for kind, found in sizes.items()
+    )
+    return [*_table(headings, body), "", f"{runtime}, {said}."]
 
 
 def _synexp_table(rows: Sequence[Row]) -> list[str]:

@@ -98,7 +98,7 @@ def profile_device(
     step = kernel_step(runtime, setting, rounds)
     bare = DeviceProfile(device, device, runtime, threads, {OTHER: {}}, step)
     samples: list[Sample] = []
-    measured: list[tuple[str, nn.Module, Inputs, float]] = []
+    measured: list[tuple[str, nn.Module, Any, float]] = []
     done = 0
     for subject in subjects:
         for share in shares:
@@ -107,12 +107,13 @@ def profile_device(
                 inputs = Inputs(subject.input_shape)
                 found = PASSES[runtime](model, inputs, setting, rounds, step)
                 samples += found.samples
-                measured.append((f"{subject.name} at {share:.0%}", model, inputs, found.seconds))
+                name = f"{subject.name} at {share:.0%}"
+                measured.append((name, model, subject.input_shape, found.seconds))
             done += 1
             if progress is not None:
                 progress(done, len(subjects) * len(shares))
     fitted = replace(bare, coefficients=fit(samples))
-    totals = [_total(fitted, batch_size, *one) for one in measured]
+    totals = [whole_pass(fitted, *one, batch_size) for one in measured]
     corrected = correct(fitted, totals)
     machine = describe_machine(device)
     return replace(
@@ -216,15 +217,25 @@ def correct(profile: DeviceProfile, totals: Sequence[Total]) -> DeviceProfile:
     return replace(profile, coefficients=coefficients)
 
 
-def _total(
+def whole_pass(
     profile: DeviceProfile,
-    batch_size: int,
     name: str,
     model: nn.Module,
-    inputs: Inputs,
+    input_shape: Any,
     seconds: float,
+    batch_size: int = 1,
 ) -> Total:
-    network = Network(model, inputs)
+    """A measured pass beside what a profile predicts for it, as `correct` takes it.
+
+    Args:
+        profile: of the device.
+        name: of the network.
+        model: the network as it is; it is only looked at.
+        input_shape: as for `precrop.plan`.
+        seconds: that it took.
+        batch_size: inputs in the pass.
+    """
+    network = Network(model, Inputs(input_shape))
     lives = follow(network, batch_size)
     works = READERS[profile.runtime](network, lives)
     operations = int(sum(amounts(work)["calls"] for work in works))
@@ -288,13 +299,13 @@ def predict(
 def _quality(
     profile: DeviceProfile,
     batch_size: int,
-    measured: Sequence[tuple[str, nn.Module, Inputs, float]],
+    measured: Sequence[tuple[str, nn.Module, Any, float]],
     samples: int,
 ) -> Mapping[str, Any]:
     """How well the profile describes the passes that it was fitted to."""
     passes = {}
     for one in measured:
-        total = _total(profile, batch_size, *one)
+        total = whole_pass(profile, *one, batch_size)
         passes[total.name] = {"seconds": total.seconds, "predicted": total.predicted}
     errors = [abs(p["predicted"] / p["seconds"] - 1) for p in passes.values()]
     return {

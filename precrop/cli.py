@@ -70,7 +70,10 @@ MinWidth = Annotated[int, typer.Option(help="No layer gets narrower than this.")
 Expand = Annotated[bool, typer.Option("--expand", help="Layers may also widen (PreConfig).")]
 Balance = Annotated[float, typer.Option(help="How evenly both ends of a layer are cropped.")]
 Objective = Annotated[
-    str, typer.Option(help="synexp, exact, dense-layers, root-macs: what the widths maximise.")
+    str,
+    typer.Option(
+        help="synexp, exact, dense-layers, inner-layers, root-macs: what the widths maximise."
+    ),
 ]
 Rule = Annotated[
     str,

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from precrop.budgets import bound
 from precrop.errors import BudgetError, PrecropError
-from precrop.structure import Cost, Group, Peak, Structure
+from precrop.structure import Cost, Group, Layer, Peak, Structure
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -43,6 +43,16 @@ def dense_layers(structure: Structure) -> Floats:
     return np.array([layer.kind != "depthwise" for layer in structure.layers], float)
 
 
+def inner_layers(structure: Structure) -> Floats:
+    """The stem and the classifier don't count: one end of them is given by images or classes."""
+    return np.array([_ends(layer) > 1 for layer in structure.layers], float)
+
+
+def _ends(layer: Layer) -> int:
+    """How many ends of a layer have a width that varies; a depthwise layer's one counts twice."""
+    return bool(layer.inputs) + (bool(layer.outputs) or layer.kind == "depthwise")
+
+
 def root_macs(structure: Structure) -> Floats:
     """The square root of every layer's MACs.
 
@@ -56,6 +66,7 @@ def root_macs(structure: Structure) -> Floats:
 OBJECTIVES: dict[str, Callable[[Structure], Floats]] = {
     "synexp": synexp,
     "dense-layers": dense_layers,
+    "inner-layers": inner_layers,
     "root-macs": root_macs,
 }
 """Per method the weight of each layer's log density, shape (layers,)."""

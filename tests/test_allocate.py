@@ -228,10 +228,13 @@ def test_large_networks(structure: Structure) -> None:
 def test_weights_of_the_objectives() -> None:
     structure, _ = Network(load_model("cifar_mobilenet_v2", {}), Inputs((3, 32, 32))).structure()
     kinds = [layer.kind for layer in structure.layers]
+    names = [layer.name for layer in structure.layers]
     assert OBJECTIVES["synexp"](structure).tolist() == [1.0] * len(kinds)
     counted = OBJECTIVES["dense-layers"](structure)
     assert counted.tolist() == [float(kind != "depthwise") for kind in kinds]
     assert 0 < counted.sum() < len(kinds)
+    inner = dict(zip(names, OBJECTIVES["inner-layers"](structure), strict=True))
+    assert [name for name, weight in inner.items() if not weight] == [names[0], names[-1]]
     squared = OBJECTIVES["root-macs"](structure) ** 2
     assert squared.tolist() == pytest.approx([layer.macs for layer in structure.layers])
 

@@ -355,7 +355,8 @@ def test_wrong_densities(content: str | None, message: str, capsys: Output) -> N
     [
         (
             ["--objective", "best"],
-            "objective='best' is unknown: choose from synexp, dense-layers, root-macs, exact",
+            "objective='best' is unknown: choose from synexp, dense-layers, inner-layers, "
+            "root-macs, exact",
         ),
         (["--rule", "min"], "rule='min' is unknown: write balanced, sqrt-min"),
         (["--objective", "exact", "--rule", "sqrt-min"], "goes with neither"),

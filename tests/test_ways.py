@@ -462,7 +462,8 @@ def test_plans_by_rule(rule: str) -> None:
         ({"rule": "sqrt"}, "rule='sqrt' is unknown: write balanced, sqrt-min or sqrt-max or"),
         (
             {"objective": "snip"},
-            "objective='snip' is unknown: choose from synexp, dense-layers, root-macs, exact",
+            "objective='snip' is unknown: choose from synexp, dense-layers, inner-layers, "
+            "root-macs, exact",
         ),
         ({"densities": {"conv1": 0}}, r"density of conv1 is 0: write a number in \(0, 1\]"),
         ({"densities": {"conv1": 1.5}}, "density of conv1 is 1.5"),

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,9 +12,11 @@ from precrop.errors import PrecropError
 
 if TYPE_CHECKING:
     from precrop.report.writing import Report
+    from precrop.study.rows import Row
 
-StoreFolder = Annotated[
-    Path, typer.Argument(metavar="STORE", help="A folder that `precrop study run` wrote to.")
+StoreFolders = Annotated[
+    list[Path],
+    typer.Argument(metavar="STORE...", help="Folders that `precrop study run` wrote to."),
 ]
 Output = Annotated[
     Path, typer.Option("--output", "-o", help="The folder that gets the report; made if need be.")
@@ -25,29 +28,38 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the verdicts as JSON
 
 
 def report_command(
-    store: StoreFolder,
+    stores: StoreFolders,
     output: Output = Path("report"),
     margin: Margin = 0.5,
     as_json: AsJson = False,
 ) -> None:
-    """Write what a study came to: report.md, index.html (needs no network) and figures."""
+    """Write what studies came to: report.md, index.html (needs no network) and figures."""
     try:
         from precrop.report.writing import write_report
-        from precrop.study.store import Store
     except ImportError as error:
         raise PrecropError(
             f"a report needs {error.name}, which is not installed: pip install 'precrop[report]'"
         ) from error
-    opened = Store.open(store)
-    rows = opened.rows()
-    for part, why in opened.dropped.items():
-        print(f"precrop: warning: {store}: {part} cannot be read: {why}", file=sys.stderr)
-    report = write_report(rows, output, margin)
+    report = write_report(_rows(stores), output, margin)
     if as_json:
         found = {name: verdict.to_json() for name, verdict in report.verdicts.items()}
         typer.echo(json.dumps(found))
         return
     _print(report)
+
+
+def _rows(stores: Iterable[Path]) -> list["Row"]:
+    """The rows of all stores; of a cell that several have, those of the first."""
+    from precrop.study.store import Store
+
+    found: list[Row] = []
+    for store in stores:
+        opened = Store.open(store)
+        cells = {row.cell for row in found}
+        found += [row for row in opened.rows() if row.cell not in cells]
+        for part, why in opened.dropped.items():
+            print(f"precrop: warning: {store}: {part} cannot be read: {why}", file=sys.stderr)
+    return found
 
 
 def _print(report: "Report") -> None:

@@ -52,6 +52,16 @@ def test_files_and_lines(store: Path, tmp_path: Path, capsys: Output) -> None:
     assert list((out / "figures").glob("*.svg"))
 
 
+def test_several_stores(store: Path, tmp_path: Path, capsys: Output) -> None:
+    """A cell that both have counts once, as the first has it."""
+    other = Store.open(tmp_path / "other", create=True)
+    other.append([made_row(seed=0, accuracy=0.1), made_row(seed=3, accuracy=0.85)])
+    run(store, other.path, "-o", tmp_path / "report")
+    assert "7 finished runs" in capsys.readouterr().out
+    text = (tmp_path / "report/report.md").read_text()
+    assert "84.35 ± 0.45 | 4 |" in text
+
+
 def test_json_is_the_verdicts(store: Path, tmp_path: Path, capsys: Output) -> None:
     run(store, "-o", tmp_path / "report", "--json")
     found = json.loads(capsys.readouterr().out)

@@ -5,9 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from precrop.read.inputs import Inputs
+from precrop.read.network import Network
 from precrop.study.cells import check, expand, label
 from precrop.study.spec import read_study
 from precrop.training.data import ImageData, Images
+from precrop.zoo import load_model
 
 FOLDER = Path(__file__).parents[2] / "studies"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -19,7 +22,7 @@ CELLS = {
     "methods-pilot": 16,
     "options": 114,
     "preconfig": 60,
-    "proxy-pilot": 42,
+    "proxy-pilot": 69,
     "tiny-imagenet": 90,
 }
 SIDES = {"imagenet": (224, 1000), "proxy-pilot": (16, 10), "tiny-imagenet": (64, 50)}
@@ -95,3 +98,11 @@ def test_every_study_is_documented() -> None:
     page = (FOLDER.parent / "docs" / "studies.md").read_text(encoding="utf-8")
     for name in CELLS:
         assert f"[{name}](../studies/{name}.yaml)" in page
+
+
+def test_the_chain() -> None:
+    model = load_model("studies.networks:vgg8", {"num_classes": 10})
+    assert model(torch.zeros(2, 3, 16, 16)).shape == (2, 10)
+    structure, _ = Network(model, Inputs((3, 16, 16))).structure()
+    assert [layer.kind for layer in structure.layers] == ["conv"] * 7 + ["linear"]
+    assert len(structure.groups) == 7

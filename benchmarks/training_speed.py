@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -31,11 +32,13 @@ from torch.profiler import ProfilerActivity, profile
 
 import precrop
 from benchmarks.report import Row, Section, markdown, progress, setting, show, spread
+from precrop.deployment.timing import interleaved
 from precrop.files import write_text
 from precrop.plans import Plan
 from precrop.training import narrow
 from precrop.training.data import ImageData, Images
 from precrop.training.devices import keep_memory
+from precrop.training.kernels import CpuKernels
 from precrop.training.loop import train
 from precrop.training.recipes import RECIPES
 from precrop.training.runs import Run
@@ -43,6 +46,7 @@ from precrop.zoo import load_model
 
 MODEL, SHAPE, CLASSES = "resnet20", (3, 32, 32), 10
 BATCH, TRAIN_IMAGES, TEST_IMAGES = 128, 50_000, 10_000
+DEPTHWISE = ("cifar_mobilenet_v2", "cifar_efficientnet_b0")
 EPOCHS = 4
 DIVISORS = (1, 2, 4, 8)
 KINDS = {
@@ -107,7 +111,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         for variant in taking_turns:
             progress.print(f"round {turn + 1} of {options.rounds}: {variant.name}")
             found[variant.name].append(_apart(variant, options.steps))
-    sections = [_speeds(found), _epochs(taking_turns, found), _parts(options.macs)]
+    sections = [
+        _speeds(found),
+        _epochs(taking_turns, found),
+        _parts(options.macs),
+        _depthwise(options.macs),
+    ]
     show(sections)
     if options.markdown is not None:
         assert __doc__ is not None
@@ -297,6 +306,46 @@ def _parts(macs: float) -> Section:
     return Section("Where the time goes", columns, rows)
 
 
+def _depthwise(macs: float) -> Section:
+    """Training steps of networks with depthwise convolutions, on PyTorch's kernels and on ours."""
+    rows: list[Row] = []
+    for name in DEPTHWISE:
+        dense = load_model(name, {})
+        cropped = precrop.plan(dense, SHAPE, macs=macs, divisor=8).build(dense)
+        for form, network in {"dense": dense, "plan, divisor 8": cropped}.items():
+            progress.print(f"{name}, {form}")
+            torchs, ours = _steps_in_turns(network)
+            shown = {"torch": torchs * 1e3, "ours": ours * 1e3, "of": f"{ours / torchs:.0%}"}
+            rows.append({"network": f"{name}, {form}", **shown})
+    columns = {
+        "network": "network",
+        "torch": "PyTorch's kernels, ms a step",
+        "ours": "precrop train's, ms a step",
+        "of": "of PyTorch's",
+    }
+    return Section("Networks with depthwise convolutions, bf16", columns, rows)
+
+
+def _steps_in_turns(network: nn.Module) -> tuple[float, float]:
+    """Median seconds of a training step on PyTorch's kernels, and on ours."""
+    network = network.to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, fused=True)
+    images = torch.randn(BATCH, *SHAPE).to(memory_format=torch.channels_last)
+    labels = torch.randint(CLASSES, (BATCH,))
+
+    def ours(images: Tensor) -> Tensor:
+        with CpuKernels():
+            logits: Tensor = network(images)
+            return logits
+
+    loops: dict[str, Callable[[Tensor], Tensor]] = {"torch": network, "ours": ours}
+    steps = {
+        name: partial(_step, forward, optimizer, images, labels) for name, forward in loops.items()
+    }
+    times = interleaved(steps, rounds=7, warmup=1)
+    return times["torch"].median, times["ours"].median
+
+
 def _profiled(variant: Variant, steps: int = 20) -> dict[str, float]:
     """Milliseconds of a step by kind of operation."""
     network = _network(variant).to(memory_format=torch.channels_last).train()
@@ -307,7 +356,7 @@ def _profiled(variant: Variant, steps: int = 20) -> dict[str, float]:
     labels = torch.randint(CLASSES, (BATCH,))
 
     def forward(images: Tensor) -> Tensor:
-        with narrow.NarrowBatchNorms():
+        with CpuKernels():
             logits: Tensor = network(images)
             return logits
 

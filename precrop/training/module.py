@@ -19,7 +19,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from precrop.errors import PrecropError
 from precrop.training.augment import Augment
 from precrop.training.data import ImageData, test_batches, train_batches
-from precrop.training.narrow import NarrowBatchNorms
+from precrop.training.kernels import CpuKernels
 from precrop.training.networks import check_kept
 from precrop.training.recipes import Recipe
 from precrop.training.runs import Run
@@ -142,7 +142,7 @@ class Classifier(pl.LightningModule):
 
     def _outputs(self, images: Tensor) -> list[Tensor]:
         eager_on_cpu = images.device.type == "cpu" and not self.compiled
-        with NarrowBatchNorms() if eager_on_cpu else nullcontext():
+        with CpuKernels() if eager_on_cpu else nullcontext():
             return outputs(self.network(images.to(memory_format=self.layout)))
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:

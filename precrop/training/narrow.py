@@ -14,26 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.overrides import TorchFunctionMode
 
 _VECTOR = 16
 """Multiples of it fill vectors already."""
 _FILLED = 32
 """What is filled up to: the bf16 numbers of a register of 512 bits."""
 _aten = torch.ops.aten
-
-
-class NarrowBatchNorms(TorchFunctionMode):
-    """Within it, batch norms of few channels are computed over several pixels at once.
-
-    Only for channels_last images on a CPU; everything else goes its usual way.
-    """
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        """Let `batch_norm` stand in for torch's."""
-        return (batch_norm if function is F.batch_norm else function)(*args, **(kwargs or {}))
 
 
 def batch_norm(

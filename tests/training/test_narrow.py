@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import precrop
-from precrop.training.narrow import NarrowBatchNorms, pixels_together
+from precrop.training.kernels import CpuKernels
+from precrop.training.narrow import pixels_together
 from precrop.zoo import load_model
 
 
@@ -44,7 +45,7 @@ def test_values_gradients_and_statistics_are_those_in_float64(
     reference.double()
     exact = given_images.detach().double().requires_grad_()
     upstream = torch.randn(batch, channels, side, side, dtype=torch.float64)
-    with NarrowBatchNorms():
+    with CpuKernels():
         result = layer(given_images)
     result.backward(upstream.float())
     expected = reference(exact)
@@ -78,7 +79,7 @@ def test_bf16_errs_no_more_than_pytorch_does(channels: int) -> None:
         found = given_images.clone().requires_grad_()
         exact = given_images.double().requires_grad_()
         if together:
-            with NarrowBatchNorms():
+            with CpuKernels():
                 result = norm(found)
         else:
             result = norm(found)
@@ -108,7 +109,7 @@ def test_evaluation_uses_the_running_statistics() -> None:
         norm.running_mean.normal_(generator=torch.Generator().manual_seed(1))
         norm.running_var.uniform_(0.5, 2, generator=torch.Generator().manual_seed(1))
     given_images = images(4, 9, 8)
-    with NarrowBatchNorms():
+    with CpuKernels():
         found = layer.eval()(given_images)
     torch.testing.assert_close(found, native.eval()(given_images))
     assert found.is_contiguous(memory_format=torch.channels_last)
@@ -128,20 +129,20 @@ def test_only_narrow_channels_last_images_are_read_otherwise() -> None:
 @pytest.mark.parametrize("options", [{"affine": False}, {"track_running_stats": False}])
 def test_what_is_not_covered_goes_its_usual_way(options: dict[str, bool]) -> None:
     layer, given_images = nn.BatchNorm2d(8, **options), images(2, 8, 4)
-    with NarrowBatchNorms():
+    with CpuKernels():
         found = layer(given_images)
     assert found.equal(layer(given_images))
 
 
 def test_one_pixel_per_channel_is_refused_as_ever() -> None:
-    with pytest.raises(ValueError, match="more than 1 value per channel"), NarrowBatchNorms():
+    with pytest.raises(ValueError, match="more than 1 value per channel"), CpuKernels():
         nn.BatchNorm2d(8)(images(1, 8, 1))
 
 
 def test_other_functions_are_not_touched() -> None:
     torch.manual_seed(0)
     given_images, weight = images(2, 8, 4), torch.randn(4, 8, 3, 3)
-    with NarrowBatchNorms():
+    with CpuKernels():
         found = F.conv2d(given_images, weight)
     assert found.equal(F.conv2d(given_images, weight))
 
@@ -154,7 +155,7 @@ def test_an_activation_may_change_the_result_in_place(channels: int) -> None:
         torch.manual_seed(0)
         given_images = images(4, channels, 6).requires_grad_()
         layer, _ = layers(channels)
-        with NarrowBatchNorms():
+        with CpuKernels():
             nn.ReLU6(inplace=inplace)(layer(given_images)).square().sum().backward()
         gradients.append(given_images.grad)
     assert gradients[0] is not None
@@ -175,7 +176,7 @@ def test_gradients_of_cropped_networks_are_no_worse_than_pytorchs(name: str) -> 
     def gradient(model: nn.Module, data: Tensor, together: bool = False) -> Tensor:
         torch.manual_seed(1)  # of what is dropped
         model.zero_grad()
-        with NarrowBatchNorms() if together else contextlib.nullcontext():
+        with CpuKernels() if together else contextlib.nullcontext():
             model(data).square().mean().backward()
         return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 

@@ -104,7 +104,8 @@ def calibrate(
     profile = find_profile(device_profile)
     check_here(profile)
     say = progress or _silent
-    used = threads or profile.threads or torch.get_num_threads()
+    usual = profile.threads or torch.get_num_threads()
+    used = usual if threads is None else threads
     settings = {"batch": batch_size, "threads": used, "device": profile.device}
     inputs = Inputs(input_shape)
     attempts: list[Attempt] = []

@@ -57,11 +57,18 @@ class Inputs:
     def make(
         self, batch: int, model: nn.Module, device: str
     ) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
-        """Tensors of ones of the network's own floating type."""
+        """Tensors of ones of the network's own floating type.
+
+        Raises:
+            PrecropError: there is no memory for them.
+        """
         dtypes = (p.dtype for p in model.parameters() if p.is_floating_point())
         dtype = next(dtypes, torch.float32)
 
         def tensor(shape: tuple[int, ...]) -> torch.Tensor:
             return torch.ones((batch, *shape), dtype=dtype, device=device)
 
-        return [tensor(s) for s in self.args], {k: tensor(s) for k, s in self.kwargs.items()}
+        try:
+            return [tensor(s) for s in self.args], {k: tensor(s) for k, s in self.kwargs.items()}
+        except RuntimeError as error:  # of the allocators, where nothing else can fail
+            raise PrecropError(f"no memory for inputs of {self.text} at batch {batch}") from error

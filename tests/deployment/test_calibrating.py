@@ -111,6 +111,11 @@ def test_budgets_beside_it_hold(device: Callable[[Clock], None]) -> None:
     assert plan.options["divisor"] == 2
 
 
+def test_no_threads() -> None:
+    with pytest.raises(PrecropError, match="on 0 threads"):
+        calibrate(resnet20(), IMAGE, 0.5, device_profile=PROFILE, threads=0)
+
+
 def test_a_profile_of_another_device(device: Callable[[Clock], None]) -> None:
     device(lambda s: s)
     rates = PROFILE.coefficients

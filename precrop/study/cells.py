@@ -232,7 +232,7 @@ def outcome(
     return Row(
         **_asked(cell, prepared.base_params, prepared.base_macs),
         run=run.id,
-        data=run.data_name,
+        data=_sized(run.data_name, cell.image_size),
         data_digest=run.data_digest,
         status="done",
         error=None,
@@ -279,7 +279,7 @@ def failure(
     return Row(
         **_asked(cell),
         run=None,
-        data=cell.data_name,
+        data=_sized(cell.data_name, cell.image_size),
         data_digest=data_digest,
         status="failed",
         error=_line(error),
@@ -327,6 +327,11 @@ def _share(name: str, budget: Budget | None, base: int | None) -> float | None:
     if budget is None or isinstance(budget, float):
         return budget
     return None if base is None else parse_budget(name, budget, base) / base
+
+
+def _sized(data: str, side: int | None) -> str:
+    """Like ``cifar10 16x16``, where images are brought to a size."""
+    return data if side is None else f"{data} {side}x{side}"
 
 
 def _line(error: BaseException) -> str:

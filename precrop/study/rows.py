@@ -31,7 +31,7 @@ class Row:
         asked_params: the budget as a share of the original's parameters.
         asked_macs: the budget as a share of the original's multiply-accumulates.
         seed: of the run.
-        data: name of the data.
+        data: name of the data, and the images' size where the study gives one.
         data_digest: of the images' content.
         recipe: the recipe's fields.
         status: ``done``, or ``failed`` with an ``error``.

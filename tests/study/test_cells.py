@@ -3,6 +3,7 @@
 import dataclasses
 import pickle
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -287,6 +288,7 @@ class TestOutcomes:
         known = failure(asked, PrecropError("no room"), data_digest="abc", **TIMES)
         assert (known.error, known.data_digest) == ("no room", "abc")
         assert failure(asked, MemoryError(), **TIMES).error == "MemoryError"
+        assert failure(replace(asked, image_size=4), MemoryError(), **TIMES).data == "digits 4x4"
 
 
 class TestChecking:

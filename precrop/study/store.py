@@ -324,7 +324,10 @@ def _columns_of(path: Path, columns: Sequence[str]) -> pa.Table:
     if checked is not None and int(checked[1], 16) != zlib.crc32(content):
         raise ValueError("its content is not what was written: the checksum in its name differs")
     file = pq.ParquetFile(pa.BufferReader(content))
-    return file.read(None if checked is None else list(columns)).select(columns)
+    wanted = None if checked is None else list(columns)
+    # A thread of Arrow's that lets go of Python's bytes while the interpreter ends aborts the
+    # process (apache/arrow issue 34314), so none gets hold of them.
+    return file.read(wanted, use_threads=False).select(columns)
 
 
 def _parquet(table: pa.Table, metadata: Mapping[bytes, bytes]) -> pa.Buffer:

@@ -23,9 +23,15 @@ CELLS = {
     "options": 114,
     "preconfig": 60,
     "proxy-pilot": 69,
+    "proxy-seeds": 21,
     "tiny-imagenet": 90,
 }
-SIDES = {"imagenet": (224, 1000), "proxy-pilot": (16, 10), "tiny-imagenet": (64, 50)}
+SIDES = {
+    "imagenet": (224, 1000),
+    "proxy-pilot": (16, 10),
+    "proxy-seeds": (16, 10),
+    "tiny-imagenet": (64, 50),
+}
 """Pixels and classes of images other than CIFAR-10's."""
 
 

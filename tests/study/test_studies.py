@@ -23,7 +23,7 @@ CELLS = {
     "options": 114,
     "preconfig": 60,
     "proxy-pilot": 69,
-    "proxy-seeds": 21,
+    "proxy-seeds": 20,
     "tiny-imagenet": 90,
 }
 SIDES = {

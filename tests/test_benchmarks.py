@@ -70,14 +70,15 @@ def test_training_speed_writes_every_table(
     page = tmp_path / "page.md"
     training_speed.main(["--rounds", "1", "--steps", "2", "--markdown", str(page)])
     printed, written = capsys.readouterr().out, page.read_text(encoding="utf-8")
-    speeds, epochs, parts = written.split("\n## ")[1:]
-    for section in (speeds, epochs, parts):
+    speeds, epochs, parts, depthwise = written.split("\n## ")[1:]
+    for section in (speeds, epochs, parts, depthwise):
         assert section.partition("\n")[0] in printed
     assert "| bare loop |" in speeds
     assert "| precrop train |" in speeds
     assert epochs.count("| plan, divisor 8") == 3
     assert epochs.count("| 100% |") == 2
     assert all(f"| {kind} |" in parts for kind in training_speed.KINDS)
+    assert all(f"| {name}, plan, divisor 8 |" in depthwise for name in training_speed.DEPTHWISE)
     assert "nan" not in written
 
 

@@ -38,11 +38,11 @@ class RayEngine:
         output: the folder of the runs' folders.
         address: of the cluster; by default one is started on this machine.
         threads: CPU threads of a run.
-        runs_per_device: runs that share a GPU, where the cluster has any.
+        runs_per_device: runs that share a GPU.
         work: runs a cell, on a node; `precrop.study.worker.work` by default.
 
     Raises:
-        PrecropError: there is no such cluster.
+        PrecropError: there is no such cluster, or it has no GPU to share.
     """
 
     def __init__(
@@ -58,7 +58,10 @@ class RayEngine:
             raise PrecropError("--threads and --runs-per-device are 1 or more")
         self._began = _connect(address)
         self._threads, self._runs_per_device = threads, runs_per_device
-        gpus = 1 / runs_per_device if _resources().get("GPU") else 0
+        devices = _resources().get("GPU")
+        if runs_per_device > 1 and not devices:
+            raise PrecropError("the Ray cluster has no GPU: leave --runs-per-device out")
+        gpus = 1 / runs_per_device if devices else 0
         self._task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=_AGAIN)(_run)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._told = _Told.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]

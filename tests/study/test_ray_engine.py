@@ -71,6 +71,13 @@ def test_a_node_is_lost_in_the_middle(
     assert not any(isinstance(e, Elsewhere) and e.cells for e in told)
 
 
+def test_no_gpu_to_share(cluster: Any, tmp_path: Path) -> None:
+    from precrop.study.ray_engine import RayEngine
+
+    with pytest.raises(PrecropError, match="has no GPU: leave --runs-per-device out"):
+        RayEngine(tmp_path, address=cluster.address, runs_per_device=2)
+
+
 def test_no_such_cluster(tmp_path: Path) -> None:
     from precrop.study.ray_engine import RayEngine
 

@@ -3,23 +3,13 @@
 from torch import nn
 
 from precrop.models.initialise import kaiming
-
-_STAGES = ((64, 64), (128, 128), (256, 256, 256))
+from precrop.models.vgg import STAGES, stages
 
 
 def vgg8(num_classes: int = 10) -> nn.Sequential:
     """A chain for 16x16 images: the first three stages of VGG-16 and one linear layer."""
-    layers: list[nn.Module] = []
-    inputs = 3
-    for stage in _STAGES:
-        for outputs in stage:
-            layers += [
-                nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
-                nn.BatchNorm2d(outputs),
-                nn.ReLU(inplace=True),
-            ]
-            inputs = outputs
-        layers.append(nn.MaxPool2d(2))
-    network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * inputs, num_classes))
+    first = STAGES[:3]
+    features = 4 * first[-1][-1]
+    network = nn.Sequential(*stages(first), nn.Flatten(), nn.Linear(features, num_classes))
     kaiming(network)
     return network

@@ -4,40 +4,43 @@ Simonyan & Zisserman 2015 (arXiv 1409.1556) with batch norm and one linear layer
 Frankle et al. 2021 (arXiv 2009.08576) and Tanaka et al. 2020 (SynFlow, arXiv 2006.05467).
 """
 
+from collections.abc import Iterable, Iterator
+
 from torch import Tensor, nn
 
 from precrop.models.initialise import kaiming
 
-_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
 class CifarVGG(nn.Module):
-    """13 convolutions in five stages, each ended by a max-pool, and one linear layer.
-
-    Convolutions have no bias: batch norm follows and would take it away.
-    """
+    """13 convolutions in five stages, each ended by a max-pool, and one linear layer."""
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        inputs = 3
-        for stage in _STAGES:
-            for outputs in stage:
-                layers += [
-                    nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
-                    nn.BatchNorm2d(outputs),
-                    nn.ReLU(inplace=True),
-                ]
-                inputs = outputs
-            layers.append(nn.MaxPool2d(2))
-        self.features = nn.Sequential(*layers)
-        self.classifier = nn.Linear(inputs, num_classes)
+        self.features = nn.Sequential(*stages(STAGES))
+        self.classifier = nn.Linear(STAGES[-1][-1], num_classes)
         kaiming(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images ``(N, 3, 32, 32)`` to logits ``(N, num_classes)``."""
         out: Tensor = self.classifier(self.features(x).flatten(1))
         return out
+
+
+def stages(widths: Iterable[Iterable[int]]) -> Iterator[nn.Module]:
+    """Convolutions of these widths on three channels; each stage ends with a max-pool.
+
+    Convolutions have no bias: batch norm follows and would take it away.
+    """
+    inputs = 3
+    for stage in widths:
+        for outputs in stage:
+            yield nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+            yield nn.BatchNorm2d(outputs)
+            yield nn.ReLU(inplace=True)
+            inputs = outputs
+        yield nn.MaxPool2d(2)
 
 
 def cifar_vgg16_bn(num_classes: int = 10) -> CifarVGG:

@@ -5,6 +5,7 @@ A runtime is one function from a network to a `Runner`, and a line in `RUNTIMES`
 
 import importlib.util
 import itertools
+import os
 import re
 import tempfile
 import types
@@ -49,6 +50,9 @@ class Setting:
             raise PrecropError(
                 f"batch {self.batch} on {self.threads} threads: give 1 or more of both"
             )
+        cores = os.cpu_count() or self.threads
+        if self.threads > cores:
+            raise PrecropError(f"{self.threads} threads: this machine has {cores} CPU cores")
         check_device(self.device)
 
 

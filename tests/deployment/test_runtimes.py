@@ -1,4 +1,5 @@
 import importlib.util
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -168,6 +169,12 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_image_or_no_thread_is_refused(batch: int, threads: int) -> None:
     with pytest.raises(PrecropError, match="give 1 or more of both"):
         runner(small(), inputs(), batch=batch, threads=threads)
+
+
+def test_more_threads_than_cores_are_refused() -> None:
+    cores = os.cpu_count() or 1
+    with pytest.raises(PrecropError, match=f"{cores + 1} threads: this machine has {cores} CPU"):
+        runner(small(), inputs(), threads=cores + 1)
 
 
 @pytest.mark.parametrize("device", ["tpu", "cpu:0", "cuda:x", "cuda:", ""])

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any, Literal
 
+from precrop.program import OBJECTIVES
 from precrop.report.comparisons import (
     Comparison,
     Judged,
@@ -151,14 +152,14 @@ def granularity_is_free(frame: Frame, margin: float) -> Verdict:
 
 def defaults_suffice(frame: Frame, margin: float) -> Verdict:
     """SynExp leaves the balance of widths open: whether another choice trains better."""
-    tried = frame.where(lambda group: _cropped(group, "synexp", "exact", "given"))
+    tried = frame.where(lambda group: _cropped(group, *OBJECTIVES, "exact", "given"))
     others = [g for g in tried if g.variant != PRECROP and not _is_matched(g)]
     found = [c for c in compare(_precrop(frame), others) if c.one.variant == PRECROP]
     return _no_worse(
         f"No other balance, objective or choice of widths is more than {margin:g} points more "
         "accurate than PreCrop's defaults.",
         "Asked by this study",
-        judge(found, margin, bound=-margin),
+        judge_matched(found, margin, bound=-margin),
     )
 
 
@@ -389,7 +390,7 @@ def _superior(claim: str, source: str, judged: Sequence[Judged]) -> Verdict:
 def _no_worse(claim: str, source: str, judged: Sequence[Judged]) -> Verdict:
     """Holds where every comparison shows the first variant above the bound."""
     above = [j for j in judged if j.outcome in ("better", "equal")]
-    below = [j for j in judged if j.outcome == "worse" or _excluded(j)]
+    below = [j for j in judged if j.outcome == "worse"]
     text = _text(judged)
     return Verdict(claim, source, _answer(judged, above, below), text, tuple(judged))
 

@@ -206,7 +206,9 @@ def judge(comparisons: Sequence[Comparison], margin: float, *, bound: float = 0.
     ]
 
 
-def judge_matched(comparisons: Sequence[Comparison], margin: float) -> list[Judged]:
+def judge_matched(
+    comparisons: Sequence[Comparison], margin: float, *, bound: float = 0.0
+) -> list[Judged]:
     """What comparisons show between networks that ought to be of one size.
 
     A larger network's lead shows nothing of how it was made smaller, nor does a smaller one's
@@ -215,8 +217,9 @@ def judge_matched(comparisons: Sequence[Comparison], margin: float) -> list[Judg
     Args:
         comparisons: all that the claim rests on.
         margin: percentage points that count as no difference.
+        bound: percentage points that the first variant has to be better by.
     """
-    return [replace(j, outcome=_matched(j)) for j in judge(comparisons, margin)]
+    return [replace(j, outcome=_matched(j)) for j in judge(comparisons, margin, bound=bound)]
 
 
 def judge_equal(comparisons: Sequence[Comparison], margin: float) -> list[Judged]:

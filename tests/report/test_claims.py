@@ -33,6 +33,7 @@ RIVALS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("torch-pruning", PRECROP, {"method": "torch-pruning"}),
     ("defaults", PRECROP, {"variant": "balance 0"}),
     ("defaults", PRECROP, {"method": "exact"}),
+    ("defaults", PRECROP, {"method": "root-macs"}),
     (
         "preconfig",
         {"variant": "PreConfig", "params": 216_000, **WIDER},
@@ -184,6 +185,24 @@ def test_resnet50_may_lose_what_the_paper_says(drop: float, answer: str) -> None
 def test_defaults_may_be_a_little_worse(lead: float) -> None:
     verdict = judged("defaults", runs(80 + lead, **PRECROP), runs(80, variant="balance 0"))
     assert verdict.answer == ("does not hold" if lead < -1 else "holds")
+
+
+def test_a_default_that_may_lose_less_than_the_margin_is_not_refuted() -> None:
+    rival = [
+        made_row(seed=seed, accuracy=accuracy, variant="balance 0")
+        for seed, accuracy in enumerate((0.806, 0.807, 0.811))
+    ]
+    verdict = judged("defaults", runs(80, **PRECROP), iter(rival))
+    interval = verdict.judged[0].comparison.interval()
+    assert interval is not None
+    assert interval[0] < -0.5 < interval[1] < 0, "worse, but by how much is open"
+    assert verdict.answer == "not measured"
+
+
+def test_a_larger_default_shows_nothing() -> None:
+    small = {"params": 30_000, "macs": 12_000_000, "variant": "narrow"}
+    verdict = judged("defaults", runs(90, **PRECROP), runs(80, **small))
+    assert (verdict.answer, verdict.judged[0].outcome) == ("not measured", "larger")
 
 
 def family(levels: Mapping[str, float], density: float = 0.3) -> list[Row]:

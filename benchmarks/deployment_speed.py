@@ -379,7 +379,7 @@ def windows(models: Mapping[str, nn.Module], shape: Any, threads: int) -> list[d
     inputs, setting = Inputs(shape), Setting(1, threads)
     found = []
     with ExitStack() as stack:
-        files = {n: stack.enter_context(onnx_file(model, inputs)) for n, model in models.items()}
+        files = {n: stack.enter_context(onnx_file(m, inputs, 1)) for n, m in models.items()}
         for _ in range(WINDOWS):
             sessions = {n: onnx_session(files[n], models[n], inputs, setting) for n in models}
             runs = {

@@ -62,7 +62,7 @@ def plan(
     memory: Budget | None = None,
     batch_size: int = 1,
     device_profile: DeviceProfile | str | Path | None = None,
-    divisor: int | Literal["auto"] = 1,
+    divisor: int | Literal["auto"] | None = None,
     min_width: int = 1,
     expand: bool = False,
     balance: float = BALANCE,
@@ -94,7 +94,8 @@ def plan(
         device_profile: whose latency: what ``precrop profile`` wrote, or ``cpu`` or ``cuda`` for a
             roofline that needs no measurement (``cpu`` if None).
         divisor: layers' channels are multiples of it where the original is wide enough; ``auto``
-            takes the step of the profile, halved as often as the budgets need it.
+            takes the step of the profile, halved as often as the budgets need it. By default 1, and
+            ``auto`` where widths are sought for a latency: odd ones take the time of the next even.
         min_width: no layer gets narrower than this.
         expand: let layers get wider than the original (PreConfig).
         balance: weight of the balance term, gamma in docs/method.md.
@@ -123,6 +124,8 @@ def plan(
     if residual not in ("tie", "crop"):
         raise PrecropError(f"residual={residual!r} is unknown: write 'tie' or 'crop'")
     patterns = [ignore] if isinstance(ignore, str) else list(ignore)
+    if divisor is None:
+        divisor = 1 if latency is None or widths is not None else "auto"
     if isinstance(divisor, str) and divisor != "auto":
         raise PrecropError(f"divisor={divisor!r} is unknown: write a number of channels, or 'auto'")
     profile = find_profile(device_profile)

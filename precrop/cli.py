@@ -63,8 +63,11 @@ Calibrate = Annotated[
     ),
 ]
 Divisor = Annotated[
-    str,
-    typer.Option(help="Widths are multiples of this (8 suits hardware); auto: the profile's step."),
+    str | None,
+    typer.Option(
+        help="Widths are multiples of this (8 suits hardware); auto: the profile's step, as with "
+        "--latency."
+    ),
 ]
 MinWidth = Annotated[int, typer.Option(help="No layer gets narrower than this.")]
 Expand = Annotated[bool, typer.Option("--expand", help="Layers may also widen (PreConfig).")]
@@ -170,7 +173,7 @@ def plan_command(
     batch_size: BatchSize = 1,
     profile: Profile = None,
     calibrate: Calibrate = False,
-    divisor: Divisor = "1",
+    divisor: Divisor = None,
     min_width: MinWidth = 1,
     expand: Expand = False,
     balance: Balance = 1.0,
@@ -227,7 +230,7 @@ def crop_command(
     batch_size: BatchSize = 1,
     profile: Profile = None,
     calibrate: Calibrate = False,
-    divisor: Divisor = "1",
+    divisor: Divisor = None,
     min_width: MinWidth = 1,
     expand: Expand = False,
     balance: Balance = 1.0,
@@ -482,8 +485,10 @@ def _say(doing: str) -> None:
     print(f"calibrating: {doing}", file=sys.stderr)
 
 
-def _divisor(text: str) -> int | Literal["auto"]:
-    """``auto``, or a number of channels."""
+def _divisor(text: str | None) -> int | Literal["auto"] | None:
+    """``auto``, or a number of channels; None leaves it to `precrop.plan`."""
+    if text is None:
+        return None
     if text == "auto":
         return "auto"
     if not text.isdecimal():

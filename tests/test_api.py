@@ -301,6 +301,9 @@ def test_a_divisor_that_is_the_profiles_step() -> None:
     assert {layer.out_channels % 4 for layer in plan.layers[:-1]} == {0}
     by_hand = precrop.plan(model, SHAPE, latency=0.6, device_profile=DEVICE, divisor=4)
     assert by_hand.layers == plan.layers
+    timed = precrop.plan(model, SHAPE, latency=0.6, device_profile=DEVICE)
+    assert timed.options["divisor"] == plan.options["divisor"]
+    assert precrop.plan(model, SHAPE, params=0.6).options["divisor"] == 1
     assert precrop.plan(model, SHAPE, params=0.9, divisor="auto").options["divisor"] == 16
 
 

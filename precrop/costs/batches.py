@@ -66,7 +66,7 @@ def follow(network: Network, batch_size: int) -> Lifetimes:
         with attention_kernels(meta):
             trace = run(again, args, kwargs, meta)
         if found.names != _names(trace) or _steps(found.names) != _steps(known):
-            raise _other_code()
+            raise _depends_on_values() if batch_size == 1 else _other_code()
         found.again = again, trace
     at_batch(network, found)
     return found
@@ -149,6 +149,13 @@ def _widths(network: Network) -> list[tuple[int, int, str | None]]:
     return [
         (numbers.setdefault(id(root), len(numbers)), root.quantum, root.frozen) for root in roots
     ]
+
+
+def _depends_on_values() -> PrecropError:
+    return PrecropError(
+        "what the network computes depends on values, so its latency and memory cannot be counted: "
+        "give budgets of params and macs"
+    )
 
 
 def _other_code() -> PrecropError:

@@ -219,7 +219,7 @@ def ort_pass(
         rounds: passes that are measured, after one that is not.
         step: not needed: ONNX Runtime's shapes are those of its blocked layout.
     """
-    with onnx_file(model, inputs) as path:
+    with onnx_file(model, inputs, setting.batch) as path:
         profile = path.with_name("profile")
         session, binding = onnx_session(path, model, inputs, setting, profile)
         for _ in range(rounds + 1):
@@ -235,7 +235,7 @@ def ort_pass(
 
 def ort_seconds(model: nn.Module, inputs: Inputs, setting: Setting, rounds: int) -> float:
     """Seconds of a whole pass in ONNX Runtime."""
-    with onnx_file(model, inputs) as path:
+    with onnx_file(model, inputs, setting.batch) as path:
         return _session_seconds(path, model, inputs, setting, rounds)
 
 

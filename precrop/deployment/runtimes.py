@@ -177,7 +177,7 @@ def compiled(model: nn.Module, inputs: Inputs, setting: Setting) -> Runner:
 
 def ort(model: nn.Module, inputs: Inputs, setting: Setting) -> Runner:
     """ONNX Runtime on what `precrop.deployment.exporting.to_onnx` writes, all optimizations on."""
-    with onnx_file(model, inputs) as path:
+    with onnx_file(model, inputs, setting.batch) as path:
         session, binding = onnx_session(path, model, inputs, setting)
 
     def run() -> Any:
@@ -189,13 +189,20 @@ def ort(model: nn.Module, inputs: Inputs, setting: Setting) -> Runner:
 
 
 @contextmanager
-def onnx_file(model: nn.Module, inputs: Inputs) -> Iterator[Path]:
-    """The network as an ONNX file, for as long as the block lasts."""
+def onnx_file(model: nn.Module, inputs: Inputs, batch: int) -> Iterator[Path]:
+    """The network as an ONNX file, for as long as the block lasts.
+
+    It takes any batch size, or this one where the network cannot be exported for any.
+    """
     from precrop.deployment.exporting import to_onnx
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         path = Path(folder, "network.onnx")
-        to_onnx(placed_copy(model, Setting()), inputs, path)
+        placed = placed_copy(model, Setting())
+        try:
+            to_onnx(placed, inputs, path)
+        except PrecropError:
+            to_onnx(placed, inputs, path, batch=batch)
         yield path
 
 

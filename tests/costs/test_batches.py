@@ -1,5 +1,7 @@
 """Passes at any batch size: read again where they copy, refused where they run other code."""
 
+import itertools
+
 import pytest
 from torch import Tensor, nn
 
@@ -69,3 +71,25 @@ def test_other_code_is_refused(how: str) -> None:
     line = "^the network runs other code at this batch size: write batch_size=1$"
     with pytest.raises(PrecropError, match=line):
         precrop.plan(model, (3, 8, 8), memory=0.7, batch_size=3)
+
+
+class Longer(nn.Module):
+    """Every run of it takes a step more, as a detector's number of boxes changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        for _ in range(next(STEPS)):
+            y = y.relu()
+        return self.second(y)
+
+
+STEPS = itertools.count()
+
+
+def test_what_no_two_runs_compute_alike_is_refused() -> None:
+    with pytest.raises(PrecropError, match="depends on values, so its latency and memory cannot"):
+        precrop.plan(Longer(), (3, 8, 8), memory=0.7)

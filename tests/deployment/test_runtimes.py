@@ -13,6 +13,7 @@ from precrop.deployment.timing import HostStopwatch
 from precrop.errors import PrecropError
 from precrop.read.inputs import Inputs
 from tests.deployment.benched import inputs, small
+from tests.deployment.nets import OneByOne
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +42,15 @@ def test_onnx_runtime_gives_the_networks_outputs() -> None:
         (output,) = made()
         found = torch.from_numpy(output.numpy())
     torch.testing.assert_close(found, expected(model, 2), atol=1e-4, rtol=1e-4)
+
+
+def test_onnx_runtime_runs_what_can_be_exported_for_one_batch_size() -> None:
+    model, images = OneByOne().eval(), Inputs((3, 8, 8))
+    with runner(model, images, runtime="ort", batch=2) as made:
+        found = [torch.from_numpy(output.numpy()) for output in made()]
+    with torch.inference_mode():
+        known = model(*noise(images, model, 2)[0])
+    torch.testing.assert_close(found, known, atol=1e-4, rtol=1e-4)
 
 
 class Tiny(nn.Module):

@@ -17,6 +17,7 @@ from precrop.deployment.commands.bench import bench_command
 from precrop.deployment.commands.export import export_command
 from precrop.deployment.commands.profile import profile_command
 from precrop.errors import PrecropError
+from precrop.files import check_writable, write_text
 from precrop.report.commands import report_command
 from precrop.study.commands import study_app
 from precrop.training.commands import eval_command, train_command
@@ -192,6 +193,8 @@ def plan_command(
     as_json: AsJson = False,
 ) -> None:
     """Decide how wide every layer should be, and show or save it."""
+    if output is not None:
+        check_writable(output)
     set_seed(seed)
     _, plan = _plan(
         model,
@@ -215,9 +218,9 @@ def plan_command(
         ignore=tuple(ignore or ()),
         groups=groups,
     )
+    _print_plan(plan, as_json)
     if output is not None:
         plan.save(output)
-    _print_plan(plan, as_json)
 
 
 @app.command("crop")
@@ -249,7 +252,9 @@ def crop_command(
     as_json: AsJson = False,
 ) -> None:
     """Plan and build in one go: writes the weights and the plan beside them."""
+    stem = re.sub(r"[^\w.-]", "-", model)
     _check_init(init, weights)
+    _check_output(output, stem)
     set_seed(seed)
     network, plan = _plan(
         model,
@@ -273,7 +278,6 @@ def crop_command(
         ignore=tuple(ignore or ()),
         groups=groups,
     )
-    stem = re.sub(r"[^\w.-]", "-", model)
     _write_built(network, plan, init, weights, output, stem, as_json)
 
 
@@ -359,6 +363,8 @@ def densities_command(
 
     if data is not None and method in {*RULES, *SCORES} - {*NEED_DATA}:
         raise PrecropError(f"--data is for {' and '.join(NEED_DATA)}: {method} looks at none")
+    if output is not None:
+        check_writable(output)
     set_seed(seed)
     network, shape = _load(model, arguments(arg), input_shape)
     with _warnings_as_lines():
@@ -374,16 +380,14 @@ def densities_command(
             **arguments(option),
         )
     text = json.dumps(densities, indent=1)
-    if output is not None:
-        from precrop.files import write_text
-
-        write_text(output, text + "\n")
     if as_json:
         typer.echo(text)
-        return
-    column = max(map(len, densities), default=0)
-    for name, density in densities.items():
-        typer.echo(f"{name:<{column}}  {density:.6f}")
+    else:
+        column = max(map(len, densities), default=0)
+        for name, density in densities.items():
+            typer.echo(f"{name:<{column}}  {density:.6f}")
+    if output is not None:
+        write_text(output, text + "\n")
 
 
 def _batches(data: str) -> Any:
@@ -466,10 +470,12 @@ def _plan(
 
 def _calibrated(model: "nn.Module", shape: Any, *, latency: str | None, **options: Any) -> "Plan":
     """A plan whose network was measured; a warning if it is slower than asked."""
+    from precrop.budgets import UNITS, parse_budget
     from precrop.deployment.calibrating import calibrate
 
     if latency is None:
         raise PrecropError("--calibrate needs a time to meet: give --latency")
+    parse_budget("latency", latency, UNITS["latency"].suffixes["s"])  # before anything is measured
     found = calibrate(model, shape, latency, progress=_say, **options)
     for number, attempt in enumerate(found.attempts, 1):
         _say(
@@ -509,6 +515,13 @@ def _check_init(init: Literal["slice", "reset"], weights: Path | None) -> None:
     """Refuse weights that would be drawn anew."""
     if init == "reset" and weights is not None:
         raise PrecropError("--init reset draws all weights anew: drop it, or drop --weights")
+
+
+def _check_output(output: Path, stem: str) -> None:
+    """Refuse at once an ``output`` that `save_built` could not write to after all the planning."""
+    prefix = output / stem if output.is_dir() else output
+    for suffix in (".safetensors", ".json"):
+        check_writable(prefix.with_name(prefix.name + suffix))
 
 
 def _write_built(

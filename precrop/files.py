@@ -14,14 +14,7 @@ from precrop.errors import PrecropError
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary path beside ``path``; moved onto it when the block ends without an error."""
     target = Path(path)
-    if target.is_dir():
-        raise PrecropError(f"cannot write {target}: it is a folder, name a file in it")
-    try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    except OSError as error:
-        raise PrecropError(f"cannot write {target}: {error.strerror}") from error
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _beside(target)
     try:
         yield temporary
         umask = os.umask(0)
@@ -30,6 +23,27 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _beside(target: Path) -> Path:
+    """A new and empty file in the folder of ``target``, which is no folder itself."""
+    try:
+        if target.is_dir():
+            raise PrecropError(f"cannot write {target}: it is a folder, name a file in it")
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    except OSError as error:
+        raise PrecropError(f"cannot write {target}: {error.strerror}") from error
+    os.close(handle)
+    return Path(name)
+
+
+def check_writable(path: str | Path) -> None:
+    """Refuse now what writing to ``path`` would be refused later, when long work would be lost.
+
+    Raises:
+        PrecropError: its folder is not there or takes no file, or ``path`` is a folder.
+    """
+    _beside(Path(path)).unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:

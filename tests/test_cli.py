@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -254,6 +255,70 @@ def test_a_folder_is_no_file_for_a_plan(capsys: Output) -> None:
     message = refused(capsys, "plan", "resnet20", *HALF, "-o", "folder")
     assert "cannot write folder: it is a folder" in message
     assert not list(Path("folder").iterdir())
+
+
+@pytest.fixture
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever takes long is an error."""
+    from precrop.deployment import calibrating
+
+    def work(*_: Any, **__: Any) -> NoReturn:
+        raise AssertionError("it is refused too late")
+
+    for name in ("plan", "densities"):
+        monkeypatch.setattr(precrop, name, work)
+    for name in ("calibrate", "runner"):
+        monkeypatch.setattr(calibrating, name, work)
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize(
+    ("argv", "refused_path"),
+    [
+        (["plan", "-o", "none/p.json"], "none/p.json: No such file"),
+        (["plan", "-o", "none/p.json", "--calibrate"], "none/p.json: No such file"),
+        (["plan", "-o", "."], ".: it is a folder"),
+        (["crop", "-o", "none/small", "--calibrate"], "none/small.safetensors: No such file"),
+        (["crop", "-o", "taken"], "taken/resnet20.json: it is a folder"),
+        (["densities", "-o", "none/d.json"], "none/d.json: No such file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_path_is_refused_before_the_work(
+    argv: list[str], refused_path: str, capsys: Output
+) -> None:
+    Path("taken/resnet20.json").mkdir(parents=True)
+    command, *options = argv
+    budget = ["--params", "0.5"] if command == "densities" else ["--latency", "0.5"]
+    message = refused(capsys, command, "resnet20", *budget, *options)
+    assert f"cannot write {refused_path}" in message
+
+
+def test_what_is_found_is_shown_before_it_is_written(
+    capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> NoReturn:
+        raise precrop.PrecropError("the disk is full")
+
+    monkeypatch.setattr("precrop.cli.write_text", full)
+    monkeypatch.setattr(Plan, "save", full)
+    assert main(["plan", "resnet20", *HALF, "-o", "half.json"]) == 2
+    assert "Planned in" in capsys.readouterr().out
+    assert main(["densities", "resnet20", "--params", "0.1", "-o", "d.json"]) == 2
+    assert "layer1.0.conv1" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize(
+    ("latency", "message"),
+    [
+        ("abc", "latency='abc' is not understood"),
+        ("8", "latency='8' has no unit"),
+        ("0ms", "latency='0ms' is not a positive number"),
+    ],
+)
+def test_a_time_is_read_before_it_is_measured(latency: str, message: str, capsys: Output) -> None:
+    assert message in refused(capsys, "plan", "resnet20", "--latency", latency, "--calibrate")
 
 
 def test_options_that_would_be_ignored(capsys: Output) -> None:

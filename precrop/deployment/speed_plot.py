@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from precrop.deployment.benching import DENSE, Bench, Row
 from precrop.errors import PrecropError
-from precrop.files import replacing
+from precrop.files import check_writable, replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +17,8 @@ def check_plot(path: str | Path) -> None:
     """Refuse what `plot_bench` would refuse.
 
     Raises:
-        PrecropError: matplotlib is not installed, or the file is of another kind.
+        PrecropError: matplotlib is not installed, or the file is of another kind or cannot be
+            written.
     """
     if Path(path).suffix.lower() not in (".png", ".svg"):
         raise PrecropError(f"{path}: a picture is a .png or an .svg file")
@@ -25,6 +26,7 @@ def check_plot(path: str | Path) -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise PrecropError("matplotlib is not installed: pip install 'precrop[plot]'") from error
+    check_writable(path)
 
 
 def plot_bench(bench: Bench, path: str | Path, title: str) -> None:
@@ -48,7 +50,7 @@ def plot_bench(bench: Bench, path: str | Path, title: str) -> None:
         if (drawn := [row for row in rows if row.speedup is not None and row.variant != DENSE])
     }
     if not panels:
-        raise PrecropError("there is no speed-up to draw: give a plan, or a budget to make one")
+        raise PrecropError("there is no speed-up to draw: no variant ran beside the dense network")
     rows = max(map(len, panels.values()))
     figure = Figure(figsize=(8, len(panels) * (0.9 + 0.42 * rows)), layout="constrained")
     grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False)

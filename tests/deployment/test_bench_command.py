@@ -1,11 +1,13 @@
 import json
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 import precrop
+from precrop.deployment import benching
 from precrop.deployment.benching import DENSE, Bench, Row
 from precrop.deployment.commands.bench import bench_command
 from precrop.deployment.speed_plot import plot_bench
@@ -82,6 +84,31 @@ def test_one_plan_for_each_divisor() -> None:
     assert [rows["cropped /1"]["params"], rows["cropped /8"]["params"]] == wanted
 
 
+def test_the_usual_step_is_a_divisor_too() -> None:
+    found = json.loads(run(*HERE, "--macs", "0.5", "--divisors", "1,auto", "--json"))
+    rows = {row["variant"]: row for row in found["rows"]}
+    assert list(rows) == [DENSE, "cropped /1", "cropped /auto"]
+    wanted = precrop.plan(small(), SHAPE, macs=0.5, divisor="auto")
+    assert rows["cropped /auto"]["params"] == wanted.params != rows["cropped /1"]["params"]
+
+
+def test_no_plan_is_lost_to_another_of_its_name(
+    plan_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    words = []
+    # Names of files without their suffixes, whole names, and ours: each is met twice.
+    for name in ("sub/planned.json", "planned.json", "sub/a.json", "a.json.json", "a.json"):
+        (tmp_path / name).write_text(plan_file.read_text())
+        words += ["--plan", name]
+    found = json.loads(run(*HERE, *words, "--macs", "0.3", "--json"))
+    rows = {row["variant"]: row for row in found["rows"]}
+    names = ["sub/planned.json", "planned.json", "a", "a.json", "a.json 2", "planned"]
+    assert list(rows) == [DENSE, *(f"cropped {name}" for name in names)]
+    assert rows["cropped planned"]["macs"] < rows["cropped planned.json"]["macs"]
+
+
 def test_without_a_plan_only_dense_is_measured() -> None:
     found = json.loads(run(*HERE, "--json"))
     assert [row["variant"] for row in found["rows"]] == [DENSE]
@@ -103,6 +130,47 @@ def test_a_picture_of_dense_alone_is_refused(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+@pytest.fixture
+def no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bench(*_: Any, **__: Any) -> NoReturn:
+        raise AssertionError("it is measured first")
+
+    monkeypatch.setattr(benching, "bench", bench)
+
+
+@pytest.mark.usefixtures("no_measuring")
+def test_files_are_checked_before_anything_is_measured(plan_file: Path, tmp_path: Path) -> None:
+    none = tmp_path / "none"
+    half = ["--plan", str(plan_file)]
+    said = f"cannot write {none / 'b.json'}: No such file or directory"
+    assert refusal("-o", str(none / "b.json")) == said
+    assert "it is a folder" in refusal("-o", str(tmp_path))
+    assert f"cannot write {none / 'b.svg'}" in refusal(*half, "--plot", str(none / "b.svg"))
+    alone = refusal("--plot", str(tmp_path / "b.svg"))
+    assert alone == "--plot draws speed-ups: give a plan, or a budget to make one"
+    with pytest.raises(AssertionError, match="it is measured first"):
+        refusal(*half, "--plot", str(tmp_path / "b.svg"), "-o", str(tmp_path / "b.json"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_table_comes_before_the_files(
+    plan_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    measure = benching.bench
+
+    def bench(*args: Any, **options: Any) -> Bench:
+        folder.rmdir()
+        return measure(*args, **options)
+
+    monkeypatch.setattr(benching, "bench", bench)
+    words = [*HERE, "--plan", str(plan_file), "-o", str(folder / "b.json")]
+    result = CliRunner().invoke(app, words)
+    assert isinstance(result.exception, PrecropError)
+    assert "cropped" in result.stdout
+
+
 def test_bad_input_is_one_line(plan_file: Path, tmp_path: Path) -> None:
     half = str(plan_file)
     assert "runtime 'tvm' is unknown" in refusal("--runtime", "tvm")
@@ -115,7 +183,8 @@ def test_bad_input_is_one_line(plan_file: Path, tmp_path: Path) -> None:
     assert "--seed -1 is no seed" in refusal("--seed", "-1")
     assert "give a plan, or a budget" in refusal("--masked")
     assert "--divisors needs a budget" in refusal("--divisors", "1,8")
-    assert "--divisors '' is not like 1,8" in refusal("--macs", "0.5", "--divisors", "")
+    assert "--divisors '' is not like 1,8,auto" in refusal("--macs", "0.5", "--divisors", "")
+    assert "--divisors '0,auto' is not" in refusal("--macs", "0.5", "--divisors", "0,auto")
     assert "--rounds 0 are none" in refusal("--rounds", "0")
     assert "a picture is a .png or an .svg" in refusal("--plot", str(tmp_path / "a.txt"))
     assert "cannot read" in refusal("--plan", str(tmp_path / "none.json"))

@@ -1,15 +1,17 @@
 """The command ``bench``. Heavy imports wait inside it, as in `precrop.cli`."""
 
+import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from precrop.errors import PrecropError
+from precrop.files import check_writable, write_text
 from precrop.words import Args, ModelName, arguments, set_seed
 from precrop.words import input_shape as read_shape
 
@@ -34,7 +36,9 @@ Macs = Annotated[
 Divisors = Annotated[
     str | None,
     typer.Option(
-        metavar="1,4,8", help="One plan for each: its widths are multiples of the divisor."
+        metavar="1,8,auto",
+        help="One plan for each: its widths are multiples of the divisor; auto: 16, halved as "
+        "often as the budget needs.",
     ),
 ]
 Masked = Annotated[
@@ -105,10 +109,14 @@ def bench_command(
     )
     if rounds < 1:
         raise PrecropError(f"--rounds {rounds} are none: give 1 or more")
+    if output is not None:
+        check_writable(output)
     if plot is not None:
         from precrop.deployment.speed_plot import check_plot
 
         check_plot(plot)
+        if not plan and params is None and macs is None:
+            raise PrecropError("--plot draws speed-ups: give a plan, or a budget to make one")
     set_seed(seed)
     network, shape = _load(model, arg, input_shape, plan or ())
     plans = _plans(network, shape, plan or (), params, macs, divisors)
@@ -120,18 +128,16 @@ def bench_command(
         found = bench(forms, shape, chosen, rounds=rounds, progress=progress)
     source = {"model": model, "args": arguments(arg), "seed": seed}
     text = json.dumps({**source, **found.to_json()}, indent=1)
+    if as_json:
+        typer.echo(text)
+    else:
+        _print(found)
     if output is not None:
-        from precrop.files import write_text
-
         write_text(output, text + "\n")
     if plot is not None:
         from precrop.deployment.speed_plot import plot_bench
 
         plot_bench(found, plot, model)
-    if as_json:
-        typer.echo(text)
-    else:
-        _print(found)
 
 
 def _words(text: str) -> list[str]:
@@ -141,9 +147,13 @@ def _words(text: str) -> list[str]:
 
 def _numbers(option: str, text: str) -> list[int]:
     words = _words(text)
-    if not words or not all(word.isdecimal() and int(word) > 0 for word in words):
+    if not words or not all(map(_is_count, words)):
         raise PrecropError(f"{option} {text!r} is not like 1,8: whole numbers from 1")
     return [int(word) for word in words]
+
+
+def _is_count(word: str) -> bool:
+    return word.isdecimal() and int(word) > 0
 
 
 def _load(
@@ -174,18 +184,34 @@ def _plans(
     import precrop
     from precrop.plans import Plan
 
+    budgeted = params is not None or macs is not None
+    if divisors is not None and not budgeted:
+        raise PrecropError("--divisors needs a budget: add --macs 0.5 or --params 0.5")
+    made = _divisors(divisors) if budgeted else {}
     found: dict[str, Plan] = {}
     for path in files:
-        name = path.stem if path.stem not in found else str(path)
-        found[name] = Plan.load(path)
-    if params is None and macs is None:
-        if divisors is not None:
-            raise PrecropError("--divisors needs a budget: add --macs 0.5 or --params 0.5")
-        return found
-    for divisor in _numbers("--divisors", "1" if divisors is None else divisors):
-        name = "planned" if divisors is None else f"/{divisor}"
+        found[_free({*found, *made}, path.stem, str(path))] = Plan.load(path)
+    for name, divisor in made.items():
         found[name] = precrop.plan(network, shape, params=params, macs=macs, divisor=divisor)
     return found
+
+
+def _divisors(text: str | None) -> dict[str, int | Literal["auto"]]:
+    """Divisors of the plans to make, by the plans' names."""
+    if text is None:
+        return {"planned": 1}
+    words = _words(text)
+    if not words or not all(word == "auto" or _is_count(word) for word in words):
+        raise PrecropError(f"--divisors {text!r} is not like 1,8,auto: whole numbers from 1")
+    found: list[int | Literal["auto"]]
+    found = ["auto" if word == "auto" else int(word) for word in words]
+    return {f"/{divisor}": divisor for divisor in found}
+
+
+def _free(taken: Container[str], *names: str) -> str:
+    """The first of the names that is not taken; the last one with a number where all are."""
+    numbered = (f"{names[-1]} {number}" for number in itertools.count(2))
+    return next(name for name in itertools.chain(names, numbered) if name not in taken)
 
 
 @contextmanager

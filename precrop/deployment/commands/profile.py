@@ -1,17 +1,27 @@
 """The command ``profile``. Heavy imports wait inside it, as in `precrop.cli`."""
 
 import json
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from precrop.errors import PrecropError
+from precrop.files import check_writable
+from precrop.words import Args, arguments
+from precrop.words import input_shape as read_shape
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from precrop.costs.profiles import DeviceProfile
     from precrop.deployment.profiling import Check, Subject
+
+_WORST_FIT = 0.15
+"""Median error of the fitted passes, beyond which a profile misleads."""
 
 
 def profile_command(
@@ -37,20 +47,29 @@ def profile_command(
             metavar="MODEL", help="Measure this one beside its prediction only; repeatable."
         ),
     ] = None,
+    input_shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SHAPE",
+            help="3,224,224 or 3x224x224, for every MODEL; repeat for several inputs.",
+        ),
+    ] = None,
+    arg: Args = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the profile to this file.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure how fast this device is, for budgets of latency."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from precrop.deployment import profiling
 
     wanted = _shares(shares)
-    subjects, checked = _subjects(models), _subjects(check or [])
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    if output is not None:
+        check_writable(output)
+    args, shape = arguments(arg), _shape(input_shape)
+    subjects = [_subject(name, args, shape) for name in models]
+    checked = [_subject(name, args, shape) for name in check or ()]
+    with _bar() as bar:
         task = bar.add_task("measuring", total=len(subjects) * len(wanted))
         profile = profiling.profile_device(
             subjects,
@@ -62,28 +81,56 @@ def profile_command(
             rounds=rounds,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-        task = bar.add_task("checking", total=len(checked))
-        checks = []
-        for subject in checked:
-            checks += profiling.check(profile, [subject], batch_size=batch, rounds=rounds)
-            bar.advance(task)
+    _warn(profile)
+    if not as_json:
+        _show(profile)
     if output is not None:
-        profile.save(output)
+        profile.save(output)  # before the checks, which may fail
+    checks = _checks(profile, checked, batch, rounds) if checked else []
     if as_json:
         found = {**asdict(profile), "checks": [{**asdict(c), "error": c.error} for c in checks]}
         typer.echo(json.dumps(found, indent=1))
-        return
-    _show(profile, checks)
+    else:
+        _show_checks(checks)
 
 
-def _subjects(names: list[str]) -> "list[Subject]":
+def _bar() -> "Progress":
+    from rich.console import Console
+    from rich.progress import Progress
+
+    return Progress(console=Console(stderr=True), transient=True)
+
+
+def _shape(texts: Sequence[str] | None) -> Any:
+    """The shape, or shapes, of a network's input; None leaves it to the network."""
+    given = [read_shape(text) for text in texts or ()]
+    return given[0] if len(given) == 1 else tuple(given) or None
+
+
+def _subject(name: str, args: dict[str, Any], shape: Any) -> "Subject":
+    """A network by name. It is read once, to refuse an input now that it fails on."""
     from precrop.deployment.profiling import Subject
+    from precrop.read.inputs import Inputs
+    from precrop.read.network import Network
     from precrop.zoo import default_input_shape, load_model
 
+    model = load_model(name, args)
+    found = Subject(name, model, shape or default_input_shape(name, model))
+    Network(model, Inputs(found.input_shape))
+    return found
+
+
+def _checks(
+    profile: "DeviceProfile", subjects: "Sequence[Subject]", batch: int, rounds: int
+) -> "list[Check]":
+    from precrop.deployment import profiling
+
     found = []
-    for name in names:
-        model = load_model(name, {})
-        found.append(Subject(name, model, default_input_shape(name, model)))
+    with _bar() as bar:
+        task = bar.add_task("checking", total=len(subjects))
+        for subject in subjects:
+            found += profiling.check(profile, [subject], batch_size=batch, rounds=rounds)
+            bar.advance(task)
     return found
 
 
@@ -97,7 +144,18 @@ def _shares(text: str) -> list[float]:
     return found
 
 
-def _show(profile: "DeviceProfile", checks: "list[Check]") -> None:
+def _warn(profile: "DeviceProfile") -> None:
+    """One line on standard error where the profile does not even describe what it was fitted to."""
+    error = profile.fitted["median_error"]
+    if error > _WORST_FIT:
+        print(
+            f"precrop: warning: the profile misses the passes it was fitted to by {error:.1%} "
+            "(median): measure again on a quiet machine, with more --rounds",
+            file=sys.stderr,
+        )
+
+
+def _show(profile: "DeviceProfile") -> None:
     """The coefficients in units that people can compare, and how well they fit."""
     from rich.console import Console
     from rich.table import Table
@@ -118,6 +176,12 @@ def _show(profile: "DeviceProfile", checks: "list[Check]") -> None:
         f"{fitted['samples']} operations; of {len(fitted['passes'])} passes the median error is "
         f"{fitted['median_error']:.1%}, the largest {fitted['largest_error']:.1%}."
     )
+
+
+def _show_checks(checks: "Sequence[Check]") -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
     for one in checks:
         console.print(
             f"{one.name}: predicted {one.predicted * 1e3:.2f} ms, measured "

@@ -1,0 +1,46 @@
+"""Files that are written whole or not at all, and paths that are refused before any work."""
+
+from pathlib import Path
+
+import pytest
+
+from precrop.errors import PrecropError
+from precrop.files import check_writable, write_text
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("old")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["new.json", "file", "folder/new.json"])
+def test_nothing_changes_where_a_file_can_be_written(path: str) -> None:
+    before = sorted(Path().rglob("*"))
+    check_writable(path)
+    assert sorted(Path().rglob("*")) == before
+    assert Path("file").read_text() == "old"
+    write_text(path, "new")
+    assert Path(path).read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("none/new.json", "none/new.json: No such file or directory"),
+        ("file/new.json", "file/new.json: Not a directory"),
+        ("folder", "folder: it is a folder, name a file in it"),
+        (".", ".: it is a folder, name a file in it"),
+        ("/proc/new.json", "/proc/new.json: "),
+        ("x" * 300, "File name too long"),
+    ],
+)
+def test_the_check_says_what_writing_would(path: str, reason: str) -> None:
+    with pytest.raises(PrecropError) as written:
+        write_text(path, "new")
+    with pytest.raises(PrecropError) as checked:
+        check_writable(path)
+    assert str(checked.value) == str(written.value)
+    assert str(checked.value).startswith("cannot write ")
+    assert reason in str(checked.value)

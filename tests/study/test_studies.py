@@ -22,7 +22,7 @@ CELLS = {
     "methods-pilot": 19,
     "options": 114,
     "preconfig": 60,
-    "proxy-pilot": 69,
+    "proxy-pilot": 66,
     "proxy-seeds": 20,
     "tiny-imagenet": 90,
 }

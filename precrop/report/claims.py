@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from precrop.program import OBJECTIVES
 from precrop.report.comparisons import (
+    LARGER,
     Comparison,
     Judged,
     Outcome,
@@ -31,6 +32,8 @@ MARGIN = 0.5
 
 PRECROP, PRECONFIG = "PreCrop", "PreConfig"
 """Variants that speak for a method where a study tries its options under further names."""
+PRECONFIG_PARAMS = 0.85
+"""Most parameters, as a share of the original's, of a network that the claim on 80% is about."""
 MATCHED = f"{PRECROP} as "
 """Begins the name of a variant that is made as large as another, whose name follows."""
 SAME_DENSITIES = 0.1
@@ -165,7 +168,8 @@ def defaults_suffice(frame: Frame, margin: float) -> Verdict:
 
 def preconfig_gains(frame: Frame, margin: float) -> Verdict:
     """Fewer parameters at the same MACs, and more accurate."""
-    found = [c for c in _against_dense(_preconfig(frame), frame) if c.params < 1]
+    dense = _against_dense(_preconfig(frame), frame)
+    found = [c for c in dense if c.params <= PRECONFIG_PARAMS and c.macs <= LARGER]
     return _superior(
         "PreConfig is more accurate than the original with 80% of its parameters and equal MACs.",
         "Claimed by the paper (ICLR 2023: EfficientNet-B0 +0.3 points on ImageNet)",
@@ -327,12 +331,16 @@ def _precrop(frame: Frame) -> list[Group]:
 
 
 def _against(frame: Frame, others: Sequence[Group]) -> list[Comparison]:
-    """PreCrop with each of the others: at that one's very size, where the study has such runs."""
+    """PreCrop with each of the others: where the study has such runs at that one's very size.
+
+    Else made as large as a third one that happens to be of that size.
+    """
     found: list[Comparison] = []
     for other in others:
         name = MATCHED + other.variant
         matched = compare([g for g in frame.within(other.setting) if g.variant == name], [other])
-        found += matched or compare_looser(_precrop(frame), [other])
+        near = [c for c in compare(frame.where(_is_matched), [other]) if c.of_one_size]
+        found += matched or near or compare_looser(_precrop(frame), [other])
     return found
 
 
@@ -372,24 +380,30 @@ def _superior(claim: str, source: str, judged: Sequence[Judged]) -> Verdict:
     wins = [j for j in judged if j.outcome == "better"]
     against = [j for j in judged if j.outcome in ("worse", "equal") or _excluded(j)]
     answer, text = _answer(judged, wins, against), _text(judged)
-    whole = together([j.comparison for j in judged if j.outcome not in ("larger", "smaller")])
+    # By size, not by outcome: a smaller network would count where it wins and not where it loses.
+    alike = [j.comparison for j in judged if j.comparison.of_one_size]
+    whole = together(alike)
     if whole is not None:
         low, high = whole.interval
         bound, margin = judged[0].bound, judged[0].margin
         if low > bound and answer != "holds":
-            answer = "holds partly" if against else "holds"
+            answer = "holds partly" if against or len(alike) < len(judged) else "holds"
         elif high < bound + margin and answer == "not measured":
             answer = "does not hold"
         text += (
-            f" All {whole.spread.count} settings and budgets together: {whole.spread.mean:+.2f} "
-            f"points (95% interval {low:+.2f} to {high:+.2f})."
+            f" The {whole.spread.count} networks compared at one size together: "
+            f"{whole.spread.mean:+.2f} points (95% interval {low:+.2f} to {high:+.2f})."
         )
     return Verdict(claim, source, answer, text, tuple(judged))
 
 
 def _no_worse(claim: str, source: str, judged: Sequence[Judged]) -> Verdict:
     """Holds where every comparison shows the first variant above the bound."""
-    above = [j for j in judged if j.outcome in ("better", "equal")]
+    above = [
+        j
+        for j in judged
+        if j.outcome == "better" or (j.outcome == "equal" and j.margin <= -j.bound)
+    ]
     below = [j for j in judged if j.outcome == "worse"]
     text = _text(judged)
     return Verdict(claim, source, _answer(judged, above, below), text, tuple(judged))

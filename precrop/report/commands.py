@@ -49,14 +49,17 @@ def report_command(
 
 
 def _rows(stores: Iterable[Path]) -> list["Row"]:
-    """The rows of all stores; of a cell that several have, those of the first."""
+    """The rows of all stores; of a cell that several have finished, those of the first."""
     from precrop.study.store import Store
 
     found: list[Row] = []
     for store in stores:
         opened = Store.open(store)
-        cells = {row.cell for row in found}
-        found += [row for row in opened.rows() if row.cell not in cells]
+        rows = opened.rows()
+        finished = {row.cell for row in rows if row.status == "done"}
+        known = {row.cell for row in found if row.status == "done" or row.cell not in finished}
+        found = [row for row in found if row.cell in known]
+        found += [row for row in rows if row.cell not in known]
         for part, why in opened.dropped.items():
             print(f"precrop: warning: {store}: {part} cannot be read: {why}", file=sys.stderr)
     return found

@@ -69,6 +69,11 @@ class Comparison:
         return self.one.macs / self.other.macs
 
     @property
+    def of_one_size(self) -> bool:
+        """Neither network is more than a little larger, in parameters or MACs."""
+        return all(1 / LARGER <= share <= LARGER for share in (self.params, self.macs))
+
+    @property
     def runs(self) -> tuple[str, ...]:
         """What was trained for it."""
         return tuple(dict.fromkeys((*self._paired(self.one), *self._paired(self.other))))
@@ -114,7 +119,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Together:
-    """Differences of several settings and budgets as one: each counts as one observation."""
+    """Differences on several networks as one: each network counts as one observation."""
 
     spread: Spread
     interval: tuple[float, float]
@@ -236,13 +241,14 @@ def judge_equal(comparisons: Sequence[Comparison], margin: float) -> list[Judged
 
 
 def together(comparisons: Sequence[Comparison]) -> Together | None:
-    """The mean over settings and budgets; comparisons that share runs are averaged first.
+    """The mean over networks; of one network its settings and budgets are averaged first.
 
-    None where there are fewer than two settings and budgets.
+    What suits a network suits it at several budgets, so these are no observations of their own.
+    None where there are fewer than two networks.
     """
-    apart: dict[Any, list[float]] = defaultdict(list)
+    apart: dict[str, list[float]] = defaultdict(list)
     for comparison in comparisons:
-        apart[comparison.one.setting, comparison.one.budget].append(comparison.difference)
+        apart[comparison.one.setting.network].append(comparison.difference)
     spread = Spread.of([fmean(found) for found in apart.values()]) if apart else None
     if spread is None or spread.deviation is None or spread.deviation < _NO_SPREAD:
         return None

@@ -227,9 +227,11 @@ class _Names:
     """Names of settings, as short as tells them apart."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        self._digests: dict[str, set[str]] = defaultdict(set)
+        # One set of images may have been called by several names: the longest says the most.
+        self._name: dict[str, str] = {}
         for row in rows:
-            self._digests[row.data].add(row.data_digest)
+            found = (self._name.get(row.data_digest, ""), row.data)
+            self._name[row.data_digest] = max(found, key=lambda name: (len(name), name))
 
     def group(self, row: Row) -> Group:
         """The group that a row is in, still without rows."""
@@ -249,8 +251,9 @@ class _Names:
         return f"{row.network} ({', '.join(said)})" if said else row.network
 
     def _data(self, row: Row) -> str:
-        several = len(self._digests[row.data]) > 1
-        return f"{row.data} ({row.data_digest[:8]})" if several else row.data
+        name = self._name[row.data_digest]
+        several = list(self._name.values()).count(name) > 1
+        return f"{name} ({row.data_digest[:8]})" if several else name
 
 
 def recipe_name(recipe: Mapping[str, Any]) -> str:

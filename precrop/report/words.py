@@ -14,8 +14,8 @@ METHOD = (
     "difference comes with Student's 95% interval; p is of the two-sided paired t-test that the "
     "difference is none, or the bound that the claim names, corrected after Holm for the number of "
     "comparisons that a claim rests on.",
-    "A claim that a network is better holds where every comparison shows it, or all settings and "
-    "budgets together do and no comparison speaks against it; partly, where only some do. It does "
+    "A claim that a network is better holds where every comparison shows it, or all "
+    "networks together do and no comparison speaks against it; partly, where only some do. It does "
     "not hold where none does and a lead of the margin or more is excluded somewhere. A claim that "
     "no more than a bound is lost does not hold where a larger loss is shown. A claim of "
     "equality holds where two one-sided t-tests at 5% exclude a difference of the margin or more. "

@@ -7,6 +7,7 @@ its last epoch after its node was lost; otherwise it begins anew on another one.
 import contextlib
 import logging
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -157,9 +158,21 @@ def _connect(address: str | None) -> bool:
     """Join a cluster, or start one; whether it is ours to leave."""
     if ray.is_initialized():
         return False
+    _check_answers(address or "")
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, ValueError, RuntimeError, SystemExit) as error:
         text = " ".join(str(error).split())
         raise PrecropError(f"cannot use the Ray cluster at {address or 'here'}: {text}") from error
     return True
+
+
+def _check_answers(address: str) -> None:
+    """Whether anything listens there: Ray itself tries for minutes, and then ends the process."""
+    host, _, port = address.rpartition(":")
+    if "/" in address or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise PrecropError(f"no Ray cluster answers at {address}: {error}") from error

@@ -128,11 +128,11 @@ def _study(content: Any) -> Study:
     budgets = _budgets(entry) if "budgets" in entry.content else ()
     series = entry.each("variants", lambda value: _series(value, networks, budgets, seeds))
     _refuse_repeats("variants", [one.variant.name for one in series])
-    matches = [item.get("match") for item in entry.items("variants")]
-    variants = {one.variant.name: one.variant for one in series}
-    series = tuple(_matched(*pair, variants) for pair in zip(series, matches, strict=True))
+    named = {one.variant.name: one for one in series}
+    pairs = zip(series, entry.items("variants"), strict=True)
+    series = tuple(_matched(one, item, named) for one, item in pairs)
     return Study(
-        name=entry.text("study"),
+        name=_file_name(entry.text("study")),
         description=" ".join(entry.text("description").split()),
         data=data,
         data_name=data,
@@ -256,16 +256,28 @@ def _series(
     return Series(variant, networks, budgets or (Limits(),), seeds)
 
 
-def _matched(one: Series, name: Any, variants: Mapping[str, Variant]) -> Series:
-    """A variant that is made as large as another one of the study's."""
+def _matched(one: Series, item: Mapping[str, Any], named: Mapping[str, Series]) -> Series:
+    """A variant that is made as large as another one of the study's, at that one's budgets."""
+    name = item.get("match")
     if name is None:
         return one
     with _within(f"variants, {one.variant.name}"):
-        if name not in variants:
+        others = [other for other in named if other != one.variant.name]
+        if name not in others:
             raise PrecropError(
-                f"match: no variant is called {name!r}; {suggestion(name, variants)}"
+                f"match: no other variant is called {name!r}; {suggestion(name, others)}"
             )
-        return replace(one, variant=one.variant.matched(variants[name]))
+        if item.keys() & {"budget", "budgets"}:
+            raise PrecropError(f"match takes the budgets of {name}: drop budget and budgets")
+        other = named[name]
+        return replace(one, variant=one.variant.matched(other.variant), budgets=other.budgets)
+
+
+def _file_name(name: str) -> str:
+    """A study's name, which its store is called by."""
+    if "/" in name or "\\" in name:
+        raise PrecropError(f"study is {name!r}: its store is called so, write it without slashes")
+    return name
 
 
 def _chosen(names: Sequence[Any], networks: Sequence[Network]) -> tuple[Network, ...]:

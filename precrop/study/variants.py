@@ -219,6 +219,8 @@ def _options(way: str, given: Any) -> dict[str, Any]:
         kinds = known[name]
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             raise PrecropError(f"{way}: {name} is {value!r}, not {_in_words(kinds)}")
+        if isinstance(value, (list, dict)) and not all(isinstance(key, str) for key in value):
+            raise PrecropError(f"{way}: {name} has {list(value)!r}, which are not all names")
     return dict(given)
 
 

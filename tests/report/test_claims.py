@@ -1,6 +1,7 @@
 """Every claim is judged by the runs that it is about, and by nothing else."""
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -144,15 +145,52 @@ def test_wide_spread_leaves_it_open() -> None:
 
 def test_many_undecided_leads_decide_together() -> None:
     rows: list[Row] = []
-    for budget, lead in zip((0.5, 0.3, 0.2, 0.1), (0.9, 1.1, 1.0, 1.2), strict=True):
+    for network, lead in zip("abcd", (0.9, 1.1, 1.0, 1.2), strict=True):
         for seed, wild in enumerate((0.9, -0.9, 0.0)):
-            asked = {"seed": seed, "asked_params": budget}
+            asked = {"seed": seed, "network": network}
             rows.append(made_row(**asked, accuracy=(80 + lead + wild) / 100))
             rows.append(made_row(**asked, variant="u", method="uniform", accuracy=0.8))
     verdict = CLAIMS["uniform-width"](frame_of(rows), 0.5)
     assert {j.outcome for j in verdict.judged} == {"unclear"}
     assert verdict.answer == "holds"
-    assert "All 4 settings and budgets together: +1.05 points" in verdict.text
+    assert "The 4 networks compared at one size together: +1.05 points" in verdict.text
+
+
+def test_smaller_networks_do_not_count_where_they_win_alone() -> None:
+    rows: list[Row] = []
+    for network, lead in zip("abcdef", (1.0, 1.1, -3.0, -3.1, -2.9, -3.2), strict=True):
+        rows += runs(80 + lead, **PRECROP, network=network, params=73_000)
+        rows += runs(80, method="uniform", network=network, params=81_000)
+    verdict = CLAIMS["uniform-width"](frame_of(rows), 0.5)
+    assert Counter(j.outcome for j in verdict.judged) == {"better": 2, "smaller": 4}
+    assert verdict.answer == "holds partly"
+    assert "together" not in verdict.text
+
+
+def test_a_network_that_happens_to_be_of_the_size_speaks_for_precrop() -> None:
+    small = {"params": 30_000, "macs": 12_000_000}
+    verdict = judged(
+        "synflow-weights",
+        runs(90, **PRECROP),  # larger: its lead shows nothing
+        runs(78, variant="PreCrop as SynFlow channels", **small),
+        runs(80, **MASK, variant="SynFlow weights", method="synflow", **small),
+    )
+    assert verdict.answer == "does not hold"
+    assert [j.comparison.one.variant for j in verdict.judged] == ["PreCrop as SynFlow channels"]
+
+
+@pytest.mark.parametrize("size", [{"params": 267_000}, {"params": 216_000, "macs": 60_000_000}])
+def test_preconfig_is_judged_at_its_size_alone(size: dict[str, int]) -> None:
+    one = {"variant": "PreConfig", **WIDER, **size}
+    verdict = judged("preconfig", runs(82, **one), runs(80, **DENSE, params=270_000))
+    assert verdict.answer == "not measured"
+
+
+def test_a_margin_beyond_the_bound_does_not_hide_a_loss() -> None:
+    on = {"network": "resnet50", **IMAGENET}
+    smaller = {**on, "asked_params": None, "asked_macs": 0.72, "macs": 28_800_000}
+    rows = [*runs(78.5, **smaller), *runs(80, **on, **DENSE)]
+    assert CLAIMS["resnet50-imagenet"](frame_of(rows), 2.0).answer != "holds"
 
 
 def test_a_larger_networks_lead_is_none() -> None:

@@ -161,13 +161,13 @@ def test_a_part_of_the_budget_is_looser(asked: tuple, count: int) -> None:
     assert len(compare_looser([other], [group("one", [80.0])])) == (asked == (0.3, 0.3))
 
 
-def test_together_averages_what_shares_runs_first() -> None:
+def test_together_averages_what_is_of_one_network_first() -> None:
     means = []
     found = []
     for share, above in ((0.3, 1.0), (0.2, 1.2), (0.1, 0.8)):
-        one = group("one", [80 + above, 80 + above], asked_params=share)
+        one = group("one", [80 + above, 80 + above], network=f"{share}")
         for extra in (0.0, 0.5):
-            other = group(f"{extra}", [80 - extra, 80 - extra], asked_params=share)
+            other = group(f"{extra}", [80 - extra, 80 - extra], network=f"{share}")
             found.append(Comparison(one, other))
         means.append(above + 0.25)
     whole = together(found)

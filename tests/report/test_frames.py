@@ -34,7 +34,7 @@ def test_one_run_has_no_deviation() -> None:
     [
         {"network": "vgg16_bn"},
         {"args": {"width": 2}},
-        {"data": "cifar100"},
+        {"data": "cifar100", "data_digest": "e" * 64},
         {"data_digest": "e" * 64},
         {"recipe": RECIPES["cifar-160"].to_json()},
     ],
@@ -42,6 +42,13 @@ def test_one_run_has_no_deviation() -> None:
 def test_what_differs_is_another_setting(change: dict) -> None:
     frame = frame_of([made_row(), made_row(**change, cell="other")])
     assert len(frame.settings) == len(set(map(str, frame.settings))) == 2
+
+
+def test_images_under_two_names_are_one_set() -> None:
+    rows = [made_row(), made_row(seed=1, data="cifar10 32x32", cell="other")]
+    (group,) = frame_of(rows).groups
+    assert group.setting.data == "cifar10 32x32"
+    assert len(group.rows) == 2
 
 
 def test_classes_follow_from_the_data_and_are_not_said() -> None:

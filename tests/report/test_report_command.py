@@ -62,6 +62,13 @@ def test_several_stores(store: Path, tmp_path: Path, capsys: Output) -> None:
     assert "84.35 ± 0.45 | 4 |" in text
 
 
+def test_a_finished_row_counts_before_a_failed_one(store: Path, tmp_path: Path) -> None:
+    failing = Store.open(tmp_path / "failing", create=True)
+    failing.append([made_row(seed=0, status="failed", error="no room")])
+    run(failing.path, store, "-o", tmp_path / "report")
+    assert "no room" not in (tmp_path / "report/report.md").read_text()
+
+
 def test_json_is_the_verdicts(store: Path, tmp_path: Path, capsys: Output) -> None:
     run(store, "-o", tmp_path / "report", "--json")
     found = json.loads(capsys.readouterr().out)

@@ -1,5 +1,6 @@
 """Cells on a Ray cluster of two nodes, one of which is lost in the middle."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,3 +84,8 @@ def test_no_such_cluster(tmp_path: Path) -> None:
 
     with pytest.raises(PrecropError, match="are 1 or more"):
         RayEngine(tmp_path, threads=0)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(PrecropError, match=f"no Ray cluster answers at {address}: "):
+        RayEngine(tmp_path, address=address)

@@ -179,7 +179,18 @@ PLAN: dict[str, Any] = {"name": "PreCrop", "plan": {}}
         ({"variants": [{**PLAN, "seeds": [1, 1]}]}, "variants, PreCrop: seeds has 1 twice"),
         (
             {"variants": [{**PLAN, "match": "SynFlo"}]},
-            "match: no variant is called 'SynFlo'; choose",
+            "match: no other variant is called 'SynFlo'; choose",
+        ),
+        ({"variants": [{**PLAN, "match": "PreCrop"}]}, "no other variant is called 'PreCrop'"),
+        (
+            {"variants": [PLAN, {"name": "x", "plan": {}, "match": "PreCrop", "budget": "macs"}]},
+            "x: match takes the budgets of PreCrop: drop budget and budgets",
+        ),
+        ({"study": "../outside"}, "its store is called so, write it without slashes"),
+        ({"variants": [{"name": "x", "plan": {"ignore": [3]}}]}, "ignore has \\[3\\], which are"),
+        (
+            {"variants": [{"name": "x", "plan": {"widths": {3: 4}}}]},
+            "widths has \\[3\\], which are",
         ),
         (
             {"variants": [PLAN, {"name": "d", "match": "PreCrop"}]},
@@ -235,3 +246,10 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(PrecropError, match="bytes.yaml is not YAML"):
         read_study(tmp_path / "bytes.yaml")
+
+
+def test_what_is_matched_brings_its_budgets(tmp_path: Path) -> None:
+    erk = {"name": "ERK", "mask": "erk:weight", "budgets": [{"params": 0.1}]}
+    study = read(tmp_path, changed(variants=[erk, {**PLAN, "match": "ERK"}]))
+    assert study.series[0].budgets == study.series[1].budgets
+    assert study.series[1].budgets[0].given() == {"params": 0.1}

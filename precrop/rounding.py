@@ -12,6 +12,7 @@ from math import comb
 
 import numpy as np
 
+from precrop.errors import PrecropError
 from precrop.program import Floats, Integers, Program
 
 _SNAP = 1e-6
@@ -46,7 +47,7 @@ def round_units(
         Units, shape (groups,), each among ``program.choices``.
 
     Raises:
-        OverflowError: a cost could pass 2**62, near the end of 64-bit integers.
+        PrecropError: a cost could pass 2**62, near the end of 64-bit integers.
     """
     search = _Search(program, prices)
     start = program.choices.floor(program.choices.units * np.exp(log_ratios) * (1 + _SNAP))
@@ -76,7 +77,9 @@ class _Search:
         self.program, self.choices = program, program.choices
         self.names = list(program.limits)
         if any(cost >= _LARGEST for cost in self.exact(self.choices.upper)):
-            raise OverflowError("a cost could pass 2**62, beyond exact 64-bit counting")
+            raise PrecropError(
+                "a cost could pass 2**62, beyond exact 64-bit counting: write a smaller batch_size"
+            )
         self.limits = np.array([min(program.limits[n], _LARGEST) for n in self.names], np.int64)
         weights = np.array([prices[name] if prices else 1.0 for name in self.names])
         total = weights.sum()

@@ -19,6 +19,7 @@ from precrop.files import write_text
 
 SCHEMA = 1
 RUNTIMES = ("eager", "ort")
+_DEVICES = ("cpu", "cuda")
 """Whose operations a profile can describe."""
 
 OTHER = "other"
@@ -119,6 +120,12 @@ def _check(profile: DeviceProfile) -> None:
         raise ValueError(f"runtime {profile.runtime!r} is not {' or '.join(RUNTIMES)}")
     if OTHER not in profile.coefficients:
         raise ValueError(f"it has no coefficients for {OTHER!r}")
+    if profile.threads is not None and (type(profile.threads) is not int or profile.threads < 1):
+        raise ValueError(f"threads {profile.threads!r} is no number of threads")
+    if not isinstance(profile.device, str) or profile.device.partition(":")[0] not in _DEVICES:
+        raise ValueError(f"device {profile.device!r} is not {' or '.join(_DEVICES)}")
+    if not isinstance(profile.machine, Mapping):
+        raise ValueError(f"machine {profile.machine!r} is no description")
     if type(profile.step) is not int or profile.step < 1:
         raise ValueError(f"step {profile.step!r} is no number of channels")
     for kind, coefficients in profile.coefficients.items():

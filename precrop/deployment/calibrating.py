@@ -25,6 +25,8 @@ from precrop.errors import BudgetError
 from precrop.plans import Plan
 from precrop.read.inputs import Inputs
 
+_HALVINGS = 4
+"""Plans that are made, not measured, to find how narrow a network may be."""
 MOST_ROUNDS = 3
 """Plans that are measured, at most."""
 _AIM = 0.96
@@ -110,13 +112,25 @@ def calibrate(
     inputs = Inputs(input_shape)
     attempts: list[Attempt] = []
     plans: list[Plan] = []
+
+    def planned(asked: float) -> Plan:
+        given = {"device_profile": profile, "batch_size": batch_size, **options}
+        return plan(model, input_shape, latency=asked, **given)
+
     with ExitStack() as stack:
         say("the original")
         dense = stack.enter_context(_run(model, inputs, profile, settings))
         asked = _first_share(latency, dense)
         while len(attempts) < MOST_ROUNDS:
             say(f"plan {len(attempts) + 1} of at most {MOST_ROUNDS}, {asked:.0%} of the prediction")
-            made = _plan(model, input_shape, asked, profile, batch_size, options, plans)
+            made: Plan | None = None
+            try:
+                made = planned(asked)
+            except BudgetError as error:
+                if not attempts:
+                    what = f"latency={latency!r}, as it is predicted"
+                    raise BudgetError(f"{what}: {error}") from error
+                asked, made = _narrowest(planned, asked, attempts[-1].asked)
             if made is None:
                 break
             plans.append(made)
@@ -158,29 +172,18 @@ def _seconds(latency: Budget) -> float:
     return parse_budget("latency", latency, 1) / UNITS["latency"].suffixes["s"]
 
 
-def _plan(
-    model: nn.Module,
-    input_shape: Any,
-    asked: float,
-    profile: DeviceProfile,
-    batch_size: int,
-    options: Mapping[str, Any],
-    earlier: list[Plan],
-) -> Plan | None:
-    """A plan at a share of the predicted time; None if only an earlier one was possible."""
-    try:
-        return plan(
-            model,
-            input_shape,
-            latency=asked,
-            device_profile=profile,
-            batch_size=batch_size,
-            **options,
-        )
-    except BudgetError:
-        if not earlier:
-            raise
-        return None
+def _narrowest(
+    planned: Callable[[float], Plan], impossible: float, possible: float
+) -> tuple[float, Plan | None]:
+    """The least share between both that a plan can have, roughly; no plan if it is the last one."""
+    found = None
+    for _ in range(_HALVINGS):
+        between = math.sqrt(impossible * possible)
+        try:
+            possible, found = between, planned(between)
+        except BudgetError:
+            impossible = between
+    return possible, found
 
 
 def _measure(latency: Budget, asked: float, dense: Runner, cropped: Runner, rounds: int) -> Attempt:

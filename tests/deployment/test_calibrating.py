@@ -98,10 +98,21 @@ def test_a_device_that_never_gets_there(device: Callable[[Clock], None]) -> None
     assert min(a.used for a in result.attempts) == 2.0
 
 
+def test_the_narrowest_is_tried_before_giving_up(device: Callable[[Clock], None]) -> None:
+    # What is asked after the second plan is less than the narrowest widths take.
+    device(lambda s: 5e-4 + s)
+    result = found(0.5, min_width=11)
+    assert len(result.attempts) == MOST_ROUNDS
+    assert result.attempts[2].asked < result.attempts[1].asked
+    with pytest.raises(BudgetError):
+        found(0.95 * result.attempts[2].asked, min_width=11)
+
+
 def test_an_unreachable_time(device: Callable[[Clock], None]) -> None:
     device(lambda s: s)
-    with pytest.raises(BudgetError, match="latency=.*us cannot be met: the least possible"):
-        found(0.001)
+    message = "latency='0.001us', as it is predicted: .* cannot be met: the least possible"
+    with pytest.raises(BudgetError, match=message):
+        found("0.001us")
 
 
 def test_budgets_beside_it_hold(device: Callable[[Clock], None]) -> None:

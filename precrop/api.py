@@ -95,7 +95,7 @@ def plan(
             roofline that needs no measurement (``cpu`` if None).
         divisor: layers' channels are multiples of it where the original is wide enough; ``auto``
             takes the step of the profile, halved as often as the budgets need it. By default 1, and
-            ``auto`` where widths are sought for a latency: odd ones take the time of the next even.
+            ``auto`` where widths are sought for a latency: others take the time of the next step.
         min_width: no layer gets narrower than this.
         expand: let layers get wider than the original (PreConfig).
         balance: weight of the balance term, gamma in docs/method.md.

@@ -483,8 +483,8 @@ def _calibrated(model: "nn.Module", shape: Any, *, latency: str | None, **option
             f"{attempt.limit * 1e3:.3f} ms (the original {attempt.dense * 1e3:.3f} ms)"
         )
     if not found.met:
-        tried = f"of {len(found.attempts)} that were measured"
-        print(f"precrop: warning: no plan was in time; the fastest {tried}", file=sys.stderr)
+        tried = f"the fastest of {len(found.attempts)} that were measured"
+        print(f"precrop: warning: no plan was in time; this is {tried}", file=sys.stderr)
     return found.plan
 
 

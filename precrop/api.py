@@ -1,10 +1,8 @@
 """The public functions of the core: plan a crop, crop a network."""
 
 import fnmatch
-import gc
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +11,7 @@ import torch
 from torch import nn
 
 from precrop import __version__
+from precrop.apart import apart
 from precrop.budgets import Budget, missing
 from precrop.choosing import Choice, Chooser
 from precrop.copying import tensor_shapes
@@ -131,7 +130,7 @@ def plan(
     profile = find_profile(device_profile)
     divisors = list(_halved(profile.step)) if divisor == "auto" else [divisor]
     options = {"min_width": min_width, "expand": expand, "balance": balance}
-    with _without_collection():
+    with apart():
         network = _read(model, Inputs(input_shape), groups == "scale", residual == "crop")
         _ignore(network, patterns)
         if widths is None:
@@ -200,18 +199,6 @@ def _choose(
             network.read()  # forgets what was held for the sake of the narrowest widths
     chosen = {"divisor": divisors[-1], **options}
     return chosen, Chooser(network, budgets, chosen, way).choose()
-
-
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """Pause garbage collection: passes over all of PyTorch's objects would take half the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _read(model: nn.Module, inputs: Inputs, scale_groups: bool, own_widths: bool) -> Network:

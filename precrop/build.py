@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from precrop.apart import apart
 from precrop.copying import copied, tensor_shapes
 from precrop.errors import PlanError, PrecropError
 from precrop.fit.attributes import apply_edits
@@ -16,6 +17,7 @@ from precrop.streams import install, plain_hook
 SHOWN_DIFFERENCES = 3
 
 
+@apart()
 def build(plan: Plan, model: nn.Module, init: Literal["slice", "reset"] = "slice") -> nn.Module:
     """Build the cropped network; ``model`` stays as it was.
 

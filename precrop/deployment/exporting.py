@@ -32,7 +32,6 @@ from precrop.copying import copied
 from precrop.errors import PrecropError
 from precrop.plans import Plan
 from precrop.read.inputs import Inputs
-from precrop.read.trace import plain_attention
 from precrop.zoo import load_model, runs_user_code
 
 TOLERANCE = 1e-4
@@ -194,7 +193,7 @@ class Source:
             for tensor in (*args, *kwargs.values()):
                 shapes[tensor] = {0: Dim("batch")}
         try:
-            with _quiet(), _evaluating(self.model), plain_attention():
+            with _quiet(), _evaluating(self.model), _plain_attention():
                 program = torch.export.export(
                     self.model, tuple(args), kwargs, dynamic_shapes=shapes, strict=False
                 )
@@ -646,6 +645,17 @@ def _staged(path: Path) -> Iterator[tuple[Path, list[Path]]]:
             shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
         raise PrecropError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Without the fused path, whose operations other programs do not know."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from precrop.apart import apart
 from precrop.errors import PrecropError
 from precrop.flow.replay import Even, Flow, Replay
 from precrop.program import Floats
@@ -93,6 +94,7 @@ class Expectation:
             )
 
 
+@apart()
 def synexp(
     model: nn.Module, input_shape: Any, densities: Mapping[str, float] | None = None
 ) -> float:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from precrop.apart import apart
 from precrop.budgets import Budget
 from precrop.pai.collapse import LayerCollapseWarning
 from precrop.pai.methods import layer_densities, weight_scores
@@ -51,9 +52,10 @@ def densities(
         BudgetError: a budget is senseless.
         PrecropError: the method is unknown or lacks data, or the network has no prunable layer.
     """
-    problem = _problem(model, input_shape, params, macs, data, seed, progress)
-    found = layer_densities(problem, method, **options)
-    names = collapsed(problem, found)
+    with apart():
+        problem = _problem(model, input_shape, params, macs, data, seed, progress)
+        found = layer_densities(problem, method, **options)
+        names = collapsed(problem, found)
     if names:
         warnings.warn(
             f"{method} collapses {', '.join(names)}: nothing but one weight remains",
@@ -63,6 +65,7 @@ def densities(
     return found
 
 
+@apart()
 def scores(
     model: nn.Module,
     input_shape: Any,

@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import prune
 
+from precrop.apart import apart
 from precrop.errors import PrecropError
 from precrop.pai.collapse import LayerCollapseWarning, collapsed_masks
 from precrop.pai.problem import generator
@@ -27,6 +28,7 @@ GRANULARITIES: dict[str, tuple[int, ...]] = {
 """Axes of (group, output, input, position) that one unit spans."""
 
 
+@apart()
 def masks(
     model: nn.Module,
     densities: Mapping[str, float],

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from precrop.apart import apart
 from precrop.errors import PrecropError
 from precrop.flow.replay import Flow, Replay, Weight
 from precrop.pai.masking import masks
@@ -64,6 +65,7 @@ class Estimate:
         return -math.expm1(log_expected - self.log_mean) / self.relative_error
 
 
+@apart()
 def sampled_synexp(
     model: nn.Module,
     input_shape: Any,
@@ -101,6 +103,7 @@ def sampled_synexp(
     return sampler.estimate(draw, samples, seed)
 
 
+@apart()
 def sampled_crop(
     model: nn.Module,
     input_shape: Any,

@@ -4,9 +4,9 @@ The network runs once more on meta tensors. Nothing but the network itself holds
 run, so a storage dies where it would die in a real one; a weak reference to it tells when.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -16,8 +16,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from precrop.apart import apart
 from precrop.read.meta import MetaKernels
-from precrop.read.trace import Trace, base_name, plain_attention
+from precrop.read.trace import PlainLayers, Trace, base_name
 
 INPUT = -1
 """The call that "makes" the network's inputs."""
@@ -129,36 +130,47 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.found.lives = [x for x in self.found.lives if x.call < first or id(x) in alive]
 
 
-@contextmanager
-def attention_kernels(meta: MetaKernels | None, watch: _Watch | None = None) -> Iterator[None]:
-    """Let attention on meta tensors leave what PyTorch's kernels do on real ones.
+class KernelAttention(PlainLayers):
+    """Lets attention on meta tensors leave what PyTorch's kernels do on real ones.
 
     On meta tensors `scaled_dot_product_attention` is a few products, with a table of weights
     between them. A kernel holds no such table but one number for each row of it, and its output
     lies in memory as (batch, places, heads, channels).
 
     Args:
-        meta: kernels for meta tensors; None changes nothing.
         watch: to be told of what a kernel does not hold.
     """
-    plain: Callable[..., Tensor] = F.scaled_dot_product_attention
 
-    def attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        first = len(watch.found.sizes) if watch is not None else 0
-        output = plain(query, key, value, *args, **kwargs)
+    def __init__(self, watch: _Watch | None = None) -> None:
+        super().__init__()
+        self.watch = watch
+        # PyTorch's function for attention blocks, for which alone the name means another function.
+        block = F.multi_head_attention_forward
+        names = {**block.__globals__, "scaled_dot_product_attention": self.attention}
+        self.block = FunctionType(block.__code__, names, argdefs=block.__defaults__)
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if function is F.scaled_dot_product_attention:
+            function = self.attention
+        elif function is F.multi_head_attention_forward:
+            function = self.block
+        return function(*args, **(kwargs or {}))
+
+    def attention(
+        self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """What a kernel puts out, as it lies in memory."""
+        first = len(self.watch.found.sizes) if self.watch is not None else 0
+        output = F.scaled_dot_product_attention(query, key, value, *args, **kwargs)
         if query.dim() == _HEADED and query.shape[-1] == value.shape[-1]:
             output = output.transpose(1, 2).contiguous().transpose(1, 2)
             row_sums = torch.empty(query.shape[:-1], dtype=_sums(query.dtype), device=query.device)
-            if watch is not None:
-                watch.join(first)
+            if self.watch is not None:
+                self.watch.join(first)
             del row_sums
         return output
-
-    F.scaled_dot_product_attention = attention if meta is not None else plain
-    try:
-        yield
-    finally:
-        F.scaled_dot_product_attention = plain
 
 
 def _sums(dtype: torch.dtype) -> torch.dtype:
@@ -195,10 +207,9 @@ def lifetimes(
     for position, tensor in enumerate((*args, *kwargs.values())):
         watch.note(INPUT, position, tensor)
     with (
-        torch.inference_mode(False),
+        apart(),
         torch.no_grad(),
-        plain_attention(),
-        attention_kernels(meta, watch),
+        PlainLayers() if meta is None else KernelAttention(watch),
         watch,
     ):
         output = model(*args, **kwargs)

@@ -7,6 +7,7 @@ from math import gcd, prod
 import torch
 from torch import Tensor, nn
 
+from precrop.apart import apart
 from precrop.copying import copied, first_line
 from precrop.errors import PrecropError
 from precrop.read.axes import (
@@ -117,6 +118,7 @@ class Network:
         cost_models: costs beside ``params`` and ``macs``, by name.
     """
 
+    @apart()
     def __init__(
         self,
         model: nn.Module,

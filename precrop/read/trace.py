@@ -5,21 +5,18 @@ operations are followed as they happen and nothing is computed. A network that n
 (a detector's ``nonzero``) runs on real tensors instead.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import (
-    register_module_forward_hook,
-    register_module_forward_pre_hook,
-)
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from precrop.apart import apart
 from precrop.read.meta import MetaKernels
 
 Shape = tuple[int, ...]
@@ -172,37 +169,55 @@ def _output_list(out: Any) -> list[Tensor]:
     return list(_tensors(out)) if isinstance(out, (list, tuple)) else []
 
 
+_CALL = "_compiled_call_impl"
+"""Where an instance of a module keeps what stands for its call, as ``Module.compile`` does."""
+
+
 @contextmanager
 def _module_frames(model: nn.Module, trace: Trace, stack: list[int]) -> Iterator[None]:
-    paths = {id(module): path for path, module in model.named_modules()}
-
-    def enter(module: nn.Module, args: Any) -> None:
-        trace.frames.append(Frame(paths.get(id(module), "?"), type(module), stack[-1]))
-        stack.append(len(trace.frames) - 1)
-
-    def leave(module: nn.Module, args: Any, output: Any) -> None:
-        stack.pop()
-
-    handles = (
-        register_module_forward_pre_hook(enter),
-        register_module_forward_hook(leave),
-    )
+    """Note calls of the network's modules, on these instances: other threads have theirs."""
+    modules = dict(model.named_modules())
+    before = [(module, module.__dict__.get(_CALL)) for module in modules.values()]
+    for path, module in modules.items():
+        module.__dict__[_CALL] = _noted(module, path, trace.frames, stack)
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        for module, call in before:
+            del module.__dict__[_CALL]
+            if call is not None:
+                module.__dict__[_CALL] = call
 
 
-@contextmanager
-def plain_attention() -> Iterator[None]:
-    """Without the fused path, which hides an attention block's layers in one operation."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+def _noted(
+    module: nn.Module, path: str, frames: list[Frame], stack: list[int]
+) -> Callable[..., Any]:
+    """The call of a module, hooks included, that notes its frame."""
+    call: Callable[..., Any] = module._call_impl
+    kind = type(module)
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        frames.append(Frame(path, kind, stack[-1]))
+        stack.append(len(frames) - 1)
+        try:
+            return call(*args, **kwargs)
+        finally:
+            stack.pop()
+
+    return noted
+
+
+class PlainLayers(TorchFunctionMode):
+    """Shows a layer's own operations: PyTorch's fused paths give way to any function mode.
+
+    (They would hide an attention block's layers in one operation. The switch that turns them off,
+    ``torch.backends.mha.set_fastpath_enabled``, is one for all threads.)
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        return function(*args, **(kwargs or {}))
 
 
 def run(
@@ -211,19 +226,23 @@ def run(
     kwargs: Mapping[str, Any],
     meta: MetaKernels | None,
     limit: int | None = None,
+    layers: TorchFunctionMode | None = None,
 ) -> Trace:
     """Run ``model(*args, **kwargs)`` and record it; an exception ends the trace and is kept in it.
 
+    The model is a copy that nothing else runs meanwhile; nothing but it is changed for the time.
+
     ``meta`` is None for a run on real tensors. With a ``limit`` the trace ends when that many calls
-    were made, before the last one runs.
+    were made, before the last one runs. ``layers`` says into what operations layers that PyTorch
+    fuses are taken apart.
     """
     trace = Trace()
     stack = [-1]
     try:
         with (
-            torch.inference_mode(False),
+            apart(),
             torch.no_grad(),
-            plain_attention(),
+            layers or PlainLayers(),
             _module_frames(model, trace, stack),
             _ReshapeWatch(trace) if limit is not None else nullcontext(),
             _Recorder(trace, stack, meta, limit),

@@ -1,0 +1,43 @@
+"""Computing apart: nothing that is set around a call reaches into it.
+
+What PyTorch keeps for each thread (gradients on or off, inference mode, autocast, the default
+device, modes that watch or change operations) is as in a new thread while a network is read, and
+as it was afterwards, also after an error. What belongs to the whole process (random numbers, hooks
+of all modules, the default type, flags of backends, garbage collection) is never set: other threads
+may train or serve meanwhile.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch._C import _len_torch_function_stack
+from torch.overrides import _pop_mode, _push_mode
+from torch.utils._python_dispatch import _disable_current_modes
+
+_AUTOCAST = ("cpu", "cuda", "xpu", "mps")
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Compute as in a new thread; also a decorator."""
+    with ExitStack() as stack:
+        stack.enter_context(_disable_current_modes())
+        stack.enter_context(_no_function_modes())
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for device in _AUTOCAST:
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+@contextmanager
+def _no_function_modes() -> Iterator[None]:
+    """Without `TorchFunctionMode`s, of which the default device is one."""
+    modes = [_pop_mode() for _ in range(_len_torch_function_stack())]  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        for mode in reversed(modes):
+            _push_mode(mode)  # type: ignore[no-untyped-call]

@@ -102,6 +102,16 @@ def parse_budget(name: str, asked: Budget, base: int) -> int:
     return limit
 
 
+def parse_share(name: str, asked: Budget, base: int) -> float:
+    """The share of what the original costs that a budget stands for, not rounded to whole units.
+
+    The arguments and errors are those of `parse_budget`.
+    """
+    limit = parse_budget(name, asked, base)
+    number, scale = _read(name, asked, UNITS.get(name, _COUNT), "")
+    return float(number) if scale is None else limit / base
+
+
 def written(name: str, number: int) -> str:
     """A cost as people read it: ``2,500,000`` parameters, ``64.0 MB``, ``8.00 ms``."""
     unit = UNITS.get(name, _COUNT)

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from precrop.models.initialise import kaiming
+from precrop.models.initialise import Init, kaiming
 
 # expansion, output channels, blocks, stride, kernel. The paper's table with stride 1 in the stem
 # and in the second row: 32x32 images end at 4x4.
@@ -84,10 +84,15 @@ class CifarEfficientNet(nn.Module):
         num_classes: outputs.
         dropout: of the features before the linear layer.
         stochastic_depth: drop probability of the last block; it grows linearly from 0.
+        init: as in `precrop.models.initialise.kaiming`.
     """
 
     def __init__(
-        self, num_classes: int = 10, dropout: float = 0.2, stochastic_depth: float = 0.2
+        self,
+        num_classes: int = 10,
+        dropout: float = 0.2,
+        stochastic_depth: float = 0.2,
+        init: Init = "fan_out",
     ) -> None:
         super().__init__()
         self.stem = _conv(3, 32, 3)
@@ -104,7 +109,7 @@ class CifarEfficientNet(nn.Module):
         self.head = _conv(inputs, 1280, 1)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(1280, num_classes)
-        kaiming(self)
+        kaiming(self, init)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images ``(N, 3, 32, 32)`` to logits ``(N, num_classes)``."""
@@ -114,7 +119,10 @@ class CifarEfficientNet(nn.Module):
 
 
 def cifar_efficientnet_b0(
-    num_classes: int = 10, dropout: float = 0.2, stochastic_depth: float = 0.2
+    num_classes: int = 10,
+    dropout: float = 0.2,
+    stochastic_depth: float = 0.2,
+    init: Init = "fan_out",
 ) -> CifarEfficientNet:
     """EfficientNet-B0 for 32x32 images: 4,020,358 parameters."""
-    return CifarEfficientNet(num_classes, dropout, stochastic_depth)
+    return CifarEfficientNet(num_classes, dropout, stochastic_depth, init)

@@ -1,25 +1,38 @@
-"""The initialisation that every network of this package starts from."""
+"""The initialisations that the networks of this package start from."""
 
 import math
+from typing import Literal
 
 from torch import nn
 
+Init = Literal["fan_out", "fan_in"]
 
-def kaiming(network: nn.Module) -> None:
-    """Initialise in place: He normal convolutions (fan out), unit norms, uniform linear layers.
 
-    Source: He et al. 2015, "Delving Deep into Rectifiers" (arXiv 1502.01852), and, for the linear
-    layers, the ``1/sqrt(fan in)`` uniform of the reference networks.
+def kaiming(network: nn.Module, init: Init = "fan_out") -> None:
+    """Initialise in place; norms are one and biases zero.
+
+    He et al. 2015, "Delving Deep into Rectifiers" (arXiv 1502.01852), in two forms that differ most
+    in how large a classifier's weights are beside those of the convolutions.
+
+    Args:
+        network: its convolutions, batch norms and linear layers are initialised.
+        init: ``fan_out`` draws convolutions from the normal distribution that keeps the variance of
+            gradients, and linear layers uniformly up to ``1/sqrt(fan in)``, as PyTorch does.
+            ``fan_in`` draws both from the normal distribution that keeps the variance of
+            activations, as the code of SynFlow (Tanaka et al. 2020) and of Frankle et al. 2021.
+            There magnitude pruning keeps far more of a classifier.
     """
+    if init not in ("fan_out", "fan_in"):
+        raise ValueError(f"init must be 'fan_out' or 'fan_in', not {init!r}")
     for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) and init == "fan_out":
             bound = 1 / math.sqrt(module.in_features)
             nn.init.uniform_(module.weight, -bound, bound)
+        elif isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, mode=init, nonlinearity="relu")
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+        else:
+            continue
+        if module.bias is not None:
             nn.init.zeros_(module.bias)

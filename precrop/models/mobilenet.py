@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from precrop.models.initialise import kaiming
+from precrop.models.initialise import Init, kaiming
 
 # expansion, output channels, blocks, stride. The paper's table with stride 1 in the stem and in
 # the second row: 32x32 images end at 4x4.
@@ -47,7 +47,7 @@ class InvertedResidual(nn.Module):
 class CifarMobileNetV2(nn.Module):
     """A stem of 32 channels, seven stages of inverted residuals, a head of 1280 channels."""
 
-    def __init__(self, num_classes: int = 10) -> None:
+    def __init__(self, num_classes: int = 10, init: Init = "fan_out") -> None:
         super().__init__()
         self.stem = _conv(3, 32, 3)
         blocks: list[nn.Module] = []
@@ -60,7 +60,7 @@ class CifarMobileNetV2(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.head = _conv(inputs, 1280, 1)
         self.classifier = nn.Linear(1280, num_classes)
-        kaiming(self)
+        kaiming(self, init)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images ``(N, 3, 32, 32)`` to logits ``(N, num_classes)``."""
@@ -69,6 +69,6 @@ class CifarMobileNetV2(nn.Module):
         return out
 
 
-def cifar_mobilenet_v2(num_classes: int = 10) -> CifarMobileNetV2:
+def cifar_mobilenet_v2(num_classes: int = 10, init: Init = "fan_out") -> CifarMobileNetV2:
     """MobileNetV2 for 32x32 images: 2,236,682 parameters."""
-    return CifarMobileNetV2(num_classes)
+    return CifarMobileNetV2(num_classes, init)

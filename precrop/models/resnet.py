@@ -5,7 +5,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from precrop.models.initialise import kaiming
+from precrop.models.initialise import Init, kaiming
 
 Shortcut = Literal["projection", "pad"]
 
@@ -60,10 +60,15 @@ class CifarResNet(nn.Module):
         num_classes: outputs.
         shortcut: where a stage changes size, ``projection`` is a 1x1 convolution with batch norm,
             ``pad`` the parameter-free option A of the paper's CIFAR experiments.
+        init: as in `precrop.models.initialise.kaiming`.
     """
 
     def __init__(
-        self, blocks: int, num_classes: int = 10, shortcut: Shortcut = "projection"
+        self,
+        blocks: int,
+        num_classes: int = 10,
+        shortcut: Shortcut = "projection",
+        init: Init = "fan_out",
     ) -> None:
         super().__init__()
         if shortcut not in ("projection", "pad"):
@@ -74,7 +79,7 @@ class CifarResNet(nn.Module):
         self.layer2 = _stage(16, 32, blocks, 2, shortcut)
         self.layer3 = _stage(32, 64, blocks, 2, shortcut)
         self.fc = nn.Linear(64, num_classes)
-        kaiming(self)
+        kaiming(self, init)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images ``(N, 3, 32, 32)`` to logits ``(N, num_classes)``."""
@@ -90,31 +95,43 @@ def _stage(inputs: int, outputs: int, blocks: int, stride: int, shortcut: Shortc
     return nn.Sequential(first, *rest)
 
 
-def resnet20(num_classes: int = 10, shortcut: Shortcut = "projection") -> CifarResNet:
+def resnet20(
+    num_classes: int = 10, shortcut: Shortcut = "projection", init: Init = "fan_out"
+) -> CifarResNet:
     """ResNet-20: 272,474 parameters (269,722 with ``shortcut="pad"``)."""
-    return CifarResNet(3, num_classes, shortcut)
+    return CifarResNet(3, num_classes, shortcut, init)
 
 
-def resnet32(num_classes: int = 10, shortcut: Shortcut = "projection") -> CifarResNet:
+def resnet32(
+    num_classes: int = 10, shortcut: Shortcut = "projection", init: Init = "fan_out"
+) -> CifarResNet:
     """ResNet-32: 466,906 parameters (464,154 with ``shortcut="pad"``)."""
-    return CifarResNet(5, num_classes, shortcut)
+    return CifarResNet(5, num_classes, shortcut, init)
 
 
-def resnet44(num_classes: int = 10, shortcut: Shortcut = "projection") -> CifarResNet:
+def resnet44(
+    num_classes: int = 10, shortcut: Shortcut = "projection", init: Init = "fan_out"
+) -> CifarResNet:
     """ResNet-44: 661,338 parameters (658,586 with ``shortcut="pad"``)."""
-    return CifarResNet(7, num_classes, shortcut)
+    return CifarResNet(7, num_classes, shortcut, init)
 
 
-def resnet56(num_classes: int = 10, shortcut: Shortcut = "projection") -> CifarResNet:
+def resnet56(
+    num_classes: int = 10, shortcut: Shortcut = "projection", init: Init = "fan_out"
+) -> CifarResNet:
     """ResNet-56: 855,770 parameters (853,018 with ``shortcut="pad"``)."""
-    return CifarResNet(9, num_classes, shortcut)
+    return CifarResNet(9, num_classes, shortcut, init)
 
 
-def resnet110(num_classes: int = 10, shortcut: Shortcut = "projection") -> CifarResNet:
+def resnet110(
+    num_classes: int = 10, shortcut: Shortcut = "projection", init: Init = "fan_out"
+) -> CifarResNet:
     """ResNet-110: 1,730,714 parameters (1,727,962 with ``shortcut="pad"``)."""
-    return CifarResNet(18, num_classes, shortcut)
+    return CifarResNet(18, num_classes, shortcut, init)
 
 
-def resnet1202(num_classes: int = 10, shortcut: Shortcut = "projection") -> CifarResNet:
+def resnet1202(
+    num_classes: int = 10, shortcut: Shortcut = "projection", init: Init = "fan_out"
+) -> CifarResNet:
     """ResNet-1202: 19,424,026 parameters (19,421,274 with ``shortcut="pad"``)."""
-    return CifarResNet(200, num_classes, shortcut)
+    return CifarResNet(200, num_classes, shortcut, init)

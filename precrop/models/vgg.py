@@ -1,26 +1,28 @@
 """VGG-16 for CIFAR, in the form that the pruning-at-initialisation literature uses.
 
-Simonyan & Zisserman 2015 (arXiv 1409.1556) with batch norm and one linear layer; the form of
-Frankle et al. 2021 (arXiv 2009.08576) and Tanaka et al. 2020 (SynFlow, arXiv 2006.05467).
+Simonyan & Zisserman 2015 (arXiv 1409.1556) with batch norm, an average pool in the place of the
+last max-pool and one linear layer; the form of Frankle et al. 2021 (arXiv 2009.08576) and Tanaka et
+al. 2020 (SynFlow, arXiv 2006.05467), but for the biases that their convolutions have.
 """
 
 from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
 
-from precrop.models.initialise import kaiming
+from precrop.models.initialise import Init, kaiming
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
 class CifarVGG(nn.Module):
-    """13 convolutions in five stages, each ended by a max-pool, and one linear layer."""
+    """13 convolutions in five stages, each ended by a pool, and one linear layer."""
 
-    def __init__(self, num_classes: int = 10) -> None:
+    def __init__(self, num_classes: int = 10, init: Init = "fan_out") -> None:
         super().__init__()
         self.features = nn.Sequential(*stages(STAGES))
+        self.features[-1] = nn.AvgPool2d(2)
         self.classifier = nn.Linear(STAGES[-1][-1], num_classes)
-        kaiming(self)
+        kaiming(self, init)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images ``(N, 3, 32, 32)`` to logits ``(N, num_classes)``."""
@@ -43,6 +45,6 @@ def stages(widths: Iterable[Iterable[int]]) -> Iterator[nn.Module]:
         yield nn.MaxPool2d(2)
 
 
-def cifar_vgg16_bn(num_classes: int = 10) -> CifarVGG:
+def cifar_vgg16_bn(num_classes: int = 10, init: Init = "fan_out") -> CifarVGG:
     """VGG-16-BN for 32x32 images: 14,724,042 parameters."""
-    return CifarVGG(num_classes)
+    return CifarVGG(num_classes, init)

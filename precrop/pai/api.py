@@ -1,7 +1,7 @@
 """The public functions of pruning at initialization."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from precrop.apart import apart
 from precrop.budgets import Budget
 from precrop.pai.collapse import LayerCollapseWarning
-from precrop.pai.methods import layer_densities, weight_scores
+from precrop.pai.methods import SCORES, layer_densities, weight_scores
 from precrop.pai.problem import Problem, silent
 from precrop.pai.progress import bar
-from precrop.pai.ranking import collapsed
+from precrop.pai.ranking import kept_weights, outranked, shares
 
 
 def densities(
@@ -54,11 +54,10 @@ def densities(
     """
     with apart():
         problem = _problem(model, input_shape, params, macs, data, seed, progress)
-        found = layer_densities(problem, method, **options)
-        names = collapsed(problem, found)
+        found, names = _densities(problem, method, options)
     if names:
         warnings.warn(
-            f"{method} collapses {', '.join(names)}: nothing but one weight remains",
+            f"{method} collapses {', '.join(names)}: no weight ranks high enough to remain",
             LayerCollapseWarning,
             stacklevel=2,
         )
@@ -91,6 +90,19 @@ def scores(
     problem = _problem(model, input_shape, params, macs, data, seed, progress)
     found = weight_scores(problem, method, **options)
     return {problem.parameters[name]: values for name, values in found.items()}
+
+
+def _densities(
+    problem: Problem, method: str, options: Mapping[str, Any]
+) -> tuple[dict[str, float], list[str]]:
+    """The densities, and the layers that collapse."""
+    if method in SCORES:
+        ranked = weight_scores(problem, method, **options)
+        kept = kept_weights(problem, ranked)
+        return shares(kept), outranked(ranked, kept)
+    found = layer_densities(problem, method, **options)
+    layers = problem.layers.items()
+    return found, [name for name, layer in layers if found[name] * layer.weights < 1]
 
 
 def _problem(

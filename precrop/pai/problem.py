@@ -1,5 +1,6 @@
 """What every method for layer densities is given, and what it may ask."""
 
+import math
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from precrop.budgets import Budget, parse_budgets
+from precrop.budgets import Budget, parse_budgets, parse_share
 from precrop.errors import PrecropError
 from precrop.read.inputs import Inputs
 from precrop.read.network import Network
@@ -38,6 +39,7 @@ class Problem:
         data: batches ``(inputs, targets)``, for methods that need them.
         seed: of every random choice.
         progress: for loops that take long.
+        asked: the shares of all costs that the limits are the whole parts of.
     """
 
     network: Network
@@ -49,6 +51,7 @@ class Problem:
     data: Iterable[Any] | None = None
     seed: int = 0
     progress: Progress = field(default=silent)
+    asked: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -74,12 +77,22 @@ class Problem:
         parameters = {reading.name: reading.weight for reading in network.layers}
         running = {reading.weight for reading in network.passes[0].readings}
         names = [name for name, weight in parameters.items() if weight in running] or [*layers]
-        totals = {
-            "params": sum(layer.weights for layer in structure.layers),
-            "macs": sum(layer.macs for layer in structure.layers),
-        }
+        totals = _totals(layers)
         limits = parse_budgets(budgets, totals)
-        return cls(network, layers, parameters, names[0], names[-1], limits, **options)
+        asked = {n: parse_share(n, b, totals[n]) for n, b in budgets.items() if b is not None}
+        ends = names[0], names[-1]
+        return cls(network, layers, parameters, *ends, limits, asked=asked, **options)
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """What all prunable weights cost."""
+        return _totals(self.layers)
+
+    def share(self, cost: str) -> float:
+        """The share of a cost that may remain, as it was asked for if it was: 0.1, not 27/271."""
+        total, limit = self.totals[cost], self.limits[cost]
+        asked = self.asked.get(cost, math.inf)
+        return min(1.0, asked if 0 <= asked * total - limit < 1 else limit / total)
 
     def weights(self) -> dict[str, Tensor]:
         """Per layer name its weight in the model, detached."""
@@ -98,6 +111,13 @@ class Problem:
                 "batches of (inputs, targets)"
             )
         return self.data
+
+
+def _totals(layers: Mapping[str, Layer]) -> dict[str, int]:
+    return {
+        "params": sum(layer.weights for layer in layers.values()),
+        "macs": sum(layer.macs for layer in layers.values()),
+    }
 
 
 def generator(seed: int, name: str) -> torch.Generator:

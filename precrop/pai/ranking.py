@@ -1,11 +1,12 @@
 """Which weights remain when those with the highest scores in the whole network do.
 
 A threshold is searched among the numbers that floating point has, so budgets are met to one weight
-whatever they count. Of equal scores the ones that come first remain, layers in alphabetical order,
-so that nothing depends on the order in which layers run.
+whatever they count. Where not all of some equal scores fit, every layer that has some keeps the
+same share of them, the first ones, so that nothing depends on the order in which layers run.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,8 +22,6 @@ from precrop.structure import Layer
 _BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
 _SAMPLES = 10_000
 """Scores that stand for all when a threshold is guessed."""
-_ROUNDING = 1e-9
-"""Part of a weight that a density times their number may be off."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def kept_weights(
     """Per layer name a bool tensor: the weights that remain.
 
     A layer in which every weight ranks too low has collapsed; it keeps its best weight, so that
-    every density is above zero. `collapsed` tells such layers.
+    every density is above zero. `outranked` tells such layers.
 
     Args:
         problem: gives the layers and the budgets.
@@ -65,26 +64,35 @@ def kept_weights(
     for name, mask in masks.items():
         if not mask.any():
             mask.view(-1)[keys[name].argmax()] = True
+    places = {
+        name: ((keys[name] == threshold - 1) & ~masks[name]).view(-1).nonzero().view(-1)
+        for name in tied
+    }
     counts = {name: int(mask.sum()) for name, mask in masks.items()}
-    for name in tied:
-        new = ((keys[name] == threshold - 1) & ~masks[name]).view(-1).nonzero().view(-1)
-        counts[name] += (fitting := _fitting(name, len(new), counts, prices))
-        masks[name].view(-1)[new[:fitting]] = True
+    fitting = _fitting({name: len(new) for name, new in places.items()}, counts, prices)
+    for name, count in fitting.items():
+        masks[name].view(-1)[places[name][:count]] = True
     return {name: masks[name] for name in scores}
 
 
 def kept_shares(problem: Problem, scores: Mapping[str, Tensor]) -> dict[str, float]:
     """Per layer name the share of its weights that remain."""
-    masks = kept_weights(problem, scores)
+    return shares(kept_weights(problem, scores))
+
+
+def shares(masks: Mapping[str, Tensor]) -> dict[str, float]:
+    """Per layer name the share of its weights that a mask keeps."""
     return {name: int(mask.sum()) / mask.numel() for name, mask in masks.items()}
 
 
-def collapsed(problem: Problem, densities: Mapping[str, float]) -> list[str]:
-    """Layers of several weights of which at most one remains."""
+def outranked(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> list[str]:
+    """Layers of which one weight remains that ranks below others which don't: they collapsed."""
+    pruned = [scores[name][~mask].max() for name, mask in masks.items() if not mask.all()]
+    best = max(map(float, pruned), default=-math.inf)
     return [
         name
-        for name, layer in problem.layers.items()
-        if layer.weights > 1 and densities[name] * layer.weights < 1 + _ROUNDING
+        for name, mask in masks.items()
+        if mask.numel() > 1 and int(mask.sum()) == 1 and float(scores[name][mask]) < best
     ]
 
 
@@ -132,10 +140,34 @@ def _fits(counts: Mapping[str, int], prices: Sequence[Price]) -> bool:
     return all(price.room(least) >= 0 for price in prices)
 
 
-def _fitting(name: str, most: int, counts: Mapping[str, int], prices: Sequence[Price]) -> int:
-    """How many further weights of a layer the budgets allow."""
-    each = [(price.room(counts), price.each[name]) for price in prices]
-    return max(0, min([most, *(math.floor(room / cost) for room, cost in each if cost)]))
+def _fitting(
+    tied: Mapping[str, int], counts: Mapping[str, int], prices: Sequence[Price]
+) -> dict[str, int]:
+    """How many of every layer's tied weights the budgets allow beside those that it keeps.
+
+    Of n tied weights of a layer the one after the first r ranks at (r + 1/2) / n, so that layers
+    keep equal shares, and of equal ranks the first layer's is first. As many fit as can from the
+    first on; where the next one is too dear for what is left, cheaper ones fill it up.
+    """
+    sizes = list(tied.values())
+    ranks = np.concatenate([(np.arange(n) + 0.5) / n for n in sizes] or [np.zeros(0)])
+    owners = np.repeat(np.arange(len(sizes)), sizes)[np.argsort(ranks, kind="stable")]
+
+    def first(number: int) -> dict[str, int]:
+        found = np.bincount(owners[:number], minlength=len(sizes)).tolist()
+        return dict(zip(tied, found, strict=True))
+
+    def passes(number: int) -> bool:
+        more = first(number)
+        return not _fits({name: n + more.get(name, 0) for name, n in counts.items()}, prices)
+
+    fitting = first(bisect_left(range(len(owners) + 1), True, key=passes) - 1)
+    for name, most in tied.items():
+        kept = {other: n + fitting.get(other, 0) for other, n in counts.items()}
+        each = [(price.room(kept), price.each[name]) for price in prices]
+        more = [math.floor(room / cost) for room, cost in each if cost]
+        fitting[name] = min([most, *(fitting[name] + max(0, n) for n in more)])
+    return fitting
 
 
 def _threshold(keys: Mapping[str, Tensor], prices: Sequence[Price]) -> tuple[int, list[str]]:

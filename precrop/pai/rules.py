@@ -63,8 +63,9 @@ def erk(problem: Problem) -> dict[str, float]:
 
     Evci et al. 2020 (RigL, 1911.11134) with power scale 1: layers that would pass density 1 stay
     dense and the rest is scaled up. Sums and products are those of the weight tensor's axes, as in
-    the official code, so that a depthwise layer counts one input channel. RigL's code keeps some
-    networks' stem dense by hand; here it is a layer like any other.
+    the official code; there MobileNets' depthwise layers stay dense and out of the budget, and some
+    networks' stem too. Here both are layers like any other: a depthwise one counts one input
+    channel, which is our reading of the formula.
     """
     weights = problem.weights()
     shapes = [weights[name].shape for name in problem.layers]

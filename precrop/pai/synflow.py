@@ -12,15 +12,21 @@ from precrop.pai.ranking import kept_weights
 def synflow(problem: Problem, *, rounds: int = 100) -> dict[str, Tensor]:
     """``|w| dR/d|w|`` in the last of ``rounds`` rounds of scoring and pruning.
 
-    Tanaka et al. 2020 (2006.05467), Algorithm 1: after round k a share ``density ** (k / rounds)``
-    of the weights remains. What was pruned before the last round scores zero. All scores have one
-    common positive factor, so that nothing overflows in deep networks.
+    Tanaka et al. 2020 (2006.05467), Algorithm 1: after round k of n at density d as many of N
+    weights are pruned as in the official code, ``int((1 - d ** (k / n)) * N)``; the last scores
+    then keep no more than the budget, where the code's count rounds up. What was pruned before the
+    last round scores zero. All scores have one common positive factor, so that nothing overflows in
+    deep networks.
 
     The official code runs batch norms in eval mode, adds the biases' absolute values and lets
     activations such as ReLU6 saturate; here all of them are left out (`precrop.flow.readings`), as
     in the paper's formula. At initialization the difference is a factor of 1 / sqrt(1 + 1e-5) a
     norm, but networks with ReLU6 or gates are scored too. A max-pool stays one, as in the code.
     The layers of a gate (squeeze-and-excitation) score zero, for a gate counts as one.
+
+    Rounds compound: one weight that is pruned or not changes the scores of all others on its paths.
+    So with many rounds float32 and float64, or norms with and without their epsilon, end in masks
+    that differ in far more weights than their scores of one round do.
 
     Args:
         problem: the network and its budgets.
@@ -39,9 +45,10 @@ def synflow(problem: Problem, *, rounds: int = 100) -> dict[str, Tensor]:
         zero = ", ".join(name for name, weight in weights.items() if not weight.any())
         why = f"all weights of {zero} are zero" if zero else "zeros lie on every path"
         raise PrecropError(f"SynFlow scores nothing: {why}")
-    ends = _ends(problem)
+    totals = {name: problem.totals[name] for name in problem.limits}
     for done in problem.progress(range(1, rounds), "SynFlow", rounds - 1):
-        limits = {name: _after(done / rounds, *pair) for name, pair in ends.items()}
+        shares = {name: problem.share(name) ** (done / rounds) for name in totals}
+        limits = {name: total - int((1.0 - shares[name]) * total) for name, total in totals.items()}
         kept = kept_weights(problem, scores, limits)
         weights = {name: weight * kept[name] for name, weight in weights.items()}
         total, found = saliency(replay, problem, weights)
@@ -80,17 +87,3 @@ def _magnitudes(problem: Problem) -> dict[str, Tensor]:
             raise PrecropError(f"{name} has no values (it is a meta tensor): SynFlow needs weights")
         found[name] = (weight if weight.dtype == torch.float64 else weight.float()).abs()
     return found
-
-
-def _ends(problem: Problem) -> dict[str, tuple[int, int]]:
-    """Per budget the cost of all weights and the limit."""
-    totals = {
-        "params": sum(layer.weights for layer in problem.layers.values()),
-        "macs": sum(layer.macs for layer in problem.layers.values()),
-    }
-    return {name: (totals[name], limit) for name, limit in problem.limits.items()}
-
-
-def _after(progress: float, total: int, limit: int) -> float:
-    """The limit on the way from all weights to the budget, exponentially."""
-    return float(total * min(1.0, limit / total) ** progress)

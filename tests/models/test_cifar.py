@@ -1,5 +1,6 @@
 """The CIFAR networks: sizes, costs and what their docstrings claim."""
 
+import math
 import re
 from collections.abc import Callable
 
@@ -113,3 +114,36 @@ def test_pad_shortcut_of_a_narrower_stage_leaves_channels_out() -> None:
 def test_unknown_shortcut_is_refused() -> None:
     with pytest.raises(ValueError, match="'projection' or 'pad'"):
         models.resnet20(shortcut="option-b")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet20", "cifar_vgg16_bn", "cifar_mobilenet_v2", "cifar_efficientnet_b0"]
+)
+def test_two_initialisations(name: str) -> None:
+    factory = getattr(models, name)
+    for init in ("fan_out", "fan_in"):
+        torch.manual_seed(0)
+        for module in factory(init=init).modules():
+            if isinstance(module, nn.Linear):
+                uniform, normal = module.in_features**-0.5, (2 / module.in_features) ** 0.5
+                most = float(module.weight.detach().abs().max())
+                assert most <= uniform if init == "fan_out" else most > 2 * normal
+                assert not module.bias.any()
+            elif isinstance(module, nn.Conv2d):
+                outputs, inputs, *window = module.weight.shape
+                fan = (outputs if init == "fan_out" else inputs) * math.prod(window)
+                deviation, error = module.weight.detach().std(), (2 * module.weight.numel()) ** -0.5
+                assert float(deviation) == pytest.approx((2 / fan) ** 0.5, rel=5 * error)
+    with pytest.raises(ValueError, match="'fan_out' or 'fan_in'"):
+        factory(init="xavier")
+
+
+def test_vgg16_ends_in_an_average_pool() -> None:
+    network = models.cifar_vgg16_bn().eval()
+    pools = [m for m in network.modules() if isinstance(m, nn.MaxPool2d | nn.AvgPool2d)]
+    assert [type(pool) for pool in pools] == [nn.MaxPool2d] * 4 + [nn.AvgPool2d]
+    with torch.no_grad():
+        images = torch.randn(2, 3, 32, 32)
+        maps = network.features[:-1](images)
+        assert maps.shape == (2, 512, 2, 2)
+        torch.testing.assert_close(network(images), network.classifier(maps.mean((2, 3))))

@@ -1,6 +1,7 @@
 """The global ranking of scores against sorting all of them."""
 
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any, cast
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from precrop.errors import PrecropError
 from precrop.pai.problem import Problem
-from precrop.pai.ranking import collapsed, kept_shares, kept_weights
+from precrop.pai.ranking import kept_shares, kept_weights, outranked
 from precrop.structure import Layer
 
 
@@ -33,8 +34,10 @@ def expected(of: Problem, scores: Mapping[str, Tensor]) -> dict[str, list[bool]]
     """The rule in words, one weight at a time.
 
     Scores are admitted from the highest down, all that are equal at once, until a budget is passed;
-    a layer without any keeps its best weight throughout. Of the scores that didn't all fit, as many
-    are kept as fit, layers in alphabetical order and the first weights of each.
+    a layer without any keeps its best weight throughout. Of the scores that didn't all fit, layers
+    keep equal shares, the first weights of each: one by one, always the layer of which the smaller
+    share is kept, in the middle of the weight that comes next, and the first layer of equal ones.
+    Once one doesn't fit, as many are kept as fit, layers in alphabetical order.
     """
     each = {"params": dict.fromkeys(of.layers, 1)}
     each["macs"] = {name: layer.macs // layer.weights for name, layer in of.layers.items()}
@@ -57,8 +60,23 @@ def expected(of: Problem, scores: Mapping[str, Tensor]) -> dict[str, list[bool]]
         if fits(more):
             kept = more
             continue
-        for name, row in values.items():
-            for place in [i for i, value in enumerate(row) if value == least and not kept[name][i]]:
+        tied = {
+            name: [i for i, value in enumerate(row) if value == least and not kept[name][i]]
+            for name, row in values.items()
+        }
+        queue = [
+            (Fraction(2 * rank + 1, 2 * len(places)), name, place)
+            for name, places in tied.items()
+            for rank, place in enumerate(places)
+        ]
+        one_by_one = [(name, place) for _, name, place in sorted(queue)]
+        for name, place in one_by_one:
+            kept[name][place] = True
+            if not fits(kept):
+                kept[name][place] = False
+                break
+        for name, places in tied.items():
+            for place in [place for place in places if not kept[name][place]]:
                 kept[name][place] = True
                 if not fits(kept):
                     kept[name][place] = False
@@ -280,5 +298,38 @@ def test_a_layer_that_ranks_too_low_keeps_its_best_weight() -> None:
         "b": [False, True, False],
         "c": [True],
     }
-    assert collapsed(of, kept_shares(of, scores)) == ["b"]
-    assert collapsed(of, {"a": 0.5, "b": 1.0, "c": 1.0}) == []
+    assert outranked(scores, kept_weights(of, scores)) == ["b"]
+
+
+def test_one_weight_that_ranks_high_enough_is_no_collapse() -> None:
+    of = problem({"a": 4, "b": 3}, dict.fromkeys("ab", 1), {"params": 4})
+    scores = {"a": torch.tensor([5.0, 6.0, 7.0, 1.0]), "b": torch.tensor([2.0, 8.0, 0.0])}
+    kept = kept_weights(of, scores)
+    assert flat(kept) == {"a": [True, True, True, False], "b": [False, True, False]}
+    assert outranked(scores, kept) == []
+    for number, gone in ((1.5, []), (0.5, ["b"])):
+        scores["b"] = torch.tensor([0.0, number, 0.0])
+        assert outranked(scores, kept_weights(of, scores)) == gone
+    everything = {
+        name: torch.ones_like(values, dtype=torch.bool) for name, values in scores.items()
+    }
+    assert outranked(scores, everything) == []
+
+
+# --- equal scores ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [0.0, -2.5])
+@pytest.mark.parametrize("limit", [12, 345, 900, 1499])
+def test_equal_scores_go_alike_in_every_layer(value: float, limit: int) -> None:
+    sizes = {"z": 900, "a": 300, "m": 300, "b": 60}
+    of = problem(sizes, dict.fromkeys(sizes, 1), {"params": limit})
+    scores = {name: torch.full((size,), value) for name, size in sizes.items()}
+    scores["b"] += torch.arange(60)  # these rank before all that are equal, but for the first
+    kept = kept_weights(of, scores)
+    assert sum(int(mask.sum()) for mask in kept.values()) == limit
+    share = max(0, limit - 60) / 1501
+    for name in "zam":
+        assert int(kept[name].sum()) == pytest.approx(max(1, share * sizes[name]), abs=2)
+        assert kept[name][: int(kept[name].sum())].all()
+    assert int(kept["a"].sum()) - int(kept["m"].sum()) in (0, 1)

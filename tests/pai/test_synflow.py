@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -90,7 +91,8 @@ def test_many_rounds_are_the_loop(name: str, density: float, rounds: int) -> Non
     limit = problem.limits["params"]
     for done in range(1, rounds + 1):
         _, scores = scored(linear, (3, 8, 8))
-        chosen = best(scores, int(total * (limit / total) ** (done / rounds) + 1e-9))
+        pruned = int((1.0 - density ** (done / rounds)) * total)
+        chosen = best(scores, total - pruned if done < rounds else limit)
         with torch.no_grad():
             for parameter, weight in layer_weights(linear).items():
                 weight.mul_(chosen[parameter])
@@ -106,7 +108,17 @@ def test_rounds_prune_what_scored_low_before() -> None:
     kept = sum(int(values.count_nonzero()) for values in scores.values())
     total = sum(values.numel() for values in scores.values())
     # Some of what remained lies on no path any more.
-    assert 0.95 * total * 0.01 ** (4 / 5) < kept <= total * 0.01 ** (4 / 5)
+    assert 0.95 * total * 0.01 ** (4 / 5) < kept <= total * 0.01 ** (4 / 5) + 1
+
+
+def test_what_was_asked_decides_the_rounds_as_long_as_it_is_the_limit() -> None:
+    problem = Problem.of(resnet20(), (3, 8, 8), {"params": "10%", "macs": 1_000_000})
+    limit, total = problem.limits["params"], problem.totals["params"]
+    assert problem.share("params") == 0.1 != limit / total
+    assert problem.share("macs") == 1_000_000 / problem.totals["macs"]
+    other = replace(problem, limits={"params": limit - 1})
+    assert other.share("params") == (limit - 1) / total
+    assert replace(problem, limits={"params": 2 * total}).share("params") == 1.0
 
 
 # --- deep networks --------------------------------------------------------------------------------

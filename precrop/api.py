@@ -30,7 +30,7 @@ from precrop.read.network import Network
 from precrop.read.reader import Product
 from precrop.read.residual import find_streams
 from precrop.targets import check_densities, check_widths
-from precrop.ways import RULES, Balanced, ByRule, Exact, Given, Matched, Way
+from precrop.ways import RULES, Balanced, ByRule, Exact, Given, Matched, Uniform, Way
 
 
 def crop(
@@ -105,8 +105,9 @@ def plan(
         widths: ``{layer name: output channels}``, chosen elsewhere: the plan has exactly these, and
             widths that no named layer has stay. No budget is needed then; one that is given is only
             checked.
-        rule: ``balanced`` finds densities and widths at once; the names in
-            `precrop.ways.RULES` take densities first and then channels by that rule.
+        rule: ``balanced`` finds densities and widths at once; ``uniform`` gives every width one
+            share; the names in `precrop.ways.RULES` take densities first and then channels by that
+            rule.
         residual: ``tie`` gives all layers at a residual stream one width; ``crop`` each its own, by
             narrowing what it reads and padding what it writes with zero channels.
         ignore: patterns (``layer4.*``) of layers that keep their output width.
@@ -256,10 +257,13 @@ def _ignore(network: Network, patterns: Sequence[str]) -> None:
     for pattern in patterns:
         matching = set(fnmatch.filter(names, pattern))
         if not matching:
-            raise PrecropError(
-                f"ignore pattern {pattern!r} matches no layer; layers are named like "
-                + ", ".join(names[:3])
+            inside = fnmatch.filter(names, f"{pattern}.*")
+            hint = (
+                f"for the layers in it write '{pattern}.*'"
+                if inside
+                else (f"layers are named like {', '.join(names[:3])}")
             )
+            raise PrecropError(f"ignore pattern {pattern!r} matches no layer; {hint}")
         network.keep_width(matching, f"ignored by {pattern!r}")
 
 
@@ -271,8 +275,9 @@ def _way(
     balance: float,
 ) -> Way:
     """How the widths are found, from the options that say so."""
-    if rule not in ("balanced", *RULES):
-        raise PrecropError(f"rule={rule!r} is unknown: write balanced, {' or '.join(RULES)}")
+    if rule not in ("balanced", "uniform", *RULES):
+        known = ", ".join(["balanced", "uniform", *RULES])
+        raise PrecropError(f"rule={rule!r} is unknown: choose from {known}")
     if objective not in ("exact", *OBJECTIVES):
         known = ", ".join([*OBJECTIVES, "exact"])
         raise PrecropError(f"objective={objective!r} is unknown: choose from {known}")
@@ -284,6 +289,10 @@ def _way(
     targets = check_densities(densities or {}, names)
     if densities is not None and not targets:
         raise PrecropError("densities= names no layer: give {layer name: density}")
+    if rule == "uniform" and targets:
+        raise PrecropError("rule='uniform' looks at no densities: drop densities=")
+    if rule == "uniform":
+        return Uniform()
     if rule != "balanced":
         return ByRule(rule, targets)
     if targets:

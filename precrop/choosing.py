@@ -1,7 +1,7 @@
 """Chooses the widths of a network that was read: allocate, round, fit, and hold what won't fit."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from precrop.budgets import Budget, parse_budgets
@@ -9,12 +9,12 @@ from precrop.errors import BudgetError, PrecropError
 from precrop.fit.fitting import Fit, Fitter
 from precrop.fit.holding import Holds
 from precrop.plans import BudgetPlan
-from precrop.program import Choices, Program, program, rows
+from precrop.program import Choices, Program, produced, program, rows, uneven_layers
 from precrop.read.axes import Tie
 from precrop.read.network import Network, Sizes
 from precrop.rounding import round_units
 from precrop.structure import Structure
-from precrop.ways import Solution, Way
+from precrop.ways import GIVEN, Solution, Way
 
 # A network that still differs from its prediction after this many plans is not understood at all.
 MAX_ATTEMPTS = 200
@@ -31,6 +31,27 @@ class Choice:
     fit: Fit
     solution: Solution
     budgets: dict[str, BudgetPlan]
+
+
+def _whole(solution: Solution) -> tuple[Solution, list[int]]:
+    """Whole units; parts of one layer keep an odd original width all together or not at all.
+
+    A part that has no multiple within its bounds stays as it is all the same.
+    """
+    while True:
+        problem, allocation = solution.problem, solution.allocation
+        units = round_units(problem, allocation.log_ratios, allocation.multipliers)
+        choices = problem.choices
+        uneven = uneven_layers(problem.structure, choices, units)
+        parts = {group for layer in uneven for group in produced(layer)}
+        odd = (units == choices.units) & (units % choices.step > 0) & (choices.least <= units)
+        barred = [group for group in sorted(parts) if odd[group] and choices.original[group]]
+        if not barred or allocation.status == GIVEN:
+            report = {"uneven": [layer.name for layer in uneven]} if uneven else {}
+            return replace(solution, report={**solution.report, **report}), units.tolist()
+        solution = replace(
+            solution, problem=replace(problem, choices=choices.without_originals(barred))
+        )
 
 
 @dataclass
@@ -78,10 +99,7 @@ class Chooser:
         problem = self._problem(structure, ties, limits)
         if problem is None:
             return None
-        solution = self.way(problem)
-        allocation = solution.allocation
-        rounded = round_units(solution.problem, allocation.log_ratios, allocation.multipliers)
-        units = [int(n) for n in rounded]
+        solution, units = _whole(self.way(problem))
         sizes = self.network.sizes(ties, units)
         if self.network.bound_reads(sizes):
             return None

@@ -82,7 +82,8 @@ Objective = Annotated[
 Rule = Annotated[
     str,
     typer.Option(
-        help="balanced, or densities first and then channels: sqrt-min, sqrt-max, geometric-mean."
+        help="balanced; uniform: one share of every width; or densities first and then channels: "
+        "sqrt-min, sqrt-max, geometric-mean."
     ),
 ]
 Residual = Annotated[
@@ -465,7 +466,20 @@ def _plan(
     model, shape = _load(name, args, shapes)
     make = _calibrated if calibrate else precrop.plan
     plan = make(model, shape, **options)
+    _say_if_slack(plan)
     return model, dataclasses.replace(plan, source={"name": name, "args": args})
+
+
+def _say_if_slack(plan: "Plan") -> None:
+    """Warn where budgets above the original were given and layers may not widen."""
+    above = [name for name, budget in plan.budgets.items() if budget.limit > budget.base]
+    if above and plan.params == plan.base_params and not plan.options["expand"]:
+        asked = plan.budgets[above[0]].asked
+        print(
+            f"precrop: warning: nothing is cropped: {above[0]}={asked} is more than the network "
+            "has; --expand lets layers widen",
+            file=sys.stderr,
+        )
 
 
 def _calibrated(model: "nn.Module", shape: Any, *, latency: str | None, **options: Any) -> "Plan":
@@ -492,14 +506,19 @@ def _say(doing: str) -> None:
     print(f"calibrating: {doing}", file=sys.stderr)
 
 
+_DIGITS = 12
+"""Of the longest number of channels that is looked at."""
+
+
 def _divisor(text: str | None) -> int | Literal["auto"] | None:
     """``auto``, or a number of channels; None leaves it to `precrop.plan`."""
     if text is None:
         return None
     if text == "auto":
         return "auto"
-    if not text.isdecimal():
-        raise PrecropError(f"--divisor {text} is no number of channels: write 8, or auto")
+    if not text.isdecimal() or len(text) > _DIGITS:
+        shown = text if len(text) <= _DIGITS else text[:_DIGITS] + "…"
+        raise PrecropError(f"--divisor {shown} is no number of channels: write 8, or auto")
     return int(text)
 
 

@@ -24,7 +24,12 @@ def show(plan: Plan, console: Console | None = None) -> None:
     console.print()
     console.print(total_table(plan))
     console.print()
-    for line in (*frozen_lines(plan), *widened_lines(plan), *rescaled_lines(plan)):
+    for line in (
+        *frozen_lines(plan),
+        *widened_lines(plan),
+        *uneven_lines(plan),
+        *rescaled_lines(plan),
+    ):
         console.print(Text(line))
     console.print(Text(f"Planned in {plan.seconds:.3f} s."))
 
@@ -101,6 +106,14 @@ def widened_lines(plan: Plan) -> Iterator[str]:
     if plan.widened:
         most = max(new / old for old, new in plan.widened.values())
         yield f"Wider than the original: {_some(list(plan.widened))}: up to {most:.2f} times"
+
+
+def uneven_lines(plan: Plan) -> Iterator[str]:
+    """The layers made of several widths whose sum is no multiple of the divisor."""
+    names = plan.solver.get("uneven", ())
+    if names:
+        divisor = plan.options["divisor"]
+        yield f"No multiples of {divisor}, as parts of them cannot be: {_some(list(names))}"
 
 
 def rescaled_lines(plan: Plan) -> Iterator[str]:

@@ -11,9 +11,10 @@ A cost that is the largest of several such sums has a row for each of them.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,12 @@ Integers = NDArray[np.int64]
 
 BALANCE = 1.0
 """Default weight of the balance term, gamma in docs/method.md."""
+
+LARGEST = 10**9
+"""Of a divisor, a least width, a cap and a balance; more would overflow in the solver."""
+
+_SHOWN = 40
+"""Characters of a senseless value that a message repeats."""
 
 EXPANSION = 4.0
 """Default cap of a group's ratio when widening is allowed."""
@@ -76,22 +83,28 @@ OBJECTIVES: dict[str, Callable[[Structure], Floats]] = {
 class Choices:
     """The units that every group may keep: multiples of its step within bounds, or the original.
 
-    All arrays have shape (groups,). A group without a multiple below its original width stays as it
-    is: ``lower == units == upper``.
+    All arrays have shape (groups,). A group without a multiple below its original width gets no
+    narrower, and without one above it no wider.
 
     Attributes:
         units: of the original network.
         step: smallest number of units that the divisor divides in every layer of the group.
+        least: fewest units allowed beside the original ones, a multiple of ``step``.
         lower: fewest units allowed, at most ``units``.
-        upper: most units allowed, at least ``units``.
+        upper: most units allowed, at least ``units`` unless a group has a bound of its own.
         rule: the divisor and least width in words, for messages.
+        divisor: of every layer output's channels.
+        original: whether the original units are allowed where they are no multiple.
     """
 
     units: Integers
     step: Integers
+    least: Integers
     lower: Integers
     upper: Integers
     rule: str
+    divisor: int
+    original: NDArray[np.bool_]
 
     @classmethod
     def of(
@@ -107,36 +120,48 @@ class Choices:
         """
         units = np.array([group.units for group in groups], dtype=np.int64)
         step = np.array([divisor // math.gcd(group.grain, divisor) for group in groups], np.int64)
-        least = [-(-min_width * group.units // group.narrowest) for group in groups]
-        lower = -(-np.maximum(np.array(least, np.int64), 1) // step) * step
+        wide = [max(1, -(-min_width * group.units // group.narrowest)) for group in groups]
+        least = -(-np.array(wide, np.int64) // step) * step
+        lower = np.minimum(least, units)
         upper = np.maximum((units * cap + 1e-9).astype(np.int64) // step * step, units)
         most = np.array([g.units if g.most is None else g.most for g in groups], np.int64)
         bound = np.array([g.most is not None for g in groups], bool)
         narrowed = np.where(most < units, np.maximum(most // step * step, lower), units)
         upper = np.where(bound, np.minimum(upper, narrowed), upper)
-        fixed = lower >= units
-        lower, upper = np.where(fixed, units, lower), np.where(fixed, units, upper)
-        return cls(units, step, lower, upper, f"divisor={divisor} and min_width={min_width}")
+        upper = np.where(upper < least, units, upper)
+        rule = f"divisor={divisor} and min_width={min_width}"
+        original = np.ones(len(units), bool)
+        return cls(units, step, least, lower, upper, rule, divisor, original)
 
     def floor(self, units: NDArray[np.floating[Any]]) -> Integers:
         """The widest choices that do not pass ``units``; ``lower`` where there is none."""
         multiples = np.floor(units / self.step).astype(np.int64) * self.step
-        original = (self.units <= units) & (self.units > multiples)
+        multiples = np.where(multiples < self.least, self.lower, multiples)
+        original = self.original & (self.units <= units) & (self.units > multiples)
         return np.clip(np.where(original, self.units, multiples), self.lower, self.upper)
 
     def next(self, units: Integers) -> Integers:
         """One choice up; ``units`` itself at the top."""
-        multiples = (units // self.step + 1) * self.step
-        original = (self.units > units) & (self.units < multiples)
+        multiples = np.maximum((units // self.step + 1) * self.step, self.least)
+        original = self.original & (self.units > units) & (self.units < multiples)
         above = np.where(original, self.units, multiples)
         return np.where(above <= self.upper, above, units)
 
     def previous(self, units: Integers) -> Integers:
         """One choice down; ``units`` itself at the bottom."""
         multiples = (units - 1) // self.step * self.step
-        original = (self.units < units) & (self.units > multiples)
+        multiples = np.where(multiples < self.least, self.lower, multiples)
+        original = self.original & (self.units < units) & (self.units > multiples)
         below = np.where(original, self.units, multiples)
         return np.where(below >= self.lower, below, units)
+
+    def without_originals(self, groups: Iterable[int]) -> "Choices":
+        """The same but for some groups, which have only their multiples."""
+        original, upper = self.original.copy(), self.upper.copy()
+        for group in groups:
+            original[group] = False
+            upper[group] = upper[group] // self.step[group] * self.step[group]
+        return replace(self, original=original, upper=upper)
 
 
 @dataclass(frozen=True)
@@ -149,7 +174,8 @@ class Program:
         choices: the units that every group may keep.
         gain: slope of the objective in ``x``, shape (groups,).
         penalty: sparse; the balance term is ``x @ penalty @ x``, shape (groups, groups).
-        fills: whether what is left of the budgets is spent even where the objective falls.
+        fills: whether what is left of the budgets is spent even where the objective falls: where it
+            is the distance from a shape, and the budgets say how large that should be.
     """
 
     structure: Structure
@@ -157,7 +183,7 @@ class Program:
     choices: Choices
     gain: Floats
     penalty: Any
-    fills: bool = True
+    fills: bool = False
 
     @cached_property
     def costs(self) -> dict[str, Cost]:
@@ -203,17 +229,56 @@ def program(
         BudgetError: a limit is below the cost of the narrowest network allowed.
         PrecropError: an option out of its range, or an objective that is not known.
     """
-    options = {"divisor": (divisor, 1), "min_width": (min_width, 1), "cap": (cap, 1)}
-    for name, (value, least) in {**options, "balance": (balance, 0)}.items():
-        if not least <= value < math.inf:
-            raise PrecropError(f"{name}={value!r} makes no sense: write a number from {least} up")
-        if name in ("divisor", "min_width") and isinstance(value, float):
-            raise PrecropError(f"{name}={value!r} is no number of channels: write a whole number")
+    check_options(divisor=divisor, min_width=min_width, cap=cap, balance=balance)
     choices = Choices.of(structure.groups, divisor, min_width, cap if expand else 1.0)
     _check_feasible(structure, limits, choices)
     bounds = _row_limits(structure, limits)
     slope = _gain(structure, _weights(structure, weights))
     return Program(structure, bounds, choices, slope, balance_penalty(structure, balance))
+
+
+def check_options(**options: Any) -> None:
+    """Refuse a divisor, least width, cap or balance without sense.
+
+    Raises:
+        PrecropError: naming the option and what to write.
+    """
+    for name, value in options.items():
+        whole = name in ("divisor", "min_width")
+        number = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+        least = 0 if name == "balance" else 1
+        shown = repr(value) if len(repr(value)) <= _SHOWN else repr(value)[:_SHOWN] + "…"
+        if number and value > LARGEST:
+            raise PrecropError(f"{name}={shown} is beyond sense: write at most {LARGEST:,}")
+        if not number or not least <= value < math.inf:
+            raise PrecropError(f"{name}={shown} makes no sense: write a number from {least} up")
+        if whole and not isinstance(value, Integral):
+            raise PrecropError(f"{name}={shown} is no number of channels: write a whole number")
+
+
+def uneven_layers(structure: Structure, choices: Choices, units: Integers) -> list[Layer]:
+    """Layers whose channels are neither a multiple of the divisor nor as in the original.
+
+    Each group is one of the two, but a layer that several of them make may have some of either.
+    """
+    ratios = units / choices.units
+    found = []
+    for layer in structure.layers if choices.divisor > 1 else ():
+        width = round(layer.out_channels * kept_share(produced(layer), ratios))
+        if width % choices.divisor and width != layer.out_channels:
+            found.append(layer)
+    return found
+
+
+def produced(layer: Layer) -> Mapping[int, float]:
+    """What each group holds of a layer's output; a depthwise layer's two ends are one."""
+    return layer.inputs if layer.kind == "depthwise" else layer.outputs
+
+
+def kept_share(shares: Mapping[int, float], ratios: Floats) -> float:
+    """The share of an axis that stays, of what each group holds of it and keeps."""
+    kept = sum(share * float(ratios[group]) for group, share in shares.items())
+    return 1 - sum(shares.values()) + kept
 
 
 def end_shares(structure: Structure) -> tuple[Any, Any]:

@@ -1,8 +1,9 @@
 """Whole units: from the optimum of the continuous program to a network that can be built.
 
-Widths are floored to what `Choices` allow; what is left of the budgets is spent step by step; then
-a few groups at a time trade steps as long as the objective grows. Costs are counted in integers, so
-no budget is ever exceeded, and at the end no single group has room for one more step.
+Widths are floored to what `Choices` allow; what is left of the budgets is spent step by step where
+the objective grows; then a few groups at a time trade steps as long as it does. Costs are counted
+in integers, so no budget is ever exceeded, and at the end no single group could take one more step
+within all of them that gains.
 """
 
 from collections.abc import Iterator, Mapping
@@ -54,7 +55,8 @@ def round_units(
     units = search.climbed(search.filled(search.lowered(start)))
     if not program.fills:
         return units
-    # Steps that cost objective only fill a budget up; taken early they would lead astray.
+    # Here budgets say the size and the objective the shape, so steps that cost objective fill up
+    # what is left. Taken early they would lead astray.
     search.least_gain = -np.inf
     full = search.filled(units)
     return units if (full == units).all() else search.climbed(full)
@@ -85,7 +87,7 @@ class _Search:
         total = weights.sum()
         # A budget that costs nothing at the optimum still breaks ties between equal prices.
         self.price = ((weights / total if total > 0 else weights) + _SNAP) / self.limits
-        self.least_gain = 0.0
+        self.least_gain = _GAIN
         self.bend = program.penalty.toarray()
         self._read_costs()
 
@@ -159,7 +161,7 @@ class _Search:
     def filled(self, units: Integers, keep: int | None = None) -> Integers:
         """Steps up, best gain per price first, until no group but ``keep`` has room for one more.
 
-        Only steps that gain more than ``least_gain`` count: one that unbalances a layer may lose.
+        Only steps that gain more than ``least_gain`` count: one that unbalances a layer loses.
         """
         units, room = units.copy(), self.room(units)
         while True:

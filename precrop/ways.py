@@ -16,7 +16,16 @@ from precrop.allocate import Allocation, allocate
 from precrop.closed_form import closed_form
 from precrop.errors import BudgetError, PrecropError
 from precrop.flow.expected import Expectation
-from precrop.program import Choices, Floats, Integers, Program, balance_penalty, end_shares
+from precrop.program import (
+    Choices,
+    Floats,
+    Integers,
+    Program,
+    balance_penalty,
+    end_shares,
+    kept_share,
+    produced,
+)
 from precrop.structure import Layer, Structure
 
 MOST_ROUNDS = 50
@@ -45,6 +54,9 @@ class Solution:
 
 
 Way = Callable[[Program], Solution]
+
+GIVEN = "given"
+"""Status of widths that nothing was solved for."""
 
 _NARROWEST = 1e-9
 _SNAP = 1e-6
@@ -253,15 +265,7 @@ class ByRule:
         structure, choices = problem.structure, problem.choices
         expand = bool((choices.upper > choices.units).any())
         targets = self.targets or _best_densities(structure, problem.limits, expand)
-        wanted = self._wanted(structure, targets)
-        lower, upper = (np.log(n / choices.units) for n in (choices.lower, choices.upper))
-        x = _rescaled(problem, np.log(wanted), lower, upper)
-        nearest = _nearest(problem, x, fills=bool(problem.limits))
-        at_cap = np.flatnonzero((upper > 0) & (x >= upper))
-        multipliers = dict.fromkeys(problem.limits, 0.0)
-        value = nearest.value(x)
-        allocation = Allocation(x, value, "rule", 0, multipliers, tuple(at_cap.tolist()))
-        return Solution(nearest, allocation, nearest.value, targets)
+        return _shaped(problem, np.log(self._wanted(structure, targets)), targets)
 
     def _wanted(self, structure: Structure, targets: Mapping[str, float]) -> Floats:
         asked: list[list[float]] = [[] for _ in structure.groups]
@@ -270,6 +274,27 @@ class ByRule:
             for group in {*layer.inputs, *layer.outputs}:
                 asked[group].append(share)
         return np.array([RULES[self.rule](ratios) if ratios else 1.0 for ratios in asked])
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """One share of every width: a width multiplier that uses the tightest budget up."""
+
+    def __call__(self, problem: Program) -> Solution:
+        """Find the multiplier; whole units then come as close to it as the budgets allow."""
+        return _shaped(problem, np.zeros(len(problem.structure.groups)), {})
+
+
+def _shaped(problem: Program, shape: Floats, targets: Mapping[str, float]) -> Solution:
+    """Log ratios of one shape, at the size that the budgets allow."""
+    choices = problem.choices
+    lower, upper = (np.log(n / choices.units) for n in (choices.lower, choices.upper))
+    x = _rescaled(problem, shape, lower, upper)
+    nearest = _nearest(problem, x, fills=bool(problem.limits))
+    at_cap = np.flatnonzero((upper > 0) & (x >= upper))
+    multipliers = dict.fromkeys(problem.limits, 0.0)
+    allocation = Allocation(x, nearest.value(x), "rule", 0, multipliers, tuple(at_cap.tolist()))
+    return Solution(nearest, allocation, nearest.value, targets)
 
 
 def _nearest(problem: Program, x: Floats, *, fills: bool) -> Program:
@@ -348,7 +373,7 @@ class Given:
         x = np.log(units / problem.choices.units)
         nearest = _nearest(problem, x, fills=False)
         multipliers = dict.fromkeys(problem.limits, 0.0)
-        allocation = Allocation(x, nearest.value(x), "given", 0, multipliers, ())
+        allocation = Allocation(x, nearest.value(x), GIVEN, 0, multipliers, ())
         return Solution(nearest, allocation, nearest.value)
 
     def _units(self, problem: Program) -> Integers:
@@ -357,13 +382,13 @@ class Given:
         units = np.minimum(choices.units, choices.upper)
         owners: dict[int, str] = {}
         layers = [layer for layer in problem.structure.layers if layer.name in self.widths]
-        for layer in sorted(layers, key=lambda layer: len(_produced(layer))):
-            new = [group for group in _produced(layer) if group not in owners]
+        for layer in sorted(layers, key=lambda layer: len(produced(layer))):
+            new = [group for group in produced(layer) if group not in owners]
             owners |= dict.fromkeys(new, layer.name)
             self._set(layer, new, units, choices)
-            found = layer.out_channels * _kept(layer, units / choices.units)
+            found = layer.out_channels * kept_share(produced(layer), units / choices.units)
             if abs(found - self.widths[layer.name]) > _SNAP:
-                raise PrecropError(self._conflict(layer, [owners[g] for g in _produced(layer)]))
+                raise PrecropError(self._conflict(layer, [owners[g] for g in produced(layer)]))
         for group in np.flatnonzero(choices.floor(units.astype(float)) != units).tolist():
             name = owners[group]
             scale = self.widths[name] / units[group]
@@ -378,8 +403,8 @@ class Given:
         """Let groups keep the one share that gives the layer its width."""
         ratios = units / choices.units
         ratios[groups] = 0.0
-        missing = self.widths[layer.name] - layer.out_channels * _kept(layer, ratios)
-        total = layer.out_channels * sum(_produced(layer)[group] for group in groups)
+        missing = self.widths[layer.name] - layer.out_channels * kept_share(produced(layer), ratios)
+        total = layer.out_channels * sum(produced(layer)[group] for group in groups)
         for group in groups:
             units[group] = max(1, round(missing / total * choices.units[group]))
 
@@ -395,15 +420,3 @@ class Given:
             f"{layer.name} cannot have {width} channels and {others[0]} "
             f"{self.widths[others[0]]}: they share a width"
         )
-
-
-def _produced(layer: Layer) -> Mapping[int, float]:
-    """What each group holds of a layer's output; a depthwise layer's two ends are one."""
-    return layer.inputs if layer.kind == "depthwise" else layer.outputs
-
-
-def _kept(layer: Layer, ratios: Floats) -> float:
-    """The share of its output channels that a layer keeps."""
-    shares = _produced(layer)
-    kept = sum(share * float(ratios[group]) for group, share in shares.items())
-    return 1 - sum(shares.values()) + kept

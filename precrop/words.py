@@ -26,12 +26,18 @@ Args = Annotated[
 ]
 
 
+_DIGITS, _SHOWN = 18, 60
+"""Of the longest size that is looked at; characters of a text that a message repeats."""
+
+
 def input_shape(text: str) -> tuple[int, ...]:
     """``3,224,224`` or ``3x224x224`` as a tuple."""
     parts = re.split(r"[x,]", text)
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise PrecropError(f"input shape {text!r} is not like 3,224,224")
-    return tuple(int(part) for part in parts)
+    numbers = [part.strip() for part in parts]
+    if not all(part.isdecimal() and len(part) <= _DIGITS and int(part) > 0 for part in numbers):
+        shown = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+        raise PrecropError(f"input shape {shown!r} is not like 3,224,224")
+    return tuple(map(int, numbers))
 
 
 def arguments(pairs: Sequence[str] | None) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Prints how far PreCrop's widths are from one share of every width: a table of docs/method.md.
 
-Networks are planned twice at the same budgets, once as they are by default and once with a balance
-at which all widths keep one share.
+Networks are planned twice at the same budgets, once as they are by default and once by the rule
+that gives all widths one share.
 """
 
 import math
@@ -29,8 +29,6 @@ BUDGETS: tuple[dict[str, float], ...] = (
     {"params": 0.3},
     {"macs": 0.3},
 )
-UNIFORM = 1e6
-"""A balance at which nothing else counts."""
 
 
 def main() -> None:
@@ -43,7 +41,7 @@ def main() -> None:
         model = load_model(name, {})
         for budgets in BUDGETS:
             ours = precrop.plan(model, shape, **budgets)  # type: ignore[arg-type]
-            uniform = precrop.plan(model, shape, balance=UNIFORM, **budgets)  # type: ignore[arg-type]
+            uniform = precrop.plan(model, shape, rule="uniform", **budgets)  # type: ignore[arg-type]
             print(row(name, budgets, ours, uniform))
 
 

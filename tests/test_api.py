@@ -108,6 +108,8 @@ def test_a_network_that_cannot_be_copied() -> None:
     ("options", "text"),
     [
         ({"ignore": ["layer9.*"]}, "ignore pattern 'layer9.*' matches no layer"),
+        ({"ignore": "blocks"}, "'blocks' matches no layer; for the layers in it write 'blocks.*'"),
+        ({"balance": 10**400}, "… is beyond sense: write at most 1,000,000,000"),
         ({"ignore": "nothing"}, "stem.0"),
         ({"groups": "merge"}, "groups='merge' is unknown: write 'keep' or 'scale'"),
         ({"divisor": 0}, "divisor=0"),
@@ -133,6 +135,13 @@ def test_a_network_that_cannot_be_copied() -> None:
 )
 def test_options_without_sense(options: dict[str, Any], text: str) -> None:
     assert text in refused(small("conv"), SHAPE, params=0.5, **options)
+
+
+@pytest.mark.parametrize("option", ["divisor", "min_width", "balance"])
+@pytest.mark.parametrize("value", [10**30, -(10**30), math.nan, math.inf, -1, True, [8], "8", {}])
+def test_values_without_sense(option: str, value: Any) -> None:
+    message = refused(small("conv"), SHAPE, params=0.5, **{option: value})
+    assert message.startswith(f"{option}=")
 
 
 @pytest.mark.parametrize("ignore", ["blocks.*", ["blocks.*"], ["blocks.0.0", "head.*"]])

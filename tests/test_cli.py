@@ -423,7 +423,7 @@ def test_wrong_densities(content: str | None, message: str, capsys: Output) -> N
             "objective='best' is unknown: choose from synexp, dense-layers, inner-layers, "
             "root-macs, exact",
         ),
-        (["--rule", "min"], "rule='min' is unknown: write balanced, sqrt-min"),
+        (["--rule", "min"], "rule='min' is unknown: choose from balanced, uniform, sqrt-min"),
         (["--objective", "exact", "--rule", "sqrt-min"], "goes with neither"),
         (["--residual", "pad"], "Invalid value for '--residual'"),
     ],
@@ -439,6 +439,42 @@ def test_ways_reach_the_plan(capsys: Output) -> None:
         assert plan.options[name] == options[1]
         assert plan.widths != plan_to("half.json").widths
     capsys.readouterr()
+
+
+def test_budgets_above_the_original_are_said(capsys: Output) -> None:
+    words = ["plan", "resnet20", "--params", "1.5"]
+    assert main(words) == 0
+    assert "nothing is cropped: params=1.5 is more than the network has; --expand" in (
+        capsys.readouterr().err
+    )
+    for silent in (
+        [*words, "--expand"],
+        [*words, "--macs", "0.5"],
+        ["plan", "resnet20", "--params", "1.0"],
+    ):
+        assert main(silent) == 0
+        assert "nothing" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(
+            ["--divisor", "9" * 5000],
+            ["--divisor", "1" + "0" * 11],
+            ["--min-width", "1" + "0" * 30],
+        ),
+        *(["--balance", "1e400"], ["--balance", "nan"], ["--input-shape", "9" * 5000]),
+        *(["--input-shape", "3,-8,8"], ["--input-shape", "3,nan,8"], ["--input-shape", "3,1e9,8"]),
+        ["--input-shape", "3," + "9" * 30 + ",8"],
+    ],
+)
+def test_numbers_beyond_sense(words: list[str], capsys: Output) -> None:
+    assert main(["plan", "resnet20", "--params", "0.5", *words]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("precrop: error:")
+    assert len(lines[0]) < 400
 
 
 def test_preconfig_says_which_layers_widen(capsys: Output) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, note, settings
@@ -78,22 +79,23 @@ def check_totals(plan: Plan, built: nn.Module) -> None:
 
 
 def check_budgets(plan: Plan, choice: Choice) -> None:
-    """None is exceeded, and no group alone could take one more step."""
-    structure, choices = choice.structure, choice.solution.problem.choices
+    """None is exceeded, and no group alone could take one more step that gains."""
+    structure, problem = choice.structure, choice.solution.problem
+    choices = problem.choices
+
+    def value(units: list[int]) -> float:
+        return problem.value(np.log(np.array(units) / choices.units))
 
     def within(units: list[int]) -> bool:
         return all(structure.costs[k](units) <= b.limit for k, b in plan.budgets.items())
 
     assert all(getattr(plan, name) <= budget.limit for name, budget in plan.budgets.items())
     assert within(choice.units)
+    above = choices.next(np.array(choice.units)).tolist()
     for index, group in enumerate(structure.groups):
-        units, step = list(choice.units), int(choices.step[index])
-        kept = units[index]
-        units[index] = (kept // step + 1) * step
-        if kept < group.units:
-            units[index] = min(units[index], group.units)
-        if units[index] <= choices.upper[index]:
-            assert not within(units), group
+        units = [*choice.units[:index], above[index], *choice.units[index + 1 :]]
+        if units != choice.units and within(units):
+            assert value(units) <= value(choice.units) + 1e-9, group
 
 
 def check_widths(plan: Plan, choice: Choice, request: Mapping[str, Any]) -> None:
@@ -102,6 +104,9 @@ def check_widths(plan: Plan, choice: Choice, request: Mapping[str, Any]) -> None
         most = 4 if request["expand"] else 1
         assert 1 <= layer.in_channels <= most * layer.base_in, layer
         assert 1 <= layer.out_channels <= most * layer.base_out, layer
+        multiple = layer.out_channels % request["divisor"] == 0
+        uneven = layer.name in plan.solver.get("uneven", ())
+        assert uneven != (multiple or layer.out_channels == layer.base_out), layer
     for group, kept in zip(choice.structure.groups, choice.units, strict=True):
         if kept != group.units:
             assert kept * group.width // group.units % request["divisor"] == 0, group

@@ -23,7 +23,7 @@ from precrop.read.inputs import Inputs
 from precrop.read.network import Network
 from precrop.rounding import round_units
 from precrop.structure import Layer, Structure
-from precrop.ways import RULES, Balanced, ByRule, Exact, Matched
+from precrop.ways import RULES, Balanced, ByRule, Exact, Matched, Uniform
 from tests.networks import SHAPE, small
 from tests.structures import (
     chain,
@@ -437,6 +437,28 @@ def test_a_rule_may_widen() -> None:
     assert found.allocation.at_cap == tuple(range(13))
 
 
+def test_uniform_is_one_multiplier() -> None:
+    for structure in STRUCTURES.values():
+        for shares in ({"params": 0.3}, {"params": 0.4, "macs": 0.2}):
+            problem = program(structure, limits_of(structure, shares))
+            found = Uniform()(problem)
+            x = found.allocation.log_ratios
+            assert np.ptp(x) < 1e-9
+            assert max(cost_of(problem, x).values()) == pytest.approx(1, abs=1e-6)
+            units = round_units(found.problem, x, found.allocation.multipliers)
+            used = max(cost_of(problem, np.log(units / structure.units)).values())
+            assert 0.95 < used <= 1
+
+
+def test_plans_of_one_share() -> None:
+    plan = precrop.plan(resnet20(), IMAGE, params=0.3, macs=0.3, rule="uniform")
+    shares = [layer.out_channels / layer.base_out for layer in plan.layers if layer.group]
+    assert max(shares) - min(shares) <= 1 / 16
+    assert max(plan.params / plan.base_params, plan.macs / plan.base_macs) > 0.29
+    by_memory = precrop.plan(resnet20(), IMAGE, memory=0.5, rule="uniform")  # needs no densities
+    assert by_memory.budgets["memory"].used <= by_memory.budgets["memory"].limit
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_plans_by_rule(rule: str) -> None:
     model = resnet20()
@@ -459,7 +481,7 @@ def test_plans_by_rule(rule: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rule": "sqrt"}, "rule='sqrt' is unknown: write balanced, sqrt-min or sqrt-max or"),
+        ({"rule": "sqrt"}, "rule='sqrt' is unknown: choose from balanced, uniform, sqrt-min"),
         (
             {"objective": "snip"},
             "objective='snip' is unknown: choose from synexp, dense-layers, inner-layers, "
@@ -476,6 +498,7 @@ def test_plans_by_rule(rule: str) -> None:
             "objective='exact' goes with neither densities= nor rule=",
         ),
         ({"rule": "sqrt-min", "objective": "exact"}, "goes with neither"),
+        ({"rule": "uniform", "densities": {"conv1": 0.5}}, "uniform' looks at no densities"),
         ({"rule": "sqrt-min", "balance": 0.5}, "rule='sqrt-min' has no balance: drop balance=0.5"),
         (
             {"rule": "sqrt-max", "densities": {"conv1": 0.5}, "balance": 0},

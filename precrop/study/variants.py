@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
     from precrop.plans import Plan
 
-_UNIFORM = 1e6
-"""Weight of the balance term at which it decides alone: all widths keep one share."""
-
 
 @dataclass(frozen=True)
 class Request:
@@ -56,7 +53,7 @@ def _uniform(request: Request) -> "Plan":
     import precrop
 
     options = {**request.options, **request.budgets}
-    return precrop.plan(request.model, request.input_shape, balance=_UNIFORM, **options)
+    return precrop.plan(request.model, request.input_shape, rule="uniform", **options)
 
 
 def _torch_pruning(request: Request) -> "Plan":

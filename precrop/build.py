@@ -85,8 +85,9 @@ def resize(tensor: Tensor, axes: Sequence[Axis]) -> Tensor:
 
     New entries of weights (two axes or more) are drawn from a normal distribution with the tensor's
     own mean and spread, since copies of channels would stay copies in training; vectors, such as
-    normalisation scales, repeat what they have.
+    normalisation scales, repeat what they have. The memory format stays.
     """
+    original = tensor
     for dim, axis in enumerate(axes):
         if isinstance(axis, int):
             continue
@@ -97,7 +98,15 @@ def resize(tensor: Tensor, axes: Sequence[Axis]) -> Tensor:
             if new > old:
                 pieces.append(_filling(tensor, piece, dim, new - old))
         tensor = torch.cat(pieces, dim)
-    return tensor.clone(memory_format=torch.contiguous_format)
+    return _laid_out(tensor, original)
+
+
+def _laid_out(tensor: Tensor, original: Tensor) -> Tensor:
+    """A copy whose axes follow each other in memory as the original's (channels_last) do."""
+    strides = original.stride()
+    order = sorted(range(len(strides)), key=lambda dim: -strides[dim])
+    inverse = sorted(range(len(order)), key=order.__getitem__)
+    return tensor.permute(order).clone(memory_format=torch.contiguous_format).permute(inverse)
 
 
 def _filling(tensor: Tensor, piece: Tensor, dim: int, count: int) -> Tensor:

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from precrop.copying import submodule
 from precrop.fit.attributes import (
     Edit,
     apply_edits,
@@ -126,7 +128,7 @@ class Fitter:
                     continue
                 done.add(reading.weight)
                 path = reading.weight.rpartition(".")[0]
-                stated = getattr(self.network.model.get_submodule(path), "groups", None)
+                stated = getattr(submodule(self.network.model, path), "groups", None)
                 if stated == axis_size(axis) != sizes.size(axis):
                     yield path, "groups", sizes.size(axis)
 
@@ -139,7 +141,7 @@ class Fitter:
                 if path in done or not reading.inputs:
                     continue
                 done.add(path)
-                module = self.network.model.get_submodule(path)
+                module = submodule(self.network.model, path)
                 stated = getattr(module, "normalized_shape", None)
                 if stated is None or isinstance(getattr(module, "weight", None), Tensor):
                     continue
@@ -180,7 +182,7 @@ class Fitter:
         key = (frame.path, rule.driver)
         if frame.kind is not rule.kind or key in edits:
             return
-        stated = dict(integers(self.network.model.get_submodule(frame.path)))
+        stated = dict(integers(submodule(self.network.model, frame.path)))
         if not rule.slopes.keys() <= stated.keys():
             return
         move = Fraction(sizes.size(axis) - axis_size(axis))
@@ -221,8 +223,10 @@ class Fitter:
 def _stated_edits(base: nn.Module, candidate: nn.Module, tensors: dict[str, Any]) -> Iterator[Edit]:
     """What PyTorch's own layers state of sizes that changed."""
     for path in dict.fromkeys(name.rpartition(".")[0] for name in tensors):
-        module = base.get_submodule(path)
-        before, after = stated_sizes(module), stated_sizes(candidate.get_submodule(path))
+        module = submodule(base, path)
+        if isinstance(module, torch.jit.ScriptModule):
+            continue  # its sizes are part of its code
+        before, after = stated_sizes(module), stated_sizes(submodule(candidate, path))
         for attribute, value in before.items():
             if getattr(module, attribute, None) == value != after[attribute]:
                 yield path, attribute, after[attribute]

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from precrop.copying import submodule
 from precrop.fit.attributes import Edit
 from precrop.read.axes import Axis, axis_size
 from precrop.read.network import Network, Sizes
@@ -87,7 +88,7 @@ def _float_edits(
     name: str,
     value: float,
 ) -> Iterator[Edit]:
-    kind = type(network.model.get_submodule(path)).__name__
+    kind = type(submodule(network.model, path)).__name__
     if FAN_SCALES.get(kind) == name:
         axes = network.reader.tensors[f"{path}.weight"][1:]
         old, new = math.prod(map(axis_size, axes)), math.prod(map(sizes.size, axes))

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from precrop.copying import submodule
 from precrop.fit.attributes import integers, set_attribute
 from precrop.fit.sites import Site, frames_around
 from precrop.read.network import Network, Pass
@@ -73,6 +75,8 @@ class Prober:
         if stated is None:
             return None
         for depth, frame in enumerate(frames_around(forward.trace, index)[:PROBED_DEPTH]):
+            if issubclass(forward.trace.frames[frame].kind, torch.jit.ScriptModule):
+                continue  # its integers are part of its code
             replay = self._replay(forward, frame)
             stored = dict(integers(replay.module))
             slopes = {}
@@ -103,7 +107,7 @@ class Prober:
         path = trace.frames[frame].path
         earlier = sum(other.path == path for other in trace.frames[:frame])
         network = self.network.replica()
-        module = network.get_submodule(path)
+        module = submodule(network, path)
         given: list[Any] = []
 
         def keep(_: nn.Module, args: Any, kwargs: Any) -> None:

@@ -164,7 +164,13 @@ class Reader:
     def reason(self, call: Call) -> str:
         """Where and by what something is held fixed, for the report."""
         path = self.trace.frames[call.frame].path if call.frame >= 0 else ""
-        return f"{call.name} in {path or 'the network'}"
+        reason = f"{call.name} in {path or 'the network'}"
+        if any(self._is_unregistered(tensor) for tensor in input_tensors(call)):
+            reason += " with a parameter that is not registered"
+        return reason
+
+    def _is_unregistered(self, tensor: Tensor) -> bool:
+        return isinstance(tensor, nn.Parameter) and id(tensor) not in self.names
 
     def count(self, product: Product) -> None:
         """Count multiply-accumulates that belong to no layer (attention)."""

@@ -175,7 +175,10 @@ _CALL = "_compiled_call_impl"
 
 @contextmanager
 def _module_frames(model: nn.Module, trace: Trace, stack: list[int]) -> Iterator[None]:
-    """Note calls of the network's modules, on these instances: other threads have theirs."""
+    """Note calls of the network's modules, on these instances: other threads have theirs.
+
+    What is not registered, or made in forward, is part of the module that calls it.
+    """
     modules = dict(model.named_modules())
     before = [(module, module.__dict__.get(_CALL)) for module in modules.values()]
     for path, module in modules.items():
@@ -243,6 +246,7 @@ def run(
             apart(),
             torch.no_grad(),
             layers or PlainLayers(),
+            torch.jit.optimized_execution(False),  # type: ignore[attr-defined]
             _module_frames(model, trace, stack),
             _ReshapeWatch(trace) if limit is not None else nullcontext(),
             _Recorder(trace, stack, meta, limit),

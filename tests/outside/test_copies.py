@@ -1,0 +1,177 @@
+"""Networks that hold what a plain copy of modules would lose, refuse or share."""
+
+import threading
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import precrop
+from precrop.errors import PrecropError
+from tests.outside.cropping import cropped
+
+SHAPE = (3, 12, 12)
+
+
+class Net(nn.Module):
+    """Convolutions; what is done between them is a method of the variants below."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 32, 3), nn.Conv2d(32, 48, 3)
+        self.head = nn.Linear(48, 5)
+
+    def between(self, x: Tensor) -> Tensor:
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.c(self.between(self.b(self.a(x)).relu())).mean((2, 3)))
+        return out
+
+
+class PlainList(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.acts = [nn.ReLU(), nn.Sequential(nn.Hardtanh())]
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.acts[1](self.acts[0](x))
+
+
+class MadeInForward(Net):
+    def between(self, x: Tensor) -> Tensor:
+        return nn.LayerNorm(x.shape[2:], elementwise_affine=False)(nn.ELU()(x))
+
+
+@pytest.mark.parametrize("kind", [PlainList, MadeInForward])
+def test_modules_without_weights_need_not_be_registered(kind: type[Net]) -> None:
+    plan, _ = cropped(kind(), SHAPE, ["a", "b", "c"])
+    assert not plan.frozen
+
+
+class Closed(Net):
+    """Its body is a function that closes over the network; another is bound to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = lambda x: self.scaled(self.b(self.a(x)).relu())
+        self.scaled: Any = self.between
+        self.table = {"deep": [lambda x: self.c(x)]}
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.table["deep"][0](self.body(x)).mean((2, 3)))
+        return out
+
+
+def test_functions_that_close_over_modules_use_those_of_the_copy() -> None:
+    model = Closed()
+    plan, built = cropped(model, SHAPE, ["a", "b", "c"])
+    assert not plan.frozen
+    x = torch.ones(1, *SHAPE)
+    before = built(x)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert torch.equal(built(x), before)
+
+
+class HiddenLayer(Net):
+    """A convolution in a plain list: no parameter of the network's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = [nn.Conv2d(32, 32, 3)]
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.hidden[0](x)
+
+
+def test_what_meets_an_unregistered_layer_is_kept_and_says_why() -> None:
+    model = HiddenLayer()
+    plan, built = cropped(model, SHAPE, ["a", "c"], params=0.6)
+    why = "convolution in the network with a parameter that is not registered"
+    assert plan.frozen == {"b": why}
+    assert built.hidden[0] is not model.hidden[0]
+    assert built.hidden[0].weight.shape == model.hidden[0].weight.shape
+
+
+class Kept(Net):
+    """Keeps results of its last pass, in an attribute and deeper."""
+
+    def between(self, x: Tensor) -> Tensor:
+        self.last = x
+        self.seen: dict[str, list[Tensor]] = {"maps": [x.relu()]}
+        return x
+
+
+def test_results_of_the_last_pass_stay_behind_without_their_history() -> None:
+    model = Kept()
+    fresh = precrop.plan(model, SHAPE, params=0.5, macs=0.5)
+    model(torch.ones(1, *SHAPE))
+    assert model.last.grad_fn is not None
+    precrop.plan(model, SHAPE, params=0.5).build(model)
+    assert model.last.grad_fn is not None
+    plan, built = cropped(model, SHAPE, ["a", "b", "c"])
+    assert plan.widths == fresh.widths
+    built(torch.ones(1, *SHAPE))
+    assert built.last.shape[1] == plan.widths["b"][1]
+
+
+def test_what_cannot_be_copied_is_shared_unless_it_holds_modules() -> None:
+    model: Any = Net()
+    model.lock = threading.Lock()
+    assert cropped(model, SHAPE)[1].lock is model.lock
+    model.hooked = (model.a, model.lock)
+    with pytest.raises(PrecropError, match="cannot be copied: hooked: TypeError"):
+        precrop.plan(model, SHAPE, params=0.5)
+
+
+def scripted() -> nn.Module:
+    inner = nn.Sequential(nn.Conv2d(32, 32, 3), nn.GroupNorm(4, 32), nn.Dropout(0.1), nn.ReLU())
+    return torch.jit.script(inner)
+
+
+def traced() -> nn.Module:
+    inner = nn.Sequential(nn.Conv2d(32, 32, 3), nn.BatchNorm2d(32), nn.ReLU()).eval()
+    return torch.jit.trace(inner, torch.ones(1, 32, 6, 6))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+@pytest.mark.parametrize("make", [scripted, traced])
+def test_scripted_modules_are_read_through(make: Any) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 32, 3), make(), nn.Conv2d(32, 32, 1), nn.Flatten(), nn.LazyLinear(5)
+    )
+    model(torch.ones(1, *SHAPE))
+    plan, built = cropped(model, SHAPE, ["0", "1.0", "2"])
+    assert built[1].state_dict()["0.weight"].shape[0] == plan.widths["1.0"][1] < 32
+    assert isinstance(built[1], torch.jit.ScriptModule)
+
+
+class Viewed(nn.Module):
+    """A size in an attribute, which scripting makes part of the code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width, self.conv = 32, nn.Conv2d(32, 32, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(x)
+        return out.view(out.shape[0], self.width, 8, 8)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_sizes_in_scripted_code_stay() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 32, 3), torch.jit.script(Viewed()), nn.Conv2d(32, 32, 1), nn.Conv2d(32, 4, 8)
+    )
+    plan, _ = cropped(model, SHAPE, ["0", "2"], params=0.6)
+    assert list(plan.frozen) == ["1.conv"]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_a_network_that_is_scripted_as_a_whole() -> None:
+    model = torch.jit.script(nn.Sequential(nn.Conv2d(3, 96, 3), nn.ReLU(), nn.Conv2d(96, 4, 3)))
+    plan, _ = cropped(model, SHAPE, ["0"])
+    assert not plan.frozen

@@ -1,8 +1,8 @@
 """Scores from the gradient of the loss at initialization: SNIP and GraSP.
 
 The loss is the mean cross-entropy over all samples of all batches. Both methods run a copy of the
-network in train mode: batch norms normalise over what is computed at once, and random choices such
-as dropout depend on the problem's seed alone.
+network in train mode: random choices such as dropout depend on the problem's seed alone, and batch
+norms normalise over what is computed at once, or by what they have stored.
 
 To save memory, a batch is cut in as few parts as hold at most ``micro_batch`` samples each, of
 sizes as equal as possible. Where nothing looks across samples this changes no score; a batch norm
@@ -17,10 +17,10 @@ those of a residual branch that ends in a scale of zero, as many of timm's netwo
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from operator import length_hint
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -38,16 +38,24 @@ _SNIP_AT_ONCE = 2**28
 _GRASP_AT_ONCE = 2**27
 
 
-def snip(problem: Problem, *, micro_batch: int | None = None) -> dict[str, Tensor]:
+BatchNorm = Literal["batch", "stored"]
+
+
+def snip(
+    problem: Problem, *, batch_norm: BatchNorm = "batch", micro_batch: int | None = None
+) -> dict[str, Tensor]:
     """``|w dL/dw|``, the sensitivity of the loss L to a connection.
 
     Lee et al. 2019 (1810.02340). Their code (namhoonlee/snip-public) takes one batch, scores biases
     too, divides by the sum of all scores, which changes no ranking, and lets batch norms use their
-    stored statistics, as SynFlow's code does. Here batch norms use the batch's, as in GraSP's code
-    and in ports of SNIP to PyTorch, and all data that is given counts.
+    stored statistics, as SynFlow's code does. Here batch norms use the batch's by default, as in
+    GraSP's code and in ports of SNIP to PyTorch, and all data that is given counts. At
+    initialization, where stored statistics are 0 and 1, the two keep rather different weights.
 
     Args:
         problem: the network and its data, of which one batch at a time is held.
+        batch_norm: ``batch`` normalises over what is computed at once, ``stored`` by the running
+            mean and variance.
         micro_batch: most samples to compute at once; by default what 4 GB hold (see above).
 
     Returns:
@@ -57,7 +65,7 @@ def snip(problem: Problem, *, micro_batch: int | None = None) -> dict[str, Tenso
         PrecropError: an option, the data or the loss makes no sense, or the network fails on it.
     """
     size = _part_size(problem, micro_batch, _SNIP_AT_ONCE)
-    network = _Differentiated(problem)
+    network = _Differentiated(problem, batch_norm)
     with network.apart():
         batches = problem.progress(_batches(problem), "SNIP", length_hint(problem.data) or None)
         found = network.gradients(_parts(batches, size), temperature=1.0)
@@ -68,7 +76,11 @@ def snip(problem: Problem, *, micro_batch: int | None = None) -> dict[str, Tenso
 
 
 def grasp(
-    problem: Problem, *, temperature: float = 200.0, micro_batch: int | None = None
+    problem: Problem,
+    *,
+    temperature: float = 200.0,
+    batch_norm: BatchNorm = "batch",
+    micro_batch: int | None = None,
 ) -> dict[str, Tensor]:
     """``w Hg``, with the gradient g and the Hessian H of the loss of ``logits / temperature``.
 
@@ -77,12 +89,13 @@ def grasp(
     SynFlow's code (its first versions had the other sign). The authors' code (alecwangcq/GraSP)
     also draws the classifier's weights anew, takes as many samples of every class, cuts a batch in
     halves (for ImageNet in parts of 20) and divides by the sum of all scores, which changes no
-    ranking; here weights and data are those given. Batch norms use the batch's statistics, as
-    there; in SynFlow's code they use their stored ones.
+    ranking; here weights and data are those given. Batch norms use the batch's statistics by
+    default, as there; in SynFlow's code they use their stored ones.
 
     Args:
         problem: the network and its data; all inputs are held, for two passes over them.
         temperature: divides the logits; 200 in the paper's code.
+        batch_norm: as of `snip`.
         micro_batch: most samples to compute at once; by default what 4 GB hold (see above).
 
     Returns:
@@ -95,7 +108,7 @@ def grasp(
     if type(temperature) not in (int, float) or not 0 < temperature < math.inf:
         raise PrecropError(f"temperature={temperature!r} makes no sense: write a number above 0")
     size = _part_size(problem, micro_batch, _GRASP_AT_ONCE)
-    network = _Differentiated(problem)
+    network = _Differentiated(problem, batch_norm)
     with network.apart():
         parts = list(_parts(_batches(problem), size))
         first = problem.progress(parts, "GraSP: gradient", len(parts))
@@ -129,9 +142,12 @@ class _Differentiated:
         weights: by layer name, those of the copy.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, batch_norm: BatchNorm) -> None:
+        if batch_norm not in ("batch", "stored"):
+            raise PrecropError(f"batch_norm={batch_norm!r} is unknown: write 'batch' or 'stored'")
         model = problem.network.model
         self.seed = problem.seed
+        self._statistics = _StoredStatistics if batch_norm == "stored" else nullcontext
         with torch.inference_mode(False):
             self.model = copied(model, lambda _, tensor: tensor.detach().clone()).train()
         self.model.requires_grad_(False)
@@ -154,6 +170,7 @@ class _Differentiated:
             torch.inference_mode(False),
             torch.enable_grad(),
             torch.random.fork_rng(devices),
+            self._statistics(),
         ):
             self._reseed()
             yield
@@ -250,6 +267,31 @@ class _Differentiated:
         torch.default_generator.manual_seed(self.seed)
         if self.device.type == "cuda":
             torch.cuda.default_generators[self.device.index].manual_seed(self.seed)
+
+
+class _StoredStatistics(TorchFunctionMode):
+    """Lets batch norms that have running statistics normalise by them, and leave them alone."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if function is F.batch_norm:
+            function = _stored_norm
+        return function(*args, **(kwargs or {}))
+
+
+def _stored_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    training = training and running_mean is None
+    return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
 
 
 class _TwiceDifferentiable(TorchFunctionMode):

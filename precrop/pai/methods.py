@@ -7,7 +7,7 @@ Further keyword arguments of the function are options of the method.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -53,7 +53,7 @@ def layer_densities(problem: Problem, method: str, **options: Any) -> dict[str, 
         return kept_shares(problem, weight_scores(problem, method, **options))
     if method not in RULES:
         raise PrecropError(f"method {method!r} is unknown: choose from {', '.join(_names())}")
-    _check_options(method, RULES[method], options)
+    check_options(method, options)
     return RULES[method](problem, **options)
 
 
@@ -69,7 +69,7 @@ def weight_scores(problem: Problem, method: str, **options: Any) -> dict[str, Te
             if method in RULES
             else f"method {method!r} is unknown: choose from {', '.join(_names())}"
         )
-    _check_options(method, SCORES[method], options)
+    check_options(method, options)
     return SCORES[method](problem, **options)
 
 
@@ -77,7 +77,13 @@ def _names() -> list[str]:
     return [*RULES, *SCORES]
 
 
-def _check_options(method: str, function: Callable[..., Any], options: dict[str, Any]) -> None:
+def check_options(method: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that a method does not have.
+
+    Raises:
+        PrecropError: it has others, or none.
+    """
+    function = RULES[method] if method in RULES else SCORES[method]
     known = list(inspect.signature(function).parameters)[1:]
     for name in options:
         if name not in known:

@@ -414,7 +414,7 @@ class _Original:
             input_shape=self.run.input_shape,
             budgets=self.budgets,
             options=how.options,
-            densities=None if how.densities is None else self.densities(how.densities),
+            densities=None if how.densities is None else self.densities(),
             seed=self.cell.seed,
         )
         return WAYS[how.way].function(request)
@@ -431,15 +431,22 @@ class _Original:
             return MaskSpec("given", how.mask, densities=shares)
         assert how.densities is not None
         limits = self._weight_limits()
-        return MaskSpec(how.densities, how.mask, limits.get("params"), limits.get("macs"))
+        return MaskSpec(
+            how.densities,
+            how.mask,
+            limits.get("params"),
+            limits.get("macs"),
+            options=how.method_options,
+        )
 
-    def densities(self, method: str) -> dict[str, float]:
-        """What a method makes of the cell's budgets."""
+    def densities(self) -> dict[str, float]:
+        """What the variant's method makes of the cell's budgets."""
         from precrop.pai.methods import NEED_DATA, layer_densities
         from precrop.pai.problem import Problem
 
-        batches = None
-        if method in NEED_DATA:
+        how, batches = self.cell.how, None
+        assert how.densities is not None
+        if how.densities in NEED_DATA:
             from precrop.training.loop import sample
 
             batches = sample(self.run, self.data)
@@ -450,7 +457,7 @@ class _Original:
             data=batches,
             seed=self.cell.seed,
         )
-        return layer_densities(problem, method)
+        return layer_densities(problem, how.densities, **how.method_options)
 
     def _weight_limits(self) -> dict[str, int]:
         """The budgets of the whole network as budgets of its prunable weights.
@@ -481,17 +488,19 @@ def _try(cell: Cell, data: "ImageData") -> None:
     plan = original.plan()
     original.mask(plan)
     if plan is None and how.densities is not None:
-        original.densities(how.densities)
+        original.densities()
 
 
 def _quick(how: Variant) -> Variant:
     """A nameless variant that fails where this one does, but takes no time: equal for many."""
     from precrop.pai.methods import SCORES
 
+    scored = how.densities in SCORES
     return dataclasses.replace(
         how,
         name="",
-        densities=_STAND_IN if how.densities in SCORES else how.densities,
+        densities=_STAND_IN if scored else how.densities,
+        method_options={} if scored else how.method_options,
         match=None if how.match is None else _quick(how.match),
     )
 

@@ -96,7 +96,7 @@ WAYS: dict[str, Way] = {
     ),
 }
 """How widths are chosen; adding a way is a function and a line here."""
-WORDS = (*WAYS, "densities", "mask")
+WORDS = (*WAYS, "densities", "mask", "method_options")
 """Keys of a variant that say how the network is made smaller; none of them leaves it dense."""
 
 
@@ -112,6 +112,7 @@ class Variant:
         mask: granularity of the mask; None where nothing is masked. With a way, layers are masked
             to the densities that they would have in the network of those widths.
         match: another variant, whose network's parameters and MACs are the budgets of this one.
+        method_options: of the method that densities or a mask follow.
     """
 
     name: str
@@ -120,6 +121,7 @@ class Variant:
     densities: str | None = None
     mask: str | None = None
     match: "Variant | None" = None
+    method_options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def kind(self) -> Literal["dense", "cropped", "masked"]:
@@ -148,7 +150,8 @@ class Variant:
         return self.kind != "dense" and self.method != "given"
 
     def to_json(self) -> dict[str, Any]:
-        """All fields in JSON's types."""
+        """All fields in JSON's types; without options of a method, as before there were some."""
+        given = {"method_options": dict(self.method_options)} if self.method_options else {}
         return {
             "name": self.name,
             "way": self.way,
@@ -156,6 +159,7 @@ class Variant:
             "densities": self.densities,
             "mask": self.mask,
             "match": None if self.match is None else self.match.to_json(),
+            **given,
         }
 
     def matched(self, other: "Variant") -> "Variant":
@@ -190,11 +194,17 @@ def read_variant(name: str, entry: Mapping[str, Any]) -> Variant:
     if mask is not None and way is None:
         method, _, granularity = mask.partition(":")
         mask = granularity or "weight"
+    chosen = entry.get("method_options", {})
+    if not isinstance(chosen, Mapping) or (chosen and method is None):
+        raise PrecropError(
+            "method_options are those of the method of densities or of a mask, as "
+            "{batch_norm: stored} of snip"
+        )
     if method is not None:
-        check_method(method)
+        check_method(method, chosen)
     if mask is not None:
         check_granularity(mask)
-    return Variant(name, way, options, method, mask)
+    return Variant(name, way, options, method, mask, method_options=dict(chosen))
 
 
 def _text(entry: Mapping[str, Any], key: str) -> str | None:

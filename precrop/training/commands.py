@@ -33,6 +33,14 @@ Mask = Annotated[
         help="Mask the network instead, as synflow:weight; with --params or --macs.",
     ),
 ]
+MaskOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--mask-option",
+        metavar="NAME=VALUE",
+        help="An option of the mask's method (batch_norm=stored); repeatable.",
+    ),
+]
 Params = Annotated[
     str | None, typer.Option(help="The mask's budget of weights: a share (0.1) or a number (1M).")
 ]
@@ -88,6 +96,7 @@ def train_command(
     model: ModelName,
     plan: PlanFile = None,
     mask: Mask = None,
+    mask_option: MaskOptions = None,
     params: Params = None,
     macs: Macs = None,
     data: Data = "digits",
@@ -121,7 +130,8 @@ def train_command(
 
     images = _load(data, input_shape)
     chosen = find_recipe(recipe, images.name).changed(wanted)
-    run = _run(model, arg, images, data, chosen, seed, plan, init, _mask(mask, params, macs))
+    masking = _mask(mask, mask_option, params, macs)
+    run = _run(model, arg, images, data, chosen, seed, plan, init, masking)
     speaks = _speaks()
     if speaks:
         _announce(run, output / run.name)
@@ -249,8 +259,12 @@ def _run(
     )
 
 
-def _mask(mask: str | None, params: str | None, macs: str | None) -> Any:
+def _mask(
+    mask: str | None, options: Sequence[str] | None, params: str | None, macs: str | None
+) -> Any:
     if mask is None:
+        if options:
+            raise PrecropError("--mask-option is for a mask: add --mask snip:weight, or drop it")
         if params is not None or macs is not None:
             raise PrecropError(
                 "--params and --macs are a mask's budgets: add --mask synflow:weight, or make a "
@@ -259,7 +273,7 @@ def _mask(mask: str | None, params: str | None, macs: str | None) -> Any:
         return None
     from precrop.training.runs import MaskSpec
 
-    return MaskSpec.parse(mask, params, macs)
+    return MaskSpec.parse(mask, params, macs, arguments(options))
 
 
 def _evaluate_plan(

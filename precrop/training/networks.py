@@ -206,9 +206,9 @@ def _masks(run: Run, spec: MaskSpec, network: nn.Module, batches: Batches) -> di
         seed=run.seed,
     )
     if spec.method not in SCORES:
-        densities = layer_densities(problem, spec.method)
+        densities = layer_densities(problem, spec.method, **spec.options)
         return masks(network, densities, spec.granularity, seed=run.seed)
-    scores = weight_scores(problem, spec.method)
+    scores = weight_scores(problem, spec.method, **spec.options)
     densities = kept_shares(problem, scores)
     by_parameter = {problem.parameters[name]: values for name, values in scores.items()}
     return masks(network, densities, spec.granularity, scores=by_parameter)

@@ -30,6 +30,7 @@ class MaskSpec:
         params: the budget for the prunable weights.
         macs: the budget for their multiply-accumulates.
         densities: of ``given`` the layers' densities; weights are then drawn at random.
+        options: of the method.
     """
 
     method: str
@@ -37,25 +38,40 @@ class MaskSpec:
     params: Budget | None = None
     macs: Budget | None = None
     densities: Mapping[str, float] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse options that are none."""
+        if not isinstance(self.options, Mapping):
+            raise PrecropError(f"a mask's options are {self.options!r}, not names and values")
 
     @classmethod
-    def parse(cls, text: str, params: Budget | None, macs: Budget | None) -> "MaskSpec":
+    def parse(
+        cls,
+        text: str,
+        params: Budget | None,
+        macs: Budget | None,
+        options: Mapping[str, Any] | None = None,
+    ) -> "MaskSpec":
         """Read ``synflow:weight``; without a granularity it is ``weight``.
 
         Raises:
-            PrecropError: the method or the granularity is unknown, or there is no budget.
+            PrecropError: the method, the granularity or an option is unknown, or there is no
+                budget.
         """
         method, _, granularity = text.partition(":")
         granularity = granularity or "weight"
-        check_method(method)
+        check_method(method, options or {})
         check_granularity(granularity)
         if params is None and macs is None:
             raise PrecropError("a mask needs a budget: give --params 0.1, or --macs")
-        return cls(method, granularity, params, macs)
+        return cls(method, granularity, params, macs, options=options or {})
 
     def to_json(self) -> dict[str, Any]:
-        """The fields in JSON's types; given densities only where there are some."""
+        """The fields in JSON's types; given densities and options only where there are some."""
         given = {} if self.densities is None else {"densities": dict(self.densities)}
+        if self.options:
+            given["options"] = dict(self.options)
         return {
             "method": self.method,
             "granularity": self.granularity,
@@ -65,17 +81,18 @@ class MaskSpec:
         }
 
 
-def check_method(method: str) -> None:
-    """Refuse what is no method of `precrop.densities`.
+def check_method(method: str, options: Mapping[str, Any]) -> None:
+    """Refuse what is no method of `precrop.densities`, or none of its options.
 
     Raises:
-        PrecropError: it is unknown.
+        PrecropError: it is unknown, or has no such option.
     """
-    from precrop.pai.methods import RULES, SCORES
+    from precrop.pai.methods import RULES, SCORES, check_options
 
     if method not in (*RULES, *SCORES):
         known = ", ".join((*RULES, *SCORES))
         raise PrecropError(f"mask method {method!r} is unknown: choose from {known}")
+    check_options(method, options)
 
 
 def check_granularity(granularity: str) -> None:

@@ -134,6 +134,77 @@ def test_scores_and_ranking_are_those_of_the_formula(make: Any, method: Any, pla
     assert flat(found)[flat(expected).argsort()].diff().min() >= 0
 
 
+class OwnNorm(nn.Module):
+    """A batch norm without PyTorch's module, for two axes and more."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.linspace(-1, 1, channels))
+        self.register_buffer("var", torch.linspace(0.5, 2, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, var = self.get_buffer("mean"), self.get_buffer("var")
+        return F.batch_norm(x, mean, var, training=self.training)
+
+
+class StoredNorms(nn.Sequential):
+    """Norms with statistics of their own, one without any, and dropout, which stays random."""
+
+    def __init__(self) -> None:
+        norm = nn.BatchNorm2d(4)
+        nn.init.uniform_(norm.get_buffer("running_mean"))
+        nn.init.uniform_(norm.get_buffer("running_var"), 0.5, 2)
+        super().__init__(
+            nn.Conv2d(3, 4, 3), norm, nn.Tanh(), nn.Conv2d(4, 6, 3), OwnNorm(6),
+            nn.BatchNorm2d(6, track_running_stats=False), nn.Flatten(), nn.Dropout(0.3),
+            nn.Linear(96, 5),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("method", "plain"), [(snip, plain_snip), (grasp, plain_grasp)], ids=["snip", "grasp"]
+)
+def test_stored_statistics(method: Any, plain: Any) -> None:
+    model = seeded(StoredNorms)
+    inputs, targets = batch(6)
+    given = problem(model, [(inputs, targets)], seed=3)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = method(given, batch_norm="stored")
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert distance(found, method(given, batch_norm="batch")) > 0.01
+    assert distance(method(given), method(given, batch_norm="batch")) == 0
+
+    class Fixed(nn.Module):
+        """The same, with stored statistics written out and the random numbers of the seed."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            torch.manual_seed(3)
+            for layer in model.children():
+                if isinstance(layer, nn.BatchNorm2d | OwnNorm):
+                    layer.eval()
+                x = layer(x)
+            return x
+
+    fixed = Fixed()
+    fixed.model = model
+    names = {layer: f"model.{name}" for layer, name in given.parameters.items()}
+    assert distance(found, plain(fixed.train(), names, inputs, targets)) < 1e-9
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_stored_statistics_know_no_parts_of_a_batch(method: Any) -> None:
+    model = seeded(Normed)
+    given = problem(model, [batch(7)])
+    whole = method(given, batch_norm="stored")
+    assert distance(method(given, batch_norm="stored", micro_batch=1), whole) < 1e-9
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_unknown_batch_norm(method: Any) -> None:
+    with pytest.raises(PrecropError, match="batch_norm='eval' is unknown: write 'batch' or"):
+        method(problem(seeded(Normed), [batch(4)]), batch_norm="eval")
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_single_precision_is_close_to_double(method: Any) -> None:
     model = seeded(resnet20)

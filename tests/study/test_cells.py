@@ -171,6 +171,25 @@ class TestPreparing:
         assert prepared.plan.widths == plan.widths
         assert [one.target for one in prepared.plan.layers] == [one.target for one in plan.layers]
 
+    def test_options_of_a_method_decide_masks_and_widths(self) -> None:
+        options = {"batch_norm": "stored"}
+        masked, cropped = (
+            [
+                prepare(cell(how, network="resnet20"), digits())
+                for how in (variant, dataclasses.replace(variant, method_options=options))
+            ]
+            for variant in (
+                Variant("x", densities="snip", mask="weight"),
+                Variant("x", "plan", densities="snip"),
+            )
+        )
+        assert [one.run.mask.options for one in masked if one.run.mask] == [{}, options]
+        batches = sample(masked[0].run, digits())
+        one, other = (masks_of(build(prepared.run, lambda: batches).network) for prepared in masked)
+        assert any(not torch.equal(mask, other[name]) for name, mask in one.items())
+        targets = [[layer.target for layer in one.plan.layers] for one in cropped if one.plan]
+        assert targets[0] != targets[1]
+
     @pytest.mark.parametrize("method", ["synflow", "magnitude", "erk", "uniform"])
     def test_masks_keep_to_the_budgets_of_the_whole_network(self, method: str) -> None:
         how = Variant("x", densities=method, mask="weight")

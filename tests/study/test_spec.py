@@ -158,6 +158,15 @@ PLAN: dict[str, Any] = {"name": "PreCrop", "plan": {}}
         ),
         ({"variants": [{"name": "x", "mask": "synflo"}]}, "mask method 'synflo' is unknown"),
         ({"variants": [{**PLAN, "densities": "synflo"}]}, "method 'synflo' is unknown"),
+        ({"variants": [{**PLAN, "method_options": {"rounds": 2}}]}, "method_options are those of"),
+        (
+            {"variants": [{"name": "x", "mask": "snip", "method_options": {"rounds": 2}}]},
+            "method 'snip' has no option 'rounds': its options are batch_norm, micro_batch",
+        ),
+        (
+            {"variants": [{"name": "x", "mask": "snip", "method_options": "stored"}]},
+            "method_options are those of",
+        ),
         ({"variants": [{**PLAN, "densities": 3}]}, "densities is 3, not a text"),
         ({"variants": [{"name": "x", "mask": "erk:row"}]}, "granularity 'row' is unknown: choose"),
         ({"variants": [{**PLAN, "mask": "erk:weight"}]}, "granularity 'erk:weight' is unknown"),

@@ -47,6 +47,15 @@ def test_what_a_variant_is(entry: dict[str, Any], kind: str, method: str, granul
     assert set(entry) <= set(WORDS)
 
 
+def test_options_of_a_method_are_part_of_what_is_asked() -> None:
+    plain = read_variant("x", {"mask": "snip"})
+    entry = {"mask": "snip", "method_options": {"batch_norm": "stored"}}
+    stored = read_variant("x", entry)
+    assert set(entry) <= set(WORDS)
+    assert "method_options" not in plain.to_json()
+    assert stored.to_json() == {**plain.to_json(), "method_options": {"batch_norm": "stored"}}
+
+
 def test_a_plan_has_every_option_but_what_the_study_says() -> None:
     options = set(inspect.signature(precrop.plan).parameters)
     # Budgets of a study are shares of params and MACs: it compares accuracy, whatever the device.

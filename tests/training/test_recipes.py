@@ -118,13 +118,15 @@ def test_identity_is_what_decides_the_result() -> None:
         {"recipe": run.recipe.changed({"lr": 0.2})},
         {"mask": MaskSpec("synflow", params="0.1")},
         {"mask": MaskSpec("synflow", "filter", params="0.1")},
+        {"mask": MaskSpec("synflow", "filter", params="0.1", options={"rounds": 7})},
     ]
     ids = {dataclasses.replace(run, **fields).id for fields in others}
     assert len(ids | {run.id}) == len(others) + 1
 
 
 def test_runs_survive_json() -> None:
-    run = small_run(mask=MaskSpec("snip", "filter", params="10%"), seed=3)
+    options = {"batch_norm": "stored"}
+    run = small_run(mask=MaskSpec("snip", "filter", params="10%", options=options), seed=3)
     content = json.loads(json.dumps(run.described()))
     assert Run.from_json(content) == run
     content["seed"] = 4
@@ -132,6 +134,9 @@ def test_runs_survive_json() -> None:
         Run.from_json(content)
     with pytest.raises(PrecropError, match="no run's description"):
         Run.from_json({"model": "resnet20"})
+    content["mask"]["options"] = "stored"
+    with pytest.raises(PrecropError, match="a mask's options are 'stored', not names"):
+        Run.from_json(content)
 
 
 @pytest.mark.parametrize(

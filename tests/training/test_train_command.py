@@ -101,6 +101,12 @@ def test_masks(capsys: Output) -> None:
     dense = train_json(capsys, NET, *SHORT)
     assert found["params"] < 0.4 * dense["params"]
     assert found["macs"] < dense["macs"]
+    snip = [*SHORT, "--mask", "snip:kernel", "--params", "0.2"]
+    runs = [
+        train_json(capsys, NET, *snip, *more)["run"]
+        for more in ([], ["--mask-option", "batch_norm=stored"])
+    ]
+    assert runs[0] != runs[1]
 
 
 def test_plans(capsys: Output) -> None:
@@ -141,6 +147,18 @@ def test_eval(capsys: Output) -> None:
     [
         (["train", NET, "--params", "0.5"], "--params and --macs are a mask's budgets"),
         (["train", NET, "--mask", "synflow"], "a mask needs a budget"),
+        (["train", NET, "--mask-option", "rounds=1"], "--mask-option is for a mask"),
+        (
+            ["train", NET, "--mask", "erk", "--params", "0.5", "--mask-option", "rounds=1"],
+            "method 'erk' has no option 'rounds': it has no options",
+        ),
+        (
+            [
+                *["train", NET, "--mask", "snip", "--params", "0.5"],
+                *["--mask-option", "batch_norm=old"],
+            ],
+            "batch_norm='old' is unknown",
+        ),
         (["train", NET, "--recipe", "best"], "recipe 'best' is unknown"),
         (["train", NET, "--set", "lr=fast"], "lr=fast is not a number"),
         (["train", NET, "--epochs", "0"], "epochs=0 is not from 1"),

@@ -132,7 +132,8 @@ def plan(
     divisors = list(_halved(profile.step)) if divisor == "auto" else [divisor]
     options = {"min_width": min_width, "expand": expand, "balance": balance}
     with apart():
-        network = _read(model, Inputs(input_shape), groups == "scale", residual == "crop")
+        fold = latency is None and memory is None and objective != "exact"
+        network = _read(model, Inputs(input_shape), groups == "scale", residual == "crop", fold)
         _ignore(network, patterns)
         if widths is None:
             way = _way(network, objective, densities, rule, balance)
@@ -202,13 +203,15 @@ def _choose(
     return chosen, Chooser(network, budgets, chosen, way).choose()
 
 
-def _read(model: nn.Module, inputs: Inputs, scale_groups: bool, own_widths: bool) -> Network:
+def _read(
+    model: nn.Module, inputs: Inputs, scale_groups: bool, own_widths: bool, fold: bool
+) -> Network:
     """Read a network; once more with hooks where layers at its streams get widths of their own."""
-    network = Network(model, inputs, scale_groups=scale_groups)
+    network = Network(model, inputs, scale_groups=scale_groups, fold=fold)
     streams = find_streams(network) if own_widths else []
     if not streams:
         return network
-    return Network(model, inputs, scale_groups=scale_groups, streams=streams)
+    return Network(model, inputs, scale_groups=scale_groups, streams=streams, fold=fold)
 
 
 def _check_used(

@@ -29,11 +29,21 @@ def stated_sizes(module: nn.Module) -> dict[str, Any]:
     if isinstance(module, nn.MultiheadAttention):
         size = module.out_proj.weight.shape[0]
         stated = {"embed_dim": size, "head_dim": size // module.num_heads}
-        return stated | ({"kdim": size, "vdim": size} if module._qkv_same_embed_dim else {})
+        if module._qkv_same_embed_dim:
+            return stated | {"kdim": size, "vdim": size}
+        keys, values = (module.get_parameter(f"{end}_proj_weight") for end in "kv")
+        return stated | {"kdim": keys.shape[1], "vdim": values.shape[1]}
+    if isinstance(module, nn.Transformer):
+        inside = [m for m in module.modules() if isinstance(m, nn.MultiheadAttention)]
+        return {"d_model": inside[0].out_proj.weight.shape[0]} if inside else {}
     if isinstance(module, nn.RNNBase):
         gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
-        first = module.get_parameter("weight_ih_l0")
-        return {"input_size": first.shape[1], "hidden_size": first.shape[0] // gates}
+        first, state = (module.get_parameter(f"weight_{end}_l0") for end in ("ih", "hh"))
+        stated = {"input_size": first.shape[1], "hidden_size": first.shape[0] // gates}
+        return stated | ({"proj_size": state.shape[1]} if module.proj_size else {})
+    if isinstance(module, nn.RNNCellBase):
+        inputs, state = module.get_parameter("weight_ih"), module.get_parameter("weight_hh")
+        return {"input_size": inputs.shape[1], "hidden_size": state.shape[1]}
     if isinstance(module, _NormBase):
         known = weight if weight is not None else module.running_mean
         return {} if known is None else {"num_features": known.shape[0]}

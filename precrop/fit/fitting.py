@@ -157,7 +157,8 @@ class Fitter:
 
     def _learnt_edits(self, sizes: Sizes) -> list[Edit]:
         edits: dict[tuple[str, str], int] = {}
-        for rule in self.rules:
+        # Of an argument that several attributes drive, the others are known first.
+        for rule in sorted(self.rules, key=lambda rule: len(rule.slopes)):
             for forward in self.network.passes:
                 for index, reading in enumerate(forward.readings):
                     axis = reading.literals.get(rule.literal)
@@ -212,8 +213,7 @@ class Fitter:
                 if sizes.size(axis) == axis_size(axis) or (site, literal) in self._given_up:
                     continue
                 self._given_up.add((site, literal))
-                taken = {rule.driver for rule in self.rules if rule.site == site}
-                rule = self.prober.rule(forward, place, site, literal, taken)
+                rule = self.prober.rule(forward, place, site, literal, self.rules)
                 if rule is not None:
                     self.rules.append(rule)
                     found = True
@@ -222,11 +222,13 @@ class Fitter:
 
 def _stated_edits(base: nn.Module, candidate: nn.Module, tensors: dict[str, Any]) -> Iterator[Edit]:
     """What PyTorch's own layers state of sizes that changed."""
-    for path in dict.fromkeys(name.rpartition(".")[0] for name in tensors):
+    owners = (name.rpartition(".")[0] for name in tensors)
+    for path in dict.fromkeys([*owners, *(path for path, _ in base.named_modules())]):
         module = submodule(base, path)
         if isinstance(module, torch.jit.ScriptModule):
             continue  # its sizes are part of its code
-        before, after = stated_sizes(module), stated_sizes(submodule(candidate, path))
+        before = stated_sizes(module)
+        after = stated_sizes(submodule(candidate, path)) if before else {}
         for attribute, value in before.items():
             if getattr(module, attribute, None) == value != after[attribute]:
                 yield path, attribute, after[attribute]

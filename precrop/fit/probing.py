@@ -5,9 +5,10 @@ changed. The argument that moves is what the integer drives, and by how much.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import product
 from typing import Any
 
 import torch
@@ -68,12 +69,21 @@ class Prober:
     _replays: dict[tuple[bool, int], _Replay] = field(default_factory=dict)
 
     def rule(
-        self, forward: Pass, index: int, site: Site, literal: Literal, taken: set[str]
+        self, forward: Pass, index: int, site: Site, literal: Literal, known: Sequence[Rule]
     ) -> Rule | None:
-        """What drives an argument of a call; attributes in ``taken`` already drive another."""
+        """What drives an argument of a call.
+
+        Args:
+            forward: the pass.
+            index: of the call.
+            site: of the call.
+            literal: the argument.
+            known: rules that were found before.
+        """
         stated = argument(forward.trace.calls[index], literal)
         if stated is None:
             return None
+        taken = {rule.driver for rule in known if rule.site == site}
         for depth, frame in enumerate(frames_around(forward.trace, index)[:PROBED_DEPTH]):
             if issubclass(forward.trace.frames[frame].kind, torch.jit.ScriptModule):
                 continue  # its integers are part of its code
@@ -93,6 +103,44 @@ class Prober:
                     key=lambda a: (a not in taken, slopes[a] * stored[a] == stated, stored[a]),
                 )
                 return Rule(site, literal, depth, type(replay.module), driver, slopes)
+            alone = self._balanced_driver(replay, forward, index, literal, stored, known)
+            if alone is not None:
+                slopes = {alone: Fraction(1)}
+                return Rule(site, literal, depth, type(replay.module), alone, slopes)
+        return None
+
+    def _balanced_driver(
+        self,
+        replay: _Replay,
+        forward: Pass,
+        index: int,
+        literal: Literal,
+        stored: Mapping[str, int],
+        known: Sequence[Rule],
+    ) -> str | None:
+        """The attribute that an argument is equal to and moves with, if none can move alone.
+
+        The sizes of a split must sum to what an earlier view was given: where one of the attributes
+        behind that view moves, another one moves against it, so that the view stays as it was.
+        """
+        call = forward.trace.calls[index]
+        stated = argument(call, literal)
+        for name in (name for name, value in stored.items() if value == stated):
+            for rule in known:
+                if rule.kind is not type(replay.module) or name not in rule.slopes:
+                    continue
+                for other, change in product(rule.slopes, CHANGES):
+                    if other == name:
+                        continue
+                    against = -change * rule.slopes[name] / rule.slopes[other]
+                    values = {name: stored[name] + change, other: stored[other] + against}
+                    if against.denominator > 1 or min(values.values()) < 1:
+                        continue
+                    moved = self._moved(
+                        replay, call, literal, {n: int(v) for n, v in values.items()}
+                    )
+                    if moved == values[name]:
+                        return name
         return None
 
     def _replay(self, forward: Pass, frame: int) -> _Replay:
@@ -131,21 +179,22 @@ class Prober:
         for change in CHANGES:
             if value + change < 1 or stated is None:
                 continue
-            moved = self._moved(replay, call, literal, name, value + change)
+            moved = self._moved(replay, call, literal, {name: value + change})
             if moved is not None:
                 return Fraction(moved - stated, change)
         return None
 
     def _moved(
-        self, replay: _Replay, call: Call, literal: Literal, name: str, value: int
+        self, replay: _Replay, call: Call, literal: Literal, values: Mapping[str, int]
     ) -> int | None:
-        """The argument after one stored integer was set; None if the call is not reached."""
+        """The argument after stored integers were set; None if the call is not reached."""
         module = copy.deepcopy(replay.module)
-        set_attribute(module, name, value)
+        for name, value in values.items():
+            set_attribute(module, name, value)
         args, kwargs = tree_map_only(Tensor, Tensor.clone, (replay.args, replay.kwargs))
         meta = None if self.network.real else self.network.meta
         place = next(i for i, other in enumerate(replay.calls) if other is call)
-        trace = run(module, args, kwargs, meta, limit=place + 1)
+        trace = run(module, args, kwargs, meta, place + 1, fold=self.network.fold)
         if _diverged(replay.calls, trace, place):
             return None
         if len(trace.calls) > place and trace.calls[place].op == call.op:

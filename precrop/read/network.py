@@ -24,6 +24,7 @@ from precrop.read.axes import (
 from precrop.read.inputs import Inputs
 from precrop.read.meta import MetaKernels
 from precrop.read.ops import HANDLERS, fallback
+from precrop.read.modules import share_stated_widths
 from precrop.read.reader import INPUT, OUTPUT, CallReading, LayerReading, Product, Reader
 from precrop.read.trace import Trace, input_tensors, run, same_path
 from precrop.streams import Stream, install, traced_hook
@@ -116,6 +117,8 @@ class Network:
         notes: what could not be read, in words.
         streams: where layers have widths of their own at residual streams.
         cost_models: costs beside ``params`` and ``macs``, by name.
+        fold: whether steps of recurrent layers are read once. Their sizes and MACs are those of the
+            whole pass, but the calls are fewer: for what follows every call, leave it out.
     """
 
     @apart()
@@ -126,8 +129,10 @@ class Network:
         *,
         scale_groups: bool = False,
         streams: Sequence[Stream] = (),
+        fold: bool = False,
     ) -> None:
         self.inputs = inputs
+        self.fold = fold
         self.streams = tuple(streams)
         self.meta = MetaKernels()
         self.notes: dict[str, str] = {}
@@ -158,6 +163,8 @@ class Network:
     def read(self) -> None:
         """Follow the traces from the beginning; forgets what was tied or frozen since."""
         self.reader = Reader(self._traced, HANDLERS, fallback, scale_groups=self._scale_groups)
+        called = {frame.path for trace in self._traces.values() for frame in trace.frames}
+        share_stated_widths(self.reader, self._traced, called)
         self.passes = [
             Pass(training, trace, self.reader.read(trace, macs=not training))
             for training, trace in self._traces.items()
@@ -179,7 +186,8 @@ class Network:
         args, kwargs = self.inputs.make(
             2 if training else 1, model, device="cpu" if self.real else "meta"
         )
-        return run(model, args, kwargs, None if self.real else self.meta, limit)
+        meta = None if self.real else self.meta
+        return run(model, args, kwargs, meta, limit, fold=self.fold)
 
     @property
     def layers(self) -> list[LayerReading]:

@@ -83,6 +83,7 @@ class Reader:
         self._origins: dict[int, str] = {}
         self._keep: list[object] = []
         self._count_macs = False
+        self._times = 1
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             self.names.setdefault(id(tensor), name)
         self.weights = {name for name, tensor in model.named_parameters() if tensor.dim() > 1}
@@ -102,6 +103,7 @@ class Reader:
     def _follow(self, call: Call) -> None:
         reading = CallReading([self.axes(tensor) for tensor in input_tensors(call)], [])
         self.readings.append(reading)
+        self._times = call.times
         handler = self.handlers.get(call.name, self.fallback)
         reading.outputs = self._interpret(call, handler)
         for tensor, axes in zip(call.outputs, reading.outputs, strict=True):
@@ -174,6 +176,7 @@ class Reader:
 
     def count(self, product: Product) -> None:
         """Count multiply-accumulates that belong to no layer (attention)."""
+        product = self._repeated(product)
         self.readings[-1].macs.append(product)
         if self._count_macs:
             self.macs.append(product)
@@ -186,6 +189,7 @@ class Reader:
         if name not in self.weights:
             self.count(product)
             return
+        product = self._repeated(product)
         self.readings[-1].weight = name
         self.readings[-1].macs.append(product)
         layer = self.layers.get(name)
@@ -194,6 +198,10 @@ class Reader:
             layer = self.layers[name] = LayerReading(path, name, kind, inputs, outputs)
         if self._count_macs:
             layer.macs.append(product)
+
+    def _repeated(self, product: Product) -> Product:
+        """A product of the current call, for every time that the network makes it."""
+        return Product(product.coefficient * self._times, product.axes)
 
 
 INPUT = "reads the network's input"

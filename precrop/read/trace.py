@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from precrop.apart import apart
 from precrop.read.meta import MetaKernels
+from precrop.read.recurrence import FoldedSteps
 
 Shape = tuple[int, ...]
 
@@ -33,7 +34,10 @@ class Frame:
 
 @dataclass(slots=True)
 class Call:
-    """One ATen call. ``shapes`` are its output tensors' shapes at the time when it returned."""
+    """One ATen call. ``shapes`` are its output tensors' shapes at the time when it returned.
+
+    ``times`` is how often the network makes it, where one step stands for all (`recurrence`).
+    """
 
     op: torch._ops.OpOverload
     args: tuple[Any, ...]
@@ -42,6 +46,7 @@ class Call:
     shapes: tuple[Shape, ...]
     frame: int
     returned: bool = False
+    times: int = 1
 
     @property
     def name(self) -> str:
@@ -230,6 +235,8 @@ def run(
     meta: MetaKernels | None,
     limit: int | None = None,
     layers: TorchFunctionMode | None = None,
+    *,
+    fold: bool = False,
 ) -> Trace:
     """Run ``model(*args, **kwargs)`` and record it; an exception ends the trace and is kept in it.
 
@@ -237,7 +244,7 @@ def run(
 
     ``meta`` is None for a run on real tensors. With a ``limit`` the trace ends when that many calls
     were made, before the last one runs. ``layers`` says into what operations layers that PyTorch
-    fuses are taken apart.
+    fuses are taken apart; ``fold`` reads the steps of recurrent layers once, on meta tensors.
     """
     trace = Trace()
     stack = [-1]
@@ -249,6 +256,7 @@ def run(
             torch.jit.optimized_execution(False),  # type: ignore[attr-defined]
             _module_frames(model, trace, stack),
             _ReshapeWatch(trace) if limit is not None else nullcontext(),
+            FoldedSteps(trace.calls) if fold else nullcontext(),
             _Recorder(trace, stack, meta, limit),
         ):
             output = model(*args, **kwargs)

@@ -6,7 +6,17 @@ follow. An operation that is in no table is treated as elementwise when ATen tag
 keeps the widths that reach it fixed.
 """
 
-from precrop.read.ops import elementwise, layers, lookups, norms, rows, shapes, space, streams
+from precrop.read.ops import (
+    elementwise,
+    layers,
+    lookups,
+    norms,
+    rows,
+    sequences,
+    shapes,
+    space,
+    streams,
+)
 from precrop.read.ops.elementwise import fallback
 from precrop.read.ops.registry import HANDLERS, handles
 
@@ -19,6 +29,7 @@ __all__ = [
     "lookups",
     "norms",
     "rows",
+    "sequences",
     "shapes",
     "space",
     "streams",

@@ -1,0 +1,36 @@
+"""Widths that PyTorch's own layers state by one attribute, whatever their calls would allow."""
+
+from collections.abc import Collection
+
+from torch import Tensor, nn
+
+from precrop.read.axes import tie, unify
+from precrop.read.reader import Axes, Reader
+
+
+def share_stated_widths(reader: Reader, model: nn.Module, called: Collection[str]) -> None:
+    """Unite what one attribute of a layer states; ``called`` are the paths of modules that run."""
+    for path, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention) and path in called:
+            _share_embedding(reader, module)
+
+
+def _share_embedding(reader: Reader, module: nn.MultiheadAttention) -> None:
+    """Queries, what the heads put out and the output have the width ``embed_dim``."""
+    reason = "the width of an attention layer"
+
+    def axes(tensor: Tensor | None) -> Axes:
+        return () if tensor is None else reader.axes(tensor)
+
+    outputs, embedding = axes(module.out_proj.weight)
+    unify(embedding, outputs, reason)
+    joint = axes(module.in_proj_weight)
+    if joint:
+        unify(embedding, joint[1], reason)
+        tie([embedding, joint[0]])
+    for tensor in (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight):
+        if tensor is not None:
+            unify(embedding, axes(tensor)[0], reason)
+    for tensor in (module.q_proj_weight, module.bias_k, module.bias_v):
+        if tensor is not None:
+            unify(embedding, axes(tensor)[-1], reason)

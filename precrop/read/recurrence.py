@@ -1,0 +1,85 @@
+"""Reads a repeated step of a recurrent layer once: its sizes are the same at every step.
+
+PyTorch's recurrent layers run as one function over a whole sequence, of which a trace would see
+every step. Only the first two are run, one after the other: the second, which is given the first
+one's state, stands for all that follow.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
+# Fewer steps than this are no fewer calls when they are folded.
+LEAST_STEPS = 3
+
+
+class FoldedSteps(TorchFunctionMode):
+    """Runs recurrent layers for two steps; notes in their calls how often each stands.
+
+    Args:
+        calls: what the trace has recorded so far; every call that this mode causes is in it.
+    """
+
+    def __init__(self, calls: Sequence[Any]) -> None:
+        super().__init__()
+        self.calls = calls
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if function in RECURRENT and not kwargs and _is_padded(args):
+            dim = 1 if args[-1] else 0
+            if args[0].is_meta and args[0].shape[dim] >= LEAST_STEPS:
+                return self._folded(function, args, dim)
+        return function(*args, **(kwargs or {}))
+
+    def _folded(self, function: Any, args: tuple[Any, ...], dim: int) -> Any:
+        sequence, state, *rest = args
+        steps = sequence.shape[dim]
+        step = torch.ops.precrop.one_step(sequence, dim)
+        _, *state = self._repeated(steps - 1, function, step, state, rest)
+        state = tuple(state) if len(state) > 1 else state[0]
+        output, *state = self._repeated(1, function, step, state, rest)
+        return torch.ops.precrop.all_steps(output, dim, steps), *state
+
+    def _repeated(
+        self, times: int, function: Any, step: Tensor, state: Any, rest: Sequence[Any]
+    ) -> Any:
+        start = len(self.calls)
+        result = function(step, state, *rest)
+        for call in self.calls[start:]:
+            call.times = times
+        return result
+
+
+def _is_padded(args: tuple[Any, ...]) -> bool:
+    """Whether the arguments are (sequence, state, weights, has biases, …), not a packed batch's."""
+    return len(args) > 3 and type(args[3]) is bool
+
+
+def _resized(x: Tensor, dim: int, size: int) -> Tensor:
+    return x.new_empty([size if axis == dim else n for axis, n in enumerate(x.shape)])
+
+
+@torch.library.custom_op("precrop::one_step", mutates_args=())
+def _one_step(x: Tensor, dim: int) -> Tensor:
+    return x.narrow(dim, 0, 1).clone()
+
+
+@torch.library.custom_op("precrop::all_steps", mutates_args=())
+def _all_steps(x: Tensor, dim: int, steps: int) -> Tensor:
+    return x.repeat_interleave(steps, dim)
+
+
+@_one_step.register_fake
+def _one_step_sizes(x: Tensor, dim: int) -> Tensor:
+    return _resized(x, dim, 1)
+
+
+@_all_steps.register_fake
+def _all_steps_sizes(x: Tensor, dim: int, steps: int) -> Tensor:
+    return _resized(x, dim, steps)

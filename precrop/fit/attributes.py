@@ -31,8 +31,8 @@ def stated_sizes(module: nn.Module) -> dict[str, Any]:
         stated = {"embed_dim": size, "head_dim": size // module.num_heads}
         if module._qkv_same_embed_dim:
             return stated | {"kdim": size, "vdim": size}
-        keys, values = (module.get_parameter(f"{end}_proj_weight") for end in "kv")
-        return stated | {"kdim": keys.shape[1], "vdim": values.shape[1]}
+        wide = {name: module.get_parameter(f"{name[0]}_proj_weight") for name in ("kdim", "vdim")}
+        return stated | {name: projection.shape[1] for name, projection in wide.items()}
     if isinstance(module, nn.Transformer):
         inside = [m for m in module.modules() if isinstance(m, nn.MultiheadAttention)]
         return {"d_model": inside[0].out_proj.weight.shape[0]} if inside else {}
@@ -42,8 +42,8 @@ def stated_sizes(module: nn.Module) -> dict[str, Any]:
         stated = {"input_size": first.shape[1], "hidden_size": first.shape[0] // gates}
         return stated | ({"proj_size": state.shape[1]} if module.proj_size else {})
     if isinstance(module, nn.RNNCellBase):
-        inputs, state = module.get_parameter("weight_ih"), module.get_parameter("weight_hh")
-        return {"input_size": inputs.shape[1], "hidden_size": state.shape[1]}
+        first, state = (module.get_parameter(f"weight_{end}") for end in ("ih", "hh"))
+        return {"input_size": first.shape[1], "hidden_size": state.shape[1]}
     if isinstance(module, _NormBase):
         known = weight if weight is not None else module.running_mean
         return {} if known is None else {"num_features": known.shape[0]}

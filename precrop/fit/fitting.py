@@ -7,7 +7,6 @@ found by probing where the traces differ; what one module teaches holds for all 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
 
 import torch
 from torch import Tensor, nn

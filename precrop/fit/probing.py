@@ -5,10 +5,9 @@ changed. The argument that moves is what the integer drives, and by how much.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import product
 from typing import Any
 
 import torch
@@ -125,21 +124,14 @@ class Prober:
         """
         call = forward.trace.calls[index]
         stated = argument(call, literal)
-        for name in (name for name, value in stored.items() if value == stated):
+        for name, value in stored.items():
+            if value != stated:
+                continue
             for rule in known:
                 if rule.kind is not type(replay.module) or name not in rule.slopes:
                     continue
-                for other, change in product(rule.slopes, CHANGES):
-                    if other == name:
-                        continue
-                    against = -change * rule.slopes[name] / rule.slopes[other]
-                    values = {name: stored[name] + change, other: stored[other] + against}
-                    if against.denominator > 1 or min(values.values()) < 1:
-                        continue
-                    moved = self._moved(
-                        replay, call, literal, {n: int(v) for n, v in values.items()}
-                    )
-                    if moved == values[name]:
+                for changed in _counterbalanced(name, rule.slopes, stored):
+                    if self._moved(replay, call, literal, changed) == changed[name]:
                         return name
         return None
 
@@ -200,6 +192,20 @@ class Prober:
         if len(trace.calls) > place and trace.calls[place].op == call.op:
             return argument(trace.calls[place], literal)
         return _refused(trace, call, literal)
+
+
+def _counterbalanced(
+    name: str, slopes: Mapping[str, Fraction], stored: Mapping[str, int]
+) -> Iterator[dict[str, int]]:
+    """Values with which one attribute moves, another one against it, and their sum does not."""
+    for other in slopes:
+        for change in CHANGES:
+            against = -change * slopes[name] / slopes[other]
+            if other == name or against.denominator > 1:
+                continue
+            changed = {name: stored[name] + change, other: stored[other] + int(against)}
+            if min(changed.values()) >= 1:
+                yield changed
 
 
 def argument(call: Call, literal: Literal) -> int | None:

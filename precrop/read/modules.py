@@ -2,10 +2,10 @@
 
 from collections.abc import Collection
 
-from torch import Tensor, nn
+from torch import nn
 
 from precrop.read.axes import tie, unify
-from precrop.read.reader import Axes, Reader
+from precrop.read.reader import Reader
 
 
 def share_stated_widths(reader: Reader, model: nn.Module, called: Collection[str]) -> None:
@@ -19,18 +19,15 @@ def _share_embedding(reader: Reader, module: nn.MultiheadAttention) -> None:
     """Queries, what the heads put out and the output have the width ``embed_dim``."""
     reason = "the width of an attention layer"
 
-    def axes(tensor: Tensor | None) -> Axes:
-        return () if tensor is None else reader.axes(tensor)
-
-    outputs, embedding = axes(module.out_proj.weight)
+    outputs, embedding = reader.axes(module.out_proj.weight)
     unify(embedding, outputs, reason)
-    joint = axes(module.in_proj_weight)
-    if joint:
-        unify(embedding, joint[1], reason)
-        tie([embedding, joint[0]])
-    for tensor in (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight):
-        if tensor is not None:
-            unify(embedding, axes(tensor)[0], reason)
+    if module.in_proj_weight is not None:
+        joint, inputs = reader.axes(module.in_proj_weight)
+        unify(embedding, inputs, reason)
+        tie([embedding, joint])
+    for projection in (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight):
+        if projection is not None:
+            unify(embedding, reader.axes(projection)[0], reason)
     for tensor in (module.q_proj_weight, module.bias_k, module.bias_v):
         if tensor is not None:
-            unify(embedding, axes(tensor)[-1], reason)
+            unify(embedding, reader.axes(tensor)[-1], reason)

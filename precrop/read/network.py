@@ -23,8 +23,8 @@ from precrop.read.axes import (
 )
 from precrop.read.inputs import Inputs
 from precrop.read.meta import MetaKernels
-from precrop.read.ops import HANDLERS, fallback
 from precrop.read.modules import share_stated_widths
+from precrop.read.ops import HANDLERS, fallback
 from precrop.read.reader import INPUT, OUTPUT, CallReading, LayerReading, Product, Reader
 from precrop.read.trace import Trace, input_tensors, run, same_path
 from precrop.streams import Stream, install, traced_hook

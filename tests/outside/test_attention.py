@@ -1,0 +1,184 @@
+"""Attention of PyTorch and of one's own: heads divide a width, and what is stored of it follows."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.outside.sequences import cropped
+
+pytestmark = pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+
+TOKENS, FEATURES, WIDTH, HEADS = 7, 10, 32, 4
+SHAPE = (TOKENS, FEATURES)
+SHAPES = [SHAPE, (5, FEATURES)]
+
+
+class Crossed(nn.Module):
+    """Queries, keys and values of three widths."""
+
+    def __init__(self, batch_first: bool) -> None:
+        super().__init__()
+        self.queries, self.keys = nn.Linear(FEATURES, WIDTH), nn.Linear(FEATURES, 24)
+        self.values, self.head = nn.Linear(FEATURES, 20), nn.Linear(WIDTH, 3)
+        self.attention = nn.MultiheadAttention(
+            WIDTH, HEADS, kdim=24, vdim=20, batch_first=batch_first
+        )
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        inputs = self.queries(x), self.keys(y), self.values(y)
+        if not self.attention.batch_first:
+            inputs = tuple(t.transpose(0, 1) for t in inputs)
+        out: Tensor = self.head(self.attention(*inputs)[0])
+        return out
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_keys_and_values_have_widths_of_their_own(batch_first: bool) -> None:
+    plan, built = cropped(partial(Crossed, batch_first), SHAPES)
+    attention = built.attention
+    assert attention.embed_dim == attention.out_proj.in_features == built.queries.out_features
+    assert attention.kdim == attention.k_proj_weight.shape[1] == built.keys.out_features
+    assert attention.vdim == attention.v_proj_weight.shape[1] == built.values.out_features
+    groups = {layer.name: layer.group for layer in plan.layers}
+    assert len({groups["queries"], groups["keys"], groups["values"]}) == 3
+
+
+class Attending(nn.Module):
+    """Self-attention of PyTorch with a residual sum, or without."""
+
+    def __init__(self, residual: bool, masked: bool = False, **options: Any) -> None:
+        super().__init__()
+        self.residual, self.masked = residual, masked
+        self.stem, self.head = nn.Linear(FEATURES, WIDTH), nn.Linear(WIDTH, 3)
+        self.attention = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True, **options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        masks: dict[str, Tensor] = {}
+        if self.masked:
+            masks["key_padding_mask"] = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+            later = torch.ones(TOKENS, TOKENS, dtype=torch.bool, device=x.device).triu(1)
+            masks["attn_mask"] = later
+        y = self.attention(x, x, x, **masks)[0]
+        out: Tensor = self.head(x + y if self.residual else y)
+        return out
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(Attending, True),
+        partial(Attending, False, bias=False),
+        partial(Attending, True, masked=True),
+        partial(Attending, True, add_bias_kv=True, add_zero_attn=True),
+    ],
+)
+def test_self_attention_is_cropped(make: Callable[[], nn.Module]) -> None:
+    plan, built = cropped(make, SHAPE, used=0.75)
+    attention = built.attention
+    assert attention.embed_dim < WIDTH
+    assert attention.embed_dim % HEADS == 0
+    assert attention.embed_dim == attention.head_dim * HEADS == built.stem.out_features
+    assert attention.in_proj_weight.shape == (3 * attention.embed_dim, attention.embed_dim)
+    assert not plan.frozen
+
+
+class Translator(nn.Module):
+    """PyTorch's encoder and decoder, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.source, self.target = nn.Linear(FEATURES, WIDTH), nn.Linear(FEATURES, WIDTH)
+        self.core = nn.Transformer(WIDTH, HEADS, 2, 1, 48, batch_first=True)
+        self.head = nn.Linear(WIDTH, 3)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        out: Tensor = self.head(self.core(self.source(x), self.target(y)))
+        return out
+
+
+def test_transformer_with_a_decoder_is_cropped() -> None:
+    plan, built = cropped(Translator, SHAPES)
+    assert built.core.d_model == built.source.out_features == built.target.out_features < WIDTH
+    hidden = [layer.group for layer in plan.layers if layer.name.endswith("linear1")]
+    assert len(hidden) == len(set(hidden)) == 3
+    assert not plan.frozen
+
+
+class Detecting(nn.Module):
+    """Learnt queries look at a map whose places are told by two tables (DETR)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU())
+        self.project = nn.Conv2d(16, WIDTH, 1)
+        self.core = nn.Transformer(WIDTH, HEADS, 1, 2, 48)
+        self.queries = nn.Parameter(torch.rand(6, WIDTH))
+        self.rows, self.columns = (nn.Parameter(torch.rand(20, WIDTH // 2)) for _ in range(2))
+        self.classes, self.boxes = nn.Linear(WIDTH, 5), nn.Linear(WIDTH, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.project(self.backbone(x))
+        height, width = x.shape[-2:]
+        columns = self.columns[:width].unsqueeze(0).repeat(height, 1, 1)
+        rows = self.rows[:height].unsqueeze(1).repeat(1, width, 1)
+        places = torch.cat([columns, rows], -1).flatten(0, 1).unsqueeze(1)
+        queries = self.queries.unsqueeze(1).repeat(1, x.shape[0], 1)
+        y = self.core(places + x.flatten(2).permute(2, 0, 1), queries).transpose(0, 1)
+        return self.classes(y), self.boxes(y).sigmoid()
+
+
+def test_detection_with_queries_is_cropped() -> None:
+    plan, built = cropped(Detecting, (3, 8, 8))
+    assert built.core.d_model == built.queries.shape[1] == built.project.out_channels < WIDTH
+    assert built.rows.shape[1] + built.columns.shape[1] == built.core.d_model
+    assert not plan.frozen
+
+
+class UnevenAttention(nn.Module):
+    """Keys are half as wide as values, as in recent detectors of the YOLO family."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.head_dim, self.key_dim = heads, width // heads, width // heads // 2
+        self.scale = self.key_dim**-0.5
+        self.qkv = nn.Conv2d(width, width + 2 * heads * self.key_dim, 1)
+        self.proj = nn.Conv2d(width, width, 1)
+        self.places = nn.Conv2d(width, width, 3, 1, 1, groups=width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        qkv = self.qkv(x).view(b, self.heads, self.key_dim * 2 + self.head_dim, h * w)
+        q, k, v = qkv.split([self.key_dim, self.key_dim, self.head_dim], dim=2)
+        table = ((q.transpose(-2, -1) @ k) * self.scale).softmax(-1)
+        y = (v @ table.transpose(-2, -1)).view(b, c, h, w) + self.places(v.reshape(b, c, h, w))
+        out: Tensor = self.proj(y)
+        return out
+
+
+class Uneven(nn.Module):
+    """A block of it in a residual branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.attention = nn.Conv2d(3, WIDTH, 3), UnevenAttention(WIDTH, 2)
+        self.up, self.head = nn.Conv2d(WIDTH, 48, 1), nn.Conv2d(48, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        out: Tensor = self.head(self.up(x + self.attention(x)).relu())
+        return out
+
+
+def test_unequal_split_keeps_its_ratio() -> None:
+    plan, built = cropped(Uneven, (3, 8, 8))
+    block = built.attention
+    assert block.head_dim == 2 * block.key_dim < 16
+    assert block.scale == block.key_dim**-0.5
+    assert block.qkv.out_channels == 2 * (block.head_dim + 2 * block.key_dim)
+    assert built.up.out_channels < 48
+    assert not plan.frozen

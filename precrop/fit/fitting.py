@@ -219,7 +219,7 @@ class Fitter:
         return found
 
 
-def _stated_edits(base: nn.Module, candidate: nn.Module, tensors: dict[str, Any]) -> Iterator[Edit]:
+def _stated_edits(base: nn.Module, candidate: nn.Module, tensors: Segments) -> Iterator[Edit]:
     """What PyTorch's own layers state of sizes that changed."""
     owners = (name.rpartition(".")[0] for name in tensors)
     for path in dict.fromkeys([*owners, *(path for path, _ in base.named_modules())]):

@@ -24,7 +24,7 @@ from precrop.fit.fitting import Fit
 from precrop.flow.expected import Expectation
 from precrop.plans import LayerPlan, Plan
 from precrop.program import BALANCE, OBJECTIVES
-from precrop.read.axes import resolve
+from precrop.read.axes import leaves
 from precrop.read.inputs import Inputs
 from precrop.read.network import Network
 from precrop.read.reader import Product
@@ -326,7 +326,7 @@ def _layer_plans(network: Network, choice: Choice) -> tuple[LayerPlan, ...]:
     frozen, sizes = network.frozen(), choice.sizes
     plans = []
     for reading, layer in zip(network.layers, choice.structure.layers, strict=True):
-        owners = [names.get(s[0].tie.root()) for s in resolve(reading.outputs) if s[0]]
+        owners = [names.get(s[0].tie.root()) for s in leaves(reading.outputs) if s[0]]
         plans.append(
             LayerPlan(
                 name=layer.name,

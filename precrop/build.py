@@ -15,6 +15,8 @@ from precrop.plans import Axis, Plan
 from precrop.streams import install, plain_hook
 
 SHOWN_DIFFERENCES = 3
+INPUT_AXES = {"transposed": (0,), "matrix": (0,), "mixed": (2,), "bilinear": (1, 2)}
+"""By a layer's kind, the axes of its weight that it sums over; axis 1 of others."""
 
 
 @apart()
@@ -41,7 +43,7 @@ def build(plan: Plan, model: nn.Module, init: Literal["slice", "reset"] = "slice
         if axes is None:
             return tensor.detach().clone()
         resized = resize(tensor.detach(), axes)
-        if name in kinds and tensor.is_floating_point():
+        if name in kinds and (tensor.is_floating_point() or tensor.is_complex()):
             resized = resized * fan_scale(axes, kinds[name])
         return resized
 
@@ -110,7 +112,8 @@ def _laid_out(tensor: Tensor, original: Tensor) -> Tensor:
 
 
 def _filling(tensor: Tensor, piece: Tensor, dim: int, count: int) -> Tensor:
-    if tensor.dim() < 2 or not tensor.is_floating_point() or tensor.is_meta:
+    numbers = tensor.is_floating_point() or tensor.is_complex()
+    if tensor.dim() < 2 or not numbers or tensor.is_meta:
         repeats = torch.arange(count, device=piece.device) % piece.shape[dim]
         return piece.index_select(dim, repeats)
     shape = [*piece.shape]
@@ -121,12 +124,17 @@ def _filling(tensor: Tensor, piece: Tensor, dim: int, count: int) -> Tensor:
 
 
 def fan_scale(axes: Sequence[Axis], kind: str) -> float:
-    """``sqrt(old / new)`` of the weight's input axis (axis 0 of a transposed convolution's)."""
-    axis = axes[0 if kind == "transposed" else 1]
-    if isinstance(axis, int):
-        return 1.0
-    old, new = sum(o for o, _ in axis), sum(n for _, n in axis)
-    return float((old / new) ** 0.5)
+    """``sqrt(old / new)`` of the axes that a weight sums over: axis 1 of most layers' weights.
+
+    Axis 0 of a transposed convolution's and of a matrix that is multiplied as it is, axis 2 of the
+    kernels of several experts, both inputs of a bilinear layer's.
+    """
+    inputs = INPUT_AXES.get(kind, (1,))
+    scale = 1.0
+    for axis in (axes[i] for i in inputs if i < len(axes)):
+        if not isinstance(axis, int):
+            scale *= (sum(old for old, _ in axis) / sum(new for _, new in axis)) ** 0.5
+    return scale
 
 
 def reset(model: nn.Module) -> None:

@@ -45,7 +45,9 @@ class Layer:
 
     Attributes:
         name: module path, such as ``layer1.0.conv1``.
-        kind: ``conv``, ``depthwise``, ``grouped``, ``transposed`` or ``linear``.
+        kind: ``conv``, ``depthwise``, ``grouped``, ``transposed``, ``linear``, ``matrix`` (the same
+            with the weight as ``(in, out)``), ``mixed`` (kernels summed of several experts') or
+            ``bilinear``.
         weights: number of weights n_l in the original network.
         macs: multiply-accumulates m_l at batch 1 in the original network.
         in_channels: input channels of the original layer.

@@ -26,6 +26,9 @@ def stated_sizes(module: nn.Module) -> dict[str, Any]:
         return {"in_channels": inputs, "out_channels": outputs}
     if isinstance(module, nn.Linear) and len(shape) == 2:
         return {"in_features": shape[1], "out_features": shape[0]}
+    if isinstance(module, nn.Bilinear):
+        names = ("out_features", "in1_features", "in2_features")
+        return dict(zip(names, shape, strict=True))
     if isinstance(module, nn.MultiheadAttention):
         size = module.out_proj.weight.shape[0]
         stated = {"embed_dim": size, "head_dim": size // module.num_heads}
@@ -52,7 +55,11 @@ def stated_sizes(module: nn.Module) -> dict[str, Any]:
     # Norms of any library: LayerNorm, RMSNorm, GroupNorm, PReLU.
     if not shape:
         return {}
-    return {"normalized_shape": shape, "num_channels": shape[0], "num_parameters": shape[0]}
+    stated = {"normalized_shape": shape, "num_channels": shape[0], "num_parameters": shape[0]}
+    groups: Any = getattr(module, "groups", None)
+    if len(shape) > 2 and type(groups) is int:  # convolutions of other packages
+        stated |= {"in_channels": shape[1] * groups, "out_channels": shape[0]}
+    return stated
 
 
 def integers(module: nn.Module) -> Iterator[tuple[str, int]]:

@@ -65,6 +65,11 @@ def _at_call(network: Network, forward: Pass, index: int) -> list[Axis]:
     return list(_axes(forward.readings[index]))
 
 
+def _stated(network: Network, forward: Pass, index: int) -> list[Axis]:
+    """What the arguments of a call state: the channels that a shortcut is padded by."""
+    return list(forward.readings[index].literals.values())
+
+
 def _in_modules(depth: int) -> Reach:
     """Axes in the module that runs a call and in ``depth`` modules around it.
 
@@ -85,7 +90,10 @@ def _in_modules(depth: int) -> Reach:
 
 
 REACHES = (_at_call, *map(_in_modules, range(MAX_DEPTH)))
-DECISIONS = tuple((freezes, reach) for freezes in (False, True) for reach in REACHES)
+DECISIONS = (
+    *((False, reach) for reach in REACHES),
+    *((True, reach) for reach in (_stated, *REACHES)),
+)
 
 
 def _axes(reading: CallReading) -> Iterator[Axis]:

@@ -20,7 +20,7 @@ from precrop.errors import PrecropError
 from precrop.flow.replay import Flow, Replay, Weight
 from precrop.pai.masking import masks
 from precrop.pai.problem import generator
-from precrop.read.axes import Axis, Tie, resolve, segment_size
+from precrop.read.axes import Axis, Folded, Tie, resolve, segment_size
 from precrop.read.inputs import Inputs
 from precrop.read.network import Network
 from precrop.targets import check_densities
@@ -235,6 +235,10 @@ def _along(axis: Axis, units: Mapping[Tie, Tensor]) -> Tensor:
     parts = []
     for segment in resolve(axis):
         atom, size = segment[0], segment_size(segment)
+        if isinstance(atom, Folded):
+            mask = _crossed(atom.factors, units).flatten()
+            parts.append(mask.repeat_interleave(segment[1]))
+            continue
         kept = units.get(atom.tie.root()) if atom is not None else None
         whole = torch.ones(size, dtype=torch.bool)
         parts.append(whole if kept is None else kept.repeat_interleave(size // len(kept)))

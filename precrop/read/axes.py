@@ -7,7 +7,8 @@ an operation only makes sense when their sizes stay proportional. All atoms of a
 ratio, so the tie can keep ``j`` of ``quantum`` units, where the quantum divides every size in it.
 
 An axis is a tuple of segments ``(atom, count)``: ``count`` channels for every channel of the atom
-(a flattened 7x7 map counts 49), or ``(None, size)`` for a size that no width changes.
+(a flattened 7x7 map counts 49), or ``(None, size)`` for a size that no width changes. Where several
+axes that vary are viewed as one (the kernels of an expert, a Gram matrix), the atom is `Folded`.
 """
 
 from collections.abc import Iterable
@@ -71,6 +72,20 @@ class Atom:
         return not bound and tie.quantum == self.size
 
 
+class Folded(Atom):
+    """Several axes viewed as one, more than one of which varies: its size is their product."""
+
+    __slots__ = ("factors",)
+
+    def __init__(self, factors: Iterable[Axis], name: str) -> None:
+        self.factors = tuple(factors)
+        super().__init__(prod(map(axis_size, self.factors)), name, Tie(1))
+
+    def is_free(self) -> bool:
+        """Its factors have widths of their own: it can be nothing else."""
+        return False
+
+
 def constant(size: int) -> Axis:
     """An axis that no width changes."""
     return ((None, size),)
@@ -112,14 +127,41 @@ def resolve(axis: Axis) -> Axis:
     return tuple(joined) or constant(0)
 
 
+def leaves(axis: Axis) -> list[Segment]:
+    """The segments of an axis, those of the factors in the place of folded ones."""
+    found: list[Segment] = []
+    for segment in resolve(axis):
+        if isinstance(segment[0], Folded):
+            for factor in segment[0].factors:
+                found += leaves(factor)
+        else:
+            found.append(segment)
+    return found
+
+
 def is_constant(axis: Axis) -> bool:
     """Whether no width changes this axis, as far as is known now."""
-    return all(atom is None for atom, _ in resolve(axis))
+    return all(atom is None for atom, _ in leaves(axis))
+
+
+def is_folded(axis: Axis) -> bool:
+    """Whether several axes are viewed as one somewhere in this axis."""
+    return any(isinstance(atom, Folded) for atom, _ in resolve(axis))
+
+
+def unfolded(axis: Axis) -> list[Axis]:
+    """The factors of an axis that is nothing but several ones viewed as one; else the axis."""
+    row = resolve(axis)
+    atom, count = row[0]
+    if len(row) > 1 or not isinstance(atom, Folded):
+        return [row]
+    factors = [factor for axis in atom.factors for factor in unfolded(axis)]
+    return factors if count == 1 else [*factors, constant(count)]
 
 
 def atoms(axis: Axis) -> list[Atom]:
     """The atoms of an axis, in order, with repetition."""
-    return [atom for atom, _ in resolve(axis) if atom is not None]
+    return [atom for atom, _ in leaves(axis) if atom is not None]
 
 
 def freeze(axis: Axis, reason: str) -> None:
@@ -152,7 +194,7 @@ def require_divisor(axis: Axis, divisor: int, reason: str) -> None:
     """Keep the axis divisible by ``divisor`` at every allowed width, its atoms in proportion."""
     if is_constant(axis):
         return
-    if any(atom is None for atom, _ in resolve(axis)):
+    if is_folded(axis) or any(atom is None for atom, _ in resolve(axis)):
         freeze(axis, reason)
         return
     common = tie([axis])
@@ -165,6 +207,9 @@ def proportional(axis: Axis, size: int, name: str) -> Axis:
     row = resolve(axis)
     if any(atom is None for atom, _ in row):
         freeze(axis, f"{name} divides an axis that is partly fixed")
+        return constant(size)
+    if is_folded(row):
+        freeze(axis, f"{name} divides several axes in one")
         return constant(size)
     common = tie([row])
     atom = row[0][0]
@@ -196,7 +241,7 @@ def _cut_segment(segment: Segment, position: int, *, tied: bool) -> tuple[Axis, 
     if position % atom.size == 0:
         repeats = position // atom.size
         return ((atom, repeats),), ((atom, count - repeats),)
-    if position % count == 0:
+    if position % count == 0 and not isinstance(atom, Folded):
         _divide(atom, position // count, tied=tied)
         assert atom.parts is not None
         left, right = atom.parts
@@ -237,6 +282,8 @@ def _unify_segments(first: Segment, second: Segment, reason: str) -> Axis:
     if a is None or b is None:
         freeze((first, second), reason)
         return (first if a is None else second,)
+    if isinstance(a, Folded) or isinstance(b, Folded):
+        return _unify_folded((first,), (second,), reason)
     if m == n and a.size == b.size:
         a.tie = a.tie.join(b.tie)
         b.parts = axis_of(a)
@@ -249,6 +296,27 @@ def _unify_segments(first: Segment, second: Segment, reason: str) -> Axis:
         return (second,)
     tie([(first,), (second,)])
     return (first,)
+
+
+def _unify_folded(a: Axis, b: Axis, reason: str) -> Axis:
+    """Two axes of which one is several in one: the other is viewed as as many, and each is one."""
+    single = [
+        (axis, axis[0][0], other)
+        for axis, other in ((a, b), (b, a))
+        if len(axis) == 1 and axis[0][1] == 1
+    ]
+    for _, atom, other in single:
+        if atom is not None and atom.is_free():
+            atom.parts = other
+            return other
+    for axis, atom, other in single:
+        if isinstance(atom, Folded):
+            parts = divide(other, tuple(map(axis_size, atom.factors)), reason)
+            for factor, part in zip(atom.factors, parts, strict=True):
+                unify(factor, part, reason)
+            return axis
+    freeze((*a, *b), reason)
+    return a
 
 
 def unify(a: Axis, b: Axis, reason: str = "a fixed size") -> Axis:
@@ -267,6 +335,8 @@ def unify(a: Axis, b: Axis, reason: str = "a fixed size") -> Axis:
             # A norm's parameter that meets a long concatenation: no need to cut it step by step.
             atom.parts = row
             return row
+    if is_folded(a) or is_folded(b):
+        return _unify_folded(a, b, reason)
     return _unify_rows(a, b, reason)
 
 
@@ -313,6 +383,8 @@ def divide(axis: Axis, factors: tuple[int, ...], name: str) -> list[Axis]:
     row = resolve(axis)
     if is_constant(row) or prod(factors) == max(factors):
         return [row if f == axis_size(row) else constant(f) for f in factors]
+    if len(row) == 1 and isinstance(row[0][0], Folded) and row[0][1] == 1:
+        return _opened(row[0][0], factors, name)
     inner = prod(factors[1:])
     if all(count % inner == 0 for atom, count in row if atom is not None) and all(
         count % inner == 0 for atom, count in row if atom is None
@@ -322,21 +394,38 @@ def divide(axis: Axis, factors: tuple[int, ...], name: str) -> list[Axis]:
     length = len(row) // factors[0]
     if len(row) % factors[0] == 0 and row == row[:length] * factors[0]:
         return [constant(factors[0]), *divide(row[:length], factors[1:], name)]
+    if is_folded(row):
+        freeze(row, f"{name} divides several axes in one")
+        return [constant(f) for f in factors]
     carrier = _carrier(row, factors)
     share = proportional(row, factors[carrier], name)
     return [share if i == carrier else constant(f) for i, f in enumerate(factors)]
 
 
+def _opened(folded: Folded, factors: tuple[int, ...], name: str) -> list[Axis]:
+    """View several axes in one as others, each a stretch of them; frozen if there is none."""
+    rest = list(folded.factors)
+    stretches = []
+    for factor in factors:
+        stretch: list[Axis] = []
+        while rest and prod(map(axis_size, stretch)) < factor:
+            stretch.append(rest.pop(0))
+        stretches.append(stretch)
+    if [prod(map(axis_size, stretch)) for stretch in stretches] != list(factors):
+        freeze(axis_of(folded), f"{name} divides several axes in one")
+        return [constant(factor) for factor in factors]
+    return [merge(stretch, name) for stretch in stretches]
+
+
 def merge(axes: list[Axis], reason: str) -> Axis:
-    """View several axes as one. At most one of them may vary; else all are frozen."""
+    """View several axes as one; it is `Folded` where more than one of them varies."""
     varying = [i for i, axis in enumerate(axes) if not is_constant(axis)]
     total = prod(map(axis_size, axes))
     if not varying:
         return constant(total)
     if len(varying) > 1:
-        for axis in axes:
-            freeze(axis, reason)
-        return constant(total)
+        opened = [part for axis in axes for part in unfolded(axis) if axis_size(part) != 1]
+        return axis_of(Folded(opened, reason))
     index = varying[0]
     inner = prod(map(axis_size, axes[index + 1 :]))
     outer = prod(map(axis_size, axes[:index]))

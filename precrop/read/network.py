@@ -12,11 +12,13 @@ from precrop.copying import copied, first_line
 from precrop.errors import PrecropError
 from precrop.read.axes import (
     Axis,
+    Folded,
     Tie,
     atoms,
     axis_of,
     axis_size,
     freeze,
+    leaves,
     resolve,
     segment_size,
     tie,
@@ -31,7 +33,7 @@ from precrop.streams import Stream, install, traced_hook
 from precrop.structure import Cost, Group, Layer, Peak, Structure, parts
 
 # A product of more widths than this has no place in the allocation; its widths are frozen.
-MAX_DEGREE = 2
+MAX_DEGREE = 4
 # Stand-in biases: steep enough for some classes to pass a detector's threshold.
 BIASES = (-2.0, 8.0)
 
@@ -93,7 +95,10 @@ class Sizes:
         pairs = []
         for segment in resolve(axis):
             size = segment_size(segment)
-            atom = segment[0]
+            atom, count = segment
+            if isinstance(atom, Folded):
+                pairs.append((size, count * prod(map(self.size, atom.factors))))
+                continue
             kept, units = self.kept.get(atom.tie.root(), (1, 1)) if atom else (1, 1)
             pairs.append((size, size * kept // units))
         return pairs
@@ -240,7 +245,7 @@ class Network:
                        if len(t) > MAX_DEGREE for g in t]  # fmt: skip
             if not crowded:
                 break
-            ties[max(crowded)].frozen = "its cost is a product of three widths"
+            ties[max(crowded)].frozen = "its cost is a product of too many widths"
         layers = tuple(self._layer(layer, index) for layer in self.layers)
         return Structure(self._groups(index), layers, costs), ties
 
@@ -275,9 +280,16 @@ class Network:
         ]
 
     def form(self, axis: Axis, index: Mapping[Tie, int]) -> dict[tuple[int, ...], int]:
-        """Size of an axis as a linear form in the groups' units."""
+        """Size of an axis as a polynomial in the groups' units, linear but where it is folded."""
         form: dict[tuple[int, ...], int] = {}
         for segment in resolve(axis):
+            if isinstance(segment[0], Folded):
+                terms: dict[tuple[int, ...], int] = {(): segment[1]}
+                for factor in segment[0].factors:
+                    terms = _multiply(terms, self.form(factor, index))
+                for term, coefficient in terms.items():
+                    form[term] = form.get(term, 0) + coefficient
+                continue
             tie = segment[0].tie.root() if segment[0] else None
             if tie in index:
                 assert tie is not None
@@ -315,9 +327,16 @@ class Network:
         )
 
     def _shares(self, axis: Axis, index: Mapping[Tie, int]) -> dict[int, float]:
+        """What each group holds of an axis; of each factor of a folded one, since all count."""
         size = axis_size(axis)
         shares: dict[int, float] = {}
         for segment in resolve(axis):
+            if isinstance(segment[0], Folded):
+                for factor in segment[0].factors:
+                    for owner, share in self._shares(factor, index).items():
+                        share *= segment_size(segment) / size
+                        shares[owner] = shares.get(owner, 0.0) + share
+                continue
             group = index.get(segment[0].tie.root()) if segment[0] else None
             if group is not None:
                 shares[group] = shares.get(group, 0.0) + segment_size(segment) / size
@@ -329,7 +348,7 @@ class Network:
         for ends in ("outputs", "inputs"):
             produced = {group for group, (name, _) in enumerate(owners) if name}
             for layer in self.layers:
-                for segment in resolve(getattr(layer, ends)):
+                for segment in leaves(getattr(layer, ends)):
                     group = index.get(segment[0].tie.root()) if segment[0] else None
                     if group is not None and group not in produced:
                         name, widths = owners[group]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from precrop.read.axes import Atom, Axis, axis_of, axis_size, constant, freeze
+from precrop.read.axes import Atom, Axis, axis_of, axis_size, constant, freeze, resolve
 from precrop.read.trace import Call, Trace, input_tensors
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class Reader:
         self.readings: list[CallReading] = []
         self._axes: dict[int, Axes] = {}
         self._origins: dict[int, str] = {}
+        self._mixtures: dict[int, str] = {}
         self._keep: list[object] = []
         self._count_macs = False
         self._times = 1
@@ -91,7 +92,7 @@ class Reader:
     def read(self, trace: Trace, *, macs: bool) -> list[CallReading]:
         """Follow a trace. Inputs and outputs of the network keep their sizes."""
         self.trace, self.readings, self._count_macs = trace, [], macs
-        self._axes, self._origins = {}, {}
+        self._axes, self._origins, self._mixtures = {}, {}, {}
         self._keep.append(trace)  # ids stay unique while the tensors live
         for call in trace.calls:
             self._follow(call)
@@ -130,15 +131,34 @@ class Reader:
         return [tuple(map(constant, shape)) for shape in call.shapes]
 
     def _pass_origin(self, call: Call) -> None:
-        """A weight that is reshaped, transposed or standardised is still that layer's weight."""
+        """A weight that is reshaped, transposed or standardised is still that layer's weight.
+
+        So is a mixture of kernels.
+        """
         if not call.outputs:
             return
         output = call.outputs[0]
         whole = [t for t in input_tensors(call) if t.numel() == output.numel()]
-        origins = {self.origin(tensor) for tensor in whole}
-        origin = origins.pop() if len(origins) == 1 else None
-        if origin is not None:
-            self._origins.setdefault(id(output), origin)
+        for name_of, names in ((self.origin, self._origins), (self.mixture, self._mixtures)):
+            found = {name_of(tensor) for tensor in whole}
+            name = found.pop() if len(found) == 1 else None
+            if name is not None:
+                names.setdefault(id(output), name)
+
+    def mixture(self, tensor: Tensor) -> str | None:
+        """Name of the parameter whose leading entries were summed to make a tensor, if one was."""
+        return self._mixtures.get(id(tensor))
+
+    def mixes(self, call: Call, operand: Tensor, axis: Axis) -> None:
+        """Note a sum over an axis of an operand; over a parameter's first one it is a mixture."""
+        name = self.origin(operand)
+        if name in self.weights and self.leads(operand, axis):
+            self._mixtures[id(call.outputs[0])] = name
+
+    def leads(self, operand: Tensor, axis: Axis) -> bool:
+        """Whether an axis is the first one of the parameter that an operand is made of."""
+        tensor = self.tensors.get(self.origin(operand) or "")
+        return tensor is not None and resolve(axis) == resolve(tensor[0])
 
     def origin(self, tensor: Tensor) -> str | None:
         """Name of the parameter that a tensor is made of, if it is one's reshaped form."""
@@ -182,22 +202,37 @@ class Reader:
             self.macs.append(product)
 
     def layer(
-        self, weight: Tensor, kind: str, inputs: Axis, outputs: Axis, product: Product
+        self,
+        weight: Tensor,
+        kind: str,
+        inputs: Axis,
+        outputs: Axis,
+        product: Product | None = None,
     ) -> None:
-        """Note a layer; one that is called again only adds to its MACs."""
-        name = self.origin(weight)
+        """Note a layer; one that is called again only adds to its MACs.
+
+        Kernels that are mixtures of experts' kernels are the experts' layer: what mixed them counts
+        to its MACs.
+        """
+        name = self.origin(weight) or self.mixture(weight)
         if name not in self.weights:
-            self.count(product)
+            if product is not None:
+                self.count(product)
             return
         product = self._repeated(product)
         self.readings[-1].weight = name
-        self.readings[-1].macs.append(product)
         layer = self.layers.get(name)
         if layer is None:
             path = name.rpartition(".")[0] if name.endswith("weight") else name
+            if any(other.name == path for other in self.layers.values()):
+                path = name  # a module with several weights
             layer = self.layers[name] = LayerReading(path, name, kind, inputs, outputs)
-        if self._count_macs:
-            layer.macs.append(product)
+        if self.mixture(weight) is not None:
+            layer.kind, layer.inputs, layer.outputs = "mixed", inputs, outputs
+        if product is not None:
+            self.readings[-1].macs.append(product)
+            if self._count_macs:
+                layer.macs.append(product)
 
     def _repeated(self, product: Product) -> Product:
         """A product of the current call, for every time that the network makes it."""
@@ -218,8 +253,13 @@ def _parameter_axes(shape: tuple[int, ...], name: str) -> Axes:
     """A parameter's axes. Where it looks like kernels, their extent is no width.
 
     It must be known before a weight that is reshaped first (standardised) meets its convolution.
+    Kernels of several experts have a larger axis before their extent, which is a width.
     """
     axes = fresh_axes(shape, name)
-    if len(shape) >= KERNEL_RANK and shape[-1] == shape[-2]:
-        axes = (*axes[:2], *map(constant, shape[2:]))
-    return axes
+    if len(shape) < KERNEL_RANK or shape[-1] != shape[-2]:
+        return axes
+    inner = (
+        constant(size) if size <= shape[-1] else axis
+        for axis, size in zip(axes[2:-2], shape[2:-2], strict=True)
+    )
+    return (*axes[:2], *inner, *map(constant, shape[-2:]))

@@ -118,7 +118,7 @@ class _LimitError(Exception):
 
 
 class _ReshapeWatch(TorchFunctionMode):
-    """Notes the shape that a failing ``reshape`` was asked for."""
+    """Notes the shape that a failing ``reshape`` or ``unflatten`` was asked for."""
 
     def __init__(self, trace: Trace) -> None:
         super().__init__()
@@ -127,14 +127,28 @@ class _ReshapeWatch(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if function not in (Tensor.reshape, torch.reshape):
-            return function(*args, **(kwargs or {}))
+        asked = _ASKED.get(function)
         try:
             return function(*args, **(kwargs or {}))
         except RuntimeError:
-            shape = args[1] if len(args) == 2 and not isinstance(args[1], int) else args[1:]
-            self.trace.refused = tuple(shape)
+            if asked is not None:
+                self.trace.refused = asked(*args, **(kwargs or {}))
             raise
+
+
+def _reshaped(x: Tensor, *shape: Any) -> Shape:
+    return tuple(shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
+
+
+def _unflattened(x: Tensor, dim: int, sizes: Sequence[int]) -> Shape:
+    dim %= x.dim()
+    return (*x.shape[:dim], *sizes, *x.shape[dim + 1 :])
+
+
+_ASKED: dict[Any, Callable[..., Shape]] = {
+    **dict.fromkeys((Tensor.reshape, torch.reshape), _reshaped),
+    **dict.fromkeys((Tensor.unflatten, torch.unflatten), _unflattened),
+}
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -20,6 +20,7 @@ from precrop.read.axes import (
     require_divisor,
     resolve,
     tie,
+    unfolded,
     unify,
 )
 
@@ -172,10 +173,38 @@ def test_merged_axes() -> None:
     assert merge([constant(2), constant(3)], "both") == constant(6)
 
 
-def test_two_widths_that_multiply_are_frozen() -> None:
+def test_two_widths_that_multiply_are_folded_and_unfolded() -> None:
     a, b = atom(6), atom(4)
-    assert merge([a, b], "outer product") == constant(24)
-    assert {part.tie.root().frozen for part in atoms((*a, *b))} == {"outer product"}
+    both = merge([a, constant(9), b], "outer product")
+    assert axis_size(both) == 216
+    assert atoms(both) == [*atoms(a), *atoms(b)]
+    assert divide(both, (6, 36), "a view") == [a, ((b[0][0], 9),)] or unfolded(both)[0] == a
+    assert divide(both, (6, 9, 4), "a view") == [a, constant(9), b]
+    assert ties(a, b) == [0, 1]
+
+
+def test_what_meets_a_folded_axis_is_it() -> None:
+    a, b, c, d = atom(6), atom(4), atom(6), atom(4)
+    both = merge([a, b], "outer product")
+    whole = atom(24)
+    unify(whole, both)
+    assert atoms(whole) == [*atoms(a), *atoms(b)]
+    unify(both, merge([c, d], "outer product"))
+    assert ties(a, c, b, d) == [0, 0, 2, 2]
+
+
+@pytest.mark.parametrize("other", [constant(24), (*atom(12), *atom(12)), atom(8) * 3])
+def test_a_folded_axis_that_is_not_matched_is_frozen(other: Axis) -> None:
+    a, b = atom(6), atom(4)
+    unify(merge([a, b], "outer product"), other, "a sum")
+    assert {part.tie.root().frozen for part in atoms((*a, *b))} & {"a sum"}
+
+
+@pytest.mark.parametrize("factors", [(8, 3), (3, 8), (2, 12)])
+def test_a_folded_axis_that_is_divided_elsewhere_is_frozen(factors: tuple[int, ...]) -> None:
+    a, b = atom(6), atom(4)
+    divide(merge([a, b], "outer product"), factors, "a view")
+    assert all(part.tie.root().frozen for part in atoms((*a, *b)))
 
 
 @pytest.mark.parametrize("size", [0, 1, 7])

@@ -17,10 +17,13 @@ from precrop.read.axes import (
     tie,
     unify,
 )
-from precrop.read.ops.registry import broadcast, handles
+from precrop.read.ops.registry import broadcast, constants, handles
 from precrop.read.ops.space import moved_along
 from precrop.read.reader import Axes, Product, Reader
 from precrop.read.trace import Call, input_tensors
+
+BILINEAR_RANK = 3
+"""Axes of a bilinear layer's weight: the output and two inputs."""
 
 
 def _grouped(reader: Reader, call: Call, inputs: Axis, outputs: Axis, within: Axis) -> str:
@@ -70,6 +73,29 @@ def convolution(reader: Reader, call: Call) -> Sequence[Axes]:
     return [(data[0], outputs, *space)]
 
 
+@handles("deform_conv2d")
+def deformable(reader: Reader, call: Call) -> Sequence[Axes]:
+    """A convolution whose window is bent: offsets and masks are a fixed number for every place."""
+    x, weight, bias = call.arg("input"), call.arg("weight"), call.arg("bias")
+    data, kernel, reason = reader.axes(x), reader.axes(weight), reader.reason(call)
+    for bent in (call.arg("offset"), call.arg("mask")):
+        for axis in reader.axes(bent):
+            freeze(axis, reason)
+    inputs, kind = data[1], "conv"
+    require_divisor(inputs, call.arg("offset_groups"), reason)
+    if call.arg("groups") == 1:
+        inputs = unify(inputs, kernel[1], reason)
+    else:
+        kind = _grouped(reader, call, inputs, kernel[0], kernel[1])
+    outputs = unify(kernel[0], reader.axes(bias)[0], reason)
+    for axis in (*data[2:], *kernel[2:]):
+        freeze(axis, reason)
+    space = constants(call.shapes[0][2:])
+    product = Product(prod(weight.shape[2:]), [data[0], outputs, kernel[1], *space])
+    reader.layer(weight, kind, inputs, outputs, product)
+    return [(data[0], outputs, *space)]
+
+
 def _transposed(reader: Reader, call: Call) -> Sequence[Axes]:
     """A transposed convolution: the weight is (in, out / groups, ...)."""
     x, weight, bias = call.arg("input"), call.arg("weight"), call.arg("bias")
@@ -104,9 +130,12 @@ def _matmul(reader: Reader, call: Call, a: Tensor, b: Tensor) -> Axes:
     batch = [unify(m, n, reason) for m, n in zip(left[:-2], right[:-2], strict=True)]
     product = Product(1, [*batch, left[-2], inner, right[-1]])
     if reader.origin(b) is not None:
-        reader.layer(b, "linear", inner, right[-1], product)
+        kind = "matrix" if reader.leads(b, inner) else "linear"
+        reader.layer(b, kind, inner, right[-1], product)
     else:
         reader.layer(a, "linear", inner, left[-2], product)
+    reader.mixes(call, b, right[-2])
+    reader.mixes(call, a, left[-1])
     return (*batch, left[-2], right[-1])
 
 
@@ -133,6 +162,38 @@ def vector_product(reader: Reader, call: Call) -> Sequence[Axes]:
     left, right = reader.axes(a), reader.axes(b)
     unify(left[-1], right[-1], reader.reason(call))
     return [left[:-1]]
+
+
+@handles("_trilinear")
+def bilinear(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Three operands with axes of size 1 put in, multiplied, and summed over some axes.
+
+    In a bilinear layer the one in the middle is the weight. PyTorch counts no FLOPs for it.
+    """
+    operands = []
+    for tensor, expanded in zip(call.args[:3], call.args[3:6], strict=True):
+        axes = list(reader.axes(tensor))
+        for dim in expanded:
+            axes.insert(dim, constant(1))
+        operands.append(tuple(axes))
+    shape = [max(sizes) for sizes in zip(*(map(axis_size, o) for o in operands), strict=True)]
+    whole = broadcast(reader, call, operands, shape)
+    summed = call.args[6]
+    weight = call.args[1]
+    outputs, *inputs = reader.axes(weight) if weight.dim() == BILINEAR_RANK else (constant(1),) * 3
+    if reader.origin(weight) is not None:
+        reader.layer(weight, "bilinear", tuple(s for axis in inputs for s in axis), outputs)
+    return [tuple(axis for dim, axis in enumerate(whole) if dim not in summed)]
+
+
+@handles("_cdist_forward", "_euclidean_dist")
+def distances(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Distances between all rows of two matrices."""
+    left, right = (reader.axes(tensor) for tensor in input_tensors(call)[:2])
+    unify(left[-1], right[-1], reader.reason(call))
+    shape = call.shapes[0]
+    batch = broadcast(reader, call, [left[:-2], right[:-2]], shape[:-2])
+    return [(*batch, left[-2], right[-2])]
 
 
 @handles("embedding")

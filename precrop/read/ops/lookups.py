@@ -27,6 +27,8 @@ def reduce(reader: Reader, call: Call) -> Sequence[Axes]:
         dims = range(len(axes))
     dims = {d % len(axes) for d in ([dims] if isinstance(dims, int) else dims)} if axes else set()
     keep = bool(call.arg("keepdim", False))
+    for dim in dims:
+        reader.mixes(call, tensors[0], axes[dim])
     out = tuple(
         constant(1) if i in dims else axis for i, axis in enumerate(axes) if keep or i not in dims
     )

@@ -8,6 +8,8 @@ import torch
 
 from precrop.read.axes import (
     Axis,
+    Folded,
+    axis_of,
     axis_size,
     constant,
     divide,
@@ -17,11 +19,12 @@ from precrop.read.axes import (
     proportional,
     require_divisor,
     resolve,
+    unfolded,
 )
 from precrop.read.ops.elementwise import fallback, same_shape
 from precrop.read.ops.registry import constants, handles
-from precrop.read.reader import Axes, Reader, fresh_axes
-from precrop.read.trace import Call
+from precrop.read.reader import KERNEL_RANK, Axes, Reader, fresh_axes
+from precrop.read.trace import Call, input_tensors
 
 
 def _blocks(sizes: list[int], wanted: list[int]) -> list[tuple[int, int, int, int]]:
@@ -70,17 +73,33 @@ def _reshape_block(axes: list[Axis], wanted: list[int], reason: str) -> list[Axi
     ]
 
 
+def _open_kernels(reader: Reader, call: Call) -> None:
+    """Kernels of experts that are kept flat: where they are viewed as kernels, both ends vary."""
+    shape, name = call.shapes[0], reader.mixture(call.args[0])
+    if name is None or len(shape) < KERNEL_RANK or shape[-1] != shape[-2]:
+        return
+    flat = resolve(reader.axes(call.args[0])[-1])
+    atom, count = flat[0]
+    kernel, inner = shape[2:], prod(shape[1:])
+    if len(flat) > 1 or count > 1 or atom is None or not atom.is_free() or atom.size % inner:
+        return
+    ends = (atom.size // inner, shape[1])
+    atom.parts = axis_of(Folded([*fresh_axes(ends, name), *constants(kernel)], name))
+
+
 @handles("view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", "view_copy")
 def reshape(reader: Reader, call: Call) -> Sequence[Axes]:
     """The same elements in other axes, aligned in the smallest stretches of equal size."""
     axes, shape, reason = reader.axes(call.args[0]), call.shapes[0], reader.reason(call)
     if isinstance(call.args[1], torch.dtype):
         return same_shape(reader, call)
+    _open_kernels(reader, call)
+    axes = reader.axes(call.args[0])
     if prod(shape) == 0 or all(map(is_constant, axes)):
         for axis in axes:
             freeze(axis, reason)
         return [constants(shape)]
-    old = [axis for axis in axes if axis_size(axis) != 1]
+    old = [part for axis in axes for part in unfolded(axis) if axis_size(part) != 1]
     wanted = [size for size in shape if size != 1]
     new: list[Axis] = []
     for a, b, c, d in _blocks([axis_size(axis) for axis in old], wanted):
@@ -90,6 +109,16 @@ def reshape(reader: Reader, call: Call) -> Sequence[Axes]:
     for index, axis in enumerate(result):
         reader.literal("size", index, axis)
     return [result]
+
+
+@handles("set")
+def set_(reader: Reader, call: Call) -> Sequence[Axes]:
+    """A tensor that gives up its memory, or takes that of another one with its axes."""
+    sources, shape = input_tensors(call)[1:], call.shapes[0]
+    if not prod(shape):
+        return [constants(shape)]
+    axes = reader.axes(sources[0]) if sources else ()
+    return [axes] if tuple(map(axis_size, axes)) == shape else fallback(reader, call)
 
 
 @handles("permute")

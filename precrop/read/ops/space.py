@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from precrop.read.axes import axis_size, constant, freeze
+from precrop.read.axes import Axis, axis_size, constant, freeze, resolve
 from precrop.read.ops.registry import constants, handles
 from precrop.read.reader import Axes, Reader
 from precrop.read.trace import Call, input_tensors
@@ -16,9 +16,28 @@ def moved_along(reader: Reader, call: Call, space: Axes, window: Axes) -> Axes:
     kept = []
     for axis, size in zip(space, shape[len(shape) - len(space) :], strict=True):
         if axis_size(axis) != size:
+            axis = _between_pads(axis, size) if _strides_by_one(call) else axis
+        if axis_size(axis) != size:
             freeze(axis, reader.reason(call))
         kept.append(axis if axis_size(axis) == size else constant(size))
     return tuple(kept)
+
+
+def _strides_by_one(call: Call) -> bool:
+    """Whether a window moves by one place, so that it takes the same off an axis of any size."""
+    stride = call.arg("stride")
+    return stride == 1 or (isinstance(stride, (list, tuple)) and bool(stride) and {*stride} == {1})
+
+
+def _between_pads(axis: Axis, size: int) -> Axis:
+    """What a window leaves of an axis that was padded for it, as local response norms do."""
+    row = resolve(axis)
+    for before, behind in ((1, 1), (1, 0), (0, 1)):
+        ends, inner = (*row[:before], *row[len(row) - behind :]), row[before : len(row) - behind]
+        if inner and axis_size(inner) == size:
+            freeze(ends, "padding for a window")
+            return inner
+    return axis
 
 
 @handles(
@@ -39,6 +58,16 @@ def spatial(reader: Reader, call: Call) -> Sequence[Axes]:
 
 
 _SPATIAL_AXES = {"1d": 1, "2d": 2, "3d": 3}
+
+
+@handles("_fft_r2c", "_fft_c2r")
+def spectrum(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Places become frequencies, or frequencies places; the other axes are kept."""
+    axes, shape = list(reader.axes(call.arg("self"))), call.shapes[0]
+    for dim in call.arg("dim"):
+        freeze(axes[dim], reader.reason(call))
+        axes[dim] = constant(shape[dim])
+    return [tuple(axes)]
 
 
 @handles("roi_align", "roi_pool", "ps_roi_align", "_roi_align")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from precrop.apart import apart
 from precrop.copying import copied, tensor_shapes
 from precrop.errors import PlanError, PrecropError
-from precrop.fit.attributes import apply_edits
+from precrop.fit.attributes import GROWTH, apply_edits
 from precrop.plans import Axis, Plan
 from precrop.streams import install, plain_hook
 
@@ -36,6 +36,7 @@ def build(plan: Plan, model: nn.Module, init: Literal["slice", "reset"] = "slice
     if init not in ("slice", "reset"):
         raise PrecropError(f"init={init!r} is unknown: write 'slice' or 'reset'")
     check_same_network(plan, model)
+    _check_sizes(plan, model)
     kinds = {layer.weight: layer.kind for layer in plan.layers}
 
     def make(name: str, tensor: Tensor) -> Tensor:
@@ -50,9 +51,6 @@ def build(plan: Plan, model: nn.Module, init: Literal["slice", "reset"] = "slice
     small = copied(model, make)
     install(small, plan.streams, plain_hook)
     apply_edits(small, plan.attributes)
-    params = sum(parameter.numel() for parameter in small.parameters())
-    if params != plan.params:
-        raise PlanError(f"the plan says {plan.params} parameters and builds {params}: make it anew")
     if init == "reset":
         reset(small)
     return small
@@ -76,6 +74,44 @@ def check_same_network(plan: Plan, model: nn.Module) -> None:
         more = len(wrong) - SHOWN_DIFFERENCES
         rest = f"; and {more} more" if more > 0 else ""
         raise PlanError(f"the plan is for another network ({plan.network}): {listed}{rest}")
+
+
+def _check_sizes(plan: Plan, model: nn.Module) -> None:
+    """Refuse a plan whose sizes contradict the network or each other, before memory is taken.
+
+    Raises:
+        PlanError: naming the first tensor, or how many parameters there would be.
+    """
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, axes in plan.tensors.items():
+        if name not in tensors or not _resizes(tensors[name], axes):
+            raise PlanError(f"this plan does not resize {name} as the network has it: make it anew")
+    largest = GROWTH * max(
+        (size for tensor in tensors.values() for size in tensor.shape), default=1
+    )
+    for stream in plan.streams:
+        if stream.width > largest:
+            raise PlanError(f"this plan's stream at {stream.path} is too wide: make it anew")
+    params = sum(
+        prod(map(_new_size, plan.tensors.get(name, parameter.shape)))
+        for name, parameter in model.named_parameters()
+    )
+    if params != plan.params:
+        raise PlanError(f"the plan says {plan.params} parameters and builds {params}: make it anew")
+
+
+def _resizes(tensor: Tensor, axes: Sequence[Axis]) -> bool:
+    """Whether the axes are the tensor's, and none grows without measure."""
+    old = [a if isinstance(a, int) else sum(before for before, _ in a) for a in axes]
+    segments = [segment for axis in axes if not isinstance(axis, int) for segment in axis]
+    return old == list(tensor.shape) and all(
+        before >= 0 and 0 <= after <= GROWTH * max(1, before) and (before or not after)
+        for before, after in segments
+    )
+
+
+def _new_size(axis: Axis) -> int:
+    return axis if isinstance(axis, int) else sum(after for _, after in axis)
 
 
 def _shape_text(shape: Sequence[int] | None) -> str:

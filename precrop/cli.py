@@ -21,7 +21,7 @@ from precrop.files import check_writable, write_text
 from precrop.report.commands import report_command
 from precrop.study.commands import study_app
 from precrop.training.commands import eval_command, train_command
-from precrop.words import Args, ModelName, arguments, plan_source, set_seed
+from precrop.words import Args, ModelName, Trusted, arguments, plan_source, set_seed
 from precrop.words import input_shape as read_shape
 
 if TYPE_CHECKING:
@@ -289,6 +289,7 @@ def build_command(
         str | None, typer.Option(metavar="MODEL", help="The original, if not the plan's own.")
     ] = None,
     arg: Args = None,
+    trust: Trusted = False,
     init: Init = "slice",
     seed: Seed = None,
     weights: Weights = None,
@@ -301,7 +302,7 @@ def build_command(
     from precrop.zoo import load_model
 
     plan = Plan.load(plan_file)
-    name, args = plan_source(plan, model, arg)
+    name, args = plan_source(plan, model, arg, trust)
     set_seed(seed)
     network = load_model(name, args)
     _write_built(network, plan, init, weights, output, plan_file.stem, as_json)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 SCHEMA = 2
+_LARGEST = 2**63
 
 Axis = int | tuple[tuple[int, int], ...]
 """The size of an axis that stays, or the ``(old, new)`` segments of one that changes."""
@@ -49,7 +50,7 @@ class LayerPlan:
     @property
     def density(self) -> float:
         """Share of the weights that remain."""
-        return self.weights / self.base_weights
+        return self.weights / max(1, self.base_weights)
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,14 @@ def _decode_any(value: Any) -> Any:
         if set(value) == {"list"} and isinstance(value["list"], list):
             return [_decode_any(item) for item in value["list"]]
         return {key: _decode_any(item) for key, item in value.items()}
+    if not _is_sound(value):
+        raise PlanError(f"this plan is broken: {_brief(value)} is no number that plans have")
     return value
+
+
+def _is_sound(value: Any) -> bool:
+    """Whether a number is finite and within what 64 bits hold; JSON has others."""
+    return not isinstance(value, (int, float)) or abs(value) < _LARGEST
 
 
 def _decode(value: Any, hint: Any, where: str) -> Any:
@@ -260,7 +268,7 @@ def _decode(value: Any, hint: Any, where: str) -> Any:
             return tuple(_decode(v, t, where) for v, t in zip(value, items, strict=True))
     elif origin is Mapping and isinstance(value, dict):
         return {k: _decode(v, arguments[1], f"{where}.{k}") for k, v in value.items()}
-    elif type(value) is hint or (hint is float and type(value) is int):
+    elif (type(value) is hint or (hint is float and type(value) is int)) and _is_sound(value):
         return value
     raise PlanError(f"{where} of this plan is broken: {_brief(value)}")
 

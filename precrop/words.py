@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from precrop.errors import PrecropError
+from precrop.trust import check_named
 
 if TYPE_CHECKING:
     from precrop.plans import Plan
@@ -23,6 +24,11 @@ ModelName = Annotated[
 Args = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=VALUE", help="An argument for the model's builder; repeatable."),
+]
+
+Trusted = Annotated[
+    bool,
+    typer.Option("--trust", help="Run code of others that the file names as module:factory."),
 ]
 
 
@@ -66,7 +72,7 @@ def set_seed(seed: int | None) -> None:
 
 
 def plan_source(
-    plan: "Plan", model: str | None, pairs: Sequence[str] | None
+    plan: "Plan", model: str | None, pairs: Sequence[str] | None, trust: bool
 ) -> tuple[str, Mapping[str, Any]]:
     """The name and arguments of a plan's original.
 
@@ -74,9 +80,8 @@ def plan_source(
         plan: it names a model, which is the original unless another one is said.
         model: what ``--model`` says. A plan's own model is not built if that runs a user's code.
         pairs: what ``--arg`` says of that model.
+        trust: whether ``--trust`` was said.
     """
-    from precrop.zoo import runs_user_code
-
     if model:
         return model, arguments(pairs)
     if pairs:
@@ -85,6 +90,5 @@ def plan_source(
     name, args = source.get("name"), source.get("args")
     if not isinstance(name, str) or not isinstance(args, Mapping):
         raise PrecropError("this plan does not say which model it is for: name it with --model")
-    if runs_user_code(name):
-        raise PrecropError(f"this plan is for {name}, which is not run unasked: say --model {name}")
+    check_named(name, args, trust, f"say --model {name}, or --trust")
     return name, args

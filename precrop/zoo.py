@@ -2,8 +2,10 @@
 
 import difflib
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +15,7 @@ from torch import nn
 
 from precrop import models
 from precrop.errors import PrecropError
+from precrop.trust import runs_user_code as runs_user_code
 
 _TRAINED = ("weights", "weights_backbone", "pretrained", "pretrained_backbone", "checkpoint_path")
 _FRAMES = {"mvit_v1_b": 16, "mvit_v2_s": 16, "swin3d_t": 32, "swin3d_s": 32, "swin3d_b": 32}
@@ -37,11 +40,6 @@ def load_model(name: str, args: Mapping[str, Any]) -> nn.Module:
     if library == "timm":
         return _load_timm(rest, args)
     return _network(name, call_factory(name, args))
-
-
-def runs_user_code(name: str) -> bool:
-    """Whether `load_model` would import a module that is neither ours, torchvision's nor timm's."""
-    return ":" in name and not name.startswith("timm:")
 
 
 def default_input_shape(name: str, model: nn.Module) -> tuple[int, ...]:
@@ -81,10 +79,11 @@ def _load_named(name: str, args: Mapping[str, Any]) -> nn.Module:
 
 def _load_timm(name: str, args: Mapping[str, Any]) -> nn.Module:
     timm = _library("timm", f"timm:{name}")
-    if not timm.is_model(name):
+    # Of what timm takes for a name only its registry's, with a tag: no scheme, no path.
+    if re.fullmatch(r"\w+(\.\w+)?", name) is None or not timm.is_model(name):
         raise _unknown(name, "timm model", timm.list_models())
     _refuse_trained(args)
-    return _call(f"timm:{name}", timm.create_model, {"model_name": name, **args})
+    return _call(f"timm:{name}", partial(timm.create_model, name), args)
 
 
 def call_factory(name: str, args: Mapping[str, Any] | None = None) -> Any:
@@ -137,6 +136,8 @@ def _library(module_name: str, name: str) -> ModuleType:
 
 def _refuse_trained(args: Mapping[str, Any]) -> None:
     for key in args:
+        if key == "model_name":
+            raise PrecropError("argument model_name: the network is named once, as timm:NAME")
         if key in _TRAINED or key.startswith("pretrained_cfg"):
             raise PrecropError(
                 f"argument {key}: networks are built untrained; "

@@ -32,7 +32,8 @@ from precrop.copying import copied
 from precrop.errors import PrecropError
 from precrop.plans import Plan
 from precrop.read.inputs import Inputs
-from precrop.zoo import load_model, runs_user_code
+from precrop.trust import check_named
+from precrop.zoo import load_model
 
 TOLERANCE = 1e-4
 """The largest difference from PyTorch's outputs, relative to the largest of their values."""
@@ -579,8 +580,7 @@ def _recorded_source(path: Path, record: Mapping[str, Any]) -> tuple[str, Mappin
     name, args = record.get("name"), record.get("args")
     if not isinstance(name, str) or not isinstance(args, dict):
         raise PrecropError(f"{path} does not say which network it is of: name it (model=)")
-    if runs_user_code(name):
-        raise PrecropError(f"{path} is of {name}, which is not run unasked: say model={name!r}")
+    check_named(name, args, False, f"say model={name!r}")
     return name, args
 
 

@@ -1,5 +1,6 @@
 """Attributes of modules that state sizes, and setting them."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,9 +9,13 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from precrop.errors import PlanError
+from precrop.streams import Narrow, Pad
 
 Edit = tuple[str, str, Any]
 """Module path, attribute path (``width`` or ``splits.2``), value."""
+
+GROWTH = 1024
+"""How many times larger a plan may make a size: far more than any plan does, not without end."""
 
 
 def stated_sizes(module: nn.Module) -> dict[str, Any]:
@@ -75,50 +80,94 @@ def integers(module: nn.Module) -> Iterator[tuple[str, int]]:
                     yield f"{name}.{index}", entry
 
 
+def submodule(model: nn.Module, path: str) -> nn.Module:
+    """The module of this path, by registered children alone; the empty path is the network.
+
+    Raises:
+        KeyError: there is none.
+    """
+    for name in path.split(".") if path else ():
+        child = model._modules[name]
+        if child is None:
+            raise KeyError(name)
+        model = child
+    return model
+
+
 def get_attribute(module: nn.Module, path: str) -> Any:
-    """The value at an attribute path: ``width``, ``splits.2``, ``feature_info.0.num_chs``."""
+    """The value at an attribute path: ``width``, ``splits.2``, ``feature_info.0.num_chs``.
+
+    Raises:
+        KeyError, IndexError: there is nothing at this path that an edit may reach.
+    """
     value: Any = module
     for part in path.split("."):
-        if isinstance(value, dict):
-            value = value[part]
-        elif isinstance(value, (list, tuple)):
-            value = value[int(part)]
-        else:
-            value = getattr(value, part)
+        held, key = _slot(value, part)
+        value = held[key]
     return value
 
 
 def set_attribute(module: nn.Module, path: str, value: Any) -> None:
-    """Set the value at an attribute path; a tuple on the way is replaced by a changed one."""
+    """Set the value at an attribute path; a tuple on the way is replaced by a changed one.
+
+    Raises:
+        KeyError, IndexError: there is nothing at this path that an edit may reach.
+    """
     owner, _, last = path.rpartition(".")
-    if not owner:
-        setattr(module, last, value)
-        return
-    container = get_attribute(module, owner)
-    if isinstance(container, tuple):
-        entries = list(container)
-        entries[int(last)] = value
-        changed = type(container)(entries) if type(container) is tuple else tuple(entries)
-        set_attribute(module, owner, changed)
-    elif isinstance(container, list):
-        container[int(last)] = value
-    elif isinstance(container, dict):
-        container[last] = value
+    held, key = _slot(get_attribute(module, owner) if owner else module, last)
+    if isinstance(held, tuple):
+        set_attribute(module, owner, (*held[:key], value, *held[key + 1 :]))
     else:
-        setattr(container, last, value)
+        held[key] = value
+
+
+def _slot(owner: Any, part: str) -> tuple[Any, Any]:
+    """Where a step of an attribute path leads: a container and the key in it.
+
+    A plan comes from a file, perhaps a stranger's, so this is all that its edits can reach: what a
+    module of the network, or one of our own hooks, itself holds under a public name, and entries of
+    lists, tuples and dicts that lie there. Methods, properties, what belongs to a class and other
+    objects are out of reach, and through them everything else in the process.
+    """
+    if isinstance(owner, (nn.Module, Narrow, Pad)):
+        own = vars(owner)
+        if part.startswith("_") or part not in own:
+            raise KeyError(part)
+        return own, part
+    if isinstance(owner, dict) and part in owner:
+        return owner, part
+    if isinstance(owner, (list, tuple)) and part.isascii() and part.isdecimal():
+        index = int(part)
+        owner[index]
+        return owner, index
+    raise KeyError(part)
+
+
+def _fits(value: Any, before: Any) -> bool:
+    """Whether an edit may put ``value`` where ``before`` was: a number, or as many numbers."""
+    if isinstance(before, (list, tuple)) and isinstance(value, (list, tuple)):
+        return len(value) == len(before) and all(map(_fits, value, before))
+    if type(before) is int:
+        return type(value) is int and 0 <= value <= GROWTH * max(1, abs(before))
+    return type(before) is float and type(value) in (int, float) and math.isfinite(value)
 
 
 def apply_edits(model: nn.Module, edits: Iterator[Edit] | tuple[Edit, ...] | list[Edit]) -> None:
-    """Set attributes of a network's modules.
+    """Set attributes of a network's modules: numbers, and lists of them, where there are some.
 
     Raises:
-        PlanError: a module or attribute is missing.
+        PlanError: a module or attribute is missing, or is nothing that an edit may change so.
     """
     for module_path, path, value in edits:
+        where = f"{module_path}.{path}" if module_path else path
         try:
-            module = model.get_submodule(module_path)
-            get_attribute(module, path)
+            module = submodule(model, module_path)
+            before = get_attribute(module, path)
+            if not _fits(value, before):
+                raise PlanError(
+                    f"the plan sets {where} to {value!r}, which is no size or number in the place "
+                    "of one"
+                )
             set_attribute(module, path, value)
-        except (AttributeError, KeyError, IndexError, ValueError) as error:
-            where = f"{module_path}.{path}" if module_path else path
+        except LookupError as error:
             raise PlanError(f"the plan sets {where}, which this network does not have") from error

@@ -13,6 +13,7 @@ import typer
 
 from precrop.errors import PrecropError
 from precrop.training.commands import INTERRUPTED
+from precrop.words import Trusted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -76,6 +77,7 @@ def run_command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would run, and how large it is.")
     ] = False,
+    trust: Trusted = False,
     as_json: AsJson = False,
 ) -> None:
     """Run what the store has no result of. The same command goes on after any interruption."""
@@ -86,7 +88,7 @@ def run_command(
         from precrop.study.store import Store
         from precrop.training.data import load_data
 
-    study, cells = _cells(file, data, only or ())
+    study, cells = _cells(file, data, only or (), trust=trust)
     folder = store or _usual_store(study)
     kept = None if dry_run and not folder.exists() else Store.open(folder, create=not dry_run)
     todo = to_run(cells, kept.tally() if kept else {}, retry_failed=retry_failed)
@@ -128,7 +130,7 @@ def status_command(file: StudyFile, store: StoreFolder = None, as_json: AsJson =
         from precrop.study.locks import is_claimed
         from precrop.study.progress import duration
 
-    study, cells = _cells(file, None, ())
+    study, cells = _cells(file, None, (), trust=True)  # nothing of it is run
     folder = store or _usual_store(study)
     kept = _open(folder) if folder.exists() else None
     rows = {row.cell: row for row in kept.rows()} if kept else {}
@@ -223,12 +225,14 @@ def _libraries() -> Iterator[None]:
         ) from error
 
 
-def _cells(file: Path, source: str | None, patterns: Sequence[str]) -> "tuple[Study, list[Cell]]":
+def _cells(
+    file: Path, source: str | None, patterns: Sequence[str], *, trust: bool
+) -> "tuple[Study, list[Cell]]":
     """A study and those of its cells that match any pattern."""
     from precrop.study.cells import expand, label
     from precrop.study.spec import read_study
 
-    study = read_study(file)
+    study = read_study(file, trust)
     if source is not None:
         study = study.at(source)
     cells = expand(study)
@@ -258,7 +262,7 @@ def _store_of(where: Path, store: Path | None) -> Path:
         if store is not None:
             raise PrecropError(f"--store is for the file of a study, and {where} is none: drop it")
         return where
-    return store or _usual_store(read_study(where))
+    return store or _usual_store(read_study(where, trust=True))  # nothing of it is run
 
 
 def _open(path: Path) -> "Store":

@@ -10,6 +10,7 @@ from precrop.budgets import Budget, parse_budget
 from precrop.errors import PrecropError
 from precrop.study.variants import WORDS, Variant, read_variant, suggestion
 from precrop.training.recipes import Recipe, find_recipe
+from precrop.trust import Trust, check_named
 
 T = TypeVar("T")
 _COSTS = ("params", "macs")
@@ -86,15 +87,20 @@ class Study:
         return replace(self, data=data)
 
 
-def read_study(path: Path) -> Study:
-    """Read a study's file (YAML).
+def read_study(path: Path, trust: Trust = False) -> Study:
+    """Read a study's file (YAML). Runs no code of the file's, nor does a study that is returned.
+
+    Args:
+        path: the file.
+        trust: a factory of a user's that the file may name, or True for any; then the study runs
+            their code.
 
     Raises:
         PrecropError: one line with the file, the entry and what is wrong there.
     """
     content = _load(path)
     with _within(str(path)):
-        return _study(content)
+        return _study(content, trust)
 
 
 def _load(path: Path) -> Any:
@@ -118,11 +124,11 @@ def _within(place: str) -> Iterator[None]:
         raise PrecropError(f"{place}: {error}") from error
 
 
-def _study(content: Any) -> Study:
+def _study(content: Any, trust: Trust) -> Study:
     entry = _Entry.of(content, _STUDY, "a study")
     recipe = _recipe(entry.needed("recipe"))
     data, image_size = _data(entry)
-    networks = entry.each("networks", lambda value: _network(value, recipe))
+    networks = entry.each("networks", lambda value: _network(value, recipe, trust))
     _refuse_repeats("networks", [_described(network) for network in networks])
     seeds = _seeds(entry)
     budgets = _budgets(entry) if "budgets" in entry.content else ()
@@ -215,9 +221,9 @@ def _recipe(value: Any) -> Recipe:
         return find_recipe(name, "").changed(settings)
 
 
-def _network(value: Any, recipe: Recipe) -> Network:
+def _network(value: Any, recipe: Recipe, trust: Trust) -> Network:
     if isinstance(value, str):
-        return Network(value, recipe)
+        value = {"model": value}
     entry = _Entry.of(value, _NETWORK, "a network")
     args = entry.content.get("args", {})
     if not isinstance(args, Mapping) or not all(isinstance(name, str) for name in args):
@@ -225,7 +231,9 @@ def _network(value: Any, recipe: Recipe) -> Network:
     if not _is_json(args):
         raise PrecropError(f"args is {_brief(args)}: a value is no number, text, list or mapping")
     own = entry.content.get("recipe")
-    return Network(entry.text("model"), recipe if own is None else _recipe(own), dict(args))
+    name = entry.text("model")
+    check_named(name, args, trust, "say --trust")
+    return Network(name, recipe if own is None else _recipe(own), dict(args))
 
 
 def _series(

@@ -11,7 +11,7 @@ import typer
 
 from precrop.errors import PrecropError
 from precrop.training.recipes import RECIPES, find_recipe, settings, settings_help
-from precrop.words import Args, ModelName, arguments, plan_source
+from precrop.words import Args, ModelName, Trusted, arguments, plan_source
 from precrop.words import input_shape as read_shape
 
 if TYPE_CHECKING:
@@ -166,13 +166,17 @@ def eval_command(
         typer.Option(metavar="FILE.safetensors", help="The plan's network's weights."),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="The plan's original, if not its own.")
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="The plan's original, if not its own; of a run, its network."
+        ),
     ] = None,
     data: Annotated[
         str | None,
         typer.Option(metavar="DATA", help="As for train; by default the run's own."),
     ] = None,
     arg: Args = None,
+    trust: Trusted = False,
     confusion: Annotated[
         Path | None,
         typer.Option(metavar="FILE.png", help="Draw which classes are taken for which."),
@@ -184,12 +188,11 @@ def eval_command(
         from precrop.training.evaluate import draw_confusion, evaluate_checkpoint
 
     if weights is None:
-        if model or arg:
-            option = "--model" if model else "--arg"
-            raise PrecropError(f"{option} is for a plan: give its --weights too, or drop it")
-        found = evaluate_checkpoint(checkpoint, data)
+        if arg:
+            raise PrecropError("--arg is for a plan: give its --weights too, or drop it")
+        found = evaluate_checkpoint(checkpoint, data, trust=model or trust)
     else:
-        found = _evaluate_plan(checkpoint, weights, model, data, arg)
+        found = _evaluate_plan(checkpoint, weights, model, data, arg, trust)
     if confusion is not None:
         draw_confusion(found, confusion)
     _print_evaluation(found, as_json)
@@ -282,6 +285,7 @@ def _evaluate_plan(
     model: str | None,
     data: str | None,
     arg: Sequence[str] | None,
+    trust: bool,
 ) -> "Evaluation":
     from precrop.checkpoint import load_weights
     from precrop.plans import Plan
@@ -291,7 +295,7 @@ def _evaluate_plan(
     if data is None:
         raise PrecropError("a plan has no images of its own: name some with --data")
     plan = Plan.load(plan_file)
-    name, args = plan_source(plan, model, arg)
+    name, args = plan_source(plan, model, arg, trust)
     network = plan.build(load_model(name, args))
     load_weights(network, weights)
     images = _load(data, ",".join(map(str, plan.input_shape)))

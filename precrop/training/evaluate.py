@@ -21,6 +21,7 @@ from precrop.training.devices import layout, uses_bf16
 from precrop.training.module import outputs
 from precrop.training.networks import build, counted
 from precrop.training.runs import Run, read_json
+from precrop.trust import Trust
 
 _BATCH = 256
 _LARGEST_LABELLED = 40
@@ -95,31 +96,38 @@ class Trained(NamedTuple):
     network: nn.Module
 
 
-def load_trained(path: Path) -> Trained:
+def load_trained(path: Path, trust: Trust = False) -> Trained:
     """The network of a checkpoint, found as by `find_checkpoint`.
 
+    Args:
+        path: what is looked for.
+        trust: as for `Run.from_json`; a name is also what the network must be called.
+
     Raises:
-        PrecropError: the checkpoint is broken.
+        PrecropError: the checkpoint is broken, or its network is code that is not trusted.
     """
     folder = find_checkpoint(path)
     content = read_json(folder / checkpoints.CONTENT)
-    run = Run.from_json(content.get("run") if isinstance(content, dict) else None)
+    run = Run.from_json(content.get("run") if isinstance(content, dict) else None, trust)
+    if isinstance(trust, str) and trust != run.model:
+        raise PrecropError(f"the network of {folder} is {run.model}, not {trust}: drop --model")
     network = build(run, masked=False).network
     load_weights(network, folder / checkpoints.WEIGHTS)
     return Trained(folder, run, network)
 
 
-def evaluate_checkpoint(path: Path, data: str | None = None) -> Evaluation:
+def evaluate_checkpoint(path: Path, data: str | None = None, *, trust: Trust = False) -> Evaluation:
     """Evaluate a checkpoint of `precrop.training.loop.train`.
 
     Args:
         path: as for `find_checkpoint`.
         data: other images than the run's, with as many classes.
+        trust: as for `load_trained`.
 
     Raises:
         PrecropError: the checkpoint is broken, or the images do not fit it.
     """
-    folder, run, network = load_trained(path)
+    folder, run, network = load_trained(path, trust)
     images = (
         load_again(run.data, run.input_shape, run.data_digest)
         if data is None

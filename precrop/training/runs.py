@@ -15,6 +15,7 @@ from precrop.budgets import Budget
 from precrop.errors import PrecropError
 from precrop.plans import Plan
 from precrop.training.recipes import Recipe
+from precrop.trust import Trust, check_named
 
 SCHEMA = 1
 """Raised when the same fields would train another network; part of every run's identity."""
@@ -206,11 +207,15 @@ class Run:
         return {**self.to_json(), "id": self.id}
 
     @classmethod
-    def from_json(cls, content: Any) -> "Run":
+    def from_json(cls, content: Any, trust: Trust = False) -> "Run":
         """Read what `described` gave. Runs no code of the file's.
 
+        Args:
+            content: of a file.
+            trust: a factory of a user's that the run may name, or True for any.
+
         Raises:
-            PrecropError: it is no run, or it was altered.
+            PrecropError: it is no run, it was altered, or its network is code that is not trusted.
         """
         try:
             plan, mask = content["plan"], content["mask"]
@@ -235,6 +240,7 @@ class Run:
             raise PrecropError(f"this is no run's description: {error!r}") from error
         if content.get("id") != run.id:
             raise PrecropError(f"this run is {run.id} and says it is {content.get('id')}")
+        check_named(run.model, run.args, trust, f"say --model {run.model}, or --trust")
         return run
 
 

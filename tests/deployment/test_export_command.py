@@ -122,18 +122,18 @@ def test_a_masked_run_keeps_its_zeros(capsys: Output) -> None:
         loggers=("none",),
     )
     folder = Path(done.folder)
-    found = export_json(capsys, str(folder), "--format", "safetensors")
+    found = export_json(capsys, str(folder), "--model", NET, "--format", "safetensors")
     assert found["path"] == f"{folder.name}.safetensors"
     state = load_file(found["path"])
     trained = load_file(folder / "last" / "model.safetensors")
     assert state.keys() == trained.keys()
     assert all(value.equal(trained[name]) for name, value in state.items())
     assert 0.4 < float((state["3.weight"] == 0).float().mean()) < 0.6
-    made = export_json(capsys, str(folder / "last"), "-o", "net.onnx")
+    made = export_json(capsys, str(folder / "last"), "--trust", "-o", "net.onnx")
     assert made["difference"] <= 1e-4
     assert made["telling"]
     refused("drop --weights", str(folder), "--weights", found["path"])
-    refused("drop --model", str(folder / "last" / "checkpoint.json"), "--model", NET)
+    refused("drop --model", str(folder / "last" / "checkpoint.json"), "--model", "resnet20")
 
 
 def test_bad_input() -> None:

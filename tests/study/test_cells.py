@@ -211,7 +211,7 @@ class TestPreparing:
         assert prepared.plan is None
         assert prepared.run.plan is None
         assert spec.densities == {layer.name: layer.density for layer in cropped.layers}
-        again = Run.from_json(prepared.run.described())
+        again = Run.from_json(prepared.run.described(), trust=True)
         assert again == prepared.run
         built = build(prepared.run)
         assert built.macs == pytest.approx(cropped.macs, rel=0.01)

@@ -78,7 +78,7 @@ def test_interrupted_killed_and_done(
     """The same command three times: Ctrl-C ends the first, SIGKILL the second."""
     epochs = 12
     path = study(tmp_path, epochs)
-    words = ["run", path, "--json"]
+    words = ["run", path, "--trust", "--json"]
     first = started(tmp_path, *words)
     seen = _epochs_after(tmp_path, 0, first)
     first.send_signal(signal.SIGINT)
@@ -108,7 +108,7 @@ def test_interrupted_killed_and_done(
         assert len(row.history) == epochs
         assert row.overhead > 0
         assert "cpu" in row.device
-    for one in expand(read_study(Path(path)))[:1]:  # it was interrupted
+    for one in expand(read_study(Path(path), trust=True))[:1]:  # it was interrupted
         row, run = rows[one.id], prepare(one, data).run
         expected = train(run, data=data, output=tmp_path / "again", loggers=("csv",))
         assert (row.run, row.accuracy, row.loss) == (run.id, expected.accuracy, expected.loss)
@@ -132,7 +132,7 @@ def _status_and_show(path: str, folder: Path, capsys: pytest.CaptureFixture[str]
     assert len(lines) == 3
     assert all(f"{line['accuracy']:.2%}" in shown for line in lines)
     assert len(lines[0]["history"]) == 12
-    assert main(["study", "run", path, "--json"]) == 0
+    assert main(["study", "run", path, "--trust", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["skipped"] == 3
 
 
@@ -149,7 +149,7 @@ def _epochs_after(folder: Path, number: int, process: "subprocess.Popen[str]") -
 
 def test_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, store = study(tmp_path), tmp_path / "store"
-    words = ["study", "run", path, "--store", str(store), "--dry-run"]
+    words = ["study", "run", path, "--trust", "--store", str(store), "--dry-run"]
     assert main([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["cells"], found["left"]) == (3, 3)
@@ -169,11 +169,11 @@ def test_what_is_in_the_store_is_no_part_of_a_dry_run(
 ) -> None:
     path = study(tmp_path)
     store = Store.open(tmp_path / "store", create=True)
-    cells = expand(read_study(Path(path)))
+    cells = expand(read_study(Path(path), trust=True))
     for one, status in zip(cells, ("done", "failed", "done"), strict=True):
         row = row_of(one, status, data_digest=digits().digest)
         store.append([row])
-    words = ["study", "run", path, "--store", str(store.path), "--dry-run"]
+    words = ["study", "run", path, "--trust", "--store", str(store.path), "--dry-run"]
     assert main(words) == 0
     assert "0 of 3 cells would run" in capsys.readouterr().out
     assert main([*words, "--retry-failed"]) == 0
@@ -217,14 +217,20 @@ def test_torn_parts_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     ("words", "message"),
     [
         (["run", "none.yaml"], "cannot read none.yaml"),
-        (["run", "{study}", "--only", "paper"], "--only 'paper' matches none of 3 cells"),
         (
-            ["run", "{study}", "--only", "seed", "--only", "paper"],
+            ["run", "{study}", "--trust", "--only", "paper"],
             "--only 'paper' matches none of 3 cells",
         ),
-        (["run", "{study}", "--address", "x:1", "--store", "{new}"], "--address is for --engine"),
-        (["run", "{study}", "--processes", "0", "--store", "{new}"], "are 1 or more"),
-        (["run", "{study}", "--store", "{folder}"], "is not empty and no store"),
+        (
+            ["run", "{study}", "--trust", "--only", "seed", "--only", "paper"],
+            "--only 'paper' matches none of 3 cells",
+        ),
+        (
+            ["run", "{study}", "--trust", "--address", "x:1", "--store", "{new}"],
+            "--address is for --engine",
+        ),
+        (["run", "{study}", "--trust", "--processes", "0", "--store", "{new}"], "are 1 or more"),
+        (["run", "{study}", "--trust", "--store", "{folder}"], "is not empty and no store"),
         (["show", "{folder}"], "is no store of a study"),
         (["show", "{folder}", "--store", "{new}"], "--store is for the file of a study"),
         ([], "Missing command"),
@@ -244,6 +250,6 @@ def test_mistakes(
 def test_other_images_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = study(tmp_path)
     store = Store.open(tmp_path / "store", create=True)
-    store.append([row_of(expand(read_study(Path(path)))[0], data_digest="0" * 64)])
-    assert main(["study", "run", path, "--store", str(store.path)]) == 2
+    store.append([row_of(expand(read_study(Path(path), trust=True))[0], data_digest="0" * 64)])
+    assert main(["study", "run", path, "--trust", "--store", str(store.path)]) == 2
     assert "has results on other images" in capsys.readouterr().err

@@ -63,7 +63,7 @@ def test_what_a_run_leaves(tmp_path: Path) -> None:
         "result.json",
         "run.json",
     ]
-    assert Run.from_json(json.loads((folder / "run.json").read_text())) == run
+    assert Run.from_json(json.loads((folder / "run.json").read_text()), run.model) == run
     rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert float(rows[-1]["accuracy"]) == result.accuracy

@@ -129,13 +129,13 @@ def test_eval(capsys: Output) -> None:
     found = train_json(capsys, NET, *SHORT, "--mask", "erk:kernel", "--params", "0.5")
     folder = found["folder"]
     for path in (folder, f"{folder}/last", f"{folder}/last/model.safetensors"):
-        assert run("eval", path, "--json") == 0
+        assert run("eval", path, "--trust", "--json") == 0
         again = json.loads(capsys.readouterr().out)
         for name in ("accuracy", "loss"):
             assert again[name] == pytest.approx(found[name], rel=1e-5)
         for name in ("params", "macs", "run"):
             assert again[name] == found[name]
-    assert run("eval", folder, "--confusion", "confusion.png") == 0
+    assert run("eval", folder, "--model", NET, "--confusion", "confusion.png") == 0
     assert Path("confusion.png").stat().st_size > 5000
     out = capsys.readouterr().out
     assert "right, loss" in out
@@ -177,7 +177,7 @@ def test_eval(capsys: Output) -> None:
         (["train", NET, "--seed", "-1"], "seed -1 is none: write a number from 0 up"),
         (["train", NET, "--logger", "none", "--logger", "csv"], "drop it, or drop csv"),
         (["train", NET, "--set", "milestones=0.5"], "schedule=one-cycle has no milestones"),
-        (["eval", "none", "--model", NET], "--model is for a plan: give its --weights too"),
+        (["eval", "none", "--model", NET], "none is no checkpoint"),
         (["eval", "none", "--arg", "num_classes=9"], "--arg is for a plan"),
         (["eval", "none"], "none is no checkpoint"),
         (["eval", "none", "--weights", "w.safetensors"], "name some with --data"),

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 
 from precrop.errors import PrecropError
-from precrop.words import Args, arguments, plan_source, set_seed
+from precrop.trust import Trust
+from precrop.words import Args, Trusted, arguments, plan_source, set_seed
 from precrop.words import input_shape as read_shape
 
 if TYPE_CHECKING:
@@ -53,7 +54,10 @@ def export_command(
         ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="The plan's original, if not its own.")
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="The plan's original, if not its own; of a run, its network."
+        ),
     ] = None,
     batch: Annotated[
         int | None, typer.Option(help="The one batch size that the file takes; any by default.")
@@ -63,6 +67,7 @@ def export_command(
         typer.Option(metavar="SHAPE", help="3,224,224 or 3x224x224; repeat for several inputs."),
     ] = None,
     arg: Args = None,
+    trust: Trusted = False,
     seed: Annotated[int | None, typer.Option(help="Seed of the initial weights.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -70,7 +75,7 @@ def export_command(
     from precrop.deployment.exporting import FORMATS, export
 
     set_seed(seed)
-    found = _find(source, model, arg, input_shape, weights)
+    found = _find(source, model, arg, input_shape, weights, trust)
     path = _target(output, found.stem, FORMATS[format_].suffix)
     made = export(found.model, found.shape, path, format_, batch=batch, origin=found.origin)
     if as_json:
@@ -85,17 +90,18 @@ def _find(
     arg: Sequence[str] | None,
     shapes: Sequence[str] | None,
     weights: Path | None,
+    trust: bool,
 ) -> _Network:
     """What is to be exported: a folder is a checkpoint, a file too or a plan, else it's a name."""
     path = Path(source)
     if _is_checkpoint(path):
-        given = {"--model": model, "--arg": arg, "--weights": weights}
+        given = {"--arg": arg, "--weights": weights}
         for option, value in given.items():
             if value:
                 raise PrecropError(f"a checkpoint has its own network and weights: drop {option}")
-        found = _of_checkpoint(path)
+        found = _of_checkpoint(path, model or trust)
     elif path.is_file():
-        found = _of_plan(path, model, arg)
+        found = _of_plan(path, model, arg, trust)
     elif path.suffix == ".json" or len(path.parts) > 1:
         raise PrecropError(f"cannot read {source}: there is no such file")
     elif model is not None:
@@ -117,7 +123,7 @@ def _is_checkpoint(path: Path) -> bool:
     return path.is_dir() or (path.is_file() and (path.parent / "checkpoint.json").is_file())
 
 
-def _of_checkpoint(path: Path) -> _Network:
+def _of_checkpoint(path: Path, trust: Trust) -> _Network:
     """A run's network with trained weights; masked ones are zeros in it."""
     try:
         from precrop.training.evaluate import load_trained
@@ -127,16 +133,16 @@ def _of_checkpoint(path: Path) -> _Network:
         ) from error
     from precrop.deployment.exporting import Origin
 
-    _, run, network = load_trained(path)
+    _, run, network = load_trained(path, trust)
     return _Network(network, run.input_shape, Origin(run.model, run.args, run.plan), run.name)
 
 
-def _of_plan(path: Path, model: str | None, arg: Sequence[str] | None) -> _Network:
+def _of_plan(path: Path, model: str | None, arg: Sequence[str] | None, trust: bool) -> _Network:
     from precrop.deployment.exporting import Origin
     from precrop.plans import Plan
 
     plan = Plan.load(path)
-    name, args = plan_source(plan, model, arg)
+    name, args = plan_source(plan, model, arg, trust)
     origin = Origin(name, args, plan)
     return _Network(origin.build(), plan.input_shape, origin, path.stem)
 

@@ -1,0 +1,97 @@
+"""What a file may say of a network: a name in a fixed table, and plain arguments for its builder.
+
+Checkpoints, plans, studies and exported weights name the network that they are of. Such a file may
+come from a stranger, so what it says is looked up, never imported: a ``package.module:factory``
+runs only if the user says so, and no argument may name another network, a file or an address.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from precrop.errors import PrecropError
+
+Trust = bool | str
+"""The one factory that a file may have run, or True for whichever it names, or False for none."""
+
+_WORD = re.compile(r"[A-Za-z0-9_+-]{0,64}")
+"""What an option may say in letters: nothing that is a path or an address."""
+_CHOOSES = frozenset(
+    (
+        "cfg",
+        "checkpoint",
+        "cls",
+        "config",
+        "custom",
+        "dir",
+        "file",
+        "filter",
+        "fn",
+        "hub",
+        "load",
+        "model",
+        "name",
+        "path",
+        "pretrained",
+        "repo",
+        "source",
+        "state",
+        "url",
+        "weights",
+    )
+)
+"""Parts of the names of arguments whose value, if it is a text, may say what is loaded."""
+_LARGEST = 2**20
+_LONGEST, _DEEPEST = 1000, 4
+
+
+def runs_user_code(name: str) -> bool:
+    """Whether a name means a factory in a module that is neither ours, torchvision's nor timm's."""
+    return ":" in name and not name.startswith("timm:")
+
+
+def check_named(name: str, args: Mapping[str, Any], trust: Trust, say: str) -> None:
+    """Refuse what a file says of a network, unless it is harmless or the user trusts it.
+
+    Args:
+        name: of the network.
+        args: for its builder.
+        trust: what the user said.
+        say: how the user trusts the file.
+
+    Raises:
+        PrecropError: ``name`` would run code, or an argument is more than a plain value.
+    """
+    if not runs_user_code(name):
+        for argument, value in args.items():
+            if not _is_plain(argument, value, _DEEPEST):
+                raise PrecropError(
+                    f"argument {argument} of {name} is not taken from a file: {_brief(value)} is "
+                    "no plain number, word or list of them"
+                )
+    elif trust is not True and trust != name:
+        raise PrecropError(f"{name} is code of its own, which is not run unasked: {say}")
+
+
+def _is_plain(name: str, value: Any, depth: int) -> bool:
+    """Whether a value cannot say what is loaded, nor how much memory is taken by itself."""
+    if value is None or isinstance(value, bool):
+        return True
+    if isinstance(value, (int, float)):
+        return math.isfinite(value) and abs(value) <= _LARGEST
+    if isinstance(value, str):
+        return _WORD.fullmatch(value) is not None and _CHOOSES.isdisjoint(name.split("_"))
+    if not isinstance(value, (list, tuple, Mapping)) or len(value) > _LONGEST or not depth:
+        return False
+    if isinstance(value, Mapping):
+        return all(
+            isinstance(key, str) and key.isidentifier() and _is_plain(key, item, depth - 1)
+            for key, item in value.items()
+        )
+    return all(_is_plain(name, item, depth - 1) for item in value)
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:59] + "…"

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from precrop.apart import apart
 from precrop.copying import copied, tensor_shapes
 from precrop.errors import PlanError, PrecropError
-from precrop.fit.attributes import GROWTH, apply_edits
-from precrop.plans import Axis, Plan
+from precrop.fit.attributes import apply_edits
+from precrop.plans import GROWTH, Axis, Plan
 from precrop.streams import install, plain_hook
 
 SHOWN_DIFFERENCES = 3

@@ -16,11 +16,11 @@ import precrop
 from precrop.deployment.commands.bench import bench_command
 from precrop.deployment.commands.export import export_command
 from precrop.deployment.commands.profile import profile_command
-from precrop.errors import PrecropError
-from precrop.files import check_writable, write_text
+from precrop.errors import PrecropError, one_line
+from precrop.files import check_writable, terminated_as_interrupted, write_text
 from precrop.report.commands import report_command
 from precrop.study.commands import study_app
-from precrop.training.commands import eval_command, train_command
+from precrop.training.commands import INTERRUPTED, eval_command, train_command
 from precrop.words import Args, ModelName, Trusted, arguments, plan_source, set_seed
 from precrop.words import input_shape as read_shape
 
@@ -134,17 +134,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = typer.main.get_command(app)
     words = None if argv is None else list(argv)
     try:
-        status = command.main(args=words, prog_name="precrop", standalone_mode=False)
+        with terminated_as_interrupted():
+            status = command.main(args=words, prog_name="precrop", standalone_mode=False)
     except PrecropError as error:
         return _refuse(str(error))
     except typer.TyperException as error:
         return _refuse(error.format_message())
+    except OSError as error:
+        return _refuse(_os_reason(error))
+    except RecursionError:
+        return _refuse("what was given is nested too deeply")
+    except MemoryError:
+        return _refuse("there is not enough memory for what was asked")
+    except (KeyboardInterrupt, typer.Abort):
+        print("precrop: stopped", file=sys.stderr)
+        return INTERRUPTED
     return status if isinstance(status, int) else 0
 
 
 def _refuse(message: str) -> int:
-    print(f"precrop: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"precrop: error: {one_line(message)}", file=sys.stderr)
     return 2
+
+
+def _os_reason(error: OSError) -> str:
+    """What the system says: no room, no right, a name that is too long."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return reason if error.filename is None else f"{error.filename}: {reason}"
 
 
 def _print_version(wanted: bool) -> None:
@@ -429,7 +445,7 @@ def _warnings_as_lines() -> Iterator[None]:
         warnings.simplefilter("always", precrop.LayerCollapseWarning)
         yield
     for warning in caught:
-        print(f"precrop: warning: {' '.join(str(warning.message).split())}", file=sys.stderr)
+        print(f"precrop: warning: {one_line(str(warning.message))}", file=sys.stderr)
 
 
 app.command("export")(export_command)

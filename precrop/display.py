@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from precrop.budgets import written
+from precrop.errors import printable
 from precrop.plans import LayerPlan, Plan
 
 _BAR = 32
@@ -30,7 +32,7 @@ def show(plan: Plan, console: Console | None = None) -> None:
         *uneven_lines(plan),
         *rescaled_lines(plan),
     ):
-        console.print(Text(line))
+        console.print(Text(printable(line)))
     console.print(Text(f"Planned in {plan.seconds:.3f} s."))
 
 
@@ -54,7 +56,7 @@ def layer_table(plan: Plan) -> Table:
     widest = max((max(layer.base_out, layer.out_channels) for layer in plan.layers), default=1)
     above: list[str] = []
     for layer in plan.layers:
-        parts = layer.name.split(".")
+        parts = printable(layer.name).split(".")
         table.add_row(
             _tail(parts, above),
             _change(layer.base_in, layer.in_channels),
@@ -81,7 +83,12 @@ def total_table(plan: Plan) -> Table:
     totals |= {name: (budget.base, budget.used) for name, budget in sorted(plan.budgets.items())}
     for name, (before, after) in totals.items():
         share = f"{after / before:.1%}" if before else "–"
-        cells = [_COSTS.get(name, name), written(name, before), written(name, after), share]
+        cells = [
+            _COSTS.get(name, escape(printable(name))),
+            written(name, before),
+            written(name, after),
+            share,
+        ]
         budget = plan.budgets.get(name)
         if budget is not None:
             used = f"{budget.used / budget.limit:.2%}"

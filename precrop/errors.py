@@ -1,8 +1,14 @@
 """Errors that a user can cause. Each message is one line that says what to do."""
 
+_LONGEST = 2000
+"""Characters of a message: names in it may come from a file, and be as long as one likes."""
+
 
 class PrecropError(ValueError):
     """Something in the request is wrong: an unknown name, a wrong shape, a broken file."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class BudgetError(PrecropError):
@@ -11,3 +17,16 @@ class BudgetError(PrecropError):
 
 class PlanError(PrecropError):
     """A plan file that is broken, or a plan for another network."""
+
+
+def one_line(text: str) -> str:
+    """A message as one line of bounded length that does nothing to a terminal."""
+    line = printable(" ".join(text[: 4 * _LONGEST].split()))
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
+
+
+def printable(text: str) -> str:
+    """A text whose control characters are written out, so that a terminal only shows them."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 SCHEMA = 2
 _LARGEST = 2**63
 
+GROWTH = 1024
+"""How many times larger a plan may make a size: far more than any plan does, not without end."""
+
 Axis = int | tuple[tuple[int, int], ...]
 """The size of an axis that stays, or the ``(old, new)`` segments of one that changes."""
 
@@ -178,6 +181,7 @@ class Plan:
         del content["schema"]
         plan = _decode(content, cls, "plan")
         assert isinstance(plan, cls)
+        _check(plan)
         return plan
 
     def save(self, path: str | Path) -> None:
@@ -233,8 +237,6 @@ def _decode_any(value: Any) -> Any:
         if set(value) == {"list"} and isinstance(value["list"], list):
             return [_decode_any(item) for item in value["list"]]
         return {key: _decode_any(item) for key, item in value.items()}
-    if not _is_sound(value):
-        raise PlanError(f"this plan is broken: {_brief(value)} is no number that plans have")
     return value
 
 
@@ -271,6 +273,33 @@ def _decode(value: Any, hint: Any, where: str) -> Any:
     elif (type(value) is hint or (hint is float and type(value) is int)) and _is_sound(value):
         return value
     raise PlanError(f"{where} of this plan is broken: {_brief(value)}")
+
+
+def _check(plan: Plan) -> None:
+    """Refuse sizes and costs that nothing has.
+
+    Raises:
+        PlanError: naming the first.
+    """
+    if not _is_shape(plan.input_shape):
+        raise PlanError(f"input_shape of this plan is broken: {_brief(plan.input_shape)}")
+    for layer in plan.layers:
+        widths = (layer.base_in, layer.in_channels), (layer.base_out, layer.out_channels)
+        costs = layer.base_weights, layer.weights, layer.base_macs, layer.macs
+        if not all(old > 0 and 0 < new <= GROWTH * old for old, new in widths) or min(costs) < 0:
+            raise PlanError(f"layer {layer.name!r} of this plan is broken: its sizes make no sense")
+    for name, budget in plan.budgets.items():
+        if min(budget.limit, budget.base) < 1 or budget.used < 0:
+            raise PlanError(f"the budget {name!r} of this plan is broken: it is not above 0")
+
+
+def _is_shape(value: Any) -> bool:
+    """Whether all numbers in an input's description are sizes."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_shape, value))
+    if isinstance(value, Mapping):
+        return all(map(_is_shape, value.values()))
+    return not isinstance(value, (int, float)) or 0 <= value < 2**31
 
 
 def _digest(content: Mapping[str, Any]) -> str:

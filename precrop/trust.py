@@ -65,7 +65,7 @@ def check_named(name: str, args: Mapping[str, Any], trust: Trust, say: str) -> N
     """
     if not runs_user_code(name):
         for argument, value in args.items():
-            if not _is_plain(argument, value, _DEEPEST):
+            if not argument.isidentifier() or not _is_plain(argument, value, _DEEPEST):
                 raise PrecropError(
                     f"argument {argument} of {name} is not taken from a file: {_brief(value)} is "
                     "no plain number, word or list of them"

@@ -162,6 +162,7 @@ def test_a_strangers_study(capsys: Output) -> None:
     assert read_study(file, "touching:net") == read_study(file, trust=True)
     with pytest.raises(PrecropError, match="not run unasked"):
         read_study(file, "os:system")
+    sys.modules.pop("touching", None)
     assert main(["study", "run", "given.yaml", "--dry-run", "--trust"]) == 0
     assert Path("ran").exists()
 

@@ -9,13 +9,11 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from precrop.errors import PlanError
+from precrop.plans import GROWTH
 from precrop.streams import Narrow, Pad
 
 Edit = tuple[str, str, Any]
 """Module path, attribute path (``width`` or ``splits.2``), value."""
-
-GROWTH = 1024
-"""How many times larger a plan may make a size: far more than any plan does, not without end."""
 
 
 def stated_sizes(module: nn.Module) -> dict[str, Any]:

@@ -14,6 +14,9 @@ from precrop.trust import Trust, check_named
 
 T = TypeVar("T")
 _COSTS = ("params", "macs")
+_LONGEST_NAME = 100
+"""Bytes of a study's name: its store is a folder of that name."""
+_LONGEST_TEXT = 300
 _LARGE = 10**12
 """Stands for a network's cost where only the sense of a budget is checked."""
 
@@ -98,21 +101,11 @@ def read_study(path: Path, trust: Trust = False) -> Study:
     Raises:
         PrecropError: one line with the file, the entry and what is wrong there.
     """
-    content = _load(path)
+    from precrop.study.reading import read_yaml
+
+    content = read_yaml(path)
     with _within(str(path)):
         return _study(content, trust)
-
-
-def _load(path: Path) -> Any:
-    import yaml  # type: ignore[import-untyped]
-
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PrecropError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        text = " ".join(str(error).split())
-        raise PrecropError(f"{path} is not YAML: {text}") from error
 
 
 @contextmanager
@@ -178,6 +171,8 @@ class _Entry:
         value = self.needed(key)
         if not isinstance(value, str) or not value.strip():
             raise PrecropError(f"{key} is {_brief(value)}, not a text")
+        if key != "description" and (len(value) > _LONGEST_TEXT or not value.isprintable()):
+            raise PrecropError(f"{key} is {_brief(value)}, longer than a line")
         return value
 
     def items(self, key: str) -> list[Any]:
@@ -242,6 +237,9 @@ def _series(
     entry = _Entry.of(value, _VARIANT, "a variant")
     words = {key: entry.content[key] for key in WORDS if key in entry.content}
     variant = read_variant(entry.text("name"), words)
+    odd = next((key for key, value in words.items() if not _is_json(value)), None)
+    if odd is not None:
+        raise PrecropError(f"{odd} is {_brief(words[odd])}: a value is no number, text or list")
     if "networks" in entry.content:
         networks = _chosen(entry.items("networks"), networks)
     if "seeds" in entry.content:
@@ -285,6 +283,11 @@ def _file_name(name: str) -> str:
     """A study's name, which its store is called by."""
     if "/" in name or "\\" in name:
         raise PrecropError(f"study is {name!r}: its store is called so, write it without slashes")
+    if name.startswith(".") or not name.isprintable() or len(name.encode()) > _LONGEST_NAME:
+        raise PrecropError(
+            f"study is {_brief(name)}: its store is called so, begin with a letter and write no "
+            f"more than {_LONGEST_NAME}"
+        )
     return name
 
 
@@ -300,7 +303,7 @@ def _chosen(names: Sequence[Any], networks: Sequence[Network]) -> tuple[Network,
 def _seeds(entry: _Entry) -> tuple[int, ...]:
     seeds = entry.items("seeds")
     for seed in seeds:
-        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
             raise PrecropError(f"seed {_brief(seed)} is not a whole number from 0 up")
     _refuse_repeats("seeds", seeds)
     return tuple(seeds)

@@ -98,6 +98,7 @@ WAYS: dict[str, Way] = {
 """How widths are chosen; adding a way is a function and a line here."""
 WORDS = (*WAYS, "densities", "mask", "method_options")
 """Keys of a variant that say how the network is made smaller; none of them leaves it dense."""
+_FROM_ONE = ("divisor", "min_width", "round_to")
 
 
 @dataclass(frozen=True)
@@ -226,6 +227,8 @@ def _options(way: str, given: Any) -> dict[str, Any]:
         kinds = known[name]
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             raise PrecropError(f"{way}: {name} is {value!r}, not {_in_words(kinds)}")
+        if name in _FROM_ONE and isinstance(value, int) and value < 1:
+            raise PrecropError(f"{way}: {name} is {value!r}, not 1 or more")
         if isinstance(value, (list, dict)) and not all(isinstance(key, str) for key in value):
             raise PrecropError(f"{way}: {name} has {list(value)!r}, which are not all names")
     return dict(given)

@@ -133,7 +133,7 @@ def test_a_masked_run_keeps_its_zeros(capsys: Output) -> None:
     assert made["difference"] <= 1e-4
     assert made["telling"]
     refused("drop --weights", str(folder), "--weights", found["path"])
-    refused("drop --model", str(folder / "last" / "checkpoint.json"), "--model", "resnet20")
+    refused("not run unasked", str(folder / "last" / "checkpoint.json"), "--model", "resnet20")
 
 
 def test_bad_input() -> None:

@@ -135,7 +135,7 @@ PLAN: dict[str, Any] = {"name": "PreCrop", "plan": {}}
         ({"data": {"name": "digits", "image_size": "8"}}, "data: image_size is '8', not a number"),
         ({"budgets": None, "variants": [PLAN]}, "variants, PreCrop: it has no budget"),
         ({"variants": []}, "variants is an empty list"),
-        ({"variants": [PLAN, PLAN]}, "variants has PreCrop twice"),
+        ({"variants": [PLAN, {**PLAN, "plan": {}}]}, "variants has PreCrop twice"),
         ({"variants": ["dense"]}, "variants, entry 1: 'dense' is not a variant: write name"),
         ({"variants": [{"plan": {}}]}, "variants, entry 1: name is missing"),
         ({"variants": [{"name": "x", "plans": {}}]}, "variants, x: a variant has no 'plans'; did"),
@@ -262,3 +262,56 @@ def test_what_is_matched_brings_its_budgets(tmp_path: Path) -> None:
     study = read(tmp_path, changed(variants=[erk, {**PLAN, "match": "ERK"}]))
     assert study.series[0].budgets == study.series[1].budgets
     assert study.series[1].budgets[0].given() == {"params": 0.1}
+
+
+BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nstudy: [*b, *b]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BOMB, r"\*a: write it out, aliases are not taken"),
+        (GOOD + "study: again\n", "'study' is written twice"),
+        (GOOD.replace("{num_classes: 10}", "{a: 1, a: 2}"), "'a' is written twice"),
+        (GOOD.replace("{num_classes: 10}", "{<<: {a: 1}}"), "argument << of cifar"),
+        (GOOD.replace("{num_classes: 10}", "{? [1, 2] : 3}"), "a key is a list or a mapping"),
+        (GOOD.replace("{num_classes: 10}", "{x: !!binary aGk=}"), "the tag"),
+        (GOOD.replace("{num_classes: 10}", "{x: !!bool maybe}"), "the tag"),
+        (GOOD.replace("{num_classes: 10}", "{x: .nan}"), "holds nan"),
+        (GOOD.replace("{num_classes: 10}", "{x: -.inf}"), "holds -inf"),
+        (GOOD.replace("{num_classes: 10}", f"{{x: {'9' * 30}}}"), "more than 64 bits"),
+        (GOOD.replace("{num_classes: 10}", f"{{x: {'9' * 5000}}}"), "is not YAML"),
+        (GOOD.replace("{num_classes: 10}", "{x: 2026-13-45}"), "is not YAML"),
+        (GOOD.replace("{num_classes: 10}", f"{{x: {'y' * 10_001}}}"), "a text of 10,001"),
+        (GOOD.replace("{num_classes: 10}", '{x: "\\e[2J"}'), "control characters"),
+        (GOOD.replace("{divisor: 2}", "{widths: {conv1: 2026-01-02}}"), "a value is no number"),
+        ("[" * 100_000, "nested too deeply"),
+        ("{a: " * 3_000, "nested too deeply"),
+        ("x" * 300_000, "is larger than any study"),
+    ],
+    ids=lambda value: value[-40:],
+)
+def test_yaml_without_measure(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(PrecropError, match=message) as caught:
+        read(tmp_path, text)
+    assert len(str(caught.value)) <= 2000
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["..", ".", ".hidden", "a/b", "x" * 300, "a\nb", "\u200b"])
+def test_names_that_are_no_folders(tmp_path: Path, name: str) -> None:
+    with pytest.raises(PrecropError, match=r"study is|control characters"):
+        read(tmp_path, changed(study=name))
+
+
+@pytest.mark.parametrize("options", [{"divisor": 0}, {"min_width": -1}, {"divisor": 2**70}])
+def test_options_out_of_range(tmp_path: Path, options: Any) -> None:
+    variants = [{"name": "x", "plan": options, "budgets": [{"params": 0.5}]}]
+    with pytest.raises(PrecropError):
+        read(tmp_path, changed(variants=variants))
+
+
+def test_torch_prunings_rounding(tmp_path: Path) -> None:
+    variants = [{"name": "x", "torch-pruning": {"round_to": 0}}]
+    with pytest.raises(PrecropError, match="round_to is 0, not 1 or more"):
+        read(tmp_path, changed(variants=variants))

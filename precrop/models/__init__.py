@@ -6,6 +6,7 @@ Every function takes ``num_classes`` and returns a freshly initialised network w
 
 from precrop.models.efficientnet import cifar_efficientnet_b0
 from precrop.models.mobilenet import cifar_mobilenet_v2
+from precrop.models.nats import nats_sss
 from precrop.models.resnet import resnet20, resnet32, resnet44, resnet56, resnet110, resnet1202
 from precrop.models.vgg import cifar_vgg16_bn
 
@@ -13,6 +14,7 @@ __all__ = [
     "cifar_efficientnet_b0",
     "cifar_mobilenet_v2",
     "cifar_vgg16_bn",
+    "nats_sss",
     "resnet20",
     "resnet32",
     "resnet44",

@@ -53,7 +53,7 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """A stem of 16 channels and three stages of 16, 32 and 64, ``blocks`` blocks each.
+    """A stem as wide as the first of three stages, ``blocks`` blocks each.
 
     Args:
         blocks: blocks in each stage; the network has ``6 * blocks + 2`` layers.
@@ -61,6 +61,7 @@ class CifarResNet(nn.Module):
         shortcut: where a stage changes size, ``projection`` is a 1x1 convolution with batch norm,
             ``pad`` the parameter-free option A of the paper's CIFAR experiments.
         init: as in `precrop.models.initialise.kaiming`.
+        widths: channels of the stages; the paper's by default.
     """
 
     def __init__(
@@ -69,16 +70,18 @@ class CifarResNet(nn.Module):
         num_classes: int = 10,
         shortcut: Shortcut = "projection",
         init: Init = "fan_out",
+        widths: tuple[int, int, int] = (16, 32, 64),
     ) -> None:
         super().__init__()
         if shortcut not in ("projection", "pad"):
             raise ValueError(f"shortcut must be 'projection' or 'pad', not {shortcut!r}")
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = _stage(16, 16, blocks, 1, shortcut)
-        self.layer2 = _stage(16, 32, blocks, 2, shortcut)
-        self.layer3 = _stage(32, 64, blocks, 2, shortcut)
-        self.fc = nn.Linear(64, num_classes)
+        first, second, third = widths
+        self.conv1 = nn.Conv2d(3, first, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(first)
+        self.layer1 = _stage(first, first, blocks, 1, shortcut)
+        self.layer2 = _stage(first, second, blocks, 2, shortcut)
+        self.layer3 = _stage(second, third, blocks, 2, shortcut)
+        self.fc = nn.Linear(third, num_classes)
         kaiming(self, init)
 
     def forward(self, x: Tensor) -> Tensor:

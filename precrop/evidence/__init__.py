@@ -1,0 +1,1 @@
+"""Judges choices of widths by networks that others trained and published."""

@@ -1,0 +1,339 @@
+"""Judges what chooses widths by the accuracies of NATS-Bench's size search space.
+
+Three questions, each on three data sets. *Order*: among networks of the same parameters and MACs,
+do those with the larger objective have the higher accuracy? *Regret*: how far behind the best
+network within two budgets is the plan's? *Gain*: how far ahead of uniform width is it, for
+networks of many shapes, and how far could it be?
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import kendalltau, spearmanr
+
+import precrop
+from precrop.errors import BudgetError
+from precrop.evidence.nats import (
+    STEP,
+    DataSet,
+    FiveWidths,
+    Floats,
+    FreeWidths,
+    Table,
+    structure,
+)
+from precrop.models.nats import NatsNetwork
+from precrop.pai.methods import NEED_DATA, RULES, SCORES
+from precrop.program import OBJECTIVES, program
+from precrop.ways import RULES as TWO_STEP
+
+WIDEST = (64, 64, 64, 64, 64)
+BAND = 0.03
+"""Networks whose parameters and whose MACs are this close count as of one size."""
+FEWEST = 10
+"""Networks that a band needs, and a budget has just within it."""
+BUDGETS = 300
+METHOD_BUDGETS = 20
+"""Budgets for the methods that take densities first: SynFlow's hundred rounds take a second."""
+RESAMPLES = 1000
+UNIFORM = "uniform width"
+
+SENSIBLE = {
+    "flat 32": (32, 32, 32, 32, 32),
+    "flat 48": (48, 48, 48, 48, 48),
+    "flat 64": (64, 64, 64, 64, 64),
+    "doubling": (16, 32, 32, 64, 64),
+    "pyramid": (16, 24, 32, 48, 64),
+    "gentle pyramid": (32, 40, 48, 56, 64),
+}
+"""Base networks of the kind that people design: as wide or wider towards the output."""
+ILL_SHAPED = {
+    "inverted": (64, 48, 32, 24, 16),
+    "halving": (64, 32, 32, 16, 16),
+    "gently inverted": (64, 56, 48, 40, 32),
+    "zigzag": (64, 16, 64, 16, 64),
+    "other zigzag": (16, 64, 16, 64, 16),
+    "waist": (64, 48, 16, 48, 64),
+}
+"""Base networks that nobody should design."""
+SHARES = (0.4, 0.6, 0.8)
+PRECONFIG = {"both whole": (1.0, 1.0), "80% of the parameters": (0.8, 1.0)}
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """One way to choose widths.
+
+    Attributes:
+        name: for tables.
+        options: of `precrop.plan`.
+        method: whose densities are turned into channels, if any.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    method: str | None = None
+
+
+def strategies() -> list[Strategy]:
+    """Every objective that is registered, uniform width, other balances and the two-step rules."""
+    objectives = [Strategy(name, {"objective": name}) for name in [*OBJECTIVES, "exact"]]
+    uniform = Strategy(UNIFORM, {"balance": 1e6})
+    balances = [Strategy(f"synexp, balance {b:g}", {"balance": b}) for b in (0.1, 10.0)]
+    rules = [Strategy(f"rule {rule}", {"rule": rule}) for rule in TWO_STEP]
+    return [*objectives, uniform, *balances, *rules]
+
+
+def methods() -> list[Strategy]:
+    """Every method whose densities need no data, turned into channels."""
+    names = [name for name in (*RULES, *SCORES) if name not in NEED_DATA]
+    return [Strategy(f"densities of {name}", method=name) for name in names]
+
+
+@cache
+def _network(kind: type[NatsNetwork], widths: Sequence[int], num_classes: int) -> NatsNetwork:
+    return kind(widths, num_classes)
+
+
+def chosen_widths(
+    data_set: DataSet,
+    base: Sequence[int],
+    strategy: Strategy,
+    *,
+    kind: type[NatsNetwork] = FiveWidths,
+    **asked: Any,
+) -> Floats | None:
+    """The five widths of the plan, shape (5,); None where its budgets cannot be met.
+
+    Where widths inside a cell are free the five are the geometric means of the outputs of each
+    stage's 3x3 convolutions.
+
+    Args:
+        data_set: gives the classes and the size of the images.
+        base: five widths of the network that is cropped.
+        strategy: how widths are found.
+        kind: of network: `FiveWidths` or `FreeWidths`.
+        asked: budgets and ``expand`` of `precrop.plan`.
+    """
+    network = _network(kind, tuple(base), data_set.num_classes)
+    options = dict(strategy.options)
+    try:
+        if strategy.method is not None:
+            budgets = {name: asked[name] for name in ("params", "macs") if name in asked}
+            options["densities"] = precrop.densities(
+                network, data_set.input_shape, method=strategy.method, **budgets
+            )
+        plan = precrop.plan(network, data_set.input_shape, divisor=STEP, **options, **asked)
+    except BudgetError:
+        return None
+    stages: dict[str, list[int]] = {}
+    for layer in plan.layers:
+        if not layer.name.endswith("shortcut.1") and "skip" not in layer.name:
+            stages.setdefault(layer.name.partition(".")[0], []).append(layer.out_channels)
+    del stages["classifier"]
+    stem = [*stages.pop("stem"), *stages.pop("cell_1")]
+    return np.array([np.exp(np.log(widths).mean()) for widths in (stem, *stages.values())])
+
+
+# --- order within bands -----------------------------------------------------------------------
+
+
+def objective_values(table: Table) -> dict[str, Floats]:
+    """The value of every registered objective for every network, and its parameters and MACs."""
+    whole = structure(table.data_set, WIDEST)
+    x = np.log(table.widths / np.array(WIDEST))
+    values = {"params": table.params.astype(float), "macs": table.macs.astype(float)}
+    for name in OBJECTIVES:
+        problem = program(whole, {}, weights=name)
+        values[name] = x @ problem.gain
+        if name == "synexp":
+            values["synexp with its balance"] = np.array([problem.value(row) for row in x])
+    return values
+
+
+def bands(table: Table) -> list[NDArray[np.int64]]:
+    """Networks of one size: cells of a grid of `BAND` in log parameters and log MACs."""
+    cells = np.floor(np.log(np.stack([table.params, table.macs], 1)) / BAND).astype(np.int64)
+    _, labels = np.unique(cells, axis=0, return_inverse=True)
+    order = np.argsort(labels, kind="stable")
+    starts = np.flatnonzero(np.diff(labels[order])) + 1
+    return [band for band in np.split(order, starts) if len(band) >= FEWEST]
+
+
+def order(tables: Sequence[Table]) -> pd.DataFrame:
+    """Rank correlations of objectives with accuracy: the mean over bands, with its interval."""
+    rows = []
+    for table in tables:
+        found = bands(table)
+        accuracies = {"smooth": table.smooth, "raw": table.raw}
+        for objective, values in objective_values(table).items():
+            row: dict[str, Any] = {"data set": table.data_set.name, "objective": objective}
+            for kind, accuracy in accuracies.items():
+                pairs = [(values[band], accuracy[band]) for band in found]
+                rho = np.array([spearmanr(a, b).statistic for a, b in pairs])
+                tau = np.array([kendalltau(a, b).statistic for a, b in pairs])
+                row |= interval(f"rho {kind}", rho) | {f"tau {kind}": np.nanmean(tau)}
+            rows.append({**row, "bands": len(found)})
+    return pd.DataFrame(rows)
+
+
+def interval(name: str, values: Floats) -> dict[str, float]:
+    """The mean and its 95% interval: percentiles of means of resampled values."""
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return {name: np.nan, f"{name} low": np.nan, f"{name} high": np.nan}
+    rng = np.random.default_rng(0)
+    means = values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return {name: values.mean(), f"{name} low": float(low), f"{name} high": float(high)}
+
+
+# --- regret within two budgets ----------------------------------------------------------------
+
+
+def drawn_budgets(table: Table, count: int) -> list[tuple[int, int]]:
+    """Parameters and MACs of networks drawn at random, where enough others are of that size."""
+    rng = np.random.default_rng(0)
+    found: list[tuple[int, int]] = []
+    for row in rng.permutation(len(table.params)):
+        budgets = int(table.params[row]), int(table.macs[row])
+        if len(_of_size(table, *budgets)) >= FEWEST:
+            found.append(budgets)
+        if len(found) == count:
+            break
+    return found
+
+
+def _of_size(table: Table, params: int, macs: int) -> NDArray[np.int64]:
+    """Networks just within both budgets."""
+    within = (table.params <= params) & (table.macs <= macs)
+    close = (table.params >= (1 - BAND) * params) & (table.macs >= (1 - BAND) * macs)
+    return np.flatnonzero(within & close)
+
+
+def regret(table: Table, strategy: Strategy, count: int) -> Iterator[dict[str, Any]]:
+    """How far behind the best network within two budgets the strategy's is, budget by budget."""
+    for params, macs in drawn_budgets(table, count):
+        widths = chosen_widths(table.data_set, WIDEST, strategy, params=params, macs=macs)
+        if widths is not None:
+            yield _regret_of(table, strategy.name, params, macs, table.row(widths.round()))
+
+
+def baselines(table: Table, count: int) -> Iterator[dict[str, Any]]:
+    """Regret of what needs no plan: a network of that size at random, the largest one."""
+    for params, macs in drawn_budgets(table, count):
+        within = np.flatnonzero((table.params <= params) & (table.macs <= macs))
+        same = _of_size(table, params, macs)
+        yield _regret_of(table, "any network of the size", params, macs, same)
+        for name, cost in (("most parameters", table.params), ("most MACs", table.macs)):
+            yield _regret_of(table, name, params, macs, int(within[cost[within].argmax()]))
+
+
+def _regret_of(table: Table, name: str, params: int, macs: int, rows: Any) -> dict[str, Any]:
+    within = (table.params <= params) & (table.macs <= macs)
+    same = _of_size(table, params, macs)
+    smooth, raw = table.smooth, table.raw
+    return {
+        "data set": table.data_set.name,
+        "strategy": name,
+        "regret": smooth[within].max() - smooth[rows].mean(),
+        "raw regret": raw[within].max() - raw[rows].mean(),
+        "over its size": smooth[rows].mean() - smooth[same].mean(),
+        "beats": (smooth[same] < smooth[rows].mean()).mean(),
+    }
+
+
+def free_regret(table: Table, strategy: Strategy, count: int) -> Iterator[dict[str, Any]]:
+    """As `regret`, with free widths inside cells, by the surface at their geometric means."""
+    for params, macs in drawn_budgets(table, count):
+        widths = chosen_widths(
+            table.data_set, WIDEST, strategy, kind=FreeWidths, params=params, macs=macs
+        )
+        if widths is not None:
+            within = (table.params <= params) & (table.macs <= macs)
+            accuracy = float(table.surface(widths[None])[0])
+            yield {
+                "data set": table.data_set.name,
+                "strategy": f"{strategy.name}, widths inside cells free",
+                "regret": table.smooth[within].max() - accuracy,
+                "raw regret": np.nan,
+                "over its size": accuracy - table.smooth[_of_size(table, params, macs)].mean(),
+                "beats": (table.smooth[_of_size(table, params, macs)] < accuracy).mean(),
+            }
+
+
+# --- gain over uniform width --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """One base network with its budgets, as shares of its own costs."""
+
+    kind: str
+    shape: str
+    base: tuple[int, ...]
+    budgets: Mapping[str, float]
+    label: str
+    expand: bool
+
+
+def cases() -> Iterator[Case]:
+    """Shapes times budgets: both, MACs alone, parameters alone; cropped, and as PreConfig."""
+    for kind, shapes in (("sensible", SENSIBLE), ("ill-shaped", ILL_SHAPED)):
+        for shape, base in shapes.items():
+            for share in SHARES:
+                both = {"params": share, "macs": share}
+                yield Case(kind, shape, base, both, "both", False)
+                yield Case(kind, shape, base, {"macs": share}, "MACs alone", False)
+                yield Case(kind, shape, base, {"params": share}, "parameters alone", False)
+            for label, (params, macs) in PRECONFIG.items():
+                budgets = {"params": params, "macs": macs}
+                yield Case(kind, shape, base, budgets, f"PreConfig, {label}", True)
+
+
+def gains(table: Table, strategy: Strategy, chosen: Sequence[Case]) -> Iterator[dict[str, Any]]:
+    """What a strategy gains over uniform width at the same budgets, and what could be gained.
+
+    PreConfig is set beside the base network itself. Widths of plans that the table lacks (they may
+    pass 64) are left out.
+    """
+    uniform = Strategy(UNIFORM, {"balance": 1e6})
+    for case in chosen:
+        known = structure(table.data_set, case.base)
+        units = known.units
+        limits = {n: int(s * known.costs[n](units)) for n, s in case.budgets.items()}
+        ours = chosen_widths(
+            table.data_set, case.base, strategy, expand=case.expand, **case.budgets
+        )
+        other = (
+            np.array(case.base, float)
+            if case.expand
+            else chosen_widths(table.data_set, case.base, uniform, **case.budgets)
+        )
+        rows = [None if w is None else table.row(w.round()) for w in (ours, other)]
+        if rows[0] is None or rows[1] is None:
+            continue
+        allowed = np.ones(len(table.params), bool)
+        costs = {"params": table.params, "macs": table.macs}
+        for name, limit in limits.items():
+            allowed &= costs[name] <= limit
+        if not case.expand:
+            allowed &= (table.widths <= np.array(case.base)).all(1)
+        best = np.flatnonzero(allowed)[table.smooth[allowed].argmax()]
+        yield {
+            "data set": table.data_set.name,
+            "strategy": strategy.name,
+            "kind": case.kind,
+            "shape": case.shape,
+            "budgets": case.label,
+            "share": min(case.budgets.values()),
+            "gain": table.smooth[rows[0]] - table.smooth[rows[1]],
+            "possible": table.smooth[best] - table.smooth[rows[1]],
+            "raw gain": table.raw[rows[0]] - table.raw[rows[1]],
+            "raw possible": table.raw[best] - table.raw[rows[1]],
+        }

@@ -1,0 +1,184 @@
+"""NATS-Bench's size search space as a judge: every choice of five widths has a known accuracy."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations_with_replacement
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from precrop.errors import PrecropError
+from precrop.models.nats import STAGES, NatsCell, NatsNetwork, NatsReduction, projection
+from precrop.read.inputs import Inputs
+from precrop.read.network import Network
+from precrop.structure import Structure
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+FILE = "nats-sss.parquet"
+STEP = 8
+"""Widths of the table are multiples of it."""
+DEGREE = 4
+"""Of the surface that is fitted to the accuracies, a polynomial in the log widths."""
+CHOSEN = ("stem", "reduction_1", "cell_2", "reduction_2", "cell_3")
+"""Where the table's widths are chosen: modules of `precrop.models.nats.NatsNetwork`."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One of the three data sets that the networks were trained on."""
+
+    name: str
+    num_classes: int
+    input_shape: tuple[int, int, int]
+
+
+DATA_SETS = (
+    DataSet("cifar10", 10, (3, 32, 32)),
+    DataSet("cifar100", 100, (3, 32, 32)),
+    DataSet("imagenet16_120", 120, (3, 16, 16)),
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """The networks of the space on one data set.
+
+    Attributes:
+        data_set: which.
+        widths: channels, shape (networks, 5).
+        params: shape (networks,).
+        macs: multiply-accumulates of one image, shape (networks,).
+        raw: top-1 accuracy in percent of the one run of every network, shape (networks,).
+    """
+
+    data_set: DataSet
+    widths: Integers
+    params: Integers
+    macs: Integers
+    raw: Floats
+
+    @cached_property
+    def smooth(self) -> Floats:
+        """Accuracies without the noise of single runs: the surface at every network."""
+        return self.surface(self.widths)
+
+    @cached_property
+    def _coefficients(self) -> Floats:
+        found, *_ = np.linalg.lstsq(_monomials(self.widths), self.raw, rcond=None)
+        return np.asarray(found, float)
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of what the surface leaves, in points."""
+        freedom = len(self.raw) - len(self._coefficients)
+        return float(np.sqrt(((self.raw - self.smooth) ** 2).sum() / freedom))
+
+    def surface(self, widths: Integers | Floats) -> Floats:
+        """Accuracies at any widths, shape (networks, 5), by the fitted surface."""
+        return _monomials(widths) @ self._coefficients
+
+    def row(self, widths: Sequence[int]) -> int | None:
+        """Where a network is in the table; None if it has no such network."""
+        found = np.flatnonzero((self.widths == np.asarray(widths)).all(1))
+        return int(found[0]) if len(found) else None
+
+
+def _monomials(widths: Integers | Floats) -> Floats:
+    """All products of at most `DEGREE` centred log widths, shape (networks, monomials)."""
+    logs = np.log(np.asarray(widths, float) / 32)
+    powers = (
+        chosen
+        for degree in range(DEGREE + 1)
+        for chosen in combinations_with_replacement(range(STAGES), degree)
+    )
+    return np.stack([prod((logs[:, i] for i in chosen), start=np.ones(len(logs))) for chosen in powers], 1)
+
+
+def load_tables(path: Path) -> list[Table]:
+    """The tables of all data sets.
+
+    Args:
+        path: the parquet file, or a folder that holds it (or ``nats-sss/`` with it).
+
+    Raises:
+        PrecropError: there is no such file, or it has other columns.
+    """
+    places = [path, path / FILE, path / "nats-sss" / FILE]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise PrecropError(f"{path} holds no {FILE}: give its folder with --data")
+    try:
+        frame = pd.read_parquet(found)
+        widths = frame[[f"c{i}" for i in range(STAGES)]].to_numpy(np.int64)
+        return [
+            Table(
+                data_set,
+                widths,
+                frame[f"params_{data_set.name}"].to_numpy(np.int64),
+                frame[f"macs_{data_set.name}"].to_numpy(np.int64),
+                frame[f"accuracy_{data_set.name}"].to_numpy(np.float64),
+            )
+            for data_set in DATA_SETS
+        ]
+    except (KeyError, ValueError, OSError) as error:
+        raise PrecropError(f"{found} is not the table of NATS-Bench's size space: {error}") from error
+
+
+class FreeCell(NatsCell):
+    """A cell that has its projection even between equal widths."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.skip = projection(inputs, outputs)
+
+
+class TiedCell(FreeCell):
+    """Its three nodes share one width, as in the table: a sum that adds nothing needs equal ones."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(N, inputs, H, W)`` to ``(N, outputs, H, W)``."""
+        first, second, third = self.nodes(x)
+        return third + 0 * (first + second)
+
+
+class TiedReduction(NatsReduction):
+    """Its hidden map and its output share one width, as in the table."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(N, inputs, H, W)`` to ``(N, outputs, H/2, W/2)``."""
+        hidden, out = self.nodes(x)
+        return out + 0 * hidden
+
+
+class FreeWidths(NatsNetwork):
+    """A network of the space whose cells may have other widths inside than at their ends.
+
+    Later cells keep their projection where both ends have one width, so that five widths can be
+    chosen at the ends; the first cell, whose ends are always one, has none.
+    """
+
+    cell = FreeCell
+
+    def __init__(self, widths: Sequence[int], num_classes: int) -> None:
+        super().__init__(widths, num_classes)
+        self.cell_1.skip = nn.Identity()
+
+
+class FiveWidths(FreeWidths):
+    """A network of the space in which just the five widths of the table can be chosen."""
+
+    cell = TiedCell
+    reduction = TiedReduction
+
+
+def structure(data_set: DataSet, widths: Sequence[int]) -> Structure:
+    """Groups, layers and costs of a network with the table's five widths to choose."""
+    network = FiveWidths(widths, data_set.num_classes)
+    return Network(network, Inputs(data_set.input_shape)).structure()[0]

@@ -1,0 +1,122 @@
+"""All that the size search space says, as frames that are kept in one file."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from precrop.evidence import judging
+from precrop.evidence.judging import Strategy
+from precrop.evidence.nats import Table
+from precrop.files import write_text
+
+Rows = Iterable[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was measured.
+
+    Attributes:
+        order: rank correlations within bands, by data set and objective.
+        regret: one row for every data set, strategy and pair of budgets.
+        gains: one row for every data set, strategy and case.
+        noise: standard deviation of single runs around the surface, by data set.
+    """
+
+    order: pd.DataFrame
+    regret: pd.DataFrame
+    gains: pd.DataFrame
+    noise: dict[str, float]
+
+    def save(self, path: Path) -> None:
+        """Write all of it as JSON."""
+        frames = {name: getattr(self, name) for name in ("order", "regret", "gains")}
+        found = {name: json.loads(f.to_json(orient="split", double_precision=10, index=False))
+                 for name, f in frames.items()}  # fmt: skip
+        write_text(path, json.dumps({**found, "noise": self.noise}) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> "Evidence":
+        """What `save` wrote."""
+        found = json.loads(path.read_text())
+        frames = {
+            name: pd.DataFrame(found[name]["data"], columns=found[name]["columns"])
+            for name in ("order", "regret", "gains")
+        }
+        return cls(**frames, noise=found["noise"])
+
+
+@dataclass(frozen=True)
+class Task:
+    """One piece of work for one process."""
+
+    kind: str
+    table: Table
+    work: Callable[..., Rows]
+    args: tuple[Any, ...]
+
+    def __call__(self) -> tuple[str, list[dict[str, Any]]]:
+        """Its rows, and which frame they belong to."""
+        return self.kind, list(self.work(self.table, *self.args))
+
+
+def tasks(tables: Iterable[Table], budgets: int) -> Iterator[Task]:
+    """Everything but the rank correlations, in pieces of seconds."""
+    chosen = list(judging.cases())
+    few = min(budgets, judging.METHOD_BUDGETS)
+    for table in tables:
+        yield Task("regret", table, judging.baselines, (budgets,))
+        yield Task("regret", table, judging.free_regret, (Strategy("synexp"), budgets))
+        for strategy in judging.strategies():
+            yield Task("regret", table, judging.regret, (strategy, budgets))
+            yield Task("gains", table, judging.gains, (strategy, chosen))
+        for method in judging.methods():
+            yield Task("regret", table, judging.regret, (method, few))
+
+
+def _run(task: Task) -> tuple[str, list[dict[str, Any]]]:
+    import torch
+
+    torch.set_num_threads(1)
+    return task()
+
+
+def judge(
+    tables: list[Table],
+    *,
+    budgets: int = judging.BUDGETS,
+    processes: int = 1,
+    done: Callable[[int, int], None] = lambda done, all: None,
+) -> Evidence:
+    """Judge every strategy and method on every data set.
+
+    Args:
+        tables: of `precrop.evidence.nats.load_tables`.
+        budgets: pairs of budgets for the regret of every strategy.
+        processes: that work side by side.
+        done: is told after each piece how many of how many are done.
+    """
+    work = list(tasks(tables, budgets))
+    rows: dict[str, list[dict[str, Any]]] = {"regret": [], "gains": []}
+    for index, (kind, found) in enumerate(_results(work, processes), 1):
+        rows[kind] += found
+        done(index, len(work))
+    frames = {kind: pd.DataFrame(found) for kind, found in rows.items()}
+    noise = {table.data_set.name: table.noise for table in tables}
+    return Evidence(judging.order(tables), frames["regret"], frames["gains"], noise)
+
+
+def _results(
+    work: list[Task], processes: int
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    if processes == 1:
+        yield from map(_run, work)
+        return
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(_run, work)

@@ -17,6 +17,7 @@ from precrop.deployment.commands.bench import bench_command
 from precrop.deployment.commands.export import export_command
 from precrop.deployment.commands.profile import profile_command
 from precrop.errors import PrecropError, one_line
+from precrop.evidence.commands import judge_command
 from precrop.files import check_writable, terminated_as_interrupted, write_text
 from precrop.report.commands import report_command
 from precrop.study.commands import study_app
@@ -455,6 +456,7 @@ app.command("train")(train_command)
 app.command("eval")(eval_command)
 app.add_typer(study_app)
 app.command("report")(report_command)
+app.command("judge")(judge_command)
 
 
 def _load(

@@ -24,6 +24,7 @@ from precrop.evidence.nats import (
     FiveWidths,
     Floats,
     FreeWidths,
+    Integers,
     Table,
     structure,
 )
@@ -137,7 +138,8 @@ def chosen_widths(
             stages.setdefault(layer.name.partition(".")[0], []).append(layer.out_channels)
     del stages["classifier"]
     stem = [*stages.pop("stem"), *stages.pop("cell_1")]
-    return np.array([np.exp(np.log(widths).mean()) for widths in (stem, *stages.values())])
+    means = [np.exp(np.log(widths).mean()) for widths in (stem, *stages.values())]
+    return np.round(means, 6)
 
 
 # --- order within bands -----------------------------------------------------------------------
@@ -216,55 +218,45 @@ def _of_size(table: Table, params: int, macs: int) -> NDArray[np.int64]:
     return np.flatnonzero(within & close)
 
 
-def regret(table: Table, strategy: Strategy, count: int) -> Iterator[dict[str, Any]]:
+def regret(
+    table: Table, strategy: Strategy, count: int, kind: type[NatsNetwork] = FiveWidths
+) -> Iterator[dict[str, Any]]:
     """How far behind the best network within two budgets the strategy's is, budget by budget."""
+    name = strategy.name + (", widths inside cells free" if kind is FreeWidths else "")
     for params, macs in drawn_budgets(table, count):
-        widths = chosen_widths(table.data_set, WIDEST, strategy, params=params, macs=macs)
+        widths = chosen_widths(
+            table.data_set, WIDEST, strategy, kind=kind, params=params, macs=macs
+        )
         if widths is not None:
-            yield _regret_of(table, strategy.name, params, macs, table.row(widths.round()))
+            yield _outcome(table, name, params, macs, widths[None])
 
 
 def baselines(table: Table, count: int) -> Iterator[dict[str, Any]]:
     """Regret of what needs no plan: a network of that size at random, the largest one."""
     for params, macs in drawn_budgets(table, count):
+        same = table.widths[_of_size(table, params, macs)]
+        yield _outcome(table, "any network of the size", params, macs, same)
         within = np.flatnonzero((table.params <= params) & (table.macs <= macs))
-        same = _of_size(table, params, macs)
-        yield _regret_of(table, "any network of the size", params, macs, same)
         for name, cost in (("most parameters", table.params), ("most MACs", table.macs)):
-            yield _regret_of(table, name, params, macs, int(within[cost[within].argmax()]))
+            largest = table.widths[within[cost[within].argmax()]]
+            yield _outcome(table, name, params, macs, largest[None])
 
 
-def _regret_of(table: Table, name: str, params: int, macs: int, rows: Any) -> dict[str, Any]:
+def _outcome(
+    table: Table, name: str, params: int, macs: int, chosen: Integers | Floats
+) -> dict[str, Any]:
+    """What became of choices, shape (networks, 5): the mean accuracy, beside what was possible."""
     within = (table.params <= params) & (table.macs <= macs)
-    same = _of_size(table, params, macs)
-    smooth, raw = table.smooth, table.raw
+    same = table.smooth[_of_size(table, params, macs)]
+    accuracy = table.surface(chosen).mean()
     return {
         "data set": table.data_set.name,
         "strategy": name,
-        "regret": smooth[within].max() - smooth[rows].mean(),
-        "raw regret": raw[within].max() - raw[rows].mean(),
-        "over its size": smooth[rows].mean() - smooth[same].mean(),
-        "beats": (smooth[same] < smooth[rows].mean()).mean(),
+        "regret": table.smooth[within].max() - accuracy,
+        "raw regret": table.raw[within].max() - table.measured(chosen).mean(),
+        "over its size": accuracy - same.mean(),
+        "beats": (same < accuracy).mean(),
     }
-
-
-def free_regret(table: Table, strategy: Strategy, count: int) -> Iterator[dict[str, Any]]:
-    """As `regret`, with free widths inside cells, by the surface at their geometric means."""
-    for params, macs in drawn_budgets(table, count):
-        widths = chosen_widths(
-            table.data_set, WIDEST, strategy, kind=FreeWidths, params=params, macs=macs
-        )
-        if widths is not None:
-            within = (table.params <= params) & (table.macs <= macs)
-            accuracy = float(table.surface(widths[None])[0])
-            yield {
-                "data set": table.data_set.name,
-                "strategy": f"{strategy.name}, widths inside cells free",
-                "regret": table.smooth[within].max() - accuracy,
-                "raw regret": np.nan,
-                "over its size": accuracy - table.smooth[_of_size(table, params, macs)].mean(),
-                "beats": (table.smooth[_of_size(table, params, macs)] < accuracy).mean(),
-            }
 
 
 # --- gain over uniform width --------------------------------------------------------------------
@@ -304,27 +296,17 @@ def gains(table: Table, strategy: Strategy, chosen: Sequence[Case]) -> Iterator[
     """
     uniform = Strategy(UNIFORM, {"balance": 1e6})
     for case in chosen:
-        known = structure(table.data_set, case.base)
-        units = known.units
-        limits = {n: int(s * known.costs[n](units)) for n, s in case.budgets.items()}
-        ours = chosen_widths(
-            table.data_set, case.base, strategy, expand=case.expand, **case.budgets
+        ours, other = (
+            chosen_widths(table.data_set, case.base, way, expand=case.expand, **case.budgets)
+            for way in (strategy, uniform)
         )
-        other = (
-            np.array(case.base, float)
-            if case.expand
-            else chosen_widths(table.data_set, case.base, uniform, **case.budgets)
-        )
-        rows = [None if w is None else table.row(w.round()) for w in (ours, other)]
-        if rows[0] is None or rows[1] is None:
+        if case.expand:
+            other = np.array(case.base, float)
+        if ours is None or other is None or ours.max() > max(WIDEST):
             continue
-        allowed = np.ones(len(table.params), bool)
-        costs = {"params": table.params, "macs": table.macs}
-        for name, limit in limits.items():
-            allowed &= costs[name] <= limit
-        if not case.expand:
-            allowed &= (table.widths <= np.array(case.base)).all(1)
-        best = np.flatnonzero(allowed)[table.smooth[allowed].argmax()]
+        best = table.widths[_best(table, case)]
+        widths = np.stack([ours, other, best])
+        smooth, raw = table.surface(widths), table.measured(widths)
         yield {
             "data set": table.data_set.name,
             "strategy": strategy.name,
@@ -332,8 +314,19 @@ def gains(table: Table, strategy: Strategy, chosen: Sequence[Case]) -> Iterator[
             "shape": case.shape,
             "budgets": case.label,
             "share": min(case.budgets.values()),
-            "gain": table.smooth[rows[0]] - table.smooth[rows[1]],
-            "possible": table.smooth[best] - table.smooth[rows[1]],
-            "raw gain": table.raw[rows[0]] - table.raw[rows[1]],
-            "raw possible": table.raw[best] - table.raw[rows[1]],
+            "gain": smooth[0] - smooth[1],
+            "possible": smooth[2] - smooth[1],
+            "raw gain": raw[0] - raw[1],
+            "raw possible": raw[2] - raw[1],
         }
+
+
+def _best(table: Table, case: Case) -> int:
+    """The network with the highest smooth accuracy that a plan could have chosen."""
+    known = structure(table.data_set, case.base)
+    allowed = np.ones(len(table.params), bool)
+    for name, share in case.budgets.items():
+        allowed &= getattr(table, name) <= int(share * known.costs[name](known.units))
+    if not case.expand:
+        allowed &= (table.widths <= np.array(case.base)).all(1)
+    return int(np.flatnonzero(allowed)[table.smooth[allowed].argmax()])

@@ -26,8 +26,6 @@ STEP = 8
 """Widths of the table are multiples of it."""
 DEGREE = 4
 """Of the surface that is fitted to the accuracies, a polynomial in the log widths."""
-CHOSEN = ("stem", "reduction_1", "cell_2", "reduction_2", "cell_3")
-"""Where the table's widths are chosen: modules of `precrop.models.nats.NatsNetwork`."""
 
 
 @dataclass(frozen=True)
@@ -84,21 +82,26 @@ class Table:
         """Accuracies at any widths, shape (networks, 5), by the fitted surface."""
         return _monomials(widths) @ self._coefficients
 
-    def row(self, widths: Sequence[int]) -> int | None:
-        """Where a network is in the table; None if it has no such network."""
-        found = np.flatnonzero((self.widths == np.asarray(widths)).all(1))
-        return int(found[0]) if len(found) else None
+    def measured(self, widths: Integers | Floats) -> Floats:
+        """Raw accuracies of networks, shape (networks, 5); NaN where the table lacks one."""
+        rows = [self._rows.get(tuple(map(float, row))) for row in widths]
+        return np.array([np.nan if row is None else self.raw[row] for row in rows])
+
+    @cached_property
+    def _rows(self) -> dict[tuple[float, ...], int]:
+        return {tuple(map(float, row)): index for index, row in enumerate(self.widths)}
 
 
 def _monomials(widths: Integers | Floats) -> Floats:
     """All products of at most `DEGREE` centred log widths, shape (networks, monomials)."""
     logs = np.log(np.asarray(widths, float) / 32)
-    powers = (
-        chosen
+    powers = [
+        power
         for degree in range(DEGREE + 1)
-        for chosen in combinations_with_replacement(range(STAGES), degree)
-    )
-    return np.stack([prod((logs[:, i] for i in chosen), start=np.ones(len(logs))) for chosen in powers], 1)
+        for power in combinations_with_replacement(range(STAGES), degree)
+    ]
+    ones = np.ones(len(logs))
+    return np.stack([prod((logs[:, i] for i in power), start=ones) for power in powers], 1)
 
 
 def load_tables(path: Path) -> list[Table]:
@@ -128,7 +131,9 @@ def load_tables(path: Path) -> list[Table]:
             for data_set in DATA_SETS
         ]
     except (KeyError, ValueError, OSError) as error:
-        raise PrecropError(f"{found} is not the table of NATS-Bench's size space: {error}") from error
+        raise PrecropError(
+            f"{found} is not the table of NATS-Bench's size space: {error}"
+        ) from error
 
 
 class FreeCell(NatsCell):
@@ -140,7 +145,7 @@ class FreeCell(NatsCell):
 
 
 class TiedCell(FreeCell):
-    """Its three nodes share one width, as in the table: a sum that adds nothing needs equal ones."""
+    """Its three nodes share one width, as in the table: a sum that adds nothing ties them."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, inputs, H, W)`` to ``(N, outputs, H, W)``."""

@@ -12,10 +12,13 @@ import pandas as pd
 
 from precrop.evidence import judging
 from precrop.evidence.judging import Strategy
-from precrop.evidence.nats import Table
+from precrop.evidence.nats import FreeWidths, Table
 from precrop.files import write_text
+from precrop.pai.problem import Progress, silent
 
 Rows = Iterable[dict[str, Any]]
+FRAMES = ("order", "regret", "gains")
+DECIMALS = 5
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,18 @@ class Evidence:
     gains: pd.DataFrame
     noise: dict[str, float]
 
+    def to_json(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        frames = {name: getattr(self, name) for name in FRAMES}
+        found = {
+            name: json.loads(frame.round(DECIMALS).to_json(orient="split", index=False))
+            for name, frame in frames.items()
+        }
+        return {**found, "noise": self.noise}
+
     def save(self, path: Path) -> None:
         """Write all of it as JSON."""
-        frames = {name: getattr(self, name) for name in ("order", "regret", "gains")}
-        found = {name: json.loads(f.to_json(orient="split", double_precision=10, index=False))
-                 for name, f in frames.items()}  # fmt: skip
-        write_text(path, json.dumps({**found, "noise": self.noise}) + "\n")
+        write_text(path, json.dumps(self.to_json()) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "Evidence":
@@ -47,7 +56,7 @@ class Evidence:
         found = json.loads(path.read_text())
         frames = {
             name: pd.DataFrame(found[name]["data"], columns=found[name]["columns"])
-            for name in ("order", "regret", "gains")
+            for name in FRAMES
         }
         return cls(**frames, noise=found["noise"])
 
@@ -72,7 +81,7 @@ def tasks(tables: Iterable[Table], budgets: int) -> Iterator[Task]:
     few = min(budgets, judging.METHOD_BUDGETS)
     for table in tables:
         yield Task("regret", table, judging.baselines, (budgets,))
-        yield Task("regret", table, judging.free_regret, (Strategy("synexp"), budgets))
+        yield Task("regret", table, judging.regret, (Strategy("synexp"), budgets, FreeWidths))
         for strategy in judging.strategies():
             yield Task("regret", table, judging.regret, (strategy, budgets))
             yield Task("gains", table, judging.gains, (strategy, chosen))
@@ -92,7 +101,7 @@ def judge(
     *,
     budgets: int = judging.BUDGETS,
     processes: int = 1,
-    done: Callable[[int, int], None] = lambda done, all: None,
+    progress: Progress = silent,
 ) -> Evidence:
     """Judge every strategy and method on every data set.
 
@@ -100,21 +109,18 @@ def judge(
         tables: of `precrop.evidence.nats.load_tables`.
         budgets: pairs of budgets for the regret of every strategy.
         processes: that work side by side.
-        done: is told after each piece how many of how many are done.
+        progress: shows how far it is.
     """
     work = list(tasks(tables, budgets))
     rows: dict[str, list[dict[str, Any]]] = {"regret": [], "gains": []}
-    for index, (kind, found) in enumerate(_results(work, processes), 1):
+    for kind, found in progress(_results(work, processes), "judging", len(work)):
         rows[kind] += found
-        done(index, len(work))
     frames = {kind: pd.DataFrame(found) for kind, found in rows.items()}
     noise = {table.data_set.name: table.noise for table in tables}
     return Evidence(judging.order(tables), frames["regret"], frames["gains"], noise)
 
 
-def _results(
-    work: list[Task], processes: int
-) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def _results(work: list[Task], processes: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     if processes == 1:
         yield from map(_run, work)
         return

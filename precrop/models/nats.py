@@ -60,9 +60,7 @@ class NatsReduction(nn.Module):
         super().__init__()
         self.conv_1 = _op(inputs, outputs, stride=2)
         self.conv_2 = _op(outputs, outputs)
-        self.shortcut = nn.Sequential(
-            nn.AvgPool2d(2), nn.Conv2d(inputs, outputs, 1, bias=False)
-        )
+        self.shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(inputs, outputs, 1, bias=False))
 
     def nodes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The hidden map and the output, ``(N, outputs, H/2, W/2)``, of ``(N, inputs, H, W)``."""

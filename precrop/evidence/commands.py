@@ -1,0 +1,67 @@
+"""The command ``judge``. Heavy imports wait inside it, as in `precrop.cli`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from precrop.errors import PrecropError
+
+if TYPE_CHECKING:
+    from precrop.evidence.verdict import Evidence
+
+Data = Annotated[
+    Path, typer.Option("--data", metavar="DIR", help="The folder of nats-sss.parquet, or the file.")
+]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="A folder for evidence.json and two pictures.")
+]
+Budgets = Annotated[int, typer.Option(min=1, help="Pairs of budgets for the regret of a strategy.")]
+Processes = Annotated[int, typer.Option(min=1, help="That work side by side.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print all that was measured as JSON.")]
+
+
+def judge_command(
+    data: Data,
+    output: Output = None,
+    budgets: Budgets = 300,
+    processes: Processes = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Judge every objective, strategy and method by 98,304 trained networks (NATS-Bench).
+
+    The table holds the accuracy of every choice of five widths on three data sets; see
+    docs/evidence.md. About ten minutes on two cores; a few --budgets give a first look.
+    """
+    try:
+        from precrop.evidence.nats import load_tables
+        from precrop.evidence.page import draw_gains, draw_order, write_picture
+        from precrop.evidence.verdict import judge
+        from precrop.pai.progress import bar
+    except ImportError as error:
+        raise PrecropError(
+            f"judging needs {error.name}, which is not installed: pip install 'precrop[report]'"
+        ) from error
+    tables = load_tables(data)
+    found = judge(tables, budgets=budgets, processes=processes, progress=bar)
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        found.save(output / "evidence.json")
+        write_picture(draw_order(tables), output / "order.png")
+        write_picture(draw_gains(found), output / "gains.png")
+    if as_json:
+        typer.echo(json.dumps(found.to_json()))
+        return
+    _print(found)
+
+
+def _print(found: "Evidence") -> None:
+    from precrop.evidence.page import gains_table, order_table, regret_table
+
+    for title, table in (
+        ("Rank correlation with accuracy within bands of one size", order_table(found)),
+        ("Points behind the best network within both budgets", regret_table(found)),
+        ("Gain of the default over uniform width", gains_table(found)),
+    ):
+        typer.echo(f"{title}\n\n{table}\n")

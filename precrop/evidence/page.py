@@ -1,0 +1,199 @@
+"""The page about what the evidence says: tables and two pictures."""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from precrop.evidence.judging import BAND, UNIFORM, WIDEST, bands, interval, objective_values
+from precrop.evidence.nats import Table
+from precrop.evidence.verdict import Evidence
+from precrop.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16_120": "ImageNet16-120"}
+DEFAULT = "synexp"
+COLORS = ("#0072b2", "#d55e00", "#009e73")
+_STYLE: Any = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.hashsalt": "precrop",  # the same identifiers every time a picture is drawn
+}
+
+
+def order_table(found: Evidence) -> str:
+    """Rank correlations within bands: one row an objective."""
+    frame = found.order
+
+    def cell(row: pd.Series) -> str:
+        low, high = row["rho smooth low"], row["rho smooth high"]
+        smooth = f"{row['rho smooth']:.2f} ({low:.2f} to {high:.2f})"
+        return f"{smooth}, {row['rho raw']:.2f}; {row['tau smooth']:.2f}, {row['tau raw']:.2f}"
+
+    return _by_data_set(frame, "objective", frame["objective"].unique(), cell)
+
+
+def regret_table(found: Evidence) -> str:
+    """Points behind the best network within two budgets: one row a strategy, the best first."""
+    frame = found.regret
+    grouped = frame.groupby(["data set", "strategy"], sort=False)
+    rows = []
+    for (data_set, strategy), group in grouped:
+        row = interval("regret", group["regret"].to_numpy())
+        means = {name: group[name].mean() for name in ("raw regret", "over its size", "beats")}
+        rows.append({"data set": data_set, "strategy": strategy, "n": len(group), **row, **means})
+    table = pd.DataFrame(rows)
+    scale = table.groupby("data set")["regret"].transform("max")
+    ranks = (table["regret"] / scale).groupby(table["strategy"]).mean().sort_values()
+
+    def cell(row: pd.Series) -> str:
+        regret = f"{row['regret']:.2f} ({row['regret low']:.2f} to {row['regret high']:.2f})"
+        raw = "" if np.isnan(row["raw regret"]) else f", {row['raw regret']:.2f}"
+        return f"{regret}{raw}; {row['over its size']:+.2f}, {row['beats']:.0%}"
+
+    counts = table.groupby("strategy")["n"].max()
+    labels = {name: f"{name} (n = {counts[name]})" for name in ranks.index}
+    return _by_data_set(table, "strategy", ranks.index, cell, labels)
+
+
+def gains_table(found: Evidence, strategy: str = DEFAULT) -> str:
+    """Gain over uniform width and the best network's: one row a kind of shape and of budgets."""
+    frame = found.gains[found.gains["strategy"] == strategy]
+    frame = frame.assign(case=frame["kind"] + ", " + frame["budgets"])
+    columns = ["gain", "possible", "raw gain", "raw possible"]
+    means = frame.groupby(["data set", "case"], sort=False)[columns].mean().reset_index()
+
+    def cell(row: pd.Series) -> str:
+        smooth = f"{row['gain']:+.2f} of {row['possible']:+.2f}{_share(row)}"
+        return f"{smooth}; raw {row['raw gain']:+.2f} of {row['raw possible']:+.2f}"
+
+    return _by_data_set(means, "case", means["case"].unique(), cell)
+
+
+def _share(row: pd.Series) -> str:
+    """The gain as a share of what is possible, where there is something to gain."""
+    return f" ({row['gain'] / row['possible']:.0%})" if row["possible"] > 0.1 else ""
+
+
+def shares_table(found: Evidence) -> str:
+    """Gain of every strategy as a share of the best network's, by kind of budgets."""
+    frame = found.gains
+    labels = list(frame["budgets"].unique())
+    totals = frame.groupby(["strategy", "kind", "budgets"], sort=False)[["gain", "possible"]].sum()
+    heads = [f"{kind}, {label}" for kind in frame["kind"].unique() for label in labels]
+    lines = [f"| strategy | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
+    for strategy in frame["strategy"].unique():
+        cells = []
+        for kind in frame["kind"].unique():
+            for label in labels:
+                gain, possible = totals.loc[(strategy, kind, label)]
+                cells.append(f"{gain / possible:.0%}" if possible > 1 else f"{gain:+.1f} points")
+        lines.append(f"| {strategy} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _by_data_set(
+    frame: pd.DataFrame,
+    key: str,
+    order: Iterable[Any],
+    cell: Any,
+    labels: dict[str, str] | None = None,
+) -> str:
+    """A table with a column for each data set."""
+    present = [name for name in NAMES if name in set(frame["data set"])]
+    lines = [
+        f"| {key} | {' | '.join(NAMES[name] for name in present)} |",
+        "|---|" + "---:|" * len(present),
+    ]
+    for value in order:
+        cells = []
+        for name in present:
+            rows = frame[(frame["data set"] == name) & (frame[key] == value)]
+            cells.append(cell(rows.iloc[0]) if len(rows) else "")
+        lines.append(f"| {(labels or {}).get(value, value)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw_order(tables: Sequence[Table], objective: str = DEFAULT) -> "Figure":
+    """Accuracy against the objective, both as distances from the mean of the network's band."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(9, 3), layout="constrained")
+        axes = figure.subplots(1, len(tables), squeeze=False)[0]
+        for axis, table, color in zip(axes, tables, COLORS, strict=False):
+            values = objective_values(table)[objective]
+            points = [
+                np.stack(
+                    [values[band] - values[band].mean(), table.raw[band] - table.raw[band].mean()]
+                )
+                for band in bands(table)
+            ]
+            x, y = np.concatenate(points, 1)
+            axis.plot(x, y, ".", ms=1.5, alpha=0.25, color=color, rasterized=True)
+            edges = np.quantile(x, np.linspace(0, 1, 21))
+            middles = [(lo, hi, (x >= lo) & (x <= hi)) for lo, hi in pairwise(edges)]
+            axis.plot(
+                [x[m].mean() for *_, m in middles], [y[m].mean() for *_, m in middles], "k.-", lw=1
+            )
+            axis.set_title(NAMES[table.data_set.name])
+            axis.set_xlabel("sum of log densities, from its band's mean")
+        axes[0].set_ylabel("accuracy, points from its band's mean")
+        figure.suptitle(f"Networks of equal parameters and MACs, within {BAND:.0%}")
+    return figure
+
+
+def draw_gains(found: Evidence, strategy: str = DEFAULT) -> "Figure":
+    """What is gained over uniform width, against what the best network gains."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    frame = found.gains[found.gains["strategy"] == strategy]
+    with mpl.rc_context(_STYLE):
+        present = [name for name in NAMES if name in set(frame["data set"])]
+        figure = Figure(figsize=(9, 3.4), layout="constrained")
+        axes = figure.subplots(1, len(present), squeeze=False)[0]
+        for axis, name in zip(axes, present, strict=True):
+            part = frame[frame["data set"] == name]
+            for kind, marker, color in (
+                ("sensible", "o", COLORS[0]),
+                ("ill-shaped", "^", COLORS[1]),
+            ):
+                rows = part[part["kind"] == kind]
+                axis.plot(
+                    rows["possible"], rows["gain"], marker, ms=4, alpha=0.6, color=color, label=kind
+                )
+            ends = [min(part["gain"].min(), 0), part["possible"].max()]
+            axis.plot(ends, ends, "-", color="#8a8f94", lw=0.8)
+            axis.axhline(0, color="#8a8f94", lw=0.8, ls=":")
+            axis.set_title(NAMES[name])
+            axis.set_xlabel(f"best network over {UNIFORM}, points")
+        axes[0].set_ylabel(f"the plan over {UNIFORM}, points")
+        axes[0].legend(frameon=False, title="base network")
+        figure.suptitle("What a plan gains over uniform width, of what could be gained (the line)")
+    return figure
+
+
+def write_picture(figure: "Figure", path: Path) -> None:
+    """Write a picture whole, as PNG."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+__all__ = [
+    "WIDEST",
+    "draw_gains",
+    "draw_order",
+    "gains_table",
+    "order_table",
+    "regret_table",
+    "shares_table",
+    "write_picture",
+]

@@ -1,0 +1,284 @@
+"""Sets plans beside widths that others published: AutoSlim, AMC, MetaPruning, TAS, timm and more.
+
+Every configuration is planned anew at its own parameters and MACs, starting from the network that
+its authors started from, and the widths are compared as logarithms of their ratios to that
+network's. Uniform width stands beside it.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+from torch import nn
+
+import precrop
+from precrop.errors import PrecropError
+from precrop.evidence.judging import UNIFORM
+from precrop.evidence.nats import Floats
+from precrop.models.resnet import BasicBlock
+from precrop.models.vgg import cifar_vgg16_bn
+from precrop.zoo import load_model
+
+FILE = "published-widths.json"
+IMAGENET, CIFAR = (3, 224, 224), (3, 32, 32)
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Published widths of one network.
+
+    Attributes:
+        family: configurations of one family start from one network.
+        name: for tables.
+        method: that found them.
+        make: builds the network that was started from.
+        input_shape: of one image.
+        widths: output channels by layer name, one layer for each width that was chosen.
+        budgets: parameters and MACs of the published network, what is known of them.
+        top1: its published accuracy in percent, if known.
+    """
+
+    family: str
+    name: str
+    method: str
+    make: Callable[[], nn.Module]
+    input_shape: tuple[int, int, int]
+    widths: Mapping[str, int]
+    budgets: Mapping[str, int]
+    top1: float | None
+
+
+def load_published(path: Path) -> list[Configuration]:
+    """All configurations whose topology can be built.
+
+    Args:
+        path: the JSON file, or the folder that holds it.
+
+    Raises:
+        PrecropError: there is no such file, or it is no list of configurations.
+    """
+    found = path / FILE if path.is_dir() else path
+    try:
+        rows = json.loads(found.read_text())
+        return [configuration for row in rows for configuration in _read(row)]
+    except OSError as error:
+        raise PrecropError(f"{path} holds no {FILE}: give its folder with --data") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise PrecropError(f"{found} is not a list of published widths: {error!r}") from error
+
+
+def _read(row: Mapping[str, Any]) -> Iterator[Configuration]:
+    family = row["family"].split()[0]
+    reader = READERS.get(family)
+    if reader is None or row["method"] == "uniform":
+        return
+    read = reader(row)
+    if read is None:
+        return
+    make, shape, widths = read
+    budgets = {name: row[name] for name in ("params", "macs") if row.get(name)}
+    if "mflops_published" in row:
+        budgets = {"macs": round(row["mflops_published"] * 1e6)}
+    if "macs_published" in row:
+        budgets = {"macs": int(row["macs_published"].removesuffix("M")) * 10**6}
+    if "results" in row:
+        budgets = _counted(lambda: load_model(f"timm:{row['name']}", {}), shape)
+    if not budgets:
+        plan = precrop.plan(make(), shape, widths=dict(widths))
+        budgets = {"params": plan.params, "macs": plan.macs}
+    label = row["name"].replace(" (raw lists)", "")
+    yield Configuration(
+        row["family"],
+        label,
+        row["method"].split()[0],
+        make,
+        shape,
+        widths,
+        budgets,
+        row.get("top1"),
+    )
+
+
+def _counted(make: Callable[[], nn.Module], shape: tuple[int, int, int]) -> dict[str, int]:
+    """What a network has, as a plan that changes nothing says."""
+    plan = precrop.plan(make(), shape, params=1.0)
+    return {"params": plan.base_params, "macs": plan.base_macs}
+
+
+Read = tuple[Callable[[], nn.Module], tuple[int, int, int], dict[str, int]]
+
+
+def _mobilenet_v1(row: Mapping[str, Any]) -> Read:
+    widths = row["widths"]
+    return mobilenet_v1, IMAGENET, {f"{2 * i}.0" if i else "0.0": w for i, w in enumerate(widths)}
+
+
+def mobilenet_v1() -> nn.Module:
+    """MobileNet with its own widths: Howard et al. 2017 (arXiv 1704.04861), table 1."""
+    strides = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
+    widths = (32, 64, 128, 128, 256, 256, *(512,) * 6, 1024, 1024)
+    blocks = [_conv(3, widths[0], 3, 2)]
+    for inputs, outputs, stride in zip(widths, widths[1:], strides, strict=False):
+        blocks += [_conv(inputs, inputs, 3, stride, groups=inputs), _conv(inputs, outputs, 1, 1)]
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 1000))
+    return nn.Sequential(*blocks, *head)
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+    )
+
+
+def _mobilenet_v2(row: Mapping[str, Any]) -> Read | None:
+    if "stem" not in row:  # MetaPruning's raw lists are of another parametrisation
+        return None
+    widths = {"features.0.0": row["stem"], "features.1.conv.1": row["outs"][0]}
+    for index, (hidden, out) in enumerate(zip(row["hidden"][1:], row["outs"][1:], strict=True), 2):
+        widths[f"features.{index}.conv.0.0"] = hidden
+        widths[f"features.{index}.conv.2"] = out
+    widths["features.18.0"] = row["last"]
+    return lambda: load_model("mobilenet_v2", {}), IMAGENET, widths
+
+
+def _resnet50(row: Mapping[str, Any]) -> Read:
+    widths = {"conv1": row["stem"]}
+    for stage, blocks in enumerate(row["blocks"], 1):
+        for block, outputs in enumerate(blocks):
+            for conv, width in enumerate(outputs, 1):
+                widths[f"layer{stage}.{block}.conv{conv}"] = width
+    return lambda: load_model("resnet50", {}), IMAGENET, widths
+
+
+MNASNET_DEPTHS = (3, 3, 3, 2, 4, 1)
+
+
+def _mnasnet(row: Mapping[str, Any]) -> Read:
+    raw = list(row["raw"])
+    widths = {"layers.0": raw[0], "layers.6": raw[1]}
+    pairs = iter(zip(raw[2:-2:2], raw[3:-2:2], strict=True))
+    for stage, depth in enumerate(MNASNET_DEPTHS, 8):
+        for block in range(depth):
+            hidden, out = next(pairs)
+            widths[f"layers.{stage}.{block}.layers.0"] = hidden
+            widths[f"layers.{stage}.{block}.layers.6"] = out
+    widths["layers.14"] = raw[-2]
+    return lambda: load_model("mnasnet1_0", {}), IMAGENET, widths
+
+
+def _tas(row: Mapping[str, Any]) -> Read | None:
+    channels, depths = row["xchannels"][1:], row["xblocks"]
+    if len(depths) != 3 or len(channels) != 1 + 2 * sum(depths):
+        return None  # ImageNet's and the bottlenecks of ResNet-164
+    classes = 100 if "C100" in row["name"] else 10
+    names = ["0"]
+    for block in range(sum(depths)):
+        names += [f"{block + 3}.conv1", f"{block + 3}.conv2"]
+    return lambda: cifar_resnet(depths, classes), CIFAR, dict(zip(names, channels, strict=True))
+
+
+def cifar_resnet(depths: Sequence[int], num_classes: int) -> nn.Module:
+    """A ResNet for CIFAR with any number of blocks in each of its three stages."""
+    blocks: list[nn.Module] = []
+    inputs = 16
+    for stage, depth in enumerate(depths):
+        for block in range(depth):
+            outputs = 16 * 2**stage
+            stride = 2 if stage > 0 and block == 0 else 1
+            blocks.append(BasicBlock(inputs, outputs, stride, "projection"))
+            inputs = outputs
+    stem = (nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, num_classes))
+    return nn.Sequential(*stem, *blocks, *head)
+
+
+def _timm(row: Mapping[str, Any]) -> Read:
+    base = row["family"].split()[1]
+    widths = {name: shape[0] for name, shape in row["layers"].items() if len(shape) == 4}
+    return lambda: load_model(f"timm:{base}", {}), IMAGENET, widths
+
+
+def _vgg16(row: Mapping[str, Any]) -> Read:
+    names = [n for n, m in cifar_vgg16_bn().named_modules() if isinstance(m, nn.Conv2d)]
+    return cifar_vgg16_bn, CIFAR, dict(zip(names, row["widths"], strict=True))
+
+
+READERS: dict[str, Callable[[Mapping[str, Any]], Read | None]] = {
+    "mobilenet_v1": _mobilenet_v1,
+    "mobilenet_v2": _mobilenet_v2,
+    "resnet50": _resnet50,
+    "mnasnet": _mnasnet,
+    "tas": _tas,
+    "timm": _timm,
+    "cifar_vgg16_bn": _vgg16,
+}
+
+
+def log_ratios(configuration: Configuration, plan: precrop.Plan) -> tuple[Floats, Floats]:
+    """Published and planned log ratios to the original widths, one for every width of its own."""
+    published: dict[str, list[float]] = {}
+    planned: dict[str, float] = {}
+    for layer in plan.layers:
+        width = configuration.widths.get(layer.name)
+        if width is None or layer.group is None:
+            continue
+        published.setdefault(layer.group, []).append(np.log(width / layer.base_out))
+        planned.setdefault(layer.group, float(np.log(layer.out_channels / layer.base_out)))
+    ours = np.array(list(planned.values()))
+    return np.array([np.mean(values) for values in published.values()]), ours
+
+
+def compare(
+    configurations: Sequence[Configuration], options: Mapping[str, Mapping[str, Any]]
+) -> pd.DataFrame:
+    """One row for every configuration and way to choose widths.
+
+    Args:
+        configurations: of `load_published`.
+        options: of `precrop.plan`, by the name of the way.
+    """
+    rows = []
+    for configuration in configurations:
+        model = configuration.make()
+        for name, chosen in options.items():
+            budgets: dict[str, Any] = dict(configuration.budgets)
+            plan = precrop.plan(model, configuration.input_shape, expand=True, **budgets, **chosen)
+            theirs, ours = log_ratios(configuration, plan)
+            varies = np.ptp(theirs) > 0 and np.ptp(ours) > 0 and name != UNIFORM
+            rows.append(
+                {
+                    "family": configuration.family,
+                    "configuration": configuration.name,
+                    "method": configuration.method,
+                    "top1": configuration.top1,
+                    "widths": len(theirs),
+                    "chosen by": name,
+                    "rho": spearmanr(theirs, ours).statistic if varies else np.nan,
+                    "distance": float(np.sqrt(((theirs - ours) ** 2).mean())),
+                    "theirs": theirs.tolist(),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def disagreement(compared: pd.DataFrame) -> pd.DataFrame:
+    """How experts of one family agree with each other: rank correlation of their log ratios."""
+    rows = []
+    one = compared.drop_duplicates("configuration")
+    for family, group in one.groupby("family", sort=False):
+        for (_, a), (_, b) in combinations(group.iterrows(), 2):
+            if len(a["theirs"]) == len(b["theirs"]):
+                rho = spearmanr(a["theirs"], b["theirs"]).statistic
+                distance = np.sqrt(np.mean((np.array(a["theirs"]) - np.array(b["theirs"])) ** 2))
+                pair = {"family": family, "one": a["configuration"], "other": b["configuration"]}
+                same = a["method"] == b["method"]
+                rows.append({**pair, "same method": same, "rho": rho, "distance": float(distance)})
+    return pd.DataFrame(rows)

@@ -1,4 +1,4 @@
-"""Searches objectives whose layers weigh differently: chooses on two data sets, judges on the third.
+"""Searches objectives with other weights of the layers: chosen on two data sets, judged on a third.
 
 The family has five numbers. A layer weighs
 

@@ -8,11 +8,11 @@ networks of many shapes, and how far could it be?
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]
+import torch
 from numpy.typing import NDArray
 from scipy.stats import kendalltau, spearmanr
 
@@ -96,9 +96,11 @@ def methods() -> list[Strategy]:
     return [Strategy(f"densities of {name}", method=name) for name in names]
 
 
-@cache
 def _network(kind: type[NatsNetwork], widths: Sequence[int], num_classes: int) -> NatsNetwork:
-    return kind(widths, num_classes)
+    """A network with the same weights every time: some methods look at them."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return kind(widths, num_classes)
 
 
 def chosen_widths(
@@ -121,7 +123,7 @@ def chosen_widths(
         kind: of network: `FiveWidths` or `FreeWidths`.
         asked: budgets and ``expand`` of `precrop.plan`.
     """
-    network = _network(kind, tuple(base), data_set.num_classes)
+    network = _network(kind, base, data_set.num_classes)
     options = dict(strategy.options)
     try:
         if strategy.method is not None:
@@ -154,7 +156,8 @@ def objective_values(table: Table) -> dict[str, Floats]:
         problem = program(whole, {}, weights=name)
         values[name] = x @ problem.gain
         if name == "synexp":
-            values["synexp with its balance"] = np.array([problem.value(row) for row in x])
+            penalty = (x * (problem.penalty @ x.T).T).sum(1)
+            values["synexp with its balance"] = values[name] - penalty
     return values
 
 
@@ -296,9 +299,9 @@ def gains(table: Table, strategy: Strategy, chosen: Sequence[Case]) -> Iterator[
     """
     uniform = Strategy(UNIFORM, {"balance": 1e6})
     for case in chosen:
+        asked: dict[str, Any] = {**case.budgets, "expand": case.expand}
         ours, other = (
-            chosen_widths(table.data_set, case.base, way, expand=case.expand, **case.budgets)
-            for way in (strategy, uniform)
+            chosen_widths(table.data_set, case.base, way, **asked) for way in (strategy, uniform)
         )
         if case.expand:
             other = np.array(case.base, float)

@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -131,9 +131,7 @@ def load_tables(path: Path) -> list[Table]:
             for data_set in DATA_SETS
         ]
     except (KeyError, ValueError, OSError) as error:
-        raise PrecropError(
-            f"{found} is not the table of NATS-Bench's size space: {error}"
-        ) from error
+        raise PrecropError(f"{found} is not the size space of NATS-Bench: {error}") from error
 
 
 class FreeCell(NatsCell):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]
 
 from precrop.evidence.judging import BAND, UNIFORM, WIDEST, bands, interval, objective_values
 from precrop.evidence.nats import Table

@@ -1,0 +1,101 @@
+"""The verdict on SynExp, guarded on a sample of the table; docs/evidence.md has the figures."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from precrop.evidence import judging
+from precrop.evidence.judging import Case, Strategy, chosen_widths
+from precrop.evidence.nats import DATA_SETS, FreeWidths
+
+SYNEXP = Strategy("synexp")
+UNIFORM = Strategy(judging.UNIFORM, {"balance": 1e6})
+
+
+@pytest.fixture
+def coarse(monkeypatch):
+    """Bands wide enough for a sample of the networks."""
+    monkeypatch.setattr(judging, "BAND", 0.15)
+
+
+def test_bands_hold_networks_of_one_size(table, coarse):
+    found = judging.bands(table)
+    assert len(found) > 20
+    for band in found:
+        assert len(band) >= judging.FEWEST
+        for cost in (table.params, table.macs):
+            assert np.ptp(np.log(cost[band])) <= 0.15
+    assert len(np.unique(np.concatenate(found))) == sum(map(len, found))
+
+
+def test_synexp_orders_networks_of_one_size(tables, coarse, monkeypatch):
+    monkeypatch.setattr(judging, "OBJECTIVES", {"synexp": judging.OBJECTIVES["synexp"]})
+    frame = judging.order(tables).set_index(["data set", "objective"])
+    for data_set in DATA_SETS:
+        assert frame.loc[(data_set.name, "synexp"), "rho raw low"] > 0.5
+        assert frame.loc[(data_set.name, "params"), "rho raw"] < 0.4
+
+
+def test_an_objective_that_is_the_accuracy_orders_perfectly(table, coarse, monkeypatch):
+    monkeypatch.setattr(judging, "objective_values", lambda table: {"oracle": table.raw})
+    frame = judging.order([table])
+    assert frame["rho raw"].item() == pytest.approx(1)
+    assert frame["tau raw"].item() == pytest.approx(1)
+
+
+def test_synexp_regrets_less_than_uniform_width_and_chance(table, coarse):
+    rows = [
+        *judging.regret(table, SYNEXP, 12),
+        *judging.regret(table, UNIFORM, 12),
+        *judging.baselines(table, 12),
+    ]
+    means = pd.DataFrame(rows).groupby("strategy")["regret"].mean()
+    assert means["synexp"] < means[judging.UNIFORM] < means["any network of the size"]
+    assert means["synexp"] < 0.2
+
+
+def test_regret_is_zero_for_the_best_network(table, coarse):
+    params, macs = judging.drawn_budgets(table, 1)[0]
+    within = np.flatnonzero((table.params <= params) & (table.macs <= macs))
+    best = within[table.smooth[within].argmax()]
+    row = judging._outcome(table, "best", params, macs, table.widths[best][None])
+    assert row["regret"] == pytest.approx(0, abs=1e-9)
+    assert row["beats"] == 1 or table.smooth[best] == table.smooth[within].max()
+
+
+def test_plans_keep_their_budgets_and_steps(table):
+    for kind in (judging.FiveWidths, FreeWidths):
+        widths = chosen_widths(
+            table.data_set, judging.WIDEST, SYNEXP, kind=kind, params=0.4, macs=0.4
+        )
+        assert widths is not None
+        assert widths.max() <= 64
+        if kind is judging.FiveWidths:
+            assert (widths % 8 == 0).all()
+    assert chosen_widths(table.data_set, judging.WIDEST, SYNEXP, params=100) is None
+
+
+def test_gains_are_measured_from_uniform_width(table):
+    base = (64, 48, 32, 24, 16)
+    case = Case("ill-shaped", "inverted", base, {"params": 0.6}, "parameters alone", False)
+    (uniform,) = judging.gains(table, UNIFORM, [case])
+    assert uniform["gain"] == 0
+    (ours,) = judging.gains(table, SYNEXP, [case])
+    assert ours["gain"] > 0
+    repaired = dataclasses.replace(case, budgets={"params": 1.0, "macs": 1.0}, expand=True)
+    (row,) = judging.gains(table, SYNEXP, [repaired])
+    assert row["gain"] > 0
+
+
+def test_a_registered_objective_is_judged(monkeypatch):
+    monkeypatch.setitem(judging.OBJECTIVES, "mine", lambda known: np.ones(len(known.layers)))
+    assert "mine" in [strategy.name for strategy in judging.strategies()]
+
+
+def test_an_interval_holds_its_mean():
+    found = judging.interval("x", np.array([1.0, 2.0, 3.0, np.nan]))
+    assert found["x"] == 2
+    assert 1 <= found["x low"] < 2 < found["x high"] <= 3
+    assert np.isnan(judging.interval("x", np.array([]))["x"])

@@ -1,0 +1,94 @@
+import json
+
+import numpy as np
+import pytest
+
+import precrop
+from precrop.errors import PrecropError
+from precrop.evidence import published
+from precrop.evidence.judging import UNIFORM
+from precrop.evidence.published import (
+    CIFAR,
+    IMAGENET,
+    cifar_resnet,
+    compare,
+    disagreement,
+    load_published,
+    mobilenet_v1,
+)
+
+VGG = [32, 64, 128, 128, 256, 256, 256, 256, 256, 256, 256, 256, 256]
+OTHER = [64, 16, 64, 64, 128, 256, 192, 400, 512, 256, 64, 128, 512]
+RESNET = {
+    "family": "tas C010-ResNet8",
+    "name": "a narrow one",
+    "method": "TAS",
+    "xchannels": [3, 16, 6, 16, 12, 28, 40, 64],
+    "xblocks": [1, 1, 1],
+    "mflops_published": 4.0,
+}
+ROWS = [
+    {"family": "cifar_vgg16_bn", "name": "halves", "method": "L1", "widths": VGG},
+    {"family": "cifar_vgg16_bn", "name": "halves again", "method": "L2", "widths": OTHER},
+    {"family": "cifar_vgg16_bn", "name": "uniform 0.5", "method": "uniform", "widths": VGG},
+    {"family": "atomnas", "name": "mixed kernels", "method": "AtomNAS"},
+    RESNET,
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / published.FILE).write_text(json.dumps(ROWS))
+    return tmp_path
+
+
+def test_topologies_have_their_published_costs():
+    plan = precrop.plan(mobilenet_v1(), IMAGENET, params=1.0)
+    assert (plan.base_params, plan.base_macs) == (4_231_976, 568_740_352)
+    ours = cifar_resnet((3, 3, 3), 10)
+    known = precrop.models.resnet20()
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in known.parameters())
+
+
+def test_what_cannot_be_built_and_controls_are_left_out(folder):
+    names = [configuration.name for configuration in load_published(folder)]
+    assert names == ["halves", "halves again", "a narrow one"]
+
+
+def test_budgets_are_those_of_the_published_network(folder):
+    vgg, _, resnet = load_published(folder)
+    assert resnet.budgets == {"macs": 4_000_000}
+    assert resnet.input_shape == CIFAR
+    plan = precrop.plan(vgg.make(), CIFAR, widths=dict(vgg.widths))
+    assert vgg.budgets == {"params": plan.params, "macs": plan.macs}
+
+
+def test_widths_that_a_plan_itself_chose_are_found_again(folder):
+    vgg = load_published(folder)[0]
+    plan = precrop.plan(vgg.make(), CIFAR, params=0.3, macs=0.3)
+    widths = {layer.name: layer.out_channels for layer in plan.layers if layer.name in vgg.widths}
+    budgets = {"params": plan.params, "macs": plan.macs}
+    same = published.Configuration(
+        vgg.family, "ours", "precrop", vgg.make, CIFAR, widths, budgets, None
+    )
+    frame = compare([same], {"synexp": {}, UNIFORM: {"balance": 1e6}})
+    assert frame["rho"][0] > 0.95
+    assert frame["distance"][0] < 0.05 < frame["distance"][1]
+    assert np.isnan(frame["rho"][1])
+
+
+def test_experts_are_set_beside_each_other(folder):
+    frame = compare(load_published(folder), {UNIFORM: {"balance": 1e6}})
+    (pair,) = disagreement(frame).to_dict("records")
+    assert (pair["one"], pair["other"], pair["same method"]) == ("halves", "halves again", False)
+    assert pair["rho"] < 1
+    assert pair["distance"] > 0
+
+
+def test_broken_files(tmp_path):
+    with pytest.raises(PrecropError, match="holds no published-widths.json"):
+        load_published(tmp_path)
+    for text in ("[1]", "{", '[{"family": "cifar_vgg16_bn", "name": "x"}]'):
+        (tmp_path / published.FILE).write_text(text)
+        with pytest.raises(PrecropError, match="not a list of published widths"):
+            load_published(tmp_path)

@@ -84,7 +84,7 @@ class Strategy:
 def strategies() -> list[Strategy]:
     """Every objective that is registered, uniform width, other balances and the two-step rules."""
     objectives = [Strategy(name, {"objective": name}) for name in [*OBJECTIVES, "exact"]]
-    uniform = Strategy(UNIFORM, {"balance": 1e6})
+    uniform = Strategy(UNIFORM, {"rule": "uniform"})
     balances = [Strategy(f"synexp, balance {b:g}", {"balance": b}) for b in (0.1, 10.0)]
     rules = [Strategy(f"rule {rule}", {"rule": rule}) for rule in TWO_STEP]
     return [*objectives, uniform, *balances, *rules]
@@ -297,7 +297,7 @@ def gains(table: Table, strategy: Strategy, chosen: Sequence[Case]) -> Iterator[
     PreConfig is set beside the base network itself. Widths of plans that the table lacks (they may
     pass 64) are left out.
     """
-    uniform = Strategy(UNIFORM, {"balance": 1e6})
+    uniform = Strategy(UNIFORM, {"rule": "uniform"})
     for case in chosen:
         asked: dict[str, Any] = {**case.budgets, "expand": case.expand}
         ours, other = (

@@ -20,6 +20,7 @@ def short(monkeypatch):
     monkeypatch.setattr(judging, "SENSIBLE", {"flat": (48, 48, 48, 48, 48)})
     monkeypatch.setattr(judging, "ILL_SHAPED", {"inverted": (64, 48, 32, 24, 16)})
     monkeypatch.setattr(judging, "SHARES", (0.6,))
+    monkeypatch.setattr(judging, "PRECONFIG", {"both whole": (1.0, 1.0)})
     monkeypatch.setattr(nats, "DATA_SETS", nats.DATA_SETS[:1])
 
 

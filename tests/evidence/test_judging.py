@@ -11,7 +11,7 @@ from precrop.evidence.judging import Case, Strategy, chosen_widths
 from precrop.evidence.nats import DATA_SETS, FreeWidths
 
 SYNEXP = Strategy("synexp")
-UNIFORM = Strategy(judging.UNIFORM, {"balance": 1e6})
+UNIFORM = Strategy(judging.UNIFORM, {"rule": "uniform"})
 
 
 @pytest.fixture

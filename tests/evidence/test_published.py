@@ -71,14 +71,14 @@ def test_widths_that_a_plan_itself_chose_are_found_again(folder):
     same = published.Configuration(
         vgg.family, "ours", "precrop", vgg.make, CIFAR, widths, budgets, None
     )
-    frame = compare([same], {"synexp": {}, UNIFORM: {"balance": 1e6}})
+    frame = compare([same], {"synexp": {}, UNIFORM: {"rule": "uniform"}})
     assert frame["rho"][0] > 0.95
     assert frame["distance"][0] < 0.05 < frame["distance"][1]
     assert np.isnan(frame["rho"][1])
 
 
 def test_experts_are_set_beside_each_other(folder):
-    frame = compare(load_published(folder), {UNIFORM: {"balance": 1e6}})
+    frame = compare(load_published(folder), {UNIFORM: {"rule": "uniform"}})
     (pair,) = disagreement(frame).to_dict("records")
     assert (pair["one"], pair["other"], pair["same method"]) == ("halves", "halves again", False)
     assert pair["rho"] < 1

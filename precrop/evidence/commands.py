@@ -12,7 +12,12 @@ if TYPE_CHECKING:
     from precrop.evidence.verdict import Evidence
 
 Data = Annotated[
-    Path, typer.Option("--data", metavar="DIR", help="The folder of nats-sss.parquet, or the file.")
+    Path,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        help="The folder of nats-sss.parquet, and of published-widths.json if it is there.",
+    ),
 ]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="A folder for evidence.json and two pictures.")
@@ -31,12 +36,14 @@ def judge_command(
 ) -> None:
     """Judge every objective, strategy and method by 98,304 trained networks (NATS-Bench).
 
-    The table holds the accuracy of every choice of five widths on three data sets; see
-    docs/evidence.md. About ten minutes on two cores; a few --budgets give a first look.
+    The table holds the accuracy of every choice of five widths on three data sets. Published widths
+    of well-known networks are compared with plans at their budgets. See docs/evidence.md. A few
+    --budgets give a first look.
     """
     try:
         from precrop.evidence.nats import load_tables
         from precrop.evidence.page import draw_gains, draw_order, write_picture
+        from precrop.evidence.published import FILE, load_published
         from precrop.evidence.verdict import judge
         from precrop.pai.progress import bar
     except ImportError as error:
@@ -44,7 +51,8 @@ def judge_command(
             f"judging needs {error.name}, which is not installed: pip install 'precrop[report]'"
         ) from error
     tables = load_tables(data)
-    found = judge(tables, budgets=budgets, processes=processes, progress=bar)
+    published = load_published(data) if (data / FILE).is_file() else []
+    found = judge(tables, published, budgets=budgets, processes=processes, progress=bar)
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         found.save(output / "evidence.json")
@@ -57,11 +65,14 @@ def judge_command(
 
 
 def _print(found: "Evidence") -> None:
-    from precrop.evidence.page import gains_table, order_table, regret_table
+    from precrop.evidence.page import gains_table, order_table, published_table, regret_table
 
-    for title, table in (
+    tables = [
         ("Rank correlation with accuracy within bands of one size", order_table(found)),
         ("Points behind the best network within both budgets", regret_table(found)),
         ("Gain of the default over uniform width", gains_table(found)),
-    ):
+    ]
+    if len(found.published):
+        tables.append(("Rank correlation with published widths, distance", published_table(found)))
+    for title, table in tables:
         typer.echo(f"{title}\n\n{table}\n")

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pandas as pd  # type: ignore[import-untyped]
 import torch
 from numpy.typing import NDArray
 from scipy.stats import kendalltau, spearmanr
@@ -170,21 +169,18 @@ def bands(table: Table) -> list[NDArray[np.int64]]:
     return [band for band in np.split(order, starts) if len(band) >= FEWEST]
 
 
-def order(tables: Sequence[Table]) -> pd.DataFrame:
+def order(table: Table) -> Iterator[dict[str, Any]]:
     """Rank correlations of objectives with accuracy: the mean over bands, with its interval."""
-    rows = []
-    for table in tables:
-        found = bands(table)
-        accuracies = {"smooth": table.smooth, "raw": table.raw}
-        for objective, values in objective_values(table).items():
-            row: dict[str, Any] = {"data set": table.data_set.name, "objective": objective}
-            for kind, accuracy in accuracies.items():
-                pairs = [(values[band], accuracy[band]) for band in found]
-                rho = np.array([spearmanr(a, b).statistic for a, b in pairs])
-                tau = np.array([kendalltau(a, b).statistic for a, b in pairs])
-                row |= interval(f"rho {kind}", rho) | {f"tau {kind}": np.nanmean(tau)}
-            rows.append({**row, "bands": len(found)})
-    return pd.DataFrame(rows)
+    found = bands(table)
+    accuracies = {"smooth": table.smooth, "raw": table.raw}
+    for objective, values in objective_values(table).items():
+        row: dict[str, Any] = {"data set": table.data_set.name, "objective": objective}
+        for kind, accuracy in accuracies.items():
+            pairs = [(values[band], accuracy[band]) for band in found]
+            rho = np.array([spearmanr(a, b).statistic for a, b in pairs])
+            tau = np.array([kendalltau(a, b).statistic for a, b in pairs])
+            row |= interval(f"rho {kind}", rho) | {f"tau {kind}": np.nanmean(tau)}
+        yield {**row, "bands": len(found)}
 
 
 def interval(name: str, values: Floats) -> dict[str, float]:

@@ -10,6 +10,7 @@ import pandas as pd  # type: ignore[import-untyped]
 
 from precrop.evidence.judging import BAND, UNIFORM, WIDEST, bands, interval, objective_values
 from precrop.evidence.nats import Table
+from precrop.evidence.published import disagreement
 from precrop.evidence.verdict import Evidence
 from precrop.files import replacing
 
@@ -95,6 +96,38 @@ def shares_table(found: Evidence) -> str:
                 gain, possible = totals.loc[(strategy, kind, label)]
                 cells.append(f"{gain / possible:.0%}" if possible > 1 else f"{gain:+.1f} points")
         lines.append(f"| {strategy} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def published_table(found: Evidence) -> str:
+    """Rank correlation with published widths, and distance from them: one row a network."""
+    frame = found.published
+    ways = list(dict.fromkeys(frame["chosen by"]))
+    lines = [f"| network | widths | {' | '.join(ways)} |", "|---|---:|" + "---:|" * len(ways)]
+    for (family, name), group in frame.groupby(["family", "configuration"], sort=False):
+        rows = group.set_index("chosen by")
+        cells = [_closeness(rows.loc[way]) if way in rows.index else "" for way in ways]
+        lines.append(f"| {family}, {name} | {group['widths'].iloc[0]} | {' | '.join(cells)} |")
+    means = frame.groupby("chosen by")[["rho", "distance"]].mean()
+    lines.append(f"| mean | | {' | '.join(_closeness(means.loc[way]) for way in ways)} |")
+    return "\n".join(lines)
+
+
+def _closeness(row: pd.Series) -> str:
+    rho = "" if np.isnan(row["rho"]) else f"{row['rho']:+.2f}, "
+    return f"{rho}{row['distance']:.2f}"
+
+
+def experts_table(found: Evidence) -> str:
+    """How published networks of one family agree: one row a family."""
+    frame = disagreement(found.published)
+    lines = ["| family | pairs | of one method | of two methods |", "|---|---:|---:|---:|"]
+    for family, group in frame.groupby("family", sort=False):
+        cells = [
+            _closeness(part[["rho", "distance"]].mean()) if len(part) else "–"
+            for part in (group[group["same method"]], group[~group["same method"]])
+        ]
+        lines.append(f"| {family} | {len(group)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -191,8 +224,10 @@ __all__ = [
     "WIDEST",
     "draw_gains",
     "draw_order",
+    "experts_table",
     "gains_table",
     "order_table",
+    "published_table",
     "regret_table",
     "shares_table",
     "write_picture",

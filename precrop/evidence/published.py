@@ -237,48 +237,53 @@ def log_ratios(configuration: Configuration, plan: precrop.Plan) -> tuple[Floats
 
 
 def compare(
-    configurations: Sequence[Configuration], options: Mapping[str, Mapping[str, Any]]
-) -> pd.DataFrame:
-    """One row for every configuration and way to choose widths.
+    configuration: Configuration, options: Mapping[str, Mapping[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """How close each way to choose widths comes to the published ones, one row a way.
 
     Args:
-        configurations: of `load_published`.
+        configuration: one of `load_published`.
         options: of `precrop.plan`, by the name of the way.
     """
-    rows = []
-    for configuration in configurations:
-        model = configuration.make()
-        for name, chosen in options.items():
-            budgets: dict[str, Any] = dict(configuration.budgets)
-            plan = precrop.plan(model, configuration.input_shape, expand=True, **budgets, **chosen)
-            theirs, ours = log_ratios(configuration, plan)
-            varies = np.ptp(theirs) > 0 and np.ptp(ours) > 0 and name != UNIFORM
-            rows.append(
-                {
-                    "family": configuration.family,
-                    "configuration": configuration.name,
-                    "method": configuration.method,
-                    "top1": configuration.top1,
-                    "widths": len(theirs),
-                    "chosen by": name,
-                    "rho": spearmanr(theirs, ours).statistic if varies else np.nan,
-                    "distance": float(np.sqrt(((theirs - ours) ** 2).mean())),
-                    "theirs": theirs.tolist(),
-                }
-            )
-    return pd.DataFrame(rows)
+    model, budgets = configuration.make(), dict(configuration.budgets)
+    for name, chosen in options.items():
+        asked: dict[str, Any] = {**budgets, **chosen, "expand": True}
+        plan = precrop.plan(model, configuration.input_shape, **asked)
+        theirs, ours = log_ratios(configuration, plan)
+        yield {
+            "family": configuration.family,
+            "configuration": configuration.name,
+            "method": configuration.method,
+            "top1": configuration.top1,
+            "widths": len(theirs),
+            "chosen by": name,
+            "rho": np.nan if name == UNIFORM else correlation(theirs, ours),
+            "distance": distance(theirs, ours),
+            "log ratios": theirs.tolist(),
+        }
+
+
+def correlation(a: Floats, b: Floats) -> float:
+    """Spearman's rank correlation; NaN where one side does not vary."""
+    varies = len(a) > 1 and np.ptp(a) > 0 and np.ptp(b) > 0
+    return float(spearmanr(a, b).statistic) if varies else np.nan
+
+
+def distance(a: Floats, b: Floats) -> float:
+    """Root mean square difference of log ratios: 0.1 is about 10% of a width."""
+    return float(np.sqrt(((a - b) ** 2).mean()))
 
 
 def disagreement(compared: pd.DataFrame) -> pd.DataFrame:
-    """How experts of one family agree with each other: rank correlation of their log ratios."""
+    """How published networks of one family agree with each other, pair by pair."""
     rows = []
-    one = compared.drop_duplicates("configuration")
-    for family, group in one.groupby("family", sort=False):
-        for (_, a), (_, b) in combinations(group.iterrows(), 2):
-            if len(a["theirs"]) == len(b["theirs"]):
-                rho = spearmanr(a["theirs"], b["theirs"]).statistic
-                distance = np.sqrt(np.mean((np.array(a["theirs"]) - np.array(b["theirs"])) ** 2))
-                pair = {"family": family, "one": a["configuration"], "other": b["configuration"]}
-                same = a["method"] == b["method"]
-                rows.append({**pair, "same method": same, "rho": rho, "distance": float(distance)})
+    for family, group in compared.drop_duplicates("configuration").groupby("family", sort=False):
+        for (_, one), (_, other) in combinations(group.iterrows(), 2):
+            a, b = np.array(one["log ratios"]), np.array(other["log ratios"])
+            if len(a) == len(b):
+                pair = {"family": family, "one": one["configuration"]}
+                pair |= {"other": other["configuration"]}
+                same = one["method"] == other["method"]
+                agree = {"rho": correlation(a, b), "distance": distance(a, b)}
+                rows.append({**pair, "same method": same, **agree})
     return pd.DataFrame(rows)

@@ -1,7 +1,7 @@
 """All that the size search space says, as frames that are kept in one file."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -13,12 +13,16 @@ import pandas as pd  # type: ignore[import-untyped]
 from precrop.evidence import judging
 from precrop.evidence.judging import Strategy
 from precrop.evidence.nats import FreeWidths, Table
+from precrop.evidence.published import Configuration, compare
 from precrop.files import write_text
 from precrop.pai.problem import Progress, silent
+from precrop.program import OBJECTIVES
 
 Rows = Iterable[dict[str, Any]]
-FRAMES = ("order", "regret", "gains")
+FRAMES = ("order", "regret", "gains", "published")
 DECIMALS = 5
+COMPARED = (*OBJECTIVES, judging.UNIFORM)
+"""Strategies that are set beside published widths."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,14 @@ class Evidence:
         order: rank correlations within bands, by data set and objective.
         regret: one row for every data set, strategy and pair of budgets.
         gains: one row for every data set, strategy and case.
+        published: one row for every published network and objective.
         noise: standard deviation of single runs around the surface, by data set.
     """
 
     order: pd.DataFrame
     regret: pd.DataFrame
     gains: pd.DataFrame
+    published: pd.DataFrame
     noise: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
@@ -63,30 +69,35 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Task:
-    """One piece of work for one process."""
+    """One piece of work for one process, and the frame that its rows belong to."""
 
-    kind: str
-    table: Table
+    frame: str
     work: Callable[..., Rows]
     args: tuple[Any, ...]
 
     def __call__(self) -> tuple[str, list[dict[str, Any]]]:
-        """Its rows, and which frame they belong to."""
-        return self.kind, list(self.work(self.table, *self.args))
+        """The frame and its rows."""
+        return self.frame, list(self.work(*self.args))
 
 
-def tasks(tables: Iterable[Table], budgets: int) -> Iterator[Task]:
-    """Everything but the rank correlations, in pieces of seconds."""
+def tasks(
+    tables: Iterable[Table], published: Sequence[Configuration], budgets: int
+) -> Iterator[Task]:
+    """All of the work in pieces of seconds."""
     chosen = list(judging.cases())
     few = min(budgets, judging.METHOD_BUDGETS)
     for table in tables:
-        yield Task("regret", table, judging.baselines, (budgets,))
-        yield Task("regret", table, judging.regret, (Strategy("synexp"), budgets, FreeWidths))
+        yield Task("order", judging.order, (table,))
+        yield Task("regret", judging.baselines, (table, budgets))
+        yield Task("regret", judging.regret, (table, Strategy("synexp"), budgets, FreeWidths))
         for strategy in judging.strategies():
-            yield Task("regret", table, judging.regret, (strategy, budgets))
-            yield Task("gains", table, judging.gains, (strategy, chosen))
+            yield Task("regret", judging.regret, (table, strategy, budgets))
+            yield Task("gains", judging.gains, (table, strategy, chosen))
         for method in judging.methods():
-            yield Task("regret", table, judging.regret, (method, few))
+            yield Task("regret", judging.regret, (table, method, few))
+    options = {s.name: s.options for s in judging.strategies() if s.name in COMPARED}
+    for configuration in published:
+        yield Task("published", compare, (configuration, options))
 
 
 def _run(task: Task) -> tuple[str, list[dict[str, Any]]]:
@@ -97,7 +108,8 @@ def _run(task: Task) -> tuple[str, list[dict[str, Any]]]:
 
 
 def judge(
-    tables: list[Table],
+    tables: Sequence[Table],
+    published: Sequence[Configuration] = (),
     *,
     budgets: int = judging.BUDGETS,
     processes: int = 1,
@@ -107,17 +119,17 @@ def judge(
 
     Args:
         tables: of `precrop.evidence.nats.load_tables`.
+        published: of `precrop.evidence.published.load_published`.
         budgets: pairs of budgets for the regret of every strategy.
         processes: that work side by side.
         progress: shows how far it is.
     """
-    work = list(tasks(tables, budgets))
-    rows: dict[str, list[dict[str, Any]]] = {"regret": [], "gains": []}
-    for kind, found in progress(_results(work, processes), "judging", len(work)):
-        rows[kind] += found
-    frames = {kind: pd.DataFrame(found) for kind, found in rows.items()}
-    noise = {table.data_set.name: table.noise for table in tables}
-    return Evidence(judging.order(tables), frames["regret"], frames["gains"], noise)
+    work = list(tasks(tables, published, budgets))
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in FRAMES}
+    for frame, found in progress(_results(work, processes), "judging", len(work)):
+        rows[frame] += found
+    frames = {name: pd.DataFrame(found) for name, found in rows.items()}
+    return Evidence(**frames, noise={table.data_set.name: table.noise for table in tables})
 
 
 def _results(work: list[Task], processes: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:

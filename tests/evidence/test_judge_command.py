@@ -41,7 +41,7 @@ def test_it_prints_tables_and_writes_what_they_are_made_of(short, tmp_path, caps
 def test_json(short, capsys):
     assert main(["judge", "--data", str(SAMPLE), "--budgets", "1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert set(found) == {"order", "regret", "gains", "noise"}
+    assert set(found) == {"order", "regret", "gains", "published", "noise"}
 
 
 def test_no_table_is_one_line(tmp_path, capsys):

@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import precrop
@@ -71,15 +72,16 @@ def test_widths_that_a_plan_itself_chose_are_found_again(folder):
     same = published.Configuration(
         vgg.family, "ours", "precrop", vgg.make, CIFAR, widths, budgets, None
     )
-    frame = compare([same], {"synexp": {}, UNIFORM: {"rule": "uniform"}})
-    assert frame["rho"][0] > 0.95
-    assert frame["distance"][0] < 0.05 < frame["distance"][1]
-    assert np.isnan(frame["rho"][1])
+    synexp, uniform = compare(same, {"synexp": {}, UNIFORM: {"rule": "uniform"}})
+    assert synexp["rho"] > 0.95
+    assert synexp["distance"] < 0.05 < uniform["distance"]
+    assert np.isnan(uniform["rho"])
 
 
 def test_experts_are_set_beside_each_other(folder):
-    frame = compare(load_published(folder), {UNIFORM: {"rule": "uniform"}})
-    (pair,) = disagreement(frame).to_dict("records")
+    options = {UNIFORM: {"rule": "uniform"}}
+    rows = [row for found in load_published(folder) for row in compare(found, options)]
+    (pair,) = disagreement(pd.DataFrame(rows)).to_dict("records")
     assert (pair["one"], pair["other"], pair["same method"]) == ("halves", "halves again", False)
     assert pair["rho"] < 1
     assert pair["distance"] > 0

@@ -1,6 +1,6 @@
 """Builds the cropped network of a plan: same class, same state_dict keys, smaller tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Literal
 
@@ -12,6 +12,7 @@ from precrop.copying import copied, tensor_shapes
 from precrop.errors import PlanError, PrecropError
 from precrop.fit.attributes import apply_edits
 from precrop.plans import GROWTH, Axis, Plan
+from precrop.reparametrised import lengths, restore
 from precrop.streams import install, plain_hook
 
 SHOWN_DIFFERENCES = 3
@@ -49,11 +50,28 @@ def build(plan: Plan, model: nn.Module, init: Literal["slice", "reset"] = "slice
         return resized
 
     small = copied(model, make)
+    _set_lengths(plan, kinds, model, small)
+    restore(small)
     install(small, plan.streams, plain_hook)
     apply_edits(small, plan.attributes)
     if init == "reset":
         reset(small)
     return small
+
+
+def _set_lengths(plan: Plan, kinds: Mapping[str, str], model: nn.Module, small: nn.Module) -> None:
+    """Let every weight that is a length times a direction be the rescaled slice, as others are."""
+    for length, direction, dim in lengths(model):
+        axes = plan.tensors.get(direction)
+        if axes is None:
+            continue
+        g, v = model.get_parameter(length).detach(), model.get_parameter(direction).detach()
+        weight = resize(torch._weight_norm(v, g, dim), axes)
+        if direction in kinds:
+            weight = weight * fan_scale(axes, kinds[direction])
+        with torch.no_grad():
+            made = small.get_parameter(length)
+            made.copy_(torch.norm_except_dim(weight, 2, dim) * torch.where(made < 0, -1, 1))
 
 
 def check_same_network(plan: Plan, model: nn.Module) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from precrop.errors import PrecropError
+from precrop.reparametrised import refresh
 
 
 def copied(model: nn.Module, make: Callable[[str, Tensor], Tensor]) -> nn.Module:
@@ -46,6 +47,7 @@ def copied(model: nn.Module, make: Callable[[str, Tensor], Tensor]) -> nn.Module
         for tensor in (*model.parameters(), *model.buffers()):
             if vars(tensor):
                 vars(memo[id(tensor)]).update(copy.deepcopy(vars(tensor), memo))
+        refresh(made)
     except PrecropError:
         raise
     except Exception as error:

@@ -21,7 +21,7 @@ from precrop.fit.attributes import (
 from precrop.fit.metadata import metadata_edits
 from precrop.fit.probing import RESHAPES, Literal, Prober, Rule
 from precrop.fit.sites import Site, frames_around, sites
-from precrop.read.axes import Axis, axis_size
+from precrop.read.axes import Axis, atoms, axis_size
 from precrop.read.network import Network, Pass, Sizes, tensor_axes
 from precrop.read.reader import CallReading
 from precrop.read.trace import Call, Trace
@@ -91,6 +91,8 @@ class Fitter:
             if name not in self.network.reader.tensors:
                 continue
             axes = tensor_axes(self.network, name, tensor)
+            if tuple(map(axis_size, axes)) != tensor.shape:
+                continue  # a buffer that gets its size in the first forward pass
             rows = [sizes.segments(axis) for axis in axes]
             if any(old != new for row in rows for old, new in row):
                 changed[name] = rows
@@ -250,9 +252,15 @@ def _agrees(reading: CallReading, call: Call, sizes: Sizes) -> bool:
             if first[0] is None and len(axis) == 1:
                 if first[1] != size:
                     return False
-            elif sizes.size(axis) != size:
+            elif sizes.size(axis) != size and not _meets_nothing(axis, sizes):
                 return False
     return True
+
+
+def _meets_nothing(axis: Axis, sizes: Sizes) -> bool:
+    """Whether an axis belongs to no layer and none is held for it: a tensor that is thrown away."""
+    ties = {atom.tie.root() for atom in atoms(axis)}
+    return all(tie not in sizes.kept and tie.frozen is None and tie.quantum > 1 for tie in ties)
 
 
 def _first_difference(forward: Pass, trace: Trace, sizes: Sizes) -> int | None:

@@ -1,5 +1,6 @@
 """From traces to symbolic sizes: which axis of which tensor carries which width."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -82,6 +83,7 @@ class Reader:
         self._axes: dict[int, Axes] = {}
         self._origins: dict[int, str] = {}
         self._mixtures: dict[int, str] = {}
+        self._data: set[int] = set()
         self._keep: list[object] = []
         self._count_macs = False
         self._times = 1
@@ -93,6 +95,7 @@ class Reader:
         """Follow a trace. Inputs and outputs of the network keep their sizes."""
         self.trace, self.readings, self._count_macs = trace, [], macs
         self._axes, self._origins, self._mixtures = {}, {}, {}
+        self._data = set(map(id, trace.inputs))
         self._keep.append(trace)  # ids stay unique while the tensors live
         for call in trace.calls:
             self._follow(call)
@@ -131,19 +134,28 @@ class Reader:
         return [tuple(map(constant, shape)) for shape in call.shapes]
 
     def _pass_origin(self, call: Call) -> None:
-        """A weight that is reshaped, transposed or standardised is still that layer's weight.
+        """A weight that is reshaped, masked, scaled or quantised is still that layer's weight.
 
         So is a mixture of kernels.
         """
         if not call.outputs:
             return
-        output = call.outputs[0]
-        whole = [t for t in input_tensors(call) if t.numel() == output.numel()]
+        output, tensors = call.outputs[0], input_tensors(call)
+        from_data = not self._data.isdisjoint(map(id, tensors))
+        if from_data:
+            self._data.update(map(id, call.outputs))
+        whole = [t for t in tensors if t.numel() == output.numel()]
         for name_of, names in ((self.origin, self._origins), (self.mixture, self._mixtures)):
-            found = {name_of(tensor) for tensor in whole}
-            name = found.pop() if len(found) == 1 else None
-            if name is not None:
-                names.setdefault(id(output), name)
+            found = list(map(name_of, whole))
+            known = list(dict.fromkeys(name for name in found if name is not None))
+            if from_data and (len(known) > 1 or None in found or self.readings[-1].weight):
+                continue  # a layer's result, or more than a layer's weight
+            if known:
+                names.setdefault(id(output), min(known, key=self._rank))
+
+    def _rank(self, name: str) -> tuple[bool, bool]:
+        """Of several tensors that make a weight, the one that it is named after has the least."""
+        return name not in self.weights, not _LEAF.match(name.rpartition(".")[2])
 
     def mixture(self, tensor: Tensor) -> str | None:
         """Name of the parameter whose leading entries were summed to make a tensor, if one was."""
@@ -215,21 +227,19 @@ class Reader:
         to its MACs.
         """
         name = self.origin(weight) or self.mixture(weight)
-        if name not in self.weights:
+        if name not in self.weights or self._computes(name):
             if product is not None:
                 self.count(product)
             return
-        product = self._repeated(product)
         self.readings[-1].weight = name
         layer = self.layers.get(name)
         if layer is None:
-            path = name.rpartition(".")[0] if name.endswith("weight") else name
-            if any(other.name == path for other in self.layers.values()):
-                path = name  # a module with several weights
+            path = self._layer_path(name)
             layer = self.layers[name] = LayerReading(path, name, kind, inputs, outputs)
         if self.mixture(weight) is not None:
             layer.kind, layer.inputs, layer.outputs = "mixed", inputs, outputs
         if product is not None:
+            product = self._repeated(product)
             self.readings[-1].macs.append(product)
             if self._count_macs:
                 layer.macs.append(product)
@@ -238,6 +248,24 @@ class Reader:
         """A product of the current call, for every time that the network makes it."""
         return Product(product.coefficient * self._times, product.axes)
 
+    def _computes(self, weight: str) -> bool:
+        """Whether the current call has a weight alone for operands: it computes another form."""
+        operands = input_tensors(self.trace.calls[len(self.readings) - 1])
+        return {self.origin(tensor) for tensor in operands if tensor.dim() > 1} == {weight}
+
+    def _layer_path(self, weight: str) -> str:
+        """The module of a weight; the weight's own name where there are several, or others."""
+        owner, _, leaf = weight.rpartition(".")
+        path = weight
+        if owner.endswith(".parametrizations.weight") or owner == "parametrizations.weight":
+            path = owner.removesuffix("parametrizations.weight").removesuffix(".")
+        elif _LEAF.match(leaf):
+            path = owner
+        return weight if any(layer.name == path for layer in self.layers.values()) else path
+
+
+# What modules call their weight, and what it is made of where it is computed.
+_LEAF = re.compile(r"(.*_)?weight(_orig|_v|_bar)?$")
 
 INPUT = "reads the network's input"
 OUTPUT = "makes the network's output"

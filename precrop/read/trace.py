@@ -65,7 +65,9 @@ class Call:
 
 @dataclass
 class Trace:
-    """A forward pass: calls in order, module frames, outputs. ``error`` is set if it raised.
+    """A forward pass: calls in order, module frames, its inputs and outputs.
+
+    ``error`` is set if it raised.
 
     ``refused`` is the shape that a reshape was asked for and could not give; such a request never
     becomes an ATen call. Only traces with a limit look for it.
@@ -73,6 +75,7 @@ class Trace:
 
     calls: list[Call] = field(default_factory=list)
     frames: list[Frame] = field(default_factory=list)
+    inputs: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
     error: Exception | None = None
     refused: Shape | None = None
@@ -242,6 +245,10 @@ class PlainLayers(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
+def _leaf_tensors(value: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
 def run(
     model: nn.Module,
     args: Sequence[Any],
@@ -260,7 +267,7 @@ def run(
     were made, before the last one runs. ``layers`` says into what operations layers that PyTorch
     fuses are taken apart; ``fold`` reads the steps of recurrent layers once, on meta tensors.
     """
-    trace = Trace()
+    trace = Trace(inputs=_leaf_tensors((args, kwargs)))
     stack = [-1]
     try:
         with (
@@ -274,7 +281,7 @@ def run(
             _Recorder(trace, stack, meta, limit),
         ):
             output = model(*args, **kwargs)
-        trace.outputs = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+        trace.outputs = _leaf_tensors(output)
     except Exception as error:  # whatever the network's own forward raises
         trace.error = error
     return trace

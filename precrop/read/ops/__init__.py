@@ -16,6 +16,7 @@ from precrop.read.ops import (
     shapes,
     space,
     streams,
+    weights,
 )
 from precrop.read.ops.elementwise import fallback
 from precrop.read.ops.registry import HANDLERS, handles
@@ -33,4 +34,5 @@ __all__ = [
     "shapes",
     "space",
     "streams",
+    "weights",
 ]

@@ -155,7 +155,7 @@ def add_matmul(reader: Reader, call: Call) -> Sequence[Axes]:
     return [broadcast(reader, call, [out, bias], call.shapes[0])]
 
 
-@handles("mv", "dot", "addmv")
+@handles("mv", "dot", "vdot", "addmv")
 def vector_product(reader: Reader, call: Call) -> Sequence[Axes]:
     """A matrix or a vector times a vector."""
     a, b = input_tensors(call)[-2:]

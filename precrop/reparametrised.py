@@ -1,0 +1,80 @@
+"""Weights that PyTorch's own tools compute from other tensors: what slicing those tensors leaves.
+
+``torch.nn.utils`` has two forms of each tool. The old one keeps the computed weight in an attribute
+that a hook refreshes in every forward pass; the new one computes it when it is asked for.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from torch.nn.utils import parametrizations
+from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+POWER_ITERATIONS = 15
+
+
+def refresh(model: nn.Module) -> None:
+    """Compute the weights that hooks keep in attributes, from tensors that have changed."""
+    with torch.no_grad():
+        for module in model.modules():
+            for hook in module._forward_pre_hooks.values():
+                if isinstance(hook, WeightNorm):
+                    setattr(module, hook.name, hook.compute_weight(module))
+                elif isinstance(hook, SpectralNorm):
+                    value = hook.compute_weight(module, do_power_iteration=False)
+                    setattr(module, hook.name, value)
+                elif isinstance(hook, BasePruningMethod):
+                    setattr(module, hook._tensor_name, hook.apply_mask(module))
+
+
+def restore(model: nn.Module) -> None:
+    """Make sliced tensors again what they must be: singular vectors unit, a basis orthogonal."""
+    with torch.no_grad():
+        for module in model.modules():
+            for hook in module._forward_pre_hooks.values():
+                if isinstance(hook, SpectralNorm):
+                    _restore_vectors(module, hook)
+            if isinstance(module, ParametrizationList):
+                _restore_parametrised(module)
+    refresh(model)
+
+
+def _restore_vectors(module: nn.Module, hook: SpectralNorm) -> None:
+    for end in "uv":
+        vector = module.get_buffer(f"{hook.name}_{end}")
+        vector.copy_(normalize(vector, dim=0, eps=hook.eps))
+    for _ in range(POWER_ITERATIONS):
+        hook.compute_weight(module, do_power_iteration=True)
+
+
+def _restore_parametrised(tensors: ParametrizationList) -> None:
+    if not tensors.is_tensor:
+        return
+    value: Tensor = tensors.original
+    for step in tensors:
+        if isinstance(step, parametrizations._SpectralNorm) and value.dim() > 1:
+            matrix = step._reshape_weight_to_matrix(value)
+            step._u.copy_(normalize(step._u, dim=0, eps=step.eps))
+            step._v.copy_(normalize(step._v, dim=0, eps=step.eps))
+            step._power_method(matrix, POWER_ITERATIONS)
+        elif isinstance(step, parametrizations._Orthogonal) and hasattr(step, "base"):
+            step.base.copy_(torch.linalg.qr(step.base).Q)
+        value = step(value)
+
+
+def lengths(model: nn.Module) -> Iterator[tuple[str, str, int]]:
+    """Weight norms of both forms: names of the lengths and of the directions, and the axis."""
+    for path, module in model.named_modules():
+        prefix = f"{path}." if path else ""
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, WeightNorm):
+                yield f"{prefix}{hook.name}_g", f"{prefix}{hook.name}_v", hook.dim
+        if isinstance(module, ParametrizationList):
+            step = module[0]
+            if isinstance(step, parametrizations._WeightNorm):
+                yield f"{prefix}original0", f"{prefix}original1", step.dim

@@ -1,0 +1,212 @@
+"""Layers whose weight is computed from other tensors are layers as any other: seen and cropped."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.ao.quantization as quantization
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
+from torch.nn.utils import spectral_norm as old_spectral_norm
+from torch.nn.utils import weight_norm as old_weight_norm
+from torch.nn.utils.parametrize import register_parametrization
+
+import precrop
+from precrop.build import fan_scale, resize
+from tests.outside.cropping import cropped
+
+SHAPE = (3, 10, 10)
+
+
+def plain(change: Callable[[Any], Any] = lambda layer: layer) -> Any:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        change(nn.Conv2d(3, 32, 3)), nn.ReLU(), change(nn.Conv2d(32, 48, 3)), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), change(nn.Linear(48, 6)),
+    )  # fmt: skip
+
+
+class Mirrored(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return (weight + weight.flip(-1)) / 2
+
+
+class Masked(nn.Module):
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.mask: Tensor
+        self.register_buffer("mask", (torch.rand_like(weight) > 0.5).float())
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * self.mask
+
+
+class Scaled(nn.Module):
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(len(weight), *[1] * (weight.dim() - 1)))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * self.scale
+
+
+class Standardised(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        dims = tuple(range(1, weight.dim()))
+        deviation, mean = torch.std_mean(weight, dims, keepdim=True)
+        return (weight - mean) / (deviation + 1e-5)
+
+
+class Binary(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return (weight.sign() * weight.abs().mean() - weight).detach() + weight
+
+
+def parametrised(make: Callable[[Tensor], nn.Module]) -> Callable[[Any], Any]:
+    return lambda layer: register_parametrization(layer, "weight", make(layer.weight))
+
+
+def pruned(layer: Any) -> Any:
+    prune.l1_unstructured(layer, "weight", 0.4)
+    prune.random_structured(layer, "weight", amount=0.2, dim=0)
+    return layer
+
+
+CHANGES: dict[str, Callable[[Any], Any]] = {
+    "weight_norm": parametrizations.weight_norm,
+    "weight_norm, one length": lambda layer: parametrizations.weight_norm(layer, dim=None),
+    "old weight_norm": old_weight_norm,
+    "spectral_norm": parametrizations.spectral_norm,
+    "old spectral_norm": old_spectral_norm,
+    "symmetric": parametrised(lambda _: Mirrored()),
+    "masked": parametrised(Masked),
+    "scaled": parametrised(Scaled),
+    "standardised": parametrised(lambda _: Standardised()),
+    "binary": parametrised(lambda _: Binary()),
+    "pruned": pruned,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+@pytest.mark.parametrize("name", CHANGES)
+def test_cropped_as_the_plain_network_beside_it(name: str) -> None:
+    beside = precrop.plan(plain(), SHAPE, params=0.5, macs=0.5)
+    plan, built = cropped(plain(CHANGES[name]), SHAPE, ["0", "2"])
+    assert not plan.frozen
+    for layer, (inputs, outputs) in beside.widths.items():
+        assert plan.widths[layer] == pytest.approx((inputs, outputs), abs=1)
+        module = built[int(layer)]
+        assert module.weight.shape[:2] == plan.widths[layer][::-1]
+        stated = (module.in_channels, module.out_channels) if int(layer) < 6 else None
+        assert stated in (plan.widths[layer], None)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+@pytest.mark.parametrize(
+    "name", ["weight_norm", "weight_norm, one length", "old weight_norm", "masked", "pruned"]
+)
+def test_computed_weights_are_rescaled_slices_once(name: str) -> None:
+    model = plain(CHANGES[name])
+    plan = precrop.plan(model, SHAPE, params=0.5, macs=0.5)
+    built: Any = plan.build(model)
+    for layer in plan.layers:
+        old, new = (net[int(layer.name)].weight for net in (model, built))
+        axes = plan.tensors[layer.weight]
+        assert torch.allclose(new, resize(old, axes) * fan_scale(axes, layer.kind), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["spectral_norm", "old spectral_norm"])
+def test_a_spectral_norm_is_one_right_after_the_build(name: str) -> None:
+    built: Any = precrop.crop(plain(CHANGES[name]), SHAPE, params=0.5, macs=0.5)
+    for layer in (built[0], built[2], built[6]):
+        norm = torch.linalg.matrix_norm(layer.eval().weight.flatten(1), 2)
+        assert norm.item() == pytest.approx(1, abs=0.05)
+
+
+def test_an_orthogonal_layer_stays_orthogonal() -> None:
+    torch.manual_seed(0)
+    layer = parametrizations.orthogonal(nn.Linear(40, 24))
+    model = nn.Sequential(nn.Linear(8, 40), nn.ReLU(), layer, nn.ReLU(), nn.Linear(24, 3))
+    plan, built = cropped(model, (8,), ["0", "2"])
+    assert plan.widths["2"][1] < 24
+    rows = built[2].weight
+    assert torch.allclose(rows @ rows.T, torch.eye(len(rows)), atol=1e-4)
+
+
+def prepared(version: int, *, run: bool) -> nn.Module:
+    model = nn.Sequential(quantization.QuantStub(), *plain(), quantization.DeQuantStub()).train()
+    model.qconfig = quantization.get_default_qat_qconfig("fbgemm", version)
+    model = quantization.prepare_qat(model)
+    if run:
+        model(torch.ones(2, *SHAPE))
+    return model
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*quant")
+@pytest.mark.parametrize("version", [0, 1])
+@pytest.mark.parametrize("run", [False, True])
+def test_prepared_for_quantisation_aware_training(version: int, run: bool) -> None:
+    plan, built = cropped(prepared(version, run=run), SHAPE, ["1", "3"])
+    assert not plan.frozen
+    converted = quantization.convert(built.eval())
+    assert converted[3].weight().shape[:2] == plan.widths["3"][::-1]
+
+
+class Pair(nn.Module):
+    """A convolution with a weight of two parameters, as a custom layer has it."""
+
+    def __init__(self, inputs: int, outputs: int, combine: Callable[[Tensor, Tensor], Tensor]):
+        super().__init__()
+        self.combine = combine
+        self.first = nn.Parameter(torch.randn(outputs, inputs, 3, 3) / 10)
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3) / 10)
+        self.scale = nn.Parameter(torch.ones(outputs, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.combine(self.first, self.weight) * self.scale)
+
+
+def added(first: Tensor, second: Tensor) -> Tensor:
+    return first + second
+
+
+def multiplied(first: Tensor, second: Tensor) -> Tensor:
+    return first.sigmoid() * second
+
+
+def selected(first: Tensor, second: Tensor) -> Tensor:
+    return torch.where(first > 0, second, torch.zeros_like(second))
+
+
+@pytest.mark.parametrize("combine", [added, multiplied, selected])
+def test_a_weight_of_two_parameters(combine: Any) -> None:
+    model = nn.Sequential(
+        Pair(3, 24, combine), nn.ReLU(), Pair(24, 32, combine), nn.ReLU(), nn.Conv2d(32, 4, 1)
+    )
+    plan, built = cropped(model, SHAPE, ["0", "2"])
+    assert list(plan.widths) == ["0", "2", "4"]
+    assert built[2].first.shape == built[2].weight.shape
+
+
+class Bare(nn.Module):
+    """Layers as parameters and functions; a mask that is a plain attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Parameter(torch.randn(24, 3, 3, 3) / 5)
+        self.two = nn.Parameter(torch.randn(32, 24) / 5)
+        self.three = nn.Parameter(torch.randn(4, 32) / 5)
+        self.scores = nn.Parameter(torch.rand(32, 24))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv2d(x, self.one - self.one.mean((1, 2, 3), keepdim=True)).relu().mean((2, 3))
+        x = F.linear(x, self.two * (self.scores > 0.5)).relu()
+        return x @ (self.three * 0.5).t()
+
+
+def test_bare_parameters() -> None:
+    plan, _ = cropped(Bare(), SHAPE, ["one", "two"])
+    assert list(plan.widths) == ["one", "two", "three"]
+    assert all(layer.density < 1 for layer in plan.layers)

@@ -75,6 +75,11 @@ def _copy_script(script: torch.jit.ScriptModule, memo: dict[int, Any]) -> None:
             twin._c.setattr(name, memo[id(tensor)])
 
 
+def meta_copy(model: nn.Module) -> nn.Module:
+    """A copy on meta tensors."""
+    return copied(model, lambda _, tensor: tensor.detach().to("meta"))
+
+
 def submodule(model: nn.Module, path: str) -> nn.Module:
     """The module at a path; scripted modules have no ``get_submodule``."""
     found: nn.Module = functools.reduce(getattr, path.split(".") if path else (), model)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
+from precrop.copying import meta_copy
 from precrop.errors import PlanError
 from precrop.plans import GROWTH
 from precrop.streams import Narrow, Pad
@@ -21,8 +22,8 @@ def stated_sizes(module: nn.Module) -> dict[str, Any]:
 
     Only what a module has and what was true of the original counts; others are not its attributes.
     """
-    weight = getattr(module, "weight", None)
-    shape = tuple(weight.shape) if isinstance(weight, Tensor) else ()
+    weight = _weight(module)
+    shape = tuple(weight.shape) if weight is not None else ()
     if isinstance(module, _ConvNd) and shape:
         ends = (shape[0], shape[1] * module.groups)
         inputs, outputs = ends if module.transposed else ends[::-1]
@@ -63,6 +64,15 @@ def stated_sizes(module: nn.Module) -> dict[str, Any]:
     if len(shape) > 2 and type(groups) is int:  # convolutions of other packages
         stated |= {"in_channels": shape[1] * groups, "out_channels": shape[0]}
     return stated
+
+
+def _weight(module: nn.Module) -> Tensor | None:
+    """A layer's weight; one that is computed, on meta tensors, since that may change buffers."""
+    steps = getattr(module, "parametrizations", {})
+    if "weight" in steps:
+        return meta_copy(steps["weight"])()  # type: ignore[no-any-return]
+    weight = getattr(module, "weight", None)
+    return weight if isinstance(weight, Tensor) else None
 
 
 def integers(module: nn.Module) -> Iterator[tuple[str, int]]:

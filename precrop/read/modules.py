@@ -2,7 +2,8 @@
 
 from collections.abc import Collection
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _Orthogonal
 
 from precrop.read.axes import tie, unify
 from precrop.read.reader import Reader
@@ -13,6 +14,15 @@ def share_stated_widths(reader: Reader, model: nn.Module, called: Collection[str
     for path, module in model.named_modules():
         if isinstance(module, nn.MultiheadAttention) and path in called:
             _share_embedding(reader, module)
+        elif isinstance(module, _Orthogonal) and path in called:
+            _square_basis(reader, module)
+
+
+def _square_basis(reader: Reader, module: _Orthogonal) -> None:
+    """A basis of all of the space has as many vectors as dimensions."""
+    if isinstance(module.base, Tensor):
+        axes = reader.axes(module.base)
+        unify(axes[-1], axes[-2], "an orthogonal basis")
 
 
 def _share_embedding(reader: Reader, module: nn.MultiheadAttention) -> None:

@@ -138,19 +138,19 @@ class Reader:
 
         So is a mixture of kernels.
         """
-        if not call.outputs:
-            return
-        output, tensors = call.outputs[0], input_tensors(call)
+        tensors = input_tensors(call)
         from_data = not self._data.isdisjoint(map(id, tensors))
         if from_data:
             self._data.update(map(id, call.outputs))
+        if not call.outputs or self.readings[-1].weight is not None:
+            return  # nothing, or what a layer computes
+        output = call.outputs[0]
         whole = [t for t in tensors if t.numel() == output.numel()]
         for name_of, names in ((self.origin, self._origins), (self.mixture, self._mixtures)):
             found = list(map(name_of, whole))
             known = list(dict.fromkeys(name for name in found if name is not None))
-            if from_data and (len(known) > 1 or None in found or self.readings[-1].weight):
-                continue  # a layer's result, or more than a layer's weight
-            if known:
+            masked = call.name in _MASKING and not from_data
+            if known and (masked or None not in found) and not (from_data and len(known) > 1):
                 names.setdefault(id(output), min(known, key=self._rank))
 
     def _rank(self, name: str) -> tuple[bool, bool]:
@@ -266,6 +266,9 @@ class Reader:
 
 # What modules call their weight, and what it is made of where it is computed.
 _LEAF = re.compile(r"(.*_)?weight(_orig|_v|_bar)?$")
+
+# What a mask of no origin does to a weight; a table that is added to zeros is no weight.
+_MASKING = ("mul", "div", "where", "masked_fill")
 
 INPUT = "reads the network's input"
 OUTPUT = "makes the network's output"

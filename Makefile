@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help install browser demo lint format test test-all bench bench-speed exports coverage picture clean
+.PHONY: help install browser demo lint format test test-all bench bench-speed exports coverage proxy picture clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,12 @@ exports: install  ## export every network of the matrix, write docs/export.md
 
 coverage: install  ## measure every network of the matrix, write docs/coverage.md
 	$(PYTHON) -m scripts.coverage_table --cache coverage.jsonl
+
+proxy: install  ## judge objectives by published networks, write docs/evidence.md; DATA is their folder
+	@test -n '$(DATA)' || { echo 'say where the table is: make proxy DATA=DIR' >&2; exit 1; }
+	.venv/bin/precrop judge --data $(DATA) --processes 2 -o results/evidence
+	$(PYTHON) -m scripts.objective_search --data $(DATA) --json results/evidence/objectives.json
+	$(PYTHON) -m scripts.evidence_page
 
 picture: install  ## the picture in the README
 	$(PYTHON) scripts/widths_picture.py

@@ -1,6 +1,6 @@
 """Writes docs/evidence.md: the text of scripts/evidence.md with measured tables in its places.
 
-A place is a line ``{{name}}``. Tables come from what `precrop judge` and scripts/objective_search.py
+A place is ``{{name}}``. Tables come from what `precrop judge` and scripts/objective_search.py
 left in results/evidence; nothing is measured here.
 """
 

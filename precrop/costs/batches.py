@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from precrop.errors import PrecropError
 from precrop.read.axes import atoms
-from precrop.read.lifetimes import INPUT, KernelAttention, Lifetimes, lifetimes
+from precrop.read.lifetimes import INPUT, Lifetimes, kernel_attention, lifetimes
 from precrop.read.network import Network
 from precrop.read.reader import Axes, CallReading
 from precrop.read.trace import Call, Trace, input_tensors, run
@@ -63,8 +63,7 @@ def follow(network: Network, batch_size: int) -> Lifetimes:
     known = _names(network.passes[0].trace)
     if found.names != known:
         again = network.replica().eval()
-        layers = None if meta is None else KernelAttention()
-        trace = run(again, args, kwargs, meta, layers=layers)
+        trace = run(again, args, kwargs, meta, layers=kernel_attention())
         if found.names != _names(trace) or _steps(found.names) != _steps(known):
             raise _depends_on_values() if batch_size == 1 else _other_code()
         found.again = again, trace

@@ -4,9 +4,8 @@ The network runs once more on meta tensors. Nothing but the network itself holds
 run, so a storage dies where it would die in a real one; a weak reference to it tells when.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -17,8 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from precrop.apart import apart
+from precrop.random import drawn
 from precrop.read.meta import MetaKernels
-from precrop.read.trace import PlainLayers, Trace, base_name
+from precrop.read.plain import OtherAttention, PlainLayers, plain
+from precrop.read.trace import Trace, base_name
 
 INPUT = -1
 """The call that "makes" the network's inputs."""
@@ -75,12 +76,13 @@ class Lifetimes:
         )
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes storages as they are made and as they die; parameters and buffers are not counted."""
 
     def __init__(self, meta: MetaKernels | None, fixed: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.meta, self.found = meta, Lifetimes()
+        self.random = torch.Generator().manual_seed(0)
         self.known: dict[int, tuple[Any, Life | None]] = {}
         for tensor in fixed:
             reference = _reference(tensor)
@@ -90,10 +92,14 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        parts = self.parts(op)
+        if parts is not None:
+            with self:
+                return parts(*args, **kwargs)
         index = len(self.found.sizes)
         self.bury(index - 1)
         if self.meta is None:
-            out = op(*args, **kwargs)
+            out = drawn(op, args, kwargs, self.random)
         else:
             # A constant made on the CPU in forward meets meta tensors.
             args, kwargs = tree_map_only(Tensor, lambda t: t.to("meta"), (args, kwargs))
@@ -107,6 +113,10 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for position, tensor in enumerate(outputs):
             self.note(index, position, tensor)
         return out
+
+    def parts(self, op: Any) -> Callable[..., Any] | None:
+        """What computes a fused operation in plain ones."""
+        return plain(op)
 
     def note(self, call: int, output: int, tensor: Tensor) -> None:
         """A tensor of a call; one that shares a known storage (a view) is no new one."""
@@ -130,10 +140,10 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.found.lives = [x for x in self.found.lives if x.call < first or id(x) in alive]
 
 
-class KernelAttention(PlainLayers):
-    """Lets attention on meta tensors leave what PyTorch's kernels do on real ones.
+def kernel_attention(watch: Watch | None = None) -> OtherAttention:
+    """Lets attention leave in memory what PyTorch's kernels do.
 
-    On meta tensors `scaled_dot_product_attention` is a few products, with a table of weights
+    As a trace sees it, `scaled_dot_product_attention` is a few products, with a table of weights
     between them. A kernel holds no such table but one number for each row of it, and its output
     lies in memory as (batch, places, heads, channels).
 
@@ -141,36 +151,18 @@ class KernelAttention(PlainLayers):
         watch: to be told of what a kernel does not hold.
     """
 
-    def __init__(self, watch: _Watch | None = None) -> None:
-        super().__init__()
-        self.watch = watch
-        # PyTorch's function for attention blocks, for which alone the name means another function.
-        block = F.multi_head_attention_forward
-        names = {**block.__globals__, "scaled_dot_product_attention": self.attention}
-        self.block = FunctionType(block.__code__, names, argdefs=block.__defaults__)
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if function is F.scaled_dot_product_attention:
-            function = self.attention
-        elif function is F.multi_head_attention_forward:
-            function = self.block
-        return function(*args, **(kwargs or {}))
-
-    def attention(
-        self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
-    ) -> Tensor:
-        """What a kernel puts out, as it lies in memory."""
-        first = len(self.watch.found.sizes) if self.watch is not None else 0
+    def attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        first = len(watch.found.sizes) if watch is not None else 0
         output = F.scaled_dot_product_attention(query, key, value, *args, **kwargs)
         if query.dim() == _HEADED and query.shape[-1] == value.shape[-1]:
             output = output.transpose(1, 2).contiguous().transpose(1, 2)
             row_sums = torch.empty(query.shape[:-1], dtype=_sums(query.dtype), device=query.device)
-            if self.watch is not None:
-                self.watch.join(first)
+            if watch is not None:
+                watch.join(first)
             del row_sums
         return output
+
+    return OtherAttention(attention)
 
 
 def _sums(dtype: torch.dtype) -> torch.dtype:
@@ -203,13 +195,24 @@ def lifetimes(
         kwargs: inputs by name.
         meta: kernels for meta tensors.
     """
-    watch = _Watch(meta, [*model.parameters(), *model.buffers()])
+    watch = Watch(meta, [*model.parameters(), *model.buffers()])
+    return watched(watch, kernel_attention(watch), model, args, kwargs)
+
+
+def watched(
+    watch: Watch,
+    layers: PlainLayers,
+    model: nn.Module,
+    args: Sequence[Tensor],
+    kwargs: Mapping[str, Tensor],
+) -> Lifetimes:
+    """Run ``model(*args, **kwargs)`` under a watch; ``layers`` says what layers are made of."""
     for position, tensor in enumerate((*args, *kwargs.values())):
         watch.note(INPUT, position, tensor)
     with (
         apart(),
         torch.no_grad(),
-        PlainLayers() if meta is None else KernelAttention(watch),
+        layers,
         watch,
     ):
         output = model(*args, **kwargs)

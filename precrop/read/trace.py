@@ -17,7 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from precrop.apart import apart
+from precrop.random import drawn
 from precrop.read.meta import MetaKernels
+from precrop.read.plain import PlainLayers, plain
 from precrop.read.recurrence import FoldedSteps
 
 Shape = tuple[int, ...]
@@ -160,11 +162,16 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace, self.stack, self.meta, self.limit = trace, stack, meta, limit
+        self.random = torch.Generator().manual_seed(0)
 
     def __torch_dispatch__(
         self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        parts = plain(op)
+        if parts is not None:
+            with self:
+                return parts(*args, **kwargs)
         call = Call(op, args, kwargs, [], (), self.stack[-1])
         self.trace.calls.append(call)  # before it runs: a call that raises is the last one
         if self.limit is not None and len(self.trace.calls) >= self.limit:
@@ -177,14 +184,14 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _run(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.meta is None:
-            return op(*args, **kwargs)
+            return drawn(op, args, kwargs, self.random)
         devices = {t.is_meta for t in (*_tensors(args), *_tensors(kwargs.values()))}
         if devices == {True, False}:
             # A constant made on the CPU in forward meets meta tensors.
             args, kwargs = tree_map_only(Tensor, lambda t: t.to("meta"), (args, kwargs))
         if True in devices:
             return self.meta(op, args, kwargs)
-        return op(*args, **kwargs)
+        return drawn(op, args, kwargs, self.random)
 
 
 def _output_list(out: Any) -> list[Tensor]:
@@ -232,17 +239,11 @@ def _noted(
     return noted
 
 
-class PlainLayers(TorchFunctionMode):
-    """Shows a layer's own operations: PyTorch's fused paths give way to any function mode.
-
-    (They would hide an attention block's layers in one operation. The switch that turns them off,
-    ``torch.backends.mha.set_fastpath_enabled``, is one for all threads.)
-    """
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        return function(*args, **(kwargs or {}))
+def _plain_layers(model: nn.Module, meta: MetaKernels | None) -> PlainLayers | nullcontext[None]:
+    """What a trace needs to see plain layers: on meta tensors nothing is fused."""
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    layers = PlainLayers(dtype)
+    return nullcontext() if meta is not None and layers.default is None else layers
 
 
 def _leaf_tensors(value: Any) -> list[Tensor]:
@@ -273,7 +274,7 @@ def run(
         with (
             apart(),
             torch.no_grad(),
-            layers or PlainLayers(),
+            layers or _plain_layers(model, meta),
             torch.jit.optimized_execution(False),  # type: ignore[attr-defined]
             _module_frames(model, trace, stack),
             _ReshapeWatch(trace) if limit is not None else nullcontext(),

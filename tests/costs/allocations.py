@@ -11,8 +11,9 @@ from torch import nn
 
 from precrop.deployment.memory import highest
 from precrop.read.inputs import Inputs
-from precrop.read.lifetimes import lifetimes
+from precrop.read.lifetimes import Watch, watched
 from precrop.read.network import Network
+from precrop.read.plain import PlainLayers
 
 
 def allocated_peak(model: nn.Module, shape: Any, batch: int) -> int:
@@ -43,7 +44,15 @@ def tensor_peak(model: nn.Module, shape: Any, batch: int) -> int:
     It leaves `nn.MultiheadAttention` to its layers and to the kernel of attention.
     """
     args, kwargs = Inputs(shape).make(batch, model, "cpu")
-    return lifetimes(model.eval(), args, kwargs, None).peak
+    watch = _Kernels(None, [*model.parameters(), *model.buffers()])
+    return watched(watch, PlainLayers(), model.eval(), args, kwargs).peak
+
+
+class _Kernels(Watch):
+    """Leaves fused operations to the kernels that PyTorch has for them."""
+
+    def parts(self, op: Any) -> None:
+        return None
 
 
 def _events(model: nn.Module, inputs: Inputs, batch: int) -> list[dict[str, Any]]:

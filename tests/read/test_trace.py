@@ -6,6 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from precrop.read.meta import MetaKernels
 from precrop.read.network import skeleton
@@ -141,8 +143,71 @@ def test_cached_kernels_give_the_same_trace() -> None:
     assert dtypes == [[out.dtype for out in call.outputs] for call in plain.calls]
 
 
+class Attention(nn.Module):
+    """Queries, keys and values of one tensor."""
+
+    def __init__(self, groups: int = 1, **options: Any) -> None:
+        super().__init__()
+        self.groups, self.options = groups, options
+
+    def forward(self, x: Tensor) -> Tensor:
+        keys = x[:, :: self.groups]
+        return F.scaled_dot_product_attention(x, keys, keys, **self.options)
+
+
+FUSED = {
+    "attention": (Attention(), (2, 4, 5, 8)),
+    "causal": (Attention(is_causal=True), (2, 4, 5, 8)),
+    "masked": (Attention(attn_mask=torch.ones(5, 5, dtype=torch.bool)), (2, 4, 5, 8)),
+    "biased": (Attention(attn_mask=torch.ones(5, 5)), (2, 4, 5, 8)),
+    "grouped": (Attention(2, enable_gqa=True), (2, 4, 5, 8)),
+    "scaled": (Attention(scale=0.5), (2, 4, 5, 8)),
+    "encoder": (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), (2, 5, 8)),
+    "lstm": (nn.LSTM(6, 8, 2, batch_first=True, bidirectional=True), (2, 5, 6)),
+    "lstm without biases": (nn.LSTM(6, 8, bias=False), (5, 2, 6)),
+    "projected lstm": (nn.LSTM(6, 8, proj_size=4), (5, 2, 6)),
+    "gru": (nn.GRU(6, 8, 2, bidirectional=True), (5, 2, 6)),
+    "rnn": (nn.RNN(6, 8), (5, 2, 6)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections", "ignore:TF32")
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("name", sorted(set(BLOCKS) - {"torch attention"}))  # fused on the CPU
+@pytest.mark.parametrize("name", FUSED)
+def test_no_kernel_hides_what_is_computed(name: str, training: bool) -> None:
+    """Real tensors show the products that PyTorch counts with plain kernels, as meta ones do."""
+    model, shape = FUSED[name]
+    model.train(training)
+    real = run(model, [torch.ones(shape)], {}, None)
+    meta = run(skeleton(model), [torch.ones(shape, device="meta")], {}, MetaKernels())
+    assert real.error is meta.error is None
+    plain = torch.backends.mkldnn.flags(enabled=False)
+    with plain, sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as c:
+        model(torch.ones(shape))
+    assert flops(real) == flops(meta) == c.get_total_flops() > 0
+
+
+def flops(trace: Trace) -> int:
+    """What PyTorch counts of a trace's calls."""
+    counts = 0
+    for call in trace.calls:
+        count = flop_registry.get(call.op.overloadpacket)
+        if count is not None:
+            counts += count(*call.args, **call.kwargs, out_val=call.outputs[0])
+    return counts
+
+
+def test_an_lstm_in_plain_operations_computes_the_same() -> None:
+    model = nn.LSTM(6, 8, 2, bidirectional=True)
+    x = torch.randn(5, 2, 6, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted, _ = model(x)
+    trace = run(model, [x], {}, None)
+    torch.testing.assert_close(trace.outputs[0], wanted)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", sorted(BLOCKS))
 def test_meta_tensors_show_what_real_ones_do(name: str, training: bool) -> None:
     model = small(name).train(training)
     real = run(model, [torch.ones(2, *SHAPE)], {}, None)

@@ -1,0 +1,82 @@
+"""Random numbers of one's own: a computation that draws none from the generators of the process."""
+
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+aten = torch.ops.aten
+
+# Operations with a variant, by its name, that takes a generator.
+_VARIANTS = {
+    "default": "generator",
+    "low": "low_generator",
+    "Tensor": "Tensor_generator",
+    "low_dtype": "low_generator_dtype",
+}
+_DRAWING: dict[Any, Any] = {}
+
+
+def drawing(op: Any) -> Any:
+    """The operation that draws the numbers of another one, and takes a generator; None if none."""
+    if op not in _DRAWING:
+        _DRAWING[op] = _found(op)
+    return _DRAWING[op]
+
+
+def _found(op: Any) -> Any:
+    if torch.Tag.nondeterministic_seeded not in op.tags:
+        return None
+    if any(argument.name == "generator" for argument in op._schema.arguments):
+        return op
+    variant = _VARIANTS.get(op._overloadname, "")
+    return getattr(op.overloadpacket, variant, None)
+
+
+def drawn(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], generator: Generator) -> Any:
+    """The operation's result; random numbers come from ``generator`` if the call names no other."""
+    if op is aten.native_dropout.default:
+        return _dropped(*args, generator=generator)
+    own = drawing(op)
+    if own is None or kwargs.get("generator") is not None:
+        return op(*args, **kwargs)
+    return own(*args, **{**kwargs, "generator": generator})
+
+
+def _dropped(x: Tensor, p: float, train: bool | None, *, generator: Generator) -> Any:
+    """Dropout and its mask; PyTorch's own operation takes no generator."""
+    if train is False or p == 0:
+        return x.clone(), torch.ones_like(x, dtype=torch.bool)
+    mask = torch.empty_like(x, dtype=torch.bool).bernoulli_(1 - p, generator=generator)
+    return x * mask * (1 / (1 - p) if p < 1 else 0.0), mask
+
+
+class OwnNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Draws all random numbers from generators of its own, one for each kind of device."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.generators: dict[torch.device, Generator] = {}
+        self.seed = seed
+
+    def restart(self) -> None:
+        """Draw the same numbers again."""
+        self.generators.clear()
+
+    def generator(self, device: torch.device) -> Generator:
+        """The numbers of a device."""
+        if device not in self.generators:
+            self.generators[device] = Generator(device).manual_seed(self.seed)
+        return self.generators[device]
+
+    def __torch_dispatch__(
+        self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if drawing(op) is None and op is not aten.native_dropout.default:
+            return op(*args, **kwargs)
+        device = kwargs.get("device")
+        if device is None:
+            device = next((a.device for a in args if isinstance(a, Tensor)), torch.device("cpu"))
+        return drawn(op, args, kwargs, self.generator(torch.device(device)))

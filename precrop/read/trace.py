@@ -250,6 +250,10 @@ def _leaf_tensors(value: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
+def _recurs(model: nn.Module) -> bool:
+    return any(isinstance(module, nn.RNNBase) for module in model.modules())
+
+
 def run(
     model: nn.Module,
     args: Sequence[Any],
@@ -278,7 +282,7 @@ def run(
             torch.jit.optimized_execution(False),  # type: ignore[attr-defined]
             _module_frames(model, trace, stack),
             _ReshapeWatch(trace) if limit is not None else nullcontext(),
-            FoldedSteps(trace.calls) if fold else nullcontext(),
+            FoldedSteps(trace.calls) if fold and _recurs(model) else nullcontext(),
             _Recorder(trace, stack, meta, limit),
         ):
             output = model(*args, **kwargs)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from precrop.api import crop, plan
     from precrop.errors import BudgetError, PlanError, PrecropError
-    from precrop.flow.expected import synexp
+    from precrop.flow.expected import expected_output, synexp
     from precrop.pai.api import densities, scores
     from precrop.pai.collapse import LayerCollapseWarning
     from precrop.pai.masking import apply_masks, masks
@@ -26,6 +26,7 @@ __all__ = [
     "apply_masks",
     "crop",
     "densities",
+    "expected_output",
     "masks",
     "plan",
     "scores",
@@ -41,6 +42,7 @@ _HOMES = {
     "apply_masks": "precrop.pai.masking",
     "crop": "precrop.api",
     "densities": "precrop.pai.api",
+    "expected_output": "precrop.flow.expected",
     "masks": "precrop.pai.masking",
     "plan": "precrop.api",
     "scores": "precrop.pai.api",

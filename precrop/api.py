@@ -21,7 +21,6 @@ from precrop.costs.memory import memory as memory_model
 from precrop.costs.profiles import DeviceProfile, find_profile
 from precrop.errors import BudgetError, PrecropError
 from precrop.fit.fitting import Fit
-from precrop.flow.expected import Expectation
 from precrop.plans import LayerPlan, Plan
 from precrop.program import BALANCE, OBJECTIVES
 from precrop.read.axes import leaves
@@ -30,7 +29,7 @@ from precrop.read.network import Network
 from precrop.read.reader import Product
 from precrop.read.residual import find_streams
 from precrop.targets import check_densities, check_widths
-from precrop.ways import RULES, Balanced, ByRule, Exact, Given, Matched, Uniform, Way
+from precrop.ways import EXACT, RULES, Balanced, ByRule, Exact, Given, Matched, Uniform, Way
 
 
 def crop(
@@ -76,7 +75,7 @@ def plan(
     """Choose the width of every layer so that the network meets its budgets.
 
     The input model is only looked at. No data and no label is used, and no weight but by
-    ``objective="exact"``.
+    ``objective="exact"`` and ``"exact-output"``.
 
     Args:
         model: any network whose forward runs in PyTorch.
@@ -98,8 +97,8 @@ def plan(
         min_width: no layer gets narrower than this.
         expand: let layers get wider than the original (PreConfig).
         balance: weight of the balance term, gamma in docs/method.md.
-        objective: a name in `precrop.program.OBJECTIVES`, or ``exact`` for log SynExp itself, which
-            differs from the default in networks with branches.
+        objective: a name in `precrop.program.OBJECTIVES`, or ``exact`` for log SynExp itself and
+            ``exact-output`` for log E[R], which differ from the default in networks with branches.
         densities: ``{layer name: density}`` in (0, 1], from any method or person: the widths whose
             densities come closest. No budget is needed then.
         widths: ``{layer name: output channels}``, chosen elsewhere: the plan has exactly these, and
@@ -281,8 +280,8 @@ def _way(
     if rule not in ("balanced", "uniform", *RULES):
         known = ", ".join(["balanced", "uniform", *RULES])
         raise PrecropError(f"rule={rule!r} is unknown: choose from {known}")
-    if objective not in ("exact", *OBJECTIVES):
-        known = ", ".join([*OBJECTIVES, "exact"])
+    if objective not in (*OBJECTIVES, *EXACT):
+        known = ", ".join([*OBJECTIVES, *EXACT])
         raise PrecropError(f"objective={objective!r} is unknown: choose from {known}")
     if objective != "synexp" and (rule != "balanced" or densities is not None):
         raise PrecropError(f"objective={objective!r} goes with neither densities= nor rule=")
@@ -300,7 +299,9 @@ def _way(
         return ByRule(rule, targets)
     if targets:
         return Matched(targets, balance)
-    return Exact(Expectation(network)) if objective == "exact" else Balanced(objective)
+    if objective in EXACT:
+        return Exact(EXACT[objective](network))
+    return Balanced(objective)
 
 
 def _given(

@@ -40,7 +40,7 @@ EXPANSION = 4.0
 """Default cap of a group's ratio when widening is allowed."""
 
 
-def synexp(structure: Structure) -> Floats:
+def every_layer(structure: Structure) -> Floats:
     """Every layer counts alike: the maximiser of the expected SynFlow of a chain (2203.02549)."""
     return np.ones(len(structure.layers))
 
@@ -71,7 +71,7 @@ def root_macs(structure: Structure) -> Floats:
 
 
 OBJECTIVES: dict[str, Callable[[Structure], Floats]] = {
-    "synexp": synexp,
+    "synexp": every_layer,
     "dense-layers": dense_layers,
     "inner-layers": inner_layers,
     "root-macs": root_macs,

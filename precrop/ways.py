@@ -15,7 +15,7 @@ import numpy as np
 from precrop.allocate import Allocation, allocate
 from precrop.closed_form import closed_form
 from precrop.errors import BudgetError, PrecropError
-from precrop.flow.expected import Expectation
+from precrop.flow.expected import Expectation, ScoreExpectation
 from precrop.program import (
     Choices,
     Floats,
@@ -81,14 +81,18 @@ class Balanced:
         return Solution(weighed, allocate(weighed), weighed.value)
 
 
+EXACT: dict[str, type[Expectation]] = {"exact": ScoreExpectation, "exact-output": Expectation}
+"""Objectives that take no weights of layers, and what they maximise."""
+
+
 @dataclass(frozen=True)
 class Exact:
-    """Maximise log SynExp itself instead of the sum of the log densities.
+    """Maximise log SynExp itself, or log E[R], instead of the sum of the log densities.
 
-    Log SynExp is convex in the log densities, so its tangent lies below it: solving the program
-    with the slopes at the last solution as weights climbs, to a point where no small change helps.
-    That need not be the maximum; it is done from two starts, the optimum of the sum of log
-    densities and the dense network's slopes, and the better end counts.
+    Either is convex in the log densities, so its tangent lies below it: solving the program with
+    the slopes at the last solution as weights climbs, to a point where no small change helps. That
+    need not be the maximum; it is done from two starts, the optimum of the sum of log densities and
+    the dense network's slopes, and the better end counts.
     """
 
     expectation: Expectation
@@ -117,7 +121,7 @@ class Exact:
         report = {
             name: {
                 "objective": reached[name],
-                "log_synexp": self.expectation(ends @ end.log_ratios)[0],
+                self.expectation.label: self.expectation(ends @ end.log_ratios)[0],
                 "rounds": rounds,
             }
             for name, (end, rounds) in climbs.items()

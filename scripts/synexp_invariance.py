@@ -1,4 +1,4 @@
-"""Checks by sampling that SynExp depends on densities alone: tables for the documentation.
+"""Checks by sampling that E[R] depends on densities alone: tables for the documentation.
 
 Run from the repository's root: ``python -m scripts.synexp_invariance``. With ``--markdown FILE``
 the tables also replace what stands in that file between ``<!-- invariance -->`` and
@@ -16,10 +16,10 @@ from torch import nn
 from torchvision.models import DenseNet
 
 from precrop.files import write_text
-from precrop.flow.expected import synexp
+from precrop.flow.expected import expected_output
 from precrop.models import resnet20
 from precrop.pai.masking import GRANULARITIES
-from precrop.pai.montecarlo import Drawing, Estimate, sampled_crop, sampled_synexp
+from precrop.pai.montecarlo import Drawing, Estimate, sampled_crop, sampled_output
 from precrop.read.inputs import Inputs
 from precrop.read.network import Network
 
@@ -88,14 +88,14 @@ def main() -> None:
 
 def independent(chosen: list[Subject]) -> Iterator[str]:
     """Masks drawn for every layer on its own, of every granularity."""
-    yield "| network | masks of single | weights | ln SynExp | ln mean R, 95% interval | off by |"
+    yield "| network | masks of single | weights | ln E[R] | ln mean R, 95% interval | off by |"
     yield "|---|---|---|---:|---:|---:|"
     for subject in chosen:
         layers = [layer.name for layer in Network(subject.model, Inputs(subject.shape)).layers]
         densities = dict.fromkeys(layers[1:], DENSITY)
         for granularity in GRANULARITIES:
             for weights, words in DRAWINGS.items():
-                found = sampled_synexp(
+                found = sampled_output(
                     subject.model,
                     subject.shape,
                     densities,
@@ -103,21 +103,23 @@ def independent(chosen: list[Subject]) -> Iterator[str]:
                     samples=subject.samples,
                     weights=weights,
                 )
-                expected = synexp(subject.model, subject.shape, found.densities)
+                expected = expected_output(subject.model, subject.shape, found.densities)
                 yield _row(subject.name, f"{granularity}s", words, expected, found)
 
 
 def shared(chosen: list[Subject]) -> Iterator[str]:
     """Whole channels, which go in all layers that have them."""
     yield (
-        "| network | ln SynExp at the layers' densities | ln SynExp, dense, plus sum of ln r "
+        "| network | ln E[R] at the layers' densities | ln E[R], dense, plus sum of ln r "
         "| ln mean R, 95% interval |"
     )
     yield "|---|---:|---:|---:|"
     for subject in chosen:
         found = sampled_crop(subject.model, subject.shape, SHARE, samples=subject.samples)
-        twice = synexp(subject.model, subject.shape, found.densities)
-        once = synexp(subject.model, subject.shape) + sum(map(math.log, found.shares.values()))
+        twice = expected_output(subject.model, subject.shape, found.densities)
+        once = expected_output(subject.model, subject.shape) + sum(
+            map(math.log, found.shares.values())
+        )
         formula = f"{once:.3f}" if subject.chain else "–"
         yield f"| {subject.name} | {twice:.3f} | {formula} | {_interval(found)} |"
 

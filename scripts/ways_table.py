@@ -16,6 +16,7 @@ SHAPE = (3, 32, 32)
 WAYS: dict[str, dict[str, Any]] = {
     "balanced (default)": {},
     "exact": {"objective": "exact"},
+    "exact, of the output": {"objective": "exact-output"},
     "sqrt-min": {"rule": "sqrt-min"},
     "sqrt-max": {"rule": "sqrt-max"},
     "geometric-mean": {"rule": "geometric-mean"},

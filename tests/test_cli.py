@@ -421,7 +421,7 @@ def test_wrong_densities(content: str | None, message: str, capsys: Output) -> N
         (
             ["--objective", "best"],
             "objective='best' is unknown: choose from synexp, dense-layers, inner-layers, "
-            "root-macs, exact",
+            "root-macs, exact, exact-output",
         ),
         (["--rule", "min"], "rule='min' is unknown: choose from balanced, uniform, sqrt-min"),
         (["--objective", "exact", "--rule", "sqrt-min"], "goes with neither"),

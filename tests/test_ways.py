@@ -16,7 +16,7 @@ from precrop import ways
 from precrop.allocate import Allocation, allocate
 from precrop.closed_form import closed_form
 from precrop.errors import BudgetError, PrecropError
-from precrop.flow.expected import Expectation
+from precrop.flow.expected import Expectation, ScoreExpectation
 from precrop.models import cifar_vgg16_bn, resnet20
 from precrop.program import Floats, Program, program
 from precrop.read.inputs import Inputs
@@ -82,10 +82,18 @@ def slope(function: Any, x: Floats, step: float = 1e-5) -> Floats:
 # --- the exact objective --------------------------------------------------------------------------
 
 
-def exact(model: nn.Module, shape: Any, shares: Mapping[str, float]) -> tuple[Program, Exact]:
+def exact(
+    model: nn.Module,
+    shape: Any,
+    shares: Mapping[str, float],
+    kind: type[Expectation] = ScoreExpectation,
+) -> tuple[Program, Exact]:
     network = Network(model, Inputs(shape))
     structure, _ = network.structure()
-    return program(structure, limits_of(structure, shares)), Exact(Expectation(network))
+    return program(structure, limits_of(structure, shares)), Exact(kind(network))
+
+
+KINDS = [ScoreExpectation, Expectation]
 
 
 BUDGETS = [{"params": 0.3, "macs": 0.3}, {"params": 0.03}]
@@ -97,9 +105,12 @@ def network_of(name: str) -> tuple[nn.Module, Any]:
     return (resnet20(), IMAGE) if name == "resnet20" else (small(name, 64, 96), SHAPE)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("name", "shares"), CASES)
-def test_exact_climbs_from_both_starts(name: str, shares: dict[str, float]) -> None:
-    problem, way = exact(*network_of(name), shares)
+def test_exact_climbs_from_both_starts(
+    name: str, shares: dict[str, float], kind: type[Expectation]
+) -> None:
+    problem, way = exact(*network_of(name), shares, kind)
     solved: list[Allocation] = []
 
     def watched(of: Program) -> Allocation:
@@ -123,7 +134,7 @@ def test_exact_climbs_from_both_starts(name: str, shares: dict[str, float]) -> N
         assert -1e-6 < steps[-1] <= ways.CLIMBED
         assert end["objective"] == pytest.approx(values[-2])
         ends_of = ends(problem.structure) @ (start, *climb)[-2].log_ratios
-        assert end["log_synexp"] == pytest.approx(way.expectation.value(ends_of))
+        assert end[kind.label] == pytest.approx(way.expectation.value(ends_of))
 
     best = found.value(found.allocation.log_ratios)
     assert best == max(end["objective"] for end in starts.values())
@@ -160,10 +171,11 @@ def test_exact_is_the_default_in_a_chain() -> None:
     np.testing.assert_allclose(found.problem.gain, default.problem.gain, rtol=1e-9)
     plans = [
         precrop.plan(model, IMAGE, params=0.3, macs=0.3, objective=name)
-        for name in ("synexp", "exact")
+        for name in ("synexp", "exact", "exact-output")
     ]
-    assert plans[0].widths == plans[1].widths
-    assert [start["rounds"] for start in plans[1].solver["starts"].values()] == [0, 0]
+    assert plans[0].widths == plans[1].widths == plans[2].widths
+    for plan in plans[1:]:
+        assert [start["rounds"] for start in plan.solver["starts"].values()] == [0, 0]
 
 
 def test_exact_needs_layers_that_are_applied_once() -> None:

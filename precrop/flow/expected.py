@@ -1,8 +1,11 @@
-"""SynExp: the expectation of SynFlow's R over weights and masks (arXiv 2203.02549).
+"""SynExp: the expected sum of SynFlow's scores over weights and masks (arXiv 2203.02549).
 
-R has degree one in every weight, so the expectation over independent weights and masks is R with
-every weight of layer l replaced by ``p_l E|w_l|``. ``E|w_l|`` is taken from the network's own
-weights: their mean absolute value.
+SynFlow's R has degree one in every weight, so its expectation over independent weights and masks is
+R with every weight of layer l replaced by ``p_l E|w_l|``. ``E|w_l|`` is taken from the network's
+own weights: their mean absolute value. The scores of layer l, ``|w| dR/d|w|``, add up to the part
+of R that passes it, and so does their expectation. The sum over all layers counts a path as often
+as it meets a layer with weights: in a chain that is R times the number of layers, in a network
+with branches it weighs long paths more than R does.
 """
 
 import math
@@ -26,17 +29,20 @@ _LINEAR = 1e-9
 
 
 class Expectation:
-    """Log SynExp as a function of the layers' log densities.
+    """Log E[R] as a function of the layers' log densities.
 
     Args:
         network: that was read.
 
     Attributes:
+        label: what it is called in a plan's report.
         names: the layers, in the order of execution.
 
     Raises:
         PrecropError: an operation has no linear reading, or a layer is applied twice in a row.
     """
+
+    label = "log_output"
 
     def __init__(self, network: Network) -> None:
         layers = network.layers
@@ -53,7 +59,7 @@ class Expectation:
                 self._check_degree(index)
 
     def __call__(self, log_densities: Floats) -> tuple[float, Floats]:
-        """The logarithm, and its slope in every layer's log density: the share of R that passes it.
+        """The logarithm, and its slope in every layer's log density: the share that passes it.
 
         Args:
             log_densities: shape (layers,), in the order of `names`. Points that were asked for
@@ -64,23 +70,25 @@ class Expectation:
             self._known[key] = self._computed(log_densities)
         return self._known[key]
 
-    def _computed(self, log_densities: Floats) -> tuple[float, Floats]:
-        values = torch.tensor(np.exp(log_densities) * self._means, requires_grad=True)
-        with torch.enable_grad():
-            total = self._flow(values)
-            (slope,) = torch.autograd.grad(total.values, values)
-        total = Flow(total.values.detach(), total.exponent)
-        if not float(total.values) > 0:
-            return -math.inf, np.zeros(len(self.names))
-        shares: Floats = (slope * values.detach() / total.values).numpy()
-        return _log(total), shares
-
     def value(self, log_densities: Floats) -> float:
         """The logarithm alone."""
         with torch.no_grad():
-            return _log(self._flow(torch.from_numpy(np.exp(log_densities) * self._means)))
+            return _log(self._total(torch.from_numpy(np.exp(log_densities) * self._means)))
 
-    def _flow(self, values: Tensor) -> Flow:
+    def _computed(self, log_densities: Floats) -> tuple[float, Floats]:
+        values = torch.tensor(np.exp(log_densities) * self._means, requires_grad=True)
+        with torch.enable_grad():
+            total = self._total(values)
+            (slope,) = torch.autograd.grad(total.values, values)
+        shares = (slope * values / total.values).detach()
+        log = _log(total)
+        return log, shares.numpy() if log > -math.inf else np.zeros(len(self.names))
+
+    def _total(self, values: Tensor) -> Flow:
+        """What is expected where layers' weights have these means, shape (layers,)."""
+        return self._output(values)
+
+    def _output(self, values: Tensor) -> Flow:
         rows = zip(self._parameters, values.unbind(), self._shapes, strict=True)
         return self._replay({name: Even(value, shape) for name, value, shape in rows})
 
@@ -94,15 +102,29 @@ class Expectation:
             )
 
 
+class ScoreExpectation(Expectation):
+    """Log SynExp, likewise: of the sum of all scores instead of R."""
+
+    label = "log_synexp"
+
+    def _total(self, values: Tensor) -> Flow:
+        with torch.enable_grad():
+            means = values if values.requires_grad else values.requires_grad_()
+            total = self._output(means)
+            (slope,) = torch.autograd.grad(total.values, means, create_graph=True)
+            return Flow((slope * means).sum(), total.exponent)
+
+
 @apart()
 def synexp(
     model: nn.Module, input_shape: Any, densities: Mapping[str, float] | None = None
 ) -> float:
     """The natural logarithm of SynExp, exact and computed in log space.
 
-    The expectation is over weights that are drawn independently with the mean absolute value that
-    each layer of ``model`` has, and over masks of any granularity that are drawn independently for
-    every layer at its density. See docs/method.md for what counts as linear.
+    SynExp is the expected sum of the SynFlow scores of all weights. It is over weights that are
+    drawn independently with the mean absolute value that each layer of ``model`` has, and over
+    masks of any granularity that are drawn independently for every layer at its density. See
+    docs/method.md for what counts as linear.
 
     Args:
         model: the network; it is only looked at.
@@ -113,7 +135,29 @@ def synexp(
         PrecropError: a density is none, a name is no layer's, or the network multiplies activations
             with each other (attention) or applies a layer twice in a row.
     """
-    expectation = Expectation(Network(model, Inputs(input_shape)))
+    return _value(ScoreExpectation, model, input_shape, densities)
+
+
+@apart()
+def expected_output(
+    model: nn.Module, input_shape: Any, densities: Mapping[str, float] | None = None
+) -> float:
+    """The natural logarithm of E[R], the expected output of SynFlow's linear network.
+
+    In a chain it is `synexp` less the logarithm of the number of layers; where there are branches,
+    paths count alike here, and by the number of their layers there. Arguments and errors are those
+    of `synexp`.
+    """
+    return _value(Expectation, model, input_shape, densities)
+
+
+def _value(
+    kind: type[Expectation],
+    model: nn.Module,
+    input_shape: Any,
+    densities: Mapping[str, float] | None,
+) -> float:
+    expectation = kind(Network(model, Inputs(input_shape)))
     return expectation.value(log_densities(densities or {}, expectation.names))
 
 
@@ -140,5 +184,5 @@ def _mean(name: str, weight: Tensor) -> float:
 
 
 def _log(total: Flow) -> float:
-    value = float(total.values)
+    value = float(total.values.detach())
     return math.log(value) + total.exponent * math.log(2) if value > 0 else -math.inf

@@ -47,6 +47,7 @@ def densities(
 
     Warns:
         LayerCollapseWarning: the method leaves a layer no weight; it then keeps its best one.
+        UserWarning: a single weight of a layer ranks high enough to remain.
 
     Raises:
         BudgetError: a budget is senseless.
@@ -54,13 +55,15 @@ def densities(
     """
     with apart():
         problem = _problem(model, input_shape, params, macs, data, seed, progress)
-        found, names = _densities(problem, method, options)
-    if names:
-        warnings.warn(
-            f"{method} collapses {', '.join(names)}: no weight ranks high enough to remain",
-            LayerCollapseWarning,
-            stacklevel=2,
-        )
+        found, gone, thin = _densities(problem, method, options)
+    said = []
+    if gone:
+        said.append(f"collapses {', '.join(gone)}: no weight ranks high enough to remain")
+    if thin:
+        said.append(f"leaves a single weight of {', '.join(thin)}")
+    if said:
+        category = LayerCollapseWarning if gone else UserWarning
+        warnings.warn(f"{method} {'; it '.join(said)}", category, stacklevel=2)
     return found
 
 
@@ -94,15 +97,17 @@ def scores(
 
 def _densities(
     problem: Problem, method: str, options: Mapping[str, Any]
-) -> tuple[dict[str, float], list[str]]:
-    """The densities, and the layers that collapse."""
+) -> tuple[dict[str, float], list[str], list[str]]:
+    """The densities, the layers that collapse, and others of which a single weight remains."""
     if method in SCORES:
         ranked = weight_scores(problem, method, **options)
         kept = kept_weights(problem, ranked)
-        return shares(kept), outranked(ranked, kept)
+        gone = outranked(ranked, kept)
+        single = [name for name, mask in kept.items() if mask.numel() > 1 == int(mask.sum())]
+        return shares(kept), gone, [name for name in single if name not in gone]
     found = layer_densities(problem, method, **options)
     layers = problem.layers.items()
-    return found, [name for name, layer in layers if found[name] * layer.weights < 1]
+    return found, [name for name, layer in layers if found[name] * layer.weights < 1], []
 
 
 def _problem(

@@ -22,7 +22,7 @@ Rule = Callable[..., dict[str, float]]
 Score = Callable[..., dict[str, Tensor]]
 
 RULES: dict[str, Rule] = {
-    "synexp": rules.synexp,
+    "synexp": rules.highest_synexp,
     "erk": rules.erk,
     "uniform": rules.uniform,
     "uniform_plus": rules.uniform_plus,

@@ -1,8 +1,9 @@
-"""SynExp by sampling: the mean of R over weights and masks that are really drawn.
+"""SynExp by sampling: the mean over weights and masks that are really drawn.
 
-`precrop.synexp` computes the expectation exactly, from densities alone. Here weights are drawn
-anew, masks are drawn at any granularity, and R is computed each time, so that the theorem can be
-checked: with masks that are independent between layers the mean is SynExp, whatever a mask's unit.
+`precrop.synexp` and `precrop.expected_output` compute expectations exactly, from densities alone.
+Here weights are drawn anew, masks are drawn at any granularity, and R or the sum of all scores is
+computed each time, so that the theorem can be checked: with masks that are independent between
+layers the mean is the expectation, whatever a mask's unit.
 Where whole channels go, neighbouring layers share a mask, and the mean is another one.
 """
 
@@ -28,6 +29,8 @@ from precrop.targets import check_densities
 Drawing = Literal["normal", "shuffle"]
 Masks = Mapping[str, Tensor]
 """Bool tensors by parameter name."""
+Measure = Callable[[Replay, Mapping[str, Tensor]], Flow]
+"""What is averaged, from a network's replay and its weights, not negative, by parameter name."""
 
 SURE = 1.96
 """Standard errors on either side of the mean that a normal variable stays within at 95%."""
@@ -35,14 +38,14 @@ SURE = 1.96
 
 @dataclass(frozen=True)
 class Estimate:
-    """The mean of R over samples.
+    """The mean of R, or of the sum of all scores, over samples.
 
     Attributes:
         log_mean: its natural logarithm.
         relative_error: standard error of the mean, as a share of the mean.
         samples: how many were drawn.
         densities: the share of its weights that every masked layer really kept, by layer name: the
-            nearest that whole units allow. The exact value to compare with is SynExp at these.
+            nearest that whole units allow. The exact value to compare with is that at these.
         shares: the share of its channels that every independent width really kept, by the layer
             that makes it; empty where masks were drawn for every layer independently.
     """
@@ -76,7 +79,7 @@ def sampled_synexp(
     seed: int = 0,
     weights: Drawing = "normal",
 ) -> Estimate:
-    """The mean of R over drawn weights, and over masks drawn for every layer independently.
+    """The mean of the sum of all scores over drawn weights, and over masks drawn for every layer.
 
     Compare with ``synexp(model, input_shape, estimate.densities)``: a layer keeps whole units, so
     its density is the nearest that is possible, not the one asked for.
@@ -94,11 +97,34 @@ def sampled_synexp(
     Raises:
         PrecropError: an argument makes no sense, or the network has no linear reading.
     """
-    sampler = _Sampler(model, input_shape, weights)
+    sampler = _Sampler(model, input_shape, weights, _scores)
+    return _sampled(sampler, densities, granularity, samples, seed)
+
+
+@apart()
+def sampled_output(
+    model: nn.Module,
+    input_shape: Any,
+    densities: Mapping[str, float],
+    *,
+    granularity: str = "weight",
+    samples: int = 1000,
+    seed: int = 0,
+    weights: Drawing = "normal",
+) -> Estimate:
+    """The mean of R, to compare with `precrop.expected_output`; otherwise as `sampled_synexp`."""
+    sampler = _Sampler(model, input_shape, weights, _output)
+    return _sampled(sampler, densities, granularity, samples, seed)
+
+
+def _sampled(
+    sampler: "_Sampler", densities: Mapping[str, float], granularity: str, samples: int, seed: int
+) -> Estimate:
+    """A mean over masks drawn for every layer independently."""
     asked = check_densities(densities, list(sampler.parameters))
 
     def draw(sample: int) -> Masks:
-        return masks(model, asked, granularity, seed=sample) if asked else {}
+        return masks(sampler.network.model, asked, granularity, seed=sample) if asked else {}
 
     return sampler.estimate(draw, samples, seed)
 
@@ -118,7 +144,7 @@ def sampled_crop(
     Such masks are not independent: a hidden channel that goes takes an output of one layer and an
     input of the next with it. In a chain a path meets each hidden width in one channel, so
     ``log E[R]`` is that of the dense network plus the sum of the logarithms of the shares that the
-    *widths* keep, where SynExp at the layers' densities counts every one of them twice.
+    *widths* keep, where E[R] at the layers' densities counts every one of them twice.
 
     Args:
         model: the network; it is only looked at.
@@ -132,7 +158,7 @@ def sampled_crop(
     Raises:
         PrecropError: an argument makes no sense, or the network has no linear reading.
     """
-    sampler = _Sampler(model, input_shape, weights)
+    sampler = _Sampler(model, input_shape, weights, _output)
     structure, ties = sampler.network.structure()
     names = [group.name for group in structure.groups]
     asked = share if isinstance(share, Mapping) else dict.fromkeys(names, share)
@@ -152,19 +178,22 @@ def sampled_crop(
 
 
 class _Sampler:
-    """Draws a network's weights and computes R.
+    """Draws a network's weights and measures it.
 
     Attributes:
         network: as it was read.
         parameters: per layer name the name of its weight.
     """
 
-    def __init__(self, model: nn.Module, input_shape: Any, weights: Drawing) -> None:
+    def __init__(
+        self, model: nn.Module, input_shape: Any, weights: Drawing, measure: Measure
+    ) -> None:
         if weights not in ("normal", "shuffle"):
             raise PrecropError(f"weights={weights!r} is unknown: write normal or shuffle")
         self.network = Network(model, Inputs(input_shape))
         self.parameters = {layer.name: layer.weight for layer in self.network.layers}
         self._replay = Replay(self.network, average_pool=True)
+        self._measure = measure
         self._draw = _normal if weights == "normal" else _shuffled
         own = dict(model.named_parameters())
         self._sizes = {
@@ -178,7 +207,7 @@ class _Sampler:
         seed: int,
         shares: Mapping[str, float] | None = None,
     ) -> Estimate:
-        """The mean of R over weights, and over masks that ``draw`` makes from a seed."""
+        """The mean over weights, and over masks that ``draw`` makes from a seed."""
         if type(samples) is not int or samples < 2:
             raise PrecropError(
                 f"samples={samples!r} makes no sense: write a whole number from 2 up"
@@ -186,10 +215,9 @@ class _Sampler:
         seeds = torch.randint(2**31, (samples,), generator=torch.Generator().manual_seed(seed))
         flows: list[Flow] = []
         found: Masks = {}
-        with torch.no_grad():
-            for sample in seeds.tolist():
-                found = draw(sample)
-                flows.append(self._flow(found, sample))
+        for sample in seeds.tolist():
+            found = draw(sample)
+            flows.append(self._flow(found, sample))
         densities = {
             layer: int(found[name].sum()) / found[name].numel()
             for layer, name in self.parameters.items()
@@ -201,8 +229,24 @@ class _Sampler:
         weights = {}
         for name, own in self._sizes.items():
             drawn = self._draw(own, generator(seed, f"{name} drawn"))
-            weights[name] = Weight(drawn * found[name].cpu() if name in found else drawn)
-        return self._replay(weights)
+            weights[name] = drawn * found[name].cpu() if name in found else drawn
+        return self._measure(self._replay, weights)
+
+
+def _output(replay: Replay, weights: Mapping[str, Tensor]) -> Flow:
+    """R."""
+    with torch.no_grad():
+        return replay({name: Weight(weight) for name, weight in weights.items()})
+
+
+def _scores(replay: Replay, weights: Mapping[str, Tensor]) -> Flow:
+    """The sum of all weights' ``|w| dR/d|w|``."""
+    leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+    with torch.enable_grad():
+        total = replay({name: Weight(leaf) for name, leaf in leaves.items()})
+        found = torch.autograd.grad(total.values, list(leaves.values()), materialize_grads=True)
+    parts = [(weight * slope).sum() for weight, slope in zip(weights.values(), found, strict=True)]
+    return Flow(torch.stack(parts).sum(), total.exponent)
 
 
 def _normal(own: Tensor, random: torch.Generator) -> Tensor:

@@ -19,7 +19,7 @@ _LOG_LEVELS = (-60.0, 60.0)
 """Between these, whatever a family multiplies its level with, lie all densities that matter."""
 
 
-def synexp(problem: Problem) -> dict[str, float]:
+def highest_synexp(problem: Problem) -> dict[str, float]:
     """The maximiser of ``sum_l log p_l`` within the budgets (2203.02549), see `closed_form`."""
     costs, limits = _costs(problem), problem.limits
     if _fits(problem):

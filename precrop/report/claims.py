@@ -26,6 +26,7 @@ from precrop.report.comparisons import (
     together,
 )
 from precrop.report.frames import Frame, Group
+from precrop.ways import EXACT
 
 MARGIN = 0.5
 """Percentage points of accuracy that count as no difference, unless said otherwise."""
@@ -155,7 +156,7 @@ def granularity_is_free(frame: Frame, margin: float) -> Verdict:
 
 def defaults_suffice(frame: Frame, margin: float) -> Verdict:
     """SynExp leaves the balance of widths open: whether another choice trains better."""
-    tried = frame.where(lambda group: _cropped(group, *OBJECTIVES, "exact", "given"))
+    tried = frame.where(lambda group: _cropped(group, *OBJECTIVES, *EXACT, "given"))
     others = [g for g in tried if g.variant != PRECROP and not _is_matched(g)]
     found = [c for c in compare(_precrop(frame), others) if c.one.variant == PRECROP]
     return _no_worse(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import precrop
 from precrop.errors import PrecropError
-from precrop.flow.expected import Expectation
+from precrop.flow.expected import Expectation, ScoreExpectation
 from precrop.flow.replay import Replay, Weight
 from precrop.models import cifar_mobilenet_v2, cifar_vgg16_bn, resnet20, resnet1202
 from precrop.program import Floats
@@ -28,8 +28,13 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-def expectation(model: nn.Module, shape: Shape) -> Expectation:
-    return Expectation(Network(model, Inputs(shape)))
+def expectation(
+    model: nn.Module, shape: Shape, kind: type[Expectation] = Expectation
+) -> Expectation:
+    return kind(Network(model, Inputs(shape)))
+
+
+KINDS = [Expectation, ScoreExpectation]
 
 
 def drawn(count: int, least: float = 0.05) -> Floats:
@@ -51,6 +56,25 @@ def written_out(model: nn.Module, shape: Shape, log_densities: Floats) -> float:
     return math.log(float(total.values)) + total.exponent * math.log(2)
 
 
+def scores_written_out(model: nn.Module, shape: Shape, log_densities: Floats) -> float:
+    """The logarithm of the sum of all scores where every layer's weights are alike."""
+    network = Network(model, Inputs(shape))
+    own = dict(model.named_parameters())
+    leaves = {
+        layer.weight: torch.full_like(
+            weight := own[layer.weight].detach().double(),
+            math.exp(log_density) * float(weight.abs().mean()),
+            requires_grad=True,
+        )
+        for layer, log_density in zip(network.layers, log_densities, strict=True)
+    }
+    total = Replay(network, average_pool=True)({n: Weight(leaf) for n, leaf in leaves.items()})
+    slopes = torch.autograd.grad(total.values, list(leaves.values()), allow_unused=True)
+    pairs = [(leaf.detach(), slope) for leaf, slope in zip(leaves.values(), slopes, strict=True)]
+    scores = sum(float((leaf * slope).sum()) for leaf, slope in pairs if slope is not None)
+    return math.log(scores) + total.exponent * math.log(2)
+
+
 FACTORIES: dict[str, Callable[[], nn.Module]] = {
     "vgg16": cifar_vgg16_bn,
     "resnet20": resnet20,
@@ -69,13 +93,29 @@ def test_is_r_of_alike_weights(name: str) -> None:
     assert found(logs)[0] == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.parametrize("name", FACTORIES)
+def test_synexp_is_the_sum_of_scores_of_alike_weights(name: str) -> None:
+    model = FACTORIES[name]()
+    found = expectation(model, (3, 32, 32), ScoreExpectation)
+    logs = drawn(len(found.names))
+    expected = scores_written_out(model, (3, 32, 32), logs)
+    assert found.value(logs) == pytest.approx(expected, abs=1e-9)
+    assert found(logs)[0] == pytest.approx(expected, abs=1e-9)
+    densities = dict(zip(found.names, np.exp(logs).tolist(), strict=True))
+    assert precrop.synexp(model, (3, 32, 32), densities) == pytest.approx(expected, abs=1e-9)
+    output = precrop.expected_output(model, (3, 32, 32), densities)
+    assert output == pytest.approx(written_out(model, (3, 32, 32), logs), abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("block", sorted(BLOCKS.keys() - OUTSIDE))
-def test_slopes_of_every_construction(block: str) -> None:
+def test_slopes_of_every_construction(block: str, kind: type[Expectation]) -> None:
     model = small(block)
-    found = expectation(model, SHAPE)
+    found = expectation(model, SHAPE, kind)
     logs = drawn(len(found.names))
     value, slopes = found(logs)
-    assert value == pytest.approx(written_out(model, SHAPE, logs), abs=1e-9)
+    oracle = written_out if kind is Expectation else scores_written_out
+    assert value == pytest.approx(oracle(model, SHAPE, logs), abs=1e-9)
     assert (slopes >= 0).all()
     assert (slopes <= 1 + 1e-9).all()
     for index in range(len(logs)):
@@ -100,15 +140,65 @@ def test_slopes_of_networks(name: str) -> None:
 
 
 def test_in_a_chain_every_layer_counts_one() -> None:
-    found = expectation(cifar_vgg16_bn(), (3, 32, 32))
-    logs = drawn(len(found.names), 1e-6)
-    value, slopes = found(logs)
-    np.testing.assert_allclose(slopes, 1, atol=1e-9)
-    assert value == pytest.approx(found.value(0 * logs) + logs.sum(), rel=1e-12)
+    values = []
+    for kind in KINDS:
+        found = expectation(cifar_vgg16_bn(), (3, 32, 32), kind)
+        torch.manual_seed(0)
+        logs = drawn(len(found.names), 1e-6)
+        value, slopes = found(logs)
+        np.testing.assert_allclose(slopes, 1, atol=1e-9)
+        assert value == pytest.approx(found.value(0 * logs) + logs.sum(), rel=1e-12)
+        values.append(value)
+    assert values[1] - values[0] == pytest.approx(math.log(14))
 
 
-def test_multilinear_and_log_convex() -> None:
-    found = expectation(resnet20(), (3, 8, 8))
+def test_every_mask_of_a_network_with_a_branch() -> None:
+    # Each of 12 weights is there or not: 4,096 masks, of which the mean is taken weight by weight.
+    model = Block(1, 2, 2, 1)
+    layers = {name: getattr(model, name) for name in ("stem", "a", "b", "head")}
+    signs = torch.randn(12).sign()
+    sizes = {name: layer.weight.numel() for name, layer in layers.items()}
+    alike = {"stem": 0.7, "a": 1.3, "b": 0.4, "head": 2.0}
+    densities = {"stem": 0.9, "a": 0.3, "b": 0.6, "head": 0.5}
+    with torch.no_grad():
+        for sign, (name, layer) in zip(signs.split([*sizes.values()]), layers.items(), strict=True):
+            layer.weight.copy_(alike[name] * sign.view_as(layer.weight))
+    bits = (torch.arange(2**12)[:, None] >> torch.arange(12)) & 1
+    chances = torch.cat([torch.full((n,), densities[name]) for name, n in sizes.items()]).double()
+    chance = torch.where(bits.bool(), chances, 1 - chances).prod(1)
+    strengths = torch.cat([torch.full((n,), alike[name]) for name, n in sizes.items()]).double()
+    weights = (bits * strengths).requires_grad_()
+    stem, a, b, head = (
+        part.view(-1, *layer.weight.shape)
+        for part, layer in zip(weights.split([*sizes.values()], 1), layers.values(), strict=True)
+    )
+    output = (head @ (stem + b @ (a @ stem))).flatten()
+    (slopes,) = torch.autograd.grad(output.sum(), weights)
+    scores = (weights * slopes).sum(1).detach()
+    assert precrop.expected_output(model, (1,), densities) == pytest.approx(
+        math.log(float(chance @ output.detach())), rel=1e-6
+    )
+    assert precrop.synexp(model, (1,), densities) == pytest.approx(
+        math.log(float(chance @ scores)), rel=1e-6
+    )
+    # Short paths have two layers, long ones four.
+    assert float((scores / output.detach()).nan_to_num(3).min()) >= 2 - 1e-9
+
+
+def test_in_a_residual_network_it_is_not_a_multiple_of_the_output() -> None:
+    model = resnet20()
+    scores, output = (expectation(model, (3, 32, 32), kind) for kind in reversed(KINDS))
+    ratios = []
+    for share in (1.0, 0.02):
+        densities = precrop.densities(model, (3, 32, 32), params=share)
+        logs = np.log([densities[name] for name in scores.names])
+        ratios.append(math.exp(scores.value(logs) - output.value(logs)))
+    assert ratios == pytest.approx([19.9, 9.1], abs=0.3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_multilinear_and_log_convex(kind: type[Expectation]) -> None:
+    found = expectation(resnet20(), (3, 8, 8), kind)
     logs = drawn(len(found.names))
     middle = found.value(logs / 2)
     assert middle <= (found.value(logs) + found.value(0 * logs)) / 2
@@ -120,8 +210,9 @@ def test_multilinear_and_log_convex() -> None:
         assert steps[2] - steps[1] == pytest.approx(steps[1] - steps[0], rel=1e-9)
 
 
-def test_tangents_lie_below() -> None:
-    found = expectation(small("dense"), SHAPE)
+@pytest.mark.parametrize("kind", KINDS)
+def test_tangents_lie_below(kind: type[Expectation]) -> None:
+    found = expectation(small("dense"), SHAPE, kind)
     count = len(found.names)
     value, slopes = found(drawn(count))
     for seed in range(20):
@@ -132,14 +223,15 @@ def test_tangents_lie_below() -> None:
 class Block(nn.Module):
     """``b(relu(a(x))) + x`` between a stem and a head, all without space."""
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: int = 2, width: int = 4, hidden: int = 5, outputs: int = 3) -> None:
         super().__init__()
-        self.stem, self.head = nn.Linear(2, 4), nn.Linear(4, 3)
-        self.a, self.b = nn.Linear(4, 5), nn.Linear(5, 4)
+        self.stem, self.head = nn.Linear(inputs, width), nn.Linear(width, outputs)
+        self.a, self.b = nn.Linear(width, hidden), nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
-        return self.head(self.b(self.a(x).relu()) + x)
+        out: Tensor = self.head(self.b(self.a(x).relu()) + x)
+        return out
 
 
 def test_a_residual_block_by_hand() -> None:
@@ -152,12 +244,20 @@ def test_a_residual_block_by_hand() -> None:
     densities = {"stem": 0.5, "a": 0.1, "b": 0.3}
     w = {name: mean * densities.get(name, 1.0) for name, mean in means.items()}
     branch = 4 * w["a"] * 5 * w["b"]
-    total = 2 * w["stem"] * (branch + 1) * 4 * w["head"] * 3
-    assert precrop.synexp(model, (2,), densities) == pytest.approx(math.log(total), rel=1e-12)
+    ends = 2 * w["stem"] * 4 * w["head"] * 3
+    expected = math.log(ends * (branch + 1))
+    assert precrop.expected_output(model, (2,), densities) == pytest.approx(expected, rel=1e-12)
+    # The paths through the branch have four layers, the others two.
+    expected = math.log(ends * (4 * branch + 2))
+    assert precrop.synexp(model, (2,), densities) == pytest.approx(expected, rel=1e-12)
     found = expectation(model, (2,))
     logs = np.log([densities.get(name, 1.0) for name in found.names])
     slopes = dict(zip(found.names, found(logs)[1], strict=True))
     share = branch / (branch + 1)
+    assert slopes == pytest.approx({"stem": 1, "a": share, "b": share, "head": 1}, rel=1e-12)
+    found = expectation(model, (2,), ScoreExpectation)
+    slopes = dict(zip(found.names, found(logs)[1], strict=True))
+    share = 4 * branch / (4 * branch + 2)
     assert slopes == pytest.approx({"stem": 1, "a": share, "b": share, "head": 1}, rel=1e-12)
 
 
@@ -193,7 +293,7 @@ class Shared(nn.Module):
 def test_twice_in_parallel() -> None:
     model = Shared(parallel=True)
     means = [float(layer.weight.detach().double().abs().mean()) for layer in model.children()]  # type: ignore[operator]
-    found = precrop.synexp(model, (4,), {"layer": 0.5})
+    found = precrop.expected_output(model, (4,), {"layer": 0.5})
     total = 3 * 4 * 0.5 * means[0] * 4 * means[1] * 2
     assert found == pytest.approx(math.log(total), rel=1e-12)
 

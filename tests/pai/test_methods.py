@@ -463,6 +463,25 @@ def test_a_collapsed_layer_keeps_a_weight_and_is_named(
         assert (density * weights == pytest.approx(1)) == (name in hopeless)
 
 
+def test_a_single_weight_that_ranks_high_is_said_and_is_no_collapse() -> None:
+    model, shape = network("resnet20")
+    with torch.no_grad():
+        model.get_parameter("fc.weight").mul_(1e-6)[3, 5] = 1.0
+    with pytest.warns(UserWarning, match="single") as caught:
+        found = precrop.densities(model, shape, method="magnitude", params=0.3)
+    assert [one.category for one in caught] == [UserWarning]
+    assert str(caught[0].message) == "magnitude leaves a single weight of fc"
+    assert found["fc"] * model.get_parameter("fc.weight").numel() == pytest.approx(1)
+    with torch.no_grad():
+        model.get_parameter("layer2.1.conv2.weight").mul_(1e-6)
+    with pytest.warns(precrop.LayerCollapseWarning) as caught:
+        precrop.densities(model, shape, method="magnitude", params=0.3)
+    assert str(caught[0].message) == (
+        "magnitude collapses layer2.1.conv2: no weight ranks high enough to remain; "
+        "it leaves a single weight of fc"
+    )
+
+
 def test_progress_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     model, shape = network("mixed")
     options: dict[str, Any] = {"method": "synflow", "params": 0.5, "rounds": 3}

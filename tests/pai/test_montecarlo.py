@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import precrop
 from precrop.errors import PrecropError
 from precrop.pai.masking import GRANULARITIES
-from precrop.pai.montecarlo import Estimate, sampled_crop, sampled_synexp
+from precrop.pai.montecarlo import Estimate, sampled_crop, sampled_output, sampled_synexp
 from precrop.read.inputs import Inputs
 from precrop.read.network import Network
 from tests.networks import assemble, conv, small
@@ -41,7 +41,7 @@ def halves(model: nn.Module, density: float = 0.5) -> dict[str, float]:
 
 def check(model: nn.Module, found: Estimate) -> None:
     """The test can fail: the interval is narrow."""
-    expected = precrop.synexp(model, SHAPE, found.densities)
+    expected = precrop.expected_output(model, SHAPE, found.densities)
     low, high = (math.exp(end - found.log_mean) for end in found.interval)
     assert high - low < NARROW
     assert abs(found.deviation(expected)) < Z
@@ -49,20 +49,33 @@ def check(model: nn.Module, found: Estimate) -> None:
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_mean_of_r_is_synexp(name: str, granularity: str) -> None:
+def test_the_mean_of_r_is_its_expectation(name: str, granularity: str) -> None:
     model, samples = NETWORKS[name](), {"chain": 300, "residual": 700, "dense": 650}[name]
-    found = sampled_synexp(model, SHAPE, halves(model), granularity=granularity, samples=samples)
+    found = sampled_output(model, SHAPE, halves(model), granularity=granularity, samples=samples)
     assert found.samples == samples
     assert found.shares == {}
     assert found.densities == pytest.approx(halves(model), abs=0.11)
     check(model, found)
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_mean_of_all_scores_is_synexp(name: str) -> None:
+    model, samples = NETWORKS[name](), {"chain": 300, "residual": 700, "dense": 650}[name]
+    found = sampled_synexp(model, SHAPE, halves(model), granularity="kernel", samples=samples)
+    expected = precrop.synexp(model, SHAPE, found.densities)
+    low, high = (math.exp(end - found.log_mean) for end in found.interval)
+    assert high - low < NARROW
+    assert abs(found.deviation(expected)) < Z
+    output = precrop.expected_output(model, SHAPE, found.densities)
+    layers = math.log(len(found.densities))
+    assert abs(output + layers - expected) < 1e-9 if name == "chain" else output < expected
+
+
 @pytest.mark.parametrize("granularity", ["weight", "channel"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_with_the_layers_own_weights_in_another_order(name: str, granularity: str) -> None:
     model, samples = NETWORKS[name](), {"weight": 150, "channel": 450}[granularity]
-    found = sampled_synexp(
+    found = sampled_output(
         model, SHAPE, halves(model), granularity=granularity, samples=samples, weights="shuffle"
     )
     check(model, found)
@@ -71,13 +84,13 @@ def test_with_the_layers_own_weights_in_another_order(name: str, granularity: st
 @pytest.mark.parametrize("block", ["depthwise", "shuffle unit", "squeeze excite", "transposed"])
 def test_other_constructions(block: str) -> None:
     model = small(block)
-    check(model, sampled_synexp(model, SHAPE, halves(model), samples=300, weights="shuffle"))
+    check(model, sampled_output(model, SHAPE, halves(model), samples=300, weights="shuffle"))
 
 
 def test_densities_are_those_of_the_masks() -> None:
     model, asked = chain(), {"0.0": 0.4, "7": 0.37}
     one, two, other = (
-        sampled_synexp(model, SHAPE, asked, granularity="filter", samples=2, seed=seed)
+        sampled_output(model, SHAPE, asked, granularity="filter", samples=2, seed=seed)
         for seed in (0, 0, 1)
     )
     assert one.densities == {"0.0": 6 / 16, "7": 4 / 10}
@@ -87,7 +100,7 @@ def test_densities_are_those_of_the_masks() -> None:
 
 def test_without_masks_only_weights_vary() -> None:
     model = chain()
-    found = sampled_synexp(model, SHAPE, {}, samples=300)
+    found = sampled_output(model, SHAPE, {}, samples=300)
     assert found.densities == {}
     check(model, found)
 
@@ -95,7 +108,7 @@ def test_without_masks_only_weights_vary() -> None:
 def test_the_model_stays_as_it_was() -> None:
     model = chain()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    sampled_synexp(model, SHAPE, halves(model), samples=2)
+    sampled_output(model, SHAPE, halves(model), samples=2)
     sampled_crop(model, SHAPE, 0.5, samples=2)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
@@ -110,12 +123,12 @@ def test_a_hidden_channel_of_a_chain_counts_once() -> None:
     assert found.shares == shares
     layers = {"0.0": 0.5, "1.0": 0.125, "3.0": 0.1875, "4.0": 0.375, "7": 0.5}
     assert found.densities == pytest.approx(layers)
-    dense = precrop.synexp(model, SHAPE)
+    dense = precrop.expected_output(model, SHAPE)
     expected = dense + sum(map(math.log, shares.values()))
     assert 2 * 1.96 * found.relative_error < NARROW
     assert abs(found.deviation(expected)) < Z
     # SynExp at the layers' densities counts every channel twice: far off.
-    twice = precrop.synexp(model, SHAPE, found.densities)
+    twice = precrop.expected_output(model, SHAPE, found.densities)
     assert twice == pytest.approx(dense + 2 * sum(map(math.log, shares.values())))
     assert found.deviation(twice) > 20
 
@@ -170,7 +183,7 @@ def test_channels_go_in_all_layers_that_have_them() -> None:
 def test_mistakes(options: dict[str, Any], message: str) -> None:
     given = {"densities": {"0.0": 0.5}, "samples": 2, **options}
     with pytest.raises(PrecropError, match=message):
-        sampled_synexp(chain(), SHAPE, **given)
+        sampled_output(chain(), SHAPE, **given)
 
 
 def test_a_width_that_is_not_there() -> None:
@@ -181,5 +194,5 @@ def test_a_width_that_is_not_there() -> None:
 def test_r_of_zero() -> None:
     model = chain()
     nn.init.zeros_(model.get_submodule("0.0").weight)  # type: ignore[arg-type]
-    found = sampled_synexp(model, SHAPE, {"0.0": 0.5}, samples=2)
+    found = sampled_output(model, SHAPE, {"0.0": 0.5}, samples=2)
     assert (found.log_mean, found.relative_error) == (-math.inf, math.inf)

@@ -353,12 +353,12 @@ def test_synexp_is_the_closed_form(network: str, shares: dict[str, float]) -> No
     of = problem(network, **shares)
     price, limits = costs(of), of.limits
     expected = closed_form(price["params"], price["macs"], limits.get("params"), limits.get("macs"))
-    assert values(rules.synexp(of)).tolist() == expected.tolist()
+    assert values(rules.highest_synexp(of)).tolist() == expected.tolist()
     assert used(of, expected) == pytest.approx(1, abs=1e-11)
 
 
 ALL: list[Callable[[Problem], dict[str, float]]] = [
-    rules.synexp,
+    rules.highest_synexp,
     rules.uniform,
     rules.uniform_plus,
     rules.erk,

@@ -10,14 +10,27 @@ import argparse
 import json
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tests.matrix.measure import BINDING, SHARE, Measurement, measure
 from tests.matrix.networks import GROUPS_FILE, Entry, entries
+
+
+class Named(Protocol):
+    """Whatever is measured has a name."""
+
+    @property
+    def name(self) -> str:
+        """Under which its result is kept."""
+
+
+N = TypeVar("N", bound=Named)
+M = TypeVar("M", bound=Measurement)
 
 TARGET = Path(__file__).parent.parent / "docs" / "coverage.md"
 
@@ -30,7 +43,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (default: 1)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    known = measure_all(entries(), options.cache)
+    known = measure_all(entries(), options.cache, measure, Measurement)
     if options.groups:
         groups = {entry.name: known[entry.name].groups for entry in entries()}
         GROUPS_FILE.write_text(json.dumps(groups, indent=1) + "\n")
@@ -38,9 +51,11 @@ def main() -> None:
     print(f"wrote {TARGET}")
 
 
-def measure_all(networks: Sequence[Entry], cache: Path) -> dict[str, Measurement]:
+def measure_all(
+    networks: Sequence[N], cache: Path, measure: Callable[[N], M], kind: type[M]
+) -> dict[str, M]:
     """Results by name, from the cache where it has them; new ones are appended to it."""
-    known = read_cache(cache)
+    known = read_cache(cache, kind)
     columns = (TextColumn("{task.description:45}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn()) as progress, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # networks' own
@@ -55,12 +70,12 @@ def measure_all(networks: Sequence[Entry], cache: Path) -> dict[str, Measurement
     return known
 
 
-def read_cache(cache: Path) -> dict[str, Measurement]:
+def read_cache(cache: Path, kind: type[M]) -> dict[str, M]:
     """What earlier runs measured; a last line that was cut off is measured again."""
     known = {}
     for line in cache.read_text().splitlines() if cache.exists() else []:
         try:
-            found = Measurement(**json.loads(line))
+            found = kind(**json.loads(line))
         except (json.JSONDecodeError, TypeError):
             continue
         known[found.name] = found

@@ -105,25 +105,27 @@ def measure(entry: Entry, *, run: bool = True) -> Measurement:
     try:
         plan, choice = planned(model, entry.shape, params=SHARE, macs=SHARE)
     except Exception as error:  # a traceback is a shortfall too
-        found.plan_error = _line(error)
+        found.plan_error = one_line(error)
         return found
     found.groups = len(choice.structure.groups)
-    _describe(found, plan, entry.hidden)
+    describe(found, plan)
+    _count_mlps(found, plan, entry.hidden)
     try:
         small = plan.build(model)
         _count(found, entry, plan, model, small)
     except Exception as error:
-        found.build_error = _line(error)
+        found.build_error = one_line(error)
         return found
     if run:
         try:
             _run(small, model, entry)
         except Exception as error:
-            found.run_error = _line(error)
+            found.run_error = one_line(error)
     return found
 
 
-def _describe(found: Measurement, plan: Plan, pattern: str) -> None:
+def describe(found: Measurement, plan: Plan) -> None:
+    """Enter what a plan says of itself."""
     found.params = plan.params / plan.base_params
     found.macs = plan.macs / plan.base_macs
     found.seconds = plan.seconds
@@ -132,6 +134,9 @@ def _describe(found: Measurement, plan: Plan, pattern: str) -> None:
     for layer in kept:
         first, count = found.reasons.get(str(layer.frozen), (layer.name, 0))
         found.reasons[str(layer.frozen)] = (first, count + 1)
+
+
+def _count_mlps(found: Measurement, plan: Plan, pattern: str) -> None:
     hidden = [layer for layer in plan.layers if re.search(pattern, layer.name)]
     found.hidden = len(hidden)
     found.cropped = sum(layer.out_channels < layer.base_out for layer in hidden)
@@ -169,7 +174,7 @@ def _run(small: nn.Module, model: nn.Module, entry: Entry) -> None:
     """
     image = torch.rand(1, *entry.run_shape)
     with torch.no_grad():
-        if not _is_finite(_loss(small.eval()(image))) and _is_finite(_loss(model.eval()(image))):
+        if not is_finite(_loss(small.eval()(image))) and is_finite(_loss(model.eval()(image))):
             raise ArithmeticError("an output isn't finite in eval mode")
     trained: Any = small.backbone if entry.detector else small
     loss = _loss(trained.train()(torch.rand(2, *entry.run_shape)))
@@ -177,11 +182,12 @@ def _run(small: nn.Module, model: nn.Module, entry: Entry) -> None:
     gradients = [p.grad for p in trained.parameters() if p.grad is not None]
     if not gradients:
         raise ArithmeticError("no parameter has a gradient")
-    if not all(map(_is_finite, [loss, *gradients])):
+    if not all(map(is_finite, [loss, *gradients])):
         raise ArithmeticError("an output or a gradient isn't finite in train mode")
 
 
-def _is_finite(tensor: Tensor) -> bool:
+def is_finite(tensor: Tensor) -> bool:
+    """Whether every entry is."""
     return bool(tensor.isfinite().all())
 
 
@@ -192,6 +198,7 @@ def _loss(outputs: Any) -> Tensor:
     return torch.stack(means).sum() if means else torch.zeros(())
 
 
-def _line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """An error as it is noted in the table."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}"[:300]

@@ -1,0 +1,297 @@
+"""Measures networks of other people's packages and writes docs/coverage-outside.md.
+
+Run from the repository's root: ``make coverage-outside``, which installs the packages into an
+environment of their own. What is in the cache isn't measured again, so an interrupted run goes on
+where it was; delete the file after precrop changed. Every network is measured in a process of its
+own, which is ended if it takes too long. No weights are loaded: networks are random, and small.
+"""
+
+import argparse
+import copy
+import multiprocessing
+import os
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+import precrop
+from scripts.coverage_table import measure_all
+from scripts.outside_networks import PACKAGES, Outside, networks, outputs
+from tests.matrix.measure import (
+    BINDING,
+    SHARE,
+    Measurement,
+    describe,
+    is_finite,
+    one_line,
+)
+from tests.planning import counted_params
+
+TARGET = Path(__file__).parent.parent / "docs" / "coverage-outside.md"
+SECONDS = 300
+"""The longest that one network may take, with everything that is measured of it."""
+
+Shapes = list[tuple[int, ...]]
+
+
+@dataclass
+class OutsideMeasurement(Measurement):
+    """What came out for a network of another package.
+
+    Attributes:
+        limits: what the network itself can't do, so that it isn't asked of the cropped one either.
+        ended: why the process that measured it was ended, or ``""``.
+    """
+
+    limits: str = ""
+    ended: str = ""
+
+    @property
+    def used(self) -> float:
+        """The share of the binding budget that the plan uses."""
+        return max(self.params, self.macs) / SHARE
+
+    @property
+    def exact(self) -> bool:
+        """Whether parameters and MACs, before and after, are what anyone counts."""
+        return self.exact_params and self.exact_macs is True
+
+    @property
+    def error(self) -> str:
+        """Why it doesn't run, if it doesn't."""
+        return self.ended or self.plan_error or self.build_error or self.run_error
+
+    @property
+    def right(self) -> bool:
+        """Whether it runs, is exact, and uses its budget without exceeding it."""
+        return not self.error and self.exact and BINDING <= self.used <= 1
+
+
+def main() -> None:
+    """Measure what the cache lacks, then write the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--cache", type=Path, required=True, help="JSON-lines file of results")
+    parser.add_argument("--only", default="", help="only networks with this in their names")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    chosen = [entry for entry in networks() if options.only in entry.name]
+    known = measure_all(chosen, options.cache, measure_apart, OutsideMeasurement)
+    rows = [known[entry.name] for entry in chosen]
+    if options.only:
+        print("\n".join(map(_row, rows)))
+    else:
+        TARGET.write_text(page(rows))
+        print(f"wrote {TARGET}")
+
+
+def measure_apart(entry: Outside) -> OutsideMeasurement:
+    """Measure in a process of its own: it may hang, crash, or change what is global."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_report, args=(entry, sender), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        if not receiver.poll(SECONDS):
+            return OutsideMeasurement(entry.name, ended=f"not done in {SECONDS} s")
+        found: OutsideMeasurement = receiver.recv()
+        return found
+    except EOFError:
+        process.join()
+        return OutsideMeasurement(entry.name, ended=f"ended with status {process.exitcode}")
+    finally:
+        process.kill()
+        process.join()
+
+
+def _report(entry: Outside, sender: Any) -> None:
+    warnings.simplefilter("ignore")  # networks' own, and what they print
+    with Path(os.devnull).open("w") as nowhere:
+        sys.stdout = sys.stderr = nowhere
+        sender.send(measure(entry))
+
+
+def measure(entry: Outside) -> OutsideMeasurement:
+    """Plan at half the parameters and half the MACs, build, count, run in both modes."""
+    found = OutsideMeasurement(entry.name)
+    torch.manual_seed(0)
+    model = entry.make().float().eval()
+    args, kwargs = entry.inputs(1)
+    budgets = {"params": SHARE, "macs": SHARE}
+    try:
+        plan = precrop.plan(model, example_inputs=args, example_kwargs=kwargs, **budgets)
+    except Exception as error:
+        found.plan_error = one_line(error)
+        return found
+    describe(found, plan)
+    try:
+        small = plan.build(model)
+        counts = counted_params(model), counted_params(small)
+        found.exact_params = counts == (plan.base_params, plan.params)
+        macs = counted_macs(model, entry), counted_macs(small, entry)
+        found.exact_macs = macs == (plan.base_macs, plan.macs)
+    except Exception as error:
+        found.build_error = one_line(error)
+        return found
+    _compare(found, entry, model, small)
+    return found
+
+
+def counted_macs(model: nn.Module, entry: Outside) -> int:
+    """MACs of an eval pass at batch 1 by PyTorch's own counter, on the CPU.
+
+    It doesn't know fused kernels of the CPU (attention, recurrent layers), so that they are
+    switched off; its hooks need a network whose parameters want no gradients.
+    """
+    model = copy.deepcopy(model).eval().requires_grad_(False)
+    args, kwargs = entry.inputs(1)
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with (
+            torch.no_grad(),
+            torch.backends.mkldnn.flags(enabled=False),
+            sdpa_kernel(SDPBackend.MATH),
+            FlopCounterMode(display=False) as counter,
+        ):
+            model(*args, **kwargs)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    return int(counter.get_total_flops()) // 2
+
+
+def _compare(
+    found: OutsideMeasurement, entry: Outside, model: nn.Module, small: nn.Module
+) -> None:
+    """Run both networks alike. Where the original fails, nothing is asked of the cropped one."""
+    for name, one in {"eval at batch 1": 1, "eval at batch 3": 3, "training": 0}.items():
+        run = (lambda net, batch=one: _outputs(net, entry, batch)) if one else (
+            lambda net: _trained(net, entry)
+        )
+        try:
+            expected = run(model)
+        except Exception as error:
+            found.limits = f"{name}: {one_line(error)}"
+            continue
+        try:
+            made = run(small)
+        except Exception as error:
+            found.run_error = f"{name}: {one_line(error)}"
+            return
+        if made != expected:
+            found.run_error = f"{name}: {_difference(made, expected)}"
+            return
+
+
+def _outputs(model: nn.Module, entry: Outside, batch: int) -> Shapes:
+    args, kwargs = entry.inputs(batch)
+    with torch.no_grad():
+        return [tuple(tensor.shape) for tensor in outputs(copy.deepcopy(model).eval()(*args, **kwargs))]
+
+
+def _trained(model: nn.Module, entry: Outside) -> list[Any]:
+    """Shapes of the outputs, parameters with gradients, and whether all of them are finite."""
+    model = copy.deepcopy(model).train()
+    args, kwargs = entry.inputs(2)
+    made = outputs(model(*args, **kwargs))
+    losses = [tensor.abs().square().mean() for tensor in made if tensor.requires_grad]
+    torch.stack(losses).sum().backward()
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    finite = all(map(is_finite, [*losses, *gradients.values()]))
+    return [[tuple(tensor.shape) for tensor in made], sorted(gradients), finite]
+
+
+def _difference(made: list[Any], expected: list[Any]) -> str:
+    pairs = [(a, b) for a, b in zip(made, expected, strict=False) if a != b]
+    if not pairs:
+        return f"{len(made)} outputs in place of {len(expected)}"
+    if isinstance(pairs[0][0], list):
+        return _difference(*pairs[0])
+    return f"{pairs[0][0]} in place of {pairs[0][1]}"
+
+
+def page(rows: Sequence[OutsideMeasurement]) -> str:
+    """The whole page."""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", *PACKAGES))
+    lines = [
+        "# Coverage of other packages",
+        "",
+        "Networks that precrop was not written for: real classes of other packages, with random",
+        f"weights and small enough to be measured in seconds, planned at `params={SHARE},",
+        f"macs={SHARE}` and built. Measured on one thread of a CPU by `make coverage-outside`, with",
+        f"{versions}.",
+        "",
+        "- *built*: planned and built;",
+        "- *exact*: parameters and MACs, of the original and of the built network, are those that",
+        "  PyTorch counts (`FlopCounterMode`, without fused kernels);",
+        "- *runs*: in eval mode at batches of 1 and 3 and in train mode at 2, the built network",
+        "  returns tensors of the same shapes as the original, and gradients to the same parameters;",
+        "- *used*: share of the binding budget that is used;",
+        "- *frozen*: share of the parameters in layers that keep their width against expectation;",
+        "- *seconds*: to plan.",
+        "",
+        *summary(rows),
+        "",
+        "| network | built | exact | runs | used % | frozen % | seconds | note |",
+        "|---|:-:|:-:|:-:|---:|---:|---:|---|",
+        *map(_row, rows),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def summary(rows: Iterable[OutsideMeasurement]) -> list[str]:
+    """How many networks come out right, and those that don't."""
+    rows = list(rows)
+    right = [found for found in rows if found.right]
+    frozen = [found for found in right if found.frozen > 0.05]
+    packages = Counter(found.name.split()[0] for found in rows)
+    return [
+        f"Of {len(rows)} networks of {len(packages)} packages, {len(right)}"
+        f" ({len(right) / len(rows):.1%}) are built, exact, run, and use at least"
+        f" {BINDING:.0%} of the binding budget. {len(frozen)} of these keep more than 5% of their",
+        "parameters in layers of fixed width.",
+    ]
+
+
+def _row(found: OutsideMeasurement) -> str:
+    cells = [found.name]
+    if found.ended or found.plan_error:
+        cells += ["no", "–", "–", "–", "–", "–"]
+    else:
+        built = not found.build_error
+        cells += [_mark(built), _mark(built and found.exact), _mark(built and not found.run_error)]
+        cells += [f"{100 * found.used:.1f}", f"{100 * found.frozen:.1f}", f"{found.seconds:.2f}"]
+    return "| " + " | ".join([*cells, _note(found)]) + " |"
+
+
+def _mark(good: bool) -> str:
+    return "yes" if good else "no"
+
+
+def _note(found: OutsideMeasurement) -> str:
+    notes = [found.error]
+    if found.frozen > 0.01:
+        notes += [f"{reason} ({count}, first {first})" for reason, (first, count) in _main(found)]
+    if found.limits:
+        notes.append(f"the network itself fails in {found.limits}")
+    return "; ".join(note for note in notes if note).replace("|", "\\|")
+
+
+def _main(found: OutsideMeasurement) -> list[tuple[str, tuple[str, int]]]:
+    """The two reasons for fixed widths that most layers have."""
+    return sorted(found.reasons.items(), key=lambda item: -item[1][1])[:2]
+
+
+if __name__ == "__main__":
+    main()

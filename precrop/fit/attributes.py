@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
@@ -76,16 +77,50 @@ def _weight(module: nn.Module) -> Tensor | None:
 
 
 def integers(module: nn.Module) -> Iterator[tuple[str, int]]:
-    """A module's own integer attributes and the integers in its lists and tuples, with paths."""
+    """A module's own integer attributes, with paths.
+
+    Those in its lists and tuples count, and those of a configuration that it holds.
+    """
     for name, value in vars(module).items():
         if name.startswith("_") or name == "training":
             continue
-        if type(value) is int:
-            yield name, value
-        elif isinstance(value, (list, tuple)):
-            for index, entry in enumerate(value):
-                if type(entry) is int:
-                    yield f"{name}.{index}", entry
+        yield from _integers(name, value)
+        for part, entry in _entries(value):
+            yield from _integers(f"{name}.{part}", entry)
+
+
+def _integers(path: str, value: Any) -> Iterator[tuple[str, int]]:
+    if type(value) is int:
+        yield path, value
+    elif isinstance(value, (list, tuple)):
+        for index, entry in enumerate(value):
+            if type(entry) is int:
+                yield f"{path}.{index}", entry
+
+
+def _entries(value: Any) -> Iterator[tuple[str, Any]]:
+    """What a dict or a configuration says under public names."""
+    named = value if isinstance(value, dict) else vars(value) if is_record(value) else {}
+    for name, entry in named.items():
+        if isinstance(name, str) and name.isidentifier() and not name.startswith("_"):
+            yield name, entry
+
+
+def is_record(value: Any) -> bool:
+    """Whether an object is a bundle of attributes, such as a configuration.
+
+    Python copies it with the network, attribute by attribute, so that what is set in a copy of the
+    network is seen nowhere else.
+    """
+    kind = type(value)
+    return (
+        hasattr(value, "__dict__")
+        and not isinstance(value, (nn.Module, Tensor, type, ModuleType))
+        and not callable(value)
+        and not hasattr(kind, "__deepcopy__")
+        and kind.__reduce_ex__ is object.__reduce_ex__
+        and kind.__reduce__ is object.__reduce__
+    )
 
 
 def submodule(model: nn.Module, path: str) -> nn.Module:
@@ -134,10 +169,11 @@ def _slot(owner: Any, part: str) -> tuple[Any, Any]:
 
     A plan comes from a file, perhaps a stranger's, so this is all that its edits can reach: what a
     module of the network, or one of our own hooks, itself holds under a public name, and entries of
-    lists, tuples and dicts that lie there. Methods, properties, what belongs to a class and other
-    objects are out of reach, and through them everything else in the process.
+    lists, tuples, dicts and configurations that lie there: all of it is copied with the network.
+    Methods, properties, what belongs to a class and other objects are out of reach, and through
+    them everything else in the process.
     """
-    if isinstance(owner, (nn.Module, Narrow, Pad)):
+    if isinstance(owner, (nn.Module, Narrow, Pad)) or is_record(owner):
         own = vars(owner)
         if part.startswith("_") or part not in own:
             raise KeyError(part)

@@ -83,6 +83,35 @@ class Fitter:
             known = self._sites[forward.training] = list(sites(forward.trace))
         return known[index]
 
+    def driven_alike(self, forward: Pass, index: int) -> list[Axis]:
+        """Axes of all arguments that share an attribute of a module with one of a call's."""
+        around = _places(forward, index)
+        here = {driver for place in around for driver in self._drivers(forward, place)}
+        if not here:
+            return []
+        ruled = {rule.site for rule in self.rules}
+        places = range(len(forward.readings))
+        return [
+            axis
+            for place in places
+            if self.site(forward, place) in ruled
+            for driver, axis in self._drivers(forward, place).items()
+            if driver in here
+        ]
+
+    def _drivers(self, forward: Pass, index: int) -> dict[tuple[str, str], Axis]:
+        """The arguments of a call by the module and attribute that drives them."""
+        frames = frames_around(forward.trace, index)
+        found: dict[tuple[str, str], Axis] = {}
+        for rule in self.rules:
+            if rule.site != self.site(forward, index) or len(frames) <= rule.depth:
+                continue
+            frame = forward.trace.frames[frames[rule.depth]]
+            axis = forward.readings[index].literals.get(rule.literal)
+            if axis is not None and frame.kind is rule.kind:
+                found[frame.path, rule.driver] = axis
+        return found
+
     def _resized(self, sizes: Sizes) -> Segments:
         """Segments ``(old, new)`` of every axis of the parameters and buffers that change."""
         base = self.network.model

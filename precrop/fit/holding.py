@@ -17,7 +17,7 @@ from precrop.read.reader import CallReading
 # The module that runs the call, and the one around it.
 MAX_DEPTH = 2
 
-Reach = Callable[[Network, Pass, int], list[Axis]]
+Reach = Callable[[Fitter, Pass, int], list[Axis]]
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Holds:
             for index in range(len(forward.readings)):
                 if self.fitter.site(forward, index) != site:
                     continue
-                axes = [axis for axis in reach(network, forward, index) if network.varies(axis)]
+                axes = [axis for axis in reach(self.fitter, forward, index) if network.varies(axis)]
                 if freezes:
                     changed |= network.freeze(axes, _reason(site))
                 else:
@@ -61,11 +61,16 @@ def _reason(site: Site) -> str:
     return f"{site.op} in {where} keeps its sizes"
 
 
-def _at_call(network: Network, forward: Pass, index: int) -> list[Axis]:
+def _same_driver(fitter: Fitter, forward: Pass, index: int) -> list[Axis]:
+    """What the attributes that drive an argument of the call drive in the same module."""
+    return fitter.driven_alike(forward, index)
+
+
+def _at_call(_: Fitter, forward: Pass, index: int) -> list[Axis]:
     return list(_axes(forward.readings[index]))
 
 
-def _stated(network: Network, forward: Pass, index: int) -> list[Axis]:
+def _stated(_: Fitter, forward: Pass, index: int) -> list[Axis]:
     """What the arguments of a call state: the channels that a shortcut is padded by."""
     return list(forward.readings[index].literals.values())
 
@@ -76,7 +81,7 @@ def _in_modules(depth: int) -> Reach:
     What a module's direct children compute counts as its own: an attention block's projections.
     """
 
-    def reach(network: Network, forward: Pass, index: int) -> list[Axis]:
+    def reach(_: Fitter, forward: Pass, index: int) -> list[Axis]:
         frames = _enclosing(forward, index, depth)
         readings = zip(forward.trace.calls, forward.readings, strict=True)
         return [
@@ -91,7 +96,7 @@ def _in_modules(depth: int) -> Reach:
 
 REACHES = (_at_call, *map(_in_modules, range(MAX_DEPTH)))
 DECISIONS = (
-    *((False, reach) for reach in REACHES),
+    *((False, reach) for reach in (_same_driver, *REACHES)),
     *((True, reach) for reach in (_stated, *REACHES)),
 )
 

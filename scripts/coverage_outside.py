@@ -170,13 +170,13 @@ def counted_macs(model: nn.Module, entry: Outside) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def _compare(
-    found: OutsideMeasurement, entry: Outside, model: nn.Module, small: nn.Module
-) -> None:
+def _compare(found: OutsideMeasurement, entry: Outside, model: nn.Module, small: nn.Module) -> None:
     """Run both networks alike. Where the original fails, nothing is asked of the cropped one."""
     for name, one in {"eval at batch 1": 1, "eval at batch 3": 3, "training": 0}.items():
-        run = (lambda net, batch=one: _outputs(net, entry, batch)) if one else (
-            lambda net: _trained(net, entry)
+        run = (
+            (lambda net, batch=one: _outputs(net, entry, batch))
+            if one
+            else (lambda net: _trained(net, entry))
         )
         try:
             expected = run(model)
@@ -196,7 +196,9 @@ def _compare(
 def _outputs(model: nn.Module, entry: Outside, batch: int) -> Shapes:
     args, kwargs = entry.inputs(batch)
     with torch.no_grad():
-        return [tuple(tensor.shape) for tensor in outputs(copy.deepcopy(model).eval()(*args, **kwargs))]
+        return [
+            tuple(tensor.shape) for tensor in outputs(copy.deepcopy(model).eval()(*args, **kwargs))
+        ]
 
 
 def _trained(model: nn.Module, entry: Outside) -> list[Any]:

@@ -276,7 +276,9 @@ MONAI = [
         out_channels=1,
         **VAE,
     ),
-    monai("ViT", SLICE, in_channels=1, img_size=(64, 64), patch_size=(16, 16), spatial_dims=2, **VIT),
+    monai(
+        "ViT", SLICE, in_channels=1, img_size=(64, 64), patch_size=(16, 16), spatial_dims=2, **VIT
+    ),
     monai("RegUNet", SLICE, spatial_dims=2, in_channels=1, num_channel_initial=16, depth=3),
     monai("SEResNet50", floats(3, 64, 64), spatial_dims=2, in_channels=3, num_classes=10),
     monai("EfficientNetBN", floats(3, 64, 64), model_name="efficientnet-b0", pretrained=False),
@@ -519,10 +521,13 @@ VISION = [
         },
         **IMAGE,
     ),
+    hugging("ViTMAE", "ViTMAEModel", config_options=PATCHES, pixel_values=floats(3, 64, 64)),
     hugging(
-        "ViTMAE", "ViTMAEModel", config_options=PATCHES, pixel_values=floats(3, 64, 64)
+        "Yolos",
+        "YolosForObjectDetection",
+        config_options={**PATCHES, "image_size": [64, 64]},
+        **IMAGE,
     ),
-    hugging("Yolos", "YolosForObjectDetection", config_options={**PATCHES, "image_size": [64, 64]}, **IMAGE),
     detr("Detr", "DetrForObjectDetection"),
     detr("ConditionalDetr", "ConditionalDetrForObjectDetection"),
     detr("DeformableDetr", "DeformableDetrForObjectDetection"),
@@ -565,7 +570,13 @@ LANGUAGE = [
     hugging(
         "GPT2",
         "GPT2LMHeadModel",
-        config_options={"vocab_size": 64, "use_cache": False, "n_embd": 48, "n_layer": 2, "n_head": 4},
+        config_options={
+            "vocab_size": 64,
+            "use_cache": False,
+            "n_embd": 48,
+            "n_layer": 2,
+            "n_head": 4,
+        },
         **TEXT,
     ),
     hugging(
@@ -683,11 +694,38 @@ SPEECH = [
 ]
 
 SEQUENCES = [
-    hugging("PatchTST", "PatchTSTForPrediction", config_options={**SERIES, "patch_length": 8, "patch_stride": 8, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 64}, past_values=floats(32, 3)),
-    hugging("PatchTSMixer", "PatchTSMixerForPrediction", config_options={**SERIES, "patch_length": 8, "patch_stride": 8, "num_layers": 2}, past_values=floats(32, 3)),
-    hugging("TimeSeriesTransformer", "TimeSeriesTransformerForPrediction", config_options=FORECAST, **PAST),
+    hugging(
+        "PatchTST",
+        "PatchTSTForPrediction",
+        config_options={
+            **SERIES,
+            "patch_length": 8,
+            "patch_stride": 8,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "ffn_dim": 64,
+        },
+        past_values=floats(32, 3),
+    ),
+    hugging(
+        "PatchTSMixer",
+        "PatchTSMixerForPrediction",
+        config_options={**SERIES, "patch_length": 8, "patch_stride": 8, "num_layers": 2},
+        past_values=floats(32, 3),
+    ),
+    hugging(
+        "TimeSeriesTransformer",
+        "TimeSeriesTransformerForPrediction",
+        config_options=FORECAST,
+        **PAST,
+    ),
     hugging("Informer", "InformerForPrediction", config_options=FORECAST, **PAST),
-    hugging("Autoformer", "AutoformerForPrediction", config_options={**FORECAST, "label_length": 8, "moving_average": 5}, **PAST),
+    hugging(
+        "Autoformer",
+        "AutoformerForPrediction",
+        config_options={**FORECAST, "label_length": 8, "moving_average": 5},
+        **PAST,
+    ),
 ]
 
 # -------------------------------------------------------------------------------------- pytorchcv
@@ -733,7 +771,12 @@ PYTORCHCV = [
     ),
     Outside(
         "pytorchcv quartznet5x5_en_ls",
-        of("pytorchcv.model_provider:get_model", "quartznet5x5_en_ls", pretrained=False, from_audio=False),
+        of(
+            "pytorchcv.model_provider:get_model",
+            "quartznet5x5_en_ls",
+            pretrained=False,
+            from_audio=False,
+        ),
         (floats(64, 96), lengths(96)),
     ),
     Outside(
@@ -887,9 +930,7 @@ SPANDREL = [
     spandrel("ESRGAN:ESRGAN", num_filters=16, num_blocks=2),
     spandrel("SwinIR:SwinIR", **WINDOWS, window_size=8, img_size=32),
     spandrel("HAT:HAT", **WINDOWS, window_size=8, img_size=32, squeeze_factor=6),
-    spandrel(
-        "NAFNet:NAFNet", width=16, enc_blk_nums=[1, 1], dec_blk_nums=[1, 1], middle_blk_num=1
-    ),
+    spandrel("NAFNet:NAFNet", width=16, enc_blk_nums=[1, 1], dec_blk_nums=[1, 1], middle_blk_num=1),
     spandrel("Compact:Compact", num_feat=24, num_conv=4),
     spandrel("OmniSR:OmniSR", num_feat=32, res_num=2),
     spandrel("RealCUGAN:UpCunet2x", size=64),
@@ -900,9 +941,7 @@ SPANDREL = [
     spandrel("DRUNet:DRUNet", channels=1, nc=[16, 24, 32, 48], nb=1),
     spandrel("DnCNN:DnCNN", channels=1, nc=24, nb=5),
     spandrel("FBCNN:FBCNN", nb=1),
-    spandrel(
-        "FFTformer:FFTformer", size=64, dim=16, num_blocks=[1, 1, 1], num_refinement_blocks=1
-    ),
+    spandrel("FFTformer:FFTformer", size=64, dim=16, num_blocks=[1, 1, 1], num_refinement_blocks=1),
     spandrel("KBNet:KBNet_s", width=16, middle_blk_num=1, enc_blk_nums=[1, 1], dec_blk_nums=[1, 1]),
     spandrel("MixDehazeNet:MixDehazeNet", size=64),
     spandrel("MoSR:MoSR", n_block=2, dim=24),
@@ -1227,9 +1266,7 @@ OTHERS = [
         channels=[16, 16, 24, 24, 48, 48, 64, 64, 80, 80, 96],
         num_classes=10,
     ),
-    vit_pytorch(
-        "max_vit:MaxViT", size=224, num_classes=10, dim=16, depth=(1, 1, 1, 1), dim_head=8
-    ),
+    vit_pytorch("max_vit:MaxViT", size=224, num_classes=10, dim=16, depth=(1, 1, 1, 1), dim_head=8),
     vit_pytorch(
         "crossformer:CrossFormer",
         size=224,

@@ -118,8 +118,9 @@ def is_record(value: Any) -> bool:
         and not isinstance(value, (nn.Module, Tensor, type, ModuleType))
         and not callable(value)
         and not hasattr(kind, "__deepcopy__")
-        and kind.__reduce_ex__ is object.__reduce_ex__
-        and kind.__reduce__ is object.__reduce__
+        and all(
+            getattr(kind, name) is getattr(object, name) for name in ("__reduce__", "__reduce_ex__")
+        )
     )
 
 

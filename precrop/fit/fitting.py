@@ -56,7 +56,7 @@ class Fitter:
     rules: list[Rule] = field(default_factory=list)
     prober: Prober = field(init=False)
     _sites: dict[bool, list[Site]] = field(default_factory=dict)
-    _given_up: set[tuple[Site, Literal]] = field(default_factory=set)
+    _given_up: set[tuple[Site, Literal, int]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         """Probing needs nothing but the network."""
@@ -104,12 +104,12 @@ class Fitter:
         frames = frames_around(forward.trace, index)
         found: dict[tuple[str, str], Axis] = {}
         for rule in self.rules:
-            if rule.site != self.site(forward, index) or len(frames) <= rule.depth:
-                continue
-            frame = forward.trace.frames[frames[rule.depth]]
             axis = forward.readings[index].literals.get(rule.literal)
-            if axis is not None and frame.kind is rule.kind:
-                found[frame.path, rule.driver] = axis
+            if axis is None or rule.site != self.site(forward, index):
+                continue
+            if self._holds(rule, forward, index, axis):
+                path = forward.trace.frames[frames[rule.depth]].path
+                found[path, rule.driver] = axis
         return found
 
     def _resized(self, sizes: Sizes) -> Segments:
@@ -214,7 +214,7 @@ class Fitter:
         if frame.kind is not rule.kind or key in edits:
             return
         stated = dict(integers(submodule(self.network.model, frame.path)))
-        if not rule.slopes.keys() <= stated.keys():
+        if not rule.holds(stated, axis_size(axis)):
             return
         move = Fraction(sizes.size(axis) - axis_size(axis))
         for attribute, slope in rule.slopes.items():
@@ -240,14 +240,29 @@ class Fitter:
         for place in _places(forward, index):
             site = self.site(forward, place)
             for literal, axis in forward.readings[place].literals.items():
-                if sizes.size(axis) == axis_size(axis) or (site, literal) in self._given_up:
+                rules = [r for r in self.rules if (r.site, r.literal) == (site, literal)]
+                lesson = (site, literal, len(rules))  # more where those before don't hold
+                if sizes.size(axis) == axis_size(axis) or lesson in self._given_up:
                     continue
-                self._given_up.add((site, literal))
+                self._given_up.add(lesson)
+                if any(self._holds(rule, forward, place, axis) for rule in rules):
+                    continue
                 rule = self.prober.rule(forward, place, site, literal, self.rules)
                 if rule is not None:
                     self.rules.append(rule)
                     found = True
         return found
+
+    def _holds(self, rule: Rule, forward: Pass, index: int, axis: Axis) -> bool:
+        """Whether a rule tells how an argument of a call follows its axis."""
+        frames = frames_around(forward.trace, index)
+        if len(frames) <= rule.depth:
+            return False
+        frame = forward.trace.frames[frames[rule.depth]]
+        if frame.kind is not rule.kind:
+            return False
+        stated = dict(integers(submodule(self.network.model, frame.path)))
+        return rule.holds(stated, axis_size(axis))
 
 
 def _stated_edits(base: nn.Module, candidate: nn.Module, tensors: Segments) -> Iterator[Edit]:

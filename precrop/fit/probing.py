@@ -36,6 +36,9 @@ class Rule:
 
     The attributes belong to a module of class ``kind``, ``depth`` frames outside of the call.
     ``driver`` is the one to set; the others may have been set for other arguments.
+    ``proportional``: the argument is ``slope`` times the driver. Where it is not, the slope is
+    another (of width // heads it depends on the heads), or the class has branches and another
+    argument is at the same place.
     """
 
     site: Site
@@ -44,6 +47,13 @@ class Rule:
     kind: type[nn.Module]
     driver: str
     slopes: Mapping[str, Fraction]
+    proportional: bool
+
+    def holds(self, stated: Mapping[str, int], size: int) -> bool:
+        """Whether the rule tells how an argument of this size moves with these attributes."""
+        if not self.slopes.keys() <= stated.keys():
+            return False
+        return not self.proportional or self.slopes[self.driver] * stated[self.driver] == size
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,7 @@ class Prober:
         stated = argument(forward.trace.calls[index], literal)
         if stated is None:
             return None
-        taken = {rule.driver for rule in known if rule.site == site}
+        taken = {rule.driver for rule in known if rule.site == site and rule.literal != literal}
         for depth, frame in enumerate(frames_around(forward.trace, index)[:PROBED_DEPTH]):
             if issubclass(forward.trace.frames[frame].kind, torch.jit.ScriptModule):
                 continue  # its integers are part of its code
@@ -101,11 +111,12 @@ class Prober:
                     drivers,
                     key=lambda a: (a not in taken, slopes[a] * stored[a] == stated, stored[a]),
                 )
-                return Rule(site, literal, depth, type(replay.module), driver, slopes)
+                proportional = slopes[driver] * stored[driver] == stated
+                return Rule(site, literal, depth, type(replay.module), driver, slopes, proportional)
             alone = self._balanced_driver(replay, forward, index, literal, stored, known)
             if alone is not None:
                 slopes = {alone: Fraction(1)}
-                return Rule(site, literal, depth, type(replay.module), alone, slopes)
+                return Rule(site, literal, depth, type(replay.module), alone, slopes, True)
         return None
 
     def _balanced_driver(

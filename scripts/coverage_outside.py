@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -230,14 +230,15 @@ def page(rows: Sequence[OutsideMeasurement]) -> str:
         "",
         "Networks that precrop was not written for: real classes of other packages, with random",
         f"weights and small enough to be measured in seconds, planned at `params={SHARE},",
-        f"macs={SHARE}` and built. Measured on one thread of a CPU by `make coverage-outside`, with",
-        f"{versions}.",
+        f"macs={SHARE}` and built. Measured on one thread of a CPU by `make coverage-outside`,",
+        f"with {versions}.",
         "",
         "- *built*: planned and built;",
         "- *exact*: parameters and MACs, of the original and of the built network, are those that",
         "  PyTorch counts (`FlopCounterMode`, without fused kernels);",
         "- *runs*: in eval mode at batches of 1 and 3 and in train mode at 2, the built network",
-        "  returns tensors of the same shapes as the original, and gradients to the same parameters;",
+        "  returns tensors of the same shapes as the original, and gradients to the same",
+        "  parameters;",
         "- *used*: share of the binding budget that is used;",
         "- *frozen*: share of the parameters in layers that keep their width against expectation;",
         "- *seconds*: to plan.",

@@ -16,6 +16,8 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
+from tests.matrix.networks import names
+
 Make = Callable[[], nn.Module]
 Input = Callable[[int], Any]
 """One argument of a forward pass, by the batch size."""
@@ -88,6 +90,7 @@ def of(path: str, *args: Any, **options: Any) -> Make:
 
 
 def segmentation(decoder: str, encoder: str, **options: Any) -> Outside:
+    """A decoder on an encoder."""
     make = of(f"segmentation_models_pytorch:{decoder}", encoder, encoder_weights=None, **options)
     return Outside(f"smp {decoder} {encoder}", make, (floats(3, 64, 64),))
 
@@ -95,9 +98,9 @@ def segmentation(decoder: str, encoder: str, **options: Any) -> Outside:
 SEGMENTATION = [
     *(
         segmentation(decoder, "resnet18")
-        for decoder in (
+        for decoder in names(
             "Unet UnetPlusPlus MAnet Linknet FPN PSPNet DeepLabV3 DeepLabV3Plus UPerNet"
-        ).split()
+        )
     ),
     segmentation("Unet", "mobilenet_v2"),
     segmentation("Unet", "efficientnet-b0"),
@@ -142,10 +145,10 @@ def yolo(name: str, kind: str = "Detection", size: int = 64) -> Outside:
 YOLO = [
     *(
         yolo(name)
-        for name in (
+        for name in names(
             "yolov3-tiny yolov5n yolov6n yolov8n yolov8n-ghost yolov8n-p2 yolov9t yolov9s yolov10n"
             " yolov10s yolo11n yolo12n yolo26n"
-        ).split()
+        )
     ),
     yolo("yolov5n-p6", size=128),
     yolo("yolov8n-cls", "Classification"),
@@ -164,6 +167,7 @@ YOLO = [
 
 
 def monai(name: str, *inputs: Input, label: str = "", **options: Any) -> Outside:
+    """A network of MONAI; its options are those of its class."""
     return Outside(
         f"monai {label or name}", of(f"monai.networks.nets:{name}", **options), tuple(inputs)
     )
@@ -287,9 +291,7 @@ MONAI = [
 # ----------------------------------------------------------------------------------- transformers
 
 
-def hugging(
-    config: str, model: str, *, label: str = "", config_options: dict[str, Any], **inputs: Input
-) -> Outside:
+def hugging(config: str, model: str, *, config_options: dict[str, Any], **inputs: Input) -> Outside:
     """A model of transformers with a configuration of ours."""
 
     def make() -> nn.Module:
@@ -298,10 +300,10 @@ def hugging(
         )
         return made
 
-    return Outside(f"transformers {label or model}", make, (), inputs)
+    return Outside(f"transformers {model}", make, (), inputs)
 
 
-IMAGE = {"pixel_values": floats(3, 64, 64)}
+IMAGE: dict[str, Any] = {"pixel_values": floats(3, 64, 64)}
 SMALL: dict[str, Any] = {
     "hidden_size": 48,
     "num_hidden_layers": 2,
@@ -310,7 +312,7 @@ SMALL: dict[str, Any] = {
 }
 PATCHES: dict[str, Any] = {**SMALL, "image_size": 64, "patch_size": 8}
 TOKENS: dict[str, Any] = {"vocab_size": 64, "use_cache": False, **SMALL}
-TEXT = {"input_ids": ids(64, 12)}
+TEXT: dict[str, Any] = {"input_ids": ids(64, 12)}
 WAVES: dict[str, Any] = {
     **SMALL,
     "conv_dim": (32, 32, 32),
@@ -322,7 +324,7 @@ WAVES: dict[str, Any] = {
     "vocab_size": 20,
     "mask_time_prob": 0.0,
 }
-WAVE = {"input_values": normal(1600)}
+WAVE: dict[str, Any] = {"input_values": normal(1600)}
 SERIES: dict[str, Any] = {
     "context_length": 32,
     "prediction_length": 8,
@@ -343,7 +345,7 @@ FORECAST: dict[str, Any] = {
     "encoder_attention_heads": 2,
     "decoder_attention_heads": 2,
 }
-PAST = {
+PAST: dict[str, Any] = {
     "past_values": floats(26),
     "past_time_features": floats(26, 2),
     "past_observed_mask": ones(26, dtype=torch.float32),
@@ -364,6 +366,7 @@ DETECT: dict[str, Any] = {
 
 
 def resnet_config() -> Any:
+    """A small backbone for detectors."""
     return found("transformers:ResNetConfig")(
         embedding_size=16,
         hidden_sizes=[32, 48, 64, 96],
@@ -389,6 +392,7 @@ def detr(config: str, model: str, **more: Any) -> Outside:
 
 
 def mask2former() -> nn.Module:
+    """Mask2Former on a small Swin."""
     backbone = found("transformers:SwinConfig")(
         image_size=64,
         patch_size=4,
@@ -732,6 +736,7 @@ SEQUENCES = [
 
 
 def pytorchcv(name: str, size: int = 64, **options: Any) -> Outside:
+    """A network by its name in pytorchcv."""
     make = of("pytorchcv.model_provider:get_model", name, pretrained=False, **options)
     return Outside(f"pytorchcv {name}", make, (floats(3, size, size),))
 
@@ -739,15 +744,15 @@ def pytorchcv(name: str, size: int = 64, **options: Any) -> Outside:
 PYTORCHCV = [
     *(
         pytorchcv(f"{name}_cifar10", 32)
-        for name in (
+        for name in names(
             "nin resnet20 preresnet20 seresnet20 sepreresnet20 pyramidnet110_a48 densenet40_k12"
             " xdensenet40_2_k24_bc wrn16_10 ror3_56 rir shakeshakeresnet20_2x16d diaresnet20"
             " resnext29_32x4d"
-        ).split()
+        )
     ),
     *(
         pytorchcv(name, 224)
-        for name in (
+        for name in names(
             "resneta10 bagnet9 fishnet99 drnc26 darknet53 dla34 hrnet_w18_small_v1 vovnet27s"
             " selecsls42b hardnet39ds squeezenet_v1_0 sqnxt23_w1 shufflenet_g1_wd4"
             " shufflenetv2_wd2 menet108_8x1_g3 mobilenet_wd4 fdmobilenet_wd4 mobilenetv2_wd4"
@@ -757,17 +762,17 @@ PYTORCHCV = [
             " espnetv2_wd2 octresnet10_ad2 resattnet56 bninception regnetx002 sparsenet121"
             " msdnet22 channelnet sharesnet18 airnet50_1x64d_r2 tresnet_m isqrtcovresnet18"
             " resnesta18 scnet50 dicenet_wd5 seresnext50_32x4d airnext50_32x4d_r2"
-        ).split()
+        )
     ),
     *(
         pytorchcv(name, 128, in_size=(128, 128))
-        for name in (
+        for name in names(
             "fastscnn_cityscapes cgnet_cityscapes dabnet_cityscapes sinet_cityscapes"
             " fpenet_cityscapes lednet_cityscapes esnet_cityscapes edanet_cityscapes"
             " enet_cityscapes erfnet_cityscapes linknet_cityscapes segnet_cityscapes"
             " unet_cityscapes simplepose_resnet18_coco alphapose_fastseresnet101b_coco"
             " centernet_resnet18_voc lwopenpose2d_mobilenet_cmupan_coco"
-        ).split()
+        )
     ),
     Outside(
         "pytorchcv quartznet5x5_en_ls",
@@ -790,6 +795,7 @@ PYTORCHCV = [
 
 
 def torchaudio(name: str, *inputs: Input, label: str = "", **options: Any) -> Outside:
+    """A network of torchaudio; its options are those of its class."""
     make = of(f"torchaudio.models:{name}", **options)
     return Outside(f"torchaudio {label or name}", make, tuple(inputs))
 
@@ -973,12 +979,11 @@ BLOCKS: dict[str, Any] = {
 }
 
 
-def diffusers(name: str, *inputs: Input, label: str = "", **options: Any) -> Outside:
-    return Outside(f"diffusers {label or name}", of(f"diffusers:{name}", **options), tuple(inputs))
-
-
-def latent(name: str, *inputs: Input, named: dict[str, Input], **options: Any) -> Outside:
-    return Outside(f"diffusers {name}", of(f"diffusers:{name}", **options), tuple(inputs), named)
+def diffusers(
+    name: str, *inputs: Input, named: dict[str, Input] | None = None, **options: Any
+) -> Outside:
+    """A network of diffusers; its options are those of its class."""
+    return Outside(f"diffusers {name}", of(f"diffusers:{name}", **options), inputs, named or {})
 
 
 DIFFUSERS = [
@@ -992,12 +997,11 @@ DIFFUSERS = [
         attention_head_dim=8,
         **BLOCKS,
     ),
-    latent(
+    diffusers(
         "UNet2DConditionModel",
         normal(4, 16, 16),
         always(10),
         normal(6, 32),
-        named={},
         sample_size=16,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
@@ -1069,7 +1073,7 @@ DIFFUSERS = [
         latent_channels=8,
         attention_head_dim=8,
     ),
-    latent(
+    diffusers(
         "DiTTransformer2DModel",
         normal(4, 16, 16),
         named={"timestep": ids(100), "class_labels": ids(10)},
@@ -1082,7 +1086,7 @@ DIFFUSERS = [
         num_embeds_ada_norm=10,
         norm_num_groups=4,
     ),
-    latent(
+    diffusers(
         "PixArtTransformer2DModel",
         normal(4, 16, 16),
         named={
@@ -1098,7 +1102,7 @@ DIFFUSERS = [
         sample_size=16,
         use_additional_conditions=False,
     ),
-    latent(
+    diffusers(
         "SD3Transformer2DModel",
         normal(4, 16, 16),
         named={
@@ -1117,13 +1121,12 @@ DIFFUSERS = [
         out_channels=4,
         pos_embed_max_size=32,
     ),
-    latent(
+    diffusers(
         "UVit2DModel",
         ids(64, 16, 16),
         normal(6, 32),
         normal(24),
         normal(5),
-        named={},
         hidden_size=32,
         cond_embed_dim=24,
         micro_cond_encode_dim=4,
@@ -1140,13 +1143,12 @@ DIFFUSERS = [
         block_num_heads=2,
         use_bias=False,
     ),
-    latent(
+    diffusers(
         "ControlNetModel",
         normal(4, 16, 16),
         always(10),
         normal(6, 32),
         floats(3, 128, 128),
-        named={},
         block_out_channels=(32, 64),
         layers_per_block=1,
         norm_num_groups=8,
@@ -1198,7 +1200,6 @@ DIFFUSERS = [
     diffusers(
         "AutoencoderKLTemporalDecoder",
         normal(3, 32, 32),
-        label="AutoencoderKLTemporalDecoder",
         down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
         block_out_channels=(32, 64),
         layers_per_block=1,
@@ -1250,6 +1251,7 @@ VITS: dict[str, Any] = {"num_classes": 10, "dim": 48, "depth": 2, "heads": 3, "m
 
 
 def vit_pytorch(path: str, size: int = 64, **options: Any) -> Outside:
+    """A network of vit-pytorch; its options are those of its class."""
     module, _, name = path.rpartition(":")
     make = of(f"vit_pytorch.{module}:{name}", **options)
     return Outside(f"vit-pytorch {name}", make, (floats(3, size, size),))

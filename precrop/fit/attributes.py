@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from torch import Tensor, nn
@@ -118,9 +118,7 @@ def is_record(value: Any) -> bool:
         and not isinstance(value, (nn.Module, Tensor, type, ModuleType))
         and not callable(value)
         and not hasattr(kind, "__deepcopy__")
-        and all(
-            getattr(kind, name) is getattr(object, name) for name in ("__reduce__", "__reduce_ex__")
-        )
+        and (kind is SimpleNamespace or _reduces_plainly(kind))
     )
 
 
@@ -136,6 +134,12 @@ def submodule(model: nn.Module, path: str) -> nn.Module:
             raise KeyError(name)
         model = child
     return model
+
+
+def _reduces_plainly(kind: type[Any]) -> bool:
+    return all(
+        getattr(kind, name) is getattr(object, name) for name in ("__reduce__", "__reduce_ex__")
+    )
 
 
 def get_attribute(module: nn.Module, path: str) -> Any:

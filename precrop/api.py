@@ -71,6 +71,7 @@ def plan(
     residual: Literal["tie", "crop"] = "tie",
     ignore: Sequence[str] = (),
     groups: Literal["keep", "scale"] = "keep",
+    drop_unused: bool = False,
 ) -> Plan:
     """Choose the width of every layer so that the network meets its budgets.
 
@@ -112,6 +113,7 @@ def plan(
         ignore: patterns (``layer4.*``) of layers that keep their output width.
         groups: ``keep`` the number of groups of grouped convolutions, or ``scale`` it so that every
             group keeps its width.
+        drop_unused: leave out modules that no pass calls; ``plan.left_out`` names them.
 
     Raises:
         BudgetError: a budget is senseless or cannot be met; the message says the least that can.
@@ -131,8 +133,12 @@ def plan(
     divisors = list(_halved(profile.step)) if divisor == "auto" else [divisor]
     options = {"min_width": min_width, "expand": expand, "balance": balance}
     with apart():
-        fold = latency is None and memory is None and objective != "exact"
-        network = _read(model, Inputs(input_shape), groups == "scale", residual == "crop", fold)
+        reading = {
+            "scale_groups": groups == "scale",
+            "fold": latency is None and memory is None and objective != "exact",
+            "drop_unused": drop_unused,
+        }
+        network = _read(model, Inputs(input_shape), residual == "crop", reading)
         _ignore(network, patterns)
         if widths is None:
             way = _way(network, objective, densities, rule, balance)
@@ -153,7 +159,7 @@ def plan(
         budgets=choice.budgets,
         params=costs["params"](units),
         macs=costs["macs"](units),
-        base_params=costs["params"](choice.structure.units),
+        base_params=costs["params"](choice.structure.units) + network.left_out_params,
         base_macs=costs["macs"](choice.structure.units),
         layers=_layer_plans(network, choice),
         frozen={**network.notes, **network.frozen()},
@@ -164,6 +170,7 @@ def plan(
             "residual": residual,
             "ignore": patterns,
             "groups": groups,
+            **({"drop_unused": True} if drop_unused else {}),
             **_deployment(budgets, profile, batch_size),
         },
         shapes=tensor_shapes(model),
@@ -173,6 +180,8 @@ def plan(
         solver=_solver_report(choice),
         versions={"precrop": __version__, "torch": torch.__version__},
         seconds=round(time.perf_counter() - start, 4),
+        followers=network.followers,
+        left_out=network.left_out,
     )
 
 
@@ -203,14 +212,14 @@ def _choose(
 
 
 def _read(
-    model: nn.Module, inputs: Inputs, scale_groups: bool, own_widths: bool, fold: bool
+    model: nn.Module, inputs: Inputs, own_widths: bool, options: Mapping[str, Any]
 ) -> Network:
     """Read a network; once more with hooks where layers at its streams get widths of their own."""
-    network = Network(model, inputs, scale_groups=scale_groups, fold=fold)
+    network = Network(model, inputs, **options)
     streams = find_streams(network) if own_widths else []
     if not streams:
         return network
-    return Network(model, inputs, scale_groups=scale_groups, streams=streams, fold=fold)
+    return Network(model, inputs, streams=streams, **options)
 
 
 def _check_used(

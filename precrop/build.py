@@ -12,6 +12,7 @@ from precrop.copying import copied, tensor_shapes
 from precrop.errors import PlanError, PrecropError
 from precrop.fit.attributes import apply_edits
 from precrop.plans import GROWTH, Axis, Plan
+from precrop.read.unused import leave_out
 from precrop.reparametrised import lengths, restore
 from precrop.streams import install, plain_hook
 
@@ -37,8 +38,13 @@ def build(plan: Plan, model: nn.Module, init: Literal["slice", "reset"] = "slice
     if init not in ("slice", "reset"):
         raise PrecropError(f"init={init!r} is unknown: write 'slice' or 'reset'")
     check_same_network(plan, model)
+    for path in {*plan.left_out} - {name for name, _ in model.named_modules()}:
+        raise PlanError(f"the plan leaves out {path}, which is no module of the network")
     _check_sizes(plan, model)
     kinds = {layer.weight: layer.kind for layer in plan.layers}
+    for path, twin in plan.followers.items():
+        inside = [name for name in kinds if name.startswith(f"{twin}.")]
+        kinds |= {path + name[len(twin) :]: kinds[name] for name in inside}
 
     def make(name: str, tensor: Tensor) -> Tensor:
         axes = plan.tensors.get(name)
@@ -52,6 +58,7 @@ def build(plan: Plan, model: nn.Module, init: Literal["slice", "reset"] = "slice
     small = copied(model, make)
     _set_lengths(plan, kinds, model, small)
     restore(small)
+    leave_out(small, plan.left_out)
     install(small, plan.streams, plain_hook)
     apply_edits(small, plan.attributes)
     if init == "reset":
@@ -113,6 +120,7 @@ def _check_sizes(plan: Plan, model: nn.Module) -> None:
     params = sum(
         prod(map(_new_size, plan.tensors.get(name, parameter.shape)))
         for name, parameter in model.named_parameters()
+        if not any(name.startswith(f"{path}.") for path in plan.left_out)
     )
     if params != plan.params:
         raise PlanError(f"the plan says {plan.params} parameters and builds {params}: make it anew")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from precrop.budgets import Budget, parse_budgets
@@ -11,6 +12,7 @@ from precrop.fit.holding import Holds
 from precrop.plans import BudgetPlan
 from precrop.program import Choices, Program, produced, program, rows, uneven_layers
 from precrop.read.axes import Tie
+from precrop.read.explaining import explained
 from precrop.read.network import Network, Sizes
 from precrop.rounding import round_units
 from precrop.structure import Structure
@@ -110,8 +112,13 @@ class Chooser:
         return Choice(structure, ties, units, sizes, fit, solution, budgets)
 
     def _limits(self, structure: Structure) -> dict[str, int]:
-        bases = {name: cost(structure.units) for name, cost in structure.costs.items()}
+        bases = {name: self._base(structure, name) for name in structure.costs}
         return parse_budgets(self.asked, bases) if self.asked else {}
+
+    def _base(self, structure: Structure, name: str) -> int:
+        """What the original costs, with what the built network is to be without."""
+        more = self.network.left_out_params if name == "params" else 0
+        return structure.costs[name](structure.units) + more
 
     def _problem(
         self, structure: Structure, ties: Sequence[Tie], limits: Mapping[str, int]
@@ -124,7 +131,8 @@ class Chooser:
         """
         problem, refused = None, None
         try:
-            problem = program(structure, limits, **self.options)
+            explain = partial(explained, self.network, structure)
+            problem = program(structure, limits, explain=explain, **self.options)
         except BudgetError as error:
             refused = error
         if refused or self._narrow_first:
@@ -162,6 +170,6 @@ class Chooser:
             assert request is not None
             prices = solution.allocation.multipliers
             multiplier = sum(prices[row] for row in rows(name, cost))
-            used, base = cost(units), cost(structure.units)
+            used, base = cost(units), self._base(structure, name)
             budgets[name] = BudgetPlan(request, limit, used, base, multiplier)
         return budgets

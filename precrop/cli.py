@@ -108,6 +108,9 @@ Groups = Annotated[
     Literal["keep", "scale"],
     typer.Option(help="Grouped convolutions keep their number of groups, or their groups' width."),
 ]
+DropUnused = Annotated[
+    bool, typer.Option("--drop-unused", help="Leave out modules that no pass calls.")
+]
 InputShape = Annotated[
     list[str] | None,
     typer.Option(metavar="SHAPE", help="3,224,224 or 3x224x224; repeat for several inputs."),
@@ -203,6 +206,7 @@ def plan_command(
     residual: Residual = "tie",
     ignore: Ignore = None,
     groups: Groups = "keep",
+    drop_unused: DropUnused = False,
     input_shape: InputShape = None,
     arg: Args = None,
     seed: Seed = None,
@@ -236,6 +240,7 @@ def plan_command(
         residual=residual,
         ignore=tuple(ignore or ()),
         groups=groups,
+        drop_unused=drop_unused,
     )
     _print_plan(plan, as_json)
     if output is not None:
@@ -262,6 +267,7 @@ def crop_command(
     residual: Residual = "tie",
     ignore: Ignore = None,
     groups: Groups = "keep",
+    drop_unused: DropUnused = False,
     input_shape: InputShape = None,
     arg: Args = None,
     init: Init = "slice",
@@ -296,6 +302,7 @@ def crop_command(
         residual=residual,
         ignore=tuple(ignore or ()),
         groups=groups,
+        drop_unused=drop_unused,
     )
     _write_built(network, plan, init, weights, output, stem, as_json)
 

@@ -28,6 +28,7 @@ def show(plan: Plan, console: Console | None = None) -> None:
     console.print()
     for line in (
         *frozen_lines(plan),
+        *left_out_lines(plan),
         *widened_lines(plan),
         *uneven_lines(plan),
         *rescaled_lines(plan),
@@ -121,6 +122,12 @@ def uneven_lines(plan: Plan) -> Iterator[str]:
     if names:
         divisor = plan.options["divisor"]
         yield f"No multiples of {divisor}, as parts of them cannot be: {_some(list(names))}"
+
+
+def left_out_lines(plan: Plan) -> Iterator[str]:
+    """The modules that the built network is without."""
+    if plan.left_out:
+        yield f"Left out, as no pass calls them: {_some(list(plan.left_out))}"
 
 
 def rescaled_lines(plan: Plan) -> Iterator[str]:

@@ -93,6 +93,8 @@ class Plan:
         solver: status, iterations, objective of the continuous program and of the plan.
         versions: of precrop and torch.
         seconds: time that the plan took.
+        followers: modules that no pass called, and which one's widths they have.
+        left_out: modules that no pass called and that the built network does not have.
     """
 
     network: str
@@ -113,6 +115,8 @@ class Plan:
     solver: Mapping[str, Any]
     versions: Mapping[str, str]
     seconds: float
+    followers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Shapes and axes become tuples all through, so that a plan equals itself read back."""
@@ -218,7 +222,8 @@ def _encode(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if dataclasses.is_dataclass(value):
-        return {f.name: _encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = [f for f in dataclasses.fields(value) if not _is_default(value, f)]
+        return {f.name: _encode(getattr(value, f.name)) for f in fields}
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         if set(value) != {"list"}:
             return {key: _encode(item) for key, item in value.items()}
@@ -227,6 +232,15 @@ def _encode(value: Any) -> Any:
     elif isinstance(value, list):
         return {"list": [_encode(item) for item in value]}
     raise PlanError(f"a plan cannot store {_brief(value)} ({type(value).__name__})")
+
+
+def _is_optional(field: "dataclasses.Field[Any]") -> bool:
+    """Whether a file may lack a field: files that were written before there was one do."""
+    return field.default_factory is not dataclasses.MISSING or field.default == ()
+
+
+def _is_default(value: Any, field: "dataclasses.Field[Any]") -> bool:
+    return _is_optional(field) and not getattr(value, field.name)
 
 
 def _decode_any(value: Any) -> Any:
@@ -252,9 +266,10 @@ def _decode(value: Any, hint: Any, where: str) -> Any:
         return _decode_any(value)
     if dataclasses.is_dataclass(hint):
         hints = typing.get_type_hints(hint)
-        if isinstance(value, dict) and set(value) == set(hints):
+        needed = {f.name for f in dataclasses.fields(hint) if not _is_optional(f)}
+        if isinstance(value, dict) and needed <= set(value) <= set(hints):
             assert isinstance(hint, type)
-            return hint(**{k: _decode(value[k], hints[k], f"{where}.{k}") for k in hints})
+            return hint(**{k: _decode(value[k], hints[k], f"{where}.{k}") for k in value})
     elif origin is Literal:
         if value in arguments:
             return value

@@ -211,6 +211,7 @@ def program(
     cap: float = EXPANSION,
     balance: float = BALANCE,
     weights: str | Sequence[float] | Floats = "synexp",
+    explain: Callable[[str], str] | None = None,
 ) -> Program:
     """State the problem of finding widths within ``limits``.
 
@@ -222,6 +223,7 @@ def program(
         expand: let widths grow beyond the original, up to ``cap`` times.
         cap: largest ratio of a width to the original, used when ``expand``.
         balance: weight of the balance term, at least 0; large means uniform widths.
+        explain: what stands in the way of a cost, in words for the message; nothing by default.
         weights: name of an objective or one weight a layer; scaled to mean 1 over the layers that
             can change, so that ``balance`` means the same for every objective.
 
@@ -231,7 +233,7 @@ def program(
     """
     check_options(divisor=divisor, min_width=min_width, cap=cap, balance=balance)
     choices = Choices.of(structure.groups, divisor, min_width, cap if expand else 1.0)
-    _check_feasible(structure, limits, choices)
+    _check_feasible(structure, limits, choices, explain)
     bounds = _row_limits(structure, limits)
     slope = _gain(structure, _weights(structure, weights))
     return Program(structure, bounds, choices, slope, balance_penalty(structure, balance))
@@ -350,11 +352,17 @@ def _row_limits(structure: Structure, limits: Mapping[str, int]) -> dict[str, in
     }
 
 
-def _check_feasible(structure: Structure, limits: Mapping[str, int], choices: Choices) -> None:
+def _check_feasible(
+    structure: Structure,
+    limits: Mapping[str, int],
+    choices: Choices,
+    explain: Callable[[str], str] | None,
+) -> None:
     for name, limit in limits.items():
         least = structure.costs[name](choices.lower.tolist())
         if least > limit:
+            why = explain(name) if explain is not None else ""
             raise BudgetError(
                 f"{name}={bound(name, limit, up=False)} cannot be met: the least possible with "
-                f"{choices.rule} is {bound(name, least, up=True)}"
+                f"{choices.rule}{why and f' ({why})'} is {bound(name, least, up=True)}"
             )

@@ -55,7 +55,7 @@ class Fitter:
     network: Network
     rules: list[Rule] = field(default_factory=list)
     prober: Prober = field(init=False)
-    _sites: dict[bool, list[Site]] = field(default_factory=dict)
+    _sites: dict[int, list[Site]] = field(default_factory=dict)
     _given_up: set[tuple[Site, Literal, int]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -78,9 +78,9 @@ class Fitter:
 
     def site(self, forward: Pass, index: int) -> Site:
         """The place in the code of a call."""
-        known = self._sites.get(forward.training)
+        known = self._sites.get(id(forward.trace))
         if known is None:
-            known = self._sites[forward.training] = list(sites(forward.trace))
+            known = self._sites[id(forward.trace)] = list(sites(forward.trace))
         return known[index]
 
     def driven_alike(self, forward: Pass, index: int) -> list[Axis]:
@@ -141,12 +141,20 @@ class Fitter:
             *self._stream_edits(sizes),
             *self._learnt_edits(sizes),
         ]
+        edits += self._followed(edits)
         apply_edits(candidate, edits)
         stated = list(_stated_edits(self.network.model, candidate, tensors))
         apply_edits(candidate, stated)
         # Later edits win over what merely looked like a description.
         last = {(path, attribute): value for path, attribute, value in [*edits, *stated]}
         return candidate, [(path, attribute, value) for (path, attribute), value in last.items()]
+
+    def _followed(self, edits: list[Edit]) -> Iterator[Edit]:
+        """What is set in a module, for those that no pass called and that follow it."""
+        for path, twin in self.network.followers.items():
+            for where, attribute, value in edits:
+                if where == twin or where.startswith(f"{twin}."):
+                    yield path + where[len(twin) :], attribute, value
 
     def _group_edits(self, sizes: Sizes) -> Iterator[Edit]:
         """Numbers of groups that follow widths: depthwise convolutions, groups of kept width."""
@@ -227,7 +235,7 @@ class Fitter:
 
     def _compare(self, candidate: nn.Module, sizes: Sizes) -> Mismatch | None:
         for forward in self.network.passes:
-            trace = self.network.run(candidate, training=forward.training)
+            trace = self.network.run_again(candidate, forward)
             index = _first_difference(forward, trace, sizes)
             if index is not None:
                 return Mismatch(forward, index, str(trace.error or "other sizes"))
@@ -268,7 +276,7 @@ class Fitter:
 def _stated_edits(base: nn.Module, candidate: nn.Module, tensors: Segments) -> Iterator[Edit]:
     """What PyTorch's own layers state of sizes that changed."""
     owners = (name.rpartition(".")[0] for name in tensors)
-    for path in dict.fromkeys([*owners, *(path for path, _ in base.named_modules())]):
+    for path in dict.fromkeys([*owners, *(path for path, _ in candidate.named_modules())]):
         module = submodule(base, path)
         if isinstance(module, torch.jit.ScriptModule):
             continue  # its sizes are part of its code

@@ -75,7 +75,7 @@ class Prober:
     """Probes one network; keeps the inputs of the modules that it ran."""
 
     network: Network
-    _replays: dict[tuple[bool, int], _Replay] = field(default_factory=dict)
+    _replays: dict[tuple[int, int], _Replay] = field(default_factory=dict)
 
     def rule(
         self, forward: Pass, index: int, site: Site, literal: Literal, known: Sequence[Rule]
@@ -147,7 +147,7 @@ class Prober:
         return None
 
     def _replay(self, forward: Pass, frame: int) -> _Replay:
-        key = (forward.training, frame)
+        key = (id(forward.trace), frame)
         if key not in self._replays:
             self._replays[key] = self._captured(forward, frame)
         return self._replays[key]
@@ -167,7 +167,7 @@ class Prober:
                 raise _ReachedError
 
         handle = module.register_forward_pre_hook(keep, with_kwargs=True)
-        self.network.run(network, training=forward.training)
+        self.network.run_again(network, forward)
         handle.remove()
         args, kwargs = given[-1]
         inside = [call for i, call in enumerate(trace.calls) if frame in frames_around(trace, i)]

@@ -1,6 +1,6 @@
 """A network that has been read: its widths as a `Structure`, and sizes at any choice of widths."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import gcd, prod
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from precrop.apart import apart
-from precrop.copying import copied, first_line
+from precrop.copying import copied, first_line, submodule
 from precrop.errors import PrecropError
 from precrop.read.axes import (
     Axis,
@@ -29,11 +29,24 @@ from precrop.read.modules import share_stated_widths
 from precrop.read.ops import HANDLERS, fallback
 from precrop.read.reader import INPUT, OUTPUT, CallReading, LayerReading, Product, Reader
 from precrop.read.trace import Trace, input_tensors, run, same_path
+from precrop.read.unused import (
+    decided_by_values,
+    frames_that_hold,
+    leave_out,
+    siblings,
+    unused_modules,
+    widths_of,
+)
 from precrop.streams import Stream, install, traced_hook
 from precrop.structure import Cost, Group, Layer, Peak, Structure, parts
 
 # A product of more widths than this has no place in the allocation; its widths are frozen.
 MAX_DEGREE = 4
+# Where several values decide what runs, the others are tried all at once, or else so many singly.
+MOST_TURNS = 8
+NOT_CALLED = "no pass calls it"
+# Tables of fewer parameters than this share of the network's are not listed as frozen.
+SMALL = 0.01
 # Stand-in biases: steep enough for some classes to pass a detector's threshold.
 BIASES = (-2.0, 8.0)
 
@@ -118,12 +131,17 @@ class Network:
     Attributes:
         model: the network itself; its tensors are never computed with.
         real: whether the network needed real tensors.
-        passes: eval at batch 1, then train at batch 2 where that runs and runs other code.
+        passes: eval at batch 1, then train at batch 2 where that runs and runs other code, then
+            both with other answers where values decide what runs.
         notes: what could not be read, in words.
         streams: where layers have widths of their own at residual streams.
         cost_models: costs beside ``params`` and ``macs``, by name.
         fold: whether steps of recurrent layers are read once. Their sizes and MACs are those of the
             whole pass, but the calls are fewer: for what follows every call, leave it out.
+        unused: modules with weights that no pass called, and how many numbers each holds.
+        followers: unused modules whose widths are those of a sibling, by path.
+        left_out: unused modules that the built network does not have.
+        routed: whether values decide what runs.
     """
 
     @apart()
@@ -135,15 +153,20 @@ class Network:
         scale_groups: bool = False,
         streams: Sequence[Stream] = (),
         fold: bool = False,
+        drop_unused: bool = False,
     ) -> None:
         self.inputs = inputs
         self.fold = fold
+        self.left_out: tuple[str, ...] = ()
         self.streams = tuple(streams)
         self.meta = MetaKernels()
         self.notes: dict[str, str] = {}
         self.cost_models: dict[str, CostModel] = {}
         self.real = False
         self.model = model
+        self.unused: dict[str, int] = {}
+        self.followers: dict[str, str] = {}
+        self.routed = False
         self._kept: list[tuple[frozenset[str], str]] = []
         self._scale_groups = scale_groups
         self._most_read: dict[str, int] = {}
@@ -157,23 +180,26 @@ class Network:
                 raise PrecropError(
                     f"the network fails on input {inputs.text}: {first_line(evaluation.error)}"
                 ) from evaluation.error
-        self._traces = {False: evaluation}
+        self._traces = [(False, evaluation)]
         training = self.run(self._traced, training=True)
         if training.error is not None:
             self.notes["train mode"] = f"was not read: {first_line(training.error)}"
         elif not same_path(evaluation, training):
-            self._traces[True] = training
+            self._traces.append((True, training))
+        self._traces += [turned for known in [*self._traces] for turned in self._turned(*known)]
         self.read()
+        self._find_unused(drop_unused)
 
     def read(self) -> None:
         """Follow the traces from the beginning; forgets what was tied or frozen since."""
         self.reader = Reader(self._traced, HANDLERS, fallback, scale_groups=self._scale_groups)
-        called = {frame.path for trace in self._traces.values() for frame in trace.frames}
+        called = {frame.path for _, trace in self._traces for frame in trace.frames}
         share_stated_widths(self.reader, self._traced, called)
         self.passes = [
-            Pass(training, trace, self.reader.read(trace, macs=not training))
-            for training, trace in self._traces.items()
+            Pass(training, trace, self.reader.read(trace, macs=trace is self._traces[0][1]))
+            for training, trace in self._traces
         ]
+        self._adopt()
         for names, reason in self._kept:
             for layer in self.layers:
                 if layer.name in names:
@@ -183,16 +209,103 @@ class Network:
         """A skeleton to run once: networks may keep what a forward pass computed."""
         made = skeleton(self.model, real=self.real, shapes=shapes)
         install(made, self.streams, traced_hook)
+        leave_out(made, self.left_out)
         return made
 
-    def run(self, model: nn.Module, *, training: bool, limit: int | None = None) -> Trace:
-        """Trace a skeleton: eval at batch 1 or train at batch 2; up to ``limit`` calls."""
+    def _turned(self, training: bool, trace: Trace) -> Iterator[tuple[bool, Trace]]:
+        """The same pass with other answers where truth values of tensors decide what runs."""
+        own = trace.answers
+        turned = [not answer for answer in own]
+        singly = [[*own[:index], turned[index]] for index in range(min(len(own), MOST_TURNS))]
+        for answers in ([turned] if own else [], singly if len(own) > 1 else []):
+            traces = [self.run(self._traced, training=training, answers=given) for given in answers]
+            good = [found for found in traces if found.error is None]
+            yield from ((training, found) for found in good)
+            if good:
+                return
+
+    def _find_unused(self, drop: bool) -> None:
+        """Find what no pass called, and what of it can follow or be left out."""
+        used = self.reader.tensors.keys()
+        buffers = {name for name, _ in self._traced.named_buffers()}
+        self.unused = unused_modules(self.model, used)
+        if not self.unused:
+            return
+        names = self.reader.names
+        self.routed = self.real and any(
+            decided_by_values(trace, names, buffers) for _, trace in self._traces
+        )
+        if drop and self.droppable:
+            self.left_out = self._not_missed(list(self.unused))
+        kept = [path for path in self.unused if path not in self.left_out]
+        self.followers = siblings(self.model, kept, used)
+        self.read()
+
+    @property
+    def droppable(self) -> bool:
+        """Whether no input can run what no pass called, as far as passes show it."""
+        return not self.routed and "train mode" not in self.notes
+
+    def _not_missed(self, paths: Sequence[str]) -> tuple[str, ...]:
+        """Those of the modules without which every pass is the same."""
+        if self._same_without(paths):
+            return tuple(paths)
+        return tuple(path for path in paths if len(paths) > 1 and self._same_without([path]))
+
+    def _same_without(self, paths: Sequence[str]) -> bool:
+        for forward in self.passes:
+            made = self.replica()
+            leave_out(made, paths)
+            trace = self.run_again(made, forward)
+            ops = [call.op for call in trace.calls]
+            if trace.error is not None or ops != [call.op for call in forward.trace.calls]:
+                return False
+        return True
+
+    def _adopt(self) -> None:
+        """Give unused modules the widths of their siblings; hold what the others may meet."""
+        tensors = self.reader.tensors
+        for path, twin in self.followers.items():
+            for name in [name for name in tensors if name.startswith(f"{twin}.")]:
+                tensors[path + name[len(twin) :]] = tensors[name]
+        alone = [path for path in self.unused if path not in (*self.followers, *self.left_out)]
+        for path in alone if self.routed else ():
+            sizes = widths_of(submodule(self.model, path))
+            for forward in self.passes:
+                frames = set(frames_that_hold(forward.trace, path))
+                pairs = zip(forward.trace.calls, forward.readings, strict=True)
+                met = [reading for call, reading in pairs if call.frame in frames]
+                axes = (
+                    axis
+                    for reading in met
+                    for tensor in (*reading.inputs, *reading.outputs)
+                    for axis in tensor
+                    if axis_size(axis) in sizes
+                )
+                self.freeze(axes, f"{path} may run on other inputs")
+
+    def run_again(self, model: nn.Module, forward: Pass) -> Trace:
+        """Trace a skeleton as in a pass that was followed, branches included."""
+        return self.run(model, training=forward.training, answers=forward.trace.answers)
+
+    def run(
+        self,
+        model: nn.Module,
+        *,
+        training: bool,
+        limit: int | None = None,
+        answers: Sequence[bool] = (),
+    ) -> Trace:
+        """Trace a skeleton: eval at batch 1 or train at batch 2; up to ``limit`` calls.
+
+        ``answers`` are given where truth values of tensors decide what runs.
+        """
         model.train(training)
         args, kwargs = self.inputs.make(
             2 if training else 1, model, device="cpu" if self.real else "meta"
         )
         meta = None if self.real else self.meta
-        return run(model, args, kwargs, meta, limit, fold=self.fold)
+        return run(model, args, kwargs, meta, limit, fold=self.fold, answers=answers)
 
     @property
     def layers(self) -> list[LayerReading]:
@@ -277,7 +390,13 @@ class Network:
             if name in self.reader.tensors
             else Product(parameter.numel(), [])
             for name, parameter in self.model.named_parameters()
+            if not any(name.startswith(f"{path}.") for path in self.left_out)
         ]
+
+    @property
+    def left_out_params(self) -> int:
+        """How many parameters the original has in what is left out."""
+        return sum(self.unused[path] for path in self.left_out)
 
     def form(self, axis: Axis, index: Mapping[Tie, int]) -> dict[tuple[int, ...], int]:
         """Size of an axis as a polynomial in the groups' units, linear but where it is folded."""
@@ -410,7 +529,26 @@ class Network:
                 reason = "its width cannot be divided" if ties else "its width is fixed"
             if reason not in (INPUT, OUTPUT):
                 reasons[layer.name] = reason
-        return reasons
+        reasons |= self._frozen_tables()
+        left = {*self.followers, *self.left_out}
+        return reasons | {path: NOT_CALLED for path in self.unused if path not in left}
+
+    def _frozen_tables(self) -> dict[str, str]:
+        """Weights that belong to no layer and keep all of their sizes, and why."""
+        layers = {layer.weight for layer in self.layers}
+        least = SMALL * sum(parameter.numel() for parameter in self.model.parameters())
+        found = {}
+        for name, parameter in self.model.named_parameters():
+            axes = self.reader.tensors.get(name)
+            if axes is None or parameter.dim() < 2 or name in layers or parameter.numel() < least:
+                continue
+            if any(map(self.varies, axes)):
+                continue
+            reasons = [atom.tie.root().frozen for axis in axes for atom in atoms(axis)]
+            reason = next((r for r in reasons if r not in (None, INPUT, OUTPUT)), None)
+            path = name.rpartition(".")[0] if name.endswith("weight") else name
+            found[path] = reason or "its width is fixed"
+        return found
 
 
 def _read_weights(forward: Pass) -> set[str]:

@@ -72,7 +72,8 @@ class Trace:
     ``error`` is set if it raised.
 
     ``refused`` is the shape that a reshape was asked for and could not give; such a request never
-    becomes an ATen call. Only traces with a limit look for it.
+    becomes an ATen call. Only traces with a limit look for it. ``answers`` are the truth values
+    that were taken out of tensors, for Python to branch on.
     """
 
     calls: list[Call] = field(default_factory=list)
@@ -81,6 +82,7 @@ class Trace:
     outputs: list[Tensor] = field(default_factory=list)
     error: Exception | None = None
     refused: Shape | None = None
+    answers: list[bool] = field(default_factory=list)
 
 
 _NAMES: dict[Any, str] = {}
@@ -156,13 +158,22 @@ _ASKED: dict[Any, Callable[..., Shape]] = {
 }
 
 
+_SCALAR = torch.ops.aten._local_scalar_dense.default
+
+
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(
-        self, trace: Trace, stack: list[int], meta: MetaKernels | None, limit: int | None
+        self,
+        trace: Trace,
+        stack: list[int],
+        meta: MetaKernels | None,
+        limit: int | None,
+        answers: Sequence[bool],
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace, self.stack, self.meta, self.limit = trace, stack, meta, limit
         self.random = torch.Generator().manual_seed(0)
+        self.answers = answers
 
     def __torch_dispatch__(
         self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -183,6 +194,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def _run(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.meta is None and op is _SCALAR and args[0].dtype == torch.bool:
+            given = self.answers[len(self.trace.answers) :]
+            self.trace.answers.append(given[0] if given else op(*args, **kwargs))
+            return self.trace.answers[-1]
         if self.meta is None:
             return drawn(op, args, kwargs, self.random)
         devices = {t.is_meta for t in (*_tensors(args), *_tensors(kwargs.values()))}
@@ -263,6 +278,7 @@ def run(
     layers: TorchFunctionMode | None = None,
     *,
     fold: bool = False,
+    answers: Sequence[bool] = (),
 ) -> Trace:
     """Run ``model(*args, **kwargs)`` and record it; an exception ends the trace and is kept in it.
 
@@ -271,6 +287,8 @@ def run(
     ``meta`` is None for a run on real tensors. With a ``limit`` the trace ends when that many calls
     were made, before the last one runs. ``layers`` says into what operations layers that PyTorch
     fuses are taken apart; ``fold`` reads the steps of recurrent layers once, on meta tensors.
+    ``answers`` are given where Python asks a tensor for a truth value, in order; beyond them the
+    tensors' own values are.
     """
     trace = Trace(inputs=_leaf_tensors((args, kwargs)))
     stack = [-1]
@@ -283,7 +301,7 @@ def run(
             _module_frames(model, trace, stack),
             _ReshapeWatch(trace) if limit is not None else nullcontext(),
             FoldedSteps(trace.calls) if fold and _recurs(model) else nullcontext(),
-            _Recorder(trace, stack, meta, limit),
+            _Recorder(trace, stack, meta, limit, answers),
         ):
             output = model(*args, **kwargs)
         trace.outputs = _leaf_tensors(output)

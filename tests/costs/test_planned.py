@@ -81,14 +81,19 @@ def check_built(plan: Plan, built: nn.Module, shape: Any, request: dict[str, Any
 
 
 def check_full(plan: Plan, choice: Choice) -> None:
-    """No group alone could take one more step within all budgets."""
-    structure, choices = choice.structure, choice.solution.problem.choices
+    """No group alone could take one more step within all budgets that gains."""
+    structure, problem = choice.structure, choice.solution.problem
+    choices = problem.choices
+    value = problem.value(np.log(np.array(choice.units) / choices.units))
     for index, group in enumerate(structure.groups):
         units = list(choice.units)
         units[index] = int(choices.next(np.array(units))[index])
         if units[index] > choice.units[index]:
             costs = {name: structure.costs[name](units) for name in plan.budgets}
-            assert any(costs[name] > b.limit for name, b in plan.budgets.items()), group
+            over = any(costs[name] > b.limit for name, b in plan.budgets.items())
+            assert over or problem.value(np.log(np.array(units) / choices.units)) <= value + 1e-9, (
+                group
+            )
 
 
 def gaps(plan: Plan, net: nn.Module) -> bool:

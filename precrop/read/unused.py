@@ -1,0 +1,124 @@
+"""What no pass called: modules whose weights no operation read, and what may call them after all.
+
+A module that no pass called follows a sibling that one did: an expert that the example did not
+choose has the widths of the experts that it did. Others keep their sizes. Where a value decides
+what runs, other inputs may run them, so that the widths that meet there keep their sizes too.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Set
+
+import torch
+from torch import nn
+
+from precrop.copying import submodule
+from precrop.read.trace import Trace, input_tensors
+
+SIZED_BY_VALUES = ("nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive")
+"""Operations whose results have as many entries as some values say."""
+
+
+def unused_modules(model: nn.Module, used: Set[str]) -> dict[str, int]:
+    """The outermost modules with weights of which none is used, and how many numbers they hold.
+
+    Args:
+        model: the network.
+        used: names of the parameters that some operation read.
+    """
+    unused = {id(p) for name, p in model.named_parameters() if name not in used}
+    found: dict[str, int] = {}
+    if not unused:
+        return found
+    for path, module in model.named_modules():
+        if not path or any(path.startswith(f"{outer}.") for outer in found):
+            continue
+        parameters = list(module.parameters())
+        if parameters and all(id(p) in unused for p in parameters):
+            found[path] = sum(p.numel() for p in parameters)
+    return found
+
+
+def siblings(model: nn.Module, unused: Iterable[str], used: Set[str]) -> dict[str, str]:
+    """Per unused module the nearest one in the same place of equal class and shapes that is used.
+
+    A place is what holds both of them: a list of experts, a block with two branches.
+    """
+    found = {}
+    for path in unused:
+        parent, _, name = path.rpartition(".")
+        children = dict(submodule(model, parent).named_children())
+        order = list(children)
+        shapes = _shapes(children[name])
+        near = sorted(order, key=lambda other: abs(order.index(other) - order.index(name)))
+        for other in near:
+            twin = f"{parent}.{other}" if parent else other
+            if (
+                type(children[other]) is type(children[name])
+                and _shapes(children[other]) == shapes
+                and any(f"{twin}.{inner}" in used for inner in shapes)
+            ):
+                found[path] = twin
+                break
+    return found
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    """Shapes of everything that a module holds."""
+    tensors = (*module.named_parameters(), *module.named_buffers())
+    return {name: tensor.shape for name, tensor in tensors}
+
+
+def decided_by_values(trace: Trace, names: Mapping[int, str], buffers: Set[str]) -> bool:
+    """Whether a number in a tensor that follows from inputs or weights decides what runs.
+
+    Args:
+        trace: of a pass on real tensors.
+        names: of parameters and buffers, by id.
+        buffers: names of buffers, which are the same for every input.
+    """
+    made: set[int] = set()
+    follows: set[int] = set()
+    for call in trace.calls:
+        tensors = input_tensors(call)
+        if call.name != "lift_fresh":  # of a constant that forward makes
+            outside = (t for t in tensors if id(t) not in made)
+            follows.update(id(t) for t in outside if names.get(id(t)) not in buffers)
+        depends = any(id(tensor) in follows for tensor in tensors)
+        masks = call.name == "index" and any(t.dtype == torch.bool for t in tensors[1:])
+        reads = call.name == "_local_scalar_dense" or call.name in SIZED_BY_VALUES or masks
+        if depends and reads:
+            return True
+        made.update(map(id, call.outputs))
+        if depends:
+            follows.update(map(id, call.outputs))
+    return False
+
+
+def frames_that_hold(trace: Trace, path: str) -> Iterator[int]:
+    """Frames of the innermost module around ``path`` that ran, and of its children."""
+    paths = {frame.path for frame in trace.frames} | {""}
+    parent = path
+    while parent and (parent == path or parent not in paths):
+        parent = parent.rpartition(".")[0]
+    for index, frame in enumerate(trace.frames):
+        outer = trace.frames[frame.parent].path if frame.parent >= 0 else ""
+        if parent in (frame.path, outer):
+            yield index
+    if not parent:
+        yield -1
+
+
+def widths_of(module: nn.Module) -> set[int]:
+    """Numbers of channels that a module's weights have at either end."""
+    return {n for p in module.parameters() if p.dim() > 1 for n in p.shape[:2] if n > 1}
+
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+def leave_out(model: nn.Module, paths: Iterable[str]) -> None:
+    """Put modules without weights in the place of some of the model's: what looks at them may."""
+    for path in paths:
+        parent, _, name = path.rpartition(".")
+        modules = model.get_submodule(parent)._modules
+        kind = next((k for k in _CONTAINERS if isinstance(modules[name], k)), nn.Identity)
+        modules[name] = kind()

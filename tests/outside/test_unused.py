@@ -1,0 +1,258 @@
+"""What no pass calls: experts that were not chosen, branches on values, stages without a use."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import precrop
+from precrop.errors import BudgetError, PlanError
+from precrop.read.inputs import Inputs
+from precrop.read.network import Network
+from tests.planning import counted_params
+
+
+class Expert(nn.Module):
+    """Two layers with a width of their own, kept as an attribute that cuts what the first makes."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.first, self.last = nn.Linear(width, 2 * hidden), nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = torch.split(self.first(x), self.hidden, -1)
+        return self.last(value * gate.sigmoid())
+
+
+class Mixture(nn.Module):
+    """Every row goes to the expert that its own values choose."""
+
+    def __init__(self, experts: int = 5, width: int = 32) -> None:
+        super().__init__()
+        self.stem, self.gate = nn.Linear(16, width), nn.Linear(width, experts)
+        self.experts = nn.ModuleList(Expert(width, 48) for _ in range(experts))
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        chosen, out = self.gate(x).argmax(-1), torch.zeros_like(x)
+        for index, expert in enumerate(self.experts):
+            rows = (chosen == index).nonzero().squeeze(1)
+            if rows.numel():
+                out[rows] = expert(x[rows])
+        return self.head(out)
+
+
+def test_experts_that_were_not_chosen_follow_those_that_were() -> None:
+    torch.manual_seed(0)
+    model: Any = Mixture()
+    plan = precrop.plan(model, (16,), params=0.5)
+    called = {layer.name.rpartition(".")[0] for layer in plan.layers if "experts" in layer.name}
+    assert {*plan.followers} == {f"experts.{n}" for n in range(5)} - called
+    assert {*plan.followers.values()} <= called
+    assert 0.48 < plan.params / plan.base_params <= 0.5
+    built: Any = precrop.Plan.from_json(plan.to_json()).build(model)
+    assert counted_params(built) == plan.params
+    nn.init.normal_(built.gate.weight, std=3)
+    for expert in built.experts:
+        assert expert.hidden == expert.last.in_features < 48
+        assert expert(torch.randn(2, built.stem.out_features)).shape[1] == built.head.in_features
+    assert built(torch.randn(64, 16)).shape == (64, 10)
+    # Their weights are scaled to the new fan as those of the others are.
+    spread = [
+        float(e.last.weight.detach().std() / o.last.weight.detach().std())
+        for e, o in zip(built.experts, model.experts, strict=True)
+    ]
+    assert max(spread) - min(spread) < 0.1
+    assert precrop.plan(model, (16,), params=0.5, drop_unused=True).left_out == ()
+
+
+class Branching(nn.Module):
+    """Two branches of which a value chooses one; the second adds what the first does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.side = nn.Conv2d(3, 32, 3), nn.Conv2d(3, 32, 3)
+        self.one, self.two = nn.Conv2d(32, 32, 1), nn.Conv2d(32, 32, 3, padding=1)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        y = self.one(y) if y.mean() > 0 else self.two(y) + self.side(x)
+        if y.isfinite().all():
+            y = y.relu()
+        return self.head(y.mean((2, 3)))
+
+
+def both_ways(net: Any, x: Tensor) -> None:
+    """Run with either outcome of the first branch."""
+    for level in (-9.0, 9.0):
+        nn.init.constant_(net.stem.bias, level)
+        assert net(x).shape == (len(x), 10)
+
+
+def test_both_sides_of_a_branch_are_read() -> None:
+    model = Branching()
+    plan = precrop.plan(model, (3, 8, 8), params=0.4)
+    assert not plan.frozen
+    assert {"one", "two", "side"} <= plan.widths.keys()
+    assert plan.widths["one"][1] == plan.widths["two"][1] == plan.widths["side"][1] < 32
+    both_ways(plan.build(model), torch.randn(2, 3, 8, 8))
+
+
+class Waiting(Branching):
+    """A loop whose end a value decides."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        for _ in range(5):
+            if y.abs().amax() < 20:
+                break
+            y = self.one(y).tanh()
+        while y.amax() > 3:
+            y = self.two(y) / 2
+            y = y.tanh()
+        return self.head(y.mean((2, 3)))
+
+
+def test_loops_that_values_end() -> None:
+    model = Waiting()
+    plan = precrop.plan(model, (3, 8, 8), params=0.9)
+    both_ways(plan.build(model), torch.randn(2, 3, 8, 8))
+
+
+class Routed(nn.Module):
+    """A number, taken from values, chooses one of two branches of different sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(16, 64), nn.Linear(24, 10)
+        self.ways = nn.ModuleList(
+            [nn.Linear(64, 24), nn.Sequential(nn.Linear(64, 40), nn.Linear(40, 24))]
+        )
+        self.tail = nn.Linear(24, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(self.tail(self.ways[int(x.sum().item() > 0)](x)).relu())
+
+
+def test_what_other_inputs_may_run_keeps_what_it_meets() -> None:
+    model = Routed()
+    plan = precrop.plan(model, (16,), params=0.9)
+    (alone,) = set(plan.frozen) & {"ways.0", "ways.1"}
+    assert plan.frozen[alone] == "no pass calls it"
+    assert "may run on other inputs" in plan.frozen["stem"]
+    built: Any = plan.build(model)
+    for sign in (-9.0, 9.0):
+        nn.init.constant_(built.stem.bias, sign)
+        assert built(torch.randn(3, 16)).shape == (3, 10)
+
+
+class Staged(nn.Module):
+    """An encoder of which forward uses the first stages alone, but looks at all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer1, self.layer2 = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 32, 3)
+        self.layer3 = nn.Sequential(nn.Conv2d(32, 128, 3), nn.ReLU(), nn.Conv2d(128, 128, 3))
+        self.more = nn.ModuleList([nn.Conv2d(128, 128, 3)])
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stages = [self.layer1, self.layer2, self.layer3, *self.more]
+        for stage in stages[:2]:
+            x = stage(x).relu()
+        return self.head(x.mean((2, 3)))
+
+
+def test_unused_modules_are_named_and_can_be_left_out() -> None:
+    model = Staged()
+    unused = counted_params(model.layer3) + counted_params(model.more)
+    with pytest.raises(BudgetError) as caught:
+        precrop.plan(model, (3, 12, 12), params=0.5, macs=0.5)
+    message = str(caught.value)
+    assert f"unused: {unused:,} parameters in layer3, more" in message
+    assert "drop_unused=True leaves them out" in message
+    plan = precrop.plan(model, (3, 12, 12), params=0.5, macs=0.5, drop_unused=True)
+    assert plan.left_out == ("layer3", "more")
+    assert plan.base_params == counted_params(model)
+    assert plan.macs >= 0.45 * plan.base_macs
+    assert plan.frozen == {}
+    again = precrop.Plan.from_json(plan.to_json())
+    assert again == plan
+    built = again.build(model)
+    assert counted_params(built) == plan.params
+    assert built(torch.randn(2, 3, 12, 12)).shape == (2, 10)
+    assert not [name for name in built.state_dict() if name.startswith(("layer3", "more"))]
+    kept = precrop.plan(model, (3, 12, 12), macs=0.5)
+    assert kept.frozen == {"layer3": "no pass calls it", "more": "no pass calls it"}
+    assert "left_out" not in kept.to_json()  # files without such modules are as they always were
+
+
+class Peeking(Staged):
+    """It reads an attribute of a module that it never calls."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.layer3[0].bias is not None
+        return super().forward(x)
+
+
+def test_what_forward_looks_at_is_not_left_out() -> None:
+    plan = precrop.plan(Peeking(), (3, 12, 12), macs=0.5, drop_unused=True)
+    assert plan.left_out == ("more",)
+    assert plan.frozen == {"layer3": "no pass calls it"}
+
+
+def test_a_plan_that_leaves_out_what_is_not_there() -> None:
+    plan = precrop.plan(Staged(), (3, 12, 12), macs=0.5, drop_unused=True)
+    for path in ("layer9", "layer3.forward", "__class__"):
+        with pytest.raises(PlanError, match="is no module of the network"):
+            dataclasses.replace(plan, left_out=(path,)).build(Staged())
+
+
+def test_parameters_shared_with_what_runs_are_used() -> None:
+    model = Staged()
+    model.more[0] = model.layer2
+    network = Network(model, Inputs((3, 12, 12)))
+    assert [*network.unused] == ["layer3"]
+
+
+class Bilinear(nn.Module):
+    """A layer that is neither a convolution nor linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.c = nn.Linear(16, 48), nn.Linear(16, 48)
+        self.mix, self.head = nn.Bilinear(48, 48, 20), nn.Linear(20, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.mix(self.a(x), self.c(x)).sort(-1).values)
+
+
+def test_an_infeasible_budget_says_what_is_frozen_and_why() -> None:
+    model = Bilinear()
+    names = [name for name, _ in model.named_children()]
+    plan = precrop.plan(model, (16,), params=1.0)
+    if not plan.frozen:
+        pytest.skip("every layer of it can be cropped")
+    with pytest.raises(BudgetError) as caught:
+        precrop.plan(model, (16,), params=10)
+    reason = str(caught.value)
+    largest = max(plan.frozen, key=lambda name: counted_params(model.get_submodule(name)))
+    share = counted_params(model.get_submodule(largest)) / counted_params(model)
+    assert f"frozen: {largest}, {share:.0%} of it: {plan.frozen[largest]}" in reason
+    assert set(plan.frozen) <= {*names}
+
+
+def test_many_frozen_layers_are_counted() -> None:
+    model = nn.Sequential(*[nn.Conv2d(8, 8, 3, padding=1) for _ in range(7)])
+    with pytest.raises(BudgetError) as caught:
+        precrop.plan(model, (8, 8, 8), params=20, ignore=["*"])
+    assert "frozen: 0, 14% of it: ignored by '*'; 1, 14% of it" in str(caught.value)
+    assert "; and 3 more)" in str(caught.value)
+    with pytest.raises(BudgetError, match="macs=20 .*frozen: 0, 14% of it: ignored by"):
+        precrop.plan(model, (8, 8, 8), macs=20, ignore=["*"])

@@ -18,10 +18,13 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         PrecropError: the file is missing or broken.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise PrecropError(f"cannot read {path}: it is no plain file")
         return load_file(path)
     except OSError as error:
         raise PrecropError(f"cannot read {path}: {error.strerror or error}") from error
-    except SafetensorError as error:
+    except (SafetensorError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        # The last ones of what a header says that is no type or size of PyTorch's.
         raise PrecropError(f"{path} is not a safetensors file: {error}") from error
 
 

@@ -18,7 +18,7 @@ from precrop.deployment.commands.export import export_command
 from precrop.deployment.commands.profile import profile_command
 from precrop.errors import PrecropError, one_line
 from precrop.evidence.commands import judge_command
-from precrop.files import check_writable, terminated_as_interrupted, write_text
+from precrop.files import check_writable, read_json, terminated_as_interrupted, write_text
 from precrop.report.commands import report_command
 from precrop.study.commands import study_app
 from precrop.training.commands import INTERRUPTED, eval_command, train_command
@@ -436,12 +436,7 @@ def _batches(data: str) -> Any:
 
 def _read_densities(path: Path) -> dict[str, float]:
     """A JSON file ``{layer name: density}``; the numbers are checked where they are used."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PrecropError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise PrecropError(f"{path} is not JSON: {error}") from error
+    content = read_json(path)
     if not isinstance(content, dict):
         raise PrecropError(f"{path} is not like {{layer name: density}}")
     return content

@@ -1,6 +1,7 @@
 """Files are written to a temporary name beside the target and moved: none is left half written."""
 
 import contextlib
+import json
 import os
 import signal
 import stat
@@ -9,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from precrop.errors import PrecropError
 
@@ -64,30 +66,65 @@ def terminated_as_interrupted() -> Iterator[None]:
     if not mine or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _interrupt(number: int, frame: object) -> None:
+def interrupt(number: int, frame: object) -> None:
+    """A handler of signals."""
     raise KeyboardInterrupt
 
 
 def open_own(path: Path, flags: int) -> int:
     """Open or make a file in a folder that may come from a stranger: no link is followed.
 
-    For `open`, as its ``opener``.
-
     Raises:
         OSError: there is a link, or no plain file.
     """
-    handle = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    handle = os.open(
+        path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666
+    )
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise OSError(None, "it is no plain file")
     return handle
+
+
+def read_text(path: Path, kind: str = "JSON") -> str:
+    """The text of a plain file, which ``kind`` is a word for.
+
+    Raises:
+        PrecropError: it is missing, no plain file, or no text.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with os.fdopen(handle, encoding="utf-8") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise PrecropError(f"cannot read {path}: it is no plain file")
+            return file.read()
+    except OSError as error:
+        raise PrecropError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise PrecropError(f"{path} is not {kind}: it is not text") from error
+
+
+def read_json(path: Path, kind: str = "JSON") -> Any:
+    """The content of a JSON file, which ``kind`` is a word for.
+
+    Raises:
+        PrecropError: it is missing, or is not JSON.
+    """
+    try:
+        return json.loads(read_text(path, kind))
+    except RecursionError as error:
+        raise PrecropError(f"{path} is not {kind}: it is nested too deeply") from error
+    except ValueError as error:
+        if isinstance(error, PrecropError):
+            raise
+        raise PrecropError(f"{path} is not {kind}: {error}") from error
 
 
 def sync(path: Path) -> None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from precrop.errors import PlanError
-from precrop.files import write_text
+from precrop.errors import PlanError, PrecropError
+from precrop.files import read_text, write_text
 from precrop.streams import Stream
 
 if TYPE_CHECKING:
@@ -200,11 +200,9 @@ class Plan:
             PlanError: the file is missing, truncated, altered, or of another schema version.
         """
         try:
-            text = Path(path).read_text(encoding="utf-8")
-        except OSError as error:
-            raise PlanError(f"cannot read {path}: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise PlanError(f"{path}: this is not a plan file: it is not text") from error
+            text = read_text(Path(path), "a plan file")
+        except PrecropError as error:
+            raise PlanError(str(error)) from error
         try:
             return cls.from_json(text)
         except PlanError as error:

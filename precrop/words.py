@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, printable
 from precrop.trust import check_named
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from precrop.plans import Plan
 
 
@@ -58,6 +60,13 @@ def arguments(pairs: Sequence[str] | None) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             found[name] = value
     return found
+
+
+def plain(text: str) -> "Text":
+    """A cell of a table that shows a name from a file: it is no markup and moves no cursor."""
+    from rich.text import Text
+
+    return Text(printable(text))
 
 
 def set_seed(seed: int | None) -> None:

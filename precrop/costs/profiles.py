@@ -15,7 +15,7 @@ from typing import Any
 
 from precrop.costs.work import FEATURES
 from precrop.errors import PrecropError
-from precrop.files import write_text
+from precrop.files import read_json, write_text
 
 SCHEMA = 1
 RUNTIMES = ("eager", "ort")
@@ -89,12 +89,7 @@ class DeviceProfile:
         Raises:
             PrecropError: the file is missing or no profile that this version reads.
         """
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise PrecropError(f"cannot read {path}: {error.strerror}") from error
-        except ValueError as error:
-            raise PrecropError(f"{path} is not a device profile: {error}") from error
+        content = read_json(Path(path), "a device profile")
         if not isinstance(content, dict) or content.pop("schema", None) != SCHEMA:
             raise PrecropError(f"{path} is not a device profile: make one with precrop profile")
         broken = f"{path} is a broken device profile"

@@ -495,7 +495,10 @@ def _write_pt2(source: Source, path: Path) -> None:
     program = source.program
     try:
         with _quiet():
-            torch.export.save(program, path)
+            # In memory first: where the disk is full, PyTorch's own writer ends the process.
+            held = io.BytesIO()
+            torch.export.save(program, held)
+        path.write_bytes(held.getbuffer())
     except OSError:
         raise
     except Exception as error:  # torch.export raises errors of any kind
@@ -568,7 +571,7 @@ def _record(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             record = json.loads((file.metadata() or {}).get(RECORD, "{}"))
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise PrecropError(f"cannot read {path}: {reason(error)}") from error
     if not isinstance(record, dict):
         raise PrecropError(f"{path} does not say how its network is built")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, one_line
 
 if TYPE_CHECKING:
     from precrop.report.writing import Report
@@ -61,7 +61,8 @@ def _rows(stores: Iterable[Path]) -> list["Row"]:
         found = [row for row in found if row.cell in known]
         found += [row for row in rows if row.cell not in known]
         for part, why in opened.dropped.items():
-            print(f"precrop: warning: {store}: {part} cannot be read: {why}", file=sys.stderr)
+            said = one_line(f"{store}: {part} cannot be read: {why}")
+            print(f"precrop: warning: {said}", file=sys.stderr)
     return found
 
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from precrop.budgets import Budget, parse_budget
-from precrop.errors import BudgetError, PrecropError
+from precrop.errors import BudgetError, PrecropError, one_line
 from precrop.study.rows import Row
 from precrop.study.spec import Limits, Study
 from precrop.study.variants import WAYS, Request, Variant
@@ -335,10 +335,10 @@ def _sized(data: str, side: int | None) -> str:
 
 
 def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+    text = one_line(str(error))
     if isinstance(error, PrecropError):
         return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return one_line(f"{type(error).__name__}: {text}") if text else type(error).__name__
 
 
 def _in_words(budget: Budget) -> str:

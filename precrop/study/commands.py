@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, one_line, printable
 from precrop.training.commands import INTERRUPTED
-from precrop.words import Trusted
+from precrop.words import Trusted, plain
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 study_app = typer.Typer(name="study", help="Run studies: networks x variants x budgets x seeds.")
 
 SOME_FAILED = DIFFERENT = 1
-"""Exit status of ``study run`` after a cell failed, and of ``study diff`` where there is any."""
+"""Exit status of ``study run`` where a cell has failed, now or before, and of ``study diff`` where
+there is any difference."""
 
 StudyFile = Annotated[Path, typer.Argument(metavar="FILE", help="The study: a YAML file.")]
 StoreFolder = Annotated[
@@ -91,10 +92,12 @@ def run_command(
     study, cells = _cells(file, data, only or (), trust=trust)
     folder = store or _usual_store(study)
     kept = None if dry_run and not folder.exists() else Store.open(folder, create=not dry_run)
+    rows = kept.rows() if kept else []  # all of them: a cell is done whose row can be read
     todo = to_run(cells, kept.tally() if kept else {}, retry_failed=retry_failed)
+    _warn(kept)
     if todo:
         images = load_data(todo[0].data, image_size=study.image_size)
-        _check_images(cells, kept, images)
+        _check_images(cells, kept, rows, images)
         check(todo, images)
         if dry_run:
             _print_planned(cells, todo, images, as_json)
@@ -102,7 +105,6 @@ def run_command(
     if dry_run or kept is None:
         _print_planned(cells, todo, None, as_json)
         return
-    _warn(kept)
     chosen = _engine(engine, output, folder, processes, runs_per_device, address, threads)
     try:
         with shown(todo, lambda: chosen.places) as tell:
@@ -110,15 +112,21 @@ def run_command(
     except KeyboardInterrupt:
         _say(f"stopped; the same command goes on, {folder} has the results so far")
         raise typer.Exit(INTERRUPTED) from None
+    tally = kept.tally()
+    failing = sum(1 for cell in cells if (seen := tally.get(cell.id)) and not seen.done)
     if as_json:
-        typer.echo(json.dumps({"study": study.name, "store": str(folder), **asdict(summary)}))
+        content = {"study": study.name, "store": str(folder), **asdict(summary)}
+        typer.echo(json.dumps({**content, "failing": failing}))
     else:
         typer.echo(
             f"{summary.done} done, {summary.failed} failed, {summary.skipped} were in the store, "
             f"{summary.elsewhere} run by other processes; {duration(summary.seconds)}; {folder}"
         )
-    if summary.failed:
-        _say(f"what failed is told by `precrop study status {file}` and {folder / 'logs'}")
+    if failing:
+        _say(
+            f"{failing} of {len(cells)} cells have failed: `precrop study status {file}` and "
+            f"{folder / 'logs'} tell why, --retry-failed runs them again"
+        )
         raise typer.Exit(SOME_FAILED)
 
 
@@ -156,9 +164,9 @@ def status_command(file: StudyFile, store: StoreFolder = None, as_json: AsJson =
     typer.echo(f"{duration(trained)} of training{beside}; {folder}")
     for cell in cells:
         if cell.id in states["running"]:
-            typer.echo(f"running: {label(cell)}")
+            typer.echo(printable(f"running: {label(cell)}"))
     for name, error in failures.items():
-        typer.echo(f"failed: {name}: {error}")
+        typer.echo(printable(f"failed: {name}: {error}"))
 
 
 @study_app.command("show")
@@ -206,7 +214,7 @@ def diff_command(
         typer.echo(json.dumps(differences))
     else:
         for found in differences:
-            typer.echo(f"{found['what']}: {found['how']}")
+            typer.echo(printable(f"{found['what']}: {found['how']}"))
         if not differences:
             typer.echo(f"{len(first)} runs, no difference")
     if differences:
@@ -271,9 +279,10 @@ def _open(path: Path) -> "Store":
     return Store.open(path)
 
 
-def _check_images(cells: "Sequence[Cell]", kept: "Store | None", images: "ImageData") -> None:
+def _check_images(
+    cells: "Sequence[Cell]", kept: "Store | None", rows: "Sequence[Row]", images: "ImageData"
+) -> None:
     """A store has results on one set of images: names of data are no proof."""
-    rows = kept.rows() if kept else []
     mine = {cell.id for cell in cells}
     for row in rows:
         if row.cell in mine and row.status == "done" and row.data_digest != images.digest:
@@ -330,7 +339,7 @@ def _print_planned(
         shares = " ".join(
             f"{entry[name] / entry[f'base_{name}']:.1%}" for name in ("params", "macs")
         )
-        table.add_row(what, seeds, f"{entry['params']:,}", f"{entry['macs']:,}", shares)
+        table.add_row(plain(what), seeds, f"{entry['params']:,}", f"{entry['macs']:,}", shares)
     if planned:
         Console(highlight=False).print(table)
     typer.echo(f"{len(todo)} of {len(cells)} cells would run")
@@ -370,7 +379,7 @@ def _table(rows: "Sequence[Row]") -> "Table":
         figures = [f"{row.params:,}", f"{row.macs:,}"] if row.params and row.macs else ["", ""]
         shares = [_percent(row.accuracy), _percent(row.best_accuracy)]
         loss = "" if row.loss is None else f"{row.loss:.4f}"
-        table.add_row(
+        cells = (
             row.network,
             row.variant,
             " ".join(asked),
@@ -382,6 +391,7 @@ def _table(rows: "Sequence[Row]") -> "Table":
             f"{row.seconds:.1f}",
             row.error or "",
         )
+        table.add_row(*map(plain, cells))
     return table
 
 
@@ -425,4 +435,4 @@ def _warn(kept: "Store | None") -> None:
 
 
 def _say(text: str) -> None:
-    print(f"precrop: {text}", file=sys.stderr)
+    print(f"precrop: {one_line(text)}", file=sys.stderr)

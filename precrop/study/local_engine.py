@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from precrop.errors import PrecropError
+from precrop.files import interrupt, open_own
 from precrop.study.cells import Cell
 from precrop.study.events import Began, Died, Epoch, Event
 
@@ -198,6 +199,7 @@ class LocalEngine:
 def _serve(pipe: Connection, work: Work, output: Path, logs: Path) -> None:
     """What a process does: run the cells that come, until there is nobody to send them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    signal.signal(signal.SIGTERM, interrupt)  # so that what is half written is removed
     threading.Thread(target=_end_with_parent, daemon=True).start()
     faulthandler.enable()
     one_at_a_time = threading.Lock()
@@ -227,7 +229,7 @@ def _end_with_parent() -> None:
 def _printing_to(path: Path) -> Iterator[None]:
     """What this process and its libraries print goes to a file, which is kept if it has words."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
+    with os.fdopen(open_own(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())

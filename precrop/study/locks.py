@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from precrop.errors import PrecropError
+from precrop.files import open_own
 
 
 class Claim:
@@ -34,7 +35,7 @@ class Claim:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             while True:
-                file = path.open("a")
+                file = os.fdopen(open_own(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "a")
                 if not _lock(file):
                     file.close()
                     return None

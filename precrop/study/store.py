@@ -13,9 +13,10 @@ import contextlib
 import json
 import os
 import re
+import stat
 import time
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -27,7 +28,7 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from precrop.errors import PrecropError
-from precrop.files import replacing, sync, write_text
+from precrop.files import read_json, replacing, sync, write_text
 from precrop.study.locks import Claim
 from precrop.study.rows import FIELDS, NESTED, SCHEMA, Row
 
@@ -64,6 +65,27 @@ def _type(name: str) -> pa.DataType:
 
 _COLUMNS = pa.schema([(name, _type(name)) for name in FIELDS])
 _SHORT = tuple(name for name in FIELDS if name != "history")
+_PLAIN = tuple(name for name in FIELDS if name not in NESTED)
+_FIGURES = ("accuracy", "best_accuracy", "loss", "params", "macs", "base_params", "base_macs")
+"""Fields that every finished row has."""
+_SOMETIMES = ("run", "error", "asked_params", "asked_macs", "history", *_FIGURES)
+_ALWAYS = tuple(name for name in _PLAIN if name not in _SOMETIMES)
+_END = datetime(3000, 1, 1, tzinfo=UTC)
+_MOST_ROWS = 1_000_000
+_UNTOLD = (
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
+"""What comes of making rows of what is none."""
+
+
+class _MovedError(Exception):
+    """A part is not there any more: it was merged into another one."""
 
 
 @dataclass
@@ -132,8 +154,14 @@ class Store:
 
         Of several the first that is done; where none is, the last that failed.
         """
-        table = self._table(_SHORT)
-        return _to_rows(table, _one_per_cell(table), Histories(self))
+        while True:
+            tables = self._tables(_SHORT)
+            table = _joined(tables.values(), _SHORT)
+            try:
+                return _to_rows(table, _one_per_cell(table), Histories(self))
+            except _UNTOLD:
+                if not self._drop_untold(tables):
+                    raise
 
     def frame(self) -> "pd.DataFrame":
         """`rows` as a table with a column per field; nested fields are Python objects."""
@@ -162,27 +190,56 @@ class Store:
     # Reading.
 
     def _table(self, columns: Sequence[str] = FIELDS) -> pa.Table:
-        """Some columns of all rows, without those of a part that is damaged anywhere."""
+        """Some columns of all rows."""
+        return _joined(self._tables(columns).values(), columns)
+
+    def _tables(self, columns: Sequence[str]) -> dict[str, pa.Table]:
+        """Some columns of every part, without those of a part that is damaged anywhere."""
         while True:
             # A part may be merged and removed before it is read: then it is elsewhere.
-            with contextlib.suppress(FileNotFoundError):
-                tables = [self._read(name, columns) for name in self._live()]
-                whole = [table for table in tables if table is not None]
-                return pa.concat_tables(whole) if whole else _empty(columns)
+            with contextlib.suppress(_MovedError):
+                tables = {name: self._read(name, columns) for name in self._live()}
+                return {name: table for name, table in tables.items() if table is not None}
 
     def _read(self, name: str, columns: Sequence[str] = FIELDS) -> pa.Table | None:
+        table: pa.Table | None = None
+        with self._dropping(name):
+            table = _part_file(self._parts / name).read(list(columns), use_threads=False)
+        return table  # noqa: RET504 - a damaged part leaves it None
+
+    @contextlib.contextmanager
+    def _dropping(self, name: str) -> Iterator[None]:
+        """Leave a part out that cannot be read in the meantime.
+
+        Raises:
+            _MovedError: it is not there any more.
+        """
         try:
-            return _columns_of(self._parts / name, columns)
-        except FileNotFoundError:
-            raise
-        except (pa.ArrowException, OSError, ValueError) as error:
-            self.dropped[name] = _reason(error)
-            return None
+            yield
+        except (pa.ArrowException, OSError, *_UNTOLD) as error:
+            # A link that leads nowhere is listed for ever, what was merged away no longer.
+            if isinstance(error, FileNotFoundError) and not os.path.lexists(self._parts / name):
+                raise _MovedError from error
+            self._drop(name, _reason(error))
+
+    def _drop(self, name: str, reason: str) -> None:
+        self.dropped[name] = reason
+        self._known.pop(name, None)
+
+    def _drop_untold(self, tables: Mapping[str, pa.Table]) -> bool:
+        """Leave parts out whose rows cannot be made sense of; whether there were any."""
+        before = len(self.dropped)
+        for name, table in tables.items():
+            try:
+                _to_rows(table, range(table.num_rows), Histories(self))
+            except _UNTOLD as error:
+                self._drop(name, f"a row in it is none: {_reason(error)}")
+        return len(self.dropped) > before
 
     def _live(self) -> list[str]:
         """Names of the parts that no other part stands for, oldest first."""
         while True:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(_MovedError):
                 names = self._listed()
                 for name in names:
                     self._look(name)
@@ -192,12 +249,8 @@ class Store:
     def _look(self, name: str) -> None:
         if name in self._known or name in self.dropped:
             return
-        try:
+        with self._dropping(name):
             self._known[name] = _looked_at(self._parts / name)
-        except FileNotFoundError:
-            raise
-        except (pa.ArrowException, OSError, ValueError) as error:
-            self.dropped[name] = _reason(error)
 
     def _replaced(self, names: Iterable[str]) -> set[str]:
         return {old for n in names if n in self._known for old in self._known[n].replaces}
@@ -284,9 +337,8 @@ def _create(path: Path) -> None:
 
 def _check_schema(mark: Path) -> None:
     try:
-        content = json.loads(mark.read_text(encoding="utf-8"))
-        schema = content["schema"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        schema = read_json(mark)["schema"]
+    except (ValueError, KeyError, TypeError) as error:
         raise PrecropError(f"{mark} is broken: it does not say the store's schema") from error
     if schema != SCHEMA:
         raise PrecropError(
@@ -304,30 +356,81 @@ def _names(parts: Path) -> list[str]:
 
 
 def _looked_at(path: Path) -> _Part:
-    file = pq.ParquetFile(path)
-    if file.schema_arrow.names != list(FIELDS):
-        raise ValueError("its columns are not those of a study's rows")
+    """What is known of a part, once all of it is seen to be sound.
+
+    Raises:
+        ValueError: it is not what was written, or not what a store has.
+    """
+    file = _part_file(path)
     replaces = json.loads((file.schema_arrow.metadata or {}).get(_REPLACES, b"[]"))
-    table = file.read(["cell", "status"])
+    if not isinstance(replaces, list) or not all(isinstance(name, str) for name in replaces):
+        raise ValueError("what it replaces is no list of names")
+    whole = _CHECKED.search(path.name) is None
+    table = file.read(None if whole else list(_PLAIN), use_threads=False)
+    _check_values(table)
     cells, statuses = (table.column(name).to_pylist() for name in ("cell", "status"))
     return _Part(frozenset(replaces), tuple(cells), tuple(statuses))
 
 
-def _columns_of(path: Path, columns: Sequence[str]) -> pa.Table:
-    """Columns of a part, once the part as a whole is seen to be sound.
+def _part_file(path: Path) -> pq.ParquetFile:
+    """A part whose content has its checksum and whose columns are those of rows.
 
     Raises:
-        ValueError: its content is not what was written.
+        ValueError: it has not.
     """
-    content = path.read_bytes()
+    content = _content(path)
     checked = _CHECKED.search(path.name)
     if checked is not None and int(checked[1], 16) != zlib.crc32(content):
         raise ValueError("its content is not what was written: the checksum in its name differs")
-    file = pq.ParquetFile(pa.BufferReader(content))
-    wanted = None if checked is None else list(columns)
     # A thread of Arrow's that lets go of Python's bytes while the interpreter ends aborts the
     # process (apache/arrow issue 34314), so none gets hold of them.
-    return file.read(wanted, use_threads=False).select(columns)
+    file = pq.ParquetFile(pa.BufferReader(content))
+    if not file.schema_arrow.remove_metadata().equals(_COLUMNS):
+        raise ValueError("its columns are not those of a study's rows")
+    if file.metadata.num_rows > _MOST_ROWS:
+        raise ValueError(f"it says that it has {file.metadata.num_rows:,} rows")
+    return file
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a plain file; of a pipe one would wait for them for ever."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise ValueError("it is no plain file")
+        return file.read()
+
+
+def _check_values(table: pa.Table) -> None:
+    """Refuse rows that no study has.
+
+    Raises:
+        ValueError: a field is empty that all rows have, or a number is none.
+    """
+    done = pc.equal(table.column("status"), "done")
+    failed = pc.equal(table.column("status"), "failed")
+    if not _all(pc.or_(done, failed)):
+        raise ValueError("a row is neither done nor failed")
+    for name in _ALWAYS:
+        if table.column(name).null_count:
+            raise ValueError(f"a row has no {name}")
+    finished = table.filter(done)
+    for name in _FIGURES:
+        values = finished.column(name)
+        least = 1 if name in _WHOLE else 0
+        if values.null_count or not _all(
+            pc.and_(pc.is_finite(values), pc.greater_equal(values, least))
+        ):
+            raise ValueError(f"a finished row has no {name}")
+    for name in _TIMES:
+        times = table.column(name)
+        if not _all(pc.and_(pc.greater(times, _EPOCH), pc.less(times, _END))):
+            raise ValueError(f"a row {name} at no time of ours")
+
+
+def _all(values: pa.ChunkedArray) -> bool:
+    """Whether all are true, and none is unknown."""
+    return not values.null_count and pc.all(values, min_count=0).as_py() is True
 
 
 def _parquet(table: pa.Table, metadata: Mapping[bytes, bytes]) -> pa.Buffer:
@@ -336,8 +439,8 @@ def _parquet(table: pa.Table, metadata: Mapping[bytes, bytes]) -> pa.Buffer:
     return sink.getvalue()
 
 
-def _empty(columns: Sequence[str]) -> pa.Table:
-    return _COLUMNS.empty_table().select(columns)
+def _joined(tables: Iterable[pa.Table], columns: Sequence[str]) -> pa.Table:
+    return pa.concat_tables([_COLUMNS.empty_table().select(columns), *tables])
 
 
 def _one_per_cell(table: pa.Table) -> list[int]:
@@ -368,9 +471,33 @@ def _to_rows(table: pa.Table, chosen: Sequence[int], histories: "Histories") -> 
     for name in NESTED:
         if name != "history":
             columns[name] = _decoded(columns[name])
-    columns["widths"] = [{n: (w[0], w[1]) for n, w in each.items()} for each in columns["widths"]]
+    columns["widths"] = [
+        {n: (int(w[0]), int(w[1])) for n, w in each.items()} for each in columns["widths"]
+    ]
+    _check_nested(columns)
     values = zip(*(columns[name] for name in FIELDS), strict=True)
     return [Row(*each) for each in values]
+
+
+def _check_nested(columns: Mapping[str, Sequence[Any]]) -> None:
+    """Refuse what is not as `Row` has it.
+
+    Raises:
+        TypeError: naming the field.
+    """
+    kinds: Mapping[str, Any] = {
+        "args": object,
+        "recipe": object,
+        "versions": str,
+        "densities": (int, float),
+        "widths": tuple,
+    }
+    for name, kind in kinds.items():
+        for mapping in {id(each): each for each in columns[name]}.values():
+            if not isinstance(mapping, dict):
+                raise TypeError(f"{name} is no mapping")
+            if not all(isinstance(value, kind) for value in mapping.values()):
+                raise TypeError(f"{name} has a value that is none")
 
 
 def _picked(values: Sequence[Any], chosen: Sequence[int]) -> list[Any]:
@@ -443,7 +570,14 @@ class History(Sequence[Mapping[str, float]]):
 
     @cached_property
     def _epochs(self) -> tuple[Mapping[str, float], ...]:
-        return tuple(json.loads(self._histories.text(self._key)))
+        text = self._histories.text(self._key)
+        try:
+            epochs = json.loads(text)
+            if all(isinstance(epoch, dict) for epoch in epochs):
+                return tuple(epochs)
+        except (ValueError, TypeError, RecursionError):
+            pass
+        raise PrecropError(f"the history of cell {self._key[0]} is no list of epochs")
 
     def __getitem__(self, place: Any) -> Any:
         return self._epochs[place]

@@ -7,6 +7,7 @@ tensor, and the run.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -17,18 +18,20 @@ from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from precrop.checkpoint import load_tensors
 from precrop.errors import PrecropError
-from precrop.files import sync
+from precrop.files import open_own, replacing, sync
 from precrop.training.runs import read_json
 
 WEIGHTS, STATE, CONTENT = "model.safetensors", "state.safetensors", "checkpoint.json"
 LOCK = ".lock"
-FORMAT = 1
+FORMAT = 2
+_UNCHECKED = 1
+"""The format before digests were kept."""
 NETWORK = "network."
 """What the LightningModule's state_dict puts before the network's own keys."""
 _MASK, _ORIGINAL = "_mask", "_orig"
@@ -87,7 +90,9 @@ def write(path: Path, checkpoint: Mapping[str, Any], run: Mapping[str, Any]) -> 
         try:
             _save(weights, temporary / WEIGHTS)
             _save(tensors, temporary / STATE)
-            (temporary / CONTENT).write_text(json.dumps(content), encoding="utf-8")
+            content["files"] = {name: _file_digest(temporary / name) for name in (WEIGHTS, STATE)}
+            text = json.dumps({**content, "digest": _digest(content)})
+            (temporary / CONTENT).write_text(text, encoding="utf-8")
             for file in temporary.iterdir():
                 sync(file)
             sync(temporary)
@@ -108,9 +113,7 @@ def read(path: Path) -> dict[str, Any]:
     folder = stored(path)
     if folder is None:
         raise PrecropError(f"{path} holds no checkpoint: there is no {CONTENT}")
-    content = read_json(folder / CONTENT)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise PrecropError(f"{folder / CONTENT} is no checkpoint of format {FORMAT}")
+    content = described(folder)
     tensors = load_tensors(folder / STATE)
     try:
         for name in content["channels_last"]:
@@ -120,9 +123,77 @@ def read(path: Path) -> dict[str, Any]:
         weights = load_tensors(folder / WEIGHTS)
         checkpoint["state_dict"] = masked_state(weights, _masks_among(tensors))
         checkpoint["run"] = content["run"]
-    except (KeyError, TypeError, AssertionError, RuntimeError) as error:
+    except PrecropError:
+        raise
+    except (LookupError, TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise PrecropError(f"the checkpoint {folder} is broken: {_reason(error)}") from error
     return checkpoint
+
+
+def described(folder: Path) -> dict[str, Any]:
+    """What a checkpoint's JSON says, once its three files are seen to be as they were written.
+
+    Raises:
+        PrecropError: one is missing, broken or changed.
+    """
+    content = read_json(folder / CONTENT)
+    if not isinstance(content, dict) or content.get("format") not in (_UNCHECKED, FORMAT):
+        raise PrecropError(f"{folder / CONTENT} is no checkpoint of format {FORMAT}")
+    digest, files = content.pop("digest", None), content.get("files", {})
+    if content["format"] == _UNCHECKED and digest is None:
+        return content
+    try:
+        changed = CONTENT if digest != _digest(content) else None
+        for name in (WEIGHTS, STATE):
+            if changed is None and files[name] != _file_digest(folder / name):
+                changed = name
+    except OSError as error:
+        raise PrecropError(f"cannot read the checkpoint {folder}: {_reason(error)}") from error
+    except (LookupError, TypeError) as error:
+        raise PrecropError(f"the checkpoint {folder} is broken: {_reason(error)}") from error
+    if changed is not None:
+        raise PrecropError(
+            f"{folder / changed} was changed after it was written, by a failing disk perhaps: "
+            f"remove {folder} to train from an earlier state"
+        )
+    return content
+
+
+def write_masks(path: Path, masks: Mapping[str, Tensor]) -> None:
+    """Write a run's masks, with their digest, whole or not at all."""
+    with replacing(path) as temporary:
+        save_file(dict(masks), temporary, metadata={"digest": _tensors_digest(masks)})
+
+
+def read_run_masks(path: Path) -> dict[str, Tensor]:
+    """What `write_masks` wrote.
+
+    Raises:
+        PrecropError: the file is broken, or was changed.
+    """
+    masks = load_tensors(path)
+    with safe_open(path, framework="pt") as file:
+        digest = (file.metadata() or {}).get("digest")
+    if digest != _tensors_digest(masks):
+        raise PrecropError(f"{path} was changed after it was written: remove its folder")
+    return masks
+
+
+def _tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    made = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        made.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        made.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return made.hexdigest()
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_masks(folder: Path) -> dict[str, Tensor]:
@@ -180,7 +251,7 @@ def alone(folder: Path) -> Iterator[None]:
     except ImportError:  # Windows has none
         yield
         return
-    with (folder / LOCK).open("w") as file:
+    with os.fdopen(open_own(folder / LOCK, os.O_WRONLY | os.O_CREAT), "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

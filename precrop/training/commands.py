@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, one_line
 from precrop.training.recipes import RECIPES, find_recipe, settings, settings_help
-from precrop.words import Args, ModelName, Trusted, arguments, plan_source
+from precrop.words import Args, ModelName, Trusted, arguments, plain, plan_source
 from precrop.words import input_shape as read_shape
 
 if TYPE_CHECKING:
@@ -309,7 +309,7 @@ def _speaks() -> bool:
 
 
 def _say(text: str) -> None:
-    print(f"precrop: {text}", file=sys.stderr)
+    print(f"precrop: {one_line(text)}", file=sys.stderr)
 
 
 def _announce(run: "Run", folder: Path) -> None:
@@ -344,7 +344,7 @@ def _print_evaluation(found: "Evaluation", as_json: bool) -> None:
     table = Table("class", "images", "right", box=None)
     totals = found.confusion.sum(1).tolist()
     for (name, share), total in zip(found.per_class.items(), totals, strict=True):
-        table.add_row(name, f"{total:,}", f"{share:.2%}" if total else "none")
+        table.add_row(plain(name), f"{total:,}", f"{share:.2%}" if total else "none")
     Console().print(table)
     typer.echo(
         f"{found.accuracy:.2%} right, loss {found.loss:.4f}; "

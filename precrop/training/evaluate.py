@@ -20,7 +20,7 @@ from precrop.training.data import ImageData, load_again, load_data, test_batches
 from precrop.training.devices import layout, uses_bf16
 from precrop.training.module import outputs
 from precrop.training.networks import build, counted
-from precrop.training.runs import Run, read_json
+from precrop.training.runs import Run
 from precrop.trust import Trust
 
 _BATCH = 256
@@ -107,8 +107,7 @@ def load_trained(path: Path, trust: Trust = False) -> Trained:
         PrecropError: the checkpoint is broken, or its network is code that is not trusted.
     """
     folder = find_checkpoint(path)
-    content = read_json(folder / checkpoints.CONTENT)
-    run = Run.from_json(content.get("run") if isinstance(content, dict) else None, trust)
+    run = Run.from_json(checkpoints.described(folder).get("run"), trust)
     if isinstance(trust, str) and trust != run.model:
         raise PrecropError(f"the network of {folder} is {run.model}, not {trust}: drop --model")
     network = build(run, masked=False).network

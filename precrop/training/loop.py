@@ -1,6 +1,7 @@
 """Training a run from its beginning, or from where it was interrupted, to its result."""
 
 import dataclasses
+import hashlib
 import json
 import random
 import signal
@@ -17,9 +18,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
-from precrop.checkpoint import load_tensors
 from precrop.errors import PrecropError
-from precrop.files import replacing, write_text
+from precrop.files import write_text
 from precrop.training import checkpoints
 from precrop.training.callbacks import LAST, Bar, Keeper
 from precrop.training.data import ImageData, load_again, train_batches
@@ -152,10 +152,30 @@ def read_result(folder: Path) -> Result | None:
         return None
     content = read_json(path)
     try:
+        digest = content.pop("digest", None)
+        if digest is not None and digest != _digest(content):
+            raise PrecropError(f"{path} was changed after it was written: remove it to train on")
         history = tuple(content.pop("history"))
-        return Result(**{**content, "folder": folder}, history=history, finished=True)
+        result = Result(**{**content, "folder": folder}, history=history, finished=True)
+        _check_figures(result)
+        return result
     except (AttributeError, KeyError, TypeError) as error:
         raise PrecropError(f"{path} is no result: remove it to train on") from error
+
+
+def _check_figures(result: Result) -> None:
+    """Refuse what is no number.
+
+    Raises:
+        TypeError: naming the first field.
+    """
+    for name in ("accuracy", "best_accuracy", "loss", "seconds", "params", "macs"):
+        if type(getattr(result, name)) not in (int, float):
+            raise TypeError(name)
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _open(folder: Path, run: Run) -> None:
@@ -172,13 +192,10 @@ def _open(folder: Path, run: Run) -> None:
 def _built(run: Run, data: ImageData, folder: Path) -> Built:
     """The network; masks are computed once and kept in the run's folder."""
     path = folder / MASKS
-    kept = load_tensors(path) if run.mask is not None and path.is_file() else None
+    kept = checkpoints.read_run_masks(path) if run.mask is not None and path.is_file() else None
     built = build(run, lambda: sample(run, data), kept)
     if run.mask is not None and kept is None and is_first_process():
-        from safetensors.torch import save_file
-
-        with replacing(path) as temporary:
-            save_file(found_masks(built.network), temporary)
+        checkpoints.write_masks(path, found_masks(built.network))
     return built
 
 
@@ -238,7 +255,7 @@ def _prepared(
         workers=workers,
     )
     start = checkpoints.stored(folder / LAST)
-    step = read_json(start / checkpoints.CONTENT)["step"] if start is not None else 0
+    step = checkpoints.described(start)["step"] if start is not None else 0
     several = places.processes > 1
     bar = Bar() if progress else None
     callbacks: list[Callback] = [Keeper(folder, "csv" in loggers, bar.line if bar else None)]
@@ -297,6 +314,8 @@ def _finish(folder: Path, run: Run, built: Built, module: Classifier) -> Result:
     if is_first_process():
         content = {**result.to_json(), "history": history}
         del content["folder"]
+        content = json.loads(json.dumps(content))
+        content["digest"] = _digest(content)
         write_text(folder / RESULT, json.dumps(content, indent=1) + "\n")
     return result
 

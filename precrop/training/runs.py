@@ -7,12 +7,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
-from pathlib import Path
 from typing import Any, Literal
 
 from precrop import __version__
 from precrop.budgets import Budget
 from precrop.errors import PrecropError
+from precrop.files import read_json as read_json
 from precrop.plans import Plan
 from precrop.training.recipes import Recipe
 from precrop.trust import Trust, check_named
@@ -259,17 +259,3 @@ def current_versions() -> dict[str, str]:
         "torch": str(torch.__version__),
         "lightning": metadata.version("lightning"),
     }
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        PrecropError: it is missing, or is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PrecropError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise PrecropError(f"{path} is not JSON: {error}") from error

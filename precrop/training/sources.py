@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from precrop.errors import PrecropError
+from precrop.files import read_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -391,7 +392,7 @@ def _class_names(metadata: Mapping[bytes, bytes] | None, label: str) -> tuple[st
     try:
         written = json.loads((metadata or {})[b"huggingface"])
         names = written["info"]["features"][label]["names"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
     return _names(names)
 
@@ -402,9 +403,9 @@ def _listed_classes(folder: Path) -> tuple[str, ...] | None:
     if not file.is_file():
         return None
     try:
-        names = _names(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise PrecropError(f"{file} is damaged: {_line(error)}") from error
+        names = _names(read_json(file))
+    except PrecropError as error:
+        raise PrecropError(f"{file} is damaged: {error}") from error
     if names is None:
         raise PrecropError(f"{file} is not a list of class names")
     return names

@@ -1,13 +1,16 @@
 """The store: whole appends, merges that no reader notices, and what is left out."""
 
 import json
+import math
 import multiprocessing
+import os
 import pickle
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
@@ -405,3 +408,127 @@ def test_why_claims_are_no_filelocks(tmp_path: Path) -> None:
     with Claim.take(path) or pytest.fail("it is free"):
         pass
     assert not path.exists()
+
+
+def test_a_damaged_parts_cells_are_not_done(store: Store) -> None:
+    """Wherever a bit is flipped, what counts as done is what the rows show."""
+    rows = [made_row(seed=seed) for seed in range(2)]
+    for row in rows:
+        store.append([row])
+    part = parts(store)[0]
+    content = part.read_bytes()
+    for place in range(0, len(content), len(content) // 40):
+        part.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        store = reopened(store)
+        assert store.done() == {rows[1].cell} == {row.cell for row in store.rows()}
+        assert list(store.dropped) == [part.name]
+    store.append(rows[:1])  # it was run again
+    assert reopened(store).done() == {row.cell for row in rows}
+
+
+def strange_entry(kind: str, path: Path) -> None:
+    if kind == "dangling":
+        path.symlink_to("nowhere.parquet")
+    elif kind == "loop":
+        path.symlink_to(path.name)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+
+
+@pytest.mark.parametrize("kind", ["dangling", "loop", "pipe", "folder"])
+def test_what_is_no_file_among_the_parts(store: Store, kind: str) -> None:
+    """Readers end, with one line for the entry; also one that had looked before it was there."""
+    store.append([made_row(seed=0)])
+    before = reopened(store)
+    before.rows()
+    name = f"0-{9:020d}-crc00000000.parquet"
+    strange_entry(kind, store.path / "parts" / name)
+    for reader in (reopened(store), before):
+        assert [row.seed for row in reader.rows()] == [0]
+        assert len(reader.tally()) == 1
+        assert list(reader.dropped) == [name]
+    store.append([made_row(seed=1)])
+    assert len(reopened(store).rows()) == 2
+
+
+def test_a_part_that_becomes_a_dangling_link(store: Store) -> None:
+    store.append([made_row(seed=0)])
+    store.append([made_row(seed=1)])
+    store.rows()
+    part = parts(store)[0]
+    part.unlink()
+    part.symlink_to("nowhere.parquet")
+    assert [row.seed for row in store.rows()] == [1]
+    assert list(store.dropped) == [part.name]
+    assert len(store.tally()) == 1
+
+
+def written(store: Store, name: str, values: Any, kind: pa.DataType | None = None) -> None:
+    """A part of a row with one other column, and the right checksum."""
+    store.append([made_row(seed=9)])
+    (last,) = parts(store)[-1:]
+    table = pq.read_table(last)
+    last.unlink()
+    column = pa.array([values], type=kind or table.schema.field(name).type)
+    store._write(table.set_column(table.column_names.index(name), name, column), 0, ())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        ("seed", "1", pa.string()),
+        ("accuracy", 0.5, pa.float32()),
+        ("cell", None, None),
+        ("status", "fine", None),
+        ("accuracy", None, None),
+        ("accuracy", math.nan, None),
+        ("loss", math.inf, None),
+        ("base_params", 0, None),
+        ("params", None, None),
+        ("started", 2**62, None),
+        ("seconds", None, None),
+        ("densities", "[1, 2]", None),
+        ("densities", '{"a": "b"}', None),
+        ("densities", "{", None),
+        ("densities", None, None),
+        ("widths", '{"a": [1]}', None),
+        ("widths", '{"a": 1}', None),
+        ("versions", "}, {", None),
+        ("args", "[" * 100_000, None),
+        ("recipe", "1", None),
+    ],
+)
+def test_a_part_of_no_sense(store: Store, name: str, value: Any, kind: Any) -> None:
+    """It has its checksum; the others are read, and its cells are not done."""
+    store.append([made_row(seed=0)])
+    written(store, name, value, kind)
+    odd = parts(store)[1].name
+    store.append([made_row(seed=1)])
+    store = reopened(store)
+    assert [row.seed for row in store.rows()] == [0, 1]
+    assert list(store.dropped) == [odd]
+    assert sum(tally.done for tally in store.tally().values()) == 2
+
+
+@pytest.mark.parametrize("text", ["{", "1", "[1]", "[" * 100_000, "null"])
+def test_a_history_of_no_sense(store: Store, text: str) -> None:
+    written(store, "history", text)
+    (row,) = reopened(store).rows()
+    with pytest.raises(PrecropError, match="the history of cell .* is no list of epochs"):
+        len(row.history)
+
+
+def test_a_mark_of_no_sense(store: Store) -> None:
+    for text in ("[" * 100_000, "[1]", "{", '"x"', '{"schema": ' + "9" * 5000 + "}"):
+        (store.path / "store.json").write_text(text)
+        with pytest.raises(PrecropError):
+            reopened(store)
+
+
+def test_a_claim_follows_no_link(tmp_path: Path) -> None:
+    (tmp_path / "claim").symlink_to("elsewhere")
+    with pytest.raises(PrecropError, match="cannot make the lock"):
+        Claim.take(tmp_path / "claim")
+    assert not (tmp_path / "elsewhere").exists()

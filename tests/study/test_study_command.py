@@ -253,3 +253,51 @@ def test_other_images_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
     store.append([row_of(expand(read_study(Path(path), trust=True))[0], data_digest="0" * 64)])
     assert main(["study", "run", path, "--trust", "--store", str(store.path)]) == 2
     assert "has results on other images" in capsys.readouterr().err
+
+
+def test_a_failed_cell_is_told_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also by a run that has nothing to do: exit status 1 and a line."""
+    path = study(tmp_path)
+    store = Store.open(tmp_path / "store", create=True)
+    cells = expand(read_study(Path(path), trust=True))
+    store.append([row_of(cells[0], "failed"), *map(row_of, cells[1:])])
+    for _ in range(2):
+        words = ["study", "run", path, "--trust", "--store", str(store.path)]
+        assert main([*words, "--output", str(tmp_path / "runs")]) == 1
+        said = capsys.readouterr()
+        assert "1 of 3 cells have failed" in said.err
+        assert "0 done, 0 failed, 3 were in the store" in said.out
+    store.append([row_of(cells[0])])
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["failing"] == 0
+
+
+def test_a_damaged_parts_cells_run_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = study(tmp_path)
+    store = Store.open(tmp_path / "store", create=True)
+    digest = digits().digest
+    for cell in expand(read_study(Path(path), trust=True)):
+        store.append([row_of(cell, data_digest=digest)])
+    part = sorted((store.path / "parts").iterdir())[0]
+    content = bytearray(part.read_bytes())
+    content[len(content) // 3] ^= 1
+    part.write_bytes(content)
+    words = ["study", "run", path, "--trust", "--store", str(store.path), "--dry-run"]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert "1 of 3 cells would run" in said.out
+    assert said.err.count(f"warning: {part.name} of ") == 1
+
+
+def test_names_that_would_move_the_cursor(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store.open(tmp_path / "store", create=True)
+    store.append([made_row(variant="\x1b[2J[/b][red]", network="a\nb", error="\x07")])
+    assert main(["study", "show", str(store.path)]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "\x07" not in out
+    assert "\\x1b[2J[/b][red]" in out

@@ -134,9 +134,9 @@ def test_what_json_does_not_know_is_refused(tmp_path: Path) -> None:
     ("file", "content", "message"),
     [
         ("checkpoint.json", "{", "is not JSON"),
-        ("checkpoint.json", '{"format": 99}', "no checkpoint of format 1"),
+        ("checkpoint.json", '{"format": 99}', "no checkpoint of format 2"),
         ("checkpoint.json", '{"format": 1, "channels_last": ["x"]}', "is broken"),
-        ("model.safetensors", "short", "is not a safetensors file"),
+        ("model.safetensors", "short", "was changed after it was written"),
         ("state.safetensors", None, "cannot read"),
     ],
 )
@@ -171,3 +171,64 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         pass
     with checkpoints.alone(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "state.safetensors", "checkpoint.json"])
+def test_changed_bytes_are_noticed(tmp_path: Path, file: str) -> None:
+    """Wherever one is, a decoder may not mind it."""
+    checkpoints.write(tmp_path / "last", CHECKPOINT, RUN)
+    path = tmp_path / "last" / file
+    content = path.read_bytes()
+    for place in range(0, len(content), max(1, len(content) // 60)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        for read in (checkpoints.read, checkpoints.described):
+            with pytest.raises(PrecropError):
+                read(tmp_path / "last")
+    path.write_bytes(content)
+    assert checkpoints.described(tmp_path / "last")["run"] == RUN
+
+
+def test_a_checkpoint_without_digests(tmp_path: Path) -> None:
+    """One of the format before is read; one of this format that lost them is not."""
+    checkpoints.write(tmp_path / "last", CHECKPOINT, RUN)
+    path = tmp_path / "last" / "checkpoint.json"
+    content = json.loads(path.read_text())
+    del content["digest"], content["files"]
+    path.write_text(json.dumps({**content, "format": 1}))
+    assert checkpoints.read(tmp_path / "last")["run"] == RUN
+    path.write_text(json.dumps(content))
+    with pytest.raises(PrecropError, match="changed after it was written"):
+        checkpoints.read(tmp_path / "last")
+
+
+@pytest.mark.parametrize(
+    "rest", ["[" * 10_000, '{"dict": 1}', '{"tensor": "x"}', '{"a": 1, "b": 2}', "{}", "7"]
+)
+def test_a_checkpoint_of_no_sense(tmp_path: Path, rest: str) -> None:
+    checkpoints.write(tmp_path / "last", CHECKPOINT, RUN)
+    path = tmp_path / "last" / "checkpoint.json"
+    content = json.loads(path.read_text())
+    del content["digest"], content["files"], content["rest"]
+    text = json.dumps({**content, "format": 1})
+    path.write_text(text[:-1] + f', "rest": {rest}}}')
+    with pytest.raises(PrecropError):
+        checkpoints.read(tmp_path / "last")
+
+
+def test_masks_of_a_run(tmp_path: Path) -> None:
+    kept = {"a": torch.rand(3, 2) > 0.5, "b": torch.ones(4, dtype=torch.bool)}
+    checkpoints.write_masks(tmp_path / "masks", kept)
+    assert same(checkpoints.read_run_masks(tmp_path / "masks"), kept)
+    content = bytearray((tmp_path / "masks").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "masks").write_bytes(content)
+    with pytest.raises(PrecropError, match="changed after it was written"):
+        checkpoints.read_run_masks(tmp_path / "masks")
+
+
+def test_a_lock_follows_no_link(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("content")
+    (tmp_path / ".lock").symlink_to("precious")
+    with pytest.raises(OSError, match="symbolic links"), checkpoints.alone(tmp_path):
+        pass
+    assert (tmp_path / "precious").read_text() == "content"

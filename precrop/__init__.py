@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from precrop.pai.collapse import LayerCollapseWarning
     from precrop.pai.masking import apply_masks, masks
     from precrop.plans import Plan
+    from precrop.views import compare
 
 __version__ = "0.1.0"
 
@@ -24,6 +25,7 @@ __all__ = [
     "PlanError",
     "PrecropError",
     "apply_masks",
+    "compare",
     "crop",
     "densities",
     "expected_output",
@@ -40,6 +42,7 @@ _HOMES = {
     "PlanError": "precrop.errors",
     "PrecropError": "precrop.errors",
     "apply_masks": "precrop.pai.masking",
+    "compare": "precrop.views",
     "crop": "precrop.api",
     "densities": "precrop.pai.api",
     "expected_output": "precrop.flow.expected",

@@ -127,6 +127,9 @@ Weights = Annotated[
 Output = Annotated[
     Path, typer.Option("--output", "-o", help="A folder, or the first part of the files' names.")
 ]
+Summary = Annotated[
+    bool, typer.Option("--summary", help="A line for each stage instead of each layer.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -213,6 +216,7 @@ def plan_command(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the plan to this file.")
     ] = None,
+    summary: Summary = False,
     as_json: AsJson = False,
 ) -> None:
     """Decide how wide every layer should be, and show or save it."""
@@ -242,9 +246,11 @@ def plan_command(
         groups=groups,
         drop_unused=drop_unused,
     )
-    _print_plan(plan, as_json)
+    _print_plan(plan, as_json, summary)
     if output is not None:
         plan.save(output)
+        if not as_json:
+            typer.echo(f"Written to {output}; `precrop build {output}` makes the network.")
 
 
 @app.command("crop")
@@ -335,21 +341,36 @@ def build_command(
 
 @app.command("show")
 def show_command(
-    plan_file: PlanFile,
+    plan_files: Annotated[
+        list[Path], typer.Argument(metavar="PLAN.json...", help="A plan, or several to compare.")
+    ],
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Draw the widths over depth.")
     ] = None,
+    summary: Summary = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show a plan as a table, and as a picture with --plot."""
+    """Show a plan as a table, and as a picture with --plot; several plans side by side."""
     from precrop.plans import Plan
 
-    plan = Plan.load(plan_file)
+    plan, *others = map(Plan.load, plan_files)
+    if others:
+        if plot is not None or summary:
+            raise PrecropError("--plot and --summary show one plan: drop them, or name one file")
+        compared = precrop.compare(plan, *others, names=_short_names(plan_files))
+        typer.echo(compared.to_json() if as_json else str(compared))
+        return
     if plot is not None:
         from precrop.plot import plot as draw
 
         draw(plan, plot)
-    _print_plan(plan, as_json)
+    _print_plan(plan, as_json, summary)
+
+
+def _short_names(files: Sequence[Path]) -> list[str]:
+    """The files' names without their ending where that tells them apart, else whole."""
+    stems = [file.stem for file in files]
+    return stems if len({*stems}) == len(stems) else list(map(str, files))
 
 
 @app.command("densities")
@@ -544,9 +565,12 @@ def _divisor(text: str | None) -> int | Literal["auto"] | None:
     return int(text)
 
 
-def _print_plan(plan: "Plan", as_json: bool) -> None:
+def _print_plan(plan: "Plan", as_json: bool, summary: bool = False) -> None:
     if as_json:
         typer.echo(plan.to_json(), nl=False)
+        return
+    if summary:
+        typer.echo(plan.summary())
         return
     from precrop.display import show
 

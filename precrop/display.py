@@ -32,6 +32,7 @@ def show(plan: Plan, console: Console | None = None) -> None:
         *widened_lines(plan),
         *uneven_lines(plan),
         *rescaled_lines(plan),
+        *worth_lines(plan),
     ):
         console.print(Text(printable(line)))
     console.print(Text(f"Planned in {plan.seconds:.3f} s."))
@@ -114,6 +115,15 @@ def widened_lines(plan: Plan) -> Iterator[str]:
     if plan.widened:
         most = max(new / old for old, new in plan.widened.values())
         yield f"Wider than the original: {_some(list(plan.widened))}: up to {most:.2f} times"
+
+
+def worth_lines(plan: Plan) -> Iterator[str]:
+    """What the last column of the totals means, where a budget has a price."""
+    if any(budget.multiplier for budget in plan.budgets.values()):
+        yield (
+            "Worth of +1%: what 1% more of that budget adds to the objective (for SynExp the sum of "
+            "the layers' log densities); 0 where the budget does not bind."
+        )
 
 
 def uneven_lines(plan: Plan) -> Iterator[str]:

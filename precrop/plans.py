@@ -15,6 +15,8 @@ from precrop.files import read_text, write_text
 from precrop.streams import Stream
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame  # type: ignore[import-untyped]
     from torch import nn
 
 SCHEMA = 2
@@ -71,7 +73,7 @@ class BudgetPlan:
     multiplier: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """Everything that is needed to build the cropped network from another instance of the original.
 
@@ -136,6 +138,48 @@ class Plan:
             for layer in self.layers
             if layer.out_channels > layer.base_out
         }
+
+    def __repr__(self) -> str:
+        from precrop.views import brief
+
+        return brief(self)
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def summary(self) -> str:
+        """A screenful of text: widths by stage, totals, what is frozen and why."""
+        from precrop.views import summary
+
+        return summary(self)
+
+    def to_frame(self) -> "DataFrame":
+        """One row a layer, as a pandas frame; `precrop.views.frame` lists the columns.
+
+        Raises:
+            PrecropError: pandas is not installed.
+        """
+        from precrop.views import frame
+
+        return frame(self)
+
+    def plot(self, title: str | None = None) -> "Figure":
+        """Widths before and after over depth, as a matplotlib figure; a notebook shows it.
+
+        Args:
+            title: first words of the heading; the name of the network by default.
+
+        Raises:
+            PrecropError: matplotlib is not installed.
+        """
+        from precrop.plot import figure
+
+        return figure(self, title)
+
+    def _repr_html_(self) -> str:
+        from precrop.views import html
+
+        return html(self)
 
     def build(self, model: "nn.Module", init: Literal["slice", "reset"] = "slice") -> "nn.Module":
         """Build the cropped network; ``model`` stays as it was.

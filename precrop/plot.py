@@ -3,13 +3,17 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, printable
 from precrop.files import replacing
 from precrop.plans import Plan
+from precrop.views import network_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
+_LABELS = 90
+"""Layers that are named below the picture: all, or every other, third, …"""
 _OLD, _NEW, _WIDER, _FIXED = "#cfd8dc", "#1f6f8b", "#c8553d", "#8a8f94"
 
 
@@ -27,20 +31,31 @@ def plot(plan: Plan, path: str | Path, title: str | None = None) -> None:
     kind = Path(path).suffix.lstrip(".").lower()
     if kind not in ("png", "svg"):
         raise PrecropError(f"{path}: a picture is a .png or an .svg file")
+    made = figure(plan, title)
+    with replacing(path) as temporary:
+        made.savefig(temporary, format=kind, dpi=160)
+
+
+def figure(plan: Plan, title: str | None = None) -> "Figure":
+    """What `plot` writes.
+
+    Raises:
+        PrecropError: matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise PrecropError("matplotlib is not installed: pip install 'precrop[plot]'") from error
-    figure = Figure(figsize=(9, 4.6), layout="constrained")
-    widths, shares = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.4))
+    made = Figure(figsize=(9, 4.6), layout="constrained")
+    widths, shares = made.subplots(2, 1, sharex=True, height_ratios=(3, 1.4))
     _draw_widths(widths, plan)
     _draw_shares(shares, plan)
-    widths.set_title(f"{title or _name(plan)}: {_totals(plan)}", loc="left", fontsize=11)
+    heading = f"{title or network_name(plan)}: {_totals(plan)}"
+    widths.set_title(_plain(heading), loc="left", fontsize=11)
     for axes in (widths, shares):
         axes.margins(x=0.01)
         axes.spines[["top", "right"]].set_visible(False)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format=kind, dpi=160)
+    return made
 
 
 def _draw_widths(axes: "Axes", plan: Plan) -> None:
@@ -63,6 +78,9 @@ def _draw_shares(axes: "Axes", plan: Plan) -> None:
     axes.set_ylim(0, max(105, *kept))
     axes.set_ylabel("kept, %")
     axes.set_xlabel("layer, in the order of execution")
+    names = [_plain(printable(layer.name)) for layer in plan.layers]
+    every = -(-len(names) // _LABELS)
+    axes.set_xticks(range(1, len(names) + 1, every), names[::every], rotation=90, fontsize=5)
 
 
 def _by_change(plan: Plan) -> dict[str, tuple[str, list[int]]]:
@@ -78,8 +96,9 @@ def _by_change(plan: Plan) -> dict[str, tuple[str, list[int]]]:
     return found
 
 
-def _name(plan: Plan) -> str:
-    return str(plan.source["name"]) if plan.source else plan.network.rpartition(":")[2]
+def _plain(text: str) -> str:
+    """Text in which nothing is mathematics: a name may hold dollars."""
+    return text.replace("$", r"\$")
 
 
 def _totals(plan: Plan) -> str:

@@ -121,7 +121,7 @@ def worth_lines(plan: Plan) -> Iterator[str]:
     """What the last column of the totals means, where a budget has a price."""
     if any(budget.multiplier for budget in plan.budgets.values()):
         yield (
-            "Worth of +1%: what 1% more of that budget adds to the objective (for SynExp the sum of "
+            "Worth of +1%: what 1% more of that budget adds to the objective (SynExp: the sum of "
             "the layers' log densities); 0 where the budget does not bind."
         )
 

@@ -38,16 +38,10 @@ def network_name(plan: Plan) -> str:
 
 
 def summary(plan: Plan) -> str:
-    """A screenful: stages instead of layers where there are many, totals, what is frozen and why."""
-    lines = [
-        printable(network_name(plan)),
-        "",
-        _drawn(stage_table(plan)),
-        "",
-        _drawn(total_table(plan)),
-    ]
-    lines += ["", *map(printable, (*frozen_lines(plan), *widened_lines(plan)))]
-    return "\n".join(lines)
+    """A screenful: stages where there are many layers, totals, what is frozen and why."""
+    notes = map(printable, (*frozen_lines(plan), *widened_lines(plan)))
+    tables = (_drawn(stage_table(plan)), _drawn(total_table(plan)))
+    return "\n\n".join((printable(network_name(plan)), *tables, "\n".join(notes)))
 
 
 def stage_table(plan: Plan) -> Table:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from precrop.apart import apart
 from precrop.copying import copied, tensor_shapes
 from precrop.errors import PlanError, PrecropError
-from precrop.fit.attributes import apply_edits
+from precrop.fit.attributes import apply_edits, get_attribute, submodule
+from precrop.fit.roots import scales_by_fan
 from precrop.plans import GROWTH, Axis, Plan
 from precrop.read.unused import leave_out
 from precrop.reparametrised import lengths, restore
@@ -41,7 +42,8 @@ def build(plan: Plan, model: nn.Module, init: Literal["slice", "reset"] = "slice
     for path in {*plan.left_out} - {name for name, _ in model.named_modules()}:
         raise PlanError(f"the plan leaves out {path}, which is no module of the network")
     _check_sizes(plan, model)
-    kinds = {layer.weight: layer.kind for layer in plan.layers}
+    scaled = _scaled_in_forward(plan, model)
+    kinds = {layer.weight: layer.kind for layer in plan.layers if layer.weight not in scaled}
     for path, twin in plan.followers.items():
         inside = [name for name in kinds if name.startswith(f"{twin}.")]
         kinds |= {path + name[len(twin) :]: kinds[name] for name in inside}
@@ -64,6 +66,25 @@ def build(plan: Plan, model: nn.Module, init: Literal["slice", "reset"] = "slice
     if init == "reset":
         reset(small)
     return small
+
+
+def _scaled_in_forward(plan: Plan, model: nn.Module) -> set[str]:
+    """Weights that forward scales by the root of their fan-in, a number that the plan changes."""
+    numbers = [
+        (path, get_attribute(submodule(model, path), name))
+        for path, name, value in plan.attributes
+        if type(value) is float
+    ]
+    found = set()
+    for layer in plan.layers if numbers else ():
+        owner, shape = layer.weight.rpartition(".")[0], plan.shapes[layer.weight]
+        fan = prod(shape) // shape[1 if layer.kind == "transposed" else 0]
+        if any(
+            (path == owner or path.startswith(f"{owner}.")) and scales_by_fan(number, fan)
+            for path, number in numbers
+        ):
+            found.add(layer.weight)
+    return found
 
 
 def _set_lengths(plan: Plan, kinds: Mapping[str, str], model: nn.Module, small: nn.Module) -> None:

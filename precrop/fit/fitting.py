@@ -20,6 +20,7 @@ from precrop.fit.attributes import (
 )
 from precrop.fit.metadata import metadata_edits
 from precrop.fit.probing import RESHAPES, Literal, Prober, Rule
+from precrop.fit.roots import Roots
 from precrop.fit.sites import Site, frames_around, sites
 from precrop.read.axes import Axis, atoms, axis_size
 from precrop.read.network import Network, Pass, Sizes, tensor_axes
@@ -55,12 +56,14 @@ class Fitter:
     network: Network
     rules: list[Rule] = field(default_factory=list)
     prober: Prober = field(init=False)
+    roots: Roots = field(init=False)
     _sites: dict[int, list[Site]] = field(default_factory=dict)
     _given_up: set[tuple[Site, Literal, int]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         """Probing needs nothing but the network."""
         self.prober = Prober(self.network)
+        self.roots = Roots(self.network, self.prober)
 
     def fit(self, sizes: Sizes) -> Fit:
         """Resize a copy of the skeleton, set what states sizes, compare its forward passes."""
@@ -136,6 +139,7 @@ class Fitter:
         candidate = self.network.replica(shapes)
         edits = [
             *described,
+            *self.roots.edits(sizes),
             *self._group_edits(sizes),
             *self._norm_edits(sizes),
             *self._stream_edits(sizes),

@@ -1,18 +1,15 @@
-"""Attributes that state sizes without driving the forward pass, and floats derived from sizes.
+"""Attributes that state sizes without driving the forward pass.
 
-timm's ``feature_info`` and ``num_features``, a block's ``in_channels``, an attention's
-``scale = width ** -0.5``: wrong values would not fail, so they are found by what they equal in the
-original. Every change is listed in the plan.
+timm's ``feature_info`` and ``num_features``, a block's ``in_channels``: wrong values would not
+fail, so they are found by what they equal in the original. Every change is listed in the plan.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from functools import cache, partial
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import nn
 
-from precrop.copying import submodule
 from precrop.fit.attributes import Edit
 from precrop.read.axes import Axis, axis_size
 from precrop.read.network import Network, Sizes
@@ -22,16 +19,13 @@ FIRST_INPUT = ("in_channels", "in_features", "in_chs", "inplanes", "in_dim", "in
 LAST_OUTPUT = ("out_channels", "out_features", "out_chs", "output_dim", "out_dim")
 LAST_WIDTH = ("num_features", "head_hidden_size", "embed_dim", "hidden_dim", "dim")
 
-# Words in the names of floats that may be a size to the power -1/2.
-SCALES = ("scale", "temperature", "factor", "gain", "norm")
-
 # Classes whose attribute is a constant times fan-in ** -0.5 (weight standardisation of NFNets).
 FAN_SCALES = {"ScaledStdConv2d": "scale", "ScaledStdConv2dSame": "scale"}
 
 
 def metadata_edits(network: Network, sizes: Sizes) -> Iterator[Edit]:
     """Edits for attributes that equalled a size of the original and no longer do."""
-    layers, changes = network.layers, cache(partial(_changes, network, sizes))
+    layers = network.layers
     for path, module in network.model.named_modules():
         if type(module).__module__.startswith("torch.nn."):
             continue  # what those state is known
@@ -44,8 +38,8 @@ def metadata_edits(network: Network, sizes: Sizes) -> Iterator[Edit]:
                 axis = _stated_axis(name, value, inside)
                 if axis is not None and sizes.size(axis) != value:
                     yield path, name, sizes.size(axis)
-            elif type(value) is float and any(word in name for word in SCALES):
-                yield from _float_edits(network, sizes, changes, path, name, value)
+            elif type(value) is float and FAN_SCALES.get(type(module).__name__) == name:
+                yield from _fan_edits(network, sizes, path, name, value)
         yield from _feature_edits(network, sizes, path, module)
 
 
@@ -64,42 +58,13 @@ def _stated_axis(name: str, value: int, layers: list[LayerReading]) -> Axis | No
     return found[-1] if found else None
 
 
-def _changes(network: Network, sizes: Sizes) -> dict[str, dict[int, set[int]]]:
-    """New sizes by old size of what every module and its direct children compute."""
-    changes: dict[str, dict[int, set[int]]] = {}
-    for forward in network.passes:
-        for call, reading in zip(forward.trace.calls, forward.readings, strict=True):
-            path = forward.trace.frames[call.frame].path if call.frame >= 0 else ""
-            for axes in reading.outputs:
-                for axis in axes:
-                    if not network.varies(axis):
-                        continue
-                    for where in {path, path.rpartition(".")[0]}:
-                        known = changes.setdefault(where, {})
-                        known.setdefault(axis_size(axis), set()).add(sizes.size(axis))
-    return changes
-
-
-def _float_edits(
-    network: Network,
-    sizes: Sizes,
-    changes: Callable[[], dict[str, dict[int, set[int]]]],
-    path: str,
-    name: str,
-    value: float,
+def _fan_edits(
+    network: Network, sizes: Sizes, path: str, name: str, value: float
 ) -> Iterator[Edit]:
-    kind = type(submodule(network.model, path)).__name__
-    if FAN_SCALES.get(kind) == name:
-        axes = network.reader.tensors[f"{path}.weight"][1:]
-        old, new = math.prod(map(axis_size, axes)), math.prod(map(sizes.size, axes))
-        if old != new:
-            yield path, name, value * (old / new) ** 0.5
-        return
-    root = round(value**-2) if 0 < value < 1 else 1
-    if root > 1 and math.isclose(root**-0.5, value, rel_tol=1e-12):
-        became = changes().get(path, {}).get(root, set())
-        if len(became) == 1 and became != {root}:
-            yield path, name, min(became) ** -0.5
+    axes = network.reader.tensors[f"{path}.weight"][1:]
+    old, new = math.prod(map(axis_size, axes)), math.prod(map(sizes.size, axes))
+    if old != new:
+        yield path, name, value * (old / new) ** 0.5
 
 
 def _feature_edits(network: Network, sizes: Sizes, path: str, module: nn.Module) -> Iterator[Edit]:

@@ -146,6 +146,15 @@ class Prober:
                         return name
         return None
 
+    def rerun(self, forward: Pass, frame: int, name: str, value: float) -> dict[int, Call]:
+        """Calls of a module that was run with an attribute changed, by the id of the original's."""
+        replay = self._replay(forward, frame)
+        trace = self._run(replay, {name: value})
+        if _diverged(replay.calls, trace, len(replay.calls)):
+            return {}
+        pairs = zip(replay.calls, trace.calls, strict=False)
+        return {id(old): new for old, new in pairs}
+
     def _replay(self, forward: Pass, frame: int) -> _Replay:
         key = (id(forward.trace), frame)
         if key not in self._replays:
@@ -191,18 +200,22 @@ class Prober:
         self, replay: _Replay, call: Call, literal: Literal, values: Mapping[str, int]
     ) -> int | None:
         """The argument after stored integers were set; None if the call is not reached."""
-        module = copy.deepcopy(replay.module)
-        for name, value in values.items():
-            set_attribute(module, name, value)
-        args, kwargs = tree_map_only(Tensor, Tensor.clone, (replay.args, replay.kwargs))
-        meta = None if self.network.real else self.network.meta
         place = next(i for i, other in enumerate(replay.calls) if other is call)
-        trace = run(module, args, kwargs, meta, place + 1, fold=self.network.fold)
+        trace = self._run(replay, values, place + 1)
         if _diverged(replay.calls, trace, place):
             return None
         if len(trace.calls) > place and trace.calls[place].op == call.op:
             return argument(trace.calls[place], literal)
         return _refused(trace, call, literal)
+
+    def _run(self, replay: _Replay, values: Mapping[str, float], limit: int | None = None) -> Trace:
+        """Run a module again after some of its attributes were set."""
+        module = copy.deepcopy(replay.module)
+        for name, value in values.items():
+            set_attribute(module, name, value)
+        args, kwargs = tree_map_only(Tensor, Tensor.clone, (replay.args, replay.kwargs))
+        meta = None if self.network.real else self.network.meta
+        return run(module, args, kwargs, meta, limit, fold=self.network.fold)
 
 
 def _counterbalanced(

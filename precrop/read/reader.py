@@ -43,7 +43,8 @@ class CallReading:
 
     ``literals`` maps an argument's name and its index in a list (or None) to the axis whose size
     it states; these are the numbers that a module may hold in an attribute of its own. ``weight``
-    names the parameter of the layer that the call computes; ``macs`` are its multiply-accumulates.
+    names the parameter of the layer that the call computes; ``macs`` are its multiply-accumulates;
+    ``made_of`` names the parameter whose form, masked or scaled or quantised, the output is.
     """
 
     inputs: "Sequence[Axes]"
@@ -51,6 +52,7 @@ class CallReading:
     weight: str | None = None
     literals: dict[tuple[str, int | None], Axis] = field(default_factory=dict)
     macs: list[Product] = field(default_factory=list)
+    made_of: str | None = None
 
 
 class Reader:
@@ -152,6 +154,7 @@ class Reader:
             masked = call.name in _MASKING and not from_data
             if known and (masked or None not in found) and not (from_data and len(known) > 1):
                 names.setdefault(id(output), min(known, key=self._rank))
+        self.readings[-1].made_of = self._origins.get(id(output))
 
     def _rank(self, name: str) -> tuple[bool, bool]:
         """Of several tensors that make a weight, the one that it is named after has the least."""

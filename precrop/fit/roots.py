@@ -1,0 +1,269 @@
+"""Numbers that are the root of a width: an attention's ``scale``, the root of an embedding's width.
+
+A wrong one does not fail, it makes another function; and a hyper-parameter that happens to equal
+the root of a width must stay as it is. So a number only follows a width where its use shows that it
+is that width's root: it scales a product of two tensors of data by the root of the axis that the
+product sums over, a weight by the root of its fan-in, or an embedding, or what was divided by its
+norm, by the root of its width. That the number comes from this attribute is shown by changing the
+attribute and running its module again.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor, nn
+
+from precrop.copying import submodule
+from precrop.fit.attributes import Edit
+from precrop.fit.probing import Prober
+from precrop.read.axes import Axis, axis_size
+from precrop.read.network import Network, Pass, Sizes
+from precrop.read.trace import Call, input_tensors
+
+SCALING = ("mul", "div")
+PRODUCTS = ("mm", "bmm", "baddbmm")
+# What hands on the tensor that it is given, with the same numbers up to a bias or a mask.
+PASSING = (
+    "view", "_unsafe_view", "reshape", "permute", "transpose", "t", "expand", "clone", "contiguous",
+    "unsqueeze", "squeeze", "detach", "_to_copy", "alias", "unfold", "slice", "select", "split",
+    "unbind", "split_with_sizes", "masked_fill", "where", "dropout", "native_dropout", "unflatten",
+)  # fmt: skip
+# Of the product of queries with keys a bias may be a part, too.
+BIASED = (*PASSING, "add")
+# A number is the width to one of these powers; PyTorch's attention scales both factors by a root.
+POWERS = (0.5, -0.5, 0.25, -0.25)
+MOVE = 1.25
+
+
+@dataclass(frozen=True)
+class Root:
+    """An attribute that is proved to be a root: ``gain`` times the size of ``axes`` to ``power``.
+
+    An integer is the width itself, and its root is taken in forward.
+    """
+
+    path: str
+    name: str
+    axes: tuple[Axis, ...]
+    power: float
+
+    def value(self, before: float, sizes: Sizes) -> float:
+        """What the attribute must be where the axes have other sizes."""
+        old, new = _size(self.axes), math.prod(map(sizes.size, self.axes))
+        return new if self.power == 1 else before * (new / old) ** self.power
+
+
+def _size(axes: Sequence[Axis]) -> int:
+    return math.prod(map(axis_size, axes))
+
+
+@dataclass
+class Roots:
+    """Finds the roots among the attributes of a network's modules; each class is probed once."""
+
+    network: Network
+    prober: Prober
+    _moves: dict[tuple[type[nn.Module], str, int], tuple[int, ...]] = field(default_factory=dict)
+
+    def edits(self, sizes: Sizes) -> Iterator[Edit]:
+        """Edits for the roots of widths that change."""
+        for root in self.found:
+            before = vars(submodule(self.network.model, root.path))[root.name]
+            value = root.value(before, sizes)
+            if value != before:
+                yield root.path, root.name, value
+
+    @property
+    def found(self) -> list[Root]:
+        """The roots, as the axes stand now."""
+        forward = self.network.passes[0]
+        flow = _Flow(self.network, forward)
+        roots, done = [], set()
+        for index, frame in enumerate(forward.trace.frames):
+            if frame.path in done or not flow.scalings(index):
+                continue
+            done.add(frame.path)
+            for name, value in _numbers(submodule(self.network.model, frame.path)):
+                root = self._root(flow, index, frame.path, name, value)
+                if root is not None:
+                    roots.append(root)
+        return roots
+
+    def _root(self, flow: "_Flow", frame: int, path: str, name: str, value: float) -> Root | None:
+        scalings = flow.scalings(frame)
+        if not any(_relation(factor, value) for _, factor in scalings):
+            return None
+        uses = [scalings[index] for index in self._moving(flow, frame, name, value)]
+        proofs = [flow.proof(place, factor) for place, factor in uses]
+        shown = [proof for proof in proofs if proof is not None]
+        if not shown or len(shown) < len(proofs) or len({_size(axes) for axes, _ in shown}) > 1:
+            return None
+        (axes, power), factor = shown[0], uses[0][1]
+        if type(value) is int:
+            return Root(path, name, axes, 1) if value == _size(axes) else None
+        if _close(value**0.5, factor):  # PyTorch's attention scales both factors of the product
+            power = 2 * power
+        elif _close(1 / value, factor):
+            power = -power
+        elif not _close(value, factor):
+            return None
+        return Root(path, name, axes, power)
+
+    def _moving(self, flow: "_Flow", frame: int, name: str, value: float) -> tuple[int, ...]:
+        """Which of a module's scalings move with an attribute; asked once a class."""
+        places = [place for place, _ in flow.scalings(frame)]
+        key = (flow.forward.trace.frames[frame].kind, name, len(places))
+        if key not in self._moves:
+            other = value + 1 if type(value) is int else value * MOVE
+            made = self.prober.rerun(flow.forward, frame, name, other)
+            pairs = [(flow.calls[place], made.get(id(flow.calls[place]))) for place in places]
+            self._moves[key] = tuple(
+                index
+                for index, (old, new) in enumerate(pairs)
+                if new is not None and _factor(new) != _factor(old)
+            )
+        return self._moves[key]
+
+
+Proof = tuple[tuple[Axis, ...], float]
+"""The axes whose size a factor is the root of, and the power."""
+
+
+class _Flow:
+    """Which calls of a pass scale by a number, and where what they scale comes from and goes."""
+
+    def __init__(self, network: Network, forward: Pass) -> None:
+        self.network, self.forward = network, forward
+        self.calls = forward.trace.calls
+
+    @cached_property
+    def _scalings(self) -> dict[int, list[tuple[int, float]]]:
+        found: dict[int, list[tuple[int, float]]] = {}
+        frames = self.forward.trace.frames
+        for place, call in enumerate(self.calls):
+            factor = _factor(call)
+            if factor is None:
+                continue
+            frame = call.frame
+            for _ in range(2):  # of the module that scales, and of the one around it
+                if frame >= 0:
+                    found.setdefault(frame, []).append((place, factor))
+                    frame = frames[frame].parent
+        return found
+
+    def scalings(self, frame: int) -> list[tuple[int, float]]:
+        """Calls in a module and its children that multiply by a number, and the number."""
+        return self._scalings.get(frame, [])
+
+    @cached_property
+    def _makers(self) -> dict[int, int]:
+        return {id(t): place for place, call in enumerate(self.calls) for t in call.outputs}
+
+    @cached_property
+    def _readers(self) -> dict[int, list[int]]:
+        found: dict[int, list[int]] = {}
+        for place, call in enumerate(self.calls):
+            for tensor in input_tensors(call):
+                found.setdefault(id(tensor), []).append(place)
+        return found
+
+    def proof(self, place: int, factor: float) -> Proof | None:
+        """The width whose root the factor of a call is."""
+        call = self.calls[place]
+        scaled = input_tensors(call)[0]
+        for axis in self._summed(place, scaled):
+            power = next((p for p in POWERS if _close(axis_size(axis) ** p, factor)), None)
+            if power is not None and power < 0:
+                return (axis,), power
+        for axis in self._own_widths(scaled):
+            if _close(axis_size(axis) ** 0.5, factor):
+                return (axis,), 0.5
+        weight = self.forward.readings[place].made_of
+        layer = self.network.reader.layers.get(weight or "")
+        if weight is None or layer is None:
+            return None
+        axes = self.network.reader.tensors[weight]
+        fan = axes[:1] + axes[2:] if layer.kind == "transposed" else axes[1:]
+        return (fan, -0.5) if scales_by_fan(factor, _size(fan)) else None
+
+    def _summed(self, place: int, scaled: Tensor) -> Iterator[Axis]:
+        """Axes that products of two tensors of data sum over: of what is scaled, or with it."""
+        before = self._made(scaled, BIASED)
+        if before is not None:
+            yield from self._contracted(before)
+        frontier, seen = [place], set()
+        while frontier:
+            for tensor in self.calls[frontier.pop()].outputs:
+                for reader in self._readers.get(id(tensor), []):
+                    if reader in seen:
+                        continue
+                    seen.add(reader)
+                    if self.calls[reader].name in PASSING:
+                        frontier.append(reader)
+                    else:
+                        yield from self._contracted(reader)
+
+    def _contracted(self, place: int) -> Iterator[Axis]:
+        reading = self.forward.readings[place]
+        if self.calls[place].name in PRODUCTS and reading.weight is None:
+            yield reading.inputs[-1][-2]
+
+    def _made(self, tensor: Tensor, passing: Sequence[str]) -> int | None:
+        """The call that made a tensor, behind those that hand it on."""
+        place = self._makers.get(id(tensor))
+        while place is not None and self.calls[place].name in passing:
+            operands = input_tensors(self.calls[place])
+            place = self._makers.get(id(operands[0])) if operands else None
+        return place
+
+    def _own_widths(self, scaled: Tensor) -> Iterator[Axis]:
+        """The width of an embedding, and of what was divided by its norm."""
+        place = self._made(scaled, PASSING)
+        if place is None:
+            return
+        call, reading = self.calls[place], self.forward.readings[place]
+        if call.name == "embedding":
+            yield reading.outputs[0][-1]
+        if call.name == "div" and len(input_tensors(call)) > 1:
+            norm = self._made(input_tensors(call)[1], (*PASSING, "clamp_min", "clamp"))
+            if norm is not None and self.calls[norm].name == "linalg_vector_norm":
+                dims = self.calls[norm].arg("dim")
+                if isinstance(dims, (list, tuple)) and len(dims) == 1:
+                    yield self.forward.readings[norm].inputs[0][dims[0]]
+
+
+def scales_by_fan(factor: float, fan: int) -> bool:
+    """Whether a weight's scale is the root of one, or of two (after a ReLU), by its fan-in."""
+    return any(_close((gain / fan) ** 0.5, factor) for gain in (1, 2))
+
+
+def _close(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=1e-9)
+
+
+def _factor(call: Call) -> float | None:
+    """The number that a call multiplies its tensor by, if that is what it does."""
+    if call.name not in SCALING or len(call.args) < 2 or not isinstance(call.args[0], Tensor):
+        return None
+    number: Any = call.args[1]
+    if type(number) not in (int, float) or number <= 0 or number == 1:
+        return None
+    return 1 / number if call.name == "div" else float(number)
+
+
+def _relation(factor: float, value: float) -> bool:
+    """Whether a factor may come from an attribute: itself, its inverse, a root of it."""
+    if type(value) is int:
+        return any(_close(value**power, factor) for power in POWERS)
+    return any(_close(form, factor) for form in (value, 1 / value, value**0.5))
+
+
+def _numbers(module: nn.Module) -> Iterator[tuple[str, float]]:
+    for name, value in vars(module).items():
+        if name.startswith("_") or name == "training":
+            continue
+        if (type(value) is float and 0 < value != 1) or (type(value) is int and value > 1):
+            yield name, value

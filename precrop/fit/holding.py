@@ -37,8 +37,12 @@ class Holds:
             changed = {other: self._apply(other) for other in self.levels}
             if changed[site]:
                 return
+        self.everything(_reason(site))
+
+    def everything(self, reason: str) -> None:
+        """Hold every width: a network in which nothing changes is always as predicted."""
         every = (axis for layer in self.network.layers for axis in (layer.inputs, layer.outputs))
-        self.network.freeze(every, _reason(site))
+        self.network.freeze(every, reason)
 
     def _apply(self, site: Site) -> bool:
         freezes, reach = DECISIONS[self.levels[site]]

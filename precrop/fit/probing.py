@@ -57,6 +57,22 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """An attribute that must equal a size for a call to be reached, as asserted channels do.
+
+    The size is that of axis ``dim`` of the call's operand ``operand``; ``kind``, ``depth`` and
+    ``driver`` are as in `Rule`.
+    """
+
+    site: Site
+    operand: int
+    dim: int
+    depth: int
+    kind: type[nn.Module]
+    driver: str
+
+
+@dataclass(frozen=True)
 class _Replay:
     """One call of one module: what it was given, and which of the trace's calls it made."""
 
@@ -117,6 +133,32 @@ class Prober:
             if alone is not None:
                 slopes = {alone: Fraction(1)}
                 return Rule(site, literal, depth, type(replay.module), alone, slopes, True)
+        return None
+
+    def comparison(
+        self, forward: Pass, index: int, site: Site, changed: Sequence[tuple[int, int, int]]
+    ) -> Comparison | None:
+        """What a call is not reached without, of the attributes that equal a size of an operand.
+
+        Args:
+            forward: the pass.
+            index: of the call.
+            site: of the call.
+            changed: ``(operand, dim, size)`` of its operands' axes that change, as they were.
+        """
+        for depth, frame in enumerate(frames_around(forward.trace, index)[:PROBED_DEPTH]):
+            if issubclass(forward.trace.frames[frame].kind, torch.jit.ScriptModule):
+                continue
+            replay = self._replay(forward, frame)
+            for name, value in integers(replay.module):
+                places = [(operand, dim) for operand, dim, size in changed if size == value]
+                if not places or value < 2:
+                    continue
+                call = forward.trace.calls[index]
+                place = next(i for i, other in enumerate(replay.calls) if other is call)
+                trace = self._run(replay, {name: value - 1}, place + 1)
+                if len(trace.calls) <= place and all(call.returned for call in trace.calls):
+                    return Comparison(site, *places[0], depth, type(replay.module), name)
         return None
 
     def _balanced_driver(

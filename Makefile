@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help install browser demo lint format test test-all bench bench-speed exports coverage proxy picture fuzz-networks clean
+.PHONY: help install browser demo lint format test test-all bench bench-speed exports coverage proxy picture clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,9 +38,6 @@ test: install  ## the tests, without the long matrix of networks
 
 test-all: install  ## every test
 	$(PYTHON) -m pytest -n 2
-
-fuzz-networks: install  ## crop 10,000 random networks, hours; goes on where it was stopped
-	$(PYTHON) -m tests.fuzz_networks --count 10000 --results fuzz-networks.jsonl
 
 bench: install  ## seconds per plan, against Torch-Pruning, per method; speed of training and of studies
 	$(PYTHON) -m benchmarks.plan_speed

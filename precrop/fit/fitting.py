@@ -18,16 +18,9 @@ from precrop.fit.attributes import (
     integers,
     stated_sizes,
 )
+from precrop.fit.drivers import Driver, drivers
 from precrop.fit.metadata import metadata_edits
-from precrop.fit.probing import (
-    PROBED_DEPTH,
-    RESHAPES,
-    Comparison,
-    Literal,
-    Prober,
-    Rule,
-    argument,
-)
+from precrop.fit.probing import RESHAPES, Literal, Prober, Rule, argument, refused
 from precrop.fit.roots import Roots
 from precrop.fit.sites import Site, frames_around, sites
 from precrop.read.axes import Axis, atoms, axis_size
@@ -41,15 +34,12 @@ Segments = dict[str, list[list[tuple[int, int]]]]
 
 @dataclass(frozen=True)
 class Mismatch:
-    """The first call at which the fitted network differs from what was predicted.
-
-    It was not ``reached`` where the code before it raised, as an assertion does.
-    """
+    """The first call at which the fitted network differs from what was predicted."""
 
     forward: Pass
     index: int
     message: str
-    reached: bool = True
+    drivers: tuple[Driver, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,12 +57,10 @@ class Fitter:
 
     network: Network
     rules: list[Rule] = field(default_factory=list)
-    comparisons: list[Comparison] = field(default_factory=list)
     prober: Prober = field(init=False)
     roots: Roots = field(init=False)
     _sites: dict[int, list[Site]] = field(default_factory=dict)
     _given_up: set[tuple[Site, Literal, int]] = field(default_factory=set)
-    _compared: set[Site] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         """Probing needs nothing but the network."""
@@ -80,20 +68,13 @@ class Fitter:
         self.roots = Roots(self.network, self.prober)
 
     def fit(self, sizes: Sizes) -> Fit:
-        """Resize a copy of the skeleton, set what states sizes, compare its forward passes.
-
-        Where nothing changes there is nothing to prove.
-        """
-        if all(kept == units for kept, units in sizes.kept.values()):
-            return Fit({}, [], None)
+        """Resize a copy of the skeleton, set what states sizes, compare its forward passes."""
         tensors = self._resized(sizes)
         described = list(metadata_edits(self.network, sizes))
         while True:
             candidate, edits = self._candidate(tensors, sizes, described)
             mismatch = self._compare(candidate, sizes)
             if mismatch is not None and self._learn(mismatch, sizes):
-                continue
-            if mismatch is not None and self._learn_comparison(mismatch, sizes):
                 continue
             if mismatch is not None and described:
                 described = []  # an attribute that looked like a description may be something else
@@ -102,10 +83,14 @@ class Fitter:
 
     def site(self, forward: Pass, index: int) -> Site:
         """The place in the code of a call."""
+        return self.sites(forward)[index]
+
+    def sites(self, forward: Pass) -> list[Site]:
+        """The places in the code of all calls of a pass."""
         known = self._sites.get(id(forward.trace))
         if known is None:
             known = self._sites[id(forward.trace)] = list(sites(forward.trace))
-        return known[index]
+        return known
 
     def driven_alike(self, forward: Pass, index: int) -> list[Axis]:
         """Axes of all arguments that share an attribute of a module with one of a call's."""
@@ -165,7 +150,6 @@ class Fitter:
             *self._norm_edits(sizes),
             *self._stream_edits(sizes),
             *self._learnt_edits(sizes),
-            *self._compared_edits(sizes),
         ]
         edits += self._followed(edits)
         apply_edits(candidate, edits)
@@ -230,25 +214,6 @@ class Fitter:
                         self._follow(rule, forward, index, axis, sizes, edits)
         return [(path, attribute, value) for (path, attribute), value in edits.items()]
 
-    def _compared_edits(self, sizes: Sizes) -> Iterator[Edit]:
-        """Attributes that code compares with a size."""
-        for found in self.comparisons:
-            for forward in self.network.passes:
-                for index, reading in enumerate(forward.readings):
-                    if self.site(forward, index) != found.site:
-                        continue
-                    frames = frames_around(forward.trace, index)
-                    if len(frames) <= found.depth or len(reading.inputs) <= found.operand:
-                        continue
-                    frame = forward.trace.frames[frames[found.depth]]
-                    axes = reading.inputs[found.operand]
-                    if frame.kind is not found.kind or len(axes) <= found.dim:
-                        continue
-                    stated = dict(integers(submodule(self.network.model, frame.path)))
-                    axis = axes[found.dim]
-                    if stated.get(found.driver) == axis_size(axis) != sizes.size(axis):
-                        yield frame.path, found.driver, sizes.size(axis)
-
     def _follow(
         self,
         rule: Rule,
@@ -275,7 +240,7 @@ class Fitter:
                 now = edits.get((frame.path, attribute), stated[attribute])
                 move -= slope * (now - stated[attribute])
         value = stated[rule.driver] + move / rule.slopes[rule.driver]
-        if value.denominator == 1 and 1 <= value != stated[rule.driver]:
+        if value.denominator == 1 and value != stated[rule.driver]:
             edits[key] = int(value)
 
     def _compare(self, candidate: nn.Module, sizes: Sizes) -> Mismatch | None:
@@ -283,9 +248,32 @@ class Fitter:
             trace = self.network.run_again(candidate, forward)
             index = _first_difference(forward, trace, sizes)
             if index is not None:
-                message = str(trace.error or "other sizes")
-                return Mismatch(forward, index, message, index < len(trace.calls))
+                asked = self._asked(candidate, forward, trace, index)
+                places = self.sites(forward)
+                found = drivers(self.network, forward, index, asked, sizes, places)
+                return Mismatch(forward, index, str(trace.error or "other sizes"), found)
         return None
+
+    def _asked(
+        self, candidate: nn.Module, forward: Pass, trace: Trace, index: int
+    ) -> dict[tuple[int, Literal], int]:
+        """What the differing call of a fitted network gives for the arguments that state sizes."""
+        call = forward.trace.calls[index]
+        made = trace.calls[index] if index < len(trace.calls) else None
+        asked: dict[tuple[int, Literal], int] = {}
+        for place in _places(forward, index):
+            literals = forward.readings[place].literals
+            if place == index and made is not None and made.op == call.op:
+                values = {literal: argument(made, literal) for literal in literals}
+            elif literals and trace.error is not None:
+                if trace.refused is None:
+                    trace = self.network.run_again(candidate, forward, limit=index + 1)
+                wanted = forward.trace.calls[place]
+                values = {literal: refused(trace, wanted, literal) for literal in literals}
+            else:
+                continue
+            asked |= {(place, key): value for key, value in values.items() if value is not None}
+        return asked
 
     def _learn(self, mismatch: Mismatch, sizes: Sizes) -> bool:
         """Probe for the attribute behind an argument of the differing call; False if none."""
@@ -304,7 +292,6 @@ class Fitter:
                 rule = self.prober.rule(forward, place, site, literal, self.rules)
                 if rule is not None:
                     self.rules.append(rule)
-                    self._learn_parts(forward, place, rule)
                     found = True
         return found
 
@@ -318,48 +305,6 @@ class Fitter:
             return False
         stated = dict(integers(submodule(self.network.model, frame.path)))
         return rule.holds(stated, axis_size(axis))
-
-    def _learn_parts(self, forward: Pass, index: int, rule: Rule) -> None:
-        """Where several attributes drive one argument, learn what each of them drives alone.
-
-        A view of ``2 * key + value`` channels comes before the split that tells key from value.
-        """
-        if len(rule.slopes) < 2:
-            return
-        frame = frames_around(forward.trace, index)[rule.depth]
-        path = forward.trace.frames[frame].path
-        stored = dict(integers(submodule(self.network.model, path)))
-        parts = {stored[name] for name in rule.slopes if name in stored}
-        for place in range(index + 1, len(forward.readings)):
-            if frame not in frames_around(forward.trace, place)[:PROBED_DEPTH]:
-                continue
-            site = self.site(forward, place)
-            for literal in forward.readings[place].literals:
-                stated = argument(forward.trace.calls[place], literal)
-                if stated not in parts or (site, literal, 0) in self._given_up:
-                    continue
-                self._given_up.add((site, literal, 0))
-                other = self.prober.rule(forward, place, site, literal, self.rules)
-                if other is not None:
-                    self.rules.append(other)
-
-    def _learn_comparison(self, mismatch: Mismatch, sizes: Sizes) -> bool:
-        """Probe for an attribute that the code before a call compares; False if there is none."""
-        forward, index = mismatch.forward, mismatch.index
-        site = self.site(forward, index)
-        if mismatch.reached or site in self._compared:
-            return False
-        self._compared.add(site)
-        changed = [
-            (operand, dim, axis_size(axis))
-            for operand, axes in enumerate(forward.readings[index].inputs)
-            for dim, axis in enumerate(axes)
-            if sizes.size(axis) != axis_size(axis)
-        ]
-        found = self.prober.comparison(forward, index, site, changed)
-        if found is not None:
-            self.comparisons.append(found)
-        return found is not None
 
 
 def _stated_edits(base: nn.Module, candidate: nn.Module, tensors: Segments) -> Iterator[Edit]:

@@ -8,6 +8,7 @@ every width, and a network in which nothing changes is always as predicted.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from precrop.fit.drivers import Driver
 from precrop.fit.fitting import Fitter, Mismatch
 from precrop.fit.sites import Site
 from precrop.read.axes import Axis
@@ -27,22 +28,54 @@ class Holds:
     network: Network
     fitter: Fitter
     levels: dict[Site, int] = field(default_factory=dict)
+    drivers: dict[Site, list[Driver]] = field(default_factory=dict)
 
     def hold(self, mismatch: Mismatch) -> None:
         """Hold the site of a mismatch one step harder than before, if that changes anything."""
         site = self.fitter.site(mismatch.forward, mismatch.index)
+        if self._drive(site, mismatch.drivers):
+            return
         for level in range(self.levels.get(site, -1) + 1, len(DECISIONS)):
             self.levels[site] = level
             self.network.read()
-            changed = {other: self._apply(other) for other in self.levels}
-            if changed[site]:
+            if self._apply_all()[site]:
                 return
-        self.everything(_reason(site))
-
-    def everything(self, reason: str) -> None:
-        """Hold every width: a network in which nothing changes is always as predicted."""
         every = (axis for layer in self.network.layers for axis in (layer.inputs, layer.outputs))
-        self.network.freeze(every, reason)
+        self.network.freeze(every, _reason(site))
+
+    def _drive(self, site: Site, found: tuple[Driver, ...]) -> bool:
+        """Tie what the arguments of a site follow, if that is new and all that is held of it."""
+        known = self.drivers.setdefault(site, [])
+        new = [driver for driver in found if driver not in known]
+        if site in self.levels or not new:
+            return False
+        known += new
+        self.network.read()
+        changed = self._apply_all()
+        if not changed[site]:
+            known[-len(new) :] = []
+        return changed[site]
+
+    def _apply_all(self) -> dict[Site, bool]:
+        """Hold every site as far as it is held; which of them changed anything."""
+        held = {site: self._tie_drivers(site) for site in self.drivers}
+        return held | {site: self._apply(site) for site in self.levels}
+
+    def _tie_drivers(self, site: Site) -> bool:
+        changed = False
+        for forward in self.network.passes:
+            sites = self.fitter.sites(forward)
+            for driver in self.drivers[site] if site not in self.levels else ():
+                last: Axis | None = None
+                for index, other in enumerate(sites):
+                    if other == driver.site:
+                        last = driver.axis(forward, index)
+                    if other == site and last is not None:
+                        literals = forward.readings[index + driver.behind].literals
+                        axis = literals.get(driver.literal)
+                        if axis is not None and driver.fits(axis, last):
+                            changed |= self.network.tie([axis, last])
+        return changed
 
     def _apply(self, site: Site) -> bool:
         freezes, reach = DECISIONS[self.levels[site]]

@@ -57,22 +57,6 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """An attribute that must equal a size for a call to be reached, as asserted channels do.
-
-    The size is that of axis ``dim`` of the call's operand ``operand``; ``kind``, ``depth`` and
-    ``driver`` are as in `Rule`.
-    """
-
-    site: Site
-    operand: int
-    dim: int
-    depth: int
-    kind: type[nn.Module]
-    driver: str
-
-
-@dataclass(frozen=True)
 class _Replay:
     """One call of one module: what it was given, and which of the trace's calls it made."""
 
@@ -133,32 +117,6 @@ class Prober:
             if alone is not None:
                 slopes = {alone: Fraction(1)}
                 return Rule(site, literal, depth, type(replay.module), alone, slopes, True)
-        return None
-
-    def comparison(
-        self, forward: Pass, index: int, site: Site, changed: Sequence[tuple[int, int, int]]
-    ) -> Comparison | None:
-        """What a call is not reached without, of the attributes that equal a size of an operand.
-
-        Args:
-            forward: the pass.
-            index: of the call.
-            site: of the call.
-            changed: ``(operand, dim, size)`` of its operands' axes that change, as they were.
-        """
-        for depth, frame in enumerate(frames_around(forward.trace, index)[:PROBED_DEPTH]):
-            if issubclass(forward.trace.frames[frame].kind, torch.jit.ScriptModule):
-                continue
-            replay = self._replay(forward, frame)
-            for name, value in integers(replay.module):
-                places = [(operand, dim) for operand, dim, size in changed if size == value]
-                if not places or value < 2:
-                    continue
-                call = forward.trace.calls[index]
-                place = next(i for i, other in enumerate(replay.calls) if other is call)
-                trace = self._run(replay, {name: value - 1}, place + 1)
-                if len(trace.calls) <= place and all(call.returned for call in trace.calls):
-                    return Comparison(site, *places[0], depth, type(replay.module), name)
         return None
 
     def _balanced_driver(
@@ -248,7 +206,7 @@ class Prober:
             return None
         if len(trace.calls) > place and trace.calls[place].op == call.op:
             return argument(trace.calls[place], literal)
-        return _refused(trace, call, literal)
+        return refused(trace, call, literal)
 
     def _run(self, replay: _Replay, values: Mapping[str, float], limit: int | None = None) -> Trace:
         """Run a module again after some of its attributes were set."""
@@ -293,7 +251,7 @@ def _diverged(calls: list[Call], trace: Trace, place: int) -> bool:
     return any(call.op != other.op or call.shapes != other.shapes for call, other in before)
 
 
-def _refused(trace: Trace, call: Call, literal: Literal) -> int | None:
+def refused(trace: Trace, call: Call, literal: Literal) -> int | None:
     """The size that a failing reshape was asked for in place of a view."""
     if trace.refused is None or call.name not in RESHAPES or literal[1] is None:
         return None

@@ -27,17 +27,17 @@ def _square_basis(reader: Reader, module: _Orthogonal) -> None:
 
 def _share_embedding(reader: Reader, module: nn.MultiheadAttention) -> None:
     """Queries, what the heads put out and the output have the width ``embed_dim``."""
-    reason = "the width of an attention layer"
-
-    outputs, embedding = reader.axes(module.out_proj.weight)
-    unify(embedding, outputs, reason)
-    if module.in_proj_weight is not None:
-        joint, inputs = reader.axes(module.in_proj_weight)
-        unify(embedding, inputs, reason)
-        tie([embedding, joint])
-    for projection in (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight):
-        if projection is not None:
-            unify(embedding, reader.axes(projection)[0], reason)
-    for tensor in (module.q_proj_weight, module.bias_k, module.bias_v):
-        if tensor is not None:
-            unify(embedding, reader.axes(tensor)[-1], reason)
+    inputs = (module.in_proj_weight, module.q_proj_weight, module.bias_k, module.bias_v)
+    outputs = (
+        module.in_proj_weight,
+        module.q_proj_weight,
+        module.k_proj_weight,
+        module.v_proj_weight,
+    )
+    tie(
+        [
+            *reader.axes(module.out_proj.weight),
+            *(reader.axes(tensor)[-1] for tensor in inputs if tensor is not None),
+            *(reader.axes(tensor)[0] for tensor in outputs if tensor is not None),
+        ]
+    )

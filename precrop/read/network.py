@@ -173,15 +173,15 @@ class Network:
         self._traced = self.replica()
         evaluation = self.run(self._traced, training=False)
         if evaluation.error is not None:
-            evaluation = self._run_really(training=False)
+            self.real = True
+            self._traced = self.replica()
+            evaluation = self.run(self._traced, training=False)
             if evaluation.error is not None:
                 raise PrecropError(
                     f"the network fails on input {inputs.text}: {first_line(evaluation.error)}"
                 ) from evaluation.error
-        training = self.run(self._traced, training=True)
-        if training.error is not None and not self.real:
-            evaluation, training = self._read_really(evaluation, training)
         self._traces = [(False, evaluation)]
+        training = self.run(self._traced, training=True)
         if training.error is not None:
             self.notes["train mode"] = f"was not read: {first_line(training.error)}"
         elif not same_path(evaluation, training):
@@ -189,24 +189,6 @@ class Network:
         self._traces += [turned for known in [*self._traces] for turned in self._turned(*known)]
         self.read()
         self._find_unused(drop_unused)
-
-    def _run_really(self, *, training: bool) -> Trace:
-        """Trace a new skeleton, from now on with real tensors."""
-        self.real = True
-        self._traced = self.replica()
-        return self.run(self._traced, training=training)
-
-    def _read_really(self, evaluation: Trace, training: Trace) -> tuple[Trace, Trace]:
-        """Both passes on real tensors if train mode runs on those alone; else as they were."""
-        before = self._traced
-        really = self._run_really(training=True)
-        if really.error is None:
-            again = self._run_really(training=False)
-            really = self.run(self._traced, training=True)
-            if again.error is None and really.error is None:
-                return again, really
-        self.real, self._traced = False, before
-        return evaluation, training
 
     def read(self) -> None:
         """Follow the traces from the beginning; forgets what was tied or frozen since."""
@@ -302,9 +284,10 @@ class Network:
                 )
                 self.freeze(axes, f"{path} may run on other inputs")
 
-    def run_again(self, model: nn.Module, forward: Pass) -> Trace:
+    def run_again(self, model: nn.Module, forward: Pass, limit: int | None = None) -> Trace:
         """Trace a skeleton as in a pass that was followed, branches included."""
-        return self.run(model, training=forward.training, answers=forward.trace.answers)
+        answers = forward.trace.answers
+        return self.run(model, training=forward.training, limit=limit, answers=answers)
 
     def run(
         self,

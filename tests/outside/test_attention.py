@@ -178,7 +178,7 @@ def test_unequal_split_keeps_its_ratio() -> None:
     plan, built = cropped(Uneven, (3, 8, 8))
     block = built.attention
     assert block.head_dim == 2 * block.key_dim < 16
-    assert block.scale == block.key_dim**-0.5
+    assert block.scale == pytest.approx(block.key_dim**-0.5)
     assert block.qkv.out_channels == 2 * (block.head_dim + 2 * block.key_dim)
     assert built.up.out_channels < 48
     assert not plan.frozen

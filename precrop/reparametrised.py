@@ -5,6 +5,7 @@ that a hook refreshes in every forward pass; the new one computes it when it is 
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,8 @@ def refresh(model: nn.Module) -> None:
                     value = hook.compute_weight(module, do_power_iteration=False)
                     setattr(module, hook.name, value)
                 elif isinstance(hook, BasePruningMethod):
-                    setattr(module, hook._tensor_name, hook.apply_mask(module))
+                    masked: Any = hook
+                    setattr(module, masked._tensor_name, masked.apply_mask(module))
 
 
 def restore(model: nn.Module) -> None:

@@ -18,6 +18,7 @@ from precrop.fit.attributes import (
     integers,
     stated_sizes,
 )
+from precrop.fit.checks import Checks
 from precrop.fit.drivers import Driver, drivers
 from precrop.fit.metadata import metadata_edits
 from precrop.fit.probing import RESHAPES, Literal, Prober, Rule, argument, refused
@@ -34,12 +35,16 @@ Segments = dict[str, list[list[tuple[int, int]]]]
 
 @dataclass(frozen=True)
 class Mismatch:
-    """The first call at which the fitted network differs from what was predicted."""
+    """The first call at which the fitted network differs from what was predicted.
+
+    ``stopped`` says that it was not reached: the network's own code raised before.
+    """
 
     forward: Pass
     index: int
     message: str
     drivers: tuple[Driver, ...] = ()
+    stopped: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ class Fitter:
     rules: list[Rule] = field(default_factory=list)
     prober: Prober = field(init=False)
     roots: Roots = field(init=False)
+    checks: Checks = field(init=False)
     _sites: dict[int, list[Site]] = field(default_factory=dict)
     _given_up: set[tuple[Site, Literal, int]] = field(default_factory=set)
 
@@ -66,6 +72,7 @@ class Fitter:
         """Probing needs nothing but the network."""
         self.prober = Prober(self.network)
         self.roots = Roots(self.network, self.prober)
+        self.checks = Checks(self.network, self.prober)
 
     def fit(self, sizes: Sizes) -> Fit:
         """Resize a copy of the skeleton, set what states sizes, compare its forward passes."""
@@ -146,6 +153,7 @@ class Fitter:
         edits = [
             *described,
             *self.roots.edits(sizes),
+            *self.checks.edits(sizes),
             *self._group_edits(sizes),
             *self._norm_edits(sizes),
             *self._stream_edits(sizes),
@@ -251,7 +259,8 @@ class Fitter:
                 asked = self._asked(candidate, forward, trace, index)
                 places = self.sites(forward)
                 found = drivers(self.network, forward, index, asked, sizes, places)
-                return Mismatch(forward, index, str(trace.error or "other sizes"), found)
+                stopped = trace.error is not None and index >= len(trace.calls)
+                return Mismatch(forward, index, str(trace.error or "other sizes"), found, stopped)
         return None
 
     def _asked(
@@ -293,7 +302,7 @@ class Fitter:
                 if rule is not None:
                     self.rules.append(rule)
                     found = True
-        return found
+        return found or (mismatch.stopped and self.checks.learn(forward, index))
 
     def _holds(self, rule: Rule, forward: Pass, index: int, axis: Axis) -> bool:
         """Whether a rule tells how an argument of a call follows its axis."""

@@ -155,6 +155,16 @@ class Prober:
         pairs = zip(replay.calls, trace.calls, strict=False)
         return {id(old): new for old, new in pairs}
 
+    def stops(self, forward: Pass, frame: int, index: int, name: str, value: int) -> bool:
+        """Whether a module's own code raises before a call once an attribute is changed."""
+        replay = self._replay(forward, frame)
+        place = next(
+            i for i, other in enumerate(replay.calls) if other is forward.trace.calls[index]
+        )
+        trace = self._run(replay, {name: value}, place + 1)
+        between = len(trace.calls) <= place and all(call.returned for call in trace.calls)
+        return trace.error is not None and between
+
     def _replay(self, forward: Pass, frame: int) -> _Replay:
         key = (id(forward.trace), frame)
         if key not in self._replays:

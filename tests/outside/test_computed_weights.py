@@ -1,7 +1,7 @@
 """Layers whose weight is computed from other tensors are layers as any other: seen and cropped."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ from precrop.build import fan_scale, resize
 from tests.outside.cropping import cropped
 
 SHAPE = (3, 10, 10)
+NONE = cast(int, None)  # what PyTorch documents beside a number, but does not annotate
 
 
 def plain(change: Callable[[Any], Any] = lambda layer: layer) -> Any:
@@ -76,7 +77,9 @@ def pruned(layer: Any) -> Any:
 
 CHANGES: dict[str, Callable[[Any], Any]] = {
     "weight_norm": parametrizations.weight_norm,
-    "weight_norm, one length": lambda layer: parametrizations.weight_norm(layer, dim=None),
+    "weight_norm, one length": lambda layer: parametrizations.weight_norm(
+        layer, dim=cast(int, None)
+    ),
     "old weight_norm": old_weight_norm,
     "spectral_norm": parametrizations.spectral_norm,
     "old spectral_norm": old_spectral_norm,

@@ -46,7 +46,7 @@ def diagonal(reader: Reader, call: Call) -> Sequence[Axes]:
     if call.arg("offset", 0) != 0:
         return fallback(reader, call)
     if axis_size(sides[0]) == axis_size(sides[1]):
-        unify(*sides, reader.reason(call))
+        unify(sides[0], sides[1], reader.reason(call))
     kept = [axis for dim, axis in enumerate(axes) if dim not in dims]
     return [(*kept, min(sides, key=axis_size))]
 

@@ -70,7 +70,7 @@ def test_checked_channels_follow(kind: Callable[[int, int], Any]) -> None:
 def test_a_checked_number_that_is_no_width_stays() -> None:
     class Sized(Asserting):
         def forward(self, x: Tensor) -> Tensor:
-            assert x.shape[-1] == self.size  # type: ignore[has-type]
+            assert x.shape[-1] == self.size
             out: Tensor = self.op(x)
             return out
 

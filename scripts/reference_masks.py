@@ -10,6 +10,7 @@ import base64
 import json
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -198,18 +199,14 @@ def _stored(score: Callable[..., Weights]) -> Callable[..., Weights]:
     return lambda model, *args: score(model.eval(), *args)
 
 
-def _rounds(number: int) -> Callable[..., Weights]:
-    return lambda *args: synflow(*args, number)
-
-
 SCORES: dict[str, Callable[..., Weights]] = {
     "magnitude": magnitude,
     "snip": snip,
     "snip, stored": _stored(snip),
     "grasp": grasp,
     "grasp, stored": _stored(grasp),
-    "synflow, 1 round": _rounds(1),
-    "synflow, 15 rounds": _rounds(15),
+    "synflow, 1 round": partial(synflow, rounds=1),
+    "synflow, 15 rounds": partial(synflow, rounds=15),
 }
 
 # --- densities ------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from precrop.copying import submodule
 from precrop.fit.attributes import (
@@ -189,7 +189,7 @@ class Fitter:
                     yield path, "groups", sizes.size(axis)
 
     def _norm_edits(self, sizes: Sizes) -> Iterator[Edit]:
-        """Normalised shapes of norms that have no parameters to tell them."""
+        """What norms state that have no parameters to tell it."""
         done = set()
         for forward in self.network.passes:
             for call, reading in zip(forward.trace.calls, forward.readings, strict=True):
@@ -198,10 +198,15 @@ class Fitter:
                     continue
                 done.add(path)
                 module = submodule(self.network.model, path)
-                stated = getattr(module, "normalized_shape", None)
-                if stated is None or isinstance(getattr(module, "weight", None), Tensor):
+                own = vars(module)
+                if own.get("_parameters", {}).get("weight") is not None:
                     continue
-                axes = reading.inputs[0][-len(stated) :]
+                for name in ("num_channels", "num_features"):
+                    axis = reading.inputs[0][1] if len(reading.inputs[0]) > 1 else ()
+                    if own.get(name) == axis_size(axis) != sizes.size(axis):
+                        yield path, name, sizes.size(axis)
+                stated = own.get("normalized_shape", ())
+                axes = reading.inputs[0][len(reading.inputs[0]) - len(stated) :]
                 shape = tuple(map(sizes.size, axes))
                 if tuple(stated) == tuple(map(axis_size, axes)) != shape:
                     yield path, "normalized_shape", shape

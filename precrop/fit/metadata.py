@@ -5,6 +5,7 @@ fail, so they are found by what they equal in the original. Every change is list
 """
 
 import math
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -18,6 +19,9 @@ from precrop.read.reader import LayerReading
 FIRST_INPUT = ("in_channels", "in_features", "in_chs", "inplanes", "in_dim", "input_dim")
 LAST_OUTPUT = ("out_channels", "out_features", "out_chs", "output_dim", "out_dim")
 LAST_WIDTH = ("num_features", "head_hidden_size", "embed_dim", "hidden_dim", "dim")
+
+# Other names of sizes; such a one is only taken for a size of what its module itself computes.
+_NAMED = re.compile(r"^(?!_).*(chan|dim|feat|width|plane|hidden|embed|d_model)")
 
 # Classes whose attribute is a constant times fan-in ** -0.5 (weight standardisation of NFNets).
 FAN_SCALES = {"ScaledStdConv2d": "scale", "ScaledStdConv2dSame": "scale"}
@@ -38,9 +42,31 @@ def metadata_edits(network: Network, sizes: Sizes) -> Iterator[Edit]:
                 axis = _stated_axis(name, value, inside)
                 if axis is not None and sizes.size(axis) != value:
                     yield path, name, sizes.size(axis)
+            elif type(value) is int and value > 1 and _NAMED.search(name):
+                became = _became(network, sizes, path, value)
+                if became not in (None, value):
+                    yield path, name, became
             elif type(value) is float and FAN_SCALES.get(type(module).__name__) == name:
                 yield from _fan_edits(network, sizes, path, name, value)
         yield from _feature_edits(network, sizes, path, module)
+
+
+def _became(network: Network, sizes: Sizes, path: str, value: int) -> int | None:
+    """What a size became, if it became one thing wherever a module's own code meets it.
+
+    What a call takes as an argument is left to probing.
+    """
+    found: set[int] = set()
+    for forward in network.passes:
+        frames = forward.trace.frames
+        for call, reading in zip(forward.trace.calls, forward.readings, strict=True):
+            if call.frame < 0 or frames[call.frame].path != path:
+                continue
+            if any(axis_size(axis) == value for axis in reading.literals.values()):
+                return None
+            for axes in (*reading.inputs, *reading.outputs):
+                found.update(sizes.size(axis) for axis in axes if axis_size(axis) == value)
+    return found.pop() if len(found) == 1 else None
 
 
 def _within(name: str, path: str, prefix: str) -> bool:

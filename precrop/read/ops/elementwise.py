@@ -47,6 +47,17 @@ def factory(reader: Reader, call: Call) -> Sequence[Axes]:
     return [axes]
 
 
+@handles("arange")
+def count_up(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Numbers from 0 up take the width of what they meet: a table of frequencies, for example."""
+    start, step, (size,) = call.arg("start", 0), call.arg("step", 1), call.shapes[0]
+    if start != 0 or type(step) is not int or call.arg("end") != step * size:
+        return [constants(shape) for shape in call.shapes]
+    axes = fresh_axes((size,), reader.reason(call))
+    reader.literal("end", None, tuple((atom, count * step) for atom, count in axes[0]))
+    return [axes]
+
+
 def fallback(reader: Reader, call: Call) -> Sequence[Axes]:
     """Elementwise where ATen says so; else everything that reaches the call stays as it is."""
     if not input_tensors(call):  # positions and the like: arange, linspace, eye

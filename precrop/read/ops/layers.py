@@ -196,6 +196,17 @@ def distances(reader: Reader, call: Call) -> Sequence[Axes]:
     return [(*batch, left[-2], right[-2])]
 
 
+@handles("_embedding_bag", "_embedding_bag_forward_only")
+def embedding_bag(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Rows of a table, summed in bags."""
+    table, indices = (reader.axes(call.arg(name)) for name in ("weight", "indices"))
+    for axis in (table[0], *indices):
+        freeze(axis, "rows of a lookup table")
+    bags = call.shapes[0]
+    summed = (constant(bags[0]), table[1])
+    return [summed if shape == bags else constants(shape) for shape in call.shapes]
+
+
 @handles("embedding")
 def embedding(reader: Reader, call: Call) -> Sequence[Axes]:
     """Rows of a table: their number is fixed, their width is free."""

@@ -1,0 +1,161 @@
+"""What layers say of their sizes is true in the built network, whether forward reads it or not."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import precrop
+from tests.outside.cropping import cropped
+
+WIDTH = 48
+IMAGE, ROWS = (3, 6, 6), (5, 6)
+
+Call = Callable[[Any, Tensor], Any]
+
+
+def first(layer: Any, x: Tensor) -> Any:
+    return layer(x)[0]
+
+
+class Between(nn.Module):
+    """A layer between two that make and read its width."""
+
+    def __init__(self, before: nn.Module, layer: nn.Module, after: nn.Module, call: Call | None):
+        super().__init__()
+        self.before, self.layer, self.after = before, layer, after
+        self.call = call or (lambda layer, x: layer(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.after(self.call(self.layer, self.before(x)))
+        return out
+
+
+def in_image(layer: nn.Module, call: Call | None = None) -> nn.Module:
+    return Between(nn.Conv2d(3, WIDTH, 1), layer, nn.Conv2d(WIDTH, 3, 1), call)
+
+
+def in_rows(layer: nn.Module, call: Call | None = None) -> nn.Module:
+    return Between(nn.Linear(6, WIDTH), layer, nn.Linear(WIDTH, 3), call)
+
+
+def in_vector(layer: nn.Module) -> nn.Module:
+    return in_rows(layer, lambda layer, x: torch.stack([*layer(x, None)])[0])
+
+
+IN_IMAGES: dict[str, Callable[[], nn.Module]] = {
+    "prelu": lambda: in_image(nn.PReLU(WIDTH)),
+    "groups": lambda: in_image(nn.GroupNorm(8, WIDTH)),
+    "groups, plain": lambda: in_image(nn.GroupNorm(8, WIDTH, affine=False)),
+    "instances": lambda: in_image(nn.InstanceNorm2d(WIDTH, affine=True)),
+    "instances, plain": lambda: in_image(nn.InstanceNorm2d(WIDTH)),
+    "batches, without scale": lambda: in_image(nn.BatchNorm2d(WIDTH, affine=False)),
+    "batches, plain": lambda: in_image(nn.BatchNorm2d(WIDTH, 1e-5, 0.1, False, False)),
+    "depthwise": lambda: in_image(nn.Conv2d(WIDTH, WIDTH, 3, padding=1, groups=WIDTH)),
+    "transposed": lambda: in_image(nn.ConvTranspose2d(WIDTH, WIDTH, 2, 2, groups=4)),
+    "twice": lambda: in_image(nn.Conv2d(WIDTH, WIDTH, 1), lambda layer, x: layer(layer(x))),
+}  # fmt: skip
+
+IN_ROWS: dict[str, Callable[[], nn.Module]] = {
+    "layer norm": lambda: in_rows(nn.LayerNorm(WIDTH)),
+    "layer norm, plain": lambda: in_rows(nn.LayerNorm(WIDTH, elementwise_affine=False)),
+    "rms": lambda: in_rows(nn.RMSNorm(WIDTH)),
+    "gru": lambda: in_rows(nn.GRU(WIDTH, WIDTH, batch_first=True), first),
+    "attention": lambda: in_rows(
+        nn.MultiheadAttention(WIDTH, 4, batch_first=True), lambda layer, x: layer(x, x, x)[0]
+    ),
+}
+
+IN_VECTORS: dict[str, Callable[[], nn.Module]] = {
+    "gru cell": lambda: in_vector(nn.GRUCell(WIDTH, WIDTH)),
+    "lstm cell": lambda: in_vector(nn.LSTMCell(WIDTH, WIDTH)),
+    "rnn cell": lambda: in_vector(nn.RNNCell(WIDTH, WIDTH)),
+}
+
+ALL = [
+    *((name, IMAGE, make) for name, make in IN_IMAGES.items()),
+    *((name, ROWS, make) for name, make in IN_ROWS.items()),
+    *((name, (6,), make) for name, make in IN_VECTORS.items()),
+]
+
+
+@pytest.mark.parametrize(("name", "shape", "make"), ALL, ids=[name for name, _, _ in ALL])
+def test_no_attribute_keeps_an_old_width(name: str, shape: Any, make: Any) -> None:
+    model = make()
+    built: Any = precrop.crop(model, shape, params=0.5)
+    before, after = (vars(net.layer) for net in (model, built))
+    widths = built.before.weight.shape[0], built.after.weight.shape[1]
+    assert max(widths) < WIDTH
+    stated = [key for key, value in before.items() if value in (WIDTH, (WIDTH,))]
+    assert [key for key in stated if after[key] not in (*widths, widths[:1])] == []
+    x = torch.ones(2, *shape)
+    assert built.eval()(x).shape == model.eval()(x).shape
+
+
+class Words(nn.Module):
+    """A table of rows, looked up one by one or summed in bags."""
+
+    def __init__(self, table: nn.Module) -> None:
+        super().__init__()
+        self.table, self.inner, self.head = table, nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.inner(self.table(x.long().abs() % 9)).relu())
+        return out
+
+
+@pytest.mark.parametrize("mode", [None, "mean", "max"])
+def test_tables(mode: str | None) -> None:
+    table = nn.Embedding(9, WIDTH) if mode is None else nn.EmbeddingBag(9, WIDTH, mode=mode)
+    plan, built = cropped(Words(table), (4,), ["inner"])
+    assert not plan.frozen
+    assert (built.table.num_embeddings, built.table.embedding_dim) == built.table.weight.shape
+    assert built.table.embedding_dim < WIDTH
+
+
+class Implicit(nn.Module):
+    """A learnt vector that is added to a map; nothing reads what it states."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channel, self.vector = channels, nn.Parameter(torch.zeros(1, channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.vector
+
+
+def test_what_nothing_reads_is_true_too() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), Implicit(64), nn.Conv2d(64, 3, 1))
+    _, built = cropped(model, (3, 12, 12), ["0"])
+    assert built[1].channel == built[1].vector.shape[1] < 64
+
+
+class Positions(nn.Module):
+    """Sines and cosines of half a width each, made in forward and added."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.step, self.half, self.dim = step, WIDTH // 2, WIDTH
+        self.embed, self.inner = nn.Linear(6, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.head = nn.Linear(WIDTH, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        if self.step == 1:
+            powers = torch.arange(self.half, device=x.device) / self.half
+        else:
+            powers = torch.arange(0, self.dim, 2, device=x.device) / self.dim
+        rates = torch.exp(-math.log(100.0) * powers)
+        angles = torch.arange(x.shape[1], device=x.device)[:, None] * rates
+        out: Tensor = self.head(self.inner(x + torch.cat([angles.cos(), angles.sin()], -1)).relu())
+        return out
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_the_length_of_a_table_that_is_counted_up(step: int) -> None:
+    plan, built = cropped(Positions(step), ROWS, ["embed", "inner"])
+    assert not plan.frozen
+    assert plan.widths["embed"][1] == (2 * built.half if step == 1 else built.dim) < WIDTH

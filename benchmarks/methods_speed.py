@@ -198,11 +198,12 @@ def methods(cases: Sequence[Case], amounts: Amounts) -> Section:
 
 
 def synexps(cases: Sequence[Case], amounts: Amounts) -> Section:
-    """Seconds of SynExp itself, and of plans for its bound and for its exact value."""
+    """Seconds of SynExp itself, and of plans for its bound, its exact value and that of R."""
     both: dict[str, Any] = {"params": PLAN_SHARE, "macs": PLAN_SHARE}
     works: dict[str, Callable[[nn.Module, Any], Any]] = {
         "plan": partial(precrop.plan, **both),
         'plan, objective="exact"': partial(precrop.plan, **both, objective="exact"),
+        'plan, objective="exact-output"': partial(precrop.plan, **both, objective="exact-output"),
         "synexp": precrop.synexp,
     }
     rows: list[Row] = []

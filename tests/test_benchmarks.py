@@ -27,7 +27,7 @@ def test_methods_speed_writes_every_table(
     assert ratios.count("\n| S") == 3
     assert all(f"| resnet20 | {method} |" in every for method in (*RULES, *SCORES))
     assert all(f"| resnet20 | {method} |" in loops for method in ("synflow", "snip"))
-    assert plans.count("| resnet20 |") == 3
+    assert plans.count("| resnet20 |") == 4
     assert memory.count("| resnet20 | snip |") == 1
     assert "nan" not in written
 

@@ -108,11 +108,12 @@ class ScoreExpectation(Expectation):
     label = "log_synexp"
 
     def _total(self, values: Tensor) -> Flow:
+        differentiable = torch.is_grad_enabled()
         with torch.enable_grad():
-            means = values if values.requires_grad else values.requires_grad_()
+            means = values.requires_grad_()
             total = self._output(means)
-            (slope,) = torch.autograd.grad(total.values, means, create_graph=True)
-            return Flow((slope * means).sum(), total.exponent)
+            (slope,) = torch.autograd.grad(total.values, means, create_graph=differentiable)
+        return Flow((slope * means).sum(), total.exponent)
 
 
 @apart()

@@ -21,6 +21,7 @@ from precrop.costs.memory import memory as memory_model
 from precrop.costs.profiles import DeviceProfile, find_profile
 from precrop.errors import BudgetError, PrecropError
 from precrop.fit.fitting import Fit
+from precrop.hooks import unwrapped
 from precrop.plans import LayerPlan, Plan
 from precrop.program import BALANCE, OBJECTIVES
 from precrop.read.axes import leaves
@@ -138,6 +139,7 @@ def plan(
             "fold": latency is None and memory is None and objective != "exact",
             "drop_unused": drop_unused,
         }
+        model = unwrapped(model)
         network = _read(model, Inputs(input_shape), residual == "crop", reading)
         _ignore(network, patterns)
         if widths is None:

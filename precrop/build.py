@@ -12,6 +12,7 @@ from precrop.copying import copied, tensor_shapes
 from precrop.errors import PlanError, PrecropError
 from precrop.fit.attributes import apply_edits, get_attribute, submodule
 from precrop.fit.roots import scales_by_fan
+from precrop.hooks import unwrapped
 from precrop.plans import GROWTH, Axis, Plan
 from precrop.read.unused import leave_out
 from precrop.reparametrised import lengths, restore
@@ -38,6 +39,7 @@ def build(plan: Plan, model: nn.Module, init: Literal["slice", "reset"] = "slice
     """
     if init not in ("slice", "reset"):
         raise PrecropError(f"init={init!r} is unknown: write 'slice' or 'reset'")
+    model = unwrapped(model)
     check_same_network(plan, model)
     for path in {*plan.left_out} - {name for name, _ in model.named_modules()}:
         raise PlanError(f"the plan leaves out {path}, which is no module of the network")

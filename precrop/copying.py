@@ -38,7 +38,7 @@ def copied(model: nn.Module, make: Callable[[str, Tensor], Tensor]) -> nn.Module
         if isinstance(module, torch.jit.ScriptModule) and id(module) not in memo:
             _copy_script(module, memo)
     try:
-        for path, module in plain.items():
+        for path, module in reversed(plain.items()):  # what holds a module may look at its copy
             memo[id(module)].__dict__ = _copied_state(vars(module), path, memo)
         for path, module in modules.items():
             if path not in plain:
@@ -106,6 +106,8 @@ def _copied_state(state: dict[str, Any], path: str, memo: dict[int, Any]) -> dic
     """A module's attributes, copied as `copy.deepcopy` does, but quickly where nothing is deep."""
     copies = {}
     for name, value in state.items():
+        if name == "_compiled_call_impl":
+            continue  # code that was compiled for the original
         kind = type(value)
         if kind in _ATOMIC:
             copies[name] = value
@@ -125,7 +127,7 @@ def _copied_value(value: Any, where: str, memo: dict[int, Any]) -> Any:
     try:
         return copy.deepcopy(value, memo)
     except Exception as error:  # whatever the value's own way of copying raises
-        if any(isinstance(part, (nn.Module, nn.Parameter)) for part in _parts(value)):
+        if any(isinstance(part, (nn.Module, nn.Parameter)) for part in held_objects(value)):
             message = f"the network cannot be copied: {where}: {first_line(error)}"
             raise PrecropError(message) from error
         return value
@@ -133,7 +135,7 @@ def _copied_value(value: Any, where: str, memo: dict[int, Any]) -> Any:
 
 def _prepare(value: Any, memo: dict[int, Any]) -> None:
     """Copy what `copy.deepcopy` refuses, or leaves as it is, although it holds what is copied."""
-    for part in _parts(value):
+    for part in held_objects(value):
         if id(part) in memo:
             continue
         if isinstance(part, Tensor) and part.grad_fn is not None:
@@ -142,7 +144,7 @@ def _prepare(value: Any, memo: dict[int, Any]) -> None:
             _rebind(part, memo)
 
 
-def _parts(value: Any) -> Iterator[Any]:
+def held_objects(value: Any) -> Iterator[Any]:
     """A value and what can be reached from it, without the insides of modules."""
     seen: set[int] = set()
     stack = [value]
@@ -184,7 +186,7 @@ def _closed_over(function: types.FunctionType) -> list[Any]:
 
 def _reaches_module(function: types.FunctionType) -> bool:
     held = _closed_over(function)
-    return bool(held) and any(isinstance(part, nn.Module) for part in _parts(held))
+    return bool(held) and any(isinstance(part, nn.Module) for part in held_objects(held))
 
 
 def _rebind(function: types.FunctionType, memo: dict[int, Any]) -> None:

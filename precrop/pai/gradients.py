@@ -25,12 +25,15 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from precrop.apart import apart
 from precrop.copying import copied, first_line
 from precrop.errors import PrecropError
+from precrop.hooks import call_alone
 from precrop.pai.problem import Problem
+from precrop.random import OwnNumbers
+from precrop.read.plain import OtherAttention, PlainLayers
 
 # Outputs of layers, as numbers, that are computed at once: a backward pass needs about 8 bytes for
 # each in float32, a second one about 20 (measured with ResNet-50).
@@ -146,10 +149,11 @@ class _Differentiated:
         if batch_norm not in ("batch", "stored"):
             raise PrecropError(f"batch_norm={batch_norm!r} is unknown: write 'batch' or 'stored'")
         model = problem.network.model
-        self.seed = problem.seed
+        self.numbers = OwnNumbers(problem.seed)
         self._statistics = _StoredStatistics if batch_norm == "stored" else nullcontext
         with torch.inference_mode(False):
             self.model = copied(model, lambda _, tensor: tensor.detach().clone()).train()
+        call_alone(self.model, model)
         self.model.requires_grad_(False)
         parameters = dict(self.model.named_parameters())
         self.weights = {
@@ -164,15 +168,8 @@ class _Differentiated:
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """Compute with gradients whatever the caller set, and leave no trace in its RNG."""
-        devices = [self.device] if self.device.type == "cuda" else []
-        with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            torch.random.fork_rng(devices),
-            self._statistics(),
-        ):
-            self._reseed()
+        """Compute with gradients whatever the caller set, with random numbers of its own."""
+        with apart(), self.numbers, _lent(self.device), PlainLayers(self.dtype), self._statistics():
             yield
 
     def gradients(self, parts: Iterable[_Part], temperature: float) -> dict[str, Tensor]:
@@ -204,7 +201,7 @@ class _Differentiated:
                     f"method ({first_line(error)})"
                 ) from error
 
-        with _TwiceDifferentiable(), sdpa_kernel(SDPBackend.MATH):
+        with _TwiceDifferentiable(), OtherAttention(_attention, self.dtype):
             return self._means(parts, temperature, accumulate)
 
     def _means(
@@ -217,7 +214,7 @@ class _Differentiated:
 
         Every call draws the same random numbers, so that g and H are those of one function.
         """
-        self._reseed()
+        self.numbers.restart()
         terms = 0
         for part in parts:
             loss, count = self._loss(part, temperature)
@@ -262,11 +259,35 @@ class _Differentiated:
         dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
         return tensor.detach().to(self.device, dtype)
 
-    def _reseed(self) -> None:
-        # Not torch.manual_seed: it seeds devices too that were not forked.
-        torch.default_generator.manual_seed(self.seed)
-        if self.device.type == "cuda":
-            torch.cuda.default_generators[self.device.index].manual_seed(self.seed)
+
+@contextmanager
+def _lent(device: torch.device) -> Iterator[None]:
+    """Give a GPU's own generator back as it was: kernels that drop by themselves draw from it."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.cuda.get_rng_state(device)
+    try:
+        yield
+    finally:
+        torch.cuda.set_rng_state(before, device)
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Attention as two products, which can be differentiated twice."""
+    output: Tensor = torch.ops.aten._scaled_dot_product_attention_math(
+        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+    )[0]
+    return output
 
 
 class _StoredStatistics(TorchFunctionMode):

@@ -15,6 +15,7 @@ from torch.nn.utils import prune
 
 from precrop.apart import apart
 from precrop.errors import PrecropError
+from precrop.hooks import unwrapped
 from precrop.pai.collapse import LayerCollapseWarning, collapsed_masks
 from precrop.pai.problem import generator
 from precrop.targets import check_density
@@ -73,6 +74,7 @@ def masks(
     if granularity not in GRANULARITIES:
         known = ", ".join(GRANULARITIES)
         raise PrecropError(f"granularity {granularity!r} is unknown: choose from {known}")
+    model = unwrapped(model)
     shares = _by_parameter(model, densities)
     units = {name: Units.of(model, name, granularity) for name in shares}
     counts = _counts(shares, units)
@@ -109,6 +111,7 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
         PrecropError: a parameter is unknown, named twice or masked already, or a mask is no bool
             tensor of its shape.
     """
+    model = unwrapped(model)
     _check_masks(model, masks)
     names = collapsed_masks(masks)
     if names:  # before anything changes, for the warning may be an error

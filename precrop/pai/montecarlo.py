@@ -195,7 +195,7 @@ class _Sampler:
         self._replay = Replay(self.network, average_pool=True)
         self._measure = measure
         self._draw = _normal if weights == "normal" else _shuffled
-        own = dict(model.named_parameters())
+        own = dict(self.network.model.named_parameters())
         self._sizes = {
             name: own[name].detach().cpu().double().abs() for name in self.parameters.values()
         }

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from precrop.apart import apart
 from precrop.copying import copied, first_line, submodule
 from precrop.errors import PrecropError
+from precrop.hooks import keep_own_hooks, unwrapped
 from precrop.read.axes import (
     Axis,
     Folded,
@@ -81,7 +82,9 @@ def skeleton(
         full = torch.ones if name.endswith("running_var") else torch.zeros
         return full(shape, dtype=tensor.dtype)
 
-    return copied(model, empty)
+    made = copied(model, empty)
+    keep_own_hooks(made, model)
+    return made
 
 
 CostModel = Callable[["Network", Mapping[Tie, int]], Cost | Peak]
@@ -163,7 +166,7 @@ class Network:
         self.notes: dict[str, str] = {}
         self.cost_models: dict[str, CostModel] = {}
         self.real = False
-        self.model = model
+        self.model = unwrapped(model)
         self.unused: dict[str, int] = {}
         self.followers: dict[str, str] = {}
         self.routed = False

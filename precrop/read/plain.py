@@ -68,9 +68,10 @@ class OtherAttention(PlainLayers):
     def __init__(self, attention: Callable[..., Tensor], own: torch.dtype = torch.float32) -> None:
         super().__init__(own)
         self.attention = attention
-        # PyTorch's function for attention blocks, for which alone the name means another function.
+        # PyTorch's function for attention blocks, for which alone these names mean others.
         block = F.multi_head_attention_forward
-        names = {**block.__globals__, "scaled_dot_product_attention": attention}
+        others = {"scaled_dot_product_attention": attention, "has_torch_function": lambda _: False}
+        names = {**block.__globals__, **others}
         self.block = FunctionType(block.__code__, names, argdefs=block.__defaults__)
 
     def __torch_function__(

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from precrop.apart import apart
+from precrop.hooks import CALL, own_call
 from precrop.random import drawn
 from precrop.read.meta import MetaKernels
 from precrop.read.plain import PlainLayers, plain
@@ -213,10 +214,6 @@ def _output_list(out: Any) -> list[Tensor]:
     return list(_tensors(out)) if isinstance(out, (list, tuple)) else []
 
 
-_CALL = "_compiled_call_impl"
-"""Where an instance of a module keeps what stands for its call, as ``Module.compile`` does."""
-
-
 @contextmanager
 def _module_frames(model: nn.Module, trace: Trace, stack: list[int]) -> Iterator[None]:
     """Note calls of the network's modules, on these instances: other threads have theirs.
@@ -224,24 +221,23 @@ def _module_frames(model: nn.Module, trace: Trace, stack: list[int]) -> Iterator
     What is not registered, or made in forward, is part of the module that calls it.
     """
     modules = dict(model.named_modules())
-    before = [(module, module.__dict__.get(_CALL)) for module in modules.values()]
+    before = [(module, module.__dict__.get(CALL)) for module in modules.values()]
     for path, module in modules.items():
-        module.__dict__[_CALL] = _noted(module, path, trace.frames, stack)
+        module.__dict__[CALL] = _noted(module, path, trace.frames, stack)
     try:
         yield
     finally:
         for module, call in before:
-            del module.__dict__[_CALL]
+            del module.__dict__[CALL]
             if call is not None:
-                module.__dict__[_CALL] = call
+                module.__dict__[CALL] = call
 
 
 def _noted(
     module: nn.Module, path: str, frames: list[Frame], stack: list[int]
 ) -> Callable[..., Any]:
     """The call of a module, hooks included, that notes its frame."""
-    call: Callable[..., Any] = module._call_impl
-    kind = type(module)
+    call, kind = own_call(module), type(module)
 
     def noted(*args: Any, **kwargs: Any) -> Any:
         frames.append(Frame(path, kind, stack[-1]))

@@ -4,8 +4,10 @@ A figure is a function from a frame and a setting to a `Drawing`, or to None whe
 to draw, and a line in `FIGURES`.
 """
 
+import hashlib
 import math
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,10 +40,12 @@ COLORS = (
 MARKERS = {"dense": "D", "cropped": "o", "masked": "^"}
 _STYLE: Any = {
     "font.size": 9,
+    "text.parse_math": False,  # names are no formulas
     "axes.spines.top": False,
     "axes.spines.right": False,
     "svg.hashsalt": "precrop",  # the same identifiers every time a picture is drawn
 }
+_LONGEST_SLUG = 150
 _GREY = "#8a8f94"
 _PALE = "#dfe4e8"
 _LISTED = 3
@@ -291,12 +295,17 @@ def _figure(width: float, height: float) -> "Figure":
 
 def _write(figure: "Figure", stem: Path) -> None:
     for kind, metadata in (("svg", {"Date": None}), ("png", {})):
-        with replacing(stem.with_name(f"{stem.name}.{kind}")) as temporary:
+        path = stem.with_name(f"{stem.name}.{kind}")
+        with replacing(path) as temporary, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of names without room, of signs without a glyph
             figure.savefig(temporary, format=kind, dpi=150, metadata=metadata)
 
 
 def _slug(setting: Setting) -> str:
-    return re.sub(r"[^\w.]+", "-", str(setting)).strip("-.")
+    plain = re.sub(r"[^\w.]+", "-", str(setting)).strip("-.")
+    if len(plain.encode()) <= _LONGEST_SLUG:
+        return plain
+    return f"{plain[: _LONGEST_SLUG // 4]}-{hashlib.sha256(str(setting).encode()).hexdigest()[:12]}"
 
 
 def _color(frame: Frame, variant: str) -> str:

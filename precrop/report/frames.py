@@ -1,5 +1,6 @@
 """Rows of a store as groups that may be averaged, in settings that may be compared."""
 
+import hashlib
 import json
 import math
 from collections import defaultdict
@@ -9,8 +10,8 @@ from functools import cached_property
 from statistics import fmean, median, stdev
 from typing import Any
 
-from precrop.errors import PrecropError
-from precrop.study.rows import Row
+from precrop.errors import PrecropError, printable
+from precrop.study.rows import FIELDS, Row
 from precrop.training.recipes import RECIPES
 
 _KINDS = ("dense", "cropped", "masked")
@@ -18,6 +19,10 @@ _METHODS = ("uniform", "synexp")
 """Come first among the methods, so that pictures and tables read alike whatever else is there."""
 _DERIVED = ("num_classes",)
 """Builder's arguments that follow from the data."""
+
+
+_LONGEST_NAME = 130
+"""Characters that a figure has room for."""
 
 
 @dataclass(frozen=True, order=True)
@@ -185,7 +190,7 @@ def frame_of(rows: Iterable[Row]) -> Frame:
     Raises:
         PrecropError: no run is finished.
     """
-    rows = list(rows)
+    rows = list(map(_printable, rows))
     done = [row for row in rows if row.status == "done"]
     failed = tuple(row for row in rows if row.status != "done")
     if not done:
@@ -203,6 +208,21 @@ def frame_of(rows: Iterable[Row]) -> Frame:
         failed=failed,
         replaced=tuple(row for row in done if id(row) not in current),
     )
+
+
+def _printable(row: Row) -> Row:
+    """A row whose names do nothing to what shows them; other escapes are those of each format."""
+    texts = {name: value for name in FIELDS if isinstance(value := getattr(row, name), str)}
+    shown = {name: _name(text) for name, text in texts.items()}
+    return row if shown == texts else replace(row, **shown)
+
+
+def _name(text: str) -> str:
+    """A name without control characters; of a very long one its beginning and a digest."""
+    shown = printable(text)
+    if len(shown) <= _LONGEST_NAME:
+        return shown
+    return f"{shown[: _LONGEST_NAME // 2]}… {hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def percent(row: Row) -> float:
@@ -248,7 +268,7 @@ class _Names:
     def _network(self, row: Row) -> str:
         said = [f"{name}={value}" for name, value in sorted(row.args.items())]
         said = [text for text in said if text.partition("=")[0] not in _DERIVED]
-        return f"{row.network} ({', '.join(said)})" if said else row.network
+        return _name(f"{row.network} ({', '.join(said)})" if said else row.network)
 
     def _data(self, row: Row) -> str:
         name = self._name[row.data_digest]
@@ -262,7 +282,7 @@ def recipe_name(recipe: Mapping[str, Any]) -> str:
     known = {name: _plain(found.to_json()) for name, found in RECIPES.items()}
     near = min(known, key=lambda name: len(_differences(given, known[name])))
     changes = _differences(given, known[near])
-    return ", ".join([near, *(f"{name}={value}" for name, value in changes.items())])
+    return _name(", ".join([near, *(f"{name}={value}" for name, value in changes.items())]))
 
 
 def _plain(recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The report as Markdown, for a repository: verdicts, tables, and pictures beside it."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from precrop.report.claims import OUTCOMES, Verdict
@@ -33,13 +34,13 @@ def markdown(
         blocks += [f"## {_plain(str(setting))}", _groups(frame.within(setting))]
         blocks += [_picture(picture, folder) for picture in own]
     blocks += _rest(frame)
-    blocks += ["## How to read this", *METHOD, *describe(frame, margin)]
+    blocks += ["## How to read this", *METHOD, *map(_escaped, describe(frame, margin))]
     return "\n\n".join(blocks) + "\n"
 
 
 def _verdicts(found: Iterable[Verdict]) -> str:
     heads = ("claim", "whose", "verdict", "why")
-    return _table(heads, [(v.claim, v.source, f"**{v.answer}**", v.text) for v in found])
+    return _table(heads, [(v.claim, v.source, _Marked(f"**{v.answer}**"), v.text) for v in found])
 
 
 def _details(verdict: Verdict) -> list[str]:
@@ -59,7 +60,7 @@ def _details(verdict: Verdict) -> list[str]:
         "runs",
     )
     rows = [_comparison(judged) for judged in verdict.judged]
-    text = f"**{verdict.answer}** {verdict.text}"
+    text = f"**{verdict.answer}** {_escaped(verdict.text)}"
     return [f"### {_plain(verdict.claim)}", text, _table(heads, rows)]
 
 
@@ -108,7 +109,7 @@ def _picture(picture: Picture, folder: str) -> str:
 def _rest(frame: Frame) -> list[str]:
     blocks = []
     if frame.failed:
-        rows = [(f"`{cell}`", what, error) for cell, what, error in failures(frame)]
+        rows = [(_codes([cell]), what, error) for cell, what, error in failures(frame)]
         blocks += ["## Failed", _table(("cell", "what", "error"), rows)]
     if frame.replaced:
         cells = _codes(row.cell for row in frame.replaced)
@@ -122,14 +123,40 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
 
 
+class _Marked(str):
+    """Text that is Markdown already."""
+
+
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return text if isinstance(text, _Marked) else _escaped(text)
 
 
-def _codes(words: Iterable[str]) -> str:
-    return " ".join(f"`{word}`" for word in words)
+def _codes(words: Iterable[str]) -> _Marked:
+    """Identities of runs and cells, which are letters and digits; nothing else ends their code."""
+    return _Marked(" ".join(f"`{re.sub(r'[^0-9A-Za-z._-]', '?', word)}`" for word in words))
+
+
+_ESCAPES = str.maketrans(
+    {
+        **{mark: f"\\{mark}" for mark in "\\*|~"},
+        **{mark: f"&#{ord(mark)};" for mark in "[]`@"},
+        "&": "&amp;",
+        "<": "&lt;",
+        ">": "&gt;",
+    }
+)
+
+
+def _escaped(text: str) -> str:
+    """A name, or a sentence with names in it, as what it is: no HTML, link, code or emphasis.
+
+    Underscores within words, of which networks' names are full, mean nothing and stay.
+    """
+    line = " ".join(text.split()).translate(_ESCAPES)
+    line = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", line)
+    return re.sub(r"(?i)(https?|ftp|www)(:|\.)", lambda m: f"{m[1]}&#{ord(m[2])};", line)
 
 
 def _plain(text: str) -> str:
-    """Without what would start or end something in Markdown."""
-    return text.replace("_", "\\_").replace("*", "\\*").rstrip(".")
+    """A name in a heading or a caption."""
+    return _escaped(text).rstrip(".")

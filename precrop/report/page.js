@@ -66,11 +66,11 @@ const kept = (group) => !dropped("budgets", group.budget) && !dropped("variants"
 
 // Charts.
 
-const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 const color = (group) => content.colors[group.variant];
 const hover = (group, run) =>
-  `${escaped(group.variant)}, ${group.budget}<br>seed ${run.seed}: ${run.accuracy.toFixed(2)}%<br>` +
-  `${run.params.toLocaleString("en")} parameters, ${run.macs.toLocaleString("en")} MACs<br>run ${run.id}`;
+  `${escaped(group.variant)}, ${escaped(group.budget)}<br>seed ${run.seed}: ${run.accuracy.toFixed(2)}%<br>` +
+  `${run.params.toLocaleString("en")} parameters, ${run.macs.toLocaleString("en")} MACs<br>run ${escaped(run.id)}`;
 
 function layout(changes) {
   const { text, quiet, line } = theme();
@@ -125,7 +125,7 @@ function named(trace, group, sides) {
 function runsOf(group, x, y) {
   return {
     type: "scatter", mode: "markers", name: escaped(group.variant), x: group.runs.map(x), y: group.runs.map(y),
-    text: group.runs.map((run) => run.id), textfont: { size: 9, color: theme().quiet },
+    text: group.runs.map((run) => escaped(run.id)), textfont: { size: 9, color: theme().quiet },
     hovertext: group.runs.map((run) => hover(group, run)), hoverinfo: "text", cliponaxis: false,
     marker: { color: color(group), symbol: symbols[group.kind], size: 8, opacity: 0.85 },
   };
@@ -164,7 +164,7 @@ function drawSize(id, groups, share, title) {
     traces.push({
       type: "scatter", mode: "lines+markers", name: escaped(variant), x: own.map((g) => 100 * g[share]), y: own.map((g) => g.mean),
       error_y: { type: "data", array: own.map((g) => g.deviation ?? 0), color: color(own[0]), thickness: 1.2, width: 4 },
-      hoverinfo: "text", hovertext: own.map((g) => `${escaped(variant)}, ${g.budget}<br>${g.accuracy}, n = ${g.runs.length}`),
+      hoverinfo: "text", hovertext: own.map((g) => `${escaped(variant)}, ${escaped(g.budget)}<br>${g.accuracy}, n = ${g.runs.length}`),
       line: { color: color(own[0]), width: 1.5 }, marker: { color: color(own[0]), symbol: symbols[own[0].kind], size: 9 },
     });
   }
@@ -237,7 +237,7 @@ function drawGranularity(groups) {
   for (const family of content.families) {
     const members = family.map((index) => content.groups[index]).filter((group) => shown.has(group.index));
     if (!shown.has(family[0]) || members.length < 2) continue;
-    const names = members.map((group) => `${group.unit}<br>${escaped(group.variant)}`);
+    const names = members.map((group) => `${escaped(group.unit)}<br>${escaped(group.variant)}`);
     const traces = members.flatMap((group, index) => [
       {
         type: "scatter", mode: "markers", x: [names[index]], y: [group.mean], hoverinfo: "text", hovertext: [group.accuracy],
@@ -266,7 +266,7 @@ function drawTimes(groups) {
     const trace = {
       type: "bar", orientation: "h", x: part.map((group) => group.epoch_seconds), y: part.map((group) => escaped(group.variant)),
       marker: { color: part.map(color) }, text: part.map((group) => `${group.epoch_seconds.toFixed(1)} s`), textposition: "outside",
-      cliponaxis: false, hoverinfo: "text", hovertext: part.map((group) => group.devices.join(", ")),
+      cliponaxis: false, hoverinfo: "text", hovertext: part.map((group) => escaped(group.devices.join(", "))),
     };
     plot(box, [trace], {
       title: titled(part[0].budget), height: 76 + 27 * part.length, margin: { l: beside(timed), r: 50, t: 30, b: 30 },

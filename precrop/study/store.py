@@ -70,6 +70,7 @@ _FIGURES = ("accuracy", "best_accuracy", "loss", "params", "macs", "base_params"
 """Fields that every finished row has."""
 _SOMETIMES = ("run", "error", "asked_params", "asked_macs", "history", *_FIGURES)
 _ALWAYS = tuple(name for name in _PLAIN if name not in _SOMETIMES)
+_KINDS = ("dense", "cropped", "masked")
 _END = datetime(3000, 1, 1, tzinfo=UTC)
 _MOST_ROWS = 1_000_000
 _UNTOLD = (
@@ -411,6 +412,8 @@ def _check_values(table: pa.Table) -> None:
     failed = pc.equal(table.column("status"), "failed")
     if not _all(pc.or_(done, failed)):
         raise ValueError("a row is neither done nor failed")
+    if not _all(pc.is_in(table.column("kind"), pa.array(_KINDS))):
+        raise ValueError(f"a row's kind is none of {', '.join(_KINDS)}")
     for name in _ALWAYS:
         if table.column(name).null_count:
             raise ValueError(f"a row has no {name}")
@@ -422,6 +425,9 @@ def _check_values(table: pa.Table) -> None:
             pc.and_(pc.is_finite(values), pc.greater_equal(values, least))
         ):
             raise ValueError(f"a finished row has no {name}")
+    for name in ("asked_params", "asked_macs", "seconds", "overhead"):
+        if not _all(pc.is_finite(table.column(name).drop_null())):
+            raise ValueError(f"{name} of a row is no number")
     for name in _TIMES:
         times = table.column(name)
         if not _all(pc.and_(pc.greater(times, _EPOCH), pc.less(times, _END))):
@@ -573,9 +579,9 @@ class History(Sequence[Mapping[str, float]]):
         text = self._histories.text(self._key)
         try:
             epochs = json.loads(text)
-            if all(isinstance(epoch, dict) for epoch in epochs):
+            if all(type(value) in (int, float) for epoch in epochs for value in epoch.values()):
                 return tuple(epochs)
-        except (ValueError, TypeError, RecursionError):
+        except (ValueError, TypeError, AttributeError, RecursionError):
             pass
         raise PrecropError(f"the history of cell {self._key[0]} is no list of epochs")
 

@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help install browser demo lint format test test-all bench bench-speed exports coverage proxy picture clean
+.PHONY: help install browser demo lint format test test-all bench bench-speed exports coverage proxy picture fuzz fuzz-files clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,11 @@ proxy: install  ## judge objectives by published networks, write docs/evidence.m
 	.venv/bin/precrop judge --data $(DATA) --processes 2 -o results/evidence
 	$(PYTHON) -m scripts.objective_search --data $(DATA) --json results/evidence/objectives.json
 	$(PYTHON) -m scripts.evidence_page
+
+fuzz: fuzz-files  ## what is made at random: mutated files; goes on where it was stopped
+
+fuzz-files: install  ## 2,000 mutations of every kind of file
+	$(PYTHON) -m scripts.fuzz_files --count 2000 --log fuzz-files.jsonl
 
 picture: install  ## the picture in the README
 	$(PYTHON) scripts/widths_picture.py

@@ -277,8 +277,10 @@ def _inside_study(path: Path, rng: random.Random) -> None:
 
 
 CHECKPOINT_FILES = ("checkpoint.json", "model.safetensors", "state.safetensors")
-TRAIN = ("train", "resnet20", "--data", "digits", "--logger", "none", "--json", "-o", ".")
-TRAIN = (*TRAIN, "--epochs", "1", "--set", "batch_size=512")
+TRAIN = (
+    *("train", "resnet20", "--data", "digits", "--logger", "none", "--json", "-o", "."),
+    *("--epochs", "1", "--set", "batch_size=512"),
+)
 KINDS = {
     "plan": Kind(
         _plan,

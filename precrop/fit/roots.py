@@ -83,7 +83,7 @@ class Roots:
         flow = _Flow(self.network, forward)
         roots, done = [], set()
         for index, frame in enumerate(forward.trace.frames):
-            if frame.path in done or not flow.scalings(index):
+            if frame.path in done or not flow.scales_or_sums(index):
                 continue
             done.add(frame.path)
             for name, value in _numbers(submodule(self.network.model, frame.path)):
@@ -94,9 +94,11 @@ class Roots:
 
     def _root(self, flow: "_Flow", frame: int, path: str, name: str, value: float) -> Root | None:
         scalings = flow.scalings(frame)
-        if not any(_relation(factor, value) for _, factor in scalings):
-            return None
-        uses = [scalings[index] for index in self._moving(flow, frame, name, value)]
+        related = any(_relation(factor, value) for _, factor in scalings)
+        moving = self._moving(flow, frame, name, value) if related else ()
+        if not moving:
+            return self._unread(flow, frame, path, name, value)
+        uses = [scalings[index] for index in moving]
         proofs = [flow.proof(place, factor) for place, factor in uses]
         shown = [proof for proof in proofs if proof is not None]
         if not shown or len(shown) < len(proofs) or len({_size(axes) for axes, _ in shown}) > 1:
@@ -111,6 +113,19 @@ class Roots:
         elif not _close(value, factor):
             return None
         return Root(path, name, axes, power)
+
+    def _unread(self, flow: "_Flow", frame: int, path: str, name: str, value: float) -> Root | None:
+        """A number for another way to compute: PyTorch's own attention takes the root by itself."""
+        axes = [axis for axis in flow.sums(frame) if _close(axis_size(axis) ** -0.5, value)]
+        if type(value) is int or not axes:
+            return None
+        key = (flow.forward.trace.frames[frame].kind, name, -1)
+        if key not in self._moves:
+            made = self.prober.rerun(flow.forward, frame, name, value * MOVE)
+            calls = {id(call): call for call in flow.calls}
+            same = all(_numbers_of(calls[old]) == _numbers_of(new) for old, new in made.items())
+            self._moves[key] = (1,) if made and same else ()
+        return Root(path, name, (axes[0],), -0.5) if self._moves[key] else None
 
     def _moving(self, flow: "_Flow", frame: int, name: str, value: float) -> tuple[int, ...]:
         """Which of a module's scalings move with an attribute; asked once a class."""
@@ -157,6 +172,22 @@ class _Flow:
     def scalings(self, frame: int) -> list[tuple[int, float]]:
         """Calls in a module and its children that multiply by a number, and the number."""
         return self._scalings.get(frame, [])
+
+    @cached_property
+    def _sums(self) -> dict[int, list[Axis]]:
+        found: dict[int, list[Axis]] = {}
+        for place, call in enumerate(self.calls):
+            for axis in self._contracted(place):
+                found.setdefault(call.frame, []).append(axis)
+        return found
+
+    def sums(self, frame: int) -> list[Axis]:
+        """Axes that a module's own products of two tensors of data sum over."""
+        return self._sums.get(frame, [])
+
+    def scales_or_sums(self, frame: int) -> bool:
+        """Whether a number of a module's may be of interest."""
+        return frame in self._scalings or frame in self._sums
 
     @cached_property
     def _makers(self) -> dict[int, int]:
@@ -252,6 +283,11 @@ def _factor(call: Call) -> float | None:
     if type(number) not in (int, float) or number <= 0 or number == 1:
         return None
     return 1 / number if call.name == "div" else float(number)
+
+
+def _numbers_of(call: Call) -> list[float]:
+    values = (*call.args, *call.kwargs.values())
+    return [value for value in values if type(value) in (int, float)]
 
 
 def _relation(factor: float, value: float) -> bool:

@@ -76,6 +76,17 @@ def test_an_attentions_scale_follows_the_width_that_its_product_sums_over(way: s
         assert block.gain == 32**-0.5
 
 
+def test_a_scale_that_pytorchs_attention_makes_superfluous_follows() -> None:
+    class Fused(Attention):
+        def mixed(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return F.scaled_dot_product_attention(q, k, v)
+
+    model = nn.Sequential(nn.Linear(6, 64), Fused(64, "pytorch"), nn.Linear(64, 5))
+    plan, built = cropped(model, (7, 6), ["0", "1.qkv"])
+    assert built[1].scale == pytest.approx((plan.widths["1.qkv"][1] // 6) ** -0.5)
+    assert built[1].gain == 32**-0.5
+
+
 class Residual(nn.Module):
     """Branches scaled by a hyper-parameter (EDSR, Inception-ResNet)."""
 

@@ -138,14 +138,14 @@ class Positions(nn.Module):
 
     def __init__(self, step: int) -> None:
         super().__init__()
-        self.step, self.half, self.dim = step, WIDTH // 2, WIDTH
+        self.step, self.pairs, self.dim = step, WIDTH // 2, WIDTH
         self.embed, self.inner = nn.Linear(6, WIDTH), nn.Linear(WIDTH, WIDTH)
         self.head = nn.Linear(WIDTH, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(x)
         if self.step == 1:
-            powers = torch.arange(self.half, device=x.device) / self.half
+            powers = torch.arange(self.pairs, device=x.device) / self.pairs
         else:
             powers = torch.arange(0, self.dim, 2, device=x.device) / self.dim
         rates = torch.exp(-math.log(100.0) * powers)
@@ -158,4 +158,4 @@ class Positions(nn.Module):
 def test_the_length_of_a_table_that_is_counted_up(step: int) -> None:
     plan, built = cropped(Positions(step), ROWS, ["embed", "inner"])
     assert not plan.frozen
-    assert plan.widths["embed"][1] == (2 * built.half if step == 1 else built.dim) < WIDTH
+    assert plan.widths["embed"][1] == (2 * built.pairs if step == 1 else built.dim) < WIDTH

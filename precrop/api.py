@@ -21,11 +21,10 @@ from precrop.costs.memory import memory as memory_model
 from precrop.costs.profiles import DeviceProfile, find_profile
 from precrop.errors import BudgetError, PrecropError
 from precrop.fit.fitting import Fit
-from precrop.hooks import unwrapped
 from precrop.plans import LayerPlan, Plan
 from precrop.program import BALANCE, OBJECTIVES
 from precrop.read.axes import leaves
-from precrop.read.inputs import Inputs
+from precrop.read.inputs import Inputs, given
 from precrop.read.network import Network
 from precrop.read.reader import Product
 from precrop.read.residual import find_streams
@@ -35,7 +34,7 @@ from precrop.ways import EXACT, RULES, Balanced, ByRule, Exact, Given, Matched, 
 
 def crop(
     model: nn.Module,
-    input_shape: Any,
+    input_shape: Any = None,
     *,
     init: Literal["slice", "reset"] = "slice",
     **options: Any,
@@ -53,8 +52,10 @@ def crop(
 
 def plan(
     model: nn.Module,
-    input_shape: Any,
+    input_shape: Any = None,
     *,
+    example_inputs: Any = None,
+    example_kwargs: Mapping[str, Any] | None = None,
     params: Budget | None = None,
     macs: Budget | None = None,
     latency: Budget | None = None,
@@ -82,7 +83,11 @@ def plan(
     Args:
         model: any network whose forward runs in PyTorch.
         input_shape: shape of one input without the batch, such as ``(3, 224, 224)``; a list or a
-            dict of shapes for several inputs.
+            dict of shapes for several inputs. Tensors are taken for ``example_inputs``.
+        example_inputs: instead of a shape, what the network takes: a tensor, with the batch if it
+            has one; a tuple of arguments; a mapping, by name where ``forward`` has such names;
+            lists, numbers, flags and token ids as they are. MACs are those of one input.
+        example_kwargs: further arguments by name, likewise.
         params: budget for all parameters: a share (``0.5``), a number (``2_500_000``) or a string
             (``"50%"``, ``"2.5M"``).
         macs: budget for multiply-accumulates at batch 1, likewise.
@@ -134,13 +139,13 @@ def plan(
     divisors = list(_halved(profile.step)) if divisor == "auto" else [divisor]
     options = {"min_width": min_width, "expand": expand, "balance": balance}
     with apart():
+        inputs = given(model, input_shape, example_inputs, example_kwargs)
         reading = {
             "scale_groups": groups == "scale",
             "fold": latency is None and memory is None and objective != "exact",
             "drop_unused": drop_unused,
         }
-        model = unwrapped(model)
-        network = _read(model, Inputs(input_shape), residual == "crop", reading)
+        network = _read(model, inputs, residual == "crop", reading)
         _ignore(network, patterns)
         if widths is None:
             way = _way(network, objective, densities, rule, balance)

@@ -115,6 +115,14 @@ InputShape = Annotated[
     list[str] | None,
     typer.Option(metavar="SHAPE", help="3,224,224 or 3x224x224; repeat for several inputs."),
 ]
+Input = Annotated[
+    str | None,
+    typer.Option(
+        "--input",
+        metavar="MODULE:FACTORY",
+        help="Example inputs instead of shapes, made by a function of yours: its module is run.",
+    ),
+]
 Init = Annotated[
     Literal["slice", "reset"],
     typer.Option(help="Slice the original's weights, or initialise anew."),
@@ -211,6 +219,7 @@ def plan_command(
     groups: Groups = "keep",
     drop_unused: DropUnused = False,
     input_shape: InputShape = None,
+    input: Input = None,
     arg: Args = None,
     seed: Seed = None,
     output: Annotated[
@@ -227,6 +236,7 @@ def plan_command(
         model,
         arg,
         input_shape,
+        input,
         params=params,
         macs=macs,
         latency=latency,
@@ -275,6 +285,7 @@ def crop_command(
     groups: Groups = "keep",
     drop_unused: DropUnused = False,
     input_shape: InputShape = None,
+    input: Input = None,
     arg: Args = None,
     init: Init = "slice",
     seed: Seed = None,
@@ -291,6 +302,7 @@ def crop_command(
         model,
         arg,
         input_shape,
+        input,
         params=params,
         macs=macs,
         latency=latency,
@@ -399,6 +411,7 @@ def densities_command(
         ),
     ] = None,
     input_shape: InputShape = None,
+    input: Input = None,
     arg: Args = None,
     seed: Seed = None,
     output: Annotated[
@@ -414,7 +427,7 @@ def densities_command(
     if output is not None:
         check_writable(output)
     set_seed(seed)
-    network, shape = _load(model, arguments(arg), input_shape)
+    network, shape = _load(model, arguments(arg), input_shape, input)
     with _warnings_as_lines():
         densities = precrop.densities(
             network,
@@ -484,13 +497,22 @@ app.command("judge")(judge_command)
 
 
 def _load(
-    name: str, args: Mapping[str, Any], shapes: Sequence[str] | None
+    name: str, args: Mapping[str, Any], shapes: Sequence[str] | None, factory: str | None
 ) -> tuple["nn.Module", Any]:
-    """The network and the shape, or shapes, of its input."""
-    from precrop.zoo import default_input_shape, load_model
+    """The network and its inputs: the shape, or shapes, or what the user's factory makes."""
+    from precrop.zoo import call_factory, default_input_shape, load_model
 
+    if factory is not None and (shapes or ":" not in factory):
+        raise PrecropError(
+            "--input is like module:factory, and goes without --input-shape: the factory makes "
+            "what the network takes"
+        )
     parsed = [read_shape(text) for text in shapes or ()]
     model = load_model(name, args)
+    if factory is not None:
+        from precrop.read.inputs import given
+
+        return model, given(model, None, call_factory(factory))
     if not parsed:
         return model, default_input_shape(name, model)
     return model, parsed[0] if len(parsed) == 1 else tuple(parsed)
@@ -500,13 +522,14 @@ def _plan(
     name: str,
     arg: Sequence[str] | None,
     shapes: Sequence[str] | None,
+    factory: str | None,
     *,
     calibrate: bool,
     **options: Any,
 ) -> tuple["nn.Module", "Plan"]:
     """The network and its plan, which remembers how the network is named."""
     args = arguments(arg)
-    model, shape = _load(name, args, shapes)
+    model, shape = _load(name, args, shapes, factory)
     make = _calibrated if calibrate else precrop.plan
     plan = make(model, shape, **options)
     _say_if_slack(plan)

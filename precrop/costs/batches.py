@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from precrop.errors import PrecropError
 from precrop.read.axes import atoms
+from precrop.read.inputs import tensors_in
 from precrop.read.lifetimes import INPUT, Lifetimes, kernel_attention, lifetimes
 from precrop.read.network import Network
 from precrop.read.reader import Axes, CallReading
@@ -53,6 +54,8 @@ def follow(network: Network, batch_size: int) -> Lifetimes:
     Raises:
         PrecropError: the network fails at this batch size or runs other code at it.
     """
+    if batch_size > 1 and not network.inputs.has_batch:
+        raise PrecropError(f"batch_size={batch_size}: the example inputs have no batch axis")
     device, meta = ("cpu", None) if network.real else ("meta", network.meta)
     model = network.replica().eval()
     args, kwargs = network.inputs.make(batch_size, model, device)
@@ -98,7 +101,7 @@ def _ratio(elements: int, base: int) -> int:
 def _input_growth(network: Network, lives: Lifetimes) -> int:
     """By how much the inputs are larger than at batch 1."""
     args, kwargs = network.inputs.make(1, network.model, "meta")
-    sizes = [tensor.numel() for tensor in (*args, *kwargs.values())]
+    sizes = [tensor.numel() for tensor in tensors_in((args, kwargs))]
     found = [life for life in lives.lives if life.call == INPUT]
     return max((life.elements // sizes[life.output] for life in found), default=1)
 

@@ -17,7 +17,7 @@ from precrop.deployment.runtimes import Runner, Setting, check_runtime, runner
 from precrop.deployment.sparse import check_layout, sparse_kernels
 from precrop.deployment.timing import Timing, interleaved, steps
 from precrop.errors import PlanError, PrecropError
-from precrop.read.inputs import Inputs
+from precrop.read.inputs import Inputs, given
 from precrop.read.network import Network
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def variants(
         check_layout(layout)
     if (masked or sparse) and not plans:
         raise PrecropError("masks have a plan's densities: give a plan, or a budget to make one")
-    inputs = Inputs(input_shape)
+    inputs = given(model, input_shape)
     structure, _ = Network(model, inputs).structure()
     base = _Costs(*(structure.costs[name](structure.units) for name in ("params", "macs")))
     found = [Variant(DENSE, model, base.params, base.macs)]

@@ -23,7 +23,7 @@ from precrop.deployment.runtimes import Runner, runner
 from precrop.deployment.timing import interleaved
 from precrop.errors import BudgetError
 from precrop.plans import Plan
-from precrop.read.inputs import Inputs
+from precrop.read.inputs import Inputs, given
 
 _HALVINGS = 4
 """Plans that are made, not measured, to find how narrow a network may be."""
@@ -109,13 +109,13 @@ def calibrate(
     usual = profile.threads or torch.get_num_threads()
     used = usual if threads is None else threads
     settings = {"batch": batch_size, "threads": used, "device": profile.device}
-    inputs = Inputs(input_shape)
+    inputs = given(model, input_shape)
     attempts: list[Attempt] = []
     plans: list[Plan] = []
 
     def planned(asked: float) -> Plan:
-        given = {"device_profile": profile, "batch_size": batch_size, **options}
-        return plan(model, input_shape, latency=asked, **given)
+        asked_for = {"device_profile": profile, "batch_size": batch_size, **options}
+        return plan(model, input_shape, latency=asked, **asked_for)
 
     with ExitStack() as stack:
         say("the original")

@@ -31,7 +31,7 @@ from precrop.checkpoint import load_weights
 from precrop.copying import copied
 from precrop.errors import PrecropError
 from precrop.plans import Plan
-from precrop.read.inputs import Inputs
+from precrop.read.inputs import Inputs, given, tensors_in
 from precrop.trust import check_named
 from precrop.zoo import load_model
 
@@ -236,7 +236,9 @@ def export(
         PrecropError: torch cannot export the network (with its reason), a library is missing, the
             file cannot be written, or it gives other outputs.
     """
-    return write(Source(model, Inputs(input_shape), batch=batch, origin=origin), Path(path), format)
+    return write(
+        Source(model, given(model, input_shape), batch=batch, origin=origin), Path(path), format
+    )
 
 
 def write(source: Source, path: Path, format: str) -> Export:
@@ -330,8 +332,9 @@ def random_inputs(
     """Standard normal inputs of the network's own floating type, by position and by name."""
     generator = torch.Generator().manual_seed(seed)
     args, kwargs = inputs.make(batch, model, "cpu")
-    for tensor in (*args, *kwargs.values()):
-        tensor.normal_(generator=generator)
+    for tensor in tensors_in((args, kwargs)):
+        if tensor.is_floating_point():
+            tensor.normal_(generator=generator)
     return args, kwargs
 
 

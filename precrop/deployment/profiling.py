@@ -24,7 +24,7 @@ from precrop.deployment.runtimes import Setting, runner
 from precrop.deployment.timing import interleaved
 from precrop.errors import BudgetError, PrecropError
 from precrop.program import Floats
-from precrop.read.inputs import Inputs
+from precrop.read.inputs import Inputs, given
 from precrop.read.network import Network
 
 SHARES = (1.0, 0.6, 0.35, 0.2)
@@ -235,7 +235,7 @@ def whole_pass(
         seconds: that it took.
         batch_size: inputs in the pass.
     """
-    network = Network(model, Inputs(input_shape))
+    network = Network(model, given(model, input_shape))
     lives = follow(network, batch_size)
     works = READERS[profile.runtime](network, lives)
     operations = int(sum(amounts(work)["calls"] for work in works))
@@ -292,7 +292,7 @@ def predict(
         input_shape: as for `precrop.plan`.
         batch_size: inputs in one pass.
     """
-    network = Network(model, Inputs(input_shape))
+    network = Network(model, given(model, input_shape))
     return predicted_seconds(profile, network, follow(network, batch_size))
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from precrop.copying import copied, first_line
 from precrop.deployment.timing import CudaStopwatch, HostStopwatch, Stopwatch
 from precrop.errors import PrecropError
-from precrop.read.inputs import Inputs
+from precrop.read.inputs import Inputs, tensors_in
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -254,8 +254,9 @@ def noise(inputs: Inputs, model: nn.Module, batch: int) -> tuple[list[Tensor], d
     """Normal noise of the inputs' shapes, the same each time, on the CPU."""
     args, kwargs = inputs.make(batch, model, "cpu")
     random = torch.Generator().manual_seed(0)
-    for tensor in (*args, *kwargs.values()):
-        tensor.normal_(generator=random)
+    for tensor in tensors_in((args, kwargs)):
+        if tensor.is_floating_point():
+            tensor.normal_(generator=random)
     return args, kwargs
 
 

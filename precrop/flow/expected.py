@@ -20,7 +20,7 @@ from precrop.apart import apart
 from precrop.errors import PrecropError
 from precrop.flow.replay import Even, Flow, Replay
 from precrop.program import Floats
-from precrop.read.inputs import Inputs
+from precrop.read.inputs import Inputs, given
 from precrop.read.network import Network
 from precrop.targets import check_densities
 
@@ -118,7 +118,12 @@ class ScoreExpectation(Expectation):
 
 @apart()
 def synexp(
-    model: nn.Module, input_shape: Any, densities: Mapping[str, float] | None = None
+    model: nn.Module,
+    input_shape: Any = None,
+    densities: Mapping[str, float] | None = None,
+    *,
+    example_inputs: Any = None,
+    example_kwargs: Mapping[str, Any] | None = None,
 ) -> float:
     """The natural logarithm of SynExp, exact and computed in log space.
 
@@ -129,19 +134,27 @@ def synexp(
 
     Args:
         model: the network; it is only looked at.
-        input_shape: as in `precrop.plan`.
+        input_shape: as in `precrop.plan`, and so are the two that may stand for it.
+        example_inputs: instead of a shape.
+        example_kwargs: likewise.
         densities: ``{layer name: density}`` in (0, 1]; layers that are not named are dense.
 
     Raises:
         PrecropError: a density is none, a name is no layer's, or the network multiplies activations
             with each other (attention) or applies a layer twice in a row.
     """
-    return _value(ScoreExpectation, model, input_shape, densities)
+    inputs = given(model, input_shape, example_inputs, example_kwargs)
+    return _value(ScoreExpectation, model, inputs, densities)
 
 
 @apart()
 def expected_output(
-    model: nn.Module, input_shape: Any, densities: Mapping[str, float] | None = None
+    model: nn.Module,
+    input_shape: Any = None,
+    densities: Mapping[str, float] | None = None,
+    *,
+    example_inputs: Any = None,
+    example_kwargs: Mapping[str, Any] | None = None,
 ) -> float:
     """The natural logarithm of E[R], the expected output of SynFlow's linear network.
 
@@ -149,16 +162,17 @@ def expected_output(
     paths count alike here, and by the number of their layers there. Arguments and errors are those
     of `synexp`.
     """
-    return _value(Expectation, model, input_shape, densities)
+    inputs = given(model, input_shape, example_inputs, example_kwargs)
+    return _value(Expectation, model, inputs, densities)
 
 
 def _value(
     kind: type[Expectation],
     model: nn.Module,
-    input_shape: Any,
+    inputs: Inputs,
     densities: Mapping[str, float] | None,
 ) -> float:
-    expectation = kind(Network(model, Inputs(input_shape)))
+    expectation = kind(Network(model, inputs))
     return expectation.value(log_densities(densities or {}, expectation.names))
 
 

@@ -25,6 +25,7 @@ from precrop.flow.values import (
     aligned,
     as_flow,
 )
+from precrop.read.inputs import tensors_in
 from precrop.read.network import Network
 from precrop.read.trace import Call, Trace, input_tensors
 
@@ -48,7 +49,7 @@ class Replay:
         self._buffers = dict(network.model.named_buffers())
         self._made = _made(trace)
         args, kwargs = network.inputs.make(1, network.model, "meta")
-        self._inputs = {tuple(tensor.shape) for tensor in (*args, *kwargs.values())}
+        self._inputs = {tuple(tensor.shape) for tensor in tensors_in((args, kwargs))}
         self._readings = {**READINGS, **(AVERAGES if average_pool else {})}
         self._others = _others(trace, self._readings)
         self._finished = _finished(trace)

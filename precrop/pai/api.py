@@ -13,12 +13,15 @@ from precrop.pai.methods import SCORES, layer_densities, weight_scores
 from precrop.pai.problem import Problem, silent
 from precrop.pai.progress import bar
 from precrop.pai.ranking import kept_weights, outranked, shares
+from precrop.read.inputs import Inputs, given
 
 
 def densities(
     model: nn.Module,
-    input_shape: Any,
+    input_shape: Any = None,
     *,
+    example_inputs: Any = None,
+    example_kwargs: Mapping[str, Any] | None = None,
     method: str = "synexp",
     params: Budget | None = None,
     macs: Budget | None = None,
@@ -33,7 +36,9 @@ def densities(
 
     Args:
         model: the network; it is only looked at.
-        input_shape: as in `precrop.plan`.
+        input_shape: as in `precrop.plan`, and so are the two that may stand for it.
+        example_inputs: instead of a shape.
+        example_kwargs: likewise.
         method: a name in `precrop.pai.methods.RULES` or ``SCORES``.
         params: budget for the prunable weights.
         macs: budget for their multiply-accumulates at batch 1.
@@ -54,7 +59,8 @@ def densities(
         PrecropError: the method is unknown or lacks data, or the network has no prunable layer.
     """
     with apart():
-        problem = _problem(model, input_shape, params, macs, data, seed, progress)
+        inputs = given(model, input_shape, example_inputs, example_kwargs)
+        problem = _problem(model, inputs, params, macs, data, seed, progress)
         found, gone, thin = _densities(problem, method, options)
     said = []
     if gone:
@@ -70,8 +76,10 @@ def densities(
 @apart()
 def scores(
     model: nn.Module,
-    input_shape: Any,
+    input_shape: Any = None,
     *,
+    example_inputs: Any = None,
+    example_kwargs: Mapping[str, Any] | None = None,
     method: str,
     params: Budget | None = None,
     macs: Budget | None = None,
@@ -90,7 +98,8 @@ def scores(
     Raises:
         PrecropError: the method is unknown, ranks no single weights, or lacks data.
     """
-    problem = _problem(model, input_shape, params, macs, data, seed, progress)
+    inputs = given(model, input_shape, example_inputs, example_kwargs)
+    problem = _problem(model, inputs, params, macs, data, seed, progress)
     found = weight_scores(problem, method, **options)
     return {problem.parameters[name]: values for name, values in found.items()}
 
@@ -112,7 +121,7 @@ def _densities(
 
 def _problem(
     model: nn.Module,
-    input_shape: Any,
+    inputs: Inputs,
     params: Budget | None,
     macs: Budget | None,
     data: Iterable[Any] | None,
@@ -121,7 +130,7 @@ def _problem(
 ) -> Problem:
     return Problem.of(
         model,
-        input_shape,
+        inputs,
         {"params": params, "macs": macs},
         data=data,
         seed=seed,

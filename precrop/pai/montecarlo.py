@@ -22,7 +22,7 @@ from precrop.flow.replay import Flow, Replay, Weight
 from precrop.pai.masking import masks
 from precrop.pai.problem import generator
 from precrop.read.axes import Axis, Folded, Tie, resolve, segment_size
-from precrop.read.inputs import Inputs
+from precrop.read.inputs import given
 from precrop.read.network import Network
 from precrop.targets import check_densities
 
@@ -190,7 +190,7 @@ class _Sampler:
     ) -> None:
         if weights not in ("normal", "shuffle"):
             raise PrecropError(f"weights={weights!r} is unknown: write normal or shuffle")
-        self.network = Network(model, Inputs(input_shape))
+        self.network = Network(model, given(model, input_shape))
         self.parameters = {layer.name: layer.weight for layer in self.network.layers}
         self._replay = Replay(self.network, average_pool=True)
         self._measure = measure

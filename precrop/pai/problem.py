@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from precrop.budgets import Budget, parse_budgets, parse_share
 from precrop.errors import PrecropError
-from precrop.read.inputs import Inputs
+from precrop.read.inputs import given
 from precrop.read.network import Network
 from precrop.structure import Layer
 
@@ -67,7 +67,7 @@ class Problem:
             BudgetError: a budget is senseless.
             PrecropError: the network fails on this input, or has no prunable layer.
         """
-        network = Network(model, Inputs(input_shape))
+        network = Network(model, given(model, input_shape))
         structure, _ = network.structure()
         if not structure.layers:
             raise PrecropError(

@@ -1,63 +1,357 @@
-"""The network's inputs: shapes without the batch, given as people give them."""
+"""The network's inputs: shapes without the batch, or examples, given as people give them."""
 
-from collections.abc import Mapping, Sequence
+import copy
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from numbers import Integral
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from precrop.errors import PrecropError
 
+_EXAMPLE = "example"
+"""Key of a recorded example; no shape is a mapping."""
+_STORED = 64
+"""Elements of an integer tensor up to which its values are recorded; larger ones keep one value."""
+_LARGEST = 2**62
+"""Elements of one input."""
+_SHOWN = 80
+DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
+        *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64),
+        *(torch.complex128, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32),
+        torch.int64,
+    )
+}
+
+
+@dataclass(frozen=True)
+class Example:
+    """A tensor that the network takes.
+
+    Attributes:
+        shape: of the tensor as it was given.
+        dtype: of it.
+        batch: its batch axis; None where it has none.
+        values: the tensor itself, on the CPU, or the one number that it is filled with.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    batch: int | None
+    values: Tensor | complex
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "Example":
+        """What there is to know of an example; its batch is found later."""
+        values: Tensor | complex = 1
+        if tensor.layout == torch.strided and not tensor.is_meta:
+            values = tensor.detach().to("cpu", copy=True)
+        return cls(tuple(tensor.shape), tensor.dtype, None, values)
+
+    def make(self, batch: int, device: str) -> Tensor:
+        """A tensor of ``batch`` inputs, repeated from those that there are."""
+        tensor = self.values
+        if not isinstance(tensor, Tensor):
+            tensor = torch.full(self.shape, tensor, dtype=self.dtype, device=device)
+        if self.batch is not None:
+            rows = torch.arange(batch) % self.shape[self.batch]
+            tensor = tensor.index_select(self.batch, rows.to(tensor.device))
+        return tensor.to(device, copy=True)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Shape, type and batch axis; the values of small tensors of whole numbers, else one."""
+        name = str(self.dtype).removeprefix("torch.")
+        return {"shape": self.shape, "dtype": name, "batch": self.batch, "values": self._stored()}
+
+    def _stored(self) -> Any:
+        """Numbers that it can be run with again: of ids the least, of flags the set one."""
+        values = self.values
+        if not isinstance(values, Tensor):
+            return values
+        if values.is_floating_point() or values.is_complex() or not values.numel():
+            return 1
+        if values.numel() <= _STORED:
+            return tuple(values.flatten().tolist())
+        return bool(values.any()) if values.dtype == torch.bool else int(values.min())
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any]) -> "Example":
+        """The inverse of `spec`.
+
+        Raises:
+            PrecropError: it is not like one.
+        """
+        try:
+            dtype, batch, values = DTYPES[spec["dtype"]], spec["batch"], spec["values"]
+            shape = tuple(int(n) for n in spec["shape"])
+            if isinstance(values, tuple | list):
+                values = torch.tensor(values, dtype=dtype).reshape(shape)
+            elif not isinstance(values, bool | int | float):
+                raise TypeError(values)
+            if min(shape, default=0) < 0 or prod(shape) > _LARGEST:
+                raise ValueError(shape)
+            if batch is not None and not (0 <= batch < len(shape) and shape[batch]):
+                raise ValueError(batch)
+            return cls(shape, dtype, batch, values)
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
+            raise PrecropError(f"this is no record of an input: {_brief(spec)}") from error
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _integer(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
 
 def _is_shape(value: Any) -> bool:
-    return isinstance(value, Sequence) and all(type(n) is int for n in value) and len(value) > 0
+    return isinstance(value, Sequence) and bool(value) and all(map(_integer, value))
 
 
 def _checked(shape: Any) -> tuple[int, ...]:
-    if not _is_shape(shape) or any(n < 1 for n in shape):
+    if not _is_shape(shape) or any(n < 1 for n in shape) or prod(map(int, shape)) > _LARGEST:
+        raise _no_shape(shape)
+    return tuple(map(int, shape))
+
+
+def _no_shape(value: Any) -> PrecropError:
+    return PrecropError(
+        f"input_shape {_brief(value)} is not a shape: give positive integers without the batch, "
+        "such as (3, 224, 224), or a list or dict of such shapes for several inputs; "
+        "example_inputs= takes tensors, numbers and whatever else the network does"
+    )
+
+
+def _shapes(value: Any, whole: Any) -> Any:
+    """Shapes within lists and dicts, checked. One that is empty is a number for every input."""
+    if isinstance(value, Mapping) and value:
+        return {str(name): _shapes(one, whole) for name, one in value.items()}
+    if isinstance(value, tuple) and not value:
+        return ()
+    if isinstance(value, Sequence) and not isinstance(value, str) and value:
+        return _checked(value) if _is_shape(value) else [_shapes(one, whole) for one in value]
+    raise _no_shape(whole)
+
+
+def _is_fields(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type | Example)
+
+
+def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    """``value`` with everything in its lists, tuples, mappings and dataclasses changed."""
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(mapped(one, change) for one in value))
+    if isinstance(value, tuple | list) and not isinstance(value, torch.Size):
+        changed = [mapped(one, change) for one in value]
+        return tuple(changed) if isinstance(value, tuple) else changed
+    if isinstance(value, Mapping):
+        entries = {name: mapped(one, change) for name, one in value.items()}
+        return entries if type(value) is dict else _like(value, entries)
+    if _is_fields(value):
+        made = copy.copy(value)
+        for name, one in vars(value).items():
+            object.__setattr__(made, name, mapped(one, change))
+        return made
+    return change(value)
+
+
+def _like(mapping: Mapping[Any, Any], entries: dict[Any, Any]) -> Any:
+    """A mapping of the same class, such as a tokenizer's batch; a dict where that cannot be."""
+    try:
+        made: Any = copy.copy(mapping)
+        for name, one in entries.items():
+            made[name] = one
+    except Exception:  # whatever a class of its own raises
+        return entries
+    return made
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors in arguments, in order."""
+    return [leaf for leaf in leaves(value) if isinstance(leaf, Tensor)]
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """What `mapped` changes, in order."""
+    found: list[Any] = []
+    mapped(value, found.append)
+    yield from found
+
+
+def given(
+    model: Any, input_shape: Any, example_inputs: Any = None, example_kwargs: Any = None
+) -> "Inputs":
+    """The inputs that a caller gave one way or the other.
+
+    Raises:
+        PrecropError: they are none, or the network is none.
+    """
+    check_network(model)
+    if isinstance(input_shape, Inputs):
+        return input_shape
+    return Inputs(input_shape, example_inputs, example_kwargs, model)
+
+
+def check_network(model: Any) -> None:
+    """Refuse what is no network, and say what to write.
+
+    Raises:
+        PrecropError: it is a class, a name or anything else.
+    """
+    if isinstance(model, nn.Module):
+        return
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        name = model.__name__
+        raise PrecropError(f"{name} is a class, not a network: make one, such as {name}()")
+    if isinstance(model, str):
         raise PrecropError(
-            f"input_shape {shape!r} is not a shape: give positive integers without the batch, "
-            "such as (3, 224, 224), or a list or dict of such shapes for several inputs"
+            f"{_brief(model)} is a name, not a network: build it first, such as "
+            f"torchvision.models.{model if model.isidentifier() else 'resnet50'}()"
         )
-    return tuple(shape)
+    raise PrecropError(f"{_brief(model)} is no network: give an instance of torch.nn.Module")
 
 
 class Inputs:
-    """Shapes of one or several inputs, without the batch.
+    """Shapes of one or several inputs without the batch, or examples of inputs.
 
     A tuple of integers is one input; a list of shapes several, by position; a dict several, by
-    name.
+    name. Lists and dicts within these are what the network takes as such. Tensors, and whatever has
+    some in it, are examples: a tuple has the arguments by position, a mapping has them by name if
+    ``forward`` has such names, and anything else is one argument.
     """
 
-    def __init__(self, shape: Any) -> None:
-        self.args: list[tuple[int, ...]] = []
-        self.kwargs: dict[str, tuple[int, ...]] = {}
-        if isinstance(shape, Mapping):
-            self.kwargs = {str(name): _checked(one) for name, one in shape.items()}
-        elif _is_shape(shape) or not isinstance(shape, Sequence) or not shape:
+    def __init__(
+        self,
+        shape: Any = None,
+        example: Any = None,
+        named: Mapping[str, Any] | None = None,
+        model: nn.Module | None = None,
+    ) -> None:
+        self.args: list[Any] = []
+        self.kwargs: dict[str, Any] = {}
+        self.examples = False
+        if isinstance(shape, Mapping) and set(shape) == {_EXAMPLE}:
+            self._read(shape[_EXAMPLE])
+            return
+        if example is None and named is None and _has_tensors(shape):
+            shape, example = None, shape
+        if example is not None or named is not None:
+            if shape is not None:
+                raise PrecropError("give input_shape or example_inputs=, not both")
+            self._take(example, named or {}, model)
+            return
+        if isinstance(shape, Mapping) and shape:
+            self.kwargs = _shapes(shape, shape)
+        elif _is_shape(shape) or not isinstance(shape, Sequence) or isinstance(shape, str):
             self.args = [_checked(shape)]
+        elif not shape:
+            raise _no_shape(shape)
         else:
-            self.args = [_checked(one) for one in shape]
+            self.args = [_shapes(one, shape) for one in shape]
+        if self.kwargs and model is not None and not _takes(model, (), self.kwargs):
+            self.args, self.kwargs = [self.kwargs], {}
+
+    def _take(self, example: Any, named: Mapping[str, Any], model: nn.Module | None) -> None:
+        """Take examples of arguments by position and by name."""
+        if not isinstance(named, Mapping):
+            raise PrecropError(f"example_kwargs={_brief(named)} is no mapping from names to inputs")
+        self.examples = True
+        args: Any = () if example is None else (example,)
+        if type(example) is tuple:
+            args = example
+        elif isinstance(example, Mapping) and all(isinstance(name, str) for name in example):
+            by_name = {**example, **named}
+            if model is None or _takes(model, (), by_name):
+                args, named = (), by_name
+        elif type(example) is list and model is not None and not _takes(model, args, named):
+            args = tuple(example) if _takes(model, example, named) else args
+        self.args = [mapped(_as_tensors(one), _example) for one in args]
+        self.kwargs = {name: mapped(_as_tensors(one), _example) for name, one in named.items()}
+        self._assume_batch()
+
+    def _assume_batch(self) -> None:
+        """Take the first axis of the first tensor, and equal ones of others, for the batch."""
+        sizes = [e.shape[0] for e in self._tensors() if e.shape and e.shape[0]]
+        if sizes:
+            self._set_batch(0, lambda e: e.shape[0] == sizes[0])
+
+    def _tensors(self) -> list[Example]:
+        return [e for e in leaves([self.args, self.kwargs]) if isinstance(e, Example)]
+
+    def _set_batch(self, axis: int, chosen: Callable[[Example], bool]) -> None:
+        def choose(leaf: Any) -> Any:
+            if not isinstance(leaf, Example):
+                return leaf
+            batched = len(leaf.shape) > axis and chosen(leaf)
+            return dataclasses.replace(leaf, batch=axis if batched else None)
+
+        self.args, self.kwargs = mapped(self.args, choose), mapped(self.kwargs, choose)
+
+    def batched(self) -> Iterator["Inputs"]:
+        """These inputs with each axis in turn that may be the batch's, and last without any."""
+        if not self.examples or not any(e.shape for e in self._tensors()):
+            yield self
+            return
+        for axis in (0, 1):
+            sizes = [e.shape[axis] for e in self._tensors() if len(e.shape) > axis]
+            for size in dict.fromkeys(size for size in sizes if size):
+                yield self._with_batch(axis, size)
+        yield self._with_batch(0, 0)
+
+    def _with_batch(self, axis: int, size: int) -> "Inputs":
+        made = copy.copy(self)
+        made._set_batch(axis, lambda e: e.shape[axis] == size > 0)
+        return made
+
+    @property
+    def has_batch(self) -> bool:
+        """Whether they can be made for any number of inputs."""
+        return not self.examples or any(e.batch is not None for e in self._tensors())
 
     @property
     def spec(self) -> Any:
-        """The shapes as they are written to a plan file."""
+        """The shapes, or what is known of the examples, as they are written to a plan file."""
+        if self.examples:
+            args = tuple(map(_recorded, self.args))
+            named = {name: _recorded(one) for name, one in self.kwargs.items()}
+            return {_EXAMPLE: {"args": args, "kwargs": named}}
         if self.kwargs:
-            return {name: list(shape) for name, shape in self.kwargs.items()}
-        if len(self.args) == 1:
+            return {name: _listed(shape) for name, shape in self.kwargs.items()}
+        if len(self.args) == 1 and isinstance(self.args[0], tuple) and self.args[0]:
             return list(self.args[0])
-        return [list(shape) for shape in self.args]
+        return [_listed(shape) for shape in self.args]
+
+    def _read(self, spec: Any) -> None:
+        """Take what `spec` recorded."""
+        try:
+            args, named = spec["args"], spec["kwargs"]
+            self.args = [_unrecorded(one) for one in args]
+            self.kwargs = {str(name): _unrecorded(one) for name, one in named.items()}
+        except (LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise PrecropError(f"this is no record of inputs: {_brief(spec)}") from error
+        self.examples = True
 
     @property
     def text(self) -> str:
         """The shapes for a message."""
-        shapes = [*self.args, *self.kwargs.values()]
-        return ", ".join("x".join(map(str, shape)) for shape in shapes)
+        if self.examples:
+            shapes = [e.shape for e in self._tensors()]
+        else:
+            shapes = list(_each_shape([*self.args, *self.kwargs.values()]))
+        return ", ".join("x".join(map(str, shape)) or "a number" for shape in shapes) or "no tensor"
 
-    def make(
-        self, batch: int, model: nn.Module, device: str
-    ) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
-        """Tensors of ones of the network's own floating type.
+    def make(self, batch: int, model: nn.Module, device: str) -> tuple[list[Any], dict[str, Any]]:
+        """Examples, or tensors of ones of the network's own floating type.
 
         Raises:
             PrecropError: there is no memory for them.
@@ -65,10 +359,119 @@ class Inputs:
         dtypes = (p.dtype for p in model.parameters() if p.is_floating_point())
         dtype = next(dtypes, torch.float32)
 
-        def tensor(shape: tuple[int, ...]) -> torch.Tensor:
-            return torch.ones((batch, *shape), dtype=dtype, device=device)
+        def tensor(leaf: Any) -> Any:
+            if isinstance(leaf, Example):
+                return leaf.make(batch, device)
+            return copy.copy(leaf)
+
+        def made(value: Any) -> Any:
+            if self.examples:
+                return mapped(value, tensor)
+            if isinstance(value, tuple):
+                return torch.ones((batch, *value), dtype=dtype, device=device)
+            if isinstance(value, Mapping):
+                return {name: made(one) for name, one in value.items()}
+            return [made(one) for one in value]
 
         try:
-            return [tensor(s) for s in self.args], {k: tensor(s) for k, s in self.kwargs.items()}
+            return [made(one) for one in self.args], {k: made(v) for k, v in self.kwargs.items()}
         except RuntimeError as error:  # of the allocators, where nothing else can fail
             raise PrecropError(f"no memory for inputs of {self.text} at batch {batch}") from error
+
+    def without_first(self) -> "Inputs | None":
+        """The same shape without its first size, which may be a batch's; None of several inputs."""
+        if self.examples or self.kwargs or len(self.args) != 1 or len(self.args[0]) < 2:
+            return None
+        return Inputs(self.args[0][1:]) if isinstance(self.args[0], tuple) else None
+
+
+def _has_tensors(value: Any) -> bool:
+    if isinstance(value, str | int | float) or value is None or _is_shape(value):
+        return False
+    return any(map(_is_tensor, leaves(value)))
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor) or type(value).__module__ == "numpy"
+
+
+def _as_tensors(value: Any) -> Any:
+    """Arrays as tensors."""
+    return mapped(value, lambda leaf: torch.as_tensor(leaf) if _is_array(leaf) else leaf)
+
+
+def _is_array(value: Any) -> bool:
+    return type(value).__module__ == "numpy" and hasattr(value, "shape")
+
+
+def _example(leaf: Any) -> Any:
+    return Example.of(leaf) if isinstance(leaf, Tensor) else leaf
+
+
+def _takes(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether ``forward`` has such parameters, as far as its signature says."""
+    try:
+        inspect.signature(model.forward).bind(*args, **kwargs)
+    except TypeError:
+        return False
+    except ValueError:  # no signature, as of what is written in C
+        return True
+    return True
+
+
+def _each_shape(value: Any) -> Iterator[tuple[int, ...]]:
+    if isinstance(value, tuple):
+        yield value
+    else:
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from _each_shape(one)
+
+
+def _listed(shape: Any) -> Any:
+    """Shapes within lists and dicts; each shape as a list."""
+    if isinstance(shape, Mapping):
+        return {name: _listed(one) for name, one in shape.items()}
+    return list(shape) if isinstance(shape, tuple) else [_listed(one) for one in shape]
+
+
+class Record(dict[str, Any]):
+    """A mapping from a file, whose entries are attributes too: its class is not known any more."""
+
+    def __getattr__(self, name: str) -> Any:
+        """An entry."""
+        if name.startswith("__") or name not in self:
+            raise AttributeError(name)
+        return self[name]
+
+
+def _recorded(value: Any) -> Any:
+    """What a plan file tells of an argument; it says of which kind everything is."""
+    if isinstance(value, Example):
+        return ("tensor", value.spec)
+    if _is_fields(value):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        return ("dict", tuple((str(name), _recorded(one)) for name, one in value.items()))
+    if isinstance(value, tuple | list):
+        kind = "tuple" if isinstance(value, tuple) else "list"
+        return (kind, tuple(map(_recorded, value)))
+    if value is None or isinstance(value, bool | int | float | str):
+        return ("value", value)
+    return ("unknown", type(value).__qualname__)
+
+
+def _unrecorded(record: Any) -> Any:
+    """The inverse of `_recorded`."""
+    kind, content = record
+    if kind == "tensor":
+        return Example.from_spec(content)
+    if kind == "dict":
+        return Record({name: _unrecorded(one) for name, one in content})
+    if kind in ("tuple", "list"):
+        parts = [_unrecorded(one) for one in content]
+        return tuple(parts) if kind == "tuple" else parts
+    if kind == "value" and (content is None or isinstance(content, bool | int | float | str)):
+        return content
+    raise PrecropError(
+        f"the plan does not record an input of type {_brief(content)}: give the inputs again"
+    )

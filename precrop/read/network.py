@@ -1,7 +1,9 @@
 """A network that has been read: its widths as a `Structure`, and sizes at any choice of widths."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import gcd, prod
 
 import torch
@@ -24,7 +26,7 @@ from precrop.read.axes import (
     segment_size,
     tie,
 )
-from precrop.read.inputs import Inputs
+from precrop.read.inputs import Inputs, check_network
 from precrop.read.meta import MetaKernels
 from precrop.read.modules import share_stated_widths
 from precrop.read.ops import HANDLERS, fallback
@@ -48,6 +50,10 @@ MOST_TURNS = 8
 NOT_CALLED = "no pass calls it"
 # Tables of fewer parameters than this share of the network's are not listed as frozen.
 SMALL = 0.01
+# Numbers of inputs that tell a batch axis from others; a single one is special to some code.
+_TRIED = (2, 3, 4)
+_WHOLE = re.compile(r"\b(Long|Int|integer|integral|index|indices|bool)", re.IGNORECASE)
+"""In an error message: the network takes other tensors than those of floats."""
 # Stand-in biases: steep enough for some classes to pass a detector's threshold.
 BIASES = (-2.0, 8.0)
 
@@ -128,6 +134,20 @@ class Sizes:
         return product.coefficient * prod(map(self.size, product.axes))
 
 
+@dataclass(frozen=True)
+class _Work:
+    """The operations of a pass, and how many numbers they make."""
+
+    ops: list[torch._ops.OpOverload]
+    numbers: int
+
+
+def _is_linear(works: Sequence[_Work]) -> bool:
+    """Whether passes on ever more inputs make the same calls and each as many numbers more."""
+    growth = {more.numbers - few.numbers for few, more in pairwise(works)}
+    return len(growth) == 1 and min(growth) > 0 and all(w.ops == works[0].ops for w in works)
+
+
 class Network:
     """A network's forward passes, read. ``model`` itself is only looked at, never changed.
 
@@ -173,6 +193,9 @@ class Network:
         self._kept: list[tuple[frozenset[str], str]] = []
         self._scale_groups = scale_groups
         self._most_read: dict[str, int] = {}
+        check_network(model)
+        if inputs.examples:
+            self._find_batch()
         self._traced = self.replica()
         evaluation = self.run(self._traced, training=False)
         if evaluation.error is not None:
@@ -180,9 +203,7 @@ class Network:
             self._traced = self.replica()
             evaluation = self.run(self._traced, training=False)
             if evaluation.error is not None:
-                raise PrecropError(
-                    f"the network fails on input {inputs.text}: {first_line(evaluation.error)}"
-                ) from evaluation.error
+                raise self._failing(evaluation.error) from evaluation.error
         self._traces = [(False, evaluation)]
         training = self.run(self._traced, training=True)
         if training.error is not None:
@@ -192,6 +213,44 @@ class Network:
         self._traces += [turned for known in [*self._traces] for turned in self._turned(*known)]
         self.read()
         self._find_unused(drop_unused)
+
+    def _find_batch(self) -> None:
+        """Find the axis along which the example's inputs lie, if they do along any.
+
+        With every further input a network makes the same calls, and as many numbers more. A time
+        axis is none: attention makes ever more of them, and recurrent layers more calls.
+        """
+        for inputs in self.inputs.batched():
+            self.inputs = inputs
+            for self.real in (False, True):
+                found = [self._work(batch) for batch in _TRIED] if inputs.has_batch else []
+                works = [work for work in found if work is not None]
+                if len(works) == len(_TRIED):
+                    break
+            if len(works) == len(_TRIED) and _is_linear(works):
+                break
+        self.real = False
+
+    def _work(self, batch: int) -> "_Work | None":
+        """What a pass in eval mode does; None if it fails."""
+        trace = self.run(self.replica(), training=False, batch=batch)
+        if trace.error is not None:
+            return None
+        numbers = sum(prod(shape) for call in trace.calls for shape in call.shapes)
+        return _Work([call.op for call in trace.calls], numbers)
+
+    def _failing(self, error: Exception) -> PrecropError:
+        """The network's own error in one line, and what to write where that is clear."""
+        text = f"the network fails on input {self.inputs.text}: {first_line(error)}"
+        shorter, self.real = self.inputs.without_first(), False
+        if shorter is not None:
+            self.inputs = shorter
+            if self.run(self.replica(), training=False).error is None:
+                (shape,) = shorter.args
+                return PrecropError(f"write the shape without the batch, {shape}: {text}")
+        if not self.inputs.examples and _WHOLE.search(str(error)):
+            return PrecropError(f"{text}; example_inputs= takes tensors of any type")
+        return PrecropError(text)
 
     def read(self) -> None:
         """Follow the traces from the beginning; forgets what was tied or frozen since."""
@@ -299,15 +358,15 @@ class Network:
         training: bool,
         limit: int | None = None,
         answers: Sequence[bool] = (),
+        batch: int | None = None,
     ) -> Trace:
         """Trace a skeleton: eval at batch 1 or train at batch 2; up to ``limit`` calls.
 
         ``answers`` are given where truth values of tensors decide what runs.
         """
         model.train(training)
-        args, kwargs = self.inputs.make(
-            2 if training else 1, model, device="cpu" if self.real else "meta"
-        )
+        size = batch if batch is not None else 2 if training else 1
+        args, kwargs = self.inputs.make(size, model, device="cpu" if self.real else "meta")
         meta = None if self.real else self.meta
         return run(model, args, kwargs, meta, limit, fold=self.fold, answers=answers)
 

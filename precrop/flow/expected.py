@@ -195,7 +195,7 @@ def _one(count: int, index: int, value: float) -> Floats:
 def _mean(name: str, weight: Tensor) -> float:
     if weight.is_meta:
         raise PrecropError(f"{name} has no values (it is a meta tensor): SynExp needs weights")
-    return float(weight.detach().double().abs().mean())
+    return float(weight.detach().abs().double().mean())
 
 
 def _log(total: Flow) -> float:

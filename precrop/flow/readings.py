@@ -72,12 +72,23 @@ def _statistic(call: Call, args: Sequence[Any]) -> list[Value]:
 
 
 def _of_statistic(call: Call, args: Sequence[Any]) -> Value:
-    """A power of a statistic, or of a weight on its way to one."""
+    """A power of a statistic, or of a weight on its way to one; a square is a statistic itself."""
     if isinstance(args[0], (Weight, Even)):
         return Inert()
-    if _bare(args[0]):
+    square = call.name == "pow" and args[1] == 2 and isinstance(args[0], (Flow, Gate))
+    if square or _bare(args[0]):
         return Gate(None)
     raise UnreadableError("it is not linear")
+
+
+def _signed(call: Call, args: Sequence[Any]) -> Any:
+    """A transform whose coefficients have signs, or are complex."""
+    raise UnreadableError("absolute values say nothing of a Fourier transform")
+
+
+def _set(call: Call, args: Sequence[Any]) -> Any:
+    """A tensor that gives up its memory, or takes another's."""
+    return args[1] if len(args) > 1 else torch.zeros(call.shapes[0])
 
 
 def _blank(call: Call, args: Sequence[Any]) -> Tensor:
@@ -182,6 +193,8 @@ def _multiply(call: Call, args: Sequence[Any]) -> Value:
             return one if isinstance(other, Inert) else _scaled_weight(one, other)
     for one, other in ((first, second), (second, first)):
         if isinstance(one, Flow):
+            if one is other:
+                return Gate(None)  # a square, as norms are written
             if isinstance(other, Flow):
                 raise UnreadableError("it multiplies activations with each other")
             if isinstance(other, (Gate, Inert)):
@@ -352,9 +365,11 @@ def _joined_weights(call: Call, parts: Sequence[Any], rest: Sequence[Any]) -> We
     return Weight(call.op([part.values for part in whole], *rest, **call.kwargs))
 
 
-def _convolution(call: Call, args: Sequence[Any]) -> Flow | Inert:
+def _convolution(call: Call, args: Sequence[Any]) -> Flow | Gate | Inert:
     if _constant(args[0]):
         return Inert()
+    if _bare(args[0]):
+        return Gate(None)
     flow, weight = _operands(args[0], args[1])
     stride, padding, dilation, transposed, output_padding, groups = args[3:9]
     geometry = (stride, padding, dilation, transposed, output_padding)
@@ -375,12 +390,30 @@ def _convolution(call: Call, args: Sequence[Any]) -> Flow | Inert:
     return normalised(wide.reshape(batch, outputs, *values.shape[2:]), flow.exponent)
 
 
+def _deformed(call: Call, args: Sequence[Any]) -> Any:
+    """A deformable convolution as one whose window is not bent; its mask is a gate."""
+    x, weight, _, mask, bias, *window = args[:11]
+    if isinstance(mask, Flow):
+        raise UnreadableError("it multiplies activations with each other")
+    stride, padding, dilation = window[:2], window[2:4], window[4:]
+    return _convolution(
+        call, [x, weight, bias, stride, padding, dilation, False, [0, 0], call.arg("groups")]
+    )
+
+
 def _addmm(call: Call, args: Sequence[Any]) -> Flow | Inert:
     return _product(call, args[1:])
 
 
 def _product(call: Call, args: Sequence[Any]) -> Flow | Inert:
-    """A matrix product of activations (..., n, k) with a weight (k, m), batched or not."""
+    """A matrix product of activations (..., n, k) with a weight (k, m), batched or not.
+
+    The weight may come first, as `torch.einsum` has it at times.
+    """
+    if isinstance(args[0], (Weight, Even)) and isinstance(args[1], (Flow, Gate)):
+        left = args[0].whole() if isinstance(args[0], Even) else args[0]
+        right = _input(args[1])
+        return normalised(left.values @ right.values, right.exponent)
     if _constant(args[0]):
         return Inert()
     flow, weight = _operands(args[0], args[1])
@@ -490,6 +523,9 @@ READINGS: dict[str, Handler] = {
     "cat": _join,
     "stack": _join,
     "convolution": _convolution,
+    "deform_conv2d": _deformed,
+    **dict.fromkeys(("_fft_r2c", "_fft_c2r", "_fft_c2c"), _signed),
+    "set": _set,
     "addmm": _addmm,
     **dict.fromkeys(("mm", "bmm", "matmul"), _product),
     "linear": _functional_linear,

@@ -84,7 +84,10 @@ class Replay:
                 raise UnreadableError(
                     f"SynFlow has no reading of {call.name} in {path}: {error}"
                 ) from error
-        flows = [as_flow(value(tensor)) for tensor in self._outputs]
+        try:
+            flows = [as_flow(value(tensor)) for tensor in self._outputs]
+        except UnreadableError as error:
+            raise UnreadableError(f"SynFlow has no reading of the outputs: {error}") from error
         total = aligned([flow for flow in flows if flow is not None])
         if not total:
             raise UnreadableError("SynFlow sees no output that depends on the network's input")

@@ -371,7 +371,7 @@ UNREADABLE: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "product": (lambda x: x * x.flip(1), "mul in the network: it multiplies activations"),
     "bounded product": (lambda x: F.relu6(x) * x.flip(1), "mul .*: it multiplies activations"),
     "clamped product": (lambda x: (x + 3).clamp(min=0) * x, "mul .*: it multiplies activations"),
-    "square": (lambda x: x.pow(2), "pow in the network: it is not linear"),
+    "square": (lambda x: x.pow(2), "outputs: it uses a statistic or a"),
     "negative sum": (lambda x: torch.add(x, x.flip(1), alpha=-1), "add .*: it subtracts"),
     "product of gates": (lambda x: x.sigmoid() * x.flip(1).sigmoid(), "it uses a statistic or a"),
     "difference": (lambda x: x.mean(1, keepdim=True) - x, "sub .*: it subtracts activations"),

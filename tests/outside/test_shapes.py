@@ -127,3 +127,91 @@ def test_stated_sizes_follow() -> None:
         else:
             ends = [layer.out_channels, layer.in_channels, 3, 3]
         assert list(layer.weight.shape) == ends
+
+
+NORMS = (
+    "local response norm",
+    "local response norm of 4",
+    "pooled response norm",
+    "l2 norm",
+    "divisive norm",
+)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_synexp_reads_norms_as_factors_of_one(name: str) -> None:
+    values = []
+    for make in (NETWORKS[name][0], lambda: Around(nn.Identity())):
+        torch.manual_seed(0)
+        values.append(precrop.synexp(make(), IMAGE))
+    assert values[0] == pytest.approx(values[1], rel=1e-12)
+
+
+def test_synexp_reads_a_deformable_layer_as_a_convolution() -> None:
+    model, plain = NETWORKS["deformable"][0](), Around(nn.Conv2d(16, 16, 3, padding=1))
+    names = {name.replace("inner.", "inner.conv."): name for name in plain.state_dict()}
+    plain.load_state_dict({to: model.state_dict()[of] for of, to in names.items()})
+    assert precrop.synexp(model, IMAGE) == pytest.approx(precrop.synexp(plain, IMAGE), rel=1e-12)
+
+
+REFUSED = {
+    "fourier operator": "absolute values say nothing of a Fourier transform",
+    "bilinear": "_trilinear in bilinear",
+    "mixed kernels by matrix": "it multiplies activations with each other",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_linear_is_refused_in_a_line(name: str) -> None:
+    make, shape, _ = NETWORKS[name]
+    with pytest.raises(precrop.PrecropError, match=REFUSED[name]) as caught:
+        precrop.synexp(make(), shape)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_asserted_channels_follow(wrapped: bool) -> None:
+    class Checked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.channels, self.classes = 16, 16  # the second one is no size
+            self.layer = nn.Conv2d(16, 16, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if x.shape[1] != self.channels:
+                raise ValueError("other channels")
+            return self.layer(x)
+
+    inner = nn.Sequential(nn.Identity(), Checked()) if wrapped else Checked()
+    model = Around(inner)
+    plan = check_cropped(model, IMAGE, params=0.2)
+    assert not plan.frozen
+    checked: Any = plan.build(model).get_submodule("inner.1" if wrapped else "inner")
+    assert checked.channels == plan.widths["stem"][1] < 16
+    assert checked.classes == 16
+
+
+def test_a_network_of_chance_is_kept_as_it_is() -> None:
+    """Its passes differ, so that nothing can be proved: full widths, or a budget's refusal."""
+
+    class Dice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 3, 1)
+            self.calls = [0]
+
+        def __deepcopy__(self, memo: Any) -> "Dice":
+            made = Dice()
+            made.calls = self.calls  # shared by all copies
+            memo[id(self)] = made
+            return made
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls[0] += 1
+            for _ in range(self.calls[0] % 7):
+                x = x + 1
+            return self.second(self.first(x))
+
+    with pytest.raises(precrop.BudgetError):
+        precrop.plan(Dice(), IMAGE, params=0.5)
+    assert precrop.plan(Dice(), IMAGE, params=1.0).widths["first"] == (3, 8)

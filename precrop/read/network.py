@@ -44,7 +44,9 @@ from precrop.streams import Stream, install, traced_hook
 from precrop.structure import Cost, Group, Layer, Peak, Structure, parts
 
 # A product of more widths than this has no place in the allocation; its widths are frozen.
-MAX_DEGREE = 4
+MAX_DEGREE = 2
+# Parameters may have more, as the weight of a bilinear layer and a folded axis do.
+MAX_PARAMETER_DEGREE = 4
 # Where several values decide what runs, the others are tried all at once, or else so many singly.
 MOST_TURNS = 8
 NOT_CALLED = "no pass calls it"
@@ -417,13 +419,31 @@ class Network:
                 "macs": self.cost([*products, *self.reader.macs], index),
             }
             costs |= {name: model(self, index) for name, model in self.cost_models.items()}
-            crowded = [g for cost in costs.values() for part in parts(cost) for t in part.terms
-                       if len(t) > MAX_DEGREE for g in t]  # fmt: skip
+            crowded = self._crowded(costs, [*products, *self.reader.macs], index)
             if not crowded:
                 break
-            ties[max(crowded)].frozen = "its cost is a product of too many widths"
+            ties[max(crowded)].frozen = "its cost is a product of three widths"
         layers = tuple(self._layer(layer, index) for layer in self.layers)
         return Structure(self._groups(index), layers, costs), ties
+
+    def _crowded(
+        self,
+        costs: Mapping[str, Cost | Peak],
+        macs: Iterable[Product],
+        index: Mapping[Tie, int],
+    ) -> set[int]:
+        """Groups in a product of too many widths; several in one axis of a layer count once."""
+        crowded: set[int] = set()
+        for name, cost in costs.items():
+            most = MAX_PARAMETER_DEGREE if name in ("params", "macs") else MAX_DEGREE
+            terms = (term for part in parts(cost) for term in part.terms if len(term) > most)
+            crowded |= {group for term in terms for group in term}
+        for product in macs:
+            varying = [axis for axis in product.axes if self.varies(axis)]
+            if len(varying) > MAX_DEGREE and not product.merges:
+                counted = self.cost([product], index).terms
+                crowded |= {group for term in counted if len(term) > MAX_DEGREE for group in term}
+        return crowded
 
     def _ties(self) -> list[Tie]:
         """Ties of the varying groups, in the order in which layers produce them.

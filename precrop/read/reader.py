@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -19,10 +19,14 @@ Handler = Callable[["Reader", Call], "Sequence[Axes]"]
 
 @dataclass
 class Product:
-    """A count that is a coefficient times the sizes of some axes, such as a convolution's MACs."""
+    """A count that is a coefficient times the sizes of some axes, such as a convolution's MACs.
+
+    It ``merges`` where both operands are weights, whose three ends have widths of their own.
+    """
 
     coefficient: int
     axes: list[Axis]
+    merges: bool = False
 
 
 @dataclass
@@ -85,6 +89,7 @@ class Reader:
         self._axes: dict[int, Axes] = {}
         self._origins: dict[int, str] = {}
         self._mixtures: dict[int, str] = {}
+        self._of_weights: set[int] = set()
         self._data: set[int] = set()
         self._keep: list[object] = []
         self._count_macs = False
@@ -97,6 +102,7 @@ class Reader:
         """Follow a trace. Inputs and outputs of the network keep their sizes."""
         self.trace, self.readings, self._count_macs = trace, [], macs
         self._axes, self._origins, self._mixtures = {}, {}, {}
+        self._of_weights = set()
         self._data = set(map(id, trace.inputs))
         self._keep.append(trace)  # ids stay unique while the tensors live
         for call in trace.calls:
@@ -107,14 +113,21 @@ class Reader:
         return self.readings
 
     def _follow(self, call: Call) -> None:
-        reading = CallReading([self.axes(tensor) for tensor in input_tensors(call)], [])
+        operands = input_tensors(call)
+        reading = CallReading([self.axes(tensor) for tensor in operands], [])
         self.readings.append(reading)
         self._times = call.times
         handler = self.handlers.get(call.name, self.fallback)
         reading.outputs = self._interpret(call, handler)
         for tensor, axes in zip(call.outputs, reading.outputs, strict=True):
             self._axes[id(tensor)] = axes
+        if operands and all(map(self.is_of_weights, operands)):
+            self._of_weights.update(map(id, call.outputs))
         self._pass_origin(call)
+
+    def is_of_weights(self, tensor: Tensor) -> bool:
+        """Whether a tensor is made of parameters and buffers alone."""
+        return id(tensor) in self._of_weights or id(tensor) in self.names
 
     def _interpret(self, call: Call, handler: Handler) -> "Sequence[Axes]":
         """A handler's reading; where it does not fit what happened, everything there is frozen."""
@@ -249,7 +262,7 @@ class Reader:
 
     def _repeated(self, product: Product) -> Product:
         """A product of the current call, for every time that the network makes it."""
-        return Product(product.coefficient * self._times, product.axes)
+        return replace(product, coefficient=product.coefficient * self._times)
 
     def _computes(self, weight: str) -> bool:
         """Whether the current call has a weight alone for operands: it computes another form."""

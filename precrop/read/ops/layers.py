@@ -68,7 +68,8 @@ def convolution(reader: Reader, call: Call) -> Sequence[Axes]:
         outputs = unify(outputs, reader.axes(bias)[0], reason)
     space = moved_along(reader, call, data[2:], kernel[2:])
     window = prod(weight.shape[2:])
-    product = Product(window, [data[0], outputs, kernel[1], *space])
+    merges = reader.is_of_weights(x) and reader.is_of_weights(weight)
+    product = Product(window, [data[0], outputs, kernel[1], *space], merges)
     reader.layer(weight, kind, inputs, outputs, product)
     return [(data[0], outputs, *space)]
 

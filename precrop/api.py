@@ -24,7 +24,7 @@ from precrop.fit.fitting import Fit
 from precrop.plans import LayerPlan, Plan
 from precrop.program import BALANCE, OBJECTIVES
 from precrop.read.axes import leaves
-from precrop.read.inputs import Inputs, given
+from precrop.read.inputs import check_network, given
 from precrop.read.network import Network
 from precrop.read.reader import Product
 from precrop.read.residual import find_streams
@@ -139,6 +139,8 @@ def plan(
     divisors = list(_halved(profile.step)) if divisor == "auto" else [divisor]
     options = {"min_width": min_width, "expand": expand, "balance": balance}
     with apart():
+        check_network(model)
+        model = unwrapped(model)
         inputs = given(model, input_shape, example_inputs, example_kwargs)
         reading = {
             "scale_groups": groups == "scale",

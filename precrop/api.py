@@ -21,10 +21,11 @@ from precrop.costs.memory import memory as memory_model
 from precrop.costs.profiles import DeviceProfile, find_profile
 from precrop.errors import BudgetError, PrecropError
 from precrop.fit.fitting import Fit
+from precrop.hooks import unwrapped
 from precrop.plans import LayerPlan, Plan
 from precrop.program import BALANCE, OBJECTIVES
 from precrop.read.axes import leaves
-from precrop.read.inputs import check_network, given
+from precrop.read.inputs import Inputs, check_network, given
 from precrop.read.network import Network
 from precrop.read.reader import Product
 from precrop.read.residual import find_streams

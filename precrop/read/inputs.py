@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from precrop.errors import PrecropError
+from precrop.hooks import unwrapped
 
 _EXAMPLE = "example"
 """Key of a recorded example; no shape is a mapping."""
@@ -199,7 +200,7 @@ def given(
     check_network(model)
     if isinstance(input_shape, Inputs):
         return input_shape
-    return Inputs(input_shape, example_inputs, example_kwargs, model)
+    return Inputs(input_shape, example_inputs, example_kwargs, unwrapped(model))
 
 
 def check_network(model: Any) -> None:

@@ -331,7 +331,7 @@ def _stated_edits(base: nn.Module, candidate: nn.Module, tensors: Segments) -> I
         before = stated_sizes(module)
         after = stated_sizes(submodule(candidate, path)) if before else {}
         for attribute, value in before.items():
-            if vars(module).get(attribute) == value != after[attribute]:
+            if vars(module).get(attribute) == value != after.get(attribute, value):
                 yield path, attribute, after[attribute]
 
 

@@ -198,6 +198,8 @@ class Fitter:
                     continue
                 done.add(path)
                 module = submodule(self.network.model, path)
+                if isinstance(module, torch.jit.ScriptModule):
+                    continue  # its sizes are part of its code
                 own = vars(module)
                 if own.get("_parameters", {}).get("weight") is not None:
                     continue

@@ -60,13 +60,15 @@ def follow(network: Network, batch_size: int) -> Lifetimes:
     model = network.replica().eval()
     args, kwargs = network.inputs.make(batch_size, model, device)
     try:
-        found = lifetimes(model, args, kwargs, meta)
+        with network.tables.lent():
+            found = lifetimes(model, args, kwargs, meta)
     except Exception as error:  # whatever the network's own forward raises
         raise PrecropError(f"the network fails at batch size {batch_size}: {error}") from error
     known = _names(network.passes[0].trace)
     if found.names != known:
         again = network.replica().eval()
-        trace = run(again, args, kwargs, meta, layers=kernel_attention())
+        with network.tables.lent():
+            trace = run(again, args, kwargs, meta, layers=kernel_attention())
         if found.names != _names(trace) or _steps(found.names) != _steps(known):
             raise _depends_on_values() if batch_size == 1 else _other_code()
         found.again = again, trace

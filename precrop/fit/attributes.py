@@ -71,10 +71,7 @@ def _weight(module: nn.Module) -> Tensor | None:
     """A layer's weight; one that is computed, on meta tensors, since that may change buffers."""
     steps = getattr(module, "parametrizations", {})
     if "weight" in steps:
-        try:
-            return meta_copy(steps["weight"])()  # type: ignore[no-any-return]
-        except Exception:  # whatever it raises where the sizes of its parts do not fit together
-            return None
+        return meta_copy(steps["weight"])()  # type: ignore[no-any-return]
     weight = getattr(module, "weight", None)
     return weight if isinstance(weight, Tensor) else None
 

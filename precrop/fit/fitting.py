@@ -198,8 +198,6 @@ class Fitter:
                     continue
                 done.add(path)
                 module = submodule(self.network.model, path)
-                if isinstance(module, torch.jit.ScriptModule):
-                    continue  # its sizes are part of its code
                 own = vars(module)
                 if own.get("_parameters", {}).get("weight") is not None:
                     continue
@@ -333,7 +331,7 @@ def _stated_edits(base: nn.Module, candidate: nn.Module, tensors: Segments) -> I
         before = stated_sizes(module)
         after = stated_sizes(submodule(candidate, path)) if before else {}
         for attribute, value in before.items():
-            if vars(module).get(attribute) == value != after.get(attribute, value):
+            if vars(module).get(attribute) == value != after[attribute]:
                 yield path, attribute, after[attribute]
 
 

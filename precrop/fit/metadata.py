@@ -14,7 +14,7 @@ from torch import nn
 from precrop.fit.attributes import Edit
 from precrop.read.axes import Axis, axis_size
 from precrop.read.network import Network, Sizes
-from precrop.read.reader import CallReading, LayerReading
+from precrop.read.reader import LayerReading
 
 FIRST_INPUT = ("in_channels", "in_features", "in_chs", "inplanes", "in_dim", "input_dim")
 LAST_OUTPUT = ("out_channels", "out_features", "out_chs", "output_dim", "out_dim")
@@ -30,7 +30,6 @@ FAN_SCALES = {"ScaledStdConv2d": "scale", "ScaledStdConv2dSame": "scale"}
 def metadata_edits(network: Network, sizes: Sizes) -> Iterator[Edit]:
     """Edits for attributes that equalled a size of the original and no longer do."""
     layers = network.layers
-    own: dict[str, list[CallReading]] = {}
     for path, module in network.model.named_modules():
         if type(module).__module__.startswith("torch.nn."):
             continue  # what those state is known
@@ -44,8 +43,7 @@ def metadata_edits(network: Network, sizes: Sizes) -> Iterator[Edit]:
                 if axis is not None and sizes.size(axis) != value:
                     yield path, name, sizes.size(axis)
             elif type(value) is int and value > 1 and _NAMED.search(name):
-                own = own or _readings(network)
-                became = _became(own.get(path, []), sizes, value)
+                became = _became(network, sizes, path, value)
                 if became not in (None, value):
                     yield path, name, became
             elif type(value) is float and FAN_SCALES.get(type(module).__name__) == name:
@@ -53,27 +51,21 @@ def metadata_edits(network: Network, sizes: Sizes) -> Iterator[Edit]:
         yield from _feature_edits(network, sizes, path, module)
 
 
-def _readings(network: Network) -> dict[str, list[CallReading]]:
-    """Of every module the calls that its own code makes."""
-    found: dict[str, list[CallReading]] = {}
-    for forward in network.passes:
-        for call, reading in zip(forward.trace.calls, forward.readings, strict=True):
-            if call.frame >= 0:
-                found.setdefault(forward.trace.frames[call.frame].path, []).append(reading)
-    return found
-
-
-def _became(own: list[CallReading], sizes: Sizes, value: int) -> int | None:
-    """What a size became, if it became one thing wherever a module's own calls meet it.
+def _became(network: Network, sizes: Sizes, path: str, value: int) -> int | None:
+    """What a size became, if it became one thing wherever a module's own code meets it.
 
     What a call takes as an argument is left to probing.
     """
     found: set[int] = set()
-    for reading in own:
-        if any(axis_size(axis) == value for axis in reading.literals.values()):
-            return None
-        for axes in (*reading.inputs, *reading.outputs):
-            found.update(sizes.size(axis) for axis in axes if axis_size(axis) == value)
+    for forward in network.passes:
+        frames = forward.trace.frames
+        for call, reading in zip(forward.trace.calls, forward.readings, strict=True):
+            if call.frame < 0 or frames[call.frame].path != path:
+                continue
+            if any(axis_size(axis) == value for axis in reading.literals.values()):
+                return None
+            for axes in (*reading.inputs, *reading.outputs):
+                found.update(sizes.size(axis) for axis in axes if axis_size(axis) == value)
     return found.pop() if len(found) == 1 else None
 
 

@@ -225,7 +225,8 @@ class Prober:
             set_attribute(module, name, value)
         args, kwargs = tree_map_only(Tensor, Tensor.clone, (replay.args, replay.kwargs))
         meta = None if self.network.real else self.network.meta
-        return run(module, args, kwargs, meta, limit, fold=self.network.fold)
+        with self.network.tables.lent():
+            return run(module, args, kwargs, meta, limit, fold=self.network.fold)
 
 
 def _counterbalanced(

@@ -67,7 +67,6 @@ class Roots:
     network: Network
     prober: Prober
     _moves: dict[tuple[type[nn.Module], str, int], tuple[int, ...]] = field(default_factory=dict)
-    _known: tuple[list[Pass] | None, list[Root]] = (None, [])
 
     def edits(self, sizes: Sizes) -> Iterator[Edit]:
         """Edits for the roots of widths that change."""
@@ -79,14 +78,8 @@ class Roots:
 
     @property
     def found(self) -> list[Root]:
-        """The roots, with the axes of the latest reading."""
-        passes, roots = self._known
-        if passes is not self.network.passes:
-            roots = self._find(self.network.passes[0])
-            self._known = self.network.passes, roots
-        return roots
-
-    def _find(self, forward: Pass) -> list[Root]:
+        """The roots, as the axes stand now."""
+        forward = self.network.passes[0]
         flow = _Flow(self.network, forward)
         roots, done = [], set()
         for index, frame in enumerate(forward.trace.frames):

@@ -31,6 +31,7 @@ from precrop.read.meta import MetaKernels
 from precrop.read.modules import share_stated_widths
 from precrop.read.ops import HANDLERS, fallback
 from precrop.read.reader import INPUT, OUTPUT, CallReading, LayerReading, Product, Reader
+from precrop.read.tables import Tables
 from precrop.read.trace import Trace, input_tensors, run, same_path
 from precrop.read.unused import (
     decided_by_values,
@@ -195,19 +196,21 @@ class Network:
         self._kept: list[tuple[frozenset[str], str]] = []
         self._scale_groups = scale_groups
         self._most_read: dict[str, int] = {}
+        self.tables = Tables(self.model)
         check_network(model)
         if inputs.examples:
             self._find_batch()
+        self.real = self.tables.kept
         self._traced = self.replica()
         evaluation = self.run(self._traced, training=False)
+        if not self.real and (evaluation.error is not None or self.tables.kept):
+            evaluation = self._run_really(training=False)
         if evaluation.error is not None:
-            self.real = True
-            self._traced = self.replica()
-            evaluation = self.run(self._traced, training=False)
-            if evaluation.error is not None:
-                raise self._failing(evaluation.error) from evaluation.error
-        self._traces = [(False, evaluation)]
+            raise self._failing(evaluation.error) from evaluation.error
         training = self.run(self._traced, training=True)
+        if training.error is not None and not self.real:
+            evaluation, training = self._read_really(evaluation, training)
+        self._traces = [(False, evaluation)]
         if training.error is not None:
             self.notes["train mode"] = f"was not read: {first_line(training.error)}"
         elif not same_path(evaluation, training):
@@ -253,6 +256,24 @@ class Network:
         if not self.inputs.examples and _WHOLE.search(str(error)):
             return PrecropError(f"{text}; example_inputs= takes tensors of any type")
         return PrecropError(text)
+
+    def _run_really(self, *, training: bool) -> Trace:
+        """Trace a new skeleton, from now on with real tensors."""
+        self.real = True
+        self._traced = self.replica()
+        return self.run(self._traced, training=training)
+
+    def _read_really(self, evaluation: Trace, training: Trace) -> tuple[Trace, Trace]:
+        """Both passes on real tensors if train mode runs on those alone; else as they were."""
+        before = self._traced
+        really = self._run_really(training=True)
+        if really.error is None:
+            again = self._run_really(training=False)
+            really = self.run(self._traced, training=True)
+            if again.error is None and really.error is None:
+                return again, really
+        self.real, self._traced = False, before
+        return evaluation, training
 
     def read(self) -> None:
         """Follow the traces from the beginning; forgets what was tied or frozen since."""
@@ -370,7 +391,8 @@ class Network:
         size = batch if batch is not None else 2 if training else 1
         args, kwargs = self.inputs.make(size, model, device="cpu" if self.real else "meta")
         meta = None if self.real else self.meta
-        return run(model, args, kwargs, meta, limit, fold=self.fold, answers=answers)
+        with self.tables.lent():
+            return run(model, args, kwargs, meta, limit, fold=self.fold, answers=answers)
 
     @property
     def layers(self) -> list[LayerReading]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from precrop.apart import apart
 from precrop.hooks import CALL, own_call
@@ -22,6 +22,7 @@ from precrop.random import drawn
 from precrop.read.meta import MetaKernels
 from precrop.read.plain import PlainLayers, plain
 from precrop.read.recurrence import FoldedSteps
+from precrop.read.within import tensors_within
 
 Shape = tuple[int, ...]
 
@@ -257,10 +258,6 @@ def _plain_layers(model: nn.Module, meta: MetaKernels | None) -> PlainLayers | n
     return nullcontext() if meta is not None and layers.default is None else layers
 
 
-def _leaf_tensors(value: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
-
-
 def _recurs(model: nn.Module) -> bool:
     return any(isinstance(module, nn.RNNBase) for module in model.modules())
 
@@ -286,7 +283,7 @@ def run(
     ``answers`` are given where Python asks a tensor for a truth value, in order; beyond them the
     tensors' own values are.
     """
-    trace = Trace(inputs=_leaf_tensors((args, kwargs)))
+    trace = Trace(inputs=tensors_within((args, kwargs)))
     stack = [-1]
     try:
         with (
@@ -299,8 +296,7 @@ def run(
             FoldedSteps(trace.calls) if fold and _recurs(model) else nullcontext(),
             _Recorder(trace, stack, meta, limit, answers),
         ):
-            output = model(*args, **kwargs)
-        trace.outputs = _leaf_tensors(output)
+            trace.outputs = tensors_within(model(*args, **kwargs))
     except Exception as error:  # whatever the network's own forward raises
         trace.error = error
     return trace
@@ -311,19 +307,24 @@ DROPPING = ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "StochasticDepth",
 
 
 def same_path(evaluation: Trace, training: Trace) -> bool:
-    """Whether train mode makes the same calls as eval mode, dropping and batch counts apart.
+    """Whether train mode makes and returns what eval mode does, dropping and batch counts apart.
 
     Then whatever holds for the sizes in one pass holds for those in the other.
     """
     return _path(evaluation) == _path(training)
 
 
-def _path(trace: Trace) -> list[tuple[str, str]]:
-    path = []
+def _path(trace: Trace) -> tuple[list[tuple[str, str]], list[tuple[int, int]]]:
+    """Calls in order, each with its module; which of their outputs the network returns."""
+    path: list[tuple[str, str]] = []
+    made: dict[int, tuple[int, int]] = {}
     for call in trace.calls:
         frame = trace.frames[call.frame] if call.frame >= 0 else None
         counts_batches = call.name == "add" and call.shapes == ((),)
         if counts_batches or (frame is not None and frame.kind.__name__ in DROPPING):
+            places = [made[id(tensor)] for tensor in input_tensors(call) if id(tensor) in made]
+            made |= dict.fromkeys(map(id, call.outputs), places[0] if places else (-1, -1))
             continue
+        made |= {id(tensor): (len(path), place) for place, tensor in enumerate(call.outputs)}
         path.append((call.name, frame.path if frame is not None else ""))
-    return path
+    return path, [made.get(id(tensor), (-1, -1)) for tensor in trace.outputs]

@@ -133,7 +133,8 @@ class Scaled:
     """A weight of unit norm, computed before every pass, as code without parametrisations does."""
 
     def __call__(self, module: nn.Module, args: Any) -> None:
-        module.weight = module.raw / module.raw.norm()
+        raw: Any = module.raw
+        module.weight = raw / raw.norm()
 
 
 def test_a_hook_that_computes_a_weight_is_the_network() -> None:
@@ -149,10 +150,16 @@ def test_a_hook_that_computes_a_weight_is_the_network() -> None:
     assert plan.macs <= 0.5 * plan.base_macs
 
 
+def compiled(model: nn.Module) -> nn.Module:
+    made: Any = torch.compile(model)
+    assert isinstance(made, nn.Module)
+    return made
+
+
 WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
-    "compiled": lambda model: torch.compile(model),  # type: ignore[dict-item]
+    "compiled": compiled,
     "data parallel": nn.DataParallel,
-    "both": lambda model: nn.DataParallel(torch.compile(model)),  # type: ignore[arg-type]
+    "both": lambda model: nn.DataParallel(compiled(model)),
 }
 
 
@@ -186,8 +193,13 @@ def test_wrappers_within_a_network_are_seen_past(wrapper: str) -> None:
 def test_a_module_compiled_in_place_is_read_and_built_as_it_was_written() -> None:
     model = small("conv")
     wanted = answers(model)
-    calls: list[int] = []
-    model.compile(backend=lambda graph, inputs: calls.append(1) or graph.forward)
+    calls: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        calls.append(inputs)
+        return graph.forward
+
+    model.compile(backend=backend)
     assert answers(model) == wanted
     built = precrop.plan(model, SHAPE, params=0.5).build(model)
     assert built._compiled_call_impl is None

@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help install browser demo lint format test test-all bench bench-speed exports coverage proxy picture fuzz fuzz-files clean
+.PHONY: help install browser demo lint format test test-all bench bench-speed exports coverage proxy picture fuzz fuzz-files fuzz-networks clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ test: install  ## the tests, without the long matrix of networks
 test-all: install  ## every test
 	$(PYTHON) -m pytest -n 2
 
+fuzz-networks: install  ## crop 10,000 random networks, hours; goes on where it was stopped
+	$(PYTHON) -m tests.fuzz_networks --count 10000 --results fuzz-networks.jsonl
+
 bench: install  ## seconds per plan, against Torch-Pruning, per method; speed of training and of studies
 	$(PYTHON) -m benchmarks.plan_speed
 	$(PYTHON) -m benchmarks.methods_speed
@@ -60,7 +63,7 @@ proxy: install  ## judge objectives by published networks, write docs/evidence.m
 	$(PYTHON) -m scripts.objective_search --data $(DATA) --json results/evidence/objectives.json
 	$(PYTHON) -m scripts.evidence_page
 
-fuzz: fuzz-files  ## what is made at random: mutated files; goes on where it was stopped
+fuzz: fuzz-files fuzz-networks  ## what is made at random: mutated files, networks; goes on where it was stopped
 
 fuzz-files: install  ## 2,000 mutations of every kind of file
 	$(PYTHON) -m scripts.fuzz_files --count 2000 --log fuzz-files.jsonl

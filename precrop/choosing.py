@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from precrop.budgets import Budget, parse_budgets
-from precrop.errors import BudgetError, PrecropError
+from precrop.errors import BudgetError
 from precrop.fit.fitting import Fit, Fitter
 from precrop.fit.holding import Holds
 from precrop.plans import BudgetPlan
@@ -18,7 +18,7 @@ from precrop.rounding import round_units
 from precrop.structure import Structure
 from precrop.ways import GIVEN, Solution, Way
 
-# A network that still differs from its prediction after this many plans is not understood at all.
+# A network that still differs from its prediction after this many plans is kept as it is.
 MAX_ATTEMPTS = 200
 
 
@@ -86,13 +86,16 @@ class Chooser:
 
         Raises:
             BudgetError: a budget is below the cost of the narrowest network.
-            PrecropError: the network could not be understood.
         """
         for _ in range(MAX_ATTEMPTS):
             choice = self._attempt()
             if choice is not None:
                 return choice
-        raise PrecropError(f"the network could not be cropped: {self._message}")
+        while True:  # at most once more for every budget that is refused: nothing is left to hold
+            self._holds.everything(f"the network differs from its prediction: {self._message}")
+            choice = self._attempt()
+            if choice is not None:
+                return choice
 
     def _attempt(self) -> Choice | None:
         """Widths that fit; None where something had to be held, so that all is done again."""

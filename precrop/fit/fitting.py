@@ -75,7 +75,12 @@ class Fitter:
         self.checks = Checks(self.network, self.prober)
 
     def fit(self, sizes: Sizes) -> Fit:
-        """Resize a copy of the skeleton, set what states sizes, compare its forward passes."""
+        """Resize a copy of the skeleton, set what states sizes, compare its forward passes.
+
+        Where nothing changes there is nothing to prove.
+        """
+        if all(kept == units for kept, units in sizes.kept.values()):
+            return Fit({}, [], None)
         tensors = self._resized(sizes)
         described = list(metadata_edits(self.network, sizes))
         while True:
@@ -253,7 +258,7 @@ class Fitter:
                 now = edits.get((frame.path, attribute), stated[attribute])
                 move -= slope * (now - stated[attribute])
         value = stated[rule.driver] + move / rule.slopes[rule.driver]
-        if value.denominator == 1 and value != stated[rule.driver]:
+        if value.denominator == 1 and 1 <= value != stated[rule.driver]:
             edits[key] = int(value)
 
     def _compare(self, candidate: nn.Module, sizes: Sizes) -> Mismatch | None:

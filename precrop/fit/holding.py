@@ -40,8 +40,12 @@ class Holds:
             self.network.read()
             if self._apply_all()[site]:
                 return
+        self.everything(_reason(site))
+
+    def everything(self, reason: str) -> None:
+        """Hold every width: a network in which nothing changes is always as predicted."""
         every = (axis for layer in self.network.layers for axis in (layer.inputs, layer.outputs))
-        self.network.freeze(every, _reason(site))
+        self.network.freeze(every, reason)
 
     def _drive(self, site: Site, found: tuple[Driver, ...]) -> bool:
         """Tie what the arguments of a site follow, if that is new and all that is held of it."""

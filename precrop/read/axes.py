@@ -192,7 +192,7 @@ def tie(axes: Iterable[Axis]) -> Tie | None:
 
 def require_divisor(axis: Axis, divisor: int, reason: str) -> None:
     """Keep the axis divisible by ``divisor`` at every allowed width, its atoms in proportion."""
-    if is_constant(axis):
+    if divisor == 1 or is_constant(axis):
         return
     if is_folded(axis) or any(atom is None for atom, _ in resolve(axis)):
         freeze(axis, reason)

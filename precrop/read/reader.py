@@ -230,12 +230,7 @@ class Reader:
             self.macs.append(product)
 
     def layer(
-        self,
-        weight: Tensor,
-        kind: str,
-        inputs: Axis,
-        outputs: Axis,
-        product: Product | None = None,
+        self, weight: Tensor, kind: str, inputs: Axis, outputs: Axis, product: Product
     ) -> None:
         """Note a layer; one that is called again only adds to its MACs.
 
@@ -244,8 +239,7 @@ class Reader:
         """
         name = self.origin(weight) or self.mixture(weight)
         if name not in self.weights or self._computes(name):
-            if product is not None:
-                self.count(product)
+            self.count(product)
             return
         self.readings[-1].weight = name
         layer = self.layers.get(name)
@@ -254,11 +248,10 @@ class Reader:
             layer = self.layers[name] = LayerReading(path, name, kind, inputs, outputs)
         if self.mixture(weight) is not None:
             layer.kind, layer.inputs, layer.outputs = "mixed", inputs, outputs
-        if product is not None:
-            product = self._repeated(product)
-            self.readings[-1].macs.append(product)
-            if self._count_macs:
-                layer.macs.append(product)
+        product = self._repeated(product)
+        self.readings[-1].macs.append(product)
+        if self._count_macs:
+            layer.macs.append(product)
 
     def _repeated(self, product: Product) -> Product:
         """A product of the current call, for every time that the network makes it."""

@@ -183,7 +183,8 @@ def bilinear(reader: Reader, call: Call) -> Sequence[Axes]:
     weight = call.args[1]
     outputs, *inputs = reader.axes(weight) if weight.dim() == BILINEAR_RANK else (constant(1),) * 3
     if reader.origin(weight) is not None:
-        reader.layer(weight, "bilinear", tuple(s for axis in inputs for s in axis), outputs)
+        rows = tuple(segment for axis in inputs for segment in axis)
+        reader.layer(weight, "bilinear", rows, outputs, Product(0, []))
     return [tuple(axis for dim, axis in enumerate(whole) if dim not in summed)]
 
 

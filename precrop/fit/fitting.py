@@ -21,7 +21,15 @@ from precrop.fit.attributes import (
 from precrop.fit.checks import Checks
 from precrop.fit.drivers import Driver, drivers
 from precrop.fit.metadata import metadata_edits
-from precrop.fit.probing import RESHAPES, Literal, Prober, Rule, argument, refused
+from precrop.fit.probing import (
+    PROBED_DEPTH,
+    RESHAPES,
+    Literal,
+    Prober,
+    Rule,
+    argument,
+    refused,
+)
 from precrop.fit.roots import Roots
 from precrop.fit.sites import Site, frames_around, sites
 from precrop.read.axes import Axis, atoms, axis_size
@@ -311,8 +319,33 @@ class Fitter:
                 rule = self.prober.rule(forward, place, site, literal, self.rules)
                 if rule is not None:
                     self.rules.append(rule)
+                    self._learn_parts(forward, place, rule)
                     found = True
         return found or (mismatch.stopped and self.checks.learn(forward, index))
+
+    def _learn_parts(self, forward: Pass, index: int, rule: Rule) -> None:
+        """Where several attributes drive one argument, learn what each of them drives alone.
+
+        A view of ``2 * key + value`` channels comes before the split that tells key from value.
+        """
+        if len(rule.slopes) < 2:
+            return
+        frame = frames_around(forward.trace, index)[rule.depth]
+        path = forward.trace.frames[frame].path
+        stored = dict(integers(submodule(self.network.model, path)))
+        parts = {stored[name] for name in rule.slopes if name in stored}
+        for place in range(index + 1, len(forward.readings)):
+            if frame not in frames_around(forward.trace, place)[:PROBED_DEPTH]:
+                continue
+            site = self.site(forward, place)
+            for literal in forward.readings[place].literals:
+                stated = argument(forward.trace.calls[place], literal)
+                if stated not in parts or (site, literal, 0) in self._given_up:
+                    continue
+                self._given_up.add((site, literal, 0))
+                other = self.prober.rule(forward, place, site, literal, self.rules)
+                if other is not None:
+                    self.rules.append(other)
 
     def _holds(self, rule: Rule, forward: Pass, index: int, axis: Axis) -> bool:
         """Whether a rule tells how an argument of a call follows its axis."""

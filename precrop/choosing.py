@@ -20,6 +20,8 @@ from precrop.ways import GIVEN, Solution, Way
 
 # A network that still differs from its prediction after this many plans is kept as it is.
 MAX_ATTEMPTS = 200
+# So often one place is held alone, since that may settle others; then all that differ are at once.
+ONE_BY_ONE = 12
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Chooser:
     _holds: Holds = field(init=False)
     _narrow_first: bool = False
     _message: str = ""
+    _differed: int = 0
 
     def __post_init__(self) -> None:
         """Nothing is held yet."""
@@ -157,7 +160,10 @@ class Chooser:
         if fit.mismatch is None:
             return fit
         self._message = fit.mismatch.message
+        self._differed += 1
+        further = self._fitter.further(fit, sizes) if self._differed > ONE_BY_ONE else []
         self._holds.hold(fit.mismatch)
+        self._holds.hold_too(further)
         return None
 
     def _budgets(

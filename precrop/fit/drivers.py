@@ -79,10 +79,10 @@ def drivers(
             driver = next(
                 (
                     Driver(place - index, literal, sites[call], operands, tensor, dim, exact)
-                    for call, operands, tensor, dim, old, new in _changed(
+                    for call, operands, tensor, dim, old, new in _around(
                         network, forward, index, sizes
                     )
-                    if _follows(before, value, old, new, exact=exact)
+                    if old != new and _follows(before, value, old, new, exact=exact)
                 ),
                 None,
             )
@@ -90,6 +90,22 @@ def drivers(
                 found.append(driver)
                 break
     return tuple(found)
+
+
+def are_constants(network: Network, forward: Pass, index: int, asked: Asked, sizes: Sizes) -> bool:
+    """Whether the arguments that differ are numbers of the code's own.
+
+    They are as in the original, and no width around that happens to be so, too, can be why.
+    """
+    literals = {key: forward.readings[key[0]].literals[key[1]] for key in asked}
+    wrong = {key for key, axis in literals.items() if sizes.size(axis) != asked[key]}
+    stated = {axis_size(literals[key]) for key in wrong}
+    if not wrong or any(axis_size(literals[key]) != asked[key] for key in wrong):
+        return False
+    return not any(
+        old == new and any(old % before == 0 or before % old == 0 for before in stated)
+        for *_, old, new in _around(network, forward, index, sizes)
+    )
 
 
 def _follows(before: int, after: int, old: int, new: int, *, exact: bool) -> bool:
@@ -101,10 +117,10 @@ def _follows(before: int, after: int, old: int, new: int, *, exact: bool) -> boo
     return before % old == 0 and new * (before // old) == after
 
 
-def _changed(
+def _around(
     network: Network, forward: Pass, index: int, sizes: Sizes
 ) -> Iterator[tuple[int, bool, int, int, int, int]]:
-    """Axes of earlier calls in the modules around, the nearest first, with both sizes."""
+    """Varying axes of earlier calls in the modules around, the nearest first, with both sizes."""
     around = {-1, *frames_around(forward.trace, index)[:REACH]}
     frames = forward.trace.frames
     for call in range(index - 1, -1, -1):
@@ -116,5 +132,5 @@ def _changed(
             for tensor, axes in enumerate(tensors):
                 for dim, axis in enumerate(axes):
                     old, new = axis_size(axis), sizes.size(axis)
-                    if old != new and network.varies(axis):
+                    if network.varies(axis):
                         yield call, operands, tensor, dim, old, new

@@ -5,7 +5,7 @@ found by probing where the traces differ; what one module teaches holds for all 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import torch
@@ -19,7 +19,7 @@ from precrop.fit.attributes import (
     stated_sizes,
 )
 from precrop.fit.checks import Checks
-from precrop.fit.drivers import Driver, drivers
+from precrop.fit.drivers import Asked, Driver, are_constants, drivers
 from precrop.fit.metadata import metadata_edits
 from precrop.fit.probing import (
     PROBED_DEPTH,
@@ -33,6 +33,7 @@ from precrop.fit.probing import (
 from precrop.fit.roots import Roots
 from precrop.fit.sites import Site, frames_around, sites
 from precrop.read.axes import Axis, atoms, axis_size
+from precrop.read.corrected import Correction, Expected
 from precrop.read.network import Network, Pass, Sizes, tensor_axes
 from precrop.read.reader import CallReading
 from precrop.read.trace import Call, Trace
@@ -43,15 +44,22 @@ Segments = dict[str, list[list[tuple[int, int]]]]
 
 @dataclass(frozen=True)
 class Mismatch:
-    """The first call at which the fitted network differs from what was predicted.
+    """A call at which the fitted network differs from what was predicted.
 
-    ``stopped`` says that it was not reached: the network's own code raised before.
+    Attributes:
+        forward: the pass.
+        index: of the call.
+        message: what happened.
+        drivers: widths that its arguments follow in place of those that they should.
+        constant: whether its arguments follow no width and no attribute.
+        stopped: whether it was not reached: the network's own code raised before.
     """
 
     forward: Pass
     index: int
     message: str
     drivers: tuple[Driver, ...] = ()
+    constant: bool = False
     stopped: bool = False
 
 
@@ -74,6 +82,7 @@ class Fitter:
     roots: Roots = field(init=False)
     checks: Checks = field(init=False)
     _sites: dict[int, list[Site]] = field(default_factory=dict)
+    _places: dict[int, dict[Site, list[int]]] = field(default_factory=dict)
     _given_up: set[tuple[Site, Literal, int]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -101,6 +110,45 @@ class Fitter:
                 continue
             return Fit(tensors, edits, mismatch)
 
+    def further(self, fit: Fit, sizes: Sizes) -> list[Mismatch]:
+        """All other places at which the pass that differed is not as predicted.
+
+        Each is judged as if everything before it were.
+        """
+        if fit.mismatch is None or self.network.real:
+            return []
+        forward = fit.mismatch.forward
+        candidate, _ = self._candidate(fit.tensors, sizes, [])
+        pairs = zip(forward.trace.calls, forward.readings, strict=True)
+        expected = [
+            Expected(
+                call.op,
+                tuple(tuple(map(sizes.size, axes)) for axes in reading.outputs),
+                tuple(tensor.dtype for tensor in call.outputs),
+            )
+            for call, reading in pairs
+        ]
+        correction = Correction(expected)
+        trace = self.network.run_again(candidate, forward, correction=correction)
+        found = {}
+        for index in correction.wrong:
+            site = self.site(forward, index)
+            if index != fit.mismatch.index and site not in found:
+                asked = self._stated(forward, trace, index, index)
+                found[site] = self._mismatch(forward, index, "other sizes", asked, sizes)
+        return list(found.values())
+
+    def _stated(
+        self, forward: Pass, trace: Trace, index: int, place: int
+    ) -> dict[tuple[int, Literal], int]:
+        """The arguments that state sizes in a call that a fitted network made."""
+        literals = forward.readings[place].literals
+        made = trace.calls[index] if index < len(trace.calls) else None
+        if made is None or made.op != forward.trace.calls[place].op:
+            return {}
+        values = {(place, literal): argument(made, literal) for literal in literals}
+        return {key: value for key, value in values.items() if value is not None}
+
     def site(self, forward: Pass, index: int) -> Site:
         """The place in the code of a call."""
         return self.sites(forward)[index]
@@ -111,6 +159,24 @@ class Fitter:
         if known is None:
             known = self._sites[id(forward.trace)] = list(sites(forward.trace))
         return known
+
+    def places(self, forward: Pass) -> dict[Site, list[int]]:
+        """The calls of every place in the code."""
+        key = id(forward.trace)
+        if key not in self._places:
+            found = self._places[key] = {}
+            for index, site in enumerate(self.sites(forward)):
+                found.setdefault(site, []).append(index)
+        return self._places[key]
+
+    def _mismatch(
+        self, forward: Pass, index: int, message: str, asked: Asked, sizes: Sizes
+    ) -> Mismatch:
+        found = drivers(self.network, forward, index, asked, sizes, self.sites(forward))
+        ruled = {rule.site for rule in self.rules}
+        driven = any(self.site(forward, place) in ruled for place, _ in asked)
+        constant = not driven and are_constants(self.network, forward, index, asked, sizes)
+        return Mismatch(forward, index, message, found, constant)
 
     def driven_alike(self, forward: Pass, index: int) -> list[Axis]:
         """Axes of all arguments that share an attribute of a module with one of a call's."""
@@ -275,10 +341,10 @@ class Fitter:
             index = _first_difference(forward, trace, sizes)
             if index is not None:
                 asked = self._asked(candidate, forward, trace, index)
-                places = self.sites(forward)
-                found = drivers(self.network, forward, index, asked, sizes, places)
+                message = str(trace.error or "other sizes")
+                found = self._mismatch(forward, index, message, asked, sizes)
                 stopped = trace.error is not None and index >= len(trace.calls)
-                return Mismatch(forward, index, str(trace.error or "other sizes"), found, stopped)
+                return replace(found, stopped=stopped)
         return None
 
     def _asked(

@@ -5,7 +5,8 @@ decision that did not help is taken back before the next, harder one is tried; t
 every width, and a network in which nothing changes is always as predicted.
 """
 
-from collections.abc import Callable, Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from precrop.fit.drivers import Driver
@@ -18,7 +19,8 @@ from precrop.read.reader import CallReading
 # The module that runs the call, and the one around it.
 MAX_DEPTH = 2
 
-Reach = Callable[[Fitter, Pass, int], list[Axis]]
+Reach = Callable[[Fitter, Pass, Sequence[int]], Iterator[list[Axis]]]
+"""From the calls of one site to the axes that are held together."""
 
 
 @dataclass
@@ -35,7 +37,7 @@ class Holds:
         site = self.fitter.site(mismatch.forward, mismatch.index)
         if self._drive(site, mismatch.drivers):
             return
-        for level in range(self.levels.get(site, -1) + 1, len(DECISIONS)):
+        for level in range(self._next(site, mismatch), len(DECISIONS)):
             self.levels[site] = level
             self.network.read()
             if self._apply_all()[site]:
@@ -46,6 +48,25 @@ class Holds:
         """Hold every width: a network in which nothing changes is always as predicted."""
         every = (axis for layer in self.network.layers for axis in (layer.inputs, layer.outputs))
         self.network.freeze(every, reason)
+
+    def hold_too(self, mismatches: Sequence[Mismatch]) -> None:
+        """Hold further sites one step harder, whether or not that changes anything by now."""
+        if not mismatches:
+            return
+        for mismatch in mismatches:
+            site = self.fitter.site(mismatch.forward, mismatch.index)
+            known = self.drivers.setdefault(site, [])
+            new = [driver for driver in mismatch.drivers if driver not in known]
+            if new and site not in self.levels:
+                known += new
+            else:
+                self.levels[site] = min(self._next(site, mismatch), len(DECISIONS) - 1)
+        self.network.read()
+        self._apply_all()
+
+    def _next(self, site: Site, mismatch: Mismatch) -> int:
+        """The next decision. Where code has a number of its own, tying can't help."""
+        return max(self.levels.get(site, -1) + 1, FIRST_FREEZING if mismatch.constant else 0)
 
     def _drive(self, site: Site, found: tuple[Driver, ...]) -> bool:
         """Tie what the arguments of a site follow, if that is new and all that is held of it."""
@@ -67,28 +88,27 @@ class Holds:
 
     def _tie_drivers(self, site: Site) -> bool:
         changed = False
+        if site in self.levels:
+            return changed
         for forward in self.network.passes:
-            sites = self.fitter.sites(forward)
-            for driver in self.drivers[site] if site not in self.levels else ():
-                last: Axis | None = None
-                for index, other in enumerate(sites):
-                    if other == driver.site:
-                        last = driver.axis(forward, index)
-                    if other == site and last is not None:
-                        literals = forward.readings[index + driver.behind].literals
-                        axis = literals.get(driver.literal)
-                        if axis is not None and driver.fits(axis, last):
-                            changed |= self.network.tie([axis, last])
+            places = self.fitter.places(forward)
+            for driver in self.drivers[site]:
+                before = places.get(driver.site, [])
+                for index in places.get(site, []):
+                    behind = bisect_left(before, index)
+                    followed = driver.axis(forward, before[behind - 1]) if behind else None
+                    literals = forward.readings[index + driver.behind].literals
+                    axis = literals.get(driver.literal)
+                    if axis and followed and driver.fits(axis, followed):
+                        changed |= self.network.tie([axis, followed])
         return changed
 
     def _apply(self, site: Site) -> bool:
         freezes, reach = DECISIONS[self.levels[site]]
         network, changed = self.network, False
         for forward in network.passes:
-            for index in range(len(forward.readings)):
-                if self.fitter.site(forward, index) != site:
-                    continue
-                axes = [axis for axis in reach(self.fitter, forward, index) if network.varies(axis)]
+            for found in reach(self.fitter, forward, self.fitter.places(forward).get(site, [])):
+                axes = [axis for axis in found if network.varies(axis)]
                 if freezes:
                     changed |= network.freeze(axes, _reason(site))
                 else:
@@ -102,18 +122,21 @@ def _reason(site: Site) -> str:
     return f"{site.op} in {where} keeps its sizes"
 
 
-def _same_driver(fitter: Fitter, forward: Pass, index: int) -> list[Axis]:
-    """What the attributes that drive an argument of the call drive in the same module."""
-    return fitter.driven_alike(forward, index)
+def _same_driver(fitter: Fitter, forward: Pass, indices: Sequence[int]) -> Iterator[list[Axis]]:
+    """What the attributes that drive an argument of a call drive in the same module."""
+    for index in indices:
+        yield fitter.driven_alike(forward, index)
 
 
-def _at_call(_: Fitter, forward: Pass, index: int) -> list[Axis]:
-    return list(_axes(forward.readings[index]))
+def _at_call(_: Fitter, forward: Pass, indices: Sequence[int]) -> Iterator[list[Axis]]:
+    for index in indices:
+        yield list(_axes(forward.readings[index]))
 
 
-def _stated(_: Fitter, forward: Pass, index: int) -> list[Axis]:
+def _stated(_: Fitter, forward: Pass, indices: Sequence[int]) -> Iterator[list[Axis]]:
     """What the arguments of a call state: the channels that a shortcut is padded by."""
-    return list(forward.readings[index].literals.values())
+    for index in indices:
+        yield list(forward.readings[index].literals.values())
 
 
 def _in_modules(depth: int) -> Reach:
@@ -122,15 +145,14 @@ def _in_modules(depth: int) -> Reach:
     What a module's direct children compute counts as its own: an attention block's projections.
     """
 
-    def reach(_: Fitter, forward: Pass, index: int) -> list[Axis]:
-        frames = _enclosing(forward, index, depth)
-        readings = zip(forward.trace.calls, forward.readings, strict=True)
-        return [
-            axis
-            for call, reading in readings
-            if call.frame in frames or _parent(forward, call.frame) in frames
-            for axis in _axes(reading)
-        ]
+    def reach(_: Fitter, forward: Pass, indices: Sequence[int]) -> Iterator[list[Axis]]:
+        inside: dict[int | None, list[int]] = {}
+        for index, call in enumerate(forward.trace.calls):
+            for frame in {call.frame, _parent(forward, call.frame)}:
+                inside.setdefault(frame, []).append(index)
+        for frames in dict.fromkeys(_enclosing(forward, index, depth) for index in indices):
+            found = sorted({index for frame in frames for index in inside.get(frame, [])})
+            yield [axis for index in found for axis in _axes(forward.readings[index])]
 
     return reach
 
@@ -140,6 +162,7 @@ DECISIONS = (
     *((False, reach) for reach in (_same_driver, *REACHES)),
     *((True, reach) for reach in (_stated, *REACHES)),
 )
+FIRST_FREEZING = next(level for level, (freezes, _) in enumerate(DECISIONS) if freezes)
 
 
 def _axes(reading: CallReading) -> Iterator[Axis]:
@@ -152,7 +175,7 @@ def _parent(forward: Pass, frame: int) -> int | None:
     return forward.trace.frames[frame].parent if frame >= 0 else None
 
 
-def _enclosing(forward: Pass, index: int, depth: int) -> set[int]:
+def _enclosing(forward: Pass, index: int, depth: int) -> frozenset[int]:
     """The frame of a call and ``depth`` frames around it."""
     frame = forward.trace.calls[index].frame
     frames = {frame}
@@ -160,4 +183,4 @@ def _enclosing(forward: Pass, index: int, depth: int) -> set[int]:
         if frame >= 0:
             frame = forward.trace.frames[frame].parent
             frames.add(frame)
-    return frames
+    return frozenset(frames)

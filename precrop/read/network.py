@@ -26,6 +26,7 @@ from precrop.read.axes import (
     segment_size,
     tie,
 )
+from precrop.read.corrected import Correction
 from precrop.read.inputs import Inputs, check_network
 from precrop.read.meta import MetaKernels
 from precrop.read.modules import share_stated_widths
@@ -369,10 +370,22 @@ class Network:
                 )
                 self.freeze(axes, f"{path} may run on other inputs")
 
-    def run_again(self, model: nn.Module, forward: Pass, limit: int | None = None) -> Trace:
+    def run_again(
+        self,
+        model: nn.Module,
+        forward: Pass,
+        limit: int | None = None,
+        correction: Correction | None = None,
+    ) -> Trace:
         """Trace a skeleton as in a pass that was followed, branches included."""
         answers = forward.trace.answers
-        return self.run(model, training=forward.training, limit=limit, answers=answers)
+        return self.run(
+            model,
+            training=forward.training,
+            limit=limit,
+            answers=answers,
+            correction=correction,
+        )
 
     def run(
         self,
@@ -382,17 +395,20 @@ class Network:
         limit: int | None = None,
         answers: Sequence[bool] = (),
         batch: int | None = None,
+        correction: Correction | None = None,
     ) -> Trace:
         """Trace a skeleton: eval at batch 1 or train at batch 2; up to ``limit`` calls.
 
-        ``answers`` are given where truth values of tensors decide what runs.
+        ``answers`` are given where truth values of tensors decide what runs; ``correction`` lets
+        the trace go on behind calls that are not as predicted.
         """
         model.train(training)
         size = batch if batch is not None else 2 if training else 1
         args, kwargs = self.inputs.make(size, model, device="cpu" if self.real else "meta")
         meta = None if self.real else self.meta
+        options: dict[str, Any] = {"fold": self.fold, "answers": answers, "correction": correction}
         with self.tables.lent():
-            return run(model, args, kwargs, meta, limit, fold=self.fold, answers=answers)
+            return run(model, args, kwargs, meta, limit, **options)
 
     @property
     def layers(self) -> list[LayerReading]:

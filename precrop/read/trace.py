@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map_only
 from precrop.apart import apart
 from precrop.hooks import CALL, own_call
 from precrop.random import drawn
+from precrop.read.corrected import CorrectedReshapes, Correction
 from precrop.read.meta import MetaKernels
 from precrop.read.plain import PlainLayers, plain
 from precrop.read.recurrence import FoldedSteps
@@ -171,11 +172,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         meta: MetaKernels | None,
         limit: int | None,
         answers: Sequence[bool],
+        correction: Correction | None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace, self.stack, self.meta, self.limit = trace, stack, meta, limit
         self.random = torch.Generator().manual_seed(0)
         self.answers = answers
+        self.correction = correction
 
     def __torch_dispatch__(
         self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -189,7 +192,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.trace.calls.append(call)  # before it runs: a call that raises is the last one
         if self.limit is not None and len(self.trace.calls) >= self.limit:
             raise _LimitError
-        out = self._run(op, args, kwargs)
+        if self.correction is None:
+            out = self._run(op, args, kwargs)
+        else:
+            index = len(self.trace.calls) - 1
+            out = self.correction.run(index, op, lambda: self._run(op, args, kwargs))
         call.outputs = [out] if isinstance(out, Tensor) else _output_list(out)
         call.shapes = tuple(tuple(o.shape) for o in call.outputs)
         call.returned = True
@@ -272,6 +279,7 @@ def run(
     *,
     fold: bool = False,
     answers: Sequence[bool] = (),
+    correction: Correction | None = None,
 ) -> Trace:
     """Run ``model(*args, **kwargs)`` and record it; an exception ends the trace and is kept in it.
 
@@ -281,7 +289,7 @@ def run(
     were made, before the last one runs. ``layers`` says into what operations layers that PyTorch
     fuses are taken apart; ``fold`` reads the steps of recurrent layers once, on meta tensors.
     ``answers`` are given where Python asks a tensor for a truth value, in order; beyond them the
-    tensors' own values are.
+    tensors' own values are. A ``correction`` lets the trace go on behind calls that differ.
     """
     trace = Trace(inputs=tensors_within((args, kwargs)))
     stack = [-1]
@@ -294,7 +302,8 @@ def run(
             _module_frames(model, trace, stack),
             _ReshapeWatch(trace) if limit is not None else nullcontext(),
             FoldedSteps(trace.calls) if fold and _recurs(model) else nullcontext(),
-            _Recorder(trace, stack, meta, limit, answers),
+            CorrectedReshapes(correction, trace.calls) if correction else nullcontext(),
+            _Recorder(trace, stack, meta, limit, answers, correction),
         ):
             trace.outputs = tensors_within(model(*args, **kwargs))
     except Exception as error:  # whatever the network's own forward raises

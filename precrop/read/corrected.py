@@ -1,0 +1,103 @@
+"""Goes on behind the first call that is not as predicted, as if it had been.
+
+A fitted network fails at the first size that its code does not follow. To see in one pass all
+places where that is so, each differing call's outputs are replaced by ones of the predicted shapes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a call should put out: shapes and types, on meta tensors."""
+
+    op: torch._ops.OpOverload
+    shapes: tuple[Shape, ...]
+    dtypes: tuple[torch.dtype, ...]
+
+
+@dataclass
+class Correction:
+    """Compares calls with what is expected of them and notes which differ.
+
+    Attributes:
+        expected: per call, in order.
+        wrong: indices of the calls that differed.
+    """
+
+    expected: Sequence[Expected]
+    wrong: list[int] = field(default_factory=list)
+
+    def run(self, index: int, op: Any, call: Callable[[], Any]) -> Any:
+        """The outputs of a call, or those that it should have had."""
+        want = self.expected[index] if index < len(self.expected) else None
+        if want is None or want.op != op or op._schema.is_mutable:
+            return call()
+        try:
+            out = call()
+        except RuntimeError:
+            return self._made(index, want)
+        single = isinstance(out, Tensor)
+        outputs = [out] if single else out
+        if not isinstance(outputs, (list, tuple)):
+            return out
+        shapes = tuple(tuple(o.shape) for o in outputs if isinstance(o, Tensor))
+        return out if shapes == want.shapes else self._made(index, want)
+
+    def _made(self, index: int, want: Expected) -> Any:
+        self.wrong.append(index)
+        made = [
+            torch.empty(shape, dtype=dtype, device="meta")
+            for shape, dtype in zip(want.shapes, want.dtypes, strict=True)
+        ]
+        returns = want.op._schema.returns
+        if len(returns) == 1 and isinstance(returns[0].type, torch.TensorType):
+            return made[0]
+        return made if len(returns) == 1 else tuple(made)
+
+
+class CorrectedReshapes(TorchFunctionMode):
+    """Gives a reshape that is asked for what cannot be the shape that its view should have.
+
+    Args:
+        correction: what is expected.
+        calls: what the trace has recorded so far.
+    """
+
+    def __init__(self, correction: Correction, calls: Sequence[Any]) -> None:
+        super().__init__()
+        self.correction, self.calls = correction, calls
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        start = len(self.calls)
+        try:
+            return function(*args, **(kwargs or {}))
+        except RuntimeError:
+            shape = self._shape(start) if function in _RESHAPING else None
+            if shape is None or len(self.calls) > start:
+                raise
+            self.correction.wrong.append(start)
+            return args[0].reshape(shape)
+
+    def _shape(self, start: int) -> Shape | None:
+        """Of the next view, which may come after a copy."""
+        for want in self.correction.expected[start : start + 2]:
+            if want.op in _VIEWS:
+                return want.shapes[0]
+        return None
+
+
+_RESHAPING = (
+    Tensor.reshape, torch.reshape, Tensor.unflatten, torch.unflatten, Tensor.view,
+)  # fmt: skip
+_VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)

@@ -173,8 +173,8 @@ def monai(name: str, *inputs: Input, label: str = "", **options: Any) -> Outside
     )
 
 
-CUBE = floats(1, 32, 32, 32)
-SLICE = floats(1, 64, 64)
+CUBE = floats(1, 16, 16, 16)
+SLICE = floats(1, 32, 32)
 WIDTHS: dict[str, Any] = {"channels": (16, 32, 64, 128), "strides": (2, 2, 2)}
 PLANE: dict[str, Any] = {"spatial_dims": 2, "in_channels": 1, "out_channels": 2}
 SPACE: dict[str, Any] = {"spatial_dims": 3, "in_channels": 1, "out_channels": 2}
@@ -197,7 +197,7 @@ MONAI = [
         "VarAutoEncoder",
         SLICE,
         spatial_dims=2,
-        in_shape=(1, 64, 64),
+        in_shape=(1, 32, 32),
         out_channels=1,
         latent_size=8,
         channels=(16, 32, 64),
@@ -207,9 +207,9 @@ MONAI = [
     monai("SegResNetDS", CUBE, **SPACE, init_filters=16),
     monai(
         "SegResNetVAE",
-        floats(1, 32, 32, 32),
+        CUBE,
         **SPACE,
-        input_image_size=(32, 32, 32),
+        input_image_size=(16, 16, 16),
         init_filters=16,
     ),
     monai(
@@ -233,20 +233,20 @@ MONAI = [
         res_block=True,
     ),
     monai("VNet", CUBE, **SPACE),
-    monai("UNETR", CUBE, **SPACE, **VIT, img_size=(32, 32, 32)),
+    monai("UNETR", CUBE, **SPACE, **VIT, img_size=(16, 16, 16)),
     monai("SwinUNETR", floats(1, 64, 64, 64), **SPACE, feature_size=12),
     monai("DenseNet", SLICE, **PLANE, init_features=32, block_config=(2, 4, 4)),
     monai("HighResNet", floats(1, 16, 16, 16), **SPACE),
-    monai("AHNet", CUBE, label="AHNet", **SPACE, psp_block_num=0),
+    monai("AHNet", floats(1, 32, 32, 32), **SPACE, psp_block_num=0),
     monai("HoVerNet", floats(3, 256, 256), mode="fast"),
     monai("FlexibleUNet", floats(3, 64, 64), in_channels=3, out_channels=2, backbone="resnet18"),
     monai("MedNeXt", CUBE, **SPACE, init_filters=16, blocks_down=(1, 1), blocks_up=(1, 1)),
-    monai("PatchDiscriminator", floats(1, 64, 64), spatial_dims=2, channels=16, in_channels=1),
-    monai("Discriminator", SLICE, in_shape=(1, 64, 64), channels=(8, 16, 32), strides=(2, 2, 2)),
+    monai("PatchDiscriminator", SLICE, spatial_dims=2, channels=16, in_channels=1),
+    monai("Discriminator", SLICE, in_shape=(1, 32, 32), channels=(8, 16, 32), strides=(2, 2, 2)),
     monai(
         "Classifier",
         SLICE,
-        in_shape=(1, 64, 64),
+        in_shape=(1, 32, 32),
         classes=4,
         channels=(8, 16, 32),
         strides=(2, 2, 2),
@@ -280,9 +280,7 @@ MONAI = [
         out_channels=1,
         **VAE,
     ),
-    monai(
-        "ViT", SLICE, in_channels=1, img_size=(64, 64), patch_size=(16, 16), spatial_dims=2, **VIT
-    ),
+    monai("ViT", SLICE, in_channels=1, img_size=(32, 32), patch_size=(8, 8), spatial_dims=2, **VIT),
     monai("RegUNet", SLICE, spatial_dims=2, in_channels=1, num_channel_initial=16, depth=3),
     monai("SEResNet50", floats(3, 64, 64), spatial_dims=2, in_channels=3, num_classes=10),
     monai("EfficientNetBN", floats(3, 64, 64), model_name="efficientnet-b0", pretrained=False),
@@ -558,7 +556,6 @@ VISION = [
         "CLIPVision", "CLIPVisionModel", config_options=PATCHES, pixel_values=floats(3, 64, 64)
     ),
     hugging("SiglipVision", "SiglipVisionModel", config_options=PATCHES, **IMAGE),
-    hugging("SuperPoint", "SuperPointForKeypointDetection", config_options={}, **IMAGE),
 ]
 
 LANGUAGE = [
@@ -607,7 +604,12 @@ LANGUAGE = [
     hugging(
         "Mixtral",
         "MixtralForCausalLM",
-        config_options={**TOKENS, "num_key_value_heads": 2, "num_local_experts": 4},
+        config_options={
+            **TOKENS,
+            "num_key_value_heads": 2,
+            "num_local_experts": 4,
+            "experts_implementation": "eager",
+        },
         **TEXT,
     ),
 ]
@@ -934,8 +936,18 @@ WINDOWS: dict[str, Any] = {"embed_dim": 24, "depths": (2, 2), "num_heads": (2, 2
 SPANDREL = [
     spandrel("SPAN:SPAN", num_in_ch=3, num_out_ch=3, feature_channels=24),
     spandrel("ESRGAN:ESRGAN", num_filters=16, num_blocks=2),
-    spandrel("SwinIR:SwinIR", **WINDOWS, window_size=8, img_size=32),
-    spandrel("HAT:HAT", **WINDOWS, window_size=8, img_size=32, squeeze_factor=6),
+    spandrel(
+        "SwinIR:SwinIR", **WINDOWS, window_size=8, img_size=32, upsampler="pixelshuffle", upscale=2
+    ),
+    spandrel(
+        "HAT:HAT",
+        **WINDOWS,
+        window_size=8,
+        img_size=32,
+        squeeze_factor=6,
+        upsampler="pixelshuffle",
+        upscale=2,
+    ),
     spandrel("NAFNet:NAFNet", width=16, enc_blk_nums=[1, 1], dec_blk_nums=[1, 1], middle_blk_num=1),
     spandrel("Compact:Compact", num_feat=24, num_conv=4),
     spandrel("OmniSR:OmniSR", num_feat=32, res_num=2),
@@ -943,7 +955,15 @@ SPANDREL = [
     spandrel("SCUNet:SCUNet", size=64, dim=64, config=[1, 1, 1, 1, 1, 1, 1]),
     spandrel("SAFMN:SAFMN", dim=24, n_blocks=2),
     spandrel("DAT:DAT", embed_dim=24, depth=[2], num_heads=[2], split_size=[2, 4], img_size=32),
-    spandrel("DRCT:DRCT", **WINDOWS, window_size=8, img_size=32, gc=8),
+    spandrel(
+        "DRCT:DRCT",
+        **WINDOWS,
+        window_size=8,
+        img_size=32,
+        gc=8,
+        upscale=2,
+        upsampler="pixelshuffle",
+    ),
     spandrel("DRUNet:DRUNet", channels=1, nc=[16, 24, 32, 48], nb=1),
     spandrel("DnCNN:DnCNN", channels=1, nc=24, nb=5),
     spandrel("FBCNN:FBCNN", nb=1),
@@ -956,10 +976,10 @@ SPANDREL = [
     spandrel("RCAN:RCAN", n_resgroups=2, n_resblocks=2, n_feats=32),
     spandrel("RetinexFormer:RetinexFormer", n_feat=16, stage=1),
     spandrel("SwiftSRGAN:SwiftSRGAN", num_channels=24, num_blocks=2),
-    spandrel("Swin2SR:Swin2SR", **WINDOWS, window_size=8, img_size=32),
+    spandrel("Swin2SR:Swin2SR", **WINDOWS, window_size=8, img_size=32, upsampler="pixelshuffle"),
     spandrel("Uformer:Uformer", size=128, img_size=128, embed_dim=16, depths=[1] * 9),
     spandrel("SeemoRe:SeemoRe", num_layers=2, embedding_dim=36, num_experts=3),
-    spandrel("CRAFT:CRAFT", embed_dim=24, depths=[2], num_heads=[2], size=32),
+    spandrel("CRAFT:CRAFT", embed_dim=48, depths=[1], num_heads=[6]),
     spandrel("DCTLSA:DCTLSA", nf=20),
     spandrel("MoESR:MoESR", dim=24, n_blocks=1, n_block=2),
     spandrel("FDAT:FDAT", embed_dim=24, num_groups=1, depth_per_group=2, num_heads=2),
@@ -1201,7 +1221,7 @@ DIFFUSERS = [
         "AutoencoderKLTemporalDecoder",
         normal(3, 32, 32),
         down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
-        block_out_channels=(32, 64),
+        block_out_channels=(64, 128),
         layers_per_block=1,
     ),
 ]

@@ -100,15 +100,26 @@ class Fitter:
             return Fit({}, [], None)
         tensors = self._resized(sizes)
         described = list(metadata_edits(self.network, sizes))
+        fit = self._fit(tensors, sizes, described)
+        if fit.mismatch is None or not described:
+            return fit
+        # An attribute that looked like a description may be something else.
+        other = self._fit(tensors, sizes, [])
+        return max(other, fit, key=self._reached)
+
+    def _fit(self, tensors: Segments, sizes: Sizes, described: list[Edit]) -> Fit:
         while True:
             candidate, edits = self._candidate(tensors, sizes, described)
             mismatch = self._compare(candidate, sizes)
-            if mismatch is not None and self._learn(mismatch, sizes):
-                continue
-            if mismatch is not None and described:
-                described = []  # an attribute that looked like a description may be something else
-                continue
-            return Fit(tensors, edits, mismatch)
+            if mismatch is None or not self._learn(mismatch, sizes):
+                return Fit(tensors, edits, mismatch)
+
+    def _reached(self, fit: Fit) -> tuple[int, int]:
+        """How far the forward passes are as predicted."""
+        for place, forward in enumerate(self.network.passes):
+            if fit.mismatch is not None and forward is fit.mismatch.forward:
+                return place, fit.mismatch.index
+        return len(self.network.passes), 0
 
     def further(self, fit: Fit, sizes: Sizes) -> list[Mismatch]:
         """All other places at which the pass that differed is not as predicted.

@@ -7,13 +7,12 @@ own, which is ended if it takes too long. No weights are loaded: networks are ra
 """
 
 import argparse
-import copy
 import multiprocessing
 import os
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -41,7 +40,8 @@ TARGET = Path(__file__).parent.parent / "docs" / "coverage-outside.md"
 SECONDS = 300
 """The longest that one network may take, with everything that is measured of it."""
 
-Shapes = list[tuple[int, ...]]
+Run = Callable[[nn.Module, Outside], list[Any]]
+"""A run of a network, and what is compared of it."""
 
 
 @dataclass
@@ -122,28 +122,52 @@ def _report(entry: Outside, sender: Any) -> None:
 
 
 def measure(entry: Outside) -> OutsideMeasurement:
-    """Plan at half the parameters and half the MACs, build, count, run in both modes."""
+    """Plan at half the parameters and half the MACs, build, count, run in both modes.
+
+    Whatever runs is made anew for it: some networks change when they run, and can't be copied then.
+    """
     found = OutsideMeasurement(entry.name)
-    torch.manual_seed(0)
-    model = entry.make().float().eval()
+    model = entry.network()
     args, kwargs = entry.inputs(1)
-    budgets = {"params": SHARE, "macs": SHARE}
     try:
-        plan = precrop.plan(model, example_inputs=args, example_kwargs=kwargs, **budgets)
+        plan = precrop.plan(
+            model,
+            example_inputs=args,
+            example_kwargs=kwargs,
+            params=SHARE,
+            macs=SHARE,
+            drop_unused=entry.drop_unused,
+        )
     except Exception as error:
         found.plan_error = one_line(error)
         return found
     describe(found, plan)
+
+    def built() -> nn.Module:
+        return plan.build(model)
+
     try:
-        small = plan.build(model)
-        counts = counted_params(model), counted_params(small)
+        counts = counted_params(model), counted_params(built())
         found.exact_params = counts == (plan.base_params, plan.params)
-        macs = counted_macs(model, entry), counted_macs(small, entry)
+        macs = counted_macs(entry.network(), entry), counted_macs(built(), entry)
         found.exact_macs = macs == (plan.base_macs, plan.macs)
     except Exception as error:
         found.build_error = one_line(error)
         return found
-    _compare(found, entry, model, small)
+    for name, run in RUNS.items():
+        try:
+            expected = run(entry.network(), entry)
+        except Exception as error:
+            found.limits = f"{name}: {one_line(error)}"
+            continue
+        try:
+            made = run(built(), entry)
+        except Exception as error:
+            found.run_error = f"{name}: {one_line(error)}"
+            return found
+        if made != expected:
+            found.run_error = f"{name}: {_difference(made, expected)}"
+            return found
     return found
 
 
@@ -153,7 +177,6 @@ def counted_macs(model: nn.Module, entry: Outside) -> int:
     It doesn't know fused kernels of the CPU (attention, recurrent layers), so that they are
     switched off; its hooks need a network whose parameters want no gradients.
     """
-    model = copy.deepcopy(model).eval().requires_grad_(False)
     args, kwargs = entry.inputs(1)
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -164,53 +187,39 @@ def counted_macs(model: nn.Module, entry: Outside) -> int:
             sdpa_kernel(SDPBackend.MATH),
             FlopCounterMode(display=False) as counter,
         ):
-            model(*args, **kwargs)
+            model.eval().requires_grad_(False)(*args, **kwargs)
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
     return int(counter.get_total_flops()) // 2
 
 
-def _compare(found: OutsideMeasurement, entry: Outside, model: nn.Module, small: nn.Module) -> None:
-    """Run both networks alike. Where the original fails, nothing is asked of the cropped one."""
-    for name, one in {"eval at batch 1": 1, "eval at batch 3": 3, "training": 0}.items():
-        run = (
-            (lambda net, batch=one: _outputs(net, entry, batch))
-            if one
-            else (lambda net: _trained(net, entry))
-        )
-        try:
-            expected = run(model)
-        except Exception as error:
-            found.limits = f"{name}: {one_line(error)}"
-            continue
-        try:
-            made = run(small)
-        except Exception as error:
-            found.run_error = f"{name}: {one_line(error)}"
-            return
-        if made != expected:
-            found.run_error = f"{name}: {_difference(made, expected)}"
-            return
+def _evaluated(batch: int) -> Run:
+    def run(model: nn.Module, entry: Outside) -> list[Any]:
+        args, kwargs = entry.inputs(batch)
+        with torch.no_grad():
+            return [tuple(tensor.shape) for tensor in outputs(model.eval()(*args, **kwargs))]
 
-
-def _outputs(model: nn.Module, entry: Outside, batch: int) -> Shapes:
-    args, kwargs = entry.inputs(batch)
-    with torch.no_grad():
-        return [
-            tuple(tensor.shape) for tensor in outputs(copy.deepcopy(model).eval()(*args, **kwargs))
-        ]
+    return run
 
 
 def _trained(model: nn.Module, entry: Outside) -> list[Any]:
     """Shapes of the outputs, parameters with gradients, and whether all of them are finite."""
-    model = copy.deepcopy(model).train()
     args, kwargs = entry.inputs(2)
-    made = outputs(model(*args, **kwargs))
+    made = outputs(model.train()(*args, **kwargs))
     losses = [tensor.abs().square().mean() for tensor in made if tensor.requires_grad]
-    torch.stack(losses).sum().backward()
+    loss: Any = torch.stack(losses).sum()
+    loss.backward()
     gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-    finite = all(map(is_finite, [*losses, *gradients.values()]))
+    finite = all(map(is_finite, [loss, *gradients.values()]))
     return [[tuple(tensor.shape) for tensor in made], sorted(gradients), finite]
+
+
+RUNS: dict[str, Run] = {
+    "eval at batch 1": _evaluated(1),
+    "eval at batch 3": _evaluated(3),
+    "training": _trained,
+}
+"""What the built network must do as the original does. What the original can't do isn't asked."""
 
 
 def _difference(made: list[Any], expected: list[Any]) -> str:

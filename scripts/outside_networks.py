@@ -18,6 +18,14 @@ from torch import Tensor, nn
 
 from tests.matrix.networks import names
 
+PACKAGES = names(
+    """
+    segmentation-models-pytorch ultralytics-opencv-headless monai transformers pytorchcv torchaudio
+    spandrel diffusers neuralforecast vit-pytorch pytorch-tcn snac
+    """
+)
+"""Whose networks these are, by their names in the package index."""
+
 Make = Callable[[], nn.Module]
 Input = Callable[[int], Any]
 """One argument of a forward pass, by the batch size."""
@@ -31,12 +39,19 @@ class Outside:
         name: the package and the network.
         make: the network, with random weights.
         args: its positional arguments, and ``kwargs`` those by name.
+        drop_unused: leave out modules that no pass calls, where they are more than the budget.
     """
 
     name: str
     make: Make
     args: tuple[Input, ...] = ()
     kwargs: dict[str, Input] = field(default_factory=dict)
+    drop_unused: bool = False
+
+    def network(self) -> nn.Module:
+        """The network in eval mode; the same at every call."""
+        torch.manual_seed(0)
+        return self.make().float().eval()
 
     def inputs(self, batch: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What one forward pass at this batch size reads; the same at every call."""
@@ -98,9 +113,13 @@ def segmentation(decoder: str, encoder: str, **options: Any) -> Outside:
 SEGMENTATION = [
     *(
         segmentation(decoder, "resnet18")
-        for decoder in names(
-            "Unet UnetPlusPlus MAnet Linknet FPN PSPNet DeepLabV3 DeepLabV3Plus UPerNet"
-        )
+        for decoder in names("Unet UnetPlusPlus MAnet Linknet FPN DeepLabV3 DeepLabV3Plus UPerNet")
+    ),
+    Outside(
+        "smp PSPNet resnet18 without its unused stages",
+        of("segmentation_models_pytorch:PSPNet", "resnet18", encoder_weights=None),
+        (floats(3, 64, 64),),
+        drop_unused=True,
     ),
     segmentation("Unet", "mobilenet_v2"),
     segmentation("Unet", "efficientnet-b0"),

@@ -2,20 +2,36 @@
 
 PYTHON := .venv/bin/python
 STAMP := .venv/.installed
+OUTSIDE := .venv-outside/bin/python
+OUTSIDE_STAMP := .venv-outside/.installed
+OUTSIDE_PACKAGES := segmentation-models-pytorch ultralytics-opencv-headless monai transformers pytorchcv torchaudio \
+	spandrel diffusers neuralforecast vit-pytorch pytorch-tcn snac
 
-.PHONY: help install browser demo lint format test test-all bench bench-speed exports coverage proxy picture fuzz fuzz-files fuzz-networks clean
+.PHONY: help install browser demo lint format test test-all bench bench-speed exports coverage coverage-outside \
+	proxy picture fuzz fuzz-files fuzz-networks clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP)  ## set up .venv with the tested versions of everything
 
-$(STAMP): pyproject.toml constraints.txt
-	@test -x $(PYTHON) || for python in python3 python3.12 python3.11 python3.13; do \
+# $(call venv,DIR): a virtual environment with a Python that is new enough
+define venv
+	@test -x $(1)/bin/python || for python in python3 python3.12 python3.11 python3.13; do \
 		$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
-			&& exec $$python -m venv .venv; \
+			&& exec $$python -m venv $(1); \
 	done || { echo 'precrop needs Python 3.11 or newer with its venv module' >&2; exit 1; }
+endef
+
+$(STAMP): pyproject.toml constraints.txt
+	$(call venv,.venv)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(OUTSIDE_STAMP): pyproject.toml constraints.txt constraints-outside.txt
+	$(call venv,.venv-outside)
+	$(OUTSIDE) -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-outside.txt \
+		-e '.[models]' $(OUTSIDE_PACKAGES)
 	@touch $@
 
 browser:  ## a Chromium for the tests of the report's page, on Debian; elsewhere install one by hand
@@ -68,9 +84,12 @@ fuzz: fuzz-files fuzz-networks  ## what is made at random: mutated files, networ
 fuzz-files: install  ## 2,000 mutations of every kind of file
 	$(PYTHON) -m scripts.fuzz_files --count 2000 --log fuzz-files.jsonl
 
+coverage-outside: $(OUTSIDE_STAMP)  ## measure networks of other packages, write docs/coverage-outside.md
+	$(OUTSIDE) -m scripts.coverage_outside --cache coverage-outside.jsonl
+
 picture: install  ## the picture in the README
 	$(PYTHON) scripts/widths_picture.py
 
-clean:  ## remove .venv and every cache
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+clean:  ## remove the environments and every cache
+	rm -rf .venv .venv-outside .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -10,21 +10,24 @@ import argparse
 import multiprocessing
 import os
 import sys
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import precrop
-from scripts.coverage_table import measure_all
+from scripts.coverage_table import keep, read_cache
 from scripts.outside_networks import PACKAGES, Outside, networks, outputs
 from tests.matrix.measure import (
     BINDING,
@@ -37,7 +40,7 @@ from tests.matrix.measure import (
 from tests.planning import counted_params
 
 TARGET = Path(__file__).parent.parent / "docs" / "coverage-outside.md"
-SECONDS = 300
+SECONDS = 600
 """The longest that one network may take, with everything that is measured of it."""
 
 Run = Callable[[nn.Module, Outside], list[Any]]
@@ -82,10 +85,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--cache", type=Path, required=True, help="JSON-lines file of results")
     parser.add_argument("--only", default="", help="only networks with this in their names")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="networks at a time")
     options = parser.parse_args()
     torch.set_num_threads(1)
     chosen = [entry for entry in networks() if options.only in entry.name]
-    known = measure_all(chosen, options.cache, measure_apart, OutsideMeasurement)
+    known = measure_all(chosen, options.cache, options.jobs)
     rows = [known[entry.name] for entry in chosen]
     if options.only:
         print("\n".join(map(_row, rows)))
@@ -94,24 +98,55 @@ def main() -> None:
         print(f"wrote {TARGET}")
 
 
-def measure_apart(entry: Outside) -> OutsideMeasurement:
-    """Measure in a process of its own: it may hang, crash, or change what is global."""
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_report, args=(entry, sender), daemon=True)
-    process.start()
-    sender.close()
-    try:
-        if not receiver.poll(SECONDS):
-            return OutsideMeasurement(entry.name, ended=f"not done in {SECONDS} s")
-        found: OutsideMeasurement = receiver.recv()
+def measure_all(chosen: Sequence[Outside], cache: Path, jobs: int) -> dict[str, OutsideMeasurement]:
+    """Results by name, from the cache where it has them; new ones are appended to it."""
+    known = read_cache(cache, OutsideMeasurement)
+    waiting = [entry for entry in chosen if entry.name not in known]
+    running: list[Apart] = []
+    with Progress(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()) as progress:
+        task = progress.add_task("", total=len(waiting))
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                running.append(Apart(waiting.pop(0)))
+            wait([one.receiver for one in running], timeout=1)
+            for one in tuple(running):
+                found = one.result()
+                if found is not None:
+                    running.remove(one)
+                    known[found.name] = found
+                    keep(found, cache)
+                    progress.advance(task)
+    return known
+
+
+class Apart:
+    """A measurement in a process of its own: it may hang, crash, or change what is global."""
+
+    def __init__(self, entry: Outside) -> None:
+        context = multiprocessing.get_context("fork")
+        self.name = entry.name
+        self.receiver, sender = context.Pipe(duplex=False)
+        self.process = context.Process(target=_report, args=(entry, sender), daemon=True)
+        self.process.start()
+        sender.close()
+        self.end = time.monotonic() + SECONDS
+
+    def result(self) -> OutsideMeasurement | None:
+        """What came out; None as long as nothing did."""
+        found = OutsideMeasurement(self.name)
+        if self.receiver.poll():
+            try:
+                found = self.receiver.recv()
+            except EOFError:
+                self.process.join()
+                found.ended = f"ended with status {self.process.exitcode}"
+        elif time.monotonic() < self.end:
+            return None
+        else:
+            found.ended = f"not done in {SECONDS} s"
+        self.process.kill()
+        self.process.join()
         return found
-    except EOFError:
-        process.join()
-        return OutsideMeasurement(entry.name, ended=f"ended with status {process.exitcode}")
-    finally:
-        process.kill()
-        process.join()
 
 
 def _report(entry: Outside, sender: Any) -> None:

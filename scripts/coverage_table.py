@@ -10,9 +10,9 @@ import argparse
 import json
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -20,16 +20,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tests.matrix.measure import BINDING, SHARE, Measurement, measure
 from tests.matrix.networks import GROUPS_FILE, Entry, entries
 
-
-class Named(Protocol):
-    """Whatever is measured has a name."""
-
-    @property
-    def name(self) -> str:
-        """Under which its result is kept."""
-
-
-N = TypeVar("N", bound=Named)
 M = TypeVar("M", bound=Measurement)
 
 TARGET = Path(__file__).parent.parent / "docs" / "coverage.md"
@@ -43,7 +33,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (default: 1)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    known = measure_all(entries(), options.cache, measure, Measurement)
+    known = measure_all(entries(), options.cache)
     if options.groups:
         groups = {entry.name: known[entry.name].groups for entry in entries()}
         GROUPS_FILE.write_text(json.dumps(groups, indent=1) + "\n")
@@ -51,11 +41,9 @@ def main() -> None:
     print(f"wrote {TARGET}")
 
 
-def measure_all(
-    networks: Sequence[N], cache: Path, measure: Callable[[N], M], kind: type[M]
-) -> dict[str, M]:
+def measure_all(networks: Sequence[Entry], cache: Path) -> dict[str, Measurement]:
     """Results by name, from the cache where it has them; new ones are appended to it."""
-    known = read_cache(cache, kind)
+    known = read_cache(cache, Measurement)
     columns = (TextColumn("{task.description:45}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn()) as progress, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # networks' own
@@ -64,10 +52,15 @@ def measure_all(
             progress.update(task, description=entry.name)
             if entry.name not in known:
                 known[entry.name] = measure(entry)
-                with cache.open("a") as file:
-                    file.write(known[entry.name].to_json() + "\n")
+                keep(known[entry.name], cache)
             progress.advance(task)
     return known
+
+
+def keep(found: Measurement, cache: Path) -> None:
+    """Append a result to the cache."""
+    with cache.open("a") as file:
+        file.write(found.to_json() + "\n")
 
 
 def read_cache(cache: Path, kind: type[M]) -> dict[str, M]:

@@ -26,6 +26,14 @@ PACKAGES = names(
 )
 """Whose networks these are, by their names in the package index."""
 
+MODULES = names(
+    """
+    segmentation_models_pytorch ultralytics.nn.tasks monai.networks.nets transformers
+    pytorchcv.model_provider spandrel diffusers neuralforecast.models
+    """
+)
+"""What takes long to import."""
+
 Make = Callable[[], nn.Module]
 Input = Callable[[int], Any]
 """One argument of a forward pass, by the batch size."""
@@ -1359,7 +1367,7 @@ OTHERS = [
 def networks() -> Sequence[Outside]:
     """All of them; no hub is ever asked for anything."""
     os.environ.update({"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "YOLO_OFFLINE": "true"})
-    _import_torchaudio()
+    _import_packages()
     listed = [
         *SEGMENTATION,
         *YOLO,
@@ -1379,10 +1387,16 @@ def networks() -> Sequence[Outside]:
     return listed
 
 
-def _import_torchaudio() -> None:
-    """It refuses a PyTorch made for another CUDA, which doesn't matter where no GPU is used."""
-    with contextlib.suppress(ImportError), mock.patch("torch.version.cuda", None):
+def _import_packages() -> None:
+    """Here, once, rather than in the process of every network.
+
+    torchaudio refuses a PyTorch made for another CUDA, which doesn't matter where no GPU is used.
+    """
+    with mock.patch("torch.version.cuda", None), contextlib.suppress(ImportError):
         importlib.import_module("torchaudio")
+    for name in MODULES:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
 
 
 def outputs(tree: Any) -> list[Tensor]:

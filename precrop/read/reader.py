@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from precrop.read.axes import Atom, Axis, axis_of, axis_size, constant, freeze, resolve
+from precrop.read.axes import Atom, Axis, axis_of, axis_size, constant, freeze, resolve, unify
 from precrop.read.trace import Call, Trace, input_tensors
 
 if TYPE_CHECKING:
@@ -204,6 +204,10 @@ class Reader:
             if name not in self.tensors:
                 self.tensors[name] = _parameter_axes(tuple(tensor.shape), name)
             axes = self.tensors[name]
+            assigned = self._axes.get(id(self.trace.assigned.get(id(tensor))))
+            if assigned is not None:
+                reason = f"a result is assigned to {name}"
+                axes = tuple(unify(a, b, reason) for a, b in zip(axes, assigned, strict=True))
         self._axes[id(tensor)] = axes
         return axes
 

@@ -76,7 +76,9 @@ class Trace:
 
     ``refused`` is the shape that a reshape was asked for and could not give; such a request never
     becomes an ATen call. Only traces with a limit look for it. ``answers`` are the truth values
-    that were taken out of tensors, for Python to branch on.
+    that were taken out of tensors, for Python to branch on. ``assigned`` are the results that the
+    pass put in place of parameters' data (``weight.data = kernel``, which is no ATen call), by the
+    id of the parameter.
     """
 
     calls: list[Call] = field(default_factory=list)
@@ -86,6 +88,7 @@ class Trace:
     error: Exception | None = None
     refused: Shape | None = None
     answers: list[bool] = field(default_factory=list)
+    assigned: dict[int, Tensor] = field(default_factory=dict)
 
 
 _NAMES: dict[Any, str] = {}
@@ -293,6 +296,7 @@ def run(
     """
     trace = Trace(inputs=tensors_within((args, kwargs)))
     stack = [-1]
+    before = _storages(model) if limit is None else []
     try:
         with (
             apart(),
@@ -308,7 +312,31 @@ def run(
             trace.outputs = tensors_within(model(*args, **kwargs))
     except Exception as error:  # whatever the network's own forward raises
         trace.error = error
+    if before:
+        trace.assigned = _assigned(before, _storages(model), trace.calls)
     return trace
+
+
+def _storages(model: nn.Module) -> list[tuple[Tensor, int]]:
+    """Parameters, and where the data of each is."""
+    return [(p, _place(p)) for p in model.parameters() if p.layout == torch.strided]
+
+
+def _place(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _assigned(
+    before: list[tuple[Tensor, int]], after: list[tuple[Tensor, int]], calls: list[Call]
+) -> dict[int, Tensor]:
+    """The results that now are parameters' data, by the id of the parameter."""
+    first = {id(tensor): place for tensor, place in before}
+    moved = {id(t): (t, place) for t, place in after if first.get(id(t), place) != place}
+    if not moved:
+        return {}
+    places = {(_place(made), made.shape): made for call in calls for made in call.outputs}
+    found = {key: places.get((place, tensor.shape)) for key, (tensor, place) in moved.items()}
+    return {key: made for key, made in found.items() if made is not None}
 
 
 # Modules that only scale what passes through them, and only in train mode.

@@ -1286,7 +1286,7 @@ SERIES_NETS = [
     forecast("TimesNet", hidden_size=16, conv_hidden_size=16, num_kernels=3),
     forecast("PatchTST", hidden_size=32, n_heads=4, linear_hidden_size=64, encoder_layers=2),
     forecast("iTransformer", n_series=3, hidden_size=32, n_heads=4, d_ff=64),
-    forecast("TSMixer", n_series=3, ff_dim=16),
+    forecast("TSMixer", n_series=8, ff_dim=128),
     forecast("BiTCN"),
     forecast("TiDE", hidden_size=32, decoder_output_dim=8, temporal_decoder_dim=16),
     forecast("LSTM", encoder_hidden_size=16, decoder_hidden_size=16),

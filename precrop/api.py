@@ -30,6 +30,7 @@ from precrop.read.network import Network
 from precrop.read.reader import Product
 from precrop.read.residual import find_streams
 from precrop.targets import check_densities, check_widths
+from precrop.uniform import beside_uniform, starved_classifier
 from precrop.ways import EXACT, RULES, Balanced, ByRule, Exact, Given, Matched, Uniform, Way
 
 
@@ -382,6 +383,10 @@ def _changed_tensors(fit: Fit) -> dict[str, Any]:
 def _solver_report(choice: Choice) -> dict[str, Any]:
     structure, solution, allocation = choice.structure, choice.solution, choice.solution.allocation
     ratios = np.log(np.array(choice.units, float) / np.array(structure.units, float))
+    found = {
+        "uniform": beside_uniform(solution.problem, ratios),
+        "starved": starved_classifier(solution.problem, ratios),
+    }
     return {
         "status": allocation.status,
         "iterations": allocation.iterations,
@@ -389,4 +394,5 @@ def _solver_report(choice: Choice) -> dict[str, Any]:
         "rounded": solution.value(ratios),
         "at_cap": [structure.groups[group].name for group in allocation.at_cap],
         **solution.report,
+        **{name: report for name, report in found.items() if report},
     }

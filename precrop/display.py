@@ -10,6 +10,7 @@ from rich.text import Text
 from precrop.budgets import written
 from precrop.errors import printable
 from precrop.plans import LayerPlan, Plan
+from precrop.uniform import CLOSE
 
 _BAR = 32
 _COLUMNS = 110  # where the output is no terminal
@@ -32,6 +33,7 @@ def show(plan: Plan, console: Console | None = None) -> None:
         *widened_lines(plan),
         *uneven_lines(plan),
         *rescaled_lines(plan),
+        *uniform_lines(plan),
         *worth_lines(plan),
     ):
         console.print(Text(printable(line)))
@@ -115,6 +117,27 @@ def widened_lines(plan: Plan) -> Iterator[str]:
     if plan.widened:
         most = max(new / old for old, new in plan.widened.values())
         yield f"Wider than the original: {_some(list(plan.widened))}: up to {most:.2f} times"
+
+
+def uniform_lines(plan: Plan) -> Iterator[str]:
+    """How far the plan is from uniform width at its budgets, and what that lets one expect."""
+    found = plan.solver.get("uniform")
+    if found:
+        head = f"Uniform width would keep {found['share']:.0%} of every width"
+        if found["apart"] <= CLOSE:
+            yield f"{head}; this plan is close to it: expect the same accuracy."
+        else:
+            yield (
+                f"{head}; this plan is {found['apart']:.0%} away from it, most in "
+                f"{_some(list(found['most']))}."
+            )
+    starved = plan.solver.get("starved")
+    if starved:
+        yield (
+            f"Warning: parameters alone leave {starved['layer']} {starved['kept']:.0%} of its "
+            f"inputs (uniform width: {starved['uniform']:.0%}); with {starved['classes']} classes "
+            "that can cost accuracy. Give a budget of MACs too."
+        )
 
 
 def worth_lines(plan: Plan) -> Iterator[str]:

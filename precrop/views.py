@@ -13,7 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from precrop.display import frozen_lines, layer_table, total_table, widened_lines
+from precrop.display import (
+    frozen_lines,
+    layer_table,
+    total_table,
+    uniform_lines,
+    widened_lines,
+)
 from precrop.errors import PrecropError, printable
 from precrop.plans import LayerPlan, Plan
 
@@ -39,7 +45,8 @@ def network_name(plan: Plan) -> str:
 
 def summary(plan: Plan) -> str:
     """A screenful: stages where there are many layers, totals, what is frozen and why."""
-    notes = map(printable, (*frozen_lines(plan), *widened_lines(plan)))
+    lines = (*frozen_lines(plan), *widened_lines(plan), *uniform_lines(plan))
+    notes = map(printable, lines)
     tables = (_drawn(stage_table(plan)), _drawn(total_table(plan)))
     return "\n\n".join((printable(network_name(plan)), *tables, "\n".join(notes)))
 
@@ -142,7 +149,7 @@ def html(plan: Plan) -> str:
     picture = _picture(plan)
     if picture is not None:
         parts.append(f'<img alt="widths over depth" style="max-width:100%" src="{picture}">')
-    lines = (*frozen_lines(plan), *widened_lines(plan))
+    lines = (*frozen_lines(plan), *widened_lines(plan), *uniform_lines(plan))
     parts += [f"<p>{escape(printable(line))}</p>" for line in lines]
     layers = _html_table(layer_table(plan))
     parts.append(f"<details><summary>{len(plan.layers)} layers</summary>{layers}</details>")

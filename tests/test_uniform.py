@@ -1,6 +1,7 @@
 """What a plan says of uniform width, and of a starved classifier."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from precrop.uniform import beside_uniform, uniform_share
 from tests.structures import chain
 
 
-def test_the_share_uses_the_tightest_budget_up():
+def test_the_share_uses_the_tightest_budget_up() -> None:
     structure = chain([16, 32, 64])
     limits = {"params": 3000, "macs": structure.costs["macs"](structure.units)}
     problem = program(structure, limits)
@@ -26,7 +27,7 @@ def test_the_share_uses_the_tightest_budget_up():
     assert uniform_share(program(structure, wide, expand=True)) > 1
 
 
-def test_uniform_width_is_no_distance_from_itself():
+def test_uniform_width_is_no_distance_from_itself() -> None:
     structure = chain([16, 32, 64])
     problem = program(structure, {"params": 3000})
     x = np.full(len(structure.groups), np.log(uniform_share(problem)))
@@ -40,7 +41,7 @@ def test_uniform_width_is_no_distance_from_itself():
     assert beside_uniform(program(structure, {}), x) == {}
 
 
-def test_plans_say_how_far_they_are():
+def test_plans_say_how_far_they_are() -> None:
     near = precrop.plan(resnet20(), (3, 32, 32), params=0.3, macs=0.3)
     assert near.solver["uniform"]["apart"] < 0.1
     assert "expect the same accuracy" in "\n".join(uniform_lines(near))
@@ -54,9 +55,10 @@ def test_plans_say_how_far_they_are():
     assert precrop.Plan.from_json(far.to_json()) == far
 
 
-def test_a_starved_classifier_is_named():
-    def plan(classes, **budgets):
-        return precrop.plan(nats_sss((16, 32, 32, 64, 64), classes), (3, 32, 32), **budgets)
+def test_a_starved_classifier_is_named() -> None:
+    def plan(classes: int, **budgets: float) -> Plan:
+        asked: dict[str, Any] = dict(budgets)
+        return precrop.plan(nats_sss((16, 32, 32, 64, 64), classes), (3, 32, 32), **asked)
 
     starving = plan(100, params=0.5)
     assert starving.solver["starved"]["layer"] == "classifier"

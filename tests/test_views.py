@@ -3,8 +3,9 @@
 import dataclasses
 import io
 import json
+from pathlib import Path
 
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]
 import pytest
 from torchvision.models import resnet50
 
@@ -22,7 +23,7 @@ def plan() -> Plan:
     return precrop.plan(resnet50(), (3, 64, 64), params=0.5, macs=0.5, divisor=8)
 
 
-def test_a_plan_prints_a_screenful(plan):
+def test_a_plan_prints_a_screenful(plan: Plan) -> None:
     lines = str(plan).splitlines()
     assert len(lines) <= SCREEN
     assert max(map(len, lines)) <= 100
@@ -33,7 +34,7 @@ def test_a_plan_prints_a_screenful(plan):
     assert f"{plan.macs:,}" in text
 
 
-def test_stages_add_up_to_the_layers(plan):
+def test_stages_add_up_to_the_layers(plan: Plan) -> None:
     from precrop.views import _stages
 
     stages = _stages(plan.layers)
@@ -42,19 +43,19 @@ def test_stages_add_up_to_the_layers(plan):
     assert [name for name, _ in stages][:3] == ["conv1", "layer1.0", "layer1.1"]
 
 
-def test_every_layer_is_a_stage_where_there_are_few():
+def test_every_layer_is_a_stage_where_there_are_few() -> None:
     lines = PLAN.summary().splitlines()
     assert [line.split()[0] for line in lines[3:7]] == [layer.name for layer in PLAN.layers]
 
 
-def test_repr_is_one_line(plan):
+def test_repr_is_one_line(plan: Plan) -> None:
     assert repr(plan) == (
         f"<Plan of ResNet: {plan.params:,} of {plan.base_params:,} parameters, "
         f"{plan.macs:,} of {plan.base_macs:,} MACs, {len(plan.layers)} layers>"
     )
 
 
-def test_frame_has_what_the_plan_has(plan):
+def test_frame_has_what_the_plan_has(plan: Plan) -> None:
     frame = plan.to_frame()
     assert frame["layer"].tolist() == [layer.name for layer in plan.layers]
     assert dict(zip(frame["layer"], frame["out_channels"], strict=True)) == {
@@ -65,7 +66,7 @@ def test_frame_has_what_the_plan_has(plan):
     assert PLAN.to_frame()["frozen"].tolist()[-1] == PLAN.frozen["fc"]
 
 
-def test_a_notebook_shows_totals_picture_and_layers(plan):
+def test_a_notebook_shows_totals_picture_and_layers(plan: Plan) -> None:
     page = plan._repr_html_()
     assert "data:image/png;base64," in page
     assert f"{plan.params:,}" in page
@@ -74,7 +75,7 @@ def test_a_notebook_shows_totals_picture_and_layers(plan):
     assert "<script>" not in named._repr_html_()
 
 
-def test_the_picture_names_layers(plan):
+def test_the_picture_names_layers(plan: Plan) -> None:
     figure = plan.plot(title="half")
     widths, shares = figure.axes
     labels = [tick.get_text() for tick in shares.get_xticklabels()]
@@ -84,7 +85,7 @@ def test_the_picture_names_layers(plan):
     dataclasses.replace(PLAN, layers=(odd, *PLAN.layers[1:])).plot().savefig(io.BytesIO())
 
 
-def test_plans_side_by_side(plan):
+def test_plans_side_by_side(plan: Plan) -> None:
     smaller = precrop.plan(resnet50(), (3, 64, 64), params=0.3, macs=0.3, divisor=8)
     compared = precrop.compare(plan, smaller, names=["half", "third"])
     frame = compared.to_frame()
@@ -101,7 +102,7 @@ def test_plans_side_by_side(plan):
     assert text.splitlines()[0] in compared._repr_html_()
 
 
-def test_plans_that_cannot_be_compared():
+def test_plans_that_cannot_be_compared() -> None:
     with pytest.raises(PrecropError, match="two plans or more"):
         precrop.compare(PLAN)
     with pytest.raises(PrecropError, match="2 different names"):
@@ -112,13 +113,13 @@ def test_plans_that_cannot_be_compared():
 
 
 @pytest.fixture
-def files(tmp_path, monkeypatch):
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     PLAN.save("a.json")
     WIDENED.save("b.json")
 
 
-def test_show_compares(files, capsys):
+def test_show_compares(files: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "a.json", "b.json"]) == 0
     assert "16" in capsys.readouterr().out
     assert main(["show", "a.json", "b.json", "--json"]) == 0
@@ -127,7 +128,7 @@ def test_show_compares(files, capsys):
     assert "one plan" in capsys.readouterr().err
 
 
-def test_summary_and_what_was_written(files, capsys):
+def test_summary_and_what_was_written(files: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "a.json", "--summary"]) == 0
     assert capsys.readouterr().out.rstrip("\n") == PLAN.summary()
     words = ["plan", "resnet20", "--params", "0.5", "--summary", "-o", "half.json"]
@@ -139,5 +140,5 @@ def test_summary_and_what_was_written(files, capsys):
     assert json.loads(capsys.readouterr().out)
 
 
-def test_frames_are_pandas(plan):
+def test_frames_are_pandas(plan: Plan) -> None:
     assert isinstance(plan.to_frame(), pd.DataFrame)

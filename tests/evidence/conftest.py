@@ -1,18 +1,19 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from precrop.evidence.nats import load_tables
+from precrop.evidence.nats import Table, load_tables
 
 SAMPLE = Path(__file__).parent
 """Two thousand networks of the size space, drawn at random (NATS-Bench, MIT licence)."""
 
 
 @pytest.fixture(scope="session")
-def tables():
+def tables() -> Any:
     return load_tables(SAMPLE)
 
 
 @pytest.fixture(scope="session")
-def table(tables):
+def table(tables: list[Table]) -> Any:
     return tables[0]

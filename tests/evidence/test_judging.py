@@ -3,24 +3,25 @@
 import dataclasses
 
 import numpy as np
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]
 import pytest
 
 from precrop.evidence import judging
 from precrop.evidence.judging import Case, Strategy, chosen_widths
-from precrop.evidence.nats import DATA_SETS, FreeWidths
+from precrop.evidence.nats import DATA_SETS, FiveWidths, FreeWidths, Table
+from precrop.program import OBJECTIVES
 
 SYNEXP = Strategy("synexp")
 UNIFORM = Strategy(judging.UNIFORM, {"rule": "uniform"})
 
 
 @pytest.fixture
-def coarse(monkeypatch):
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bands wide enough for a sample of the networks."""
     monkeypatch.setattr(judging, "BAND", 0.15)
 
 
-def test_bands_hold_networks_of_one_size(table, coarse):
+def test_bands_hold_networks_of_one_size(table: Table, coarse: None) -> None:
     found = judging.bands(table)
     assert len(found) > 20
     for band in found:
@@ -30,8 +31,10 @@ def test_bands_hold_networks_of_one_size(table, coarse):
     assert len(np.unique(np.concatenate(found))) == sum(map(len, found))
 
 
-def test_synexp_orders_networks_of_one_size(tables, coarse, monkeypatch):
-    monkeypatch.setattr(judging, "OBJECTIVES", {"synexp": judging.OBJECTIVES["synexp"]})
+def test_synexp_orders_networks_of_one_size(
+    tables: list[Table], coarse: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging, "OBJECTIVES", {"synexp": OBJECTIVES["synexp"]})
     frame = pd.DataFrame(row for table in tables for row in judging.order(table))
     frame = frame.set_index(["data set", "objective"])
     for data_set in DATA_SETS:
@@ -39,14 +42,16 @@ def test_synexp_orders_networks_of_one_size(tables, coarse, monkeypatch):
         assert frame.loc[(data_set.name, "params"), "rho raw"] < 0.4
 
 
-def test_an_objective_that_is_the_accuracy_orders_perfectly(table, coarse, monkeypatch):
+def test_an_objective_that_is_the_accuracy_orders_perfectly(
+    table: Table, coarse: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(judging, "objective_values", lambda table: {"oracle": table.raw})
     (row,) = judging.order(table)
     assert row["rho raw"] == pytest.approx(1)
     assert row["tau raw"] == pytest.approx(1)
 
 
-def test_synexp_regrets_less_than_uniform_width_and_chance(table, coarse):
+def test_synexp_regrets_less_than_uniform_width_and_chance(table: Table, coarse: None) -> None:
     rows = [
         *judging.regret(table, SYNEXP, 12),
         *judging.regret(table, UNIFORM, 12),
@@ -57,7 +62,7 @@ def test_synexp_regrets_less_than_uniform_width_and_chance(table, coarse):
     assert means["synexp"] < 0.2
 
 
-def test_regret_is_zero_for_the_best_network(table, coarse):
+def test_regret_is_zero_for_the_best_network(table: Table, coarse: None) -> None:
     params, macs = judging.drawn_budgets(table, 1)[0]
     within = np.flatnonzero((table.params <= params) & (table.macs <= macs))
     best = within[table.smooth[within].argmax()]
@@ -66,19 +71,19 @@ def test_regret_is_zero_for_the_best_network(table, coarse):
     assert row["beats"] == 1 or table.smooth[best] == table.smooth[within].max()
 
 
-def test_plans_keep_their_budgets_and_steps(table):
-    for kind in (judging.FiveWidths, FreeWidths):
+def test_plans_keep_their_budgets_and_steps(table: Table) -> None:
+    for kind in (FiveWidths, FreeWidths):
         widths = chosen_widths(
             table.data_set, judging.WIDEST, SYNEXP, kind=kind, params=0.4, macs=0.4
         )
         assert widths is not None
         assert widths.max() <= 64
-        if kind is judging.FiveWidths:
+        if kind is FiveWidths:
             assert (widths % 8 == 0).all()
     assert chosen_widths(table.data_set, judging.WIDEST, SYNEXP, params=100) is None
 
 
-def test_gains_are_measured_from_uniform_width(table):
+def test_gains_are_measured_from_uniform_width(table: Table) -> None:
     base = (64, 48, 32, 24, 16)
     case = Case("ill-shaped", "inverted", base, {"params": 0.6}, "parameters alone", False)
     (uniform,) = judging.gains(table, UNIFORM, [case])
@@ -90,12 +95,12 @@ def test_gains_are_measured_from_uniform_width(table):
     assert row["gain"] > 0
 
 
-def test_a_registered_objective_is_judged(monkeypatch):
-    monkeypatch.setitem(judging.OBJECTIVES, "mine", lambda known: np.ones(len(known.layers)))
+def test_a_registered_objective_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OBJECTIVES, "mine", lambda known: np.ones(len(known.layers)))
     assert "mine" in [strategy.name for strategy in judging.strategies()]
 
 
-def test_an_interval_holds_its_mean():
+def test_an_interval_holds_its_mean() -> None:
     found = judging.interval("x", np.array([1.0, 2.0, 3.0, np.nan]))
     assert found["x"] == 2
     assert 1 <= found["x low"] < 2 < found["x high"] <= 3

@@ -1,15 +1,17 @@
+from pathlib import Path
+
 import numpy as np
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]
 import pytest
 
 import precrop
 from precrop.errors import PrecropError
 from precrop.evidence.judging import WIDEST
-from precrop.evidence.nats import DATA_SETS, FiveWidths, FreeWidths, load_tables, structure
+from precrop.evidence.nats import DATA_SETS, FiveWidths, FreeWidths, Table, load_tables, structure
 from precrop.models import nats_sss
 
 
-def test_the_five_widths_are_those_of_the_table(table):
+def test_the_five_widths_are_those_of_the_table(table: Table) -> None:
     known = structure(table.data_set, WIDEST)
     assert [group.units for group in known.groups] == list(WIDEST)
     different = np.flatnonzero(
@@ -21,7 +23,7 @@ def test_the_five_widths_are_those_of_the_table(table):
         assert known.costs["macs"](units) == table.macs[row]
 
 
-def test_ties_add_neither_parameters_nor_macs():
+def test_ties_add_neither_parameters_nor_macs() -> None:
     free, tied = (
         precrop.plan(kind((16, 24, 32, 40, 48), 10), (3, 32, 32), params=1.0)
         for kind in (FreeWidths, FiveWidths)
@@ -33,7 +35,7 @@ def test_ties_add_neither_parameters_nor_macs():
     assert len({layer.group for layer in free.layers}) > 6
 
 
-def test_the_surface_recovers_a_polynomial_and_measures_noise(table):
+def test_the_surface_recovers_a_polynomial_and_measures_noise(table: Table) -> None:
     logs = np.log(table.widths / 32)
     exact = 90 + logs @ np.arange(1, 6) - (logs**2).sum(1)
     noise = np.random.default_rng(0).normal(0, 0.5, len(exact))
@@ -44,7 +46,7 @@ def test_the_surface_recovers_a_polynomial_and_measures_noise(table):
     assert np.isnan(made.measured(np.array([[1.0, 2, 3, 4, 5]]))).all()
 
 
-def test_files_that_are_not_the_table(tmp_path):
+def test_files_that_are_not_the_table(tmp_path: Path) -> None:
     with pytest.raises(PrecropError, match="holds no nats-sss.parquet"):
         load_tables(tmp_path)
     pd.DataFrame({"c0": [8]}).to_parquet(tmp_path / "nats-sss.parquet")
@@ -55,5 +57,5 @@ def test_files_that_are_not_the_table(tmp_path):
         load_tables(tmp_path)
 
 
-def test_every_data_set_is_there(tables):
+def test_every_data_set_is_there(tables: list[Table]) -> None:
     assert [table.data_set for table in tables] == list(DATA_SETS)

@@ -1,7 +1,9 @@
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]
 import pytest
 
 import precrop
@@ -38,12 +40,12 @@ ROWS = [
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Any:
     (tmp_path / published.FILE).write_text(json.dumps(ROWS))
     return tmp_path
 
 
-def test_topologies_have_their_published_costs():
+def test_topologies_have_their_published_costs() -> None:
     plan = precrop.plan(mobilenet_v1(), IMAGENET, params=1.0)
     assert (plan.base_params, plan.base_macs) == (4_231_976, 568_740_352)
     ours = cifar_resnet((3, 3, 3), 10)
@@ -51,12 +53,12 @@ def test_topologies_have_their_published_costs():
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in known.parameters())
 
 
-def test_what_cannot_be_built_and_controls_are_left_out(folder):
+def test_what_cannot_be_built_and_controls_are_left_out(folder: Path) -> None:
     names = [configuration.name for configuration in load_published(folder)]
     assert names == ["halves", "halves again", "a narrow one"]
 
 
-def test_budgets_are_those_of_the_published_network(folder):
+def test_budgets_are_those_of_the_published_network(folder: Path) -> None:
     vgg, _, resnet = load_published(folder)
     assert resnet.budgets == {"macs": 4_000_000}
     assert resnet.input_shape == CIFAR
@@ -64,7 +66,7 @@ def test_budgets_are_those_of_the_published_network(folder):
     assert vgg.budgets == {"params": plan.params, "macs": plan.macs}
 
 
-def test_widths_that_a_plan_itself_chose_are_found_again(folder):
+def test_widths_that_a_plan_itself_chose_are_found_again(folder: Path) -> None:
     vgg = load_published(folder)[0]
     plan = precrop.plan(vgg.make(), CIFAR, params=0.3, macs=0.3)
     widths = {layer.name: layer.out_channels for layer in plan.layers if layer.name in vgg.widths}
@@ -78,7 +80,7 @@ def test_widths_that_a_plan_itself_chose_are_found_again(folder):
     assert np.isnan(uniform["rho"])
 
 
-def test_experts_are_set_beside_each_other(folder):
+def test_experts_are_set_beside_each_other(folder: Path) -> None:
     options = {UNIFORM: {"rule": "uniform"}}
     rows = [row for found in load_published(folder) for row in compare(found, options)]
     (pair,) = disagreement(pd.DataFrame(rows)).to_dict("records")
@@ -87,7 +89,7 @@ def test_experts_are_set_beside_each_other(folder):
     assert pair["distance"] > 0
 
 
-def test_broken_files(tmp_path):
+def test_broken_files(tmp_path: Path) -> None:
     with pytest.raises(PrecropError, match="holds no published-widths.json"):
         load_published(tmp_path)
     for text in ("[1]", "{", '[{"family": "cifar_vgg16_bn", "name": "x"}]'):

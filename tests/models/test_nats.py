@@ -1,6 +1,6 @@
 from pathlib import Path
 
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -25,16 +25,16 @@ def check(rows: int) -> None:
             assert counter.get_total_flops() // 2 == row[f"macs_{name}"], widths
 
 
-def test_costs_are_those_of_the_benchmark():
+def test_costs_are_those_of_the_benchmark() -> None:
     check(4)
 
 
 @pytest.mark.matrix
-def test_costs_of_a_thousand_networks_are_those_of_the_benchmark():
+def test_costs_of_a_thousand_networks_are_those_of_the_benchmark() -> None:
     check(1000)
 
 
-def test_outputs_and_a_wrong_number_of_widths():
+def test_outputs_and_a_wrong_number_of_widths() -> None:
     assert nats_sss((8, 16, 16, 24, 8), 7)(torch.randn(2, 3, 16, 16)).shape == (2, 7)
     with pytest.raises(ValueError, match="5 numbers"):
         nats_sss((8, 8, 8))

@@ -9,6 +9,7 @@ import pytest
 import precrop
 from precrop.display import uniform_lines
 from precrop.models import cifar_mobilenet_v2, nats_sss, resnet20
+from precrop.plans import Plan
 from precrop.program import program
 from precrop.uniform import beside_uniform, uniform_share
 from tests.structures import chain

@@ -25,7 +25,7 @@ from precrop.hooks import unwrapped
 from precrop.plans import LayerPlan, Plan
 from precrop.program import BALANCE, OBJECTIVES
 from precrop.read.axes import leaves
-from precrop.read.inputs import Inputs, check_network, given
+from precrop.read.inputs import LARGEST_BATCH, Inputs, check_network, given
 from precrop.read.network import Network
 from precrop.read.reader import Product
 from precrop.read.residual import find_streams
@@ -237,8 +237,10 @@ def _check_used(
     budgets: Mapping[str, Budget], batch_size: int, profiled: bool, divisor: int | str
 ) -> None:
     """Refuse a batch size without sense, and what none of the budgets would look at."""
-    if type(batch_size) is not int or batch_size < 1:
-        raise PrecropError(f"batch_size={batch_size!r} makes no sense: write a number from 1 up")
+    if type(batch_size) is not int or not 1 <= batch_size <= LARGEST_BATCH:
+        raise PrecropError(
+            f"batch_size={batch_size!r} makes no sense: write a number from 1 to {LARGEST_BATCH:,}"
+        )
     if batch_size > 1 and not {"latency", "memory"} & budgets.keys():
         raise PrecropError(
             f"batch_size={batch_size} is for budgets of latency and memory: give one, or drop it"

@@ -47,6 +47,7 @@ UNITS = {"params": _COUNT, "macs": _COUNT, "memory": _BYTES, "latency": _FEMTOSE
 
 _TEXT = re.compile(r"(\d+(?:_\d+)*)?(\.\d+)?\s*(%|[a-zµ]*)", re.IGNORECASE)
 _LARGEST_SHARE = 100
+_LARGEST = 2**63
 
 
 def parse_budgets(asked: Mapping[str, Budget | None], bases: Mapping[str, int]) -> dict[str, int]:
@@ -99,6 +100,8 @@ def parse_budget(name: str, asked: Budget, base: int) -> int:
     limit = int(number * (base if scale is None else scale))
     if limit < 1:
         raise BudgetError(f"{name}={asked!r} of {base} leaves nothing: {hint}")
+    if limit >= _LARGEST:
+        raise BudgetError(f"{name}={asked!r} is more than any network costs: {hint}")
     return limit
 
 

@@ -1,5 +1,6 @@
 """Weights on disk: safetensors in, and a built network with its plan out."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -26,6 +27,18 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         # The last ones of what a header says that is no type or size of PyTorch's.
         raise PrecropError(f"{path} is not a safetensors file: {error}") from error
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write tensors as safetensors.
+
+    Raises:
+        PrecropError: there is no room, or no right to write.
+    """
+    try:
+        save_file(dict(tensors), path, metadata)
+    except SafetensorError as error:
+        raise PrecropError(f"cannot write {path.name}: {error}") from error
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -67,6 +80,6 @@ def save_built(model: nn.Module, plan: Plan, output: Path, stem: str) -> tuple[P
     # Tensors under two names (tied weights) are written twice: safetensors knows no sharing.
     tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     with replacing(weights_path) as weights_file, replacing(plan_path) as plan_file:
-        save_file(tensors, weights_file, metadata={"format": "pt"})
+        save_tensors(tensors, weights_file, {"format": "pt"})
         plan_file.write_text(plan.to_json(), encoding="utf-8")
     return weights_path, plan_path

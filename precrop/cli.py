@@ -165,6 +165,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         print("precrop: stopped", file=sys.stderr)
         return INTERRUPTED
+    except RuntimeError as error:
+        if "alloc" not in str(error) and "out of memory" not in str(error):
+            raise
+        return _refuse(f"there is not enough memory for what was asked: {error}")
     return status if isinstance(status, int) else 0
 
 

@@ -37,6 +37,8 @@ def _beside(target: Path) -> Path:
     try:
         if target.is_dir():
             raise PrecropError(f"cannot write {target}: it is a folder, name a file in it")
+        if target.exists() and not target.is_file():
+            raise PrecropError(f"cannot write {target}: it is no plain file")
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     except OSError as error:
         raise PrecropError(f"cannot write {target}: {error.strerror}") from error

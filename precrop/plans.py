@@ -351,12 +351,12 @@ def _check(plan: Plan) -> None:
 
 
 def _is_shape(value: Any) -> bool:
-    """Whether all numbers in an input's description are sizes."""
+    """Whether all numbers in an input's description are of 64 bits."""
     if isinstance(value, (list, tuple)):
         return all(map(_is_shape, value))
     if isinstance(value, Mapping):
         return all(map(_is_shape, value.values()))
-    return not isinstance(value, (int, float)) or 0 <= value < 2**31
+    return _is_sound(value)
 
 
 def _digest(content: Mapping[str, Any]) -> str:

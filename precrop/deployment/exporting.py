@@ -31,7 +31,7 @@ from precrop.checkpoint import load_weights
 from precrop.copying import copied
 from precrop.errors import PrecropError
 from precrop.plans import Plan
-from precrop.read.inputs import Inputs, given, tensors_in
+from precrop.read.inputs import LARGEST_BATCH, Inputs, given, tensors_in
 from precrop.trust import check_named
 from precrop.zoo import load_model
 
@@ -126,8 +126,10 @@ class Source:
         batch: int | None = None,
         origin: Origin | None = None,
     ) -> None:
-        if batch is not None and batch < 1:
-            raise PrecropError(f"batch={batch} is no batch size: give 1 or more, or none for any")
+        if batch is not None and not 1 <= batch <= LARGEST_BATCH:
+            raise PrecropError(
+                f"batch={batch} is no batch size: give 1 to {LARGEST_BATCH:,}, or none for any"
+            )
         away = {tensor.device.type for tensor in _tensors(model)} - {"cpu"}
         if "meta" in away:
             raise PrecropError("the network is on the meta device, without weights to export")

@@ -114,6 +114,8 @@ def _brief(value: Any) -> str:
 def _integer(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
+LARGEST_BATCH = 2**20
+
 
 def _is_shape(value: Any) -> bool:
     return isinstance(value, Sequence) and bool(value) and all(map(_integer, value))

@@ -213,7 +213,7 @@ def frame_of(rows: Iterable[Row]) -> Frame:
 def _printable(row: Row) -> Row:
     """A row whose names do nothing to what shows them; other escapes are those of each format."""
     texts = {name: value for name in FIELDS if isinstance(value := getattr(row, name), str)}
-    shown = {name: _name(text) for name, text in texts.items()}
+    shown: dict[str, Any] = {name: _name(text) for name, text in texts.items()}
     return row if shown == texts else replace(row, **shown)
 
 

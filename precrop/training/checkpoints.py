@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from precrop.checkpoint import load_tensors
+from precrop.checkpoint import load_tensors, save_tensors
 from precrop.errors import PrecropError
 from precrop.files import open_own, replacing, sync
 from precrop.training.runs import read_json
@@ -162,7 +162,7 @@ def described(folder: Path) -> dict[str, Any]:
 def write_masks(path: Path, masks: Mapping[str, Tensor]) -> None:
     """Write a run's masks, with their digest, whole or not at all."""
     with replacing(path) as temporary:
-        save_file(dict(masks), temporary, metadata={"digest": _tensors_digest(masks)})
+        save_tensors(masks, temporary, {"digest": _tensors_digest(masks)})
 
 
 def read_run_masks(path: Path) -> dict[str, Tensor]:

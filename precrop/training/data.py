@@ -32,6 +32,7 @@ from precrop.training.augment import (
 )
 from precrop.training.sources import Source, Split, find
 
+LARGEST_SIDE = 4096
 HELD_BYTES = 1_500_000_000  # of decoded images; a data set above it is decoded as it is used
 DECODED_SIZE = 224  # pixels, what those images are brought to unless something else is asked for
 # Of ImageNet's training images: the values that networks for photographs are usually given.
@@ -105,8 +106,10 @@ def load_data(source: str, *, image_size: int | None = None) -> ImageData:
     Raises:
         PrecropError: The name is unknown, or something in the folder is missing or damaged.
     """
-    if image_size is not None and image_size < 1:
-        raise PrecropError(f"an image size is a number of pixels, 1 or more, not {image_size}")
+    if image_size is not None and not 1 <= image_size <= LARGEST_SIDE:
+        raise PrecropError(
+            f"an image size is a number of pixels from 1 to {LARGEST_SIDE}, not {image_size}"
+        )
     try:
         found = find(source)
         width, height = found.train.image(0).size

@@ -415,7 +415,7 @@ def test_unknown_sources(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert fault(tmp_path / "file") == f"'{tmp_path / 'file'}' is a file: {names}"
     assert fault("digits", image_size=0) == (
-        "an image size is a number of pixels, 1 or more, not 0"
+        "an image size is a number of pixels from 1 to 4096, not 0"
     )
 
 

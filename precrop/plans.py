@@ -7,6 +7,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 2
 _LARGEST = 2**63
+_LARGEST_INPUT = 2**30
+"""Elements of an input that a file may describe."""
 
 GROWTH = 1024
 """How many times larger a plan may make a size: far more than any plan does, not without end."""
@@ -351,11 +354,12 @@ def _check(plan: Plan) -> None:
 
 
 def _is_shape(value: Any) -> bool:
-    """Whether all numbers in an input's description are of 64 bits."""
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_shape, value))
+    """Whether what an input is described by takes memory within reason."""
     if isinstance(value, Mapping):
-        return all(map(_is_shape, value.values()))
+        return all(_is_shape(item) for name, item in value.items() if name != "values")
+    if isinstance(value, (list, tuple)):
+        sizes = [item for item in value if type(item) is int]
+        return all(map(_is_shape, value)) and abs(prod(sizes)) <= _LARGEST_INPUT
     return _is_sound(value)
 
 

@@ -454,3 +454,11 @@ def test_numbers_that_no_plan_has(number: Any) -> None:
         wrong = {**content, name: 10**30}
         with pytest.raises(PlanError, match=f"plan.{name} of this plan is broken"):
             Plan.from_json(json.dumps({"digest": _digest(wrong), **wrong}))
+
+
+@pytest.mark.parametrize("shape", [(3, 10**5, 10**6), [(3, 8, 8), (2**40,)], {"x": (2**20, 2**20)}])
+def test_inputs_that_no_memory_holds(shape: Any) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 10))
+    plan = precrop.plan(model, (3, 8, 8), params=0.5)
+    with pytest.raises(PlanError, match="input_shape of this plan is broken"):
+        Plan.from_json(replace(plan, input_shape=shape).to_json())

@@ -114,6 +114,7 @@ def _brief(value: Any) -> str:
 def _integer(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
+
 LARGEST_BATCH = 2**20
 
 

@@ -71,7 +71,10 @@ def _weight(module: nn.Module) -> Tensor | None:
     """A layer's weight; one that is computed, on meta tensors, since that may change buffers."""
     steps = getattr(module, "parametrizations", {})
     if "weight" in steps:
-        return meta_copy(steps["weight"])()  # type: ignore[no-any-return]
+        try:
+            return meta_copy(steps["weight"])()  # type: ignore[no-any-return]
+        except Exception:  # sizes that do not go together, as the trace will show
+            return None
     weight = getattr(module, "weight", None)
     return weight if isinstance(weight, Tensor) else None
 

@@ -226,8 +226,6 @@ class Fitter:
             if name not in self.network.reader.tensors:
                 continue
             axes = tensor_axes(self.network, name, tensor)
-            if tuple(map(axis_size, axes)) != tensor.shape:
-                continue  # a buffer that gets its size in the first forward pass
             rows = [sizes.segments(axis) for axis in axes]
             if any(old != new for row in rows for old, new in row):
                 changed[name] = rows
@@ -446,7 +444,7 @@ def _stated_edits(base: nn.Module, candidate: nn.Module, tensors: Segments) -> I
         before = stated_sizes(module)
         after = stated_sizes(submodule(candidate, path)) if before else {}
         for attribute, value in before.items():
-            if vars(module).get(attribute) == value != after[attribute]:
+            if vars(module).get(attribute) == value != after.get(attribute, value):
                 yield path, attribute, after[attribute]
 
 

@@ -20,8 +20,9 @@ def share_stated_widths(reader: Reader, model: nn.Module, called: Collection[str
 
 def _square_basis(reader: Reader, module: _Orthogonal) -> None:
     """A basis of all of the space has as many vectors as dimensions."""
-    if isinstance(module.base, Tensor):
-        axes = reader.axes(module.base)
+    base = getattr(module, "base", None)  # missing without trivialisation
+    if isinstance(base, Tensor):
+        axes = reader.axes(base)
         unify(axes[-1], axes[-2], "an orthogonal basis")
 
 

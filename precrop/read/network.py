@@ -508,9 +508,7 @@ class Network:
 
     def _parameter_products(self) -> list[Product]:
         return [
-            Product(1, list(self.reader.tensors[name]))
-            if name in self.reader.tensors
-            else Product(parameter.numel(), [])
+            Product(1, list(tensor_axes(self, name, parameter)))
             for name, parameter in self.model.named_parameters()
             if not any(name.startswith(f"{path}.") for path in self.left_out)
         ]
@@ -712,6 +710,8 @@ def _multiply(
 
 
 def tensor_axes(network: Network, name: str, tensor: Tensor) -> tuple[Axis, ...]:
-    """Axes of a parameter or buffer; constant where no call used it."""
+    """Axes of a parameter or buffer; constant where no call used it, or with another shape only."""
     known = network.reader.tensors.get(name)
-    return known if known is not None else tuple(((None, n),) for n in tensor.shape)
+    if known is None or tuple(map(axis_size, known)) != tensor.shape:
+        return tuple(((None, n),) for n in tensor.shape)
+    return known

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from precrop.read.axes import Atom, Axis, axis_of, axis_size, constant, freeze, resolve, unify
+from precrop.read.axes import (
+    Atom,
+    Axis,
+    axis_of,
+    axis_size,
+    constant,
+    freeze,
+    is_folded,
+    resolve,
+    unify,
+)
 from precrop.read.trace import Call, Trace, input_tensors
 
 if TYPE_CHECKING:
@@ -172,6 +182,13 @@ class Reader:
     def _rank(self, name: str) -> tuple[bool, bool]:
         """Of several tensors that make a weight, the one that it is named after has the least."""
         return name not in self.weights, not _LEAF.match(name.rpartition(".")[2])
+
+    def ranks(self, tensor: Tensor, axis: Axis) -> bool:
+        """Whether an axis is all entries of a weight in a row, such as scores that are ranked.
+
+        How many of them are looked up decides no width: what stays of that is compared or summed.
+        """
+        return is_folded(axis) and id(tensor) not in self._data
 
     def mixture(self, tensor: Tensor) -> str | None:
         """Name of the parameter whose leading entries were summed to make a tensor, if one was."""

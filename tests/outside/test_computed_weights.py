@@ -213,3 +213,102 @@ def test_bare_parameters() -> None:
     plan, _ = cropped(Bare(), SHAPE, ["one", "two"])
     assert list(plan.widths) == ["one", "two", "three"]
     assert all(layer.density < 1 for layer in plan.layers)
+
+
+class Popup(torch.autograd.Function):
+    """Half of the scores, as zeros and ones (edge-popup, hidden networks)."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor) -> Tensor:
+        mask = scores.clone()
+        places = scores.flatten().sort()[1]
+        half = scores.numel() // 2
+        flat = mask.flatten()
+        flat[places[:half]], flat[places[half:]] = 0, 1
+        return mask
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class Thresholded(nn.Conv2d):
+    """A mask from the ranks of the weights, or of scores of their own; ``way`` says which."""
+
+    def __init__(self, inputs: int, outputs: int, way: str) -> None:
+        super().__init__(inputs, outputs, 3)
+        self.way, self.scores = way, nn.Parameter(torch.rand_like(self.weight))
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = self.weight.abs().flatten()
+        if self.way == "popup":
+            mask = Popup.apply(self.scores)
+        elif self.way == "kthvalue":
+            mask = self.scores * (self.weight.abs() > flat.kthvalue(flat.numel() // 2)[0])
+        else:
+            mask = self.scores * (self.weight.abs() >= flat.topk(flat.numel() // 2)[0].min())
+        return F.conv2d(x, self.weight * mask, self.bias)
+
+
+@pytest.mark.parametrize("way", ["popup", "kthvalue", "topk"])
+def test_masks_from_ranks(way: str) -> None:
+    model = nn.Sequential(Thresholded(3, 24, way), nn.ReLU(), Thresholded(24, 32, way), nn.ReLU())
+    plan, _ = cropped(model.append(nn.Conv2d(32, 4, 1)), SHAPE, ["0", "2"])
+    assert list(plan.widths) == ["0", "2", "4"]
+
+
+class Assigned(nn.Conv2d):
+    """A weight that forward replaces by its masked form."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3)
+        self.mask: Tensor
+        self.register_buffer("mask", torch.ones_like(self.weight))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.weight.data = self.weight.data * self.mask
+        return super().forward(x)
+
+
+class Merged(nn.Module):
+    """Two kernels in training, one in evaluation: their product, or one that it is assigned to."""
+
+    def __init__(self, inputs: int, outputs: int, assign: bool, smaller: bool) -> None:
+        super().__init__()
+        self.assign, self.smaller = assign, smaller
+        self.first = nn.Conv2d(inputs, 2 * inputs, 1, bias=False)
+        self.second = nn.Conv2d(2 * inputs, outputs, 3, bias=False)
+        self.merged = nn.Conv2d(inputs, outputs, 3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            out: Tensor = self.second(self.first(x))
+            return out
+        turned = self.first.weight.flip(2, 3).permute(1, 0, 2, 3)
+        kernel = F.conv2d(turned, self.second.weight, padding=2).flip(2, 3).permute(1, 0, 2, 3)
+        if self.smaller:
+            kernel = kernel[..., 1:-1, 1:-1]
+        if not self.assign:
+            return F.conv2d(x, kernel)
+        self.merged.weight.data = kernel
+        return self.merged(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("assign", "smaller"), [(False, False), (True, False), (True, True)])
+def test_kernels_that_are_merged_in_evaluation(assign: bool, smaller: bool) -> None:
+    layer = Merged(24, 24, assign, smaller)
+    model = nn.Sequential(nn.Conv2d(3, 24, 3), layer, nn.ReLU(), nn.Conv2d(24, 3, 1))
+    before = sum(p.numel() for p in model.parameters())
+    plan = precrop.plan(model, SHAPE, params=0.5)
+    built: Any = plan.build(model)
+    assert plan.base_params == before
+    assert plan.params == sum(p.numel() for p in built.parameters())
+    assert 0.4 < plan.params / before <= 0.5
+    assert plan.widths["0"][1] < 24
+    for mode in (True, False):
+        built.train(mode)(torch.ones(2, *SHAPE)).sum().backward()
+
+
+def test_a_weight_that_forward_assigns() -> None:
+    model = nn.Sequential(Assigned(3, 24), nn.ReLU(), Assigned(24, 32), nn.Conv2d(32, 4, 1))
+    cropped(model, SHAPE, ["0", "2"])

@@ -129,7 +129,8 @@ def _matmul(reader: Reader, call: Call, a: Tensor, b: Tensor) -> Axes:
     left, right, reason = reader.axes(a), reader.axes(b), reader.reason(call)
     inner = unify(left[-1], right[-2], reason)
     batch = [unify(m, n, reason) for m, n in zip(left[:-2], right[:-2], strict=True)]
-    product = Product(1, [*batch, left[-2], inner, right[-1]])
+    merges = reader.is_of_weights(a) and reader.is_of_weights(b)
+    product = Product(1, [*batch, left[-2], inner, right[-1]], merges)
     if reader.origin(b) is not None:
         kind = "matrix" if reader.leads(b, inner) else "linear"
         reader.layer(b, kind, inner, right[-1], product)

@@ -8,7 +8,7 @@ from torch import Tensor
 from precrop.read.axes import axis_size, constant, freeze, unify
 from precrop.read.ops.elementwise import elementwise
 from precrop.read.ops.registry import constants, handles
-from precrop.read.reader import Axes, Reader
+from precrop.read.reader import Axes, Reader, fresh_axes
 from precrop.read.trace import Call, input_tensors
 
 
@@ -35,13 +35,25 @@ def reduce(reader: Reader, call: Call) -> Sequence[Axes]:
     return [out for _ in call.shapes]
 
 
+@handles("kthvalue", "mode")
+def one_of(reader: Reader, call: Call) -> Sequence[Axes]:
+    """One entry of an axis, and its place."""
+    axes = list(reader.axes(call.arg("self")))
+    dim = call.arg("dim", -1) % len(axes)
+    axes[dim : dim + 1] = [constant(1)] if call.arg("keepdim", False) else []
+    return [tuple(axes) for _ in call.shapes]
+
+
 @handles("topk")
 def topk(reader: Reader, call: Call) -> Sequence[Axes]:
     """The largest entries of an axis, which stays fixed."""
     axes = list(reader.axes(call.arg("self")))
-    dim = call.arg("dim", -1) % len(axes)
+    dim, size = call.arg("dim", -1) % len(axes), call.shapes[0]
+    if reader.ranks(call.arg("self"), axes[dim]):
+        axes[dim] = fresh_axes(size, reader.reason(call))[dim]
+        return [tuple(axes) for _ in call.shapes]
     freeze(axes[dim], reader.reason(call))
-    axes[dim] = constant(call.shapes[0][dim])
+    axes[dim] = constant(size[dim])
     return [tuple(axes) for _ in call.shapes]
 
 
@@ -79,6 +91,8 @@ def index_put(reader: Reader, call: Call) -> Sequence[Axes]:
     """Values written at indexed places; the axes behind those agree."""
     axes, values = reader.axes(call.arg("self")), reader.axes(call.arg("values"))
     dims, _ = _indexed(call.arg("indices"))
+    if reader.ranks(call.arg("self"), axes[dims[0]]):
+        return [axes]
     for dim in dims:
         freeze(axes[dim], reader.reason(call))
     result = list(axes)
@@ -86,6 +100,16 @@ def index_put(reader: Reader, call: Call) -> Sequence[Axes]:
         if axis_size(axes[-back]) == axis_size(values[-back]):
             result[-back] = unify(axes[-back], values[-back], reader.reason(call))
     return [tuple(result)]
+
+
+@handles("index_fill")
+def index_fill(reader: Reader, call: Call) -> Sequence[Axes]:
+    """A number written at indexed places of an axis, which stays fixed."""
+    axes = reader.axes(call.arg("self"))
+    axis = axes[call.arg("dim") % len(axes)]
+    if not reader.ranks(call.arg("self"), axis):
+        freeze(axis, reader.reason(call))
+    return [axes]
 
 
 @handles("index_select")

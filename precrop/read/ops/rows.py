@@ -96,6 +96,9 @@ def slice_(reader: Reader, call: Call) -> Sequence[Axes]:
     if is_constant(axis):
         axes[dim] = constant(call.shapes[0][dim])
         return [tuple(axes)]
+    if reader.ranks(call.arg("self"), axis):
+        axes[dim] = fresh_axes(call.shapes[0], reader.reason(call))[dim]
+        return [tuple(axes)]
     step = call.arg("step", 1)
     if step != 1:
         axes[dim] = proportional(axis, call.shapes[0][dim], reader.reason(call))

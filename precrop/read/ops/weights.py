@@ -6,7 +6,7 @@ from precrop.read.axes import axis_size, unify
 from precrop.read.ops.elementwise import factory, fallback, same_shape
 from precrop.read.ops.lookups import reduce
 from precrop.read.ops.registry import broadcast, handles
-from precrop.read.reader import Axes, Reader
+from precrop.read.reader import Axes, Reader, fresh_axes
 from precrop.read.trace import Call, input_tensors
 
 handles(
@@ -35,6 +35,25 @@ def square(reader: Reader, call: Call) -> Sequence[Axes]:
     side = unify(axes[-1], axes[-2], reader.reason(call))
     result = (*axes[:-2], side, side)
     return [result[: len(shape)] for shape in call.shapes]
+
+
+@handles("_linalg_solve_ex")
+def solve(reader: Reader, call: Call) -> Sequence[Axes]:
+    """A square matrix's equations, one for every column of the other."""
+    matrix, columns = (reader.axes(call.arg(name)) for name in "AB")
+    side = unify(unify(matrix[-1], matrix[-2], reader.reason(call)), columns[-2])
+    square = (*matrix[:-2], side, side)
+    return [columns, square, square[:-1], square[:-2]]
+
+
+@handles("eye")
+def identity(reader: Reader, call: Call) -> Sequence[Axes]:
+    """An identity matrix takes the width of what it meets."""
+    axes = fresh_axes(call.shapes[0], reader.reason(call))
+    if axis_size(axes[0]) == axis_size(axes[1]):
+        unify(axes[0], axes[1])
+    reader.literal("n", None, axes[0])
+    return [axes]
 
 
 @handles("diagonal")

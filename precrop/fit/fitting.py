@@ -287,7 +287,7 @@ class Fitter:
                 done.add(path)
                 module = submodule(self.network.model, path)
                 own = vars(module)
-                if own.get("_parameters", {}).get("weight") is not None:
+                if "weight" in dict(module.named_parameters(recurse=False)):
                     continue
                 for name in ("num_channels", "num_features"):
                     axis = reading.inputs[0][1] if len(reading.inputs[0]) > 1 else ()

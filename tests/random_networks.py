@@ -413,6 +413,169 @@ def asserted(draw: Drawer, channels: int) -> Made:
     return Apply(apply, layer=nn.Conv2d(channels, width, 1), channels=channels), width
 
 
+def configured(draw: Drawer, channels: int) -> Made:
+    """Sizes in a dict that a module holds, halves of an attribute, positions counted up to one."""
+    size, width = draw.size, 2 * draw.one_of(3, 4, 6, 8)
+
+    def by_dict(m: Any, x: Tensor) -> Tensor:
+        return m.layer(x).reshape(-1, m.config["width"], size, size)
+
+    def by_half(m: Any, x: Tensor) -> Tensor:
+        half, x = m.width // 2, m.layer(x)
+        return torch.cat([x[:, half:].tanh(), x[:, :half]], 1)
+
+    def by_count(m: Any, x: Tensor) -> Tensor:
+        places = torch.arange(m.width, device=x.device) / 10
+        return m.layer(x) + places.view(1, -1, 1, 1)
+
+    def by_thirds(m: Any, x: Tensor) -> Tensor:
+        parts = m.layer(x).chunk(3, 1)  # the last one is narrower
+        return torch.cat([part * (i + 1) for i, part in enumerate(parts)], 1)
+
+    way = draw.one_of(by_dict, by_half, by_count, by_thirds)
+    layer = nn.Conv2d(channels, width, 1)
+    return Apply(way, layer=layer, width=width, config={"width": width}), width
+
+
+def ghost(draw: Drawer, channels: int) -> Made:
+    """Cheap copies of channels, cut to the width that is wanted."""
+    width = draw.width()
+    half = -(-width // 2)
+
+    def apply(m: Any, x: Tensor) -> Tensor:
+        x = m.layer(x)
+        return torch.cat([x, m.cheap(x)], 1)[:, : m.width]
+
+    layer = nn.Conv2d(channels, half, 1)
+    cheap = nn.Conv2d(half, half, 3, padding=1, groups=half)
+    return Apply(apply, layer=layer, cheap=cheap, width=width), width
+
+
+def hierarchy(draw: Drawer, channels: int) -> Made:
+    """Parts of one width, each of which reads what the one before made."""
+    width, scales = draw.one_of(3, 4, 6), draw.one_of(2, 3, 4)
+    layers = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(scales - 1))
+
+    def apply(m: Any, x: Tensor) -> Tensor:
+        parts = list(m.layer(x).split(m.width, 1))
+        for i, layer in enumerate(m.layers):
+            parts[i + 1] = layer(parts[i + 1] + parts[i])
+        return torch.cat(parts, 1)
+
+    layer = nn.Conv2d(channels, width * scales, 1)
+    return Apply(apply, layer=layer, layers=layers, width=width), width * scales
+
+
+def moved(draw: Drawer, channels: int) -> Made:
+    """Channels that are shifted in space, mirrored, strided, repeated, or joined by coordinates."""
+
+    def shift(m: Any, x: Tensor) -> Tensor:
+        y, part = torch.zeros_like(x), m.part
+        y[:, :part] = x[:, :part].roll(1, 2)
+        y[:, part:] = x[:, part:].roll(-1, 3)
+        return y
+
+    def coordinates(m: Any, x: Tensor) -> Tensor:
+        row = torch.linspace(-1, 1, x.shape[3], device=x.device).expand(len(x), 1, *x.shape[2:])
+        return torch.cat([x, row], 1)
+
+    def add_some(m: Any, x: Tensor) -> Tensor:
+        x = x.clone()
+        x[:, : m.part] += x[:, : m.part].mean((2, 3), keepdim=True)
+        return x
+
+    half = (channels + 1) // 2
+    way, width = draw.one_of(
+        (shift, channels),
+        (coordinates, channels + 1),
+        (add_some, channels),
+        (lambda m, x: x.flip(1) + x, channels),
+        (lambda m, x: x[:, ::2], half),
+        (lambda m, x: x.repeat(1, 2, 1, 1), 2 * channels),
+        (lambda m, x: x.repeat_interleave(2, 1), 2 * channels),
+        (lambda m, x: torch.cat([x, x.mean(1, keepdim=True).expand_as(x)], 1), 2 * channels),
+        (lambda m, x: x.narrow(1, 0, m.part), max(1, channels // 3)),
+    )
+    return Apply(way, part=max(1, channels // 3)), width
+
+
+class Involution(nn.Module):
+    """A kernel for every place and group, made of the map, over its windows."""
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.groups, self.make = groups, nn.Conv2d(channels, groups * 9, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        kernel = self.make(x).view(batch, self.groups, 1, 9, height, width)
+        windows = F.unfold(x, 3, padding=1)
+        windows = windows.view(batch, self.groups, channels // self.groups, 9, height, width)
+        return (kernel * windows).sum(3).view(batch, channels, height, width)
+
+
+def involution(draw: Drawer, channels: int) -> Made:
+    """An involution."""
+    return Involution(channels, draw.divisor(channels)), channels
+
+
+def between_channels(draw: Drawer, channels: int) -> Made:
+    """Attention between channels, or their Gram matrix as features."""
+    layers = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(2))
+
+    def attend(m: Any, x: Tensor) -> Tensor:
+        q, k = (F.normalize(layer(x).flatten(2), dim=-1) for layer in m.layers)
+        return ((q @ k.mT).softmax(-1) @ x.flatten(2)).view(x.shape)
+
+    def gram(m: Any, x: Tensor) -> Tensor:
+        rows = m.layers[0](x).flatten(2)
+        return x + (rows @ rows.mT).mean(2)[:, :, None, None] + m.layers[1](x)
+
+    return Apply(draw.one_of(attend, gram), layers=layers), channels
+
+
+class Tokens(nn.Module):
+    """A class token and a table of positions in front of attention with a learnt bias."""
+
+    def __init__(self, channels: int, width: int, places: int) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Conv2d(channels, width, 1), nn.Linear(width, channels)
+        self.token = nn.Parameter(torch.zeros(1, 1, width))
+        self.places = nn.Parameter(torch.zeros(1, places + 1, width))
+        self.qkv = nn.Linear(width, 3 * width)
+        self.bias = nn.Parameter(torch.zeros(2, places + 1, places + 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.enter(x).flatten(2).mT
+        rows = torch.cat([self.token.expand(len(x), -1, -1), rows], 1) + self.places
+        batch, places, width = rows.shape
+        qkv = self.qkv(rows).reshape(batch, places, 3, 2, width // 2).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
+        shares = (q @ k.mT * (width // 2) ** -0.5 + self.bias).softmax(-1)
+        rows = rows + (shares @ v).transpose(1, 2).reshape(batch, places, width)
+        return x + self.leave(rows[:, 1:] + rows[:, :1]).mT.reshape(x.shape)
+
+
+def tokens(draw: Drawer, channels: int) -> Made:
+    """A transformer's block with a class token."""
+    return Tokens(channels, draw.one_of(8, 12, 16), draw.size**2), channels
+
+
+def selective(draw: Drawer, channels: int) -> Made:
+    """Branches weighed by a softmax over them, channel by channel."""
+    width, inner = draw.width(), draw.one_of(3, 4, 8)
+    layers = nn.ModuleList(nn.Conv2d(channels, width, k, padding=k // 2) for k in (1, 3))
+
+    def apply(m: Any, x: Tensor) -> Tensor:
+        maps = torch.stack([layer(x) for layer in m.layers], 1)
+        z = m.squeeze(maps.sum(1).mean((2, 3)))
+        shares = m.rise(z.relu()).view(len(x), 2, m.width).softmax(1)
+        return (maps * shares[..., None, None]).sum(1)
+
+    squeeze, rise = nn.Linear(width, inner), nn.Linear(inner, 2 * width)
+    return Apply(apply, layers=layers, squeeze=squeeze, rise=rise, width=width), width
+
+
 # --- gates and attention --------------------------------------------------------------------------
 
 
@@ -683,7 +846,8 @@ BLOCKS: tuple[Maker, ...] = (
     transposed, reparametrised, deformable, bare, mixture, spectral, shuffled, gated, unequal_parts,
     partial, padded, pixels, maxout, chosen, written_out, asserted, along_channels, in_space,
     attention, torch_attention, mlp, recurrent, whole_image, chain, residual, residual, residual,
-    branches, branches, summed, shared, hourglass, dense,
+    branches, branches, summed, shared, hourglass, dense, configured, configured, ghost, hierarchy,
+    moved, moved, involution, between_channels, tokens, selective,
 )  # fmt: skip
 
 
@@ -716,7 +880,9 @@ class Net(nn.Module):
                 blocks.append(draw.one_of(nn.MaxPool2d(2), nn.Conv2d(width, width, 3, 2, 1)))
                 draw.size //= 2
         self.blocks = nn.ModuleList(blocks)
-        self.kind = draw.one_of("pooled", "flat", "dense", "auxiliary", "train only")
+        self.kind = draw.one_of(
+            "pooled", "flat", "dense", "object", "features", "auxiliary", "train only"
+        )
         inputs = width * draw.size**2 if self.kind == "flat" else width
         self.head: nn.Module = nn.Linear(inputs, 5)
         if self.kind == "dense":

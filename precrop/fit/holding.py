@@ -100,7 +100,8 @@ class Holds:
                     literals = forward.readings[index + driver.behind].literals
                     axis = literals.get(driver.literal)
                     if axis and followed and driver.fits(axis, followed):
-                        changed |= self.network.tie([axis, followed])
+                        hold = self.network.unite if driver.exact else self.network.tie
+                        changed |= hold([axis, followed])
         return changed
 
     def _apply(self, site: Site) -> bool:

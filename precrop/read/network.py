@@ -26,6 +26,7 @@ from precrop.read.axes import (
     resolve,
     segment_size,
     tie,
+    unify,
 )
 from precrop.read.corrected import Correction
 from precrop.read.inputs import Inputs, check_network
@@ -436,6 +437,14 @@ class Network:
         if len(found) < 2 or gcd(*(root.quantum for root in found)) == 1:
             return False
         tie([axis_of(atom) for atom in found.values()])
+        return True
+
+    def unite(self, axes: Sequence[Axis]) -> bool:
+        """Let two varying axes of one size be one; False if they are, or one of them is fixed."""
+        first, second = map(resolve, axes)
+        if first == second or not (self.varies(first) and self.varies(second)):
+            return False
+        unify(first, second)
         return True
 
     def varies(self, axis: Axis) -> bool:

@@ -10,12 +10,15 @@ from precrop.program import Floats, Program
 from precrop.structure import Cost
 
 _LISTED = 3
+_REAL = 1e-9
+"""Imaginary part, of the whole, up to which a root is real."""
 
 
 def uniform_share(program: Program) -> float:
     """The share of every width that uses up the tightest budget; 1 where none binds.
 
-    A cost is a polynomial of degree two in that share. Bounds and steps of widths are not heeded.
+    A cost is a polynomial in that share, nearly always of degree two. Bounds and steps of widths
+    are not heeded.
     """
     shares = [_share(program.costs[name], limit, program) for name, limit in program.limits.items()]
     widening = bool((program.choices.upper > program.choices.units).any())
@@ -24,12 +27,16 @@ def uniform_share(program: Program) -> float:
 
 def _share(cost: Cost, limit: int, program: Program) -> float:
     """The share at which a cost reaches its limit."""
-    by_degree = [0.0, 0.0, 0.0]
+    by_degree = [0.0] * max(3, 1 + max(map(len, cost.terms), default=0))
     for groups, coefficient in cost.terms.items():
         by_degree[len(groups)] += coefficient * math.prod(
             int(program.choices.units[group]) for group in groups
         )
     constant, linear, square = by_degree[0] - limit, by_degree[1], by_degree[2]
+    if any(by_degree[3:]):
+        roots = np.roots([*by_degree[:0:-1], constant])
+        # All other coefficients are positive, so that there is one positive root or none.
+        return max((float(r.real) for r in roots if abs(r.imag) <= _REAL * abs(r)), default=0.0)
     if square == 0:
         return -constant / linear if linear > 0 else math.inf
     return (-linear + math.sqrt(max(0.0, linear**2 - 4 * square * constant))) / (2 * square)

@@ -11,6 +11,7 @@ from precrop.display import uniform_lines
 from precrop.models import cifar_mobilenet_v2, nats_sss, resnet20
 from precrop.plans import Plan
 from precrop.program import program
+from precrop.structure import Cost, Group, Layer, Structure
 from precrop.uniform import beside_uniform, uniform_share
 from tests.structures import chain
 
@@ -68,3 +69,13 @@ def test_a_starved_classifier_is_named() -> None:
         assert "starved" not in other.solver
     quiet = dataclasses.replace(starving, solver={})
     assert list(uniform_lines(quiet)) == []
+
+
+@pytest.mark.parametrize("terms", [{(0, 1, 2): 10, (0, 0, 0): 3}, {(0, 0, 1): 7, (2,): 5, (): 40}])
+def test_costs_of_degree_three(terms: dict[tuple[int, ...], int]) -> None:
+    groups = tuple(Group(f"g{index}", 9, 9, 1, 9) for index in range(3))
+    layers = tuple(Layer(f"l{i}", "conv", 81, 81, 9, 9, {i: 1.0}, {i + 1: 1.0}) for i in range(2))
+    structure = Structure(groups, layers, {"params": Cost(terms)})
+    for limit in (500, 1000, 3000):
+        share = uniform_share(program(structure, {"params": limit}))
+        assert structure.costs["params"].continuous([9 * share] * 3) == pytest.approx(limit)

@@ -35,11 +35,12 @@ from precrop.read.modules import share_stated_widths
 from precrop.read.ops import HANDLERS, fallback
 from precrop.read.reader import INPUT, OUTPUT, CallReading, LayerReading, Product, Reader
 from precrop.read.tables import Tables
-from precrop.read.trace import Trace, input_tensors, run, same_path
+from precrop.read.trace import Answer, Trace, input_tensors, run, same_path
 from precrop.read.unused import (
     decided_by_values,
     frames_that_hold,
     leave_out,
+    other_answers,
     siblings,
     unused_modules,
     widths_of,
@@ -301,14 +302,21 @@ class Network:
         return made
 
     def _turned(self, training: bool, trace: Trace) -> Iterator[tuple[bool, Trace]]:
-        """The same pass with other answers where truth values of tensors decide what runs."""
-        own = trace.answers
-        turned = [not answer for answer in own]
-        singly = [[*own[:index], turned[index]] for index in range(min(len(own), MOST_TURNS))]
-        for answers in ([turned] if own else [], singly if len(own) > 1 else []):
-            traces = [self.run(self._traced, training=training, answers=given) for given in answers]
+        """The same pass with other answers, where values of tensors decide what runs."""
+        own, known = trace.answers, [trace]
+        at_once = other_answers(own)
+        singly = [
+            [*own[:index], answers[index]]
+            for answers in at_once
+            for index in range(min(len(own), MOST_TURNS))
+        ]
+        for given in (at_once, singly if len(own) > 1 else []):
+            traces = [self.run(self._traced, training=training, answers=one) for one in given]
             good = [found for found in traces if found.error is None]
-            yield from ((training, found) for found in good)
+            for found in good:
+                if not any(same_path(found, other) for other in known):
+                    known.append(found)
+                    yield training, found
             if good:
                 return
 
@@ -331,8 +339,11 @@ class Network:
 
     @property
     def droppable(self) -> bool:
-        """Whether no input can run what no pass called, as far as passes show it."""
-        return not self.routed and "train mode" not in self.notes
+        """Whether no input can run what no pass called, as far as passes show it.
+
+        On meta tensors there are no values that could decide it.
+        """
+        return not self.real and "train mode" not in self.notes
 
     def _not_missed(self, paths: Sequence[str]) -> tuple[str, ...]:
         """Those of the modules without which every pass is the same."""
@@ -395,13 +406,13 @@ class Network:
         *,
         training: bool,
         limit: int | None = None,
-        answers: Sequence[bool] = (),
+        answers: Sequence[Answer] = (),
         batch: int | None = None,
         correction: Correction | None = None,
     ) -> Trace:
         """Trace a skeleton: eval at batch 1 or train at batch 2; up to ``limit`` calls.
 
-        ``answers`` are given where truth values of tensors decide what runs; ``correction`` lets
+        ``answers`` are given where values of tensors decide what runs; ``correction`` lets
         the trace go on behind calls that are not as predicted.
         """
         model.train(training)

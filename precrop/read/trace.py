@@ -26,6 +26,7 @@ from precrop.read.recurrence import FoldedSteps
 from precrop.read.within import tensors_within
 
 Shape = tuple[int, ...]
+Answer = bool | float
 
 
 @dataclass(slots=True)
@@ -87,7 +88,7 @@ class Trace:
     outputs: list[Tensor] = field(default_factory=list)
     error: Exception | None = None
     refused: Shape | None = None
-    answers: list[bool] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
     assigned: dict[int, Tensor] = field(default_factory=dict)
 
 
@@ -167,6 +168,11 @@ _ASKED: dict[Any, Callable[..., Shape]] = {
 _SCALAR = torch.ops.aten._local_scalar_dense.default
 
 
+def _is_answer(tensor: Tensor) -> bool:
+    """Whether a value is one to branch on; whole numbers are sizes and places more often."""
+    return tensor.dtype == torch.bool or tensor.is_floating_point()
+
+
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(
         self,
@@ -174,7 +180,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         stack: list[int],
         meta: MetaKernels | None,
         limit: int | None,
-        answers: Sequence[bool],
+        answers: Sequence[Answer],
         correction: Correction | None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -206,7 +212,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def _run(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self.meta is None and op is _SCALAR and args[0].dtype == torch.bool:
+        if self.meta is None and op is _SCALAR and _is_answer(args[0]):
             given = self.answers[len(self.trace.answers) :]
             self.trace.answers.append(given[0] if given else op(*args, **kwargs))
             return self.trace.answers[-1]
@@ -281,7 +287,7 @@ def run(
     layers: TorchFunctionMode | None = None,
     *,
     fold: bool = False,
-    answers: Sequence[bool] = (),
+    answers: Sequence[Answer] = (),
     correction: Correction | None = None,
 ) -> Trace:
     """Run ``model(*args, **kwargs)`` and record it; an exception ends the trace and is kept in it.
@@ -291,7 +297,7 @@ def run(
     ``meta`` is None for a run on real tensors. With a ``limit`` the trace ends when that many calls
     were made, before the last one runs. ``layers`` says into what operations layers that PyTorch
     fuses are taken apart; ``fold`` reads the steps of recurrent layers once, on meta tensors.
-    ``answers`` are given where Python asks a tensor for a truth value, in order; beyond them the
+    ``answers`` are given where Python asks a tensor for such a value, in order; beyond them the
     tensors' own values are. A ``correction`` lets the trace go on behind calls that differ.
     """
     trace = Trace(inputs=tensors_within((args, kwargs)))

@@ -5,13 +5,13 @@ choose has the widths of the experts that it did. Others keep their sizes. Where
 what runs, other inputs may run them, so that the widths that meet there keep their sizes too.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
 import torch
 from torch import nn
 
 from precrop.copying import submodule
-from precrop.read.trace import Trace, input_tensors
+from precrop.read.trace import Answer, Trace, input_tensors
 
 SIZED_BY_VALUES = ("nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive")
 """Operations whose results have as many entries as some values say."""
@@ -65,6 +65,26 @@ def _shapes(module: nn.Module) -> dict[str, torch.Size]:
     """Shapes of everything that a module holds."""
     tensors = (*module.named_parameters(), *module.named_buffers())
     return {name: tensor.shape for name, tensor in tensors}
+
+
+def other_answers(answers: Sequence[Answer]) -> list[list[Answer]]:
+    """Answers for which code that branches on the given ones takes other ways.
+
+    Every truth value is the other one; every fraction lies beyond any usual threshold, first above
+    and then below it. (They are no larger than that: a loop may count up to one.)
+    """
+    if not answers:
+        return []
+    ways = (1, -1) if any(type(answer) is float for answer in answers) else (1,)
+    return [[_other(answer, way) for answer in answers] for way in ways]
+
+
+_BEYOND = 8.0
+"""How far a threshold is at most from what is compared with it."""
+
+
+def _other(answer: Answer, way: int) -> Answer:
+    return not answer if isinstance(answer, bool) else way * (abs(answer) + _BEYOND)
 
 
 def decided_by_values(trace: Trace, names: Mapping[int, str], buffers: Set[str]) -> bool:

@@ -118,6 +118,60 @@ class Waiting(Branching):
         return self.head(y.mean((2, 3)))
 
 
+class Compared(nn.Module):
+    """A fraction is compared with a threshold; where it is larger, the skip joins two widths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(16, 48), nn.Linear(48, 48), nn.Linear(48, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        z = self.b(y)
+        if y.mean().item() > self.threshold:
+            z = z + y
+        return self.head(z)
+
+    threshold = 0.5
+
+
+@pytest.mark.parametrize("threshold", [0.5, -2.0, 6.0])
+def test_both_sides_of_a_threshold_are_read(threshold: float) -> None:
+    model = Compared()
+    model.threshold = threshold
+    plan = precrop.plan(model, (16,), params=0.3)
+    assert plan.widths["a"][1] == plan.widths["b"][1] < 48
+    built: Any = plan.build(model)
+    for level in (-9.0, 9.0):
+        nn.init.constant_(built.a.bias, level)
+        assert built(torch.randn(3, 16)).shape == (3, 10)
+
+
+class Picking(nn.Module):
+    """Python takes the numbers of the chosen layers out of a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.gate = nn.Linear(16, 32), nn.Linear(32, 4)
+        self.ways = nn.ModuleList(nn.Linear(32, 32) for _ in range(4))
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        chosen = self.gate(x.mean(0)).topk(2).indices.tolist()
+        return self.head(sum(self.ways[index](x) for index in chosen))
+
+
+def test_layers_that_lists_of_numbers_choose() -> None:
+    model = Picking()
+    plan = precrop.plan(model, (16,), params=0.5, drop_unused=True)
+    assert plan.left_out == ()
+    assert len(plan.followers) == 2
+    built: Any = plan.build(model)
+    for way in built.ways:
+        assert way(torch.randn(2, built.stem.out_features)).shape[1] == built.head.in_features
+
+
 def test_loops_that_values_end() -> None:
     model = Waiting()
     plan = precrop.plan(model, (3, 8, 8), params=0.9)
@@ -137,7 +191,7 @@ class Routed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
-        return self.head(self.tail(self.ways[int(x.sum().item() > 0)](x)).relu())
+        return self.head(self.tail(self.ways[int(x.argmax()) % 2](x)).relu())
 
 
 def test_what_other_inputs_may_run_keeps_what_it_meets() -> None:
@@ -146,9 +200,11 @@ def test_what_other_inputs_may_run_keeps_what_it_meets() -> None:
     (alone,) = set(plan.frozen) & {"ways.0", "ways.1"}
     assert plan.frozen[alone] == "no pass calls it"
     assert "may run on other inputs" in plan.frozen["stem"]
+    chosen: set[int] = set()
     built: Any = plan.build(model)
-    for sign in (-9.0, 9.0):
-        nn.init.constant_(built.stem.bias, sign)
+    for index, way in enumerate(built.ways):
+        way.register_forward_hook(lambda *_, index=index: chosen.add(index))
+    while chosen != {0, 1}:
         assert built(torch.randn(3, 16)).shape == (3, 10)
 
 

@@ -14,8 +14,10 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import prune
 
 from precrop.apart import apart
+from precrop.copying import submodule
 from precrop.errors import PrecropError
 from precrop.hooks import unwrapped
+from precrop.names import is_weight, layer_of
 from precrop.pai.collapse import LayerCollapseWarning, collapsed_masks
 from precrop.pai.problem import generator
 from precrop.targets import check_density
@@ -146,7 +148,7 @@ class Units:
     @classmethod
     def of(cls, model: nn.Module, name: str, granularity: str) -> "Units":
         """Those of a parameter, as the module that holds it reads it."""
-        module = model.get_submodule(name.rpartition(".")[0])
+        module = submodule(model, layer_of(name) if is_weight(name) else name.rpartition(".")[0])
         shape, spans = tuple(model.get_parameter(name).shape), GRANULARITIES[granularity]
         if isinstance(module, _ConvNd):
             return cls(shape, module.groups, module.transposed, spans)
@@ -230,8 +232,8 @@ class _Finder:
         for name in weights:
             self.names[name] = [name]
         for name in list(self.names):
-            if name.endswith("weight"):
-                self.names.setdefault(name.rpartition(".")[0], []).append(name)
+            if is_weight(name):
+                self.names.setdefault(layer_of(name), []).append(name)
 
     def __call__(self, layer: str) -> str:
         """Name of the one weight that a layer's name means."""
@@ -308,6 +310,8 @@ def _check_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     names: dict[int, str] = {}
     for name, mask in masks.items():
         plain = name.removesuffix("_orig")
+        if f"{plain}_mask" in parameters:
+            raise PrecropError(f"{plain} has a mask of its own, the parameter {plain}_mask")
         if f"{plain}_orig" in parameters and f"{plain}_mask" in buffers:
             raise PrecropError(
                 f"{plain} is masked already: make that permanent first, "

@@ -1,12 +1,12 @@
 """From traces to symbolic sizes: which axis of which tensor carries which width."""
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from precrop.names import is_weight, layer_of
 from precrop.read.axes import (
     Atom,
     Axis,
@@ -181,7 +181,7 @@ class Reader:
 
     def _rank(self, name: str) -> tuple[bool, bool]:
         """Of several tensors that make a weight, the one that it is named after has the least."""
-        return name not in self.weights, not _LEAF.match(name.rpartition(".")[2])
+        return name not in self.weights, not is_weight(name)
 
     def ranks(self, tensor: Tensor, axis: Axis) -> bool:
         """Whether an axis is all entries of a weight in a row, such as scores that are ranked.
@@ -265,7 +265,7 @@ class Reader:
         self.readings[-1].weight = name
         layer = self.layers.get(name)
         if layer is None:
-            path = self._layer_path(name)
+            path = self._layer_name(name)
             layer = self.layers[name] = LayerReading(path, name, kind, inputs, outputs)
         if self.mixture(weight) is not None:
             layer.kind, layer.inputs, layer.outputs = "mixed", inputs, outputs
@@ -283,19 +283,11 @@ class Reader:
         operands = input_tensors(self.trace.calls[len(self.readings) - 1])
         return {self.origin(tensor) for tensor in operands if tensor.dim() > 1} == {weight}
 
-    def _layer_path(self, weight: str) -> str:
-        """The module of a weight; the weight's own name where there are several, or others."""
-        owner, _, leaf = weight.rpartition(".")
-        path = weight
-        if owner.endswith(".parametrizations.weight") or owner == "parametrizations.weight":
-            path = owner.removesuffix("parametrizations.weight").removesuffix(".")
-        elif _LEAF.match(leaf):
-            path = owner
-        return weight if any(layer.name == path for layer in self.layers.values()) else path
+    def _layer_name(self, weight: str) -> str:
+        """The module of a weight; the weight's own name where there are several."""
+        name = layer_of(weight)
+        return weight if any(layer.name == name for layer in self.layers.values()) else name
 
-
-# What modules call their weight, and what it is made of where it is computed.
-_LEAF = re.compile(r"(.*_)?weight(_orig|_v|_bar)?$")
 
 # What a mask of no origin does to a weight; a table that is added to zeros is no weight.
 _MASKING = ("mul", "div", "where", "masked_fill")

@@ -312,3 +312,15 @@ def test_kernels_that_are_merged_in_evaluation(assign: bool, smaller: bool) -> N
 def test_a_weight_that_forward_assigns() -> None:
     model = nn.Sequential(Assigned(3, 24), nn.ReLU(), Assigned(24, 32), nn.Conv2d(32, 4, 1))
     cropped(model, SHAPE, ["0", "2"])
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+@pytest.mark.parametrize("name", CHANGES)
+def test_densities_become_masks_of_what_the_weight_is_made_of(name: str) -> None:
+    model = plain(CHANGES[name])
+    densities = precrop.densities(model, SHAPE, method="magnitude", params=0.3)
+    assert list(densities) == ["0", "2", "6"]
+    masks = precrop.masks(model, densities, "filter")
+    for layer, mask in zip(densities, masks.values(), strict=True):
+        assert mask.shape == model[int(layer)].weight.shape
+        assert 0 < mask.float().mean() <= 1

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from precrop.errors import PrecropError
 from precrop.read.axes import atoms
-from precrop.read.inputs import tensors_in
+from precrop.read.examples import tensors_in
 from precrop.read.lifetimes import INPUT, Lifetimes, kernel_attention, lifetimes
 from precrop.read.network import Network
 from precrop.read.reader import Axes, CallReading

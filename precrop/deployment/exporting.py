@@ -31,7 +31,8 @@ from precrop.checkpoint import load_weights
 from precrop.copying import copied
 from precrop.errors import PrecropError
 from precrop.plans import Plan
-from precrop.read.inputs import LARGEST_BATCH, Inputs, given, tensors_in
+from precrop.read.examples import tensors_in
+from precrop.read.inputs import LARGEST_BATCH, Inputs, given
 from precrop.trust import check_named
 from precrop.zoo import load_model
 

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from precrop.copying import copied, first_line
 from precrop.deployment.timing import CudaStopwatch, HostStopwatch, Stopwatch
 from precrop.errors import PrecropError
-from precrop.read.inputs import Inputs, tensors_in
+from precrop.read.examples import tensors_in
+from precrop.read.inputs import Inputs
 
 if TYPE_CHECKING:
     import onnxruntime

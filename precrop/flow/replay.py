@@ -25,7 +25,7 @@ from precrop.flow.values import (
     aligned,
     as_flow,
 )
-from precrop.read.inputs import tensors_in
+from precrop.read.examples import tensors_in
 from precrop.read.network import Network
 from precrop.read.trace import Call, Trace, input_tensors
 

@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from numbers import Integral
 from typing import Any
@@ -14,101 +13,18 @@ from torch import Tensor, nn
 
 from precrop.errors import PrecropError
 from precrop.hooks import unwrapped
+from precrop.read.examples import (
+    LARGEST,
+    Example,
+    brief,
+    leaves,
+    mapped,
+    recorded,
+    unrecorded,
+)
 
 _EXAMPLE = "example"
 """Key of a recorded example; no shape is a mapping."""
-_STORED = 64
-"""Elements of an integer tensor up to which its values are recorded; larger ones keep one value."""
-_LARGEST = 2**62
-"""Elements of one input."""
-_SHOWN = 80
-DTYPES = {
-    str(dtype).removeprefix("torch."): dtype
-    for dtype in (
-        *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64),
-        *(torch.complex128, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32),
-        torch.int64,
-    )
-}
-
-
-@dataclass(frozen=True)
-class Example:
-    """A tensor that the network takes.
-
-    Attributes:
-        shape: of the tensor as it was given.
-        dtype: of it.
-        batch: its batch axis; None where it has none.
-        values: the tensor itself, on the CPU, or the one number that it is filled with.
-    """
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    batch: int | None
-    values: Tensor | complex
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> "Example":
-        """What there is to know of an example; its batch is found later."""
-        values: Tensor | complex = 1
-        if tensor.layout == torch.strided and not tensor.is_meta:
-            values = tensor.detach().to("cpu", copy=True)
-        return cls(tuple(tensor.shape), tensor.dtype, None, values)
-
-    def make(self, batch: int, device: str) -> Tensor:
-        """A tensor of ``batch`` inputs, repeated from those that there are."""
-        tensor = self.values
-        if not isinstance(tensor, Tensor):
-            tensor = torch.full(self.shape, tensor, dtype=self.dtype, device=device)
-        if self.batch is not None:
-            rows = torch.arange(batch) % self.shape[self.batch]
-            tensor = tensor.index_select(self.batch, rows.to(tensor.device))
-        return tensor.to(device, copy=True)
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        """Shape, type and batch axis; the values of small tensors of whole numbers, else one."""
-        name = str(self.dtype).removeprefix("torch.")
-        return {"shape": self.shape, "dtype": name, "batch": self.batch, "values": self._stored()}
-
-    def _stored(self) -> Any:
-        """Numbers that it can be run with again: of ids the least, of flags the set one."""
-        values = self.values
-        if not isinstance(values, Tensor):
-            return values
-        if values.is_floating_point() or values.is_complex() or not values.numel():
-            return 1
-        if values.numel() <= _STORED:
-            return tuple(values.flatten().tolist())
-        return bool(values.any()) if values.dtype == torch.bool else int(values.min())
-
-    @classmethod
-    def from_spec(cls, spec: Mapping[str, Any]) -> "Example":
-        """The inverse of `spec`.
-
-        Raises:
-            PrecropError: it is not like one.
-        """
-        try:
-            dtype, batch, values = DTYPES[spec["dtype"]], spec["batch"], spec["values"]
-            shape = tuple(int(n) for n in spec["shape"])
-            if isinstance(values, tuple | list):
-                values = torch.tensor(values, dtype=dtype).reshape(shape)
-            elif not isinstance(values, bool | int | float):
-                raise TypeError(values)
-            if min(shape, default=0) < 0 or prod(shape) > _LARGEST:
-                raise ValueError(shape)
-            if batch is not None and not (0 <= batch < len(shape) and shape[batch]):
-                raise ValueError(batch)
-            return cls(shape, dtype, batch, values)
-        except (LookupError, TypeError, ValueError, RuntimeError) as error:
-            raise PrecropError(f"this is no record of an input: {_brief(spec)}") from error
-
-
-def _brief(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _integer(value: Any) -> bool:
@@ -123,14 +39,14 @@ def _is_shape(value: Any) -> bool:
 
 
 def _checked(shape: Any) -> tuple[int, ...]:
-    if not _is_shape(shape) or any(n < 1 for n in shape) or prod(map(int, shape)) > _LARGEST:
+    if not _is_shape(shape) or any(n < 1 for n in shape) or prod(map(int, shape)) > LARGEST:
         raise _no_shape(shape)
     return tuple(map(int, shape))
 
 
 def _no_shape(value: Any) -> PrecropError:
     return PrecropError(
-        f"input_shape {_brief(value)} is not a shape: give positive integers without the batch, "
+        f"input_shape {brief(value)} is not a shape: give positive integers without the batch, "
         "such as (3, 224, 224), or a list or dict of such shapes for several inputs; "
         "example_inputs= takes tensors, numbers and whatever else the network does"
     )
@@ -145,51 +61,6 @@ def _shapes(value: Any, whole: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str) and value:
         return _checked(value) if _is_shape(value) else [_shapes(one, whole) for one in value]
     raise _no_shape(whole)
-
-
-def _is_fields(value: Any) -> bool:
-    return dataclasses.is_dataclass(value) and not isinstance(value, type | Example)
-
-
-def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
-    """``value`` with everything in its lists, tuples, mappings and dataclasses changed."""
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(mapped(one, change) for one in value))
-    if isinstance(value, tuple | list) and not isinstance(value, torch.Size):
-        changed = [mapped(one, change) for one in value]
-        return tuple(changed) if isinstance(value, tuple) else changed
-    if isinstance(value, Mapping):
-        entries = {name: mapped(one, change) for name, one in value.items()}
-        return entries if type(value) is dict else _like(value, entries)
-    if _is_fields(value):
-        made = copy.copy(value)
-        for name, one in vars(value).items():
-            object.__setattr__(made, name, mapped(one, change))
-        return made
-    return change(value)
-
-
-def _like(mapping: Mapping[Any, Any], entries: dict[Any, Any]) -> Any:
-    """A mapping of the same class, such as a tokenizer's batch; a dict where that cannot be."""
-    try:
-        made: Any = copy.copy(mapping)
-        for name, one in entries.items():
-            made[name] = one
-    except Exception:  # whatever a class of its own raises
-        return entries
-    return made
-
-
-def tensors_in(value: Any) -> list[Tensor]:
-    """The tensors in arguments, in order."""
-    return [leaf for leaf in leaves(value) if isinstance(leaf, Tensor)]
-
-
-def leaves(value: Any) -> Iterator[Any]:
-    """What `mapped` changes, in order."""
-    found: list[Any] = []
-    mapped(value, found.append)
-    yield from found
 
 
 def given(
@@ -219,10 +90,10 @@ def check_network(model: Any) -> None:
         raise PrecropError(f"{name} is a class, not a network: make one, such as {name}()")
     if isinstance(model, str):
         raise PrecropError(
-            f"{_brief(model)} is a name, not a network: build it first, such as "
+            f"{brief(model)} is a name, not a network: build it first, such as "
             f"torchvision.models.{model if model.isidentifier() else 'resnet50'}()"
         )
-    raise PrecropError(f"{_brief(model)} is no network: give an instance of torch.nn.Module")
+    raise PrecropError(f"{brief(model)} is no network: give an instance of torch.nn.Module")
 
 
 class Inputs:
@@ -268,7 +139,7 @@ class Inputs:
     def _take(self, example: Any, named: Mapping[str, Any], model: nn.Module | None) -> None:
         """Take examples of arguments by position and by name."""
         if not isinstance(named, Mapping):
-            raise PrecropError(f"example_kwargs={_brief(named)} is no mapping from names to inputs")
+            raise PrecropError(f"example_kwargs={brief(named)} is no mapping from names to inputs")
         self.examples = True
         args: Any = () if example is None else (example,)
         if type(example) is tuple:
@@ -326,8 +197,8 @@ class Inputs:
     def spec(self) -> Any:
         """The shapes, or what is known of the examples, as they are written to a plan file."""
         if self.examples:
-            args = tuple(map(_recorded, self.args))
-            named = {name: _recorded(one) for name, one in self.kwargs.items()}
+            args = tuple(map(recorded, self.args))
+            named = {name: recorded(one) for name, one in self.kwargs.items()}
             return {_EXAMPLE: {"args": args, "kwargs": named}}
         if self.kwargs:
             return {name: _listed(shape) for name, shape in self.kwargs.items()}
@@ -339,10 +210,10 @@ class Inputs:
         """Take what `spec` recorded."""
         try:
             args, named = spec["args"], spec["kwargs"]
-            self.args = [_unrecorded(one) for one in args]
-            self.kwargs = {str(name): _unrecorded(one) for name, one in named.items()}
+            self.args = [unrecorded(one) for one in args]
+            self.kwargs = {str(name): unrecorded(one) for name, one in named.items()}
         except (LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise PrecropError(f"this is no record of inputs: {_brief(spec)}") from error
+            raise PrecropError(f"this is no record of inputs: {brief(spec)}") from error
         self.examples = True
 
     @property
@@ -436,46 +307,3 @@ def _listed(shape: Any) -> Any:
     if isinstance(shape, Mapping):
         return {name: _listed(one) for name, one in shape.items()}
     return list(shape) if isinstance(shape, tuple) else [_listed(one) for one in shape]
-
-
-class Record(dict[str, Any]):
-    """A mapping from a file, whose entries are attributes too: its class is not known any more."""
-
-    def __getattr__(self, name: str) -> Any:
-        """An entry."""
-        if name.startswith("__") or name not in self:
-            raise AttributeError(name)
-        return self[name]
-
-
-def _recorded(value: Any) -> Any:
-    """What a plan file tells of an argument; it says of which kind everything is."""
-    if isinstance(value, Example):
-        return ("tensor", value.spec)
-    if _is_fields(value):
-        value = vars(value)
-    if isinstance(value, Mapping):
-        return ("dict", tuple((str(name), _recorded(one)) for name, one in value.items()))
-    if isinstance(value, tuple | list):
-        kind = "tuple" if isinstance(value, tuple) else "list"
-        return (kind, tuple(map(_recorded, value)))
-    if value is None or isinstance(value, bool | int | float | str):
-        return ("value", value)
-    return ("unknown", type(value).__qualname__)
-
-
-def _unrecorded(record: Any) -> Any:
-    """The inverse of `_recorded`."""
-    kind, content = record
-    if kind == "tensor":
-        return Example.from_spec(content)
-    if kind == "dict":
-        return Record({name: _unrecorded(one) for name, one in content})
-    if kind in ("tuple", "list"):
-        parts = [_unrecorded(one) for one in content]
-        return tuple(parts) if kind == "tuple" else parts
-    if kind == "value" and (content is None or isinstance(content, bool | int | float | str)):
-        return content
-    raise PrecropError(
-        f"the plan does not record an input of type {_brief(content)}: give the inputs again"
-    )

@@ -596,3 +596,67 @@ class Residual3d(nn.Module):
         deep = self.down(first)
         deep = self.up(deep + self.blocks[1](deep))
         return self.head(first + F.interpolate(deep, scale_factor=2.0, mode="trilinear"))
+
+
+class LowRank(nn.Module):
+    """An expert of low rank: two projections multiplied, and one back."""
+
+    def __init__(self, width: int, rank: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(width, rank, 1), nn.Conv2d(width, rank, 1)
+        self.last = nn.Conv2d(rank, width, 1)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        return self.last(self.first(x) * self.second(context))
+
+
+class Experts(nn.Module):
+    """A router that weighs experts of growing rank; each sees every input, most count nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.local = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 32, 3, padding=1)
+        self.gate = nn.Linear(16, 3, bias=False)
+        self.experts = nn.ModuleList(LowRank(16, 2 + 2 * index) for index in range(3))
+        self.head = nn.Conv2d(16, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, context = self.local(self.stem(x)).chunk(2, dim=1)
+        weights = self.gate(y.mean((2, 3))).softmax(1)
+        best = torch.zeros_like(weights).scatter(1, weights.argmax(1, keepdim=True), 1.0)
+        for index, expert in enumerate(self.experts):
+            y = y + expert(y, context) * (best * weights)[:, index, None, None, None]
+        return self.head(y)
+
+
+class Speaking(nn.Module):
+    """A decoder of speech: attention that remembers where it was, two cells, frame by frame."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = 32
+        self.encoder = nn.LSTM(8, 12, batch_first=True, bidirectional=True)
+        self.prenet = nn.Sequential(nn.Linear(6, 16), nn.ReLU())
+        self.cells = nn.ModuleList([nn.LSTMCell(16 + 24, 32), nn.LSTMCell(32 + 24, 32)])
+        self.query, self.memory = nn.Linear(32, 10), nn.Linear(24, 10)
+        self.places = nn.Conv1d(1, 4, 5, padding=2)
+        self.place, self.score = nn.Linear(4, 10), nn.Linear(10, 1)
+        self.frame = nn.Linear(32 + 24, 6)
+
+    def forward(self, text: Tensor, frames: Tensor) -> Tensor:
+        memory = self.encoder(text)[0]
+        keys, batch = self.memory(memory), text.shape[0]
+        states = [(memory.new_zeros(batch, self.size),) * 2 for _ in range(2)]
+        seen, context = memory.new_zeros(batch, text.shape[1]), memory[:, 0]
+        made = []
+        for step in range(frames.shape[1]):
+            inputs = torch.cat([self.prenet(frames[:, step]), context], 1)
+            states[0] = self.cells[0](inputs, states[0])
+            where = self.place(self.places(seen[:, None]).transpose(1, 2))
+            energy = self.score(torch.tanh(self.query(states[0][0])[:, None] + keys + where))
+            weights = energy[:, :, 0].softmax(1)
+            seen = seen + weights
+            context = torch.bmm(weights[:, None], memory)[:, 0]
+            states[1] = self.cells[1](torch.cat([states[0][0], context], 1), states[1])
+            made.append(self.frame(torch.cat([states[1][0], context], 1)))
+        return torch.stack(made, 1)

@@ -28,6 +28,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Any, float]] = {
     "moved windows": (networks.Windowed, (3, 32, 32), 0.97),
     "heads that share keys": (networks.decoder, (7, 6), 0.97),
     "pyramid of segmentation": (networks.RecallAndAdd, IMAGE, 0.97),
+    "experts of low rank": (networks.Experts, (3, 8, 8), 0.97),
+    "decoder of speech": (networks.Speaking, [(5, 8), (4, 6)], 0.97),
     "volumes": (networks.Residual3d, (1, 8, 8, 8), 0.9),
 }
 """Each with its input and the least share of the binding budget that its steps allow."""

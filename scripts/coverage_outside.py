@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import precrop
 from scripts.coverage_table import keep, read_cache
-from scripts.outside_networks import PACKAGES, Outside, networks, outputs
+from scripts.outside_networks import NETWORKS, PACKAGES, Outside, outputs, prepare
 from tests.matrix.measure import (
     BINDING,
     SHARE,
@@ -88,7 +88,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="networks at a time")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    chosen = [entry for entry in networks() if options.only in entry.name]
+    prepare()
+    chosen = [entry for entry in NETWORKS if options.only in entry.name]
     known = measure_all(chosen, options.cache, options.jobs)
     rows = [known[entry.name] for entry in chosen]
     if options.only:

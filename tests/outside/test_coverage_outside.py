@@ -21,12 +21,12 @@ class Network(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.table, self.conv = nn.Embedding(20, 16), nn.Conv1d(4, 16, 3, padding=1)
-        self.norm, self.head = nn.BatchNorm1d(16), nn.Linear(16, 10)
+        self.table, self.conv = nn.Embedding(20, 32), nn.Conv1d(4, 32, 3, padding=1)
+        self.norm, self.deep, self.head = nn.BatchNorm1d(32), nn.Linear(32, 64), nn.Linear(64, 10)
 
     def forward(self, x: Tensor, words: Tensor, *, mask: Tensor, flip: bool) -> dict[str, Tensor]:
         y = self.table(words).mean(1) + self.conv(x.flip(2) if flip else x).mean(2)
-        return {"classes": self.head(self.norm(y).relu() * mask), "hidden": y.sum(1)}
+        return {"classes": self.head(self.deep(self.norm(y)).relu() * mask), "hidden": y.sum(1)}
 
 
 ENTRY = Outside(

@@ -159,9 +159,9 @@ class _Search:
         return units
 
     def filled(self, units: Integers, keep: int | None = None) -> Integers:
-        """Steps up, best gain per price first, until no group but ``keep`` has room for one more.
+        """Steps up, best gain per price first, until none that counts fits; ``keep`` stays.
 
-        Only steps that gain more than ``least_gain`` count: one that unbalances a layer loses.
+        Those that gain more than ``least_gain`` count: one that unbalances a layer loses.
         """
         units, room = units.copy(), self.room(units)
         while True:

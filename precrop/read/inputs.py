@@ -32,6 +32,7 @@ def _integer(value: Any) -> bool:
 
 
 LARGEST_BATCH = 2**20
+"""Inputs in one pass, at most: of more, sizes are beyond what is counted."""
 
 
 def _is_shape(value: Any) -> bool:

@@ -1,6 +1,7 @@
 """What no pass calls: experts that were not chosen, branches on values, stages without a use."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import precrop
+from precrop.cli import main
 from precrop.errors import BudgetError, PlanError
+from precrop.plans import Plan
 from precrop.read.inputs import Inputs
 from precrop.read.network import Network
 from tests.planning import counted_params
@@ -247,6 +250,20 @@ def test_unused_modules_are_named_and_can_be_left_out() -> None:
     kept = precrop.plan(model, (3, 12, 12), macs=0.5)
     assert kept.frozen == {"layer3": "no pass calls it", "more": "no pass calls it"}
     assert "left_out" not in kept.to_json()  # files without such modules are as they always were
+
+
+def test_left_out_in_a_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["tests.outside.test_unused:Staged", "--input-shape", "3,12,12", "--macs", "0.5"]
+    assert main(["plan", *words, "--drop-unused", "-o", "half.json"]) == 0
+    assert "Left out, as no pass calls them: layer3, more" in capsys.readouterr().out
+    assert main(["build", "half.json", "--model", words[0], "-o", "half"]) == 0
+    assert main(["crop", *words, "--drop-unused", "--residual", "crop", "-o", "again"]) == 0
+    assert Plan.load("again.json").left_out == Plan.load("half.json").left_out
+    assert main(["show", "half.json"]) == 0
+    assert "Left out" in capsys.readouterr().out
 
 
 class Peeking(Staged):

@@ -213,9 +213,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _run(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.meta is None and op is _SCALAR and _is_answer(args[0]):
-            given = self.answers[len(self.trace.answers) :]
-            self.trace.answers.append(given[0] if given else op(*args, **kwargs))
-            return self.trace.answers[-1]
+            count = len(self.trace.answers)
+            known = count < len(self.answers)
+            answer = self.answers[count] if known else op(*args, **kwargs)
+            self.trace.answers.append(answer)
+            return answer
         if self.meta is None:
             return drawn(op, args, kwargs, self.random)
         devices = {t.is_meta for t in (*_tensors(args), *_tensors(kwargs.values()))}

@@ -1,6 +1,7 @@
 """Files are written to a temporary name beside the target and moved: none is left half written."""
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from precrop.errors import PrecropError
 
@@ -95,6 +96,19 @@ def open_own(path: Path, flags: int) -> int:
     return handle
 
 
+def open_plain(path: Path) -> BinaryIO:
+    """A plain file, opened to be read; of a pipe one would wait for its bytes for ever.
+
+    Raises:
+        OSError: it cannot be read, or is no plain file.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is no plain file")
+    return os.fdopen(handle, "rb")
+
+
 def read_text(path: Path, kind: str = "JSON") -> str:
     """The text of a plain file, which ``kind`` is a word for.
 
@@ -102,11 +116,8 @@ def read_text(path: Path, kind: str = "JSON") -> str:
         PrecropError: it is missing, no plain file, or no text.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with os.fdopen(handle, encoding="utf-8") as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise PrecropError(f"cannot read {path}: it is no plain file")
-            return file.read()
+        with open_plain(path) as file:
+            return file.read().decode("utf-8")
     except OSError as error:
         raise PrecropError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -230,9 +230,12 @@ class Plan:
         if content.pop("digest", None) != _digest(content):
             raise PlanError("this plan was altered after it was written: make it again")
         del content["schema"]
-        plan = _decode(content, cls, "plan")
-        assert isinstance(plan, cls)
-        _check(plan)
+        try:
+            plan = _decode(content, cls, "plan")
+            assert isinstance(plan, cls)
+            _check(plan)
+        except RecursionError as error:
+            raise PlanError("this plan is nested too deeply") from error
         return plan
 
     def save(self, path: str | Path) -> None:

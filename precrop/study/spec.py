@@ -17,6 +17,7 @@ _COSTS = ("params", "macs")
 _LONGEST_NAME = 100
 """Bytes of a study's name: its store is a folder of that name."""
 _LONGEST_TEXT = 300
+_MOST_CELLS = 100_000
 _LARGE = 10**12
 """Stands for a network's cost where only the sense of a budget is checked."""
 
@@ -127,6 +128,9 @@ def _study(content: Any, trust: Trust) -> Study:
     budgets = _budgets(entry) if "budgets" in entry.content else ()
     series = entry.each("variants", lambda value: _series(value, networks, budgets, seeds))
     _refuse_repeats("variants", [one.variant.name for one in series])
+    cells = sum(len(one.networks) * max(1, len(one.budgets)) * len(one.seeds) for one in series)
+    if cells > _MOST_CELLS:
+        raise PrecropError(f"it asks for {cells:,} runs, more than {_MOST_CELLS:,}: split it")
     named = {one.variant.name: one for one in series}
     pairs = zip(series, entry.items("variants"), strict=True)
     series = tuple(_matched(one, item, named) for one, item in pairs)
@@ -325,9 +329,11 @@ def _limits(value: Any) -> Limits:
 
 
 def _refuse_repeats(what: str, names: Sequence[Any]) -> None:
+    seen = set()
     for name in names:
-        if names.count(name) > 1:
+        if name in seen:
             raise PrecropError(f"{what} has {name} twice")
+        seen.add(name)
 
 
 def _described(network: Network) -> str:

@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import re
-import stat
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from precrop.errors import PrecropError
-from precrop.files import read_json, replacing, sync, write_text
+from precrop.files import open_plain, read_json, replacing, sync, write_text
 from precrop.study.locks import Claim
 from precrop.study.rows import FIELDS, NESTED, SCHEMA, Row
 
@@ -314,7 +313,7 @@ class Store:
         names = _names(self._parts)
         replaced = self._replaced(names)
         self._remove(name for name in names if name in replaced)
-        for path in self._parts.glob(".*"):
+        for path in self._parts.glob(".*.parquet.*"):
             with contextlib.suppress(OSError):
                 if time.time() - path.stat().st_mtime > _LEFT_BEHIND:
                     path.unlink()
@@ -379,7 +378,8 @@ def _part_file(path: Path) -> pq.ParquetFile:
     Raises:
         ValueError: it has not.
     """
-    content = _content(path)
+    with open_plain(path) as opened:
+        content = opened.read()
     checked = _CHECKED.search(path.name)
     if checked is not None and int(checked[1], 16) != zlib.crc32(content):
         raise ValueError("its content is not what was written: the checksum in its name differs")
@@ -391,15 +391,6 @@ def _part_file(path: Path) -> pq.ParquetFile:
     if file.metadata.num_rows > _MOST_ROWS:
         raise ValueError(f"it says that it has {file.metadata.num_rows:,} rows")
     return file
-
-
-def _content(path: Path) -> bytes:
-    """The bytes of a plain file; of a pipe one would wait for them for ever."""
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise ValueError("it is no plain file")
-        return file.read()
 
 
 def _check_values(table: pa.Table) -> None:

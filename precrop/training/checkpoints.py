@@ -24,7 +24,7 @@ from torch import Tensor
 
 from precrop.checkpoint import load_tensors, save_tensors
 from precrop.errors import PrecropError
-from precrop.files import open_own, replacing, sync
+from precrop.files import open_own, open_plain, replacing, sync
 from precrop.training.runs import read_json
 
 WEIGHTS, STATE, CONTENT = "model.safetensors", "state.safetensors", "checkpoint.json"
@@ -192,7 +192,7 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

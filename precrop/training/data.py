@@ -30,9 +30,9 @@ from precrop.training.augment import (
     cut_out,
     random_numbers,
 )
+from precrop.training.runs import LARGEST_SIDE
 from precrop.training.sources import Source, Split, find
 
-LARGEST_SIDE = 4096
 HELD_BYTES = 1_500_000_000  # of decoded images; a data set above it is decoded as it is used
 DECODED_SIZE = 224  # pixels, what those images are brought to unless something else is asked for
 # Of ImageNet's training images: the values that networks for photographs are usually given.

@@ -17,6 +17,9 @@ from precrop.plans import Plan
 from precrop.training.recipes import Recipe
 from precrop.trust import Trust, check_named
 
+_LONGEST_NAME = 100
+LARGEST_SIDE = 4096
+"""Pixels of an image's side."""
 SCHEMA = 1
 """Raised when the same fields would train another network; part of every run's identity."""
 
@@ -163,7 +166,7 @@ class Run:
     def name(self) -> str:
         """Name of the run's folder: the network, the data, the identity."""
         plain = re.sub(r"[^\w.]+", "-", f"{self.model}-{self.data_name}").strip("-.")
-        return f"{plain}-{self.id}"
+        return f"{plain[:_LONGEST_NAME]}-{self.id}"
 
     def _identity(self) -> dict[str, Any]:
         content = self.to_json()
@@ -234,12 +237,14 @@ class Run:
                 mask=None if mask is None else MaskSpec(**mask),
                 versions=dict(content["versions"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             if isinstance(error, PrecropError):
                 raise
             raise PrecropError(f"this is no run's description: {error!r}") from error
         if content.get("id") != run.id:
             raise PrecropError(f"this run is {run.id} and says it is {content.get('id')}")
+        if len(run.input_shape) != 3 or not all(0 < n <= LARGEST_SIDE for n in run.input_shape):
+            raise PrecropError(f"this run is of images of {run.input_shape}, which are none")
         check_named(run.model, run.args, trust, f"say --model {run.model}, or --trust")
         return run
 

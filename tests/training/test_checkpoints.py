@@ -1,6 +1,7 @@
 """Checkpoints on disk: whole or not at all, read without pickle."""
 
 import json
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -232,3 +233,15 @@ def test_a_lock_follows_no_link(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic links"), checkpoints.alone(tmp_path):
         pass
     assert (tmp_path / "precious").read_text() == "content"
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "checkpoint.json"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_in_a_checkpoint(tmp_path: Path, file: str, make: Any) -> None:
+    checkpoints.write(tmp_path / "last", CHECKPOINT, RUN)
+    (tmp_path / "last" / file).unlink()
+    make(tmp_path / "last" / file)
+    with pytest.raises(PrecropError):
+        checkpoints.described(tmp_path / "last")
+    with pytest.raises(PrecropError):
+        checkpoints.read(tmp_path / "last")

@@ -57,6 +57,8 @@ def stated_sizes(module: nn.Module) -> dict[str, Any]:
         return {} if known is None else {"num_features": known.shape[0]}
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and shape:
         return {"embedding_dim": shape[1]}
+    if isinstance(module, nn.GroupNorm) and module.num_groups == module.num_channels and shape:
+        return {"num_channels": shape[0], "num_groups": shape[0]}
     # Norms of any library: LayerNorm, RMSNorm, GroupNorm, PReLU.
     if not shape:
         return {}

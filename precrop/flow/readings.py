@@ -64,6 +64,13 @@ def _gated_half(call: Call, args: Sequence[Any]) -> Flow:
     return Flow(flow.values.chunk(2, call.arg("dim", -1))[0], flow.exponent)
 
 
+def _packed(call: Call, args: Sequence[Any]) -> list[Any]:
+    """Sequences without their padding, and how many go on at every step."""
+    flow = _input(args[0])
+    data, sizes = call.op(flow.values, *args[1:])
+    return [Flow(data, flow.exponent), sizes]
+
+
 def _statistic(call: Call, args: Sequence[Any]) -> list[Value]:
     """A variance or a norm, with which its owner is normalised: as any normalisation a factor."""
     if isinstance(args[0], (Weight, Even)):
@@ -467,7 +474,8 @@ _VIEWS = (
 )  # fmt: skip
 _REARRANGING = (
     *_VIEWS, "permute", "transpose", "t", "slice", "select", "expand", "split", "split_with_sizes",
-    "chunk", "unbind", "narrow", "movedim", "roll", "flip", "pixel_shuffle", "pixel_unshuffle",
+    "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk", "chunk",
+    "unbind", "narrow", "movedim", "roll", "flip", "pixel_shuffle", "pixel_unshuffle",
     "channel_shuffle", "native_channel_shuffle", "repeat", "index_select",
 )  # fmt: skip
 _KEEPING = {*_REARRANGING, "mean"}
@@ -514,6 +522,7 @@ READINGS: dict[str, Handler] = {
     "as_strided": _restrided,
     "constant_pad_nd": _padded,
     "glu": _gated_half,
+    "_pack_padded_sequence": _packed,
     "add": _add,
     "addcmul": _add_product,
     "sub": _subtract,

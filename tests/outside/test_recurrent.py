@@ -1,5 +1,6 @@
 """Recurrent layers and cells: the hidden width is one number, whatever the gates and steps."""
 
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -182,6 +183,49 @@ def test_packed_sequence_is_cropped(make: Callable[[], nn.Module]) -> None:
     plan, built = cropped(make, SHAPE)
     assert built.rnn.hidden_size < HIDDEN
     assert plan.layers[0].group is not None  # the encoder
+    assert not plan.frozen
+
+
+class Spread(nn.Module):
+    """A layer works on the steps of all sequences at once, without their padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(10, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        lengths = torch.full((x.shape[0],), x.shape[1] - 2)
+        packed = pack_padded_sequence(self.first(x), lengths, batch_first=True)
+        out: Tensor = self.head(packed.data)
+        return out
+
+
+def test_packing_is_linear() -> None:
+    model = Spread()
+    first, head = model.first.weight.detach().abs(), model.head.weight.detach().abs()
+    steps = SHAPE[0] - 2
+    # All of R passes each of the two layers.
+    expected = 2 * steps * first.numel() * head.numel() / 16 * float(first.mean() * head.mean())
+    assert precrop.synexp(model, SHAPE) == pytest.approx(math.log(expected))
+
+
+class PerChannel(nn.Module):
+    """A norm with one group for every channel, as in front of speech models."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv1d(1, 24, 5, 2), nn.GroupNorm(24, 24)
+        self.second, self.head = nn.Conv1d(24, 20, 3), nn.Linear(20, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.norm(self.first(x)).relu())
+        out: Tensor = self.head(x.mean(-1))
+        return out
+
+
+def test_groups_of_one_channel_follow_the_width() -> None:
+    plan, built = cropped(PerChannel, (1, 35))
+    assert built.norm.num_groups == built.norm.num_channels == built.first.out_channels < 24
     assert not plan.frozen
 
 

@@ -44,11 +44,15 @@ def layer_norm(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("native_group_norm")
 def group_norm(reader: Reader, call: Call) -> Sequence[Axes]:
-    """The width stays divisible by the number of groups."""
+    """The width stays divisible by the number of groups; one group a channel follows it."""
     x = list(reader.axes(call.arg("input")))
     for name in ("weight", "bias"):
         tensor = call.arg(name)
         if tensor is not None:
             x[1] = unify(x[1], reader.axes(tensor)[0], reader.reason(call))
-    require_divisor(x[1], call.arg("group"), reader.reason(call))
-    return [tuple(x)]
+    if call.arg("group") != axis_size(x[1]):
+        require_divisor(x[1], call.arg("group"), reader.reason(call))
+        return [tuple(x)]
+    reader.literal("group", None, x[1])
+    statistics = (x[0], x[1])
+    return [tuple(x), *(statistics for shape in call.shapes[1:] if len(shape) == len(statistics))]

@@ -127,7 +127,9 @@ def _copied_value(value: Any, where: str, memo: dict[int, Any]) -> Any:
     try:
         return copy.deepcopy(value, memo)
     except Exception as error:  # whatever the value's own way of copying raises
-        if any(isinstance(part, (nn.Module, nn.Parameter)) for part in held_objects(value)):
+        # What holds layers must not be the original's, nor what each use moves on.
+        kinds = (nn.Module, nn.Parameter, Iterator)
+        if any(isinstance(part, kinds) for part in held_objects(value)):
             message = f"the network cannot be copied: {where}: {first_line(error)}"
             raise PrecropError(message) from error
         return value

@@ -55,10 +55,16 @@ def keep_own_hooks(made: nn.Module, model: nn.Module) -> None:
 
 
 def own_call(module: nn.Module) -> Callable[..., Any]:
-    """The call of a module with its own hooks alone; a wrapper's is that of what it wraps."""
+    """The call of a module with the hooks that it has now, and no others.
+
+    A wrapper's call is that of what it wraps.
+    """
     inner = unwrapped(module)
     if inner is not module:
         return lambda *args, **kwargs: inner(*args, **kwargs)
+
+    if not (module._forward_pre_hooks or module._forward_hooks):
+        return module.forward
 
     def call(*args: Any, **kwargs: Any) -> Any:
         for key, hook in module._forward_pre_hooks.items():

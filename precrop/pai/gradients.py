@@ -150,6 +150,7 @@ class _Differentiated:
             raise PrecropError(f"batch_norm={batch_norm!r} is unknown: write 'batch' or 'stored'")
         model = problem.network.model
         self.numbers = OwnNumbers(problem.seed)
+        self.tables = problem.network.tables
         self._statistics = _StoredStatistics if batch_norm == "stored" else nullcontext
         with torch.inference_mode(False):
             self.model = copied(model, lambda _, tensor: tensor.detach().clone()).train()
@@ -169,7 +170,14 @@ class _Differentiated:
     @contextmanager
     def apart(self) -> Iterator[None]:
         """Compute with gradients whatever the caller set, with random numbers of its own."""
-        with apart(), self.numbers, _lent(self.device), PlainLayers(self.dtype), self._statistics():
+        with (
+            apart(),
+            self.tables.lent() if self.tables.kept or self.tables.draws else nullcontext(),
+            self.numbers,
+            _lent(self.device),
+            PlainLayers(self.dtype),
+            self._statistics(),
+        ):
             yield
 
     def gradients(self, parts: Iterable[_Part], temperature: float) -> dict[str, Tensor]:
@@ -239,7 +247,7 @@ class _Differentiated:
                 f"at once: {first_line(error)}"
             ) from error
         logits = _logits(output)
-        targets = _targets(part, part.targets.detach().to(self.device), logits)
+        targets = _targets(part, _tracked(part.targets).to(self.device), logits)
         # Half precision has too few digits for a sum of exponentials.
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
         loss = F.cross_entropy(logits, targets, reduction="sum")
@@ -257,7 +265,7 @@ class _Differentiated:
 
     def _moved(self, tensor: Tensor) -> Tensor:
         dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
-        return tensor.detach().to(self.device, dtype)
+        return _tracked(tensor).to(self.device, dtype)
 
 
 @contextmanager
@@ -328,6 +336,11 @@ class _TwiceDifferentiable(TorchFunctionMode):
 
 def _hard_sigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     return F.relu6(input + 3) / 6
+
+
+def _tracked(tensor: Tensor) -> Tensor:
+    """A tensor that gradients may be computed with: not one of inference mode."""
+    return tensor.clone() if tensor.is_inference() else tensor.detach()
 
 
 def _taken(weight: Tensor) -> Tensor:

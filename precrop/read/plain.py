@@ -38,6 +38,8 @@ class PlainLayers(TorchFunctionMode):
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if self.default is not None and function in (torch.rand, torch.randn):
+            kwargs = {"dtype": torch.float32, **kwargs}  # other types draw other numbers
         result = function(*args, **kwargs)
         if self.default is not None and _is_by_default(self.default, result, args, kwargs):
             return result.to(torch.float32)

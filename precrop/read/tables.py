@@ -15,19 +15,34 @@ A network that keeps such tables is read on real tensors: what other threads fin
 they would have computed themselves. (Not so in the one pass that shows it; a class is remembered.)
 One network at a time is traced where code reaches any. Caches of `functools` are emptied, since
 single entries cannot be given back.
+
+Random numbers of Python and NumPy have one generator for all threads, too. Where code draws from it
+(to leave out layers in training), every pass draws the same ones, and the state is given back; what
+another thread draws meanwhile is drawn again afterwards. Those of PyTorch are no matter of this
+module: a trace has its own.
 """
 
 import functools
 import gc
+import random
 import sys
 import threading
-from collections.abc import Callable, Iterator, MutableMapping, MutableSequence, MutableSet
-from contextlib import contextmanager
+from collections.abc import (
+    Callable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    MutableSequence,
+    MutableSet,
+    Sequence,
+)
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
+import numpy as np
 from torch import Tensor, nn
 
 _LEFT_OUT = {"torch", "numpy", "builtins", "precrop", *sys.stdlib_module_names} - {"__main__"}
@@ -47,6 +62,7 @@ class _Reached:
     names: list[tuple[dict[str, Any], str]] = field(default_factory=list)
     classes: list[type] = field(default_factory=list)
     caches: list[Any] = field(default_factory=list)
+    draws: bool = False
 
 
 _KNOWN: WeakKeyDictionary[type, _Reached] = WeakKeyDictionary()
@@ -58,21 +74,26 @@ class Tables:
 
     Attributes:
         kept: whether a pass left tensors in one of them.
+        draws: whether code draws numbers from a generator that all threads share.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._kind = type(model)
         kinds = {kind: None for module in model.modules() for kind in type(module).__mro__}
         self._reached = [_reached(kind) for kind in kinds if _is_looked_at(kind)]
+        held = [value for module in model.modules() for value in vars(module).values()]
+        code = [value for value in held if callable(value) and not isinstance(value, nn.Module)]
+        if code:
+            self._reached.append(_Search().run(code))
         self.kept = self._kind in _KEEPING
+        self.draws = any(reached.draws for reached in self._reached)
+        self._any = any(map(_has_any, self._reached))
 
     @contextmanager
     def lent(self) -> Iterator[None]:
         """Give back what is changed meanwhile."""
-        if not self._reached:
-            yield
-            return
-        with _ONE_AT_A_TIME, self._given_back():
+        alone = _ONE_AT_A_TIME if self._any else nullcontext()
+        with alone, self._given_back(), _seeded() if self.draws else nullcontext():
             if self.kept:
                 for cache in self._caches():
                     cache.cache_clear()
@@ -110,6 +131,36 @@ class Tables:
                 yield _class_back(kind)
 
 
+def _has_any(reached: _Reached) -> bool:
+    """Whether code reaches what may be a table, beside attributes of classes that it may set."""
+    inside = [(name, value) for kind in reached.classes for name, value in vars(kind).items()]
+    tables = any(isinstance(value, _CONTAINERS) and name[:2] != "__" for name, value in inside)
+    return tables or any((reached.containers, reached.names, reached.caches, reached.draws))
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """Let Python and NumPy draw the same numbers every time, and go on as if they had not."""
+    before, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002 - the network's own
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(before)
+        np.random.set_state(numbers)  # noqa: NPY002
+
+
+def _draws(value: Any, names: Sequence[str]) -> bool:
+    """Whether a name in code stands for a generator that all threads share."""
+    owner = getattr(value, "__self__", None)
+    functions: tuple[Any, ...] = (random.random, np.random.random)
+    shared = (random, np.random, *(function.__self__ for function in functions))
+    return any(value is one or owner is one for one in shared) or (
+        value is np and "random" in names
+    )
+
+
 def _tables(container: Any, depth: int) -> Iterator[Any]:
     """A container and those in it, as far as they are empty or hold tensors."""
     values = [*(container.values() if isinstance(container, MutableMapping) else container)]
@@ -124,9 +175,10 @@ def _container_back(container: Any) -> Callable[[], bool]:
     if isinstance(container, MutableMapping):
         return _mapping_back(container)
     before = list(container)
+    known = set(map(id, before))
 
     def back() -> bool:
-        if [*map(id, container)] == [*map(id, before)]:
+        if not any(id(value) not in known and _has_tensors(value) for value in container):
             return False
         container.clear()
         for value in before:
@@ -140,26 +192,25 @@ def _mapping_back(mapping: MutableMapping[Any, Any]) -> Callable[[], bool]:
     before = dict(mapping)
 
     def back() -> bool:
-        now = dict(mapping)
-        for key in now.keys() - before.keys():
-            mapping.pop(key, None)
-        changed = [key for key, value in before.items() if now.get(key, _NOTHING) is not value]
-        mapping.update({key: before[key] for key in changed})
-        return bool(changed) or len(now) != len(before)
+        changed = _new(before, dict(mapping))
+        for name in changed:
+            if name in before:
+                mapping[name] = before[name]
+            else:
+                mapping.pop(name, None)
+        return bool(changed)
 
     return back
 
 
 def _name_back(namespace: dict[str, Any], name: str) -> Callable[[], bool]:
-    before = namespace.get(name, _NOTHING)
+    before = namespace.get(name)
 
     def back() -> bool:
-        if namespace.get(name, _NOTHING) is before:
+        value = namespace.get(name)
+        if value is before or not _has_tensors(value):
             return False
-        if before is _NOTHING:
-            namespace.pop(name, None)
-        else:
-            namespace[name] = before
+        namespace[name] = before
         return True
 
     return back
@@ -169,16 +220,28 @@ def _class_back(kind: type) -> Callable[[], bool]:
     before = dict(vars(kind))
 
     def back() -> bool:
-        now = dict(vars(kind))
-        changed = [name for name, value in before.items() if now.get(name, _NOTHING) is not value]
+        changed = _new(before, vars(kind))
         for name in changed:
-            setattr(kind, name, before[name])
-        added = [name for name in now.keys() - before.keys() if not name.startswith("__")]
-        for name in added:
-            delattr(kind, name)
-        return bool(changed or added)
+            if name in before:
+                setattr(kind, name, before[name])
+            else:
+                delattr(kind, name)
+        return bool(changed)
 
     return back
+
+
+def _new(before: Mapping[Any, Any], now: Mapping[Any, Any]) -> list[Any]:
+    """What is set anew to something with tensors; counters and logs are left as they are."""
+    changed = [name for name, value in now.items() if before.get(name, _NOTHING) is not value]
+    return [name for name in changed if _has_tensors(now[name])]
+
+
+def _has_tensors(value: Any, depth: int = _DEEPEST) -> bool:
+    if isinstance(value, (dict, list, tuple, set)) and depth:
+        inside = value.values() if isinstance(value, dict) else value
+        return any(_has_tensors(one, depth - 1) for one in inside)
+    return isinstance(value, Tensor)
 
 
 def _holds_tensors(cache: Any) -> bool:
@@ -208,44 +271,47 @@ def _is_looked_at(value: Any) -> bool:
 def _reached(kind: type) -> _Reached:
     known = _KNOWN.get(kind)
     if known is None:
-        known = _KNOWN[kind] = _Reached()
-        _Search(known).run(kind)
+        known = _KNOWN[kind] = _Search().run([kind])
     return known
 
 
 class _Search:
     """Follows the names in functions, from those of a class."""
 
-    def __init__(self, found: _Reached) -> None:
-        self.found = found
+    def __init__(self) -> None:
+        self.found = _Reached()
         self.seen: dict[int, Any] = {}
         self.stack: list[Any] = []
 
-    def run(self, kind: type) -> None:
-        """Find all that the code of a class reaches."""
-        self.stack.append(kind)
+    def run(self, roots: Sequence[Any]) -> _Reached:
+        """Find all that some code, or that of some classes, reaches."""
+        self.stack += roots
         while self.stack:
             value = self.stack.pop()
-            if id(value) in self.seen:
-                continue
-            self.seen[id(value)] = value
-            if isinstance(value, _CONTAINERS):
-                self.found.containers.append(value)
-            elif isinstance(value, _CACHED):
-                if _is_looked_at(value):
-                    self.found.caches.append(value)
-                    self.stack.append(value.__wrapped__)
-            elif isinstance(value, (staticmethod, classmethod, MethodType)):
-                self.stack.append(value.__func__)
-            elif isinstance(value, property):
-                self.stack += [value.fget, value.fset]
-            elif isinstance(value, FunctionType) and _is_looked_at(value):
-                self._function(value)
-            elif isinstance(value, type) and _is_looked_at(value):
-                self.found.classes.append(value)
-                self.stack += [
-                    one for one in vars(value).values() if not isinstance(one, _CONTAINERS)
-                ]
+            if id(value) not in self.seen:
+                self.seen[id(value)] = value
+                self._look(value)
+        return self.found
+
+    def _look(self, value: Any) -> None:
+        self.found.draws = self.found.draws or _draws(value, ())
+        if isinstance(value, _CONTAINERS):
+            self.found.containers.append(value)
+        elif isinstance(value, _CACHED):
+            if _is_looked_at(value):
+                self.found.caches.append(value)
+                self.stack.append(value.__wrapped__)
+        elif isinstance(value, (staticmethod, classmethod, MethodType)):
+            self.stack.append(value.__func__)
+        elif isinstance(value, functools.partial):
+            self.stack += [value.func, *value.args, *value.keywords.values()]
+        elif isinstance(value, property):
+            self.stack += [value.fget, value.fset]
+        elif isinstance(value, FunctionType) and _is_looked_at(value):
+            self._function(value)
+        elif isinstance(value, type) and _is_looked_at(value):
+            self.found.classes.append(value)
+            self.stack += [one for one in vars(value).values() if not isinstance(one, _CONTAINERS)]
 
     def _function(self, function: FunctionType) -> None:
         self.stack += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
@@ -260,6 +326,7 @@ class _Search:
     def _code(self, code: CodeType, names: dict[str, Any]) -> None:
         for name in code.co_names:
             value = names.get(name)
+            self.found.draws = self.found.draws or _draws(value, code.co_names)
             if isinstance(value, ModuleType) and _is_looked_at(value):
                 inside = vars(value)
                 self.stack += [inside[one] for one in code.co_names if one in inside]

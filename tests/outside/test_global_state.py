@@ -1,0 +1,294 @@
+"""Whatever is set around a call changes no answer, and nothing is set afterwards."""
+
+import gc
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as modules
+from torch.utils.flop_counter import FlopCounterMode
+
+import precrop
+from tests.networks import SHAPE, small
+
+
+class Depth(nn.Module):
+    """Leaves out layers at random while it trains, by one of three generators."""
+
+    def __init__(self, draw: Callable[[], float]) -> None:
+        super().__init__()
+        self.draw = draw
+        self.first = nn.Conv2d(3, 16, 3, padding=1)
+        self.layers = nn.ModuleList(nn.Conv2d(16, 16, 3, padding=1) for _ in range(4))
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for layer in self.layers:
+            if not self.training or self.draw() > 0.5:
+                x = x + layer(x).relu()
+        return self.head(x.mean((2, 3)))
+
+
+class Made(nn.Module):
+    """Makes tensors in forward, of the default type and on the default device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 24, 3, padding=1)
+        self.head = nn.Linear(24, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = torch.arange(x.shape[-1]) / x.shape[-1] + torch.zeros(x.shape[-1])
+        x = self.second(self.first(x + places.to(x.device)).relu())
+        return self.head((x * torch.tensor(0.5, device=x.device)).mean((2, 3)))
+
+
+pytestmark = pytest.mark.filterwarnings("ignore::precrop.LayerCollapseWarning")
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "plain": lambda: small("conv"),
+    "attention": lambda: small("torch attention"),
+    "made": Made,
+    "random depth": lambda: Depth(lambda: float(torch.rand(()))),
+}
+
+
+def answers(model: nn.Module) -> dict[str, Any]:
+    """Everything that is promised to be the same, to the bit."""
+    plan = precrop.plan(model, SHAPE, params=0.5, macs=0.6)
+    inputs = torch.ones(4, *SHAPE, device="cpu")
+    batch = (inputs, torch.arange(4, device="cpu") % 3)
+    densities = precrop.densities(model, SHAPE, method="snip", params=0.5, data=[batch])
+    masks = precrop.masks(model, densities, seed=3)
+    built = plan.build(model)
+    assert all(p.device.type == "cpu" and not p.is_inference() for p in built.parameters())
+    return {
+        "widths": plan.widths,
+        "costs": (plan.params, plan.macs, plan.base_params, plan.base_macs),
+        "shapes": [(name, tuple(p.shape), p.dtype) for name, p in built.named_parameters()],
+        "weights": [float(p.detach().double().sum()) for p in built.parameters()],
+        "densities": densities,
+        "masks": {name: mask.nonzero().tolist() for name, mask in masks.items()},
+        "synexp": _synexp(model),
+    }
+
+
+def _synexp(model: nn.Module) -> float | None:
+    with suppress(precrop.PrecropError):
+        return precrop.synexp(model, SHAPE)
+    return None
+
+
+@contextmanager
+def _set(name: str, value: Any, now: Callable[[], Any]) -> Iterator[None]:
+    before = now()
+    setter = getattr(torch, name)
+    setter(value)
+    try:
+        yield
+    finally:
+        setter(before)
+
+
+@contextmanager
+def _device(name: str) -> Iterator[None]:
+    torch.set_default_device(name)
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+class Other(torch.overrides.TorchFunctionMode):
+    """Somebody's mode, which counts what it sees."""
+
+    seen = 0
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        Other.seen += 1
+        return function(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _mkldnn(enabled: bool) -> Iterator[None]:
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(enabled)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)
+
+
+@contextmanager
+def _fast_path(enabled: bool) -> Iterator[None]:
+    torch.backends.mha.set_fastpath_enabled(enabled)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+
+
+@contextmanager
+def _gc() -> Iterator[None]:
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+AROUND: dict[str, Callable[[], Any]] = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "double": lambda: _set("set_default_dtype", torch.float64, torch.get_default_dtype),
+    "half": lambda: _set("set_default_dtype", torch.bfloat16, torch.get_default_dtype),
+    "meta": lambda: _device("meta"),
+    "device": lambda: torch.device("meta"),
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "deterministic": lambda: _set(
+        "use_deterministic_algorithms", True, torch.are_deterministic_algorithms_enabled
+    ),
+    "function mode": Other,
+    "counter": lambda: FlopCounterMode(display=False),
+    "no mkldnn": lambda: _mkldnn(False),
+    "no fast path": lambda: _fast_path(False),
+    "gc": lambda: _gc(),
+}
+
+
+def state() -> dict[str, Any]:
+    """What belongs to the process or the thread, as it can be seen from outside."""
+    return {
+        "random": (torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())),  # noqa: NPY002
+        "grad": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        "defaults": (torch.get_default_dtype(), torch.get_default_device()),
+        "autocast": (torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "modes": torch._C._len_torch_function_stack(),
+        "backends": (
+            torch.backends.mha.get_fastpath_enabled(),
+            torch._C._get_mkldnn_enabled(),
+            torch.backends.cuda.math_sdp_enabled(),
+            torch.backends.cuda.flash_sdp_enabled(),
+            torch.backends.cudnn.benchmark,
+            torch.backends.cudnn.deterministic,
+        ),
+        "threads": torch.get_num_threads(),
+        "gc": gc.isenabled(),
+        "hooks": [
+            dict(getattr(modules, name))
+            for name in vars(modules)
+            if name.startswith("_global_") and isinstance(getattr(modules, name), dict)
+        ],
+        "filters": list(warnings.filters),
+        "attention": torch.nn.functional.scaled_dot_product_attention,
+    }
+
+
+def contents(model: nn.Module) -> dict[str, Any]:
+    """A network's tensors and attributes, bit for bit."""
+    tensors = {name: (id(t), t.tolist()) for name, t in model.state_dict(keep_vars=True).items()}
+    vars_ = {
+        name: {key: repr(value) for key, value in vars(module).items()}
+        for name, module in model.named_modules()
+    }
+    return {"tensors": tensors, "attributes": vars_}
+
+
+def found(network: str) -> nn.Module:
+    torch.manual_seed(0)
+    return NETWORKS[network]()
+
+
+WANTED: dict[str, Any] = {}
+
+
+def wanted(network: str) -> Any:
+    """The answers with nothing around."""
+    if network not in WANTED:
+        WANTED[network] = answers(found(network))
+    return WANTED[network]
+
+
+@pytest.mark.parametrize("around", AROUND)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_answers_are_the_same_and_nothing_is_left(network: str, around: str) -> None:
+    expected, model = wanted(network), found(network)
+    with ExitStack() as stack:
+        entered = stack.enter_context(AROUND[around]())
+        before, original = state(), contents(model)
+        Other.seen = 0
+        given = answers(model)
+        seen = Other.seen
+        assert state() == before
+        assert contents(model) == original
+        if around == "counter":
+            assert entered.get_total_flops() == 0
+        assert seen < 200  # what this test itself calls
+    assert given == expected
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_network_that_was_made_in_inference_mode(network: str) -> None:
+    with torch.inference_mode():
+        model = found(network)
+    assert answers(model) == wanted(network)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_an_error_in_the_middle_leaves_nothing_either(training: bool) -> None:
+    class Fails(Made):
+        def forward(self, x: Tensor) -> Tensor:
+            torch.rand(1)
+            if self.training == training:
+                raise RuntimeError("no luck")
+            return super().forward(x)
+
+    model = Fails()
+    before, original = state(), contents(model)
+    batch = (torch.ones(4, *SHAPE), torch.arange(4) % 3)
+    for ask in (
+        lambda: precrop.plan(model, SHAPE, params=0.5),
+        lambda: precrop.densities(model, SHAPE, method="snip", params=0.5, data=[batch]),
+        lambda: precrop.plan(model, SHAPE, params=1e-9),
+    ):
+        with suppress(precrop.PrecropError):
+            ask()
+        assert state() == before
+        assert contents(model) == original
+
+
+DRAWS: dict[str, Callable[[], float]] = {
+    "torch": lambda: float(torch.rand(())),
+    "python": lambda: random.random(),
+    "python function": random.random,
+    "numpy": lambda: float(np.random.rand()),  # noqa: NPY002
+    "numpy function": np.random.random,
+}
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+def test_random_depth_is_the_same_in_every_pass(draw: str) -> None:
+    model = Depth(DRAWS[draw])
+    widths = []
+    for seed in range(3):
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        torch.manual_seed(seed)
+        before = state()
+        plan = precrop.plan(model, SHAPE, params=0.5, macs=0.5)
+        assert state() == before
+        widths.append(plan.widths)
+        small_one = plan.build(model)
+        for training in (True, False):
+            assert small_one.train(training)(torch.ones(2, *SHAPE)).shape == (2, 3)
+    assert widths[0] == widths[1] == widths[2]

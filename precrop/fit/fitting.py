@@ -238,14 +238,16 @@ class Fitter:
             name: [sum(new for _, new in row) for row in rows] for name, rows in tensors.items()
         }
         candidate = self.network.replica(shapes)
+        learnt, driving = self._learnt_edits(sizes)
         edits = [
-            *described,
+            # What drives an argument describes nothing, also where it stays as it is.
+            *(edit for edit in described if edit[:2] not in driving),
             *self.roots.edits(sizes),
             *self.checks.edits(sizes),
             *self._group_edits(sizes),
             *self._norm_edits(sizes),
             *self._stream_edits(sizes),
-            *self._learnt_edits(sizes),
+            *learnt,
         ]
         edits += self._followed(edits)
         apply_edits(candidate, edits)
@@ -304,16 +306,18 @@ class Fitter:
         for path, axis in self.network.reader.read_widths.items():
             yield path, "stream_read.size", sizes.size(axis)
 
-    def _learnt_edits(self, sizes: Sizes) -> list[Edit]:
+    def _learnt_edits(self, sizes: Sizes) -> tuple[list[Edit], set[tuple[str, str]]]:
+        """What the rules set, and all attributes that they know to drive an argument."""
+        driving: set[tuple[str, str]] = set()
         edits: dict[tuple[str, str], int] = {}
         # Of an argument that several attributes drive, the others are known first.
         for rule in sorted(self.rules, key=lambda rule: len(rule.slopes)):
             for forward in self.network.passes:
-                for index, reading in enumerate(forward.readings):
-                    axis = reading.literals.get(rule.literal)
-                    if axis is not None and self.site(forward, index) == rule.site:
-                        self._follow(rule, forward, index, axis, sizes, edits)
-        return [(path, attribute, value) for (path, attribute), value in edits.items()]
+                for index in self.places(forward).get(rule.site, []):
+                    axis = forward.readings[index].literals.get(rule.literal)
+                    if axis is not None:
+                        driving |= self._follow(rule, forward, index, axis, sizes, edits)
+        return [(path, attribute, value) for (path, attribute), value in edits.items()], driving
 
     def _follow(
         self,
@@ -323,18 +327,18 @@ class Fitter:
         axis: Axis,
         sizes: Sizes,
         edits: dict[tuple[str, str], int],
-    ) -> None:
+    ) -> set[tuple[str, str]]:
         """Set the driver of an argument so that it states the new size, if the rule holds here."""
         frames = frames_around(forward.trace, index)
         if len(frames) <= rule.depth:
-            return
+            return set()
         frame = forward.trace.frames[frames[rule.depth]]
         key = (frame.path, rule.driver)
         if frame.kind is not rule.kind or key in edits:
-            return
+            return set()
         stated = dict(integers(submodule(self.network.model, frame.path)))
         if not rule.holds(stated, axis_size(axis)):
-            return
+            return set()
         move = Fraction(sizes.size(axis) - axis_size(axis))
         for attribute, slope in rule.slopes.items():
             if attribute != rule.driver:
@@ -343,6 +347,7 @@ class Fitter:
         value = stated[rule.driver] + move / rule.slopes[rule.driver]
         if value.denominator == 1 and 1 <= value != stated[rule.driver]:
             edits[key] = int(value)
+        return {key}
 
     def _compare(self, candidate: nn.Module, sizes: Sizes) -> Mismatch | None:
         for forward in self.network.passes:

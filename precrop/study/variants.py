@@ -78,6 +78,7 @@ _RULED: dict[str, tuple[type, ...]] = {
     "residual": (str,),
     "ignore": (str, list),
     "groups": (str,),
+    "drop_unused": (bool,),
 }
 WAYS: dict[str, Way] = {
     "plan": Way(

@@ -104,6 +104,7 @@ class Reader:
         self._keep: list[object] = []
         self._count_macs = False
         self._times = 1
+        self._reason: tuple[Call, str] | None = None
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             self.names.setdefault(id(tensor), name)
         self.weights = {name for name, tensor in model.named_parameters() if tensor.dim() > 1}
@@ -234,6 +235,11 @@ class Reader:
 
     def reason(self, call: Call) -> str:
         """Where and by what something is held fixed, for the report."""
+        if self._reason is None or self._reason[0] is not call:
+            self._reason = call, self._reason_of(call)
+        return self._reason[1]
+
+    def _reason_of(self, call: Call) -> str:
         path = self.trace.frames[call.frame].path if call.frame >= 0 else ""
         reason = f"{call.name} in {path or 'the network'}"
         if any(self._is_unregistered(tensor) for tensor in input_tensors(call)):

@@ -10,8 +10,9 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from precrop.errors import PrecropError
 
@@ -96,7 +97,7 @@ def open_own(path: Path, flags: int) -> int:
     return handle
 
 
-def open_plain(path: Path) -> BinaryIO:
+def open_plain(path: Path) -> BufferedReader:
     """A plain file, opened to be read; of a pipe one would wait for its bytes for ever.
 
     Raises:

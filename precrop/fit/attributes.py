@@ -202,7 +202,7 @@ def _fits(value: Any, before: Any) -> bool:
     if isinstance(before, (list, tuple)) and isinstance(value, (list, tuple)):
         return len(value) == len(before) and all(map(_fits, value, before))
     if type(before) is int:
-        return type(value) is int and 0 <= value <= GROWTH * max(1, abs(before))
+        return type(value) is int and min(1, abs(before)) <= value <= GROWTH * max(1, abs(before))
     return type(before) is float and type(value) in (int, float) and math.isfinite(value)
 
 

@@ -160,6 +160,23 @@ def test_a_table_is_given_back_and_the_original_runs_on(kind: type[Base], run_be
     empty()
 
 
+class Rates(Base):
+    """One rate for each channel."""
+
+    def table(self, x: Tensor) -> Tensor:
+        return cached(x.shape[1], str(x.device)).view(1, -1, 1, 1)
+
+
+def test_a_cached_table_of_rates_follows_the_width() -> None:
+    empty()
+    net = Rates()
+    plan = precrop.plan(net, SHAPE, params=0.5, macs=0.5)
+    built = plan.build(net)
+    assert plan.widths["first"][1] < 16
+    assert built(torch.ones(2, *SHAPE)).shape == net(torch.ones(2, *SHAPE)).shape
+    empty()
+
+
 def test_a_table_is_given_back_after_an_error() -> None:
     class Fails(OfModule):
         def forward(self, x: Tensor) -> Tensor:

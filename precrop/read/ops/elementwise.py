@@ -58,9 +58,17 @@ def count_up(reader: Reader, call: Call) -> Sequence[Axes]:
     return [axes]
 
 
+@handles("linspace")
+def spread(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Numbers between two ends take the width of what they meet: one rate for each channel."""
+    axes = fresh_axes(call.shapes[0], reader.reason(call))
+    reader.literal("steps", None, axes[0])
+    return [axes]
+
+
 def fallback(reader: Reader, call: Call) -> Sequence[Axes]:
     """Elementwise where ATen says so; else everything that reaches the call stays as it is."""
-    if not input_tensors(call):  # positions and the like: arange, linspace, eye
+    if not input_tensors(call):  # positions and the like: arange, eye
         return [constants(shape) for shape in call.shapes]
     if torch.Tag.pointwise in call.op.tags:
         return elementwise(reader, call)

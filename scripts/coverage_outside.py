@@ -7,6 +7,7 @@ own, which is ended if it takes too long. No weights are loaded: networks are ra
 """
 
 import argparse
+import copy
 import multiprocessing
 import os
 import sys
@@ -15,6 +16,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -160,7 +162,7 @@ def _report(entry: Outside, sender: Any) -> None:
 def measure(entry: Outside) -> OutsideMeasurement:
     """Plan at half the parameters and half the MACs, build, count, run in both modes.
 
-    Whatever runs is made anew for it: some networks change when they run, and can't be copied then.
+    What runs is a copy: some networks change when they run.
     """
     found = OutsideMeasurement(entry.name)
     model = entry.network()
@@ -179,20 +181,20 @@ def measure(entry: Outside) -> OutsideMeasurement:
         return found
     describe(found, plan)
 
-    def built() -> nn.Module:
-        return plan.build(model)
-
     try:
-        counts = counted_params(model), counted_params(built())
+        small = plan.build(model)
+        original = partial(_copied, model, entry.network)
+        built = partial(_copied, small, partial(plan.build, model))
+        counts = counted_params(model), counted_params(small)
         found.exact_params = counts == (plan.base_params, plan.params)
-        macs = counted_macs(entry.network(), entry), counted_macs(built(), entry)
+        macs = counted_macs(original(), entry), counted_macs(built(), entry)
         found.exact_macs = macs == (plan.base_macs, plan.macs)
     except Exception as error:
         found.build_error = one_line(error)
         return found
     for name, run in RUNS.items():
         try:
-            expected = run(entry.network(), entry)
+            expected = run(original(), entry)
         except Exception as error:
             found.limits = f"{name}: {one_line(error)}"
             continue
@@ -205,6 +207,14 @@ def measure(entry: Outside) -> OutsideMeasurement:
             found.run_error = f"{name}: {_difference(made, expected)}"
             return found
     return found
+
+
+def _copied(model: nn.Module, make: Callable[[], nn.Module]) -> nn.Module:
+    """A copy, or where Python can't make one a network that is made again."""
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError:
+        return make()
 
 
 def counted_macs(model: nn.Module, entry: Outside) -> int:

@@ -299,6 +299,7 @@ def page(rows: Sequence[OutsideMeasurement]) -> str:
         "- *seconds*: to plan.",
         "",
         *summary(rows),
+        *_missing(rows),
         "",
         "| network | built | exact | runs | used % | frozen % | seconds | note |",
         "|---|:-:|:-:|:-:|---:|---:|---:|---|",
@@ -320,6 +321,13 @@ def summary(rows: Iterable[OutsideMeasurement]) -> list[str]:
         f" {BINDING:.0%} of the binding budget. {len(frozen)} of these keep more than 5% of their",
         "parameters in layers of fixed width.",
     ]
+
+
+def _missing(rows: Sequence[OutsideMeasurement]) -> list[str]:
+    left = len(NETWORKS) - len(rows)
+    return [f"{left} more networks of the list were not measured when this was written."] * (
+        left > 0
+    )
 
 
 def _row(found: OutsideMeasurement) -> str:

@@ -18,7 +18,7 @@ budgets if that kind's interval lies above zero and its mean above a tenth of th
 import argparse
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from precrop.files import write_text
 from precrop.program import program
 from precrop.rounding import round_units
 from precrop.structure import Layer, Structure
+from precrop.ways import Solution, Uniform
 
 BUDGETS = 40
 TRIALS = 150
@@ -50,6 +51,12 @@ class Candidate:
     classes: float = 0.0
     balance: float = 1.0
 
+    def __call__(self, known: Structure, limits: Mapping[str, int]) -> Solution:
+        """Solve the program with these weights and this balance."""
+        weights = self.weights(known)
+        problem = program(known, limits, divisor=STEP, balance=self.balance, weights=weights)
+        return Solution(problem, allocate(problem), problem.value)
+
     def weights(self, known: Structure) -> Floats:
         """One weight a layer."""
         positions = np.array([layer.macs / layer.weights for layer in known.layers])
@@ -65,7 +72,18 @@ class Candidate:
         return weights
 
 
-UNIFORM = Candidate(balance=1e6)
+Way = Callable[[Structure, Mapping[str, int]], Solution]
+
+
+def uniform(known: Structure, limits: Mapping[str, int]) -> Solution:
+    """One share of every width."""
+    return Uniform()(program(known, limits, divisor=STEP))
+
+
+def _chosen(solution: Solution) -> Floats:
+    """Whole units, which are widths here."""
+    found = solution.allocation
+    return np.asarray(round_units(solution.problem, found.log_ratios, found.multipliers), float)
 
 
 def _shared(layer: Layer, counts: Floats) -> float:
@@ -81,32 +99,21 @@ class Judge:
         self.table = table
         self.known = structure(table.data_set, WIDEST)
         self.drawn = drawn_budgets(table, BUDGETS)
-        self.uniform = {kind: self.regrets(UNIFORM, kind).mean() for kind in KINDS}
+        self.uniform = {kind: self.regrets(uniform, kind).mean() for kind in KINDS}
 
-    def regrets(self, candidate: Candidate, kind: Sequence[str]) -> Floats:
+    def regrets(self, way: Way, kind: Sequence[str]) -> Floats:
         """How far behind the best network each budget's is, in points."""
         table = self.table
         found = []
         for params, macs in self.drawn:
             limits = {n: v for n, v in (("params", params), ("macs", macs)) if n in kind}
-            widths = self._chosen(candidate, limits)
+            widths = _chosen(way(self.known, limits))
             allowed = np.ones(len(table.params), bool)
             for name, limit in limits.items():
                 allowed &= getattr(table, name) <= limit
             best = table.smooth[allowed].max()
             found.append(best - float(table.surface(widths[None])[0]))
         return np.array(found)
-
-    def _chosen(self, candidate: Candidate, limits: Mapping[str, int]) -> Floats:
-        problem = program(
-            self.known,
-            limits,
-            divisor=STEP,
-            balance=candidate.balance,
-            weights=candidate.weights(self.known),
-        )
-        found = allocate(problem)
-        return np.asarray(round_units(problem, found.log_ratios, found.multipliers), float)
 
     def criterion(self, candidate: Candidate) -> float:
         """Mean regret as a share of uniform width's, over the kinds of budgets."""

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from precrop import __version__
-from precrop.apart import apart
+from precrop.apart import apart, uncollected
 from precrop.budgets import Budget, missing
 from precrop.choosing import Choice, Chooser
 from precrop.copying import tensor_shapes
@@ -140,7 +140,7 @@ def plan(
     profile = find_profile(device_profile)
     divisors = list(_halved(profile.step)) if divisor == "auto" else [divisor]
     options = {"min_width": min_width, "expand": expand, "balance": balance}
-    with apart():
+    with uncollected, apart():
         check_network(model)
         model = unwrapped(model)
         inputs = given(model, input_shape, example_inputs, example_kwargs)

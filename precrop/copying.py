@@ -23,11 +23,12 @@ def copied(model: nn.Module, make: Callable[[str, Tensor], Tensor]) -> nn.Module
     be copied, such as a lock, is the original's; a result that is kept with its history loses that.
     """
     memo: dict[int, Any] = {}
-    for name, parameter in model.named_parameters():
+    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    for name, parameter in parameters.items():
         if is_lazy(parameter):
             raise PrecropError(f"{name} has no shape yet: run the network once, then plan")
         memo[id(parameter)] = _parameter(parameter, make(name, parameter))
-    for name, buffer in model.named_buffers():
+    for name, buffer in buffers.items():
         memo[id(buffer)] = make(name, buffer)
     modules = dict(model.named_modules())
     plain = {path: m for path, m in modules.items() if _copies_plainly(type(m))}
@@ -44,7 +45,7 @@ def copied(model: nn.Module, make: Callable[[str, Tensor], Tensor]) -> nn.Module
             if path not in plain:
                 _prepare(vars(module), memo)
         made: nn.Module = copy.deepcopy(model, memo)
-        for tensor in (*model.parameters(), *model.buffers()):
+        for tensor in (*parameters.values(), *buffers.values()):
             if vars(tensor):
                 vars(memo[id(tensor)]).update(copy.deepcopy(vars(tensor), memo))
         refresh(made)

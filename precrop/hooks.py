@@ -27,17 +27,26 @@ _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network within what only runs it in another way: `torch.compile`, `DataParallel`."""
-    while True:
-        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            inner: Any = model.module
-        elif type(model).__name__ == "OptimizedModule":
-            inner = model.__dict__["_modules"].get("_orig_mod")
-        else:
-            return model
-        if not isinstance(inner, nn.Module):
-            return model
+    """The network within what cannot be copied with it: `torch.compile`, distributed training.
+
+    `DataParallel` is a module like others, whose copy works: names keep its prefix.
+    """
+    while not isinstance(model, nn.DataParallel):
+        inner = _wrapped(model)
+        if inner is None:
+            break
         model = inner
+    return model
+
+
+def _wrapped(model: nn.Module) -> nn.Module | None:
+    """What a module only runs in another way; None if it is none of that kind."""
+    inner: Any = None
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        inner = model.module
+    elif type(model).__name__ == "OptimizedModule":
+        inner = model.__dict__["_modules"].get("_orig_mod")
+    return inner if isinstance(inner, nn.Module) else None
 
 
 def keep_own_hooks(made: nn.Module, model: nn.Module) -> None:
@@ -59,8 +68,8 @@ def own_call(module: nn.Module) -> Callable[..., Any]:
 
     A wrapper's call is that of what it wraps.
     """
-    inner = unwrapped(module)
-    if inner is not module:
+    inner = _wrapped(module)
+    if inner is not None:
         return lambda *args, **kwargs: inner(*args, **kwargs)
 
     if not (module._forward_pre_hooks or module._forward_hooks):

@@ -442,12 +442,14 @@ class Fitter:
 def _stated_edits(base: nn.Module, candidate: nn.Module, tensors: Segments) -> Iterator[Edit]:
     """What PyTorch's own layers state of sizes that changed."""
     owners = (name.rpartition(".")[0] for name in tensors)
-    for path in dict.fromkeys([*owners, *(path for path, _ in candidate.named_modules())]):
-        module = submodule(base, path)
+    known, made = (dict(network.named_modules()) for network in (base, candidate))
+    for path in dict.fromkeys([*owners, *made]):
+        module = known[path] if path in known else submodule(base, path)
         if isinstance(module, torch.jit.ScriptModule):
             continue  # its sizes are part of its code
         before = stated_sizes(module)
-        after = stated_sizes(submodule(candidate, path)) if before else {}
+        twin = made[path] if path in made else submodule(candidate, path)
+        after = stated_sizes(twin) if before else {}
         for attribute, value in before.items():
             if vars(module).get(attribute) == value != after.get(attribute, value):
                 yield path, attribute, after[attribute]

@@ -82,7 +82,7 @@ def skeleton(
         shapes: shapes of parameters and buffers, by name, where they are not the model's.
     """
     shapes = shapes or {}
-    buffers = {name for name, _ in model.named_buffers()}
+    buffers = {name for name, _ in model.named_buffers()} if real else set()
 
     def empty(name: str, tensor: Tensor) -> Tensor:
         shape = tuple(shapes.get(name, tensor.shape))
@@ -194,6 +194,7 @@ class Network:
         self.cost_models: dict[str, CostModel] = {}
         self.real = False
         self.model = unwrapped(model)
+        self.parameters = dict(self.model.named_parameters())
         self.unused: dict[str, int] = {}
         self.followers: dict[str, str] = {}
         self.routed = False
@@ -529,7 +530,7 @@ class Network:
     def _parameter_products(self) -> list[Product]:
         return [
             Product(1, list(tensor_axes(self, name, parameter)))
-            for name, parameter in self.model.named_parameters()
+            for name, parameter in self.parameters.items()
             if not any(name.startswith(f"{path}.") for path in self.left_out)
         ]
 
@@ -676,9 +677,9 @@ class Network:
     def _frozen_tables(self) -> dict[str, str]:
         """Weights that belong to no layer and keep all of their sizes, and why."""
         layers = {layer.weight for layer in self.layers}
-        least = SMALL * sum(parameter.numel() for parameter in self.model.parameters())
+        least = SMALL * sum(parameter.numel() for parameter in self.parameters.values())
         found = {}
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self.parameters.items():
             axes = self.reader.tensors.get(name)
             if axes is None or parameter.dim() < 2 or name in layers or parameter.numel() < least:
                 continue

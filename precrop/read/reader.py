@@ -247,7 +247,8 @@ class Reader:
         return reason
 
     def _is_unregistered(self, tensor: Tensor) -> bool:
-        return isinstance(tensor, nn.Parameter) and id(tensor) not in self.names
+        plain = type(tensor) is Tensor  # asking a class takes much longer
+        return not plain and id(tensor) not in self.names and isinstance(tensor, nn.Parameter)
 
     def count(self, product: Product) -> None:
         """Count multiply-accumulates that belong to no layer (attention)."""

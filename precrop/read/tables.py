@@ -79,9 +79,10 @@ class Tables:
 
     def __init__(self, model: nn.Module) -> None:
         self._kind = type(model)
-        kinds = {kind: None for module in model.modules() for kind in type(module).__mro__}
+        modules = list(model.modules())
+        kinds = {kind: None for module in modules for kind in type(module).__mro__}
         self._reached = [_reached(kind) for kind in kinds if _is_looked_at(kind)]
-        held = [value for module in model.modules() for value in vars(module).values()]
+        held = [value for module in modules for value in vars(module).values()]
         code = [value for value in held if callable(value) and not isinstance(value, nn.Module)]
         if code:
             self._reached.append(_Search().run(code))

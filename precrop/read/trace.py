@@ -5,7 +5,7 @@ operations are followed as they happen and nothing is computed. A network that n
 (a detector's ``nonzero``) runs on real tensors instead.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -234,12 +234,13 @@ def _output_list(out: Any) -> list[Tensor]:
 
 
 @contextmanager
-def _module_frames(model: nn.Module, trace: Trace, stack: list[int]) -> Iterator[None]:
+def _module_frames(
+    modules: Mapping[str, nn.Module], trace: Trace, stack: list[int]
+) -> Iterator[None]:
     """Note calls of the network's modules, on these instances: other threads have theirs.
 
     What is not registered, or made in forward, is part of the module that calls it.
     """
-    modules = dict(model.named_modules())
     before = [(module, module.__dict__.get(CALL)) for module in modules.values()]
     for path, module in modules.items():
         module.__dict__[CALL] = _noted(module, path, trace.frames, stack)
@@ -269,15 +270,17 @@ def _noted(
     return noted
 
 
-def _plain_layers(model: nn.Module, meta: MetaKernels | None) -> PlainLayers | nullcontext[None]:
+def _plain_layers(
+    parameters: Iterable[Tensor], meta: MetaKernels | None
+) -> PlainLayers | nullcontext[None]:
     """What a trace needs to see plain layers: on meta tensors nothing is fused."""
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    dtype = next((p.dtype for p in parameters if p.is_floating_point()), torch.float32)
     layers = PlainLayers(dtype)
     return nullcontext() if meta is not None and layers.default is None else layers
 
 
-def _recurs(model: nn.Module) -> bool:
-    return any(isinstance(module, nn.RNNBase) for module in model.modules())
+def _recurs(modules: Iterable[nn.Module]) -> bool:
+    return any(isinstance(module, nn.RNNBase) for module in modules)
 
 
 def run(
@@ -304,16 +307,17 @@ def run(
     """
     trace = Trace(inputs=tensors_within((args, kwargs)))
     stack = [-1]
-    before = _storages(model) if limit is None else []
+    modules, parameters = dict(model.named_modules()), list(model.parameters())
+    before = _storages(parameters) if limit is None else []
     try:
         with (
             apart(),
             torch.no_grad(),
-            layers or _plain_layers(model, meta),
+            layers or _plain_layers(parameters, meta),
             torch.jit.optimized_execution(False),  # type: ignore[attr-defined]
-            _module_frames(model, trace, stack),
+            _module_frames(modules, trace, stack),
             _ReshapeWatch(trace) if limit is not None else nullcontext(),
-            FoldedSteps(trace.calls) if fold and _recurs(model) else nullcontext(),
+            FoldedSteps(trace.calls) if fold and _recurs(modules.values()) else nullcontext(),
             CorrectedReshapes(correction, trace.calls) if correction else nullcontext(),
             _Recorder(trace, stack, meta, limit, answers, correction),
         ):
@@ -321,13 +325,13 @@ def run(
     except Exception as error:  # whatever the network's own forward raises
         trace.error = error
     if before:
-        trace.assigned = _assigned(before, _storages(model), trace.calls)
+        trace.assigned = _assigned(before, _storages(model.parameters()), trace.calls)
     return trace
 
 
-def _storages(model: nn.Module) -> list[tuple[Tensor, int]]:
+def _storages(parameters: Iterable[Tensor]) -> list[tuple[Tensor, int]]:
     """Parameters, and where the data of each is."""
-    return [(p, _place(p)) for p in model.parameters() if p.layout == torch.strided]
+    return [(p, _place(p)) for p in parameters if p.layout == torch.strided]
 
 
 def _place(tensor: Tensor) -> int:

@@ -164,18 +164,19 @@ WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
-def test_a_wrapped_network_is_the_network_within(wrapper: str) -> None:
+def test_a_wrapped_network_is_planned_as_the_network_within(wrapper: str) -> None:
     model = small("residual")
     wrapped = WRAPPERS[wrapper](model)
-    assert unwrapped(wrapped) is model
-    assert answers(wrapped) == answers(model)
+    alone = precrop.plan(model, SHAPE, params=0.5)
     plan = precrop.plan(wrapped, SHAPE, params=0.5)
+    assert [*plan.widths.values()] == [*alone.widths.values()]
     built = plan.build(wrapped)
-    assert type(built) is type(model)
-    assert built.state_dict().keys() == plan.build(model).state_dict().keys()
+    assert type(built) is type(unwrapped(wrapped))
+    assert built.state_dict().keys() == unwrapped(wrapped).state_dict().keys()
+    assert built(torch.ones(2, *SHAPE)).shape == model(torch.ones(2, *SHAPE)).shape
     masks = precrop.masks(wrapped, precrop.densities(wrapped, SHAPE, params=0.5))
     precrop.apply_masks(wrapped, masks)
-    assert {f"{name}_orig" for name in masks} <= dict(model.named_parameters()).keys()
+    assert {f"{name}_orig" for name in masks} <= dict(unwrapped(wrapped).named_parameters()).keys()
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)

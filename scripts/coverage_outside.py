@@ -296,7 +296,7 @@ def page(rows: Sequence[OutsideMeasurement]) -> str:
         "  parameters;",
         "- *used*: share of the binding budget that is used;",
         "- *frozen*: share of the parameters in layers that keep their width against expectation;",
-        "- *seconds*: to plan.",
+        "- *seconds*: to plan, on a machine that does other work at the same time.",
         "",
         *summary(rows),
         *_missing(rows),

@@ -154,12 +154,20 @@ def _seeded() -> Iterator[None]:
 
 def _draws(value: Any, names: Sequence[str]) -> bool:
     """Whether a name in code stands for a generator that all threads share."""
-    owner = getattr(value, "__self__", None)
+    owner = _attribute(value, "__self__")
     functions: tuple[Any, ...] = (random.random, np.random.random)
     shared = (random, np.random, *(function.__self__ for function in functions))
     return any(value is one or owner is one for one in shared) or (
         value is np and "random" in names
     )
+
+
+def _attribute(value: Any, name: str) -> Any:
+    """An attribute, or None: what stands for a package that is missing raises whatever it likes."""
+    try:
+        return getattr(value, name, None)
+    except Exception:
+        return None
 
 
 def _tables(container: Any, depth: int) -> Iterator[Any]:
@@ -265,7 +273,7 @@ def _holds_tensors(cache: Any) -> bool:
 
 
 def _is_looked_at(value: Any) -> bool:
-    name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+    name = value.__name__ if isinstance(value, ModuleType) else _attribute(value, "__module__")
     return isinstance(name, str) and name.partition(".")[0] not in _LEFT_OUT
 
 

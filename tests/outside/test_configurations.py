@@ -196,3 +196,22 @@ def test_plans_with_configurations_are_kept_in_files(tmp_path: Any) -> None:
     plan.save(tmp_path / "plan.json")
     built: Any = precrop.Plan.load(tmp_path / "plan.json").build(Configured(Config([24, 48])))
     assert built.config.widths[1] == built.body.out_channels
+
+
+class Missing:
+    """What packages put in place of an import that failed: every look at it raises."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ImportError("not installed")
+
+
+MISSING: Any = Missing()
+
+
+class Optional(Configured):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if x is not None else MISSING.call(x)
+
+
+def test_names_of_packages_that_are_missing_are_passed_over() -> None:
+    cropped(Optional(Config([24, 48])), (3, 12, 12), movable=["stem", "body"])

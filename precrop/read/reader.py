@@ -105,9 +105,10 @@ class Reader:
         self._count_macs = False
         self._times = 1
         self._reason: tuple[Call, str] | None = None
-        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        parameters = dict(model.named_parameters())
+        for name, tensor in (*parameters.items(), *model.named_buffers()):
             self.names.setdefault(id(tensor), name)
-        self.weights = {name for name, tensor in model.named_parameters() if tensor.dim() > 1}
+        self.weights = {name for name, tensor in parameters.items() if tensor.dim() > 1}
 
     def read(self, trace: Trace, *, macs: bool) -> list[CallReading]:
         """Follow a trace. Inputs and outputs of the network keep their sizes."""

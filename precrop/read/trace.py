@@ -307,13 +307,13 @@ def run(
     """
     trace = Trace(inputs=tensors_within((args, kwargs)))
     stack = [-1]
-    modules, parameters = dict(model.named_modules()), list(model.parameters())
-    before = _storages(parameters) if limit is None else []
+    modules = dict(model.named_modules())
+    before = _storages(modules.values()) if limit is None else []
     try:
         with (
             apart(),
             torch.no_grad(),
-            layers or _plain_layers(parameters, meta),
+            layers or _plain_layers(_parameters(modules.values()), meta),
             torch.jit.optimized_execution(False),  # type: ignore[attr-defined]
             _module_frames(modules, trace, stack),
             _ReshapeWatch(trace) if limit is not None else nullcontext(),
@@ -325,13 +325,21 @@ def run(
     except Exception as error:  # whatever the network's own forward raises
         trace.error = error
     if before:
-        trace.assigned = _assigned(before, _storages(model.parameters()), trace.calls)
+        trace.assigned = _assigned(before, _storages(modules.values()), trace.calls)
     return trace
 
 
-def _storages(parameters: Iterable[Tensor]) -> list[tuple[Tensor, int]]:
+def _parameters(modules: Iterable[nn.Module]) -> Iterator[nn.Parameter]:
+    """The parameters of modules themselves, in order; quicker than asking the whole network."""
+    for module in modules:
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                yield parameter
+
+
+def _storages(modules: Iterable[nn.Module]) -> list[tuple[Tensor, int]]:
     """Parameters, and where the data of each is."""
-    return [(p, _place(p)) for p in parameters if p.layout == torch.strided]
+    return [(p, _place(p)) for p in _parameters(modules) if p.layout == torch.strided]
 
 
 def _place(tensor: Tensor) -> int:

@@ -100,6 +100,7 @@ class Reader:
         self._origins: dict[int, str] = {}
         self._mixtures: dict[int, str] = {}
         self._of_weights: set[int] = set()
+        self._layer_names: set[str] = set()
         self._data: set[int] = set()
         self._keep: list[object] = []
         self._count_macs = False
@@ -294,7 +295,9 @@ class Reader:
     def _layer_name(self, weight: str) -> str:
         """The module of a weight; the weight's own name where there are several."""
         name = layer_of(weight)
-        return weight if any(layer.name == name for layer in self.layers.values()) else name
+        name = weight if name in self._layer_names else name
+        self._layer_names.add(name)
+        return name
 
 
 # What a mask of no origin does to a weight; a table that is added to zeros is no weight.

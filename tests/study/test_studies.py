@@ -24,12 +24,16 @@ CELLS = {
     "preconfig": 60,
     "proxy-pilot": 66,
     "proxy-seeds": 20,
+    "repair": 96,
+    "streams": 18,
     "tiny-imagenet": 90,
 }
 SIDES = {
     "imagenet": (224, 1000),
     "proxy-pilot": (16, 10),
     "proxy-seeds": (16, 10),
+    "repair": (16, 10),
+    "streams": (16, 10),
     "tiny-imagenet": (64, 50),
 }
 """Pixels and classes of images other than CIFAR-10's."""

@@ -85,7 +85,7 @@ def tasks(
 ) -> Iterator[Task]:
     """All of the work in pieces of seconds."""
     chosen = list(judging.cases())
-    few = min(budgets, judging.METHOD_BUDGETS)
+    few = min(budgets, judging.FEW_BUDGETS)
     for table in tables:
         yield Task("order", judging.order, (table,))
         yield Task("regret", judging.baselines, (table, budgets))
@@ -93,8 +93,8 @@ def tasks(
         for strategy in judging.strategies():
             yield Task("regret", judging.regret, (table, strategy, budgets))
             yield Task("gains", judging.gains, (table, strategy, chosen))
-        for method in judging.methods():
-            yield Task("regret", judging.regret, (table, method, few))
+        for strategy in judging.slow_strategies():
+            yield Task("regret", judging.regret, (table, strategy, few))
     options = {s.name: s.options for s in judging.strategies() if s.name in COMPARED}
     for configuration in published:
         yield Task("published", compare, (configuration, options))

@@ -17,7 +17,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = [s for s in judging.strategies() if s.name in ("synexp", judging.UNIFORM)]
     monkeypatch.setattr(judging, "BAND", 0.15)
     monkeypatch.setattr(judging, "strategies", lambda: chosen)
-    monkeypatch.setattr(judging, "methods", list)
+    monkeypatch.setattr(judging, "slow_strategies", list)
     monkeypatch.setattr(judging, "OBJECTIVES", {"synexp": OBJECTIVES["synexp"]})
     monkeypatch.setattr(judging, "SENSIBLE", {"flat": (48, 48, 48, 48, 48)})
     monkeypatch.setattr(judging, "ILL_SHAPED", {"inverted": (64, 48, 32, 24, 16)})

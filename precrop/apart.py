@@ -10,7 +10,7 @@ meanwhile. Garbage collection alone waits (`uncollected`), which changes nothing
 import gc
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ContextDecorator, ExitStack, contextmanager
 
 import torch
 from torch._C import _len_torch_function_stack
@@ -45,11 +45,12 @@ def _no_function_modes() -> Iterator[None]:
             _push_mode(mode)  # type: ignore[no-untyped-call]
 
 
-class _Uncollected:
+class _Uncollected(ContextDecorator):
     """Pauses garbage collection while any thread is within; the last one lets it go on.
 
     A trace makes many objects that live to its end: collecting meanwhile would look at all of them,
-    and at all of PyTorch's, again and again, for up to half of the time.
+    and at all of PyTorch's, again and again, for up to half of the time. Around a whole function it
+    ends when what the function made is gone.
     """
 
     def __init__(self) -> None:
@@ -72,4 +73,4 @@ class _Uncollected:
 
 
 uncollected = _Uncollected()
-"""For ``with``, in any thread and within itself."""
+"""For ``with`` or as a decorator, in any thread and within itself."""

@@ -52,6 +52,7 @@ def crop(
     return plan(model, input_shape, **options).build(model, init)
 
 
+@uncollected
 def plan(
     model: nn.Module,
     input_shape: Any = None,
@@ -140,7 +141,7 @@ def plan(
     profile = find_profile(device_profile)
     divisors = list(_halved(profile.step)) if divisor == "auto" else [divisor]
     options = {"min_width": min_width, "expand": expand, "balance": balance}
-    with uncollected, apart():
+    with apart():
         check_network(model)
         model = unwrapped(model)
         inputs = given(model, input_shape, example_inputs, example_kwargs)

@@ -169,23 +169,24 @@ def held_out(judge: Judge, candidate: Candidate) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Search three times, each data set held out once, and write what came of it."""
+    """Search three times, each data set held out once; what is in the file is not searched again."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the table")
     parser.add_argument("--json", type=Path, default=Path("results/evidence/objectives.json"))
     options = parser.parse_args()
+    found: dict[str, Any] = {"budgets": BUDGETS, "trials": TRIALS, "splits": {}}
+    if options.json.exists():
+        found["splits"] = json.loads(options.json.read_text())["splits"]
     judges = [Judge(table) for table in load_tables(options.data)]
-    splits = {}
-    for index, judge in enumerate(judges):
-        name = judge.table.data_set.name
-        candidate = search([other for other in judges if other is not judges[index]])
-        splits[name] = {"candidate": asdict(candidate), **held_out(judge, candidate)}
-        print(f"held out {name}: {json.dumps(splits[name])}", flush=True)
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    write_text(
-        options.json,
-        json.dumps({"budgets": BUDGETS, "trials": TRIALS, "splits": splits}, indent=1) + "\n",
-    )
+    for judge in judges:
+        name = judge.table.data_set.name
+        if name in found["splits"]:
+            continue
+        candidate = search([other for other in judges if other is not judge])
+        found["splits"][name] = {"candidate": asdict(candidate), **held_out(judge, candidate)}
+        write_text(options.json, json.dumps(found, indent=1) + "\n")
+        print(f"held out {name}: {json.dumps(found['splits'][name])}", flush=True)
 
 
 if __name__ == "__main__":

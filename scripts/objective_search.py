@@ -169,7 +169,7 @@ def held_out(judge: Judge, candidate: Candidate) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Search three times, each data set held out once; what is in the file is not searched again."""
+    """Search with each data set held out once; what is in the file is not searched again."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the table")
     parser.add_argument("--json", type=Path, default=Path("results/evidence/objectives.json"))

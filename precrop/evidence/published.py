@@ -8,6 +8,7 @@ network's. Uniform width stands beside it.
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ def _read(row: Mapping[str, Any]) -> Iterator[Configuration]:
     if "macs_published" in row:
         budgets = {"macs": int(row["macs_published"].removesuffix("M")) * 10**6}
     if "results" in row:
-        budgets = _counted(lambda: load_model(f"timm:{row['name']}", {}), shape)
+        budgets = _counted(partial(load_model, f"timm:{row['name']}", {}), shape)
     if not budgets:
         plan = precrop.plan(make(), shape, widths=dict(widths))
         budgets = {"params": plan.params, "macs": plan.macs}
@@ -146,7 +147,7 @@ def _mobilenet_v2(row: Mapping[str, Any]) -> Read | None:
         widths[f"features.{index}.conv.0.0"] = hidden
         widths[f"features.{index}.conv.2"] = out
     widths["features.18.0"] = row["last"]
-    return lambda: load_model("mobilenet_v2", {}), IMAGENET, widths
+    return partial(load_model, "mobilenet_v2", {}), IMAGENET, widths
 
 
 def _resnet50(row: Mapping[str, Any]) -> Read:
@@ -155,7 +156,7 @@ def _resnet50(row: Mapping[str, Any]) -> Read:
         for block, outputs in enumerate(blocks):
             for conv, width in enumerate(outputs, 1):
                 widths[f"layer{stage}.{block}.conv{conv}"] = width
-    return lambda: load_model("resnet50", {}), IMAGENET, widths
+    return partial(load_model, "resnet50", {}), IMAGENET, widths
 
 
 MNASNET_DEPTHS = (3, 3, 3, 2, 4, 1)
@@ -171,7 +172,7 @@ def _mnasnet(row: Mapping[str, Any]) -> Read:
             widths[f"layers.{stage}.{block}.layers.0"] = hidden
             widths[f"layers.{stage}.{block}.layers.6"] = out
     widths["layers.14"] = raw[-2]
-    return lambda: load_model("mnasnet1_0", {}), IMAGENET, widths
+    return partial(load_model, "mnasnet1_0", {}), IMAGENET, widths
 
 
 def _tas(row: Mapping[str, Any]) -> Read | None:
@@ -182,7 +183,7 @@ def _tas(row: Mapping[str, Any]) -> Read | None:
     names = ["0"]
     for block in range(sum(depths)):
         names += [f"{block + 3}.conv1", f"{block + 3}.conv2"]
-    return lambda: cifar_resnet(depths, classes), CIFAR, dict(zip(names, channels, strict=True))
+    return partial(cifar_resnet, depths, classes), CIFAR, dict(zip(names, channels, strict=True))
 
 
 def cifar_resnet(depths: Sequence[int], num_classes: int) -> nn.Module:
@@ -203,7 +204,7 @@ def cifar_resnet(depths: Sequence[int], num_classes: int) -> nn.Module:
 def _timm(row: Mapping[str, Any]) -> Read:
     base = row["family"].split()[1]
     widths = {name: shape[0] for name, shape in row["layers"].items() if len(shape) == 4}
-    return lambda: load_model(f"timm:{base}", {}), IMAGENET, widths
+    return partial(load_model, f"timm:{base}", {}), IMAGENET, widths
 
 
 def _vgg16(row: Mapping[str, Any]) -> Read:

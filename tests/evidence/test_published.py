@@ -1,4 +1,5 @@
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,13 @@ def test_topologies_have_their_published_costs() -> None:
 def test_what_cannot_be_built_and_controls_are_left_out(folder: Path) -> None:
     names = [configuration.name for configuration in load_published(folder)]
     assert names == ["halves", "halves again", "a narrow one"]
+
+
+def test_configurations_can_go_to_other_processes(folder: Path) -> None:
+    for configuration in load_published(folder):
+        made = pickle.loads(pickle.dumps(configuration))
+        assert made.widths == configuration.widths
+        assert sum(p.numel() for p in made.make().parameters()) > 0
 
 
 def test_budgets_are_those_of_the_published_network(folder: Path) -> None:

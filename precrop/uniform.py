@@ -78,7 +78,7 @@ def starved_classifier(program: Program, x: Floats) -> Mapping[str, Any]:
     """The last layer's input where a budget of parameters alone narrows it far below the rest.
 
     A classifier of many classes has many parameters per channel of its input, so that such a
-    budget cuts there first; its accuracy on many classes suffers (docs/evidence.md).
+    budget cuts there first; its accuracy on many classes suffers (`precrop judge`).
     """
     layer = program.structure.layers[-1] if program.structure.layers else None
     many = layer is not None and not layer.outputs and layer.out_channels >= MANY_CLASSES

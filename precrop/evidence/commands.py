@@ -37,7 +37,7 @@ def judge_command(
     """Judge every objective, strategy and method by 98,304 trained networks (NATS-Bench).
 
     The table holds the accuracy of every choice of five widths on three data sets. Published widths
-    of well-known networks are compared with plans at their budgets. See docs/evidence.md. A few
+    of well-known networks are compared with plans at their budgets. A few
     --budgets give a first look.
     """
     try:

@@ -1,4 +1,4 @@
-"""The verdict on SynExp, guarded on a sample of the table; docs/evidence.md has the figures."""
+"""The verdict on SynExp, guarded on a sample of the table; `precrop judge` has the figures."""
 
 import dataclasses
 

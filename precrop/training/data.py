@@ -327,29 +327,34 @@ class Batches(Iterable[tuple[Tensor, Tensor]]):
             # Otherwise the loader draws from the global generator, which isn't ours to change.
             generator=torch.Generator(),
         )
-        try:
-            for images, labels in loader:
-                yield (
-                    images.to(self._device, non_blocking=on_gpu),
-                    labels.to(self._device, non_blocking=on_gpu),
-                )
-            return
-        except PrecropError as error:
-            # A worker's error arrives with its traceback in the message; the last line is ours.
-            message = str(error).strip().splitlines()[-1]
-            # The traceback would keep the loader, which stops its workers only when it goes.
-            error.__traceback__ = None
-        raise PrecropError(message.partition("PrecropError: ")[2] or message)
+        for batch in loader:
+            if isinstance(batch, PrecropError):
+                raise batch
+            images, labels = batch
+            yield (
+                images.to(self._device, non_blocking=on_gpu),
+                labels.to(self._device, non_blocking=on_gpu),
+            )
 
 
-class _Seeded(Dataset[tuple[Tensor, int]]):
-    """A data set whose random transforms depend on seed, epoch and image alone."""
+class _Seeded(Dataset[tuple[Tensor, int] | PrecropError]):
+    """A data set whose random transforms depend on seed, epoch and image alone.
+
+    A damaged image is an error that is returned: what a worker raises arrives as text in which the
+    loader has wrapped the traceback of the worker.
+    """
 
     def __init__(self, data: Dataset[tuple[Tensor, int]], seeds: tuple[int, int] | None) -> None:
         self.data = data
         self.seeds = seeds
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, int] | PrecropError:
+        try:
+            return self._image(index)
+        except PrecropError as error:
+            return error
+
+    def _image(self, index: int) -> tuple[Tensor, int]:
         if self.seeds is None:
             return self.data[index]
         # torchvision draws from the global generator: it is lent to each image and given back.
@@ -358,9 +363,17 @@ class _Seeded(Dataset[tuple[Tensor, int]]):
             return self.data[index]
 
 
-def _collated(samples: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
-    images = torch.stack([image for image, _ in samples])
-    return images, torch.tensor([label for _, label in samples])
+def _collated(
+    samples: Sequence[tuple[Tensor, int] | PrecropError],
+) -> tuple[Tensor, Tensor] | PrecropError:
+    """A batch, or the first error of its images."""
+    images, labels = [], []
+    for sample in samples:
+        if isinstance(sample, PrecropError):
+            return sample
+        images.append(sample[0])
+        labels.append(sample[1])
+    return torch.stack(images), torch.tensor(labels)
 
 
 # Kept from epoch to epoch, as long as the data set itself.

@@ -419,7 +419,7 @@ def _equal(claim: str, source: str, judged: Sequence[Judged]) -> Verdict:
 
 def _excluded(judged: Judged) -> bool:
     """Nothing is sure but that there is no lead that would matter."""
-    interval = judged.comparison.interval()
+    interval = judged.comparison.pooled.interval()
     return (
         judged.outcome == "unclear"
         and interval is not None
@@ -462,7 +462,7 @@ def figures(judged: Judged) -> str:
     """A comparison's difference with what stands behind it, in words."""
     compared = judged.comparison
     parts = [f"{compared.difference:+.2f} points"]
-    interval = compared.interval()
+    interval = compared.pooled.interval()
     if interval is not None:
         parts.append(f"95% interval {interval[0]:+.2f} to {interval[1]:+.2f}")
     parts.append(f"n = {len(compared.seeds)}")
@@ -474,7 +474,7 @@ def figures(judged: Judged) -> str:
 
 def _reach(judged: Sequence[Judged]) -> str:
     """What so few runs can show at all."""
-    intervals = [i for j in judged if (i := j.comparison.interval()) is not None]
+    intervals = [i for j in judged if (i := j.comparison.pooled.interval()) is not None]
     counts = sorted({len(j.comparison.seeds) for j in judged})
     if not intervals:
         return f"With n = {_range(counts)} no interval can be given: nothing is decided by it."

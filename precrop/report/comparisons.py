@@ -8,16 +8,54 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any, Literal
 
-from precrop.report.frames import Group, Spread, percent, run_id
+from precrop.report.frames import NO_SPREAD, Group, Scatter, Spread, percent, run_id
 
 LEVEL = 0.05
 """How often a test may find a difference where there is none."""
 LARGER = 1.05
 """A network with more than this many times the other's parameters or MACs is not of its size."""
 
-_NO_SPREAD = 1e-9
-
 Outcome = Literal["better", "worse", "equal", "larger", "smaller", "unclear"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean difference in percentage points, and how sure it is.
+
+    Attributes:
+        difference: its mean.
+        error: its standard error; None where it is unknown.
+        freedom: degrees of freedom of Student's distribution that it follows.
+    """
+
+    difference: float
+    error: float | None
+    freedom: int
+
+    def interval(self, confidence: float = 1 - LEVEL) -> tuple[float, float] | None:
+        """Student's confidence interval; None where none can be given."""
+        if self.error is None:
+            return None
+        from scipy.stats import t
+
+        reach = float(t.ppf((1 + confidence) / 2, self.freedom)) * self.error
+        return self.difference - reach, self.difference + reach
+
+    def p(self, bound: float = 0.0) -> float | None:
+        """Of the two-sided t-test that the difference is ``bound``."""
+        if self.error is None:
+            return None
+        from scipy.stats import t
+
+        return 2 * float(t.sf(abs(self.difference - bound) / self.error, self.freedom))
+
+    def p_equal(self, margin: float) -> float | None:
+        """Of two one-sided tests that the difference is ``margin`` or more either way."""
+        if self.error is None:
+            return None
+        from scipy.stats import t
+
+        return float(t.sf((margin - abs(self.difference)) / self.error, self.freedom))
 
 
 @dataclass(frozen=True)
@@ -42,15 +80,34 @@ class Comparison:
         one, other = ({r.seed: percent(r) for r in g.rows} for g in (self.one, self.other))
         return tuple(one[seed] - other[seed] for seed in self.seeds)
 
-    @cached_property
-    def spread(self) -> Spread:
-        """Mean and deviation of the differences."""
-        return Spread.of(self.differences)
-
     @property
     def difference(self) -> float:
         """Mean of the differences."""
-        return self.spread.mean
+        return fmean(self.differences)
+
+    @cached_property
+    def pooled(self) -> Estimate:
+        """The difference, with the scatter of all variants of its setting and budget.
+
+        Runs of one seed see the same images in the same order, but are no more alike than others,
+        so each variant's runs stand for themselves. Two runs of each tell little of how far runs
+        scatter; those of all variants together tell more.
+        """
+        # Budgets of their own (a dense network, a looser budget) have pools of their own.
+        scatter = self.one.scatter
+        if self.other.budget != self.one.budget:
+            scatter += self.other.scatter
+        deviation = scatter.deviation
+        error = None if deviation is None else deviation * math.sqrt(2 / len(self.seeds))
+        return Estimate(self.difference, error, scatter.freedom)
+
+    @cached_property
+    def paired(self) -> Estimate:
+        """The difference, with the scatter of the differences of its own pairs alone."""
+        scatter = Scatter.of([self.differences])
+        deviation, count = scatter.deviation, len(self.seeds)
+        error = None if deviation is None else deviation / math.sqrt(count)
+        return Estimate(self.difference, error, count - 1)
 
     @property
     def same(self) -> bool:
@@ -77,41 +134,6 @@ class Comparison:
     def runs(self) -> tuple[str, ...]:
         """What was trained for it."""
         return tuple(dict.fromkeys((*self._paired(self.one), *self._paired(self.other))))
-
-    def interval(self, confidence: float = 1 - LEVEL) -> tuple[float, float] | None:
-        """Student's confidence interval of the mean difference; None where none can be given.
-
-        One pair has none; nor have pairs whose differences are all alike, of which the true spread
-        is unknown, not zero.
-        """
-        if self._error is None:
-            return None
-        return _interval(self.spread, confidence)
-
-    def p(self, bound: float = 0.0) -> float | None:
-        """Of the two-sided paired t-test that the mean difference is ``bound``."""
-        if self._error is None:
-            return None
-        from scipy.stats import t
-
-        return 2 * float(t.sf(abs(self.difference - bound) / self._error, len(self.seeds) - 1))
-
-    def p_equal(self, margin: float) -> float | None:
-        """Of two one-sided tests that the mean difference is ``margin`` or more either way."""
-        if self._error is None:
-            return None
-        from scipy.stats import t
-
-        nearer = margin - abs(self.difference)
-        return float(t.sf(nearer / self._error, len(self.seeds) - 1))
-
-    @cached_property
-    def _error(self) -> float | None:
-        """Standard error of the mean difference."""
-        deviation = self.spread.deviation
-        if deviation is None or deviation < _NO_SPREAD:
-            return None
-        return deviation / math.sqrt(len(self.differences))
 
     def _paired(self, group: Group) -> list[str]:
         return [run_id(row) for row in group.rows if row.seed in self.seeds]
@@ -148,7 +170,7 @@ class Judged:
     def to_json(self) -> dict[str, Any]:
         """All figures, in JSON's types."""
         compared = self.comparison
-        interval = compared.interval()
+        pooled, paired = compared.pooled, compared.paired
         return {
             "network": compared.one.setting.network,
             "data": compared.one.setting.data,
@@ -158,14 +180,21 @@ class Judged:
             "other": compared.other.variant,
             "n": len(compared.seeds),
             "difference": round(compared.difference, 4),
-            "interval": None if interval is None else [round(end, 4) for end in interval],
+            "interval": _rounded(pooled.interval()),
+            "freedom": pooled.freedom,
             "p": self.p,
-            "p_equal": compared.p_equal(self.margin),
+            "p_equal": pooled.p_equal(self.margin),
+            "paired_interval": _rounded(paired.interval()),
+            "paired_p": paired.p(self.bound),
             "params": round(compared.params, 4),
             "macs": round(compared.macs, 4),
             "outcome": self.outcome,
             "runs": list(compared.runs),
         }
+
+
+def _rounded(interval: tuple[float, float] | None) -> list[float] | None:
+    return None if interval is None else [round(end, 4) for end in interval]
 
 
 def compare(ones: Sequence[Group], others: Sequence[Group]) -> list[Comparison]:
@@ -202,7 +231,7 @@ def judge(comparisons: Sequence[Comparison], margin: float, *, bound: float = 0.
         margin: percentage points that count as no difference.
         bound: percentage points that the first variant has to be better by.
     """
-    found = [comparison.p(bound) for comparison in comparisons]
+    found = [comparison.pooled.p(bound) for comparison in comparisons]
     corrected = iter(holm([p for p in found if p is not None]))
     ps = [None if p is None else next(corrected) for p in found]
     return [
@@ -250,9 +279,11 @@ def together(comparisons: Sequence[Comparison]) -> Together | None:
     for comparison in comparisons:
         apart[comparison.one.setting.network].append(comparison.difference)
     spread = Spread.of([fmean(found) for found in apart.values()]) if apart else None
-    if spread is None or spread.deviation is None or spread.deviation < _NO_SPREAD:
+    if spread is None or spread.deviation is None or spread.deviation < NO_SPREAD:
         return None
-    return Together(spread, _interval(spread, 1 - LEVEL))
+    error = spread.deviation / math.sqrt(spread.count)
+    interval = Estimate(spread.mean, error, spread.count - 1).interval()
+    return None if interval is None else Together(spread, interval)
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -263,15 +294,6 @@ def holm(ps: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, ps[index] * (len(ps) - rank)))
         corrected[index] = highest
     return corrected
-
-
-def _interval(spread: Spread, confidence: float) -> tuple[float, float]:
-    from scipy.stats import t
-
-    assert spread.deviation is not None
-    quantile = float(t.ppf((1 + confidence) / 2, spread.count - 1))
-    reach = quantile * spread.deviation / math.sqrt(spread.count)
-    return spread.mean - reach, spread.mean + reach
 
 
 def _outcome(comparison: Comparison, p: float | None, margin: float, bound: float) -> Outcome:
@@ -295,5 +317,5 @@ def _matched(judged: Judged) -> Outcome:
 
 
 def _is_equal(comparison: Comparison, margin: float) -> bool:
-    p = comparison.p_equal(margin)
+    p = comparison.pooled.p_equal(margin)
     return comparison.same or (p is not None and p < LEVEL)

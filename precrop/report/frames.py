@@ -21,6 +21,9 @@ _DERIVED = ("num_classes",)
 """Builder's arguments that follow from the data."""
 
 
+NO_SPREAD = 1e-9
+"""Percentage points; numbers that are nearer to each other are one number."""
+
 _LONGEST_NAME = 130
 """Characters that a figure has room for."""
 
@@ -77,8 +80,51 @@ class Spread:
 
 
 @dataclass(frozen=True)
+class Scatter:
+    """How much runs that differ in their seed alone scatter, pooled over several variants.
+
+    Attributes:
+        squares: sum of the squared distances of runs from their variant's mean.
+        freedom: degrees of freedom: the runs less one for every variant.
+    """
+
+    squares: float = 0.0
+    freedom: int = 0
+
+    @classmethod
+    def of(cls, samples: Iterable[Sequence[float]]) -> "Scatter":
+        """Of samples with means of their own and one variance.
+
+        Those without any scatter are left out: theirs is unknown, not zero.
+        """
+        spreads = map(Spread.of, samples)
+        known = [(s.deviation, s.count - 1) for s in spreads if (s.deviation or 0) > NO_SPREAD]
+        return cls(sum(d**2 * free for d, free in known if d), sum(free for _, free in known))
+
+    def __add__(self, other: "Scatter") -> "Scatter":
+        """Both pools as one."""
+        return Scatter(self.squares + other.squares, self.freedom + other.freedom)
+
+    @property
+    def deviation(self) -> float | None:
+        """The pooled standard deviation; None where no variant has two runs."""
+        return math.sqrt(self.squares / self.freedom) if self.freedom else None
+
+
+@dataclass(frozen=True)
 class Group:
-    """The finished runs of one variant in one setting under one budget, one row a seed."""
+    """The finished runs of one variant in one setting under one budget, one row a seed.
+
+    Attributes:
+        setting: what it is compared within.
+        budget: what was asked for.
+        variant: how the network was made smaller; its name in the study.
+        kind: dense, cropped or masked.
+        method: gave the densities.
+        granularity: of a mask.
+        rows: by seed.
+        scatter: of all variants in this setting under this budget.
+    """
 
     setting: Setting
     budget: Budget
@@ -87,6 +133,7 @@ class Group:
     method: str
     granularity: str
     rows: tuple[Row, ...]
+    scatter: Scatter = Scatter()
 
     @cached_property
     def accuracy(self) -> Spread:
@@ -202,12 +249,23 @@ def frame_of(rows: Iterable[Row]) -> Frame:
         found[names.group(row)].append(row)
     kept = {key: _latest(members) for key, members in _by_study(found).items()}
     groups = [replace(key, rows=tuple(sorted(rows, key=_seed))) for key, rows in kept.items()]
+    groups = _pooled(sorted(groups, key=_group_order))
     current = {id(row) for group in groups for row in group.rows}
     return Frame(
-        groups=tuple(sorted(groups, key=_group_order)),
+        groups=tuple(groups),
         failed=failed,
         replaced=tuple(row for row in done if id(row) not in current),
     )
+
+
+def _pooled(groups: Sequence[Group]) -> list[Group]:
+    """The groups with their scatter; variants that came to the same runs count once."""
+    samples: dict[tuple[Setting, Budget], dict[tuple[str, ...], list[float]]] = defaultdict(dict)
+    for group in groups:
+        accuracies = [percent(row) for row in group.rows]
+        samples[group.setting, group.budget][group.runs] = accuracies
+    pools = {key: Scatter.of(found.values()) for key, found in samples.items()}
+    return [replace(group, scatter=pools[group.setting, group.budget]) for group in groups]
 
 
 def _printable(row: Row) -> Row:

@@ -52,6 +52,7 @@ def _details(verdict: Verdict) -> list[str]:
         "compared",
         "points",
         "95% interval",
+        "of its pairs alone",
         "n",
         "p",
         "params",
@@ -66,13 +67,13 @@ def _details(verdict: Verdict) -> list[str]:
 
 def _comparison(judged: Judged) -> tuple[str, ...]:
     compared = judged.comparison
-    interval = compared.interval()
     return (
         str(compared.one.setting),
         str(compared.one.budget),
         f"{compared.one.variant} against {compared.other.variant}",
         f"{compared.difference:+.2f}",
-        "" if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}",
+        _interval(compared.pooled.interval()),
+        _interval(compared.paired.interval()),
         str(len(compared.seeds)),
         "" if judged.p is None else f"{judged.p:.2g}",
         f"{compared.params:.1%}",
@@ -80,6 +81,10 @@ def _comparison(judged: Judged) -> tuple[str, ...]:
         OUTCOMES[judged.outcome],
         _codes(compared.runs),
     )
+
+
+def _interval(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else f"{ends[0]:+.2f} to {ends[1]:+.2f}"
 
 
 def _groups(groups: Sequence[Group]) -> str:

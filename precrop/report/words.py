@@ -10,10 +10,14 @@ METHOD = (
     "the standard deviation over seeds.",
     "Parameters and MACs are those of the trained network, without masked weights. A mask's budget "
     "counts the weights that it can remove, so biases and norms come on top of it.",
-    "Comparisons are paired by seed: two runs of one seed see the same images in the same order. A "
-    "difference comes with Student's 95% interval; p is of the two-sided paired t-test that the "
-    "difference is none, or the bound that the claim names, corrected after Holm for the number of "
-    "comparisons that a claim rests on.",
+    "Comparisons are of seeds that both variants have: two runs of one seed see the same images in "
+    "the same order. A difference comes with Student's 95% interval. Its standard deviation is "
+    "pooled: from the runs of all variants of one network, data, recipe and budget, each about its "
+    "own variant's mean, as if all scattered alike, with as many degrees of freedom as there are "
+    "runs less variants (where two budgets are compared, of both). p is of the two-sided t-test "
+    "with this deviation that the difference is none, or the bound that the claim names, corrected "
+    "after Holm for the number of comparisons that a claim rests on. Beside it stands the "
+    "interval of the comparison's own pairs alone, of which few runs know the deviation badly.",
     "A claim that a network is better holds where every comparison shows it, or all "
     "networks together do and no comparison speaks against it; partly, where only some do. It does "
     "not hold where none does and a lead of the margin or more is excluded somewhere. A claim that "

@@ -231,7 +231,7 @@ def test_a_default_that_may_lose_less_than_the_margin_is_not_refuted() -> None:
         for seed, accuracy in enumerate((0.806, 0.807, 0.811))
     ]
     verdict = judged("defaults", runs(80, **PRECROP), iter(rival))
-    interval = verdict.judged[0].comparison.interval()
+    interval = verdict.judged[0].comparison.pooled.interval()
     assert interval is not None
     assert interval[0] < -0.5 < interval[1] < 0, "worse, but by how much is open"
     assert verdict.answer == "not measured"

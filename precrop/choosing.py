@@ -137,7 +137,7 @@ class Chooser:
         """
         problem, refused = None, None
         try:
-            explain = partial(explained, self.network, structure)
+            explain = partial(explained, self.network, structure, ties)
             problem = program(structure, limits, explain=explain, **self.options)
         except BudgetError as error:
             refused = error

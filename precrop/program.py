@@ -164,6 +164,10 @@ class Choices:
         return replace(self, original=original, upper=upper)
 
 
+Explain = Callable[[str, Sequence[int], str], str]
+"""In words what makes up the least of a cost: its name, the least units, what allows no fewer."""
+
+
 @dataclass(frozen=True)
 class Program:
     """What is maximised and within which limits; `allocate` and `precrop.rounding` share it.
@@ -211,7 +215,7 @@ def program(
     cap: float = EXPANSION,
     balance: float = BALANCE,
     weights: str | Sequence[float] | Floats = "synexp",
-    explain: Callable[[str], str] | None = None,
+    explain: Explain | None = None,
 ) -> Program:
     """State the problem of finding widths within ``limits``.
 
@@ -223,7 +227,7 @@ def program(
         expand: let widths grow beyond the original, up to ``cap`` times.
         cap: largest ratio of a width to the original, used when ``expand``.
         balance: weight of the balance term, at least 0; large means uniform widths.
-        explain: what stands in the way of a cost, in words for the message; nothing by default.
+        explain: says what makes up the least of a cost, for the message; nothing by default.
         weights: name of an objective or one weight a layer; scaled to mean 1 over the layers that
             can change, so that ``balance`` means the same for every objective.
 
@@ -356,12 +360,13 @@ def _check_feasible(
     structure: Structure,
     limits: Mapping[str, int],
     choices: Choices,
-    explain: Callable[[str], str] | None,
+    explain: Explain | None,
 ) -> None:
     for name, limit in limits.items():
-        least = structure.costs[name](choices.lower.tolist())
+        units = choices.lower.tolist()
+        least = structure.costs[name](units)
         if least > limit:
-            why = explain(name) if explain is not None else ""
+            why = explain(name, units, choices.rule) if explain is not None else ""
             raise BudgetError(
                 f"{name}={bound(name, limit, up=False)} cannot be met: the least possible with "
                 f"{choices.rule}{why and f' ({why})'} is {bound(name, least, up=True)}"

@@ -1,55 +1,153 @@
 """Why a network can't get cheaper, in a few words: what keeps its width, and what no pass calls."""
 
-from precrop.read.network import NOT_CALLED, Network
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from precrop.names import layer_of
+from precrop.read.axes import Axis, Tie, atoms, resolve
+from precrop.read.network import NOT_CALLED, Network, Sizes, tensor_axes
+from precrop.read.reader import INPUT
+from precrop.read.trace import input_tensors
 from precrop.structure import Structure
 
 _SHOWN = 3
+# What is no surprise, such as a classifier's outputs, is named where it is so much of the least.
+_LARGE = 0.05
+_READ = "what it reads keeps its size"
+_FIXED = "its width is fixed"
 
 
-def explained(network: Network, structure: Structure, cost: str) -> str:
-    """What of a cost cannot shrink and why: the largest first, a few, then how many more.
+@dataclass(frozen=True)
+class _Part:
+    """A layer or a table: its widths, those that it makes first, and its cost at the least."""
+
+    axes: tuple[Axis, ...]
+    least: int
+    read: str = _FIXED
+    """Why the width that it reads is fixed, if no layer makes that."""
+
+
+def explained(
+    network: Network,
+    structure: Structure,
+    ties: Sequence[Tie],
+    cost: str,
+    units: Sequence[int],
+    rule: str,
+) -> str:
+    """What makes up the least of a cost and why: the largest first, a few, then how many more.
 
     Args:
         network: as it stands, frozen widths and all.
         structure: of it.
+        ties: those behind the groups of the structure.
         cost: the name of the cost whose budget cannot be met.
+        units: the least that every group can keep.
+        rule: the options that allow no fewer units, in words.
     """
-    owned = _owned(network, structure, cost)
-    total = structure.costs[cost](structure.units)
-    reasons = {name: why for name, why in network.frozen().items() if why != NOT_CALLED}
-    held = {name: owned.get(name, 0) / max(total, 1) for name in reasons}
-    order = sorted(held, key=lambda name: -held[name])
-    parts = []
-    if held:
-        named = [f"{name}, {_share(held[name])}{reasons[name]}" for name in order[:_SHOWN]]
-        more = len(order) - len(named)
-        parts.append("frozen: " + "; ".join([*named, *([f"and {more} more"] if more else [])]))
+    sizes = network.sizes(ties, units)
+    total = max(structure.costs[cost](units), 1)
+    parts = _parts(network, sizes, cost)
+    shares = {name: part.least / total for name, part in parts.items()}
+    frozen = {name: why for name, why in network.frozen().items() if why != NOT_CALLED}
+    bound = []
+    for name in parts.keys() - frozen.keys():
+        why = _why(network, parts[name], sizes) if shares[name] >= _LARGE else ""
+        if why is None:
+            bound.append(name)
+        elif why:
+            frozen[name] = why
+    clauses = [
+        _listed("frozen", frozen, shares),
+        _listed("no narrower", dict.fromkeys(bound, f"the least with {rule}"), shares),
+    ]
     unused = {path: n for path, n in network.unused.items() if path not in network.left_out}
     if unused and cost == "params":
-        parts.append(_unused(unused, droppable=network.droppable))
-    return "; ".join(parts)
+        clauses.append(_unused(unused, droppable=network.droppable))
+    return "; ".join(filter(None, clauses))
 
 
-def _unused(unused: dict[str, int], *, droppable: bool) -> str:
-    order = sorted(unused, key=lambda path: -unused[path])
-    more = len(order) - _SHOWN
-    where = ", ".join(order[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
-    hint = ": drop_unused=True leaves them out" if droppable else ", which other inputs may run"
-    return f"unused: {sum(unused.values()):,} parameters in {where}, as {NOT_CALLED}{hint}"
-
-
-def _share(share: float) -> str:
-    """A share of the cost; nothing where the layer's part of it is not known."""
-    return f"{share:.0%} of it: " if share > 0 else ""
-
-
-def _owned(network: Network, structure: Structure, cost: str) -> dict[str, int]:
-    """What layers and tables have of a cost in the original; empty where that is not counted."""
+def _parts(network: Network, sizes: Sizes, cost: str) -> dict[str, _Part]:
+    """Layers and tables, by name, with what they cost; empty where that is not counted."""
+    if cost not in ("params", "macs"):
+        return {}
+    entered = _entered(network)
+    parts = {
+        layer.name: _Part(
+            (layer.outputs, layer.inputs),
+            sum(map(sizes.product, layer.macs)),
+            INPUT if layer.weight in entered else _READ,
+        )
+        for layer in network.layers
+    }
     if cost == "macs":
-        return {layer.name: layer.macs for layer in structure.layers}
-    owned: dict[str, int] = {}
-    if cost == "params":
-        for name, parameter in network.model.named_parameters():
-            for path in {name, name.rpartition(".")[0]}:
-                owned[path] = owned.get(path, 0) + parameter.numel()
-    return owned
+        return parts
+    numbers = dict.fromkeys(parts, 0)
+    for name, parameter in network.parameters.items():
+        axes = tensor_axes(network, name, parameter)
+        module = name.rpartition(".")[0]
+        owner = next((path for path in (layer_of(name), name, module) if path in parts), None)
+        if owner is None:
+            owner = layer_of(name)
+            parts[owner] = _Part(axes, 0)
+        numbers[owner] = numbers.get(owner, 0) + prod(map(sizes.size, axes))
+    return {name: _Part(part.axes, numbers[name], part.read) for name, part in parts.items()}
+
+
+def _why(network: Network, part: _Part, sizes: Sizes) -> str | None:
+    """Why a part keeps a width; None if the options allow no less of it, "" if it keeps none."""
+    for place, axis in enumerate(part.axes):
+        pairs = zip(resolve(axis), sizes.segments(axis), strict=True)
+        kept = [(old, segment) for segment, (old, new) in pairs if new == old > 1]
+        if 2 * sum(old for old, _ in kept) <= sizes.size(axis):
+            continue
+        _, segment = max(kept, key=lambda pair: pair[0])
+        if network.varies((segment,)):
+            return None
+        reason = next((atom.tie.root().frozen for atom in atoms((segment,))), None)
+        return reason or (part.read if place > 0 else _FIXED)
+    return ""
+
+
+def _entered(network: Network) -> set[str]:
+    """Weights of the layers that read the network's input, whatever is done to it on the way."""
+    weights = set()
+    for forward in network.passes:
+        data = set(map(id, forward.trace.inputs))
+        for call, reading in zip(forward.trace.calls, forward.readings, strict=True):
+            if data.isdisjoint(map(id, input_tensors(call))):
+                continue
+            if reading.weight is None:
+                data.update(map(id, call.outputs))
+            else:
+                weights.add(reading.weight)
+    return weights
+
+
+def _listed(title: str, reasons: Mapping[str, str], shares: Mapping[str, float]) -> str:
+    """Names of one reason together, those with the largest share of the cost first."""
+    alike: dict[str, list[str]] = {}
+    for name in sorted(reasons, key=lambda name: (-shares.get(name, 0), name)):
+        alike.setdefault(reasons[name], []).append(name)
+    listed = [_together(why, names, shares) for why, names in [*alike.items()][:_SHOWN]]
+    more = sum(map(len, [*alike.values()][_SHOWN:]))
+    listed += [f"and {more} more"] if more else []
+    return f"{title}: {'; '.join(listed)}" if listed else ""
+
+
+def _together(why: str, names: Sequence[str], shares: Mapping[str, float]) -> str:
+    """Some names, their share of the cost where that is known, and why they keep their widths."""
+    share = sum(shares.get(name, 0) for name in names)
+    return f"{_some(names)}, {f'{share:.0%} of it: ' if share > 0 else ''}{why}"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _unused(unused: Mapping[str, int], *, droppable: bool) -> str:
+    order = sorted(unused, key=lambda path: -unused[path])
+    hint = ": drop_unused=True leaves them out" if droppable else ", which other inputs may run"
+    return f"unused: {sum(unused.values()):,} parameters in {_some(order)}, as {NOT_CALLED}{hint}"

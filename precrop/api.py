@@ -23,7 +23,7 @@ from precrop.errors import BudgetError, PrecropError
 from precrop.fit.fitting import Fit
 from precrop.hooks import unwrapped
 from precrop.plans import LayerPlan, Plan
-from precrop.program import BALANCE, OBJECTIVES
+from precrop.program import BALANCE, OBJECTIVES, unknown_objective
 from precrop.read.axes import leaves
 from precrop.read.inputs import LARGEST_BATCH, Inputs, check_network, given
 from precrop.read.network import Network
@@ -304,8 +304,7 @@ def _way(
         known = ", ".join(["balanced", "uniform", *RULES])
         raise PrecropError(f"rule={rule!r} is unknown: choose from {known}")
     if objective not in (*OBJECTIVES, *EXACT):
-        known = ", ".join([*OBJECTIVES, *EXACT])
-        raise PrecropError(f"objective={objective!r} is unknown: choose from {known}")
+        raise unknown_objective(objective, (*OBJECTIVES, *EXACT))
     if objective != "synexp" and (rule != "balanced" or densities is not None):
         raise PrecropError(f"objective={objective!r} goes with neither densities= nor rule=")
     if rule != "balanced" and balance != BALANCE:

@@ -77,8 +77,7 @@ Balance = Annotated[float, typer.Option(help="How evenly both ends of a layer ar
 Objective = Annotated[
     str,
     typer.Option(
-        help="synexp, exact, exact-output, dense-layers, inner-layers, root-macs: what the widths "
-        "maximise."
+        help="synexp, exact, exact-output, dense-layers, inner-layers: what the widths maximise."
     ),
 ]
 Rule = Annotated[

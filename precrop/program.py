@@ -60,23 +60,17 @@ def _ends(layer: Layer) -> int:
     return bool(layer.inputs) + (bool(layer.outputs) or layer.kind == "depthwise")
 
 
-def root_macs(structure: Structure) -> Floats:
-    """The square root of every layer's MACs.
-
-    Within a budget of MACs the best densities give layers MACs in proportion to their weights:
-    equal ones by SynExp, those of the original (one density for all) by weights that are the MACs.
-    This is halfway.
-    """
-    return np.array([layer.macs for layer in structure.layers], float) ** 0.5
-
-
 OBJECTIVES: dict[str, Callable[[Structure], Floats]] = {
     "synexp": every_layer,
     "dense-layers": dense_layers,
     "inner-layers": inner_layers,
-    "root-macs": root_macs,
 }
 """Per method the weight of each layer's log density, shape (layers,)."""
+
+RETIRED = {
+    "root-macs": "it chose worse widths than synexp on every data set of docs/evidence.md",
+}
+"""Objectives that once were, and why they are no more; stores and plan files still name them."""
 
 
 @dataclass(frozen=True)
@@ -327,8 +321,14 @@ def _weights(structure: Structure, weights: str | Sequence[float] | Floats) -> F
     if not isinstance(weights, str):
         return np.asarray(weights, dtype=np.float64)
     if weights not in OBJECTIVES:
-        raise PrecropError(f"no objective is called {weights!r}: write {' or '.join(OBJECTIVES)}")
+        raise unknown_objective(weights, tuple(OBJECTIVES))
     return OBJECTIVES[weights](structure)
+
+
+def unknown_objective(name: str, known: Sequence[str]) -> PrecropError:
+    """What to say of an objective that is not there."""
+    why = f"was removed: {RETIRED[name]}" if name in RETIRED else "is unknown"
+    return PrecropError(f"objective={name!r} {why}: choose from {', '.join(known)}")
 
 
 def _shares(ends: Sequence[Mapping[int, float]], width: int) -> Any:

@@ -151,7 +151,7 @@ def test_infeasible_budgets_name_the_least() -> None:
     ],
 )
 def test_senseless_options(options: dict[str, float]) -> None:
-    with pytest.raises(PrecropError, match="write"):
+    with pytest.raises(PrecropError, match="write|choose from"):
         ratios(chain([8, 8]), {"params": 0.5}, **options)
 
 
@@ -241,8 +241,6 @@ def test_weights_of_the_objectives() -> None:
     assert 0 < counted.sum() < len(kinds)
     inner = dict(zip(names, OBJECTIVES["inner-layers"](structure), strict=True))
     assert [name for name, weight in inner.items() if not weight] == [names[0], names[-1]]
-    squared = OBJECTIVES["root-macs"](structure) ** 2
-    assert squared.tolist() == pytest.approx([layer.macs for layer in structure.layers])
 
 
 def test_macs_of_layers_follow_the_weights() -> None:
@@ -255,8 +253,8 @@ def test_macs_of_layers_follow_the_weights() -> None:
     cost = Cost({(index,): 10 * side for index, side in enumerate((64, 16, 4, 1))})
     structure = Structure(tuple(groups), tuple(layers), {"params": cost, "macs": cost})
     limits = {"macs": int(0.02 * cost([1000] * 4))}
-    for name in ("synexp", "root-macs"):
-        problem = program(structure, limits, weights=name)
+    for weights in (np.ones(4), np.array([8.0, 4.0, 2.0, 1.0])):
+        problem = program(structure, limits, weights=weights)
         kept = np.exp(allocate(problem).log_ratios) * [layer.macs for layer in layers]
-        share = kept / OBJECTIVES[name](structure)
+        share = kept / weights
         np.testing.assert_allclose(share, share[0], rtol=1e-4)

@@ -421,8 +421,9 @@ def test_wrong_densities(content: str | None, message: str, capsys: Output) -> N
         (
             ["--objective", "best"],
             "objective='best' is unknown: choose from synexp, dense-layers, inner-layers, "
-            "root-macs, exact, exact-output",
+            "exact, exact-output",
         ),
+        (["--objective", "root-macs"], "objective='root-macs' was removed: it chose worse widths"),
         (["--rule", "min"], "rule='min' is unknown: choose from balanced, uniform, sqrt-min"),
         (["--objective", "exact", "--rule", "sqrt-min"], "goes with neither"),
         (["--residual", "pad"], "Invalid value for '--residual'"),

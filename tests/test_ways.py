@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -18,7 +19,7 @@ from precrop.closed_form import closed_form
 from precrop.errors import BudgetError, PrecropError
 from precrop.flow.expected import Expectation, ScoreExpectation
 from precrop.models import cifar_vgg16_bn, resnet20
-from precrop.program import Floats, Program, program
+from precrop.program import OBJECTIVES, Floats, Program, program
 from precrop.read.inputs import Inputs
 from precrop.read.network import Network
 from precrop.rounding import round_units
@@ -496,8 +497,7 @@ def test_plans_by_rule(rule: str) -> None:
         ({"rule": "sqrt"}, "rule='sqrt' is unknown: choose from balanced, uniform, sqrt-min"),
         (
             {"objective": "snip"},
-            "objective='snip' is unknown: choose from synexp, dense-layers, inner-layers, "
-            "root-macs, exact",
+            "objective='snip' is unknown: choose from synexp, dense-layers, inner-layers, exact",
         ),
         ({"densities": {"conv1": 0}}, r"density of conv1 is 0: write a number in \(0, 1\]"),
         ({"densities": {"conv1": 1.5}}, "density of conv1 is 1.5"),
@@ -533,3 +533,18 @@ def test_infeasible_budgets_are_refused_whatever_the_way() -> None:
     for options in ({"rule": "sqrt-max"}, {"objective": "exact"}, {"densities": {"fc": 0.5}}):
         with pytest.raises(BudgetError, match="the least possible"):
             precrop.plan(resnet20(), IMAGE, params=100, **options)
+
+
+def test_a_plan_of_a_removed_objective_still_builds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files name their objective, but widths are all that building needs."""
+    monkeypatch.setitem(OBJECTIVES, "root-macs", lambda known: np.ones(len(known.layers)))
+    model = precrop.models.resnet20()
+    precrop.plan(model, (3, 32, 32), macs=0.5, objective="root-macs").save(tmp_path / "old.json")
+    monkeypatch.delitem(OBJECTIVES, "root-macs")
+    plan = precrop.Plan.load(tmp_path / "old.json")
+    built = plan.build(model)
+    assert sum(p.numel() for p in built.parameters()) == plan.params
+    with pytest.raises(PrecropError, match="'root-macs' was removed: it chose worse widths"):
+        precrop.plan(model, (3, 32, 32), macs=0.5, objective="root-macs")

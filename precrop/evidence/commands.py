@@ -38,7 +38,8 @@ def judge_command(
 
     The table holds the accuracy of every choice of five widths on three data sets. Published widths
     of well-known networks are compared with plans at their budgets. A few
-    --budgets give a first look.
+    --budgets give a first look. With -o what is finished is kept in the folder: the same command
+    goes on where it was stopped.
     """
     try:
         from precrop.evidence.nats import load_tables
@@ -52,10 +53,13 @@ def judge_command(
         ) from error
     tables = load_tables(data)
     published = load_published(data) if (data / FILE).is_file() else []
-    found = judge(tables, published, budgets=budgets, processes=processes, progress=bar)
-    if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
+    parts = None if output is None else output / "parts.jsonl"
+    found = judge(
+        tables, published, budgets=budgets, processes=processes, progress=bar, parts=parts
+    )
+    if output is not None and parts is not None:
         found.save(output / "evidence.json")
+        parts.unlink()
         write_picture(draw_order(tables), output / "order.png")
         write_picture(draw_gains(found), output / "gains.png")
     if as_json:

@@ -6,7 +6,8 @@ network within two budgets is the plan's? *Gain*: how far ahead of uniform width
 networks of many shapes, and how far could it be?
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,9 +28,14 @@ from precrop.evidence.nats import (
     Table,
     structure,
 )
+from precrop.flow.expected import Expectation
 from precrop.models.nats import NatsNetwork
 from precrop.pai.methods import NEED_DATA, RULES, SCORES
-from precrop.program import OBJECTIVES, program
+from precrop.program import OBJECTIVES, end_shares, program
+from precrop.read.inputs import Inputs
+from precrop.read.network import Network
+from precrop.structure import Structure
+from precrop.ways import EXACT
 from precrop.ways import RULES as TWO_STEP
 
 WIDEST = (64, 64, 64, 64, 64)
@@ -40,6 +46,8 @@ FEWEST = 10
 BUDGETS = 300
 FEW_BUDGETS = 20
 """Budgets for what takes long: SynFlow's hundred rounds and the exact objective, a second each."""
+EXACT_BANDS = 60
+"""Bands whose networks the exact objectives are computed for, hundredths of a second each."""
 RESAMPLES = 1000
 UNIFORM = "uniform width"
 
@@ -65,6 +73,23 @@ SHARES = (0.4, 0.6, 0.8)
 PRECONFIG = {"both whole": (1.0, 1.0), "80% of the parameters": (0.8, 1.0)}
 
 
+Weights = Callable[[Structure], Floats]
+"""One weight for every layer."""
+
+
+def root_macs(known: Structure) -> Floats:
+    """The square root of every layer's MACs: halfway between SynExp and uniform width.
+
+    Within a budget of MACs the best densities give layers MACs in proportion to their weights:
+    equal ones by SynExp, those of the original (one density for all) by weights that are the MACs.
+    """
+    return np.array([layer.macs for layer in known.layers], float) ** 0.5
+
+
+CONTROLS: dict[str, Weights] = {"root-macs": root_macs}
+"""Objectives that are no longer offered, to show by how much others are better."""
+
+
 @dataclass(frozen=True)
 class Strategy:
     """One way to choose widths.
@@ -73,16 +98,31 @@ class Strategy:
         name: for tables.
         options: of `precrop.plan`.
         method: whose densities are turned into channels, if any.
+        weights: of an objective that is not registered, if it is one.
     """
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
     method: str | None = None
+    weights: Weights | None = None
+
+    @contextmanager
+    def registered(self) -> Iterator[Mapping[str, Any]]:
+        """Its options of `precrop.plan`, while its own weights are an objective."""
+        if self.weights is None:
+            yield self.options
+            return
+        OBJECTIVES[self.name] = self.weights
+        try:
+            yield {**self.options, "objective": self.name}
+        finally:
+            del OBJECTIVES[self.name]
 
 
 def strategies() -> list[Strategy]:
     """Every objective that is registered, uniform width, other balances and the two-step rules."""
     objectives = [Strategy(name, {"objective": name}) for name in OBJECTIVES]
+    objectives += [Strategy(name, weights=weights) for name, weights in CONTROLS.items()]
     uniform = Strategy(UNIFORM, {"rule": "uniform"})
     balances = [Strategy(f"synexp, balance {b:g}", {"balance": b}) for b in (0.1, 10.0)]
     rules = [Strategy(f"rule {rule}", {"rule": rule}) for rule in TWO_STEP]
@@ -124,14 +164,14 @@ def chosen_widths(
         asked: budgets and ``expand`` of `precrop.plan`.
     """
     network = _network(kind, base, data_set.num_classes)
-    options = dict(strategy.options)
     try:
         if strategy.method is not None:
             budgets = {name: asked[name] for name in ("params", "macs") if name in asked}
-            options["densities"] = precrop.densities(
+            asked["densities"] = precrop.densities(
                 network, data_set.input_shape, method=strategy.method, **budgets
             )
-        plan = precrop.plan(network, data_set.input_shape, divisor=STEP, **options, **asked)
+        with strategy.registered() as options:
+            plan = precrop.plan(network, data_set.input_shape, divisor=STEP, **options, **asked)
     except BudgetError:
         return None
     stages: dict[str, list[int]] = {}
@@ -148,17 +188,37 @@ def chosen_widths(
 
 
 def objective_values(table: Table) -> dict[str, Floats]:
-    """The value of every registered objective for every network, and its parameters and MACs."""
+    """The value of every objective that weighs layers for every network; parameters and MACs."""
     whole = structure(table.data_set, WIDEST)
-    x = np.log(table.widths / np.array(WIDEST))
+    x = _log_ratios(table)
     values = {"params": table.params.astype(float), "macs": table.macs.astype(float)}
-    for name in OBJECTIVES:
-        problem = program(whole, {}, weights=name)
+    for name, weights in {**OBJECTIVES, **CONTROLS}.items():
+        problem = program(whole, {}, weights=weights(whole))
         values[name] = x @ problem.gain
         if name == "synexp":
             penalty = (x * (problem.penalty @ x.T).T).sum(1)
             values["synexp with its balance"] = values[name] - penalty
     return values
+
+
+def exact_values(table: Table, rows: Integers) -> dict[str, Floats]:
+    """Log SynExp and log E[R] of the networks in these rows; NaN for others."""
+    network = Network(
+        _network(FiveWidths, WIDEST, table.data_set.num_classes), Inputs(table.data_set.input_shape)
+    )
+    known, _ = network.structure()
+    densities = _log_ratios(table)[rows] @ sum(end_shares(known)).T
+    kinds: dict[str, type[Expectation]] = EXACT
+    values = {name: np.full(len(table.params), np.nan) for name in kinds}
+    for name, kind in kinds.items():
+        expectation = kind(network)
+        values[name][rows] = [expectation.value(row) for row in densities]
+    return values
+
+
+def _log_ratios(table: Table) -> Floats:
+    """Of every network's widths to the widest ones, shape (networks, 5)."""
+    return np.asarray(np.log(table.widths / np.array(WIDEST)), float)
 
 
 def bands(table: Table) -> list[NDArray[np.int64]]:
@@ -172,15 +232,30 @@ def bands(table: Table) -> list[NDArray[np.int64]]:
 
 def order(table: Table) -> Iterator[dict[str, Any]]:
     """Rank correlations of objectives with accuracy: the mean over bands, with its interval."""
+    yield from _ordered(table, objective_values(table), bands(table))
+
+
+def exact_order(table: Table) -> Iterator[dict[str, Any]]:
+    """The same of the exact objectives, and of SynExp's on the same few bands, drawn at random."""
     found = bands(table)
+    drawn = np.random.default_rng(0).permutation(len(found))[:EXACT_BANDS]
+    chosen = [found[index] for index in sorted(drawn)]
+    values = exact_values(table, np.concatenate(chosen))
+    same = {f"synexp, {len(chosen)} bands": objective_values(table)["synexp"]}
+    yield from _ordered(table, values | same, chosen)
+
+
+def _ordered(
+    table: Table, objectives: Mapping[str, Floats], found: Sequence[NDArray[np.int64]]
+) -> Iterator[dict[str, Any]]:
     accuracies = {"smooth": table.smooth, "raw": table.raw}
-    for objective, values in objective_values(table).items():
+    for objective, values in objectives.items():
         row: dict[str, Any] = {"data set": table.data_set.name, "objective": objective}
         for kind, accuracy in accuracies.items():
             pairs = [(values[band], accuracy[band]) for band in found]
             rho = np.array([spearmanr(a, b).statistic for a, b in pairs])
             tau = np.array([kendalltau(a, b).statistic for a, b in pairs])
-            row |= interval(f"rho {kind}", rho) | {f"tau {kind}": np.nanmean(tau)}
+            row |= interval(f"rho {kind}", rho) | {f"tau {kind}": float(np.nanmean(tau))}
         yield {**row, "bands": len(found)}
 
 
@@ -192,7 +267,7 @@ def interval(name: str, values: Floats) -> dict[str, float]:
     rng = np.random.default_rng(0)
     means = values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(1)
     low, high = np.percentile(means, [2.5, 97.5])
-    return {name: values.mean(), f"{name} low": float(low), f"{name} high": float(high)}
+    return {name: float(values.mean()), f"{name} low": float(low), f"{name} high": float(high)}
 
 
 # --- regret within two budgets ----------------------------------------------------------------

@@ -20,7 +20,7 @@ from torch import nn
 
 import precrop
 from precrop.errors import PrecropError
-from precrop.evidence.judging import UNIFORM
+from precrop.evidence.judging import UNIFORM, Strategy
 from precrop.evidence.nats import Floats
 from precrop.models.resnet import BasicBlock
 from precrop.models.vgg import cifar_vgg16_bn
@@ -238,18 +238,19 @@ def log_ratios(configuration: Configuration, plan: precrop.Plan) -> tuple[Floats
 
 
 def compare(
-    configuration: Configuration, options: Mapping[str, Mapping[str, Any]]
+    configuration: Configuration, strategies: Sequence[Strategy]
 ) -> Iterator[dict[str, Any]]:
     """How close each way to choose widths comes to the published ones, one row a way.
 
     Args:
         configuration: one of `load_published`.
-        options: of `precrop.plan`, by the name of the way.
+        strategies: ways to choose widths.
     """
     model, budgets = configuration.make(), dict(configuration.budgets)
-    for name, chosen in options.items():
-        asked: dict[str, Any] = {**budgets, **chosen, "expand": True}
-        plan = precrop.plan(model, configuration.input_shape, **asked)
+    for strategy in strategies:
+        with strategy.registered() as options:
+            asked: dict[str, Any] = {**budgets, **options, "expand": True}
+            plan = precrop.plan(model, configuration.input_shape, **asked)
         theirs, ours = log_ratios(configuration, plan)
         yield {
             "family": configuration.family,
@@ -257,8 +258,8 @@ def compare(
             "method": configuration.method,
             "top1": configuration.top1,
             "widths": len(theirs),
-            "chosen by": name,
-            "rho": np.nan if name == UNIFORM else correlation(theirs, ours),
+            "chosen by": strategy.name,
+            "rho": np.nan if strategy.name == UNIFORM else correlation(theirs, ours),
             "distance": distance(theirs, ours),
             "log ratios": theirs.tolist(),
         }

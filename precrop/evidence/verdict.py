@@ -1,8 +1,9 @@
 """All that the size search space says, as frames that are kept in one file."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pandas as pd  # type: ignore[import-untyped]
 
+from precrop import __version__
 from precrop.evidence import judging
 from precrop.evidence.judging import Strategy
 from precrop.evidence.nats import FreeWidths, Table
@@ -20,8 +22,9 @@ from precrop.program import OBJECTIVES
 
 Rows = Iterable[dict[str, Any]]
 FRAMES = ("order", "regret", "gains", "published")
-DECIMALS = 5
-COMPARED = (*OBJECTIVES, judging.UNIFORM)
+DECIMALS = 4
+"""That are kept of every number."""
+COMPARED = (*OBJECTIVES, *judging.CONTROLS, judging.UNIFORM)
 """Strategies that are set beside published widths."""
 
 
@@ -45,12 +48,7 @@ class Evidence:
 
     def to_json(self) -> dict[str, Any]:
         """All of it as plain values."""
-        frames = {name: getattr(self, name) for name in FRAMES}
-        found = {
-            name: json.loads(frame.round(DECIMALS).to_json(orient="split", index=False))
-            for name, frame in frames.items()
-        }
-        return {**found, "noise": self.noise}
+        return {**{name: _packed(getattr(self, name)) for name in FRAMES}, "noise": self.noise}
 
     def save(self, path: Path) -> None:
         """Write all of it as JSON."""
@@ -60,24 +58,53 @@ class Evidence:
     def load(cls, path: Path) -> "Evidence":
         """What `save` wrote."""
         found = json.loads(path.read_text())
-        frames = {
-            name: pd.DataFrame(found[name]["data"], columns=found[name]["columns"])
-            for name in FRAMES
+        return cls(**{name: _unpacked(found[name]) for name in FRAMES}, noise=found["noise"])
+
+
+def _packed(frame: pd.DataFrame) -> dict[str, Any]:
+    """Columns of numbers as lists; of words, which repeat, each word once and its places."""
+    columns: dict[str, Any] = {}
+    for name in frame.columns:
+        column = frame[name]
+        if column.map(lambda value: isinstance(value, str)).all():
+            codes, words = pd.factorize(column)
+            columns[name] = {"words": list(words), "places": codes.tolist()}
+        else:
+            columns[name] = json.loads(column.to_json(orient="values", double_precision=DECIMALS))
+    return columns
+
+
+def _unpacked(columns: dict[str, Any]) -> pd.DataFrame:
+    """What `_packed` packed."""
+    return pd.DataFrame(
+        {
+            name: [found["words"][place] for place in found["places"]]
+            if isinstance(found, dict)
+            else found
+            for name, found in columns.items()
         }
-        return cls(**frames, noise=found["noise"])
+    )
 
 
 @dataclass(frozen=True)
 class Task:
-    """One piece of work for one process, and the frame that its rows belong to."""
+    """One piece of work for one process.
 
+    Attributes:
+        label: tells it from all others.
+        frame: that its rows belong to.
+        work: makes the rows.
+        args: of it.
+    """
+
+    label: str
     frame: str
     work: Callable[..., Rows]
     args: tuple[Any, ...]
 
-    def __call__(self) -> tuple[str, list[dict[str, Any]]]:
-        """The frame and its rows."""
-        return self.frame, list(self.work(*self.args))
+    def __call__(self) -> list[dict[str, Any]]:
+        """The rows."""
+        return list(self.work(*self.args))
 
 
 def tasks(
@@ -87,24 +114,74 @@ def tasks(
     chosen = list(judging.cases())
     few = min(budgets, judging.FEW_BUDGETS)
     for table in tables:
-        yield Task("order", judging.order, (table,))
-        yield Task("regret", judging.baselines, (table, budgets))
-        yield Task("regret", judging.regret, (table, Strategy("synexp"), budgets, FreeWidths))
+        name = table.data_set.name
+        yield Task(f"{name}, order", "order", judging.order, (table,))
+        yield Task(f"{name}, exact order", "order", judging.exact_order, (table,))
+        yield Task(f"{name}, no plan", "regret", judging.baselines, (table, budgets))
+        free = (table, Strategy("synexp"), budgets, FreeWidths)
+        yield Task(f"{name}, free widths", "regret", judging.regret, free)
         for strategy in judging.strategies():
-            yield Task("regret", judging.regret, (table, strategy, budgets))
-            yield Task("gains", judging.gains, (table, strategy, chosen))
+            label = f"{name}, {strategy.name}"
+            yield Task(f"{label}, regret", "regret", judging.regret, (table, strategy, budgets))
+            yield Task(f"{label}, gains", "gains", judging.gains, (table, strategy, chosen))
         for strategy in judging.slow_strategies():
-            yield Task("regret", judging.regret, (table, strategy, few))
-    options = {s.name: s.options for s in judging.strategies() if s.name in COMPARED}
-    for configuration in published:
-        yield Task("published", compare, (configuration, options))
+            label = f"{name}, {strategy.name}, regret"
+            yield Task(label, "regret", judging.regret, (table, strategy, few))
+    compared = [strategy for strategy in judging.strategies() if strategy.name in COMPARED]
+    for index, configuration in enumerate(published):
+        label = f"published {index}, {configuration.name}"
+        yield Task(label, "published", compare, (configuration, compared))
 
 
 def _run(task: Task) -> tuple[str, list[dict[str, Any]]]:
     import torch
 
     torch.set_num_threads(1)
-    return task()
+    return task.label, task()
+
+
+class Parts:
+    """The rows of finished tasks, by label; a file keeps them, one line a task.
+
+    Its first line says what they are of. Lines that are not whole, as of a process that was killed,
+    are passed over.
+    """
+
+    def __init__(self, path: Path | None, of: str) -> None:
+        self._path = path
+        self._rows: dict[str, list[dict[str, Any]]] = {}
+        if path is None:
+            return
+        lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+        if lines and _line(lines[0]) == {"of": of}:
+            for line in map(_line, lines[1:]):
+                if line.keys() == {"part", "rows"}:
+                    self._rows[line["part"]] = line["rows"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [{"of": of}, *({"part": label, "rows": self._rows[label]} for label in self._rows)]
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def __contains__(self, label: str) -> bool:
+        return label in self._rows
+
+    def __getitem__(self, label: str) -> list[dict[str, Any]]:
+        return self._rows[label]
+
+    def add(self, label: str, rows: list[dict[str, Any]]) -> None:
+        """Keep what a task came to."""
+        self._rows[label] = rows
+        if self._path is not None:
+            with self._path.open("a") as file:
+                file.write(json.dumps({"part": label, "rows": rows}) + "\n")
+
+
+def _line(text: str) -> dict[str, Any]:
+    """One line of a file of parts; nothing where it is no such line."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def judge(
@@ -114,6 +191,7 @@ def judge(
     budgets: int = judging.BUDGETS,
     processes: int = 1,
     progress: Progress = silent,
+    parts: Path | None = None,
 ) -> Evidence:
     """Judge every strategy and method on every data set.
 
@@ -123,18 +201,42 @@ def judge(
         budgets: pairs of budgets for the regret of every strategy.
         processes: that work side by side.
         progress: shows how far it is.
+        parts: a file that keeps what is finished; a call with the same arguments goes on from it.
     """
     work = list(tasks(tables, published, budgets))
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in FRAMES}
-    for frame, found in progress(_results(work, processes), "judging", len(work)):
-        rows[frame] += found
-    frames = {name: pd.DataFrame(found) for name, found in rows.items()}
+    kept = Parts(parts, _digest(tables, published, budgets, [task.label for task in work]))
+    left = [task for task in work if task.label not in kept]
+    for label, rows in progress(_results(left, processes), "judging", len(left)):
+        kept.add(label, rows)
+    frames = {
+        name: pd.DataFrame([row for t in work if t.frame == name for row in kept[t.label]])
+        for name in FRAMES
+    }
     return Evidence(**frames, noise={table.data_set.name: table.noise for table in tables})
 
 
+def _digest(
+    tables: Sequence[Table], published: Sequence[Configuration], budgets: int, labels: Sequence[str]
+) -> str:
+    """Of all that the rows depend on, but for the code between two versions."""
+    known = hashlib.sha256(repr((__version__, budgets, labels)).encode())
+    for table in tables:
+        for column in (table.widths, table.params, table.macs, table.raw):
+            known.update(column.tobytes())
+    for one in published:
+        known.update(repr((one.family, one.name, dict(one.widths), dict(one.budgets))).encode())
+    return known.hexdigest()
+
+
 def _results(work: list[Task], processes: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    if processes == 1:
+    """Labels and rows in the order in which they are finished."""
+    if processes == 1 or not work:
         yield from map(_run, work)
         return
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_run, work)
+        try:
+            for future in as_completed([pool.submit(_run, task) for task in work]):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any, Literal
 
-from precrop.program import OBJECTIVES
+from precrop.program import OBJECTIVES, RETIRED
 from precrop.report.comparisons import (
     LARGER,
     Comparison,
@@ -156,7 +156,7 @@ def granularity_is_free(frame: Frame, margin: float) -> Verdict:
 
 def defaults_suffice(frame: Frame, margin: float) -> Verdict:
     """SynExp leaves the balance of widths open: whether another choice trains better."""
-    tried = frame.where(lambda group: _cropped(group, *OBJECTIVES, *EXACT, "given"))
+    tried = frame.where(lambda group: _cropped(group, *OBJECTIVES, *RETIRED, *EXACT, "given"))
     others = [g for g in tried if g.variant != PRECROP and not _is_matched(g)]
     found = [c for c in compare(_precrop(frame), others) if c.one.variant == PRECROP]
     return _no_worse(

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
 import pytest
 
+import precrop
 from precrop.evidence import judging
 from precrop.evidence.judging import Case, Strategy, chosen_widths
-from precrop.evidence.nats import DATA_SETS, FiveWidths, FreeWidths, Table
+from precrop.evidence.nats import DATA_SETS, FiveWidths, FreeWidths, Table, structure
 from precrop.program import OBJECTIVES
 
 SYNEXP = Strategy("synexp")
@@ -105,3 +106,41 @@ def test_an_interval_holds_its_mean() -> None:
     assert found["x"] == 2
     assert 1 <= found["x low"] < 2 < found["x high"] <= 3
     assert np.isnan(judging.interval("x", np.array([]))["x"])
+
+
+def test_controls_are_judged_and_stay_unregistered(table: Table, coarse: None) -> None:
+    (control,) = [s for s in judging.strategies() if s.name == "root-macs"]
+    rows = pd.DataFrame([*judging.regret(table, control, 4), *judging.regret(table, SYNEXP, 4)])
+    means = rows.groupby("strategy")["regret"].mean()
+    assert means["root-macs"] > means["synexp"]
+    assert "root-macs" not in OBJECTIVES
+    with pytest.raises(ValueError, match="inside"), control.registered():
+        raise ValueError("inside")
+    assert "root-macs" not in OBJECTIVES
+
+
+def test_exact_objectives_order_a_few_bands(
+    table: Table, coarse: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging, "EXACT_BANDS", 5)
+    rows = {row["objective"]: row for row in judging.exact_order(table)}
+    assert list(rows) == ["exact", "exact-output", "synexp, 5 bands"]
+    for row in rows.values():
+        assert row["bands"] == 5
+        assert row["rho smooth"] > 0.5
+
+
+def test_exact_values_are_those_of_the_networks_densities(table: Table) -> None:
+    found = judging.exact_values(table, np.array([7]))
+    base = judging._network(FiveWidths, judging.WIDEST, 10)
+    known = structure(table.data_set, judging.WIDEST)
+    small = structure(table.data_set, table.widths[7].tolist())
+    densities = {
+        layer.name: narrow.weights / layer.weights
+        for layer, narrow in zip(known.layers, small.layers, strict=True)
+    }
+    shape = table.data_set.input_shape
+    assert found["exact"][7] == pytest.approx(precrop.synexp(base, shape, densities))
+    expected = precrop.expected_output(base, shape, densities)
+    assert found["exact-output"][7] == pytest.approx(expected)
+    assert np.isnan(found["exact"][8])

@@ -22,7 +22,7 @@ CELLS = {
     "methods-pilot": 19,
     "options": 114,
     "preconfig": 60,
-    "proxy-pilot": 66,
+    "proxy-pilot": 60,
     "proxy-seeds": 20,
     "repair": 96,
     "streams": 18,

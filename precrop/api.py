@@ -366,6 +366,7 @@ def _layer_plans(network: Network, choice: Choice) -> tuple[LayerPlan, ...]:
                 group=next((name for name in owners if name), None),
                 frozen=frozen.get(layer.name),
                 target=choice.solution.targets.get(layer.name),
+                added=tuple(sorted(reading.added)),
             )
         )
     return tuple(plans)

@@ -44,23 +44,17 @@ def build(plan: Plan, model: nn.Module, init: Literal["slice", "reset"] = "slice
     for path in {*plan.left_out} - {name for name, _ in model.named_modules()}:
         raise PlanError(f"the plan leaves out {path}, which is no module of the network")
     _check_sizes(plan, model)
-    scaled = _scaled_in_forward(plan, model)
-    kinds = {layer.weight: layer.kind for layer in plan.layers if layer.weight not in scaled}
-    for path, twin in plan.followers.items():
-        inside = [name for name in kinds if name.startswith(f"{twin}.")]
-        kinds |= {path + name[len(twin) :]: kinds[name] for name in inside}
+    scales = _scales(plan, model)
 
     def make(name: str, tensor: Tensor) -> Tensor:
         axes = plan.tensors.get(name)
-        if axes is None:
-            return tensor.detach().clone()
-        resized = resize(tensor.detach(), axes)
-        if name in kinds and (tensor.is_floating_point() or tensor.is_complex()):
-            resized = resized * fan_scale(axes, kinds[name])
-        return resized
+        resized = tensor.detach().clone() if axes is None else resize(tensor.detach(), axes)
+        scale = scales.get(name, 1.0)
+        floats = tensor.is_floating_point() or tensor.is_complex()
+        return resized * scale if floats and scale != 1 else resized
 
     small = copied(model, make)
-    _set_lengths(plan, kinds, model, small)
+    _set_lengths(plan, scales, model, small)
     restore(small)
     leave_out(small, plan.left_out)
     install(small, plan.streams, plain_hook)
@@ -68,6 +62,25 @@ def build(plan: Plan, model: nn.Module, init: Literal["slice", "reset"] = "slice
     if init == "reset":
         reset(small)
     return small
+
+
+def _scales(plan: Plan, model: nn.Module) -> dict[str, float]:
+    """By what tensors are multiplied: weights to their new fan, and what is added to them likewise.
+
+    So the weight that a layer uses is the rescaled slice of the one that it used.
+    """
+    inside = _scaled_in_forward(plan, model)
+    scales: dict[str, float] = {}
+    added: dict[str, float] = {}
+    for layer in plan.layers:
+        if layer.weight in plan.tensors and layer.weight not in inside:
+            scales[layer.weight] = fan_scale(plan.tensors[layer.weight], layer.kind)
+            added |= dict.fromkeys(layer.added, scales[layer.weight])
+    scales = added | scales  # what is a layer itself has its own fan
+    for path, twin in plan.followers.items():
+        known = [name for name in scales if name.startswith(f"{twin}.")]
+        scales |= {path + name[len(twin) :]: scales[name] for name in known}
+    return scales
 
 
 def _scaled_in_forward(plan: Plan, model: nn.Module) -> set[str]:
@@ -89,16 +102,16 @@ def _scaled_in_forward(plan: Plan, model: nn.Module) -> set[str]:
     return found
 
 
-def _set_lengths(plan: Plan, kinds: Mapping[str, str], model: nn.Module, small: nn.Module) -> None:
+def _set_lengths(
+    plan: Plan, scales: Mapping[str, float], model: nn.Module, small: nn.Module
+) -> None:
     """Let every weight that is a length times a direction be the rescaled slice, as others are."""
     for length, direction, dim in lengths(model):
         axes = plan.tensors.get(direction)
         if axes is None:
             continue
         g, v = model.get_parameter(length).detach(), model.get_parameter(direction).detach()
-        weight = resize(torch._weight_norm(v, g, dim), axes)
-        if direction in kinds:
-            weight = weight * fan_scale(axes, kinds[direction])
+        weight = resize(torch._weight_norm(v, g, dim), axes) * scales.get(direction, 1.0)
         with torch.no_grad():
             made = small.get_parameter(length)
             made.copy_(torch.norm_except_dim(weight, 2, dim) * torch.where(made < 0, -1, 1))

@@ -37,7 +37,8 @@ class LayerPlan:
     """Widths of one layer before and after.
 
     ``weight`` names its parameter; ``group`` the independent width of its output, None if fixed;
-    ``target`` is the density that was asked of it, None if none was.
+    ``target`` is the density that was asked of it, None if none was. ``added`` are parameters of
+    which something is added to the weight in forward: a low-rank update, for example.
     """
 
     name: str
@@ -54,6 +55,7 @@ class LayerPlan:
     group: str | None
     frozen: str | None = None
     target: float | None = None
+    added: tuple[str, ...] = ()
 
     @property
     def density(self) -> float:

@@ -1,6 +1,6 @@
 """From traces to symbolic sizes: which axis of which tensor carries which width."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from precrop.names import is_weight, layer_of
 from precrop.read.axes import (
     Atom,
     Axis,
+    atoms,
     axis_of,
     axis_size,
     constant,
@@ -41,7 +42,10 @@ class Product:
 
 @dataclass
 class LayerReading:
-    """A layer as it was met: its weight's ends and what it computes in eval mode."""
+    """A layer as it was met: its weight's ends and what it computes in eval mode.
+
+    ``added`` are parameters of which something is added to the weight before it is used.
+    """
 
     name: str
     weight: str
@@ -49,6 +53,7 @@ class LayerReading:
     inputs: Axis
     outputs: Axis
     macs: list[Product] = field(default_factory=list)
+    added: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -99,6 +104,7 @@ class Reader:
         self._axes: dict[int, Axes] = {}
         self._origins: dict[int, str] = {}
         self._mixtures: dict[int, str] = {}
+        self._terms: dict[int, frozenset[str]] = {}
         self._of_weights: set[int] = set()
         self._layer_names: set[str] = set()
         self._data: set[int] = set()
@@ -114,7 +120,7 @@ class Reader:
     def read(self, trace: Trace, *, macs: bool) -> list[CallReading]:
         """Follow a trace. Inputs and outputs of the network keep their sizes."""
         self.trace, self.readings, self._count_macs = trace, [], macs
-        self._axes, self._origins, self._mixtures = {}, {}, {}
+        self._axes, self._origins, self._mixtures, self._terms = {}, {}, {}, {}
         self._of_weights = set()
         self._data = set(map(id, trace.inputs))
         self._keep.append(trace)  # ids stay unique while the tensors live
@@ -164,23 +170,47 @@ class Reader:
     def _pass_origin(self, call: Call) -> None:
         """A weight that is reshaped, masked, scaled or quantised is still that layer's weight.
 
-        So is a mixture of kernels.
+        So is a mixture of kernels, and a weight to which what is made of other ones is added.
         """
         tensors = input_tensors(call)
         from_data = not self._data.isdisjoint(map(id, tensors))
         if from_data:
             self._data.update(map(id, call.outputs))
-        if not call.outputs or self.readings[-1].weight is not None:
-            return  # nothing, or what a layer computes
+        if not call.outputs:
+            return
         output = call.outputs[0]
+        of_weights = self.is_of_weights(output)
+        if of_weights:
+            self._pass_terms(call, tensors)
+        adds = of_weights and call.name in _ADDING
+        if self.readings[-1].weight is not None and not adds:
+            return  # what a layer computes
         whole = [t for t in tensors if t.numel() == output.numel()]
+        whole = whole[:1] if adds and call.name in _PRODUCTS else whole
         for name_of, names in ((self.origin, self._origins), (self.mixture, self._mixtures)):
             found = list(map(name_of, whole))
             known = list(dict.fromkeys(name for name in found if name is not None))
-            masked = call.name in _MASKING and not from_data
+            masked = adds or (call.name in _MASKING and not from_data)
             if known and (masked or None not in found) and not (from_data and len(known) > 1):
                 names.setdefault(id(output), min(known, key=self._rank))
         self.readings[-1].made_of = self._origins.get(id(output))
+
+    def _pass_terms(self, call: Call, tensors: list[Tensor]) -> None:
+        """Of what is made of weights: the parameters that scale it if all of them are scaled."""
+        found = list(map(self.terms, tensors))
+        if call.name in _PRODUCTS:  # one factor will do, rather the one that is no layer itself
+            left, right = found[-2:]
+            found[-2:] = [right if not left or (right and left <= self.layers.keys()) else left]
+        elif call.name not in _ADDING:  # masks and scales are no terms
+            known = list(filter(None, found))
+            found = sorted(known, key=lambda terms: min(map(self._rank, terms)))[:1]
+        self._terms[id(call.outputs[0])] = frozenset[str]().union(*found)
+
+    def terms(self, tensor: Tensor) -> frozenset[str]:
+        """Parameters of which one is a factor of every term of a sum that makes a tensor."""
+        known = self._terms.get(id(tensor))
+        name = self.names.get(id(tensor))
+        return known if known is not None else frozenset({name} if name is not None else ())
 
     def _rank(self, name: str) -> tuple[bool, bool]:
         """Of several tensors that make a weight, the one that it is named after has the least."""
@@ -276,12 +306,25 @@ class Reader:
         if layer is None:
             path = self._layer_name(name)
             layer = self.layers[name] = LayerReading(path, name, kind, inputs, outputs)
-        if self.mixture(weight) is not None:
+        self._add(layer, self.terms(weight) - {name})
+        if self.origin(weight) is None:  # else what is mixed is added to it
             layer.kind, layer.inputs, layer.outputs = "mixed", inputs, outputs
         product = self._repeated(product)
         self.readings[-1].macs.append(product)
         if self._count_macs:
             layer.macs.append(product)
+
+    def _add(self, layer: LayerReading, names: Set[str]) -> None:
+        """Note what is added to a weight; of a product, the axis that it sums over is no width.
+
+        The product of fewer of its rows and columns is a slice of it, that of a lower rank is not.
+        """
+        layer.added |= names
+        own = {atom for axis in self.tensors[layer.weight] for atom in atoms(axis)}
+        for name in names:
+            for axis in self.tensors.get(name, ()):
+                if own.isdisjoint(atoms(axis)):
+                    freeze(axis, f"the rank of what is added to {layer.weight}")
 
     def _repeated(self, product: Product) -> Product:
         """A product of the current call, for every time that the network makes it."""
@@ -302,6 +345,8 @@ class Reader:
 
 # What a mask of no origin does to a weight; a table that is added to zeros is no weight.
 _MASKING = ("mul", "div", "where", "masked_fill")
+_ADDING = ("add", "sub", "rsub", "lerp", "addmm", "baddbmm")
+_PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")
 
 INPUT = "reads the network's input"
 OUTPUT = "makes the network's output"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from precrop.pai.collapse import LayerCollapseWarning
     from precrop.pai.masking import apply_masks, masks
     from precrop.plans import Plan
+    from precrop.trained.channels import SlicedChannelsWarning
     from precrop.views import compare
 
 __version__ = "0.1.0"
@@ -24,6 +25,7 @@ __all__ = [
     "Plan",
     "PlanError",
     "PrecropError",
+    "SlicedChannelsWarning",
     "apply_masks",
     "compare",
     "crop",
@@ -41,6 +43,7 @@ _HOMES = {
     "Plan": "precrop.plans",
     "PlanError": "precrop.errors",
     "PrecropError": "precrop.errors",
+    "SlicedChannelsWarning": "precrop.trained.channels",
     "apply_masks": "precrop.pai.masking",
     "compare": "precrop.views",
     "crop": "precrop.api",

@@ -22,7 +22,7 @@ from precrop.costs.profiles import DeviceProfile, find_profile
 from precrop.errors import BudgetError, PrecropError
 from precrop.fit.fitting import Fit
 from precrop.hooks import unwrapped
-from precrop.plans import LayerPlan, Plan
+from precrop.plans import Init, LayerPlan, Plan
 from precrop.program import BALANCE, OBJECTIVES, unknown_objective
 from precrop.read.axes import leaves
 from precrop.read.inputs import LARGEST_BATCH, Inputs, check_network, given
@@ -38,7 +38,7 @@ def crop(
     model: nn.Module,
     input_shape: Any = None,
     *,
-    init: Literal["slice", "reset"] = "slice",
+    init: Init = "slice",
     **options: Any,
 ) -> nn.Module:
     """Plan and build in one: a smaller network within the budgets.

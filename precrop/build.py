@@ -1,8 +1,7 @@
 """Builds the cropped network of a plan: same class, same state_dict keys, smaller tensors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,18 +12,18 @@ from precrop.errors import PlanError, PrecropError
 from precrop.fit.attributes import apply_edits, get_attribute, submodule
 from precrop.fit.roots import scales_by_fan
 from precrop.hooks import unwrapped
-from precrop.plans import GROWTH, Axis, Plan
+from precrop.plans import GROWTH, INITS, Axis, Init, Plan
 from precrop.read.unused import leave_out
 from precrop.reparametrised import lengths, restore
 from precrop.streams import install, plain_hook
+from precrop.structure import INPUT_AXES
+from precrop.trained.channels import NORMS, Norm, choose
 
 SHOWN_DIFFERENCES = 3
-INPUT_AXES = {"transposed": (0,), "matrix": (0,), "mixed": (2,), "bilinear": (1, 2)}
-"""By a layer's kind, the axes of its weight that it sums over; axis 1 of others."""
 
 
 @apart()
-def build(plan: Plan, model: nn.Module, init: Literal["slice", "reset"] = "slice") -> nn.Module:
+def build(plan: Plan, model: nn.Module, init: Init = "slice") -> nn.Module:
     """Build the cropped network; ``model`` stays as it was.
 
     Args:
@@ -32,29 +31,25 @@ def build(plan: Plan, model: nn.Module, init: Literal["slice", "reset"] = "slice
         model: gives the structure, and the weights that are sliced.
         init: ``slice`` keeps the leading channels of every segment of a weight and rescales it by
             ``sqrt(old fan-in / new fan-in)``, so that activations keep their variance; ``reset``
-            then calls every module's own ``reset_parameters``.
+            then calls every module's own ``reset_parameters``. For trained networks ``l1``, ``l2``
+            and ``bn`` keep the channels with the largest norms as they are: L1 or L2 of the filters
+            that make them, or the magnitude of the batch norms' scales. A `SlicedChannelsWarning`
+            names the widths whose channels have no identity that can be proved; those keep their
+            leading ones, as they are.
 
     Raises:
         PlanError: the plan is for another network; the message names the first that differs.
     """
-    if init not in ("slice", "reset"):
-        raise PrecropError(f"init={init!r} is unknown: write 'slice' or 'reset'")
+    if init not in INITS:
+        raise PrecropError(f"init={init!r} is unknown: choose from {', '.join(INITS)}")
     model = unwrapped(model)
     check_same_network(plan, model)
     for path in {*plan.left_out} - {name for name, _ in model.named_modules()}:
         raise PlanError(f"the plan leaves out {path}, which is no module of the network")
     _check_sizes(plan, model)
-    scales = _scales(plan, model)
-
-    def make(name: str, tensor: Tensor) -> Tensor:
-        axes = plan.tensors.get(name)
-        resized = tensor.detach().clone() if axes is None else resize(tensor.detach(), axes)
-        scale = scales.get(name, 1.0)
-        floats = tensor.is_floating_point() or tensor.is_complex()
-        return resized * scale if floats and scale != 1 else resized
-
-    small = copied(model, make)
-    _set_lengths(plan, scales, model, small)
+    cut = _largest(plan, model, init) if init in NORMS else _leading(plan, model)
+    small = copied(model, lambda name, tensor: cut(name, tensor.detach()))
+    _set_lengths(plan, cut, model, small)
     restore(small)
     leave_out(small, plan.left_out)
     install(small, plan.streams, plain_hook)
@@ -62,6 +57,37 @@ def build(plan: Plan, model: nn.Module, init: Literal["slice", "reset"] = "slice
     if init == "reset":
         reset(small)
     return small
+
+
+Cut = Callable[[str, Tensor], Tensor]
+"""From a tensor of the original, by name, to that of the built network."""
+
+
+def _leading(plan: Plan, model: nn.Module) -> Cut:
+    """Keeps leading channels and rescales weights to their new fan-in."""
+    scales = _scales(plan, model)
+    return lambda name, tensor: _resized(plan, name, tensor, scales)
+
+
+def _largest(plan: Plan, model: nn.Module, norm: Norm) -> Cut:
+    """Keeps the channels with the largest norms, and weights as they were trained."""
+    kept = choose(plan, model, norm)
+    kept.warn()
+    # What forward multiplies by, a root of the fan-in, changes: the product stays.
+    inside = _scaled_in_forward(plan, model)
+    scales = {
+        layer.weight: 1 / fan_scale(plan.tensors[layer.weight], layer.kind)
+        for layer in plan.layers
+        if layer.weight in inside and layer.weight in plan.tensors
+    }
+    return lambda name, tensor: _resized(plan, name, kept.arranged(name, tensor), scales)
+
+
+def _resized(plan: Plan, name: str, tensor: Tensor, scales: Mapping[str, float]) -> Tensor:
+    axes, scale = plan.tensors.get(name), scales.get(name, 1.0)
+    made = tensor.clone() if axes is None else resize(tensor, axes)
+    floats = tensor.is_floating_point() or tensor.is_complex()
+    return made * scale if floats and scale != 1 else made
 
 
 def _scales(plan: Plan, model: nn.Module) -> dict[str, float]:
@@ -102,16 +128,13 @@ def _scaled_in_forward(plan: Plan, model: nn.Module) -> set[str]:
     return found
 
 
-def _set_lengths(
-    plan: Plan, scales: Mapping[str, float], model: nn.Module, small: nn.Module
-) -> None:
-    """Let every weight that is a length times a direction be the rescaled slice, as others are."""
+def _set_lengths(plan: Plan, cut: Cut, model: nn.Module, small: nn.Module) -> None:
+    """Let every weight that is a length times a direction be cut as others are."""
     for length, direction, dim in lengths(model):
-        axes = plan.tensors.get(direction)
-        if axes is None:
+        if direction not in plan.tensors:
             continue
         g, v = model.get_parameter(length).detach(), model.get_parameter(direction).detach()
-        weight = resize(torch._weight_norm(v, g, dim), axes) * scales.get(direction, 1.0)
+        weight = cut(direction, torch._weight_norm(v, g, dim))
         with torch.no_grad():
             made = small.get_parameter(length)
             made.copy_(torch.norm_except_dim(weight, 2, dim) * torch.where(made < 0, -1, 1))

@@ -28,6 +28,7 @@ from precrop.words import input_shape as read_shape
 if TYPE_CHECKING:
     from torch import nn
 
+    from precrop.plans import Init as PlanInit
     from precrop.plans import Plan
 
 app = typer.Typer(
@@ -123,8 +124,11 @@ Input = Annotated[
     ),
 ]
 Init = Annotated[
-    Literal["slice", "reset"],
-    typer.Option(help="Slice the original's weights, or initialise anew."),
+    Literal["slice", "reset", "l1", "l2", "bn"],
+    typer.Option(
+        help="Slice the original's weights, or initialise anew; of trained weights keep the "
+        "channels with the largest filters (l1, l2) or batch norm scales (bn)."
+    ),
 ]
 Seed = Annotated[int | None, typer.Option(help="Seed of the initial weights.")]
 Weights = Annotated[
@@ -484,6 +488,7 @@ def _warnings_as_lines() -> Iterator[None]:
     """What the library warns of as one line each on standard error."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", precrop.LayerCollapseWarning)
+        warnings.simplefilter("always", precrop.SlicedChannelsWarning)
         yield
     for warning in caught:
         print(f"precrop: warning: {one_line(str(warning.message))}", file=sys.stderr)
@@ -603,7 +608,7 @@ def _print_plan(plan: "Plan", as_json: bool, summary: bool = False) -> None:
     show(plan)
 
 
-def _check_init(init: Literal["slice", "reset"], weights: Path | None) -> None:
+def _check_init(init: "PlanInit", weights: Path | None) -> None:
     """Refuse weights that would be drawn anew."""
     if init == "reset" and weights is not None:
         raise PrecropError("--init reset draws all weights anew: drop it, or drop --weights")
@@ -619,7 +624,7 @@ def _check_output(output: Path, stem: str) -> None:
 def _write_built(
     network: "nn.Module",
     plan: "Plan",
-    init: Literal["slice", "reset"],
+    init: "PlanInit",
     weights: Path | None,
     output: Path,
     stem: str,
@@ -630,7 +635,9 @@ def _write_built(
 
     if weights is not None:
         load_weights(network, weights)
-    weights_path, plan_path = save_built(plan.build(network, init), plan, output, stem)
+    with _warnings_as_lines():
+        small = plan.build(network, init)
+    weights_path, plan_path = save_built(small, plan, output, stem)
     if as_json:
         files = {"weights": str(weights_path), "plan": str(plan_path)}
         typer.echo(json.dumps({**files, "params": plan.params, "macs": plan.macs}, indent=1))

@@ -28,6 +28,11 @@ _LARGEST_INPUT = 2**30
 GROWTH = 1024
 """How many times larger a plan may make a size: far more than any plan does, not without end."""
 
+Init = Literal["slice", "reset", "l1", "l2", "bn"]
+"""How a built network gets its weights; `Plan.build` says what each does."""
+
+INITS: tuple[Init, ...] = typing.get_args(Init)
+
 Axis = int | tuple[tuple[int, int], ...]
 """The size of an axis that stays, or the ``(old, new)`` segments of one that changes."""
 
@@ -186,13 +191,15 @@ class Plan:
 
         return html(self)
 
-    def build(self, model: "nn.Module", init: Literal["slice", "reset"] = "slice") -> "nn.Module":
+    def build(self, model: "nn.Module", init: Init = "slice") -> "nn.Module":
         """Build the cropped network; ``model`` stays as it was.
 
         Args:
             model: an instance of the network that the plan was made for.
             init: ``slice`` keeps the leading slice of every weight of ``model``, rescaled to the
-                new fan; ``reset`` calls the modules' own initialisers.
+                new fan; ``reset`` calls the modules' own initialisers. ``l1``, ``l2`` and ``bn``
+                are for trained networks: they keep the channels with the largest norms, as they
+                are (docs/trained-weights.md).
 
         Raises:
             PlanError: ``model`` is another network; the message names the first layers that differ.

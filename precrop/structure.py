@@ -12,6 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
+INPUT_AXES = {"transposed": (0,), "matrix": (0,), "mixed": (2,), "bilinear": (1, 2)}
+"""By a layer's kind, the axes of its weight that it sums over; axis 1 of others."""
+
 
 @dataclass(frozen=True)
 class Group:

@@ -95,7 +95,7 @@ def test_reset_calls_the_modules_own_initialisers() -> None:
 def test_unknown_init() -> None:
     model = small("conv")
     plan = precrop.plan(model, SHAPE, params=0.5)
-    with pytest.raises(PrecropError, match="init='magic' is unknown: write 'slice' or 'reset'"):
+    with pytest.raises(PrecropError, match="init='magic' is unknown: choose from slice, reset"):
         build(plan, model, "magic")  # type: ignore[arg-type]
 
 

@@ -15,6 +15,7 @@ from precrop.words import Args, ModelName, Trusted, arguments, plain, plan_sourc
 from precrop.words import input_shape as read_shape
 
 if TYPE_CHECKING:
+    from precrop.plans import Init as PlanInit
     from precrop.training.data import ImageData
     from precrop.training.evaluate import Evaluation
     from precrop.training.loop import Result
@@ -79,8 +80,11 @@ Output = Annotated[
     Path, typer.Option("--output", "-o", help="The folder that gets a folder for the run.")
 ]
 Init = Annotated[
-    Literal["slice", "reset"],
-    typer.Option(help="A cropped network's weights: sliced from the original's, or drawn anew."),
+    Literal["slice", "reset", "l1", "l2", "bn"],
+    typer.Option(
+        help="A cropped network's weights: sliced from the original's, drawn anew, or the "
+        "original's channels with the largest filters (l1, l2) or batch norm scales (bn)."
+    ),
 ]
 InputShape = Annotated[
     str | None, typer.Option(metavar="SHAPE", help="Images are scaled to it: 3,224,224.")
@@ -239,7 +243,7 @@ def _run(
     recipe: Any,
     seed: int,
     plan: Path | None,
-    init: Literal["slice", "reset"],
+    init: "PlanInit",
     mask: Any,
 ) -> "Run":
     from precrop.plans import Plan

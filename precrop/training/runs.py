@@ -7,13 +7,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any, Literal
+from typing import Any
 
 from precrop import __version__
 from precrop.budgets import Budget
 from precrop.errors import PrecropError
 from precrop.files import read_json as read_json
-from precrop.plans import Plan
+from precrop.plans import Init, Plan
 from precrop.training.recipes import Recipe
 from precrop.trust import Trust, check_named
 
@@ -142,7 +142,7 @@ class Run:
     recipe: Recipe
     seed: int = 0
     plan: Plan | None = None
-    init: Literal["slice", "reset"] = "slice"
+    init: Init = "slice"
     mask: MaskSpec | None = None
     versions: Mapping[str, str] = field(default_factory=lambda: current_versions())
 

@@ -1,0 +1,1 @@
+"""Networks that were trained: which channels a cropped one keeps, and its norms' statistics."""

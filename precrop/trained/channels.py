@@ -1,0 +1,248 @@
+"""Which channels of a trained network a plan's network keeps: those with the largest norms.
+
+One choice for every row of channels, carried through all tensors that have them. What a plan makes
+narrower although its channels have no identity that can be proved keeps its leading ones.
+"""
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from precrop.errors import PrecropError
+from precrop.plans import Axis as PlannedAxis
+from precrop.plans import Plan
+from precrop.read.axes import Atom, Axis, Tie, segment_size
+from precrop.read.inputs import Inputs
+from precrop.read.network import Network
+from precrop.reparametrised import lengths
+from precrop.structure import INPUT_AXES
+from precrop.trained.identity import Proof, Row
+from precrop.trained.layout import Layout, Orders
+
+Norm = Literal["l1", "l2", "bn"]
+NORMS: tuple[Norm, ...] = ("l1", "l2", "bn")
+MOST_NAMED = 5
+NOT_PROVED = "its channels do not keep their identity"
+OTHER_SIZES = "its channels lie otherwise than the plan has them"
+
+
+class SlicedChannelsWarning(UserWarning):
+    """Some widths of a trained network keep their leading channels, not the largest."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The channels that a cropped network keeps.
+
+    Attributes:
+        orders: the channels of rows that are chosen from, those that stay before the others.
+        counts: how many of them stay.
+        chosen: groups whose largest channels are kept.
+        sliced: groups that keep their leading channels, and why.
+    """
+
+    layout: Layout
+    orders: Orders
+    counts: Mapping[Atom, int]
+    chosen: tuple[str, ...]
+    sliced: Mapping[str, str]
+
+    def arranged(self, name: str, tensor: Tensor) -> Tensor:
+        """A tensor of the network with the channels that are kept before the others."""
+        return self.layout.arranged(name, tensor, self.orders)
+
+    def warn(self) -> None:
+        """Name the groups that are sliced, if there are any."""
+        if not self.sliced:
+            return
+        named = [f"{name} ({reason})" for name, reason in self.sliced.items()][:MOST_NAMED]
+        more = len(self.sliced) - len(named)
+        text = f"{', '.join(named)}{f' and {more} more' if more else ''}"
+        groups = len(self.sliced) + len(self.chosen)
+        warnings.warn(
+            f"{len(self.sliced)} of {groups} widths keep their leading channels: {text}",
+            SlicedChannelsWarning,
+            stacklevel=4,
+        )
+
+
+def choose(plan: Plan, model: nn.Module, norm: Norm) -> Kept:
+    """Choose the channels of every width that a plan makes narrower.
+
+    Args:
+        plan: made for this network.
+        model: the trained network.
+        norm: ``l1`` or ``l2`` of the filters that make a channel, summed over all layers of the
+            group; ``bn`` the sum of the magnitudes of the batch norms' scales (``l2`` where no
+            batch norm has the channels).
+
+    Raises:
+        PrecropError: the network has no weights to look at.
+    """
+    tensors = dict(model.named_parameters())
+    if any(tensor.is_meta for tensor in tensors.values()):
+        raise PrecropError(f"init={norm!r} looks at weights: a network on the meta device has none")
+    network = Network(
+        model,
+        Inputs(plan.input_shape),
+        scale_groups=plan.options.get("groups") == "scale",
+        streams=plan.streams,
+        drop_unused=bool(plan.left_out),
+    )
+    structure, ties = network.structure()
+    names = {tie: group.name for tie, group in zip(ties, structure.groups, strict=True)}
+    layout = Layout(network)
+    sizes = _new_sizes(plan, layout)
+    narrower = {atom: new for atom, new in sizes.items() if new is None or new < atom.size}
+    rows = {atom: [*_rows(atom, new, layout)] for atom, new in narrower.items() if new is not None}
+    proof = Proof(layout)
+    proved: list[Row] = []
+    for attempt in range(2):  # in blocks where the channels are not proved to be free
+        known = {row.atom for row in proved}
+        tried = [
+            options[attempt]
+            for atom, options in rows.items()
+            if atom not in known and len(options) > attempt
+        ]
+        proved += proof.proved(tried)
+    scores = _scores(layout, norm, {row.atom for row in proved})
+    counts = {row.atom: narrower[row.atom] or 0 for row in proved}
+    orders = {
+        row.atom: kept_first(scores[row.atom], counts[row.atom], row.blocks) for row in proved
+    }
+    reasons: dict[str, str] = {}
+    for atom, new in narrower.items():
+        if atom not in orders:
+            name = _group_name(atom, names)
+            reasons.setdefault(name, OTHER_SIZES if new is None else NOT_PROVED)
+    chosen = {_group_name(atom, names): None for atom in orders}
+    whole = tuple(name for name in chosen if name not in reasons)
+    return Kept(layout, orders, counts, whole, reasons)
+
+
+def _group_name(atom: Atom, names: Mapping[Tie, str]) -> str:
+    return names.get(atom.tie.root(), atom.name)
+
+
+def kept_first(scores: Tensor, kept: int, blocks: int) -> Tensor:
+    """All channels, the best of each block first, in their own order; then the others."""
+    width = len(scores) // blocks
+    ranked = scores.view(blocks, width).argsort(dim=1, descending=True, stable=True)
+    ranked = ranked + width * torch.arange(blocks)[:, None]
+    best, others = ranked[:, : kept // blocks], ranked[:, kept // blocks :]
+    return torch.cat([best.sort(1).values.flatten(), others.sort(1).values.flatten()])
+
+
+def _rows(atom: Atom, kept: int, layout: Layout) -> Iterator[Row]:
+    """The ways in which an atom's channels may move, the freest first."""
+    blocks = atom.size // atom.tie.root().quantum
+    if blocks > 1 and kept % blocks == 0:
+        if not _meets_groups(atom, layout):
+            yield Row(atom, 1)
+        yield Row(atom, blocks)
+    elif blocks == 1:
+        yield Row(atom, 1)
+
+
+def _meets_groups(atom: Atom, layout: Layout) -> bool:
+    """Whether a convolution in groups reads or makes an atom's channels."""
+    return any(
+        atom in (part for part, _ in axis)
+        for name, (_, inputs) in layout.grouped.items()
+        for axis in (inputs, layout.axes[name][0])
+    )
+
+
+def _new_sizes(plan: Plan, layout: Layout) -> dict[Atom, int | None]:
+    """What a plan leaves of every atom; None where its segments are not those of the reading."""
+    found: dict[Atom, int | None] = {}
+    for name, axes in layout.axes.items():
+        planned = plan.tensors.get(name)
+        for dim, axis in enumerate(axes):
+            if layout.follows(name, dim):
+                continue
+            sizes: PlannedAxis = planned[dim] if planned else sum(map(segment_size, axis))
+            for atom, new in _atom_sizes(axis, sizes):
+                if found.setdefault(atom, new) != new:
+                    found[atom] = None
+    return found
+
+
+def _atom_sizes(axis: Axis, planned: PlannedAxis) -> Iterator[tuple[Atom, int | None]]:
+    ends: dict[tuple[int, int], int] = {}
+    if not isinstance(planned, int):
+        start = 0
+        for old, new in planned:
+            ends[start, start + old] = new
+            start += old
+    start = 0
+    for segment in axis:
+        atom, count = segment
+        end = start + segment_size(segment)
+        if atom is not None:
+            left = end - start if isinstance(planned, int) else ends.get((start, end))
+            yield atom, None if left is None or left % count else left // count
+        start = end
+
+
+def _scores(layout: Layout, norm: Norm, atoms: set[Atom]) -> dict[Atom, Tensor]:
+    """The norm of every channel, summed over all that make it."""
+    by_filters = _summed(atoms, _filters(layout, 1 if norm == "l1" else 2))
+    if norm != "bn":
+        return by_filters
+    by_scales = _summed(atoms, _scales(layout))
+    return {
+        atom: by_scales[atom] if bool(by_scales[atom].any()) else by_filters[atom] for atom in atoms
+    }
+
+
+def _summed(atoms: set[Atom], norms: Iterable[tuple[Axis, Tensor, int]]) -> dict[Atom, Tensor]:
+    """Per atom the sum of its channels' norms, given as axes, norms of entries and their power."""
+    scores = {atom: torch.zeros(atom.size, dtype=torch.float64) for atom in atoms}
+    for axis, values, power in norms:
+        start = 0
+        for segment in axis:
+            atom, count = segment
+            end = start + segment_size(segment)
+            if atom in atoms and atom is not None:
+                entries = values[start:end].view(atom.size, count)
+                scores[atom] = scores[atom] + torch.linalg.vector_norm(entries, power, dim=1)
+            start = end
+    return scores
+
+
+def _filters(layout: Layout, power: int) -> Iterator[tuple[Axis, Tensor, int]]:
+    """The norms of the filters of every layer, along the axes of what it makes."""
+    weights = _weights(layout.network.model)
+    for layer in layout.network.layers:
+        axes = layout.axes.get(layer.weight)
+        weight = weights.get(layer.weight)
+        if axes is None or weight is None:
+            continue
+        inputs = INPUT_AXES.get(layer.kind, (1,))
+        for dim, axis in enumerate(axes):
+            if dim not in inputs and any(atom is not None for atom, _ in axis):
+                others = [other for other in range(weight.dim()) if other != dim]
+                yield axis, torch.linalg.vector_norm(weight, power, dim=others), power
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters as numbers on the CPU; a direction with a length is the weight that they make."""
+    found = {name: tensor.detach() for name, tensor in model.named_parameters()}
+    for length, direction, dim in lengths(model):
+        found[direction] = torch._weight_norm(found[direction], found[length], dim)
+    return {name: t.cpu().double() for name, t in found.items() if t.is_floating_point()}
+
+
+def _scales(layout: Layout) -> Iterator[tuple[Axis, Tensor, int]]:
+    """The magnitudes of the scales of every batch norm."""
+    for path, module in layout.network.model.named_modules():
+        name = f"{path}.weight" if path else "weight"
+        own = {**module._parameters, **module._buffers}
+        scale = own.get("weight")
+        if own.get("running_var") is not None and scale is not None and name in layout.axes:
+            yield layout.axes[name][0], scale.detach().cpu().double().abs(), 1

@@ -1,0 +1,195 @@
+"""Which channels keep their identity from one end of a network to the other.
+
+They do if the network computes the same when the channels are permuted in all tensors that carry
+them. That is tried: on a copy with weights in general position (trained or initial ones may be zero
+and hide a difference), on random inputs, in double precision. Channels that are shuffled, ranked by
+their place or cut at a place that a plan moves do not pass.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.utils._pytree import tree_map
+
+from precrop.copying import copied
+from precrop.hooks import keep_own_hooks
+from precrop.random import OwnNumbers
+from precrop.read.axes import Atom
+from precrop.read.trace import input_tensors
+from precrop.read.within import tensors_within
+from precrop.trained.layout import Layout, Orders
+
+PRECISIONS = ((torch.float64, 1e-7), (torch.float32, 1e-5))
+"""Types to compute with, until the network takes one, and the largest relative difference."""
+
+MOST_RUNS = 120
+"""Forward passes until what is not proved counts as what can't be."""
+
+SEED = 20
+LEAST_SPREAD = 1e-9
+"""An output that varies less than this, relative to its size, shows nothing."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Channels in a row, in blocks that none of them leaves (the groups of a convolution)."""
+
+    atom: Atom
+    blocks: int
+
+    def permuted(self, generator: Generator) -> Tensor:
+        """The channels in a random order within each block."""
+        width = self.atom.size // self.blocks
+        keys = torch.rand(self.blocks, width, generator=generator)
+        return (keys.argsort(1) + width * torch.arange(self.blocks)[:, None]).flatten()
+
+
+@dataclass
+class Proof:
+    """Tries permutations on one network; the passes that it needs are those that use all rows."""
+
+    layout: Layout
+    runs: int = 0
+    _base: dict[str, Tensor] = field(default_factory=dict)
+    _reference: dict[bool, list[Tensor]] = field(default_factory=dict)
+    _dtype: torch.dtype = torch.float64
+    _tolerance: float = 0.0
+
+    def proved(self, rows: Sequence[Row]) -> list[Row]:
+        """Those of the rows whose channels keep their identity."""
+        if not rows:
+            return []
+        needed = self._modes(rows)
+        unseen = self._unseen(rows, needed)
+        rows = [row for row in rows if row not in unseen]
+        for self._dtype, self._tolerance in PRECISIONS:
+            self._base = self._general_weights()
+            try:
+                self._reference = {mode: self._outputs({}, mode) for mode in needed}
+            except Exception:  # whatever the network raises where it is not of this type
+                continue
+            if not all(map(_tells, self._reference.values())):
+                return []
+            # Those whose width no other operation restricts are likely to pass all at once.
+            order = sorted(rows, key=lambda row: row.blocks > 1 or not row.atom.is_free())
+            found = self._search(order)
+            return found if self._holds(found) else []
+        return []
+
+    def _search(self, rows: Sequence[Row]) -> list[Row]:
+        if not rows or self.runs >= MOST_RUNS:
+            return []
+        if self._holds(rows):
+            return list(rows)
+        middle = len(rows) // 2
+        return [*self._search(rows[:middle]), *self._search(rows[middle:])] if middle else []
+
+    def _holds(self, rows: Sequence[Row]) -> bool:
+        """Whether the network computes the same with these rows permuted."""
+        generator = Generator().manual_seed(SEED + self.runs)
+        orders = {row.atom: row.permuted(generator) for row in rows}
+        try:
+            return all(
+                _equal(known, self._outputs(orders, mode), self._tolerance)
+                for mode, known in self._reference.items()
+            )
+        except Exception:  # whatever a network raises that is not indifferent to the order
+            return False
+
+    def _modes(self, rows: Sequence[Row]) -> list[bool]:
+        """Eval mode, and train mode if only that uses some tensor that has channels of a row."""
+        return [False] if self._unseen(rows, [False]) == [] else [False, True]
+
+    def _unseen(self, rows: Sequence[Row], modes: Sequence[bool]) -> list[Row]:
+        """Rows that some tensor has which no pass in these modes uses."""
+        network = self.layout.network
+        passes = [network.passes[0], *(p for p in network.passes if p.training and True in modes)]
+        ids = {id(t) for p in passes[:2] for call in p.trace.calls for t in input_tensors(call)}
+        used = {name for tensor, name in network.reader.names.items() if tensor in ids}
+        unused = [name for name in self.layout.axes if name not in used and not self._follows(name)]
+        return [row for row in rows if any(self.carries(name, {row.atom}) for name in unused)]
+
+    def _follows(self, name: str) -> bool:
+        """Whether a tensor belongs to a module that no pass calls and that is as one that runs."""
+        return any(name.startswith(f"{path}.") for path in self.layout.network.followers)
+
+    def carries(self, name: str, atoms: set[Atom]) -> bool:
+        """Whether a tensor has channels of one of the atoms."""
+        return any(atom in atoms for axis in self.layout.axes[name] for atom, _ in axis)
+
+    def _outputs(self, orders: Orders, training: bool) -> list[Tensor]:
+        self.runs += 1
+        network = self.layout.network
+        model = network.model
+
+        def make(name: str, tensor: Tensor) -> Tensor:
+            return self.layout.arranged(name, self._base[name], orders).clone()
+
+        made = copied(model, make)
+        keep_own_hooks(made, model)
+        made.train(training)
+        for module in made.modules():
+            if isinstance(module, nn.modules.dropout._DropoutNd):
+                module.p = 0.0  # what it drops would be other channels
+        device = next((t.device for t in self._base.values()), torch.device("cpu"))
+        args, kwargs = network.inputs.make(2 if training else 1, made, str(device))
+        numbers = Generator().manual_seed(SEED)
+
+        def varied(leaf: Any) -> Any:
+            if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
+                return leaf
+            noise = torch.randn(leaf.shape, generator=numbers, dtype=torch.float64)
+            return (leaf + noise.to(leaf.device)).to(self._dtype)
+
+        args, kwargs = tree_map(varied, (args, kwargs))
+        with torch.no_grad(), OwnNumbers(SEED):
+            return [t.double() for t in tensors_within(made(*args, **kwargs))]
+
+    def _general_weights(self) -> dict[str, Tensor]:
+        """The network's tensors in general position: near what they are, and none equal."""
+        generator = Generator().manual_seed(SEED)
+        model = self.layout.network.model
+        made = {}
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            statistics = name.endswith(("running_mean", "running_var"))
+            value = tensor.detach()
+            if value.is_floating_point():
+                value = value.to(self._dtype)
+                if statistics or isinstance(tensor, nn.Parameter):
+                    value = _in_general_position(value, generator)
+            made[name] = value.abs() if name.endswith("running_var") else value
+        return made
+
+
+def _in_general_position(value: Tensor, generator: Generator) -> Tensor:
+    if not value.numel():
+        return value
+    size = float(value.abs().max().clamp(0.2, 1.0))
+    factors = 0.5 + torch.rand(value.shape, generator=generator, dtype=torch.float64)
+    noise = 0.05 * size * torch.randn(value.shape, generator=generator, dtype=torch.float64)
+    return value * factors.to(value) + noise.to(value)
+
+
+def _tells(outputs: Sequence[Tensor]) -> bool:
+    """Whether outputs are numbers that vary, so that equal ones prove something."""
+    numbers = [t for t in outputs if t.numel() > 1]
+    return any(
+        bool(t.isfinite().all()) and float(t.max() - t.min()) > LEAST_SPREAD * float(t.abs().max())
+        for t in numbers
+    )
+
+
+def _equal(known: Sequence[Tensor], found: Sequence[Tensor], tolerance: float) -> bool:
+    """Whether outputs differ by less than a share of how much they vary."""
+    if [t.shape for t in known] != [t.shape for t in found]:
+        return False
+    for a, b in zip(known, found, strict=True):
+        if not a.numel():
+            continue
+        spread = float((a - a.mean()).abs().max()) or float(a.abs().max()) or 1.0
+        if not float((a - b).abs().max()) <= tolerance * spread:
+            return False
+    return True

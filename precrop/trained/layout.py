@@ -1,0 +1,84 @@
+"""Where every channel of a network lies: in which tensors, on which axes, in which order."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from precrop.read.axes import Atom, Axis, axis_size, resolve, segment_size
+from precrop.read.network import Network, tensor_axes
+
+Orders = Mapping[Atom, Tensor]
+"""For widths whose channels move, the channels in their new order."""
+
+
+class Layout:
+    """The axes of a network's tensors as rows of channels that have an identity.
+
+    A convolution in groups has one axis whose entries mean other channels in every group: it
+    follows the order of what the layer reads.
+
+    Attributes:
+        network: as it was read.
+        axes: of every parameter and buffer that a pass used.
+        grouped: by the weight of a convolution in groups, their number and the axis that it reads.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        model = network.model
+        self.axes: dict[str, tuple[Axis, ...]] = {
+            name: tuple(map(resolve, tensor_axes(network, name, tensor)))
+            for name, tensor in (*model.named_parameters(), *model.named_buffers())
+            if name in network.reader.tensors
+        }
+        self.grouped = {
+            layer.weight: (axis_size(layer.inputs) // axis_size(within), resolve(layer.inputs))
+            for layer in network.layers
+            if layer.kind == "grouped" and layer.weight in self.axes
+            for within in self.axes[layer.weight][1:2]
+        }
+
+    def follows(self, name: str, dim: int) -> bool:
+        """Whether an axis has no channels of its own, but those of each group of another."""
+        return dim == 1 and name in self.grouped
+
+    def arranged(self, name: str, tensor: Tensor, orders: Orders) -> Tensor:
+        """A tensor with its channels in the given order, on all of its axes."""
+        axes = self.axes.get(name, ())
+        for dim, axis in enumerate(axes):
+            if not self.follows(name, dim) and not orders.keys().isdisjoint(_atoms(axis)):
+                tensor = tensor.index_select(dim, entries(axis, orders).to(tensor.device))
+        if name in self.grouped:
+            groups, inputs = self.grouped[name]
+            if not orders.keys().isdisjoint(_atoms(inputs)):
+                rows, read = entries(axes[0], orders), entries(inputs, orders)
+                tensor = _within_groups(tensor, rows, read, groups)
+        return tensor
+
+
+def _atoms(axis: Axis) -> list[Atom]:
+    return [atom for atom, _ in axis if atom is not None]
+
+
+def entries(axis: Axis, orders: Orders) -> Tensor:
+    """The entries of an axis in the order of their channels; those without one stay."""
+    pieces, start = [], 0
+    for segment in axis:
+        atom, count = segment
+        size = segment_size(segment)
+        if atom is not None and atom in orders:
+            piece = (orders[atom][:, None] * count + torch.arange(count)).flatten()
+        else:
+            piece = torch.arange(size)
+        pieces.append(piece + start)
+        start += size
+    return torch.cat(pieces)
+
+
+def _within_groups(kernel: Tensor, rows: Tensor, read: Tensor, groups: int) -> Tensor:
+    """A grouped kernel, whose rows moved, with each group's columns in the order of ``read``."""
+    width = kernel.shape[1]
+    columns = torch.stack([read[read // width == group] % width for group in range(groups)])
+    index = columns[rows * groups // len(rows)].to(kernel.device)
+    return kernel.gather(1, index.view(*index.shape, *[1] * (kernel.dim() - 2)).expand_as(kernel))

@@ -248,7 +248,7 @@ def fan_scale(axes: Sequence[Axis], kind: str) -> float:
     """``sqrt(old / new)`` of the axes that a weight sums over: axis 1 of most layers' weights.
 
     Axis 0 of a transposed convolution's and of a matrix that is multiplied as it is, axis 2 of the
-    kernels of several experts, both inputs of a bilinear layer's.
+    weights of several experts, both inputs of a bilinear layer's.
     """
     inputs = INPUT_AXES.get(kind, (1,))
     scale = 1.0

@@ -12,7 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
-INPUT_AXES = {"transposed": (0,), "matrix": (0,), "mixed": (2,), "bilinear": (1, 2)}
+INPUT_AXES = {
+    "transposed": (0,),
+    "matrix": (0,),
+    "mixed": (2,),
+    "experts": (2,),
+    "bilinear": (1, 2),
+}
 """By a layer's kind, the axes of its weight that it sums over; axis 1 of others."""
 
 
@@ -49,8 +55,8 @@ class Layer:
     Attributes:
         name: module path, such as ``layer1.0.conv1``.
         kind: ``conv``, ``depthwise``, ``grouped``, ``transposed``, ``linear``, ``matrix`` (the same
-            with the weight as ``(in, out)``), ``mixed`` (kernels summed of several experts') or
-            ``bilinear``.
+            with the weight as ``(in, out)``), ``experts`` (the weights of several, one at a time
+            or in a batch), ``mixed`` (kernels summed of several experts') or ``bilinear``.
         weights: number of weights n_l in the original network.
         macs: multiply-accumulates m_l at batch 1 in the original network.
         in_channels: input channels of the original layer.

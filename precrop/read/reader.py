@@ -104,6 +104,7 @@ class Reader:
         self._axes: dict[int, Axes] = {}
         self._origins: dict[int, str] = {}
         self._mixtures: dict[int, str] = {}
+        self._parts: dict[int, str] = {}
         self._terms: dict[int, frozenset[str]] = {}
         self._of_weights: set[int] = set()
         self._layer_names: set[str] = set()
@@ -120,7 +121,8 @@ class Reader:
     def read(self, trace: Trace, *, macs: bool) -> list[CallReading]:
         """Follow a trace. Inputs and outputs of the network keep their sizes."""
         self.trace, self.readings, self._count_macs = trace, [], macs
-        self._axes, self._origins, self._mixtures, self._terms = {}, {}, {}, {}
+        self._axes, self._terms = {}, {}
+        self._origins, self._mixtures, self._parts = {}, {}, {}
         self._of_weights = set()
         self._data = set(map(id, trace.inputs))
         self._keep.append(trace)  # ids stay unique while the tensors live
@@ -179,15 +181,18 @@ class Reader:
         if not call.outputs:
             return
         output = call.outputs[0]
-        of_weights = self.is_of_weights(output)
-        if of_weights:
+        if self.is_of_weights(output):
             self._pass_terms(call, tensors)
-        adds = of_weights and call.name in _ADDING
+        adds = call.name in _ADDING and id(output) in self._terms
         if self.readings[-1].weight is not None and not adds:
             return  # what a layer computes
         whole = [t for t in tensors if t.numel() == output.numel()]
         whole = whole[:1] if adds and call.name in _PRODUCTS else whole
-        for name_of, names in ((self.origin, self._origins), (self.mixture, self._mixtures)):
+        for name_of, names in (
+            (self.origin, self._origins),
+            (self.mixture, self._mixtures),
+            (self.part, self._parts),
+        ):
             found = list(map(name_of, whole))
             known = list(dict.fromkeys(name for name in found if name is not None))
             masked = adds or (call.name in _MASKING and not from_data)
@@ -196,21 +201,23 @@ class Reader:
         self.readings[-1].made_of = self._origins.get(id(output))
 
     def _pass_terms(self, call: Call, tensors: list[Tensor]) -> None:
-        """Of what is made of weights: the parameters that scale it if all of them are scaled."""
+        """Of sums of products of weights: the parameters that scale it if all of them are scaled.
+
+        What is computed of weights in other ways (a decoder's queries) is no sum of them.
+        """
         found = list(map(self.terms, tensors))
-        if call.name in _PRODUCTS:  # one factor will do, rather the one that is no layer itself
-            left, right = found[-2:]
-            found[-2:] = [right if not left or (right and left <= self.layers.keys()) else left]
-        elif call.name not in _ADDING:  # masks and scales are no terms
-            known = list(filter(None, found))
-            found = sorted(known, key=lambda terms: min(map(self._rank, terms)))[:1]
-        self._terms[id(call.outputs[0])] = frozenset[str]().union(*found)
+        if call.name in _PRODUCTS and all(found):
+            left, right = found[-2:]  # one factor will do, rather the one that is no layer itself
+            found[-2:] = [right if left <= self.layers.keys() else left]
+        elif call.name in _LINEAR or call.name in _MASKING:  # masks and scales are no terms
+            found = sorted(filter(None, found), key=lambda terms: min(map(self._rank, terms)))[:1]
+        if found and all(found) and call.name in (*_PRODUCTS, *_ADDING, *_LINEAR, *_MASKING):
+            self._terms[id(call.outputs[0])] = frozenset[str]().union(*found)
 
     def terms(self, tensor: Tensor) -> frozenset[str]:
         """Parameters of which one is a factor of every term of a sum that makes a tensor."""
-        known = self._terms.get(id(tensor))
-        name = self.names.get(id(tensor))
-        return known if known is not None else frozenset({name} if name is not None else ())
+        name = self.origin(tensor)
+        return self._terms.get(id(tensor)) or frozenset({name} if name is not None else ())
 
     def _rank(self, name: str) -> tuple[bool, bool]:
         """Of several tensors that make a weight, the one that it is named after has the least."""
@@ -232,6 +239,28 @@ class Reader:
         name = self.origin(operand)
         if name in self.weights and self.leads(operand, axis):
             self._mixtures[id(call.outputs[0])] = name
+
+    def part(self, tensor: Tensor) -> str | None:
+        """Name of the parameter of several experts' weights that a tensor is one entry of."""
+        return self._parts.get(id(tensor))
+
+    def takes(self, call: Call, operand: Tensor, axis: Axis) -> None:
+        """Note entries of an axis of an operand; those of a parameter's first one are experts'."""
+        name = self.origin(operand)
+        if name not in self.weights or not self.leads(operand, axis):
+            return
+        if len(self.tensors[name]) >= EXPERTS_RANK:
+            self._parts |= dict.fromkeys(map(id, call.outputs), name)
+
+    def owner(self, tensor: Tensor) -> str | None:
+        """Name of the parameter that a matrix is, or is one of several in."""
+        return self.origin(tensor) or self.part(tensor)
+
+    def product_kind(self, tensor: Tensor, inner: Axis) -> str:
+        """The kind of a layer that sums over an axis of a parameter: by which one that is."""
+        axes = self.tensors.get(self.owner(tensor) or "", ())
+        place = next((i for i, axis in enumerate(axes) if resolve(axis) == resolve(inner)), 1)
+        return {0: "matrix", 1: "linear"}.get(place, "experts")
 
     def leads(self, operand: Tensor, axis: Axis) -> bool:
         """Whether an axis is the first one of the parameter that an operand is made of."""
@@ -297,17 +326,22 @@ class Reader:
         Kernels that are mixtures of experts' kernels are the experts' layer: what mixed them counts
         to its MACs.
         """
-        name = self.origin(weight) or self.mixture(weight)
+        name = self.origin(weight) or self.mixture(weight) or self.part(weight)
         if name not in self.weights or self._computes(name):
             self.count(product)
             return
+        if name == self.part(weight) and kind in KERNELS:
+            if kind != "conv":  # its groups, or its ends, are not the axes that they are elsewhere
+                self.count(product)
+                return
+            kind = "experts"
         self.readings[-1].weight = name
         layer = self.layers.get(name)
         if layer is None:
             path = self._layer_name(name)
             layer = self.layers[name] = LayerReading(path, name, kind, inputs, outputs)
         self._add(layer, self.terms(weight) - {name})
-        if self.origin(weight) is None:  # else what is mixed is added to it
+        if self.mixture(weight) == name:  # else what is mixed is added to it
             layer.kind, layer.inputs, layer.outputs = "mixed", inputs, outputs
         product = self._repeated(product)
         self.readings[-1].macs.append(product)
@@ -347,10 +381,18 @@ class Reader:
 _MASKING = ("mul", "div", "where", "masked_fill")
 _ADDING = ("add", "sub", "rsub", "lerp", "addmm", "baddbmm")
 _PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")
+_LINEAR = (
+    "view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "expand",
+    "clone", "contiguous", "squeeze", "unsqueeze", "detach", "alias", "_to_copy", "neg",
+    "mean", "sum",
+)  # fmt: skip
 
 INPUT = "reads the network's input"
 OUTPUT = "makes the network's output"
+KERNELS = ("conv", "depthwise", "grouped", "transposed")
 KERNEL_RANK = 4
+EXPERTS_RANK = 3
+"""Axes that a parameter of several experts' weights has at least: of experts, and two ends."""
 
 
 def fresh_axes(shape: tuple[int, ...], name: str) -> Axes:

@@ -131,11 +131,10 @@ def _matmul(reader: Reader, call: Call, a: Tensor, b: Tensor) -> Axes:
     batch = [unify(m, n, reason) for m, n in zip(left[:-2], right[:-2], strict=True)]
     merges = reader.is_of_weights(a) and reader.is_of_weights(b)
     product = Product(1, [*batch, left[-2], inner, right[-1]], merges)
-    if reader.origin(b) is not None:
-        kind = "matrix" if reader.leads(b, inner) else "linear"
-        reader.layer(b, kind, inner, right[-1], product)
+    if reader.owner(b) is not None:
+        reader.layer(b, reader.product_kind(b, inner), inner, right[-1], product)
     else:
-        reader.layer(a, "linear", inner, left[-2], product)
+        reader.layer(a, reader.product_kind(a, inner), inner, left[-2], product)
     reader.mixes(call, b, right[-2])
     reader.mixes(call, a, left[-1])
     return (*batch, left[-2], right[-1])

@@ -78,6 +78,8 @@ def index(reader: Reader, call: Call) -> Sequence[Axes]:
     for tensor in input_tensors(call)[1:]:
         for axis in reader.axes(tensor):
             freeze(axis, reader.reason(call))
+    if dims == [0]:
+        reader.takes(call, call.arg("self"), axes[0])
     for dim in dims:
         freeze(axes[dim], reader.reason(call))
     adjacent = dims == list(range(dims[0], dims[-1] + 1))
@@ -102,6 +104,20 @@ def index_put(reader: Reader, call: Call) -> Sequence[Axes]:
     return [tuple(result)]
 
 
+@handles("index_add", "index_copy", "index_reduce")
+def index_add(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Entries of an axis, which stays fixed, get what another tensor has; the others agree."""
+    axes, source = list(reader.axes(call.arg("self"))), reader.axes(call.arg("source"))
+    dim = call.arg("dim") % len(axes)
+    for i, axis in enumerate(axes):
+        if i == dim:
+            freeze(axis, reader.reason(call))
+            freeze(source[i], reader.reason(call))
+        else:
+            axes[i] = unify(axis, source[i], reader.reason(call))
+    return [tuple(axes)]
+
+
 @handles("index_fill")
 def index_fill(reader: Reader, call: Call) -> Sequence[Axes]:
     """A number written at indexed places of an axis, which stays fixed."""
@@ -117,6 +133,7 @@ def index_select(reader: Reader, call: Call) -> Sequence[Axes]:
     """Entries of one axis, which stays fixed."""
     axes = list(reader.axes(call.arg("self")))
     dim = call.arg("dim") % len(axes)
+    reader.takes(call, call.arg("self"), axes[dim])
     freeze(axes[dim], reader.reason(call))
     axes[dim] = constant(call.shapes[0][dim])
     return [tuple(axes)]

@@ -121,6 +121,7 @@ def select(reader: Reader, call: Call) -> Sequence[Axes]:
     """One entry of an axis, which stays fixed."""
     axes = reader.axes(call.arg("self"))
     dim = call.arg("dim") % len(axes)
+    reader.takes(call, call.arg("self"), axes[dim])
     freeze(axes[dim], reader.reason(call))
     return [axes[:dim] + axes[dim + 1 :]]
 
@@ -130,6 +131,7 @@ def unbind(reader: Reader, call: Call) -> Sequence[Axes]:
     """All entries of an axis, which stays fixed."""
     axes = reader.axes(call.arg("self"))
     dim = call.arg("dim", 0) % len(axes)
+    reader.takes(call, call.arg("self"), axes[dim])
     freeze(axes[dim], reader.reason(call))
     return [axes[:dim] + axes[dim + 1 :] for _ in call.shapes]
 

@@ -1,17 +1,24 @@
 """Writes docs/evidence.md: the text of scripts/evidence.md with measured tables in its places.
 
-A place is ``{{name}}``. Tables come from what `precrop judge` and scripts/objective_search.py
-left in results/evidence; nothing is measured here.
+A place is ``{{name}}``. Everything comes from files in results that other commands wrote; nothing
+is measured here, and no figure is typed by hand.
 """
 
 import argparse
-import json
 import re
 import shutil
-from collections.abc import Callable
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd  # type: ignore[import-untyped]
+
+from precrop.evidence.judging import UNIFORM
 from precrop.evidence.page import (
     NAMES,
     experts_table,
@@ -21,15 +28,17 @@ from precrop.evidence.page import (
     regret_table,
     shares_table,
 )
-from precrop.evidence.verdict import Evidence
 from precrop.files import write_text
+from precrop.report.comparisons import Comparison
+from precrop.report.frames import Frame, percent
+from scripts.verdicts import Ends, Sources, rows, streams, table
 
 TEXT = Path("scripts/evidence.md")
 FOLDER = Path("results/evidence")
 PICTURES = ("order.png", "gains.png")
 
 
-def objectives_table(found: dict[str, Any]) -> str:
+def objectives_table(found: Mapping[str, Any]) -> str:
     """Candidates of the search, each judged on the data set that it was not chosen on."""
     lines = [
         "| held out | candidate | budgets | SynExp | candidate | difference |",
@@ -49,33 +58,182 @@ def objectives_table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def page(text: str, found: Evidence, objectives: dict[str, Any]) -> str:
-    """The text with every place filled.
+def ceiling(known: Sources, kind: str, budgets: str) -> str:
+    """What the plan gains over uniform width and what the best network does, on every data set."""
+    gain, best = (known.gains(kind, budgets, column) for column in ("gain", "possible"))
+    found = (f"{gain[name][0]:+.2f} of {best[name][0]:+.2f}" for name in NAMES)
+    return ", ".join(found)
 
-    Raises:
-        KeyError: a place that has no table.
-    """
-    tables: dict[str, Callable[[], str]] = {
+
+def invariance_table(known: Sources) -> str:
+    """Enumerations of masks and weights."""
+    lines = ["| weights, and what is removed | networks | mean over SynExp |", "|---|---:|---:|"]
+    lines += [
+        f"| {row['what']} | {row['networks']:,} | {row['over synexp']:.9f} |"
+        for row in known.invariance
+    ]
+    return "\n".join(lines)
+
+
+def scatter_table(known: Sources) -> str:
+    """How far trained runs scatter, by setting and budget."""
+    lines = [
+        "| network, data, recipe | budget | pooled standard deviation | degrees of freedom |",
+        "|---|---|---:|---:|",
+    ]
+    pools = {(g.setting, g.budget): g.scatter for g in known.frame.groups}
+    for (setting, budget), scatter in pools.items():
+        if scatter.deviation is not None:
+            cells = f"{scatter.deviation:.2f} | {scatter.freedom}"
+            lines.append(f"| {setting} | {budget} | {cells} |")
+    return "\n".join(lines)
+
+
+def seed_correlation(frame: Frame) -> float:
+    """How much runs of one seed are alike, over all pairs of variants of a setting and budget."""
+    products, squares = 0.0, 0.0
+    for one, other in combinations(frame.groups, 2):
+        alike = one.setting == other.setting and one.budget == other.budget
+        compared = Comparison(one, other)
+        if not alike or one.runs == other.runs or len(compared.seeds) < 3:
+            continue
+        a, b = (
+            np.array([percent(row) for row in group.rows if row.seed in compared.seeds])
+            for group in (one, other)
+        )
+        a, b = a - a.mean(), b - b.mean()
+        products += float(a @ b)
+        squares += float(a @ a + b @ b) / 2
+    return products / squares
+
+
+def summary(known: Sources) -> str:
+    """The verdict in a few lines, for the page's head and the README."""
+    rho, ahead = known.correlations("synexp", "raw"), known.ahead("synexp", UNIFORM)
+    size = known.ahead("synexp", "any network of the size")
+    beats = known.found.regret[known.found.regret["strategy"] == "synexp"]
+    shares = beats.groupby("data set")["beats"].mean()
+    sensible, shaped = (known.gains(kind, "both") for kind in ("sensible", "ill-shaped"))
+    best = known.gains("sensible", "both", "possible")
+    alone = known.gains("sensible", "MACs alone")
+    classes = known.gains("sensible", "parameters alone")
+    repaired = known.gains("ill-shaped", "PreConfig, both whole")
+    fewer = known.gains("sensible", "PreConfig, 80% of the parameters")
+    fewest = known.gains("sensible", "PreConfig, 80% of the parameters", "possible")
+    answers = Counter(row.verdict for row in rows(known))
+    counted = ", ".join(f"{answers[name]} {text}" for name, text in ANSWERS.items())
+    lines = [
+        "**SynExp tells good widths from bad ones before training.** Among networks of equal "
+        "parameters and MACs its rank correlation with the accuracy of single runs is "
+        f"{_means(rho, '.2f')} (CIFAR-10 / CIFAR-100 / ImageNet16-120). From the widest network "
+        f"its choice beats {_shares(shares)} of the networks of its size, by {_means(size)} points "
+        f"on average, and uniform width by {_means(ahead)}.",
+        "**Where it pays.** On networks of sensible shape, at equal parameters and MACs, there is "
+        f"little to gain: {_means(sensible)} points over uniform width, and the best network of "
+        f"all gains {_means(best)}. With MACs alone it is {_means(alone)}, on ill-shaped networks "
+        f"{_means(shaped)}, and PreConfig repairs these at equal costs by {_means(repaired)}.",
+        "**Where it does not.** Four fifths of the parameters at equal MACs cost a sensible "
+        f"network {_means(fewer)} points, and even the best network {_means(fewest)}: the paper's "
+        "gain does not hold there. A budget of parameters alone can starve a classifier of many "
+        f"classes ({_means(classes)}). To widths that others published {published_means(known)}.",
+        f"Of {sum(answers.values())} claims and defaults in the [table of "
+        f"verdicts]({{page}}#verdicts) {counted}.",
+    ]
+    return "\n".join(
+        textwrap.fill(line, 140, initial_indent="- ", subsequent_indent="  ", **UNBROKEN)
+        for line in lines
+    )
+
+
+UNBROKEN: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+ANSWERS = {
+    "holds": "hold",
+    "holds partly": "hold partly",
+    "does not hold": "do not hold",
+    "not measured": "are not measured",
+}
+
+
+def _means(measured: Mapping[str, Ends], form: str = "+.2f") -> str:
+    return " / ".join(f"{measured[name][0]:{form}}" for name in NAMES)
+
+
+def _shares(found: pd.Series) -> str:
+    return " / ".join(f"{found[name]:.0%}" for name in NAMES)
+
+
+def published_means(known: Sources) -> str:
+    """How near SynExp and uniform width come to published widths, over all networks."""
+    frame = known.found.published
+    means = frame.groupby("chosen by")[["rho", "distance"]].mean()
+    nearer = frame.pivot_table(
+        index=["family", "configuration"], columns="chosen by", values="distance"
+    )
+    count = int((nearer["synexp"] < nearer[UNIFORM]).sum())
+    return (
+        f"SynExp's widths are at a distance of {means.loc['synexp', 'distance']:.2f}, uniform ones "
+        f"of {means.loc[UNIFORM, 'distance']:.2f} (SynExp's are nearer for {count} of "
+        f"{len(nearer)} networks), and SynExp's mean rank correlation with them is "
+        f"{means.loc['synexp', 'rho']:+.2f}"
+    )
+
+
+def places(known: Sources) -> dict[str, Callable[[], str]]:
+    """What every place in the text stands for."""
+    found = known.found
+    both = {"gain": "both", "macs": "MACs alone", "params": "parameters alone"}
+    both |= {"whole": "PreConfig, both whole", "fewer": "PreConfig, 80% of the parameters"}
+    ceilings = {
+        f"{name}_{kind.partition('-')[0]}": partial(ceiling, known, kind, budgets)
+        for name, budgets in both.items()
+        for kind in ("sensible", "ill-shaped")
+    }
+    return {
+        **ceilings,
+        "summary": lambda: summary(known).format(page=""),
+        "verdicts": lambda: table(rows(known)),
         "order": lambda: order_table(found),
         "regret": lambda: regret_table(found),
         "gains": lambda: gains_table(found),
         "shares": lambda: shares_table(found),
         "published": lambda: published_table(found),
+        "published_means": lambda: published_means(known),
         "experts": lambda: experts_table(found),
-        "objectives": lambda: objectives_table(objectives),
+        "objectives": lambda: objectives_table(known.objectives),
+        "won": lambda: str(sum(s["better"] for s in known.objectives["splits"].values())),
+        "invariance": lambda: invariance_table(known),
+        "scatter": lambda: scatter_table(known),
+        "correlation": lambda: f"{seed_correlation(known.frame):.2f}",
+        "streams": lambda: streams(known).figure or "not trained yet",
         "noise": lambda: ", ".join(f"{found.noise[n]:.2f} ({NAMES[n]})" for n in found.noise),
     }
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: tables[match[1]](), text)
+
+
+def page(text: str, known: Sources) -> str:
+    """The text with every place filled.
+
+    Raises:
+        KeyError: a place that stands for nothing.
+    """
+    filled = places(known)
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: filled[match[1]](), text)
 
 
 def main() -> None:
-    """Write the page and copy its pictures beside the others."""
+    """Write the page and the lines in the README; copy the pictures beside the others."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--markdown", type=Path, default=Path("docs/evidence.md"))
+    parser.add_argument("--readme", type=Path, default=Path("README.md"))
     options = parser.parse_args()
-    found = Evidence.load(FOLDER / "evidence.json")
-    objectives = json.loads((FOLDER / "objectives.json").read_text())
-    write_text(options.markdown, page(TEXT.read_text(), found, objectives))
+    known = Sources.load()
+    write_text(options.markdown, page(TEXT.read_text(), known))
+    lines = summary(known).format(page="docs/evidence.md")
+    marked = re.sub(
+        r"(?s)(<!-- evidence -->\n).*?(<!-- /evidence -->)",
+        lambda match: f"{match[1]}{lines}\n{match[2]}",
+        options.readme.read_text(),
+    )
+    write_text(options.readme, marked)
     images = options.markdown.parent / "images"
     images.mkdir(exist_ok=True)
     for picture in PICTURES:

@@ -1,11 +1,20 @@
 """The benchmarks run, and what they compare with computes the same."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from benchmarks import methods_speed, plan_speed, study_overhead, training_speed
+from benchmarks import (
+    methods_speed,
+    plan_speed,
+    preconfig_speed,
+    sparse_speed,
+    study_overhead,
+    training_speed,
+)
 from benchmarks.methods_speed import Case, batch, densities, made, scaled
 from precrop import models
 from precrop.pai.methods import RULES, SCORES
@@ -93,3 +102,19 @@ def test_study_overhead_writes_every_table(
         assert section.partition("\n")[0] in printed
     assert opened.count("| 150 |") == 2
     assert "nan" not in written
+
+
+def test_preconfigs_seconds() -> None:
+    row = preconfig_speed.preconfig_seconds("resnet20", 1)
+    assert row["network"] == "resnet20"
+    assert 0 < row["cpu least"] <= row["cpu median"] <= row["cpu most"]
+
+
+def test_sparse_layers_compute_what_masked_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    make, shape = partial(nn.Conv2d, 8, 8, 3, padding=1, bias=False), (2, 8, 6, 6)
+    monkeypatch.setattr(sparse_speed, "LAYERS", {"small": (make, shape)})
+    row = sparse_speed.speedups("small", 0.9, 1)  # it compares their outputs
+    assert all(row[layout] > 0 for layout in sparse_speed.LAYOUTS)
+    layer = sparse_speed.masked(make(), 0.9)
+    (weight,) = layer.parameters()
+    assert int((weight == 0).sum()) == round(0.9 * weight.numel())

@@ -21,6 +21,7 @@ PAGES = ["README.md", "docs/api.md", "docs/extending.md"]
 EVERY_PAGE = [
     *PAGES,
     "docs/deployment.md",
+    "docs/evidence.md",
     "docs/export.md",
     "docs/method.md",
     "docs/reading.md",

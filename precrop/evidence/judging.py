@@ -298,23 +298,24 @@ def regret(
 ) -> Iterator[dict[str, Any]]:
     """How far behind the best network within two budgets the strategy's is, budget by budget."""
     name = strategy.name + (", widths inside cells free" if kind is FreeWidths else "")
-    for params, macs in drawn_budgets(table, count):
+    for budget, (params, macs) in enumerate(drawn_budgets(table, count)):
         widths = chosen_widths(
             table.data_set, WIDEST, strategy, kind=kind, params=params, macs=macs
         )
         if widths is not None:
-            yield _outcome(table, name, params, macs, widths[None])
+            yield {"budget": budget, **_outcome(table, name, params, macs, widths[None])}
 
 
 def baselines(table: Table, count: int) -> Iterator[dict[str, Any]]:
     """Regret of what needs no plan: a network of that size at random, the largest one."""
-    for params, macs in drawn_budgets(table, count):
+    for budget, (params, macs) in enumerate(drawn_budgets(table, count)):
         same = table.widths[_of_size(table, params, macs)]
-        yield _outcome(table, "any network of the size", params, macs, same)
+        outcome = _outcome(table, "any network of the size", params, macs, same)
+        yield {"budget": budget, **outcome}
         within = np.flatnonzero((table.params <= params) & (table.macs <= macs))
         for name, cost in (("most parameters", table.params), ("most MACs", table.macs)):
             largest = table.widths[within[cost[within].argmax()]]
-            yield _outcome(table, name, params, macs, largest[None])
+            yield {"budget": budget, **_outcome(table, name, params, macs, largest[None])}
 
 
 def _outcome(

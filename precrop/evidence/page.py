@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
+from scipy.stats import spearmanr
 
 from precrop.evidence.judging import BAND, UNIFORM, WIDEST, bands, interval, objective_values
 from precrop.evidence.nats import Table
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16_120": "ImageNet16-120"}
 DEFAULT = "synexp"
 COLORS = ("#0072b2", "#d55e00", "#009e73")
+_GREY = "#8a8f94"
 _STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -159,27 +161,35 @@ def draw_order(tables: Sequence[Table], objective: str = DEFAULT) -> "Figure":
     from matplotlib.figure import Figure
 
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(9, 3), layout="constrained")
+        figure = Figure(figsize=(9, 3.4), layout="constrained")
         axes = figure.subplots(1, len(tables), squeeze=False)[0]
         for axis, table, color in zip(axes, tables, COLORS, strict=False):
             values = objective_values(table)[objective]
-            points = [
-                np.stack(
-                    [values[band] - values[band].mean(), table.raw[band] - table.raw[band].mean()]
-                )
-                for band in bands(table)
-            ]
-            x, y = np.concatenate(points, 1)
-            axis.plot(x, y, ".", ms=1.5, alpha=0.25, color=color, rasterized=True)
-            edges = np.quantile(x, np.linspace(0, 1, 21))
-            middles = [(lo, hi, (x >= lo) & (x <= hi)) for lo, hi in pairwise(edges)]
-            axis.plot(
-                [x[m].mean() for *_, m in middles], [y[m].mean() for *_, m in middles], "k.-", lw=1
+            found = bands(table)
+            x, y = np.concatenate(
+                [
+                    np.stack([v[band] - v[band].mean() for v in (values, table.raw)])
+                    for band in found
+                ],
+                1,
             )
-            axis.set_title(NAMES[table.data_set.name])
-            axis.set_xlabel("sum of log densities, from its band's mean")
-        axes[0].set_ylabel("accuracy, points from its band's mean")
-        figure.suptitle(f"Networks of equal parameters and MACs, within {BAND:.0%}")
+            axis.axhline(0, color=_GREY, lw=0.8)
+            axis.plot(x, y, ".", ms=1.2, alpha=0.12, color=color, rasterized=True)
+            edges = np.quantile(x, np.linspace(0, 1, 11))
+            parts = [(x >= low) & (x <= high) for low, high in pairwise(edges)]
+            middles = [x[part].mean() for part in parts]
+            low, middle, high = np.array([np.percentile(y[part], [10, 50, 90]) for part in parts]).T
+            axis.vlines(middles, low, high, color="k", lw=1)
+            axis.plot(middles, middle, "ko-", ms=4, lw=1.5)
+            axis.set_xlim(*np.percentile(x, [0.2, 99.8]))
+            axis.set_ylim(*np.percentile(y, [0.2, 99.8]))
+            rho = np.nanmean([spearmanr(values[b], table.raw[b]).statistic for b in found])
+            axis.set_title(f"{NAMES[table.data_set.name]}, rho = {rho:.2f}", fontsize=10)
+        axes[0].set_ylabel("accuracy, points over\nnetworks of its size")
+        figure.supxlabel(
+            "objective (sum of log densities) over that of networks of its size", fontsize=9
+        )
+        figure.suptitle(f"Networks of equal parameters and MACs (within {BAND:.0%})")
     return figure
 
 
@@ -191,26 +201,34 @@ def draw_gains(found: Evidence, strategy: str = DEFAULT) -> "Figure":
     frame = found.gains[found.gains["strategy"] == strategy]
     with mpl.rc_context(_STYLE):
         present = [name for name in NAMES if name in set(frame["data set"])]
-        figure = Figure(figsize=(9, 3.4), layout="constrained")
+        figure = Figure(figsize=(9, 3.6), layout="constrained")
         axes = figure.subplots(1, len(present), squeeze=False)[0]
         for axis, name in zip(axes, present, strict=True):
             part = frame[frame["data set"] == name]
+            ends = [min(part["gain"].min(), part["possible"].min(), 0), part["possible"].max()]
+            axis.plot(ends, ends, "-", color=_GREY, lw=1)
+            axis.axhline(0, color=_GREY, lw=1, ls=":")
             for kind, marker, color in (
-                ("sensible", "o", COLORS[0]),
                 ("ill-shaped", "^", COLORS[1]),
+                ("sensible", "o", COLORS[0]),
             ):
                 rows = part[part["kind"] == kind]
-                axis.plot(
-                    rows["possible"], rows["gain"], marker, ms=4, alpha=0.6, color=color, label=kind
-                )
-            ends = [min(part["gain"].min(), 0), part["possible"].max()]
-            axis.plot(ends, ends, "-", color="#8a8f94", lw=0.8)
-            axis.axhline(0, color="#8a8f94", lw=0.8, ls=":")
-            axis.set_title(NAMES[name])
-            axis.set_xlabel(f"best network over {UNIFORM}, points")
-        axes[0].set_ylabel(f"the plan over {UNIFORM}, points")
-        axes[0].legend(frameon=False, title="base network")
-        figure.suptitle("What a plan gains over uniform width, of what could be gained (the line)")
+                x, y = rows["possible"], rows["gain"]
+                axis.plot(x, y, marker, ms=4.5, alpha=0.55, mew=0, color=color, label=kind)
+            axis.set_title(NAMES[name], fontsize=10)
+        if len(present):
+            axis, top = axes[-1], axes[-1].get_ylim()[1]
+            axis.annotate("best possible", (0.72 * top, 0.82 * top), color="#555", ha="right")
+            right = axis.get_xlim()[1]
+            axis.annotate(
+                UNIFORM, (right, 0), (0, -11), textcoords="offset points", ha="right", color="#555"
+            )
+            axes[0].legend(frameon=False, title="base network", loc="upper left")
+        axes[0].set_ylabel(f"the plan over {UNIFORM},\npoints of accuracy")
+        figure.supxlabel(f"the best network of the same budgets over {UNIFORM}, points", fontsize=9)
+        figure.suptitle(
+            "What a plan gains of what could be gained: one dot a base network and budget"
+        )
     return figure
 
 

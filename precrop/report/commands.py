@@ -40,7 +40,7 @@ def report_command(
         raise PrecropError(
             f"a report needs {error.name}, which is not installed: pip install 'precrop[report]'"
         ) from error
-    report = write_report(_rows(stores), output, margin)
+    report = write_report(stored_rows(stores), output, margin)
     if as_json:
         found = {name: verdict.to_json() for name, verdict in report.verdicts.items()}
         typer.echo(json.dumps(found))
@@ -48,7 +48,7 @@ def report_command(
     _print(report)
 
 
-def _rows(stores: Iterable[Path]) -> list["Row"]:
+def stored_rows(stores: Iterable[Path]) -> list["Row"]:
     """The rows of all stores; of a cell that several have finished, those of the first."""
     from precrop.study.store import Store
 

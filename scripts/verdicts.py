@@ -1,0 +1,406 @@
+"""One row for every claim of the paper and every default of precrop's: what the evidence says.
+
+Two rules turn figures into a verdict. Figures of the size search space: a difference counts on a
+data set if its 95% interval lies on one side of zero and its mean is larger than a tenth of the
+table's noise (the rule that the search for an objective was given before it ran). A claim holds if
+it does on all three data sets, partly if on some. If on none, it does not hold where such a
+difference is excluded on a data set, else too little was measured to tell. Trained runs: the rules
+of `precrop report`.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd  # type: ignore[import-untyped]
+
+from precrop.evidence.judging import UNIFORM, interval
+from precrop.evidence.page import NAMES
+from precrop.evidence.verdict import Evidence
+from precrop.report.claims import MARGIN, Verdict, verdicts
+from precrop.report.commands import stored_rows
+from precrop.report.comparisons import Comparison, compare
+from precrop.report.frames import Frame, frame_of
+
+RESULTS = Path("results")
+STORES = ("methods-pilot", "proxy-pilot", "proxy-seeds", "streams", "repair")
+SLACK = 0.1
+"""Of the noise of single runs: smaller differences of accuracy are none."""
+SAME = 1e-9
+PAPER, OURS, ASKED = "the paper", "our default", "asked here"
+JUDGE = "`make proxy DATA=DIR`"
+Ends = tuple[float, float, float]
+"""A mean, and both ends of its 95% interval."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    claim: str
+    whose: str
+    verdict: str
+    figure: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Sources:
+    """All that was measured and committed."""
+
+    found: Evidence
+    objectives: Mapping[str, Any]
+    invariance: Sequence[Mapping[str, Any]]
+    preconfig: Sequence[Mapping[str, Any]]
+    sparse: Sequence[Mapping[str, Any]]
+    frame: Frame
+
+    @classmethod
+    def load(cls) -> "Sources":
+        """What lies in results."""
+        evidence, speed = RESULTS / "evidence", RESULTS / "speed"
+        return cls(
+            Evidence.load(evidence / "evidence.json"),
+            _json(evidence / "objectives.json"),
+            _json(evidence / "invariance.json"),
+            _json(speed / "preconfig.json")["rows"],
+            _json(speed / "sparse.json")["rows"],
+            frame_of(stored_rows(stores())),
+        )
+
+    @cached_property
+    def reported(self) -> dict[str, Verdict]:
+        """The report's verdicts on all stores."""
+        return verdicts(self.frame)
+
+    def ahead(self, one: str, other: str, column: str = "regret") -> dict[str, Ends]:
+        """Points by which one strategy's choice is better than another's, paired by budgets."""
+        frame = self.found.regret
+        rows = {
+            name: frame[frame["strategy"] == name].set_index(["data set", "budget"])[column]
+            for name in (one, other)
+        }
+        differences = (rows[other] - rows[one]).dropna()
+        return {
+            name: ends(differences.loc[name].to_numpy())
+            for name in NAMES
+            if name in differences.index.get_level_values(0)
+        }
+
+    def gains(self, kind: str, budgets: str, column: str = "gain") -> dict[str, Ends]:
+        """Points that SynExp gains over uniform width, over base networks (means of shares)."""
+        frame = self.found.gains
+        chosen = (frame["kind"] == kind) & (frame["budgets"] == budgets)
+        part = frame[chosen & (frame["strategy"] == "synexp")]
+        shapes = part.groupby(["data set", "shape"])[column].mean()
+        return {name: ends(shapes.loc[name].to_numpy()) for name in NAMES}
+
+    def correlations(self, objective: str, kind: str) -> dict[str, Ends]:
+        """Spearman's rho within bands."""
+        frame = self.found.order.set_index(["data set", "objective"])
+        columns = [f"rho {kind}", f"rho {kind} low", f"rho {kind} high"]
+        rows = {name: frame.loc[(name, objective)] for name in NAMES}
+        return {name: _three(row[column] for column in columns) for name, row in rows.items()}
+
+    def judged(self, measured: Mapping[str, Ends]) -> str:
+        """Whether a difference is above zero, on how many data sets."""
+        better = self.better(measured)
+        excluded = [n for n, (_, _, high) in measured.items() if high < SLACK * self.found.noise[n]]
+        if not better and not excluded:
+            return "not measured"
+        return answer(len(better), len(measured))
+
+    def better(self, measured: Mapping[str, Ends]) -> list[str]:
+        """Data sets on which a difference is above zero by more than chance and noise."""
+        noise = self.found.noise
+        return [n for n, (mean, low, _) in measured.items() if low > 0 and mean > SLACK * noise[n]]
+
+
+def stores() -> list[Path]:
+    """Those that are there."""
+    return [RESULTS / name for name in STORES if (RESULTS / name).is_dir()]
+
+
+def ends(values: Any) -> Ends:
+    """The mean and its 95% interval, over resampled cases."""
+    return _three(interval("x", np.asarray(values, float)).values())
+
+
+def _three(values: Any) -> Ends:
+    mean, low, high = map(float, values)
+    return mean, low, high
+
+
+def said(measured: Mapping[str, Ends], form: str = "+.2f") -> str:
+    """Figures of all data sets in a row."""
+    return ", ".join(
+        f"{NAMES[name]} {mean:{form}} ({low:{form}} to {high:{form}})"
+        for name, (mean, low, high) in measured.items()
+    )
+
+
+def answer(for_it: int, of: int) -> str:
+    """In the report's words."""
+    return "does not hold" if not for_it else "holds" if for_it == of else "holds partly"
+
+
+def rows(known: Sources) -> list[Row]:
+    """The whole table."""
+    return [row for part in PARTS for row in part(known)]
+
+
+def theory(known: Sources) -> Iterator[Row]:
+    """What is proved by enumeration."""
+    *same, cropped = known.invariance
+    exact = [row for row in same if abs(row["over synexp"] - 1) < SAME]
+    count = sum(row["networks"] for row in same)
+    command = "`python -m scripts.invariance`"
+    yield Row(
+        "SynExp is the same however weights are shuffled or drawn anew, and for masks of weights, "
+        "kernels, filters and channels.",
+        PAPER,
+        answer(len(exact), len(same)),
+        f"{len(same)} enumerations, {count:,} masked networks in all: the mean score is SynExp to "
+        "nine digits in " + ("each" if len(exact) == len(same) else f"{len(exact)}"),
+        command,
+    )
+    equal = abs(cropped["over synexp"] - 1) < SAME
+    yield Row(
+        "So it is where hidden channels go in both layers that have them, as in a cropped network.",
+        ASKED,
+        answer(int(equal), 1),
+        f"{cropped['networks']:,} networks: {cropped['over synexp']:.2f} times SynExp at the same "
+        "layer densities, since a path pays for a hidden width once, not twice",
+        command,
+    )
+
+
+def objective(known: Sources) -> Iterator[Row]:
+    """Whether SynExp tells good networks from bad ones."""
+    raw = known.correlations("synexp", "raw")
+    above = [name for name, (_, low, _) in raw.items() if low > 0]
+    yield Row(
+        "At equal parameters and MACs a larger SynExp means a higher accuracy.",
+        PAPER,
+        answer(len(above), len(raw)),
+        f"rank correlation within bands, raw accuracies: {said(raw, '.2f')}",
+        JUDGE,
+    )
+    for other, words in (
+        ("any network of the size", "the mean network of its size"),
+        (UNIFORM, "uniform width at the same two budgets, from the widest network"),
+        ("densities of erk", "channels of ERK's densities"),
+        ("densities of synflow", "channels of SynFlow's densities"),
+    ):
+        yield _ahead(known, other, f"PreCrop's choice is more accurate than {words}.")
+
+
+def _ahead(known: Sources, other: str, claim: str) -> Row:
+    smooth, raw = known.ahead("synexp", other), known.ahead("synexp", other, "raw regret")
+    verdict = known.judged(smooth)
+    figure = f"points, smooth: {said(smooth)}; raw: {said(raw)}"
+    return Row(claim, ASKED, verdict, figure, JUDGE)
+
+
+def shapes(known: Sources) -> Iterator[Row]:
+    """PreCrop and PreConfig beside uniform width, by shape."""
+    for kind in ("sensible", "ill-shaped"):
+        for budgets in ("both", "MACs alone", "parameters alone"):
+            gain, most = (known.gains(kind, budgets, name) for name in ("gain", "possible"))
+            reached = ", ".join(f"{most[name][0]:+.2f}" for name in NAMES)
+            yield Row(
+                f"PreCrop is more accurate than uniform width on {kind} networks, {budgets}.",
+                ASKED,
+                known.judged(gain),
+                f"points: {said(gain)}; the best network {reached}",
+                JUDGE,
+            )
+    for kind in ("sensible", "ill-shaped"):
+        label = "PreConfig, 80% of the parameters"
+        gain, best = known.gains(kind, label), known.gains(kind, label, "possible")
+        yield Row(
+            f"PreConfig is more accurate than {_a(kind)} network with 80% of its parameters and "
+            "equal MACs.",
+            f"{PAPER} (+0.3)" if kind == "sensible" else ASKED,
+            known.judged(gain),
+            f"points: {said(gain)}; the best network {said(best)}",
+            JUDGE,
+        )
+    gain = known.gains("ill-shaped", "PreConfig, both whole")
+    yield Row(
+        "PreConfig repairs an ill-shaped network at equal parameters and MACs.",
+        ASKED,
+        known.judged(gain),
+        f"points: {said(gain)}",
+        JUDGE,
+    )
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
+
+
+def defaults(known: Sources) -> Iterator[Row]:
+    """Whether another setting chooses better, on how many data sets."""
+    for other, claim in (
+        ("inner-layers", "`objective`: stem and classifier not counted choose no better."),
+        ("exact", "`objective`: the exact one chooses no better."),
+        ("root-macs", "`objective`: weights of the root of MACs (removed) choose no better."),
+        ("synexp, balance 0.1", "`balance`: 0.1 chooses no better than 1."),
+        ("synexp, balance 10", "`balance`: 10 chooses no better than 1."),
+        ("rule sqrt-min", "`rule`: densities first, then the least width, choose no better."),
+        ("rule geometric-mean", "`rule`: densities first, then the mean width, choose no better."),
+    ):
+        rival, raw = known.ahead(other, "synexp"), known.ahead(other, "synexp", "raw regret")
+        verdict = answer(len(rival) - len(known.better(rival)), len(rival))
+        figure = f"points that it is ahead, smooth: {said(rival)}; raw: {said(raw)}"
+        yield Row(claim, OURS, verdict, figure, JUDGE)
+    splits = known.objectives["splits"]
+    won = [name for name, split in splits.items() if split["better"] and not split["worse on"]]
+    differences = {
+        name: _three(
+            -split["params and macs"][key]
+            for key in ("difference", "difference high", "difference low")
+        )
+        for name, split in splits.items()
+    }
+    yield Row(
+        "`objective`: no weights of a family of five numbers choose better on the data set that "
+        "they were not chosen on, in all three splits.",
+        OURS,
+        "holds" if len(won) < len(NAMES) else "does not hold",
+        f"the candidate is better on {len(won)} of {len(splits)} (all are asked for); points that "
+        f"it is ahead: {said(differences)}",
+        "`python -m scripts.objective_search --data DIR`",
+    )
+    yield streams(known)
+
+
+def streams_compared() -> Comparison | None:
+    """Cropped streams against tied ones, on the seeds of the study of that name alone."""
+    store = RESULTS / "streams"
+    if not store.is_dir():
+        return None
+    groups = frame_of(stored_rows([store])).groups
+    tied = [group for group in groups if group.variant == "PreCrop"]
+    return next(iter(compare([g for g in groups if g not in tied], tied)), None)
+
+
+def streams(known: Sources) -> Row:
+    """The study's rule: the default changes if the interval lies above zero."""
+    del known
+    claim = "`residual`: streams with widths of their own train no better than tied ones."
+    command = "`precrop study run studies/streams.yaml`"
+    found = streams_compared()
+    if found is None:
+        return Row(claim, OURS, "not measured", "", command)
+    pooled, paired = found.pooled.interval(), found.paired.interval()
+    if pooled is None or paired is None:
+        return Row(claim, OURS, "not measured", f"n = {len(found.seeds)}", command)
+    figure = (
+        f"points that they are ahead: {found.difference:+.2f} ({pooled[0]:+.2f} to "
+        f"{pooled[1]:+.2f}; of pairs alone {paired[0]:+.2f} to {paired[1]:+.2f}), "
+        f"n = {len(found.seeds)}"
+    )
+    if pooled[0] > 0:
+        return Row(claim, OURS, "does not hold", figure, command)
+    if pooled[1] < MARGIN:
+        return Row(claim, OURS, "holds", figure, command)
+    undecided = f"{figure}: undecided, and by the study's rule the default stays"
+    return Row(claim, OURS, "not measured", undecided, command)
+
+
+def speed(known: Sources) -> Iterator[Row]:
+    """Seconds of PreConfig, and sparse kernels."""
+    slow = [row for row in known.preconfig if row["cpu most"] >= 1]
+    yield Row(
+        "PreConfig takes less than one second on a CPU.",
+        PAPER,
+        answer(len(known.preconfig) - len(slow), len(known.preconfig)),
+        "CPU seconds on one thread, median (least to most): "
+        + ", ".join(
+            f"{row['network']} {row['cpu median']:.2f} ({row['cpu least']:.2f} to "
+            f"{row['cpu most']:.2f})"
+            for row in known.preconfig
+        ),
+        "`python -m benchmarks.preconfig_speed`",
+    )
+    frame = pd.DataFrame(known.sparse)
+    layouts = [name for name in frame.columns if name not in ("layer", "sparsity")]
+    frame["best"] = frame[layouts].max(axis=1)
+    below, above = frame[frame["sparsity"] < 0.98], frame[frame["sparsity"] >= 0.98]
+    true = int((above["best"] > 1).all()) + int((below["best"] <= 1).all())
+    figures = "; ".join(
+        f"{layer}: " + ", ".join(f"{r.best:.2f} at {r.sparsity:.1%}" for r in part.itertuples())
+        for layer, part in frame.groupby("layer", sort=False)
+    )
+    yield Row(
+        "Sparse kernels are faster than dense ones above 98% sparsity, and only there.",
+        f"{PAPER} (cuSPARSE)",
+        answer(true, 2),
+        "on a CPU, the best of three layouts, times as fast as dense (medians of interleaved "
+        f"rounds): {figures}. On a GPU: not measured",
+        "`python -m benchmarks.sparse_speed`",
+    )
+
+
+def trained(known: Sources) -> Iterator[Row]:
+    """What the report says of the stores."""
+    command = "`precrop report " + " ".join(str(store) for store in stores()) + "`"
+    for name, verdict in known.reported.items():
+        if name == "sparse-kernels":
+            continue
+        text, run = verdict.text, command
+        if not verdict.judged:
+            text, run = "no runs", f"`precrop study run studies/{STUDIES[name]}.yaml`"
+        yield Row(f"Trained: {verdict.claim}", verdict.source, verdict.answer, text, run)
+    yield Row(
+        "Trained: PreConfig is more accurate for MobileNetV2 as well.",
+        PAPER,
+        "not measured",
+        "no runs",
+        "`precrop study run studies/preconfig.yaml`",
+    )
+
+
+STUDIES = {
+    "synflow-weights": "methods",
+    "synflow-channels": "methods",
+    "other-methods": "methods",
+    "uniform-width": "methods",
+    "torch-pruning": "methods",
+    "granularity": "granularity",
+    "defaults": "options",
+    "preconfig": "preconfig",
+    "preconfig-uniform": "preconfig",
+    "mobilenet-imagenet": "imagenet",
+    "efficientnet-imagenet": "imagenet",
+    "resnet50-imagenet": "imagenet",
+}
+"""The study that would measure a claim of the report."""
+
+PARTS: tuple[Callable[[Sources], Iterator[Row]], ...] = (
+    theory,
+    objective,
+    shapes,
+    trained,
+    speed,
+    defaults,
+)
+
+
+def table(found: Sequence[Row]) -> str:
+    """As Markdown."""
+    lines = ["| claim | whose | verdict | figure | command |", "|---|---|---|---|---|"]
+    for row in found:
+        cells = (row.claim, row.whose, f"**{row.verdict}**", row.figure, row.command)
+        lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
+    return "\n".join(lines)
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text())

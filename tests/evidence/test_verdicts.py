@@ -1,0 +1,99 @@
+"""The page is what the committed results say, and its verdicts follow their rules."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from precrop.evidence.judging import UNIFORM
+from precrop.evidence.page import NAMES
+from scripts import verdicts
+from scripts.evidence_page import TEXT, page, places, summary
+from scripts.verdicts import Sources, answer, rows, streams, table
+
+ROOT = Path(__file__).parent.parent.parent
+Measured = dict[str, tuple[float, float, float]]
+
+
+@pytest.fixture(scope="module")
+def known() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        found = Sources.load()
+        assert found.reported
+        return found
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def test_the_page_and_the_readme_are_those_of_the_results(known: Sources) -> None:
+    assert page(TEXT.read_text(), known) == Path("docs/evidence.md").read_text()
+    assert summary(known).format(page="docs/evidence.md") in Path("README.md").read_text()
+
+
+def test_every_place_is_used(known: Sources) -> None:
+    text = TEXT.read_text()
+    assert [name for name in places(known) if f"{{{{{name}}}}}" not in text] == []
+    with pytest.raises(KeyError, match="nowhere"):
+        page("{{nowhere}}", known)
+
+
+def test_every_row_has_a_verdict_and_a_command(known: Sources) -> None:
+    found = rows(known)
+    assert len({row.claim for row in found}) == len(found) > 30
+    for row in found:
+        assert row.verdict in ("holds", "holds partly", "does not hold", "not measured")
+        assert row.command.startswith("`")
+        assert row.figure or row.verdict == "not measured"
+        for study in [part for part in row.command.strip("`").split() if part.endswith(".yaml")]:
+            assert Path(study).is_file()
+    assert table(found).count("\n") == len(found) + 1
+
+
+def measured(*ends: tuple[float, float, float]) -> Measured:
+    return dict(zip(NAMES, ends, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"),
+    [
+        (measured((1, 0.5, 1.5), (1, 0.5, 1.5), (1, 0.5, 1.5)), "holds"),
+        (measured((1, 0.5, 1.5), (1, -0.5, 2.5), (-1, -2, -0.5)), "holds partly"),
+        (measured((1, -0.5, 2.5), (-1, -2, -0.5), (1, -0.5, 2.5)), "does not hold"),
+        (measured((0.001, 0.0005, 0.0015), (1, -1, 3), (1, -1, 3)), "does not hold"),
+        (measured((1, -0.5, 2.5), (1, -0.5, 2.5), (1, -0.5, 2.5)), "not measured"),
+    ],
+)
+def test_the_rule(known: Sources, found: Measured, verdict: str) -> None:
+    assert known.judged(found) == verdict
+
+
+def test_answers() -> None:
+    assert [answer(n, 2) for n in range(3)] == ["does not hold", "holds partly", "holds"]
+
+
+def test_differences_are_paired_by_budget(known: Sources) -> None:
+    frame = known.found.regret
+    drawn = frame.sample(frac=1, random_state=0)
+    again = dataclasses.replace(known.found, regret=drawn)
+    other = dataclasses.replace(known, found=again)
+    one = frame[(frame["data set"] == "cifar10") & (frame["strategy"] == "synexp")]
+    two = frame[(frame["data set"] == "cifar10") & (frame["strategy"] == UNIFORM)]
+    wanted = np.mean(two["regret"].to_numpy() - one["regret"].to_numpy())
+    for source in (known, other):
+        assert source.ahead("synexp", UNIFORM)["cifar10"][0] == pytest.approx(wanted)
+    few = known.ahead("synexp", "exact")["cifar10"][0]
+    assert few == pytest.approx(
+        frame[(frame["data set"] == "cifar10") & (frame["strategy"] == "exact")]["regret"].mean()
+        - one[one["budget"] < 20]["regret"].mean()
+    )
+
+
+def test_streams_without_a_store(known: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verdicts, "RESULTS", Path("nowhere"))
+    assert streams(known).verdict == "not measured"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from precrop.pai.masking import apply_masks, masks
     from precrop.plans import Plan
     from precrop.trained.channels import SlicedChannelsWarning
+    from precrop.trained.statistics import recalibrate
     from precrop.views import compare
 
 __version__ = "0.1.0"
@@ -33,6 +34,7 @@ __all__ = [
     "expected_output",
     "masks",
     "plan",
+    "recalibrate",
     "scores",
     "synexp",
 ]
@@ -51,6 +53,7 @@ _HOMES = {
     "expected_output": "precrop.flow.expected",
     "masks": "precrop.pai.masking",
     "plan": "precrop.api",
+    "recalibrate": "precrop.trained.statistics",
     "scores": "precrop.pai.api",
     "synexp": "precrop.flow.expected",
 }

@@ -22,6 +22,7 @@ from precrop.files import check_writable, read_json, terminated_as_interrupted, 
 from precrop.report.commands import report_command
 from precrop.study.commands import study_app
 from precrop.training.commands import INTERRUPTED, eval_command, train_command
+from precrop.training.recalibrating import recalibrate_command
 from precrop.words import Args, ModelName, Trusted, arguments, plan_source, set_seed
 from precrop.words import input_shape as read_shape
 
@@ -499,6 +500,7 @@ app.command("bench")(bench_command)
 app.command("profile")(profile_command)
 app.command("train")(train_command)
 app.command("eval")(eval_command)
+app.command("recalibrate")(recalibrate_command)
 app.add_typer(study_app)
 app.command("report")(report_command)
 app.command("judge")(judge_command)

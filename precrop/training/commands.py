@@ -128,11 +128,11 @@ def train_command(
         raise PrecropError("--init is for a cropped network: add --plan, or drop it")
     if workers is not None and workers < 0:
         raise PrecropError(f"--workers {workers} is no number of processes: write 0 or more")
-    with _lightning():
+    with lightning():
         from precrop.training.logs import USUAL
         from precrop.training.loop import train
 
-    images = _load(data, input_shape)
+    images = load_images(data, input_shape)
     chosen = find_recipe(recipe, images.name).changed(wanted)
     masking = _mask(mask, mask_option, params, macs)
     run = _run(model, arg, images, data, chosen, seed, plan, init, masking)
@@ -188,7 +188,7 @@ def eval_command(
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a checkpoint, or a plan and weights, on the held-out images."""
-    with _lightning():
+    with lightning():
         from precrop.training.evaluate import draw_confusion, evaluate_checkpoint
 
     if weights is None:
@@ -212,7 +212,7 @@ def _wanted(direct: Mapping[str, Any], pairs: Mapping[str, str]) -> dict[str, An
 
 
 @contextmanager
-def _lightning() -> Iterator[None]:
+def lightning() -> Iterator[None]:
     """Say in one line what is missing where training's own libraries are not installed."""
     try:
         yield
@@ -222,7 +222,8 @@ def _lightning() -> Iterator[None]:
         ) from error
 
 
-def _load(data: str, input_shape: str | None) -> "ImageData":
+def load_images(data: str, input_shape: str | None) -> "ImageData":
+    """The images, in the size that is asked for."""
     from precrop.training.data import load_data
 
     shape = None if input_shape is None else read_shape(input_shape)
@@ -302,7 +303,7 @@ def _evaluate_plan(
     name, args = plan_source(plan, model, arg, trust)
     network = plan.build(load_model(name, args))
     load_weights(network, weights)
-    images = _load(data, ",".join(map(str, plan.input_shape)))
+    images = load_images(data, ",".join(map(str, plan.input_shape)))
     return evaluate(network, images)
 
 

@@ -1,0 +1,114 @@
+"""Batch norms' running statistics, estimated anew on a few batches."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_map
+
+from precrop.errors import PrecropError
+from precrop.hooks import unwrapped
+from precrop.random import OwnNumbers
+
+SEED = 0
+
+
+def recalibrate(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
+    """Estimate the running statistics of a network's batch norms anew, in place.
+
+    Each becomes the mean, over the batches, of the batch's own mean and variance. Nothing else
+    changes: not the weights, the modes of the modules, gradients or random numbers. Dropout is off.
+
+    Args:
+        model: the network, on any device.
+        batches: what it takes, a batch each: a tensor, a tuple or list whose first entry is one (as
+            of a data loader, whose targets are not looked at), or a mapping of arguments by name.
+
+    Returns:
+        The same network.
+
+    Raises:
+        PrecropError: there is no batch or no batch norm with statistics, the network fails on a
+            batch, or a statistic is not finite. The statistics are then what they were.
+    """
+    norms = _norms(model)
+    if not norms:
+        raise PrecropError(
+            f"{type(model).__name__} has no batch norm that keeps statistics: there is nothing to "
+            "recalibrate"
+        )
+    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    with _collecting(model, norms), torch.no_grad(), OwnNumbers(SEED):
+        count = 0
+        for count, batch in enumerate(batches, 1):
+            _run(model, batch, device, count)
+        if not count:
+            raise PrecropError("there is no batch to recalibrate on: give one or more")
+        for name, norm in norms.items():
+            statistics = (norm.running_mean, norm.running_var)
+            if not all(bool(t.isfinite().all()) for t in statistics if t is not None):
+                raise PrecropError(f"the statistics of {name} are not finite: look at the batches")
+    return model
+
+
+def _norms(model: nn.Module) -> dict[str, _BatchNorm]:
+    return {
+        name: module
+        for name, module in unwrapped(model).named_modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    }
+
+
+@contextmanager
+def _collecting(model: nn.Module, norms: Mapping[str, _BatchNorm]) -> Iterator[None]:
+    """The batch norms gather statistics, and all else is as in eval mode.
+
+    A norm that no batch reaches keeps its statistics, and all do after an error.
+    """
+    modes = {module: module.training for module in model.modules()}
+    momenta = {norm: norm.momentum for norm in norms.values()}
+    before = {
+        norm: {name: b.clone() for name, b in norm._buffers.items() if b is not None}
+        for norm in norms.values()
+    }
+
+    def put_back(norm: _BatchNorm) -> None:
+        for name, tensor in before[norm].items():
+            norm._buffers[name].copy_(tensor)  # type: ignore[union-attr]
+
+    try:
+        model.eval()
+        for norm in norms.values():
+            norm.reset_running_stats()
+            norm.momentum = None  # a mean of all batches, not a moving one
+            norm.train()
+        yield
+        for norm in norms.values():
+            if not norm.num_batches_tracked:
+                put_back(norm)
+    except BaseException:
+        for norm in norms.values():
+            put_back(norm)
+        raise
+    finally:
+        for norm, momentum in momenta.items():
+            norm.momentum = momentum
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _run(model: nn.Module, batch: Any, device: torch.device, number: int) -> None:
+    def there(leaf: Any) -> Any:
+        return leaf.to(device) if isinstance(leaf, Tensor) else leaf
+
+    try:
+        if isinstance(batch, Mapping):
+            model(**tree_map(there, dict(batch)))
+        else:
+            model(there(batch[0] if isinstance(batch, (tuple, list)) else batch))
+    except Exception as error:  # whatever a network's forward raises
+        text = f"{type(error).__name__}: {error}"
+        raise PrecropError(f"the network fails on batch {number}: {text}") from error

@@ -4,7 +4,7 @@ Sizes that modules keep in attributes of their own (the width of a split, the ta
 found by probing where the traces differ; what one module teaches holds for all of its class.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
@@ -36,7 +36,7 @@ from precrop.read.axes import Axis, atoms, axis_size
 from precrop.read.corrected import Correction, Expected
 from precrop.read.network import Network, Pass, Sizes, tensor_axes
 from precrop.read.reader import CallReading
-from precrop.read.trace import Call, Trace
+from precrop.read.trace import Call, Shape, Trace
 
 Segments = dict[str, list[list[tuple[int, int]]]]
 """For every tensor that changes and each of its axes the ``(old, new)`` sizes of segments."""
@@ -351,8 +351,9 @@ class Fitter:
 
     def _compare(self, candidate: nn.Module, sizes: Sizes) -> Mismatch | None:
         for forward in self.network.passes:
-            trace = self.network.run_again(candidate, forward)
-            index = _first_difference(forward, trace, sizes)
+            predicted = _Predicted(forward, sizes)
+            trace = self.network.run_again(candidate, forward, watch=predicted.differs)
+            index = predicted.difference(trace)
             if index is not None:
                 asked = self._asked(candidate, forward, trace, index)
                 message = str(trace.error or "other sizes")
@@ -463,35 +464,52 @@ def _places(forward: Pass, index: int) -> range:
     return range(index, min(last, len(calls)))
 
 
-def _agrees(reading: CallReading, call: Call, sizes: Sizes) -> bool:
-    if not call.returned:
-        return False
-    for axes, shape in zip(reading.outputs, call.shapes, strict=False):
-        for axis, size in zip(axes, shape, strict=True):
-            first = axis[0]
-            if first[0] is None and len(axis) == 1:
-                if first[1] != size:
-                    return False
-            elif sizes.size(axis) != size and not _meets_nothing(axis, sizes):
-                return False
-    return True
+class _Predicted:
+    """The calls of a pass at other sizes, held against those of a fitted network as it runs."""
+
+    def __init__(self, forward: Pass, sizes: Sizes) -> None:
+        self.calls = forward.trace.calls
+        self.readings = forward.readings
+        self.sizes = sizes
+        self._first: int | None = None
+        self._shapes: dict[int, list[tuple[int, ...]]] = {}
+
+    def differs(self, index: int, made: Call) -> bool:
+        """Whether a call that returned is not as predicted."""
+        if index >= len(self.calls) or made.op != self.calls[index].op:
+            different = True
+        else:
+            different = not self._agrees(self.readings[index], made)
+        if different and self._first is None:
+            self._first = index
+        return different
+
+    def difference(self, trace: Trace) -> int | None:
+        """Index of the first call that was not as predicted; None if the whole trace was."""
+        raised = (index for index, call in enumerate(trace.calls) if not call.returned)
+        found = [index for index in (self._first, next(raised, None)) if index is not None]
+        if len(trace.calls) < len(self.calls) or trace.error is not None:
+            found.append(len(trace.calls))
+        return min(*found, len(self.calls) - 1) if found else None
+
+    def _agrees(self, reading: CallReading, made: Call) -> bool:
+        shapes = self._shapes.get(id(reading))
+        if shapes is None:
+            shapes = [tuple(map(self.sizes.size, axes)) for axes in reading.outputs]
+            self._shapes[id(reading)] = shapes
+        return all(
+            got == shape or self._may_be(axes, shape, got)
+            for axes, shape, got in zip(reading.outputs, shapes, made.shapes, strict=False)
+        )
+
+    def _may_be(self, axes: Sequence[Axis], shape: Shape, got: Shape) -> bool:
+        return len(got) == len(shape) and all(
+            size == expected or _meets_nothing(axis, self.sizes)
+            for axis, expected, size in zip(axes, shape, got, strict=True)
+        )
 
 
 def _meets_nothing(axis: Axis, sizes: Sizes) -> bool:
     """Whether an axis belongs to no layer and none is held for it: a tensor that is thrown away."""
     ties = {atom.tie.root() for atom in atoms(axis)}
     return all(tie not in sizes.kept and tie.frozen is None and tie.quantum > 1 for tie in ties)
-
-
-def _first_difference(forward: Pass, trace: Trace, sizes: Sizes) -> int | None:
-    """Index of the first call that is not as predicted; None if the whole trace is."""
-    calls = forward.trace.calls
-    for index, (call, reading) in enumerate(zip(calls, forward.readings, strict=True)):
-        if index >= len(trace.calls):
-            return index
-        made = trace.calls[index]
-        if made.op != call.op or not _agrees(reading, made, sizes):
-            return index
-    if trace.error is not None or len(trace.calls) != len(calls):
-        return len(calls) - 1
-    return None

@@ -11,8 +11,10 @@ An axis is a tuple of segments ``(atom, count)``: ``count`` channels for every c
 axes that vary are viewed as one (the kernels of an expert, a Gram matrix), the atom is `Folded`.
 """
 
+import threading
 from collections.abc import Iterable
 from math import gcd, prod
+from typing import Any
 
 # A row of segments is repeated at most this often; a longer one would only cost time.
 MAX_REPEATS = 256
@@ -21,7 +23,33 @@ Segment = tuple["Atom | None", int]
 Axis = tuple[Segment, ...]
 
 
-class Tie:
+class _Changes(threading.local):
+    count = 0
+
+
+_CHANGES = _Changes()
+
+
+def changes() -> int:
+    """How often this thread has changed what is known of any width; a new width is a change."""
+    return _CHANGES.count
+
+
+class _Counted:
+    """Counts in `changes` what is set to another value."""
+
+    __slots__ = ()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if getattr(self, name, _UNSET) != value:
+            _CHANGES.count += 1
+            object.__setattr__(self, name, value)
+
+
+_UNSET = object()
+
+
+class Tie(_Counted):
     """Atoms whose sizes keep one ratio: a node of a union-find forest."""
 
     __slots__ = ("bounded", "frozen", "parent", "quantum", "shared")
@@ -54,7 +82,7 @@ class Tie:
         return first
 
 
-class Atom:
+class Atom(_Counted):
     """A width that is one number. ``parts`` is set once it turns out to be a row of others."""
 
     __slots__ = ("name", "parts", "size", "tie")
@@ -109,14 +137,16 @@ def axis_size(axis: Axis) -> int:
 
 def resolve(axis: Axis) -> Axis:
     """The axis with every divided atom replaced by its parts, neighbouring constants joined."""
-    if all(atom is None or atom.parts is None for atom, _ in axis) and len(axis) == 1:
+    if len(axis) == 1 and (axis[0][0] is None or axis[0][0].parts is None):
         return axis
     row: list[Segment] = []
     for atom, count in axis:
         if atom is None or atom.parts is None:
             row.append((atom, count))
             continue
-        atom.parts = resolve(atom.parts)
+        parts = resolve(atom.parts)
+        if parts != atom.parts:
+            atom.parts = parts
         row.extend((part, size * count) for part, size in atom.parts)
     joined: list[Segment] = []
     for atom, count in row:

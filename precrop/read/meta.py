@@ -11,21 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from precrop.read.operations import OfOperations
+
 aten = torch.ops.aten
 
 Shortcut = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 
-_FUNCTIONAL: dict[Any, bool] = {}
-
 
 def _is_functional(op: Any) -> bool:
     """Whether the outputs are new tensors that depend on nothing but the arguments."""
-    functional = _FUNCTIONAL.get(op)
-    if functional is None:
-        schema = op._schema
-        functional = all(a.alias_info is None for a in (*schema.arguments, *schema.returns))
-        _FUNCTIONAL[op] = functional
-    return functional
+    schema = op._schema
+    return all(a.alias_info is None for a in (*schema.arguments, *schema.returns))
 
 
 def _key(value: Any) -> Any:
@@ -45,15 +41,15 @@ class MetaKernels:
 
     def __call__(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The operation's result."""
-        shortcut = SHORTCUTS.get(op)
+        shortcut, functional = _KINDS.get(op)
         if shortcut is not None and not kwargs:
             result = shortcut(args, kwargs)
             if result is not None:
                 return result
-        if not _is_functional(op):
+        if not functional:
             return op(*args, **kwargs)
         try:
-            key = (op, _key(args), _key(tuple(kwargs.items())))
+            key = (id(op), _key(args), _key(tuple(kwargs.items())) if kwargs else ())
             known = self._known.get(key)
         except TypeError:  # an unhashable argument, such as a random generator
             return op(*args, **kwargs)
@@ -150,3 +146,5 @@ SHORTCUTS: dict[Any, Shortcut] = {
     aten.native_batch_norm.default: _batch_norm,
     aten.mean.dim: _mean,
 }  # fmt: skip
+
+_KINDS = OfOperations(lambda op: (SHORTCUTS.get(op), _is_functional(op)))

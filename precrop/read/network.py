@@ -35,7 +35,7 @@ from precrop.read.modules import share_stated_widths
 from precrop.read.ops import HANDLERS, fallback
 from precrop.read.reader import INPUT, OUTPUT, CallReading, LayerReading, Product, Reader
 from precrop.read.tables import Tables
-from precrop.read.trace import Answer, Trace, input_tensors, run, same_path
+from precrop.read.trace import Answer, Trace, Watch, input_tensors, run, same_path
 from precrop.read.unused import (
     decided_by_values,
     frames_that_hold,
@@ -390,6 +390,7 @@ class Network:
         forward: Pass,
         limit: int | None = None,
         correction: Correction | None = None,
+        watch: Watch | None = None,
     ) -> Trace:
         """Trace a skeleton as in a pass that was followed, branches included."""
         answers = forward.trace.answers
@@ -399,6 +400,7 @@ class Network:
             limit=limit,
             answers=answers,
             correction=correction,
+            watch=watch,
         )
 
     def run(
@@ -410,17 +412,19 @@ class Network:
         answers: Sequence[Answer] = (),
         batch: int | None = None,
         correction: Correction | None = None,
+        watch: Watch | None = None,
     ) -> Trace:
         """Trace a skeleton: eval at batch 1 or train at batch 2; up to ``limit`` calls.
 
         ``answers`` are given where values of tensors decide what runs; ``correction`` lets
-        the trace go on behind calls that are not as predicted.
+        the trace go on behind calls that are not as predicted, a ``watch`` ends it.
         """
         model.train(training)
         size = batch if batch is not None else 2 if training else 1
         args, kwargs = self.inputs.make(size, model, device="cpu" if self.real else "meta")
         meta = None if self.real else self.meta
         options: dict[str, Any] = {"fold": self.fold, "answers": answers, "correction": correction}
+        options["watch"] = watch
         with self.tables.lent():
             return run(model, args, kwargs, meta, limit, **options)
 

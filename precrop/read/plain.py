@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-aten = torch.ops.aten
+from precrop.read.operations import OfOperations
 
-_COMPOSITE: dict[Any, bool] = {}
+aten = torch.ops.aten
 
 
 class PlainLayers(TorchFunctionMode):
@@ -88,14 +88,20 @@ class OtherAttention(PlainLayers):
 
 def plain(op: Any) -> Callable[..., Any] | None:
     """What computes a fused operation in plain ones; None if it is plain."""
+    return _PLAIN.get(op)
+
+
+def _parts(op: Any) -> Callable[..., Any] | None:
     if op in _FUSED:
         return _FUSED[op]
-    if op not in _COMPOSITE:
-        _COMPOSITE[op] = torch._C._dispatch_has_kernel_for_dispatch_key(
-            op.name(), "CompositeImplicitAutograd"
-        )
+    composite = torch._C._dispatch_has_kernel_for_dispatch_key(
+        op.name(), "CompositeImplicitAutograd"
+    )
     # Where gradients are out of the question (inference tensors) these are not taken apart yet.
-    return op.decompose if _COMPOSITE[op] else None
+    return op.decompose if composite else None
+
+
+_PLAIN = OfOperations(_parts)
 
 
 def _attention(

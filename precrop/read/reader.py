@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from precrop.names import is_weight, layer_of
@@ -13,6 +14,7 @@ from precrop.read.axes import (
     atoms,
     axis_of,
     axis_size,
+    changes,
     constant,
     freeze,
     is_folded,
@@ -22,7 +24,7 @@ from precrop.read.axes import (
 from precrop.read.trace import Call, Trace, input_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 Axes = tuple[Axis, ...]
 Handler = Callable[["Reader", Call], "Sequence[Axes]"]
@@ -74,6 +76,44 @@ class CallReading:
     made_of: str | None = None
 
 
+class Fact(NamedTuple):
+    """What is known of a tensor.
+
+    Attributes:
+        axes: its sizes.
+        dtype: its type.
+        origin: the parameter whose own, reshaped, masked, scaled or quantised form it is.
+        mixture: the parameter whose leading entries were summed to make it.
+        part: the parameter of several experts' weights that it is one entry of.
+        of_weights: whether it is made of parameters and buffers alone.
+        from_data: whether it is made of the network's inputs.
+        terms: parameters of which one is a factor of every term of the sum that makes it.
+    """
+
+    axes: Axes
+    dtype: torch.dtype
+    origin: str | None = None
+    mixture: str | None = None
+    part: str | None = None
+    of_weights: bool = False
+    from_data: bool = False
+    terms: frozenset[str] = frozenset()
+
+    @property
+    def scaled_by(self) -> frozenset[str]:
+        """The terms, or the one parameter whose form it is."""
+        return self.terms or frozenset(() if self.origin is None else (self.origin,))
+
+
+class _Known(NamedTuple):
+    """A call that was read and changed nothing: an equal one is read the same until others do."""
+
+    state: tuple[int, int]
+    reading: CallReading
+    facts: list[Fact]
+    counted: list[tuple[Product, int]]
+
+
 class Reader:
     """Interprets traces of one network; all traces share the axes of its parameters and buffers.
 
@@ -101,14 +141,13 @@ class Reader:
         self.written_widths: dict[str, Axis] = {}
         self.trace = Trace()
         self.readings: list[CallReading] = []
-        self._axes: dict[int, Axes] = {}
-        self._origins: dict[int, str] = {}
-        self._mixtures: dict[int, str] = {}
-        self._parts: dict[int, str] = {}
-        self._terms: dict[int, frozenset[str]] = {}
-        self._of_weights: set[int] = set()
+        self._facts: dict[int, Fact] = {}
+        self._known: dict[Any, _Known] = {}
+        self._counted: list[tuple[Product, int]] = []
+        self._mixed: str | None = None
+        self._taken: str | None = None
         self._layer_names: set[str] = set()
-        self._data: set[int] = set()
+        self._inputs: set[int] = set()
         self._keep: list[object] = []
         self._count_macs = False
         self._times = 1
@@ -121,10 +160,8 @@ class Reader:
     def read(self, trace: Trace, *, macs: bool) -> list[CallReading]:
         """Follow a trace. Inputs and outputs of the network keep their sizes."""
         self.trace, self.readings, self._count_macs = trace, [], macs
-        self._axes, self._terms = {}, {}
-        self._origins, self._mixtures, self._parts = {}, {}, {}
-        self._of_weights = set()
-        self._data = set(map(id, trace.inputs))
+        self._facts, self._known = {}, {}
+        self._inputs = set(map(id, trace.inputs))
         self._keep.append(trace)  # ids stay unique while the tensors live
         for call in trace.calls:
             self._follow(call)
@@ -134,21 +171,38 @@ class Reader:
         return self.readings
 
     def _follow(self, call: Call) -> None:
-        operands = input_tensors(call)
-        reading = CallReading([self.axes(tensor) for tensor in operands], [])
+        """Read a call. Where a loop repeats its step, an equal one was read before."""
+        operands = [self.fact(tensor) for tensor in call.operands]
+        key = _key(call, operands)
+        before = self._state()
+        known = self._known.get(key) if key is not None else None
+        if known is None or known.state != before:
+            known = self._read(call, operands)
+            if key is not None and known.state == before:
+                self._known[key] = known
+        else:
+            self.readings.append(known.reading)
+            for product, coefficient in known.counted:
+                product.coefficient += coefficient
+        for tensor, fact in zip(call.outputs, known.facts, strict=True):
+            self._facts[id(tensor)] = fact
+
+    def _read(self, call: Call, operands: list[Fact]) -> _Known:
+        reading = CallReading([fact.axes for fact in operands], [])
         self.readings.append(reading)
-        self._times = call.times
-        handler = self.handlers.get(call.name, self.fallback)
-        reading.outputs = self._interpret(call, handler)
-        for tensor, axes in zip(call.outputs, reading.outputs, strict=True):
-            self._axes[id(tensor)] = axes
-        if operands and all(map(self.is_of_weights, operands)):
-            self._of_weights.update(map(id, call.outputs))
-        self._pass_origin(call)
+        self._times, self._counted = call.times, []
+        self._mixed = self._taken = None
+        reading.outputs = self._interpret(call, self.handlers.get(call.name, self.fallback))
+        made = self._made(call, operands)
+        return _Known(self._state(), reading, made, self._counted)
+
+    def _state(self) -> tuple[int, int]:
+        """Another one when more is known of widths, or of layers."""
+        return changes(), len(self.layers)
 
     def is_of_weights(self, tensor: Tensor) -> bool:
         """Whether a tensor is made of parameters and buffers alone."""
-        return id(tensor) in self._of_weights or id(tensor) in self.names
+        return self.fact(tensor).of_weights
 
     def _interpret(self, call: Call, handler: Handler) -> "Sequence[Axes]":
         """A handler's reading; where it does not fit what happened, everything there is frozen."""
@@ -169,55 +223,79 @@ class Reader:
                 freeze(axis, self.reason(call))
         return [tuple(map(constant, shape)) for shape in call.shapes]
 
-    def _pass_origin(self, call: Call) -> None:
-        """A weight that is reshaped, masked, scaled or quantised is still that layer's weight.
+    def _made(self, call: Call, operands: list[Fact]) -> list[Fact]:
+        """What is known of a call's outputs.
 
-        So is a mixture of kernels, and a weight to which what is made of other ones is added.
+        A weight that is reshaped, masked, scaled or quantised is still that layer's weight. So is a
+        mixture of kernels, and a weight to which what is made of other ones is added.
         """
-        tensors = input_tensors(call)
-        from_data = not self._data.isdisjoint(map(id, tensors))
-        if from_data:
-            self._data.update(map(id, call.outputs))
-        if not call.outputs:
-            return
-        output = call.outputs[0]
-        if self.is_of_weights(output):
-            self._pass_terms(call, tensors)
-        adds = call.name in _ADDING and id(output) in self._terms
-        if self.readings[-1].weight is not None and not adds:
-            return  # what a layer computes
-        whole = [t for t in tensors if t.numel() == output.numel()]
-        whole = whole[:1] if adds and call.name in _PRODUCTS else whole
-        for name_of, names in (
-            (self.origin, self._origins),
-            (self.mixture, self._mixtures),
-            (self.part, self._parts),
-        ):
-            found = list(map(name_of, whole))
-            known = list(dict.fromkeys(name for name in found if name is not None))
-            masked = adds or (call.name in _MASKING and not from_data)
-            if known and (masked or None not in found) and not (from_data and len(known) > 1):
-                names.setdefault(id(output), min(known, key=self._rank))
-        self.readings[-1].made_of = self._origins.get(id(output))
+        axes = self.readings[-1].outputs
+        from_data = any(fact.from_data for fact in operands)
+        of_weights = bool(operands) and all(fact.of_weights for fact in operands)
+        facts = []
+        for place, tensor in enumerate(call.outputs):
+            # What is known of a tensor stays known when it is changed in place.
+            old = self._facts.get(id(tensor), _NOTHING)
+            facts.append(
+                old._replace(
+                    axes=axes[place],
+                    dtype=tensor.dtype,
+                    part=self._taken or old.part,
+                    of_weights=old.of_weights or of_weights,
+                    from_data=old.from_data or from_data,
+                )
+            )
+        if facts:
+            facts[0] = self._made_of(call, operands, from_data, facts[0])
+        return facts
 
-    def _pass_terms(self, call: Call, tensors: list[Tensor]) -> None:
+    def _made_of(self, call: Call, operands: list[Fact], from_data: bool, made: Fact) -> Fact:
+        """A call's first output, with the parameters that it is made of."""
+        reading, output = self.readings[-1], call.outputs[0]
+        if made.of_weights:
+            made = made._replace(terms=self._terms_of(call, operands) or made.terms)
+        adds = call.name in _ADDING and bool(made.terms)
+        if reading.weight is not None and not adds:
+            return made  # what a layer computes
+        pairs = zip(call.operands, operands, strict=True)
+        whole = [fact for tensor, fact in pairs if tensor.numel() == output.numel()]
+        whole = whole[:1] if adds and call.name in _PRODUCTS else whole
+        masked = adds or (call.name in _MASKING and not from_data)
+        origin = self._common([fact.origin for fact in whole], masked, from_data)
+        mixture = self._common([fact.mixture for fact in whole], masked, from_data)
+        part = self._common([fact.part for fact in whole], masked, from_data)
+        reading.made_of = origin if id(output) in self.names else made.origin or origin
+        return made._replace(
+            origin=made.origin or origin,
+            mixture=self._mixed or made.mixture or mixture,
+            part=made.part or part,
+        )
+
+    def _common(self, found: list[str | None], masked: bool, from_data: bool) -> str | None:
+        """The parameter that operands are made of, if it is one."""
+        known = list(dict.fromkeys(name for name in found if name is not None))
+        if known and (masked or None not in found) and not (from_data and len(known) > 1):
+            return min(known, key=self._rank)
+        return None
+
+    def _terms_of(self, call: Call, operands: list[Fact]) -> frozenset[str]:
         """Of sums of products of weights: the parameters that scale it if all of them are scaled.
 
         What is computed of weights in other ways (a decoder's queries) is no sum of them.
         """
-        found = list(map(self.terms, tensors))
+        found = [fact.scaled_by for fact in operands]
         if call.name in _PRODUCTS and all(found):
             left, right = found[-2:]  # one factor will do, rather the one that is no layer itself
             found[-2:] = [right if left <= self.layers.keys() else left]
         elif call.name in _LINEAR or call.name in _MASKING:  # masks and scales are no terms
             found = sorted(filter(None, found), key=lambda terms: min(map(self._rank, terms)))[:1]
         if found and all(found) and call.name in (*_PRODUCTS, *_ADDING, *_LINEAR, *_MASKING):
-            self._terms[id(call.outputs[0])] = frozenset[str]().union(*found)
+            return frozenset[str]().union(*found)
+        return frozenset()
 
     def terms(self, tensor: Tensor) -> frozenset[str]:
         """Parameters of which one is a factor of every term of a sum that makes a tensor."""
-        name = self.origin(tensor)
-        return self._terms.get(id(tensor)) or frozenset({name} if name is not None else ())
+        return self.fact(tensor).scaled_by
 
     def _rank(self, name: str) -> tuple[bool, bool]:
         """Of several tensors that make a weight, the one that it is named after has the least."""
@@ -228,21 +306,21 @@ class Reader:
 
         How many of them are looked up decides no width: what stays of that is compared or summed.
         """
-        return is_folded(axis) and id(tensor) not in self._data
+        return is_folded(axis) and not self.fact(tensor).from_data
 
     def mixture(self, tensor: Tensor) -> str | None:
         """Name of the parameter whose leading entries were summed to make a tensor, if one was."""
-        return self._mixtures.get(id(tensor))
+        return self.fact(tensor).mixture
 
     def mixes(self, call: Call, operand: Tensor, axis: Axis) -> None:
         """Note a sum over an axis of an operand; over a parameter's first one it is a mixture."""
         name = self.origin(operand)
         if name in self.weights and self.leads(operand, axis):
-            self._mixtures[id(call.outputs[0])] = name
+            self._mixed = name
 
     def part(self, tensor: Tensor) -> str | None:
         """Name of the parameter of several experts' weights that a tensor is one entry of."""
-        return self._parts.get(id(tensor))
+        return self.fact(tensor).part
 
     def takes(self, call: Call, operand: Tensor, axis: Axis) -> None:
         """Note entries of an axis of an operand; those of a parameter's first one are experts'."""
@@ -250,7 +328,7 @@ class Reader:
         if name not in self.weights or not self.leads(operand, axis):
             return
         if len(self.tensors[name]) >= EXPERTS_RANK:
-            self._parts |= dict.fromkeys(map(id, call.outputs), name)
+            self._taken = name
 
     def owner(self, tensor: Tensor) -> str | None:
         """Name of the parameter that a matrix is, or is one of several in."""
@@ -269,26 +347,33 @@ class Reader:
 
     def origin(self, tensor: Tensor) -> str | None:
         """Name of the parameter that a tensor is made of, if it is one's reshaped form."""
-        return self.names.get(id(tensor)) or self._origins.get(id(tensor))
+        return self.fact(tensor).origin
 
     def axes(self, tensor: Tensor) -> Axes:
         """The axes of a tensor that was met before, is a parameter, or comes from outside."""
-        known = self._axes.get(id(tensor))
+        return self.fact(tensor).axes
+
+    def fact(self, tensor: Tensor) -> Fact:
+        """What is known of a tensor."""
+        known = self._facts.get(id(tensor))
         if known is not None:
             return known
-        name = self.names.get(id(tensor))
+        name, from_data = self.names.get(id(tensor)), id(tensor) in self._inputs
         if name is None:
             axes = tuple(map(constant, tensor.shape))
         else:
             if name not in self.tensors:
                 self.tensors[name] = _parameter_axes(tuple(tensor.shape), name)
             axes = self.tensors[name]
-            assigned = self._axes.get(id(self.trace.assigned.get(id(tensor))))
+            assigned = self._facts.get(id(self.trace.assigned.get(id(tensor))))
             if assigned is not None:
                 reason = f"a result is assigned to {name}"
-                axes = tuple(unify(a, b, reason) for a, b in zip(axes, assigned, strict=True))
-        self._axes[id(tensor)] = axes
-        return axes
+                pairs = zip(axes, assigned.axes, strict=True)
+                axes = tuple(unify(a, b, reason) for a, b in pairs)
+        of_weights = name is not None
+        fact = Fact(axes, tensor.dtype, name, of_weights=of_weights, from_data=from_data)
+        self._facts[id(tensor)] = fact
+        return fact
 
     def literal(self, name: str, index: int | None, axis: Axis) -> None:
         """Note that an integer argument of the current call states the size of an axis."""
@@ -313,10 +398,7 @@ class Reader:
 
     def count(self, product: Product) -> None:
         """Count multiply-accumulates that belong to no layer (attention)."""
-        product = self._repeated(product)
-        self.readings[-1].macs.append(product)
-        if self._count_macs:
-            self.macs.append(product)
+        self._count(product, self.macs)
 
     def layer(
         self, weight: Tensor, kind: str, inputs: Axis, outputs: Axis, product: Product
@@ -343,10 +425,7 @@ class Reader:
         self._add(layer, self.terms(weight) - {name})
         if self.mixture(weight) == name:  # else what is mixed is added to it
             layer.kind, layer.inputs, layer.outputs = "mixed", inputs, outputs
-        product = self._repeated(product)
-        self.readings[-1].macs.append(product)
-        if self._count_macs:
-            layer.macs.append(product)
+        self._count(product, layer.macs)
 
     def _add(self, layer: LayerReading, names: Set[str]) -> None:
         """Note what is added to a weight; of a product, the axis that it sums over is no width.
@@ -360,9 +439,13 @@ class Reader:
                 if own.isdisjoint(atoms(axis)):
                     freeze(axis, f"the rank of what is added to {layer.weight}")
 
-    def _repeated(self, product: Product) -> Product:
-        """A product of the current call, for every time that the network makes it."""
-        return replace(product, coefficient=product.coefficient * self._times)
+    def _count(self, product: Product, total: list[Product]) -> None:
+        """Count a product of the current call, for every time that the network makes it."""
+        coefficient = product.coefficient * self._times
+        self.readings[-1].macs.append(replace(product, coefficient=coefficient))
+        if self._count_macs:
+            total.append(replace(product, coefficient=coefficient))
+            self._counted.append((total[-1], coefficient))
 
     def _computes(self, weight: str) -> bool:
         """Whether the current call has a weight alone for operands: it computes another form."""
@@ -375,6 +458,35 @@ class Reader:
         name = weight if name in self._layer_names else name
         self._layer_names.add(name)
         return name
+
+
+_NOTHING = Fact((), torch.float32)
+
+
+def _key(call: Call, operands: list[Fact]) -> Any:
+    """Equal where calls do the same to operands of which the same is known; None if that is open.
+
+    The places of the operands among the arguments are part of it.
+    """
+    try:
+        named = _plain(call.kwargs.items()) if call.kwargs else ()
+        key = id(call.op), _plain(call.args), named, tuple(operands), call.shapes, call.times
+        hash(key)
+    except TypeError:
+        return None
+    return key
+
+
+def _plain(values: "Iterable[Any]") -> tuple[Any, ...]:
+    """Arguments with nothing in place of tensors. 1, 1.0 and True are equal, but do not do so."""
+    return tuple(
+        None
+        if isinstance(value, Tensor)
+        else _plain(value)
+        if isinstance(value, (list, tuple))
+        else (type(value), value)
+        for value in values
+    )
 
 
 # What a mask of no origin does to a weight; a table that is added to zeros is no weight.

@@ -21,6 +21,7 @@ from precrop.hooks import CALL, own_call
 from precrop.random import drawn
 from precrop.read.corrected import CorrectedReshapes, Correction
 from precrop.read.meta import MetaKernels
+from precrop.read.operations import OfOperations
 from precrop.read.plain import PlainLayers, plain
 from precrop.read.recurrence import FoldedSteps
 from precrop.read.within import tensors_within
@@ -43,6 +44,7 @@ class Call:
     """One ATen call. ``shapes`` are its output tensors' shapes at the time when it returned.
 
     ``times`` is how often the network makes it, where one step stands for all (`recurrence`).
+    ``name`` is the operation's without namespace, overload and in-place underscore (``add``).
     """
 
     op: torch._ops.OpOverload
@@ -53,17 +55,25 @@ class Call:
     frame: int
     returned: bool = False
     times: int = 1
+    name: str = field(init=False)
+    _operands: list[Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        """Every call is asked for its name many times."""
+        self.name = base_name(self.op)
 
     @property
-    def name(self) -> str:
-        """The operation without namespace, overload and in-place underscore, such as ``add``."""
-        return base_name(self.op)
+    def operands(self) -> list[Tensor]:
+        """The tensors among the arguments, in order."""
+        if self._operands is None:
+            self._operands = [*_tensors(self.args), *_tensors(self.kwargs.values())]
+        return self._operands
 
     def arg(self, name: str, default: Any = None) -> Any:
         """The argument with this name in the operation's schema."""
         if name in self.kwargs:
             return self.kwargs[name]
-        position = _positions(self.op).get(name)
+        position = _POSITIONS.get(self.op).get(name)
         if position is not None and position < len(self.args):
             return self.args[position]
         return default
@@ -92,26 +102,22 @@ class Trace:
     assigned: dict[int, Tensor] = field(default_factory=dict)
 
 
-_NAMES: dict[Any, str] = {}
-_POSITIONS: dict[Any, dict[str, int]] = {}
+def _name(op: torch._ops.OpOverload) -> str:
+    name = op._schema.name.split("::")[1]
+    return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+
+
+def _positions_in(op: torch._ops.OpOverload) -> dict[str, int]:
+    return {a.name: i for i, a in enumerate(op._schema.arguments) if not a.kwarg_only}
+
+
+_NAMES = OfOperations(_name)
+_POSITIONS = OfOperations(_positions_in)
 
 
 def base_name(op: torch._ops.OpOverload) -> str:
     """Name of an operation without namespace, overload and in-place underscore."""
-    name = _NAMES.get(op)
-    if name is None:
-        name = op._schema.name.split("::")[1]
-        name = name[:-1] if name.endswith("_") and not name.endswith("__") else name
-        _NAMES[op] = name
-    return name
-
-
-def _positions(op: torch._ops.OpOverload) -> dict[str, int]:
-    positions = _POSITIONS.get(op)
-    if positions is None:
-        positions = {a.name: i for i, a in enumerate(op._schema.arguments) if not a.kwarg_only}
-        _POSITIONS[op] = positions
-    return positions
+    return _NAMES.get(op)
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
@@ -124,11 +130,19 @@ def _tensors(values: Any) -> Iterator[Tensor]:
 
 def input_tensors(call: Call) -> list[Tensor]:
     """The tensors among a call's arguments, in order."""
-    return [*_tensors(call.args), *_tensors(call.kwargs.values())]
+    return call.operands
 
 
 class _LimitError(Exception):
     """Ends a trace that was asked to stop after some calls."""
+
+
+class _DifferentError(Exception):
+    """Ends a trace of which no more is wanted than its first difference."""
+
+
+Watch = Callable[[int, Call], bool]
+"""Whether a trace is to end with a call, which has returned; with its index."""
 
 
 class _ReshapeWatch(TorchFunctionMode):
@@ -182,12 +196,19 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         limit: int | None,
         answers: Sequence[Answer],
         correction: Correction | None,
+        watch: Watch | None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace, self.stack, self.meta, self.limit = trace, stack, meta, limit
         self.random = torch.Generator().manual_seed(0)
         self.answers = answers
         self.correction = correction
+        self.watch = watch
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing here is ever compiled; keeping PyTorch's compiler off takes time at each call."""
+        return False
 
     def __torch_dispatch__(
         self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -201,17 +222,20 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.trace.calls.append(call)  # before it runs: a call that raises is the last one
         if self.limit is not None and len(self.trace.calls) >= self.limit:
             raise _LimitError
+        index = len(self.trace.calls) - 1
         if self.correction is None:
-            out = self._run(op, args, kwargs)
+            out = self._run(call)
         else:
-            index = len(self.trace.calls) - 1
-            out = self.correction.run(index, op, lambda: self._run(op, args, kwargs))
+            out = self.correction.run(index, op, lambda: self._run(call))
         call.outputs = [out] if isinstance(out, Tensor) else _output_list(out)
         call.shapes = tuple(tuple(o.shape) for o in call.outputs)
         call.returned = True
+        if self.watch is not None and self.watch(index, call):
+            raise _DifferentError
         return out
 
-    def _run(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _run(self, call: Call) -> Any:
+        op, args, kwargs = call.op, call.args, call.kwargs
         if self.meta is None and op is _SCALAR and _is_answer(args[0]):
             count = len(self.trace.answers)
             known = count < len(self.answers)
@@ -220,7 +244,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return answer
         if self.meta is None:
             return drawn(op, args, kwargs, self.random)
-        devices = {t.is_meta for t in (*_tensors(args), *_tensors(kwargs.values()))}
+        devices = {tensor.is_meta for tensor in call.operands}
         if devices == {True, False}:
             # A constant made on the CPU in forward meets meta tensors.
             args, kwargs = tree_map_only(Tensor, lambda t: t.to("meta"), (args, kwargs))
@@ -294,6 +318,7 @@ def run(
     fold: bool = False,
     answers: Sequence[Answer] = (),
     correction: Correction | None = None,
+    watch: Watch | None = None,
 ) -> Trace:
     """Run ``model(*args, **kwargs)`` and record it; an exception ends the trace and is kept in it.
 
@@ -303,12 +328,14 @@ def run(
     were made, before the last one runs. ``layers`` says into what operations layers that PyTorch
     fuses are taken apart; ``fold`` reads the steps of recurrent layers once, on meta tensors.
     ``answers`` are given where Python asks a tensor for such a value, in order; beyond them the
-    tensors' own values are. A ``correction`` lets the trace go on behind calls that differ.
+    tensors' own values are. A ``correction`` lets the trace go on behind calls that differ; a
+    ``watch`` ends it, without an error.
     """
     trace = Trace(inputs=tensors_within((args, kwargs)))
     stack = [-1]
     modules = dict(model.named_modules())
-    before = _storages(modules.values()) if limit is None else []
+    whole = limit is None and watch is None
+    before = _storages(modules.values()) if whole else []
     try:
         with (
             apart(),
@@ -319,9 +346,11 @@ def run(
             _ReshapeWatch(trace) if limit is not None else nullcontext(),
             FoldedSteps(trace.calls) if fold and _recurs(modules.values()) else nullcontext(),
             CorrectedReshapes(correction, trace.calls) if correction else nullcontext(),
-            _Recorder(trace, stack, meta, limit, answers, correction),
+            _Recorder(trace, stack, meta, limit, answers, correction, watch),
         ):
             trace.outputs = tensors_within(model(*args, **kwargs))
+    except _DifferentError:
+        pass
     except Exception as error:  # whatever the network's own forward raises
         trace.error = error
     if before:

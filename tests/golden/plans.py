@@ -55,7 +55,7 @@ SHORT: dict[str, Case] = {
     "residual crop": BOTH | CROP,
     "latency": {"latency": 0.6},
     "memory": {"memory": 0.7},
-    "root-macs": BOTH | {"objective": "root-macs"},
+    "inner-layers": BOTH | {"objective": "inner-layers"},
     "uniform": BOTH | {"rule": "uniform"},
     "densities erk": _densities("erk"),
     "widths": _given,
@@ -75,10 +75,8 @@ LONG: dict[str, Case] = {
     "residual crop, groups scale": BOTH | CROP | SCALE,
     "residual crop, latency": {"latency": 0.6} | CROP,
     "residual crop, memory": {"memory": 0.95} | CROP,
-    "residual crop, root-macs": BOTH | CROP | {"objective": "root-macs"},
     "residual crop, uniform": BOTH | CROP | {"rule": "uniform"},
     "dense-layers": BOTH | {"objective": "dense-layers"},
-    "inner-layers": BOTH | {"objective": "inner-layers"},
     "sqrt-min": {"params": 0.5, "rule": "sqrt-min"},
     "sqrt-max": BOTH | {"rule": "sqrt-max"},
     "geometric-mean": BOTH | {"rule": "geometric-mean"},
@@ -97,7 +95,6 @@ LONG: dict[str, Case] = {
 EXACT: dict[str, Case] = {
     "exact": BOTH | {"objective": "exact"},
     "exact-output": BOTH | {"objective": "exact-output"},
-    "exact, residual crop": {"params": 0.3, "objective": "exact"} | CROP,
 }
 """What is planned by the weights themselves, of small networks."""
 

@@ -1,7 +1,7 @@
 """Records what must stay when the package is rebuilt: ``python -m tests.golden.record [PART…]``.
 
 It rewrites the files beside it from the code as it is. `test_golden.py` compares them with what the
-code gives. They were first recorded from commit 99b428b. Where something is to come out otherwise,
+code gives. They were first recorded from commit fb13d2b. Where something is to come out otherwise,
 it is recorded anew, and CHANGELOG.md names what changed and why.
 
 The parts are ``plans``, ``pruning`` and ``studies``; all of them take ten minutes.

@@ -9,6 +9,7 @@ networks of many shapes, and how far could it be?
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -370,14 +371,12 @@ def gains(table: Table, strategy: Strategy, chosen: Sequence[Case]) -> Iterator[
     PreConfig is set beside the base network itself. Widths of plans that the table lacks (they may
     pass 64) are left out.
     """
-    uniform = Strategy(UNIFORM, {"rule": "uniform"})
     for case in chosen:
         asked: dict[str, Any] = {**case.budgets, "expand": case.expand}
-        ours, other = (
-            chosen_widths(table.data_set, case.base, way, **asked) for way in (strategy, uniform)
-        )
-        if case.expand:
-            other = np.array(case.base, float)
+        ours = chosen_widths(table.data_set, case.base, strategy, **asked)
+        other: Floats | None = np.array(case.base, float)
+        if not case.expand:
+            other = _uniform_widths(table.data_set, case.base, tuple(case.budgets.items()))
         if ours is None or other is None or ours.max() > max(WIDEST):
             continue
         best = table.widths[_best(table, case)]
@@ -397,9 +396,21 @@ def gains(table: Table, strategy: Strategy, chosen: Sequence[Case]) -> Iterator[
         }
 
 
+@lru_cache(maxsize=1000)
+def _uniform_widths(
+    data_set: DataSet, base: tuple[int, ...], budgets: tuple[tuple[str, float], ...]
+) -> Floats | None:
+    """Those of uniform width, which every strategy is compared with."""
+    asked: dict[str, Any] = dict(budgets)
+    return chosen_widths(data_set, base, Strategy(UNIFORM, {"rule": "uniform"}), **asked)
+
+
+_structure = lru_cache(maxsize=100)(structure)
+
+
 def _best(table: Table, case: Case) -> int:
     """The network with the highest smooth accuracy that a plan could have chosen."""
-    known = structure(table.data_set, case.base)
+    known = _structure(table.data_set, case.base)
     allowed = np.ones(len(table.params), bool)
     for name, share in case.budgets.items():
         allowed &= getattr(table, name) <= int(share * known.costs[name](known.units))

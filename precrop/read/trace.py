@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -27,7 +28,7 @@ from precrop.read.recurrence import FoldedSteps
 from precrop.read.within import tensors_within
 
 Shape = tuple[int, ...]
-Answer = bool | float
+Answer = bool | int | float
 
 
 @dataclass(slots=True)
@@ -86,8 +87,8 @@ class Trace:
     ``error`` is set if it raised.
 
     ``refused`` is the shape that a reshape was asked for and could not give; such a request never
-    becomes an ATen call. Only traces with a limit look for it. ``answers`` are the truth values
-    that were taken out of tensors, for Python to branch on. ``assigned`` are the results that the
+    becomes an ATen call. Only traces with a limit look for it. ``answers`` are the values that were
+    taken out of tensors, for Python to branch on. ``assigned`` are the results that the
     pass put in place of parameters' data (``weight.data = kernel``, which is no ATen call), by the
     id of the parameter.
     """
@@ -182,9 +183,38 @@ _ASKED: dict[Any, Callable[..., Shape]] = {
 _SCALAR = torch.ops.aten._local_scalar_dense.default
 
 
-def _is_answer(tensor: Tensor) -> bool:
-    """Whether a value is one to branch on; whole numbers are sizes and places more often."""
-    return tensor.dtype == torch.bool or tensor.is_floating_point()
+# Lists of more values than this are no answers: an image that other libraries look at.
+MOST_VALUES = 1000
+# What has values of its own, whatever its operands'.
+MAKING = ("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like")
+
+
+def _kind(tensor: Tensor) -> type[Answer]:
+    """The Python type of a tensor's values."""
+    if tensor.dtype == torch.bool:
+        return bool
+    return float if tensor.is_floating_point() else int
+
+
+class _Values(TorchFunctionMode):
+    """Takes values out of tensors one by one: lists and arrays of them would not be seen."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if function in _LISTING and isinstance(args[0], Tensor) and args[0].numel() <= MOST_VALUES:
+            values = _listed(args[0])
+            if function is not Tensor.tolist:
+                return np.array(values, dtype=function(args[0].detach(), *args[1:]).dtype)
+            return values
+        return function(*args, **(kwargs or {}))
+
+
+_LISTING = (Tensor.tolist, Tensor.numpy, Tensor.__array__)
+
+
+def _listed(tensor: Tensor) -> Any:
+    return tensor.item() if tensor.dim() == 0 else [_listed(entry) for entry in tensor.unbind(0)]
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -204,6 +234,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.answers = answers
         self.correction = correction
         self.watch = watch
+        self.follows: set[int] = set()
+        """Ids of tensors that follow from inputs or parameters."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -230,18 +262,19 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         call.outputs = [out] if isinstance(out, Tensor) else _output_list(out)
         call.shapes = tuple(tuple(o.shape) for o in call.outputs)
         call.returned = True
+        if self.meta is None:
+            self._follow(call)
         if self.watch is not None and self.watch(index, call):
             raise _DifferentError
         return out
 
     def _run(self, call: Call) -> Any:
         op, args, kwargs = call.op, call.args, call.kwargs
-        if self.meta is None and op is _SCALAR and _is_answer(args[0]):
-            count = len(self.trace.answers)
-            known = count < len(self.answers)
-            answer = self.answers[count] if known else op(*args, **kwargs)
-            self.trace.answers.append(answer)
-            return answer
+        if self.meta is None and op is _SCALAR and self._is_answer(args[0]):
+            given = self.answers[len(self.trace.answers) :][:1]
+            known = bool(given) and type(given[0]) is _kind(args[0])
+            self.trace.answers.append(given[0] if known else op(*args, **kwargs))
+            return self.trace.answers[-1]
         if self.meta is None:
             return drawn(op, args, kwargs, self.random)
         devices = {tensor.is_meta for tensor in call.operands}
@@ -251,6 +284,15 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if True in devices:
             return self.meta(op, args, kwargs)
         return drawn(op, args, kwargs, self.random)
+
+    def _follow(self, call: Call) -> None:
+        operands = map(id, call.operands)
+        if call.name not in MAKING and not self.follows.isdisjoint(operands):
+            self.follows.update(map(id, call.outputs))
+
+    def _is_answer(self, tensor: Tensor) -> bool:
+        """Whether a value is one to branch on; a whole number may be a size or place, too."""
+        return _kind(tensor) is not int or id(tensor) in self.follows
 
 
 def _output_list(out: Any) -> list[Tensor]:
@@ -336,6 +378,8 @@ def run(
     modules = dict(model.named_modules())
     whole = limit is None and watch is None
     before = _storages(modules.values()) if whole else []
+    recorder = _Recorder(trace, stack, meta, limit, answers, correction, watch)
+    recorder.follows.update(map(id, (*trace.inputs, *_parameters(modules.values()))))
     try:
         with (
             apart(),
@@ -346,7 +390,8 @@ def run(
             _ReshapeWatch(trace) if limit is not None else nullcontext(),
             FoldedSteps(trace.calls) if fold and _recurs(modules.values()) else nullcontext(),
             CorrectedReshapes(correction, trace.calls) if correction else nullcontext(),
-            _Recorder(trace, stack, meta, limit, answers, correction, watch),
+            _Values() if meta is None else nullcontext(),
+            recorder,
         ):
             trace.outputs = tensors_within(model(*args, **kwargs))
     except _DifferentError:

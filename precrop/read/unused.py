@@ -71,11 +71,12 @@ def other_answers(answers: Sequence[Answer]) -> list[list[Answer]]:
     """Answers for which code that branches on the given ones takes other ways.
 
     Every truth value is the other one; every fraction lies beyond any usual threshold, first above
-    and then below it. (They are no larger than that: a loop may count up to one.)
+    and then below it. (They are no larger than that: a loop may count up to one.) Every whole
+    number is 0, or 1 for 0, and then one more.
     """
     if not answers:
         return []
-    ways = (1, -1) if any(type(answer) is float for answer in answers) else (1,)
+    ways = (1,) if all(type(answer) is bool for answer in answers) else (1, -1)
     return [[_other(answer, way) for answer in answers] for way in ways]
 
 
@@ -84,7 +85,11 @@ _BEYOND = 8.0
 
 
 def _other(answer: Answer, way: int) -> Answer:
-    return not answer if isinstance(answer, bool) else way * (abs(answer) + _BEYOND)
+    if isinstance(answer, bool):
+        return not answer
+    if isinstance(answer, int):
+        return answer + 1 if way < 0 else int(answer == 0)
+    return way * (abs(answer) + _BEYOND)
 
 
 def decided_by_values(trace: Trace, names: Mapping[int, str], buffers: Set[str]) -> bool:

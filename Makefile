@@ -8,7 +8,7 @@ OUTSIDE_PACKAGES := segmentation-models-pytorch ultralytics-opencv-headless mona
 	spandrel diffusers neuralforecast vit-pytorch pytorch-tcn snac
 
 .PHONY: help install browser demo lint format test test-all bench bench-speed exports coverage coverage-outside \
-	proxy picture fuzz fuzz-files fuzz-networks clean
+	proxy claims picture fuzz fuzz-files fuzz-networks clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +77,12 @@ proxy: install  ## judge objectives by published networks, write docs/evidence.m
 	@test -n '$(DATA)' || { echo 'say where the table is: make proxy DATA=DIR' >&2; exit 1; }
 	.venv/bin/precrop judge --data $(DATA) --processes 2 -o results/evidence
 	$(PYTHON) -m scripts.objective_search --data $(DATA) --json results/evidence/objectives.json
+	$(PYTHON) -m scripts.evidence_page
+
+claims: install  ## what needs no data: PreConfig's seconds, sparse kernels, invariance; write docs/evidence.md
+	$(PYTHON) -m benchmarks.preconfig_speed
+	$(PYTHON) -m benchmarks.sparse_speed
+	$(PYTHON) -m scripts.invariance
 	$(PYTHON) -m scripts.evidence_page
 
 fuzz: fuzz-files fuzz-networks  ## what is made at random: mutated files, networks; goes on where it was stopped

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import combinations
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,20 @@ def seed_correlation(frame: Frame) -> float:
         products += float(a @ b)
         squares += float(a @ a + b @ b) / 2
     return products / squares
+
+
+def reach(known: Sources, seeds: int = 3) -> str:
+    """Median half-widths of the intervals of comparisons of so few seeds, pooled and of pairs."""
+    judged = [j for verdict in known.reported.values() for j in verdict.judged]
+    few = [j.comparison for j in judged if len(j.comparison.seeds) == seeds]
+    pooled, paired = (
+        [(high - low) / 2 for low, high in filter(None, ends)]
+        for ends in zip(*((c.pooled.interval(), c.paired.interval()) for c in few), strict=True)
+    )
+    return (
+        f"{median(pooled):.2f} points pooled, {median(paired):.2f} by pairs alone "
+        f"({len(few)} comparisons of {seeds} seeds)"
+    )
 
 
 def summary(known: Sources) -> str:
@@ -204,6 +219,7 @@ def places(known: Sources) -> dict[str, Callable[[], str]]:
         "invariance": lambda: invariance_table(known),
         "scatter": lambda: scatter_table(known),
         "correlation": lambda: f"{seed_correlation(known.frame):.2f}",
+        "reach": lambda: reach(known),
         "streams": lambda: streams(known).figure or "not trained yet",
         "noise": lambda: ", ".join(f"{found.noise[n]:.2f} ({NAMES[n]})" for n in found.noise),
     }

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 from precrop.copying import copied
 from precrop.hooks import keep_own_hooks
 from precrop.random import OwnNumbers
-from precrop.read.axes import Atom
+from precrop.read.axes import Atom, atoms
 from precrop.read.trace import input_tensors
 from precrop.read.within import tensors_within
 from precrop.trained.layout import Layout, Orders
@@ -55,6 +55,9 @@ class Proof:
     runs: int = 0
     _base: dict[str, Tensor] = field(default_factory=dict)
     _reference: dict[bool, list[Tensor]] = field(default_factory=dict)
+    _moving: set[Atom] = field(default_factory=set)
+    _watched: set[str] = field(default_factory=set)
+    _ran: set[str] = field(default_factory=set)
     _dtype: torch.dtype = torch.float64
     _tolerance: float = 0.0
 
@@ -63,6 +66,7 @@ class Proof:
         if not rows:
             return []
         needed = self._modes(rows)
+        self._moving = {row.atom for row in rows}
         unseen = self._unseen(rows, needed)
         rows = [row for row in rows if row not in unseen]
         for self._dtype, self._tolerance in PRECISIONS:
@@ -73,6 +77,8 @@ class Proof:
                 continue
             if not all(map(_tells, self._reference.values())):
                 return []
+            idle = self._watched - self._ran
+            rows = [row for row in rows if not any(self.carries(name, {row.atom}) for name in idle)]
             # Those whose width no other operation restricts are likely to pass all at once.
             order = sorted(rows, key=lambda row: row.blocks > 1 or not row.atom.is_free())
             found = self._search(order)
@@ -116,9 +122,9 @@ class Proof:
         """Whether a tensor belongs to a module that no pass calls and that is as one that runs."""
         return any(name.startswith(f"{path}.") for path in self.layout.network.followers)
 
-    def carries(self, name: str, atoms: set[Atom]) -> bool:
+    def carries(self, name: str, wanted: set[Atom]) -> bool:
         """Whether a tensor has channels of one of the atoms."""
-        return any(atom in atoms for axis in self.layout.axes[name] for atom, _ in axis)
+        return any(atom in wanted for axis in self.layout.axes[name] for atom, _ in axis)
 
     def _outputs(self, orders: Orders, training: bool) -> list[Tensor]:
         self.runs += 1
@@ -145,8 +151,35 @@ class Proof:
             return (leaf + noise.to(leaf.device)).to(self._dtype)
 
         args, kwargs = tree_map(varied, (args, kwargs))
+        ends = self._watch(made)
         with torch.no_grad(), OwnNumbers(SEED):
-            return [t.double() for t in tensors_within(made(*args, **kwargs))]
+            outputs = made(*args, **kwargs)
+        if ends and network.real:
+            return ends  # what values decide, such as the order of boxes, hangs on the last digit
+        return [t.double() for t in (*tensors_within(outputs), *ends)]
+
+    def _watch(self, made: nn.Module) -> list[Tensor]:
+        """Gets what layers make that have no channels to move, and notes which layers ran."""
+        ends: list[Tensor] = []
+        modules = dict(made.named_modules())
+        for layer in self.layout.network.layers:
+            fixed = self._moving.isdisjoint(atoms(layer.outputs))
+
+            def note(
+                _: nn.Module, __: Any, out: Any, weight: str = layer.weight, fixed: bool = fixed
+            ) -> None:
+                found = tensors_within(out)
+                if any(t.numel() for t in found):
+                    self._ran.add(weight)
+                if fixed:
+                    ends.extend(t.double().clone() for t in found)
+
+            if layer.name in modules and not isinstance(
+                modules[layer.name], torch.jit.ScriptModule
+            ):
+                modules[layer.name].register_forward_hook(note)
+                self._watched.add(layer.weight)
+        return ends
 
     def _general_weights(self) -> dict[str, Tensor]:
         """The network's tensors in general position: near what they are, and none equal."""

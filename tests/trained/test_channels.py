@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import precrop
 from precrop.errors import PrecropError
@@ -196,3 +197,31 @@ def test_a_network_without_weights_says_so() -> None:
     plan = precrop.plan(model, SHAPE, **OPTIONS)
     with pytest.raises(PrecropError, match="init='l1' looks at weights: a network on the meta"):
         plan.build(model, "l1")
+
+
+class Picking(nn.Module):
+    """As a detector: what is looked at further is picked by values, and there may be nothing."""
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.body, self.head = conv(3, 12), nn.Conv2d(12, 2, 1)
+        self.further, self.last = nn.Linear(12, 8), nn.Linear(8, 3)
+        self.threshold = threshold
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.body(x)
+        places = self.head(y)[:, 0].flatten() > self.threshold
+        picked = y.permute(0, 2, 3, 1).flatten(0, 2)[places.nonzero()[:, 0]]
+        out: Tensor = self.last(F.relu(self.further(picked)))
+        return out
+
+
+@pytest.mark.parametrize(("threshold", "sliced"), [(-1e9, []), (1e9, ["body.0", "further"])])
+def test_what_only_nothing_passes_through_is_not_proved(
+    threshold: float, sliced: list[str]
+) -> None:
+    torch.manual_seed(0)
+    model = trained(Picking(threshold))
+    plan = precrop.plan(model, SHAPE, **OPTIONS)
+    assert plan.widths["further"][1] < 8
+    assert list(choose(plan, model, "l1").sliced) == sliced

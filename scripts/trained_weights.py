@@ -1,0 +1,182 @@
+"""Crops one trained network and shows what is left: at once, recalibrated, after two epochs.
+
+ResNet-20 is trained for a few epochs on CIFAR-10 at 16x16 pixels, then planned at 70% and at 40% of
+its parameters and MACs. Each plan is built with ``init="slice"`` and with channels chosen by norm;
+Torch-Pruning prunes the same network by its own group norms to the plan's MACs. Run from the
+repository's root: ``python -m scripts.trained_weights --data FOLDER``; it takes some ten minutes on
+one core. Writes results/trained-weights.json and results/trained-weights.md.
+"""
+
+import argparse
+import copy
+import json
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import precrop
+from precrop.models import resnet20
+from precrop.plans import Init
+from precrop.study import torch_pruning
+from precrop.study.variants import Request
+from precrop.training.augment import Augment
+from precrop.training.data import ImageData, load_data, test_batches, train_batches
+from precrop.training.module import augmentation
+from precrop.training.recipes import Recipe
+
+SIDE, BATCH, BATCHES = 16, 128, 16
+SHARES = (0.7, 0.4)
+INITS: tuple[Init, ...] = ("slice", "l1", "l2", "bn")
+TUNED = ("slice", "l1", "torch-pruning")
+CPU = torch.device("cpu")
+PLAIN = Augment(crop=0, flip=False, cutout=0)
+TARGET = Path(__file__).parent.parent / "results" / "trained-weights"
+
+
+def main() -> None:
+    """Train, crop, measure, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data", required=True, help="CIFAR-10's folder")
+    parser.add_argument("--epochs", type=int, default=6, help="of the whole network (default: 6)")
+    parser.add_argument("--weights", type=Path, help="where the trained network is kept")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    start = time.perf_counter()
+    images = load_data(options.data, image_size=SIDE)
+    model = trained(images, options.epochs, options.weights)
+    whole = accuracy(model, images)
+    print(f"whole: {whole:.1%}", flush=True)
+    rows = [row for share in SHARES for row in measured(model, images, share)]
+    content = {
+        "data": images.name,
+        "side": SIDE,
+        "epochs": options.epochs,
+        "whole": whole,
+        "rows": rows,
+        "torch": torch.__version__,
+        "seconds": round(time.perf_counter() - start),
+    }
+    TARGET.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+    TARGET.with_suffix(".md").write_text(page(content))
+    print(page(content))
+
+
+def trained(images: ImageData, epochs: int, path: Path | None) -> nn.Module:
+    """The whole network, trained or read."""
+    torch.manual_seed(0)
+    model = resnet20()
+    if path is not None and path.exists():
+        model.load_state_dict(torch.load(path, weights_only=True))
+        return model
+    fit(model, images, epochs, 0.1)
+    if path is not None:
+        torch.save(model.state_dict(), path)
+    return model
+
+
+def measured(model: nn.Module, images: ImageData, share: float) -> Iterator[dict[str, Any]]:
+    """A row for every way to weights at one budget."""
+    plan = precrop.plan(model, (3, SIDE, SIDE), params=share, macs=share, divisor=1)
+    ways: dict[str, nn.Module] = {init: plan.build(model, init) for init in INITS}
+    ways["torch-pruning"] = pruned(model, plan.macs)
+    for name, network in ways.items():
+        row: dict[str, Any] = {"share": share, "way": name, **costs(network)}
+        row["before"] = accuracy(network, images)
+        precrop.recalibrate(network, islice(batches(images, 0, PLAIN), BATCHES))
+        row["recalibrated"] = accuracy(network, images)
+        if name in TUNED:
+            fit(network, images, 2, 0.02)
+            row["tuned"] = accuracy(network, images)
+        print(row, flush=True)
+        yield row
+
+
+def pruned(model: nn.Module, macs: int) -> nn.Module:
+    """By Torch-Pruning, at the smallest ratio with which it has no more MACs."""
+    options = {"importance": "magnitude"}
+    request = Request(model, (3, SIDE, SIDE), {"macs": macs}, options)
+    low, high = 0.0, 1.0
+    best = copy.deepcopy(model)
+    while high - low > torch_pruning.RATIO_STEP:
+        ratio = (low + high) / 2
+        found = torch_pruning._pruned(request, ratio, ["fc"])
+        if costs(found)["macs"] <= macs:
+            best, high = found, ratio
+        else:
+            low = ratio
+    return best
+
+
+def costs(network: nn.Module) -> dict[str, int]:
+    """Parameters and multiply-accumulates, as PyTorch counts them."""
+    counted = torch_pruning._costs(network, Request(network, (3, SIDE, SIDE), {}, {}))
+    return dict(counted)
+
+
+def batches(images: ImageData, epoch: int, augment: Augment) -> Any:
+    """Training images in an order of their own in every epoch."""
+    return train_batches(
+        images, BATCH, device=CPU, dtype=torch.float32, seed=0, epoch=epoch, augment=augment
+    )
+
+
+def fit(network: nn.Module, images: ImageData, epochs: int, lr: float) -> None:
+    """Stochastic gradient descent with momentum and a cosine, as short as can be."""
+    network.train()
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr, momentum=0.9, nesterov=True, weight_decay=5e-4
+    )
+    augment = augmentation(Recipe(crop=2, flip=True))
+    steps = epochs * len(batches(images, 0, augment))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for epoch in range(epochs):
+        for inputs, labels in batches(images, epoch, augment):
+            loss = F.cross_entropy(network(inputs), labels)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+        print(f"  epoch {epoch + 1}: loss {float(loss.detach()):.3f}", flush=True)
+
+
+def accuracy(network: nn.Module, images: ImageData) -> float:
+    """Share of the held-out images that are right; the network's mode stays."""
+    mode = network.training
+    network.eval()
+    right, count = 0, 0
+    with torch.no_grad():
+        found: tuple[Tensor, Tensor]
+        for found in test_batches(images, 500, device=CPU, dtype=torch.float32):
+            right += int((network(found[0]).argmax(1) == found[1]).sum())
+            count += len(found[1])
+    network.train(mode)
+    return right / count
+
+
+def page(content: dict[str, Any]) -> str:
+    """The table."""
+    lines = [
+        f"ResNet-20 on CIFAR-10 at {SIDE}x{SIDE} pixels, trained for {content['epochs']} epochs: "
+        f"{content['whole']:.1%} of the held-out images right. Written by `python -m "
+        "scripts.trained_weights`; one network, one seed.",
+        "",
+        "| budget | weights | parameters | MACs | at once | recalibrated | after 2 epochs |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in content["rows"]:
+        tuned = f"{row['tuned']:.1%}" if "tuned" in row else ""
+        lines.append(
+            f"| {row['share']:.0%} | {row['way']} | {row['params']:,} | {row['macs']:,} | "
+            f"{row['before']:.1%} | {row['recalibrated']:.1%} | {tuned} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

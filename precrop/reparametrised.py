@@ -64,9 +64,18 @@ def _restore_parametrised(tensors: ParametrizationList) -> None:
             step._u.copy_(normalize(step._u, dim=0, eps=step.eps))
             step._v.copy_(normalize(step._v, dim=0, eps=step.eps))
             step._power_method(matrix, POWER_ITERATIONS)
-        elif isinstance(step, parametrizations._Orthogonal) and hasattr(step, "base"):
-            step.base.copy_(torch.linalg.qr(step.base).Q)
+        elif isinstance(step, parametrizations._Orthogonal):
+            _restore_orthogonal(step, value)
         value = step(value)
+
+
+def _restore_orthogonal(step: Any, value: Tensor) -> None:
+    """Make a basis orthogonal; where reflections make the matrix, the diagonal has their signs."""
+    if hasattr(step, "base"):
+        step.base.copy_(torch.linalg.qr(step.base).Q)
+    if step.orthogonal_map == parametrizations._OrthMaps.householder:
+        signs = value.diagonal(dim1=-2, dim2=-1)
+        signs.copy_(torch.where(signs < 0, -1, 1))
 
 
 def lengths(model: nn.Module) -> Iterator[tuple[str, str, int]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -156,6 +157,7 @@ class Reader:
         for name, tensor in (*parameters.items(), *model.named_buffers()):
             self.names.setdefault(id(tensor), name)
         self.weights = {name for name, tensor in parameters.items() if tensor.dim() > 1}
+        self.buffers = {name for name, _ in model.named_buffers()}
 
     def read(self, trace: Trace, *, macs: bool) -> list[CallReading]:
         """Follow a trace. Inputs and outputs of the network keep their sizes."""
@@ -286,7 +288,8 @@ class Reader:
         found = [fact.scaled_by for fact in operands]
         if call.name in _PRODUCTS and all(found):
             left, right = found[-2:]  # one factor will do, rather the one that is no layer itself
-            found[-2:] = [right if left <= self.layers.keys() else left]
+            layer_or_buffer = left <= self.layers.keys() or not left & self.weights
+            found[-2:] = [right if layer_or_buffer else left]
         elif call.name in _LINEAR or call.name in _MASKING:  # masks and scales are no terms
             found = sorted(filter(None, found), key=lambda terms: min(map(self._rank, terms)))[:1]
         if found and all(found) and call.name in (*_PRODUCTS, *_ADDING, *_LINEAR, *_MASKING):
@@ -448,9 +451,16 @@ class Reader:
             self._counted.append((total[-1], coefficient))
 
     def _computes(self, weight: str) -> bool:
-        """Whether the current call has a weight alone for operands: it computes another form."""
-        operands = input_tensors(self.trace.calls[len(self.readings) - 1])
-        return {self.origin(tensor) for tensor in operands if tensor.dim() > 1} == {weight}
+        """Whether the current call computes another form of a weight.
+
+        Its operands are that alone, or buffers besides, and it has as many entries.
+        """
+        call = self.trace.calls[len(self.readings) - 1]
+        origins = {self.origin(tensor) for tensor in call.operands if tensor.dim() > 1}
+        if origins == {weight}:
+            return True
+        size = prod(map(axis_size, self.tensors[weight]))
+        return weight in origins <= {weight, *self.buffers} and prod(call.shapes[0]) == size
 
     def _layer_name(self, weight: str) -> str:
         """The module of a weight; the weight's own name where there are several."""

@@ -138,6 +138,32 @@ def test_an_orthogonal_layer_stays_orthogonal() -> None:
     assert torch.allclose(rows @ rows.T, torch.eye(len(rows)), atol=1e-4)
 
 
+@pytest.mark.parametrize("way", ["matrix_exp", "cayley", "householder"])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_orthogonal_kernels_stay_orthogonal(kernel: int, way: str) -> None:
+    torch.manual_seed(0)
+    layer = parametrizations.orthogonal(nn.Conv2d(16, 32, kernel), orthogonal_map=way)
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3), layer, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4)
+    )
+    plan, built = cropped(model, SHAPE, ["0", "1"])
+    assert not plan.frozen
+    assert built[1].weight.shape[:2] == plan.widths["1"][::-1]
+    products = built[1].weight @ built[1].weight.mT
+    assert torch.allclose(products, torch.eye(kernel).expand_as(products), atol=1e-4)
+
+
+@pytest.mark.parametrize("trivial", [True, False])
+def test_a_much_narrower_orthogonal_layer_is_one(trivial: bool) -> None:
+    torch.manual_seed(0)
+    layer = parametrizations.orthogonal(nn.Linear(40, 24), use_trivialization=trivial)
+    model = nn.Sequential(nn.Linear(8, 40), nn.ReLU(), layer, nn.ReLU(), nn.Linear(24, 3))
+    built: Any = precrop.crop(model, (8,), params=0.1)
+    rows = built[2].weight
+    assert len(rows) < 12
+    assert torch.allclose(rows @ rows.T, torch.eye(len(rows)), atol=1e-4)
+
+
 def prepared(version: int, *, run: bool) -> nn.Module:
     model = nn.Sequential(quantization.QuantStub(), *plain(), quantization.DeQuantStub()).train()
     model.qconfig = quantization.get_default_qat_qconfig("fbgemm", version)

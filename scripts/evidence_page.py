@@ -220,7 +220,7 @@ def places(known: Sources) -> dict[str, Callable[[], str]]:
         "scatter": lambda: scatter_table(known),
         "correlation": lambda: f"{seed_correlation(known.frame):.2f}",
         "reach": lambda: reach(known),
-        "streams": lambda: streams(known).figure or "not trained yet",
+        "streams": lambda: streams(known).figure,
         "noise": lambda: ", ".join(f"{found.noise[n]:.2f} ({NAMES[n]})" for n in found.noise),
     }
 

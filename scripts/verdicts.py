@@ -25,8 +25,10 @@ from precrop.report.claims import MARGIN, Verdict, verdicts
 from precrop.report.commands import stored_rows
 from precrop.report.comparisons import Comparison, compare
 from precrop.report.frames import Frame, frame_of
+from precrop.study.spec import read_study
 
 RESULTS = Path("results")
+STREAMS = Path("studies/streams.yaml")
 STORES = ("methods-pilot", "proxy-pilot", "proxy-seeds", "streams", "repair")
 SLACK = 0.1
 """Of the noise of single runs: smaller differences of accuracy are none."""
@@ -294,13 +296,15 @@ def streams(known: Sources) -> Row:
     """The study's rule: the default changes if the interval lies above zero."""
     del known
     claim = "`residual`: streams with widths of their own train no better than tied ones."
-    command = "`precrop study run studies/streams.yaml`"
-    found = streams_compared()
-    if found is None:
-        return Row(claim, OURS, "not measured", "", command)
+    command = f"`precrop study run {STREAMS}`"
+    found, asked = streams_compared(), set(read_study(STREAMS).seeds)
+    trained = set(found.seeds) if found is not None else set()
+    if found is None or trained != asked:
+        figure = f"{len(trained)} of {len(asked)} seeds are trained; the rule is about all of them"
+        return Row(claim, OURS, "not measured", figure, command)
     pooled, paired = found.pooled.interval(), found.paired.interval()
-    if pooled is None or paired is None:
-        return Row(claim, OURS, "not measured", f"n = {len(found.seeds)}", command)
+    assert pooled is not None, "so many runs scatter"
+    assert paired is not None, "so many runs scatter"
     figure = (
         f"points that they are ahead: {found.difference:+.2f} ({pooled[0]:+.2f} to "
         f"{pooled[1]:+.2f}; of pairs alone {paired[0]:+.2f} to {paired[1]:+.2f}), "

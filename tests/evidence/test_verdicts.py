@@ -9,9 +9,12 @@ import pytest
 
 from precrop.evidence.judging import UNIFORM
 from precrop.evidence.page import NAMES
+from precrop.report.comparisons import Comparison
+from precrop.report.frames import frame_of
 from scripts import verdicts
 from scripts.evidence_page import TEXT, page, places, summary
 from scripts.verdicts import Sources, answer, rows, streams, table
+from tests.study.made_rows import made_row
 
 ROOT = Path(__file__).parent.parent.parent
 Measured = dict[str, tuple[float, float, float]]
@@ -94,6 +97,36 @@ def test_differences_are_paired_by_budget(known: Sources) -> None:
     )
 
 
+def streams_of(
+    leads: list[float], monkeypatch: pytest.MonkeyPatch, known: Sources
+) -> tuple[str, str]:
+    """Verdict and figure where cropped streams are so many points ahead, by seed from 7 on."""
+    rows = [
+        made_row(variant=variant, seed=7 + index, accuracy=(65 + lead * ahead + noise) / 100)
+        for index, lead in enumerate(leads)
+        for variant, ahead, noise in (("PreCrop", 0, index % 3 / 10), ("cropped", 1, 0))
+    ]
+    groups = {group.variant: group for group in frame_of(rows).groups}
+    found = Comparison(groups["cropped"], groups["PreCrop"])
+    monkeypatch.setattr(verdicts, "streams_compared", lambda: found)
+    row = streams(known)
+    return row.verdict, row.figure
+
+
+def test_streams_are_judged_by_all_of_their_seeds(
+    known: Sources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert streams_of([2.0] * 9, monkeypatch, known)[0] == "does not hold"
+    assert streams_of([-2.0] * 9, monkeypatch, known)[0] == "holds"
+    verdict, figure = streams_of([2.0, -2.0, 2.0] * 3, monkeypatch, known)
+    assert verdict == "not measured"
+    assert "undecided, and by the study's rule the default stays" in figure
+    verdict, figure = streams_of([2.0] * 8, monkeypatch, known)
+    assert verdict == "not measured"
+    assert figure.startswith("8 of 9 seeds")
+
+
 def test_streams_without_a_store(known: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verdicts, "RESULTS", Path("nowhere"))
-    assert streams(known).verdict == "not measured"
+    row = streams(known)
+    assert (row.verdict, row.figure[:12]) == ("not measured", "0 of 9 seeds")

@@ -17,7 +17,7 @@ from precrop.program import OBJECTIVES
 from precrop.read.ops import HANDLERS
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/api.md", "docs/extending.md"]
+PAGES = ["README.md", "docs/api.md", "docs/extending.md", "docs/trained-weights.md"]
 EVERY_PAGE = [
     *PAGES,
     "docs/deployment.md",

@@ -389,6 +389,7 @@ def _solver_report(choice: Choice) -> dict[str, Any]:
     found = {
         "uniform": beside_uniform(solution.problem, ratios),
         "starved": starved_classifier(solution.problem, ratios),
+        "lookalikes": list(choice.fit.lookalikes),
     }
     return {
         "status": allocation.status,

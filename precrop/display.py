@@ -33,6 +33,7 @@ def show(plan: Plan, console: Console | None = None) -> None:
         *widened_lines(plan),
         *uneven_lines(plan),
         *rescaled_lines(plan),
+        *lookalike_lines(plan),
         *uniform_lines(plan),
         *worth_lines(plan),
     ):
@@ -168,6 +169,16 @@ def rescaled_lines(plan: Plan) -> Iterator[str]:
     floats = [(path, name) for path, name, value in plan.attributes if type(value) is float]
     if floats:
         yield f"Rescaled with the widths: {_some(['.'.join(pair) for pair in floats])}"
+
+
+def lookalike_lines(plan: Plan) -> Iterator[str]:
+    """The floats that may or may not mean a width, since they equal a root of it."""
+    names = plan.solver.get("lookalikes", ())
+    if names:
+        yield (
+            f"Not rescaled: {_some(list(names))}: a root of a width that changes, perhaps by "
+            "chance; nothing in forward proves that it follows that"
+        )
 
 
 def _share(density: float | None) -> str:

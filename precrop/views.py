@@ -16,6 +16,7 @@ from rich.text import Text
 from precrop.display import (
     frozen_lines,
     layer_table,
+    lookalike_lines,
     total_table,
     uniform_lines,
     widened_lines,
@@ -45,7 +46,7 @@ def network_name(plan: Plan) -> str:
 
 def summary(plan: Plan) -> str:
     """A screenful: stages where there are many layers, totals, what is frozen and why."""
-    lines = (*frozen_lines(plan), *widened_lines(plan), *uniform_lines(plan))
+    lines = _notes(plan)
     notes = map(printable, lines)
     tables = (_drawn(stage_table(plan)), _drawn(total_table(plan)))
     return "\n\n".join((printable(network_name(plan)), *tables, "\n".join(notes)))
@@ -149,7 +150,7 @@ def html(plan: Plan) -> str:
     picture = _picture(plan)
     if picture is not None:
         parts.append(f'<img alt="widths over depth" style="max-width:100%" src="{picture}">')
-    lines = (*frozen_lines(plan), *widened_lines(plan), *uniform_lines(plan))
+    lines = _notes(plan)
     parts += [f"<p>{escape(printable(line))}</p>" for line in lines]
     layers = _html_table(layer_table(plan))
     parts.append(f"<details><summary>{len(plan.layers)} layers</summary>{layers}</details>")
@@ -272,3 +273,13 @@ def compare(*plans: Plan, names: Sequence[str] | None = None) -> Comparison:
 
 def _letter(index: int) -> str:
     return chr(ord("A") + index) if index < 26 else str(index + 1)
+
+
+def _notes(plan: Plan) -> tuple[str, ...]:
+    """What one should know of a plan beside its widths, a sentence a line."""
+    return (
+        *frozen_lines(plan),
+        *widened_lines(plan),
+        *lookalike_lines(plan),
+        *uniform_lines(plan),
+    )

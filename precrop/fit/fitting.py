@@ -70,6 +70,8 @@ class Fit:
     tensors: Segments
     edits: list[Edit]
     mismatch: Mismatch | None
+    lookalikes: tuple[str, ...] = ()
+    """Floats that stay though they equal a root of a width that changes (`Roots`)."""
 
 
 @dataclass
@@ -111,7 +113,10 @@ class Fitter:
         while True:
             candidate, edits = self._candidate(tensors, sizes, described)
             mismatch = self._compare(candidate, sizes)
-            if mismatch is None or not self._learn(mismatch, sizes):
+            if mismatch is None:
+                edited = {edit[:2] for edit in edits}
+                return Fit(tensors, edits, None, tuple(self.roots.lookalikes(sizes, edited)))
+            if not self._learn(mismatch, sizes):
                 return Fit(tensors, edits, mismatch)
 
     def _reached(self, fit: Fit) -> tuple[int, int]:

@@ -9,7 +9,7 @@ attribute and running its module again.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -76,29 +76,56 @@ class Roots:
             if value != before:
                 yield root.path, root.name, value
 
+    def lookalikes(self, sizes: Sizes, edited: Set[tuple[str, str]]) -> Iterator[str]:
+        """Floats that scale something, equal a root of a width that changes, and are not edited.
+
+        Nothing proves that they mean that width, but whoever chose them may have meant it.
+        """
+        for number in self._numbers:
+            if type(number.value) is int or (number.path, number.name) in edited:
+                continue
+            axes = number.flow.axes(number.frame)
+            if any(
+                sizes.size(axis) != axis_size(axis) > 1
+                and any(_close(axis_size(axis) ** power, number.value) for power in (0.5, -0.5))
+                for axis in axes
+            ):
+                yield f"{number.path}.{number.name}".lstrip(".")
+
     @property
     def found(self) -> list[Root]:
         """The roots, as the axes stand now."""
+        return [number.root for number in self._numbers if number.root is not None]
+
+    @property
+    def _numbers(self) -> "Iterator[_Number]":
+        """Attributes that scale something in forward, and what is proved of them."""
         forward = self.network.passes[0]
         flow = _Flow(self.network, forward)
-        roots, done = [], set()
+        done = set()
         for index, frame in enumerate(forward.trace.frames):
             if frame.path in done or not flow.scales_or_sums(index):
                 continue
             done.add(frame.path)
             for name, value in _numbers(submodule(self.network.model, frame.path)):
-                root = self._root(flow, index, frame.path, name, value)
-                if root is not None:
-                    roots.append(root)
-        return roots
+                uses = self._uses(flow, index, name, value)
+                if uses:
+                    root = self._root(flow, uses, frame.path, name, value)
+                else:
+                    root = self._unread(flow, index, frame.path, name, value)
+                if uses or root is not None:
+                    yield _Number(flow, index, frame.path, name, value, root)
 
-    def _root(self, flow: "_Flow", frame: int, path: str, name: str, value: float) -> Root | None:
+    def _uses(self, flow: "_Flow", frame: int, name: str, value: float) -> list[tuple[int, float]]:
+        """The scalings of a module that move with an attribute."""
         scalings = flow.scalings(frame)
-        related = any(_relation(factor, value) for _, factor in scalings)
-        moving = self._moving(flow, frame, name, value) if related else ()
-        if not moving:
-            return self._unread(flow, frame, path, name, value)
-        uses = [scalings[index] for index in moving]
+        if not any(_relation(factor, value) for _, factor in scalings):
+            return []
+        return [scalings[index] for index in self._moving(flow, frame, name, value)]
+
+    def _root(
+        self, flow: "_Flow", uses: Sequence[tuple[int, float]], path: str, name: str, value: float
+    ) -> Root | None:
         proofs = [flow.proof(place, factor) for place, factor in uses]
         shown = [proof for proof in proofs if proof is not None]
         if not shown or len(shown) < len(proofs) or len({_size(axes) for axes, _ in shown}) > 1:
@@ -147,6 +174,18 @@ Proof = tuple[tuple[Axis, ...], float]
 """The axes whose size a factor is the root of, and the power."""
 
 
+@dataclass(frozen=True)
+class _Number:
+    """An attribute of a module that scales something when a frame runs."""
+
+    flow: "_Flow"
+    frame: int
+    path: str
+    name: str
+    value: float
+    root: Root | None
+
+
 class _Flow:
     """Which calls of a pass scale by a number, and where what they scale comes from and goes."""
 
@@ -184,6 +223,14 @@ class _Flow:
     def sums(self, frame: int) -> list[Axis]:
         """Axes that a module's own products of two tensors of data sum over."""
         return self._sums.get(frame, [])
+
+    def axes(self, frame: int) -> Iterator[Axis]:
+        """Axes of what a module's own calls take and make."""
+        pairs = zip(self.calls, self.forward.readings, strict=True)
+        for call, reading in pairs:
+            if call.frame == frame:
+                for axes in (*reading.inputs, *reading.outputs):
+                    yield from axes
 
     def scales_or_sums(self, frame: int) -> bool:
         """Whether a number of a module's may be of interest."""

@@ -1,14 +1,17 @@
 """Numbers that are a width's root follow it; numbers that merely equal one stay."""
 
+import io
 import math
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from rich.console import Console
 from torch import Tensor, nn
 
 import precrop
+from precrop.display import show
 from tests.outside.cropping import cropped
 
 WAYS = ("queries", "scores", "divided", "in forward", "pytorch")
@@ -74,6 +77,7 @@ def test_an_attentions_scale_follows_the_width_that_its_product_sums_over(way: s
         }
         assert found[way] == pytest.approx(width**-0.5)
         assert block.gain == 32**-0.5
+    assert plan.solver["lookalikes"] == ["blocks.0.gain", "blocks.1.gain"]
 
 
 def test_a_scale_that_pytorchs_attention_makes_superfluous_follows() -> None:
@@ -107,6 +111,16 @@ def test_a_scale_that_equals_a_root_by_chance_stays(width: int, scale: Any) -> N
     plan, built = cropped(model, (3, 8, 8), ["0", "1.first"])
     assert built[1].scale == built[1].res_scale == scale
     assert not any(isinstance(value, float) for _, _, value in plan.attributes)
+    named = ["1.scale", "1.res_scale"] if type(scale) is float else []
+    assert plan.solver.get("lookalikes", []) == named  # whoever wrote it may have meant the width
+    assert ("Not rescaled: 1.scale, 1.res_scale: " in shown(plan)) == bool(named)
+    assert precrop.Plan.from_json(plan.to_json()) == plan
+
+
+def shown(plan: precrop.Plan) -> str:
+    console = Console(width=200, record=True, file=io.StringIO())
+    show(plan, console)
+    return console.export_text()
 
 
 class Equalised(nn.Module):

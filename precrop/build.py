@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from precrop.apart import apart
 from precrop.copying import copied, tensor_shapes
 from precrop.errors import PlanError, PrecropError
-from precrop.fit.attributes import apply_edits, get_attribute, submodule
+from precrop.fit.attributes import apply_edits, get_attribute, registered_module
 from precrop.fit.roots import scales_by_fan
 from precrop.hooks import unwrapped
 from precrop.plans import GROWTH, INITS, Axis, Init, Plan
@@ -112,7 +112,7 @@ def _scales(plan: Plan, model: nn.Module) -> dict[str, float]:
 def _scaled_in_forward(plan: Plan, model: nn.Module) -> set[str]:
     """Weights that forward scales by the root of their fan-in, a number that the plan changes."""
     numbers = [
-        (path, get_attribute(submodule(model, path), name))
+        (path, get_attribute(registered_module(model, path), name))
         for path, name, value in plan.attributes
         if type(value) is float
     ]

@@ -82,7 +82,10 @@ def meta_copy(model: nn.Module) -> nn.Module:
 
 
 def submodule(model: nn.Module, path: str) -> nn.Module:
-    """The module at a path; scripted modules have no ``get_submodule``."""
+    """The module at a path of the network's own; scripted modules have no ``get_submodule``.
+
+    For paths from files there is `precrop.fit.attributes.registered_module`.
+    """
     found: nn.Module = functools.reduce(getattr, path.split(".") if path else (), model)
     return found
 

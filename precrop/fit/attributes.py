@@ -127,8 +127,11 @@ def is_record(value: Any) -> bool:
     )
 
 
-def submodule(model: nn.Module, path: str) -> nn.Module:
+def registered_module(model: nn.Module, path: str) -> nn.Module:
     """The module of this path, by registered children alone; the empty path is the network.
+
+    For paths from files: `precrop.copying.submodule`, which follows scripted modules too, goes by
+    any attribute.
 
     Raises:
         KeyError: there is none.
@@ -215,7 +218,7 @@ def apply_edits(model: nn.Module, edits: Iterator[Edit] | tuple[Edit, ...] | lis
     for module_path, path, value in edits:
         where = f"{module_path}.{path}" if module_path else path
         try:
-            module = submodule(model, module_path)
+            module = registered_module(model, module_path)
             before = get_attribute(module, path)
             if not _fits(value, before):
                 raise PlanError(

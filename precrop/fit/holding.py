@@ -9,6 +9,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import torch
+
 from precrop.fit.drivers import Driver
 from precrop.fit.fitting import Fitter, Mismatch
 from precrop.fit.sites import Site
@@ -119,6 +121,8 @@ class Holds:
 
 def _reason(site: Site) -> str:
     where = site.kind.__name__ if site.kind else "the network"
+    if site.kind is not None and issubclass(site.kind, torch.jit.ScriptModule):
+        where = "scripted code"  # in which attributes are constants
     where += f".{site.layer}" if site.layer else ""
     return f"{site.op} in {where} keeps its sizes"
 

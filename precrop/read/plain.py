@@ -5,6 +5,7 @@ switches that PyTorch has for this are one for all threads, so a trace replaces 
 where it meets them, by the operations that meta tensors show and MACs are counted of.
 """
 
+import math
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any
@@ -151,7 +152,95 @@ def _lstm_layer(
     return output, state, cell, cell  # the last one stands for what only a backward pass needs
 
 
+def _attention_block(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    embed_dim: int,
+    num_head: int,
+    qkv_weight: Tensor,
+    qkv_bias: Tensor,
+    proj_weight: Tensor,
+    proj_bias: Tensor,
+    mask: Tensor | None = None,
+    need_weights: bool = True,
+    average_attn_weights: bool = True,
+    mask_type: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """PyTorch's attention block in eval mode, as scripted modules call it."""
+    width = embed_dim // num_head
+    if query is key and key is value:
+        ends = F.linear(query, qkv_weight, qkv_bias).chunk(3, -1)
+    else:
+        weights, biases = qkv_weight.chunk(3), qkv_bias.chunk(3)
+        given = zip((query, key, value), weights, biases, strict=True)
+        ends = tuple(F.linear(x, weight, bias) for x, weight, bias in given)
+    q, k, v = (end.reshape(*end.shape[:2], num_head, width).transpose(1, 2) for end in ends)
+    scores = (q * width**-0.5) @ k.transpose(-2, -1)
+    if mask is not None:
+        hidden = mask[:, None, None, :] if mask_type == _BY_KEY else mask
+        scores = scores.masked_fill(hidden, -math.inf)
+    shares = scores.softmax(-1)
+    mixed = (shares @ v).transpose(1, 2).reshape(*query.shape[:2], embed_dim)
+    if not need_weights:
+        shares = shares.new_empty(0)
+    elif average_attn_weights:
+        shares = shares.mean(1)
+    return F.linear(mixed, proj_weight, proj_bias), shares
+
+
+_BY_KEY = 1
+"""The kind of mask of attention that says of every key whether it is hidden."""
+
+
+def _encoder_layer(
+    x: Tensor,
+    embed_dim: int,
+    num_heads: int,
+    qkv_weight: Tensor,
+    qkv_bias: Tensor,
+    proj_weight: Tensor,
+    proj_bias: Tensor,
+    use_gelu: bool,
+    norm_first: bool,
+    eps: float,
+    norm_weight_1: Tensor,
+    norm_bias_1: Tensor,
+    norm_weight_2: Tensor,
+    norm_bias_2: Tensor,
+    ffn_weight_1: Tensor,
+    ffn_bias_1: Tensor,
+    ffn_weight_2: Tensor,
+    ffn_bias_2: Tensor,
+    mask: Tensor | None = None,
+    mask_type: int | None = None,
+) -> Tensor:
+    """PyTorch's encoder layer in eval mode, as scripted modules call it."""
+
+    def attend(x: Tensor) -> Tensor:
+        ends = (qkv_weight, qkv_bias, proj_weight, proj_bias)
+        block = _attention_block(
+            x, x, x, embed_dim, num_heads, *ends, mask, need_weights=False, mask_type=mask_type
+        )
+        return block[0]
+
+    def feed(x: Tensor) -> Tensor:
+        x = F.linear(x, ffn_weight_1, ffn_bias_1)
+        return F.linear(F.gelu(x) if use_gelu else x.relu(), ffn_weight_2, ffn_bias_2)
+
+    norms = ((norm_weight_1, norm_bias_1), (norm_weight_2, norm_bias_2))
+    for step, (weight, bias) in zip((attend, feed), norms, strict=True):
+        if norm_first:
+            x = x + step(F.layer_norm(x, weight.shape, weight, bias, eps))
+        else:
+            x = x + step(x)
+            x = F.layer_norm(x, weight.shape, weight, bias, eps)
+    return x
+
+
 _FUSED: dict[Any, Callable[..., Any]] = {
+    aten._native_multi_head_attention.default: _attention_block,
+    aten._transformer_encoder_layer_fwd.default: _encoder_layer,
     aten._scaled_dot_product_flash_attention_for_cpu.default: _attention,
     aten.mkldnn_rnn_layer.default: _lstm_layer,
 }

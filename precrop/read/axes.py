@@ -14,7 +14,6 @@ axes that vary are viewed as one (the kernels of an expert, a Gram matrix), the 
 import threading
 from collections.abc import Iterable
 from math import gcd, prod
-from typing import Any
 
 # A row of segments is repeated at most this often; a longer one would only cost time.
 MAX_REPEATS = 256
@@ -35,21 +34,7 @@ def changes() -> int:
     return _CHANGES.count
 
 
-class _Counted:
-    """Counts in `changes` what is set to another value."""
-
-    __slots__ = ()
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if getattr(self, name, _UNSET) != value:
-            _CHANGES.count += 1
-            object.__setattr__(self, name, value)
-
-
-_UNSET = object()
-
-
-class Tie(_Counted):
+class Tie:
     """Atoms whose sizes keep one ratio: a node of a union-find forest."""
 
     __slots__ = ("bounded", "frozen", "parent", "quantum", "shared")
@@ -74,6 +59,7 @@ class Tie(_Counted):
         """Unite two ties; the quantum divides both."""
         first, second = self.root(), other.root()
         if first is not second:
+            _CHANGES.count += 1
             second.parent = first
             first.quantum = gcd(first.quantum, second.quantum)
             first.frozen = first.frozen or second.frozen
@@ -81,8 +67,33 @@ class Tie(_Counted):
             first.bounded = first.bounded or second.bounded
         return first
 
+    def freeze(self, reason: str) -> None:
+        """Keep the full size of every atom; the first reason stays."""
+        if self.frozen is None:
+            _CHANGES.count += 1
+            self.frozen = reason
 
-class Atom(_Counted):
+    def bound(self) -> None:
+        """Let no atom grow beyond its full size."""
+        if not self.bounded:
+            _CHANGES.count += 1
+            self.bounded = True
+
+    def refine(self, *sizes: int) -> None:
+        """Keep only units of which all these sizes are a multiple as well."""
+        quantum = gcd(self.quantum, *sizes)
+        if quantum != self.quantum:
+            _CHANGES.count += 1
+            self.quantum = quantum
+
+    def share(self) -> None:
+        """Let the tie stand for more than one atom's own size."""
+        if not self.shared:
+            _CHANGES.count += 1
+            self.shared = True
+
+
+class Atom:
     """A width that is one number. ``parts`` is set once it turns out to be a row of others."""
 
     __slots__ = ("name", "parts", "size", "tie")
@@ -92,6 +103,12 @@ class Atom(_Counted):
         self.name = name
         self.parts: Axis | None = None
         self.tie = tie or Tie(size)
+        _CHANGES.count += 1
+
+    def become(self, parts: Axis) -> None:
+        """Turn out to be a row of others."""
+        _CHANGES.count += 1
+        self.parts = parts
 
     def is_free(self) -> bool:
         """Whether nothing but this atom's own size restricts its tie."""
@@ -144,9 +161,7 @@ def resolve(axis: Axis) -> Axis:
         if atom is None or atom.parts is None:
             row.append((atom, count))
             continue
-        parts = resolve(atom.parts)
-        if parts != atom.parts:
-            atom.parts = parts
+        atom.parts = resolve(atom.parts)
         row.extend((part, size * count) for part, size in atom.parts)
     joined: list[Segment] = []
     for atom, count in row:
@@ -197,14 +212,13 @@ def atoms(axis: Axis) -> list[Atom]:
 def freeze(axis: Axis, reason: str) -> None:
     """Keep every atom of the axis at its full size."""
     for atom in atoms(axis):
-        tie = atom.tie.root()
-        tie.frozen = tie.frozen or reason
+        atom.tie.root().freeze(reason)
 
 
 def bound(axis: Axis) -> None:
     """Let no atom of the axis grow beyond its full size."""
     for atom in atoms(axis):
-        atom.tie.root().bounded = True
+        atom.tie.root().bound()
 
 
 def tie(axes: Iterable[Axis]) -> Tie | None:
@@ -216,7 +230,7 @@ def tie(axes: Iterable[Axis]) -> Tie | None:
                 common = atom.tie.root()
             elif common is not atom.tie.root():
                 common = common.join(atom.tie)
-                common.shared = True
+                common.share()
     return common
 
 
@@ -229,7 +243,7 @@ def require_divisor(axis: Axis, divisor: int, reason: str) -> None:
         return
     common = tie([axis])
     if common is not None and divisor > 1:
-        common.quantum = gcd(common.quantum, axis_size(axis) // divisor)
+        common.refine(axis_size(axis) // divisor)
 
 
 def proportional(axis: Axis, size: int, name: str) -> Axis:
@@ -247,8 +261,8 @@ def proportional(axis: Axis, size: int, name: str) -> Axis:
         return constant(size)
     if size % atom.size == 0:
         return ((atom, size // atom.size),)
-    common.quantum = gcd(common.quantum, size)
-    common.shared = True
+    common.refine(size)
+    common.share()
     return axis_of(Atom(size, name, common))
 
 
@@ -258,9 +272,9 @@ def _divide(atom: Atom, position: int, *, tied: bool) -> None:
     common = None if free else atom.tie.root()
     sizes = (position, atom.size - position)
     if common is not None:
-        common.quantum = gcd(common.quantum, position, atom.size - position)
-        common.shared = True
-    atom.parts = tuple((Atom(size, atom.name, common), 1) for size in sizes)
+        common.refine(*sizes)
+        common.share()
+    atom.become(tuple((Atom(size, atom.name, common), 1) for size in sizes))
 
 
 def _cut_segment(segment: Segment, position: int, *, tied: bool) -> tuple[Axis, Axis]:
@@ -301,8 +315,8 @@ def _substitute(atom: Atom, parts: Axis) -> None:
     if not atom.is_free():
         common = tie([axis_of(atom), parts])
         if common is not None and any(part is None for part, _ in parts):
-            common.frozen = common.frozen or f"{atom.name} is partly fixed"
-    atom.parts = parts
+            common.freeze(f"{atom.name} is partly fixed")
+    atom.become(parts)
 
 
 def _unify_segments(first: Segment, second: Segment, reason: str) -> Axis:
@@ -316,7 +330,7 @@ def _unify_segments(first: Segment, second: Segment, reason: str) -> Axis:
         return _unify_folded((first,), (second,), reason)
     if m == n and a.size == b.size:
         a.tie = a.tie.join(b.tie)
-        b.parts = axis_of(a)
+        b.become(axis_of(a))
         return (first,)
     if n == 1:
         _substitute(b, (first,))
@@ -337,7 +351,7 @@ def _unify_folded(a: Axis, b: Axis, reason: str) -> Axis:
     ]
     for _, atom, other in single:
         if atom is not None and atom.is_free():
-            atom.parts = other
+            atom.become(other)
             return other
     for axis, atom, other in single:
         if isinstance(atom, Folded):
@@ -363,7 +377,7 @@ def unify(a: Axis, b: Axis, reason: str = "a fixed size") -> Axis:
             continue
         if atom.is_free() and not all(part is None for part, _ in row):
             # A norm's parameter that meets a long concatenation: no need to cut it step by step.
-            atom.parts = row
+            atom.become(row)
             return row
     if is_folded(a) or is_folded(b):
         return _unify_folded(a, b, reason)

@@ -101,6 +101,11 @@ class Fact(NamedTuple):
     terms: frozenset[str] = frozenset()
 
     @property
+    def is_made_of(self) -> bool:
+        """Whether a parameter is known that it is made of, in any of these ways."""
+        return self.origin is not None or self.mixture is not None or self.part is not None
+
+    @property
     def scaled_by(self) -> frozenset[str]:
         """The terms, or the one parameter whose form it is."""
         return self.terms or frozenset(() if self.origin is None else (self.origin,))
@@ -144,6 +149,7 @@ class Reader:
         self.readings: list[CallReading] = []
         self._facts: dict[int, Fact] = {}
         self._known: dict[Any, _Known] = {}
+        self._repeats = False
         self._counted: list[tuple[Product, int]] = []
         self._mixed: str | None = None
         self._taken: str | None = None
@@ -164,6 +170,7 @@ class Reader:
         self.trace, self.readings, self._count_macs = trace, [], macs
         self._facts, self._known = {}, {}
         self._inputs = set(map(id, trace.inputs))
+        self._repeats = _repeats(trace, self.names)
         self._keep.append(trace)  # ids stay unique while the tensors live
         for call in trace.calls:
             self._follow(call)
@@ -175,7 +182,7 @@ class Reader:
     def _follow(self, call: Call) -> None:
         """Read a call. Where a loop repeats its step, an equal one was read before."""
         operands = [self.fact(tensor) for tensor in call.operands]
-        key = _key(call, operands)
+        key = _key(call, operands) if self._repeats else None
         before = self._state()
         known = self._known.get(key) if key is not None else None
         if known is None or known.state != before:
@@ -231,20 +238,22 @@ class Reader:
         A weight that is reshaped, masked, scaled or quantised is still that layer's weight. So is a
         mixture of kernels, and a weight to which what is made of other ones is added.
         """
-        axes = self.readings[-1].outputs
         from_data = any(fact.from_data for fact in operands)
         of_weights = bool(operands) and all(fact.of_weights for fact in operands)
         facts = []
-        for place, tensor in enumerate(call.outputs):
+        for axes, tensor in zip(self.readings[-1].outputs, call.outputs, strict=True):
             # What is known of a tensor stays known when it is changed in place.
             old = self._facts.get(id(tensor), _NOTHING)
             facts.append(
-                old._replace(
-                    axes=axes[place],
-                    dtype=tensor.dtype,
-                    part=self._taken or old.part,
-                    of_weights=old.of_weights or of_weights,
-                    from_data=old.from_data or from_data,
+                Fact(
+                    axes,
+                    tensor.dtype,
+                    old.origin,
+                    old.mixture,
+                    self._taken or old.part,
+                    old.of_weights or of_weights,
+                    old.from_data or from_data,
+                    old.terms,
                 )
             )
         if facts:
@@ -259,6 +268,9 @@ class Reader:
         adds = call.name in _ADDING and bool(made.terms)
         if reading.weight is not None and not adds:
             return made  # what a layer computes
+        if self._mixed is None and not any(fact.is_made_of for fact in operands):
+            reading.made_of = None if id(output) in self.names else made.origin
+            return made
         pairs = zip(call.operands, operands, strict=True)
         whole = [fact for tensor, fact in pairs if tensor.numel() == output.numel()]
         whole = whole[:1] if adds and call.name in _PRODUCTS else whole
@@ -471,6 +483,18 @@ class Reader:
 
 
 _NOTHING = Fact((), torch.float32)
+# More uses of one parameter than this are a repeated step; layers are applied twice here and there.
+_SEVERAL = 2
+
+
+def _repeats(trace: Trace, names: Mapping[int, str]) -> bool:
+    """Whether a trace has steps that repeat, so that it is worth while to look for equal calls."""
+    uses: dict[int, int] = {}
+    for call in trace.calls:
+        for tensor in call.operands:
+            if id(tensor) in names:
+                uses[id(tensor)] = uses.get(id(tensor), 0) + 1
+    return max(uses.values(), default=0) > _SEVERAL
 
 
 def _key(call: Call, operands: list[Fact]) -> Any:

@@ -84,7 +84,7 @@ def _open_kernels(reader: Reader, call: Call) -> None:
     if len(flat) > 1 or count > 1 or atom is None or not atom.is_free() or atom.size % inner:
         return
     ends = (atom.size // inner, shape[1])
-    atom.parts = axis_of(Folded([*fresh_axes(ends, name), *constants(kernel)], name))
+    atom.become(axis_of(Folded([*fresh_axes(ends, name), *constants(kernel)], name)))
 
 
 @handles("view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", "view_copy")

@@ -2,9 +2,10 @@
 
 ResNet-20 is trained for a few epochs on CIFAR-10 at 16x16 pixels, then planned at 70% and at 40% of
 its parameters and MACs. Each plan is built with ``init="slice"`` and with channels chosen by norm;
-Torch-Pruning prunes the same network by its own group norms to the plan's MACs. Run from the
-repository's root: ``python -m scripts.trained_weights --data FOLDER``; it takes some ten minutes on
-one core. Writes results/trained-weights.json and results/trained-weights.md.
+Torch-Pruning prunes the same network by its own group norms to the plan's MACs. An epoch is
+``--images`` of the training images, so that all takes some ten minutes on one core. Run from the
+repository's root: ``python -m scripts.trained_weights --data FOLDER``; it writes
+results/trained-weights.json and results/trained-weights.md.
 """
 
 import argparse
@@ -44,19 +45,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", required=True, help="CIFAR-10's folder")
     parser.add_argument("--epochs", type=int, default=6, help="of the whole network (default: 6)")
+    parser.add_argument("--images", type=int, default=12_800, help="of an epoch (default: 12800)")
     parser.add_argument("--weights", type=Path, help="where the trained network is kept")
     options = parser.parse_args()
     torch.set_num_threads(1)
     start = time.perf_counter()
     images = load_data(options.data, image_size=SIDE)
-    model = trained(images, options.epochs, options.weights)
+    steps = options.images // BATCH
+    model = trained(images, options.epochs, steps, options.weights)
     whole = accuracy(model, images)
     print(f"whole: {whole:.1%}", flush=True)
-    rows = [row for share in SHARES for row in measured(model, images, share)]
+    rows = [row for share in SHARES for row in measured(model, images, share, steps)]
     content = {
         "data": images.name,
         "side": SIDE,
         "epochs": options.epochs,
+        "images": options.images,
         "whole": whole,
         "rows": rows,
         "torch": torch.__version__,
@@ -67,20 +71,22 @@ def main() -> None:
     print(page(content))
 
 
-def trained(images: ImageData, epochs: int, path: Path | None) -> nn.Module:
+def trained(images: ImageData, epochs: int, steps: int, path: Path | None) -> nn.Module:
     """The whole network, trained or read."""
     torch.manual_seed(0)
     model = resnet20()
     if path is not None and path.exists():
         model.load_state_dict(torch.load(path, weights_only=True))
         return model
-    fit(model, images, epochs, 0.1)
+    fit(model, images, epochs, steps, 0.1)
     if path is not None:
         torch.save(model.state_dict(), path)
     return model
 
 
-def measured(model: nn.Module, images: ImageData, share: float) -> Iterator[dict[str, Any]]:
+def measured(
+    model: nn.Module, images: ImageData, share: float, steps: int
+) -> Iterator[dict[str, Any]]:
     """A row for every way to weights at one budget."""
     plan = precrop.plan(model, (3, SIDE, SIDE), params=share, macs=share, divisor=1)
     ways: dict[str, nn.Module] = {init: plan.build(model, init) for init in INITS}
@@ -91,7 +97,7 @@ def measured(model: nn.Module, images: ImageData, share: float) -> Iterator[dict
         precrop.recalibrate(network, islice(batches(images, 0, PLAIN), BATCHES))
         row["recalibrated"] = accuracy(network, images)
         if name in TUNED:
-            fit(network, images, 2, 0.02)
+            fit(network, images, 2, steps, 0.02)
             row["tuned"] = accuracy(network, images)
         print(row, flush=True)
         yield row
@@ -126,17 +132,16 @@ def batches(images: ImageData, epoch: int, augment: Augment) -> Any:
     )
 
 
-def fit(network: nn.Module, images: ImageData, epochs: int, lr: float) -> None:
+def fit(network: nn.Module, images: ImageData, epochs: int, steps: int, lr: float) -> None:
     """Stochastic gradient descent with momentum and a cosine, as short as can be."""
     network.train()
     optimizer = torch.optim.SGD(
         network.parameters(), lr, momentum=0.9, nesterov=True, weight_decay=5e-4
     )
     augment = augmentation(Recipe(crop=2, flip=True))
-    steps = epochs * len(batches(images, 0, augment))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps)
     for epoch in range(epochs):
-        for inputs, labels in batches(images, epoch, augment):
+        for inputs, labels in islice(batches(images, epoch, augment), steps):
             loss = F.cross_entropy(network(inputs), labels)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -162,9 +167,9 @@ def accuracy(network: nn.Module, images: ImageData) -> float:
 def page(content: dict[str, Any]) -> str:
     """The table."""
     lines = [
-        f"ResNet-20 on CIFAR-10 at {SIDE}x{SIDE} pixels, trained for {content['epochs']} epochs: "
-        f"{content['whole']:.1%} of the held-out images right. Written by `python -m "
-        "scripts.trained_weights`; one network, one seed.",
+        f"ResNet-20 on CIFAR-10 at {SIDE}x{SIDE} pixels, trained for {content['epochs']} epochs of "
+        f"{content['images']:,} images: {content['whole']:.1%} of the held-out images right. "
+        "Written by `python -m scripts.trained_weights`; one network, one seed.",
         "",
         "| budget | weights | parameters | MACs | at once | recalibrated | after 2 epochs |",
         "|---|---|---|---|---|---|---|",

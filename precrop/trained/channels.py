@@ -66,7 +66,7 @@ class Kept:
         warnings.warn(
             f"{len(self.sliced)} of {groups} widths keep their leading channels: {text}",
             SlicedChannelsWarning,
-            stacklevel=4,
+            stacklevel=6,  # past `build`, its wrapping and `Plan.build`: the caller
         )
 
 
@@ -114,14 +114,13 @@ def choose(plan: Plan, model: nn.Module, norm: Norm) -> Kept:
     orders = {
         row.atom: kept_first(scores[row.atom], counts[row.atom], row.blocks) for row in proved
     }
-    reasons: dict[str, str] = {}
+    whole: dict[Tie, str] = {atom.tie.root(): _group_name(atom, names) for atom in orders}
+    sliced: dict[str, str] = {}
     for atom, new in narrower.items():
         if atom not in orders:
-            name = _group_name(atom, names)
-            reasons.setdefault(name, OTHER_SIZES if new is None else NOT_PROVED)
-    chosen = {_group_name(atom, names): None for atom in orders}
-    whole = tuple(name for name in chosen if name not in reasons)
-    return Kept(layout, orders, counts, whole, reasons)
+            whole.pop(atom.tie.root(), None)
+            sliced.setdefault(_group_name(atom, names), OTHER_SIZES if new is None else NOT_PROVED)
+    return Kept(layout, orders, counts, tuple(whole.values()), sliced)
 
 
 def _group_name(atom: Atom, names: Mapping[Tie, str]) -> str:

@@ -225,3 +225,13 @@ def test_what_only_nothing_passes_through_is_not_proved(
     plan = precrop.plan(model, SHAPE, **OPTIONS)
     assert plan.widths["further"][1] < 8
     assert list(choose(plan, model, "l1").sliced) == sliced
+
+
+def test_streams_with_widths_of_their_own_are_sliced_and_hidden_widths_chosen() -> None:
+    model = trained(small("residual", 12))
+    plan = precrop.plan(model, SHAPE, residual="crop", **OPTIONS)
+    kept = choose(plan, model, "l1")
+    assert plan.streams
+    assert "blocks.0.body.0.0" in kept.chosen
+    assert "stem.0" in kept.sliced
+    plan.build(model, "l1")(torch.ones(2, *SHAPE, dtype=torch.float64))

@@ -42,7 +42,7 @@ from precrop.deployment.runtimes import Setting, onnx_file, onnx_session, runner
 from precrop.deployment.timing import interleaved
 from precrop.errors import PrecropError
 from precrop.files import write_text
-from precrop.plans import Plan
+from precrop.plans.plan import Plan
 from precrop.read.inputs import Inputs
 from precrop.read.lifetimes import lifetimes
 from precrop.read.network import Network

@@ -53,7 +53,7 @@ from benchmarks.report import (
     show,
     spread,
 )
-from precrop.pai.methods import RULES, SCORES
+from precrop.pruning.methods import RULES, SCORES
 
 ROOT = Path(__file__).parent.parent
 SHARE = 0.1

@@ -55,8 +55,8 @@ SHARE = 0.5
 RATIO_STEP = 0.001
 STAGES = {
     "reading": ("precrop.api", "Network"),
-    "solving": ("precrop.ways", "allocate"),
-    "rounding": ("precrop.choosing", "round_units"),
+    "solving": ("precrop.strategies.ways", "allocate"),
+    "rounding": ("precrop.planning", "round_units"),
     "fitting": ("precrop.fit.fitting", "Fitter.fit"),
 }
 IMPORTS = {

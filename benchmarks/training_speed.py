@@ -34,7 +34,7 @@ import precrop
 from benchmarks.report import Row, Section, markdown, progress, setting, show, spread
 from precrop.deployment.timing import interleaved
 from precrop.files import write_text
-from precrop.plans import Plan
+from precrop.plans.plan import Plan
 from precrop.training import narrow
 from precrop.training.data import ImageData, Images
 from precrop.training.devices import keep_memory

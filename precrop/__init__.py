@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from precrop.api import crop, plan
     from precrop.errors import BudgetError, PlanError, PrecropError
-    from precrop.flow.expected import expected_output, synexp
-    from precrop.pai.api import densities, scores
-    from precrop.pai.collapse import LayerCollapseWarning
-    from precrop.pai.masking import apply_masks, masks
-    from precrop.plans import Plan
+    from precrop.linear.expected import expected_output, synexp
+    from precrop.plans.plan import Plan
+    from precrop.plans.views import compare
+    from precrop.pruning.api import densities, scores
+    from precrop.pruning.collapse import LayerCollapseWarning
+    from precrop.pruning.masking import apply_masks, masks
     from precrop.trained.channels import SlicedChannelsWarning
     from precrop.trained.statistics import recalibrate
-    from precrop.views import compare
 
 __version__ = "0.1.0"
 
@@ -41,21 +41,21 @@ __all__ = [
 
 _HOMES = {
     "BudgetError": "precrop.errors",
-    "LayerCollapseWarning": "precrop.pai.collapse",
-    "Plan": "precrop.plans",
+    "LayerCollapseWarning": "precrop.pruning.collapse",
+    "Plan": "precrop.plans.plan",
     "PlanError": "precrop.errors",
     "PrecropError": "precrop.errors",
     "SlicedChannelsWarning": "precrop.trained.channels",
-    "apply_masks": "precrop.pai.masking",
-    "compare": "precrop.views",
+    "apply_masks": "precrop.pruning.masking",
+    "compare": "precrop.plans.views",
     "crop": "precrop.api",
-    "densities": "precrop.pai.api",
-    "expected_output": "precrop.flow.expected",
-    "masks": "precrop.pai.masking",
+    "densities": "precrop.pruning.api",
+    "expected_output": "precrop.linear.expected",
+    "masks": "precrop.pruning.masking",
     "plan": "precrop.api",
     "recalibrate": "precrop.trained.statistics",
-    "scores": "precrop.pai.api",
-    "synexp": "precrop.flow.expected",
+    "scores": "precrop.pruning.api",
+    "synexp": "precrop.linear.expected",
 }
 
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from precrop.cli import main
+from precrop.cli.app import main
 
 sys.exit(main())

@@ -11,27 +11,37 @@ import torch
 from torch import nn
 
 from precrop import __version__
-from precrop.apart import apart, uncollected
-from precrop.budgets import Budget, missing
-from precrop.choosing import Choice, Chooser
-from precrop.copying import tensor_shapes
 from precrop.costs.batches import follow
 from precrop.costs.latency import latency as latency_model
 from precrop.costs.memory import memory as memory_model
 from precrop.costs.profiles import DeviceProfile, find_profile
 from precrop.errors import BudgetError, PrecropError
 from precrop.fit.fitting import Fit
-from precrop.hooks import unwrapped
-from precrop.plans import Init, LayerPlan, Plan
-from precrop.program import BALANCE, OBJECTIVES, unknown_objective
+from precrop.modules.apart import apart, uncollected
+from precrop.modules.copying import tensor_shapes
+from precrop.modules.hooks import unwrapped
+from precrop.planning import Choice, Chooser
+from precrop.plans.plan import Init, LayerPlan, Plan
 from precrop.read.axes import leaves
 from precrop.read.inputs import LARGEST_BATCH, Inputs, check_network, given
 from precrop.read.network import Network
 from precrop.read.reader import Product
 from precrop.read.residual import find_streams
-from precrop.targets import check_densities, check_widths
-from precrop.uniform import beside_uniform, starved_classifier
-from precrop.ways import EXACT, RULES, Balanced, ByRule, Exact, Given, Matched, Uniform, Way
+from precrop.solve.budgets import Budget, missing
+from precrop.solve.program import BALANCE, OBJECTIVES, unknown_objective
+from precrop.solve.targets import check_densities, check_widths
+from precrop.solve.uniform import beside_uniform, starved_classifier
+from precrop.strategies.ways import (
+    EXACT,
+    RULES,
+    Balanced,
+    ByRule,
+    Exact,
+    Given,
+    Matched,
+    Uniform,
+    Way,
+)
 
 
 def crop(
@@ -107,16 +117,17 @@ def plan(
         min_width: no layer gets narrower than this.
         expand: let layers get wider than the original (PreConfig).
         balance: weight of the balance term, gamma in docs/method.md.
-        objective: a name in `precrop.program.OBJECTIVES`, or ``exact`` for log SynExp itself and
-            ``exact-output`` for log E[R], which differ from the default in networks with branches.
+        objective: a name in `precrop.solve.program.OBJECTIVES`, or ``exact`` for log SynExp itself
+            and ``exact-output`` for log E[R], which differ from the default in networks with
+            branches.
         densities: ``{layer name: density}`` in (0, 1], from any method or person: the widths whose
             densities come closest. No budget is needed then.
         widths: ``{layer name: output channels}``, chosen elsewhere: the plan has exactly these, and
             widths that no named layer has stay. No budget is needed then; one that is given is only
             checked.
         rule: ``balanced`` finds densities and widths at once; ``uniform`` gives every width one
-            share; the names in `precrop.ways.RULES` take densities first and then channels by that
-            rule.
+            share; the names in `precrop.strategies.ways.RULES` take densities first and then
+            channels by that rule.
         residual: ``tie`` gives all layers at a residual stream one width; ``crop`` each its own, by
             narrowing what it reads and padding what it writes with zero channels.
         ignore: patterns (``layer4.*``) of layers that keep their output width.

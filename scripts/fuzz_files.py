@@ -134,7 +134,7 @@ def _plan(folder: Path) -> None:
 
 def _inside_plan(path: Path, rng: random.Random) -> None:
     from precrop.errors import PlanError
-    from precrop.plans import _digest
+    from precrop.plans.plan import _digest
 
     content = changed_value(json.loads(path.read_text()), rng)
     if isinstance(content, dict):
@@ -350,7 +350,7 @@ KINDS = {
 
 def run(words: tuple[str, ...]) -> tuple[int | None, str, str]:
     """Exit status, None after a traceback; what was printed; and what was said of errors."""
-    from precrop.cli import main
+    from precrop.cli.app import main
 
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

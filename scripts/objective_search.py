@@ -25,15 +25,15 @@ from typing import Any
 
 import numpy as np
 
-from precrop.allocate import allocate
 from precrop.errors import BudgetError
 from precrop.evidence.judging import WIDEST, drawn_budgets, interval
 from precrop.evidence.nats import STEP, Floats, Table, load_tables, structure
 from precrop.files import write_text
-from precrop.program import program
-from precrop.rounding import round_units
-from precrop.structure import Layer, Structure
-from precrop.ways import Solution, Uniform
+from precrop.solve.program import program
+from precrop.solve.relax import allocate
+from precrop.solve.rounding import round_units
+from precrop.solve.structure import Layer, Structure
+from precrop.strategies.ways import Solution, Uniform
 
 BUDGETS = 40
 TRIALS = 150

@@ -16,10 +16,10 @@ from torch import nn
 from torchvision.models import DenseNet
 
 from precrop.files import write_text
-from precrop.flow.expected import expected_output
+from precrop.linear.expected import expected_output
 from precrop.models import resnet20
-from precrop.pai.masking import GRANULARITIES
-from precrop.pai.montecarlo import Drawing, Estimate, sampled_crop, sampled_output
+from precrop.pruning.masking import GRANULARITIES
+from precrop.pruning.montecarlo import Drawing, Estimate, sampled_crop, sampled_output
 from precrop.read.inputs import Inputs
 from precrop.read.network import Network
 

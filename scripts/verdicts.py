@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
 
+from precrop.cli.report import stored_rows
 from precrop.evidence.judging import UNIFORM, interval
 from precrop.evidence.page import NAMES
 from precrop.evidence.verdict import Evidence
 from precrop.report.claims import MARGIN, Verdict, verdicts
-from precrop.report.commands import stored_rows
 from precrop.report.comparisons import Comparison, compare
 from precrop.report.frames import Frame, frame_of
 from precrop.study.spec import read_study

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import precrop
-from precrop.plot import plot
+from precrop.plans.plot import plot
 from precrop.zoo import load_model
 
 TARGET = Path(__file__).parent.parent / "docs" / "images" / "mobilenet_v2_widths.png"

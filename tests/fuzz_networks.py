@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import precrop
-from precrop.plans import Plan
+from precrop.plans.plan import Plan
 from precrop.read.network import skeleton
 from tests.planning import counted_params
 from tests.random_networks import SIZE, Net

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from precrop.plans import BudgetPlan, LayerPlan, Plan
-from precrop.streams import Stream
+from precrop.modules.streams import Stream
+from precrop.plans.plan import BudgetPlan, LayerPlan, Plan
 
 LAYERS = (
     LayerPlan("conv1", "conv1.weight", "conv", 3, 16, 3, 9, 432, 243, 442_368, 248_832, "conv1"),

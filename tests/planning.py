@@ -9,8 +9,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 import precrop
-from precrop.choosing import Choice, Chooser
-from precrop.plans import Plan
+from precrop.planning import Choice, Chooser
+from precrop.plans.plan import Plan
 from precrop.read.network import skeleton
 
 

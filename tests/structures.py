@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
-from precrop.structure import Cost, Group, Layer, Peak, Structure
+from precrop.solve.structure import Cost, Group, Layer, Peak, Structure
 
 Axis = tuple[int, ...]
 """A tensor's channel axis: the groups that follow one another on it; empty for a fixed axis."""

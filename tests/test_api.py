@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 import precrop
-from precrop.budgets import parse_budget
 from precrop.costs.profiles import roofline
 from precrop.errors import BudgetError, PrecropError
 from precrop.models import cifar_vgg16_bn
-from precrop.program import OBJECTIVES, Floats
-from precrop.structure import Structure
+from precrop.solve.budgets import parse_budget
+from precrop.solve.program import OBJECTIVES, Floats
+from precrop.solve.structure import Structure
 from tests.networks import SHAPE, small
 from tests.planning import counted_macs, counted_params
 

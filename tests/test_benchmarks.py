@@ -17,7 +17,7 @@ from benchmarks import (
 )
 from benchmarks.methods_speed import Case, batch, densities, made, scaled
 from precrop import models
-from precrop.pai.methods import RULES, SCORES
+from precrop.pruning.methods import RULES, SCORES
 
 TINY = Case("precrop.models:resnet20", (3, 32, 32), 10)
 

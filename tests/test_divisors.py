@@ -60,7 +60,7 @@ def test_parts_of_a_layer_sum_to_a_multiple(kind: type[nn.Module], sizes: tuple[
 
 
 def test_a_part_narrower_than_the_divisor_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
-    from precrop.display import show
+    from precrop.plans.table import show
 
     plan = precrop.plan(Joined(5, 40), SHAPE, params=0.5, divisor=8)
     assert plan.widths["a"] == (3, 5)

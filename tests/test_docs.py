@@ -11,10 +11,10 @@ import typer.main
 
 import precrop
 import precrop.models
-from precrop.cli import app
-from precrop.pai.methods import RULES, SCORES
-from precrop.program import OBJECTIVES
+from precrop.cli.app import app
+from precrop.pruning.methods import RULES, SCORES
 from precrop.read.ops import HANDLERS
+from precrop.solve.program import OBJECTIVES
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "docs/api.md", "docs/extending.md", "docs/trained-weights.md"]

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import precrop
-from precrop.choosing import Choice
 from precrop.errors import BudgetError
-from precrop.plans import Plan
-from precrop.program import Choices
+from precrop.planning import Choice
+from precrop.plans.plan import Plan
 from precrop.read.inputs import Inputs
 from precrop.read.network import Network
+from precrop.solve.program import Choices
 from tests.networks import SHAPE, Net, networks
 from tests.planning import counted_macs, counted_params, planned, total
 

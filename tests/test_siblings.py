@@ -21,11 +21,11 @@ from torchvision.models.regnet import BlockParams, RegNet
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 import precrop
-from precrop import choosing
-from precrop.program import Integers
+from precrop import planning as choosing
 from precrop.read.inputs import Inputs
 from precrop.read.network import Network
 from precrop.read.trace import run
+from precrop.solve.program import Integers
 
 SHAPE = (3, 64, 64)
 

@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import precrop
-from precrop.cli import main
+from precrop.cli.app import main
 from precrop.deployment.exporting import Origin, load_safetensors, to_safetensors
 from precrop.errors import PlanError, PrecropError
 from precrop.fit.attributes import apply_edits, get_attribute
-from precrop.plans import Plan, _digest
+from precrop.plans.plan import Plan, _digest
 from precrop.read.inputs import Inputs
 from precrop.study.spec import read_study
 from precrop.training import checkpoints

@@ -15,7 +15,7 @@ from precrop.read.axes import Tie, axis_size
 from precrop.read.lifetimes import Lifetimes
 from precrop.read.network import CostModel, Network
 from precrop.read.reader import Product
-from precrop.structure import Cost
+from precrop.solve.structure import Cost
 
 FEMTOSECONDS = 10**15
 """In one second."""

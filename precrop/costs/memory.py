@@ -14,7 +14,7 @@ from precrop.read.axes import Tie
 from precrop.read.lifetimes import INPUT, Lifetimes
 from precrop.read.network import CostModel, Network
 from precrop.read.reader import Product
-from precrop.structure import Cost, Peak
+from precrop.solve.structure import Cost, Peak
 
 
 def memory(lives: Lifetimes) -> CostModel:

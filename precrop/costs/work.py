@@ -33,7 +33,7 @@ SILENT = ("empty", "_local_scalar_dense", "sym_size", "dropout", "lift_fresh", "
 """Operations that do nothing in inference."""
 _RESHAPED = ("_unsafe_view", "alias", "stream_read")
 _BUILT = {"stream_write": "constant_pad_nd"}
-"""What the operations of traced hooks are in a built network; see `precrop.streams`."""
+"""What the operations of traced hooks are in a built network; see `precrop.modules.streams`."""
 
 
 @dataclass

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
-from precrop.copying import copied
 from precrop.deployment.machine import describe_machine
 from precrop.deployment.memory import peak_activation_memory
 from precrop.deployment.runtimes import Runner, Setting, check_runtime, runner
 from precrop.deployment.sparse import check_layout, sparse_kernels
 from precrop.deployment.timing import Timing, interleaved, steps
 from precrop.errors import PlanError, PrecropError
+from precrop.modules.copying import copied
 from precrop.read.inputs import Inputs, given
 from precrop.read.network import Network
 
 if TYPE_CHECKING:
-    from precrop.plans import Plan
+    from precrop.plans.plan import Plan
 
 DENSE = "dense"
 LEAST_SECONDS = 0.005

@@ -16,14 +16,14 @@ import torch
 from torch import nn
 
 from precrop.api import plan
-from precrop.budgets import UNITS, Budget, parse_budget
 from precrop.costs.profiles import DeviceProfile, find_profile
 from precrop.deployment.machine import check_here
 from precrop.deployment.runtimes import Runner, runner
 from precrop.deployment.timing import interleaved
 from precrop.errors import BudgetError
-from precrop.plans import Plan
+from precrop.plans.plan import Plan
 from precrop.read.inputs import Inputs, given
+from precrop.solve.budgets import UNITS, Budget, parse_budget
 
 _HALVINGS = 4
 """Plans that are made, not measured, to find how narrow a network may be."""

@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves, tree_unflatten
 
-from precrop.checkpoint import load_weights
-from precrop.copying import copied
 from precrop.errors import PrecropError
-from precrop.plans import Plan
+from precrop.modules.copying import copied
+from precrop.plans.plan import Plan
+from precrop.plans.weights import load_weights
 from precrop.read.examples import tensors_in
 from precrop.read.inputs import LARGEST_BATCH, Inputs, given
 from precrop.trust import check_named

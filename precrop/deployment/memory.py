@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from precrop.copying import first_line
 from precrop.deployment.runtimes import Setting, placed_copy
 from precrop.errors import PrecropError
+from precrop.modules.copying import first_line
 from precrop.read.inputs import Inputs
 
 

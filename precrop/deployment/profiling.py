@@ -23,9 +23,9 @@ from precrop.deployment.operations import PASSES, SECONDS, Sample
 from precrop.deployment.runtimes import Setting, runner
 from precrop.deployment.timing import interleaved
 from precrop.errors import BudgetError, PrecropError
-from precrop.program import Floats
 from precrop.read.inputs import Inputs, given
 from precrop.read.network import Network
+from precrop.solve.program import Floats
 
 SHARES = (1.0, 0.6, 0.35, 0.2)
 """Of the MACs, at which each network is measured."""

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from precrop.copying import copied, first_line
 from precrop.deployment.timing import CudaStopwatch, HostStopwatch, Stopwatch
 from precrop.errors import PrecropError
+from precrop.modules.copying import copied, first_line
 from precrop.read.examples import tensors_in
 from precrop.read.inputs import Inputs
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from precrop.copying import copied
 from precrop.errors import PrecropError
+from precrop.modules.copying import copied
 
 BLOCK = 4
 """Rows and columns of a BSR block. MKL's are square; smaller ones hold fewer masked weights."""

@@ -29,15 +29,15 @@ from precrop.evidence.nats import (
     Table,
     structure,
 )
-from precrop.flow.expected import Expectation
+from precrop.linear.expected import Expectation
 from precrop.models.nats import NatsNetwork
-from precrop.pai.methods import NEED_DATA, RULES, SCORES
-from precrop.program import OBJECTIVES, end_shares, program
+from precrop.pruning.methods import NEED_DATA, RULES, SCORES
 from precrop.read.inputs import Inputs
 from precrop.read.network import Network
-from precrop.structure import Structure
-from precrop.ways import EXACT
-from precrop.ways import RULES as TWO_STEP
+from precrop.solve.program import OBJECTIVES, end_shares, program
+from precrop.solve.structure import Structure
+from precrop.strategies.ways import EXACT
+from precrop.strategies.ways import RULES as TWO_STEP
 
 WIDEST = (64, 64, 64, 64, 64)
 BAND = 0.03

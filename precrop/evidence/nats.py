@@ -16,7 +16,7 @@ from precrop.errors import PrecropError
 from precrop.models.nats import STAGES, NatsCell, NatsNetwork, NatsReduction, projection
 from precrop.read.inputs import Inputs
 from precrop.read.network import Network
-from precrop.structure import Structure
+from precrop.solve.structure import Structure
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

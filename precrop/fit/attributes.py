@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from precrop.copying import meta_copy
 from precrop.errors import PlanError
-from precrop.plans import GROWTH
-from precrop.streams import Narrow, Pad
+from precrop.modules.copying import meta_copy
+from precrop.modules.streams import Narrow, Pad
+from precrop.plans.plan import GROWTH
 
 Edit = tuple[str, str, Any]
 """Module path, attribute path (``width`` or ``splits.2``), value."""

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from precrop.copying import submodule
 from precrop.fit.attributes import Edit, integers
 from precrop.fit.probing import PROBED_DEPTH, Prober
 from precrop.fit.sites import frames_around
+from precrop.modules.copying import submodule
 from precrop.read.axes import Axis, axis_size
 from precrop.read.network import Network, Pass, Sizes
 from precrop.read.trace import Frame, input_tensors

@@ -11,7 +11,6 @@ from fractions import Fraction
 import torch
 from torch import nn
 
-from precrop.copying import submodule
 from precrop.fit.attributes import (
     Edit,
     apply_edits,
@@ -32,6 +31,7 @@ from precrop.fit.probing import (
 )
 from precrop.fit.roots import Roots
 from precrop.fit.sites import Site, frames_around, sites
+from precrop.modules.copying import submodule
 from precrop.read.axes import Axis, atoms, axis_size
 from precrop.read.corrected import Correction, Expected
 from precrop.read.network import Network, Pass, Sizes, tensor_axes

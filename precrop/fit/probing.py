@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from precrop.copying import submodule
 from precrop.fit.attributes import integers, set_attribute
 from precrop.fit.sites import Site, frames_around
+from precrop.modules.copying import submodule
 from precrop.read.network import Network, Pass
 from precrop.read.trace import Call, Trace, run
 

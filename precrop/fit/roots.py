@@ -16,9 +16,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from precrop.copying import submodule
 from precrop.fit.attributes import Edit
 from precrop.fit.probing import Prober
+from precrop.modules.copying import submodule
 from precrop.read.axes import Axis, axis_size
 from precrop.read.network import Network, Pass, Sizes
 from precrop.read.trace import Call, input_tensors

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from precrop.names import layer_of
+from precrop.modules.names import layer_of
 from precrop.read.axes import Axis, Tie, atoms, resolve
 from precrop.read.network import NOT_CALLED, Network, Sizes, tensor_axes
 from precrop.read.reader import INPUT
 from precrop.read.trace import input_tensors
-from precrop.structure import Structure
+from precrop.solve.structure import Structure
 
 _SHOWN = 3
 # What is no surprise, such as a classifier's outputs, is named where it is so much of the least.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from precrop.errors import PrecropError
-from precrop.hooks import unwrapped
+from precrop.modules.hooks import unwrapped
 from precrop.read.examples import (
     LARGEST,
     Example,

@@ -15,8 +15,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from precrop.apart import apart
-from precrop.random import drawn
+from precrop.modules.apart import apart
+from precrop.modules.random import drawn
 from precrop.read.meta import MetaKernels
 from precrop.read.plain import OtherAttention, PlainLayers, plain
 from precrop.read.trace import Trace, base_name

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from precrop.apart import apart
-from precrop.copying import copied, first_line, submodule
 from precrop.errors import PrecropError
-from precrop.hooks import keep_own_hooks, unwrapped
+from precrop.modules.apart import apart
+from precrop.modules.copying import copied, first_line, submodule
+from precrop.modules.hooks import keep_own_hooks, unwrapped
+from precrop.modules.streams import Stream, install, traced_hook
 from precrop.read.axes import (
     Axis,
     Folded,
@@ -45,8 +46,7 @@ from precrop.read.unused import (
     unused_modules,
     widths_of,
 )
-from precrop.streams import Stream, install, traced_hook
-from precrop.structure import Cost, Group, Layer, Peak, Structure, parts
+from precrop.solve.structure import Cost, Group, Layer, Peak, Structure, parts
 
 # A product of more widths than this has no place in the allocation; its widths are frozen.
 MAX_DEGREE = 2

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from precrop.names import is_weight, layer_of
+from precrop.modules.names import is_weight, layer_of
 from precrop.read.axes import (
     Atom,
     Axis,

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from precrop.modules.streams import Stream
 from precrop.read.axes import Axis, resolve
 from precrop.read.network import Network, Pass
 from precrop.read.reader import Axes
 from precrop.read.trace import Call, input_tensors
-from precrop.streams import Stream
 
 
 def find_streams(network: Network) -> list[Stream]:

@@ -17,9 +17,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from precrop.apart import apart
-from precrop.hooks import CALL, own_call
-from precrop.random import drawn
+from precrop.modules.apart import apart
+from precrop.modules.hooks import CALL, own_call
+from precrop.modules.random import drawn
 from precrop.read.corrected import CorrectedReshapes, Correction
 from precrop.read.meta import MetaKernels
 from precrop.read.operations import OfOperations

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 import torch
 from torch import nn
 
-from precrop.copying import submodule
+from precrop.modules.copying import submodule
 from precrop.read.trace import Answer, Trace, input_tensors
 
 SIZED_BY_VALUES = ("nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive")

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any, Literal
 
-from precrop.program import OBJECTIVES, RETIRED
 from precrop.report.comparisons import (
     LARGER,
     Comparison,
@@ -26,7 +25,8 @@ from precrop.report.comparisons import (
     together,
 )
 from precrop.report.frames import Frame, Group
-from precrop.ways import EXACT
+from precrop.solve.program import OBJECTIVES, RETIRED
+from precrop.strategies.ways import EXACT
 
 MARGIN = 0.5
 """Percentage points of accuracy that count as no difference, unless said otherwise."""

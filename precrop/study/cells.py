@@ -9,16 +9,16 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from precrop.budgets import Budget, parse_budget
 from precrop.errors import BudgetError, PrecropError, one_line
+from precrop.solve.budgets import Budget, parse_budget
 from precrop.study.rows import Row
 from precrop.study.spec import Limits, Study
 from precrop.study.variants import WAYS, Request, Variant
 from precrop.training.recipes import Recipe
 
 if TYPE_CHECKING:
-    from precrop.plans import Plan
-    from precrop.structure import Layer
+    from precrop.plans.plan import Plan
+    from precrop.solve.structure import Layer
     from precrop.training.data import ImageData
     from precrop.training.loop import Result
     from precrop.training.runs import MaskSpec, Run
@@ -441,8 +441,8 @@ class _Original:
 
     def densities(self) -> dict[str, float]:
         """What the variant's method makes of the cell's budgets."""
-        from precrop.pai.methods import NEED_DATA, layer_densities
-        from precrop.pai.problem import Problem
+        from precrop.pruning.methods import NEED_DATA, layer_densities
+        from precrop.pruning.problem import Problem
 
         how, batches = self.cell.how, None
         assert how.densities is not None
@@ -493,7 +493,7 @@ def _try(cell: Cell, data: "ImageData") -> None:
 
 def _quick(how: Variant) -> Variant:
     """A nameless variant that fails where this one does, but takes no time: equal for many."""
-    from precrop.pai.methods import SCORES
+    from precrop.pruning.methods import SCORES
 
     scored = how.densities in SCORES
     return dataclasses.replace(
@@ -512,7 +512,7 @@ def _densities(prepared: Prepared, result: "Result") -> dict[str, float]:
     found = dict.fromkeys(prepared.parameters, 1.0)
     if prepared.run.mask is None:
         return found
-    from precrop.checkpoint import load_tensors
+    from precrop.plans.weights import load_tensors
     from precrop.training.loop import MASKS
 
     masks = load_tensors(result.folder / MASKS)

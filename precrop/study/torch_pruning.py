@@ -15,14 +15,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import precrop
-from precrop.budgets import parse_budgets
 from precrop.errors import BudgetError, PrecropError
 from precrop.read.inputs import Inputs
 from precrop.read.network import Network
+from precrop.solve.budgets import parse_budgets
 from precrop.study.variants import Request, suggestion
 
 if TYPE_CHECKING:
-    from precrop.plans import Plan
+    from precrop.plans.plan import Plan
 
 RATIO_STEP = 0.001
 """To which the ratio is bisected."""

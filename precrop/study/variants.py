@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from precrop.budgets import Budget
 from precrop.errors import PrecropError
+from precrop.solve.budgets import Budget
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from precrop.plans import Plan
+    from precrop.plans.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from precrop.errors import PrecropError
-from precrop.plans import Axis as PlannedAxis
-from precrop.plans import Plan
+from precrop.modules.reparametrised import lengths
+from precrop.plans.plan import Axis as PlannedAxis
+from precrop.plans.plan import Plan
 from precrop.read.axes import Atom, Axis, Tie, segment_size
 from precrop.read.inputs import Inputs
 from precrop.read.network import Network
-from precrop.reparametrised import lengths
-from precrop.structure import INPUT_AXES
+from precrop.solve.structure import INPUT_AXES
 from precrop.trained.identity import Proof, Row
 from precrop.trained.layout import Layout, Orders
 

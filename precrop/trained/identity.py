@@ -14,9 +14,9 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.utils._pytree import tree_map
 
-from precrop.copying import copied
-from precrop.hooks import keep_own_hooks
-from precrop.random import OwnNumbers
+from precrop.modules.copying import copied
+from precrop.modules.hooks import keep_own_hooks
+from precrop.modules.random import OwnNumbers
 from precrop.read.axes import Atom, atoms
 from precrop.read.trace import input_tensors
 from precrop.read.within import tensors_within

@@ -10,8 +10,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
 from precrop.errors import PrecropError
-from precrop.hooks import unwrapped
-from precrop.random import OwnNumbers
+from precrop.modules.hooks import unwrapped
+from precrop.modules.random import OwnNumbers
 
 SEED = 0
 

@@ -22,9 +22,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from precrop.checkpoint import load_tensors, save_tensors
 from precrop.errors import PrecropError
 from precrop.files import open_own, open_plain, replacing, sync
+from precrop.plans.weights import load_tensors, save_tensors
 from precrop.training.runs import read_json
 
 WEIGHTS, STATE, CONTENT = "model.safetensors", "state.safetensors", "checkpoint.json"

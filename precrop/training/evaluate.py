@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from precrop.checkpoint import load_weights
 from precrop.errors import PrecropError
+from precrop.plans.weights import load_weights
 from precrop.training import checkpoints
 from precrop.training.callbacks import BEST, LAST
 from precrop.training.data import ImageData, load_again, load_data, test_batches

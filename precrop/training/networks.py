@@ -15,10 +15,10 @@ from torch.nn.parameter import is_lazy
 
 from precrop import models, zoo
 from precrop.errors import PlanError, PrecropError
-from precrop.pai.masking import apply_masks, masks
-from precrop.pai.methods import NEED_DATA, SCORES, layer_densities, weight_scores
-from precrop.pai.problem import Problem
-from precrop.pai.ranking import kept_shares
+from precrop.pruning.masking import apply_masks, masks
+from precrop.pruning.methods import NEED_DATA, SCORES, layer_densities, weight_scores
+from precrop.pruning.problem import Problem
+from precrop.pruning.ranking import kept_shares
 from precrop.read.inputs import Inputs
 from precrop.read.network import Network
 from precrop.training.runs import MaskSpec, Run

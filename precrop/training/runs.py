@@ -10,10 +10,10 @@ from importlib import metadata
 from typing import Any
 
 from precrop import __version__
-from precrop.budgets import Budget
 from precrop.errors import PrecropError
 from precrop.files import read_json as read_json
-from precrop.plans import Init, Plan
+from precrop.plans.plan import Init, Plan
+from precrop.solve.budgets import Budget
 from precrop.training.recipes import Recipe
 from precrop.trust import Trust, check_named
 
@@ -91,7 +91,7 @@ def check_method(method: str, options: Mapping[str, Any]) -> None:
     Raises:
         PrecropError: it is unknown, or has no such option.
     """
-    from precrop.pai.methods import RULES, SCORES, check_options
+    from precrop.pruning.methods import RULES, SCORES, check_options
 
     if method not in (*RULES, *SCORES):
         known = ", ".join((*RULES, *SCORES))
@@ -105,7 +105,7 @@ def check_granularity(granularity: str) -> None:
     Raises:
         PrecropError: it is unknown.
     """
-    from precrop.pai.masking import GRANULARITIES
+    from precrop.pruning.masking import GRANULARITIES
 
     if granularity not in GRANULARITIES:
         known = ", ".join(GRANULARITIES)

@@ -20,7 +20,7 @@ from precrop.models import cifar_efficientnet_b0, cifar_mobilenet_v2, cifar_vgg1
 from precrop.read.inputs import Inputs
 from precrop.read.lifetimes import Lifetimes
 from precrop.read.network import Network
-from precrop.structure import Cost, Structure
+from precrop.solve.structure import Cost, Structure
 from tests.networks import BLOCKS, SHAPE, Net, networks, small
 
 IMAGE = (3, 32, 32)

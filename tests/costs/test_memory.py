@@ -18,7 +18,7 @@ from precrop.read.inputs import Inputs
 from precrop.read.lifetimes import INPUT, Lifetimes
 from precrop.read.network import Network
 from precrop.read.reader import Product
-from precrop.structure import Peak, Structure
+from precrop.solve.structure import Peak, Structure
 from tests.costs.allocations import allocated_peak, tensor_peak
 from tests.networks import SHAPE, Net, assemble, networks
 

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 import precrop
-from precrop.choosing import Choice
 from precrop.costs.batches import follow
 from precrop.costs.latency import latency
 from precrop.costs.memory import memory
 from precrop.costs.profiles import DeviceProfile, roofline
 from precrop.costs.work import convolution_kind
 from precrop.errors import BudgetError, PrecropError
-from precrop.plans import Plan
+from precrop.planning import Choice
+from precrop.plans.plan import Plan
 from precrop.read.inputs import Inputs
 from precrop.read.network import Network
 from tests.networks import SHAPE, Net, networks

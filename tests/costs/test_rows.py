@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from torch import nn
 
-from precrop.allocate import allocate
 from precrop.costs.batches import follow
 from precrop.costs.latency import latency
 from precrop.costs.memory import memory
 from precrop.costs.profiles import roofline
 from precrop.errors import BudgetError
 from precrop.models import resnet20
-from precrop.program import program, rows
 from precrop.read.inputs import Inputs
 from precrop.read.network import Network
-from precrop.structure import Cost, Peak, Structure, parts
+from precrop.solve.program import program, rows
+from precrop.solve.relax import allocate
+from precrop.solve.structure import Cost, Peak, Structure, parts
 from tests.networks import SHAPE, assemble
 from tests.planning import planned
 from tests.structures import limits_of

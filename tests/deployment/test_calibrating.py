@@ -7,7 +7,7 @@ import pytest
 from torch import nn
 
 import precrop
-from precrop import cli
+from precrop.cli.app import main
 from precrop.costs.profiles import DeviceProfile, roofline
 from precrop.deployment import calibrating
 from precrop.deployment.calibrating import MOST_ROUNDS, Calibrated, calibrate
@@ -152,9 +152,9 @@ def test_the_command(
     profile = tmp_path / "cpu.json"
     PROFILE.save(profile)
     words = ["plan", "resnet20", "--profile", str(profile), "--calibrate", "--json"]
-    assert cli.main([*words, "--latency", "60%"]) == 0
+    assert main([*words, "--latency", "60%"]) == 0
     output = capsys.readouterr()
     assert json.loads(output.out)["options"]["calibrated"]["asked"] == "60%"
     assert "of the asked" in output.err
-    assert cli.main(words) == 2
+    assert main(words) == 2
     assert "give --latency" in capsys.readouterr().err

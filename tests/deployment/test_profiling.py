@@ -9,7 +9,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import precrop
-from precrop.cli import app
+from precrop.cli.app import app
 from precrop.costs.profiles import DeviceProfile, roofline
 from precrop.costs.work import FEATURES
 from precrop.deployment import machine, profiling

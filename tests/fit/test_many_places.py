@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import precrop
-from precrop.choosing import ONE_BY_ONE, Chooser
+from precrop.planning import ONE_BY_ONE, Chooser
 
 
 def block(shape: tuple[int, ...]) -> nn.Module:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from precrop.cli import main
+from precrop.cli.app import main
 
 # The names below are those of the package's inside: where they move, this is the place to follow.
 from precrop.study.cells import Cell, expand, prepare

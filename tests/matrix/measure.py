@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from precrop.plans import Plan
+from precrop.plans.plan import Plan
 from precrop.read.network import skeleton
 from precrop.zoo import load_model
 from tests.matrix.networks import Entry

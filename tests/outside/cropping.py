@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 import precrop
-from precrop.plans import Plan
+from precrop.plans.plan import Plan
 
 
 def cropped(

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 import precrop
-from precrop.plans import Plan
+from precrop.plans.plan import Plan
 from precrop.read.inputs import Inputs
 from tests.planning import counted_params
 

@@ -14,7 +14,7 @@ from torch.nn.utils import weight_norm as old_weight_norm
 from torch.nn.utils.parametrize import register_parametrization
 
 import precrop
-from precrop.build import fan_scale, resize
+from precrop.plans.build import fan_scale, resize
 from tests.outside.cropping import cropped
 
 SHAPE = (3, 10, 10)

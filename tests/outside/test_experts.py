@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import precrop
-from precrop.build import fan_scale, resize
+from precrop.plans.build import fan_scale, resize
 from tests.outside.cropping import cropped
 
 EXPERTS, WIDTH, HIDDEN = 4, 16, 24

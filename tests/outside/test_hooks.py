@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 import precrop
-from precrop.hooks import unwrapped
+from precrop.modules.hooks import unwrapped
 from tests.networks import SHAPE, small
 
 seen: list[Any] = []

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import precrop
-from precrop.cli import main
+from precrop.cli.app import main
 from precrop.errors import PrecropError
-from precrop.plans import Plan
+from precrop.plans.plan import Plan
 from precrop.read.inputs import Inputs
 from precrop.read.network import Network
 from tests.planning import counted_params

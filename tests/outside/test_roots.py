@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import precrop
-from precrop.display import show
+from precrop.plans.table import show
 from tests.outside.cropping import cropped
 
 WAYS = ("queries", "scores", "divided", "in forward", "pytorch")

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import precrop
-from precrop.checkpoint import load_tensors
 from precrop.errors import BudgetError, PrecropError
-from precrop.pai.methods import layer_densities
-from precrop.pai.problem import Problem
+from precrop.plans.weights import load_tensors
+from precrop.pruning.methods import layer_densities
+from precrop.pruning.problem import Problem
 from precrop.study.cells import Cell, check, expand, failure, label, outcome, prepare
 from precrop.study.events import Ended
 from precrop.study.rows import Row

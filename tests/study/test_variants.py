@@ -10,7 +10,7 @@ from torch import nn
 import precrop
 from precrop.errors import BudgetError, PrecropError
 from precrop.models import cifar_vgg16_bn, resnet20
-from precrop.plans import Plan
+from precrop.plans.plan import Plan
 from precrop.study import torch_pruning
 from precrop.study.variants import WAYS, WORDS, Request, Variant, read_variant
 from tests.planning import counted_macs, counted_params

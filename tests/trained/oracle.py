@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import precrop
-from precrop.plans import Init, Plan
+from precrop.plans.plan import Init, Plan
 from precrop.read.axes import Axis, segment_size
 from precrop.read.inputs import Inputs
 from precrop.read.within import tensors_within

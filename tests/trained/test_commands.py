@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import precrop
-from precrop.cli import main
+from precrop.cli.app import main
 from tests.networks import small
 from tests.trained.oracle import trained
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from precrop.checkpoint import load_tensors
+from precrop.plans.weights import load_tensors
 from precrop.training.data import ImageData, load_data
 from precrop.training.recipes import RECIPES
 from precrop.training.runs import Run
@@ -16,8 +16,8 @@ APP = """
 import sys
 import torch
 import typer
-from precrop.cli import main, app
-from precrop.training.commands import eval_command, train_command
+from precrop.cli.app import main, app
+from precrop.cli.train import eval_command, train_command
 
 torch.set_num_threads(1)
 names = [command.name for command in app.registered_commands]

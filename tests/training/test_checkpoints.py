@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from precrop.errors import PrecropError
-from precrop.pai.masking import apply_masks, masks
+from precrop.pruning.masking import apply_masks, masks
 from precrop.training import checkpoints
 
 CHECKPOINT: dict[str, Any] = {

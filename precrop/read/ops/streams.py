@@ -1,4 +1,4 @@
-"""The ends of layers at a residual stream (`precrop.streams`): each has a width of its own."""
+"""Ends of layers at a residual stream (`precrop.modules.streams`): each has a width of its own."""
 
 from collections.abc import Sequence
 

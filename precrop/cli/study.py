@@ -1,0 +1,438 @@
+"""The ``study`` commands. Heavy imports wait inside them, as in `precrop.cli.app`."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from precrop.cli.arguments import Trusted, plain
+from precrop.cli.train import INTERRUPTED
+from precrop.errors import PrecropError, one_line, printable
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from precrop.study.cells import Cell
+    from precrop.study.engine import Engine
+    from precrop.study.rows import Row
+    from precrop.study.spec import Study
+    from precrop.study.store import Store
+    from precrop.training.data import ImageData
+
+study_app = typer.Typer(name="study", help="Run studies: networks x variants x budgets x seeds.")
+
+SOME_FAILED = DIFFERENT = 1
+"""Exit status of ``study run`` where a cell has failed, now or before, and of ``study diff`` where
+there is any difference."""
+
+StudyFile = Annotated[Path, typer.Argument(metavar="FILE", help="The study: a YAML file.")]
+StoreFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--store", metavar="DIR", help="The folder of the results; results/NAME by default."
+    ),
+]
+Source = Annotated[
+    str | None,
+    typer.Option(
+        "--data", metavar="DIR", help="Where the study's images are, if not known by their name."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+
+
+@study_app.command("run")
+def run_command(
+    file: StudyFile,
+    store: StoreFolder = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The folder that gets a folder for every run.")
+    ] = Path("runs"),
+    data: Source = None,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Processes here, or tasks on a Ray cluster.")
+    ] = "local",
+    processes: Annotated[
+        int | None, typer.Option(help="Runs that share this machine's CPU; 1 by default.")
+    ] = None,
+    runs_per_device: Annotated[int, typer.Option(help="Runs that share a GPU.")] = 1,
+    address: Annotated[
+        str | None, typer.Option(help="Of the Ray cluster; by default one is started here.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads of a run: its share of them here, 1 on Ray.")
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Run what matches, as '*seed 0'; repeatable."),
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run what has failed once more.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would run, and how large it is.")
+    ] = False,
+    trust: Trusted = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run what the store has no result of. The same command goes on after any interruption."""
+    with _libraries():
+        from precrop.study.cells import check
+        from precrop.study.engine import run_study, to_run
+        from precrop.study.progress import duration, shown
+        from precrop.study.store import Store
+        from precrop.training.data import load_data
+
+    study, cells = _cells(file, data, only or (), trust=trust)
+    folder = store or _usual_store(study)
+    kept = None if dry_run and not folder.exists() else Store.open(folder, create=not dry_run)
+    rows = kept.rows() if kept else []  # all of them: a cell is done whose row can be read
+    todo = to_run(cells, kept.tally() if kept else {}, retry_failed=retry_failed)
+    _warn(kept)
+    if todo:
+        images = load_data(todo[0].data, image_size=study.image_size)
+        _check_images(cells, kept, rows, images)
+        check(todo, images)
+        if dry_run:
+            _print_planned(cells, todo, images, as_json)
+            return
+    if dry_run or kept is None:
+        _print_planned(cells, todo, None, as_json)
+        return
+    chosen = _engine(engine, output, folder, processes, runs_per_device, address, threads)
+    try:
+        with shown(todo, lambda: chosen.places) as tell:
+            summary = run_study(cells, kept, chosen, retry_failed=retry_failed, tell=tell)
+    except KeyboardInterrupt:
+        _say(f"stopped; the same command goes on, {folder} has the results so far")
+        raise typer.Exit(INTERRUPTED) from None
+    tally = kept.tally()
+    failing = sum(1 for cell in cells if (seen := tally.get(cell.id)) and not seen.done)
+    if as_json:
+        content = {"study": study.name, "store": str(folder), **asdict(summary)}
+        typer.echo(json.dumps({**content, "failing": failing}))
+    else:
+        typer.echo(
+            f"{summary.done} done, {summary.failed} failed, {summary.skipped} were in the store, "
+            f"{summary.elsewhere} run by other processes; {duration(summary.seconds)}; {folder}"
+        )
+    if failing:
+        _say(
+            f"{failing} of {len(cells)} cells have failed: `precrop study status {file}` and "
+            f"{folder / 'logs'} tell why, --retry-failed runs them again"
+        )
+        raise typer.Exit(SOME_FAILED)
+
+
+@study_app.command("status")
+def status_command(file: StudyFile, store: StoreFolder = None, as_json: AsJson = False) -> None:
+    """How far a study is: what is done, running, failed and left."""
+    with _libraries():
+        from precrop.study.cells import label
+        from precrop.study.locks import is_claimed
+        from precrop.study.progress import duration
+
+    study, cells = _cells(file, None, (), trust=True)  # nothing of it is run
+    folder = store or _usual_store(study)
+    kept = _open(folder) if folder.exists() else None
+    rows = {row.cell: row for row in kept.rows()} if kept else {}
+    _warn(kept)
+    states: dict[str, list[str]] = {"done": [], "failed": [], "running": [], "left": []}
+    for cell in cells:
+        row = rows.get(cell.id)
+        state: str = "left" if row is None else row.status
+        if state != "done" and is_claimed(folder / "claims" / cell.id):
+            state = "running"
+        states[state].append(cell.id)
+    trained = sum(rows[cell].seconds for cell in states["done"])
+    overhead = sum(rows[cell].overhead for cell in states["done"])
+    failures = {label(c): rows[c.id].error for c in cells if c.id in states["failed"]}
+    counts = {state: len(found) for state, found in states.items()}
+    if as_json:
+        content = {"study": study.name, "store": str(folder), **counts, "seconds": trained}
+        content["overhead"] = overhead
+        typer.echo(json.dumps({**content, "failures": failures}))
+        return
+    typer.echo(f"{study.name}: {', '.join(f'{n} {state}' for state, n in counts.items())}")
+    beside = f", {overhead / trained:.1%} more beside it" if trained else ""
+    typer.echo(f"{duration(trained)} of training{beside}; {folder}")
+    for cell in cells:
+        if cell.id in states["running"]:
+            typer.echo(printable(f"running: {label(cell)}"))
+    for name, error in failures.items():
+        typer.echo(printable(f"failed: {name}: {error}"))
+
+
+@study_app.command("show")
+def show_command(
+    where: Annotated[
+        Path, typer.Argument(metavar="STORE", help="A store, or the file of a study.")
+    ],
+    store: StoreFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the runs in a store as a table, or with --json one line of JSON per run."""
+    with _libraries():
+        from precrop.study.rows import FIELDS
+
+    kept = _open(_store_of(where, store))
+    rows = kept.rows()
+    _warn(kept)
+    if as_json:
+        for row in rows:
+            fields = {name: getattr(row, name) for name in FIELDS}
+            typer.echo(json.dumps({**fields, "history": list(row.history)}, default=str))
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 200  # a file has no edge to break lines at
+    console.print(_table(rows))
+
+
+@study_app.command("diff")
+def diff_command(
+    one: Annotated[Path, typer.Argument(metavar="STORE", help="A store.")],
+    other: Annotated[Path, typer.Argument(metavar="STORE", help="Another store.")],
+    as_json: AsJson = False,
+) -> None:
+    """What only one of two stores has, and what came out otherwise; exit status 1 if any."""
+    with _libraries():
+        stores = [_open(path) for path in (one, other)]
+    first, second = ({row.cell: row for row in kept.rows()} for kept in stores)
+    for kept in stores:
+        _warn(kept)
+    differences = [*_differences(first, second, str(one), str(other))]
+    if as_json:
+        typer.echo(json.dumps(differences))
+    else:
+        for found in differences:
+            typer.echo(printable(f"{found['what']}: {found['how']}"))
+        if not differences:
+            typer.echo(f"{len(first)} runs, no difference")
+    if differences:
+        raise typer.Exit(DIFFERENT)
+
+
+@contextmanager
+def _libraries() -> Iterator[None]:
+    """Say in one line what is missing where the libraries of studies are not installed."""
+    try:
+        yield
+    except ImportError as error:
+        extra = "ray" if error.name == "ray" else "study"
+        raise PrecropError(
+            f"studies need {error.name}, which is not installed: pip install 'precrop[{extra}]'"
+        ) from error
+
+
+def _cells(
+    file: Path, source: str | None, patterns: Sequence[str], *, trust: bool
+) -> "tuple[Study, list[Cell]]":
+    """A study and those of its cells that match any pattern."""
+    from precrop.study.cells import expand, label
+    from precrop.study.spec import read_study
+
+    study = read_study(file, trust)
+    if source is not None:
+        study = study.at(source)
+    cells = expand(study)
+    if not patterns:
+        return study, cells
+    chosen: set[str] = set()
+    for pattern in patterns:
+        matching = {cell.id for cell in cells if fnmatchcase(label(cell), f"*{pattern}*")}
+        if not matching:
+            raise PrecropError(
+                f"--only {pattern!r} matches none of {len(cells)} cells, the first is "
+                f"{label(cells[0])!r}"
+            )
+        chosen |= matching
+    return study, [cell for cell in cells if cell.id in chosen]
+
+
+def _usual_store(study: "Study") -> Path:
+    return Path("results") / study.name
+
+
+def _store_of(where: Path, store: Path | None) -> Path:
+    """The store that is meant by a store, or by the file of a study."""
+    from precrop.study.spec import read_study
+
+    if not where.is_file():
+        if store is not None:
+            raise PrecropError(f"--store is for the file of a study, and {where} is none: drop it")
+        return where
+    return store or _usual_store(read_study(where, trust=True))  # nothing of it is run
+
+
+def _open(path: Path) -> "Store":
+    from precrop.study.store import Store
+
+    return Store.open(path)
+
+
+def _check_images(
+    cells: "Sequence[Cell]", kept: "Store | None", rows: "Sequence[Row]", images: "ImageData"
+) -> None:
+    """A store has results on one set of images: names of data are no proof."""
+    mine = {cell.id for cell in cells}
+    for row in rows:
+        if row.cell in mine and row.status == "done" and row.data_digest != images.digest:
+            assert kept is not None
+            raise PrecropError(
+                f"{kept.path} has results on other images of {row.data} than "
+                f"{cells[0].data}: name another --store, or those images with --data"
+            )
+
+
+def _engine(
+    name: Literal["local", "ray"],
+    output: Path,
+    store: Path,
+    processes: int | None,
+    runs_per_device: int,
+    address: str | None,
+    threads: int | None,
+) -> "Engine":
+    if name == "local":
+        from precrop.study.local_engine import LocalEngine, places
+
+        if address is not None:
+            raise PrecropError("--address is for --engine ray")
+        return LocalEngine(places(processes, runs_per_device, threads), output, store / "logs")
+    with _libraries():
+        from precrop.study.ray_engine import RayEngine
+    if processes is not None:
+        raise PrecropError("--processes is for --engine local: on Ray, say --threads of a run")
+    each = 1 if threads is None else threads
+    return RayEngine(output, address=address, threads=each, runs_per_device=runs_per_device)
+
+
+def _print_planned(
+    cells: "Sequence[Cell]", todo: "Sequence[Cell]", images: "ImageData | None", as_json: bool
+) -> None:
+    """What would run. Seeds differ by chance alone: the first of a variant's stands for all."""
+    from precrop.study.cells import label
+
+    alike: dict[str, list[Cell]] = {}
+    for cell in todo:
+        alike.setdefault(replace(cell, seed=0).id, []).append(cell)
+    planned = [_planned(same, images) for same in alike.values() if images is not None]
+    if as_json:
+        typer.echo(json.dumps({"cells": len(cells), "left": len(todo), "planned": planned}))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("what", "seeds", "params", "MACs", "share", box=None)
+    for entry, same in zip(planned, alike.values(), strict=False):
+        what = label(same[0]).rpartition(", seed")[0]
+        seeds = " ".join(map(str, entry["seeds"]))
+        shares = " ".join(
+            f"{entry[name] / entry[f'base_{name}']:.1%}" for name in ("params", "macs")
+        )
+        table.add_row(plain(what), seeds, f"{entry['params']:,}", f"{entry['macs']:,}", shares)
+    if planned:
+        Console(highlight=False).print(table)
+    typer.echo(f"{len(todo)} of {len(cells)} cells would run")
+
+
+def _planned(same: "Sequence[Cell]", images: "ImageData | None") -> dict[str, Any]:
+    from precrop.study.cells import prepare
+    from precrop.training.loop import sample
+    from precrop.training.networks import build
+
+    assert images is not None
+    found = prepare(same[0], images)
+    built = build(found.run, lambda: sample(found.run, images))
+    return {
+        "cells": [cell.id for cell in same],
+        "variant": same[0].variant,
+        "network": same[0].network,
+        "seeds": [cell.seed for cell in same],
+        "params": built.params,
+        "macs": built.macs,
+        "base_params": found.base_params,
+        "base_macs": found.base_macs,
+    }
+
+
+def _table(rows: "Sequence[Row]") -> "Table":
+    from rich.table import Table
+
+    table = Table(box=None)
+    for column in ("network", "variant", "asked", "seed", "run"):
+        table.add_column(column)
+    for column in ("params", "MACs", "right", "best", "loss", "seconds"):
+        table.add_column(column, justify="right")
+    table.add_column("error")
+    for row in rows:
+        asked = [f"{n} {s:.4g}" for n in ("params", "macs") if (s := _asked(row, n)) is not None]
+        figures = [f"{row.params:,}", f"{row.macs:,}"] if row.params and row.macs else ["", ""]
+        shares = [_percent(row.accuracy), _percent(row.best_accuracy)]
+        loss = "" if row.loss is None else f"{row.loss:.4f}"
+        cells = (
+            row.network,
+            row.variant,
+            " ".join(asked),
+            str(row.seed),
+            row.run or "",
+            *figures,
+            *shares,
+            loss,
+            f"{row.seconds:.1f}",
+            row.error or "",
+        )
+        table.add_row(*map(plain, cells))
+    return table
+
+
+def _asked(row: "Row", name: str) -> float | None:
+    value: float | None = getattr(row, f"asked_{name}")
+    return value
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.2%}"
+
+
+_RESULTS = ("status", "run", "accuracy", "best_accuracy", "loss", "params", "macs")
+"""Fields that are the same where a cell is run again on the same machine."""
+
+
+def _differences(
+    first: "Mapping[str, Row]", second: "Mapping[str, Row]", one: str, other: str
+) -> Iterator[dict[str, Any]]:
+    for cell in [*first, *(cell for cell in second if cell not in first)]:
+        rows = first.get(cell), second.get(cell)
+        there = [row for row in rows if row is not None]
+        what = f"{there[0].network}, {there[0].variant}, seed {there[0].seed} ({cell})"
+        if rows[0] is None or rows[1] is None:
+            yield {"cell": cell, "what": what, "how": f"only in {one if rows[0] else other}"}
+            continue
+        changed = {
+            name: [getattr(row, name) for row in there]
+            for name in _RESULTS
+            if getattr(rows[0], name) != getattr(rows[1], name)
+        }
+        if changed:
+            how = ", ".join(f"{name} {a} and {b}" for name, (a, b) in changed.items())
+            yield {"cell": cell, "what": what, "how": how, "fields": changed}
+
+
+def _warn(kept: "Store | None") -> None:
+    """Say what of a store could not be read, after it was read."""
+    for name, reason in (kept.dropped if kept else {}).items():
+        _say(f"warning: {name} of {kept.path if kept else ''} is left out: {reason}")
+
+
+def _say(text: str) -> None:
+    print(f"precrop: {one_line(text)}", file=sys.stderr)

@@ -1,1 +1,0 @@
-"""The commands `precrop export`, `precrop bench` and `precrop profile`."""

@@ -1,0 +1,203 @@
+"""SynExp: the expected sum of SynFlow's scores over weights and masks (arXiv 2203.02549).
+
+SynFlow's R has degree one in every weight, so its expectation over independent weights and masks is
+R with every weight of layer l replaced by ``p_l E|w_l|``. ``E|w_l|`` is taken from the network's
+own weights: their mean absolute value. The scores of layer l, ``|w| dR/d|w|``, add up to the part
+of R that passes it, and so does their expectation. The sum over all layers counts a path as often
+as it meets a layer with weights: in a chain that is R times the number of layers, in a network
+with branches it weighs long paths more than R does.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from precrop.errors import PrecropError
+from precrop.linear.replay import Even, Flow, Replay
+from precrop.modules.apart import apart
+from precrop.read.inputs import Inputs, given
+from precrop.read.network import Network
+from precrop.solve.program import Floats
+from precrop.solve.targets import check_densities
+
+_LINEAR = 1e-9
+"""Relative distance from a straight line that counts as none."""
+
+
+class Expectation:
+    """Log E[R] as a function of the layers' log densities.
+
+    Args:
+        network: that was read.
+
+    Attributes:
+        label: what it is called in a plan's report.
+        names: the layers, in the order of execution.
+
+    Raises:
+        PrecropError: an operation has no linear reading, or a layer is applied twice in a row.
+    """
+
+    label = "log_output"
+
+    def __init__(self, network: Network) -> None:
+        layers = network.layers
+        self.names = [layer.name for layer in layers]
+        self._parameters = [layer.weight for layer in layers]
+        weights = dict(network.model.named_parameters())
+        self._shapes = [tuple(weights[name].shape) for name in self._parameters]
+        self._means = np.array([_mean(name, weights[name]) for name in self._parameters])
+        self._replay = Replay(network, average_pool=True)
+        self._known: dict[bytes, tuple[float, Floats]] = {}
+        calls = [reading.weight for reading in network.passes[0].readings]
+        for index, name in enumerate(self._parameters):
+            if calls.count(name) > 1:
+                self._check_degree(index)
+
+    def __call__(self, log_densities: Floats) -> tuple[float, Floats]:
+        """The logarithm, and its slope in every layer's log density: the share that passes it.
+
+        Args:
+            log_densities: shape (layers,), in the order of `names`. Points that were asked for
+                before cost nothing.
+        """
+        key = log_densities.tobytes()
+        if key not in self._known:
+            self._known[key] = self._computed(log_densities)
+        return self._known[key]
+
+    def value(self, log_densities: Floats) -> float:
+        """The logarithm alone."""
+        with torch.no_grad():
+            return _log(self._total(torch.from_numpy(np.exp(log_densities) * self._means)))
+
+    def _computed(self, log_densities: Floats) -> tuple[float, Floats]:
+        values = torch.tensor(np.exp(log_densities) * self._means, requires_grad=True)
+        with torch.enable_grad():
+            total = self._total(values)
+            (slope,) = torch.autograd.grad(total.values, values)
+        shares = (slope * values / total.values).detach()
+        log = _log(total)
+        return log, shares.numpy() if log > -math.inf else np.zeros(len(self.names))
+
+    def _total(self, values: Tensor) -> Flow:
+        """What is expected where layers' weights have these means, shape (layers,)."""
+        return self._output(values)
+
+    def _output(self, values: Tensor) -> Flow:
+        rows = zip(self._parameters, values.unbind(), self._shapes, strict=True)
+        return self._replay({name: Even(value, shape) for name, value, shape in rows})
+
+    def _check_degree(self, index: int) -> None:
+        """Refuse a layer that R isn't linear in: its values at 1, 2 and 3 must be in line."""
+        logs = [self.value(_one(len(self.names), index, math.log(n))) for n in (1, 2, 3)]
+        steps = np.diff(np.exp(np.array(logs) - logs[-1]))
+        if abs(steps[1] - steps[0]) > _LINEAR:
+            raise PrecropError(
+                f"{self.names[index]} is applied several times in a row: SynExp is not defined"
+            )
+
+
+class ScoreExpectation(Expectation):
+    """Log SynExp, likewise: of the sum of all scores instead of R."""
+
+    label = "log_synexp"
+
+    def _total(self, values: Tensor) -> Flow:
+        differentiable = torch.is_grad_enabled()
+        with torch.enable_grad():
+            means = values.requires_grad_()
+            total = self._output(means)
+            (slope,) = torch.autograd.grad(total.values, means, create_graph=differentiable)
+        return Flow((slope * means).sum(), total.exponent)
+
+
+@apart()
+def synexp(
+    model: nn.Module,
+    input_shape: Any = None,
+    densities: Mapping[str, float] | None = None,
+    *,
+    example_inputs: Any = None,
+    example_kwargs: Mapping[str, Any] | None = None,
+) -> float:
+    """The natural logarithm of SynExp, exact and computed in log space.
+
+    SynExp is the expected sum of the SynFlow scores of all weights. It is over weights that are
+    drawn independently with the mean absolute value that each layer of ``model`` has, and over
+    masks of any granularity that are drawn independently for every layer at its density. See
+    docs/method.md for what counts as linear.
+
+    Args:
+        model: the network; it is only looked at.
+        input_shape: as in `precrop.plan`, and so are the two that may stand for it.
+        example_inputs: instead of a shape.
+        example_kwargs: likewise.
+        densities: ``{layer name: density}`` in (0, 1]; layers that are not named are dense.
+
+    Raises:
+        PrecropError: a density is none, a name is no layer's, or the network multiplies activations
+            with each other (attention) or applies a layer twice in a row.
+    """
+    inputs = given(model, input_shape, example_inputs, example_kwargs)
+    return _value(ScoreExpectation, model, inputs, densities)
+
+
+@apart()
+def expected_output(
+    model: nn.Module,
+    input_shape: Any = None,
+    densities: Mapping[str, float] | None = None,
+    *,
+    example_inputs: Any = None,
+    example_kwargs: Mapping[str, Any] | None = None,
+) -> float:
+    """The natural logarithm of E[R], the expected output of SynFlow's linear network.
+
+    In a chain it is `synexp` less the logarithm of the number of layers; where there are branches,
+    paths count alike here, and by the number of their layers there. Arguments and errors are those
+    of `synexp`.
+    """
+    inputs = given(model, input_shape, example_inputs, example_kwargs)
+    return _value(Expectation, model, inputs, densities)
+
+
+def _value(
+    kind: type[Expectation],
+    model: nn.Module,
+    inputs: Inputs,
+    densities: Mapping[str, float] | None,
+) -> float:
+    expectation = kind(Network(model, inputs))
+    return expectation.value(log_densities(densities or {}, expectation.names))
+
+
+def log_densities(densities: Mapping[str, float], names: list[str]) -> Floats:
+    """Logarithms in the order of ``names``; 0 where there is none.
+
+    Raises:
+        PrecropError: a density outside (0, 1], or of a layer that is not there.
+    """
+    checked = check_densities(densities, names)
+    return np.array([math.log(checked.get(name, 1.0)) for name in names])
+
+
+def _one(count: int, index: int, value: float) -> Floats:
+    vector = np.zeros(count)
+    vector[index] = value
+    return vector
+
+
+def _mean(name: str, weight: Tensor) -> float:
+    if weight.is_meta:
+        raise PrecropError(f"{name} has no values (it is a meta tensor): SynExp needs weights")
+    return float(weight.detach().abs().double().mean())
+
+
+def _log(total: Flow) -> float:
+    value = float(total.values.detach())
+    return math.log(value) + total.exponent * math.log(2) if value > 0 else -math.inf

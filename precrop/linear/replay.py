@@ -1,0 +1,264 @@
+"""SynFlow's R of a network that was read: its forward pass, replayed with everything linear.
+
+Tanaka et al. (2006.05467) define R as the sum of a network's outputs on an input of ones when every
+weight is replaced by its absolute value and everything else is linear. The recorded ATen calls are
+run again, each by its reading in `precrop.linear.readings`.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from precrop.linear.readings import AVERAGES, READINGS, leaves, same
+from precrop.linear.values import (
+    Even,
+    Flow,
+    Gate,
+    Inert,
+    Unknown,
+    UnreadableError,
+    Value,
+    Weight,
+    aligned,
+    as_flow,
+)
+from precrop.read.examples import tensors_in
+from precrop.read.network import Network
+from precrop.read.trace import Call, Trace, input_tensors
+
+__all__ = ["Even", "Flow", "Replay", "UnreadableError", "Weight"]
+
+
+class Replay:
+    """The linear reading of a network's eval pass.
+
+    Args:
+        network: that was read.
+        average_pool: read a max-pool as an average pool, which makes R multilinear (SynExp);
+            otherwise it stays a max-pool (SynFlow's code).
+    """
+
+    def __init__(self, network: Network, *, average_pool: bool) -> None:
+        trace = network.passes[0].trace
+        self._calls, self._outputs = trace.calls, trace.outputs
+        self._paths = [trace.frames[c.frame].path if c.frame >= 0 else "" for c in trace.calls]
+        self._names = network.reader.names
+        self._buffers = dict(network.model.named_buffers())
+        self._made = _made(trace)
+        args, kwargs = network.inputs.make(1, network.model, "meta")
+        self._inputs = {tuple(tensor.shape) for tensor in tensors_in((args, kwargs))}
+        self._readings = {**READINGS, **(AVERAGES if average_pool else {})}
+        self._others = _others(trace, self._readings)
+        self._finished = _finished(trace)
+
+    def __call__(self, weights: Mapping[str, Weight | Even]) -> Flow:
+        """R as one number.
+
+        Args:
+            weights: by parameter name; they give the type and the device of the computation.
+
+        Raises:
+            PrecropError: an operation has no linear reading; the message names it.
+        """
+        if not weights:
+            raise UnreadableError("the network has no layer: no convolution and no linear layer")
+        some = next(iter(weights.values()))
+        like = some.values if isinstance(some, Weight) else some.value
+        known: dict[int, Value] = {}
+
+        def value(leaf: Any) -> Any:
+            if not isinstance(leaf, Tensor):
+                return leaf
+            if id(leaf) not in known:
+                known[id(leaf)] = self._outside(leaf, weights, like)
+            return known[id(leaf)]
+
+        for index, call in enumerate(self._calls):
+            try:
+                self._follow(index, known, value, like)
+            except UnreadableError as error:
+                path = self._paths[index] or "the network"
+                raise UnreadableError(
+                    f"SynFlow has no reading of {call.name} in {path}: {error}"
+                ) from error
+        try:
+            flows = [as_flow(value(tensor)) for tensor in self._outputs]
+        except UnreadableError as error:
+            raise UnreadableError(f"SynFlow has no reading of the outputs: {error}") from error
+        total = aligned([flow for flow in flows if flow is not None])
+        if not total:
+            raise UnreadableError("SynFlow sees no output that depends on the network's input")
+        return Flow(torch.stack([f.values.sum() for f in total]).sum(), total[0].exponent)
+
+    def _follow(
+        self, index: int, known: dict[int, Value], value: Callable[[Any], Any], like: Tensor
+    ) -> None:
+        """Run one call: note what it puts out, forget what is not needed any more."""
+        call = self._calls[index]
+        args = [_mapped(argument, value) for argument in call.args]
+        kwargs = {name: _mapped(argument, value) for name, argument in call.kwargs.items()}
+        others = [(tensor, value(tensor)) for tensor in self._others.get(index, ())]
+        results = self._run(call, args, kwargs, like)
+        results = results if isinstance(results, (list, tuple)) else [results]
+        for tensor, result in zip(call.outputs, results, strict=False):
+            known[id(tensor)] = result
+        for tensor, old in others:
+            known[id(tensor)] = _overwritten(tensor, old, call.outputs[0], results[0])
+        for identity in self._finished[index]:
+            known.pop(identity, None)
+
+    def _outside(self, tensor: Tensor, weights: Mapping[str, Weight | Even], like: Tensor) -> Value:
+        """A tensor that no call made: a parameter, a buffer, a constant, or the network's input."""
+        name = self._names.get(id(tensor))
+        if name is not None and name in weights:
+            return weights[name]
+        if name in self._buffers:
+            return self._buffers[name].detach().to(like.device)
+        if name is not None or isinstance(tensor, nn.Parameter):
+            return Inert()
+        if id(tensor) in self._made:
+            return Unknown()
+        if self._is_input(tensor):
+            return Flow(torch.ones(tensor.shape, dtype=like.dtype, device=like.device))
+        return Unknown() if tensor.is_meta else tensor.to(like.device)
+
+    def _is_input(self, tensor: Tensor) -> bool:
+        """Whether the network was given this tensor: ones of the shape of an input."""
+        if tuple(tensor.shape) not in self._inputs or not tensor.is_floating_point():
+            return False
+        return tensor.is_meta or bool((tensor == 1).all())
+
+    def _run(self, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any], like: Tensor) -> Any:
+        kinds = {type(leaf) for leaf in leaves([*args, *kwargs.values()])}
+        if not kinds & {Flow, Gate, Weight, Even}:
+            for kind in (Unknown, Inert):
+                if kind in kinds:
+                    return [kind() for _ in call.outputs]
+            return _constant(call, args, kwargs, like)
+        if Unknown in kinds:
+            raise UnreadableError("it uses values that are not known, such as places of maxima")
+        if call.name not in self._readings:
+            raise UnreadableError("it is not linear")
+        return self._readings[call.name](call, args)
+
+
+def _mapped(argument: Any, value: Callable[[Any], Any]) -> Any:
+    if isinstance(argument, (list, tuple)):
+        return [value(entry) for entry in argument]
+    return value(argument)
+
+
+def _constant(call: Call, args: Sequence[Any], kwargs: Mapping[str, Any], like: Tensor) -> Any:
+    """Run a call that depends on neither the input nor a parameter; buffers stay as they are."""
+    if call.op._schema.is_mutable:
+        args = [arg.clone() if isinstance(arg, Tensor) else arg for arg in args]
+    device = {"device": like.device} if kwargs.get("device") is not None else {}
+    return call.op(*args, **{**kwargs, **device})
+
+
+def _made(trace: Trace) -> set[int]:
+    """Tensors (by id) that a call made, other than by changing what was there."""
+    seen: set[int] = set()
+    made: set[int] = set()
+    for call in trace.calls:
+        seen |= set(map(id, input_tensors(call)))
+        made |= set(map(id, call.outputs)) - seen
+    return made
+
+
+def _finished(trace: Trace) -> list[list[int]]:
+    """Per call the tensors (by id) that no later one needs."""
+    last: dict[int, int] = {}
+    for index, call in enumerate(trace.calls):
+        last |= dict.fromkeys(map(id, (*input_tensors(call), *call.outputs)), index)
+    for tensor in trace.outputs:
+        last.pop(id(tensor), None)
+    finished: list[list[int]] = [[] for _ in trace.calls]
+    for identity, index in last.items():
+        finished[index].append(identity)
+    return finished
+
+
+# --- tensors that share memory --------------------------------------------------------------------
+
+
+def _others(trace: Trace, readings: Mapping[str, Any]) -> dict[int, list[Tensor]]:
+    """Per call that writes into a tensor, others in the same memory that are read afterwards."""
+    writing = [
+        index
+        for index, call in enumerate(trace.calls)
+        if call.op._schema.is_mutable and call.outputs and readings.get(call.name) is not same
+    ]
+    if not writing:
+        return {}
+    born: dict[int, int] = {}
+    reads: dict[int, list[tuple[int, Tensor]]] = defaultdict(list)
+    for index, call in enumerate(trace.calls):
+        for tensor in input_tensors(call):
+            reads[_memory(tensor)].append((index, tensor))
+        for tensor in call.outputs:
+            born.setdefault(id(tensor), index)
+    for tensor in trace.outputs:
+        reads[_memory(tensor)].append((len(trace.calls), tensor))
+    others = {}
+    for index in writing:
+        target = trace.calls[index].outputs[0]
+        later = {
+            id(tensor): tensor
+            for read, tensor in reads[_memory(target)]
+            if read > index and born.get(id(tensor), -1) < index and tensor is not target
+        }
+        others[index] = list(later.values())
+    return others
+
+
+def _memory(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _overwritten(tensor: Tensor, old: Any, target: Tensor, new: Any) -> Value:
+    """What a tensor holds after ``new`` was written into another one that shares its memory.
+
+    Args:
+        tensor: as it was recorded.
+        old: what it held.
+        target: what was written into, as it was recorded.
+        new: what that holds now.
+    """
+    if isinstance(old, Inert) and isinstance(new, Inert):
+        return old
+    if not all(isinstance(value, (Flow, Gate, Tensor)) for value in (old, new)):
+        raise UnreadableError("it writes into a weight")
+    flows = aligned([flow for flow in map(as_flow, (old, new)) if flow is not None])
+    if not flows:
+        return _merged(tensor, old, target, new)
+    # A constant does not depend on the input: it counts as zero.
+    remaining = iter(flows)
+    before, after = (
+        flows[0].values.new_zeros(shape.shape)
+        if isinstance(value, Tensor)
+        else next(remaining).values
+        for shape, value in ((tensor, old), (target, new))
+    )
+    return Flow(_merged(tensor, before, target, after), flows[0].exponent)
+
+
+def _merged(tensor: Tensor, old: Tensor, target: Tensor, new: Tensor) -> Tensor:
+    """The elements of ``old``, those of ``new`` where the recorded tensors have one in common."""
+    places, written = _places(tensor), _places(target)
+    size = 1 + int(max(places.max(), written.max()))
+    memory = old.new_zeros(size)
+    memory[places.to(old.device)] = old
+    memory[written.to(old.device)] = new.to(old)
+    return memory[places.to(old.device)]
+
+
+def _places(tensor: Tensor) -> Tensor:
+    """Where in memory every element of a recorded tensor lies."""
+    last = tensor.storage_offset() + sum(
+        (size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True)
+    )
+    return torch.arange(last + 1).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())

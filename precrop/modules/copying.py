@@ -1,0 +1,227 @@
+"""Copies of a network whose parameters and buffers are other tensors."""
+
+import copy
+import functools
+import types
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from precrop.errors import PrecropError
+from precrop.modules.reparametrised import refresh
+
+
+def copied(model: nn.Module, make: Callable[[str, Tensor], Tensor]) -> nn.Module:
+    """A deep copy in which ``make(name, tensor)`` stands for every parameter and buffer.
+
+    The original tensors are never copied, so a large network costs no more than a small one.
+    Shared parameters stay shared, and parameters keep their class and their attributes. What cannot
+    be copied, such as a lock, is the original's; a result that is kept with its history loses that.
+    """
+    memo: dict[int, Any] = {}
+    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    for name, parameter in parameters.items():
+        if is_lazy(parameter):
+            raise PrecropError(f"{name} has no shape yet: run the network once, then plan")
+        memo[id(parameter)] = _parameter(parameter, make(name, parameter))
+    for name, buffer in buffers.items():
+        memo[id(buffer)] = make(name, buffer)
+    modules = dict(model.named_modules())
+    plain = {path: m for path, m in modules.items() if _copies_plainly(type(m))}
+    for module in plain.values():
+        kind: Any = type(module)
+        memo[id(module)] = kind.__new__(kind)
+    for module in modules.values():
+        if isinstance(module, torch.jit.ScriptModule) and id(module) not in memo:
+            _copy_script(module, memo)
+    try:
+        for path, module in reversed(plain.items()):  # what holds a module may look at its copy
+            memo[id(module)].__dict__ = _copied_state(vars(module), path, memo)
+        for path, module in modules.items():
+            if path not in plain:
+                _prepare(vars(module), memo)
+        made: nn.Module = copy.deepcopy(model, memo)
+        for tensor in (*parameters.values(), *buffers.values()):
+            if vars(tensor):
+                vars(memo[id(tensor)]).update(copy.deepcopy(vars(tensor), memo))
+        refresh(made)
+    except PrecropError:
+        raise
+    except Exception as error:
+        raise PrecropError(f"the network cannot be copied: {first_line(error)}") from error
+    return made
+
+
+def _parameter(original: nn.Parameter, data: Tensor) -> nn.Parameter:
+    """A parameter of the original's class."""
+    kind = type(original)
+    if kind is nn.Parameter or not issubclass(kind, nn.Parameter) or type(data) is not Tensor:
+        return nn.Parameter(data, requires_grad=original.requires_grad)
+    made: nn.Parameter = Tensor._make_subclass(kind, data, original.requires_grad)
+    return made
+
+
+def _copy_script(script: torch.jit.ScriptModule, memo: dict[int, Any]) -> None:
+    """Copy a scripted module, whose tensors and modules live outside of Python."""
+    twins = dict(copy.deepcopy(script).named_modules())
+    for path, module in script.named_modules():
+        twin = twins[path]
+        memo[id(module)] = twin
+        tensors = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+        for name, tensor in tensors:
+            twin._c.setattr(name, memo[id(tensor)])
+
+
+def meta_copy(model: nn.Module) -> nn.Module:
+    """A copy on meta tensors."""
+    return copied(model, lambda _, tensor: tensor.detach().to("meta"))
+
+
+def submodule(model: nn.Module, path: str) -> nn.Module:
+    """The module at a path of the network's own; scripted modules have no ``get_submodule``.
+
+    For paths from files there is `precrop.fit.attributes.registered_module`.
+    """
+    found: nn.Module = functools.reduce(getattr, path.split(".") if path else (), model)
+    return found
+
+
+def tensor_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor in the state_dict: what tells one network from another."""
+    state = model.state_dict()
+    return {name: tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _copies_plainly(kind: type[nn.Module]) -> bool:
+    """Whether a class leaves copying to Python, so that copying its attributes is all there is."""
+    if kind.__setstate__.__module__ not in _UPGRADING or issubclass(kind, torch.jit.ScriptModule):
+        return False
+    return all(
+        getattr(kind, name, None) is getattr(nn.Module, name, None)
+        for name in ("__getstate__", "__deepcopy__", "__reduce__", "__reduce_ex__")
+    )
+
+
+def _copied_state(state: dict[str, Any], path: str, memo: dict[int, Any]) -> dict[str, Any]:
+    """A module's attributes, copied as `copy.deepcopy` does, but quickly where nothing is deep."""
+    copies = {}
+    for name, value in state.items():
+        if name == "_compiled_call_impl":
+            continue  # code that was compiled for the original
+        kind = type(value)
+        if kind in _ATOMIC:
+            copies[name] = value
+        elif kind in _CONTAINERS and not value:
+            copies[name] = kind()
+        elif kind is tuple and all(type(entry) in _ATOMIC for entry in value):
+            copies[name] = value
+        elif kind is dict and all(id(entry) in memo for entry in value.values()):
+            copies[name] = {key: memo[id(entry)] for key, entry in value.items()}
+        else:
+            copies[name] = _copied_value(value, f"{path}.{name}" if path else name, memo)
+    return copies
+
+
+def _copied_value(value: Any, where: str, memo: dict[int, Any]) -> Any:
+    _prepare(value, memo)
+    try:
+        return copy.deepcopy(value, memo)
+    except Exception as error:  # whatever the value's own way of copying raises
+        # What holds layers must not be the original's, nor what each use moves on.
+        kinds = (nn.Module, nn.Parameter, Iterator)
+        if any(isinstance(part, kinds) for part in held_objects(value)):
+            message = f"the network cannot be copied: {where}: {first_line(error)}"
+            raise PrecropError(message) from error
+        return value
+
+
+def _prepare(value: Any, memo: dict[int, Any]) -> None:
+    """Copy what `copy.deepcopy` refuses, or leaves as it is, although it holds what is copied."""
+    for part in held_objects(value):
+        if id(part) in memo:
+            continue
+        if isinstance(part, Tensor) and part.grad_fn is not None:
+            memo[id(part)] = part.detach().clone()
+        elif isinstance(part, types.FunctionType) and _reaches_module(part):
+            _rebind(part, memo)
+
+
+def held_objects(value: Any) -> Iterator[Any]:
+    """A value and what can be reached from it, without the insides of modules."""
+    seen: set[int] = set()
+    stack = [value]
+    while stack:
+        part = stack.pop()
+        if type(part) in _ATOMIC or id(part) in seen:
+            continue
+        seen.add(id(part))
+        yield part
+        stack += _held(part)
+
+
+def _held(value: Any) -> list[Any]:
+    """What a value holds: entries, attributes, the variables that a function closes over."""
+    if isinstance(value, dict):
+        return [*value.values()]
+    if isinstance(value, (list, tuple, set, frozenset, deque)):
+        return [*value]
+    if isinstance(value, types.FunctionType):
+        return _closed_over(value)
+    if isinstance(value, types.MethodType):
+        return [value.__self__]
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, (nn.Module, Tensor, type, types.ModuleType)):
+        return []
+    return [*getattr(value, "__dict__", {}).values()]
+
+
+def _closed_over(function: types.FunctionType) -> list[Any]:
+    held = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    for cell in function.__closure__ or ():
+        try:
+            held.append(cell.cell_contents)
+        except ValueError:  # a variable that is not set yet
+            continue
+    return held
+
+
+def _reaches_module(function: types.FunctionType) -> bool:
+    held = _closed_over(function)
+    return bool(held) and any(isinstance(part, nn.Module) for part in held_objects(held))
+
+
+def _rebind(function: types.FunctionType, memo: dict[int, Any]) -> None:
+    """Copy a function that closes over modules, so that the copy calls the copies of them."""
+    old = function.__closure__ or ()
+    cells = tuple(types.CellType() for _ in old)
+    code, name = function.__code__, function.__name__
+    made = types.FunctionType(code, function.__globals__, name, function.__defaults__, cells)
+    memo[id(function)] = made
+    for cell, original in zip(cells, old, strict=True):
+        try:
+            contents = original.cell_contents
+        except ValueError:  # a variable that is not set yet
+            continue
+        _prepare(contents, memo)
+        cell.cell_contents = copy.deepcopy(contents, memo)
+    made.__defaults__ = copy.deepcopy(function.__defaults__, memo)
+    made.__kwdefaults__ = copy.deepcopy(function.__kwdefaults__, memo)
+    made.__dict__.update(function.__dict__)
+    made.__qualname__, made.__doc__ = function.__qualname__, function.__doc__
+
+
+_ATOMIC = {bool, int, float, str, type(None)}
+# Here __setstate__ only adds what modules saved by older versions of PyTorch lack.
+_UPGRADING = {f"torch.nn.modules.{name}" for name in ("module", "conv", "activation", "batchnorm")}
+_CONTAINERS = {dict, OrderedDict, set, list}
+
+
+def first_line(error: Exception) -> str:
+    """An exception as one short line."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}"[:300]

@@ -1,0 +1,196 @@
+"""Calls of a copied network's modules: with the hooks that are part of it, and no others.
+
+A hook may be the network itself (weight normalisation, a norm of the weights, an output that is
+padded) or somebody's look at it (a log, a picture, a counter). Looks are nobody's business while a
+network is read, and are not called. A hook is part of the network if it belongs to an object of the
+network or to PyTorch's or our own tools, or if its code changes what passes: it returns something,
+or sets attributes of the module. Hooks of all modules (``register_module_forward_hook``) are looks.
+"""
+
+import dis
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import pairwise
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
+
+from torch import nn
+
+from precrop.modules.copying import held_objects
+
+CALL = "_compiled_call_impl"
+"""Where an instance of a module keeps what stands for its call, as ``Module.compile`` does."""
+
+_TOOLS = ("torch.", "precrop.")
+_ATOMS = (type(None), bool, int, float, str, bytes)
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network within what cannot be copied with it: `torch.compile`, distributed training.
+
+    `DataParallel` is a module like others, whose copy works: names keep its prefix.
+    """
+    while not isinstance(model, nn.DataParallel):
+        inner = _wrapped(model)
+        if inner is None:
+            break
+        model = inner
+    return model
+
+
+def _wrapped(model: nn.Module) -> nn.Module | None:
+    """What a module only runs in another way; None if it is none of that kind."""
+    inner: Any = None
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        inner = model.module
+    elif type(model).__name__ == "OptimizedModule":
+        inner = model.__dict__["_modules"].get("_orig_mod")
+    return inner if isinstance(inner, nn.Module) else None
+
+
+def keep_own_hooks(made: nn.Module, model: nn.Module) -> None:
+    """Drop the hooks of a copy of ``model`` that are no part of it."""
+    modules = dict(model.named_modules())
+    if not any(vars(module)[kind] for module in modules.values() for kind in _HOOKS):
+        return
+    network = _Network(list(modules.values()))
+    for path, module in made.named_modules():
+        for kind in _HOOKS:
+            hooks: dict[int, Any] = vars(modules[path])[kind] if path in modules else {}
+            for key, hook in hooks.items():
+                if not network.has(hook, before=kind == _HOOKS[0]):
+                    vars(module)[kind].pop(key, None)
+
+
+def own_call(module: nn.Module) -> Callable[..., Any]:
+    """The call of a module with the hooks that it has now, and no others.
+
+    A wrapper's call is that of what it wraps.
+    """
+    inner = _wrapped(module)
+    if inner is not None:
+        return lambda *args, **kwargs: inner(*args, **kwargs)
+
+    if not (module._forward_pre_hooks or module._forward_hooks):
+        return module.forward
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        for key, hook in module._forward_pre_hooks.items():
+            if key in module._forward_pre_hooks_with_kwargs:
+                changed = hook(module, args, kwargs)
+                args, kwargs = (args, kwargs) if changed is None else changed
+            else:
+                given: Any = hook(module, args)
+                if given is not None:
+                    args = given if isinstance(given, tuple) else (given,)
+        result = module.forward(*args, **kwargs)
+        for key, hook in module._forward_hooks.items():
+            named = (kwargs,) if key in module._forward_hooks_with_kwargs else ()
+            changed = hook(module, args, *named, result)
+            result = result if changed is None else changed
+        return result
+
+    return call
+
+
+def call_alone(made: nn.Module, model: nn.Module) -> None:
+    """Let nothing be called with a copy of ``model`` that is no part of the network."""
+    keep_own_hooks(made, model)
+    for module in made.modules():
+        module.__dict__[CALL] = own_call(module)
+
+
+class _Network:
+    """What belongs to a network, for telling its hooks from others."""
+
+    def __init__(self, modules: list[nn.Module]) -> None:
+        self.modules = modules
+        self.kinds = {kind for module in modules for kind in type(module).__mro__}
+        self.objects: dict[int, Any] | None = None
+
+    def has(self, hook: Any, *, before: bool) -> bool:
+        """Whether a hook is part of the network; ``before`` or after forward."""
+        while isinstance(hook, partial):
+            hook = hook.func
+        owner = hook.__self__ if isinstance(hook, MethodType) else hook
+        code = owner if isinstance(owner, FunctionType) else type(owner)
+        if (code.__module__ or "").startswith(_TOOLS):
+            return True
+        if not isinstance(owner, FunctionType):
+            if self._holds(owner):
+                return True
+            function = hook.__func__ if owner is not hook else _call_of(type(hook))
+            return _changes(function, before, 1)
+        if self._defines(owner):
+            return True
+        if owner.__name__ == "<lambda>":
+            return all(map(self._is_harmless, _outside_values(owner)))
+        return _changes(owner, before, 0)
+
+    def _holds(self, value: Any) -> bool:
+        if self.objects is None:
+            states = [
+                {name: entry for name, entry in vars(module).items() if name not in _HOOKS}
+                for module in self.modules
+            ]
+            found = [*self.modules, *held_objects(states)]
+            self.objects = {id(one): one for one in found}
+        return id(value) in self.objects
+
+    def _defines(self, function: FunctionType) -> bool:
+        """Whether a function is made in a method of one of the network's classes."""
+        return any(
+            kind.__module__ == function.__module__
+            and function.__qualname__.startswith(f"{kind.__qualname__}.")
+            for kind in self.kinds
+        )
+
+    def _is_harmless(self, value: Any) -> bool:
+        """Whether what a function looks up is a constant, code, or of the network."""
+        fixed = (*_ATOMS, ModuleType, FunctionType, type, type(len))
+        return isinstance(value, fixed) or self._holds(value)
+
+
+def _outside_values(function: FunctionType) -> Iterator[Any]:
+    """What a function looks up outside of itself: variables around it, and global names."""
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # a variable that is not set yet
+            continue
+    for name in function.__code__.co_names:
+        if name in function.__globals__:
+            yield function.__globals__[name]
+
+
+def _changes(function: Any, before: bool, position: int) -> bool:
+    """Whether a hook's code returns something or, before forward, sets attributes of the module.
+
+    ``position`` is that of the module among the hook's arguments.
+    """
+    if not isinstance(function, FunctionType):
+        return True  # nothing is known of it
+    code = function.__code__
+    steps = [step for step in dis.get_instructions(code) if step.opname != "CACHE"]
+    returns = any(
+        (step.opname == "RETURN_VALUE" and (last.opname, last.argval) != ("LOAD_CONST", None))
+        or (step.opname == "RETURN_CONST" and step.argval is not None)
+        for last, step in pairwise(steps)
+    )
+    if returns or not before:
+        return returns
+    module = code.co_varnames[position] if position < code.co_argcount else None
+    sets = any(
+        step.opname == "STORE_ATTR" and module in (last.argval, *_pair(last.argval)[-1:])
+        for last, step in pairwise(steps)
+    )
+    return sets or "setattr" in code.co_names
+
+
+def _call_of(kind: type) -> Any:
+    return next((vars(one)["__call__"] for one in kind.__mro__ if "__call__" in vars(one)), None)
+
+
+def _pair(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else ()

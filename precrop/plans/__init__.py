@@ -1,0 +1,1 @@
+"""A plan: its file, the network that it builds, and how it shows itself."""

@@ -1,0 +1,269 @@
+"""Builds the cropped network of a plan: same class, same state_dict keys, smaller tensors."""
+
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from precrop.errors import PlanError, PrecropError
+from precrop.fit.attributes import apply_edits, get_attribute, registered_module
+from precrop.fit.roots import scales_by_fan
+from precrop.modules.apart import apart
+from precrop.modules.copying import copied, tensor_shapes
+from precrop.modules.hooks import unwrapped
+from precrop.modules.reparametrised import lengths, restore
+from precrop.modules.streams import install, plain_hook
+from precrop.plans.plan import GROWTH, INITS, Axis, Init, Plan
+from precrop.read.unused import leave_out
+from precrop.solve.structure import INPUT_AXES
+from precrop.trained.channels import NORMS, Norm, choose
+
+SHOWN_DIFFERENCES = 3
+
+
+@apart()
+def build(plan: Plan, model: nn.Module, init: Init = "slice") -> nn.Module:
+    """Build the cropped network; ``model`` stays as it was.
+
+    Args:
+        plan: made for this network, or for another instance of it.
+        model: gives the structure, and the weights that are sliced.
+        init: ``slice`` keeps the leading channels of every segment of a weight and rescales it by
+            ``sqrt(old fan-in / new fan-in)``, so that activations keep their variance; ``reset``
+            then calls every module's own ``reset_parameters``. For trained networks ``l1``, ``l2``
+            and ``bn`` keep the channels with the largest norms as they are: L1 or L2 of the filters
+            that make them, or the magnitude of the batch norms' scales. A `SlicedChannelsWarning`
+            names the widths whose channels have no identity that can be proved; those keep their
+            leading ones, as they are.
+
+    Raises:
+        PlanError: the plan is for another network; the message names the first that differs.
+    """
+    if init not in INITS:
+        raise PrecropError(f"init={init!r} is unknown: choose from {', '.join(INITS)}")
+    model = unwrapped(model)
+    check_same_network(plan, model)
+    for path in {*plan.left_out} - {name for name, _ in model.named_modules()}:
+        raise PlanError(f"the plan leaves out {path}, which is no module of the network")
+    _check_sizes(plan, model)
+    cut = _largest(plan, model, init) if init in NORMS else _leading(plan, model)
+    small = copied(model, lambda name, tensor: cut(name, tensor.detach()))
+    _set_lengths(plan, cut, model, small)
+    restore(small)
+    leave_out(small, plan.left_out)
+    install(small, plan.streams, plain_hook)
+    apply_edits(small, plan.attributes)
+    if init == "reset":
+        reset(small)
+    return small
+
+
+Cut = Callable[[str, Tensor], Tensor]
+"""From a tensor of the original, by name, to that of the built network."""
+
+
+def _leading(plan: Plan, model: nn.Module) -> Cut:
+    """Keeps leading channels and rescales weights to their new fan-in."""
+    scales = _scales(plan, model)
+    return lambda name, tensor: _resized(plan, name, tensor, scales)
+
+
+def _largest(plan: Plan, model: nn.Module, norm: Norm) -> Cut:
+    """Keeps the channels with the largest norms, and weights as they were trained."""
+    kept = choose(plan, model, norm)
+    kept.warn()
+    # What forward multiplies by, a root of the fan-in, changes: the product stays.
+    inside = _scaled_in_forward(plan, model)
+    scales = {
+        layer.weight: 1 / fan_scale(plan.tensors[layer.weight], layer.kind)
+        for layer in plan.layers
+        if layer.weight in inside and layer.weight in plan.tensors
+    }
+    return lambda name, tensor: _resized(plan, name, kept.arranged(name, tensor), scales)
+
+
+def _resized(plan: Plan, name: str, tensor: Tensor, scales: Mapping[str, float]) -> Tensor:
+    axes, scale = plan.tensors.get(name), scales.get(name, 1.0)
+    made = tensor.clone() if axes is None else resize(tensor, axes)
+    floats = tensor.is_floating_point() or tensor.is_complex()
+    return made * scale if floats and scale != 1 else made
+
+
+def _scales(plan: Plan, model: nn.Module) -> dict[str, float]:
+    """By what tensors are multiplied: weights to their new fan, and what is added to them likewise.
+
+    So the weight that a layer uses is the rescaled slice of the one that it used.
+    """
+    inside = _scaled_in_forward(plan, model)
+    scales: dict[str, float] = {}
+    added: dict[str, float] = {}
+    for layer in plan.layers:
+        if layer.weight in plan.tensors and layer.weight not in inside:
+            scales[layer.weight] = fan_scale(plan.tensors[layer.weight], layer.kind)
+            added |= dict.fromkeys(layer.added, scales[layer.weight])
+    scales = added | scales  # what is a layer itself has its own fan
+    for path, twin in plan.followers.items():
+        known = [name for name in scales if name.startswith(f"{twin}.")]
+        scales |= {path + name[len(twin) :]: scales[name] for name in known}
+    return scales
+
+
+def _scaled_in_forward(plan: Plan, model: nn.Module) -> set[str]:
+    """Weights that forward scales by the root of their fan-in, a number that the plan changes."""
+    numbers = [
+        (path, get_attribute(registered_module(model, path), name))
+        for path, name, value in plan.attributes
+        if type(value) is float
+    ]
+    found = set()
+    for layer in plan.layers if numbers else ():
+        owner, shape = layer.weight.rpartition(".")[0], plan.shapes[layer.weight]
+        fan = prod(shape) // shape[1 if layer.kind == "transposed" else 0]
+        if any(
+            (path == owner or path.startswith(f"{owner}.")) and scales_by_fan(number, fan)
+            for path, number in numbers
+        ):
+            found.add(layer.weight)
+    return found
+
+
+def _set_lengths(plan: Plan, cut: Cut, model: nn.Module, small: nn.Module) -> None:
+    """Let every weight that is a length times a direction be cut as others are."""
+    for length, direction, dim in lengths(model):
+        if direction not in plan.tensors:
+            continue
+        g, v = model.get_parameter(length).detach(), model.get_parameter(direction).detach()
+        weight = cut(direction, torch._weight_norm(v, g, dim))
+        with torch.no_grad():
+            made = small.get_parameter(length)
+            made.copy_(torch.norm_except_dim(weight, 2, dim) * torch.where(made < 0, -1, 1))
+
+
+def check_same_network(plan: Plan, model: nn.Module) -> None:
+    """Compare every tensor's shape with the plan's record.
+
+    Raises:
+        PlanError: naming the first tensors that differ.
+    """
+    shapes = tensor_shapes(model)
+    names = [*plan.shapes, *(name for name in shapes if name not in plan.shapes)]
+    wrong = [name for name in names if shapes.get(name) != plan.shapes.get(name)]
+    if wrong:
+        listed = "; ".join(
+            f"{name} is {_shape_text(shapes.get(name))}, planned for "
+            f"{_shape_text(plan.shapes.get(name))}"
+            for name in wrong[:SHOWN_DIFFERENCES]
+        )
+        more = len(wrong) - SHOWN_DIFFERENCES
+        rest = f"; and {more} more" if more > 0 else ""
+        raise PlanError(f"the plan is for another network ({plan.network}): {listed}{rest}")
+
+
+def _check_sizes(plan: Plan, model: nn.Module) -> None:
+    """Refuse a plan whose sizes contradict the network or each other, before memory is taken.
+
+    Raises:
+        PlanError: naming the first tensor, or how many parameters there would be.
+    """
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, axes in plan.tensors.items():
+        if name not in tensors or not _resizes(tensors[name], axes):
+            raise PlanError(f"this plan does not resize {name} as the network has it: make it anew")
+    largest = GROWTH * max(
+        (size for tensor in tensors.values() for size in tensor.shape), default=1
+    )
+    for stream in plan.streams:
+        if stream.width > largest:
+            raise PlanError(f"this plan's stream at {stream.path} is too wide: make it anew")
+    params = sum(
+        prod(map(_new_size, plan.tensors.get(name, parameter.shape)))
+        for name, parameter in model.named_parameters()
+        if not any(name.startswith(f"{path}.") for path in plan.left_out)
+    )
+    if params != plan.params:
+        raise PlanError(f"the plan says {plan.params} parameters and builds {params}: make it anew")
+
+
+def _resizes(tensor: Tensor, axes: Sequence[Axis]) -> bool:
+    """Whether the axes are the tensor's, and none grows without measure."""
+    old = [a if isinstance(a, int) else sum(before for before, _ in a) for a in axes]
+    segments = [segment for axis in axes if not isinstance(axis, int) for segment in axis]
+    return old == list(tensor.shape) and all(
+        before >= 0 and 0 <= after <= GROWTH * max(1, before) and (before or not after)
+        for before, after in segments
+    )
+
+
+def _new_size(axis: Axis) -> int:
+    return axis if isinstance(axis, int) else sum(after for _, after in axis)
+
+
+def _shape_text(shape: Sequence[int] | None) -> str:
+    return "missing" if shape is None else "x".join(map(str, shape)) or "a scalar"
+
+
+def resize(tensor: Tensor, axes: Sequence[Axis]) -> Tensor:
+    """Keep the leading entries of every segment; a longer segment is filled up.
+
+    New entries of weights (two axes or more) are drawn from a normal distribution with the tensor's
+    own mean and spread, since copies of channels would stay copies in training; vectors, such as
+    normalisation scales, repeat what they have. The memory format stays.
+    """
+    original = tensor
+    for dim, axis in enumerate(axes):
+        if isinstance(axis, int):
+            continue
+        pieces = []
+        segments = torch.split(tensor, [old for old, _ in axis], dim)
+        for (old, new), piece in zip(axis, segments, strict=True):
+            pieces.append(piece.narrow(dim, 0, min(old, new)))
+            if new > old:
+                pieces.append(_filling(tensor, piece, dim, new - old))
+        tensor = torch.cat(pieces, dim)
+    return _laid_out(tensor, original)
+
+
+def _laid_out(tensor: Tensor, original: Tensor) -> Tensor:
+    """A copy whose axes follow each other in memory as the original's (channels_last) do."""
+    strides = original.stride()
+    order = sorted(range(len(strides)), key=lambda dim: -strides[dim])
+    inverse = sorted(range(len(order)), key=order.__getitem__)
+    return tensor.permute(order).clone(memory_format=torch.contiguous_format).permute(inverse)
+
+
+def _filling(tensor: Tensor, piece: Tensor, dim: int, count: int) -> Tensor:
+    numbers = tensor.is_floating_point() or tensor.is_complex()
+    if tensor.dim() < 2 or not numbers or tensor.is_meta:
+        repeats = torch.arange(count, device=piece.device) % piece.shape[dim]
+        return piece.index_select(dim, repeats)
+    shape = [*piece.shape]
+    shape[dim] = count
+    generator = torch.Generator(device=tensor.device).manual_seed(prod(tensor.shape))
+    noise = torch.randn(shape, generator=generator, dtype=tensor.dtype, device=tensor.device)
+    return noise * tensor.std() + tensor.mean()
+
+
+def fan_scale(axes: Sequence[Axis], kind: str) -> float:
+    """``sqrt(old / new)`` of the axes that a weight sums over: axis 1 of most layers' weights.
+
+    Axis 0 of a transposed convolution's and of a matrix that is multiplied as it is, axis 2 of the
+    weights of several experts, both inputs of a bilinear layer's.
+    """
+    inputs = INPUT_AXES.get(kind, (1,))
+    scale = 1.0
+    for axis in (axes[i] for i in inputs if i < len(axes)):
+        if not isinstance(axis, int):
+            scale *= (sum(old for old, _ in axis) / sum(new for _, new in axis)) ** 0.5
+    return scale
+
+
+def reset(model: nn.Module) -> None:
+    """Call the modules' own initialisers, in their order."""
+    for module in model.modules():
+        initialiser = getattr(module, "reset_parameters", None)
+        if callable(initialiser):
+            initialiser()
+
+
+__all__ = ["build", "check_same_network"]

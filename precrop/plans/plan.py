@@ -1,0 +1,412 @@
+"""A plan: which width every layer gets, what that costs, and how to build it (JSON on disk)."""
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from precrop.errors import PlanError, PrecropError
+from precrop.files import read_text, write_text
+from precrop.modules.streams import Stream
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame  # type: ignore[import-untyped]
+    from torch import nn
+
+SCHEMA = 2
+_LARGEST = 2**63
+_LARGEST_INPUT = 2**30
+"""Elements of an input that a file may describe."""
+
+GROWTH = 1024
+"""How many times larger a plan may make a size: far more than any plan does, not without end."""
+
+Init = Literal["slice", "reset", "l1", "l2", "bn"]
+"""How a built network gets its weights; `Plan.build` says what each does."""
+
+INITS: tuple[Init, ...] = typing.get_args(Init)
+
+Axis = int | tuple[tuple[int, int], ...]
+"""The size of an axis that stays, or the ``(old, new)`` segments of one that changes."""
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """Widths of one layer before and after.
+
+    ``weight`` names its parameter; ``group`` the independent width of its output, None if fixed;
+    ``target`` is the density that was asked of it, None if none was. ``added`` are parameters of
+    which something is added to the weight in forward: a low-rank update, for example.
+    """
+
+    name: str
+    weight: str
+    kind: str
+    base_in: int
+    base_out: int
+    in_channels: int
+    out_channels: int
+    base_weights: int
+    weights: int
+    base_macs: int
+    macs: int
+    group: str | None
+    frozen: str | None = None
+    target: float | None = None
+    added: tuple[str, ...] = ()
+
+    @property
+    def density(self) -> float:
+        """Share of the weights that remain."""
+        return self.weights / max(1, self.base_weights)
+
+
+@dataclass(frozen=True)
+class BudgetPlan:
+    """One budget: what was asked, the limit in units, what the plan uses, what the original uses.
+
+    Units are parameters, multiply-accumulates, bytes of memory and femtoseconds of latency.
+    ``multiplier`` is the growth of the objective per one per cent more of this budget.
+    """
+
+    asked: float | int | str
+    limit: int
+    used: int
+    base: int
+    multiplier: float = 0.0
+
+
+@dataclass(frozen=True, repr=False)
+class Plan:
+    """Everything that is needed to build the cropped network from another instance of the original.
+
+    Attributes:
+        network: class of the original, ``module:qualname``.
+        source: how the CLI names the model (``{"name": "resnet50", "args": {}}``), or None.
+        input_shape: shape of one input without the batch, as given to `precrop.plan`.
+        budgets: per cost name (``params``, ``macs``, ``latency``, ``memory``) what was asked and
+            met.
+        params, macs, base_params, base_macs: exact totals, batch 1.
+        layers: widths before and after, in the order of execution.
+        frozen: what is kept at full width against expectation, and why: ``{name: reason}``.
+        options: the options that the plan was made with (divisor, expand, balance, …).
+        shapes: shape of every tensor in the original state_dict: the network's fingerprint.
+        tensors: for every tensor that changes, its axes; an axis is a size or its
+            ``(old, new)`` segments.
+        streams: ends of layers at residual streams that have widths of their own.
+        attributes: ``(module path, attribute path, value)`` to set in the built network.
+        solver: status, iterations, objective of the continuous program and of the plan.
+        versions: of precrop and torch.
+        seconds: time that the plan took.
+        followers: modules that no pass called, and which one's widths they have.
+        left_out: modules that no pass called and that the built network does not have.
+    """
+
+    network: str
+    source: Mapping[str, Any] | None
+    input_shape: Any
+    budgets: Mapping[str, BudgetPlan]
+    params: int
+    macs: int
+    base_params: int
+    base_macs: int
+    layers: tuple[LayerPlan, ...]
+    frozen: Mapping[str, str]
+    options: Mapping[str, Any]
+    shapes: Mapping[str, tuple[int, ...]]
+    tensors: Mapping[str, tuple[Axis, ...]]
+    streams: tuple[Stream, ...]
+    attributes: tuple[tuple[str, str, Any], ...]
+    solver: Mapping[str, Any]
+    versions: Mapping[str, str]
+    seconds: float
+    followers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Shapes and axes become tuples all through, so that a plan equals itself read back."""
+        for name in ("input_shape", "shapes", "tensors"):
+            object.__setattr__(self, name, _tuples(getattr(self, name)))
+
+    @property
+    def widths(self) -> dict[str, tuple[int, int]]:
+        """``{layer name: (in_channels, out_channels)}`` of the cropped network."""
+        return {layer.name: (layer.in_channels, layer.out_channels) for layer in self.layers}
+
+    @property
+    def widened(self) -> dict[str, tuple[int, int]]:
+        """``{layer name: (original, new) output channels}`` of layers wider than the original."""
+        return {
+            layer.name: (layer.base_out, layer.out_channels)
+            for layer in self.layers
+            if layer.out_channels > layer.base_out
+        }
+
+    def __repr__(self) -> str:
+        from precrop.plans.views import brief
+
+        return brief(self)
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def summary(self) -> str:
+        """A screenful of text: widths by stage, totals, what is frozen and why."""
+        from precrop.plans.views import summary
+
+        return summary(self)
+
+    def to_frame(self) -> "DataFrame":
+        """One row a layer, as a pandas frame; `precrop.plans.views.frame` lists the columns.
+
+        Raises:
+            PrecropError: pandas is not installed.
+        """
+        from precrop.plans.views import frame
+
+        return frame(self)
+
+    def plot(self, title: str | None = None) -> "Figure":
+        """Widths before and after over depth, as a matplotlib figure; a notebook shows it.
+
+        Args:
+            title: first words of the heading; the name of the network by default.
+
+        Raises:
+            PrecropError: matplotlib is not installed.
+        """
+        from precrop.plans.plot import figure
+
+        return figure(self, title)
+
+    def _repr_html_(self) -> str:
+        from precrop.plans.views import html
+
+        return html(self)
+
+    def build(self, model: "nn.Module", init: Init = "slice") -> "nn.Module":
+        """Build the cropped network; ``model`` stays as it was.
+
+        Args:
+            model: an instance of the network that the plan was made for.
+            init: ``slice`` keeps the leading slice of every weight of ``model``, rescaled to the
+                new fan; ``reset`` calls the modules' own initialisers. ``l1``, ``l2`` and ``bn``
+                are for trained networks: they keep the channels with the largest norms, as they
+                are (docs/trained-weights.md).
+
+        Raises:
+            PlanError: ``model`` is another network; the message names the first layers that differ.
+        """
+        from precrop.plans.build import build
+
+        built: nn.Module = build(self, model, init)
+        return built
+
+    def to_json(self) -> str:
+        """The plan as text: the same plan gives the same text.
+
+        A digest of the content is part of it, so that an altered file is refused.
+
+        Raises:
+            PlanError: the plan holds a value that JSON cannot.
+        """
+        content = {"schema": SCHEMA, **_encode(self)}
+        return _layout({"digest": _digest(content), **content})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        """Read what `to_json` wrote. Runs no code of the file's.
+
+        Raises:
+            PlanError: the text is truncated, altered, or of another schema version.
+        """
+        try:
+            content = json.loads(text, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise PlanError(f"this is not a plan file, or a truncated one: {error}") from error
+        if not isinstance(content, dict) or "schema" not in content:
+            raise PlanError("this is not a plan file: it has no schema version")
+        if content["schema"] != SCHEMA:
+            found = _brief(content["schema"])
+            raise PlanError(f"this plan has schema version {found}; precrop reads {SCHEMA}")
+        if content.pop("digest", None) != _digest(content):
+            raise PlanError("this plan was altered after it was written: make it again")
+        del content["schema"]
+        try:
+            plan = _decode(content, cls, "plan")
+            assert isinstance(plan, cls)
+            _check(plan)
+        except RecursionError as error:
+            raise PlanError("this plan is nested too deeply") from error
+        return plan
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan to ``path``, whole or not at all."""
+        write_text(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Plan":
+        """Read a plan that `save` wrote. Runs no code of the file's.
+
+        Raises:
+            PlanError: the file is missing, truncated, altered, or of another schema version.
+        """
+        try:
+            text = read_text(Path(path), "a plan file")
+        except PrecropError as error:
+            raise PlanError(str(error)) from error
+        try:
+            return cls.from_json(text)
+        except PlanError as error:
+            raise PlanError(f"{path}: {error}") from error
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _encode(value: Any) -> Any:
+    """``value`` in JSON's types. An array is a tuple; a list is marked, so that both return."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if dataclasses.is_dataclass(value):
+        fields = [f for f in dataclasses.fields(value) if not _is_default(value, f)]
+        return {f.name: _encode(getattr(value, f.name)) for f in fields}
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        if set(value) != {"list"}:
+            return {key: _encode(item) for key, item in value.items()}
+    elif isinstance(value, tuple):
+        return [_encode(item) for item in value]
+    elif isinstance(value, list):
+        return {"list": [_encode(item) for item in value]}
+    raise PlanError(f"a plan cannot store {_brief(value)} ({type(value).__name__})")
+
+
+def _is_optional(field: "dataclasses.Field[Any]") -> bool:
+    """Whether a file may lack a field: files that were written before there was one do."""
+    return field.default_factory is not dataclasses.MISSING or field.default == ()
+
+
+def _is_default(value: Any, field: "dataclasses.Field[Any]") -> bool:
+    return _is_optional(field) and not getattr(value, field.name)
+
+
+def _decode_any(value: Any) -> Any:
+    """The inverse of `_encode` where the type is free."""
+    if isinstance(value, list):
+        return tuple(_decode_any(item) for item in value)
+    if isinstance(value, dict):
+        if set(value) == {"list"} and isinstance(value["list"], list):
+            return [_decode_any(item) for item in value["list"]]
+        return {key: _decode_any(item) for key, item in value.items()}
+    return value
+
+
+def _is_sound(value: Any) -> bool:
+    """Whether a number is finite and within what 64 bits hold; JSON has others."""
+    return not isinstance(value, (int, float)) or abs(value) < _LARGEST
+
+
+def _decode(value: Any, hint: Any, where: str) -> Any:
+    """The inverse of `_encode` for a value of type ``hint``; anything else is a `PlanError`."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return _decode_any(value)
+    if dataclasses.is_dataclass(hint):
+        hints = typing.get_type_hints(hint)
+        needed = {f.name for f in dataclasses.fields(hint) if not _is_optional(f)}
+        if isinstance(value, dict) and needed <= set(value) <= set(hints):
+            assert isinstance(hint, type)
+            return hint(**{k: _decode(value[k], hints[k], f"{where}.{k}") for k in value})
+    elif origin is Literal:
+        if value in arguments:
+            return value
+    elif origin is types.UnionType:
+        for argument in arguments:
+            try:
+                return _decode(value, argument, where)
+            except PlanError:
+                continue
+    elif origin is tuple and isinstance(value, list):
+        items = arguments[:1] * len(value) if arguments[-1] is ... else arguments
+        if len(items) == len(value):
+            return tuple(_decode(v, t, where) for v, t in zip(value, items, strict=True))
+    elif origin is Mapping and isinstance(value, dict):
+        return {k: _decode(v, arguments[1], f"{where}.{k}") for k, v in value.items()}
+    elif (type(value) is hint or (hint is float and type(value) is int)) and _is_sound(value):
+        return value
+    raise PlanError(f"{where} of this plan is broken: {_brief(value)}")
+
+
+def _check(plan: Plan) -> None:
+    """Refuse sizes and costs that nothing has.
+
+    Raises:
+        PlanError: naming the first.
+    """
+    if not _is_shape(plan.input_shape):
+        raise PlanError(f"input_shape of this plan is broken: {_brief(plan.input_shape)}")
+    for layer in plan.layers:
+        widths = (layer.base_in, layer.in_channels), (layer.base_out, layer.out_channels)
+        costs = layer.base_weights, layer.weights, layer.base_macs, layer.macs
+        if not all(old > 0 and 0 < new <= GROWTH * old for old, new in widths) or min(costs) < 0:
+            raise PlanError(f"layer {layer.name!r} of this plan is broken: its sizes make no sense")
+    for name, budget in plan.budgets.items():
+        if min(budget.limit, budget.base) < 1 or budget.used < 0:
+            raise PlanError(f"the budget {name!r} of this plan is broken: it is not above 0")
+
+
+def _is_shape(value: Any) -> bool:
+    """Whether what an input is described by takes memory within reason."""
+    if isinstance(value, Mapping):
+        return all(_is_shape(item) for name, item in value.items() if name != "values")
+    if isinstance(value, (list, tuple)):
+        sizes = [item for item in value if type(item) is int]
+        return all(map(_is_shape, value)) and abs(prod(sizes)) <= _LARGEST_INPUT
+    return _is_sound(value)
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """SHA-256 of the content, whatever its spacing and the order of its keys."""
+    return hashlib.sha256(_dump(content).encode()).hexdigest()
+
+
+def _dump(value: Any) -> str:
+    try:
+        return json.dumps(value, sort_keys=True, allow_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise PlanError(f"this does not fit in a plan: {error}") from error
+
+
+def _layout(content: Mapping[str, Any]) -> str:
+    """JSON with one line per layer, tensor and attribute, for readers and for diffs."""
+    fields = []
+    for name, value in content.items():
+        if isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):
+            lines = ",\n  ".join(_dump(item) for item in value)
+            text = f"[\n  {lines}\n ]"
+        elif isinstance(value, dict) and value:
+            lines = ",\n  ".join(f"{_dump(key)}: {_dump(value[key])}" for key in sorted(value))
+            text = f"{{\n  {lines}\n }}"
+        else:
+            text = _dump(value)
+        fields.append(f" {_dump(name)}: {text}")
+    return "{\n" + ",\n".join(fields) + "\n}\n"
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number")

@@ -1,0 +1,119 @@
+"""A plan as a picture: old and new widths over depth."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from precrop.errors import PrecropError, printable
+from precrop.files import replacing
+from precrop.plans.plan import Plan
+from precrop.plans.views import network_name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_LABELS = 90
+"""Layers that are named below the picture: all, or every other, third, …"""
+_OLD, _NEW, _WIDER, _FIXED = "#cfd8dc", "#1f6f8b", "#c8553d", "#8a8f94"
+
+
+def plot(plan: Plan, path: str | Path, title: str | None = None) -> None:
+    """Draw the output width of every layer before and after, in the order of execution.
+
+    Args:
+        plan: what to draw.
+        path: a ``.png`` or ``.svg`` file; written whole or not at all.
+        title: first words of the heading; the name of the network by default.
+
+    Raises:
+        PrecropError: matplotlib is not installed, or the file cannot be written.
+    """
+    kind = Path(path).suffix.lstrip(".").lower()
+    if kind not in ("png", "svg"):
+        raise PrecropError(f"{path}: a picture is a .png or an .svg file")
+    made = figure(plan, title)
+    with replacing(path) as temporary:
+        made.savefig(temporary, format=kind, dpi=160)
+
+
+def figure(plan: Plan, title: str | None = None) -> "Figure":
+    """What `plot` writes.
+
+    Raises:
+        PrecropError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise PrecropError("matplotlib is not installed: pip install 'precrop[plot]'") from error
+    made = Figure(figsize=(9, 4.6), layout="constrained")
+    widths, shares = made.subplots(2, 1, sharex=True, height_ratios=(3, 1.4))
+    _draw_widths(widths, plan)
+    _draw_shares(shares, plan)
+    heading = f"{title or network_name(plan)}: {_totals(plan)}"
+    widths.set_title(_plain(heading), loc="left", fontsize=11)
+    for axes in (widths, shares):
+        axes.margins(x=0.01)
+        axes.spines[["top", "right"]].set_visible(False)
+    return made
+
+
+def _draw_widths(axes: "Axes", plan: Plan) -> None:
+    """Output channels of every layer, before behind after."""
+    before = [layer.base_out for layer in plan.layers]
+    axes.bar(range(1, len(before) + 1), before, 0.84, color=_OLD, label="before")
+    for label, (color, layers) in _by_change(plan).items():
+        widths = [plan.layers[index].out_channels for index in layers]
+        axes.bar([index + 1 for index in layers], widths, 0.5, color=color, label=label)
+    axes.set_ylabel("output channels")
+    axes.legend(frameon=False, loc="upper left")
+
+
+def _draw_shares(axes: "Axes", plan: Plan) -> None:
+    """What every layer keeps of its width, in per cent."""
+    kept = [100 * layer.out_channels / layer.base_out for layer in plan.layers]
+    for color, layers in _by_change(plan).values():
+        axes.bar([index + 1 for index in layers], [kept[i] for i in layers], 0.84, color=color)
+    axes.axhline(100, color=_OLD, linewidth=1, zorder=0)
+    axes.set_ylim(0, max(105, *kept))
+    axes.set_ylabel("kept, %")
+    axes.set_xlabel("layer, in the order of execution")
+    names = [_plain(printable(layer.name)) for layer in plan.layers]
+    every = -(-len(names) // _LABELS)
+    axes.set_xticks(range(1, len(names) + 1, every), names[::every], rotation=90, fontsize=5)
+
+
+def _by_change(plan: Plan) -> dict[str, tuple[str, list[int]]]:
+    """For every label that occurs its color and the layers that it stands for."""
+    found: dict[str, tuple[str, list[int]]] = {}
+    for index, layer in enumerate(plan.layers):
+        label, color = "after", _NEW
+        if layer.group is None:
+            label, color = "fixed", _FIXED
+        elif layer.out_channels > layer.base_out:
+            label, color = "after, wider", _WIDER
+        found.setdefault(label, (color, []))[1].append(index)
+    return found
+
+
+def _plain(text: str) -> str:
+    """Text in which nothing is mathematics: a name may hold dollars."""
+    return text.replace("$", r"\$")
+
+
+def _totals(plan: Plan) -> str:
+    totals = {
+        "parameters": (plan.base_params, plan.params),
+        "MACs": (plan.base_macs, plan.macs),
+    }
+    return ", ".join(
+        f"{_short(before)} → {_short(after)} {name} ({after / max(before, 1):.0%})"
+        for name, (before, after) in totals.items()
+    )
+
+
+def _short(count: int) -> str:
+    for suffix, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= size:
+            return f"{count / size:.3g}{suffix}"
+    return str(count)

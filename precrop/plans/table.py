@@ -1,0 +1,213 @@
+"""A plan as a table for the terminal."""
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from precrop.errors import printable
+from precrop.plans.plan import LayerPlan, Plan
+from precrop.solve.budgets import written
+from precrop.solve.uniform import CLOSE
+
+_BAR = 32
+_COLUMNS = 110  # where the output is no terminal
+_NAMES_SHOWN = 4
+_COSTS = {"params": "parameters", "macs": "MACs", "memory": "activations"}
+
+
+def show(plan: Plan, console: Console | None = None) -> None:
+    """Print the widths layer by layer, the totals, what was frozen and why, and the seconds."""
+    console = console or Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, _COLUMNS)
+    console.print(layer_table(plan))
+    console.print()
+    console.print(total_table(plan))
+    console.print()
+    for line in (
+        *frozen_lines(plan),
+        *left_out_lines(plan),
+        *widened_lines(plan),
+        *uneven_lines(plan),
+        *rescaled_lines(plan),
+        *lookalike_lines(plan),
+        *uniform_lines(plan),
+        *worth_lines(plan),
+    ):
+        console.print(Text(printable(line)))
+    console.print(Text(f"Planned in {plan.seconds:.3f} s."))
+
+
+def layer_table(plan: Plan) -> Table:
+    """One row per layer; of a name only what differs from the row above is written out.
+
+    A bar is as long as the square root of the original width, so that narrow layers stay visible;
+    its solid part is the share that is kept, and what is wider than before stands out beyond it.
+    Where densities were asked for, the last column repeats them beside what the weights came to.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("layer", no_wrap=True)
+    table.add_column("inputs", justify="right", no_wrap=True)
+    table.add_column("outputs", justify="right", no_wrap=True)
+    table.add_column("width", no_wrap=True)
+    table.add_column("kept", justify="right", no_wrap=True)
+    table.add_column("weights", justify="right", no_wrap=True)
+    aimed = any(layer.target is not None for layer in plan.layers)
+    if aimed:
+        table.add_column("target", justify="right", no_wrap=True)
+    widest = max((max(layer.base_out, layer.out_channels) for layer in plan.layers), default=1)
+    above: list[str] = []
+    for layer in plan.layers:
+        parts = printable(layer.name).split(".")
+        table.add_row(
+            _tail(parts, above),
+            _change(layer.base_in, layer.in_channels),
+            _change(layer.base_out, layer.out_channels),
+            _bar(layer, widest),
+            "frozen" if layer.frozen else f"{layer.out_channels / layer.base_out:.0%}",
+            f"{layer.density:.1%}",
+            *([_share(layer.target)] if aimed else []),
+            style="yellow" if layer.frozen else "",
+        )
+        above = parts
+    return table
+
+
+def total_table(plan: Plan) -> Table:
+    """Parameters and MACs before and after, against their budgets.
+
+    The last column is what one more per cent of a budget would add to the objective.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("total", "before", "after", "share", "budget", "used", "worth of +1%"):
+        table.add_column(heading, justify="left" if heading == "total" else "right", no_wrap=True)
+    totals = {"params": (plan.base_params, plan.params), "macs": (plan.base_macs, plan.macs)}
+    totals |= {name: (budget.base, budget.used) for name, budget in sorted(plan.budgets.items())}
+    for name, (before, after) in totals.items():
+        share = f"{after / before:.1%}" if before else "–"
+        cells = [
+            _COSTS.get(name, escape(printable(name))),
+            written(name, before),
+            written(name, after),
+            share,
+        ]
+        budget = plan.budgets.get(name)
+        if budget is not None:
+            used = f"{budget.used / budget.limit:.2%}"
+            cells += [written(name, budget.limit), used, f"{budget.multiplier:.3g}"]
+        table.add_row(*cells)
+    return table
+
+
+def frozen_lines(plan: Plan) -> Iterator[str]:
+    """What keeps its full width against expectation, one line per reason."""
+    if not plan.frozen:
+        yield "Nothing is frozen."
+    reasons: dict[str, list[str]] = {}
+    for name, reason in plan.frozen.items():
+        reasons.setdefault(reason, []).append(name)
+    for reason, names in reasons.items():
+        yield f"Frozen: {_some(names)}: {reason}"
+
+
+def widened_lines(plan: Plan) -> Iterator[str]:
+    """The layers that end wider than the original, and by how much at most."""
+    if plan.widened:
+        most = max(new / old for old, new in plan.widened.values())
+        yield f"Wider than the original: {_some(list(plan.widened))}: up to {most:.2f} times"
+
+
+def uniform_lines(plan: Plan) -> Iterator[str]:
+    """How far the plan is from uniform width at its budgets, and what that lets one expect."""
+    found = plan.solver.get("uniform")
+    if found:
+        head = f"Uniform width would keep {found['share']:.0%} of every width"
+        if found["apart"] <= CLOSE:
+            yield f"{head}; this plan is close to it: expect the same accuracy."
+        else:
+            yield (
+                f"{head}; this plan is {found['apart']:.0%} away from it, most in "
+                f"{_some(list(found['most']))}."
+            )
+    starved = plan.solver.get("starved")
+    if starved:
+        yield (
+            f"Warning: parameters alone leave {starved['layer']} {starved['kept']:.0%} of its "
+            f"inputs (uniform width: {starved['uniform']:.0%}); with {starved['classes']} classes "
+            "that can cost accuracy. Give a budget of MACs too."
+        )
+
+
+def worth_lines(plan: Plan) -> Iterator[str]:
+    """What the last column of the totals means, where a budget has a price."""
+    if any(budget.multiplier for budget in plan.budgets.values()):
+        yield (
+            "Worth of +1%: what 1% more of that budget adds to the objective (SynExp: the sum of "
+            "the layers' log densities); 0 where the budget does not bind."
+        )
+
+
+def uneven_lines(plan: Plan) -> Iterator[str]:
+    """The layers made of several widths whose sum is no multiple of the divisor."""
+    names = plan.solver.get("uneven", ())
+    if names:
+        divisor = plan.options["divisor"]
+        yield f"No multiples of {divisor}, as parts of them cannot be: {_some(list(names))}"
+
+
+def left_out_lines(plan: Plan) -> Iterator[str]:
+    """The modules that the built network is without."""
+    if plan.left_out:
+        yield f"Left out, as no pass calls them: {_some(list(plan.left_out))}"
+
+
+def rescaled_lines(plan: Plan) -> Iterator[str]:
+    """The floats derived from sizes that the plan changes, such as an attention's scale."""
+    floats = [(path, name) for path, name, value in plan.attributes if type(value) is float]
+    if floats:
+        yield f"Rescaled with the widths: {_some(['.'.join(pair) for pair in floats])}"
+
+
+def lookalike_lines(plan: Plan) -> Iterator[str]:
+    """The floats that may or may not mean a width, since they equal a root of it."""
+    names = plan.solver.get("lookalikes", ())
+    if names:
+        yield (
+            f"Not rescaled: {_some(list(names))}: a root of a width that changes, perhaps by "
+            "chance; nothing in forward proves that it follows that"
+        )
+
+
+def _share(density: float | None) -> str:
+    return "" if density is None else f"{density:.1%}"
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - _NAMES_SHOWN
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _tail(parts: list[str], above: list[str]) -> Text:
+    """A dotted name in which spaces stand for the leading parts that the row above has too."""
+    same = 0
+    while same < min(len(parts), len(above)) - 1 and parts[same] == above[same]:
+        same += 1
+    shared = ".".join(parts[:same])
+    return Text(" " * len(shared) + ("." if same else "") + ".".join(parts[same:]))
+
+
+def _change(old: int, new: int) -> str:
+    return str(old) if old == new else f"{old} → {new}"
+
+
+def _bar(layer: LayerPlan, widest: int) -> Text:
+    length = _BAR * (layer.base_out / widest) ** 0.5
+    solid = max(1, round(length * layer.out_channels / layer.base_out))
+    old = max(1, round(length))
+    bar = Text("█" * min(solid, old), style="cyan")
+    bar.append("░" * (old - solid), style="dim")
+    bar.append("▓" * (solid - old), style="green")
+    return bar

@@ -1,0 +1,85 @@
+"""Weights on disk: safetensors in, and a built network with its plan out."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from precrop.errors import PrecropError
+from precrop.files import replacing
+from precrop.plans.plan import Plan
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        PrecropError: the file is missing or broken.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise PrecropError(f"cannot read {path}: it is no plain file")
+        return load_file(path)
+    except OSError as error:
+        raise PrecropError(f"cannot read {path}: {error.strerror or error}") from error
+    except (SafetensorError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        # The last ones of what a header says that is no type or size of PyTorch's.
+        raise PrecropError(f"{path} is not a safetensors file: {error}") from error
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write tensors as safetensors.
+
+    Raises:
+        PrecropError: there is no room, or no right to write.
+    """
+    try:
+        save_file(dict(tensors), path, metadata)
+    except SafetensorError as error:
+        raise PrecropError(f"cannot write {path.name}: {error}") from error
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a safetensors state_dict into ``model``, whole or not at all.
+
+    Raises:
+        PrecropError: the file is missing or broken, or its tensors are not the model's.
+    """
+    given = load_tensors(path)
+    wanted = model.state_dict()
+    names = [*wanted, *(name for name in given if name not in wanted)]
+    for name in names:
+        if name not in given or name not in wanted:
+            where = "lacks" if name not in given else "has an unknown"
+            raise PrecropError(f"{path} does not fit the model: it {where} tensor {name}")
+        if given[name].shape != wanted[name].shape:
+            raise PrecropError(
+                f"{path} does not fit the model: {name} has shape {tuple(given[name].shape)}, "
+                f"not {tuple(wanted[name].shape)}"
+            )
+    model.load_state_dict(given)
+
+
+def save_built(model: nn.Module, plan: Plan, output: Path, stem: str) -> tuple[Path, Path]:
+    """Write a state_dict as safetensors and the plan as JSON, both or neither.
+
+    Args:
+        model: the cropped network.
+        plan: the plan that it was built from.
+        output: a folder, or the first part of both names.
+        stem: the first part of both names where ``output`` is a folder.
+
+    Returns:
+        The paths of the weights and of the plan.
+    """
+    prefix = output / stem if output.is_dir() else output
+    weights_path = prefix.with_name(f"{prefix.name}.safetensors")
+    plan_path = prefix.with_name(f"{prefix.name}.json")
+    # Tensors under two names (tied weights) are written twice: safetensors knows no sharing.
+    tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    with replacing(weights_path) as weights_file, replacing(plan_path) as plan_file:
+        save_tensors(tensors, weights_file, {"format": "pt"})
+        plan_file.write_text(plan.to_json(), encoding="utf-8")
+    return weights_path, plan_path

@@ -1,0 +1,138 @@
+"""The public functions of pruning at initialization."""
+
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from precrop.modules.apart import apart
+from precrop.progress import bar
+from precrop.pruning.collapse import LayerCollapseWarning
+from precrop.pruning.methods import SCORES, layer_densities, weight_scores
+from precrop.pruning.problem import Problem, silent
+from precrop.pruning.ranking import kept_weights, outranked, shares
+from precrop.read.inputs import Inputs, given
+from precrop.solve.budgets import Budget
+
+
+def densities(
+    model: nn.Module,
+    input_shape: Any = None,
+    *,
+    example_inputs: Any = None,
+    example_kwargs: Mapping[str, Any] | None = None,
+    method: str = "synexp",
+    params: Budget | None = None,
+    macs: Budget | None = None,
+    data: Iterable[Any] | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    **options: Any,
+) -> dict[str, float]:
+    """The share of every layer's weights that remains, were layers independent of each other.
+
+    Budgets count the prunable weights (convolutions and linear layers), not biases or norms.
+
+    Args:
+        model: the network; it is only looked at.
+        input_shape: as in `precrop.plan`, and so are the two that may stand for it.
+        example_inputs: instead of a shape.
+        example_kwargs: likewise.
+        method: a name in `precrop.pruning.methods.RULES` or ``SCORES``.
+        params: budget for the prunable weights.
+        macs: budget for their multiply-accumulates at batch 1.
+        data: batches ``(inputs, targets)``, all of which are used; for ``snip`` and ``grasp``.
+        seed: of every random choice.
+        progress: show a progress bar on standard error while a method takes long.
+        options: those of the method, such as ``rounds=`` of ``synflow``.
+
+    Returns:
+        ``{layer name: density}`` with densities in (0, 1], in the order of execution.
+
+    Warns:
+        LayerCollapseWarning: the method leaves a layer no weight; it then keeps its best one.
+        UserWarning: a single weight of a layer ranks high enough to remain.
+
+    Raises:
+        BudgetError: a budget is senseless.
+        PrecropError: the method is unknown or lacks data, or the network has no prunable layer.
+    """
+    with apart():
+        inputs = given(model, input_shape, example_inputs, example_kwargs)
+        problem = _problem(model, inputs, params, macs, data, seed, progress)
+        found, gone, thin = _densities(problem, method, options)
+    said = []
+    if gone:
+        said.append(f"collapses {', '.join(gone)}: no weight ranks high enough to remain")
+    if thin:
+        said.append(f"leaves a single weight of {', '.join(thin)}")
+    if said:
+        category = LayerCollapseWarning if gone else UserWarning
+        warnings.warn(f"{method} {'; it '.join(said)}", category, stacklevel=2)
+    return found
+
+
+@apart()
+def scores(
+    model: nn.Module,
+    input_shape: Any = None,
+    *,
+    example_inputs: Any = None,
+    example_kwargs: Mapping[str, Any] | None = None,
+    method: str,
+    params: Budget | None = None,
+    macs: Budget | None = None,
+    data: Iterable[Any] | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    **options: Any,
+) -> dict[str, Tensor]:
+    """One number for every prunable weight; those with the highest remain.
+
+    The arguments are those of `densities`. Only ``synflow`` depends on the budgets.
+
+    Returns:
+        ``{parameter name: tensor}`` of the parameters' shapes, for `precrop.masks`.
+
+    Raises:
+        PrecropError: the method is unknown, ranks no single weights, or lacks data.
+    """
+    inputs = given(model, input_shape, example_inputs, example_kwargs)
+    problem = _problem(model, inputs, params, macs, data, seed, progress)
+    found = weight_scores(problem, method, **options)
+    return {problem.parameters[name]: values for name, values in found.items()}
+
+
+def _densities(
+    problem: Problem, method: str, options: Mapping[str, Any]
+) -> tuple[dict[str, float], list[str], list[str]]:
+    """The densities, the layers that collapse, and others of which a single weight remains."""
+    if method in SCORES:
+        ranked = weight_scores(problem, method, **options)
+        kept = kept_weights(problem, ranked)
+        gone = outranked(ranked, kept)
+        single = [name for name, mask in kept.items() if mask.numel() > 1 == int(mask.sum())]
+        return shares(kept), gone, [name for name in single if name not in gone]
+    found = layer_densities(problem, method, **options)
+    layers = problem.layers.items()
+    return found, [name for name, layer in layers if found[name] * layer.weights < 1], []
+
+
+def _problem(
+    model: nn.Module,
+    inputs: Inputs,
+    params: Budget | None,
+    macs: Budget | None,
+    data: Iterable[Any] | None,
+    seed: int,
+    progress: bool,
+) -> Problem:
+    return Problem.of(
+        model,
+        inputs,
+        {"params": params, "macs": macs},
+        data=data,
+        seed=seed,
+        progress=bar if progress else silent,
+    )

@@ -1,0 +1,473 @@
+"""Scores from the gradient of the loss at initialization: SNIP and GraSP.
+
+The loss is the mean cross-entropy over all samples of all batches. Both methods run a copy of the
+network in train mode: random choices such as dropout depend on the problem's seed alone, and batch
+norms normalise over what is computed at once, or by what they have stored.
+
+To save memory, a batch is cut in as few parts as hold at most ``micro_batch`` samples each, of
+sizes as equal as possible. Where nothing looks across samples this changes no score; a batch norm
+normalises over a part instead of the whole batch. By default a part is as large as memory of about
+4 GB allows: the whole batch for usual networks on CIFAR, 24 samples (SNIP) or 12 (GraSP) for
+ResNet-50 at 224x224.
+
+Scored are the weights of convolutions and linear layers, frozen ones too, but no biases and no
+norms. A layer that has no part in the loss scores zeros: those of GoogLeNet's auxiliary heads, and
+those of a residual branch that ends in a scale of zero, as many of timm's networks do at first.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from operator import length_hint
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from precrop.errors import PrecropError
+from precrop.modules.apart import apart
+from precrop.modules.copying import copied, first_line
+from precrop.modules.hooks import call_alone
+from precrop.modules.random import OwnNumbers
+from precrop.pruning.problem import Problem
+from precrop.read.plain import OtherAttention, PlainLayers
+
+# Outputs of layers, as numbers, that are computed at once: a backward pass needs about 8 bytes for
+# each in float32, a second one about 20 (measured with ResNet-50).
+_SNIP_AT_ONCE = 2**28
+_GRASP_AT_ONCE = 2**27
+
+
+BatchNorm = Literal["batch", "stored"]
+
+
+def snip(
+    problem: Problem, *, batch_norm: BatchNorm = "batch", micro_batch: int | None = None
+) -> dict[str, Tensor]:
+    """``|w dL/dw|``, the sensitivity of the loss L to a connection.
+
+    Lee et al. 2019 (1810.02340). Their code (namhoonlee/snip-public) takes one batch, scores biases
+    too, divides by the sum of all scores, which changes no ranking, and lets batch norms use their
+    stored statistics, as SynFlow's code does. Here batch norms use the batch's by default, as in
+    GraSP's code and in ports of SNIP to PyTorch, and all data that is given counts. At
+    initialization, where stored statistics are 0 and 1, the two keep rather different weights.
+
+    Args:
+        problem: the network and its data, of which one batch at a time is held.
+        batch_norm: ``batch`` normalises over what is computed at once, ``stored`` by the running
+            mean and variance.
+        micro_batch: most samples to compute at once; by default what 4 GB hold (see above).
+
+    Returns:
+        Per layer name a tensor of the weight's shape, not negative.
+
+    Raises:
+        PrecropError: an option, the data or the loss makes no sense, or the network fails on it.
+    """
+    size = _part_size(problem, micro_batch, _SNIP_AT_ONCE)
+    network = _Differentiated(problem, batch_norm)
+    with network.apart():
+        batches = problem.progress(_batches(problem), "SNIP", length_hint(problem.data) or None)
+        found = network.gradients(_parts(batches, size), temperature=1.0)
+    return {
+        name: gradient.mul_(network.weights[name].detach()).abs_()
+        for name, gradient in found.items()
+    }
+
+
+def grasp(
+    problem: Problem,
+    *,
+    temperature: float = 200.0,
+    batch_norm: BatchNorm = "batch",
+    micro_batch: int | None = None,
+) -> dict[str, Tensor]:
+    """``w Hg``, with the gradient g and the Hessian H of the loss of ``logits / temperature``.
+
+    Wang et al. 2020 (2002.07376) score ``-w Hg`` and remove the weights that score highest, without
+    which the gradient's norm grows most. Ours is the negative, so that the highest remain, as in
+    SynFlow's code (its first versions had the other sign). The authors' code (alecwangcq/GraSP)
+    also draws the classifier's weights anew, takes as many samples of every class, cuts a batch in
+    halves (for ImageNet in parts of 20) and divides by the sum of all scores, which changes no
+    ranking; here weights and data are those given. Batch norms use the batch's statistics by
+    default, as there; in SynFlow's code they use their stored ones.
+
+    Args:
+        problem: the network and its data; all inputs are held, for two passes over them.
+        temperature: divides the logits; 200 in the paper's code.
+        batch_norm: as of `snip`.
+        micro_batch: most samples to compute at once; by default what 4 GB hold (see above).
+
+    Returns:
+        Per layer name a tensor of the weight's shape.
+
+    Raises:
+        PrecropError: an option, the data or the loss makes no sense, the network fails on it, or
+            it can't be differentiated twice.
+    """
+    if type(temperature) not in (int, float) or not 0 < temperature < math.inf:
+        raise PrecropError(f"temperature={temperature!r} makes no sense: write a number above 0")
+    size = _part_size(problem, micro_batch, _GRASP_AT_ONCE)
+    network = _Differentiated(problem, batch_norm)
+    with network.apart():
+        parts = list(_parts(_batches(problem), size))
+        first = problem.progress(parts, "GraSP: gradient", len(parts))
+        gradients = network.gradients(first, temperature)
+        second = problem.progress(parts, "GraSP: Hessian times gradient", len(parts))
+        found = network.hessian_products(second, temperature, gradients)
+    return {name: product.mul_(network.weights[name].detach()) for name, product in found.items()}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Samples that are computed at once.
+
+    Attributes:
+        batch: number of the batch they are from; the first is 1.
+        args: inputs by position, samples first.
+        kwargs: inputs by name, samples first.
+        targets: class numbers ``(samples, ...)`` or probabilities ``(samples, classes, ...)``.
+    """
+
+    batch: int
+    args: Sequence[Tensor]
+    kwargs: Mapping[str, Tensor]
+    targets: Tensor
+
+
+class _Differentiated:
+    """A copy of the network in train mode; nothing but the prunable weights needs gradients.
+
+    Attributes:
+        weights: by layer name, those of the copy.
+    """
+
+    def __init__(self, problem: Problem, batch_norm: BatchNorm) -> None:
+        if batch_norm not in ("batch", "stored"):
+            raise PrecropError(f"batch_norm={batch_norm!r} is unknown: write 'batch' or 'stored'")
+        model = problem.network.model
+        self.numbers = OwnNumbers(problem.seed)
+        self.tables = problem.network.tables
+        self._statistics = _StoredStatistics if batch_norm == "stored" else nullcontext
+        with torch.inference_mode(False):
+            self.model = copied(model, lambda _, tensor: tensor.detach().clone()).train()
+        call_alone(self.model, model)
+        self.model.requires_grad_(False)
+        parameters = dict(self.model.named_parameters())
+        self.weights = {
+            layer: parameters[name].requires_grad_() for layer, name in problem.parameters.items()
+        }
+        weight = next(iter(self.weights.values()))
+        self.device, self.dtype = weight.device, weight.dtype
+        if weight.is_meta:
+            raise PrecropError(
+                "the network's weights have no values (device 'meta'): initialize it first"
+            )
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Compute with gradients whatever the caller set, with random numbers of its own."""
+        with (
+            apart(),
+            self.tables.lent() if self.tables.kept or self.tables.draws else nullcontext(),
+            self.numbers,
+            _lent(self.device),
+            PlainLayers(self.dtype),
+            self._statistics(),
+        ):
+            yield
+
+    def gradients(self, parts: Iterable[_Part], temperature: float) -> dict[str, Tensor]:
+        """The gradient of the mean loss, by layer name."""
+        return self._means(parts, temperature, torch.autograd.backward)
+
+    def hessian_products(
+        self, parts: Iterable[_Part], temperature: float, vectors: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The Hessian of the mean loss times vectors, by layer name.
+
+        Fused attention and PyTorch's hard sigmoid have no second derivative; the same functions
+        stand for them that are written in operations that do.
+        """
+        weights = list(self.weights.values())
+
+        def accumulate(loss: Tensor) -> None:
+            found = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
+            pairs = [
+                (gradient, vectors[name])
+                for name, gradient in zip(self.weights, found, strict=True)
+                if gradient is not None and gradient.requires_grad
+            ]
+            try:
+                torch.autograd.backward([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+            except RuntimeError as error:
+                raise PrecropError(
+                    "the network cannot be differentiated twice, as grasp must: choose another "
+                    f"method ({first_line(error)})"
+                ) from error
+
+        with _TwiceDifferentiable(), OtherAttention(_attention, self.dtype):
+            return self._means(parts, temperature, accumulate)
+
+    def _means(
+        self,
+        parts: Iterable[_Part],
+        temperature: float,
+        accumulate: Callable[[Tensor], None],
+    ) -> dict[str, Tensor]:
+        """What ``accumulate`` adds to the weights' ``grad`` per term of the loss, by layer name.
+
+        Every call draws the same random numbers, so that g and H are those of one function.
+        """
+        self.numbers.restart()
+        terms = 0
+        for part in parts:
+            loss, count = self._loss(part, temperature)
+            accumulate(loss)
+            terms += count
+        if not terms:
+            raise PrecropError(
+                "data= has no batches: give an iterable of (inputs, targets), and a new one where "
+                "it was used up before"
+            )
+        return {name: _taken(weight).div_(terms) for name, weight in self.weights.items()}
+
+    def _loss(self, part: _Part, temperature: float) -> tuple[Tensor, int]:
+        """Cross-entropy summed over a part, and the number of terms."""
+        args = [self._moved(tensor) for tensor in part.args]
+        kwargs = {name: self._moved(tensor) for name, tensor in part.kwargs.items()}
+        try:
+            output = self.model(*args, **kwargs)
+        except Exception as error:
+            raise PrecropError(
+                f"the network fails in train mode on {_where(part)}, {len(part.targets)} samples "
+                f"at once: {first_line(error)}"
+            ) from error
+        logits = _logits(output)
+        targets = _targets(part, _tracked(part.targets).to(self.device), logits)
+        # Half precision has too few digits for a sum of exponentials.
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+        loss = F.cross_entropy(logits, targets, reduction="sum")
+        if not loss.isfinite():
+            raise PrecropError(
+                f"the loss is {loss.item()} on {_where(part)}: check that its inputs and the "
+                "network's weights are finite and of a usual scale"
+            )
+        if not loss.requires_grad:
+            raise PrecropError(
+                "no prunable weight has a gradient: the network's output does not depend on them, "
+                "or its forward detaches it"
+            )
+        return loss, logits.numel() // logits.shape[1]
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
+        return _tracked(tensor).to(self.device, dtype)
+
+
+@contextmanager
+def _lent(device: torch.device) -> Iterator[None]:
+    """Give a GPU's own generator back as it was: kernels that drop by themselves draw from it."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.cuda.get_rng_state(device)
+    try:
+        yield
+    finally:
+        torch.cuda.set_rng_state(before, device)
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Attention as two products, which can be differentiated twice."""
+    output: Tensor = torch.ops.aten._scaled_dot_product_attention_math(
+        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+    )[0]
+    return output
+
+
+class _StoredStatistics(TorchFunctionMode):
+    """Lets batch norms that have running statistics normalise by them, and leave them alone."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if function is F.batch_norm:
+            function = _stored_norm
+        return function(*args, **(kwargs or {}))
+
+
+def _stored_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    training = training and running_mean is None
+    return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+
+
+class _TwiceDifferentiable(TorchFunctionMode):
+    """Computes the hard sigmoid in operations that have a second derivative."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if function is F.hardsigmoid:
+            function = _hard_sigmoid
+        return function(*args, **(kwargs or {}))
+
+
+def _hard_sigmoid(input: Tensor, inplace: bool = False) -> Tensor:
+    return F.relu6(input + 3) / 6
+
+
+def _tracked(tensor: Tensor) -> Tensor:
+    """A tensor that gradients may be computed with: not one of inference mode."""
+    return tensor.clone() if tensor.is_inference() else tensor.detach()
+
+
+def _taken(weight: Tensor) -> Tensor:
+    """A weight's ``grad``, which it loses; zeros if none came."""
+    gradient, weight.grad = weight.grad, None
+    return torch.zeros_like(weight) if gradient is None else gradient
+
+
+def _part_size(problem: Problem, micro_batch: int | None, at_once: int) -> int:
+    """Most samples of a part; by default those whose layers put out ``at_once`` numbers."""
+    if micro_batch is None:
+        layers = problem.layers.values()
+        outputs = sum(layer.macs * layer.out_channels // layer.weights for layer in layers)
+        return max(2, at_once // max(1, outputs))  # some batch norms refuse a single sample
+    if type(micro_batch) is not int or micro_batch < 1:
+        raise PrecropError(
+            f"micro_batch={micro_batch!r} makes no sense: write a whole number from 1 up"
+        )
+    return micro_batch
+
+
+def _batches(problem: Problem) -> Iterator[Any]:
+    data = problem.batches()
+    try:
+        return iter(data)
+    except TypeError as error:
+        raise PrecropError(
+            f"data= is {_kind(data)}: give an iterable of batches (inputs, targets)"
+        ) from error
+
+
+def _parts(batches: Iterable[Any], size: int) -> Iterator[_Part]:
+    """Cut batches in as few parts of at most ``size`` samples, as equal as possible; no copies."""
+    for number, item in enumerate(batches, 1):
+        whole = _whole(number, item)
+        count = math.ceil(len(whole.targets) / size)
+        args = [tensor.tensor_split(count) for tensor in whole.args]
+        kwargs = {name: tensor.tensor_split(count) for name, tensor in whole.kwargs.items()}
+        for i, targets in enumerate(whole.targets.tensor_split(count)):
+            yield _Part(
+                number,
+                [pieces[i] for pieces in args],
+                {name: pieces[i] for name, pieces in kwargs.items()},
+                targets,
+            )
+
+
+def _whole(number: int, item: Any) -> _Part:
+    """A batch as one part; its inputs are a tensor, or several by position or by name."""
+    if not isinstance(item, (tuple, list)) or len(item) != 2:
+        raise PrecropError(
+            f"batch {number} of the data is {_kind(item)}, not a pair (inputs, targets): give an "
+            "iterable of such pairs, such as [(inputs, targets)] or a DataLoader"
+        )
+    inputs, targets = item
+    kwargs = dict(inputs) if isinstance(inputs, Mapping) else {}
+    args = [] if kwargs else list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
+    tensors = [*args, *kwargs.values(), targets]
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor) or tensor.ndim == 0:
+            raise PrecropError(
+                f"batch {number} of the data holds {_kind(tensor)}: inputs and targets are tensors "
+                "whose first axis is the samples"
+            )
+    counts = [len(tensor) for tensor in tensors]
+    if len(set(counts)) > 1:
+        listed = " and ".join(map(str, counts))
+        raise PrecropError(
+            f"batch {number} of the data has inputs and targets of {listed} samples: they must be "
+            "as many"
+        )
+    if not counts[0]:
+        raise PrecropError(f"batch {number} of the data has no samples: leave it out")
+    return _Part(number, args, kwargs, targets)
+
+
+def _logits(output: Any) -> Tensor:
+    """The main logits ``(samples, classes, ...)`` of what a network puts out.
+
+    If that is no tensor, they are its entry or attribute ``logits`` or ``out``, as GoogLeNet and
+    torchvision's segmentation networks name them beside auxiliary heads, or else the first tensor.
+    """
+    candidates = [output]
+    if isinstance(output, Mapping):
+        candidates = [output.get("logits"), output.get("out"), *output.values()]
+    elif isinstance(output, (tuple, list)):
+        candidates = [getattr(output, "logits", None), getattr(output, "out", None), *output]
+    elif not isinstance(output, Tensor):
+        candidates = [getattr(output, "logits", None), getattr(output, "out", None)]
+    logits = next((one for one in candidates if isinstance(one, Tensor)), None)
+    if logits is None or logits.ndim < 2 or not logits.is_floating_point():
+        raise PrecropError(
+            f"the network puts out {_kind(output if logits is None else logits)} in train mode: "
+            "cross-entropy needs logits of shape (samples, classes)"
+        )
+    return logits
+
+
+def _targets(part: _Part, targets: Tensor, logits: Tensor) -> Tensor:
+    """Targets as `F.cross_entropy` takes them for these logits."""
+    if targets.is_floating_point() and targets.shape == logits.shape:
+        return targets.to(torch.promote_types(logits.dtype, torch.float32))
+    samples, classes, *rest = logits.shape
+    if targets.is_floating_point() or targets.shape != (samples, *rest):
+        raise PrecropError(
+            f"the targets of {_where(part)} are {_kind(targets)} for logits of shape "
+            f"{tuple(logits.shape)}: give class numbers of shape {(samples, *rest)}, or "
+            "probabilities of the logits' shape"
+        )
+    targets = targets.long()
+    for value in (int(targets.min()), int(targets.max())):
+        if not 0 <= value < classes:
+            raise PrecropError(
+                f"the targets of {_where(part)} hold class {value}: for {classes} logits they must "
+                f"be from 0 to {classes - 1}"
+            )
+    return targets
+
+
+def _where(part: _Part) -> str:
+    return f"batch {part.batch} of the data"
+
+
+def _kind(value: Any) -> str:
+    """What a value is, for a message."""
+    if isinstance(value, Tensor):
+        return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
+    if isinstance(value, (tuple, list, Mapping)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"an object of type {type(value).__name__}"

@@ -1,0 +1,355 @@
+"""Masks: which weights remain when every layer keeps its share, one by one or in larger units."""
+
+import difflib
+import math
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import prune
+
+from precrop.errors import PrecropError
+from precrop.modules.apart import apart
+from precrop.modules.copying import submodule
+from precrop.modules.hooks import unwrapped
+from precrop.modules.names import is_weight, layer_of
+from precrop.pruning.collapse import LayerCollapseWarning, collapsed_masks
+from precrop.pruning.problem import generator
+from precrop.solve.targets import check_density
+
+GRANULARITIES: dict[str, tuple[int, ...]] = {
+    "weight": (),
+    "kernel": (3,),
+    "filter": (2, 3),
+    "channel": (1, 3),
+}
+"""Axes of (group, output, input, position) that one unit spans."""
+
+
+@apart()
+def masks(
+    model: nn.Module,
+    densities: Mapping[str, float],
+    granularity: str = "weight",
+    *,
+    scores: Mapping[str, Tensor] | None = None,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """Which weights remain so that every layer has its density.
+
+    A unit of weights stays or goes as a whole. It is a single ``weight``; a ``kernel``, the k x k
+    weights between one input and one output channel; a ``filter``, all weights of one output
+    channel; or a ``channel``, all weights of one input channel. In a linear layer a kernel is one
+    weight; in a depthwise convolution a filter and a channel are the same, unless each input has
+    several outputs. Mao et al. 2017 (1705.08922) compare weights, kernels and filters.
+
+    Every layer keeps one of the two numbers of units next to ``density * units``, and at least
+    one. They are chosen so that the weights kept in all layers differ from
+    ``sum(density * weights)`` by at most half of the largest unit (half a weight at granularity
+    ``weight``), unless single units of layers that ask for less than one add up to more.
+
+    Args:
+        model: the network; it is only looked at.
+        densities: share in (0, 1] by layer name, as `precrop.densities` returns them. A layer is
+            named by its module (``layer1.0.conv1``, ``attn`` for ``attn.in_proj_weight``) or by its
+            parameter. Layers that are not named get no mask.
+        granularity: ``weight``, ``kernel``, ``filter`` or ``channel``. A weight that belongs to no
+            convolution module is read as (outputs, inputs, positions...).
+        scores: by parameter name tensors of the parameters' shapes, as `precrop.scores` returns
+            them: the units with the highest sums remain, of equal ones those that come first in
+            the order of outputs, inputs and positions. Without it units are drawn at random.
+        seed: of the random choice. A layer's draw doesn't depend on the other layers.
+
+    Returns:
+        ``{parameter name: mask}`` in the order of ``densities``. A mask is True where a weight
+        remains, of its parameter's shape and on its device.
+
+    Raises:
+        PrecropError: the granularity is unknown, a density or a layer makes no sense, or scores
+            are missing, of another shape or not finite.
+    """
+    if granularity not in GRANULARITIES:
+        known = ", ".join(GRANULARITIES)
+        raise PrecropError(f"granularity {granularity!r} is unknown: choose from {known}")
+    model = unwrapped(model)
+    shares = _by_parameter(model, densities)
+    units = {name: Units.of(model, name, granularity) for name in shares}
+    counts = _counts(shares, units)
+    parameters = dict(model.named_parameters())
+    found = {}
+    for name, count in counts.items():
+        if scores is None:
+            kept = _drawn(units[name].number, count, generator(seed, name))
+        else:
+            kept = _highest(units[name].sums(_checked_scores(scores, name, units[name])), count)
+        found[name] = units[name].mask(kept).to(parameters[name].device)
+    return found
+
+
+def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Mask parameters in place, so that what is masked stays zero while the network trains.
+
+    It is `torch.nn.utils.prune.custom_from_mask` on every module that holds the parameter:
+    ``weight`` becomes the product of the parameter ``weight_orig``, which an optimizer goes on
+    training, and the buffer ``weight_mask``. `torch.nn.utils.prune.remove` makes it permanent.
+    Products are also renewed whenever ``model`` itself is called, for modules that compute with
+    another's weight without calling it, as `torch.nn.MultiheadAttention` does with ``out_proj``.
+
+    PyTorch can't deep-copy a network that is masked this way: copy it before.
+
+    Args:
+        model: the network; either all of the masks are applied to it or, after an error, none.
+        masks: bool tensors by parameter name, as `masks` returns them.
+
+    Warns:
+        LayerCollapseWarning: a mask leaves nothing of its layer.
+
+    Raises:
+        PrecropError: a parameter is unknown, named twice or masked already, or a mask is no bool
+            tensor of its shape.
+    """
+    model = unwrapped(model)
+    _check_masks(model, masks)
+    names = collapsed_masks(masks)
+    if names:  # before anything changes, for the warning may be an error
+        warnings.warn(
+            f"the masks leave nothing of {', '.join(names)}", LayerCollapseWarning, stacklevel=2
+        )
+    for module, own_name, mask in _places(model, masks):
+        prune.custom_from_mask(module, own_name, mask)  # type: ignore[no-untyped-call]
+    if _renew not in model._forward_pre_hooks.values():
+        model.register_forward_pre_hook(_renew)
+
+
+@dataclass(frozen=True)
+class Units:
+    """How a weight falls into units that stay or go as a whole.
+
+    All weights are viewed as (g, o, i, k): g groups with o outputs and i inputs each, and k
+    positions of the kernel. A unit spans some of these axes wholly and has one index in the others.
+
+    Attributes:
+        shape: of the weight: (g o, i, ...), or (g i, o, ...) if transposed.
+        groups: of the convolution, else 1.
+        transposed: the weight has inputs first.
+        spans: axes of the view that a unit spans.
+    """
+
+    shape: tuple[int, ...]
+    groups: int
+    transposed: bool
+    spans: tuple[int, ...]
+
+    @classmethod
+    def of(cls, model: nn.Module, name: str, granularity: str) -> "Units":
+        """Those of a parameter, as the module that holds it reads it."""
+        module = submodule(model, layer_of(name) if is_weight(name) else name.rpartition(".")[0])
+        shape, spans = tuple(model.get_parameter(name).shape), GRANULARITIES[granularity]
+        if isinstance(module, _ConvNd):
+            return cls(shape, module.groups, module.transposed, spans)
+        return cls(shape, 1, False, spans)
+
+    @property
+    def view(self) -> tuple[int, ...]:
+        """(g, o, i, k)."""
+        g, first, second, k = self._stored
+        return (g, second, first, k) if self.transposed else self._stored
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Units along every axis of the view."""
+        return tuple(1 if axis in self.spans else n for axis, n in enumerate(self.view))
+
+    @property
+    def number(self) -> int:
+        """How many units there are."""
+        return math.prod(self.grid)
+
+    @property
+    def size(self) -> int:
+        """Weights in one unit."""
+        return math.prod(self.view) // self.number
+
+    def sums(self, values: Tensor) -> Tensor:
+        """One number per weight summed to one per unit, in double precision and on the CPU."""
+        values = self._turned(values.detach().cpu().double().reshape(self._stored))
+        for axis in self.spans:
+            values = values.sum(axis, keepdim=True)
+        return values.flatten()
+
+    def mask(self, kept: Tensor) -> Tensor:
+        """One bool per unit spread to one per weight, in the weight's shape."""
+        spread = self._turned(kept.view(self.grid).expand(self.view))
+        return spread.reshape(self.shape).contiguous()
+
+    @property
+    def _stored(self) -> tuple[int, int, int, int]:
+        """The view with inputs and outputs in the order that the weight has."""
+        first, second, *window = self.shape
+        return (self.groups, first // self.groups, second, math.prod(window))
+
+    def _turned(self, values: Tensor) -> Tensor:
+        """From the order that the weight has to the view's, or back."""
+        return values.transpose(1, 2) if self.transposed else values
+
+
+def _by_parameter(model: nn.Module, densities: Mapping[str, float]) -> dict[str, float]:
+    """Densities by the name of the layers' weights."""
+    if not densities:
+        raise PrecropError("densities are empty: name at least one layer")
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    weights = {name: p for name, p in parameters.items() if not is_lazy(p) and p.dim() > 1}
+    first: dict[int, str] = {}  # shared weights go by the name that named_parameters() gives
+    for name, weight in weights.items():
+        first.setdefault(id(weight), name)
+    find = _Finder(model, weights)
+    layers: dict[str, str] = {}
+    for layer, density in densities.items():
+        check_density(layer, density)
+        name = first[id(weights[find(layer)])]
+        if name in layers:
+            raise PrecropError(f"layers {layers[name]!r} and {layer!r} are one weight, {name}")
+        layers[name] = layer
+    return {name: float(densities[layer]) for name, layer in layers.items()}
+
+
+class _Finder:
+    """Names of weights by names of layers: what `precrop.read.reader.Reader.layer` does, inverted.
+
+    Args:
+        model: the network.
+        weights: all names of parameters that can be a layer's weight.
+    """
+
+    def __init__(self, model: nn.Module, weights: Iterable[str]) -> None:
+        self.model = model
+        self.names: dict[str, list[str]] = {}
+        for name in weights:
+            self.names[name] = [name]
+        for name in list(self.names):
+            if is_weight(name):
+                self.names.setdefault(layer_of(name), []).append(name)
+
+    def __call__(self, layer: str) -> str:
+        """Name of the one weight that a layer's name means."""
+        names = self.names.get(layer, [])
+        plain = f"{layer}.weight" if layer else "weight"
+        if plain in names:
+            return plain
+        if len(names) == 1:
+            return names[0]
+        if names:
+            raise PrecropError(f"layer {layer!r} has several weights: name {' or '.join(names)}")
+        known = [name for name, _ in self.model.named_modules(remove_duplicate=False)]
+        known += [name for name, _ in self.model.named_parameters(remove_duplicate=False)]
+        if layer in known:
+            raise PrecropError(f"layer {layer!r} has no weight of two or more dimensions")
+        raise PrecropError(f"the network has no layer {layer!r}{_hint(layer, self.names)}")
+
+
+def _counts(densities: Mapping[str, float], units: Mapping[str, Units]) -> dict[str, int]:
+    """How many units every layer keeps.
+
+    All start from below; those that miss the largest part of a unit are the first to get it, as
+    long as what is missing in total is at least half of it. Were more than half of the largest
+    unit missing in the end, no layer would have been refused one, and so none would be missing.
+    """
+    wanted = {name: _snapped(densities[name] * units[name].number) for name in densities}
+    counts = {name: max(1, math.floor(number)) for name, number in wanted.items()}
+    missing = math.fsum((wanted[name] - counts[name]) * units[name].size for name in counts)
+    for name in sorted(counts, key=lambda name: (counts[name] - wanted[name], name)):
+        if counts[name] < wanted[name] and 2 * missing >= units[name].size:
+            counts[name] += 1
+            missing -= units[name].size
+    return counts
+
+
+def _snapped(number: float) -> float:
+    """The nearest integer if the number is one but for its rounding errors."""
+    near = round(number)
+    return near if abs(number - near) <= 1e-9 + 4 * math.ulp(number) else number
+
+
+def _drawn(number: int, count: int, random: torch.Generator) -> Tensor:
+    """``count`` of ``number`` units, each set of them as likely as any other."""
+    device = random.device
+    kept = torch.zeros(number, dtype=torch.bool, device=device)
+    kept[torch.randperm(number, generator=random, device=device)[:count]] = True
+    return kept
+
+
+def _highest(values: Tensor, count: int) -> Tensor:
+    """The ``count`` highest values; of equal ones those that come first."""
+    least = values.kthvalue(values.numel() - count + 1).values
+    kept = values > least
+    kept[(values == least).nonzero().view(-1)[: count - int(kept.sum())]] = True
+    return kept
+
+
+def _checked_scores(scores: Mapping[str, Tensor], name: str, units: Units) -> Tensor:
+    if name not in scores:
+        raise PrecropError(f"scores of {name} are missing{_hint(name, scores)}")
+    values = scores[name]
+    if tuple(values.shape) != units.shape:
+        raise PrecropError(
+            f"scores of {name} have shape {tuple(values.shape)}, its weights {units.shape}"
+        )
+    if not values.isfinite().all():
+        raise PrecropError(f"scores of {name} are not all finite")
+    return values
+
+
+def _check_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
+    names: dict[int, str] = {}
+    for name, mask in masks.items():
+        plain = name.removesuffix("_orig")
+        if f"{plain}_mask" in parameters:
+            raise PrecropError(f"{plain} has a mask of its own, the parameter {plain}_mask")
+        if f"{plain}_orig" in parameters and f"{plain}_mask" in buffers:
+            raise PrecropError(
+                f"{plain} is masked already: make that permanent first, "
+                "with torch.nn.utils.prune.remove"
+            )
+        if name not in parameters:
+            raise PrecropError(f"the network has no parameter {name!r}{_hint(name, parameters)}")
+        shape = tuple(parameters[name].shape)
+        if mask.dtype != torch.bool or tuple(mask.shape) != shape:
+            raise PrecropError(
+                f"the mask of {name} must be bool of shape {shape}: "
+                f"it is {str(mask.dtype).removeprefix('torch.')} of shape {tuple(mask.shape)}"
+            )
+        other = names.setdefault(id(parameters[name]), name)
+        if other != name:
+            raise PrecropError(f"{other} and {name} are one parameter: give one mask for it")
+
+
+def _places(model: nn.Module, masks: Mapping[str, Tensor]) -> list[tuple[nn.Module, str, Tensor]]:
+    """Modules that hold masked parameters, the parameter's name in each, and its mask."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    given = {id(parameters[name]): mask for name, mask in masks.items()}
+    return [
+        (module, name, given[id(parameter)].to(parameter.device))
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
+        if id(parameter) in given
+    ]
+
+
+def _renew(model: nn.Module, inputs: Any) -> None:
+    """Multiply all weights with their masks, as `prune` does only in modules that are called."""
+    for module in model.modules():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, prune.BasePruningMethod):
+                hook(module, inputs)
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3)
+    return f"; did you mean {' or '.join(close)}?" if close else ""

@@ -1,0 +1,125 @@
+"""What every method for layer densities is given, and what it may ask."""
+
+import math
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from precrop.errors import PrecropError
+from precrop.read.inputs import given
+from precrop.read.network import Network
+from precrop.solve.budgets import Budget, parse_budgets, parse_share
+from precrop.solve.structure import Layer
+
+Progress = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
+"""Shows how far a loop is: the loop's items, what it does in words, how many items there are."""
+
+
+def silent(items: Iterable[Any], title: str, total: int | None) -> Iterable[Any]:
+    """A `Progress` that shows nothing."""
+    return items
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A network and the budgets of its prunable weights: those of convolutions and linear layers.
+
+    Attributes:
+        network: as it was read; ``network.model`` is only looked at.
+        layers: the prunable layers, by name, in the order of execution.
+        parameters: per layer name the name of its weight among ``model.named_parameters()``.
+        stem: name of the layer that runs first in eval mode.
+        classifier: name of the layer that runs last in eval mode.
+        limits: most weights (``params``) and most multiply-accumulates at batch 1 (``macs``) that
+            may remain; one of them or both.
+        data: batches ``(inputs, targets)``, for methods that need them.
+        seed: of every random choice.
+        progress: for loops that take long.
+        asked: the shares of all costs that the limits are the whole parts of.
+    """
+
+    network: Network
+    layers: Mapping[str, Layer]
+    parameters: Mapping[str, str]
+    stem: str
+    classifier: str
+    limits: Mapping[str, int]
+    data: Iterable[Any] | None = None
+    seed: int = 0
+    progress: Progress = field(default=silent)
+    asked: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        input_shape: Any,
+        budgets: Mapping[str, Budget | None],
+        **options: Any,
+    ) -> "Problem":
+        """Read a network and its budgets.
+
+        Raises:
+            BudgetError: a budget is senseless.
+            PrecropError: the network fails on this input, or has no prunable layer.
+        """
+        network = Network(model, given(model, input_shape))
+        structure, _ = network.structure()
+        if not structure.layers:
+            raise PrecropError(
+                "the network has no prunable layer: no convolution and no linear layer"
+            )
+        layers = {layer.name: layer for layer in structure.layers}
+        parameters = {reading.name: reading.weight for reading in network.layers}
+        running = {reading.weight for reading in network.passes[0].readings}
+        names = [name for name, weight in parameters.items() if weight in running] or [*layers]
+        totals = _totals(layers)
+        limits = parse_budgets(budgets, totals)
+        asked = {n: parse_share(n, b, totals[n]) for n, b in budgets.items() if b is not None}
+        ends = names[0], names[-1]
+        return cls(network, layers, parameters, *ends, limits, asked=asked, **options)
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """What all prunable weights cost."""
+        return _totals(self.layers)
+
+    def share(self, cost: str) -> float:
+        """The share of a cost that may remain, as it was asked for if it was: 0.1, not 27/271."""
+        total, limit = self.totals[cost], self.limits[cost]
+        asked = self.asked.get(cost, math.inf)
+        return min(1.0, asked if 0 <= asked * total - limit < 1 else limit / total)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Per layer name its weight in the model, detached."""
+        parameters = dict(self.network.model.named_parameters())
+        return {layer: parameters[name].detach() for layer, name in self.parameters.items()}
+
+    def batches(self) -> Iterable[Any]:
+        """The data.
+
+        Raises:
+            PrecropError: there is none.
+        """
+        if self.data is None:
+            raise PrecropError(
+                "this method needs data: give data= (in a shell --data), "
+                "batches of (inputs, targets)"
+            )
+        return self.data
+
+
+def _totals(layers: Mapping[str, Layer]) -> dict[str, int]:
+    return {
+        "params": sum(layer.weights for layer in layers.values()),
+        "macs": sum(layer.macs for layer in layers.values()),
+    }
+
+
+def generator(seed: int, name: str) -> torch.Generator:
+    """Random numbers of one layer: they don't depend on the other layers or on their order."""
+    return torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))

@@ -1,0 +1,89 @@
+"""SynFlow: scores without data that avoid layer collapse by pruning in many rounds."""
+
+import torch
+from torch import Tensor
+
+from precrop.errors import PrecropError
+from precrop.linear.replay import Flow, Replay, Weight
+from precrop.pruning.problem import Problem
+from precrop.pruning.ranking import kept_weights
+
+
+def synflow(problem: Problem, *, rounds: int = 100) -> dict[str, Tensor]:
+    """``|w| dR/d|w|`` in the last of ``rounds`` rounds of scoring and pruning.
+
+    Tanaka et al. 2020 (2006.05467), Algorithm 1: after round k of n at density d as many of N
+    weights are pruned as in the official code, ``int((1 - d ** (k / n)) * N)``; the last scores
+    then keep no more than the budget, where the code's count rounds up. What was pruned before the
+    last round scores zero. All scores have one common positive factor, so that nothing overflows in
+    deep networks.
+
+    The official code runs batch norms in eval mode, adds the biases' absolute values and lets
+    activations such as ReLU6 saturate; here all of them are left out (`precrop.linear.readings`),
+    as in the paper's formula. At initialization the difference is a factor of 1 / sqrt(1 + 1e-5) a
+    norm, but networks with ReLU6 or gates are scored too. A max-pool stays one, as in the code.
+    The layers of a gate (squeeze-and-excitation) score zero, for a gate counts as one.
+
+    Rounds compound: one weight that is pruned or not changes the scores of all others on its paths.
+    So with many rounds float32 and float64, or norms with and without their epsilon, end in masks
+    that differ in far more weights than their scores of one round do.
+
+    Args:
+        problem: the network and its budgets.
+        rounds: of scoring; the code's default is 1, the paper's experiments take 100.
+
+    Raises:
+        PrecropError: the network multiplies activations, as attention does, nothing flows because
+            all weights of a layer are zero, or weights are not finite.
+    """
+    if type(rounds) is not int or rounds < 1:
+        raise PrecropError(f"rounds={rounds!r} makes no sense: write a whole number from 1 up")
+    replay = Replay(problem.network, average_pool=False)
+    weights = _magnitudes(problem)
+    total, scores = saliency(replay, problem, weights)
+    if float(total.values) == 0:
+        zero = ", ".join(name for name, weight in weights.items() if not weight.any())
+        why = f"all weights of {zero} are zero" if zero else "zeros lie on every path"
+        raise PrecropError(f"SynFlow scores nothing: {why}")
+    totals = {name: problem.totals[name] for name in problem.limits}
+    for done in problem.progress(range(1, rounds), "SynFlow", rounds - 1):
+        shares = {name: problem.share(name) ** (done / rounds) for name in totals}
+        limits = {name: total - int((1.0 - shares[name]) * total) for name, total in totals.items()}
+        kept = kept_weights(problem, scores, limits)
+        weights = {name: weight * kept[name] for name, weight in weights.items()}
+        total, found = saliency(replay, problem, weights)
+        if float(total.values) == 0:  # no path is left whole: the last scores that say something
+            return {name: score * kept[name] for name, score in scores.items()}
+        scores = found
+    return scores
+
+
+def saliency(
+    replay: Replay, problem: Problem, weights: dict[str, Tensor]
+) -> tuple[Flow, dict[str, Tensor]]:
+    """R and every weight's ``|w| dR/d|w|``, each without R's power of two.
+
+    Args:
+        replay: of the problem's network.
+        problem: the network.
+        weights: by layer name, not negative.
+    """
+    leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+    with torch.enable_grad():
+        total = replay({problem.parameters[name]: Weight(leaf) for name, leaf in leaves.items()})
+        found = torch.autograd.grad(total.values, list(leaves.values()), allow_unused=True)
+    gradients = dict(zip(leaves, found, strict=True))
+    return Flow(total.values.detach(), total.exponent), {
+        name: torch.zeros_like(weight) if gradients[name] is None else weight * gradients[name]
+        for name, weight in weights.items()
+    }
+
+
+def _magnitudes(problem: Problem) -> dict[str, Tensor]:
+    """Absolute weights, in a type that does not end at 65504 as half precision does."""
+    found = {}
+    for name, weight in problem.weights().items():
+        if weight.is_meta:
+            raise PrecropError(f"{name} has no values (it is a meta tensor): SynFlow needs weights")
+        found[name] = (weight if weight.dtype == torch.float64 else weight.float()).abs()
+    return found

@@ -1,0 +1,90 @@
+"""The layer densities that maximise SynExp, in closed form (arXiv 2203.02549).
+
+The program is
+
+    maximise    sum_l log p_l    subject to  sum n_l p_l <= B,  sum m_l p_l <= M,  0 < p_l <= 1
+
+with ``n_l`` weights and ``m_l`` multiply-accumulates. Its optimality conditions give
+``p_l = min(1, 1 / (lambda n_l + mu m_l))``. Budgets count weights of layers, nothing else.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from precrop.errors import BudgetError
+from precrop.solve.program import Floats
+
+
+def closed_form(
+    weights: ArrayLike,
+    macs: ArrayLike,
+    params_limit: float | None = None,
+    macs_limit: float | None = None,
+    expand: bool = False,
+) -> Floats:
+    """The densities that maximise SynExp within one or two budgets.
+
+    For a given ratio of the two multipliers the best densities within one budget follow from a
+    sort; the ratio at which both budgets are met is the root of a function of one variable.
+
+    Args:
+        weights: per layer n_l, shape (layers,).
+        macs: per layer m_l, shape (layers,).
+        params_limit: budget of ``sum(weights * densities)``; None is no budget.
+        macs_limit: budget of ``sum(macs * densities)``; None is no budget.
+        expand: allow densities above 1 (PreConfig). A layer that no binding budget sees keeps 1.
+
+    Returns:
+        Densities, shape (layers,).
+
+    Raises:
+        BudgetError: no budget, or one that is not positive.
+    """
+    given = [(weights, params_limit), (macs, macs_limit)]
+    budgets = [(cost, limit) for cost, limit in given if limit is not None]
+    if not budgets or not all(limit > 0 for _, limit in budgets):
+        raise BudgetError("densities need a budget above zero: give params or macs")
+    costs = np.array([np.asarray(cost, float) / limit for cost, limit in budgets])
+
+    def densities(mix: float) -> Floats:
+        """The best densities that meet each budget when their multipliers stand 1 - mix to mix."""
+        price = (1 - mix) * costs[0] + mix * costs[-1]
+        return _shares(price, min(_level(cost, price, expand) for cost in costs), expand)
+
+    def lead(mix: float) -> float:
+        """How much further the first budget would reach than the second: positive at the start."""
+        price = (1 - mix) * costs[0] + mix * costs[-1]
+        levels = np.clip([_level(cost, price, expand) for cost in costs], 1e-300, 1e300)
+        return float(np.log(levels[0]) - np.log(levels[1]))
+
+    if len(costs) == 1 or lead(0.0) <= 0:
+        return densities(0.0)
+    if lead(1.0) >= 0:
+        return densities(1.0)
+    from scipy.optimize import brentq
+
+    return densities(brentq(lead, 0.0, 1.0, xtol=1e-15, rtol=1e-14))
+
+
+def _shares(price: Floats, level: float, expand: bool) -> Floats:
+    """Densities ``level / price``, at most 1 unless ``expand``; 1 where the price is zero."""
+    shares = np.divide(level, price, out=np.ones_like(price), where=price > 0)
+    return shares if expand else np.minimum(shares, 1.0)
+
+
+def _level(cost: Floats, price: Floats, expand: bool) -> float:
+    """The level at which ``_shares`` use up the budget ``sum(cost * shares) = 1``; inf if never."""
+    free = price <= 0
+    paid, unit = cost[~free], price[~free]
+    rest = 1.0 - cost[free].sum()
+    if expand:
+        return float(rest / (paid / unit).sum())
+    if paid.sum() <= rest:
+        return np.inf
+    order = np.argsort(unit, kind="stable")
+    paid, unit = paid[order], unit[order]
+    full = np.concatenate([[0.0], np.cumsum(paid)[:-1]])
+    slope = np.cumsum((paid / unit)[::-1])[::-1]
+    # Below its price a layer's share grows with the level, above it stays 1: piecewise linear.
+    first = min(int(np.searchsorted(full + slope * unit, rest)), len(unit) - 1)
+    return float((rest - full[first]) / slope[first])

@@ -1,0 +1,144 @@
+"""The balanced conic program: the best log ratios within every budget, before rounding.
+
+The objective of `precrop.solve.program` is quadratic and every cost a sum of exponentials of
+``x``, so one call of Clarabel (interior point, exponential cones) finds the optimum.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from precrop.solve.program import Floats, Integers, Program
+
+_TOLERANCE, _TOLERATED = 1e-10, 1e-8
+_ACCEPTED = ("Solved", "AlmostSolved")
+"""Met the first tolerance, or at least the second."""
+_AT_CAP = 1e-6
+_FLAT = 1e-9
+"""Slope of the objective that counts as none."""
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """The optimum of the continuous program.
+
+    Attributes:
+        log_ratios: log of kept over original units, shape (groups,).
+        objective: value there.
+        status: ``slack`` if no budget binds, ``solved``, or ``inaccurate`` if the solver stopped
+            short of its tolerances.
+        iterations: of the solver.
+        multipliers: per budget the growth of the objective for one per cent more of it.
+        at_cap: groups that are as wide as widening allows; empty when cropping.
+    """
+
+    log_ratios: Floats
+    objective: float
+    status: str
+    iterations: int
+    multipliers: Mapping[str, float]
+    at_cap: tuple[int, ...]
+
+
+def allocate(program: Program) -> Allocation:
+    """Solve the continuous program.
+
+    Where no budget can bind and wider is nowhere worse, all is as wide as allowed.
+    """
+    choices = program.choices
+    lower, upper = np.log(choices.lower / choices.units), np.log(choices.upper / choices.units)
+    most = {name: program.costs[name](choices.upper.tolist()) for name in program.limits}
+    binding = [name for name, limit in program.limits.items() if most[name] > limit]
+    multipliers = dict.fromkeys(program.limits, 0.0)
+    x, status, iterations = upper, "slack", 0
+    free = np.flatnonzero(choices.lower < choices.upper)
+    slope = program.gain - 2 * (program.penalty @ upper)
+    if binding or (slope[free] < -_FLAT).any():
+        monomials, costs, constants = _monomials(program, binding, free)
+        solution = _solve(program, free, monomials, costs, (lower[free], upper[free]))
+        status = "solved" if str(solution.status) in _ACCEPTED else "inaccurate"
+        iterations = int(solution.iterations)
+        x = lower.copy()
+        x[free] = np.nan_to_num(solution.x[: len(free)], nan=-np.inf)
+        x = np.clip(x, lower, upper)
+        for name, dual, constant in zip(binding, solution.z, constants, strict=False):
+            multipliers[name] = 0.01 * float(dual / (1 - constant))
+    at_cap = np.flatnonzero((upper > 0) & (x > upper - _AT_CAP))
+    return Allocation(x, program.value(x), status, iterations, multipliers, tuple(at_cap.tolist()))
+
+
+def _monomials(
+    program: Program, binding: Sequence[str], free: Integers
+) -> tuple[list[tuple[int, ...]], Floats, Floats]:
+    """The distinct products of ratios in the binding costs.
+
+    Returns:
+        The factors of every monomial as positions in ``free``; its coefficient in every cost,
+        scaled so that each limit minus what is constant is 1, shape (costs, monomials); the
+        constant share of every limit, shape (costs,).
+    """
+    position = {int(group): index for index, group in enumerate(free)}
+    units = program.structure.units
+    columns: dict[tuple[int, ...], int] = {}
+    rows: list[int] = []
+    where: list[int] = []
+    values: list[float] = []
+    constants = np.zeros(len(binding))
+    for row, name in enumerate(binding):
+        limit = program.limits[name]
+        for groups, coefficient in program.costs[name].terms.items():
+            value = coefficient * prod(units[group] for group in groups) / limit
+            factors = tuple(position[group] for group in groups if group in position)
+            if factors:
+                rows.append(row)
+                where.append(columns.setdefault(factors, len(columns)))
+                values.append(value)
+            else:
+                constants[row] += value
+    costs = np.zeros((len(binding), len(columns)))
+    np.add.at(costs, (rows, where), values)
+    return list(columns), costs / (1 - constants)[:, None], constants
+
+
+def _solve(
+    program: Program,
+    free: Integers,
+    monomials: list[tuple[int, ...]],
+    costs: Floats,
+    bounds: tuple[Floats, Floats],
+) -> Any:
+    """Hand the program to Clarabel: its variables are ``x[free]`` and one ``t`` per monomial.
+
+    Rows, in this order: ``costs @ t <= 1``, ``x <= upper``, ``-x <= -lower``, and per monomial the
+    cone ``exp(sum of its x) <= t`` as the triple (sum, 1, t).
+    """
+    import clarabel
+    from scipy.sparse import block_array, coo_array, csc_array, eye_array, triu
+
+    width, count = len(free), len(monomials)
+    lower, upper = bounds
+    owners = [3 * index for index, factors in enumerate(monomials) for _ in factors]
+    factors = [factor for factors in monomials for factor in factors]
+    sums = coo_array((-np.ones(len(owners)), (owners, factors)), shape=(3 * count, width))
+    index = np.arange(count)
+    tops = coo_array((-np.ones(count), (3 * index + 2, index)), shape=(3 * count, count))
+    one = eye_array(width)
+    left = block_array([[None, csc_array(costs)], [one, None], [-one, None], [sums, tops]])
+    right = np.concatenate([np.ones(len(costs)), upper, -lower, np.tile([0.0, 1.0, 0.0], count)])
+    padding = csc_array((count, count))
+    square = block_array([[2 * program.penalty[free][:, free], None], [None, padding]])
+    slope = np.concatenate([-program.gain[free], np.zeros(count)])
+    settings = clarabel.DefaultSettings()
+    settings.verbose = False
+    settings.max_threads = 1
+    settings.direct_solve_method = "qdldl"
+    settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = _TOLERANCE
+    settings.reduced_tol_gap_abs = settings.reduced_tol_gap_rel = _TOLERATED
+    settings.reduced_tol_feas = _TOLERATED
+    cones = [clarabel.NonnegativeConeT(len(costs) + 2 * width)]
+    cones += [clarabel.ExponentialConeT()] * count
+    matrices = triu(square, format="csc"), slope, left.tocsc(), right
+    return clarabel.DefaultSolver(*matrices, cones, settings).solve()

@@ -1,0 +1,289 @@
+"""Whole units: from the optimum of the continuous program to a network that can be built.
+
+Widths are floored to what `Choices` allow; what is left of the budgets is spent step by step where
+the objective grows; then a few groups at a time trade steps as long as it does. Costs are counted
+in integers, so no budget is ever exceeded, and at the end no single group could take one more step
+within all of them that gains.
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from itertools import combinations
+from math import comb
+
+import numpy as np
+
+from precrop.errors import PrecropError
+from precrop.solve.program import Floats, Integers, Program
+
+_SNAP = 1e-6
+"""Relative distance to the next unit below which a width counts as having reached it."""
+_DIGITS = 9
+"""Digits of a score that decide; the rest differs between machines."""
+_GAIN = 1e-9
+"""Growth of the objective that counts as one."""
+_TRADES = ((2, 48), (3, 12), (4, 8))
+"""How many groups trade at once, and among how many."""
+_ROWS, _REACH, _TRIES = 4000, 8, 6
+"""Trades looked at in one table, most steps of one group in a trade, trades tried per table."""
+_PUSHED = 6
+"""How many groups, the costliest first, are moved at the expense of all others."""
+_LARGEST = 2**62
+
+
+def round_units(
+    program: Program, log_ratios: Floats, prices: Mapping[str, float] | None = None
+) -> Integers:
+    """Units of every group within all budgets, close to ``log_ratios`` and as good as was found.
+
+    The same input gives the same answer on any machine: scores are compared by nine digits, and the
+    group that comes first wins a tie.
+
+    Args:
+        program: what to maximise and within which limits.
+        log_ratios: where to start, shape (groups,), as in `precrop.solve.relax.Allocation`.
+        prices: how scarce each budget is, such as the multipliers of the allocation; alike if None.
+
+    Returns:
+        Units, shape (groups,), each among ``program.choices``.
+
+    Raises:
+        PrecropError: a cost could pass 2**62, near the end of 64-bit integers.
+    """
+    search = _Search(program, prices)
+    start = program.choices.floor(program.choices.units * np.exp(log_ratios) * (1 + _SNAP))
+    units = search.climbed(search.filled(search.lowered(start)))
+    if not program.fills:
+        return units
+    # Here budgets say the size and the objective the shape, so steps that cost objective fill up
+    # what is left. Taken early they would lead astray.
+    search.least_gain = -np.inf
+    full = search.filled(units)
+    return units if (full == units).all() else search.climbed(full)
+
+
+class _Search:
+    """Exact costs and the objective around a point, for many candidate moves at once.
+
+    Attributes:
+        limits: per budget, shape (budgets,).
+        price: what a unit of each cost is worth, shape (budgets,).
+        least_gain: `filled` takes steps that gain more than this.
+        bend: the balance term's matrix, shape (groups, groups).
+        cross: coefficient of every product of two groups, shape (budgets, groups, groups).
+        row, group, power, coefficient, others: a table with one row for each group in each term of
+            a cost: budget, group, its power, the coefficient, the term's other factors (padded).
+    """
+
+    def __init__(self, program: Program, prices: Mapping[str, float] | None) -> None:
+        self.program, self.choices = program, program.choices
+        self.names = list(program.limits)
+        if any(cost >= _LARGEST for cost in self.exact(self.choices.upper)):
+            raise PrecropError(
+                "a cost could pass 2**62, beyond exact 64-bit counting: write a smaller batch_size"
+            )
+        self.limits = np.array([min(program.limits[n], _LARGEST) for n in self.names], np.int64)
+        weights = np.array([prices[name] if prices else 1.0 for name in self.names])
+        total = weights.sum()
+        # A budget that costs nothing at the optimum still breaks ties between equal prices.
+        self.price = ((weights / total if total > 0 else weights) + _SNAP) / self.limits
+        self.least_gain = _GAIN
+        self.bend = program.penalty.toarray()
+        self._read_costs()
+
+    def _read_costs(self) -> None:
+        """Lay out every pair of a cost's term and a group in it as one row of a table."""
+        count, costs = len(self.choices.units), self.program.costs
+        degree = max((len(key) for name in self.names for key in costs[name].terms), default=0)
+        entries = []
+        self.cross = np.zeros((len(self.names), count, count), dtype=np.int64)
+        for row, name in enumerate(self.names):
+            for key, coefficient in costs[name].terms.items():
+                for group in sorted(set(key)):
+                    others = [other for other in key if other != group]
+                    others += [count] * (degree - len(others))
+                    entries.append((row, group, key.count(group), coefficient, *others))
+                if len(key) == 2 and key[0] != key[1]:
+                    self.cross[row, *key] += coefficient
+                    self.cross[row, *key[::-1]] += coefficient
+        table = np.array(entries, dtype=np.int64).reshape(len(entries), 4 + degree)
+        self.row, self.group, self.power, self.coefficient = table[:, :4].T
+        self.others = table[:, 4:]
+
+    def exact(self, units: Integers) -> list[int]:
+        """Every budget's cost."""
+        values = units.tolist()
+        return [self.program.costs[name](values) for name in self.names]
+
+    def room(self, units: Integers) -> Integers:
+        """What is left of every budget, shape (budgets,)."""
+        return self.limits - np.array(self.exact(units), dtype=np.int64)
+
+    def value(self, units: Integers) -> float:
+        """The objective."""
+        return self.program.value(np.log(units / self.choices.units))
+
+    def spent(self, units: Integers, targets: Integers) -> Integers:
+        """Exact change of every cost if one group alone went to its target: (budgets, groups)."""
+        factors = np.append(units, 1)[self.others].prod(axis=1)
+        powers = targets[self.group] ** self.power - units[self.group] ** self.power
+        total = np.zeros((len(self.limits), len(units)), dtype=np.int64)
+        np.add.at(total, (self.row, self.group), self.coefficient * factors * powers)
+        return total
+
+    def gained(self, units: Integers, targets: Integers) -> Floats:
+        """Change of the objective if one group alone went to its target, shape (groups,)."""
+        x, delta = np.log(units / self.choices.units), np.log(targets / units)
+        slope = self.program.gain - 2 * (self.program.penalty @ x)
+        gained: Floats = delta * (slope - delta * self.bend.diagonal())
+        return gained
+
+    def lowered(self, units: Integers, keep: int | None = None) -> Integers:
+        """Steps down, least loss per relief first, until every budget holds or none is left.
+
+        The group ``keep`` stays as it is.
+        """
+        units, room = units.copy(), self.room(units)
+        while (room < 0).any():
+            targets = _held(self.choices.previous(units), units, keep)
+            spent = self.spent(units, targets)
+            relief = -(spent / self.limits[:, None])[room < 0].sum(axis=0)
+            useful = relief > 0
+            if not useful.any():
+                break
+            score = np.full(len(units), -np.inf)
+            score[useful] = self.gained(units, targets)[useful] / relief[useful]
+            best = _first_best(score)
+            units[best] = targets[best]
+            room = room - spent[:, best]
+        return units
+
+    def filled(self, units: Integers, keep: int | None = None) -> Integers:
+        """Steps up, best gain per price first, until none that counts fits; ``keep`` stays.
+
+        Those that gain more than ``least_gain`` count: one that unbalances a layer loses.
+        """
+        units, room = units.copy(), self.room(units)
+        while True:
+            targets = _held(self.choices.next(units), units, keep)
+            spent = self.spent(units, targets)
+            gained = self.gained(units, targets)
+            fits = (targets > units) & (spent <= room[:, None]).all(axis=0)
+            fits &= gained > self.least_gain
+            if not fits.any():
+                return units
+            score = np.full(len(units), -np.inf)
+            score[fits] = (gained / (self.price @ spent + 1e-300))[fits]
+            best = _first_best(score)
+            units[best] = targets[best]
+            room = room - spent[:, best]
+
+    def climbed(self, units: Integers) -> Integers:
+        """Improved until nothing near is better; the limit on rounds is never met in practice."""
+        for _ in range(4 * len(units) + 16):
+            better = self._improved(units)
+            if better is None:
+                break
+            units = better
+        return units
+
+    def _improved(self, units: Integers) -> Integers | None:
+        """A better point near ``units``, filled; None if there is none."""
+        value = self.value(units)
+        for moved in self._neighbours(units):
+            if (self.room(moved) >= 0).all():
+                filled = self.filled(moved)
+                if self.value(filled) > value + _GAIN:
+                    return filled
+        return None
+
+    def _neighbours(self, units: Integers) -> Iterator[Integers]:
+        """Trades of few groups, then pushes of one group against all others."""
+        for size, among in _TRADES:
+            yield from self._trades(units, size, self._shortlist(units, among))
+        up, down = self.choices.next(units), self.choices.previous(units)
+        price = self.price @ self.spent(units, np.where(up > units, up, 2 * units - down))
+        for group in np.argsort(-_rounded(price), kind="stable")[:_PUSHED]:
+            for targets, settle in ((up, self.lowered), (down, self.filled)):
+                if targets[group] != units[group]:
+                    pushed = units.copy()
+                    pushed[group] = targets[group]
+                    yield settle(pushed, int(group))
+
+    def _shortlist(self, units: Integers, among: int) -> Integers:
+        """Groups that gain most per price upwards or lose least downwards, in order."""
+        if len(units) <= among:
+            return np.arange(len(units))
+        chosen = []
+        for targets in (self.choices.next(units), self.choices.previous(units)):
+            price = np.abs(self.price @ self.spent(units, targets))
+            price = price if self.names else np.ones(len(units))  # without a budget all is free
+            movable = (targets != units) & (price > 0)
+            score = np.full(len(units), -np.inf)
+            score[movable] = self.gained(units, targets)[movable] / price[movable]
+            chosen.append(np.argsort(-_rounded(score), kind="stable")[: among // 2])
+        return np.unique(np.concatenate(chosen))
+
+    def _trades(self, units: Integers, size: int, groups: Integers) -> Iterator[Integers]:
+        """Points where ``size`` of ``groups`` moved and the objective grew, the best few in order.
+
+        Costs of the whole trade are exact up to degree 2; beyond, `_improved` checks them anyway.
+        """
+        if len(groups) < size:
+            return
+        share = _ROWS / comb(len(groups), size)
+        reach = max(1, min(_REACH, int(share ** (1 / size) / 2)))
+        ends = self._ends(units, reach)
+        targets = np.stack(ends, axis=1)[groups]
+        step = (targets - units[groups, None]).ravel()
+        delta = np.log(targets / units[groups, None]).ravel()
+        gained = np.stack([self.gained(units, end) for end in ends], axis=1)[groups].ravel()
+        spent = np.stack([self.spent(units, end) for end in ends], axis=2)[:, groups]
+        picks = _picks(len(groups), 2 * reach, size)
+        owners = groups[picks // (2 * reach)]
+        gain = gained[picks].sum(axis=1)
+        cost = spent.reshape(len(spent), gained.size)[:, picks].sum(axis=2)
+        for one, two in combinations(range(size), 2):
+            pair, ends_of = (owners[:, one], owners[:, two]), (picks[:, one], picks[:, two])
+            gain -= 2 * delta[ends_of[0]] * delta[ends_of[1]] * self.bend[pair]
+            cost += step[ends_of[0]] * step[ends_of[1]] * self.cross[:, *pair]
+        good = np.flatnonzero((cost <= self.room(units)[:, None]).all(axis=0) & (gain > _GAIN))
+        for index in good[np.argsort(-_rounded(gain[good]), kind="stable")[:_TRIES]]:
+            moved = units.copy()
+            moved[owners[index]] = targets.ravel()[picks[index]]
+            yield moved
+
+    def _ends(self, units: Integers, reach: int) -> list[Integers]:
+        """Every group's choices 1 to ``reach`` steps up, and as many down."""
+        up, down, ends = units, units, []
+        for _ in range(reach):
+            up, down = self.choices.next(up), self.choices.previous(down)
+            ends += [up, down]
+        return ends
+
+
+@lru_cache(maxsize=32)
+def _picks(groups: int, moves: int, size: int) -> Integers:
+    """All ways to pick one move each of ``size`` groups, as positions in (groups, moves)."""
+    sets = np.array(list(combinations(range(groups), size)))
+    grid = np.indices((moves,) * size).reshape(size, -1).T
+    return (sets[:, None, :] * moves + grid).reshape(-1, size)
+
+
+def _held(targets: Integers, units: Integers, keep: int | None) -> Integers:
+    """The targets, where group ``keep`` stays as it is."""
+    if keep is not None:
+        targets[keep] = units[keep]
+    return targets
+
+
+def _rounded(scores: Floats) -> Floats:
+    """Scores to nine significant digits."""
+    plain = np.isfinite(scores) & (scores != 0)
+    sizes = np.floor(np.log10(np.abs(scores), out=np.zeros_like(scores), where=plain))
+    scale = 10.0 ** (_DIGITS - 1 - sizes)
+    return np.where(plain, np.round(np.where(plain, scores, 0.0) * scale) / scale, scores)
+
+
+def _first_best(scores: Floats) -> int:
+    return int(np.argmax(_rounded(scores)))

@@ -1,0 +1,1 @@
+"""How widths are found: one callable a strategy."""

@@ -1,0 +1,114 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd  # type: ignore[import-untyped]
+import pytest
+
+from precrop.cli.app import main
+from precrop.evidence import judging, nats, verdict
+from precrop.evidence.nats import Table
+from precrop.evidence.page import gains_table, order_table, regret_table, shares_table
+from precrop.evidence.verdict import Evidence, Parts, Task, judge
+from precrop.solve.program import OBJECTIVES
+from tests.evidence.conftest import SAMPLE
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One strategy beside uniform width, no method, two base networks."""
+    chosen = [s for s in judging.strategies() if s.name in ("synexp", judging.UNIFORM)]
+    monkeypatch.setattr(judging, "BAND", 0.15)
+    monkeypatch.setattr(judging, "EXACT_BANDS", 2)
+    monkeypatch.setattr(judging, "CONTROLS", {})
+    monkeypatch.setattr(judging, "strategies", lambda: chosen)
+    monkeypatch.setattr(judging, "slow_strategies", list)
+    monkeypatch.setattr(judging, "OBJECTIVES", {"synexp": OBJECTIVES["synexp"]})
+    monkeypatch.setattr(judging, "SENSIBLE", {"flat": (48, 48, 48, 48, 48)})
+    monkeypatch.setattr(judging, "ILL_SHAPED", {"inverted": (64, 48, 32, 24, 16)})
+    monkeypatch.setattr(judging, "SHARES", (0.6,))
+    monkeypatch.setattr(judging, "PRECONFIG", {"both whole": (1.0, 1.0)})
+    monkeypatch.setattr(nats, "DATA_SETS", nats.DATA_SETS[:1])
+
+
+def test_it_prints_tables_and_writes_what_they_are_made_of(
+    short: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "out"
+    status = main(["judge", "--data", str(SAMPLE), "--budgets", "2", "-o", str(folder)])
+    assert status == 0
+    printed = capsys.readouterr().out
+    for file in ("order.png", "gains.png"):
+        assert (folder / file).read_bytes().startswith(b"\x89PNG")
+    assert not (folder / "parts.jsonl").exists()
+    found = Evidence.load(folder / "evidence.json")
+    for table in (order_table(found), regret_table(found), gains_table(found)):
+        assert table in printed
+    assert "| synexp |" in shares_table(found)
+    assert set(found.regret["strategy"]) > {"synexp", "any network of the size"}
+
+
+def test_json(short: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["judge", "--data", str(SAMPLE), "--budgets", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == {"order", "regret", "gains", "published", "noise"}
+
+
+def test_no_table_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["judge", "--data", str(tmp_path)]) == 2
+    assert "holds no nats-sss.parquet" in capsys.readouterr().err
+
+
+def test_it_goes_on_where_it_was_stopped(
+    short: None, table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging, "SENSIBLE", {})
+    path = tmp_path / "out" / "parts.jsonl"
+    whole = judge([table], budgets=1)
+    run, ran = verdict._run, list[str]()
+    left = [3, 100]
+
+    def counted(task: Task) -> Any:
+        if len(ran) == left[0]:
+            raise KeyboardInterrupt
+        ran.append(task.label)
+        return run(task)
+
+    monkeypatch.setattr(verdict, "_run", counted)
+    with pytest.raises(KeyboardInterrupt):
+        judge([table], budgets=1, parts=path)
+    lines = path.read_text().splitlines()
+    assert [json.loads(line)["part"] for line in lines[1:]] == ran
+    path.write_text(path.read_text() + '{"part": "cifar10, synexp, gai')  # killed while it wrote
+    del left[0]
+    again = judge([table], budgets=1, parts=path)
+    assert len(ran) == len(set(ran)), "nothing is done twice"
+    assert json.dumps(again.to_json()) == json.dumps(whole.to_json())
+
+
+def test_parts_of_other_budgets_are_not_taken(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "parts.jsonl"
+    Parts(path, "one").add("a", [{"x": 0.1}])
+    again = Parts(path, "one")
+    assert "a" in again
+    assert again["a"] == [{"x": 0.1}]
+    assert "b" not in again
+    assert "a" not in Parts(path, "other")
+    assert "a" not in Parts(path, "one"), "the other began anew"
+    path.write_text("no JSON\n[1]\n")
+    assert "a" not in Parts(path, "one")
+
+
+def test_frames_come_back_from_the_file(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {"word": ["a", "b", "a"], "number": [1 / 3, np.nan, 2], "list": [[1 / 3, 2], [], [0]]}
+    )
+    made = Evidence(frame, frame, frame, frame, {"cifar10": 0.2})
+    made.save(tmp_path / "evidence.json")
+    found = Evidence.load(tmp_path / "evidence.json")
+    assert found.noise == made.noise
+    assert found.order["word"].tolist() == ["a", "b", "a"]
+    assert found.order["number"].tolist()[::2] == [0.3333, 2]
+    assert np.isnan(found.order["number"][1])
+    assert found.order["list"].tolist() == [[0.3333, 2], [], [0]]

@@ -1,0 +1,130 @@
+"""The command ``report``, from a store's folder to files and lines."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from precrop.cli.report import report_command
+from precrop.errors import PrecropError
+from precrop.report.claims import CLAIMS, MARGIN
+from precrop.study.store import Store
+from tests.study.made_rows import made_row
+
+Output = pytest.CaptureFixture[str]
+
+
+def run(*argv: object) -> None:
+    app = typer.Typer()
+    app.command("report")(report_command)
+    typer.main.get_command(app).main(args=list(map(str, argv)), standalone_mode=False)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    opened = Store.open(tmp_path / "store", create=True)
+    rows = []
+    for seed in range(3):
+        rows.append(made_row(seed=seed, accuracy=0.84 + 0.0013 * seed))
+        control = {"variant": "uniform width", "method": "uniform"}
+        rows.append(made_row(seed=seed, accuracy=0.82 + 0.001 * seed, **control))
+    opened.append(rows)
+    return opened.path
+
+
+def test_the_module_imports_light() -> None:
+    code = "import sys, precrop.cli.report; "
+    code += "assert not {'torch', 'pyarrow', 'matplotlib', 'plotly', 'scipy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_files_and_lines(store: Path, tmp_path: Path, capsys: Output) -> None:
+    out = tmp_path / "deep" / "report"
+    run(store, "-o", out)
+    said = capsys.readouterr().out
+    assert "6 finished runs" in said
+    assert str(out / "report.md") in said
+    assert (out / "report.md").is_file()
+    assert (out / "index.html").stat().st_size > 10**6, "plotly is in it"
+    assert list((out / "figures").glob("*.svg"))
+
+
+def test_several_stores(store: Path, tmp_path: Path, capsys: Output) -> None:
+    """A cell that both have counts once, as the first has it."""
+    other = Store.open(tmp_path / "other", create=True)
+    other.append([made_row(seed=0, accuracy=0.1), made_row(seed=3, accuracy=0.85)])
+    run(store, other.path, "-o", tmp_path / "report")
+    assert "7 finished runs" in capsys.readouterr().out
+    text = (tmp_path / "report/report.md").read_text()
+    assert "84.35 ± 0.45 | 4 |" in text
+
+
+def test_a_finished_row_counts_before_a_failed_one(store: Path, tmp_path: Path) -> None:
+    failing = Store.open(tmp_path / "failing", create=True)
+    failing.append([made_row(seed=0, status="failed", error="no room")])
+    run(failing.path, store, "-o", tmp_path / "report")
+    assert "no room" not in (tmp_path / "report/report.md").read_text()
+
+
+def test_json_is_the_verdicts(store: Path, tmp_path: Path, capsys: Output) -> None:
+    run(store, "-o", tmp_path / "report", "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == set(CLAIMS)
+    assert found["uniform-width"]["verdict"] == "holds"
+    (comparison,) = found["uniform-width"]["comparisons"]
+    assert comparison["n"] == 3
+    assert comparison["difference"] == pytest.approx(2.03, abs=0.01)
+
+
+def test_the_margin_is_said(store: Path, tmp_path: Path, capsys: Output) -> None:
+    run(store, "-o", tmp_path / "report", "--margin", "3")
+    capsys.readouterr()
+    assert "The margin is 3 percentage points." in (tmp_path / "report/report.md").read_text()
+    with pytest.raises(PrecropError, match="margin=0 is not above 0"):
+        run(store, "-o", tmp_path / "report", "--margin", "0")
+
+
+def test_the_usual_margin_is_the_claims() -> None:
+    parameter = report_command.__defaults__
+    assert parameter is not None
+    assert MARGIN in parameter
+
+
+def test_no_store(tmp_path: Path) -> None:
+    with pytest.raises(PrecropError, match="is no store"):
+        run(tmp_path, "-o", tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+def test_nothing_finished(tmp_path: Path) -> None:
+    opened = Store.open(tmp_path / "store", create=True)
+    with pytest.raises(PrecropError, match="no finished run, it is empty"):
+        run(opened.path, "-o", tmp_path / "report")
+    opened.append([made_row(status="failed", error="no")])
+    with pytest.raises(PrecropError, match="no finished run, all of its 1 failed"):
+        run(opened.path, "-o", tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+def test_another_schema(store: Path, tmp_path: Path) -> None:
+    (store / "store.json").write_text('{"schema": 99}')
+    with pytest.raises(PrecropError, match="schema 99"):
+        run(store, "-o", tmp_path / "report")
+
+
+def test_a_torn_part_is_told(store: Path, tmp_path: Path, capsys: Output) -> None:
+    (store / "parts" / "0-torn.parquet").write_bytes(b"PAR1")
+    run(store, "-o", tmp_path / "report")
+    said = capsys.readouterr()
+    assert said.err.startswith("precrop: warning:")
+    assert "0-torn.parquet" in said.err
+    assert "6 finished runs" in said.out
+
+
+def test_a_folder_that_cannot_be_made(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PrecropError, match="cannot make the folder"):
+        run(store, "-o", tmp_path / "file" / "report")

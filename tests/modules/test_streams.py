@@ -1,0 +1,217 @@
+"""Residual streams whose layers have widths of their own."""
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+
+import precrop
+from precrop.errors import PrecropError
+from precrop.models import cifar_efficientnet_b0, cifar_mobilenet_v2, resnet20, resnet56
+from precrop.models.resnet import CifarResNet
+from precrop.modules.streams import Narrow, Pad
+from precrop.plans.plan import Plan
+from precrop.read.inputs import Inputs
+from precrop.read.network import Network
+from precrop.read.residual import find_streams
+from tests.networks import SHAPE, assemble
+from tests.planning import counted_macs, counted_params
+
+IMAGE = (3, 32, 32)
+
+NETWORKS: dict[str, Any] = {
+    "resnet20 with projections": resnet20,
+    "resnet20 with padded shortcuts": lambda: resnet20(shortcut="pad"),
+    "cifar_mobilenet_v2": cifar_mobilenet_v2,
+    "cifar_efficientnet_b0": cifar_efficientnet_b0,
+    "torchvision resnet18": lambda: torchvision.models.resnet18(num_classes=10),
+    "torchvision convnext": lambda: torchvision.models.convnext_tiny(num_classes=10),
+    "timm preactivation": lambda: timm.create_model(
+        "resnetv2_50", layers=(1, 1, 1, 1), num_classes=10
+    ),
+    "timm se": lambda: timm.create_model("seresnet50", layers=(1, 2, 1, 1), num_classes=10),
+}
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def model(request: pytest.FixtureRequest) -> nn.Module:
+    torch.manual_seed(0)
+    network: nn.Module = NETWORKS[request.param]()
+    return network
+
+
+def cropped(model: nn.Module, **budgets: Any) -> Plan:
+    return precrop.plan(model, IMAGE, residual="crop", **budgets)
+
+
+@pytest.mark.parametrize("budgets", [{"params": 0.4, "macs": 0.4}, {"params": 0.1}, {"macs": 0.2}])
+def test_counts_budgets_and_names(model: nn.Module, budgets: dict[str, float]) -> None:
+    plan = cropped(model, **budgets)
+    built = plan.build(model)
+    assert counted_params(built) == plan.params
+    assert counted_macs(built, IMAGE) == plan.macs
+    used = [
+        getattr(plan, name) / getattr(plan, f"base_{name}") / share
+        for name, share in budgets.items()
+    ]
+    assert 0.97 < max(used) <= 1
+    assert list(built.state_dict()) == list(model.state_dict())
+    assert not plan.frozen
+    assert plan.streams
+
+
+def test_widths_differ_where_tied_ones_agree(model: nn.Module) -> None:
+    tied = precrop.plan(model, IMAGE, params=0.2)
+    free = cropped(model, params=0.2)
+    assert len({layer.group for layer in free.layers}) > len({layer.group for layer in tied.layers})
+    for plan in (tied, free):
+        assert plan.params <= 0.2 * plan.base_params
+    # More freedom can't make the best sum of log densities worse, but for whole units.
+    assert free.solver["objective"] > tied.solver["objective"] - 1e-6
+
+
+def test_everything_kept_is_the_same_network(model: nn.Module) -> None:
+    plan = cropped(model, params=1.0, macs=1.0)
+    assert plan.tensors == {}
+    built, x = plan.build(model).eval(), torch.randn(2, *IMAGE)
+    with torch.no_grad():
+        assert torch.equal(built(x), copy.deepcopy(model).eval()(x))
+
+
+def dead_inputs(built: nn.Module, plan: Plan) -> list[str]:
+    """Readers that get a channel which is zero for every input: all weights are made positive."""
+    found: list[str] = []
+    with torch.no_grad():
+        for parameter in built.parameters():
+            parameter.abs_().add_(1e-3)
+    for stream in plan.streams:
+        if stream.end == "read":
+
+            def look(module: nn.Module, args: Any, stream: Any = stream) -> None:
+                others = [axis for axis in range(args[0].dim()) if axis != stream.dim]
+                if (args[0].abs().amax(others) == 0).any():
+                    found.append(stream.path)
+
+            built.get_submodule(stream.path).register_forward_pre_hook(look)
+    with torch.no_grad():
+        built.eval()(torch.ones(1, *IMAGE))
+    return found
+
+
+@pytest.mark.parametrize("budgets", [{"params": 0.5, "macs": 0.5}, {"macs": 0.1}])
+@pytest.mark.parametrize("expand", [False, True])
+@pytest.mark.parametrize("name", ["resnet20 with projections", "torchvision resnet18"])
+def test_nobody_reads_what_nobody_writes(name: str, budgets: Any, expand: bool) -> None:
+    network = NETWORKS[name]()
+    plan = cropped(network, expand=expand, **budgets)
+    assert dead_inputs(plan.build(network), plan) == []
+    ends = {stream.path: stream for stream in plan.streams}
+    for layer in plan.layers:
+        if layer.name in ends and ends[layer.name].end == "read":
+            assert layer.in_channels <= layer.base_in
+
+
+def written_out(built: CifarResNet, x: torch.Tensor) -> torch.Tensor:
+    """The forward pass of a cropped ResNet, with every narrowing and padding by hand."""
+
+    def norm(bn: Any, value: torch.Tensor, width: int) -> torch.Tensor:
+        value = F.batch_norm(value, bn.running_mean, bn.running_var, bn.weight, bn.bias)
+        return F.pad(value, [0, 0, 0, 0, 0, width - value.shape[1]])
+
+    def conv(layer: Any, value: torch.Tensor) -> torch.Tensor:
+        value = value[:, : layer.weight.shape[1]]
+        return F.conv2d(value, layer.weight, None, layer.stride, layer.padding)
+
+    x = F.relu(norm(built.bn1, conv(built.conv1, x), 16))
+    for stage, width in ((built.layer1, 16), (built.layer2, 32), (built.layer3, 64)):
+        for block in stage.children():
+            assert isinstance(block.conv1, nn.Conv2d)
+            hidden = F.relu(norm(block.bn1, conv(block.conv1, x), block.conv1.weight.shape[0]))
+            branch = norm(block.bn2, conv(block.conv2, hidden), width)
+            if isinstance(block.shortcut, nn.Sequential) and len(block.shortcut):
+                layer, bn = block.shortcut
+                x = norm(bn, conv(layer, x), width)
+            x = F.relu(branch + x)
+    pooled = x.mean((2, 3))[:, : built.fc.weight.shape[1]]
+    return F.linear(pooled, built.fc.weight, built.fc.bias)
+
+
+def test_forward_is_what_it_says() -> None:
+    torch.manual_seed(0)
+    network = resnet20()
+    built: Any = cropped(network, params=0.15).build(network).eval().double()
+    for module in built.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.bias)
+            module.running_mean = torch.rand(module.num_features, dtype=torch.float64)
+    x = torch.randn(3, *IMAGE, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(built(x), written_out(built, x), rtol=1e-10, atol=1e-10)
+
+
+def test_hooks_are_plain_and_travel() -> None:
+    network = resnet56()
+    plan = Plan.from_json((saved := cropped(network, macs=0.3)).to_json())
+    assert plan == saved
+    built = plan.build(network).eval()
+    reader: Any = built.get_submodule("layer2.3.conv1")
+    assert type(reader.stream_read) is Narrow
+    assert reader.stream_read.size == reader.in_channels == plan.widths["layer2.3.conv1"][0]
+    writer: Any = built.get_submodule("layer2.3.bn2")
+    assert (type(writer.stream_write), writer.stream_write.size) == (Pad, 32)
+    x = torch.randn(2, *IMAGE)
+    expected = built(x)
+    for twin in (copy.deepcopy(built), pickle.loads(pickle.dumps(built))):
+        assert torch.equal(twin(x), expected)
+    anew = resnet56()
+    assert counted_params(plan.build(anew)) == plan.params
+
+
+def test_streams_are_found_in_order() -> None:
+    streams = find_streams(Network(resnet20(), Inputs(IMAGE)))
+    first = [(s.path, s.end, s.dim, s.width, s.sources) for s in streams[:4]]
+    assert first == [
+        ("bn1", "write", 1, 16, ()),
+        ("layer1.0.conv1", "read", 1, 16, ("bn1",)),
+        ("layer1.0.bn2", "write", 1, 16, ()),
+        ("layer1.1.conv1", "read", 1, 16, ("bn1", "layer1.0.bn2")),
+    ]
+    assert (streams[-1].path, streams[-1].end, streams[-1].width) == ("fc", "read", 64)
+    assert sum(s.end == "write" for s in streams) == 1 + 9 + 2
+    assert sum(s.end == "read" for s in streams) == 9 + 2 + 1
+
+
+def test_a_network_without_streams_is_as_before() -> None:
+    network = torchvision.models.vgg11_bn(num_classes=10)
+    plan = precrop.plan(network, (3, 64, 64), params=0.3, residual="crop")
+    assert plan.streams == ()
+    assert plan.widths == precrop.plan(network, (3, 64, 64), params=0.3).widths
+
+
+@pytest.mark.parametrize("name", ["vit", "ghost"])
+def test_streams_that_are_not_made_by_layers_stay_tied(name: str) -> None:
+    network = {
+        "vit": lambda: torchvision.models.VisionTransformer(32, 8, 2, 3, 48, 96, num_classes=10),
+        "ghost": lambda: timm.create_model("ghostnet_100", num_classes=10),
+    }[name]()
+    plan = cropped(network, macs=0.7)
+    assert (plan.streams, plan.frozen) == ((), {})
+    assert plan.widths == precrop.plan(network, IMAGE, macs=0.7).widths
+
+
+def test_unknown_option() -> None:
+    with pytest.raises(PrecropError, match="residual='pad' is unknown: write 'tie' or 'crop'"):
+        precrop.plan(resnet20(), IMAGE, params=0.5, residual="pad")  # type: ignore[arg-type]
+
+
+def test_no_reader_takes_more_than_there_is() -> None:
+    # Sizes alone do not tell that a slice is too long: the fitted network would only fail later.
+    model = assemble([("branching", 8), ("residual", 8), ("reused", 8)], stem=4, head="conv")
+    plan = precrop.plan(model, SHAPE, memory=0.7, residual="crop")
+    assert plan.build(model)(torch.ones(2, *SHAPE)).shape[0] == 2

@@ -1,0 +1,154 @@
+"""Building: tensors are cut and filled by segments, other networks are refused."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import precrop
+from precrop.errors import PlanError, PrecropError
+from precrop.plans.build import build, fan_scale, resize
+from tests.networks import SHAPE, small
+
+
+def test_segments_keep_their_leading_entries() -> None:
+    tensor = torch.arange(10.0)
+    assert resize(tensor, [((4, 2), (6, 3))]).tolist() == [0, 1, 4, 5, 6]
+    assert resize(tensor.view(2, 5), [2, ((5, 3),)]).tolist() == [[0, 1, 2], [5, 6, 7]]
+
+
+def test_both_axes_at_once() -> None:
+    tensor = torch.arange(12.0).view(3, 4)
+    assert resize(tensor, [((3, 2),), ((2, 1), (2, 1))]).tolist() == [[0, 2], [4, 6]]
+
+
+def test_vectors_repeat_what_they_have() -> None:
+    tensor = torch.tensor([1.0, 2.0, 5.0])
+    assert resize(tensor, [((2, 4), (1, 2))]).tolist() == [1, 2, 1, 2, 5, 5]
+    assert resize(torch.tensor([7, 8]), [((2, 3),)]).tolist() == [7, 8, 7]
+
+
+def test_weights_are_filled_with_noise_of_their_own_spread() -> None:
+    torch.manual_seed(0)
+    tensor = torch.randn(64, 32, 3, 3) * 0.02 + 0.5
+    wider = resize(tensor, [((64, 128),), ((32, 64),), 3, 3])
+    assert wider.shape == (128, 64, 3, 3)
+    assert torch.equal(wider[:64, :32], tensor)
+    new = wider[64:]
+    assert new.std().item() == pytest.approx(0.02, rel=0.1)
+    assert new.mean().item() == pytest.approx(0.5, rel=0.01)
+    assert torch.equal(wider, resize(tensor, [((64, 128),), ((32, 64),), 3, 3]))
+
+
+def test_new_channels_are_not_copies() -> None:
+    torch.manual_seed(0)
+    wider = resize(torch.randn(4, 6), [((4, 12),), 6])
+    assert len({tuple(row.tolist()) for row in wider}) == 12
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64])
+def test_types_stay(dtype: torch.dtype) -> None:
+    assert resize(torch.ones(4, 4, dtype=dtype), [((4, 6),), ((4, 2),)]).dtype == dtype
+
+
+def test_a_resized_tensor_owns_its_memory() -> None:
+    tensor = torch.zeros(4, 4)
+    resize(tensor, [((4, 2),), 4]).add_(1)
+    assert tensor.sum() == 0
+
+
+def test_scale_of_a_weight_follows_its_fan_in() -> None:
+    axes = (((8, 2),), ((16, 4),), 3, 3)
+    assert fan_scale(axes, "conv") == 2.0
+    assert fan_scale(axes, "transposed") == 2.0
+    assert fan_scale((((8, 2),), 16), "linear") == 1.0
+    assert fan_scale((((8, 2),), 1, 3, 3), "depthwise") == 1.0
+
+
+def test_built_weights_are_rescaled_slices() -> None:
+    model = small("conv")
+    plan = precrop.plan(model, SHAPE, params=0.5)
+    built: Any = plan.build(model)
+    old, new = model.blocks[0][0].weight, built.blocks[0][0].weight  # type: ignore[index]
+    assert isinstance(old, torch.Tensor)
+    scale = (old.shape[1] / new.shape[1]) ** 0.5
+    assert torch.equal(new, old[: new.shape[0], : new.shape[1]] * scale)
+    norm = built.blocks[0][1]
+    assert (norm.weight == 1).all()
+    assert norm.num_batches_tracked == 0
+
+
+def test_reset_calls_the_modules_own_initialisers() -> None:
+    model = small("conv")
+    plan = precrop.plan(model, SHAPE, params=0.5)
+    torch.manual_seed(1)
+    one, two = plan.build(model, "reset"), plan.build(model, "reset")
+    torch.manual_seed(1)
+    same = plan.build(model, "reset")
+    first, second, third = (net.state_dict()["stem.0.weight"] for net in (one, two, same))
+    assert torch.equal(first, third)
+    assert not torch.equal(first, second)
+    assert first.shape == second.shape == plan.build(model).state_dict()["stem.0.weight"].shape
+
+
+def test_unknown_init() -> None:
+    model = small("conv")
+    plan = precrop.plan(model, SHAPE, params=0.5)
+    with pytest.raises(PrecropError, match="init='magic' is unknown: choose from slice, reset"):
+        build(plan, model, "magic")  # type: ignore[arg-type]
+
+
+def test_requires_grad_and_modes_stay() -> None:
+    model = small("conv").eval()
+    model.stem.requires_grad_(False)
+    built: Any = precrop.plan(model, SHAPE, params=0.5).build(model)
+    assert not built.training
+    assert [p.requires_grad for p in built.parameters()] == [
+        p.requires_grad for p in model.parameters()
+    ]
+
+
+def test_built_tensors_are_the_networks_own() -> None:
+    """Even those that keep their size: training the crop leaves the original as it was."""
+    model = small("conv")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    built = precrop.plan(model, SHAPE, params=0.9).build(model)
+    with torch.no_grad():
+        for tensor in (*built.parameters(), *built.buffers()):
+            tensor.zero_()
+    assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+
+
+def test_built_on_meta() -> None:
+    model = small("conv")
+    plan = precrop.plan(model, SHAPE, params=0.5)
+    with torch.device("meta"):
+        empty = small("inception")
+    assert precrop.plan(empty, SHAPE, params=0.5).build(empty).state_dict()["stem.0.weight"].is_meta
+    built = plan.build(model.to("meta"))
+    assert sum(p.numel() for p in built.parameters()) == plan.params
+
+
+def test_a_plan_for_another_network_names_what_differs() -> None:
+    plan = precrop.plan(small("conv", 16, 24), SHAPE, params=0.5)
+    with pytest.raises(PlanError) as caught:
+        plan.build(small("conv", 16, 20))
+    message = str(caught.value)
+    assert "blocks.0.0.weight is 20x16x3x3, planned for 24x16x3x3" in message
+    assert message.endswith("more")
+    assert "\n" not in message
+
+
+def test_a_plan_for_a_network_of_other_layers() -> None:
+    plan = precrop.plan(small("conv"), SHAPE, params=0.5)
+    with pytest.raises(PlanError, match=r"blocks\.0\.0\.weight is missing, planned for 24x16x3x3"):
+        plan.build(small("inception"))
+
+
+def test_another_instance_of_the_same_network() -> None:
+    plan = precrop.plan(small("hierarchy"), SHAPE, params=0.5)
+    other = small("hierarchy")
+    nn.init.zeros_(other.stem[0].weight)  # type: ignore[index]
+    built = plan.build(other)
+    assert built.state_dict()["stem.0.weight"].abs().sum() == 0

@@ -1,0 +1,168 @@
+"""Widths chosen elsewhere become plans as they are."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import precrop
+from precrop.errors import BudgetError, PrecropError
+from precrop.models import cifar_efficientnet_b0, cifar_mobilenet_v2, cifar_vgg16_bn, resnet20
+from precrop.plans.plan import Plan
+from tests.networks import SHAPE, small
+from tests.planning import counted_macs, counted_params
+
+IMAGE = (3, 32, 32)
+FACTORIES: dict[str, Callable[[], nn.Module]] = {
+    "resnet20": resnet20,
+    "vgg": cifar_vgg16_bn,
+    "mobilenet": cifar_mobilenet_v2,
+    "efficientnet": cifar_efficientnet_b0,
+}
+
+
+def outputs(plan: Plan) -> dict[str, int]:
+    return {layer.name: layer.out_channels for layer in plan.layers}
+
+
+def assert_same_network(plan: Plan, other: Plan) -> None:
+    assert plan.widths == other.widths
+    assert (plan.params, plan.macs) == (other.params, other.macs)
+    assert plan.tensors == other.tensors
+    assert plan.attributes == other.attributes
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_a_plans_widths_give_the_plan_again(name: str) -> None:
+    model = FACTORIES[name]()
+    plan = precrop.plan(model, IMAGE, params=0.3, macs=0.4)
+    again = precrop.plan(model, IMAGE, widths=outputs(plan))
+    assert_same_network(again, plan)
+    assert again.budgets == {}
+    assert again.solver["status"] == "given"
+    built = again.build(model)
+    assert counted_params(built) == again.params
+    assert counted_macs(built, IMAGE) == again.macs
+
+
+@pytest.mark.parametrize("name", ["dense", "inception", "conv", "residual"])
+def test_small_networks_too(name: str) -> None:
+    model = small(name, 64, 96)
+    plan = precrop.plan(model, SHAPE, params=0.4)
+    assert_same_network(precrop.plan(model, SHAPE, widths=outputs(plan)), plan)
+
+
+def test_wider_networks_too() -> None:
+    model = cifar_vgg16_bn()
+    plan = precrop.plan(model, IMAGE, params=1.0, macs=1.0, expand=True)
+    assert plan.widened
+    again = precrop.plan(model, IMAGE, widths=outputs(plan), expand=True)
+    assert_same_network(again, plan)
+    with pytest.raises(PrecropError, match=r"cannot have \d+ channels, but 1 to 64 \(expand=True"):
+        precrop.plan(model, IMAGE, widths=outputs(plan))
+
+
+def test_what_is_not_named_stays() -> None:
+    plan = precrop.plan(resnet20(), IMAGE, widths={"layer2.1.conv1": 5})
+    changed = {layer.name for layer in plan.layers if layer.out_channels != layer.base_out}
+    assert changed == {"layer2.1.conv1"}
+    assert plan.widths["layer2.1.conv1"] == (32, 5)
+    assert plan.widths["layer2.1.conv2"] == (5, 32)
+
+
+def test_one_layer_of_a_shared_width_is_enough() -> None:
+    plan = precrop.plan(resnet20(), IMAGE, widths={"layer1.2.conv2": 7})
+    assert {plan.widths[name][1] for name in ("conv1", "layer1.0.conv2", "layer1.2.conv2")} == {7}
+
+
+def test_a_width_can_be_cut_to_the_last_channel() -> None:
+    model = small("conv")
+    plan = precrop.plan(model, SHAPE, widths={"stem.0": 1, "blocks.0.0": 1})
+    assert [width[1] for width in plan.widths.values()] == [1, 1, 5]
+    assert plan.params == counted_params(plan.build(model))
+
+
+def test_budgets_are_checked() -> None:
+    model = resnet20()
+    plan = precrop.plan(model, IMAGE, params=0.3, macs=0.3)
+    within = precrop.plan(model, IMAGE, widths=outputs(plan), params=0.3, macs=plan.macs)
+    assert_same_network(within, plan)
+    assert within.budgets["macs"].used == within.budgets["macs"].limit == plan.macs
+    with pytest.raises(
+        BudgetError, match=f"macs={plan.macs - 1} .* the widths given cost {plan.macs}"
+    ):
+        precrop.plan(model, IMAGE, widths=outputs(plan), macs=plan.macs - 1)
+
+
+def test_a_saved_plan_is_the_same(tmp_path: Any) -> None:
+    plan = precrop.plan(resnet20(), IMAGE, widths={"conv1": 8, "layer3.0.conv1": 11})
+    plan.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json") == plan
+
+
+class Halves(nn.Module):
+    """The output of one layer is two widths, each of which another layer shares."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(3, 8, 3, padding=1)
+        self.two = nn.Conv2d(3, 16, 3, padding=1)
+        self.both = nn.Conv2d(3, 24, 3, padding=1)
+        self.head = nn.Conv2d(24, 5, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.cat([self.one(x), self.two(x)], 1) + self.both(x))
+
+
+def test_a_layer_of_two_widths() -> None:
+    model = Halves()
+    plan = precrop.plan(model, SHAPE, widths={"both": 14, "one": 4})
+    assert outputs(plan) == {"one": 4, "two": 10, "both": 14, "head": 5}
+    plan = precrop.plan(model, SHAPE, widths={"both": 12})
+    assert outputs(plan) == {"one": 4, "two": 8, "both": 12, "head": 5}
+    assert counted_params(plan.build(model)) == plan.params
+    plan = precrop.plan(model, SHAPE, widths={"both": 13})
+    assert outputs(plan) == {"one": 4, "two": 9, "both": 13, "head": 5}
+    with pytest.raises(PrecropError, match="both cannot have 3 channels and one 4: they share"):
+        precrop.plan(model, SHAPE, widths={"both": 3, "one": 4})
+
+
+def test_widths_that_come_in_steps() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 24, 1), nn.Conv2d(24, 24, 3, groups=4), nn.Conv2d(24, 2, 1))
+    plan = precrop.plan(model, (4, 8, 8), widths={"0": 8})
+    assert plan.widths["1"] == (8, plan.widths["2"][0])
+    with pytest.raises(PrecropError, match="0 cannot be cut to 9 of its 24 channels"):
+        precrop.plan(model, (4, 8, 8), widths={"0": 9})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"widths": {}}, "widths= names no layer"),
+        ({"widths": {"conv": 8}}, "widths name a layer 'conv' that is not there; did you mean"),
+        ({"widths": {"conv1": 0}}, "width of conv1 is 0: write output channels, 1 or more"),
+        ({"widths": {"conv1": 8.0}}, "width of conv1 is 8.0"),
+        ({"widths": {"conv1": True}}, "width of conv1 is True"),
+        ({"widths": {"conv1": 17}}, r"conv1 cannot have 17 channels, but 1 to 16"),
+        ({"widths": {"fc": 9}}, "fc keeps its 10 channels: it cannot have 9"),
+        (
+            {"widths": {"conv1": 8, "layer1.0.conv2": 9}},
+            "layer1.0.conv2 cannot have 9 channels and conv1 8: they share a width",
+        ),
+        (
+            {"widths": {"conv1": 9}, "divisor": 8},
+            "cannot have 9 channels, but 8 to 16 .* divisor=8",
+        ),
+        ({"widths": {"conv1": 8}, "densities": {"conv1": 0.5}}, "widths= goes with none of"),
+        ({"widths": {"conv1": 8}, "rule": "sqrt-min"}, "widths= goes with none of"),
+        ({"widths": {"conv1": 8}, "objective": "exact"}, "widths= goes with none of"),
+        ({"widths": {"conv1": 8}, "balance": 2.0}, "widths= goes with none of .* balance="),
+        ({"widths": {"conv1": 8}, "ignore": "conv1"}, "conv1 keeps its 16 channels"),
+    ],
+)
+def test_mistakes(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(PrecropError, match=message) as caught:
+        precrop.plan(resnet20(), IMAGE, **options)
+    assert "\n" not in str(caught.value)

@@ -6,19 +6,19 @@ Names are imported when first used, so that ``import precrop`` costs nothing bey
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from precrop.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from precrop.api import crop, plan
     from precrop.errors import BudgetError, PlanError, PrecropError
     from precrop.linear.expected import expected_output, synexp
+    from precrop.plans.comparison import compare
     from precrop.plans.plan import Plan
-    from precrop.plans.views import compare
     from precrop.pruning.api import densities, scores
     from precrop.pruning.collapse import LayerCollapseWarning
     from precrop.pruning.masking import apply_masks, masks
     from precrop.trained.channels import SlicedChannelsWarning
     from precrop.trained.statistics import recalibrate
-
-__version__ = "0.1.0"
 
 __all__ = [
     "BudgetError",
@@ -47,7 +47,7 @@ _HOMES = {
     "PrecropError": "precrop.errors",
     "SlicedChannelsWarning": "precrop.trained.channels",
     "apply_masks": "precrop.pruning.masking",
-    "compare": "precrop.plans.views",
+    "compare": "precrop.plans.comparison",
     "crop": "precrop.api",
     "densities": "precrop.pruning.api",
     "expected_output": "precrop.linear.expected",

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from precrop import __version__
 from precrop.costs.batches import follow
 from precrop.costs.latency import latency as latency_model
 from precrop.costs.memory import memory as memory_model
@@ -21,7 +20,8 @@ from precrop.modules.apart import apart, uncollected
 from precrop.modules.copying import tensor_shapes
 from precrop.modules.hooks import unwrapped
 from precrop.planning import Choice, Chooser
-from precrop.plans.plan import Init, LayerPlan, Plan
+from precrop.plans.kinds import Init
+from precrop.plans.plan import LayerPlan, Plan
 from precrop.read.axes import leaves
 from precrop.read.inputs import LARGEST_BATCH, Inputs, check_network, given
 from precrop.read.network import Network
@@ -42,6 +42,7 @@ from precrop.strategies.ways import (
     Uniform,
     Way,
 )
+from precrop.version import __version__
 
 
 def crop(

@@ -1,5 +1,8 @@
 """Errors that a user can cause. Each message is one line that says what to do."""
 
+import difflib
+from collections.abc import Iterable
+
 _LONGEST = 2000
 """Characters of a message: names in it may come from a file, and be as long as one likes."""
 
@@ -30,3 +33,10 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def suggestion(name: object, known: Iterable[str]) -> str:
+    """What may have been meant by an unknown name."""
+    names = list(known)
+    close = difflib.get_close_matches(str(name), names, n=1)
+    return f"did you mean {close[0]}?" if close else f"choose from {', '.join(names)}"

@@ -134,13 +134,13 @@ def _plan(folder: Path) -> None:
 
 def _inside_plan(path: Path, rng: random.Random) -> None:
     from precrop.errors import PlanError
-    from precrop.plans.plan import _digest
+    from precrop.plans.file import digest
 
     content = changed_value(json.loads(path.read_text()), rng)
     if isinstance(content, dict):
         content.pop("digest", None)
         with contextlib.suppress(PlanError):  # not a number: it stays without
-            content["digest"] = _digest(content)
+            content["digest"] = digest(content)
     path.write_text(json.dumps(content))
 
 

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 import precrop
 from precrop.models import resnet20
-from precrop.plans import Init
+from precrop.plans.kinds import Init
 from precrop.study import torch_pruning
-from precrop.study.variants import Request
+from precrop.study.request import Request
 from precrop.training.augment import Augment
 from precrop.training.data import ImageData, load_data, test_batches, train_batches
 from precrop.training.module import augmentation

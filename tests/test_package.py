@@ -1,9 +1,7 @@
 """The package's front door: what it exports, what importing it costs, and what imports what."""
 
-import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -31,9 +29,6 @@ plan.build(resnet20())
 print([m for m in ("onnx", "onnxruntime", "precrop.deployment") if m in sys.modules])
 """
 
-WINGS = ("deployment", "report", "study", "training")
-CORE = ("read", "costs", "fit", "flow", "models")
-
 SUBMODULES_FIRST = """
 import importlib, pkgutil, types
 import precrop
@@ -60,28 +55,6 @@ def test_import_is_light() -> None:
 
 def test_planning_needs_nothing_of_deployment() -> None:
     assert python(PLANNING).strip() == "[]"
-
-
-def imported(path: Path) -> set[str]:
-    """All modules that a file imports, within functions too."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
-
-
-def test_the_core_imports_no_wing() -> None:
-    assert precrop.__file__
-    root = Path(precrop.__file__).parent
-    files = [path for path in root.glob("*.py") if path.name != "cli.py"]
-    files += [path for folder in CORE for path in (root / folder).rglob("*.py")]
-    assert len(files) > 40
-    for path in files:
-        for name in imported(path):
-            assert not name.startswith(tuple(f"precrop.{wing}" for wing in WINGS)), (path, name)
 
 
 def test_public_names_are_never_modules() -> None:

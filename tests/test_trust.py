@@ -23,7 +23,8 @@ from precrop.cli.app import main
 from precrop.deployment.exporting import Origin, load_safetensors, to_safetensors
 from precrop.errors import PlanError, PrecropError
 from precrop.fit.attributes import apply_edits, get_attribute
-from precrop.plans.plan import Plan, _digest
+from precrop.plans.file import digest
+from precrop.plans.plan import Plan
 from precrop.read.inputs import Inputs
 from precrop.study.spec import read_study
 from precrop.training import checkpoints
@@ -453,7 +454,7 @@ def test_numbers_that_no_plan_has(number: Any) -> None:
     for name in ("params", "base_macs"):
         wrong = {**content, name: 10**30}
         with pytest.raises(PlanError, match=f"plan.{name} of this plan is broken"):
-            Plan.from_json(json.dumps({"digest": _digest(wrong), **wrong}))
+            Plan.from_json(json.dumps({"digest": digest(wrong), **wrong}))
 
 
 @pytest.mark.parametrize("shape", [(3, 10**5, 10**6), [(3, 8, 8), (2**40,)], {"x": (2**20, 2**20)}])

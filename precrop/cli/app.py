@@ -29,7 +29,7 @@ from precrop.files import check_writable, read_json, terminated_as_interrupted, 
 if TYPE_CHECKING:
     from torch import nn
 
-    from precrop.plans.plan import Init as PlanInit
+    from precrop.plans.kinds import Init as PlanInit
     from precrop.plans.plan import Plan
 
 app = typer.Typer(

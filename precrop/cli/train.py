@@ -15,7 +15,7 @@ from precrop.errors import PrecropError, one_line
 from precrop.training.recipes import RECIPES, find_recipe, settings, settings_help
 
 if TYPE_CHECKING:
-    from precrop.plans.plan import Init as PlanInit
+    from precrop.plans.kinds import Init as PlanInit
     from precrop.training.data import ImageData
     from precrop.training.evaluate import Evaluation
     from precrop.training.loop import Result

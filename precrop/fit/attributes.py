@@ -12,10 +12,11 @@ from torch.nn.modules.conv import _ConvNd
 from precrop.errors import PlanError
 from precrop.modules.copying import meta_copy
 from precrop.modules.streams import Narrow, Pad
-from precrop.plans.plan import GROWTH
 
 Edit = tuple[str, str, Any]
 """Module path, attribute path (``width`` or ``splits.2``), value."""
+GROWTH = 1024
+"""How many times larger a plan may make a size: far more than any plan does, not without end."""
 
 
 def stated_sizes(module: nn.Module) -> dict[str, Any]:
@@ -130,8 +131,8 @@ def is_record(value: Any) -> bool:
 def registered_module(model: nn.Module, path: str) -> nn.Module:
     """The module of this path, by registered children alone; the empty path is the network.
 
-    For paths from files: `precrop.copying.submodule`, which follows scripted modules too, goes by
-    any attribute.
+    For paths from files: `precrop.modules.copying.submodule`, which follows scripted modules too,
+    goes by any attribute.
 
     Raises:
         KeyError: there is none.

@@ -2,28 +2,32 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from precrop.errors import PlanError, PrecropError
-from precrop.fit.attributes import apply_edits, get_attribute, registered_module
+from precrop.fit.attributes import GROWTH, apply_edits, get_attribute, registered_module
 from precrop.fit.roots import scales_by_fan
 from precrop.modules.apart import apart
 from precrop.modules.copying import copied, tensor_shapes
 from precrop.modules.hooks import unwrapped
 from precrop.modules.reparametrised import lengths, restore
 from precrop.modules.streams import install, plain_hook
-from precrop.plans.plan import GROWTH, INITS, Axis, Init, Plan
+from precrop.plans.kinds import INITS, Axis, Init
 from precrop.read.unused import leave_out
 from precrop.solve.structure import INPUT_AXES
 from precrop.trained.channels import NORMS, Norm, choose
+
+if TYPE_CHECKING:
+    from precrop.plans.plan import Plan
 
 SHOWN_DIFFERENCES = 3
 
 
 @apart()
-def build(plan: Plan, model: nn.Module, init: Init = "slice") -> nn.Module:
+def build(plan: "Plan", model: nn.Module, init: Init = "slice") -> nn.Module:
     """Build the cropped network; ``model`` stays as it was.
 
     Args:
@@ -63,13 +67,13 @@ Cut = Callable[[str, Tensor], Tensor]
 """From a tensor of the original, by name, to that of the built network."""
 
 
-def _leading(plan: Plan, model: nn.Module) -> Cut:
+def _leading(plan: "Plan", model: nn.Module) -> Cut:
     """Keeps leading channels and rescales weights to their new fan-in."""
     scales = _scales(plan, model)
     return lambda name, tensor: _resized(plan, name, tensor, scales)
 
 
-def _largest(plan: Plan, model: nn.Module, norm: Norm) -> Cut:
+def _largest(plan: "Plan", model: nn.Module, norm: Norm) -> Cut:
     """Keeps the channels with the largest norms, and weights as they were trained."""
     kept = choose(plan, model, norm)
     kept.warn()
@@ -83,14 +87,14 @@ def _largest(plan: Plan, model: nn.Module, norm: Norm) -> Cut:
     return lambda name, tensor: _resized(plan, name, kept.arranged(name, tensor), scales)
 
 
-def _resized(plan: Plan, name: str, tensor: Tensor, scales: Mapping[str, float]) -> Tensor:
+def _resized(plan: "Plan", name: str, tensor: Tensor, scales: Mapping[str, float]) -> Tensor:
     axes, scale = plan.tensors.get(name), scales.get(name, 1.0)
     made = tensor.clone() if axes is None else resize(tensor, axes)
     floats = tensor.is_floating_point() or tensor.is_complex()
     return made * scale if floats and scale != 1 else made
 
 
-def _scales(plan: Plan, model: nn.Module) -> dict[str, float]:
+def _scales(plan: "Plan", model: nn.Module) -> dict[str, float]:
     """By what tensors are multiplied: weights to their new fan, and what is added to them likewise.
 
     So the weight that a layer uses is the rescaled slice of the one that it used.
@@ -109,7 +113,7 @@ def _scales(plan: Plan, model: nn.Module) -> dict[str, float]:
     return scales
 
 
-def _scaled_in_forward(plan: Plan, model: nn.Module) -> set[str]:
+def _scaled_in_forward(plan: "Plan", model: nn.Module) -> set[str]:
     """Weights that forward scales by the root of their fan-in, a number that the plan changes."""
     numbers = [
         (path, get_attribute(registered_module(model, path), name))
@@ -128,7 +132,7 @@ def _scaled_in_forward(plan: Plan, model: nn.Module) -> set[str]:
     return found
 
 
-def _set_lengths(plan: Plan, cut: Cut, model: nn.Module, small: nn.Module) -> None:
+def _set_lengths(plan: "Plan", cut: Cut, model: nn.Module, small: nn.Module) -> None:
     """Let every weight that is a length times a direction be cut as others are."""
     for length, direction, dim in lengths(model):
         if direction not in plan.tensors:
@@ -140,7 +144,7 @@ def _set_lengths(plan: Plan, cut: Cut, model: nn.Module, small: nn.Module) -> No
             made.copy_(torch.norm_except_dim(weight, 2, dim) * torch.where(made < 0, -1, 1))
 
 
-def check_same_network(plan: Plan, model: nn.Module) -> None:
+def check_same_network(plan: "Plan", model: nn.Module) -> None:
     """Compare every tensor's shape with the plan's record.
 
     Raises:
@@ -160,7 +164,7 @@ def check_same_network(plan: Plan, model: nn.Module) -> None:
         raise PlanError(f"the plan is for another network ({plan.network}): {listed}{rest}")
 
 
-def _check_sizes(plan: Plan, model: nn.Module) -> None:
+def _check_sizes(plan: "Plan", model: nn.Module) -> None:
     """Refuse a plan whose sizes contradict the network or each other, before memory is taken.
 
     Raises:

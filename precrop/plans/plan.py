@@ -1,19 +1,18 @@
 """A plan: which width every layer gets, what that costs, and how to build it (JSON on disk)."""
 
 import dataclasses
-import hashlib
-import json
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from precrop.errors import PlanError, PrecropError
 from precrop.files import read_text, write_text
+from precrop.fit.attributes import GROWTH
 from precrop.modules.streams import Stream
+from precrop.plans.file import brief, from_text, is_sound, to_text
+from precrop.plans.kinds import Axis, Init
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,20 +20,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 SCHEMA = 2
-_LARGEST = 2**63
 _LARGEST_INPUT = 2**30
 """Elements of an input that a file may describe."""
-
-GROWTH = 1024
-"""How many times larger a plan may make a size: far more than any plan does, not without end."""
-
-Init = Literal["slice", "reset", "l1", "l2", "bn"]
-"""How a built network gets its weights; `Plan.build` says what each does."""
-
-INITS: tuple[Init, ...] = typing.get_args(Init)
-
-Axis = int | tuple[tuple[int, int], ...]
-"""The size of an axis that stays, or the ``(old, new)`` segments of one that changes."""
 
 
 @dataclass(frozen=True)
@@ -150,9 +137,9 @@ class Plan:
         }
 
     def __repr__(self) -> str:
-        from precrop.plans.views import brief
+        from precrop.plans.views import one_line
 
-        return brief(self)
+        return one_line(self)
 
     def __str__(self) -> str:
         return self.summary()
@@ -217,8 +204,7 @@ class Plan:
         Raises:
             PlanError: the plan holds a value that JSON cannot.
         """
-        content = {"schema": SCHEMA, **_encode(self)}
-        return _layout({"digest": _digest(content), **content})
+        return to_text(self, SCHEMA)
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":
@@ -228,20 +214,7 @@ class Plan:
             PlanError: the text is truncated, altered, or of another schema version.
         """
         try:
-            content = json.loads(text, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
-            raise PlanError(f"this is not a plan file, or a truncated one: {error}") from error
-        if not isinstance(content, dict) or "schema" not in content:
-            raise PlanError("this is not a plan file: it has no schema version")
-        if content["schema"] != SCHEMA:
-            found = _brief(content["schema"])
-            raise PlanError(f"this plan has schema version {found}; precrop reads {SCHEMA}")
-        if content.pop("digest", None) != _digest(content):
-            raise PlanError("this plan was altered after it was written: make it again")
-        del content["schema"]
-        try:
-            plan = _decode(content, cls, "plan")
-            assert isinstance(plan, cls)
+            plan = from_text(text, cls, SCHEMA)
             _check(plan)
         except RecursionError as error:
             raise PlanError("this plan is nested too deeply") from error
@@ -274,79 +247,6 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
-def _encode(value: Any) -> Any:
-    """``value`` in JSON's types. An array is a tuple; a list is marked, so that both return."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if dataclasses.is_dataclass(value):
-        fields = [f for f in dataclasses.fields(value) if not _is_default(value, f)]
-        return {f.name: _encode(getattr(value, f.name)) for f in fields}
-    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        if set(value) != {"list"}:
-            return {key: _encode(item) for key, item in value.items()}
-    elif isinstance(value, tuple):
-        return [_encode(item) for item in value]
-    elif isinstance(value, list):
-        return {"list": [_encode(item) for item in value]}
-    raise PlanError(f"a plan cannot store {_brief(value)} ({type(value).__name__})")
-
-
-def _is_optional(field: "dataclasses.Field[Any]") -> bool:
-    """Whether a file may lack a field: files that were written before there was one do."""
-    return field.default_factory is not dataclasses.MISSING or field.default == ()
-
-
-def _is_default(value: Any, field: "dataclasses.Field[Any]") -> bool:
-    return _is_optional(field) and not getattr(value, field.name)
-
-
-def _decode_any(value: Any) -> Any:
-    """The inverse of `_encode` where the type is free."""
-    if isinstance(value, list):
-        return tuple(_decode_any(item) for item in value)
-    if isinstance(value, dict):
-        if set(value) == {"list"} and isinstance(value["list"], list):
-            return [_decode_any(item) for item in value["list"]]
-        return {key: _decode_any(item) for key, item in value.items()}
-    return value
-
-
-def _is_sound(value: Any) -> bool:
-    """Whether a number is finite and within what 64 bits hold; JSON has others."""
-    return not isinstance(value, (int, float)) or abs(value) < _LARGEST
-
-
-def _decode(value: Any, hint: Any, where: str) -> Any:
-    """The inverse of `_encode` for a value of type ``hint``; anything else is a `PlanError`."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return _decode_any(value)
-    if dataclasses.is_dataclass(hint):
-        hints = typing.get_type_hints(hint)
-        needed = {f.name for f in dataclasses.fields(hint) if not _is_optional(f)}
-        if isinstance(value, dict) and needed <= set(value) <= set(hints):
-            assert isinstance(hint, type)
-            return hint(**{k: _decode(value[k], hints[k], f"{where}.{k}") for k in value})
-    elif origin is Literal:
-        if value in arguments:
-            return value
-    elif origin is types.UnionType:
-        for argument in arguments:
-            try:
-                return _decode(value, argument, where)
-            except PlanError:
-                continue
-    elif origin is tuple and isinstance(value, list):
-        items = arguments[:1] * len(value) if arguments[-1] is ... else arguments
-        if len(items) == len(value):
-            return tuple(_decode(v, t, where) for v, t in zip(value, items, strict=True))
-    elif origin is Mapping and isinstance(value, dict):
-        return {k: _decode(v, arguments[1], f"{where}.{k}") for k, v in value.items()}
-    elif (type(value) is hint or (hint is float and type(value) is int)) and _is_sound(value):
-        return value
-    raise PlanError(f"{where} of this plan is broken: {_brief(value)}")
-
-
 def _check(plan: Plan) -> None:
     """Refuse sizes and costs that nothing has.
 
@@ -354,7 +254,7 @@ def _check(plan: Plan) -> None:
         PlanError: naming the first.
     """
     if not _is_shape(plan.input_shape):
-        raise PlanError(f"input_shape of this plan is broken: {_brief(plan.input_shape)}")
+        raise PlanError(f"input_shape of this plan is broken: {brief(plan.input_shape)}")
     for layer in plan.layers:
         widths = (layer.base_in, layer.in_channels), (layer.base_out, layer.out_channels)
         costs = layer.base_weights, layer.weights, layer.base_macs, layer.macs
@@ -372,41 +272,4 @@ def _is_shape(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         sizes = [item for item in value if type(item) is int]
         return all(map(_is_shape, value)) and abs(prod(sizes)) <= _LARGEST_INPUT
-    return _is_sound(value)
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    """SHA-256 of the content, whatever its spacing and the order of its keys."""
-    return hashlib.sha256(_dump(content).encode()).hexdigest()
-
-
-def _dump(value: Any) -> str:
-    try:
-        return json.dumps(value, sort_keys=True, allow_nan=False)
-    except (ValueError, RecursionError) as error:
-        raise PlanError(f"this does not fit in a plan: {error}") from error
-
-
-def _layout(content: Mapping[str, Any]) -> str:
-    """JSON with one line per layer, tensor and attribute, for readers and for diffs."""
-    fields = []
-    for name, value in content.items():
-        if isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):
-            lines = ",\n  ".join(_dump(item) for item in value)
-            text = f"[\n  {lines}\n ]"
-        elif isinstance(value, dict) and value:
-            lines = ",\n  ".join(f"{_dump(key)}: {_dump(value[key])}" for key in sorted(value))
-            text = f"{{\n  {lines}\n }}"
-        else:
-            text = _dump(value)
-        fields.append(f" {_dump(name)}: {text}")
-    return "{\n" + ",\n".join(fields) + "\n}\n"
-
-
-def _brief(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:59] + "…"
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number")
+    return is_sound(value)

@@ -5,19 +5,20 @@ from typing import TYPE_CHECKING
 
 from precrop.errors import PrecropError, printable
 from precrop.files import replacing
-from precrop.plans.plan import Plan
-from precrop.plans.views import network_name
+from precrop.plans.table import network_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from precrop.plans.plan import Plan
 
 _LABELS = 90
 """Layers that are named below the picture: all, or every other, third, …"""
 _OLD, _NEW, _WIDER, _FIXED = "#cfd8dc", "#1f6f8b", "#c8553d", "#8a8f94"
 
 
-def plot(plan: Plan, path: str | Path, title: str | None = None) -> None:
+def plot(plan: "Plan", path: str | Path, title: str | None = None) -> None:
     """Draw the output width of every layer before and after, in the order of execution.
 
     Args:
@@ -36,7 +37,7 @@ def plot(plan: Plan, path: str | Path, title: str | None = None) -> None:
         made.savefig(temporary, format=kind, dpi=160)
 
 
-def figure(plan: Plan, title: str | None = None) -> "Figure":
+def figure(plan: "Plan", title: str | None = None) -> "Figure":
     """What `plot` writes.
 
     Raises:
@@ -58,7 +59,7 @@ def figure(plan: Plan, title: str | None = None) -> "Figure":
     return made
 
 
-def _draw_widths(axes: "Axes", plan: Plan) -> None:
+def _draw_widths(axes: "Axes", plan: "Plan") -> None:
     """Output channels of every layer, before behind after."""
     before = [layer.base_out for layer in plan.layers]
     axes.bar(range(1, len(before) + 1), before, 0.84, color=_OLD, label="before")
@@ -69,7 +70,7 @@ def _draw_widths(axes: "Axes", plan: Plan) -> None:
     axes.legend(frameon=False, loc="upper left")
 
 
-def _draw_shares(axes: "Axes", plan: Plan) -> None:
+def _draw_shares(axes: "Axes", plan: "Plan") -> None:
     """What every layer keeps of its width, in per cent."""
     kept = [100 * layer.out_channels / layer.base_out for layer in plan.layers]
     for color, layers in _by_change(plan).values():
@@ -83,7 +84,7 @@ def _draw_shares(axes: "Axes", plan: Plan) -> None:
     axes.set_xticks(range(1, len(names) + 1, every), names[::every], rotation=90, fontsize=5)
 
 
-def _by_change(plan: Plan) -> dict[str, tuple[str, list[int]]]:
+def _by_change(plan: "Plan") -> dict[str, tuple[str, list[int]]]:
     """For every label that occurs its color and the layers that it stands for."""
     found: dict[str, tuple[str, list[int]]] = {}
     for index, layer in enumerate(plan.layers):
@@ -101,7 +102,7 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _totals(plan: Plan) -> str:
+def _totals(plan: "Plan") -> str:
     totals = {
         "parameters": (plan.base_params, plan.params),
         "MACs": (plan.base_macs, plan.macs),

@@ -1,6 +1,7 @@
 """A plan as a table for the terminal."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -8,9 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from precrop.errors import printable
-from precrop.plans.plan import LayerPlan, Plan
 from precrop.solve.budgets import written
 from precrop.solve.uniform import CLOSE
+
+if TYPE_CHECKING:
+    from precrop.plans.plan import LayerPlan, Plan
 
 _BAR = 32
 _COLUMNS = 110  # where the output is no terminal
@@ -18,7 +21,12 @@ _NAMES_SHOWN = 4
 _COSTS = {"params": "parameters", "macs": "MACs", "memory": "activations"}
 
 
-def show(plan: Plan, console: Console | None = None) -> None:
+def network_name(plan: "Plan") -> str:
+    """How the network is named on a command line, else its class."""
+    return str(plan.source["name"]) if plan.source else plan.network.rpartition(":")[2]
+
+
+def show(plan: "Plan", console: Console | None = None) -> None:
     """Print the widths layer by layer, the totals, what was frozen and why, and the seconds."""
     console = console or Console(highlight=False)
     if not console.is_terminal:
@@ -41,7 +49,7 @@ def show(plan: Plan, console: Console | None = None) -> None:
     console.print(Text(f"Planned in {plan.seconds:.3f} s."))
 
 
-def layer_table(plan: Plan) -> Table:
+def layer_table(plan: "Plan") -> Table:
     """One row per layer; of a name only what differs from the row above is written out.
 
     A bar is as long as the square root of the original width, so that narrow layers stay visible;
@@ -76,7 +84,7 @@ def layer_table(plan: Plan) -> Table:
     return table
 
 
-def total_table(plan: Plan) -> Table:
+def total_table(plan: "Plan") -> Table:
     """Parameters and MACs before and after, against their budgets.
 
     The last column is what one more per cent of a budget would add to the objective.
@@ -102,7 +110,7 @@ def total_table(plan: Plan) -> Table:
     return table
 
 
-def frozen_lines(plan: Plan) -> Iterator[str]:
+def frozen_lines(plan: "Plan") -> Iterator[str]:
     """What keeps its full width against expectation, one line per reason."""
     if not plan.frozen:
         yield "Nothing is frozen."
@@ -113,14 +121,14 @@ def frozen_lines(plan: Plan) -> Iterator[str]:
         yield f"Frozen: {_some(names)}: {reason}"
 
 
-def widened_lines(plan: Plan) -> Iterator[str]:
+def widened_lines(plan: "Plan") -> Iterator[str]:
     """The layers that end wider than the original, and by how much at most."""
     if plan.widened:
         most = max(new / old for old, new in plan.widened.values())
         yield f"Wider than the original: {_some(list(plan.widened))}: up to {most:.2f} times"
 
 
-def uniform_lines(plan: Plan) -> Iterator[str]:
+def uniform_lines(plan: "Plan") -> Iterator[str]:
     """How far the plan is from uniform width at its budgets, and what that lets one expect."""
     found = plan.solver.get("uniform")
     if found:
@@ -141,7 +149,7 @@ def uniform_lines(plan: Plan) -> Iterator[str]:
         )
 
 
-def worth_lines(plan: Plan) -> Iterator[str]:
+def worth_lines(plan: "Plan") -> Iterator[str]:
     """What the last column of the totals means, where a budget has a price."""
     if any(budget.multiplier for budget in plan.budgets.values()):
         yield (
@@ -150,7 +158,7 @@ def worth_lines(plan: Plan) -> Iterator[str]:
         )
 
 
-def uneven_lines(plan: Plan) -> Iterator[str]:
+def uneven_lines(plan: "Plan") -> Iterator[str]:
     """The layers made of several widths whose sum is no multiple of the divisor."""
     names = plan.solver.get("uneven", ())
     if names:
@@ -158,20 +166,20 @@ def uneven_lines(plan: Plan) -> Iterator[str]:
         yield f"No multiples of {divisor}, as parts of them cannot be: {_some(list(names))}"
 
 
-def left_out_lines(plan: Plan) -> Iterator[str]:
+def left_out_lines(plan: "Plan") -> Iterator[str]:
     """The modules that the built network is without."""
     if plan.left_out:
         yield f"Left out, as no pass calls them: {_some(list(plan.left_out))}"
 
 
-def rescaled_lines(plan: Plan) -> Iterator[str]:
+def rescaled_lines(plan: "Plan") -> Iterator[str]:
     """The floats derived from sizes that the plan changes, such as an attention's scale."""
     floats = [(path, name) for path, name, value in plan.attributes if type(value) is float]
     if floats:
         yield f"Rescaled with the widths: {_some(['.'.join(pair) for pair in floats])}"
 
 
-def lookalike_lines(plan: Plan) -> Iterator[str]:
+def lookalike_lines(plan: "Plan") -> Iterator[str]:
     """The floats that may or may not mean a width, since they equal a root of it."""
     names = plan.solver.get("lookalikes", ())
     if names:
@@ -203,7 +211,7 @@ def _change(old: int, new: int) -> str:
     return str(old) if old == new else f"{old} → {new}"
 
 
-def _bar(layer: LayerPlan, widest: int) -> Text:
+def _bar(layer: "LayerPlan", widest: int) -> Text:
     length = _BAR * (layer.base_out / widest) ** 0.5
     solid = max(1, round(length * layer.out_channels / layer.base_out))
     old = max(1, round(length))

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from precrop.errors import BudgetError, PrecropError, one_line
 from precrop.solve.budgets import Budget, parse_budget
+from precrop.study.request import Request
 from precrop.study.rows import Row
 from precrop.study.spec import Limits, Study
-from precrop.study.variants import WAYS, Request, Variant
+from precrop.study.variants import WAYS, Variant
 from precrop.training.recipes import Recipe
 
 if TYPE_CHECKING:

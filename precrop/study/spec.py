@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, suggestion
 from precrop.solve.budgets import Budget, parse_budget
-from precrop.study.variants import WORDS, Variant, read_variant, suggestion
+from precrop.study.variants import WORDS, Variant, read_variant
 from precrop.training.recipes import Recipe, find_recipe
 from precrop.trust import Trust, check_named
 

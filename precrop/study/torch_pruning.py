@@ -15,11 +15,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import precrop
-from precrop.errors import BudgetError, PrecropError
+from precrop.errors import BudgetError, PrecropError, suggestion
 from precrop.read.inputs import Inputs
 from precrop.read.network import Network
 from precrop.solve.budgets import parse_budgets
-from precrop.study.variants import Request, suggestion
+from precrop.study.request import Request
 
 if TYPE_CHECKING:
     from precrop.plans.plan import Plan

@@ -3,39 +3,15 @@
 A way from a network to widths is a function from a `Request` to a plan and an entry in `WAYS`.
 """
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from precrop.errors import PrecropError
-from precrop.solve.budgets import Budget
+from precrop.errors import PrecropError, suggestion
+from precrop.study.request import Request
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from precrop.plans.plan import Plan
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a way needs to know.
-
-    Attributes:
-        model: with its initial weights; it is only looked at.
-        input_shape: of one image.
-        budgets: by cost, as written in the study.
-        options: of the way.
-        densities: by layer name, where widths should come close to some.
-        seed: of every random choice.
-    """
-
-    model: "nn.Module"
-    input_shape: tuple[int, ...]
-    budgets: Mapping[str, Budget]
-    options: Mapping[str, Any]
-    densities: Mapping[str, float] | None = None
-    seed: int = 0
 
 
 def _plan(request: Request) -> "Plan":
@@ -245,10 +221,3 @@ def _in_words(kinds: tuple[type, ...]) -> str:
         dict: "a mapping of layers to channels",
     }
     return " or ".join(words[kind] for kind in kinds)
-
-
-def suggestion(name: object, known: Iterable[str]) -> str:
-    """What may have been meant by an unknown name."""
-    names = list(known)
-    close = difflib.get_close_matches(str(name), names, n=1)
-    return f"did you mean {close[0]}?" if close else f"choose from {', '.join(names)}"

@@ -7,21 +7,23 @@ narrower although its channels have no identity that can be proved keeps its lea
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
 from precrop.errors import PrecropError
 from precrop.modules.reparametrised import lengths
-from precrop.plans.plan import Axis as PlannedAxis
-from precrop.plans.plan import Plan
+from precrop.plans.kinds import Axis as PlannedAxis
 from precrop.read.axes import Atom, Axis, Tie, segment_size
 from precrop.read.inputs import Inputs
 from precrop.read.network import Network
 from precrop.solve.structure import INPUT_AXES
 from precrop.trained.identity import Proof, Row
 from precrop.trained.layout import Layout, Orders
+
+if TYPE_CHECKING:
+    from precrop.plans.plan import Plan
 
 Norm = Literal["l1", "l2", "bn"]
 NORMS: tuple[Norm, ...] = ("l1", "l2", "bn")
@@ -70,7 +72,7 @@ class Kept:
         )
 
 
-def choose(plan: Plan, model: nn.Module, norm: Norm) -> Kept:
+def choose(plan: "Plan", model: nn.Module, norm: Norm) -> Kept:
     """Choose the channels of every width that a plan makes narrower.
 
     Args:
@@ -156,7 +158,7 @@ def _meets_groups(atom: Atom, layout: Layout) -> bool:
     )
 
 
-def _new_sizes(plan: Plan, layout: Layout) -> dict[Atom, int | None]:
+def _new_sizes(plan: "Plan", layout: Layout) -> dict[Atom, int | None]:
     """What a plan leaves of every atom; None where its segments are not those of the reading."""
     found: dict[Atom, int | None] = {}
     for name, axes in layout.axes.items():

@@ -12,7 +12,8 @@ from typing import Any
 from precrop import __version__
 from precrop.errors import PrecropError
 from precrop.files import read_json as read_json
-from precrop.plans.plan import Init, Plan
+from precrop.plans.kinds import Init
+from precrop.plans.plan import Plan
 from precrop.solve.budgets import Budget
 from precrop.training.recipes import Recipe
 from precrop.trust import Trust, check_named

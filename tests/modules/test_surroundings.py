@@ -17,7 +17,7 @@ from precrop.errors import PrecropError, one_line
 from precrop.files import read_json, replacing, terminated_as_interrupted, write_text
 
 Output = pytest.CaptureFixture[str]
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from precrop.errors import BudgetError, PrecropError
 from precrop.models import cifar_vgg16_bn, resnet20
 from precrop.plans.plan import Plan
 from precrop.study import torch_pruning
-from precrop.study.variants import WAYS, WORDS, Request, Variant, read_variant
+from precrop.study.request import Request
+from precrop.study.variants import WAYS, WORDS, Variant, read_variant
 from tests.planning import counted_macs, counted_params
 
 IMAGE = (3, 32, 32)

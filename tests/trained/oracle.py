@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 import precrop
-from precrop.plans.plan import Init, Plan
+from precrop.plans.kinds import Init
+from precrop.plans.plan import Plan
 from precrop.read.axes import Axis, segment_size
 from precrop.read.inputs import Inputs
 from precrop.read.within import tensors_within

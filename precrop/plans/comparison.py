@@ -1,0 +1,118 @@
+"""Plans of one network side by side."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from precrop.errors import PrecropError, printable
+from precrop.plans.plan import LayerPlan, Plan
+from precrop.plans.table import network_name
+from precrop.plans.views import drawn, frame
+
+if TYPE_CHECKING:
+    from pandas import DataFrame  # type: ignore[import-untyped]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Plans of one network side by side.
+
+    Attributes:
+        names: of the plans.
+        plans: in that order.
+    """
+
+    names: tuple[str, ...]
+    plans: tuple[Plan, ...]
+
+    def __str__(self) -> str:
+        """Layers in which the plans differ, and the totals."""
+        parts = [self._totals(), "", self._layers()]
+        same = len(self.plans[0].layers) - len(list(self._different()))
+        if same:
+            parts.append(f"{same} layers are as wide in all of them.")
+        return "\n".join(parts)
+
+    def to_json(self) -> str:
+        """Totals and output channels as JSON."""
+        plans = {
+            name: {
+                "params": plan.params,
+                "macs": plan.macs,
+                "widths": {layer.name: layer.out_channels for layer in plan.layers},
+            }
+            for name, plan in zip(self.names, self.plans, strict=True)
+        }
+        first = self.plans[0]
+        widths = {layer.name: layer.base_out for layer in first.layers}
+        original = {"params": first.base_params, "macs": first.base_macs, "widths": widths}
+        return json.dumps({"original": original, "plans": plans})
+
+    def to_frame(self) -> "DataFrame":
+        """One row a layer: the original output channels, and those of every plan by its name."""
+        found = frame(self.plans[0])[["layer", "base_out"]]
+        for name, plan in zip(self.names, self.plans, strict=True):
+            found[name] = [layer.out_channels for layer in plan.layers]
+        return found
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
+
+    def _different(self) -> Iterator[tuple[LayerPlan, ...]]:
+        for layers in zip(*(plan.layers for plan in self.plans), strict=True):
+            if len({layer.out_channels for layer in layers}) > 1:
+                yield layers
+
+    def _layers(self) -> str:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for heading in ("outputs of", "original", *map(printable, self.names)):
+            table.add_column(heading, justify="left" if heading == "outputs of" else "right")
+        for layers in self._different():
+            widths = [str(layer.out_channels) for layer in layers]
+            table.add_row(Text(printable(layers[0].name)), str(layers[0].base_out), *widths)
+        return drawn(table)
+
+    def _totals(self) -> str:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for heading in ("total", "original", *map(printable, self.names)):
+            table.add_column(heading, justify="left" if heading == "total" else "right")
+        for label, cost in (("parameters", "params"), ("MACs", "macs")):
+            base = getattr(self.plans[0], f"base_{cost}")
+            costs = [getattr(plan, cost) for plan in self.plans]
+            table.add_row(label, f"{base:,}", *(f"{n:,} ({n / max(1, base):.0%})" for n in costs))
+        return drawn(table)
+
+
+def compare(*plans: Plan, names: Sequence[str] | None = None) -> Comparison:
+    """Set plans of one network side by side.
+
+    Args:
+        plans: two or more.
+        names: what they are called, one name a plan; by default A, B, C, …
+
+    Raises:
+        PrecropError: there are fewer than two plans, other names than plans, or the plans are of
+            different networks.
+    """
+    if len(plans) < 2 or not all(isinstance(plan, Plan) for plan in plans):
+        raise PrecropError("compare takes two plans or more: compare(plan, other)")
+    called = tuple(names) if names is not None else tuple(map(_letter, range(len(plans))))
+    if len(called) != len(plans) or len({*called}) < len(plans):
+        raise PrecropError(f"names= needs {len(plans)} different names, one for each plan")
+    first = [(layer.name, layer.base_out) for layer in plans[0].layers]
+    for name, plan in zip(called, plans, strict=True):
+        if [(layer.name, layer.base_out) for layer in plan.layers] != first:
+            raise PrecropError(
+                f"{called[0]} and {name} are plans of different networks: "
+                f"{network_name(plans[0])} and {network_name(plan)}"
+            )
+    return Comparison(called, plans)
+
+
+def _letter(index: int) -> str:
+    return chr(ord("A") + index) if index < 26 else str(index + 1)

@@ -1,0 +1,160 @@
+"""A plan as text: JSON of dataclasses, with a digest, read back without running any code."""
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from precrop.errors import PlanError
+
+T = TypeVar("T")
+_LARGEST = 2**63
+
+
+def to_text(value: Any, schema: int) -> str:
+    """A dataclass as JSON, one line per entry: the same value gives the same text.
+
+    A digest of the content is part of it, so that an altered file is refused.
+
+    Raises:
+        PlanError: the value holds what JSON cannot.
+    """
+    content = {"schema": schema, **_encode(value)}
+    return _layout({"digest": digest(content), **content})
+
+
+def from_text(text: str, kind: type[T], schema: int) -> T:
+    """Read what `to_text` wrote. Runs no code of the file's.
+
+    Raises:
+        PlanError: the text is truncated, altered, or of another schema version.
+    """
+    try:
+        content = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise PlanError(f"this is not a plan file, or a truncated one: {error}") from error
+    if not isinstance(content, dict) or "schema" not in content:
+        raise PlanError("this is not a plan file: it has no schema version")
+    if content["schema"] != schema:
+        found = brief(content["schema"])
+        raise PlanError(f"this plan has schema version {found}; precrop reads {schema}")
+    if content.pop("digest", None) != digest(content):
+        raise PlanError("this plan was altered after it was written: make it again")
+    del content["schema"]
+    read = _decode(content, kind, "plan")
+    assert isinstance(read, kind)
+    return read
+
+
+def _encode(value: Any) -> Any:
+    """``value`` in JSON's types. An array is a tuple; a list is marked, so that both return."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if dataclasses.is_dataclass(value):
+        fields = [f for f in dataclasses.fields(value) if not _is_default(value, f)]
+        return {f.name: _encode(getattr(value, f.name)) for f in fields}
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        if set(value) != {"list"}:
+            return {key: _encode(item) for key, item in value.items()}
+    elif isinstance(value, tuple):
+        return [_encode(item) for item in value]
+    elif isinstance(value, list):
+        return {"list": [_encode(item) for item in value]}
+    raise PlanError(f"a plan cannot store {brief(value)} ({type(value).__name__})")
+
+
+def _is_optional(field: "dataclasses.Field[Any]") -> bool:
+    """Whether a file may lack a field: files that were written before there was one do."""
+    return field.default_factory is not dataclasses.MISSING or field.default == ()
+
+
+def _is_default(value: Any, field: "dataclasses.Field[Any]") -> bool:
+    return _is_optional(field) and not getattr(value, field.name)
+
+
+def _free(value: Any) -> Any:
+    """The inverse of `_encode` where the type is free."""
+    if isinstance(value, list):
+        return tuple(_free(item) for item in value)
+    if isinstance(value, dict):
+        if set(value) == {"list"} and isinstance(value["list"], list):
+            return [_free(item) for item in value["list"]]
+        return {key: _free(item) for key, item in value.items()}
+    return value
+
+
+def is_sound(value: Any) -> bool:
+    """Whether a number is finite and within what 64 bits hold; JSON has others."""
+    return not isinstance(value, (int, float)) or abs(value) < _LARGEST
+
+
+def _decode(value: Any, hint: Any, where: str) -> Any:
+    """The inverse of `_encode` for a value of type ``hint``; anything else is a `PlanError`."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return _free(value)
+    if dataclasses.is_dataclass(hint):
+        hints = typing.get_type_hints(hint)
+        needed = {f.name for f in dataclasses.fields(hint) if not _is_optional(f)}
+        if isinstance(value, dict) and needed <= set(value) <= set(hints):
+            assert isinstance(hint, type)
+            return hint(**{k: _decode(value[k], hints[k], f"{where}.{k}") for k in value})
+    elif origin is Literal:
+        if value in arguments:
+            return value
+    elif origin is types.UnionType:
+        for argument in arguments:
+            try:
+                return _decode(value, argument, where)
+            except PlanError:
+                continue
+    elif origin is tuple and isinstance(value, list):
+        items = arguments[:1] * len(value) if arguments[-1] is ... else arguments
+        if len(items) == len(value):
+            return tuple(_decode(v, t, where) for v, t in zip(value, items, strict=True))
+    elif origin is Mapping and isinstance(value, dict):
+        return {k: _decode(v, arguments[1], f"{where}.{k}") for k, v in value.items()}
+    elif (type(value) is hint or (hint is float and type(value) is int)) and is_sound(value):
+        return value
+    raise PlanError(f"{where} of this plan is broken: {brief(value)}")
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """SHA-256 of the content, whatever its spacing and the order of its keys."""
+    return hashlib.sha256(_dump(content).encode()).hexdigest()
+
+
+def _dump(value: Any) -> str:
+    try:
+        return json.dumps(value, sort_keys=True, allow_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise PlanError(f"this does not fit in a plan: {error}") from error
+
+
+def _layout(content: Mapping[str, Any]) -> str:
+    """JSON with one line per layer, tensor and attribute, for readers and for diffs."""
+    fields = []
+    for name, value in content.items():
+        if isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):
+            lines = ",\n  ".join(_dump(item) for item in value)
+            text = f"[\n  {lines}\n ]"
+        elif isinstance(value, dict) and value:
+            lines = ",\n  ".join(f"{_dump(key)}: {_dump(value[key])}" for key in sorted(value))
+            text = f"{{\n  {lines}\n }}"
+        else:
+            text = _dump(value)
+        fields.append(f" {_dump(name)}: {text}")
+    return "{\n" + ",\n".join(fields) + "\n}\n"
+
+
+def brief(value: Any) -> str:
+    """A value as a message shows it."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number")

@@ -55,7 +55,7 @@ SHARE = 0.5
 RATIO_STEP = 0.001
 STAGES = {
     "reading": ("precrop.api", "Network"),
-    "solving": ("precrop.strategies.ways", "allocate"),
+    "solving": ("precrop.strategies.synexp", "allocate"),
     "rounding": ("precrop.planning", "round_units"),
     "fitting": ("precrop.fit.fitting", "Fitter.fit"),
 }

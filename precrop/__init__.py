@@ -17,16 +17,30 @@ if TYPE_CHECKING:
     from precrop.pruning.api import densities, scores
     from precrop.pruning.collapse import LayerCollapseWarning
     from precrop.pruning.masking import apply_masks, masks
+    from precrop.strategies.exact import Exact
+    from precrop.strategies.match import Match
+    from precrop.strategies.strategy import Strategy
+    from precrop.strategies.synexp import SynExp
+    from precrop.strategies.two_step import TwoStep
+    from precrop.strategies.uniform import Uniform
+    from precrop.strategies.widths import Widths
     from precrop.trained.channels import SlicedChannelsWarning
     from precrop.trained.statistics import recalibrate
 
 __all__ = [
     "BudgetError",
+    "Exact",
     "LayerCollapseWarning",
+    "Match",
     "Plan",
     "PlanError",
     "PrecropError",
     "SlicedChannelsWarning",
+    "Strategy",
+    "SynExp",
+    "TwoStep",
+    "Uniform",
+    "Widths",
     "apply_masks",
     "compare",
     "crop",
@@ -41,11 +55,18 @@ __all__ = [
 
 _HOMES = {
     "BudgetError": "precrop.errors",
+    "Exact": "precrop.strategies.exact",
     "LayerCollapseWarning": "precrop.pruning.collapse",
+    "Match": "precrop.strategies.match",
     "Plan": "precrop.plans.plan",
     "PlanError": "precrop.errors",
     "PrecropError": "precrop.errors",
     "SlicedChannelsWarning": "precrop.trained.channels",
+    "Strategy": "precrop.strategies.strategy",
+    "SynExp": "precrop.strategies.synexp",
+    "TwoStep": "precrop.strategies.two_step",
+    "Uniform": "precrop.strategies.uniform",
+    "Widths": "precrop.strategies.widths",
     "apply_masks": "precrop.pruning.masking",
     "compare": "precrop.plans.comparison",
     "crop": "precrop.api",

@@ -28,20 +28,11 @@ from precrop.read.network import Network
 from precrop.read.reader import Product
 from precrop.read.residual import find_streams
 from precrop.solve.budgets import Budget, missing
-from precrop.solve.program import BALANCE, OBJECTIVES, unknown_objective
-from precrop.solve.targets import check_densities, check_widths
+from precrop.solve.program import BALANCE
 from precrop.solve.uniform import beside_uniform, starved_classifier
-from precrop.strategies.ways import (
-    EXACT,
-    RULES,
-    Balanced,
-    ByRule,
-    Exact,
-    Given,
-    Matched,
-    Uniform,
-    Way,
-)
+from precrop.strategies.keywords import BALANCED, from_keywords
+from precrop.strategies.strategy import Solver, Strategy
+from precrop.strategies.widths import Widths
 from precrop.version import __version__
 
 
@@ -79,11 +70,12 @@ def plan(
     divisor: int | Literal["auto"] | None = None,
     min_width: int = 1,
     expand: bool = False,
+    strategy: Strategy | None = None,
     balance: float = BALANCE,
     objective: str = "synexp",
     densities: Mapping[str, float] | None = None,
     widths: Mapping[str, int] | None = None,
-    rule: str = "balanced",
+    rule: str = BALANCED,
     residual: Literal["tie", "crop"] = "tie",
     ignore: Sequence[str] = (),
     groups: Literal["keep", "scale"] = "keep",
@@ -117,6 +109,9 @@ def plan(
             ``auto`` where widths are sought for a latency: others take the time of the next step.
         min_width: no layer gets narrower than this.
         expand: let layers get wider than the original (PreConfig).
+        strategy: how widths are found: `precrop.SynExp` (the default), `Uniform`, `Match`,
+            `TwoStep`, `Exact`, `Widths`, or one of your own. The five keywords that follow stand
+            for one each: give either.
         balance: weight of the balance term, gamma in docs/method.md.
         objective: a name in `precrop.solve.program.OBJECTIVES`, or ``exact`` for log SynExp itself
             and ``exact-output`` for log E[R], which differ from the default in networks with
@@ -127,8 +122,8 @@ def plan(
             widths that no named layer has stay. No budget is needed then; one that is given is only
             checked.
         rule: ``balanced`` finds densities and widths at once; ``uniform`` gives every width one
-            share; the names in `precrop.strategies.ways.RULES` take densities first and then
-            channels by that rule.
+            share; the names in `precrop.strategies.two_step.RULES` take densities first and
+            then channels by that rule.
         residual: ``tie`` gives all layers at a residual stream one width; ``crop`` each its own, by
             narrowing what it reads and padding what it writes with zero channels.
         ignore: patterns (``layer4.*``) of layers that keep their output width.
@@ -145,36 +140,41 @@ def plan(
         raise PrecropError(f"groups={groups!r} is unknown: write 'keep' or 'scale'")
     if residual not in ("tie", "crop"):
         raise PrecropError(f"residual={residual!r} is unknown: write 'tie' or 'crop'")
+    keywords = {
+        "objective": objective,
+        "balance": balance,
+        "densities": densities,
+        "rule": rule,
+        "widths": widths,
+    }
+    strategy = _strategy(strategy, keywords)
     patterns = [ignore] if isinstance(ignore, str) else list(ignore)
     if divisor is None:
-        divisor = 1 if latency is None or widths is not None else "auto"
+        divisor = 1 if latency is None or isinstance(strategy, Widths) else "auto"
     if isinstance(divisor, str) and divisor != "auto":
         raise PrecropError(f"divisor={divisor!r} is unknown: write a number of channels, or 'auto'")
     profile = find_profile(device_profile)
     divisors = list(_halved(profile.step)) if divisor == "auto" else [divisor]
-    options = {"min_width": min_width, "expand": expand, "balance": balance}
+    options = {"min_width": min_width, "expand": expand, "balance": strategy.balance}
     with apart():
         check_network(model)
         model = unwrapped(model)
         inputs = given(model, input_shape, example_inputs, example_kwargs)
         reading = {
             "scale_groups": groups == "scale",
-            "fold": latency is None and memory is None and objective != "exact",
+            "fold": latency is None and memory is None and not strategy.follows_every_call,
             "drop_unused": drop_unused,
         }
         network = _read(model, inputs, residual == "crop", reading)
         _ignore(network, patterns)
-        if widths is None:
-            way = _way(network, objective, densities, rule, balance)
-        else:
-            way = _given(network, widths, objective, densities, rule, balance)
+        solver = strategy.solver(network)
         asked = {"params": params, "macs": macs, "latency": latency, "memory": memory}
         budgets = {name: budget for name, budget in asked.items() if budget is not None}
         _check_used(budgets, batch_size, device_profile is not None, divisor)
         _add_costs(network, budgets, profile, batch_size)
-        if not budgets and densities is None and widths is None:
+        if not budgets and strategy.budgeted:
             raise missing()
-        options, choice = _choose(network, budgets, options, divisors, way)
+        options, choice = _choose(network, budgets, options, divisors, solver)
     costs, units = choice.structure.costs, choice.units
     return Plan(
         network=f"{type(model).__module__}:{type(model).__qualname__}",
@@ -189,8 +189,7 @@ def plan(
         frozen={**network.notes, **network.frozen()},
         options={
             **options,
-            "objective": objective,
-            "rule": rule,
+            **strategy.record(),
             "residual": residual,
             "ignore": patterns,
             "groups": groups,
@@ -209,6 +208,21 @@ def plan(
     )
 
 
+def _strategy(given: Strategy | None, keywords: Mapping[str, Any]) -> Strategy:
+    """The strategy, or the one that the keywords stand for."""
+    meant = from_keywords(**keywords)
+    if given is None:
+        return meant
+    if not isinstance(given, Strategy):
+        raise PrecropError(f"strategy={given!r} is none: write precrop.SynExp() or another one")
+    if meant != from_keywords():
+        raise PrecropError(
+            "strategy= says how widths are found: drop objective=, balance=, densities=, rule= and "
+            "widths="
+        )
+    return given
+
+
 def _halved(step: int) -> Iterator[int]:
     """The step, and half of it as long as that is whole."""
     yield step
@@ -222,17 +236,17 @@ def _choose(
     budgets: Mapping[str, Budget],
     options: Mapping[str, Any],
     divisors: Sequence[int],
-    way: Way,
+    solver: Solver,
 ) -> tuple[dict[str, Any], Choice]:
     """Widths in multiples of the first divisor with which the budgets can be met; all options."""
     for divisor in divisors[:-1]:
         try:
             chosen = {"divisor": divisor, **options}
-            return chosen, Chooser(network, budgets, chosen, way).choose()
+            return chosen, Chooser(network, budgets, chosen, solver).choose()
         except BudgetError:
             network.read()  # forgets what was held for the sake of the narrowest widths
     chosen = {"divisor": divisors[-1], **options}
-    return chosen, Chooser(network, budgets, chosen, way).choose()
+    return chosen, Chooser(network, budgets, chosen, solver).choose()
 
 
 def _read(
@@ -302,57 +316,6 @@ def _ignore(network: Network, patterns: Sequence[str]) -> None:
             )
             raise PrecropError(f"ignore pattern {pattern!r} matches no layer; {hint}")
         network.keep_width(matching, f"ignored by {pattern!r}")
-
-
-def _way(
-    network: Network,
-    objective: str,
-    densities: Mapping[str, float] | None,
-    rule: str,
-    balance: float,
-) -> Way:
-    """How the widths are found, from the options that say so."""
-    if rule not in ("balanced", "uniform", *RULES):
-        known = ", ".join(["balanced", "uniform", *RULES])
-        raise PrecropError(f"rule={rule!r} is unknown: choose from {known}")
-    if objective not in (*OBJECTIVES, *EXACT):
-        raise unknown_objective(objective, (*OBJECTIVES, *EXACT))
-    if objective != "synexp" and (rule != "balanced" or densities is not None):
-        raise PrecropError(f"objective={objective!r} goes with neither densities= nor rule=")
-    if rule != "balanced" and balance != BALANCE:
-        raise PrecropError(f"rule={rule!r} has no balance: drop balance={balance!r}")
-    names = [layer.name for layer in network.layers]
-    targets = check_densities(densities or {}, names)
-    if densities is not None and not targets:
-        raise PrecropError("densities= names no layer: give {layer name: density}")
-    if rule == "uniform" and targets:
-        raise PrecropError("rule='uniform' looks at no densities: drop densities=")
-    if rule == "uniform":
-        return Uniform()
-    if rule != "balanced":
-        return ByRule(rule, targets)
-    if targets:
-        return Matched(targets, balance)
-    if objective in EXACT:
-        return Exact(EXACT[objective](network))
-    return Balanced(objective)
-
-
-def _given(
-    network: Network,
-    widths: Mapping[str, int],
-    objective: str,
-    densities: Mapping[str, float] | None,
-    rule: str,
-    balance: float,
-) -> Way:
-    """The way that takes widths as they are; no other option may say how to find them."""
-    if (objective, densities, rule, balance) != ("synexp", None, "balanced", BALANCE):
-        raise PrecropError("widths= goes with none of objective=, densities=, rule= and balance=")
-    found = check_widths(widths, [layer.name for layer in network.layers])
-    if not found:
-        raise PrecropError("widths= names no layer: give {layer name: output channels}")
-    return Given(found)
 
 
 def _layer_plans(network: Network, choice: Choice) -> tuple[LayerPlan, ...]:

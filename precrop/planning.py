@@ -16,7 +16,7 @@ from precrop.solve.budgets import Budget, parse_budgets
 from precrop.solve.program import Choices, Program, produced, program, rows, uneven_layers
 from precrop.solve.rounding import round_units
 from precrop.solve.structure import Structure
-from precrop.strategies.ways import GIVEN, Solution, Way
+from precrop.strategies.strategy import GIVEN, Solution, Solver
 
 # A network that still differs from its prediction after this many plans is kept as it is.
 MAX_ATTEMPTS = 200
@@ -66,13 +66,13 @@ class Chooser:
         network: as it was read.
         asked: per cost the budget, as the user wrote it.
         options: those of `precrop.solve.program.program`.
-        way: from the program to continuous widths.
+        solver: from the program to continuous widths.
     """
 
     network: Network
     asked: Mapping[str, Budget | None]
     options: Mapping[str, Any]
-    way: Way
+    solver: Solver
     _fitter: Fitter = field(init=False)
     _holds: Holds = field(init=False)
     _narrow_first: bool = False
@@ -107,7 +107,7 @@ class Chooser:
         problem = self._problem(structure, ties, limits)
         if problem is None:
             return None
-        solution, units = _whole(self.way(problem))
+        solution, units = _whole(self.solver(problem))
         sizes = self.network.sizes(ties, units)
         if self.network.bound_reads(sizes):
             return None

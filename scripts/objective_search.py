@@ -33,7 +33,8 @@ from precrop.solve.program import program
 from precrop.solve.relax import allocate
 from precrop.solve.rounding import round_units
 from precrop.solve.structure import Layer, Structure
-from precrop.strategies.ways import Solution, Uniform
+from precrop.strategies.strategy import Solution
+from precrop.strategies.uniform import Uniform
 
 BUDGETS = 40
 TRIALS = 150

@@ -3,7 +3,7 @@
 Nothing of the package is used: the networks are written out here, weights and images come from
 NumPy's legacy generator, whose numbers never change, and everything is in double precision. Run
 from the repository's root: ``python -m scripts.reference_masks`` writes the file that
-``tests/pai/test_references.py`` compares with.
+``tests/pruning/test_references.py`` compares with.
 """
 
 import base64
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FILE = Path("tests/pai/reference_masks.json")
+FILE = Path("tests/pruning/reference_masks.json")
 SHAPE, CLASSES, SAMPLES = (3, 8, 8), 5, 12
 DENSITY = {"chain": 0.2, "residual": 0.25}
 GAP = 1e-9

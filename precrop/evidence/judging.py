@@ -36,8 +36,8 @@ from precrop.read.inputs import Inputs
 from precrop.read.network import Network
 from precrop.solve.program import OBJECTIVES, end_shares, program
 from precrop.solve.structure import Structure
-from precrop.strategies.ways import EXACT
-from precrop.strategies.ways import RULES as TWO_STEP
+from precrop.strategies.exact import EXACT
+from precrop.strategies.two_step import RULES as TWO_STEP
 
 WIDEST = (64, 64, 64, 64, 64)
 BAND = 0.03

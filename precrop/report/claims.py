@@ -26,7 +26,7 @@ from precrop.report.comparisons import (
 )
 from precrop.report.frames import Frame, Group
 from precrop.solve.program import OBJECTIVES, RETIRED
-from precrop.strategies.ways import EXACT
+from precrop.strategies.exact import EXACT
 
 MARGIN = 0.5
 """Percentage points of accuracy that count as no difference, unless said otherwise."""

@@ -1,6 +1,7 @@
 """Other ways to widths: the exact objective, given densities, and densities first."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,14 @@ from precrop.solve.program import OBJECTIVES, Floats, Program, program
 from precrop.solve.relax import Allocation, allocate
 from precrop.solve.rounding import round_units
 from precrop.solve.structure import Layer, Structure
-from precrop.strategies import ways
-from precrop.strategies.ways import RULES, Balanced, ByRule, Exact, Matched, Uniform
+from precrop.strategies import exact as exact_module
+from precrop.strategies.exact import Climb
+from precrop.strategies.match import Match
+from precrop.strategies.shapes import shaped
+from precrop.strategies.strategy import Solution
+from precrop.strategies.synexp import SynExp
+from precrop.strategies.two_step import RULES, TwoStep
+from precrop.strategies.uniform import Uniform
 from tests.networks import SHAPE, small
 from tests.structures import (
     chain,
@@ -88,10 +95,10 @@ def exact(
     shape: Any,
     shares: Mapping[str, float],
     kind: type[Expectation] = ScoreExpectation,
-) -> tuple[Program, Exact]:
+) -> tuple[Program, Climb]:
     network = Network(model, Inputs(shape))
     structure, _ = network.structure()
-    return program(structure, limits_of(structure, shares)), Exact(kind(network))
+    return program(structure, limits_of(structure, shares)), Climb(kind(network))
 
 
 KINDS = [ScoreExpectation, Expectation]
@@ -118,7 +125,7 @@ def test_exact_climbs_from_both_starts(
         solved.append(allocate(of))
         return solved[-1]
 
-    with mock.patch.object(ways, "allocate", watched):
+    with mock.patch.object(exact_module, "allocate", watched):
         found = way(problem)
     starts = found.report["starts"]
     assert list(starts) == ["synexp", "dense"]
@@ -131,15 +138,15 @@ def test_exact_climbs_from_both_starts(
         assert len(climb) == end["rounds"] + 1
         values = [found.value(point.log_ratios) for point in (start, *climb)]
         steps = np.diff(values)
-        assert (steps[:-1] > ways.CLIMBED).all()
-        assert -1e-6 < steps[-1] <= ways.CLIMBED
+        assert (steps[:-1] > exact_module.CLIMBED).all()
+        assert -1e-6 < steps[-1] <= exact_module.CLIMBED
         assert end["objective"] == pytest.approx(values[-2])
         ends_of = ends(problem.structure) @ (start, *climb)[-2].log_ratios
         assert end[kind.label] == pytest.approx(way.expectation.value(ends_of))
 
     best = found.value(found.allocation.log_ratios)
     assert best == max(end["objective"] for end in starts.values())
-    assert best >= found.value(Balanced()(problem).allocation.log_ratios)
+    assert best >= found.value(SynExp()(problem).allocation.log_ratios)
     used = cost_of(problem, found.allocation.log_ratios)
     assert max(used.values()) == pytest.approx(1, abs=1e-6)
 
@@ -156,7 +163,7 @@ def test_the_rounded_problem_has_the_exact_slope(name: str, shares: dict[str, fl
 
 def test_exact_differs_where_densities_are_low() -> None:
     problem, way = exact(*network_of("resnet20"), {"params": 0.03})
-    found, default = way(problem), Balanced()(problem)
+    found, default = way(problem), SynExp()(problem)
     gain = found.value(found.allocation.log_ratios) - found.value(default.allocation.log_ratios)
     assert gain > 0.5
     assert np.ptp(found.allocation.log_ratios - default.allocation.log_ratios) > 0.2
@@ -165,7 +172,7 @@ def test_exact_differs_where_densities_are_low() -> None:
 def test_exact_is_the_default_in_a_chain() -> None:
     model = cifar_vgg16_bn()
     problem, way = exact(model, IMAGE, {"params": 0.3, "macs": 0.3})
-    found, default = way(problem), Balanced()(problem)
+    found, default = way(problem), SynExp()(problem)
     np.testing.assert_allclose(
         found.allocation.log_ratios, default.allocation.log_ratios, atol=1e-6
     )
@@ -243,7 +250,7 @@ def test_matched_agrees_with_a_general_solver(name: str, shares: dict[str, float
     problem = program(structure, limits_of(structure, shares))
     targets = named(structure, np.log(random.uniform(0.1, 1, len(structure.layers))))
     for some in (targets, dict(list(targets.items())[::2])):
-        found = Matched(some, 1.0)(problem)
+        found = Match(some, 1.0)(problem)
         assert found.report["collapsed"] == []
         expected = oracle(problem, some, 1.0, found.report["target_factor"])
         np.testing.assert_allclose(found.allocation.log_ratios, expected, atol=2e-4)
@@ -260,7 +267,7 @@ def test_densities_that_some_widths_have_are_recovered(name: str) -> None:
     units = np.exp(x) * structure.units
     limits = {n: int(evaluate(structure, n, units.tolist())) + 1 for n in bases}
     for budgets in ({}, limits):
-        found = Matched(named(structure, wanted), 1e-7)(program(structure, budgets))
+        found = Match(named(structure, wanted), 1e-7)(program(structure, budgets))
         reached = ends(structure) @ found.allocation.log_ratios
         np.testing.assert_allclose(reached, wanted, atol=1e-3)
         assert found.value(found.allocation.log_ratios) == pytest.approx(0, abs=1e-5)
@@ -395,7 +402,7 @@ def test_rules_by_hand(name: str, rule: str) -> None:
     for shares in ({"params": 0.3}, {"params": 0.4, "macs": 0.2}):
         problem = program(structure, limits_of(structure, shares))
         for targets in ({}, given):
-            found = ByRule(rule, targets)(problem)
+            found = TwoStep(rule, targets)(problem)
             used = targets or best_densities(problem, shares)
             assert found.targets == pytest.approx(used, rel=1e-2)
             expected = scaled(problem, by_hand(problem, rule, found.targets))
@@ -422,7 +429,7 @@ def test_whole_units_lie_next_to_the_scaled_ones(name: str, rule: str) -> None:
     targets = named(structure, np.log(random.uniform(0.1, 0.9, len(structure.layers))))
     for limits in ({}, limits_of(structure, {"params": 0.3})):
         problem = program(structure, limits)
-        found = ByRule(rule, targets)(problem)
+        found = TwoStep(rule, targets)(problem)
         start = found.allocation
         units = round_units(found.problem, start.log_ratios, start.multipliers)
         aimed = np.exp(start.log_ratios) * problem.choices.units
@@ -438,14 +445,14 @@ def test_whole_units_lie_next_to_the_scaled_ones(name: str, rule: str) -> None:
 def test_a_rule_may_widen() -> None:
     structure = vgg16()
     problem = program(structure, limits_of(structure, {"params": 1.0}), expand=True)
-    found = ByRule("geometric-mean", {})(problem)
+    found = TwoStep("geometric-mean", {})(problem)
     ratios = np.exp(found.allocation.log_ratios)
     assert ratios[0] == pytest.approx(4)
     assert ratios[9] < 1
     assert found.allocation.at_cap[0] == 0
     assert max(found.targets.values()) > 10
     plenty = program(structure, limits_of(structure, {"params": 99.0}), expand=True)
-    found = ByRule("geometric-mean", {})(plenty)
+    found = TwoStep("geometric-mean", {})(plenty)
     assert np.exp(found.allocation.log_ratios) == pytest.approx(4)
     assert found.allocation.at_cap == tuple(range(13))
 
@@ -548,3 +555,69 @@ def test_a_plan_of_a_removed_objective_still_builds(
     assert sum(p.numel() for p in built.parameters()) == plan.params
     with pytest.raises(PrecropError, match="'root-macs' was removed: it chose worse widths"):
         precrop.plan(model, (3, 32, 32), macs=0.5, objective="root-macs")
+
+
+# --- as values ----------------------------------------------------------------------------------
+
+
+SAID: list[tuple[precrop.Strategy, dict[str, Any]]] = [
+    (precrop.SynExp(), {}),
+    (precrop.SynExp(balance=0.1), {"balance": 0.1}),
+    (precrop.SynExp(objective="inner-layers"), {"objective": "inner-layers"}),
+    (precrop.Exact(), {"objective": "exact"}),
+    (precrop.Exact("exact-output", 2.0), {"objective": "exact-output", "balance": 2.0}),
+    (precrop.Uniform(), {"rule": "uniform"}),
+    (precrop.TwoStep("sqrt-min"), {"rule": "sqrt-min"}),
+    (precrop.Match({"features.0": 0.5}), {"densities": {"features.0": 0.5}}),
+    (precrop.Widths({"classifier.0": 20}), {"widths": {"classifier.0": 20}}),
+]
+
+
+@pytest.mark.parametrize(("strategy", "keywords"), SAID, ids=lambda given: str(given)[:30])
+def test_a_strategy_is_what_its_keywords_say(
+    strategy: precrop.Strategy, keywords: dict[str, Any]
+) -> None:
+    model = alexnet_like()
+    one = precrop.plan(model, SHAPE, params=0.5, strategy=strategy)
+    other = precrop.plan(model, SHAPE, params=0.5, **keywords)
+    assert (one.widths, one.options, one.layers) == (other.widths, other.options, other.layers)
+
+
+def alexnet_like() -> nn.Module:
+    torch.manual_seed(0)
+    features = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2))
+    classifier = nn.Sequential(nn.Linear(128, 60), nn.ReLU(), nn.Linear(60, 10))
+    parts = {"features": features, "flat": nn.Flatten(), "classifier": classifier}
+    return nn.Sequential(OrderedDict(parts))
+
+
+class Pyramid(precrop.Strategy):
+    """The later a layer, the more of its width it keeps."""
+
+    def __call__(self, problem: Program) -> Solution:
+        return shaped(problem, np.linspace(-1.0, 0.0, len(problem.gain)), {})
+
+
+def test_a_strategy_of_ones_own_in_a_few_lines() -> None:
+    plan = precrop.plan(alexnet_like(), SHAPE, params=0.5, strategy=Pyramid())
+    first, second = plan.layers[0], plan.layers[1]
+    assert first.out_channels / 32 < 0.6 < second.out_channels / 60
+    assert plan.params <= 0.5 * plan.base_params
+    assert plan.options["rule"] == "Pyramid"
+    assert precrop.Plan.from_json(plan.to_json()) == plan
+
+
+def test_what_is_no_strategy_is_refused() -> None:
+    model = alexnet_like()
+    with pytest.raises(PrecropError, match=r"strategy='uniform' is none: write precrop.SynExp"):
+        precrop.plan(model, SHAPE, params=0.5, strategy="uniform")  # type: ignore[arg-type]
+    with pytest.raises(PrecropError, match="strategy= says how widths are found: drop objective="):
+        precrop.plan(model, SHAPE, params=0.5, strategy=precrop.Uniform(), balance=2.0)
+    with pytest.raises(PrecropError, match="objective='best' is unknown: choose from synexp"):
+        precrop.plan(model, SHAPE, params=0.5, strategy=precrop.SynExp(objective="best"))
+    with pytest.raises(PrecropError, match="rule='best' is unknown: choose from sqrt-min"):
+        precrop.plan(model, SHAPE, params=0.5, strategy=precrop.TwoStep("best"))
+    with pytest.raises(PrecropError, match="write a budget|budget"):
+        precrop.plan(model, SHAPE, strategy=precrop.Uniform())
+    with pytest.raises(PrecropError, match="widths= names no layer"):
+        precrop.plan(model, SHAPE, strategy=precrop.Widths({}))

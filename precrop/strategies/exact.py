@@ -1,0 +1,124 @@
+"""The paper's SynExp, or the expected output, maximised themselves."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from precrop.errors import PrecropError
+from precrop.linear.expected import Expectation, ScoreExpectation
+from precrop.read.network import Network
+from precrop.solve.program import BALANCE, Floats, Program, end_shares
+from precrop.solve.relax import Allocation, allocate
+from precrop.solve.structure import Structure
+from precrop.strategies.strategy import Solution, Solver, Strategy
+
+MOST_ROUNDS = 50
+"""Of the climb; it takes few."""
+CLIMBED = 1e-7
+"""Growth of the objective below which the climb ends."""
+EXACT: dict[str, type[Expectation]] = {"exact": ScoreExpectation, "exact-output": Expectation}
+"""What is maximised, by name."""
+
+
+@dataclass(frozen=True)
+class Exact(Strategy):
+    """Maximise log SynExp itself, or log E[R], instead of the sum of the log densities.
+
+    Both differ from it in networks with branches. The weights of the network are looked at.
+
+    Attributes:
+        objective: ``exact`` for the expected sum of all scores, as the paper has it, or
+            ``exact-output`` for the expected output E[R].
+        balance: weight of the balance term.
+    """
+
+    objective: str = "exact"
+    balance: float = BALANCE
+
+    @property
+    def follows_every_call(self) -> bool:
+        """Every step of a recurrent layer multiplies scores."""
+        return True
+
+    def record(self) -> dict[str, Any]:
+        """Balance and objective."""
+        return {"balance": self.balance, "objective": self.objective, "rule": "balanced"}
+
+    def solver(self, network: Network) -> Solver:
+        """The climb on this network's scores.
+
+        Raises:
+            PrecropError: no such objective, or the network has no linear reading.
+        """
+        if self.objective not in EXACT:
+            known = ", ".join(EXACT)
+            raise PrecropError(f"objective={self.objective!r} is unknown: choose from {known}")
+        return Climb(EXACT[self.objective](network))
+
+
+@dataclass(frozen=True)
+class Climb:
+    """Maximise an expectation by linear programs: slopes at the last solution are the weights.
+
+    It is convex in the log densities, so its tangent lies below it: solving the program with the
+    slopes at the last solution as weights climbs, to a point where no small change helps. That need
+    not be the maximum; it is done from two starts, the optimum of the sum of log densities and the
+    dense network's slopes, and the better end counts.
+    """
+
+    expectation: Expectation
+
+    def __call__(self, problem: Program) -> Solution:
+        """Climb from both starts; weights are scaled to mean 1 at the first, as in the program."""
+        ends = sum(end_shares(problem.structure))
+        if self.expectation.value(np.zeros(ends.shape[0])) == -math.inf:
+            raise PrecropError(
+                "SynExp is zero whatever the widths: all weights of a layer are zero"
+            )
+        first = allocate(problem)
+        scale = _scale(problem.structure, self.expectation(ends @ first.log_ratios)[1])
+
+        def value(x: Floats) -> float:
+            return scale * self.expectation(ends @ x)[0] - float(x @ (problem.penalty @ x))
+
+        def tangent(x: Floats) -> Program:
+            """The program whose objective touches the exact one at ``x``."""
+            return replace(problem, gain=scale * (ends.T @ self.expectation(ends @ x)[1]))
+
+        starts = {"synexp": first, "dense": allocate(tangent(np.zeros(len(problem.gain))))}
+        climbs = {name: _climb(start, value, tangent) for name, start in starts.items()}
+        reached = {name: value(end.log_ratios) for name, (end, _) in climbs.items()}
+        best, _ = climbs[max(reached, key=lambda name: reached[name])]
+        report = {
+            name: {
+                "objective": reached[name],
+                self.expectation.label: self.expectation(ends @ end.log_ratios)[0],
+                "rounds": rounds,
+            }
+            for name, (end, rounds) in climbs.items()
+        }
+        return Solution(tangent(best.log_ratios), best, value, {}, {"starts": report})
+
+
+def _climb(
+    start: Allocation, value: Callable[[Floats], float], tangent: Callable[[Floats], Program]
+) -> tuple[Allocation, int]:
+    """Solve with the slopes at the last solution while the value grows; also how often it did."""
+    allocation, reached = start, value(start.log_ratios)
+    for rounds in range(MOST_ROUNDS):
+        better = allocate(tangent(allocation.log_ratios))
+        climbed = value(better.log_ratios)
+        if climbed <= reached + CLIMBED:
+            return allocation, rounds
+        allocation, reached = better, climbed
+    return allocation, MOST_ROUNDS
+
+
+def _scale(structure: Structure, slopes: Floats) -> float:
+    """What brings the slopes of the layers that can change to mean 1."""
+    variable = np.array([bool(layer.inputs or layer.outputs) for layer in structure.layers], bool)
+    total = float(slopes[variable].sum())
+    return float(variable.sum()) / total if total > 0 else 1.0

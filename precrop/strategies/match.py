@@ -1,0 +1,135 @@
+"""Widths that come close to given densities."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from precrop.errors import PrecropError
+from precrop.read.network import Network
+from precrop.solve.program import BALANCE, Floats, Program, balance_penalty, end_shares
+from precrop.solve.relax import allocate
+from precrop.solve.targets import check_densities
+from precrop.strategies.shapes import diagonal
+from precrop.strategies.strategy import Solution, Solver, Strategy
+
+_NARROWEST = 1e-9
+_SHIFT = 1e-4
+"""Precision of the factor that raises targets; rounding spends what it leaves."""
+
+
+@dataclass(frozen=True)
+class Match(Strategy):
+    """The widths whose densities come closest to given ones: least squares of the logarithms.
+
+    The balance term is added, as in the balanced program. Densities give the shape and budgets the
+    size: where the closest widths leave every budget unused, all targets are raised by one factor,
+    none beyond 1, until a budget is used up.
+
+    A target of at most one channel at both ends is that of a collapsed layer, which says nothing of
+    its neighbours: it does not count. Its widths become as narrow as they may where no
+    layer that counts has them. Layers without a target don't count either; widths
+    that only they have aim to stay as they are.
+
+    Attributes:
+        densities: by layer name, in (0, 1].
+        balance: weight of the balance term.
+    """
+
+    densities: Mapping[str, float]
+    balance: float = BALANCE
+
+    @property
+    def budgeted(self) -> bool:
+        """Densities alone say how large the network is."""
+        return False
+
+    def record(self) -> dict[str, Any]:
+        """Balance; the densities themselves are the layers' targets."""
+        return {"balance": self.balance, "objective": "synexp", "rule": "balanced"}
+
+    def solver(self, network: Network) -> Solver:
+        """The same with checked densities.
+
+        Raises:
+            PrecropError: there are none, one is outside (0, 1], or of no layer.
+        """
+        return replace(self, densities=checked(self.densities, network))
+
+    def __call__(self, problem: Program) -> Solution:
+        """Solve the least-squares program within the budgets."""
+        fit = _LeastSquares(problem, self.densities, self.balance)
+        shift = fit.shift()
+        found = fit.program(shift)
+        allocation = allocate(found)
+        report = {"collapsed": fit.collapsed, "target_factor": math.exp(shift)}
+        return Solution(found, allocation, partial(fit.value, shift), self.densities, report)
+
+
+class _LeastSquares:
+    """Distances of log densities from their targets, for targets raised by any factor."""
+
+    def __init__(self, problem: Program, targets: Mapping[str, float], balance: float) -> None:
+        self.problem = problem
+        structure, choices = problem.structure, problem.choices
+        layers, ends = structure.layers, sum(end_shares(structure))
+        named = np.array([layer.name in targets for layer in layers], bool)
+        logs = np.array([math.log(targets.get(layer.name, 1.0)) for layer in layers])
+        varies = np.array([bool(layer.inputs or layer.outputs) for layer in layers], bool)
+        one_unit = ends @ np.log(1 / choices.units)
+        collapsed = named & varies & (logs <= one_unit + _NARROWEST)
+        counted = named & varies & ~collapsed
+        self.collapsed = [layers[index].name for index in np.flatnonzero(collapsed)]
+        self.ends, self.logs = ends[counted], logs[counted]
+        self.floored = (_touched(ends[collapsed]) & ~_touched(ends[counted])).astype(float)
+        idle = ~_touched(ends[named])
+        self.lower = np.log(choices.lower / choices.units)
+        self.penalty = balance_penalty(structure, balance, counted)
+        self.square = self.ends.T @ self.ends + self.penalty + diagonal(self.floored + idle)
+
+    def program(self, shift: float) -> Program:
+        """The program that looks for targets times ``exp(shift)``."""
+        wanted = np.minimum(self.logs + shift, 0.0)
+        gain = 2 * (self.ends.T @ wanted + self.floored * self.lower)
+        fills = bool(self.problem.limits)
+        return replace(self.problem, gain=gain, penalty=self.square, fills=fills)
+
+    def value(self, shift: float, x: Floats) -> float:
+        """Minus the squared distance and the balance term."""
+        off = self.ends @ x - np.minimum(self.logs + shift, 0.0)
+        return -float(off @ off + x @ (self.penalty @ x))
+
+    def shift(self) -> float:
+        """How far log targets must rise before a budget is used up."""
+        from scipy.optimize import brentq
+
+        costs, limits = self.problem.costs, self.problem.limits
+
+        def excess(shift: float) -> float:
+            free = replace(self.program(shift), limits={})
+            units = (self.problem.choices.units * np.exp(allocate(free).log_ratios)).tolist()
+            return max(costs[n].continuous(units) / limit for n, limit in limits.items()) - 1
+
+        most = float(-self.logs.min(initial=0.0))
+        if not limits or excess(0.0) >= 0:
+            return 0.0
+        return most if excess(most) <= 0 else float(brentq(excess, 0.0, most, xtol=_SHIFT))
+
+
+def _touched(ends: Any) -> Any:
+    """Which groups some of these layers have, shape (groups,)."""
+    return np.asarray(ends.sum(axis=0)).ravel() > 0
+
+
+def checked(densities: Mapping[str, float], network: Network) -> dict[str, float]:
+    """Densities of a network's layers.
+
+    Raises:
+        PrecropError: there are none, one is outside (0, 1], or of no layer.
+    """
+    if not densities:
+        raise PrecropError("densities= names no layer: give {layer name: density}")
+    return check_densities(densities, [layer.name for layer in network.layers])

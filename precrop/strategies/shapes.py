@@ -1,0 +1,53 @@
+"""Widths of one shape, made as large as the budgets allow."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from precrop.solve.program import Floats, Program
+from precrop.solve.relax import Allocation
+from precrop.strategies.strategy import Solution
+
+
+def shaped(problem: Program, shape: Floats, targets: Mapping[str, float]) -> Solution:
+    """Log ratios of one shape, at the size that the budgets allow."""
+    choices = problem.choices
+    lower, upper = (np.log(n / choices.units) for n in (choices.lower, choices.upper))
+    x = _rescaled(problem, shape, lower, upper)
+    near = nearest(problem, x, fills=bool(problem.limits))
+    at_cap = np.flatnonzero((upper > 0) & (x >= upper))
+    multipliers = dict.fromkeys(problem.limits, 0.0)
+    allocation = Allocation(x, near.value(x), "rule", 0, multipliers, tuple(at_cap.tolist()))
+    return Solution(near, allocation, near.value, targets)
+
+
+def nearest(problem: Program, x: Floats, *, fills: bool) -> Program:
+    """The program whose optimum, budgets aside, is ``x``: minus the squared distance from it."""
+    return replace(problem, gain=2 * x, penalty=diagonal(np.ones(len(x))), fills=fills)
+
+
+def _rescaled(problem: Program, x: Floats, lower: Floats, upper: Floats) -> Floats:
+    """Log ratios shifted by one number, within bounds, so that the tightest budget is used up."""
+    from scipy.optimize import brentq
+
+    def shifted(shift: float) -> Floats:
+        return np.clip(x + shift, lower, upper)
+
+    def excess(shift: float) -> float:
+        units = (problem.choices.units * np.exp(shifted(shift))).tolist()
+        costs = problem.costs
+        return max(costs[n].continuous(units) / limit for n, limit in problem.limits.items()) - 1
+
+    far = float(np.abs(x).max(initial=0) + np.abs([lower, upper]).max(initial=0)) + 1
+    if not problem.limits or excess(far) <= 0:
+        return shifted(far if problem.limits else 0.0)
+    return shifted(float(brentq(excess, -far, far, xtol=1e-12)))
+
+
+def diagonal(entries: Floats) -> Any:
+    """A sparse diagonal matrix."""
+    from scipy.sparse import dia_array
+
+    return dia_array((entries[None, :], [0]), shape=(len(entries), len(entries))).tocsr()

@@ -1,0 +1,75 @@
+"""What a strategy is: from the program of a network to continuous widths."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from precrop.read.network import Network
+from precrop.solve.program import BALANCE, Floats, Program
+from precrop.solve.relax import Allocation
+
+GIVEN = "given"
+"""Status of widths that nothing was solved for."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Continuous widths, and the program whose objective whole units are judged by.
+
+    Attributes:
+        problem: as `precrop.solve.rounding` takes it.
+        allocation: the widths.
+        value: what is really maximised, as a function of log ratios.
+        targets: densities that were aimed at, by layer name.
+        report: what else is worth telling, for the plan.
+    """
+
+    problem: Program
+    allocation: Allocation
+    value: Callable[[Floats], float]
+    targets: Mapping[str, float] = field(default_factory=dict)
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+
+Solver = Callable[[Program], Solution]
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How the widths of a plan are found; subclasses are values too.
+
+    A subclass either is called itself, or overrides `solver`. It gets the program with the
+    structure, the costs and their limits, the bounds and steps of all widths, and the penalty of
+    the balance term; whole units follow from what it returns.
+    """
+
+    @property
+    def balance(self) -> float:
+        """Weight of the balance term in the program that it gets, gamma in docs/method.md."""
+        return BALANCE
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether it needs a budget."""
+        return True
+
+    @property
+    def follows_every_call(self) -> bool:
+        """Whether repeated steps of recurrent layers must all be read."""
+        return False
+
+    def record(self) -> dict[str, Any]:
+        """What a plan says of it among its options."""
+        return {"balance": self.balance, "objective": "synexp", "rule": type(self).__name__}
+
+    def solver(self, network: Network) -> Solver:
+        """The strategy for one network.
+
+        Raises:
+            PrecropError: it names layers that the network does not have.
+        """
+        return self
+
+    def __call__(self, problem: Program) -> Solution:
+        """Widths within every budget, before rounding."""
+        raise NotImplementedError(f"{type(self).__name__} is no strategy: it cannot be called")

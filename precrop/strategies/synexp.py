@@ -1,0 +1,42 @@
+"""The default: the paper's objective and the balance term, densities and widths at once."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from precrop.read.network import Network
+from precrop.solve.program import BALANCE, OBJECTIVES, Program, unknown_objective
+from precrop.solve.relax import allocate
+from precrop.strategies.strategy import Solution, Solver, Strategy
+
+
+@dataclass(frozen=True)
+class SynExp(Strategy):
+    """Maximise the weighted sum of the log densities within the budgets, in one convex program.
+
+    Attributes:
+        balance: weight of the balance term, gamma in docs/method.md.
+        objective: weights of the layers, a name in `precrop.solve.program.OBJECTIVES`; ``synexp``
+            weighs all alike (arXiv 2203.02549).
+    """
+
+    balance: float = BALANCE
+    objective: str = "synexp"
+
+    def record(self) -> dict[str, Any]:
+        """Balance and objective."""
+        return {"balance": self.balance, "objective": self.objective, "rule": "balanced"}
+
+    def solver(self, network: Network) -> Solver:
+        """Itself.
+
+        Raises:
+            PrecropError: no objective has that name.
+        """
+        if self.objective not in OBJECTIVES:
+            raise unknown_objective(self.objective, OBJECTIVES)
+        return self
+
+    def __call__(self, problem: Program) -> Solution:
+        """Solve it once."""
+        weighed = problem.weighed(self.objective)
+        return Solution(weighed, allocate(weighed), weighed.value)

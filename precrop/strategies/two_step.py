@@ -1,0 +1,102 @@
+"""Densities first and then channels: the paper's two steps, a reconstruction."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from precrop.errors import PrecropError
+from precrop.read.network import Network
+from precrop.solve.closed_form import closed_form
+from precrop.solve.program import Floats, Program
+from precrop.solve.structure import Layer, Structure
+from precrop.strategies.match import checked
+from precrop.strategies.shapes import shaped
+from precrop.strategies.strategy import Solution, Solver, Strategy
+
+Rule = Callable[[Sequence[float]], float]
+RULES: dict[str, Rule] = {
+    "sqrt-min": min,
+    "sqrt-max": max,
+    "geometric-mean": lambda ratios: math.exp(sum(map(math.log, ratios)) / len(ratios)),
+}
+"""How a width follows from what the layers at it ask for."""
+
+
+@dataclass(frozen=True)
+class TwoStep(Strategy):
+    """Densities first, then channels: the paper's two steps, reconstructed.
+
+    A layer of density p asks both of its ends for the share sqrt(p) (for p where only one end can
+    change, or where they are one). A width takes the least, the greatest or the geometric mean of
+    what is asked of it, and all widths are scaled by one factor until a budget is used up.
+
+    Attributes:
+        rule: a name in `RULES`.
+        densities: by layer name; without them those that maximise SynExp within the same shares of
+            the layers' weights and MACs, above 1 where widths may grow.
+    """
+
+    rule: str
+    densities: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def budgeted(self) -> bool:
+        """Given densities alone say how large the network is."""
+        return not self.densities
+
+    def record(self) -> dict[str, Any]:
+        """The rule's name."""
+        return {**super().record(), "rule": self.rule}
+
+    def solver(self, network: Network) -> Solver:
+        """The same with checked densities.
+
+        Raises:
+            PrecropError: no such rule, or densities of layers that are not there.
+        """
+        if self.rule not in RULES:
+            raise PrecropError(f"rule={self.rule!r} is unknown: choose from {', '.join(RULES)}")
+        return replace(self, densities=checked(self.densities, network)) if self.densities else self
+
+    def __call__(self, problem: Program) -> Solution:
+        """Follow the rule; whole units then come as close to it as the budgets allow."""
+        structure, choices = problem.structure, problem.choices
+        expand = bool((choices.upper > choices.units).any())
+        targets = self.densities or _best_densities(structure, problem.limits, expand)
+        return shaped(problem, np.log(self._wanted(structure, targets)), targets)
+
+    def _wanted(self, structure: Structure, targets: Mapping[str, float]) -> Floats:
+        asked: list[list[float]] = [[] for _ in structure.groups]
+        for layer in structure.layers:
+            share = _asked(layer, targets.get(layer.name, 1.0))
+            for group in {*layer.inputs, *layer.outputs}:
+                asked[group].append(share)
+        return np.array([RULES[self.rule](ratios) if ratios else 1.0 for ratios in asked])
+
+
+def _asked(layer: Layer, density: float) -> float:
+    """The share of its channels that a layer asks for at either end."""
+    return math.sqrt(density) if layer.inputs and layer.outputs else density
+
+
+def _best_densities(
+    structure: Structure, limits: Mapping[str, int], expand: bool
+) -> dict[str, float]:
+    """SynExp's densities when every budget is the same share of the layers' own cost."""
+    costs = {
+        "params": np.array([layer.weights for layer in structure.layers], float),
+        "macs": np.array([layer.macs for layer in structure.layers], float),
+    }
+    shares = {
+        name: limits[name] / structure.costs[name](structure.units) * costs[name].sum()
+        for name in costs
+        if name in limits
+    }
+    if not shares:
+        raise PrecropError("rule= needs a budget of params or of macs to find densities")
+    budgets = shares.get("params"), shares.get("macs")
+    found = closed_form(costs["params"], costs["macs"], *budgets, expand=expand)
+    return {layer.name: float(p) for layer, p in zip(structure.layers, found, strict=True)}

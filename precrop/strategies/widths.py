@@ -1,0 +1,116 @@
+"""Widths that were chosen elsewhere."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from precrop.errors import BudgetError, PrecropError
+from precrop.read.network import Network
+from precrop.solve.program import Choices, Integers, Program, kept_share, produced
+from precrop.solve.relax import Allocation
+from precrop.solve.structure import Layer
+from precrop.solve.targets import check_widths
+from precrop.strategies.shapes import nearest
+from precrop.strategies.strategy import GIVEN, Solution, Solver, Strategy
+
+_SNAP = 1e-6
+"""Part of a channel that a width may be off by rounding errors."""
+
+
+@dataclass(frozen=True)
+class Widths(Strategy):
+    """Widths chosen elsewhere, taken as they are.
+
+    Widths that no named layer has stay as wide as they may.
+
+    Attributes:
+        widths: output channels by layer name.
+    """
+
+    widths: Mapping[str, int]
+
+    @property
+    def budgeted(self) -> bool:
+        """Budgets are only checked."""
+        return False
+
+    def record(self) -> dict[str, Any]:
+        """Nothing: the widths are the plan's own."""
+        return {**super().record(), "rule": "balanced"}
+
+    def solver(self, network: Network) -> Solver:
+        """The same with checked widths.
+
+        Raises:
+            PrecropError: there are none, or one is no number of channels or of no layer.
+        """
+        found = check_widths(self.widths, [layer.name for layer in network.layers])
+        if not found:
+            raise PrecropError("widths= names no layer: give {layer name: output channels}")
+        return replace(self, widths=found)
+
+    def __call__(self, problem: Program) -> Solution:
+        """The widths as they are given; budgets are only checked.
+
+        Raises:
+            BudgetError: the widths cost more than a budget allows.
+            PrecropError: a layer cannot have its width, or two that share one ask for different
+                ones.
+        """
+        units = self._units(problem)
+        for name, limit in problem.limits.items():
+            cost = problem.costs[name](units.tolist())
+            if cost > limit:
+                raise BudgetError(f"{name}={limit} cannot be met: the widths given cost {cost}")
+        x = np.log(units / problem.choices.units)
+        near = nearest(problem, x, fills=False)
+        multipliers = dict.fromkeys(problem.limits, 0.0)
+        allocation = Allocation(x, near.value(x), GIVEN, 0, multipliers, ())
+        return Solution(near, allocation, near.value)
+
+    def _units(self, problem: Program) -> Integers:
+        """Units of every group; layers that follow from one group come first."""
+        choices = problem.choices
+        units = np.minimum(choices.units, choices.upper)
+        owners: dict[int, str] = {}
+        layers = [layer for layer in problem.structure.layers if layer.name in self.widths]
+        for layer in sorted(layers, key=lambda layer: len(produced(layer))):
+            new = [group for group in produced(layer) if group not in owners]
+            owners |= dict.fromkeys(new, layer.name)
+            self._set(layer, new, units, choices)
+            found = layer.out_channels * kept_share(produced(layer), units / choices.units)
+            if abs(found - self.widths[layer.name]) > _SNAP:
+                raise PrecropError(self._conflict(layer, [owners[g] for g in produced(layer)]))
+        for group in np.flatnonzero(choices.floor(units.astype(float)) != units).tolist():
+            name = owners[group]
+            scale = self.widths[name] / units[group]
+            least, most = (round(scale * n[group]) for n in (choices.lower, choices.upper))
+            raise PrecropError(
+                f"{name} cannot have {self.widths[name]} channels, but {least} to {most} "
+                f"(expand=True allows more) with {choices.rule}"
+            )
+        return units
+
+    def _set(self, layer: Layer, groups: Sequence[int], units: Integers, choices: Choices) -> None:
+        """Let groups keep the one share that gives the layer its width."""
+        ratios = units / choices.units
+        ratios[groups] = 0.0
+        missing = self.widths[layer.name] - layer.out_channels * kept_share(produced(layer), ratios)
+        total = layer.out_channels * sum(produced(layer)[group] for group in groups)
+        for group in groups:
+            units[group] = max(1, round(missing / total * choices.units[group]))
+
+    def _conflict(self, layer: Layer, owners: Sequence[str]) -> str:
+        """Why a layer cannot have its width."""
+        width = self.widths[layer.name]
+        others = [name for name in owners if name != layer.name]
+        if not owners:
+            return f"{layer.name} keeps its {layer.out_channels} channels: it cannot have {width}"
+        if not others:
+            return f"{layer.name} cannot be cut to {width} of its {layer.out_channels} channels"
+        return (
+            f"{layer.name} cannot have {width} channels and {others[0]} "
+            f"{self.widths[others[0]]}: they share a width"
+        )

@@ -325,7 +325,7 @@ def _weights(structure: Structure, weights: str | Sequence[float] | Floats) -> F
     return OBJECTIVES[weights](structure)
 
 
-def unknown_objective(name: str, known: Sequence[str]) -> PrecropError:
+def unknown_objective(name: str, known: Iterable[str]) -> PrecropError:
     """What to say of an objective that is not there."""
     why = f"was removed: {RETIRED[name]}" if name in RETIRED else "is unknown"
     return PrecropError(f"objective={name!r} {why}: choose from {', '.join(known)}")

@@ -16,6 +16,11 @@ from tests.evidence.conftest import SAMPLE
 
 
 @pytest.fixture
+def table() -> Table:
+    return nats.load_tables(SAMPLE)[0]
+
+
+@pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """One strategy beside uniform width, no method, two base networks."""
     chosen = [s for s in judging.strategies() if s.name in ("synexp", judging.UNIFORM)]

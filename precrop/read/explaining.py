@@ -85,6 +85,8 @@ def _parts(network: Network, sizes: Sizes, cost: str) -> dict[str, _Part]:
         return parts
     numbers = dict.fromkeys(parts, 0)
     for name, parameter in network.parameters.items():
+        if any(name.startswith(f"{path}.") for path in network.unused):
+            continue  # they are named by themselves
         axes = tensor_axes(network, name, parameter)
         module = name.rpartition(".")[0]
         owner = next((path for path in (layer_of(name), name, module) if path in parts), None)

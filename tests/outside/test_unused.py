@@ -239,6 +239,7 @@ def test_unused_modules_are_named_and_can_be_left_out() -> None:
     message = str(caught.value)
     assert f"unused: {unused:,} parameters in layer3, more" in message
     assert "drop_unused=True leaves them out" in message
+    assert "frozen: layer3" not in message
     plan = precrop.plan(model, (3, 12, 12), params=0.5, macs=0.5, drop_unused=True)
     assert plan.left_out == ("layer3", "more")
     assert plan.base_params == counted_params(model)

@@ -234,4 +234,6 @@ def test_streams_with_widths_of_their_own_are_sliced_and_hidden_widths_chosen() 
     assert plan.streams
     assert "blocks.0.body.0.0" in kept.chosen
     assert "stem.0" in kept.sliced
-    plan.build(model, "l1")(torch.ones(2, *SHAPE, dtype=torch.float64))
+    with pytest.warns(precrop.SlicedChannelsWarning):
+        small_model = plan.build(model, "l1")
+    assert small_model(torch.ones(2, *SHAPE, dtype=torch.float64)).shape == (2, 5)

@@ -10,13 +10,17 @@ from precrop.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from precrop.api import crop, plan
+    from precrop.costs.layered import cost
     from precrop.errors import BudgetError, PlanError, PrecropError
     from precrop.linear.expected import expected_output, synexp
+    from precrop.linear.operations import op
     from precrop.plans.comparison import compare
     from precrop.plans.plan import Plan
     from precrop.pruning.api import densities, scores
     from precrop.pruning.collapse import LayerCollapseWarning
     from precrop.pruning.masking import apply_masks, masks
+    from precrop.pruning.methods import method
+    from precrop.solve.program import objective
     from precrop.strategies.exact import Exact
     from precrop.strategies.match import Match
     from precrop.strategies.strategy import Strategy
@@ -43,10 +47,14 @@ __all__ = [
     "Widths",
     "apply_masks",
     "compare",
+    "cost",
     "crop",
     "densities",
     "expected_output",
     "masks",
+    "method",
+    "objective",
+    "op",
     "plan",
     "recalibrate",
     "scores",
@@ -69,10 +77,14 @@ _HOMES = {
     "Widths": "precrop.strategies.widths",
     "apply_masks": "precrop.pruning.masking",
     "compare": "precrop.plans.comparison",
+    "cost": "precrop.costs.layered",
     "crop": "precrop.api",
     "densities": "precrop.pruning.api",
     "expected_output": "precrop.linear.expected",
     "masks": "precrop.pruning.masking",
+    "method": "precrop.pruning.methods",
+    "objective": "precrop.solve.program",
+    "op": "precrop.linear.operations",
     "plan": "precrop.api",
     "recalibrate": "precrop.trained.statistics",
     "scores": "precrop.pruning.api",

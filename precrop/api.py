@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from precrop import plugins
 from precrop.costs.batches import follow
 from precrop.costs.latency import latency as latency_model
+from precrop.costs.layered import layered
 from precrop.costs.memory import memory as memory_model
 from precrop.costs.profiles import DeviceProfile, find_profile
 from precrop.errors import BudgetError, PrecropError
@@ -27,7 +29,7 @@ from precrop.read.inputs import LARGEST_BATCH, Inputs, check_network, given
 from precrop.read.network import Network
 from precrop.read.reader import Product
 from precrop.read.residual import find_streams
-from precrop.solve.budgets import Budget, missing
+from precrop.solve.budgets import UNITS, Budget, missing
 from precrop.solve.program import BALANCE
 from precrop.solve.uniform import beside_uniform, starved_classifier
 from precrop.strategies.keywords import BALANCED, from_keywords
@@ -65,6 +67,7 @@ def plan(
     macs: Budget | None = None,
     latency: Budget | None = None,
     memory: Budget | None = None,
+    costs: Mapping[str, Budget] | None = None,
     batch_size: int = 1,
     device_profile: DeviceProfile | str | Path | None = None,
     divisor: int | Literal["auto"] | None = None,
@@ -101,6 +104,7 @@ def plan(
             string such as ``"8ms"``.
         memory: budget for the bytes of all activations that are alive at once in inference: a
             share, a number of bytes or a string such as ``"64MB"``.
+        costs: budgets for costs of your own (`precrop.cost`), by name: shares or whole numbers.
         batch_size: inputs in one pass, for ``latency`` and ``memory``.
         device_profile: whose latency: what ``precrop profile`` wrote, or ``cpu`` or ``cuda`` for a
             roofline that needs no measurement (``cpu`` if None).
@@ -136,6 +140,10 @@ def plan(
         PrecropError: the network fails on this input, or an option names nothing.
     """
     start = time.perf_counter()
+    plugins.load()
+    for name in costs or ():
+        if name in UNITS:
+            raise PrecropError(f"{name} is no cost of your own: write {name}= instead of costs=")
     if groups not in ("keep", "scale"):
         raise PrecropError(f"groups={groups!r} is unknown: write 'keep' or 'scale'")
     if residual not in ("tie", "crop"):
@@ -169,22 +177,23 @@ def plan(
         _ignore(network, patterns)
         solver = strategy.solver(network)
         asked = {"params": params, "macs": macs, "latency": latency, "memory": memory}
+        asked |= costs or {}
         budgets = {name: budget for name, budget in asked.items() if budget is not None}
         _check_used(budgets, batch_size, device_profile is not None, divisor)
         _add_costs(network, budgets, profile, batch_size)
         if not budgets and strategy.budgeted:
             raise missing()
         options, choice = _choose(network, budgets, options, divisors, solver)
-    costs, units = choice.structure.costs, choice.units
+    totals, units = choice.structure.costs, choice.units
     return Plan(
         network=f"{type(model).__module__}:{type(model).__qualname__}",
         source=None,
         input_shape=network.inputs.spec,
         budgets=choice.budgets,
-        params=costs["params"](units),
-        macs=costs["macs"](units),
-        base_params=costs["params"](choice.structure.units) + network.left_out_params,
-        base_macs=costs["macs"](choice.structure.units),
+        params=totals["params"](units),
+        macs=totals["macs"](units),
+        base_params=totals["params"](choice.structure.units) + network.left_out_params,
+        base_macs=totals["macs"](choice.structure.units),
         layers=_layer_plans(network, choice),
         frozen={**network.notes, **network.frozen()},
         options={
@@ -283,6 +292,7 @@ def _add_costs(
     network: Network, budgets: Mapping[str, Budget], profile: DeviceProfile, batch_size: int
 ) -> None:
     """Let the network count the costs beside parameters and MACs that have a budget."""
+    network.cost_models |= {name: layered(name) for name in budgets if name not in UNITS}
     if not {"latency", "memory"} & budgets.keys():
         return
     lives = follow(network, batch_size)

@@ -12,7 +12,9 @@ import typer.main
 import precrop
 import precrop.models
 from precrop.cli.app import app
-from precrop.pruning.methods import RULES, SCORES
+from precrop.costs.layered import COSTS
+from precrop.linear.readings import READINGS
+from precrop.pruning.methods import NEED_DATA, RULES, SCORES
 from precrop.read.ops import HANDLERS
 from precrop.solve.program import OBJECTIVES
 
@@ -39,9 +41,11 @@ def text(page: str) -> str:
 @pytest.fixture
 def clean_tables() -> Iterator[None]:
     """What a recipe registers is gone afterwards."""
-    tables: list[dict[str, Any]] = [HANDLERS, OBJECTIVES, RULES, SCORES]
-    before = [dict(table) for table in tables]
+    tables: list[dict[str, Any]] = [HANDLERS, READINGS, OBJECTIVES, COSTS, RULES, SCORES]
+    before, need_data = [dict(table) for table in tables], set(NEED_DATA)
     yield
+    NEED_DATA.clear()
+    NEED_DATA.update(need_data)
     for table, content in zip(tables, before, strict=True):
         table.clear()
         table.update(content)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 import precrop
+from precrop import plugins
 from precrop.cli.arguments import Args, ModelName, Trusted, arguments, plan_source, set_seed
 from precrop.cli.arguments import input_shape as read_shape
 from precrop.cli.bench import bench_command
@@ -50,6 +51,10 @@ Latency = Annotated[
 ]
 Memory = Annotated[
     str | None, typer.Option(help="Budget of activations alive at once: 0.5, 50%, 64MB.")
+]
+Cost = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=BUDGET", help="Budget of a plugin's own cost; repeatable."),
 ]
 BatchSize = Annotated[int, typer.Option(help="Inputs in one pass, for --latency and --memory.")]
 Profile = Annotated[
@@ -155,6 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = None if argv is None else list(argv)
     try:
         with terminated_as_interrupted():
+            plugins.load()
             status = command.main(args=words, prog_name="precrop", standalone_mode=False)
     except PrecropError as error:
         return _refuse(str(error))
@@ -212,6 +218,7 @@ def plan_command(
     macs: Macs = None,
     latency: Latency = None,
     memory: Memory = None,
+    cost: Cost = None,
     batch_size: BatchSize = 1,
     profile: Profile = None,
     calibrate: Calibrate = False,
@@ -249,6 +256,7 @@ def plan_command(
         macs=macs,
         latency=latency,
         memory=memory,
+        costs=_budgets(cost),
         batch_size=batch_size,
         device_profile=profile,
         calibrate=calibrate,
@@ -278,6 +286,7 @@ def crop_command(
     macs: Macs = None,
     latency: Latency = None,
     memory: Memory = None,
+    cost: Cost = None,
     batch_size: BatchSize = 1,
     profile: Profile = None,
     calibrate: Calibrate = False,
@@ -315,6 +324,7 @@ def crop_command(
         macs=macs,
         latency=latency,
         memory=memory,
+        costs=_budgets(cost),
         batch_size=batch_size,
         device_profile=profile,
         calibrate=calibrate,
@@ -584,6 +594,17 @@ def _say(doing: str) -> None:
 
 _DIGITS = 12
 """Of the longest number of channels that is looked at."""
+
+
+def _budgets(pairs: Sequence[str] | None) -> dict[str, str]:
+    """Budgets by the names of their costs."""
+    found = {}
+    for pair in pairs or ():
+        name, equals, budget = pair.partition("=")
+        if not equals or not name or not budget:
+            raise PrecropError(f"--cost {pair} is not like energy=0.5")
+        found[name] = budget
+    return found
 
 
 def _divisor(text: str | None) -> int | Literal["auto"] | None:

@@ -246,7 +246,7 @@ def _scaled_weight(weight: Weight | Even, factor: Any) -> Weight | Even:
 # --- linear operations of one tensor --------------------------------------------------------------
 
 
-def _linear(call: Call, args: Sequence[Any]) -> Any:
+def linear(call: Call, args: Sequence[Any]) -> Any:
     """Run an operation that is linear in its first argument, and takes no other tensor."""
     first, *rest = args
     if any(isinstance(leaf, (Flow, Gate, Weight, Even, Inert)) for leaf in leaves(rest)):
@@ -293,7 +293,7 @@ def _restrided(call: Call, args: Sequence[Any]) -> Any:
 
 def _padded(call: Call, args: Sequence[Any]) -> Any:
     """Padding by a constant, which does not depend on the input: by zero."""
-    return _linear(call, args[:2])
+    return linear(call, args[:2])
 
 
 def _pooled(call: Call, args: Sequence[Any]) -> Flow:
@@ -518,7 +518,7 @@ READINGS: dict[str, Handler] = {
     **dict.fromkeys(("sqrt", "rsqrt", "pow"), _of_statistic),
     **dict.fromkeys(_BLANKS, _blank),
     **dict.fromkeys(("copy", "fill", "zero"), _copied),
-    **dict.fromkeys((*_LINEAR, *MAX_POOLS, *_ADAPTIVE_MAX_POOLS, "amax"), _linear),
+    **dict.fromkeys((*_LINEAR, *MAX_POOLS, *_ADAPTIVE_MAX_POOLS, "amax"), linear),
     "as_strided": _restrided,
     "constant_pad_nd": _padded,
     "glu": _gated_half,

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from precrop import plugins
 from precrop.modules.apart import apart
 from precrop.progress import bar
 from precrop.pruning.collapse import LayerCollapseWarning
@@ -128,6 +129,7 @@ def _problem(
     seed: int,
     progress: bool,
 ) -> Problem:
+    plugins.load()
     return Problem.of(
         model,
         inputs,

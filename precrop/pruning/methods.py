@@ -1,4 +1,4 @@
-"""The table of methods: adding one is a function and a line here.
+"""The table of methods: adding one is a function under the decorator `method`.
 
 A *rule* is a function from a `Problem` to ``{layer name: density}``. A *score* is a function from a
 `Problem` to ``{layer name: tensor}``, one number a weight; the weights with the highest numbers in
@@ -8,7 +8,7 @@ Further keyword arguments of the function are options of the method.
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
@@ -39,8 +39,40 @@ SCORES: dict[str, Score] = {
 }
 """Densities from numbers that rank single weights."""
 
-NEED_DATA = ("snip", "grasp")
+NEED_DATA = {"snip", "grasp"}
 """Those that look at batches of data."""
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+def method(
+    name: str, *, kind: Literal["score", "rule"], needs_data: bool = False
+) -> Callable[[T], T]:
+    """Register a function of a `Problem` as a method, for everything that takes methods by name.
+
+    Args:
+        name: as in ``densities(method=name)``, ``train --mask name:weight`` and studies.
+        kind: ``score`` for ``{layer name: tensor}``, one number a weight, of which the highest
+            remain; ``rule`` for ``{layer name: density}``.
+        needs_data: whether it looks at ``problem.data``, batches of ``(inputs, targets)``.
+
+    Raises:
+        PrecropError: the kind is neither.
+    """
+    tables: dict[str, dict[str, Any]] = {"score": SCORES, "rule": RULES}
+    if kind not in tables:
+        raise PrecropError(f"kind={kind!r} is unknown: write 'score' or 'rule'")
+
+    def register(function: T) -> T:
+        for table in tables.values():
+            table.pop(name, None)
+        tables[kind][name] = function
+        NEED_DATA.discard(name)
+        if needs_data:
+            NEED_DATA.add(name)
+        return function
+
+    return register
 
 
 def layer_densities(problem: Problem, method: str, **options: Any) -> dict[str, float]:

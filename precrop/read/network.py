@@ -487,7 +487,7 @@ class Network:
             if not crowded:
                 break
             ties[max(crowded)].frozen = "its cost is a product of three widths"
-        layers = tuple(self._layer(layer, index) for layer in self.layers)
+        layers = tuple(self.layer(layer, index) for layer in self.layers)
         return Structure(self._groups(index), layers, costs), ties
 
     def _crowded(
@@ -574,7 +574,8 @@ class Network:
                 total[key] = total.get(key, 0) + coefficient
         return Cost(total)
 
-    def _layer(self, layer: LayerReading, index: Mapping[Tie, int]) -> Layer:
+    def layer(self, layer: LayerReading, index: Mapping[Tie, int]) -> Layer:
+        """A layer as the program sees it, by the groups in ``index``."""
         parameter = self.reader.tensors[layer.weight]
         weights = prod(map(axis_size, parameter))
         macs = sum(p.coefficient * prod(map(axis_size, p.axes)) for p in layer.macs)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,12 +60,29 @@ def _ends(layer: Layer) -> int:
     return bool(layer.inputs) + (bool(layer.outputs) or layer.kind == "depthwise")
 
 
+T = TypeVar("T", bound=Callable[[Structure], Floats])
+
 OBJECTIVES: dict[str, Callable[[Structure], Floats]] = {
     "synexp": every_layer,
     "dense-layers": dense_layers,
     "inner-layers": inner_layers,
 }
 """Per method the weight of each layer's log density, shape (layers,)."""
+
+
+def objective(name: str) -> Callable[[T], T]:
+    """Register a function from a `Structure` to weights, shape (layers,), as an objective.
+
+    The program then maximises the sum of weight times log density of every layer. Weights are
+    scaled to mean 1, so that ``balance`` means the same for all.
+    """
+
+    def register(function: T) -> T:
+        OBJECTIVES[name] = function
+        return function
+
+    return register
+
 
 RETIRED = {
     "root-macs": "it chose worse widths than synexp on every data set of docs/evidence.md",

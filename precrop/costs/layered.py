@@ -1,0 +1,67 @@
+"""Costs that add up over layers: so much a weight and so much a multiply-accumulate."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+from precrop.errors import PrecropError
+from precrop.read.axes import Tie
+from precrop.read.network import CostModel, Network
+from precrop.read.reader import Product
+from precrop.solve.budgets import UNITS
+from precrop.solve.structure import Cost, Layer
+
+LayerCost = Callable[[Layer], tuple[int, int]]
+"""From a layer of the original network to whole numbers: per weight, per multiply-accumulate."""
+T = TypeVar("T", bound=LayerCost)
+
+COSTS: dict[str, LayerCost] = {}
+
+
+def cost(name: str) -> Callable[[T], T]:
+    """Register a function as a cost that has budgets: ``plan(..., costs={name: 0.5})``.
+
+    The function gets every `Layer` of the original and returns two whole numbers from 0 up: what
+    one weight of it costs and what one of its multiply-accumulates does.
+
+    Raises:
+        PrecropError: the name is one of precrop's own costs.
+    """
+    if name in UNITS:
+        raise PrecropError(f"the cost {name!r} is precrop's own: choose another name")
+
+    def register(function: T) -> T:
+        COSTS[name] = function
+        return function
+
+    return register
+
+
+def layered(name: str) -> CostModel:
+    """The cost of a network as a polynomial of its widths.
+
+    Raises:
+        PrecropError: no cost has that name.
+    """
+    if name not in COSTS:
+        known = ", ".join([*UNITS, *COSTS])
+        raise PrecropError(f"no cost is called {name!r}: choose from {known}")
+
+    def model(network: Network, index: Mapping[Tie, int]) -> Cost:
+        products = []
+        for reading in network.layers:
+            prices = COSTS[name](network.layer(reading, index))
+            if not all(type(price) is int and price >= 0 for price in prices):
+                raise PrecropError(
+                    f"the cost {name!r} says {prices!r} of {reading.name}: it must be two whole "
+                    "numbers from 0 up, per weight and per multiply-accumulate"
+                )
+            weights = Product(1, list(network.reader.tensors[reading.weight]))
+            products += [_times(weights, prices[0]), *(_times(m, prices[1]) for m in reading.macs)]
+        return network.cost([product for product in products if product.coefficient], index)
+
+    return model
+
+
+def _times(product: Product, price: int) -> Product:
+    return replace(product, coefficient=price * product.coefficient)

@@ -1,0 +1,37 @@
+"""Packages that bring methods, objectives, costs or operations of their own.
+
+A package names modules under the entry point ``precrop.plugins``; they are imported once, before
+the first name is looked up, and what they decorate is then known everywhere. Only installed
+packages have entry points: no file that is read can name one.
+"""
+
+import threading
+from importlib.metadata import entry_points
+
+from precrop.errors import PrecropError
+
+GROUP = "precrop.plugins"
+_lock = threading.RLock()
+_loaded: set[str] = set()
+
+
+def load() -> None:
+    """Import what installed packages bring; once in a process.
+
+    Raises:
+        PrecropError: naming the package that fails to import.
+    """
+    with _lock:
+        for entry in entry_points(group=GROUP):
+            if entry.value in _loaded:
+                continue
+            _loaded.add(entry.value)  # before: a plugin may use precrop while it is imported
+            try:
+                entry.load()
+            except Exception as error:  # whatever a package raises
+                _loaded.discard(entry.value)
+                package = entry.dist.name if entry.dist is not None else entry.name
+                reason = f"{type(error).__name__}: {error}"
+                raise PrecropError(
+                    f"the plugin {entry.name} of {package} fails ({reason}): mend or remove it"
+                ) from error

@@ -1,0 +1,151 @@
+"""Packages that bring methods, objectives, costs, operations and strategies of their own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PLUGIN = """
+import numpy as np
+import precrop
+import torch
+from precrop.strategies.shapes import shaped
+
+
+@precrop.objective("late")
+def late(structure):
+    return np.linspace(0.5, 1.5, len(structure.layers))
+
+
+@precrop.cost("energy")
+def energy(layer):
+    return 200, 1
+
+
+@precrop.method("first_batch", kind="score", needs_data=True)
+def first_batch(problem):
+    inputs, _ = next(iter(problem.batches()))
+    return {name: weight.abs() * inputs.mean() for name, weight in problem.weights().items()}
+
+
+class Pyramid(precrop.Strategy):
+    def __call__(self, problem):
+        return shaped(problem, np.linspace(-0.5, 0.0, len(problem.gain)), {})
+
+
+@torch.library.custom_op("ours::smooth", mutates_args=())
+def smooth(x: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.avg_pool2d(x, 3, stride=1, padding=1)
+
+
+def tiny():
+    convs = torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 3)
+    return torch.nn.Sequential(*convs, torch.nn.Flatten(), torch.nn.Linear(256, 10))
+
+
+smooth.register_fake(lambda x: torch.empty_like(x))
+precrop.op("smooth", axes="same", linear="same")
+"""
+CELLS = """
+study: ours
+description: what a package brings
+data: digits
+recipe: {name: cifar-quick, epochs: 1}
+seeds: [0]
+networks: ["plugged:tiny"]
+budgets: [{params: 0.3}]
+variants:
+  - {name: late, plan: {objective: late}}
+  - {name: masked, mask: "first_batch:weight"}
+"""
+USE = """
+import numpy, precrop, torch
+from precrop.models import resnet20
+from torch import nn
+plan = precrop.plan(resnet20(), (3, 32, 32), costs={"energy": 0.5}, objective="late")
+assert 0 < plan.budgets["energy"].used <= plan.budgets["energy"].limit
+from plugged import Pyramid, smooth
+assert precrop.plan(resnet20(), (3, 32, 32), params=0.5, strategy=Pyramid()).params
+class Smooth(nn.Module):
+    def forward(self, x):
+        return smooth(x)
+convs = nn.Conv2d(3, 16, 3), Smooth(), nn.Conv2d(16, 16, 3)
+net = nn.Sequential(*convs, nn.Flatten(), nn.Linear(16 * 144, 10))
+assert not precrop.plan(net, (3, 16, 16), params=0.5).frozen
+assert precrop.densities(net, (3, 16, 16), method="synflow", params=0.5)
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of packages with one that names its module as a plug-in."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "plugged.py").write_text(PLUGIN)
+    info = folder / "plugged-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugged\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[precrop.plugins]\nours = plugged\n")
+    return folder
+
+
+def run(installed: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    paths = [str(installed), str(Path(__file__).parents[1])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *argv], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_what_a_package_brings_works_in_python(installed: Path) -> None:
+    found = run(installed, "-c", USE)
+    assert found.returncode == 0, found.stderr
+
+
+def test_commands_and_studies_know_it(installed: Path, tmp_path: Path) -> None:
+    plan = run(
+        installed, "-m", "precrop", "plan", "resnet20", "--cost", "energy=0.5",
+        "--objective", "late", "--json",
+    )  # fmt: skip
+    assert plan.returncode == 0, plan.stderr
+    budget = json.loads(plan.stdout)["budgets"]["energy"]
+    assert budget["used"] <= budget["limit"]
+    (tmp_path / "study.yaml").write_text(CELLS)
+    study = run(
+        installed, "-m", "precrop", "study", "run", str(tmp_path / "study.yaml"),
+        "--store", str(tmp_path / "store"), "--threads", "1", "--trust",
+    )  # fmt: skip
+    assert study.returncode == 0, study.stderr
+    status = run(
+        installed, "-m", "precrop", "study", "status", str(tmp_path / "study.yaml"),
+        "--store", str(tmp_path / "store"), "--json",
+    )  # fmt: skip
+    assert json.loads(status.stdout)["done"] == 2
+
+
+def test_a_plugin_that_fails_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("raise RuntimeError('no such thing')")
+    info = tmp_path / "broken-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[precrop.plugins]\nours = broken\n")
+    found = run(tmp_path, "-m", "precrop", "plan", "resnet20", "--params", "0.5")
+    assert found.returncode == 2
+    assert found.stderr == (
+        "precrop: error: the plugin ours of broken fails (RuntimeError: no such thing): "
+        "mend or remove it\n"
+    )
+
+
+def test_costs_that_make_no_sense_are_one_line(installed: Path) -> None:
+    for option, message in (
+        ("joy=0.5", "no cost is called 'joy'"),
+        ("energy", "--cost energy is not like energy=0.5"),
+        ("params=0.5", "params is no cost of your own: write params="),
+    ):
+        found = run(installed, "-m", "precrop", "plan", "resnet20", "--cost", option)
+        assert found.returncode == 2
+        assert message in found.stderr
+        assert found.stderr.count("\n") == 1

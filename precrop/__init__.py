@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from precrop.linear.operations import op
     from precrop.plans.comparison import compare
     from precrop.plans.plan import Plan
+    from precrop.pretrained import from_pretrained, push_to_hub, save_pretrained
     from precrop.pruning.api import densities, scores
     from precrop.pruning.collapse import LayerCollapseWarning
     from precrop.pruning.masking import apply_masks, masks
@@ -51,12 +52,15 @@ __all__ = [
     "crop",
     "densities",
     "expected_output",
+    "from_pretrained",
     "masks",
     "method",
     "objective",
     "op",
     "plan",
+    "push_to_hub",
     "recalibrate",
+    "save_pretrained",
     "scores",
     "synexp",
 ]
@@ -81,12 +85,15 @@ _HOMES = {
     "crop": "precrop.api",
     "densities": "precrop.pruning.api",
     "expected_output": "precrop.linear.expected",
+    "from_pretrained": "precrop.pretrained",
     "masks": "precrop.pruning.masking",
     "method": "precrop.pruning.methods",
     "objective": "precrop.solve.program",
     "op": "precrop.linear.operations",
     "plan": "precrop.api",
+    "push_to_hub": "precrop.pretrained",
     "recalibrate": "precrop.trained.statistics",
+    "save_pretrained": "precrop.pretrained",
     "scores": "precrop.pruning.api",
     "synexp": "precrop.linear.expected",
 }

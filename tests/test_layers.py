@@ -18,6 +18,7 @@ ROOMS = (
     "strategies",  # how widths are found
     "planning",
     "api",
+    "pretrained",  # cropped networks in folders
     "pruning",  # scores, densities, masks
     "training",
     "deployment",

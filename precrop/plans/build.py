@@ -150,18 +150,41 @@ def check_same_network(plan: "Plan", model: nn.Module) -> None:
     Raises:
         PlanError: naming the first tensors that differ.
     """
-    shapes = tensor_shapes(model)
-    names = [*plan.shapes, *(name for name in shapes if name not in plan.shapes)]
-    wrong = [name for name in names if shapes.get(name) != plan.shapes.get(name)]
+    wrong = _differences(tensor_shapes(model), plan.shapes)
     if wrong:
-        listed = "; ".join(
-            f"{name} is {_shape_text(shapes.get(name))}, planned for "
-            f"{_shape_text(plan.shapes.get(name))}"
-            for name in wrong[:SHOWN_DIFFERENCES]
-        )
-        more = len(wrong) - SHOWN_DIFFERENCES
-        rest = f"; and {more} more" if more > 0 else ""
-        raise PlanError(f"the plan is for another network ({plan.network}): {listed}{rest}")
+        raise PlanError(f"the plan is for another network ({plan.network}): {wrong}")
+
+
+def check_built(plan: "Plan", model: nn.Module) -> None:
+    """Compare every tensor's shape with what the plan builds.
+
+    Raises:
+        PlanError: naming the first tensors that differ.
+    """
+    shapes = tensor_shapes(model)
+    # A plan says the new shape of a tied tensor under the first of its names alone.
+    first = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
+    tied = shapes.keys() - first
+    built = {
+        name: tuple(map(_new_size, plan.tensors.get(name, shape)))
+        for name, shape in plan.shapes.items()
+        if name not in tied and not any(name.startswith(f"{path}.") for path in plan.left_out)
+    }
+    wrong = _differences({name: shapes[name] for name in shapes if name in first}, built)
+    if wrong:
+        raise PlanError(f"this network is not the one that the plan builds: {wrong}")
+
+
+def _differences(shapes: Mapping[str, Sequence[int]], planned: Mapping[str, Sequence[int]]) -> str:
+    """The first tensors whose shapes differ, and how many more; nothing if none does."""
+    names = [*planned, *(name for name in shapes if name not in planned)]
+    wrong = [name for name in names if shapes.get(name) != planned.get(name)]
+    listed = "; ".join(
+        f"{name} is {_shape_text(shapes.get(name))}, planned for {_shape_text(planned.get(name))}"
+        for name in wrong[:SHOWN_DIFFERENCES]
+    )
+    more = len(wrong) - SHOWN_DIFFERENCES
+    return f"{listed}; and {more} more" if more > 0 else listed
 
 
 def _check_sizes(plan: "Plan", model: nn.Module) -> None:
@@ -270,4 +293,4 @@ def reset(model: nn.Module) -> None:
             initialiser()
 
 
-__all__ = ["build", "check_same_network"]
+__all__ = ["build", "check_built", "check_same_network"]

@@ -1,0 +1,284 @@
+"""A cropped network in a folder: weights, plan and how it is built, as the Hugging Face Hub has it.
+
+The folder has three files: ``model.safetensors``, ``plan.json``, and ``config.json``, which names
+the original network and its arguments. It may come from a stranger: nothing in it is executed, and
+only networks of precrop, torchvision and timm are built by what it says.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from precrop.errors import PrecropError
+from precrop.files import read_json, replacing
+from precrop.modules.hooks import unwrapped
+from precrop.plans.build import check_built, check_same_network
+from precrop.plans.plan import Plan
+from precrop.plans.weights import load_tensors, load_weights, save_tensors
+from precrop.trust import check_named, runs_user_code
+from precrop.version import __version__
+from precrop.zoo import load_model
+
+WEIGHTS, PLAN, CONFIG = "model.safetensors", "plan.json", "config.json"
+FILES = (WEIGHTS, PLAN, CONFIG)
+FORMAT = 1
+_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+"""What the Hub calls a network: an account and a name."""
+
+Original = nn.Module | Callable[[], nn.Module] | str
+"""The network that was cropped, what makes it, or its name."""
+
+
+def save_pretrained(
+    model: nn.Module,
+    plan: Plan,
+    folder: str | Path,
+    *,
+    name: str | None = None,
+    args: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a cropped network to a folder that `from_pretrained` reads.
+
+    Args:
+        model: what ``plan`` built, trained or not. It may be wrapped (`torch.compile`, DDP).
+        plan: the plan.
+        folder: made where it is not there. Files of an earlier save are replaced, others stay.
+        name: what the original is called: ``resnet50``, ``timm:NAME``, ``package.module:factory``.
+            By default what the plan says; without either, `from_pretrained` must be given it.
+        args: keyword arguments that the original was built with, if ``name`` is given.
+        metadata: anything else worth knowing, in JSON's types: class names, normalisation.
+
+    Raises:
+        PlanError: ``model`` is not what the plan builds, or ``name`` not what was planned.
+        PrecropError: the folder cannot be written, or ``metadata`` is no JSON.
+    """
+    model, folder = unwrapped(model), Path(folder)
+    tensors = _tensors(model)
+    check_built(plan, model)
+    if name is None:
+        if args is not None:
+            raise PrecropError("args= is for the builder of the original: name it with name=")
+        source = plan.source or {}
+        name, args = source.get("name"), source.get("args")
+    args = dict(args or {})
+    if name is not None:
+        _check_named(name, args, plan)
+        plan = replace(plan, source={"name": name, "args": args})
+    config = {
+        "format": FORMAT,
+        "library_name": "precrop",
+        "name": name,
+        "args": args,
+        "network": plan.network,
+        "input_shape": plan.input_shape,
+        "params": plan.params,
+        "macs": plan.macs,
+        "versions": {"precrop": __version__, "torch": str(torch.__version__)},
+        "metadata": metadata or {},
+    }
+    try:
+        text = json.dumps(config, indent=1, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise PrecropError(f"args and metadata must be plain JSON values: {error}") from error
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PrecropError(f"cannot write {folder}: {error.strerror}") from error
+    with ExitStack() as files:
+        # The last one that is entered is moved first: the weights, then what describes them.
+        config_file, plan_file, weights_file = (
+            files.enter_context(replacing(folder / file)) for file in (CONFIG, PLAN, WEIGHTS)
+        )
+        save_tensors(tensors, weights_file, {"format": "pt"})
+        plan_file.write_text(plan.to_json(), encoding="utf-8")
+        config_file.write_text(text + "\n", encoding="utf-8")
+
+
+def from_pretrained(
+    folder: str | Path,
+    model: Original | None = None,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+) -> nn.Module:
+    """The network that `save_pretrained` wrote, in eval mode. Runs no code of the files'.
+
+    Args:
+        folder: a folder, or the name of a repository on the Hugging Face Hub, ``user/name``, which
+            is downloaded where no such folder exists.
+        model: the original network, which stays as it was, or a function without arguments that
+            makes it (``lambda: Net(classes=37)``). Not needed for networks of precrop, torchvision
+            and timm that are saved with their names. Of others that are, the name, to allow that it
+            is imported and called: ``"package.module:factory"``.
+        revision: a branch, tag or commit of the repository.
+        token: for a private repository, where the Hub's own login is not to be used.
+
+    Raises:
+        PlanError: the plan is broken, or for another network.
+        PrecropError: a file is missing or broken, or does not say how the network is built.
+    """
+    place = _place(folder, revision, token)
+    plan = Plan.load(place / PLAN)
+    small = plan.build(_original(place, model))
+    _take_types(small, load_tensors(place / WEIGHTS))
+    load_weights(small, place / WEIGHTS)
+    return small.eval()
+
+
+def push_to_hub(
+    folder: str | Path, repository: str, *, private: bool = False, token: str | None = None
+) -> str:
+    """Upload what `save_pretrained` wrote to the Hugging Face Hub.
+
+    Args:
+        folder: only its three files, and ``README.md`` if there is one, are uploaded.
+        repository: ``user/name``; it is made where it is not there.
+        private: whether a new repository is private.
+        token: where the Hub's own login is not to be used.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        PrecropError: the folder lacks a file, or the upload failed.
+    """
+    folder = Path(folder)
+    for file in FILES:
+        if not (folder / file).is_file():
+            raise PrecropError(f"{folder} has no {file}: write it with precrop.save_pretrained")
+    if not _REPOSITORY.fullmatch(repository):
+        raise PrecropError(f"{repository!r} is no repository: write user/name")
+    hub = _hub(f"{repository} cannot be reached")
+    try:
+        hub.create_repo(repository, token=token, private=private, exist_ok=True)
+        commit = hub.upload_folder(
+            repo_id=repository,
+            folder_path=folder,
+            token=token,
+            allow_patterns=[*FILES, "README.md"],
+            commit_message="Upload a network cropped by precrop",
+        )
+    except Exception as error:  # whatever the Hub's client and its connection raise
+        raise PrecropError(f"cannot upload to {repository}: {_reason(error)}") from error
+    return str(commit)
+
+
+# --- writing ------------------------------------------------------------------------------------
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The state as plain tensors. Tied weights are written twice: safetensors knows no sharing."""
+    tensors = {}
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor) or value.is_meta or value.layout != torch.strided:
+            raise PrecropError(f"{name} is no plain tensor, and safetensors holds no others")
+        plain = value.detach().to("cpu", copy=True)
+        tensors[name] = plain.clone(memory_format=torch.contiguous_format)
+    return tensors
+
+
+def _check_named(name: str, args: Mapping[str, Any], plan: Plan) -> None:
+    """Refuse now a name and arguments by which the network would not be found again.
+
+    A factory of the user's is not run for that.
+    """
+    if runs_user_code(name):
+        return
+    check_named(name, args, False, "")
+    with torch.random.fork_rng(devices=[]):  # training goes on with the numbers it would have had
+        check_same_network(plan, load_model(name, args))
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def _original(folder: Path, model: Original | None) -> nn.Module:
+    """The network that was cropped, from the user, or built by what the folder says."""
+    if isinstance(model, nn.Module):
+        return model
+    if model is not None and not isinstance(model, str):
+        return _made(model)
+    config = read_json(folder / CONFIG)
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise PrecropError(f"{folder / CONFIG} is no description by save_pretrained")
+    name, args = config.get("name"), config.get("args")
+    if name is None:
+        raise PrecropError(
+            f"{folder} does not say how its network ({config.get('network')}) is built: give the "
+            "original, model=, or a function that makes it"
+        )
+    if not isinstance(name, str) or not isinstance(args, dict):
+        raise PrecropError(f"{folder / CONFIG} is broken: name and args are no text and mapping")
+    if isinstance(model, str) and model != name:
+        raise PrecropError(f"{folder} is of {name}, not of {model}")
+    check_named(name, args, model or False, f"say model={name!r}")
+    return load_model(name, args)
+
+
+def _made(factory: Any) -> nn.Module:
+    if not callable(factory):
+        raise PrecropError(
+            f"model= is a {type(factory).__name__}: give the original network, a function that "
+            "makes it, or its name"
+        )
+    try:
+        made = factory()
+    except TypeError as error:
+        raise PrecropError(
+            f"model= must be a network, or a function without arguments that makes it: {error}"
+        ) from error
+    if not isinstance(made, nn.Module):
+        raise PrecropError(f"model= gave a {type(made).__name__}, not a torch.nn.Module")
+    return made
+
+
+def _take_types(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give a network the precision that its weights were saved in."""
+    for name, value in model.state_dict(keep_vars=True).items():
+        given = tensors.get(name)
+        if given is not None and given.is_floating_point() and value.is_floating_point():
+            value.data = value.data.to(given.dtype)
+
+
+# --- the Hub ------------------------------------------------------------------------------------
+
+
+def _place(folder: str | Path, revision: str | None, token: str | None) -> Path:
+    """The folder; downloaded where there is none and the name looks like a repository's."""
+    path = Path(folder)
+    if path.is_dir():
+        return path
+    if path.exists() or not _REPOSITORY.fullmatch(str(folder)):
+        raise PrecropError(f"{folder} is no folder of precrop.save_pretrained")
+    hub = _hub(f"{folder} is no folder here")
+    try:
+        found = hub.snapshot_download(
+            str(folder), revision=revision, token=token, allow_patterns=list(FILES)
+        )
+    except Exception as error:  # whatever the Hub's client and its connection raise
+        raise PrecropError(
+            f"{folder} is no folder here, and is not on the Hugging Face Hub: {_reason(error)}"
+        ) from error
+    return Path(found)
+
+
+def _hub(why: str) -> Any:
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise PrecropError(
+            f"{why}, and huggingface_hub is not installed: pip install 'precrop[hub]'"
+        ) from error
+    return huggingface_hub
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -11,6 +11,7 @@ from precrop.version import __version__ as __version__
 if TYPE_CHECKING:
     from precrop.api import crop, plan
     from precrop.costs.layered import cost
+    from precrop.counting import count
     from precrop.errors import BudgetError, PlanError, PrecropError
     from precrop.linear.expected import expected_output, synexp
     from precrop.linear.operations import op
@@ -49,6 +50,7 @@ __all__ = [
     "apply_masks",
     "compare",
     "cost",
+    "count",
     "crop",
     "densities",
     "expected_output",
@@ -82,6 +84,7 @@ _HOMES = {
     "apply_masks": "precrop.pruning.masking",
     "compare": "precrop.plans.comparison",
     "cost": "precrop.costs.layered",
+    "count": "precrop.counting",
     "crop": "precrop.api",
     "densities": "precrop.pruning.api",
     "expected_output": "precrop.linear.expected",

@@ -35,6 +35,12 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def hint(name: str, known: Iterable[str]) -> str:
+    """The known names closest to an unknown one, as the end of a message; empty if none is."""
+    close = difflib.get_close_matches(name, known, n=3)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
 def suggestion(name: object, known: Iterable[str]) -> str:
     """What may have been meant by an unknown name."""
     names = list(known)

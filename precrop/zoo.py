@@ -1,6 +1,5 @@
 """Networks by name: our CIFAR networks, torchvision's, timm's, and a user's own factory."""
 
-import difflib
 import inspect
 import re
 import sys
@@ -14,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from precrop import models
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, hint
 from precrop.trust import runs_user_code as runs_user_code
 
 _TRAINED = ("weights", "weights_backbone", "pretrained", "pretrained_backbone", "checkpoint_path")
@@ -146,9 +145,7 @@ def _refuse_trained(args: Mapping[str, Any]) -> None:
 
 
 def _unknown(name: str, kind: str, known: Iterable[str]) -> PrecropError:
-    close = difflib.get_close_matches(name, known, n=3)
-    hint = f"; did you mean {' or '.join(close)}?" if close else ""
-    return PrecropError(f"unknown {kind} {name!r}{hint}")
+    return PrecropError(f"unknown {kind} {name!r}{hint(name, known)}")
 
 
 def _line(error: Exception) -> str:

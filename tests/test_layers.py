@@ -13,6 +13,7 @@ ROOMS = (
     "read",  # a network's forward passes as a structure
     "fit",  # proof that the built network is the predicted one
     "plans trained",  # what was decided: file, table, built network; channels that are kept
+    "counting",  # what a network has
     "linear",  # a network's passes replayed on densities and scores
     "costs",  # latency and memory
     "strategies",  # how widths are found

@@ -17,6 +17,7 @@ from precrop import plugins
 from precrop.cli.arguments import Args, ModelName, Trusted, arguments, plan_source, set_seed
 from precrop.cli.arguments import input_shape as read_shape
 from precrop.cli.bench import bench_command
+from precrop.cli.count import count_command
 from precrop.cli.export import export_command
 from precrop.cli.judge import judge_command
 from precrop.cli.profile import profile_command
@@ -505,6 +506,7 @@ def _warnings_as_lines() -> Iterator[None]:
         print(f"precrop: warning: {one_line(str(warning.message))}", file=sys.stderr)
 
 
+app.command("count")(count_command)
 app.command("export")(export_command)
 app.command("bench")(bench_command)
 app.command("profile")(profile_command)

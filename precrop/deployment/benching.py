@@ -5,11 +5,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from precrop.counting import Count, count
 from precrop.deployment.machine import describe_machine
 from precrop.deployment.memory import peak_activation_memory
 from precrop.deployment.runtimes import Runner, Setting, check_runtime, runner
@@ -18,7 +19,6 @@ from precrop.deployment.timing import Timing, interleaved, steps
 from precrop.errors import PlanError, PrecropError
 from precrop.modules.copying import copied
 from precrop.read.inputs import Inputs, given
-from precrop.read.network import Network
 
 if TYPE_CHECKING:
     from precrop.plans.plan import Plan
@@ -162,8 +162,7 @@ def variants(
     if (masked or sparse) and not plans:
         raise PrecropError("masks have a plan's densities: give a plan, or a budget to make one")
     inputs = given(model, input_shape)
-    structure, _ = Network(model, inputs).structure()
-    base = _Costs(*(structure.costs[name](structure.units) for name in ("params", "macs")))
+    base = count(model, inputs)
     found = [Variant(DENSE, model, base.params, base.macs)]
     for name, plan in plans.items():
         if Inputs(plan.input_shape).spec != inputs.spec:
@@ -173,7 +172,7 @@ def variants(
             )
         suffix = f" {name}" if len(plans) > 1 else ""
         found.append(Variant(f"cropped{suffix}", plan.build(model), plan.params, plan.macs))
-        found += _masked(model, plan, suffix, base, masked, sparse, seed)
+        found += _masked(model, plan, suffix, masked, sparse, seed)
     return found
 
 
@@ -352,18 +351,10 @@ def _in_words(setting: Setting) -> str:
     return f"batch {setting.batch}, {threads}, {setting.device}"
 
 
-class _Costs(NamedTuple):
-    """What a network costs."""
-
-    params: int
-    macs: int
-
-
 def _masked(
     model: nn.Module,
     plan: "Plan",
     suffix: str,
-    base: _Costs,
     dense_kernels: bool,
     layouts: Iterable[str],
     seed: int,
@@ -372,7 +363,8 @@ def _masked(
     layouts = list(layouts)
     if not dense_kernels and not layouts:
         return []
-    network, costs = _mask(model, plan, base, seed)
+    network, counted = _mask(model, plan, seed)
+    costs = counted.params, counted.macs
     found = [Variant(f"masked{suffix}", network, *costs)] if dense_kernels else []
     for layout in layouts:
         made, notes = sparse_kernels(network, layout)
@@ -380,7 +372,7 @@ def _masked(
     return found
 
 
-def _mask(model: nn.Module, plan: "Plan", base: _Costs, seed: int) -> tuple[nn.Module, _Costs]:
+def _mask(model: nn.Module, plan: "Plan", seed: int) -> tuple[nn.Module, Count]:
     """A copy masked to a plan's densities, and what it costs where nothing masked is counted."""
     import precrop
 
@@ -390,12 +382,8 @@ def _mask(model: nn.Module, plan: "Plan", base: _Costs, seed: int) -> tuple[nn.M
     densities = {layer.name: layer.density for layer in plan.layers}
     masks = precrop.masks(model, densities, seed=seed)
     network = copied(model, lambda name, tensor: tensor.detach().clone())
-    params, macs = base
-    layers = {layer.weight: layer for layer in plan.layers}
     with torch.no_grad():
         for name, mask in masks.items():
             kept = int(mask.sum())
             network.get_parameter(name).mul_(mask / math.sqrt(kept / mask.numel()))
-            params -= mask.numel() - kept
-            macs -= round(layers[name].base_macs * (1 - kept / mask.numel()))
-    return network, _Costs(params, macs)
+    return network, count(model, Inputs(plan.input_shape), masks=masks)

@@ -89,7 +89,7 @@ def _read(row: Mapping[str, Any]) -> Iterator[Configuration]:
     if "macs_published" in row:
         budgets = {"macs": int(row["macs_published"].removesuffix("M")) * 10**6}
     if "results" in row:
-        budgets = _counted(partial(load_model, f"timm:{row['name']}", {}), shape)
+        budgets = precrop.count(load_model(f"timm:{row['name']}", {}), shape).costs
     if not budgets:
         plan = precrop.plan(make(), shape, widths=dict(widths))
         budgets = {"params": plan.params, "macs": plan.macs}
@@ -104,12 +104,6 @@ def _read(row: Mapping[str, Any]) -> Iterator[Configuration]:
         budgets,
         row.get("top1"),
     )
-
-
-def _counted(make: Callable[[], nn.Module], shape: tuple[int, int, int]) -> dict[str, int]:
-    """What a network has, as a plan that changes nothing says."""
-    plan = precrop.plan(make(), shape, params=1.0)
-    return {"params": plan.base_params, "macs": plan.base_macs}
 
 
 Read = tuple[Callable[[], nn.Module], tuple[int, int, int], dict[str, int]]

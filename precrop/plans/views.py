@@ -2,10 +2,10 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -25,8 +25,15 @@ from precrop.plans.table import (
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
 
-    from precrop.plans.plan import LayerPlan, Plan
+    from precrop.plans.plan import Plan
 
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+Layer = TypeVar("Layer", bound=_Named)
 _LINES = 24
 """Rows of a summary: with the totals a screenful."""
 _WIDTH = 100
@@ -48,48 +55,50 @@ def summary(plan: "Plan") -> str:
 
 
 def stage_table(plan: "Plan") -> Table:
-    """One row per stage: layers next to each other whose names begin alike.
-
-    Names are cut after as many parts as leave no more than a screenful of rows.
-    """
+    """One row for each of the plan's `stages`."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("layers", "", "outputs", "kept", "weights"):
         table.add_column(heading, justify="left" if heading == "layers" else "right", no_wrap=True)
-    for name, layers in _stages(plan.layers):
+    for name, layers in stages(plan.layers):
         kept = [layer.out_channels / layer.base_out for layer in layers]
         old, new = (sum(getattr(layer, a) for layer in layers) for a in ("base_weights", "weights"))
-        before = _range([layer.base_out for layer in layers])
-        after = _range([layer.out_channels for layer in layers])
+        before = span([layer.base_out for layer in layers])
+        after = span([layer.out_channels for layer in layers])
         table.add_row(
             Text(printable(name)),
             str(len(layers)) if len(layers) > 1 else "",
             before if before == after else f"{before} → {after}",
-            _range([round(100 * share) for share in kept]) + "%",
+            span([round(100 * share) for share in kept]) + "%",
             f"{new / max(1, old):.0%}",
             style="yellow" if all(layer.frozen for layer in layers) else "",
         )
     return table
 
 
-def _stages(layers: "Sequence[LayerPlan]") -> "list[tuple[str, list[LayerPlan]]]":
+def stages(layers: Sequence[Layer]) -> list[tuple[str, list[Layer]]]:
+    """Layers next to each other whose names begin alike, by what they begin with.
+
+    Names are cut after as many parts as leave no more than a screenful of stages.
+    """
     deepest = max((layer.name.count(".") + 1 for layer in layers), default=1)
-    stages = _cut(layers, 1)
+    found = _cut(layers, 1)
     for depth in range(2, deepest + 1):
         finer = _cut(layers, depth)
         if len(finer) > _LINES:
             break
-        stages = finer
-    return stages
+        found = finer
+    return found
 
 
-def _cut(layers: "Sequence[LayerPlan]", depth: int) -> "list[tuple[str, list[LayerPlan]]]":
-    def stage(layer: "LayerPlan") -> str:
+def _cut(layers: Sequence[Layer], depth: int) -> list[tuple[str, list[Layer]]]:
+    def stage(layer: Layer) -> str:
         return ".".join(layer.name.split(".")[:depth])
 
     return [(name, list(group)) for name, group in groupby(layers, stage)]
 
 
-def _range(values: Sequence[int]) -> str:
+def span(values: Sequence[int]) -> str:
+    """Numbers as ``16`` or ``16–64``."""
     low, high = min(values), max(values)
     return str(low) if low == high else f"{low}–{high}"
 
@@ -111,11 +120,7 @@ def frame(plan: "Plan") -> "DataFrame":
     Raises:
         PrecropError: pandas is not installed.
     """
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise PrecropError("a frame needs pandas: pip install pandas") from error
-    return pd.DataFrame(
+    return framed(
         {
             "layer": layer.name,
             "kind": layer.kind,
@@ -134,6 +139,19 @@ def frame(plan: "Plan") -> "DataFrame":
         }
         for layer in plan.layers
     )
+
+
+def framed(rows: Iterable[Mapping[str, Any]]) -> "DataFrame":
+    """Rows as a pandas frame.
+
+    Raises:
+        PrecropError: pandas is not installed.
+    """
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise PrecropError("a frame needs pandas: pip install pandas") from error
+    return pd.DataFrame(rows)
 
 
 def html(plan: "Plan") -> str:

@@ -1,6 +1,5 @@
 """Masks: which weights remain when every layer keeps its share, one by one or in larger units."""
 
-import difflib
 import math
 import warnings
 from collections.abc import Iterable, Mapping
@@ -13,10 +12,11 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import prune
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, hint
 from precrop.modules.apart import apart
 from precrop.modules.copying import submodule
 from precrop.modules.hooks import unwrapped
+from precrop.modules.masks import check_masks
 from precrop.modules.names import is_weight, layer_of
 from precrop.pruning.collapse import LayerCollapseWarning, collapsed_masks
 from precrop.pruning.problem import generator
@@ -249,7 +249,7 @@ class _Finder:
         known += [name for name, _ in self.model.named_parameters(remove_duplicate=False)]
         if layer in known:
             raise PrecropError(f"layer {layer!r} has no weight of two or more dimensions")
-        raise PrecropError(f"the network has no layer {layer!r}{_hint(layer, self.names)}")
+        raise PrecropError(f"the network has no layer {layer!r}{hint(layer, self.names)}")
 
 
 def _counts(densities: Mapping[str, float], units: Mapping[str, Units]) -> dict[str, int]:
@@ -293,7 +293,7 @@ def _highest(values: Tensor, count: int) -> Tensor:
 
 def _checked_scores(scores: Mapping[str, Tensor], name: str, units: Units) -> Tensor:
     if name not in scores:
-        raise PrecropError(f"scores of {name} are missing{_hint(name, scores)}")
+        raise PrecropError(f"scores of {name} are missing{hint(name, scores)}")
     values = scores[name]
     if tuple(values.shape) != units.shape:
         raise PrecropError(
@@ -307,8 +307,7 @@ def _checked_scores(scores: Mapping[str, Tensor], name: str, units: Units) -> Te
 def _check_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     parameters = dict(model.named_parameters(remove_duplicate=False))
     buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
-    names: dict[int, str] = {}
-    for name, mask in masks.items():
+    for name in masks:
         plain = name.removesuffix("_orig")
         if f"{plain}_mask" in parameters:
             raise PrecropError(f"{plain} has a mask of its own, the parameter {plain}_mask")
@@ -317,17 +316,7 @@ def _check_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
                 f"{plain} is masked already: make that permanent first, "
                 "with torch.nn.utils.prune.remove"
             )
-        if name not in parameters:
-            raise PrecropError(f"the network has no parameter {name!r}{_hint(name, parameters)}")
-        shape = tuple(parameters[name].shape)
-        if mask.dtype != torch.bool or tuple(mask.shape) != shape:
-            raise PrecropError(
-                f"the mask of {name} must be bool of shape {shape}: "
-                f"it is {str(mask.dtype).removeprefix('torch.')} of shape {tuple(mask.shape)}"
-            )
-        other = names.setdefault(id(parameters[name]), name)
-        if other != name:
-            raise PrecropError(f"{other} and {name} are one parameter: give one mask for it")
+    check_masks(model, masks)
 
 
 def _places(model: nn.Module, masks: Mapping[str, Tensor]) -> list[tuple[nn.Module, str, Tensor]]:
@@ -348,8 +337,3 @@ def _renew(model: nn.Module, inputs: Any) -> None:
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, prune.BasePruningMethod):
                 hook(module, inputs)
-
-
-def _hint(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=3)
-    return f"; did you mean {' or '.join(close)}?" if close else ""

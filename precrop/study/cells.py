@@ -18,8 +18,8 @@ from precrop.study.variants import WAYS, Variant
 from precrop.training.recipes import Recipe
 
 if TYPE_CHECKING:
+    from precrop.counting import LayerCount
     from precrop.plans.plan import Plan
-    from precrop.solve.structure import Layer
     from precrop.training.data import ImageData
     from precrop.training.loop import Result
     from precrop.training.runs import MaskSpec, Run
@@ -110,15 +110,13 @@ class Prepared:
         base_params: parameters of the original.
         base_macs: multiply-accumulates of the original at batch 1.
         layers: of the original, in the order of execution.
-        parameters: the names of the layers' weights, by layer name.
     """
 
     run: "Run"
     plan: "Plan | None"
     base_params: int
     base_macs: int
-    layers: "tuple[Layer, ...]"
-    parameters: Mapping[str, str]
+    layers: "tuple[LayerCount, ...]"
 
 
 def expand(study: Study) -> list[Cell]:
@@ -204,7 +202,6 @@ def prepare(cell: Cell, data: "ImageData") -> Prepared:
         base_params=original.bases["params"],
         base_macs=original.bases["macs"],
         layers=original.layers,
-        parameters=original.parameters,
     )
 
 
@@ -373,24 +370,19 @@ class _Original:
         run: of the dense network.
         model: that network.
         layers: in the order of execution.
-        parameters: the names of their weights, by layer name.
         bases: what the network costs.
     """
 
     def __init__(self, cell: Cell, data: "ImageData") -> None:
         from precrop import zoo
-        from precrop.read.inputs import Inputs
-        from precrop.read.network import Network
+        from precrop.counting import count
         from precrop.training.networks import initial_weights
 
         self.cell, self.data, self.run = cell, data, _run(cell, data)
         with initial_weights(cell.seed):
             self.model = zoo.load_model(self.run.model, self.run.args)
-        reading = Network(self.model, Inputs(self.run.input_shape))
-        structure, _ = reading.structure()
-        self.layers = structure.layers
-        self.parameters = {layer.name: layer.weight for layer in reading.layers}
-        self.bases = {name: cost(structure.units) for name, cost in structure.costs.items()}
+        counted = count(self.model, self.run.input_shape)
+        self.layers, self.bases = counted.layers, counted.costs
 
     @cached_property
     def budgets(self) -> dict[str, Budget]:
@@ -510,16 +502,16 @@ def _densities(prepared: Prepared, result: "Result") -> dict[str, float]:
     """The share of every layer's weights that the trained network has."""
     if prepared.plan is not None:
         return {layer.name: layer.density for layer in prepared.plan.layers}
-    found = dict.fromkeys(prepared.parameters, 1.0)
+    found = {layer.name: 1.0 for layer in prepared.layers}
     if prepared.run.mask is None:
         return found
     from precrop.plans.weights import load_tensors
     from precrop.training.loop import MASKS
 
     masks = load_tensors(result.folder / MASKS)
-    for name, parameter in prepared.parameters.items():
-        if parameter in masks:
-            found[name] = float(masks[parameter].double().mean())
+    for layer in prepared.layers:
+        if layer.weight in masks:
+            found[layer.name] = float(masks[layer.weight].double().mean())
     return found
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import precrop
 from precrop.errors import BudgetError, PrecropError, suggestion
@@ -59,7 +58,7 @@ def plan(request: Request) -> "Plan":
     while high - low > RATIO_STEP:
         ratio = (low + high) / 2
         found = _pruned(request, ratio, kept)
-        if all(cost <= limits.get(name, cost) for name, cost in _costs(found, request).items()):
+        if _fits(found, request.input_shape, limits):
             best, high = found, ratio
         else:
             low = ratio
@@ -126,15 +125,9 @@ def _importance(options: Mapping[str, Any]) -> Callable[[Any], Any]:
     return IMPORTANCES[name]
 
 
-def _costs(model: nn.Module, request: Request) -> dict[str, int]:
-    """Parameters and multiply-accumulates, as PyTorch itself counts them."""
-    empty = copy.deepcopy(model).to("meta")
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        empty(torch.ones(1, *request.input_shape, device="meta"))
-    return {
-        "params": sum(parameter.numel() for parameter in model.parameters()),
-        "macs": int(counter.get_total_flops()) // 2,
-    }
+def _fits(model: nn.Module, input_shape: Any, limits: Mapping[str, int]) -> bool:
+    costs = precrop.count(model, input_shape).costs
+    return all(costs[name] <= limit for name, limit in limits.items())
 
 
 def _widths(model: nn.Module, names: Collection[str]) -> dict[str, int]:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from precrop.counting import count
 from precrop.errors import PrecropError
 from precrop.plans.weights import load_weights
 from precrop.training import checkpoints
@@ -19,7 +20,7 @@ from precrop.training.callbacks import BEST, LAST
 from precrop.training.data import ImageData, load_again, load_data, test_batches
 from precrop.training.devices import layout, uses_bf16
 from precrop.training.module import outputs
-from precrop.training.networks import build, counted
+from precrop.training.networks import build
 from precrop.training.runs import Run
 from precrop.trust import Trust
 
@@ -158,7 +159,7 @@ def evaluate(
         precision: as in a recipe.
     """
     start = time.perf_counter()
-    params, macs = counted(network, data.shape, kept)
+    counted = count(network, tuple(data.shape), masks=kept)
     device = layout(1).device
     bf16 = uses_bf16(precision, device)
     classes = len(data.classes)
@@ -178,8 +179,8 @@ def evaluate(
         run=run,
         accuracy=int(confusion.diagonal().sum()) / images,
         loss=float(losses) / images,
-        params=params,
-        macs=macs,
+        params=counted.params,
+        macs=counted.macs,
         seconds=time.perf_counter() - start,
         classes=tuple(data.classes),
         confusion=confusion,

@@ -14,13 +14,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from precrop import models, zoo
+from precrop.counting import count
 from precrop.errors import PlanError, PrecropError
 from precrop.pruning.masking import apply_masks, masks
 from precrop.pruning.methods import NEED_DATA, SCORES, layer_densities, weight_scores
 from precrop.pruning.problem import Problem
 from precrop.pruning.ranking import kept_shares
-from precrop.read.inputs import Inputs
-from precrop.read.network import Network
 from precrop.training.runs import MaskSpec, Run
 
 Batches = Callable[[], Sequence[Any]]
@@ -40,6 +39,16 @@ class Built:
     network: nn.Module
     params: int
     macs: int
+
+    @classmethod
+    def of(
+        cls,
+        network: nn.Module,
+        input_shape: Sequence[int],
+        kept: Mapping[str, Tensor] | None = None,
+    ) -> "Built":
+        """A network for images of this shape, with what it has of its weights."""
+        return cls(network, **count(network, tuple(input_shape), masks=kept).costs)
 
 
 def build(
@@ -67,14 +76,14 @@ def build(
         network = dense if run.plan is None else _crop(run, dense)
         _check_outputs(run, network)
         if run.mask is None or not masked:
-            return Built(network, *counted(network, run.input_shape))
+            return Built.of(network, run.input_shape)
         kept = kept if kept is not None else _masks(run, run.mask, network, batches)
     parameters = dict(network.named_parameters())
     for name, mask in kept.items():
         parameters[name].data.masked_fill_(~mask, 0.0)
-    counts = counted(network, run.input_shape, kept)
+    built = Built.of(network, run.input_shape, kept)
     apply_masks(network, kept)
-    return Built(network, *counts)
+    return built
 
 
 @contextmanager
@@ -83,29 +92,6 @@ def initial_weights(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
-
-
-def counted(
-    network: nn.Module, input_shape: Sequence[int], kept: Mapping[str, Tensor] | None = None
-) -> tuple[int, int]:
-    """Parameters, and multiply-accumulates at batch 1, without masked weights.
-
-    Args:
-        network: the network, before masks are applied.
-        input_shape: of one image.
-        kept: masks by parameter name, True where a weight remains.
-    """
-    reading = Network(network, Inputs(tuple(input_shape)))
-    structure, _ = reading.structure()
-    params = sum(p.numel() for p in network.parameters())
-    macs = structure.costs["macs"](structure.units)
-    for layer, found in zip(structure.layers, reading.layers, strict=True):
-        mask = (kept or {}).get(found.weight)
-        if mask is not None:
-            absent = mask.numel() - int(mask.sum())
-            params -= absent
-            macs -= round(layer.macs * absent / layer.weights)
-    return params, macs
 
 
 def builder_args(model: str, args: Mapping[str, Any], classes: int) -> dict[str, Any]:
@@ -129,8 +115,8 @@ def check_kept(run: Run, network: nn.Module) -> None:
         masked = parameters[f"{name}_orig"].detach()[~mask]
         assert not masked.any(), f"masked weights of {name} are not zero"
     if run.plan is not None:
-        count = sum(p.numel() for p in parameters.values())
-        assert count == run.plan.params, f"{count} parameters, the plan says {run.plan.params}"
+        params = sum(p.numel() for p in parameters.values())
+        assert params == run.plan.params, f"{params} parameters, the plan says {run.plan.params}"
 
 
 def _takes_classes(model: str) -> bool:

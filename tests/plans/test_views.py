@@ -35,12 +35,12 @@ def test_a_plan_prints_a_screenful(plan: Plan) -> None:
 
 
 def test_stages_add_up_to_the_layers(plan: Plan) -> None:
-    from precrop.plans.views import _stages
+    from precrop.plans.views import stages
 
-    stages = _stages(plan.layers)
-    assert [layer for _, layers in stages for layer in layers] == list(plan.layers)
-    assert len(stages) == 18  # the stem, sixteen blocks, the classifier
-    assert [name for name, _ in stages][:3] == ["conv1", "layer1.0", "layer1.1"]
+    found = stages(plan.layers)
+    assert [layer for _, layers in found for layer in layers] == list(plan.layers)
+    assert len(found) == 18  # the stem, sixteen blocks, the classifier
+    assert [name for name, _ in found][:3] == ["conv1", "layer1.0", "layer1.1"]
 
 
 def test_every_layer_is_a_stage_where_there_are_few() -> None:

@@ -62,7 +62,8 @@ def test_a_plan_has_every_option_but_what_the_study_says() -> None:
     # Budgets of a study are shares of params and MACs: it compares accuracy, whatever the device.
     deployed = {"latency", "memory", "batch_size", "device_profile"}
     shapes = {"input_shape", "example_inputs", "example_kwargs"}  # a study's inputs are images
-    said = {"model", *shapes, "params", "macs", "densities", *deployed}
+    in_python = {"strategy", "costs"}  # values of a type of its own, costs of a plugin
+    said = {"model", *shapes, "params", "macs", "densities", *deployed, *in_python}
     assert set(WAYS["plan"].options) == options - said
     # What would compete with uniform width or with given widths is none of its options.
     assert set(WAYS["uniform"].options) == options - said - {

@@ -1,0 +1,159 @@
+"""What a network has: its parameters and multiply-accumulates, in all and layer by layer."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor, nn
+
+from precrop import plugins
+from precrop.errors import printable
+from precrop.modules.apart import apart
+from precrop.modules.hooks import unwrapped
+from precrop.modules.masks import check_masks
+from precrop.plans.views import drawn, framed, span, stages
+from precrop.read.inputs import check_network, given
+from precrop.read.network import Network
+
+if TYPE_CHECKING:
+    from pandas import DataFrame  # type: ignore[import-untyped]
+
+
+@dataclass(frozen=True)
+class LayerCount:
+    """What one layer has.
+
+    Attributes:
+        name: module path, such as ``layer1.0.conv1``.
+        weight: name of its weight among the network's parameters.
+        kind: ``conv``, ``depthwise``, ``grouped``, ``transposed``, ``linear``, …
+        in_channels: input channels.
+        out_channels: output channels.
+        weights: weights that are not masked.
+        macs: multiply-accumulates at batch 1 in eval mode by these weights.
+    """
+
+    name: str
+    weight: str
+    kind: str
+    in_channels: int
+    out_channels: int
+    weights: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Count:
+    """What a network has.
+
+    Attributes:
+        params: all parameters that are not masked, those of no layer (norms, biases) included.
+        macs: all multiply-accumulates at batch 1 in eval mode, those of no layer (attention)
+            included; FLOPs are twice that.
+        layers: those with a weight tensor, in the order of execution.
+    """
+
+    params: int
+    macs: int
+    layers: tuple[LayerCount, ...]
+
+    @property
+    def costs(self) -> dict[str, int]:
+        """``{"params": params, "macs": macs}``: as budgets are named."""
+        return {"params": self.params, "macs": self.macs}
+
+    def __str__(self) -> str:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for heading in ("layers", "", "outputs", "weights", "MACs"):
+            left = heading == "layers"
+            table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+        for name, layers in stages(self.layers):
+            table.add_row(
+                Text(printable(name)),
+                str(len(layers)) if len(layers) > 1 else "",
+                span([layer.out_channels for layer in layers]),
+                f"{sum(layer.weights for layer in layers):,}",
+                f"{sum(layer.macs for layer in layers):,}",
+            )
+        params = self.params - sum(layer.weights for layer in self.layers)
+        macs = self.macs - sum(layer.macs for layer in self.layers)
+        if params or macs:
+            table.add_row("in no layer", "", "", f"{params:,}", f"{macs:,}")
+        table.add_row("total", str(len(self.layers)), "", f"{self.params:,}", f"{self.macs:,}")
+        return drawn(table)
+
+    def to_frame(self) -> "DataFrame":
+        """One row a layer, as a pandas frame; the columns are the attributes of `LayerCount`.
+
+        Raises:
+            PrecropError: pandas is not installed.
+        """
+        return framed(map(dataclasses.asdict, self.layers))
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it in JSON's types."""
+        return {**dataclasses.asdict(self), "layers": list(map(dataclasses.asdict, self.layers))}
+
+
+@apart()
+def count(
+    model: nn.Module,
+    input_shape: Any = None,
+    *,
+    example_inputs: Any = None,
+    example_kwargs: Mapping[str, Any] | None = None,
+    masks: Mapping[str, Tensor] | None = None,
+) -> Count:
+    """Count a network's parameters and multiply-accumulates, as plans and budgets count them.
+
+    Args:
+        model: any network whose forward runs in PyTorch; it is only looked at.
+        input_shape: as in `precrop.plan`, and so are the two that may stand for it.
+        example_inputs: instead of a shape.
+        example_kwargs: likewise.
+        masks: bool tensors by parameter name, as `precrop.masks` returns them: what is False is not
+            counted, nor what would be multiplied by it. The network may have these masks applied.
+
+    Raises:
+        PrecropError: the network fails on this input, or a mask fits no parameter.
+    """
+    plugins.load()
+    check_network(model)
+    model = unwrapped(model)
+    network = Network(model, given(model, input_shape, example_inputs, example_kwargs), fold=True)
+    structure, _ = network.structure()
+    params, macs = (structure.costs[cost](structure.units) for cost in ("params", "macs"))
+    masked = _masked(model, masks or {})
+    layers = []
+    for reading, layer in zip(network.layers, structure.layers, strict=True):
+        absent = masked.get(reading.weight, 0)
+        unmultiplied = round(layer.macs * absent / layer.weights)
+        macs -= unmultiplied
+        layers.append(
+            LayerCount(
+                name=layer.name,
+                weight=reading.weight,
+                kind=layer.kind,
+                in_channels=layer.in_channels,
+                out_channels=layer.out_channels,
+                weights=layer.weights - absent,
+                macs=layer.macs - unmultiplied,
+            )
+        )
+    return Count(params - sum(masked.values()), macs, tuple(layers))
+
+
+def _masked(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, int]:
+    """How many elements of each parameter are masked, by the name that reading knows it by."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    # Where masks are applied, what was the parameter ``weight`` is called ``weight_orig``.
+    own = {name: f"{name}_orig" if f"{name}_orig" in parameters else name for name in masks}
+    masks = {own[name]: mask for name, mask in masks.items()}
+    check_masks(model, masks)
+    return {
+        names[id(parameters[name])]: mask.numel() - int(mask.sum()) for name, mask in masks.items()
+    }

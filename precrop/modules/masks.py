@@ -1,0 +1,30 @@
+"""Masks as callers give them: bool tensors by parameter name, checked against the network."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from precrop.errors import PrecropError, hint
+
+
+def check_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Refuse masks that fit no parameter of the network, or one parameter twice.
+
+    Raises:
+        PrecropError: naming the first such mask.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    names: dict[int, str] = {}
+    for name, mask in masks.items():
+        if name not in parameters:
+            raise PrecropError(f"the network has no parameter {name!r}{hint(name, parameters)}")
+        shape = tuple(parameters[name].shape)
+        if mask.dtype != torch.bool or tuple(mask.shape) != shape:
+            raise PrecropError(
+                f"the mask of {name} must be bool of shape {shape}: "
+                f"it is {str(mask.dtype).removeprefix('torch.')} of shape {tuple(mask.shape)}"
+            )
+        other = names.setdefault(id(parameters[name]), name)
+        if other != name:
+            raise PrecropError(f"{other} and {name} are one parameter: give one mask for it")

@@ -20,6 +20,7 @@ from precrop.errors import PrecropError
 from precrop.files import read_json, replacing
 from precrop.modules.hooks import unwrapped
 from precrop.plans.build import check_built, check_same_network
+from precrop.plans.outputs import for_built
 from precrop.plans.plan import Plan
 from precrop.plans.weights import load_tensors, load_weights, save_tensors
 from precrop.trust import check_named, runs_user_code
@@ -49,7 +50,7 @@ def save_pretrained(
 
     Args:
         model: what ``plan`` built, trained or not. It may be wrapped (`torch.compile`, DDP).
-        plan: the plan.
+        plan: the plan. If it was made for another number of outputs, it is saved recounted.
         folder: made where it is not there. Files of an earlier save are replaced, others stay.
         name: what the original is called: ``resnet50``, ``timm:NAME``, ``package.module:factory``.
             By default what the plan says; without either, `from_pretrained` must be given it.
@@ -62,6 +63,7 @@ def save_pretrained(
     """
     model, folder = unwrapped(model), Path(folder)
     tensors = _tensors(model)
+    plan = for_built(plan, model)
     check_built(plan, model)
     if name is None:
         if args is not None:

@@ -97,6 +97,15 @@ def test_arguments_and_metadata_are_kept(tmp_path: Path) -> None:
     }
 
 
+def test_other_classes_than_were_planned(half: Plan, tmp_path: Path) -> None:
+    built = half.build(resnet20(num_classes=7))
+    precrop.save_pretrained(built, half, tmp_path, name="resnet20", args={"num_classes": 7})
+    assert same(precrop.from_pretrained(tmp_path), built)
+    kept = Plan.load(tmp_path / "plan.json")
+    assert kept.params == sum(p.numel() for p in built.parameters())
+    assert kept.options["outputs"] == {"fc": (10, 7)}
+
+
 def test_a_plan_says_the_name_itself(trained: nn.Module, saved: Path, tmp_path: Path) -> None:
     plan = Plan.load(saved / "plan.json")
     precrop.save_pretrained(trained, plan, tmp_path / "again")
@@ -278,7 +287,8 @@ def test_weights_of_another_network(saved: Path, tmp_path: Path) -> None:
         (3, "model= is a int"),
         (lambda classes: resnet20(classes), "without arguments"),
         (lambda: 3, "model= gave a int"),
-        (lambda: resnet20(9), "for another network"),
+        (lambda: resnet20(9), "fc.weight has shape"),
+        (lambda: small_network("conv"), "for another network"),
     ],
 )
 def test_a_wrong_original(model: Any, message: str, saved: Path) -> None:

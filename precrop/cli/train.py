@@ -320,7 +320,7 @@ def _say(text: str) -> None:
 def _announce(run: "Run", folder: Path) -> None:
     how = "dense"
     if run.plan is not None:
-        how = f"cropped to {run.plan.params:,} parameters"
+        how = f"cropped by a plan of {run.plan.params:,} parameters"
     elif run.mask is not None:
         how = f"masked by {run.mask.method} at granularity {run.mask.granularity}"
     _say(f"{run.model} ({how}) on {run.data_name}, {run.recipe.epochs} epochs, in {folder}")

@@ -16,6 +16,7 @@ from precrop.modules.hooks import unwrapped
 from precrop.modules.reparametrised import lengths, restore
 from precrop.modules.streams import install, plain_hook
 from precrop.plans.kinds import INITS, Axis, Init
+from precrop.plans.outputs import for_outputs
 from precrop.read.unused import leave_out
 from precrop.solve.structure import INPUT_AXES
 from precrop.trained.channels import NORMS, Norm, choose
@@ -31,7 +32,8 @@ def build(plan: "Plan", model: nn.Module, init: Init = "slice") -> nn.Module:
     """Build the cropped network; ``model`` stays as it was.
 
     Args:
-        plan: made for this network, or for another instance of it.
+        plan: made for this network, for another instance of it, or for one that differs in its
+            number of outputs alone.
         model: gives the structure, and the weights that are sliced.
         init: ``slice`` keeps the leading channels of every segment of a weight and rescales it by
             ``sqrt(old fan-in / new fan-in)``, so that activations keep their variance; ``reset``
@@ -47,6 +49,7 @@ def build(plan: "Plan", model: nn.Module, init: Init = "slice") -> nn.Module:
     if init not in INITS:
         raise PrecropError(f"init={init!r} is unknown: choose from {', '.join(INITS)}")
     model = unwrapped(model)
+    plan = for_outputs(plan, model)
     check_same_network(plan, model)
     for path in {*plan.left_out} - {name for name, _ in model.named_modules()}:
         raise PlanError(f"the plan leaves out {path}, which is no module of the network")

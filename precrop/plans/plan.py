@@ -182,7 +182,8 @@ class Plan:
         """Build the cropped network; ``model`` stays as it was.
 
         Args:
-            model: an instance of the network that the plan was made for.
+            model: an instance of the network that the plan was made for. It may have another
+                number of outputs, other classes; `for_outputs` counts what is built then.
             init: ``slice`` keeps the leading slice of every weight of ``model``, rescaled to the
                 new fan; ``reset`` calls the modules' own initialisers. ``l1``, ``l2`` and ``bn``
                 are for trained networks: they keep the channels with the largest norms, as they
@@ -195,6 +196,22 @@ class Plan:
 
         built: nn.Module = build(self, model, init)
         return built
+
+    def for_outputs(self, model: "nn.Module") -> "Plan":
+        """The plan for ``model``, which has another number of outputs: other classes.
+
+        Parameters, MACs and their budgets are recounted; ``options["outputs"]`` says what changed.
+        Budgets of latency, of memory and of one's own are left out: they need a plan made anew.
+
+        Raises:
+            PlanError: ``model`` differs in more than that; the message names the first tensors.
+        """
+        from precrop.plans.build import check_same_network
+        from precrop.plans.outputs import for_outputs
+
+        plan = for_outputs(self, model)
+        check_same_network(plan, model)
+        return plan
 
     def to_json(self) -> str:
         """The plan as text: the same plan gives the same text.

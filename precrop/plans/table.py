@@ -37,6 +37,7 @@ def show(plan: "Plan", console: Console | None = None) -> None:
     console.print()
     for line in (
         *frozen_lines(plan),
+        *outputs_lines(plan),
         *left_out_lines(plan),
         *widened_lines(plan),
         *uneven_lines(plan),
@@ -164,6 +165,14 @@ def uneven_lines(plan: "Plan") -> Iterator[str]:
     if names:
         divisor = plan.options["divisor"]
         yield f"No multiples of {divisor}, as parts of them cannot be: {_some(list(names))}"
+
+
+def outputs_lines(plan: "Plan") -> Iterator[str]:
+    """That the plan was made for another number of outputs."""
+    changed = plan.options.get("outputs", {})
+    if changed:
+        heads = [f"{name} has {new} in place of {old}" for name, (old, new) in changed.items()]
+        yield f"Planned with other outputs, recounted: {_some(heads)}"
 
 
 def left_out_lines(plan: "Plan") -> Iterator[str]:

@@ -17,6 +17,7 @@ from precrop.plans.table import (
     layer_table,
     lookalike_lines,
     network_name,
+    outputs_lines,
     total_table,
     uniform_lines,
     widened_lines,
@@ -192,6 +193,7 @@ def _notes(plan: "Plan") -> tuple[str, ...]:
     """What one should know of a plan beside its widths, a sentence a line."""
     return (
         *frozen_lines(plan),
+        *outputs_lines(plan),
         *widened_lines(plan),
         *lookalike_lines(plan),
         *uniform_lines(plan),

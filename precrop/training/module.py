@@ -62,6 +62,7 @@ class Classifier(pl.LightningModule):
         self.images = {"dtype": dtype, "workers": workers}
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.compiled = compiled
+        self.params = sum(p.numel() for p in network.parameters())
         self.history: list[dict[str, float]] = []
         self.train_figures = Figures(len(run.classes))
         self.test_figures = Figures(len(run.classes))
@@ -200,7 +201,7 @@ class Classifier(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Assert what must hold, and keep the history."""
-        check_kept(self.run, self.network)
+        check_kept(self.network, self.params)
         checkpoint["history"] = self.history
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from precrop.training.loop import Result, train
 from precrop.training.module import Classifier
 from precrop.training.networks import build
 from precrop.training.runs import MaskSpec, Run
-from tests.training.small_runs import APP, assert_same, batch_net, digits, small_run
+from tests.training.small_runs import APP, assert_same, batch_net, digits, group_net, small_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -289,11 +289,17 @@ def test_networks_that_do_not_fit() -> None:
         build(small_run(args={"num_classes": 7}))
     with pytest.raises(PrecropError, match="cannot take images of 5x8x8"):
         build(small_run(input_shape=(5, 8, 8)))
-    plan = precrop.plan(batch_net(5), (3, 8, 8), params=0.5)
-    with pytest.raises(PrecropError, match=r"9.weight is 10x16.*num_classes=10"):
+    plan = precrop.plan(group_net(), (3, 8, 8), params=0.5)
+    with pytest.raises(PrecropError, match=r"another network .*built here with num_classes=10"):
         build(small_run(plan=plan))
     with pytest.raises(PrecropError, match="not both"):
         small_run(plan=plan, mask=MaskSpec("erk", params=0.5))
+
+
+def test_a_plan_of_other_classes_is_built_and_counted() -> None:
+    built = build(small_run(plan=precrop.plan(batch_net(5), (3, 8, 8), params=0.5)))
+    assert built.params == sum(p.numel() for p in built.network.parameters())
+    assert built.network(torch.ones(2, 3, 8, 8)).shape == (2, 10)
 
 
 def test_classes_are_said_where_the_builder_takes_them() -> None:

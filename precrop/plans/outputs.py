@@ -1,0 +1,161 @@
+"""A plan for the same network with other outputs: 37 classes in place of 1000."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import prod
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from precrop.modules.copying import tensor_shapes
+from precrop.plans.kinds import Axis
+from precrop.solve.budgets import parse_budget
+
+if TYPE_CHECKING:
+    from precrop.plans.plan import BudgetPlan, LayerPlan, Plan
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def for_outputs(plan: "Plan", model: nn.Module) -> "Plan":
+    """`recounted` for ``model``, another instance of the network that was planned."""
+    return recounted(plan, tensor_shapes(model), [name for name, _ in model.named_parameters()])
+
+
+def for_built(plan: "Plan", small: nn.Module) -> "Plan":
+    """`recounted` for the network that ``small`` was built of: heads have the same outputs."""
+    shapes = dict(plan.shapes)
+    for name, shape in tensor_shapes(small).items():
+        old = plan.shapes.get(name, ())
+        axes = plan.tensors.get(name, old)
+        if len(shape) == len(old):
+            trios = zip(shape, old, axes, strict=True)
+            shapes[name] = tuple(n if isinstance(axis, int) else o for n, o, axis in trios)
+    return recounted(plan, shapes, [name for name, _ in small.named_parameters()])
+
+
+def recounted(plan: "Plan", shapes: Shapes, parameters: Sequence[str]) -> "Plan":
+    """The plan with parameters and MACs recounted where a network's heads have other outputs.
+
+    A head is a layer that makes the network's output, whose channels no plan changes. Every tensor
+    that differs must be a head's, and differ along its output alone. Limits that are shares, of
+    parameters and MACs, are those of the new totals; of other budgets nothing is known without
+    planning anew, and they are left out.
+
+    Args:
+        plan: made for the network with the outputs that it had.
+        shapes: of every tensor in the network's state_dict.
+        parameters: names of its parameters, each once.
+
+    Returns:
+        ``plan`` itself where nothing differs, or where something else does.
+    """
+    outputs = _outputs(plan, shapes)
+    if not outputs:
+        return plan
+    layers = [_recounted(layer, outputs.get(layer.name, layer.base_out)) for layer in plan.layers]
+    tensors = {n: _axes(axes, plan.shapes[n], shapes[n]) for n, axes in plan.tensors.items()}
+    counted = [name for name in parameters if shapes[name] != plan.shapes[name]]
+    base_params = plan.base_params + sum(
+        prod(shapes[name]) - prod(plan.shapes[name]) for name in counted
+    )
+    params = plan.params + sum(
+        _entries(tensors.get(name, shapes[name]))
+        - _entries(plan.tensors.get(name, plan.shapes[name]))
+        for name in counted
+    )
+    pairs = list(zip(layers, plan.layers, strict=True))
+    macs = plan.macs + sum(new.macs - old.macs for new, old in pairs)
+    base_macs = plan.base_macs + sum(new.base_macs - old.base_macs for new, old in pairs)
+    totals = {"params": (params, base_params), "macs": (macs, base_macs)}
+    first = plan.options.get("outputs", {})
+    return replace(
+        plan,
+        budgets={n: _budget(n, b, *totals[n]) for n, b in plan.budgets.items() if n in totals},
+        params=params,
+        macs=macs,
+        base_params=base_params,
+        base_macs=base_macs,
+        layers=tuple(layers),
+        shapes={name: shapes[name] for name in plan.shapes},
+        tensors=tensors,
+        options={
+            **plan.options,
+            "outputs": {
+                **first,
+                **{
+                    layer.name: (first.get(layer.name, (layer.base_out,))[0], outputs[layer.name])
+                    for layer in plan.layers
+                    if layer.name in outputs
+                },
+            },
+        },
+    )
+
+
+def _outputs(plan: "Plan", shapes: Shapes) -> dict[str, int]:
+    """The heads that differ, and how many outputs each has; none if something else differs."""
+    if shapes.keys() != plan.shapes.keys():
+        return {}
+    different = {name for name in shapes if shapes[name] != plan.shapes[name]}
+    found = {}
+    for layer in plan.layers:
+        own = {n for n in different if n == layer.weight or n.startswith(f"{layer.name}.")}
+        if layer.group is not None or layer.frozen is not None or layer.weight not in own:
+            continue
+        sizes = {_other_size(plan, name, shapes[name], layer.base_out) for name in own}
+        new = sizes.pop()
+        if sizes or new is None or any(n * new % layer.base_out for n in _counts(layer)):
+            return {}
+        found[layer.name] = new
+        different -= own
+    return {} if different else found
+
+
+def _other_size(plan: "Plan", name: str, shape: Sequence[int], size: int) -> int | None:
+    """What stands in place of ``size`` in a tensor that differs along one such axis only."""
+    old = plan.shapes[name]
+    axes = [axis for axis, pair in enumerate(zip(old, shape, strict=False)) if len({*pair}) > 1]
+    if len(old) != len(shape) or len(axes) != 1 or old[axes[0]] != size:
+        return None
+    planned = plan.tensors.get(name, old)[axes[0]]
+    return shape[axes[0]] if planned == size else None
+
+
+def _counts(layer: "LayerPlan") -> tuple[int, ...]:
+    return layer.base_weights, layer.weights, layer.base_macs, layer.macs
+
+
+def _recounted(layer: "LayerPlan", outputs: int) -> "LayerPlan":
+    """The layer with other outputs; weights and MACs are proportional to them."""
+    if outputs == layer.base_out:
+        return layer
+    base_weights, weights, base_macs, macs = (
+        count * outputs // layer.base_out for count in _counts(layer)
+    )
+    return replace(
+        layer,
+        base_out=outputs,
+        out_channels=outputs,
+        base_weights=base_weights,
+        weights=weights,
+        base_macs=base_macs,
+        macs=macs,
+    )
+
+
+def _axes(axes: Sequence[Axis], old: Sequence[int], new: Sequence[int]) -> tuple[Axis, ...]:
+    """A tensor's axes in the plan, with the size of the one that differs."""
+    trios = zip(axes, old, new, strict=True)
+    return tuple(axis if before == after else after for axis, before, after in trios)
+
+
+def _entries(axes: Sequence[Axis]) -> int:
+    return prod(a if isinstance(a, int) else sum(after for _, after in a) for a in axes)
+
+
+def _budget(name: str, budget: "BudgetPlan", used: int, base: int) -> "BudgetPlan":
+    """A budget of the new totals. A limit moves where it was a share of the old ones."""
+    share = parse_budget(name, budget.asked, budget.base) != parse_budget(name, budget.asked, base)
+    limit = parse_budget(name, budget.asked, base) if share else budget.limit
+    return replace(budget, limit=limit, used=used, base=base)

@@ -1,6 +1,7 @@
 # Every target sets up .venv first; that costs nothing when it is up to date.
 
 PYTHON := .venv/bin/python
+MODELS := .venv/.models
 STAMP := .venv/.installed
 OUTSIDE := .venv-outside/bin/python
 OUTSIDE_STAMP := .venv-outside/.installed
@@ -23,9 +24,14 @@ define venv
 	done || { echo 'precrop needs Python 3.11 or newer with its venv module' >&2; exit 1; }
 endef
 
-$(STAMP): pyproject.toml constraints.txt
+# The core with torchvision's and timm's networks; pip says what it fetches, since torch is large.
+$(MODELS): pyproject.toml constraints.txt
 	$(call venv,.venv)
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PYTHON) -m pip install --disable-pip-version-check -c constraints.txt -e '.[models]'
+	@touch $@
+
+$(STAMP): $(MODELS)
+	$(PYTHON) -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 $(OUTSIDE_STAMP): pyproject.toml constraints.txt constraints-outside.txt
@@ -37,7 +43,7 @@ $(OUTSIDE_STAMP): pyproject.toml constraints.txt constraints-outside.txt
 browser:  ## a Chromium for the tests of the report's page, on Debian; elsewhere install one by hand
 	command -v chromium || command -v google-chrome || (apt-get update -qq && apt-get install -y -qq chromium)
 
-demo: install  ## crop torchvision's ResNet-50 to half its parameters and half its MACs
+demo: $(MODELS)  ## crop torchvision's ResNet-50 to half its parameters and half its MACs
 	.venv/bin/precrop plan resnet50 --params 0.5 --macs 0.5
 
 lint: install  ## ruff and mypy --strict

@@ -19,7 +19,7 @@ ROOMS = (
     "strategies",  # how widths are found
     "planning",
     "api",
-    "pretrained",  # cropped networks in folders
+    "pretrained integrations",  # cropped networks in folders and registries
     "pruning",  # scores, densities, masks
     "training",
     "deployment",

@@ -1,0 +1,1 @@
+"""Cropped networks where other packages look for theirs; each is imported by its own name."""

@@ -1,0 +1,109 @@
+"""Cropped networks in timm's registry, so that its scripts build them by name."""
+
+import dataclasses
+import re
+import sys
+import warnings
+from collections import deque
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from precrop.errors import PrecropError, suggestion
+from precrop.plans.kinds import INITS, Init
+from precrop.plans.plan import Plan
+from precrop.trust import check_named
+
+HOME = "precrop_networks"
+"""The module of the networks that are registered: `timm.list_models(module=…)` lists them."""
+_WEIGHTS = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "tag")
+"""What timm knows of a network's trained weights, which are not the cropped one's."""
+
+
+def register(
+    name: str, plan: Plan | str | Path, base: str | None = None, *, init: Init = "slice"
+) -> None:
+    """Have ``timm.create_model(name)`` build a cropped network; once in a process, before it.
+
+    What is given to ``create_model`` goes to the original's builder: ``num_classes=37``,
+    ``drop_rate=0.1``, and ``pretrained=True`` for the original's trained weights, of which ``init``
+    keeps a part. Input size, mean and standard deviation are the original's, too.
+
+    Args:
+        name: letters, digits and underscores; none of timm's own.
+        plan: of a network of timm's, or its file.
+        base: which network of timm's was planned (``resnet50``); by default what the plan says.
+        init: as in `precrop.Plan.build`.
+
+    Raises:
+        PrecropError: timm is not installed, does not know ``base``, or has a network of this name.
+        PlanError: the file is broken.
+    """
+    timm = _timm()
+    if not re.fullmatch(r"\w+", name, re.ASCII):
+        raise PrecropError(f"{name!r} is no name for timm: take letters, digits and underscores")
+    home = sys.modules.setdefault(HOME, ModuleType(HOME, "Networks cropped by precrop."))
+    if timm.is_model(name) and not hasattr(home, name):
+        raise PrecropError(f"timm has a network called {name} of its own: take another name")
+    if init not in INITS:
+        raise PrecropError(f"init={init!r} is unknown: choose from {', '.join(INITS)}")
+    plan = plan if isinstance(plan, Plan) else Plan.load(plan)
+    base, args = _base(timm, plan, base)
+
+    def build(
+        pretrained: bool = False,
+        pretrained_cfg: Any = None,  # of the cropped network, which has no weights of its own
+        pretrained_cfg_overlay: Any = None,
+        **options: Any,
+    ) -> nn.Module:
+        original = timm.create_model(
+            base,
+            pretrained=pretrained,
+            pretrained_cfg_overlay=pretrained_cfg_overlay,
+            **{**args, **options},
+        )
+        return plan.build(original, init)
+
+    build.__name__ = build.__qualname__ = name
+    build.__module__ = HOME
+    build.__doc__ = f"{base}, cropped to {plan.params:,} parameters."
+    setattr(home, name, build)
+    vars(home).setdefault("default_cfgs", {})[name] = _input_only(timm, base)
+    with warnings.catch_warnings():  # timm's, where the same name is registered anew
+        warnings.simplefilter("ignore")
+        timm.models.register_model(build)
+
+
+def _timm() -> Any:
+    try:
+        import timm
+    except ImportError as error:
+        raise PrecropError("timm is not installed: pip install 'precrop[models]'") from error
+    return timm
+
+
+def _base(timm: Any, plan: Plan, base: str | None) -> tuple[str, dict[str, Any]]:
+    """The original's name in timm and its arguments, from the user or from the plan."""
+    args: dict[str, Any] = {}
+    if base is None:
+        source = plan.source or {}
+        named, args = str(source.get("name")), dict(source.get("args", {}))
+        if not named.startswith("timm:"):
+            raise PrecropError("the plan does not name a network of timm's: give base='resnet50'")
+        check_named(named, args, False, "")
+        base = named
+    base = base.removeprefix("timm:")
+    if not re.fullmatch(r"\w+(\.\w+)?", base, re.ASCII) or not timm.is_model(base):
+        raise PrecropError(
+            f"timm has no network called {base!r}; {suggestion(base, timm.list_models())}"
+        )
+    return base, args
+
+
+def _input_only(timm: Any, base: str) -> Any:
+    """What timm knows of the original's input, for a network without trained weights."""
+    known = timm.get_pretrained_cfg(base) or timm.models.PretrainedCfg()
+    blank = dict.fromkeys(_WEIGHTS)
+    return timm.models.DefaultCfg(deque([""]), {"": dataclasses.replace(known, **blank)})

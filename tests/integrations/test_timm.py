@@ -1,0 +1,111 @@
+"""Cropped networks in timm's registry."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.data import resolve_data_config
+
+import precrop
+from precrop.errors import PlanError, PrecropError
+from precrop.integrations.timm import HOME, register
+from precrop.plans.plan import Plan
+
+BASE = "resnet10t"
+
+
+@pytest.fixture(scope="module")
+def half() -> Plan:
+    return precrop.plan(timm.create_model(BASE), (3, 64, 64), params=0.5)
+
+
+def test_timm_builds_what_the_plan_says(half: Plan) -> None:
+    register("cropped_a", half, BASE)
+    model = timm.create_model("cropped_a")
+    assert sum(p.numel() for p in model.parameters()) == half.params
+    assert "cropped_a" in timm.list_models(module=HOME)
+    assert "cropped_a" in timm.list_models("cropped_*")
+    assert "cropped_a" not in timm.list_models(pretrained=True)
+    assert not timm.models.is_model_pretrained("cropped_a")
+
+
+def test_what_timms_scripts_give(half: Plan) -> None:
+    register("cropped_b", half, f"timm:{BASE}")
+    model: Any = timm.create_model("cropped_b", num_classes=37, drop_rate=0.1, in_chans=None)
+    assert model(torch.ones(1, 3, 64, 64)).shape == (1, 37)
+    assert model.num_classes == 37
+    assert model.drop_rate == 0.1
+    original: Any = timm.create_model(BASE)
+    assert resolve_data_config({}, model=model) == resolve_data_config({}, model=original)
+    known: Any = timm.get_pretrained_cfg("cropped_b")
+    assert known.input_size == original.pretrained_cfg["input_size"]
+    assert known.mean == original.pretrained_cfg["mean"]
+    assert not known.has_weights
+
+
+def test_trained_weights_are_the_originals(half: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = timm.create_model(BASE)
+    create, asked = timm.create_model, []
+
+    def trained(name: str, pretrained: bool = False, **options: Any) -> Any:
+        if name != BASE:
+            return create(name, pretrained=pretrained, **options)
+        asked.append(pretrained)
+        return original
+
+    monkeypatch.setattr(timm, "create_model", trained)
+    register("cropped_c", half, BASE, init="l1")
+    made = timm.create_model("cropped_c", pretrained=True)
+    assert asked == [True]
+    expected = half.build(original, "l1").state_dict()
+    assert all(torch.equal(value, expected[n]) for n, value in made.state_dict().items())
+
+
+def test_a_plan_file_that_names_its_network(tmp_path: Path) -> None:
+    source = {"name": f"timm:{BASE}", "args": {"num_classes": 5}}
+    plan = precrop.plan(timm.create_model(BASE, num_classes=5), (3, 64, 64), params=0.4)
+    dataclasses.replace(plan, source=source).save(tmp_path / "plan.json")
+    register("cropped_d", tmp_path / "plan.json")
+    assert timm.create_model("cropped_d")(torch.ones(1, 3, 64, 64)).shape == (1, 5)
+
+
+def test_a_name_may_be_registered_anew(half: Plan) -> None:
+    register("cropped_e", half, BASE)
+    other = precrop.plan(timm.create_model(BASE), (3, 64, 64), params=0.3)
+    register("cropped_e", other, BASE)
+    made = timm.create_model("cropped_e")
+    assert sum(p.numel() for p in made.parameters()) == other.params
+
+
+def test_another_network_is_refused_when_it_is_built(half: Plan) -> None:
+    register("cropped_f", half, "resnet14t")
+    with pytest.raises(PlanError, match="for another network"):
+        timm.create_model("cropped_f")
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "message"),
+    [
+        ("resnet18", BASE, "take another name"),
+        ("precrop:half", BASE, "letters, digits and underscores"),
+        ("a.b", BASE, "letters, digits and underscores"),
+        ("cropped_g", "resnet10tt", "did you mean resnet10t"),
+        ("cropped_g", "hf-hub:someone/net", "no network called"),
+        ("cropped_g", None, "give base="),
+    ],
+)
+def test_what_is_refused(name: str, base: str | None, message: str, half: Plan) -> None:
+    with pytest.raises(PrecropError, match=message) as caught:
+        register(name, half, base)
+    assert "\n" not in str(caught.value)
+    assert not hasattr(sys.modules[HOME], "cropped_g")
+
+
+def test_without_timm(half: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(PrecropError, match="timm is not installed"):
+        register("cropped_h", half, BASE)

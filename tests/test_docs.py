@@ -29,6 +29,7 @@ EVERY_PAGE = [
     "docs/reading.md",
     "docs/speed.md",
     "docs/studies.md",
+    "docs/trainers.md",
     "docs/training.md",
     "CONTRIBUTING.md",
 ]

@@ -1,38 +1,14 @@
-"""What commands share: arguments that several take, and how what is written there is read."""
+"""How what is written on a command line is read."""
 
 import ast
 import re
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from precrop.errors import PrecropError, printable
-from precrop.trust import check_named
+from precrop.errors import PrecropError
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
-    from precrop.plans.plan import Plan
-
-
-ModelName = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help="resnet50 (torchvision), resnet20 (ours), timm:NAME, or module:factory",
-    ),
-]
-Args = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME=VALUE", help="An argument for the model's builder; repeatable."),
-]
-
-Trusted = Annotated[
-    bool,
-    typer.Option("--trust", help="Run code of others that the file names as module:factory."),
-]
-
+    from precrop.training.data import ImageData
 
 _DIGITS, _SHOWN = 18, 60
 """Of the longest size that is looked at; characters of a text that a message repeats."""
@@ -46,6 +22,12 @@ def input_shape(text: str) -> tuple[int, ...]:
         shown = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
         raise PrecropError(f"input shape {shown!r} is not like 3,224,224")
     return tuple(map(int, numbers))
+
+
+def shapes(texts: Sequence[str] | None) -> Any:
+    """The shape of one input, or those of several as a tuple; None where none is said."""
+    read = [input_shape(text) for text in texts or ()]
+    return read[0] if len(read) == 1 else tuple(read) or None
 
 
 def arguments(pairs: Sequence[str] | None) -> dict[str, Any]:
@@ -62,13 +44,6 @@ def arguments(pairs: Sequence[str] | None) -> dict[str, Any]:
     return found
 
 
-def plain(text: str) -> "Text":
-    """A cell of a table that shows a name from a file: it is no markup and moves no cursor."""
-    from rich.text import Text
-
-    return Text(printable(text))
-
-
 def set_seed(seed: int | None) -> None:
     """Seed PyTorch, if a seed was said."""
     if seed is None:
@@ -80,24 +55,20 @@ def set_seed(seed: int | None) -> None:
     torch.manual_seed(seed)
 
 
-def plan_source(
-    plan: "Plan", model: str | None, pairs: Sequence[str] | None, trust: bool
-) -> tuple[str, Mapping[str, Any]]:
-    """The name and arguments of a plan's original.
+def file_stem(model: str) -> str:
+    """A model's name as the first part of a file's."""
+    return re.sub(r"[^\w.-]", "-", model)
 
-    Args:
-        plan: it names a model, which is the original unless another one is said.
-        model: what ``--model`` says. A plan's own model is not built if that runs a user's code.
-        pairs: what ``--arg`` says of that model.
-        trust: whether ``--trust`` was said.
-    """
-    if model:
-        return model, arguments(pairs)
-    if pairs:
-        raise PrecropError("--arg is for the builder of another original: name it with --model")
-    source = plan.source or {}
-    name, args = source.get("name"), source.get("args")
-    if not isinstance(name, str) or not isinstance(args, Mapping):
-        raise PrecropError("this plan does not say which model it is for: name it with --model")
-    check_named(name, args, trust, f"say --model {name}, or --trust")
-    return name, args
+
+def load_images(data: str, shape: str | None) -> "ImageData":
+    """The images, in the size that is asked for."""
+    from precrop.training.data import load_data
+
+    size = None if shape is None else input_shape(shape)
+    if size is not None and (len(size) != 3 or size[1] != size[2]):
+        raise PrecropError(f"images are scaled to squares, as 3,224,224, not to {shape}")
+    images = load_data(data, image_size=None if size is None else size[-1])
+    if size is not None and tuple(images.shape) != size:
+        given = "x".join(map(str, images.shape))
+        raise PrecropError(f"the images of {data} are {given}, not {shape}")
+    return images

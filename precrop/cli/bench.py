@@ -5,13 +5,15 @@ import json
 import sys
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from precrop.cli.arguments import Args, ModelName, arguments, set_seed
-from precrop.cli.arguments import input_shape as read_shape
+from precrop.cli.arguments import set_seed
+from precrop.cli.options import AsJson, Macs, ModelOptions, Params, with_options
+from precrop.cli.output import wide_console
 from precrop.errors import PrecropError
 from precrop.files import check_writable, write_text
 
@@ -22,83 +24,75 @@ if TYPE_CHECKING:
     from precrop.deployment.benching import Bench, Row
     from precrop.plans.plan import Plan
 
-PlanFiles = Annotated[
-    list[Path] | None,
-    typer.Option("--plan", metavar="FILE.json", help="A plan of this network; repeatable."),
-]
-Params = Annotated[
-    str | None, typer.Option(help="Plan with this budget of parameters: a share or a number.")
-]
-Macs = Annotated[
-    str | None,
-    typer.Option(help="Plan with this budget of multiply-accumulates: a share or a number."),
-]
-Divisors = Annotated[
-    str | None,
-    typer.Option(
-        metavar="1,8,auto",
-        help="One plan for each: its widths are multiples of the divisor; auto: 16, halved as "
-        "often as the budget needs.",
-    ),
-]
-Masked = Annotated[
-    bool,
-    typer.Option("--masked", help="Also the network masked to the plan's layer-wise densities."),
-]
-Sparse = Annotated[
-    str | None,
-    typer.Option(
-        metavar="LAYOUTS", help="And masked on sparse kernels: csr, bsr, scipy-csr; with commas."
-    ),
-]
-Runtimes = Annotated[
-    str, typer.Option("--runtime", metavar="RUNTIMES", help="eager, compiled, ort; with commas.")
-]
-Batches = Annotated[str, typer.Option("--batch", metavar="1,8", help="Images at once.")]
-Threads = Annotated[str, typer.Option(metavar="1,2", help="Threads of the CPU.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")]
-ChannelsLast = Annotated[
-    bool, typer.Option("--channels-last", help="That memory format, in PyTorch.")
-]
-Rounds = Annotated[int, typer.Option(help="Samples of each variant in each setting.")]
-InputShape = Annotated[
-    list[str] | None,
-    typer.Option(metavar="SHAPE", help="3,224,224 or 3x224x224; repeat for several inputs."),
-]
-Seed = Annotated[int, typer.Option(help="Of the initial weights and of the masks.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Output = Annotated[
-    Path | None,
-    typer.Option("--output", "-o", metavar="FILE.json", help="Write the JSON to this file."),
-]
-Plot = Annotated[
-    Path | None, typer.Option(metavar="FILE.svg", help="Draw the speed-ups beside the ideal ones.")
-]
+
+@dataclass(frozen=True)
+class VariantOptions:
+    """What is measured beside the dense network."""
+
+    plan: Annotated[list[Path] | None, "A plan of this network; repeatable.", "FILE.json"] = None
+    params: Params = None
+    macs: Macs = None
+    divisors: Annotated[
+        str | None,
+        "One plan for each: its widths are multiples of the divisor; auto: 16, halved as often as "
+        "the budget needs.",
+        "1,8,auto",
+    ] = None
+    masked: Annotated[bool, "Also the network masked to the plan's layer-wise densities."] = False
+    sparse: Annotated[
+        str | None, "And masked on sparse kernels: csr, bsr, scipy-csr; with commas.", "LAYOUTS"
+    ] = None
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether plans are made here."""
+        return self.params is not None or self.macs is not None
+
+    def plans(self, network: "nn.Module", shape: Any) -> dict[str, "Plan"]:
+        """Plans from files by the files' names, and those made here by their divisors."""
+        import precrop
+        from precrop.plans.plan import Plan
+
+        if self.divisors is not None and not self.budgeted:
+            raise PrecropError("--divisors needs a budget: add --macs 0.5 or --params 0.5")
+        made = _divisors(self.divisors) if self.budgeted else {}
+        found: dict[str, Plan] = {}
+        for path in self.plan or ():
+            found[_free({*found, *made}, path.stem, str(path))] = Plan.load(path)
+        for name, divisor in made.items():
+            found[name] = precrop.plan(
+                network, shape, params=self.params, macs=self.macs, divisor=divisor
+            )
+        return found
+
+    def layouts(self) -> list[str]:
+        """The sparse kernels' layouts."""
+        layouts = _words(self.sparse or "")
+        if self.sparse is not None and not layouts:
+            raise PrecropError(
+                f"--sparse {self.sparse!r} names no layout: write csr, bsr or scipy-csr"
+            )
+        return layouts
 
 
+@with_options
 def bench_command(
-    model: ModelName,
-    plan: PlanFiles = None,
-    params: Params = None,
-    macs: Macs = None,
-    divisors: Divisors = None,
-    masked: Masked = False,
-    sparse: Sparse = None,
-    runtime: Runtimes = "eager",
-    batch: Batches = "1",
-    threads: Threads = "1",
-    device: Device = "cpu",
-    channels_last: ChannelsLast = False,
-    rounds: Rounds = 30,
-    input_shape: InputShape = None,
-    arg: Args = None,
-    seed: Seed = 0,
+    source: ModelOptions,
+    wanted: VariantOptions,
+    runtime: Annotated[str, "eager, compiled, ort; with commas.", "RUNTIMES"] = "eager",
+    batch: Annotated[str, "Images at once.", "1,8"] = "1",
+    threads: Annotated[str, "Threads of the CPU.", "1,2"] = "1",
+    device: Annotated[str, "cpu, cuda or cuda:1."] = "cpu",
+    channels_last: Annotated[bool, "That memory format, in PyTorch."] = False,
+    rounds: Annotated[int, "Samples of each variant in each setting."] = 30,
+    seed: Annotated[int, "Of the initial weights and of the masks."] = 0,
     as_json: AsJson = False,
-    output: Output = None,
-    plot: Plot = None,
+    output: Annotated[Path | None, "Write the JSON to this file.", "FILE.json"] = None,
+    plot: Annotated[Path | None, "Draw the speed-ups beside the ideal ones.", "FILE.svg"] = None,
 ) -> None:
     """Measure the dense network beside cropped and masked ones: latency, throughput, memory."""
     from precrop.deployment.benching import bench, settings, variants
+    from precrop.plans.plan import Plan
 
     chosen = settings(
         _words(runtime),
@@ -115,19 +109,18 @@ def bench_command(
         from precrop.deployment.speed_plot import check_plot
 
         check_plot(plot)
-        if not plan and params is None and macs is None:
+        if not wanted.plan and not wanted.budgeted:
             raise PrecropError("--plot draws speed-ups: give a plan, or a budget to make one")
     set_seed(seed)
-    network, shape = _load(model, arg, input_shape, plan or ())
-    plans = _plans(network, shape, plan or (), params, macs, divisors)
-    layouts = [] if sparse is None else _words(sparse)
-    if sparse is not None and not layouts:
-        raise PrecropError(f"--sparse {sparse!r} names no layout: write csr, bsr or scipy-csr")
-    forms = variants(network, shape, plans, masked=masked, sparse=layouts, seed=seed)
+    network, shape = source.load(Plan.load(wanted.plan[0]).input_shape if wanted.plan else None)
+    plans = wanted.plans(network, shape)
+    forms = variants(
+        network, shape, plans, masked=wanted.masked, sparse=wanted.layouts(), seed=seed
+    )
     with _bar() as progress:
         found = bench(forms, shape, chosen, rounds=rounds, progress=progress)
-    source = {"model": model, "args": arguments(arg), "seed": seed}
-    text = json.dumps({**source, **found.to_json()}, indent=1)
+    named = {"model": source.model, "args": source.args, "seed": seed}
+    text = json.dumps({**named, **found.to_json()}, indent=1)
     if as_json:
         typer.echo(text)
     else:
@@ -137,7 +130,7 @@ def bench_command(
     if plot is not None:
         from precrop.deployment.speed_plot import plot_bench
 
-        plot_bench(found, plot, model)
+        plot_bench(found, plot, source.model)
 
 
 def _words(text: str) -> list[str]:
@@ -154,46 +147,6 @@ def _numbers(option: str, text: str) -> list[int]:
 
 def _is_count(word: str) -> bool:
     return word.isdecimal() and int(word) > 0
-
-
-def _load(
-    name: str, arg: Sequence[str] | None, shapes: Sequence[str] | None, plans: Sequence[Path]
-) -> tuple["nn.Module", Any]:
-    """The network and the shape of its input: as given, as the first plan has it, or its own."""
-    from precrop.plans.plan import Plan
-    from precrop.zoo import default_input_shape, load_model
-
-    network = load_model(name, arguments(arg))
-    given = [read_shape(text) for text in shapes or ()]
-    if given:
-        return network, given[0] if len(given) == 1 else tuple(given)
-    if plans:
-        return network, Plan.load(plans[0]).input_shape
-    return network, default_input_shape(name, network)
-
-
-def _plans(
-    network: "nn.Module",
-    shape: Any,
-    files: Sequence[Path],
-    params: str | None,
-    macs: str | None,
-    divisors: str | None,
-) -> dict[str, "Plan"]:
-    """Plans from files by the files' names, and those made here by their divisors."""
-    import precrop
-    from precrop.plans.plan import Plan
-
-    budgeted = params is not None or macs is not None
-    if divisors is not None and not budgeted:
-        raise PrecropError("--divisors needs a budget: add --macs 0.5 or --params 0.5")
-    made = _divisors(divisors) if budgeted else {}
-    found: dict[str, Plan] = {}
-    for path in files:
-        found[_free({*found, *made}, path.stem, str(path))] = Plan.load(path)
-    for name, divisor in made.items():
-        found[name] = precrop.plan(network, shape, params=params, macs=macs, divisor=divisor)
-    return found
 
 
 def _divisors(text: str | None) -> dict[str, int | Literal["auto"]]:
@@ -237,11 +190,7 @@ def _bar() -> Iterator[Callable[[str, float], None] | None]:
 
 
 def _print(found: "Bench") -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, 140)
+    console = wide_console(140)
     for (runtime, batch, threads), rows in found.settings.items():
         several = "threads" if threads > 1 else "thread"
         console.print(f"{runtime}, batch {batch}, {threads} {several}, {rows[0].device}")

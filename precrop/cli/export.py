@@ -1,15 +1,22 @@
 """The command ``export``. Heavy imports wait inside it, as in `precrop.cli.app`."""
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from precrop.cli.arguments import Args, Trusted, arguments, plan_source, set_seed
-from precrop.cli.arguments import input_shape as read_shape
+from precrop.cli.arguments import arguments, file_stem, set_seed, shapes
+from precrop.cli.options import (
+    AsJson,
+    InputShapes,
+    OriginalOptions,
+    Seed,
+    TrainedOptions,
+    with_options,
+)
+from precrop.cli.output import needs
 from precrop.errors import PrecropError
 from precrop.trust import Trust
 
@@ -28,6 +35,7 @@ class _Network(NamedTuple):
     stem: str
 
 
+@with_options
 def export_command(
     source: Annotated[
         str,
@@ -37,45 +45,27 @@ def export_command(
             "or a model by name, to export as it is.",
         ),
     ],
+    original: TrainedOptions,
     format_: Annotated[
         Literal["onnx", "pt2", "safetensors"],
         typer.Option(
             "--format", help="ONNX; PyTorch's own exported program; or weights to load back."
         ),
     ] = "onnx",
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="The file, or a folder for it."),
-    ] = None,
+    output: Annotated[Path | None, "The file, or a folder for it.", "FILE"] = None,
     weights: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.safetensors", help="The exported network's weights; else initial ones."
-        ),
+        Path | None, "The exported network's weights; else initial ones.", "FILE.safetensors"
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL", help="The plan's original, if not its own; of a run, its network."
-        ),
-    ] = None,
-    batch: Annotated[
-        int | None, typer.Option(help="The one batch size that the file takes; any by default.")
-    ] = None,
-    input_shape: Annotated[
-        list[str] | None,
-        typer.Option(metavar="SHAPE", help="3,224,224 or 3x224x224; repeat for several inputs."),
-    ] = None,
-    arg: Args = None,
-    trust: Trusted = False,
-    seed: Annotated[int | None, typer.Option(help="Seed of the initial weights.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    batch: Annotated[int | None, "The one batch size that the file takes; any by default."] = None,
+    input_shape: InputShapes = None,
+    seed: Seed = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write a network to a file for other programs, and check the file by running it."""
     from precrop.deployment.exporting import FORMATS, export
 
     set_seed(seed)
-    found = _find(source, model, arg, input_shape, weights, trust)
+    found = _find(source, original, weights, input_shape)
     path = _target(output, found.stem, FORMATS[format_].suffix)
     made = export(found.model, found.shape, path, format_, batch=batch, origin=found.origin)
     if as_json:
@@ -85,37 +75,28 @@ def export_command(
 
 
 def _find(
-    source: str,
-    model: str | None,
-    arg: Sequence[str] | None,
-    shapes: Sequence[str] | None,
-    weights: Path | None,
-    trust: bool,
+    source: str, original: TrainedOptions, weights: Path | None, input_shape: Sequence[str] | None
 ) -> _Network:
     """What is to be exported: a folder is a checkpoint, a file too or a plan, else it's a name."""
     path = Path(source)
     if _is_checkpoint(path):
-        given = {"--arg": arg, "--weights": weights}
-        for option, value in given.items():
+        for option, value in {"--arg": original.arg, "--weights": weights}.items():
             if value:
                 raise PrecropError(f"a checkpoint has its own network and weights: drop {option}")
-        found = _of_checkpoint(path, model or trust)
+        found = _of_checkpoint(path, original.trusted)
     elif path.is_file():
-        found = _of_plan(path, model, arg, trust)
+        found = _of_plan(path, original)
     elif path.suffix == ".json" or len(path.parts) > 1:
         raise PrecropError(f"cannot read {source}: there is no such file")
-    elif model is not None:
+    elif original.model is not None:
         raise PrecropError(f"--model names a plan's original, and {source} is no plan file")
     else:
-        found = _of_model(source, arg, known=bool(shapes))
+        found = _of_model(source, original.arg, known=bool(input_shape))
     if weights is not None:
         from precrop.plans.weights import load_weights
 
         load_weights(found.model, weights)
-    if not shapes:
-        return found
-    read = [read_shape(text) for text in shapes]
-    return found._replace(shape=read[0] if len(read) == 1 else read)
+    return found._replace(shape=shapes(input_shape) or found.shape)
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -125,25 +106,20 @@ def _is_checkpoint(path: Path) -> bool:
 
 def _of_checkpoint(path: Path, trust: Trust) -> _Network:
     """A run's network with trained weights; masked ones are zeros in it."""
-    try:
+    with needs("train", "checkpoints need"):
         from precrop.training.evaluate import load_trained
-    except ImportError as error:
-        raise PrecropError(
-            f"checkpoints need {error.name}, which is not installed: pip install 'precrop[train]'"
-        ) from error
     from precrop.deployment.exporting import Origin
 
     _, run, network = load_trained(path, trust)
     return _Network(network, run.input_shape, Origin(run.model, run.args, run.plan), run.name)
 
 
-def _of_plan(path: Path, model: str | None, arg: Sequence[str] | None, trust: bool) -> _Network:
+def _of_plan(path: Path, original: OriginalOptions) -> _Network:
     from precrop.deployment.exporting import Origin
     from precrop.plans.plan import Plan
 
     plan = Plan.load(path)
-    name, args = plan_source(plan, model, arg, trust)
-    origin = Origin(name, args, plan)
+    origin = Origin(*original.source(plan), plan)
     return _Network(origin.build(), plan.input_shape, origin, path.stem)
 
 
@@ -155,7 +131,7 @@ def _of_model(name: str, arg: Sequence[str] | None, *, known: bool) -> _Network:
     origin = Origin(name, arguments(arg))
     network = origin.build()
     shape = None if known else default_input_shape(name, network)
-    return _Network(network, shape, origin, re.sub(r"[^\w.-]", "-", name))
+    return _Network(network, shape, origin, file_stem(name))
 
 
 def _target(output: Path | None, stem: str, suffix: str) -> Path:

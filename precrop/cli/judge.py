@@ -6,33 +6,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from precrop.errors import PrecropError
+from precrop.cli.options import with_options
+from precrop.cli.output import needs
 
 if TYPE_CHECKING:
     from precrop.evidence.verdict import Evidence
 
-Data = Annotated[
-    Path,
-    typer.Option(
-        "--data",
-        metavar="DIR",
-        help="The folder of nats-sss.parquet, and of published-widths.json if it is there.",
-    ),
-]
-Output = Annotated[
-    Path | None, typer.Option("--output", "-o", help="A folder for evidence.json and two pictures.")
-]
-Budgets = Annotated[int, typer.Option(min=1, help="Pairs of budgets for the regret of a strategy.")]
-Processes = Annotated[int, typer.Option(min=1, help="That work side by side.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print all that was measured as JSON.")]
 
-
+@with_options
 def judge_command(
-    data: Data,
-    output: Output = None,
-    budgets: Budgets = 300,
-    processes: Processes = 1,
-    as_json: AsJson = False,
+    data: Annotated[
+        Path, "The folder of nats-sss.parquet, and of published-widths.json if it is there.", "DIR"
+    ],
+    output: Annotated[Path | None, "A folder for evidence.json and two pictures."] = None,
+    budgets: Annotated[
+        int, typer.Option(min=1, help="Pairs of budgets for the regret of a strategy.")
+    ] = 300,
+    processes: Annotated[int, typer.Option(min=1, help="That work side by side.")] = 1,
+    as_json: Annotated[bool, "Print all that was measured as JSON."] = False,
 ) -> None:
     """Judge every objective, strategy and method by 98,304 trained networks (NATS-Bench).
 
@@ -41,16 +32,13 @@ def judge_command(
     --budgets give a first look. With -o what is finished is kept in the folder: the same command
     goes on where it was stopped.
     """
-    try:
+    with needs("report", "judging needs"):
         from precrop.evidence.nats import load_tables
         from precrop.evidence.page import draw_gains, draw_order, write_picture
         from precrop.evidence.published import FILE, load_published
         from precrop.evidence.verdict import judge
         from precrop.progress import bar
-    except ImportError as error:
-        raise PrecropError(
-            f"judging needs {error.name}, which is not installed: pip install 'precrop[report]'"
-        ) from error
+
     tables = load_tables(data)
     published = load_published(data) if (data / FILE).is_file() else []
     parts = None if output is None else output / "parts.jsonl"

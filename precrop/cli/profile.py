@@ -1,7 +1,6 @@
 """The command ``profile``. Heavy imports wait inside it, as in `precrop.cli.app`."""
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from precrop.cli.arguments import Args, arguments
-from precrop.cli.arguments import input_shape as read_shape
+from precrop.cli.arguments import arguments, shapes
+from precrop.cli.options import Args, AsJson, with_options
+from precrop.cli.output import warn
 from precrop.errors import PrecropError
 from precrop.files import check_writable
 
@@ -24,6 +24,7 @@ _WORST_FIT = 0.15
 """Median error of the fitted passes, beyond which a profile misleads."""
 
 
+@with_options
 def profile_command(
     models: Annotated[
         list[str],
@@ -31,34 +32,25 @@ def profile_command(
             metavar="MODEL…", help="Networks to measure: several kinds predict more networks well."
         ),
     ],
-    runtime: Annotated[
-        Literal["ort", "eager"], typer.Option(help="ONNX Runtime, or PyTorch as it is.")
-    ] = "ort",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int, typer.Option(help="Of the CPU.")] = 1,
-    batch: Annotated[int, typer.Option(help="Inputs in one pass.")] = 1,
-    rounds: Annotated[int, typer.Option(help="Passes for each time.")] = 15,
+    runtime: Annotated[Literal["ort", "eager"], "ONNX Runtime, or PyTorch as it is."] = "ort",
+    device: Annotated[str, "cpu or cuda."] = "cpu",
+    threads: Annotated[int, "Of the CPU."] = 1,
+    batch: Annotated[int, "Inputs in one pass."] = 1,
+    rounds: Annotated[int, "Passes for each time."] = 15,
     shares: Annotated[
-        str, typer.Option(help="Of the MACs, at which each network is cropped and measured.")
+        str, "Of the MACs, at which each network is cropped and measured."
     ] = "1,0.6,0.35,0.2",
     check: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="MODEL", help="Measure this one beside its prediction only; repeatable."
-        ),
+        list[str] | None, "Measure this one beside its prediction only; repeatable.", "MODEL"
     ] = None,
     input_shape: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="SHAPE",
-            help="3,224,224 or 3x224x224, for every MODEL; repeat for several inputs.",
-        ),
+        "3,224,224 or 3x224x224, for every MODEL; repeat for several inputs.",
+        "SHAPE",
     ] = None,
     arg: Args = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write the profile to this file.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    output: Annotated[Path | None, "Write the profile to this file."] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Measure how fast this device is, for budgets of latency."""
     from precrop.deployment import profiling
@@ -66,7 +58,7 @@ def profile_command(
     wanted = _shares(shares)
     if output is not None:
         check_writable(output)
-    args, shape = arguments(arg), _shape(input_shape)
+    args, shape = arguments(arg), shapes(input_shape)
     subjects = [_subject(name, args, shape) for name in models]
     checked = [_subject(name, args, shape) for name in check or ()]
     with _bar() as bar:
@@ -99,12 +91,6 @@ def _bar() -> "Progress":
     from rich.progress import Progress
 
     return Progress(console=Console(stderr=True), transient=True)
-
-
-def _shape(texts: Sequence[str] | None) -> Any:
-    """The shape, or shapes, of a network's input; None leaves it to the network."""
-    given = [read_shape(text) for text in texts or ()]
-    return given[0] if len(given) == 1 else tuple(given) or None
 
 
 def _subject(name: str, args: dict[str, Any], shape: Any) -> "Subject":
@@ -148,10 +134,9 @@ def _warn(profile: "DeviceProfile") -> None:
     """One line on standard error where the profile does not even describe what it was fitted to."""
     error = profile.fitted["median_error"]
     if error > _WORST_FIT:
-        print(
-            f"precrop: warning: the profile misses the passes it was fitted to by {error:.1%} "
-            "(median): measure again on a quiet machine, with more --rounds",
-            file=sys.stderr,
+        warn(
+            f"the profile misses the passes it was fitted to by {error:.1%} (median): measure "
+            "again on a quiet machine, with more --rounds"
         )
 
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from precrop.cli.arguments import Args, Trusted, plan_source
-from precrop.cli.train import lightning, load_images
+from precrop.cli.arguments import load_images
+from precrop.cli.checkpoint import CheckpointOptions
+from precrop.cli.options import LastJson, with_options
+from precrop.cli.output import needs
 from precrop.errors import PrecropError
 from precrop.files import check_writable
 
@@ -22,38 +24,13 @@ if TYPE_CHECKING:
 USUAL_BATCHES, USUAL_SIZE = 16, 128
 
 
+@with_options
 def recalibrate_command(
-    checkpoint: Annotated[
-        Path,
-        typer.Argument(
-            metavar="CHECKPOINT", help="A run's folder, one of its checkpoints, or a plan file."
-        ),
-    ],
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", help="First part of the written files' names, or a folder."),
-    ],
-    weights: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.safetensors", help="The plan's network's weights."),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(metavar="DATA", help="As for train; by default the run's own."),
-    ] = None,
-    batches: Annotated[
-        int, typer.Option(metavar="N", help="Batches of training images.")
-    ] = USUAL_BATCHES,
-    batch_size: Annotated[int, typer.Option(metavar="N", help="Images of a batch.")] = USUAL_SIZE,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL", help="The plan's original, if not its own; of a run, its network."
-        ),
-    ] = None,
-    arg: Args = None,
-    trust: Trusted = False,
-    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+    given: CheckpointOptions,
+    output: Annotated[Path, "First part of the written files' names, or a folder."],
+    batches: Annotated[int, "Batches of training images.", "N"] = USUAL_BATCHES,
+    batch_size: Annotated[int, "Images of a batch.", "N"] = USUAL_SIZE,
+    as_json: LastJson = False,
 ) -> None:
     """Estimate batch norms' statistics anew on a few batches, as after cropping trained weights."""
     if batches < 1 or batch_size < 2:
@@ -61,17 +38,12 @@ def recalibrate_command(
             f"--batches {batches} and --batch-size {batch_size} make no sense: write at least 1 "
             "and 2"
         )
-    prefix = output / checkpoint.stem if output.is_dir() else output
+    prefix = output / given.checkpoint.stem if output.is_dir() else output
     check_writable(prefix.with_name(f"{prefix.name}.safetensors"))
-    with lightning():
+    with needs("train"):
         from precrop.trained.statistics import recalibrate
 
-    if weights is not None:
-        network, plan, images = _planned(checkpoint, weights, data, model, arg, trust)
-    elif arg:
-        raise PrecropError("--arg is for a plan: give its --weights too, or drop it")
-    else:
-        network, plan, images = _of_run(checkpoint, data, model or trust)
+    plan, network, images = given.planned() or _of_run(given)
     recalibrate(network, islice(_batches(images, batch_size), batches))
     path = _written(network, plan, prefix)
     if as_json:
@@ -80,36 +52,17 @@ def recalibrate_command(
     typer.echo(f"statistics of {batches} batches of {batch_size} images: {path}")
 
 
-def _planned(
-    plan_file: Path, weights: Path, data: str | None, model: str | None, arg: Any, trust: bool
-) -> "tuple[nn.Module, Plan | None, ImageData]":
-    from precrop.plans.plan import Plan
-    from precrop.plans.weights import load_weights
-    from precrop.zoo import load_model
-
-    if data is None:
-        raise PrecropError("a plan has no images of its own: name some with --data")
-    plan = Plan.load(plan_file)
-    name, args = plan_source(plan, model, arg, trust)
-    network = plan.build(load_model(name, args))
-    load_weights(network, weights)
-    return network, plan, load_images(data, ",".join(map(str, plan.input_shape)))
-
-
-def _of_run(
-    checkpoint: Path, data: str | None, trust: Any
-) -> "tuple[nn.Module, Plan | None, ImageData]":
+def _of_run(given: CheckpointOptions) -> "tuple[Plan | None, nn.Module, ImageData]":
     from precrop.training.data import load_again
     from precrop.training.evaluate import load_trained
 
-    _, run, network = load_trained(checkpoint, trust)
-    shape = ",".join(map(str, run.input_shape))
+    _, run, network = load_trained(given.checkpoint, given.trusted)
     images = (
         load_again(run.data, run.input_shape, run.data_digest)
-        if data is None
-        else load_images(data, shape)
+        if given.data is None
+        else load_images(given.data, ",".join(map(str, run.input_shape)))
     )
-    return network, run.plan, images
+    return run.plan, network, images
 
 
 def _batches(images: "ImageData", batch_size: int) -> Any:

@@ -1,45 +1,33 @@
 """The command ``report``. Heavy imports wait inside it, as in `precrop.cli.app`."""
 
 import json
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from precrop.errors import PrecropError, one_line
+from precrop.cli.options import with_options
+from precrop.cli.output import needs, warn
 
 if TYPE_CHECKING:
     from precrop.report.writing import Report
     from precrop.study.rows import Row
 
-StoreFolders = Annotated[
-    list[Path],
-    typer.Argument(metavar="STORE...", help="Folders that `precrop study run` wrote to."),
-]
-Output = Annotated[
-    Path, typer.Option("--output", "-o", help="The folder that gets the report; made if need be.")
-]
-Margin = Annotated[
-    float, typer.Option(help="Percentage points of accuracy that count as no difference.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the verdicts as JSON.")]
 
-
+@with_options
 def report_command(
-    stores: StoreFolders,
-    output: Output = Path("report"),
-    margin: Margin = 0.5,
-    as_json: AsJson = False,
+    stores: Annotated[
+        list[Path],
+        typer.Argument(metavar="STORE...", help="Folders that `precrop study run` wrote to."),
+    ],
+    output: Annotated[Path, "The folder that gets the report; made if need be."] = Path("report"),
+    margin: Annotated[float, "Percentage points of accuracy that count as no difference."] = 0.5,
+    as_json: Annotated[bool, "Print the verdicts as JSON."] = False,
 ) -> None:
     """Write what studies came to: report.md, index.html (needs no network) and figures."""
-    try:
+    with needs("report", "a report needs"):
         from precrop.report.writing import write_report
-    except ImportError as error:
-        raise PrecropError(
-            f"a report needs {error.name}, which is not installed: pip install 'precrop[report]'"
-        ) from error
     report = write_report(stored_rows(stores), output, margin)
     if as_json:
         found = {name: verdict.to_json() for name, verdict in report.verdicts.items()}
@@ -61,8 +49,7 @@ def stored_rows(stores: Iterable[Path]) -> list["Row"]:
         found = [row for row in found if row.cell in known]
         found += [row for row in rows if row.cell not in known]
         for part, why in opened.dropped.items():
-            said = one_line(f"{store}: {part} cannot be read: {why}")
-            print(f"precrop: warning: {said}", file=sys.stderr)
+            warn(f"{store}: {part} cannot be read: {why}")
     return found
 
 

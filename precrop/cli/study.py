@@ -1,19 +1,17 @@
 """The ``study`` commands. Heavy imports wait inside them, as in `precrop.cli.app`."""
 
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from precrop.cli.arguments import Trusted, plain
-from precrop.cli.train import INTERRUPTED
-from precrop.errors import PrecropError, one_line, printable
+from precrop.cli.options import LastJson, Trust, with_options
+from precrop.cli.output import INTERRUPTED, needs, plain, say, warn, wide_console
+from precrop.errors import PrecropError, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,57 +30,61 @@ SOME_FAILED = DIFFERENT = 1
 there is any difference."""
 
 StudyFile = Annotated[Path, typer.Argument(metavar="FILE", help="The study: a YAML file.")]
-StoreFolder = Annotated[
-    Path | None,
-    typer.Option(
-        "--store", metavar="DIR", help="The folder of the results; results/NAME by default."
-    ),
-]
-Source = Annotated[
-    str | None,
-    typer.Option(
-        "--data", metavar="DIR", help="Where the study's images are, if not known by their name."
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+StoreFolder = Annotated[Path | None, "The folder of the results; results/NAME by default.", "DIR"]
+Source = Annotated[str | None, "Where the study's images are, if not known by their name.", "DIR"]
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Where runs take place, and how many at once."""
+
+    engine: Annotated[Literal["local", "ray"], "Processes here, or tasks on a Ray cluster."] = (
+        "local"
+    )
+    processes: Annotated[int | None, "Runs that share this machine's CPU; 1 by default."] = None
+    runs_per_device: Annotated[int, "Runs that share a GPU."] = 1
+    address: Annotated[str | None, "Of the Ray cluster; by default one is started here."] = None
+    threads: Annotated[int | None, "CPU threads of a run: its share of them here, 1 on Ray."] = None
+
+    def start(self, output: Path, logs: Path) -> "Engine":
+        """An engine that writes runs' folders to ``output``."""
+        if self.engine == "local":
+            from precrop.study.local_engine import LocalEngine, places
+
+            if self.address is not None:
+                raise PrecropError("--address is for --engine ray")
+            found = places(self.processes, self.runs_per_device, self.threads)
+            return LocalEngine(found, output, logs)
+        with needs("ray", "studies need"):
+            from precrop.study.ray_engine import RayEngine
+        if self.processes is not None:
+            raise PrecropError("--processes is for --engine local: on Ray, say --threads of a run")
+        return RayEngine(
+            output,
+            address=self.address,
+            threads=1 if self.threads is None else self.threads,
+            runs_per_device=self.runs_per_device,
+        )
 
 
 @study_app.command("run")
+@with_options
 def run_command(
     file: StudyFile,
+    engine: EngineOptions,
     store: StoreFolder = None,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="The folder that gets a folder for every run.")
-    ] = Path("runs"),
+    output: Annotated[Path, "The folder that gets a folder for every run."] = Path("runs"),
     data: Source = None,
-    engine: Annotated[
-        Literal["local", "ray"], typer.Option(help="Processes here, or tasks on a Ray cluster.")
-    ] = "local",
-    processes: Annotated[
-        int | None, typer.Option(help="Runs that share this machine's CPU; 1 by default.")
-    ] = None,
-    runs_per_device: Annotated[int, typer.Option(help="Runs that share a GPU.")] = 1,
-    address: Annotated[
-        str | None, typer.Option(help="Of the Ray cluster; by default one is started here.")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="CPU threads of a run: its share of them here, 1 on Ray.")
-    ] = None,
     only: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PATTERN", help="Run what matches, as '*seed 0'; repeatable."),
+        list[str] | None, "Run what matches, as '*seed 0'; repeatable.", "PATTERN"
     ] = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Run what has failed once more.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would run, and how large it is.")
-    ] = False,
-    trust: Trusted = False,
-    as_json: AsJson = False,
+    retry_failed: Annotated[bool, "Run what has failed once more."] = False,
+    dry_run: Annotated[bool, "Show what would run, and how large it is."] = False,
+    trust: Trust = False,
+    as_json: LastJson = False,
 ) -> None:
     """Run what the store has no result of. The same command goes on after any interruption."""
-    with _libraries():
+    with needs("study", "studies need"):
         from precrop.study.cells import check
         from precrop.study.engine import run_study, to_run
         from precrop.study.progress import duration, shown
@@ -94,7 +96,7 @@ def run_command(
     kept = None if dry_run and not folder.exists() else Store.open(folder, create=not dry_run)
     rows = kept.rows() if kept else []  # all of them: a cell is done whose row can be read
     todo = to_run(cells, kept.tally() if kept else {}, retry_failed=retry_failed)
-    _warn(kept)
+    _warn_of_dropped(kept)
     if todo:
         images = load_data(todo[0].data, image_size=study.image_size)
         _check_images(cells, kept, rows, images)
@@ -105,12 +107,12 @@ def run_command(
     if dry_run or kept is None:
         _print_planned(cells, todo, None, as_json)
         return
-    chosen = _engine(engine, output, folder, processes, runs_per_device, address, threads)
+    chosen = engine.start(output, folder / "logs")
     try:
         with shown(todo, lambda: chosen.places) as tell:
             summary = run_study(cells, kept, chosen, retry_failed=retry_failed, tell=tell)
     except KeyboardInterrupt:
-        _say(f"stopped; the same command goes on, {folder} has the results so far")
+        say(f"stopped; the same command goes on, {folder} has the results so far")
         raise typer.Exit(INTERRUPTED) from None
     tally = kept.tally()
     failing = sum(1 for cell in cells if (seen := tally.get(cell.id)) and not seen.done)
@@ -123,7 +125,7 @@ def run_command(
             f"{summary.elsewhere} run by other processes; {duration(summary.seconds)}; {folder}"
         )
     if failing:
-        _say(
+        say(
             f"{failing} of {len(cells)} cells have failed: `precrop study status {file}` and "
             f"{folder / 'logs'} tell why, --retry-failed runs them again"
         )
@@ -131,9 +133,10 @@ def run_command(
 
 
 @study_app.command("status")
-def status_command(file: StudyFile, store: StoreFolder = None, as_json: AsJson = False) -> None:
+@with_options
+def status_command(file: StudyFile, store: StoreFolder = None, as_json: LastJson = False) -> None:
     """How far a study is: what is done, running, failed and left."""
-    with _libraries():
+    with needs("study", "studies need"):
         from precrop.study.cells import label
         from precrop.study.locks import is_claimed
         from precrop.study.progress import duration
@@ -142,7 +145,7 @@ def status_command(file: StudyFile, store: StoreFolder = None, as_json: AsJson =
     folder = store or _usual_store(study)
     kept = _open(folder) if folder.exists() else None
     rows = {row.cell: row for row in kept.rows()} if kept else {}
-    _warn(kept)
+    _warn_of_dropped(kept)
     states: dict[str, list[str]] = {"done": [], "failed": [], "running": [], "left": []}
     for cell in cells:
         row = rows.get(cell.id)
@@ -170,45 +173,42 @@ def status_command(file: StudyFile, store: StoreFolder = None, as_json: AsJson =
 
 
 @study_app.command("show")
+@with_options
 def show_command(
     where: Annotated[
         Path, typer.Argument(metavar="STORE", help="A store, or the file of a study.")
     ],
     store: StoreFolder = None,
-    as_json: AsJson = False,
+    as_json: LastJson = False,
 ) -> None:
     """Show the runs in a store as a table, or with --json one line of JSON per run."""
-    with _libraries():
+    with needs("study", "studies need"):
         from precrop.study.rows import FIELDS
 
     kept = _open(_store_of(where, store))
     rows = kept.rows()
-    _warn(kept)
+    _warn_of_dropped(kept)
     if as_json:
         for row in rows:
             fields = {name: getattr(row, name) for name in FIELDS}
             typer.echo(json.dumps({**fields, "history": list(row.history)}, default=str))
         return
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 200  # a file has no edge to break lines at
-    console.print(_table(rows))
+    wide_console(200).print(_table(rows))
 
 
 @study_app.command("diff")
+@with_options
 def diff_command(
     one: Annotated[Path, typer.Argument(metavar="STORE", help="A store.")],
     other: Annotated[Path, typer.Argument(metavar="STORE", help="Another store.")],
-    as_json: AsJson = False,
+    as_json: LastJson = False,
 ) -> None:
     """What only one of two stores has, and what came out otherwise; exit status 1 if any."""
-    with _libraries():
+    with needs("study", "studies need"):
         stores = [_open(path) for path in (one, other)]
     first, second = ({row.cell: row for row in kept.rows()} for kept in stores)
     for kept in stores:
-        _warn(kept)
+        _warn_of_dropped(kept)
     differences = [*_differences(first, second, str(one), str(other))]
     if as_json:
         typer.echo(json.dumps(differences))
@@ -219,18 +219,6 @@ def diff_command(
             typer.echo(f"{len(first)} runs, no difference")
     if differences:
         raise typer.Exit(DIFFERENT)
-
-
-@contextmanager
-def _libraries() -> Iterator[None]:
-    """Say in one line what is missing where the libraries of studies are not installed."""
-    try:
-        yield
-    except ImportError as error:
-        extra = "ray" if error.name == "ray" else "study"
-        raise PrecropError(
-            f"studies need {error.name}, which is not installed: pip install 'precrop[{extra}]'"
-        ) from error
 
 
 def _cells(
@@ -291,29 +279,6 @@ def _check_images(
                 f"{kept.path} has results on other images of {row.data} than "
                 f"{cells[0].data}: name another --store, or those images with --data"
             )
-
-
-def _engine(
-    name: Literal["local", "ray"],
-    output: Path,
-    store: Path,
-    processes: int | None,
-    runs_per_device: int,
-    address: str | None,
-    threads: int | None,
-) -> "Engine":
-    if name == "local":
-        from precrop.study.local_engine import LocalEngine, places
-
-        if address is not None:
-            raise PrecropError("--address is for --engine ray")
-        return LocalEngine(places(processes, runs_per_device, threads), output, store / "logs")
-    with _libraries():
-        from precrop.study.ray_engine import RayEngine
-    if processes is not None:
-        raise PrecropError("--processes is for --engine local: on Ray, say --threads of a run")
-    each = 1 if threads is None else threads
-    return RayEngine(output, address=address, threads=each, runs_per_device=runs_per_device)
 
 
 def _print_planned(
@@ -428,11 +393,7 @@ def _differences(
             yield {"cell": cell, "what": what, "how": how, "fields": changed}
 
 
-def _warn(kept: "Store | None") -> None:
+def _warn_of_dropped(kept: "Store | None") -> None:
     """Say what of a store could not be read, after it was read."""
     for name, reason in (kept.dropped if kept else {}).items():
-        _say(f"warning: {name} of {kept.path if kept else ''} is left out: {reason}")
-
-
-def _say(text: str) -> None:
-    print(f"precrop: {one_line(text)}", file=sys.stderr)
+        warn(f"{name} of {kept.path if kept else ''} is left out: {reason}")

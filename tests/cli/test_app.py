@@ -300,7 +300,7 @@ def test_what_is_found_is_shown_before_it_is_written(
     def full(*_: Any) -> NoReturn:
         raise precrop.PrecropError("the disk is full")
 
-    monkeypatch.setattr("precrop.cli.app.write_text", full)
+    monkeypatch.setattr("precrop.cli.densities.write_text", full)
     monkeypatch.setattr(Plan, "save", full)
     assert main(["plan", "resnet20", *HALF, "-o", "half.json"]) == 2
     assert "Planned in" in capsys.readouterr().out

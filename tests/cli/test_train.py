@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import typer
 
-from precrop.cli.train import eval_command, train_command
+from precrop.cli.eval import eval_command
+from precrop.cli.train import train_command
 from precrop.errors import PrecropError
 from tests.training.small_runs import APP
 

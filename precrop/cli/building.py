@@ -1,0 +1,59 @@
+"""The options of ``crop`` and ``build``: a cropped network's weights, and the files of both."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from precrop.cli.options import AsJson, Seed
+from precrop.cli.output import warnings_as_lines
+from precrop.errors import PrecropError
+from precrop.files import check_writable
+from precrop.plans.kinds import Init
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from precrop.plans.plan import Plan
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How a plan's network gets its weights, and where they go."""
+
+    init: Annotated[
+        Init,
+        "Slice the original's weights, or initialise anew; of trained weights keep the channels "
+        "with the largest filters (l1, l2) or batch norm scales (bn).",
+    ] = "slice"
+    seed: Seed = None
+    weights: Annotated[
+        Path | None, "Trained weights of the original to slice.", "FILE.safetensors"
+    ] = None
+    output: Annotated[Path, "A folder, or the first part of the files' names."] = Path()
+    as_json: AsJson = False
+
+    def check(self, stem: str) -> None:
+        """Refuse at once weights that would be drawn anew, and files that could not be written."""
+        if self.init == "reset" and self.weights is not None:
+            raise PrecropError("--init reset draws all weights anew: drop it, or drop --weights")
+        prefix = self.output / stem if self.output.is_dir() else self.output
+        for suffix in (".safetensors", ".json"):
+            check_writable(prefix.with_name(prefix.name + suffix))
+
+    def write(self, network: "nn.Module", plan: "Plan", stem: str) -> None:
+        """Build and write ``output``'s safetensors and JSON, both or neither."""
+        from precrop.plans.weights import load_weights, save_built
+
+        if self.weights is not None:
+            load_weights(network, self.weights)
+        with warnings_as_lines():
+            small = plan.build(network, self.init)
+        weights, plan_file = save_built(small, plan, self.output, stem)
+        if self.as_json:
+            files = {"weights": str(weights), "plan": str(plan_file)}
+            typer.echo(json.dumps({**files, "params": plan.params, "macs": plan.macs}, indent=1))
+            return
+        typer.echo(f"{plan.params:,} parameters, {plan.macs:,} MACs: {weights}, {plan_file}")

@@ -1,0 +1,16 @@
+"""The command ``crop``."""
+
+from precrop.cli.arguments import file_stem, set_seed
+from precrop.cli.building import BuildOptions
+from precrop.cli.options import InputOptions, with_options
+from precrop.cli.planning import PlanOptions
+
+
+@with_options
+def crop_command(wanted: PlanOptions, source: InputOptions, built: BuildOptions) -> None:
+    """Plan and build in one go: writes the weights and the plan beside them."""
+    stem = file_stem(source.model)
+    built.check(stem)
+    set_seed(built.seed)
+    network, plan = wanted.plan(source)
+    built.write(network, plan, stem)

@@ -1,0 +1,85 @@
+"""The command ``densities``. Heavy imports wait inside it, as in `precrop.cli.app`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import precrop
+from precrop.cli.arguments import arguments, set_seed
+from precrop.cli.options import AsJson, InputOptions, Macs, Params, Seed, with_options
+from precrop.cli.output import warnings_as_lines
+from precrop.errors import PrecropError
+from precrop.files import check_writable, write_text
+
+
+@with_options
+def densities_command(
+    source: InputOptions,
+    params: Params = None,
+    macs: Macs = None,
+    method: Annotated[
+        str, "synexp, erk, uniform, uniform_plus, igq, synflow, snip, grasp, magnitude, random."
+    ] = "synexp",
+    data: Annotated[
+        str | None,
+        "Batches for snip and grasp: a .safetensors file with inputs and targets, or "
+        "module:factory.",
+        "DATA",
+    ] = None,
+    option: Annotated[
+        list[str] | None, "An option of the method (rounds=100); repeatable.", "NAME=VALUE"
+    ] = None,
+    seed: Seed = None,
+    output: Annotated[Path | None, "Write the densities to this JSON file."] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the density of every layer's weights by any method."""
+    from precrop.pruning.methods import NEED_DATA, RULES, SCORES
+
+    if data is not None and method in {*RULES, *SCORES} - {*NEED_DATA}:
+        those = " and ".join(name for name in SCORES if name in NEED_DATA)
+        raise PrecropError(f"--data is for {those}: {method} looks at none")
+    if output is not None:
+        check_writable(output)
+    set_seed(seed)
+    network, inputs = source.load()
+    with warnings_as_lines():
+        densities = precrop.densities(
+            network,
+            inputs,
+            method=method,
+            params=params,
+            macs=macs,
+            data=None if data is None else _batches(data),
+            seed=seed or 0,
+            progress=True,
+            **arguments(option),
+        )
+    text = json.dumps(densities, indent=1)
+    if as_json:
+        typer.echo(text)
+    else:
+        column = max(map(len, densities), default=0)
+        for name, density in densities.items():
+            typer.echo(f"{name:<{column}}  {density:.6f}")
+    if output is not None:
+        write_text(output, text + "\n")
+
+
+def _batches(data: str) -> Any:
+    """Batches ``(inputs, targets)`` from a file of tensors, or from a user's own factory."""
+    from precrop.zoo import call_factory, runs_user_code
+
+    if runs_user_code(data):
+        return call_factory(data)
+    from precrop.plans.weights import load_tensors
+
+    tensors = load_tensors(Path(data))
+    missing = [name for name in ("inputs", "targets") if name not in tensors]
+    if missing:
+        raise PrecropError(
+            f"{data} has no tensor {missing[0]!r}: save 'inputs' and 'targets' in it"
+        )
+    return [(tensors["inputs"], tensors["targets"])]

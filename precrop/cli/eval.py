@@ -1,0 +1,52 @@
+"""The command ``eval``. Heavy imports wait inside it, as in `precrop.cli.app`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from precrop.cli.checkpoint import CheckpointOptions
+from precrop.cli.options import LastJson, with_options
+from precrop.cli.output import needs, plain
+
+if TYPE_CHECKING:
+    from precrop.training.evaluate import Evaluation
+
+
+@with_options
+def eval_command(
+    given: CheckpointOptions,
+    confusion: Annotated[Path | None, "Draw which classes are taken for which.", "FILE.png"] = None,
+    as_json: LastJson = False,
+) -> None:
+    """Evaluate a checkpoint, or a plan and weights, on the held-out images."""
+    with needs("train"):
+        from precrop.training.evaluate import draw_confusion, evaluate, evaluate_checkpoint
+
+    planned = given.planned()
+    if planned is None:
+        found = evaluate_checkpoint(given.checkpoint, given.data, trust=given.trusted)
+    else:
+        found = evaluate(planned.network, planned.images)
+    if confusion is not None:
+        draw_confusion(found, confusion)
+    _print_evaluation(found, as_json)
+
+
+def _print_evaluation(found: "Evaluation", as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(found.to_json()))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("class", "images", "right", box=None)
+    totals = found.confusion.sum(1).tolist()
+    for (name, share), total in zip(found.per_class.items(), totals, strict=True):
+        table.add_row(plain(name), f"{total:,}", f"{share:.2%}" if total else "none")
+    Console().print(table)
+    typer.echo(
+        f"{found.accuracy:.2%} right, loss {found.loss:.4f}; "
+        f"{found.params:,} parameters, {found.macs:,} MACs; {found.seconds:.1f} s"
+    )

@@ -1,0 +1,194 @@
+"""Options that several commands take, each said once: dataclasses whose fields are options."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import typer
+
+from precrop.cli.arguments import arguments, shapes
+from precrop.errors import PrecropError
+from precrop.trust import check_named
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from precrop.plans.plan import Plan
+
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="resnet50 (torchvision), resnet20 (ours), timm:NAME, or module:factory",
+    ),
+]
+Args = Annotated[list[str] | None, "An argument for the model's builder; repeatable.", "NAME=VALUE"]
+InputShapes = Annotated[
+    list[str] | None, "3,224,224 or 3x224x224; repeat for several inputs.", "SHAPE"
+]
+Params = Annotated[str | None, "Budget of parameters: a share (0.5, 50%) or a number (2.5M)."]
+Macs = Annotated[str | None, "Budget of multiply-accumulates: a share or a number (1.2G)."]
+Seed = Annotated[int | None, "Seed of the initial weights."]
+Trust = Annotated[bool, "Run code of others that the file names as module:factory."]
+Summary = Annotated[bool, "A line for each stage instead of each layer."]
+AsJson = Annotated[bool, "Print JSON."]
+LastJson = Annotated[bool, "End with one line of JSON."]
+
+
+_NAMES = {"as_json": ("--json",), "output": ("--output", "-o")}
+"""Of options that are not called as their parameters are."""
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Let typer read a command whose options are said in few words, and in groups.
+
+    An annotation says an option's help, and what stands for its value; a flag has no ``--no-``
+    form. A dataclass groups options: its fields become options of each command that takes it::
+
+        @dataclass(frozen=True)
+        class Budgets:
+            params: Annotated[str | None, "Budget of parameters.", "SHARE"] = None
+            macs: Annotated[str | None, "Budget of multiply-accumulates.", "SHARE"] = None
+
+        @with_options
+        def show_command(budgets: Budgets, as_json: Annotated[bool, "Print JSON."] = False) -> None:
+            ...
+
+    typer sees ``--params``, ``--macs`` and ``--json``. What it has its own classes for is said by
+    them, as ever: arguments, limits, other names.
+    """
+    taken = inspect.signature(command, eval_str=True).parameters
+    groups: dict[str, tuple[Any, Mapping[str, inspect.Parameter]]] = {
+        name: (parameter.annotation, inspect.signature(parameter.annotation).parameters)
+        for name, parameter in taken.items()
+        if is_dataclass(parameter.annotation) and isinstance(parameter.annotation, type)
+    }
+    options = [
+        _option(option)
+        for name, parameter in taken.items()
+        for option in (groups[name][1].values() if name in groups else [parameter])
+    ]
+
+    @functools.wraps(command)
+    def flat(**values: Any) -> None:
+        made = {
+            name: group(**{option: values.pop(option) for option in fields})
+            for name, (group, fields) in groups.items()
+        }
+        command(**made, **values)
+
+    vars(flat)["__signature__"] = inspect.Signature(options)
+    flat.__annotations__ = {option.name: option.annotation for option in options}
+    return flat
+
+
+def _option(parameter: inspect.Parameter) -> inspect.Parameter:
+    """A parameter as typer takes it."""
+    annotation = parameter.annotation
+    kind, *notes = get_args(annotation)
+    if isinstance(notes[0], str):
+        names = _NAMES.get(parameter.name, (f"--{parameter.name.replace('_', '-')}",))
+        text, metavar = (*notes, None)[:2]
+        annotation = Annotated[kind, typer.Option(*names, help=text, metavar=metavar)]
+    return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """A network by name, and the shape of its input."""
+
+    model: ModelName
+    input_shape: InputShapes = None
+    arg: Args = None
+
+    @property
+    def args(self) -> dict[str, Any]:
+        """What the network's builder gets."""
+        return arguments(self.arg)
+
+    def load(self, shape: Any = None) -> tuple["nn.Module", Any]:
+        """The network and its input shape: as the options say, else this one, else the usual."""
+        from precrop.zoo import default_input_shape, load_model
+
+        said = shapes(self.input_shape) or shape
+        network = load_model(self.model, self.args)
+        return network, said or default_input_shape(self.model, network)
+
+
+@dataclass(frozen=True)
+class InputOptions(ModelOptions):
+    """A network by name, and its inputs: their shapes, or what a function of the user's makes."""
+
+    input: Annotated[
+        str | None,
+        "Example inputs instead of shapes, made by a function of yours: its module is run.",
+        "MODULE:FACTORY",
+    ] = None
+
+    def load(self, shape: Any = None) -> tuple["nn.Module", Any]:
+        """The network, and its inputs or their shape."""
+        if self.input is None:
+            return super().load(shape)
+        if self.input_shape or ":" not in self.input:
+            raise PrecropError(
+                "--input is like module:factory, and goes without --input-shape: the factory "
+                "makes what the network takes"
+            )
+        from precrop.read.inputs import given
+        from precrop.zoo import call_factory, load_model
+
+        network = load_model(self.model, self.args)
+        return network, given(network, None, call_factory(self.input))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OriginalOptions:
+    """The network that a plan is for."""
+
+    model: Annotated[str | None, "The original, if not the plan's own.", "MODEL"] = None
+    arg: Args = None
+    trust: Trust = False
+
+    def source(self, plan: "Plan") -> tuple[str, Mapping[str, Any]]:
+        """The name and arguments of a plan's original.
+
+        Args:
+            plan: it names a model, which is the original unless ``--model`` names another one. That
+                is not built without trust if that runs a user's code.
+        """
+        if self.model:
+            return self.model, arguments(self.arg)
+        if self.arg:
+            raise PrecropError("--arg is for the builder of another original: name it with --model")
+        source = plan.source or {}
+        name, args = source.get("name"), source.get("args")
+        if not isinstance(name, str) or not isinstance(args, Mapping):
+            raise PrecropError("this plan does not say which model it is for: name it with --model")
+        check_named(name, args, self.trust, f"say --model {name}, or --trust")
+        return name, args
+
+    def load(self, plan: "Plan") -> "nn.Module":
+        """The original of a plan."""
+        from precrop.zoo import load_model
+
+        return load_model(*self.source(plan))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedOptions(OriginalOptions):
+    """The network that a plan or a run is for."""
+
+    model: Annotated[
+        str | None, "The plan's original, if not its own; of a run, its network.", "MODEL"
+    ] = None
+
+    @property
+    def trusted(self) -> str | bool:
+        """What of a run's file may be run: all, nothing, or the network of this name."""
+        return self.model or self.trust
+
+
+PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="A file that `precrop plan` wrote.")]

@@ -1,0 +1,82 @@
+"""What commands say alike: lines on standard error, names in tables, and a plan."""
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+import precrop
+from precrop.errors import PrecropError, one_line, printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+    from precrop.plans.plan import Plan
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+
+def say(text: str) -> None:
+    """One line on standard error."""
+    print(f"precrop: {one_line(text)}", file=sys.stderr)
+
+
+def warn(text: str) -> None:
+    """A warning as one line on standard error."""
+    say(f"warning: {text}")
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """What the library warns of as one line each on standard error."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", precrop.LayerCollapseWarning)
+        warnings.simplefilter("always", precrop.SlicedChannelsWarning)
+        yield
+    for warning in caught:
+        warn(str(warning.message))
+
+
+@contextmanager
+def needs(extra: str, what: str = "training needs") -> Iterator[None]:
+    """Say in one line which of an extra's libraries is not installed."""
+    try:
+        yield
+    except ImportError as error:
+        raise PrecropError(
+            f"{what} {error.name}, which is not installed: pip install 'precrop[{extra}]'"
+        ) from error
+
+
+def plain(text: str) -> "Text":
+    """A cell of a table that shows a name from a file: it is no markup and moves no cursor."""
+    from rich.text import Text
+
+    return Text(printable(text))
+
+
+def wide_console(columns: int) -> "Console":
+    """Standard output, at least so wide where it is a file, which has no edge to break lines at."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, columns)
+    return console
+
+
+def print_plan(plan: "Plan", as_json: bool, summary: bool) -> None:
+    """A plan as JSON, in a line for each stage, or as a table of its layers."""
+    if as_json:
+        typer.echo(plan.to_json(), nl=False)
+    elif summary:
+        typer.echo(plan.summary())
+    else:
+        from precrop.plans.table import show
+
+        show(plan)

@@ -1,0 +1,33 @@
+"""The command ``plan``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from precrop.cli.arguments import set_seed
+from precrop.cli.options import AsJson, InputOptions, Seed, Summary, with_options
+from precrop.cli.output import print_plan
+from precrop.cli.planning import PlanOptions
+from precrop.files import check_writable
+
+
+@with_options
+def plan_command(
+    wanted: PlanOptions,
+    source: InputOptions,
+    seed: Seed = None,
+    output: Annotated[Path | None, "Write the plan to this file."] = None,
+    summary: Summary = False,
+    as_json: AsJson = False,
+) -> None:
+    """Decide how wide every layer should be, and show or save it."""
+    if output is not None:
+        check_writable(output)
+    set_seed(seed)
+    _, plan = wanted.plan(source)
+    print_plan(plan, as_json, summary)
+    if output is not None:
+        plan.save(output)
+        if not as_json:
+            typer.echo(f"Written to {output}; `precrop build {output}` makes the network.")

@@ -1,0 +1,171 @@
+"""The options of ``plan`` and ``crop``: budgets, and how widths are found within them."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+import precrop
+from precrop.cli.options import InputOptions, Macs, Params
+from precrop.cli.output import warn
+from precrop.errors import PrecropError
+from precrop.files import read_json
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from precrop.plans.plan import Plan
+
+_DIGITS = 12
+"""Of the longest number of channels that is looked at."""
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """Arguments of `precrop.plan`, under their names there and with the defaults that it has."""
+
+    params: Params = None
+    macs: Macs = None
+    latency: Annotated[
+        str | None, "Budget of time for one pass, as the profile predicts it: 0.5, 50%, 8ms."
+    ] = None
+    memory: Annotated[str | None, "Budget of activations alive at once: 0.5, 50%, 64MB."] = None
+    costs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cost", metavar="NAME=BUDGET", help="Budget of a plugin's own cost; repeatable."
+        ),
+    ] = None
+    batch_size: Annotated[int, "Inputs in one pass, for --latency and --memory."] = 1
+    device_profile: Annotated[
+        str | None,
+        typer.Option(
+            "--profile",
+            metavar="FILE.json",
+            help="Whose time: what `precrop profile` wrote; or cpu, cuda: rooflines, not measured.",
+        ),
+    ] = None
+    calibrate: Annotated[
+        bool, "Measure the planned network and correct the plan until it is in time."
+    ] = False
+    divisor: Annotated[
+        str | None,
+        "Widths are multiples of this (8 suits hardware); auto: the profile's step, as with "
+        "--latency.",
+    ] = None
+    min_width: Annotated[int, "No layer gets narrower than this."] = 1
+    expand: Annotated[bool, "Layers may also widen (PreConfig)."] = False
+    balance: Annotated[float, "How evenly both ends of a layer are cropped."] = 1.0
+    objective: Annotated[
+        str, "synexp, exact, exact-output, dense-layers, inner-layers: what the widths maximise."
+    ] = "synexp"
+    densities: Annotated[
+        Path | None,
+        "Densities to come close to, as `precrop densities --json` prints them.",
+        "FILE.json",
+    ] = None
+    rule: Annotated[
+        str,
+        "balanced; uniform: one share of every width; or densities first and then channels: "
+        "sqrt-min, sqrt-max, geometric-mean.",
+    ] = "balanced"
+    residual: Annotated[
+        Literal["tie", "crop"], "Layers at a residual sum share one width, or each has its own."
+    ] = "tie"
+    ignore: Annotated[
+        list[str] | None, "Layers that keep their width (layer4.*); repeatable.", "PATTERN"
+    ] = None
+    groups: Annotated[
+        Literal["keep", "scale"],
+        "Grouped convolutions keep their number of groups, or their groups' width.",
+    ] = "keep"
+    drop_unused: Annotated[bool, "Leave out modules that no pass calls."] = False
+
+    def plan(self, source: InputOptions) -> tuple["nn.Module", "Plan"]:
+        """The network and its plan, which remembers how the network is named."""
+        make, keywords = _calibrated if self.calibrate else precrop.plan, self._keywords()
+        model, inputs = source.load()
+        plan = make(model, inputs, **keywords)
+        _warn_if_slack(plan)
+        named = {"name": source.model, "args": source.args}
+        return model, dataclasses.replace(plan, source=named)
+
+    def _keywords(self) -> dict[str, Any]:
+        """What `precrop.plan` takes."""
+        read = {
+            "costs": _budgets(self.costs),
+            "divisor": _divisor(self.divisor),
+            "densities": None if self.densities is None else _read_densities(self.densities),
+            "ignore": tuple(self.ignore or ()),
+        }
+        return {name: value for name, value in vars(self).items() if name != "calibrate"} | read
+
+
+def _calibrated(model: "nn.Module", inputs: Any, *, latency: str | None, **options: Any) -> "Plan":
+    """A plan whose network was measured; a warning if it is slower than asked."""
+    from precrop.deployment.calibrating import calibrate
+    from precrop.solve.budgets import UNITS, parse_budget
+
+    if latency is None:
+        raise PrecropError("--calibrate needs a time to meet: give --latency")
+    parse_budget("latency", latency, UNITS["latency"].suffixes["s"])  # before anything is measured
+    found = calibrate(model, inputs, latency, progress=_say, **options)
+    for number, attempt in enumerate(found.attempts, 1):
+        _say(
+            f"plan {number}: {attempt.seconds * 1e3:.3f} ms, {attempt.used:.1%} of the asked "
+            f"{attempt.limit * 1e3:.3f} ms (the original {attempt.dense * 1e3:.3f} ms)"
+        )
+    if not found.met:
+        tried = f"the fastest of {len(found.attempts)} that were measured"
+        warn(f"no plan was in time; this is {tried}")
+    return found.plan
+
+
+def _say(doing: str) -> None:
+    print(f"calibrating: {doing}", file=sys.stderr)
+
+
+def _warn_if_slack(plan: "Plan") -> None:
+    """Warn where budgets above the original were given and layers may not widen."""
+    above = [name for name, budget in plan.budgets.items() if budget.limit > budget.base]
+    if above and plan.params == plan.base_params and not plan.options["expand"]:
+        asked = plan.budgets[above[0]].asked
+        warn(
+            f"nothing is cropped: {above[0]}={asked} is more than the network has; --expand lets "
+            "layers widen"
+        )
+
+
+def _budgets(pairs: Sequence[str] | None) -> dict[str, str]:
+    """Budgets by the names of their costs."""
+    found = {}
+    for pair in pairs or ():
+        name, equals, budget = pair.partition("=")
+        if not equals or not name or not budget:
+            raise PrecropError(f"--cost {pair} is not like energy=0.5")
+        found[name] = budget
+    return found
+
+
+def _divisor(text: str | None) -> int | Literal["auto"] | None:
+    """``auto``, or a number of channels; None leaves it to `precrop.plan`."""
+    if text is None:
+        return None
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or len(text) > _DIGITS:
+        shown = text if len(text) <= _DIGITS else text[:_DIGITS] + "…"
+        raise PrecropError(f"--divisor {shown} is no number of channels: write 8, or auto")
+    return int(text)
+
+
+def _read_densities(path: Path) -> dict[str, float]:
+    """A JSON file ``{layer name: density}``; the numbers are checked where they are used."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise PrecropError(f"{path} is not like {{layer name: density}}")
+    return content

@@ -4,7 +4,6 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
@@ -189,6 +188,3 @@ class TrainedOptions(OriginalOptions):
     def trusted(self) -> str | bool:
         """What of a run's file may be run: all, nothing, or the network of this name."""
         return self.model or self.trust
-
-
-PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="A file that `precrop plan` wrote.")]

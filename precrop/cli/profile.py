@@ -4,19 +4,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from precrop.cli.arguments import arguments, shapes
-from precrop.cli.options import Args, AsJson, with_options
+from precrop.cli.options import Args, AsJson, ModelOptions, with_options
 from precrop.cli.output import warn
 from precrop.errors import PrecropError
 from precrop.files import check_writable
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from precrop.costs.profiles import DeviceProfile
     from precrop.deployment.profiling import Check, Subject
 
@@ -53,16 +50,18 @@ def profile_command(
     as_json: AsJson = False,
 ) -> None:
     """Measure how fast this device is, for budgets of latency."""
+    from rich.console import Console
+    from rich.progress import Progress
+
     from precrop.deployment import profiling
 
     wanted = _shares(shares)
     if output is not None:
         check_writable(output)
-    args, shape = arguments(arg), shapes(input_shape)
-    subjects = [_subject(name, args, shape) for name in models]
-    checked = [_subject(name, args, shape) for name in check or ()]
-    with _bar() as bar:
-        task = bar.add_task("measuring", total=len(subjects) * len(wanted))
+    subjects = [_subject(ModelOptions(name, input_shape, arg)) for name in models]
+    checked = [_subject(ModelOptions(name, input_shape, arg)) for name in check or ()]
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("measuring", total=len(subjects) * len(wanted))
         profile = profiling.profile_device(
             subjects,
             runtime=runtime,
@@ -71,7 +70,7 @@ def profile_command(
             batch_size=batch,
             shares=wanted,
             rounds=rounds,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=lambda done, total: bars.update(task, completed=done, total=total),
         )
     _warn(profile)
     if not as_json:
@@ -86,37 +85,26 @@ def profile_command(
         _show_checks(checks)
 
 
-def _bar() -> "Progress":
-    from rich.console import Console
-    from rich.progress import Progress
-
-    return Progress(console=Console(stderr=True), transient=True)
-
-
-def _subject(name: str, args: dict[str, Any], shape: Any) -> "Subject":
+def _subject(source: ModelOptions) -> "Subject":
     """A network by name. It is read once, to refuse an input now that it fails on."""
     from precrop.deployment.profiling import Subject
     from precrop.read.inputs import Inputs
     from precrop.read.network import Network
-    from precrop.zoo import default_input_shape, load_model
 
-    model = load_model(name, args)
-    found = Subject(name, model, shape or default_input_shape(name, model))
-    Network(model, Inputs(found.input_shape))
-    return found
+    model, shape = source.load()
+    Network(model, Inputs(shape))
+    return Subject(source.model, model, shape)
 
 
 def _checks(
     profile: "DeviceProfile", subjects: "Sequence[Subject]", batch: int, rounds: int
 ) -> "list[Check]":
     from precrop.deployment import profiling
+    from precrop.progress import bar
 
     found = []
-    with _bar() as bar:
-        task = bar.add_task("checking", total=len(subjects))
-        for subject in subjects:
-            found += profiling.check(profile, [subject], batch_size=batch, rounds=rounds)
-            bar.advance(task)
+    for subject in bar(subjects, "checking", len(subjects)):
+        found += profiling.check(profile, [subject], batch_size=batch, rounds=rounds)
     return found
 
 

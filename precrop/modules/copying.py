@@ -98,7 +98,9 @@ def tensor_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 def _copies_plainly(kind: type[nn.Module]) -> bool:
     """Whether a class leaves copying to Python, so that copying its attributes is all there is."""
-    if kind.__setstate__.__module__ not in _UPGRADING or issubclass(kind, torch.jit.ScriptModule):
+    own = kind.__setstate__ is not nn.Module.__setstate__  # which a library may have replaced
+    upgrades = kind.__setstate__.__module__ in _UPGRADING
+    if (own and not upgrades) or issubclass(kind, torch.jit.ScriptModule):
         return False
     return all(
         getattr(kind, name, None) is getattr(nn.Module, name, None)

@@ -175,3 +175,16 @@ def test_a_network_that_is_scripted_as_a_whole() -> None:
     model = torch.jit.script(nn.Sequential(nn.Conv2d(3, 96, 3), nn.ReLU(), nn.Conv2d(96, 4, 3)))
     plan, _ = cropped(model, SHAPE, ["0"])
     assert not plan.frozen
+
+
+def test_a_library_may_have_replaced_how_modules_are_read_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As `torch.compile` does, once in a process."""
+    original = nn.Module.__setstate__
+    monkeypatch.setattr(nn.Module, "__setstate__", lambda self, state: original(self, state))
+    model: Any = Net()
+    model.lock = threading.Lock()
+    plan, built = cropped(model, SHAPE, ["a", "b", "c"])
+    assert built.lock is model.lock
+    assert not plan.frozen

@@ -1,5 +1,6 @@
 """The command ``build``. Heavy imports wait inside it, as in `precrop.cli.app`."""
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -22,4 +23,7 @@ def build_command(
     built.check(file.stem)
     plan = Plan.load(file)
     set_seed(built.seed)
-    built.write(original.load(plan), plan, file.stem)
+    network = original.load(plan)
+    name, args = original.source(plan)
+    plan = dataclasses.replace(plan.for_outputs(network), source={"name": name, "args": args})
+    built.write(network, plan, file.stem)

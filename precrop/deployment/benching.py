@@ -170,6 +170,7 @@ def variants(
                 f"plan {name} is for an input of {Inputs(plan.input_shape).text}, "
                 f"not {inputs.text}: give that as --input-shape, or make the plan again"
             )
+        plan = plan.for_outputs(model)
         suffix = f" {name}" if len(plans) > 1 else ""
         found.append(Variant(f"cropped{suffix}", plan.build(model), plan.params, plan.macs))
         found += _masked(model, plan, suffix, masked, sparse, seed)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from precrop.errors import PrecropError
 from precrop.files import replacing
+from precrop.plans.outputs import for_built
 from precrop.plans.plan import Plan
 
 
@@ -67,13 +68,14 @@ def save_built(model: nn.Module, plan: Plan, output: Path, stem: str) -> tuple[P
 
     Args:
         model: the cropped network.
-        plan: the plan that it was built from.
+        plan: the plan that it was built from; written recounted if that had other outputs.
         output: a folder, or the first part of both names.
         stem: the first part of both names where ``output`` is a folder.
 
     Returns:
         The paths of the weights and of the plan.
     """
+    plan = for_built(plan, model)
     prefix = output / stem if output.is_dir() else output
     weights_path = prefix.with_name(f"{prefix.name}.safetensors")
     plan_path = prefix.with_name(f"{prefix.name}.json")

@@ -161,6 +161,19 @@ def test_build_writes_the_state_dict_and_the_plan(capsys: Output) -> None:
     assert network.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 7)
 
 
+def test_build_of_other_classes_says_so_in_its_plan(capsys: Output) -> None:
+    assert main(["plan", "resnet20", *HALF, "-o", "half.json"]) == 0
+    capsys.readouterr()
+    other = ["--model", "resnet20", "--arg", "num_classes=37"]
+    assert main(["build", "half.json", *other, "-o", "pets", "--json"]) == 0
+    tensors, plan = load_file("pets.safetensors"), Plan.load("pets.json")
+    assert json.loads(capsys.readouterr().out)["params"] == plan.params
+    assert plan.source == {"name": "resnet20", "args": {"num_classes": 37}}
+    network = plan.build(load_model("resnet20", {"num_classes": 37}))
+    network.load_state_dict(tensors)
+    assert plan.params == sum(p.numel() for p in network.parameters())
+
+
 def test_build_slices_trained_weights(capsys: Output) -> None:
     plan = plan_to("half.json")
     original = load_model("resnet20", {"num_classes": 7})

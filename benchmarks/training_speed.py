@@ -34,6 +34,7 @@ import precrop
 from benchmarks.report import Row, Section, markdown, progress, setting, show, spread
 from precrop.deployment.timing import interleaved
 from precrop.files import write_text
+from precrop.model_spec import ModelSpec
 from precrop.plans.plan import Plan
 from precrop.training import narrow
 from precrop.training.data import ImageData, Images
@@ -184,8 +185,7 @@ def precrop_train(variant: Variant, steps: int) -> dict[str, float]:
     """The same figures of `precrop.training.loop.train`."""
     data = _images(steps)
     run = Run(
-        model=MODEL,
-        args={"num_classes": CLASSES},
+        model=ModelSpec(MODEL, {"num_classes": CLASSES}),
         data=data.name,
         data_name=data.name,
         data_digest=data.digest,

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from precrop.errors import PrecropError
 from precrop.files import read_json, replacing
+from precrop.model_spec import ModelSpec
 from precrop.modules.hooks import unwrapped
 from precrop.plans.build import check_built, check_same_network
 from precrop.plans.outputs import for_built
 from precrop.plans.plan import Plan
 from precrop.plans.weights import load_tensors, load_weights, save_tensors
-from precrop.trust import check_named, runs_user_code
+from precrop.trust import runs_user_code
 from precrop.version import __version__
-from precrop.zoo import load_model
 
 WEIGHTS, PLAN, CONFIG = "model.safetensors", "plan.json", "config.json"
 FILES = (WEIGHTS, PLAN, CONFIG)
@@ -65,20 +65,17 @@ def save_pretrained(
     tensors = _tensors(model)
     plan = for_built(plan, model)
     check_built(plan, model)
-    if name is None:
-        if args is not None:
-            raise PrecropError("args= is for the builder of the original: name it with name=")
-        source = plan.source or {}
-        name, args = source.get("name"), source.get("args")
-    args = dict(args or {})
-    if name is not None:
-        _check_named(name, args, plan)
-        plan = replace(plan, source={"name": name, "args": args})
+    if name is None and args is not None:
+        raise PrecropError("args= is for the builder of the original: name it with name=")
+    original = plan.source if name is None else ModelSpec(name, dict(args or {}))
+    if original is not None:
+        _check_named(original, plan)
+        plan = replace(plan, source=original)
     config = {
         "format": FORMAT,
         "library_name": "precrop",
-        "name": name,
-        "args": args,
+        "name": None if original is None else original.name,
+        "args": {} if original is None else dict(original.args),
         "network": plan.network,
         "input_shape": plan.input_shape,
         "params": plan.params,
@@ -187,16 +184,16 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def _check_named(name: str, args: Mapping[str, Any], plan: Plan) -> None:
+def _check_named(original: ModelSpec, plan: Plan) -> None:
     """Refuse now a name and arguments by which the network would not be found again.
 
     A factory of the user's is not run for that.
     """
-    if runs_user_code(name):
+    if runs_user_code(original.name):
         return
-    check_named(name, args, False, "")
+    original.check(False, "")
     with torch.random.fork_rng(devices=[]):  # training goes on with the numbers it would have had
-        check_same_network(plan, load_model(name, args))
+        check_same_network(plan, original.build())
 
 
 # --- reading ------------------------------------------------------------------------------------
@@ -211,18 +208,19 @@ def _original(folder: Path, model: Original | None) -> nn.Module:
     config = read_json(folder / CONFIG)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise PrecropError(f"{folder / CONFIG} is no description by save_pretrained")
-    name, args = config.get("name"), config.get("args")
-    if name is None:
+    if config.get("name") is None:
         raise PrecropError(
             f"{folder} does not say how its network ({config.get('network')}) is built: give the "
             "original, model=, or a function that makes it"
         )
-    if not isinstance(name, str) or not isinstance(args, dict):
-        raise PrecropError(f"{folder / CONFIG} is broken: name and args are no text and mapping")
-    if isinstance(model, str) and model != name:
-        raise PrecropError(f"{folder} is of {name}, not of {model}")
-    check_named(name, args, model or False, f"say model={name!r}")
-    return load_model(name, args)
+    try:
+        original = ModelSpec.from_json(config)
+    except PrecropError as error:
+        raise PrecropError(f"{folder / CONFIG} is broken: {error}") from error
+    if isinstance(model, str) and model != original.name:
+        raise PrecropError(f"{folder} is of {original.name}, not of {model}")
+    original.check(model or False, f"say model={original.name!r}")
+    return original.build()
 
 
 def _made(factory: Any) -> nn.Module:

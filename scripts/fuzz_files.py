@@ -125,10 +125,11 @@ def changed_bytes(content: bytes, rng: random.Random) -> bytes:
 
 def _plan(folder: Path) -> None:
     import precrop
+    from precrop.model_spec import ModelSpec
     from precrop.zoo import load_model
 
     plan = precrop.plan(load_model("resnet20", {}), (3, 32, 32), params=0.5, residual="crop")
-    source = {"name": "resnet20", "args": {"num_classes": 10}}
+    source = ModelSpec("resnet20", {"num_classes": 10})
     replace(plan, source=source, seconds=0.5).save(folder / "plan.json")
 
 
@@ -145,6 +146,7 @@ def _inside_plan(path: Path, rng: random.Random) -> None:
 
 
 def _trained(folder: Path, *, masked: bool = False) -> Path:
+    from precrop.model_spec import ModelSpec
     from precrop.training.data import load_data
     from precrop.training.loop import train
     from precrop.training.recipes import RECIPES
@@ -152,8 +154,7 @@ def _trained(folder: Path, *, masked: bool = False) -> Path:
 
     data = load_data("digits")
     run = Run(
-        model="resnet20",
-        args={"num_classes": 10},
+        model=ModelSpec("resnet20", {"num_classes": 10}),
         data="digits",
         data_name=data.name,
         data_digest=data.digest,

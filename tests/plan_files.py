@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from precrop.model_spec import ModelSpec
 from precrop.modules.streams import Stream
 from precrop.plans.plan import BudgetPlan, LayerPlan, Plan
 
@@ -54,7 +55,7 @@ LAYERS = (
 
 PLAN = Plan(
     network="precrop.models.resnet:CifarResNet",
-    source={"name": "resnet20", "args": {"num_classes": 10}},
+    source=ModelSpec("resnet20", {"num_classes": 10}),
     input_shape=(3, 32, 32),
     budgets={
         "params": BudgetPlan("0.5", 2600, 1143, 5200, 0.0),

@@ -7,7 +7,7 @@ from pathlib import Path
 import precrop
 
 ROOMS = (
-    "version errors files progress plugins trust models zoo",  # named networks, errors, whole files
+    "version errors files progress plugins trust models zoo model_spec",  # networks by name, files
     "modules",  # any nn.Module: copies, hooks, state kept apart
     "solve",  # widths within budgets, as mathematics
     "read",  # a network's forward passes as a structure

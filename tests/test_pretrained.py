@@ -13,6 +13,7 @@ from torch import nn
 
 import precrop
 from precrop.errors import PlanError, PrecropError
+from precrop.model_spec import ModelSpec
 from precrop.models import resnet20
 from precrop.plans.plan import Plan
 from precrop.pretrained import FILES
@@ -91,10 +92,7 @@ def test_arguments_and_metadata_are_kept(tmp_path: Path) -> None:
     )
     assert precrop.from_pretrained(str(tmp_path))(IMAGES).shape == (2, 7)
     assert json.loads((tmp_path / "config.json").read_text())["metadata"] == info
-    assert Plan.load(tmp_path / "plan.json").source == {
-        "name": "resnet20",
-        "args": {"num_classes": 7},
-    }
+    assert Plan.load(tmp_path / "plan.json").source == ModelSpec("resnet20", {"num_classes": 7})
 
 
 def test_other_classes_than_were_planned(half: Plan, tmp_path: Path) -> None:

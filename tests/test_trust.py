@@ -23,6 +23,7 @@ from precrop.cli.app import main
 from precrop.deployment.exporting import Origin, load_safetensors, to_safetensors
 from precrop.errors import PlanError, PrecropError
 from precrop.fit.attributes import apply_edits, get_attribute
+from precrop.model_spec import ModelSpec
 from precrop.plans.file import digest
 from precrop.plans.plan import Plan
 from precrop.read.inputs import Inputs
@@ -57,7 +58,9 @@ def refused(capsys: Output, *argv: str) -> str:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of one of our own networks."""
-    run = replace(small_run(settings={"epochs": 1}), model="resnet20", args={"num_classes": 10})
+    run = replace(
+        small_run(settings={"epochs": 1}), model=ModelSpec("resnet20", {"num_classes": 10})
+    )
     output = tmp_path_factory.mktemp("runs")
     return train(run, data=digits(), output=output, loggers=("none",)).folder
 
@@ -65,13 +68,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def of_another(folder: Path, target: Path, model: str, args: dict[str, Any]) -> Path:
     """A checkpoint as a stranger would make it: of another network, with the right id."""
     content = checkpoints.read(folder / "last")
-    run = replace(Run.from_json(content.pop("run")), model=model, args=args)
+    run = replace(Run.from_json(content.pop("run")), model=ModelSpec(model, args))
     content["state_dict"] = {f"network.{n}": v for n, v in nn.Linear(2, 2).state_dict().items()}
     checkpoints.write(target, content, run.described())
     return target
 
 
-STRANGE = [
+STRANGE: list[tuple[str, dict[str, Any]]] = [
     ("os:system", {"command": "touch ran"}),
     ("touching:net", {}),
     ("subprocess:getoutput", {"cmd": "touch ran"}),
@@ -116,7 +119,8 @@ def test_what_the_user_says_again_is_run(trained: Path, tmp_path: Path, capsys: 
         "import pathlib; pathlib.Path('ran').touch()\nfrom precrop.models import resnet20 as net\n"
     )
     content = checkpoints.read(trained / "last")
-    run = replace(Run.from_json(content.pop("run")), model="touched:net")
+    touched = ModelSpec("touched:net", {"num_classes": 10})
+    run = replace(Run.from_json(content.pop("run")), model=touched)
     checkpoints.write(tmp_path / "given", content, run.described())
     line = refused(capsys, "eval", "given")
     assert "say --model touched:net, or --trust" in line
@@ -125,7 +129,7 @@ def test_what_the_user_says_again_is_run(trained: Path, tmp_path: Path, capsys: 
     assert main(["eval", "given", "--model", "touched:net"]) == 0
     assert Path("ran").exists()
     network = load_trained(tmp_path / "given", trust=True).network
-    origin = Origin("touched:net", {"num_classes": 10})
+    origin = Origin(touched)
     to_safetensors(network, Inputs((3, 32, 32)), Path("net.safetensors"), origin=origin)
     with pytest.raises(PrecropError, match="say model='touched:net'"):
         load_safetensors(Path("net.safetensors"))
@@ -135,7 +139,7 @@ def test_what_the_user_says_again_is_run(trained: Path, tmp_path: Path, capsys: 
 def test_a_strangers_plan(capsys: Output) -> None:
     plan = precrop.plan(load_model("resnet20", {}), (3, 32, 32), params=0.5)
     for model, args in STRANGE:
-        replace(plan, source={"name": model, "args": args}).save("given.json")
+        replace(plan, source=ModelSpec(model, args)).save("given.json")
         for words in (["build"], ["export"], ["eval", "--weights", "x", "--data", "digits"]):
             refused(capsys, words[0], "given.json", *words[1:])
     assert not Path("ran").exists()
@@ -170,7 +174,8 @@ def test_a_strangers_study(capsys: Output) -> None:
 
 def test_weights_of_a_stranger(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
-    to_safetensors(load_model("resnet20", {}), Inputs((3, 32, 32)), path, origin=Origin("resnet20"))
+    resnet = ModelSpec("resnet20", {})
+    to_safetensors(resnet.build(), Inputs((3, 32, 32)), path, origin=Origin(resnet))
     with safe_open(path, framework="pt") as file:
         record = json.loads(file.metadata()["precrop"])
     for model, args in STRANGE:

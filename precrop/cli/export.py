@@ -18,6 +18,7 @@ from precrop.cli.options import (
 )
 from precrop.cli.output import needs
 from precrop.errors import PrecropError
+from precrop.model_spec import ModelSpec
 from precrop.trust import Trust
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def _of_checkpoint(path: Path, trust: Trust) -> _Network:
     from precrop.deployment.exporting import Origin
 
     _, run, network = load_trained(path, trust)
-    return _Network(network, run.input_shape, Origin(run.model, run.args, run.plan), run.name)
+    return _Network(network, run.input_shape, Origin(run.model, run.plan), run.name)
 
 
 def _of_plan(path: Path, original: OriginalOptions) -> _Network:
@@ -119,7 +120,7 @@ def _of_plan(path: Path, original: OriginalOptions) -> _Network:
     from precrop.plans.plan import Plan
 
     plan = Plan.load(path)
-    origin = Origin(*original.source(plan), plan)
+    origin = Origin(original.source(plan), plan)
     return _Network(origin.build(), plan.input_shape, origin, path.stem)
 
 
@@ -128,7 +129,7 @@ def _of_model(name: str, arg: Sequence[str] | None, *, known: bool) -> _Network:
     from precrop.deployment.exporting import Origin
     from precrop.zoo import default_input_shape
 
-    origin = Origin(name, arguments(arg))
+    origin = Origin(ModelSpec(name, arguments(arg)))
     network = origin.build()
     shape = None if known else default_input_shape(name, network)
     return _Network(network, shape, origin, file_stem(name))

@@ -10,7 +10,7 @@ import typer
 
 from precrop.cli.arguments import arguments, shapes
 from precrop.errors import PrecropError
-from precrop.trust import check_named
+from precrop.model_spec import ModelSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -151,29 +151,25 @@ class OriginalOptions:
     arg: Args = None
     trust: Trust = False
 
-    def source(self, plan: "Plan") -> tuple[str, Mapping[str, Any]]:
-        """The name and arguments of a plan's original.
+    def source(self, plan: "Plan") -> ModelSpec:
+        """A plan's original.
 
         Args:
             plan: it names a model, which is the original unless ``--model`` names another one. That
                 is not built without trust if that runs a user's code.
         """
         if self.model:
-            return self.model, arguments(self.arg)
+            return ModelSpec(self.model, arguments(self.arg))
         if self.arg:
             raise PrecropError("--arg is for the builder of another original: name it with --model")
-        source = plan.source or {}
-        name, args = source.get("name"), source.get("args")
-        if not isinstance(name, str) or not isinstance(args, Mapping):
+        if plan.source is None:
             raise PrecropError("this plan does not say which model it is for: name it with --model")
-        check_named(name, args, self.trust, f"say --model {name}, or --trust")
-        return name, args
+        plan.source.check(self.trust, f"say --model {plan.source.name}, or --trust")
+        return plan.source
 
     def load(self, plan: "Plan") -> "nn.Module":
         """The original of a plan."""
-        from precrop.zoo import load_model
-
-        return load_model(*self.source(plan))
+        return self.source(plan).build()
 
 
 @dataclass(frozen=True, kw_only=True)

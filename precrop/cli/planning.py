@@ -14,6 +14,7 @@ from precrop.cli.options import InputOptions, Macs, Params
 from precrop.cli.output import warn
 from precrop.errors import PrecropError
 from precrop.files import read_json
+from precrop.model_spec import ModelSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -91,8 +92,7 @@ class PlanOptions:
         model, inputs = source.load()
         plan = make(model, inputs, **keywords)
         _warn_if_slack(plan)
-        named = {"name": source.model, "args": source.args}
-        return model, dataclasses.replace(plan, source=named)
+        return model, dataclasses.replace(plan, source=ModelSpec(source.model, source.args))
 
     def _keywords(self) -> dict[str, Any]:
         """What `precrop.plan` takes."""

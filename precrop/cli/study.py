@@ -321,7 +321,7 @@ def _planned(same: "Sequence[Cell]", images: "ImageData | None") -> dict[str, An
     return {
         "cells": [cell.id for cell in same],
         "variant": same[0].variant,
-        "network": same[0].network,
+        "network": same[0].network.name,
         "seeds": [cell.seed for cell in same],
         "params": built.params,
         "macs": built.macs,

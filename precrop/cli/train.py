@@ -12,6 +12,7 @@ from precrop.cli.eval import eval_command as eval_command
 from precrop.cli.options import Args, LastJson, ModelName, with_options
 from precrop.cli.output import INTERRUPTED, needs, say
 from precrop.errors import PrecropError
+from precrop.model_spec import ModelSpec
 from precrop.plans.kinds import Init
 from precrop.training.recipes import RECIPES, Recipe, find_recipe, settings, settings_help
 
@@ -110,12 +111,11 @@ class RunOptions:
     def run(self, images: "ImageData", recipe: Recipe, mask: "MaskSpec | None") -> "Run":
         """What is trained, in all that makes its result what it is."""
         from precrop.plans.plan import Plan
-        from precrop.training.networks import builder_args
+        from precrop.training.networks import for_classes
         from precrop.training.runs import Run
 
         return Run(
-            model=self.model,
-            args=builder_args(self.model, arguments(self.arg), len(images.classes)),
+            model=for_classes(ModelSpec(self.model, arguments(self.arg)), len(images.classes)),
             data=self.data,
             data_name=images.name,
             data_digest=images.digest,
@@ -191,7 +191,7 @@ def _announce(run: "Run", folder: Path) -> None:
         how = f"cropped by a plan of {run.plan.params:,} parameters"
     elif run.mask is not None:
         how = f"masked by {run.mask.method} at granularity {run.mask.granularity}"
-    say(f"{run.model} ({how}) on {run.data_name}, {run.recipe.epochs} epochs, in {folder}")
+    say(f"{run.model.name} ({how}) on {run.data_name}, {run.recipe.epochs} epochs, in {folder}")
 
 
 def _print_result(result: "Result", as_json: bool) -> None:

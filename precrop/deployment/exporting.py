@@ -14,7 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -28,13 +28,12 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves, tree_unflatten
 
 from precrop.errors import PrecropError
+from precrop.model_spec import ModelSpec
 from precrop.modules.copying import copied
 from precrop.plans.plan import Plan
 from precrop.plans.weights import load_weights
 from precrop.read.examples import tensors_in
 from precrop.read.inputs import LARGEST_BATCH, Inputs, given
-from precrop.trust import check_named
-from precrop.zoo import load_model
 
 TOLERANCE = 1e-4
 """The largest difference from PyTorch's outputs, relative to the largest of their values."""
@@ -57,18 +56,16 @@ class Origin:
     """How a network is built anew, with other weights.
 
     Attributes:
-        name: as for `precrop.zoo.load_model`.
-        args: keyword arguments for its builder.
+        model: the original.
         plan: what it is cropped by, or None.
     """
 
-    name: str
-    args: Mapping[str, Any] = field(default_factory=dict)
+    model: ModelSpec
     plan: Plan | None = None
 
     def build(self) -> nn.Module:
         """The network with fresh weights."""
-        network = load_model(self.name, self.args)
+        network = self.model.build()
         return network if self.plan is None else self.plan.build(network)
 
 
@@ -322,9 +319,8 @@ def load_safetensors(
     record = _record(path)
     text = record.get("plan")
     plan = None if text is None else Plan.from_json(json.dumps(text))
-    if model is None:
-        model, args = _recorded_source(path, record)
-    network = Origin(model, args or {}, plan).build()
+    original = _recorded(path, record) if model is None else ModelSpec(model, args or {})
+    network = Origin(original, plan).build()
     load_weights(network, path)
     return network.eval()
 
@@ -529,15 +525,11 @@ def _write_safetensors(source: Source, path: Path) -> None:
     }
     record: dict[str, Any] = {"input_shape": source.inputs.spec}
     if source.origin is not None:
-        record |= {"name": source.origin.name, "args": dict(source.origin.args)}
+        record |= source.origin.model.to_json()
         if source.origin.plan is not None:
             record["plan"] = json.loads(source.origin.plan.to_json())
     try:
-        text = json.dumps(record)
-    except (TypeError, ValueError) as error:
-        raise PrecropError(f"an argument of the network's fits in no file: {error}") from error
-    try:
-        save_file(tensors, path, metadata={"format": "pt", RECORD: text})
+        save_file(tensors, path, metadata={"format": "pt", RECORD: json.dumps(record)})
     except SafetensorError as error:
         raise PrecropError(f"cannot write {path.name}: {reason(error)}") from error
 
@@ -584,13 +576,16 @@ def _record(path: Path) -> dict[str, Any]:
     return record
 
 
-def _recorded_source(path: Path, record: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """The network's name and arguments, unless building it would run a user's code."""
-    name, args = record.get("name"), record.get("args")
-    if not isinstance(name, str) or not isinstance(args, dict):
-        raise PrecropError(f"{path} does not say which network it is of: name it (model=)")
-    check_named(name, args, False, f"say model={name!r}")
-    return name, args
+def _recorded(path: Path, record: Mapping[str, Any]) -> ModelSpec:
+    """The network that a file names, unless building it would run a user's code."""
+    try:
+        model = ModelSpec.from_json(record)
+    except PrecropError as error:
+        raise PrecropError(
+            f"{path} does not say which network it is of: name it (model=)"
+        ) from error
+    model.check(False, f"say model={model.name!r}")
+    return model
 
 
 # --- names of what goes in and comes out --------------------------------------------------------

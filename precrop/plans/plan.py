@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from precrop.errors import PlanError, PrecropError
 from precrop.files import read_text, write_text
 from precrop.fit.attributes import GROWTH
+from precrop.model_spec import ModelSpec
 from precrop.modules.streams import Stream
 from precrop.plans.file import brief, from_text, is_sound, to_text
 from precrop.plans.kinds import Axis, Init
@@ -76,7 +77,7 @@ class Plan:
 
     Attributes:
         network: class of the original, ``module:qualname``.
-        source: how the CLI names the model (``{"name": "resnet50", "args": {}}``), or None.
+        source: how the CLI names the model, or None.
         input_shape: shape of one input without the batch, as given to `precrop.plan`.
         budgets: per cost name (``params``, ``macs``, ``latency``, ``memory``) what was asked and
             met.
@@ -97,7 +98,7 @@ class Plan:
     """
 
     network: str
-    source: Mapping[str, Any] | None
+    source: ModelSpec | None
     input_shape: Any
     budgets: Mapping[str, BudgetPlan]
     params: int

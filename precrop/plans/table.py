@@ -23,7 +23,7 @@ _COSTS = {"params": "parameters", "macs": "MACs", "memory": "activations"}
 
 def network_name(plan: "Plan") -> str:
     """How the network is named on a command line, else its class."""
-    return str(plan.source["name"]) if plan.source else plan.network.rpartition(":")[2]
+    return plan.source.name if plan.source else plan.network.rpartition(":")[2]
 
 
 def show(plan: "Plan", console: Console | None = None) -> None:

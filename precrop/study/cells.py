@@ -3,13 +3,14 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from precrop.errors import BudgetError, PrecropError, one_line
+from precrop.model_spec import ModelSpec
 from precrop.solve.budgets import Budget, parse_budget
 from precrop.study.request import Request
 from precrop.study.rows import Row
@@ -36,8 +37,7 @@ class Cell:
 
     Attributes:
         study: the study's name.
-        network: its name, as for ``precrop train``.
-        args: keyword arguments for its builder.
+        network: the network.
         how: what makes the network smaller.
         limits: its budgets.
         seed: of the run.
@@ -48,8 +48,7 @@ class Cell:
     """
 
     study: str
-    network: str
-    args: Mapping[str, Any]
+    network: ModelSpec
     how: Variant
     limits: Limits
     seed: int
@@ -66,8 +65,8 @@ class Cell:
         """
         content = {
             "schema": SCHEMA,
-            "network": self.network,
-            "args": dict(self.args),
+            "network": self.network.name,
+            "args": dict(self.network.args),
             "variant": self.how.to_json(),
             "budgets": self.limits.given(),
             "seed": self.seed,
@@ -138,7 +137,6 @@ def _cells(study: Study) -> Iterator[Cell]:
                     yield Cell(
                         study=study.name,
                         network=network.model,
-                        args=network.args,
                         how=series.variant,
                         limits=series.budgets[position],
                         seed=seed,
@@ -151,10 +149,8 @@ def _cells(study: Study) -> Iterator[Cell]:
 
 def label(cell: Cell) -> str:
     """A cell in words: ``resnet20, PreCrop, params 30%, macs 30%, seed 1``."""
-    args = ", ".join(f"{name}={value}" for name, value in cell.args.items())
-    network = f"{cell.network}({args})" if args else cell.network
     budgets = [f"{name} {_in_words(budget)}" for name, budget in cell.limits.given().items()]
-    return ", ".join([network, cell.variant, *budgets, f"seed {cell.seed}"])
+    return ", ".join([str(cell.network), cell.variant, *budgets, f"seed {cell.seed}"])
 
 
 def check(cells: Sequence[Cell], data: "ImageData") -> None:
@@ -171,7 +167,7 @@ def check(cells: Sequence[Cell], data: "ImageData") -> None:
     networks: set[str] = set()
     requests: set[str] = set()
     for cell in cells:
-        network = json.dumps([cell.network, dict(cell.args)])
+        network = json.dumps([cell.network.name, dict(cell.network.args)])
         request = json.dumps([network, _quick(cell.how).to_json(), cell.limits.given()])
         try:
             if network not in networks:
@@ -305,8 +301,8 @@ def _asked(
     return {
         "study": cell.study,
         "cell": cell.id,
-        "network": cell.network,
-        "args": dict(cell.args),
+        "network": cell.network.name,
+        "args": dict(cell.network.args),
         "variant": cell.variant,
         "kind": cell.kind,
         "method": cell.method,
@@ -345,12 +341,11 @@ def _in_words(budget: Budget) -> str:
 
 def _run(cell: Cell, data: "ImageData") -> "Run":
     """The run of the dense network."""
-    from precrop.training.networks import builder_args
+    from precrop.training.networks import for_classes
     from precrop.training.runs import Run
 
     return Run(
-        model=cell.network,
-        args=builder_args(cell.network, cell.args, len(data.classes)),
+        model=for_classes(cell.network, len(data.classes)),
         data=cell.data,
         data_name=data.name,
         data_digest=data.digest,
@@ -374,13 +369,12 @@ class _Original:
     """
 
     def __init__(self, cell: Cell, data: "ImageData") -> None:
-        from precrop import zoo
         from precrop.counting import count
         from precrop.training.networks import initial_weights
 
         self.cell, self.data, self.run = cell, data, _run(cell, data)
         with initial_weights(cell.seed):
-            self.model = zoo.load_model(self.run.model, self.run.args)
+            self.model = self.run.model.build()
         counted = count(self.model, self.run.input_shape)
         self.layers, self.bases = counted.layers, counted.costs
 

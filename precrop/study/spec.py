@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from precrop.errors import PrecropError, suggestion
+from precrop.model_spec import ModelSpec
 from precrop.solve.budgets import Budget, parse_budget
 from precrop.study.variants import WORDS, Variant, read_variant
 from precrop.training.recipes import Recipe, find_recipe
-from precrop.trust import Trust, check_named
+from precrop.trust import Trust
 
 T = TypeVar("T")
 _COSTS = ("params", "macs")
@@ -46,12 +47,11 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Network:
-    """A network: its name as for ``precrop train``, its builder's arguments, and its recipe."""
+class StudyNetwork:
+    """A network and the recipe that it is trained by."""
 
-    model: str
+    model: ModelSpec
     recipe: Recipe
-    args: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Series:
     """A variant with everything that it is run for."""
 
     variant: Variant
-    networks: tuple[Network, ...]
+    networks: tuple[StudyNetwork, ...]
     budgets: tuple[Limits, ...]
     seeds: tuple[int, ...]
 
@@ -82,7 +82,7 @@ class Study:
     description: str
     data: str
     data_name: str
-    networks: tuple[Network, ...]
+    networks: tuple[StudyNetwork, ...]
     series: tuple[Series, ...]
     image_size: int | None = None
 
@@ -220,7 +220,7 @@ def _recipe(value: Any) -> Recipe:
         return find_recipe(name, "").changed(settings)
 
 
-def _network(value: Any, recipe: Recipe, trust: Trust) -> Network:
+def _network(value: Any, recipe: Recipe, trust: Trust) -> StudyNetwork:
     if isinstance(value, str):
         value = {"model": value}
     entry = _Entry.of(value, _NETWORK, "a network")
@@ -230,13 +230,16 @@ def _network(value: Any, recipe: Recipe, trust: Trust) -> Network:
     if not _is_json(args):
         raise PrecropError(f"args is {_brief(args)}: a value is no number, text, list or mapping")
     own = entry.content.get("recipe")
-    name = entry.text("model")
-    check_named(name, args, trust, "say --trust")
-    return Network(name, recipe if own is None else _recipe(own), dict(args))
+    model = ModelSpec(entry.text("model"), dict(args))
+    model.check(trust, "say --trust")
+    return StudyNetwork(model, recipe if own is None else _recipe(own))
 
 
 def _series(
-    value: Any, networks: tuple[Network, ...], budgets: tuple[Limits, ...], seeds: tuple[int, ...]
+    value: Any,
+    networks: tuple[StudyNetwork, ...],
+    budgets: tuple[Limits, ...],
+    seeds: tuple[int, ...],
 ) -> Series:
     entry = _Entry.of(value, _VARIANT, "a variant")
     words = {key: entry.content[key] for key in WORDS if key in entry.content}
@@ -295,13 +298,13 @@ def _file_name(name: str) -> str:
     return name
 
 
-def _chosen(names: Sequence[Any], networks: Sequence[Network]) -> tuple[Network, ...]:
+def _chosen(names: Sequence[Any], networks: Sequence[StudyNetwork]) -> tuple[StudyNetwork, ...]:
     """Those of the study's networks that a variant names."""
-    known = [network.model for network in networks]
+    known = [network.model.name for network in networks]
     for name in names:
         if name not in known:
             raise PrecropError(f"the study has no network {name!r}; {suggestion(name, known)}")
-    return tuple(network for network in networks if network.model in names)
+    return tuple(network for network in networks if network.model.name in names)
 
 
 def _seeds(entry: _Entry) -> tuple[int, ...]:
@@ -336,8 +339,9 @@ def _refuse_repeats(what: str, names: Sequence[Any]) -> None:
         seen.add(name)
 
 
-def _described(network: Network) -> str:
-    return f"{network.model} {dict(network.args)}" if network.args else network.model
+def _described(network: StudyNetwork) -> str:
+    model = network.model
+    return f"{model.name} {dict(model.args)}" if model.args else model.name
 
 
 def _is_json(value: Any) -> bool:

@@ -109,8 +109,10 @@ def load_trained(path: Path, trust: Trust = False) -> Trained:
     """
     folder = find_checkpoint(path)
     run = Run.from_json(checkpoints.described(folder).get("run"), trust)
-    if isinstance(trust, str) and trust != run.model:
-        raise PrecropError(f"the network of {folder} is {run.model}, not {trust}: drop --model")
+    if isinstance(trust, str) and trust != run.model.name:
+        raise PrecropError(
+            f"the network of {folder} is {run.model.name}, not {trust}: drop --model"
+        )
     network = build(run, masked=False).network
     load_weights(network, folder / checkpoints.WEIGHTS)
     return Trained(folder, run, network)

@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 from precrop import models, zoo
 from precrop.counting import count
 from precrop.errors import PlanError, PrecropError
+from precrop.model_spec import ModelSpec
 from precrop.pruning.masking import apply_masks, masks
 from precrop.pruning.methods import NEED_DATA, SCORES, layer_densities, weight_scores
 from precrop.pruning.problem import Problem
@@ -70,9 +71,11 @@ def build(
         PrecropError: the network cannot be built, or does not fit the data or the plan.
     """
     with initial_weights(run.seed):
-        dense = zoo.load_model(run.model, run.args)
+        dense = run.model.build()
         if any(map(is_lazy, dense.parameters())):
-            raise PrecropError(f"{run.model} has lazy parameters: have the factory run it once")
+            raise PrecropError(
+                f"{run.model.name} has lazy parameters: have the factory run it once"
+            )
         network = dense if run.plan is None else _crop(run, dense)
         _check_outputs(run, network)
         if run.mask is None or not masked:
@@ -94,11 +97,11 @@ def initial_weights(seed: int) -> Iterator[None]:
         yield
 
 
-def builder_args(model: str, args: Mapping[str, Any], classes: int) -> dict[str, Any]:
-    """``args`` with ``num_classes``, where it is not said and the network's builder takes it."""
-    if "num_classes" in args or not _takes_classes(model):
-        return dict(args)
-    return {**args, "num_classes": classes}
+def for_classes(model: ModelSpec, classes: int) -> ModelSpec:
+    """With ``num_classes``, where it is not said and the network's builder takes it."""
+    if "num_classes" in model.args or not _takes_classes(model.name):
+        return model
+    return ModelSpec(model.name, {**model.args, "num_classes": classes})
 
 
 def found_masks(network: nn.Module) -> dict[str, Tensor]:
@@ -153,8 +156,7 @@ def _crop(run: Run, dense: nn.Module) -> nn.Module:
     try:
         return run.plan.build(dense, run.init)
     except PlanError as error:
-        args = ", ".join(f"{name}={value}" for name, value in run.args.items())
-        made = f" (built here with {args})" if args else ""
+        made = f" (built here as {run.model})" if run.model.args else ""
         raise PrecropError(f"{error}{made}") from error
 
 
@@ -167,14 +169,14 @@ def _check_outputs(run: Run, network: nn.Module) -> None:
             out = network.eval()(torch.zeros(1, *run.input_shape))
     except Exception as error:  # whatever a network's forward raises
         text = " ".join(str(error).split())
-        raise PrecropError(f"{run.model} cannot take images of {shape}: {text}") from error
+        raise PrecropError(f"{run.model.name} cannot take images of {shape}: {text}") from error
     finally:
         network.train(training)
     classes = len(run.classes)
     if not isinstance(out, Tensor) or tuple(out.shape) != (1, classes):
         given = "x".join(map(str, out.shape)) if isinstance(out, Tensor) else type(out).__name__
         raise PrecropError(
-            f"{run.model} gives {given} for an image, not 1x{classes}: {run.data_name} has "
+            f"{run.model.name} gives {given} for an image, not 1x{classes}: {run.data_name} has "
             f"{classes} classes (--arg num_classes={classes}?)"
         )
 

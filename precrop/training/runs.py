@@ -12,11 +12,12 @@ from typing import Any
 from precrop import __version__
 from precrop.errors import PrecropError
 from precrop.files import read_json as read_json
+from precrop.model_spec import ModelSpec
 from precrop.plans.kinds import Init
 from precrop.plans.plan import Plan
 from precrop.solve.budgets import Budget
 from precrop.training.recipes import Recipe
-from precrop.trust import Trust, check_named
+from precrop.trust import Trust
 
 _LONGEST_NAME = 100
 LARGEST_SIDE = 4096
@@ -118,8 +119,7 @@ class Run:
     """A network, data, a recipe and a seed.
 
     Attributes:
-        model: the network's name, as for `precrop.zoo.load_model`.
-        args: keyword arguments for its builder.
+        model: the network.
         data: where the images come from, as for `precrop.training.data.load_data`.
         data_name: what the data are called.
         data_digest: of the images' content.
@@ -133,8 +133,7 @@ class Run:
         versions: what the run was made with; not part of its identity.
     """
 
-    model: str
-    args: Mapping[str, Any]
+    model: ModelSpec
     data: str
     data_name: str
     data_digest: str
@@ -166,7 +165,7 @@ class Run:
     @property
     def name(self) -> str:
         """Name of the run's folder: the network, the data, the identity."""
-        plain = re.sub(r"[^\w.]+", "-", f"{self.model}-{self.data_name}").strip("-.")
+        plain = re.sub(r"[^\w.]+", "-", f"{self.model.name}-{self.data_name}").strip("-.")
         return f"{plain[:_LONGEST_NAME]}-{self.id}"
 
     def _identity(self) -> dict[str, Any]:
@@ -185,13 +184,10 @@ class Run:
         Raises:
             PrecropError: an argument of the model's is nothing that JSON knows.
         """
-        try:
-            args = json.loads(json.dumps(dict(self.args)))
-        except (TypeError, ValueError) as error:
-            raise PrecropError(f"an argument of {self.model} fits in no file: {error}") from error
+        model = self.model.to_json()
         content = {
-            "model": self.model,
-            "args": args,
+            "model": model["name"],
+            "args": model["args"],
             "data": self.data,
             "data_name": self.data_name,
             "data_digest": self.data_digest,
@@ -224,8 +220,7 @@ class Run:
         try:
             plan, mask = content["plan"], content["mask"]
             run = cls(
-                model=str(content["model"]),
-                args=dict(content["args"]),
+                model=ModelSpec.from_json({"name": content["model"], "args": content["args"]}),
                 data=str(content["data"]),
                 data_name=str(content["data_name"]),
                 data_digest=str(content["data_digest"]),
@@ -246,7 +241,7 @@ class Run:
             raise PrecropError(f"this run is {run.id} and says it is {content.get('id')}")
         if len(run.input_shape) != 3 or not all(0 < n <= LARGEST_SIDE for n in run.input_shape):
             raise PrecropError(f"this run is of images of {run.input_shape}, which are none")
-        check_named(run.model, run.args, trust, f"say --model {run.model}, or --trust")
+        run.model.check(trust, f"say --model {run.model.name}, or --trust")
         return run
 
 

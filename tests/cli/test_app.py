@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import precrop
 from precrop.cli.app import main
+from precrop.model_spec import ModelSpec
 from precrop.plans.plan import Plan
 from precrop.zoo import load_model
 from tests.plan_files import PLAN
@@ -123,10 +124,7 @@ def test_plan(capsys: Output) -> None:
     assert "Planned in" in out
     shares = (plan.params / plan.base_params, plan.macs / plan.base_macs)
     assert 0.97 * 0.5 < max(shares) <= 0.5
-    assert plan.source == {
-        "name": "resnet20",
-        "args": {"shortcut": "projection", "num_classes": 7},
-    }
+    assert plan.source == ModelSpec("resnet20", {"shortcut": "projection", "num_classes": 7})
     assert plan.input_shape == (3, 32, 32)
 
 

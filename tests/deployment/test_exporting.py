@@ -32,6 +32,7 @@ from precrop.deployment.exporting import (
     write,
 )
 from precrop.errors import PrecropError
+from precrop.model_spec import ModelSpec
 from precrop.read.inputs import Inputs
 from precrop.zoo import load_model
 from tests.deployment.nets import Gamma, Heads, Listed, Named, OneByOne, Pair, Valued, small
@@ -194,7 +195,7 @@ def test_safetensors_says_how_its_network_is_built(tmp_path: Path) -> None:
         (3, 32, 32),
         path,
         "safetensors",
-        origin=Origin("resnet20", {"num_classes": 7}, plan),
+        origin=Origin(ModelSpec("resnet20", {"num_classes": 7}), plan),
     )
     assert made.difference == 0
     x = torch.randn(2, 3, 32, 32)
@@ -215,7 +216,7 @@ def test_safetensors_without_a_record(tmp_path: Path) -> None:
 
 def test_a_users_code_is_not_run_unasked(tmp_path: Path) -> None:
     name, path = "tests.deployment.nets:small", tmp_path / "net.safetensors"
-    to_safetensors(small(), Inputs(SHAPE), path, origin=Origin(name))
+    to_safetensors(small(), Inputs(SHAPE), path, origin=Origin(ModelSpec(name, {})))
     with pytest.raises(PrecropError, match="not run unasked"):
         load_safetensors(path)
     assert isinstance(load_safetensors(path, name), nn.Module)
@@ -236,7 +237,7 @@ def test_weights_of_another_network_are_noticed(tmp_path: Path) -> None:
             SHAPE,
             tmp_path / "net.safetensors",
             "safetensors",
-            origin=Origin("tests.deployment.nets:small", {"classes": 6}),
+            origin=Origin(ModelSpec("tests.deployment.nets:small", {"classes": 6})),
         )
     assert not list(tmp_path.iterdir())
 

@@ -52,7 +52,7 @@ def runs(name: str) -> dict[str, str]:
     found: dict[str, str] = {}
     study = read_study(FILES[name], trust=True)
     for cell in _cells(name):
-        kind = f"{cell.network}, {cell.variant}, {cell.limits.given()}"
+        kind = f"{cell.network.name}, {cell.variant}, {cell.limits.given()}"
         if kind not in found and cell.variant not in BY_WEIGHTS:
             found[kind] = prepare(cell, _images(study.image_size or 32)).run.id
     return found

@@ -12,6 +12,7 @@ from torchvision.models import resnet50
 import precrop
 from precrop.cli.app import main
 from precrop.errors import PrecropError
+from precrop.model_spec import ModelSpec
 from precrop.plans.plan import Plan
 from tests.plan_files import PLAN, WIDENED
 
@@ -71,7 +72,7 @@ def test_a_notebook_shows_totals_picture_and_layers(plan: Plan) -> None:
     assert "data:image/png;base64," in page
     assert f"{plan.params:,}" in page
     assert "layer4" in page
-    named = dataclasses.replace(PLAN, source={"name": "<script>alert(1)</script>", "args": {}})
+    named = dataclasses.replace(PLAN, source=ModelSpec("<script>alert(1)</script>", {}))
     assert "<script>" not in named._repr_html_()
 
 

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from precrop.model_spec import ModelSpec
 from precrop.study.cells import Cell
 from precrop.study.events import Began, Busy, Ended, Epoch, Event
 from precrop.study.local_engine import Report
@@ -21,8 +22,7 @@ def cell(network: str = "fine", seed: int = 0, **args: Any) -> Cell:
     """A cell whose network says what happens to it."""
     return Cell(
         study="made",
-        network=network,
-        args=args,
+        network=ModelSpec(network, args),
         how=Variant("dense"),
         limits=Limits(),
         seed=seed,
@@ -35,7 +35,7 @@ def cell(network: str = "fine", seed: int = 0, **args: Any) -> Cell:
 def row_of(of: Cell, status: str = "done", **changes: Any) -> Row:
     return made_row(
         cell=of.id,
-        network=of.network,
+        network=of.network.name,
         seed=of.seed,
         status=status,
         error="it broke" if status == "failed" else None,
@@ -45,22 +45,25 @@ def row_of(of: Cell, status: str = "done", **changes: Any) -> Row:
 
 def work(cell: Cell, output: Path, report: Report) -> tuple[Event, bool]:
     """Do as the cell's network says; every attempt is a line of the file ``tried``."""
-    if cell.network == "shares a run":
+    name = cell.network.name
+    if name == "shares a run":
         claim = Claim.take(output / "claims" / "shared")
         if claim is None:
             return Busy(cell.id, output / "claims" / "shared"), True
     report(Began(cell.id, "0" * 12, 2, 0))
     with (output / "tried").open("a") as file:
         file.write(f"{cell.id} {os.getpid()} {os.environ.get('PLACE', '')}\n")
-    time.sleep(cell.args.get("seconds", 0))
+    time.sleep(cell.network.args.get("seconds", 0))
     report(Epoch(cell.id, 1, 0.5))
-    if cell.network == "dies" or (cell.network == "dies once" and tries(output, cell) < 2):
+    if cell.network.name == "dies" or (
+        cell.network.name == "dies once" and tries(output, cell) < 2
+    ):
         os.kill(os.getpid(), signal.SIGKILL)
-    if cell.network == "prints":
+    if name == "prints":
         os.write(2, b"a warning")
-    fails = cell.network in ("fails", "breaks")
+    fails = name in ("fails", "breaks")
     status = "failed" if fails else "done"
-    return Ended(cell.id, row_of(cell, status)), cell.network != "breaks"
+    return Ended(cell.id, row_of(cell, status)), name != "breaks"
 
 
 def tries(output: Path, of: Cell) -> int:

@@ -13,13 +13,14 @@ import torch
 
 import precrop
 from precrop.errors import BudgetError, PrecropError
+from precrop.model_spec import ModelSpec
 from precrop.plans.weights import load_tensors
 from precrop.pruning.methods import layer_densities
 from precrop.pruning.problem import Problem
 from precrop.study.cells import Cell, check, expand, failure, label, outcome, prepare
 from precrop.study.events import Ended
 from precrop.study.rows import Row
-from precrop.study.spec import Limits, Network, Series, Study
+from precrop.study.spec import Limits, Series, Study, StudyNetwork
 from precrop.study.variants import Variant
 from precrop.study.worker import work
 from precrop.training.data import load_data
@@ -41,17 +42,20 @@ TIMES: dict[str, Any] = {
 }
 
 
+OURS = StudyNetwork(ModelSpec(NET, {}), RECIPE)
+
+
 def cell(how: Variant = PRECROP, limits: Limits = HALF, **changes: Any) -> Cell:
-    made = Cell("small", NET, {}, how, limits, 0, RECIPE, "digits", "digits")
+    made = Cell("small", ModelSpec(NET, {}), how, limits, 0, RECIPE, "digits", "digits")
     return dataclasses.replace(made, **changes)
 
 
-def study(*series: Series, networks: tuple[Network, ...] = (Network(NET, RECIPE),)) -> Study:
+def study(*series: Series, networks: tuple[StudyNetwork, ...] = (OURS,)) -> Study:
     return Study("small", "", "digits", "digits", networks, series)
 
 
 def series(how: Variant, *budgets: Limits, seeds: tuple[int, ...] = (0, 1)) -> Series:
-    return Series(how, (Network(NET, RECIPE),), budgets or (Limits(),), seeds)
+    return Series(how, (OURS,), budgets or (Limits(),), seeds)
 
 
 class TestIds:
@@ -62,8 +66,8 @@ class TestIds:
     @pytest.mark.parametrize(
         "changes",
         [
-            {"network": "resnet20"},
-            {"args": {"num_classes": 10}},
+            {"network": ModelSpec("resnet20", {})},
+            {"network": ModelSpec(NET, {"num_classes": 10})},
             {"how": Variant("other", "plan")},
             {"how": Variant("PreCrop", "uniform")},
             {"how": Variant("PreCrop", "plan", {"divisor": 2})},
@@ -87,15 +91,15 @@ class TestIds:
 
 class TestExpanding:
     def test_the_order(self) -> None:
-        second = Network("resnet20", RECIPE)
-        both = (Network(NET, RECIPE), second)
+        second = StudyNetwork(ModelSpec("resnet20", {}), RECIPE)
+        both = (OURS, second)
         made = study(
             Series(DENSE, both, (Limits(),), (7,)),
             Series(PRECROP, both, (HALF, Limits(0.2)), (0, 1)),
             Series(SYNFLOW, (second,), (Limits(0.2),), (0,)),
             networks=both,
         )
-        found = [(c.network, c.limits.params, c.variant, c.seed) for c in expand(made)]
+        found = [(c.network.name, c.limits.params, c.variant, c.seed) for c in expand(made)]
         first = [(None, "dense", 7), (0.5, "PreCrop", 0), (0.5, "PreCrop", 1)]
         last = [(0.2, "PreCrop", 0), (0.2, "PreCrop", 1)]
         assert found == [
@@ -116,7 +120,7 @@ class TestExpanding:
 
 def test_labels() -> None:
     assert label(cell(seed=2)) == f"{NET}, PreCrop, params 50%, macs 50%, seed 2"
-    absolute = cell(DENSE, Limits(macs="2M"), network="vgg", args={"width": 2})
+    absolute = cell(DENSE, Limits(macs="2M"), network=ModelSpec("vgg", {"width": 2}))
     assert label(absolute) == "vgg(width=2), dense, macs 2M, seed 0"
 
 
@@ -140,7 +144,7 @@ class TestPreparing:
         assert prepared.plan is None
         assert prepared.run.plan is None
         assert prepared.run.mask is None
-        assert prepared.run.args == {"num_classes": 10}
+        assert prepared.run.model.args == {"num_classes": 10}
         assert (prepared.run.data_name, prepared.run.data_digest) == ("digits", digits().digest)
         built = build(prepared.run)
         assert (built.params, built.macs) == (prepared.base_params, prepared.base_macs)
@@ -154,7 +158,9 @@ class TestPreparing:
 
     @pytest.mark.parametrize("method", ["synflow", "snip", "random", "erk"])
     def test_methods_see_the_weights_that_are_trained(self, method: str) -> None:
-        asked = cell(Variant("x", "plan", densities=method), seed=5, network="resnet20")
+        asked = cell(
+            Variant("x", "plan", densities=method), seed=5, network=ModelSpec("resnet20", {})
+        )
         prepared = prepare(asked, digits())
         run = dataclasses.replace(prepared.run, plan=None)
         model = build(run).network
@@ -175,7 +181,7 @@ class TestPreparing:
         options = {"batch_norm": "stored"}
         masked, cropped = (
             [
-                prepare(cell(how, network="resnet20"), digits())
+                prepare(cell(how, network=ModelSpec("resnet20", {})), digits())
                 for how in (variant, dataclasses.replace(variant, method_options=options))
             ]
             for variant in (
@@ -193,7 +199,7 @@ class TestPreparing:
     @pytest.mark.parametrize("method", ["synflow", "magnitude", "erk", "uniform"])
     def test_masks_keep_to_the_budgets_of_the_whole_network(self, method: str) -> None:
         how = Variant("x", densities=method, mask="weight")
-        prepared = prepare(cell(how, Limits(0.3, 0.9), network="resnet20"), digits())
+        prepared = prepare(cell(how, Limits(0.3, 0.9), network=ModelSpec("resnet20", {})), digits())
         assert prepared.plan is None
         assert prepared.run.plan is None
         built = build(prepared.run)
@@ -202,9 +208,9 @@ class TestPreparing:
         assert shares[1] <= 0.9
 
     def test_a_mask_to_a_plans_densities(self) -> None:
-        cropped = prepare(cell(network="resnet20"), digits()).plan
+        cropped = prepare(cell(network=ModelSpec("resnet20", {})), digits()).plan
         how = Variant("filters", "plan", mask="filter")
-        prepared = prepare(cell(how, network="resnet20"), digits())
+        prepared = prepare(cell(how, network=ModelSpec("resnet20", {})), digits())
         spec = prepared.run.mask
         assert cropped is not None
         assert spec is not None
@@ -224,9 +230,11 @@ class TestPreparing:
         )
 
     def test_matching_another_variant(self) -> None:
-        asked = cell(SYNFLOW, network="resnet20")
+        asked = cell(SYNFLOW, network=ModelSpec("resnet20", {}))
         masked = build(prepare(asked, digits()).run)
-        matched = prepare(cell(PRECROP.matched(SYNFLOW), network="resnet20"), digits()).plan
+        matched = prepare(
+            cell(PRECROP.matched(SYNFLOW), network=ModelSpec("resnet20", {})), digits()
+        ).plan
         assert matched is not None
         assert masked.params < 0.4 * matched.base_params
         assert 0.98 * masked.params < matched.params <= masked.params
@@ -325,8 +333,14 @@ class TestChecking:
     @pytest.mark.parametrize(
         ("asked", "message"),
         [
-            (cell(network="resnet21"), "resnet21, PreCrop, .*: unknown model 'resnet21'; did you"),
-            (cell(args={"depth": 3}), r"batch_net\(depth=3\), PreCrop, .* could not be built"),
+            (
+                cell(network=ModelSpec("resnet21", {})),
+                "resnet21, PreCrop, .*: unknown model 'resnet21'; did you",
+            ),
+            (
+                cell(network=ModelSpec(NET, {"depth": 3})),
+                r"batch_net\(depth=3\), PreCrop, .* could not be built",
+            ),
             (
                 cell(limits=Limits(0.001)),
                 "PreCrop, params 0.1%, seed 0: params=1 .* the least poss",
@@ -353,7 +367,7 @@ class TestChecking:
 
     def test_a_network_that_does_not_fit_the_data(self) -> None:
         with pytest.raises(PrecropError, match="gives 1x7 for an image, not 1x10"):
-            check([cell(DENSE, Limits(), args={"num_classes": 7})], digits())
+            check([cell(DENSE, Limits(), network=ModelSpec(NET, {"num_classes": 7}))], digits())
 
     def test_what_fails_alike_is_tried_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         tried: list[Cell] = []

@@ -8,6 +8,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from precrop.errors import PrecropError
+from precrop.model_spec import ModelSpec
 from precrop.study.spec import Limits, Study, read_study
 from precrop.training.recipes import RECIPES
 
@@ -55,10 +56,12 @@ def test_what_a_file_says(tmp_path: Path) -> None:
     study = read(tmp_path, GOOD)
     assert (study.name, study.description) == ("small", "What a study may say.")
     assert study.data == study.data_name == "digits"
-    assert [network.model for network in study.networks] == ["resnet20", "cifar_vgg16_bn"]
+    assert [network.model for network in study.networks] == [
+        ModelSpec("resnet20", {}),
+        ModelSpec("cifar_vgg16_bn", {"num_classes": 10}),
+    ]
     assert study.networks[0].recipe == RECIPES["digits"].changed({"epochs": 2, "lr": 0.05})
     assert study.networks[1].recipe == RECIPES["cifar-quick"]
-    assert study.networks[1].args == {"num_classes": 10}
     both = (Limits(0.5, 0.4), Limits("20%", 2_000_000))
     found = {one.variant.name: one for one in study.series}
     assert found["dense"].seeds == (7,)

@@ -77,7 +77,7 @@ def test_the_pilot() -> None:
     }
     assert [cell.seed for cell in cells if cell.variant == "dense"] == [0]
     assert {cell.limits.given().get("macs") for cell in cells} == {None, 0.3}
-    assert {(cell.network, cell.recipe.epochs) for cell in cells} == {("resnet20", 10)}
+    assert {(cell.network.name, cell.recipe.epochs) for cell in cells} == {("resnet20", 10)}
     check(cells, images("methods-pilot"))
 
 
@@ -100,7 +100,7 @@ def test_the_documentations_example(tmp_path: Path) -> None:
     path = tmp_path / "example.yaml"
     path.write_text(example, encoding="utf-8")
     cells = expand(read_study(path))
-    check([cell for cell in cells if cell.network == "resnet20"], images("example"))
+    check([cell for cell in cells if cell.network.name == "resnet20"], images("example"))
     for key in ("plan", "uniform", "torch-pruning", "mask", "densities", "match"):
         assert f"`{key}" in page
 

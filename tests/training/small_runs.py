@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from precrop.model_spec import ModelSpec
 from precrop.plans.weights import load_tensors
 from precrop.training.data import ImageData, load_data
 from precrop.training.recipes import RECIPES
@@ -70,13 +71,15 @@ def digits() -> ImageData:
 
 
 def small_run(
-    network: str = "batch_net", settings: Mapping[str, Any] | None = None, **fields: Any
+    network: str = "batch_net",
+    settings: Mapping[str, Any] | None = None,
+    args: Mapping[str, Any] | None = None,
+    **fields: Any,
 ) -> Run:
     data = digits()
     recipe = RECIPES["digits"].changed({"epochs": 3, **(settings or {})})
     given: dict[str, Any] = {
-        "model": f"tests.training.small_runs:{network}",
-        "args": {"num_classes": 10},
+        "model": ModelSpec(f"tests.training.small_runs:{network}", args or {"num_classes": 10}),
         "data": "digits",
         "data_name": data.name,
         "data_digest": data.digest,

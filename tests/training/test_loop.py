@@ -18,6 +18,7 @@ from torch import nn
 
 import precrop
 from precrop.errors import PrecropError
+from precrop.model_spec import ModelSpec
 from precrop.training import loop, networks
 from precrop.training.callbacks import Keeper
 from precrop.training.loop import Result, train
@@ -63,7 +64,7 @@ def test_what_a_run_leaves(tmp_path: Path) -> None:
         "result.json",
         "run.json",
     ]
-    assert Run.from_json(json.loads((folder / "run.json").read_text()), run.model) == run
+    assert Run.from_json(json.loads((folder / "run.json").read_text()), run.model.name) == run
     rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert float(rows[-1]["accuracy"]) == result.accuracy
@@ -137,7 +138,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     folder = tmp_path / "killed" / run.name
     script = tmp_path / "app.py"
     script.write_text(APP)
-    command = [sys.executable, str(script), "train", run.model, "--epochs", "40"]
+    command = [sys.executable, str(script), "train", run.model.name, "--epochs", "40"]
     command += ["--logger", "csv", "--output", str(folder.parent)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, env=_environment())
     while _steps(folder) == 0 and process.poll() is None:
@@ -303,7 +304,9 @@ def test_a_plan_of_other_classes_is_built_and_counted() -> None:
 
 
 def test_classes_are_said_where_the_builder_takes_them() -> None:
-    args = networks.builder_args
+    def args(name: str, given: dict[str, int], classes: int) -> dict[str, Any]:
+        return dict(networks.for_classes(ModelSpec(name, given), classes).args)
+
     assert args("resnet20", {}, 7) == {"num_classes": 7}
     assert args("resnet20", {"num_classes": 3}, 7) == {"num_classes": 3}
     assert args("timm:resnet10t", {}, 7) == {"num_classes": 7}
@@ -329,7 +332,16 @@ def test_two_processes_have_the_same_losses(tmp_path: Path) -> None:
     one = trained(run, tmp_path / "one")
     script = tmp_path / "app.py"
     script.write_text(APP)
-    command = [sys.executable, str(script), "train", run.model, "--epochs", "4", "--devices", "2"]
+    command = [
+        sys.executable,
+        str(script),
+        "train",
+        run.model.name,
+        "--epochs",
+        "4",
+        "--devices",
+        "2",
+    ]
     command += ["--logger", "csv", "--output", str(tmp_path / "two"), "--json"]
     done = subprocess.run(
         command, cwd=ROOT, env=_environment(), capture_output=True, text=True, check=True
@@ -367,7 +379,16 @@ def test_buffers_are_averaged_and_masks_equal_in_all_processes(tmp_path: Path) -
     run = small_run(settings={"epochs": 1}, mask=MaskSpec("random", params="0.5"))
     script = tmp_path / "app.py"
     script.write_text(WATCHED + APP)
-    command = [sys.executable, str(script), "train", run.model, "--epochs", "1", "--devices", "2"]
+    command = [
+        sys.executable,
+        str(script),
+        "train",
+        run.model.name,
+        "--epochs",
+        "1",
+        "--devices",
+        "2",
+    ]
     command += ["--mask", "random:weight", "--params", "0.5", "--output", str(tmp_path)]
     environment = {**_environment(), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from precrop.errors import PrecropError
+from precrop.model_spec import ModelSpec
 from precrop.training.recipes import RECIPES, Recipe, find_recipe, settings, settings_help
 from precrop.training.runs import MaskSpec, Run
 from tests.training.small_runs import small_run
@@ -113,7 +114,7 @@ def test_identity_is_what_decides_the_result() -> None:
         assert dataclasses.replace(run, **fields).id == run.id
     others: list[dict[str, Any]] = [
         {"seed": 1},
-        {"args": {"num_classes": 10, "width": 2}},
+        {"model": ModelSpec(run.model.name, {"num_classes": 10, "width": 2})},
         {"data_digest": "0"},
         {"recipe": run.recipe.changed({"lr": 0.2})},
         {"mask": MaskSpec("synflow", params="0.1")},

@@ -1,0 +1,76 @@
+"""A network by name and arguments, as commands and files say it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from precrop.errors import PrecropError
+from precrop.trust import Trust, check_named
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a network is called, and what its builder is given.
+
+    Attributes:
+        name: as for `precrop.zoo.load_model`: ``resnet20``, ``timm:NAME``, ``module:factory``.
+        args: keyword arguments for its builder.
+    """
+
+    name: str
+    args: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        args = ", ".join(f"{name}={value}" for name, value in self.args.items())
+        return f"{self.name}({args})" if args else self.name
+
+    def build(self) -> "nn.Module":
+        """The network with fresh weights. A ``module:factory`` runs; see `check`.
+
+        Raises:
+            PrecropError: the name is unknown, or the builder refuses the arguments.
+        """
+        from precrop.zoo import load_model
+
+        return load_model(self.name, self.args)
+
+    def check(self, trust: Trust, say: str) -> None:
+        """Refuse what a file says, unless it is harmless to build or the user trusts it.
+
+        Args:
+            trust: what the user said: a factory that may run, or True for any.
+            say: how the user trusts the file.
+
+        Raises:
+            PrecropError: building would run code, or an argument is more than a plain value.
+        """
+        check_named(self.name, self.args, trust, say)
+
+    def to_json(self) -> dict[str, Any]:
+        """``{"name": …, "args": {…}}`` in JSON's types.
+
+        Raises:
+            PrecropError: an argument is nothing that JSON knows.
+        """
+        try:
+            return {"name": self.name, "args": json.loads(json.dumps(dict(self.args)))}
+        except (TypeError, ValueError) as error:
+            raise PrecropError(f"an argument of {self.name} fits in no file: {error}") from error
+
+    @classmethod
+    def from_json(cls, content: Any) -> "ModelSpec":
+        """Read what `to_json` gave; other keys may stand beside. Nothing is built.
+
+        Raises:
+            PrecropError: there is no name, or no arguments by name.
+        """
+        match content:
+            case {"name": str(name), "args": Mapping() as args} if all(
+                isinstance(key, str) for key in args
+            ):
+                return cls(name, dict(args))
+        raise PrecropError("a network is a name and its builder's arguments")

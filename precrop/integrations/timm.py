@@ -14,7 +14,6 @@ from torch import nn
 from precrop.errors import PrecropError, suggestion
 from precrop.plans.kinds import INITS, Init
 from precrop.plans.plan import Plan
-from precrop.trust import check_named
 
 HOME = "precrop_networks"
 """The module of the networks that are registered: `timm.list_models(module=…)` lists them."""
@@ -88,12 +87,11 @@ def _base(timm: Any, plan: Plan, base: str | None) -> tuple[str, dict[str, Any]]
     """The original's name in timm and its arguments, from the user or from the plan."""
     args: dict[str, Any] = {}
     if base is None:
-        source = plan.source or {}
-        named, args = str(source.get("name")), dict(source.get("args", {}))
-        if not named.startswith("timm:"):
+        source = plan.source
+        if source is None or not source.name.startswith("timm:"):
             raise PrecropError("the plan does not name a network of timm's: give base='resnet50'")
-        check_named(named, args, False, "")
-        base = named
+        source.check(False, "")
+        base, args = source.name, dict(source.args)
     base = base.removeprefix("timm:")
     if not re.fullmatch(r"\w+(\.\w+)?", base, re.ASCII) or not timm.is_model(base):
         raise PrecropError(

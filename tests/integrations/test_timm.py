@@ -13,6 +13,7 @@ from timm.data import resolve_data_config
 import precrop
 from precrop.errors import PlanError, PrecropError
 from precrop.integrations.timm import HOME, register
+from precrop.model_spec import ModelSpec
 from precrop.plans.plan import Plan
 
 BASE = "resnet10t"
@@ -66,7 +67,7 @@ def test_trained_weights_are_the_originals(half: Plan, monkeypatch: pytest.Monke
 
 
 def test_a_plan_file_that_names_its_network(tmp_path: Path) -> None:
-    source = {"name": f"timm:{BASE}", "args": {"num_classes": 5}}
+    source = ModelSpec(f"timm:{BASE}", {"num_classes": 5})
     plan = precrop.plan(timm.create_model(BASE, num_classes=5), (3, 64, 64), params=0.4)
     dataclasses.replace(plan, source=source).save(tmp_path / "plan.json")
     register("cropped_d", tmp_path / "plan.json")

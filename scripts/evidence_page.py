@@ -165,6 +165,7 @@ ANSWERS = {
     "holds": "hold",
     "holds partly": "hold partly",
     "does not hold": "do not hold",
+    "undecided": "are undecided",
     "not measured": "are not measured",
 }
 

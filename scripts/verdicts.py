@@ -18,13 +18,15 @@ from typing import Any
 import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
 
+from precrop.cli.report import STUDIES as FILES
 from precrop.cli.report import stored_rows
 from precrop.evidence.judging import UNIFORM, interval
 from precrop.evidence.page import NAMES
 from precrop.evidence.verdict import Evidence
-from precrop.report.claims import MARGIN, Verdict, verdicts
+from precrop.report.claims import Claims, read_claims
 from precrop.report.comparisons import Comparison, compare
 from precrop.report.frames import Frame, frame_of
+from precrop.report.verdicts import MARGIN, Verdict, verdicts
 from precrop.study.spec import read_study
 
 RESULTS = Path("results")
@@ -61,24 +63,28 @@ class Sources:
     preconfig: Sequence[Mapping[str, Any]]
     sparse: Sequence[Mapping[str, Any]]
     frame: Frame
+    claims: Claims
 
     @classmethod
     def load(cls) -> "Sources":
         """What lies in results."""
         evidence, speed = RESULTS / "evidence", RESULTS / "speed"
+        runs = stored_rows(stores())
+        claims = read_claims([FILES], {run.study for run in runs})
         return cls(
             Evidence.load(evidence / "evidence.json"),
             _json(evidence / "objectives.json"),
             _json(evidence / "invariance.json"),
             _json(speed / "preconfig.json")["rows"],
             _json(speed / "sparse.json")["rows"],
-            frame_of(stored_rows(stores())),
+            frame_of(runs, claims.parts),
+            claims,
         )
 
     @cached_property
     def reported(self) -> dict[str, Verdict]:
         """The report's verdicts on all stores."""
-        return verdicts(self.frame)
+        return verdicts(self.frame, self.claims)
 
     def ahead(self, one: str, other: str, column: str = "regret") -> dict[str, Ends]:
         """Points by which one strategy's choice is better than another's, paired by budgets."""
@@ -114,7 +120,7 @@ class Sources:
         better = self.better(measured)
         excluded = [n for n, (_, _, high) in measured.items() if high < SLACK * self.found.noise[n]]
         if not better and not excluded:
-            return "not measured"
+            return "undecided"
         return answer(len(better), len(measured))
 
     def better(self, measured: Mapping[str, Ends]) -> list[str]:
@@ -316,7 +322,7 @@ def streams(known: Sources) -> Row:
     if pooled[1] < MARGIN:
         return Row(claim, OURS, "holds", figure, command)
     undecided = f"{figure}: undecided, and by the study's rule the default stays"
-    return Row(claim, OURS, "not measured", undecided, command)
+    return Row(claim, OURS, "undecided", undecided, command)
 
 
 def _seeds(study: Path) -> set[int]:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from precrop.report.writing import Report
     from precrop.study.rows import Row
 
+STUDIES = Path("studies")
+
 
 @with_options
 def report_command(
@@ -23,17 +25,28 @@ def report_command(
     ],
     output: Annotated[Path, "The folder that gets the report; made if need be."] = Path("report"),
     margin: Annotated[float, "Percentage points of accuracy that count as no difference."] = 0.5,
+    study: Annotated[
+        list[Path] | None,
+        "A study's file, or a folder of them, whose claims are judged (the folder studies, where "
+        "there is one, unless said); repeatable.",
+        "FILE.yaml",
+    ] = None,
     as_json: Annotated[bool, "Print the verdicts as JSON."] = False,
 ) -> None:
     """Write what studies came to: report.md, index.html (needs no network) and figures."""
     with needs("report", "a report needs"):
         from precrop.report.writing import write_report
-    report = write_report(stored_rows(stores), output, margin)
+    report = write_report(stored_rows(stores), output, margin, study or usual_studies())
     if as_json:
         found = {name: verdict.to_json() for name, verdict in report.verdicts.items()}
         typer.echo(json.dumps(found))
         return
     _print(report)
+
+
+def usual_studies() -> list[Path]:
+    """Where the files of studies are, if nothing else is said."""
+    return [STUDIES] if STUDIES.is_dir() else []
 
 
 def stored_rows(stores: Iterable[Path]) -> list["Row"]:
@@ -57,11 +70,15 @@ def _print(report: "Report") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from precrop.report.words import summary
+    from precrop.report.words import summary, untouched
     from precrop.report.writing import PAGE, TEXT
 
     table = Table("verdict", "claim", box=None)
     for verdict in report.verdicts.values():
-        table.add_row(verdict.answer, verdict.claim)
-    Console().print(table)
+        if verdict.judged:
+            table.add_row(verdict.answer, verdict.claim)
+    if table.rows:
+        Console().print(table)
+    if (line := untouched(report.verdicts)) is not None:
+        typer.echo(line)
     typer.echo(f"{summary(report.frame)} {report.folder / TEXT}, {report.folder / PAGE}")

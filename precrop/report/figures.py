@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from precrop.errors import PrecropError
 from precrop.files import replacing
-from precrop.report.claims import granularities
+from precrop.report.families import granularities
 from precrop.report.frames import Budget, Frame, Group, Setting, percent, run_id
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ _STYLE: Any = {
 _LONGEST_SLUG = 150
 _GREY = "#8a8f94"
 _PALE = "#dfe4e8"
+_GAP, _ROOM = 10, 78
+"""Points before a row's figures, and those that ``100.00 ± 10.00`` needs."""
 _LISTED = 3
 """Runs that are named beside a row of points; tables name all."""
 
@@ -350,9 +352,11 @@ def _beside(axes: "Axes", group: Group, y: int) -> None:
     if len(group.runs) > _LISTED:
         runs.append(f"+{len(group.runs) - _LISTED}")
     where: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 8}
-    axes.annotate(str(group.accuracy), (1.02, y), **where)
-    axes.annotate(" ".join(runs), (1.17, y), **{**where, "fontsize": 6.5}, family="monospace",
-                  color=_GREY)  # fmt: skip
+    # In points, not in shares of the axes: these are narrow where names are long.
+    where["textcoords"] = "offset points"
+    axes.annotate(str(group.accuracy), (1, y), xytext=(_GAP, 0), **where)
+    axes.annotate(" ".join(runs), (1, y), xytext=(_GAP + _ROOM, 0), **{**where, "fontsize": 6.5},
+                  family="monospace", color=_GREY)  # fmt: skip
 
 
 def _rows(axes: "Axes", labels: Sequence[str]) -> None:

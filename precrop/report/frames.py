@@ -12,6 +12,7 @@ from typing import Any
 
 from precrop.errors import PrecropError, printable
 from precrop.study.rows import FIELDS, Row
+from precrop.study.spec import Part
 from precrop.training.recipes import RECIPES
 
 _KINDS = ("dense", "cropped", "masked")
@@ -124,6 +125,8 @@ class Group:
         granularity: of a mask.
         rows: by seed.
         scatter: of all variants in this setting under this budget.
+        role: what claims call the variant; empty where no study's file says.
+        match: the variant that it is made as large as; empty where it is of its budget's size.
     """
 
     setting: Setting
@@ -134,6 +137,8 @@ class Group:
     granularity: str
     rows: tuple[Row, ...]
     scatter: Scatter = Scatter()
+    role: str = ""
+    match: str = ""
 
     @cached_property
     def accuracy(self) -> Spread:
@@ -231,12 +236,17 @@ class Frame:
         return tuple(filter(condition, self.groups))
 
 
-def frame_of(rows: Iterable[Row]) -> Frame:
+def frame_of(rows: Iterable[Row], parts: Mapping[tuple[str, str], Part] | None = None) -> Frame:
     """Sort rows into groups.
 
+    Args:
+        rows: of one store or several.
+        parts: what variants are to claims, by study and variant.
+
     Raises:
-        PrecropError: no run is finished.
+        PrecropError: no run is finished, or two studies give one variant two roles.
     """
+    parts = {(_name(study), _name(name)): part for (study, name), part in (parts or {}).items()}
     rows = list(map(_printable, rows))
     done = [row for row in rows if row.status == "done"]
     failed = tuple(row for row in rows if row.status != "done")
@@ -249,6 +259,7 @@ def frame_of(rows: Iterable[Row]) -> Frame:
         found[names.group(row)].append(row)
     kept = {key: _latest(members) for key, members in _by_study(found).items()}
     groups = [replace(key, rows=tuple(sorted(rows, key=_seed))) for key, rows in kept.items()]
+    groups = [_with_role(group, parts) for group in groups]
     groups = _pooled(sorted(groups, key=_group_order))
     current = {id(row) for group in groups for row in group.rows}
     return Frame(
@@ -256,6 +267,26 @@ def frame_of(rows: Iterable[Row]) -> Frame:
         failed=failed,
         replaced=tuple(row for row in done if id(row) not in current),
     )
+
+
+def _with_role(group: Group, parts: Mapping[tuple[str, str], Part]) -> Group:
+    """The group as the studies of its runs see it; those that say nothing leave it to the rest."""
+    keys = dict.fromkeys((row.study, row.variant) for row in group.rows)
+    said = {key: parts[key] for key in keys if key in parts}
+    if not said:
+        return group
+    (first, part), *others = said.items()
+    for other, another in others:
+        if another != part:
+            raise PrecropError(
+                f"{group.variant} is {_described(part)} in the study {first[0]} and "
+                f"{_described(another)} in {other[0]}: give it one role, or two names"
+            )
+    return replace(group, role=part.role, match=part.match or "")
+
+
+def _described(part: Part) -> str:
+    return part.role if part.match is None else f"{part.role} (match: {part.match})"
 
 
 def _pooled(groups: Sequence[Group]) -> list[Group]:

@@ -3,11 +3,11 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from precrop.report.claims import OUTCOMES, Verdict
 from precrop.report.comparisons import Judged
 from precrop.report.figures import Picture
 from precrop.report.frames import Frame, Group, short_count
-from precrop.report.words import METHOD, TITLE, describe, failures, summary
+from precrop.report.verdicts import OUTCOMES, Verdict
+from precrop.report.words import METHOD, TITLE, describe, failures, summary, untouched
 
 
 def markdown(
@@ -26,21 +26,28 @@ def markdown(
         margin: percentage points that count as no difference.
         folder: where the pictures are, seen from the text.
     """
-    blocks = [f"# {TITLE}", summary(frame), "## Verdicts", _verdicts(found.values())]
+    blocks = [f"# {TITLE}", summary(frame), "## Accuracy by variant"]
+    for setting in frame.settings:
+        blocks += [f"### {_plain(str(setting))}", _groups(frame.within(setting))]
+    blocks += ["## Verdicts", *_verdicts(found)]
     for verdict in found.values():
         blocks += _details(verdict)
     for setting in frame.settings:
         own = [picture for picture in pictures if picture.setting == setting]
-        blocks += [f"## {_plain(str(setting))}", _groups(frame.within(setting))]
+        blocks += [f"## {_plain(str(setting))}"] if own else []
         blocks += [_picture(picture, folder) for picture in own]
     blocks += _rest(frame)
     blocks += ["## How to read this", *METHOD, *map(_escaped, describe(frame, margin))]
     return "\n\n".join(blocks) + "\n"
 
 
-def _verdicts(found: Iterable[Verdict]) -> str:
+def _verdicts(found: Mapping[str, Verdict]) -> list[str]:
+    """Those that the runs can be asked for as a table; the others in one line."""
     heads = ("claim", "whose", "verdict", "why")
-    return _table(heads, [(v.claim, v.source, _Marked(f"**{v.answer}**"), v.text) for v in found])
+    asked = [verdict for verdict in found.values() if verdict.judged]
+    rows = [(v.claim, v.source, _Marked(f"**{v.answer}**"), v.text) for v in asked]
+    line = untouched(found)
+    return ([_table(heads, rows)] if rows else []) + ([_escaped(line)] if line else [])
 
 
 def _details(verdict: Verdict) -> list[str]:
@@ -88,13 +95,13 @@ def _interval(ends: tuple[float, float] | None) -> str:
 
 
 def _groups(groups: Sequence[Group]) -> str:
-    heads = ("budget", "variant", "accuracy, %", "n", "parameters", "MACs", "s per epoch", "runs")
+    heads = ("variant", "accuracy, %", "n", "budget", "parameters", "MACs", "s per epoch", "runs")
     rows = [
         (
-            str(group.budget),
             group.variant,
             str(group.accuracy),
             str(group.accuracy.count),
+            str(group.budget),
             f"{short_count(group.params)} ({group.params_share:.1%})",
             f"{short_count(group.macs)} ({group.macs_share:.1%})",
             "" if group.epoch_seconds is None else f"{group.epoch_seconds:.1f}",

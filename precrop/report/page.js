@@ -300,9 +300,9 @@ const whole = (share) => `${(100 * share).toFixed(1)}%`;
 function drawTables(groups) {
   table(
     "groups",
-    ["budget", "variant", "accuracy, %#", "n#", "parameters#", "MACs#", "runs"],
+    ["variant", "accuracy, %#", "n#", "budget", "parameters#", "MACs#", "runs"],
     groups.map((g) => [
-      g.budget, g.variant, g.accuracy, String(g.runs.length), `${g.params} (${whole(g.params_share)})`,
+      g.variant, g.accuracy, String(g.runs.length), g.budget, `${g.params} (${whole(g.params_share)})`,
       `${g.macs} (${whole(g.macs_share)})`, make("code", g.runs.map((run) => run.id).join(" ")),
     ]),
   );

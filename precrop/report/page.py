@@ -7,10 +7,11 @@ from importlib.resources import files
 from typing import Any
 
 from precrop.errors import PrecropError
-from precrop.report.claims import OUTCOMES, Verdict, figures, granularities
+from precrop.report.families import granularities
 from precrop.report.figures import COLORS, original_widths, unit_name
 from precrop.report.frames import Frame, Group, percent, run_id, short_count
-from precrop.report.words import METHOD, TITLE, describe, failures, summary
+from precrop.report.verdicts import OUTCOMES, Verdict, figures
+from precrop.report.words import METHOD, TITLE, describe, failures, summary, untouched
 
 
 def page(frame: Frame, found: Mapping[str, Verdict], margin: float) -> str:
@@ -28,7 +29,7 @@ def page(frame: Frame, found: Mapping[str, Verdict], margin: float) -> str:
         "title": TITLE,
         "style": _asset("page.css"),
         "summary": escape(summary(frame)),
-        "verdicts": "\n".join(_verdict(verdict) for verdict in found.values()),
+        "verdicts": _verdicts(found),
         "margin": f"{margin:g}",
         "rest": _rest(frame, margin),
         # Within a script element "<" may end it, or begin a comment.
@@ -104,6 +105,19 @@ def _group(frame: Frame, index: int, group: Group) -> dict[str, Any]:
             for row in group.rows
         ],
     }
+
+
+def _verdicts(found: Mapping[str, Verdict]) -> str:
+    """Those that the runs can be asked for; the others behind one line."""
+    lines = [_verdict(verdict) for verdict in found.values() if verdict.judged]
+    if (line := untouched(found)) is not None:
+        rest = [_verdict(verdict) for verdict in found.values() if not verdict.judged]
+        lines.append(_folded(line, rest) if rest else f'<p class="quiet">{escape(line)}</p>')
+    return "\n".join(lines)
+
+
+def _folded(line: str, rest: Iterable[str]) -> str:
+    return f'<details class="untouched"><summary>{escape(line)}</summary>{"".join(rest)}</details>'
 
 
 def _verdict(verdict: Verdict) -> str:

@@ -1,8 +1,9 @@
 """Sentences that the page and the Markdown share."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from precrop.report.frames import Frame
+from precrop.report.verdicts import Verdict
 
 TITLE = "Pruning at initialization: what the runs say"
 METHOD = (
@@ -23,7 +24,7 @@ METHOD = (
     "not hold where none does and a lead of the margin or more is excluded somewhere. A claim that "
     "no more than a bound is lost does not hold where a larger loss is shown. A claim of "
     "equality holds where two one-sided t-tests at 5% exclude a difference of the margin or more. "
-    "Not measured means no runs, or too few to tell.",
+    "Undecided means that there are too few runs to tell, not measured that there are none.",
     "Networks whose parameters or MACs are more than 5% apart are not of one size: a larger "
     "network's lead is not counted for it, nor a smaller one's arrears against it.",
     "Networks of one method have the same layer densities where these are less than about 10% "
@@ -60,6 +61,20 @@ def failures(frame: Frame) -> list[tuple[str, str, str]]:
         (row.cell, f"{row.network}, {row.variant}, seed {row.seed}", row.error or "")
         for row in frame.failed
     ]
+
+
+def untouched(found: Mapping[str, Verdict]) -> str | None:
+    """The claims that no two of the runs can be compared for, in one line; None where none is."""
+    if not found:
+        return (
+            "No claim was judged: the studies' files name none, or were not found; --study FILE "
+            "says where one is."
+        )
+    names = [name for name, verdict in found.items() if not verdict.judged]
+    if not names:
+        return None
+    claims = "claim has" if len(names) == 1 else "claims have"
+    return f"{len(names)} {claims} no runs to be judged by here: {', '.join(names)}."
 
 
 def _counted(count: int, noun: str) -> str:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from precrop.errors import PrecropError
 from precrop.files import write_text
-from precrop.report.claims import MARGIN, Verdict, verdicts
+from precrop.report.claims import read_claims
 from precrop.report.figures import draw_all
 from precrop.report.frames import Frame, frame_of
 from precrop.report.markdown import markdown
 from precrop.report.page import page
+from precrop.report.verdicts import MARGIN, Verdict, verdicts
 from precrop.study.rows import Row
 
 TEXT, PAGE, PICTURES = "report.md", "index.html", "figures"
@@ -31,21 +32,27 @@ class Report:
     verdicts: dict[str, Verdict]
 
 
-def write_report(rows: Iterable[Row], folder: Path, margin: float = MARGIN) -> Report:
+def write_report(
+    rows: Iterable[Row], folder: Path, margin: float = MARGIN, studies: Iterable[Path] = ()
+) -> Report:
     """Write the report on a store's rows.
 
     Args:
         rows: those of the store.
         folder: gets ``report.md``, ``index.html`` and ``figures``; it is made if need be.
         margin: percentage points of accuracy that count as no difference.
+        studies: files of the studies, or folders of them, which say the claims and the variants'
+            roles in them; without, no claim is judged.
 
     Raises:
         PrecropError: no run is finished, a library is missing, or a file cannot be written.
     """
     if not margin > 0:
         raise PrecropError(f"margin={margin:g} is not above 0: it is in percentage points, as 0.5")
-    frame = frame_of(rows)
-    found = verdicts(frame, margin)
+    rows = list(rows)
+    claims = read_claims(studies, {row.study for row in rows})
+    frame = frame_of(rows, claims.parts)
+    found = verdicts(frame, claims, margin)
     try:
         (folder / PICTURES).mkdir(parents=True, exist_ok=True)
     except OSError as error:

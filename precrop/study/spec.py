@@ -1,23 +1,21 @@
 """A study's file: networks, variants, budgets and seeds, read and checked."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from precrop.errors import PrecropError, suggestion
 from precrop.model_spec import ModelSpec
 from precrop.solve.budgets import Budget, parse_budget
+from precrop.study.entries import Entry, brief, within
 from precrop.study.variants import WORDS, Variant, read_variant
 from precrop.training.recipes import Recipe, find_recipe
 from precrop.trust import Trust
 
-T = TypeVar("T")
 _COSTS = ("params", "macs")
 _LONGEST_NAME = 100
 """Bytes of a study's name: its store is a folder of that name."""
-_LONGEST_TEXT = 300
 _MOST_CELLS = 100_000
 _LARGE = 10**12
 """Stands for a network's cost where only the sense of a budget is checked."""
@@ -91,6 +89,47 @@ class Study:
         return replace(self, data=data)
 
 
+@dataclass(frozen=True)
+class Part:
+    """What a variant is to the claims that are judged by its runs.
+
+    Attributes:
+        role: what claims call it.
+        match: the variant that it is made as large as, where it is.
+    """
+
+    role: str
+    match: str | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a study's file says for a report on its runs; none of it is part of what a cell is.
+
+    Attributes:
+        study: its name.
+        parts: by variant's name, those that have a role.
+        claims: themselves, or the name of the file beside it that has them; None: there are none.
+    """
+
+    study: str
+    parts: Mapping[str, Part]
+    claims: str | Sequence[Any] | None
+
+
+def read_asked(path: Path) -> Asked:
+    """Read what a study's file says for a report; networks and variants are not looked at.
+
+    Raises:
+        PrecropError: one line with the file, the entry and what is wrong there.
+    """
+    from precrop.study.reading import read_yaml
+
+    content = read_yaml(path)
+    with within(str(path)):
+        return _asked(Entry.of(content, _STUDY, "a study"))
+
+
 def read_study(path: Path, trust: Trust = False) -> Study:
     """Read a study's file (YAML). Runs no code of the file's, nor does a study that is returned.
 
@@ -105,21 +144,12 @@ def read_study(path: Path, trust: Trust = False) -> Study:
     from precrop.study.reading import read_yaml
 
     content = read_yaml(path)
-    with _within(str(path)):
+    with within(str(path)):
         return _study(content, trust)
 
 
-@contextmanager
-def _within(place: str) -> Iterator[None]:
-    """Say where in the file a mistake is."""
-    try:
-        yield
-    except PrecropError as error:
-        raise PrecropError(f"{place}: {error}") from error
-
-
 def _study(content: Any, trust: Trust) -> Study:
-    entry = _Entry.of(content, _STUDY, "a study")
+    entry = Entry.of(content, _STUDY, "a study")
     recipe = _recipe(entry.needed("recipe"))
     data, image_size = _data(entry)
     networks = entry.each("networks", lambda value: _network(value, recipe, trust))
@@ -134,6 +164,7 @@ def _study(content: Any, trust: Trust) -> Study:
     named = {one.variant.name: one for one in series}
     pairs = zip(series, entry.items("variants"), strict=True)
     series = tuple(_matched(one, item, named) for one, item in pairs)
+    _asked(entry)
     return Study(
         name=_file_name(entry.text("study")),
         description=" ".join(entry.text("description").split()),
@@ -145,68 +176,33 @@ def _study(content: Any, trust: Trust) -> Study:
     )
 
 
-_STUDY = ("study", "description", "data", "recipe", "seeds", "networks", "budgets", "variants")
+_STUDY = (
+    "study",
+    "description",
+    "data",
+    "recipe",
+    "seeds",
+    "networks",
+    "budgets",
+    "variants",
+    "retired",
+    "claims",
+)
 _DATA = ("name", "image_size")
 _NETWORK = ("model", "args", "recipe")
-_VARIANT = ("name", *WORDS, "match", "networks", "budgets", "budget", "seeds")
+_VARIANT = ("name", *WORDS, "match", "networks", "budgets", "budget", "seeds", "role")
+_RETIRED = ("name", "role")
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """A mapping in the file whose keys are all known."""
-
-    content: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, content: Any, keys: Sequence[str], what: str) -> "_Entry":
-        if not isinstance(content, Mapping):
-            raise PrecropError(f"{_brief(content)} is not {what}: write {', '.join(keys[:3])}: …")
-        for key in content:
-            if key not in keys:
-                raise PrecropError(f"{what} has no {key!r}; {suggestion(key, keys)}")
-        return cls(content)
-
-    def needed(self, key: str) -> Any:
-        if self.content.get(key) is None:
-            raise PrecropError(f"{key} is missing")
-        return self.content[key]
-
-    def text(self, key: str) -> str:
-        value = self.needed(key)
-        if not isinstance(value, str) or not value.strip():
-            raise PrecropError(f"{key} is {_brief(value)}, not a text")
-        if key != "description" and (len(value) > _LONGEST_TEXT or not value.isprintable()):
-            raise PrecropError(f"{key} is {_brief(value)}, longer than a line")
-        return value
-
-    def items(self, key: str) -> list[Any]:
-        """A list that is not empty."""
-        value = self.needed(key)
-        if not isinstance(value, list):
-            raise PrecropError(f"{key} is {_brief(value)}, not a list")
-        if not value:
-            raise PrecropError(f"{key} is an empty list")
-        return value
-
-    def each(self, key: str, read: Callable[[Any], T]) -> tuple[T, ...]:
-        """Every item of a list, read; a mistake is said with the item's name or number."""
-        found = []
-        for number, item in enumerate(self.items(key), start=1):
-            name = item.get("name", item.get("model")) if isinstance(item, Mapping) else None
-            with _within(f"{key}, {name or f'entry {number}'}"):
-                found.append(read(item))
-        return tuple(found)
-
-
-def _data(entry: _Entry) -> tuple[str, int | None]:
+def _data(entry: Entry) -> tuple[str, int | None]:
     """The name of the data, and the size in a mapping of both."""
     if not isinstance(entry.content.get("data"), Mapping):
         return entry.text("data"), None
-    with _within("data"):
-        data = _Entry.of(entry.content["data"], _DATA, "data")
+    with within("data"):
+        data = Entry.of(entry.content["data"], _DATA, "data")
         size = data.content.get("image_size")
         if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
-            raise PrecropError(f"image_size is {_brief(size)}, not a number of pixels from 1 up")
+            raise PrecropError(f"image_size is {brief(size)}, not a number of pixels from 1 up")
         return data.text("name"), size
 
 
@@ -214,7 +210,7 @@ def _recipe(value: Any) -> Recipe:
     """A recipe's name, or a mapping of its ``name`` and the fields to change."""
     settings = dict(value) if isinstance(value, Mapping) else {"name": value}
     name = settings.pop("name", None)
-    with _within("recipe"):
+    with within("recipe"):
         if not isinstance(name, str):
             raise PrecropError("it has no name: write {name: cifar-quick, epochs: 30}")
         return find_recipe(name, "").changed(settings)
@@ -223,12 +219,12 @@ def _recipe(value: Any) -> Recipe:
 def _network(value: Any, recipe: Recipe, trust: Trust) -> StudyNetwork:
     if isinstance(value, str):
         value = {"model": value}
-    entry = _Entry.of(value, _NETWORK, "a network")
+    entry = Entry.of(value, _NETWORK, "a network")
     args = entry.content.get("args", {})
     if not isinstance(args, Mapping) or not all(isinstance(name, str) for name in args):
-        raise PrecropError(f"args is {_brief(args)}, not names and values")
+        raise PrecropError(f"args is {brief(args)}, not names and values")
     if not _is_json(args):
-        raise PrecropError(f"args is {_brief(args)}: a value is no number, text, list or mapping")
+        raise PrecropError(f"args is {brief(args)}: a value is no number, text, list or mapping")
     own = entry.content.get("recipe")
     model = ModelSpec(entry.text("model"), dict(args))
     model.check(trust, "say --trust")
@@ -241,12 +237,12 @@ def _series(
     budgets: tuple[Limits, ...],
     seeds: tuple[int, ...],
 ) -> Series:
-    entry = _Entry.of(value, _VARIANT, "a variant")
+    entry = Entry.of(value, _VARIANT, "a variant")
     words = {key: entry.content[key] for key in WORDS if key in entry.content}
     variant = read_variant(entry.text("name"), words)
     odd = next((key for key, value in words.items() if not _is_json(value)), None)
     if odd is not None:
-        raise PrecropError(f"{odd} is {_brief(words[odd])}: a value is no number, text or list")
+        raise PrecropError(f"{odd} is {brief(words[odd])}: a value is no number, text or list")
     if "networks" in entry.content:
         networks = _chosen(entry.items("networks"), networks)
     if "seeds" in entry.content:
@@ -261,7 +257,7 @@ def _series(
         raise PrecropError("it has no budget: write `budgets: [{params: 0.5, macs: 0.5}]`")
     part = entry.content.get("budget", "both")
     if part not in (*_COSTS, "both"):
-        raise PrecropError(f"budget is {_brief(part)}: write params, macs or both")
+        raise PrecropError(f"budget is {brief(part)}: write params, macs or both")
     if part != "both" and not budgets:
         raise PrecropError(f"budget: {part}, but it has no budgets: write some, or drop it")
     if part != "both":
@@ -274,7 +270,7 @@ def _matched(one: Series, item: Mapping[str, Any], named: Mapping[str, Series]) 
     name = item.get("match")
     if name is None:
         return one
-    with _within(f"variants, {one.variant.name}"):
+    with within(f"variants, {one.variant.name}"):
         others = [other for other in named if other != one.variant.name]
         if name not in others:
             raise PrecropError(
@@ -286,13 +282,41 @@ def _matched(one: Series, item: Mapping[str, Any], named: Mapping[str, Series]) 
         return replace(one, variant=one.variant.matched(other.variant), budgets=other.budgets)
 
 
+def _asked(entry: Entry) -> Asked:
+    parts = dict(filter(None, entry.each("variants", _part)))
+    if "retired" in entry.content:
+        named = [item.get("name") for item in entry.items("variants") if isinstance(item, Mapping)]
+        retired = dict(entry.each("retired", _retired))
+        _refuse_repeats("variants and retired", [*named, *retired])
+        parts |= retired
+    claims = entry.content.get("claims")
+    elsewhere = isinstance(claims, str) and ("/" in claims or "\\" in claims)
+    if elsewhere or not isinstance(claims, (str, list, type(None))):
+        raise PrecropError(f"claims is {brief(claims)}: name a file beside this one, or list them")
+    return Asked(entry.text("study"), parts, claims)
+
+
+def _part(value: Any) -> tuple[str, Part] | None:
+    entry = Entry.of(value, _VARIANT, "a variant")
+    if "role" not in entry.content:
+        return None
+    match = entry.text("match") if "match" in entry.content else None
+    return entry.text("name"), Part(entry.text("role"), match)
+
+
+def _retired(value: Any) -> tuple[str, Part]:
+    """A variant that is run no more, whose runs a store may hold."""
+    entry = Entry.of(value, _RETIRED, "a retired variant")
+    return entry.text("name"), Part(entry.text("role"))
+
+
 def _file_name(name: str) -> str:
     """A study's name, which its store is called by."""
     if "/" in name or "\\" in name:
         raise PrecropError(f"study is {name!r}: its store is called so, write it without slashes")
     if name.startswith(".") or not name.isprintable() or len(name.encode()) > _LONGEST_NAME:
         raise PrecropError(
-            f"study is {_brief(name)}: its store is called so, begin with a letter and write no "
+            f"study is {brief(name)}: its store is called so, begin with a letter and write no "
             f"more than {_LONGEST_NAME}"
         )
     return name
@@ -307,23 +331,23 @@ def _chosen(names: Sequence[Any], networks: Sequence[StudyNetwork]) -> tuple[Stu
     return tuple(network for network in networks if network.model.name in names)
 
 
-def _seeds(entry: _Entry) -> tuple[int, ...]:
+def _seeds(entry: Entry) -> tuple[int, ...]:
     seeds = entry.items("seeds")
     for seed in seeds:
         if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
-            raise PrecropError(f"seed {_brief(seed)} is not a whole number from 0 up")
+            raise PrecropError(f"seed {brief(seed)} is not a whole number from 0 up")
     _refuse_repeats("seeds", seeds)
     return tuple(seeds)
 
 
-def _budgets(entry: _Entry) -> tuple[Limits, ...]:
+def _budgets(entry: Entry) -> tuple[Limits, ...]:
     found = entry.each("budgets", _limits)
     _refuse_repeats("budgets", [str(limits.given()) for limits in found])
     return found
 
 
 def _limits(value: Any) -> Limits:
-    entry = _Entry.of(value, _COSTS, "a budget")
+    entry = Entry.of(value, _COSTS, "a budget")
     if not entry.content:
         raise PrecropError("no budget: write {params: 0.5, macs: 0.5}, or one of them")
     for name, budget in entry.content.items():
@@ -351,8 +375,3 @@ def _is_json(value: Any) -> bool:
     if isinstance(value, list):
         return all(map(_is_json, value))
     return value is None or isinstance(value, (bool, int, float, str))
-
-
-def _brief(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:39] + "…"

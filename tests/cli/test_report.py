@@ -11,8 +11,9 @@ import typer
 
 from precrop.cli.report import report_command
 from precrop.errors import PrecropError
-from precrop.report.claims import CLAIMS, MARGIN
+from precrop.report.verdicts import MARGIN
 from precrop.study.store import Store
+from tests.report.made_study import CLAIMS, made_file
 from tests.study.made_rows import made_row
 
 Output = pytest.CaptureFixture[str]
@@ -71,13 +72,32 @@ def test_a_finished_row_counts_before_a_failed_one(store: Path, tmp_path: Path) 
 
 
 def test_json_is_the_verdicts(store: Path, tmp_path: Path, capsys: Output) -> None:
-    run(store, "-o", tmp_path / "report", "--json")
+    run(store, "-o", tmp_path / "report", "--json", "--study", made_file(tmp_path))
     found = json.loads(capsys.readouterr().out)
     assert set(found) == set(CLAIMS)
     assert found["uniform-width"]["verdict"] == "holds"
     (comparison,) = found["uniform-width"]["comparisons"]
     assert comparison["n"] == 3
     assert comparison["difference"] == pytest.approx(2.03, abs=0.01)
+
+
+def test_the_folder_studies_is_looked_into(
+    store: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(store)
+    assert "No claim was judged" in capsys.readouterr().out
+    (tmp_path / "studies").mkdir()
+    made_file(tmp_path / "studies")
+    run(store)
+    said = capsys.readouterr().out
+    assert "holds" in said
+    assert f"{len(CLAIMS) - 1} claims have no runs to be judged by here: " in said
+
+
+def test_a_study_file_that_is_not_there(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(PrecropError, match="cannot read"):
+        run(store, "-o", tmp_path / "report", "--study", tmp_path / "none.yaml")
 
 
 def test_the_margin_is_said(store: Path, tmp_path: Path, capsys: Output) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from precrop.report.writing import Report, write_report
-from tests.report.made_study import made_study
+from tests.report.made_study import made_file, made_study
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -18,7 +18,8 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 @pytest.fixture(scope="session")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
-    return write_report(made_study(), tmp_path_factory.mktemp("report"))
+    study = made_file(tmp_path_factory.mktemp("study"))
+    return write_report(made_study(), tmp_path_factory.mktemp("report"), studies=[study])
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,12 @@
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from precrop.report.claims import read_claims
 from precrop.study.rows import Row
+from precrop.study.spec import Part
 from tests.study.made_rows import LAYERS, made_row
 
 LEVELS: dict[str, tuple[float, dict[str, Any]]] = {
@@ -16,6 +19,22 @@ LEVELS: dict[str, tuple[float, dict[str, Any]]] = {
     "PreCrop filters": (-0.1, {"kind": "masked", "granularity": "filter"}),
 }
 """By variant the points above what its size would give it, and what makes it that variant."""
+STUDIES = Path(__file__).parents[2] / "studies"
+CLAIMS = {claim.name: claim for claim in read_claims([STUDIES], ["methods"]).claims}
+"""Of the studies here, by name."""
+ROLES = {role for claim in CLAIMS.values() for role in (*claim.compare, *claim.against)}
+PARTS = {
+    **{("made", role): Part(role) for role in ROLES},
+    ("made", "PreCrop"): Part("precrop"),
+    ("made", "PreCrop weights"): Part("precrop weights"),
+    ("made", "PreCrop filters"): Part("precrop filters"),
+    ("made", "SynFlow channels"): Part("synflow channels"),
+    ("made", "SynFlow weights"): Part("synflow weights"),
+    ("made", "dense"): Part("original"),
+    ("made", "PreConfig"): Part("preconfig"),
+    ("made", "PreCrop as synflow channels"): Part("precrop", "synflow channels"),
+}
+"""What variants of made rows are to these claims."""
 SYNFLOW = dict(zip((*LAYERS, "classifier"), (1.0, 0.9, 0.7, 0.2, 0.4), strict=True))
 
 
@@ -66,3 +85,15 @@ def _failed() -> Row:
     return made_row(
         variant="GraSP weights", status="failed", error="grasp: the loss is not a number"
     )
+
+
+def made_file(folder: Path) -> Path:
+    """A file of the study whose claims are those of the studies here, beside it."""
+    (folder / "claims.yaml").write_text((STUDIES / "claims.yaml").read_text())
+    lines = ["study: made", "claims: claims.yaml", "variants:"]
+    for (_, name), part in PARTS.items():
+        match = "" if part.match is None else f", match: {part.match}"
+        lines.append(f"  - {{name: {name}, role: {part.role}{match}}}")
+    path = folder / "made.yaml"
+    path.write_text("\n".join(lines) + "\n")
+    return path

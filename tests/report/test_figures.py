@@ -72,6 +72,26 @@ def test_labels_do_not_overlap(frame: Frame) -> None:
     assert all(lower[1] <= upper[0] for lower, upper in pairwise(boxes))
 
 
+@pytest.mark.parametrize("length", [1, 60])
+def test_runs_do_not_overprint_the_deviations(length: int) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    rows = [
+        made_row(variant="v" * length, seed=seed, accuracy=accuracy, run=f"{seed:012x}")
+        for seed, accuracy in enumerate((1.0, 0.7, 0.99))
+    ]
+    frame = frame_of(rows)
+    drawing = accuracy(frame, frame.settings[0], 0.5)
+    assert drawing is not None
+    canvas = FigureCanvasAgg(drawing.figure)
+    canvas.draw()
+    (axes,) = drawing.figure.axes
+    boxes = {text.get_text(): text.get_window_extent(canvas.get_renderer()) for text in axes.texts}
+    (group,) = frame.groups
+    assert boxes[str(group.accuracy)].x1 < boxes[" ".join(group.runs)].x0
+    assert boxes[str(group.accuracy)].x0 > axes.get_window_extent().x1
+
+
 def test_shares_far_apart_stand_on_a_logarithmic_axis(frame: Frame) -> None:
     drawing = sizes(frame, frame.settings[0], 0.5)
     near = frame_of([made_row(), made_row(variant="o", method="uniform", params=90_000)])

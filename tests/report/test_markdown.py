@@ -17,7 +17,8 @@ def test_every_group_stands_with_its_figures_and_runs(report: Report) -> None:
         (line,) = (
             line
             for line in lines
-            if f"| {group.variant} | {group.accuracy} |" in line and f"`{group.runs[0]}`" in line
+            if line.startswith(f"| {group.variant} | {group.accuracy} |")
+            and f"`{group.runs[0]}`" in line
         )
         assert all(f"`{run}`" in line for run in group.runs)
         assert f"({group.params_share:.1%})" in line
@@ -26,9 +27,30 @@ def test_every_group_stands_with_its_figures_and_runs(report: Report) -> None:
 def test_every_verdict_and_comparison_is_there(report: Report) -> None:
     content = text(report)
     for verdict in report.verdicts.values():
-        assert f"| {verdict.claim} | {verdict.source} | **{verdict.answer}** |" in content
+        row = f"| {verdict.claim} | {verdict.source} | **{verdict.answer}** |"
+        assert (row in content) == bool(verdict.judged)
         for judged in verdict.judged:
             assert f"{judged.comparison.difference:+.2f}" in content
+
+
+def test_the_readers_own_table_comes_first(report: Report) -> None:
+    heads = [line for line in text(report).splitlines() if line.startswith("## ")]
+    assert heads[:2] == ["## Accuracy by variant", "## Verdicts"]
+    first = next(line for line in text(report).splitlines() if line.startswith("|"))
+    assert first.startswith("| variant | accuracy, % | n | budget |")
+
+
+def test_claims_without_runs_are_one_line(report: Report) -> None:
+    silent = [name for name, verdict in report.verdicts.items() if not verdict.judged]
+    line = f"{len(silent)} claims have no runs to be judged by here: {', '.join(silent)}."
+    assert len(silent) > 5
+    assert line in text(report).splitlines()
+
+
+def test_without_roles_no_claim_is_judged_and_it_is_said(report: Report) -> None:
+    bare = write_report([made_row()], report.folder / "bare")
+    assert bare.verdicts == {}
+    assert "No claim was judged: the studies' files name none, or were not found" in text(bare)
 
 
 def test_tables_are_rectangular(report: Report) -> None:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from precrop.report.claims import verdicts
+from precrop.report.claims import Claims
 from precrop.report.frames import frame_of
 from precrop.report.page import page as written
+from precrop.report.verdicts import verdicts
 from precrop.report.writing import PAGE, Report
 from tests.study.made_rows import made_row
 
@@ -131,6 +132,21 @@ def test_verdicts_name_their_runs(page: "Page", report: Report) -> None:
         assert all(run in text for run in verdict.runs)
 
 
+def test_claims_without_runs_are_one_folded_line(page: "Page", report: Report) -> None:
+    fold = page.locator("#verdicts details.untouched")
+    assert fold.get_attribute("open") is None
+    folded = [v for v in report.verdicts.values() if not v.judged]
+    assert fold.locator(".verdict").count() == len(folded) > 5
+    assert fold.locator(".verdict").first.is_hidden()
+    assert page.locator("#verdicts > .verdict").count() == len(report.verdicts) - len(folded)
+
+
+def test_the_table_comes_first(page: "Page") -> None:
+    heads = page.locator("main h2").all_inner_texts()
+    assert heads[:2] == ["Accuracy by variant", "Verdicts"]
+    assert page.locator("#groups th").all_inner_texts()[:2] == ["variant", "accuracy, %"]
+
+
 def test_names_are_text_and_never_markup() -> None:
     evil = '</script><img src=x onerror="alert(1)">'
     rows = [
@@ -138,7 +154,7 @@ def test_names_are_text_and_never_markup() -> None:
         made_row(status="failed", error=evil, variant="failed"),
     ]
     frame = frame_of(rows)
-    text = written(frame, verdicts(frame), 0.5)
+    text = written(frame, verdicts(frame, Claims()), 0.5)
     assert "<img" not in text.split("plotly.js v")[0]
     stored = re.search(r'id="content">(.*?)</script>', text, re.DOTALL)
     assert stored is not None

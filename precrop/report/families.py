@@ -1,0 +1,57 @@
+"""Networks of the same layer densities, whatever is removed from them."""
+
+import math
+from collections.abc import Sequence
+
+from precrop.report.comparisons import Comparison
+from precrop.report.frames import Frame, Group
+
+SAME_DENSITIES = 0.1
+"""Networks no further apart (`density_distance`) have the same densities, but for rounding."""
+UNITS = ("weight", "kernel", "filter", "channel")
+"""Granularities, from fine to coarse."""
+
+
+def granularities(frame: Frame) -> list[tuple[Group, ...]]:
+    """Families of groups with the same layer densities, each begun by a mask of single weights."""
+    return [
+        family
+        for first in frame.where(lambda group: group.kind == "masked")
+        if first.granularity == "weight" and len(family := _family(frame, first)) > 1
+    ]
+
+
+def against_first(groups: Sequence[Group]) -> list[Comparison]:
+    """Every group against the first one, where they have a seed in common."""
+    found = [Comparison(group, groups[0]) for group in groups[1:]]
+    return [comparison for comparison in found if comparison.seeds]
+
+
+def density_distance(one: Group, other: Group) -> float:
+    """How far the layers' densities are apart: 0.1 is about 10%, larger layers counting more.
+
+    Whole channels come near a density but seldom meet it.
+    """
+    layers = [name for name in one.densities if name in other.densities]
+    sizes = [math.prod(one.rows[0].widths.get(name, (1, 1))) for name in layers]
+    logs = [abs(math.log(one.densities[name] / other.densities[name])) for name in layers]
+    return sum(size * log for size, log in zip(sizes, logs, strict=True)) / max(1, sum(sizes))
+
+
+def _family(frame: Frame, first: Group) -> tuple[Group, ...]:
+    near = [group for group in frame.within(first.setting) if _alike(first, group)]
+    return (first, *sorted(near, key=_coarseness))
+
+
+def _alike(one: Group, other: Group) -> bool:
+    """Two ways to remove the same shares of every layer, which one method chose."""
+    return (
+        "dense" not in (one.kind, other.kind)
+        and one.method == other.method
+        and (one.kind, one.granularity) != (other.kind, other.granularity)
+        and density_distance(one, other) <= SAME_DENSITIES
+    )
+
+
+def _coarseness(group: Group) -> tuple[bool, int]:
+    return (group.kind == "cropped", UNITS.index(group.granularity))

@@ -1,0 +1,270 @@
+"""What runs say of a claim: roles against roles within a setting, and the verdict of it all."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from statistics import fmean, median
+from typing import Any, Literal
+
+from precrop.report.claims import Claim, Claims
+from precrop.report.comparisons import (
+    Comparison,
+    Judged,
+    Outcome,
+    compare,
+    compare_looser,
+    judge,
+    judge_equal,
+    judge_matched,
+    together,
+)
+from precrop.report.families import against_first, granularities
+from precrop.report.frames import Frame, Group
+
+MARGIN = 0.5
+"""Percentage points of accuracy that count as no difference, unless said otherwise."""
+OUTCOMES: dict[Outcome, str] = {
+    "better": "better",
+    "worse": "worse",
+    "equal": "equal within the margin",
+    "larger": "not worse, but larger",
+    "smaller": "not better, but smaller",
+    "unclear": "undecided",
+}
+"""A comparison's outcome, in words."""
+
+Answer = Literal["holds", "holds partly", "does not hold", "undecided", "not measured"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the runs say of a claim.
+
+    Attributes:
+        claim: one sentence.
+        source: who claims it, or asks.
+        answer: ``not measured`` where no two runs can be compared for it, ``undecided`` where some
+            were and are too few to tell.
+        text: why, with figures.
+        judged: the comparisons that it rests on.
+    """
+
+    claim: str
+    source: str
+    answer: Answer
+    text: str
+    judged: tuple[Judged, ...] = ()
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """What was trained for it."""
+        return tuple(dict.fromkeys(run for j in self.judged for run in j.comparison.runs))
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, in JSON's types."""
+        return {
+            "claim": self.claim,
+            "source": self.source,
+            "verdict": self.answer,
+            "text": self.text,
+            "comparisons": [judged.to_json() for judged in self.judged],
+            "runs": list(self.runs),
+        }
+
+
+def verdicts(frame: Frame, claims: Claims, margin: float = MARGIN) -> dict[str, Verdict]:
+    """The verdict on every claim, by name."""
+    return {claim.name: verdict(claim, frame, margin) for claim in claims.claims}
+
+
+def verdict(claim: Claim, frame: Frame, margin: float = MARGIN) -> Verdict:
+    """What the runs say of a claim.
+
+    Args:
+        claim: what is claimed of which roles.
+        frame: the runs, whose groups know their roles.
+        margin: percentage points that count as no difference, unless the claim says so itself.
+    """
+    margin = margin if claim.margin is None else claim.margin
+    text = claim.text.replace("{margin}", f"{margin:g}")
+    if claim.untestable is not None:
+        return Verdict(text, claim.source, "not measured", claim.untestable)
+    found = [pair for pair in _pairs(claim, frame) if _is_meant(claim, pair)]
+    if claim.shows == "equal":
+        return _equal(text, claim.source, judge_equal(found, margin))
+    # A claim that limits the sizes itself means networks that differ in them.
+    ruled = judge if claim.params or claim.macs else judge_matched
+    if claim.shows == "better":
+        return _superior(text, claim.source, ruled(found, margin))
+    loss = margin if claim.loss is None else claim.loss
+    return _no_worse(text, claim.source, ruled(found, margin, bound=-loss))
+
+
+def _pairs(claim: Claim, frame: Frame) -> list[Comparison]:
+    ones = frame.where(lambda group: group.role in claim.compare)
+    others = frame.where(lambda group: group.role in claim.against)
+    free = [group for group in ones if not group.match]
+    match claim.at:
+        case "size":
+            return [pair for other in others for pair in _at_size(ones, other)]
+        case "densities":
+            families = [family for family in granularities(frame) if family[0] in others]
+            meant = [tuple(g for g in family[1:] if g in ones) for family in families]
+            pairs = zip(families, meant, strict=True)
+            return [p for family, own in pairs for p in against_first((family[0], *own))]
+        case "budget":
+            return _at_budget(free, others)
+
+
+def _at_budget(ones: Sequence[Group], others: Sequence[Group]) -> list[Comparison]:
+    """Pairs of one budget; a dense network, which has none, stands beside every budget."""
+    dense = [group for group in others if group.kind == "dense"]
+    beside = [Comparison(one, whole) for one in ones for whole in dense]
+    beside = [p for p in beside if p.one.setting == p.other.setting and p.seeds]
+    return compare(ones, [group for group in others if group.kind != "dense"]) + beside
+
+
+def _at_size(ones: Sequence[Group], other: Group) -> list[Comparison]:
+    """Pairs with what the study made as large as the other one.
+
+    Else with what it made as large as a third one that happens to be of that size; else with what
+    is within the same budgets.
+    """
+    made = [group for group in ones if group.match]
+    named = {(row.study, row.variant) for row in other.rows}
+    for_it = [g for g in made if named & {(row.study, g.match) for row in g.rows}]
+    near = [pair for pair in compare(made, [other]) if pair.of_one_size]
+    free = [group for group in ones if not group.match]
+    return compare(for_it, [other]) or near or compare_looser(free, [other])
+
+
+def _is_meant(claim: Claim, pair: Comparison) -> bool:
+    """Whether a claim is about this network, these data and these sizes."""
+    setting = pair.one.setting
+    data = setting.data.partition(" ")[0].lower()
+    return (
+        _fits(setting.network.lower(), claim.networks)
+        and _fits(data, claim.data)
+        and (claim.params is None or pair.params <= claim.params)
+        and (claim.macs is None or pair.macs <= claim.macs)
+    )
+
+
+def _fits(name: str, patterns: Sequence[str]) -> bool:
+    return not patterns or any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def _superior(claim: str, source: str, judged: Sequence[Judged]) -> Verdict:
+    """Holds where every comparison, or all of them together, show the first variant better."""
+    wins = [j for j in judged if j.outcome == "better"]
+    against = [j for j in judged if j.outcome in ("worse", "equal") or _excluded(j)]
+    answer, text = _answer(judged, wins, against), _text(judged)
+    # By size, not by outcome: a smaller network would count where it wins and not where it loses.
+    alike = [j.comparison for j in judged if j.comparison.of_one_size]
+    whole = together(alike)
+    if whole is not None:
+        low, high = whole.interval
+        bound, margin = judged[0].bound, judged[0].margin
+        if low > bound and answer != "holds":
+            answer = "holds partly" if against or len(alike) < len(judged) else "holds"
+        elif high < bound + margin and answer == "undecided":
+            answer = "does not hold"
+        text += (
+            f" The {whole.spread.count} networks compared at one size together: "
+            f"{whole.spread.mean:+.2f} points (95% interval {low:+.2f} to {high:+.2f})."
+        )
+    return Verdict(claim, source, answer, text, tuple(judged))
+
+
+def _no_worse(claim: str, source: str, judged: Sequence[Judged]) -> Verdict:
+    """Holds where every comparison shows the first variant above the bound."""
+    above = [
+        j
+        for j in judged
+        if j.outcome == "better" or (j.outcome == "equal" and j.margin <= -j.bound)
+    ]
+    below = [j for j in judged if j.outcome == "worse"]
+    text = _text(judged)
+    return Verdict(claim, source, _answer(judged, above, below), text, tuple(judged))
+
+
+def _equal(claim: str, source: str, judged: Sequence[Judged]) -> Verdict:
+    """Holds where every comparison shows a difference within the margin."""
+    same = [j for j in judged if j.outcome == "equal"]
+    apart = [j for j in judged if j.outcome in ("better", "worse")]
+    return Verdict(claim, source, _answer(judged, same, apart), _text(judged), tuple(judged))
+
+
+def _excluded(judged: Judged) -> bool:
+    """Nothing is sure but that there is no lead that would matter."""
+    interval = judged.comparison.pooled.interval()
+    return (
+        judged.outcome == "unclear"
+        and interval is not None
+        and interval[1] < judged.bound + judged.margin
+    )
+
+
+def _answer(all_: Sequence[Judged], pro: Sequence[Judged], contra: Sequence[Judged]) -> Answer:
+    if not all_:
+        return "not measured"
+    if pro:
+        return "holds" if len(pro) == len(all_) else "holds partly"
+    return "does not hold" if contra else "undecided"
+
+
+def _text(judged: Sequence[Judged]) -> str:
+    if not judged:
+        return "The store has no two runs that could be compared for it."
+    parts = [_one(judged[0]) if len(judged) == 1 else _several(judged), _reach(judged)]
+    return " ".join(part for part in parts if part)
+
+
+def _one(judged: Judged) -> str:
+    compared = judged.comparison
+    return (
+        f"{compared.one.variant} against {compared.other.variant}, {compared.one.setting}, "
+        f"{compared.one.budget}: {figures(judged)}; {OUTCOMES[judged.outcome]}."
+    )
+
+
+def _several(judged: Sequence[Judged]) -> str:
+    counts = Counter(j.outcome for j in judged)
+    said = ", ".join(f"{counts[o]} {text}" for o, text in OUTCOMES.items() if counts[o])
+    found = sorted(j.comparison.difference for j in judged)
+    return (
+        f"Of {len(judged)} comparisons: {said}. Differences from {found[0]:+.2f} to "
+        f"{found[-1]:+.2f} points, {fmean(found):+.2f} on average."
+    )
+
+
+def figures(judged: Judged) -> str:
+    """A comparison's difference with what stands behind it, in words."""
+    compared = judged.comparison
+    parts = [f"{compared.difference:+.2f} points"]
+    interval = compared.pooled.interval()
+    if interval is not None:
+        parts.append(f"95% interval {interval[0]:+.2f} to {interval[1]:+.2f}")
+    parts.append(f"n = {len(compared.seeds)}")
+    if judged.p is not None:
+        parts.append(f"p = {judged.p:.2g}")
+    parts.append(f"{compared.params:.1%} of its parameters and {compared.macs:.1%} of its MACs")
+    return f"{parts[0]} ({', '.join(parts[1:])})"
+
+
+def _reach(judged: Sequence[Judged]) -> str:
+    """What so few runs can show at all."""
+    intervals = [i for j in judged if (i := j.comparison.pooled.interval()) is not None]
+    counts = sorted({len(j.comparison.seeds) for j in judged})
+    if not intervals:
+        return f"With n = {_range(counts)} no interval can be given: nothing is decided by it."
+    reach = median((high - low) / 2 for low, high in intervals)
+    return (
+        f"With n = {_range(counts)} a difference below about {reach:.2f} points cannot be told "
+        "from chance."
+    )
+
+
+def _range(counts: Sequence[int]) -> str:
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"

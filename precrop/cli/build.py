@@ -22,8 +22,8 @@ def build_command(
 
     built.check(file.stem)
     plan = Plan.load(file)
+    source = original.source(plan)
     set_seed(built.seed)
-    network = original.load(plan)
-    name, args = original.source(plan)
-    plan = dataclasses.replace(plan.for_outputs(network), source={"name": name, "args": args})
+    network = source.build()
+    plan = dataclasses.replace(plan.for_outputs(network), source=source)
     built.write(network, plan, file.stem)

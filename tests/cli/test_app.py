@@ -166,7 +166,7 @@ def test_build_of_other_classes_says_so_in_its_plan(capsys: Output) -> None:
     assert main(["build", "half.json", *other, "-o", "pets", "--json"]) == 0
     tensors, plan = load_file("pets.safetensors"), Plan.load("pets.json")
     assert json.loads(capsys.readouterr().out)["params"] == plan.params
-    assert plan.source == {"name": "resnet20", "args": {"num_classes": 37}}
+    assert plan.source == ModelSpec("resnet20", {"num_classes": 37})
     network = plan.build(load_model("resnet20", {"num_classes": 37}))
     network.load_state_dict(tensors)
     assert plan.params == sum(p.numel() for p in network.parameters())

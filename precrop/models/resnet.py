@@ -1,6 +1,6 @@
 """ResNets for CIFAR: He et al. 2016, "Deep Residual Learning" (arXiv 1512.03385), section 4.2."""
 
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -98,43 +98,31 @@ def _stage(inputs: int, outputs: int, blocks: int, stride: int, shortcut: Shortc
     return nn.Sequential(first, *rest)
 
 
-def resnet20(
-    num_classes: int = 10, shortcut: Shortcut = "projection", init: Init = "fan_out"
-) -> CifarResNet:
-    """ResNet-20: 272,474 parameters (269,722 with ``shortcut="pad"``)."""
-    return CifarResNet(3, num_classes, shortcut, init)
+class Builder(Protocol):
+    """Makes a ResNet of one depth."""
+
+    def __call__(
+        self, num_classes: int = 10, shortcut: Shortcut = "projection", init: Init = "fan_out"
+    ) -> CifarResNet:
+        """The network with fresh weights."""
 
 
-def resnet32(
-    num_classes: int = 10, shortcut: Shortcut = "projection", init: Init = "fan_out"
-) -> CifarResNet:
-    """ResNet-32: 466,906 parameters (464,154 with ``shortcut="pad"``)."""
-    return CifarResNet(5, num_classes, shortcut, init)
+def _builder(depth: int, size: str) -> Builder:
+    """What makes the ResNet of ``6 n + 2`` layers, n blocks in each of three stages."""
+
+    def build(
+        num_classes: int = 10, shortcut: Shortcut = "projection", init: Init = "fan_out"
+    ) -> CifarResNet:
+        return CifarResNet((depth - 2) // 6, num_classes, shortcut, init)
+
+    build.__name__ = build.__qualname__ = f"resnet{depth}"
+    build.__doc__ = f"ResNet-{depth}: {size}."
+    return build
 
 
-def resnet44(
-    num_classes: int = 10, shortcut: Shortcut = "projection", init: Init = "fan_out"
-) -> CifarResNet:
-    """ResNet-44: 661,338 parameters (658,586 with ``shortcut="pad"``)."""
-    return CifarResNet(7, num_classes, shortcut, init)
-
-
-def resnet56(
-    num_classes: int = 10, shortcut: Shortcut = "projection", init: Init = "fan_out"
-) -> CifarResNet:
-    """ResNet-56: 855,770 parameters (853,018 with ``shortcut="pad"``)."""
-    return CifarResNet(9, num_classes, shortcut, init)
-
-
-def resnet110(
-    num_classes: int = 10, shortcut: Shortcut = "projection", init: Init = "fan_out"
-) -> CifarResNet:
-    """ResNet-110: 1,730,714 parameters (1,727,962 with ``shortcut="pad"``)."""
-    return CifarResNet(18, num_classes, shortcut, init)
-
-
-def resnet1202(
-    num_classes: int = 10, shortcut: Shortcut = "projection", init: Init = "fan_out"
-) -> CifarResNet:
-    """ResNet-1202: 19,424,026 parameters (19,421,274 with ``shortcut="pad"``)."""
-    return CifarResNet(200, num_classes, shortcut, init)
+resnet20 = _builder(20, '272,474 parameters (269,722 with ``shortcut="pad"``)')
+resnet32 = _builder(32, '466,906 parameters (464,154 with ``shortcut="pad"``)')
+resnet44 = _builder(44, '661,338 parameters (658,586 with ``shortcut="pad"``)')
+resnet56 = _builder(56, '855,770 parameters (853,018 with ``shortcut="pad"``)')
+resnet110 = _builder(110, '1,730,714 parameters (1,727,962 with ``shortcut="pad"``)')
+resnet1202 = _builder(1202, '19,424,026 parameters (19,421,274 with ``shortcut="pad"``)')

@@ -15,6 +15,7 @@ norms. A layer that has no part in the loss scores zeros: those of GoogLeNet's a
 those of a residual branch that ends in a scale of zero, as many of timm's networks do at first.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -298,6 +299,9 @@ def _attention(
     return output
 
 
+_BATCH_NORM = inspect.signature(F.batch_norm)
+
+
 class _StoredStatistics(TorchFunctionMode):
     """Lets batch norms that have running statistics normalise by them, and leave them alone."""
 
@@ -309,18 +313,10 @@ class _StoredStatistics(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def _stored_norm(
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    training = training and running_mean is None
-    return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+def _stored_norm(*args: Any, **kwargs: Any) -> Tensor:
+    given = _BATCH_NORM.bind(*args, **kwargs).arguments
+    given["training"] = given.get("training", False) and given["running_mean"] is None
+    return F.batch_norm(**given)
 
 
 class _TwiceDifferentiable(TorchFunctionMode):

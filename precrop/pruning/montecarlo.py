@@ -10,6 +10,7 @@ Where whole channels go, neighbouring layers share a mask, and the mean is anoth
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -68,8 +69,25 @@ class Estimate:
         return -math.expm1(log_expected - self.log_mean) / self.relative_error
 
 
+def _output(replay: Replay, weights: Mapping[str, Tensor]) -> Flow:
+    """R."""
+    with torch.no_grad():
+        return replay({name: Weight(weight) for name, weight in weights.items()})
+
+
+def _scores(replay: Replay, weights: Mapping[str, Tensor]) -> Flow:
+    """The sum of all weights' ``|w| dR/d|w|``."""
+    leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+    with torch.enable_grad():
+        total = replay({name: Weight(leaf) for name, leaf in leaves.items()})
+        found = torch.autograd.grad(total.values, list(leaves.values()), materialize_grads=True)
+    parts = [(weight * slope).sum() for weight, slope in zip(weights.values(), found, strict=True)]
+    return Flow(torch.stack(parts).sum(), total.exponent)
+
+
 @apart()
-def sampled_synexp(
+def _sampled(
+    measure: Measure,
     model: nn.Module,
     input_shape: Any,
     densities: Mapping[str, float],
@@ -79,12 +97,13 @@ def sampled_synexp(
     seed: int = 0,
     weights: Drawing = "normal",
 ) -> Estimate:
-    """The mean of the sum of all scores over drawn weights, and over masks drawn for every layer.
+    """The mean of a measure over drawn weights, and over masks drawn for every layer.
 
-    Compare with ``synexp(model, input_shape, estimate.densities)``: a layer keeps whole units, so
+    The exact value to compare with is that at ``estimate.densities``: a layer keeps whole units, so
     its density is the nearest that is possible, not the one asked for.
 
     Args:
+        measure: what is averaged.
         model: the network; it is only looked at.
         input_shape: as in `precrop.plan`.
         densities: ``{layer name: density}``; layers that are not named stay dense.
@@ -97,36 +116,19 @@ def sampled_synexp(
     Raises:
         PrecropError: an argument makes no sense, or the network has no linear reading.
     """
-    sampler = _Sampler(model, input_shape, weights, _scores)
-    return _sampled(sampler, densities, granularity, samples, seed)
-
-
-@apart()
-def sampled_output(
-    model: nn.Module,
-    input_shape: Any,
-    densities: Mapping[str, float],
-    *,
-    granularity: str = "weight",
-    samples: int = 1000,
-    seed: int = 0,
-    weights: Drawing = "normal",
-) -> Estimate:
-    """The mean of R, to compare with `precrop.expected_output`; otherwise as `sampled_synexp`."""
-    sampler = _Sampler(model, input_shape, weights, _output)
-    return _sampled(sampler, densities, granularity, samples, seed)
-
-
-def _sampled(
-    sampler: "_Sampler", densities: Mapping[str, float], granularity: str, samples: int, seed: int
-) -> Estimate:
-    """A mean over masks drawn for every layer independently."""
+    sampler = _Sampler(model, input_shape, weights, measure)
     asked = check_densities(densities, list(sampler.parameters))
 
     def draw(sample: int) -> Masks:
         return masks(sampler.network.model, asked, granularity, seed=sample) if asked else {}
 
     return sampler.estimate(draw, samples, seed)
+
+
+sampled_synexp = partial(_sampled, _scores)
+"""The mean of the sum of all scores, to compare with `precrop.synexp`; arguments as above."""
+sampled_output = partial(_sampled, _output)
+"""The mean of R, to compare with `precrop.expected_output`; likewise."""
 
 
 @apart()
@@ -231,22 +233,6 @@ class _Sampler:
             drawn = self._draw(own, generator(seed, f"{name} drawn"))
             weights[name] = drawn * found[name].cpu() if name in found else drawn
         return self._measure(self._replay, weights)
-
-
-def _output(replay: Replay, weights: Mapping[str, Tensor]) -> Flow:
-    """R."""
-    with torch.no_grad():
-        return replay({name: Weight(weight) for name, weight in weights.items()})
-
-
-def _scores(replay: Replay, weights: Mapping[str, Tensor]) -> Flow:
-    """The sum of all weights' ``|w| dR/d|w|``."""
-    leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
-    with torch.enable_grad():
-        total = replay({name: Weight(leaf) for name, leaf in leaves.items()})
-        found = torch.autograd.grad(total.values, list(leaves.values()), materialize_grads=True)
-    parts = [(weight * slope).sum() for weight, slope in zip(weights.values(), found, strict=True)]
-    return Flow(torch.stack(parts).sum(), total.exponent)
 
 
 def _normal(own: Tensor, random: torch.Generator) -> Tensor:

@@ -245,8 +245,8 @@ def judge_matched(
 ) -> list[Judged]:
     """What comparisons show between networks that ought to be of one size.
 
-    A larger network's lead shows nothing of how it was made smaller, nor does a smaller one's
-    arrears.
+    That a larger network is ahead shows nothing of how it was made smaller, nor does it that a
+    smaller one is behind.
 
     Args:
         comparisons: all that the claim rests on.

@@ -116,6 +116,9 @@ function byBudget(groups) {
 const rowSides = ["top left", "bottom center", "top right", "bottom left", "top center", "bottom right"];
 const columnSides = ["middle right", "middle left"];
 
+// Names stand close to their points: a mark of the mean among them has to be short.
+const meanSize = (size) => (element("hashes").checked ? 5 : size);
+
 function named(trace, group, sides) {
   const ranks = group.runs.map((run) => group.runs.filter((other) => other.accuracy < run.accuracy).length);
   const textposition = ranks.map((rank) => sides[rank % sides.length]);
@@ -142,7 +145,7 @@ function drawAccuracy(groups) {
         type: "scatter", mode: "markers", x: [group.mean], y: [escaped(group.variant)], hoverinfo: "text",
         hovertext: [`${escaped(group.variant)}: ${group.accuracy}, n = ${group.runs.length}`],
         error_x: { type: "data", array: [group.deviation ?? 0], color: color(group), thickness: 1.5, width: 5 },
-        marker: { color: color(group), symbol: "line-ns-open", size: 15, line: { width: 3 } },
+        marker: { color: color(group), symbol: "line-ns-open", size: meanSize(15), line: { width: 3 } },
       },
       named(runsOf(group, (run) => run.accuracy, () => escaped(group.variant)), group, rowSides),
     ]);
@@ -242,7 +245,7 @@ function drawGranularity(groups) {
       {
         type: "scatter", mode: "markers", x: [names[index]], y: [group.mean], hoverinfo: "text", hovertext: [group.accuracy],
         error_y: { type: "data", array: [group.deviation ?? 0], color: color(group), thickness: 1.5, width: 6 },
-        marker: { color: color(group), symbol: "line-ew-open", size: 18, line: { width: 3 } },
+        marker: { color: color(group), symbol: "line-ew-open", size: meanSize(18), line: { width: 3 } },
       },
       named(runsOf(group, () => names[index], (run) => run.accuracy), group, columnSides),
     ]);

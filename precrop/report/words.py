@@ -16,7 +16,7 @@ METHOD = (
     "pooled: from the runs of all variants of one network, data, recipe and budget, each about its "
     "own variant's mean, as if all scattered alike, with as many degrees of freedom as there are "
     "runs less variants (where two budgets are compared, of both). p is of the two-sided t-test "
-    "with this deviation that the difference is none, or the bound that the claim names, corrected "
+    "with this deviation that there is no difference, or none beyond the claim's bound, corrected "
     "after Holm for the number of comparisons that a claim rests on. Beside it stands the "
     "interval of the comparison's own pairs alone, of which few runs know the deviation badly.",
     "A claim that a network is better holds where every comparison shows it, or all "
@@ -25,8 +25,8 @@ METHOD = (
     "no more than a bound is lost does not hold where a larger loss is shown. A claim of "
     "equality holds where two one-sided t-tests at 5% exclude a difference of the margin or more. "
     "Undecided means that there are too few runs to tell, not measured that there are none.",
-    "Networks whose parameters or MACs are more than 5% apart are not of one size: a larger "
-    "network's lead is not counted for it, nor a smaller one's arrears against it.",
+    "Networks whose parameters or MACs are more than 5% apart are not of one size: that a larger "
+    "network is ahead does not count for it, nor that a smaller one is behind against it.",
     "Networks of one method have the same layer densities where these are less than about 10% "
     "apart, larger layers counting more.",
 )

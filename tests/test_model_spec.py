@@ -1,12 +1,21 @@
 """A network by name: built, written and read alike wherever it is named."""
 
+import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import safe_open
 
-from precrop.errors import PrecropError
+from precrop.deployment.exporting import Origin, load_safetensors, to_safetensors
+from precrop.errors import PlanError, PrecropError
 from precrop.model_spec import ModelSpec
+from precrop.plans.file import digest
+from precrop.plans.plan import Plan
+from precrop.read.inputs import Inputs
+from tests.plan_files import PLAN
+from tests.training.small_runs import small_run
 
 
 def test_it_builds_what_it_names() -> None:
@@ -57,3 +66,40 @@ def test_what_a_stranger_may_say() -> None:
         mine.check(False, "say so")
     with pytest.raises(PrecropError, match="argument weights of resnet20 is not taken from a file"):
         ModelSpec("resnet20", {"weights": "DEFAULT"}).check(True, "")
+
+
+def test_a_plan_file_says_it_as_it_always_did() -> None:
+    args = {"widths": (8, 16), "blocks": [1, 2], "act": None}
+    text = dataclasses.replace(PLAN, source=ModelSpec("resnet20", args)).to_json()
+    written = {"name": "resnet20", "args": {**args, "widths": [8, 16], "blocks": {"list": [1, 2]}}}
+    assert json.loads(text)["source"] == written
+    assert Plan.from_json(text).source == ModelSpec("resnet20", args)
+    assert json.loads(dataclasses.replace(PLAN, source=None).to_json())["source"] is None
+    assert json.loads(PLAN.to_json())["source"] == {"name": "resnet20", "args": {"num_classes": 10}}
+
+
+@pytest.mark.parametrize(
+    "source", [{}, {"name": "resnet20"}, {"name": 3, "args": {}}, {"name": "x", "args": 3}, "x"]
+)
+def test_a_plan_file_that_names_no_network(source: Any) -> None:
+    content = {**json.loads(PLAN.to_json()), "source": source}
+    del content["digest"]
+    with pytest.raises(PlanError, match="plan.source of this plan is broken"):
+        Plan.from_json(json.dumps({"digest": digest(content), **content}))
+
+
+def test_a_run_is_called_as_it_always_was() -> None:
+    run = small_run()
+    described = run.described()
+    assert (described["model"], described["args"]) == (run.model.name, {"num_classes": 10})
+    assert run.id == "141e47d6bbb9"
+
+
+def test_exported_weights_name_it_as_they_always_did(tmp_path: Path) -> None:
+    model = ModelSpec("resnet20", {"num_classes": 7})
+    path = tmp_path / "net.safetensors"
+    to_safetensors(model.build(), Inputs((3, 32, 32)), path, origin=Origin(model))
+    with safe_open(path, framework="pt") as file:
+        record = json.loads(file.metadata()["precrop"])
+    assert (record["name"], record["args"]) == ("resnet20", {"num_classes": 7})
+    assert load_safetensors(path).get_parameter("fc.bias").shape == (7,)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,7 +27,7 @@ def load_model(name: str, args: Mapping[str, Any]) -> nn.Module:
     Args:
         name: one of `precrop.models` (``resnet20``), a torchvision builder (``resnet50``), a timm
             model (``timm:resnet50``), or ``package.module:factory``, where the module may lie in
-            the current folder.
+            the current folder, or ``./file.py:factory``.
         args: keyword arguments for the builder.
 
     Raises:
@@ -86,17 +87,16 @@ def _load_timm(name: str, args: Mapping[str, Any]) -> nn.Module:
 
 
 def call_factory(name: str, args: Mapping[str, Any] | None = None) -> Any:
-    """What a user's own ``package.module:factory`` makes; the module may be in the current folder.
+    """What a user's own factory makes: ``package.module:factory`` or ``./file.py:factory``.
+
+    A package may lie in the current folder.
 
     Raises:
         PrecropError: the module or the factory is missing, or either raises.
     """
-    module_name, _, factory_name = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    module_name, _, factory_name = name.rpartition(":")
     try:
-        module = import_module(module_name)
+        module = own_module(module_name)
     except Exception as error:  # whatever a user's module raises
         raise PrecropError(f"cannot import {module_name}: {_line(error)}") from error
     factory = getattr(module, factory_name, None)
@@ -106,6 +106,43 @@ def call_factory(name: str, args: Mapping[str, Any] | None = None) -> Any:
         return factory(**(args or {}))
     except Exception as error:  # whatever a factory raises about its arguments
         raise PrecropError(f"{name} could not be built: {_line(error)}") from error
+
+
+def own_module(name: str) -> ModuleType:
+    """A user's module, by its name or by its file; what lies beside it can be imported by it.
+
+    Raises:
+        Exception: whatever the module raises, and `ImportError` where there is none.
+    """
+    file = Path(name)
+    if file.suffix != ".py":
+        _search(Path.cwd())
+        return import_module(name)
+    file = file.resolve()
+    _search(file.parent)
+    known = sys.modules.get(file.stem)
+    # A file may have the name of a module that is something else.
+    key = file.stem if known is None or _lies_in(known, file) else str(file)
+    if key not in sys.modules:
+        spec = spec_from_file_location(key, file)
+        if spec is None or spec.loader is None or not file.is_file():
+            raise ImportError("there is no such file")
+        sys.modules[key] = module_from_spec(spec)
+        try:
+            spec.loader.exec_module(sys.modules[key])
+        except BaseException:
+            del sys.modules[key]
+            raise
+    return sys.modules[key]
+
+
+def _search(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+def _lies_in(module: ModuleType, file: Path) -> bool:
+    return getattr(module, "__file__", None) == str(file)
 
 
 def _call(name: str, factory: Callable[..., Any], args: Mapping[str, Any]) -> nn.Module:

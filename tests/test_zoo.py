@@ -59,6 +59,24 @@ def test_broken_factories(name: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("own_module")
+def test_factory_in_a_file(tmp_path: Path) -> None:
+    """Wherever it lies, with what lies beside it, and whatever module has its name."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "beside.py").write_text("WIDTH = 9")
+    (folder / "json.py").write_text(
+        "from torch import nn\nfrom beside import WIDTH\n"
+        "def net():\n    return nn.Conv2d(3, WIDTH, 3)"
+    )
+    model = zoo.load_model(f"{folder}/json.py:net", {})
+    assert isinstance(model, nn.Conv2d)
+    assert model.out_channels == 9
+    assert type(zoo.load_model("./my_nets.py:net", {})) is type(zoo.load_model("my_nets:net", {}))
+    with pytest.raises(PrecropError, match=r"cannot import ./nets.py: ImportError: there is no"):
+        zoo.load_model("./nets.py:net", {})
+
+
 def test_arguments_that_a_builder_refuses() -> None:
     with pytest.raises(PrecropError, match=r"resnet20 could not be built: TypeError: .*'colour'"):
         zoo.load_model("resnet20", {"colour": "red"})

@@ -1,12 +1,9 @@
 """The network of a run: dense, cropped or masked, with what it counts."""
 
 import inspect
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -123,17 +120,15 @@ def check_kept(network: nn.Module, params: int) -> None:
 
 def _takes_classes(model: str) -> bool:
     if zoo.runs_user_code(model):
-        return _factory_takes_classes(*model.split(":", 1))
+        module, _, name = model.rpartition(":")
+        return _factory_takes_classes(module, name)
     return model in models.__all__ or model.startswith("timm:") or _is_classifier(model)
 
 
 def _factory_takes_classes(module: str, name: str) -> bool:
     """Whether a user's own factory does; what is wrong with it, `load_model` tells."""
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
     try:
-        parameters = inspect.signature(getattr(import_module(module), name)).parameters
+        parameters = inspect.signature(getattr(zoo.own_module(module), name)).parameters
     except Exception:  # whatever a user's module raises
         return False
     return "num_classes" in parameters

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import typer
 
+from precrop.cli.app import main
 from precrop.cli.eval import eval_command
 from precrop.cli.train import train_command
 from precrop.errors import PrecropError
@@ -218,3 +219,13 @@ def test_ctrl_c(tmp_path: Path) -> None:
     (folder,) = tmp_path.glob("tests*")
     content = json.loads((folder / "last/checkpoint.json").read_text())
     assert content["step"] >= 2 * 22
+
+
+def test_a_plan_has_no_weights_to_evaluate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = tmp_path / "half.json"
+    plan.write_text("{}")
+    assert main(["eval", str(plan)]) == 2
+    said = f"precrop: error: {plan} has no weights: a plan goes with --weights FILE.safetensors\n"
+    assert capsys.readouterr().err == said

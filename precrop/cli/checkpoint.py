@@ -40,15 +40,9 @@ class CheckpointOptions(TrainedOptions):
 
     def planned(self) -> Planned | None:
         """What a plan and weights come to; None where a run's checkpoint is meant."""
-        from precrop.training.checkpoints import CONTENT
-
         if self.weights is None:
             if self.arg:
                 raise PrecropError("--arg is for a plan: give its --weights too, or drop it")
-            if self.checkpoint.suffix == ".json" and self.checkpoint.name != CONTENT:
-                raise PrecropError(
-                    f"{self.checkpoint} has no weights: a plan goes with --weights FILE.safetensors"
-                )
             return None
         from precrop.plans.plan import Plan
         from precrop.plans.weights import load_weights

@@ -227,5 +227,6 @@ def test_a_plan_has_no_weights_to_evaluate(
     plan = tmp_path / "half.json"
     plan.write_text("{}")
     assert main(["eval", str(plan)]) == 2
-    said = f"precrop: error: {plan} has no weights: a plan goes with --weights FILE.safetensors\n"
-    assert capsys.readouterr().err == said
+    said = capsys.readouterr().err
+    assert said.startswith(f"precrop: error: {plan} is no checkpoint: give the folder of a run, ")
+    assert said.endswith("; a plan goes with --weights FILE.safetensors\n")

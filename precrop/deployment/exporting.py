@@ -4,6 +4,7 @@ The batch is the first axis of every input. Files take any batch size unless one
 """
 
 import contextlib
+import functools
 import inspect
 import io
 import json
@@ -43,6 +44,8 @@ RECORD = "precrop"
 """The entry of a safetensors file's metadata that says how its network is built."""
 _EXAMPLE = 2
 """The batch size that is exported: `torch.export` takes a 1 for a constant."""
+_GRAPH_NAMES = frozenset(("meta", "graph", "code"))
+"""Attributes of a `torch.fx.GraphModule`'s own, which no part of a network can be called there."""
 _LONGEST = 240
 """Characters of an error of PyTorch's that are shown."""
 
@@ -196,7 +199,11 @@ class Source:
         try:
             with _quiet(), _evaluating(self.model), _plain_attention():
                 program = torch.export.export(
-                    self.model, tuple(args), kwargs, dynamic_shapes=shapes, strict=False
+                    _exportable(self.model),
+                    tuple(args),
+                    kwargs,
+                    dynamic_shapes=shapes,
+                    strict=False,
                 )
         except Exception as error:  # torch.export raises errors of any kind
             hint = "" if self.batch else "; it may with one batch size: --batch 1 (batch=1)"
@@ -551,6 +558,26 @@ FORMATS = {
         _open_safetensors,
     ),
 }
+
+
+class _Within(nn.Module):
+    """A network as a part of another, which takes the same arguments and has no names but one."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+        @functools.wraps(network.forward)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return network(*args, **kwargs)
+
+        self.forward = forward
+
+
+def _exportable(model: nn.Module) -> nn.Module:
+    """The network, or one around it: what `torch.export` makes has attributes such as ``meta``."""
+    taken = [name for name, _ in model.named_children() if name in _GRAPH_NAMES]
+    return _Within(model) if taken else model
 
 
 def _emptied(model: nn.Module) -> nn.Module:

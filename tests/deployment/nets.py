@@ -40,6 +40,17 @@ class Named(nn.Module):
         return self.conv(image * mask.sigmoid()).flatten(2)
 
 
+class Taken(nn.Module):
+    """Parts under names that are attributes of what torch.export makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meta, self.graph, self.code = (nn.Conv2d(3, 3, 1) for _ in range(3))
+
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        return self.code(self.graph(self.meta(image)) * mask.sigmoid()).flatten(2)
+
+
 class Listed(nn.Module):
     """Any number of inputs."""
 

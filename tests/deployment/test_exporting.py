@@ -35,7 +35,7 @@ from precrop.errors import PrecropError
 from precrop.model_spec import ModelSpec
 from precrop.read.inputs import Inputs
 from precrop.zoo import load_model
-from tests.deployment.nets import Gamma, Heads, Listed, Named, OneByOne, Pair, Valued, small
+from tests.deployment.nets import Gamma, Heads, Listed, Named, OneByOne, Pair, Taken, Valued, small
 
 SHAPE = (3, 12, 12)
 MULTIPLE: list[tuple[type[nn.Module], Any]] = [
@@ -43,6 +43,8 @@ MULTIPLE: list[tuple[type[nn.Module], Any]] = [
     (Heads, (3, 8, 8)),
     (Named, {"mask": (3, 8, 8), "image": (3, 8, 8)}),
     (Listed, [(3, 8, 8), (3, 8, 8)]),
+    (Taken, [(3, 8, 8), (3, 8, 8)]),
+    (Taken, {"mask": (3, 8, 8), "image": (3, 8, 8)}),
 ]
 
 
@@ -246,14 +248,16 @@ def test_weights_of_another_network_are_noticed(tmp_path: Path) -> None:
 
 
 def tampered(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have one weight in ten per cent wrong in every file of a format."""
+    """Have the largest weight ten per cent wrong in every file of a format."""
     kind = FORMATS[name]
+    torch.manual_seed(0)
 
     def wrong(source: Source, path: Path) -> None:
         model = small()
         model.load_state_dict(source.model.state_dict())
         with torch.no_grad():
-            next(model.parameters()).view(-1)[0] *= 1.1
+            weights = next(model.parameters()).view(-1)
+            weights[weights.abs().argmax()] *= 1.1
         kind.write(Source(model, source.inputs), path)
 
     changed = exporting.Format(kind.suffix, kind.runtime, kind.require, wrong, kind.open)

@@ -291,7 +291,7 @@ def test_networks_that_do_not_fit() -> None:
     with pytest.raises(PrecropError, match="cannot take images of 5x8x8"):
         build(small_run(input_shape=(5, 8, 8)))
     plan = precrop.plan(group_net(), (3, 8, 8), params=0.5)
-    with pytest.raises(PrecropError, match=r"another network .*built here with num_classes=10"):
+    with pytest.raises(PrecropError, match=r"another network .*built here as .*num_classes=10"):
         build(small_run(plan=plan))
     with pytest.raises(PrecropError, match="not both"):
         small_run(plan=plan, mask=MaskSpec("erk", params=0.5))

@@ -64,16 +64,13 @@ def keep_own_hooks(made: nn.Module, model: nn.Module) -> None:
 
 
 def own_call(module: nn.Module) -> Callable[..., Any]:
-    """The call of a module with the hooks that it has now, and no others.
+    """The call of a module with its own hooks, those that its forward registers too.
 
-    A wrapper's call is that of what it wraps.
+    Hooks of all modules are left out. A wrapper's call is that of what it wraps.
     """
     inner = _wrapped(module)
     if inner is not None:
         return lambda *args, **kwargs: inner(*args, **kwargs)
-
-    if not (module._forward_pre_hooks or module._forward_hooks):
-        return module.forward
 
     def call(*args: Any, **kwargs: Any) -> Any:
         for key, hook in module._forward_pre_hooks.items():
@@ -107,6 +104,7 @@ class _Network:
     def __init__(self, modules: list[nn.Module]) -> None:
         self.modules = modules
         self.kinds = {kind for module in modules for kind in type(module).__mro__}
+        self.wrapping = {id(names) for kind in self.kinds for names in _wrapping(kind)}
         self.objects: dict[int, Any] | None = None
 
     def has(self, hook: Any, *, before: bool) -> bool:
@@ -122,7 +120,7 @@ class _Network:
                 return True
             function = hook.__func__ if owner is not hook else _call_of(type(hook))
             return _changes(function, before, 1)
-        if self._defines(owner):
+        if self._defines(owner) or id(owner.__globals__) in self.wrapping:
             return True
         if owner.__name__ == "<lambda>":
             return all(map(self._is_harmless, _outside_values(owner)))
@@ -150,6 +148,18 @@ class _Network:
         """Whether what a function looks up is a constant, code, or of the network."""
         fixed = (*_ATOMS, ModuleType, FunctionType, type, type(len))
         return isinstance(value, fixed) or self._holds(value)
+
+
+def _wrapping(kind: type) -> Iterator[Any]:
+    """Names of the modules whose decorators wrap a class' forward; they may bring hooks.
+
+    A hook from where the class itself is defined may be anybody's.
+    """
+    function = vars(kind).get("forward")
+    while isinstance(function, FunctionType):
+        if function.__globals__.get("__name__") != kind.__module__:
+            yield function.__globals__
+        function = getattr(function, "__wrapped__", None)
 
 
 def _outside_values(function: FunctionType) -> Iterator[Any]:

@@ -12,6 +12,7 @@ from torch.nn.modules.module import register_module_forward_hook
 import precrop
 from precrop.modules.hooks import unwrapped
 from tests.networks import SHAPE, small
+from tests.outside.capturing import captured
 
 seen: list[Any] = []
 
@@ -205,3 +206,31 @@ def test_a_module_compiled_in_place_is_read_and_built_as_it_was_written() -> Non
     built = precrop.plan(model, SHAPE, params=0.5).build(model)
     assert built._compiled_call_impl is None
     assert not calls
+
+
+class Captured(nn.Module):
+    """Its head reads what hooks collected, which its decorated forward installs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 24, 3), nn.ReLU(), nn.Conv2d(24, 32, 3))
+        self.head = nn.Linear(24 + 32, 5)
+
+    @captured
+    def forward(self, found: list[Tensor]) -> Tensor:
+        out: Tensor = self.head(torch.cat([x.mean((2, 3)) for x in found], 1))
+        return out
+
+
+@pytest.mark.parametrize("run_before", [False, True])
+def test_hooks_that_a_decorated_forward_installs_are_the_networks_own(run_before: bool) -> None:
+    model = Captured()
+    x = torch.ones(2, 3, 12, 12)
+    if run_before:
+        model(x)
+    plan = precrop.plan(model, (3, 12, 12), params=0.5)
+    assert not plan.frozen
+    built = plan.build(model)
+    assert built(x).shape == (2, 5)
+    assert sum(p.numel() for p in built.parameters()) == plan.params
+    assert hasattr(model, "hooked") is run_before

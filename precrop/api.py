@@ -223,7 +223,9 @@ def _strategy(given: Strategy | None, keywords: Mapping[str, Any]) -> Strategy:
     if given is None:
         return meant
     if not isinstance(given, Strategy):
-        raise PrecropError(f"strategy={given!r} is none: write precrop.SynExp() or another one")
+        raise PrecropError(
+            f"strategy={given!r} is not a strategy: write precrop.SynExp() or another"
+        )
     if meant != from_keywords():
         raise PrecropError(
             "strategy= says how widths are found: drop objective=, balance=, densities=, rule= and "

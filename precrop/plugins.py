@@ -5,8 +5,9 @@ the first name is looked up, and what they decorate is then known everywhere. On
 packages have entry points: no file that is read can name one.
 """
 
+import functools
 import threading
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoints, entry_points
 
 from precrop.errors import PrecropError
 
@@ -22,7 +23,7 @@ def load() -> None:
         PrecropError: naming the package that fails to import.
     """
     with _lock:
-        for entry in entry_points(group=GROUP):
+        for entry in _installed():
             if entry.value in _loaded:
                 continue
             _loaded.add(entry.value)  # before: a plugin may use precrop while it is imported
@@ -35,3 +36,9 @@ def load() -> None:
                 raise PrecropError(
                     f"the plugin {entry.name} of {package} fails ({reason}): mend or remove it"
                 ) from error
+
+
+@functools.cache
+def _installed() -> EntryPoints:
+    """What the installed packages name; looking through all of them takes milliseconds."""
+    return entry_points(group=GROUP)

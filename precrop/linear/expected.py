@@ -140,8 +140,8 @@ def synexp(
         densities: ``{layer name: density}`` in (0, 1]; layers that are not named are dense.
 
     Raises:
-        PrecropError: a density is none, a name is no layer's, or the network multiplies activations
-            with each other (attention) or applies a layer twice in a row.
+        PrecropError: a density is outside (0, 1], a layer is unknown, or the network multiplies
+            activations with each other (attention) or applies a layer twice in a row.
     """
     inputs = given(model, input_shape, example_inputs, example_kwargs)
     return _value(ScoreExpectation, model, inputs, densities)

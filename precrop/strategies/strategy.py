@@ -72,4 +72,4 @@ class Strategy:
 
     def __call__(self, problem: Program) -> Solution:
         """Widths within every budget, before rounding."""
-        raise NotImplementedError(f"{type(self).__name__} is no strategy: it cannot be called")
+        raise NotImplementedError(f"{type(self).__name__} must define __call__ or solver")

@@ -609,7 +609,9 @@ def test_a_strategy_of_ones_own_in_a_few_lines() -> None:
 
 def test_what_is_no_strategy_is_refused() -> None:
     model = alexnet_like()
-    with pytest.raises(PrecropError, match=r"strategy='uniform' is none: write precrop.SynExp"):
+    with pytest.raises(
+        PrecropError, match=r"strategy='uniform' is not a strategy: write precrop.SynExp"
+    ):
         precrop.plan(model, SHAPE, params=0.5, strategy="uniform")  # type: ignore[arg-type]
     with pytest.raises(PrecropError, match="strategy= says how widths are found: drop objective="):
         precrop.plan(model, SHAPE, params=0.5, strategy=precrop.Uniform(), balance=2.0)

@@ -17,6 +17,8 @@ Edit = tuple[str, str, Any]
 """Module path, attribute path (``width`` or ``splits.2``), value."""
 GROWTH = 1024
 """How many times larger a plan may make a size: far more than any plan does, not without end."""
+_MOST_SIZES = 128
+"""The longest list of sizes that is probed, one by one; splits of dense blocks have about 50."""
 
 
 def stated_sizes(module: nn.Module) -> dict[str, Any]:
@@ -85,7 +87,8 @@ def _weight(module: nn.Module) -> Tensor | None:
 def integers(module: nn.Module) -> Iterator[tuple[str, int]]:
     """A module's own integer attributes, with paths.
 
-    Those in its lists and tuples count, and those of a configuration that it holds.
+    Those in its lists and tuples count, and those of a configuration that it holds. A long list is
+    a table of positions or of labels, and no sizes.
     """
     for name, value in vars(module).items():
         if name.startswith("_") or name == "training":
@@ -98,7 +101,7 @@ def integers(module: nn.Module) -> Iterator[tuple[str, int]]:
 def _integers(path: str, value: Any) -> Iterator[tuple[str, int]]:
     if type(value) is int:
         yield path, value
-    elif isinstance(value, (list, tuple)):
+    elif isinstance(value, (list, tuple)) and len(value) <= _MOST_SIZES:
         for index, entry in enumerate(value):
             if type(entry) is int:
                 yield f"{path}.{index}", entry

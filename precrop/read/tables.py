@@ -29,6 +29,7 @@ import sys
 import threading
 from collections.abc import (
     Callable,
+    Iterable,
     Iterator,
     Mapping,
     MutableMapping,
@@ -39,7 +40,7 @@ from collections.abc import (
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import CodeType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
@@ -52,6 +53,19 @@ _NOTHING = object()
 _DEEPEST = 4
 
 _ONE_AT_A_TIME = threading.RLock()
+
+_T = TypeVar("_T")
+
+
+def _is_container(value: object) -> bool:
+    kind: Any = type(value)
+    return _is_kind_of_container(kind)
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_kind_of_container(kind: type) -> bool:
+    """Remembered by type, since it is asked of every attribute of every class before each pass."""
+    return issubclass(kind, _CONTAINERS)
 
 
 @dataclass
@@ -81,14 +95,15 @@ class Tables:
         self._kind = type(model)
         modules = list(model.modules())
         kinds = {kind: None for module in modules for kind in type(module).__mro__}
-        self._reached = [_reached(kind) for kind in kinds if _is_looked_at(kind)]
+        reached = [_reached(kind) for kind in kinds if _is_looked_at(kind)]
         held = [value for module in modules for value in vars(module).values()]
         code = [value for value in held if callable(value) and not isinstance(value, nn.Module)]
         if code:
-            self._reached.append(_Search().run(code))
+            reached.append(_Search().run(code))
+        self._reached = _together(reached)
         self.kept = self._kind in _KEEPING
-        self.draws = any(reached.draws for reached in self._reached)
-        self._any = any(map(_has_any, self._reached))
+        self.draws = self._reached.draws
+        self._any = _has_any(self._reached)
 
     @contextmanager
     def lent(self) -> Iterator[None]:
@@ -96,19 +111,19 @@ class Tables:
         alone = _ONE_AT_A_TIME if self._any else nullcontext()
         with alone, self._given_back(), _seeded() if self.draws else nullcontext():
             if self.kept:
-                for cache in self._caches():
+                for cache in self._reached.caches:
                     cache.cache_clear()
             yield
 
     @contextmanager
     def _given_back(self) -> Iterator[None]:
         backs = [*self._backs()]
-        sizes = {id(cache): cache.cache_info().currsize for cache in self._caches()}
+        sizes = {id(cache): cache.cache_info().currsize for cache in self._reached.caches}
         try:
             yield
         finally:
             changed = [back() for back in backs]
-            for cache in self._caches():
+            for cache in self._reached.caches:
                 if cache.cache_info().currsize != sizes[id(cache)] and _holds_tensors(cache):
                     cache.cache_clear()
                     changed.append(True)
@@ -116,26 +131,45 @@ class Tables:
                 self.kept = True
                 _KEEPING.add(self._kind)
 
-    def _caches(self) -> Iterator[Any]:
-        return (cache for reached in self._reached for cache in reached.caches)
-
     def _backs(self) -> Iterator[Callable[[], bool]]:
-        for reached in self._reached:
-            for container in reached.containers:
-                yield from (_container_back(part) for part in _tables(container, _DEEPEST))
-            for namespace, name in reached.names:
-                yield _name_back(namespace, name)
-            for kind in reached.classes:
-                for value in [*vars(kind).values()]:
-                    if isinstance(value, _CONTAINERS):
-                        yield from (_container_back(part) for part in _tables(value, _DEEPEST))
-                yield _class_back(kind)
+        containers = [
+            value
+            for kind in self._reached.classes
+            for value in vars(kind).values()
+            if _is_container(value)
+        ]
+        for container in (*self._reached.containers, *containers):
+            yield from (_container_back(part) for part in _tables(container, _DEEPEST))
+        for namespace, name in self._reached.names:
+            yield _name_back(namespace, name)
+        for kind in self._reached.classes:
+            yield _class_back(kind)
+
+
+def _together(parts: Sequence[_Reached]) -> _Reached:
+    """What several classes reach, each once: those of one package share most of it."""
+    return _Reached(
+        _once(value for part in parts for value in part.containers),
+        [
+            *{
+                (id(space), name): (space, name) for part in parts for space, name in part.names
+            }.values()
+        ],
+        _once(value for part in parts for value in part.classes),
+        _once(value for part in parts for value in part.caches),
+        any(part.draws for part in parts),
+    )
+
+
+def _once(values: Iterable[_T]) -> list[_T]:
+    """Objects without those that were there before, by identity."""
+    return [*{id(value): value for value in values}.values()]
 
 
 def _has_any(reached: _Reached) -> bool:
     """Whether code reaches what may be a table, beside attributes of classes that it may set."""
     inside = [(name, value) for kind in reached.classes for name, value in vars(kind).items()]
-    tables = any(isinstance(value, _CONTAINERS) and name[:2] != "__" for name, value in inside)
+    tables = any(_is_container(value) and name[:2] != "__" for name, value in inside)
     return tables or any((reached.containers, reached.names, reached.caches, reached.draws))
 
 
@@ -173,8 +207,10 @@ def _attribute(value: Any, name: str) -> Any:
 def _tables(container: Any, depth: int) -> Iterator[Any]:
     """A container and those in it, as far as they are empty or hold tensors."""
     values = [*(container.values() if isinstance(container, MutableMapping) else container)]
-    inner = [value for value in values if isinstance(value, _CONTAINERS)]
-    if depth and all(isinstance(value, (Tensor, tuple, *_CONTAINERS)) for value in values):
+    inner = [value for value in values if _is_container(value)]
+    if depth and len(inner) + sum(isinstance(value, (Tensor, tuple)) for value in values) == len(
+        values
+    ):
         yield container
         for value in inner:
             yield from _tables(value, depth - 1)

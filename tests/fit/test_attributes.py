@@ -5,12 +5,14 @@ from torch import nn
 from precrop.fit.attributes import integers
 
 
-def with_list(length: int) -> nn.Module:
-    module = nn.Module()
-    module.width, module.listed = 8, [*range(length)]
-    return module
+class Listing(nn.Module):
+    """A module that keeps a list of integers."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.width, self.listed = 8, [*range(length)]
 
 
 def test_lists_of_sizes_are_probed_and_tables_of_positions_are_not() -> None:
-    assert len(dict(integers(with_list(48)))) == 1 + 48
-    assert dict(integers(with_list(256))) == {"width": 8}
+    assert len(dict(integers(Listing(48)))) == 1 + 48
+    assert dict(integers(Listing(256))) == {"width": 8}

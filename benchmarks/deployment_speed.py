@@ -24,12 +24,12 @@ import precrop
 from benchmarks.report import Row, progress
 from precrop.costs.batches import follow
 from precrop.costs.latency import READERS, amounts
+from precrop.costs.machine import describe_machine
 from precrop.costs.memory import memory
 from precrop.costs.profiles import DeviceProfile
 from precrop.costs.work import FEATURES
 from precrop.deployment.benching import bench, settings, variants
 from precrop.deployment.calibrating import calibrate
-from precrop.deployment.machine import describe_machine
 from precrop.deployment.memory import peak_activation_memory
 from precrop.deployment.profiling import (
     Subject,

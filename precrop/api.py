@@ -14,6 +14,7 @@ from precrop import plugins
 from precrop.costs.batches import follow
 from precrop.costs.latency import latency as latency_model
 from precrop.costs.layered import layered
+from precrop.costs.machine import basis
 from precrop.costs.memory import memory as memory_model
 from precrop.costs.profiles import DeviceProfile, find_profile
 from precrop.errors import BudgetError, PrecropError
@@ -311,7 +312,7 @@ def _deployment(
         found["batch_size"] = batch_size
     if "latency" in budgets:
         names = {"name": profile.name, "device": profile.device, "runtime": profile.runtime}
-        found["device_profile"] = {**names, "digest": profile.digest}
+        found["device_profile"] = {**names, "digest": profile.digest, "basis": basis(profile)}
     return found
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from precrop.costs.machine import describe_machine
 from precrop.counting import Count, count
-from precrop.deployment.machine import describe_machine
 from precrop.deployment.memory import peak_activation_memory
 from precrop.deployment.runtimes import Runner, Setting, check_runtime, runner
 from precrop.deployment.sparse import check_layout, sparse_kernels
@@ -103,7 +103,7 @@ class Bench:
     """What a run came to.
 
     Attributes:
-        machine: as `precrop.deployment.machine.describe_machine` tells it.
+        machine: as `precrop.costs.machine.describe_machine` tells it.
         input_shape: of one image, or of several inputs.
         channels_last: PyTorch's memory format.
         rows: one for every variant in every setting.

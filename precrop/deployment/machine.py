@@ -1,69 +1,9 @@
-"""What a measurement was taken on: without it seconds say little."""
+"""Whether a profile is of the machine that this is."""
 
-import importlib.metadata
-import os
-import platform
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
-
+from precrop.costs.machine import describe_machine, part
 from precrop.costs.profiles import DeviceProfile
 from precrop.deployment.runtimes import check_device
 from precrop.errors import PrecropError
-
-_LIBRARIES = ("precrop", "torch", "onnxruntime", "onnx", "numpy", "scipy")
-
-
-def describe_machine(device: str = "cpu") -> dict[str, Any]:
-    """The machine, its libraries and the date, in JSON's types.
-
-    Returns:
-        ``cpu`` (its model), ``cores`` (that this process may use), ``instructions`` (the widest
-        that PyTorch uses), ``system``, ``python``, ``versions``, ``date`` (UTC) and, for a GPU,
-        ``gpu`` and ``cuda``.
-    """
-    import torch
-
-    found: dict[str, Any] = {
-        "cpu": _cpu_model(),
-        "cores": _cores(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "versions": _versions(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    if device != "cpu":
-        found["gpu"] = torch.cuda.get_device_name(device)
-        found["cuda"] = torch.version.cuda
-    return found
-
-
-def _cpu_model() -> str:
-    """As Linux tells it, else what Python knows."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.processor() or platform.machine())
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _versions() -> dict[str, str]:
-    """Of the libraries that are installed."""
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def check_here(profile: DeviceProfile) -> None:
@@ -73,11 +13,10 @@ def check_here(profile: DeviceProfile) -> None:
         PrecropError: it was.
     """
     check_device(profile.device)
-    part = "cpu" if profile.device == "cpu" else "gpu"
-    there = profile.machine.get(part)
+    there = profile.machine.get(part(profile.device))
     if there is None:  # a roofline
         return
-    here = describe_machine(profile.device)[part]
+    here = describe_machine(profile.device)[part(profile.device)]
     if here != there:
         raise PrecropError(
             f"this profile is of another device, {there}, and this is {here}: measure here with "

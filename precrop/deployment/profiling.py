@@ -16,9 +16,10 @@ from torch import nn
 from precrop.api import plan
 from precrop.costs.batches import follow
 from precrop.costs.latency import READERS, amounts, predicted_seconds
+from precrop.costs.machine import describe_machine
 from precrop.costs.profiles import OTHER, STANDS_FOR, DeviceProfile
 from precrop.costs.work import FEATURES
-from precrop.deployment.machine import check_here, describe_machine
+from precrop.deployment.machine import check_here
 from precrop.deployment.operations import PASSES, SECONDS, Sample
 from precrop.deployment.runtimes import Setting, runner
 from precrop.deployment.timing import interleaved

@@ -1,6 +1,6 @@
 """A plan as a table for the terminal."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -36,6 +36,7 @@ def show(plan: "Plan", console: Console | None = None) -> None:
     console.print(total_table(plan))
     console.print()
     for line in (
+        *latency_lines(plan),
         *frozen_lines(plan),
         *outputs_lines(plan),
         *left_out_lines(plan),
@@ -173,6 +174,21 @@ def outputs_lines(plan: "Plan") -> Iterator[str]:
     if changed:
         heads = [f"{name} has {new} in place of {old}" for name, (old, new) in changed.items()]
         yield f"Planned with other outputs, recounted: {_some(heads)}"
+
+
+def latency_lines(plan: "Plan") -> Iterator[str]:
+    """What a budget of latency rests on: a roofline, a profile of some machine, a measurement."""
+    if "latency" not in plan.budgets:
+        return
+    profile, found = (plan.options.get(name) for name in ("device_profile", "calibrated"))
+    basis = profile.get("basis") if isinstance(profile, Mapping) else None
+    if isinstance(found, Mapping):
+        times = [found.get(name) for name in ("seconds", "dense_seconds")]
+        if all(isinstance(seconds, float) for seconds in times):
+            cropped, dense = (f"{1e3 * seconds:.3f} ms" for seconds in times)
+            yield f"Latency was measured: {cropped}, the original {dense} in the same rounds."
+    if isinstance(basis, str):
+        yield f"The latency above is {basis}."
 
 
 def left_out_lines(plan: "Plan") -> Iterator[str]:

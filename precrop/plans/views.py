@@ -14,6 +14,7 @@ from rich.text import Text
 from precrop.errors import PrecropError, printable
 from precrop.plans.table import (
     frozen_lines,
+    latency_lines,
     layer_table,
     lookalike_lines,
     network_name,
@@ -192,6 +193,7 @@ def _html_table(table: Table) -> str:
 def _notes(plan: "Plan") -> tuple[str, ...]:
     """What one should know of a plan beside its widths, a sentence a line."""
     return (
+        *latency_lines(plan),
         *frozen_lines(plan),
         *outputs_lines(plan),
         *widened_lines(plan),

@@ -1,0 +1,116 @@
+"""What a measurement was taken on, and how that differs from here: else seconds say little."""
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from precrop.costs.profiles import DeviceProfile
+from precrop.errors import one_line
+
+NOT_MEASURED = "estimated by a roofline, not measured; precrop profile measures a machine"
+"""What a latency is that comes from two peaks."""
+LIBRARY = {"ort": "onnxruntime", "eager": "torch"}
+"""Per runtime the library whose version decides on times."""
+_SHOWN = 60
+_LIBRARIES = ("precrop", "torch", "onnxruntime", "onnx", "numpy", "scipy")
+
+
+def describe_machine(device: str = "cpu") -> dict[str, Any]:
+    """The machine, its libraries and the date, in JSON's types.
+
+    Returns:
+        ``cpu`` (its model), ``cores`` (that this process may use), ``instructions`` (the widest
+        that PyTorch uses), ``system``, ``python``, ``versions``, ``date`` (UTC) and, for a GPU,
+        ``gpu`` and ``cuda``.
+    """
+    import torch
+
+    found: dict[str, Any] = {
+        "cpu": _cpu_model(),
+        "cores": _cores(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "versions": _versions(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    if device != "cpu":
+        found["gpu"] = torch.cuda.get_device_name(device)
+        found["cuda"] = torch.version.cuda
+    return found
+
+
+def _cpu_model() -> str:
+    """As Linux tells it, else what Python knows."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor() or platform.machine())
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _versions(libraries: Sequence[str] = _LIBRARIES) -> dict[str, str]:
+    """Of the libraries that are installed."""
+    found = {}
+    for name in libraries:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def basis(profile: DeviceProfile) -> str:
+    """What a latency rests on that this profile predicts, in words that follow "latency is"."""
+    if not profile.machine:
+        return NOT_MEASURED
+    library = LIBRARY[profile.runtime]
+    there = _made_of(profile.machine, profile.device, library)
+    here = _made_of(_here(profile.device, library), profile.device, library)
+    threads = "" if profile.threads is None else f", {profile.threads} threads"
+    text = f"{there[0]}{threads}, {library} {there[1]}"
+    if there[0] != here[0]:
+        return f"predicted by a profile of another machine ({text}), not measured on this {here[0]}"
+    if there[1] != here[1]:
+        changed = f"{text}; now {here[1]}"
+        return f"predicted by a profile of this machine with another {library} ({changed})"
+    return f"predicted by a profile measured on this machine ({text})"
+
+
+def part(device: str) -> str:
+    """What of a machine decides on its times: the entry of `describe_machine` that names it."""
+    return "cpu" if device == "cpu" else "gpu"
+
+
+def _made_of(machine: Mapping[str, Any], device: str, library: str) -> tuple[str, str]:
+    """A machine's processor, and its version of a library."""
+    versions = machine.get("versions")
+    version = versions.get(library) if isinstance(versions, Mapping) else None
+    return _brief(machine.get(part(device))), _brief(version)
+
+
+def _brief(value: Any) -> str:
+    """What a file says, as a part of a line."""
+    return one_line(str(value or "unknown"))[:_SHOWN]
+
+
+def _here(device: str, library: str) -> dict[str, Any]:
+    """As much of `describe_machine` as `_made_of` looks at; a GPU need not be there."""
+    import torch
+
+    name = _cpu_model()
+    if device != "cpu":
+        there = torch.cuda.is_available()
+        name = torch.cuda.get_device_name(device) if there else "machine without a GPU"
+    return {part(device): name, "versions": _versions((library,))}

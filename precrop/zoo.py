@@ -4,6 +4,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
@@ -40,6 +41,16 @@ def load_model(name: str, args: Mapping[str, Any]) -> nn.Module:
     if library == "timm":
         return _load_timm(rest, args)
     return _network(name, call_factory(name, args))
+
+
+def library_names() -> dict[str, list[str]]:
+    """Names that `load_model` takes, by the library that has the networks: those installed."""
+    found = {"precrop": list(models.__all__)}
+    with suppress(ImportError):
+        found["torchvision"] = import_module("torchvision.models").list_models()
+    with suppress(ImportError):
+        found["timm"] = [f"timm:{name}" for name in import_module("timm").list_models()]
+    return found
 
 
 def default_input_shape(name: str, model: nn.Module) -> tuple[int, ...]:

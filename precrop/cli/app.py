@@ -12,9 +12,11 @@ from precrop.cli.build import build_command
 from precrop.cli.count import count_command
 from precrop.cli.crop import crop_command
 from precrop.cli.densities import densities_command
+from precrop.cli.doctor import doctor_command
 from precrop.cli.eval import eval_command
 from precrop.cli.export import export_command
 from precrop.cli.judge import judge_command
+from precrop.cli.list import list_command
 from precrop.cli.output import INTERRUPTED, say
 from precrop.cli.plan import plan_command
 from precrop.cli.profile import profile_command
@@ -45,6 +47,8 @@ app.command("recalibrate")(recalibrate_command)
 app.add_typer(study_app)
 app.command("report")(report_command)
 app.command("judge")(judge_command)
+app.command("list")(list_command)
+app.command("doctor")(doctor_command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from precrop.errors import PrecropError
+from precrop.progress import step
 
 if TYPE_CHECKING:
     from precrop.training.data import ImageData
@@ -67,7 +68,8 @@ def load_images(data: str, shape: str | None) -> "ImageData":
     size = None if shape is None else input_shape(shape)
     if size is not None and (len(size) != 3 or size[1] != size[2]):
         raise PrecropError(f"images are scaled to squares, as 3,224,224, not to {shape}")
-    images = load_data(data, image_size=None if size is None else size[-1])
+    with step(f"reading the images of {data}"):
+        images = load_data(data, image_size=None if size is None else size[-1])
     if size is not None and tuple(images.shape) != size:
         given = "x".join(map(str, images.shape))
         raise PrecropError(f"the images of {data} are {given}, not {shape}")

@@ -2,9 +2,7 @@
 
 import itertools
 import json
-import sys
-from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,6 +14,7 @@ from precrop.cli.options import AsJson, Macs, ModelOptions, Params, with_options
 from precrop.cli.output import wide_console
 from precrop.errors import PrecropError
 from precrop.files import check_writable, write_text
+from precrop.progress import measuring, step
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -113,11 +112,12 @@ def bench_command(
             raise PrecropError("--plot draws speed-ups: give a plan, or a budget to make one")
     set_seed(seed)
     network, shape = source.load(Plan.load(wanted.plan[0]).input_shape if wanted.plan else None)
-    plans = wanted.plans(network, shape)
-    forms = variants(
-        network, shape, plans, masked=wanted.masked, sparse=wanted.layouts(), seed=seed
-    )
-    with _bar() as progress:
+    with step(f"planning and building variants of {source.model}"):
+        plans = wanted.plans(network, shape)
+        forms = variants(
+            network, shape, plans, masked=wanted.masked, sparse=wanted.layouts(), seed=seed
+        )
+    with measuring() as progress:
         found = bench(forms, shape, chosen, rounds=rounds, progress=progress)
     named = {"model": source.model, "args": source.args, "seed": seed}
     text = json.dumps({**named, **found.to_json()}, indent=1)
@@ -165,28 +165,6 @@ def _free(taken: Container[str], *names: str) -> str:
     """The first of the names that is not taken; the last one with a number where all are."""
     numbered = (f"{names[-1]} {number}" for number in itertools.count(2))
     return next(name for name in itertools.chain(names, numbered) if name not in taken)
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[str, float], None] | None]:
-    """A bar on standard error that goes away in the end; none where that is no terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
-    # Drawn only when told to: a thread that draws by itself would take time from what is measured.
-    with Progress(
-        *columns, console=Console(stderr=True), transient=True, auto_refresh=False
-    ) as bars:
-        task = bars.add_task("", total=1.0)
-
-        def show(what: str, share: float) -> None:
-            bars.update(task, description=what, completed=share, refresh=True)
-
-        yield show
 
 
 def _print(found: "Bench") -> None:

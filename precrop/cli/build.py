@@ -9,6 +9,7 @@ import typer
 from precrop.cli.arguments import set_seed
 from precrop.cli.building import BuildOptions
 from precrop.cli.options import OriginalOptions, with_options
+from precrop.progress import step
 
 
 @with_options
@@ -24,6 +25,7 @@ def build_command(
     plan = Plan.load(file)
     source = original.source(plan)
     set_seed(built.seed)
-    network = source.build()
+    with step(f"building {source.name}"):
+        network = source.build()
     plan = dataclasses.replace(plan.for_outputs(network), source=source)
     built.write(network, plan, file.stem)

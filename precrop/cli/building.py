@@ -12,6 +12,7 @@ from precrop.cli.output import warnings_as_lines
 from precrop.errors import PrecropError
 from precrop.files import check_writable
 from precrop.plans.kinds import Init
+from precrop.progress import step
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,7 +50,7 @@ class BuildOptions:
 
         if self.weights is not None:
             load_weights(network, self.weights)
-        with warnings_as_lines():
+        with warnings_as_lines(), step("building the cropped network"):
             small = plan.build(network, self.init)
         weights, plan_file = save_built(small, plan, self.output, stem)
         if self.as_json:

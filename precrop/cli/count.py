@@ -6,10 +6,13 @@ import typer
 
 import precrop
 from precrop.cli.options import AsJson, ModelOptions, with_options
+from precrop.progress import step
 
 
 @with_options
 def count_command(source: ModelOptions, as_json: AsJson = False) -> None:
     """Print a network's parameters and MACs (at batch 1), layer by layer."""
-    counted = precrop.count(*source.load())
+    network, shape = source.load()
+    with step(f"counting {source.model}"):
+        counted = precrop.count(network, shape)
     typer.echo(json.dumps(counted.to_json(), indent=1) if as_json else str(counted))

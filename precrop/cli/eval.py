@@ -9,6 +9,7 @@ import typer
 from precrop.cli.checkpoint import CheckpointOptions
 from precrop.cli.options import LastJson, with_options
 from precrop.cli.output import needs, plain
+from precrop.progress import bar
 
 if TYPE_CHECKING:
     from precrop.training.evaluate import Evaluation
@@ -26,9 +27,9 @@ def eval_command(
 
     planned = given.planned()
     if planned is None:
-        found = evaluate_checkpoint(given.checkpoint, given.data, trust=given.trusted)
+        found = evaluate_checkpoint(given.checkpoint, given.data, trust=given.trusted, progress=bar)
     else:
-        found = evaluate(planned.network, planned.images)
+        found = evaluate(planned.network, planned.images, progress=bar)
     if confusion is not None:
         draw_confusion(found, confusion)
     _print_evaluation(found, as_json)

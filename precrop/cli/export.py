@@ -19,6 +19,7 @@ from precrop.cli.options import (
 from precrop.cli.output import needs
 from precrop.errors import PrecropError
 from precrop.model_spec import ModelSpec
+from precrop.progress import step
 from precrop.trust import Trust
 
 if TYPE_CHECKING:
@@ -66,9 +67,11 @@ def export_command(
     from precrop.deployment.exporting import FORMATS, export
 
     set_seed(seed)
-    found = _find(source, original, weights, input_shape)
+    with step(f"building {source}"):
+        found = _find(source, original, weights, input_shape)
     path = _target(output, found.stem, FORMATS[format_].suffix)
-    made = export(found.model, found.shape, path, format_, batch=batch, origin=found.origin)
+    with step(f"exporting {found.stem} as {format_} and running the file"):
+        made = export(found.model, found.shape, path, format_, batch=batch, origin=found.origin)
     if as_json:
         typer.echo(json.dumps(made.to_json()))
     else:

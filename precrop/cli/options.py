@@ -11,6 +11,7 @@ import typer
 from precrop.cli.arguments import arguments, shapes
 from precrop.errors import PrecropError
 from precrop.model_spec import ModelSpec
+from precrop.progress import Level, speaking, step
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,8 +38,28 @@ AsJson = Annotated[bool, "Print JSON."]
 LastJson = Annotated[bool, "End with one line of JSON."]
 
 
-_NAMES = {"as_json": ("--json",), "output": ("--output", "-o")}
+_NAMES = {
+    "as_json": ("--json",),
+    "output": ("--output", "-o"),
+    "quiet": ("--quiet", "-q"),
+    "verbose": ("--verbose", "-v"),
+}
 """Of options that are not called as their parameters are."""
+
+
+@dataclass(frozen=True)
+class Speech:
+    """How much every command says beside its result."""
+
+    quiet: Annotated[bool, "No progress and no notes; warnings and errors alone."] = False
+    verbose: Annotated[bool, "Also say each step and how long it took."] = False
+
+    @property
+    def level(self) -> Level:
+        """What both come to."""
+        if self.quiet and self.verbose:
+            raise PrecropError("--quiet and --verbose exclude one another: drop one of them")
+        return Level.VERBOSE if self.verbose else Level.QUIET if self.quiet else Level.USUAL
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -56,8 +77,9 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
         def show_command(budgets: Budgets, as_json: Annotated[bool, "Print JSON."] = False) -> None:
             ...
 
-    typer sees ``--params``, ``--macs`` and ``--json``. What it has its own classes for is said by
-    them, as ever: arguments, limits, other names.
+    typer sees ``--params``, ``--macs`` and ``--json``, and the ``--quiet`` and ``--verbose`` that
+    every command has. What it has its own classes for is said by them, as ever: arguments, limits,
+    other names.
     """
     taken = inspect.signature(command, eval_str=True).parameters
     groups: dict[str, tuple[Any, Mapping[str, inspect.Parameter]]] = {
@@ -70,6 +92,8 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
         for name, parameter in taken.items()
         for option in (groups[name][1].values() if name in groups else [parameter])
     ]
+    speech = inspect.signature(Speech, eval_str=True).parameters
+    options += map(_option, speech.values())
 
     @functools.wraps(command)
     def flat(**values: Any) -> None:
@@ -77,7 +101,9 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
             name: group(**{option: values.pop(option) for option in fields})
             for name, (group, fields) in groups.items()
         }
-        command(**made, **values)
+        said = Speech(**{option: values.pop(option) for option in speech})
+        with speaking(said.level):
+            command(**made, **values)
 
     vars(flat)["__signature__"] = inspect.Signature(options)
     flat.__annotations__ = {option.name: option.annotation for option in options}
@@ -113,7 +139,8 @@ class ModelOptions:
         from precrop.zoo import default_input_shape, load_model
 
         said = shapes(self.input_shape) or shape
-        network = load_model(self.model, self.args)
+        with step(f"building {self.model}"):
+            network = load_model(self.model, self.args)
         return network, said or default_input_shape(self.model, network)
 
 
@@ -139,7 +166,8 @@ class InputOptions(ModelOptions):
         from precrop.read.inputs import given
         from precrop.zoo import call_factory, load_model
 
-        network = load_model(self.model, self.args)
+        with step(f"building {self.model}"):
+            network = load_model(self.model, self.args)
         return network, given(network, None, call_factory(self.input))
 
 
@@ -169,7 +197,9 @@ class OriginalOptions:
 
     def load(self, plan: "Plan") -> "nn.Module":
         """The original of a plan."""
-        return self.source(plan).build()
+        source = self.source(plan)
+        with step(f"building {source.name}"):
+            return source.build()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,6 @@
 """The options of ``plan`` and ``crop``: budgets, and how widths are found within them."""
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from precrop.cli.output import warn
 from precrop.errors import PrecropError
 from precrop.files import read_json
 from precrop.model_spec import ModelSpec
+from precrop.progress import note, step
 
 if TYPE_CHECKING:
     from torch import nn
@@ -88,9 +88,13 @@ class PlanOptions:
 
     def plan(self, source: InputOptions) -> tuple["nn.Module", "Plan"]:
         """The network and its plan, which remembers how the network is named."""
-        make, keywords = _calibrated if self.calibrate else precrop.plan, self._keywords()
+        keywords = self._keywords()
         model, inputs = source.load()
-        plan = make(model, inputs, **keywords)
+        if self.calibrate:
+            plan = _calibrated(model, inputs, **keywords)
+        else:
+            with step(f"planning {source.model}"):
+                plan = precrop.plan(model, inputs, **keywords)
         _warn_if_slack(plan)
         return model, dataclasses.replace(plan, source=ModelSpec(source.model, source.args))
 
@@ -126,7 +130,7 @@ def _calibrated(model: "nn.Module", inputs: Any, *, latency: str | None, **optio
 
 
 def _say(doing: str) -> None:
-    print(f"calibrating: {doing}", file=sys.stderr)
+    note(f"calibrating: {doing}")
 
 
 def _warn_if_slack(plan: "Plan") -> None:

@@ -14,6 +14,7 @@ from precrop.cli.options import LastJson, with_options
 from precrop.cli.output import needs
 from precrop.errors import PrecropError
 from precrop.files import check_writable
+from precrop.progress import bar
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,7 +45,8 @@ def recalibrate_command(
         from precrop.trained.statistics import recalibrate
 
     plan, network, images = given.planned() or _of_run(given)
-    recalibrate(network, islice(_batches(images, batch_size), batches))
+    few = islice(_batches(images, batch_size), batches)
+    recalibrate(network, bar(few, "recalibrating", batches))
     path = _written(network, plan, prefix)
     if as_json:
         typer.echo(json.dumps({"weights": str(path), "batches": batches}))

@@ -9,6 +9,7 @@ import typer
 
 from precrop.cli.options import with_options
 from precrop.cli.output import needs, warn
+from precrop.progress import step
 
 if TYPE_CHECKING:
     from precrop.report.writing import Report
@@ -36,7 +37,10 @@ def report_command(
     """Write what studies came to: report.md, index.html (needs no network) and figures."""
     with needs("report", "a report needs"):
         from precrop.report.writing import write_report
-    report = write_report(stored_rows(stores), output, margin, study or usual_studies())
+    with step("reading the stores"):
+        rows = stored_rows(stores)
+    with step(f"writing the report to {output}"):
+        report = write_report(rows, output, margin, study or usual_studies())
     if as_json:
         found = {name: verdict.to_json() for name, verdict in report.verdicts.items()}
         typer.echo(json.dumps(found))

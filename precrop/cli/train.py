@@ -14,6 +14,7 @@ from precrop.cli.output import INTERRUPTED, needs, say
 from precrop.errors import PrecropError
 from precrop.model_spec import ModelSpec
 from precrop.plans.kinds import Init
+from precrop.progress import note, speaks
 from precrop.training.recipes import RECIPES, Recipe, find_recipe, settings, settings_help
 
 if TYPE_CHECKING:
@@ -163,8 +164,8 @@ def train_command(
     images = load_images(wanted.data, input_shape)
     chosen = find_recipe(recipe.recipe, images.name).changed(changed)
     run = wanted.run(images, chosen, masked.spec())
-    speaks = is_first_process()
-    if speaks:
+    is_first = is_first_process()
+    if is_first:
         _announce(run, output / run.name)
     try:
         result = train(
@@ -174,14 +175,14 @@ def train_command(
             devices=devices,
             compiled=compiled,
             loggers=tuple(logger or USUAL),
-            progress=True,
+            progress=speaks(),
             workers=workers,
         )
     except KeyboardInterrupt:
-        if speaks:
+        if is_first:
             say(f"stopped; the same command goes on from {output / run.name}")
         raise typer.Exit(INTERRUPTED) from None
-    if speaks:
+    if is_first:
         _print_result(result, as_json)
 
 
@@ -191,12 +192,12 @@ def _announce(run: "Run", folder: Path) -> None:
         how = f"cropped by a plan of {run.plan.params:,} parameters"
     elif run.mask is not None:
         how = f"masked by {run.mask.method} at granularity {run.mask.granularity}"
-    say(f"{run.model.name} ({how}) on {run.data_name}, {run.recipe.epochs} epochs, in {folder}")
+    note(f"{run.model.name} ({how}) on {run.data_name}, {run.recipe.epochs} epochs, in {folder}")
 
 
 def _print_result(result: "Result", as_json: bool) -> None:
     if result.finished:
-        say(f"run {result.run} is finished already: this is its result")
+        note(f"run {result.run} is finished already: this is its result")
     if as_json:
         typer.echo(json.dumps(result.to_json()))
         return

@@ -18,8 +18,8 @@ from precrop.evidence.judging import Strategy
 from precrop.evidence.nats import FreeWidths, Table
 from precrop.evidence.published import Configuration, compare
 from precrop.files import write_text
+from precrop.progress import Progress, silent
 from precrop.pruning.collapse import LayerCollapseWarning
-from precrop.pruning.problem import Progress, silent
 from precrop.solve.program import OBJECTIVES
 
 Rows = Iterable[dict[str, Any]]

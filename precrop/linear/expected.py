@@ -29,7 +29,7 @@ _LINEAR = 1e-9
 
 
 class Expectation:
-    """Log E[R] as a function of the layers' log densities.
+    """Log E[R], the network's expected output, as a function of the layers' log densities.
 
     Args:
         network: that was read.
@@ -103,7 +103,7 @@ class Expectation:
 
 
 class ScoreExpectation(Expectation):
-    """Log SynExp, likewise: of the sum of all scores instead of R."""
+    """Log SynExp, the expected sum of all scores, as a function of the layers' log densities."""
 
     label = "log_synexp"
 

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from precrop import plugins
 from precrop.modules.apart import apart
-from precrop.progress import bar
+from precrop.progress import bar, silent
 from precrop.pruning.collapse import LayerCollapseWarning
 from precrop.pruning.methods import SCORES, layer_densities, weight_scores
-from precrop.pruning.problem import Problem, silent
+from precrop.pruning.problem import Problem
 from precrop.pruning.ranking import kept_weights, outranked, shares
 from precrop.read.inputs import Inputs, given
 from precrop.solve.budgets import Budget

@@ -86,7 +86,9 @@ def grasp(
     batch_norm: BatchNorm = "batch",
     micro_batch: int | None = None,
 ) -> dict[str, Tensor]:
-    """``w Hg``, with the gradient g and the Hessian H of the loss of ``logits / temperature``.
+    """``w Hg``: what removing a weight does to the norm of the gradient.
+
+    With the gradient g and the Hessian H of the loss of ``logits / temperature``.
 
     Wang et al. 2020 (2002.07376) score ``-w Hg`` and remove the weights that score highest, without
     which the gradient's norm grows most. Ours is the negative, so that the highest remain, as in

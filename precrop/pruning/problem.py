@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,18 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from precrop.errors import PrecropError
+from precrop.progress import Progress, silent
 from precrop.read.inputs import given
 from precrop.read.network import Network
 from precrop.solve.budgets import Budget, parse_budgets, parse_share
 from precrop.solve.structure import Layer
-
-Progress = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
-"""Shows how far a loop is: the loop's items, what it does in words, how many items there are."""
-
-
-def silent(items: Iterable[Any], title: str, total: int | None) -> Iterable[Any]:
-    """A `Progress` that shows nothing."""
-    return items
 
 
 @dataclass(frozen=True)

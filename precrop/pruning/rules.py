@@ -20,7 +20,7 @@ _LOG_LEVELS = (-60.0, 60.0)
 
 
 def highest_synexp(problem: Problem) -> dict[str, float]:
-    """The maximiser of ``sum_l log p_l`` within the budgets (2203.02549), see `closed_form`."""
+    """The densities with the highest SynExp within the budgets (2203.02549): `closed_form`."""
     costs, limits = _costs(problem), problem.limits
     if _fits(problem):
         return _named(problem, np.ones(len(problem.layers)))

@@ -10,7 +10,7 @@ from precrop.pruning.ranking import kept_weights
 
 
 def synflow(problem: Problem, *, rounds: int = 100) -> dict[str, Tensor]:
-    """``|w| dR/d|w|`` in the last of ``rounds`` rounds of scoring and pruning.
+    """``|w| dR/d|w|``, scored and pruned in many rounds (``rounds``).
 
     Tanaka et al. 2020 (2006.05467), Algorithm 1: after round k of n at density d as many of N
     weights are pruned as in the official code, ``int((1 - d ** (k / n)) * N)``; the last scores

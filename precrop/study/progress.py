@@ -1,7 +1,6 @@
 """How far a study is: bars in a terminal, else a line per cell that is over."""
 
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,8 @@ from datetime import timedelta
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from precrop.progress import console as standard_error
+from precrop.progress import in_terminal
 from precrop.study.cells import Cell, label
 from precrop.study.events import Began, Busy, Died, Elsewhere, Ended, Epoch, Event, Started
 from precrop.study.rows import Row
@@ -171,9 +172,9 @@ def shown(cells: Sequence[Cell], places: Callable[[], int]) -> Iterator[Callable
         cells: that are to be run.
         places: cells that run at the same time, now.
     """
-    console = Console(stderr=True, highlight=False)
+    console = standard_error()
     forecast = Forecast(cells, places)
-    if not sys.stderr.isatty():
+    if not in_terminal():
         yield _Lines(cells, forecast, console)
         return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from precrop.files import replacing
+from precrop.progress import console
 from precrop.training.module import Classifier
 
 LAST, BEST = "last", "best"
@@ -63,7 +64,7 @@ class Bar(ProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
-        self._console = Console(stderr=True, highlight=False)
+        self._console = console()
         self._progress: Progress | None = None
         self._task: Any = None
         self._shown = self._start = 0.0

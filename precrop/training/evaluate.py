@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import length_hint
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from precrop.counting import count
 from precrop.errors import PrecropError
 from precrop.plans.weights import load_weights
+from precrop.progress import Progress, silent
 from precrop.training import checkpoints
 from precrop.training.callbacks import BEST, LAST
 from precrop.training.data import ImageData, load_again, load_data, test_batches
@@ -120,13 +122,16 @@ def load_trained(path: Path, trust: Trust = False) -> Trained:
     return Trained(folder, run, network)
 
 
-def evaluate_checkpoint(path: Path, data: str | None = None, *, trust: Trust = False) -> Evaluation:
+def evaluate_checkpoint(
+    path: Path, data: str | None = None, *, trust: Trust = False, progress: Progress = silent
+) -> Evaluation:
     """Evaluate a checkpoint of `precrop.training.loop.train`.
 
     Args:
         path: as for `find_checkpoint`.
         data: other images than the run's, with as many classes.
         trust: as for `load_trained`.
+        progress: for the batches.
 
     Raises:
         PrecropError: the checkpoint is broken, or the images do not fit it.
@@ -142,7 +147,14 @@ def evaluate_checkpoint(path: Path, data: str | None = None, *, trust: Trust = F
             f"{images.name} has {len(images.classes)} classes, the run {len(run.classes)}"
         )
     kept = checkpoints.read_masks(folder)
-    return evaluate(network, images, run=run.id, kept=kept, precision=run.recipe.precision)
+    return evaluate(
+        network,
+        images,
+        run=run.id,
+        kept=kept,
+        precision=run.recipe.precision,
+        progress=progress,
+    )
 
 
 def evaluate(
@@ -152,6 +164,7 @@ def evaluate(
     run: str | None = None,
     kept: Mapping[str, Tensor] | None = None,
     precision: str = "fp32",
+    progress: Progress = silent,
 ) -> Evaluation:
     """Evaluate a network on the held-out images.
 
@@ -161,6 +174,7 @@ def evaluate(
         run: id of the run that the weights are from.
         kept: masks by parameter name, to count by.
         precision: as in a recipe.
+        progress: for the batches.
     """
     start = time.perf_counter()
     counted = count(network, tuple(data.shape), masks=kept)
@@ -173,7 +187,9 @@ def evaluate(
     context = torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
     dtype = torch.bfloat16 if bf16 else torch.float32
     with torch.inference_mode(), context:
-        for inputs, labels in test_batches(data, _BATCH, device=device, dtype=dtype):
+        batches = test_batches(data, _BATCH, device=device, dtype=dtype)
+        total = -(-length_hint(data.test) // _BATCH) or None
+        for inputs, labels in progress(batches, "evaluating", total):
             logits = outputs(network(inputs))[0].float()
             matrix.update(logits, labels)
             losses += F.cross_entropy(logits, labels, reduction="sum").double().cpu()

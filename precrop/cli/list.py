@@ -1,0 +1,127 @@
+"""The command ``list``. Heavy imports wait inside it, as in `precrop.cli.app`."""
+
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, Literal
+
+import typer
+
+from precrop.cli.options import AsJson, with_options
+from precrop.cli.output import needs
+from precrop.errors import PrecropError, hint
+from precrop.progress import note
+
+Kind = Literal["networks", "methods", "objectives", "rules", "costs", "recipes"]
+
+
+@with_options
+def list_command(
+    glob: Annotated[
+        str, typer.Argument(metavar="GLOB", help="Names to list, as 'mobilenet*'; all by default.")
+    ] = "*",
+    kind: Annotated[
+        Kind,
+        "networks that every MODEL may name; methods for densities and masks; objectives and rules "
+        "of plans; costs that have budgets; recipes of training.",
+    ] = "networks",
+    as_json: AsJson = False,
+) -> None:
+    """List what has a name: networks, or with --kind methods, objectives, rules, costs, recipes."""
+    known = _KINDS[kind]()
+    found = {name: about for name, about in known.items() if _matches(name, glob)}
+    if not found:
+        close = hint(glob, known) or ": `precrop list` shows all, and 'res*' those that begin so"
+        raise PrecropError(f"none of {len(known)} {kind} matches {glob!r}{close}")
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+    elif kind == "networks":
+        typer.echo("\n".join(found))
+    else:
+        column = max(map(len, found))
+        typer.echo("\n".join(f"{name:<{column}}  {about}" for name, about in found.items()))
+
+
+def _matches(name: str, glob: str) -> bool:
+    """Whether a name matches, with its library's prefix or without."""
+    return fnmatchcase(name, glob) or fnmatchcase(name.partition(":")[2] or name, glob)
+
+
+def _networks() -> dict[str, str]:
+    """Names of networks, and the library of each."""
+    from precrop.zoo import library_names
+
+    names = library_names()
+    for library in ("torchvision", "timm"):
+        if library not in names:
+            note(f"networks of {library} are not listed: pip install 'precrop[models]' adds them")
+    return {name: library for library, those in names.items() for name in those}
+
+
+def _methods() -> dict[str, str]:
+    from precrop.pruning.methods import NEED_DATA, RULES, SCORES
+
+    return {
+        name: _first_line(function) + (" Needs --data." if name in NEED_DATA else "")
+        for name, function in {**RULES, **SCORES}.items()
+    }
+
+
+def _objectives() -> dict[str, str]:
+    from precrop.solve.program import OBJECTIVES
+    from precrop.strategies.exact import EXACT
+
+    return {name: _first_line(made) for name, made in {**OBJECTIVES, **EXACT}.items()}
+
+
+def _rules() -> dict[str, str]:
+    from precrop.strategies.keywords import BALANCED, UNIFORM
+    from precrop.strategies.two_step import RULES
+
+    shares = {"sqrt-min": "smallest", "sqrt-max": "largest", "geometric-mean": "geometric mean"}
+    return {
+        BALANCED: "The widths that maximise the objective within the budgets; the default.",
+        UNIFORM: "One share of every width.",
+        **{
+            name: f"Densities first; a width then gets the {shares[name]} of its layers' shares."
+            for name in RULES
+        },
+    }
+
+
+def _costs() -> dict[str, str]:
+    from precrop.costs.layered import COSTS
+    from precrop.solve.budgets import UNITS
+
+    own = {
+        name: f"--{name} 0.5, or an absolute one: --{name} {unit.absolute}"
+        for name, unit in UNITS.items()
+    }
+    return own | {name: f"--cost {name}=0.5. {_first_line(cost)}" for name, cost in COSTS.items()}
+
+
+def _recipes() -> dict[str, str]:
+    with needs("train"):
+        from precrop.training.recipes import RECIPES
+
+    return {
+        name: f"{recipe.epochs} epochs, batches of {recipe.batch_size}, learning rate {recipe.lr:g}"
+        for name, recipe in RECIPES.items()
+    }
+
+
+def _first_line(documented: Any) -> str:
+    """What a function or class says of itself, in a sentence."""
+    said = (inspect.getdoc(documented) or "").partition("\n\n")[0]
+    return " ".join(said.replace("`", "").split())
+
+
+_KINDS: Mapping[str, Callable[[], dict[str, str]]] = {
+    "networks": _networks,
+    "methods": _methods,
+    "objectives": _objectives,
+    "rules": _rules,
+    "costs": _costs,
+    "recipes": _recipes,
+}

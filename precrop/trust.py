@@ -70,7 +70,17 @@ def check_named(name: str, args: Mapping[str, Any], trust: Trust, say: str) -> N
                     f"argument {argument} of {name} is not taken from a file: {_brief(value)} is "
                     "no plain number, word or list of them"
                 )
-    elif trust is not True and trust != name:
+    else:
+        check_code(name, trust, say)
+
+
+def check_code(name: str, trust: Trust, say: str) -> None:
+    """Refuse ``package.module:function`` of a file, unless the user trusts it.
+
+    Raises:
+        PrecropError: the user does not.
+    """
+    if trust is not True and trust != name:
         raise PrecropError(f"{name} is code of its own, which is not run unasked: {say}")
 
 

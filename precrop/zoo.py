@@ -2,13 +2,10 @@
 
 import inspect
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +13,7 @@ from torch import nn
 
 from precrop import models
 from precrop.errors import PrecropError, hint
+from precrop.own import own_function, said
 from precrop.trust import runs_user_code as runs_user_code
 
 _TRAINED = ("weights", "weights_backbone", "pretrained", "pretrained_backbone", "checkpoint_path")
@@ -105,62 +103,18 @@ def call_factory(name: str, args: Mapping[str, Any] | None = None) -> Any:
     Raises:
         PrecropError: the module or the factory is missing, or either raises.
     """
-    module_name, _, factory_name = name.rpartition(":")
-    try:
-        module = own_module(module_name)
-    except Exception as error:  # whatever a user's module raises
-        raise PrecropError(f"cannot import {module_name}: {_line(error)}") from error
-    factory = getattr(module, factory_name, None)
-    if not callable(factory):
-        raise _unknown(factory_name, f"factory in {module_name}", dir(module))
+    factory = own_function(name, "factory")
     try:
         return factory(**(args or {}))
     except Exception as error:  # whatever a factory raises about its arguments
-        raise PrecropError(f"{name} could not be built: {_line(error)}") from error
-
-
-def own_module(name: str) -> ModuleType:
-    """A user's module, by its name or by its file; what lies beside it can be imported by it.
-
-    Raises:
-        Exception: whatever the module raises, and `ImportError` where there is none.
-    """
-    file = Path(name)
-    if file.suffix != ".py":
-        _search(Path.cwd())
-        return import_module(name)
-    file = file.resolve()
-    _search(file.parent)
-    known = sys.modules.get(file.stem)
-    # A file may have the name of a module that is something else.
-    key = file.stem if known is None or _lies_in(known, file) else str(file)
-    if key not in sys.modules:
-        spec = spec_from_file_location(key, file)
-        if spec is None or spec.loader is None or not file.is_file():
-            raise ImportError("there is no such file")
-        sys.modules[key] = module_from_spec(spec)
-        try:
-            spec.loader.exec_module(sys.modules[key])
-        except BaseException:
-            del sys.modules[key]
-            raise
-    return sys.modules[key]
-
-
-def _search(folder: Path) -> None:
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-
-
-def _lies_in(module: ModuleType, file: Path) -> bool:
-    return getattr(module, "__file__", None) == str(file)
+        raise PrecropError(f"{name} could not be built: {said(error)}") from error
 
 
 def _call(name: str, factory: Callable[..., Any], args: Mapping[str, Any]) -> nn.Module:
     try:
         model = factory(**args)
     except Exception as error:  # whatever a builder raises about its arguments
-        raise PrecropError(f"{name} could not be built: {_line(error)}") from error
+        raise PrecropError(f"{name} could not be built: {said(error)}") from error
     return _network(name, model)
 
 
@@ -194,11 +148,6 @@ def _refuse_trained(args: Mapping[str, Any]) -> None:
 
 def _unknown(name: str, kind: str, known: Iterable[str]) -> PrecropError:
     return PrecropError(f"unknown {kind} {name!r}{hint(name, known)}")
-
-
-def _line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _torchvision_shape(name: str, model: nn.Module) -> tuple[int, ...] | None:

@@ -12,6 +12,7 @@ from precrop.cli.options import AsJson, InputOptions, Macs, Params, Seed, with_o
 from precrop.cli.output import warnings_as_lines
 from precrop.errors import PrecropError
 from precrop.files import check_writable, write_text
+from precrop.trust import runs_user_code
 
 
 @with_options
@@ -20,7 +21,9 @@ def densities_command(
     params: Params = None,
     macs: Macs = None,
     method: Annotated[
-        str, "synexp, erk, uniform, uniform_plus, igq, synflow, snip, grasp, magnitude, random."
+        str,
+        "synexp, erk, uniform, uniform_plus, igq, synflow, snip, grasp, magnitude, random; or a "
+        "function of yours, module:function, whose module is run.",
     ] = "synexp",
     data: Annotated[
         str | None,
@@ -36,8 +39,10 @@ def densities_command(
     as_json: AsJson = False,
 ) -> None:
     """Print the density of every layer's weights by any method."""
-    from precrop.pruning.methods import NEED_DATA, RULES, SCORES
+    from precrop.pruning.methods import NEED_DATA, RULES, SCORES, take_own_method
 
+    if runs_user_code(method):
+        take_own_method(method)
     if data is not None and method in {*RULES, *SCORES} - {*NEED_DATA}:
         those = " and ".join(name for name in SCORES if name in NEED_DATA)
         raise PrecropError(f"--data is for {those}: {method} looks at none")
@@ -70,9 +75,9 @@ def densities_command(
 
 def _batches(data: str) -> Any:
     """Batches ``(inputs, targets)`` from a file of tensors, or from a user's own factory."""
-    from precrop.zoo import call_factory, runs_user_code
-
     if runs_user_code(data):
+        from precrop.zoo import call_factory
+
         return call_factory(data)
     from precrop.plans.weights import load_tensors
 

@@ -15,6 +15,7 @@ from precrop.errors import PrecropError
 from precrop.files import read_json
 from precrop.model_spec import ModelSpec
 from precrop.progress import note, step
+from precrop.trust import runs_user_code
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,7 +63,9 @@ class PlanOptions:
     expand: Annotated[bool, "Layers may also widen (PreConfig)."] = False
     balance: Annotated[float, "How evenly both ends of a layer are cropped."] = 1.0
     objective: Annotated[
-        str, "synexp, exact, exact-output, dense-layers, inner-layers: what the widths maximise."
+        str,
+        "synexp, exact, exact-output, dense-layers, inner-layers: what the widths maximise; or a "
+        "function of yours, module:function, whose module is run.",
     ] = "synexp"
     densities: Annotated[
         Path | None,
@@ -100,6 +103,10 @@ class PlanOptions:
 
     def _keywords(self) -> dict[str, Any]:
         """What `precrop.plan` takes."""
+        if runs_user_code(self.objective):
+            from precrop.solve.program import take_own_objective
+
+            take_own_objective(self.objective)
         read = {
             "costs": _budgets(self.costs),
             "divisor": _divisor(self.divisor),

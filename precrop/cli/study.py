@@ -97,6 +97,8 @@ def run_command(
     rows = kept.rows() if kept else []  # all of them: a cell is done whose row can be read
     todo = to_run(cells, kept.tally() if kept else {}, retry_failed=retry_failed)
     _warn_of_dropped(kept)
+    for cell in todo:
+        cell.how.load_own()  # before images are looked for: a wrong name is told at once
     if todo:
         images = load_data(todo[0].data, image_size=study.image_size)
         _check_images(cells, kept, rows, images)

@@ -16,6 +16,7 @@ from precrop.model_spec import ModelSpec
 from precrop.plans.kinds import Init
 from precrop.progress import note, speaks
 from precrop.training.recipes import RECIPES, Recipe, find_recipe, settings, settings_help
+from precrop.trust import runs_user_code
 
 if TYPE_CHECKING:
     from precrop.training.data import ImageData
@@ -63,7 +64,8 @@ class MaskOptions:
 
     mask: Annotated[
         str | None,
-        "Mask the network instead, as synflow:weight; with --params or --macs.",
+        "Mask the network instead, as synflow:weight or ./mine.py:score:weight; with --params or "
+        "--macs.",
         "METHOD:GRANULARITY",
     ] = None
     mask_option: Annotated[
@@ -89,8 +91,12 @@ class MaskOptions:
                     "a plan with `precrop plan` and give it with --plan"
                 )
             return None
-        from precrop.training.runs import MaskSpec
+        from precrop.pruning.methods import take_own_method
+        from precrop.training.runs import MaskSpec, split_mask
 
+        method, _ = split_mask(self.mask)
+        if runs_user_code(method):
+            take_own_method(method)
         return MaskSpec.parse(self.mask, self.params, self.macs, arguments(self.mask_option))
 
 

@@ -10,7 +10,7 @@ from precrop import plugins
 from precrop.modules.apart import apart
 from precrop.progress import bar, silent
 from precrop.pruning.collapse import LayerCollapseWarning
-from precrop.pruning.methods import SCORES, layer_densities, weight_scores
+from precrop.pruning.methods import found_by, weight_scores
 from precrop.pruning.problem import Problem
 from precrop.pruning.ranking import kept_weights, outranked, shares
 from precrop.read.inputs import Inputs, given
@@ -109,15 +109,14 @@ def _densities(
     problem: Problem, method: str, options: Mapping[str, Any]
 ) -> tuple[dict[str, float], list[str], list[str]]:
     """The densities, the layers that collapse, and others of which a single weight remains."""
-    if method in SCORES:
-        ranked = weight_scores(problem, method, **options)
-        kept = kept_weights(problem, ranked)
-        gone = outranked(ranked, kept)
+    found = found_by(problem, method, **options)
+    if found.scores is not None:
+        kept = kept_weights(problem, found.scores)
+        gone = outranked(found.scores, kept)
         single = [name for name, mask in kept.items() if mask.numel() > 1 == int(mask.sum())]
         return shares(kept), gone, [name for name in single if name not in gone]
-    found = layer_densities(problem, method, **options)
-    layers = problem.layers.items()
-    return found, [name for name, layer in layers if found[name] * layer.weights < 1], []
+    shared, layers = found.densities, problem.layers.items()
+    return shared, [name for name, layer in layers if shared[name] * layer.weights < 1], []
 
 
 def _problem(

@@ -21,8 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precrop.errors import BudgetError, PrecropError
+from precrop.own import failure, own_function
 from precrop.solve.budgets import bound
 from precrop.solve.structure import Cost, Group, Layer, Peak, Structure
+from precrop.trust import runs_user_code
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -82,6 +84,18 @@ def objective(name: str) -> Callable[[T], T]:
         return function
 
     return register
+
+
+def take_own_objective(name: str) -> None:
+    """Take a function of the user's as an objective from now on, under the name that finds it.
+
+    Args:
+        name: ``package.module:function`` or ``./file.py:function``; its module is run.
+
+    Raises:
+        PrecropError: there is no such function, or its module raises.
+    """
+    OBJECTIVES[name] = own_function(name, "objective")
 
 
 RETIRED = {
@@ -339,7 +353,24 @@ def _weights(structure: Structure, weights: str | Sequence[float] | Floats) -> F
         return np.asarray(weights, dtype=np.float64)
     if weights not in OBJECTIVES:
         raise unknown_objective(weights, tuple(OBJECTIVES))
-    return OBJECTIVES[weights](structure)
+    function = OBJECTIVES[weights]
+    try:
+        found = np.asarray(function(structure), dtype=np.float64)
+    except Exception as error:  # whatever a user's function raises
+        if not runs_user_code(weights):
+            raise
+        raise PrecropError(f"objective {weights} {failure(function, error)}") from error
+    count = len(structure.layers)
+    if found.shape != (count,) or not np.isfinite(found).all() or found.min(initial=0.0) < 0:
+        raise PrecropError(
+            f"objective {weights} must give {count} weights, a finite number from 0 up for each "
+            f"layer in structure.layers: it gives {_brief(found)}"
+        )
+    return found
+
+
+def _brief(found: Floats) -> str:
+    return f"an array of shape {found.shape}" if found.size > 1 else repr(found.tolist())
 
 
 def unknown_objective(name: str, known: Iterable[str]) -> PrecropError:

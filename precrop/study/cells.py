@@ -17,6 +17,7 @@ from precrop.study.rows import Row
 from precrop.study.spec import Limits, Study
 from precrop.study.variants import WAYS, Variant
 from precrop.training.recipes import Recipe
+from precrop.trust import runs_user_code
 
 if TYPE_CHECKING:
     from precrop.counting import LayerCount
@@ -372,6 +373,7 @@ class _Original:
         from precrop.counting import count
         from precrop.training.networks import initial_weights
 
+        cell.how.load_own()
         self.cell, self.data, self.run = cell, data, _run(cell, data)
         with initial_weights(cell.seed):
             self.model = self.run.model.build()
@@ -482,7 +484,8 @@ def _quick(how: Variant) -> Variant:
     """A nameless variant that fails where this one does, but takes no time: equal for many."""
     from precrop.pruning.methods import SCORES
 
-    scored = how.densities in SCORES
+    # A user's own is tried as it is: whether it fails is worth knowing before anything trains.
+    scored = how.densities in SCORES and not runs_user_code(how.densities)
     return dataclasses.replace(
         how,
         name="",

@@ -11,7 +11,7 @@ from precrop.solve.budgets import Budget, parse_budget
 from precrop.study.entries import Entry, brief, within
 from precrop.study.variants import WORDS, Variant, read_variant
 from precrop.training.recipes import Recipe, find_recipe
-from precrop.trust import Trust
+from precrop.trust import Trust, check_code
 
 _COSTS = ("params", "macs")
 _LONGEST_NAME = 100
@@ -156,7 +156,7 @@ def _study(content: Any, trust: Trust) -> Study:
     _refuse_repeats("networks", [_described(network) for network in networks])
     seeds = _seeds(entry)
     budgets = _budgets(entry) if "budgets" in entry.content else ()
-    series = entry.each("variants", lambda value: _series(value, networks, budgets, seeds))
+    series = entry.each("variants", lambda value: _series(value, networks, budgets, seeds, trust))
     _refuse_repeats("variants", [one.variant.name for one in series])
     cells = sum(len(one.networks) * max(1, len(one.budgets)) * len(one.seeds) for one in series)
     if cells > _MOST_CELLS:
@@ -236,10 +236,13 @@ def _series(
     networks: tuple[StudyNetwork, ...],
     budgets: tuple[Limits, ...],
     seeds: tuple[int, ...],
+    trust: Trust,
 ) -> Series:
     entry = Entry.of(value, _VARIANT, "a variant")
     words = {key: entry.content[key] for key in WORDS if key in entry.content}
     variant = read_variant(entry.text("name"), words)
+    for _, name in variant.own_names():
+        check_code(name, trust, "say --trust")
     odd = next((key for key, value in words.items() if not _is_json(value)), None)
     if odd is not None:
         raise PrecropError(f"{odd} is {brief(words[odd])}: a value is no number, text or list")

@@ -3,12 +3,13 @@
 A way from a network to widths is a function from a `Request` to a plan and an entry in `WAYS`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from precrop.errors import PrecropError, suggestion
 from precrop.study.request import Request
+from precrop.trust import runs_user_code
 
 if TYPE_CHECKING:
     from precrop.plans.plan import Plan
@@ -140,6 +141,35 @@ class Variant:
             **given,
         }
 
+    def own_names(self) -> Iterator[tuple[Callable[[str], None], str]]:
+        """Functions of the user's own that it names, and what takes each as a method or objective.
+
+        Nothing of them is run.
+        """
+        from precrop.pruning.methods import take_own_method
+        from precrop.solve.program import take_own_objective
+
+        named = [
+            (take_own_method, self.densities),
+            (take_own_objective, self.options.get("objective")),
+        ]
+        yield from ((take, name) for take, name in named if name and runs_user_code(name))
+        if self.match is not None:
+            yield from self.match.own_names()
+
+    def load_own(self) -> None:
+        """Import what it names of the user's own; reading the study has asked whether to trust it.
+
+        Raises:
+            PrecropError: there is no such function, or it has no such options.
+        """
+        from precrop.training.runs import check_method
+
+        for take, name in self.own_names():
+            take(name)
+        if self.densities is not None:
+            check_method(self.densities, self.method_options)
+
     def matched(self, other: "Variant") -> "Variant":
         """The same variant, made as large as another one.
 
@@ -154,12 +184,12 @@ class Variant:
 
 
 def read_variant(name: str, entry: Mapping[str, Any]) -> Variant:
-    """A variant from those of its keys in a study that are in `WORDS`.
+    """A variant from those of its keys in a study that are in `WORDS`. Runs no code of the study's.
 
     Raises:
         PrecropError: two ways, or an unknown method, granularity or option.
     """
-    from precrop.training.runs import check_granularity, check_method
+    from precrop.training.runs import check_granularity, check_method, split_mask
 
     ways = [way for way in WAYS if way in entry]
     if len(ways) > 1:
@@ -170,15 +200,14 @@ def read_variant(name: str, entry: Mapping[str, Any]) -> Variant:
     if method is not None and way != "plan":
         raise PrecropError("densities go with plan: write `plan: {}` too, or `mask: METHOD:weight`")
     if mask is not None and way is None:
-        method, _, granularity = mask.partition(":")
-        mask = granularity or "weight"
+        method, mask = split_mask(mask)
     chosen = entry.get("method_options", {})
     if not isinstance(chosen, Mapping) or (chosen and method is None):
         raise PrecropError(
             "method_options are those of the method of densities or of a mask, as "
             "{batch_norm: stored} of snip"
         )
-    if method is not None:
+    if method is not None and not runs_user_code(method):
         check_method(method, chosen)
     if mask is not None:
         check_granularity(mask)

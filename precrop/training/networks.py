@@ -14,8 +14,9 @@ from precrop import models, zoo
 from precrop.counting import count
 from precrop.errors import PlanError, PrecropError
 from precrop.model_spec import ModelSpec
+from precrop.own import own_module
 from precrop.pruning.masking import apply_masks, masks
-from precrop.pruning.methods import NEED_DATA, SCORES, layer_densities, weight_scores
+from precrop.pruning.methods import NEED_DATA, found_by
 from precrop.pruning.problem import Problem
 from precrop.pruning.ranking import kept_shares
 from precrop.training.runs import MaskSpec, Run
@@ -128,7 +129,7 @@ def _takes_classes(model: str) -> bool:
 def _factory_takes_classes(module: str, name: str) -> bool:
     """Whether a user's own factory does; what is wrong with it, `load_model` tells."""
     try:
-        parameters = inspect.signature(getattr(zoo.own_module(module), name)).parameters
+        parameters = inspect.signature(getattr(own_module(module), name)).parameters
     except Exception:  # whatever a user's module raises
         return False
     return "num_classes" in parameters
@@ -187,10 +188,9 @@ def _masks(run: Run, spec: MaskSpec, network: nn.Module, batches: Batches) -> di
         data=batches() if spec.method in NEED_DATA else None,
         seed=run.seed,
     )
-    if spec.method not in SCORES:
-        densities = layer_densities(problem, spec.method, **spec.options)
-        return masks(network, densities, spec.granularity, seed=run.seed)
-    scores = weight_scores(problem, spec.method, **spec.options)
-    densities = kept_shares(problem, scores)
-    by_parameter = {problem.parameters[name]: values for name, values in scores.items()}
-    return masks(network, densities, spec.granularity, scores=by_parameter)
+    found = found_by(problem, spec.method, **spec.options)
+    if found.scores is None:
+        return masks(network, found.densities, spec.granularity, seed=run.seed)
+    densities = kept_shares(problem, found.scores)
+    scores = {problem.parameters[name]: values for name, values in found.scores.items()}
+    return masks(network, densities, spec.granularity, scores=scores)

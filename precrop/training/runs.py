@@ -65,8 +65,7 @@ class MaskSpec:
             PrecropError: the method, the granularity or an option is unknown, or there is no
                 budget.
         """
-        method, _, granularity = text.partition(":")
-        granularity = granularity or "weight"
+        method, granularity = split_mask(text)
         check_method(method, options or {})
         check_granularity(granularity)
         if params is None and macs is None:
@@ -87,16 +86,30 @@ class MaskSpec:
         }
 
 
+def split_mask(text: str) -> tuple[str, str]:
+    """Method and granularity of ``synflow:filter``; without one it is ``weight``.
+
+    A method of the user's own has a colon in its name: ``./my.py:score``, ``my:score:filter``.
+    """
+    from precrop.pruning.masking import GRANULARITIES
+    from precrop.pruning.methods import known_methods
+
+    method, _, last = text.rpartition(":")
+    if method and (last in GRANULARITIES or method in known_methods()):
+        return method, last or "weight"
+    return text, "weight"
+
+
 def check_method(method: str, options: Mapping[str, Any]) -> None:
     """Refuse what is no method of `precrop.densities`, or none of its options.
 
     Raises:
         PrecropError: it is unknown, or has no such option.
     """
-    from precrop.pruning.methods import RULES, SCORES, check_options
+    from precrop.pruning.methods import check_options, known_methods
 
-    if method not in (*RULES, *SCORES):
-        known = ", ".join((*RULES, *SCORES))
+    if method not in known_methods():
+        known = ", ".join(known_methods())
         raise PrecropError(f"mask method {method!r} is unknown: choose from {known}")
     check_options(method, options)
 

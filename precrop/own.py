@@ -1,0 +1,90 @@
+"""Code of the user's own by name: ``package.module:function``, or ``./file.py:function``.
+
+Looking a name up runs the module. So it is only done with names that the user typed, or that stand
+in a file which the user trusts (`precrop.trust`); functions that take names from files never do.
+"""
+
+import sys
+import traceback
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from precrop.errors import PrecropError, hint
+
+
+def own_function(name: str, kind: str = "function") -> Callable[..., Any]:
+    """What a user calls by a name; the module may lie in the current folder.
+
+    Args:
+        name: ``package.module:function`` or ``./file.py:function``.
+        kind: what it is to be, for messages.
+
+    Raises:
+        PrecropError: the module or the function is missing, or the module raises.
+    """
+    module_name, _, function_name = name.rpartition(":")
+    try:
+        module = own_module(module_name)
+    except (Exception, SystemExit) as error:  # whatever a user's module raises
+        raise PrecropError(f"cannot import {module_name}: {said(error)}") from error
+    found = getattr(module, function_name, None)
+    if not callable(found):
+        close = hint(function_name, dir(module))
+        raise PrecropError(f"unknown {kind} in {module_name} {function_name!r}{close}")
+    function: Callable[..., Any] = found
+    return function
+
+
+def own_module(name: str) -> ModuleType:
+    """A user's module, by its name or by its file; what lies beside it can be imported by it.
+
+    Raises:
+        Exception: whatever the module raises, and `ImportError` where there is none.
+    """
+    file = Path(name)
+    if file.suffix != ".py":
+        _search(Path.cwd())
+        return import_module(name)
+    file = file.resolve()
+    _search(file.parent)
+    known = sys.modules.get(file.stem)
+    # A file may have the name of a module that is something else.
+    key = file.stem if known is None or _lies_in(known, file) else str(file)
+    if key not in sys.modules:
+        spec = spec_from_file_location(key, file)
+        if spec is None or spec.loader is None or not file.is_file():
+            raise ImportError("there is no such file")
+        sys.modules[key] = module_from_spec(spec)
+        try:
+            spec.loader.exec_module(sys.modules[key])
+        except BaseException:
+            del sys.modules[key]
+            raise
+    return sys.modules[key]
+
+
+def said(error: BaseException) -> str:
+    """What an error of a user's code says, in one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def failure(function: Callable[..., Any], error: BaseException) -> str:
+    """Where a user's function has failed, as deep in its own file as it was, and why."""
+    own = getattr(getattr(function, "__code__", None), "co_filename", None)
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = next((frame for frame in reversed(frames) if frame.filename == own), frames[-1])
+    return f"fails ({Path(frame.filename).name}, line {frame.lineno}): {said(error)}"
+
+
+def _search(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+def _lies_in(module: ModuleType, file: Path) -> bool:
+    return getattr(module, "__file__", None) == str(file)

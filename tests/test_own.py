@@ -1,0 +1,258 @@
+"""Methods and objectives of one's own by ``module:function``: in commands, and in studies."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from precrop.cli.app import main
+from precrop.errors import PrecropError
+from precrop.plans.plan import Plan
+from precrop.pruning import methods
+from precrop.solve import program
+from precrop.study.spec import read_study
+
+Output = pytest.CaptureFixture[str]
+MINE = '''
+import pathlib
+import numpy as np
+import torch
+import precrop
+
+pathlib.Path("ran").touch()
+
+
+def late(structure):
+    return np.linspace(0.2, 1.8, len(structure.layers))
+
+
+def short(structure):
+    return [1.0]
+
+
+def negative(structure):
+    return -np.ones(len(structure.layers))
+
+
+def score(problem, *, power=1.0):
+    """By itself: what it returns says that it ranks weights."""
+    return {name: weight.abs() ** power for name, weight in problem.weights().items()}
+
+
+def rule(problem):
+    return {name: 0.5 for name in problem.layers}
+
+
+def bright(problem):
+    inputs, _ = next(iter(problem.batches()))
+    return {name: weight.abs() * inputs.abs().mean() for name, weight in problem.weights().items()}
+
+
+@precrop.method("mine_registered", kind="score")
+def registered(problem):
+    return score(problem)
+
+
+def fails(problem):
+    return problem.nothing
+
+
+def few(problem):
+    return {"stem": 0.5}
+
+
+def ones(problem):
+    return {name: torch.ones(2) for name in problem.layers}
+
+
+def thick(problem):
+    return {name: 2.0 for name in problem.layers}
+
+
+def nan(problem):
+    return {name: weight * float("nan") for name, weight in problem.weights().items()}
+
+
+def net(num_classes=10):
+    convs = torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 3)
+    return torch.nn.Sequential(*convs, torch.nn.Flatten(), torch.nn.Linear(256, num_classes))
+'''
+STUDY = """
+study: ours
+description: own
+data: digits
+recipe: {name: digits, epochs: 1}
+seeds: [0]
+networks: ["./mine.py:net"]
+budgets: [{params: 0.5}]
+variants:
+  - {name: objective, plan: {objective: "./mine.py:late"}}
+  - {name: mask, mask: "./mine.py:score:filter", method_options: {power: 2.0}}
+  - {name: densities, densities: "./mine.py:rule", plan: {}}
+  - {name: data, mask: "mine:bright"}
+"""
+NET = ["./mine.py:net", "--input-shape", "3,8,8"]
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A file of the user's in the current folder; what it brings is forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for table in (methods.RULES, methods.SCORES, methods.OWN, program.OBJECTIVES):
+        for name, value in list(table.items()):
+            monkeypatch.setitem(table, name, value)
+    Path("mine.py").write_text(MINE)
+    yield
+    sys.modules.pop("mine", None)
+    for table in (methods.RULES, methods.SCORES, methods.OWN, program.OBJECTIVES):
+        for name in [name for name in table if "mine" in name]:
+            del table[name]
+
+
+def printed(capsys: Output, *argv: str) -> Any:
+    capsys.readouterr()
+    assert main([*argv, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def refused(capsys: Output, *argv: str) -> str:
+    capsys.readouterr()
+    assert main(argv) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    return said.err
+
+
+def test_an_objective(capsys: Output) -> None:
+    args = ["--params", "0.4", "-o", "own.json"]
+    assert main(["plan", *NET, "--objective", "./mine.py:late", *args]) == 0
+    own = Plan.load("own.json")
+    assert own.options["objective"] == "./mine.py:late"
+    assert main(["plan", *NET, *args]) == 0
+    assert own.widths["0"][1] < Plan.load("own.json").widths["0"][1]
+    assert main(["crop", *NET, "--objective", "mine:late", "--params", "0.4", "-o", "c"]) == 0
+    assert Plan.load("c.json").widths == own.widths
+
+
+def test_methods_are_what_they_return(capsys: Output) -> None:
+    words = ["densities", *NET, "--params", "0.4"]
+    magnitude = printed(capsys, *words, "--method", "magnitude", "--seed", "1")
+    for name in ("./mine.py:score", "mine:score", "mine:registered"):
+        assert printed(capsys, *words, "--method", name, "--seed", "1") == magnitude
+    rooted = printed(
+        capsys, *words, "--method", "mine:score", "--option", "power=0.0", "--seed", "1"
+    )
+    assert rooted != magnitude
+    assert set(printed(capsys, *words, "--method", "mine:rule").values()) == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--objective", "./mine.py:lat"], "unknown objective in ./mine.py 'lat'; did you mean"),
+        (["--objective", "./none.py:late"], "cannot import ./none.py: ImportError: there is no"),
+        (["--objective", "nowhere:late"], "cannot import nowhere: ModuleNotFoundError"),
+        (["--objective", ":late"], "cannot import"),
+        (["--objective", "mine:short"], "mine:short must give 3 weights, a finite number"),
+        (["--objective", "mine:negative"], "mine:negative must give 3 weights, a finite number"),
+        (["--objective", "mine:score"], "objective mine:score fails (mine.py, line "),
+    ],
+)
+def test_wrong_objectives(capsys: Output, option: list[str], message: str) -> None:
+    assert message in refused(capsys, "plan", *NET, "--params", "0.5", *option)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["mine:scor"], "unknown method in mine 'scor'; did you mean score"),
+        (
+            ["mine:score", "--option", "root=2"],
+            "'mine:score' has no option 'root': its",
+        ),
+        (["mine:fails"], "method mine:fails fails (mine.py, line "),
+        (["mine:few"], "must return a dict with the names in problem.layers, not others"),
+        (["mine:net"], "method mine:net fails (mine.py, line "),
+        (
+            ["mine:ones"],
+            "gives (2,) for 0: scores are a tensor of the weight's shape, (16,",
+        ),
+        (["mine:thick"], "gives 2.0 for 0: write a tensor of scores, or a density"),
+        (["mine:nan"], "gives NaN for weights of 0"),
+        (["mine:bright"], "this method needs data: give data= (in a shell --data)"),
+        (["mine:registered", "--data", "x"], "mine:registered looks at none"),
+    ],
+)
+def test_wrong_methods(capsys: Output, option: list[str], message: str) -> None:
+    words = ["densities", *NET, "--params", "0.5", "--method", *option]
+    assert message in refused(capsys, *words)
+
+
+def test_a_module_that_ends_the_process(capsys: Output) -> None:
+    Path("mine_script.py").write_text("import sys; sys.exit('usage: …')")
+    words = ["densities", *NET, "--params", "0.5", "--method", "./mine_script.py:score"]
+    assert "cannot import ./mine_script.py: SystemExit: usage" in refused(capsys, *words)
+
+
+def test_masks_in_training(capsys: Output) -> None:
+    words = ["train", NET[0], "--epochs", "1", "--logger", "none", "--params", "0.4"]
+    found = printed(capsys, *words, "--mask", "./mine.py:bright:filter")
+    content = json.loads((Path(found["folder"]) / "run.json").read_text())
+    assert (content["mask"]["method"], content["mask"]["granularity"]) == (
+        "./mine.py:bright",
+        "filter",
+    )
+    assert "unknown method in mine 'scor'" in refused(capsys, *words, "--mask", "mine:scor")
+    assert "no option 'root'" in refused(
+        capsys, *words, "--mask", "mine:score", "--mask-option", "root=1"
+    )
+    assert "granularity 'row' is unknown" in refused(capsys, *words, "--mask", "synflow:row")
+
+
+def test_studies_in_processes_of_their_own(capsys: Output) -> None:
+    Path("own.yaml").write_text(STUDY)
+    words = ["study", "run", "own.yaml", "--trust", "--threads", "1"]
+    assert main([*words, "--json"]) == 0, capsys.readouterr().err
+    assert json.loads(capsys.readouterr().out)["done"] == 4
+    assert main(["study", "show", "own.yaml"]) == 0
+    shown = capsys.readouterr().out
+    for name in ("objective", "mask", "densities", "data"):
+        assert name in shown
+
+
+def test_a_strangers_study_names_functions(capsys: Output) -> None:
+    """Nothing is imported until the user trusts the file."""
+    for variant in (
+        {"name": "x", "plan": {"objective": "./mine.py:late"}},
+        {"name": "x", "mask": "mine:score:filter"},
+        {"name": "x", "plan": {}, "densities": "os:system"},
+    ):
+        Path("own.yaml").write_text(
+            STUDY.partition("variants")[0].replace("./mine.py:net", "resnet20")
+            + f"variants: [{json.dumps(variant)}]\n"
+        )
+        for words in ([], ["--dry-run"]):
+            line = refused(capsys, "study", "run", "own.yaml", *words)
+            assert "is code of its own, which is not run unasked: say --trust" in line
+        assert main(["study", "status", "own.yaml"]) == 0
+    assert not Path("ran").exists()
+    with pytest.raises(PrecropError, match="not run unasked"):
+        read_study(Path("own.yaml"), "mine:score")
+
+
+def test_a_wrong_name_in_a_study_is_told_at_once(capsys: Output) -> None:
+    """Before images are looked for."""
+    text = STUDY.replace("data: digits", "data: nowhere")
+    for old, new, message in (
+        ("mine.py:late", "mine.py:lat", "unknown objective in ./mine.py 'lat'"),
+        ("mine:bright", "main:bright", "cannot import main"),
+        ("power: 2.0", "root: 2.0", "'./mine.py:score' has no option 'root'"),
+    ):
+        Path("own.yaml").write_text(text.replace(old, new))
+        assert message in refused(capsys, "study", "run", "own.yaml", "--trust")
+    Path("own.yaml").write_text(STUDY.replace("mine:bright", "mine:fails"))
+    line = refused(capsys, "study", "run", "own.yaml", "--trust", "--store", "s")
+    assert "method mine:fails fails (mine.py, line " in line

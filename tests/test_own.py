@@ -212,15 +212,14 @@ def test_masks_in_training(capsys: Output) -> None:
     assert "granularity 'row' is unknown" in refused(capsys, *words, "--mask", "synflow:row")
 
 
-def test_studies_in_processes_of_their_own(capsys: Output) -> None:
+def test_studies(capsys: Output) -> None:
+    """That they are found in a study's processes, too, tests/test_plugins.py sees."""
     Path("own.yaml").write_text(STUDY)
-    words = ["study", "run", "own.yaml", "--trust", "--threads", "1"]
-    assert main([*words, "--json"]) == 0, capsys.readouterr().err
-    assert json.loads(capsys.readouterr().out)["done"] == 4
-    assert main(["study", "show", "own.yaml"]) == 0
-    shown = capsys.readouterr().out
-    for name in ("objective", "mask", "densities", "data"):
-        assert name in shown
+    found = printed(capsys, "study", "run", "own.yaml", "--trust", "--dry-run")
+    by_name = {entry["variant"]: entry for entry in found["planned"]}
+    assert list(by_name) == ["objective", "mask", "densities", "data"]
+    assert all(entry["params"] < 0.6 * entry["base_params"] for entry in found["planned"])
+    assert Path("ran").exists()
 
 
 def test_a_strangers_study_names_functions(capsys: Output) -> None:

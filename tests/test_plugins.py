@@ -60,6 +60,11 @@ budgets: [{params: 0.3}]
 variants:
   - {name: late, plan: {objective: late}}
   - {name: masked, mask: "first_batch:weight"}
+  - {name: of a file, mask: "FILE:score:filter"}
+"""
+OWN = """
+def score(problem):
+    return {name: weight.abs() for name, weight in problem.weights().items()}
 """
 USE = """
 import numpy, precrop, torch
@@ -112,7 +117,8 @@ def test_commands_and_studies_know_it(installed: Path, tmp_path: Path) -> None:
     assert plan.returncode == 0, plan.stderr
     budget = json.loads(plan.stdout)["budgets"]["energy"]
     assert budget["used"] <= budget["limit"]
-    (tmp_path / "study.yaml").write_text(CELLS)
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "study.yaml").write_text(CELLS.replace("FILE", str(tmp_path / "own.py")))
     study = run(
         installed, "-m", "precrop", "study", "run", str(tmp_path / "study.yaml"),
         "--store", str(tmp_path / "store"), "--threads", "1", "--trust",
@@ -122,7 +128,7 @@ def test_commands_and_studies_know_it(installed: Path, tmp_path: Path) -> None:
         installed, "-m", "precrop", "study", "status", str(tmp_path / "study.yaml"),
         "--store", str(tmp_path / "store"), "--json",
     )  # fmt: skip
-    assert json.loads(status.stdout)["done"] == 2
+    assert json.loads(status.stdout)["done"] == 3
 
 
 def test_a_plugin_that_fails_is_one_line(tmp_path: Path) -> None:

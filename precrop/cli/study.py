@@ -89,7 +89,6 @@ def run_command(
         from precrop.study.engine import run_study, to_run
         from precrop.study.progress import duration, shown
         from precrop.study.store import Store
-        from precrop.training.data import load_data
 
     study, cells = _cells(file, data, only or (), trust=trust)
     folder = store or _usual_store(study)
@@ -100,9 +99,11 @@ def run_command(
     for cell in todo:
         cell.how.load_own()  # before images are looked for: a wrong name is told at once
     if todo:
-        images = load_data(todo[0].data, image_size=study.image_size)
-        _check_images(cells, kept, rows, images)
-        check(todo, images)
+        images = _images(study, needed=not dry_run or data is not None)
+        if images.loaded is not None:
+            _check_images(cells, kept, rows, images.loaded)
+        for alike in images.shared(todo):
+            check(alike, images.of(alike[0]))
         if dry_run:
             _print_planned(cells, todo, images, as_json)
             return
@@ -248,6 +249,52 @@ def _cells(
     return study, [cell for cell in cells if cell.id in chosen]
 
 
+@dataclass(frozen=True)
+class _Images:
+    """A study's images, or what stands for them in a dry run where they are not here."""
+
+    loaded: "ImageData | None"
+
+    def of(self, cell: "Cell") -> "ImageData":
+        """Those that a cell is looked at with."""
+        from precrop.study.unseen import unseen
+
+        return unseen(cell) if self.loaded is None else self.loaded
+
+    def shared(self, cells: "Sequence[Cell]") -> "list[list[Cell]]":
+        """Cells with the same images: all of them, or those of each network."""
+        found: dict[str, list[Cell]] = {}
+        for cell in cells:
+            key = "" if self.loaded is not None else f"{cell.network} {cell.recipe}"
+            found.setdefault(key, []).append(cell)
+        return list(found.values())
+
+
+def _images(study: "Study", *, needed: bool) -> _Images:
+    """The images of a study.
+
+    Args:
+        study: it says where they are.
+        needed: else images that are not here are done without, and nothing is downloaded.
+    """
+    from precrop.training.data import load_data
+    from precrop.training.sources import at_hand
+
+    here = at_hand(study.data)
+    if not here and not needed:
+        say(
+            f"no images of {study.data_name} here (--data DIR says where they are): sizes are "
+            "for noise in their place"
+        )
+        return _Images(None)
+    try:
+        return _Images(load_data(study.data, image_size=study.image_size))
+    except PrecropError as error:
+        if here:
+            raise
+        raise PrecropError(f"{error}; --data DIR says where the study's images are") from error
+
+
 def _usual_store(study: "Study") -> Path:
     return Path("results") / study.name
 
@@ -284,7 +331,7 @@ def _check_images(
 
 
 def _print_planned(
-    cells: "Sequence[Cell]", todo: "Sequence[Cell]", images: "ImageData | None", as_json: bool
+    cells: "Sequence[Cell]", todo: "Sequence[Cell]", images: _Images | None, as_json: bool
 ) -> None:
     """What would run. Seeds differ by chance alone: the first of a variant's stands for all."""
     from precrop.study.cells import label
@@ -292,7 +339,7 @@ def _print_planned(
     alike: dict[str, list[Cell]] = {}
     for cell in todo:
         alike.setdefault(replace(cell, seed=0).id, []).append(cell)
-    planned = [_planned(same, images) for same in alike.values() if images is not None]
+    planned = [] if images is None else [_planned(same, images) for same in alike.values()]
     if as_json:
         typer.echo(json.dumps({"cells": len(cells), "left": len(todo), "planned": planned}))
         return
@@ -312,14 +359,14 @@ def _print_planned(
     typer.echo(f"{len(todo)} of {len(cells)} cells would run")
 
 
-def _planned(same: "Sequence[Cell]", images: "ImageData | None") -> dict[str, Any]:
+def _planned(same: "Sequence[Cell]", images: _Images) -> dict[str, Any]:
     from precrop.study.cells import prepare
     from precrop.training.loop import sample
     from precrop.training.networks import build
 
-    assert images is not None
-    found = prepare(same[0], images)
-    built = build(found.run, lambda: sample(found.run, images))
+    data = images.of(same[0])
+    found = prepare(same[0], data)
+    built = build(found.run, lambda: sample(found.run, data))
     return {
         "cells": [cell.id for cell in same],
         "variant": same[0].variant,

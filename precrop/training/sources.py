@@ -24,7 +24,9 @@ from precrop.files import read_json
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-NAMES = ("digits", "cifar10", "cifar100")
+CLASSES_AND_SIDE = {"digits": (10, 8), "cifar10": (10, 32), "cifar100": (100, 32)}
+"""Of the data sets that have names: how many classes, and pixels of an image's side."""
+NAMES = (*CLASSES_AND_SIDE,)
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "fine_label")
 # The held-out split's names, the preferred one first. Hugging Face's "test" is the split that
@@ -72,6 +74,14 @@ def find(source: str) -> Source:
         problem = "is a file" if folder.is_file() else "is neither a data set nor a folder"
         raise PrecropError(f"{source!r} {problem}: say {', '.join(NAMES)} or a data set's folder")
     return _folder(folder)
+
+
+def at_hand(source: str) -> bool:
+    """Whether a data set is here, or comes with a library: nothing would be downloaded."""
+    if source in _TORCHVISION:
+        places = (_home() / name for name in (_TORCHVISION[source].folder, source))
+        return any(place.is_dir() for place in places)
+    return source == "digits" or Path(source).expanduser().is_dir()
 
 
 def _folder(folder: Path) -> Source:
@@ -172,12 +182,17 @@ _TORCHVISION = {
 
 def _named(name: str) -> Source:
     """CIFAR in the data folder, downloaded if it is not there yet."""
-    home = os.environ.get("PRECROP_DATA")
-    root = Path(home).expanduser() if home else Path.home() / ".cache" / "precrop"
+    root = _home()
     if not (root / _TORCHVISION[name].folder).is_dir() and (root / name).is_dir():
         return _folder(root / name)
     with _one_at_a_time(root):
         return _torchvision(name, root, name, download=True)
+
+
+def _home() -> Path:
+    """The data folder."""
+    home = os.environ.get("PRECROP_DATA")
+    return Path(home).expanduser() if home else Path.home() / ".cache" / "precrop"
 
 
 @contextmanager

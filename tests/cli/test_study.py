@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import precrop
 from precrop.cli.app import app, main
 from precrop.cli.study import study_app
 from precrop.study.cells import expand, prepare
@@ -19,7 +20,7 @@ from precrop.study.store import Store
 from precrop.training.loop import train
 from tests.study.fake_work import row_of
 from tests.study.made_rows import made_row
-from tests.training.small_runs import digits
+from tests.training.small_runs import batch_net, digits
 
 ROOT = Path(__file__).parents[2]
 STUDY = """
@@ -162,6 +163,43 @@ def test_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "1 of 1 cells would run" in shown
     assert f"{cropped['params']:,}" in shown
     assert not store.exists()
+
+
+@pytest.mark.parametrize("data", ["cifar10", "photographs", "{name: cifar100, image_size: 16}"])
+def test_a_dry_run_needs_no_images(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    data: str,
+) -> None:
+    """And downloads none: sizes are those for images as large, in as many classes."""
+    monkeypatch.setenv("PRECROP_DATA", str(tmp_path / "nothing"))
+    path = Path(study(tmp_path))
+    more = "  - {name: snip, mask: 'snip:weight', seeds: [0]}\n"
+    path.write_text(path.read_text().replace("data: digits", f"data: {data}") + more)
+    words = ["study", "run", str(path), "--trust", "--store", str(tmp_path / "store")]
+    assert main([*words, "--dry-run", "--json"]) == 0
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert said.err.count("\n") == 1
+    assert "here (--data DIR says where they are): sizes are for noise in their place" in said.err
+    classes, side = (100, 16) if "cifar100" in data else (10, 32 if data == "cifar10" else 224)
+    counted = precrop.count(batch_net(num_classes=classes), (3, side, side))
+    dense = found["planned"][0]
+    assert (dense["params"], dense["macs"]) == (counted.params, counted.macs)
+    assert all(one["params"] <= 0.5 * counted.params for one in found["planned"][1:])
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_images_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(study(tmp_path))
+    path.write_text(path.read_text().replace("data: digits", "data: photographs"))
+    words = ["study", "run", str(path), "--trust", "--store", str(tmp_path / "store")]
+    for more in ([], ["--data", str(tmp_path / "none"), "--dry-run"]):
+        assert main([*words, *more]) == 2
+        said = capsys.readouterr().err
+        assert said.endswith("; --data DIR says where the study's images are\n")
+        assert said.count("\n") == 1
 
 
 def test_what_is_in_the_store_is_no_part_of_a_dry_run(

@@ -1,0 +1,47 @@
+"""What stands for images that are not at hand, where a study is only looked at: a dry run."""
+
+import torch
+
+from precrop.study.cells import Cell
+from precrop.training.augment import random_numbers
+from precrop.training.data import DECODED_SIZE, ImageData, Images
+from precrop.training.sources import CLASSES_AND_SIDE
+
+_CLASSES = 1000
+"""Where neither the data's name nor the network says how many there are: ImageNet's."""
+
+
+def unseen(cell: Cell) -> ImageData:
+    """Noise in the place of a cell's images: as many classes, as large, one batch of them.
+
+    Sizes follow from the data's name where that is well known; else images are as large as those
+    that do not fit in memory, and there are as many classes as the network tells apart.
+    """
+    classes, side = CLASSES_AND_SIDE.get(cell.data_name, (0, DECODED_SIZE))
+    side = cell.image_size or side
+    classes = classes or _told_apart(cell, side)
+    count = cell.recipe.batch_size
+    shape = (count, 3, side, side)
+    noise = torch.randint(256, shape, dtype=torch.uint8, generator=random_numbers(0, 0, "unseen"))
+    images = Images(noise, torch.arange(count) % classes)
+    return ImageData(
+        name=cell.data_name,
+        classes=tuple(map(str, range(classes))),
+        shape=(3, side, side),
+        mean=(0.5,) * 3,
+        std=(0.3,) * 3,
+        train=images,
+        test=images,
+        digest="",
+    )
+
+
+def _told_apart(cell: Cell, side: int) -> int:
+    """The classes of the network as its arguments build it."""
+    network = cell.network.build().eval()
+    try:
+        with torch.no_grad():
+            out = network(torch.zeros(1, 3, side, side))
+        return int(out.shape[1])
+    except Exception:  # whatever a network raises: what is wrong with it, `check` tells
+        return _CLASSES

@@ -31,13 +31,8 @@ from precrop.costs.work import FEATURES
 from precrop.deployment.benching import bench, settings, variants
 from precrop.deployment.calibrating import calibrate
 from precrop.deployment.memory import peak_activation_memory
-from precrop.deployment.profiling import (
-    Subject,
-    correct,
-    predict,
-    profile_device,
-    whole_pass,
-)
+from precrop.deployment.profiling import Subject, predict, profile_device, whole_pass
+from precrop.deployment.rates import correct
 from precrop.deployment.runtimes import Setting, onnx_file, onnx_session, runner
 from precrop.deployment.timing import interleaved
 from precrop.errors import PrecropError
@@ -124,8 +119,8 @@ def device_profile(folder: Path, runtime: str, threads: int, fresh: bool) -> Dev
         return DeviceProfile.load(path)
     subjects = [Subject(name, *network(name)) for name in FITTED]
 
-    def told(done: int, total: int) -> None:
-        progress.print(f"profile for {runtime}: {done} of {total}")
+    def told(what: str, share: float) -> None:
+        progress.print(f"profile for {runtime}: {share:.0%}  {what}")
 
     found = profile_device(subjects, runtime=runtime, threads=threads, progress=told)
     found.save(path)

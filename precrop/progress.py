@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 Progress = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
 """Shows how far a loop is: the loop's items, what it does in words, how many items there are."""
 
+Told = Callable[[str, float], None]
+"""Told what is done now, and the share of all that is over."""
+
 PATIENCE = 2.0
 """Seconds after which a step shows that it is still at work."""
 
@@ -80,7 +83,7 @@ def bar(items: Iterable[Any], title: str, total: int | None) -> Iterable[Any]:
 
 
 @contextmanager
-def measuring() -> Iterator[Callable[[str, float], None] | None]:
+def measuring() -> Iterator[Told | None]:
     """A bar for measurements, told what is done and the share of all that is over; or None.
 
     It is drawn only when told to: a thread that draws by itself would take time from what is
@@ -99,6 +102,19 @@ def measuring() -> Iterator[Callable[[str, float], None] | None]:
             bars.update(task, description=what, completed=share, refresh=True)
 
         yield show
+
+
+def lines() -> Told:
+    """Progress as notes, one for everything that is done: where there is no bar."""
+    last = ""
+
+    def show(what: str, share: float) -> None:
+        nonlocal last
+        if what != last:
+            last = what
+            note(f"{share:4.0%}  {what}")
+
+    return show
 
 
 @contextmanager

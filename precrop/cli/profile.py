@@ -1,6 +1,7 @@
 """The command ``profile``. Heavy imports wait inside it, as in `precrop.cli.app`."""
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -8,27 +9,39 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from precrop.cli.arguments import arguments, file_stem
 from precrop.cli.options import Args, AsJson, ModelOptions, with_options
-from precrop.cli.output import warn
+from precrop.cli.output import INTERRUPTED, say, warn, wide_console
 from precrop.errors import PrecropError
 from precrop.files import check_writable
+from precrop.model_spec import ModelSpec
+from precrop.progress import lines, measuring, note
 
 if TYPE_CHECKING:
     from precrop.costs.profiles import DeviceProfile
     from precrop.deployment.profiling import Check, Subject
 
+USUAL = ("resnet18", "mobilenet_v3_large", "efficientnet_b0", "regnet_y_400mf", "vgg11")
+"""Networks that are measured where none is named: most kinds of layers, in few operations."""
 _WORST_FIT = 0.15
-"""Median error of the fitted passes, beyond which a profile misleads."""
+"""Median error on what was not fitted, beyond which a profile misleads."""
+_MINUTE = 60.0
+_COLUMNS = 140
 
 
 @with_options
 def profile_command(
     models: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
-            metavar="MODEL…", help="Networks to measure: several kinds predict more networks well."
+            metavar="[MODEL…]",
+            help="Networks to measure, best of the kinds that are to be planned; by default "
+            f"{', '.join(USUAL)}.",
         ),
-    ],
+    ] = None,
+    minutes: Annotated[
+        float, "No pass begins after so many; the same command goes on with what is left."
+    ] = 2.0,
     runtime: Annotated[Literal["ort", "eager"], "ONNX Runtime, or PyTorch as it is."] = "ort",
     device: Annotated[str, "cpu or cuda."] = "cpu",
     threads: Annotated[int, "Of the CPU."] = 1,
@@ -36,7 +49,7 @@ def profile_command(
     rounds: Annotated[int, "Passes for each time."] = 15,
     shares: Annotated[
         str, "Of the MACs, at which each network is cropped and measured."
-    ] = "1,0.6,0.35,0.2",
+    ] = "1,0.35,0.6,0.2",
     check: Annotated[
         list[str] | None, "Measure this one beside its prediction only; repeatable.", "MODEL"
     ] = None,
@@ -46,43 +59,70 @@ def profile_command(
         "SHAPE",
     ] = None,
     arg: Args = None,
-    output: Annotated[Path | None, "Write the profile to this file."] = None,
+    output: Annotated[
+        Path | None, "The profile's file; cpu-ort-1.json and so on by default."
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how fast this device is, for budgets of latency."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from precrop.deployment import profiling
-
+    """Measure how fast this device is, for budgets of latency. The same command goes on with it."""
+    start = time.monotonic()
     wanted = _shares(shares)
-    if output is not None:
-        check_writable(output)
-    subjects = [_subject(ModelOptions(name, input_shape, arg)) for name in models]
+    if not 0 < minutes < float("inf"):
+        raise PrecropError(f"--minutes {minutes:g} is no time: write a number above 0")
+    if min(rounds, threads, batch) < 1:
+        raise PrecropError("--rounds, --threads and --batch are whole numbers from 1")
+    arguments(arg)
+    path, kept = _files(output, f"{file_stem(device)}-{runtime}-{threads}.json")
+    names = models or list(USUAL)
+    note(
+        f"measuring {device} with {runtime} on {threads} thread{'s' if threads > 1 else ''}: "
+        f"{', '.join(names)}; at most {minutes:g} minutes, kept in {path}"
+    )
+    from precrop.deployment import profiling, quiet
+
+    subjects = [_subject(ModelOptions(name, input_shape, arg)) for name in names]
     checked = [_subject(ModelOptions(name, input_shape, arg)) for name in check or ()]
-    with Progress(console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("measuring", total=len(subjects) * len(wanted))
-        profile = profiling.profile_device(
-            subjects,
-            runtime=runtime,
-            device=device,
-            threads=threads,
-            batch_size=batch,
-            shares=wanted,
-            rounds=rounds,
-            progress=lambda done, total: bars.update(task, completed=done, total=total),
-        )
-    _warn(profile)
+    state = quiet.wait(lambda found: warn(f"the machine is busy: {found}; times may be too long"))
+    try:
+        with measuring() as progress:
+            profile = profiling.profile_device(
+                subjects,
+                runtime=runtime,
+                device=device,
+                threads=threads,
+                batch_size=batch,
+                shares=wanted,
+                rounds=rounds,
+                kept=kept,
+                seconds=max(minutes * _MINUTE - (time.monotonic() - start), 0.0),
+                quiet=state,
+                found=lambda profile: profile.save(path),
+                progress=progress or lines(),
+            )
+    except KeyboardInterrupt:
+        say(f"stopped; the same command goes on from {kept}")
+        raise typer.Exit(INTERRUPTED) from None
+    profile.save(path)  # before the checks, which may fail
     if not as_json:
         _show(profile)
-    if output is not None:
-        profile.save(output)  # before the checks, which may fail
+    _warn(profile)
     checks = _checks(profile, checked, batch, rounds) if checked else []
     if as_json:
         found = {**asdict(profile), "checks": [{**asdict(c), "error": c.error} for c in checks]}
         typer.echo(json.dumps(found, indent=1))
     else:
         _show_checks(checks)
+
+
+def _files(output: Path | None, usual: str) -> tuple[Path, Path]:
+    """Where the profile goes, and the passes that it is made of."""
+    path = output or Path(usual)
+    check_writable(path)
+    kept = path.with_name(f"{path.stem}.passes.jsonl")
+    if output is None and path.exists() and not kept.exists():
+        raise PrecropError(f"{path} is there already: say -o {path} to replace it")
+    check_writable(kept)
+    return path, kept
 
 
 def _subject(source: ModelOptions) -> "Subject":
@@ -93,7 +133,7 @@ def _subject(source: ModelOptions) -> "Subject":
 
     model, shape = source.load()
     Network(model, Inputs(shape))
-    return Subject(source.model, model, shape)
+    return Subject(str(ModelSpec(source.model, source.args)), model, shape)
 
 
 def _checks(
@@ -119,21 +159,25 @@ def _shares(text: str) -> list[float]:
 
 
 def _warn(profile: "DeviceProfile") -> None:
-    """One line on standard error where the profile does not even describe what it was fitted to."""
-    error = profile.fitted["median_error"]
-    if error > _WORST_FIT:
+    """One line on standard error for all that keeps a profile from being a good one."""
+    fitted = profile.fitted
+    held_out, left = fitted["held_out"], fitted["left"]
+    if held_out is None:
+        warn("one pass alone says nothing of how well others are predicted: measure more")
+    elif held_out["median_error"] > _WORST_FIT:
         warn(
-            f"the profile misses the passes it was fitted to by {error:.1%} (median): measure "
-            "again on a quiet machine, with more --rounds"
+            f"no good fit: it misses what it was not fitted to by {held_out['median_error']:.1%} "
+            "(median): measure again on a quiet machine, with more networks or --rounds"
         )
+    if left:
+        note(f"{left} passes are left: the same command goes on with them")
 
 
 def _show(profile: "DeviceProfile") -> None:
     """The coefficients in units that people can compare, and how well they fit."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = wide_console(_COLUMNS)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("kind", "launch", "ns/KB read", "written", "weights", "GMAC/s"):
         table.add_column(heading, justify="left" if heading == "kind" else "right")
@@ -146,15 +190,19 @@ def _show(profile: "DeviceProfile") -> None:
     fitted = profile.fitted
     console.print(
         f"\n{profile.name}, {profile.runtime}, {profile.threads} threads, step {profile.step}: "
-        f"{fitted['samples']} operations; of {len(fitted['passes'])} passes the median error is "
+        f"{fitted['samples']} operations in {len(fitted['passes'])} passes. Median error "
         f"{fitted['median_error']:.1%}, the largest {fitted['largest_error']:.1%}."
     )
+    held_out = fitted["held_out"]
+    if held_out is not None:
+        console.print(
+            f"On each {held_out['left_out']} that a fit to the others did not see: median error "
+            f"{held_out['median_error']:.1%}, the largest {held_out['largest_error']:.1%}."
+        )
 
 
 def _show_checks(checks: "Sequence[Check]") -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False)
+    console = wide_console(_COLUMNS)
     for one in checks:
         console.print(
             f"{one.name}: predicted {one.predicted * 1e3:.2f} ms, measured "

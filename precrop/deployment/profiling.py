@@ -1,48 +1,42 @@
-"""Measures how fast a device is and fits what `precrop.costs.profiles` needs.
+"""Measures how fast a device is, for `precrop.costs.profiles`.
 
-Networks are run at a few widths. The times of their single operations give the coefficients of
-each kind by non-negative least squares; the times of whole passes then correct them for what lies
-between the operations.
+Networks are run at a few widths; `precrop.deployment.rates` makes rates of what they take.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from precrop.api import plan
 from precrop.costs.batches import follow
 from precrop.costs.latency import READERS, amounts, predicted_seconds
-from precrop.costs.machine import describe_machine
-from precrop.costs.profiles import OTHER, STANDS_FOR, DeviceProfile
-from precrop.costs.work import FEATURES
+from precrop.costs.machine import LIBRARY, describe_machine, part
+from precrop.costs.profiles import OTHER, DeviceProfile
 from precrop.deployment.machine import check_here
-from precrop.deployment.operations import PASSES, SECONDS, Sample
-from precrop.deployment.runtimes import Setting, runner
+from precrop.deployment.operations import PASSES, SECONDS
+from precrop.deployment.passes import Entry, Kept
+from precrop.deployment.quiet import Quiet
+from precrop.deployment.rates import Pass, Total, Work, profile_of
+from precrop.deployment.runtimes import Setting, check_runtime, runner
 from precrop.deployment.timing import interleaved
 from precrop.errors import BudgetError, PrecropError
+from precrop.progress import Told
 from precrop.read.inputs import Inputs, given
 from precrop.read.network import Network
-from precrop.solve.program import Floats
 
-SHARES = (1.0, 0.6, 0.35, 0.2)
-"""Of the MACs, at which each network is measured."""
+SHARES = (1.0, 0.35, 0.6, 0.2)
+"""Of the MACs, at which each network is measured, in this order."""
+ROUNDS = 15
 _STEPS = (1, 2, 4, 8, 16, 32)
 _STEP_WIDTH = 96
 """Channels that every step divides, to which one step is added."""
 _STEP_LOSS = 0.1
 """Throughput that a finer step may cost."""
-_FEWEST = 8
-"""Samples that a kind needs for coefficients of its own."""
-_BORROWED = 0.1
-"""Weight of a stand-in's samples, all together, beside those of the kind itself."""
-_USUAL_ERROR = 0.05
-"""Relative error of a pass beyond which it counts less."""
-_EMPHASIS = 0.7
-"""Errors are weighed by seconds to minus this power: 1 is relative, 0 absolute."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +48,6 @@ class Subject:
     input_shape: Any
 
 
-@dataclass(frozen=True)
-class Total:
-    """One whole pass: what was predicted for it, its operations, and the seconds that it took."""
-
-    name: str
-    predicted: float
-    operations: int
-    seconds: float
-
-
 def profile_device(
     subjects: Sequence[Subject],
     *,
@@ -72,8 +56,13 @@ def profile_device(
     threads: int = 1,
     batch_size: int = 1,
     shares: Sequence[float] = SHARES,
-    rounds: int = 15,
-    progress: Callable[[int, int], None] | None = None,
+    rounds: int = ROUNDS,
+    kept: Path | None = None,
+    seconds: float | None = None,
+    quiet: Quiet | None = None,
+    found: Callable[[DeviceProfile], object] | None = None,
+    progress: Told | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> DeviceProfile:
     """Measure a device with some networks.
 
@@ -84,45 +73,119 @@ def profile_device(
         device: ``cpu`` or ``cuda``.
         threads: of the CPU.
         batch_size: inputs in one pass.
-        shares: of the MACs, at which each network is cropped and measured.
+        shares: of the MACs, at which each network is cropped and measured: all networks at the
+            first, then all at the next.
         rounds: passes for each time.
-        progress: told what is done, and of how much.
+        kept: a file for what was measured; what is in it is not measured again.
+        seconds: after so many no further pass begins; all are measured if None.
+        quiet: what the machine is like now, for the profile's record.
+        found: told what the profile is so far, after every pass.
+        progress: told what is done, and which share of it is over.
+        clock: tells seconds.
+
+    Returns:
+        The profile; its ``fitted["left"]`` is the number of passes that there was no time for.
 
     Raises:
-        PrecropError: the runtime or the device is not there, or no network was given.
+        PrecropError: the runtime or the device is not there, no network was given, or ``kept`` is
+            about another device or setting.
     """
+    start = clock()
     if runtime not in PASSES:
         raise PrecropError(f"no profile for runtime {runtime!r}: write {' or '.join(PASSES)}")
     if not subjects:
         raise PrecropError("a profile needs at least one network to measure")
+    check_runtime(runtime)
+    if rounds < 1:
+        raise PrecropError(f"{rounds} rounds measure nothing: give 1 or more")
     setting = Setting(batch_size, threads, device)
-    step = kernel_step(runtime, setting, rounds)
-    bare = DeviceProfile(device, device, runtime, threads, {OTHER: {}}, step)
-    samples: list[Sample] = []
-    measured: list[tuple[str, nn.Module, Any, float]] = []
-    done = 0
-    for subject in subjects:
-        for share in shares:
-            model = _cropped(subject, share, bare)
-            if model is not None:
-                inputs = Inputs(subject.input_shape)
-                found = PASSES[runtime](model, inputs, setting, rounds, step)
-                samples += found.samples
-                name = f"{subject.name} at {share:.0%}"
-                measured.append((name, model, subject.input_shape, found.seconds))
-            done += 1
-            if progress is not None:
-                progress(done, len(subjects) * len(shares))
-    fitted = replace(bare, coefficients=fit(samples))
-    totals = [whole_pass(fitted, *one, batch_size) for one in measured]
-    corrected = correct(fitted, totals)
     machine = describe_machine(device)
-    return replace(
-        corrected,
-        name=machine["cpu" if device == "cpu" else "gpu"],
-        machine=machine,
-        fitted=_quality(corrected, batch_size, measured, len(samples)),
-    )
+    store = Kept(kept, _described(machine, runtime, setting, rounds))
+    wanted = [(subject, share) for share in shares for subject in subjects]
+    left = [(s, share) for s, share in wanted if not store.has(s.name, _inputs(s), share)]
+
+    def tell(what: str) -> None:
+        if progress is not None:
+            over = 1 - len(left) / len(wanted)
+            progress(what, over if seconds is None else max(over, (clock() - start) / seconds))
+
+    if store.step is None:
+        tell("channels that kernels work on at once")
+        store.begin(kernel_step(runtime, setting, rounds))
+    assert store.step is not None
+    about: dict[str, Any] = {"batch_size": batch_size}
+    if quiet is not None:
+        about["quiet"] = asdict(quiet)
+    name = machine[part(device)]
+    bare = DeviceProfile(name, device, runtime, threads, {OTHER: {}}, store.step, machine)
+
+    def so_far() -> DeviceProfile:
+        return profile_of(replace(bare, fitted={**about, "left": len(left)}), store.passes)
+
+    longest = 0.0
+    while left:
+        began = clock()
+        if seconds is not None and store.passes and began - start + longest > seconds:
+            break
+        subject, share = left[0]
+        measured = _pass(subject, share, bare, setting, rounds, tell)
+        store.add(Entry(subject.name, _inputs(subject), share, measured))
+        del left[0]
+        longest = max(longest, clock() - began)
+        if found is not None and store.passes:
+            found(so_far())
+    if not store.passes:
+        raise PrecropError("none of these networks gets as small as the shares ask: add 1 to them")
+    return so_far()
+
+
+def _described(
+    machine: Mapping[str, Any], runtime: str, setting: Setting, rounds: int
+) -> dict[str, Any]:
+    """What passes must have in common to make one profile."""
+    library = LIBRARY[runtime]
+    return {
+        "device": machine[part(setting.device)],
+        "runtime": runtime,
+        library: machine["versions"][library],
+        "threads": setting.threads,
+        "batch": setting.batch,
+        "rounds": rounds,
+    }
+
+
+def _inputs(subject: Subject) -> str:
+    return Inputs(subject.input_shape).text
+
+
+def _pass(
+    subject: Subject,
+    share: float,
+    bare: DeviceProfile,
+    setting: Setting,
+    rounds: int,
+    tell: Callable[[str], None],
+) -> Pass | None:
+    """One network at one width; None where it gets no smaller."""
+    what = f"{subject.name} at {share:.0%}"
+    tell(f"{what}: planning")
+    model = _cropped(subject, share, bare)
+    if model is None:
+        return None
+    tell(f"{what}: measuring")
+    inputs = Inputs(subject.input_shape)
+    found = PASSES[bare.runtime](model, inputs, setting, rounds, bare.step)
+    works = _works(model, inputs, bare, setting.batch)
+    return Pass(subject.name, share, found.seconds, tuple(found.samples), works)
+
+
+def _works(
+    model: nn.Module, inputs: Inputs, profile: DeviceProfile, batch_size: int
+) -> tuple[Work, ...]:
+    """The operations of a pass as plans count them, with channels filled up to the step."""
+    network = Network(model, inputs)
+    works = READERS[profile.runtime](network, follow(network, batch_size))
+    return tuple(Work(work.kind, amounts(work, profile.step)) for work in works)
 
 
 def _cropped(subject: Subject, share: float, profile: DeviceProfile) -> nn.Module | None:
@@ -135,87 +198,6 @@ def _cropped(subject: Subject, share: float, profile: DeviceProfile) -> nn.Modul
     except BudgetError:
         return None
     return made.build(subject.model)
-
-
-# --- fitting ------------------------------------------------------------------------------------
-
-
-def fit(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
-    """Coefficients of every kind that was met often enough, and of all others together.
-
-    A kind of layer is fitted with a few of the kind that would stand for it: where its own samples
-    say nothing, as classifiers of one image say nothing of linear layers on maps, those decide.
-
-    Args:
-        samples: of single operations.
-
-    Returns:
-        Seconds per unit of each feature, by kind.
-    """
-    by_kind: dict[str, list[Sample]] = {}
-    for sample in samples:
-        by_kind.setdefault(sample.kind, []).append(sample)
-    found = {
-        kind: _coefficients(own, by_kind.get(STANDS_FOR.get(kind, ""), []))
-        for kind, own in by_kind.items()
-        if len(own) >= _FEWEST
-    }
-    rest = [sample for sample in samples if not sample.amounts["macs"]] or list(samples)
-    return {**found, OTHER: _coefficients(rest, [])}
-
-
-def _coefficients(own: Sequence[Sample], alike: Sequence[Sample]) -> dict[str, float]:
-    """Non-negative least squares of seconds over features."""
-    samples = [*own, *alike]
-    table = np.array([[sample.amounts[name] for name in FEATURES] for sample in samples])
-    seconds = np.maximum(np.array([sample.seconds for sample in samples]), 1e-9)
-    trust = np.ones(len(samples))
-    trust[len(own) :] = _BORROWED * (len(own) / len(alike)) ** 0.5 if alike else 1.0
-    weights = trust * seconds**-_EMPHASIS
-    solution = _non_negative(table * weights[:, None], seconds * weights)
-    rates = zip(FEATURES, solution.tolist(), strict=True)
-    return {name: rate for name, rate in rates if rate > 0}
-
-
-def _non_negative(table: Floats, values: Floats) -> Floats:
-    """Least squares without negative coefficients, on columns of like size."""
-    from scipy.optimize import nnls
-
-    scale = np.maximum(np.abs(table).max(axis=0), 1e-300)
-    solution, _ = nnls(table / scale, values)
-    found: Floats = solution / scale
-    return found
-
-
-def correct(profile: DeviceProfile, totals: Sequence[Total]) -> DeviceProfile:
-    """Scale all coefficients, and change all launches, so that whole passes come out right.
-
-    Between operations a runtime spends time of its own, and timing operations one by one costs
-    some: one factor and one time per operation, positive or negative, are found from the relative
-    errors, those beyond the usual counting less, so that a pass measured in a slow moment does not
-    decide.
-    Launches stay at zero or above.
-    """
-    from scipy.optimize import least_squares
-
-    table = np.array([[total.predicted, total.operations] for total in totals], float)
-    scaled = table / np.array([total.seconds for total in totals])[:, None]
-    unit = np.abs(scaled).max(axis=0)
-
-    def errors(found: Floats) -> Floats:
-        wrong: Floats = (scaled / unit) @ found - 1
-        return wrong
-
-    solution = least_squares(errors, [unit[0], 0.0], loss="soft_l1", f_scale=_USUAL_ERROR)
-    factor, between = (float(value) for value in solution.x / unit)
-    if factor <= 0:
-        factor, between = 1.0, 0.0
-    coefficients: dict[str, dict[str, float]] = {}
-    for kind, rates in profile.coefficients.items():
-        changed = {name: rate * factor for name, rate in rates.items()}
-        launch = max(changed.get("calls", 0.0) + between, 0.0)
-        coefficients[kind] = {**changed, "calls": launch}
-    return replace(profile, coefficients=coefficients)
 
 
 def whole_pass(
@@ -297,27 +279,6 @@ def predict(
     return predicted_seconds(profile, network, follow(network, batch_size))
 
 
-def _quality(
-    profile: DeviceProfile,
-    batch_size: int,
-    measured: Sequence[tuple[str, nn.Module, Any, float]],
-    samples: int,
-) -> Mapping[str, Any]:
-    """How well the profile describes the passes that it was fitted to."""
-    passes = {}
-    for one in measured:
-        total = whole_pass(profile, *one, batch_size)
-        passes[total.name] = {"seconds": total.seconds, "predicted": total.predicted}
-    errors = [abs(p["predicted"] / p["seconds"] - 1) for p in passes.values()]
-    return {
-        "batch_size": batch_size,
-        "samples": samples,
-        "median_error": float(np.median(errors)),
-        "largest_error": float(np.max(errors)),
-        "passes": passes,
-    }
-
-
 # --- the step of a device's kernels -------------------------------------------------------------
 
 
@@ -325,7 +286,8 @@ def kernel_step(runtime: str, setting: Setting, rounds: int) -> int:
     """The fewest channels that convolutions are done in without loss.
 
     Chains of convolutions of 96 + 1, 2, 4, … channels are timed side by side: the smallest step
-    whose speed is within 10% of the best one's.
+    whose speed is within 10% of the best one's. Times are 10th percentiles: what others do to some
+    of the samples must not decide.
     """
     options = {"batch": setting.batch, "threads": setting.threads, "device": setting.device}
     chains = {step: _chain(_STEP_WIDTH + step) for step in _STEPS}
@@ -339,7 +301,7 @@ def kernel_step(runtime: str, setting: Setting, rounds: int) -> int:
         }
         watch = runners[str(_STEPS[0])].stopwatch
         times = interleaved(runners, rounds=rounds, least_seconds=0.005, stopwatch=watch)
-    speed = {step: (_STEP_WIDTH + step) ** 2 / times[str(step)].median for step in _STEPS}
+    speed = {step: (_STEP_WIDTH + step) ** 2 / times[str(step)].low for step in _STEPS}
     best = max(speed.values())
     return next(step for step in _STEPS if speed[step] >= (1 - _STEP_LOSS) * best)
 

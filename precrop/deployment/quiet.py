@@ -1,12 +1,16 @@
 """Whether a machine is quiet enough for measurements: nothing else takes its time."""
 
 import os
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from precrop.deployment.timing import interleaved
 
 QUIET = 0.1
 """Spread of one and the same computation up to which times can be trusted."""
+_PATIENCE, _PAUSE = 15.0, 2.0
+"""Seconds: how long quiet is waited for, and between two tries."""
 _SAMPLES, _SECONDS, _SIDE = 60, 0.005, 256
 
 
@@ -28,6 +32,10 @@ class Quiet:
         """Whether times measured now can be trusted."""
         return self.spread <= QUIET
 
+    def __str__(self) -> str:
+        load = "" if self.load is None else f", load {self.load:.1f}"
+        return f"one computation's times lie within {self.spread:.0%}{load}"
+
 
 def listen() -> Quiet:
     """Run a short computation again and again, for a third of a second."""
@@ -44,3 +52,30 @@ def listen() -> Quiet:
         torch.set_num_threads(threads)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return Quiet(timing.spread, load)
+
+
+def wait(
+    told: Callable[[Quiet], object] | None = None,
+    *,
+    patience: float = _PATIENCE,
+    listening: Callable[[], Quiet] = listen,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], object] = time.sleep,
+) -> Quiet:
+    """Wait until the machine is quiet enough, but not for long; what it was like in the end.
+
+    Args:
+        told: what it is like, once, before the first pause.
+        patience: seconds.
+        listening: what finds out.
+        clock: tells seconds.
+        sleep: waits for so many seconds.
+    """
+    start = clock()
+    found = listening()
+    if told is not None and not found.enough:
+        told(found)
+    while not found.enough and clock() - start + _PAUSE <= patience:
+        sleep(_PAUSE)
+        found = listening()
+    return found

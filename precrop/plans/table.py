@@ -183,10 +183,12 @@ def latency_lines(plan: "Plan") -> Iterator[str]:
     profile, found = (plan.options.get(name) for name in ("device_profile", "calibrated"))
     basis = profile.get("basis") if isinstance(profile, Mapping) else None
     if isinstance(found, Mapping):
-        times = [found.get(name) for name in ("seconds", "dense_seconds")]
-        if all(isinstance(seconds, float) for seconds in times):
-            cropped, dense = (f"{1e3 * seconds:.3f} ms" for seconds in times)
-            yield f"Latency was measured: {cropped}, the original {dense} in the same rounds."
+        cropped, dense = found.get("seconds"), found.get("dense_seconds")
+        if isinstance(cropped, float) and isinstance(dense, float):
+            yield (
+                f"Latency was measured: {1e3 * cropped:.3f} ms, the original {1e3 * dense:.3f} ms "
+                "in the same rounds."
+            )
     if isinstance(basis, str):
         yield f"The latency above is {basis}."
 

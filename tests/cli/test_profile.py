@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,8 +10,9 @@ import pytest
 from torch import nn
 
 from precrop.cli.app import main
+from precrop.cli.profile import USUAL
 from precrop.costs.profiles import DeviceProfile, roofline
-from precrop.deployment import profiling
+from precrop.deployment import profiling, quiet
 from precrop.deployment.profiling import Check, Subject
 from precrop.errors import PrecropError
 
@@ -17,7 +20,15 @@ Output = pytest.CaptureFixture[str]
 Measured = list[Subject]
 
 MODEL = "tests.deployment.benched:small"
-FIT = {"samples": 9, "passes": {}, "median_error": 0.05, "largest_error": 0.3}
+FIT = {
+    "samples": 9,
+    "passes": {},
+    "median_error": 0.05,
+    "largest_error": 0.3,
+    "held_out": {"left_out": "network", "median_error": 0.08, "largest_error": 0.4},
+    "left": 0,
+}
+QUIET = quiet.Quiet(0.01, 0.3)
 PROFILE = replace(roofline(1e11, 1e10), fitted=FIT)
 
 
@@ -26,8 +37,12 @@ def narrow(width: int = 4) -> nn.Module:
 
 
 @pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[[DeviceProfile], Measured]:
+def measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[[DeviceProfile], Measured]:
     """Networks that are handed over to be measured, at no cost; the profile is as told."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(quiet, "wait", lambda _: QUIET)
 
     def become(profile: DeviceProfile) -> Measured:
         found: Measured = []
@@ -55,7 +70,7 @@ def test_shapes_and_arguments_are_those_of_every_model(measured: Become, capsys:
     name = "tests.cli.test_profile:narrow"
     words = ["profile", name, "--check", name, "--input-shape", "3x9x8", "--arg", "width=6"]
     assert main(words) == 0
-    assert "narrow: predicted" in capsys.readouterr().out
+    assert "narrow(width=6): predicted" in capsys.readouterr().out
     assert [subject.input_shape for subject in found] == [(3, 9, 8)] * 2
     assert [subject.model[0].out_channels for subject in found] == [6, 6]  # type: ignore[index]
 
@@ -76,6 +91,10 @@ def test_a_network_keeps_the_shape_that_is_known_of_it(measured: Become) -> None
         (["resnet20", "--arg", "five"], "'five' is not like name=value"),
         (["resnet20", "-o", "none/p.json"], "cannot write none/p.json: No such file"),
         (["resnet20", "-o", "."], "cannot write .: it is a folder"),
+        (["resnet20", "--minutes", "0"], "--minutes 0 is no time: write a number above 0"),
+        (["resnet20", "--minutes", "nan"], "--minutes nan is no time"),
+        (["resnet20", "--rounds", "0"], "--rounds, --threads and --batch are whole numbers from 1"),
+        (["resnet20", "--threads", "0"], "are whole numbers from 1"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -84,10 +103,12 @@ def test_what_is_refused_is_refused_before_anything_is_measured(
 ) -> None:
     found = measured(PROFILE)
     assert main(["profile", *words]) == 2
-    output = capsys.readouterr()
-    assert message in output.err
-    assert output.err.count("\n") == 1
+    *announced, error = capsys.readouterr().err.splitlines()
+    assert error.startswith("precrop: error: ")
+    assert message in error
+    assert len(announced) <= 1
     assert not found
+    assert not [*Path().iterdir()]
 
 
 def test_a_check_that_fails_costs_no_profile(
@@ -109,15 +130,88 @@ def test_a_check_that_fails_costs_no_profile(
 
 @pytest.mark.parametrize("error", [0.149, 0.151])
 def test_a_bad_fit_is_one_line(measured: Become, error: float, capsys: Output) -> None:
-    measured(replace(PROFILE, fitted={**FIT, "median_error": error}))
+    held_out = {**FIT["held_out"], "median_error": error}  # type: ignore[dict-item]
+    measured(replace(PROFILE, fitted={**FIT, "held_out": held_out}))
     assert main(["profile", "resnet20", "--json"]) == 0
     output = capsys.readouterr()
-    assert json.loads(output.out)["fitted"]["median_error"] == error
-    warnings = [line for line in output.err.splitlines() if line]
+    assert json.loads(output.out)["fitted"]["held_out"]["median_error"] == error
+    _, *warnings = output.err.splitlines()
     if error < 0.15:
         assert warnings == []
         return
     (warning,) = warnings
-    assert warning.startswith("precrop: warning: ")
+    assert warning.startswith("precrop: warning: no good fit")
     assert "15.1%" in warning
-    assert "measure again on a quiet machine, with more --rounds" in warning
+    assert "measure again on a quiet machine, with more networks or --rounds" in warning
+
+
+def test_a_fit_through_its_only_point_is_not_called_good(measured: Become, capsys: Output) -> None:
+    measured(replace(PROFILE, fitted={**FIT, "median_error": 0.0, "held_out": None}))
+    assert main(["profile", "resnet20"]) == 0
+    assert "one pass alone says nothing of how well others are" in capsys.readouterr().err
+
+
+def test_what_is_left_goes_on(measured: Become, capsys: Output) -> None:
+    measured(replace(PROFILE, fitted={**FIT, "left": 3}))
+    assert main(["profile", "resnet20"]) == 0
+    output = capsys.readouterr()
+    assert "3 passes are left: the same command goes on with them" in output.err
+    assert "that a fit to the others did not see: median error 8.0%, the largest 40" in output.out
+
+
+def test_a_profile_that_nobody_named_replaces_none(measured: Become, capsys: Output) -> None:
+    measured(PROFILE)
+    assert main(["profile", "resnet20"]) == 0
+    assert DeviceProfile.load("cpu-ort-1.json").digest == PROFILE.digest
+    assert main(["profile", "resnet20"]) == 2
+    assert "cpu-ort-1.json is there already: say -o cpu-ort-1.json" in capsys.readouterr().err
+
+
+def test_networks_need_no_name(measured: Become) -> None:
+    assert len(USUAL) >= 3
+    found = measured(PROFILE)
+    assert main(["profile", "--shares", "1"]) == 0
+    assert tuple(subject.name for subject in found) == USUAL
+
+
+def test_a_busy_machine_is_one_line(
+    measured: Become, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured(PROFILE)
+
+    def wait(told: Callable[[quiet.Quiet], object]) -> quiet.Quiet:
+        told(quiet.Quiet(0.8, 5.3))
+        return QUIET
+
+    monkeypatch.setattr(quiet, "wait", wait)
+    assert main(["profile", "resnet20"]) == 0
+    _, line = capsys.readouterr().err.splitlines()
+    assert (
+        "the machine is busy: one computation's times lie within 80%, load 5.3; times may" in line
+    )
+
+
+def test_stopped_it_says_how_to_go_on(
+    measured: Become, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured(PROFILE)
+
+    def stop(*_: Any, **__: Any) -> DeviceProfile:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(profiling, "profile_device", stop)
+    assert main(["profile", "resnet20"]) == 130
+    assert "the same command goes on from cpu-ort-1.passes.jsonl" in capsys.readouterr().err
+
+
+def test_the_first_line_waits_for_nothing_heavy() -> None:
+    code = (
+        "import sys; from precrop.cli import output, profile\n"
+        "def first(text):\n"
+        "    assert 'measuring cpu with ort on 1 thread: resnet20' in text\n"
+        "    assert not {'torch', 'scipy', 'rich'} & set(sys.modules)\n"
+        "    sys.exit(7)\n"
+        "profile.note = first\n"
+        "from precrop.cli.app import main; main(['profile', 'resnet20'])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 7

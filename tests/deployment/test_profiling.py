@@ -3,7 +3,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from torch import nn
 from typer.testing import CliRunner
@@ -12,77 +11,16 @@ import precrop
 from precrop.cli.app import app
 from precrop.costs.profiles import DeviceProfile, roofline
 from precrop.costs.work import FEATURES
-from precrop.deployment import machine, profiling
+from precrop.deployment import machine, profiling, quiet
 from precrop.deployment.operations import Sample
-from precrop.deployment.profiling import Subject, Total, check, correct, fit, kernel_step, predict
+from precrop.deployment.profiling import Subject, check, kernel_step, predict
+from precrop.deployment.rates import Pass, Work
 from precrop.deployment.runtimes import Setting
 from precrop.deployment.timing import Timing
 from precrop.errors import PrecropError
 from precrop.models import resnet20
 
 IMAGE = (3, 32, 32)
-RATES = {"calls": 2e-6, "reads": 3e-11, "writes": 1e-11, "weights": 5e-11, "macs": 4e-12}
-
-
-def sample(kind: str, random: np.random.Generator, rates: Mapping[str, float]) -> Sample:
-    amounts = {name: float(10 ** random.uniform(4, 7)) for name in FEATURES}
-    amounts["calls"] = 1.0
-    seconds = sum(rates[name] * amounts[name] for name in FEATURES)
-    return Sample(kind, amounts, seconds)
-
-
-def test_rates_are_found_again() -> None:
-    random = np.random.default_rng(0)
-    slower = {name: 3 * rate for name, rate in RATES.items()}
-    samples = [sample("conv", random, RATES) for _ in range(40)]
-    samples += [sample("relu", random, slower) for _ in range(40)]
-    found = fit(samples)
-    assert found["conv"] == pytest.approx(RATES, rel=1e-6)
-    assert found["relu"] == pytest.approx(slower, rel=1e-6)
-
-
-def test_no_rate_is_negative_and_rare_kinds_have_none_of_their_own() -> None:
-    random = np.random.default_rng(1)
-    noisy = [
-        Sample(s.kind, s.amounts, s.seconds * float(random.uniform(0.3, 3)))
-        for s in (sample("conv", random, RATES) for _ in range(30))
-    ]
-    found = fit([*noisy, *(sample("rare", random, RATES) for _ in range(3))])
-    assert set(found) == {"conv", "other"}
-    assert all(rate > 0 for rates in found.values() for rate in rates.values())
-
-
-def test_a_kind_that_says_too_little_borrows() -> None:
-    random = np.random.default_rng(2)
-    pointwise = [sample("pointwise", random, RATES) for _ in range(40)]
-    amounts = {"calls": 1.0, "reads": 4096.0, "writes": 4000.0, "weights": 4.1e6, "macs": 1e6}
-    seconds = sum(RATES[name] * amounts[name] for name in FEATURES)
-    classifiers = [Sample("linear", amounts, seconds) for _ in range(10)]
-    alone, helped = fit(classifiers)["linear"], fit([*classifiers, *pointwise])["linear"]
-    # On one image weights and MACs go together: what maps would take cannot be told from that.
-    maps = {"calls": 1.0, "reads": 1e6, "writes": 4e6, "weights": 1e5, "macs": 4e8}
-    wanted = sum(RATES[name] * maps[name] for name in FEATURES)
-    error = {
-        name: abs(sum(rate * maps[k] for k, rate in rates.items()) / wanted - 1)
-        for name, rates in {"alone": alone, "helped": helped}.items()
-    }
-    assert error["helped"] < 0.05 < error["alone"]
-
-
-def profile_of(rates: Mapping[str, Mapping[str, float]]) -> DeviceProfile:
-    return DeviceProfile("x", "cpu", "ort", 1, rates)
-
-
-def test_whole_passes_correct_the_rates() -> None:
-    totals = [
-        Total(str(i), predicted, operations, 1.3 * predicted - 1e-6 * operations)
-        for i, (predicted, operations) in enumerate([(1e-3, 30), (5e-3, 100), (2e-2, 40)])
-    ]
-    totals.append(Total("in a slow mode", 2e-3, 50, 3 * 1.3 * 2e-3))
-    found = correct(profile_of({"other": {"calls": 5e-6, "macs": 1e-12}, "view": {}}), totals)
-    assert found.coefficients["other"]["macs"] == pytest.approx(1.3e-12, rel=0.03)
-    assert found.coefficients["other"]["calls"] == pytest.approx(1.3 * 5e-6 - 1e-6, rel=0.1)
-    assert found.coefficients["view"]["calls"] == 0.0
 
 
 def test_the_step_is_where_filling_up_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,6 +53,8 @@ def test_a_device_is_measured(measured: DeviceProfile, tmp_path: Path) -> None:
     assert measured.fitted["samples"] > 20
     assert set(measured.fitted["passes"]) == {"resnet20 at 100%", "resnet20 at 40%"}
     assert measured.machine["cpu"] == measured.name
+    assert measured.fitted["left"] == 0
+    assert measured.fitted["held_out"]["median_error"] >= 0
     measured.save(tmp_path / "cpu.json")
     loaded = DeviceProfile.load(tmp_path / "cpu.json")
     assert loaded.digest == measured.digest
@@ -159,7 +99,126 @@ def test_senseless_requests(
         profiling.profile_device([Subject(*one) for one in subjects], **options)
 
 
-def test_the_command(tmp_path: Path) -> None:
+class Device:
+    """Runs nothing: a network's pass takes what its name says, and a clock moves by a minute."""
+
+    def __init__(self) -> None:
+        self.now, self.passes = 0.0, list[str]()
+
+    def clock(self) -> float:
+        return self.now
+
+    def measured(self, subject: Subject, share: float, *rest: Any) -> Pass | None:
+        rest[-1](subject.name)
+        self.passes.append(f"{subject.name} {share}")
+        self.now += 60
+        if subject.name == "tiny" and share < 1:
+            return None
+        amounts = dict.fromkeys(FEATURES, 100 * share)
+        sample = Sample("conv", amounts, 1e-3 * share)
+        return Pass(subject.name, share, 1e-2 * share, (sample,) * 9, (Work("conv", amounts),) * 9)
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Device:
+    found = Device()
+    monkeypatch.setattr(profiling, "_pass", found.measured)
+    monkeypatch.setattr(profiling, "kernel_step", lambda *_: 16)
+    return found
+
+
+SUBJECTS = [Subject(name, nn.Conv2d(3, 4, 1), IMAGE) for name in ("big", "tiny")]
+
+
+def profiled(device: Device, path: Path | None, seconds: float | None = None) -> DeviceProfile:
+    return profiling.profile_device(
+        SUBJECTS, shares=(1.0, 0.5), kept=path, seconds=seconds, clock=device.clock, rounds=2
+    )
+
+
+def test_all_networks_come_before_the_next_share(device: Device) -> None:
+    assert profiled(device, None).fitted["left"] == 0
+    assert device.passes == ["big 1.0", "tiny 1.0", "big 0.5", "tiny 0.5"]
+
+
+def test_a_profile_ends_in_time_and_goes_on(device: Device, tmp_path: Path) -> None:
+    path = tmp_path / "cpu.passes.jsonl"
+    first = profiled(device, path, 130)
+    assert device.passes == ["big 1.0", "tiny 1.0"]
+    assert first.fitted["left"] == 2
+    assert set(first.fitted["passes"]) == {"big at 100%", "tiny at 100%"}
+    second = profiled(device, path)
+    assert device.passes == ["big 1.0", "tiny 1.0", "big 0.5", "tiny 0.5"]
+    assert second.fitted["left"] == 0
+    # What gets no smaller is remembered too, and all is as if it had been measured at once.
+    assert profiled(device, path).digest == second.digest == profiled(Device(), path).digest
+    assert len(device.passes) == 4
+    assert second.digest == profiled(device, None).digest
+
+
+def test_what_is_measured_is_kept_when_it_is_stopped(device: Device, tmp_path: Path) -> None:
+    path, profiles = tmp_path / "cpu.passes.jsonl", list[DeviceProfile]()
+
+    def stop(profile: DeviceProfile) -> None:
+        profiles.append(profile)
+        if len(profiles) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        profiling.profile_device(SUBJECTS, shares=(1.0, 0.5), kept=path, rounds=2, found=stop)
+    assert [profile.fitted["left"] for profile in profiles] == [3, 2]
+    profiled(device, path)
+    assert device.passes == ["big 1.0", "tiny 1.0", "big 0.5", "tiny 0.5"]
+
+
+def test_passes_of_another_setting_are_not_mixed(device: Device, tmp_path: Path) -> None:
+    path = tmp_path / "cpu.passes.jsonl"
+    profiled(device, path)
+    with pytest.raises(PrecropError, match="was measured with rounds 2, not 3: remove it"):
+        profiling.profile_device(SUBJECTS, kept=path, rounds=3)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x",
+        "[]",
+        '{"schema": 2}',
+        "GOOD\n{}",
+        'GOOD\n{"network": "a", "inputs": "b", "share": NaN, "seconds": null}',
+        'GOOD\n{"network": "a", "inputs": "b", "share": 1, "seconds": 1, "samples": '
+        '[["conv", 1, [1, 2, 3, 4]]], "works": []}',
+    ],
+)
+def test_a_broken_file_of_passes_is_named(device: Device, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "cpu.passes.jsonl"
+    profiled(device, path)
+    head = path.read_text(encoding="utf-8").splitlines()[0]
+    path.write_text(text.replace("GOOD", head), encoding="utf-8")
+    with pytest.raises(PrecropError, match=r"cpu.passes.jsonl holds no measured passes: remove it"):
+        profiled(device, path)
+
+
+def test_networks_that_get_no_smaller(device: Device) -> None:
+    with pytest.raises(PrecropError, match="add 1 to them"):
+        profiling.profile_device(SUBJECTS[1:], shares=(0.5,), rounds=2)
+
+
+def test_progress_moves(device: Device) -> None:
+    shares: list[float] = []
+    profiling.profile_device(
+        SUBJECTS, rounds=2, seconds=600, clock=device.clock,
+        progress=lambda _, share: shares.append(share),
+    )  # fmt: skip
+    assert len(shares) == 9
+    assert shares == sorted(shares)
+    assert len(set(shares)) == 8
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(quiet, "wait", lambda _: quiet.Quiet(0.01, None))
     words = ["profile", "resnet20", "--runtime", "eager", "--rounds", "2", "--shares", "1,0.5"]
     path = tmp_path / "cpu.json"
     result = CliRunner().invoke(
@@ -170,7 +229,10 @@ def test_the_command(tmp_path: Path) -> None:
     assert "resnet20: predicted" in result.stdout
     assert DeviceProfile.load(path).runtime == "eager"
     result = CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False)
-    assert json.loads(result.stdout)["device"] == "cpu"
+    content = json.loads(result.stdout)
+    assert content["device"] == "cpu"
+    assert content["fitted"]["quiet"] == {"spread": 0.01, "load": None}
+    assert DeviceProfile.load("cpu-eager-1.json").digest
 
 
 @pytest.mark.parametrize("shares", ["x", "0", "2", "1,,2"])

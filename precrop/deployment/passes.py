@@ -1,0 +1,139 @@
+"""Measured passes in a file, so that a profile that was interrupted goes on where it was."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from precrop.costs.work import FEATURES
+from precrop.deployment.operations import Sample
+from precrop.deployment.rates import Pass, Work
+from precrop.errors import PrecropError
+from precrop.files import read_text, write_text
+
+SCHEMA = 1
+_KIND = "measured passes"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A network at one width, and what was measured of it: None where it gets no smaller."""
+
+    network: str
+    inputs: str
+    share: float
+    found: Pass | None
+
+
+class Kept:
+    """The passes of one profile, on disk as soon as each is measured.
+
+    The first line of the file says what was measured with; each further one is a pass.
+
+    Args:
+        path: the file; None keeps them in memory.
+        setting: what they are measured on, and how.
+
+    Raises:
+        PrecropError: the file holds something else, or passes of another setting.
+    """
+
+    def __init__(self, path: Path | None, setting: Mapping[str, Any]) -> None:
+        self.path, self.setting = path, dict(setting)
+        self.step: int | None = None
+        self.entries: list[Entry] = []
+        if path is not None and path.exists():
+            self._read(path)
+
+    @property
+    def passes(self) -> list[Pass]:
+        """All that were measured."""
+        return [entry.found for entry in self.entries if entry.found is not None]
+
+    def has(self, network: str, inputs: str, share: float) -> bool:
+        """Whether a network was measured at this width, on such inputs."""
+        wanted = (network, inputs, share)
+        return any((one.network, one.inputs, one.share) == wanted for one in self.entries)
+
+    def begin(self, step: int) -> None:
+        """Note the channels that kernels work on at once; they are measured before all passes."""
+        self.step = step
+        self._write()
+
+    def add(self, entry: Entry) -> None:
+        """Note what was measured."""
+        self.entries.append(entry)
+        self._write()
+
+    def _write(self) -> None:
+        if self.path is None:
+            return
+        first = {"schema": SCHEMA, "setting": self.setting, "step": self.step}
+        lines = map(json.dumps, [first, *map(_written, self.entries)])
+        write_text(self.path, "".join(f"{line}\n" for line in lines))
+
+    def _read(self, path: Path) -> None:
+        text = read_text(path, _KIND)
+        try:
+            first, *others = [json.loads(line) for line in text.splitlines()]
+            if first["schema"] != SCHEMA:
+                raise ValueError(f"schema {first['schema']!r}")
+            setting, self.step = dict(first["setting"]), int(first["step"])
+            self.entries = list(map(_entry, others))
+        except (LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise PrecropError(
+                f"{path} holds no {_KIND}: remove it, or choose another file with -o"
+            ) from error
+        for name, value in self.setting.items():
+            if setting.get(name) != value:
+                raise PrecropError(
+                    f"{path} was measured with {name} {setting.get(name)}, not {value}: remove it, "
+                    "or choose another file with -o"
+                )
+
+
+def _written(entry: Entry) -> dict[str, Any]:
+    place = {"network": entry.network, "inputs": entry.inputs, "share": entry.share}
+    if entry.found is None:
+        return {**place, "seconds": None}
+    return {
+        **place,
+        "seconds": entry.found.seconds,
+        "samples": [[s.kind, s.seconds, _numbers(s.amounts)] for s in entry.found.samples],
+        "works": [[work.kind, _numbers(work.amounts)] for work in entry.found.works],
+    }
+
+
+def _numbers(amounts: Mapping[str, float]) -> list[float]:
+    return [amounts[name] for name in FEATURES]
+
+
+def _entry(content: Any) -> Entry:
+    network, inputs = str(content["network"]), str(content["inputs"])
+    share = _number(content["share"])
+    if content["seconds"] is None:
+        return Entry(network, inputs, share, None)
+    seconds = _number(content["seconds"])
+    if not 0 < share <= 1 or seconds <= 0:
+        raise ValueError("a pass takes time")
+    samples = tuple(
+        Sample(str(kind), _amounts(numbers), _number(one))
+        for kind, one, numbers in content["samples"]
+    )
+    works = tuple(Work(str(kind), _amounts(numbers)) for kind, numbers in content["works"])
+    if not samples or not works:
+        raise ValueError("a pass has operations")
+    return Entry(network, inputs, share, Pass(network, share, seconds, samples, works))
+
+
+def _amounts(numbers: Sequence[Any]) -> dict[str, float]:
+    return dict(zip(FEATURES, map(_number, numbers), strict=True))
+
+
+def _number(value: Any) -> float:
+    found = float(value)
+    if not 0 <= found < math.inf:
+        raise ValueError(f"{found} is no amount")
+    return found

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from precrop.pruning.collapse import LayerCollapseWarning
     from precrop.pruning.masking import apply_masks, masks
     from precrop.pruning.methods import method
+    from precrop.read.reading import Reading
     from precrop.solve.program import objective
     from precrop.strategies.exact import Exact
     from precrop.strategies.match import Match
@@ -41,6 +42,7 @@ __all__ = [
     "Plan",
     "PlanError",
     "PrecropError",
+    "Reading",
     "SlicedChannelsWarning",
     "Strategy",
     "SynExp",
@@ -75,6 +77,7 @@ _HOMES = {
     "Plan": "precrop.plans.plan",
     "PlanError": "precrop.errors",
     "PrecropError": "precrop.errors",
+    "Reading": "precrop.read.reading",
     "SlicedChannelsWarning": "precrop.trained.channels",
     "Strategy": "precrop.strategies.strategy",
     "SynExp": "precrop.strategies.synexp",

@@ -21,15 +21,14 @@ from precrop.errors import BudgetError, PrecropError
 from precrop.fit.fitting import Fit
 from precrop.modules.apart import apart, uncollected
 from precrop.modules.copying import tensor_shapes
-from precrop.modules.hooks import unwrapped
 from precrop.planning import Choice, Chooser
 from precrop.plans.kinds import Init
 from precrop.plans.plan import LayerPlan, Plan
 from precrop.read.axes import leaves
-from precrop.read.inputs import LARGEST_BATCH, Inputs, check_network, given
+from precrop.read.inputs import LARGEST_BATCH
 from precrop.read.network import Network
 from precrop.read.reader import Product
-from precrop.read.residual import find_streams
+from precrop.read.reading import Reading
 from precrop.solve.budgets import UNITS, Budget, missing
 from precrop.solve.program import BALANCE
 from precrop.solve.uniform import beside_uniform, starved_classifier
@@ -40,7 +39,7 @@ from precrop.version import __version__
 
 
 def crop(
-    model: nn.Module,
+    model: nn.Module | Reading,
     input_shape: Any = None,
     *,
     init: Init = "slice",
@@ -49,17 +48,18 @@ def crop(
     """Plan and build in one: a smaller network within the budgets.
 
     Args:
-        model: the network; it stays as it was.
+        model: the network, or a reading of it; it stays as it was.
         input_shape: as in `plan`.
         init: as in `precrop.Plan.build`.
         options: those of `plan`.
     """
-    return plan(model, input_shape, **options).build(model, init)
+    network = model.model if isinstance(model, Reading) else model
+    return plan(model, input_shape, **options).build(network, init)
 
 
 @uncollected
 def plan(
-    model: nn.Module,
+    model: nn.Module | Reading,
     input_shape: Any = None,
     *,
     example_inputs: Any = None,
@@ -91,7 +91,8 @@ def plan(
     ``objective="exact"`` and ``"exact-output"``.
 
     Args:
-        model: any network whose forward runs in PyTorch.
+        model: any network whose forward runs in PyTorch; or a `precrop.Reading` of one, for many
+            plans of it, which has its inputs already.
         input_shape: shape of one input without the batch, such as ``(3, 224, 224)``; a list or a
             dict of shapes for several inputs. Tensors are taken for ``example_inputs``.
         example_inputs: instead of a shape, what the network takes: a tensor, with the batch if it
@@ -166,15 +167,14 @@ def plan(
     divisors = list(_halved(profile.step)) if divisor == "auto" else [divisor]
     options = {"min_width": min_width, "expand": expand, "balance": strategy.balance}
     with apart():
-        check_network(model)
-        model = unwrapped(model)
-        inputs = given(model, input_shape, example_inputs, example_kwargs)
-        reading = {
-            "scale_groups": groups == "scale",
-            "fold": latency is None and memory is None and not strategy.follows_every_call,
-            "drop_unused": drop_unused,
-        }
-        network = _read(model, inputs, residual == "crop", reading)
+        reading = _reading(model, input_shape, example_inputs, example_kwargs)
+        model = reading.model
+        network = reading.network(
+            own_widths=residual == "crop",
+            scale_groups=groups == "scale",
+            fold=latency is None and memory is None and not strategy.follows_every_call,
+            drop_unused=drop_unused,
+        )
         _ignore(network, patterns)
         solver = strategy.solver(network)
         asked = {"params": params, "macs": macs, "latency": latency, "memory": memory}
@@ -261,15 +261,20 @@ def _choose(
     return chosen, Chooser(network, budgets, chosen, solver).choose()
 
 
-def _read(
-    model: nn.Module, inputs: Inputs, own_widths: bool, options: Mapping[str, Any]
-) -> Network:
-    """Read a network; once more with hooks where layers at its streams get widths of their own."""
-    network = Network(model, inputs, **options)
-    streams = find_streams(network) if own_widths else []
-    if not streams:
-        return network
-    return Network(model, inputs, streams=streams, **options)
+def _reading(
+    model: nn.Module | Reading,
+    input_shape: Any,
+    example_inputs: Any,
+    example_kwargs: Mapping[str, Any] | None,
+) -> Reading:
+    """The network with its inputs, which a reading has already."""
+    if not isinstance(model, Reading):
+        return Reading(
+            model, input_shape, example_inputs=example_inputs, example_kwargs=example_kwargs
+        )
+    if (input_shape, example_inputs, example_kwargs) != (None, None, None):
+        raise PrecropError("a reading has its inputs already: drop input_shape= and examples")
+    return model
 
 
 def _check_used(

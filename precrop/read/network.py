@@ -1,5 +1,6 @@
 """A network that has been read: its widths as a `Structure`, and sizes at any choice of widths."""
 
+import copy
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -294,6 +295,14 @@ class Network:
             for layer in self.layers:
                 if layer.name in names:
                     freeze(layer.outputs, reason)
+
+    def anew(self) -> "Network":
+        """The same passes, followed from the beginning; nothing is held, ignored or counted."""
+        other = copy.copy(self)
+        other.notes = dict(self.notes)
+        other.cost_models, other._kept, other._most_read = {}, [], {}
+        other.read()
+        return other
 
     def replica(self, shapes: Mapping[str, Sequence[int]] | None = None) -> nn.Module:
         """A skeleton to run once: networks may keep what a forward pass computed."""

@@ -1,0 +1,92 @@
+"""A network that is read once, for many plans."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from precrop.modules.apart import apart, uncollected
+from precrop.modules.hooks import unwrapped
+from precrop.read.inputs import check_network, given
+from precrop.read.network import Network
+from precrop.read.residual import find_streams
+
+
+@dataclass(frozen=True)
+class _How:
+    """What changes how a network is read."""
+
+    own_widths: bool
+    scale_groups: bool
+    fold: bool
+    drop_unused: bool
+
+
+class Reading:
+    """A network and its inputs; its forward passes are followed once, for as many plans as wanted.
+
+    `precrop.plan` takes it in place of both, and gives the same plans. Several threads may use it
+    at once. The network must stay as it is meanwhile::
+
+        reading = precrop.Reading(model, (3, 224, 224))
+        plans = [precrop.plan(reading, params=share) for share in (0.7, 0.5, 0.3)]
+
+    Attributes:
+        model: the network.
+        inputs: what it takes.
+    """
+
+    @apart()
+    def __init__(
+        self,
+        model: nn.Module,
+        input_shape: Any = None,
+        *,
+        example_inputs: Any = None,
+        example_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Nothing is read before it is planned for. The arguments are those of `precrop.plan`.
+
+        Raises:
+            PrecropError: the network is none, or its inputs make no sense.
+        """
+        check_network(model)
+        self.model = unwrapped(model)
+        self.inputs = given(self.model, input_shape, example_inputs, example_kwargs)
+        self._networks: dict[_How, Network] = {}
+        self._lock = threading.Lock()
+
+    @uncollected
+    @apart()
+    def network(
+        self, *, own_widths: bool, scale_groups: bool, fold: bool, drop_unused: bool
+    ) -> Network:
+        """The network as read, for the caller alone: what a plan holds in it stays there.
+
+        Args:
+            own_widths: layers at residual streams have widths of their own.
+            scale_groups: grouped convolutions keep the width of their groups, not their number.
+            fold: as for `Network`.
+            drop_unused: modules that no pass calls are left out.
+        """
+        how = _How(own_widths, scale_groups, fold, drop_unused)
+        with self._lock:
+            if how in self._networks:
+                return self._networks[how].anew()
+            self._networks[how] = network = self._read(how)
+            return network
+
+    def _read(self, how: _How) -> Network:
+        """Read it; once more with hooks where layers at its streams get widths of their own."""
+        options = {
+            "scale_groups": how.scale_groups,
+            "fold": how.fold,
+            "drop_unused": how.drop_unused,
+        }
+        network = Network(self.model, self.inputs, **options)
+        streams = find_streams(network) if how.own_widths else []
+        if not streams:
+            return network
+        return Network(self.model, self.inputs, streams=streams, **options)

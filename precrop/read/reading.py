@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -80,13 +81,14 @@ class Reading:
 
     def _read(self, how: _How) -> Network:
         """Read it; once more with hooks where layers at its streams get widths of their own."""
-        options = {
-            "scale_groups": how.scale_groups,
-            "fold": how.fold,
-            "drop_unused": how.drop_unused,
-        }
-        network = Network(self.model, self.inputs, **options)
+        read = partial(
+            Network,
+            self.model,
+            self.inputs,
+            scale_groups=how.scale_groups,
+            fold=how.fold,
+            drop_unused=how.drop_unused,
+        )
+        network = read()
         streams = find_streams(network) if how.own_widths else []
-        if not streams:
-            return network
-        return Network(self.model, self.inputs, streams=streams, **options)
+        return read(streams=streams) if streams else network

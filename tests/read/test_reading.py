@@ -17,7 +17,7 @@ class Branches(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.half = 16
+        self.part = 16
         self.stem = nn.Conv2d(3, 32, 3, padding=1)
         self.grouped = nn.Conv2d(32, 32, 3, padding=1, groups=4)
         self.left = nn.Conv2d(16, 24, 3, padding=1)
@@ -28,7 +28,7 @@ class Branches(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
         x = (x + self.grouped(x)).relu()
-        first, second = x.split([self.half, self.half], 1)
+        first, second = x.split([self.part, self.part], 1)
         return self.head((self.left(first) + self.right(second)).mean((2, 3)))
 
 

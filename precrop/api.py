@@ -2,7 +2,7 @@
 
 import fnmatch
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from precrop.costs.layered import layered
 from precrop.costs.machine import basis
 from precrop.costs.memory import memory as memory_model
 from precrop.costs.profiles import DeviceProfile, find_profile
-from precrop.errors import BudgetError, PrecropError
+from precrop.errors import PrecropError
 from precrop.fit.fitting import Fit
 from precrop.modules.apart import apart, uncollected
 from precrop.modules.copying import tensor_shapes
@@ -30,10 +30,12 @@ from precrop.read.network import Network
 from precrop.read.reader import Product
 from precrop.read.reading import Reading
 from precrop.solve.budgets import UNITS, Budget, missing
+from precrop.solve.multiples import no_multiples
 from precrop.solve.program import BALANCE
+from precrop.solve.steps import halves
 from precrop.solve.uniform import beside_uniform, starved_classifier
 from precrop.strategies.keywords import BALANCED, from_keywords
-from precrop.strategies.strategy import Solver, Strategy
+from precrop.strategies.strategy import Strategy
 from precrop.strategies.widths import Widths
 from precrop.version import __version__
 
@@ -71,7 +73,7 @@ def plan(
     costs: Mapping[str, Budget] | None = None,
     batch_size: int = 1,
     device_profile: DeviceProfile | str | Path | None = None,
-    divisor: int | Literal["auto"] | None = None,
+    divisor: int | Literal["auto"] = "auto",
     min_width: int = 1,
     expand: bool = False,
     strategy: Strategy | None = None,
@@ -110,9 +112,11 @@ def plan(
         batch_size: inputs in one pass, for ``latency`` and ``memory``.
         device_profile: whose latency: what ``precrop profile`` wrote, or ``cpu`` or ``cuda`` for a
             roofline that needs no measurement (``cpu`` if None).
-        divisor: layers' channels are multiples of it where the original is wide enough; ``auto``
-            takes the step of the profile, halved as often as the budgets need it. By default 1, and
-            ``auto`` where widths are sought for a latency: others take the time of the next step.
+        divisor: every layer's channels are a multiple of it, or as many as in the original.
+            ``auto`` suits hardware: the step of the profile, halved as often as it takes to meet
+            the budgets and to use 98% of the scarcest, and in layers too narrow for it the largest
+            half that leaves them a choice. 1 lets every width count, and is what ``auto`` takes
+            where given widths, or given densities without a budget, leave nothing to choose.
         min_width: no layer gets narrower than this.
         expand: let layers get wider than the original (PreConfig).
         strategy: how widths are found: `precrop.SynExp` (the default), `Uniform`, `Match`,
@@ -159,12 +163,9 @@ def plan(
     }
     strategy = _strategy(strategy, keywords)
     patterns = [ignore] if isinstance(ignore, str) else list(ignore)
-    if divisor is None:
-        divisor = 1 if latency is None or isinstance(strategy, Widths) else "auto"
     if isinstance(divisor, str) and divisor != "auto":
         raise PrecropError(f"divisor={divisor!r} is unknown: write a number of channels, or 'auto'")
     profile = find_profile(device_profile)
-    divisors = list(_halved(profile.step)) if divisor == "auto" else [divisor]
     options = {"min_width": min_width, "expand": expand, "balance": strategy.balance}
     with apart():
         reading = _reading(model, input_shape, example_inputs, example_kwargs)
@@ -184,7 +185,9 @@ def plan(
         _add_costs(network, budgets, profile, batch_size)
         if not budgets and strategy.budgeted:
             raise missing()
-        options, choice = _choose(network, budgets, options, divisors, solver)
+        chosen = isinstance(strategy, Widths) or not (budgets or strategy.budgeted)
+        divisors = _divisors(divisor, profile, chosen)
+        choice = Chooser(network, budgets, options, solver, divisors).choose()
     totals, units = choice.structure.costs, choice.units
     return Plan(
         network=f"{type(model).__module__}:{type(model).__qualname__}",
@@ -198,6 +201,8 @@ def plan(
         layers=_layer_plans(network, choice),
         frozen={**network.notes, **network.frozen()},
         options={
+            "divisor": choice.divisor,
+            **({"divisor_asked": "auto"} if len(divisors) > 1 else {}),
             **options,
             **strategy.record(),
             "residual": residual,
@@ -235,30 +240,11 @@ def _strategy(given: Strategy | None, keywords: Mapping[str, Any]) -> Strategy:
     return given
 
 
-def _halved(step: int) -> Iterator[int]:
-    """The step, and half of it as long as that is whole."""
-    yield step
-    while step % 2 == 0:
-        step //= 2
-        yield step
-
-
-def _choose(
-    network: Network,
-    budgets: Mapping[str, Budget],
-    options: Mapping[str, Any],
-    divisors: Sequence[int],
-    solver: Solver,
-) -> tuple[dict[str, Any], Choice]:
-    """Widths in multiples of the first divisor with which the budgets can be met; all options."""
-    for divisor in divisors[:-1]:
-        try:
-            chosen = {"divisor": divisor, **options}
-            return chosen, Chooser(network, budgets, chosen, solver).choose()
-        except BudgetError:
-            network.read()  # forgets what was held for the sake of the narrowest widths
-    chosen = {"divisor": divisors[-1], **options}
-    return chosen, Chooser(network, budgets, chosen, solver).choose()
+def _divisors(asked: int | Literal["auto"], profile: DeviceProfile, chosen: bool) -> list[int]:
+    """The divisors to try in turn; widths that were chosen elsewhere are taken as they are."""
+    if asked != "auto":
+        return [asked]
+    return [1] if chosen else list(halves(profile.step))
 
 
 def _reading(
@@ -383,6 +369,7 @@ def _solver_report(choice: Choice) -> dict[str, Any]:
         "uniform": beside_uniform(solution.problem, ratios),
         "starved": starved_classifier(solution.problem, ratios),
         "lookalikes": list(choice.fit.lookalikes),
+        "no_multiples": no_multiples(structure, solution.problem.choices, np.array(choice.units)),
     }
     return {
         "status": allocation.status,

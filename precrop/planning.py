@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from precrop.errors import BudgetError
 from precrop.fit.fitting import Fit, Fitter
 from precrop.fit.holding import Holds
@@ -22,12 +24,17 @@ from precrop.strategies.strategy import GIVEN, Solution, Solver
 MAX_ATTEMPTS = 200
 # So often one place is held alone, since that may settle others; then all that differ are at once.
 ONE_BY_ONE = 12
+USED = 0.98
+"""Share of a budget that binds below which the steps of widths count as too large for it."""
+_BINDS = 1e-4
+"""Share of a budget that continuous widths may leave where it binds."""
 
 
 @dataclass(frozen=True)
 class Choice:
     """Widths that were chosen, how, and what makes a network have them."""
 
+    divisor: int
     structure: Structure
     ties: Sequence[Tie]
     units: list[int]
@@ -58,6 +65,15 @@ def _whole(solution: Solution) -> tuple[Solution, list[int]]:
         )
 
 
+def _uses_up(solution: Solution, units: Sequence[int]) -> bool:
+    """Whether whole units use what binds as the continuous widths do, or nearly so."""
+    problem = solution.problem
+    wanted = problem.choices.units * np.exp(solution.allocation.log_ratios)
+    aimed, used = problem.used(wanted.tolist()), problem.used(units)
+    most = min(1.0, aimed.max(initial=0.0))
+    return bool((used >= USED * most)[aimed >= most - _BINDS].all())
+
+
 @dataclass
 class Chooser:
     """Repeats until the fitted network is as predicted; each attempt holds one more place.
@@ -67,12 +83,15 @@ class Chooser:
         asked: per cost the budget, as the user wrote it.
         options: those of `precrop.solve.program.program`.
         solver: from the program to continuous widths.
+        divisors: of all widths; tried in turn until one meets the budgets and uses them. Where
+            there are several, layers too narrow for one have multiples of its halves.
     """
 
     network: Network
     asked: Mapping[str, Budget | None]
     options: Mapping[str, Any]
     solver: Solver
+    divisors: Sequence[int]
     _fitter: Fitter = field(init=False)
     _holds: Holds = field(init=False)
     _narrow_first: bool = False
@@ -104,10 +123,13 @@ class Chooser:
         """Widths that fit; None where something had to be held, so that all is done again."""
         structure, ties = self.network.structure()
         limits = self._limits(structure)
-        problem = self._problem(structure, ties, limits)
-        if problem is None:
-            return None
-        solution, units = _whole(self.solver(problem))
+        found = self._large_steps(structure, limits)
+        if found is None:
+            problem = self._problem(structure, ties, limits)
+            if problem is None:
+                return None
+            found = _whole(self.solver(problem))
+        solution, units = found
         sizes = self.network.sizes(ties, units)
         if self.network.bound_reads(sizes):
             return None
@@ -115,7 +137,23 @@ class Chooser:
         if fit is None:
             return None
         budgets = self._budgets(structure, units, limits, solution)
-        return Choice(structure, ties, units, sizes, fit, solution, budgets)
+        divisor = solution.problem.choices.divisor
+        return Choice(divisor, structure, ties, units, sizes, fit, solution, budgets)
+
+    def _large_steps(
+        self, structure: Structure, limits: Mapping[str, int]
+    ) -> tuple[Solution, list[int]] | None:
+        """Widths in multiples of the first divisor that will do, but for the last; None if none."""
+        # Once a budget was refused, the narrowest network decides, which has the smallest steps.
+        for divisor in () if self._narrow_first else self.divisors[:-1]:
+            try:
+                problem = program(structure, limits, divisor=divisor, halved=True, **self.options)
+            except BudgetError:
+                continue
+            solution, units = _whole(self.solver(problem))
+            if _uses_up(solution, units):
+                return solution, units
+        return None
 
     def _limits(self, structure: Structure) -> dict[str, int]:
         bases = {name: self._base(structure, name) for name in structure.costs}
@@ -135,15 +173,14 @@ class Chooser:
         before a budget is refused. Wider networks may have held what that one does not need: then
         all begins anew with it.
         """
-        problem, refused = None, None
+        problem, refused, divisor = None, None, self.divisors[-1]
         try:
             explain = partial(explained, self.network, structure, ties)
-            problem = program(structure, limits, explain=explain, **self.options)
+            problem = program(structure, limits, divisor=divisor, explain=explain, **self.options)
         except BudgetError as error:
             refused = error
         if refused or self._narrow_first:
-            divisor, min_width = self.options["divisor"], self.options["min_width"]
-            choices = Choices.of(structure.groups, divisor, min_width)
+            choices = Choices.of(structure.groups, divisor, self.options["min_width"])
             if self._fitted(self.network.sizes(ties, choices.lower.tolist())) is None:
                 return None
         if refused is not None:

@@ -55,10 +55,10 @@ class PlanOptions:
         bool, "Measure the planned network and correct the plan until it is in time."
     ] = False
     divisor: Annotated[
-        str | None,
-        "Widths are multiples of this (8 suits hardware); auto: the profile's step, as with "
-        "--latency.",
-    ] = None
+        str,
+        "With 8 every width is a multiple of 8, or that of the original. auto: the profile's step "
+        "(16 without one), halved where budgets or narrow layers need it.",
+    ] = "auto"
     min_width: Annotated[int, "No layer gets narrower than this."] = 1
     expand: Annotated[bool, "Layers may also widen (PreConfig)."] = False
     balance: Annotated[float, "How evenly both ends of a layer are cropped."] = 1.0
@@ -162,10 +162,8 @@ def _budgets(pairs: Sequence[str] | None) -> dict[str, str]:
     return found
 
 
-def _divisor(text: str | None) -> int | Literal["auto"] | None:
-    """``auto``, or a number of channels; None leaves it to `precrop.plan`."""
-    if text is None:
-        return None
+def _divisor(text: str) -> int | Literal["auto"]:
+    """``auto``, or a number of channels."""
     if text == "auto":
         return "auto"
     if not text.isdecimal() or len(text) > _DIGITS:

@@ -243,7 +243,7 @@ def compare(
     model, budgets = configuration.make(), dict(configuration.budgets)
     for strategy in strategies:
         with strategy.registered() as options:
-            asked: dict[str, Any] = {**budgets, **options, "expand": True}
+            asked: dict[str, Any] = {**budgets, **options, "expand": True, "divisor": 1}
             plan = precrop.plan(model, configuration.input_shape, **asked)
         theirs, ours = log_ratios(configuration, plan)
         yield {

@@ -41,7 +41,7 @@ def show(plan: "Plan", console: Console | None = None) -> None:
         *outputs_lines(plan),
         *left_out_lines(plan),
         *widened_lines(plan),
-        *uneven_lines(plan),
+        *multiples_lines(plan),
         *rescaled_lines(plan),
         *lookalike_lines(plan),
         *uniform_lines(plan),
@@ -160,12 +160,28 @@ def worth_lines(plan: "Plan") -> Iterator[str]:
         )
 
 
-def uneven_lines(plan: "Plan") -> Iterator[str]:
-    """The layers made of several widths whose sum is no multiple of the divisor."""
-    names = plan.solver.get("uneven", ())
-    if names:
-        divisor = plan.options["divisor"]
-        yield f"No multiples of {divisor}, as parts of them cannot be: {_some(list(names))}"
+_NO_MULTIPLES = {
+    "fixed": "the network's own ends, or frozen",
+    "narrow": "too narrow",
+    "tied": "tied or grouped channels leave no narrower multiple",
+    "whole": "as wide as in the original",
+    "parts": "sums of several widths, of which some cannot be multiples",
+}
+"""The reasons of `precrop.solve.multiples` in words."""
+
+
+def multiples_lines(plan: "Plan") -> Iterator[str]:
+    """How many layers have multiples of the divisor, and which have none and why."""
+    divisor, reasons = plan.options.get("divisor", 1), plan.solver.get("no_multiples")
+    if divisor == 1:
+        return
+    odd = {layer.name: layer for layer in plan.layers if layer.out_channels % divisor}
+    even = len(plan.layers) - len(odd)
+    yield f"Multiples of {divisor}: the output channels of {even} of {len(plan.layers)} layers."
+    for reason, words in _NO_MULTIPLES.items():
+        names = [name for name in (reasons or {}).get(reason, ()) if name in odd]
+        if names:
+            yield f"No multiple of {divisor} in {len(names)}, {words}: {_some(names)}"
 
 
 def outputs_lines(plan: "Plan") -> Iterator[str]:

@@ -17,6 +17,7 @@ from precrop.plans.table import (
     latency_lines,
     layer_table,
     lookalike_lines,
+    multiples_lines,
     network_name,
     outputs_lines,
     total_table,
@@ -197,6 +198,7 @@ def _notes(plan: "Plan") -> tuple[str, ...]:
         *frozen_lines(plan),
         *outputs_lines(plan),
         *widened_lines(plan),
+        *multiples_lines(plan),
         *lookalike_lines(plan),
         *uniform_lines(plan),
     )

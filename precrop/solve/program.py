@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from precrop.errors import BudgetError, PrecropError
 from precrop.own import failure, own_function
 from precrop.solve.budgets import bound
+from precrop.solve.steps import leaving_a_choice, portions
 from precrop.solve.structure import Cost, Group, Layer, Peak, Structure
 from precrop.trust import runs_user_code
 
@@ -118,7 +119,8 @@ class Choices:
         lower: fewest units allowed, at most ``units``.
         upper: most units allowed, at least ``units`` unless a group has a bound of its own.
         rule: the divisor and least width in words, for messages.
-        divisor: of every layer output's channels.
+        divisor: of every layer output's channels, where the network is wide enough.
+        divisors: what really divides the layer outputs of every group: ``divisor``, or its halves.
         original: whether the original units are allowed where they are no multiple.
     """
 
@@ -129,11 +131,17 @@ class Choices:
     upper: Integers
     rule: str
     divisor: int
+    divisors: Integers
     original: NDArray[np.bool_]
 
     @classmethod
     def of(
-        cls, groups: Sequence[Group], divisor: int = 1, min_width: int = 1, cap: float = 1.0
+        cls,
+        groups: Sequence[Group],
+        divisor: int = 1,
+        min_width: int = 1,
+        cap: float = 1.0,
+        halved: bool = False,
     ) -> "Choices":
         """The choices where each width is a multiple of ``divisor`` and at least ``min_width``.
 
@@ -142,11 +150,16 @@ class Choices:
             divisor: of every layer output's channels.
             min_width: least channels of the narrowest layer output of a group.
             cap: largest ratio to the original width; 1 for cropping.
+            halved: whether a group that the divisor leaves nothing narrower than the original has
+                multiples of the largest of its `halves` that does.
         """
+        divisors = [divisor] * len(groups)
+        if halved:
+            divisors = [leaving_a_choice(group, divisor, min_width) for group in groups]
+        ways = [portions(*pair, min_width) for pair in zip(groups, divisors, strict=True)]
         units = np.array([group.units for group in groups], dtype=np.int64)
-        step = np.array([divisor // math.gcd(group.grain, divisor) for group in groups], np.int64)
-        wide = [max(1, -(-min_width * group.units // group.narrowest)) for group in groups]
-        least = -(-np.array(wide, np.int64) // step) * step
+        step = np.array([way.step for way in ways], np.int64)
+        least = np.array([way.least for way in ways], np.int64)
         lower = np.minimum(least, units)
         upper = np.maximum((units * cap + 1e-9).astype(np.int64) // step * step, units)
         most = np.array([g.units if g.most is None else g.most for g in groups], np.int64)
@@ -156,7 +169,8 @@ class Choices:
         upper = np.where(upper < least, units, upper)
         rule = f"divisor={divisor} and min_width={min_width}"
         original = np.ones(len(units), bool)
-        return cls(units, step, least, lower, upper, rule, divisor, original)
+        dividing = np.array(divisors, np.int64)
+        return cls(units, step, least, lower, upper, rule, divisor, dividing, original)
 
     def floor(self, units: NDArray[np.floating[Any]]) -> Integers:
         """The widest choices that do not pass ``units``; ``lower`` where there is none."""
@@ -225,6 +239,11 @@ class Program:
         """The same problem with the weights of a name in `OBJECTIVES`."""
         return replace(self, gain=_gain(self.structure, _weights(self.structure, objective)))
 
+    def used(self, units: Sequence[float]) -> Floats:
+        """The share of every limit that units use, which need not be whole."""
+        limits, costs = self.limits.items(), self.costs
+        return np.array([costs[name].continuous(units) / most for name, most in limits])
+
     def value(self, x: Floats) -> float:
         """The objective at log ratios ``x``."""
         return float(self.gain @ x - x @ (self.penalty @ x))
@@ -235,6 +254,7 @@ def program(
     limits: Mapping[str, int],
     *,
     divisor: int = 1,
+    halved: bool = False,
     min_width: int = 1,
     expand: bool = False,
     cap: float = EXPANSION,
@@ -248,6 +268,7 @@ def program(
         structure: the network.
         limits: per cost name the largest value allowed, such as ``{"params": 1_000_000}``.
         divisor: every layer's channels are a multiple of it, or as in the original.
+        halved: whether narrow layers have multiples of its halves, as in `Choices.of`.
         min_width: no layer gets narrower, unless the original is.
         expand: let widths grow beyond the original, up to ``cap`` times.
         cap: largest ratio of a width to the original, used when ``expand``.
@@ -261,7 +282,7 @@ def program(
         PrecropError: an option out of its range, or an objective that is not known.
     """
     check_options(divisor=divisor, min_width=min_width, cap=cap, balance=balance)
-    choices = Choices.of(structure.groups, divisor, min_width, cap if expand else 1.0)
+    choices = Choices.of(structure.groups, divisor, min_width, cap if expand else 1.0, halved)
     _check_feasible(structure, limits, choices, explain)
     bounds = _row_limits(structure, limits)
     slope = _gain(structure, _weights(structure, weights))
@@ -296,7 +317,10 @@ def uneven_layers(structure: Structure, choices: Choices, units: Integers) -> li
     found = []
     for layer in structure.layers if choices.divisor > 1 else ():
         width = round(layer.out_channels * kept_share(produced(layer), ratios))
-        if width % choices.divisor and width != layer.out_channels:
+        if width == layer.out_channels:
+            continue
+        # Of two halves of one number the smaller divides the larger.
+        if width % min(choices.divisors[group] for group in produced(layer)):
             found.append(layer)
     return found
 

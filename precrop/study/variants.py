@@ -19,7 +19,7 @@ def _plan(request: Request) -> "Plan":
     """`precrop.plan` with any of its options."""
     import precrop
 
-    options = {**request.options, **request.budgets}
+    options = {"divisor": 1, **request.options, **request.budgets}
     if request.densities is not None:
         options["densities"] = request.densities
     return precrop.plan(request.model, request.input_shape, **options)
@@ -29,7 +29,7 @@ def _uniform(request: Request) -> "Plan":
     """One share of every width: a width multiplier, rounded so that it uses its budgets up."""
     import precrop
 
-    options = {**request.options, **request.budgets}
+    options = {"divisor": 1, **request.options, **request.budgets}
     return precrop.plan(request.model, request.input_shape, rule="uniform", **options)
 
 

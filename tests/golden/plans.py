@@ -16,8 +16,10 @@ Case = Options | Callable[[nn.Module, Entry], Options]
 """Options of `precrop.plan`, or a function that finds them for a network."""
 Lines = dict[str, str]
 
-BOTH: Options = {"params": 0.5, "macs": 0.5}
-WIDER: Options = {"params": 0.8, "macs": 1.0, "expand": True}
+HALF: Options = {"params": 0.5, "macs": 0.5}
+ONE: Options = {"divisor": 1}
+BOTH: Options = HALF | ONE
+WIDER: Options = {"params": 0.8, "macs": 1.0, "expand": True} | ONE
 CUDA: Options = {"latency": 0.8, "params": 0.5, "batch_size": 1024, "device_profile": "cuda"}
 CROP: Options = {"residual": "crop"}
 SCALE: Options = {"groups": "scale"}
@@ -28,6 +30,7 @@ def _densities(method: str, **options: Any) -> Case:
     """The densities of a method that keeps a third of the weights, as channels."""
     return lambda model, entry: {
         "densities": precrop.densities(model, entry.shape, method=method, params=0.3),
+        **ONE,
         **options,
     }
 
@@ -41,20 +44,22 @@ def _given(model: nn.Module, entry: Entry) -> Options:
 def _ignored(model: nn.Module, entry: Entry) -> Options:
     """Every third layer keeps its width."""
     names = list(precrop.plan(model, entry.shape, params=1.0).widths)
-    return {"ignore": names[1::3], "params": 0.7}
+    return {"ignore": names[1::3], "params": 0.7} | ONE
 
 
 SHORT: dict[str, Case] = {
     "both": BOTH,
-    "params": {"params": 0.5},
-    "macs": {"macs": "40%"},
-    "tight": {"params": 0.3, "macs": 0.2},
+    "params": {"params": 0.5} | ONE,
+    "macs": {"macs": "40%"} | ONE,
+    "tight": {"params": 0.3, "macs": 0.2} | ONE,
+    "default": HALF,
+    "default, tight": {"params": 0.3, "macs": 0.2},
     "divisor 8": BOTH | EIGHT,
     "expand": WIDER,
     "groups scale": BOTH | SCALE,
     "residual crop": BOTH | CROP,
     "latency": {"latency": 0.6},
-    "memory": {"memory": 0.7},
+    "memory": {"memory": 0.7} | ONE,
     "inner-layers": BOTH | {"objective": "inner-layers"},
     "uniform": BOTH | {"rule": "uniform"},
     "densities erk": _densities("erk"),
@@ -65,19 +70,22 @@ SHORT: dict[str, Case] = {
 LONG: dict[str, Case] = {
     "latency and params, cuda": CUDA,
     "latency, divisor 4": {"latency": 0.6, "divisor": 4},
-    "memory and macs, batch 4": {"memory": 0.7, "macs": 0.5, "batch_size": 4},
-    "all budgets": BOTH | {"latency": 0.7, "memory": 0.8},
-    "divisor auto": BOTH | {"divisor": "auto", "device_profile": "cuda"},
+    "memory and macs, batch 4": {"memory": 0.7, "macs": 0.5, "batch_size": 4} | ONE,
+    "all budgets": HALF | {"latency": 0.7, "memory": 0.8},
+    "divisor auto": HALF | {"divisor": "auto", "device_profile": "cuda"},
+    "default, expand": {"params": 0.8, "macs": 1.0, "expand": True},
+    "default, residual crop": HALF | CROP,
+    "default, uniform": HALF | {"rule": "uniform"},
     "divisor 8, expand": WIDER | EIGHT,
     "divisor 8, groups scale": BOTH | SCALE | EIGHT,
     "divisor 8, residual crop": BOTH | CROP | EIGHT,
     "residual crop, expand": WIDER | CROP,
     "residual crop, groups scale": BOTH | CROP | SCALE,
     "residual crop, latency": {"latency": 0.6} | CROP,
-    "residual crop, memory": {"memory": 0.95} | CROP,
+    "residual crop, memory": {"memory": 0.95} | CROP | ONE,
     "residual crop, uniform": BOTH | CROP | {"rule": "uniform"},
     "dense-layers": BOTH | {"objective": "dense-layers"},
-    "sqrt-min": {"params": 0.5, "rule": "sqrt-min"},
+    "sqrt-min": {"params": 0.5, "rule": "sqrt-min"} | ONE,
     "sqrt-max": BOTH | {"rule": "sqrt-max"},
     "geometric-mean": BOTH | {"rule": "geometric-mean"},
     "uniform, divisor 8": BOTH | EIGHT | {"rule": "uniform"},
@@ -86,7 +94,7 @@ LONG: dict[str, Case] = {
     "densities igq, residual crop": _densities("igq", **CROP),
     "densities uniform_plus, divisor 8": _densities("uniform_plus", **EIGHT),
     "ignore": _ignored,
-    "min_width 16": {"params": 0.4, "min_width": 16},
+    "min_width 16": {"params": 0.4, "min_width": 16} | ONE,
     "balance 0.1": BOTH | {"balance": 0.1},
     "drop_unused": BOTH | {"drop_unused": True},
 }
@@ -107,9 +115,15 @@ QUICK = {
     "resnet20": (*SHORT, *LONG, *EXACT),
     "cifar_mobilenet_v2": (*SHORT, "divisor auto", "residual crop, groups scale"),
     "squeezenet1_1": tuple(SHORT),
-    "resnext50_32x4d": ("both", "groups scale", "divisor 8, groups scale", "residual crop"),
+    "resnext50_32x4d": (
+        "both",
+        "default",
+        "groups scale",
+        "divisor 8, groups scale",
+        "residual crop",
+    ),
     "shufflenet_v2_x1_0": ("both", "divisor 8", "memory"),
-    "timm:skresnet18": ("both", "expand"),
+    "timm:skresnet18": ("both", "default", "expand"),
     "timm:vit_tiny_patch16_224": ("both", "latency"),
     "ssdlite320_mobilenet_v3_large": ("both",),
 }

@@ -25,9 +25,7 @@ MAX_ATTEMPTS = 200
 # So often one place is held alone, since that may settle others; then all that differ are at once.
 ONE_BY_ONE = 12
 USED = 0.98
-"""Share of a budget that binds below which the steps of widths count as too large for it."""
-_BINDS = 1e-4
-"""Share of a budget that continuous widths may leave where it binds."""
+"""Share of the budget that binds below which the steps of widths count as too large for it."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +64,17 @@ def _whole(solution: Solution) -> tuple[Solution, list[int]]:
 
 
 def _uses_up(solution: Solution, units: Sequence[int]) -> bool:
-    """Whether whole units use what binds as the continuous widths do, or nearly so."""
-    problem = solution.problem
-    wanted = problem.choices.units * np.exp(solution.allocation.log_ratios)
-    aimed, used = problem.used(wanted.tolist()), problem.used(units)
-    most = min(1.0, aimed.max(initial=0.0))
-    return bool((used >= USED * most)[aimed >= most - _BINDS].all())
+    """Whether whole units use the budget that binds as the continuous widths do, or nearly so.
+
+    Of several that bind it is the one with the highest price.
+    """
+    problem, allocation = solution.problem, solution.allocation
+    aimed = problem.used((problem.choices.units * np.exp(allocation.log_ratios)).tolist())
+    prices = np.array([allocation.multipliers[name] for name in problem.limits])
+    if not len(aimed):
+        return True
+    binding = int(np.argmax(prices if prices.any() else aimed))
+    return bool(problem.used(units)[binding] >= USED * min(1.0, aimed[binding]))
 
 
 @dataclass

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import precrop
 from precrop.costs.profiles import roofline
 from precrop.errors import BudgetError, PrecropError
-from precrop.models import cifar_vgg16_bn
+from precrop.models import cifar_vgg16_bn, resnet20
 from precrop.solve.budgets import parse_budget
 from precrop.solve.program import OBJECTIVES, Floats
 from precrop.solve.structure import Structure
@@ -124,8 +124,11 @@ def test_a_network_that_cannot_be_copied() -> None:
         ({"batch_size": 2.5}, "batch_size=2.5"),
         ({"batch_size": "2"}, "batch_size='2'"),
         ({"batch_size": 8}, "batch_size=8 is for budgets of latency and memory"),
-        ({"device_profile": "cuda"}, "is for latency= and divisor='auto'"),
-        ({"device_profile": "cuda", "memory": 0.5}, "is for latency= and divisor='auto'"),
+        ({"device_profile": "cuda", "divisor": 8}, "is for latency= and divisor='auto'"),
+        (
+            {"device_profile": "cuda", "divisor": 1, "memory": 0.5},
+            "is for latency= and divisor='auto'",
+        ),
         ({"divisor": 2.0}, "divisor=2.0 is no number of channels"),
         ({"min_width": 2.5}, "min_width=2.5 is no number of channels"),
         ({"device_profile": "gpu"}, "cpu or cuda"),
@@ -304,16 +307,19 @@ def test_a_latency_in_every_unit(asked: str) -> None:
 
 
 def test_a_divisor_that_is_the_profiles_step() -> None:
-    model = small("conv")
-    plan = precrop.plan(model, SHAPE, latency=0.6, device_profile=DEVICE, divisor="auto")
+    model = resnet20()
+    image = (3, 32, 32)
+    plan = precrop.plan(model, image, latency=0.6, device_profile=DEVICE)
     assert plan.options["divisor"] == 4
+    assert plan.options["divisor_asked"] == "auto"
     assert {layer.out_channels % 4 for layer in plan.layers[:-1]} == {0}
-    by_hand = precrop.plan(model, SHAPE, latency=0.6, device_profile=DEVICE, divisor=4)
+    by_hand = precrop.plan(model, image, latency=0.6, device_profile=DEVICE, divisor=4)
     assert by_hand.layers == plan.layers
-    timed = precrop.plan(model, SHAPE, latency=0.6, device_profile=DEVICE)
-    assert timed.options["divisor"] == plan.options["divisor"]
-    assert precrop.plan(model, SHAPE, params=0.6).options["divisor"] == 1
-    assert precrop.plan(model, SHAPE, params=0.9, divisor="auto").options["divisor"] == 16
+    assert "divisor_asked" not in by_hand.options
+    other = precrop.plan(model, image, params=0.6, device_profile=DEVICE)
+    assert other.options["divisor"] == 4
+    assert precrop.plan(model, image, macs=0.3).options["divisor"] == 8
+    assert precrop.plan(model, image, macs=0.3, divisor="auto").options["divisor"] == 8
 
 
 def test_a_batch_changes_memory_and_not_macs() -> None:

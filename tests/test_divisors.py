@@ -1,10 +1,22 @@
 """Widths in steps: layers that several groups make up, and layers narrower than the step."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import precrop
+from precrop.planning import Choice
+from precrop.plans.table import multiples_lines
+from precrop.solve.structure import Group
+from tests.networks import SHAPE as NET_SHAPE
+from tests.networks import networks
+from tests.planning import counted_macs, counted_params, planned
 
 SHAPE = (3, 8, 8)
 
@@ -67,7 +79,10 @@ def test_a_part_narrower_than_the_divisor_is_reported(capsys: pytest.CaptureFixt
     assert plan.solver["uneven"] == ["mixed"]
     assert plan.widths["mixed"][1] % 8 == 5
     show(plan)
-    assert "No multiples of 8, as parts of them cannot be: mixed" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "Multiples of 8: the output channels of 2 of 5 layers." in told
+    assert "No multiple of 8 in 2, too narrow: a, mixed" in told
+    assert "No multiple of 8 in 1, the network's own ends, or frozen: head" in told
 
 
 def narrow() -> nn.Sequential:
@@ -98,3 +113,129 @@ def test_layers_narrower_than_the_step_may_widen(
     for more in ({"divisor": 64}, {"min_width": 40}):
         kept = precrop.plan(narrow(), SHAPE, params=3.0, expand=True, **more)  # type: ignore[arg-type]
         assert kept.params == kept.base_params
+
+
+def group_divisor(group: Group, divisor: int) -> int:
+    """By counting: the largest half with a multiple that is narrower than the original."""
+    while divisor > 1:
+        if any(kept * group.grain % divisor == 0 for kept in range(1, group.units)):
+            return divisor
+        divisor //= 2
+    return 1
+
+
+def check_steps(plan: precrop.Plan, choice: Choice) -> None:
+    """Every group keeps its width or a multiple of its own divisor in every layer."""
+    divisor = plan.options["divisor"]
+    for group, kept in zip(choice.structure.groups, choice.units, strict=True):
+        own = group_divisor(group, divisor)
+        assert kept == group.units or kept * group.grain % own == 0, group
+    told = {name for names in plan.solver.get("no_multiples", {}).values() for name in names}
+    assert told == {layer.name for layer in plan.layers if layer.out_channels % divisor}
+
+
+def check_used(plan: precrop.Plan, choice: Choice) -> None:
+    """What binds is used up, or there is no smaller step."""
+    problem, allocation = choice.solution.problem, choice.solution.allocation
+    wanted = (problem.choices.units * np.exp(allocation.log_ratios)).tolist()
+    dearest = max(plan.budgets.values(), key=lambda budget: budget.multiplier)
+    if plan.options["divisor"] > 1 and dearest.multiplier:
+        assert dearest.used >= 0.98 * dearest.limit
+    elif plan.options["divisor"] > 1:
+        costs = {name: choice.structure.costs[name] for name in plan.budgets}
+        used = [costs[name].continuous(wanted) / b.limit for name, b in plan.budgets.items()]
+        shares = [budget.used / budget.limit for budget in plan.budgets.values()]
+        assert max(shares) >= 0.98 * min(1.0, max(used))
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    networks(),
+    st.sampled_from([("params",), ("macs",), ("params", "macs")]),
+    st.sampled_from([0.05, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0]),
+    st.booleans(),
+)
+def test_the_largest_step_that_uses_the_budgets(
+    net: nn.Module, names: tuple[str, ...], share: float, expand: bool
+) -> None:
+    budgets: dict[str, Any] = dict.fromkeys(names, share)
+    try:
+        plan, choice = planned(net, NET_SHAPE, expand=expand, **budgets)
+    except precrop.BudgetError:
+        with pytest.raises(precrop.BudgetError):
+            precrop.plan(net, NET_SHAPE, expand=expand, divisor=1, **budgets)
+        return
+    built = plan.build(net)
+    assert counted_params(built) == plan.params
+    assert counted_macs(built, NET_SHAPE) == plan.macs
+    assert all(budget.used <= budget.limit for budget in plan.budgets.values())
+    check_steps(plan, choice)
+    check_used(plan, choice)
+
+
+@pytest.mark.parametrize(
+    ("name", "divisor", "odd"),
+    [
+        ("resnet50", 16, ["fc"]),
+        ("mobilenet_v2", 16, ["features.1.conv.1", "classifier.1"]),
+        ("resnet18", 16, ["fc"]),
+    ],
+)
+def test_half_of_usual_networks_in_steps_of_sixteen(
+    name: str, divisor: int, odd: list[str]
+) -> None:
+    plan = precrop.plan(getattr(torchvision.models, name)(), (3, 64, 64), params=0.5, macs=0.5)
+    assert plan.options["divisor"] == divisor
+    assert [layer.name for layer in plan.layers if layer.out_channels % divisor] == odd
+    assert max(budget.used / budget.limit for budget in plan.budgets.values()) >= 0.98
+
+
+def test_squeeze_layers_have_steps_of_their_own() -> None:
+    model = torchvision.models.efficientnet_b0()
+    plan = precrop.plan(model, (3, 64, 64), params=0.05)
+    squeezed = [layer for layer in plan.layers if layer.name.endswith(".fc1")]
+    assert plan.options["divisor"] == 16
+    narrow = [layer for layer in squeezed if layer.base_out <= 16]
+    assert {layer.base_out for layer in narrow} == {4, 6, 8, 10}
+    assert any(layer.out_channels < layer.base_out for layer in narrow)
+    named = precrop.plan(model, (3, 64, 64), params=0.1, divisor=16)
+    kept = [layer for layer in named.layers if layer.name in {layer.name for layer in narrow}]
+    assert all(layer.out_channels == layer.base_out for layer in kept)
+    assert {layer.name for layer in narrow} <= set(plan.solver["no_multiples"]["narrow"])
+
+
+def test_the_step_is_halved_down_to_one() -> None:
+    model = narrow()
+    least = precrop.plan(model, SHAPE, params=1.0, divisor=1)
+    for params in range(100, least.base_params, 47):
+        plan = precrop.plan(model, SHAPE, params=params)
+        smaller = [d for d in (16, 8, 4, 2) if d < plan.options["divisor"]]
+        share = plan.params / params
+        assert plan.params <= params
+        assert share >= 0.98 or plan.options["divisor"] == 1, (params, share, smaller)
+    with pytest.raises(precrop.BudgetError, match="the least possible with divisor=1"):
+        precrop.plan(model, SHAPE, params=20)
+
+
+def test_what_was_chosen_elsewhere_is_taken_as_it_is() -> None:
+    model = narrow()
+    given_widths = precrop.plan(model, SHAPE, widths={"0": 5, "2": 7})
+    assert given_widths.options["divisor"] == 1
+    assert given_widths.widths["2"] == (5, 7)
+    densities = {"0": 5 / 8, "2": 35 / 64, "6": 7 / 8}
+    close = precrop.plan(model, SHAPE, densities=densities, balance=1e-5)
+    assert close.widths == given_widths.widths
+    assert "divisor_asked" not in close.options
+
+
+def test_what_a_divisor_guarantees_is_told() -> None:
+    plan = precrop.plan(torchvision.models.mobilenet_v2(), (3, 64, 64), params=0.5, macs=0.5)
+    lines = list(multiples_lines(plan))
+    assert lines[0] == "Multiples of 16: the output channels of 51 of 53 layers."
+    assert lines[1:] == [
+        "No multiple of 16 in 1, the network's own ends, or frozen: classifier.1",
+        "No multiple of 16 in 1, too narrow: features.1.conv.1",
+    ]
+    assert lines[0] in plan.summary()
+    one = precrop.plan(narrow(), SHAPE, params=0.5, divisor=1)
+    assert list(multiples_lines(one)) == []

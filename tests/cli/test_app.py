@@ -251,7 +251,7 @@ def test_build_runs_no_code_that_a_plan_names(
         [*HALF, "--balance", "-1"],
         [*HALF, "--input-shape", "4,32,32"],
         [*HALF, "--batch-size", "8"],
-        [*HALF, "--profile", "cuda"],
+        [*HALF, "--profile", "cuda", "--divisor", "8"],
         [*HALF, "--seed", "-1"],
         [*HALF, "--seed", str(2**64)],
     ],

@@ -44,15 +44,16 @@ def test_uniform_width_is_no_distance_from_itself() -> None:
 
 
 def test_plans_say_how_far_they_are() -> None:
-    near = precrop.plan(resnet20(), (3, 32, 32), params=0.3, macs=0.3)
+    near = precrop.plan(resnet20(), (3, 32, 32), params=0.3, macs=0.3, divisor=1)
     assert near.solver["uniform"]["apart"] < 0.1
     assert "expect the same accuracy" in "\n".join(uniform_lines(near))
-    far = precrop.plan(cifar_mobilenet_v2(), (3, 32, 32), params=0.3, macs=0.3)
+    options: dict[str, Any] = {"params": 0.3, "macs": 0.3, "divisor": 1}
+    far = precrop.plan(cifar_mobilenet_v2(), (3, 32, 32), **options)
     found = far.solver["uniform"]
     assert found["gain"] > near.solver["uniform"]["gain"] > 0
     assert found["apart"] > 0.1
     assert found["most"][0] in "\n".join(uniform_lines(far))
-    uniform = precrop.plan(cifar_mobilenet_v2(), (3, 32, 32), params=0.3, macs=0.3, rule="uniform")
+    uniform = precrop.plan(cifar_mobilenet_v2(), (3, 32, 32), rule="uniform", **options)
     assert uniform.solver["uniform"]["apart"] < 0.05
     assert precrop.Plan.from_json(far.to_json()) == far
 

@@ -276,13 +276,14 @@ def test_densities_that_some_widths_have_are_recovered(name: str) -> None:
 @pytest.mark.parametrize("factory", [cifar_vgg16_bn, resnet20])
 def test_a_plan_follows_from_its_densities(factory: Any) -> None:
     model = factory()
-    plan = precrop.plan(model, IMAGE, params=0.3, macs=0.3)
+    plan = precrop.plan(model, IMAGE, params=0.3, macs=0.3, divisor=1)
     asked = {layer.name: layer.density for layer in plan.layers}
     again = precrop.plan(model, IMAGE, densities=asked, balance=1e-5)
     assert again.widths == plan.widths
     assert again.budgets == {}
     assert {layer.name: layer.target for layer in again.layers} == asked
-    bounded = precrop.plan(model, IMAGE, densities=asked, balance=1e-5, params=0.3, macs=0.3)
+    budgets: dict[str, Any] = {"params": 0.3, "macs": 0.3, "divisor": 1}
+    bounded = precrop.plan(model, IMAGE, densities=asked, balance=1e-5, **budgets)
     assert bounded.widths == plan.widths
     # With the usual balance some of the match is given for it.
     balanced_one = precrop.plan(model, IMAGE, densities=asked)
@@ -352,7 +353,7 @@ def test_densities_of_any_method_are_accepted(method: str) -> None:
     model = resnet20()
     options: dict[str, Any] = {"rounds": 5} if method == "synflow" else {}
     asked = precrop.densities(model, IMAGE, method=method, params=0.5, **options)
-    plan = precrop.plan(model, IMAGE, densities=asked, params=0.5, macs=0.4)
+    plan = precrop.plan(model, IMAGE, densities=asked, params=0.5, macs=0.4, divisor=1)
     assert plan.params <= 0.5 * plan.base_params
     assert plan.macs <= 0.4 * plan.base_macs
     logs = [(math.log(layer.target or 1), math.log(layer.density)) for layer in plan.layers]

@@ -73,9 +73,11 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {"regnet_y_400mf": {"groups": "scale"
 where that stays and the number of groups falls, time falls as predicted."""
 LATENCIES = (0.5, 0.3)
 DIVISORS = (1, 4, 8, 16, 32)
+DEFAULTS = (*UNSEEN, "mobilenet_v3_large", "mobilenet_v3_small", "shufflenet_v2_x1_0", "resnet18")
+HALF = {"macs": {"macs": 0.5}, "params and MACs": {"params": 0.5, "macs": 0.5}}
 BATCHES = (1, 8)
 MASKED = {"resnet20": 0.3, "resnet18": 0.3}
-ROUNDS = 30
+ROUNDS, QUICK = 30, 12
 WINDOWS = 3
 
 Case = Callable[[], Row]
@@ -231,6 +233,41 @@ def divisors(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
                 yield f"{name} {runtime} batch {batch}", case
 
 
+def defaults(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
+    """Time of what `precrop.plan` gives unless told otherwise, beside divisor 1 and the original.
+
+    On one thread, where narrow widths cost the most.
+    """
+    for name in DEFAULTS:
+        for asked, budgets in HALF.items():
+
+            def case(name: str = name, budgets: Mapping[str, float] = budgets) -> Row:
+                model, shape = network(name)
+                plans = {
+                    "divisor 1": precrop.plan(model, shape, divisor=1, **budgets),
+                    "default": precrop.plan(model, shape, **budgets),
+                }
+                models = {"dense": model, **{n: plan.build(model) for n, plan in plans.items()}}
+                times = windows(models, shape, 1, rounds=QUICK)
+                dense = [window["dense"] for window in times]
+                return {
+                    "dense": statistics.median(dense),
+                    **{n: ratio(times, n, "dense") for n in plans},
+                    "most": max(window["default"] / window["dense"] for window in times),
+                    "macs": plans["default"].macs / plans["default"].base_macs,
+                    "divisor": plans["default"].options["divisor"],
+                    "multiples": _multiples(plans["default"]),
+                }
+
+            yield f"{name} half the {asked}", case
+
+
+def _multiples(plan: Plan) -> float:
+    """The share of the layers whose output channels are multiples of the plan's divisor."""
+    divisor = plan.options["divisor"]
+    return sum(layer.out_channels % divisor == 0 for layer in plan.layers) / len(plan.layers)
+
+
 def narrowed(model: nn.Module, shape: Any) -> Plan:
     """All widths times one number, in steps of 8, within half of the MACs: no method at all."""
     return precrop.plan(model, shape, macs=0.5, divisor=8, balance=1e4)
@@ -333,7 +370,7 @@ def memories(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
 
             def case(name: str = name, batch: int = batch) -> Row:
                 model, shape = network(name)
-                plan = precrop.plan(model, shape, memory=0.5, batch_size=batch)
+                plan = precrop.plan(model, shape, memory=0.5, batch_size=batch, divisor=1)
                 small = plan.build(model)
                 dense, used = predicted_memory(model, shape, batch), plan.budgets["memory"].used
                 alive, left = tensor_memory(model, shape, batch), tensor_memory(small, shape, batch)
@@ -365,7 +402,9 @@ def predicted_memory(model: nn.Module, shape: Any, batch: int) -> int:
     return structure.costs["memory"](structure.units)
 
 
-def windows(models: Mapping[str, nn.Module], shape: Any, threads: int) -> list[dict[str, float]]:
+def windows(
+    models: Mapping[str, nn.Module], shape: Any, threads: int, rounds: int = ROUNDS
+) -> list[dict[str, float]]:
     """Median seconds of networks in ONNX Runtime in interleaved rounds, three times over.
 
     Every time has fresh sessions: the speed of small networks drifts, by more than the spread of
@@ -381,7 +420,7 @@ def windows(models: Mapping[str, nn.Module], shape: Any, threads: int) -> list[d
                 name: partial(session.run_with_iobinding, binding)
                 for name, (session, binding) in sessions.items()
             }
-            times = interleaved(runs, rounds=ROUNDS, least_seconds=0.02)
+            times = interleaved(runs, rounds=rounds, least_seconds=0.02)
             found.append({name: timing.median for name, timing in times.items()})
     return found
 
@@ -394,6 +433,7 @@ def ratio(found: Sequence[Mapping[str, float]], above: str, below: str) -> float
 PARTS: dict[str, Callable[[Profiles, int], Iterator[tuple[str, Case]]]] = {
     "predictions": predictions,
     "budgets": budgets,
+    "defaults": defaults,
     "divisors": divisors,
     "rooflines": rooflines,
     "same-synexp": same_synexp,
@@ -479,6 +519,22 @@ def _divisor_table(rows: Sequence[Row]) -> list[str]:
         shares = [f"{row[f'share_of_ideal {d}']:.2f}" for d in DIVISORS]
         body.append([row["case"], f"{row['dense'] * 1e3:.1f}", f"{statistics.median(spreads):.0%}",
                      *shares, str(row["step"]), f"{row['uniform']:.2f}"])  # fmt: skip
+    return _table(headings, body)
+
+
+def _default_table(rows: Sequence[Row]) -> list[str]:
+    headings = ["share of the original's time", "dense, ms", "divisor 1", "default", "at most"]
+    headings += ["divisor taken", "layers with multiples of it"]
+    body = [
+        [
+            row["case"],
+            f"{row['dense'] * 1e3:.1f}",
+            *(f"{row[name]:.2f}" for name in ("divisor 1", "default", "most")),
+            str(row["divisor"]),
+            f"{row['multiples']:.0%}",
+        ]
+        for row in rows
+    ]
     return _table(headings, body)
 
 
@@ -591,6 +647,7 @@ def _memory_table(rows: Sequence[Row]) -> list[str]:
 
 
 TABLES: tuple[tuple[str, str, Callable[[Sequence[Row]], list[str]]], ...] = (
+    ("The default beside divisor 1", "defaults", _default_table),
     ("Half the MACs, and how much of two times as fast", "divisors", _divisor_table),
     ("Where the time goes", "rooflines", _roofline_table),
     ("A share of the latency asked for", "budgets", _budget_table),

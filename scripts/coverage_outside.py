@@ -174,6 +174,7 @@ def measure(entry: Outside) -> OutsideMeasurement:
             example_kwargs=kwargs,
             params=SHARE,
             macs=SHARE,
+            divisor=1,
             drop_unused=entry.drop_unused,
         )
     except Exception as error:

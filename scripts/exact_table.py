@@ -30,7 +30,7 @@ def main() -> None:
 def print_row(name: str, model: torch.nn.Module, shape: Any, budgets: dict[str, Any]) -> None:
     """Log SynExp at each plan's own densities, and how far outputs of layers differ in width."""
     plans = [
-        precrop.plan(model, shape, objective=objective, **budgets)
+        precrop.plan(model, shape, objective=objective, divisor=1, **budgets)
         for objective in ("synexp", "exact", "exact-output")
     ]
     values = [

@@ -256,7 +256,7 @@ def export_one(entry: Entry, crop: float | None) -> Result:
     try:
         model = load_model(entry.name, {})
         if crop is not None:
-            model = precrop.plan(model, entry.shape, macs=crop).build(model)
+            model = precrop.plan(model, entry.shape, macs=crop, divisor=1).build(model)
         settle(model, entry)
         inputs = Inputs(entry.run_shape)
         sources = [Source(model, inputs), Source(model, inputs, batch=1)]

@@ -40,10 +40,11 @@ def main() -> None:
     print("| way | params | MACs | log SynExp | " + " | ".join(SHOWN) + " |")
     print("|---|---:|---:|---:|" + "---:|" * len(SHOWN))
     for title, way in WAYS.items():
-        print_row(title, model, precrop.plan(model, SHAPE, **budgets, **way))
+        print_row(title, model, precrop.plan(model, SHAPE, divisor=1, **budgets, **way))
     for method, title in METHODS.items():
         densities = precrop.densities(model, SHAPE, method=method, **budgets)
-        print_row(title, model, precrop.plan(model, SHAPE, **budgets, densities=densities))
+        plan = precrop.plan(model, SHAPE, divisor=1, **budgets, densities=densities)
+        print_row(title, model, plan)
 
 
 def print_row(title: str, model: torch.nn.Module, plan: precrop.Plan) -> None:

@@ -40,8 +40,9 @@ def main() -> None:
         torch.manual_seed(0)
         model = load_model(name, {})
         for budgets in BUDGETS:
-            ours = precrop.plan(model, shape, **budgets)  # type: ignore[arg-type]
-            uniform = precrop.plan(model, shape, rule="uniform", **budgets)  # type: ignore[arg-type]
+            options = {"divisor": 1, **budgets}
+            ours = precrop.plan(model, shape, **options)  # type: ignore[arg-type]
+            uniform = precrop.plan(model, shape, rule="uniform", **options)  # type: ignore[arg-type]
             print(row(name, budgets, ours, uniform))
 
 

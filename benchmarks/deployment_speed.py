@@ -74,7 +74,10 @@ where that stays and the number of groups falls, time falls as predicted."""
 LATENCIES = (0.5, 0.3)
 DIVISORS = (1, 4, 8, 16, 32)
 DEFAULTS = (*UNSEEN, "mobilenet_v3_large", "mobilenet_v3_small", "shufflenet_v2_x1_0", "resnet18")
-HALF = {"macs": {"macs": 0.5}, "params and MACs": {"params": 0.5, "macs": 0.5}}
+HALF: dict[str, dict[str, Any]] = {
+    "macs": {"macs": 0.5},
+    "params and MACs": {"params": 0.5, "macs": 0.5},
+}
 BATCHES = (1, 8)
 MASKED = {"resnet20": 0.3, "resnet18": 0.3}
 ROUNDS, QUICK = 30, 12
@@ -241,7 +244,7 @@ def defaults(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
     for name in DEFAULTS:
         for asked, budgets in HALF.items():
 
-            def case(name: str = name, budgets: Mapping[str, float] = budgets) -> Row:
+            def case(name: str = name, budgets: dict[str, Any] = budgets) -> Row:
                 model, shape = network(name)
                 plans = {
                     "divisor 1": precrop.plan(model, shape, divisor=1, **budgets),
@@ -264,7 +267,7 @@ def defaults(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
 
 def _multiples(plan: Plan) -> float:
     """The share of the layers whose output channels are multiples of the plan's divisor."""
-    divisor = plan.options["divisor"]
+    divisor: int = plan.options["divisor"]
     return sum(layer.out_channels % divisor == 0 for layer in plan.layers) / len(plan.layers)
 
 

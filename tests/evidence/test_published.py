@@ -76,7 +76,7 @@ def test_budgets_are_those_of_the_published_network(folder: Path) -> None:
 
 def test_widths_that_a_plan_itself_chose_are_found_again(folder: Path) -> None:
     vgg = load_published(folder)[0]
-    plan = precrop.plan(vgg.make(), CIFAR, params=0.3, macs=0.3)
+    plan = precrop.plan(vgg.make(), CIFAR, params=0.3, macs=0.3, divisor=1)
     widths = {layer.name: layer.out_channels for layer in plan.layers if layer.name in vgg.widths}
     budgets = {"params": plan.params, "macs": plan.macs}
     same = published.Configuration(

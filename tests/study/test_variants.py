@@ -79,7 +79,7 @@ def test_plan_is_precrops() -> None:
     assert found.widths == same.widths
     densities = {"layer3.0.conv1": 0.1, "layer1.0.conv1": 0.9}
     request = Request(model, IMAGE, budgets, {}, densities)
-    asked = precrop.plan(model, IMAGE, params=0.3, macs=0.4, densities=densities)
+    asked = precrop.plan(model, IMAGE, params=0.3, macs=0.4, densities=densities, divisor=1)
     assert WAYS["plan"].function(request).widths == asked.widths != same.widths
 
 

@@ -3,13 +3,14 @@
 PYTHON := .venv/bin/python
 MODELS := .venv/.models
 STAMP := .venv/.installed
+DOCS := .venv-docs/bin/mkdocs
 OUTSIDE := .venv-outside/bin/python
 OUTSIDE_STAMP := .venv-outside/.installed
 OUTSIDE_PACKAGES := segmentation-models-pytorch ultralytics-opencv-headless monai transformers pytorchcv torchaudio \
 	spandrel diffusers neuralforecast vit-pytorch pytorch-tcn snac
 
 .PHONY: help install browser demo lint format test test-all bench bench-speed exports coverage coverage-outside \
-	proxy claims picture fuzz fuzz-files fuzz-networks clean
+	docs proxy claims picture fuzz fuzz-files fuzz-networks clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -96,6 +97,16 @@ fuzz: fuzz-files fuzz-networks  ## what is made at random: mutated files, networ
 fuzz-files: install  ## 2,000 mutations of every kind of file
 	$(PYTHON) -m scripts.fuzz_files --count 2000 --log fuzz-files.jsonl
 
+docs: $(DOCS)  ## the documentation as a site, in build/site; no dead link gets through
+	NO_MKDOCS_2_WARNING=1 $(DOCS) build --strict
+
+# Not '.[docs]': the site reads sources and needs nothing that they import, such as torch.
+$(DOCS): pyproject.toml constraints.txt
+	$(call venv,.venv-docs)
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		'mkdocs-material>=9.5' 'mkdocstrings[python]>=0.27' ruff
+	@touch $@
+
 coverage-outside: $(OUTSIDE_STAMP)  ## measure networks of other packages, write docs/coverage-outside.md
 	$(OUTSIDE) -m scripts.coverage_outside --cache coverage-outside.jsonl
 
@@ -103,5 +114,5 @@ picture: install  ## the picture in the README
 	$(PYTHON) scripts/widths_picture.py
 
 clean:  ## remove the environments and every cache
-	rm -rf .venv .venv-outside .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-outside .venv-docs .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

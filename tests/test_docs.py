@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -17,22 +17,13 @@ from precrop.linear.readings import READINGS
 from precrop.pruning.methods import NEED_DATA, RULES, SCORES
 from precrop.read.ops import HANDLERS
 from precrop.solve.program import OBJECTIVES
+from scripts.docs_site import beside, links, moved, origin, place, prose, target
 
 ROOT = Path(__file__).parent.parent
+TUTORIALS = sorted(f"docs/tutorials/{path.name}" for path in (ROOT / "docs/tutorials").glob("*.md"))
 PAGES = ["README.md", "docs/api.md", "docs/extending.md", "docs/trained-weights.md"]
-EVERY_PAGE = [
-    *PAGES,
-    "docs/deployment.md",
-    "docs/evidence.md",
-    "docs/export.md",
-    "docs/method.md",
-    "docs/reading.md",
-    "docs/speed.md",
-    "docs/studies.md",
-    "docs/trainers.md",
-    "docs/training.md",
-    "CONTRIBUTING.md",
-]
+EVERY_PAGE = [str(path) for path in beside() if path.suffix == ".md"]
+EVERY_PAGE += sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
 
 
 def text(page: str) -> str:
@@ -68,17 +59,46 @@ def test_code_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("page", EVERY_PAGE)
 def test_links_lead_somewhere(page: str) -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)]*)\)", text(page)):
-        path, _, anchor = target.partition("#")
-        file = (ROOT / page).parent / path if path else ROOT / page
-        assert file.exists(), target
+    for link in links(text(page)):
+        file, anchor = target(PurePosixPath(page), link[2])
+        folder = file.name == "README.md" and (ROOT / file.parent).is_dir()
+        assert folder or (ROOT / file).is_file(), link[0]
         if anchor:
-            headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
-            assert anchor in {slug(heading) for heading in headings}, target
+            headings = re.findall(r"^#+ (.*)$", prose(text(str(file))), re.MULTILINE)
+            assert anchor in {slug(heading) for heading in headings}, link[0]
 
 
 def slug(heading: str) -> str:
-    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+    """An anchor, as GitHub and mkdocs.yml make it."""
+    words = re.sub(r"\[(.*?)\]\(.*?\)", r"\1", heading)
+    return re.sub(r"[^\w\- ]", "", words.lower()).replace(" ", "-")
+
+
+def test_links_stay_whole_in_the_site() -> None:
+    page = PurePosixPath("docs/tutorials/script.md")
+    for link, there in {
+        "[a](../api.md#errors)": "[a](../api.md#errors)",
+        "[a](../../README.md)": "[a](../index.md)",
+        "[a `[b]` c](../../LICENSE)": "[a `[b]` c](../repo/LICENSE)",
+        "[runs](../../results)": "[runs](../repo/results/README.md)",
+        "[studies](../../studies), [there](https://a.b)": "studies, [there](https://a.b)",
+        "```python\nwidths[0](x.md)\n```": "```python\nwidths[0](x.md)\n```",
+    }.items():
+        assert moved(link, page) == there
+    assert moved("[a](docs/api.md)", PurePosixPath("README.md")) == "[a](api.md)"
+    for path in beside():
+        assert origin(place(path)) == path
+
+
+def test_every_page_is_in_the_sites_navigation() -> None:
+    named = set(re.findall(r": ([\w./-]+\.md)$", text("mkdocs.yml"), re.MULTILINE))
+    assert {str(place(PurePosixPath(page))) for page in EVERY_PAGE if "docs/" in page} <= named
+    assert all((ROOT / origin(PurePosixPath(name))).is_file() for name in named)
+
+
+def test_docstrings_of_all_public_names_are_in_the_site() -> None:
+    named = re.findall(r"^::: precrop\.(\w+)$", text("docs/reference.md"), re.MULTILINE)
+    assert sorted(named) == sorted(precrop.__all__)
 
 
 def test_every_public_name_and_argument_is_documented() -> None:

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,7 +12,7 @@ import typer.main
 
 import precrop
 import precrop.models
-from precrop.cli.app import app
+from precrop.cli.app import app, main
 from precrop.costs.layered import COSTS
 from precrop.linear.readings import READINGS
 from precrop.pruning.methods import NEED_DATA, RULES, SCORES
@@ -44,17 +45,25 @@ def clean_tables() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("clean_tables")
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:`isinstance")
+@pytest.mark.parametrize("page", [*PAGES, *TUTORIALS])
 def test_code_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python, and in blocks of a shell every command, one after the other in one folder."""
     monkeypatch.chdir(tmp_path)
     content = text(page)
     names: dict[str, Any] = {"__name__": "page"}
-    blocks = list(re.finditer(r"^```python\n(.*?)^```$", content, re.MULTILINE | re.DOTALL))
+    blocks = list(re.finditer(r"^```(python|sh)\n(.*?)^```$", content, re.MULTILINE | re.DOTALL))
     assert blocks
     for block in blocks:
-        line = content.count("\n", 0, block.start(1))
-        code = compile("\n" * line + block[1], str(ROOT / page), "exec")
-        exec(code, names)
+        if block[1] == "python":
+            line = content.count("\n", 0, block.start(2))
+            exec(compile("\n" * line + block[2], str(ROOT / page), "exec"), names)
+        else:
+            for command in block[2].replace("\\\n", " ").splitlines():
+                program, *words = shlex.split(command, comments=True)
+                assert program == "precrop"
+                assert main(words) == 0, command
 
 
 @pytest.mark.parametrize("page", EVERY_PAGE)

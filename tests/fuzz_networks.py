@@ -88,8 +88,7 @@ def options(seed: int) -> dict[str, Any]:
     chosen: dict[str, Any] = {"params": draw.choice((0.2, 0.35, 0.5, 0.7, 0.9))}
     if draw.random() < 0.6:
         chosen["macs"] = draw.choice((0.35, 0.5, 0.7, 0.9))
-    if draw.random() < 0.3:
-        chosen["divisor"] = draw.choice((2, 4, 8))
+    chosen["divisor"] = draw.choice((2, 4, 8)) if draw.random() < 0.3 else 1
     if draw.random() < 0.15:
         chosen["expand"] = True
     return chosen

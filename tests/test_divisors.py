@@ -80,9 +80,9 @@ def test_a_part_narrower_than_the_divisor_is_reported(capsys: pytest.CaptureFixt
     assert plan.widths["mixed"][1] % 8 == 5
     show(plan)
     told = capsys.readouterr().out
-    assert "Multiples of 8: the output channels of 2 of 5 layers." in told
-    assert "No multiple of 8 in 2, too narrow: a, mixed" in told
-    assert "No multiple of 8 in 1, the network's own ends, or frozen: head" in told
+    assert "multiples of 8 or those of the original: 2 of 5 layers have multiples." in told
+    assert "No multiple of 8 in 2: too narrow: a, mixed" in told
+    assert "No multiple of 8 in 1: the network's own ends, or frozen: head" in told
 
 
 def narrow() -> nn.Sequential:
@@ -231,10 +231,10 @@ def test_what_was_chosen_elsewhere_is_taken_as_it_is() -> None:
 def test_what_a_divisor_guarantees_is_told() -> None:
     plan = precrop.plan(torchvision.models.mobilenet_v2(), (3, 64, 64), params=0.5, macs=0.5)
     lines = list(multiples_lines(plan))
-    assert lines[0] == "Multiples of 16: the output channels of 51 of 53 layers."
-    assert lines[1:] == [
-        "No multiple of 16 in 1, the network's own ends, or frozen: classifier.1",
-        "No multiple of 16 in 1, too narrow: features.1.conv.1",
+    assert lines == [
+        "Widths are multiples of 16: 51 of 53 layers have multiples.",
+        "No multiple of 16 in 1: the network's own ends, or frozen: classifier.1",
+        "No multiple of 16 in 1: too narrow: features.1.conv.1",
     ]
     assert lines[0] in plan.summary()
     one = precrop.plan(narrow(), SHAPE, params=0.5, divisor=1)

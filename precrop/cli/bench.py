@@ -33,8 +33,7 @@ class VariantOptions:
     macs: Macs = None
     divisors: Annotated[
         str | None,
-        "One plan for each: its widths are multiples of the divisor; auto: 16, halved as often as "
-        "the budget needs.",
+        "One plan for each: its widths are multiples of the divisor; auto: what plan takes.",
         "1,8,auto",
     ] = None
     masked: Annotated[bool, "Also the network masked to the plan's layer-wise densities."] = False

@@ -177,11 +177,13 @@ def multiples_lines(plan: "Plan") -> Iterator[str]:
         return
     odd = {layer.name: layer for layer in plan.layers if layer.out_channels % divisor}
     even = len(plan.layers) - len(odd)
-    yield f"Multiples of {divisor}: the output channels of {even} of {len(plan.layers)} layers."
+    auto = plan.options.get("divisor_asked") == "auto"
+    rule = f"multiples of {divisor}" if auto else f"multiples of {divisor} or those of the original"
+    yield f"Widths are {rule}: {even} of {len(plan.layers)} layers have multiples."
     for reason, words in _NO_MULTIPLES.items():
         names = [name for name in (reasons or {}).get(reason, ()) if name in odd]
         if names:
-            yield f"No multiple of {divisor} in {len(names)}, {words}: {_some(names)}"
+            yield f"No multiple of {divisor} in {len(names)}: {words}: {_some(names)}"
 
 
 def outputs_lines(plan: "Plan") -> Iterator[str]:

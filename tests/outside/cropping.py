@@ -22,7 +22,7 @@ def cropped(
     """
     options = options or {"params": 0.5, "macs": 0.5}
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    plan = precrop.plan(model, shape, **options)
+    plan = precrop.plan(model, shape, **{"divisor": 1, **options})
     built = plan.build(model)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert sum(parameter.numel() for parameter in built.parameters()) == plan.params

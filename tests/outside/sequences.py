@@ -67,7 +67,7 @@ def cropped(
     """Half of a network (or as ``budgets`` say), after everything that a built one promises."""
     torch.manual_seed(0)
     model = make()
-    plan = precrop.plan(model, shape, **(budgets or {"params": 0.5, "macs": 0.5}))
+    plan = precrop.plan(model, shape, divisor=1, **(budgets or {"params": 0.5, "macs": 0.5}))
     built = plan.build(model)
     assert counted_params(built) == plan.params
     assert counted_macs(built, shape) == plan.macs

@@ -138,24 +138,25 @@ def summary(known: Sources) -> str:
     answers = Counter(row.verdict for row in rows(known))
     counted = ", ".join(f"{answers[name]} {text}" for name, text in ANSWERS.items())
     lines = [
-        "**SynExp tells good widths from bad ones before training.** Among networks of equal "
-        "parameters and MACs its rank correlation with the accuracy of single runs is "
+        "**Good widths are told from bad ones before training.** Among networks of equal "
+        "parameters and MACs the objective's rank correlation with accuracy is "
         f"{_means(rho, '.2f')} (CIFAR-10 / CIFAR-100 / ImageNet16-120). From the widest network "
         f"its choice beats {_shares(shares)} of the networks of its size, by {_means(size)} points "
         f"on average, and uniform width by {_means(ahead)}.",
-        "**Where it pays.** On networks of sensible shape, at equal parameters and MACs, there is "
-        f"little to gain: {_means(sensible)} points over uniform width, and the best network of "
-        f"all gains {_means(best)}. With MACs alone it is {_means(alone)}, on ill-shaped networks "
-        f"{_means(shaped)}, and PreConfig repairs these at equal costs by {_means(repaired)}.",
+        "**Where it pays.** A budget of MACs alone is worth "
+        f"{_means(alone)} points over uniform width; an ill-shaped network gains {_means(shaped)}, "
+        f"and PreConfig repairs it at equal costs by {_means(repaired)}. Both budgets at one share "
+        f"of a sensible network: {_means(sensible)}, where the best network of all gains "
+        f"{_means(best)}.",
         "**Where it does not.** Four fifths of the parameters at equal MACs cost a sensible "
-        f"network {_means(fewer)} points, and even the best network {_means(fewest)}: the paper's "
-        "gain does not hold there. A budget of parameters alone can starve a classifier of many "
-        f"classes ({_means(classes)}). To widths that others published {published_means(known)}.",
+        f"network {_means(fewer)} points (the best one {_means(fewest)}), against the paper's "
+        "claim. Parameters alone can starve a classifier of many classes "
+        f"({_means(classes)}). Published widths are not found.",
         f"Of {sum(answers.values())} claims and defaults in the [table of "
         f"verdicts]({{page}}#verdicts) {counted}.",
     ]
     return "\n".join(
-        textwrap.fill(line, 140, initial_indent="- ", subsequent_indent="  ", **UNBROKEN)
+        textwrap.fill(line, 100, initial_indent="- ", subsequent_indent="  ", **UNBROKEN)
         for line in lines
     )
 
@@ -233,7 +234,14 @@ def page(text: str, known: Sources) -> str:
         KeyError: a place that stands for nothing.
     """
     filled = places(known)
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: filled[match[1]](), text)
+    content = re.sub(r"\{\{(\w+)\}\}", lambda match: filled[match[1]](), text)
+    return "\n\n".join(map(_wrapped, content.split("\n\n")))
+
+
+def _wrapped(part: str) -> str:
+    """A paragraph with its lines broken anew; lists, tables and the like as they are."""
+    is_prose = part[:1].isalnum() or part[:1] in "`*("
+    return textwrap.fill(part, 100, **UNBROKEN) if is_prose else part
 
 
 def main() -> None:

@@ -471,10 +471,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 # --- the page -----------------------------------------------------------------------------------
 
 INTRODUCTION = """
-`make bench-speed` measures all of this and writes this page; a part alone is
-`python -m benchmarks.deployment_speed --parts NAME --fresh`. The records, with every number, lie in
-`results/speed`. Networks that are compared run in turns within one process, every round once, in an
-order that moves on; figures are ratios of medians. Milliseconds are those of this machine only.
+By `make bench-speed`; a part alone is `python -m benchmarks.deployment_speed --parts NAME --fresh`,
+and every number lies in `results/speed`. Networks that are compared take turns within one process;
+figures are ratios of medians. Milliseconds are those of this machine only.
 """.strip()
 NOTES = Path(__file__).with_name("deployment_notes.md")
 """What the figures mean, section by section; written by people after looking at them."""
@@ -497,7 +496,8 @@ def written(folder: Path, profiles: Profiles) -> str:
 
 def _machine(profile: DeviceProfile, folder: Path) -> str:
     found = profile.machine
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
+    paths = (folder / f"{part}.json" for part in PARTS)  # others lie beside them
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
     dates = sorted(record["machine"]["date"][:10] for record in records)
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     return (
@@ -513,15 +513,15 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _divisor_table(rows: Sequence[Row]) -> list[str]:
-    headings = ["share of the ideal speed-up", "dense, ms", "spread"]
+    headings = ["speed-up", "dense, ms", "spread"]
     headings += [f"divisor {d}" for d in DIVISORS]
     headings += ["auto takes", "uniform width, steps of 8"]
     body = []
     for row in rows:
         spreads = [row["dense_spread"], *(row[f"spread {d}"] for d in DIVISORS)]
-        shares = [f"{row[f'share_of_ideal {d}']:.2f}" for d in DIVISORS]
+        speedups = [f"{row[f'speedup {d}']:.2f}x" for d in DIVISORS]
         body.append([row["case"], f"{row['dense'] * 1e3:.1f}", f"{statistics.median(spreads):.0%}",
-                     *shares, str(row["step"]), f"{row['uniform']:.2f}"])  # fmt: skip
+                     *speedups, str(row["step"]), f"{2 * row['uniform']:.2f}x"])  # fmt: skip
     return _table(headings, body)
 
 
@@ -651,7 +651,7 @@ def _memory_table(rows: Sequence[Row]) -> list[str]:
 
 TABLES: tuple[tuple[str, str, Callable[[Sequence[Row]], list[str]]], ...] = (
     ("The default beside divisor 1", "defaults", _default_table),
-    ("Half the MACs, and how much of two times as fast", "divisors", _divisor_table),
+    ("Speed-up at half the MACs", "divisors", _divisor_table),
     ("Where the time goes", "rooflines", _roofline_table),
     ("A share of the latency asked for", "budgets", _budget_table),
     ("Predictions for networks that no profile saw", "predictions", _prediction_table),

@@ -84,8 +84,8 @@ def page(rows: Sequence[tuple[Entry, Measurement]]) -> str:
     lines = [
         "# Coverage",
         "",
-        f"Every network below was planned at `params={SHARE}, macs={SHARE}`, built, and run",
-        "forward and backward. Measured on one thread of a CPU, with",
+        f"Every network below was planned at `params={SHARE}, macs={SHARE}, divisor=1`, built,",
+        "and run forward and backward. Measured on one thread of a CPU, with",
         f"{versions}, timm {timm.__version__}, by",
         "`python -m scripts.coverage_table --cache coverage.jsonl`. The same measurements are a",
         "test, `tests/matrix`, which knows of every shortfall.",

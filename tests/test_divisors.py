@@ -1,5 +1,6 @@
 """Widths in steps: layers that several groups make up, and layers narrower than the step."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -239,3 +240,9 @@ def test_what_a_divisor_guarantees_is_told() -> None:
     assert lines[0] in plan.summary()
     one = precrop.plan(narrow(), SHAPE, params=0.5, divisor=1)
     assert list(multiples_lines(one)) == []
+    uneven = precrop.plan(Joined(5, 40), SHAPE, params=0.5, divisor=8)
+    old = {name: value for name, value in uneven.solver.items() if name != "no_multiples"}
+    assert list(multiples_lines(dataclasses.replace(uneven, solver=old))) == [
+        "Widths are multiples of 8 or those of the original: 2 of 5 layers have multiples.",
+        "No multiple of 8 in 1: sums of several widths, of which some cannot be multiples: mixed",
+    ]

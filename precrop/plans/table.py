@@ -1,6 +1,6 @@
 """A plan as a table for the terminal."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -172,16 +172,20 @@ _NO_MULTIPLES = {
 
 def multiples_lines(plan: "Plan") -> Iterator[str]:
     """How many layers have multiples of the divisor, and which have none and why."""
-    divisor, reasons = plan.options.get("divisor", 1), plan.solver.get("no_multiples")
-    if divisor == 1:
+    divisor = plan.options.get("divisor")
+    if type(divisor) is not int or divisor < 2:
         return
-    odd = {layer.name: layer for layer in plan.layers if layer.out_channels % divisor}
+    odd = [layer.name for layer in plan.layers if layer.out_channels % divisor]
     even = len(plan.layers) - len(odd)
     auto = plan.options.get("divisor_asked") == "auto"
     rule = f"multiples of {divisor}" if auto else f"multiples of {divisor} or those of the original"
     yield f"Widths are {rule}: {even} of {len(plan.layers)} layers have multiples."
+    reasons = plan.solver.get("no_multiples")
+    if not isinstance(reasons, Mapping):  # plans of old told only these
+        reasons = {"parts": plan.solver.get("uneven")}
     for reason, words in _NO_MULTIPLES.items():
-        names = [name for name in (reasons or {}).get(reason, ()) if name in odd]
+        told = reasons.get(reason)
+        names = [name for name in odd if name in told] if isinstance(told, Sequence) else []
         if names:
             yield f"No multiple of {divisor} in {len(names)}: {words}: {_some(names)}"
 

@@ -1,24 +1,14 @@
 """Seconds and memory that every method for densities takes: `make bench`.
 
-SynFlow and SNIP stand next to plain loops over autograd, written as their papers read: a deep copy,
-one forward and backward pass, one `torch.cat` of all scores, a threshold by `torch.kthvalue`. They
-take turns with precrop on the same network and the same batch. Networks and batches are made
-outside of the timed parts. A method that takes long runs once; of the others the first run is not
-counted. CPU seconds are those of the process: they say more than the clock on the wall where other
-processes hold the cores.
+SynFlow and SNIP stand next to plain loops over autograd, written as their papers read, in turns on
+the same network and batch. Networks and batches are made outside of the timed parts. CPU seconds
+are those of the process, which say more where other processes hold the cores. PyTorch runs on one
+thread.
 
-The plain SynFlow needs a network whose R fits in float32 and that stays linear. R of torchvision's
-ResNet-50 overflows, and MobileNetV2's ReLU6 saturate. For this comparison the weights of every
-layer are therefore scaled by a constant, which changes no ranking. The densities of both may then
-differ by rounding alone, that is by a few weights.
-
-The plain SNIP computes its batch at once. precrop cuts it in parts that fit in memory, so batch
-norms, and with them densities, differ; so do MobileNetV2's random dropouts.
-
-Memory is the most that a fresh process ever held: after its imports, with a network and a batch,
-and in the end.
-
-PyTorch runs on one thread unless `--threads` says otherwise.
+For the plain SynFlow, whose R must fit in float32 and stay linear, every layer's weights are scaled
+by a constant; densities may then differ by a few weights. The plain SNIP computes its batch at
+once, where precrop cuts it in parts that fit in memory. Memory is the most that a fresh process
+ever held.
 """
 
 import argparse

@@ -1,15 +1,10 @@
 """Seconds that `precrop.plan` takes, next to Torch-Pruning at the same MACs: `make bench`.
 
 Torch-Pruning takes a channel ratio, not a budget, so its ratio is bisected to a thousandth, for the
-largest network it finds within the budget, as `precrop.plan` never exceeds one either. Both that
-total, counting the MACs by its own counter included, and one single prune at the ratio found are
-reported. A prune changes the network in place, so `plan + build` is shown beside it. Networks are
-made outside of the timed parts, a fresh one each time. The MACs shown for both tools' networks are
-those of PyTorch's own FlopCounterMode, halved.
-
-PyTorch runs on one thread unless `--threads` says otherwise: precrop computes nothing that threads
-share, and Torch-Pruning's threads, where other processes hold the cores, wait for each other many
-times longer than they work.
+largest network within the budget. Shown are that total and one prune at the ratio found, beside
+`plan + build`. Networks are made outside of the timed parts. MACs are half of what PyTorch's
+FlopCounterMode counts. PyTorch runs on one thread: precrop computes nothing that threads share, and
+Torch-Pruning's threads wait for each other where other processes hold the cores.
 """
 
 import argparse

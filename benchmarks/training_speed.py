@@ -1,14 +1,11 @@
 """How fast `precrop train` trains on a CPU, dense and cropped: `make bench`.
 
-ResNet-20 on random images in CIFAR-10's sizes and proportions. The bare loop is what anyone writes:
-bf16 autocast and channels_last, SGD, one batch over and over, no data to prepare, nothing counted.
-`precrop train` shuffles, crops, flips and normalises, counts loss and accuracy, and keeps
-checkpoints. Every measurement is a process of its own, since memory settings last as long as a
-process does; the variants take turns.
+ResNet-20 on random images of CIFAR-10's size. The bare loop is what anyone writes: bf16 autocast
+and channels_last, SGD, one batch over and over. `precrop train` shuffles, crops, flips, normalises,
+counts and keeps checkpoints. Every measurement is a process of its own, in turns.
 
-An epoch is 50,000 training images and 10,000 held-out ones, scaled up from the steps that ran. The
-cropped networks are plans at 30% of the MACs with several divisors. What a step spends its time on
-is told by PyTorch's profiler, which slows small operations down a little.
+An epoch is 50,000 training images and 10,000 held-out ones, scaled up from the steps that ran.
+Cropped networks are plans at 30% of the MACs. Where time goes is told by PyTorch's profiler.
 """
 
 import argparse

@@ -158,18 +158,26 @@ def _first_share(latency: Budget, dense: Runner) -> float:
     if share is not None:
         return share
     timing = interleaved({"dense": dense}, rounds=10, stopwatch=dense.stopwatch)
-    return min(_seconds(latency) / timing["dense"].median, 1.0)
+    return min(limit(latency, 1.0) / timing["dense"].median, 1.0)
+
+
+def limit(latency: Budget, dense: float) -> float:
+    """The seconds that a budget allows where the original takes ``dense``.
+
+    Raises:
+        BudgetError: it is neither a share nor a time.
+    """
+    share = _share(latency)
+    if share is not None:
+        return share * dense
+    return parse_budget("latency", latency, 1) / UNITS["latency"].suffixes["s"]
 
 
 def _share(latency: Budget) -> float | None:
     """The budget as a share of the original, or None if it is a time."""
     large = 10**18
-    limit = parse_budget("latency", latency, large)
-    return None if limit == parse_budget("latency", latency, 2 * large) else limit / large
-
-
-def _seconds(latency: Budget) -> float:
-    return parse_budget("latency", latency, 1) / UNITS["latency"].suffixes["s"]
+    share = parse_budget("latency", latency, large)
+    return None if share == parse_budget("latency", latency, 2 * large) else share / large
 
 
 def _narrowest(
@@ -193,10 +201,8 @@ def _measure(latency: Budget, asked: float, dense: Runner, cropped: Runner, roun
         least_seconds=0.02,
         stopwatch=cropped.stopwatch,
     )
-    share = _share(latency)
     base = times["dense"].median
-    limit = _seconds(latency) if share is None else share * base
-    return Attempt(asked, times["cropped"].median, base, limit)
+    return Attempt(asked, times["cropped"].median, base, limit(latency, base))
 
 
 def _corrected(attempts: list[Attempt]) -> float:

@@ -160,7 +160,7 @@ def check_device(device: str) -> None:
 def eager(model: nn.Module, inputs: Inputs, setting: Setting) -> Runner:
     """PyTorch, operation by operation."""
     network, args, kwargs = _with_input(model, inputs, setting)
-    return _torch_runner(lambda: network(*args, **kwargs), setting)
+    return torch_runner(lambda: network(*args, **kwargs), setting)
 
 
 def compiled(model: nn.Module, inputs: Inputs, setting: Setting) -> Runner:
@@ -173,13 +173,17 @@ def compiled(model: nn.Module, inputs: Inputs, setting: Setting) -> Runner:
     function = torch.compile(_own_code(forward), dynamic=False)
     # Beyond its limit of recompilations PyTorch would go on eagerly, and say so in its log only.
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
-        return _torch_runner(lambda: function(*args, **kwargs), setting)
+        return torch_runner(lambda: function(*args, **kwargs), setting)
 
 
 def ort(model: nn.Module, inputs: Inputs, setting: Setting) -> Runner:
     """ONNX Runtime on what `precrop.deployment.exporting.to_onnx` writes, all optimizations on."""
     with onnx_file(model, inputs, setting.batch) as path:
-        session, binding = onnx_session(path, model, inputs, setting)
+        return ort_runner(*onnx_session(path, model, inputs, setting))
+
+
+def ort_runner(session: "onnxruntime.InferenceSession", binding: "onnxruntime.IOBinding") -> Runner:
+    """A session ready to be run."""
 
     def run() -> Any:
         session.run_with_iobinding(binding)
@@ -285,7 +289,8 @@ def _with_input(
     )
 
 
-def _torch_runner(forward: Callable[[], Any], setting: Setting) -> Runner:
+def torch_runner(forward: Callable[[], Any], setting: Setting) -> Runner:
+    """A forward pass of PyTorch's ready to be run, on the setting's threads."""
     threads = setting.threads
     closing = ExitStack()
     closing.enter_context(_Threads())

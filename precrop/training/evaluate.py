@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import length_hint
 from pathlib import Path
@@ -180,31 +180,70 @@ def evaluate(
     counted = count(network, tuple(data.shape), masks=kept)
     device = layout(1).device
     bf16 = uses_bf16(precision, device)
-    classes = len(data.classes)
-    matrix = MulticlassConfusionMatrix(classes, validate_args=False).to(device)
     network = network.to(device).eval()
-    losses, images = torch.zeros((), dtype=torch.float64), 0
     context = torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
-    dtype = torch.bfloat16 if bf16 else torch.float32
-    with torch.inference_mode(), context:
-        batches = test_batches(data, _BATCH, device=device, dtype=dtype)
-        total = -(-length_hint(data.test) // _BATCH) or None
-        for inputs, labels in progress(batches, "evaluating", total):
-            logits = outputs(network(inputs))[0].float()
-            matrix.update(logits, labels)
-            losses += F.cross_entropy(logits, labels, reduction="sum").double().cpu()
-            images += len(labels)
-    confusion = matrix.compute().cpu()
+    with context:
+        found = judge(
+            lambda images: outputs(network(images))[0].float(),
+            data,
+            device=device,
+            dtype=torch.bfloat16 if bf16 else torch.float32,
+            progress=progress,
+        )
     return Evaluation(
         run=run,
-        accuracy=int(confusion.diagonal().sum()) / images,
-        loss=float(losses) / images,
+        accuracy=found.accuracy,
+        loss=found.loss,
         params=counted.params,
         macs=counted.macs,
         seconds=time.perf_counter() - start,
         classes=tuple(data.classes),
-        confusion=confusion,
+        confusion=found.confusion,
     )
+
+
+class Judgement(NamedTuple):
+    """What is said of the held-out images: the confusion matrix, and the mean cross-entropy."""
+
+    confusion: Tensor
+    loss: float
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the images that are right."""
+        return int(self.confusion.diagonal().sum()) / int(self.confusion.sum())
+
+
+def judge(
+    logits: Callable[[Tensor], Tensor],
+    data: ImageData,
+    *,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    batch_size: int = _BATCH,
+    progress: Progress = silent,
+) -> Judgement:
+    """Compare what is said of the held-out images with their labels.
+
+    Args:
+        logits: of a batch of images; of a network, or of a file that was made of one.
+        data: the images.
+        device: where they go.
+        dtype: of the images.
+        batch_size: images at once.
+        progress: for the batches.
+    """
+    matrix = MulticlassConfusionMatrix(len(data.classes), validate_args=False).to(device)
+    losses, images = torch.zeros((), dtype=torch.float64), 0
+    with torch.inference_mode():
+        batches = test_batches(data, batch_size, device=device, dtype=dtype)
+        total = -(-length_hint(data.test) // batch_size) or None
+        for inputs, labels in progress(batches, "evaluating", total):
+            found = logits(inputs)
+            matrix.update(found, labels)
+            losses += F.cross_entropy(found, labels, reduction="sum").double().cpu()
+            images += len(labels)
+    return Judgement(matrix.compute().cpu(), float(losses) / images)
 
 
 def draw_confusion(evaluation: Evaluation, path: Path) -> None:

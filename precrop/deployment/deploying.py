@@ -1,0 +1,506 @@
+"""From a network and a time to a file: profile, plan, train, export, check, measure.
+
+All of it lies in one folder, and ``deploy.json`` in it says which steps are done: the same call
+goes on where it was, and does again only what depends on something that changed.
+"""
+
+import dataclasses
+import hashlib
+import json
+import statistics
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from operator import length_hint
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from precrop.api import plan
+from precrop.costs.machine import LIBRARY, describe_machine, part
+from precrop.costs.profiles import DeviceProfile, find_profile
+from precrop.deployment.calibrating import calibrate, limit
+from precrop.deployment.exporting import Origin, export
+from precrop.deployment.files import FILE_KINDS, FileKind
+from precrop.deployment.profiling import Subject, profile_device
+from precrop.deployment.quiet import Quiet, wait
+from precrop.deployment.runtimes import Setting, check_runtime
+from precrop.deployment.timing import interleaved
+from precrop.errors import BudgetError, PrecropError
+from precrop.files import check_writable, read_json, write_text
+from precrop.model_spec import ModelSpec
+from precrop.plans.kinds import Init
+from precrop.plans.plan import Plan
+from precrop.read.inputs import Inputs
+from precrop.solve.budgets import Budget
+from precrop.training.recipes import find_recipe
+from precrop.zoo import default_input_shape
+
+if TYPE_CHECKING:
+    from precrop.training.data import ImageData
+    from precrop.training.recipes import Recipe
+    from precrop.training.runs import Run
+
+RECORD, PROFILE, PASSES, PLAN, RUNS = (
+    "deploy.json",
+    "profile.json",
+    "profile.passes.jsonl",
+    "plan.json",
+    "runs",
+)
+FORGIVEN = 1.1
+"""A plan that is measured beyond this multiple of the asked time is not trained."""
+PROFILED = 90.0
+"""Seconds for the profile of a device that nobody measured before."""
+ROUNDS = 20
+_SESSIONS = 3
+"""Times that both networks are loaded afresh: a session can be slow all its life."""
+_LEAST_SECONDS = 0.02
+_BATCH = 64
+"""Images that a file is asked of at once."""
+SCHEMA = 1
+
+Say = Callable[[str], None]
+"""Told in a line what is done now."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """How long one pass takes, in seconds: the median of fresh sessions, and their extremes."""
+
+    median: float
+    least: float
+    most: float
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """What a deployment came to.
+
+    Attributes:
+        file: the exported network.
+        plan: what it is cropped by.
+        asked: the latency, as it was asked for.
+        limit: the asked latency in seconds; a share is one of the dense network's in these rounds.
+        dense: times of the original, exported likewise.
+        deployed: times of ``file``, measured in turns with the original.
+        difference: of the file's outputs from PyTorch's, relative to their largest value.
+        accuracy: share of the held-out images that the file gets right; None without images.
+        images: held-out images.
+        quiet: how quiet the machine was when times were measured; see
+            `precrop.deployment.quiet.Quiet`.
+        reused: steps that were done before.
+    """
+
+    file: Path
+    plan: Plan
+    asked: Budget
+    limit: float
+    dense: Times
+    deployed: Times
+    difference: float
+    accuracy: float | None
+    images: int
+    quiet: Quiet
+    reused: tuple[str, ...]
+
+    @property
+    def used(self) -> float:
+        """Measured time as a share of the asked one."""
+        return self.deployed.median / self.limit
+
+    def to_json(self) -> dict[str, Any]:
+        """In JSON's types; of the plan its totals."""
+        plan = {n: getattr(self.plan, n) for n in ("params", "macs", "base_params", "base_macs")}
+        fields = {**vars(self), "file": str(self.file), "used": self.used}
+        times = {name: asdict(getattr(self, name)) for name in ("dense", "deployed", "quiet")}
+        return {**fields, **times, **plan, "plan": str(self.file.parent / PLAN)}
+
+
+def deploy(
+    model: ModelSpec | str,
+    latency: Budget,
+    output: str | Path,
+    *,
+    data: str | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    recipe: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    init: Init = "slice",
+    seed: int = 0,
+    format: Literal["onnx", "pt2"] = "onnx",
+    threads: int = 1,
+    device_profile: DeviceProfile | str | Path | None = None,
+    rounds: int = ROUNDS,
+    progress: Say | None = None,
+    **options: Any,
+) -> Deployed:
+    """Make a network that takes at most so long here: a checked file, trained and measured.
+
+    Args:
+        model: by name, as for `precrop.zoo.load_model`.
+        latency: of one input: a share of the original's time, or a string such as ``"8ms"``.
+        output: a folder for all that is made.
+        data: what it is trained on, as for `precrop.training.data.load_data`; None leaves out
+            training: the file has initial weights.
+        input_shape: of one image; what the network is usually given if None.
+        recipe: of the training; the usual one for the data if None.
+        changes: to the recipe, by name.
+        init: how the cropped network gets its weights.
+        seed: of the initial weights and of the training.
+        format: of the file.
+        threads: of the CPU that it runs on.
+        device_profile: as for `precrop.plan`; measured with this network if None.
+        rounds: passes of one measurement.
+        progress: told in words what is done.
+        options: further ones of `precrop.plan`: ``params``, ``macs``, ``divisor``, ….
+
+    Raises:
+        BudgetError: no plan is fast enough, as predicted or as measured.
+        PrecropError: the network, the data or an option cannot be used, or the folder holds another
+            deployment.
+    """
+    spec = ModelSpec(model, {}) if isinstance(model, str) else model
+    if format not in FILE_KINDS:
+        raise PrecropError(f"format {format!r} cannot be measured: write {' or '.join(FILE_KINDS)}")
+    if rounds < 1:
+        raise PrecropError(f"{rounds} rounds measure nothing: give 1 or more")
+    limit(latency, 1.0)
+    check_runtime(FILE_KINDS[format].runtime)
+    setting = Setting(threads=threads)
+    profile = None if device_profile is None else find_profile(device_profile)
+    images, spec, network, shape = _network(spec, data, input_shape, seed)
+    chosen = None if images is None else find_recipe(recipe, images.name).changed(changes or {})
+    about = {
+        "network": spec.to_json(),
+        "input_shape": shape,
+        "latency": latency,
+        "init": init,
+        "seed": seed,
+        "format": format,
+        "threads": threads,
+        "options": options,
+    }
+    book = _Book(Path(output), about, progress or _silent)
+    journey = _Journey(book, spec, network, Inputs(shape), setting, format, images)
+    journey.check(options)
+    profile = profile or journey.profile()
+    planned = journey.plan(latency, profile, rounds, options)
+    run = None
+    if images is not None and chosen is not None:
+        run = _run(images, str(data), spec, planned, init, seed, chosen)
+        journey.train(run, shown=progress is not None)
+    exported = journey.export(planned, run, init)
+    accuracy = journey.judge(exported)
+    times = journey.measure(exported, rounds)
+    dense, deployed = (Times(**times[name]) for name in ("dense", "deployed"))
+    return Deployed(
+        file=journey.file,
+        plan=planned,
+        asked=latency,
+        limit=limit(latency, dense.median),
+        dense=dense,
+        deployed=deployed,
+        difference=exported["difference"],
+        accuracy=accuracy,
+        images=0 if images is None else length_hint(images.test),
+        quiet=Quiet(**times["quiet"]),
+        reused=tuple(book.reused),
+    )
+
+
+def _silent(doing: str) -> None:
+    pass
+
+
+def _network(
+    spec: ModelSpec, data: str | None, input_shape: tuple[int, ...] | None, seed: int
+) -> "tuple[ImageData | None, ModelSpec, nn.Module, tuple[int, ...]]":
+    """The images, the network for their classes with its initial weights, and its input."""
+    from precrop.training.networks import for_classes, initial_weights
+
+    if data is None:
+        with initial_weights(seed):
+            network = spec.build()
+        return None, spec, network, input_shape or default_input_shape(spec.name, network)
+    from precrop.training.data import load_data
+
+    shape = input_shape or default_input_shape(spec.name, spec.build())
+    images = load_data(data, image_size=shape[-1])
+    if tuple(images.shape) != tuple(shape):
+        sizes = ("x".join(map(str, size)) for size in (images.shape, shape))
+        raise PrecropError("the images of {} are {}, the network takes {}".format(data, *sizes))
+    spec = for_classes(spec, len(images.classes))
+    with initial_weights(seed):
+        return images, spec, spec.build(), shape
+
+
+def _run(
+    images: "ImageData",
+    data: str,
+    spec: ModelSpec,
+    plan: Plan,
+    init: Init,
+    seed: int,
+    recipe: "Recipe",
+) -> "Run":
+    """What is trained."""
+    from precrop.training.runs import Run
+
+    return Run(
+        model=spec,
+        data=data,
+        data_name=images.name,
+        data_digest=images.digest,
+        classes=tuple(images.classes),
+        input_shape=tuple(images.shape),
+        recipe=recipe,
+        seed=seed,
+        plan=plan,
+        init=init,
+    )
+
+
+class _Book:
+    """What is done, in the folder's ``deploy.json``.
+
+    Args:
+        folder: made if it is not there.
+        about: what is deployed, in all that the first steps depend on.
+        say: told what is done.
+
+    Raises:
+        PrecropError: the folder holds another deployment, or cannot be written.
+    """
+
+    def __init__(self, folder: Path, about: Mapping[str, Any], say: Say) -> None:
+        self.folder, self.say = folder, say
+        self.path = folder / RECORD
+        self.reused: list[str] = []
+        self.steps: dict[str, Any] = {}
+        try:
+            self.about = json.loads(json.dumps(about))
+        except (TypeError, ValueError) as error:
+            raise PrecropError(f"an option fits in no file: {error}") from error
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PrecropError(f"cannot make the folder {folder}: {error.strerror}") from error
+        check_writable(self.path)
+        if self.path.exists():
+            self._read()
+
+    def _read(self) -> None:
+        content = read_json(self.path)
+        try:
+            about, self.steps = dict(content["about"]), dict(content["steps"])
+            if content["schema"] != SCHEMA or content.pop("digest") != _digest(content):
+                raise ValueError("another version's, or changed")
+        except (LookupError, TypeError, ValueError) as error:
+            raise PrecropError(f"{self.path} is no deployment: choose another folder") from error
+        for name, value in self.about.items():
+            if about.get(name) != value:
+                raise PrecropError(
+                    f"{self.folder} holds another deployment, which differs in its "
+                    f"{name.replace('_', ' ')}: choose another folder, or remove it"
+                )
+
+    def step(
+        self, name: str, key: Any, make: Callable[[], dict[str, Any]], *files: Path
+    ) -> dict[str, Any]:
+        """What a step comes to, from the book if it was done with this key and its files are there.
+
+        Args:
+            name: of the step.
+            key: what it depends on.
+            make: does it.
+            files: that it makes.
+        """
+        found = self.steps.get(name)
+        if found is not None and found["key"] == key and all(file.is_file() for file in files):
+            self.say(f"{name}: done before")
+            self.reused.append(name)
+        else:
+            self.say(name)
+            self.steps[name] = {"key": key, "result": make()}
+            content = {"schema": SCHEMA, "about": self.about, "steps": self.steps}
+            content = {**content, "digest": _digest(json.loads(json.dumps(content)))}
+            write_text(self.path, json.dumps(content, indent=1) + "\n")
+        result: dict[str, Any] = self.steps[name]["result"]
+        return result
+
+
+@dataclass(frozen=True)
+class _Journey:
+    """The steps, of one network in one setting."""
+
+    book: _Book
+    spec: ModelSpec
+    network: nn.Module
+    inputs: Inputs
+    setting: Setting
+    format: str
+    images: "ImageData | None"
+
+    @property
+    def kind(self) -> FileKind:
+        """How the file is run."""
+        return FILE_KINDS[self.format]
+
+    @property
+    def file(self) -> Path:
+        """The exported network."""
+        return self.book.folder / f"network.{self.format}"
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        """Refuse now what every plan would be refused for in some minutes."""
+        if "plan" not in self.book.steps:
+            plan(self.network, self.inputs.spec, latency=1.0, **options)
+
+    def profile(self) -> DeviceProfile:
+        """How fast this machine is for the network's kinds of work."""
+        path = self.book.folder / PROFILE
+
+        def told(what: str, share: float) -> None:
+            self.book.say(f"profile: {what}")
+
+        def make() -> dict[str, Any]:
+            found = profile_device(
+                [Subject(str(self.spec), self.network, self.inputs.spec)],
+                runtime=self.kind.runtime,
+                threads=self.setting.threads,
+                kept=self.book.folder / PASSES,
+                seconds=PROFILED,
+                quiet=self._quiet(),
+                progress=told,
+            )
+            found.save(path)
+            return {"digest": found.digest}
+
+        self.book.step("profile", self._machine(), make, path)
+        return DeviceProfile.load(path)
+
+    def plan(
+        self, latency: Budget, profile: DeviceProfile, rounds: int, options: Mapping[str, Any]
+    ) -> Plan:
+        """A plan whose network was measured to be in time."""
+        path = self.book.folder / PLAN
+
+        def make() -> dict[str, Any]:
+            found = calibrate(
+                self.network,
+                self.inputs.spec,
+                latency,
+                device_profile=profile,
+                threads=self.setting.threads,
+                rounds=rounds,
+                progress=lambda what: self.book.say(f"plan: {what}"),
+                **options,
+            )
+            best = min(attempt.used for attempt in found.attempts)
+            if not found.met and best > FORGIVEN:
+                raise BudgetError(
+                    f"latency={latency!r} is not met: the fastest of {len(found.attempts)} plans "
+                    f"was measured at {best:.0%} of it; ask for more time, or give other budgets "
+                    "less"
+                )
+            dataclasses.replace(found.plan, source=self.spec).save(path)
+            return {"met": found.met, "attempts": [asdict(one) for one in found.attempts]}
+
+        self.book.step("plan", {"profile": profile.digest}, make, path)
+        return Plan.load(path)
+
+    def train(self, run: "Run", *, shown: bool) -> None:
+        """Train, or go on with it; a run keeps its own result."""
+        from precrop.training.loop import train
+
+        self.book.say("train")
+        folder = self.book.folder / RUNS
+        found = train(run, data=self.images, output=folder, progress=shown)
+        if found.finished:
+            self.book.reused.append("train")
+
+    def export(self, plan: Plan, run: "Run | None", init: Init) -> dict[str, Any]:
+        """The network as a file, which was run beside PyTorch."""
+
+        def make() -> dict[str, Any]:
+            if run is None:
+                network = plan.build(self.network, init)
+            else:
+                from precrop.training.evaluate import load_trained
+
+                folder = self.book.folder / RUNS / run.name
+                network = load_trained(folder, self.spec.name).network
+            origin = Origin(self.spec, plan)
+            made = export(network, self.inputs.spec, self.file, self.format, origin=origin)
+            return made.to_json()
+
+        key = {"plan": _digest(plan.to_json()), "run": None if run is None else run.id}
+        return self.book.step("export", key, make, self.file)
+
+    def judge(self, exported: Mapping[str, Any]) -> float | None:
+        """The share of the held-out images that the file gets right."""
+        if self.images is None:
+            return None
+        images = self.images
+
+        def make() -> dict[str, Any]:
+            from precrop.training.evaluate import judge
+
+            answer = self.kind.answer(self.file, torch.get_num_threads())
+            found = judge(answer, images, device=torch.device("cpu"), batch_size=_BATCH)
+            return {"accuracy": found.accuracy}
+
+        key = {"export": _digest(exported), "images": images.digest}
+        found: float = self.book.step("accuracy", key, make)["accuracy"]
+        return found
+
+    def measure(self, exported: Mapping[str, Any], rounds: int) -> dict[str, Any]:
+        """Times of the file beside those of the original, exported likewise, in the same rounds."""
+
+        def make() -> dict[str, Any]:
+            state = self._quiet()
+            medians: dict[str, list[float]] = {"dense": [], "deployed": []}
+            with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+                original = Path(folder, self.file.name)
+                export(self.network, self.inputs.spec, original, self.format)
+                for session in range(_SESSIONS):
+                    self.book.say(f"measure: {session + 1} of {_SESSIONS}")
+                    for name, median in self._round(original, rounds).items():
+                        medians[name].append(median)
+            times = {
+                name: {"median": statistics.median(m), "least": min(m), "most": max(m)}
+                for name, m in medians.items()
+            }
+            return {**times, "quiet": asdict(state)}
+
+        key = {"export": _digest(exported), "rounds": rounds, **self._machine()}
+        return self.book.step("measure", key, make)
+
+    def _round(self, original: Path, rounds: int) -> dict[str, float]:
+        """Medians of both files, each loaded afresh."""
+        with ExitStack() as stack:
+            runners = {
+                name: stack.enter_context(
+                    self.kind.runner(path, self.network, self.inputs, self.setting)
+                )
+                for name, path in {"dense": original, "deployed": self.file}.items()
+            }
+            times = interleaved(runners, rounds=rounds, least_seconds=_LEAST_SECONDS)
+        return {name: timing.median for name, timing in times.items()}
+
+    def _machine(self) -> dict[str, Any]:
+        """What decides on times here."""
+        machine, library = describe_machine(), LIBRARY[self.kind.runtime]
+        return {"cpu": machine[part("cpu")], library: machine["versions"].get(library)}
+
+    def _quiet(self) -> Quiet:
+        busy = "the machine is busy: {}; times may be too long"
+        return wait(lambda found: self.book.say(busy.format(found)))
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,223 @@
+"""From a network and a time to a file: real training and files, on a clock that the tests set."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from precrop.costs.profiles import DeviceProfile, roofline
+from precrop.deployment import calibrating, deploying
+from precrop.deployment.deploying import PLAN, PROFILE, RECORD, Deployed, deploy
+from precrop.deployment.profiling import predict
+from precrop.deployment.quiet import Quiet
+from precrop.deployment.timing import Timing
+from precrop.errors import BudgetError, PrecropError
+from precrop.plans.plan import Plan
+
+NET = "tests.training.small_runs:batch_net"
+SHAPE = (3, 8, 8)
+ROOFLINE = roofline(1e9, 1e9, launch=0, step=1)
+CLASSES = ("cat", "dog")
+SHORT = {"epochs": 1, "batch_size": 4, "precision": "fp32"}
+
+
+class Pretended:
+    """A runner whose network takes what the roofline predicts."""
+
+    stopwatch = None
+    slower = 1.0
+
+    def __init__(self, model: torch.nn.Module, *_: Any, **__: Any) -> None:
+        self.seconds = self.slower * predict(ROOFLINE, model, SHAPE)
+
+    def __enter__(self) -> "Pretended":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+class World:
+    """What was done, and how fast the machine is."""
+
+    def __init__(self) -> None:
+        self.profiled = self.timed = 0
+        self.milliseconds = {"dense": 3.0, "deployed": 2.0}
+
+    def profile(self, *_: Any, **__: Any) -> DeviceProfile:
+        self.profiled += 1
+        return ROOFLINE
+
+    def times(self, runners: Mapping[str, Any], **_: Any) -> dict[str, Timing]:
+        self.timed += 1
+        for run in runners.values():
+            run()  # a file that was loaded
+        return {name: Timing((1e-3 * self.milliseconds[name] * self.timed,)) for name in runners}
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    def pretended(runners: Mapping[str, Any], **_: Any) -> dict[str, Timing]:
+        return {name: Timing((run.seconds,)) for name, run in runners.items()}
+
+    found = World()
+    monkeypatch.setattr(calibrating, "runner", Pretended)
+    monkeypatch.setattr(calibrating, "interleaved", pretended)
+    monkeypatch.setattr(deploying, "profile_device", found.profile)
+    monkeypatch.setattr(deploying, "interleaved", found.times)
+    monkeypatch.setattr(deploying, "wait", lambda _: Quiet(0.02, 0.4))
+    return found
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    random = torch.Generator().manual_seed(0)
+    for split, count in {"train": 8, "val": 3}.items():
+        for label, name in enumerate(CLASSES):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = torch.randint(100 * label, 100 * label + 100, (9, 9, 3), generator=random)
+                Image.fromarray(pixels.byte().numpy()).save(folder / f"{number}.png")
+    return tmp_path / "images"
+
+
+def deployed(folder: Path, images: Path | None, **options: Any) -> Deployed:
+    data = None if images is None else str(images)
+    given = {"changes": SHORT, "params": 0.9, "divisor": 1, **options}
+    latency = given.pop("latency", 0.8)
+    return deploy(NET, latency, folder, data=data, input_shape=SHAPE, **given)
+
+
+def test_the_whole_way(world: World, images: Path, tmp_path: Path) -> None:
+    import onnxruntime
+
+    from precrop.training.evaluate import evaluate_checkpoint
+
+    folder = tmp_path / "out"
+    found = deployed(folder, images)
+    assert found.plan.params <= 0.9 * found.plan.base_params
+    assert found.plan == Plan.load(folder / PLAN)
+    assert found.plan.source is not None
+    assert found.plan.source.args == {"num_classes": 2}
+    assert DeviceProfile.load(folder / PROFILE).digest == ROOFLINE.digest
+    # The dense network takes 6 ms in the second of three sessions, the file 4 ms: of 80% of that.
+    assert dataclasses.astuple(found.dense) == pytest.approx((6e-3, 3e-3, 9e-3))
+    assert found.limit == pytest.approx(0.8 * 6e-3)
+    assert found.used == pytest.approx(4 / 4.8)
+    assert found.difference < 1e-4
+    assert found.images == 6
+    (run,) = (folder / "runs").iterdir()
+    assert found.accuracy == evaluate_checkpoint(run, trust=NET).accuracy
+    session = onnxruntime.InferenceSession(found.file)
+    (out,) = session.run(None, {session.get_inputs()[0].name: torch.zeros(1, *SHAPE).numpy()})
+    assert out.shape == (1, 2)
+    content = json.loads(json.dumps(found.to_json()))
+    assert content["deployed"]["median"] == pytest.approx(4e-3)
+    assert content["params"] == found.plan.params
+    assert content["quiet"] == {"spread": 0.02, "load": 0.4}
+
+    again = deployed(folder, images)
+    assert again.reused == ("profile", "plan", "train", "export", "accuracy", "measure")
+    assert dataclasses.replace(again, reused=()) == found
+    assert (world.profiled, world.timed) == (1, 3)
+
+
+def test_what_depends_on_a_change_is_done_again(
+    world: World, images: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    found = deployed(folder, images, format="pt2")
+    longer = deployed(folder, images, format="pt2", changes={**SHORT, "epochs": 2})
+    assert longer.reused == ("profile", "plan")
+    assert longer.plan == found.plan
+    assert len([*(folder / "runs").iterdir()]) == 2
+    found.file.unlink()
+    third = deployed(folder, images, format="pt2", changes={**SHORT, "epochs": 2})
+    assert "export" not in third.reused
+    assert third.file.is_file()
+    assert third.accuracy == longer.accuracy
+    for name, options in {"latency": {"latency": 0.7}, "options": {"params": 0.8}}.items():
+        with pytest.raises(PrecropError, match=f"another deployment, which differs in its {name}:"):
+            deployed(folder, images, format="pt2", **options)
+    record = folder / RECORD
+    record.write_text(record.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(PrecropError, match=r"deploy.json is no deployment: choose another folder"):
+        deployed(folder, images, format="pt2")
+
+
+def test_without_images_the_weights_are_initial(world: World, tmp_path: Path) -> None:
+    lines: list[str] = []
+    found = deployed(tmp_path, None, format="pt2", latency="1s", progress=lines.append)
+    assert found.accuracy is None
+    assert found.images == 0
+    assert found.limit == 1.0
+    assert not (tmp_path / "runs").exists()
+    assert found.file.name == "network.pt2"
+    assert lines[0] == "profile"
+    assert "plan: the original" in lines
+    assert lines[-1] == "measure: 3 of 3"
+
+
+def test_what_was_interrupted_goes_on(
+    world: World, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(deploying._Journey, "train", stop)
+        with pytest.raises(KeyboardInterrupt):
+            deployed(tmp_path / "out", images, format="pt2")
+    found = deployed(tmp_path / "out", images, format="pt2")
+    assert found.reused == ("profile", "plan")
+
+
+def test_a_plan_that_is_measured_to_be_too_slow_is_not_trained(
+    world: World, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pretended(runners: Mapping[str, Any], **_: Any) -> dict[str, Timing]:
+        return {name: Timing((1e-3,)) for name in runners}  # nothing gets any faster
+
+    monkeypatch.setattr(calibrating, "interleaved", pretended)
+    with pytest.raises(BudgetError, match=r"latency=0.8 is not met: the fastest of 3 plans was"):
+        deployed(tmp_path / "out", images)
+    assert not (tmp_path / "out" / PLAN).exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "safetensors"}, "'safetensors' cannot be measured: write onnx or pt2"),
+        ({"rounds": 0}, "0 rounds measure nothing"),
+        ({"threads": 0}, "on 0 threads"),
+        ({"latency": "8 apples"}, "latency='8 apples'"),
+        ({"latency": 0}, "latency=0"),
+        ({"params": "many"}, "params='many'"),
+        ({"ignore": ("no.such",)}, "ignore pattern 'no.such' matches no layer"),
+        ({"device_profile": "none.json"}, "device profile 'none.json' is not there"),
+        ({"recipe": "none"}, "none"),
+        ({"changes": {"epochs": -1}}, "epochs=-1 is not from 1"),
+        ({"input_shape": (3, 8, 9)}, "are 3x9x9, the network takes 3x8x9"),
+        ({"data": "nowhere"}, "nowhere"),
+        ({"objective": len}, "an option fits in no file"),
+    ],
+)
+def test_refusals_come_at_once(
+    world: World, images: Path, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    given = {"data": str(images), "input_shape": SHAPE, "latency": 0.8, "changes": SHORT, **options}
+    with pytest.raises(PrecropError, match=message):
+        deploy(NET, given.pop("latency"), tmp_path / "out", **given)
+    assert world.profiled == 0
+
+
+def test_a_folder_that_is_a_file(world: World, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(PrecropError, match="cannot make the folder"):
+        deployed(tmp_path / "out", images)

@@ -12,6 +12,7 @@ from precrop.cli.build import build_command
 from precrop.cli.count import count_command
 from precrop.cli.crop import crop_command
 from precrop.cli.densities import densities_command
+from precrop.cli.deploy import deploy_command
 from precrop.cli.doctor import doctor_command
 from precrop.cli.eval import eval_command
 from precrop.cli.export import export_command
@@ -41,6 +42,7 @@ app.command("count")(count_command)
 app.command("export")(export_command)
 app.command("bench")(bench_command)
 app.command("profile")(profile_command)
+app.command("deploy")(deploy_command)
 app.command("train")(train_command)
 app.command("eval")(eval_command)
 app.command("recalibrate")(recalibrate_command)

@@ -27,7 +27,7 @@ _DIGITS = 12
 
 
 @dataclass(frozen=True)
-class PlanOptions:
+class WidthOptions:
     """Arguments of `precrop.plan`, under their names there and with the defaults that it has."""
 
     params: Params = None
@@ -42,7 +42,6 @@ class PlanOptions:
             "--cost", metavar="NAME=BUDGET", help="Budget of a plugin's own cost; repeatable."
         ),
     ] = None
-    batch_size: Annotated[int, "Inputs in one pass, for --latency and --memory."] = 1
     device_profile: Annotated[
         str | None,
         typer.Option(
@@ -51,9 +50,6 @@ class PlanOptions:
             help="Whose time: what `precrop profile` wrote; or cpu, cuda: rooflines, not measured.",
         ),
     ] = None
-    calibrate: Annotated[
-        bool, "Measure the planned network and correct the plan until it is in time."
-    ] = False
     divisor: Annotated[
         str,
         "With 8 every width is a multiple of 8, or that of the original. auto: the profile's step "
@@ -89,19 +85,7 @@ class PlanOptions:
     ] = "keep"
     drop_unused: Annotated[bool, "Leave out modules that no pass calls."] = False
 
-    def plan(self, source: InputOptions) -> tuple["nn.Module", "Plan"]:
-        """The network and its plan, which remembers how the network is named."""
-        keywords = self._keywords()
-        model, inputs = source.load()
-        if self.calibrate:
-            plan = _calibrated(model, inputs, **keywords)
-        else:
-            with step(f"planning {source.model}"):
-                plan = precrop.plan(model, inputs, **keywords)
-        _warn_if_slack(plan)
-        return model, dataclasses.replace(plan, source=ModelSpec(source.model, source.args))
-
-    def _keywords(self) -> dict[str, Any]:
+    def keywords(self) -> dict[str, Any]:
         """What `precrop.plan` takes."""
         if runs_user_code(self.objective):
             from precrop.solve.program import take_own_objective
@@ -113,7 +97,30 @@ class PlanOptions:
             "densities": None if self.densities is None else _read_densities(self.densities),
             "ignore": tuple(self.ignore or ()),
         }
-        return {name: value for name, value in vars(self).items() if name != "calibrate"} | read
+        return {**vars(self), **read}
+
+
+@dataclass(frozen=True)
+class PlanOptions(WidthOptions):
+    """All that one plan is made with."""
+
+    batch_size: Annotated[int, "Inputs in one pass, for --latency and --memory."] = 1
+    calibrate: Annotated[
+        bool, "Measure the planned network and correct the plan until it is in time."
+    ] = False
+
+    def plan(self, source: InputOptions) -> tuple["nn.Module", "Plan"]:
+        """The network and its plan, which remembers how the network is named."""
+        keywords = self.keywords()
+        calibrated = keywords.pop("calibrate")
+        model, inputs = source.load()
+        if calibrated:
+            plan = _calibrated(model, inputs, **keywords)
+        else:
+            with step(f"planning {source.model}"):
+                plan = precrop.plan(model, inputs, **keywords)
+        _warn_if_slack(plan)
+        return model, dataclasses.replace(plan, source=ModelSpec(source.model, source.args))
 
 
 def _calibrated(model: "nn.Module", inputs: Any, *, latency: str | None, **options: Any) -> "Plan":

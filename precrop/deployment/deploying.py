@@ -61,6 +61,8 @@ _SESSIONS = 3
 _LEAST_SECONDS = 0.02
 _BATCH = 64
 """Images that a file is asked of at once."""
+_IMAGE = 3
+"""Sizes of an image: channels, height, width."""
 SCHEMA = 1
 
 Say = Callable[[str], None]
@@ -144,8 +146,8 @@ def deploy(
         model: by name, as for `precrop.zoo.load_model`.
         latency: of one input: a share of the original's time, or a string such as ``"8ms"``.
         output: a folder for all that is made.
-        data: what it is trained on, as for `precrop.training.data.load_data`; None leaves out
-            training: the file has initial weights.
+        data: what it is trained on, as for `precrop.training.data.load_data`. Without it, or with
+            no epochs among the changes, the file has initial weights.
         input_shape: of one image; what the network is usually given if None.
         recipe: of the training; the usual one for the data if None.
         changes: to the recipe, by name.
@@ -168,12 +170,16 @@ def deploy(
         raise PrecropError(f"format {format!r} cannot be measured: write {' or '.join(FILE_KINDS)}")
     if rounds < 1:
         raise PrecropError(f"{rounds} rounds measure nothing: give 1 or more")
+    if not 0 <= seed < 2**64:
+        raise PrecropError(f"seed {seed} is none: write a number from 0 up, below 2**64")
     limit(latency, 1.0)
     check_runtime(FILE_KINDS[format].runtime)
     setting = Setting(threads=threads)
     profile = None if device_profile is None else find_profile(device_profile)
     images, spec, network, shape = _network(spec, data, input_shape, seed)
-    chosen = None if images is None else find_recipe(recipe, images.name).changed(changes or {})
+    chosen = None
+    if images is not None and (changes or {}).get("epochs") != 0:
+        chosen = find_recipe(recipe, images.name).changed(changes or {})
     about = {
         "network": spec.to_json(),
         "input_shape": shape,
@@ -194,8 +200,8 @@ def deploy(
         run = _run(images, str(data), spec, planned, init, seed, chosen)
         journey.train(run, shown=progress is not None)
     exported = journey.export(planned, run, init)
-    accuracy = journey.judge(exported)
-    times = journey.measure(exported, rounds)
+    accuracy = journey.judge()
+    times = journey.measure(rounds)
     dense, deployed = (Times(**times[name]) for name in ("dense", "deployed"))
     return Deployed(
         file=journey.file,
@@ -229,6 +235,8 @@ def _network(
     from precrop.training.data import load_data
 
     shape = input_shape or default_input_shape(spec.name, spec.build())
+    if len(shape) != _IMAGE or not all(isinstance(size, int) for size in shape):
+        raise PrecropError(f"an image has three sizes, as 3,224,224, and the input is {shape}")
     images = load_data(data, image_size=shape[-1])
     if tuple(images.shape) != tuple(shape):
         sizes = ("x".join(map(str, size)) for size in (images.shape, shape))
@@ -441,7 +449,7 @@ class _Journey:
         key = {"plan": _digest(plan.to_json()), "run": None if run is None else run.id}
         return self.book.step("export", key, make, self.file)
 
-    def judge(self, exported: Mapping[str, Any]) -> float | None:
+    def judge(self) -> float | None:
         """The share of the held-out images that the file gets right."""
         if self.images is None:
             return None
@@ -454,11 +462,11 @@ class _Journey:
             found = judge(answer, images, device=torch.device("cpu"), batch_size=_BATCH)
             return {"accuracy": found.accuracy}
 
-        key = {"export": _digest(exported), "images": images.digest}
+        key = {"export": self._exported(), "images": images.digest}
         found: float = self.book.step("accuracy", key, make)["accuracy"]
         return found
 
-    def measure(self, exported: Mapping[str, Any], rounds: int) -> dict[str, Any]:
+    def measure(self, rounds: int) -> dict[str, Any]:
         """Times of the file beside those of the original, exported likewise, in the same rounds."""
 
         def make() -> dict[str, Any]:
@@ -477,7 +485,7 @@ class _Journey:
             }
             return {**times, "quiet": asdict(state)}
 
-        key = {"export": _digest(exported), "rounds": rounds, **self._machine()}
+        key = {"export": self._exported(), "rounds": rounds, **self._machine()}
         return self.book.step("measure", key, make)
 
     def _round(self, original: Path, rounds: int) -> dict[str, float]:
@@ -491,6 +499,10 @@ class _Journey:
             }
             times = interleaved(runners, rounds=rounds, least_seconds=_LEAST_SECONDS)
         return {name: timing.median for name, timing in times.items()}
+
+    def _exported(self) -> Any:
+        """What the file was made from."""
+        return self.book.steps["export"]["key"]
 
     def _machine(self) -> dict[str, Any]:
         """What decides on times here."""

@@ -20,6 +20,7 @@ Output = pytest.CaptureFixture[str]
 Measured = list[Subject]
 
 MODEL = "tests.deployment.benched:small"
+ROOT = Path(__file__).parents[2]
 FIT = {
     "samples": 9,
     "passes": {},
@@ -218,4 +219,5 @@ def test_the_first_line_waits_for_nothing_heavy() -> None:
         "profile.note = first\n"
         "from precrop.cli.app import main; main(['profile', 'resnet20'])"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 7
+    found = subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT)
+    assert found.returncode == 7

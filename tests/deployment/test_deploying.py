@@ -128,9 +128,7 @@ def test_the_whole_way(world: World, images: Path, tmp_path: Path) -> None:
     assert (world.profiled, world.timed) == (1, 3)
 
 
-def test_what_depends_on_a_change_is_done_again(
-    world: World, images: Path, tmp_path: Path
-) -> None:
+def test_what_depends_on_a_change_is_done_again(world: World, images: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     found = deployed(folder, images, format="pt2")
     longer = deployed(folder, images, format="pt2", changes={**SHORT, "epochs": 2})
@@ -162,6 +160,16 @@ def test_without_images_the_weights_are_initial(world: World, tmp_path: Path) ->
     assert lines[0] == "profile"
     assert "plan: the original" in lines
     assert lines[-1] == "measure: 3 of 3"
+
+
+def test_without_epochs_only_the_classes_are_the_images(
+    world: World, images: Path, tmp_path: Path
+) -> None:
+    found = deployed(tmp_path / "out", images, format="pt2", changes={"epochs": 0})
+    assert found.plan.source is not None
+    assert found.plan.source.args == {"num_classes": 2}
+    assert found.images == 6
+    assert not (tmp_path / "out" / "runs").exists()
 
 
 def test_what_was_interrupted_goes_on(
@@ -204,6 +212,7 @@ def test_a_plan_that_is_measured_to_be_too_slow_is_not_trained(
         ({"recipe": "none"}, "none"),
         ({"changes": {"epochs": -1}}, "epochs=-1 is not from 1"),
         ({"input_shape": (3, 8, 9)}, "are 3x9x9, the network takes 3x8x9"),
+        ({"input_shape": (SHAPE, SHAPE)}, "an image has three sizes, as 3,224,224"),
         ({"data": "nowhere"}, "nowhere"),
         ({"objective": len}, "an option fits in no file"),
     ],

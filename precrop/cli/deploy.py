@@ -1,0 +1,134 @@
+"""The command ``deploy``. Heavy imports wait inside it, as in `precrop.cli.app`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from precrop.cli.arguments import file_stem, shapes
+from precrop.cli.options import LastJson, ModelOptions, with_options
+from precrop.cli.output import INTERRUPTED, needs, plain, say, warn, wide_console
+from precrop.cli.planning import WidthOptions
+from precrop.cli.train import RecipeOptions
+from precrop.errors import PrecropError
+from precrop.model_spec import ModelSpec
+from precrop.plans.kinds import Init
+from precrop.progress import note
+
+if TYPE_CHECKING:
+    from precrop.deployment.deploying import Deployed, Times
+
+_LATE = 1.1
+"""Measured beyond this multiple of the asked time, a file gets a warning."""
+_COLUMNS = 120
+
+
+@with_options
+def deploy_command(
+    source: ModelOptions,
+    wanted: WidthOptions,
+    recipe: RecipeOptions,
+    data: Annotated[
+        str | None,
+        "What it is trained on: digits (built in), cifar10, cifar100, or a folder; --epochs 0 "
+        "leaves out training.",
+        "DATA",
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="The folder for all that is made; deployed/MODEL-LATENCY by default.",
+        ),
+    ] = None,
+    format_: Annotated[
+        Literal["onnx", "pt2"],
+        typer.Option("--format", help="For ONNX Runtime, or PyTorch's own exported program."),
+    ] = "onnx",
+    threads: Annotated[int, "Of the CPU that it runs on."] = 1,
+    rounds: Annotated[int, "Passes of one measurement."] = 20,
+    init: Annotated[Init, "How the cropped network gets its weights, as for train."] = "slice",
+    seed: Annotated[int, "Of the weights and of the training."] = 0,
+    as_json: LastJson = False,
+) -> None:
+    """From a network and a time to a trained file: profile, plan, train, export, check, measure.
+
+    The same command goes on where it was: every step's result lies in the folder.
+    """
+    keywords = wanted.keywords()
+    latency, profile = keywords.pop("latency"), keywords.pop("device_profile")
+    if latency is None:
+        raise PrecropError("give the time that is to be met: --latency 8ms, or a share, 0.5")
+    if data is None and recipe.epochs != 0:
+        raise PrecropError("--data says what it is trained on; without training: --epochs 0")
+    changes, shape = recipe.changed(), shapes(source.input_shape)
+    spec = ModelSpec(source.model, source.args)
+    folder = output or Path("deployed", file_stem(f"{source.model}-{latency}"))
+    note(f"{spec} within {latency}, in {folder}")
+    if data is not None:
+        with needs("train"):
+            import precrop.training.loop  # noqa: F401
+    from precrop.deployment.deploying import deploy
+
+    try:
+        found = deploy(
+            spec,
+            latency,
+            folder,
+            data=data,
+            input_shape=shape,
+            recipe=recipe.recipe,
+            changes=changes,
+            init=init,
+            seed=seed,
+            format=format_,
+            threads=threads,
+            device_profile=profile,
+            rounds=rounds,
+            progress=note,
+            **keywords,
+        )
+    except KeyboardInterrupt:
+        say(f"stopped; the same command goes on from {folder}")
+        raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        typer.echo(json.dumps(found.to_json()))
+    else:
+        _print(found)
+    if found.used > _LATE:
+        warn(f"the file takes {found.used:.0%} of the asked time: measure again when it is quiet")
+
+
+def _print(found: "Deployed") -> None:
+    from rich.table import Table
+
+    plan = found.plan
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("", "original", "deployed", ""):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    asked = f"asked {1e3 * found.limit:.3f}: {found.used:.0%} of it"
+    table.add_row("ms", _milliseconds(found.dense), _milliseconds(found.deployed), asked)
+    for name, before, after in (
+        ("parameters", plan.base_params, plan.params),
+        ("MACs", plan.base_macs, plan.macs),
+    ):
+        table.add_row(name, f"{before:,}", f"{after:,}", f"{after / before:.1%}")
+    console = wide_console(_COLUMNS)
+    console.print(table)
+    right = "initial weights"
+    if found.accuracy is not None:
+        right = f"{found.accuracy:.2%} of {found.images:,} held-out images right"
+    text = f"{found.file}: {right}; its outputs are {found.difference:.1e} of their scale from "
+    console.print(plain(f"{text}PyTorch's"))
+    console.print("Milliseconds are medians of fresh sessions that took turns, and their extremes.")
+    if not found.quiet.enough:
+        console.print(plain(f"The machine was busy: {found.quiet}."))
+
+
+def _milliseconds(times: "Times") -> str:
+    median, least, most = (f"{1e3 * s:.3f}" for s in (times.median, times.least, times.most))
+    return f"{median} ({least} to {most})"

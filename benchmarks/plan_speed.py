@@ -325,34 +325,29 @@ def _write_readme(path: Path, sections: Sequence[Section]) -> None:
     _, end, after = rest.partition("<!-- /figures -->")
     if not end:
         raise SystemExit(f"{path} has no markers for the figures")
-    rows = ["| what | measured | command |", "|---|---|---|", *_short_rows(sections)]
+    rows = ["| what | `make bench` | so |", "|---|---|---|", *_short_rows(sections)]
     path.write_text(before + start + "\n".join(rows) + "\n" + end + after, encoding="utf-8")
 
 
 def _short_rows(sections: Sequence[Section]) -> Iterator[str]:
     plans, rivals, depths, _, imported = (section.rows for section in sections)
+    meanings = ["ten budgets are tried in a second or two"]
     for plan, rival in zip(plans[::2], rivals, strict=True):
         yield (
-            f"| plan {plan['network']} at half its MACs | {plan['median']:.2f} s, "
-            f"{plan['least']:.2f} to {plan['most']:.2f} | `make bench` |"
+            f"| {plan['network']} to half its MACs | {plan['median']:.2f} s; Torch-Pruning "
+            f"{version('torch-pruning')} {rival['bisection_ratio']:.0f}x as long in "
+            f"{rival['prunes']} prunes (one: {rival['prune_ratio']:.1f}x) | "
+            f"{meanings.pop() if meanings else ''} |"
         )
-        yield (
-            f"| Torch-Pruning {version('torch-pruning')} to the same MACs | "
-            f"{rival['bisection']:.2f} s in {rival['prunes']} prunes: "
-            f"{rival['bisection_ratio']:.1f} times as long | `make bench` |"
-        )
-    for plan in plans[1:2]:
-        yield (
-            f"| {plan['network']} at half its parameters and MACs | {plan['params']:.1%} of the "
-            f"parameters, {plan['macs']:.1%} of the MACs | `make demo` |"
-        )
-    for row in (depths[0], depths[-1]):
-        yield (
-            f"| plan {row['network']}, {row['layers']} layers | {row['median']:.2f} s, "
-            f"{row['per_layer']:.1f} ms a layer | `make bench` |"
-        )
+    deep = depths[-1]
     yield (
-        f"| `import precrop` beyond `import torch` | {imported[0]['median']:.3f} s | `make bench` |"
+        f"| {deep['network']}, {deep['layers']} layers | {deep['median']:.1f} s, "
+        f"{deep['per_layer']:.1f} ms a layer (of {depths[0]['network']} "
+        f"{depths[0]['per_layer']:.1f} ms) | deep networks take no longer a layer |"
+    )
+    yield (
+        f"| `import precrop` beyond `import torch` | {imported[0]['median'] * 1e3:.0f} ms | "
+        "importing costs nothing |"
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from precrop.cli.options import AsJson, Seed
+from precrop.cli.options import WEIGHT_FILES, AsJson, Seed
 from precrop.cli.output import warnings_as_lines
 from precrop.errors import PrecropError
 from precrop.files import check_writable
@@ -31,7 +31,7 @@ class BuildOptions:
     ] = "slice"
     seed: Seed = None
     weights: Annotated[
-        Path | None, "Trained weights of the original to slice.", "FILE.safetensors"
+        Path | None, f"Trained weights of the original to slice: {WEIGHT_FILES}.", "FILE"
     ] = None
     output: Annotated[Path, "A folder, or the first part of the files' names."] = Path()
     as_json: AsJson = False
@@ -46,10 +46,11 @@ class BuildOptions:
 
     def write(self, network: "nn.Module", plan: "Plan", stem: str) -> None:
         """Build and write ``output``'s safetensors and JSON, both or neither."""
-        from precrop.plans.weights import load_weights, save_built
+        from precrop.plans.state_dicts import load_state
+        from precrop.plans.weights import save_built
 
         if self.weights is not None:
-            load_weights(network, self.weights)
+            load_state(network, self.weights)
         with warnings_as_lines(), step("building the cropped network"):
             small = plan.build(network, self.init)
         weights, plan_file = save_built(small, plan, self.output, stem)

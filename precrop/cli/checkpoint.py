@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from precrop.cli.arguments import load_images
-from precrop.cli.options import TrainedOptions
+from precrop.cli.options import WEIGHT_FILES, TrainedOptions
 from precrop.errors import PrecropError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class CheckpointOptions(TrainedOptions):
             metavar="CHECKPOINT", help="A run's folder, one of its checkpoints, or a plan file."
         ),
     ]
-    weights: Annotated[Path | None, "The plan's network's weights.", "FILE.safetensors"] = None
+    weights: Annotated[Path | None, f"The plan's network's weights: {WEIGHT_FILES}.", "FILE"] = None
     data: Annotated[str | None, "As for train; by default the run's own.", "DATA"] = None
 
     def planned(self) -> Planned | None:
@@ -45,11 +45,11 @@ class CheckpointOptions(TrainedOptions):
                 raise PrecropError("--arg is for a plan: give its --weights too, or drop it")
             return None
         from precrop.plans.plan import Plan
-        from precrop.plans.weights import load_weights
+        from precrop.plans.state_dicts import load_state
 
         if self.data is None:
             raise PrecropError("a plan has no images of its own: name some with --data")
         plan = Plan.load(self.checkpoint)
         network = plan.build(self.load(plan))
-        load_weights(network, self.weights)
+        load_state(network, self.weights)
         return Planned(plan, network, load_images(self.data, ",".join(map(str, plan.input_shape))))

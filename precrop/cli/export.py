@@ -9,6 +9,7 @@ import typer
 
 from precrop.cli.arguments import arguments, file_stem, set_seed, shapes
 from precrop.cli.options import (
+    WEIGHT_FILES,
     AsJson,
     InputShapes,
     OriginalOptions,
@@ -56,7 +57,7 @@ def export_command(
     ] = "onnx",
     output: Annotated[Path | None, "The file, or a folder for it.", "FILE"] = None,
     weights: Annotated[
-        Path | None, "The exported network's weights; else initial ones.", "FILE.safetensors"
+        Path | None, f"The exported network's, {WEIGHT_FILES}; else initial ones.", "FILE"
     ] = None,
     batch: Annotated[int | None, "The one batch size that the file takes; any by default."] = None,
     input_shape: InputShapes = None,
@@ -97,9 +98,9 @@ def _find(
     else:
         found = _of_model(source, original.arg, known=bool(input_shape))
     if weights is not None:
-        from precrop.plans.weights import load_weights
+        from precrop.plans.state_dicts import load_state
 
-        load_weights(found.model, weights)
+        load_state(found.model, weights)
     return found._replace(shape=shapes(input_shape) or found.shape)
 
 

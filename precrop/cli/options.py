@@ -34,6 +34,8 @@ Macs = Annotated[str | None, "Budget of multiply-accumulates: a share or a numbe
 Seed = Annotated[int | None, "Seed of the initial weights."]
 Trust = Annotated[bool, "Run code of others that the file names as module:factory."]
 Summary = Annotated[bool, "A line for each stage instead of each layer."]
+WEIGHT_FILES = "a state_dict, .safetensors or .pt"
+"""What stands behind ``--weights`` everywhere."""
 AsJson = Annotated[bool, "Print JSON."]
 LastJson = Annotated[bool, "End with one line of JSON."]
 

@@ -48,19 +48,37 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         PrecropError: the file is missing or broken, or its tensors are not the model's.
     """
-    given = load_tensors(path)
+    fill(model, load_tensors(path), path)
+
+
+def fill(model: nn.Module, given: Mapping[str, Tensor], path: Path) -> None:
+    """Load tensors into ``model``, whole or not at all.
+
+    Args:
+        model: the network.
+        given: by the names in its state_dict.
+        path: the file that they are from.
+
+    Raises:
+        PrecropError: they are not the model's.
+    """
+    misfit = find_misfit(model, given)
+    if misfit is not None:
+        raise PrecropError(f"{path} does not fit the model: {misfit}")
+    model.load_state_dict(dict(given))
+
+
+def find_misfit(model: nn.Module, given: Mapping[str, Tensor]) -> str | None:
+    """The first tensor that is missing, unknown or of another shape, in words; None if all fit."""
     wanted = model.state_dict()
-    names = [*wanted, *(name for name in given if name not in wanted)]
-    for name in names:
+    for name in (*wanted, *(name for name in given if name not in wanted)):
         if name not in given or name not in wanted:
             where = "lacks" if name not in given else "has an unknown"
-            raise PrecropError(f"{path} does not fit the model: it {where} tensor {name}")
+            return f"it {where} tensor {name}"
         if given[name].shape != wanted[name].shape:
-            raise PrecropError(
-                f"{path} does not fit the model: {name} has shape {tuple(given[name].shape)}, "
-                f"not {tuple(wanted[name].shape)}"
-            )
-    model.load_state_dict(given)
+            shapes = (tuple(state[name].shape) for state in (given, wanted))
+            return "{} has shape {}, not {}".format(name, *shapes)
+    return None
 
 
 def save_built(model: nn.Module, plan: Plan, output: Path, stem: str) -> tuple[Path, Path]:

@@ -86,7 +86,7 @@ def find_checkpoint(path: Path) -> Path:
         found = checkpoints.stored(candidate)
         if found is not None:
             return found
-    plan = "; a plan goes with --weights FILE.safetensors" if path.suffix == ".json" else ""
+    plan = "; a plan goes with --weights FILE" if path.suffix == ".json" else ""
     raise PrecropError(
         f"{path} is no checkpoint: give the folder of a run, or one with {checkpoints.CONTENT}"
         f"{plan}"

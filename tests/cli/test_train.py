@@ -229,4 +229,4 @@ def test_a_plan_has_no_weights_to_evaluate(
     assert main(["eval", str(plan)]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"precrop: error: {plan} is no checkpoint: give the folder of a run, ")
-    assert said.endswith("; a plan goes with --weights FILE.safetensors\n")
+    assert said.endswith("; a plan goes with --weights FILE\n")

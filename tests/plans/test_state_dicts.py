@@ -1,0 +1,163 @@
+"""Weights from files of ``torch.save``: what is taken, and what a hostile file cannot do."""
+
+import os
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from precrop.errors import PrecropError
+from precrop.plans.state_dicts import load_state, read_state
+
+HOW = "save the network's state_dict alone: torch.save(model.state_dict(), 'weights.pt')"
+
+
+def net() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+
+
+def prefixed(prefix: str) -> Callable[[Any], Any]:
+    return lambda state: {f"{prefix}{name}": value for name, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        lambda state: state,
+        lambda state: {"state_dict": state, "epoch": 3, "optimizer": {"lr": 0.1}},
+        lambda state: {"model": state, "args": [1, "x"]},
+        lambda state: {"model": {"state_dict": state}},
+        lambda state: {"epoch": 1, "model_state_dict": OrderedDict(state)},
+        prefixed("module."),
+        prefixed("_orig_mod."),
+        prefixed("module._orig_mod."),
+        lambda state: {"state_dict": prefixed("network.")(state)},
+    ],
+)
+@pytest.mark.parametrize("legacy", [False, True])
+def test_what_is_taken(tmp_path: Path, saved: Callable[[Any], Any], legacy: bool) -> None:
+    trained, model, path = net(), net(), tmp_path / "net.pth"
+    content = saved(trained.state_dict())
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    load_state(model, path)
+    for name, value in trained.state_dict().items():
+        assert model.state_dict()[name].equal(value)
+
+
+def test_safetensors_are_told_from_pickles_by_their_content(tmp_path: Path) -> None:
+    state = {name: value.clone() for name, value in net().state_dict().items()}
+    for name in ("net.pt", "net.safetensors"):
+        save_file(state, tmp_path / name)
+        assert read_state(tmp_path / name).keys() == state.keys()
+    torch.save(state, tmp_path / "net.safetensors")
+    assert read_state(tmp_path / "net.safetensors").keys() == state.keys()
+    # A header of 640 bytes begins as a pickle does.
+    for more in range(800):
+        save_file(state, tmp_path / "padded.safetensors", {"x": "x" * more})
+        if (tmp_path / "padded.safetensors").read_bytes()[:2] == b"\x80\x02":
+            break
+    assert (tmp_path / "padded.safetensors").read_bytes()[:2] == b"\x80\x02"
+    assert read_state(tmp_path / "padded.safetensors").keys() == state.keys()
+
+
+class Hostile:
+    """Runs a command when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return os.system, ("touch ran",)
+
+
+@pytest.mark.parametrize("nested", [lambda x: x, lambda x: {"state_dict": {"0.weight": x}}])
+@pytest.mark.parametrize("how", ["zip", "legacy", "pickle"])
+def test_a_hostile_pickle_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nested: Callable[[Any], Any], how: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "net.pt"
+    if how == "pickle":
+        path.write_bytes(pickle.dumps(nested(Hostile())))
+    else:
+        torch.save(nested(Hostile()), path, _use_new_zipfile_serialization=how == "zip")
+    assert refusal(path).startswith(f"{path} is ")
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    refusal(path)
+    assert not Path("ran").exists()
+
+
+def test_what_is_no_state_dict(tmp_path: Path) -> None:
+    path, state = tmp_path / "net.pt", net().state_dict()
+    for content, message in (
+        (net(), "it holds code or objects, and nothing but tensors is unpickled"),
+        ({"state_dict": net()}, "it holds code or objects"),
+        (torch.ones(3), "it holds a Tensor"),
+        ({"state_dict": state, "model": 3, "x": 1}, None),
+        ({"epoch": 3, "weights": state}, "'epoch' is a int, no tensor"),
+        ({0: torch.ones(2)}, "0 is a Tensor, no tensor"),
+        ({"0.weight": torch.ones(2).to_sparse()}, "0.weight is no plain tensor"),
+        ({"0.weight": torch.empty(2, device="meta")}, "0.weight is no plain tensor"),
+        ({"model": {}}, "holds no tensors"),
+    ):
+        torch.save(content, path)
+        if message is None:
+            assert read_state(path).keys() == state.keys()
+            continue
+        said = refusal(path)
+        assert message in said
+        assert said.endswith(HOW)
+    held: dict[str, Any] = {}
+    held["model"] = held
+    torch.save(held, path)
+    assert "no plain state_dict" in refusal(path)
+
+
+def test_broken_files(tmp_path: Path) -> None:
+    path = tmp_path / "net.pt"
+    torch.save(net().state_dict(), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert "torch.load cannot read it" in refusal(path)
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("x", "y")
+    assert "torch.load cannot read it" in refusal(path)
+    with pytest.warns(FutureWarning, match="deprecated"):
+        torch.jit.script(net()).save(path)
+    assert "is a TorchScript program, no state_dict" in refusal(path)
+    path.write_bytes(b"")
+    assert "is not a safetensors file" in refusal(path)
+    assert "cannot read" in refusal(tmp_path / "none.pt")
+    assert "cannot read" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"module.0.weight": torch.ones(2)}, "0.weight has shape (2,), not (4, 3, 3, 3)"),
+        ({"other.weight": torch.ones(2)}, "it has an unknown tensor other.weight"),
+        ({"0.bias": None}, "it lacks tensor 0.bias"),
+    ],
+)
+def test_weights_of_another_network(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    model, path = net(), tmp_path / "net.pt"
+    state: dict[str, Any] = {**model.state_dict(), **change}
+    if "module.0.weight" in change:
+        state = {**prefixed("module.")(model.state_dict()), **change}
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.save({name: value for name, value in state.items() if value is not None}, path)
+    with pytest.raises(PrecropError) as caught:
+        load_state(model, path)
+    assert str(caught.value) == f"{path} does not fit the model: {message}"
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(PrecropError) as caught:
+        load_state(net(), path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

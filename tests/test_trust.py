@@ -172,6 +172,31 @@ def test_a_strangers_study(capsys: Output) -> None:
     assert Path("ran").exists()
 
 
+class Touching:
+    """Leaves a file behind when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("ran"),)
+
+
+def test_pickles_of_a_stranger(capsys: Output) -> None:
+    """Every command that takes weights reads tensors, and runs nothing."""
+    precrop.plan(load_model("resnet20", {}), (3, 32, 32), params=0.5).save("half.json")
+    torch.save({"state_dict": {"conv1.weight": Touching()}}, "given.pt")
+    own, data = ["--model", "resnet20"], ["--data", "digits"]
+    for words in (
+        ["build", "half.json", *own],
+        ["crop", "resnet20", "--params", "0.5"],
+        ["export", "half.json", *own],
+        ["eval", "half.json", *own, *data],
+        ["recalibrate", "half.json", *own, *data, "-o", "out"],
+        ["train", "resnet20", "-q", "--epochs", "1"],
+    ):
+        line = refused(capsys, *words, "--weights", "given.pt")
+        assert "given.pt is no plain state_dict: it holds code or objects" in line
+    assert not Path("ran").exists()
+
+
 def test_weights_of_a_stranger(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     resnet = ModelSpec("resnet20", {})

@@ -29,7 +29,9 @@ def eval_command(
     if planned is None:
         found = evaluate_checkpoint(given.checkpoint, given.data, trust=given.trusted, progress=bar)
     else:
-        found = evaluate(planned.network, planned.images, progress=bar)
+        source = planned.plan.source
+        name = given.model or (None if source is None else source.name)
+        found = evaluate(planned.network, planned.images, name=name, progress=bar)
     if confusion is not None:
         draw_confusion(found, confusion)
     _print_evaluation(found, as_json)

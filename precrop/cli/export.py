@@ -1,7 +1,7 @@
 """The command ``export``. Heavy imports wait inside it, as in `precrop.cli.app`."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -30,12 +30,16 @@ if TYPE_CHECKING:
 
 
 class _Network(NamedTuple):
-    """A network to be exported, the shape of its input, how it is built, and a name for files."""
+    """A network to be exported, the shape of its input, how it is built, and a name for files.
+
+    A run's also has what whoever feeds it must know.
+    """
 
     model: "nn.Module"
     shape: Any
     origin: "Origin"
     stem: str
+    metadata: Mapping[str, Any] | None = None
 
 
 @with_options
@@ -72,7 +76,15 @@ def export_command(
         found = _find(source, original, weights, input_shape)
     path = _target(output, found.stem, FORMATS[format_].suffix)
     with step(f"exporting {found.stem} as {format_} and running the file"):
-        made = export(found.model, found.shape, path, format_, batch=batch, origin=found.origin)
+        made = export(
+            found.model,
+            found.shape,
+            path,
+            format_,
+            batch=batch,
+            origin=found.origin,
+            metadata=found.metadata,
+        )
     if as_json:
         typer.echo(json.dumps(made.to_json()))
     else:
@@ -116,7 +128,8 @@ def _of_checkpoint(path: Path, trust: Trust) -> _Network:
     from precrop.deployment.exporting import Origin
 
     _, run, network = load_trained(path, trust)
-    return _Network(network, run.input_shape, Origin(run.model, run.plan), run.name)
+    origin = Origin(run.model, run.plan)
+    return _Network(network, run.input_shape, origin, run.name, run.metadata)
 
 
 def _of_plan(path: Path, original: OriginalOptions) -> _Network:

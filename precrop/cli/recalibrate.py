@@ -56,7 +56,7 @@ def recalibrate_command(
 
 def _of_run(given: CheckpointOptions) -> "tuple[Plan | None, nn.Module, ImageData]":
     from precrop.training.data import load_again
-    from precrop.training.evaluate import load_trained
+    from precrop.training.evaluate import load_trained, normalised_as
 
     _, run, network = load_trained(given.checkpoint, given.trusted)
     images = (
@@ -64,7 +64,7 @@ def _of_run(given: CheckpointOptions) -> "tuple[Plan | None, nn.Module, ImageDat
         if given.data is None
         else load_images(given.data, ",".join(map(str, run.input_shape)))
     )
-    return run.plan, network, images
+    return run.plan, network, normalised_as(run, images)
 
 
 def _batches(images: "ImageData", batch_size: int) -> Any:

@@ -9,7 +9,7 @@ import typer
 
 from precrop.cli.arguments import arguments, load_images
 from precrop.cli.eval import eval_command as eval_command
-from precrop.cli.options import Args, LastJson, ModelName, with_options
+from precrop.cli.options import WEIGHT_FILES, Args, LastJson, ModelName, with_options
 from precrop.cli.output import INTERRUPTED, needs, say
 from precrop.errors import PrecropError
 from precrop.model_spec import ModelSpec
@@ -19,6 +19,7 @@ from precrop.training.recipes import RECIPES, Recipe, find_recipe, settings, set
 from precrop.trust import runs_user_code
 
 if TYPE_CHECKING:
+    from precrop.plans.plan import Plan
     from precrop.training.data import ImageData
     from precrop.training.loop import Result
     from precrop.training.runs import MaskSpec, Run
@@ -113,13 +114,32 @@ class RunOptions:
         "A cropped network's weights: sliced from the original's, drawn anew, or the original's "
         "channels with the largest filters (l1, l2) or batch norm scales (bn).",
     ] = "slice"
+    weights: Annotated[
+        Path | None,
+        f"Start from these: {WEIGHT_FILES}, of the network, or of the cropped one.",
+        "FILE",
+    ] = None
     arg: Args = None
 
-    def run(self, images: "ImageData", recipe: Recipe, mask: "MaskSpec | None") -> "Run":
-        """What is trained, in all that makes its result what it is."""
+    def check(self) -> None:
+        """Refuse options that have no sense together."""
+        if self.init == "reset" and self.plan is None:
+            raise PrecropError("--init is for a cropped network: add --plan, or drop it")
+        if self.init == "reset" and self.weights is not None:
+            raise PrecropError("--init reset draws all weights anew: drop it, or drop --weights")
+
+    def load_plan(self) -> "Plan | None":
+        """The plan, if one is given."""
         from precrop.plans.plan import Plan
+
+        return None if self.plan is None else Plan.load(self.plan)
+
+    def run(
+        self, images: "ImageData", recipe: Recipe, plan: "Plan | None", mask: "MaskSpec | None"
+    ) -> "Run":
+        """What is trained, in all that makes its result what it is."""
         from precrop.training.networks import for_classes
-        from precrop.training.runs import Run
+        from precrop.training.runs import Run, Start
 
         return Run(
             model=for_classes(ModelSpec(self.model, arguments(self.arg)), len(images.classes)),
@@ -130,9 +150,13 @@ class RunOptions:
             input_shape=tuple(images.shape),
             recipe=recipe,
             seed=self.seed,
-            plan=None if self.plan is None else Plan.load(self.plan),
+            plan=plan,
             init=self.init,
             mask=mask,
+            weights=None if self.weights is None else Start.of(self.weights),
+            mean=images.mean,
+            std=images.std,
+            crop_pct=images.crop_pct,
         )
 
 
@@ -150,7 +174,11 @@ def train_command(
         "csv, tensorboard, wandb, mlflow or none; repeatable. csv and tensorboard by default.",
     ] = None,
     output: Annotated[Path, "The folder that gets a folder for the run."] = Path("runs"),
-    input_shape: Annotated[str | None, "Images are scaled to it: 3,224,224.", "SHAPE"] = None,
+    input_shape: Annotated[
+        str | None,
+        "Images are scaled to it: 3,224,224. By default the plan's, or they stay as they are.",
+        "SHAPE",
+    ] = None,
     workers: Annotated[
         int | None, "Processes that read images which do not fit in memory; one a core."
     ] = None,
@@ -158,8 +186,7 @@ def train_command(
 ) -> None:
     """Train a network: dense, cropped by a plan, or masked. The same command goes on with it."""
     changed = recipe.changed()
-    if wanted.init == "reset" and wanted.plan is None:
-        raise PrecropError("--init is for a cropped network: add --plan, or drop it")
+    wanted.check()
     if workers is not None and workers < 0:
         raise PrecropError(f"--workers {workers} is no number of processes: write 0 or more")
     with needs("train"):
@@ -167,9 +194,10 @@ def train_command(
         from precrop.training.logs import USUAL
         from precrop.training.loop import train
 
-    images = load_images(wanted.data, input_shape)
+    plan = wanted.load_plan()
+    images = load_images(wanted.data, input_shape or _planned_shape(plan))
     chosen = find_recipe(recipe.recipe, images.name).changed(changed)
-    run = wanted.run(images, chosen, masked.spec())
+    run = wanted.run(images, chosen, plan, masked.spec())
     is_first = is_first_process()
     if is_first:
         _announce(run, output / run.name)
@@ -198,7 +226,42 @@ def _announce(run: "Run", folder: Path) -> None:
         how = f"cropped by a plan of {run.plan.params:,} parameters"
     elif run.mask is not None:
         how = f"masked by {run.mask.method} at granularity {run.mask.granularity}"
-    note(f"{run.model.name} ({how}) on {run.data_name}, {run.recipe.epochs} epochs, in {folder}")
+    data = f"{run.data_name}{_at(run)}"
+    note(f"{run.model.name} ({how}) on {data}, {run.recipe.epochs} epochs, in {folder}")
+
+
+def _at(run: "Run") -> str:
+    """The images' size beside the plan's, where there is a plan."""
+    if run.plan is None:
+        return ""
+    size, planned = (_by(shape) for shape in (run.input_shape, run.plan.input_shape))
+    if planned in (size, None):
+        return f" at {size}, the plan's input size"
+    return f" at {size} (the plan is for {planned}, and so are its MACs)"
+
+
+def _by(shape: Any) -> str | None:
+    """The shape of an image like 3x224x224; None of inputs that are no image."""
+    is_image = isinstance(shape, tuple) and len(shape) == 3 and all(type(n) is int for n in shape)
+    return "x".join(map(str, shape)) if is_image else None
+
+
+def _planned_shape(plan: "Plan | None") -> str | None:
+    """The size that a plan was made at, as ``--input-shape`` says it.
+
+    Raises:
+        PrecropError: images are not scaled to it.
+    """
+    shape = None if plan is None else _by(plan.input_shape)
+    if plan is None or shape is None or plan.input_shape[0] != 3:
+        return None
+    _, height, width = plan.input_shape
+    if height != width:
+        raise PrecropError(
+            f"the plan is for {shape}, and images are scaled to squares: say --input-shape "
+            f"3,{width},{width}, or another"
+        )
+    return shape
 
 
 def _print_result(result: "Result", as_json: bool) -> None:

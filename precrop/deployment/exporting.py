@@ -41,7 +41,7 @@ TOLERANCE = 1e-4
 BATCHES = (1, 3)
 """Batch sizes at which a file for any batch size is run."""
 RECORD = "precrop"
-"""The entry of a safetensors file's metadata that says how its network is built."""
+"""The entry of a file's metadata that says what its network is: of safetensors and of pt2 files."""
 _EXAMPLE = 2
 """The batch size that is exported: `torch.export` takes a 1 for a constant."""
 _GRAPH_NAMES = frozenset(("meta", "graph", "code"))
@@ -117,6 +117,7 @@ class Source:
         inputs: the shapes of its inputs.
         batch: the one batch size of the files, or None for any.
         origin: how the network is built anew, if that is known.
+        metadata: anything else worth knowing, in JSON's types: class names, normalisation.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class Source:
         *,
         batch: int | None = None,
         origin: Origin | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> None:
         if batch is not None and not 1 <= batch <= LARGEST_BATCH:
             raise PrecropError(
@@ -136,6 +138,7 @@ class Source:
             raise PrecropError("the network is on the meta device, without weights to export")
         self.model = copied(model, lambda _, t: t.detach().cpu()) if away else model
         self.inputs, self.batch, self.origin = inputs, batch, origin
+        self.facts = _facts(inputs, origin, metadata or {})
 
     @property
     def batches(self) -> tuple[int, ...]:
@@ -226,6 +229,7 @@ def export(
     *,
     batch: int | None = None,
     origin: Origin | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> Export:
     """Write a network to a file and check the file by running it on random inputs.
 
@@ -238,14 +242,16 @@ def export(
         format: a name in `FORMATS`.
         batch: the one batch size that the file takes; None for any. Weights alone take any.
         origin: how the network is built anew; a safetensors file keeps it.
+        metadata: anything else worth knowing, in JSON's types: ``mean``, ``std``, ``classes``. All
+            formats keep it, beside the network's name and the shape of its input.
 
     Raises:
         PrecropError: torch cannot export the network (with its reason), a library is missing, the
-            file cannot be written, or it gives other outputs.
+            file cannot be written, or it gives other outputs; or the metadata is no JSON.
     """
-    return write(
-        Source(model, given(model, input_shape), batch=batch, origin=origin), Path(path), format
-    )
+    inputs = given(model, input_shape)
+    source = Source(model, inputs, batch=batch, origin=origin, metadata=metadata)
+    return write(source, Path(path), format)
 
 
 def write(source: Source, path: Path, format: str) -> Export:
@@ -465,6 +471,9 @@ def _write_onnx(source: Source, path: Path) -> None:
             )
             assert made is not None
             NameFixPass()(made.model)  # what lies within may have had such a name
+            made.model.metadata_props.update(
+                {name: json.dumps(value) for name, value in source.facts.items()}
+            )
             # None: one file as long as it is below 1.5 GB; protobuf ends at 2 GB.
             made.save(path, external_data=None)
     except OSError:
@@ -506,7 +515,7 @@ def _write_pt2(source: Source, path: Path) -> None:
         with _quiet():
             # In memory first: where the disk is full, PyTorch's own writer ends the process.
             held = io.BytesIO()
-            torch.export.save(program, held)
+            torch.export.save(program, held, extra_files={RECORD: json.dumps(source.facts)})
         path.write_bytes(held.getbuffer())
     except OSError:
         raise
@@ -530,15 +539,33 @@ def _write_safetensors(source: Source, path: Path) -> None:
         name: tensor.detach().clone(memory_format=torch.contiguous_format)
         for name, tensor in state.items()
     }
-    record: dict[str, Any] = {"input_shape": source.inputs.spec}
+    record = source.facts
     if source.origin is not None:
-        record |= source.origin.model.to_json()
+        record = record | source.origin.model.to_json()
         if source.origin.plan is not None:
             record["plan"] = json.loads(source.origin.plan.to_json())
     try:
         save_file(tensors, path, metadata={"format": "pt", RECORD: json.dumps(record)})
     except SafetensorError as error:
         raise PrecropError(f"cannot write {path.name}: {reason(error)}") from error
+
+
+def _facts(inputs: Inputs, origin: Origin | None, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says of its network, whatever its format.
+
+    Raises:
+        PrecropError: the metadata is no JSON.
+    """
+    known = {} if origin is None else {"network": origin.model.name}
+    own = {**known, "input_shape": inputs.spec}
+    taken = sorted({*own, "name", "args", "plan"} & metadata.keys())
+    if taken:
+        raise PrecropError(f"metadata: {taken[0]} is what the file says by itself, drop it")
+    try:
+        facts: dict[str, Any] = json.loads(json.dumps({**own, **metadata}, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise PrecropError(f"metadata must be plain JSON values: {error}") from error
+    return facts
 
 
 def _open_safetensors(source: Source, path: Path) -> Runs:

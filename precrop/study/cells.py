@@ -354,6 +354,9 @@ def _run(cell: Cell, data: "ImageData") -> "Run":
         input_shape=tuple(data.shape),
         recipe=cell.recipe,
         seed=cell.seed,
+        mean=data.mean,
+        std=data.std,
+        crop_pct=data.crop_pct,
     )
 
 

@@ -88,6 +88,12 @@ class ImageData:
     test: Images | Dataset[tuple[Tensor, int]]
     digest: str  # SHA-256: another data set has another one
 
+    @property
+    def crop_pct(self) -> float:
+        """How much of a held-out image's shorter side is looked at: timm's word for it."""
+        held = isinstance(self.test, Images)
+        return 1.0 if held else self.shape[-1] / _resized(self.shape[-1])
+
 
 class _MixedSizes(PrecropError):
     """Images of several sizes can't be one tensor."""
@@ -241,9 +247,13 @@ def _transform(size: int, *, random: bool) -> Any:
     if random:
         chosen = [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
     else:
-        # The usual share of a photograph's shorter side: 224 pixels of 256.
-        chosen = [v2.Resize(round(size * 256 / 224), antialias=True), v2.CenterCrop(size)]
+        chosen = [v2.Resize(_resized(size), antialias=True), v2.CenterCrop(size)]
     return v2.Compose([v2.PILToTensor(), *chosen])
+
+
+def _resized(size: int) -> int:
+    """What a photograph's shorter side is brought to before the crop: 256 for the usual 224."""
+    return round(size * 256 / 224)
 
 
 class Batches(Iterable[tuple[Tensor, Tensor]]):

@@ -1,6 +1,7 @@
 """Evaluating weights: accuracy over all and per class, and which classes are taken for which."""
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -37,6 +38,11 @@ class Evaluation:
 
     Attributes:
         run: id of the run that they are from, or None.
+        network: what the network is called, or None.
+        input_shape: of the images that it got.
+        mean: of each channel, which was subtracted from them.
+        std: which they were divided by.
+        crop_pct: how much of their shorter side was looked at.
         accuracy: share of the images that are right.
         loss: mean cross-entropy.
         params: parameters of the network, without masked weights.
@@ -47,6 +53,11 @@ class Evaluation:
     """
 
     run: str | None
+    network: str | None
+    input_shape: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_pct: float
     accuracy: float
     loss: float
     params: int
@@ -66,6 +77,12 @@ class Evaluation:
         per_class = {name: None if v != v else v for name, v in self.per_class.items()}
         return {
             "run": self.run,
+            "network": self.network,
+            "input_shape": list(self.input_shape),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "crop_pct": self.crop_pct,
+            "classes": list(self.classes),
             "accuracy": self.accuracy,
             "loss": self.loss,
             "params": self.params,
@@ -146,15 +163,22 @@ def evaluate_checkpoint(
         raise PrecropError(
             f"{images.name} has {len(images.classes)} classes, the run {len(run.classes)}"
         )
-    kept = checkpoints.read_masks(folder)
     return evaluate(
         network,
-        images,
+        normalised_as(run, images),
         run=run.id,
-        kept=kept,
+        name=run.model.name,
+        kept=checkpoints.read_masks(folder),
         precision=run.recipe.precision,
         progress=progress,
     )
+
+
+def normalised_as(run: Run, images: ImageData) -> ImageData:
+    """Images that a network gets as those that it was trained on, whatever their own mean is."""
+    if run.mean is None or run.std is None:
+        return images
+    return dataclasses.replace(images, mean=run.mean, std=run.std)
 
 
 def evaluate(
@@ -162,6 +186,7 @@ def evaluate(
     data: ImageData,
     *,
     run: str | None = None,
+    name: str | None = None,
     kept: Mapping[str, Tensor] | None = None,
     precision: str = "fp32",
     progress: Progress = silent,
@@ -172,6 +197,7 @@ def evaluate(
         network: with its trained weights, masked ones as zeros; it is moved to the device.
         data: the images.
         run: id of the run that the weights are from.
+        name: what the network is called.
         kept: masks by parameter name, to count by.
         precision: as in a recipe.
         progress: for the batches.
@@ -192,6 +218,11 @@ def evaluate(
         )
     return Evaluation(
         run=run,
+        network=name,
+        input_shape=tuple(data.shape),
+        mean=tuple(data.mean),
+        std=tuple(data.std),
+        crop_pct=data.crop_pct,
         accuracy=found.accuracy,
         loss=found.loss,
         params=counted.params,

@@ -35,7 +35,7 @@ from precrop.training.logs import USUAL, check_loggers, make_loggers, quiet
 from precrop.training.module import Classifier, augmentation
 from precrop.training.networks import Built, build, found_masks
 from precrop.training.recipes import Recipe
-from precrop.training.runs import Run, read_json
+from precrop.training.runs import Run, Start, read_json
 
 RUN, RESULT, MASKS = "run.json", "result.json", "masks.safetensors"
 _STATES = {"sgd": 1, "rmsprop": 2}
@@ -193,10 +193,24 @@ def _built(run: Run, data: ImageData, folder: Path) -> Built:
     """The network; masks are computed once and kept in the run's folder."""
     path = folder / MASKS
     kept = checkpoints.read_run_masks(path) if run.mask is not None and path.is_file() else None
-    built = build(run, lambda: sample(run, data), kept)
+    begun = checkpoints.stored(folder / LAST) is not None
+    start = None if begun or run.weights is None else _unchanged(run.weights)
+    built = build(run, lambda: sample(run, data), kept, start=start)
     if run.mask is not None and kept is None and is_first_process():
         checkpoints.write_masks(path, found_masks(built.network))
     return built
+
+
+def _unchanged(weights: Start) -> Path:
+    """The file of a run's first weights, if it is the one that the run is about.
+
+    Raises:
+        PrecropError: it is another one, or is not there.
+    """
+    path = Path(weights.file)
+    if Start.of(path) != weights:
+        raise PrecropError(f"{path} was changed since this run was described")
+    return path
 
 
 def sample(run: Run, data: ImageData) -> list[tuple[Tensor, Tensor]]:

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ from precrop.counting import count
 from precrop.errors import PlanError, PrecropError
 from precrop.model_spec import ModelSpec
 from precrop.own import own_module
+from precrop.plans.state_dicts import read_state, renamed
+from precrop.plans.weights import find_misfit
+from precrop.progress import note
 from precrop.pruning.masking import apply_masks, masks
 from precrop.pruning.methods import NEED_DATA, found_by
 from precrop.pruning.problem import Problem
@@ -56,6 +60,7 @@ def build(
     kept: Mapping[str, Tensor] | None = None,
     *,
     masked: bool = True,
+    start: Path | None = None,
 ) -> Built:
     """The run's network with the initial weights that its seed gives.
 
@@ -64,6 +69,7 @@ def build(
         batches: called where the mask's method needs data.
         kept: masks of the run that were computed before.
         masked: whether to mask what the run masks.
+        start: a file of weights to begin with instead.
 
     Raises:
         PrecropError: the network cannot be built, or does not fit the data or the plan.
@@ -74,7 +80,7 @@ def build(
             raise PrecropError(
                 f"{run.model.name} has lazy parameters: have the factory run it once"
             )
-        network = dense if run.plan is None else _crop(run, dense)
+        network = _started(run, dense, start)
         _check_outputs(run, network)
         if run.mask is None or not masked:
             return Built.of(network, run.input_shape)
@@ -145,6 +151,49 @@ def _is_classifier(model: str) -> bool:
         return True
     module: str = get_model_builder(model).__module__
     return not any(part in module for part in ("detection", "segmentation", "optical_flow"))
+
+
+def _started(run: Run, dense: nn.Module, start: Path | None) -> nn.Module:
+    """The dense or the cropped network; weights are the one's or the other's, as they fit."""
+    if start is None:
+        return dense if run.plan is None else _crop(run, dense)
+    state = read_state(start)
+    misfit = _take(dense, state, len(run.classes))
+    if run.plan is None:
+        if misfit is not None:
+            raise PrecropError(f"{start} does not fit {run.model.name}: {misfit}")
+        return dense
+    network = _crop(run, dense)
+    if misfit is not None and (own := _take(network, state, len(run.classes))) is not None:
+        raise PrecropError(
+            f"{start} fits neither {run.model.name} ({misfit}) nor the cropped network ({own})"
+        )
+    return network
+
+
+def _take(network: nn.Module, state: dict[str, Tensor], classes: int) -> str | None:
+    """Load weights, but for a classifier's of other classes, if all others fit.
+
+    Returns:
+        What does not fit, if anything.
+    """
+    state = renamed(state, network)
+    own = network.state_dict()
+    other = [
+        name
+        for name, value in state.items()
+        if name in own
+        and own[name].shape[:1] == (classes,) != value.shape[:1]
+        and own[name].shape[1:] == value.shape[1:]
+        and value.dim()
+    ]
+    state |= {name: own[name] for name in other}
+    misfit = find_misfit(network, state)
+    if misfit is None:
+        network.load_state_dict(state)
+        if other:
+            note(f"{' and '.join(other)} start anew: the weights are for other classes")
+    return misfit
 
 
 def _crop(run: Run, dense: nn.Module) -> nn.Module:

@@ -2,15 +2,18 @@
 
 import hashlib
 import json
+import math
 import platform
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from precrop import __version__
 from precrop.errors import PrecropError
+from precrop.files import open_plain
 from precrop.files import read_json as read_json
 from precrop.model_spec import ModelSpec
 from precrop.plans.kinds import Init
@@ -128,6 +131,32 @@ def check_granularity(granularity: str) -> None:
 
 
 @dataclass(frozen=True)
+class Start:
+    """A file of weights that a run starts from.
+
+    Attributes:
+        file: where it is.
+        digest: SHA-256 of its content.
+    """
+
+    file: str
+    digest: str
+
+    @classmethod
+    def of(cls, path: Path) -> "Start":
+        """A file as it is now.
+
+        Raises:
+            PrecropError: it cannot be read.
+        """
+        try:
+            with open_plain(path) as file:
+                return cls(str(path), hashlib.file_digest(file, "sha256").hexdigest())
+        except OSError as error:
+            raise PrecropError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+@dataclass(frozen=True)
 class Run:
     """A network, data, a recipe and a seed.
 
@@ -143,6 +172,11 @@ class Run:
         plan: what the network is cropped by, or None.
         init: how a cropped network gets its weights.
         mask: what the network is masked by, or None.
+        weights: what it starts from, or None; the original's weights, or the cropped network's.
+        mean: of each channel of the training images, on the scale 0 to 1: inputs are images less
+            ``mean``, divided by ``std``. Known of all runs but old ones; follows from the data.
+        std: their standard deviation.
+        crop_pct: how much of an image's shorter side is scaled to the input's, from its middle.
         versions: what the run was made with; not part of its identity.
     """
 
@@ -157,6 +191,10 @@ class Run:
     plan: Plan | None = None
     init: Init = "slice"
     mask: MaskSpec | None = None
+    weights: Start | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    crop_pct: float | None = None
     versions: Mapping[str, str] = field(default_factory=lambda: current_versions())
 
     def __post_init__(self) -> None:
@@ -183,8 +221,10 @@ class Run:
 
     def _identity(self) -> dict[str, Any]:
         content = self.to_json()
-        for name in ("id", "versions", "data", "data_name"):
+        for name in ("id", "versions", "data", "data_name", "mean", "std", "crop_pct"):
             del content[name]
+        if self.weights is not None:
+            content["weights"] = self.weights.digest
         if self.plan is None:
             del content["init"]
         else:
@@ -212,8 +252,25 @@ class Run:
             "init": self.init,
             "mask": None if self.mask is None else self.mask.to_json(),
             "versions": dict(self.versions),
+            "mean": None if self.mean is None else list(self.mean),
+            "std": None if self.std is None else list(self.std),
+            "crop_pct": self.crop_pct,
         }
+        if self.weights is not None:
+            content["weights"] = asdict(self.weights)
         return {"id": "", **content}
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What whoever feeds the network must know, for files that go elsewhere without the run."""
+        known = {
+            "mean": self.mean,
+            "std": self.std,
+            "crop_pct": self.crop_pct,
+            "classes": self.classes,
+            "run": self.id,
+        }
+        return {name: value for name, value in known.items() if value is not None}
 
     def described(self) -> dict[str, Any]:
         """`to_json` with the run's id."""
@@ -231,7 +288,7 @@ class Run:
             PrecropError: it is no run, it was altered, or its network is code that is not trusted.
         """
         try:
-            plan, mask = content["plan"], content["mask"]
+            plan, mask, weights = content["plan"], content["mask"], content.get("weights")
             run = cls(
                 model=ModelSpec.from_json({"name": content["model"], "args": content["args"]}),
                 data=str(content["data"]),
@@ -244,6 +301,10 @@ class Run:
                 plan=None if plan is None else Plan.from_json(json.dumps(plan)),
                 init=content["init"],
                 mask=None if mask is None else MaskSpec(**mask),
+                weights=None if weights is None else Start(**weights),
+                mean=_channels(content.get("mean")),
+                std=_channels(content.get("std")),
+                crop_pct=content.get("crop_pct"),
                 versions=dict(content["versions"]),
             )
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -254,8 +315,20 @@ class Run:
             raise PrecropError(f"this run is {run.id} and says it is {content.get('id')}")
         if len(run.input_shape) != 3 or not all(0 < n <= LARGEST_SIDE for n in run.input_shape):
             raise PrecropError(f"this run is of images of {run.input_shape}, which are none")
+        if not isinstance(run.crop_pct, float | None) or not 0 < (run.crop_pct or 1.0) <= 1:
+            raise PrecropError(f"this run crops images to {run.crop_pct!r}, which is no share")
         run.model.check(trust, f"say --model {run.model.name}, or --trust")
         return run
+
+
+def _channels(values: Any) -> tuple[float, ...] | None:
+    """A number for each of three channels, or None."""
+    if values is None:
+        return None
+    found = tuple(map(float, values))
+    if len(found) != 3 or not all(map(math.isfinite, found)):
+        raise ValueError(f"{values!r} are no numbers of three channels")
+    return found
 
 
 def _plan_identity(plan: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 import typer
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 import precrop
@@ -134,6 +135,53 @@ def test_a_masked_run_keeps_its_zeros(capsys: Output) -> None:
     assert made["telling"]
     refused("drop --weights", str(folder), "--weights", found["path"])
     refused("not run unasked", str(folder / "last" / "checkpoint.json"), "--model", "resnet20")
+
+
+def test_what_the_network_must_be_fed_goes_along(capsys: Output) -> None:
+    """In every format, for whoever has the file alone."""
+    images = digits()
+    told: dict[str, Any] = {"mean": images.mean, "std": images.std, "crop_pct": images.crop_pct}
+    done = train(
+        small_run(settings={"epochs": 1}, **told), data=images, output=Path("runs"),
+        loggers=("none",),
+    )  # fmt: skip
+    wanted = {
+        "network": NET,
+        "input_shape": [3, 8, 8],
+        "mean": list(images.mean),
+        "std": list(images.std),
+        "crop_pct": 1.0,
+        "classes": list(images.classes),
+        "run": done.run,
+    }
+    for name in ("onnx", "pt2", "safetensors"):
+        export_json(capsys, str(done.folder), "--trust", "--format", name, "-o", f"net.{name}")
+    session = onnxruntime.InferenceSession("net.onnx", providers=["CPUExecutionProvider"])
+    props = session.get_modelmeta().custom_metadata_map
+    assert {name: json.loads(value) for name, value in props.items()} == wanted
+    files = {"precrop": ""}
+    torch.export.load("net.pt2", extra_files=files)
+    assert json.loads(files["precrop"]) == wanted
+    with safe_open("net.safetensors", framework="pt") as file:
+        record = json.loads(file.metadata()["precrop"])
+    assert record == {**wanted, "name": NET, "args": {"num_classes": 10}}
+    export_json(capsys, NET, "--input-shape", "3,12,12", "-o", "plain.onnx")
+    session = onnxruntime.InferenceSession("plain.onnx", providers=["CPUExecutionProvider"])
+    props = session.get_modelmeta().custom_metadata_map
+    assert {name: json.loads(value) for name, value in props.items()} == {
+        "network": NET,
+        "input_shape": [3, 12, 12],
+    }
+
+
+def test_state_dicts_of_torch_save(capsys: Output) -> None:
+    trained = load_model(NET, {}).eval()
+    torch.save({"model": trained.state_dict(), "epoch": 3}, "net.pth")
+    words = [NET, *SHAPE, "--weights", "net.pth", "--format", "safetensors", "-o", "a.safetensors"]
+    export_json(capsys, *words)
+    assert load_file("a.safetensors")["0.weight"].equal(trained.get_parameter("0.weight"))
+    torch.save(trained, "whole.pt")
+    refused("no plain state_dict: it holds code or", NET, *SHAPE, "--weights", "whole.pt")
 
 
 def test_bad_input() -> None:

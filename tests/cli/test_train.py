@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
+from PIL import Image
+from safetensors.torch import load_file
 
+import precrop
 from precrop.cli.app import main
 from precrop.cli.eval import eval_command
 from precrop.cli.train import train_command
 from precrop.errors import PrecropError
-from tests.training.small_runs import APP
+from precrop.training.data import Images
+from tests.training.small_runs import APP, batch_net, digits
 
 Output = pytest.CaptureFixture[str]
 ROOT = Path(__file__).parents[2]
@@ -112,9 +117,6 @@ def test_masks(capsys: Output) -> None:
 
 
 def test_plans(capsys: Output) -> None:
-    import precrop
-    from tests.training.small_runs import batch_net
-
     plan = precrop.plan(batch_net(), (3, 8, 8), params=0.5)
     plan.save("half.json")
     found = train_json(capsys, NET, *SHORT, "--plan", "half.json")
@@ -125,6 +127,107 @@ def test_plans(capsys: Output) -> None:
     argv = ["half.json", "--weights", weights, "--model", NET, "--data", "digits", "--json"]
     assert run("eval", *argv) == 0
     assert json.loads(capsys.readouterr().out)["accuracy"] == pytest.approx(found["accuracy"])
+
+
+def test_images_have_the_plans_size(capsys: Output) -> None:
+    precrop.plan(batch_net(), (3, 16, 16), params=0.5).save("half.json")
+    words = [NET, *SHORT, "--epochs", "1", "--plan", "half.json", "--json"]
+    lines = []
+    for more in ([], ["--input-shape", "3,8,8"]):
+        assert run("train", *words, *more) == 0
+        said = capsys.readouterr()
+        content = json.loads((Path(json.loads(said.out)["folder"]) / "run.json").read_text())
+        lines.append((content["input_shape"], said.err.splitlines()[0]))
+    assert lines[0][0] == [3, 16, 16]
+    assert " on digits at 3x16x16, the plan's input size, 1 epochs" in lines[0][1]
+    assert lines[1][0] == [3, 8, 8]
+    assert " at 3x8x8 (the plan is for 3x16x16, and so are its MACs), 1 ep" in lines[1][1]
+    precrop.plan(batch_net(), (3, 16, 8), params=0.5).save("wide.json")
+    with pytest.raises(PrecropError, match="for 3x16x8, and images are scaled to squares: say"):
+        run("train", NET, "--plan", "wide.json")
+
+
+def test_what_the_network_must_be_fed_is_kept(capsys: Output) -> None:
+    found = train_json(capsys, NET, *SHORT)
+    data, folder = digits(), Path(found["folder"])
+    assert run("eval", str(folder), "--trust", "--json") == 0
+    evaluated = json.loads(capsys.readouterr().out)
+    written = json.loads((folder / "run.json").read_text())
+    kept = json.loads((folder / "last/checkpoint.json").read_text())["run"]
+    for told in (evaluated, written, kept):
+        assert told["mean"] == list(data.mean)
+        assert told["std"] == list(data.std)
+        assert told["classes"] == list(data.classes)
+        assert (told["input_shape"], told["crop_pct"]) == ([3, 8, 8], 1.0)
+    assert evaluated["network"] == written["model"] == kept["model"] == NET
+
+
+def test_other_images_are_normalised_as_those_of_the_training(capsys: Output) -> None:
+    found = train_json(capsys, NET, *SHORT)
+    images = digits()
+    for name, split in (("train", images.train), ("val", images.test)):
+        assert isinstance(split, Images)
+        for number, (image, label) in enumerate(zip(split.images[:40], split.labels, strict=False)):
+            folder = Path("darker", name, str(int(label)))
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = (image // 2).permute(1, 2, 0).contiguous().numpy()
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    assert run("eval", found["folder"], "--trust", "--data", "darker", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["mean"] == list(images.mean)
+
+
+def test_first_weights(capsys: Output) -> None:
+    """Of the original or of the cropped network, as they fit; also of other classes."""
+    trained, other = batch_net(), batch_net(num_classes=7)
+    plan = precrop.plan(trained, (3, 8, 8), params=0.5)
+    plan.save("half.json")
+    torch.save({"state_dict": trained.state_dict()}, "dense.pt")
+    torch.save(plan.build(trained).state_dict(), "small.pth")
+    torch.save({f"module.{n}": v for n, v in other.state_dict().items()}, "other.pt")
+    still = [NET, "--epochs", "1", "--logger", "none", "--lr", "1e-12", "--recipe", "digits"]
+    found = {
+        name: train_json(capsys, *still, *words, "--weights", name)
+        for name, words in {
+            "dense.pt": [],
+            "small.pth": ["--plan", "half.json"],
+            "other.pt": [],
+        }.items()
+    }
+    cropped = train_json(capsys, *still, "--plan", "half.json", "--weights", "dense.pt")
+    assert len({run["run"] for run in (*found.values(), cropped)}) == 4
+    for run_, wanted in (
+        (found["dense.pt"], trained),
+        (found["small.pth"], plan.build(trained)),
+        (cropped, plan.build(trained)),
+    ):
+        state = load_file(Path(run_["folder"]) / "last/model.safetensors")
+        for name, value in wanted.named_parameters():
+            torch.testing.assert_close(state[name], value.detach())
+    state = load_file(Path(found["other.pt"]["folder"]) / "last/model.safetensors")
+    torch.testing.assert_close(state["3.weight"], other.get_parameter("3.weight").detach())
+    assert state["9.weight"].shape == (10, 16)
+    Path("dense.pt").unlink()  # a run that has begun needs it no more
+    with pytest.raises(PrecropError, match="cannot read dense.pt"):
+        run("train", *still, "--weights", "dense.pt")
+
+
+def test_wrong_first_weights(capsys: Output) -> None:
+    precrop.plan(batch_net(), (3, 8, 8), params=0.5).save("half.json")
+    torch.save(torch.nn.Linear(2, 2).state_dict(), "linear.pt")
+    torch.save(batch_net(), "whole.pt")
+    for words, message in (
+        (["--weights", "linear.pt"], f"linear.pt does not fit {NET}: it lacks tensor 0.weight"),
+        (
+            ["--weights", "linear.pt", "--plan", "half.json"],
+            f"linear.pt fits neither {NET} (it lacks tensor 0.weight) nor the cropped network (it",
+        ),
+        (["--weights", "whole.pt"], "it holds code or objects, and nothing but tensors is"),
+        (["--weights", "none.pt"], "cannot read none.pt"),
+        (["--weights", "linear.pt", "--plan", "half.json", "--init", "reset"], "drop --weights"),
+    ):
+        with pytest.raises(PrecropError) as caught:
+            run("train", NET, *SHORT, *words)
+        assert message in str(caught.value)
 
 
 def test_eval(capsys: Output) -> None:

@@ -403,7 +403,7 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*args: Any) -> None:
+    def full(*args: Any, **options: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch.export, "save", full)
@@ -436,3 +436,16 @@ def test_outputs_are_flattened_as_in_pytorch() -> None:
     tensor = torch.ones(1, 3, 8, 8)
     found: list[Tensor] = tree_leaves(Heads().eval()(tensor))
     assert len(found) == 4
+
+
+def test_metadata_is_json_and_says_nothing_twice(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 16, 2))
+    for metadata, message in (
+        ({"mean": object()}, "metadata must be plain JSON values"),
+        ({"mean": float("nan")}, "metadata must be plain JSON values"),
+        ({"input_shape": 3}, "metadata: input_shape is what the file says by itself"),
+        ({"plan": {}}, "metadata: plan is what the file says by itself"),
+    ):
+        with pytest.raises(PrecropError, match=message):
+            export(model, (3, 6, 6), tmp_path / "net.onnx", metadata=metadata)
+    assert not list(tmp_path.iterdir())

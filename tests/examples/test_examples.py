@@ -12,10 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import precrop
+from precrop.cli.app import main
 from precrop.plans.plan import Plan
+from precrop.training.data import Images, load_data
+from precrop.training.evaluate import load_trained
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -117,6 +121,43 @@ def test_hugging_face_trainer(run: Any) -> None:
     found = run("hugging_face_trainer.py")
     assert_cropped(found["again"], found["plan"])
     assert_same(found["again"].cpu(), found["model"].cpu())
+
+
+def test_onnx_runtime(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From an image folder to an answer in ONNX Runtime, in four commands after the install.
+
+    Images are of several sizes: they are scaled to the plan's.
+    """
+    colours = {"cat": (200, 80, 40), "dog": (30, 90, 220)}
+    drawn = torch.Generator().manual_seed(0)
+    for split, count in (("train", 8), ("val", 3)):
+        for name, colour in colours.items():
+            folder = tmp_path / "photos" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                height, width = 40 + 3 * number, 50 - number
+                noise = torch.randint(-20, 21, (height, width, 3), generator=drawn)
+                pixels = (torch.tensor(colour) + noise).clamp(0, 255).byte()
+                Image.fromarray(pixels.numpy()).save(folder / f"{number}.png")
+    words = ["--epochs", "2", "--batch-size", "8", "--logger", "none"]
+    assert main(["plan", "resnet20", "--macs", "0.5", "-o", "half.json"]) == 0
+    assert main(["train", "resnet20", "--plan", "half.json", "--data", "photos", *words]) == 0
+    assert "on photos at 3x32x32, the plan's input size, 2 epochs" in capsys.readouterr().err
+    (folder,) = Path("runs").glob("resnet20-photos-*")
+    assert main(["export", str(folder), "-o", "net.onnx"]) == 0
+    capsys.readouterr()
+    images, network = load_data("photos", image_size=32), load_trained(folder).network.eval()
+    assert not isinstance(images.test, Images)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (images.mean, images.std))
+    paths = [path for name in colours for path in sorted(Path("photos/val", name).iterdir())]
+    for number, path in enumerate(paths):
+        image, label = images.test[number]
+        with torch.no_grad():
+            scores = network(((image / 255 - mean) / std)[None])[0]
+        found = run("onnx_runtime.py", "net.onnx", str(path))
+        answer = torch.from_numpy(found["scores"][0])
+        torch.testing.assert_close(answer, scores, rtol=0, atol=0.1)  # of another resampling
+        assert capsys.readouterr().out.strip() == path.parent.name == images.classes[label]
 
 
 # --- the page -----------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from precrop.errors import PrecropError
 from precrop.model_spec import ModelSpec
 from precrop.training.recipes import RECIPES, Recipe, find_recipe, settings, settings_help
-from precrop.training.runs import MaskSpec, Run
+from precrop.training.runs import MaskSpec, Run, Start
 from tests.training.small_runs import small_run
 
 
@@ -156,3 +157,42 @@ def test_wrong_masks(text: str, budget: str | None, message: str) -> None:
 def test_arguments_must_fit_in_a_file() -> None:
     with pytest.raises(PrecropError, match="fits in no file"):
         _ = small_run(args={"norm": object()}).id
+
+
+def test_what_a_run_tells_of_its_images_is_no_part_of_its_name() -> None:
+    plain = small_run()
+    told = dataclasses.replace(plain, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.1), crop_pct=0.875)
+    assert told.id == plain.id
+    content = json.loads(json.dumps(told.described()))
+    assert Run.from_json(content, trust=True) == told
+    assert told.metadata == {
+        "mean": (0.5, 0.4, 0.3),
+        "std": (0.2, 0.2, 0.1),
+        "crop_pct": 0.875,
+        "classes": told.classes,
+        "run": told.id,
+    }
+    for name in ("mean", "std", "crop_pct"):  # a run of before there were any
+        del content[name]
+    assert Run.from_json(content, trust=True) == plain
+    for name, value in (
+        ("mean", [1, 2]),
+        ("std", [1, 2, "x"]),
+        ("mean", [1, 2, float("nan")]),
+        ("crop_pct", 2.0),
+        ("crop_pct", "all"),
+        ("weights", {"file": "x"}),
+    ):
+        with pytest.raises(PrecropError, match="^this (is no )?run"):
+            Run.from_json({**content, name: value}, trust=True)
+
+
+def test_the_content_of_first_weights_is_part_of_a_runs_name(tmp_path: Path) -> None:
+    for name, text in (("a", "x"), ("b", "x"), ("c", "y")):
+        (tmp_path / name).write_text(text)
+    runs = [small_run(weights=Start.of(tmp_path / name)) for name in "abc"]
+    assert runs[0].id == runs[1].id != runs[2].id
+    assert small_run().id not in {run.id for run in runs}
+    assert Run.from_json(json.loads(json.dumps(runs[0].described())), trust=True) == runs[0]
+    with pytest.raises(PrecropError, match="cannot read"):
+        Start.of(tmp_path / "none")

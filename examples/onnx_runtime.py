@@ -12,10 +12,11 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
-session = onnxruntime.InferenceSession(sys.argv[1])
+file, picture = sys.argv[1:]
+session = onnxruntime.InferenceSession(file)
 about = {name: json.loads(x) for name, x in session.get_modelmeta().custom_metadata_map.items()}
 size, border = about["input_shape"][:0:-1], (1 - about["crop_pct"]) / 2
-photo = Image.open(sys.argv[2]).convert("RGB")
+photo = Image.open(picture).convert("RGB")
 image = ImageOps.fit(photo, size, Image.Resampling.BILINEAR, border)
 pixels = ((np.asarray(image) / 255 - about["mean"]) / about["std"]).astype(np.float32)
 (scores,) = session.run(None, {session.get_inputs()[0].name: pixels.transpose(2, 0, 1)[None]})

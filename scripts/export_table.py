@@ -372,7 +372,7 @@ def leaves(outputs: Any) -> list[Tensor]:
 
 TEXT = f"""# Export
 
-    precrop export half.json --weights half.safetensors -o half.onnx   # a plan's cropped network
+    precrop export half.json --weights half.safetensors -o half.onnx   # a plan's network; .pt too
     precrop export runs/resnet20-digits-0123456789ab --format pt2      # a trained run
     precrop export resnet50 --format safetensors                       # a network by name
 
@@ -410,15 +410,29 @@ made = export(small, (3, 32, 32), "half.onnx")
 print(made.difference)
 ```
 
-and to run the file, where only `onnxruntime` is installed:
+**What it must be fed.** Every file says which network it is of and the shape of its input, and of
+a run of `precrop train` also how its images were normalised (`mean`, `std`, on the scale 0 to 1),
+how much of their shorter side was looked at (`crop_pct`), and what the classes are called: ONNX in
+`metadata_props`, each in JSON; pt2 in the extra file `precrop`; safetensors in the metadata entry
+`precrop`. In Python `export(…, metadata={{"mean": …}})` adds to it. So a file runs where only ONNX
+Runtime, NumPy and Pillow are installed ([examples/onnx_runtime.py](../examples/onnx_runtime.py)):
 
 ```python
+import json
+
 import numpy as np
 import onnxruntime
+from PIL import Image, ImageOps
 
-session = onnxruntime.InferenceSession("half.onnx", providers=["CPUExecutionProvider"])
-images = np.random.randn(8, 3, 32, 32).astype(np.float32)
-(logits,) = session.run(None, {{session.get_inputs()[0].name: images}})
+file, picture = "net.onnx", "photo.png"
+session = onnxruntime.InferenceSession(file)
+about = {{name: json.loads(x) for name, x in session.get_modelmeta().custom_metadata_map.items()}}
+size, border = about["input_shape"][:0:-1], (1 - about["crop_pct"]) / 2
+photo = Image.open(picture).convert("RGB")
+image = ImageOps.fit(photo, size, Image.Resampling.BILINEAR, border)
+pixels = ((np.asarray(image) / 255 - about["mean"]) / about["std"]).astype(np.float32)
+(scores,) = session.run(None, {{session.get_inputs()[0].name: pixels.transpose(2, 0, 1)[None]}})
+print(about["classes"][scores.argmax()])
 ```
 """
 

@@ -157,7 +157,14 @@ def test_onnx_runtime(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[st
         found = run("onnx_runtime.py", "net.onnx", str(path))
         answer = torch.from_numpy(found["scores"][0])
         torch.testing.assert_close(answer, scores, rtol=0, atol=0.1)  # of another resampling
-        assert capsys.readouterr().out.strip() == path.parent.name == images.classes[label]
+        assert images.classes[label] == path.parent.name
+        assert capsys.readouterr().out.strip() == images.classes[int(answer.argmax())]
+
+
+def test_the_lines_that_feed_an_exported_file_are_the_examples() -> None:
+    page = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    lines = (EXAMPLES / "onnx_runtime.py").read_text(encoding="utf-8").partition("session = ")
+    assert "".join(lines[1:]) in page
 
 
 # --- the page -----------------------------------------------------------------------------------

@@ -127,13 +127,13 @@ def refused(capsys: Output, *argv: str) -> str:
 
 
 def test_an_objective(capsys: Output) -> None:
-    args = ["--params", "0.4", "-o", "own.json"]
+    args = ["--params", "0.4", "--divisor", "1", "-o", "own.json"]
     assert main(["plan", *NET, "--objective", "./mine.py:late", *args]) == 0
     own = Plan.load("own.json")
     assert own.options["objective"] == "./mine.py:late"
     assert main(["plan", *NET, *args]) == 0
     assert own.widths["0"][1] < Plan.load("own.json").widths["0"][1]
-    assert main(["crop", *NET, "--objective", "mine:late", "--params", "0.4", "-o", "c"]) == 0
+    assert main(["crop", *NET, "--objective", "mine:late", *args[:4], "-o", "c"]) == 0
     assert Plan.load("c.json").widths == own.widths
 
 

@@ -144,19 +144,13 @@ class RunOptions:
         return Run(
             model=for_classes(ModelSpec(self.model, arguments(self.arg)), len(images.classes)),
             data=self.data,
-            data_name=images.name,
-            data_digest=images.digest,
-            classes=tuple(images.classes),
-            input_shape=tuple(images.shape),
+            **images.of_run,
             recipe=recipe,
             seed=self.seed,
             plan=plan,
             init=self.init,
             mask=mask,
             weights=None if self.weights is None else Start.of(self.weights),
-            mean=images.mean,
-            std=images.std,
-            crop_pct=images.crop_pct,
         )
 
 

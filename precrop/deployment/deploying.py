@@ -261,10 +261,7 @@ def _run(
     return Run(
         model=spec,
         data=data,
-        data_name=images.name,
-        data_digest=images.digest,
-        classes=tuple(images.classes),
-        input_shape=tuple(images.shape),
+        **images.of_run,
         recipe=recipe,
         seed=seed,
         plan=plan,
@@ -443,7 +440,14 @@ class _Journey:
                 folder = self.book.folder / RUNS / run.name
                 network = load_trained(folder, self.spec.name).network
             origin = Origin(self.spec, plan)
-            made = export(network, self.inputs.spec, self.file, self.format, origin=origin)
+            made = export(
+                network,
+                self.inputs.spec,
+                self.file,
+                self.format,
+                origin=origin,
+                metadata=None if run is None else run.metadata,
+            )
             return made.to_json()
 
         key = {"plan": _digest(plan.to_json()), "run": None if run is None else run.id}

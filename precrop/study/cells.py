@@ -348,15 +348,9 @@ def _run(cell: Cell, data: "ImageData") -> "Run":
     return Run(
         model=for_classes(cell.network, len(data.classes)),
         data=cell.data,
-        data_name=data.name,
-        data_digest=data.digest,
-        classes=tuple(data.classes),
-        input_shape=tuple(data.shape),
+        **data.of_run,
         recipe=cell.recipe,
         seed=cell.seed,
-        mean=data.mean,
-        std=data.std,
-        crop_pct=data.crop_pct,
     )
 
 

@@ -89,6 +89,19 @@ class ImageData:
     digest: str  # SHA-256: another data set has another one
 
     @property
+    def of_run(self) -> dict[str, Any]:
+        """What a `Run` on these images says of them, by the names of its fields."""
+        return {
+            "data_name": self.name,
+            "data_digest": self.digest,
+            "classes": tuple(self.classes),
+            "input_shape": tuple(self.shape),
+            "mean": tuple(self.mean),
+            "std": tuple(self.std),
+            "crop_pct": self.crop_pct,
+        }
+
+    @property
     def crop_pct(self) -> float:
         """How much of a held-out image's shorter side is looked at: timm's word for it."""
         held = isinstance(self.test, Images)

@@ -117,6 +117,10 @@ def test_the_whole_way(world: World, images: Path, tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(found.file)
     (out,) = session.run(None, {session.get_inputs()[0].name: torch.zeros(1, *SHAPE).numpy()})
     assert out.shape == (1, 2)
+    told = session.get_modelmeta().custom_metadata_map
+    written = json.loads((run / "run.json").read_text())
+    for name in ("mean", "std", "crop_pct", "classes", "input_shape"):
+        assert json.loads(told[name]) == written[name]
     content = json.loads(json.dumps(found.to_json()))
     assert content["deployed"]["median"] == pytest.approx(4e-3)
     assert content["params"] == found.plan.params

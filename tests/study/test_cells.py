@@ -172,7 +172,8 @@ class TestPreparing:
         data = sample(run, digits())
         problem = Problem.of(model, run.input_shape, limits, data=data, seed=5)
         densities = layer_densities(problem, method)
-        plan = precrop.plan(model, run.input_shape, params=0.5, macs=0.5, densities=densities)
+        options: dict[str, Any] = {"params": 0.5, "macs": 0.5, "divisor": 1}
+        plan = precrop.plan(model, run.input_shape, densities=densities, **options)
         assert prepared.plan is not None
         assert prepared.plan.widths == plan.widths
         assert [one.target for one in prepared.plan.layers] == [one.target for one in plan.layers]

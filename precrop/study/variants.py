@@ -49,7 +49,7 @@ class Way:
 
 
 _RULED: dict[str, tuple[type, ...]] = {
-    "divisor": (int,),
+    "divisor": (int, str),
     "min_width": (int,),
     "expand": (bool,),
     "residual": (str,),
@@ -233,6 +233,8 @@ def _options(way: str, given: Any) -> dict[str, Any]:
         kinds = known[name]
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             raise PrecropError(f"{way}: {name} is {value!r}, not {_in_words(kinds)}")
+        if name == "divisor" and isinstance(value, str) and value != "auto":
+            raise PrecropError(f"{way}: divisor is {value!r}, not a whole number or auto")
         if name in _FROM_ONE and isinstance(value, int) and value < 1:
             raise PrecropError(f"{way}: {name} is {value!r}, not 1 or more")
         if isinstance(value, (list, dict)) and not all(isinstance(key, str) for key in value):

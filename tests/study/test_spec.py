@@ -152,6 +152,7 @@ PLAN: dict[str, Any] = {"name": "PreCrop", "plan": {}}
             "balance is '1e6', not a whole",
         ),
         ({"variants": [{"name": "x", "plan": {"divisor": True}}]}, "divisor is True, not a whole"),
+        ({"variants": [{"name": "x", "plan": {"divisor": "8"}}]}, "divisor is '8', not a whole"),
         ({"variants": [{"name": "x", "plan": {"expand": 1}}]}, "expand is 1, not true or false"),
         ({"variants": [{"name": "x", "plan": 3}]}, "plan is 3, not options"),
         ({"variants": [{"name": "x", "densities": "erk"}]}, "densities go with plan: write"),

@@ -77,6 +77,11 @@ def test_plan_is_precrops() -> None:
     found = planned("plan", model, budgets, divisor=2, balance=0.5)
     same = precrop.plan(model, IMAGE, params=0.3, macs=0.4, divisor=2, balance=0.5)
     assert found.widths == same.widths
+    assert planned("plan", model, budgets).options["divisor"] == 1
+    assert planned("uniform", model, budgets).options["divisor"] == 1
+    auto = planned("plan", model, {"macs": 0.3}, divisor="auto")
+    assert auto.widths == precrop.plan(model, IMAGE, macs=0.3).widths
+    assert auto.options["divisor"] == 8
     densities = {"layer3.0.conv1": 0.1, "layer1.0.conv1": 0.9}
     request = Request(model, IMAGE, budgets, {}, densities)
     asked = precrop.plan(model, IMAGE, params=0.3, macs=0.4, densities=densities, divisor=1)

@@ -4,6 +4,7 @@ Looking a name up runs the module. So it is only done with names that the user t
 in a file which the user trusts (`precrop.trust`); functions that take names from files never do.
 """
 
+import multiprocessing
 import sys
 import traceback
 from collections.abc import Callable
@@ -14,6 +15,18 @@ from types import ModuleType
 from typing import Any
 
 from precrop.errors import PrecropError, hint
+
+UNGUARDED = 77
+"""Exit status of a process that has `started_by_import`."""
+
+
+def started_by_import() -> bool:
+    """Whether a process of ours only imports the script that started the program, to begin with.
+
+    What such a script does when it is imported, it does again in every process: where it calls us,
+    it needs a guard, ``if __name__ == "__main__":``.
+    """
+    return getattr(multiprocessing.current_process(), "_inheriting", False)
 
 
 def own_function(name: str, kind: str = "function") -> Callable[..., Any]:

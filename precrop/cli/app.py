@@ -1,5 +1,6 @@
 """The command line. Heavy imports wait inside the commands, so that ``--help`` is quick."""
 
+import os
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -28,6 +29,7 @@ from precrop.cli.study import study_app
 from precrop.cli.train import train_command
 from precrop.errors import PrecropError
 from precrop.files import terminated_as_interrupted
+from precrop.own import UNGUARDED, started_by_import
 
 app = typer.Typer(
     help="Crop any convolutional network to a budget of parameters and MACs, before training.",
@@ -59,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the words after ``precrop``; those of this process by default.
     """
+    if started_by_import():
+        os._exit(UNGUARDED)  # whatever the script does after us, it would do it again too
     command = typer.main.get_command(app)
     words = None if argv is None else list(argv)
     try:

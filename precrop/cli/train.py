@@ -190,10 +190,17 @@ def train_command(
 
     plan = wanted.load_plan()
     images = load_images(wanted.data, input_shape or _planned_shape(plan))
-    chosen = find_recipe(recipe.recipe, images.name).changed(changed)
+    usual = find_recipe(recipe.recipe, images.name)
+    fitting = usual if "batch_size" in changed else usual.fitting(images.count)
+    chosen = fitting.changed(changed)
     run = wanted.run(images, chosen, plan, masked.spec())
     is_first = is_first_process()
     if is_first:
+        if fitting != usual:
+            note(
+                f"{images.count} training images fill no batch of {usual.batch_size}: batches of "
+                f"{chosen.batch_size}, at learning rate {chosen.lr:.4g}"
+            )
         _announce(run, output / run.name)
     try:
         result = train(

@@ -179,7 +179,9 @@ def deploy(
     images, spec, network, shape = _network(spec, data, input_shape, seed)
     chosen = None
     if images is not None and (changes or {}).get("epochs") != 0:
-        chosen = find_recipe(recipe, images.name).changed(changes or {})
+        usual, changed = find_recipe(recipe, images.name), changes or {}
+        fitting = usual if "batch_size" in changed else usual.fitting(images.count)
+        chosen = fitting.changed(changed)
     about = {
         "network": spec.to_json(),
         "input_shape": shape,

@@ -17,6 +17,7 @@ from typing import Any
 
 from precrop.errors import PrecropError
 from precrop.files import interrupt, open_own
+from precrop.own import UNGUARDED
 from precrop.study.cells import Cell
 from precrop.study.events import Began, Died, Epoch, Event
 
@@ -103,7 +104,11 @@ class _Worker:
         theirs.close()
 
     def events(self) -> Iterator[Event]:
-        """What it has told. A process that is gone while it ran a cell has died."""
+        """What it has told. A process that is gone while it ran a cell has died.
+
+        Raises:
+            PrecropError: it would begin with the study anew.
+        """
         try:
             while self.fit and self.pipe.poll():
                 event, self.fit = self.pipe.recv()
@@ -111,6 +116,11 @@ class _Worker:
         except (EOFError, OSError):
             self.fit = False
             self.process.join()
+            if self.process.exitcode == UNGUARDED:
+                raise PrecropError(
+                    "the script that runs this study runs it again in every process: put its call "
+                    'under `if __name__ == "__main__":`'
+                ) from None
             if self.cell is not None:
                 yield Died(self.cell.id, _end(self.process.exitcode))
 

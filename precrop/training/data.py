@@ -102,6 +102,11 @@ class ImageData:
         }
 
     @property
+    def count(self) -> int:
+        """Images to train on."""
+        return _count(self.train)
+
+    @property
     def crop_pct(self) -> float:
         """How much of a held-out image's shorter side is looked at: timm's word for it."""
         held = isinstance(self.test, Images)
@@ -451,7 +456,8 @@ def train_batches(
     count = _count(data.train)
     if count < batch_size:
         raise PrecropError(
-            f"{data.name} has {count} training images, less than one batch of {batch_size}"
+            f"{data.name} has {count} training images, less than one batch of {batch_size}: say a "
+            "smaller --batch-size"
         )
     return Batches(
         data,

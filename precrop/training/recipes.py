@@ -103,6 +103,16 @@ class Recipe:
             raise PrecropError("a recipe is broken: it has no fields")
         return cls()._with(content)
 
+    def fitting(self, images: int) -> "Recipe":
+        """The same recipe, or one of smaller batches for so few images that they fill none.
+
+        An epoch then has eight steps or more, and the learning rate is less in proportion.
+        """
+        if images >= self.batch_size:
+            return self
+        batch = max(2, 1 << max(1, images // _FEWEST_STEPS).bit_length() - 1)
+        return dataclasses.replace(self, batch_size=batch, lr=self.lr * batch / self.batch_size)
+
     def learning_rate(self, step: int, steps: int) -> float:
         """The learning rate of one step.
 
@@ -122,6 +132,8 @@ class Recipe:
         return self.lr * (1 - progress)
 
 
+_FEWEST_STEPS = 8
+"""Of an epoch, where images are few."""
 _BOUNDS: dict[str, tuple[float, float]] = {
     "epochs": (1, 100_000),
     "batch_size": (1, 1_000_000),

@@ -1,6 +1,8 @@
 """The command line, from ``--help`` to files on disk."""
 
 import json
+import multiprocessing
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from safetensors.torch import load_file, save_file
 import precrop
 from precrop.cli.app import main
 from precrop.model_spec import ModelSpec
+from precrop.own import UNGUARDED
 from precrop.plans.plan import Plan
 from precrop.zoo import load_model
 from tests.plan_files import PLAN
@@ -495,3 +498,14 @@ def test_preconfig_says_which_layers_widen(capsys: Output) -> None:
     plan = Plan.load("wide.json")
     assert plan.widened
     assert f"Wider than the original: {next(iter(plan.widened))}" in capsys.readouterr().out
+
+
+def test_a_script_without_a_guard_ends_its_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They import it before anything else, and it calls us then."""
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    assert main(["--version"]) == 0
+    assert not ended
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    assert main(["--version"]) == 0
+    assert ended == [UNGUARDED]

@@ -202,6 +202,14 @@ def ran(
     return run_study(cells, store, engine, tell=told.append), told
 
 
+def test_a_script_that_would_begin_with_the_study_anew(store: Store, tmp_path: Path) -> None:
+    """In every process, for want of a guard: that is said, and nothing is tried again."""
+    with pytest.raises(PrecropError, match='put its call under `if __name__ == "__main__":`'):
+        ran([cell("starts anew"), cell()], store, tmp_path)
+    assert len(tried(tmp_path)) == 1
+    assert not store.rows()
+
+
 def test_a_process_stays_for_the_next_cell(store: Store, tmp_path: Path) -> None:
     cells = [cell(seed=0), cell("prints"), cell("fails"), cell(seed=1)]
     summary, told = ran(cells, store, tmp_path)

@@ -196,3 +196,15 @@ def test_the_content_of_first_weights_is_part_of_a_runs_name(tmp_path: Path) -> 
     assert Run.from_json(json.loads(json.dumps(runs[0].described())), trust=True) == runs[0]
     with pytest.raises(PrecropError, match="cannot read"):
         Start.of(tmp_path / "none")
+
+
+def test_few_images_get_small_batches() -> None:
+    recipe = RECIPES["imagenet-90"]
+    assert recipe.fitting(256) == recipe
+    for images in (1, 7, 16, 100, 255):
+        small = recipe.fitting(images)
+        assert small.batch_size >= 2
+        assert images // small.batch_size >= min(8, images // 2)
+        assert small.lr / small.batch_size == pytest.approx(recipe.lr / recipe.batch_size)
+        assert dataclasses.replace(small, batch_size=256, lr=recipe.lr) == recipe
+    assert recipe.fitting(255).batch_size == 16

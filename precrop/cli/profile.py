@@ -79,10 +79,13 @@ def profile_command(
         f"{', '.join(names)}; at most {minutes:g} minutes, kept in {path}"
     )
     from precrop.deployment import profiling, quiet
+    from precrop.deployment.runtimes import Setting, stopwatch
 
     subjects = [_subject(ModelOptions(name, input_shape, arg)) for name in names]
     checked = [_subject(ModelOptions(name, input_shape, arg)) for name in check or ()]
-    state = quiet.wait(lambda found: warn(f"the machine is busy: {found}; times may be too long"))
+    busy = "the machine is busy: {}; times may be too long"
+    watch = stopwatch(Setting(threads=threads, device=device))
+    state = quiet.wait(lambda found: warn(busy.format(found)), watch)
     try:
         with measuring() as progress:
             profile = profiling.profile_device(

@@ -27,7 +27,7 @@ from precrop.deployment.exporting import Origin, export
 from precrop.deployment.files import FILE_KINDS, FileKind
 from precrop.deployment.profiling import Subject, profile_device
 from precrop.deployment.quiet import Quiet, wait
-from precrop.deployment.runtimes import Setting, check_runtime
+from precrop.deployment.runtimes import Setting, check_runtime, stopwatch
 from precrop.deployment.timing import interleaved
 from precrop.errors import BudgetError, PrecropError
 from precrop.files import check_writable, read_json, write_text
@@ -503,7 +503,10 @@ class _Journey:
                 )
                 for name, path in {"dense": original, "deployed": self.file}.items()
             }
-            times = interleaved(runners, rounds=rounds, least_seconds=_LEAST_SECONDS)
+            watch = next(iter(runners.values())).stopwatch
+            times = interleaved(
+                runners, rounds=rounds, least_seconds=_LEAST_SECONDS, stopwatch=watch
+            )
         return {name: timing.median for name, timing in times.items()}
 
     def _exported(self) -> Any:
@@ -517,7 +520,7 @@ class _Journey:
 
     def _quiet(self) -> Quiet:
         busy = "the machine is busy: {}; times may be too long"
-        return wait(lambda found: self.book.say(busy.format(found)))
+        return wait(lambda found: self.book.say(busy.format(found)), stopwatch(self.setting))
 
 
 def _digest(content: Any) -> str:

@@ -11,7 +11,6 @@ from precrop.deployment.runtimes import (
     Runner,
     Setting,
     noise,
-    onnx_session,
     ort_runner,
     torch_runner,
 )
@@ -37,10 +36,6 @@ class FileKind:
     answer: Callable[[Path, int], Answer]
 
 
-def _onnx_runner(path: Path, model: nn.Module, inputs: Inputs, setting: Setting) -> Runner:
-    return ort_runner(*onnx_session(path, model, inputs, setting))
-
-
 def _onnx_answer(path: Path, threads: int) -> Answer:
     import onnxruntime
 
@@ -63,7 +58,7 @@ def _pt2_answer(path: Path, threads: int) -> Answer:
 
 
 FILE_KINDS = {
-    "onnx": FileKind("ort", _onnx_runner, _onnx_answer),
+    "onnx": FileKind("ort", ort_runner, _onnx_answer),
     "pt2": FileKind("eager", _pt2_runner, _pt2_answer),
 }
 """By format; `precrop.deployment.exporting.FORMATS` has how they are written."""

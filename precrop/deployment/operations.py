@@ -21,7 +21,15 @@ from torch.utils._pytree import tree_leaves
 
 from precrop.costs.latency import filled, step_of
 from precrop.costs.work import convolution_kind, is_view, kind
-from precrop.deployment.runtimes import Setting, eager, noise, onnx_file, onnx_session, placed_copy
+from precrop.deployment.runtimes import (
+    Setting,
+    eager,
+    noise,
+    onnx_file,
+    onnx_session,
+    placed_copy,
+    stopwatch,
+)
 from precrop.deployment.timing import interleaved
 from precrop.read.inputs import Inputs
 from precrop.read.trace import Call, input_tensors
@@ -248,7 +256,8 @@ def _session_seconds(
         str(number): partial(session.run_with_iobinding, binding)
         for number, (session, binding) in enumerate(sessions)
     }
-    times = interleaved(runs, rounds=rounds, least_seconds=_LEAST_SECONDS)
+    watch = stopwatch(setting)
+    times = interleaved(runs, rounds=rounds, least_seconds=_LEAST_SECONDS, stopwatch=watch)
     return statistics.median(timing.median for timing in times.values())
 
 

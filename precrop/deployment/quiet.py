@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from precrop.deployment.timing import interleaved
+from precrop.deployment.timing import Stopwatch, interleaved
 
 QUIET = 0.1
 """Spread of one and the same computation up to which times can be trusted."""
@@ -37,8 +37,12 @@ class Quiet:
         return f"one computation's times lie within {self.spread:.0%}{load}"
 
 
-def listen() -> Quiet:
-    """Run a short computation again and again, for a third of a second."""
+def listen(stopwatch: Stopwatch | None = None) -> Quiet:
+    """Run a short computation again and again, for a third of a second.
+
+    Args:
+        stopwatch: takes its times, as those that matter are taken; the host's clock by default.
+    """
     import torch
 
     factor = torch.ones(_SIDE, _SIDE)
@@ -46,7 +50,10 @@ def listen() -> Quiet:
     torch.set_num_threads(1)
     try:
         timing = interleaved(
-            {"product": lambda: factor @ factor}, rounds=_SAMPLES, least_seconds=_SECONDS
+            {"product": lambda: factor @ factor},
+            rounds=_SAMPLES,
+            least_seconds=_SECONDS,
+            stopwatch=stopwatch,
         )["product"]
     finally:
         torch.set_num_threads(threads)
@@ -56,9 +63,10 @@ def listen() -> Quiet:
 
 def wait(
     told: Callable[[Quiet], object] | None = None,
+    stopwatch: Stopwatch | None = None,
     *,
     patience: float = _PATIENCE,
-    listening: Callable[[], Quiet] = listen,
+    listening: Callable[[Stopwatch | None], Quiet] = listen,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
 ) -> Quiet:
@@ -66,16 +74,17 @@ def wait(
 
     Args:
         told: what it is like, once, before the first pause.
+        stopwatch: as for `listen`.
         patience: seconds.
         listening: what finds out.
         clock: tells seconds.
         sleep: waits for so many seconds.
     """
     start = clock()
-    found = listening()
+    found = listening(stopwatch)
     if told is not None and not found.enough:
         told(found)
     while not found.enough and clock() - start + _PAUSE <= patience:
         sleep(_PAUSE)
-        found = listening()
+        found = listening(stopwatch)
     return found

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from precrop.deployment.timing import CudaStopwatch, HostStopwatch, Stopwatch
+from precrop.deployment.timing import CudaStopwatch, HostStopwatch, Stopwatch, own_time
 from precrop.errors import PrecropError
 from precrop.modules.copying import copied, first_line
 from precrop.read.examples import tensors_in
@@ -179,18 +179,25 @@ def compiled(model: nn.Module, inputs: Inputs, setting: Setting) -> Runner:
 def ort(model: nn.Module, inputs: Inputs, setting: Setting) -> Runner:
     """ONNX Runtime on what `precrop.deployment.exporting.to_onnx` writes, all optimizations on."""
     with onnx_file(model, inputs, setting.batch) as path:
-        return ort_runner(*onnx_session(path, model, inputs, setting))
+        return ort_runner(path, model, inputs, setting)
 
 
-def ort_runner(session: "onnxruntime.InferenceSession", binding: "onnxruntime.IOBinding") -> Runner:
-    """A session ready to be run."""
+def stopwatch(setting: Setting) -> HostStopwatch:
+    """What takes times on the host: of one thread alone its own time, else the host's clock."""
+    alone = setting.device == "cpu" and setting.threads == 1
+    return own_time() if alone else HostStopwatch()
+
+
+def ort_runner(path: Path, model: nn.Module, inputs: Inputs, setting: Setting) -> Runner:
+    """An ONNX file ready to be run; it takes the same as `onnx_session`."""
+    session, binding = onnx_session(path, model, inputs, setting)
 
     def run() -> Any:
         session.run_with_iobinding(binding)
         return binding.get_outputs()
 
     # It waits for a GPU by itself, in a stream of its own: events in PyTorch's would tell nothing.
-    return Runner(run, HostStopwatch())
+    return Runner(run, stopwatch(setting))
 
 
 @contextmanager
@@ -302,7 +309,7 @@ def torch_runner(forward: Callable[[], Any], setting: Setting) -> Runner:
             return forward()
 
     on_gpu = setting.device != "cpu"
-    return Runner(run, CudaStopwatch() if on_gpu else HostStopwatch(), closing)
+    return Runner(run, CudaStopwatch() if on_gpu else stopwatch(setting), closing)
 
 
 class _Threads:

@@ -16,6 +16,9 @@ Run = Callable[[], object]
 Progress = Callable[[int], None]
 """Told how many calls of `interleaved` are over: those of the warm-up, then one a sample."""
 
+_FINE = 1e-6
+"""Seconds: the resolution of a clock that times single passes."""
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -87,6 +90,16 @@ class HostStopwatch:
         if self.synchronize is not None:
             self.synchronize()
         return self.clock() - start
+
+
+def own_time() -> HostStopwatch:
+    """Time that this thread works: turns of the CPU that other programs take do not count.
+
+    Right for what runs in one thread alone. Where the system tells such times too coarsely it is
+    the host's clock.
+    """
+    fine = time.get_clock_info("thread_time").resolution <= _FINE
+    return HostStopwatch(clock=time.thread_time if fine else time.perf_counter)
 
 
 class CudaStopwatch:

@@ -43,7 +43,7 @@ def measured(
 ) -> Callable[[DeviceProfile], Measured]:
     """Networks that are handed over to be measured, at no cost; the profile is as told."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(quiet, "wait", lambda _: QUIET)
+    monkeypatch.setattr(quiet, "wait", lambda *_: QUIET)
 
     def become(profile: DeviceProfile) -> Measured:
         found: Measured = []
@@ -184,7 +184,7 @@ def test_a_busy_machine_is_one_line(
 ) -> None:
     measured(PROFILE)
 
-    def wait(told: Callable[[quiet.Quiet], object]) -> quiet.Quiet:
+    def wait(told: Callable[[quiet.Quiet], object], _: object) -> quiet.Quiet:
         told(quiet.Quiet(0.8, 5.3))
         return QUIET
 

@@ -70,7 +70,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(calibrating, "interleaved", pretended)
     monkeypatch.setattr(deploying, "profile_device", found.profile)
     monkeypatch.setattr(deploying, "interleaved", found.times)
-    monkeypatch.setattr(deploying, "wait", lambda _: Quiet(0.02, 0.4))
+    monkeypatch.setattr(deploying, "wait", lambda *_: Quiet(0.02, 0.4))
     return found
 
 

@@ -218,7 +218,7 @@ def test_progress_moves(device: Device) -> None:
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(quiet, "wait", lambda _: quiet.Quiet(0.01, None))
+    monkeypatch.setattr(quiet, "wait", lambda *_: quiet.Quiet(0.01, None))
     words = ["profile", "resnet20", "--runtime", "eager", "--rounds", "2", "--shares", "1,0.5"]
     path = tmp_path / "cpu.json"
     result = CliRunner().invoke(

@@ -27,7 +27,7 @@ def waited(*states: Quiet, patience: float = 10.0) -> tuple[Quiet, list[str], fl
     last = wait(
         lambda state: said.append(str(state)),
         patience=patience,
-        listening=lambda: next(found),
+        listening=lambda _: next(found),
         clock=lambda: clock.now,
         sleep=clock.sleep,
     )

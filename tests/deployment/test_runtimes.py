@@ -1,5 +1,6 @@
 import importlib.util
 import os
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -8,7 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
-from precrop.deployment.runtimes import RUNTIMES, Runner, check_device, noise, runner
+from precrop.deployment.runtimes import (
+    RUNTIMES,
+    Runner,
+    Setting,
+    check_device,
+    noise,
+    runner,
+    stopwatch,
+)
 from precrop.deployment.timing import HostStopwatch
 from precrop.errors import PrecropError
 from precrop.read.inputs import Inputs
@@ -205,3 +214,19 @@ def test_a_gpu_gives_the_networks_outputs(runtime: str) -> None:
     with runner(model, inputs(), runtime=runtime, batch=2, device="cuda") as made:
         assert made.stopwatch(made, 3) > 0
         torch.testing.assert_close(made().cpu(), expected(model, 2), atol=1e-2, rtol=1e-2)
+
+
+def test_one_thread_is_timed_by_its_own_clock() -> None:
+    alone = stopwatch(Setting())
+
+    def rest() -> None:
+        time.sleep(0.03)
+
+    def work() -> None:
+        end = time.perf_counter() + 0.03
+        while time.perf_counter() < end:
+            pass
+
+    assert HostStopwatch()(rest, 1) >= 0.03
+    assert alone(rest, 1) < 0.01
+    assert alone(work, 1) > 0.002

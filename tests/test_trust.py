@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import json
 import math
 import sys
@@ -268,12 +269,18 @@ class Inner(nn.Module):
         self.config = {"dim": 4, "make": nn.Linear, "inner": {"dims": [1, 2]}}
         self.activation = torch.relu
         self.helper = nn.functional
+        self.partial = functools.partial(filled, pad=3, mode="constant")
         self.nothing = None
 
     @property
     def made(self) -> int:
         """Of the class."""
         return 3
+
+
+def filled(x: torch.Tensor, pad: int, mode: str) -> torch.Tensor:
+    """What a partial may hold."""
+    return nn.functional.pad(x, [pad, pad], mode)
 
 
 class Outer(nn.Module):
@@ -294,6 +301,7 @@ EDITS = [
     ("blocks.0", "shape.1", 7),
     ("inner", "config.dim", 2),
     ("inner", "config.inner.dims.1", 9),
+    ("inner", "partial.pad", 2),
 ]
 OUT = [
     ("", "named_parameters.__globals__.torch.sys.path", ["x"]),
@@ -301,6 +309,9 @@ OUT = [
     ("inner", "__class__.count", 1),
     ("inner", "__dict__.width", 1),
     ("inner", "count", 1),
+    ("inner", "partial.func", 1),
+    ("inner", "partial.keywords.pad", 1),
+    ("inner", "partial.mode", 1),
     ("inner", "shared.0", 1),
     ("inner", "made", 1),
     ("inner", "_private", 1),
@@ -371,6 +382,10 @@ STEPS = st.sampled_from(
         "width",
         "splits",
         "config",
+        "partial",
+        "keywords",
+        "func",
+        "pad",
         "inner",
         "dims",
         "shape",
@@ -440,6 +455,8 @@ def own_data(module: nn.Module) -> dict[str, Any]:
 def zeroed(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: zeroed(item) for key, item in value.items()}
+    if isinstance(value, functools.partial):
+        return value.func, value.args, zeroed(value.keywords)
     if isinstance(value, (list, tuple)):
         return type(value)(map(zeroed, value))
     number: Callable[[Any], Any] = type(value)

@@ -12,6 +12,7 @@ from math import prod
 from torch import Tensor, nn
 
 from precrop.errors import PrecropError
+from precrop.modules.names import named_tensors
 from precrop.read.axes import atoms
 from precrop.read.examples import tensors_in
 from precrop.read.lifetimes import INPUT, Lifetimes, kernel_attention, lifetimes
@@ -137,7 +138,7 @@ def _read(network: Network, model: nn.Module, trace: Trace) -> list[CallReading]
     if reader.trace is trace:
         return reader.readings
     before = _widths(network)
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+    for name, tensor in named_tensors(model).items():
         reader.names.setdefault(id(tensor), name)
     readings = reader.read(trace, macs=False)
     if _widths(network)[: len(before)] != before:

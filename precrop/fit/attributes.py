@@ -1,7 +1,8 @@
 """Attributes of modules that state sizes, and setting them."""
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -98,6 +99,46 @@ def integers(module: nn.Module) -> Iterator[tuple[str, int]]:
             yield from _integers(f"{name}.{part}", entry)
 
 
+def childrens_integers(module: nn.Module) -> Iterator[tuple[str, int]]:
+    """Integer attributes of a module's children, with paths; PyTorch's own layers are left out.
+
+    A module may ask its child for a size (``zeros(batch, self.cell.hidden)``), or call a method of
+    the child that is no forward of its own. Lists and dicts of modules are no level.
+    """
+    for name, child in module.named_children():
+        if not type(child).__module__.startswith("torch."):
+            inside = integers(child)
+        elif isinstance(child, (nn.ModuleList, nn.ModuleDict, nn.Sequential)):
+            inside = childrens_integers(child)
+        else:
+            continue
+        yield from ((f"{name}.{attribute}", value) for attribute, value in inside)
+
+
+def holder(module: nn.Module, path: str) -> tuple[str, str]:
+    """The child that holds what an attribute path leads to, and the path from there."""
+    steps = path.split(".")
+    inside = 0
+    while inside < len(steps) - 1 and module._modules.get(steps[inside]) is not None:
+        module = module._modules[steps[inside]]  # type: ignore[assignment]
+        inside += 1
+    return ".".join(steps[:inside]), ".".join(steps[inside:])
+
+
+def stated_integers(module: nn.Module, paths: Iterable[str]) -> dict[str, int]:
+    """What a module and its children say at some attribute paths, as far as there are integers."""
+    found = {}
+    for path in paths:
+        child, attribute = holder(module, path)
+        try:
+            value = get_attribute(registered_module(module, child), attribute)
+        except LookupError:
+            continue
+        if type(value) is int:
+            found[path] = value
+    return found
+
+
 def _integers(path: str, value: Any) -> Iterator[tuple[str, int]]:
     if type(value) is int:
         yield path, value
@@ -108,11 +149,17 @@ def _integers(path: str, value: Any) -> Iterator[tuple[str, int]]:
 
 
 def _entries(value: Any) -> Iterator[tuple[str, Any]]:
-    """What a dict or a configuration says under public names."""
-    named = value if isinstance(value, dict) else vars(value) if is_record(value) else {}
+    """What a dict, a configuration or a `functools.partial` says under public names."""
+    named = vars(value) if is_record(value) else _named(value)
     for name, entry in named.items():
         if isinstance(name, str) and name.isidentifier() and not name.startswith("_"):
             yield name, entry
+
+
+def _named(value: Any) -> dict[str, Any]:
+    if isinstance(value, functools.partial):
+        return value.keywords
+    return value if isinstance(value, dict) else {}
 
 
 def is_record(value: Any) -> bool:
@@ -186,17 +233,17 @@ def _slot(owner: Any, part: str) -> tuple[Any, Any]:
 
     A plan comes from a file, perhaps a stranger's, so this is all that its edits can reach: what a
     module of the network, or one of our own hooks, itself holds under a public name, and entries of
-    lists, tuples, dicts and configurations that lie there: all of it is copied with the network.
-    Methods, properties, what belongs to a class and other objects are out of reach, and through
-    them everything else in the process.
+    lists, tuples, dicts, configurations and keywords of a `functools.partial` that lie there: all
+    of it is copied with the network. Methods, properties, what belongs to a class and other objects
+    are out of reach, and through them everything else in the process.
     """
     if isinstance(owner, (nn.Module, Narrow, Pad)) or is_record(owner):
         own = vars(owner)
         if part.startswith("_") or part not in own:
             raise KeyError(part)
         return own, part
-    if isinstance(owner, dict) and part in owner:
-        return owner, part
+    if part in _named(owner):
+        return _named(owner), part
     if isinstance(owner, (list, tuple)) and part.isascii() and part.isdecimal():
         index = int(part)
         owner[index]

@@ -4,7 +4,7 @@ Sizes that modules keep in attributes of their own (the width of a split, the ta
 found by probing where the traces differ; what one module teaches holds for all of its class.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
@@ -14,7 +14,9 @@ from torch import nn
 from precrop.fit.attributes import (
     Edit,
     apply_edits,
+    holder,
     integers,
+    stated_integers,
     stated_sizes,
 )
 from precrop.fit.checks import Checks
@@ -32,12 +34,15 @@ from precrop.fit.probing import (
 from precrop.fit.roots import Roots
 from precrop.fit.sites import Site, frames_around, sites
 from precrop.modules.copying import submodule
+from precrop.modules.names import named_tensors
 from precrop.read.axes import Axis, atoms, axis_size
 from precrop.read.corrected import Correction, Expected
 from precrop.read.network import Network, Pass, Sizes, tensor_axes
 from precrop.read.reader import CallReading
 from precrop.read.trace import Call, Shape, Trace
 
+Place = tuple[str, str]
+"""Module path and attribute path."""
 Segments = dict[str, list[list[tuple[int, int]]]]
 """For every tensor that changes and each of its axes the ``(old, new)`` sizes of segments."""
 
@@ -53,6 +58,7 @@ class Mismatch:
         drivers: widths that its arguments follow in place of those that they should.
         constant: whether its arguments follow no width and no attribute.
         stopped: whether it was not reached: the network's own code raised before.
+        asked: what the call gives for its arguments that state sizes.
     """
 
     forward: Pass
@@ -61,6 +67,7 @@ class Mismatch:
     drivers: tuple[Driver, ...] = ()
     constant: bool = False
     stopped: bool = False
+    asked: Asked = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,14 +117,19 @@ class Fitter:
         return max(other, fit, key=self._reached)
 
     def _fit(self, tensors: Segments, sizes: Sizes, described: list[Edit]) -> Fit:
+        corrected: dict[Place, int] = {}
         while True:
-            candidate, edits = self._candidate(tensors, sizes, described)
+            candidate, edits = self._candidate(tensors, sizes, described, corrected)
             mismatch = self._compare(candidate, sizes)
             if mismatch is None:
                 edited = {edit[:2] for edit in edits}
                 return Fit(tensors, edits, None, tuple(self.roots.lookalikes(sizes, edited)))
-            if not self._learn(mismatch, sizes):
+            if self._learn(mismatch, sizes):
+                continue
+            wrong = self._corrections(mismatch, sizes, edits)
+            if not wrong or not corrected.keys().isdisjoint(wrong):
                 return Fit(tensors, edits, mismatch)
+            corrected |= wrong
 
     def _reached(self, fit: Fit) -> tuple[int, int]:
         """How far the forward passes are as predicted."""
@@ -134,7 +146,7 @@ class Fitter:
         if fit.mismatch is None or self.network.real:
             return []
         forward = fit.mismatch.forward
-        candidate, _ = self._candidate(fit.tensors, sizes, [])
+        candidate, _ = self._candidate(fit.tensors, sizes, [], {})
         pairs = zip(forward.trace.calls, forward.readings, strict=True)
         expected = [
             Expected(
@@ -192,7 +204,7 @@ class Fitter:
         ruled = {rule.site for rule in self.rules}
         driven = any(self.site(forward, place) in ruled for place, _ in asked)
         constant = not driven and are_constants(self.network, forward, index, asked, sizes)
-        return Mismatch(forward, index, message, found, constant)
+        return Mismatch(forward, index, message, found, constant, asked=asked)
 
     def driven_alike(self, forward: Pass, index: int) -> list[Axis]:
         """Axes of all arguments that share an attribute of a module with one of a call's."""
@@ -210,24 +222,23 @@ class Fitter:
             if driver in here
         ]
 
-    def _drivers(self, forward: Pass, index: int) -> dict[tuple[str, str], Axis]:
+    def _drivers(self, forward: Pass, index: int) -> dict[Place, Axis]:
         """The arguments of a call by the module and attribute that drives them."""
-        frames = frames_around(forward.trace, index)
-        found: dict[tuple[str, str], Axis] = {}
+        found: dict[Place, Axis] = {}
         for rule in self.rules:
             axis = forward.readings[index].literals.get(rule.literal)
             if axis is None or rule.site != self.site(forward, index):
                 continue
-            if self._holds(rule, forward, index, axis):
-                path = forward.trace.frames[frames[rule.depth]].path
-                found[path, rule.driver] = axis
+            owner = self._owner(rule, forward, index, axis)
+            if owner is not None:
+                found[self._place(owner[0], rule.driver)] = axis
         return found
 
     def _resized(self, sizes: Sizes) -> Segments:
         """Segments ``(old, new)`` of every axis of the parameters and buffers that change."""
         base = self.network.model
         changed = {}
-        for name, tensor in (*base.named_parameters(), *base.named_buffers()):
+        for name, tensor in named_tensors(base).items():
             if name not in self.network.reader.tensors:
                 continue
             axes = tensor_axes(self.network, name, tensor)
@@ -236,14 +247,63 @@ class Fitter:
                 changed[name] = rows
         return changed
 
+    def _corrections(
+        self, mismatch: Mismatch, sizes: Sizes, edits: Sequence[Edit]
+    ) -> dict[Place, int]:
+        """Attributes whose arguments move with sizes of tensors, too, by what is amiss.
+
+        Of ``width - x.shape[1]`` zeros, a rule tells the part of ``width`` alone.
+        """
+        found: dict[Place, int] = {}
+        edited = {(path, attribute): value for path, attribute, value in edits}
+        for (place, literal), value in mismatch.asked.items():
+            axis = mismatch.forward.readings[place].literals[literal]
+            for rule in self.rules:
+                if (rule.site, rule.literal) != (self.site(mismatch.forward, place), literal):
+                    continue
+                owner = self._owner(rule, mismatch.forward, place, axis)
+                if owner is None:
+                    continue
+                path, stated = owner
+                key = self._place(path, rule.driver)
+                amiss = (sizes.size(axis) - value) / rule.slopes[rule.driver]
+                if amiss and amiss.denominator == 1:
+                    found[key] = max(1, edited.get(key, stated[rule.driver]) + int(amiss))
+        return found
+
+    def _owner(
+        self, rule: Rule, forward: Pass, index: int, axis: Axis
+    ) -> tuple[str, dict[str, int]] | None:
+        """The module whose attributes drive an argument of a call by a rule, and what they say.
+
+        None if the rule does not hold there.
+        """
+        frames = frames_around(forward.trace, index)
+        if len(frames) <= rule.depth:
+            return None
+        frame = forward.trace.frames[frames[rule.depth]]
+        if frame.kind is not rule.kind:
+            return None
+        stated = stated_integers(submodule(self.network.model, frame.path), rule.slopes)
+        return (frame.path, stated) if rule.holds(stated, axis_size(axis)) else None
+
+    def _place(self, path: str, attribute: str) -> Place:
+        """Where an attribute is that a rule knows by its path from some module."""
+        child, inside = holder(submodule(self.network.model, path), attribute)
+        return ".".join(filter(None, (path, child))), inside
+
     def _candidate(
-        self, tensors: Segments, sizes: Sizes, described: list[Edit]
+        self,
+        tensors: Segments,
+        sizes: Sizes,
+        described: list[Edit],
+        corrected: Mapping[Place, int],
     ) -> tuple[nn.Module, list[Edit]]:
         shapes = {
             name: [sum(new for _, new in row) for row in rows] for name, rows in tensors.items()
         }
         candidate = self.network.replica(shapes)
-        learnt, driving = self._learnt_edits(sizes)
+        learnt, driving = self._learnt_edits(sizes, corrected)
         edits = [
             # What drives an argument describes nothing, also where it stays as it is.
             *(edit for edit in described if edit[:2] not in driving),
@@ -311,10 +371,12 @@ class Fitter:
         for path, axis in self.network.reader.read_widths.items():
             yield path, "stream_read.size", sizes.size(axis)
 
-    def _learnt_edits(self, sizes: Sizes) -> tuple[list[Edit], set[tuple[str, str]]]:
+    def _learnt_edits(
+        self, sizes: Sizes, corrected: Mapping[Place, int]
+    ) -> tuple[list[Edit], set[Place]]:
         """What the rules set, and all attributes that they know to drive an argument."""
-        driving: set[tuple[str, str]] = set()
-        edits: dict[tuple[str, str], int] = {}
+        driving: set[Place] = set(corrected)
+        edits = dict(corrected)
         # Of an argument that several attributes drive, the others are known first.
         for rule in sorted(self.rules, key=lambda rule: len(rule.slopes)):
             for forward in self.network.passes:
@@ -331,23 +393,20 @@ class Fitter:
         index: int,
         axis: Axis,
         sizes: Sizes,
-        edits: dict[tuple[str, str], int],
-    ) -> set[tuple[str, str]]:
+        edits: dict[Place, int],
+    ) -> set[Place]:
         """Set the driver of an argument so that it states the new size, if the rule holds here."""
-        frames = frames_around(forward.trace, index)
-        if len(frames) <= rule.depth:
+        owner = self._owner(rule, forward, index, axis)
+        if owner is None:
             return set()
-        frame = forward.trace.frames[frames[rule.depth]]
-        key = (frame.path, rule.driver)
-        if frame.kind is not rule.kind or key in edits:
-            return set()
-        stated = dict(integers(submodule(self.network.model, frame.path)))
-        if not rule.holds(stated, axis_size(axis)):
+        path, stated = owner
+        key = self._place(path, rule.driver)
+        if key in edits:
             return set()
         move = Fraction(sizes.size(axis) - axis_size(axis))
         for attribute, slope in rule.slopes.items():
             if attribute != rule.driver:
-                now = edits.get((frame.path, attribute), stated[attribute])
+                now = edits.get(self._place(path, attribute), stated[attribute])
                 move -= slope * (now - stated[attribute])
         value = stated[rule.driver] + move / rule.slopes[rule.driver]
         if value.denominator == 1 and 1 <= value != stated[rule.driver]:
@@ -400,7 +459,7 @@ class Fitter:
                 if sizes.size(axis) == axis_size(axis) or lesson in self._given_up:
                     continue
                 self._given_up.add(lesson)
-                if any(self._holds(rule, forward, place, axis) for rule in rules):
+                if any(self._owner(rule, forward, place, axis) for rule in rules):
                     continue
                 rule = self.prober.rule(forward, place, site, literal, self.rules)
                 if rule is not None:
@@ -432,17 +491,6 @@ class Fitter:
                 other = self.prober.rule(forward, place, site, literal, self.rules)
                 if other is not None:
                     self.rules.append(other)
-
-    def _holds(self, rule: Rule, forward: Pass, index: int, axis: Axis) -> bool:
-        """Whether a rule tells how an argument of a call follows its axis."""
-        frames = frames_around(forward.trace, index)
-        if len(frames) <= rule.depth:
-            return False
-        frame = forward.trace.frames[frames[rule.depth]]
-        if frame.kind is not rule.kind:
-            return False
-        stated = dict(integers(submodule(self.network.model, frame.path)))
-        return rule.holds(stated, axis_size(axis))
 
 
 def _stated_edits(base: nn.Module, candidate: nn.Module, tensors: Segments) -> Iterator[Edit]:

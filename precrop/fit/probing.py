@@ -14,7 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from precrop.fit.attributes import integers, set_attribute
+from precrop.fit.attributes import (
+    childrens_integers,
+    holder,
+    integers,
+    registered_module,
+    set_attribute,
+)
 from precrop.fit.sites import Site, frames_around
 from precrop.modules.copying import submodule
 from precrop.read.network import Network, Pass
@@ -98,11 +104,7 @@ class Prober:
                 continue  # its integers are part of its code
             replay = self._replay(forward, frame)
             stored = dict(integers(replay.module))
-            slopes = {}
-            for name, value in stored.items():
-                slope = self._slope(replay, forward, index, literal, name, value)
-                if slope:
-                    slopes[name] = slope
+            slopes = self._slopes(replay, forward, index, literal, stored)
             drivers = [name for name, slope in slopes.items() if slope > 0]
             if drivers:
                 # An attribute that is not taken, then one that the argument is a multiple of, then
@@ -117,7 +119,28 @@ class Prober:
             if alone is not None:
                 slopes = {alone: Fraction(1)}
                 return Rule(site, literal, depth, type(replay.module), alone, slopes, True)
+            equal = {n: v for n, v in childrens_integers(replay.module) if v == stated}
+            moving = self._slopes(replay, forward, index, literal, equal)
+            child = next((name for name, slope in moving.items() if slope == 1), None)
+            if child is not None:
+                return Rule(site, literal, depth, type(replay.module), child, moving, True)
         return None
+
+    def _slopes(
+        self,
+        replay: _Replay,
+        forward: Pass,
+        index: int,
+        literal: Literal,
+        stored: Mapping[str, int],
+    ) -> dict[str, Fraction]:
+        """The stored integers that move an argument."""
+        slopes = {}
+        for name, value in stored.items():
+            slope = self._slope(replay, forward, index, literal, name, value)
+            if slope:
+                slopes[name] = slope
+        return slopes
 
     def _balanced_driver(
         self,
@@ -222,7 +245,8 @@ class Prober:
         """Run a module again after some of its attributes were set."""
         module = copy.deepcopy(replay.module)
         for name, value in values.items():
-            set_attribute(module, name, value)
+            child, attribute = holder(module, name)
+            set_attribute(registered_module(module, child), attribute, value)
         args, kwargs = tree_map_only(Tensor, Tensor.clone, (replay.args, replay.kwargs))
         meta = None if self.network.real else self.network.meta
         with self.network.tables.lent():

@@ -25,6 +25,7 @@ from precrop.linear.values import (
     aligned,
     as_flow,
 )
+from precrop.modules.names import held_tensors
 from precrop.read.examples import tensors_in
 from precrop.read.network import Network
 from precrop.read.trace import Call, Trace, input_tensors
@@ -46,7 +47,7 @@ class Replay:
         self._calls, self._outputs = trace.calls, trace.outputs
         self._paths = [trace.frames[c.frame].path if c.frame >= 0 else "" for c in trace.calls]
         self._names = network.reader.names
-        self._buffers = dict(network.model.named_buffers())
+        self._buffers = {**held_tensors(network.model), **dict(network.model.named_buffers())}
         self._made = _made(trace)
         args, kwargs = network.inputs.make(1, network.model, "meta")
         self._inputs = {tuple(tensor.shape) for tensor in tensors_in((args, kwargs))}

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from precrop.errors import PrecropError
+from precrop.modules.names import held_tensors
 from precrop.modules.reparametrised import refresh
 
 
 def copied(model: nn.Module, make: Callable[[str, Tensor], Tensor]) -> nn.Module:
-    """A deep copy in which ``make(name, tensor)`` stands for every parameter and buffer.
+    """A deep copy in which ``make(name, tensor)`` stands for every parameter, buffer, plain tensor.
 
     The original tensors are never copied, so a large network costs no more than a small one.
     Shared parameters stay shared, and parameters keep their class and their attributes. What cannot
@@ -24,12 +25,16 @@ def copied(model: nn.Module, make: Callable[[str, Tensor], Tensor]) -> nn.Module
     """
     memo: dict[int, Any] = {}
     parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    held = {id(tensor): (name, tensor) for name, tensor in held_tensors(model).items()}
     for name, parameter in parameters.items():
         if is_lazy(parameter):
             raise PrecropError(f"{name} has no shape yet: run the network once, then plan")
         memo[id(parameter)] = _parameter(parameter, make(name, parameter))
     for name, buffer in buffers.items():
         memo[id(buffer)] = make(name, buffer)
+    for name, tensor in held.values():
+        if id(tensor) not in memo:
+            memo[id(tensor)] = make(name, tensor).requires_grad_(tensor.requires_grad)
     modules = dict(model.named_modules())
     plain = {path: m for path, m in modules.items() if _copies_plainly(type(m))}
     for module in plain.values():

@@ -1,10 +1,38 @@
-"""Names of layers: the module whose weight a parameter is, or is made into."""
+"""Names of tensors, and of layers: the module whose weight a parameter is, or is made into."""
 
 import re
+
+import torch
+from torch import Tensor, nn
 
 # What modules call their weight, and what it is made of where hooks compute it.
 _LEAF = re.compile(r".*weight(_orig|_v|_bar)?$")
 _PARAMETRISED = re.compile(r"((?P<owner>.*)\.)?parametrizations\.weight\.original1?$")
+
+
+def held_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Tensors that modules hold as plain attributes, neither parameters nor buffers, by path.
+
+    Masks and tables of positions are often kept so. What a forward pass left there, with the
+    history of its gradients, is no part of the network.
+    """
+    found = {}
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
+        for name, value in vars(module).items():
+            if type(value) is Tensor and value.grad_fn is None and value.layout is torch.strided:
+                found[f"{path}.{name}" if path else name] = value
+    return found
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters, buffers and plain tensors of a network, each under the first of its names."""
+    named = (*model.named_parameters(), *model.named_buffers(), *held_tensors(model).items())
+    first: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in named:
+        first.setdefault(id(tensor), (name, tensor))
+    return dict(first.values())
 
 
 def is_weight(parameter: str) -> bool:

@@ -13,6 +13,7 @@ from precrop.fit.roots import scales_by_fan
 from precrop.modules.apart import apart
 from precrop.modules.copying import copied, tensor_shapes
 from precrop.modules.hooks import unwrapped
+from precrop.modules.names import named_tensors
 from precrop.modules.reparametrised import lengths, restore
 from precrop.modules.streams import install, plain_hook
 from precrop.plans.kinds import INITS, Axis, Init
@@ -196,7 +197,7 @@ def _check_sizes(plan: "Plan", model: nn.Module) -> None:
     Raises:
         PlanError: naming the first tensor, or how many parameters there would be.
     """
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    tensors = named_tensors(model)
     for name, axes in plan.tensors.items():
         if name not in tensors or not _resizes(tensors[name], axes):
             raise PlanError(f"this plan does not resize {name} as the network has it: make it anew")

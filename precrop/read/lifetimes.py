@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from precrop.modules.apart import apart
+from precrop.modules.names import named_tensors
 from precrop.modules.random import drawn
 from precrop.read.meta import MetaKernels
 from precrop.read.plain import OtherAttention, PlainLayers, plain
@@ -195,7 +196,7 @@ def lifetimes(
         kwargs: inputs by name.
         meta: kernels for meta tensors.
     """
-    watch = Watch(meta, [*model.parameters(), *model.buffers()])
+    watch = Watch(meta, [*named_tensors(model).values()])
     return watched(watch, kernel_attention(watch), model, args, kwargs)
 
 

@@ -15,6 +15,7 @@ from precrop.errors import PrecropError
 from precrop.modules.apart import apart
 from precrop.modules.copying import copied, first_line, submodule
 from precrop.modules.hooks import keep_own_hooks, unwrapped
+from precrop.modules.names import held_tensors
 from precrop.modules.streams import Stream, install, traced_hook
 from precrop.read.axes import (
     Axis,
@@ -75,7 +76,8 @@ def skeleton(
     """A copy of the network's modules without its weights: meta tensors, or stand-ins if ``real``.
 
     Stand-ins are zeros, and rising biases: every layer then puts out its bias whatever it reads, so
-    a detector finds some boxes, and the same ones at every width. Buffers keep their values.
+    a detector finds some boxes, and the same ones at every width. Buffers keep their values, plain
+    tensors on meta, too: code may look at them.
 
     Args:
         model: the network.
@@ -83,14 +85,16 @@ def skeleton(
         shapes: shapes of parameters and buffers, by name, where they are not the model's.
     """
     shapes = shapes or {}
-    buffers = {name for name, _ in model.named_buffers()} if real else set()
+    held = held_tensors(model)
+    valued = {*held, *(name for name, _ in model.named_buffers() if real)}
 
     def empty(name: str, tensor: Tensor) -> Tensor:
         shape = tuple(shapes.get(name, tensor.shape))
-        if not real:
-            return torch.empty(shape, dtype=tensor.dtype, device="meta")
-        if name in buffers and shape == tensor.shape:
+        if name in valued and shape == tensor.shape:
             return tensor.detach().to("cpu", copy=True)
+        if not real:
+            # Code that moves plain tensors to the device of others does so at every size.
+            return torch.zeros(shape, dtype=tensor.dtype, device="cpu" if name in held else "meta")
         if name.endswith("bias") and len(shape) == 1:
             return torch.linspace(*BIASES, shape[0], dtype=tensor.dtype)
         full = torch.ones if name.endswith("running_var") else torch.zeros
@@ -333,7 +337,7 @@ class Network:
     def _find_unused(self, drop: bool) -> None:
         """Find what no pass called, and what of it can follow or be left out."""
         used = self.reader.tensors.keys()
-        buffers = {name for name, _ in self._traced.named_buffers()}
+        buffers = {*held_tensors(self._traced), *dict(self._traced.named_buffers())}
         self.unused = unused_modules(self.model, used)
         if not self.unused:
             return

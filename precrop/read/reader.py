@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from precrop.modules.names import is_weight, layer_of
+from precrop.modules.names import held_tensors, is_weight, layer_of, named_tensors
 from precrop.read.axes import (
     Atom,
     Axis,
@@ -160,10 +160,10 @@ class Reader:
         self._times = 1
         self._reason: tuple[Call, str] | None = None
         parameters = dict(model.named_parameters())
-        for name, tensor in (*parameters.items(), *model.named_buffers()):
-            self.names.setdefault(id(tensor), name)
+        for name, tensor in named_tensors(model).items():
+            self.names[id(tensor)] = name
         self.weights = {name for name, tensor in parameters.items() if tensor.dim() > 1}
-        self.buffers = {name for name, _ in model.named_buffers()}
+        self.buffers = {*held_tensors(model), *dict(model.named_buffers())}
 
     def read(self, trace: Trace, *, macs: bool) -> list[CallReading]:
         """Follow a trace. Inputs and outputs of the network keep their sizes."""

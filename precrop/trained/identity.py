@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 
 from precrop.modules.copying import copied
 from precrop.modules.hooks import keep_own_hooks
+from precrop.modules.names import named_tensors
 from precrop.modules.random import OwnNumbers
 from precrop.read.axes import Atom, atoms
 from precrop.read.trace import input_tensors
@@ -186,7 +187,7 @@ class Proof:
         generator = Generator().manual_seed(SEED)
         model = self.layout.network.model
         made = {}
-        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        for name, tensor in named_tensors(model).items():
             statistics = name.endswith(("running_mean", "running_var"))
             value = tensor.detach()
             if value.is_floating_point():

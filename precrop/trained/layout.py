@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from precrop.modules.names import named_tensors
 from precrop.read.axes import Atom, Axis, axis_size, resolve, segment_size
 from precrop.read.network import Network, tensor_axes
 
@@ -29,7 +30,7 @@ class Layout:
         model = network.model
         self.axes: dict[str, tuple[Axis, ...]] = {
             name: tuple(map(resolve, tensor_axes(network, name, tensor)))
-            for name, tensor in (*model.named_parameters(), *model.named_buffers())
+            for name, tensor in named_tensors(model).items()
             if name in network.reader.tensors
         }
         self.grouped = {

@@ -1,0 +1,110 @@
+"""Masks, tables and statistics that modules keep as plain attributes are cropped as buffers are."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import precrop
+from tests.outside.cropping import cropped
+
+IMAGE = (3, 12, 12)
+
+
+class Masked(nn.Conv2d):
+    """A convolution whose mask is no buffer, as in scripts of the pruning literature."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1)
+        self.mask = torch.ones_like(self.weight).requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight * self.mask.to(x.device), self.bias, padding=self.padding)
+
+
+class Positions(nn.Module):
+    """A table of positions is added to a residual stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.inside = nn.Linear(6, 48), nn.Linear(48, 48)
+        self.head = nn.Linear(48, 5)
+        self.table = torch.randn(1, 9, 48)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.embed(x) + self.table
+        out: Tensor = self.head(h + self.inside(h).relu()).mean(1)
+        return out
+
+
+class Centred(nn.Module):
+    """Features are shifted and scaled by tensors of one number a channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body = nn.Conv2d(3, 24, 3), nn.Conv2d(24, 24, 3)
+        self.mean, self._scale = torch.randn(24), torch.rand(24, 1, 1) + 1
+        self.head = nn.Linear(24, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = (self.stem(x) - self.mean[:, None, None]) * self._scale
+        out: Tensor = self.head(self.body(h.relu()).mean((2, 3)))
+        return out
+
+
+def masked() -> nn.Module:
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4))
+    return nn.Sequential(Masked(3, 32), nn.ReLU(), Masked(32, 32), nn.ReLU(), *head)
+
+
+def test_a_mask_follows_its_weight() -> None:
+    model: Any = masked()
+    model[0].mask = (torch.rand(32, 3, 3, 3) < 0.5).float()
+    _, built = cropped(model, IMAGE, movable=["0"])
+    kept = built[0].weight.shape[0]
+    assert kept < 32
+    assert torch.equal(built[0].mask, model[0].mask[:kept])
+    assert built[2].mask.shape == built[2].weight.shape
+
+
+def test_a_table_follows_the_stream() -> None:
+    model = Positions()
+    _, built = cropped(model, (9, 6), movable=["embed", "inside"])
+    assert torch.equal(built.table, model.table[..., : built.embed.out_features])
+
+
+def test_vectors_follow_their_channels() -> None:
+    model = Centred()
+    _, built = cropped(model, IMAGE, movable=["stem"])
+    width = built.stem.out_channels
+    assert width < 24
+    assert built.mean.shape == (width,)
+    assert built._scale.shape == (width, 1, 1)
+
+
+def test_a_trained_network_keeps_the_same_channels_of_a_plain_tensor() -> None:
+    model = Centred()
+    plan = precrop.plan(model, IMAGE, params=0.5, divisor=1)
+    built: Any = plan.build(model, init="l1")
+    norms = model.stem.weight.detach().abs().sum((1, 2, 3))
+    kept = norms.topk(built.stem.out_channels).indices.sort().values
+    assert torch.equal(built.stem.weight, model.stem.weight[kept])
+    assert torch.equal(built.mean, model.mean[kept])
+
+
+def test_a_plan_for_another_plain_tensor_is_refused() -> None:
+    plan = precrop.plan(Centred(), IMAGE, params=0.5, divisor=1)
+    other: Any = Centred()
+    other.mean = torch.zeros(1)
+    with pytest.raises(precrop.PlanError, match="does not resize mean"):
+        plan.build(other)
+
+
+def test_what_the_last_forward_left_is_no_part_of_the_network() -> None:
+    model: Any = Centred()
+    model.last = model(torch.randn(2, *IMAGE))
+    plan = precrop.plan(model, IMAGE, params=0.5, divisor=1)
+    assert "last" not in plan.tensors
+    assert plan.build(model)(torch.randn(1, *IMAGE)).shape == (1, 4)

@@ -1,0 +1,88 @@
+"""Sizes that a module keeps in a `functools.partial`, or that it asks a child for."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tests.outside.cropping import cropped
+
+
+class PaddedShortcut(nn.Module):
+    """A residual block that fills its shortcut up with zeros, to a width that a partial holds."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inputs, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        self.shortcut = partial(padded, width=width) if inputs < width else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.shortcut(x) + self.second(self.first(x).relu())
+        return out.relu()
+
+
+def padded(x: Tensor, width: int) -> Tensor:
+    zeros = torch.zeros(x.shape[0], width - x.shape[1], *x.shape[2:], device=x.device)
+    return torch.cat([x, zeros], 1)
+
+
+class Cell(nn.Module):
+    """A convolutional LSTM's cell, which makes its own first state."""
+
+    def __init__(self, inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.conv = nn.Conv2d(inputs + hidden, 4 * hidden, 3, padding=1)
+
+    def first(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        state = torch.zeros(x.shape[0], self.hidden, *x.shape[-2:], device=x.device)
+        return state, state
+
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        i, f, o, g = self.conv(torch.cat([x, state[0]], 1)).split(self.hidden, 1)
+        memory = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
+        return o.sigmoid() * memory.tanh(), memory
+
+
+class Sequences(nn.Module):
+    """Two cells, one after the other, each over all steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells: Any = nn.ModuleList([Cell(3, 12), Cell(12, 16)])
+        self.head = nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = [*x.unbind(1)]
+        for cell in self.cells:
+            state = cell.first(steps[0])
+            for place, step in enumerate(steps):
+                state = cell(step, state)
+                steps[place] = state[0]
+        out: Tensor = self.head(steps[-1])
+        return out
+
+
+def test_a_shortcut_is_padded_to_the_new_width() -> None:
+    model: Any = nn.Sequential(
+        nn.Conv2d(3, 16, 3),
+        PaddedShortcut(16, 16),
+        PaddedShortcut(16, 32),
+        PaddedShortcut(32, 48),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(48, 4),
+    )
+    _, built = cropped(model, (3, 12, 12), movable=["0", "2.first", "2.second", "3.second"])
+    width = built[2].second.out_channels
+    assert built[2].shortcut.keywords == {"width": width} != {"width": 32}
+    assert model[2].shortcut.keywords == {"width": 32}
+
+
+def test_a_method_of_a_child_makes_states_of_the_new_width() -> None:
+    _, built = cropped(Sequences(), (3, 3, 6, 6), movable=["cells.0.conv", "cells.1.conv"])
+    for cell in built.cells:
+        assert 4 * cell.hidden == cell.conv.out_channels
+    assert [cell.hidden for cell in built.cells] != [12, 16]

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import precrop
+from precrop.modules.copying import meta_copy
 from precrop.plans.plan import Plan
-from precrop.read.network import skeleton
 from tests.planning import counted_params
 from tests.random_networks import SIZE, Net
 
@@ -55,7 +55,7 @@ FORMULAS = {torch.ops.torchvision.deform_conv2d: deformed_flops}
 
 def counted(model: nn.Module) -> int:
     """MACs of an eval pass at batch 1 by PyTorch's counter, on meta tensors."""
-    empty = skeleton(model).eval()
+    empty = meta_copy(model).eval()
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # one operation that the counter doesn't know
     try:
@@ -88,7 +88,7 @@ def options(seed: int) -> dict[str, Any]:
     chosen: dict[str, Any] = {"params": draw.choice((0.2, 0.35, 0.5, 0.7, 0.9))}
     if draw.random() < 0.6:
         chosen["macs"] = draw.choice((0.35, 0.5, 0.7, 0.9))
-    chosen["divisor"] = draw.choice((2, 4, 8)) if draw.random() < 0.3 else 1
+    chosen["divisor"] = draw.choice((2, 4, 8, "auto")) if draw.random() < 0.4 else 1
     if draw.random() < 0.15:
         chosen["expand"] = True
     return chosen

@@ -4,6 +4,7 @@ A network is a stem, some blocks that keep the size of a map, perhaps a step dow
 them, and one of several kinds of output. Most blocks contain others.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -347,8 +348,73 @@ def padded(draw: Drawer, channels: int) -> Made:
         zeros = x.new_zeros(len(x), y.shape[1] - x.shape[1], *x.shape[2:])
         return y + torch.cat([x, zeros], 1)
 
+    def by_partial(m: Any, x: Tensor) -> Tensor:
+        return m.layer(x) + m.shortcut(x)
+
     layer = nn.Conv2d(channels, width, 3, padding=1)
-    return Apply(draw.one_of(by_attribute, by_code, by_shape), layer=layer, missing=missing), width
+    function = draw.one_of(by_attribute, by_code, by_shape, by_partial)
+    if function is by_partial:
+        return Apply(function, layer=layer, shortcut=functools.partial(filled, width=width)), width
+    return Apply(function, layer=layer, missing=missing), width
+
+
+def filled(x: Tensor, width: int) -> Tensor:
+    """A map with further channels of zeros."""
+    zeros = torch.zeros(len(x), width - x.shape[1], *x.shape[2:], device=x.device)
+    return torch.cat([x, zeros], 1)
+
+
+def held(draw: Drawer, channels: int) -> Made:
+    """Plain tensors, no buffers: a mask of a weight, a table that is added, a number a channel."""
+    width = draw.width()
+
+    def masked(m: Any, x: Tensor) -> Tensor:
+        return F.conv2d(x, m.layer.weight * m.mask.to(x.device), m.layer.bias, padding=1)
+
+    def shifted(m: Any, x: Tensor) -> Tensor:
+        return m.layer(x) + m.table.to(x.device)
+
+    def scaled(m: Any, x: Tensor) -> Tensor:
+        return (m.layer(x) - m.mean.to(x.device)[:, None, None]) * m.scale.to(x.device)
+
+    layer = nn.Conv2d(channels, width, 3, padding=1)
+    function = draw.one_of(masked, shifted, scaled)
+    kept: dict[str, Tensor] = {"mask": torch.rand(layer.weight.shape).round()}
+    if function is shifted:
+        kept = {"table": torch.randn(1, width, draw.size, draw.size)}
+    elif function is scaled:
+        kept = {"mean": torch.randn(width), "scale": torch.rand(width, 1, 1)}
+    return Apply(function, layer=layer, **kept), width
+
+
+class StateCell(nn.Module):
+    """A recurrent cell of maps that makes its own first state."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.gates = nn.Conv2d(channels + hidden, 2 * hidden, 3, padding=1)
+
+    def first(self, x: Tensor) -> Tensor:
+        """Zeros."""
+        return torch.zeros(len(x), self.hidden, *x.shape[2:], device=x.device)
+
+    def forward(self, x: Tensor, state: Tensor) -> Tensor:
+        gate, new = self.gates(torch.cat([x, state], 1)).split(self.hidden, 1)
+        return gate.sigmoid() * state + new.tanh()
+
+
+def asked(draw: Drawer, channels: int) -> Made:
+    """A recurrence whose state's width is asked of the cell, by a method or an attribute."""
+    hidden = draw.width()
+
+    def by_method(m: Any, x: Tensor) -> Tensor:
+        return m.cell(x, m.cell(x, m.cell.first(x)))
+
+    def by_attribute(m: Any, x: Tensor) -> Tensor:
+        return m.cell(x, m.cell(x, x.new_zeros(len(x), m.cell.hidden, *x.shape[2:])))
+
+    return Apply(draw.one_of(by_method, by_attribute), cell=StateCell(channels, hidden)), hidden
 
 
 def pixels(draw: Drawer, channels: int) -> Made:
@@ -847,7 +913,7 @@ BLOCKS: tuple[Maker, ...] = (
     partial, padded, pixels, maxout, chosen, written_out, asserted, along_channels, in_space,
     attention, torch_attention, mlp, recurrent, whole_image, chain, residual, residual, residual,
     branches, branches, summed, shared, hourglass, dense, configured, configured, ghost, hierarchy,
-    moved, moved, involution, between_channels, tokens, selective,
+    moved, moved, involution, between_channels, tokens, selective, held, held, asked,
 )  # fmt: skip
 
 

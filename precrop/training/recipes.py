@@ -106,11 +106,13 @@ class Recipe:
     def fitting(self, images: int) -> "Recipe":
         """The same recipe, or one of smaller batches for so few images that they fill none.
 
-        An epoch then has eight steps or more, and the learning rate is less in proportion.
+        An epoch then has eight steps or more, unless batches would be of less than eight images,
+        and the learning rate is less in proportion.
         """
         if images >= self.batch_size:
             return self
-        batch = max(2, 1 << max(1, images // _FEWEST_STEPS).bit_length() - 1)
+        most = max(images // _FEW, min(images, _FEW), 2)
+        batch = 1 << most.bit_length() - 1  # a power of two
         return dataclasses.replace(self, batch_size=batch, lr=self.lr * batch / self.batch_size)
 
     def learning_rate(self, step: int, steps: int) -> float:
@@ -132,8 +134,8 @@ class Recipe:
         return self.lr * (1 - progress)
 
 
-_FEWEST_STEPS = 8
-"""Of an epoch, where images are few."""
+_FEW = 8
+"""Steps of an epoch, and images of a batch, where there are few images."""
 _BOUNDS: dict[str, tuple[float, float]] = {
     "epochs": (1, 100_000),
     "batch_size": (1, 1_000_000),

@@ -143,7 +143,9 @@ def test_onnx_runtime(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main(["plan", "resnet20", "--macs", "0.5", "-o", "half.json"]) == 0
     assert main(["train", "resnet20", "--plan", "half.json", "--data", "photos", *words]) == 0
     said = capsys.readouterr().err
-    assert "16 training images fill no batch of 256: batches of 2, at learning rate 0.00078" in said
+    assert (
+        "16 training images fill no batch of 256: batches of 8, at learning rate 0.003125" in said
+    )
     assert "on photos at 3x32x32, the plan's input size, 2 epochs" in said
     (folder,) = Path("runs").glob("resnet20-photos-*")
     assert main(["export", str(folder), "-o", "net.onnx"]) == 0

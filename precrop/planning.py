@@ -16,6 +16,7 @@ from precrop.read.explaining import explained
 from precrop.read.network import Network, Sizes
 from precrop.solve.budgets import Budget, parse_budgets
 from precrop.solve.program import Choices, Program, produced, program, rows, uneven_layers
+from precrop.solve.relax import SLACK
 from precrop.solve.rounding import round_units
 from precrop.solve.structure import Structure
 from precrop.strategies.strategy import GIVEN, Solution, Solver
@@ -69,10 +70,10 @@ def _uses_up(solution: Solution, units: Sequence[int]) -> bool:
     Of several that bind it is the one with the highest price.
     """
     problem, allocation = solution.problem, solution.allocation
+    if allocation.status == SLACK:
+        return True
     aimed = problem.used((problem.choices.units * np.exp(allocation.log_ratios)).tolist())
     prices = np.array([allocation.multipliers[name] for name in problem.limits])
-    if not len(aimed):
-        return True
     binding = int(np.argmax(prices if prices.any() else aimed))
     return bool(problem.used(units)[binding] >= USED * min(1.0, aimed[binding]))
 

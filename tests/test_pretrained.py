@@ -25,7 +25,7 @@ IMAGES = torch.linspace(-1, 1, 2 * 3 * 32 * 32).view(2, 3, 32, 32)
 
 @pytest.fixture(scope="module")
 def half() -> Plan:
-    return precrop.plan(resnet20(), (3, 32, 32), params=0.5)
+    return precrop.plan(resnet20(), (3, 32, 32), params=0.5, divisor=1)
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ import numpy as np
 
 from precrop.solve.program import Floats, Integers, Program
 
+SLACK = "slack"
+"""Status where no budget binds."""
 _TOLERANCE, _TOLERATED = 1e-10, 1e-8
 _ACCEPTED = ("Solved", "AlmostSolved")
 """Met the first tolerance, or at least the second."""
@@ -53,7 +55,7 @@ def allocate(program: Program) -> Allocation:
     most = {name: program.costs[name](choices.upper.tolist()) for name in program.limits}
     binding = [name for name, limit in program.limits.items() if most[name] > limit]
     multipliers = dict.fromkeys(program.limits, 0.0)
-    x, status, iterations = upper, "slack", 0
+    x, status, iterations = upper, SLACK, 0
     free = np.flatnonzero(choices.lower < choices.upper)
     slope = program.gain - 2 * (program.penalty @ upper)
     if binding or (slope[free] < -_FLAT).any():

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from precrop.costs.profiles import DeviceProfile
 from precrop.costs.work import FEATURES
 from precrop.deployment.benching import bench, settings, variants
 from precrop.deployment.calibrating import calibrate
+from precrop.deployment.deploying import PROFILE, RECORD, deploy
 from precrop.deployment.memory import peak_activation_memory
 from precrop.deployment.profiling import Subject, predict, profile_device, whole_pass
 from precrop.deployment.rates import correct
@@ -37,6 +39,7 @@ from precrop.deployment.runtimes import Setting, onnx_file, onnx_session, runner
 from precrop.deployment.timing import interleaved
 from precrop.errors import PrecropError
 from precrop.files import write_text
+from precrop.model_spec import ModelSpec
 from precrop.plans.plan import Plan
 from precrop.read.inputs import Inputs
 from precrop.read.lifetimes import lifetimes
@@ -72,6 +75,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {"regnet_y_400mf": {"groups": "scale"
 """Of plans for a latency. Kernels of grouped convolutions have a rate for each width of a group:
 where that stays and the number of groups falls, time falls as predicted."""
 LATENCIES = (0.5, 0.3)
+NEAR = 0.1
 DIVISORS = (1, 4, 8, 16, 32)
 DEFAULTS = (*UNSEEN, "mobilenet_v3_large", "mobilenet_v3_small", "shufflenet_v2_x1_0", "resnet18")
 HALF: dict[str, dict[str, Any]] = {
@@ -194,6 +198,46 @@ def budgets(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
                     "plans": len(found.attempts),
                     "macs": found.plan.macs / found.plan.base_macs,
                     "attempts": [asdict(attempt) for attempt in found.attempts],
+                }
+
+            yield f"{name} {share:.0%}", case
+
+
+def deployments(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
+    """The same by `precrop.deployment.deploy`, without training, on one thread.
+
+    The time is that of the file that it writes, beside the original's. The profile is of the
+    network itself, as `deploy` measures it where it is given none; the second share takes it again.
+    """
+    known: dict[str, DeviceProfile] = {}
+    for name in BUDGETED:
+        for share in LATENCIES:
+
+            def case(name: str = name, share: float = share) -> Row:
+                with TemporaryDirectory() as folder:
+                    found = deploy(
+                        ModelSpec(name, ARGUMENTS.get(name, {})),
+                        share,
+                        folder,
+                        device_profile=known.get(name),
+                        progress=progress.print,
+                        **OPTIONS.get(name, {}),
+                    )
+                    if name not in known:
+                        known[name] = DeviceProfile.load(Path(folder, PROFILE))
+                    book = json.loads(Path(folder, RECORD).read_text(encoding="utf-8"))
+                attempts = book["steps"]["plan"]["result"]["attempts"]
+                edges = (found.deployed.least, found.deployed.most)
+                return {
+                    "asked": share,
+                    "measured": found.deployed.median / found.dense.median,
+                    "of_asked": found.used,
+                    "edges": [seconds / found.limit for seconds in edges],
+                    "dense": found.dense.median,
+                    "plans": len(attempts),
+                    "first": attempts[0]["seconds"] / attempts[0]["limit"],
+                    "macs": found.plan.macs / found.plan.base_macs,
+                    "quiet": asdict(found.quiet),
                 }
 
             yield f"{name} {share:.0%}", case
@@ -436,6 +480,7 @@ def ratio(found: Sequence[Mapping[str, float]], above: str, below: str) -> float
 PARTS: dict[str, Callable[[Profiles, int], Iterator[tuple[str, Case]]]] = {
     "predictions": predictions,
     "budgets": budgets,
+    "deployments": deployments,
     "defaults": defaults,
     "divisors": divisors,
     "rooflines": rooflines,
@@ -568,6 +613,22 @@ def _budget_table(rows: Sequence[Row]) -> list[str]:
     return [*_table(headings, body), "", counted]
 
 
+def _deployment_table(rows: Sequence[Row]) -> list[str]:
+    headings = ["asked", "original, ms", "first plan, of asked", "plans", "measured share",
+                "of asked", "least", "most", "MACs left", "spread", "load"]  # fmt: skip
+    body = []
+    for row in rows:
+        load = row["quiet"]["load"]
+        body.append(
+            [row["case"], f"{1e3 * row['dense']:.2f}", f"{row['first']:.2f}", str(row["plans"]),
+             f"{row['measured']:.3f}", f"{row['of_asked']:.2f}",
+             *(f"{edge:.2f}" for edge in row["edges"]), f"{row['macs']:.0%}",
+             f"{row['quiet']['spread']:.0%}", "" if load is None else f"{load:.1f}"]
+        )  # fmt: skip
+    near = sum(abs(row["of_asked"] - 1) <= NEAR for row in rows)
+    return [*_table(headings, body), "", f"{near} of {len(rows)} lie within {NEAR:.0%} of asked."]
+
+
 def _prediction_table(rows: Sequence[Row]) -> list[str]:
     lines: list[str] = []
     for runtime in ("ort", "eager"):
@@ -654,6 +715,7 @@ TABLES: tuple[tuple[str, str, Callable[[Sequence[Row]], list[str]]], ...] = (
     ("Speed-up at half the MACs", "divisors", _divisor_table),
     ("Where the time goes", "rooflines", _roofline_table),
     ("A share of the latency asked for", "budgets", _budget_table),
+    ("A share asked of precrop deploy", "deployments", _deployment_table),
     ("Predictions for networks that no profile saw", "predictions", _prediction_table),
     ("Latency or MACs at the same SynExp", "same-synexp", _synexp_table),
     ("Masks against channels", "masks", _mask_table),

@@ -104,15 +104,19 @@ def measuring() -> Iterator[Told | None]:
         yield show
 
 
-def lines() -> Told:
-    """Progress as notes, one for everything that is done: where there is no bar."""
+def lines(speak: Callable[[str], None] = note) -> Told:
+    """Progress as lines, one for everything that is done: where there is no bar.
+
+    Args:
+        speak: gets the lines; they are notes by default.
+    """
     last = ""
 
     def show(what: str, share: float) -> None:
         nonlocal last
         if what != last:
             last = what
-            note(f"{share:4.0%}  {what}")
+            speak(f"{share:4.0%}  {what}")
 
     return show
 

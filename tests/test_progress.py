@@ -9,7 +9,7 @@ import pytest
 
 from precrop import progress
 from precrop.cli.app import main
-from precrop.progress import Level, bar, measuring, note, speaking, step
+from precrop.progress import Level, bar, lines, measuring, note, speaking, step
 
 Output = pytest.CaptureFixture[str]
 
@@ -89,3 +89,11 @@ def test_commands_say_more_or_less(capsys: Output) -> None:
     assert "--quiet and --verbose exclude one another" in capsys.readouterr().err
     assert progress.speaks()
     assert not progress.speaks(Level.VERBOSE)
+
+
+def test_lines_say_everything_once() -> None:
+    said: list[str] = []
+    tell = lines(said.append)
+    for what, share in [("counting", 0.0), ("counting", 0.3), ("sleeping", 0.5), ("sleeping", 1.0)]:
+        tell(what, share)
+    assert said == ["  0%  counting", " 50%  sleeping"]

@@ -34,6 +34,7 @@ from precrop.files import check_writable, read_json, write_text
 from precrop.model_spec import ModelSpec
 from precrop.plans.kinds import Init
 from precrop.plans.plan import Plan
+from precrop.progress import lines
 from precrop.read.inputs import Inputs
 from precrop.solve.budgets import Budget
 from precrop.training.recipes import find_recipe
@@ -371,8 +372,7 @@ class _Journey:
         """How fast this machine is for the network's kinds of work."""
         path = self.book.folder / PROFILE
 
-        def told(what: str, share: float) -> None:
-            self.book.say(f"profile: {what}")
+        told = lines(lambda text: self.book.say(f"profile: {text}"))
 
         def make() -> dict[str, Any]:
             found = profile_device(

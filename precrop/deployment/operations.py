@@ -38,6 +38,8 @@ _SESSIONS = 3
 _LEAST_SECONDS = 0.005
 """What a sample of a whole pass lasts, at least."""
 Shape = Sequence[int]
+Moved = Callable[[], None]
+"""Told that a measurement has come a little further."""
 _MAP = 4
 """Axes of maps and of kernels."""
 
@@ -144,7 +146,12 @@ class Measured:
 
 
 def eager_pass(
-    model: nn.Module, inputs: Inputs, setting: Setting, rounds: int, step: int
+    model: nn.Module,
+    inputs: Inputs,
+    setting: Setting,
+    rounds: int,
+    step: int,
+    moved: Moved | None = None,
 ) -> Measured:
     """Every ATen call of one pass in eager PyTorch.
 
@@ -154,7 +161,9 @@ def eager_pass(
         setting: batch size, threads and device.
         rounds: passes that are measured, after one that is not.
         step: channels that kernels work on at once; features count them filled up.
+        moved: told now and then, between measurements.
     """
+    moved = moved or _nothing
     network = placed_copy(model, setting)
     fixed = {t.untyped_storage().data_ptr() for t in (*network.parameters(), *network.buffers())}
     args, kwargs = noise(inputs, model, setting.batch)
@@ -166,6 +175,7 @@ def eager_pass(
     passes = []
     try:
         for _ in range(rounds + 1):
+            moved()
             with torch.no_grad(), _Timer(fixed, step, wait) as timer:
                 network(*args, **kwargs)
             passes.append(timer.samples)
@@ -216,7 +226,12 @@ _BYTES = {"float": 4, "float16": 2, "double": 8, "int64": 8, "int32": 4, "bool":
 
 
 def ort_pass(
-    model: nn.Module, inputs: Inputs, setting: Setting, rounds: int, step: int
+    model: nn.Module,
+    inputs: Inputs,
+    setting: Setting,
+    rounds: int,
+    step: int,
+    moved: Moved | None = None,
 ) -> Measured:
     """Every node of one pass in ONNX Runtime, from its own profile.
 
@@ -226,14 +241,18 @@ def ort_pass(
         setting: batch size, threads and device.
         rounds: passes that are measured, after one that is not.
         step: not needed: ONNX Runtime's shapes are those of its blocked layout.
+        moved: told now and then, between measurements.
     """
+    moved = moved or _nothing
     with onnx_file(model, inputs, setting.batch) as path:
+        moved()
         profile = path.with_name("profile")
         session, binding = onnx_session(path, model, inputs, setting, profile)
         for _ in range(rounds + 1):
             session.run_with_iobinding(binding)
+            moved()
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-        seconds = _session_seconds(path, model, inputs, setting, rounds)
+        seconds = _session_seconds(path, model, inputs, setting, rounds, moved)
     runs: dict[str, list[Any]] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
@@ -244,11 +263,11 @@ def ort_pass(
 def ort_seconds(model: nn.Module, inputs: Inputs, setting: Setting, rounds: int) -> float:
     """Seconds of a whole pass in ONNX Runtime."""
     with onnx_file(model, inputs, setting.batch) as path:
-        return _session_seconds(path, model, inputs, setting, rounds)
+        return _session_seconds(path, model, inputs, setting, rounds, _nothing)
 
 
 def _session_seconds(
-    path: Path, model: nn.Module, inputs: Inputs, setting: Setting, rounds: int
+    path: Path, model: nn.Module, inputs: Inputs, setting: Setting, rounds: int, moved: Moved
 ) -> float:
     """The median over some sessions that take turns, so that a slow one does not decide."""
     sessions = [onnx_session(path, model, inputs, setting) for _ in range(_SESSIONS)]
@@ -256,8 +275,13 @@ def _session_seconds(
         str(number): partial(session.run_with_iobinding, binding)
         for number, (session, binding) in enumerate(sessions)
     }
-    watch = stopwatch(setting)
-    times = interleaved(runs, rounds=rounds, least_seconds=_LEAST_SECONDS, stopwatch=watch)
+    times = interleaved(
+        runs,
+        rounds=rounds,
+        least_seconds=_LEAST_SECONDS,
+        stopwatch=stopwatch(setting),
+        progress=lambda _: moved(),
+    )
     return statistics.median(timing.median for timing in times.values())
 
 

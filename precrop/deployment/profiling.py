@@ -18,11 +18,11 @@ from precrop.costs.latency import READERS, amounts, predicted_seconds
 from precrop.costs.machine import LIBRARY, describe_machine, part
 from precrop.costs.profiles import OTHER, DeviceProfile
 from precrop.deployment.machine import check_here
-from precrop.deployment.operations import PASSES, SECONDS
+from precrop.deployment.operations import PASSES, SECONDS, Moved
 from precrop.deployment.passes import Entry, Kept
 from precrop.deployment.quiet import Quiet
 from precrop.deployment.rates import Pass, Total, Work, profile_of
-from precrop.deployment.runtimes import Setting, check_runtime, runner
+from precrop.deployment.runtimes import Runner, Setting, check_runtime, runner
 from precrop.deployment.timing import interleaved
 from precrop.errors import BudgetError, PrecropError
 from precrop.progress import Told
@@ -110,8 +110,8 @@ def profile_device(
             progress(what, over if seconds is None else max(over, (clock() - start) / seconds))
 
     if store.step is None:
-        tell("channels that kernels work on at once")
-        store.begin(kernel_step(runtime, setting, rounds))
+        what = "channels that kernels work on at once"
+        store.begin(kernel_step(runtime, setting, rounds, lambda: tell(what)))
     assert store.step is not None
     about: dict[str, Any] = {"batch_size": batch_size}
     if quiet is not None:
@@ -172,9 +172,13 @@ def _pass(
     model = _cropped(subject, share, bare)
     if model is None:
         return None
-    tell(f"{what}: measuring")
     inputs = Inputs(subject.input_shape)
-    found = PASSES[bare.runtime](model, inputs, setting, rounds, bare.step)
+
+    def moved() -> None:
+        tell(f"{what}: measuring")
+
+    moved()
+    found = PASSES[bare.runtime](model, inputs, setting, rounds, bare.step, moved)
     works = _works(model, inputs, bare, setting.batch)
     return Pass(subject.name, share, found.seconds, tuple(found.samples), works)
 
@@ -282,7 +286,7 @@ def predict(
 # --- the step of a device's kernels -------------------------------------------------------------
 
 
-def kernel_step(runtime: str, setting: Setting, rounds: int) -> int:
+def kernel_step(runtime: str, setting: Setting, rounds: int, moved: Moved | None = None) -> int:
     """The fewest channels that convolutions are done in without loss.
 
     Chains of convolutions of 96 + 1, 2, 4, … channels are timed side by side: the smallest step
@@ -290,20 +294,28 @@ def kernel_step(runtime: str, setting: Setting, rounds: int) -> int:
     of the samples must not decide.
     """
     options = {"batch": setting.batch, "threads": setting.threads, "device": setting.device}
-    chains = {step: _chain(_STEP_WIDTH + step) for step in _STEPS}
-    inputs = {step: Inputs((_STEP_WIDTH + step, 28, 28)) for step in _STEPS}
+    moved = moved or _silent
+    runners: dict[str, Runner] = {}
     with ExitStack() as stack:
-        runners = {
-            str(step): stack.enter_context(
-                runner(chains[step], inputs[step], runtime=runtime, **options)  # type: ignore[arg-type]
-            )
-            for step in _STEPS
-        }
-        watch = runners[str(_STEPS[0])].stopwatch
-        times = interleaved(runners, rounds=rounds, least_seconds=0.005, stopwatch=watch)
+        for step in _STEPS:
+            moved()
+            width = _STEP_WIDTH + step
+            made = runner(_chain(width), Inputs((width, 28, 28)), runtime=runtime, **options)  # type: ignore[arg-type]
+            runners[str(step)] = stack.enter_context(made)
+        times = interleaved(
+            runners,
+            rounds=rounds,
+            least_seconds=0.005,
+            stopwatch=runners[str(_STEPS[0])].stopwatch,
+            progress=lambda _: moved(),
+        )
     speed = {step: (_STEP_WIDTH + step) ** 2 / times[str(step)].low for step in _STEPS}
     best = max(speed.values())
     return next(step for step in _STEPS if speed[step] >= (1 - _STEP_LOSS) * best)
+
+
+def _silent() -> None:
+    pass
 
 
 def _chain(width: int) -> nn.Module:

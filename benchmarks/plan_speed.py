@@ -49,7 +49,7 @@ SHAPE, SMALL = (3, 224, 224), (3, 32, 32)
 SHARE = 0.5
 RATIO_STEP = 0.001
 STAGES = {
-    "reading": ("precrop.api", "Network"),
+    "reading": ("precrop.read.reading", "Network"),
     "solving": ("precrop.strategies.synexp", "allocate"),
     "rounding": ("precrop.planning", "round_units"),
     "fitting": ("precrop.fit.fitting", "Fitter.fit"),

@@ -35,20 +35,23 @@ def show(plan: "Plan", console: Console | None = None) -> None:
     console.print()
     console.print(total_table(plan))
     console.print()
-    for line in (
-        *latency_lines(plan),
-        *frozen_lines(plan),
-        *outputs_lines(plan),
-        *left_out_lines(plan),
-        *widened_lines(plan),
-        *multiples_lines(plan),
-        *rescaled_lines(plan),
-        *lookalike_lines(plan),
-        *uniform_lines(plan),
-        *worth_lines(plan),
-    ):
+    for line in notes(plan):
         console.print(Text(printable(line)))
     console.print(Text(f"Planned in {plan.seconds:.3f} s."))
+
+
+def notes(plan: "Plan") -> Iterator[str]:
+    """All that one should know of a plan beside its widths, a sentence a line."""
+    yield from latency_lines(plan)
+    yield from frozen_lines(plan)
+    yield from outputs_lines(plan)
+    yield from left_out_lines(plan)
+    yield from widened_lines(plan)
+    yield from multiples_lines(plan)
+    yield from rescaled_lines(plan)
+    yield from lookalike_lines(plan)
+    yield from uniform_lines(plan)
+    yield from worth_lines(plan)
 
 
 def layer_table(plan: "Plan") -> Table:

@@ -1,0 +1,153 @@
+"""How soon the page of ``precrop explore`` answers: 50 random moves of its controls, in a browser.
+
+A move sets one control as a hand would. Its answer has come when the numbers, the picture, the
+table and the code on the page have all been written anew and nothing changes any more; the seconds
+are those up to the last change. The first picture of a network, which is built and read then, is
+shown apart.
+"""
+
+import argparse
+import random
+import shutil
+import socket
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.report import Row, Section, described, markdown, progress, setting, show, timed
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+NETWORKS = ("resnet50", "mobilenet_v2")
+MOVES = 50
+COLUMNS = {
+    "network": "network",
+    "first": "first picture, s",
+    "median": "median answer, s",
+    "p95": "95th percentile, s",
+    "most": "longest, s",
+}
+QUIET = 400
+"""Milliseconds without a change after which the page is done."""
+PATIENCE = 120_000.0
+MOVE = """([id, value]) => new Promise(done => {
+    const command = () => document.querySelector("#command .cm-content")?.innerText ?? "";
+    const before = command(), start = performance.now();
+    let last = start;
+    const seen = new MutationObserver(() => { last = performance.now(); });
+    seen.observe(document.body, {subtree: true, childList: true, characterData: true,
+        attributes: true, attributeFilter: ["d", "y", "height", "value"]});
+    const inputs = document.querySelectorAll(id);
+    const input = inputs[inputs.length > 1 ? value : 0];
+    if (input.type === "checkbox" || input.type === "radio") input.click();
+    else {
+        input.value = value;
+        input.dispatchEvent(new Event("input", {bubbles: true}));
+    }
+    const look = setInterval(() => {
+        const now = performance.now();
+        if (command() !== before && now - last > %d) {
+            clearInterval(look);
+            seen.disconnect();
+            done((last - start) / 1000);
+        } else if (now - start > 60000) { clearInterval(look); done(-1); }
+    }, 20);
+})"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print; also as Markdown where asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table to a page")
+    parser.add_argument("--moves", type=int, default=MOVES, help="for each network (default 50)")
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), metavar="MODEL")
+    args = parser.parse_args(argv)
+    where = setting("torch", "gradio", "precrop")
+    rows = [measured(name, args.moves) for name in args.networks]
+    sections = [Section(f"{args.moves} moves of the page", COLUMNS, rows)]
+    show(sections)
+    if args.markdown is not None:
+        text = markdown("Speed of the page", (described(where), "", *_about()), sections)
+        args.markdown.write_text(text, encoding="utf-8")
+
+
+def _about() -> list[str]:
+    assert __doc__ is not None
+    return [line for line in __doc__.splitlines() if line]
+
+
+def measured(network: str, moves: int) -> Row:
+    """Seconds of random moves on the page of a network."""
+    from precrop.explore.page import app
+
+    progress.print(f"{network}: {moves} moves")
+    explored = app(network, names=())
+    with served(explored) as address, browser() as page:
+        first, _ = timed(lambda: opened(page, address))
+        choose = random.Random(0)
+        taken = [page.evaluate(MOVE % QUIET, move(choose)) for _ in range(moves)]
+    if min(taken) < 0:
+        raise SystemExit(f"{network}: {taken.count(-1)} moves had no answer")
+    return {
+        "network": network,
+        "first": first,
+        "median": statistics.median(taken),
+        "p95": statistics.quantiles(taken, n=20)[-1] if len(taken) > 1 else taken[0],
+        "most": max(taken),
+    }
+
+
+def move(choose: random.Random) -> tuple[str, float | None]:
+    """A control, and where it is moved to: mostly a budget."""
+    number = {
+        "#share-params": choose.randint(20, 99),
+        "#share-macs": choose.randint(20, 99),
+        "#balance": choose.randint(1, 50) / 10,
+    }
+    control = choose.choices([*number, "#divisor", "#strategy", "#expand"], (4, 4, 1, 1, 1, 1))[0]
+    if control in number:
+        return f"{control} input[type=range]", number[control]
+    if control == "#expand":
+        return f"{control} input", None
+    return f"{control} input:not(:checked)", choose.randint(0, 3 if control == "#divisor" else 1)
+
+
+def opened(page: "Page", address: str) -> None:
+    """The page with its first picture."""
+    page.goto(address)
+    page.wait_for_selector("#picture .bars")
+
+
+@contextmanager
+def served(explored: Any) -> Iterator[str]:
+    """The address of a page that is served meanwhile."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    from precrop.explore.serving import started
+
+    with started(explored, "127.0.0.1", port) as address:
+        yield address
+
+
+@contextmanager
+def browser() -> "Iterator[Page]":
+    """A page of a headless Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    path = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+    if path is None:
+        raise SystemExit("no Chromium is installed: make browser")
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=Path(path), args=["--no-sandbox"])
+        page = found.new_page(viewport={"width": 1400, "height": 1000})
+        page.set_default_timeout(PATIENCE)
+        yield page
+        found.close()
+
+
+if __name__ == "__main__":
+    main()

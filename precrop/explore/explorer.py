@@ -1,0 +1,117 @@
+"""Plans of networks by name; each network is read once, and kept while it is looked at."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import precrop
+from precrop.costs.profiles import ROOFLINES
+from precrop.errors import PlanError, PrecropError
+from precrop.explore.controls import COSTS, DIVISORS, STRATEGIES, Controls, Named
+from precrop.files import read_text
+from precrop.model_spec import ModelSpec
+from precrop.plans.plan import Plan
+from precrop.read.reading import Reading
+from precrop.zoo import default_input_shape, library_names, load_model
+
+READINGS, PLANS = 4, 64
+"""Networks and plans that are kept."""
+LARGEST_FILE = 16 * 2**20
+"""Bytes of a plan file that is read; those of the largest networks have a few million."""
+LONGEST = 1000
+"""Characters of what is typed in for patterns."""
+
+
+class Explorer:
+    """What the page asks. Names outside its tables are refused: a browser runs no code by name.
+
+    Attributes:
+        networks: by their names on the page.
+        profiles: names of those whose latency can be planned for, or their files.
+    """
+
+    def __init__(
+        self,
+        first: ModelSpec,
+        input_shape: tuple[int, ...] | None = None,
+        *,
+        names: Iterable[str] | None = None,
+        profiles: Iterable[str] = (),
+    ) -> None:
+        """Nothing is built yet.
+
+        Args:
+            first: the network that the page begins with; whoever starts the page may name any.
+            input_shape: of its input, if not the usual one.
+            names: of the others; all that the installed libraries know if None.
+            profiles: files that ``precrop profile`` wrote.
+        """
+        known = [name for found in library_names().values() for name in found]
+        others = known if names is None else list(names)
+        self.networks: Mapping[str, Named] = {
+            str(first): Named(first, input_shape),
+            **{name: Named(ModelSpec(name, {})) for name in others if name != str(first)},
+        }
+        self.profiles = (*profiles, *ROOFLINES)
+        self.reading = functools.lru_cache(READINGS)(self._reading)
+        self.plan = functools.lru_cache(PLANS)(self._plan)
+
+    def named(self, name: Any) -> Named:
+        """A network on the page.
+
+        Raises:
+            PrecropError: there is none of this name.
+        """
+        if not isinstance(name, str) or name not in self.networks:
+            raise PrecropError(f"no network on this page is called {str(name)[:60]!r}")
+        return self.networks[name]
+
+    def _reading(self, name: str) -> Reading:
+        network = self.named(name)
+        model = load_model(network.spec.name, network.spec.args)
+        shape = network.input_shape or default_input_shape(network.spec.name, model)
+        return Reading(model, shape)
+
+    def _plan(self, controls: Controls) -> Plan:
+        network = self.named(controls.network)
+        for what, value, known in (
+            ("strategy", controls.strategy, STRATEGIES),
+            ("profile", controls.profile, self.profiles),
+            ("divisor", controls.divisor, DIVISORS),
+        ):
+            if value not in known:
+                raise PrecropError(f"no {what} on this page is called {str(value)[:60]!r}")
+        if sum(map(len, controls.ignore)) > LONGEST:
+            raise PrecropError(f"patterns of more than {LONGEST} characters are not looked at")
+        plan = precrop.plan(self.reading(controls.network), **controls.keywords)
+        return dataclasses.replace(plan, source=network.spec)
+
+    def command(self, controls: Controls) -> str:
+        """The command that makes the same plan."""
+        return controls.command(self.named(controls.network))
+
+    def python(self, controls: Controls) -> str:
+        """The lines of Python that make the same plan."""
+        shape = self.plan(controls).input_shape
+        return controls.python(self.named(controls.network), shape)
+
+
+def uploaded(path: Path) -> Plan:
+    """A plan from a stranger's file, of bounded size; no code of it runs.
+
+    Raises:
+        PlanError: it is too large, or no plan.
+    """
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise PlanError(f"a plan file has no more than {LARGEST_FILE // 2**20} MiB")
+        return Plan.from_json(read_text(path, "a plan file"))
+    except OSError as error:
+        raise PlanError("the file cannot be read") from error
+
+
+def budgets(asked: Mapping[str, tuple[bool, float]]) -> tuple[tuple[str, float], ...]:
+    """Budgets that are on, as shares; ``asked`` has per cents, as the page does."""
+    return tuple((name, asked[name][1] / 100) for name in COSTS if asked[name][0])

@@ -16,7 +16,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.report import Row, Section, described, markdown, progress, setting, show, timed
+from benchmarks.report import (
+    Row,
+    Section,
+    described,
+    progress,
+    rows_of,
+    setting,
+    show,
+    timed,
+    write_between,
+)
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -61,7 +71,9 @@ MOVE = """([id, value]) => new Promise(done => {
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print; also as Markdown where asked."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table to a page")
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE", help="write the table between a page's markers"
+    )
     parser.add_argument("--moves", type=int, default=MOVES, help="for each network (default 50)")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), metavar="MODEL")
     args = parser.parse_args(argv)
@@ -69,14 +81,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = [measured(name, args.moves) for name in args.networks]
     sections = [Section(f"{args.moves} moves of the page", COLUMNS, rows)]
     show(sections)
-    if args.markdown is not None:
-        text = markdown("Speed of the page", (described(where), "", *_about()), sections)
-        args.markdown.write_text(text, encoding="utf-8")
-
-
-def _about() -> list[str]:
-    assert __doc__ is not None
-    return [line for line in __doc__.splitlines() if line]
+    if args.page is not None:
+        table = [*rows_of(sections[0]), "", f"{args.moves} moves each; {described(where)}."]
+        write_between(args.page, table)
 
 
 def measured(network: str, moves: int) -> Row:

@@ -40,6 +40,7 @@ from benchmarks.report import (
     spread,
     steps,
     timed,
+    write_between,
 )
 from precrop import models
 
@@ -320,13 +321,9 @@ def _page(sections: Sequence[Section], where: Mapping[str, str]) -> str:
 
 
 def _write_readme(path: Path, sections: Sequence[Section]) -> None:
-    """Replace what stands between the two markers by the figures of this run."""
-    before, start, rest = path.read_text(encoding="utf-8").partition("<!-- figures -->\n")
-    _, end, after = rest.partition("<!-- /figures -->")
-    if not end:
-        raise SystemExit(f"{path} has no markers for the figures")
+    """The short table of this run."""
     rows = ["| what | `make bench` | so |", "|---|---|---|", *_short_rows(sections)]
-    path.write_text(before + start + "\n".join(rows) + "\n" + end + after, encoding="utf-8")
+    write_between(path, rows)
 
 
 def _short_rows(sections: Sequence[Section]) -> Iterator[str]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -94,14 +95,27 @@ def markdown(title: str, introduction: Sequence[str], sections: Sequence[Section
     """A page of tables."""
     lines = [f"# {title}", "", *introduction]
     for section in sections:
-        headings = list(section.columns.values())
-        lines += ["", f"## {section.title}", ""]
-        lines.append("| " + " | ".join(headings) + " |")
-        lines.append("|---|" + "---:|" * (len(headings) - 1))
-        for row in section.rows:
-            cells = [_cell(row[key], key) for key in section.columns]
-            lines.append("| " + " | ".join(cells) + " |")
+        lines += ["", f"## {section.title}", "", *rows_of(section)]
     return "\n".join(lines) + "\n"
+
+
+def write_between(path: Path, lines: Sequence[str]) -> None:
+    """Replace what stands between a page's two markers by the figures of this run."""
+    before, start, rest = path.read_text(encoding="utf-8").partition("<!-- figures -->\n")
+    _, end, after = rest.partition("<!-- /figures -->")
+    if not end:
+        raise SystemExit(f"{path} has no markers for the figures")
+    path.write_text(before + start + "\n".join(lines) + "\n" + end + after, encoding="utf-8")
+
+
+def rows_of(section: Section) -> list[str]:
+    """A section's table in Markdown."""
+    headings = list(section.columns.values())
+    lines = ["| " + " | ".join(headings) + " |", "|---|" + "---:|" * (len(headings) - 1)]
+    for row in section.rows:
+        cells = [_cell(row[key], key) for key in section.columns]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
 
 
 def _cell(value: Any, key: str) -> str:

@@ -1,10 +1,33 @@
-"""What every test runs under."""
+"""What every test runs under, and a browser for pages."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     """Tests run side by side, and their networks are small: more threads only wait."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def browser() -> "Iterator[Browser]":
+    """A headless Chromium of this machine's; tests that need one are skipped without."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip(f"no browser is installed: none of {', '.join(BROWSERS)} is on the path")
+    with sync_api.sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=Path(path), args=["--no-sandbox"])
+        yield found
+        found.close()

@@ -27,6 +27,7 @@ ROOMS = (
     "study",
     "report",
     "evidence",
+    "explore",
     "cli",
 )
 FIRST_WING = "pruning"

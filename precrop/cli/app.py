@@ -16,6 +16,7 @@ from precrop.cli.densities import densities_command
 from precrop.cli.deploy import deploy_command
 from precrop.cli.doctor import doctor_command
 from precrop.cli.eval import eval_command
+from precrop.cli.explore import explore_command
 from precrop.cli.export import export_command
 from precrop.cli.judge import judge_command
 from precrop.cli.list import list_command
@@ -39,6 +40,7 @@ app.command("plan")(plan_command)
 app.command("crop")(crop_command)
 app.command("build")(build_command)
 app.command("show")(show_command)
+app.command("explore")(explore_command)
 app.command("densities")(densities_command)
 app.command("count")(count_command)
 app.command("export")(export_command)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import precrop
-from precrop.costs.profiles import ROOFLINES
+from precrop.costs.profiles import ROOFLINES, find_profile
 from precrop.errors import PlanError, PrecropError
 from precrop.explore.controls import COSTS, DIVISORS, STRATEGIES, Controls, Named
 from precrop.files import read_text
@@ -47,6 +47,9 @@ class Explorer:
             input_shape: of its input, if not the usual one.
             names: of the others; all that the installed libraries know if None.
             profiles: files that ``precrop profile`` wrote.
+
+        Raises:
+            PrecropError: a profile is missing or broken.
         """
         known = [name for found in library_names().values() for name in found]
         others = known if names is None else list(names)
@@ -54,7 +57,9 @@ class Explorer:
             str(first): Named(first, input_shape),
             **{name: Named(ModelSpec(name, {})) for name in others if name != str(first)},
         }
-        self.profiles = (*profiles, *ROOFLINES)
+        self.profiles = tuple(dict.fromkeys((*profiles, *ROOFLINES)))
+        for profile in self.profiles:
+            find_profile(profile)
         self.reading = functools.lru_cache(READINGS)(self._reading)
         self.plan = functools.lru_cache(PLANS)(self._plan)
 

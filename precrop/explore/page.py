@@ -27,6 +27,7 @@ _SHARE, _LEAST, _WHOLE, _TWICE = 50, 2, 100, 200
 _MOST_BALANCE = 5
 _HOUR = 3600
 _SAVE = """(name, text) => {
+    if (!text) return;
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([text], {type: "application/json"}));
     link.download = name;
@@ -35,11 +36,15 @@ _SAVE = """(name, text) => {
 }"""
 """The browser writes the file, so that the server need not keep any."""
 _STYLE = """<style>
-.totals { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-.totals th, .totals td { padding: 2px 14px 2px 0; text-align: right; white-space: nowrap; }
-.totals th:first-child, .totals td:first-child { text-align: left; }
+.grid { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.grid th, .grid td { padding: 1px 14px 1px 0; text-align: right; white-space: nowrap; }
+.grid th:first-child, .grid td:first-child, .layers td:last-child { text-align: left; }
+.layers { max-height: 420px; overflow: auto; }
+.layers th { position: sticky; top: 0; background: var(--body-background-fill); }
 .refused { color: #b3261e; }
 </style>"""
+
+_NONE = "# no such plan: see above"
 
 Values = Mapping[Any, Any]
 """What the components hold."""
@@ -59,6 +64,7 @@ class Panel:
     expand: gr.Checkbox
     ignore: gr.Textbox
     file: gr.File
+    told: gr.HTML
     other: gr.State
 
     @property
@@ -96,7 +102,7 @@ class Results:
     picture: gr.Plot
     remarks: gr.HTML
     beside: gr.HTML
-    layers: gr.Dataframe
+    layers: gr.HTML
     command: gr.Code
     python: gr.Code
     save: gr.Button
@@ -110,16 +116,20 @@ class Results:
         """The plan of the controls; where there is none why, beside what was shown last."""
         try:
             plan = explorer.plan(controls)
+        except PrecropError as error:
+            said = refusal("No such plan.", str(error))
+            return {self.refused: said, self.command: _NONE, self.python: _NONE}
+        try:
             compared = beside(plan, other) if other is not None else ""
         except PrecropError as error:
-            return {self.refused: refusal(str(error)), self.command: "", self.python: ""}
+            compared, other = refusal("Not set beside.", str(error)), None
         return {
             self.refused: "",
             self.totals: totals(plan),
             self.picture: picture(plan, other),
             self.remarks: remarks(plan),
             self.beside: compared,
-            self.layers: layers(plan),
+            self.layers: layers(plan, other),
             self.command: explorer.command(controls),
             self.python: explorer.python(controls),
         }
@@ -149,7 +159,10 @@ def app(
     explorer = Explorer(first, input_shape, names=names, profiles=profiles)
     explorer.reading(str(first))
     with gr.Blocks(
-        title=f"precrop: {first}", analytics_enabled=False, fill_width=True, delete_cache=(_HOUR,) * 2
+        title=f"precrop: {first}",
+        analytics_enabled=False,
+        fill_width=True,
+        delete_cache=(_HOUR,) * 2,
     ) as page:
         gr.HTML(_STYLE, padding=False)
         with gr.Row():
@@ -162,7 +175,9 @@ def app(
 
 
 def _panel(explorer: Explorer, first: str) -> Panel:
-    network = gr.Dropdown(list(explorer.networks), value=first, label="Network", filterable=True)
+    network = gr.Dropdown(
+        list(explorer.networks), value=first, label="Network", filterable=True, elem_id="network"
+    )
     on, share = {}, {}
     for cost, called in COSTS.items():
         label = f"{called[0].upper()}{called[1:]}"
@@ -204,6 +219,7 @@ def _panel(explorer: Explorer, first: str) -> Panel:
         file=gr.File(
             label="A plan file to set beside", file_types=[".json"], height=150, elem_id="file"
         ),
+        told=gr.HTML(elem_id="told", padding=False),
         other=gr.State(None, time_to_live=_HOUR),
     )
 
@@ -214,7 +230,7 @@ def _results() -> Results:
     drawn = gr.Plot(show_label=False, elem_id="picture")
     told = gr.HTML(elem_id="remarks", padding=False)
     compared = gr.HTML(elem_id="beside", padding=False)
-    rows = gr.Dataframe(label="Layers", interactive=False, max_height=420, elem_id="layers")
+    rows = gr.HTML(elem_id="layers", padding=False)
     with gr.Row():
         command = gr.Code(label="In a shell", language="shell", elem_id="command", lines=5)
         python = gr.Code(label="In Python", language="python", elem_id="python", lines=5)
@@ -233,35 +249,37 @@ def _wire(page: gr.Blocks, explorer: Explorer, panel: Panel, results: Results) -
         return [gr.update(maximum=most, value=min(share, most)) for share in shares]
 
     def set_beside(path: str | None) -> Values:
-        if path is None:
-            return {panel.other: None, panel.network: gr.skip(), results.refused: ""}
+        found: dict[Any, Any] = {panel.other: None, panel.told: ""}
         try:
-            plan = uploaded(Path(path))
+            if path is not None:
+                found[panel.other] = plan = uploaded(Path(path))
+                if plan.source is not None and str(plan.source) in explorer.networks:
+                    found[panel.network] = str(plan.source)
         except PrecropError as error:
-            message = refusal(str(error))
-            return {panel.other: None, panel.network: gr.skip(), results.refused: message}
-        known = plan.source is not None and str(plan.source) in explorer.networks
-        network = str(plan.source) if known else gr.skip()
-        return {panel.other: plan, panel.network: network, results.refused: ""}
+            found[panel.told] = refusal("No such file.", str(error))
+        return found
 
     def written(values: Values) -> Values:
         controls = panel.controls(values)
         try:
             plan = explorer.plan(controls)
-        except PrecropError as error:
-            raise gr.Error(str(error)) from error
+        except PrecropError:  # which the page says already
+            return {name: "", text: ""}
         return {name: file_name(explorer.named(controls.network)), text: plan.to_json()}
 
-    quietly = {"show_progress": "hidden", "api_visibility": "private"}
+    quietly = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
     shown = {"inputs": panel.inputs, "outputs": results.outputs, **quietly}
     page.load(answer, **shown)
     panel.network.input(answer, **{**shown, "show_progress": "minimal"})
-    gr.on([part.input for part in panel.moved], answer, trigger_mode="always_last", **shown)
+    moves = [part.input for part in panel.moved if part is not panel.ignore]
+    gr.on([*moves, panel.ignore.change], answer, trigger_mode="always_last", **shown)
     for cost, switch in panel.on.items():
-        switch.input(None, switch, panel.share[cost], js="(on) => ({visible: on, __type__: 'update'})")
+        switch.input(
+            None, switch, panel.share[cost], js="(on) => ({visible: on, __type__: 'update'})"
+        )
     shares = list(panel.share.values())
     panel.expand.input(widest, [panel.expand, *shares], shares, **quietly).then(answer, **shown)
-    outputs = [panel.other, panel.network, results.refused]
+    outputs = [panel.other, panel.network, panel.told]
     for event in (panel.file.upload, panel.file.clear):
         event(set_beside, panel.file, outputs, **quietly).then(answer, **shown)
     name, text = gr.Textbox(visible=False), gr.Textbox(visible=False)

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import plotly.graph_objects as go
+import plotly.graph_objects as go  # type: ignore[import-untyped]
 
-from precrop.explore.words import plain
+from precrop.explore.words import plain, uniform_widths
 
 if TYPE_CHECKING:
     from precrop.plans.plan import LayerPlan, Plan
@@ -20,14 +20,6 @@ _OLD, _NEW, _WIDER, _FIXED, _UNIFORM, _OTHER = (
 )
 _LABELS = 60
 """Layers that are named below the picture: all, or every other, third, …"""
-
-
-def uniform_widths(plan: "Plan") -> list[float] | None:
-    """Outputs of every layer at uniform width; None where no budget says how wide that is."""
-    share = plan.solver.get("uniform", {}).get("share")
-    if share is None:
-        return None
-    return [layer.base_out * (share if layer.group else 1) for layer in plan.layers]
 
 
 def picture(plan: "Plan", other: "Plan | None" = None) -> go.Figure:
@@ -61,7 +53,9 @@ def picture(plan: "Plan", other: "Plan | None" = None) -> go.Figure:
     if uniform is not None:
         _add_line(figure, names, uniform, "uniform width", _UNIFORM)
     if other is not None:
-        _add_line(figure, names, [layer.out_channels for layer in other.layers], "plan file", _OTHER)
+        _add_line(
+            figure, names, [layer.out_channels for layer in other.layers], "plan file", _OTHER
+        )
     every = -(-len(names) // _LABELS)
     figure.update_layout(
         barmode="overlay",

@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import gradio as gr
@@ -18,7 +18,7 @@ def started(page: gr.Blocks, host: str, port: int) -> Iterator[str]:
     Raises:
         PrecropError: the port is taken, or is no port of this machine's.
     """
-    _check_free(host, port)
+    check_free(host, port)
     try:
         page.launch(
             server_name=host,
@@ -37,21 +37,25 @@ def started(page: gr.Blocks, host: str, port: int) -> Iterator[str]:
         page.close(verbose=False)
 
 
-def serve(page: gr.Blocks, host: str, port: int) -> None:
-    """Serve until Ctrl-C, which is passed on."""
+def serve(page: gr.Blocks, host: str, port: int, say: Callable[[str], None]) -> None:
+    """Serve until Ctrl-C, which is passed on; ``say`` is told the address."""
     with started(page, host, port) as address:
-        print(f"precrop explore: {address} (Ctrl-C ends it)", flush=True)
+        say(f"Open {address} in a browser; Ctrl-C ends it.")
         threading.Event().wait()
 
 
-def _check_free(host: str, port: int) -> None:
-    """Refuse now what the server would give up on after a while."""
+def check_free(host: str, port: int) -> None:
+    """Refuse now what the server would give up on after a while.
+
+    Raises:
+        PrecropError: the port is taken, or is no port of this machine's.
+    """
+    if not 0 < port < 2**16:
+        raise PrecropError(f"--port {port} is no port: write a number from 1 to 65535")
     try:
-        with socket.create_server((host, port)):
-            pass
+        socket.create_server((host, port)).close()
     except OSError as error:
+        reason = error.strerror or str(error)
         raise PrecropError(
-            f"cannot serve on {host}:{port}: {error.strerror or error}; --port takes another"
+            f"cannot serve on {host}:{port}: {reason}; --port and --host take others"
         ) from error
-    except OverflowError as error:
-        raise PrecropError(f"--port {port} is no port: write a number from 1 to 65535") from error

@@ -1,6 +1,6 @@
 """What the page says, as HTML in which every name is plain text."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -12,22 +12,7 @@ from precrop.plans.comparison import compare
 from precrop.plans.table import notes, total_table
 
 if TYPE_CHECKING:
-    from pandas import DataFrame  # type: ignore[import-untyped]
-
     from precrop.plans.plan import Plan
-
-_COLUMNS = {
-    "layer": "layer",
-    "kind": "kind",
-    "base_in": "inputs",
-    "in_channels": "new inputs",
-    "base_out": "outputs",
-    "out_channels": "new outputs",
-    "kept": "kept, %",
-    "density": "weights, %",
-    "frozen": "frozen, and why",
-}
-"""Of a plan's frame, and what the page calls them."""
 
 
 def plain(text: str) -> str:
@@ -55,19 +40,53 @@ def beside(plan: "Plan", other: "Plan") -> str:
     return f"<pre>{escape(str(compare(plan, other, names=('planned', 'plan file'))))}</pre>"
 
 
-def refusal(message: str) -> str:
-    """Why there is no plan."""
-    return f'<p class="refused"><b>No such plan.</b> {plain(message)}</p>'
+def refusal(what: str, why: str) -> str:
+    """What there is not, and why."""
+    return f'<p class="refused"><b>{what}</b> {plain(why)}</p>'
 
 
-def layers(plan: "Plan") -> "DataFrame":
-    """One row a layer."""
-    found = plan.to_frame()[list(_COLUMNS)].rename(columns=_COLUMNS)
-    for column in ("kept, %", "weights, %"):
-        found[column] = (100 * found[column]).round(1)
-    for column in ("layer", "frozen, and why"):
-        found[column] = found[column].map(printable)
-    return found
+def layers(plan: "Plan", other: "Plan | None" = None) -> str:
+    """One row a layer; ``other`` is a plan of the same network."""
+    uniform = uniform_widths(plan)
+    rows = []
+    for index, layer in enumerate(plan.layers):
+        cells = [
+            layer.name,
+            layer.kind,
+            _change(layer.base_in, layer.in_channels),
+            _change(layer.base_out, layer.out_channels),
+            f"{layer.out_channels / layer.base_out:.0%}",
+            f"{layer.density:.1%}",
+            "" if uniform is None else f"{uniform[index]:.0f}",
+            *([] if other is None else [str(other.layers[index].out_channels)]),
+            layer.frozen or "",
+        ]
+        rows.append(cells)
+    beside = [] if other is None else ["plan file"]
+    headings = [
+        "layer",
+        "kind",
+        "inputs",
+        "outputs",
+        "kept",
+        "weights",
+        "uniform",
+        *beside,
+        "frozen",
+    ]
+    return f'<div class="layers">{_grid(headings, rows)}</div>'
+
+
+def uniform_widths(plan: "Plan") -> list[float] | None:
+    """Outputs of every layer at uniform width; None where no budget says how wide that is."""
+    share = plan.solver.get("uniform", {}).get("share")
+    if share is None:
+        return None
+    return [layer.base_out * (share if layer.group else 1) for layer in plan.layers]
+
+
+def _change(old: int, new: int) -> str:
+    return str(old) if old == new else f"{old} → {new}"
 
 
 def _gain(plan: "Plan") -> Iterator[str]:
@@ -83,12 +102,15 @@ def _list(lines: list[str]) -> str:
 
 def _html_table(table: Table) -> str:
     """A table for the terminal in HTML."""
-    headings = "".join(f"<th>{plain(str(column.header))}</th>" for column in table.columns)
-    rows = zip(*(column.cells for column in table.columns), strict=True)
-    body = "".join(
-        f"<tr>{''.join(f'<td>{plain(_text(cell))}</td>' for cell in row)}</tr>" for row in rows
-    )
-    return f'<table class="totals"><tr>{headings}</tr>{body}</table>'
+    rows = zip(*(map(_text, column.cells) for column in table.columns), strict=True)
+    return _grid([str(column.header) for column in table.columns], rows)
+
+
+def _grid(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table of plain texts."""
+    head = "".join(f"<th>{plain(heading)}</th>" for heading in headings)
+    body = "".join(f"<tr>{''.join(f'<td>{plain(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f'<table class="grid"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
 def _text(cell: Any) -> str:

@@ -1,0 +1,34 @@
+"""The command ``explore``. Heavy imports wait inside it, as in `precrop.cli.app`."""
+
+from typing import Annotated
+
+import typer
+
+from precrop.cli.arguments import shapes
+from precrop.cli.options import ModelOptions, with_options
+from precrop.cli.output import needs
+from precrop.progress import step
+
+
+@with_options
+def explore_command(
+    source: ModelOptions,
+    profile: Annotated[
+        list[str] | None,
+        "A device whose latency can have a budget: what `precrop profile` wrote; repeatable.",
+        "FILE.json",
+    ] = None,
+    host: Annotated[
+        str, "Whose browsers may open it: 127.0.0.1 those of this machine, 0.0.0.0 any."
+    ] = "127.0.0.1",
+    port: Annotated[int, "Where it is served."] = 7860,
+) -> None:
+    """Open a page on which budgets are moved and the plan is seen at once, until Ctrl-C."""
+    with needs("explore", "the page needs"), step("loading the page"):
+        from precrop.explore.page import app
+        from precrop.explore.serving import check_free, serve
+    check_free(host, port)
+    with step(f"reading {source.model}"):
+        shape = shapes(source.input_shape)
+        page = app(source.model, source.args, shape, profiles=profile or ())
+    serve(page, host, port, typer.echo)

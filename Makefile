@@ -41,7 +41,7 @@ $(OUTSIDE_STAMP): pyproject.toml constraints.txt constraints-outside.txt
 		-e '.[models]' $(OUTSIDE_PACKAGES)
 	@touch $@
 
-browser:  ## a Chromium for the tests of the report's page, on Debian; elsewhere install one by hand
+browser:  ## a Chromium for the tests of pages, on Debian; elsewhere install one by hand
 	command -v chromium || command -v google-chrome || (apt-get update -qq && apt-get install -y -qq chromium)
 
 demo: $(MODELS)  ## crop torchvision's ResNet-50 to half its parameters and half its MACs
@@ -65,11 +65,12 @@ test-all: install  ## every test
 fuzz-networks: install  ## crop 10,000 random networks, hours; goes on where it was stopped
 	$(PYTHON) -m tests.fuzz_networks --count 10000 --results fuzz-networks.jsonl
 
-bench: install  ## seconds per plan, against Torch-Pruning, per method; speed of training and of studies
+bench: install  ## seconds per plan, against Torch-Pruning, per method; speed of training, of studies and of the page
 	$(PYTHON) -m benchmarks.plan_speed
 	$(PYTHON) -m benchmarks.methods_speed
 	$(PYTHON) -m benchmarks.training_speed
 	$(PYTHON) -m benchmarks.study_overhead
+	$(PYTHON) -m benchmarks.explore
 
 bench-speed: install  ## measured speed of cropped networks, written to docs/speed.md
 	$(PYTHON) -m benchmarks.deployment_speed --fresh --markdown docs/speed.md
@@ -110,8 +111,9 @@ $(DOCS): pyproject.toml constraints.txt
 coverage-outside: $(OUTSIDE_STAMP)  ## measure networks of other packages, write docs/coverage-outside.md
 	$(OUTSIDE) -m scripts.coverage_outside --cache coverage-outside.jsonl
 
-picture: install  ## the picture in the README
+picture: install  ## the pictures in the README
 	$(PYTHON) scripts/widths_picture.py
+	$(PYTHON) -m scripts.explore_picture
 
 clean:  ## remove the environments and every cache
 	rm -rf .venv .venv-outside .venv-docs .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -37,13 +37,14 @@ _SAVE = """(name, text) => {
 """The browser writes the file, so that the server need not keep any."""
 _STYLE = """<style>
 .grid { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-.grid th, .grid td { padding: 1px 14px 1px 0; text-align: right; white-space: nowrap; }
+.grid th, .grid td { padding: 2px 16px 2px 0; text-align: right; white-space: nowrap; }
 .grid th:first-child, .grid td:first-child, .layers td:last-child { text-align: left; }
-.layers { max-height: 420px; overflow: auto; }
+.grid th { font-weight: 600; border-bottom: 1px solid var(--border-color-primary); }
+.layers { max-height: 420px; overflow: auto; font-size: 90%; }
 .layers th { position: sticky; top: 0; background: var(--body-background-fill); }
+.notes { padding-left: 18px; list-style: disc; }
 .refused { color: #b3261e; }
 </style>"""
-
 _NONE = "# no such plan: see above"
 
 Values = Mapping[Any, Any]
@@ -164,7 +165,7 @@ def app(
         fill_width=True,
         delete_cache=(_HOUR,) * 2,
     ) as page:
-        gr.HTML(_STYLE, padding=False)
+        gr.HTML(_STYLE, apply_default_css=False)
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
                 panel = _panel(explorer, str(first))
@@ -219,18 +220,18 @@ def _panel(explorer: Explorer, first: str) -> Panel:
         file=gr.File(
             label="A plan file to set beside", file_types=[".json"], height=150, elem_id="file"
         ),
-        told=gr.HTML(elem_id="told", padding=False),
+        told=gr.HTML(elem_id="told", apply_default_css=False),
         other=gr.State(None, time_to_live=_HOUR),
     )
 
 
 def _results() -> Results:
-    refused = gr.HTML(elem_id="refused", padding=False)
-    numbers = gr.HTML(elem_id="totals", padding=False)
+    refused = gr.HTML(elem_id="refused", apply_default_css=False)
+    numbers = gr.HTML(elem_id="totals", apply_default_css=False)
     drawn = gr.Plot(show_label=False, elem_id="picture")
-    told = gr.HTML(elem_id="remarks", padding=False)
-    compared = gr.HTML(elem_id="beside", padding=False)
-    rows = gr.HTML(elem_id="layers", padding=False)
+    told = gr.HTML(elem_id="remarks", apply_default_css=False)
+    compared = gr.HTML(elem_id="beside", apply_default_css=False)
+    rows = gr.HTML(elem_id="layers", apply_default_css=False)
     with gr.Row():
         command = gr.Code(label="In a shell", language="shell", elem_id="command", lines=5)
         python = gr.Code(label="In Python", language="python", elem_id="python", lines=5)

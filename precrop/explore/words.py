@@ -97,7 +97,8 @@ def _gain(plan: "Plan") -> Iterator[str]:
 
 
 def _list(lines: list[str]) -> str:
-    return f"<ul>{''.join(f'<li>{plain(line)}</li>' for line in lines)}</ul>"
+    items = "".join(f"<li>{plain(line)}</li>" for line in lines)
+    return f'<ul class="notes">{items}</ul>'
 
 
 def _html_table(table: Table) -> str:

@@ -149,7 +149,7 @@ def plan(
     plugins.load()
     for name in costs or ():
         if name in UNITS:
-            raise PrecropError(f"{name} is no cost of your own: write {name}= instead of costs=")
+            raise PrecropError(f"{name} is not a cost of your own: write {name}= instead of costs=")
     if groups not in ("keep", "scale"):
         raise PrecropError(f"groups={groups!r} is unknown: write 'keep' or 'scale'")
     if residual not in ("tie", "crop"):

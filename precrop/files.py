@@ -40,7 +40,7 @@ def _beside(target: Path) -> Path:
         if target.is_dir():
             raise PrecropError(f"cannot write {target}: it is a folder, name a file in it")
         if target.exists() and not target.is_file():
-            raise PrecropError(f"cannot write {target}: it is no plain file")
+            raise PrecropError(f"cannot write {target}: it is not a plain file")
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     except OSError as error:
         raise PrecropError(f"cannot write {target}: {error.strerror}") from error
@@ -93,7 +93,7 @@ def open_own(path: Path, flags: int) -> int:
     )
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise OSError(None, "it is no plain file")
+        raise OSError(None, "it is not a plain file")
     return handle
 
 
@@ -106,7 +106,7 @@ def open_plain(path: Path) -> BufferedReader:
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise OSError(errno.EINVAL, "it is no plain file")
+        raise OSError(errno.EINVAL, "it is not a plain file")
     return os.fdopen(handle, "rb")
 
 

@@ -154,7 +154,7 @@ def push_to_hub(
         if not (folder / file).is_file():
             raise PrecropError(f"{folder} has no {file}: write it with precrop.save_pretrained")
     if not _REPOSITORY.fullmatch(repository):
-        raise PrecropError(f"{repository!r} is no repository: write user/name")
+        raise PrecropError(f"{repository!r} is not a repository: write user/name")
     hub = _hub(f"{repository} cannot be reached")
     try:
         hub.create_repo(repository, token=token, private=private, exist_ok=True)
@@ -178,7 +178,7 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     tensors = {}
     for name, value in model.state_dict().items():
         if not isinstance(value, Tensor) or value.is_meta or value.layout != torch.strided:
-            raise PrecropError(f"{name} is no plain tensor, and safetensors holds no others")
+            raise PrecropError(f"{name} is not a plain tensor, and safetensors holds no others")
         plain = value.detach().to("cpu", copy=True)
         tensors[name] = plain.clone(memory_format=torch.contiguous_format)
     return tensors
@@ -207,7 +207,7 @@ def _original(folder: Path, model: Original | None) -> nn.Module:
         return _made(model)
     config = read_json(folder / CONFIG)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise PrecropError(f"{folder / CONFIG} is no description by save_pretrained")
+        raise PrecropError(f"{folder / CONFIG} was not written by save_pretrained")
     if config.get("name") is None:
         raise PrecropError(
             f"{folder} does not say how its network ({config.get('network')}) is built: give the "
@@ -257,15 +257,15 @@ def _place(folder: str | Path, revision: str | None, token: str | None) -> Path:
     if path.is_dir():
         return path
     if path.exists() or not _REPOSITORY.fullmatch(str(folder)):
-        raise PrecropError(f"{folder} is no folder of precrop.save_pretrained")
-    hub = _hub(f"{folder} is no folder here")
+        raise PrecropError(f"{folder} was not written by precrop.save_pretrained")
+    hub = _hub(f"{folder} is not a folder here")
     try:
         found = hub.snapshot_download(
             str(folder), revision=revision, token=token, allow_patterns=list(FILES)
         )
     except Exception as error:  # whatever the Hub's client and its connection raise
         raise PrecropError(
-            f"{folder} is no folder here, and is not on the Hugging Face Hub: {_reason(error)}"
+            f"{folder} is not a folder here, and is not on the Hugging Face Hub: {_reason(error)}"
         ) from error
     return Path(found)
 

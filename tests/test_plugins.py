@@ -149,7 +149,7 @@ def test_costs_that_make_no_sense_are_one_line(installed: Path) -> None:
     for option, message in (
         ("joy=0.5", "no cost is called 'joy'"),
         ("energy", "--cost energy is not like energy=0.5"),
-        ("params=0.5", "params is no cost of your own: write params="),
+        ("params=0.5", "params is not a cost of your own: write params="),
     ):
         found = run(installed, "-m", "precrop", "plan", "resnet20", "--cost", option)
         assert found.returncode == 2

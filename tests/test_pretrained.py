@@ -212,7 +212,7 @@ def test_a_file_in_place_of_the_folder(trained: nn.Module, half: Plan, tmp_path:
     (tmp_path / "net").write_text("")
     with pytest.raises(PrecropError, match="cannot write .*net"):
         precrop.save_pretrained(trained, half, tmp_path / "net")
-    with pytest.raises(PrecropError, match="no folder of precrop.save_pretrained"):
+    with pytest.raises(PrecropError, match="not written by precrop.save_pretrained"):
         precrop.from_pretrained(tmp_path / "net")
 
 
@@ -246,7 +246,7 @@ def test_a_file_never_runs_code(
         ({"args": {"num_classes": 2**40}}, "is not taken from a file"),
         ({"args": [1]}, "config.json is broken"),
         ({"name": 3}, "config.json is broken"),
-        ({"format": 99}, "is no description"),
+        ({"format": 99}, "was not written by save_pretrained"),
         ({"name": "resnet32"}, "for another network"),
     ],
 )
@@ -365,7 +365,7 @@ def test_a_folder_comes_before_the_hub(hub: Hub, trained: nn.Module, saved: Path
     "name", ["nothing", "./a/b", "a/b/c", "/a/b", "../a", "~/b", "a/", "a b/c"]
 )
 def test_what_is_no_name_of_a_repository_is_not_looked_up(name: str, hub: Hub) -> None:
-    with pytest.raises(PrecropError, match="no folder of precrop.save_pretrained"):
+    with pytest.raises(PrecropError, match="not written by precrop.save_pretrained"):
         precrop.from_pretrained(name)
     assert hub.asked == []
 
@@ -374,7 +374,7 @@ def test_what_is_not_on_the_hub(hub: Hub, saved: Path) -> None:
     with pytest.raises(PrecropError, match="not on the Hugging Face Hub: OSError: 404") as caught:
         precrop.from_pretrained("someone/nothing")
     assert "\n" not in str(caught.value)
-    with pytest.raises(PrecropError, match="is no repository: write user/name"):
+    with pytest.raises(PrecropError, match="is not a repository: write user/name"):
         precrop.push_to_hub(saved, "half")
     (saved / "plan.json").unlink()
     with pytest.raises(PrecropError, match="has no plan.json"):
@@ -392,7 +392,7 @@ def test_an_upload_that_fails(hub: Hub, saved: Path, monkeypatch: pytest.MonkeyP
 
 def test_without_the_hubs_package(hub: Hub, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(PrecropError, match=r"no folder here, .* pip install 'precrop\[hub\]'"):
+    with pytest.raises(PrecropError, match=r"not a folder here, .* pip install 'precrop\[hub\]'"):
         precrop.from_pretrained("someone/half")
     with pytest.raises(PrecropError, match="is not installed"):
         precrop.push_to_hub(saved, "someone/half")

@@ -194,7 +194,7 @@ def test_pickles_of_a_stranger(capsys: Output) -> None:
         ["train", "resnet20", "-q", "--epochs", "1"],
     ):
         line = refused(capsys, *words, "--weights", "given.pt")
-        assert "given.pt is no plain state_dict: it holds code or objects" in line
+        assert "given.pt is not a plain state_dict: it holds code or objects" in line
     assert not Path("ran").exists()
 
 

@@ -52,7 +52,7 @@ def set_seed(seed: int | None) -> None:
     import torch
 
     if not 0 <= seed < 2**64:
-        raise PrecropError(f"--seed {seed} is no seed: write a number from 0 up, below 2**64")
+        raise PrecropError(f"--seed {seed} is not a seed: write a number from 0 up, below 2**64")
     torch.manual_seed(seed)
 
 

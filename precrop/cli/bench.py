@@ -100,7 +100,7 @@ def bench_command(
         channels_last=channels_last,
     )
     if rounds < 1:
-        raise PrecropError(f"--rounds {rounds} are none: give 1 or more")
+        raise PrecropError(f"--rounds {rounds} makes no sense: give 1 or more")
     if output is not None:
         check_writable(output)
     if plot is not None:

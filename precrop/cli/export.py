@@ -106,7 +106,7 @@ def _find(
     elif path.suffix == ".json" or len(path.parts) > 1:
         raise PrecropError(f"cannot read {source}: there is no such file")
     elif original.model is not None:
-        raise PrecropError(f"--model names a plan's original, and {source} is no plan file")
+        raise PrecropError(f"--model names a plan's original, and {source} is not a plan file")
     else:
         found = _of_model(source, original.arg, known=bool(input_shape))
     if weights is not None:

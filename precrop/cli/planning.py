@@ -175,7 +175,7 @@ def _divisor(text: str) -> int | Literal["auto"]:
         return "auto"
     if not text.isdecimal() or len(text) > _DIGITS:
         shown = text if len(text) <= _DIGITS else text[:_DIGITS] + "…"
-        raise PrecropError(f"--divisor {shown} is no number of channels: write 8, or auto")
+        raise PrecropError(f"--divisor {shown} is not a number of channels: write 8, or auto")
     return int(text)
 
 

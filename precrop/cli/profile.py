@@ -68,7 +68,7 @@ def profile_command(
     start = time.monotonic()
     wanted = _shares(shares)
     if not 0 < minutes < float("inf"):
-        raise PrecropError(f"--minutes {minutes:g} is no time: write a number above 0")
+        raise PrecropError(f"--minutes {minutes:g} is not a time: write a number above 0")
     if min(rounds, threads, batch) < 1:
         raise PrecropError("--rounds, --threads and --batch are whole numbers from 1")
     arguments(arg)

@@ -305,7 +305,9 @@ def _store_of(where: Path, store: Path | None) -> Path:
 
     if not where.is_file():
         if store is not None:
-            raise PrecropError(f"--store is for the file of a study, and {where} is none: drop it")
+            raise PrecropError(
+                f"--store is for the file of a study, and {where} is not one: drop it"
+            )
         return where
     return store or _usual_store(read_study(where, trust=True))  # nothing of it is run
 

@@ -182,7 +182,7 @@ def train_command(
     changed = recipe.changed()
     wanted.check()
     if workers is not None and workers < 0:
-        raise PrecropError(f"--workers {workers} is no number of processes: write 0 or more")
+        raise PrecropError(f"--workers {workers} is not a number of processes: write 0 or more")
     with needs("train"):
         from precrop.training.devices import is_first_process
         from precrop.training.logs import USUAL

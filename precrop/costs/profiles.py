@@ -116,13 +116,13 @@ def _check(profile: DeviceProfile) -> None:
     if OTHER not in profile.coefficients:
         raise ValueError(f"it has no coefficients for {OTHER!r}")
     if profile.threads is not None and (type(profile.threads) is not int or profile.threads < 1):
-        raise ValueError(f"threads {profile.threads!r} is no number of threads")
+        raise ValueError(f"threads {profile.threads!r} is not a number of threads")
     if not isinstance(profile.device, str) or profile.device.partition(":")[0] not in _DEVICES:
         raise ValueError(f"device {profile.device!r} is not {' or '.join(_DEVICES)}")
     if not isinstance(profile.machine, Mapping):
-        raise ValueError(f"machine {profile.machine!r} is no description")
+        raise ValueError(f"machine {profile.machine!r} is not a description")
     if type(profile.step) is not int or profile.step < 1:
-        raise ValueError(f"step {profile.step!r} is no number of channels")
+        raise ValueError(f"step {profile.step!r} is not a number of channels")
     for kind, coefficients in profile.coefficients.items():
         for name, value in coefficients.items():
             if name not in FEATURES or not _is_rate(value):
@@ -165,11 +165,11 @@ def roofline(
         if not 0 < value < math.inf:
             raise PrecropError(f"{what}={value!r} is not a positive number per second")
     if not _is_rate(launch):
-        raise PrecropError(f"launch={launch!r} is no time in seconds")
+        raise PrecropError(f"launch={launch!r} is not a time in seconds")
     byte = 1 / bandwidth
     every = {"calls": launch, "reads": byte, "writes": byte, "weights": byte, "macs": 2 / flops}
     made = DeviceProfile(name, device, runtime, None, {OTHER: every, "view": {}}, step)
-    return _checked(made, "this roofline is no device profile")
+    return _checked(made, "this roofline is not a device profile")
 
 
 ROOFLINES = {

@@ -172,7 +172,7 @@ def deploy(
     if rounds < 1:
         raise PrecropError(f"{rounds} rounds measure nothing: give 1 or more")
     if not 0 <= seed < 2**64:
-        raise PrecropError(f"seed {seed} is none: write a number from 0 up, below 2**64")
+        raise PrecropError(f"seed {seed} is not a seed: write a number from 0 up, below 2**64")
     limit(latency, 1.0)
     check_runtime(FILE_KINDS[format].runtime)
     setting = Setting(threads=threads)
@@ -308,7 +308,9 @@ class _Book:
             if content["schema"] != SCHEMA or content.pop("digest") != _digest(content):
                 raise ValueError("another version's, or changed")
         except (LookupError, TypeError, ValueError) as error:
-            raise PrecropError(f"{self.path} is no deployment: choose another folder") from error
+            raise PrecropError(
+                f"{self.path} was not written by precrop deploy: choose another folder"
+            ) from error
         for name, value in self.about.items():
             if about.get(name) != value:
                 raise PrecropError(

@@ -131,7 +131,7 @@ class Source:
     ) -> None:
         if batch is not None and not 1 <= batch <= LARGEST_BATCH:
             raise PrecropError(
-                f"batch={batch} is no batch size: give 1 to {LARGEST_BATCH:,}, or none for any"
+                f"batch={batch} is not a batch size: give 1 to {LARGEST_BATCH:,}, or none for any"
             )
         away = {tensor.device.type for tensor in _tensors(model)} - {"cpu"}
         if "meta" in away:
@@ -533,7 +533,7 @@ def _write_safetensors(source: Source, path: Path) -> None:
     state = source.model.state_dict()
     odd = next((name for name, value in state.items() if not isinstance(value, Tensor)), None)
     if odd is not None:
-        raise PrecropError(f"safetensors holds tensors alone, and the network's {odd} is none")
+        raise PrecropError(f"safetensors holds tensors alone, and the network's {odd} is not one")
     # Tensors under two names (tied weights) are written twice: safetensors knows no sharing.
     tensors = {
         name: tensor.detach().clone(memory_format=torch.contiguous_format)

@@ -135,5 +135,5 @@ def _amounts(numbers: Sequence[Any]) -> dict[str, float]:
 def _number(value: Any) -> float:
     found = float(value)
     if not 0 <= found < math.inf:
-        raise ValueError(f"{found} is no amount")
+        raise ValueError(f"{found} is not an amount")
     return found

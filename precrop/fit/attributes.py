@@ -273,8 +273,7 @@ def apply_edits(model: nn.Module, edits: Iterator[Edit] | tuple[Edit, ...] | lis
             before = get_attribute(module, path)
             if not _fits(value, before):
                 raise PlanError(
-                    f"the plan sets {where} to {value!r}, which is no size or number in the place "
-                    "of one"
+                    f"the plan sets {where} to {value!r}, not a size or number in the place of one"
                 )
             set_attribute(module, path, value)
         except LookupError as error:

@@ -42,7 +42,7 @@ def register(
     """
     timm = _timm()
     if not re.fullmatch(r"\w+", name, re.ASCII):
-        raise PrecropError(f"{name!r} is no name for timm: take letters, digits and underscores")
+        raise PrecropError(f"{name!r} is not a name for timm: take letters, digits and underscores")
     home = sys.modules.setdefault(HOME, ModuleType(HOME, "Networks cropped by precrop."))
     if timm.is_model(name) and not hasattr(home, name):
         raise PrecropError(f"timm has a network called {name} of its own: take another name")

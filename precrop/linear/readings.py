@@ -250,7 +250,7 @@ def linear(call: Call, args: Sequence[Any]) -> Any:
     """Run an operation that is linear in its first argument, and takes no other tensor."""
     first, *rest = args
     if any(isinstance(leaf, (Flow, Gate, Weight, Even, Inert)) for leaf in leaves(rest)):
-        raise UnreadableError("another operand is no constant")
+        raise UnreadableError("another operand is not a constant")
     if isinstance(first, Even):
         if call.name in _KEEPING:
             return [Even(first.value, shape) for shape in call.shapes]
@@ -455,7 +455,7 @@ def _operands(inputs: Any, weight: Any) -> tuple[Flow, Tensor | Even]:
         raise UnreadableError("it multiplies activations with each other")
     flow = _input(inputs)
     if isinstance(weight, Inert):
-        raise UnreadableError("its weight is no layer's")
+        raise UnreadableError("its weight belongs to no layer")
     if isinstance(weight, Tensor):
         return flow, weight.abs().to(flow.values)
     return flow, weight.values if isinstance(weight, Weight) else weight

@@ -53,7 +53,7 @@ def build(plan: "Plan", model: nn.Module, init: Init = "slice") -> nn.Module:
     plan = for_outputs(plan, model)
     check_same_network(plan, model)
     for path in {*plan.left_out} - {name for name, _ in model.named_modules()}:
-        raise PlanError(f"the plan leaves out {path}, which is no module of the network")
+        raise PlanError(f"the plan leaves out {path}, which is not a module of the network")
     _check_sizes(plan, model)
     cut = _largest(plan, model, init) if init in NORMS else _leading(plan, model)
     small = copied(model, lambda name, tensor: cut(name, tensor.detach()))

@@ -77,8 +77,8 @@ def _unpickled(path: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise PrecropError(
-            f"{path} is no plain state_dict: it holds code or objects, and nothing but tensors is "
-            f"unpickled; {_HOW}"
+            f"{path} is not a plain state_dict: it holds code or objects, and nothing but tensors "
+            f"is unpickled; {_HOW}"
         ) from error
     except Exception as error:  # whatever a broken file makes PyTorch raise
         if "TorchScript" in str(error):
@@ -99,14 +99,14 @@ def _plain(content: Any, path: Path) -> dict[str, Tensor]:
         content = inner[key]
     if not isinstance(content, Mapping):
         raise PrecropError(
-            f"{path} is no plain state_dict: it holds a {type(content).__name__}; {_HOW}"
+            f"{path} is not a plain state_dict: it holds a {type(content).__name__}; {_HOW}"
         )
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             where = f"{name!r} is a {type(value).__name__}"
-            raise PrecropError(f"{path} is no plain state_dict: {where}, no tensor; {_HOW}")
+            raise PrecropError(f"{path} is not a plain state_dict: {where}, no tensor; {_HOW}")
         if value.layout != torch.strided or value.is_meta or value.is_quantized:
-            raise PrecropError(f"{path}: {name} is no plain tensor; {_HOW}")
+            raise PrecropError(f"{path}: {name} is not a plain tensor; {_HOW}")
     if not content:
         raise PrecropError(f"{path} holds no tensors; {_HOW}")
     return dict(content)

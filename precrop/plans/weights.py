@@ -21,7 +21,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     """
     try:
         if path.exists() and not path.is_file():
-            raise PrecropError(f"cannot read {path}: it is no plain file")
+            raise PrecropError(f"cannot read {path}: it is not a plain file")
         return load_file(path)
     except OSError as error:
         raise PrecropError(f"cannot read {path}: {error.strerror or error}") from error

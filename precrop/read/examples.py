@@ -98,7 +98,7 @@ class Example:
                 raise ValueError(batch)
             return cls(shape, dtype, batch, values)
         except (LookupError, TypeError, ValueError, RuntimeError) as error:
-            raise PrecropError(f"this is no record of an input: {brief(spec)}") from error
+            raise PrecropError(f"this is not a record of an input: {brief(spec)}") from error
 
 
 def brief(value: Any) -> str:

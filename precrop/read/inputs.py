@@ -94,7 +94,7 @@ def check_network(model: Any) -> None:
             f"{brief(model)} is a name, not a network: build it first, such as "
             f"torchvision.models.{model if model.isidentifier() else 'resnet50'}()"
         )
-    raise PrecropError(f"{brief(model)} is no network: give an instance of torch.nn.Module")
+    raise PrecropError(f"{brief(model)} is not a network: give an instance of torch.nn.Module")
 
 
 class Inputs:
@@ -140,7 +140,9 @@ class Inputs:
     def _take(self, example: Any, named: Mapping[str, Any], model: nn.Module | None) -> None:
         """Take examples of arguments by position and by name."""
         if not isinstance(named, Mapping):
-            raise PrecropError(f"example_kwargs={brief(named)} is no mapping from names to inputs")
+            raise PrecropError(
+                f"example_kwargs={brief(named)} is not a mapping from names to inputs"
+            )
         self.examples = True
         args: Any = () if example is None else (example,)
         if type(example) is tuple:
@@ -214,7 +216,7 @@ class Inputs:
             self.args = [unrecorded(one) for one in args]
             self.kwargs = {str(name): unrecorded(one) for name, one in named.items()}
         except (LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise PrecropError(f"this is no record of inputs: {brief(spec)}") from error
+            raise PrecropError(f"this is not a record of inputs: {brief(spec)}") from error
         self.examples = True
 
     @property

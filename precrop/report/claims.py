@@ -126,7 +126,7 @@ def _claims(path: Path, given: str | Sequence[Any] | None) -> list[Claim]:
         given = read_yaml(path)
     with within(str(path)):
         if not isinstance(given, list):
-            raise PrecropError(f"{brief(given)} is no list of claims")
+            raise PrecropError(f"{brief(given)} is not a list of claims")
         found = []
         for number, item in enumerate(given, start=1):
             name = item.get("claim") if isinstance(item, Mapping) else None

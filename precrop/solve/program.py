@@ -305,7 +305,7 @@ def check_options(**options: Any) -> None:
         if not number or not least <= value < math.inf:
             raise PrecropError(f"{name}={shown} makes no sense: write a number from {least} up")
         if whole and not isinstance(value, Integral):
-            raise PrecropError(f"{name}={shown} is no number of channels: write a whole number")
+            raise PrecropError(f"{name}={shown} is not a number of channels: write a whole number")
 
 
 def uneven_layers(structure: Structure, choices: Choices, units: Integers) -> list[Layer]:

@@ -30,7 +30,7 @@ def check_widths(widths: Mapping[str, int], names: Sequence[str]) -> dict[str, i
         names: of the network's layers.
 
     Raises:
-        PrecropError: a width that is no number of channels, or of a layer that is not there.
+        PrecropError: a width that is not a number of channels, or of a layer that is not there.
     """
     _check_names("widths", widths, names)
     return {name: _check_width(name, width) for name, width in widths.items()}

@@ -44,7 +44,7 @@ def from_keywords(
     if rule != BALANCED and balance != BALANCE:
         raise PrecropError(f"rule={rule!r} has no balance: drop balance={balance!r}")
     if densities is not None and not densities:
-        raise PrecropError("densities= names no layer: give {layer name: density}")
+        raise PrecropError("densities= is empty: give {layer name: density}")
     if rule == UNIFORM:
         if densities:
             raise PrecropError("rule='uniform' looks at no densities: drop densities=")

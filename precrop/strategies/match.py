@@ -131,5 +131,5 @@ def checked(densities: Mapping[str, float], network: Network) -> dict[str, float
         PrecropError: there are none, one is outside (0, 1], or of no layer.
     """
     if not densities:
-        raise PrecropError("densities= names no layer: give {layer name: density}")
+        raise PrecropError("densities= is empty: give {layer name: density}")
     return check_densities(densities, [layer.name for layer in network.layers])

@@ -44,11 +44,11 @@ class Widths(Strategy):
         """The same with checked widths.
 
         Raises:
-            PrecropError: there are none, or one is no number of channels or of no layer.
+            PrecropError: there are none, or one is not a number of channels or of no layer.
         """
         found = check_widths(self.widths, [layer.name for layer in network.layers])
         if not found:
-            raise PrecropError("widths= names no layer: give {layer name: output channels}")
+            raise PrecropError("widths= is empty: give {layer name: output channels}")
         return replace(self, widths=found)
 
     def __call__(self, problem: Program) -> Solution:

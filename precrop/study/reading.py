@@ -93,7 +93,7 @@ def _odd(value: Any) -> str | None:
             return f"a text of {len(value):,} characters, more than {_LONGEST:,}"
         return None if "".join(value.split()).isprintable() else f"the control characters {value!r}"
     if isinstance(value, float) and not math.isfinite(value):
-        return f"{value}, which is no number"
+        return f"{value}, which is not a number"
     if isinstance(value, int) and abs(value) >= _LARGEST:
         return "a number of more than 64 bits"
     return None

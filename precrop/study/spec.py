@@ -224,7 +224,7 @@ def _network(value: Any, recipe: Recipe, trust: Trust) -> StudyNetwork:
     if not isinstance(args, Mapping) or not all(isinstance(name, str) for name in args):
         raise PrecropError(f"args is {brief(args)}, not names and values")
     if not _is_json(args):
-        raise PrecropError(f"args is {brief(args)}: a value is no number, text, list or mapping")
+        raise PrecropError(f"args is {brief(args)}: a value is not a number, text, list or mapping")
     own = entry.content.get("recipe")
     model = ModelSpec(entry.text("model"), dict(args))
     model.check(trust, "say --trust")
@@ -245,7 +245,7 @@ def _series(
         check_code(name, trust, "say --trust")
     odd = next((key for key, value in words.items() if not _is_json(value)), None)
     if odd is not None:
-        raise PrecropError(f"{odd} is {brief(words[odd])}: a value is no number, text or list")
+        raise PrecropError(f"{odd} is {brief(words[odd])}: a value is not a number, text or list")
     if "networks" in entry.content:
         networks = _chosen(entry.items("networks"), networks)
     if "seeds" in entry.content:

@@ -133,7 +133,7 @@ class Store:
         if create and not mark.is_file():
             _create(path)
         if not mark.is_file():
-            raise PrecropError(f"{path} is no store of a study: there is no {_MARK} in it")
+            raise PrecropError(f"{path} is not a store of a study: there is no {_MARK} in it")
         _check_schema(mark)
         return cls(path)
 
@@ -233,7 +233,7 @@ class Store:
             try:
                 _to_rows(table, range(table.num_rows), Histories(self))
             except _UNTOLD as error:
-                self._drop(name, f"a row in it is none: {_reason(error)}")
+                self._drop(name, f"a row in it cannot be read: {_reason(error)}")
         return len(self.dropped) > before
 
     def _live(self) -> list[str]:
@@ -364,7 +364,7 @@ def _looked_at(path: Path) -> _Part:
     file = _part_file(path)
     replaces = json.loads((file.schema_arrow.metadata or {}).get(_REPLACES, b"[]"))
     if not isinstance(replaces, list) or not all(isinstance(name, str) for name in replaces):
-        raise ValueError("what it replaces is no list of names")
+        raise ValueError("what it replaces is not a list of names")
     whole = _CHECKED.search(path.name) is None
     table = file.read(None if whole else list(_PLAIN), use_threads=False)
     _check_values(table)
@@ -404,7 +404,7 @@ def _check_values(table: pa.Table) -> None:
     if not _all(pc.or_(done, failed)):
         raise ValueError("a row is neither done nor failed")
     if not _all(pc.is_in(table.column("kind"), pa.array(_KINDS))):
-        raise ValueError(f"a row's kind is none of {', '.join(_KINDS)}")
+        raise ValueError(f"a row's kind is not one of {', '.join(_KINDS)}")
     for name in _ALWAYS:
         if table.column(name).null_count:
             raise ValueError(f"a row has no {name}")
@@ -418,7 +418,7 @@ def _check_values(table: pa.Table) -> None:
             raise ValueError(f"a finished row has no {name}")
     for name in ("asked_params", "asked_macs", "seconds", "overhead"):
         if not _all(pc.is_finite(table.column(name).drop_null())):
-            raise ValueError(f"{name} of a row is no number")
+            raise ValueError(f"{name} of a row is not a number")
     for name in _TIMES:
         times = table.column(name)
         if not _all(pc.and_(pc.greater(times, _EPOCH), pc.less(times, _END))):
@@ -492,9 +492,9 @@ def _check_nested(columns: Mapping[str, Sequence[Any]]) -> None:
     for name, kind in kinds.items():
         for mapping in {id(each): each for each in columns[name]}.values():
             if not isinstance(mapping, dict):
-                raise TypeError(f"{name} is no mapping")
+                raise TypeError(f"{name} is not a mapping")
             if not all(isinstance(value, kind) for value in mapping.values()):
-                raise TypeError(f"{name} has a value that is none")
+                raise TypeError(f"{name} has a value of a wrong type")
 
 
 def _picked(values: Sequence[Any], chosen: Sequence[int]) -> list[Any]:
@@ -574,7 +574,7 @@ class History(Sequence[Mapping[str, float]]):
                 return tuple(epochs)
         except (ValueError, TypeError, AttributeError, RecursionError):
             pass
-        raise PrecropError(f"the history of cell {self._key[0]} is no list of epochs")
+        raise PrecropError(f"the history of cell {self._key[0]} is not a list of epochs")
 
     def __getitem__(self, place: Any) -> Any:
         return self._epochs[place]

@@ -138,7 +138,7 @@ def described(folder: Path) -> dict[str, Any]:
     """
     content = read_json(folder / CONTENT)
     if not isinstance(content, dict) or content.get("format") not in (_UNCHECKED, FORMAT):
-        raise PrecropError(f"{folder / CONTENT} is no checkpoint of format {FORMAT}")
+        raise PrecropError(f"{folder / CONTENT} is not a checkpoint of format {FORMAT}")
     digest, files = content.pop("digest", None), content.get("files", {})
     if content["format"] == _UNCHECKED and digest is None:
         return content

@@ -105,7 +105,7 @@ def find_checkpoint(path: Path) -> Path:
             return found
     plan = "; a plan goes with --weights FILE" if path.suffix == ".json" else ""
     raise PrecropError(
-        f"{path} is no checkpoint: give the folder of a run, or one with {checkpoints.CONTENT}"
+        f"{path} is not a checkpoint: give the folder of a run, or one with {checkpoints.CONTENT}"
         f"{plan}"
     )
 

@@ -160,7 +160,7 @@ def read_result(folder: Path) -> Result | None:
         _check_figures(result)
         return result
     except (AttributeError, KeyError, TypeError) as error:
-        raise PrecropError(f"{path} is no result: remove it to train on") from error
+        raise PrecropError(f"{path} is not a result: remove it to train on") from error
 
 
 def _check_figures(result: Result) -> None:

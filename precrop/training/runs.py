@@ -200,7 +200,9 @@ class Run:
     def __post_init__(self) -> None:
         """Refuse a run that is both cropped and masked, and a seed that is none."""
         if not 0 <= self.seed < 2**64:
-            raise PrecropError(f"seed {self.seed} is none: write a number from 0 up, below 2**64")
+            raise PrecropError(
+                f"seed {self.seed} is not a seed: write a number from 0 up, below 2**64"
+            )
         if self.plan is not None and self.mask is not None:
             raise PrecropError("a run is cropped by a plan or masked, not both: drop one of them")
 
@@ -310,13 +312,13 @@ class Run:
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             if isinstance(error, PrecropError):
                 raise
-            raise PrecropError(f"this is no run's description: {error!r}") from error
+            raise PrecropError(f"this is not the description of a run: {error!r}") from error
         if content.get("id") != run.id:
             raise PrecropError(f"this run is {run.id} and says it is {content.get('id')}")
         if len(run.input_shape) != 3 or not all(0 < n <= LARGEST_SIDE for n in run.input_shape):
-            raise PrecropError(f"this run is of images of {run.input_shape}, which are none")
+            raise PrecropError(f"this run names {run.input_shape} as the shape of its images")
         if not isinstance(run.crop_pct, float | None) or not 0 < (run.crop_pct or 1.0) <= 1:
-            raise PrecropError(f"this run crops images to {run.crop_pct!r}, which is no share")
+            raise PrecropError(f"this run crops images to {run.crop_pct!r}, which is not a share")
         run.model.check(trust, f"say --model {run.model.name}, or --trust")
         return run
 
@@ -327,7 +329,7 @@ def _channels(values: Any) -> tuple[float, ...] | None:
         return None
     found = tuple(map(float, values))
     if len(found) != 3 or not all(map(math.isfinite, found)):
-        raise ValueError(f"{values!r} are no numbers of three channels")
+        raise ValueError(f"{values!r} are not numbers of three channels")
     return found
 
 

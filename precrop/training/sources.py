@@ -468,7 +468,7 @@ def _class_folders(folder: Path) -> Source:
     if not splits.get("train") or held_out is None:
         missing = "train/" if not splits.get("train") else "val/, valid/ or test/"
         raise PrecropError(
-            f"{folder} is no data set: it has neither train-*.parquet nor {missing} "
+            f"{folder} is not a data set: it has neither train-*.parquet nor {missing} "
             "with a folder for every class"
         )
     for here, there in (("train", held_out), (held_out, "train")):

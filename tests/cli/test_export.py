@@ -181,7 +181,7 @@ def test_state_dicts_of_torch_save(capsys: Output) -> None:
     export_json(capsys, *words)
     assert load_file("a.safetensors")["0.weight"].equal(trained.get_parameter("0.weight"))
     torch.save(trained, "whole.pt")
-    refused("no plain state_dict: it holds code or", NET, *SHAPE, "--weights", "whole.pt")
+    refused("not a plain state_dict: it holds code or", NET, *SHAPE, "--weights", "whole.pt")
 
 
 def test_bad_input() -> None:
@@ -190,14 +190,14 @@ def test_bad_input() -> None:
     refused("unknown model 'resnet21'", "resnet21")
     refused("cannot read none.json: there is no such file", "none.json")
     refused("cannot read runs/none: there is no such file", "runs/none")
-    refused("empty is no checkpoint", "empty")
+    refused("empty is not a checkpoint", "empty")
     refused("not a plan file", "broken.json")
     refused("--model names a plan's original", "resnet20", "--model", "resnet20")
     refused("no input shape is known", NET)
     refused("'3,a' is not like", NET, "--input-shape", "3,a")
     refused("cannot write none/net.onnx", NET, *SHAPE, "-o", "none/net.onnx")
     refused("cannot read none", NET, *SHAPE, "--weights", "none.safetensors")
-    refused("batch=0 is no batch size", NET, *SHAPE, "--batch", "0")
+    refused("batch=0 is not a batch size", NET, *SHAPE, "--batch", "0")
     with pytest.raises(typer.TyperException, match="tflite"):
         run(NET, *SHAPE, "--format", "tflite")
 

@@ -73,7 +73,7 @@ def test_a_run(capsys: Output) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["half.json", "-o", "x"], "is no checkpoint"),
+        (["half.json", "-o", "x"], "is not a checkpoint"),
         (["half.json", "--weights", "half.safetensors", "-o", "x"], "name some with --data"),
         (["half.json", "--batches", "0", "-o", "x"], "--batches 0 and --batch-size 128 make no"),
         (["half.json", "-o", "missing/x"], "cannot write missing/"),

@@ -113,7 +113,7 @@ def test_the_usual_margin_is_the_claims() -> None:
 
 
 def test_no_store(tmp_path: Path) -> None:
-    with pytest.raises(PrecropError, match="is no store"):
+    with pytest.raises(PrecropError, match="is not a store"):
         run(tmp_path, "-o", tmp_path / "report")
     assert not (tmp_path / "report").exists()
 

@@ -269,10 +269,10 @@ def test_torn_parts_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         ),
         (["run", "{study}", "--trust", "--processes", "0", "--store", "{new}"], "are 1 or more"),
         (["run", "{study}", "--trust", "--store", "{folder}"], "is not empty and no store"),
-        (["show", "{folder}"], "is no store of a study"),
+        (["show", "{folder}"], "is not a store of a study"),
         (["show", "{folder}", "--store", "{new}"], "--store is for the file of a study"),
         ([], "Missing command"),
-        (["diff", "{folder}", "{folder}"], "is no store of a study"),
+        (["diff", "{folder}", "{folder}"], "is not a store of a study"),
     ],
 )
 def test_mistakes(

@@ -278,13 +278,13 @@ def test_eval(capsys: Output) -> None:
         (["train", NET, "--epochs", "1", "--set", "epochs=2"], "--epochs and --set epochs= are"),
         (["train", NET, "--batch-size", "8", "--set", "batch-size=9"], "--batch-size and --set"),
         (["train", NET, "--init", "reset"], "--init is for a cropped network"),
-        (["train", NET, "--workers", "-1"], "--workers -1 is no number of processes"),
-        (["train", NET, "--seed", "-1"], "seed -1 is none: write a number from 0 up"),
+        (["train", NET, "--workers", "-1"], "--workers -1 is not a number of processes"),
+        (["train", NET, "--seed", "-1"], "seed -1 is not a seed: write a number from 0 up"),
         (["train", NET, "--logger", "none", "--logger", "csv"], "drop it, or drop csv"),
         (["train", NET, "--set", "milestones=0.5"], "schedule=one-cycle has no milestones"),
-        (["eval", "none", "--model", NET], "none is no checkpoint"),
+        (["eval", "none", "--model", NET], "none is not a checkpoint"),
         (["eval", "none", "--arg", "num_classes=9"], "--arg is for a plan"),
-        (["eval", "none"], "none is no checkpoint"),
+        (["eval", "none"], "none is not a checkpoint"),
         (["eval", "none", "--weights", "w.safetensors"], "name some with --data"),
     ],
 )
@@ -331,5 +331,7 @@ def test_a_plan_has_no_weights_to_evaluate(
     plan.write_text("{}")
     assert main(["eval", str(plan)]) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"precrop: error: {plan} is no checkpoint: give the folder of a run, ")
+    assert said.startswith(
+        f"precrop: error: {plan} is not a checkpoint: give the folder of a run, "
+    )
     assert said.endswith("; a plan goes with --weights FILE\n")

@@ -149,7 +149,9 @@ def test_what_depends_on_a_change_is_done_again(world: World, images: Path, tmp_
             deployed(folder, images, format="pt2", **options)
     record = folder / RECORD
     record.write_text(record.read_text().replace('"seed": 0', '"seed": 1'))
-    with pytest.raises(PrecropError, match=r"deploy.json is no deployment: choose another folder"):
+    with pytest.raises(
+        PrecropError, match=r"deploy.json was not written by precrop deploy: choose another folder"
+    ):
         deployed(folder, images, format="pt2")
 
 

@@ -374,7 +374,7 @@ def test_paths_that_depend_on_values(name: str, tmp_path: Path) -> None:
 def test_wrong_words(tmp_path: Path) -> None:
     path = tmp_path / "net"
     refused("'tflite' is unknown: choose from onnx, pt2", tmp_path, small(), SHAPE, path, "tflite")
-    refused("batch=0 is no batch size", tmp_path, small(), SHAPE, path, batch=0)
+    refused("batch=0 is not a batch size", tmp_path, small(), SHAPE, path, batch=0)
     refused("fails on 1 inputs of 1x12x12", tmp_path, small(), (1, 12, 12), path)
     refused("not a shape", tmp_path, small(), (0, 3), path)
     refused("meta device", tmp_path, small().to("meta"), SHAPE, path)

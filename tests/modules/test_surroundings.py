@@ -99,10 +99,10 @@ def test_the_handler_of_others_stays() -> None:
 
 
 def test_no_device_is_replaced() -> None:
-    with pytest.raises(PrecropError, match="it is no plain file"), replacing("/dev/null"):
+    with pytest.raises(PrecropError, match="it is not a plain file"), replacing("/dev/null"):
         pass
     os.mkfifo("pipe")
-    with pytest.raises(PrecropError, match="it is no plain file"):
+    with pytest.raises(PrecropError, match="it is not a plain file"):
         write_text("pipe", "x")
 
 

@@ -216,11 +216,11 @@ def test_other_functions_take_examples() -> None:
     [
         (Pictures, {"input_shape": (3, 12, 12)}, "Pictures is a class, not a network: make one"),
         ("resnet18", {"input_shape": (3, 12, 12)}, r"torchvision.models.resnet18\(\)"),
-        ({"a": 1}, {"input_shape": (3, 12, 12)}, "is no network: give an instance"),
+        ({"a": 1}, {"input_shape": (3, 12, 12)}, "is not a network: give an instance"),
         (Pictures(), {"input_shape": (1, 3, 12, 12)}, r"without the batch, \(3, 12, 12\)"),
         (Pictures(), {"input_shape": IMAGES, "example_inputs": IMAGES}, "not both"),
         (Pictures(), {}, "input_shape None is not a shape.*example_inputs="),
-        (Pictures(), {"example_kwargs": 3}, "example_kwargs=3 is no mapping"),
+        (Pictures(), {"example_kwargs": 3}, "example_kwargs=3 is not a mapping"),
         (Pictures(), {"example_kwargs": {"y": IMAGES}}, "network fails on input 4x3x12x12"),
         (Words(), {"input_shape": (20,)}, "example_inputs= takes tensors of any type"),
         *(
@@ -250,7 +250,7 @@ def test_mistakes_are_one_line(model: Any, inputs: dict[str, Any], message: str)
 )
 def test_records_of_inputs_that_are_broken(change: dict[str, Any]) -> None:
     record = {"shape": [2, 3], "dtype": "int64", "batch": 0, "values": 1, **change}
-    with pytest.raises(PrecropError, match="no record of an input"):
+    with pytest.raises(PrecropError, match="not a record of an input"):
         Inputs({"example": {"args": [["tensor", record]], "kwargs": {}}})
     for spec in (3, {"args": 3, "kwargs": {}}, {"args": [["x", 1]], "kwargs": {}}, {"args": [1]}):
         with pytest.raises(PrecropError, match="record"):

@@ -287,7 +287,7 @@ def test_what_forward_looks_at_is_not_left_out() -> None:
 def test_a_plan_that_leaves_out_what_is_not_there() -> None:
     plan = precrop.plan(Staged(), (3, 12, 12), macs=0.5, drop_unused=True)
     for path in ("layer9", "layer3.forward", "__class__"):
-        with pytest.raises(PlanError, match="is no module of the network"):
+        with pytest.raises(PlanError, match="is not a module of the network"):
             dataclasses.replace(plan, left_out=(path,)).build(Staged())
 
 

@@ -100,8 +100,8 @@ def test_what_is_no_state_dict(tmp_path: Path) -> None:
         ({"state_dict": state, "model": 3, "x": 1}, None),
         ({"epoch": 3, "weights": state}, "'epoch' is a int, no tensor"),
         ({0: torch.ones(2)}, "0 is a Tensor, no tensor"),
-        ({"0.weight": torch.ones(2).to_sparse()}, "0.weight is no plain tensor"),
-        ({"0.weight": torch.empty(2, device="meta")}, "0.weight is no plain tensor"),
+        ({"0.weight": torch.ones(2).to_sparse()}, "0.weight is not a plain tensor"),
+        ({"0.weight": torch.empty(2, device="meta")}, "0.weight is not a plain tensor"),
         ({"model": {}}, "holds no tensors"),
     ):
         torch.save(content, path)
@@ -114,7 +114,7 @@ def test_what_is_no_state_dict(tmp_path: Path) -> None:
     held: dict[str, Any] = {}
     held["model"] = held
     torch.save(held, path)
-    assert "no plain state_dict" in refusal(path)
+    assert "not a plain state_dict" in refusal(path)
 
 
 def test_broken_files(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_a_mistake_is_a_line(tmp_path: Path, old: str, new: str, said: str) -> N
         ("claims: ../c.yaml", "name a file beside this one"),
         ("claims: 3", "name a file beside this one"),
         ("claims: none.yaml", "cannot read"),
-        ("claims: s.yaml", "is no list of claims"),
+        ("claims: s.yaml", "is not a list of claims"),
         (f"claims: [{CLAIM}, {CLAIM}]", "claims has c twice"),
         ("retired: [{name: old}]", "retired, old: role is missing"),
     ],

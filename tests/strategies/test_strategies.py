@@ -512,7 +512,7 @@ def test_plans_by_rule(rule: str) -> None:
         ({"densities": {"conv1": math.nan}}, "density of conv1 is nan"),
         ({"densities": {"conv1": "a"}}, "density of conv1 is 'a'"),
         ({"densities": {"conv": 0.5}}, "'conv' that is not there; did you mean conv1"),
-        ({"densities": {}}, "densities= names no layer"),
+        ({"densities": {}}, "densities= is empty"),
         (
             {"densities": {"conv1": 0.5}, "objective": "exact"},
             "objective='exact' goes with neither densities= nor rule=",
@@ -622,5 +622,5 @@ def test_what_is_no_strategy_is_refused() -> None:
         precrop.plan(model, SHAPE, params=0.5, strategy=precrop.TwoStep("best"))
     with pytest.raises(PrecropError, match="write a budget|budget"):
         precrop.plan(model, SHAPE, strategy=precrop.Uniform())
-    with pytest.raises(PrecropError, match="widths= names no layer"):
+    with pytest.raises(PrecropError, match="widths= is empty"):
         precrop.plan(model, SHAPE, strategy=precrop.Widths({}))

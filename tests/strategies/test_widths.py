@@ -140,7 +140,7 @@ def test_widths_that_come_in_steps() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"widths": {}}, "widths= names no layer"),
+        ({"widths": {}}, "widths= is empty"),
         ({"widths": {"conv": 8}}, "widths name a layer 'conv' that is not there; did you mean"),
         ({"widths": {"conv1": 0}}, "width of conv1 is 0: write output channels, 1 or more"),
         ({"widths": {"conv1": 8.0}}, "width of conv1 is 8.0"),

@@ -235,7 +235,7 @@ def test_the_size_of_images(tmp_path: Path) -> None:
 def test_a_value_that_fits_in_no_file(tmp_path: Path) -> None:
     text = GOOD.replace("{num_classes: 10}", "{day: 2026-01-02}")
     with pytest.raises(
-        PrecropError, match="cifar_vgg16_bn: args is .*: a value is no number, text"
+        PrecropError, match="cifar_vgg16_bn: args is .*: a value is not a number, text"
     ):
         read(tmp_path, text)
 
@@ -288,7 +288,7 @@ BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nstudy: [*b, *b]\n"
         (GOOD.replace("{num_classes: 10}", "{x: 2026-13-45}"), "is not YAML"),
         (GOOD.replace("{num_classes: 10}", f"{{x: {'y' * 10_001}}}"), "a text of 10,001"),
         (GOOD.replace("{num_classes: 10}", '{x: "\\e[2J"}'), "control characters"),
-        (GOOD.replace("{divisor: 2}", "{widths: {conv1: 2026-01-02}}"), "a value is no number"),
+        (GOOD.replace("{divisor: 2}", "{widths: {conv1: 2026-01-02}}"), "a value is not a number"),
         ("[" * 100_000, "nested too deeply"),
         ("{a: " * 3_000, "nested too deeply"),
         ("x" * 300_000, "is larger than any study"),

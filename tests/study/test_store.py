@@ -314,7 +314,7 @@ def test_what_was_left_behind_is_removed(store: Store, monkeypatch: pytest.Monke
 
 
 def test_what_is_no_store(tmp_path: Path) -> None:
-    with pytest.raises(PrecropError, match=r"is no store of a study: there is no store.json"):
+    with pytest.raises(PrecropError, match=r"is not a store of a study: there is no store.json"):
         Store.open(tmp_path)
     (tmp_path / "photo.jpg").write_text("")
     with pytest.raises(PrecropError, match="is not empty and no store: name another folder"):
@@ -516,7 +516,7 @@ def test_a_part_of_no_sense(store: Store, name: str, value: Any, kind: Any) -> N
 def test_a_history_of_no_sense(store: Store, text: str) -> None:
     written(store, "history", text)
     (row,) = reopened(store).rows()
-    with pytest.raises(PrecropError, match="the history of cell .* is no list of epochs"):
+    with pytest.raises(PrecropError, match="the history of cell .* is not a list of epochs"):
         len(row.history)
 
 

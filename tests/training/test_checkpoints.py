@@ -135,7 +135,7 @@ def test_what_json_does_not_know_is_refused(tmp_path: Path) -> None:
     ("file", "content", "message"),
     [
         ("checkpoint.json", "{", "is not JSON"),
-        ("checkpoint.json", '{"format": 99}', "no checkpoint of format 2"),
+        ("checkpoint.json", '{"format": 99}', "not a checkpoint of format 2"),
         ("checkpoint.json", '{"format": 1, "channels_last": ["x"]}', "is broken"),
         ("model.safetensors", "short", "was changed after it was written"),
         ("state.safetensors", None, "cannot read"),

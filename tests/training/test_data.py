@@ -377,7 +377,7 @@ def test_faults_of_class_folders(tmp_path: Path) -> None:
         return tmp_path.joinpath(*parts)
 
     assert fault(tmp_path) == (
-        f"{tmp_path} is no data set: it has neither train-*.parquet nor train/ "
+        f"{tmp_path} is not a data set: it has neither train-*.parquet nor train/ "
         "with a folder for every class"
     )
     path("train", "cat").mkdir(parents=True)

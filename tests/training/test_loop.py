@@ -181,7 +181,7 @@ def test_a_finished_run_is_not_trained_again(
     assert second.to_json() == first.to_json()
     assert second.history == first.history
     (first.folder / "result.json").write_text("[]")
-    with pytest.raises(PrecropError, match="is no result"):
+    with pytest.raises(PrecropError, match="is not a result"):
         trained(run, tmp_path)
 
 

@@ -111,7 +111,7 @@ $(DOCS): pyproject.toml constraints.txt
 coverage-outside: $(OUTSIDE_STAMP)  ## measure networks of other packages, write docs/coverage-outside.md
 	$(OUTSIDE) -m scripts.coverage_outside --cache coverage-outside.jsonl
 
-picture: install  ## the pictures in the README
+picture: install  ## the pictures in README and docs
 	$(PYTHON) scripts/widths_picture.py
 	$(PYTHON) -m scripts.explore_picture
 

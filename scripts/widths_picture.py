@@ -1,4 +1,4 @@
-"""Draws the picture of the README: MobileNetV2 at half its parameters and half its MACs."""
+"""Draws the picture of the tutorial of a script: MobileNetV2 at half its parameters and half its MACs."""
 
 from pathlib import Path
 

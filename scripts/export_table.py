@@ -384,12 +384,12 @@ writes one file and checks it by running it; `pip install 'precrop[deploy]'` bri
 | `pt2` | `torch.export.save` | `torch.export.load`, without the network's code | the same |
 | `safetensors` | `save_file`, with the plan | `load_safetensors` | a network built anew |
 
-**The check.** The file is run on random inputs at batch {BATCHES[0]} and {BATCHES[1]}, and every output
-may differ from PyTorch's by at most {TOLERANCE:.0e} of its largest value. The difference is printed. A
-file that fails is removed, and what had its name before stays.
+**The check.** The file is run on random inputs at batch {BATCHES[0]} and {BATCHES[1]}, and every
+output may differ from PyTorch's by at most {TOLERANCE:.0e} of its largest value. The difference is
+printed. A file that fails is removed, and what had its name before stays.
 
-**Batch.** Files take any batch size. Networks that PyTorch cannot export that way (they loop over the
-batch) are refused with its reason; `--batch 1` exports them for one size.
+**Batch.** Files take any batch size. Networks that PyTorch cannot export that way (they loop over
+the batch) are refused with its reason; `--batch 1` exports them for one size.
 
 **Names.** ONNX inputs are called as the arguments of the network's `forward`, and outputs by the
 keys and places that lead to them: `output`, `output_0`, `out`, `boxes_0`. Networks are exported as

@@ -1,4 +1,4 @@
-"""Draws the picture of the tutorial of a script: MobileNetV2 at half its parameters and half its MACs."""
+"""Draws a tutorial's picture: MobileNetV2 at half its parameters and half its MACs."""
 
 from pathlib import Path
 

@@ -43,6 +43,7 @@ from precrop.model_spec import ModelSpec
 from precrop.plans.plan import Plan
 from precrop.read.inputs import Inputs
 from precrop.read.lifetimes import lifetimes
+from precrop.read.lower import lower
 from precrop.read.network import Network
 from precrop.zoo import default_input_shape, load_model
 
@@ -444,8 +445,7 @@ def tensor_memory(model: nn.Module, shape: Any, batch: int) -> int:
 def predicted_memory(model: nn.Module, shape: Any, batch: int) -> int:
     """Bytes of a network as it is."""
     read = Network(model, Inputs(shape))
-    read.cost_models["memory"] = memory(follow(read, batch))
-    structure, _ = read.structure()
+    structure, _ = lower(read, {"memory": memory(follow(read, batch))})
     return structure.costs["memory"](structure.units)
 
 

@@ -26,6 +26,7 @@ from precrop.plans.kinds import Init
 from precrop.plans.plan import LayerPlan, Plan
 from precrop.read.axes import leaves
 from precrop.read.inputs import LARGEST_BATCH
+from precrop.read.lower import CostModel
 from precrop.read.network import Network
 from precrop.read.reader import Product
 from precrop.read.reading import Reading
@@ -176,18 +177,19 @@ def plan(
             fold=latency is None and memory is None and not strategy.follows_every_call,
             drop_unused=drop_unused,
         )
-        _ignore(network, patterns)
+        kept = _ignored(network, patterns)
+        network = network.anew(kept) if kept else network
         solver = strategy.solver(network)
         asked = {"params": params, "macs": macs, "latency": latency, "memory": memory}
         asked |= costs or {}
         budgets = {name: budget for name, budget in asked.items() if budget is not None}
         _check_used(budgets, batch_size, device_profile is not None, divisor)
-        _add_costs(network, budgets, profile, batch_size)
+        models = _cost_models(network, budgets, profile, batch_size)
         if not budgets and strategy.budgeted:
             raise missing()
         chosen = isinstance(strategy, Widths) or not (budgets or strategy.budgeted)
         divisors = _divisors(divisor, profile, chosen)
-        choice = Chooser(network, budgets, options, solver, divisors).choose()
+        choice = Chooser(network, budgets, models, options, solver, divisors).choose()
     totals, units = choice.structure.costs, choice.units
     return Plan(
         network=f"{type(model).__module__}:{type(model).__qualname__}",
@@ -282,16 +284,16 @@ def _check_used(
         )
 
 
-def _add_costs(
+def _cost_models(
     network: Network, budgets: Mapping[str, Budget], profile: DeviceProfile, batch_size: int
-) -> None:
-    """Let the network count the costs beside parameters and MACs that have a budget."""
-    network.cost_models |= {name: layered(name) for name in budgets if name not in UNITS}
+) -> dict[str, CostModel]:
+    """The costs beside parameters and MACs that have a budget."""
+    models = {name: layered(name) for name in budgets if name not in UNITS}
     if not {"latency", "memory"} & budgets.keys():
-        return
+        return models
     lives = follow(network, batch_size)
-    models = {"latency": latency_model(profile, lives), "memory": memory_model(lives)}
-    network.cost_models |= {name: model for name, model in models.items() if name in budgets}
+    timed = {"latency": latency_model(profile, lives), "memory": memory_model(lives)}
+    return models | {name: model for name, model in timed.items() if name in budgets}
 
 
 def _deployment(
@@ -307,10 +309,16 @@ def _deployment(
     return found
 
 
-def _ignore(network: Network, patterns: Sequence[str]) -> None:
+def _ignored(network: Network, patterns: Sequence[str]) -> dict[str, str]:
+    """The layers that patterns name, and by which pattern.
+
+    Raises:
+        PrecropError: a pattern names none; the message says what layers are called.
+    """
     names = [layer.name for layer in network.layers]
+    kept: dict[str, str] = {}
     for pattern in patterns:
-        matching = set(fnmatch.filter(names, pattern))
+        matching = fnmatch.filter(names, pattern)
         if not matching:
             inside = fnmatch.filter(names, f"{pattern}.*")
             hint = (
@@ -319,7 +327,8 @@ def _ignore(network: Network, patterns: Sequence[str]) -> None:
                 else (f"layers are named like {', '.join(names[:3])}")
             )
             raise PrecropError(f"ignore pattern {pattern!r} matches no layer; {hint}")
-        network.keep_width(matching, f"ignored by {pattern!r}")
+        kept = dict.fromkeys(matching, f"ignored by {pattern!r}") | kept
+    return kept
 
 
 def _layer_plans(network: Network, choice: Choice) -> tuple[LayerPlan, ...]:

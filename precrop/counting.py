@@ -16,6 +16,7 @@ from precrop.modules.hooks import unwrapped
 from precrop.modules.masks import check_masks
 from precrop.plans.views import drawn, framed, span, stages
 from precrop.read.inputs import check_network, given
+from precrop.read.lower import lower
 from precrop.read.network import Network
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def count(
     check_network(model)
     model = unwrapped(model)
     network = Network(model, given(model, input_shape, example_inputs, example_kwargs), fold=True)
-    structure, _ = network.structure()
+    structure, _ = lower(network)
     params, macs = (structure.costs[cost](structure.units) for cost in ("params", "macs"))
     masked = _masked(model, masks or {})
     layers = []

@@ -13,6 +13,7 @@ from precrop.fit.holding import Holds
 from precrop.plans.plan import BudgetPlan
 from precrop.read.axes import Tie
 from precrop.read.explaining import explained
+from precrop.read.lower import CostModel, further_bounds, lower
 from precrop.read.network import Network, Sizes
 from precrop.solve.budgets import Budget, parse_budgets
 from precrop.solve.program import Choices, Program, produced, program, rows, uneven_layers
@@ -85,6 +86,7 @@ class Chooser:
     Attributes:
         network: as it was read.
         asked: per cost the budget, as the user wrote it.
+        models: of the costs beside parameters and MACs.
         options: those of `precrop.solve.program.program`.
         solver: from the program to continuous widths.
         divisors: of all widths; tried in turn until one meets the budgets and uses them. Where
@@ -93,11 +95,13 @@ class Chooser:
 
     network: Network
     asked: Mapping[str, Budget | None]
+    models: Mapping[str, CostModel]
     options: Mapping[str, Any]
     solver: Solver
     divisors: Sequence[int]
     _fitter: Fitter = field(init=False)
     _holds: Holds = field(init=False)
+    _most_read: dict[str, int] = field(default_factory=dict)
     _narrow_first: bool = False
     _message: str = ""
     _differed: int = 0
@@ -125,7 +129,7 @@ class Chooser:
 
     def _attempt(self) -> Choice | None:
         """Widths that fit; None where something had to be held, so that all is done again."""
-        structure, ties = self.network.structure()
+        structure, ties = lower(self.network, self.models, self._most_read)
         limits = self._limits(structure)
         found = self._large_steps(structure, limits)
         if found is None:
@@ -135,7 +139,9 @@ class Chooser:
             found = _whole(self.solver(problem))
         solution, units = found
         sizes = self.network.sizes(ties, units)
-        if self.network.bound_reads(sizes):
+        bounds = further_bounds(self.network, sizes, self._most_read)
+        if bounds:
+            self._most_read |= bounds
             return None
         fit = self._fitted(sizes)
         if fit is None:

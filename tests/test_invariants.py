@@ -19,6 +19,7 @@ from precrop.errors import BudgetError
 from precrop.planning import Choice
 from precrop.plans.plan import Plan
 from precrop.read.inputs import Inputs
+from precrop.read.lower import lower
 from precrop.read.network import Network
 from precrop.solve.program import Choices
 from tests.networks import SHAPE, Net, networks
@@ -177,7 +178,7 @@ def check_least(net: Net, request: dict[str, Any], message: str) -> None:
 def narrowest(net: Net, request: dict[str, Any]) -> dict[str, int]:
     """What the network costs if every width is the least allowed, by its first reading."""
     network = Network(net, Inputs(SHAPE), scale_groups=request["groups"] == "scale")
-    structure, _ = network.structure()
+    structure, _ = lower(network)
     choices = Choices.of(structure.groups, request["divisor"], request["min_width"])
     return {name: cost(choices.lower.tolist()) for name, cost in structure.costs.items()}
 

@@ -23,6 +23,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 import precrop
 from precrop import planning as choosing
 from precrop.read.inputs import Inputs
+from precrop.read.lower import axis_form, lower
 from precrop.read.network import Network
 from precrop.read.trace import run
 from precrop.solve.program import Integers
@@ -41,11 +42,11 @@ def sibling_units(network: Network, sibling: nn.Module) -> list[int]:
 
     Every axis of every parameter is one linear equation; they are solved one unknown at a time.
     """
-    structure, ties = network.structure()
+    structure, ties = lower(network)
     index = {tie: i for i, tie in enumerate(ties)}
     shapes = {name: p.shape for name, p in sibling.named_parameters()}
     equations = [
-        (network.form(axis, index), size)
+        (axis_form(axis, index), size)
         for name, axes in network.reader.tensors.items()
         if name in shapes
         for axis, size in zip(axes, shapes[name], strict=True)
@@ -196,5 +197,5 @@ def test_sibling(name: str) -> None:
 
 def test_every_width_is_found_from_the_sibling() -> None:
     network = Network(ResNet(BasicBlock, [1, 1, 1, 1]), Inputs(SHAPE))
-    structure, _ = network.structure()
+    structure, _ = lower(network)
     assert sibling_units(network, ResNet(BasicBlock, [1, 1, 1, 1])) == structure.units

@@ -13,7 +13,8 @@ from precrop.costs.profiles import DeviceProfile
 from precrop.costs.work import FEATURES, UNBLOCKED, Work, WorkReader, each_call
 from precrop.read.axes import Tie, axis_size
 from precrop.read.lifetimes import Lifetimes
-from precrop.read.network import CostModel, Network
+from precrop.read.lower import CostModel, polynomial
+from precrop.read.network import Network
 from precrop.read.reader import Product
 from precrop.solve.structure import Cost
 
@@ -44,7 +45,7 @@ def latency(profile: DeviceProfile, lives: Lifetimes) -> CostModel:
             for feature, rate in profile.of(work.kind).items()
             for product in work.products(feature)
         ]
-        return network.cost([product for product in products if product.coefficient], index)
+        return polynomial([product for product in products if product.coefficient], index)
 
     return model
 

@@ -6,7 +6,8 @@ from typing import TypeVar
 
 from precrop.errors import PrecropError
 from precrop.read.axes import Tie
-from precrop.read.network import CostModel, Network
+from precrop.read.lower import CostModel, lowered, polynomial
+from precrop.read.network import Network
 from precrop.read.reader import Product
 from precrop.solve.budgets import UNITS
 from precrop.solve.structure import Cost, Layer
@@ -50,7 +51,7 @@ def layered(name: str) -> CostModel:
     def model(network: Network, index: Mapping[Tie, int]) -> Cost:
         products = []
         for reading in network.layers:
-            prices = COSTS[name](network.layer(reading, index))
+            prices = COSTS[name](lowered(network, reading, index))
             if not all(type(price) is int and price >= 0 for price in prices):
                 raise PrecropError(
                     f"the cost {name!r} says {prices!r} of {reading.name}: it must be two whole "
@@ -58,7 +59,7 @@ def layered(name: str) -> CostModel:
                 )
             weights = Product(1, list(network.reader.tensors[reading.weight]))
             products += [_times(weights, prices[0]), *(_times(m, prices[1]) for m in reading.macs)]
-        return network.cost([product for product in products if product.coefficient], index)
+        return polynomial([product for product in products if product.coefficient], index)
 
     return model
 

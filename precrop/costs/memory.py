@@ -12,7 +12,8 @@ import numpy as np
 from precrop.costs.batches import at_batch
 from precrop.read.axes import Tie
 from precrop.read.lifetimes import INPUT, Lifetimes
-from precrop.read.network import CostModel, Network
+from precrop.read.lower import CostModel, polynomial
+from precrop.read.network import Network
 from precrop.read.reader import Product
 from precrop.solve.structure import Cost, Peak
 
@@ -29,7 +30,7 @@ def memory(lives: Lifetimes) -> CostModel:
         storages = [
             Cost({(): life.elements * life.bytes})
             if life.call == INPUT
-            else network.cost(
+            else polynomial(
                 [
                     Product(
                         life.bytes * batch.growth[life.call][life.output],

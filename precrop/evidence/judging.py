@@ -33,6 +33,7 @@ from precrop.linear.expected import Expectation
 from precrop.models.nats import NatsNetwork
 from precrop.pruning.methods import NEED_DATA, RULES, SCORES
 from precrop.read.inputs import Inputs
+from precrop.read.lower import lower
 from precrop.read.network import Network
 from precrop.solve.program import OBJECTIVES, end_shares, program
 from precrop.solve.structure import Structure
@@ -207,7 +208,7 @@ def exact_values(table: Table, rows: Integers) -> dict[str, Floats]:
     network = Network(
         _network(FiveWidths, WIDEST, table.data_set.num_classes), Inputs(table.data_set.input_shape)
     )
-    known, _ = network.structure()
+    known, _ = lower(network)
     densities = _log_ratios(table)[rows] @ sum(end_shares(known)).T
     kinds: dict[str, type[Expectation]] = EXACT
     values = {name: np.full(len(table.params), np.nan) for name in kinds}

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from precrop.errors import PrecropError
 from precrop.models.nats import STAGES, NatsCell, NatsNetwork, NatsReduction, projection
 from precrop.read.inputs import Inputs
+from precrop.read.lower import lower
 from precrop.read.network import Network
 from precrop.solve.structure import Structure
 
@@ -184,4 +185,4 @@ class FiveWidths(FreeWidths):
 def structure(data_set: DataSet, widths: Sequence[int]) -> Structure:
     """Groups, layers and costs of a network with the table's five widths to choose."""
     network = FiveWidths(widths, data_set.num_classes)
-    return Network(network, Inputs(data_set.input_shape)).structure()[0]
+    return lower(Network(network, Inputs(data_set.input_shape)))[0]

@@ -14,7 +14,7 @@ from precrop.fit.attributes import Edit, integers
 from precrop.fit.probing import PROBED_DEPTH, Prober
 from precrop.fit.sites import frames_around
 from precrop.modules.copying import submodule
-from precrop.read.axes import Axis, axis_size
+from precrop.read.axes import Axis, axis_size, varies
 from precrop.read.network import Network, Pass, Sizes
 from precrop.read.trace import Frame, input_tensors
 
@@ -80,8 +80,8 @@ class Checks:
                 continue
             for tensor, axes in zip(input_tensors(call), reading.inputs, strict=True):
                 if id(tensor) not in made and not isinstance(tensor, nn.Parameter):
-                    given += filter(self.network.varies, axes)
+                    given += filter(varies, axes)
             for axes in reading.outputs:
-                inside += filter(self.network.varies, axes)
+                inside += filter(varies, axes)
             made.update(map(id, call.outputs))
         return given, inside

@@ -6,15 +6,16 @@ every width, and a network in which nothing changes is always as predicted.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from math import gcd
 
 import torch
 
 from precrop.fit.drivers import Driver
 from precrop.fit.fitting import Fitter, Mismatch
 from precrop.fit.sites import Site
-from precrop.read.axes import Axis
+from precrop.read.axes import Axis, atoms, axis_of, freeze, resolve, tie, unify, varies
 from precrop.read.network import Network, Pass
 from precrop.read.reader import CallReading
 
@@ -49,7 +50,7 @@ class Holds:
     def everything(self, reason: str) -> None:
         """Hold every width: a network in which nothing changes is always as predicted."""
         every = (axis for layer in self.network.layers for axis in (layer.inputs, layer.outputs))
-        self.network.freeze(every, reason)
+        _freeze(every, reason)
 
     def hold_too(self, mismatches: Sequence[Mismatch]) -> None:
         """Hold further sites one step harder, whether or not that changes anything by now."""
@@ -102,21 +103,45 @@ class Holds:
                     literals = forward.readings[index + driver.behind].literals
                     axis = literals.get(driver.literal)
                     if axis and followed and driver.fits(axis, followed):
-                        hold = self.network.unite if driver.exact else self.network.tie
+                        hold = _unite if driver.exact else _tie
                         changed |= hold([axis, followed])
         return changed
 
     def _apply(self, site: Site) -> bool:
         freezes, reach = DECISIONS[self.levels[site]]
-        network, changed = self.network, False
-        for forward in network.passes:
+        changed = False
+        for forward in self.network.passes:
             for found in reach(self.fitter, forward, self.fitter.places(forward).get(site, [])):
-                axes = [axis for axis in found if network.varies(axis)]
-                if freezes:
-                    changed |= network.freeze(axes, _reason(site))
-                else:
-                    changed |= network.tie(axes)
+                changed |= _freeze(found, _reason(site)) if freezes else _tie(found)
         return changed
+
+
+def _freeze(axes: Iterable[Axis], reason: str) -> bool:
+    """Freeze axes; False if all of them were fixed already."""
+    found = [*filter(varies, axes)]
+    for axis in found:
+        freeze(axis, reason)
+    return bool(found)
+
+
+def _tie(axes: Iterable[Axis]) -> bool:
+    """Let the varying widths of the axes keep one ratio; False if they do or cannot."""
+    found = {
+        atom.tie.root(): atom for axis in axes for atom in atoms(axis) if atom.tie.root().varies
+    }
+    if len(found) < 2 or gcd(*(root.quantum for root in found)) == 1:
+        return False
+    tie([axis_of(atom) for atom in found.values()])
+    return True
+
+
+def _unite(axes: Sequence[Axis]) -> bool:
+    """Let two varying axes of one size be one; False if they are, or one of them is fixed."""
+    first, second = map(resolve, axes)
+    if first == second or not (varies(first) and varies(second)):
+        return False
+    unify(first, second)
+    return True
 
 
 def _reason(site: Site) -> str:

@@ -24,6 +24,7 @@ from precrop.pruning.masking import masks
 from precrop.pruning.problem import generator
 from precrop.read.axes import Axis, Folded, Tie, resolve, segment_size
 from precrop.read.inputs import given
+from precrop.read.lower import lower
 from precrop.read.network import Network
 from precrop.solve.targets import check_densities
 
@@ -161,7 +162,7 @@ def sampled_crop(
         PrecropError: an argument makes no sense, or the network has no linear reading.
     """
     sampler = _Sampler(model, input_shape, weights, _output)
-    structure, ties = sampler.network.structure()
+    structure, ties = lower(sampler.network)
     names = [group.name for group in structure.groups]
     asked = share if isinstance(share, Mapping) else dict.fromkeys(names, share)
     checked = check_densities(asked, names)

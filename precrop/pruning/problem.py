@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from precrop.errors import PrecropError
 from precrop.progress import Progress, silent
 from precrop.read.inputs import given
+from precrop.read.lower import lower
 from precrop.read.network import Network
 from precrop.solve.budgets import Budget, parse_budgets, parse_share
 from precrop.solve.structure import Layer
@@ -61,7 +62,7 @@ class Problem:
             PrecropError: the network fails on this input, or has no prunable layer.
         """
         network = Network(model, given(model, input_shape))
-        structure, _ = network.structure()
+        structure, _ = lower(network)
         if not structure.layers:
             raise PrecropError(
                 "the network has no prunable layer: no convolution and no linear layer"

@@ -55,6 +55,11 @@ class Tie:
             node = node.parent
         return node
 
+    @property
+    def varies(self) -> bool:
+        """Whether its atoms may have other sizes; asked of a root."""
+        return self.frozen is None and self.quantum > 1
+
     def join(self, other: "Tie") -> "Tie":
         """Unite two ties; the quantum divides both."""
         first, second = self.root(), other.root()
@@ -207,6 +212,16 @@ def unfolded(axis: Axis) -> list[Axis]:
 def atoms(axis: Axis) -> list[Atom]:
     """The atoms of an axis, in order, with repetition."""
     return [atom for atom, _ in leaves(axis) if atom is not None]
+
+
+def varies(axis: Axis) -> bool:
+    """Whether some width changes the axis."""
+    return any(atom.tie.root().varies for atom in atoms(axis))
+
+
+def roots_of(axes: Iterable[Axis]) -> set[Tie]:
+    """The ties of some axes."""
+    return {atom.tie.root() for axis in axes for atom in atoms(axis)}
 
 
 def freeze(axis: Axis, reason: str) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import prod
 
 from precrop.modules.names import layer_of
-from precrop.read.axes import Axis, Tie, atoms, resolve
+from precrop.read.axes import Axis, Tie, atoms, resolve, varies
 from precrop.read.network import NOT_CALLED, Network, Sizes, tensor_axes
 from precrop.read.reader import INPUT
 from precrop.read.trace import input_tensors
@@ -105,7 +105,7 @@ def _why(network: Network, part: _Part, sizes: Sizes) -> str | None:
         if 2 * sum(old for old, _ in kept) <= sizes.size(axis):
             continue
         _, segment = max(kept, key=lambda pair: pair[0])
-        if network.varies((segment,)):
+        if varies((segment,)):
             return None
         reason = next((atom.tie.root().frozen for atom in atoms((segment,))), None)
         return reason or (part.read if place > 0 else _FIXED)

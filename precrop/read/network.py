@@ -1,11 +1,11 @@
-"""A network that has been read: its widths as a `Structure`, and sizes at any choice of widths."""
+"""A network that has been read: its passes, and sizes at any choice of widths."""
 
 import copy
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import gcd, prod
+from math import prod
 from typing import Any
 
 import torch
@@ -22,14 +22,11 @@ from precrop.read.axes import (
     Folded,
     Tie,
     atoms,
-    axis_of,
     axis_size,
     freeze,
-    leaves,
     resolve,
     segment_size,
-    tie,
-    unify,
+    varies,
 )
 from precrop.read.corrected import Correction
 from precrop.read.inputs import Inputs, check_network
@@ -48,15 +45,11 @@ from precrop.read.unused import (
     unused_modules,
     widths_of,
 )
-from precrop.solve.structure import Cost, Group, Layer, Peak, Structure, parts
 
-# A product of more widths than this has no place in the allocation; its widths are frozen.
-MAX_DEGREE = 2
-# Parameters may have more, as the weight of a bilinear layer and a folded axis do.
-MAX_PARAMETER_DEGREE = 4
 # Where several values decide what runs, the others are tried all at once, or else so many singly.
 MOST_TURNS = 8
 NOT_CALLED = "no pass calls it"
+NOTHING_KEPT: Mapping[str, str] = {}
 # Tables of fewer parameters than this share of the network's are not listed as frozen.
 SMALL = 0.01
 # Numbers of inputs that tell a batch axis from others; a single one is special to some code.
@@ -103,10 +96,6 @@ def skeleton(
     made = copied(model, empty)
     keep_own_hooks(made, model)
     return made
-
-
-CostModel = Callable[["Network", Mapping[Tie, int]], Cost | Peak]
-"""A further cost of a network, such as its latency, by the position of every varying tie."""
 
 
 @dataclass
@@ -170,7 +159,6 @@ class Network:
             both with other answers where values decide what runs.
         notes: what could not be read, in words.
         streams: where layers have widths of their own at residual streams.
-        cost_models: costs beside ``params`` and ``macs``, by name.
         fold: whether steps of recurrent layers are read once. Their sizes and MACs are those of the
             whole pass, but the calls are fewer: for what follows every call, leave it out.
         unused: modules with weights that no pass called, and how many numbers each holds.
@@ -196,16 +184,14 @@ class Network:
         self.streams = tuple(streams)
         self.meta = MetaKernels()
         self.notes: dict[str, str] = {}
-        self.cost_models: dict[str, CostModel] = {}
         self.real = False
         self.model = unwrapped(model)
         self.parameters = dict(self.model.named_parameters())
         self.unused: dict[str, int] = {}
         self.followers: dict[str, str] = {}
         self.routed = False
-        self._kept: list[tuple[frozenset[str], str]] = []
+        self._kept: Mapping[str, str] = {}
         self._scale_groups = scale_groups
-        self._most_read: dict[str, int] = {}
         self.tables = Tables(self.model)
         check_network(model)
         if inputs.examples:
@@ -295,16 +281,18 @@ class Network:
             for training, trace in self._traces
         ]
         self._adopt()
-        for names, reason in self._kept:
-            for layer in self.layers:
-                if layer.name in names:
-                    freeze(layer.outputs, reason)
+        for layer in self.layers:
+            if layer.name in self._kept:
+                freeze(layer.outputs, self._kept[layer.name])
 
-    def anew(self) -> "Network":
-        """The same passes, followed from the beginning; nothing is held, ignored or counted."""
+    def anew(self, kept: Mapping[str, str] = NOTHING_KEPT) -> "Network":
+        """The same passes, followed from the beginning; nothing else is held.
+
+        Args:
+            kept: layers whose output keeps its width, by name, and why.
+        """
         other = copy.copy(self)
-        other.notes = dict(self.notes)
-        other.cost_models, other._kept, other._most_read = {}, [], {}
+        other.notes, other._kept = dict(self.notes), kept
         other.read()
         return other
 
@@ -395,7 +383,8 @@ class Network:
                     for axis in tensor
                     if axis_size(axis) in sizes
                 )
-                self.freeze(axes, f"{path} may run on other inputs")
+                for axis in filter(varies, axes):
+                    freeze(axis, f"{path} may run on other inputs")
 
     def run_again(
         self,
@@ -446,225 +435,10 @@ class Network:
         """Layers with a weight tensor, in the order of execution."""
         return list(self.reader.layers.values())
 
-    def keep_width(self, names: Iterable[str], reason: str) -> None:
-        """Keep the output width of some layers, by name."""
-        self._kept.append((frozenset(names), reason))
-        self.read()
-
-    def freeze(self, axes: Iterable[Axis], reason: str) -> bool:
-        """Freeze axes; False if all of them were fixed already."""
-        found = [axis for axis in axes if self.varies(axis)]
-        for axis in found:
-            freeze(axis, reason)
-        return bool(found)
-
-    def tie(self, axes: Iterable[Axis]) -> bool:
-        """Let the varying widths of the axes keep one ratio; False if they do or cannot."""
-        found = {
-            a.tie.root(): a for axis in axes for a in atoms(axis) if self._varies(a.tie.root())
-        }
-        if len(found) < 2 or gcd(*(root.quantum for root in found)) == 1:
-            return False
-        tie([axis_of(atom) for atom in found.values()])
-        return True
-
-    def unite(self, axes: Sequence[Axis]) -> bool:
-        """Let two varying axes of one size be one; False if they are, or one of them is fixed."""
-        first, second = map(resolve, axes)
-        if first == second or not (self.varies(first) and self.varies(second)):
-            return False
-        unify(first, second)
-        return True
-
-    def varies(self, axis: Axis) -> bool:
-        """Whether some width changes the axis."""
-        return any(self._varies(atom.tie.root()) for atom in atoms(axis))
-
-    @staticmethod
-    def _varies(tie: Tie) -> bool:
-        return tie.frozen is None and tie.quantum > 1
-
-    def structure(self) -> tuple[Structure, list[Tie]]:
-        """Groups, layers and costs as they stand, and the tie behind every group."""
-        while True:
-            ties = self._ties()
-            index = {tie: i for i, tie in enumerate(ties)}
-            products = [product for layer in self.layers for product in layer.macs]
-            shapes = self._parameter_products()
-            costs: dict[str, Cost | Peak] = {
-                "params": self.cost(shapes, index),
-                "macs": self.cost([*products, *self.reader.macs], index),
-            }
-            costs |= {name: model(self, index) for name, model in self.cost_models.items()}
-            crowded = self._crowded(costs, [*products, *self.reader.macs], index)
-            if not crowded:
-                break
-            ties[max(crowded)].frozen = "its cost is a product of three widths"
-        layers = tuple(self.layer(layer, index) for layer in self.layers)
-        return Structure(self._groups(index), layers, costs), ties
-
-    def _crowded(
-        self,
-        costs: Mapping[str, Cost | Peak],
-        macs: Iterable[Product],
-        index: Mapping[Tie, int],
-    ) -> set[int]:
-        """Groups in a product of too many widths; several in one axis of a layer count once."""
-        crowded: set[int] = set()
-        for name, cost in costs.items():
-            most = MAX_PARAMETER_DEGREE if name in ("params", "macs") else MAX_DEGREE
-            terms = (term for part in parts(cost) for term in part.terms if len(term) > most)
-            crowded |= {group for term in terms for group in term}
-        for product in macs:
-            varying = [axis for axis in product.axes if self.varies(axis)]
-            if len(varying) > MAX_DEGREE and not product.merges:
-                counted = self.cost([product], index).terms
-                crowded |= {group for term in counted if len(term) > MAX_DEGREE for group in term}
-        return crowded
-
-    def _ties(self) -> list[Tie]:
-        """Ties of the varying groups, in the order in which layers produce them.
-
-        A width that no layer makes is one of a learnt table (an embedding, a token) or frozen: a
-        buffer's columns, such as coordinates, mean something.
-        """
-        made = [layer.outputs for layer in self.layers]
-        weights = {layer.weight for layer in self.layers}
-        for name in sorted(self.reader.weights - weights):
-            made += self.reader.tensors.get(name, ())
-        made += self.reader.read_widths.values()
-        found: dict[Tie, None] = {}
-        for axis in (*made, *(layer.inputs for layer in self.layers)):
-            for atom in atoms(axis):
-                if self._varies(atom.tie.root()):
-                    found.setdefault(atom.tie.root())
-        produced = _roots(made)
-        for root in found.keys() - produced:
-            root.frozen = "no layer and no learnt table makes it"
-        read = _roots(axis for layer in self.layers for axis in (layer.inputs, layer.outputs))
-        return [root for root in found if root in produced and root in read]
-
-    def _parameter_products(self) -> list[Product]:
-        return [
-            Product(1, list(tensor_axes(self, name, parameter)))
-            for name, parameter in self.parameters.items()
-            if not any(name.startswith(f"{path}.") for path in self.left_out)
-        ]
-
     @property
     def left_out_params(self) -> int:
         """How many parameters the original has in what is left out."""
         return sum(self.unused[path] for path in self.left_out)
-
-    def form(self, axis: Axis, index: Mapping[Tie, int]) -> dict[tuple[int, ...], int]:
-        """Size of an axis as a polynomial in the groups' units, linear but where it is folded."""
-        form: dict[tuple[int, ...], int] = {}
-        for segment in resolve(axis):
-            if isinstance(segment[0], Folded):
-                terms: dict[tuple[int, ...], int] = {(): segment[1]}
-                for factor in segment[0].factors:
-                    terms = _multiply(terms, self.form(factor, index))
-                for term, coefficient in terms.items():
-                    form[term] = form.get(term, 0) + coefficient
-                continue
-            tie = segment[0].tie.root() if segment[0] else None
-            if tie in index:
-                assert tie is not None
-                key: tuple[int, ...] = (index[tie],)
-                form[key] = form.get(key, 0) + segment_size(segment) // tie.quantum
-            else:
-                form[()] = form.get((), 0) + segment_size(segment)
-        return form
-
-    def cost(self, products: Iterable[Product], index: Mapping[Tie, int]) -> Cost:
-        """The sum of some products as a polynomial in the units of the groups in ``index``."""
-        total: dict[tuple[int, ...], int] = {}
-        for product in products:
-            terms: dict[tuple[int, ...], int] = {(): product.coefficient}
-            for axis in product.axes:
-                terms = _multiply(terms, self.form(axis, index))
-            for key, coefficient in terms.items():
-                total[key] = total.get(key, 0) + coefficient
-        return Cost(total)
-
-    def layer(self, layer: LayerReading, index: Mapping[Tie, int]) -> Layer:
-        """A layer as the program sees it, by the groups in ``index``."""
-        parameter = self.reader.tensors[layer.weight]
-        weights = prod(map(axis_size, parameter))
-        macs = sum(p.coefficient * prod(map(axis_size, p.axes)) for p in layer.macs)
-        outputs = {} if layer.kind == "depthwise" else self._shares(layer.outputs, index)
-        return Layer(
-            layer.name,
-            layer.kind,
-            weights,
-            macs,
-            axis_size(layer.inputs),
-            axis_size(layer.outputs),
-            self._shares(layer.inputs, index),
-            outputs,
-        )
-
-    def _shares(self, axis: Axis, index: Mapping[Tie, int]) -> dict[int, float]:
-        """What each group holds of an axis; of each factor of a folded one, since all count."""
-        size = axis_size(axis)
-        shares: dict[int, float] = {}
-        for segment in resolve(axis):
-            if isinstance(segment[0], Folded):
-                for factor in segment[0].factors:
-                    for owner, share in self._shares(factor, index).items():
-                        share *= segment_size(segment) / size
-                        shares[owner] = shares.get(owner, 0.0) + share
-                continue
-            group = index.get(segment[0].tie.root()) if segment[0] else None
-            if group is not None:
-                shares[group] = shares.get(group, 0.0) + segment_size(segment) / size
-        return shares
-
-    def _groups(self, index: Mapping[Tie, int]) -> tuple[Group, ...]:
-        """Every group by the layers that produce it, or those that read it if none does."""
-        owners: list[tuple[str, list[int]]] = [("", []) for _ in index]
-        for ends in ("outputs", "inputs"):
-            produced = {group for group, (name, _) in enumerate(owners) if name}
-            for layer in self.layers:
-                for segment in leaves(getattr(layer, ends)):
-                    group = index.get(segment[0].tie.root()) if segment[0] else None
-                    if group is not None and group not in produced:
-                        name, widths = owners[group]
-                        widths.append(segment_size(segment))
-                        owners[group] = (name or layer.name, widths)
-        most = self._most_units()
-        return tuple(
-            _group(name, widths, tie, most.get(tie))
-            for tie, (name, widths) in zip(index, owners, strict=True)
-        )
-
-    def _most_units(self) -> dict[Tie, int]:
-        """Per tie of a stream's reader the units that do not pass what is written before it."""
-        most: dict[Tie, int] = {}
-        for path, width in self._most_read.items():
-            axis = self.reader.read_widths[path]
-            for root in _roots([axis]):
-                units = width * root.quantum // axis_size(axis)
-                most[root] = min(most.get(root, root.quantum), units)
-        return most
-
-    def bound_reads(self, sizes: "Sizes") -> bool:
-        """Let no reader of a stream read more channels than are written before it.
-
-        What lies beyond is zero, so its weights would be dead. Returns whether a bound is new; some
-        widths cannot follow theirs, because they are frozen or have no step that is narrow enough.
-        """
-        new = False
-        for stream in self.streams:
-            if stream.end == "write" or not stream.sources:
-                continue
-            written = (self.reader.written_widths[source] for source in stream.sources)
-            widest = max(map(sizes.size, written))
-            width = sizes.size(self.reader.read_widths[stream.path])
-            if widest < min(width, self._most_read.get(stream.path, width)):
-                self._most_read[stream.path] = widest
-                new = True
-        return new
 
     def sizes(self, ties: Sequence[Tie], units: Sequence[int]) -> Sizes:
         """Sizes when the group behind ``ties[i]`` keeps ``units[i]`` units."""
@@ -678,7 +452,7 @@ class Network:
         reasons: dict[str, str] = {}
         inner = set().union(*map(_read_weights, self.passes))
         for layer in self.layers:
-            if self.varies(layer.outputs) or axis_size(layer.outputs) == 1:
+            if varies(layer.outputs) or axis_size(layer.outputs) == 1:
                 continue
             if layer.weight not in inner:
                 continue
@@ -701,7 +475,7 @@ class Network:
             axes = self.reader.tensors.get(name)
             if axes is None or parameter.dim() < 2 or name in layers or parameter.numel() < least:
                 continue
-            if any(map(self.varies, axes)):
+            if any(map(varies, axes)):
                 continue
             reasons = [atom.tie.root().frozen for axis in axes for atom in atoms(axis)]
             reason = next((r for r in reasons if r not in (None, INPUT, OUTPUT)), None)
@@ -722,30 +496,6 @@ def _read_weights(forward: Pass) -> set[str]:
         if reaches or reading.weight is not None:
             needed.update(id(tensor) for tensor in input_tensors(call))
     return weights
-
-
-def _roots(axes: Iterable[Axis]) -> set[Tie]:
-    return {atom.tie.root() for axis in axes for atom in atoms(axis)}
-
-
-def _group(name: str, widths: Sequence[int], tie: Tie, most: int | None) -> Group:
-    grain = gcd(*(width // tie.quantum for width in widths))
-    if most is None and tie.bounded:
-        most = tie.quantum
-    return Group(name, widths[0], tie.quantum, grain, min(widths), most)
-
-
-def _multiply(
-    a: Mapping[tuple[int, ...], int], b: Mapping[tuple[int, ...], int]
-) -> dict[tuple[int, ...], int]:
-    if len(b) == 1 and () in b:
-        return {key: value * b[()] for key, value in a.items()}
-    product: dict[tuple[int, ...], int] = {}
-    for first, m in a.items():
-        for second, n in b.items():
-            key = tuple(sorted(first + second))
-            product[key] = product.get(key, 0) + m * n
-    return product
 
 
 def tensor_axes(network: Network, name: str, tensor: Tensor) -> tuple[Axis, ...]:

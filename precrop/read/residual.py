@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from precrop.modules.streams import Stream
-from precrop.read.axes import Axis, resolve
+from precrop.read.axes import Axis, resolve, varies
 from precrop.read.network import Network, Pass
 from precrop.read.reader import Axes
 from precrop.read.trace import Call, input_tensors
@@ -94,7 +94,7 @@ class _Search:
         dims = [
             dim
             for dim, axis in enumerate(self.axes.get(id(tensor), ()))
-            if dim > 0 and self.network.varies(axis) and row in (None, resolve(axis))
+            if dim > 0 and varies(axis) and row in (None, resolve(axis))
         ]
         return dims[0] if len(dims) == 1 else None
 
@@ -145,7 +145,7 @@ class _Search:
     def _fixed(self, call: Call, tensors: set[int]) -> bool:
         """Whether all that varies in a call's operands are streams, which keep their width."""
         return all(
-            id(tensor) in tensors or not any(map(self.network.varies, self.axes[id(tensor)]))
+            id(tensor) in tensors or not any(map(varies, self.axes[id(tensor)]))
             for tensor in input_tensors(call)
         )
 

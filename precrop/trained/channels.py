@@ -17,6 +17,7 @@ from precrop.modules.reparametrised import lengths
 from precrop.plans.kinds import Axis as PlannedAxis
 from precrop.read.axes import Atom, Axis, Tie, segment_size
 from precrop.read.inputs import Inputs
+from precrop.read.lower import lower
 from precrop.read.network import Network
 from precrop.solve.structure import INPUT_AXES
 from precrop.trained.identity import Proof, Row
@@ -95,7 +96,7 @@ def choose(plan: "Plan", model: nn.Module, norm: Norm) -> Kept:
         streams=plan.streams,
         drop_unused=bool(plan.left_out),
     )
-    structure, ties = network.structure()
+    structure, ties = lower(network)
     names = {tie: group.name for tie, group in zip(ties, structure.groups, strict=True)}
     layout = Layout(network)
     sizes = _new_sizes(plan, layout)

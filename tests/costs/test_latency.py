@@ -19,6 +19,7 @@ from precrop.deployment.runtimes import Setting
 from precrop.models import cifar_efficientnet_b0, cifar_mobilenet_v2, cifar_vgg16_bn, resnet20
 from precrop.read.inputs import Inputs
 from precrop.read.lifetimes import Lifetimes
+from precrop.read.lower import lower
 from precrop.read.network import Network
 from precrop.solve.structure import Cost, Structure
 from tests.networks import BLOCKS, SHAPE, Net, networks, small
@@ -54,8 +55,7 @@ def reading(model: nn.Module, shape: Any, batch: int = 1) -> tuple[Network, Life
 
 
 def cost_of(network: Network, lives: Lifetimes, device: DeviceProfile) -> tuple[Structure, Cost]:
-    network.cost_models = {"latency": latency(device, lives)}
-    structure, _ = network.structure()
+    structure, _ = lower(network, {"latency": latency(device, lives)})
     cost = structure.costs["latency"]
     assert isinstance(cost, Cost)
     return structure, cost

@@ -16,6 +16,7 @@ from precrop.costs.memory import memory
 from precrop.models import cifar_mobilenet_v2, resnet20
 from precrop.read.inputs import Inputs
 from precrop.read.lifetimes import INPUT, Lifetimes
+from precrop.read.lower import lower
 from precrop.read.network import Network
 from precrop.read.reader import Product
 from precrop.solve.structure import Peak, Structure
@@ -31,8 +32,7 @@ def reading(
 ) -> tuple[Network, Lifetimes, Structure, list[Any]]:
     network = Network(model, Inputs(shape))
     lives = follow(network, batch)
-    network.cost_models = {"memory": memory(lives)}
-    return network, lives, *network.structure()
+    return network, lives, *lower(network, {"memory": memory(lives)})
 
 
 def every_moment(network: Network, lives: Lifetimes, ties: list[Any], units: list[int]) -> int:

@@ -18,6 +18,7 @@ from precrop.errors import BudgetError, PrecropError
 from precrop.planning import Choice
 from precrop.plans.plan import Plan
 from precrop.read.inputs import Inputs
+from precrop.read.lower import lower
 from precrop.read.network import Network
 from tests.networks import SHAPE, Net, networks
 from tests.planning import counted_macs, counted_params, planned
@@ -64,8 +65,8 @@ def read_afresh(model: nn.Module, shape: Any, profile: DeviceProfile, batch: int
     """What a network costs as it is, from a reading of its own."""
     network = Network(model, Inputs(shape))
     lives = follow(network, batch)
-    network.cost_models = {"latency": latency(profile, lives), "memory": memory(lives)}
-    structure, _ = network.structure()
+    models = {"latency": latency(profile, lives), "memory": memory(lives)}
+    structure, _ = lower(network, models)
     return {name: cost(structure.units) for name, cost in structure.costs.items()}
 
 

@@ -16,6 +16,7 @@ from precrop.costs.profiles import roofline
 from precrop.errors import BudgetError
 from precrop.models import resnet20
 from precrop.read.inputs import Inputs
+from precrop.read.lower import lower
 from precrop.read.network import Network
 from precrop.solve.program import program, rows
 from precrop.solve.relax import allocate
@@ -43,8 +44,8 @@ def structure_of(name: str) -> Structure:
     build, shape = NETWORKS[name]
     network = Network(build(), Inputs(shape))
     lives = follow(network, 2)
-    network.cost_models = {"latency": latency(DEVICE, lives), "memory": memory(lives)}
-    return network.structure()[0]
+    models = {"latency": latency(DEVICE, lives), "memory": memory(lives)}
+    return lower(network, models)[0]
 
 
 def oracle(structure: Structure, limits: Mapping[str, int], expand: bool) -> tuple[float, Any]:

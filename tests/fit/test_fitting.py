@@ -11,6 +11,7 @@ from precrop.errors import PlanError
 from precrop.fit.attributes import apply_edits, get_attribute, integers, set_attribute
 from precrop.fit.fitting import Fitter
 from precrop.read.inputs import Inputs
+from precrop.read.lower import lower
 from precrop.read.network import Network
 from tests.networks import SHAPE, Checked, Hierarchy, Mixed, Net, conv, small
 from tests.planning import counted_params
@@ -139,7 +140,7 @@ def test_list_of_splits() -> None:
 def test_what_one_module_teaches_holds_for_its_class() -> None:
     model = Net(conv(3, 16), [Hierarchy(16, 18), Hierarchy(18, 18)], small("conv", 16, 18).head)
     network = Network(model, Inputs(SHAPE))
-    structure, ties = network.structure()
+    structure, ties = lower(network)
     fitter = Fitter(network)
     fit = fitter.fit(network.sizes(ties, [max(1, n // 2) for n in structure.units]))
     assert fit.mismatch is None
@@ -186,7 +187,7 @@ def test_a_number_in_code_that_no_attribute_holds() -> None:
 
 def test_full_width_needs_no_edit() -> None:
     network = Network(small("hierarchy"), Inputs(SHAPE))
-    structure, ties = network.structure()
+    structure, ties = lower(network)
     fit = Fitter(network).fit(network.sizes(ties, structure.units))
     assert (fit.tensors, fit.edits, fit.mismatch) == ({}, [], None)
 

@@ -16,6 +16,7 @@ from precrop.cli.app import main
 from precrop.errors import PrecropError
 from precrop.plans.plan import Plan
 from precrop.read.inputs import Inputs
+from precrop.read.lower import lower
 from precrop.read.network import Network
 from tests.planning import counted_params
 
@@ -113,7 +114,7 @@ def test_examples_of_every_kind(
     again = Plan.from_json(plan.to_json())
     assert again == plan
     read = Network(model, Inputs(again.input_shape))
-    structure, _ = read.structure()
+    structure, _ = lower(read)
     assert structure.costs["macs"](structure.units) == plan.base_macs
     assert json.loads(plan.to_json())["input_shape"]["example"]
 

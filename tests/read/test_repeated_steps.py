@@ -11,6 +11,7 @@ from precrop.fit.fitting import Fitter
 from precrop.read import reader
 from precrop.read.axes import Atom, axis_of, changes, freeze, tie, unify
 from precrop.read.inputs import given
+from precrop.read.lower import lower
 from precrop.read.network import Network
 from tests.outside.cropping import counted
 
@@ -157,7 +158,7 @@ def test_a_fitted_network_is_run_no_further_than_its_first_difference(
         return trace
 
     monkeypatch.setattr(Network, "run_again", noted)
-    structure, ties = network.structure()
+    structure, ties = lower(network)
     units = [max(1, group.units - 1) for group in structure.groups]
     Fitter(network).fit(network.sizes(ties, units))
     assert lengths[0] < len(network.passes[0].trace.calls) // 4

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from precrop.errors import BudgetError, PrecropError
 from precrop.read.inputs import Inputs
+from precrop.read.lower import lower
 from precrop.read.network import Network
 from precrop.solve.program import OBJECTIVES, Choices, Program, program
 from precrop.solve.relax import Allocation, allocate
@@ -232,7 +233,7 @@ def test_large_networks(structure: Structure) -> None:
 
 
 def test_weights_of_the_objectives() -> None:
-    structure, _ = Network(load_model("cifar_mobilenet_v2", {}), Inputs((3, 32, 32))).structure()
+    structure, _ = lower(Network(load_model("cifar_mobilenet_v2", {}), Inputs((3, 32, 32))))
     kinds = [layer.kind for layer in structure.layers]
     names = [layer.name for layer in structure.layers]
     assert OBJECTIVES["synexp"](structure).tolist() == [1.0] * len(kinds)

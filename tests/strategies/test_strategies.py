@@ -18,6 +18,7 @@ from precrop.errors import BudgetError, PrecropError
 from precrop.linear.expected import Expectation, ScoreExpectation
 from precrop.models import cifar_vgg16_bn, resnet20
 from precrop.read.inputs import Inputs
+from precrop.read.lower import lower
 from precrop.read.network import Network
 from precrop.solve.closed_form import closed_form
 from precrop.solve.program import OBJECTIVES, Floats, Program, program
@@ -97,7 +98,7 @@ def exact(
     kind: type[Expectation] = ScoreExpectation,
 ) -> tuple[Program, Climb]:
     network = Network(model, Inputs(shape))
-    structure, _ = network.structure()
+    structure, _ = lower(network)
     return program(structure, limits_of(structure, shares)), Climb(kind(network))
 
 
@@ -313,7 +314,7 @@ def test_no_factor_lifts_a_target_above_one() -> None:
 def test_collapsed_layers_are_reported_and_leave_their_neighbours_alone() -> None:
     model = cifar_vgg16_bn()
     network = Network(model, Inputs(IMAGE))
-    layers = {layer.name: layer.weights for layer in network.structure()[0].layers}
+    layers = {layer.name: layer.weights for layer in lower(network)[0].layers}
     asked = dict.fromkeys(layers, 0.25)
     gone = ["features.27", "features.30", "features.37"]
     asked |= {name: 1 / layers[name] for name in gone}

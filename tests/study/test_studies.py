@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from precrop.read.inputs import Inputs
+from precrop.read.lower import lower
 from precrop.read.network import Network
 from precrop.study.cells import check, expand, label
 from precrop.study.spec import read_study
@@ -114,6 +115,6 @@ def test_every_study_is_documented() -> None:
 def test_the_chain() -> None:
     model = load_model("studies.networks:vgg8", {"num_classes": 10})
     assert model(torch.zeros(2, 3, 16, 16)).shape == (2, 10)
-    structure, _ = Network(model, Inputs((3, 16, 16))).structure()
+    structure, _ = lower(Network(model, Inputs((3, 16, 16))))
     assert [layer.kind for layer in structure.layers] == ["conv"] * 7 + ["linear"]
     assert len(structure.groups) == 7

@@ -1,0 +1,258 @@
+"""From a network's symbolic widths to the `Structure` that programs are made of.
+
+Every width that may change becomes a group, every layer's ends shares of groups, and every cost a
+polynomial in the groups' units.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import gcd, prod
+
+from precrop.read.axes import (
+    Axis,
+    Folded,
+    Tie,
+    atoms,
+    axis_size,
+    leaves,
+    resolve,
+    roots_of,
+    segment_size,
+    varies,
+)
+from precrop.read.network import Network, Sizes, tensor_axes
+from precrop.read.reader import LayerReading, Product
+from precrop.solve.structure import Cost, Group, Layer, Peak, Structure, parts
+
+# A product of more widths than this has no place in the allocation; its widths are frozen.
+MAX_DEGREE = 2
+# Parameters may have more, as the weight of a bilinear layer and a folded axis do.
+MAX_PARAMETER_DEGREE = 4
+
+CostModel = Callable[[Network, Mapping[Tie, int]], Cost | Peak]
+"""A further cost of a network, such as its latency, by the position of every varying tie."""
+NO_MODELS: Mapping[str, CostModel] = {}
+UNBOUNDED: Mapping[str, int] = {}
+
+
+def lower(
+    network: Network,
+    models: Mapping[str, CostModel] = NO_MODELS,
+    most_read: Mapping[str, int] = UNBOUNDED,
+) -> tuple[Structure, list[Tie]]:
+    """Groups, layers and costs as the widths stand, and the tie behind every group.
+
+    Args:
+        network: as it was read. Widths that no layer makes, or that meet in a product of more than
+            a program can count, are frozen in it.
+        models: costs beside ``params`` and ``macs``, by name.
+        most_read: channels that readers of streams may read at most, by path.
+    """
+    while True:
+        ties = _ties(network)
+        index = {tie: i for i, tie in enumerate(ties)}
+        products = [product for layer in network.layers for product in layer.macs]
+        shapes = _parameter_products(network)
+        costs: dict[str, Cost | Peak] = {
+            "params": polynomial(shapes, index),
+            "macs": polynomial([*products, *network.reader.macs], index),
+        }
+        costs |= {name: model(network, index) for name, model in models.items()}
+        crowded = _crowded(costs, [*products, *network.reader.macs], index)
+        if not crowded:
+            break
+        ties[max(crowded)].frozen = "its cost is a product of three widths"
+    layers = tuple(lowered(network, layer, index) for layer in network.layers)
+    return Structure(_groups(network, index, most_read), layers, costs), ties
+
+
+def _crowded(
+    costs: Mapping[str, Cost | Peak],
+    macs: Iterable[Product],
+    index: Mapping[Tie, int],
+) -> set[int]:
+    """Groups in a product of too many widths; several in one axis of a layer count once."""
+    crowded: set[int] = set()
+    for name, cost in costs.items():
+        most = MAX_PARAMETER_DEGREE if name in ("params", "macs") else MAX_DEGREE
+        terms = (term for part in parts(cost) for term in part.terms if len(term) > most)
+        crowded |= {group for term in terms for group in term}
+    for product in macs:
+        varying = [axis for axis in product.axes if varies(axis)]
+        if len(varying) > MAX_DEGREE and not product.merges:
+            counted = polynomial([product], index).terms
+            crowded |= {group for term in counted if len(term) > MAX_DEGREE for group in term}
+    return crowded
+
+
+def _ties(network: Network) -> list[Tie]:
+    """Ties of the varying groups, in the order in which layers produce them.
+
+    A width that no layer makes is one of a learnt table (an embedding, a token) or frozen: a
+    buffer's columns, such as coordinates, mean something.
+    """
+    made = [layer.outputs for layer in network.layers]
+    weights = {layer.weight for layer in network.layers}
+    for name in sorted(network.reader.weights - weights):
+        made += network.reader.tensors.get(name, ())
+    made += network.reader.read_widths.values()
+    found: dict[Tie, None] = {}
+    for axis in (*made, *(layer.inputs for layer in network.layers)):
+        for atom in atoms(axis):
+            if atom.tie.root().varies:
+                found.setdefault(atom.tie.root())
+    produced = roots_of(made)
+    for root in found.keys() - produced:
+        root.frozen = "no layer and no learnt table makes it"
+    read = roots_of(axis for layer in network.layers for axis in (layer.inputs, layer.outputs))
+    return [root for root in found if root in produced and root in read]
+
+
+def _parameter_products(network: Network) -> list[Product]:
+    return [
+        Product(1, list(tensor_axes(network, name, parameter)))
+        for name, parameter in network.parameters.items()
+        if not any(name.startswith(f"{path}.") for path in network.left_out)
+    ]
+
+
+def axis_form(axis: Axis, index: Mapping[Tie, int]) -> dict[tuple[int, ...], int]:
+    """Size of an axis as a polynomial in the groups' units, linear but where it is folded."""
+    form: dict[tuple[int, ...], int] = {}
+    for segment in resolve(axis):
+        if isinstance(segment[0], Folded):
+            terms: dict[tuple[int, ...], int] = {(): segment[1]}
+            for factor in segment[0].factors:
+                terms = _multiply(terms, axis_form(factor, index))
+            for term, coefficient in terms.items():
+                form[term] = form.get(term, 0) + coefficient
+            continue
+        tie = segment[0].tie.root() if segment[0] else None
+        if tie in index:
+            assert tie is not None
+            key: tuple[int, ...] = (index[tie],)
+            form[key] = form.get(key, 0) + segment_size(segment) // tie.quantum
+        else:
+            form[()] = form.get((), 0) + segment_size(segment)
+    return form
+
+
+def polynomial(products: Iterable[Product], index: Mapping[Tie, int]) -> Cost:
+    """The sum of some products as a polynomial in the units of the groups in ``index``."""
+    total: dict[tuple[int, ...], int] = {}
+    for product in products:
+        terms: dict[tuple[int, ...], int] = {(): product.coefficient}
+        for axis in product.axes:
+            terms = _multiply(terms, axis_form(axis, index))
+        for key, coefficient in terms.items():
+            total[key] = total.get(key, 0) + coefficient
+    return Cost(total)
+
+
+def lowered(network: Network, layer: LayerReading, index: Mapping[Tie, int]) -> Layer:
+    """A layer as the program sees it, by the groups in ``index``."""
+    parameter = network.reader.tensors[layer.weight]
+    weights = prod(map(axis_size, parameter))
+    macs = sum(p.coefficient * prod(map(axis_size, p.axes)) for p in layer.macs)
+    outputs = {} if layer.kind == "depthwise" else _shares(layer.outputs, index)
+    return Layer(
+        layer.name,
+        layer.kind,
+        weights,
+        macs,
+        axis_size(layer.inputs),
+        axis_size(layer.outputs),
+        _shares(layer.inputs, index),
+        outputs,
+    )
+
+
+def _shares(axis: Axis, index: Mapping[Tie, int]) -> dict[int, float]:
+    """What each group holds of an axis; of each factor of a folded one, since all count."""
+    size = axis_size(axis)
+    shares: dict[int, float] = {}
+    for segment in resolve(axis):
+        if isinstance(segment[0], Folded):
+            for factor in segment[0].factors:
+                for owner, share in _shares(factor, index).items():
+                    share *= segment_size(segment) / size
+                    shares[owner] = shares.get(owner, 0.0) + share
+            continue
+        group = index.get(segment[0].tie.root()) if segment[0] else None
+        if group is not None:
+            shares[group] = shares.get(group, 0.0) + segment_size(segment) / size
+    return shares
+
+
+def _groups(
+    network: Network, index: Mapping[Tie, int], most_read: Mapping[str, int]
+) -> tuple[Group, ...]:
+    """Every group by the layers that produce it, or those that read it if none does."""
+    owners: list[tuple[str, list[int]]] = [("", []) for _ in index]
+    for ends in ("outputs", "inputs"):
+        produced = {group for group, (name, _) in enumerate(owners) if name}
+        for layer in network.layers:
+            for segment in leaves(getattr(layer, ends)):
+                group = index.get(segment[0].tie.root()) if segment[0] else None
+                if group is not None and group not in produced:
+                    name, widths = owners[group]
+                    widths.append(segment_size(segment))
+                    owners[group] = (name or layer.name, widths)
+    most = _most_units(network, most_read)
+    return tuple(
+        _group(name, widths, tie, most.get(tie))
+        for tie, (name, widths) in zip(index, owners, strict=True)
+    )
+
+
+def further_bounds(network: Network, sizes: Sizes, most_read: Mapping[str, int]) -> dict[str, int]:
+    """Bounds that let no reader of a stream read more channels than are written before it.
+
+    What lies beyond is zero, so its weights would be dead. Some widths cannot follow theirs,
+    because they are frozen or have no step that is narrow enough.
+
+    Args:
+        network: as it was read.
+        sizes: that the bounds are wanted for.
+        most_read: the bounds until now.
+    """
+    found = {}
+    for stream in network.streams:
+        if stream.end == "write" or not stream.sources:
+            continue
+        written = (network.reader.written_widths[source] for source in stream.sources)
+        widest = max(map(sizes.size, written))
+        width = sizes.size(network.reader.read_widths[stream.path])
+        if widest < min(width, most_read.get(stream.path, width)):
+            found[stream.path] = widest
+    return found
+
+
+def _most_units(network: Network, most_read: Mapping[str, int]) -> dict[Tie, int]:
+    """Per tie of a stream's reader the units that do not pass what is written before it."""
+    most: dict[Tie, int] = {}
+    for path, width in most_read.items():
+        axis = network.reader.read_widths[path]
+        for root in roots_of([axis]):
+            units = width * root.quantum // axis_size(axis)
+            most[root] = min(most.get(root, root.quantum), units)
+    return most
+
+
+def _group(name: str, widths: Sequence[int], tie: Tie, most: int | None) -> Group:
+    grain = gcd(*(width // tie.quantum for width in widths))
+    if most is None and tie.bounded:
+        most = tie.quantum
+    return Group(name, widths[0], tie.quantum, grain, min(widths), most)
+
+
+def _multiply(
+    a: Mapping[tuple[int, ...], int], b: Mapping[tuple[int, ...], int]
+) -> dict[tuple[int, ...], int]:
+    if len(b) == 1 and () in b:
+        return {key: value * b[()] for key, value in a.items()}
+    product: dict[tuple[int, ...], int] = {}
+    for first, m in a.items():
+        for second, n in b.items():
+            key = tuple(sorted(first + second))
+            product[key] = product.get(key, 0) + m * n
+    return product

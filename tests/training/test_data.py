@@ -666,7 +666,10 @@ def test_a_last_test_batch_smaller_than_the_processes() -> None:
     ("options", "message"),
     [
         ({"batch_size": 0}, "a batch has 1 image or more, not 0"),
-        ({"batch_size": 41}, "numbers has 40 training images, less than one batch of 41"),
+        (
+            {"batch_size": 41},
+            "numbers has 40 training images, less than one batch of 41: say a smaller --batch-size",
+        ),
         ({"rank": 2, "world_size": 2}, "process 2 is not one of 2, counted from 0"),
         (
             {"world_size": 3},

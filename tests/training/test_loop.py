@@ -217,7 +217,7 @@ def test_masks_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(KeyboardInterrupt):
         trained(run, tmp_path)
     monkeypatch.undo()
-    monkeypatch.setattr(networks, "weight_scores", None)
+    monkeypatch.setattr(networks, "found_by", None)
     assert trained(run, tmp_path).accuracy > 0
 
 

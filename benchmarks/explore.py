@@ -43,29 +43,42 @@ COLUMNS = {
 QUIET = 400
 """Milliseconds without a change after which the page is done."""
 PATIENCE = 120_000.0
-MOVE = """([id, value]) => new Promise(done => {
-    const command = () => document.querySelector("#command .cm-content")?.innerText ?? "";
-    const before = command(), start = performance.now();
-    let last = start;
+COUNT = """() => {
+    window.answers = 0;
+    const original = window.fetch;
+    window.fetch = async (...asked) => {
+        const answer = await original(...asked);
+        if (String(asked[0]?.url ?? asked[0]).includes("/run/")) window.answers++;
+        return answer;
+    };
+}"""
+"""Counts what the server has answered."""
+MOVE = """([controls, value]) => new Promise(done => {
+    const before = window.answers, start = performance.now();
+    let last = 0;
     const seen = new MutationObserver(() => { last = performance.now(); });
-    seen.observe(document.body, {subtree: true, childList: true, characterData: true,
-        attributes: true, attributeFilter: ["d", "y", "height", "value"]});
-    const inputs = document.querySelectorAll(id);
+    const inputs = document.querySelectorAll(controls);
     const input = inputs[inputs.length > 1 ? value : 0];
-    if (input.type === "checkbox" || input.type === "radio") input.click();
+    if (["checkbox", "radio"].includes(input.type)) input.click();
     else {
-        input.value = value;
+        input.value = input.value == value ? input.min : value;
         input.dispatchEvent(new Event("input", {bubbles: true}));
     }
+    const results = document.querySelector("#totals").closest(".column");
+    seen.observe(results, {subtree: true, childList: true, characterData: true,
+        attributes: true, attributeFilter: ["d", "y", "height"]});
     const look = setInterval(() => {
         const now = performance.now();
-        if (command() !== before && now - last > %d) {
+        if (window.answers > before && !last) last = now;
+        const over = window.answers > before && now - last > QUIET;
+        if (over || now - start > 60000) {
             clearInterval(look);
             seen.disconnect();
-            done((last - start) / 1000);
-        } else if (now - start > 60000) { clearInterval(look); done(-1); }
-    }, 20);
-})"""
+            done(over ? (last - start) / 1000 : -1);
+        }
+    }, 10);
+})""".replace("QUIET", str(QUIET))
+"""Moves one control; gives the seconds until the last change on the page."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -95,7 +108,8 @@ def measured(network: str, moves: int) -> Row:
     with served(explored) as address, browser() as page:
         first, _ = timed(lambda: opened(page, address))
         choose = random.Random(0)
-        taken = [page.evaluate(MOVE % QUIET, move(choose)) for _ in range(moves)]
+        page.evaluate(COUNT)
+        taken = [page.evaluate(MOVE, move(choose)) for _ in range(moves)]
     if min(taken) < 0:
         raise SystemExit(f"{network}: {taken.count(-1)} moves had no answer")
     return {

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _LABELS = 90
 """Layers that are named below the picture: all, or every other, third, …"""
+_ROOM, _LARGEST = 430.0, 7.5
+"""Points along the axis, which the names share, and the size of none is above."""
 _OLD, _NEW, _WIDER, _FIXED = "#cfd8dc", "#1f6f8b", "#c8553d", "#8a8f94"
 
 
@@ -47,7 +49,7 @@ def figure(plan: "Plan", title: str | None = None) -> "Figure":
         from matplotlib.figure import Figure
     except ImportError as error:
         raise PrecropError("matplotlib is not installed: pip install 'precrop[plot]'") from error
-    made = Figure(figsize=(9, 4.6), layout="constrained")
+    made = Figure(figsize=(9, 5), layout="constrained")
     widths, shares = made.subplots(2, 1, sharex=True, height_ratios=(3, 1.4))
     _draw_widths(widths, plan)
     _draw_shares(shares, plan)
@@ -81,7 +83,9 @@ def _draw_shares(axes: "Axes", plan: "Plan") -> None:
     axes.set_xlabel("layer, in the order of execution")
     names = [_plain(printable(layer.name)) for layer in plan.layers]
     every = -(-len(names) // _LABELS)
-    axes.set_xticks(range(1, len(names) + 1, every), names[::every], rotation=90, fontsize=5)
+    places = range(1, len(names) + 1, every)
+    size = min(_LARGEST, _ROOM / max(1, len(places)))
+    axes.set_xticks(places, names[::every], rotation=90, fontsize=size)
 
 
 def _by_change(plan: "Plan") -> dict[str, tuple[str, list[int]]]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _BAR = 32
 _COLUMNS = 110  # where the output is no terminal
 _NAMES_SHOWN = 4
+_PRECISE = 1e-6
+"""Of the solver: what is less is nothing."""
 _COSTS = {"params": "parameters", "macs": "MACs", "memory": "activations"}
 
 
@@ -110,7 +112,7 @@ def total_table(plan: "Plan") -> Table:
         budget = plan.budgets.get(name)
         if budget is not None:
             used = f"{budget.used / budget.limit:.2%}"
-            cells += [written(name, budget.limit), used, f"{budget.multiplier:.3g}"]
+            cells += [written(name, budget.limit), used, _worth(budget.multiplier)]
         table.add_row(*cells)
     return table
 
@@ -156,7 +158,7 @@ def uniform_lines(plan: "Plan") -> Iterator[str]:
 
 def worth_lines(plan: "Plan") -> Iterator[str]:
     """What the last column of the totals means, where a budget has a price."""
-    if any(budget.multiplier for budget in plan.budgets.values()):
+    if any(budget.multiplier > _PRECISE for budget in plan.budgets.values()):
         yield (
             "Worth of +1%: what 1% more of that budget adds to the objective (SynExp: the sum of "
             "the layers' log densities); 0 where the budget does not bind."
@@ -239,6 +241,11 @@ def lookalike_lines(plan: "Plan") -> Iterator[str]:
             f"Not rescaled: {_some(list(names))}: a root of a width that changes, perhaps by "
             "chance; nothing in forward proves that it follows that"
         )
+
+
+def _worth(multiplier: float) -> str:
+    """What 1% more of a budget adds to the objective."""
+    return f"{multiplier:.3g}" if multiplier > _PRECISE else "0"
 
 
 def _share(density: float | None) -> str:

@@ -19,6 +19,7 @@ from precrop.plans.table import (
     lookalike_lines,
     multiples_lines,
     network_name,
+    notes,
     outputs_lines,
     total_table,
     uniform_lines,
@@ -51,10 +52,9 @@ def one_line(plan: "Plan") -> str:
 
 def summary(plan: "Plan") -> str:
     """A screenful: stages where there are many layers, totals, what is frozen and why."""
-    lines = _notes(plan)
-    notes = map(printable, lines)
+    said = map(printable, _notes(plan))
     tables = (drawn(stage_table(plan)), drawn(total_table(plan)))
-    return "\n\n".join((printable(network_name(plan)), *tables, "\n".join(notes)))
+    return "\n\n".join((printable(network_name(plan)), *tables, "\n".join(said)))
 
 
 def stage_table(plan: "Plan") -> Table:
@@ -166,7 +166,7 @@ def html(plan: "Plan") -> str:
     picture = _picture(plan)
     if picture is not None:
         parts.append(f'<img alt="widths over depth" style="max-width:100%" src="{picture}">')
-    lines = _notes(plan)
+    lines = notes(plan)
     parts += [f"<p>{escape(printable(line))}</p>" for line in lines]
     layers = _html_table(layer_table(plan))
     parts.append(f"<details><summary>{len(plan.layers)} layers</summary>{layers}</details>")

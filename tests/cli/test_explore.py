@@ -57,10 +57,33 @@ def test_unknown_names_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "input shape" in refused(capsys, "resnet20", *port, "--input-shape", "3x")
 
 
-def test_ctrl_c_ends_it() -> None:
+WATCHED = """
+import sys
+
+
+def watch(event, found):
+    if event == "socket.getaddrinfo":
+        host = found[0]
+    elif event == "socket.connect":
+        host = found[1][0] if isinstance(found[1], tuple) else None
+    else:
+        return
+    if host not in (None, "127.0.0.1", "localhost", "::1"):
+        print("asked for", host, file=sys.stderr)
+
+
+sys.addaudithook(watch)
+from precrop.cli.app import main
+
+sys.exit(main(sys.argv[1:]))
+"""
+"""The command line; what it asks of other machines is said on standard error."""
+
+
+def test_it_asks_nothing_of_other_machines_and_ctrl_c_ends_it() -> None:
     pytest.importorskip("gradio", reason="gradio is not installed")
     port = free_port()
-    command = [sys.executable, "-m", "precrop", "explore", "resnet20", "--port", str(port)]
+    command = [sys.executable, "-c", WATCHED, "explore", "resnet20", "--port", str(port)]
     started = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -77,6 +100,6 @@ def test_ctrl_c_ends_it() -> None:
         started.send_signal(signal.SIGINT)
         assert started.wait(timeout=60) == 130
         _, errors = started.communicate()
-        assert errors == "", "no traceback, no warning"
+        assert errors == "", "no traceback, no warning, no other machine"
     finally:
         started.kill()

@@ -1,6 +1,9 @@
 """The page as it is served, and a browser that has it open."""
 
+import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from importlib.util import find_spec
@@ -25,15 +28,27 @@ def free_port() -> int:
         return port
 
 
+SERVED = """
+import sys
+from precrop.explore import app
+from precrop.explore.serving import serve
+
+page = app("resnet20", names=["resnet56"])
+serve(page, "127.0.0.1", int(sys.argv[1]), lambda text: print(text, flush=True))
+"""
+
+
 @pytest.fixture(scope="session")
 def address() -> Iterator[str]:
-    """Where the page of a small network is served."""
-    from precrop.explore import app
-    from precrop.explore.serving import started
-
-    page = app("resnet20", names=["resnet56", "vgg16_bn", "densenet121"])
-    with started(page, "127.0.0.1", free_port()) as where:
-        yield where
+    """Where the page of a small network is served, by a process of its own."""
+    command = [sys.executable, "-W", "ignore", "-c", SERVED, str(free_port())]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            said = server.stdout.readline()
+            yield re.findall(r"http://[\d.:]+/", said)[0]
+        finally:
+            server.kill()
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,9 @@ import precrop
 from precrop.cli.app import main
 from precrop.errors import PrecropError
 from precrop.model_spec import ModelSpec
+from precrop.models import resnet20
 from precrop.plans.plan import Plan
+from precrop.plans.table import total_table
 from tests.plan_files import PLAN, WIDENED
 
 SCREEN = 45
@@ -143,3 +145,10 @@ def test_summary_and_what_was_written(files: None, capsys: pytest.CaptureFixture
 
 def test_frames_are_pandas(plan: Plan) -> None:
     assert isinstance(plan.to_frame(), pd.DataFrame)
+
+
+def test_a_budget_that_does_not_bind_is_worth_nothing() -> None:
+    plan = precrop.plan(resnet20(), (3, 32, 32), params=1.0, macs=0.5)
+    cells = list(total_table(plan).columns[-1].cells)
+    assert cells == ["0", f"{plan.budgets['macs'].multiplier:.3g}"]
+    assert "Worth of +1%: what 1% more" in plan._repr_html_()

@@ -1,4 +1,4 @@
-"""Sizes that a module keeps in a `functools.partial`, or that it asks a child for."""
+"""Sizes that a module keeps in a `functools.partial`, asks a child for, or has from a tensor."""
 
 from functools import partial
 from typing import Any
@@ -86,3 +86,22 @@ def test_a_method_of_a_child_makes_states_of_the_new_width() -> None:
     for cell in built.cells:
         assert 4 * cell.hidden == cell.conv.out_channels
     assert [cell.hidden for cell in built.cells] != [12, 16]
+
+
+class KeptTokens(nn.Module):
+    """Reads some tokens alone, picked by an index that is repeated over the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.inside, self.head = nn.Linear(6, 32), nn.Linear(32, 40), nn.Linear(40, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.embed(x)
+        order = torch.rand(h.shape[:2], device=x.device).argsort(1)[:, :4]
+        h = h.gather(1, order[..., None].repeat(1, 1, h.shape[2]))
+        out: Tensor = self.head(self.inside(h).relu()).mean(1)
+        return out
+
+
+def test_an_index_is_repeated_over_the_new_width() -> None:
+    cropped(KeptTokens(), (9, 6), movable=["embed", "inside"])

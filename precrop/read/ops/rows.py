@@ -170,11 +170,17 @@ def pad(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("repeat")
 def repeat(reader: Reader, call: Call) -> Sequence[Axes]:
-    """An axis several times in a row."""
+    """An axis several times in a row; one of size 1 takes the width of what it meets, as expanded."""
     repeats, axes = call.arg("repeats"), reader.axes(call.arg("self"))
     axes = (*constants((1,) * (len(repeats) - len(axes))), *axes)
-    return [tuple(merge([constant(n), axis], reader.reason(call))
-                  for n, axis in zip(repeats, axes, strict=True))]  # fmt: skip
+    made: list[Axis] = []
+    for place, (count, axis) in enumerate(zip(repeats, axes, strict=True)):
+        if axis_size(axis) == 1 < count:
+            made += fresh_axes((count,), reader.reason(call))
+            reader.literal("repeats", place, made[-1])
+        else:
+            made.append(merge([constant(count), axis], reader.reason(call)))
+    return [tuple(made)]
 
 
 @handles("repeat_interleave")

@@ -170,7 +170,7 @@ def pad(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("repeat")
 def repeat(reader: Reader, call: Call) -> Sequence[Axes]:
-    """An axis several times in a row; one of size 1 takes the width of what it meets, as expanded."""
+    """An axis several times in a row; one of size 1 is expanded to the width of what it meets."""
     repeats, axes = call.arg("repeats"), reader.axes(call.arg("self"))
     axes = (*constants((1,) * (len(repeats) - len(axes))), *axes)
     made: list[Axis] = []

@@ -77,13 +77,15 @@ class VariantOptions:
 def bench_command(
     source: ModelOptions,
     wanted: VariantOptions,
-    runtime: Annotated[str, "eager, compiled, ort; with commas.", "RUNTIMES"] = "eager",
-    batch: Annotated[str, "Images at once.", "1,8"] = "1",
-    threads: Annotated[str, "Threads of the CPU.", "1,2"] = "1",
+    runtime: Annotated[
+        str, "eager, compiled, ort (ONNX Runtime); several with commas.", "RUNTIMES"
+    ] = "eager",
+    batch: Annotated[str, "Images in one pass; several with commas.", "1,8"] = "1",
+    threads: Annotated[str, "CPU threads; several with commas.", "1,2"] = "1",
     device: Annotated[str, "cpu, cuda or cuda:1."] = "cpu",
-    channels_last: Annotated[bool, "That memory format, in PyTorch."] = False,
-    rounds: Annotated[int, "Samples of each variant in each setting."] = 30,
-    seed: Annotated[int, "Of the initial weights and of the masks."] = 0,
+    channels_last: Annotated[bool, "Use the channels_last memory format in PyTorch."] = False,
+    rounds: Annotated[int, "Measurements of each variant in each setting."] = 30,
+    seed: Annotated[int, "Seed of the initial weights and of the masks."] = 0,
     as_json: AsJson = False,
     output: Annotated[Path | None, "Write the JSON to this file.", "FILE.json"] = None,
     plot: Annotated[Path | None, "Draw the speed-ups beside the ideal ones.", "FILE.svg"] = None,

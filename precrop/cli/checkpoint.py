@@ -35,8 +35,10 @@ class CheckpointOptions(TrainedOptions):
             metavar="CHECKPOINT", help="A run's folder, one of its checkpoints, or a plan file."
         ),
     ]
-    weights: Annotated[Path | None, f"The plan's network's weights: {WEIGHT_FILES}.", "FILE"] = None
-    data: Annotated[str | None, "As for train; by default the run's own.", "DATA"] = None
+    weights: Annotated[Path | None, f"Weights of the plan's network: {WEIGHT_FILES}.", "FILE"] = (
+        None
+    )
+    data: Annotated[str | None, "Images, as for train; by default those of the run.", "DATA"] = None
 
     def planned(self) -> Planned | None:
         """What a plan and weights come to; None where a run's checkpoint is meant."""

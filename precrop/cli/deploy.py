@@ -49,10 +49,10 @@ def deploy_command(
         Literal["onnx", "pt2"],
         typer.Option("--format", help="For ONNX Runtime, or PyTorch's own exported program."),
     ] = "onnx",
-    threads: Annotated[int, "Of the CPU that it runs on."] = 1,
-    rounds: Annotated[int, "Passes of one measurement."] = 20,
+    threads: Annotated[int, "CPU threads that it runs on."] = 1,
+    rounds: Annotated[int, "Passes that one measured time is the median of."] = 20,
     init: Annotated[Init, "How the cropped network gets its weights, as for train."] = "slice",
-    seed: Annotated[int, "Of the weights and of the training."] = 0,
+    seed: Annotated[int, "Seed of the weights and of the training."] = 0,
     as_json: LastJson = False,
 ) -> None:
     """From a network and a time to a trained file: profile, plan, train, export, check, measure.

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 @with_options
 def eval_command(
     given: CheckpointOptions,
-    confusion: Annotated[Path | None, "Draw which classes are taken for which.", "FILE.png"] = None,
+    confusion: Annotated[
+        Path | None, "Draw the confusion matrix: which classes are taken for which.", "FILE.png"
+    ] = None,
     as_json: LastJson = False,
 ) -> None:
     """Evaluate a checkpoint, or a plan and weights, on the held-out images."""

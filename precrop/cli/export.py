@@ -61,9 +61,9 @@ def export_command(
     ] = "onnx",
     output: Annotated[Path | None, "The file, or a folder for it.", "FILE"] = None,
     weights: Annotated[
-        Path | None, f"The exported network's, {WEIGHT_FILES}; else initial ones.", "FILE"
+        Path | None, f"Weights of the exported network ({WEIGHT_FILES}); else initial ones.", "FILE"
     ] = None,
-    batch: Annotated[int | None, "The one batch size that the file takes; any by default."] = None,
+    batch: Annotated[int | None, "Export for this one batch size; any by default."] = None,
     input_shape: InputShapes = None,
     seed: Seed = None,
     as_json: AsJson = False,

@@ -22,7 +22,7 @@ def judge_command(
     budgets: Annotated[
         int, typer.Option(min=1, help="Pairs of budgets for the regret of a strategy.")
     ] = 300,
-    processes: Annotated[int, typer.Option(min=1, help="That work side by side.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="Processes that work side by side.")] = 1,
     as_json: Annotated[bool, "Print all that was measured as JSON."] = False,
 ) -> None:
     """Judge every objective, strategy and method by 98,304 trained networks (NATS-Bench).

@@ -177,7 +177,9 @@ class InputOptions(ModelOptions):
 class OriginalOptions:
     """The network that a plan is for."""
 
-    model: Annotated[str | None, "The original, if not the plan's own.", "MODEL"] = None
+    model: Annotated[
+        str | None, "The original network, if not the one that the plan names.", "MODEL"
+    ] = None
     arg: Args = None
     trust: Trust = False
 
@@ -209,7 +211,9 @@ class TrainedOptions(OriginalOptions):
     """The network that a plan or a run is for."""
 
     model: Annotated[
-        str | None, "The plan's original, if not its own; of a run, its network.", "MODEL"
+        str | None,
+        "The original network, if not the one that the plan names; for a run, its network.",
+        "MODEL",
     ] = None
 
     @property

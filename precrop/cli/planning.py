@@ -47,7 +47,8 @@ class WidthOptions:
         typer.Option(
             "--profile",
             metavar="FILE.json",
-            help="Whose time: what `precrop profile` wrote; or cpu, cuda: rooflines, not measured.",
+            help="The device whose time counts: a file of `precrop profile`; or cpu, cuda: rough "
+            "estimates.",
         ),
     ] = None
     divisor: Annotated[

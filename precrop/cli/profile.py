@@ -40,15 +40,15 @@ def profile_command(
         ),
     ] = None,
     minutes: Annotated[
-        float, "No pass begins after so many; the same command goes on with what is left."
+        float, "Stop after so many; the same command goes on with what is left."
     ] = 2.0,
     runtime: Annotated[Literal["ort", "eager"], "ONNX Runtime, or PyTorch as it is."] = "ort",
     device: Annotated[str, "cpu or cuda."] = "cpu",
-    threads: Annotated[int, "Of the CPU."] = 1,
+    threads: Annotated[int, "CPU threads."] = 1,
     batch: Annotated[int, "Inputs in one pass."] = 1,
-    rounds: Annotated[int, "Passes for each time."] = 15,
+    rounds: Annotated[int, "Passes that one measured time is the median of."] = 15,
     shares: Annotated[
-        str, "Of the MACs, at which each network is cropped and measured."
+        str, "Shares of its MACs at which each network is cropped and measured."
     ] = "1,0.35,0.6,0.2",
     check: Annotated[
         list[str] | None, "Measure this one beside its prediction only; repeatable.", "MODEL"

@@ -38,13 +38,17 @@ Source = Annotated[str | None, "Where the study's images are, if not known by th
 class EngineOptions:
     """Where runs take place, and how many at once."""
 
-    engine: Annotated[Literal["local", "ray"], "Processes here, or tasks on a Ray cluster."] = (
-        "local"
-    )
+    engine: Annotated[
+        Literal["local", "ray"], "Run in processes here, or as tasks on a Ray cluster."
+    ] = "local"
     processes: Annotated[int | None, "Runs that share this machine's CPU; 1 by default."] = None
     runs_per_device: Annotated[int, "Runs that share a GPU."] = 1
-    address: Annotated[str | None, "Of the Ray cluster; by default one is started here."] = None
-    threads: Annotated[int | None, "CPU threads of a run: its share of them here, 1 on Ray."] = None
+    address: Annotated[
+        str | None, "Address of the Ray cluster; by default one is started here."
+    ] = None
+    threads: Annotated[
+        int | None, "CPU threads of each run; by default its share of them here, 1 on Ray."
+    ] = None
 
     def start(self, output: Path, logs: Path) -> "Engine":
         """An engine that writes runs' folders to ``output``."""

@@ -36,7 +36,8 @@ class RecipeOptions:
     batch_size: Annotated[int | None, "Images per step, on all devices together."] = None
     lr: Annotated[float | None, "The highest learning rate."] = None
     precision: Annotated[
-        Literal["auto", "bf16", "fp32"] | None, "auto is bf16 where the device gains from it."
+        Literal["auto", "bf16", "fp32"] | None,
+        "Arithmetic; auto is bf16 where the device gains from it.",
     ] = None
     changes: Annotated[
         list[str] | None,
@@ -108,7 +109,7 @@ class RunOptions:
     model: ModelName
     plan: Annotated[Path | None, "Crop the network by this plan.", "FILE.json"] = None
     data: Annotated[str, "digits (built in), cifar10, cifar100, or a folder.", "DATA"] = "digits"
-    seed: Annotated[int, "Of the weights, the images' order and augmentation."] = 0
+    seed: Annotated[int, "Seed of the weights, the images' order and augmentation."] = 0
     init: Annotated[
         Init,
         "A cropped network's weights: sliced from the original's, drawn anew, or the original's "

@@ -6,7 +6,8 @@ wrong by as much the other way.
 """
 
 import math
-from collections.abc import Callable, Mapping
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,15 +19,17 @@ from torch import nn
 from precrop.api import plan
 from precrop.costs.profiles import DeviceProfile, find_profile
 from precrop.deployment.machine import check_here
-from precrop.deployment.runtimes import Runner, runner
+from precrop.deployment.runtimes import Runner, Setting, sessions
 from precrop.deployment.timing import interleaved
 from precrop.errors import BudgetError
 from precrop.plans.plan import Plan
-from precrop.read.inputs import Inputs, given
+from precrop.read.inputs import given
 from precrop.solve.budgets import UNITS, Budget, parse_budget
 
 _HALVINGS = 4
 """Plans that are made, not measured, to find how narrow a network may be."""
+_SESSIONS, _LEAST_SECONDS = 3, 0.02
+"""Times that a network is loaded, and what one sample lasts at least."""
 MOST_ROUNDS = 3
 """Plans that are measured, at most."""
 _AIM = 0.96
@@ -86,7 +89,7 @@ def calibrate(
     """Plan until the measured time of the built network is at or under the asked one.
 
     Plans at most three times. Times are medians of interleaved rounds with the original, so a share
-    is a share of what the original took in the same rounds.
+    is a share of what the original took in the same rounds; both are loaded a few times.
 
     Args:
         model: the network; it stays as it was.
@@ -108,7 +111,7 @@ def calibrate(
     say = progress or _silent
     usual = profile.threads or torch.get_num_threads()
     used = usual if threads is None else threads
-    settings = {"batch": batch_size, "threads": used, "device": profile.device}
+    setting = Setting(batch_size, used, profile.device)
     inputs = given(model, input_shape)
     attempts: list[Attempt] = []
     plans: list[Plan] = []
@@ -117,9 +120,13 @@ def calibrate(
         asked_for = {"device_profile": profile, "batch_size": batch_size, **options}
         return plan(model, input_shape, latency=asked, **asked_for)
 
+    def loaded(network: nn.Module, stack: ExitStack) -> list[Runner]:
+        made = sessions(network, inputs, _SESSIONS, runtime=profile.runtime, setting=setting)
+        return [stack.enter_context(one) for one in made]
+
     with ExitStack() as stack:
         say("the original")
-        dense = stack.enter_context(_run(model, inputs, profile, settings))
+        dense = loaded(model, stack)
         asked = _first_share(latency, dense)
         while len(attempts) < MOST_ROUNDS:
             say(f"plan {len(attempts) + 1} of at most {MOST_ROUNDS}, {asked:.0%} of the prediction")
@@ -134,7 +141,8 @@ def calibrate(
             if made is None:
                 break
             plans.append(made)
-            with _run(made.build(model), inputs, profile, settings) as cropped:
+            with ExitStack() as passing:
+                cropped = loaded(made.build(model), passing)
                 attempts.append(_measure(latency, asked, dense, cropped, rounds))
             if _CLOSE <= attempts[-1].used <= 1:
                 break
@@ -146,19 +154,12 @@ def _silent(doing: str) -> None:
     pass
 
 
-def _run(
-    model: nn.Module, inputs: Inputs, profile: DeviceProfile, settings: Mapping[str, Any]
-) -> Runner:
-    return runner(model, inputs, runtime=profile.runtime, **settings)
-
-
-def _first_share(latency: Budget, dense: Runner) -> float:
+def _first_share(latency: Budget, dense: Sequence[Runner]) -> float:
     """What to ask of the first plan: the share itself, or the time over the original's."""
     share = _share(latency)
     if share is not None:
         return share
-    timing = interleaved({"dense": dense}, rounds=10, stopwatch=dense.stopwatch)
-    return min(limit(latency, 1.0) / timing["dense"].median, 1.0)
+    return min(limit(latency, 1.0) / _seconds({"dense": dense}, rounds=10)["dense"], 1.0)
 
 
 def limit(latency: Budget, dense: float) -> float:
@@ -194,15 +195,30 @@ def _narrowest(
     return possible, found
 
 
-def _measure(latency: Budget, asked: float, dense: Runner, cropped: Runner, rounds: int) -> Attempt:
+def _measure(
+    latency: Budget,
+    asked: float,
+    dense: Sequence[Runner],
+    cropped: Sequence[Runner],
+    rounds: int,
+) -> Attempt:
+    seconds = _seconds({"dense": dense, "cropped": cropped}, rounds)
+    return Attempt(asked, seconds["cropped"], seconds["dense"], limit(latency, seconds["dense"]))
+
+
+def _seconds(networks: Mapping[str, Sequence[Runner]], rounds: int) -> dict[str, float]:
+    """Of each network the median over its sessions; all of them take turns."""
+    runners = {(name, n): run for name, runs in networks.items() for n, run in enumerate(runs)}
     times = interleaved(
-        {"dense": dense, "cropped": cropped},
+        {f"{name} {number}": run for (name, number), run in runners.items()},
         rounds=rounds,
-        least_seconds=0.02,
-        stopwatch=cropped.stopwatch,
+        least_seconds=_LEAST_SECONDS,
+        stopwatch=next(iter(runners.values())).stopwatch,
     )
-    base = times["dense"].median
-    return Attempt(asked, times["cropped"].median, base, limit(latency, base))
+    return {
+        name: statistics.median(times[f"{name} {number}"].median for number in range(len(runs)))
+        for name, runs in networks.items()
+    }
 
 
 def _corrected(attempts: list[Attempt]) -> float:

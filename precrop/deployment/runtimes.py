@@ -123,8 +123,33 @@ def runner(
     """
     check_runtime(runtime)
     setting = Setting(batch, threads, device, channels_last)
-    try:
+    with _explained(runtime):
         return RUNTIMES[runtime](model, inputs, setting)
+
+
+def sessions(
+    model: nn.Module, inputs: Inputs, count: int, *, runtime: str, setting: Setting
+) -> list[Runner]:
+    """A network loaded so many times, where that makes a difference; else once.
+
+    A session of ONNX Runtime can be slow all its life.
+
+    Raises:
+        PrecropError: as for `runner`.
+    """
+    check_runtime(runtime)
+    with _explained(runtime):
+        if runtime != "ort":
+            return [RUNTIMES[runtime](model, inputs, setting)]
+        with onnx_file(model, inputs, setting.batch) as path:
+            return [ort_runner(path, model, inputs, setting) for _ in range(count)]
+
+
+@contextmanager
+def _explained(runtime: str) -> Iterator[None]:
+    """What a runtime raises becomes an error of the user's."""
+    try:
+        yield
     except PrecropError:
         raise
     except Exception as error:  # whatever a network or a runtime raises

@@ -44,7 +44,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Callable[[Clock], None]:
             return {name: Timing((run.seconds,)) for name, run in runners.items()}
 
         monkeypatch.setattr(
-            calibrating, "runner", lambda model, *args, **kwargs: Pretended(model, clock)
+            calibrating, "sessions", lambda model, *args, **kwargs: [Pretended(model, clock)]
         )
         monkeypatch.setattr(calibrating, "interleaved", times)
 
@@ -79,6 +79,18 @@ def test_the_asked_time_is_met_from_below(
     record = result.plan.options["calibrated"]
     assert record["share_of_limit"] == pytest.approx(built / dense / share)
     assert precrop.Plan.from_json(result.plan.to_json()) == result.plan
+
+
+def test_a_session_that_is_slow_all_its_life_does_not_decide(
+    device: Callable[[Clock], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loaded(model: nn.Module, *_: Any, **__: Any) -> list[Pretended]:
+        return [Pretended(model, lambda s, slower=slower: slower * s) for slower in (4, 1, 1)]  # type: ignore[misc]
+
+    device(lambda s: s)
+    steady = found(0.6)
+    monkeypatch.setattr(calibrating, "sessions", loaded)
+    assert found(0.6).attempts == steady.attempts
 
 
 def test_milliseconds(device: Callable[[Clock], None]) -> None:

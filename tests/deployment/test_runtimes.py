@@ -16,6 +16,7 @@ from precrop.deployment.runtimes import (
     check_device,
     noise,
     runner,
+    sessions,
     stopwatch,
 )
 from precrop.deployment.timing import HostStopwatch
@@ -230,3 +231,12 @@ def test_one_thread_is_timed_by_its_own_clock() -> None:
     assert HostStopwatch()(rest, 1) >= 0.03
     assert alone(rest, 1) < 0.01
     assert alone(work, 1) > 0.002
+
+
+@pytest.mark.parametrize(("runtime", "count"), [("eager", 1), ("ort", 3)])
+def test_a_network_is_loaded_so_often_where_that_matters(runtime: str, count: int) -> None:
+    made = sessions(small(), inputs(), 3, runtime=runtime, setting=Setting())
+    assert len({id(one) for one in made}) == count
+    for one in made:
+        with one:
+            assert one.stopwatch(one, 1) > 0

@@ -1,14 +1,9 @@
 """Seconds and memory that every method for densities takes: `make bench`.
 
-SynFlow and SNIP stand next to plain loops over autograd, written as their papers read, in turns on
-the same network and batch. Networks and batches are made outside of the timed parts. CPU seconds
-are those of the process, which say more where other processes hold the cores. PyTorch runs on one
-thread.
-
-For the plain SynFlow, whose R must fit in float32 and stay linear, every layer's weights are scaled
-by a constant; densities may then differ by a few weights. The plain SNIP computes its batch at
-once, where precrop cuts it in parts that fit in memory. Memory is the most that a fresh process
-ever held.
+SynFlow and SNIP take turns with plain loops over autograd on the same network and batch. For the
+plain SynFlow, whose R must fit in float32, every layer's weights are scaled by a constant. CPU
+seconds are those of the process; memory is the most that a fresh process ever held. PyTorch runs on
+one thread.
 """
 
 import argparse

@@ -1,10 +1,8 @@
 """Seconds that `precrop.plan` takes, next to Torch-Pruning at the same MACs: `make bench`.
 
-Torch-Pruning takes a channel ratio, not a budget, so its ratio is bisected to a thousandth, for the
-largest network within the budget. Shown are that total and one prune at the ratio found, beside
-`plan + build`. Networks are made outside of the timed parts. MACs are half of what PyTorch's
-FlopCounterMode counts. PyTorch runs on one thread: precrop computes nothing that threads share, and
-Torch-Pruning's threads wait for each other where other processes hold the cores.
+Torch-Pruning takes a channel ratio, not a budget, so its ratio is bisected to a thousandth. Shown
+are that total and one prune at the ratio found, beside `plan + build`. MACs are half of what
+PyTorch's FlopCounterMode counts. PyTorch runs on one thread.
 """
 
 import argparse

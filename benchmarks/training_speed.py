@@ -1,11 +1,8 @@
 """How fast `precrop train` trains on a CPU, dense and cropped: `make bench`.
 
 ResNet-20 on random images of CIFAR-10's size. The bare loop is what anyone writes: bf16 autocast
-and channels_last, SGD, one batch over and over. `precrop train` shuffles, crops, flips, normalises,
-counts and keeps checkpoints. Every measurement is a process of its own, in turns.
-
-An epoch is 50,000 training images and 10,000 held-out ones, scaled up from the steps that ran.
-Cropped networks are plans at 30% of the MACs. Where time goes is told by PyTorch's profiler.
+and channels_last, SGD, one batch over and over; `precrop train` does all that a training needs. An
+epoch is scaled up from the steps that ran. Cropped networks are plans at 30% of the MACs.
 """
 
 import argparse

@@ -231,7 +231,7 @@ def page(text: str, known: Sources) -> str:
 
 def _wrapped(part: str) -> str:
     """A paragraph with its lines broken anew; lists, tables and the like as they are."""
-    is_prose = part[:1].isalnum() or part[:1] in "`*("
+    is_prose = part[:1].isalnum() or part[:1] in "`*(["
     return textwrap.fill(part, 100, **UNBROKEN) if is_prose else part
 
 

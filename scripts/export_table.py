@@ -391,10 +391,9 @@ printed. A file that fails is removed, and what had its name before stays.
 **Batch.** Files take any batch size. Networks that PyTorch cannot export that way (they loop over
 the batch) are refused with its reason; `--batch 1` exports them for one size.
 
-**Names.** ONNX inputs are called as the arguments of the network's `forward`, and outputs by the
-keys and places that lead to them: `output`, `output_0`, `out`, `boxes_0`. Networks are exported as
-in eval mode. A masked network is exported dense, its masked weights as zeros. Weights beyond 1.5 GB
-go to a second file, `half.onnx.data`.
+**Names.** ONNX inputs are called as the arguments of `forward`, outputs by the keys and places that
+lead to them: `output`, `output_0`, `boxes_0`. A masked network is exported dense, with zeros.
+Weights beyond 1.5 GB go to a second file, `half.onnx.data`.
 
 From Python:
 
@@ -408,12 +407,11 @@ made = export(small, (3, 32, 32), "half.onnx")
 print(made.difference)
 ```
 
-**What it must be fed.** Every file says which network it is of and the shape of its input, and of
-a run of `precrop train` also how its images were normalised (`mean`, `std`, on the scale 0 to 1),
-how much of their shorter side was looked at (`crop_pct`), and what the classes are called: ONNX in
-`metadata_props`, each in JSON; pt2 in the extra file `precrop`; safetensors in the metadata entry
-`precrop`. In Python `export(…, metadata={{"mean": …}})` adds to it. So a file runs where only ONNX
-Runtime, NumPy and Pillow are installed ([examples/onnx_runtime.py](../examples/onnx_runtime.py)):
+**What it must be fed.** Every file names its network and input shape, and of a run of
+`precrop train` also `mean`, `std`, `crop_pct` (how much of the shorter side was looked at) and
+`classes`: ONNX in `metadata_props`, each in JSON; pt2 in the extra file `precrop`; safetensors in
+the metadata entry `precrop`. So a file runs with ONNX Runtime, NumPy and Pillow alone
+([examples/onnx_runtime.py](../examples/onnx_runtime.py)):
 
 ```python
 import json
@@ -453,15 +451,13 @@ def _conditions() -> Iterator[str]:
     import timm
     import torchvision
 
-    yield "Networks of [the matrix](coverage.md) were exported with fresh weights, norms with"
-    yield "the statistics of one batch and no parameter at zero, on small images where they take"
-    yield "them, by `python -m scripts.export_table --cache results/exports.jsonl --markdown"
+    yield "Networks of [the matrix](coverage.md) with fresh weights, on small images where they"
+    yield "take them, by `python -m scripts.export_table --cache results/exports.jsonl --markdown"
     yield "docs/export.md`"
     yield f"(Python {platform.python_version()}, torch {torch.__version__}, torchvision"
     yield f"{torchvision.__version__}, timm {timm.__version__}, onnxscript"
     yield f"{onnxscript.__version__}, ONNX Runtime {onnxruntime.__version__}). Where an export"
-    yield "fails, PyTorch's own exporter was called by itself: that its reason stands beside ours"
-    yield "says that it fails as well."
+    yield "fails, the reason of PyTorch's own exporter stands beside ours."
 
 
 def _section(results: Sequence[Result], crop: float | None) -> Iterator[str]:

@@ -49,17 +49,24 @@ def clean_tables() -> Iterator[None]:
 @pytest.mark.filterwarnings("ignore:`isinstance")
 @pytest.mark.parametrize("page", [*PAGES, *TUTORIALS])
 def test_code_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python, and in blocks of a shell every command, one after the other in one folder."""
+    """Python, and in blocks of a shell every command, one after the other in one folder.
+
+    A block that begins with a comment of a file's name is that file, too.
+    """
     monkeypatch.chdir(tmp_path)
     content = text(page)
     names: dict[str, Any] = {"__name__": "page"}
-    blocks = list(re.finditer(r"^```(python|sh)\n(.*?)^```$", content, re.MULTILINE | re.DOTALL))
+    blocks = list(
+        re.finditer(r"^```(python|sh|yaml)\n(.*?)^```$", content, re.MULTILINE | re.DOTALL)
+    )
     assert blocks
     for block in blocks:
+        if named := re.match(r"# (\w+\.\w+)\n", block[2]):
+            Path(named[1]).write_text(block[2], encoding="utf-8")
         if block[1] == "python":
             line = content.count("\n", 0, block.start(2))
             exec(compile("\n" * line + block[2], str(ROOT / page), "exec"), names)
-        else:
+        elif block[1] == "sh":
             for command in block[2].replace("\\\n", " ").splitlines():
                 program, *words = shlex.split(command, comments=True)
                 assert program == "precrop"

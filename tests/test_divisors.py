@@ -2,6 +2,7 @@
 
 import dataclasses
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,8 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import precrop
+from precrop.fit.fitting import Fitter
+from precrop.models import resnet20
 from precrop.planning import Choice
 from precrop.plans.table import multiples_lines
+from precrop.read.network import Network
 from precrop.solve.structure import Group
 from tests.networks import SHAPE as NET_SHAPE
 from tests.networks import networks
@@ -216,6 +220,22 @@ def test_the_step_is_halved_down_to_one() -> None:
         assert share >= 0.98 or plan.options["divisor"] == 1, (params, share, smaller)
     with pytest.raises(precrop.BudgetError, match="the least possible with divisor=1"):
         precrop.plan(model, SHAPE, params=20)
+
+
+@pytest.mark.parametrize(("params", "taken"), [(0.7, 16), (0.3, 8), (0.05, 4)])
+def test_smaller_steps_need_no_further_reading_nor_fit(params: float, taken: int) -> None:
+    model = torchvision.models.resnet18() if taken == 16 else resnet20()
+    counts = []
+    named: dict[str, Any] = {"divisor": taken}
+    for options in ({}, named):
+        with (
+            mock.patch.object(Network, "read", autospec=True, side_effect=Network.read) as read,
+            mock.patch.object(Fitter, "fit", autospec=True, side_effect=Fitter.fit) as fit,
+        ):
+            plan = precrop.plan(model, (3, 32, 32), macs=params, **options)
+        assert plan.options["divisor"] == taken
+        counts.append((read.call_count, fit.call_count))
+    assert counts[0] == counts[1]
 
 
 def test_what_was_chosen_elsewhere_is_taken_as_it_is() -> None:

@@ -161,3 +161,23 @@ def refusal(path: Path) -> str:
         load_state(net(), path)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_damaged_files_are_one_line_or_tensors(tmp_path: Path, legacy: bool) -> None:
+    path, random = tmp_path / "net.pt", torch.Generator().manual_seed(0)
+    torch.save(net().state_dict(), path, _use_new_zipfile_serialization=not legacy)
+    whole, refusals = path.read_bytes(), 0
+    for _ in range(150):
+        changed = bytearray(whole)
+        for place in torch.randint(len(whole), (4,), generator=random).tolist():
+            changed[place] = int(torch.randint(256, (), generator=random))
+        path.write_bytes(changed)
+        try:
+            found = read_state(path)
+        except PrecropError as error:
+            assert "\n" not in str(error)
+            refusals += 1
+        else:
+            assert all(isinstance(value, torch.Tensor) for value in found.values())
+    assert refusals

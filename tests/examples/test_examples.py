@@ -1,10 +1,12 @@
 """Every example runs as it stands, and what it saves is the cropped network."""
 
 import ast
+import glob
 import importlib.util
 import os
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -123,8 +125,17 @@ def test_hugging_face_trainer(run: Any) -> None:
     assert_same(found["again"].cpu(), found["model"].cpu())
 
 
+def first_commands() -> list[list[str]]:
+    """README's commands from the install to an answer in ONNX Runtime, of a small network."""
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("to ONNX Runtime\n")[1]
+    block = section.partition("\n## ")[0]
+    lines = [line for line in block.splitlines() if line.startswith("    ")]
+    assert len(lines) <= 6
+    return [shlex.split(line.replace("resnet18", "resnet20"), comments=True) for line in lines]
+
+
 def test_onnx_runtime(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """From an image folder to an answer in ONNX Runtime, in four commands after the install.
+    """README's way from an image folder to an answer in ONNX Runtime.
 
     Images are of several sizes: they are scaled to the plan's.
     """
@@ -138,18 +149,20 @@ def test_onnx_runtime(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[st
                 height, width = 40 + 3 * number, 50 - number
                 noise = torch.randint(-20, 21, (height, width, 3), generator=drawn)
                 pixels = (torch.tensor(colour) + noise).clamp(0, 255).byte()
-                Image.fromarray(pixels.numpy()).save(folder / f"{number}.png")
-    words = ["--epochs", "2", "--logger", "none"]
-    assert main(["plan", "resnet20", "--macs", "0.5", "-o", "half.json"]) == 0
-    assert main(["train", "resnet20", "--plan", "half.json", "--data", "photos", *words]) == 0
+                Image.fromarray(pixels.numpy()).save(folder / f"{number}.jpg")
+    *commands, last = first_commands()
+    for words in commands:
+        if words[0] == "precrop":
+            found = [
+                sorted(map(str, Path().glob(word))) if "*" in word else [word] for word in words
+            ]
+            assert main([word for words in found for word in words][1:]) == 0
     said = capsys.readouterr().err
-    assert (
-        "16 training images fill no batch of 256: batches of 8, at learning rate 0.003125" in said
-    )
+    assert "16 training images fill no batch of 256: batches of 8, at learning rate 0.0031" in said
     assert "on photos at 3x32x32, the plan's input size, 2 epochs" in said
+    program, example, file, _ = last
+    assert (program, example) == ("python", "examples/onnx_runtime.py")
     (folder,) = Path("runs").glob("resnet20-photos-*")
-    assert main(["export", str(folder), "-o", "net.onnx"]) == 0
-    capsys.readouterr()
     images, network = load_data("photos", image_size=32), load_trained(folder).network.eval()
     assert not isinstance(images.test, Images)
     mean, std = (torch.tensor(values)[:, None, None] for values in (images.mean, images.std))
@@ -158,8 +171,7 @@ def test_onnx_runtime(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[st
         image, label = images.test[number]
         with torch.no_grad():
             scores = network(((image / 255 - mean) / std)[None])[0]
-        found = run("onnx_runtime.py", "net.onnx", str(path))
-        answer = torch.from_numpy(found["scores"][0])
+        answer = torch.from_numpy(run("onnx_runtime.py", file, str(path))["scores"][0])
         torch.testing.assert_close(answer, scores, rtol=0, atol=0.1)  # of another resampling
         assert images.classes[label] == path.parent.name
         assert capsys.readouterr().out.strip() == images.classes[int(answer.argmax())]

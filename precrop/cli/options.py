@@ -32,7 +32,7 @@ InputShapes = Annotated[
 Params = Annotated[str | None, "Budget of parameters: a share (0.5, 50%) or a number (2.5M)."]
 Macs = Annotated[str | None, "Budget of multiply-accumulates: a share or a number (1.2G)."]
 Seed = Annotated[int | None, "Seed of the initial weights."]
-Trust = Annotated[bool, "Run code of others that the file names as module:factory."]
+Trust = Annotated[bool, "Run code of others that the file names as module:function."]
 Summary = Annotated[bool, "A line for each stage instead of each layer."]
 WEIGHT_FILES = "a state_dict, .safetensors or .pt"
 """What stands behind ``--weights`` everywhere."""

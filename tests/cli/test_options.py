@@ -104,6 +104,12 @@ def test_every_option_of_every_command_has_help() -> None:
             assert parameter.help, f"{name} {parameter.name}"
 
 
+def test_every_command_can_be_quiet_and_verbose() -> None:
+    for name, command in commands(typer.main.get_command(app)):
+        said = {option for parameter in command.params for option in parameter.opts}
+        assert {"-q", "--quiet", "-v", "--verbose"} <= said, name
+
+
 def test_plans_options_are_those_of_the_library_with_its_defaults() -> None:
     parameters = inspect.signature(precrop.plan).parameters
     values_of_python = ("strategy", "widths")

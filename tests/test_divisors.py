@@ -85,9 +85,9 @@ def test_a_part_narrower_than_the_divisor_is_reported(capsys: pytest.CaptureFixt
     assert plan.widths["mixed"][1] % 8 == 5
     show(plan)
     told = capsys.readouterr().out
-    assert "multiples of 8 or those of the original: 2 of 5 layers have multiples." in told
-    assert "No multiple of 8 in 2: too narrow: a, mixed" in told
-    assert "No multiple of 8 in 1: the network's own ends, or frozen: head" in told
+    assert "multiples of 8 in 2 of 5 layers and those of the original in others." in told
+    assert "Not a multiple of 8: a, mixed (too narrow)." in told
+    assert "Not a multiple of 8: head (the network's output, or frozen)." in told
 
 
 def narrow() -> nn.Sequential:
@@ -253,9 +253,9 @@ def test_what_a_divisor_guarantees_is_told() -> None:
     plan = precrop.plan(torchvision.models.mobilenet_v2(), (3, 64, 64), params=0.5, macs=0.5)
     lines = list(multiples_lines(plan))
     assert lines == [
-        "Widths are multiples of 16: 51 of 53 layers have multiples.",
-        "No multiple of 16 in 1: the network's own ends, or frozen: classifier.1",
-        "No multiple of 16 in 1: too narrow: features.1.conv.1",
+        "Widths are multiples of 16 in 51 of 53 layers.",
+        "Not a multiple of 16: classifier.1 (the network's output, or frozen).",
+        "Not a multiple of 16: features.1.conv.1 (too narrow).",
     ]
     assert lines[0] in plan.summary()
     one = precrop.plan(narrow(), SHAPE, params=0.5, divisor=1)
@@ -263,6 +263,6 @@ def test_what_a_divisor_guarantees_is_told() -> None:
     uneven = precrop.plan(Joined(5, 40), SHAPE, params=0.5, divisor=8)
     old = {name: value for name, value in uneven.solver.items() if name != "no_multiples"}
     assert list(multiples_lines(dataclasses.replace(uneven, solver=old))) == [
-        "Widths are multiples of 8 or those of the original: 2 of 5 layers have multiples.",
-        "No multiple of 8 in 1: sums of several widths, of which some cannot be multiples: mixed",
+        "Widths are multiples of 8 in 2 of 5 layers and those of the original in others.",
+        "Not a multiple of 8: mixed (the sum of several widths).",
     ]

@@ -166,11 +166,11 @@ def worth_lines(plan: "Plan") -> Iterator[str]:
 
 
 _NO_MULTIPLES = {
-    "fixed": "the network's own ends, or frozen",
+    "fixed": "the network's output, or frozen",
     "narrow": "too narrow",
-    "tied": "tied or grouped channels leave no narrower multiple",
+    "tied": "tied or in groups that leave no narrower multiple",
     "whole": "as wide as in the original",
-    "parts": "sums of several widths, of which some cannot be multiples",
+    "parts": "the sum of several widths",
 }
 """The reasons of `precrop.solve.multiples` in words."""
 
@@ -183,8 +183,8 @@ def multiples_lines(plan: "Plan") -> Iterator[str]:
     odd = [layer.name for layer in plan.layers if layer.out_channels % divisor]
     even = len(plan.layers) - len(odd)
     auto = plan.options.get("divisor_asked") == "auto"
-    rule = f"multiples of {divisor}" if auto else f"multiples of {divisor} or those of the original"
-    yield f"Widths are {rule}: {even} of {len(plan.layers)} layers have multiples."
+    others = "" if auto else " and those of the original in others"
+    yield f"Widths are multiples of {divisor} in {even} of {len(plan.layers)} layers{others}."
     reasons = plan.solver.get("no_multiples")
     if not isinstance(reasons, Mapping):  # plans of old told only these
         reasons = {"parts": plan.solver.get("uneven")}
@@ -192,7 +192,7 @@ def multiples_lines(plan: "Plan") -> Iterator[str]:
         told = reasons.get(reason)
         names = [name for name in odd if name in told] if isinstance(told, Sequence) else []
         if names:
-            yield f"No multiple of {divisor} in {len(names)}: {words}: {_some(names)}"
+            yield f"Not a multiple of {divisor}: {_some(names)} ({words})."
 
 
 def outputs_lines(plan: "Plan") -> Iterator[str]:

@@ -1,17 +1,18 @@
 """How soon the page of ``precrop explore`` answers: 50 random moves of its controls, in a browser.
 
-A move sets one control as a hand would. Its answer has come when the numbers, the picture, the
-table and the code on the page have all been written anew and nothing changes any more; the seconds
-are those up to the last change. The first picture of a network, which is built and read then, is
-shown apart.
+A move sets one control as a hand would: mostly a budget, else divisor, balance, expand or strategy,
+which changes between SynExp and Uniform; moves with the strategy Exact, which solves many programs
+for a plan, are measured apart. Its answer has come when numbers, picture, table and code have been
+written anew and nothing on the page changes any more.
 """
 
 import argparse
+import os
 import random
 import shutil
 import socket
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,18 +25,21 @@ from benchmarks.report import (
     rows_of,
     setting,
     show,
-    timed,
     write_between,
 )
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
+Moved = Callable[[random.Random], float]
 NETWORKS = ("resnet50", "mobilenet_v2")
 MOVES = 50
+EXACTLY = 10
+"""Moves with the strategy Exact."""
 COLUMNS = {
     "network": "network",
-    "first": "first picture, s",
+    "strategy": "strategy",
+    "moves": "moves",
     "median": "median answer, s",
     "p95": "95th percentile, s",
     "most": "longest, s",
@@ -91,49 +95,59 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), metavar="MODEL")
     args = parser.parse_args(argv)
     where = setting("torch", "gradio", "precrop")
-    rows = [measured(name, args.moves) for name in args.networks]
-    sections = [Section(f"{args.moves} moves of the page", COLUMNS, rows)]
+    busy = os.getloadavg()[0]
+    rows = [row for name in args.networks for row in measured(name, args.moves)]
+    sections = [Section("Moves of the page", COLUMNS, rows)]
     show(sections)
     if args.page is not None:
-        table = [*rows_of(sections[0]), "", f"{args.moves} moves each; {described(where)}."]
+        others = f"When it began {busy:.1f} other programs wanted a core."
+        table = [*rows_of(sections[0]), "", f"Measured on {described(where)}. {others}"]
         write_between(args.page, table)
 
 
-def measured(network: str, moves: int) -> Row:
+def measured(network: str, moves: int) -> Iterator[Row]:
     """Seconds of random moves on the page of a network."""
     from precrop.explore.page import app
 
-    progress.print(f"{network}: {moves} moves")
-    explored = app(network, names=())
-    with served(explored) as address, browser() as page:
-        first, _ = timed(lambda: opened(page, address))
-        choose = random.Random(0)
+    with served(app(network, names=())) as address, browser() as page:
+        opened(page, address)
         page.evaluate(COUNT)
-        taken = [page.evaluate(MOVE, move(choose)) for _ in range(moves)]
-    if min(taken) < 0:
-        raise SystemExit(f"{network}: {taken.count(-1)} moves had no answer")
-    return {
-        "network": network,
-        "first": first,
-        "median": statistics.median(taken),
-        "p95": statistics.quantiles(taken, n=20)[-1] if len(taken) > 1 else taken[0],
-        "most": max(taken),
-    }
+        choose = random.Random(0)
+        for strategy, count in (("SynExp, Uniform", moves), ("Exact", min(moves, EXACTLY))):
+            progress.print(f"{network}, {strategy}: {count} moves")
+            if strategy == "Exact":
+                page.locator("#strategy").get_by_text("Exact", exact=True).click()
+                page.locator("#command .cm-content").filter(has_text="exact").wait_for()
+            kinds = OTHERS if strategy != "Exact" else {}
+            taken = [page.evaluate(MOVE, move(choose, kinds)) for _ in range(count)]
+            if min(taken) < 0:
+                raise SystemExit(f"{network}: {taken.count(-1)} moves had no answer")
+            yield {
+                "network": network,
+                "strategy": strategy,
+                "moves": count,
+                "median": statistics.median(taken),
+                "p95": sorted(taken)[round(0.95 * (count - 1))],
+                "most": max(taken),
+            }
 
 
-def move(choose: random.Random) -> tuple[str, float | None]:
-    """A control, and where it is moved to: mostly a budget."""
-    number = {
-        "#share-params": choose.randint(20, 99),
-        "#share-macs": choose.randint(20, 99),
-        "#balance": choose.randint(1, 50) / 10,
-    }
-    control = choose.choices([*number, "#divisor", "#strategy", "#expand"], (4, 4, 1, 1, 1, 1))[0]
-    if control in number:
-        return f"{control} input[type=range]", number[control]
-    if control == "#expand":
-        return f"{control} input", None
-    return f"{control} input:not(:checked)", choose.randint(0, 3 if control == "#divisor" else 1)
+OTHERS: Mapping[str, Moved] = {
+    "#balance input[type=range]": lambda choose: choose.randint(1, 50) / 10,
+    "#divisor input:not(:checked)": lambda choose: choose.randint(0, 3),
+    "#strategy label:nth-of-type(-n+2) input:not(:checked)": lambda choose: 0,
+    "#expand input": lambda choose: 0,
+}
+"""Controls beside the budgets, and where they are moved to."""
+
+
+def move(choose: random.Random, others: Mapping[str, Moved]) -> tuple[str, float]:
+    """A control, and where it is moved to: in two of three cases a budget."""
+    budgets = [f"#share-{cost} input[type=range]" for cost in ("params", "macs")]
+    if not others or choose.random() < 2 / 3:
+        return choose.choice(budgets), choose.randint(20, 99)
+    control = choose.choice([*others])
+    return control, others[control](choose)
 
 
 def opened(page: "Page", address: str) -> None:

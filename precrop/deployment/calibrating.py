@@ -36,7 +36,7 @@ _AIM = 0.96
 """Where in the asked time the next plan aims: below it, since widths come in steps."""
 _EXPONENTS = (0.7, 1.5)
 """Least and greatest power of what was asked that measured times are taken to follow."""
-_CLOSE = 0.92
+_CLOSE = 0.94
 """A plan at this share of the asked time or above, and within it, is not improved any more."""
 
 

@@ -15,7 +15,7 @@ import torch
 from precrop.fit.drivers import Driver
 from precrop.fit.fitting import Fitter, Mismatch
 from precrop.fit.sites import Site
-from precrop.read.axes import Axis, atoms, axis_of, freeze, resolve, tie, unify, varies
+from precrop.read.axes import Axis, atoms, axis_of, axis_size, freeze, resolve, tie, unify, varies
 from precrop.read.network import Network, Pass
 from precrop.read.reader import CallReading
 
@@ -68,8 +68,13 @@ class Holds:
         self._apply_all()
 
     def _next(self, site: Site, mismatch: Mismatch) -> int:
-        """The next decision. Where code has a number of its own, tying can't help."""
-        return max(self.levels.get(site, -1) + 1, FIRST_FREEZING if mismatch.constant else 0)
+        """The next decision. Where code has a number of its own, tying can't help.
+
+        Code that raises has compared two widths, as a rule.
+        """
+        first = 0 if mismatch.stopped else len(COMPARED)
+        least = FIRST_FREEZING if mismatch.constant else first
+        return max(self.levels.get(site, -1) + 1, least)
 
     def _drive(self, site: Site, found: tuple[Driver, ...]) -> bool:
         """Tie what the arguments of a site follow, if that is new and all that is held of it."""
@@ -187,8 +192,19 @@ def _in_modules(depth: int) -> Reach:
     return reach
 
 
+def _equal_in_module(fitter: Fitter, forward: Pass, indices: Sequence[int]) -> Iterator[list[Axis]]:
+    """Axes in the module that runs a call, by their sizes."""
+    for axes in _in_modules(0)(fitter, forward, indices):
+        alike: dict[int, list[Axis]] = {}
+        for axis in axes:
+            alike.setdefault(axis_size(axis), []).append(axis)
+        yield from alike.values()
+
+
+COMPARED = ((False, _equal_in_module),)
 REACHES = (_at_call, *map(_in_modules, range(MAX_DEPTH)))
 DECISIONS = (
+    *COMPARED,
     *((False, reach) for reach in (_same_driver, *REACHES)),
     *((True, reach) for reach in (_stated, *REACHES)),
 )

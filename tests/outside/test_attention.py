@@ -182,3 +182,55 @@ def test_unequal_split_keeps_its_ratio() -> None:
     assert block.qkv.out_channels == 2 * (block.head_dim + 2 * block.key_dim)
     assert built.up.out_channels < 48
     assert not plan.frozen
+
+
+class GatedBias(nn.Module):
+    """Attention with weights of its own that PyTorch's function checks, and a gated bias (WavLM).
+
+    The gate's eight channels are a number in the code: they must not hold the embedding.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.width, self.heads = width, heads
+        self.q, self.k, self.v, self.o = (nn.Linear(width, width) for _ in range(4))
+        self.gate, self.table = nn.Linear(width // heads, 8), nn.Embedding(16, heads)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, _ = x.shape
+        split = x.view(batch, length, self.heads, -1).transpose(1, 2)
+        gates = self.gate(split).view(batch, self.heads, length, 2, 4).sum(-1).sigmoid()
+        places = torch.arange(length, device=x.device)
+        bias = self.table((places[None] - places[:, None]).abs() % 16).permute(2, 0, 1)
+        bias = bias.repeat(batch, 1, 1) * gates[..., :1].reshape(batch * self.heads, length, 1)
+        x = x.transpose(0, 1)
+        biases = torch.cat([self.q.bias, self.k.bias, self.v.bias])
+        out, _ = nn.functional.multi_head_attention_forward(
+            x, x, x, self.width, self.heads, None, biases, None, None, False, 0.0,
+            self.o.weight, self.o.bias, self.training, None, False, bias,
+            use_separate_proj_weight=True, q_proj_weight=self.q.weight,
+            k_proj_weight=self.k.weight, v_proj_weight=self.v.weight,
+        )  # fmt: skip
+        return out.transpose(0, 1)
+
+
+class Gated(nn.Module):
+    """A block of it between two linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.block = nn.Linear(6, 48), GatedBias(48, 4)
+        self.hidden, self.back, self.head = nn.Linear(48, 64), nn.Linear(64, 48), nn.Linear(48, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.embed(x)
+        h = h + self.block(h)
+        out: Tensor = self.head(h + self.back(self.hidden(h).relu())).mean(1)
+        return out
+
+
+def test_widths_that_are_compared_are_held_equal_and_others_stay_free() -> None:
+    plan, built = cropped(Gated, (9, 6))
+    assert not plan.frozen
+    assert built.block.q.weight.shape == (built.block.width, built.block.width)
+    assert built.block.gate.out_features == 8

@@ -30,7 +30,7 @@ _HALVINGS = 4
 """Plans that are made, not measured, to find how narrow a network may be."""
 _SESSIONS, _LEAST_SECONDS = 3, 0.02
 """Times that a network is loaded, and what one sample lasts at least."""
-MOST_ROUNDS = 3
+MOST_ROUNDS = 5
 """Plans that are measured, at most."""
 _AIM = 0.96
 """Where in the asked time the next plan aims: below it, since widths come in steps."""
@@ -88,7 +88,7 @@ def calibrate(
 ) -> Calibrated:
     """Plan until the measured time of the built network is at or under the asked one.
 
-    Plans at most three times. Times are medians of interleaved rounds with the original, so a share
+    Plans at most five times. Times are medians of interleaved rounds with the original, so a share
     is a share of what the original took in the same rounds; both are loaded a few times.
 
     Args:
@@ -138,8 +138,8 @@ def calibrate(
                     what = f"latency={latency!r}, as it is predicted"
                     raise BudgetError(f"{what}: {error}") from error
                 asked, made = _narrowest(planned, asked, attempts[-1].asked)
-            if made is None:
-                break
+            if made is None or any(made.tensors == known.tensors for known in plans):
+                break  # widths have no step in between
             plans.append(made)
             with ExitStack() as passing:
                 cropped = loaded(made.build(model), passing)
@@ -221,12 +221,22 @@ def _seconds(networks: Mapping[str, Sequence[Runner]], rounds: int) -> dict[str,
     }
 
 
+def _used(attempt: Attempt) -> float:
+    return attempt.used
+
+
 def _corrected(attempts: list[Attempt]) -> float:
     """What to ask next, so that the measured time comes to what is aimed at.
 
-    Measured times follow a power of what was asked, with the exponent of the last two plans: 1
-    after the first, and never far from it, since times have noise.
+    Measured times follow a power of what was asked: between the closest plans on either side of the
+    aim, the one that goes through both. Else it has the exponent of the last two plans: 1 after the
+    first, and never far from it, since times have noise.
     """
+    slower = min((a for a in attempts if a.used > _AIM), key=_used, default=None)
+    faster = max((a for a in attempts if a.used <= _AIM), key=_used, default=None)
+    if slower and faster and slower.asked > faster.asked:
+        share = math.log(_AIM / faster.used) / math.log(slower.used / faster.used)
+        return faster.asked * (slower.asked / faster.asked) ** share
     last = attempts[-1]
     exponent = 1.0
     if len(attempts) > 1 and attempts[-2].asked != last.asked:

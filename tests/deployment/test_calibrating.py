@@ -114,10 +114,23 @@ def test_the_narrowest_is_tried_before_giving_up(device: Callable[[Clock], None]
     # What is asked after the second plan is less than the narrowest widths take.
     device(lambda s: 5e-4 + s)
     result = found(0.5, min_width=11)
-    assert len(result.attempts) == MOST_ROUNDS
-    assert result.attempts[2].asked < result.attempts[1].asked
+    asked = [attempt.asked for attempt in result.attempts]
+    assert 2 < len(asked) <= MOST_ROUNDS
+    assert asked == sorted(asked, reverse=True)
     with pytest.raises(BudgetError):
-        found(0.95 * result.attempts[2].asked, min_width=11)
+        found(0.95 * asked[-1], min_width=11)
+
+
+def test_plans_on_both_sides_are_interpolated(device: Callable[[Clock], None]) -> None:
+    # A step in the times: too slow above it, much too fast below it, what is asked in between.
+    whole = predict(PROFILE, resnet20(), IMAGE)
+    device(lambda s: s * (1 if s > 0.9 * whole else 1.2 if s > 0.42 * whole else 0.8))
+    result = found(0.5)
+    asked = [attempt.asked for attempt in result.attempts]
+    assert result.met
+    assert len(asked) > 2
+    assert all(min(asked[:2]) < later < max(asked[:2]) for later in asked[2:])
+    assert len({attempt.seconds for attempt in result.attempts}) == len(asked)
 
 
 def test_an_unreachable_time(device: Callable[[Clock], None]) -> None:

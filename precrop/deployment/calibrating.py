@@ -236,7 +236,7 @@ def _corrected(attempts: list[Attempt]) -> float:
     faster = max((a for a in attempts if a.used <= _AIM), key=_used, default=None)
     if slower and faster and slower.asked > faster.asked:
         share = math.log(_AIM / faster.used) / math.log(slower.used / faster.used)
-        return faster.asked * (slower.asked / faster.asked) ** share
+        return faster.asked * math.pow(slower.asked / faster.asked, share)
     last = attempts[-1]
     exponent = 1.0
     if len(attempts) > 1 and attempts[-2].asked != last.asked:

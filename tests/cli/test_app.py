@@ -281,7 +281,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("plan", "densities"):
         monkeypatch.setattr(precrop, name, work)
-    for name in ("calibrate", "runner"):
+    for name in ("calibrate", "sessions"):
         monkeypatch.setattr(calibrating, name, work)
 
 

@@ -18,7 +18,11 @@ FILES = sorted(path for path in FOLDER.glob("*.yaml") if path.name != "claims.ya
 CELLS = {
     "balance": 75,
     "granularity": 96,
+    "granularity-small": 100,
     "imagenet": 90,
+    "macs-alone": 32,
+    "many-classes": 30,
+    "masks-small": 60,
     "methods": 732,
     "methods-pilot": 19,
     "options": 114,
@@ -30,7 +34,10 @@ CELLS = {
     "tiny-imagenet": 90,
 }
 SIDES = {
+    "granularity-small": (16, 10),
     "imagenet": (224, 1000),
+    "many-classes": (32, 50),
+    "masks-small": (16, 10),
     "proxy-pilot": (16, 10),
     "proxy-seeds": (16, 10),
     "repair": (16, 10),
@@ -89,7 +96,19 @@ def test_every_cell_can_be_trained(name: str) -> None:
 
 @pytest.mark.matrix
 @pytest.mark.parametrize(
-    "name", ["imagenet", "methods", "options", "preconfig", "proxy-pilot", "tiny-imagenet"]
+    "name",
+    [
+        "granularity-small",
+        "imagenet",
+        "macs-alone",
+        "many-classes",
+        "masks-small",
+        "methods",
+        "options",
+        "preconfig",
+        "proxy-pilot",
+        "tiny-imagenet",
+    ],
 )
 def test_every_cell_of_the_large_ones_can_be_trained(name: str) -> None:
     check(expand(read_study(FOLDER / f"{name}.yaml", trust=True)), images(name))

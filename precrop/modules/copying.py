@@ -15,9 +15,14 @@ from precrop.errors import PrecropError
 from precrop.modules.names import held_tensors
 from precrop.modules.reparametrised import refresh
 
+Make = Callable[[str, Tensor], Tensor]
+"""From the name of a tensor and the tensor to what stands for it in a copy."""
 
-def copied(model: nn.Module, make: Callable[[str, Tensor], Tensor]) -> nn.Module:
-    """A deep copy in which ``make(name, tensor)`` stands for every parameter, buffer, plain tensor.
+
+def copied(model: nn.Module, make: Make, make_plain: Make | None = None) -> nn.Module:
+    """A deep copy in which ``make(name, tensor)`` stands for every parameter and buffer.
+
+    For plain tensors that modules hold it is ``make_plain(name, tensor)``, or ``make`` too.
 
     The original tensors are never copied, so a large network costs no more than a small one.
     Shared parameters stay shared, and parameters keep their class and their attributes. What cannot
@@ -34,7 +39,8 @@ def copied(model: nn.Module, make: Callable[[str, Tensor], Tensor]) -> nn.Module
         memo[id(buffer)] = make(name, buffer)
     for name, tensor in held.values():
         if id(tensor) not in memo:
-            memo[id(tensor)] = make(name, tensor).requires_grad_(tensor.requires_grad)
+            made = (make_plain or make)(name, tensor)
+            memo[id(tensor)] = made.requires_grad_(tensor.requires_grad)
     modules = dict(model.named_modules())
     plain = {path: m for path, m in modules.items() if _copies_plainly(type(m))}
     for module in plain.values():
@@ -49,16 +55,16 @@ def copied(model: nn.Module, make: Callable[[str, Tensor], Tensor]) -> nn.Module
         for path, module in modules.items():
             if path not in plain:
                 _prepare(vars(module), memo)
-        made: nn.Module = copy.deepcopy(model, memo)
+        copy_of: nn.Module = copy.deepcopy(model, memo)
         for tensor in (*parameters.values(), *buffers.values()):
             if vars(tensor):
                 vars(memo[id(tensor)]).update(copy.deepcopy(vars(tensor), memo))
-        refresh(made)
+        refresh(copy_of)
     except PrecropError:
         raise
     except Exception as error:
         raise PrecropError(f"the network cannot be copied: {first_line(error)}") from error
-    return made
+    return copy_of
 
 
 def _parameter(original: nn.Parameter, data: Tensor) -> nn.Parameter:

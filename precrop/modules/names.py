@@ -18,9 +18,11 @@ def held_tensors(model: nn.Module) -> dict[str, Tensor]:
     """
     found = {}
     for path, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
+        held = vars(module)
+        # Most modules hold none, and this is asked of every copy.
+        if Tensor not in map(type, held.values()) or isinstance(module, torch.jit.ScriptModule):
             continue
-        for name, value in vars(module).items():
+        for name, value in held.items():
             if type(value) is Tensor and value.grad_fn is None and value.layout is torch.strided:
                 found[f"{path}.{name}" if path else name] = value
     return found

@@ -78,22 +78,27 @@ def skeleton(
         shapes: shapes of parameters and buffers, by name, where they are not the model's.
     """
     shapes = shapes or {}
-    held = held_tensors(model)
-    valued = {*held, *(name for name, _ in model.named_buffers() if real)}
+    buffers = {name for name, _ in model.named_buffers()} if real else set()
 
     def empty(name: str, tensor: Tensor) -> Tensor:
         shape = tuple(shapes.get(name, tensor.shape))
-        if name in valued and shape == tensor.shape:
-            return tensor.detach().to("cpu", copy=True)
         if not real:
-            # Code that moves plain tensors to the device of others does so at every size.
-            return torch.zeros(shape, dtype=tensor.dtype, device="cpu" if name in held else "meta")
+            return torch.empty(shape, dtype=tensor.dtype, device="meta")
+        if name in buffers and shape == tensor.shape:
+            return tensor.detach().to("cpu", copy=True)
         if name.endswith("bias") and len(shape) == 1:
             return torch.linspace(*BIASES, shape[0], dtype=tensor.dtype)
         full = torch.ones if name.endswith("running_var") else torch.zeros
         return full(shape, dtype=tensor.dtype)
 
-    made = copied(model, empty)
+    def plain(name: str, tensor: Tensor) -> Tensor:
+        # On the CPU in any case: code may look at them, or move them to the device of others.
+        shape = tuple(shapes.get(name, tensor.shape))
+        if shape == tensor.shape:
+            return tensor.detach().to("cpu", copy=True)
+        return torch.zeros(shape, dtype=tensor.dtype)
+
+    made = copied(model, empty, plain)
     keep_own_hooks(made, model)
     return made
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from precrop.modules.names import held_tensors, is_weight, layer_of, named_tensors
+from precrop.modules.names import is_weight, layer_of, named_tensors
 from precrop.read.axes import (
     Atom,
     Axis,
@@ -160,10 +160,10 @@ class Reader:
         self._times = 1
         self._reason: tuple[Call, str] | None = None
         parameters = dict(model.named_parameters())
-        for name, tensor in named_tensors(model).items():
-            self.names[id(tensor)] = name
+        named = named_tensors(model)
+        self.names |= {id(tensor): name for name, tensor in named.items()}
         self.weights = {name for name, tensor in parameters.items() if tensor.dim() > 1}
-        self.buffers = {*held_tensors(model), *dict(model.named_buffers())}
+        self.buffers = named.keys() - parameters.keys()
 
     def read(self, trace: Trace, *, macs: bool) -> list[CallReading]:
         """Follow a trace. Inputs and outputs of the network keep their sizes."""

@@ -100,7 +100,10 @@ NET = ["./mine.py:net", "--input-shape", "3,8,8"]
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A file of the user's in the current folder; what it brings is forgotten afterwards."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    # Another test's file of that name is none of ours.
+    elsewhere = [folder for folder in sys.path if not Path(folder, "mine.py").is_file()]
+    monkeypatch.setattr(sys, "path", elsewhere)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
     for table in (methods.RULES, methods.SCORES, methods.OWN, program.OBJECTIVES):
         for name, value in list(table.items()):
             monkeypatch.setitem(table, name, value)

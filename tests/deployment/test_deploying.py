@@ -199,7 +199,7 @@ def test_a_plan_that_is_measured_to_be_too_slow_is_not_trained(
         return {name: Timing((1e-3,)) for name in runners}  # nothing gets any faster
 
     monkeypatch.setattr(calibrating, "interleaved", pretended)
-    with pytest.raises(BudgetError, match=r"latency=0.8 is not met: the fastest of 3 plans was"):
+    with pytest.raises(BudgetError, match=r"latency=0.8 is not met: the fastest of \d plans was"):
         deployed(tmp_path / "out", images)
     assert not (tmp_path / "out" / PLAN).exists()
 

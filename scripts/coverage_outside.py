@@ -42,6 +42,7 @@ from tests.matrix.measure import (
 from tests.planning import counted_params
 
 TARGET = Path(__file__).parent.parent / "docs" / "coverage-outside.md"
+TRAINING = "training"
 PASSES = 16
 """Training passes that are compared where layers are left out at random."""
 SECONDS = 600
@@ -206,7 +207,8 @@ def measure(entry: Outside) -> OutsideMeasurement:
         except Exception as error:
             found.run_error = f"{name}: {one_line(error)}"
             return found
-        if made != expected and not _leave_out_alike(original, built, entry):
+        alike = made == expected or (name == TRAINING and _leave_out_alike(original, built, entry))
+        if not alike:
             found.run_error = f"{name}: {_difference(made, expected)}"
             return found
     return found
@@ -282,7 +284,7 @@ def _trained(seed: int) -> Run:
 RUNS: dict[str, Run] = {
     "eval at batch 1": _evaluated(1),
     "eval at batch 3": _evaluated(3),
-    "training": _trained(0),
+    TRAINING: _trained(0),
 }
 """What the built network must do as the original does. What the original can't do isn't asked."""
 

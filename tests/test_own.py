@@ -100,7 +100,7 @@ NET = ["./mine.py:net", "--input-shape", "3,8,8"]
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A file of the user's in the current folder; what it brings is forgotten afterwards."""
     monkeypatch.chdir(tmp_path)
-    # Another test's file of that name is none of ours.
+    # Another test's file of the same name must not be found.
     elsewhere = [folder for folder in sys.path if not Path(folder, "mine.py").is_file()]
     monkeypatch.setattr(sys, "path", elsewhere)
     monkeypatch.delitem(sys.modules, "mine", raising=False)

@@ -89,7 +89,7 @@ def integers(module: nn.Module) -> Iterator[tuple[str, int]]:
     """A module's own integer attributes, with paths.
 
     Those in its lists and tuples count, and those of a configuration that it holds. A long list is
-    a table of positions or of labels, and no sizes.
+    a table of positions or of labels, not of sizes.
     """
     for name, value in vars(module).items():
         if name.startswith("_") or name == "training":

@@ -30,15 +30,14 @@ def copied(model: nn.Module, make: Make, make_plain: Make | None = None) -> nn.M
     """
     memo: dict[int, Any] = {}
     parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
-    held = {id(tensor): (name, tensor) for name, tensor in held_tensors(model).items()}
     for name, parameter in parameters.items():
         if is_lazy(parameter):
             raise PrecropError(f"{name} has no shape yet: run the network once, then plan")
         memo[id(parameter)] = _parameter(parameter, make(name, parameter))
     for name, buffer in buffers.items():
         memo[id(buffer)] = make(name, buffer)
-    for name, tensor in held.values():
-        if id(tensor) not in memo:
+    for name, tensor in held_tensors(model).items():
+        if id(tensor) not in memo:  # it is not a parameter or a buffer as well
             made = (make_plain or make)(name, tensor)
             memo[id(tensor)] = made.requires_grad_(tensor.requires_grad)
     modules = dict(model.named_modules())

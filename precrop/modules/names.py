@@ -11,12 +11,12 @@ _PARAMETRISED = re.compile(r"((?P<owner>.*)\.)?parametrizations\.weight\.origina
 
 
 def held_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Tensors that modules hold as plain attributes, neither parameters nor buffers, by path.
+    """Tensors that modules hold as plain attributes, each by the first path that leads to it.
 
     Masks and tables of positions are often kept so. What a forward pass left there, with the
-    history of its gradients, is no part of the network.
+    history of its gradients, is not part of the network.
     """
-    found = {}
+    found: dict[int, tuple[str, Tensor]] = {}
     for path, module in model.named_modules():
         held = vars(module)
         # Most modules hold none, and this is asked of every copy.
@@ -24,8 +24,8 @@ def held_tensors(model: nn.Module) -> dict[str, Tensor]:
             continue
         for name, value in held.items():
             if type(value) is Tensor and value.grad_fn is None and value.layout is torch.strided:
-                found[f"{path}.{name}" if path else name] = value
-    return found
+                found.setdefault(id(value), (f"{path}.{name}" if path else name, value))
+    return dict(found.values())
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -69,8 +69,8 @@ def skeleton(
     """A copy of the network's modules without its weights: meta tensors, or stand-ins if ``real``.
 
     Stand-ins are zeros, and rising biases: every layer then puts out its bias whatever it reads, so
-    a detector finds some boxes, and the same ones at every width. Buffers keep their values, plain
-    tensors on meta, too: code may look at them.
+    a detector finds some boxes, and the same ones at every width. Buffers keep their values
+    then. Plain tensors that modules hold keep them in any case: code may look at them.
 
     Args:
         model: the network.

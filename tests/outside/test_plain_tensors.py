@@ -94,6 +94,32 @@ def test_a_trained_network_keeps_the_same_channels_of_a_plain_tensor() -> None:
     assert torch.equal(built.mean, model.mean[kept])
 
 
+class Scaled(nn.Module):
+    """A residual block whose scale other blocks hold too."""
+
+    def __init__(self, scale: Tensor) -> None:
+        super().__init__()
+        self.scale, self.layer = scale, nn.Conv2d(64, 64, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.layer(x * self.scale).relu()
+        return out
+
+
+def test_a_tensor_that_several_modules_hold_stays_one() -> None:
+    scale = torch.rand(64, 1, 1) + 1
+    blocks = [Scaled(scale) for _ in range(3)]
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 4))
+    model = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), *blocks, *head)
+    plan, built = cropped(model, IMAGE, movable=["0", "1.layer"])
+    width = built[0].out_channels
+    assert torch.equal(built[1].scale, scale[:width])
+    assert built[1].scale is built[2].scale is built[3].scale
+    largest: Any = plan.build(model, init="l1")
+    assert largest[3].scale is largest[1].scale
+    assert largest(torch.randn(1, *IMAGE)).shape == (1, 4)
+
+
 def test_a_plan_for_another_plain_tensor_is_refused() -> None:
     plan = precrop.plan(Centred(), IMAGE, params=0.5, divisor=1)
     other: Any = Centred()

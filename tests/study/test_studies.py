@@ -31,6 +31,7 @@ CELLS = {
     "proxy-seeds": 20,
     "repair": 96,
     "streams": 18,
+    "streams-equal-time": 27,
     "tiny-imagenet": 90,
 }
 SIDES = {
@@ -42,6 +43,7 @@ SIDES = {
     "proxy-seeds": (16, 10),
     "repair": (16, 10),
     "streams": (16, 10),
+    "streams-equal-time": (16, 10),
     "tiny-imagenet": (64, 50),
 }
 """Pixels and classes of images other than CIFAR-10's."""

@@ -26,7 +26,10 @@ from precrop.cli.profile import profile_command
 from precrop.cli.recalibrate import recalibrate_command
 from precrop.cli.report import report_command
 from precrop.cli.show import show_command
-from precrop.cli.study import study_app
+from precrop.cli.study_diff import diff_command
+from precrop.cli.study_run import run_command
+from precrop.cli.study_show import show_command as show_study_command
+from precrop.cli.study_status import status_command
 from precrop.cli.train import train_command
 from precrop.errors import PrecropError
 from precrop.files import terminated_as_interrupted
@@ -36,6 +39,12 @@ app = typer.Typer(
     help="Crop any convolutional network to a budget of parameters and MACs, before training.",
     rich_markup_mode="rich",
 )
+studies = typer.Typer(name="study", help="Run studies: networks x variants x budgets x seeds.")
+studies.command("run")(run_command)
+studies.command("status")(status_command)
+studies.command("show")(show_study_command)
+studies.command("diff")(diff_command)
+
 app.command("plan")(plan_command)
 app.command("crop")(crop_command)
 app.command("build")(build_command)
@@ -50,7 +59,7 @@ app.command("deploy")(deploy_command)
 app.command("train")(train_command)
 app.command("eval")(eval_command)
 app.command("recalibrate")(recalibrate_command)
-app.add_typer(study_app)
+app.add_typer(studies)
 app.command("report")(report_command)
 app.command("judge")(judge_command)
 app.command("list")(list_command)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from precrop.cli.options import with_options
-from precrop.cli.output import needs, warn
+from precrop.cli.output import needs
+from precrop.cli.studies import opened
 from precrop.progress import step
 
 if TYPE_CHECKING:
@@ -55,18 +56,13 @@ def usual_studies() -> list[Path]:
 
 def stored_rows(stores: Iterable[Path]) -> list["Row"]:
     """The rows of all stores; of a cell that several have finished, those of the first."""
-    from precrop.study.store import Store
-
     found: list[Row] = []
     for store in stores:
-        opened = Store.open(store)
-        rows = opened.rows()
+        _, rows = opened(store)
         finished = {row.cell for row in rows if row.status == "done"}
         known = {row.cell for row in found if row.status == "done" or row.cell not in finished}
         found = [row for row in found if row.cell in known]
         found += [row for row in rows if row.cell not in known]
-        for part, why in opened.dropped.items():
-            warn(f"{store}: {part} cannot be read: {why}")
     return found
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 import precrop
-from precrop.cli.app import app, main
-from precrop.cli.study import study_app
+from precrop.cli.app import main
 from precrop.study.cells import expand, prepare
 from precrop.study.spec import read_study
 from precrop.study.store import Store
@@ -36,22 +35,6 @@ variants:
   - {{name: dense, seeds: [0]}}
   - {{name: PreCrop, plan: {{}}}}
 """
-PROGRAM = """
-import sys
-from precrop.cli.app import app, main
-from precrop.cli.study import study_app
-
-if "study" not in [group.name for group in app.registered_groups]:
-    app.add_typer(study_app, name="study")
-if __name__ == "__main__":
-    sys.exit(main())
-"""
-
-
-@pytest.fixture(autouse=True)
-def study_commands() -> None:
-    if "study" not in [group.name for group in app.registered_groups]:
-        app.add_typer(study_app, name="study")
 
 
 def study(folder: Path, epochs: int = 2) -> str:
@@ -61,10 +44,9 @@ def study(folder: Path, epochs: int = 2) -> str:
 
 
 def started(folder: Path, *words: str) -> "subprocess.Popen[str]":
-    (folder / "program.py").write_text(PROGRAM)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "program.py", "study", *words],
+        [sys.executable, "-m", "precrop", "study", *words],
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,

@@ -1,0 +1,226 @@
+"""The command ``study run``. Heavy imports wait inside it, as in `precrop.cli.app`."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from precrop.cli.options import LastJson, Trust, with_options
+from precrop.cli.output import INTERRUPTED, needs, plain, say, wide_console
+from precrop.cli.studies import StudyOptions, opened
+from precrop.errors import PrecropError
+
+if TYPE_CHECKING:
+    from precrop.study.cells import Cell
+    from precrop.study.engine import Engine
+    from precrop.study.rows import Row
+    from precrop.study.spec import Study
+    from precrop.training.data import ImageData
+
+SOME_FAILED = 1
+"""Exit status where a cell has failed, now or before."""
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Where runs take place, and how many at once."""
+
+    engine: Annotated[
+        Literal["local", "ray"], "Run in processes here, or as tasks on a Ray cluster."
+    ] = "local"
+    processes: Annotated[int | None, "Runs that share this machine's CPU; 1 by default."] = None
+    runs_per_device: Annotated[int, "Runs that share a GPU."] = 1
+    address: Annotated[
+        str | None, "Address of the Ray cluster; by default one is started here."
+    ] = None
+    threads: Annotated[
+        int | None, "CPU threads of each run; by default its share of them here, 1 on Ray."
+    ] = None
+
+    def start(self, output: Path, logs: Path) -> "Engine":
+        """An engine that writes runs' folders to ``output``."""
+        if self.engine == "local":
+            from precrop.study.local_engine import LocalEngine, places
+
+            if self.address is not None:
+                raise PrecropError("--address is for --engine ray")
+            found = places(self.processes, self.runs_per_device, self.threads)
+            return LocalEngine(found, output, logs)
+        with needs("ray", "studies need"):
+            from precrop.study.ray_engine import RayEngine
+        if self.processes is not None:
+            raise PrecropError("--processes is for --engine local: on Ray, say --threads of a run")
+        return RayEngine(
+            output,
+            address=self.address,
+            threads=1 if self.threads is None else self.threads,
+            runs_per_device=self.runs_per_device,
+        )
+
+
+@with_options
+def run_command(
+    options: StudyOptions,
+    engine: EngineOptions,
+    output: Annotated[Path, "The folder that gets a folder for every run."] = Path("runs"),
+    data: Annotated[
+        str | None, "Where the study's images are, if not known by their name.", "DIR"
+    ] = None,
+    only: Annotated[
+        list[str] | None, "Run what matches, as '*seed 0'; repeatable.", "PATTERN"
+    ] = None,
+    retry_failed: Annotated[bool, "Run what has failed once more."] = False,
+    dry_run: Annotated[bool, "Show what would run, and how large it is."] = False,
+    trust: Trust = False,
+    as_json: LastJson = False,
+) -> None:
+    """Run what the store has no result of. The same command goes on after any interruption."""
+    study = options.read(trust)
+    from precrop.study.cells import check, expand
+    from precrop.study.engine import run_study, to_run
+    from precrop.study.progress import duration, shown
+
+    study = study if data is None else study.at(data)
+    cells, folder = _chosen(expand(study), only or ()), options.folder(study)
+    absent = dry_run and not folder.exists()
+    store, rows = (None, []) if absent else opened(folder, create=not dry_run)
+    todo = to_run(cells, store.tally() if store else {}, retry_failed=retry_failed)
+    for cell in todo:
+        cell.how.load_own()  # before images are looked for: a wrong name is told at once
+    planned: list[dict[str, Any]] = []
+    for images, alike in _with_images(study, todo, needed=not dry_run or data is not None):
+        _check_same_images(cells, rows, images, folder)
+        check(alike, images)
+        planned += _planned(alike, images) if dry_run else []
+    if dry_run or store is None:
+        _print_planned(len(cells), len(todo), planned, as_json)
+        return
+    chosen = engine.start(output, folder / "logs")
+    try:
+        with shown(todo, lambda: chosen.places) as tell:
+            summary = run_study(cells, store, chosen, retry_failed=retry_failed, tell=tell)
+    except KeyboardInterrupt:
+        say(f"stopped; the same command goes on, {folder} has the results so far")
+        raise typer.Exit(INTERRUPTED) from None
+    tally = store.tally()
+    failing = sum(1 for cell in cells if (seen := tally.get(cell.id)) and not seen.done)
+    if as_json:
+        content = {"study": study.name, "store": str(folder), **asdict(summary)}
+        typer.echo(json.dumps({**content, "failing": failing}))
+    else:
+        typer.echo(
+            f"{summary.done} done, {summary.failed} failed, {summary.skipped} were in the store, "
+            f"{summary.elsewhere} run by other processes; {duration(summary.seconds)}; {folder}"
+        )
+    if failing:
+        say(
+            f"{failing} of {len(cells)} cells have failed: `precrop study status {options.file}` "
+            f"and {folder / 'logs'} tell why, --retry-failed runs them again"
+        )
+        raise typer.Exit(SOME_FAILED)
+
+
+def _chosen(cells: "list[Cell]", patterns: Sequence[str]) -> "list[Cell]":
+    """The cells that match any pattern; all of them where there is none."""
+    from precrop.study.cells import label
+
+    names = {cell.id: label(cell) for cell in cells}
+    for pattern in patterns:
+        if not any(fnmatchcase(name, f"*{pattern}*") for name in names.values()):
+            raise PrecropError(
+                f"--only {pattern!r} matches none of {len(cells)} cells, the first is "
+                f"{label(cells[0])!r}"
+            )
+    wanted = patterns or ("",)
+    return [cell for cell in cells if any(fnmatchcase(names[cell.id], f"*{p}*") for p in wanted)]
+
+
+def _with_images(
+    study: "Study", cells: "list[Cell]", *, needed: bool
+) -> "Iterator[tuple[ImageData, list[Cell]]]":
+    """The images of a study, and the cells that are looked at with them.
+
+    Unless they are needed nothing is downloaded: noise stands for images that are not here.
+    """
+    from precrop.study.unseen import unseen
+    from precrop.training.data import load_data
+    from precrop.training.sources import at_hand
+
+    if not cells:
+        return
+    here = at_hand(study.data)
+    if here or needed:
+        try:
+            images = load_data(study.data, image_size=study.image_size)
+        except PrecropError as error:
+            if here:
+                raise
+            where = "--data DIR says where the study's images are"
+            raise PrecropError(f"{error}; {where}") from error
+        yield images, cells
+        return
+    say(
+        f"no images of {study.data_name} here (--data DIR says where they are): sizes are "
+        "for noise in their place"
+    )
+    for _, alike in groupby(cells, lambda cell: (cell.network, cell.recipe)):
+        yield unseen((same := list(alike))[0]), same
+
+
+def _check_same_images(
+    cells: "Sequence[Cell]", rows: "Sequence[Row]", images: "ImageData", folder: Path
+) -> None:
+    """A store has results on one set of images: names of data are no proof. Noise has no digest."""
+    mine = {cell.id for cell in cells}
+    for row in rows if images.digest else ():
+        if row.cell in mine and row.status == "done" and row.data_digest != images.digest:
+            raise PrecropError(
+                f"{folder} has results on other images of {row.data} than {cells[0].data}: name "
+                "another --store, or those images with --data"
+            )
+
+
+def _planned(cells: "Sequence[Cell]", images: "ImageData") -> Iterator[dict[str, Any]]:
+    """What would run. Seeds differ by chance alone: the first of a variant's stands for all."""
+    from precrop.study.cells import label, prepare
+    from precrop.training.loop import sample
+    from precrop.training.networks import build
+
+    for _, alike in groupby(cells, lambda cell: replace(cell, seed=0).id):
+        same = list(alike)
+        found = prepare(same[0], images)
+        built = build(found.run, partial(sample, found.run, images))
+        yield {
+            "what": label(same[0]).rpartition(", seed")[0],
+            "cells": [cell.id for cell in same],
+            "variant": same[0].variant,
+            "network": same[0].network.name,
+            "seeds": [cell.seed for cell in same],
+            "params": built.params,
+            "macs": built.macs,
+            "base_params": found.base_params,
+            "base_macs": found.base_macs,
+        }
+
+
+def _print_planned(cells: int, left: int, planned: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"cells": cells, "left": left, "planned": planned}))
+        return
+    from rich.table import Table
+
+    table = Table("what", "seeds", "params", "MACs", "share", box=None)
+    for entry in planned:
+        seeds = " ".join(map(str, entry["seeds"]))
+        share = " ".join(f"{entry[n] / entry[f'base_{n}']:.1%}" for n in ("params", "macs"))
+        sizes = (f"{entry[n]:,}" for n in ("params", "macs"))
+        table.add_row(plain(entry["what"]), seeds, *sizes, share)
+    if planned:
+        wide_console(80).print(table)
+    typer.echo(f"{left} of {cells} cells would run")

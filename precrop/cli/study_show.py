@@ -1,0 +1,74 @@
+"""The command ``study show``. Heavy imports wait inside it, as in `precrop.cli.app`."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from precrop.cli.options import LastJson, with_options
+from precrop.cli.output import plain, wide_console
+from precrop.cli.studies import StoreFolder, StudyOptions, opened
+from precrop.errors import PrecropError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from precrop.study.rows import Row
+
+
+@with_options
+def show_command(
+    where: Annotated[
+        Path, typer.Argument(metavar="STORE", help="A store, or the file of a study.")
+    ],
+    store: StoreFolder = None,
+    as_json: LastJson = False,
+) -> None:
+    """Show the runs in a store as a table, or with --json one line of JSON per run."""
+    if where.is_file():
+        study = StudyOptions(where, store)
+        where = study.folder(study.read())  # nothing of it is run
+    elif store is not None:
+        raise PrecropError(f"--store is for the file of a study, and {where} is not one: drop it")
+    _, rows = opened(where)
+    if not as_json:
+        wide_console(200).print(_table(rows))
+        return
+    from precrop.study.rows import FIELDS
+
+    for row in rows:
+        fields = {name: getattr(row, name) for name in FIELDS}
+        typer.echo(json.dumps({**fields, "history": list(row.history)}, default=str))
+
+
+def _table(rows: "Sequence[Row]") -> "Table":
+    from rich.table import Table
+
+    table = Table("network", "variant", "asked", "seed", "run", box=None)
+    for column in ("params", "MACs", "right", "best", "loss", "seconds"):
+        table.add_column(column, justify="right")
+    table.add_column("error")
+    for row in rows:
+        asked = {"params": row.asked_params, "macs": row.asked_macs}
+        cells = (
+            row.network,
+            row.variant,
+            " ".join(f"{name} {share:.4g}" for name, share in asked.items() if share is not None),
+            str(row.seed),
+            row.run or "",
+            _figure(row.params, ","),
+            _figure(row.macs, ","),
+            _figure(row.accuracy, ".2%"),
+            _figure(row.best_accuracy, ".2%"),
+            _figure(row.loss, ".4f"),
+            _figure(row.seconds, ".1f"),
+            row.error or "",
+        )
+        table.add_row(*map(plain, cells))
+    return table
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)

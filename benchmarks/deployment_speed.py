@@ -44,7 +44,7 @@ from precrop.plans.plan import Plan
 from precrop.read.inputs import Inputs
 from precrop.read.lifetimes import lifetimes
 from precrop.read.lower import lower
-from precrop.read.network import Network
+from precrop.read.network import read_network
 from precrop.zoo import default_input_shape, load_model
 
 FOLDER = Path("results/speed")
@@ -337,9 +337,8 @@ def rooflines(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
 
 def parts(profile: DeviceProfile, model: nn.Module, shape: Any) -> dict[str, float]:
     """Seconds of launches, of bytes and of multiply-accumulates, as the profile has them."""
-    read = Network(model, Inputs(shape))
     found = dict.fromkeys(FEATURES, 0.0)
-    for work in READERS[profile.runtime](read, follow(read, 1)):
+    for work in READERS[profile.runtime](*follow(read_network(model, Inputs(shape)), 1)):
         amount = amounts(work, profile.step)
         for feature, rate in profile.of(work.kind).items():
             found[feature] += rate * amount[feature]
@@ -444,8 +443,8 @@ def tensor_memory(model: nn.Module, shape: Any, batch: int) -> int:
 
 def predicted_memory(model: nn.Module, shape: Any, batch: int) -> int:
     """Bytes of a network as it is."""
-    read = Network(model, Inputs(shape))
-    structure, _ = lower(read, {"memory": memory(follow(read, batch))})
+    read, lives = follow(read_network(model, Inputs(shape)), batch)
+    structure = lower(read, {"memory": memory(lives)}).structure
     return structure.costs["memory"](structure.units)
 
 

@@ -18,10 +18,11 @@ from precrop.costs.machine import basis
 from precrop.costs.memory import memory as memory_model
 from precrop.costs.profiles import DeviceProfile, find_profile
 from precrop.errors import PrecropError
+from precrop.fit.constraints import Constraints
 from precrop.fit.fitting import Fit
 from precrop.modules.apart import apart, uncollected
 from precrop.modules.copying import tensor_shapes
-from precrop.planning import Choice, Chooser
+from precrop.planning import Choice, Request, choose
 from precrop.plans.kinds import Init
 from precrop.plans.plan import LayerPlan, Plan
 from precrop.read.axes import leaves
@@ -177,20 +178,20 @@ def plan(
             fold=latency is None and memory is None and not strategy.follows_every_call,
             drop_unused=drop_unused,
         )
-        kept = _ignored(network, patterns)
-        network = network.anew(kept) if kept else network
+        constraints = Constraints(kept=_ignored(network, patterns))
         solver = strategy.solver(network)
         asked = {"params": params, "macs": macs, "latency": latency, "memory": memory}
         asked |= costs or {}
         budgets = {name: budget for name, budget in asked.items() if budget is not None}
         _check_used(budgets, batch_size, device_profile is not None, divisor)
-        models = _cost_models(network, budgets, profile, batch_size)
+        network, models = _cost_models(network, budgets, profile, batch_size)
         if not budgets and strategy.budgeted:
             raise missing()
         chosen = isinstance(strategy, Widths) or not (budgets or strategy.budgeted)
         divisors = _divisors(divisor, profile, chosen)
-        choice = Chooser(network, budgets, models, options, solver, divisors).choose()
-    totals, units = choice.structure.costs, choice.units
+        request = Request(budgets, models, options, solver, divisors)
+        choice = choose(network, request, constraints)
+    network, totals, units = choice.lowered.network, choice.structure.costs, choice.units
     return Plan(
         network=f"{type(model).__module__}:{type(model).__qualname__}",
         source=None,
@@ -200,10 +201,10 @@ def plan(
         macs=totals["macs"](units),
         base_params=totals["params"](choice.structure.units) + network.left_out_params,
         base_macs=totals["macs"](choice.structure.units),
-        layers=_layer_plans(network, choice),
-        frozen={**network.notes, **network.frozen()},
+        layers=_layer_plans(choice),
+        frozen={**network.traced.notes, **network.frozen()},
         options={
-            "divisor": choice.divisor,
+            "divisor": choice.solution.problem.choices.divisor,
             **({"divisor_asked": "auto"} if len(divisors) > 1 else {}),
             **options,
             **strategy.record(),
@@ -215,12 +216,12 @@ def plan(
         },
         shapes=tensor_shapes(model),
         tensors=_changed_tensors(choice.fit),
-        streams=network.streams,
+        streams=network.tracer.streams,
         attributes=tuple(choice.fit.edits),
         solver=_solver_report(choice),
         versions={"precrop": __version__, "torch": torch.__version__},
         seconds=round(time.perf_counter() - start, 4),
-        followers=network.followers,
+        followers=network.unused.followers,
         left_out=network.left_out,
     )
 
@@ -286,14 +287,14 @@ def _check_used(
 
 def _cost_models(
     network: Network, budgets: Mapping[str, Budget], profile: DeviceProfile, batch_size: int
-) -> dict[str, CostModel]:
-    """The costs beside parameters and MACs that have a budget."""
+) -> tuple[Network, dict[str, CostModel]]:
+    """The costs beside parameters and MACs that have a budget, and the network to count them of."""
     models = {name: layered(name) for name in budgets if name not in UNITS}
     if not {"latency", "memory"} & budgets.keys():
-        return models
-    lives = follow(network, batch_size)
+        return network, models
+    network, lives = follow(network, batch_size)
     timed = {"latency": latency_model(profile, lives), "memory": memory_model(lives)}
-    return models | {name: model for name, model in timed.items() if name in budgets}
+    return network, models | {name: model for name, model in timed.items() if name in budgets}
 
 
 def _deployment(
@@ -331,8 +332,9 @@ def _ignored(network: Network, patterns: Sequence[str]) -> dict[str, str]:
     return kept
 
 
-def _layer_plans(network: Network, choice: Choice) -> tuple[LayerPlan, ...]:
-    groups = zip(choice.ties, choice.structure.groups, strict=True)
+def _layer_plans(choice: Choice) -> tuple[LayerPlan, ...]:
+    network = choice.lowered.network
+    groups = zip(choice.lowered.ties, choice.structure.groups, strict=True)
     names = {tie: group.name for tie, group in groups}
     frozen, sizes = network.frozen(), choice.sizes
     plans = []

@@ -17,7 +17,7 @@ from precrop.modules.masks import check_masks
 from precrop.plans.views import drawn, framed, span, stages
 from precrop.read.inputs import check_network, given
 from precrop.read.lower import lower
-from precrop.read.network import Network
+from precrop.read.network import read_network
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
@@ -124,8 +124,10 @@ def count(
     plugins.load()
     check_network(model)
     model = unwrapped(model)
-    network = Network(model, given(model, input_shape, example_inputs, example_kwargs), fold=True)
-    structure, _ = lower(network)
+    network = read_network(
+        model, given(model, input_shape, example_inputs, example_kwargs), fold=True
+    )
+    structure = lower(network).structure
     params, macs = (structure.costs[cost](structure.units) for cost in ("params", "macs"))
     masked = _masked(model, masks or {})
     layers = []

@@ -1,19 +1,18 @@
 """Chooses the widths of a network that was read: allocate, round, fit, and hold what won't fit."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from precrop.errors import BudgetError
-from precrop.fit.fitting import Fit, Fitter
-from precrop.fit.holding import Holds
+from precrop.fit.constraints import Constrained, Constraints, constrained, tightened
+from precrop.fit.fitting import Fit, Fitter, Lessons, Mismatch
 from precrop.plans.plan import BudgetPlan
-from precrop.read.axes import Tie
 from precrop.read.explaining import explained
-from precrop.read.lower import CostModel, further_bounds, lower
+from precrop.read.lower import CostModel, Lowered, further_bounds, lower
 from precrop.read.network import Network, Sizes
 from precrop.solve.budgets import Budget, parse_budgets
 from precrop.solve.program import Choices, Program, produced, program, rows, uneven_layers
@@ -34,14 +33,17 @@ USED = 0.98
 class Choice:
     """Widths that were chosen, how, and what makes a network have them."""
 
-    divisor: int
-    structure: Structure
-    ties: Sequence[Tie]
+    lowered: Lowered
     units: list[int]
     sizes: Sizes
     fit: Fit
     solution: Solution
     budgets: dict[str, BudgetPlan]
+
+    @property
+    def structure(self) -> Structure:
+        """Of the network as it is constrained."""
+        return self.lowered.structure
 
 
 def _whole(solution: Solution) -> tuple[Solution, list[int]]:
@@ -79,13 +81,12 @@ def _uses_up(solution: Solution, units: Sequence[int]) -> bool:
     return bool(problem.used(units)[binding] >= USED * min(1.0, aimed[binding]))
 
 
-@dataclass
-class Chooser:
-    """Repeats until the fitted network is as predicted; each attempt holds one more place.
+@dataclass(frozen=True)
+class Request:
+    """What is asked of the widths, and how they are found.
 
     Attributes:
-        network: as it was read.
-        asked: per cost the budget, as the user wrote it.
+        budgets: per cost, as the user wrote it.
         models: of the costs beside parameters and MACs.
         options: those of `precrop.solve.program.program`.
         solver: from the program to continuous widths.
@@ -93,139 +94,165 @@ class Chooser:
             there are several, layers too narrow for one have multiples of its halves.
     """
 
-    network: Network
-    asked: Mapping[str, Budget | None]
+    budgets: Mapping[str, Budget]
     models: Mapping[str, CostModel]
     options: Mapping[str, Any]
     solver: Solver
     divisors: Sequence[int]
-    _fitter: Fitter = field(init=False)
-    _holds: Holds = field(init=False)
-    _most_read: dict[str, int] = field(default_factory=dict)
-    _narrow_first: bool = False
-    _message: str = ""
-    _differed: int = 0
 
-    def __post_init__(self) -> None:
-        """Nothing is held yet."""
-        self._fitter = Fitter(self.network)
-        self._holds = Holds(self.network, self._fitter)
 
-    def choose(self) -> Choice:
-        """Allocate, round and fit; where the fitted network is not as predicted, hold and repeat.
+@dataclass(frozen=True)
+class _Attempt:
+    """One attempt at widths that fit.
 
-        Raises:
-            BudgetError: a budget is below the cost of the narrowest network.
-        """
-        for _ in range(MAX_ATTEMPTS):
-            choice = self._attempt()
-            if choice is not None:
-                return choice
-        while True:  # at most once more for every budget that is refused: nothing is left to hold
-            self._holds.everything(f"the network differs from its prediction: {self._message}")
-            choice = self._attempt()
-            if choice is not None:
-                return choice
+    Attributes:
+        held: the network as it is constrained.
+        narrow_first: whether a budget was refused before. Then the narrowest network decides what
+            is held, which has the smallest steps.
+        differed: how many attempts led to a network that was not as predicted.
+        message: how the last of these differed.
+    """
 
-    def _attempt(self) -> Choice | None:
-        """Widths that fit; None where something had to be held, so that all is done again."""
-        structure, ties = lower(self.network, self.models, self._most_read)
-        limits = self._limits(structure)
-        found = self._large_steps(structure, limits)
-        if found is None:
-            problem = self._problem(structure, ties, limits)
-            if problem is None:
-                return None
-            found = _whole(self.solver(problem))
-        solution, units = found
-        sizes = self.network.sizes(ties, units)
-        bounds = further_bounds(self.network, sizes, self._most_read)
-        if bounds:
-            self._most_read |= bounds
-            return None
-        fit = self._fitted(sizes)
-        if fit is None:
-            return None
-        budgets = self._budgets(structure, units, limits, solution)
-        divisor = solution.problem.choices.divisor
-        return Choice(divisor, structure, ties, units, sizes, fit, solution, budgets)
+    held: Constrained
+    narrow_first: bool = False
+    differed: int = 0
+    message: str = ""
 
-    def _large_steps(
-        self, structure: Structure, limits: Mapping[str, int]
-    ) -> tuple[Solution, list[int]] | None:
-        """Widths in multiples of the first divisor that will do, but for the last; None if none."""
-        # Once a budget was refused, the narrowest network decides, which has the smallest steps.
-        for divisor in () if self._narrow_first else self.divisors[:-1]:
-            try:
-                problem = program(structure, limits, divisor=divisor, halved=True, **self.options)
-            except BudgetError:
-                continue
-            solution, units = _whole(self.solver(problem))
-            if _uses_up(solution, units):
-                return solution, units
-        return None
 
-    def _limits(self, structure: Structure) -> dict[str, int]:
-        bases = {name: self._base(structure, name) for name in structure.costs}
-        return parse_budgets(self.asked, bases) if self.asked else {}
+def choose(network: Network, request: Request, constraints: Constraints) -> Choice:
+    """Allocate, round and fit; where the fitted network is not as predicted, hold and repeat.
 
-    def _base(self, structure: Structure, name: str) -> int:
-        """What the original costs, with what the built network is to be without."""
-        more = self.network.left_out_params if name == "params" else 0
-        return structure.costs[name](structure.units) + more
+    Raises:
+        BudgetError: a budget is below the cost of the narrowest network.
+    """
+    lessons = Lessons(network.tracer)
+    held = Constrained(network, constraints)
+    attempt = _Attempt(constrained(network, constraints, lessons) if constraints.kept else held)
+    for _ in range(MAX_ATTEMPTS):
+        found = _attempted(attempt, request, lessons)
+        if isinstance(found, Choice):
+            return found
+        attempt = found
+    while True:  # at most once more for every budget that is refused: nothing is left to hold
+        reason = f"the network differs from its prediction: {attempt.message}"
+        frozen = replace(attempt.held.constraints, frozen=reason)
+        attempt = replace(attempt, held=constrained(network, frozen, lessons))
+        found = _attempted(attempt, request, lessons)
+        if isinstance(found, Choice):
+            return found
+        attempt = found
 
-    def _problem(
-        self, structure: Structure, ties: Sequence[Tie], limits: Mapping[str, int]
-    ) -> Program | None:
-        """The program; None if something was held.
 
-        The least cost that a message names must be possible, so the narrowest network is fitted
-        before a budget is refused. Wider networks may have held what that one does not need: then
-        all begins anew with it.
-        """
-        problem, refused, divisor = None, None, self.divisors[-1]
+def _attempted(attempt: _Attempt, request: Request, lessons: Lessons) -> Choice | _Attempt:
+    """Widths that fit, or the next attempt, which holds more."""
+    constraints = attempt.held.constraints
+    lowered = lower(attempt.held.network, request.models, constraints.most_read)
+    network, structure = lowered.network, lowered.structure
+    fitter = Fitter(network, lessons)
+    limits = _limits(lowered, request)
+    # Once a budget was refused, the narrowest network decides, which has the smallest steps.
+    found = None if attempt.narrow_first else _large_steps(structure, limits, request)
+    if found is None:
+        problem = _problem(attempt, fitter, lowered, limits, request)
+        if isinstance(problem, _Attempt):
+            return problem
+        found = _whole(request.solver(problem))
+    solution, units = found
+    sizes = network.sizes(lowered.ties, units)
+    bounds = further_bounds(network, sizes, constraints.most_read)
+    if bounds:
+        held = replace(attempt.held, constraints=constraints.bounded(bounds))
+        return replace(attempt, held=held)
+    fit = fitter.fit(sizes)
+    if fit.mismatch is not None:
+        return _tighter(attempt, fitter, fit, fit.mismatch, sizes)
+    budgets = _budgets(lowered, units, limits, solution, request)
+    return Choice(lowered, units, sizes, fit, solution, budgets)
+
+
+def _tighter(
+    attempt: _Attempt, fitter: Fitter, fit: Fit, mismatch: Mismatch, sizes: Sizes
+) -> _Attempt:
+    """The next attempt after a network that was not as predicted."""
+    differed = attempt.differed + 1
+    further = fitter.further(fit, sizes) if differed > ONE_BY_ONE else []
+    held = tightened(attempt.held, mismatch, further, fitter.lessons)
+    return replace(attempt, held=held, differed=differed, message=mismatch.message)
+
+
+def _large_steps(
+    structure: Structure, limits: Mapping[str, int], request: Request
+) -> tuple[Solution, list[int]] | None:
+    """Widths in multiples of the first divisor that will do, but for the last; None if none."""
+    for divisor in request.divisors[:-1]:
         try:
-            explain = partial(explained, self.network, structure, ties)
-            problem = program(structure, limits, divisor=divisor, explain=explain, **self.options)
-        except BudgetError as error:
-            refused = error
-        if refused or self._narrow_first:
-            choices = Choices.of(structure.groups, divisor, self.options["min_width"])
-            if self._fitted(self.network.sizes(ties, choices.lower.tolist())) is None:
-                return None
-        if refused is not None:
-            if self._narrow_first or not self._holds.levels:
-                raise refused
-            self._narrow_first = True
-            self._holds = Holds(self.network, self._fitter)
-            self.network.read()
+            problem = program(structure, limits, divisor=divisor, halved=True, **request.options)
+        except BudgetError:
+            continue
+        solution, units = _whole(request.solver(problem))
+        if _uses_up(solution, units):
+            return solution, units
+    return None
+
+
+def _problem(
+    attempt: _Attempt,
+    fitter: Fitter,
+    lowered: Lowered,
+    limits: Mapping[str, int],
+    request: Request,
+) -> Program | _Attempt:
+    """The program, or the next attempt.
+
+    The least cost that a message names must be possible, so the narrowest network is fitted
+    before a budget is refused. Wider networks may have held what that one does not need: then
+    all begins anew with it.
+    """
+    network, structure, ties = lowered.network, lowered.structure, lowered.ties
+    divisor, options = request.divisors[-1], request.options
+    problem, refused = None, None
+    try:
+        explain = partial(explained, network, structure, ties)
+        problem = program(structure, limits, divisor=divisor, explain=explain, **options)
+    except BudgetError as error:
+        refused = error
+    if problem is None or attempt.narrow_first:
+        choices = Choices.of(structure.groups, divisor, options["min_width"])
+        sizes = network.sizes(ties, choices.lower.tolist())
+        fit = fitter.fit(sizes)
+        if fit.mismatch is not None:
+            return _tighter(attempt, fitter, fit, fit.mismatch, sizes)
+    if problem is not None:
         return problem
+    constraints = attempt.held.constraints
+    if refused is not None and (attempt.narrow_first or not constraints.levels):
+        raise refused
+    held = constrained(network, constraints.released(), fitter.lessons)
+    return replace(attempt, held=held, narrow_first=True)
 
-    def _fitted(self, sizes: Sizes) -> Fit | None:
-        """What gives a network these sizes; where that is not as predicted, hold it."""
-        fit = self._fitter.fit(sizes)
-        if fit.mismatch is None:
-            return fit
-        self._message = fit.mismatch.message
-        self._differed += 1
-        further = self._fitter.further(fit, sizes) if self._differed > ONE_BY_ONE else []
-        self._holds.hold(fit.mismatch)
-        self._holds.hold_too(further)
-        return None
 
-    def _budgets(
-        self,
-        structure: Structure,
-        units: Sequence[int],
-        limits: Mapping[str, int],
-        solution: Solution,
-    ) -> dict[str, BudgetPlan]:
-        budgets = {}
-        for name, limit in limits.items():
-            cost, request = structure.costs[name], self.asked[name]
-            assert request is not None
-            prices = solution.allocation.multipliers
-            multiplier = sum(prices[row] for row in rows(name, cost))
-            used, base = cost(units), self._base(structure, name)
-            budgets[name] = BudgetPlan(request, limit, used, base, multiplier)
-        return budgets
+def _limits(lowered: Lowered, request: Request) -> dict[str, int]:
+    bases = {name: _base(lowered, name) for name in lowered.structure.costs}
+    return parse_budgets(request.budgets, bases) if request.budgets else {}
+
+
+def _base(lowered: Lowered, name: str) -> int:
+    """What the original costs, with what the built network is to be without."""
+    more = lowered.network.left_out_params if name == "params" else 0
+    return lowered.structure.costs[name](lowered.structure.units) + more
+
+
+def _budgets(
+    lowered: Lowered,
+    units: Sequence[int],
+    limits: Mapping[str, int],
+    solution: Solution,
+    request: Request,
+) -> dict[str, BudgetPlan]:
+    budgets = {}
+    for name, limit in limits.items():
+        cost, prices = lowered.structure.costs[name], solution.allocation.multipliers
+        multiplier = sum(prices[row] for row in rows(name, cost))
+        used, base = cost(units), _base(lowered, name)
+        budgets[name] = BudgetPlan(request.budgets[name], limit, used, base, multiplier)
+    return budgets

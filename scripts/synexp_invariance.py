@@ -21,7 +21,7 @@ from precrop.models import resnet20
 from precrop.pruning.masking import GRANULARITIES
 from precrop.pruning.montecarlo import Drawing, Estimate, sampled_crop, sampled_output
 from precrop.read.inputs import Inputs
-from precrop.read.network import Network
+from precrop.read.network import read_network
 
 DENSITY = 0.5
 """Of every layer but the stem, whose three input channels can't be halved."""
@@ -91,7 +91,7 @@ def independent(chosen: list[Subject]) -> Iterator[str]:
     yield "| network | masks of single | weights | ln E[R] | ln mean R, 95% interval | off by |"
     yield "|---|---|---|---:|---:|---:|"
     for subject in chosen:
-        layers = [layer.name for layer in Network(subject.model, Inputs(subject.shape)).layers]
+        layers = [layer.name for layer in read_network(subject.model, Inputs(subject.shape)).layers]
         densities = dict.fromkeys(layers[1:], DENSITY)
         for granularity in GRANULARITIES:
             for weights, words in DRAWINGS.items():

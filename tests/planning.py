@@ -9,21 +9,20 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 import precrop
-from precrop.planning import Choice, Chooser
+from precrop.planning import Choice, choose
 from precrop.plans.plan import Plan
-from precrop.read.network import skeleton
+from precrop.read.tracer import skeleton
 
 
 def planned(model: nn.Module, shape: Any, **options: Any) -> tuple[Plan, Choice]:
     """`precrop.plan`, and what it chose among which widths."""
     seen: list[Choice] = []
-    choose = Chooser.choose
 
-    def watched(chooser: Chooser) -> Choice:
-        seen.append(choose(chooser))
+    def watched(*args: Any) -> Choice:
+        seen.append(choose(*args))
         return seen[-1]
 
-    with mock.patch.object(Chooser, "choose", watched):
+    with mock.patch("precrop.api.choose", watched):
         plan = precrop.plan(model, shape, **options)
     return plan, seen[-1]
 

@@ -24,7 +24,7 @@ import precrop
 from precrop import planning as choosing
 from precrop.read.inputs import Inputs
 from precrop.read.lower import axis_form, lower
-from precrop.read.network import Network
+from precrop.read.network import Network, read_network
 from precrop.read.trace import run
 from precrop.solve.program import Integers
 
@@ -42,7 +42,8 @@ def sibling_units(network: Network, sibling: nn.Module) -> list[int]:
 
     Every axis of every parameter is one linear equation; they are solved one unknown at a time.
     """
-    structure, ties = lower(network)
+    lowered = lower(network)
+    structure, ties = lowered.structure, lowered.ties
     index = {tie: i for i, tie in enumerate(ties)}
     shapes = {name: p.shape for name, p in sibling.named_parameters()}
     equations = [
@@ -72,7 +73,7 @@ def forced(
 ) -> precrop.Plan:
     """A plan with the sibling's widths, made as any other plan."""
     scale = options.get("groups") == "scale"
-    units = sibling_units(Network(model, Inputs(shape), scale_groups=scale), sibling)
+    units = sibling_units(read_network(model, Inputs(shape), scale_groups=scale), sibling)
     calls = []
 
     def round_units(*args: Any) -> Integers:
@@ -196,6 +197,6 @@ def test_sibling(name: str) -> None:
 
 
 def test_every_width_is_found_from_the_sibling() -> None:
-    network = Network(ResNet(BasicBlock, [1, 1, 1, 1]), Inputs(SHAPE))
-    structure, _ = lower(network)
+    network = read_network(ResNet(BasicBlock, [1, 1, 1, 1]), Inputs(SHAPE))
+    structure = lower(network).structure
     assert sibling_units(network, ResNet(BasicBlock, [1, 1, 1, 1])) == structure.units

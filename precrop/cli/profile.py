@@ -132,10 +132,10 @@ def _subject(source: ModelOptions) -> "Subject":
     """A network by name. It is read once, to refuse an input now that it fails on."""
     from precrop.deployment.profiling import Subject
     from precrop.read.inputs import Inputs
-    from precrop.read.network import Network
+    from precrop.read.network import read_network
 
     model, shape = source.load()
-    Network(model, Inputs(shape))
+    read_network(model, Inputs(shape))
     return Subject(str(ModelSpec(source.model, source.args)), model, shape)
 
 

@@ -9,16 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from precrop.errors import PrecropError
-from precrop.modules.names import named_tensors
 from precrop.read.axes import atoms
 from precrop.read.examples import tensors_in
 from precrop.read.lifetimes import INPUT, Lifetimes, kernel_attention, lifetimes
 from precrop.read.network import Network
 from precrop.read.reader import Axes, CallReading
 from precrop.read.trace import Call, Trace, input_tensors, run
+from precrop.read.tracer import Run
 
 _LAYOUT = ("clone", "view", "_unsafe_view", "_reshape_alias", "transpose", "empty")
 """Operations that come and go with how tensors lie in memory."""
@@ -49,52 +49,52 @@ class Batch:
         return self.readings[call].outputs[output]
 
 
-def follow(network: Network, batch_size: int) -> Lifetimes:
+def follow(network: Network, batch_size: int) -> tuple[Network, Lifetimes]:
     """How long the tensors of an eval pass at ``batch_size`` live.
+
+    Where that pass makes other calls than the one that was read, the network with it comes back.
 
     Raises:
         PrecropError: the network fails at this batch size or runs other code at it.
     """
     if batch_size > 1 and not network.inputs.has_batch:
         raise PrecropError(f"batch_size={batch_size}: the example inputs have no batch axis")
-    device, meta = ("cpu", None) if network.real else ("meta", network.meta)
-    model = network.replica().eval()
+    tracer = network.tracer
+    device, meta = ("cpu", None) if tracer.real else ("meta", tracer.meta)
+    model = tracer.replica().eval()
     args, kwargs = network.inputs.make(batch_size, model, device)
     try:
-        with network.tables.lent():
+        with tracer.tables.lent():
             found = lifetimes(model, args, kwargs, meta)
     except Exception as error:  # whatever the network's own forward raises
         raise PrecropError(f"the network fails at batch size {batch_size}: {error}") from error
     known = _names(network.passes[0].trace)
     if found.names != known:
-        again = network.replica().eval()
-        with network.tables.lent():
+        again = tracer.replica().eval()
+        with tracer.tables.lent():
             trace = run(again, args, kwargs, meta, layers=kernel_attention())
         if found.names != _names(trace) or _steps(found.names) != _steps(known):
             raise _depends_on_values() if batch_size == 1 else _other_code()
-        found.again = again, trace
+        before = _widths(network)
+        network = network.with_pass(again, Run(False, trace))
+        if _widths(network)[: len(before)] != before:
+            raise _other_code()
     at_batch(network, found)
-    return found
+    return network, found
 
 
 def at_batch(network: Network, lives: Lifetimes) -> Batch:
-    """The calls of the pass that was followed, with their axes.
-
-    Raises:
-        PrecropError: reading the pass ties or holds widths that the network's own passes do not.
-    """
-    trace, readings = network.passes[0].trace, network.passes[0].readings
-    if lives.again is not None:
-        trace = lives.again[1]
-        readings = _read(network, *lives.again)
-    made = _made(trace)
-    calls = [trace.calls[index] for index in made]
+    """The calls of the pass that was followed, with their axes."""
+    forward = network.beside or network.passes[0]
+    made = _made(forward.trace)
+    calls = [forward.trace.calls[index] for index in made]
     growth = [
         tuple(_ratio(n, prod(shape)) for n, shape in zip(sizes, call.shapes, strict=True))
         for call, sizes in zip(calls, lives.sizes, strict=True)
     ]
-    inputs = 1 if lives.again is not None else _input_growth(network, lives)
-    return Batch(calls, [readings[index] for index in made], trace.outputs, growth, inputs)
+    inputs = 1 if network.beside is not None else _input_growth(network, lives)
+    readings = [forward.readings[index] for index in made]
+    return Batch(calls, readings, forward.trace.outputs, growth, inputs)
 
 
 def _ratio(elements: int, base: int) -> int:
@@ -130,20 +130,6 @@ def _names(trace: Trace) -> list[str]:
 def _steps(names: Sequence[str]) -> list[str]:
     """What a pass computes, whatever it has to copy for that."""
     return [step for n in names if n not in _LAYOUT for step in _STEPS.get(n, (n,))]
-
-
-def _read(network: Network, model: nn.Module, trace: Trace) -> list[CallReading]:
-    """Read a pass of a replica; nothing about the network's widths may change by that."""
-    reader = network.reader
-    if reader.trace is trace:
-        return reader.readings
-    before = _widths(network)
-    for name, tensor in named_tensors(model).items():
-        reader.names.setdefault(id(tensor), name)
-    readings = reader.read(trace, macs=False)
-    if _widths(network)[: len(before)] != before:
-        raise _other_code()
-    return readings
 
 
 def _widths(network: Network) -> list[tuple[int, int, str | None]]:

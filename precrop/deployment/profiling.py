@@ -27,7 +27,7 @@ from precrop.deployment.timing import interleaved
 from precrop.errors import BudgetError, PrecropError
 from precrop.progress import Told
 from precrop.read.inputs import Inputs, given
-from precrop.read.network import Network
+from precrop.read.network import read_network
 
 SHARES = (1.0, 0.35, 0.6, 0.2)
 """Of the MACs, at which each network is measured, in this order."""
@@ -187,8 +187,7 @@ def _works(
     model: nn.Module, inputs: Inputs, profile: DeviceProfile, batch_size: int
 ) -> tuple[Work, ...]:
     """The operations of a pass as plans count them, with channels filled up to the step."""
-    network = Network(model, inputs)
-    works = READERS[profile.runtime](network, follow(network, batch_size))
+    works = READERS[profile.runtime](*follow(read_network(model, inputs), batch_size))
     return tuple(Work(work.kind, amounts(work, profile.step)) for work in works)
 
 
@@ -222,8 +221,7 @@ def whole_pass(
         seconds: that it took.
         batch_size: inputs in the pass.
     """
-    network = Network(model, given(model, input_shape))
-    lives = follow(network, batch_size)
+    network, lives = follow(read_network(model, given(model, input_shape)), batch_size)
     works = READERS[profile.runtime](network, lives)
     operations = int(sum(amounts(work)["calls"] for work in works))
     return Total(name, predicted_seconds(profile, network, lives), operations, seconds)
@@ -279,8 +277,8 @@ def predict(
         input_shape: as for `precrop.plan`.
         batch_size: inputs in one pass.
     """
-    network = Network(model, given(model, input_shape))
-    return predicted_seconds(profile, network, follow(network, batch_size))
+    network = read_network(model, given(model, input_shape))
+    return predicted_seconds(profile, *follow(network, batch_size))
 
 
 # --- the step of a device's kernels -------------------------------------------------------------

@@ -34,7 +34,7 @@ from precrop.models.nats import NatsNetwork
 from precrop.pruning.methods import NEED_DATA, RULES, SCORES
 from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
-from precrop.read.network import Network
+from precrop.read.network import read_network
 from precrop.solve.program import OBJECTIVES, end_shares, program
 from precrop.solve.structure import Structure
 from precrop.strategies.exact import EXACT
@@ -205,10 +205,10 @@ def objective_values(table: Table) -> dict[str, Floats]:
 
 def exact_values(table: Table, rows: Integers) -> dict[str, Floats]:
     """Log SynExp and log E[R] of the networks in these rows; NaN for others."""
-    network = Network(
+    network = read_network(
         _network(FiveWidths, WIDEST, table.data_set.num_classes), Inputs(table.data_set.input_shape)
     )
-    known, _ = lower(network)
+    known = lower(network).structure
     densities = _log_ratios(table)[rows] @ sum(end_shares(known)).T
     kinds: dict[str, type[Expectation]] = EXACT
     values = {name: np.full(len(table.params), np.nan) for name in kinds}

@@ -16,7 +16,7 @@ from precrop.errors import PrecropError
 from precrop.models.nats import STAGES, NatsCell, NatsNetwork, NatsReduction, projection
 from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
-from precrop.read.network import Network
+from precrop.read.network import read_network
 from precrop.solve.structure import Structure
 
 Floats = NDArray[np.float64]
@@ -185,4 +185,4 @@ class FiveWidths(FreeWidths):
 def structure(data_set: DataSet, widths: Sequence[int]) -> Structure:
     """Groups, layers and costs of a network with the table's five widths to choose."""
     network = FiveWidths(widths, data_set.num_classes)
-    return lower(Network(network, Inputs(data_set.input_shape)))[0]
+    return lower(read_network(network, Inputs(data_set.input_shape))).structure

@@ -14,7 +14,7 @@ from precrop.fit.attributes import Edit, integers
 from precrop.fit.probing import PROBED_DEPTH, Prober
 from precrop.fit.sites import frames_around
 from precrop.modules.copying import submodule
-from precrop.read.axes import Axis, axis_size, varies
+from precrop.read.axes import Axis, axis_size
 from precrop.read.network import Network, Pass, Sizes
 from precrop.read.trace import Frame, input_tensors
 
@@ -23,19 +23,18 @@ from precrop.read.trace import Frame, input_tensors
 class Checks:
     """Finds attributes that code compares with widths, and keeps them equal."""
 
-    network: Network
     prober: Prober
     found: list[tuple[type[nn.Module], str]] = field(default_factory=list)
     _asked: set[tuple[type[nn.Module], str]] = field(default_factory=set)
 
-    def learn(self, forward: Pass, index: int) -> bool:
+    def learn(self, network: Network, forward: Pass, index: int) -> bool:
         """Find what stopped a fitted network before a call; False if nothing did."""
         for frame in frames_around(forward.trace, index)[:PROBED_DEPTH]:
             kind = forward.trace.frames[frame].kind
             if kind.__module__.startswith("torch."):
                 continue
-            module = submodule(self.network.model, forward.trace.frames[frame].path)
-            given, inside = self._axes(forward, frame)
+            module = submodule(network.model, forward.trace.frames[frame].path)
+            given, inside = _axes(network, forward, frame)
             widths = set(map(axis_size, (*given, *inside)))
             for name, value in integers(module):
                 if value not in widths or (kind, name) in self._asked:
@@ -46,16 +45,16 @@ class Checks:
                     return True
         return False
 
-    def edits(self, sizes: Sizes) -> Iterator[Edit]:
+    def edits(self, network: Network, sizes: Sizes) -> Iterator[Edit]:
         """What the attributes must be, where one width alone can be meant."""
         done = set()
-        for forward, index, frame in self._frames() if self.found else ():
+        for forward, index, frame in _frames(network) if self.found else ():
             names = [name for kind, name in self.found if frame.kind is kind]
             if not names or frame.path in done:
                 continue
             done.add(frame.path)
-            stored = dict(integers(submodule(self.network.model, frame.path)))
-            given, inside = self._axes(forward, index)
+            stored = dict(integers(submodule(network.model, frame.path)))
+            given, inside = _axes(network, forward, index)
             for name in names:
                 value = stored.get(name)
                 axes = [axis for axis in given if axis_size(axis) == value]
@@ -64,24 +63,26 @@ class Checks:
                 if len(became) == 1 and became != {value}:
                     yield frame.path, name, became.pop()
 
-    def _frames(self) -> Iterator[tuple[Pass, int, Frame]]:
-        for forward in self.network.passes:
-            for index, frame in enumerate(forward.trace.frames):
-                yield forward, index, frame
 
-    def _axes(self, forward: Pass, frame: int) -> tuple[list[Axis], list[Axis]]:
-        """Axes that vary: of the tensors that a module is given, and of those that it makes."""
-        made: set[int] = set()
-        given: list[Axis] = []
-        inside: list[Axis] = []
-        pairs = zip(forward.trace.calls, forward.readings, strict=True)
-        for index, (call, reading) in enumerate(pairs):
-            if frame not in frames_around(forward.trace, index):
-                continue
-            for tensor, axes in zip(input_tensors(call), reading.inputs, strict=True):
-                if id(tensor) not in made and not isinstance(tensor, nn.Parameter):
-                    given += filter(varies, axes)
-            for axes in reading.outputs:
-                inside += filter(varies, axes)
-            made.update(map(id, call.outputs))
-        return given, inside
+def _frames(network: Network) -> Iterator[tuple[Pass, int, Frame]]:
+    for forward in network.passes:
+        for index, frame in enumerate(forward.trace.frames):
+            yield forward, index, frame
+
+
+def _axes(network: Network, forward: Pass, frame: int) -> tuple[list[Axis], list[Axis]]:
+    """Axes that vary: of the tensors that a module is given, and of those that it makes."""
+    made: set[int] = set()
+    given: list[Axis] = []
+    inside: list[Axis] = []
+    pairs = zip(forward.trace.calls, forward.readings, strict=True)
+    for index, (call, reading) in enumerate(pairs):
+        if frame not in frames_around(forward.trace, index):
+            continue
+        for tensor, axes in zip(input_tensors(call), reading.inputs, strict=True):
+            if id(tensor) not in made and not isinstance(tensor, nn.Parameter):
+                given += filter(network.varies, axes)
+        for axes in reading.outputs:
+            inside += filter(network.varies, axes)
+        made.update(map(id, call.outputs))
+    return given, inside

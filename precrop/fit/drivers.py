@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from precrop.fit.probing import Literal
 from precrop.fit.sites import Site, frames_around
-from precrop.read.axes import Axis, axis_size, varies
+from precrop.read.axes import Axis, axis_size
 from precrop.read.network import Network, Pass, Sizes
 
 Asked = Mapping[tuple[int, Literal], int]
@@ -132,5 +132,5 @@ def _around(
             for tensor, axes in enumerate(tensors):
                 for dim, axis in enumerate(axes):
                     old, new = axis_size(axis), sizes.size(axis)
-                    if varies(axis):
+                    if network.varies(axis):
                         yield call, operands, tensor, dim, old, new

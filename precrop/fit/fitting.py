@@ -35,11 +35,12 @@ from precrop.fit.roots import Roots
 from precrop.fit.sites import Site, frames_around, sites
 from precrop.modules.copying import submodule
 from precrop.modules.names import named_tensors
-from precrop.read.axes import Axis, atoms, axis_size
+from precrop.read.axes import Axis, axis_size, roots_of
 from precrop.read.corrected import Correction, Expected
 from precrop.read.network import Network, Pass, Sizes, tensor_axes
 from precrop.read.reader import CallReading
 from precrop.read.trace import Call, Shape, Trace
+from precrop.read.tracer import Tracer
 
 Place = tuple[str, str]
 """Module path and attribute path."""
@@ -82,23 +83,50 @@ class Fit:
 
 
 @dataclass
-class Fitter:
-    """Fits one network to any number of choices of sizes; remembers what probing taught."""
+class Lessons:
+    """What probing one network taught, however its widths are held: it is only ever added to."""
 
-    network: Network
+    tracer: Tracer
     rules: list[Rule] = field(default_factory=list)
     prober: Prober = field(init=False)
     roots: Roots = field(init=False)
     checks: Checks = field(init=False)
+    given_up: set[tuple[Site, Literal, int]] = field(default_factory=set)
     _sites: dict[int, list[Site]] = field(default_factory=dict)
     _places: dict[int, dict[Site, list[int]]] = field(default_factory=dict)
-    _given_up: set[tuple[Site, Literal, int]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        """Probing needs nothing but the network."""
-        self.prober = Prober(self.network)
-        self.roots = Roots(self.network, self.prober)
-        self.checks = Checks(self.network, self.prober)
+        """Probing needs nothing but the tracer."""
+        self.prober = Prober(self.tracer)
+        self.roots, self.checks = Roots(self.prober), Checks(self.prober)
+
+    def site(self, forward: Pass, index: int) -> Site:
+        """The place in the code of a call."""
+        return self.sites(forward)[index]
+
+    def sites(self, forward: Pass) -> list[Site]:
+        """The places in the code of all calls of a pass."""
+        known = self._sites.get(id(forward.trace))
+        if known is None:
+            known = self._sites[id(forward.trace)] = list(sites(forward.trace))
+        return known
+
+    def places(self, forward: Pass) -> dict[Site, list[int]]:
+        """The calls of every place in the code."""
+        key = id(forward.trace)
+        if key not in self._places:
+            found = self._places[key] = {}
+            for index, site in enumerate(self.sites(forward)):
+                found.setdefault(site, []).append(index)
+        return self._places[key]
+
+
+@dataclass(frozen=True)
+class Fitter:
+    """Fits one network to any number of choices of sizes."""
+
+    network: Network
+    lessons: Lessons
 
     def fit(self, sizes: Sizes) -> Fit:
         """Resize a copy of the skeleton, set what states sizes, compare its forward passes.
@@ -123,7 +151,8 @@ class Fitter:
             mismatch = self._compare(candidate, sizes)
             if mismatch is None:
                 edited = {edit[:2] for edit in edits}
-                return Fit(tensors, edits, None, tuple(self.roots.lookalikes(sizes, edited)))
+                found = self.lessons.roots.lookalikes(self.network, sizes, edited)
+                return Fit(tensors, edits, None, tuple(found))
             if self._learn(mismatch, sizes):
                 continue
             wrong = self._corrections(mismatch, sizes, edits)
@@ -143,7 +172,7 @@ class Fitter:
 
         Each is judged as if everything before it were.
         """
-        if fit.mismatch is None or self.network.real:
+        if fit.mismatch is None or self.network.tracer.real:
             return []
         forward = fit.mismatch.forward
         candidate, _ = self._candidate(fit.tensors, sizes, [], {})
@@ -157,10 +186,10 @@ class Fitter:
             for call, reading in pairs
         ]
         correction = Correction(expected)
-        trace = self.network.run_again(candidate, forward, correction=correction)
+        trace = self.network.tracer.run_again(candidate, forward, correction=correction)
         found = {}
         for index in correction.wrong:
-            site = self.site(forward, index)
+            site = self.lessons.site(forward, index)
             if index != fit.mismatch.index and site not in found:
                 asked = self._stated(forward, trace, index, index)
                 found[site] = self._mismatch(forward, index, "other sizes", asked, sizes)
@@ -177,32 +206,12 @@ class Fitter:
         values = {(place, literal): argument(made, literal) for literal in literals}
         return {key: value for key, value in values.items() if value is not None}
 
-    def site(self, forward: Pass, index: int) -> Site:
-        """The place in the code of a call."""
-        return self.sites(forward)[index]
-
-    def sites(self, forward: Pass) -> list[Site]:
-        """The places in the code of all calls of a pass."""
-        known = self._sites.get(id(forward.trace))
-        if known is None:
-            known = self._sites[id(forward.trace)] = list(sites(forward.trace))
-        return known
-
-    def places(self, forward: Pass) -> dict[Site, list[int]]:
-        """The calls of every place in the code."""
-        key = id(forward.trace)
-        if key not in self._places:
-            found = self._places[key] = {}
-            for index, site in enumerate(self.sites(forward)):
-                found.setdefault(site, []).append(index)
-        return self._places[key]
-
     def _mismatch(
         self, forward: Pass, index: int, message: str, asked: Asked, sizes: Sizes
     ) -> Mismatch:
-        found = drivers(self.network, forward, index, asked, sizes, self.sites(forward))
-        ruled = {rule.site for rule in self.rules}
-        driven = any(self.site(forward, place) in ruled for place, _ in asked)
+        found = drivers(self.network, forward, index, asked, sizes, self.lessons.sites(forward))
+        ruled = {rule.site for rule in self.lessons.rules}
+        driven = any(self.lessons.site(forward, place) in ruled for place, _ in asked)
         constant = not driven and are_constants(self.network, forward, index, asked, sizes)
         return Mismatch(forward, index, message, found, constant, asked=asked)
 
@@ -212,12 +221,12 @@ class Fitter:
         here = {driver for place in around for driver in self._drivers(forward, place)}
         if not here:
             return []
-        ruled = {rule.site for rule in self.rules}
+        ruled = {rule.site for rule in self.lessons.rules}
         places = range(len(forward.readings))
         return [
             axis
             for place in places
-            if self.site(forward, place) in ruled
+            if self.lessons.site(forward, place) in ruled
             for driver, axis in self._drivers(forward, place).items()
             if driver in here
         ]
@@ -225,9 +234,9 @@ class Fitter:
     def _drivers(self, forward: Pass, index: int) -> dict[Place, Axis]:
         """The arguments of a call by the module and attribute that drives them."""
         found: dict[Place, Axis] = {}
-        for rule in self.rules:
+        for rule in self.lessons.rules:
             axis = forward.readings[index].literals.get(rule.literal)
-            if axis is None or rule.site != self.site(forward, index):
+            if axis is None or rule.site != self.lessons.site(forward, index):
                 continue
             owner = self._owner(rule, forward, index, axis)
             if owner is not None:
@@ -258,8 +267,9 @@ class Fitter:
         edited = {(path, attribute): value for path, attribute, value in edits}
         for (place, literal), value in mismatch.asked.items():
             axis = mismatch.forward.readings[place].literals[literal]
-            for rule in self.rules:
-                if (rule.site, rule.literal) != (self.site(mismatch.forward, place), literal):
+            site = self.lessons.site(mismatch.forward, place)
+            for rule in self.lessons.rules:
+                if (rule.site, rule.literal) != (site, literal):
                     continue
                 owner = self._owner(rule, mismatch.forward, place, axis)
                 if owner is None:
@@ -302,13 +312,13 @@ class Fitter:
         shapes = {
             name: [sum(new for _, new in row) for row in rows] for name, rows in tensors.items()
         }
-        candidate = self.network.replica(shapes)
+        candidate = self.network.tracer.replica(shapes)
         learnt, driving = self._learnt_edits(sizes, corrected)
         edits = [
             # What drives an argument describes nothing, also where it stays as it is.
             *(edit for edit in described if edit[:2] not in driving),
-            *self.roots.edits(sizes),
-            *self.checks.edits(sizes),
+            *self.lessons.roots.edits(self.network, sizes),
+            *self.lessons.checks.edits(self.network, sizes),
             *self._group_edits(sizes),
             *self._norm_edits(sizes),
             *self._stream_edits(sizes),
@@ -324,7 +334,7 @@ class Fitter:
 
     def _followed(self, edits: list[Edit]) -> Iterator[Edit]:
         """What is set in a module, for those that no pass called and that follow it."""
-        for path, twin in self.network.followers.items():
+        for path, twin in self.network.unused.followers.items():
             for where, attribute, value in edits:
                 if where == twin or where.startswith(f"{twin}."):
                     yield path + where[len(twin) :], attribute, value
@@ -378,9 +388,9 @@ class Fitter:
         driving: set[Place] = set(corrected)
         edits = dict(corrected)
         # Of an argument that several attributes drive, the others are known first.
-        for rule in sorted(self.rules, key=lambda rule: len(rule.slopes)):
+        for rule in sorted(self.lessons.rules, key=lambda rule: len(rule.slopes)):
             for forward in self.network.passes:
-                for index in self.places(forward).get(rule.site, []):
+                for index in self.lessons.places(forward).get(rule.site, []):
                     axis = forward.readings[index].literals.get(rule.literal)
                     if axis is not None:
                         driving |= self._follow(rule, forward, index, axis, sizes, edits)
@@ -415,8 +425,8 @@ class Fitter:
 
     def _compare(self, candidate: nn.Module, sizes: Sizes) -> Mismatch | None:
         for forward in self.network.passes:
-            predicted = _Predicted(forward, sizes)
-            trace = self.network.run_again(candidate, forward, watch=predicted.differs)
+            predicted = _Predicted(self.network, forward, sizes)
+            trace = self.network.tracer.run_again(candidate, forward, watch=predicted.differs)
             index = predicted.difference(trace)
             if index is not None:
                 asked = self._asked(candidate, forward, trace, index)
@@ -439,7 +449,7 @@ class Fitter:
                 values = {literal: argument(made, literal) for literal in literals}
             elif literals and trace.error is not None:
                 if trace.refused is None:
-                    trace = self.network.run_again(candidate, forward, limit=index + 1)
+                    trace = self.network.tracer.run_again(candidate, forward, limit=index + 1)
                 wanted = forward.trace.calls[place]
                 values = {literal: refused(trace, wanted, literal) for literal in literals}
             else:
@@ -452,21 +462,23 @@ class Fitter:
         forward, index = mismatch.forward, mismatch.index
         found = False
         for place in _places(forward, index):
-            site = self.site(forward, place)
+            site = self.lessons.site(forward, place)
             for literal, axis in forward.readings[place].literals.items():
-                rules = [r for r in self.rules if (r.site, r.literal) == (site, literal)]
+                rules = [r for r in self.lessons.rules if (r.site, r.literal) == (site, literal)]
                 lesson = (site, literal, len(rules))  # more where those before don't hold
-                if sizes.size(axis) == axis_size(axis) or lesson in self._given_up:
+                if sizes.size(axis) == axis_size(axis) or lesson in self.lessons.given_up:
                     continue
-                self._given_up.add(lesson)
+                self.lessons.given_up.add(lesson)
                 if any(self._owner(rule, forward, place, axis) for rule in rules):
                     continue
-                rule = self.prober.rule(forward, place, site, literal, self.rules)
+                rule = self.lessons.prober.rule(forward, place, site, literal, self.lessons.rules)
                 if rule is not None:
-                    self.rules.append(rule)
+                    self.lessons.rules.append(rule)
                     self._learn_parts(forward, place, rule)
                     found = True
-        return found or (mismatch.stopped and self.checks.learn(forward, index))
+        if found or not mismatch.stopped:
+            return found
+        return self.lessons.checks.learn(self.network, forward, index)
 
     def _learn_parts(self, forward: Pass, index: int, rule: Rule) -> None:
         """Where several attributes drive one argument, learn what each of them drives alone.
@@ -482,15 +494,15 @@ class Fitter:
         for place in range(index + 1, len(forward.readings)):
             if frame not in frames_around(forward.trace, place)[:PROBED_DEPTH]:
                 continue
-            site = self.site(forward, place)
+            site = self.lessons.site(forward, place)
             for literal in forward.readings[place].literals:
                 stated = argument(forward.trace.calls[place], literal)
-                if stated not in parts or (site, literal, 0) in self._given_up:
+                if stated not in parts or (site, literal, 0) in self.lessons.given_up:
                     continue
-                self._given_up.add((site, literal, 0))
-                other = self.prober.rule(forward, place, site, literal, self.rules)
+                self.lessons.given_up.add((site, literal, 0))
+                other = self.lessons.prober.rule(forward, place, site, literal, self.lessons.rules)
                 if other is not None:
-                    self.rules.append(other)
+                    self.lessons.rules.append(other)
 
 
 def _stated_edits(base: nn.Module, candidate: nn.Module, tensors: Segments) -> Iterator[Edit]:
@@ -520,7 +532,8 @@ def _places(forward: Pass, index: int) -> range:
 class _Predicted:
     """The calls of a pass at other sizes, held against those of a fitted network as it runs."""
 
-    def __init__(self, forward: Pass, sizes: Sizes) -> None:
+    def __init__(self, network: Network, forward: Pass, sizes: Sizes) -> None:
+        self.network = network
         self.calls = forward.trace.calls
         self.readings = forward.readings
         self.sizes = sizes
@@ -557,12 +570,14 @@ class _Predicted:
 
     def _may_be(self, axes: Sequence[Axis], shape: Shape, got: Shape) -> bool:
         return len(got) == len(shape) and all(
-            size == expected or _meets_nothing(axis, self.sizes)
+            size == expected or _meets_nothing(self.network, axis, self.sizes)
             for axis, expected, size in zip(axes, shape, got, strict=True)
         )
 
 
-def _meets_nothing(axis: Axis, sizes: Sizes) -> bool:
+def _meets_nothing(network: Network, axis: Axis, sizes: Sizes) -> bool:
     """Whether an axis belongs to no layer and none is held for it: a tensor that is thrown away."""
-    ties = {atom.tie.root() for atom in atoms(axis)}
-    return all(tie not in sizes.kept and tie.frozen is None and tie.quantum > 1 for tie in ties)
+    return all(
+        root.varies and root not in sizes.kept and root not in network.fixed
+        for root in roots_of([axis])
+    )

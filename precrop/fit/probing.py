@@ -23,8 +23,9 @@ from precrop.fit.attributes import (
 )
 from precrop.fit.sites import Site, frames_around
 from precrop.modules.copying import submodule
-from precrop.read.network import Network, Pass
+from precrop.read.network import Pass
 from precrop.read.trace import Call, Trace, run
+from precrop.read.tracer import Tracer
 
 Literal = tuple[str, int | None]
 """An argument's name and, if it is a list, the position in it."""
@@ -80,7 +81,7 @@ class _ReachedError(Exception):
 class Prober:
     """Probes one network; keeps the inputs of the modules that it ran."""
 
-    network: Network
+    tracer: Tracer
     _replays: dict[tuple[int, int], _Replay] = field(default_factory=dict)
 
     def rule(
@@ -199,7 +200,7 @@ class Prober:
         trace = forward.trace
         path = trace.frames[frame].path
         earlier = sum(other.path == path for other in trace.frames[:frame])
-        network = self.network.replica()
+        network = self.tracer.replica()
         module = submodule(network, path)
         given: list[Any] = []
 
@@ -209,7 +210,7 @@ class Prober:
                 raise _ReachedError
 
         handle = module.register_forward_pre_hook(keep, with_kwargs=True)
-        self.network.run_again(network, forward)
+        self.tracer.run_again(network, forward)
         handle.remove()
         args, kwargs = given[-1]
         inside = [call for i, call in enumerate(trace.calls) if frame in frames_around(trace, i)]
@@ -248,9 +249,9 @@ class Prober:
             child, attribute = holder(module, name)
             set_attribute(registered_module(module, child), attribute, value)
         args, kwargs = tree_map_only(Tensor, Tensor.clone, (replay.args, replay.kwargs))
-        meta = None if self.network.real else self.network.meta
-        with self.network.tables.lent():
-            return run(module, args, kwargs, meta, limit, fold=self.network.fold)
+        meta = None if self.tracer.real else self.tracer.meta
+        with self.tracer.tables.lent():
+            return run(module, args, kwargs, meta, limit, fold=self.tracer.fold)
 
 
 def _counterbalanced(

@@ -64,24 +64,25 @@ def _size(axes: Sequence[Axis]) -> int:
 class Roots:
     """Finds the roots among the attributes of a network's modules; each class is probed once."""
 
-    network: Network
     prober: Prober
     _moves: dict[tuple[type[nn.Module], str, int], tuple[int, ...]] = field(default_factory=dict)
 
-    def edits(self, sizes: Sizes) -> Iterator[Edit]:
+    def edits(self, network: Network, sizes: Sizes) -> Iterator[Edit]:
         """Edits for the roots of widths that change."""
-        for root in self.found:
-            before = vars(submodule(self.network.model, root.path))[root.name]
+        for root in [number.root for number in self._numbers(network) if number.root is not None]:
+            before = vars(submodule(network.model, root.path))[root.name]
             value = root.value(before, sizes)
             if value != before:
                 yield root.path, root.name, value
 
-    def lookalikes(self, sizes: Sizes, edited: Set[tuple[str, str]]) -> Iterator[str]:
+    def lookalikes(
+        self, network: Network, sizes: Sizes, edited: Set[tuple[str, str]]
+    ) -> Iterator[str]:
         """Floats that scale something, equal a root of a width that changes, and are not edited.
 
         Nothing proves that they mean that width, but whoever chose them may have meant it.
         """
-        for number in self._numbers:
+        for number in self._numbers(network):
             if type(number.value) is int or (number.path, number.name) in edited:
                 continue
             axes = number.flow.axes(number.frame)
@@ -92,22 +93,16 @@ class Roots:
             ):
                 yield f"{number.path}.{number.name}".lstrip(".")
 
-    @property
-    def found(self) -> list[Root]:
-        """The roots, as the axes stand now."""
-        return [number.root for number in self._numbers if number.root is not None]
-
-    @property
-    def _numbers(self) -> "Iterator[_Number]":
+    def _numbers(self, network: Network) -> "Iterator[_Number]":
         """Attributes that scale something in forward, and what is proved of them."""
-        forward = self.network.passes[0]
-        flow = _Flow(self.network, forward)
+        forward = network.passes[0]
+        flow = _Flow(network, forward)
         done = set()
         for index, frame in enumerate(forward.trace.frames):
             if frame.path in done or not flow.scales_or_sums(index):
                 continue
             done.add(frame.path)
-            for name, value in _numbers(submodule(self.network.model, frame.path)):
+            for name, value in _numbers(submodule(network.model, frame.path)):
                 uses = self._uses(flow, index, name, value)
                 if uses:
                     root = self._root(flow, uses, frame.path, name, value)

@@ -20,7 +20,7 @@ from precrop.errors import PrecropError
 from precrop.linear.replay import Even, Flow, Replay
 from precrop.modules.apart import apart
 from precrop.read.inputs import Inputs, given
-from precrop.read.network import Network
+from precrop.read.network import Network, read_network
 from precrop.solve.program import Floats
 from precrop.solve.targets import check_densities
 
@@ -172,7 +172,7 @@ def _value(
     inputs: Inputs,
     densities: Mapping[str, float] | None,
 ) -> float:
-    expectation = kind(Network(model, inputs))
+    expectation = kind(read_network(model, inputs))
     return expectation.value(log_densities(densities or {}, expectation.names))
 
 

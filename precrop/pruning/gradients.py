@@ -153,7 +153,7 @@ class _Differentiated:
             raise PrecropError(f"batch_norm={batch_norm!r} is unknown: write 'batch' or 'stored'")
         model = problem.network.model
         self.numbers = OwnNumbers(problem.seed)
-        self.tables = problem.network.tables
+        self.tables = problem.network.tracer.tables
         self._statistics = _StoredStatistics if batch_norm == "stored" else nullcontext
         with torch.inference_mode(False):
             self.model = copied(model, lambda _, tensor: tensor.detach().clone()).train()

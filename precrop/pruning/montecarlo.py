@@ -25,7 +25,7 @@ from precrop.pruning.problem import generator
 from precrop.read.axes import Axis, Folded, Tie, resolve, segment_size
 from precrop.read.inputs import given
 from precrop.read.lower import lower
-from precrop.read.network import Network
+from precrop.read.network import read_network
 from precrop.solve.targets import check_densities
 
 Drawing = Literal["normal", "shuffle"]
@@ -162,13 +162,14 @@ def sampled_crop(
         PrecropError: an argument makes no sense, or the network has no linear reading.
     """
     sampler = _Sampler(model, input_shape, weights, _output)
-    structure, ties = lower(sampler.network)
-    names = [group.name for group in structure.groups]
+    lowered = lower(sampler.network)
+    groups = lowered.structure.groups
+    names = [group.name for group in groups]
     asked = share if isinstance(share, Mapping) else dict.fromkeys(names, share)
     checked = check_densities(asked, names)
     kept = {
         tie: (group.name, max(1, round(checked.get(group.name, 1.0) * group.units)))
-        for tie, group in zip(ties, structure.groups, strict=True)
+        for tie, group in zip(lowered.ties, groups, strict=True)
     }
 
     def draw(sample: int) -> Masks:
@@ -193,7 +194,7 @@ class _Sampler:
     ) -> None:
         if weights not in ("normal", "shuffle"):
             raise PrecropError(f"weights={weights!r} is unknown: write normal or shuffle")
-        self.network = Network(model, given(model, input_shape))
+        self.network = read_network(model, given(model, input_shape))
         self.parameters = {layer.name: layer.weight for layer in self.network.layers}
         self._replay = Replay(self.network, average_pool=True)
         self._measure = measure

@@ -13,7 +13,7 @@ from precrop.errors import PrecropError
 from precrop.progress import Progress, silent
 from precrop.read.inputs import given
 from precrop.read.lower import lower
-from precrop.read.network import Network
+from precrop.read.network import Network, read_network
 from precrop.solve.budgets import Budget, parse_budgets, parse_share
 from precrop.solve.structure import Layer
 
@@ -61,8 +61,8 @@ class Problem:
             BudgetError: a budget is senseless.
             PrecropError: the network fails on this input, or has no prunable layer.
         """
-        network = Network(model, given(model, input_shape))
-        structure, _ = lower(network)
+        network = read_network(model, given(model, input_shape))
+        structure = lower(network).structure
         if not structure.layers:
             raise PrecropError(
                 "the network has no prunable layer: no convolution and no linear layer"

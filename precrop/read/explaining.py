@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import prod
 
 from precrop.modules.names import layer_of
-from precrop.read.axes import Axis, Tie, atoms, resolve, varies
+from precrop.read.axes import Axis, Tie, resolve
 from precrop.read.network import NOT_CALLED, Network, Sizes, tensor_axes
 from precrop.read.reader import INPUT
 from precrop.read.trace import input_tensors
@@ -62,7 +62,7 @@ def explained(
         _listed("frozen", frozen, shares),
         _listed("no narrower", dict.fromkeys(bound, f"the least with {rule}"), shares),
     ]
-    unused = {path: n for path, n in network.unused.items() if path not in network.left_out}
+    unused = {path: n for path, n in network.unused.modules.items() if path not in network.left_out}
     if unused and cost == "params":
         clauses.append(_unused(unused, droppable=network.droppable))
     return "; ".join(filter(None, clauses))
@@ -85,7 +85,7 @@ def _parts(network: Network, sizes: Sizes, cost: str) -> dict[str, _Part]:
         return parts
     numbers = dict.fromkeys(parts, 0)
     for name, parameter in network.parameters.items():
-        if any(name.startswith(f"{path}.") for path in network.unused):
+        if any(name.startswith(f"{path}.") for path in network.unused.modules):
             continue  # they are named by themselves
         axes = tensor_axes(network, name, parameter)
         module = name.rpartition(".")[0]
@@ -105,10 +105,9 @@ def _why(network: Network, part: _Part, sizes: Sizes) -> str | None:
         if 2 * sum(old for old, _ in kept) <= sizes.size(axis):
             continue
         _, segment = max(kept, key=lambda pair: pair[0])
-        if varies((segment,)):
+        if network.varies((segment,)):
             return None
-        reason = next((atom.tie.root().frozen for atom in atoms((segment,))), None)
-        return reason or (part.read if place > 0 else _FIXED)
+        return network.reason((segment,)) or (part.read if place > 0 else _FIXED)
     return ""
 
 

@@ -20,7 +20,7 @@ from precrop.modules.names import named_tensors
 from precrop.modules.random import drawn
 from precrop.read.meta import MetaKernels
 from precrop.read.plain import OtherAttention, PlainLayers, plain
-from precrop.read.trace import Trace, base_name
+from precrop.read.trace import base_name
 
 INPUT = -1
 """The call that "makes" the network's inputs."""
@@ -60,13 +60,11 @@ class Lifetimes:
         lives: of the storages.
         names: of the calls.
         sizes: how many elements each call's outputs have.
-        again: a network that made these calls once more, and their trace, where it was needed.
     """
 
     lives: list[Life] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     sizes: list[tuple[int, ...]] = field(default_factory=list)
-    again: tuple[nn.Module, Trace] | None = None
 
     @property
     def peak(self) -> int:

@@ -5,6 +5,7 @@ polynomial in the groups' units.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import gcd, prod
 
 from precrop.read.axes import (
@@ -17,7 +18,6 @@ from precrop.read.axes import (
     resolve,
     roots_of,
     segment_size,
-    varies,
 )
 from precrop.read.network import Network, Sizes, tensor_axes
 from precrop.read.reader import LayerReading, Product
@@ -34,38 +34,59 @@ NO_MODELS: Mapping[str, CostModel] = {}
 UNBOUNDED: Mapping[str, int] = {}
 
 
+@dataclass(frozen=True)
+class Lowered:
+    """What programs are made of.
+
+    Attributes:
+        network: as it was, with what has no place in a program fixed.
+        ties: behind the groups.
+        structure: groups, layers and costs.
+    """
+
+    network: Network
+    ties: Sequence[Tie]
+    structure: Structure
+
+
 def lower(
     network: Network,
     models: Mapping[str, CostModel] = NO_MODELS,
     most_read: Mapping[str, int] = UNBOUNDED,
-) -> tuple[Structure, list[Tie]]:
-    """Groups, layers and costs as the widths stand, and the tie behind every group.
+) -> Lowered:
+    """Groups, layers and costs of a network, and the tie behind every group.
+
+    Widths that no layer makes, or that meet in a product of more than a program can count, are
+    fixed.
 
     Args:
-        network: as it was read. Widths that no layer makes, or that meet in a product of more than
-            a program can count, are frozen in it.
+        network: as it was read, or constrained further.
         models: costs beside ``params`` and ``macs``, by name.
         most_read: channels that readers of streams may read at most, by path.
     """
+    ties, fixed = _ties(network)
+    products = [product for layer in network.layers for product in layer.macs]
+    products += network.reader.macs
+    shapes = _parameter_products(network)
     while True:
-        ties = _ties(network)
+        network = replace(network, fixed=fixed)
         index = {tie: i for i, tie in enumerate(ties)}
-        products = [product for layer in network.layers for product in layer.macs]
-        shapes = _parameter_products(network)
         costs: dict[str, Cost | Peak] = {
             "params": polynomial(shapes, index),
-            "macs": polynomial([*products, *network.reader.macs], index),
+            "macs": polynomial(products, index),
         }
         costs |= {name: model(network, index) for name, model in models.items()}
-        crowded = _crowded(costs, [*products, *network.reader.macs], index)
+        crowded = _crowded(network, costs, products, index)
         if not crowded:
             break
-        ties[max(crowded)].frozen = "its cost is a product of three widths"
+        fixed = {**fixed, ties.pop(max(crowded)): "its cost is a product of three widths"}
     layers = tuple(lowered(network, layer, index) for layer in network.layers)
-    return Structure(_groups(network, index, most_read), layers, costs), ties
+    structure = Structure(_groups(network, index, most_read), layers, costs)
+    return Lowered(network, ties, structure)
 
 
 def _crowded(
+    network: Network,
     costs: Mapping[str, Cost | Peak],
     macs: Iterable[Product],
     index: Mapping[Tie, int],
@@ -77,17 +98,17 @@ def _crowded(
         terms = (term for part in parts(cost) for term in part.terms if len(term) > most)
         crowded |= {group for term in terms for group in term}
     for product in macs:
-        varying = [axis for axis in product.axes if varies(axis)]
+        varying = [axis for axis in product.axes if network.varies(axis)]
         if len(varying) > MAX_DEGREE and not product.merges:
             counted = polynomial([product], index).terms
             crowded |= {group for term in counted if len(term) > MAX_DEGREE for group in term}
     return crowded
 
 
-def _ties(network: Network) -> list[Tie]:
-    """Ties of the varying groups, in the order in which layers produce them.
+def _ties(network: Network) -> tuple[list[Tie], dict[Tie, str]]:
+    """Ties of the varying groups, in the order in which layers produce them, and what is none.
 
-    A width that no layer makes is one of a learnt table (an embedding, a token) or frozen: a
+    A width that no layer makes is one of a learnt table (an embedding, a token) or fixed: a
     buffer's columns, such as coordinates, mean something.
     """
     made = [layer.outputs for layer in network.layers]
@@ -101,10 +122,10 @@ def _ties(network: Network) -> list[Tie]:
             if atom.tie.root().varies:
                 found.setdefault(atom.tie.root())
     produced = roots_of(made)
-    for root in found.keys() - produced:
-        root.frozen = "no layer and no learnt table makes it"
+    unmade = [root for root in found if root not in produced]
     read = roots_of(axis for layer in network.layers for axis in (layer.inputs, layer.outputs))
-    return [root for root in found if root in produced and root in read]
+    ties = [root for root in found if root in produced and root in read]
+    return ties, dict.fromkeys(unmade, "no layer and no learnt table makes it")
 
 
 def _parameter_products(network: Network) -> list[Product]:
@@ -216,7 +237,7 @@ def further_bounds(network: Network, sizes: Sizes, most_read: Mapping[str, int])
         most_read: the bounds until now.
     """
     found = {}
-    for stream in network.streams:
+    for stream in network.tracer.streams:
         if stream.end == "write" or not stream.sources:
             continue
         written = (network.reader.written_widths[source] for source in stream.sources)

@@ -11,7 +11,7 @@ from torch import nn
 from precrop.modules.apart import apart, uncollected
 from precrop.modules.hooks import unwrapped
 from precrop.read.inputs import check_network, given
-from precrop.read.network import Network
+from precrop.read.network import Network, read_network
 from precrop.read.residual import find_streams
 
 
@@ -64,25 +64,24 @@ class Reading:
     def network(
         self, *, own_widths: bool, scale_groups: bool, fold: bool, drop_unused: bool
     ) -> Network:
-        """The network as read, for the caller alone: what a plan holds in it stays there.
+        """The network as read, once for every way to read it.
 
         Args:
             own_widths: layers at residual streams have widths of their own.
             scale_groups: grouped convolutions keep the width of their groups, not their number.
-            fold: as for `Network`.
+            fold: as for `read_network`.
             drop_unused: modules that no pass calls are left out.
         """
         how = _How(own_widths, scale_groups, fold, drop_unused)
         with self._lock:
-            if how in self._networks:
-                return self._networks[how].anew()
-            self._networks[how] = network = self._read(how)
-            return network
+            if how not in self._networks:
+                self._networks[how] = self._read(how)
+            return self._networks[how]
 
     def _read(self, how: _How) -> Network:
         """Read it; once more with hooks where layers at its streams get widths of their own."""
         read = partial(
-            Network,
+            read_network,
             self.model,
             self.inputs,
             scale_groups=how.scale_groups,

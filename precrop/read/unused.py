@@ -6,6 +6,7 @@ what runs, other inputs may run them, so that the widths that meet there keep th
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -15,6 +16,21 @@ from precrop.read.trace import Answer, Trace, input_tensors
 
 SIZED_BY_VALUES = ("nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive")
 """Operations whose results have as many entries as some values say."""
+
+
+@dataclass(frozen=True)
+class Unused:
+    """What no pass called.
+
+    Attributes:
+        modules: with weights, by path, and how many numbers each holds.
+        followers: those whose widths are those of a sibling, and which.
+        routed: whether values decide what runs, so that other inputs may run the others.
+    """
+
+    modules: Mapping[str, int] = field(default_factory=dict)
+    followers: Mapping[str, str] = field(default_factory=dict)
+    routed: bool = False
 
 
 def unused_modules(model: nn.Module, used: Set[str]) -> dict[str, int]:

@@ -17,7 +17,7 @@ import precrop
 from precrop.errors import BudgetError, PrecropError, suggestion
 from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
-from precrop.read.network import Network
+from precrop.read.network import read_network
 from precrop.solve.budgets import parse_budgets
 from precrop.study.request import Request
 
@@ -50,7 +50,7 @@ def plan(request: Request) -> "Plan":
         PrecropError: Torch-Pruning is not installed, fails on the network, or makes one whose
             layers don't fit together.
     """
-    structure, _ = lower(Network(request.model, Inputs(request.input_shape)))
+    structure = lower(read_network(request.model, Inputs(request.input_shape))).structure
     bases = {name: cost(structure.units) for name, cost in structure.costs.items()}
     limits = parse_budgets(request.budgets, bases)
     # A depthwise layer's output is its input's width, so it has no entry of its own.

@@ -18,7 +18,7 @@ from precrop.plans.kinds import Axis as PlannedAxis
 from precrop.read.axes import Atom, Axis, Tie, segment_size
 from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
-from precrop.read.network import Network
+from precrop.read.network import read_network
 from precrop.solve.structure import INPUT_AXES
 from precrop.trained.identity import Proof, Row
 from precrop.trained.layout import Layout, Orders
@@ -89,15 +89,16 @@ def choose(plan: "Plan", model: nn.Module, norm: Norm) -> Kept:
     tensors = dict(model.named_parameters())
     if any(tensor.is_meta for tensor in tensors.values()):
         raise PrecropError(f"init={norm!r} looks at weights: a network on the meta device has none")
-    network = Network(
+    network = read_network(
         model,
         Inputs(plan.input_shape),
         scale_groups=plan.options.get("groups") == "scale",
         streams=plan.streams,
         drop_unused=bool(plan.left_out),
     )
-    structure, ties = lower(network)
-    names = {tie: group.name for tie, group in zip(ties, structure.groups, strict=True)}
+    lowered = lower(network)
+    groups = zip(lowered.ties, lowered.structure.groups, strict=True)
+    names = {tie: group.name for tie, group in groups}
     layout = Layout(network)
     sizes = _new_sizes(plan, layout)
     narrower = {atom: new for atom, new in sizes.items() if new is None or new < atom.size}

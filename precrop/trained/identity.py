@@ -121,7 +121,7 @@ class Proof:
 
     def _follows(self, name: str) -> bool:
         """Whether a tensor belongs to a module that no pass calls and that is as one that runs."""
-        return any(name.startswith(f"{path}.") for path in self.layout.network.followers)
+        return any(name.startswith(f"{path}.") for path in self.layout.network.unused.followers)
 
     def carries(self, name: str, wanted: set[Atom]) -> bool:
         """Whether a tensor has channels of one of the atoms."""
@@ -155,7 +155,7 @@ class Proof:
         ends = self._watch(made)
         with torch.no_grad(), OwnNumbers(SEED):
             outputs = made(*args, **kwargs)
-        if ends and network.real:
+        if ends and network.tracer.real:
             return ends  # what values decide, such as the order of boxes, hangs on the last digit
         return [t.double() for t in (*tensors_within(outputs), *ends)]
 

@@ -12,7 +12,7 @@ from torch import nn
 from precrop.deployment.memory import highest
 from precrop.read.inputs import Inputs
 from precrop.read.lifetimes import Watch, watched
-from precrop.read.network import Network
+from precrop.read.network import read_network
 from precrop.read.plain import PlainLayers
 
 
@@ -23,7 +23,7 @@ def allocated_peak(model: nn.Module, shape: Any, batch: int) -> int:
     within one ATen call, as they are met when the network is read.
     """
     inputs = Inputs(shape)
-    calls = Network(model, inputs).passes[0].trace.calls
+    calls = read_network(model, inputs).passes[0].trace.calls
     kernels = {call.op._schema.name for call in calls}
     events = _events(model.eval(), inputs, batch)
     spans = [(e["ts"], e["ts"] + e["dur"]) for e in events if e.get("name") in kernels]

@@ -10,37 +10,38 @@ from precrop.costs.batches import at_batch, follow
 from precrop.errors import PrecropError
 from precrop.models import resnet20
 from precrop.read.inputs import Inputs
-from precrop.read.network import Network
+from precrop.read.network import read_network
 from tests.networks import SHAPE, assemble, small
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_equal_calls_are_those_that_were_read(batch_size: int) -> None:
-    network = Network(resnet20(), Inputs((3, 32, 32)))
-    lives = follow(network, batch_size)
+    network = read_network(resnet20(), Inputs((3, 32, 32)))
+    same, lives = follow(network, batch_size)
     batch = at_batch(network, lives)
-    assert lives.again is None
+    assert same is network
     assert all(a is b for a, b in zip(batch.calls, network.passes[0].trace.calls, strict=True))
     assert batch.inputs == batch_size
     assert batch.growth[0] == (batch_size,)
 
 
 def test_a_pass_that_copies_is_read() -> None:
-    network = Network(small("attention"), Inputs(SHAPE))
-    single, several = (at_batch(network, follow(network, n)) for n in (1, 3))
+    network = read_network(small("attention"), Inputs(SHAPE))
+    single, several = (at_batch(*follow(network, n)) for n in (1, 3))
     copies = [sum(call.name == "clone" for call in b.calls) for b in (single, several)]
     assert copies[0] < copies[1]
     assert several.inputs == 1
     assert all(set(ratios) == {1} for ratios in several.growth if ratios)
 
 
-def test_a_network_that_is_read_again_has_its_pass_read_again() -> None:
-    network = Network(assemble([("attention", 16), ("conv", 16)]), Inputs(SHAPE))
-    lives = follow(network, 3)
+def test_a_network_that_is_followed_again_has_its_pass_read_again() -> None:
+    network = read_network(assemble([("attention", 16), ("conv", 16)]), Inputs(SHAPE))
+    network, lives = follow(network, 3)
     before = at_batch(network, lives)
     assert at_batch(network, lives).readings[0] is before.readings[0]
-    network.read()
-    assert at_batch(network, lives).readings[0] is not before.readings[0]
+    again = at_batch(network.anew(), lives)
+    assert again.calls == before.calls
+    assert again.readings[0] is not before.readings[0]
 
 
 class Other(nn.Module):

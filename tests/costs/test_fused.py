@@ -13,7 +13,7 @@ from precrop.costs.fused import fused_calls
 from precrop.costs.latency import amounts
 from precrop.costs.work import Work
 from precrop.read.inputs import Inputs
-from precrop.read.network import Network
+from precrop.read.network import read_network
 from tests.networks import SqueezeExcite
 
 SHAPE = (6, 8, 8)
@@ -22,8 +22,7 @@ MAP = 4 * 6 * 8 * 8
 
 
 def works(model: nn.Module, shape: Any = SHAPE, batch: int = 1) -> list[Work]:
-    network = Network(model, Inputs(shape))
-    return fused_calls(network, follow(network, batch))
+    return fused_calls(*follow(read_network(model, Inputs(shape)), batch))
 
 
 def kinds(model: nn.Module, shape: Any = SHAPE) -> list[str]:

@@ -20,7 +20,7 @@ from precrop.models import cifar_efficientnet_b0, cifar_mobilenet_v2, cifar_vgg1
 from precrop.read.inputs import Inputs
 from precrop.read.lifetimes import Lifetimes
 from precrop.read.lower import lower
-from precrop.read.network import Network
+from precrop.read.network import Network, read_network
 from precrop.solve.structure import Cost, Structure
 from tests.networks import BLOCKS, SHAPE, Net, networks, small
 
@@ -50,12 +50,11 @@ VARIED = {
 
 
 def reading(model: nn.Module, shape: Any, batch: int = 1) -> tuple[Network, Lifetimes]:
-    network = Network(model, Inputs(shape))
-    return network, follow(network, batch)
+    return follow(read_network(model, Inputs(shape)), batch)
 
 
 def cost_of(network: Network, lives: Lifetimes, device: DeviceProfile) -> tuple[Structure, Cost]:
-    structure, _ = lower(network, {"latency": latency(device, lives)})
+    structure = lower(network, {"latency": latency(device, lives)}).structure
     cost = structure.costs["latency"]
     assert isinstance(cost, Cost)
     return structure, cost

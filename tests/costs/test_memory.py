@@ -17,7 +17,7 @@ from precrop.models import cifar_mobilenet_v2, resnet20
 from precrop.read.inputs import Inputs
 from precrop.read.lifetimes import INPUT, Lifetimes
 from precrop.read.lower import lower
-from precrop.read.network import Network
+from precrop.read.network import Network, read_network
 from precrop.read.reader import Product
 from precrop.solve.structure import Peak, Structure
 from tests.costs.allocations import allocated_peak, tensor_peak
@@ -30,9 +30,9 @@ ATTENTION = ("attention", "torch attention")
 def reading(
     model: nn.Module, shape: Any, batch: int = 1
 ) -> tuple[Network, Lifetimes, Structure, list[Any]]:
-    network = Network(model, Inputs(shape))
-    lives = follow(network, batch)
-    return network, lives, *lower(network, {"memory": memory(lives)})
+    network, lives = follow(read_network(model, Inputs(shape)), batch)
+    lowered = lower(network, {"memory": memory(lives)})
+    return network, lives, lowered.structure, [*lowered.ties]
 
 
 def every_moment(network: Network, lives: Lifetimes, ties: list[Any], units: list[int]) -> int:

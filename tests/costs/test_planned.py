@@ -19,7 +19,7 @@ from precrop.planning import Choice
 from precrop.plans.plan import Plan
 from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
-from precrop.read.network import Network
+from precrop.read.network import read_network
 from tests.networks import SHAPE, Net, networks
 from tests.planning import counted_macs, counted_params, planned
 
@@ -63,10 +63,9 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
 
 def read_afresh(model: nn.Module, shape: Any, profile: DeviceProfile, batch: int) -> dict[str, int]:
     """What a network costs as it is, from a reading of its own."""
-    network = Network(model, Inputs(shape))
-    lives = follow(network, batch)
+    network, lives = follow(read_network(model, Inputs(shape)), batch)
     models = {"latency": latency(profile, lives), "memory": memory(lives)}
-    structure, _ = lower(network, models)
+    structure = lower(network, models).structure
     return {name: cost(structure.units) for name, cost in structure.costs.items()}
 
 

@@ -17,7 +17,7 @@ from precrop.errors import BudgetError
 from precrop.models import resnet20
 from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
-from precrop.read.network import Network
+from precrop.read.network import read_network
 from precrop.solve.program import program, rows
 from precrop.solve.relax import allocate
 from precrop.solve.structure import Cost, Peak, Structure, parts
@@ -42,10 +42,9 @@ SHARES = [
 @cache
 def structure_of(name: str) -> Structure:
     build, shape = NETWORKS[name]
-    network = Network(build(), Inputs(shape))
-    lives = follow(network, 2)
+    network, lives = follow(read_network(build(), Inputs(shape)), 2)
     models = {"latency": latency(DEVICE, lives), "memory": memory(lives)}
-    return lower(network, models)[0]
+    return lower(network, models).structure
 
 
 def oracle(structure: Structure, limits: Mapping[str, int], expand: bool) -> tuple[float, Any]:

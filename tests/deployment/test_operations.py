@@ -13,16 +13,16 @@ from precrop.deployment.operations import PASSES, SECONDS, _node
 from precrop.deployment.runtimes import Setting
 from precrop.models import cifar_mobilenet_v2, resnet20
 from precrop.read.inputs import Inputs
-from precrop.read.network import Network
+from precrop.read.network import read_network
 
 IMAGE = (3, 32, 32)
 
 
 def trace_macs(model: nn.Module, runtime: str, batch: int, step: int) -> dict[str, float]:
     """Multiply-accumulates by kind, as the symbolic reading counts them."""
-    network = Network(model, Inputs(IMAGE))
+    network = read_network(model, Inputs(IMAGE))
     found: dict[str, float] = defaultdict(float)
-    for work in READERS[runtime](network, follow(network, batch)):
+    for work in READERS[runtime](*follow(network, batch)):
         found[work.kind] += amounts(work, step)["macs"]
     return {kind: macs for kind, macs in found.items() if macs}
 
@@ -48,8 +48,8 @@ def test_what_is_measured_is_what_is_counted(
 def test_eager_bytes_are_those_of_the_reading() -> None:
     model = resnet20().eval()
     measured = PASSES["eager"](model, Inputs(IMAGE), Setting(2), 1, 1)
-    network = Network(model, Inputs(IMAGE))
-    works = READERS["eager"](network, follow(network, 2))
+    network = read_network(model, Inputs(IMAGE))
+    works = READERS["eager"](*follow(network, 2))
     counted: Counter[tuple[str, str]] = Counter()
     for work in works:
         for feature, number in amounts(work).items():

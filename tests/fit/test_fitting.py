@@ -9,10 +9,10 @@ from torch import Tensor, nn
 import precrop
 from precrop.errors import PlanError
 from precrop.fit.attributes import apply_edits, get_attribute, integers, set_attribute
-from precrop.fit.fitting import Fitter
+from precrop.fit.fitting import Fitter, Lessons
 from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
-from precrop.read.network import Network
+from precrop.read.network import read_network
 from tests.networks import SHAPE, Checked, Hierarchy, Mixed, Net, conv, small
 from tests.planning import counted_params
 
@@ -139,15 +139,16 @@ def test_list_of_splits() -> None:
 
 def test_what_one_module_teaches_holds_for_its_class() -> None:
     model = Net(conv(3, 16), [Hierarchy(16, 18), Hierarchy(18, 18)], small("conv", 16, 18).head)
-    network = Network(model, Inputs(SHAPE))
-    structure, ties = lower(network)
-    fitter = Fitter(network)
+    network = read_network(model, Inputs(SHAPE))
+    lowered = lower(network)
+    structure, ties, lessons = lowered.structure, lowered.ties, Lessons(network.tracer)
+    fitter = Fitter(lowered.network, lessons)
     fit = fitter.fit(network.sizes(ties, [max(1, n // 2) for n in structure.units]))
     assert fit.mismatch is None
-    assert [rule.driver for rule in fitter.rules] == ["width"]
+    assert [rule.driver for rule in lessons.rules] == ["width"]
     again = fitter.fit(network.sizes(ties, [max(1, n // 3) for n in structure.units]))
     assert again.mismatch is None
-    assert len(fitter.rules) == 1
+    assert len(lessons.rules) == 1
 
 
 def test_an_assertion_on_a_stored_size() -> None:
@@ -186,9 +187,10 @@ def test_a_number_in_code_that_no_attribute_holds() -> None:
 
 
 def test_full_width_needs_no_edit() -> None:
-    network = Network(small("hierarchy"), Inputs(SHAPE))
-    structure, ties = lower(network)
-    fit = Fitter(network).fit(network.sizes(ties, structure.units))
+    network = read_network(small("hierarchy"), Inputs(SHAPE))
+    lowered = lower(network)
+    sizes = network.sizes(lowered.ties, lowered.structure.units)
+    fit = Fitter(lowered.network, Lessons(network.tracer)).fit(sizes)
     assert (fit.tensors, fit.edits, fit.mismatch) == ({}, [], None)
 
 

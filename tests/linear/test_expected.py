@@ -14,7 +14,7 @@ from precrop.linear.expected import Expectation, ScoreExpectation
 from precrop.linear.replay import Replay, Weight
 from precrop.models import cifar_mobilenet_v2, cifar_vgg16_bn, resnet20, resnet1202
 from precrop.read.inputs import Inputs
-from precrop.read.network import Network
+from precrop.read.network import read_network
 from precrop.solve.program import Floats
 from precrop.zoo import load_model
 from tests.networks import BLOCKS, SHAPE, conv, small
@@ -31,7 +31,7 @@ def seeded() -> None:
 def expectation(
     model: nn.Module, shape: Shape, kind: type[Expectation] = Expectation
 ) -> Expectation:
-    return kind(Network(model, Inputs(shape)))
+    return kind(read_network(model, Inputs(shape)))
 
 
 KINDS = [Expectation, ScoreExpectation]
@@ -44,7 +44,7 @@ def drawn(count: int, least: float = 0.05) -> Floats:
 
 def written_out(model: nn.Module, shape: Shape, log_densities: Floats) -> float:
     """The same with a tensor of equal weights for every layer."""
-    network = Network(model, Inputs(shape))
+    network = read_network(model, Inputs(shape))
     own = dict(model.named_parameters())
     weights = {}
     for layer, log_density in zip(network.layers, log_densities, strict=True):
@@ -58,7 +58,7 @@ def written_out(model: nn.Module, shape: Shape, log_densities: Floats) -> float:
 
 def scores_written_out(model: nn.Module, shape: Shape, log_densities: Floats) -> float:
     """The logarithm of the sum of all scores where every layer's weights are alike."""
-    network = Network(model, Inputs(shape))
+    network = read_network(model, Inputs(shape))
     own = dict(model.named_parameters())
     leaves = {
         layer.weight: torch.full_like(

@@ -12,7 +12,7 @@ from precrop.errors import PrecropError
 from precrop.linear.replay import Even, Replay, Weight
 from precrop.linear.values import Flow, aligned
 from precrop.read.inputs import Inputs
-from precrop.read.network import Network
+from precrop.read.network import Network, read_network
 from precrop.zoo import load_model
 from tests.linear.linear import linear_copy, ones
 from tests.networks import BLOCKS, SHAPE, conv, small
@@ -36,7 +36,7 @@ def weights_of(network: Network) -> dict[str, Tensor]:
 
 def log_r(model: nn.Module, shape: Shape, *, average_pool: bool = False) -> float:
     """Of the weights that the model has."""
-    network = Network(model, Inputs(shape))
+    network = read_network(model, Inputs(shape))
     with torch.no_grad():
         weights = {name: Weight(values) for name, values in weights_of(network).items()}
         return log_of(Replay(network, average_pool=average_pool)(weights))
@@ -123,7 +123,7 @@ REFUSED = {"attention": "attention", "torch attention": "attention", "non-local"
 def test_alike_weights_give_the_same_as_when_they_are_written_out(
     block: str, average_pool: bool
 ) -> None:
-    network = Network(small(block), Inputs(SHAPE))
+    network = read_network(small(block), Inputs(SHAPE))
     replay = Replay(network, average_pool=average_pool)
     values = {name: (weight.mean(), weight.shape) for name, weight in weights_of(network).items()}
     even = {name: Even(value, tuple(shape)) for name, (value, shape) in values.items()}
@@ -349,7 +349,7 @@ def test_weights_on_their_way(function: Callable[[Tensor], Tensor], factor: floa
 
 def both_ways(model: Derived, side: int = 3) -> tuple[float, float]:
     """Log R of the weights that the model has, and of weights of one half."""
-    replay = Replay(Network(model, Inputs((3, side, side))), average_pool=True)
+    replay = Replay(read_network(model, Inputs((3, side, side))), average_pool=True)
     whole = replay({"weight": Weight(model.weight.detach().double().abs())})
     return log_of(whole), log_of(replay({"weight": Even(torch.tensor(0.5).double(), (4, 3, 3, 3))}))
 
@@ -403,7 +403,7 @@ def test_an_output_that_does_not_depend_on_the_input() -> None:
             return self.layer.weight + 0 * self.layer.bias
 
     with pytest.raises(PrecropError, match="no output that depends on the network's input"):
-        Replay(Network(Fixed(), Inputs((2,))), average_pool=True)({"x": Weight(torch.ones(2))})
+        Replay(read_network(Fixed(), Inputs((2,))), average_pool=True)({"x": Weight(torch.ones(2))})
 
 
 def test_a_network_without_layers() -> None:
@@ -446,7 +446,7 @@ def test_a_network_that_needs_values_is_read_too() -> None:
             return self.layer(x) if self.training or self.flag.item() > 0 else x
 
     model = Looking()
-    assert Network(model, Inputs((2,))).real
+    assert read_network(model, Inputs((2,))).tracer.real
     total = model.layer.weight.detach().double().abs().sum()
     assert log_r(model, (2,)) == pytest.approx(float(total.log()))
 
@@ -481,7 +481,7 @@ def test_branches_of_very_different_size() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return torch.cat([self.deep(x), self.flat(x)], 1)
 
-    network = Network(Branches(), Inputs((2, 1, 1)))
+    network = read_network(Branches(), Inputs((2, 1, 1)))
     weights = {name: Weight(w.float()) for name, w in weights_of(network).items()}
     found = Replay(network, average_pool=True)(weights)
     assert log_of(found) == pytest.approx(math.log(2) + 40 * math.log(100), rel=1e-5)
@@ -495,7 +495,7 @@ def test_single_precision_does_not_leave_its_range() -> None:
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.constant_(layer.weight, 1e3)
-    network = Network(model, Inputs((3, 4, 4)))
+    network = read_network(model, Inputs((3, 4, 4)))
     weights = {name: Weight(w.float()) for name, w in weights_of(network).items()}
     found = Replay(network, average_pool=True)(weights)
     assert found.values.isfinite()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from precrop.plans.plan import Plan
-from precrop.read.network import skeleton
+from precrop.read.tracer import skeleton
 from precrop.zoo import load_model
 from tests.matrix.networks import Entry
 from tests.planning import counted_macs, counted_params, planned

@@ -18,7 +18,7 @@ from precrop.models.resnet import CifarResNet
 from precrop.modules.streams import Narrow, Pad
 from precrop.plans.plan import Plan
 from precrop.read.inputs import Inputs
-from precrop.read.network import Network
+from precrop.read.network import read_network
 from precrop.read.residual import find_streams
 from tests.networks import SHAPE, assemble
 from tests.planning import counted_macs, counted_params
@@ -174,7 +174,7 @@ def test_hooks_are_plain_and_travel() -> None:
 
 
 def test_streams_are_found_in_order() -> None:
-    streams = find_streams(Network(resnet20(), Inputs(IMAGE)))
+    streams = find_streams(read_network(resnet20(), Inputs(IMAGE)))
     first = [(s.path, s.end, s.dim, s.width, s.sources) for s in streams[:4]]
     assert first == [
         ("bn1", "write", 1, 16, ()),

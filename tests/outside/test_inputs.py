@@ -17,7 +17,7 @@ from precrop.errors import PrecropError
 from precrop.plans.plan import Plan
 from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
-from precrop.read.network import Network
+from precrop.read.network import read_network
 from tests.planning import counted_params
 
 IMAGES = torch.randn(4, 3, 12, 12)
@@ -113,8 +113,8 @@ def test_examples_of_every_kind(
     # The file tells the inputs without their classes, and the network runs on what it tells.
     again = Plan.from_json(plan.to_json())
     assert again == plan
-    read = Network(model, Inputs(again.input_shape))
-    structure, _ = lower(read)
+    read = read_network(model, Inputs(again.input_shape))
+    structure = lower(read).structure
     assert structure.costs["macs"](structure.units) == plan.base_macs
     assert json.loads(plan.to_json())["input_shape"]["example"]
 

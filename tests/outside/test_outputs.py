@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import precrop
 from precrop.read.inputs import Inputs
-from precrop.read.network import Network
+from precrop.read.network import read_network
 from precrop.read.within import tensors_within
 
 SHAPE = (3, 8, 8)
@@ -107,7 +107,7 @@ def test_dropout_alone_is_no_other_output() -> None:
     net = nn.Sequential(
         nn.Flatten(), nn.Linear(192, 8), nn.ReLU(), nn.Linear(8, 4), nn.Dropout(0.5)
     )
-    assert [one.training for one in Network(net, Inputs(SHAPE)).passes] == [False]
+    assert [one.training for one in read_network(net, Inputs(SHAPE)).passes] == [False]
 
 
 def test_looking_for_tensors_ends() -> None:

@@ -13,7 +13,7 @@ from precrop.cli.app import main
 from precrop.errors import BudgetError, PlanError
 from precrop.plans.plan import Plan
 from precrop.read.inputs import Inputs
-from precrop.read.network import Network
+from precrop.read.network import read_network
 from tests.planning import counted_params
 
 
@@ -294,8 +294,8 @@ def test_a_plan_that_leaves_out_what_is_not_there() -> None:
 def test_parameters_shared_with_what_runs_are_used() -> None:
     model = Staged()
     model.more[0] = model.layer2
-    network = Network(model, Inputs((3, 12, 12)))
-    assert [*network.unused] == ["layer3"]
+    network = read_network(model, Inputs((3, 12, 12)))
+    assert [*network.unused.modules] == ["layer3"]
 
 
 @torch.library.custom_op("precrop_tests::blend", mutates_args=())

@@ -12,7 +12,7 @@ from precrop.errors import PrecropError
 from precrop.pruning.masking import GRANULARITIES
 from precrop.pruning.montecarlo import Estimate, sampled_crop, sampled_output, sampled_synexp
 from precrop.read.inputs import Inputs
-from precrop.read.network import Network
+from precrop.read.network import read_network
 from tests.networks import assemble, conv, small
 
 SHAPE = (3, 4, 4)
@@ -35,7 +35,7 @@ NETWORKS = {
 
 def halves(model: nn.Module, density: float = 0.5) -> dict[str, float]:
     """Every layer at the density, but for the stem, which keeps more of its few channels."""
-    names = [layer.name for layer in Network(model, Inputs(SHAPE)).layers]
+    names = [layer.name for layer in read_network(model, Inputs(SHAPE)).layers]
     return dict.fromkeys(names, density) | {names[0]: 2 / 3}
 
 

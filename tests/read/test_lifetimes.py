@@ -15,7 +15,7 @@ from precrop.errors import PrecropError
 from precrop.models import cifar_mobilenet_v2, cifar_vgg16_bn, resnet20
 from precrop.read.inputs import Inputs
 from precrop.read.lifetimes import INPUT, Lifetimes
-from precrop.read.network import Network
+from precrop.read.network import read_network
 from tests.costs.allocations import allocated_peak, tensor_peak
 from tests.networks import BLOCKS, SHAPE, assemble, small
 
@@ -27,7 +27,7 @@ KERNEL = "torch attention"
 
 
 def lives(model: nn.Module, shape: Any = SHAPE, batch: int = 1) -> Lifetimes:
-    return follow(Network(model, Inputs(shape)), batch)
+    return follow(read_network(model, Inputs(shape)), batch)[1]
 
 
 def peak(found: Lifetimes) -> int:
@@ -187,7 +187,7 @@ def test_networks_of_other_types() -> None:
 def test_the_network_is_only_looked_at() -> None:
     model = Keeping().train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    follow(Network(model, Inputs(SHAPE)), 2)
+    follow(read_network(model, Inputs(SHAPE)), 2)
     assert model.training
     assert not hasattr(model, "seen")
     assert all(torch.equal(tensor, before[n]) for n, tensor in model.state_dict().items())

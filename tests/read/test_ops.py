@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import precrop
 from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
-from precrop.read.network import Network
+from precrop.read.network import read_network
 from tests.networks import BLOCKS, HEADS, SHAPE, Net, conv, small
 from tests.planning import counted_macs, counted_params, planned, total
 
@@ -294,9 +294,9 @@ def test_networks_that_need_values_run_on_real_tensors() -> None:
             return self.head(x[rows])
 
     model = Thresholded()
-    network = Network(model, Inputs(SHAPE))
-    assert network.real
-    assert [group.width for group in lower(network)[0].groups] == [12, 8]
+    network = read_network(model, Inputs(SHAPE))
+    assert network.tracer.real
+    assert [group.width for group in lower(network).structure.groups] == [12, 8]
     plan = precrop.plan(model, SHAPE, params=0.5)
     built = plan.build(model)
     assert counted_params(built) == plan.params < plan.base_params // 2

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 
 import precrop
-from precrop.fit.fitting import Fitter
+from precrop.fit.fitting import Fitter, Lessons
 from precrop.read import reader
 from precrop.read.axes import Atom, axis_of, changes, freeze, tie, unify
 from precrop.read.inputs import given
 from precrop.read.lower import lower
-from precrop.read.network import Network
+from precrop.read.network import Network, read_network
+from precrop.read.tracer import Tracer
 from tests.outside.cropping import counted
 
 
@@ -90,7 +91,7 @@ KINDS = (Stepping, Library, Bare)
 
 
 def read(model: nn.Module, steps: int) -> Network:
-    return Network(model.eval(), given(model, (steps, 5), None, None))
+    return read_network(model.eval(), given(model, (steps, 5), None, None))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -133,7 +134,7 @@ def test_layers_of_equal_widths_are_no_repeated_step() -> None:
             return self.head(x)
 
     model = Two()
-    network = Network(model, given(model, (8,), None, None))
+    network = read_network(model, given(model, (8,), None, None))
     assert [layer.name for layer in network.layers] == [*(f"layers.{i}" for i in range(4)), "head"]
     assert all(len(layer.macs) == 1 for layer in network.layers)
 
@@ -150,17 +151,18 @@ def test_a_fitted_network_is_run_no_further_than_its_first_difference(
     model = Stepping().eval()
     network = read(model, 30)
     lengths = []
-    run_again = Network.run_again
+    run_again = Tracer.run_again
 
     def noted(self, *args, **kwargs):  # type: ignore[no-untyped-def]
         trace = run_again(self, *args, **kwargs)
         lengths.append(len(trace.calls))
         return trace
 
-    monkeypatch.setattr(Network, "run_again", noted)
-    structure, ties = lower(network)
+    monkeypatch.setattr(Tracer, "run_again", noted)
+    lowered = lower(network)
+    structure, ties = lowered.structure, lowered.ties
     units = [max(1, group.units - 1) for group in structure.groups]
-    Fitter(network).fit(network.sizes(ties, units))
+    Fitter(lowered.network, Lessons(network.tracer)).fit(network.sizes(ties, units))
     assert lengths[0] < len(network.passes[0].trace.calls) // 4
 
 

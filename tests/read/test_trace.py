@@ -10,8 +10,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from precrop.read.meta import MetaKernels
-from precrop.read.network import skeleton
 from precrop.read.trace import Trace, run
+from precrop.read.tracer import skeleton
 from tests.networks import BLOCKS, SHAPE, conv, small
 
 

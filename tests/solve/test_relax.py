@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from precrop.errors import BudgetError, PrecropError
 from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
-from precrop.read.network import Network
+from precrop.read.network import read_network
 from precrop.solve.program import OBJECTIVES, Choices, Program, program
 from precrop.solve.relax import Allocation, allocate
 from precrop.solve.structure import Cost, Group, Layer, Structure
@@ -233,7 +233,8 @@ def test_large_networks(structure: Structure) -> None:
 
 
 def test_weights_of_the_objectives() -> None:
-    structure, _ = lower(Network(load_model("cifar_mobilenet_v2", {}), Inputs((3, 32, 32))))
+    network = read_network(load_model("cifar_mobilenet_v2", {}), Inputs((3, 32, 32)))
+    structure = lower(network).structure
     kinds = [layer.kind for layer in structure.layers]
     names = [layer.name for layer in structure.layers]
     assert OBJECTIVES["synexp"](structure).tolist() == [1.0] * len(kinds)

@@ -19,7 +19,7 @@ from precrop.linear.expected import Expectation, ScoreExpectation
 from precrop.models import cifar_vgg16_bn, resnet20
 from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
-from precrop.read.network import Network
+from precrop.read.network import read_network
 from precrop.solve.closed_form import closed_form
 from precrop.solve.program import OBJECTIVES, Floats, Program, program
 from precrop.solve.relax import Allocation, allocate
@@ -97,8 +97,8 @@ def exact(
     shares: Mapping[str, float],
     kind: type[Expectation] = ScoreExpectation,
 ) -> tuple[Program, Climb]:
-    network = Network(model, Inputs(shape))
-    structure, _ = lower(network)
+    network = read_network(model, Inputs(shape))
+    structure = lower(network).structure
     return program(structure, limits_of(structure, shares)), Climb(kind(network))
 
 
@@ -296,7 +296,7 @@ def test_a_plan_follows_from_its_densities(factory: Any) -> None:
 def test_budgets_are_used_up_whatever_the_densities(share: float) -> None:
     model = resnet20()
     for density in (0.05, 0.6):
-        names = [layer.name for layer in Network(model, Inputs(IMAGE)).layers]
+        names = [layer.name for layer in read_network(model, Inputs(IMAGE)).layers]
         asked = dict.fromkeys(names, density)
         plan = precrop.plan(model, IMAGE, densities=asked, params=share)
         assert 0.98 * share < plan.params / plan.base_params <= share
@@ -305,7 +305,7 @@ def test_budgets_are_used_up_whatever_the_densities(share: float) -> None:
 
 def test_no_factor_lifts_a_target_above_one() -> None:
     model = resnet20()
-    names = [layer.name for layer in Network(model, Inputs(IMAGE)).layers]
+    names = [layer.name for layer in read_network(model, Inputs(IMAGE)).layers]
     plan = precrop.plan(model, IMAGE, densities=dict.fromkeys(names, 0.25), params=1.0)
     assert plan.params == plan.base_params
     assert plan.solver["target_factor"] == pytest.approx(4)
@@ -313,8 +313,8 @@ def test_no_factor_lifts_a_target_above_one() -> None:
 
 def test_collapsed_layers_are_reported_and_leave_their_neighbours_alone() -> None:
     model = cifar_vgg16_bn()
-    network = Network(model, Inputs(IMAGE))
-    layers = {layer.name: layer.weights for layer in lower(network)[0].layers}
+    network = read_network(model, Inputs(IMAGE))
+    layers = {layer.name: layer.weights for layer in lower(network).structure.layers}
     asked = dict.fromkeys(layers, 0.25)
     gone = ["features.27", "features.30", "features.37"]
     asked |= {name: 1 / layers[name] for name in gone}
@@ -330,7 +330,7 @@ def test_collapsed_layers_are_reported_and_leave_their_neighbours_alone() -> Non
 
 def test_a_layer_between_fixed_ends_is_not_collapsed() -> None:
     model = resnet20()
-    names = [layer.name for layer in Network(model, Inputs(IMAGE)).layers]
+    names = [layer.name for layer in read_network(model, Inputs(IMAGE)).layers]
     asked = dict.fromkeys(names, 0.5)
     plan = precrop.plan(model, IMAGE, densities=asked, ignore=["conv1", "layer1*"])
     assert plan.solver["collapsed"] == []

@@ -7,7 +7,7 @@ import torch
 
 from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
-from precrop.read.network import Network
+from precrop.read.network import read_network
 from precrop.study.cells import check, expand, label
 from precrop.study.spec import read_study
 from precrop.training.data import ImageData, Images
@@ -136,6 +136,6 @@ def test_every_study_is_documented() -> None:
 def test_the_chain() -> None:
     model = load_model("studies.networks:vgg8", {"num_classes": 10})
     assert model(torch.zeros(2, 3, 16, 16)).shape == (2, 10)
-    structure, _ = lower(Network(model, Inputs((3, 16, 16))))
+    structure = lower(read_network(model, Inputs((3, 16, 16)))).structure
     assert [layer.kind for layer in structure.layers] == ["conv"] * 7 + ["linear"]
     assert len(structure.groups) == 7

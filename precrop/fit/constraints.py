@@ -1,0 +1,275 @@
+"""What is held of a network's widths so that the fitted network is the predicted one.
+
+The same code runs in many modules, so a decision holds wherever the differing call's code runs. A
+decision that did not help is taken back before the next, harder one is tried; the last one freezes
+every width, and a network in which nothing changes is always as predicted.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import gcd
+
+import torch
+
+from precrop.fit.drivers import Driver
+from precrop.fit.fitting import Fitter, Lessons, Mismatch
+from precrop.fit.sites import Site
+from precrop.read.axes import Axis, atoms, axis_of, axis_size, freeze, resolve, tie, unify, varies
+from precrop.read.network import Network, Pass
+from precrop.read.reader import CallReading
+
+# The module that runs the call, and the one around it.
+MAX_DEPTH = 2
+
+Reach = Callable[[Fitter, Pass, Sequence[int]], Iterator[list[Axis]]]
+"""From the calls of one site to the axes that are held together."""
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """What is held of a network's widths beyond what its passes say.
+
+    Attributes:
+        kept: layers whose output keeps its width, by name, and why.
+        drivers: for every site the widths that its arguments are tied to.
+        levels: for every site how hard its widths are held: an index into `DECISIONS`.
+        most_read: channels that readers of residual streams may read at most, by path.
+        frozen: why every width keeps its size, if all do.
+    """
+
+    kept: Mapping[str, str] = field(default_factory=dict)
+    drivers: Mapping[Site, tuple[Driver, ...]] = field(default_factory=dict)
+    levels: Mapping[Site, int] = field(default_factory=dict)
+    most_read: Mapping[str, int] = field(default_factory=dict)
+    frozen: str | None = None
+
+    def driven(self, site: Site, drivers: Iterable[Driver]) -> "Constraints":
+        """Tie what the arguments of a site follow, too."""
+        known = self.drivers.get(site, ())
+        return replace(self, drivers={**self.drivers, site: (*known, *drivers)})
+
+    def held(self, site: Site, level: int) -> "Constraints":
+        """Hold a site by another decision."""
+        return replace(self, levels={**self.levels, site: level})
+
+    def bounded(self, most_read: Mapping[str, int]) -> "Constraints":
+        """Let readers of streams read fewer channels."""
+        return replace(self, most_read={**self.most_read, **most_read})
+
+    def released(self) -> "Constraints":
+        """Hold no site any more."""
+        return Constraints(self.kept, most_read=self.most_read)
+
+    def new_drivers(self, site: Site, mismatch: Mismatch) -> tuple[Driver, ...]:
+        """What a site's arguments follow, if that is new and all that would be held of it."""
+        known = self.drivers.get(site, ())
+        new = tuple(driver for driver in mismatch.drivers if driver not in known)
+        return () if site in self.levels else new
+
+    def next_level(self, site: Site, mismatch: Mismatch) -> int:
+        """The next decision. Where code has a number of its own, tying can't help.
+
+        Code that raises has compared two widths, as a rule.
+        """
+        first = 0 if mismatch.stopped else len(COMPARED)
+        least = FIRST_FREEZING if mismatch.constant else first
+        return max(self.levels.get(site, -1) + 1, least)
+
+
+@dataclass(frozen=True)
+class Constrained:
+    """A network under constraints; ``changed`` are the sites at which these changed anything."""
+
+    network: Network
+    constraints: Constraints
+    changed: frozenset[Site] = frozenset()
+
+
+def constrained(network: Network, constraints: Constraints, lessons: Lessons) -> Constrained:
+    """The network, followed anew, under some constraints."""
+    network = network.anew()
+    fitter = Fitter(network, lessons)
+    for layer in network.layers:
+        if layer.name in constraints.kept:
+            freeze(layer.outputs, constraints.kept[layer.name])
+    changed = {
+        site
+        for site, drivers in constraints.drivers.items()
+        if site not in constraints.levels and _tie_drivers(fitter, site, drivers)
+    }
+    changed |= {site for site, level in constraints.levels.items() if _hold(fitter, site, level)}
+    if constraints.frozen is not None:
+        every = (axis for layer in network.layers for axis in (layer.inputs, layer.outputs))
+        _freeze(every, constraints.frozen)
+    return Constrained(network, constraints, frozenset(changed))
+
+
+def tightened(
+    before: Constrained, mismatch: Mismatch, further: Sequence[Mismatch], lessons: Lessons
+) -> Constrained:
+    """Hold the site of a mismatch one step harder than before, and those of further ones too.
+
+    The first one is held as hard as it takes to change anything, the others whether or not that
+    changes anything by now.
+    """
+    found = _tightened(before, mismatch, lessons)
+    constraints = found.constraints
+    for other in further:
+        site = lessons.site(other.forward, other.index)
+        new = constraints.new_drivers(site, other)
+        level = min(constraints.next_level(site, other), len(DECISIONS) - 1)
+        constraints = constraints.driven(site, new) if new else constraints.held(site, level)
+    return constrained(found.network, constraints, lessons) if further else found
+
+
+def _tightened(before: Constrained, mismatch: Mismatch, lessons: Lessons) -> Constrained:
+    network, constraints = before.network, before.constraints
+    site = lessons.site(mismatch.forward, mismatch.index)
+    new = constraints.new_drivers(site, mismatch)
+    if new:
+        found = constrained(network, constraints.driven(site, new), lessons)
+        if site in found.changed:
+            return found
+    found = before
+    for level in range(constraints.next_level(site, mismatch), len(DECISIONS)):
+        found = constrained(network, constraints.held(site, level), lessons)
+        if site in found.changed:
+            break
+    return found
+
+
+def _tie_drivers(fitter: Fitter, site: Site, drivers: Iterable[Driver]) -> bool:
+    changed = False
+    for forward in fitter.network.passes:
+        places = fitter.lessons.places(forward)
+        for driver in drivers:
+            before = places.get(driver.site, [])
+            for index in places.get(site, []):
+                behind = bisect_left(before, index)
+                followed = driver.axis(forward, before[behind - 1]) if behind else None
+                axis = forward.readings[index + driver.behind].literals.get(driver.literal)
+                if axis and followed and driver.fits(axis, followed):
+                    hold = _unite if driver.exact else _tie
+                    changed |= hold([axis, followed])
+    return changed
+
+
+def _hold(fitter: Fitter, site: Site, level: int) -> bool:
+    freezes, reach = DECISIONS[level]
+    changed = False
+    for forward in fitter.network.passes:
+        for found in reach(fitter, forward, fitter.lessons.places(forward).get(site, [])):
+            changed |= _freeze(found, _reason(site)) if freezes else _tie(found)
+    return changed
+
+
+def _freeze(axes: Iterable[Axis], reason: str) -> bool:
+    """Freeze axes; False if all of them were fixed already."""
+    found = [*filter(varies, axes)]
+    for axis in found:
+        freeze(axis, reason)
+    return bool(found)
+
+
+def _tie(axes: Iterable[Axis]) -> bool:
+    """Let the varying widths of the axes keep one ratio; False if they do or cannot."""
+    found = {
+        atom.tie.root(): atom for axis in axes for atom in atoms(axis) if atom.tie.root().varies
+    }
+    if len(found) < 2 or gcd(*(root.quantum for root in found)) == 1:
+        return False
+    tie([axis_of(atom) for atom in found.values()])
+    return True
+
+
+def _unite(axes: Sequence[Axis]) -> bool:
+    """Let two varying axes of one size be one; False if they are, or one of them is fixed."""
+    first, second = map(resolve, axes)
+    if first == second or not (varies(first) and varies(second)):
+        return False
+    unify(first, second)
+    return True
+
+
+def _reason(site: Site) -> str:
+    where = site.kind.__name__ if site.kind else "the network"
+    if site.kind is not None and issubclass(site.kind, torch.jit.ScriptModule):
+        where = "scripted code"  # in which attributes are constants
+    where += f".{site.layer}" if site.layer else ""
+    return f"{site.op} in {where} keeps its sizes"
+
+
+def _same_driver(fitter: Fitter, forward: Pass, indices: Sequence[int]) -> Iterator[list[Axis]]:
+    """What the attributes that drive an argument of a call drive in the same module."""
+    for index in indices:
+        yield fitter.driven_alike(forward, index)
+
+
+def _at_call(_: Fitter, forward: Pass, indices: Sequence[int]) -> Iterator[list[Axis]]:
+    for index in indices:
+        yield list(_axes(forward.readings[index]))
+
+
+def _stated(_: Fitter, forward: Pass, indices: Sequence[int]) -> Iterator[list[Axis]]:
+    """What the arguments of a call state: the channels that a shortcut is padded by."""
+    for index in indices:
+        yield list(forward.readings[index].literals.values())
+
+
+def _in_modules(depth: int) -> Reach:
+    """Axes in the module that runs a call and in ``depth`` modules around it.
+
+    What a module's direct children compute counts as its own: an attention block's projections.
+    """
+
+    def reach(_: Fitter, forward: Pass, indices: Sequence[int]) -> Iterator[list[Axis]]:
+        inside: dict[int | None, list[int]] = {}
+        for index, call in enumerate(forward.trace.calls):
+            for frame in {call.frame, _parent(forward, call.frame)}:
+                inside.setdefault(frame, []).append(index)
+        for frames in dict.fromkeys(_enclosing(forward, index, depth) for index in indices):
+            found = sorted({index for frame in frames for index in inside.get(frame, [])})
+            yield [axis for index in found for axis in _axes(forward.readings[index])]
+
+    return reach
+
+
+def _equal_in_module(fitter: Fitter, forward: Pass, indices: Sequence[int]) -> Iterator[list[Axis]]:
+    """Axes in the module that runs a call, by their sizes."""
+    for axes in _in_modules(0)(fitter, forward, indices):
+        alike: dict[int, list[Axis]] = {}
+        for axis in axes:
+            alike.setdefault(axis_size(axis), []).append(axis)
+        yield from alike.values()
+
+
+COMPARED = ((False, _equal_in_module),)
+REACHES = (_at_call, *map(_in_modules, range(MAX_DEPTH)))
+DECISIONS = (
+    *COMPARED,
+    *((False, reach) for reach in (_same_driver, *REACHES)),
+    *((True, reach) for reach in (_stated, *REACHES)),
+)
+FIRST_FREEZING = next(level for level, (freezes, _) in enumerate(DECISIONS) if freezes)
+
+
+def _axes(reading: CallReading) -> Iterator[Axis]:
+    yield from reading.literals.values()
+    for axes in (*reading.inputs, *reading.outputs):
+        yield from axes
+
+
+def _parent(forward: Pass, frame: int) -> int | None:
+    return forward.trace.frames[frame].parent if frame >= 0 else None
+
+
+def _enclosing(forward: Pass, index: int, depth: int) -> frozenset[int]:
+    """The frame of a call and ``depth`` frames around it."""
+    frame = forward.trace.calls[index].frame
+    frames = {frame}
+    for _ in range(depth):
+        if frame >= 0:
+            frame = forward.trace.frames[frame].parent
+            frames.add(frame)
+    return frozenset(frames)

@@ -1,0 +1,301 @@
+"""Runs skeletons of a network to see its forward passes: which there are, and on what inputs."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import pairwise
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from precrop.errors import PrecropError
+from precrop.modules.copying import copied, first_line
+from precrop.modules.hooks import keep_own_hooks
+from precrop.modules.streams import Stream, install, traced_hook
+from precrop.read.corrected import Correction
+from precrop.read.inputs import Inputs
+from precrop.read.meta import MetaKernels
+from precrop.read.tables import Tables
+from precrop.read.trace import Answer, Trace, Watch, run, same_path
+from precrop.read.unused import leave_out, other_answers
+
+# Where several values decide what runs, the others are tried all at once, or else so many singly.
+MOST_TURNS = 8
+# Numbers of inputs that tell a batch axis from others; a single one is special to some code.
+_TRIED = (2, 3, 4)
+_WHOLE = re.compile(r"\b(Long|Int|integer|integral|index|indices|bool)", re.IGNORECASE)
+"""In an error message: the network takes other tensors than those of floats."""
+# Stand-in biases: steep enough for some classes to pass a detector's threshold.
+BIASES = (-2.0, 8.0)
+
+
+def skeleton(
+    model: nn.Module,
+    *,
+    real: bool = False,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> nn.Module:
+    """A copy of the network's modules without its weights: meta tensors, or stand-ins if ``real``.
+
+    Stand-ins are zeros, and rising biases: every layer then puts out its bias whatever it reads, so
+    a detector finds some boxes, and the same ones at every width. Buffers keep their values
+    then. Plain tensors that modules hold keep them in any case: code may look at them.
+
+    Args:
+        model: the network.
+        real: make tensors that can be computed with, on the CPU.
+        shapes: shapes of parameters and buffers, by name, where they are not the model's.
+    """
+    shapes = shapes or {}
+    buffers = {name for name, _ in model.named_buffers()} if real else set()
+
+    def empty(name: str, tensor: Tensor) -> Tensor:
+        shape = tuple(shapes.get(name, tensor.shape))
+        if not real:
+            return torch.empty(shape, dtype=tensor.dtype, device="meta")
+        if name in buffers and shape == tensor.shape:
+            return tensor.detach().to("cpu", copy=True)
+        if name.endswith("bias") and len(shape) == 1:
+            return torch.linspace(*BIASES, shape[0], dtype=tensor.dtype)
+        full = torch.ones if name.endswith("running_var") else torch.zeros
+        return full(shape, dtype=tensor.dtype)
+
+    def plain(name: str, tensor: Tensor) -> Tensor:
+        # On the CPU in any case: code may look at them, or move them to the device of others.
+        shape = tuple(shapes.get(name, tensor.shape))
+        if shape == tensor.shape:
+            return tensor.detach().to("cpu", copy=True)
+        return torch.zeros(shape, dtype=tensor.dtype)
+
+    made = copied(model, empty, plain)
+    keep_own_hooks(made, model)
+    return made
+
+
+@dataclass(frozen=True)
+class Run:
+    """One forward pass as it ran: its mode and its trace."""
+
+    training: bool
+    trace: Trace
+
+
+@dataclass(frozen=True)
+class Tracer:
+    """Runs skeletons of a network; the network itself is only looked at, never changed.
+
+    Attributes:
+        model: the network; its tensors are never computed with.
+        inputs: what it takes.
+        tables: what its code keeps outside of its modules.
+        streams: where layers have widths of their own at residual streams.
+        fold: whether steps of recurrent layers are read once. Their sizes and MACs are those of the
+            whole pass, but the calls are fewer: for what follows every call, leave it out.
+        real: whether the network needs real tensors.
+        left_out: modules that the built network does not have.
+        meta: shapes that PyTorch's operations were seen to give.
+    """
+
+    model: nn.Module
+    inputs: Inputs
+    tables: Tables
+    streams: tuple[Stream, ...] = ()
+    fold: bool = False
+    real: bool = False
+    left_out: tuple[str, ...] = ()
+    meta: MetaKernels = field(default_factory=MetaKernels)
+
+    @cached_property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The network's parameters, by name."""
+        return dict(self.model.named_parameters())
+
+    def replica(self, shapes: Mapping[str, Sequence[int]] | None = None) -> nn.Module:
+        """A skeleton to run once: networks may keep what a forward pass computed."""
+        made = skeleton(self.model, real=self.real, shapes=shapes)
+        install(made, self.streams, traced_hook)
+        leave_out(made, self.left_out)
+        return made
+
+    def run_again(
+        self,
+        model: nn.Module,
+        forward: Run,
+        limit: int | None = None,
+        correction: Correction | None = None,
+        watch: Watch | None = None,
+    ) -> Trace:
+        """Trace a skeleton as in a pass that ran before, branches included."""
+        return self.run(
+            model,
+            training=forward.training,
+            limit=limit,
+            answers=forward.trace.answers,
+            correction=correction,
+            watch=watch,
+        )
+
+    def run(
+        self,
+        model: nn.Module,
+        *,
+        training: bool,
+        limit: int | None = None,
+        answers: Sequence[Answer] = (),
+        batch: int | None = None,
+        correction: Correction | None = None,
+        watch: Watch | None = None,
+    ) -> Trace:
+        """Trace a skeleton: eval at batch 1 or train at batch 2; up to ``limit`` calls.
+
+        ``answers`` are given where values of tensors decide what runs; ``correction`` lets
+        the trace go on behind calls that are not as predicted, a ``watch`` ends it.
+        """
+        model.train(training)
+        size = batch if batch is not None else 2 if training else 1
+        args, kwargs = self.inputs.make(size, model, device="cpu" if self.real else "meta")
+        meta = None if self.real else self.meta
+        options: dict[str, Any] = {"fold": self.fold, "answers": answers, "correction": correction}
+        options["watch"] = watch
+        with self.tables.lent():
+            return run(model, args, kwargs, meta, limit, **options)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """All forward passes of a network that were found.
+
+    Attributes:
+        tracer: that ran them.
+        skeleton: of the network, whose tensors the passes are of.
+        runs: eval at batch 1, then train at batch 2 where that runs and runs other code, then both
+            with other answers where values decide what runs.
+        notes: what could not be traced, in words.
+        beside: a pass of another skeleton, and that one: a pass that only costs are counted of.
+    """
+
+    tracer: Tracer
+    skeleton: nn.Module
+    runs: tuple[Run, ...]
+    notes: Mapping[str, str]
+    beside: tuple[nn.Module, Run] | None = None
+
+
+def trace_passes(tracer: Tracer) -> Traced:
+    """Trace a network's passes, on real tensors only where it fails without.
+
+    Raises:
+        PrecropError: the network fails on its inputs.
+    """
+    if tracer.inputs.examples:
+        tracer = replace(tracer, inputs=_batched(tracer))
+    tracer = replace(tracer, real=tracer.tables.kept)
+    made = tracer.replica()
+    evaluation = tracer.run(made, training=False)
+    if not tracer.real and (evaluation.error is not None or tracer.tables.kept):
+        tracer = replace(tracer, real=True)
+        made = tracer.replica()
+        evaluation = tracer.run(made, training=False)
+    if evaluation.error is not None:
+        raise _failing(tracer, evaluation.error) from evaluation.error
+    training = tracer.run(made, training=True)
+    if training.error is not None and not tracer.real:
+        really = _both_really(replace(tracer, real=True))
+        if really is not None:
+            tracer, made, evaluation, training = really
+    runs, notes = [Run(False, evaluation)], {}
+    if training.error is not None:
+        notes["train mode"] = f"was not read: {first_line(training.error)}"
+    elif not same_path(evaluation, training):
+        runs.append(Run(True, training))
+    turned = [other for known in runs for other in _turned(tracer, made, known)]
+    return Traced(tracer, made, (*runs, *turned), notes)
+
+
+def _both_really(tracer: Tracer) -> tuple[Tracer, nn.Module, Trace, Trace] | None:
+    """Both passes on real tensors; None if train mode does not run on those, either."""
+    made = tracer.replica()
+    if tracer.run(made, training=True).error is not None:
+        return None
+    evaluation, training = (tracer.run(made, training=mode) for mode in (False, True))
+    failed = evaluation.error is not None or training.error is not None
+    return None if failed else (tracer, made, evaluation, training)
+
+
+def _turned(tracer: Tracer, made: nn.Module, run: Run) -> Iterator[Run]:
+    """The same pass with other answers, where values of tensors decide what runs."""
+    own, known = run.trace.answers, [run.trace]
+    at_once = other_answers(own)
+    singly = [
+        [*own[:index], answers[index]]
+        for answers in at_once
+        for index in range(min(len(own), MOST_TURNS))
+    ]
+    for given in (at_once, singly if len(own) > 1 else []):
+        traces = [tracer.run(made, training=run.training, answers=one) for one in given]
+        good = [found for found in traces if found.error is None]
+        for found in good:
+            if not any(same_path(found, other) for other in known):
+                known.append(found)
+                yield Run(run.training, found)
+        if good:
+            return
+
+
+def _failing(tracer: Tracer, error: Exception) -> PrecropError:
+    """The network's own error in one line, and what to write where that is clear."""
+    text = f"the network fails on input {tracer.inputs.text}: {first_line(error)}"
+    shorter = tracer.inputs.without_first()
+    if shorter is not None:
+        tracer = replace(tracer, inputs=shorter, real=False)
+        if tracer.run(tracer.replica(), training=False).error is None:
+            (shape,) = shorter.args
+            return PrecropError(f"write the shape without the batch, {shape}: {text}")
+    if not tracer.inputs.examples and _WHOLE.search(str(error)):
+        return PrecropError(f"{text}; example_inputs= takes tensors of any type")
+    return PrecropError(text)
+
+
+def _batched(tracer: Tracer) -> Inputs:
+    """The example's inputs with the axis along which they lie, if they do along any.
+
+    With every further input a network makes the same calls, and as many numbers more. A time
+    axis is none: attention makes ever more of them, and recurrent layers more calls.
+    """
+    inputs = tracer.inputs
+    for inputs in tracer.inputs.batched():
+        for real in (False, True) if inputs.has_batch else ():
+            tried = replace(tracer, inputs=inputs, real=real)
+            works = [_work(tried, batch) for batch in _TRIED]
+            done = [work for work in works if work is not None]
+            if len(done) == len(works):
+                if _is_linear(done):
+                    return inputs
+                break
+    return inputs
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The operations of a pass, and how many numbers they make."""
+
+    ops: list[torch._ops.OpOverload]
+    numbers: int
+
+
+def _is_linear(works: Sequence[_Work]) -> bool:
+    """Whether passes on ever more inputs make the same calls and each as many numbers more."""
+    growth = {more.numbers - few.numbers for few, more in pairwise(works)}
+    return len(growth) == 1 and min(growth) > 0 and all(w.ops == works[0].ops for w in works)
+
+
+def _work(tracer: Tracer, batch: int) -> _Work | None:
+    """What a pass in eval mode does; None if it fails."""
+    trace = tracer.run(tracer.replica(), training=False, batch=batch)
+    if trace.error is not None:
+        return None
+    numbers = sum(prod(shape) for call in trace.calls for shape in call.shapes)
+    return _Work([call.op for call in trace.calls], numbers)

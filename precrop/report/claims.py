@@ -7,34 +7,24 @@ network or a variant by name.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from precrop.errors import PrecropError, suggestion
-from precrop.study.entries import Entry, brief, within
+from pydantic import BeforeValidator, Field, model_validator
+
+from precrop.errors import PrecropError
+from precrop.study.entries import Entry, Line, Several, as_entry, within
 from precrop.study.reading import read_yaml
-from precrop.study.spec import Asked, Part, read_asked
+from precrop.study.spec import Part, StudyFile, read_study_file
 
-Shows = Literal["better", "no worse", "equal"]
-At = Literal["budget", "size", "densities"]
-METRICS = ("accuracy",)
-_CLAIM = ("claim", "text", "source", "untestable")
-_COMPARED = (
-    "compare",
-    "with",
-    "shows",
-    "metric",
-    "loss",
-    "margin",
-    "at",
-    "network",
-    "data",
-    "params",
-    "macs",
-)
+Names = Annotated[
+    Several[Line], BeforeValidator(lambda names: [names] if isinstance(names, str) else names)
+]
+"""One name or several."""
+Paragraph = Annotated[str, BeforeValidator(lambda text: " ".join(str(text).split()))]
+Above0 = Annotated[float, Field(gt=0)]
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(Entry):
     """What the runs of some variants are said to show against those of others.
 
     Attributes:
@@ -44,6 +34,7 @@ class Claim:
         compare: roles of the variants that it is about.
         against: roles of the variants that these are compared with.
         shows: what is claimed of the accuracy of the first.
+        metric: what is compared.
         loss: percentage points that ``no worse`` may be worse by; None is the margin.
         margin: percentage points that count as no difference; None is the report's.
         at: pairs are of one ``budget``, of one ``size`` where the study has a variant made as large
@@ -55,20 +46,42 @@ class Claim:
         untestable: why no study's runs can tell; then nothing is compared.
     """
 
-    name: str
-    text: str
-    source: str
-    compare: tuple[str, ...] = ()
-    against: tuple[str, ...] = ()
-    shows: Shows = "better"
-    loss: float | None = None
-    margin: float | None = None
-    at: At = "budget"
-    networks: tuple[str, ...] = ()
-    data: tuple[str, ...] = ()
-    params: float | None = None
-    macs: float | None = None
-    untestable: str | None = None
+    name: Line = Field(validation_alias="claim")
+    text: Paragraph
+    source: Paragraph
+    untestable: Paragraph | None = None
+    compare: Names = Field(default_factory=list)
+    against: Names = Field(default_factory=list, validation_alias="with")
+    shows: Literal["better", "no worse", "equal"] = "better"
+    metric: Literal["accuracy"] = "accuracy"
+    loss: Above0 | None = None
+    margin: Above0 | None = None
+    at: Literal["budget", "size", "densities"] = "budget"
+    networks: Names = Field(default_factory=list, validation_alias="network")
+    data: Names = Field(default_factory=list)
+    params: Above0 | None = None
+    macs: Above0 | None = None
+
+    @model_validator(mode="after")
+    def _compares_or_is_untestable(self) -> "Claim":
+        needed = ("compare", "with", "shows")
+        compared = self.written - {"claim", "text", "source", "untestable"}
+        if self.untestable is not None and compared:
+            raise PrecropError(f"{min(compared)} and untestable exclude one another: drop one")
+        missing = next((key for key in needed if key not in compared), None)
+        if self.untestable is None and missing is not None:
+            raise PrecropError(f"{missing} is missing")
+        return self
+
+    @model_validator(mode="after")
+    def _loses_only_where_no_worse(self) -> "Claim":
+        if self.loss is not None and self.shows != "no worse":
+            raise PrecropError(f"loss goes with shows: no worse, not with {self.shows}")
+        return self
+
+
+class _ClaimsEntry(Entry):
+    claims: Several[Claim]
 
 
 @dataclass(frozen=True)
@@ -107,15 +120,15 @@ def read_claims(paths: Iterable[Path], studies: Iterable[str]) -> Claims:
     return Claims(tuple(claims.values()), parts)
 
 
-def _studies(paths: Iterable[Path]) -> Iterator[tuple[Path, Asked]]:
+def _studies(paths: Iterable[Path]) -> Iterator[tuple[Path, StudyFile]]:
     for path in paths:
         if not path.is_dir():
-            yield path, read_asked(path)
+            yield path, read_study_file(path)
             continue
         for file in sorted(path.glob("*.yaml")):
             content = read_yaml(file)
             if isinstance(content, Mapping) and "study" in content:
-                yield file, read_asked(file)
+                yield file, read_study_file(file)
 
 
 def _claims(path: Path, given: str | Sequence[Any] | None) -> list[Claim]:
@@ -125,70 +138,4 @@ def _claims(path: Path, given: str | Sequence[Any] | None) -> list[Claim]:
         path = path.with_name(given)
         given = read_yaml(path)
     with within(str(path)):
-        if not isinstance(given, list):
-            raise PrecropError(f"{brief(given)} is not a list of claims")
-        found = []
-        for number, item in enumerate(given, start=1):
-            name = item.get("claim") if isinstance(item, Mapping) else None
-            with within(f"claims, {name or f'entry {number}'}"):
-                found.append(_claim(item))
-        names = [claim.name for claim in found]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise PrecropError(f"claims has {twice} twice")
-    return found
-
-
-def _claim(value: Any) -> Claim:
-    entry = Entry.of(value, (*_CLAIM, *_COMPARED), "a claim")
-    text, source = (" ".join(str(entry.needed(key)).split()) for key in ("text", "source"))
-    if "untestable" in entry.content:
-        odd = next((key for key in _COMPARED if key in entry.content), None)
-        if odd is not None:
-            raise PrecropError(f"{odd} and untestable exclude one another: drop one of them")
-        why = " ".join(str(entry.needed("untestable")).split())
-        return Claim(entry.text("claim"), text, source, untestable=why)
-    _one_of(entry, "metric", METRICS, METRICS[0])
-    shows = _one_of(entry, "shows", get_args(Shows))
-    if shows != "no worse" and "loss" in entry.content:
-        raise PrecropError(f"loss goes with shows: no worse, not with {shows}")
-    return Claim(
-        entry.text("claim"),
-        text,
-        source,
-        compare=_names(entry, "compare"),
-        against=_names(entry, "with"),
-        shows=shows,
-        loss=_number(entry, "loss"),
-        margin=_number(entry, "margin"),
-        at=_one_of(entry, "at", get_args(At), "budget"),
-        networks=_names(entry, "network") if "network" in entry.content else (),
-        data=_names(entry, "data") if "data" in entry.content else (),
-        params=_number(entry, "params"),
-        macs=_number(entry, "macs"),
-    )
-
-
-def _one_of(entry: Entry, key: str, known: Sequence[str], default: str | None = None) -> Any:
-    value = entry.needed(key) if default is None else entry.content.get(key, default)
-    if value not in known:
-        raise PrecropError(f"{key} is {brief(value)}; {suggestion(str(value), known)}")
-    return value
-
-
-def _names(entry: Entry, key: str) -> tuple[str, ...]:
-    """One name or several."""
-    value = entry.needed(key)
-    names = value if isinstance(value, list) else [value]
-    if not names or not all(isinstance(name, str) and name for name in names):
-        raise PrecropError(f"{key} is {brief(value)}, neither a name nor a list of names")
-    return tuple(names)
-
-
-def _number(entry: Entry, key: str) -> float | None:
-    value = entry.content.get(key)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
-        raise PrecropError(f"{key} is {brief(value)}, not a number above 0")
-    return float(value)
+        return as_entry(_ClaimsEntry, {"claims": given}).claims

@@ -403,7 +403,7 @@ class _Original:
             densities=None if how.densities is None else self.densities(),
             seed=self.cell.seed,
         )
-        return WAYS[how.way].function(request)
+        return WAYS[how.way](request)
 
     def mask(self, plan: "Plan | None") -> "MaskSpec | None":
         """What the network is masked by: the variant's method, or a plan's densities."""

@@ -1,14 +1,152 @@
-"""Mappings of a YAML file whose keys are all known; a mistake is one line that says where."""
+"""What a YAML file says, as pydantic's models; a mistake is one line that says where it is."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from precrop.errors import PrecropError, suggestion
+from precrop.study.reading import read_yaml
 
 T = TypeVar("T")
+E = TypeVar("E", bound="Entry")
 _LONGEST_TEXT = 300
+_WORDS = {
+    "string_type": "a text",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "too_short": "a list of {min_length} or more",
+    "greater_than": "above {gt:g}",
+    "greater_than_equal": "{ge} or more",
+    "less_than": "below {lt}",
+    "literal_error": "{expected}",
+    "invalid-json-value": "a number, text, list or mapping",
+}
+"""What a value should be, by the type of pydantic's error."""
+_NAMES = ("name", "model", "claim")
+"""Keys whose value names an entry in a list."""
+
+
+class Entry(BaseModel):
+    """A mapping in the file whose keys are all known, and whose values are taken as written.
+
+    Attributes:
+        SHORT: the key that a text alone stands for, where one may be written instead.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    SHORT: ClassVar[str | None] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mapping(cls, content: Any) -> Any:
+        if cls.SHORT is not None and isinstance(content, str):
+            return {cls.SHORT: content}
+        return known_keys(content, [cls._key(name) for name in cls.model_fields])
+
+    @classmethod
+    def _key(cls, name: str) -> str:
+        """What the file calls a field."""
+        return str(cls.model_fields[name].validation_alias or name)
+
+    @property
+    def written(self) -> set[str]:
+        """The keys that the file has, whatever their values are."""
+        return {self._key(name) for name in self.model_fields_set}
+
+
+def known_keys(content: Any, keys: Sequence[str]) -> Any:
+    """A mapping of these keys and no others.
+
+    Raises:
+        PrecropError: it is none, or has another key.
+    """
+    if not isinstance(content, Mapping):
+        raise PrecropError(f"{brief(content)} is not a mapping: write {', '.join(keys[:3])}: …")
+    for key in content:
+        if key not in keys:
+            raise PrecropError(f"unknown key {key!r}; {suggestion(key, keys)}")
+    return content
+
+
+def _one_line(text: str) -> str:
+    if not text.strip():
+        raise PrecropError("it is empty")
+    if len(text) > _LONGEST_TEXT or not text.isprintable():
+        raise PrecropError(f"{brief(text)} is longer than a line")
+    return text
+
+
+def _once(items: list[T]) -> list[T]:
+    found = set()
+    for name in (getattr(item, "name", str(item)) for item in items):
+        if name in found:
+            raise PrecropError(f"{name} is written twice")
+        found.add(name)
+    return items
+
+
+Line = Annotated[str, AfterValidator(_one_line)]
+"""A text of one line."""
+Several = Annotated[list[T], Field(min_length=1), AfterValidator(_once)]
+"""A list that is not empty, of different items."""
+
+
+def read_entry(kind: type[E], path: Path) -> E:
+    """A file whose content is one entry.
+
+    Raises:
+        PrecropError: one line with the file, the place in it and what is wrong there.
+    """
+    content = read_yaml(path)
+    with within(str(path)):
+        return as_entry(kind, content)
+
+
+def as_entry(kind: type[E], content: Any) -> E:
+    """Some content as an entry of a kind.
+
+    Raises:
+        PrecropError: one line that says the place in the content and what is wrong there.
+    """
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise PrecropError(_in_a_line(error, content)) from error
+
+
+def _in_a_line(error: ValidationError, content: Any) -> str:
+    """The first mistake; one that several types refuse is said with all of them."""
+    first, *others = error.errors(include_url=False)
+    place = _place(first["loc"], content)
+    if first["type"] == "missing":
+        return f"{place}: {first['loc'][-1]} is missing".removeprefix(": ")
+    if first["type"] == "value_error":
+        return f"{place}: {first['ctx']['error']}".removeprefix(": ")
+    same = [first, *(each for each in others if _place(each["loc"], content) == place)]
+    words = [_WORDS.get(each["type"], each["msg"]).format_map(each.get("ctx", {})) for each in same]
+    return f"{place} is {brief(first['input'])}, not {' or '.join(dict.fromkeys(words))}"
+
+
+def _place(loc: Sequence[int | str], content: Any) -> str:
+    """Where in the content a mistake is: ``variants, SynFlow: plan.divisor``."""
+    place = ""
+    for step in loc:
+        if isinstance(content, Mapping) and step in content:
+            content = content[step]
+            place += f".{step}" if place and not place.endswith(": ") else str(step)
+        elif isinstance(content, list) and isinstance(step, int):
+            content = content[step]
+            names = [content.get(key) for key in _NAMES] if isinstance(content, Mapping) else []
+            name = next((name for name in names if isinstance(name, str)), f"entry {step + 1}")
+            place += f", {name}: "
+        # What else stands in a place names one of the types that a value may have.
+    return place.removesuffix(": ")
 
 
 @contextmanager
@@ -18,60 +156,6 @@ def within(place: str) -> Iterator[None]:
         yield
     except PrecropError as error:
         raise PrecropError(f"{place}: {error}") from error
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A mapping in the file whose keys are all known."""
-
-    content: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, content: Any, keys: Sequence[str], what: str) -> "Entry":
-        """A mapping of these keys and no others.
-
-        Raises:
-            PrecropError: it is none, or has another key.
-        """
-        if not isinstance(content, Mapping):
-            raise PrecropError(f"{brief(content)} is not {what}: write {', '.join(keys[:3])}: …")
-        for key in content:
-            if key not in keys:
-                raise PrecropError(f"{what} has no {key!r}; {suggestion(key, keys)}")
-        return cls(content)
-
-    def needed(self, key: str) -> Any:
-        """A value that must be there."""
-        if self.content.get(key) is None:
-            raise PrecropError(f"{key} is missing")
-        return self.content[key]
-
-    def text(self, key: str) -> str:
-        """A text that must be there, of one line unless it is a description."""
-        value = self.needed(key)
-        if not isinstance(value, str) or not value.strip():
-            raise PrecropError(f"{key} is {brief(value)}, not a text")
-        if key != "description" and (len(value) > _LONGEST_TEXT or not value.isprintable()):
-            raise PrecropError(f"{key} is {brief(value)}, longer than a line")
-        return value
-
-    def items(self, key: str) -> list[Any]:
-        """A list that is not empty."""
-        value = self.needed(key)
-        if not isinstance(value, list):
-            raise PrecropError(f"{key} is {brief(value)}, not a list")
-        if not value:
-            raise PrecropError(f"{key} is an empty list")
-        return value
-
-    def each(self, key: str, read: Callable[[Any], T]) -> tuple[T, ...]:
-        """Every item of a list, read; a mistake is said with the item's name or number."""
-        found = []
-        for number, item in enumerate(self.items(key), start=1):
-            name = item.get("name", item.get("model")) if isinstance(item, Mapping) else None
-            with within(f"{key}, {name or f'entry {number}'}"):
-                found.append(read(item))
-        return tuple(found)
 
 
 def brief(value: Any) -> str:

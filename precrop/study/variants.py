@@ -1,13 +1,17 @@
 """Variants: the ways in which a study makes a network smaller.
 
-A way from a network to widths is a function from a `Request` to a plan and an entry in `WAYS`.
+A way from a network to widths is a function from a `Request` to a plan, in `WAYS` by its name.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from precrop.errors import PrecropError, suggestion
+from pydantic import BeforeValidator, Field, JsonValue
+from typing_extensions import TypedDict
+
+from precrop.errors import PrecropError
+from precrop.study.entries import Entry, Line, known_keys
 from precrop.study.request import Request
 from precrop.trust import runs_user_code
 
@@ -40,43 +44,95 @@ def _torch_pruning(request: Request) -> "Plan":
     return plan(request)
 
 
-@dataclass(frozen=True)
-class Way:
-    """A way to widths, and the options that it has with their types."""
-
-    function: Callable[[Request], "Plan"]
-    options: Mapping[str, tuple[type, ...]]
-
-
-_RULED: dict[str, tuple[type, ...]] = {
-    "divisor": (int, str),
-    "min_width": (int,),
-    "expand": (bool,),
-    "residual": (str,),
-    "ignore": (str, list),
-    "groups": (str,),
-    "drop_unused": (bool,),
+WAYS: dict[str, Callable[[Request], "Plan"]] = {
+    "plan": _plan,
+    "uniform": _uniform,
+    "torch-pruning": _torch_pruning,
 }
-WAYS: dict[str, Way] = {
-    "plan": Way(
-        _plan,
-        {
-            **_RULED,
-            "balance": (int, float),
-            "objective": (str,),
-            "widths": (dict,),
-            "rule": (str,),
-        },
-    ),
-    "uniform": Way(_uniform, _RULED),
-    "torch-pruning": Way(
-        _torch_pruning, {"importance": (str,), "global_pruning": (bool,), "round_to": (int,)}
-    ),
-}
-"""How widths are chosen; adding a way is a function and a line here."""
-WORDS = (*WAYS, "densities", "mask", "method_options")
-"""Keys of a variant that say how the network is made smaller; none of them leaves it dense."""
-_FROM_ONE = ("divisor", "min_width", "round_to")
+"""How widths are chosen; adding a way is a function, a line here and its options in `HowEntry`."""
+
+FromOne = Annotated[int, Field(ge=1)]
+
+
+class UniformOptions(TypedDict, total=False):
+    """Options of `precrop.plan` by any rule."""
+
+    divisor: FromOne | Literal["auto"]
+    min_width: FromOne
+    expand: bool
+    residual: str
+    ignore: str | list[str]
+    groups: str
+    drop_unused: bool
+
+
+class PlanOptions(UniformOptions, total=False):
+    """Options of `precrop.plan`."""
+
+    balance: int | float
+    objective: str
+    widths: dict[str, JsonValue]
+    rule: str
+
+
+class TorchPruningOptions(TypedDict, total=False):
+    """Options of `precrop.study.torch_pruning.plan`."""
+
+    importance: str
+    global_pruning: bool
+    round_to: FromOne
+
+
+def _options(kind: type) -> BeforeValidator:
+    """Options of one kind; where nothing is written, none are changed."""
+    keys = list(kind.__annotations__)
+    return BeforeValidator(lambda content: {} if content is None else known_keys(content, keys))
+
+
+class HowEntry(Entry):
+    """A variant's name and how it makes a network smaller; where nothing is said, it is dense."""
+
+    name: Line
+    plan: Annotated[PlanOptions | None, _options(PlanOptions)] = None
+    uniform: Annotated[UniformOptions | None, _options(UniformOptions)] = None
+    torch_pruning: Annotated[TorchPruningOptions | None, _options(TorchPruningOptions)] = Field(
+        None, validation_alias="torch-pruning"
+    )
+    densities: str | None = None
+    mask: str | None = None
+    method_options: dict[str, JsonValue] = Field(default_factory=dict)
+
+    def variant(self) -> "Variant":
+        """The variant. Runs no code of the study's.
+
+        Raises:
+            PrecropError: two ways, or an unknown method, granularity or option.
+        """
+        from precrop.training.runs import check_granularity, check_method, split_mask
+
+        given = {way: getattr(self, way.replace("-", "_")) for way in WAYS}
+        ways = [way for way, options in given.items() if options is not None]
+        if len(ways) > 1:
+            raise PrecropError(f"{ways[0]} and {ways[1]} both choose widths: drop one of them")
+        way = ways[0] if ways else None
+        method, mask = self.densities, self.mask
+        if method is not None and way != "plan":
+            raise PrecropError(
+                "densities go with plan: write `plan: {}` too, or `mask: METHOD:weight`"
+            )
+        if mask is not None and way is None:
+            method, mask = split_mask(mask)
+        if self.method_options and method is None:
+            raise PrecropError(
+                "method_options are those of the method of densities or of a mask, as "
+                "{batch_norm: stored} of snip"
+            )
+        if method is not None and not runs_user_code(method):
+            check_method(method, self.method_options)
+        if mask is not None:
+            check_granularity(mask)
+        options = {} if way is None else given[way]
+        return Variant(self.name, way, options, method, mask, method_options=self.method_options)
 
 
 @dataclass(frozen=True)
@@ -181,74 +237,3 @@ class Variant:
         if not other.budgeted or other.match is not None:
             raise PrecropError(f"match: {other.name} has no budgets of its own")
         return replace(self, match=other)
-
-
-def read_variant(name: str, entry: Mapping[str, Any]) -> Variant:
-    """A variant from those of its keys in a study that are in `WORDS`. Runs no code of the study's.
-
-    Raises:
-        PrecropError: two ways, or an unknown method, granularity or option.
-    """
-    from precrop.training.runs import check_granularity, check_method, split_mask
-
-    ways = [way for way in WAYS if way in entry]
-    if len(ways) > 1:
-        raise PrecropError(f"{ways[0]} and {ways[1]} both choose widths: drop one of them")
-    way = ways[0] if ways else None
-    options = {} if way is None else _options(way, entry[way])
-    method, mask = _text(entry, "densities"), _text(entry, "mask")
-    if method is not None and way != "plan":
-        raise PrecropError("densities go with plan: write `plan: {}` too, or `mask: METHOD:weight`")
-    if mask is not None and way is None:
-        method, mask = split_mask(mask)
-    chosen = entry.get("method_options", {})
-    if not isinstance(chosen, Mapping) or (chosen and method is None):
-        raise PrecropError(
-            "method_options are those of the method of densities or of a mask, as "
-            "{batch_norm: stored} of snip"
-        )
-    if method is not None and not runs_user_code(method):
-        check_method(method, chosen)
-    if mask is not None:
-        check_granularity(mask)
-    return Variant(name, way, options, method, mask, method_options=dict(chosen))
-
-
-def _text(entry: Mapping[str, Any], key: str) -> str | None:
-    value = entry.get(key)
-    if key in entry and not isinstance(value, str):
-        raise PrecropError(f"{key} is {value!r}, not a text like synflow")
-    return value
-
-
-def _options(way: str, given: Any) -> dict[str, Any]:
-    """A way's options, each of a type that it can have."""
-    given = {} if given is None else given
-    if not isinstance(given, Mapping):
-        raise PrecropError(f"{way} is {given!r}, not options like {{divisor: 8}}; none are {{}}")
-    known = WAYS[way].options
-    for name, value in given.items():
-        if name not in known:
-            raise PrecropError(f"{way} has no option {name!r}; {suggestion(name, known)}")
-        kinds = known[name]
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            raise PrecropError(f"{way}: {name} is {value!r}, not {_in_words(kinds)}")
-        if name == "divisor" and isinstance(value, str) and value != "auto":
-            raise PrecropError(f"{way}: divisor is {value!r}, not a whole number or auto")
-        if name in _FROM_ONE and isinstance(value, int) and value < 1:
-            raise PrecropError(f"{way}: {name} is {value!r}, not 1 or more")
-        if isinstance(value, (list, dict)) and not all(isinstance(key, str) for key in value):
-            raise PrecropError(f"{way}: {name} has {list(value)!r}, which are not all names")
-    return dict(given)
-
-
-def _in_words(kinds: tuple[type, ...]) -> str:
-    words = {
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number like 1.0e+6",
-        str: "a text",
-        list: "a list",
-        dict: "a mapping of layers to channels",
-    }
-    return " or ".join(words[kind] for kind in kinds)

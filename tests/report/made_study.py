@@ -90,7 +90,8 @@ def _failed() -> Row:
 def made_file(folder: Path) -> Path:
     """A file of the study whose claims are those of the studies here, beside it."""
     (folder / "claims.yaml").write_text((STUDIES / "claims.yaml").read_text())
-    lines = ["study: made", "claims: claims.yaml", "variants:"]
+    lines = ["study: made", "description: Made up.", "data: digits", "recipe: digits"]
+    lines += ["seeds: [0]", "networks: [resnet20]", "claims: claims.yaml", "variants:"]
     for (_, name), part in PARTS.items():
         match = "" if part.match is None else f", match: {part.match}"
         lines.append(f"  - {{name: {name}, role: {part.role}{match}}}")

@@ -239,7 +239,16 @@ def test_roles_and_not_names_are_compared() -> None:
     parts = {("made", "a"): Part("ours"), ("made", "b"): Part("theirs")}
     rows = [*runs(82, variant="a", method="uniform"), *runs(80, variant="b", **MASK)]
     rows += runs(90, variant="PreCrop")
-    claim = Claim("c", "ours is better", "us", ("ours",), ("theirs",))
+    claim = Claim.model_validate(
+        {
+            "claim": "c",
+            "text": "ours is better",
+            "source": "us",
+            "compare": "ours",
+            "with": "theirs",
+            "shows": "better",
+        }
+    )
     found = verdict(claim, frame_of(rows, parts))
     assert found.answer == "holds"
     (pair,) = found.judged
@@ -249,7 +258,9 @@ def test_roles_and_not_names_are_compared() -> None:
 
 def test_a_claim_may_have_a_margin_of_its_own() -> None:
     rows = [*runs(80, **PRECROP), *runs(80.4, variant="other widths")]
-    small, large = (replace(CLAIMS["defaults"], margin=margin) for margin in (0.1, 1.0))
+    small, large = (
+        CLAIMS["defaults"].model_copy(update={"margin": margin}) for margin in (0.1, 1.0)
+    )
     assert verdict(small, framed(rows), 1.0).answer == "does not hold"
     assert verdict(large, framed(rows), 0.1).answer == "holds"
     assert "more than 1 points more accurate" in verdict(large, framed(rows)).claim

@@ -32,7 +32,7 @@ from tests.training.small_runs import digits
 
 NET = "tests.training.small_runs:batch_net"
 RECIPE = RECIPES["digits"].changed({"epochs": 1})
-HALF = Limits(0.5, 0.5)
+HALF = Limits(params=0.5, macs=0.5)
 DENSE, PRECROP = Variant("dense"), Variant("PreCrop", "plan")
 SYNFLOW = Variant("SynFlow", densities="synflow", mask="weight")
 TIMES: dict[str, Any] = {
@@ -74,8 +74,8 @@ class TestIds:
             {"how": Variant("PreCrop", "plan", {}, "erk")},
             {"how": Variant("PreCrop", "plan", {}, None, "weight")},
             {"how": Variant("PreCrop", "plan", match=SYNFLOW)},
-            {"limits": Limits(0.5)},
-            {"limits": Limits(0.5, 0.4)},
+            {"limits": Limits(params=0.5)},
+            {"limits": Limits(params=0.5, macs=0.4)},
             {"seed": 1},
             {"recipe": RECIPE.changed({"lr": 0.2})},
             {"data_name": "cifar10"},
@@ -95,8 +95,8 @@ class TestExpanding:
         both = (OURS, second)
         made = study(
             Series(DENSE, both, (Limits(),), (7,)),
-            Series(PRECROP, both, (HALF, Limits(0.2)), (0, 1)),
-            Series(SYNFLOW, (second,), (Limits(0.2),), (0,)),
+            Series(PRECROP, both, (HALF, Limits(params=0.2)), (0, 1)),
+            Series(SYNFLOW, (second,), (Limits(params=0.2),), (0,)),
             networks=both,
         )
         found = [(c.network.name, c.limits.params, c.variant, c.seed) for c in expand(made)]
@@ -108,7 +108,7 @@ class TestExpanding:
         ]
 
     def test_none_twice(self) -> None:
-        made = study(series(PRECROP, Limits(0.5), Limits(0.5), seeds=(0,)))
+        made = study(series(PRECROP, Limits(params=0.5), Limits(params=0.5), seeds=(0,)))
         assert len(expand(made)) == 1
 
     def test_what_a_cell_knows(self) -> None:
@@ -200,7 +200,9 @@ class TestPreparing:
     @pytest.mark.parametrize("method", ["synflow", "magnitude", "erk", "uniform"])
     def test_masks_keep_to_the_budgets_of_the_whole_network(self, method: str) -> None:
         how = Variant("x", densities=method, mask="weight")
-        prepared = prepare(cell(how, Limits(0.3, 0.9), network=ModelSpec("resnet20", {})), digits())
+        prepared = prepare(
+            cell(how, Limits(params=0.3, macs=0.9), network=ModelSpec("resnet20", {})), digits()
+        )
         assert prepared.plan is None
         assert prepared.run.plan is None
         built = build(prepared.run)
@@ -293,7 +295,7 @@ class TestOutcomes:
         assert (row.overhead, row.started, row.ended) == (0.5, TIMES["started"], TIMES["ended"])
 
     def test_masked(self, tmp_path: Path) -> None:
-        row, folder = trained(cell(SYNFLOW, Limits("60%", 9_000)), tmp_path)
+        row, folder = trained(cell(SYNFLOW, Limits(params="60%", macs=9_000)), tmp_path)
         masks = load_tensors(folder / MASKS)
         shares = {name: float(mask.double().mean()) for name, mask in masks.items()}
         assert row.densities == {name: shares[f"{name}.weight"] for name in ("0", "3", "9")}
@@ -307,7 +309,7 @@ class TestOutcomes:
         assert row.params < 0.6 * row.base_params
 
     def test_failed(self) -> None:
-        asked = cell(limits=Limits(0.5, "9K"))
+        asked = cell(limits=Limits(params=0.5, macs="9K"))
         row = failure(asked, RuntimeError("out\nof memory"), overhead=1.0, **TIMES)
         assert (row.status, row.error) == ("failed", "RuntimeError: out of memory")
         assert (row.cell, row.run, row.accuracy) == (asked.id, None, None)
@@ -343,11 +345,11 @@ class TestChecking:
                 r"batch_net\(depth=3\), PreCrop, .* could not be built",
             ),
             (
-                cell(limits=Limits(0.001)),
+                cell(limits=Limits(params=0.001)),
                 "PreCrop, params 0.1%, seed 0: params=1 .* the least poss",
             ),
             (
-                cell(SYNFLOW, Limits(0.02)),
+                cell(SYNFLOW, Limits(params=0.02)),
                 "params=0.02 cannot be met: of 1586, 58 cannot be masked",
             ),
             (cell(Variant("x", "plan", {"rule": "x"})), "x, params 50%.* rule='x' is unknown"),
@@ -364,7 +366,7 @@ class TestChecking:
 
     def test_an_impossible_budget_stays_a_budget_error(self) -> None:
         with pytest.raises(BudgetError):
-            check([cell(limits=Limits(20))], digits())
+            check([cell(limits=Limits(params=20))], digits())
 
     def test_a_network_that_does_not_fit_the_data(self) -> None:
         with pytest.raises(PrecropError, match="gives 1x7 for an image, not 1x10"):

@@ -13,14 +13,18 @@ from precrop.models import cifar_vgg16_bn, resnet20
 from precrop.plans.plan import Plan
 from precrop.study import torch_pruning
 from precrop.study.request import Request
-from precrop.study.variants import WAYS, WORDS, Variant, read_variant
+from precrop.study.variants import WAYS, HowEntry, PlanOptions, UniformOptions, Variant
 from tests.planning import counted_macs, counted_params
 
 IMAGE = (3, 32, 32)
 
 
+def variant_of(entry: dict[str, Any]) -> Variant:
+    return HowEntry.model_validate({"name": "x", **entry}).variant()
+
+
 def planned(way: str, model: nn.Module, budgets: Any, **options: Any) -> Plan:
-    return WAYS[way].function(Request(model, IMAGE, budgets, options))
+    return WAYS[way](Request(model, IMAGE, budgets, options))
 
 
 @pytest.mark.parametrize(
@@ -42,17 +46,15 @@ def planned(way: str, model: nn.Module, budgets: Any, **options: Any) -> Plan:
     ],
 )
 def test_what_a_variant_is(entry: dict[str, Any], kind: str, method: str, granularity: str) -> None:
-    variant = read_variant("x", entry)
+    variant = variant_of(entry)
     assert (variant.kind, variant.method, variant.granularity) == (kind, method, granularity)
     assert variant.budgeted == (kind != "dense" and method != "given")
-    assert set(entry) <= set(WORDS)
 
 
 def test_options_of_a_method_are_part_of_what_is_asked() -> None:
-    plain = read_variant("x", {"mask": "snip"})
+    plain = variant_of({"mask": "snip"})
     entry = {"mask": "snip", "method_options": {"batch_norm": "stored"}}
-    stored = read_variant("x", entry)
-    assert set(entry) <= set(WORDS)
+    stored = variant_of(entry)
     assert "method_options" not in plain.to_json()
     assert stored.to_json() == {**plain.to_json(), "method_options": {"batch_norm": "stored"}}
 
@@ -64,9 +66,9 @@ def test_a_plan_has_every_option_but_what_the_study_says() -> None:
     shapes = {"input_shape", "example_inputs", "example_kwargs"}  # a study's inputs are images
     in_python = {"strategy", "costs"}  # values of a type of its own, costs of a plugin
     said = {"model", *shapes, "params", "macs", "densities", *deployed, *in_python}
-    assert set(WAYS["plan"].options) == options - said
+    assert set(PlanOptions.__annotations__) == options - said
     # What would compete with uniform width or with given widths is none of its options.
-    assert set(WAYS["uniform"].options) == options - said - {
+    assert set(UniformOptions.__annotations__) == options - said - {
         "balance", "objective", "rule", "widths"
     }  # fmt: skip
 
@@ -85,7 +87,7 @@ def test_plan_is_precrops() -> None:
     densities = {"layer3.0.conv1": 0.1, "layer1.0.conv1": 0.9}
     request = Request(model, IMAGE, budgets, {}, densities)
     asked = precrop.plan(model, IMAGE, params=0.3, macs=0.4, densities=densities, divisor=1)
-    assert WAYS["plan"].function(request).widths == asked.widths != same.widths
+    assert WAYS["plan"](request).widths == asked.widths != same.widths
 
 
 def test_uniform_is_one_share_of_every_width() -> None:

@@ -15,7 +15,6 @@ from typing import Any
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
-from filelock import FileLock
 
 from precrop.errors import PrecropError
 from precrop.study import store as module
@@ -397,17 +396,6 @@ def test_one_process_at_a_time_holds_a_claim(tmp_path: Path) -> None:
         process.join()
     assert [process.exitcode for process in processes] == [0] * 3
     assert not list(tmp_path.iterdir())
-
-
-def test_why_claims_are_no_filelocks(tmp_path: Path) -> None:
-    """A store would keep a file for every cell that was ever run."""
-    path = tmp_path / "claim"
-    with FileLock(path):
-        pass
-    assert path.exists()
-    with Claim.take(path) or pytest.fail("it is free"):
-        pass
-    assert not path.exists()
 
 
 def test_a_damaged_parts_cells_are_not_done(store: Store) -> None:

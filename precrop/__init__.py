@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from precrop.pruning.masking import apply_masks, masks
     from precrop.pruning.methods import method
     from precrop.read.reading import Reading
-    from precrop.solve.program import objective
     from precrop.strategies.exact import Exact
     from precrop.strategies.match import Match
+    from precrop.strategies.objectives import objective
     from precrop.strategies.strategy import Strategy
     from precrop.strategies.synexp import SynExp
     from precrop.strategies.two_step import TwoStep
@@ -94,7 +94,7 @@ _HOMES = {
     "from_pretrained": "precrop.pretrained",
     "masks": "precrop.pruning.masking",
     "method": "precrop.pruning.methods",
-    "objective": "precrop.solve.program",
+    "objective": "precrop.strategies.objectives",
     "op": "precrop.linear.operations",
     "plan": "precrop.api",
     "push_to_hub": "precrop.pretrained",

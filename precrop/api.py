@@ -24,6 +24,7 @@ from precrop.modules.apart import apart, uncollected
 from precrop.modules.copying import tensor_shapes
 from precrop.planning import Choice, Request, choose
 from precrop.plans.kinds import Init
+from precrop.plans.multiples import no_multiples
 from precrop.plans.plan import LayerPlan, Plan
 from precrop.read.axes import leaves
 from precrop.read.inputs import LARGEST_BATCH
@@ -32,12 +33,10 @@ from precrop.read.network import Network
 from precrop.read.reader import Product
 from precrop.read.reading import Reading
 from precrop.solve.budgets import UNITS, Budget, missing
-from precrop.solve.multiples import no_multiples
-from precrop.solve.program import BALANCE
-from precrop.solve.steps import halves
-from precrop.solve.uniform import beside_uniform, starved_classifier
+from precrop.solve.program import BALANCE, EXPANSION
 from precrop.strategies.keywords import BALANCED, from_keywords
 from precrop.strategies.strategy import Strategy
+from precrop.strategies.uniform import beside_uniform, starved_classifier
 from precrop.strategies.widths import Widths
 from precrop.version import __version__
 
@@ -125,9 +124,9 @@ def plan(
             `TwoStep`, `Exact`, `Widths`, or one of your own. The five keywords that follow stand
             for one each: give either.
         balance: weight of the balance term, gamma in docs/method.md.
-        objective: a name in `precrop.solve.program.OBJECTIVES`, or ``exact`` for log SynExp itself
-            and ``exact-output`` for log E[R], which differ from the default in networks with
-            branches.
+        objective: a name in `precrop.strategies.objectives.OBJECTIVES`, or ``exact`` for log SynExp
+            itself and ``exact-output`` for log E[R], which differ from the default in networks
+            with branches.
         densities: ``{layer name: density}`` in (0, 1], from any method or person: the widths whose
             densities come closest. No budget is needed then.
         widths: ``{layer name: output channels}``, chosen elsewhere: the plan has exactly these, and
@@ -168,7 +167,6 @@ def plan(
     if isinstance(divisor, str) and divisor != "auto":
         raise PrecropError(f"divisor={divisor!r} is unknown: write a number of channels, or 'auto'")
     profile = find_profile(device_profile)
-    options = {"min_width": min_width, "expand": expand, "balance": strategy.balance}
     with apart():
         reading = _reading(model, input_shape, example_inputs, example_kwargs)
         model = reading.model
@@ -189,6 +187,8 @@ def plan(
             raise missing()
         chosen = isinstance(strategy, Widths) or not (budgets or strategy.budgeted)
         divisors = _divisors(divisor, profile, chosen)
+        bounds = {"min_width": min_width, "cap": EXPANSION if expand else 1.0}
+        options = {**bounds, "balance": strategy.balance}
         request = Request(budgets, models, options, solver, divisors)
         choice = choose(network, request, constraints)
     network, totals, units = choice.lowered.network, choice.structure.costs, choice.units
@@ -206,7 +206,9 @@ def plan(
         options={
             "divisor": choice.solution.problem.choices.divisor,
             **({"divisor_asked": "auto"} if len(divisors) > 1 else {}),
-            **options,
+            "min_width": min_width,
+            "expand": expand,
+            "balance": strategy.balance,
             **strategy.record(),
             "residual": residual,
             "ignore": patterns,
@@ -247,7 +249,14 @@ def _divisors(asked: int | Literal["auto"], profile: DeviceProfile, chosen: bool
     """The divisors to try in turn; widths that were chosen elsewhere are taken as they are."""
     if asked != "auto":
         return [asked]
-    return [1] if chosen else list(halves(profile.step))
+    return [1] if chosen else _halves(profile.step)
+
+
+def _halves(divisor: int) -> list[int]:
+    """The divisor, its half, and so on down to 1; each divides the one before."""
+    if divisor == 1:
+        return [1]
+    return [divisor, *_halves(1 if divisor % 2 else divisor // 2)]
 
 
 def _reading(

@@ -3,8 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
-_LONGEST = 2000
-"""Characters of a message: names in it may come from a file, and be as long as one likes."""
+_LONGEST, _BRIEF = 2000, 60
+"""Characters of a message, and of a value in it: both may come from a file, of any length."""
 
 
 class PrecropError(ValueError):
@@ -33,6 +33,12 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def brief(value: object) -> str:
+    """A value as a message shows it."""
+    text = repr(value)
+    return text if len(text) <= _BRIEF else f"{text[: _BRIEF - 1]}…"
 
 
 def hint(name: str, known: Iterable[str]) -> str:

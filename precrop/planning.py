@@ -10,12 +10,14 @@ import numpy as np
 from precrop.errors import BudgetError
 from precrop.fit.constraints import Constrained, Constraints, constrained, tightened
 from precrop.fit.fitting import Fit, Fitter, Lessons, Mismatch
+from precrop.plans.multiples import uneven_layers
 from precrop.plans.plan import BudgetPlan
 from precrop.read.explaining import explained
 from precrop.read.lower import CostModel, Lowered, further_bounds, lower
 from precrop.read.network import Network, Sizes
 from precrop.solve.budgets import Budget, parse_budgets
-from precrop.solve.program import Choices, Program, produced, program, rows, uneven_layers
+from precrop.solve.choices import Choices
+from precrop.solve.program import Program, program, rows
 from precrop.solve.relax import SLACK
 from precrop.solve.rounding import round_units
 from precrop.solve.structure import Structure
@@ -56,9 +58,9 @@ def _whole(solution: Solution) -> tuple[Solution, list[int]]:
         units = round_units(problem, allocation.log_ratios, allocation.multipliers)
         choices = problem.choices
         uneven = uneven_layers(problem.structure, choices, units)
-        parts = {group for layer in uneven for group in produced(layer)}
+        parts = {group for layer in uneven for group in layer.produced}
         odd = (units == choices.units) & (units % choices.step > 0) & (choices.least <= units)
-        barred = [group for group in sorted(parts) if odd[group] and choices.original[group]]
+        barred = [group for group in sorted(parts) if odd[group]]
         if not barred or allocation.status == GIVEN:
             report = {"uneven": [layer.name for layer in uneven]} if uneven else {}
             return replace(solution, report={**solution.report, **report}), units.tolist()
@@ -75,10 +77,11 @@ def _uses_up(solution: Solution, units: Sequence[int]) -> bool:
     problem, allocation = solution.problem, solution.allocation
     if allocation.status == SLACK:
         return True
-    aimed = problem.used((problem.choices.units * np.exp(allocation.log_ratios)).tolist())
+    aimed = problem.used(allocation.log_ratios)
+    used = problem.used(np.log(units / problem.choices.units))
     prices = np.array([allocation.multipliers[name] for name in problem.limits])
     binding = int(np.argmax(prices if prices.any() else aimed))
-    return bool(problem.used(units)[binding] >= USED * min(1.0, aimed[binding]))
+    return bool(used[binding] >= USED * min(1.0, aimed[binding]))
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,8 @@ class Request:
         models: of the costs beside parameters and MACs.
         options: those of `precrop.solve.program.program`.
         solver: from the program to continuous widths.
-        divisors: of all widths; tried in turn until one meets the budgets and uses them. Where
-            there are several, layers too narrow for one have multiples of its halves.
+        divisors: of all widths, each a multiple of the next; tried in turn until one meets the
+            budgets and uses them. Layers too narrow for it have multiples of a later one.
     """
 
     budgets: Mapping[str, Budget]
@@ -184,9 +187,10 @@ def _large_steps(
     structure: Structure, limits: Mapping[str, int], request: Request
 ) -> tuple[Solution, list[int]] | None:
     """Widths in multiples of the first divisor that will do, but for the last; None if none."""
-    for divisor in request.divisors[:-1]:
+    for start in range(len(request.divisors) - 1):
         try:
-            problem = program(structure, limits, divisor=divisor, halved=True, **request.options)
+            divisors = request.divisors[start:]
+            problem = program(structure, limits, divisors=divisors, **request.options)
         except BudgetError:
             continue
         solution, units = _whole(request.solver(problem))
@@ -209,15 +213,15 @@ def _problem(
     all begins anew with it.
     """
     network, structure, ties = lowered.network, lowered.structure, lowered.ties
-    divisor, options = request.divisors[-1], request.options
+    last, options = request.divisors[-1:], request.options
     problem, refused = None, None
     try:
         explain = partial(explained, network, structure, ties)
-        problem = program(structure, limits, divisor=divisor, explain=explain, **options)
+        problem = program(structure, limits, divisors=last, explain=explain, **options)
     except BudgetError as error:
         refused = error
     if problem is None or attempt.narrow_first:
-        choices = Choices.of(structure.groups, divisor, options["min_width"])
+        choices = Choices.of(structure.groups, last, options["min_width"])
         sizes = network.sizes(ties, choices.lower.tolist())
         fit = fitter.fit(sizes)
         if fit.mismatch is not None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, brief
 
 Trust = bool | str
 """The one factory that a file may have run, or True for whichever it names, or False for none."""
@@ -67,7 +67,7 @@ def check_named(name: str, args: Mapping[str, Any], trust: Trust, say: str) -> N
         for argument, value in args.items():
             if not argument.isidentifier() or not _is_plain(argument, value, _DEEPEST):
                 raise PrecropError(
-                    f"argument {argument} of {name} is not taken from a file: {_brief(value)} is "
+                    f"argument {argument} of {name} is not taken from a file: {brief(value)} is "
                     "no plain number, word or list of them"
                 )
     else:
@@ -100,8 +100,3 @@ def _is_plain(name: str, value: Any, depth: int) -> bool:
             for key, item in value.items()
         )
     return all(_is_plain(name, item, depth - 1) for item in value)
-
-
-def _brief(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:59] + "…"

@@ -55,7 +55,7 @@ class Candidate:
     def __call__(self, known: Structure, limits: Mapping[str, int]) -> Solution:
         """Solve the program with these weights and this balance."""
         weights = self.weights(known)
-        problem = program(known, limits, divisor=STEP, balance=self.balance, weights=weights)
+        problem = program(known, limits, divisors=[STEP], balance=self.balance).weighed(weights)
         return Solution(problem, allocate(problem), problem.value)
 
     def weights(self, known: Structure) -> Floats:
@@ -78,7 +78,7 @@ Way = Callable[[Structure, Mapping[str, int]], Solution]
 
 def uniform(known: Structure, limits: Mapping[str, int]) -> Solution:
     """One share of every width."""
-    return Uniform()(program(known, limits, divisor=STEP))
+    return Uniform()(program(known, limits, divisors=[STEP]))
 
 
 def _chosen(solution: Solution) -> Floats:

@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import pytest
 import torch
 import torchvision
@@ -142,13 +141,11 @@ def check_steps(plan: precrop.Plan, choice: Choice) -> None:
 def check_used(plan: precrop.Plan, choice: Choice) -> None:
     """What binds is used up, or there is no smaller step."""
     problem, allocation = choice.solution.problem, choice.solution.allocation
-    wanted = (problem.choices.units * np.exp(allocation.log_ratios)).tolist()
     dearest = max(plan.budgets.values(), key=lambda budget: budget.multiplier)
     if plan.options["divisor"] > 1 and dearest.multiplier:
         assert dearest.used >= 0.98 * dearest.limit
     elif plan.options["divisor"] > 1:
-        costs = {name: choice.structure.costs[name] for name in plan.budgets}
-        used = [costs[name].continuous(wanted) / b.limit for name, b in plan.budgets.items()]
+        used = problem.used(allocation.log_ratios)
         shares = [budget.used / budget.limit for budget in plan.budgets.values()]
         assert max(shares) >= 0.98 * min(1.0, max(used))
 

@@ -17,7 +17,7 @@ from precrop.costs.layered import COSTS
 from precrop.linear.readings import READINGS
 from precrop.pruning.methods import NEED_DATA, RULES, SCORES
 from precrop.read.ops import HANDLERS
-from precrop.solve.program import OBJECTIVES
+from precrop.strategies.objectives import OBJECTIVES
 from scripts.docs_site import beside, links, moved, origin, place, prose, target
 
 ROOT = Path(__file__).parent.parent

@@ -21,7 +21,7 @@ from precrop.plans.plan import Plan
 from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
 from precrop.read.network import read_network
-from precrop.solve.program import Choices
+from precrop.solve.choices import Choices
 from tests.networks import SHAPE, Net, networks
 from tests.planning import counted_macs, counted_params, planned, total
 
@@ -179,7 +179,7 @@ def narrowest(net: Net, request: dict[str, Any]) -> dict[str, int]:
     """What the network costs if every width is the least allowed, by its first reading."""
     network = read_network(net, Inputs(SHAPE), scale_groups=request["groups"] == "scale")
     structure = lower(network).structure
-    choices = Choices.of(structure.groups, request["divisor"], request["min_width"])
+    choices = Choices.of(structure.groups, [request["divisor"]], request["min_width"])
     return {name: cost(choices.lower.tolist()) for name, cost in structure.costs.items()}
 
 

@@ -26,7 +26,7 @@ from precrop.read.inputs import Inputs
 from precrop.read.lower import axis_form, lower
 from precrop.read.network import Network, read_network
 from precrop.read.trace import run
-from precrop.solve.program import Integers
+from precrop.solve.structure import Integers
 
 SHAPE = (3, 64, 64)
 

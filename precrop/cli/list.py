@@ -69,8 +69,8 @@ def _methods() -> dict[str, str]:
 
 
 def _objectives() -> dict[str, str]:
-    from precrop.solve.program import OBJECTIVES
     from precrop.strategies.exact import EXACT
+    from precrop.strategies.objectives import OBJECTIVES
 
     return {name: _first_line(made) for name, made in {**OBJECTIVES, **EXACT}.items()}
 
@@ -95,7 +95,7 @@ def _costs() -> dict[str, str]:
     from precrop.solve.budgets import UNITS
 
     own = {
-        name: f"--{name} 0.5, or an absolute one: --{name} {unit.absolute}"
+        name: f"--{name} 0.5, or an absolute one: --{name} {unit.example}"
         for name, unit in UNITS.items()
     }
     return own | {name: f"--cost {name}=0.5. {_first_line(cost)}" for name, cost in COSTS.items()}

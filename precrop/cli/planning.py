@@ -89,7 +89,7 @@ class WidthOptions:
     def keywords(self) -> dict[str, Any]:
         """What `precrop.plan` takes."""
         if runs_user_code(self.objective):
-            from precrop.solve.program import take_own_objective
+            from precrop.strategies.objectives import take_own_objective
 
             take_own_objective(self.objective)
         read = {

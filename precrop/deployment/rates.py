@@ -14,7 +14,7 @@ from precrop.costs.latency import seconds as predicted
 from precrop.costs.profiles import OTHER, STANDS_FOR, DeviceProfile
 from precrop.costs.work import FEATURES
 from precrop.deployment.operations import Sample
-from precrop.solve.program import Floats
+from precrop.solve.structure import Floats
 
 _FEWEST = 8
 """Samples that a kind needs for coefficients of its own."""

@@ -35,9 +35,10 @@ from precrop.pruning.methods import NEED_DATA, RULES, SCORES
 from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
 from precrop.read.network import read_network
-from precrop.solve.program import OBJECTIVES, end_shares, program
+from precrop.solve.program import end_shares, program
 from precrop.solve.structure import Structure
 from precrop.strategies.exact import EXACT
+from precrop.strategies.objectives import OBJECTIVES
 from precrop.strategies.two_step import RULES as TWO_STEP
 
 WIDEST = (64, 64, 64, 64, 64)
@@ -195,7 +196,7 @@ def objective_values(table: Table) -> dict[str, Floats]:
     x = _log_ratios(table)
     values = {"params": table.params.astype(float), "macs": table.macs.astype(float)}
     for name, weights in {**OBJECTIVES, **CONTROLS}.items():
-        problem = program(whole, {}, weights=weights(whole))
+        problem = program(whole, {}).weighed(weights(whole))
         values[name] = x @ problem.gain
         if name == "synexp":
             penalty = (x * (problem.penalty @ x.T).T).sum(1)

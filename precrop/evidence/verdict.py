@@ -20,7 +20,7 @@ from precrop.evidence.published import Configuration, compare
 from precrop.files import write_text
 from precrop.progress import Progress, silent
 from precrop.pruning.collapse import LayerCollapseWarning
-from precrop.solve.program import OBJECTIVES
+from precrop.strategies.objectives import OBJECTIVES
 
 Rows = Iterable[dict[str, Any]]
 FRAMES = ("order", "regret", "gains", "published")

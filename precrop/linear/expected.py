@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from precrop.errors import PrecropError
+from precrop.linear.densities import check_densities
 from precrop.linear.replay import Even, Flow, Replay
 from precrop.modules.apart import apart
 from precrop.read.inputs import Inputs, given
 from precrop.read.network import Network, read_network
-from precrop.solve.program import Floats
-from precrop.solve.targets import check_densities
+from precrop.solve.structure import Floats
 
 _LINEAR = 1e-9
 """Relative distance from a straight line that counts as none."""

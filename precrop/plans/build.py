@@ -16,10 +16,9 @@ from precrop.modules.hooks import unwrapped
 from precrop.modules.names import named_tensors
 from precrop.modules.reparametrised import lengths, restore
 from precrop.modules.streams import install, plain_hook
-from precrop.plans.kinds import INITS, Axis, Init
+from precrop.plans.kinds import INITS, Axis, Init, input_axes
 from precrop.plans.outputs import for_outputs
 from precrop.read.unused import leave_out
-from precrop.solve.structure import INPUT_AXES
 from precrop.trained.channels import NORMS, Norm, choose
 
 if TYPE_CHECKING:
@@ -276,14 +275,9 @@ def _filling(tensor: Tensor, piece: Tensor, dim: int, count: int) -> Tensor:
 
 
 def fan_scale(axes: Sequence[Axis], kind: str) -> float:
-    """``sqrt(old / new)`` of the axes that a weight sums over: axis 1 of most layers' weights.
-
-    Axis 0 of a transposed convolution's and of a matrix that is multiplied as it is, axis 2 of the
-    weights of several experts, both inputs of a bilinear layer's.
-    """
-    inputs = INPUT_AXES.get(kind, (1,))
+    """``sqrt(old / new)`` of the axes that a weight sums over."""
     scale = 1.0
-    for axis in (axes[i] for i in inputs if i < len(axes)):
+    for axis in (axes[i] for i in input_axes(kind) if i < len(axes)):
         if not isinstance(axis, int):
             scale *= (sum(old for old, _ in axis) / sum(new for _, new in axis)) ** 0.5
     return scale
@@ -295,6 +289,3 @@ def reset(model: nn.Module) -> None:
         initialiser = getattr(module, "reset_parameters", None)
         if callable(initialiser):
             initialiser()
-
-
-__all__ = ["build", "check_built", "check_same_network"]

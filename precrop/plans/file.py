@@ -8,7 +8,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
-from precrop.errors import PlanError
+from precrop.errors import PlanError, brief
 
 T = TypeVar("T")
 _LARGEST = 2**63
@@ -148,12 +148,6 @@ def _layout(content: Mapping[str, Any]) -> str:
             text = _dump(value)
         fields.append(f" {_dump(name)}: {text}")
     return "{\n" + ",\n".join(fields) + "\n}\n"
-
-
-def brief(value: Any) -> str:
-    """A value as a message shows it."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:59] + "…"
 
 
 def _refuse_constant(name: str) -> None:

@@ -10,3 +10,9 @@ Init = Literal["slice", "reset", "l1", "l2", "bn"]
 """How a built network gets its weights; `precrop.Plan.build` says what each does."""
 
 INITS: tuple[Init, ...] = typing.get_args(Init)
+
+
+def input_axes(kind: str) -> tuple[int, ...]:
+    """The axes of a layer's weight that it sums over, by the layer's kind."""
+    axes = {"transposed": (0,), "matrix": (0,), "mixed": (2,), "experts": (2,), "bilinear": (1, 2)}
+    return axes.get(kind, (1,))

@@ -7,12 +7,12 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precrop.errors import PlanError, PrecropError
+from precrop.errors import PlanError, PrecropError, brief
 from precrop.files import read_text, write_text
 from precrop.fit.attributes import GROWTH
 from precrop.model_spec import ModelSpec
 from precrop.modules.streams import Stream
-from precrop.plans.file import brief, from_text, is_sound, to_text
+from precrop.plans.file import from_text, is_sound, to_text
 from precrop.plans.kinds import Axis, Init
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from precrop.errors import printable
+from precrop.plans.multiples import REASONS
 from precrop.solve.budgets import written
-from precrop.solve.uniform import CLOSE
 
 if TYPE_CHECKING:
     from precrop.plans.plan import LayerPlan, Plan
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _BAR = 32
 _COLUMNS = 110  # where the output is no terminal
 _NAMES_SHOWN = 4
+_CLOSE = 0.1
+"""Widths no further apart count as close to uniform ones."""
 _PRECISE = 1e-6
 """Of the solver: what is less is nothing."""
 _COSTS = {"params": "parameters", "macs": "MACs", "memory": "activations"}
@@ -140,7 +142,7 @@ def uniform_lines(plan: "Plan") -> Iterator[str]:
     found = plan.solver.get("uniform")
     if found:
         head = f"Uniform width would keep {found['share']:.0%} of every width"
-        if found["apart"] <= CLOSE:
+        if found["apart"] <= _CLOSE:
             yield f"{head}; this plan is close to it: expect the same accuracy."
         else:
             yield (
@@ -165,16 +167,6 @@ def worth_lines(plan: "Plan") -> Iterator[str]:
         )
 
 
-_NO_MULTIPLES = {
-    "fixed": "the network's output, or frozen",
-    "narrow": "too narrow",
-    "tied": "tied or in groups that leave no narrower multiple",
-    "whole": "as wide as in the original",
-    "parts": "the sum of several widths",
-}
-"""The reasons of `precrop.solve.multiples` in words."""
-
-
 def multiples_lines(plan: "Plan") -> Iterator[str]:
     """How many layers have multiples of the divisor, and which have none and why."""
     divisor = plan.options.get("divisor")
@@ -188,7 +180,7 @@ def multiples_lines(plan: "Plan") -> Iterator[str]:
     reasons = plan.solver.get("no_multiples")
     if not isinstance(reasons, Mapping):  # plans of old told only these
         reasons = {"parts": plan.solver.get("uneven")}
-    for reason, words in _NO_MULTIPLES.items():
+    for reason, words in REASONS.items():
         told = reasons.get(reason)
         names = [name for name in odd if name in told] if isinstance(told, Sequence) else []
         if names:

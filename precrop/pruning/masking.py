@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import prune
 
 from precrop.errors import PrecropError, hint
+from precrop.linear.densities import check_density
 from precrop.modules.apart import apart
 from precrop.modules.copying import submodule
 from precrop.modules.hooks import unwrapped
@@ -20,7 +21,6 @@ from precrop.modules.masks import check_masks
 from precrop.modules.names import is_weight, layer_of
 from precrop.pruning.collapse import LayerCollapseWarning, collapsed_masks
 from precrop.pruning.problem import generator
-from precrop.solve.targets import check_density
 
 GRANULARITIES: dict[str, tuple[int, ...]] = {
     "weight": (),

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from precrop.errors import PrecropError
+from precrop.linear.densities import check_densities
 from precrop.linear.replay import Flow, Replay, Weight
 from precrop.modules.apart import apart
 from precrop.pruning.masking import masks
@@ -26,7 +27,6 @@ from precrop.read.axes import Axis, Folded, Tie, resolve, segment_size
 from precrop.read.inputs import given
 from precrop.read.lower import lower
 from precrop.read.network import read_network
-from precrop.solve.targets import check_densities
 
 Drawing = Literal["normal", "shuffle"]
 Masks = Mapping[str, Tensor]

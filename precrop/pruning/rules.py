@@ -9,9 +9,9 @@ from collections.abc import Callable
 import numpy as np
 
 from precrop.errors import BudgetError
+from precrop.linear.closed_form import closed_form
 from precrop.pruning.problem import Problem
-from precrop.solve.closed_form import closed_form
-from precrop.solve.program import Floats
+from precrop.solve.structure import Floats
 
 CLASSIFIER_SHARE = 0.2
 """Least density of the classifier under `uniform_plus`."""

@@ -21,7 +21,7 @@ from precrop.read.axes import (
 )
 from precrop.read.network import Network, Sizes, tensor_axes
 from precrop.read.reader import LayerReading, Product
-from precrop.solve.structure import Cost, Group, Layer, Peak, Structure, parts
+from precrop.solve.structure import Cost, Group, Layer, Peak, Structure
 
 # A product of more widths than this has no place in the allocation; its widths are frozen.
 MAX_DEGREE = 2
@@ -95,7 +95,7 @@ def _crowded(
     crowded: set[int] = set()
     for name, cost in costs.items():
         most = MAX_PARAMETER_DEGREE if name in ("params", "macs") else MAX_DEGREE
-        terms = (term for part in parts(cost) for term in part.terms if len(term) > most)
+        terms = (term for part in cost.parts for term in part.terms if len(term) > most)
         crowded |= {group for term in terms for group in term}
     for product in macs:
         varying = [axis for axis in product.axes if network.varies(axis)]

@@ -21,14 +21,15 @@ class Unit:
     """How a cost is counted, and how people write and read it.
 
     Attributes:
-        suffixes: what an absolute number may end with, in lower case, and what that multiplies it
-            by; the first one is how large numbers are shown.
-        absolute: an example of an absolute budget.
+        suffixes: what an absolute number may end with, and what that multiplies it by.
+        example: of an absolute budget.
+        shown: the suffixes that messages use, the largest first.
         plain: whether a number without suffix is an absolute budget.
     """
 
     suffixes: Mapping[str, int]
-    absolute: str
+    example: str
+    shown: tuple[str, ...] = ("",)
     plain: bool = True
 
 
@@ -36,10 +37,12 @@ _COUNT = Unit({"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}, "'2.5M'")
 _BYTES = Unit(
     {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30},
     "'64MB'",
+    ("GB", "MB", "kB", "B"),
 )
 _FEMTOSECONDS = Unit(
     {"s": 10**15, "ms": 10**12, "us": 10**9, "\N{MICRO SIGN}s": 10**9, "ns": 10**6},
     "'8ms'",
+    ("s", "ms", "us", "ns"),
     plain=False,
 )
 UNITS = {"params": _COUNT, "macs": _COUNT, "memory": _BYTES, "latency": _FEMTOSECONDS}
@@ -86,23 +89,29 @@ def parse_budget(name: str, asked: Budget, base: int) -> int:
     Raises:
         BudgetError: the budget is not a positive number or looks like a slip (``params=1``).
     """
-    unit = UNITS.get(name, _COUNT)
-    hint = f"write a share ({name}=0.5 or '50%') or an absolute number ({name}={unit.absolute})"
-    number, scale = _read(name, asked, unit, hint)
+    number, scale = _read(name, asked)
+    limit = int(number * (base if scale is None else scale)) if number.is_finite() else 0
     if not number.is_finite() or number <= 0:
-        raise BudgetError(f"{name}={asked!r} is not a positive number: {hint}")
-    if scale == 1 and not unit.plain:
-        raise BudgetError(f"{name}={asked!r} has no unit: {hint}")
+        raise _senseless(name, asked, "is not a positive number")
+    if scale == 1 and not UNITS.get(name, _COUNT).plain:
+        raise _senseless(name, asked, "has no unit")
     if scale == 1 and number == 1:
         raise BudgetError(f"{name}={asked!r} is a single unit: write {name}=1.0 for all of it")
     if scale is None and number > _LARGEST_SHARE:
-        raise BudgetError(f"{name}={asked!r} is a share above {_LARGEST_SHARE}: {hint}")
-    limit = int(number * (base if scale is None else scale))
+        raise _senseless(name, asked, f"is a share above {_LARGEST_SHARE}")
     if limit < 1:
-        raise BudgetError(f"{name}={asked!r} of {base} leaves nothing: {hint}")
+        raise _senseless(name, asked, f"of {base} leaves nothing")
     if limit >= _LARGEST:
-        raise BudgetError(f"{name}={asked!r} is more than any network costs: {hint}")
+        raise _senseless(name, asked, "is more than any network costs")
     return limit
+
+
+def _senseless(name: str, asked: object, what: str) -> BudgetError:
+    example = UNITS.get(name, _COUNT).example
+    return BudgetError(
+        f"{name}={asked!r} {what}: write a share ({name}=0.5 or '50%') or an absolute number "
+        f"({name}={example})"
+    )
 
 
 def parse_share(name: str, asked: Budget, base: int) -> float:
@@ -111,51 +120,38 @@ def parse_share(name: str, asked: Budget, base: int) -> float:
     The arguments and errors are those of `parse_budget`.
     """
     limit = parse_budget(name, asked, base)
-    number, scale = _read(name, asked, UNITS.get(name, _COUNT), "")
+    number, scale = _read(name, asked)
     return float(number) if scale is None else limit / base
 
 
 def written(name: str, number: int) -> str:
-    """A cost as people read it: ``2,500,000`` parameters, ``64.0 MB``, ``8.00 ms``."""
-    unit = UNITS.get(name, _COUNT)
-    if unit is _FEMTOSECONDS:
-        return f"{number / unit.suffixes['ms']:,.3f} ms"
-    return f"{number / unit.suffixes['mb']:,.2f} MB" if unit is _BYTES else f"{number:,}"
-
-
-_SHOWN = {
-    "memory": {"GB": 10**9, "MB": 10**6, "kB": 10**3, "B": 1},
-    "latency": {"s": 10**15, "ms": 10**12, "us": 10**9, "ns": 10**6},
-}
-"""Units of bounds, by cost; other costs are counted in ones."""
+    """A cost as people read it: ``2,500,000`` parameters, ``64.00 MB``, ``8.000 ms``."""
+    if name == "latency":
+        return f"{number / 10**12:,.3f} ms"
+    return f"{number / 10**6:,.2f} MB" if name == "memory" else f"{number:,}"
 
 
 def bound(name: str, number: int, *, up: bool) -> str:
     """A cost as a budget that is just enough for it (``up``), or not more than it."""
-    units = _SHOWN.get(name, {"": 1})
-    suffix, scale = list(units.items())[-1]
-    suffix, scale = next(((s, n) for s, n in units.items() if n <= number), (suffix, scale))
-    thousandths = -(-1000 * number // scale) if up else 1000 * number // scale
+    unit = UNITS.get(name, _COUNT)
+    scales = {suffix: unit.suffixes.get(suffix.lower(), 1) for suffix in unit.shown}
+    suffix = next((s for s, scale in scales.items() if scale <= number), unit.shown[-1])
+    thousandths = (1000 * number + up * (scales[suffix] - 1)) // scales[suffix]
     return f"{Decimal(thousandths) / 1000:.3f}".rstrip("0").rstrip(".") + suffix
 
 
-def _read(name: str, asked: object, unit: Unit, hint: str) -> tuple[Decimal, int | None]:
+def _read(name: str, asked: object) -> tuple[Decimal, int | None]:
     """The number that was written, and what it counts: so many units each, or None for a share."""
     if isinstance(asked, str):
         match = _TEXT.fullmatch(asked.strip())
-        if match is None or (match[1] is None and match[2] is None):
-            raise BudgetError(f"{name}={asked!r} is not understood: {hint}")
-        whole, fraction, suffix = (part or "" for part in match.groups())
+        whole, fraction, suffix = (part or "" for part in match.groups()) if match else ("", "", "")
+        scales = {"%": None, "": None if fraction else 1, **UNITS.get(name, _COUNT).suffixes}
+        if not whole + fraction or suffix.lower() not in scales:
+            raise _senseless(name, asked, "is not understood")
         number = Decimal(f"{whole or 0}{fraction}")
-        if suffix == "%":
-            return number / 100, None
-        if suffix.lower() in unit.suffixes:
-            return number, unit.suffixes[suffix.lower()]
-        if suffix:
-            raise BudgetError(f"{name}={asked!r} is not understood: {hint}")
-        return number, None if fraction else 1
+        return number / 100 if suffix == "%" else number, scales[suffix.lower()]
     if isinstance(asked, bool) or not isinstance(asked, Real):
-        raise BudgetError(f"{name}={asked!r} is not a number: {hint}")
+        raise _senseless(name, asked, "is not a number")
     if isinstance(asked, Integral):
         return Decimal(int(asked)), 1
     return Decimal(repr(float(asked))), None

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from precrop.solve.program import Floats, Integers, Program
+from precrop.solve.program import Program
+from precrop.solve.structure import Floats, Integers
 
 SLACK = "slack"
 """Status where no budget binds."""
@@ -51,16 +52,16 @@ def allocate(program: Program) -> Allocation:
     Where no budget can bind and wider is nowhere worse, all is as wide as allowed.
     """
     choices = program.choices
-    lower, upper = np.log(choices.lower / choices.units), np.log(choices.upper / choices.units)
-    most = {name: program.costs[name](choices.upper.tolist()) for name in program.limits}
-    binding = [name for name, limit in program.limits.items() if most[name] > limit]
+    lower, upper = choices.log_bounds
+    widest = choices.upper.tolist()
+    binding = [name for name, most in program.limits.items() if program.costs[name](widest) > most]
     multipliers = dict.fromkeys(program.limits, 0.0)
     x, status, iterations = upper, SLACK, 0
-    free = np.flatnonzero(choices.lower < choices.upper)
+    free = np.flatnonzero(lower < upper)
     slope = program.gain - 2 * (program.penalty @ upper)
     if binding or (slope[free] < -_FLAT).any():
         monomials, costs, constants = _monomials(program, binding, free)
-        solution = _solve(program, free, monomials, costs, (lower[free], upper[free]))
+        solution = _solve(program, free, monomials, costs)
         status = "solved" if str(solution.status) in _ACCEPTED else "inaccurate"
         iterations = int(solution.iterations)
         x = lower.copy()
@@ -84,33 +85,22 @@ def _monomials(
     """
     position = {int(group): index for index, group in enumerate(free)}
     units = program.structure.units
-    columns: dict[tuple[int, ...], int] = {}
-    rows: list[int] = []
-    where: list[int] = []
-    values: list[float] = []
-    constants = np.zeros(len(binding))
+    columns: dict[tuple[int, ...], int] = {(): 0}
+    entries: list[tuple[int, int, float]] = []
     for row, name in enumerate(binding):
-        limit = program.limits[name]
         for groups, coefficient in program.costs[name].terms.items():
-            value = coefficient * prod(units[group] for group in groups) / limit
             factors = tuple(position[group] for group in groups if group in position)
-            if factors:
-                rows.append(row)
-                where.append(columns.setdefault(factors, len(columns)))
-                values.append(value)
-            else:
-                constants[row] += value
+            share = coefficient * prod(units[group] for group in groups) / program.limits[name]
+            entries.append((row, columns.setdefault(factors, len(columns)), share))
     costs = np.zeros((len(binding), len(columns)))
-    np.add.at(costs, (rows, where), values)
-    return list(columns), costs / (1 - constants)[:, None], constants
+    for row, column, share in entries:
+        costs[row, column] += share
+    constants = costs[:, 0]
+    return list(columns)[1:], costs[:, 1:] / (1 - constants)[:, None], constants
 
 
 def _solve(
-    program: Program,
-    free: Integers,
-    monomials: list[tuple[int, ...]],
-    costs: Floats,
-    bounds: tuple[Floats, Floats],
+    program: Program, free: Integers, monomials: list[tuple[int, ...]], costs: Floats
 ) -> Any:
     """Hand the program to Clarabel: its variables are ``x[free]`` and one ``t`` per monomial.
 
@@ -121,7 +111,7 @@ def _solve(
     from scipy.sparse import block_array, coo_array, csc_array, eye_array, triu
 
     width, count = len(free), len(monomials)
-    lower, upper = bounds
+    lower, upper = (bounds[free] for bounds in program.choices.log_bounds)
     owners = [3 * index for index, factors in enumerate(monomials) for _ in factors]
     factors = [factor for factors in monomials for factor in factors]
     sums = coo_array((-np.ones(len(owners)), (owners, factors)), shape=(3 * count, width))

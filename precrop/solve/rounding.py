@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from itertools import combinations
 from math import comb
+from typing import Any
 
 import numpy as np
 
 from precrop.errors import PrecropError
-from precrop.solve.program import Floats, Integers, Program
+from precrop.solve.program import Program
+from precrop.solve.structure import Floats, Integers
 
 _SNAP = 1e-6
 """Relative distance to the next unit below which a width counts as having reached it."""
@@ -29,6 +31,7 @@ _ROWS, _REACH, _TRIES = 4000, 8, 6
 _PUSHED = 6
 """How many groups, the costliest first, are moved at the expense of all others."""
 _LARGEST = 2**62
+_NOBODY = slice(0)
 
 
 def round_units(
@@ -41,11 +44,8 @@ def round_units(
 
     Args:
         program: what to maximise and within which limits.
-        log_ratios: where to start, shape (groups,), as in `precrop.solve.relax.Allocation`.
+        log_ratios: where to start, shape (groups,).
         prices: how scarce each budget is, such as the multipliers of the allocation; alike if None.
-
-    Returns:
-        Units, shape (groups,), each among ``program.choices``.
 
     Raises:
         PrecropError: a cost could pass 2**62, near the end of 64-bit integers.
@@ -66,8 +66,7 @@ class _Search:
     """Exact costs and the objective around a point, for many candidate moves at once.
 
     Attributes:
-        limits: per budget, shape (budgets,).
-        price: what a unit of each cost is worth, shape (budgets,).
+        limits: of every budget, shape (budgets,), and ``price`` of a unit of it.
         least_gain: `filled` takes steps that gain more than this.
         bend: the balance term's matrix, shape (groups, groups).
         cross: coefficient of every product of two groups, shape (budgets, groups, groups).
@@ -77,13 +76,13 @@ class _Search:
 
     def __init__(self, program: Program, prices: Mapping[str, float] | None) -> None:
         self.program, self.choices = program, program.choices
-        self.names = list(program.limits)
-        if any(cost >= _LARGEST for cost in self.exact(self.choices.upper)):
+        self.costs = [program.costs[name] for name in program.limits]
+        if any(cost(self.choices.upper.tolist()) >= _LARGEST for cost in self.costs):
             raise PrecropError(
                 "a cost could pass 2**62, beyond exact 64-bit counting: write a smaller batch_size"
             )
-        self.limits = np.array([min(program.limits[n], _LARGEST) for n in self.names], np.int64)
-        weights = np.array([prices[name] if prices else 1.0 for name in self.names])
+        self.limits = np.array([min(n, _LARGEST) for n in program.limits.values()], np.int64)
+        weights = np.array([prices[name] if prices else 1.0 for name in program.limits])
         total = weights.sum()
         # A budget that costs nothing at the optimum still breaks ties between equal prices.
         self.price = ((weights / total if total > 0 else weights) + _SNAP) / self.limits
@@ -93,12 +92,12 @@ class _Search:
 
     def _read_costs(self) -> None:
         """Lay out every pair of a cost's term and a group in it as one row of a table."""
-        count, costs = len(self.choices.units), self.program.costs
-        degree = max((len(key) for name in self.names for key in costs[name].terms), default=0)
+        count = len(self.choices.units)
+        degree = max((len(key) for cost in self.costs for key in cost.terms), default=0)
         entries = []
-        self.cross = np.zeros((len(self.names), count, count), dtype=np.int64)
-        for row, name in enumerate(self.names):
-            for key, coefficient in costs[name].terms.items():
+        self.cross = np.zeros((len(self.costs), count, count), dtype=np.int64)
+        for row, cost in enumerate(self.costs):
+            for key, coefficient in cost.terms.items():
                 for group in sorted(set(key)):
                     others = [other for other in key if other != group]
                     others += [count] * (degree - len(others))
@@ -110,14 +109,10 @@ class _Search:
         self.row, self.group, self.power, self.coefficient = table[:, :4].T
         self.others = table[:, 4:]
 
-    def exact(self, units: Integers) -> list[int]:
-        """Every budget's cost."""
-        values = units.tolist()
-        return [self.program.costs[name](values) for name in self.names]
-
     def room(self, units: Integers) -> Integers:
         """What is left of every budget, shape (budgets,)."""
-        return self.limits - np.array(self.exact(units), dtype=np.int64)
+        values = units.tolist()
+        return self.limits - np.array([cost(values) for cost in self.costs], dtype=np.int64)
 
     def value(self, units: Integers) -> float:
         """The objective."""
@@ -138,72 +133,60 @@ class _Search:
         gained: Floats = delta * (slope - delta * self.bend.diagonal())
         return gained
 
-    def lowered(self, units: Integers, keep: int | None = None) -> Integers:
+    def lowered(self, units: Integers, keep: int | slice = _NOBODY) -> Integers:
         """Steps down, least loss per relief first, until every budget holds or none is left.
 
         The group ``keep`` stays as it is.
         """
         units, room = units.copy(), self.room(units)
         while (room < 0).any():
-            targets = _held(self.choices.previous(units), units, keep)
+            targets = self.choices.previous(units)
+            targets[keep] = units[keep]
             spent = self.spent(units, targets)
             relief = -(spent / self.limits[:, None])[room < 0].sum(axis=0)
-            useful = relief > 0
-            if not useful.any():
+            if not (relief > 0).any():
                 break
-            score = np.full(len(units), -np.inf)
-            score[useful] = self.gained(units, targets)[useful] / relief[useful]
-            best = _first_best(score)
+            best = _scores(self.gained(units, targets), relief, relief > 0).argmax()
             units[best] = targets[best]
-            room = room - spent[:, best]
+            room -= spent[:, best]
         return units
 
-    def filled(self, units: Integers, keep: int | None = None) -> Integers:
+    def filled(self, units: Integers, keep: int | slice = _NOBODY) -> Integers:
         """Steps up, best gain per price first, until none that counts fits; ``keep`` stays.
 
         Those that gain more than ``least_gain`` count: one that unbalances a layer loses.
         """
         units, room = units.copy(), self.room(units)
         while True:
-            targets = _held(self.choices.next(units), units, keep)
-            spent = self.spent(units, targets)
-            gained = self.gained(units, targets)
+            targets = self.choices.next(units)
+            targets[keep] = units[keep]
+            spent, gained = self.spent(units, targets), self.gained(units, targets)
             fits = (targets > units) & (spent <= room[:, None]).all(axis=0)
             fits &= gained > self.least_gain
             if not fits.any():
                 return units
-            score = np.full(len(units), -np.inf)
-            score[fits] = (gained / (self.price @ spent + 1e-300))[fits]
-            best = _first_best(score)
+            best = _scores(gained, self.price @ spent + 1e-300, fits).argmax()
             units[best] = targets[best]
             room = room - spent[:, best]
 
     def climbed(self, units: Integers) -> Integers:
         """Improved until nothing near is better; the limit on rounds is never met in practice."""
         for _ in range(4 * len(units) + 16):
-            better = self._improved(units)
+            least = self.value(units) + _GAIN
+            held = (moved for moved in self._moved(units) if (self.room(moved) >= 0).all())
+            better = next((n for n in map(self.filled, held) if self.value(n) > least), None)
             if better is None:
                 break
             units = better
         return units
 
-    def _improved(self, units: Integers) -> Integers | None:
-        """A better point near ``units``, filled; None if there is none."""
-        value = self.value(units)
-        for moved in self._neighbours(units):
-            if (self.room(moved) >= 0).all():
-                filled = self.filled(moved)
-                if self.value(filled) > value + _GAIN:
-                    return filled
-        return None
-
-    def _neighbours(self, units: Integers) -> Iterator[Integers]:
-        """Trades of few groups, then pushes of one group against all others."""
+    def _moved(self, units: Integers) -> Iterator[Integers]:
+        """Points near ``units``: trades of few groups, then one group against all others."""
         for size, among in _TRADES:
             yield from self._trades(units, size, self._shortlist(units, among))
         up, down = self.choices.next(units), self.choices.previous(units)
         price = self.price @ self.spent(units, np.where(up > units, up, 2 * units - down))
-        for group in np.argsort(-_rounded(price), kind="stable")[:_PUSHED]:
+        for group in _descending(price)[:_PUSHED]:
             for targets, settle in ((up, self.lowered), (down, self.filled)):
                 if targets[group] != units[group]:
                     pushed = units.copy()
@@ -217,23 +200,25 @@ class _Search:
         chosen = []
         for targets in (self.choices.next(units), self.choices.previous(units)):
             price = np.abs(self.price @ self.spent(units, targets))
-            price = price if self.names else np.ones(len(units))  # without a budget all is free
+            price = price if self.costs else np.ones(len(units))  # without a budget all is free
             movable = (targets != units) & (price > 0)
-            score = np.full(len(units), -np.inf)
-            score[movable] = self.gained(units, targets)[movable] / price[movable]
-            chosen.append(np.argsort(-_rounded(score), kind="stable")[: among // 2])
+            score = _scores(self.gained(units, targets), price, movable)
+            chosen.append(np.argsort(-score, kind="stable")[: among // 2])
         return np.unique(np.concatenate(chosen))
 
     def _trades(self, units: Integers, size: int, groups: Integers) -> Iterator[Integers]:
         """Points where ``size`` of ``groups`` moved and the objective grew, the best few in order.
 
-        Costs of the whole trade are exact up to degree 2; beyond, `_improved` checks them anyway.
+        Costs of the whole trade are exact up to degree 2; beyond, `climbed` checks them anyway.
         """
         if len(groups) < size:
             return
         share = _ROWS / comb(len(groups), size)
         reach = max(1, min(_REACH, int(share ** (1 / size) / 2)))
-        ends = self._ends(units, reach)
+        up, down, ends = units, units, []
+        for _ in range(reach):
+            up, down = self.choices.next(up), self.choices.previous(down)
+            ends += [up, down]
         targets = np.stack(ends, axis=1)[groups]
         step = (targets - units[groups, None]).ravel()
         delta = np.log(targets / units[groups, None]).ravel()
@@ -248,18 +233,10 @@ class _Search:
             gain -= 2 * delta[ends_of[0]] * delta[ends_of[1]] * self.bend[pair]
             cost += step[ends_of[0]] * step[ends_of[1]] * self.cross[:, *pair]
         good = np.flatnonzero((cost <= self.room(units)[:, None]).all(axis=0) & (gain > _GAIN))
-        for index in good[np.argsort(-_rounded(gain[good]), kind="stable")[:_TRIES]]:
+        for index in good[_descending(gain[good])[:_TRIES]]:
             moved = units.copy()
             moved[owners[index]] = targets.ravel()[picks[index]]
             yield moved
-
-    def _ends(self, units: Integers, reach: int) -> list[Integers]:
-        """Every group's choices 1 to ``reach`` steps up, and as many down."""
-        up, down, ends = units, units, []
-        for _ in range(reach):
-            up, down = self.choices.next(up), self.choices.previous(down)
-            ends += [up, down]
-        return ends
 
 
 @lru_cache(maxsize=32)
@@ -270,11 +247,15 @@ def _picks(groups: int, moves: int, size: int) -> Integers:
     return (sets[:, None, :] * moves + grid).reshape(-1, size)
 
 
-def _held(targets: Integers, units: Integers, keep: int | None) -> Integers:
-    """The targets, where group ``keep`` stays as it is."""
-    if keep is not None:
-        targets[keep] = units[keep]
-    return targets
+def _scores(gained: Floats, price: Floats, counted: Any) -> Floats:
+    """Gains per price, to nine digits; minus infinity where they don't count."""
+    none = np.full(len(gained), -np.inf)
+    return _rounded(np.divide(gained, price, out=none, where=counted))
+
+
+def _descending(scores: Floats) -> Integers:
+    """The order of scores, the largest first."""
+    return np.argsort(-_rounded(scores), kind="stable")
 
 
 def _rounded(scores: Floats) -> Floats:
@@ -283,7 +264,3 @@ def _rounded(scores: Floats) -> Floats:
     sizes = np.floor(np.log10(np.abs(scores), out=np.zeros_like(scores), where=plain))
     scale = 10.0 ** (_DIGITS - 1 - sizes)
     return np.where(plain, np.round(np.where(plain, scores, 0.0) * scale) / scale, scores)
-
-
-def _first_best(scores: Floats) -> int:
-    return int(np.argmax(_rounded(scores)))

@@ -10,16 +10,14 @@ ratio of a group is ``x = log(j / units)``.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
+from typing import Any, TypeVar
 
-INPUT_AXES = {
-    "transposed": (0,),
-    "matrix": (0,),
-    "mixed": (2,),
-    "experts": (2,),
-    "bilinear": (1, 2),
-}
-"""By a layer's kind, the axes of its weight that it sums over; axis 1 of others."""
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+T = TypeVar("T", int, float)
 
 
 @dataclass(frozen=True)
@@ -57,10 +55,8 @@ class Layer:
         kind: ``conv``, ``depthwise``, ``grouped``, ``transposed``, ``linear``, ``matrix`` (the same
             with the weight as ``(in, out)``), ``experts`` (the weights of several, one at a time
             or in a batch), ``mixed`` (kernels summed of several experts') or ``bilinear``.
-        weights: number of weights n_l in the original network.
-        macs: multiply-accumulates m_l at batch 1 in the original network.
-        in_channels: input channels of the original layer.
-        out_channels: output channels of the original layer.
+        weights: number of weights n_l, and ``macs`` of multiply-accumulates m_l at batch 1, both
+            like the channels those of the original network.
     """
 
     name: str
@@ -71,6 +67,21 @@ class Layer:
     out_channels: int
     inputs: Mapping[int, float] = field(default_factory=dict)
     outputs: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def varies(self) -> bool:
+        """Whether its density can change."""
+        return bool(self.inputs or self.outputs)
+
+    @property
+    def produced(self) -> Mapping[int, float]:
+        """What each group holds of its output."""
+        return self.inputs if self.kind == "depthwise" else self.outputs
+
+    def width(self, ratios: Floats) -> float:
+        """Its output channels when every group keeps such a part of its units."""
+        kept = sum(share * float(ratios[group]) for group, share in self.produced.items())
+        return self.out_channels * (1 - sum(self.produced.values()) + kept)
 
 
 @dataclass(frozen=True)
@@ -83,18 +94,20 @@ class Cost:
 
     terms: Mapping[tuple[int, ...], int]
 
-    def __call__(self, units: Sequence[int]) -> int:
-        """The exact cost when group ``g`` keeps ``units[g]`` units."""
-        total = 0
-        for groups, coefficient in self.terms.items():
-            for group in groups:
-                coefficient *= int(units[group])
-            total += coefficient
-        return total
+    @property
+    def parts(self) -> "tuple[Cost, ...]":
+        """The polynomials of which it is the largest: itself."""
+        return (self,)
 
-    def continuous(self, units: Sequence[float]) -> float:
-        """The cost at units that need not be whole."""
-        return float(sum(c * prod(units[group] for group in key) for key, c in self.terms.items()))
+    def __call__(self, units: Sequence[T]) -> T:
+        """The cost when group ``g`` keeps ``units[g]`` units: exact where they are whole."""
+        total: Any = 0
+        for groups, coefficient in self.terms.items():
+            product: Any = 1
+            for group in groups:
+                product *= units[group]
+            total += coefficient * product
+        return total  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -103,18 +116,9 @@ class Peak:
 
     parts: tuple[Cost, ...]
 
-    def __call__(self, units: Sequence[int]) -> int:
-        """The exact cost when group ``g`` keeps ``units[g]`` units."""
+    def __call__(self, units: Sequence[T]) -> T:
+        """The cost when group ``g`` keeps ``units[g]`` units."""
         return max(part(units) for part in self.parts)
-
-    def continuous(self, units: Sequence[float]) -> float:
-        """The cost at units that need not be whole."""
-        return max(part.continuous(units) for part in self.parts)
-
-
-def parts(cost: Cost | Peak) -> tuple[Cost, ...]:
-    """The polynomials of which the cost is the largest."""
-    return cost.parts if isinstance(cost, Peak) else (cost,)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import numpy as np
 from precrop.errors import PrecropError
 from precrop.linear.expected import Expectation, ScoreExpectation
 from precrop.read.network import Network
-from precrop.solve.program import BALANCE, Floats, Program, end_shares
+from precrop.solve.program import BALANCE, Program, end_shares, mean_one
 from precrop.solve.relax import Allocation, allocate
-from precrop.solve.structure import Structure
+from precrop.solve.structure import Floats
 from precrop.strategies.strategy import Solution, Solver, Strategy
 
 MOST_ROUNDS = 50
@@ -79,7 +79,7 @@ class Climb:
                 "SynExp is zero whatever the widths: all weights of a layer are zero"
             )
         first = allocate(problem)
-        scale = _scale(problem.structure, self.expectation(ends @ first.log_ratios)[1])
+        scale = mean_one(problem.structure, self.expectation(ends @ first.log_ratios)[1])
 
         def value(x: Floats) -> float:
             return scale * self.expectation(ends @ x)[0] - float(x @ (problem.penalty @ x))
@@ -115,10 +115,3 @@ def _climb(
             return allocation, rounds
         allocation, reached = better, climbed
     return allocation, MOST_ROUNDS
-
-
-def _scale(structure: Structure, slopes: Floats) -> float:
-    """What brings the slopes of the layers that can change to mean 1."""
-    variable = np.array([bool(layer.inputs or layer.outputs) for layer in structure.layers], bool)
-    total = float(slopes[variable].sum())
-    return float(variable.sum()) / total if total > 0 else 1.0

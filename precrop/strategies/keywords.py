@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 
 from precrop.errors import PrecropError
-from precrop.solve.program import BALANCE, OBJECTIVES, unknown_objective
+from precrop.solve.program import BALANCE
 from precrop.strategies.exact import EXACT, Exact
 from precrop.strategies.match import Match
+from precrop.strategies.objectives import OBJECTIVES, unknown_objective
 from precrop.strategies.strategy import Strategy
 from precrop.strategies.synexp import SynExp
 from precrop.strategies.two_step import RULES, TwoStep

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from precrop.errors import PrecropError
+from precrop.linear.densities import check_densities
 from precrop.read.network import Network
-from precrop.solve.program import BALANCE, Floats, Program, balance_penalty, end_shares
+from precrop.solve.program import BALANCE, Program, balance_penalty, end_shares
 from precrop.solve.relax import allocate
-from precrop.solve.targets import check_densities
+from precrop.solve.structure import Floats
 from precrop.strategies.shapes import diagonal
 from precrop.strategies.strategy import Solution, Solver, Strategy
 
@@ -78,7 +79,7 @@ class _LeastSquares:
         layers, ends = structure.layers, sum(end_shares(structure))
         named = np.array([layer.name in targets for layer in layers], bool)
         logs = np.array([math.log(targets.get(layer.name, 1.0)) for layer in layers])
-        varies = np.array([bool(layer.inputs or layer.outputs) for layer in layers], bool)
+        varies = np.array([layer.varies for layer in layers], bool)
         one_unit = ends @ np.log(1 / choices.units)
         collapsed = named & varies & (logs <= one_unit + _NARROWEST)
         counted = named & varies & ~collapsed
@@ -86,8 +87,8 @@ class _LeastSquares:
         self.ends, self.logs = ends[counted], logs[counted]
         self.floored = (_touched(ends[collapsed]) & ~_touched(ends[counted])).astype(float)
         idle = ~_touched(ends[named])
-        self.lower = np.log(choices.lower / choices.units)
-        self.penalty = balance_penalty(structure, balance, counted)
+        self.lower, _ = choices.log_bounds
+        self.penalty = balance * balance_penalty(structure, counted)
         self.square = self.ends.T @ self.ends + self.penalty + diagonal(self.floored + idle)
 
     def program(self, shift: float) -> Program:
@@ -106,15 +107,12 @@ class _LeastSquares:
         """How far log targets must rise before a budget is used up."""
         from scipy.optimize import brentq
 
-        costs, limits = self.problem.costs, self.problem.limits
-
         def excess(shift: float) -> float:
             free = replace(self.program(shift), limits={})
-            units = (self.problem.choices.units * np.exp(allocate(free).log_ratios)).tolist()
-            return max(costs[n].continuous(units) / limit for n, limit in limits.items()) - 1
+            return float(self.problem.used(allocate(free).log_ratios).max()) - 1
 
         most = float(-self.logs.min(initial=0.0))
-        if not limits or excess(0.0) >= 0:
+        if not self.problem.limits or excess(0.0) >= 0:
             return 0.0
         return most if excess(most) <= 0 else float(brentq(excess, 0.0, most, xtol=_SHIFT))
 

@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from precrop.solve.program import Floats, Program
+from precrop.solve.program import Program
 from precrop.solve.relax import Allocation
+from precrop.solve.structure import Floats
 from precrop.strategies.strategy import Solution
 
 
 def shaped(problem: Program, shape: Floats, targets: Mapping[str, float]) -> Solution:
     """Log ratios of one shape, at the size that the budgets allow."""
-    choices = problem.choices
-    lower, upper = (np.log(n / choices.units) for n in (choices.lower, choices.upper))
+    lower, upper = problem.choices.log_bounds
     x = _rescaled(problem, shape, lower, upper)
     near = nearest(problem, x, fills=bool(problem.limits))
     at_cap = np.flatnonzero((upper > 0) & (x >= upper))
@@ -36,9 +36,7 @@ def _rescaled(problem: Program, x: Floats, lower: Floats, upper: Floats) -> Floa
         return np.clip(x + shift, lower, upper)
 
     def excess(shift: float) -> float:
-        units = (problem.choices.units * np.exp(shifted(shift))).tolist()
-        costs = problem.costs
-        return max(costs[n].continuous(units) / limit for n, limit in problem.limits.items()) - 1
+        return float(problem.used(shifted(shift)).max()) - 1
 
     far = float(np.abs(x).max(initial=0) + np.abs([lower, upper]).max(initial=0)) + 1
     if not problem.limits or excess(far) <= 0:

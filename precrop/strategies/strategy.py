@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from precrop.read.network import Network
-from precrop.solve.program import BALANCE, Floats, Program
+from precrop.solve.program import BALANCE, Program
 from precrop.solve.relax import Allocation
+from precrop.solve.structure import Floats
 
 GIVEN = "given"
 """Status of widths that nothing was solved for."""

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from precrop.read.network import Network
-from precrop.solve.program import BALANCE, OBJECTIVES, Program, unknown_objective
+from precrop.solve.program import BALANCE, Program
 from precrop.solve.relax import allocate
+from precrop.strategies.objectives import OBJECTIVES, layer_weights, unknown_objective
 from precrop.strategies.strategy import Solution, Solver, Strategy
 
 
@@ -15,8 +16,8 @@ class SynExp(Strategy):
 
     Attributes:
         balance: weight of the balance term, gamma in docs/method.md.
-        objective: weights of the layers, a name in `precrop.solve.program.OBJECTIVES`; ``synexp``
-            weighs all alike (arXiv 2203.02549).
+        objective: weights of the layers, a name in `precrop.strategies.objectives.OBJECTIVES`;
+            ``synexp`` weighs all alike (arXiv 2203.02549).
     """
 
     balance: float = BALANCE
@@ -38,5 +39,5 @@ class SynExp(Strategy):
 
     def __call__(self, problem: Program) -> Solution:
         """Solve it once."""
-        weighed = problem.weighed(self.objective)
+        weighed = problem.weighed(layer_weights(self.objective, problem.structure))
         return Solution(weighed, allocate(weighed), weighed.value)

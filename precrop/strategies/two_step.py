@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from precrop.errors import PrecropError
+from precrop.linear.closed_form import closed_form
 from precrop.read.network import Network
-from precrop.solve.closed_form import closed_form
-from precrop.solve.program import Floats, Program
-from precrop.solve.structure import Layer, Structure
+from precrop.solve.program import Program
+from precrop.solve.structure import Floats, Layer, Structure
 from precrop.strategies.match import checked
 from precrop.strategies.shapes import shaped
 from precrop.strategies.strategy import Solution, Solver, Strategy

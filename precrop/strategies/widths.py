@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
 from precrop.errors import BudgetError, PrecropError
+from precrop.linear.densities import check_names
 from precrop.read.network import Network
-from precrop.solve.program import Choices, Integers, Program, kept_share, produced
+from precrop.solve.choices import Choices
+from precrop.solve.program import Program
 from precrop.solve.relax import Allocation
-from precrop.solve.structure import Layer
-from precrop.solve.targets import check_widths
+from precrop.solve.structure import Integers, Layer
 from precrop.strategies.shapes import nearest
 from precrop.strategies.strategy import GIVEN, Solution, Solver, Strategy
 
@@ -46,10 +48,10 @@ class Widths(Strategy):
         Raises:
             PrecropError: there are none, or one is not a number of channels or of no layer.
         """
-        found = check_widths(self.widths, [layer.name for layer in network.layers])
-        if not found:
+        check_names("widths", self.widths, [layer.name for layer in network.layers])
+        if not self.widths:
             raise PrecropError("widths= is empty: give {layer name: output channels}")
-        return replace(self, widths=found)
+        return replace(self, widths={name: _checked(name, n) for name, n in self.widths.items()})
 
     def __call__(self, problem: Program) -> Solution:
         """The widths as they are given; budgets are only checked.
@@ -76,13 +78,13 @@ class Widths(Strategy):
         units = np.minimum(choices.units, choices.upper)
         owners: dict[int, str] = {}
         layers = [layer for layer in problem.structure.layers if layer.name in self.widths]
-        for layer in sorted(layers, key=lambda layer: len(produced(layer))):
-            new = [group for group in produced(layer) if group not in owners]
+        for layer in sorted(layers, key=lambda layer: len(layer.produced)):
+            new = [group for group in layer.produced if group not in owners]
             owners |= dict.fromkeys(new, layer.name)
             self._set(layer, new, units, choices)
-            found = layer.out_channels * kept_share(produced(layer), units / choices.units)
+            found = layer.width(units / choices.units)
             if abs(found - self.widths[layer.name]) > _SNAP:
-                raise PrecropError(self._conflict(layer, [owners[g] for g in produced(layer)]))
+                raise PrecropError(self._conflict(layer, [owners[g] for g in layer.produced]))
         for group in np.flatnonzero(choices.floor(units.astype(float)) != units).tolist():
             name = owners[group]
             scale = self.widths[name] / units[group]
@@ -97,8 +99,8 @@ class Widths(Strategy):
         """Let groups keep the one share that gives the layer its width."""
         ratios = units / choices.units
         ratios[groups] = 0.0
-        missing = self.widths[layer.name] - layer.out_channels * kept_share(produced(layer), ratios)
-        total = layer.out_channels * sum(produced(layer)[group] for group in groups)
+        missing = self.widths[layer.name] - layer.width(ratios)
+        total = layer.out_channels * sum(layer.produced[group] for group in groups)
         for group in groups:
             units[group] = max(1, round(missing / total * choices.units[group]))
 
@@ -114,3 +116,11 @@ class Widths(Strategy):
             f"{layer.name} cannot have {width} channels and {others[0]} "
             f"{self.widths[others[0]]}: they share a width"
         )
+
+
+def _checked(name: str, width: Any) -> int:
+    """A number of output channels."""
+    whole = isinstance(width, Integral) and not isinstance(width, bool)
+    if not (whole and width > 0):
+        raise PrecropError(f"the width of {name} is {width!r}: write output channels, 1 or more")
+    return int(width)

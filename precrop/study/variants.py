@@ -203,7 +203,7 @@ class Variant:
         Nothing of them is run.
         """
         from precrop.pruning.methods import take_own_method
-        from precrop.solve.program import take_own_objective
+        from precrop.strategies.objectives import take_own_objective
 
         named = [
             (take_own_method, self.densities),

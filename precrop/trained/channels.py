@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from precrop.errors import PrecropError
 from precrop.modules.reparametrised import lengths
 from precrop.plans.kinds import Axis as PlannedAxis
+from precrop.plans.kinds import input_axes
 from precrop.read.axes import Atom, Axis, Tie, segment_size
 from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
 from precrop.read.network import read_network
-from precrop.solve.structure import INPUT_AXES
 from precrop.trained.identity import Proof, Row
 from precrop.trained.layout import Layout, Orders
 
@@ -226,7 +226,7 @@ def _filters(layout: Layout, power: int) -> Iterator[tuple[Axis, Tensor, int]]:
         weight = weights.get(layer.weight)
         if axes is None or weight is None:
             continue
-        inputs = INPUT_AXES.get(layer.kind, (1,))
+        inputs = input_axes(layer.kind)
         for dim, axis in enumerate(axes):
             if dim not in inputs and any(atom is not None for atom, _ in axis):
                 others = [other for other in range(weight.dim()) if other != dim]

@@ -11,7 +11,7 @@ from precrop.evidence import judging, nats, verdict
 from precrop.evidence.nats import Table
 from precrop.evidence.page import gains_table, order_table, regret_table, shares_table
 from precrop.evidence.verdict import Evidence, Parts, Task, judge
-from precrop.solve.program import OBJECTIVES
+from precrop.strategies.objectives import OBJECTIVES
 from tests.evidence.conftest import SAMPLE
 
 

@@ -10,7 +10,7 @@ import precrop
 from precrop.evidence import judging
 from precrop.evidence.judging import Case, Strategy, chosen_widths
 from precrop.evidence.nats import DATA_SETS, FiveWidths, FreeWidths, Table, structure
-from precrop.solve.program import OBJECTIVES
+from precrop.strategies.objectives import OBJECTIVES
 
 SYNEXP = Strategy("synexp")
 UNIFORM = Strategy(judging.UNIFORM, {"rule": "uniform"})

@@ -15,7 +15,7 @@ from precrop.linear.replay import Replay, Weight
 from precrop.models import cifar_mobilenet_v2, cifar_vgg16_bn, resnet20, resnet1202
 from precrop.read.inputs import Inputs
 from precrop.read.network import read_network
-from precrop.solve.program import Floats
+from precrop.solve.structure import Floats
 from precrop.zoo import load_model
 from tests.networks import BLOCKS, SHAPE, conv, small
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from precrop.errors import BudgetError
+from precrop.linear.closed_form import closed_form
 from precrop.models import cifar_mobilenet_v2, cifar_vgg16_bn, resnet20
 from precrop.pruning import rules
 from precrop.pruning.problem import Problem
-from precrop.solve.closed_form import closed_form
 
 Floats = NDArray[np.float64]
 

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from scipy.sparse import eye_array
 
 from precrop.errors import BudgetError, PrecropError
-from precrop.solve.program import Choices, Floats, Program, program
+from precrop.solve.choices import Choices
+from precrop.solve.program import EXPANSION, Program, program
 from precrop.solve.relax import allocate
 from precrop.solve.rounding import round_units
-from precrop.solve.structure import Cost, Group, Layer, Structure
+from precrop.solve.structure import Cost, Floats, Group, Layer, Structure
 from tests.structures import (
     bottlenecks,
     chain,
@@ -86,7 +87,7 @@ def tiny(count: int) -> Iterator[Program]:
         limits = limits_of(structure, {name: rng.uniform(0.15, 0.95) for name in names})
         balance, divisor = rng.choice([0.1, 0.3, 1, 1, 1, 3]), rng.choice([1, 1, 1, 2, 3])
         try:
-            yield program(structure, limits, divisor=divisor, balance=balance)
+            yield program(structure, limits, divisors=[divisor], balance=balance)
         except BudgetError:
             continue
         count -= 1
@@ -103,7 +104,7 @@ def chains(count: int) -> Iterator[Program]:
         limits = limits_of(structure, {name: rng.uniform(0.05, 0.95) for name in names})
         balance, divisor = rng.choice([0.1, 0.3, 1, 1, 1, 3, 10]), rng.choice([1, 1, 1, 2, 3])
         try:
-            yield program(structure, limits, divisor=divisor, balance=balance)
+            yield program(structure, limits, divisors=[divisor], balance=balance)
         except BudgetError:
             continue
         count -= 1
@@ -178,7 +179,7 @@ def test_close_to_the_continuous_optimum(name: str, shares: dict[str, float]) ->
     check(problem, units)
     best = allocate(problem).objective
     assert value(problem, units) >= best - 0.01 * abs(best)
-    check(coarse := program(structure, limits_of(structure, shares), divisor=8), solve(coarse))
+    check(coarse := program(structure, limits_of(structure, shares), divisors=[8]), solve(coarse))
 
 
 def test_slack_budgets_keep_the_original() -> None:
@@ -199,9 +200,9 @@ def test_allowed_within_budget_and_maximal(seed: int, data: st.DataObject) -> No
         problem = program(
             structure,
             limits_of(structure, shares),
-            divisor=data.draw(st.sampled_from([1, 2, 3, 8])),
+            divisors=[data.draw(st.sampled_from([1, 2, 3, 8]))],
             min_width=data.draw(st.sampled_from([1, 1, 4])),
-            expand=data.draw(st.booleans()),
+            cap=data.draw(st.sampled_from([1.0, EXPANSION])),
             balance=data.draw(st.sampled_from([0.0, 0.1, 1.0, 5.0])),
         )
     except BudgetError:

@@ -15,19 +15,20 @@ from torch import nn
 
 import precrop
 from precrop.errors import BudgetError, PrecropError
+from precrop.linear.closed_form import closed_form
 from precrop.linear.expected import Expectation, ScoreExpectation
 from precrop.models import cifar_vgg16_bn, resnet20
 from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
 from precrop.read.network import read_network
-from precrop.solve.closed_form import closed_form
-from precrop.solve.program import OBJECTIVES, Floats, Program, program
+from precrop.solve.program import EXPANSION, Program, program
 from precrop.solve.relax import Allocation, allocate
 from precrop.solve.rounding import round_units
-from precrop.solve.structure import Layer, Structure
+from precrop.solve.structure import Floats, Layer, Structure
 from precrop.strategies import exact as exact_module
 from precrop.strategies.exact import Climb
 from precrop.strategies.match import Match
+from precrop.strategies.objectives import OBJECTIVES
 from precrop.strategies.shapes import shaped
 from precrop.strategies.strategy import Solution
 from precrop.strategies.synexp import SynExp
@@ -446,14 +447,14 @@ def test_whole_units_lie_next_to_the_scaled_ones(name: str, rule: str) -> None:
 
 def test_a_rule_may_widen() -> None:
     structure = vgg16()
-    problem = program(structure, limits_of(structure, {"params": 1.0}), expand=True)
+    problem = program(structure, limits_of(structure, {"params": 1.0}), cap=EXPANSION)
     found = TwoStep("geometric-mean", {})(problem)
     ratios = np.exp(found.allocation.log_ratios)
     assert ratios[0] == pytest.approx(4)
     assert ratios[9] < 1
     assert found.allocation.at_cap[0] == 0
     assert max(found.targets.values()) > 10
-    plenty = program(structure, limits_of(structure, {"params": 99.0}), expand=True)
+    plenty = program(structure, limits_of(structure, {"params": 99.0}), cap=EXPANSION)
     found = TwoStep("geometric-mean", {})(plenty)
     assert np.exp(found.allocation.log_ratios) == pytest.approx(4)
     assert found.allocation.at_cap == tuple(range(13))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from precrop.errors import BudgetError
-from precrop.solve.closed_form import closed_form
+from precrop.linear.closed_form import closed_form
 
 # CIFAR ResNet-20 with parameter-free shortcuts: stem, three stages of six, classifier.
 WEIGHTS = np.array([432, *[2304] * 6, 4608, *[9216] * 5, 18432, *[36864] * 5, 640])

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from precrop.errors import BudgetError
-from precrop.solve.program import Floats
+from precrop.solve.structure import Floats
 
 
 def closed_form(
@@ -22,7 +22,7 @@ def closed_form(
     macs_limit: float | None = None,
     expand: bool = False,
 ) -> Floats:
-    """The densities that maximise SynExp within one or two budgets.
+    """The densities that maximise SynExp within one or two budgets, shape (layers,).
 
     For a given ratio of the two multipliers the best densities within one budget follow from a
     sort; the ratio at which both budgets are met is the root of a function of one variable.
@@ -30,12 +30,9 @@ def closed_form(
     Args:
         weights: per layer n_l, shape (layers,).
         macs: per layer m_l, shape (layers,).
-        params_limit: budget of ``sum(weights * densities)``; None is no budget.
-        macs_limit: budget of ``sum(macs * densities)``; None is no budget.
+        params_limit: budget of ``sum(weights * densities)``, if there is one.
+        macs_limit: budget of ``sum(macs * densities)``, if there is one.
         expand: allow densities above 1 (PreConfig). A layer that no binding budget sees keeps 1.
-
-    Returns:
-        Densities, shape (layers,).
 
     Raises:
         BudgetError: no budget, or one that is not positive.

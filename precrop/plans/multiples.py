@@ -1,0 +1,53 @@
+"""Which layers have no multiple of the divisor, and why."""
+
+from precrop.solve.choices import Choices, has_choice
+from precrop.solve.structure import Integers, Layer, Structure
+
+FIXED, NARROW, TIED, WHOLE, PARTS = "fixed", "narrow", "tied", "whole", "parts"
+REASONS = {
+    FIXED: "the network's output, or frozen",
+    NARROW: "too narrow",
+    TIED: "tied or in groups that leave no narrower multiple",
+    WHOLE: "as wide as in the original",
+    PARTS: "the sum of several widths",
+}
+"""The reasons by the names that plans store, in words.
+
+Tied are widths that are wide enough but come in portions, of the groups of a convolution or of a
+reshape.
+"""
+
+
+def uneven_layers(structure: Structure, choices: Choices, units: Integers) -> list[Layer]:
+    """Layers whose channels are neither a multiple of the divisor nor as in the original.
+
+    Each group is one of the two, but a layer that several of them make may have some of either.
+    """
+    found = []
+    for layer in structure.layers if choices.divisor > 1 else ():
+        width = round(layer.width(units / choices.units))
+        # Of two divisors the smaller divides the larger.
+        if width != layer.out_channels and width % min(choices.divisors[[*layer.produced]]):
+            found.append(layer)
+    return found
+
+
+def no_multiples(structure: Structure, choices: Choices, units: Integers) -> dict[str, list[str]]:
+    """Per reason the layers whose output channels are no multiple of the divisor."""
+    found: dict[str, list[str]] = {}
+    for layer in structure.layers:
+        width = round(layer.width(units / choices.units))
+        if width % choices.divisor:
+            reason = _reason(structure, choices, layer, kept=width == layer.out_channels)
+            found.setdefault(reason, []).append(layer.name)
+    return found
+
+
+def _reason(structure: Structure, choices: Choices, layer: Layer, *, kept: bool) -> str:
+    owners = [structure.groups[group] for group in layer.produced]
+    if not owners:
+        return FIXED
+    stuck = [group for group in owners if not has_choice(group, choices.divisor)]
+    if stuck:
+        return NARROW if any(group.narrowest <= choices.divisor for group in stuck) else TIED
+    return WHOLE if kept else PARTS

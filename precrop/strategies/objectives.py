@@ -1,0 +1,103 @@
+"""What the program maximises: by name, how much each layer's log density counts."""
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import numpy as np
+
+from precrop.errors import PrecropError
+from precrop.own import failure, own_function
+from precrop.solve.structure import Floats, Layer, Structure
+from precrop.trust import runs_user_code
+
+
+def every_layer(structure: Structure) -> Floats:
+    """Every layer counts alike: the maximiser of the expected SynFlow of a chain (2203.02549)."""
+    return np.ones(len(structure.layers))
+
+
+def dense_layers(structure: Structure) -> Floats:
+    """Depthwise layers don't count: they mix no channels, but ask for wide hidden layers."""
+    return np.array([layer.kind != "depthwise" for layer in structure.layers], float)
+
+
+def inner_layers(structure: Structure) -> Floats:
+    """The stem and the classifier don't count: one end of them is given by images or classes."""
+    return np.array([_ends(layer) > 1 for layer in structure.layers], float)
+
+
+def _ends(layer: Layer) -> int:
+    """How many ends of a layer have a width that varies; a depthwise layer's one counts twice."""
+    return bool(layer.inputs) + (bool(layer.outputs) or layer.kind == "depthwise")
+
+
+T = TypeVar("T", bound=Callable[[Structure], Floats])
+
+OBJECTIVES: dict[str, Callable[[Structure], Floats]] = {
+    "synexp": every_layer,
+    "dense-layers": dense_layers,
+    "inner-layers": inner_layers,
+}
+"""Per objective the weight of each layer's log density, shape (layers,)."""
+
+RETIRED = {
+    "root-macs": "it chose worse widths than synexp on every data set of docs/evidence.md",
+}
+"""Objectives that were removed, and why; stores and plan files still name them."""
+
+
+def objective(name: str) -> Callable[[T], T]:
+    """Register a function from a `Structure` to weights, shape (layers,), as an objective.
+
+    The program then maximises the sum of weight times log density of every layer. Weights are
+    scaled to mean 1, so that ``balance`` means the same for all.
+    """
+
+    def register(function: T) -> T:
+        OBJECTIVES[name] = function
+        return function
+
+    return register
+
+
+def take_own_objective(name: str) -> None:
+    """Take a function of the user's as an objective from now on, under the name that finds it.
+
+    Args:
+        name: ``package.module:function`` or ``./file.py:function``; its module is run.
+
+    Raises:
+        PrecropError: there is no such function, or its module raises.
+    """
+    OBJECTIVES[name] = own_function(name, "objective")
+
+
+def unknown_objective(name: str, known: Iterable[str]) -> PrecropError:
+    """What to say of an objective that is not there."""
+    why = f"was removed: {RETIRED[name]}" if name in RETIRED else "is unknown"
+    return PrecropError(f"objective={name!r} {why}: choose from {', '.join(known)}")
+
+
+def layer_weights(objective: str, structure: Structure) -> Floats:
+    """The weights that an objective gives the layers, checked, shape (layers,).
+
+    Raises:
+        PrecropError: there is no such objective, or its weights make no sense.
+    """
+    if objective not in OBJECTIVES:
+        raise unknown_objective(objective, OBJECTIVES)
+    function = OBJECTIVES[objective]
+    try:
+        found = np.asarray(function(structure), dtype=np.float64)
+    except Exception as error:  # whatever a user's function raises
+        if not runs_user_code(objective):
+            raise
+        raise PrecropError(f"objective {objective} {failure(function, error)}") from error
+    count = len(structure.layers)
+    if found.shape != (count,) or not np.isfinite(found).all() or found.min(initial=0.0) < 0:
+        given = f"an array of shape {found.shape}" if found.size > 1 else repr(found.tolist())
+        raise PrecropError(
+            f"objective {objective} must give {count} weights, a finite number from 0 up for each "
+            f"layer in structure.layers: it gives {given}"
+        )
+    return found

@@ -146,6 +146,14 @@ def _network(kind: type[NatsNetwork], widths: Sequence[int], num_classes: int) -
         return kind(widths, num_classes)
 
 
+@lru_cache(maxsize=100)
+def _reading(
+    kind: type[NatsNetwork], widths: tuple[int, ...], data_set: DataSet
+) -> precrop.Reading:
+    """Each network is planned for many budgets, and read once for all of them."""
+    return precrop.Reading(_network(kind, widths, data_set.num_classes), data_set.input_shape)
+
+
 def chosen_widths(
     data_set: DataSet,
     base: Sequence[int],
@@ -166,15 +174,15 @@ def chosen_widths(
         kind: of network: `FiveWidths` or `FreeWidths`.
         asked: budgets and ``expand`` of `precrop.plan`.
     """
-    network = _network(kind, base, data_set.num_classes)
+    reading = _reading(kind, tuple(base), data_set)
     try:
         if strategy.method is not None:
             budgets = {name: asked[name] for name in ("params", "macs") if name in asked}
             asked["densities"] = precrop.densities(
-                network, data_set.input_shape, method=strategy.method, **budgets
+                reading.model, data_set.input_shape, method=strategy.method, **budgets
             )
         with strategy.registered() as options:
-            plan = precrop.plan(network, data_set.input_shape, divisor=STEP, **options, **asked)
+            plan = precrop.plan(reading, divisor=STEP, **options, **asked)
     except BudgetError:
         return None
     stages: dict[str, list[int]] = {}

@@ -39,7 +39,7 @@ import precrop
 from precrop.deployment.exporting import (
     BATCHES,
     TOLERANCE,
-    Source,
+    Exportable,
     difference,
     random_inputs,
     reason,
@@ -259,7 +259,7 @@ def export_one(entry: Entry, crop: float | None) -> Result:
             model = precrop.plan(model, entry.shape, macs=crop, divisor=1).build(model)
         settle(model, entry)
         inputs = Inputs(entry.run_shape)
-        sources = [Source(model, inputs), Source(model, inputs, batch=1)]
+        sources = [Exportable(model, inputs), Exportable(model, inputs, batch=1)]
         for name in FORMATS:
             result.formats[name] = attempt(sources, name)
     except Exception as error:  # a traceback is a shortfall too
@@ -287,7 +287,7 @@ def settle(model: nn.Module, entry: Entry) -> None:
     model.eval()
 
 
-def attempt(sources: Sequence[Source], name: str) -> Attempt:
+def attempt(sources: Sequence[Exportable], name: str) -> Attempt:
     """Export in one format from the first source that can be."""
     start = time.perf_counter()
     found = Attempt(error="")

@@ -19,7 +19,7 @@ from precrop.files import write_text
 from precrop.linear.expected import expected_output
 from precrop.models import resnet20
 from precrop.pruning.masking import GRANULARITIES
-from precrop.pruning.montecarlo import Drawing, Estimate, sampled_crop, sampled_output
+from precrop.pruning.montecarlo import Drawing, SampledMean, sampled_crop, sampled_output
 from precrop.read.inputs import Inputs
 from precrop.read.network import read_network
 
@@ -124,7 +124,7 @@ def shared(chosen: list[Subject]) -> Iterator[str]:
         yield f"| {subject.name} | {twice:.3f} | {formula} | {_interval(found)} |"
 
 
-def _row(name: str, units: str, weights: str, expected: float, found: Estimate) -> str:
+def _row(name: str, units: str, weights: str, expected: float, found: SampledMean) -> str:
     off = math.expm1(found.log_mean - expected)
     return (
         f"| {name} | {units} | {weights} | {expected:.3f} | {_interval(found)} "
@@ -132,7 +132,7 @@ def _row(name: str, units: str, weights: str, expected: float, found: Estimate) 
     )
 
 
-def _interval(found: Estimate) -> str:
+def _interval(found: SampledMean) -> str:
     low, high = found.interval
     return f"{found.log_mean:.3f} ({low:.3f} to {high:.3f})"
 

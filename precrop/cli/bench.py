@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from torch import nn
 
-    from precrop.deployment.benching import Bench, Row
+    from precrop.deployment.benching import Bench, BenchRow
     from precrop.plans.plan import Plan
 
 
@@ -199,7 +199,7 @@ def _reasons(found: "Bench") -> dict[tuple[str, str], list[str]]:
     return reasons
 
 
-def _table(rows: Sequence["Row"]) -> "Table":
+def _table(rows: Sequence["BenchRow"]) -> "Table":
     """One row per variant of one setting."""
     from rich.table import Table
 
@@ -216,7 +216,7 @@ def _table(rows: Sequence["Row"]) -> "Table":
     return table
 
 
-def _measured(row: "Row") -> list[str]:
+def _measured(row: "BenchRow") -> list[str]:
     if row.latency is None or row.low is None or row.high is None:
         return ["not run", *[""] * 5, f"{row.ideal:.2f}", "", ""]
     return [

@@ -33,7 +33,7 @@ Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
-class Variant:
+class BenchVariant:
     """One form of the network.
 
     Attributes:
@@ -54,7 +54,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchRow:
     """One variant in one setting.
 
     Attributes:
@@ -63,8 +63,8 @@ class Row:
         batch: images at once.
         threads: of the CPU that work on one operation.
         device: ``cpu``, ``cuda`` or ``cuda:1``.
-        params: see `Variant`.
-        macs: see `Variant`.
+        params: see `BenchVariant`.
+        macs: see `BenchVariant`.
         ideal: the dense network's multiply-accumulates, divided by its own.
         reason: why it was not measured; None where it was. All that follows is None then.
         latency: median, in seconds.
@@ -113,13 +113,13 @@ class Bench:
     machine: Mapping[str, Any]
     input_shape: Any
     channels_last: bool
-    rows: tuple[Row, ...]
+    rows: tuple[BenchRow, ...]
     notes: Mapping[str, Mapping[str, str]]
 
     @property
-    def settings(self) -> dict[tuple[str, int, int], list[Row]]:
+    def settings(self) -> dict[tuple[str, int, int], list[BenchRow]]:
         """Rows by runtime, batch and threads."""
-        found: dict[tuple[str, int, int], list[Row]] = {}
+        found: dict[tuple[str, int, int], list[BenchRow]] = {}
         for row in self.rows:
             found.setdefault((row.runtime, row.batch, row.threads), []).append(row)
         return found
@@ -137,7 +137,7 @@ def variants(
     masked: bool = False,
     sparse: Sequence[str] = (),
     seed: int = 0,
-) -> list[Variant]:
+) -> list[BenchVariant]:
     """The network as it is, and cropped or masked as each plan has it.
 
     A masked network keeps as many weights of every layer as the plan does, drawn at random, and
@@ -163,7 +163,7 @@ def variants(
         raise PrecropError("masks have a plan's densities: give a plan, or a budget to make one")
     inputs = given(model, input_shape)
     base = count(model, inputs)
-    found = [Variant(DENSE, model, base.params, base.macs)]
+    found = [BenchVariant(DENSE, model, base.params, base.macs)]
     for name, plan in plans.items():
         if Inputs(plan.input_shape).spec != inputs.spec:
             raise PlanError(
@@ -172,7 +172,7 @@ def variants(
             )
         plan = plan.for_outputs(model)
         suffix = f" {name}" if len(plans) > 1 else ""
-        found.append(Variant(f"cropped{suffix}", plan.build(model), plan.params, plan.macs))
+        found.append(BenchVariant(f"cropped{suffix}", plan.build(model), plan.params, plan.macs))
         found += _masked(model, plan, suffix, masked, sparse, seed)
     return found
 
@@ -205,7 +205,7 @@ def settings(
 
 
 def bench(
-    variants: Sequence[Variant],
+    variants: Sequence[BenchVariant],
     input_shape: Any,
     settings: Sequence[tuple[str, Setting]],
     *,
@@ -229,7 +229,7 @@ def bench(
     if not settings or rounds < 1:
         raise PrecropError(f"{len(settings)} settings in {rounds} rounds: give 1 or more of both")
     inputs, first = Inputs(input_shape), settings[0][1]
-    rows: list[Row] = []
+    rows: list[BenchRow] = []
     for number, (name, setting) in enumerate(settings):
         share = _Share(progress, f"{name}, {_in_words(setting)}", number, len(settings))
         rows += _measure(variants, inputs, name, setting, rounds, share)
@@ -239,13 +239,13 @@ def bench(
 
 
 def _measure(
-    variants: Sequence[Variant],
+    variants: Sequence[BenchVariant],
     inputs: Inputs,
     runtime: str,
     setting: Setting,
     rounds: int,
     share: "_Share",
-) -> list[Row]:
+) -> list[BenchRow]:
     """One setting: load all variants, time them in turns, unload them."""
     reasons: dict[str, str] = {}
     runners: dict[str, Runner] = {}
@@ -274,7 +274,7 @@ def _measure(
     dense = next(variant for variant in variants if variant.name == DENSE)
     rows = []
     for variant in variants:
-        row = Row(
+        row = BenchRow(
             variant=variant.name,
             runtime=runtime,
             batch=setting.batch,
@@ -292,7 +292,7 @@ def _measure(
     return rows
 
 
-def _runner(variant: Variant, inputs: Inputs, runtime: str, setting: Setting) -> Runner:
+def _runner(variant: BenchVariant, inputs: Inputs, runtime: str, setting: Setting) -> Runner:
     if variant.sparse is not None and runtime != "eager":
         raise PrecropError("sparse kernels run in eager PyTorch only")
     return runner(
@@ -306,7 +306,7 @@ def _runner(variant: Variant, inputs: Inputs, runtime: str, setting: Setting) ->
     )
 
 
-def _timed(row: Row, timing: Timing, dense: Timing | None) -> Row:
+def _timed(row: BenchRow, timing: Timing, dense: Timing | None) -> BenchRow:
     speedup = None if dense is None else dense.median / timing.median
     return replace(
         row,
@@ -321,7 +321,7 @@ def _timed(row: Row, timing: Timing, dense: Timing | None) -> Row:
     )
 
 
-def _peaks(variants: Sequence[Variant], inputs: Inputs, setting: Setting) -> dict[str, int]:
+def _peaks(variants: Sequence[BenchVariant], inputs: Inputs, setting: Setting) -> dict[str, int]:
     """Peak memory by variant, while runners that will restore the threads are open."""
     torch.set_num_threads(setting.threads)  # PyTorch chooses some kernels by it
     return {
@@ -359,17 +359,17 @@ def _masked(
     dense_kernels: bool,
     layouts: Iterable[str],
     seed: int,
-) -> list[Variant]:
+) -> list[BenchVariant]:
     """The variants that are masked to a plan's densities: one mask for all of them."""
     layouts = list(layouts)
     if not dense_kernels and not layouts:
         return []
     network, counted = _mask(model, plan, seed)
     costs = counted.params, counted.macs
-    found = [Variant(f"masked{suffix}", network, *costs)] if dense_kernels else []
+    found = [BenchVariant(f"masked{suffix}", network, *costs)] if dense_kernels else []
     for layout in layouts:
         made, notes = sparse_kernels(network, layout)
-        found.append(Variant(f"masked {layout}{suffix}", made, *costs, layout, notes))
+        found.append(BenchVariant(f"masked {layout}{suffix}", made, *costs, layout, notes))
     return found
 
 

@@ -109,7 +109,7 @@ class Export:
         return {**asdict(self), "path": str(self.path), "files": files, "bytes": self.bytes}
 
 
-class Source:
+class Exportable:
     """A network to be exported; what several formats need is made once.
 
     Args:
@@ -250,11 +250,11 @@ def export(
             file cannot be written, or it gives other outputs; or the metadata is no JSON.
     """
     inputs = given(model, input_shape)
-    source = Source(model, inputs, batch=batch, origin=origin, metadata=metadata)
+    source = Exportable(model, inputs, batch=batch, origin=origin, metadata=metadata)
     return write(source, Path(path), format)
 
 
-def write(source: Source, path: Path, format: str) -> Export:
+def write(source: Exportable, path: Path, format: str) -> Export:
     """As `export`, of a network that other formats may be made of too."""
     if format not in FORMATS:
         raise PrecropError(f"format {format!r} is unknown: choose from {', '.join(FORMATS)}")
@@ -292,13 +292,13 @@ def to_onnx(model: nn.Module, inputs: Inputs, path: Path, *, batch: int | None =
     """
     _require_onnx()
     with _staged(path) as (temporary, _):
-        _write_onnx(Source(model, inputs, batch=batch), temporary)
+        _write_onnx(Exportable(model, inputs, batch=batch), temporary)
 
 
 def to_pt2(model: nn.Module, inputs: Inputs, path: Path, *, batch: int | None = None) -> None:
     """Write what `torch.export.save` writes, for `torch.export.load`; else as `to_onnx`."""
     with _staged(path) as (temporary, _):
-        _write_pt2(Source(model, inputs, batch=batch), temporary)
+        _write_pt2(Exportable(model, inputs, batch=batch), temporary)
 
 
 def to_safetensors(
@@ -313,7 +313,7 @@ def to_safetensors(
         origin: how the network is built anew, if that is known.
     """
     with _staged(path) as (temporary, _):
-        _write_safetensors(Source(model, inputs, origin=origin), temporary)
+        _write_safetensors(Exportable(model, inputs, origin=origin), temporary)
 
 
 def load_safetensors(
@@ -386,7 +386,7 @@ def _difference(found: Tensor, wanted: Tensor) -> float:
     return gap / scale if scale else (float("inf") if gap else 0.0)
 
 
-def _opened(kind: "Format", source: Source, file: Path, path: Path) -> Runs:
+def _opened(kind: "Format", source: Exportable, file: Path, path: Path) -> Runs:
     """What runs the file.
 
     Raises:
@@ -449,11 +449,11 @@ class Format:
     suffix: str
     runtime: str
     require: Callable[[], None]
-    write: Callable[[Source, Path], None]
-    open: Callable[[Source, Path], Runs]
+    write: Callable[[Exportable, Path], None]
+    open: Callable[[Exportable, Path], Runs]
 
 
-def _write_onnx(source: Source, path: Path) -> None:
+def _write_onnx(source: Exportable, path: Path) -> None:
     from onnx_ir.passes.common import NameFixPass
 
     program = source.program
@@ -482,7 +482,7 @@ def _write_onnx(source: Source, path: Path) -> None:
         raise PrecropError(f"torch.onnx cannot translate this network: {reason(error)}") from error
 
 
-def _open_onnx(source: Source, path: Path) -> Runs:
+def _open_onnx(source: Exportable, path: Path) -> Runs:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -509,7 +509,7 @@ def _require_onnx() -> None:
         ) from error
 
 
-def _write_pt2(source: Source, path: Path) -> None:
+def _write_pt2(source: Exportable, path: Path) -> None:
     program = source.program
     try:
         with _quiet():
@@ -523,13 +523,13 @@ def _write_pt2(source: Source, path: Path) -> None:
         raise PrecropError(f"torch.export cannot save this network: {reason(error)}") from error
 
 
-def _open_pt2(source: Source, path: Path) -> Runs:
+def _open_pt2(source: Exportable, path: Path) -> Runs:
     with _quiet():
         module = torch.export.load(path).module()
     return lambda args, kwargs: _run(module, args, kwargs)
 
 
-def _write_safetensors(source: Source, path: Path) -> None:
+def _write_safetensors(source: Exportable, path: Path) -> None:
     state = source.model.state_dict()
     odd = next((name for name, value in state.items() if not isinstance(value, Tensor)), None)
     if odd is not None:
@@ -568,7 +568,7 @@ def _facts(inputs: Inputs, origin: Origin | None, metadata: Mapping[str, Any]) -
     return facts
 
 
-def _open_safetensors(source: Source, path: Path) -> Runs:
+def _open_safetensors(source: Exportable, path: Path) -> Runs:
     network = source.origin.build() if source.origin else _emptied(source.model)
     load_weights(network.eval(), path)
     return lambda args, kwargs: _run(network, args, kwargs)
@@ -645,7 +645,7 @@ def _recorded(path: Path, record: Mapping[str, Any]) -> ModelSpec:
 # --- names of what goes in and comes out --------------------------------------------------------
 
 
-def _input_names(source: Source) -> list[str]:
+def _input_names(source: Exportable) -> list[str]:
     """Names of the forward's arguments, in the order in which the exported program takes them."""
     args, kwargs = source.program.example_inputs
     bound = inspect.signature(source.model.forward).bind_partial(*args).arguments

@@ -9,7 +9,7 @@ from typing import Any
 
 from precrop.costs.work import FEATURES
 from precrop.deployment.operations import Sample
-from precrop.deployment.rates import Pass, Work
+from precrop.deployment.rates import CountedWork, TimedPass
 from precrop.errors import PrecropError
 from precrop.files import read_text, write_text
 
@@ -18,16 +18,16 @@ _KIND = "measured passes"
 
 
 @dataclass(frozen=True)
-class Entry:
+class PassRecord:
     """A network at one width, and what was measured of it: None where it gets no smaller."""
 
     network: str
     inputs: str
     share: float
-    found: Pass | None
+    found: TimedPass | None
 
 
-class Kept:
+class PassFile:
     """The passes of one profile, on disk as soon as each is measured.
 
     The first line of the file says what was measured with; each further one is a pass.
@@ -43,12 +43,12 @@ class Kept:
     def __init__(self, path: Path | None, setting: Mapping[str, Any]) -> None:
         self.path, self.setting = path, dict(setting)
         self.step: int | None = None
-        self.entries: list[Entry] = []
+        self.entries: list[PassRecord] = []
         if path is not None and path.exists():
             self._read(path)
 
     @property
-    def passes(self) -> list[Pass]:
+    def passes(self) -> list[TimedPass]:
         """All that were measured."""
         return [entry.found for entry in self.entries if entry.found is not None]
 
@@ -62,7 +62,7 @@ class Kept:
         self.step = step
         self._write()
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: PassRecord) -> None:
         """Note what was measured."""
         self.entries.append(entry)
         self._write()
@@ -94,7 +94,7 @@ class Kept:
                 )
 
 
-def _written(entry: Entry) -> dict[str, Any]:
+def _written(entry: PassRecord) -> dict[str, Any]:
     place = {"network": entry.network, "inputs": entry.inputs, "share": entry.share}
     if entry.found is None:
         return {**place, "seconds": None}
@@ -110,11 +110,11 @@ def _numbers(amounts: Mapping[str, float]) -> list[float]:
     return [amounts[name] for name in FEATURES]
 
 
-def _entry(content: Any) -> Entry:
+def _entry(content: Any) -> PassRecord:
     network, inputs = str(content["network"]), str(content["inputs"])
     share = _number(content["share"])
     if content["seconds"] is None:
-        return Entry(network, inputs, share, None)
+        return PassRecord(network, inputs, share, None)
     seconds = _number(content["seconds"])
     if not 0 < share <= 1 or seconds <= 0:
         raise ValueError("a pass takes time")
@@ -122,10 +122,10 @@ def _entry(content: Any) -> Entry:
         Sample(str(kind), _amounts(numbers), _number(one))
         for kind, one, numbers in content["samples"]
     )
-    works = tuple(Work(str(kind), _amounts(numbers)) for kind, numbers in content["works"])
+    works = tuple(CountedWork(str(kind), _amounts(numbers)) for kind, numbers in content["works"])
     if not samples or not works:
         raise ValueError("a pass has operations")
-    return Entry(network, inputs, share, Pass(network, share, seconds, samples, works))
+    return PassRecord(network, inputs, share, TimedPass(network, share, seconds, samples, works))
 
 
 def _amounts(numbers: Sequence[Any]) -> dict[str, float]:

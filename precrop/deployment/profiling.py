@@ -19,9 +19,9 @@ from precrop.costs.machine import LIBRARY, describe_machine, part
 from precrop.costs.profiles import OTHER, DeviceProfile
 from precrop.deployment.machine import check_here
 from precrop.deployment.operations import PASSES, SECONDS, Moved
-from precrop.deployment.passes import Entry, Kept
+from precrop.deployment.passes import PassFile, PassRecord
 from precrop.deployment.quiet import Quiet
-from precrop.deployment.rates import Pass, Total, Work, profile_of
+from precrop.deployment.rates import CountedWork, TimedPass, Total, profile_of
 from precrop.deployment.runtimes import Runner, Setting, check_runtime, runner
 from precrop.deployment.timing import interleaved
 from precrop.errors import BudgetError, PrecropError
@@ -100,7 +100,7 @@ def profile_device(
         raise PrecropError(f"{rounds} rounds measure nothing: give 1 or more")
     setting = Setting(batch_size, threads, device)
     machine = describe_machine(device)
-    store = Kept(kept, _described(machine, runtime, setting, rounds))
+    store = PassFile(kept, _described(machine, runtime, setting, rounds))
     wanted = [(subject, share) for share in shares for subject in subjects]
     left = [(s, share) for s, share in wanted if not store.has(s.name, _inputs(s), share)]
 
@@ -129,7 +129,7 @@ def profile_device(
             break
         subject, share = left[0]
         measured = _pass(subject, share, bare, setting, rounds, tell)
-        store.add(Entry(subject.name, _inputs(subject), share, measured))
+        store.add(PassRecord(subject.name, _inputs(subject), share, measured))
         del left[0]
         longest = max(longest, clock() - began)
         if found is not None and store.passes:
@@ -165,7 +165,7 @@ def _pass(
     setting: Setting,
     rounds: int,
     tell: Callable[[str], None],
-) -> Pass | None:
+) -> TimedPass | None:
     """One network at one width; None where it gets no smaller."""
     what = f"{subject.name} at {share:.0%}"
     tell(f"{what}: planning")
@@ -180,15 +180,15 @@ def _pass(
     moved()
     found = PASSES[bare.runtime](model, inputs, setting, rounds, bare.step, moved)
     works = _works(model, inputs, bare, setting.batch)
-    return Pass(subject.name, share, found.seconds, tuple(found.samples), works)
+    return TimedPass(subject.name, share, found.seconds, tuple(found.samples), works)
 
 
 def _works(
     model: nn.Module, inputs: Inputs, profile: DeviceProfile, batch_size: int
-) -> tuple[Work, ...]:
+) -> tuple[CountedWork, ...]:
     """The operations of a pass as plans count them, with channels filled up to the step."""
     works = READERS[profile.runtime](*follow(read_network(model, inputs), batch_size))
-    return tuple(Work(work.kind, amounts(work, profile.step)) for work in works)
+    return tuple(CountedWork(work.kind, amounts(work, profile.step)) for work in works)
 
 
 def _cropped(subject: Subject, share: float, profile: DeviceProfile) -> nn.Module | None:

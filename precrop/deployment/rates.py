@@ -31,7 +31,7 @@ _NETWORKS = 3
 
 
 @dataclass(frozen=True)
-class Work:
+class CountedWork:
     """One operation of a pass as plans count it: its kind and how much it has to do."""
 
     kind: str
@@ -39,7 +39,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Pass:
+class TimedPass:
     """One pass of a network at one width.
 
     Attributes:
@@ -54,7 +54,7 @@ class Pass:
     share: float
     seconds: float
     samples: tuple[Sample, ...]
-    works: tuple[Work, ...]
+    works: tuple[CountedWork, ...]
 
     @property
     def name(self) -> str:
@@ -83,7 +83,7 @@ class Total:
         return abs(self.predicted / self.seconds - 1)
 
 
-def profile_of(bare: DeviceProfile, passes: Sequence[Pass]) -> DeviceProfile:
+def profile_of(bare: DeviceProfile, passes: Sequence[TimedPass]) -> DeviceProfile:
     """A profile with the rates of these passes.
 
     Its ``fitted`` has the error on the passes themselves, which is small where there are few, and
@@ -111,7 +111,7 @@ def profile_of(bare: DeviceProfile, passes: Sequence[Pass]) -> DeviceProfile:
     )
 
 
-def _rates(bare: DeviceProfile, passes: Sequence[Pass]) -> DeviceProfile:
+def _rates(bare: DeviceProfile, passes: Sequence[TimedPass]) -> DeviceProfile:
     samples = [sample for one in passes for sample in one.samples]
     fitted = replace(bare, coefficients=fit(samples))
     return correct(fitted, [one.total(fitted) for one in passes])
@@ -122,7 +122,7 @@ def _errors(totals: Sequence[Total]) -> dict[str, float]:
     return {"median_error": float(np.median(errors)), "largest_error": float(np.max(errors))}
 
 
-def _held_out(bare: DeviceProfile, passes: Sequence[Pass]) -> dict[str, Any] | None:
+def _held_out(bare: DeviceProfile, passes: Sequence[TimedPass]) -> dict[str, Any] | None:
     """Errors on passes that the rates were not fitted to."""
     left_out = "network" if len({one.network for one in passes}) >= _NETWORKS else "pass"
     totals: list[Total] = []
@@ -135,7 +135,7 @@ def _held_out(bare: DeviceProfile, passes: Sequence[Pass]) -> dict[str, Any] | N
     return {"left_out": left_out, **_errors(totals)}
 
 
-def _folds(passes: Sequence[Pass], left_out: str) -> Iterator[list[Pass]]:
+def _folds(passes: Sequence[TimedPass], left_out: str) -> Iterator[list[TimedPass]]:
     if left_out == "pass":
         yield from ([one] for one in passes)
         return

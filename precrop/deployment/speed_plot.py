@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from precrop.deployment.benching import DENSE, Bench, Row
+from precrop.deployment.benching import DENSE, Bench, BenchRow
 from precrop.errors import PrecropError
 from precrop.files import check_writable, replacing
 
@@ -65,7 +65,7 @@ def plot_bench(bench: Bench, path: str | Path, title: str) -> None:
         figure.savefig(temporary, format=Path(path).suffix.lstrip(".").lower(), dpi=160)
 
 
-def _draw(axes: "Axes", rows: list[Row]) -> None:
+def _draw(axes: "Axes", rows: list[BenchRow]) -> None:
     """Measured bars in front of ideal ones, the first variant on top."""
     places = range(len(rows), 0, -1)
     measured = [row.speedup or 0.0 for row in rows]

@@ -94,7 +94,7 @@ CONTROLS: dict[str, Weights] = {"root-macs": root_macs}
 
 
 @dataclass(frozen=True)
-class Strategy:
+class Candidate:
     """One way to choose widths.
 
     Attributes:
@@ -122,21 +122,21 @@ class Strategy:
             del OBJECTIVES[self.name]
 
 
-def strategies() -> list[Strategy]:
+def strategies() -> list[Candidate]:
     """Every objective that is registered, uniform width, other balances and the two-step rules."""
-    objectives = [Strategy(name, {"objective": name}) for name in OBJECTIVES]
-    objectives += [Strategy(name, weights=weights) for name, weights in CONTROLS.items()]
-    uniform = Strategy(UNIFORM, {"rule": "uniform"})
-    balances = [Strategy(f"synexp, balance {b:g}", {"balance": b}) for b in (0.1, 10.0)]
-    rules = [Strategy(f"rule {rule}", {"rule": rule}) for rule in TWO_STEP]
+    objectives = [Candidate(name, {"objective": name}) for name in OBJECTIVES]
+    objectives += [Candidate(name, weights=weights) for name, weights in CONTROLS.items()]
+    uniform = Candidate(UNIFORM, {"rule": "uniform"})
+    balances = [Candidate(f"synexp, balance {b:g}", {"balance": b}) for b in (0.1, 10.0)]
+    rules = [Candidate(f"rule {rule}", {"rule": rule}) for rule in TWO_STEP]
     return [*objectives, uniform, *balances, *rules]
 
 
-def slow_strategies() -> list[Strategy]:
+def slow_strategies() -> list[Candidate]:
     """The exact objective, and every method whose densities need no data, turned into channels."""
     names = [name for name in (*RULES, *SCORES) if name not in NEED_DATA]
-    methods = [Strategy(f"densities of {name}", method=name) for name in names]
-    return [Strategy("exact", {"objective": "exact"}), *methods]
+    methods = [Candidate(f"densities of {name}", method=name) for name in names]
+    return [Candidate("exact", {"objective": "exact"}), *methods]
 
 
 def _network(kind: type[NatsNetwork], widths: Sequence[int], num_classes: int) -> NatsNetwork:
@@ -157,7 +157,7 @@ def _reading(
 def chosen_widths(
     data_set: DataSet,
     base: Sequence[int],
-    strategy: Strategy,
+    strategy: Candidate,
     *,
     kind: type[NatsNetwork] = FiveWidths,
     **asked: Any,
@@ -305,7 +305,7 @@ def _of_size(table: Table, params: int, macs: int) -> NDArray[np.int64]:
 
 
 def regret(
-    table: Table, strategy: Strategy, count: int, kind: type[NatsNetwork] = FiveWidths
+    table: Table, strategy: Candidate, count: int, kind: type[NatsNetwork] = FiveWidths
 ) -> Iterator[dict[str, Any]]:
     """How far behind the best network within two budgets the strategy's is, budget by budget."""
     name = strategy.name + (", widths inside cells free" if kind is FreeWidths else "")
@@ -375,7 +375,7 @@ def cases() -> Iterator[Case]:
                 yield Case(kind, shape, base, budgets, f"PreConfig, {label}", True)
 
 
-def gains(table: Table, strategy: Strategy, chosen: Sequence[Case]) -> Iterator[dict[str, Any]]:
+def gains(table: Table, strategy: Candidate, chosen: Sequence[Case]) -> Iterator[dict[str, Any]]:
     """What a strategy gains over uniform width at the same budgets, and what could be gained.
 
     PreConfig is set beside the base network itself. Widths of plans that the table lacks (they may
@@ -412,7 +412,7 @@ def _uniform_widths(
 ) -> Floats | None:
     """Those of uniform width, which every strategy is compared with."""
     asked: dict[str, Any] = dict(budgets)
-    return chosen_widths(data_set, base, Strategy(UNIFORM, {"rule": "uniform"}), **asked)
+    return chosen_widths(data_set, base, Candidate(UNIFORM, {"rule": "uniform"}), **asked)
 
 
 _structure = lru_cache(maxsize=100)(structure)

@@ -20,7 +20,7 @@ from torch import nn
 
 import precrop
 from precrop.errors import PrecropError
-from precrop.evidence.judging import UNIFORM, Strategy
+from precrop.evidence.judging import UNIFORM, Candidate
 from precrop.evidence.nats import Floats
 from precrop.models.resnet import BasicBlock
 from precrop.models.vgg import cifar_vgg16_bn
@@ -232,7 +232,7 @@ def log_ratios(configuration: Configuration, plan: precrop.Plan) -> tuple[Floats
 
 
 def compare(
-    configuration: Configuration, strategies: Sequence[Strategy]
+    configuration: Configuration, strategies: Sequence[Candidate]
 ) -> Iterator[dict[str, Any]]:
     """How close each way to choose widths comes to the published ones, one row a way.
 

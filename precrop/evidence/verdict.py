@@ -14,7 +14,7 @@ import pandas as pd  # type: ignore[import-untyped]
 
 from precrop import __version__
 from precrop.evidence import judging
-from precrop.evidence.judging import Strategy
+from precrop.evidence.judging import Candidate
 from precrop.evidence.nats import FreeWidths, Table
 from precrop.evidence.published import Configuration, compare
 from precrop.files import write_text
@@ -120,7 +120,7 @@ def tasks(
         yield Task(f"{name}, order", "order", judging.order, (table,))
         yield Task(f"{name}, exact order", "order", judging.exact_order, (table,))
         yield Task(f"{name}, no plan", "regret", judging.baselines, (table, budgets))
-        free = (table, Strategy("synexp"), budgets, FreeWidths)
+        free = (table, Candidate("synexp"), budgets, FreeWidths)
         yield Task(f"{name}, free widths", "regret", judging.regret, free)
         for strategy in judging.strategies():
             label = f"{name}, {strategy.name}"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PlanComparison:
     """Plans of one network side by side.
 
     Attributes:
@@ -88,7 +88,7 @@ class Comparison:
         return drawn(table)
 
 
-def compare(*plans: Plan, names: Sequence[str] | None = None) -> Comparison:
+def compare(*plans: Plan, names: Sequence[str] | None = None) -> PlanComparison:
     """Set plans of one network side by side.
 
     Args:
@@ -111,7 +111,7 @@ def compare(*plans: Plan, names: Sequence[str] | None = None) -> Comparison:
                 f"{called[0]} and {name} are plans of different networks: "
                 f"{network_name(plans[0])} and {network_name(plan)}"
             )
-    return Comparison(called, plans)
+    return PlanComparison(called, plans)
 
 
 def _letter(index: int) -> str:

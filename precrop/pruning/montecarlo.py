@@ -39,7 +39,7 @@ SURE = 1.96
 
 
 @dataclass(frozen=True)
-class Estimate:
+class SampledMean:
     """The mean of R, or of the sum of all scores, over samples.
 
     Attributes:
@@ -97,7 +97,7 @@ def _sampled(
     samples: int = 1000,
     seed: int = 0,
     weights: Drawing = "normal",
-) -> Estimate:
+) -> SampledMean:
     """The mean of a measure over drawn weights, and over masks drawn for every layer.
 
     The exact value to compare with is that at ``estimate.densities``: a layer keeps whole units, so
@@ -141,7 +141,7 @@ def sampled_crop(
     samples: int = 1000,
     seed: int = 0,
     weights: Drawing = "normal",
-) -> Estimate:
+) -> SampledMean:
     """The mean of R over drawn weights, and over channels that go in all layers that have them.
 
     Such masks are not independent: a hidden channel that goes takes an output of one layer and an
@@ -210,7 +210,7 @@ class _Sampler:
         samples: int,
         seed: int,
         shares: Mapping[str, float] | None = None,
-    ) -> Estimate:
+    ) -> SampledMean:
         """The mean over weights, and over masks that ``draw`` makes from a seed."""
         if type(samples) is not int or samples < 2:
             raise PrecropError(
@@ -227,7 +227,7 @@ class _Sampler:
             for layer, name in self.parameters.items()
             if name in found
         }
-        return Estimate(*_mean(flows), samples, densities, shares or {})
+        return SampledMean(*_mean(flows), samples, densities, shares or {})
 
     def _flow(self, found: Masks, seed: int) -> Flow:
         weights = {}

@@ -20,8 +20,8 @@ from precrop.read.axes import Atom, Axis, Tie, segment_size
 from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
 from precrop.read.network import read_network
-from precrop.trained.identity import Proof, Row
-from precrop.trained.layout import Layout, Orders
+from precrop.trained.identity import ChannelRow, Proof
+from precrop.trained.layout import ChannelLayout, Orders
 
 if TYPE_CHECKING:
     from precrop.plans.plan import Plan
@@ -48,7 +48,7 @@ class Kept:
         sliced: groups that keep their leading channels, and why.
     """
 
-    layout: Layout
+    layout: ChannelLayout
     orders: Orders
     counts: Mapping[Atom, int]
     chosen: tuple[str, ...]
@@ -99,12 +99,12 @@ def choose(plan: "Plan", model: nn.Module, norm: Norm) -> Kept:
     lowered = lower(network)
     groups = zip(lowered.ties, lowered.structure.groups, strict=True)
     names = {tie: group.name for tie, group in groups}
-    layout = Layout(network)
+    layout = ChannelLayout(network)
     sizes = _new_sizes(plan, layout)
     narrower = {atom: new for atom, new in sizes.items() if new is None or new < atom.size}
     rows = {atom: [*_rows(atom, new, layout)] for atom, new in narrower.items() if new is not None}
     proof = Proof(layout)
-    proved: list[Row] = []
+    proved: list[ChannelRow] = []
     for attempt in range(2):  # in blocks where the channels are not proved to be free
         known = {row.atom for row in proved}
         tried = [
@@ -140,18 +140,18 @@ def kept_first(scores: Tensor, kept: int, blocks: int) -> Tensor:
     return torch.cat([best.sort(1).values.flatten(), others.sort(1).values.flatten()])
 
 
-def _rows(atom: Atom, kept: int, layout: Layout) -> Iterator[Row]:
+def _rows(atom: Atom, kept: int, layout: ChannelLayout) -> Iterator[ChannelRow]:
     """The ways in which an atom's channels may move, the freest first."""
     blocks = atom.size // atom.tie.root().quantum
     if blocks > 1 and kept % blocks == 0:
         if not _meets_groups(atom, layout):
-            yield Row(atom, 1)
-        yield Row(atom, blocks)
+            yield ChannelRow(atom, 1)
+        yield ChannelRow(atom, blocks)
     elif blocks == 1:
-        yield Row(atom, 1)
+        yield ChannelRow(atom, 1)
 
 
-def _meets_groups(atom: Atom, layout: Layout) -> bool:
+def _meets_groups(atom: Atom, layout: ChannelLayout) -> bool:
     """Whether a convolution in groups reads or makes an atom's channels."""
     return any(
         atom in (part for part, _ in axis)
@@ -160,7 +160,7 @@ def _meets_groups(atom: Atom, layout: Layout) -> bool:
     )
 
 
-def _new_sizes(plan: "Plan", layout: Layout) -> dict[Atom, int | None]:
+def _new_sizes(plan: "Plan", layout: ChannelLayout) -> dict[Atom, int | None]:
     """What a plan leaves of every atom; None where its segments are not those of the reading."""
     found: dict[Atom, int | None] = {}
     for name, axes in layout.axes.items():
@@ -192,7 +192,7 @@ def _atom_sizes(axis: Axis, planned: PlannedAxis) -> Iterator[tuple[Atom, int | 
         start = end
 
 
-def _scores(layout: Layout, norm: Norm, atoms: set[Atom]) -> dict[Atom, Tensor]:
+def _scores(layout: ChannelLayout, norm: Norm, atoms: set[Atom]) -> dict[Atom, Tensor]:
     """The norm of every channel, summed over all that make it."""
     by_filters = _summed(atoms, _filters(layout, 1 if norm == "l1" else 2))
     if norm != "bn":
@@ -218,7 +218,7 @@ def _summed(atoms: set[Atom], norms: Iterable[tuple[Axis, Tensor, int]]) -> dict
     return scores
 
 
-def _filters(layout: Layout, power: int) -> Iterator[tuple[Axis, Tensor, int]]:
+def _filters(layout: ChannelLayout, power: int) -> Iterator[tuple[Axis, Tensor, int]]:
     """The norms of the filters of every layer, along the axes of what it makes."""
     weights = _weights(layout.network.model)
     for layer in layout.network.layers:
@@ -241,7 +241,7 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: t.cpu().double() for name, t in found.items() if t.is_floating_point()}
 
 
-def _scales(layout: Layout) -> Iterator[tuple[Axis, Tensor, int]]:
+def _scales(layout: ChannelLayout) -> Iterator[tuple[Axis, Tensor, int]]:
     """The magnitudes of the scales of every batch norm."""
     for path, module in layout.network.model.named_modules():
         name = f"{path}.weight" if path else "weight"

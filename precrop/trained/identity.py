@@ -21,7 +21,7 @@ from precrop.modules.random import OwnNumbers
 from precrop.read.axes import Atom, atoms
 from precrop.read.trace import input_tensors
 from precrop.read.within import tensors_within
-from precrop.trained.layout import Layout, Orders
+from precrop.trained.layout import ChannelLayout, Orders
 
 PRECISIONS = ((torch.float64, 1e-7), (torch.float32, 1e-5))
 """Types to compute with, until the network takes one, and the largest relative difference."""
@@ -35,7 +35,7 @@ LEAST_SPREAD = 1e-9
 
 
 @dataclass(frozen=True)
-class Row:
+class ChannelRow:
     """Channels in a row, in blocks that none of them leaves (the groups of a convolution)."""
 
     atom: Atom
@@ -52,7 +52,7 @@ class Row:
 class Proof:
     """Tries permutations on one network; the passes that it needs are those that use all rows."""
 
-    layout: Layout
+    layout: ChannelLayout
     runs: int = 0
     _base: dict[str, Tensor] = field(default_factory=dict)
     _reference: dict[bool, list[Tensor]] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class Proof:
     _dtype: torch.dtype = torch.float64
     _tolerance: float = 0.0
 
-    def proved(self, rows: Sequence[Row]) -> list[Row]:
+    def proved(self, rows: Sequence[ChannelRow]) -> list[ChannelRow]:
         """Those of the rows whose channels keep their identity."""
         if not rows:
             return []
@@ -86,7 +86,7 @@ class Proof:
             return found if self._holds(found) else []
         return []
 
-    def _search(self, rows: Sequence[Row]) -> list[Row]:
+    def _search(self, rows: Sequence[ChannelRow]) -> list[ChannelRow]:
         if not rows or self.runs >= MOST_RUNS:
             return []
         if self._holds(rows):
@@ -94,7 +94,7 @@ class Proof:
         middle = len(rows) // 2
         return [*self._search(rows[:middle]), *self._search(rows[middle:])] if middle else []
 
-    def _holds(self, rows: Sequence[Row]) -> bool:
+    def _holds(self, rows: Sequence[ChannelRow]) -> bool:
         """Whether the network computes the same with these rows permuted."""
         generator = Generator().manual_seed(SEED + self.runs)
         orders = {row.atom: row.permuted(generator) for row in rows}
@@ -106,11 +106,11 @@ class Proof:
         except Exception:  # whatever a network raises that is not indifferent to the order
             return False
 
-    def _modes(self, rows: Sequence[Row]) -> list[bool]:
+    def _modes(self, rows: Sequence[ChannelRow]) -> list[bool]:
         """Eval mode, and train mode if only that uses some tensor that has channels of a row."""
         return [False] if self._unseen(rows, [False]) == [] else [False, True]
 
-    def _unseen(self, rows: Sequence[Row], modes: Sequence[bool]) -> list[Row]:
+    def _unseen(self, rows: Sequence[ChannelRow], modes: Sequence[bool]) -> list[ChannelRow]:
         """Rows that some tensor has which no pass in these modes uses."""
         network = self.layout.network
         passes = [network.passes[0], *(p for p in network.passes if p.training and True in modes)]

@@ -13,7 +13,7 @@ Orders = Mapping[Atom, Tensor]
 """For widths whose channels move, the channels in their new order."""
 
 
-class Layout:
+class ChannelLayout:
     """The axes of a network's tensors as rows of channels that have an identity.
 
     A convolution in groups has one axis whose entries mean other channels in every group: it

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 import precrop
 from precrop.cli.bench import bench_command
 from precrop.deployment import benching
-from precrop.deployment.benching import DENSE, Bench, Row
+from precrop.deployment.benching import DENSE, Bench, BenchRow
 from precrop.deployment.speed_plot import plot_bench
 from precrop.errors import PrecropError
 from tests.deployment.benched import SHAPE, small
@@ -123,7 +123,7 @@ def test_a_picture(plan_file: Path, tmp_path: Path) -> None:
 
 
 def test_a_picture_of_dense_alone_is_refused(tmp_path: Path) -> None:
-    row = Row(DENSE, "eager", 1, 1, "cpu", 1, 1, 1.0, latency=1.0, speedup=1.0)
+    row = BenchRow(DENSE, "eager", 1, 1, "cpu", 1, 1, 1.0, latency=1.0, speedup=1.0)
     path = tmp_path / "speed.svg"
     with pytest.raises(PrecropError, match="there is no speed-up to draw"):
         plot_bench(Bench({}, [1], False, (row,), {}), path, "none")

@@ -8,7 +8,15 @@ from torch import nn
 
 import precrop
 from precrop.deployment import benching
-from precrop.deployment.benching import DENSE, Bench, Row, Variant, bench, settings, variants
+from precrop.deployment.benching import (
+    DENSE,
+    Bench,
+    BenchRow,
+    BenchVariant,
+    bench,
+    settings,
+    variants,
+)
 from precrop.deployment.runtimes import Runner, noise, runner
 from precrop.deployment.timing import HostStopwatch, Timing
 from precrop.errors import PlanError, PrecropError
@@ -25,12 +33,12 @@ def plan() -> precrop.Plan:
 
 
 @pytest.fixture(scope="module")
-def forms(plan: precrop.Plan) -> dict[str, Variant]:
+def forms(plan: precrop.Plan) -> dict[str, BenchVariant]:
     found = variants(small(), SHAPE, {"half": plan}, masked=True, sparse=LAYOUTS)
     return {variant.name: variant for variant in found}
 
 
-def test_names_and_costs(plan: precrop.Plan, forms: dict[str, Variant]) -> None:
+def test_names_and_costs(plan: precrop.Plan, forms: dict[str, BenchVariant]) -> None:
     sparse = [f"masked {layout}" for layout in LAYOUTS]
     assert list(forms) == [DENSE, "cropped", "masked", *sparse]
     dense, cropped = forms[DENSE], forms["cropped"]
@@ -40,7 +48,7 @@ def test_names_and_costs(plan: precrop.Plan, forms: dict[str, Variant]) -> None:
 
 
 def test_a_mask_has_the_plans_density_in_every_layer(
-    plan: precrop.Plan, forms: dict[str, Variant]
+    plan: precrop.Plan, forms: dict[str, BenchVariant]
 ) -> None:
     model = forms["masked"].model
     assert any(layer.density < 0.9 for layer in plan.layers)
@@ -50,7 +58,7 @@ def test_a_mask_has_the_plans_density_in_every_layer(
         assert abs(kept - layer.density * weight.numel()) < 1
 
 
-def test_what_is_masked_is_not_counted(plan: precrop.Plan, forms: dict[str, Variant]) -> None:
+def test_what_is_masked_is_not_counted(plan: precrop.Plan, forms: dict[str, BenchVariant]) -> None:
     masked = forms["masked"]
     weights = {layer.weight for layer in plan.layers}
     assert masked.params == sum(
@@ -74,7 +82,7 @@ def test_masked_activations_stay_as_large() -> None:
     assert 0.1 < after / before < 10
 
 
-def test_all_masked_variants_are_one_network(forms: dict[str, Variant]) -> None:
+def test_all_masked_variants_are_one_network(forms: dict[str, BenchVariant]) -> None:
     x = noise(inputs(), small(), 2)[0][0]
     with torch.inference_mode():
         wanted = forms["masked"].model.eval()(x)
@@ -102,7 +110,7 @@ def test_several_plans_are_told_apart(plan: precrop.Plan) -> None:
     assert [variant.name for variant in found] == names
 
 
-def test_all_is_measured_and_what_cannot_run_says_why(forms: dict[str, Variant]) -> None:
+def test_all_is_measured_and_what_cannot_run_says_why(forms: dict[str, BenchVariant]) -> None:
     chosen = settings(["eager", "ort"], [1, 2], [1])
     found = bench(
         [forms[name] for name in (DENSE, "cropped", "masked csr")], SHAPE, chosen, rounds=2
@@ -134,13 +142,13 @@ def fixed_times(monkeypatch: pytest.MonkeyPatch) -> dict[str, Timing]:
     return times
 
 
-def one(found: Bench, variant: str) -> Row:
+def one(found: Bench, variant: str) -> BenchRow:
     (row,) = [row for row in found.rows if row.variant == variant]
     return row
 
 
 def test_ratios_are_to_dense_in_the_same_setting(
-    forms: dict[str, Variant], fixed_times: dict[str, Timing]
+    forms: dict[str, BenchVariant], fixed_times: dict[str, Timing]
 ) -> None:
     found = bench([forms[DENSE], forms["cropped"]], SHAPE, settings(batches=[8]))
     row, dense = one(found, "cropped"), one(found, DENSE)
@@ -158,9 +166,9 @@ class Broken(nn.Module):
 
 
 def test_without_dense_there_is_no_speedup(
-    forms: dict[str, Variant], fixed_times: dict[str, Timing]
+    forms: dict[str, BenchVariant], fixed_times: dict[str, Timing]
 ) -> None:
-    broken = Variant(DENSE, Broken(), 1, 1)
+    broken = BenchVariant(DENSE, Broken(), 1, 1)
     found = bench([broken, forms["cropped"]], SHAPE, settings())
     assert one(found, DENSE).reason == "eager cannot run this network: ValueError: not today"
     assert one(found, "cropped").latency == 0.25
@@ -168,16 +176,18 @@ def test_without_dense_there_is_no_speedup(
 
 
 def test_where_nothing_runs_there_are_only_reasons() -> None:
-    found = bench([Variant(DENSE, Broken(), 1, 1)], SHAPE, settings())
+    found = bench([BenchVariant(DENSE, Broken(), 1, 1)], SHAPE, settings())
     assert [row.latency for row in found.rows] == [None]
     assert found.rows[0].reason is not None
 
 
-def test_variants_take_turns(forms: dict[str, Variant], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variants_take_turns(
+    forms: dict[str, BenchVariant], monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[str] = []
     clock = itertools.count()
 
-    def watched(variant: Variant, *_: object) -> Runner:
+    def watched(variant: BenchVariant, *_: object) -> Runner:
         return Runner(lambda: calls.append(variant.name), HostStopwatch(clock=lambda: next(clock)))
 
     monkeypatch.setattr(benching, "_runner", watched)
@@ -187,7 +197,9 @@ def test_variants_take_turns(forms: dict[str, Variant], monkeypatch: pytest.Monk
     assert initials[loading + warm :] == "dc" + "cd" + "dc"
 
 
-def test_every_runner_is_closed(forms: dict[str, Variant], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_runner_is_closed(
+    forms: dict[str, BenchVariant], monkeypatch: pytest.MonkeyPatch
+) -> None:
     made: list[Runner] = []
 
     def watched(model: nn.Module, shape: Inputs, **options: Any) -> Runner:
@@ -209,7 +221,7 @@ def test_every_runner_is_closed(forms: dict[str, Variant], monkeypatch: pytest.M
     assert torch.get_num_threads() == before
 
 
-def test_progress_goes_from_none_to_all(forms: dict[str, Variant]) -> None:
+def test_progress_goes_from_none_to_all(forms: dict[str, BenchVariant]) -> None:
     told: list[tuple[str, float]] = []
     chosen = settings(batches=[1, 2])
     bench([forms[DENSE]], SHAPE, chosen, rounds=2, progress=lambda *now: told.append(now))
@@ -219,7 +231,7 @@ def test_progress_goes_from_none_to_all(forms: dict[str, Variant]) -> None:
     assert told[-1][0] == "eager, batch 2, 1 thread, cpu: measuring"
 
 
-def test_the_machine_is_described(forms: dict[str, Variant]) -> None:
+def test_the_machine_is_described(forms: dict[str, BenchVariant]) -> None:
     machine = bench([forms[DENSE]], SHAPE, settings(), rounds=1).machine
     assert machine["cpu"]
     assert machine["cores"] >= 1
@@ -247,7 +259,7 @@ def test_masks_need_a_plan_that_does_not_widen(plan: precrop.Plan) -> None:
         variants(small(), SHAPE, {"wider": wider}, sparse=["csr"])
 
 
-def test_bad_input_is_one_line(plan: precrop.Plan, forms: dict[str, Variant]) -> None:
+def test_bad_input_is_one_line(plan: precrop.Plan, forms: dict[str, BenchVariant]) -> None:
     with pytest.raises(PrecropError, match="layout 'coo' is unknown"):
         variants(small(), SHAPE, {"half": plan}, sparse=["coo"])
     with pytest.raises(PrecropError, match="runtime 'tvm' is unknown"):

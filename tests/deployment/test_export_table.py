@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from precrop.deployment.exporting import Source
+from precrop.deployment.exporting import Exportable
 from precrop.read.inputs import Inputs
 from scripts.export_table import Attempt, Result, attempt, bare, page, read_cache
 from tests.deployment.nets import Gamma, OneByOne, Valued, small
@@ -15,7 +15,7 @@ GOOD = {"pt2": Attempt(difference=0.0), "onnx": Attempt(difference=1e-6, megabyt
 
 def attempted(model: nn.Module, shape: tuple[int, ...], name: str) -> Attempt:
     inputs = Inputs(shape)
-    return attempt([Source(model, inputs), Source(model, inputs, batch=1)], name)
+    return attempt([Exportable(model, inputs), Exportable(model, inputs, batch=1)], name)
 
 
 def test_the_cache(tmp_path: Path) -> None:

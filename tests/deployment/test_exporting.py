@@ -19,8 +19,8 @@ from precrop.deployment import exporting
 from precrop.deployment.exporting import (
     FORMATS,
     TOLERANCE,
+    Exportable,
     Origin,
-    Source,
     difference,
     export,
     load_safetensors,
@@ -53,7 +53,7 @@ def session(path: Path) -> onnxruntime.InferenceSession:
 
 
 def assert_all_formats(model: nn.Module, shape: Any, folder: Path) -> None:
-    source = Source(model, Inputs(shape))
+    source = Exportable(model, Inputs(shape))
     for name, kind in FORMATS.items():
         path = folder / f"net{kind.suffix}"
         made = write(source, path, name)
@@ -252,13 +252,13 @@ def tampered(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = FORMATS[name]
     torch.manual_seed(0)
 
-    def wrong(source: Source, path: Path) -> None:
+    def wrong(source: Exportable, path: Path) -> None:
         model = small()
         model.load_state_dict(source.model.state_dict())
         with torch.no_grad():
             weights = next(model.parameters()).view(-1)
             weights[weights.abs().argmax()] *= 1.1
-        kind.write(Source(model, source.inputs), path)
+        kind.write(Exportable(model, source.inputs), path)
 
     changed = exporting.Format(kind.suffix, kind.runtime, kind.require, wrong, kind.open)
     monkeypatch.setitem(FORMATS, name, changed)
@@ -284,7 +284,7 @@ def test_a_file_that_its_runtime_cannot_read_is_not_kept(
 ) -> None:
     kind = FORMATS[name]
 
-    def garbled(source: Source, path: Path) -> None:
+    def garbled(source: Exportable, path: Path) -> None:
         path.write_bytes(b"no network")
 
     changed = exporting.Format(kind.suffix, kind.runtime, kind.require, garbled, kind.open)
@@ -298,7 +298,7 @@ def test_a_file_that_its_runtime_cannot_read_is_not_kept(
 def test_missing_tensors_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = FORMATS["safetensors"]
 
-    def lacking(source: Source, path: Path) -> None:
+    def lacking(source: Exportable, path: Path) -> None:
         kind.write(source, path)
         save_file({k: v for k, v in load_file(path).items() if "running" not in k}, path)
 

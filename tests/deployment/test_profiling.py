@@ -14,7 +14,7 @@ from precrop.costs.work import FEATURES
 from precrop.deployment import machine, profiling, quiet
 from precrop.deployment.operations import Sample
 from precrop.deployment.profiling import Subject, check, kernel_step, predict
-from precrop.deployment.rates import Pass, Work
+from precrop.deployment.rates import CountedWork, TimedPass
 from precrop.deployment.runtimes import Setting
 from precrop.deployment.timing import Timing
 from precrop.errors import PrecropError
@@ -108,7 +108,7 @@ class Device:
     def clock(self) -> float:
         return self.now
 
-    def measured(self, subject: Subject, share: float, *rest: Any) -> Pass | None:
+    def measured(self, subject: Subject, share: float, *rest: Any) -> TimedPass | None:
         rest[-1](subject.name)
         self.passes.append(f"{subject.name} {share}")
         self.now += 60
@@ -116,7 +116,9 @@ class Device:
             return None
         amounts = dict.fromkeys(FEATURES, 100 * share)
         sample = Sample("conv", amounts, 1e-3 * share)
-        return Pass(subject.name, share, 1e-2 * share, (sample,) * 9, (Work("conv", amounts),) * 9)
+        return TimedPass(
+            subject.name, share, 1e-2 * share, (sample,) * 9, (CountedWork("conv", amounts),) * 9
+        )
 
 
 @pytest.fixture

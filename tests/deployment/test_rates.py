@@ -9,7 +9,7 @@ import pytest
 from precrop.costs.profiles import DeviceProfile
 from precrop.costs.work import FEATURES
 from precrop.deployment.operations import Sample
-from precrop.deployment.rates import Pass, Total, Work, correct, fit, profile_of
+from precrop.deployment.rates import CountedWork, TimedPass, Total, correct, fit, profile_of
 
 RATES = {"calls": 2e-6, "reads": 3e-11, "writes": 1e-11, "weights": 5e-11, "macs": 4e-12}
 BARE = DeviceProfile("x", "cpu", "ort", 1, {"other": {}})
@@ -22,12 +22,12 @@ def sample(kind: str, random: np.random.Generator, rates: Mapping[str, float]) -
     return Sample(kind, amounts, seconds)
 
 
-def passed(network: str, seed: int, share: float = 1.0, slow: float = 1.0) -> Pass:
+def passed(network: str, seed: int, share: float = 1.0, slow: float = 1.0) -> TimedPass:
     """A pass of forty operations on a device with these rates, all of it slower by a factor."""
     random = np.random.default_rng(seed)
     samples = tuple(sample("conv", random, RATES) for _ in range(40))
-    works = tuple(Work(one.kind, one.amounts) for one in samples)
-    return Pass(network, share, slow * sum(one.seconds for one in samples), samples, works)
+    works = tuple(CountedWork(one.kind, one.amounts) for one in samples)
+    return TimedPass(network, share, slow * sum(one.seconds for one in samples), samples, works)
 
 
 def test_rates_are_found_again() -> None:

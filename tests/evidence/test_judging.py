@@ -8,12 +8,12 @@ import pytest
 
 import precrop
 from precrop.evidence import judging
-from precrop.evidence.judging import Case, Strategy, chosen_widths
+from precrop.evidence.judging import Candidate, Case, chosen_widths
 from precrop.evidence.nats import DATA_SETS, FiveWidths, FreeWidths, Table, structure
 from precrop.strategies.objectives import OBJECTIVES
 
-SYNEXP = Strategy("synexp")
-UNIFORM = Strategy(judging.UNIFORM, {"rule": "uniform"})
+SYNEXP = Candidate("synexp")
+UNIFORM = Candidate(judging.UNIFORM, {"rule": "uniform"})
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import precrop
 from precrop.errors import PrecropError
 from precrop.evidence import published
-from precrop.evidence.judging import UNIFORM, Strategy
+from precrop.evidence.judging import UNIFORM, Candidate
 from precrop.evidence.published import (
     CIFAR,
     IMAGENET,
@@ -82,14 +82,14 @@ def test_widths_that_a_plan_itself_chose_are_found_again(folder: Path) -> None:
     same = published.Configuration(
         vgg.family, "ours", "precrop", vgg.make, CIFAR, widths, budgets, None
     )
-    synexp, uniform = compare(same, [Strategy("synexp"), Strategy(UNIFORM, {"rule": "uniform"})])
+    synexp, uniform = compare(same, [Candidate("synexp"), Candidate(UNIFORM, {"rule": "uniform"})])
     assert synexp["rho"] > 0.95
     assert synexp["distance"] < 0.05 < uniform["distance"]
     assert np.isnan(uniform["rho"])
 
 
 def test_experts_are_set_beside_each_other(folder: Path) -> None:
-    uniform = [Strategy(UNIFORM, {"rule": "uniform"})]
+    uniform = [Candidate(UNIFORM, {"rule": "uniform"})]
     rows = [row for found in load_published(folder) for row in compare(found, uniform)]
     (pair,) = disagreement(pd.DataFrame(rows)).to_dict("records")
     assert (pair["one"], pair["other"], pair["same method"]) == ("halves", "halves again", False)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import precrop
 from precrop.errors import PrecropError
 from precrop.pruning.masking import GRANULARITIES
-from precrop.pruning.montecarlo import Estimate, sampled_crop, sampled_output, sampled_synexp
+from precrop.pruning.montecarlo import SampledMean, sampled_crop, sampled_output, sampled_synexp
 from precrop.read.inputs import Inputs
 from precrop.read.network import read_network
 from tests.networks import assemble, conv, small
@@ -39,7 +39,7 @@ def halves(model: nn.Module, density: float = 0.5) -> dict[str, float]:
     return dict.fromkeys(names, density) | {names[0]: 2 / 3}
 
 
-def check(model: nn.Module, found: Estimate) -> None:
+def check(model: nn.Module, found: SampledMean) -> None:
     """The test can fail: the interval is narrow."""
     expected = precrop.expected_output(model, SHAPE, found.densities)
     low, high = (math.exp(end - found.log_mean) for end in found.interval)

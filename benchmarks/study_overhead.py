@@ -87,8 +87,7 @@ def opening(runs: int, epochs: int) -> dict[str, Any]:
         chance = random.Random(0)
         for start in range(0, runs, 100):
             store.append([made(n, epochs, chance) for n in range(start, min(runs, start + 100))])
-        size = sum(part.stat().st_size for part in path.rglob("*.parquet"))
-        parts = len(list(path.rglob("*.parquet")))
+        size = sum(file.stat().st_size for file in path.glob("*.jsonl"))
         done, _ = timed(lambda: Store.open(path).done())
         rows, found = timed(lambda: Store.open(path).rows())
         frame, _ = timed(lambda: Store.open(path).frame())
@@ -97,7 +96,6 @@ def opening(runs: int, epochs: int) -> dict[str, Any]:
     return {
         "runs": runs,
         "epochs": epochs,
-        "parts": parts,
         "megabytes": size / 1e6,
         "done": done,
         "rows": rows,
@@ -182,7 +180,6 @@ def _opening_section(rows: int) -> Section:
         {
             "runs": "runs",
             "epochs": "epochs each",
-            "parts": "files",
             "megabytes": "MB",
             "done": "done(), s",
             "rows": "rows(), s",

@@ -51,6 +51,7 @@ variants:
   - {name: by hand, plan: {widths: {conv1: 8}}}
   - {name: masks, mask: "magnitude:weight"}
 """
+OLD_STORE = Path(__file__).parents[1] / "tests/study/stores/merged"
 STRANGE: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 2, 7, 1.5, -0.0, 1e-300, 1e300, 2**31, 2**53, 10**18, 10**30),
     *(float("nan"), float("inf"), "", "x", "..", "../../x", "/dev/zero", "a\nb", "\x1b[2J", "\x00"),
@@ -240,12 +241,34 @@ def _store(folder: Path) -> None:
     store = Store.open(folder / "store", create=True)
     for seed in range(3):
         store.append([made_row(seed=seed, variant=name) for name in ("PreCrop", "uniform")])
-    for number, path in enumerate(sorted((store.path / "parts").iterdir())):
-        crc = path.name.partition("-crc")[2]
-        path.rename(path.with_name(f"0-{number:020d}-crc{crc}"))
+    (file,) = store.path.glob("*.jsonl")
+    file.rename(file.with_name("rows-0.jsonl"))
 
 
-def _inside_store(path: Path, rng: random.Random) -> None:
+def _inside_lines(path: Path, rng: random.Random) -> None:
+    """A value of one row, or a part of its text, under the right checksum."""
+    if path.suffix != ".jsonl":
+        _inside_json(path, rng)
+        return
+    lines = path.read_bytes().splitlines(keepends=True)
+    place = rng.randrange(len(lines))
+    content = lines[place].rpartition(b',"crc32":"')[0]
+    if rng.random() < 0.3:
+        content = changed_bytes(content, rng)
+    else:
+        row = changed_value(json.loads(content + b"}"), rng)
+        history = row.pop("history", None) if isinstance(row, dict) else None
+        content = json.dumps(row)[:-1].encode("utf-8", "replace")
+        content += b', "history":' + json.dumps(history).encode()
+    lines[place] = b'%s,"crc32":"%08x"}\n' % (content, zlib.crc32(content))
+    path.write_bytes(b"".join(lines))
+
+
+def _old_store(folder: Path) -> None:
+    shutil.copytree(OLD_STORE, folder / "store")
+
+
+def _inside_parts(path: Path, rng: random.Random) -> None:
     if path.suffix != ".parquet":
         _inside_json(path, rng)
         return
@@ -281,6 +304,12 @@ CHECKPOINT_FILES = ("checkpoint.json", "model.safetensors", "state.safetensors")
 TRAIN = (
     *("train", "resnet20", "--data", "digits", "--logger", "none", "--json", "-o", "."),
     *("--epochs", "1", "--set", "batch_size=512"),
+)
+READ_STORE = (
+    *2 * (("study", "show", "store"),),
+    *5 * (("study", "show", "store", "--json"),),
+    ("study", "diff", "store", "store"),
+    ("report", "store", "-o", "report"),
 )
 KINDS = {
     "plan": Kind(
@@ -327,15 +356,10 @@ KINDS = {
         (("plan", "resnet20", "--params", "50%", "--densities", "densities.json"),),
     ),
     "store": Kind(
-        _store,
-        ("store/store.json", *3 * ("store/parts/*.parquet",)),
-        _inside_store,
-        (
-            *2 * (("study", "show", "store"),),
-            *5 * (("study", "show", "store", "--json"),),
-            ("study", "diff", "store", "store"),
-            ("report", "store", "-o", "report"),
-        ),
+        _store, ("store/store.json", *3 * ("store/rows-0.jsonl",)), _inside_lines, READ_STORE
+    ),
+    "old store": Kind(
+        _old_store, ("store/store.json", *3 * ("store/parts/*.parquet",)), _inside_parts, READ_STORE
     ),
     "study": Kind(
         _study,

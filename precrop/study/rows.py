@@ -1,12 +1,27 @@
-"""One row of a study's store: what was trained, under which conditions, and what came of it."""
+"""One row of a study's store: what was trained, under which conditions, and what came of it.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from datetime import datetime
-from typing import Any, Literal
+In a file a row is a line of JSON with a checksum at its end. Its history, most of the line, comes
+last and is decoded when it is looked at.
+"""
 
-SCHEMA = 1
-"""Raised when a field changes its meaning; a store says which one it was written with."""
+import json
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
+from functools import cached_property, partial
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationError
+
+from precrop.errors import PrecropError, one_line
+
+Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Count = Annotated[int, Field(ge=1, lt=2**63)]
+Figure = Annotated[float, Field(ge=0)]
+Time = Annotated[
+    AwareDatetime, Field(gt=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(3000, 1, 1, tzinfo=UTC))
+]
 
 
 @dataclass(frozen=True)
@@ -54,6 +69,8 @@ class Row:
         versions: of precrop, Python and the libraries that compute.
     """
 
+    __pydantic_config__ = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
+
     study: str
     cell: str
     run: str | None
@@ -65,30 +82,132 @@ class Row:
     granularity: str
     asked_params: float | None
     asked_macs: float | None
-    seed: int
+    seed: Whole
     data: str
     data_digest: str
     recipe: Mapping[str, Any]
     status: Literal["done", "failed"]
     error: str | None
-    accuracy: float | None
-    best_accuracy: float | None
-    loss: float | None
-    params: int | None
-    macs: int | None
-    base_params: int | None
-    base_macs: int | None
+    accuracy: Figure | None
+    best_accuracy: Figure | None
+    loss: Figure | None
+    params: Count | None
+    macs: Count | None
+    base_params: Count | None
+    base_macs: Count | None
     densities: Mapping[str, float]
     widths: Mapping[str, tuple[int, int]]
     history: Sequence[Mapping[str, float]]
     seconds: float
     overhead: float
-    started: datetime
-    ended: datetime
+    started: Time
+    ended: Time
     device: str
     versions: Mapping[str, str]
 
 
-NESTED = ("args", "recipe", "densities", "widths", "history", "versions")
-"""Fields that a store keeps as JSON."""
 FIELDS = tuple(field.name for field in fields(Row))
+_FINISHED = ("accuracy", "best_accuracy", "loss", "params", "macs", "base_params", "base_macs")
+"""Fields that are None only where a cell failed."""
+_READER = TypeAdapter(Row)
+_HISTORY, _CHECKSUM = b', "history":', b',"crc32":"'
+"""Where a line's last two values begin. The blank is the only one outside of texts, which have
+their quotes escaped: so the first place that looks like this is the right one.
+"""
+
+
+class History(Sequence[Mapping[str, float]]):
+    """A run's epochs, read and decoded when they are looked at.
+
+    Args:
+        cell: of the row.
+        text: reads the epochs as JSON.
+    """
+
+    def __init__(self, cell: str, text: Callable[[], bytes]) -> None:
+        self._cell, self._text = cell, text
+
+    @cached_property
+    def _epochs(self) -> tuple[Mapping[str, float], ...]:
+        try:
+            epochs = json.loads(self._text())
+            if all(type(value) in (int, float) for epoch in epochs for value in epoch.values()):
+                return tuple(epochs)
+        except OSError as error:
+            raise PrecropError(
+                f"the history of cell {self._cell} cannot be read any more: open the store again"
+            ) from error
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            pass
+        raise PrecropError(f"the history of cell {self._cell} is not a list of epochs")
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._epochs[place]
+
+    def __len__(self) -> int:
+        return len(self._epochs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._epochs == tuple(other)
+
+    def __repr__(self) -> str:
+        return repr(self._epochs)
+
+    def __reduce__(self) -> Any:
+        return tuple, (self._epochs,)
+
+
+def to_line(row: Row) -> bytes:
+    """A row as a line of a file."""
+    values = {name: getattr(row, name) for name in FIELDS if name != "history"}
+    content = _json(values)[:-1] + _HISTORY + _json(tuple(row.history))
+    return b'%s%s%08x"}\n' % (content, _CHECKSUM, zlib.crc32(content))
+
+
+def _json(value: object) -> bytes:
+    text = json.dumps(value, default=str, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "replace")
+
+
+def from_line(line: bytes, read: Callable[[int, int], bytes]) -> Row:
+    """The row of a line.
+
+    Args:
+        line: as `to_line` makes it.
+        read: reads that many bytes from a place in the line, when its history is looked at.
+
+    Raises:
+        ValueError: it was changed, or is not a row.
+    """
+    content, _, checksum = line.rpartition(_CHECKSUM)
+    if checksum != b'%08x"}\n' % zlib.crc32(content):
+        raise ValueError("it is not what was written: its checksum differs")
+    first, _, history = content.partition(_HISTORY)
+    place = len(content) - len(history)
+    return from_json(first + b"}", partial(read, place, len(history)))
+
+
+def from_json(text: bytes, history: Callable[[], bytes]) -> Row:
+    """A row.
+
+    Args:
+        text: all but the history, as JSON.
+        history: reads the history, as JSON.
+
+    Raises:
+        ValueError: a field is missing, unknown, of another type or out of its bounds.
+    """
+    row = _READER.validate_json(text[:-1] + b',"history":[]}')
+    if row.status == "done":
+        for name in _FINISHED:
+            if getattr(row, name) is None:
+                raise ValueError(f"a finished run has no {name}")
+    return replace(row, history=History(row.cell, history))
+
+
+def reason(error: Exception) -> str:
+    """Why rows cannot be read, in one line."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        return one_line(": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"]))))
+    return one_line(getattr(error, "strerror", None) or str(error))

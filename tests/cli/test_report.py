@@ -134,12 +134,12 @@ def test_another_schema(store: Path, tmp_path: Path) -> None:
         run(store, "-o", tmp_path / "report")
 
 
-def test_a_torn_part_is_told(store: Path, tmp_path: Path, capsys: Output) -> None:
-    (store / "parts" / "0-torn.parquet").write_bytes(b"PAR1")
+def test_a_torn_line_is_told(store: Path, tmp_path: Path, capsys: Output) -> None:
+    (store / "rows-torn.jsonl").write_bytes(b"PAR1")
     run(store, "-o", tmp_path / "report")
     said = capsys.readouterr()
     assert said.err.startswith("precrop: warning:")
-    assert "0-torn.parquet" in said.err
+    assert "rows-torn.jsonl, line 1" in said.err
     assert "6 finished runs" in said.out
 
 

@@ -222,14 +222,14 @@ def test_diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "3 runs, no difference" in capsys.readouterr().out
 
 
-def test_torn_parts_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_torn_lines_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = Store.open(tmp_path / "store", create=True)
     store.append([made_row(seed=0)])
-    (store.path / "parts" / "0-9.parquet").write_text("torn")
+    (store.path / "rows-9.jsonl").write_text("torn")
     assert main(["study", "show", str(store.path)]) == 0
     said = capsys.readouterr()
     assert "synexp" not in said.err
-    assert said.err.count("warning: 0-9.parquet of ") == 1
+    assert said.err.count("warning: rows-9.jsonl, line 1 of ") == 1
     assert "resnet20" in said.out
 
 
@@ -292,7 +292,7 @@ def test_a_failed_cell_is_told_again(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert json.loads(capsys.readouterr().out)["failing"] == 0
 
 
-def test_a_damaged_parts_cells_run_again(
+def test_a_damaged_lines_cell_runs_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = study(tmp_path)
@@ -300,15 +300,15 @@ def test_a_damaged_parts_cells_run_again(
     digest = digits().digest
     for cell in expand(read_study(Path(path), trust=True)):
         store.append([row_of(cell, data_digest=digest)])
-    part = sorted((store.path / "parts").iterdir())[0]
-    content = bytearray(part.read_bytes())
-    content[len(content) // 3] ^= 1
-    part.write_bytes(content)
+    (file,) = store.path.glob("*.jsonl")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
     words = ["study", "run", path, "--trust", "--store", str(store.path), "--dry-run"]
     assert main(words) == 0
     said = capsys.readouterr()
     assert "1 of 3 cells would run" in said.out
-    assert said.err.count(f"warning: {part.name} of ") == 1
+    assert said.err.count(f"warning: {file.name}, line 2 of ") == 1
 
 
 def test_names_that_would_move_the_cursor(

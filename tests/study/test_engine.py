@@ -178,9 +178,12 @@ def test_an_interruption_leaves_all_in_order(store: Store) -> None:
 
 def test_a_store_that_cannot_be_written(store: Store) -> None:
     def spoil(cell: Cell) -> Event:
-        (store.path / "parts").rmdir()
-        (store.path / "parts").write_text("")
+        (file,) = store.path.glob("*.jsonl")
+        file.unlink()
+        file.mkdir()
         return done(cell)
+
+    store.append([row_of(cell(seed=1))])
 
     engine = Scripted(spoil)
     with pytest.raises(PrecropError, match="cannot write to the store"):

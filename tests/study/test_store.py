@@ -1,25 +1,27 @@
-"""The store: whole appends, merges that no reader notices, and what is left out."""
+"""The store: lines that several processes append, and what is left out of what was damaged."""
 
+import contextlib
 import json
-import math
 import multiprocessing
 import os
 import pickle
+import re
+import resource
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa  # type: ignore[import-untyped]
-import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 
 from precrop.errors import PrecropError
-from precrop.study import store as module
 from precrop.study.locks import Claim, is_claimed
-from precrop.study.rows import FIELDS, SCHEMA, Row
+from precrop.study.rows import FIELDS, Row, to_line
 from precrop.study.store import Store
 from tests.study.made_rows import STARTED, made_row
 
@@ -33,12 +35,26 @@ def reopened(store: Store) -> Store:
     return Store.open(store.path)
 
 
-def parts(store: Store) -> list[Path]:
-    return sorted((store.path / "parts").glob("*.parquet"))
+def files(store: Store) -> list[Path]:
+    return sorted(store.path.glob("rows-*.jsonl"))
+
+
+def seeds(store: Store) -> list[int]:
+    return [row.seed for row in store.rows()]
+
+
+def later(seed: int, **changes: Any) -> Row:
+    """A row that ended after those of smaller seeds."""
+    return made_row(seed=seed, started=STARTED + timedelta(hours=seed), **changes)
 
 
 def test_a_row_comes_back_as_it_was(store: Store) -> None:
-    rows = [made_row(seed=1), made_row(seed=2, status="failed", error="no luck", args={})]
+    odd = {"name": "Größe \u2028", "nested": [{"history": [1]}], ', "history":': ', "history":['}
+    rows = [
+        made_row(seed=1),
+        later(2, status="failed", error='no "luck"\n', args={}),
+        later(3, args=odd, recipe={"crc32": "1", "history": [{"epoch": 1}]}),
+    ]
     store.append(rows)
     found = reopened(store).rows()
     assert found == rows
@@ -53,21 +69,30 @@ def test_a_row_comes_back_as_it_was(store: Store) -> None:
     assert reopened(store).rows() == rows
 
 
-def test_every_field_is_kept(store: Store) -> None:
-    assert set(module._COLUMNS.names) == {field.name for field in fields(Row)}
-    store.append([made_row()])
-    assert pq.read_schema(parts(store)[0]).names == list(FIELDS)
+def test_a_line_is_json(store: Store) -> None:
+    store.append([made_row(), made_row(seed=1)])
+    (file,) = files(store)
+    for line in file.read_text(encoding="utf-8").splitlines():
+        assert set(json.loads(line)) == {*FIELDS, "crc32"}
+    assert set(FIELDS) == {field.name for field in fields(Row)}
+
+
+def test_a_text_that_is_no_unicode(store: Store) -> None:
+    """As of a file's name in a message; the row is not lost for that."""
+    store.append([made_row(status="failed", error="no file caf\udce9")])
+    (row,) = reopened(store).rows()
+    assert row.error == "no file caf?"
 
 
 def test_the_first_that_is_done_wins(store: Store) -> None:
-    later = timedelta(hours=1)
+    hour = timedelta(hours=1)
     failed = made_row(seed=1, status="failed", error="first")
-    again = replace(failed, error="second", ended=failed.ended + later)
+    again = replace(failed, error="second", ended=failed.ended + hour)
     done = made_row(seed=2)
-    store.append([replace(done, accuracy=0.1, ended=done.ended + later), again])
-    store.append([failed, replace(done, status="failed", ended=done.ended - later), done])
+    store.append([replace(done, accuracy=0.1, ended=done.ended + hour), again])
+    store.append([failed, replace(done, status="failed", ended=done.ended - hour), done])
     rows = {row.seed: row for row in store.rows()}
-    assert len(rows) == 2
+    assert list(rows) == [2, 1]
     assert rows[1].error == "second"
     assert (rows[2].status, rows[2].accuracy) == ("done", done.accuracy)
     assert store.done() == {done.cell}
@@ -86,230 +111,151 @@ def test_frame(store: Store) -> None:
     assert frame.groupby("variant")["accuracy"].mean()["PreCrop"] == pytest.approx(0.85)
 
 
-def test_parts_are_merged_and_nothing_is_lost(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_TOGETHER", 3)
-    many = 21
-    rows = [made_row(seed=seed, started=STARTED + timedelta(hours=seed)) for seed in range(many)]
-    other = reopened(store)
-    for row in rows:
-        store.append([row])
-    assert len(parts(store)) == 3
-    assert max(int(path.name[0]) for path in parts(store)) == 2
-    for each in (store, other, reopened(store)):
-        assert each.rows() == rows
-        assert len(each.done()) == many
-        assert not each.dropped
+def test_a_file_for_every_process(store: Store) -> None:
+    """One that appends twice goes on with its own; readers see what others append meanwhile."""
+    other, reader = reopened(store), reopened(store)
+    assert seeds(reader) == []
+    for seed, writer in enumerate((store, other, store, other)):
+        writer.append([later(seed)])
+        assert seeds(reader) == list(range(seed + 1))
+    assert len(files(store)) == 2
+    store.append([])
+    assert len(store.done()) == 4
 
 
-def test_a_merge_that_was_cut_short(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The merged part is there, and so are those that it stands for."""
-    monkeypatch.setattr(module, "_TOGETHER", 4)
-    monkeypatch.setattr(Store, "_remove", lambda self, names: None)
-    for seed in range(4):
-        store.append([made_row(seed=seed, status="failed", error="x")])
-    assert len(parts(store)) == 5
-    assert all(tally.failed == 1 for tally in reopened(store).tally().values())
-    assert len(reopened(store).rows()) == 4
-    monkeypatch.undo()
-    monkeypatch.setattr(module, "_TOGETHER", 4)
-    store.append([made_row(seed=9)])
-    assert len(parts(store)) == 2
-    assert len(store.rows()) == 5
-
-
-def test_a_reader_whose_parts_are_merged_away(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_TOGETHER", 4)
-    for seed in range(3):
-        store.append([made_row(seed=seed)])
-    reader = reopened(store)
-    read = Store._read
-
-    def late(self: Store, name: str, columns: Sequence[str]) -> object:
-        monkeypatch.setattr(Store, "_read", read)
-        store.append([made_row(seed=3)])
-        return read(self, name, columns)
-
-    monkeypatch.setattr(Store, "_read", late)
-    assert len(reader.rows()) == 4
-
-
-def test_a_folder_that_changes_while_it_is_listed(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A listing that saw neither the merged part nor the parts is not believed."""
-    store.append([made_row()])
-    real = module._names
-    listings: Iterator[list[str]] = iter([[]])
-    monkeypatch.setattr(module, "_names", lambda parts: next(listings, None) or real(parts))
-    assert len(store.rows()) == 1
-
-
-def append_some(path: Path, first: int, count: int) -> None:
+def append_some(path: Path, numbers: Iterator[int] | range) -> None:
     store = Store.open(path, create=True)
-    for seed in range(first, first + count):
+    for seed in numbers:
         store.append([made_row(seed=seed)])
 
 
-def test_two_processes_append_at_once(tmp_path: Path) -> None:
-    path, count = tmp_path / "store", module._TOGETHER + 8
+def append_for_ever(path: Path) -> None:
+    append_some(path, count(1000))
+
+
+def test_two_processes_append_at_once_and_one_is_killed(tmp_path: Path) -> None:
+    path = tmp_path / "store"
     context = multiprocessing.get_context("spawn")
-    processes = [
-        context.Process(target=append_some, args=(path, first, count)) for first in (0, 1000)
-    ]
-    for process in processes:
+    patient = context.Process(target=append_some, args=(path, range(40)))
+    killed = context.Process(target=append_for_ever, args=(path,))
+    for process in (patient, killed):
         process.start()
     seen = 0
-    while any(process.is_alive() for process in processes):
-        if (path / "store.json").exists():
-            now = len(Store.open(path).done())
-            assert now >= seen
-            seen = now
-    assert [process.exitcode for process in processes] == [0, 0]
+    while patient.is_alive() or not any(seed >= 1000 for seed in found(path)):
+        now = len(found(path))
+        assert now >= seen
+        seen = now
+        assert killed.exitcode is None
+    killed.kill()
+    for process in (patient, killed):
+        process.join()
+    assert patient.exitcode == 0
     store = Store.open(path)
-    assert sorted(row.seed for row in store.rows()) == [*range(count), *range(1000, 1000 + count)]
+    theirs = sorted(seed for seed in seeds(store) if seed >= 1000)
+    assert theirs == [*range(1000, 1000 + len(theirs))]
+    assert sorted(set(seeds(store)) - set(theirs)) == [*range(40)]
     assert all(tally.done == 1 for tally in store.tally().values())
+    assert len(store.dropped) <= 1
 
 
-@pytest.mark.parametrize("size", [0, 4, 2000])
-def test_a_torn_part_is_left_out(store: Store, size: int) -> None:
-    store.append([made_row(seed=1)])
-    store.append([made_row(seed=2)])
-    torn = parts(store)[1]
-    torn.write_bytes(torn.read_bytes()[:size])
-    store = reopened(store)
-    assert [row.seed for row in store.rows()] == [1]
-    assert list(store.dropped) == [torn.name]
-    assert store.dropped[torn.name]
-    assert "\n" not in store.dropped[torn.name]
-    store.append([made_row(seed=3)])
-    assert [row.seed for row in store.rows()] == [1, 3]
+def found(path: Path) -> list[int]:
+    return seeds(Store.open(path)) if (path / "store.json").exists() else []
 
 
-def test_a_part_whose_middle_is_damaged(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its end is whole, so that only reading the rows shows it; merging must not hide it."""
-    monkeypatch.setattr(module, "_TOGETHER", 4)
-    for seed in range(3):
-        store.append([made_row(seed=seed)])
-    damaged = parts(store)[1]
-    content = bytearray(damaged.read_bytes())
-    columns = pq.ParquetFile(damaged).metadata.row_group(0)
-    place = columns.column(FIELDS.index("history")).data_page_offset
-    content[place : place + 40] = bytes(40)
-    damaged.write_bytes(content)
-    store = reopened(store)
-    store.append([made_row(seed=3)])
-    assert sorted(row.seed for row in store.rows()) == [0, 2, 3]
-    assert damaged.name in store.dropped
-    assert damaged in parts(store)
+def test_a_line_that_was_torn(store: Store) -> None:
+    """At whatever byte: the rows before it are there, and the next writer has a file of its own."""
+    rows = [later(seed) for seed in range(2)]
+    store.append(rows)
+    (file,) = files(store)
+    content, second = file.read_bytes(), len(to_line(rows[0]))
+    for size in {*range(second + 1, len(content), 97), len(content) - 1}:
+        file.write_bytes(content[:size])
+        torn = reopened(store)
+        assert seeds(torn) == [0]
+        why = "it was not written to its end, or is being written"
+        assert torn.dropped == {f"{file.name}, line 2": why}
+    torn.append([later(2)])
+    assert seeds(torn) == [0, 2]
+    assert len(files(store)) == 2
+    file.write_bytes(content)  # it was being written
+    assert seeds(torn) == [0, 1, 2]
+    assert torn.dropped == {}
 
 
-def unchecked(store: Store) -> None:
-    """Name all parts as older versions did."""
-    for number, path in enumerate(parts(store)):
-        path.rename(path.with_name(f"{path.name.partition('-crc')[0]}-{number:08x}.parquet"))
-
-
-def test_a_store_of_an_older_version(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_TOGETHER", 4)
-    rows = [made_row(seed=seed, started=STARTED + timedelta(hours=seed)) for seed in range(4)]
-    for row in rows[:3]:
-        store.append([row])
-    unchecked(store)
-    old = reopened(store).rows()
-    assert old == rows[:3]
-    reopened(store).append(rows[3:])
-    assert len(parts(store)) == 1
-    assert reopened(store).rows() == rows
-
-
-def test_a_part_of_an_older_version_whose_middle_is_damaged(store: Store) -> None:
-    for seed in range(2):
-        store.append([made_row(seed=seed)])
-    unchecked(store)
-    damaged = parts(store)[0]
-    content = bytearray(damaged.read_bytes())
-    columns = pq.ParquetFile(damaged).metadata.row_group(0)
-    place = columns.column(FIELDS.index("history")).data_page_offset
-    content[place : place + 40] = bytes(40)
-    damaged.write_bytes(content)
-    store = reopened(store)
-    assert [row.seed for row in store.rows()] == [1]
-    assert list(store.dropped) == [damaged.name]
+def test_a_write_that_fails(store: Store) -> None:
+    """As where a disk is full: nothing else is lost, and the same process can go on."""
+    store.append([later(0)])
+    (file,) = files(store)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 100, before[1]))
+    try:
+        with pytest.raises(PrecropError, match="cannot write to the store .*: File too large"):
+            store.append([later(1)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    store.append([later(2)])
+    assert seeds(store) == seeds(reopened(store)) == [0, 2]
+    assert list(store.dropped) == [f"{file.name}, line 2"]
 
 
 def test_no_byte_may_change(store: Store) -> None:
-    """Not even one that no decoder notices."""
-    store.append([made_row()])
-    (part,) = parts(store)
-    content = part.read_bytes()
-    for place in (4, len(content) // 3, len(content) - 1):
-        part.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    """Not even one that no decoder notices; what is damaged is not done, the rest is."""
+    rows = [later(seed) for seed in range(3)]
+    store.append(rows)
+    (file,) = files(store)
+    content = file.read_bytes()
+    first, end = len(to_line(rows[0])), len(to_line(rows[0])) + len(to_line(rows[1])) - 1
+    for place in {*range(first, end, 41), end - 1}:
+        file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
         store = reopened(store)
-        assert store.rows() == []
-        assert list(store.dropped) == [part.name]
-    part.write_bytes(content)
-    assert len(reopened(store).rows()) == 1
+        assert seeds(store) == [0, 2]
+        assert store.done() == {rows[0].cell, rows[2].cell}
+        assert store.dropped == {
+            f"{file.name}, line 2": "it is not what was written: its checksum differs"
+        }
+    store.append(rows[1:2])  # it was run again
+    assert seeds(reopened(store)) == [0, 1, 2]
 
 
-def test_histories_are_read_when_they_are_looked_at(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = [made_row(seed=seed, started=STARTED + timedelta(hours=seed)) for seed in range(3)]
-    rows[1] = replace(rows[1], history=({"epoch": 1.0, "seconds": 7.0},))
-    for row in rows[:2]:
-        store.append([row])
-    asked: list[Sequence[str]] = []
-    read = Store._read
+def test_two_lines_that_became_one(store: Store) -> None:
+    rows = [later(seed) for seed in range(3)]
+    store.append(rows)
+    (file,) = files(store)
+    file.write_bytes(file.read_bytes().replace(b"\n", b" ", 1))
+    assert seeds(store) == [2]
+    assert list(store.dropped) == [f"{file.name}, line 1"]
 
-    def noted(self: Store, name: str, columns: Sequence[str] = FIELDS) -> object:
-        asked.append(columns)
-        return read(self, name, columns)
 
-    monkeypatch.setattr(Store, "_read", noted)
+def test_histories_are_read_when_they_are_looked_at(store: Store) -> None:
+    rows = [later(0), later(1, history=({"epoch": 1.0, "seconds": 7.0},)), later(2, history=())]
+    store.append(rows)
     found = reopened(store).rows()
-    assert all("history" not in columns for columns in asked)
-    # In the meantime, all parts are merged into one.
-    monkeypatch.setattr(module, "_TOGETHER", 3)
-    store.append(rows[2:])
-    assert len(parts(store)) == 1
-    asked.clear()
-    assert [row.history for row in found] == [row.history for row in rows[:2]]
-    assert len(asked) == 1
-    assert pickle.loads(pickle.dumps(found)) == rows[:2]
+    content = files(store)[0].read_bytes()
+    store.append([later(3)])
+    assert [row.history for row in found] == [row.history for row in rows]
+    found = reopened(store).rows()
+    files(store)[0].write_bytes(content.replace(b"epoch", b"EPOCH"))
+    assert "EPOCH" in found[0].history[0]
+    assert pickle.loads(pickle.dumps(found[:3])) == found[:3]
 
 
 def test_a_history_that_is_gone(store: Store) -> None:
     store.append([made_row()])
     (row,) = store.rows()
-    parts(store)[0].unlink()
-    with pytest.raises(PrecropError, match=f"no history of cell {row.cell} any more: open it"):
+    files(store)[0].unlink()
+    with pytest.raises(PrecropError, match=f"history of cell {row.cell} cannot be read any more"):
         len(row.history)
 
 
 def test_other_files_are_no_rows(store: Store) -> None:
     store.append([made_row()])
-    table = pq.read_table(parts(store)[0]).select(["cell", "status"])
-    pq.write_table(table, store.path / "parts" / "0-other.parquet")
-    (store.path / "parts" / ".0-1.parquet.tmp").write_text("begun by a process that was killed")
-    assert len(store.rows()) == 1
-    assert store.dropped == {"0-other.parquet": "its columns are not those of a study's rows"}
-
-
-def test_what_was_left_behind_is_removed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_TOGETHER", 2)
-    left = store.path / "parts" / ".0-1.parquet.tmp"
-    left.write_text("")
-    for seed in range(2):
-        store.append([made_row(seed=seed)])
-    assert left.exists(), "another process may still write it"
-    monkeypatch.setattr(module, "_LEFT_BEHIND", -1.0)
-    for seed in range(2, 4):
-        store.append([made_row(seed=seed)])
-    assert not left.exists()
+    for name in ("notes.txt", "other.jsonl", ".rows-1.jsonl", "rows-1.jsonl.swp"):
+        (store.path / name).write_text("x\n")
+    assert seeds(store) == [0]
+    assert store.dropped == {}
+    (store.path / "rows-1.jsonl").write_text("x\n")
+    assert seeds(store) == [0]
+    assert list(store.dropped) == ["rows-1.jsonl, line 1"]
 
 
 def test_what_is_no_store(tmp_path: Path) -> None:
@@ -325,33 +271,74 @@ def test_what_is_no_store(tmp_path: Path) -> None:
 
 def test_a_store_of_another_schema(store: Store) -> None:
     mark = store.path / "store.json"
-    mark.write_text(json.dumps({"schema": SCHEMA + 1}))
-    with pytest.raises(PrecropError, match=f"has schema {SCHEMA + 1}, this precrop reads {SCHEMA}"):
+    mark.write_text(json.dumps({"schema": 3}))
+    with pytest.raises(PrecropError, match="has schema 3, this precrop reads 2"):
         Store.open(store.path)
     mark.write_text("[]")
     with pytest.raises(PrecropError, match=r"store.json is broken"):
         Store.open(store.path, create=True)
 
 
+def test_a_store_of_two_studies(store: Store) -> None:
+    """Cells are called by what is asked for, so that studies may share what they have in common."""
+    store.append([later(0, study="one")])
+    reopened(store).append([later(1, study="another")])
+    assert [row.study for row in reopened(store).rows()] == ["one", "another"]
+
+
+def spoil(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
 def test_a_store_that_cannot_be_written(store: Store) -> None:
-    (store.path / "parts").rmdir()
-    (store.path / "parts").write_text("")
+    store.append([made_row()])
+    spoil(files(store)[0])
     with pytest.raises(PrecropError, match="cannot write to the store .*: "):
-        store.append([made_row()])
+        store.append([made_row(seed=1)])
+    store.append([made_row(seed=2)])
+    assert seeds(reopened(store)) == [2]
+
+
+@contextlib.contextmanager
+def powerless() -> Iterator[None]:
+    """Root, as tests often run, may write anywhere."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_folder_that_is_read_only() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        Store.open(folder, create=True).append([made_row()])
+        folder.chmod(0o555)
+        with powerless():
+            store = Store.open(folder)
+            assert seeds(store) == [0]
+            assert len(store.rows()[0].history) == 3
+            with pytest.raises(PrecropError, match="cannot write .*: Permission denied"):
+                store.append([made_row(seed=1)])
+        folder.chmod(0o755)
 
 
 def test_ten_thousand_rows_open_soon(store: Store) -> None:
     history = tuple(made_row().history) * 50
-    store.append([made_row(seed=seed, history=history) for seed in range(100)])
-    some = store._table()
-    place = some.column_names.index("cell")
-    for part in range(10):
-        column = pa.array([f"{part:04x}{n:08x}" for n in range(1000)])
-        store._write(pa.concat_tables([some] * 10).set_column(place, "cell", column), 0, ())
+    row = to_line(made_row(cell="f" * 12, history=history))
+    content, cells = row.rpartition(b',"crc32"')[0], range(10_000)
+    lines = (with_checksum(content.replace(b"f" * 12, b"%012x" % cell, 1)) for cell in cells)
+    (store.path / "rows-1.jsonl").write_bytes(b"".join(lines))
     began = time.process_time()
     found = reopened(store).rows()
     seconds = time.process_time() - began
-    assert len(found) == 10_100
+    assert len(found) == len(cells)
+    assert found[-1].history == history
     assert seconds < 2, "benchmarks/study_overhead.py measures it: less than 1 s"
 
 
@@ -398,25 +385,9 @@ def test_one_process_at_a_time_holds_a_claim(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_damaged_parts_cells_are_not_done(store: Store) -> None:
-    """Wherever a bit is flipped, what counts as done is what the rows show."""
-    rows = [made_row(seed=seed) for seed in range(2)]
-    for row in rows:
-        store.append([row])
-    part = parts(store)[0]
-    content = part.read_bytes()
-    for place in range(0, len(content), len(content) // 40):
-        part.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
-        store = reopened(store)
-        assert store.done() == {rows[1].cell} == {row.cell for row in store.rows()}
-        assert list(store.dropped) == [part.name]
-    store.append(rows[:1])  # it was run again
-    assert reopened(store).done() == {row.cell for row in rows}
-
-
 def strange_entry(kind: str, path: Path) -> None:
     if kind == "dangling":
-        path.symlink_to("nowhere.parquet")
+        path.symlink_to("nowhere.jsonl")
     elif kind == "loop":
         path.symlink_to(path.name)
     elif kind == "pipe":
@@ -426,84 +397,94 @@ def strange_entry(kind: str, path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["dangling", "loop", "pipe", "folder"])
-def test_what_is_no_file_among_the_parts(store: Store, kind: str) -> None:
+def test_what_is_no_file_among_the_files(store: Store, kind: str) -> None:
     """Readers end, with one line for the entry; also one that had looked before it was there."""
     store.append([made_row(seed=0)])
     before = reopened(store)
     before.rows()
-    name = f"0-{9:020d}-crc00000000.parquet"
-    strange_entry(kind, store.path / "parts" / name)
+    name = "rows-9.jsonl"
+    strange_entry(kind, store.path / name)
     for reader in (reopened(store), before):
-        assert [row.seed for row in reader.rows()] == [0]
+        assert seeds(reader) == [0]
         assert len(reader.tally()) == 1
         assert list(reader.dropped) == [name]
+        assert reader.dropped[name]
     store.append([made_row(seed=1)])
     assert len(reopened(store).rows()) == 2
 
 
-def test_a_part_that_becomes_a_dangling_link(store: Store) -> None:
-    store.append([made_row(seed=0)])
-    store.append([made_row(seed=1)])
-    store.rows()
-    part = parts(store)[0]
-    part.unlink()
-    part.symlink_to("nowhere.parquet")
-    assert [row.seed for row in store.rows()] == [1]
-    assert list(store.dropped) == [part.name]
-    assert len(store.tally()) == 1
+def changed(line: bytes, name: str, value: str) -> bytes:
+    """A line of other content with its right checksum, as a stranger writes it."""
+    content = line.rpartition(b',"crc32"')[0].decode()
+    values = json.loads(content + "}")
+    key = f"{json.dumps(name)}:"
+    old = f"{key}{json.dumps(values[name], separators=(',', ':'))}"
+    assert old in content
+    return with_checksum(content.replace(old, f"{key}{value}", 1).encode())
 
 
-def written(store: Store, name: str, values: Any, kind: pa.DataType | None = None) -> None:
-    """A part of a row with one other column, and the right checksum."""
-    store.append([made_row(seed=9)])
-    (last,) = parts(store)[-1:]
-    table = pq.read_table(last)
-    last.unlink()
-    column = pa.array([values], type=kind or table.schema.field(name).type)
-    store._write(table.set_column(table.column_names.index(name), name, column), 0, ())
+def with_checksum(content: bytes) -> bytes:
+    return b'%s,"crc32":"%08x"}\n' % (content, zlib.crc32(content))
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "kind"),
+    ("name", "value", "said"),
     [
-        ("seed", "1", pa.string()),
-        ("accuracy", 0.5, pa.float32()),
-        ("cell", None, None),
-        ("status", "fine", None),
-        ("accuracy", None, None),
-        ("accuracy", math.nan, None),
-        ("loss", math.inf, None),
-        ("base_params", 0, None),
-        ("params", None, None),
-        ("started", 2**62, None),
-        ("seconds", None, None),
-        ("densities", "[1, 2]", None),
-        ("densities", '{"a": "b"}', None),
-        ("densities", "{", None),
-        ("densities", None, None),
-        ("widths", '{"a": [1]}', None),
-        ("widths", '{"a": 1}', None),
-        ("versions", "}, {", None),
-        ("args", "[" * 100_000, None),
-        ("recipe", "1", None),
+        ("seed", '"1"', "seed: Input should be a valid integer"),
+        ("seed", "9" * 30, "seed: Input should be less than"),
+        ("cell", "null", "cell: Input should be a valid string"),
+        ("status", '"fine"', "status: Input should be 'done' or 'failed'"),
+        ("kind", '"odd"', "kind: Input should be"),
+        ("accuracy", "null", "a finished run has no accuracy"),
+        ("accuracy", "NaN", "accuracy: Input should be"),
+        ("loss", "Infinity", "loss: Input should be"),
+        ("loss", "-1", "loss: Input should be"),
+        ("base_params", "0", "base_params: Input should be"),
+        ("params", "null", "a finished run has no params"),
+        ("started", '"yesterday"', "started: Input should be a valid datetime"),
+        ("started", '"2026-01-01 00:00:00"', "started: Input should have timezone info"),
+        ("ended", '"9000-01-01 00:00:00+00:00"', "ended: Input should be less than"),
+        ("seconds", "null", "seconds: Input should be a valid number"),
+        ("densities", "[1, 2]", "densities: Input should be"),
+        ("densities", '{"a":"b"}', "densities.a: Input should be a valid number"),
+        ("densities", "{", "Invalid JSON"),
+        ("widths", '{"a":[1]}', "widths.a.1: Field required"),
+        ("widths", '{"a":1}', "widths.a: Input should be a valid "),
+        ("versions", '{"\\u001b[2J":1}', r"versions.\\x1b\[2J: Input should be a valid string"),
+        ("versions", '{},"more":{}', "more: Unexpected keyword argument"),
+        ("args", "[" * 100_000, "Invalid JSON: recursion limit exceeded"),
+        ("recipe", "1", "recipe: Input should be"),
+        ("recipe", "9" * 5000, "Invalid JSON: number out of range"),
     ],
 )
-def test_a_part_of_no_sense(store: Store, name: str, value: Any, kind: Any) -> None:
-    """It has its checksum; the others are read, and its cells are not done."""
-    store.append([made_row(seed=0)])
-    written(store, name, value, kind)
-    odd = parts(store)[1].name
-    store.append([made_row(seed=1)])
-    store = reopened(store)
-    assert [row.seed for row in store.rows()] == [0, 1]
-    assert list(store.dropped) == [odd]
+def test_a_line_of_no_sense(store: Store, name: str, value: str, said: str) -> None:
+    """It has its checksum; the others are read, and its cell is not done."""
+    lines = [to_line(later(seed)) for seed in range(3)]
+    lines[1] = changed(lines[1], name, value)
+    (store.path / "rows-1.jsonl").write_bytes(b"".join(lines))
+    assert seeds(store) == [0, 2]
+    ((place, why),) = store.dropped.items()
+    assert place == "rows-1.jsonl, line 2"
+    assert re.match(said, why)
+    assert len(why) < 300
+    assert why.isprintable()
     assert sum(tally.done for tally in store.tally().values()) == 2
 
 
-@pytest.mark.parametrize("text", ["{", "1", "[1]", "[" * 100_000, "null"])
+def test_a_line_without_an_end(store: Store) -> None:
+    """A stranger's file may be as long as it likes; no more of it is held than a line may have."""
+    store.append([later(0)])
+    (store.path / "rows-9.jsonl").write_bytes(to_line(later(1)) + b"[" * (1 << 24))
+    assert seeds(store) == [0, 1]
+    assert store.dropped == {"rows-9.jsonl, line 2": "it is too long"}
+
+
+@pytest.mark.parametrize("text", ["{", "1", "[1]", "[" * 100_000, "null", '[{"epoch": "1"}]'])
 def test_a_history_of_no_sense(store: Store, text: str) -> None:
-    written(store, "history", text)
-    (row,) = reopened(store).rows()
+    content = to_line(made_row()).partition(b', "history":')[0]
+    line = with_checksum(content + b', "history":' + text.encode())
+    (store.path / "rows-1.jsonl").write_bytes(line)
+    (row,) = store.rows()
     with pytest.raises(PrecropError, match="the history of cell .* is not a list of epochs"):
         len(row.history)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from precrop.errors import BudgetError
-from precrop.fit.constraints import Constrained, Constraints, constrained, tightened
+from precrop.fit.constraints import Constraints, constrained, tightened
 from precrop.fit.fitting import Fit, Fitter, Lessons, Mismatch
 from precrop.plans.multiples import uneven_layers
 from precrop.plans.plan import BudgetPlan
@@ -109,17 +109,22 @@ class _Attempt:
     """One attempt at widths that fit.
 
     Attributes:
-        held: the network as it is constrained.
+        constraints: what is held by now.
         narrow_first: whether a budget was refused before. Then the narrowest network decides what
             is held, which has the smallest steps.
         differed: how many attempts led to a network that was not as predicted.
         message: how the last of these differed.
     """
 
-    held: Constrained
+    constraints: Constraints
     narrow_first: bool = False
     differed: int = 0
     message: str = ""
+
+    def all_frozen(self) -> "_Attempt":
+        """With no width that varies: such a network is always as predicted."""
+        reason = f"the network differs from its prediction: {self.message}"
+        return replace(self, constraints=replace(self.constraints, frozen=reason))
 
 
 def choose(network: Network, request: Request, constraints: Constraints) -> Choice:
@@ -128,33 +133,23 @@ def choose(network: Network, request: Request, constraints: Constraints) -> Choi
     Raises:
         BudgetError: a budget is below the cost of the narrowest network.
     """
-    lessons = Lessons(network.tracer)
-    held = Constrained(network, constraints)
-    attempt = _Attempt(constrained(network, constraints, lessons) if constraints.kept else held)
-    for _ in range(MAX_ATTEMPTS):
-        found = _attempted(attempt, request, lessons)
-        if isinstance(found, Choice):
-            return found
-        attempt = found
-    while True:  # at most once more for every budget that is refused: nothing is left to hold
-        reason = f"the network differs from its prediction: {attempt.message}"
-        frozen = replace(attempt.held.constraints, frozen=reason)
-        attempt = replace(attempt, held=constrained(network, frozen, lessons))
-        found = _attempted(attempt, request, lessons)
-        if isinstance(found, Choice):
-            return found
-        attempt = found
+    lessons, tried = Lessons(network), 0
+    found: Choice | _Attempt = _Attempt(constraints)
+    while isinstance(found, _Attempt):
+        # Everything is frozen at most once more for every budget that is refused.
+        attempt = found if tried < MAX_ATTEMPTS else found.all_frozen()
+        found, tried = _attempted(attempt, request, lessons), tried + 1
+    return found
 
 
 def _attempted(attempt: _Attempt, request: Request, lessons: Lessons) -> Choice | _Attempt:
     """Widths that fit, or the next attempt, which holds more."""
-    constraints = attempt.held.constraints
-    lowered = lower(attempt.held.network, request.models, constraints.most_read)
-    network, structure = lowered.network, lowered.structure
-    fitter = Fitter(network, lessons)
+    constraints = attempt.constraints
+    network = constrained(constraints, lessons)
+    lowered = lower(network, request.models, constraints.most_read)
+    fitter = Fitter(lowered.network, lessons)
     limits = _limits(lowered, request)
-    # Once a budget was refused, the narrowest network decides, which has the smallest steps.
-    found = None if attempt.narrow_first else _large_steps(structure, limits, request)
+    found = None if attempt.narrow_first else _large_steps(lowered.structure, limits, request)
     if found is None:
         problem = _problem(attempt, fitter, lowered, limits, request)
         if isinstance(problem, _Attempt):
@@ -164,8 +159,7 @@ def _attempted(attempt: _Attempt, request: Request, lessons: Lessons) -> Choice 
     sizes = network.sizes(lowered.ties, units)
     bounds = further_bounds(network, sizes, constraints.most_read)
     if bounds:
-        held = replace(attempt.held, constraints=constraints.bounded(bounds))
-        return replace(attempt, held=held)
+        return replace(attempt, constraints=constraints.bounded(bounds))
     fit = fitter.fit(sizes)
     if fit.mismatch is not None:
         return _tighter(attempt, fitter, fit, fit.mismatch, sizes)
@@ -179,8 +173,8 @@ def _tighter(
     """The next attempt after a network that was not as predicted."""
     differed = attempt.differed + 1
     further = fitter.further(fit, sizes) if differed > ONE_BY_ONE else []
-    held = tightened(attempt.held, mismatch, further, fitter.lessons)
-    return replace(attempt, held=held, differed=differed, message=mismatch.message)
+    constraints = tightened(attempt.constraints, mismatch, further, fitter.lessons)
+    return _Attempt(constraints, attempt.narrow_first, differed, mismatch.message)
 
 
 def _large_steps(
@@ -212,27 +206,31 @@ def _problem(
     before a budget is refused. Wider networks may have held what that one does not need: then
     all begins anew with it.
     """
-    network, structure, ties = lowered.network, lowered.structure, lowered.ties
-    last, options = request.divisors[-1:], request.options
-    problem, refused = None, None
+    structure, last = lowered.structure, request.divisors[-1:]
+    explain = partial(explained, lowered.network, structure, lowered.ties)
     try:
-        explain = partial(explained, network, structure, ties)
-        problem = program(structure, limits, divisors=last, explain=explain, **options)
-    except BudgetError as error:
-        refused = error
-    if problem is None or attempt.narrow_first:
-        choices = Choices.of(structure.groups, last, options["min_width"])
-        sizes = network.sizes(ties, choices.lower.tolist())
-        fit = fitter.fit(sizes)
-        if fit.mismatch is not None:
-            return _tighter(attempt, fitter, fit, fit.mismatch, sizes)
-    if problem is not None:
-        return problem
-    constraints = attempt.held.constraints
-    if refused is not None and (attempt.narrow_first or not constraints.levels):
-        raise refused
-    held = constrained(network, constraints.released(), fitter.lessons)
-    return replace(attempt, held=held, narrow_first=True)
+        problem = program(structure, limits, divisors=last, explain=explain, **request.options)
+    except BudgetError:
+        tighter = _narrowest(attempt, fitter, lowered, request)
+        if tighter is None and (attempt.narrow_first or not attempt.constraints.levels):
+            raise
+        released = replace(attempt, constraints=attempt.constraints.released(), narrow_first=True)
+        return tighter or released
+    tighter = _narrowest(attempt, fitter, lowered, request) if attempt.narrow_first else None
+    return tighter or problem
+
+
+def _narrowest(
+    attempt: _Attempt, fitter: Fitter, lowered: Lowered, request: Request
+) -> _Attempt | None:
+    """The next attempt if the narrowest network is not as predicted; else None."""
+    least = request.options["min_width"]
+    choices = Choices.of(lowered.structure.groups, request.divisors[-1:], least)
+    sizes = lowered.network.sizes(lowered.ties, choices.lower.tolist())
+    fit = fitter.fit(sizes)
+    if fit.mismatch is None:
+        return None
+    return _tighter(attempt, fitter, fit, fit.mismatch, sizes)
 
 
 def _limits(lowered: Lowered, request: Request) -> dict[str, int]:

@@ -16,6 +16,7 @@ from precrop.fit.drivers import Driver
 from precrop.fit.fitting import Fitter, Lessons, Mismatch
 from precrop.fit.sites import Site
 from precrop.read.axes import Axis, atoms, axis_of, axis_size, freeze, resolve, tie, unify, varies
+from precrop.read.copies import with_own_widths
 from precrop.read.network import Network, Pass
 from precrop.read.reader import CallReading
 
@@ -43,6 +44,11 @@ class Constraints:
     levels: Mapping[Site, int] = field(default_factory=dict)
     most_read: Mapping[str, int] = field(default_factory=dict)
     frozen: str | None = None
+
+    @property
+    def hold_nothing(self) -> bool:
+        """Whether all widths may be as the passes allow, but for bounds."""
+        return not (self.kept or self.drivers or self.levels or self.frozen is not None)
 
     def driven(self, site: Site, drivers: Iterable[Driver]) -> "Constraints":
         """Tie what the arguments of a site follow, too."""
@@ -77,18 +83,53 @@ class Constraints:
         return max(self.levels.get(site, -1) + 1, least)
 
 
-@dataclass(frozen=True)
-class Constrained:
-    """A network under constraints; ``changed`` are the sites at which these changed anything."""
+def constrained(constraints: Constraints, lessons: Lessons) -> Network:
+    """The network under some constraints."""
+    if constraints.hold_nothing:
+        return lessons.network
+    network = with_own_widths(lessons.network)
+    _apply(network, constraints, lessons)
+    return network
 
-    network: Network
-    constraints: Constraints
-    changed: frozenset[Site] = frozenset()
+
+def tightened(
+    constraints: Constraints, mismatch: Mismatch, further: Sequence[Mismatch], lessons: Lessons
+) -> Constraints:
+    """Hold the site of a mismatch one step harder than before, and those of further ones too.
+
+    The first one is held as hard as it takes to change anything, the others whether or not that
+    changes anything by now.
+    """
+    constraints = _tightened(constraints, mismatch, lessons)
+    for other in further:
+        site = lessons.site(other.forward, other.index)
+        new = constraints.new_drivers(site, other)
+        level = min(constraints.next_level(site, other), len(DECISIONS) - 1)
+        constraints = constraints.driven(site, new) if new else constraints.held(site, level)
+    return constraints
 
 
-def constrained(network: Network, constraints: Constraints, lessons: Lessons) -> Constrained:
-    """The network, followed anew, under some constraints."""
-    network = network.anew()
+def _tightened(constraints: Constraints, mismatch: Mismatch, lessons: Lessons) -> Constraints:
+    site = lessons.site(mismatch.forward, mismatch.index)
+    new = constraints.new_drivers(site, mismatch)
+    if new:
+        driven = constraints.driven(site, new)
+        if site in _changed(driven, lessons):
+            return driven
+    for level in range(constraints.next_level(site, mismatch), len(DECISIONS)):
+        constraints = constraints.held(site, level)
+        if site in _changed(constraints, lessons):
+            break
+    return constraints
+
+
+def _changed(constraints: Constraints, lessons: Lessons) -> set[Site]:
+    """The sites at which constraints change anything."""
+    return _apply(with_own_widths(lessons.network), constraints, lessons)
+
+
+def _apply(network: Network, constraints: Constraints, lessons: Lessons) -> set[Site]:
+    """Tie and freeze widths of a network that nobody else has; the sites where anything changed."""
     fitter = Fitter(network, lessons)
     for layer in network.layers:
         if layer.name in constraints.kept:
@@ -102,41 +143,7 @@ def constrained(network: Network, constraints: Constraints, lessons: Lessons) ->
     if constraints.frozen is not None:
         every = (axis for layer in network.layers for axis in (layer.inputs, layer.outputs))
         _freeze(every, constraints.frozen)
-    return Constrained(network, constraints, frozenset(changed))
-
-
-def tightened(
-    before: Constrained, mismatch: Mismatch, further: Sequence[Mismatch], lessons: Lessons
-) -> Constrained:
-    """Hold the site of a mismatch one step harder than before, and those of further ones too.
-
-    The first one is held as hard as it takes to change anything, the others whether or not that
-    changes anything by now.
-    """
-    found = _tightened(before, mismatch, lessons)
-    constraints = found.constraints
-    for other in further:
-        site = lessons.site(other.forward, other.index)
-        new = constraints.new_drivers(site, other)
-        level = min(constraints.next_level(site, other), len(DECISIONS) - 1)
-        constraints = constraints.driven(site, new) if new else constraints.held(site, level)
-    return constrained(found.network, constraints, lessons) if further else found
-
-
-def _tightened(before: Constrained, mismatch: Mismatch, lessons: Lessons) -> Constrained:
-    network, constraints = before.network, before.constraints
-    site = lessons.site(mismatch.forward, mismatch.index)
-    new = constraints.new_drivers(site, mismatch)
-    if new:
-        found = constrained(network, constraints.driven(site, new), lessons)
-        if site in found.changed:
-            return found
-    found = before
-    for level in range(constraints.next_level(site, mismatch), len(DECISIONS)):
-        found = constrained(network, constraints.held(site, level), lessons)
-        if site in found.changed:
-            break
-    return found
+    return changed
 
 
 def _tie_drivers(fitter: Fitter, site: Site, drivers: Iterable[Driver]) -> bool:

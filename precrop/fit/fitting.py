@@ -40,7 +40,6 @@ from precrop.read.corrected import Correction, Expected
 from precrop.read.network import Network, Pass, Sizes, tensor_axes
 from precrop.read.reader import CallReading
 from precrop.read.trace import Call, Shape, Trace
-from precrop.read.tracer import Tracer
 
 Place = tuple[str, str]
 """Module path and attribute path."""
@@ -84,9 +83,18 @@ class Fit:
 
 @dataclass
 class Lessons:
-    """What probing one network taught, however its widths are held: it is only ever added to."""
+    """What probing one network taught, however its widths are held: it is only ever added to.
 
-    tracer: Tracer
+    Attributes:
+        network: as it was read.
+        rules: which attributes drive which arguments.
+        prober: finds rules.
+        roots: attributes that are roots of widths.
+        checks: attributes that code compares with widths.
+        given_up: arguments that were looked at, with the number of rules known then.
+    """
+
+    network: Network
     rules: list[Rule] = field(default_factory=list)
     prober: Prober = field(init=False)
     roots: Roots = field(init=False)
@@ -96,8 +104,8 @@ class Lessons:
     _places: dict[int, dict[Site, list[int]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Probing needs nothing but the tracer."""
-        self.prober = Prober(self.tracer)
+        """Probing needs nothing but what runs the network."""
+        self.prober = Prober(self.network.tracer)
         self.roots, self.checks = Roots(self.prober), Checks(self.prober)
 
     def site(self, forward: Pass, index: int) -> Site:

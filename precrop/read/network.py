@@ -144,10 +144,6 @@ class Network:
         """
         return not self.tracer.real and "train mode" not in self.traced.notes
 
-    def anew(self) -> "Network":
-        """The same passes, followed from the beginning: nothing else shares these widths."""
-        return _follow(self.traced, self.scale_groups, self.unused)
-
     def with_pass(self, skeleton: nn.Module, run: Run) -> "Network":
         """The same with one more pass, of another skeleton, that only costs are counted of."""
         return _follow(replace(self.traced, beside=(skeleton, run)), self.scale_groups, self.unused)

@@ -9,6 +9,7 @@ import precrop
 from precrop.costs.batches import at_batch, follow
 from precrop.errors import PrecropError
 from precrop.models import resnet20
+from precrop.read.copies import with_own_widths
 from precrop.read.inputs import Inputs
 from precrop.read.network import read_network
 from tests.networks import SHAPE, assemble, small
@@ -34,12 +35,12 @@ def test_a_pass_that_copies_is_read() -> None:
     assert all(set(ratios) == {1} for ratios in several.growth if ratios)
 
 
-def test_a_network_that_is_followed_again_has_its_pass_read_again() -> None:
+def test_a_copy_of_a_network_has_its_pass_read_again() -> None:
     network = read_network(assemble([("attention", 16), ("conv", 16)]), Inputs(SHAPE))
     network, lives = follow(network, 3)
     before = at_batch(network, lives)
     assert at_batch(network, lives).readings[0] is before.readings[0]
-    again = at_batch(network.anew(), lives)
+    again = at_batch(with_own_widths(network), lives)
     assert again.calls == before.calls
     assert again.readings[0] is not before.readings[0]
 

@@ -141,7 +141,7 @@ def test_what_one_module_teaches_holds_for_its_class() -> None:
     model = Net(conv(3, 16), [Hierarchy(16, 18), Hierarchy(18, 18)], small("conv", 16, 18).head)
     network = read_network(model, Inputs(SHAPE))
     lowered = lower(network)
-    structure, ties, lessons = lowered.structure, lowered.ties, Lessons(network.tracer)
+    structure, ties, lessons = lowered.structure, lowered.ties, Lessons(network)
     fitter = Fitter(lowered.network, lessons)
     fit = fitter.fit(network.sizes(ties, [max(1, n // 2) for n in structure.units]))
     assert fit.mismatch is None
@@ -190,7 +190,7 @@ def test_full_width_needs_no_edit() -> None:
     network = read_network(small("hierarchy"), Inputs(SHAPE))
     lowered = lower(network)
     sizes = network.sizes(lowered.ties, lowered.structure.units)
-    fit = Fitter(lowered.network, Lessons(network.tracer)).fit(sizes)
+    fit = Fitter(lowered.network, Lessons(network)).fit(sizes)
     assert (fit.tensors, fit.edits, fit.mismatch) == ({}, [], None)
 
 

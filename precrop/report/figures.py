@@ -1,463 +1,340 @@
-"""Pictures for papers: every figure as an SVG and as a PNG.
+"""The report's figures: one chart description each, for the picture files and for the page.
 
-A figure is a function from a frame and a setting to a `Drawing`, or to None where there is nothing
-to draw, and a line in `FIGURES`.
+A figure is a function from a setting's tables to an Altair chart and its caption, or to None where
+there is nothing to draw, and a line in `FIGURES`. Names from a store are data in a chart, never
+part of a field's name or of an expression.
 """
 
 import hashlib
-import math
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from precrop.errors import PrecropError
+import altair as alt
+import pandas as pd  # type: ignore[import-untyped]
+import vl_convert
+from PIL import Image
+
 from precrop.files import replacing
-from precrop.report.families import granularities
-from precrop.report.frames import Budget, Frame, Group, Setting, percent, run_id
+from precrop.report.frames import Frame, Setting
+from precrop.report.tables import Tables
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-COLORS = (
-    "#7a8594",
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#b8860b",
-    "#56b4e9",
-    "#a6447a",
-    "#44aa99",
-    "#8a6fc9",
-    "#8c6d31",
-    "#e7298a",
-)
-"""Told apart also by people who see few colors; variants take them in the frame's order."""
-MARKERS = {"dense": "D", "cropped": "o", "masked": "^"}
-_STYLE: Any = {
-    "font.size": 9,
-    "text.parse_math": False,  # names are no formulas
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "svg.hashsalt": "precrop",  # the same identifiers every time a picture is drawn
-}
-_LONGEST_SLUG = 150
+HASHES = "hashes"
+"""The charts' parameter by which points carry the names of their runs."""
 _GREY = "#8a8f94"
-_PALE = "#dfe4e8"
-_GAP, _ROOM = 10, 78
-"""Points before a row's figures, and those that ``100.00 ± 10.00`` needs."""
-_LISTED = 3
-"""Runs that are named beside a row of points; tables name all."""
+_SCALE = 1.5
+_WIDTH = 520
+_ROOM = 26
+_MONOSPACE = "Liberation Mono, monospace"
+_LONGEST_SLUG = 150
+_DEPTH = "layer, in the order of execution"
+_TEXT = "currentColor"  # black in a picture, the page's text color in the page
+_CONFIG = {
+    "font": "Liberation Sans, Arial, Helvetica, sans-serif",
+    "lineBreak": "\n",
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": _TEXT,
+        "titleColor": _TEXT,
+        "titleFontWeight": "normal",
+        "labelFontSize": 11,
+        "labelLimit": 320,
+        "gridColor": _GREY,
+        "gridOpacity": 0.3,
+        "domainColor": _GREY,
+        "tickColor": _GREY,
+    },
+    "header": {"labelColor": _TEXT, "labelFontSize": 12, "labelLimit": 600},
+    "legend": {
+        "labelColor": _TEXT,
+        "labelFontSize": 11,
+        "labelLimit": 320,
+        "symbolSize": 70,
+        "symbolOpacity": 1,
+    },
+    "title": {"color": _TEXT, "anchor": "start", "fontSize": 13},
+    "text": {"color": _TEXT},
+}
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """A figure that is not written yet.
+class Figure:
+    """A figure of a setting.
 
     Attributes:
-        figure: matplotlib's.
+        name: its kind, one of `FIGURES`.
+        setting: whose runs it shows.
         caption: what it shows, in one sentence or two.
+        chart: its description, as Vega-Lite.
     """
 
-    figure: "Figure"
-    caption: str
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure that is written, as ``stem``.svg and ``stem``.png."""
-
-    stem: str
+    name: str
     setting: Setting
     caption: str
+    chart: dict[str, Any]
+
+    @property
+    def stem(self) -> str:
+        """The name of its files, without ``.svg`` and ``.png``."""
+        return f"{_slug(str(self.setting))}-{self.name}"
+
+    def write(self, folder: Path) -> None:
+        """Write it as an SVG and as a PNG.
+
+        Raises:
+            PrecropError: a file cannot be written.
+        """
+        svg = vl_convert.vegalite_to_svg(self.chart, allowed_base_urls=[])
+        with replacing(folder / f"{self.stem}.svg") as temporary:
+            temporary.write_text(svg, encoding="utf-8")
+        pixels = Image.open(BytesIO(vl_convert.svg_to_png(svg, scale=_SCALE)))
+        with replacing(folder / f"{self.stem}.png") as temporary:
+            pixels.convert("RGB").save(temporary, "png", optimize=True)  # a quarter of the size
 
 
-def draw_all(frame: Frame, folder: Path, margin: float) -> list[Picture]:
-    """Draw every figure of every setting.
+Drawn = tuple[alt.TopLevelMixin, str]
+Draw = Callable[[Tables], Drawn | None]
+
+
+def accuracy(tables: Tables) -> Drawn:
+    """Every run as a point in its variant's row, budget by budget."""
+    base = alt.Chart().encode(_ROW, **tables.look("color"))
+    x = alt.X("accuracy:Q", **_linear(title="accuracy, % of held-out images"))
+    points = base.encode(x, tooltip=_TOOLTIP, description="run:N")
+    named = points.mark_text(
+        fontSize=8,
+        dy=alt.expr("datum.rank % 2 ? 8 : -8"),
+        align=alt.expr("2 * datum.rank < datum.n ? 'right' : 'left'"),
+    )
+    rows = alt.layer(
+        base.mark_bar(size=6, opacity=0.35).encode(alt.X("min(low):Q"), alt.X2("max(high):Q")),
+        base.mark_tick(thickness=2.5, size=14).encode(alt.X("mean(accuracy):Q")),
+        points.mark_point(filled=True, size=32, opacity=0.9).encode(**tables.look("shape")),
+        named.encode(text=alt.condition(HASHES, "run:N", alt.value("")), color=alt.value(_GREY)),
+        _beside(base, "spread", 12),
+        _beside(base, "listed", 100, _GREY, fontSize=8.5, font=_MONOSPACE),
+    )
+    chart = _by_budget(rows.properties(width=_WIDTH, height=alt.Step(_ROOM)), tables.runs)
+    return chart.add_params(alt.param(HASHES, value=False)).properties(title=tables.title), (
+        "Accuracy after the last epoch. Points are runs, bars the mean and one standard deviation; "
+        "beside them the same as figures, and the runs."
+    )
+
+
+def sizes(tables: Tables) -> Drawn | None:
+    """Accuracy against parameters and against multiply-accumulates."""
+    if len(tables.groups) < 2:
+        return None
+    panels, names = [], tables.groups["variant"]
+    for name, words in (("params", "parameters"), ("macs", "multiply-accumulates")):
+        shares = tables.groups[f"{name}_share"]
+        far = shares.max() > 3 * shares.min()
+        scale = _logarithmic(shares, (1, 2, 3, 5)) if far else _linear()
+        x = alt.X(f"{name}_share:Q", title=f"{words}, % of the original", **scale)
+        y = _linear(title="accuracy, %")
+        runs, groups = (
+            alt.Chart(table).encode(x, **tables.look("color", legend=names))
+            for table in (tables.runs, tables.groups)
+        )
+        means = groups.encode(alt.Y("mean:Q", **y))
+        marks = alt.layer(
+            runs.mark_circle(size=14, opacity=0.5).encode(
+                alt.Y("accuracy:Q", **y), tooltip=_TOOLTIP
+            ),
+            means.mark_line(strokeWidth=1.2),
+            groups.mark_errorbar(ticks=True).encode(alt.Y("low:Q", **y), alt.Y2("high:Q")),
+            means.mark_point(filled=True, size=70, opacity=1).encode(
+                **tables.look("shape", legend=names)
+            ),
+        )
+        panels.append(marks.properties(width=330, height=300))
+    chart = alt.hconcat(*panels, title=tables.title).resolve_scale(y="shared")
+    return chart, (
+        "Accuracy against what the networks have: small points are runs, large ones means with one "
+        "standard deviation, lines join the budgets of a variant."
+    )
+
+
+def widths(tables: Tables) -> Drawn | None:
+    """What every method chose, one below the other over depth."""
+    layers = tables.layers[tables.layers["kind"] == "cropped"]
+    if layers["width"].isna().all():
+        return None
+    y: dict[str, Any] = {"axis": alt.Axis(tickCount=3), "title": None, "stack": None}
+    depth = alt.X("place:O", title=_DEPTH, axis=alt.Axis(labelAngle=0, labelOverlap="greedy"))
+    base = alt.Chart().encode(depth, tooltip=_tooltip("layer:N", "width:Q", "original:Q"))
+    bars = alt.layer(
+        base.mark_bar(width=alt.RelativeBandSize(0.9), color=_GREY, opacity=0.3).encode(
+            alt.Y("original:Q", **y)
+        ),
+        base.mark_bar(width=alt.RelativeBandSize(0.56)).encode(
+            alt.Y("width:Q", **y), **tables.look("color")
+        ),
+    )
+    columns = layers["budget"].nunique()
+    grid = bars.properties(width=max(300, 640 // columns), height=70).facet(
+        data=layers, row=_part("variant", alt.Row), column=_part("budget", alt.Column), spacing=12
+    )
+    return grid.properties(title=f"Output channels, {tables.title}"), (
+        "Output channels of every layer as each variant chose them (mean over seeds), before the "
+        "original's in grey."
+    )
+
+
+def densities(tables: Tables) -> Drawn | None:
+    """The share of every layer's weights that remains, masks included."""
+    layers = tables.layers[tables.layers["kind"] != "dense"]
+    if layers["density"].isna().all():
+        return None
+    y = alt.Y("density:Q", **_logarithmic(layers["density"], (1, 2, 5)))
+    x = alt.X("place:Q", **_linear(title=_DEPTH, tickMinStep=1))
+    names = layers["variant"]
+    base = alt.Chart().encode(x, y, **tables.look("color", legend=names))
+    lines = alt.layer(
+        base.mark_line(strokeWidth=1.4).encode(**tables.look("strokeDash", legend=names)),
+        base.mark_point(filled=True, size=25, opacity=0.9).encode(
+            tooltip=_tooltip("variant:N", "layer:N", "density:Q"),
+            **tables.look("shape", legend=names),
+        ),
+    )
+    chart = _by_budget(lines.properties(width=660, height=220), layers, y="shared")
+    return chart.properties(title=f"Layer densities, {tables.title}"), (
+        "Share of each layer's weights that remains (mean over seeds)."
+    )
+
+
+def granularity(tables: Tables) -> Drawn | None:
+    """Equal layer densities, coarser and coarser units."""
+    if tables.families.empty:
+        return None
+    x = alt.X("unit:N", sort=_ORDER, title=None, axis=alt.Axis(labelAngle=0))
+    y = alt.Y("accuracy:Q", **_linear(title="accuracy, %"))
+    base = alt.Chart().encode(x, **tables.look("color"))
+    points = base.encode(y, tooltip=_TOOLTIP, **tables.look("shape"))
+    columns = alt.layer(
+        alt.Chart()
+        .mark_rect(color=_GREY, opacity=0.25)
+        .encode(alt.Y("min(least):Q"), alt.Y2("max(most):Q")),
+        base.mark_bar(size=6, opacity=0.35).encode(alt.Y("min(low):Q"), alt.Y2("max(high):Q")),
+        base.mark_tick(thickness=2.5, size=18).encode(alt.Y("mean(accuracy):Q")),
+        points.mark_point(filled=True, size=32, opacity=0.9),
+    ).properties(width=alt.Step(110), height=220)
+    chart = columns.facet(_part("family", alt.Facet), data=tables.families, columns=2)
+    return chart.resolve_scale(x="independent", y="independent").properties(title=tables.title), (
+        "Networks of the same layer densities by what is removed from them. The band is "
+        f"±{tables.margin:g} points around the mean of single weights."
+    )
+
+
+def times(tables: Tables) -> Drawn | None:
+    """Seconds per epoch, where they were measured."""
+    timed = tables.groups.dropna(subset="epoch_seconds")
+    if len(timed) < 2:
+        return None
+    seconds = alt.X("epoch_seconds:Q", stack=None, title="seconds per epoch of training")
+    base = alt.Chart().encode(_ROW, seconds)
+    bars = alt.layer(
+        base.mark_bar(size=14).encode(
+            tooltip=_tooltip("variant:N", "devices:N"), **tables.look("color")
+        ),
+        base.mark_text(align="left", dx=4).encode(text=alt.Text("epoch_seconds:Q", format=".1f")),
+    )
+    chart = _by_budget(bars.properties(width=_WIDTH, height=alt.Step(_ROOM)), timed)
+    devices = ", ".join(dict.fromkeys(timed["devices"]))
+    return chart.properties(title=tables.title), (
+        f"Median seconds per epoch on {devices}, mean over seeds; runs that shared a device slowed "
+        "each other. Masked networks train with dense kernels."
+    )
+
+
+FIGURES: dict[str, tuple[str, Draw]] = {
+    "accuracy": ("Accuracy at each budget", accuracy),
+    "sizes": ("Accuracy against size", sizes),
+    "widths": ("Widths over depth", widths),
+    "densities": ("Layer densities", densities),
+    "granularity": ("Granularity", granularity),
+    "times": ("Training time", times),
+}
+"""By the last part of their files' names, with their headings; to add one is a line here."""
+
+
+def figures(frame: Frame, margin: float) -> list[Figure]:
+    """Every figure of every setting.
 
     Args:
         frame: what to draw.
-        folder: an existing one.
         margin: percentage points that count as no difference.
-
-    Raises:
-        PrecropError: matplotlib is not installed, or a file cannot be written.
     """
-    try:
-        import matplotlib as mpl
-    except ImportError as error:
-        raise PrecropError("matplotlib is not installed: pip install 'precrop[report]'") from error
-    pictures = []
-    with mpl.rc_context(_STYLE):
-        for setting in frame.settings:
-            for name, draw in FIGURES.items():
-                drawing = draw(frame, setting, margin)
-                if drawing is not None:
-                    stem = f"{_slug(setting)}-{name}"
-                    _write(drawing.figure, folder / stem)
-                    pictures.append(Picture(stem, setting, drawing.caption))
-    return pictures
-
-
-def accuracy(frame: Frame, setting: Setting, margin: float) -> Drawing | None:
-    """Every run as a point in its variant's row, budget by budget."""
-    del margin
-    groups = frame.within(setting)
-    budgets = tuple(dict.fromkeys(group.budget for group in groups))
-    figure = _figure(9.5, 0.9 + 0.27 * (len(budgets) + len(groups)))
-    axes = figure.subplots()
-    labels: list[str] = []
-    for budget in budgets:
-        _heading(axes, str(budget), len(labels))
-        labels.append("")
-        for group in groups:
-            if group.budget == budget:
-                _points(axes, frame, group, len(labels))
-                _beside(axes, group, len(labels))
-                labels.append(group.variant)
-    _rows(axes, labels)
-    axes.set_xlabel("accuracy, % of held-out images")
-    axes.set_title(str(setting), loc="left")
-    return Drawing(
-        figure,
-        "Accuracy after the last epoch. Points are runs, bars the mean and one standard deviation; "
-        "beside them the same as figures, and the runs.",
-    )
-
-
-def sizes(frame: Frame, setting: Setting, margin: float) -> Drawing | None:
-    """Accuracy against parameters and against multiply-accumulates."""
-    del margin
-    groups = frame.within(setting)
-    if len(groups) < 2:
-        return None
-    figure = _figure(9.5, 4.2)
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, name in zip(panels, ("params_share", "macs_share"), strict=True):
-        for variant in dict.fromkeys(group.variant for group in groups):
-            _curve(axes, frame, [g for g in groups if g.variant == variant], name)
-        _shares(axes, [getattr(group, name) for group in groups])
-    panels[0].set_xlabel("parameters, % of the original")
-    panels[1].set_xlabel("multiply-accumulates, % of the original")
-    panels[0].set_ylabel("accuracy, %")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", frameon=False)
-    figure.suptitle(str(setting), x=0.01, ha="left", fontsize=10)
-    return Drawing(
-        figure,
-        "Accuracy against what the networks have: small points are runs, large ones means with one "
-        "standard deviation, lines join the budgets of a variant.",
-    )
-
-
-def widths(frame: Frame, setting: Setting, margin: float) -> Drawing | None:
-    """What every method chose, side by side over depth."""
-    del margin
-    from matplotlib.ticker import MaxNLocator
-
-    groups = [g for g in frame.within(setting) if g.kind == "cropped"]
-    if not groups:
-        return None
-    budgets = tuple(dict.fromkeys(group.budget for group in groups))
-    variants = tuple(dict.fromkeys(group.variant for group in groups))
-    shape = len(variants), len(budgets)
-    figure = _figure(max(6.5, 4.6 * len(budgets)), 0.8 + 1.3 * len(variants))
-    panels = figure.subplots(*shape, sharex=True, sharey=True, squeeze=False)
-    before = original_widths(frame, setting)
-    for axes, group in _cells(panels, variants, budgets, groups):
-        _bars(axes, group, before, _color(frame, group.variant))
-    for row, variant in zip(panels, variants, strict=True):
-        row[0].set_ylabel(_wrapped(variant))
-    for axes, budget in zip(panels[0], budgets, strict=True):
-        axes.set_title(str(budget), loc="left", fontsize=9)
-    for axes in panels[-1]:
-        axes.set_xlabel("layer, in the order of execution")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.suptitle(f"Output channels, {setting}", x=0.01, ha="left", fontsize=10)
-    return Drawing(
-        figure,
-        "Output channels of every layer as each variant chose them (mean over seeds), before the "
-        "original's in grey.",
-    )
-
-
-def densities(frame: Frame, setting: Setting, margin: float) -> Drawing | None:
-    """The share of every layer's weights that remains, masks included."""
-    del margin
-    groups = [g for g in frame.within(setting) if g.kind != "dense" and g.densities]
-    if not groups:
-        return None
-    budgets = tuple(dict.fromkeys(group.budget for group in groups))
-    figure = _figure(9.5, 0.6 + 2.6 * len(budgets))
-    panels = figure.subplots(len(budgets), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, budget in zip(panels, budgets, strict=True):
-        for group in groups:
-            if group.budget == budget:
-                _line(axes, frame, group)
-        _logarithmic(axes)
-        axes.set_title(str(budget), loc="left", fontsize=9)
-        axes.set_ylabel("density")
-    panels[-1].set_xlabel("layer, in the order of execution")
-    found = {label: h for axes in panels for h, label in zip(*axes.get_legend_handles_labels())}  # noqa: B905
-    figure.legend(list(found.values()), list(found), loc="outside right upper", frameon=False)
-    figure.suptitle(f"Layer densities, {setting}", x=0.01, ha="left", fontsize=10)
-    return Drawing(figure, "Share of each layer's weights that remains (mean over seeds).")
-
-
-def granularity(frame: Frame, setting: Setting, margin: float) -> Drawing | None:
-    """Equal layer densities, coarser and coarser units."""
-    families = [family for family in granularities(frame) if family[0].setting == setting]
-    if not families:
-        return None
-    columns = min(2, len(families))
-    rows = math.ceil(len(families) / columns)
-    figure = _figure(4.8 * columns, 0.5 + 2.6 * rows)
-    panels = figure.subplots(rows, columns, squeeze=False)
-    for axes in panels.flat[len(families) :]:
-        axes.set_visible(False)
-    for axes, family in zip(panels.flat, families, strict=False):
-        middle = family[0].accuracy.mean
-        axes.axhspan(middle - margin, middle + margin, color=_PALE, zorder=0)
-        for x, group in enumerate(family):
-            _upright(axes, frame, group, x)
-        axes.set_xticks(range(len(family)), [_unit_of(group) for group in family], fontsize=7.5)
-        axes.set_xlim(-0.6, len(family) - 0.4)
-        axes.set_title(f"{family[0].variant}, {family[0].budget}", loc="left", fontsize=9)
-        axes.set_ylabel("accuracy, %")
-    figure.suptitle(str(setting), x=0.01, ha="left", fontsize=10)
-    return Drawing(
-        figure,
-        "Networks of the same layer densities by what is removed from them. The band is "
-        f"±{margin:g} points around the mean of single weights.",
-    )
-
-
-def times(frame: Frame, setting: Setting, margin: float) -> Drawing | None:
-    """Seconds per epoch, where they were measured."""
-    del margin
-    groups = [g for g in frame.within(setting) if g.epoch_seconds is not None]
-    if len(groups) < 2:
-        return None
-    figure = _figure(9.5, 0.9 + 0.25 * len(groups))
-    axes = figure.subplots()
-    for y, group in enumerate(groups):
-        seconds = group.epoch_seconds or 0.0
-        axes.barh(y, seconds, 0.62, color=_color(frame, group.variant))
-        axes.annotate(f"{seconds:.1f}", (seconds, y), xytext=(4, 0),
-                      textcoords="offset points", va="center", fontsize=8)  # fmt: skip
-    _rows(axes, [row_name(group) for group in groups])
-    axes.margins(x=0.08)
-    axes.set_xlabel("seconds per epoch of training")
-    axes.set_title(str(setting), loc="left")
-    devices = ", ".join(dict.fromkeys(device for group in groups for device in group.devices))
-    return Drawing(
-        figure,
-        f"Median seconds per epoch on {devices}, mean over seeds; runs that shared a device slowed "
-        "each other. Masked networks train with dense kernels.",
-    )
-
-
-Draw = Callable[[Frame, Setting, float], Drawing | None]
-FIGURES: dict[str, Draw] = {
-    "accuracy": accuracy,
-    "sizes": sizes,
-    "widths": widths,
-    "densities": densities,
-    "granularity": granularity,
-    "times": times,
-}
-"""Figures by the last part of their files' names; adding one is a function and a line here."""
-
-
-def original_widths(frame: Frame, setting: Setting) -> dict[str, float]:
-    """Output channels of the original, from a run that kept them; empty where there is none."""
-    whole = (g.widths for g in frame.within(setting) if g.kind != "cropped" and g.widths)
-    return next(whole, {})
-
-
-def unit_name(group: Group) -> str:
-    """What was removed: single weights, …, or channels for good."""
-    return "cropped" if group.kind == "cropped" else group.granularity
-
-
-def row_name(group: Group) -> str:
-    """A variant with its budget, where it has one."""
-    return group.variant if group.kind == "dense" else f"{group.variant} · {group.budget}"
-
-
-def _figure(width: float, height: float) -> "Figure":
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _write(figure: "Figure", stem: Path) -> None:
-    for kind, metadata in (("svg", {"Date": None}), ("png", {})):
-        path = stem.with_name(f"{stem.name}.{kind}")
-        with replacing(path) as temporary, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of names without room, of signs without a glyph
-            figure.savefig(temporary, format=kind, dpi=150, metadata=metadata)
-
-
-def _slug(setting: Setting) -> str:
-    plain = re.sub(r"[^\w.]+", "-", str(setting)).strip("-.")
-    if len(plain.encode()) <= _LONGEST_SLUG:
-        return plain
-    return f"{plain[: _LONGEST_SLUG // 4]}-{hashlib.sha256(str(setting).encode()).hexdigest()[:12]}"
-
-
-def _color(frame: Frame, variant: str) -> str:
-    return COLORS[frame.variants.index(variant) % len(COLORS)]
-
-
-def _fill(frame: Frame, variant: str) -> str:
-    """Hollow where the colors have gone round."""
-    return "white" if frame.variants.index(variant) >= len(COLORS) else _color(frame, variant)
-
-
-def _heading(axes: "Axes", text: str, y: int) -> None:
-    axes.annotate(
-        text,
-        (0, y + 0.2),
-        xycoords=("axes fraction", "data"),
-        xytext=(4, 0),
-        textcoords="offset points",
-        va="center",
-        weight="bold",
-    )
-
-
-def _points(axes: "Axes", frame: Frame, group: Group, y: int) -> None:
-    """A row of runs over their mean and spread."""
-    color, spread = _color(frame, group.variant), group.accuracy
-    if spread.deviation is not None:
-        ends = spread.mean - spread.deviation, spread.mean + spread.deviation
-        axes.plot(ends, (y, y), color=color, alpha=0.35, linewidth=6, solid_capstyle="butt")
-    axes.plot(spread.mean, y, "|", color=color, markersize=13, markeredgewidth=2)
-    for row in group.rows:
-        (point,) = axes.plot(
-            percent(row), y, MARKERS[group.kind], color=color, markersize=4.5,
-            markerfacecolor=_fill(frame, group.variant),
-        )  # fmt: skip
-        point.set_gid(f"run-{run_id(row)}-{group.variant}")
-
-
-def _beside(axes: "Axes", group: Group, y: int) -> None:
-    """The row's figures and runs, to the right of the axes."""
-    runs = [*group.runs[:_LISTED]]
-    if len(group.runs) > _LISTED:
-        runs.append(f"+{len(group.runs) - _LISTED}")
-    where: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 8}
-    # In points, not in shares of the axes: these are narrow where names are long.
-    where["textcoords"] = "offset points"
-    axes.annotate(str(group.accuracy), (1, y), xytext=(_GAP, 0), **where)
-    axes.annotate(" ".join(runs), (1, y), xytext=(_GAP + _ROOM, 0), **{**where, "fontsize": 6.5},
-                  family="monospace", color=_GREY)  # fmt: skip
-
-
-def _rows(axes: "Axes", labels: Sequence[str]) -> None:
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_ylim(len(labels) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
-    axes.grid(axis="x", color=_PALE, linewidth=0.8)
-    axes.set_axisbelow(True)
-
-
-def _curve(axes: "Axes", frame: Frame, groups: Sequence[Group], name: str) -> None:
-    """One variant over its budgets."""
-    color, kind = _color(frame, groups[0].variant), MARKERS[groups[0].kind]
-    groups = sorted(groups, key=lambda group: getattr(group, name))
-    shares = [100 * getattr(group, name) for group in groups]
-    for group, share in zip(groups, shares, strict=True):
-        runs = [percent(row) for row in group.rows]
-        axes.plot([share] * len(runs), runs, ".", color=color, alpha=0.45, markersize=4)
-    axes.errorbar(
-        shares,
-        [group.accuracy.mean for group in groups],
-        yerr=[group.accuracy.deviation or 0.0 for group in groups],
-        fmt=f"-{kind}", color=color, markersize=5.5, linewidth=1.1, elinewidth=1, capsize=2,
-        markerfacecolor=_fill(frame, groups[0].variant), label=groups[0].variant,
-    )  # fmt: skip
-
-
-def _shares(axes: "Axes", shares: Sequence[float]) -> None:
-    """An axis of shares: logarithmic where they are far apart, its ticks in per cent."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    if max(shares) > 3 * min(shares):
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-        axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.grid(color=_PALE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.margins(x=0.08)
-
-
-def _cells(
-    panels: Any, variants: Sequence[str], budgets: Sequence[Budget], groups: Sequence[Group]
-) -> list[tuple["Axes", Group]]:
-    """The panel of each group; one that no group has is hidden."""
-    by_place = {(group.variant, group.budget): group for group in groups}
     found = []
-    for row, variant in zip(panels, variants, strict=True):
-        for axes, budget in zip(row, budgets, strict=True):
-            group = by_place.get((variant, budget))
-            if group is None:
-                axes.set_axis_off()
-            else:
-                found.append((axes, group))
+    for setting in frame.settings:
+        tables = Tables(frame, setting, margin)
+        for name, (_, draw) in FIGURES.items():
+            if (drawn := draw(tables)) is not None:
+                chart, caption = drawn
+                found.append(Figure(name, setting, caption, _described(chart)))
     return found
 
 
-def _bars(axes: "Axes", group: Group, before: dict[str, float], color: str) -> None:
-    places = range(1, len(group.widths) + 1)
-    if before:
-        old = [before.get(name, 0.0) for name in group.widths]
-        axes.bar(places, old, 0.9, color=_PALE)
-    axes.bar(places, list(group.widths.values()), 0.56, color=color)
-    axes.margins(x=0.01)
+def _described(chart: alt.TopLevelMixin) -> dict[str, Any]:
+    with alt.data_transformers.enable("default", consolidate_datasets=True, max_rows=None):
+        described: dict[str, Any] = chart.to_dict()
+    return {**described, "config": _CONFIG, "background": "white"}
 
 
-def _logarithmic(axes: "Axes") -> None:
-    """Densities up the side, as plain numbers; layers are counted in whole numbers."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
-
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(color=_PALE, linewidth=0.8)
-    axes.set_axisbelow(True)
+def _slug(text: str) -> str:
+    plain = re.sub(r"[^\w.]+", "-", text).strip("-.")
+    if len(plain.encode()) <= _LONGEST_SLUG:
+        return plain
+    return f"{plain[: _LONGEST_SLUG // 4]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def _line(axes: "Axes", frame: Frame, group: Group) -> None:
-    places = range(1, len(group.densities) + 1)
-    axes.plot(
-        places, list(group.densities.values()), color=_color(frame, group.variant), linewidth=1.2,
-        marker=MARKERS[group.kind], markersize=3.5, label=group.variant, alpha=0.9,
-        linestyle="--" if group.kind == "masked" else "-",
-    )  # fmt: skip
+def _tooltip(*fields: str) -> list[alt.Tooltip]:
+    return [alt.Tooltip(field) for field in fields]
 
 
-def _upright(axes: "Axes", frame: Frame, group: Group, x: int) -> None:
-    """A column of runs over their mean and spread."""
-    color, spread = _color(frame, group.variant), group.accuracy
-    axes.errorbar(x, spread.mean, yerr=spread.deviation or 0.0, fmt="_", color=color, markersize=18,
-                  elinewidth=5, alpha=0.5)  # fmt: skip
-    for row in group.rows:
-        axes.plot(x, percent(row), MARKERS[group.kind], color=color, markersize=4.5)
+_ORDER = alt.EncodingSortField("order", "min")
+_ROW = alt.Y("variant:N", sort=_ORDER, title=None, axis=alt.Axis(ticks=False, domain=False))
+_TOOLTIP = [
+    *_tooltip("variant:N", "budget:N", "seed:Q"),
+    alt.Tooltip("accuracy:Q", format=".2f", title="accuracy, %"),
+    alt.Tooltip("params:Q", format=",", title="parameters"),
+    alt.Tooltip("macs:Q", format=",", title="MACs"),
+    alt.Tooltip("run:N"),
+]
 
 
-def _unit_of(group: Group) -> str:
-    return f"{unit_name(group)}\n{_wrapped(group.variant)}"
+def _beside(base: alt.Chart, field: str, gap: int, color: str = _TEXT, **look: Any) -> Any:
+    """A column of text to the right of the rows."""
+    return base.mark_text(align="left", **look).encode(
+        x=alt.value(_WIDTH + gap), text=f"min({field}):N", color=alt.value(color)
+    )
 
 
-def _wrapped(text: str) -> str:
-    return "\n".join(re.findall(r"\S.{0,16}\S*", text))
+def _by_budget(chart: Any, data: pd.DataFrame, y: Any = "independent") -> Any:
+    """One below the other, each budget under its heading."""
+    return chart.facet(data=data, row=_part("budget", alt.Row), spacing=20).resolve_scale(y=y)
+
+
+def _part(field: str, channel: Callable[..., Any]) -> Any:
+    """A chart for each value, in the rows' order, with the value as its heading."""
+    header = alt.Header(title=None, labelOrient="top", labelAnchor="start", labelPadding=4)
+    return channel(field, type="nominal", sort=_ORDER, header=header)
+
+
+def _linear(**axis: Any) -> dict[str, Any]:
+    """An axis without zero, with some room at its ends."""
+    return {"scale": alt.Scale(zero=False, nice=False, padding=14), "axis": alt.Axis(**axis)}
+
+
+def _logarithmic(values: pd.Series, digits: Sequence[int]) -> dict[str, Any]:
+    """An axis of logarithms over all values, with ticks at round numbers only."""
+    low, high = values.min(), values.max()
+    round_ = [digit * 10.0**power for power in range(-9, 4) for digit in digits]
+    ticks = [float(f"{tick:.0e}") for tick in round_ if low / 1.2 <= tick <= high * 1.2]
+    return {
+        "scale": alt.Scale(type="log", domain=[low / 1.2, high * 1.2], nice=False),
+        "axis": alt.Axis(values=ticks, format="~g"),
+    }

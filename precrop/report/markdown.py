@@ -4,16 +4,25 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from precrop.report.comparisons import Judged
-from precrop.report.figures import Picture
-from precrop.report.frames import Frame, Group, short_count
+from precrop.report.figures import Figure
+from precrop.report.frames import Frame
 from precrop.report.verdicts import OUTCOMES, Verdict
-from precrop.report.words import METHOD, TITLE, describe, failures, summary, untouched
+from precrop.report.words import (
+    GROUP,
+    METHOD,
+    TITLE,
+    describe,
+    failures,
+    group_cells,
+    summary,
+    untouched,
+)
 
 
 def markdown(
     frame: Frame,
     found: Mapping[str, Verdict],
-    pictures: Sequence[Picture],
+    drawn: Sequence[Figure],
     margin: float,
     folder: str,
 ) -> str:
@@ -22,20 +31,21 @@ def markdown(
     Args:
         frame: all that the store holds.
         found: the verdicts.
-        pictures: that were drawn.
+        drawn: the figures of every setting.
         margin: percentage points that count as no difference.
         folder: where the pictures are, seen from the text.
     """
     blocks = [f"# {TITLE}", summary(frame), "## Accuracy by variant"]
     for setting in frame.settings:
-        blocks += [f"### {_plain(str(setting))}", _groups(frame.within(setting))]
+        rows = [(*group_cells(group), _codes(group.runs)) for group in frame.within(setting)]
+        blocks += [f"### {_plain(str(setting))}", _table(GROUP, rows)]
     blocks += ["## Verdicts", *_verdicts(found)]
     for verdict in found.values():
         blocks += _details(verdict)
     for setting in frame.settings:
-        own = [picture for picture in pictures if picture.setting == setting]
+        own = [figure for figure in drawn if figure.setting == setting]
         blocks += [f"## {_plain(str(setting))}"] if own else []
-        blocks += [_picture(picture, folder) for picture in own]
+        blocks += [_picture(figure, folder) for figure in own]
     blocks += _rest(frame)
     blocks += ["## How to read this", *METHOD, *map(_escaped, describe(frame, margin))]
     return "\n\n".join(blocks) + "\n"
@@ -94,27 +104,9 @@ def _interval(ends: tuple[float, float] | None) -> str:
     return "" if ends is None else f"{ends[0]:+.2f} to {ends[1]:+.2f}"
 
 
-def _groups(groups: Sequence[Group]) -> str:
-    heads = ("variant", "accuracy, %", "n", "budget", "parameters", "MACs", "s per epoch", "runs")
-    rows = [
-        (
-            group.variant,
-            str(group.accuracy),
-            str(group.accuracy.count),
-            str(group.budget),
-            f"{short_count(group.params)} ({group.params_share:.1%})",
-            f"{short_count(group.macs)} ({group.macs_share:.1%})",
-            "" if group.epoch_seconds is None else f"{group.epoch_seconds:.1f}",
-            _codes(group.runs),
-        )
-        for group in groups
-    ]
-    return _table(heads, rows)
-
-
-def _picture(picture: Picture, folder: str) -> str:
-    path = f"{folder}/{picture.stem}"
-    caption = _plain(picture.caption)
+def _picture(figure: Figure, folder: str) -> str:
+    path = f"{folder}/{figure.stem}"
+    caption = _plain(figure.caption)
     return f"![{caption}]({path}.png)\n\n*{caption}* [SVG]({path}.svg)"
 
 

@@ -1,40 +1,54 @@
-"""One page that holds everything: data, charts that can be filtered, verdicts. Needs no network."""
+"""One page that holds everything: tables, verdicts, charts, filters. Needs no network."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
+from itertools import repeat
 from typing import Any
 
-from precrop.errors import PrecropError
-from precrop.report.families import granularities
-from precrop.report.figures import COLORS, original_widths, unit_name
-from precrop.report.frames import Frame, Group, percent, run_id, short_count
+import vl_convert
+
+from precrop.report.figures import FIGURES, Figure
+from precrop.report.frames import Frame, Group, percent, run_id
+from precrop.report.tables import looks
 from precrop.report.verdicts import OUTCOMES, Verdict, figures
-from precrop.report.words import METHOD, TITLE, describe, failures, summary, untouched
+from precrop.report.words import (
+    GROUP,
+    METHOD,
+    TITLE,
+    describe,
+    failures,
+    group_cells,
+    summary,
+    untouched,
+)
+
+_NUMBERS = ("accuracy, %", "n", "seed", "parameters", "MACs", "s per epoch", "seconds")
+"""Columns of numbers, by their heads."""
 
 
-def page(frame: Frame, found: Mapping[str, Verdict], margin: float) -> str:
+def page(frame: Frame, found: Mapping[str, Verdict], drawn: Sequence[Figure], margin: float) -> str:
     """The page's HTML.
 
     Args:
         frame: all that the store holds.
         found: the verdicts.
+        drawn: the figures of every setting.
         margin: percentage points that count as no difference.
-
-    Raises:
-        PrecropError: plotly is not installed.
     """
     parts = {
         "title": TITLE,
         "style": _asset("page.css"),
         "summary": escape(summary(frame)),
+        "groups": _groups(frame),
+        "runs": _runs(frame),
         "verdicts": _verdicts(found),
-        "margin": f"{margin:g}",
+        "figures": "\n".join(_section(name, heading) for name, (heading, _) in FIGURES.items()),
         "rest": _rest(frame, margin),
         # Within a script element "<" may end it, or begin a comment.
-        "content": json.dumps(_content(frame, margin)).replace("<", "\\u003c"),
-        "plotly": _plotly(),
+        "content": json.dumps(_content(frame, drawn)).replace("<", "\\u003c"),
+        "vega": vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"),
         "script": _asset("page.js"),
     }
     head, *pieces = _asset("page.html").split("{{")
@@ -49,62 +63,61 @@ def _asset(name: str) -> str:
     return files("precrop.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _plotly() -> str:
-    try:
-        from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise PrecropError("plotly is not installed: pip install 'precrop[report]'") from error
-    return str(get_plotlyjs())
+def _section(name: str, heading: str) -> str:
+    inside = f'<h2>{heading}</h2><p class="quiet"></p><div class="chart scroll"></div>'
+    return f'<section data-figure="{name}" hidden>{inside}</section>'
 
 
-def _content(frame: Frame, margin: float) -> dict[str, Any]:
-    places = {id(group): index for index, group in enumerate(frame.groups)}
-    families = [[places[id(group)] for group in family] for family in granularities(frame)]
-    return {
-        "margin": margin,
-        "colors": {name: COLORS[i % len(COLORS)] for i, name in enumerate(frame.variants)},
-        "groups": [_group(frame, index, group) for index, group in enumerate(frame.groups)],
-        "families": families,
-    }
+def _content(frame: Frame, drawn: Sequence[Figure]) -> dict[str, Any]:
+    settings = [
+        {
+            "network": setting.network,
+            "data": setting.data,
+            "recipe": setting.recipe,
+            "figures": {
+                figure.name: {"caption": figure.caption, "chart": figure.chart}
+                for figure in drawn
+                if figure.setting == setting
+            },
+        }
+        for setting in frame.settings
+    ]
+    known = looks(frame)
+    colors = dict(zip(known["variant"], known["color"], strict=True))
+    return {"colors": colors, "settings": settings}
 
 
-def _group(frame: Frame, index: int, group: Group) -> dict[str, Any]:
-    return {
-        "index": index,
-        "network": group.setting.network,
-        "data": group.setting.data,
-        "recipe": group.setting.recipe,
-        "budget": str(group.budget),
-        "variant": group.variant,
-        "kind": group.kind,
-        "unit": unit_name(group),
-        "accuracy": str(group.accuracy),
-        "mean": group.accuracy.mean,
-        "deviation": group.accuracy.deviation,
-        "params": short_count(group.params),
-        "macs": short_count(group.macs),
-        "params_share": group.params_share,
-        "macs_share": group.macs_share,
-        "widths": group.widths,
-        "original": original_widths(frame, group.setting),
-        "densities": group.densities,
-        "epoch_seconds": group.epoch_seconds,
-        "devices": group.devices,
-        "runs": [
-            {
-                "id": run_id(row),
-                "study": row.study,
-                "seed": row.seed,
-                "accuracy": percent(row),
-                "params": row.params,
-                "macs": row.macs,
-                "params_share": (row.params or 0) / (row.base_params or 1),
-                "macs_share": (row.macs or 0) / (row.base_macs or 1),
-                "seconds": row.seconds,
-            }
-            for row in group.rows
-        ],
-    }
+def _groups(frame: Frame) -> str:
+    rows = [(*group_cells(group), _code(group.runs)) for group in frame.groups]
+    return _table(GROUP, rows, [_keys(frame, group) for group in frame.groups])
+
+
+def _runs(frame: Frame) -> str:
+    counts = ("seed", "accuracy, %", "parameters", "MACs", "seconds")
+    rows = [
+        (
+            _code([run_id(row)]),
+            row.study,
+            str(group.budget),
+            group.variant,
+            str(row.seed),
+            f"{percent(row):.2f}",
+            f"{row.params:,}",
+            f"{row.macs:,}",
+            f"{row.seconds:.1f}",
+        )
+        for group in frame.groups
+        for row in group.rows
+    ]
+    keys = [_keys(frame, group) for group in frame.groups for _ in group.rows]
+    return _table(("run", "study", "budget", "variant", *counts), rows, keys)
+
+
+def _keys(frame: Frame, group: Group) -> str:
+    """What the page's filters know a row by, as attributes."""
+    setting = frame.settings.index(group.setting)
+    keys = {"setting": str(setting), "budget": str(group.budget), "variant": group.variant}
+    return " ".join(f'data-{name}="{escape(value)}"' for name, value in keys.items())
 
 
 def _verdicts(found: Mapping[str, Verdict]) -> str:
@@ -154,12 +167,20 @@ def _code(words: Iterable[str]) -> _Safe:
     return _Safe(f"<code>{escape(' '.join(words))}</code>")
 
 
-def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{_safe(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
+def _table(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], attributes: Iterable[str] = repeat("")
+) -> str:
+    """A table; the attributes are those of its rows."""
+    kinds = [' class="number"' if head in _NUMBERS else "" for head in heads]
+    lines = [f"<tr>{_cells('th', kinds, heads)}</tr>"]
+    for row, known in zip(rows, attributes, strict=False):
+        lines.append(f"<tr {known}>{_cells('td', kinds, row)}</tr>")
+    return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
+
+
+def _cells(tag: str, kinds: Sequence[str], texts: Sequence[str]) -> str:
+    pairs = zip(kinds, texts, strict=True)
+    return "".join(f"<{tag}{kind}>{_safe(text)}</{tag}>" for kind, text in pairs)
 
 
 def _safe(cell: str) -> str:

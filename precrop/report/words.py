@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from precrop.report.frames import Frame
+from precrop.report.frames import Frame, Group, short_count
 from precrop.report.verdicts import Verdict
 
 TITLE = "Pruning at initialization: what the runs say"
@@ -30,6 +30,22 @@ METHOD = (
     "Networks of one method have the same layer densities where these are less than about 10% "
     "apart, larger layers counting more.",
 )
+
+GROUP = ("variant", "accuracy, %", "n", "budget", "parameters", "MACs", "s per epoch", "runs")
+"""Heads of the table of groups."""
+
+
+def group_cells(group: Group) -> tuple[str, ...]:
+    """A group's row in that table, but for its runs."""
+    return (
+        group.variant,
+        str(group.accuracy),
+        str(group.accuracy.count),
+        str(group.budget),
+        f"{short_count(group.params)} ({group.params_share:.1%})",
+        f"{short_count(group.macs)} ({group.macs_share:.1%})",
+        "" if group.epoch_seconds is None else f"{group.epoch_seconds:.1f}",
+    )
 
 
 def summary(frame: Frame) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from precrop.errors import PrecropError
 from precrop.files import write_text
 from precrop.report.claims import read_claims
-from precrop.report.figures import draw_all
+from precrop.report.figures import figures
 from precrop.report.frames import Frame, frame_of
 from precrop.report.markdown import markdown
 from precrop.report.page import page
@@ -57,7 +57,9 @@ def write_report(
         (folder / PICTURES).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PrecropError(f"cannot make the folder {folder}: {error.strerror}") from error
-    pictures = draw_all(frame, folder / PICTURES, margin)
-    write_text(folder / TEXT, markdown(frame, found, pictures, margin, PICTURES))
-    write_text(folder / PAGE, page(frame, found, margin))
+    drawn = figures(frame, margin)
+    for figure in drawn:
+        figure.write(folder / PICTURES)
+    write_text(folder / TEXT, markdown(frame, found, drawn, margin, PICTURES))
+    write_text(folder / PAGE, page(frame, found, drawn, margin))
     return Report(folder, frame, found)

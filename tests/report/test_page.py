@@ -3,16 +3,15 @@
 import json
 import re
 from collections.abc import Iterator
-from itertools import pairwise
+from contextlib import contextmanager
+from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from precrop.report.claims import Claims
-from precrop.report.frames import frame_of
-from precrop.report.page import page as written
-from precrop.report.verdicts import verdicts
-from precrop.report.writing import PAGE, Report
+from precrop.report.figures import FIGURES, figures
+from precrop.report.writing import PAGE, Report, write_report
 from tests.study.made_rows import made_row
 
 if TYPE_CHECKING:
@@ -21,13 +20,16 @@ if TYPE_CHECKING:
 RUNS = 1 + 6 * 3 * 2
 """Of one network in the made study."""
 PATIENCE = 120_000.0
-"""Milliseconds that a busy machine may take to load five megabytes of plotly."""
-CHARTS = ("accuracy", "params", "macs", "widths", "densities", "granularity", "times")
+"""Milliseconds that a busy machine may take to load and draw."""
+BOXES = """all => all.filter(e => e.textContent).map(e => {
+    const {left, top, right, bottom} = e.getBoundingClientRect();
+    return [left, top, right, bottom];
+})"""
 
 
-@pytest.fixture(scope="module")
-def opened(browser: "Browser", report: Report) -> "Iterator[tuple[Page, list[str]]]":
-    """The page, and what it complained of or asked a network for."""
+@contextmanager
+def opening(browser: "Browser", path: Path) -> "Iterator[tuple[Page, list[str]]]":
+    """A page, and what it complained of or asked a network for."""
     trouble: list[str] = []
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(PATIENCE)
@@ -37,10 +39,21 @@ def opened(browser: "Browser", report: Report) -> "Iterator[tuple[Page, list[str
         "request",
         lambda request: trouble.append(request.url) if request.url.startswith("http") else None,
     )
-    page.goto((report.folder / PAGE).as_uri())
-    page.wait_for_selector("html[data-ready]")
+    page.goto(path.as_uri())
+    settle(page)
     yield page, trouble
     page.close()
+
+
+def settle(page: "Page") -> None:
+    """Wait until everything is drawn."""
+    page.wait_for_selector("html[data-ready]")
+
+
+@pytest.fixture(scope="module")
+def opened(browser: "Browser", report: Report) -> "Iterator[tuple[Page, list[str]]]":
+    with opening(browser, report.folder / PAGE) as found:
+        yield found
 
 
 @pytest.fixture
@@ -48,70 +61,123 @@ def page(opened: "tuple[Page, list[str]]") -> "Iterator[Page]":
     """As it is when it is opened; afterwards nothing may have gone wrong."""
     page, trouble = opened
     page.reload()
-    page.wait_for_selector("html[data-ready]")
+    settle(page)
     yield page
     assert trouble == []
 
 
-def points(page: "Page", chart: str) -> int:
-    return page.locator(f"#{chart} .scatterlayer .point").count()
+def points(page: "Page", figure: str) -> int:
+    """Marks that stand for one run each, or for one layer."""
+    return page.locator(f"[data-figure={figure}] .mark-symbol path").count()
 
 
-def means(page: "Page") -> int:
-    return page.locator("#groups tr").count() - 1
+def shown(page: "Page", rows: str) -> int:
+    return page.locator(f"#{rows} tr[data-setting]:not([hidden])").count()
 
 
-def test_every_chart_is_drawn(page: "Page") -> None:
-    for chart in CHARTS:
-        assert page.locator(f"#{chart} svg.main-svg").count() > 0, chart
-    for chart in set(CHARTS) - {"times"}:
-        assert points(page, chart) > 0, chart
-    assert points(page, "accuracy") == RUNS + means(page)
-    assert points(page, "params") == RUNS + means(page)
-    assert page.locator("#times .bars .point").count() == means(page)
+def overlapping(boxes: list[list[float]]) -> bool:
+    """Whether any two rectangles share more than a hair."""
+    return any(
+        min(a[2], b[2]) - max(a[0], b[0]) > 1 and min(a[3], b[3]) - max(a[1], b[1]) > 1
+        for a, b in combinations(boxes, 2)
+    )
+
+
+def test_every_chart_is_drawn(page: "Page", report: Report) -> None:
+    for figure in FIGURES:
+        assert page.locator(f"[data-figure={figure}] svg.marks").count() == 1, figure
+    means = shown(page, "groups")
+    assert means == len(report.frame.within(report.frame.settings[0]))
+    assert points(page, "accuracy") == RUNS
+    assert points(page, "sizes") == 2 * (RUNS + means) + len(report.frame.variants)  # in the legend
+    assert page.locator("[data-figure=times] .mark-rect path").count() == means
     assert page.locator("#nothing").is_hidden()
 
 
+def test_charts_are_those_of_the_pictures(report: Report) -> None:
+    text = (report.folder / PAGE).read_text(encoding="utf-8")
+    stored = re.search(r'id="content">(.*?)</script>', text, re.DOTALL)
+    assert stored is not None
+    settings = json.loads(stored[1])["settings"]
+    found = [setting["figures"][name]["chart"] for setting in settings for name in FIGURES]
+    drawn = figures(report.frame, 0.5)
+    assert found == json.loads(json.dumps([figure.chart for figure in drawn]))
+
+
+def test_no_code_is_compiled_and_nothing_is_fetched(report: Report) -> None:
+    text = (report.folder / PAGE).read_text(encoding="utf-8")
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)
+    assert policy is not None
+    assert policy[1].startswith("default-src 'none'; script-src 'unsafe-inline';")
+    assert "unsafe-eval" not in policy[1]
+
+
 def test_labels_do_not_overlap(page: "Page") -> None:
-    boxes = page.locator("#accuracy .ytick").evaluate_all(
-        "all => all.map(e => { const b = e.getBoundingClientRect(); return [b.top, b.bottom]; })"
-    )
-    assert len(boxes) == means(page)
-    boxes.sort()
-    assert all(upper[1] <= lower[0] + 1 for upper, lower in pairwise(boxes))
+    for figure in FIGURES:
+        texts = page.locator(f"[data-figure={figure}] svg text")
+        boxes = texts.evaluate_all(BOXES)
+        assert len(boxes) > 5
+        assert not overlapping(boxes), figure
+
+
+@pytest.mark.parametrize("length", [1, 60])
+def test_names_of_any_length_have_their_room(
+    browser: "Browser", tmp_path: Path, length: int
+) -> None:
+    rows = [
+        made_row(variant=name * length, seed=seed, accuracy=accuracy, run=f"{seed:012x}")
+        for name in "vw"
+        for seed, accuracy in enumerate((1.0, 0.7, 0.99))
+    ]
+    write_report(rows, tmp_path)
+    with opening(browser, tmp_path / PAGE) as (page, trouble):
+        for figure in ("accuracy", "sizes", "widths", "densities", "times"):
+            boxes = page.locator(f"[data-figure={figure}] svg text").evaluate_all(BOXES)
+            assert not overlapping(boxes), figure
+        assert trouble == []
 
 
 @pytest.mark.parametrize(
     ("kind", "value", "less"),
-    [("variants", "PreCrop", 6), ("budgets", "params 10%, MACs 10%", 18), ("variants", "dense", 1)],
+    [("variant", "PreCrop", 6), ("budget", "params 10%, MACs 10%", 18), ("variant", "dense", 1)],
 )
 def test_a_chip_takes_its_points_away(page: "Page", kind: str, value: str, less: int) -> None:
-    page.locator(f"#{kind} input[value='{value}']").uncheck()
-    assert points(page, "accuracy") - means(page) == RUNS - less
-    assert page.locator("#runs tr").count() - 1 == RUNS - less
-    page.locator(f"#{kind} input[value='{value}']").check()
-    assert points(page, "accuracy") - means(page) == RUNS
+    for click, left in (("uncheck", RUNS - less), ("check", RUNS)):
+        chip = page.locator(f"#{kind} input[value='{value}']")
+        getattr(chip, click)()
+        settle(page)
+        assert points(page, "accuracy") == left
+        assert shown(page, "runs") == left
 
 
 def test_without_any_budget_it_says_so(page: "Page") -> None:
-    for chip in page.locator("#budgets input").all():
-        chip.uncheck()
+    for place in range(page.locator("#budget input").count()):
+        page.locator("#budget input").nth(place).uncheck()
+    settle(page)
     assert page.locator("#nothing").is_visible()
-    assert all(points(page, chart) == 0 for chart in CHARTS)
+    assert page.locator("section[data-figure] >> visible=true").count() == 0
 
 
 def test_another_network_has_its_own_runs(page: "Page", report: Report) -> None:
     page.select_option("#network", "vgg16_bn")
-    shown = set(" ".join(page.locator("#groups code").all_inner_texts()).split())
-    assert shown == {row.run for row in report.frame.rows if row.network == "vgg16_bn"}
+    settle(page)
+    runs = {row.run for row in report.frame.rows if row.network == "vgg16_bn"}
+    told = page.locator("#groups tr:not([hidden]) code").all_inner_texts()
+    assert set(" ".join(told).split()) == runs
+    marks = page.locator("[data-figure=accuracy] .mark-symbol path").all()
+    assert {mark.get_attribute("aria-label") for mark in marks} == runs
 
 
 def test_points_can_carry_their_runs(page: "Page", report: Report) -> None:
-    texts = page.locator("#accuracy .textpoint")
-    assert texts.count() == 0
-    page.check("#hashes")
+    def named() -> set[str]:
+        return set(page.locator("[data-figure=accuracy] svg text").all_text_contents()) & runs
+
     runs = {row.run for row in report.frame.rows if row.network == "resnet20"}
-    assert set(texts.all_text_contents()) == runs
+    alone = {group.runs[0] for group in report.frame.groups if len(group.runs) == 1} & runs
+    assert named() == alone  # beside their rows
+    page.check("#hashes")
+    settle(page)
+    assert named() == runs
 
 
 def test_light_and_dark(page: "Page") -> None:
@@ -121,7 +187,7 @@ def test_light_and_dark(page: "Page") -> None:
     first = color()
     page.click("#theme")
     assert color() != first
-    assert points(page, "accuracy") == RUNS + means(page)
+    assert points(page, "accuracy") == RUNS
 
 
 def test_verdicts_name_their_runs(page: "Page", report: Report) -> None:
@@ -147,15 +213,18 @@ def test_the_table_comes_first(page: "Page") -> None:
     assert page.locator("#groups th").all_inner_texts()[:2] == ["variant", "accuracy, %"]
 
 
-def test_names_are_text_and_never_markup() -> None:
+def test_names_are_text_and_never_markup(browser: "Browser", tmp_path: Path) -> None:
     evil = '</script><img src=x onerror="alert(1)">'
     rows = [
-        made_row(variant=evil, data=evil),
+        made_row(variant=evil, data=evil, run=evil),
         made_row(status="failed", error=evil, variant="failed"),
     ]
-    frame = frame_of(rows)
-    text = written(frame, verdicts(frame, Claims()), 0.5)
-    assert "<img" not in text.split("plotly.js v")[0]
-    stored = re.search(r'id="content">(.*?)</script>', text, re.DOTALL)
-    assert stored is not None
-    assert json.loads(stored[1])["groups"][0]["variant"] == evil
+    write_report(rows, tmp_path)
+    with opening(browser, tmp_path / PAGE) as (page, trouble):
+        page.locator("[data-figure=accuracy] .mark-symbol path").hover()
+        tip = page.locator("#vg-tooltip-element.visible")
+        assert evil in (tip.text_content() or "")
+        assert evil in page.locator("#variant").inner_text()
+        assert evil in page.locator("[data-figure=accuracy] svg text").all_text_contents()
+        assert page.locator("img").count() == 0
+        assert trouble == []

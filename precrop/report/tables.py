@@ -1,0 +1,153 @@
+"""What the figures of one setting are drawn from: tidy tables, and how its variants look."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import altair as alt
+import pandas as pd  # type: ignore[import-untyped]
+
+from precrop.report.families import granularities
+from precrop.report.frames import Frame, Group, Setting, percent, run_id
+
+COLORS = (
+    "#7a8594", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b",
+    "#56b4e9", "#a6447a", "#44aa99", "#8a6fc9", "#c1272d", "#e7298a",
+)  # fmt: skip
+"""Told apart also by people who see few colors; variants take them in the frame's order."""
+SHAPES = {
+    "dense": ("diamond", "cross"),
+    "cropped": ("circle", "square"),
+    "masked": ("triangle-up", "triangle-down"),
+}
+"""By kind of network; the second one where the colors have gone round."""
+CHANNELS = {"color": alt.Color, "shape": alt.Shape, "strokeDash": alt.StrokeDash}
+_LISTED = 3
+"""Runs that are named beside a row of points; tables name all."""
+_LAYER = ("order", "layer", "place", "density", "width", "original")
+
+
+class Tables:
+    """Tables whose column ``order`` is the place of what they show.
+
+    Attributes:
+        title: the setting's name.
+        margin: percentage points that count as no difference.
+        groups: a row for every variant and budget.
+        runs: a row for every run, with what its group has.
+        layers: a row for every group and layer.
+        families: runs of networks with the same layer densities; a row for every run and family.
+    """
+
+    def __init__(self, frame: Frame, setting: Setting, margin: float) -> None:
+        groups = frame.within(setting)
+        self.title = str(setting)
+        self.margin = margin
+        self.groups = pd.DataFrame(map(_group, groups)).rename_axis("order").reset_index()
+        self.runs = pd.DataFrame(_runs(groups)).merge(self.groups)
+        accuracies = self.runs.groupby("order")["accuracy"]
+        self.runs["rank"] = accuracies.rank(method="first") - 1
+        self.runs["n"] = accuracies.transform("size")
+        of_group = self.groups[["order", "budget", "variant", "kind"]]
+        self.layers = pd.DataFrame(_layers(groups), columns=_LAYER).merge(of_group)
+        families = [family for family in granularities(frame) if family[0].setting == setting]
+        self.families = pd.DataFrame(
+            run | _member(order, family[0], group, margin)
+            for order, family in enumerate(families)
+            for group in family
+            for run in self.runs[self.runs["order"] == groups.index(group)].to_dict("records")
+        )
+        known = looks(frame)
+        self._looks = known[known["variant"].isin(self.groups["variant"])]
+
+    def look(self, *channels: str, legend: Iterable[str] = ()) -> dict[str, Any]:
+        """Encodings that give every variant its look, the same in all figures.
+
+        Args:
+            channels: any of `CHANNELS`.
+            legend: names of the variants that the legend shows, if there is to be one.
+        """
+        names = list(dict.fromkeys(legend))
+        shown = alt.Legend(title=None, symbolStrokeWidth=0, values=names) if names else None
+        domain = self._looks["variant"].to_list()
+        scales = {
+            name: alt.Scale(domain=domain, range=list(self._looks[name])) for name in channels
+        }
+        return {n: CHANNELS[n]("variant:N", scale=s, legend=shown) for n, s in scales.items()}
+
+
+def looks(frame: Frame) -> pd.DataFrame:
+    """Per variant of the whole frame what it has in each channel."""
+    kinds = {group.variant: group.kind for group in frame.groups}
+    return pd.DataFrame(
+        {
+            "variant": name,
+            "color": COLORS[place % len(COLORS)],
+            "shape": SHAPES[kinds[name]][place // len(COLORS) % 2],
+            "strokeDash": [5, 3] if kinds[name] == "masked" else [1, 0],
+        }
+        for place, name in enumerate(frame.variants)
+    )
+
+
+def unit_name(group: Group) -> str:
+    """What was removed: single weights, …, or channels for good."""
+    return "cropped" if group.kind == "cropped" else group.granularity
+
+
+def _group(group: Group) -> dict[str, Any]:
+    mean, deviation = group.accuracy.mean, group.accuracy.deviation or 0.0
+    more = [f"+{len(group.runs) - _LISTED}"] if len(group.runs) > _LISTED else []
+    return {
+        "budget": str(group.budget),
+        "variant": group.variant,
+        "kind": group.kind,
+        "spread": str(group.accuracy),
+        "mean": mean,
+        "low": mean - deviation,
+        "high": mean + deviation,
+        "listed": " ".join((*group.runs[:_LISTED], *more)),
+        "params_share": round(100 * group.params_share, 4),
+        "macs_share": round(100 * group.macs_share, 4),
+        "epoch_seconds": group.epoch_seconds,
+        "devices": ", ".join(group.devices),
+    }
+
+
+def _runs(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
+    for order, group in enumerate(groups):
+        for row in group.rows:
+            yield {
+                "order": order,
+                "run": run_id(row),
+                "seed": row.seed,
+                "accuracy": round(percent(row), 4),
+                "params": row.params,
+                "macs": row.macs,
+            }
+
+
+def _layers(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
+    whole = next((g.widths for g in groups if g.kind != "cropped" and g.widths), {})
+    for order, group in enumerate(groups):
+        layers = dict.fromkeys((*group.widths, *group.densities))
+        for place, layer in enumerate(layers, start=1):
+            yield {
+                "order": order,
+                "layer": layer,
+                "place": place,
+                "density": group.densities.get(layer) or None,  # a zero has no logarithm
+                "width": group.widths.get(layer),
+                "original": whole.get(layer, 0.0),
+            }
+
+
+def _member(order: int, first: Group, group: Group, margin: float) -> dict[str, Any]:
+    wrapped = "\n".join(re.findall(r"\S.{0,16}\S*", group.variant))
+    return {
+        "order": order,
+        "family": f"{first.variant}, {first.budget}",
+        "unit": f"{unit_name(group)}\n{wrapped}",
+        "least": first.accuracy.mean - margin,
+        "most": first.accuracy.mean + margin,
+    }

@@ -90,8 +90,8 @@ def plan(
 ) -> Plan:
     """Choose the width of every layer so that the network meets its budgets.
 
-    The input model is only looked at. No data and no label is used, and no weight but by
-    ``objective="exact"`` and ``"exact-output"``.
+    The input model is only looked at. Neither data nor labels are used; weights are used by
+    ``objective="exact"`` and ``"exact-output"`` alone.
 
     Args:
         model: any network whose forward runs in PyTorch; or a `precrop.Reading` of one, for many

@@ -42,7 +42,7 @@ def brief(value: object) -> str:
 
 
 def hint(name: str, known: Iterable[str]) -> str:
-    """The known names closest to an unknown one, as the end of a message; empty if none is."""
+    """The known names close to an unknown one, as the end of a message; empty if there are none."""
     close = difflib.get_close_matches(name, known, n=3)
     return f"; did you mean {' or '.join(close)}?" if close else ""
 

@@ -1,4 +1,4 @@
-"""Files are written to a temporary name beside the target and moved: none is left half written."""
+"""Files are written to a temporary name beside the target and then moved, so never half written."""
 
 import contextlib
 import errno
@@ -35,7 +35,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def _beside(target: Path) -> Path:
-    """A new and empty file in the folder of ``target``, which is no folder itself."""
+    """A new and empty file in the folder of ``target``, which must not be a folder itself."""
     try:
         if target.is_dir():
             raise PrecropError(f"cannot write {target}: it is a folder, name a file in it")
@@ -101,7 +101,7 @@ def open_plain(path: Path) -> BufferedReader:
     """A plain file, opened to be read; of a pipe one would wait for its bytes for ever.
 
     Raises:
-        OSError: it cannot be read, or is no plain file.
+        OSError: it cannot be read, or is not a plain file.
     """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(handle).st_mode):

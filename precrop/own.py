@@ -56,7 +56,7 @@ def own_module(name: str) -> ModuleType:
     """A user's module, by its name or by its file; what lies beside it can be imported by it.
 
     Raises:
-        Exception: whatever the module raises, and `ImportError` where there is none.
+        Exception: whatever the module raises, and `ImportError` if there is no such module.
     """
     file = Path(name)
     if file.suffix != ".py":

@@ -59,7 +59,7 @@ def save_pretrained(
 
     Raises:
         PlanError: ``model`` is not what the plan builds, or ``name`` not what was planned.
-        PrecropError: the folder cannot be written, or ``metadata`` is no JSON.
+        PrecropError: the folder cannot be written, or ``metadata`` is not JSON.
     """
     model, folder = unwrapped(model), Path(folder)
     tensors = _tensors(model)
@@ -252,7 +252,7 @@ def _take_types(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _place(folder: str | Path, revision: str | None, token: str | None) -> Path:
-    """The folder; downloaded where there is none and the name looks like a repository's."""
+    """The folder; downloaded if it does not exist and the name looks like a repository's."""
     path = Path(folder)
     if path.is_dir():
         return path

@@ -51,7 +51,7 @@ def speaks(level: Level = Level.USUAL) -> bool:
 
 
 def note(text: str) -> None:
-    """One line on standard error that is no warning; none where quiet was asked for."""
+    """Write one line on standard error, unless quiet was asked for."""
     if speaks():
         print(f"precrop: {one_line(text)}", file=sys.stderr)
 

@@ -414,14 +414,15 @@ def attempt(number: int, root: Path) -> dict[str, Any]:
         words = rng.choice(kind.words)
         with contextlib.chdir(folder):
             status, out, err = run(words)
-        problem = _problem(status, err)
+        problem = problem_in(status, err)
         if problem is None and status == 0 and bytewise and kind.same and "--json" in words:
             problem = _other_answer(name, words, out, root)
         found = {"number": number, "kind": name, "words": words, "status": status}
         return found if problem is None else {**found, "problem": problem}
 
 
-def _problem(status: int | None, err: str) -> str | None:
+def problem_in(status: int | None, err: str) -> str | None:
+    """What is wrong with how a command ended, if anything is."""
     if status is None:
         return err
     lines = [line for line in err.splitlines() if line.startswith("precrop: error: ")]

@@ -111,7 +111,7 @@ def pruned(model: nn.Module, macs: int) -> nn.Module:
     best = copy.deepcopy(model)
     while high - low > torch_pruning.RATIO_STEP:
         ratio = (low + high) / 2
-        found = torch_pruning._pruned(request, ratio, ["fc"])
+        found = torch_pruning.pruned(request, ratio, ["fc"])
         if costs(found)["macs"] <= macs:
             best, high = found, ratio
         else:

@@ -37,9 +37,9 @@ def test_the_sound_files_are_taken(kind: str, root: Path, monkeypatch: pytest.Mo
 
 
 def test_a_traceback_is_a_problem() -> None:
-    assert fuzz_files._problem(None, "Traceback") == "Traceback"
-    assert fuzz_files._problem(0, "") is None
-    assert fuzz_files._problem(2, "precrop: error: no\n") is None
-    assert fuzz_files._problem(2, "") is not None
-    assert fuzz_files._problem(2, f"precrop: error: {'x' * 3000}\n") is not None
-    assert fuzz_files._problem(3, "") is not None
+    assert fuzz_files.problem_in(None, "Traceback") == "Traceback"
+    assert fuzz_files.problem_in(0, "") is None
+    assert fuzz_files.problem_in(2, "precrop: error: no\n") is None
+    assert fuzz_files.problem_in(2, "") is not None
+    assert fuzz_files.problem_in(2, f"precrop: error: {'x' * 3000}\n") is not None
+    assert fuzz_files.problem_in(3, "") is not None

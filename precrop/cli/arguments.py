@@ -26,13 +26,13 @@ def input_shape(text: str) -> tuple[int, ...]:
 
 
 def shapes(texts: Sequence[str] | None) -> Any:
-    """The shape of one input, or those of several as a tuple; None where none is said."""
+    """The shape of one input, or those of several as a tuple; None if it is not given."""
     read = [input_shape(text) for text in texts or ()]
     return read[0] if len(read) == 1 else tuple(read) or None
 
 
 def arguments(pairs: Sequence[str] | None) -> dict[str, Any]:
-    """``name=value`` pairs as keyword arguments; a value that is no Python literal is a string."""
+    """``name=value`` pairs as keyword arguments; a value that is not a literal is a string."""
     found: dict[str, Any] = {}
     for pair in pairs or ():
         name, equals, value = pair.partition("=")

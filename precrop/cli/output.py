@@ -54,7 +54,7 @@ def needs(extra: str, what: str = "training needs") -> Iterator[None]:
 
 
 def plain(text: str) -> "Text":
-    """A cell of a table that shows a name from a file: it is no markup and moves no cursor."""
+    """A cell of a table with a name from a file, shown as it is: no markup, no control codes."""
     from rich.text import Text
 
     return Text(printable(text))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from precrop.deployment.profiling import Check, Subject
 
 USUAL = ("resnet18", "mobilenet_v3_large", "efficientnet_b0", "regnet_y_400mf", "vgg11")
-"""Networks that are measured where none is named: most kinds of layers, in few operations."""
+"""Networks that are measured by default: most kinds of layers, in few operations."""
 _WORST_FIT = 0.15
 """Median error on what was not fitted, beyond which a profile misleads."""
 _MINUTE = 60.0

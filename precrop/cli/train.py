@@ -243,7 +243,7 @@ def _at(run: "Run") -> str:
 
 
 def _by(shape: Any) -> str | None:
-    """The shape of an image like 3x224x224; None of inputs that are no image."""
+    """The shape of an image like 3x224x224; None for other inputs."""
     is_image = isinstance(shape, tuple) and len(shape) == 3 and all(type(n) is int for n in shape)
     return "x".join(map(str, shape)) if is_image else None
 

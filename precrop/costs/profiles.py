@@ -186,7 +186,7 @@ def find_profile(given: "DeviceProfile | str | Path | None") -> DeviceProfile:
     """A profile as users give it: itself, a name in `ROOFLINES`, a file, or None for the CPU's.
 
     Raises:
-        PrecropError: it is none of these, or broken.
+        PrecropError: it names no profile, or its file is broken.
     """
     if isinstance(given, DeviceProfile):
         return _checked(given, "device_profile= is broken")

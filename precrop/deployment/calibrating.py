@@ -247,7 +247,7 @@ def _corrected(attempts: list[Attempt]) -> float:
 
 
 def _best(latency: Budget, plans: list[Plan], attempts: list[Attempt]) -> Calibrated:
-    """The slowest plan within the asked time; if there is none, the fastest."""
+    """The slowest plan within the asked time, or else the fastest."""
     within = [i for i, attempt in enumerate(attempts) if attempt.used <= 1]
     used = [attempt.used for attempt in attempts]
     best = max(within, key=used.__getitem__) if within else used.index(min(used))

@@ -247,7 +247,7 @@ def export(
 
     Raises:
         PrecropError: torch cannot export the network (with its reason), a library is missing, the
-            file cannot be written, or it gives other outputs; or the metadata is no JSON.
+            file cannot be written, or it gives other outputs; or the metadata is not JSON.
     """
     inputs = given(model, input_shape)
     source = Exportable(model, inputs, batch=batch, origin=origin, metadata=metadata)
@@ -554,7 +554,7 @@ def _facts(inputs: Inputs, origin: Origin | None, metadata: Mapping[str, Any]) -
     """What a file says of its network, whatever its format.
 
     Raises:
-        PrecropError: the metadata is no JSON.
+        PrecropError: the metadata is not JSON.
     """
     known = {} if origin is None else {"network": origin.model.name}
     own = {**known, "input_shape": inputs.spec}
@@ -588,7 +588,7 @@ FORMATS = {
 
 
 class _Within(nn.Module):
-    """A network as a part of another, which takes the same arguments and has no names but one."""
+    """A network as the only child of another, which takes the same arguments."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

@@ -45,7 +45,7 @@ class Extra:
 
     @property
     def command(self) -> str | None:
-        """What installs the missing ones; None where none is missing."""
+        """The command that installs the missing ones; None if nothing is missing."""
         if not self.missing:
             return None
         return f"pip install 'precrop[{self.name}]'" if self.name else "pip install precrop"

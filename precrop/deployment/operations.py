@@ -290,14 +290,14 @@ def _node_sample(events: Sequence[Mapping[str, Any]]) -> Sample:
     seconds = statistics.median(event["dur"] for event in events) * 1e-6
     inputs = _shapes(described["input_type_shape"])
     outputs = _shapes(described["output_type_shape"])
-    return Sample(*_node(described["op_name"], inputs, outputs), seconds)
+    return Sample(*read_node(described["op_name"], inputs, outputs), seconds)
 
 
 def _shapes(listed: Iterable[Mapping[str, Shape]]) -> list[tuple[Shape, int]]:
     return [(tuple(shape), _BYTES.get(name, 4)) for one in listed for name, shape in one.items()]
 
 
-def _node(
+def read_node(
     operator: str, inputs: Sequence[tuple[Shape, int]], outputs: Sequence[tuple[Shape, int]]
 ) -> tuple[str, dict[str, float]]:
     """Kind and features of a node. Weights that were packed beforehand are not among its inputs."""

@@ -128,7 +128,7 @@ def profile_device(
         if seconds is not None and store.passes and began - start + longest > seconds:
             break
         subject, share = left[0]
-        measured = _pass(subject, share, bare, setting, rounds, tell)
+        measured = measured_pass(subject, share, bare, setting, rounds, tell)
         store.add(PassRecord(subject.name, _inputs(subject), share, measured))
         del left[0]
         longest = max(longest, clock() - began)
@@ -158,7 +158,7 @@ def _inputs(subject: Subject) -> str:
     return Inputs(subject.input_shape).text
 
 
-def _pass(
+def measured_pass(
     subject: Subject,
     share: float,
     bare: DeviceProfile,

@@ -9,7 +9,7 @@ from precrop.deployment.timing import Stopwatch, interleaved
 
 QUIET = 0.1
 """Spread of one and the same computation up to which times can be trusted."""
-_PATIENCE, _PAUSE = 15.0, 2.0
+_PATIENCE, PAUSE = 15.0, 2.0
 """Seconds: how long quiet is waited for, and between two tries."""
 _SAMPLES, _SECONDS, _SIDE = 60, 0.005, 256
 
@@ -84,7 +84,7 @@ def wait(
     found = listening(stopwatch)
     if told is not None and not found.enough:
         told(found)
-    while not found.enough and clock() - start + _PAUSE <= patience:
-        sleep(_PAUSE)
+    while not found.enough and clock() - start + PAUSE <= patience:
+        sleep(PAUSE)
         found = listening(stopwatch)
     return found

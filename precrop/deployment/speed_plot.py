@@ -38,7 +38,7 @@ def plot_bench(bench: Bench, path: str | Path, title: str) -> None:
         title: first words of the heading.
 
     Raises:
-        PrecropError: nothing but the dense network was measured, matplotlib is not installed, or
+        PrecropError: only the dense network was measured, matplotlib is not installed, or
             the file cannot be written.
     """
     check_plot(path)

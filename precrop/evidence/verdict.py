@@ -140,7 +140,7 @@ def _run(task: Task) -> tuple[str, list[dict[str, Any]]]:
 
     torch.set_num_threads(1)
     with warnings.catch_warnings():
-        # What SynFlow's masks lose is no matter here: its densities are judged as they are.
+        # Layers that SynFlow's masks empty do not matter here: only its densities are judged.
         warnings.simplefilter("ignore", LayerCollapseWarning)
         return task.label, task()
 
@@ -181,7 +181,7 @@ class Parts:
 
 
 def _line(text: str) -> dict[str, Any]:
-    """One line of a file of parts; nothing where it is no such line."""
+    """One line of a file of parts; nothing if the line is broken."""
     try:
         found = json.loads(text)
     except ValueError:

@@ -67,7 +67,7 @@ class Explorer:
         """A network on the page.
 
         Raises:
-            PrecropError: there is none of this name.
+            PrecropError: there is no such network.
         """
         if not isinstance(name, str) or name not in self.networks:
             raise PrecropError(f"no network on this page is called {str(name)[:60]!r}")

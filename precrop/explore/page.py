@@ -114,7 +114,7 @@ class Results:
         return [shown for shown in vars(self).values() if shown is not self.save]
 
     def of(self, explorer: Explorer, controls: Controls, other: Plan | None) -> Values:
-        """The plan of the controls; where there is none why, beside what was shown last."""
+        """The plan of the controls; if there cannot be one, why, beside what was shown last."""
         try:
             plan = explorer.plan(controls)
         except PrecropError as error:

@@ -16,7 +16,7 @@ def started(page: gr.Blocks, host: str, port: int) -> Iterator[str]:
     """The page's address while it is served; never through anyone else's server.
 
     Raises:
-        PrecropError: the port is taken, or is no port of this machine's.
+        PrecropError: the port is taken, or not one that this machine can open.
     """
     check_free(host, port)
     try:
@@ -48,10 +48,10 @@ def check_free(host: str, port: int) -> None:
     """Refuse now what the server would give up on after a while.
 
     Raises:
-        PrecropError: the port is taken, or is no port of this machine's.
+        PrecropError: the port is taken, or not one that this machine can open.
     """
     if not 0 < port < 2**16:
-        raise PrecropError(f"--port {port} is no port: write a number from 1 to 65535")
+        raise PrecropError(f"--port {port} is not a port: write a number from 1 to 65535")
     try:
         socket.create_server((host, port)).close()
     except OSError as error:

@@ -177,7 +177,7 @@ def _value(
 
 
 def log_densities(densities: Mapping[str, float], names: list[str]) -> Floats:
-    """Logarithms in the order of ``names``; 0 where there is none.
+    """Logarithms in the order of ``names``; 0, that is density 1, for layers that are not named.
 
     Raises:
         PrecropError: a density outside (0, 1], or of a layer that is not there.

@@ -191,7 +191,7 @@ def _reversed(call: Call, args: Sequence[Any]) -> Any:
 
 
 def _multiply(call: Call, args: Sequence[Any]) -> Value:
-    """A product with a constant, a gate or a parameter that is no weight."""
+    """A product with a constant, a gate or a parameter that is not a layer's weight."""
     first, second = args[:2]
     for one, other in ((first, second), (second, first)):
         if isinstance(one, (Weight, Even)):
@@ -272,7 +272,7 @@ def _made(call: Call, values: Tensor, rest: Sequence[Any]) -> list[Tensor]:
     made = call.op(values, *rest, **call.kwargs)
     if isinstance(made, Tensor):
         return [made]
-    return [made[0]] if call.name in MAX_POOLS else list(made)  # places of maxima are no flow
+    return [made[0]] if call.name in MAX_POOLS else list(made)  # indices of maxima carry no flow
 
 
 def leaves(arguments: Sequence[Any]) -> list[Any]:
@@ -349,7 +349,7 @@ def _mean(call: Call, args: Sequence[Any]) -> Flow:
 
 
 def _join(call: Call, args: Sequence[Any]) -> Any:
-    """A concatenation or a stack; what is no flow adds nothing to R and is zero."""
+    """A concatenation or a stack; inputs that carry no flow add nothing to R and are zero."""
     parts, *rest = args
     if any(isinstance(part, (Weight, Even)) for part in parts):
         return _joined_weights(call, parts, rest)

@@ -69,7 +69,7 @@ class Even:
 
 @dataclass(frozen=True, slots=True)
 class Inert:
-    """A parameter that is no weight, or what was made of one: it does not change the flow."""
+    """A parameter that is not a layer's weight, or made of one: it does not change the flow."""
 
 
 @dataclass(frozen=True, slots=True)

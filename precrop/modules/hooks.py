@@ -40,7 +40,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def _wrapped(model: nn.Module) -> nn.Module | None:
-    """What a module only runs in another way; None if it is none of that kind."""
+    """The module that a wrapper only runs in another way; None if it is not such a wrapper."""
     inner: Any = None
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         inner = model.module
@@ -50,7 +50,7 @@ def _wrapped(model: nn.Module) -> nn.Module | None:
 
 
 def keep_own_hooks(made: nn.Module, model: nn.Module) -> None:
-    """Drop the hooks of a copy of ``model`` that are no part of it."""
+    """Drop the hooks of a copy of ``model`` that are not part of it."""
     modules = dict(model.named_modules())
     if not any(vars(module)[kind] for module in modules.values() for kind in _HOOKS):
         return
@@ -92,7 +92,7 @@ def own_call(module: nn.Module) -> Callable[..., Any]:
 
 
 def call_alone(made: nn.Module, model: nn.Module) -> None:
-    """Let nothing be called with a copy of ``model`` that is no part of the network."""
+    """Let nothing be called with a copy of ``model`` that is not part of the network."""
     keep_own_hooks(made, model)
     for module in made.modules():
         module.__dict__[CALL] = own_call(module)

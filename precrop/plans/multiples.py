@@ -1,4 +1,4 @@
-"""Which layers have no multiple of the divisor, and why."""
+"""Which layers do not have a multiple of the divisor, and why."""
 
 from precrop.solve.choices import Choices, has_choice
 from precrop.solve.structure import Integers, Layer, Structure
@@ -33,7 +33,7 @@ def uneven_layers(structure: Structure, choices: Choices, units: Integers) -> li
 
 
 def no_multiples(structure: Structure, choices: Choices, units: Integers) -> dict[str, list[str]]:
-    """Per reason the layers whose output channels are no multiple of the divisor."""
+    """Per reason the layers whose output channels are not a multiple of the divisor."""
     found: dict[str, list[str]] = {}
     for layer in structure.layers:
         width = round(layer.width(units / choices.units))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _LABELS = 90
 """Layers that are named below the picture: all, or every other, third, …"""
 _ROOM, _LARGEST = 430.0, 7.5
-"""Points along the axis, which the names share, and the size of none is above."""
+"""Points along the axis that all names share, and the largest font size."""
 _OLD, _NEW, _WIDER, _FIXED = "#cfd8dc", "#1f6f8b", "#c8553d", "#8a8f94"
 
 

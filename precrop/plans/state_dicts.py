@@ -29,7 +29,7 @@ def load_state(model: nn.Module, path: Path) -> None:
     """Load a user's weights into ``model``, whole or not at all.
 
     Raises:
-        PrecropError: the file is missing or broken, is no state_dict, or not the model's.
+        PrecropError: the file is missing, broken, not a state_dict, or one of another model.
     """
     fill(model, renamed(read_state(path), model), path)
 
@@ -40,7 +40,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     A state_dict within a dict, under ``state_dict`` or ``model`` for one, is found there.
 
     Raises:
-        PrecropError: the file is missing or broken, or is no state_dict; then it says what to do.
+        PrecropError: the file is missing, broken or not a state_dict; then it says what to do.
     """
     try:
         with open_plain(path) as file:
@@ -77,7 +77,7 @@ def _unpickled(path: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise PrecropError(
-            f"{path} is not a plain state_dict: it holds code or objects, and nothing but tensors "
+            f"{path} is not a plain state_dict: it holds code or objects, and only tensors "
             f"is unpickled; {_HOW}"
         ) from error
     except Exception as error:  # whatever a broken file makes PyTorch raise

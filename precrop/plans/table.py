@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from precrop.plans.plan import LayerPlan, Plan
 
 _BAR = 32
-_COLUMNS = 110  # where the output is no terminal
+_COLUMNS = 110  # where the output is not a terminal
 _NAMES_SHOWN = 4
 _CLOSE = 0.1
 """Widths no further apart count as close to uniform ones."""

@@ -26,7 +26,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise PrecropError(f"cannot read {path}: {error.strerror or error}") from error
     except (SafetensorError, LookupError, TypeError, AttributeError, RuntimeError) as error:
-        # The last ones of what a header says that is no type or size of PyTorch's.
+        # The last ones where a header names a type or a size that PyTorch does not have.
         raise PrecropError(f"{path} is not a safetensors file: {error}") from error
 
 

@@ -1,4 +1,4 @@
-"""Layer collapse: a layer of which nothing remains (Tanaka et al. 2020, 2006.05467)."""
+"""Layer collapse: all weights of a layer are removed (Tanaka et al. 2020, 2006.05467)."""
 
 from collections.abc import Mapping
 

@@ -38,8 +38,8 @@ from precrop.read.plain import OtherAttention, PlainLayers
 
 # Outputs of layers, as numbers, that are computed at once: a backward pass needs about 8 bytes for
 # each in float32, a second one about 20 (measured with ResNet-50).
-_SNIP_AT_ONCE = 2**28
-_GRASP_AT_ONCE = 2**27
+SNIP_AT_ONCE = 2**28
+GRASP_AT_ONCE = 2**27
 
 
 BatchNorm = Literal["batch", "stored"]
@@ -68,7 +68,7 @@ def snip(
     Raises:
         PrecropError: an option, the data or the loss makes no sense, or the network fails on it.
     """
-    size = _part_size(problem, micro_batch, _SNIP_AT_ONCE)
+    size = _part_size(problem, micro_batch, SNIP_AT_ONCE)
     network = _Differentiated(problem, batch_norm)
     with network.apart():
         batches = problem.progress(_batches(problem), "SNIP", length_hint(problem.data) or None)
@@ -113,7 +113,7 @@ def grasp(
     """
     if type(temperature) not in (int, float) or not 0 < temperature < math.inf:
         raise PrecropError(f"temperature={temperature!r} makes no sense: write a number above 0")
-    size = _part_size(problem, micro_batch, _GRASP_AT_ONCE)
+    size = _part_size(problem, micro_batch, GRASP_AT_ONCE)
     network = _Differentiated(problem, batch_norm)
     with network.apart():
         parts = list(_parts(_batches(problem), size))
@@ -142,7 +142,7 @@ class _Part:
 
 
 class _Differentiated:
-    """A copy of the network in train mode; nothing but the prunable weights needs gradients.
+    """A copy of the network in train mode; only the prunable weights need gradients.
 
     Attributes:
         weights: by layer name, those of the copy.
@@ -418,7 +418,7 @@ def _whole(number: int, item: Any) -> _Part:
 def _logits(output: Any) -> Tensor:
     """The main logits ``(samples, classes, ...)`` of what a network puts out.
 
-    If that is no tensor, they are its entry or attribute ``logits`` or ``out``, as GoogLeNet and
+    If that is not a tensor, they are its entry or attribute ``logits`` or ``out``, as GoogLeNet and
     torchvision's segmentation networks name them beside auxiliary heads, or else the first tensor.
     """
     candidates = [output]

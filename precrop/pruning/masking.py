@@ -110,7 +110,7 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
         LayerCollapseWarning: a mask leaves nothing of its layer.
 
     Raises:
-        PrecropError: a parameter is unknown, named twice or masked already, or a mask is no bool
+        PrecropError: a parameter is unknown, named twice or masked already, or a mask is not a bool
             tensor of its shape.
     """
     model = unwrapped(model)

@@ -22,10 +22,10 @@ from precrop.pruning.synflow import synflow
 from precrop.trust import runs_user_code
 
 Scores = dict[str, Tensor]
-Rule = Callable[..., dict[str, float]]
+DensityRule = Callable[..., dict[str, float]]
 Score = Callable[..., Scores]
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, DensityRule] = {
     "synexp": rules.highest_synexp,
     "erk": rules.erk,
     "uniform": rules.uniform,
@@ -224,7 +224,7 @@ def _checked(problem: Problem, method: str, found: Any) -> Found:
 
 
 def _number(value: Any) -> float:
-    """NaN where it is none."""
+    """A float; NaN for what is not a number."""
     try:
         return float(value)
     except (TypeError, ValueError):

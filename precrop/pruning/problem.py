@@ -97,7 +97,7 @@ class Problem:
         """The data.
 
         Raises:
-            PrecropError: there is none.
+            PrecropError: no data was given.
         """
         if self.data is None:
             raise PrecropError(

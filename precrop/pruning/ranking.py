@@ -52,7 +52,7 @@ def kept_weights(
 
     Raises:
         BudgetError: a budget has no room for one weight a layer.
-        PrecropError: a score is no number.
+        PrecropError: a score is not finite.
     """
     double = any(values.dtype == torch.float64 for values in scores.values())
     dtype = torch.float64 if double else torch.float32

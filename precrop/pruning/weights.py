@@ -1,4 +1,4 @@
-"""Scores that need nothing but the weights: magnitude and random."""
+"""Scores that need only the weights: magnitude and random."""
 
 import torch
 from torch import Tensor

@@ -182,7 +182,7 @@ class Reader:
     def _follow(self, call: Call) -> None:
         """Read a call. Where a loop repeats its step, an equal one was read before."""
         operands = [self.fact(tensor) for tensor in call.operands]
-        key = _key(call, operands) if self._repeats else None
+        key = step_key(call, operands) if self._repeats else None
         before = self._state()
         known = self._known.get(key) if key is not None else None
         if known is None or known.state != before:
@@ -497,7 +497,7 @@ def _repeats(trace: Trace, names: Mapping[int, str]) -> bool:
     return max(uses.values(), default=0) > _SEVERAL
 
 
-def _key(call: Call, operands: list[Fact]) -> Any:
+def step_key(call: Call, operands: list[Fact]) -> Any:
     """Equal where calls do the same to operands of which the same is known; None if that is open.
 
     The places of the operands among the arguments are part of it.

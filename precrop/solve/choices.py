@@ -75,7 +75,7 @@ class Choices:
         return np.log(self.lower / self.units), np.log(self.upper / self.units)
 
     def floor(self, units: NDArray[Any]) -> Integers:
-        """The widest choices that do not pass ``units``; ``lower`` where there is none."""
+        """The widest choices up to ``units``; ``lower`` if all are wider."""
         multiples: Integers = np.floor(units / self.step).astype(np.int64) * self.step
         multiples = np.where(multiples < self.least, 0, multiples)
         extra = np.where(self.extra <= units, self.extra, 0)

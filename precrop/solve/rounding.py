@@ -134,7 +134,7 @@ class _Search:
         return gained
 
     def lowered(self, units: Integers, keep: int | slice = _NOBODY) -> Integers:
-        """Steps down, least loss per relief first, until every budget holds or none is left.
+        """Steps down, least loss per relief first, until every budget holds or no step is left.
 
         The group ``keep`` stays as it is.
         """

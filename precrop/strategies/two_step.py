@@ -16,8 +16,8 @@ from precrop.strategies.match import checked
 from precrop.strategies.shapes import shaped
 from precrop.strategies.strategy import Solution, Solver, Strategy
 
-Rule = Callable[[Sequence[float]], float]
-RULES: dict[str, Rule] = {
+WidthRule = Callable[[Sequence[float]], float]
+RULES: dict[str, WidthRule] = {
     "sqrt-min": min,
     "sqrt-max": max,
     "geometric-mean": lambda ratios: math.exp(sum(map(math.log, ratios)) / len(ratios)),

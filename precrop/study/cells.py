@@ -174,7 +174,7 @@ def check(cells: Sequence[Cell], data: "ImageData") -> None:
             if network not in networks:
                 build(_run(cell, data))
             if request not in requests:
-                _try(cell, data)
+                try_out(cell, data)
         except PrecropError as error:
             raise type(error)(f"{label(cell)}: {error}") from error
         networks.add(network)
@@ -467,7 +467,7 @@ class _Original:
         return limits
 
 
-def _try(cell: Cell, data: "ImageData") -> None:
+def try_out(cell: Cell, data: "ImageData") -> None:
     """Do of `prepare` what can fail, with a method of no effort in the place of one that scores."""
     how = _quick(cell.how)
     original = _Original(dataclasses.replace(cell, how=how), data)

@@ -58,7 +58,7 @@ def plan(request: Request) -> "Plan":
     best, low, high = None, 0.0, 1.0
     while high - low > RATIO_STEP:
         ratio = (low + high) / 2
-        found = _pruned(request, ratio, kept)
+        found = pruned(request, ratio, kept)
         if _fits(found, request.input_shape, limits):
             best, high = found, ratio
         else:
@@ -71,11 +71,11 @@ def plan(request: Request) -> "Plan":
         request.input_shape,
         params=request.budgets.get("params"),
         macs=request.budgets.get("macs"),
-        widths=_widths(best, {layer.name for layer in structure.layers}),
+        widths=widths_of(best, {layer.name for layer in structure.layers}),
     )
 
 
-def _pruned(request: Request, ratio: float, kept: Collection[str]) -> nn.Module:
+def pruned(request: Request, ratio: float, kept: Collection[str]) -> nn.Module:
     """A copy of the network, pruned by Torch-Pruning itself; layers in ``kept`` stay whole."""
     tp = _library()
     model = copy.deepcopy(request.model).eval()
@@ -131,7 +131,7 @@ def _fits(model: nn.Module, input_shape: Any, limits: Mapping[str, int]) -> bool
     return all(costs[name] <= limit for name, limit in limits.items())
 
 
-def _widths(model: nn.Module, names: Collection[str]) -> dict[str, int]:
+def widths_of(model: nn.Module, names: Collection[str]) -> dict[str, int]:
     """Output channels of the convolutions and linear layers among ``names``."""
     found = {}
     for name, module in model.named_modules():

@@ -38,7 +38,7 @@ class SlicedChannelsWarning(UserWarning):
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptChannels:
     """The channels that a cropped network keeps.
 
     Attributes:
@@ -73,7 +73,7 @@ class Kept:
         )
 
 
-def choose(plan: "Plan", model: nn.Module, norm: Norm) -> Kept:
+def choose(plan: "Plan", model: nn.Module, norm: Norm) -> KeptChannels:
     """Choose the channels of every width that a plan makes narrower.
 
     Args:
@@ -124,7 +124,7 @@ def choose(plan: "Plan", model: nn.Module, norm: Norm) -> Kept:
         if atom not in orders:
             whole.pop(atom.tie.root(), None)
             sliced.setdefault(_group_name(atom, names), OTHER_SIZES if new is None else NOT_PROVED)
-    return Kept(layout, orders, counts, tuple(whole.values()), sliced)
+    return KeptChannels(layout, orders, counts, tuple(whole.values()), sliced)
 
 
 def _group_name(atom: Atom, names: Mapping[Tie, str]) -> str:

@@ -46,7 +46,7 @@ def test_a_taken_port_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_no_port_and_no_host(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--port 99999 is no port" in refused(capsys, "resnet20", "--port", "99999")
+    assert "--port 99999 is not a port" in refused(capsys, "resnet20", "--port", "99999")
     assert "no.such.host.invalid" in refused(capsys, "resnet20", "--host", "no.such.host.invalid")
 
 

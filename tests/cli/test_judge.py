@@ -7,10 +7,10 @@ import pandas as pd  # type: ignore[import-untyped]
 import pytest
 
 from precrop.cli.app import main
-from precrop.evidence import judging, nats, verdict
+from precrop.evidence import judging, nats
 from precrop.evidence.nats import Table
 from precrop.evidence.page import gains_table, order_table, regret_table, shares_table
-from precrop.evidence.verdict import Evidence, Parts, Task, judge
+from precrop.evidence.verdict import Evidence, Parts, judge
 from precrop.strategies.objectives import OBJECTIVES
 from tests.evidence.conftest import SAMPLE
 
@@ -71,16 +71,16 @@ def test_it_goes_on_where_it_was_stopped(
     monkeypatch.setattr(judging, "SENSIBLE", {})
     path = tmp_path / "out" / "parts.jsonl"
     whole = judge([table], budgets=1)
-    run, ran = verdict._run, list[str]()
+    add, ran = Parts.add, list[str]()
     left = [3, 100]
 
-    def counted(task: Task) -> Any:
+    def counted(parts: Parts, label: str, rows: list[dict[str, Any]]) -> None:
         if len(ran) == left[0]:
             raise KeyboardInterrupt
-        ran.append(task.label)
-        return run(task)
+        ran.append(label)
+        add(parts, label, rows)
 
-    monkeypatch.setattr(verdict, "_run", counted)
+    monkeypatch.setattr(Parts, "add", counted)
     with pytest.raises(KeyboardInterrupt):
         judge([table], budgets=1, parts=path)
     lines = path.read_text().splitlines()

@@ -187,10 +187,13 @@ def test_variants_take_turns(
     calls: list[str] = []
     clock = itertools.count()
 
-    def watched(variant: BenchVariant, *_: object) -> Runner:
-        return Runner(lambda: calls.append(variant.name), HostStopwatch(clock=lambda: next(clock)))
+    names = {id(forms[name].model): name for name in (DENSE, "cropped")}
 
-    monkeypatch.setattr(benching, "_runner", watched)
+    def watched(model: nn.Module, *_: object, **__: object) -> Runner:
+        stopwatch = HostStopwatch(clock=lambda: next(clock))
+        return Runner(lambda: calls.append(names[id(model)]), stopwatch)
+
+    monkeypatch.setattr(benching, "runner", watched)
     bench([forms[DENSE], forms["cropped"]], SHAPE, settings(), rounds=3)
     loading, warm = 2, 2 * benching.WARMUP
     initials = "".join(name[0] for name in calls)

@@ -185,7 +185,7 @@ def test_what_was_interrupted_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(deploying._Journey, "train", stop)
+        patch.setattr("precrop.training.loop.train", stop)
         with pytest.raises(KeyboardInterrupt):
             deployed(tmp_path / "out", images, format="pt2")
     found = deployed(tmp_path / "out", images, format="pt2")

@@ -9,7 +9,7 @@ from torch import nn
 
 from precrop.costs.batches import follow
 from precrop.costs.latency import READERS, amounts
-from precrop.deployment.operations import PASSES, SECONDS, _node
+from precrop.deployment.operations import PASSES, SECONDS, read_node
 from precrop.deployment.runtimes import Setting
 from precrop.models import cifar_mobilenet_v2, resnet20
 from precrop.read.inputs import Inputs
@@ -92,7 +92,7 @@ def test_a_node_is_read_from_its_shapes(
     macs: int,
     weights: int,
 ) -> None:
-    found, amount = _node(operator, shaped(*inputs), shaped(outputs))
+    found, amount = read_node(operator, shaped(*inputs), shaped(outputs))
     assert found == kind
     assert amount["macs"] == macs
     assert amount["weights"] == weights
@@ -101,9 +101,9 @@ def test_a_node_is_read_from_its_shapes(
 
 
 def test_a_residual_sum_inside_of_a_convolution_is_read() -> None:
-    _, alone = _node("Conv", shaped((1, 8, 4, 4), (8, 8, 1, 1)), shaped((1, 8, 4, 4)))
+    _, alone = read_node("Conv", shaped((1, 8, 4, 4), (8, 8, 1, 1)), shaped((1, 8, 4, 4)))
     shapes = shaped((1, 8, 4, 4), (8, 8, 1, 1), (8,), (1, 8, 4, 4))
-    _, summed = _node("Conv", shapes, shaped((1, 8, 4, 4)))
+    _, summed = read_node("Conv", shapes, shaped((1, 8, 4, 4)))
     assert summed["reads"] - alone["reads"] == 4 * 8 * 16
 
 

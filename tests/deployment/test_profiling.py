@@ -124,7 +124,7 @@ class Device:
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Device:
     found = Device()
-    monkeypatch.setattr(profiling, "_pass", found.measured)
+    monkeypatch.setattr(profiling, "measured_pass", found.measured)
     monkeypatch.setattr(profiling, "kernel_step", lambda *_: 16)
     return found
 

@@ -42,7 +42,7 @@ def test_quiet_is_waited_for() -> None:
     last, said, seconds = waited(BUSY, BUSY, QUIET)
     assert last is QUIET
     assert said == ["one computation's times lie within 80%, load 5.3"]
-    assert seconds == 2 * quiet._PAUSE
+    assert seconds == 2 * quiet.PAUSE
 
 
 def test_but_not_for_ever() -> None:

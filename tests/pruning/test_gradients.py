@@ -352,11 +352,11 @@ def test_parts_are_as_large_as_memory_allows(monkeypatch: pytest.MonkeyPatch) ->
     given = problem(Watched(), [batch(8)])
     outputs = 6 * 8 * 8 + 8 * 3 * 3 + 5
     SEEN.clear()
-    monkeypatch.setattr(gradients, "_SNIP_AT_ONCE", 4 * outputs)
+    monkeypatch.setattr(gradients, "SNIP_AT_ONCE", 4 * outputs)
     snip(given)
     assert SEEN == [4, 4]
     SEEN.clear()
-    monkeypatch.setattr(gradients, "_GRASP_AT_ONCE", 1)
+    monkeypatch.setattr(gradients, "GRASP_AT_ONCE", 1)
     grasp(given)
     assert SEEN == [2] * 8  # some batch norms cannot do with one
 

@@ -249,7 +249,7 @@ def refuses_all(problem: Problem) -> dict[str, float]:
     ],
 )
 def test_rules_that_are_wrong(
-    method: methods.Rule, message: str, monkeypatch: pytest.MonkeyPatch
+    method: methods.DensityRule, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(methods.RULES, "wrong", method)
     with pytest.raises(AssertionError, match=message):

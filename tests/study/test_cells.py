@@ -375,6 +375,6 @@ class TestChecking:
     def test_what_fails_alike_is_tried_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         tried: list[Cell] = []
         snip = Variant("SNIP", densities="snip", mask="weight")
-        monkeypatch.setattr("precrop.study.cells._try", lambda asked, data: tried.append(asked))
+        monkeypatch.setattr("precrop.study.cells.try_out", lambda asked, data: tried.append(asked))
         check([cell(seed=seed) for seed in range(5)] + [cell(SYNFLOW), cell(snip)], digits())
         assert [asked.variant for asked in tried] == ["PreCrop", "SynFlow"]

@@ -126,8 +126,8 @@ class TestTorchPruning:
         shapes = {layer.name: layer.out_channels for layer in plan.layers}
 
         def widths(ratio: float) -> dict[str, int]:
-            pruned = torch_pruning._pruned(request, ratio, ["fc"])
-            return torch_pruning._widths(pruned, list(shapes))
+            pruned = torch_pruning.pruned(request, ratio, ["fc"])
+            return torch_pruning.widths_of(pruned, list(shapes))
 
         fitting = next(ratio for ratio in steps[400:] if widths(ratio) == shapes)
         larger = precrop.plan(model, IMAGE, widths=widths(fitting - 0.02))

@@ -11,7 +11,7 @@ from precrop.plans.plan import Plan
 from precrop.read.axes import Axis, segment_size
 from precrop.read.inputs import Inputs
 from precrop.read.within import tensors_within
-from precrop.trained.channels import Kept, choose
+from precrop.trained.channels import KeptChannels, choose
 
 
 def trained(model: nn.Module) -> nn.Module:
@@ -29,7 +29,7 @@ def trained(model: nn.Module) -> nn.Module:
     return model
 
 
-def blinded(model: nn.Module, kept: Kept) -> list[Any]:
+def blinded(model: nn.Module, kept: KeptChannels) -> list[Any]:
     """Let no layer of the network read a channel that is dropped; returns the hooks."""
     modules = dict(model.named_modules())
     hooks = []
@@ -55,7 +55,7 @@ class _Blind:
         return (x * self.seen.view(-1, *[1] * (x.dim() - 2)),)
 
 
-def _seen(axis: Axis, kept: Kept) -> Tensor:
+def _seen(axis: Axis, kept: KeptChannels) -> Tensor:
     from precrop.read.axes import resolve
 
     pieces = []

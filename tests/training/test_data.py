@@ -773,7 +773,7 @@ def test_one_process_downloads_at_a_time(tmp_path: Path, monkeypatch: pytest.Mon
         tried.append(True)
         raise PrecropError("no network")
 
-    monkeypatch.setattr(sources, "_torchvision", download)
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", download)
     monkeypatch.setenv("PRECROP_DATA", str(tmp_path / "data"))
     assert fault("cifar10") == "no network"
     assert tried

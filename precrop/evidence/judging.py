@@ -174,7 +174,7 @@ def chosen_widths(
         kind: of network: `FiveWidths` or `FreeWidths`.
         asked: budgets and ``expand`` of `precrop.plan`.
     """
-    reading = _reading(kind, tuple(base), data_set)
+    reading = _reading(kind, tuple(base), data_set)  # type: ignore[arg-type] # classes have hashes
     try:
         if strategy.method is not None:
             budgets = {name: asked[name] for name in ("params", "macs") if name in asked}

@@ -16,7 +16,7 @@ from precrop.study.store import Store, Tally
 
 _TURN = 0.25
 """Seconds to wait for an event before looking at claims and free places again."""
-_LOOK = 1.0
+LOOK = 1.0
 """Seconds between two looks at what others have claimed."""
 _ATTEMPTS = 2
 """Processes that may die of a cell before it counts as failed."""
@@ -236,7 +236,7 @@ class _Running:
 
     def _look_again(self) -> None:
         """Bring cells back whose lock or claim may be free by now."""
-        if time.perf_counter() - self._looked < _LOOK:
+        if time.perf_counter() - self._looked < LOOK:
             return
         self._looked = time.perf_counter()
         for cell, lock in list(self._waiting.values()):

@@ -43,7 +43,7 @@ def read_parts(folder: Path) -> tuple[list[Row], dict[str, str]]:
         dropped: dict[str, str] = {}
         for name in names:
             try:
-                parts[name] = _part(folder / name)
+                parts[name] = read_part(folder / name)
             except (pa.ArrowException, OSError, *_WRONG) as error:
                 dropped[name] = reason(error)
     replaced = {name for part in parts.values() for name in part.replaces}
@@ -54,7 +54,8 @@ def _names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("*.parquet") if path.name[0] != ".")
 
 
-def _part(path: Path) -> _Part:
+def read_part(path: Path) -> _Part:
+    """One part, as its file has it."""
     with open_plain(path) as opened:
         content = opened.read()
     checked = _CHECKED.search(path.name)

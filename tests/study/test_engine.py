@@ -33,7 +33,7 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody has to wait for another look."""
-    monkeypatch.setattr(module, "_LOOK", 0.01)
+    monkeypatch.setattr(module, "LOOK", 0.01)
 
 
 class Scripted:

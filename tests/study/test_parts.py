@@ -103,7 +103,7 @@ def test_parts_that_are_merged_while_they_are_read(
     old: Callable[[str], Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By an older version: rows that are not where they were are looked for again."""
-    store, read = old("merged"), module._part
+    store, read = old("merged"), module.read_part
     left, single, merged = parts(store)
     aside = merged.rename(merged.with_suffix(".aside"))
 
@@ -113,7 +113,7 @@ def test_parts_that_are_merged_while_they_are_read(
             left.unlink()
         return read(path)
 
-    monkeypatch.setattr(module, "_part", late)
+    monkeypatch.setattr(module, "read_part", late)
     assert seeds(store) == [0, 1, 2, 3]
     assert store.dropped == {}
     assert parts(store) == [single, merged]

@@ -44,7 +44,7 @@ def test_a_node_is_lost_in_the_middle(
 ) -> None:
     from precrop.study.ray_engine import RayEngine
 
-    monkeypatch.setattr("precrop.study.engine._LOOK", 0.1)
+    monkeypatch.setattr("precrop.study.engine.LOOK", 0.1)
 
     node = cluster.add_node(**{k: v for k, v in SMALL.items() if k != "include_dashboard"})
     cluster.wait_for_nodes()

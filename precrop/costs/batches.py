@@ -13,6 +13,7 @@ from torch import Tensor
 
 from precrop.errors import PrecropError
 from precrop.read.axes import atoms
+from precrop.read.copies import with_pass
 from precrop.read.examples import tensors_in
 from precrop.read.lifetimes import INPUT, Lifetimes, kernel_attention, lifetimes
 from precrop.read.network import Network
@@ -76,7 +77,7 @@ def follow(network: Network, batch_size: int) -> tuple[Network, Lifetimes]:
         if found.names != _names(trace) or _steps(found.names) != _steps(known):
             raise _depends_on_values() if batch_size == 1 else _other_code()
         before = _widths(network)
-        network = network.with_pass(again, Run(False, trace))
+        network = with_pass(network, again, Run(False, trace))
         if _widths(network)[: len(before)] != before:
             raise _other_code()
     at_batch(network, found)

@@ -4,9 +4,13 @@ import copy
 from collections.abc import Iterable
 from dataclasses import replace
 
+from torch import nn
+
+from precrop.modules.names import named_tensors
 from precrop.read.axes import Atom, Axis, Folded, Tie, resolve
 from precrop.read.network import Network, Pass
 from precrop.read.reader import Axes, CallReading, Product, Reader
+from precrop.read.tracer import Run
 
 
 def with_own_widths(network: Network) -> Network:
@@ -18,6 +22,15 @@ def with_own_widths(network: Network) -> Network:
         passes=tuple(map(copies.forward, network.passes)),
         beside=network.beside and copies.forward(network.beside),
     )
+
+
+def with_pass(network: Network, skeleton: nn.Module, run: Run) -> Network:
+    """The same network with one more pass, of another skeleton, that only costs are counted of."""
+    made = with_own_widths(network)
+    for name, tensor in named_tensors(skeleton).items():
+        made.reader.names.setdefault(id(tensor), name)
+    readings = made.reader.read(run.trace, macs=False)
+    return replace(made, beside=Pass(run.training, run.trace, readings))
 
 
 class _Copies:
@@ -81,6 +94,8 @@ class _Copies:
 
     def reader(self, reader: Reader) -> Reader:
         made = copy.copy(reader)
+        parts = vars(reader).items()
+        vars(made).update((n, copy.copy(p)) for n, p in parts if isinstance(p, (dict, list, set)))
         made.tensors = {name: self.axes(axes) for name, axes in reader.tensors.items()}
         made.read_widths = {path: self.axis(axis) for path, axis in reader.read_widths.items()}
         made.written_widths = {p: self.axis(axis) for p, axis in reader.written_widths.items()}

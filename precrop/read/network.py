@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from precrop.modules.apart import apart
 from precrop.modules.copying import submodule
 from precrop.modules.hooks import unwrapped
-from precrop.modules.names import held_tensors, named_tensors
+from precrop.modules.names import held_tensors
 from precrop.modules.streams import Stream
 from precrop.read.axes import (
     Axis,
@@ -144,10 +144,6 @@ class Network:
         """
         return not self.tracer.real and "train mode" not in self.traced.notes
 
-    def with_pass(self, skeleton: nn.Module, run: Run) -> "Network":
-        """The same with one more pass, of another skeleton, that only costs are counted of."""
-        return _follow(replace(self.traced, beside=(skeleton, run)), self.scale_groups, self.unused)
-
     def varies(self, axis: Axis) -> bool:
         """Whether some width that programs can choose changes the axis."""
         roots = (atom.tie.root() for atom in atoms(axis))
@@ -253,13 +249,7 @@ def _follow(traced: Traced, scale_groups: bool, unused: Unused) -> Network:
         Pass(run.training, run.trace, reader.read(run.trace, macs=run is traced.runs[0]))
         for run in traced.runs
     )
-    beside = None
-    if traced.beside is not None:
-        skeleton, run = traced.beside
-        for name, tensor in named_tensors(skeleton).items():
-            reader.names.setdefault(id(tensor), name)
-        beside = Pass(run.training, run.trace, reader.read(run.trace, macs=False))
-    network = Network(traced, scale_groups, unused, reader, passes, beside)
+    network = Network(traced, scale_groups, unused, reader, passes)
     _adopt(network)
     return network
 

@@ -174,14 +174,12 @@ class Traced:
         runs: eval at batch 1, then train at batch 2 where that runs and runs other code, then both
             with other answers where values decide what runs.
         notes: what could not be traced, in words.
-        beside: a pass of another skeleton, and that one: a pass that only costs are counted of.
     """
 
     tracer: Tracer
     skeleton: nn.Module
     runs: tuple[Run, ...]
     notes: Mapping[str, str]
-    beside: tuple[nn.Module, Run] | None = None
 
 
 def trace_passes(tracer: Tracer) -> Traced:

@@ -22,7 +22,7 @@ from benchmarks.report import Section, markdown, setting, show, timed
 from precrop.files import write_text
 from precrop.study.cells import Cell, expand, prepare
 from precrop.study.engine import run_study
-from precrop.study.local_engine import LocalEngine, Place
+from precrop.study.local_engine import LocalEngine
 from precrop.study.rows import Row
 from precrop.study.spec import read_study
 from precrop.study.store import Store
@@ -53,7 +53,7 @@ def overhead(data: str, recipe: str, epochs: int) -> dict[str, Any]:
         file.write_text(STUDY.format(data=data, recipe=recipe, epochs=epochs), encoding="utf-8")
         cells = expand(read_study(file, trust=True))
         alone, _ = timed(lambda: in_a_loop(cells, folder / "alone"))
-        engine = LocalEngine([Place({})], folder / "runs", folder / "logs")
+        engine = LocalEngine([{}], folder / "runs", folder / "logs")
         store = Store.open(folder / "store", create=True)
         studied, summary = timed(lambda: run_study(cells, store, engine))
         rows = store.rows()

@@ -1,9 +1,14 @@
 """What the running of a study's cells comes to, as an engine tells it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from precrop.study.rows import Row
+
+if TYPE_CHECKING:
+    from precrop.study.cells import Cell
 
 
 @dataclass(frozen=True)
@@ -21,13 +26,11 @@ class Began:
         cell: its id.
         run: the run's id.
         epochs: of the whole run.
-        epoch: how many of them were trained before.
     """
 
     cell: str
     run: str
     epochs: int
-    epoch: int
 
 
 @dataclass(frozen=True)
@@ -71,3 +74,6 @@ class Elsewhere:
 
 
 Event = Started | Began | Epoch | Ended | Busy | Died | Elsewhere
+Report = Callable[[Began | Epoch], None]
+Work = Callable[["Cell", Path, Report], tuple[Ended | Busy, bool]]
+"""Runs a cell, as `precrop.study.worker.work`; whether its process is fit for another one."""

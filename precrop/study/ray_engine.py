@@ -10,7 +10,6 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from precrop.errors import PrecropError
 from precrop.study.cells import Cell
-from precrop.study.events import Died, Event
+from precrop.study.events import Died, Event, Work
+from precrop.study.worker import work
 
 _AGAIN = 3
 """Times that Ray runs a cell again whose node or process is gone, before we are told."""
-Report = Callable[[Event], None]
-Work = Callable[[Cell, Path, Report], tuple[Event, bool]]
-"""Runs a cell, as `precrop.study.worker.work`."""
 
 
 class RayEngine:
@@ -40,7 +37,7 @@ class RayEngine:
         address: of the cluster; by default one is started on this machine.
         threads: CPU threads of a run.
         runs_per_device: runs that share a GPU.
-        work: runs a cell, on a node; `precrop.study.worker.work` by default.
+        work: runs a cell, on a node.
 
     Raises:
         PrecropError: there is no such cluster, or it has no GPU to share.
@@ -53,7 +50,7 @@ class RayEngine:
         address: str | None = None,
         threads: int = 1,
         runs_per_device: int = 1,
-        work: Work | None = None,
+        work: Work = work,
     ) -> None:
         if min(threads, runs_per_device) < 1:
             raise PrecropError("--threads and --runs-per-device are 1 or more")
@@ -129,9 +126,7 @@ class _Told:
         return events
 
 
-def _run(
-    cell: Cell, output: Path, folder: Path, told: Any, threads: int, work: Work | None
-) -> Event:
+def _run(cell: Cell, output: Path, folder: Path, told: Any, threads: int, work: Work) -> Event:
     """The task: work as in a process of our own."""
     if folder.is_dir():
         os.chdir(folder)  # paths of images and modules of networks are relative to it
@@ -140,10 +135,6 @@ def _run(
     import torch
 
     torch.set_num_threads(threads)
-    if work is None:
-        from precrop.study.worker import work as work_
-
-        work = work_
     event, _ = work(cell, output, lambda event: told.put.remote(event))
     return event
 

@@ -3,7 +3,7 @@
 import csv
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from precrop.files import replacing
 from precrop.progress import console
 from precrop.training.module import Classifier
 
+Told = Callable[[Mapping[str, float]], None]
 LAST, BEST = "last", "best"
 _REFRESH = 0.25
 
@@ -28,12 +29,17 @@ class Keeper(Checkpoint):
         folder: of the run.
         table: whether to keep the history as ``metrics.csv``, too.
         report: called when an epoch is kept.
+        told: called with the row of the history, then.
     """
 
     def __init__(
-        self, folder: Path, table: bool, report: Callable[[pl.Trainer, Classifier], None] | None
+        self,
+        folder: Path,
+        table: bool,
+        report: Callable[[pl.Trainer, Classifier], None] | None,
+        told: Told | None = None,
     ) -> None:
-        self.folder, self.table, self.report = folder, table, report
+        self.folder, self.table, self.report, self.told = folder, table, report, told
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
         """Write the best first: killed in between, the epoch runs and writes it again."""
@@ -46,6 +52,8 @@ class Keeper(Checkpoint):
             write_table(self.folder / "metrics.csv", module.history)
         if self.report is not None:
             self.report(trainer, module)
+        if self.told is not None:
+            self.told(module.history[-1])
 
 
 def write_table(path: Path, history: list[dict[str, float]]) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from precrop.errors import PrecropError
 from precrop.files import write_text
 from precrop.training import checkpoints
-from precrop.training.callbacks import LAST, Bar, Keeper
+from precrop.training.callbacks import LAST, Bar, Keeper, Told
 from precrop.training.data import ImageData, load_again, train_batches
 from precrop.training.devices import (
     Layout,
@@ -87,6 +87,7 @@ def train(
     loggers: Sequence[str] = USUAL,
     progress: bool = False,
     workers: int | None = None,
+    told: Told | None = None,
 ) -> Result:
     """Train a run, or go on with it if its folder holds a checkpoint.
 
@@ -101,6 +102,7 @@ def train(
         loggers: names in `precrop.training.logs.LOGGERS`.
         progress: show a bar and a line per epoch on standard error.
         workers: processes that read images which do not fit in memory; by default the cores'.
+        told: called with an epoch's row of the history, when it is kept.
 
     Raises:
         PrecropError: the run cannot be trained, its folder cannot be written, or the loss is no
@@ -136,6 +138,7 @@ def train(
                 compiled,
                 progress,
                 reading_processes(data, places) if workers is None else workers,
+                told,
             )
             _fit(trainer, module, start)
         return _finish(folder, run, built, module)
@@ -250,6 +253,7 @@ def _prepared(
     compiled: bool,
     progress: bool,
     workers: int,
+    told: Told | None,
 ) -> tuple[Classifier, pl.Trainer, Path | None]:
     """Lightning's module and trainer, and the checkpoint to go on from."""
     bf16 = uses_bf16(run.recipe.precision, places.device)
@@ -272,7 +276,7 @@ def _prepared(
     step = checkpoints.described(start)["step"] if start is not None else 0
     several = places.processes > 1
     bar = Bar() if progress else None
-    callbacks: list[Callback] = [Keeper(folder, "csv" in loggers, bar.line if bar else None)]
+    callbacks: list[Callback] = [Keeper(folder, "csv" in loggers, bar.line if bar else None, told)]
     if bar:
         callbacks.append(bar)
     trainer = pl.Trainer(

@@ -9,8 +9,7 @@ from typing import Any
 from precrop.model_spec import ModelSpec
 from precrop.own import UNGUARDED
 from precrop.study.cells import Cell
-from precrop.study.events import Began, Busy, Ended, Epoch, Event
-from precrop.study.local_engine import Report
+from precrop.study.events import Began, Busy, Ended, Epoch, Report
 from precrop.study.locks import Claim
 from precrop.study.rows import Row
 from precrop.study.spec import Limits
@@ -44,14 +43,14 @@ def row_of(of: Cell, status: str = "done", **changes: Any) -> Row:
     )
 
 
-def work(cell: Cell, output: Path, report: Report) -> tuple[Event, bool]:
+def work(cell: Cell, output: Path, report: Report) -> tuple[Ended | Busy, bool]:
     """Do as the cell's network says; every attempt is a line of the file ``tried``."""
     name = cell.network.name
     if name == "shares a run":
         claim = Claim.take(output / "claims" / "shared")
         if claim is None:
             return Busy(cell.id, output / "claims" / "shared"), True
-    report(Began(cell.id, "0" * 12, 2, 0))
+    report(Began(cell.id, "0" * 12, 2))
     with (output / "tried").open("a") as file:
         file.write(f"{cell.id} {os.getpid()} {os.environ.get('PLACE', '')}\n")
     time.sleep(cell.network.args.get("seconds", 0))

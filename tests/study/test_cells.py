@@ -18,7 +18,7 @@ from precrop.plans.weights import load_tensors
 from precrop.pruning.methods import layer_densities
 from precrop.pruning.problem import Problem
 from precrop.study.cells import Cell, check, expand, failure, label, outcome, prepare
-from precrop.study.events import Ended
+from precrop.study.events import Began, Ended, Epoch, Event
 from precrop.study.rows import Row
 from precrop.study.spec import Limits, Series, Study, StudyNetwork
 from precrop.study.variants import Variant
@@ -127,7 +127,8 @@ def test_labels() -> None:
 def test_a_size_of_images_is_trained_at(tmp_path: Path) -> None:
     made = dataclasses.replace(study(series(DENSE, seeds=(0,))), image_size=12)
     (resized,) = expand(made)
-    ended, fit = work(resized, tmp_path, lambda event: None)
+    told: list[Event] = []
+    ended, fit = work(resized, tmp_path, told.append)
     assert isinstance(ended, Ended)
     row, plain = ended.row, prepare(cell(DENSE, Limits()), digits())
     assert (fit, row.status, row.error) == (True, "done", None)
@@ -136,6 +137,15 @@ def test_a_size_of_images_is_trained_at(tmp_path: Path) -> None:
     assert row.data_digest == load_data("digits", image_size=12).digest != digits().digest
     assert row.base_macs is not None
     assert row.base_macs > plain.base_macs
+    (figures,) = row.history
+    assert row.run is not None
+    assert told == [
+        Began(resized.id, row.run, RECIPE.epochs),
+        Epoch(resized.id, RECIPE.epochs, figures["accuracy"]),
+    ]
+    assert row.overhead > 0
+    work(resized, tmp_path, told.append)  # as another study would, which comes to the same run
+    assert told[2:] == told[:1]
 
 
 class TestPreparing:

@@ -1,5 +1,6 @@
 """Running cells: each once, whatever fails, dies, is interrupted or runs beside it."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import pytest
@@ -194,7 +196,7 @@ def test_a_store_that_cannot_be_written(store: Store) -> None:
 
 # Processes.
 
-ONE, TWO = ([Place({"PLACE": str(n)}) for n in range(count)] for count in (1, 2))
+ONE, TWO = ([{"PLACE": str(n)} for n in range(count)] for count in (1, 2))
 
 
 def ran(
@@ -245,11 +247,37 @@ def test_cells_run_side_by_side(store: Store, tmp_path: Path) -> None:
     assert "PLACE" not in os.environ
 
 
+def test_an_interruption_while_a_process_starts(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not lost, and the process, which gets it too, says nothing of it."""
+    begin = SpawnProcess.start
+
+    def start(process: SpawnProcess) -> None:
+        begin(process)
+        for pid in (process.pid, os.getpid()):
+            os.kill(pid or 0, signal.SIGINT)
+
+    engine = LocalEngine(ONE, tmp_path, store.path / "logs", work)
+    with monkeypatch.context() as patched:
+        patched.setattr(SpawnProcess, "start", start)
+        with pytest.raises(KeyboardInterrupt):
+            engine.start(cell())
+    assert [child.is_alive() for child in multiprocessing.active_children()] == [True]
+    engine.start(cell())
+    events: list[Event] = []
+    while not (events and isinstance(events[-1], Ended)):
+        events += engine.wait(1)
+    engine.close()
+    assert [type(event) for event in events] == [Began, Epoch, Ended]
+    assert not multiprocessing.active_children()
+
+
 SCRIPT = """
 import sys
 from pathlib import Path
 from precrop.study.engine import run_study
-from precrop.study.local_engine import LocalEngine, Place
+from precrop.study.local_engine import LocalEngine
 from precrop.study.store import Store
 from tests.study.fake_work import cell, work
 
@@ -257,7 +285,7 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     cells = [cell(seed=seed, seconds=0.4) for seed in range(6)]
     store = Store.open(folder / "store", create=True)
-    print(run_study(cells, store, LocalEngine([Place({})], folder, folder / "logs", work)).done)
+    print(run_study(cells, store, LocalEngine([{}], folder, folder / "logs", work)).done)
 """
 
 
@@ -313,10 +341,10 @@ def _is_alive(pid: int) -> bool:
 def test_places(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.get_num_threads", lambda: 8)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    assert [place.environment for place in places()] == [{"OMP_NUM_THREADS": "8"}]
-    assert [place.environment for place in places(3)] == 3 * [{"OMP_NUM_THREADS": "2"}]
-    assert places(16)[0].environment == {"OMP_NUM_THREADS": "1"}
-    assert [place.environment for place in places(2, threads=3)] == 2 * [{"OMP_NUM_THREADS": "3"}]
+    assert places() == [{"OMP_NUM_THREADS": "8"}]
+    assert places(3) == 3 * [{"OMP_NUM_THREADS": "2"}]
+    assert places(16)[0] == {"OMP_NUM_THREADS": "1"}
+    assert places(2, threads=3) == 2 * [{"OMP_NUM_THREADS": "3"}]
     with pytest.raises(PrecropError, match="there is no GPU here: say --processes"):
         places(runs_per_device=2)
     with pytest.raises(PrecropError, match="are 1 or more"):
@@ -325,12 +353,12 @@ def test_places(monkeypatch: pytest.MonkeyPatch) -> None:
         places(threads=0)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert [dict(place.environment) for place in places(runs_per_device=2)] == 2 * [
+    assert places(runs_per_device=2) == 2 * [
         {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": name} for name in ("0", "1")
     ]
-    assert places(threads=1)[1].environment["OMP_NUM_THREADS"] == "1"
+    assert places(threads=1)[1]["OMP_NUM_THREADS"] == "1"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-    assert [p.environment["CUDA_VISIBLE_DEVICES"] for p in places()] == ["5", "7"]
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in places()] == ["5", "7"]
     with pytest.raises(PrecropError, match="say --runs-per-device instead of --processes"):
         places(2)
 

@@ -97,8 +97,12 @@ def open_own(path: Path, flags: int) -> int:
     return handle
 
 
-def open_plain(path: Path) -> BufferedReader:
+def open_plain(path: Path, buffer: int = -1) -> BufferedReader:
     """A plain file, opened to be read; of a pipe one would wait for its bytes for ever.
+
+    Args:
+        path: of the file.
+        buffer: bytes that are read at once; as many as the file system likes by default.
 
     Raises:
         OSError: it cannot be read, or is not a plain file.
@@ -107,7 +111,7 @@ def open_plain(path: Path) -> BufferedReader:
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise OSError(errno.EINVAL, "it is not a plain file")
-    return os.fdopen(handle, "rb")
+    return os.fdopen(handle, "rb", buffer)
 
 
 def read_text(path: Path, kind: str = "JSON") -> str:

@@ -26,6 +26,7 @@ _MARK, _FILES = "store.json", "rows-*.jsonl"
 _PARTS, _OLD_FILES = "parts", "*.parquet"
 _SCHEMA, _READ = 2, (1, 2)
 """Stores of schema 1 had parts alone."""
+_BUFFER = 1 << 20
 _LONGEST = 1 << 24
 """Bytes of a line; that of 1,000 epochs has about 250 kB."""
 
@@ -172,7 +173,7 @@ class _File:
     def read_on(self) -> None:
         """Read the lines that were appended since the last time."""
         try:
-            with open_plain(self.path) as file:
+            with open_plain(self.path, _BUFFER) as file:
                 file.seek(self._end)
                 while line := file.readline(_LONGEST):
                     place = f", line {self._lines + 1}"

@@ -2,11 +2,13 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
 from typing import Any, Literal
+
+from scipy.stats import t
 
 from precrop.report.frames import NO_SPREAD, Group, Scatter, Spread, percent, run_id
 
@@ -36,8 +38,6 @@ class Estimate:
         """Student's confidence interval; None where none can be given."""
         if self.error is None:
             return None
-        from scipy.stats import t
-
         reach = float(t.ppf((1 + confidence) / 2, self.freedom)) * self.error
         return self.difference - reach, self.difference + reach
 
@@ -45,16 +45,12 @@ class Estimate:
         """Of the two-sided t-test that the difference is ``bound``."""
         if self.error is None:
             return None
-        from scipy.stats import t
-
         return 2 * float(t.sf(abs(self.difference - bound) / self.error, self.freedom))
 
     def p_equal(self, margin: float) -> float | None:
         """Of two one-sided tests that the difference is ``margin`` or more either way."""
         if self.error is None:
             return None
-        from scipy.stats import t
-
         return float(t.sf((margin - abs(self.difference)) / self.error, self.freedom))
 
 
@@ -197,15 +193,15 @@ def _rounded(interval: tuple[float, float] | None) -> list[float] | None:
     return None if interval is None else [round(end, 4) for end in interval]
 
 
+def paired(pairs: Iterable[tuple[Group, Group]]) -> list[Comparison]:
+    """Those of one setting that have a seed in common."""
+    found = (Comparison(one, other) for one, other in pairs if one.setting == other.setting)
+    return [comparison for comparison in found if comparison.seeds]
+
+
 def compare(ones: Sequence[Group], others: Sequence[Group]) -> list[Comparison]:
     """Every two groups of one setting and one budget that have a seed in common."""
-    found = [
-        Comparison(one, other)
-        for one in ones
-        for other in others
-        if one.setting == other.setting and one.budget == other.budget
-    ]
-    return [comparison for comparison in found if comparison.seeds]
+    return paired((one, o) for one in ones for o in others if one.budget == o.budget)
 
 
 def compare_looser(ones: Sequence[Group], others: Sequence[Group]) -> list[Comparison]:
@@ -216,11 +212,10 @@ def compare_looser(ones: Sequence[Group], others: Sequence[Group]) -> list[Compa
     """
     found = compare(ones, others)
     for one in ones:
-        wholly = one.budget.params is not None and one.budget.macs is not None
-        parts = (replace(one.budget, params=None), replace(one.budget, macs=None))
-        looser = [o for o in others if o.setting == one.setting and o.budget in parts]
-        found += [Comparison(one, other) for other in looser if wholly]
-    return [comparison for comparison in found if comparison.seeds]
+        if one.budget.params is not None and one.budget.macs is not None:
+            parts = (replace(one.budget, params=None), replace(one.budget, macs=None))
+            found += paired((one, other) for other in others if other.budget in parts)
+    return found
 
 
 def judge(comparisons: Sequence[Comparison], margin: float, *, bound: float = 0.0) -> list[Judged]:
@@ -243,26 +238,16 @@ def judge(comparisons: Sequence[Comparison], margin: float, *, bound: float = 0.
 def judge_matched(
     comparisons: Sequence[Comparison], margin: float, *, bound: float = 0.0
 ) -> list[Judged]:
-    """What comparisons show between networks that ought to be of one size.
+    """As `judge`, between networks that ought to be of one size.
 
     That a larger network is ahead shows nothing of how it was made smaller, nor does it that a
     smaller one is behind.
-
-    Args:
-        comparisons: all that the claim rests on.
-        margin: percentage points that count as no difference.
-        bound: percentage points that the first variant has to be better by.
     """
     return [replace(j, outcome=_matched(j)) for j in judge(comparisons, margin, bound=bound)]
 
 
 def judge_equal(comparisons: Sequence[Comparison], margin: float) -> list[Judged]:
-    """What comparisons show where equal accuracy is claimed: a small difference may be a sure one.
-
-    Args:
-        comparisons: all that the claim rests on.
-        margin: percentage points that count as no difference.
-    """
+    """As `judge`, where equal accuracy is claimed: a small difference may be a sure one."""
     return [
         replace(judged, outcome="equal") if _is_equal(judged.comparison, margin) else judged
         for judged in judge(comparisons, margin)

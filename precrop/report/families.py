@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from precrop.report.comparisons import Comparison
+from precrop.report.comparisons import Comparison, paired
 from precrop.report.frames import Frame, Group
 
 SAME_DENSITIES = 0.1
@@ -23,8 +23,7 @@ def granularities(frame: Frame) -> list[tuple[Group, ...]]:
 
 def against_first(groups: Sequence[Group]) -> list[Comparison]:
     """Every group against the first one, where they have a seed in common."""
-    found = [Comparison(group, groups[0]) for group in groups[1:]]
-    return [comparison for comparison in found if comparison.seeds]
+    return paired((group, groups[0]) for group in groups[1:])
 
 
 def density_distance(one: Group, other: Group) -> float:

@@ -3,10 +3,11 @@
 import hashlib
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import attrgetter
 from statistics import fmean, median, stdev
 from typing import Any
 
@@ -52,13 +53,14 @@ class Budget:
     def __str__(self) -> str:
         """Like ``params 30%, MACs 30%``."""
         asked = {"params": self.params, "MACs": self.macs}
-        parts = [f"{name} {share:.4g}%" for name, share in _percent(asked).items()]
+        parts = (f"{name} {100 * share:.4g}%" for name, share in asked.items() if share is not None)
         return ", ".join(parts) or "no budget"
 
     @property
     def order(self) -> tuple[float, float]:
         """Sorts dense networks first, then from large to small."""
-        return (-_or(self.params, math.inf), -_or(self.macs, math.inf))
+        params, macs = (-math.inf if s is None else -s for s in (self.params, self.macs))
+        return params, macs
 
 
 @dataclass(frozen=True)
@@ -148,22 +150,22 @@ class Group:
     @cached_property
     def params(self) -> float:
         """Mean number of parameters; a method that looks at weights has another one each seed."""
-        return fmean(_number(row.params) for row in self.rows)
+        return self._mean("params")
 
     @cached_property
     def macs(self) -> float:
         """Mean number of multiply-accumulates."""
-        return fmean(_number(row.macs) for row in self.rows)
+        return self._mean("macs")
 
     @cached_property
     def params_share(self) -> float:
         """Of the original's parameters."""
-        return fmean(_share(row.params, row.base_params) for row in self.rows)
+        return self.params / self._mean("base_params")
 
     @cached_property
     def macs_share(self) -> float:
         """Of the original's multiply-accumulates."""
-        return fmean(_share(row.macs, row.base_macs) for row in self.rows)
+        return self.macs / self._mean("base_macs")
 
     @cached_property
     def densities(self) -> dict[str, float]:
@@ -190,6 +192,9 @@ class Group:
     def runs(self) -> tuple[str, ...]:
         """Identities of what was trained, by seed."""
         return tuple(run_id(row) for row in self.rows)
+
+    def _mean(self, field: str) -> float:
+        return fmean(_number(getattr(row, field)) for row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -253,12 +258,9 @@ def frame_of(rows: Iterable[Row], parts: Mapping[tuple[str, str], Part] | None =
     if not done:
         why = f"all of its {len(failed)} failed" if failed else "it is empty"
         raise PrecropError(f"the store has no finished run, {why}: `precrop study run` trains them")
-    names = _Names(done)
-    found: dict[Group, list[Row]] = defaultdict(list)
-    for row in done:
-        found[names.group(row)].append(row)
-    kept = {key: _latest(members) for key, members in _by_study(found).items()}
-    groups = [replace(key, rows=tuple(sorted(rows, key=_seed))) for key, rows in kept.items()]
+    kept = {key: _latest(members) for key, members in _by_study(_groups(done)).items()}
+    by_seed = attrgetter("seed")
+    groups = [replace(key, rows=tuple(sorted(rows, key=by_seed))) for key, rows in kept.items()]
     groups = [_with_role(group, parts) for group in groups]
     groups = _pooled(sorted(groups, key=_group_order))
     current = {id(row) for group in groups for row in group.rows}
@@ -332,37 +334,29 @@ def short_count(count: float) -> str:
     return f"{count:.0f}"
 
 
-class _Names:
-    """Names of settings, as short as tells them apart."""
+def _groups(rows: Sequence[Row]) -> dict[Group, list[Row]]:
+    """The rows of each group, which is still without them; names as short as tells them apart."""
+    # One set of images may have been called by several names: the longest says the most.
+    names: dict[str, str] = {}
+    for row in rows:
+        known = names.get(row.data_digest, "")
+        names[row.data_digest] = max(known, row.data, key=lambda name: (len(name), name))
+    often = Counter(names.values())
+    found: dict[Group, list[Row]] = defaultdict(list)
+    for row in rows:
+        data = names[row.data_digest]
+        data = f"{data} ({row.data_digest[:8]})" if often[data] > 1 else data
+        setting = Setting(_network(row), data, recipe_name(row.recipe))
+        budget = Budget(row.asked_params, row.asked_macs)
+        group = Group(setting, budget, row.variant, row.kind, row.method, row.granularity, ())
+        found[group].append(row)
+    return found
 
-    def __init__(self, rows: Sequence[Row]) -> None:
-        # One set of images may have been called by several names: the longest says the most.
-        self._name: dict[str, str] = {}
-        for row in rows:
-            found = (self._name.get(row.data_digest, ""), row.data)
-            self._name[row.data_digest] = max(found, key=lambda name: (len(name), name))
 
-    def group(self, row: Row) -> Group:
-        """The group that a row is in, still without rows."""
-        return Group(
-            setting=Setting(self._network(row), self._data(row), recipe_name(row.recipe)),
-            budget=Budget(row.asked_params, row.asked_macs),
-            variant=row.variant,
-            kind=row.kind,
-            method=row.method,
-            granularity=row.granularity,
-            rows=(),
-        )
-
-    def _network(self, row: Row) -> str:
-        said = [f"{name}={value}" for name, value in sorted(row.args.items())]
-        said = [text for text in said if text.partition("=")[0] not in _DERIVED]
-        return _name(f"{row.network} ({', '.join(said)})" if said else row.network)
-
-    def _data(self, row: Row) -> str:
-        name = self._name[row.data_digest]
-        several = list(self._name.values()).count(name) > 1
-        return f"{name} ({row.data_digest[:8]})" if several else name
+def _network(row: Row) -> str:
+    said = (f"{name}={value}" for name, value in sorted(row.args.items()) if name not in _DERIVED)
+    args = ", ".join(said)
+    return _name(f"{row.network} ({args})" if args else row.network)
 
 
 def recipe_name(recipe: Mapping[str, Any]) -> str:
@@ -418,10 +412,6 @@ def _latest(rows: Sequence[Row]) -> list[Row]:
     return [row for row in newest.values() if row.started >= since]
 
 
-def _seed(row: Row) -> int:
-    return row.seed
-
-
 def _variant_order(group: Group) -> tuple[Any, ...]:
     method = _METHODS.index(group.method) if group.method in _METHODS else len(_METHODS)
     return (_KINDS.index(group.kind), method, group.method, group.granularity, group.variant)
@@ -432,21 +422,9 @@ def _group_order(group: Group) -> tuple[Any, ...]:
     return (group.setting, dense, group.budget.order, _variant_order(group))
 
 
-def _percent(shares: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: 100 * share for name, share in shares.items() if share is not None}
-
-
-def _or(value: float | None, default: float) -> float:
-    return default if value is None else value
-
-
 def _number(value: float | None) -> float:
     assert value is not None, "a finished run has its figures"
     return value
-
-
-def _share(part: int | None, whole: int | None) -> float:
-    return _number(part) / _number(whole)
 
 
 def _means(of_rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

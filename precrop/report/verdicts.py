@@ -1,7 +1,7 @@
 """What runs say of a claim: roles against roles within a setting, and the verdict of it all."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from statistics import fmean, median
@@ -17,6 +17,7 @@ from precrop.report.comparisons import (
     judge,
     judge_equal,
     judge_matched,
+    paired,
     together,
 )
 from precrop.report.families import against_first, granularities
@@ -92,13 +93,15 @@ def verdict(claim: Claim, frame: Frame, margin: float = MARGIN) -> Verdict:
         return Verdict(text, claim.source, "not measured", claim.untestable)
     found = [pair for pair in _pairs(claim, frame) if _is_meant(claim, pair)]
     if claim.shows == "equal":
-        return _equal(text, claim.source, judge_equal(found, margin))
+        judged = judge_equal(found, margin)
+        return _counted(text, claim.source, judged, {"equal"}, {"better", "worse"})
     # A claim that limits the sizes itself means networks that differ in them.
     ruled = judge if claim.params or claim.macs else judge_matched
     if claim.shows == "better":
         return _superior(text, claim.source, ruled(found, margin))
     loss = margin if claim.loss is None else claim.loss
-    return _no_worse(text, claim.source, ruled(found, margin, bound=-loss))
+    above: set[Outcome] = {"better", "equal"} if margin <= loss else {"better"}
+    return _counted(text, claim.source, ruled(found, margin, bound=-loss), above, {"worse"})
 
 
 def _pairs(claim: Claim, frame: Frame) -> list[Comparison]:
@@ -120,9 +123,8 @@ def _pairs(claim: Claim, frame: Frame) -> list[Comparison]:
 def _at_budget(ones: Sequence[Group], others: Sequence[Group]) -> list[Comparison]:
     """Pairs of one budget; a dense network, which has none, stands beside every budget."""
     dense = [group for group in others if group.kind == "dense"]
-    beside = [Comparison(one, whole) for one in ones for whole in dense]
-    beside = [p for p in beside if p.one.setting == p.other.setting and p.seeds]
-    return compare(ones, [group for group in others if group.kind != "dense"]) + beside
+    cropped = [group for group in others if group.kind != "dense"]
+    return compare(ones, cropped) + paired((one, whole) for one in ones for whole in dense)
 
 
 def _at_size(ones: Sequence[Group], other: Group) -> list[Comparison]:
@@ -177,23 +179,12 @@ def _superior(claim: str, source: str, judged: Sequence[Judged]) -> Verdict:
     return Verdict(claim, source, answer, text, tuple(judged))
 
 
-def _no_worse(claim: str, source: str, judged: Sequence[Judged]) -> Verdict:
-    """Holds where every comparison shows the first variant above the bound."""
-    above = [
-        j
-        for j in judged
-        if j.outcome == "better" or (j.outcome == "equal" and j.margin <= -j.bound)
-    ]
-    below = [j for j in judged if j.outcome == "worse"]
-    text = _text(judged)
-    return Verdict(claim, source, _answer(judged, above, below), text, tuple(judged))
-
-
-def _equal(claim: str, source: str, judged: Sequence[Judged]) -> Verdict:
-    """Holds where every comparison shows a difference within the margin."""
-    same = [j for j in judged if j.outcome == "equal"]
-    apart = [j for j in judged if j.outcome in ("better", "worse")]
-    return Verdict(claim, source, _answer(judged, same, apart), _text(judged), tuple(judged))
+def _counted(
+    claim: str, source: str, judged: Sequence[Judged], pro: Set[Outcome], contra: Set[Outcome]
+) -> Verdict:
+    """Holds where every comparison has an outcome that speaks for the claim."""
+    found = [[j for j in judged if j.outcome in outcomes] for outcomes in (pro, contra)]
+    return Verdict(claim, source, _answer(judged, *found), _text(judged), tuple(judged))
 
 
 def _excluded(judged: Judged) -> bool:

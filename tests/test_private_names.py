@@ -12,7 +12,7 @@ import precrop
 TESTS = Path(__file__).parent
 OTHERS = {name for thing in (torch, nn.Module, torch.Tensor) for name in dir(thing)}
 """Names that are private in PyTorch too: a test that has one means PyTorch's."""
-LEFT = {"_escaped", "_end"}
+LEFT = {"_escaped"}
 """Those that are still used."""
 BY_TEXT = ("setattr", "delattr", "getattr", "hasattr", "object", "patch")
 """Functions that take a name as a text."""

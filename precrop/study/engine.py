@@ -1,7 +1,7 @@
 """Running a study's cells on an engine: each once, whatever is interrupted or runs beside it."""
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -42,9 +42,9 @@ class Engine(Protocol):
         """Stop what runs, and let go of all processes."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Summary:
-    """What a call of `run_study` came to.
+    """What a call of `run_study` has come to.
 
     Attributes:
         done: cells that were run.
@@ -56,13 +56,13 @@ class Summary:
         overhead: seconds of everything else that was done for them.
     """
 
-    done: int
-    failed: int
-    skipped: int
-    elsewhere: int
-    seconds: float
-    trained: float
-    overhead: float
+    done: int = 0
+    failed: int = 0
+    skipped: int = 0
+    elsewhere: int = 0
+    seconds: float = 0.0
+    trained: float = 0.0
+    overhead: float = 0.0
 
 
 def to_run(
@@ -129,7 +129,7 @@ class _Running:
         self._store, self._engine, self._tell = store, engine, tell
         self._before = store.tally()
         todo = to_run(cells, self._before, retry_failed=retry_failed)
-        self._skipped = len({cell.id for cell in cells}) - len(todo)
+        self._summary = Summary(skipped=len({cell.id for cell in cells}) - len(todo))
         self._pending = deque(todo)
         self._running: dict[str, tuple[Cell, datetime]] = {}
         self._waiting: dict[str, tuple[Cell, Path]] = {}
@@ -137,9 +137,7 @@ class _Running:
         self._elsewhere: list[Cell] = []
         """Cells that another process has claimed."""
         self._claims: dict[str, Claim] = {}
-        self._deaths: dict[str, int] = {}
-        self._done = self._failed = self._others = 0
-        self._trained = self._overhead = 0.0
+        self._deaths: Counter[str] = Counter()
         self._looked = time.perf_counter()
 
     def all(self) -> Summary:
@@ -147,19 +145,14 @@ class _Running:
         began = time.perf_counter()
         while self._pending or self._running or self._waiting or self._elsewhere:
             while len(self._running) < self._engine.places and (cell := self._next()):
-                self._start(cell)
+                self._running[cell.id] = (cell, datetime.now(UTC))
+                self._engine.start(cell)
+                self._tell(Started(cell.id))
             for event in self._engine.wait(_TURN):
                 self._take(event)
             self._look_again()
-        return Summary(
-            done=self._done,
-            failed=self._failed,
-            skipped=self._skipped,
-            elsewhere=self._others,
-            seconds=time.perf_counter() - began,
-            trained=self._trained,
-            overhead=self._overhead,
-        )
+        self._summary.seconds = time.perf_counter() - began
+        return self._summary
 
     def release(self) -> None:
         """Give up all claims."""
@@ -178,7 +171,7 @@ class _Running:
                 self._elsewhere.append(cell)
             elif self._ran_meanwhile(cell):
                 claim.release()
-                self._others += 1
+                self._summary.elsewhere += 1
             else:
                 self._claims[cell.id] = claim
                 return cell
@@ -189,20 +182,17 @@ class _Running:
         now = self._store.tally().get(cell.id, Tally())
         return now != self._before.get(cell.id, Tally())
 
-    def _start(self, cell: Cell) -> None:
-        self._running[cell.id] = (cell, datetime.now(UTC))
-        self._engine.start(cell)
-        self._tell(Started(cell.id))
-
     def _take(self, event: Event) -> None:
+        if isinstance(event, Died):
+            event = self._failed_or(event)
         if isinstance(event, Ended):
             self._end(event)
         elif isinstance(event, Busy):
             cell, _ = self._running.pop(event.cell)
             self._waiting[cell.id] = (cell, event.lock)
         elif isinstance(event, Died):
-            self._died(event)
-            return
+            cell, _ = self._running.pop(event.cell)
+            self._pending.appendleft(cell)
         self._tell(event)
 
     def _end(self, event: Ended) -> None:
@@ -211,28 +201,20 @@ class _Running:
         del self._running[event.cell]
         self._claims.pop(event.cell).release()
         failed = event.row.status == "failed"
-        self._failed += failed
-        self._done += not failed
-        self._trained += event.row.seconds
-        self._overhead += event.row.overhead
+        self._summary.failed += failed
+        self._summary.done += not failed
+        self._summary.trained += event.row.seconds
+        self._summary.overhead += event.row.overhead
 
-    def _died(self, event: Died) -> None:
-        """Try again: the run goes on from its checkpoint, if the process died of something else."""
+    def _failed_or(self, event: Died) -> Ended | Died:
+        """A cell that kills its processes has failed; of another the run goes on where it was."""
         cell, started = self._running[event.cell]
-        deaths = self._deaths[cell.id] = self._deaths.get(cell.id, 0) + 1
-        if deaths < _ATTEMPTS:
-            del self._running[cell.id]
-            self._pending.appendleft(cell)
-            self._tell(event)
-            return
-        row = failure(
-            cell,
-            PrecropError(f"the process that ran it died {deaths} times: {event.reason}"),
-            started=started,
-            ended=datetime.now(UTC),
-            device="",
-        )
-        self._take(Ended(cell.id, row))
+        self._deaths[cell.id] += 1
+        if self._deaths[cell.id] < _ATTEMPTS:
+            return event
+        error = PrecropError(f"the process that ran it died {_ATTEMPTS} times: {event.reason}")
+        ended = datetime.now(UTC)
+        return Ended(cell.id, failure(cell, error, started=started, ended=ended, device=""))
 
     def _look_again(self) -> None:
         """Bring cells back whose lock or claim may be free by now."""

@@ -59,6 +59,8 @@ def work(cell: Cell, output: Path, report: Report) -> tuple[Ended | Busy, bool]:
         cell.network.name == "dies once" and tries(output, cell) < 2
     ):
         os.kill(os.getpid(), signal.SIGKILL)
+    if name == "exits once" and tries(output, cell) < 2:
+        os._exit(3)
     if name == "starts anew":
         os._exit(UNGUARDED)
     if name == "prints":

@@ -229,13 +229,14 @@ def test_a_process_stays_for_the_next_cell(store: Store, tmp_path: Path) -> None
 
 
 def test_processes_that_cannot_go_on_are_replaced(store: Store, tmp_path: Path) -> None:
-    cells = [cell("breaks"), cell("dies once"), cell()]
+    cells = [cell("breaks"), cell("dies once"), cell("exits once"), cell()]
     summary, told = ran(cells, store, tmp_path)
-    assert counts(summary) == (2, 1, 0, 0)
-    assert [e.reason for e in told if isinstance(e, Died)] == ["killed by SIGKILL"]
+    assert counts(summary) == (3, 1, 0, 0)
+    reasons = [e.reason for e in told if isinstance(e, Died)]
+    assert reasons == ["killed by SIGKILL", "exit status 3"]
     pids = [line.split()[1] for line in tried(tmp_path)]
-    assert len(pids) == 4
-    assert len(set(pids)) == 3
+    assert len(pids) == 6
+    assert len(set(pids)) == 4
 
 
 def test_cells_run_side_by_side(store: Store, tmp_path: Path) -> None:
@@ -361,10 +362,3 @@ def test_places(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [place["CUDA_VISIBLE_DEVICES"] for place in places()] == ["5", "7"]
     with pytest.raises(PrecropError, match="say --runs-per-device instead of --processes"):
         places(2)
-
-
-def test_how_processes_end() -> None:
-    from precrop.study.local_engine import _end
-
-    assert _end(-signal.SIGSEGV) == "killed by SIGSEGV"
-    assert _end(3) == "exit status 3"

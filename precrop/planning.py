@@ -156,7 +156,7 @@ def _attempted(attempt: _Attempt, request: Request, lessons: Lessons) -> Choice 
             return problem
         found = _whole(request.solver(problem))
     solution, units = found
-    sizes = network.sizes(lowered.ties, units)
+    sizes = lowered.sizes(units)
     bounds = further_bounds(network, sizes, constraints.most_read)
     if bounds:
         return replace(attempt, constraints=constraints.bounded(bounds))
@@ -206,10 +206,15 @@ def _problem(
     before a budget is refused. Wider networks may have held what that one does not need: then
     all begins anew with it.
     """
-    structure, last = lowered.structure, request.divisors[-1:]
-    explain = partial(explained, lowered.network, structure, lowered.ties)
+    explain = partial(explained, lowered)
     try:
-        problem = program(structure, limits, divisors=last, explain=explain, **request.options)
+        problem = program(
+            lowered.structure,
+            limits,
+            divisors=request.divisors[-1:],
+            explain=explain,
+            **request.options,
+        )
     except BudgetError:
         tighter = _narrowest(attempt, fitter, lowered, request)
         if tighter is None and (attempt.narrow_first or not attempt.constraints.levels):
@@ -226,7 +231,7 @@ def _narrowest(
     """The next attempt if the narrowest network is not as predicted; else None."""
     least = request.options["min_width"]
     choices = Choices.of(lowered.structure.groups, request.divisors[-1:], least)
-    sizes = lowered.network.sizes(lowered.ties, choices.lower.tolist())
+    sizes = lowered.sizes(choices.lower.tolist())
     fit = fitter.fit(sizes)
     if fit.mismatch is None:
         return None

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from math import prod
 
 from precrop.modules.names import layer_of
-from precrop.read.axes import Axis, Tie, resolve
+from precrop.read.axes import Axis, resolve
+from precrop.read.lower import Lowered
 from precrop.read.network import NOT_CALLED, Network, Sizes, tensor_axes
 from precrop.read.reader import INPUT
 from precrop.read.trace import input_tensors
-from precrop.solve.structure import Structure
 
 _SHOWN = 3
 # What is no surprise, such as a classifier's outputs, is named where it is so much of the least.
@@ -28,26 +28,17 @@ class _Part:
     """Why the width that it reads is fixed, if no layer makes that."""
 
 
-def explained(
-    network: Network,
-    structure: Structure,
-    ties: Sequence[Tie],
-    cost: str,
-    units: Sequence[int],
-    rule: str,
-) -> str:
+def explained(lowered: Lowered, cost: str, units: Sequence[int], rule: str) -> str:
     """What makes up the least of a cost and why: the largest first, a few, then how many more.
 
     Args:
-        network: as it stands, frozen widths and all.
-        structure: of it.
-        ties: those behind the groups of the structure.
+        lowered: the network as it stands, frozen widths and all.
         cost: the name of the cost whose budget cannot be met.
         units: the least that every group can keep.
         rule: the options that allow no fewer units, in words.
     """
-    sizes = network.sizes(ties, units)
-    total = max(structure.costs[cost](units), 1)
+    network, sizes = lowered.network, lowered.sizes(units)
+    total = max(lowered.structure.costs[cost](units), 1)
     parts = _parts(network, sizes, cost)
     shares = {name: part.least / total for name, part in parts.items()}
     frozen = {name: why for name, why in network.frozen().items() if why != NOT_CALLED}

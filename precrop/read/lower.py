@@ -48,6 +48,11 @@ class Lowered:
     ties: Sequence[Tie]
     structure: Structure
 
+    def sizes(self, units: Sequence[int]) -> Sizes:
+        """Sizes when every group keeps so many units."""
+        pairs = zip(self.ties, units, strict=True)
+        return Sizes({tie: (int(kept), tie.quantum) for tie, kept in pairs})
+
 
 def lower(
     network: Network,

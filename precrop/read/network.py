@@ -85,7 +85,6 @@ class Network:
 
     Attributes:
         traced: the passes as they ran.
-        scale_groups: whether grouped convolutions keep the width of their groups.
         unused: what no pass called.
         reader: the axes of parameters and buffers, and the layers.
         passes: with what was read in them.
@@ -94,7 +93,6 @@ class Network:
     """
 
     traced: Traced
-    scale_groups: bool
     unused: Unused
     reader: Reader
     passes: tuple[Pass, ...]
@@ -156,10 +154,6 @@ class Network:
 
     def _reason(self, root: Tie) -> str | None:
         return root.frozen or self.fixed.get(root)
-
-    def sizes(self, ties: Sequence[Tie], units: Sequence[int]) -> Sizes:
-        """Sizes when the group behind ``ties[i]`` keeps ``units[i]`` units."""
-        return Sizes({t: (int(kept), t.quantum) for t, kept in zip(ties, units, strict=True)})
 
     def frozen(self) -> dict[str, str]:
         """Layers whose output keeps its width, and why; the network's own ends are not listed.
@@ -249,7 +243,7 @@ def _follow(traced: Traced, scale_groups: bool, unused: Unused) -> Network:
         Pass(run.training, run.trace, reader.read(run.trace, macs=run is traced.runs[0]))
         for run in traced.runs
     )
-    network = Network(traced, scale_groups, unused, reader, passes)
+    network = Network(traced, unused, reader, passes)
     _adopt(network)
     return network
 

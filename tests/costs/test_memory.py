@@ -16,10 +16,10 @@ from precrop.costs.memory import memory
 from precrop.models import cifar_mobilenet_v2, resnet20
 from precrop.read.inputs import Inputs
 from precrop.read.lifetimes import INPUT, Lifetimes
-from precrop.read.lower import lower
-from precrop.read.network import Network, read_network
+from precrop.read.lower import Lowered, lower
+from precrop.read.network import read_network
 from precrop.read.reader import Product
-from precrop.solve.structure import Peak, Structure
+from precrop.solve.structure import Peak
 from tests.costs.allocations import allocated_peak, tensor_peak
 from tests.networks import SHAPE, Net, assemble, networks
 
@@ -27,17 +27,15 @@ IMAGE = (3, 32, 32)
 ATTENTION = ("attention", "torch attention")
 
 
-def reading(
-    model: nn.Module, shape: Any, batch: int = 1
-) -> tuple[Network, Lifetimes, Structure, list[Any]]:
+def reading(model: nn.Module, shape: Any, batch: int = 1) -> tuple[Lifetimes, Lowered]:
     network, lives = follow(read_network(model, Inputs(shape)), batch)
     lowered = lower(network, {"memory": memory(lives)})
-    return network, lives, lowered.structure, [*lowered.ties]
+    return lives, lowered
 
 
-def every_moment(network: Network, lives: Lifetimes, ties: list[Any], units: list[int]) -> int:
+def every_moment(lives: Lifetimes, lowered: Lowered, units: list[int]) -> int:
     """Most bytes alive at the end of any call, each storage counted at these widths."""
-    sizes, batch = network.sizes(ties, units), at_batch(network, lives)
+    sizes, batch = lowered.sizes(units), at_batch(lowered.network, lives)
 
     def held(life: Any) -> int:
         if life.call == INPUT:
@@ -52,22 +50,24 @@ def every_moment(network: Network, lives: Lifetimes, ties: list[Any], units: lis
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(networks(max_blocks=5), st.data())
 def test_no_moment_that_can_be_the_worst_is_dropped(net: Net, data: st.DataObject) -> None:
-    network, lives, structure, ties = reading(net, SHAPE)
+    lives, lowered = reading(net, SHAPE)
+    structure = lowered.structure
     cost = structure.costs["memory"]
-    assert cost(structure.units) == every_moment(network, lives, ties, structure.units)
+    assert cost(structure.units) == every_moment(lives, lowered, structure.units)
     for _ in range(5):
         units = [data.draw(st.integers(1, 3 * group.units)) for group in structure.groups]
-        assert cost(units) == every_moment(network, lives, ties, units)
+        assert cost(units) == every_moment(lives, lowered, units)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_concatenations(batch: int) -> None:
     net = assemble([("dense", 8), ("inception", 24), ("dense", 12)])
-    network, lives, structure, ties = reading(net, SHAPE, batch)
+    lives, lowered = reading(net, SHAPE, batch)
+    structure = lowered.structure
     assert isinstance(structure.costs["memory"], Peak)
     for share in (1, 2, 3):
         units = [max(n // share, 1) for n in structure.units]
-        expected = every_moment(network, lives, ties, units)
+        expected = every_moment(lives, lowered, units)
         assert structure.costs["memory"](units) == expected
     plan = precrop.plan(net, SHAPE, memory=0.7, batch_size=batch)
     built = plan.build(net)
@@ -119,8 +119,8 @@ def test_layers_at_streams_with_widths_of_their_own() -> None:
 
 def test_rows_are_the_moments_that_matter() -> None:
     """A fraction of all calls; none of those that are kept is below another everywhere."""
-    _, lives, structure, _ = reading(resnet20(), IMAGE)
-    cost = structure.costs["memory"]
+    lives, lowered = reading(resnet20(), IMAGE)
+    cost = lowered.structure.costs["memory"]
     assert isinstance(cost, Peak)
     assert 1 < len(cost.parts) < len(lives.sizes) / 3
     for one in cost.parts:
@@ -130,7 +130,7 @@ def test_rows_are_the_moments_that_matter() -> None:
 
 
 def test_memory_grows_with_the_batch_alone() -> None:
-    single, several = (reading(resnet20(), IMAGE, batch)[2] for batch in (1, 7))
+    single, several = (reading(resnet20(), IMAGE, batch)[1].structure for batch in (1, 7))
     units = single.units
     assert several.costs["memory"](units) == 7 * single.costs["memory"](units)
 

@@ -141,12 +141,12 @@ def test_what_one_module_teaches_holds_for_its_class() -> None:
     model = Net(conv(3, 16), [Hierarchy(16, 18), Hierarchy(18, 18)], small("conv", 16, 18).head)
     network = read_network(model, Inputs(SHAPE))
     lowered = lower(network)
-    structure, ties, lessons = lowered.structure, lowered.ties, Lessons(network)
+    structure, lessons = lowered.structure, Lessons(network)
     fitter = Fitter(lowered.network, lessons)
-    fit = fitter.fit(network.sizes(ties, [max(1, n // 2) for n in structure.units]))
+    fit = fitter.fit(lowered.sizes([max(1, n // 2) for n in structure.units]))
     assert fit.mismatch is None
     assert [rule.driver for rule in lessons.rules] == ["width"]
-    again = fitter.fit(network.sizes(ties, [max(1, n // 3) for n in structure.units]))
+    again = fitter.fit(lowered.sizes([max(1, n // 3) for n in structure.units]))
     assert again.mismatch is None
     assert len(lessons.rules) == 1
 
@@ -189,7 +189,7 @@ def test_a_number_in_code_that_no_attribute_holds() -> None:
 def test_full_width_needs_no_edit() -> None:
     network = read_network(small("hierarchy"), Inputs(SHAPE))
     lowered = lower(network)
-    sizes = network.sizes(lowered.ties, lowered.structure.units)
+    sizes = lowered.sizes(lowered.structure.units)
     fit = Fitter(lowered.network, Lessons(network)).fit(sizes)
     assert (fit.tensors, fit.edits, fit.mismatch) == ({}, [], None)
 

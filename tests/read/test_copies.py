@@ -23,7 +23,7 @@ def check_copy(network: Network) -> None:
     assert after.network.frozen() == before.network.frozen()
     assert {tie.root() for tie in after.ties}.isdisjoint(before.ties)
     units = [max(1, group.units // 2) for group in before.structure.groups]
-    old, new = (lowered.network.sizes(lowered.ties, units) for lowered in (before, after))
+    old, new = (lowered.sizes(units) for lowered in (before, after))
     for one, other in zip(network.passes, made.passes, strict=True):
         assert one.trace is other.trace
         for known, found in zip(one.readings, other.readings, strict=True):

@@ -160,9 +160,8 @@ def test_a_fitted_network_is_run_no_further_than_its_first_difference(
 
     monkeypatch.setattr(Tracer, "run_again", noted)
     lowered = lower(network)
-    structure, ties = lowered.structure, lowered.ties
-    units = [max(1, group.units - 1) for group in structure.groups]
-    Fitter(lowered.network, Lessons(network)).fit(network.sizes(ties, units))
+    units = [max(1, group.units - 1) for group in lowered.structure.groups]
+    Fitter(lowered.network, Lessons(network)).fit(lowered.sizes(units))
     assert lengths[0] < len(network.passes[0].trace.calls) // 4
 
 

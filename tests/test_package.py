@@ -16,7 +16,7 @@ import torch
 start = time.perf_counter()
 import precrop
 print(time.perf_counter() - start)
-heavy = ("scipy", "clarabel", "rich", "typer", "torchvision", "onnx", "onnxruntime")
+heavy = ("scipy", "clarabel", "rich", "typer", "pydantic", "torchvision", "onnx", "onnxruntime")
 print([m for m in (*heavy, "precrop.deployment") if m in sys.modules])
 """
 

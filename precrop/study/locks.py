@@ -4,6 +4,7 @@ They are locks of `filelock`, whose files are removed while they are held, so th
 keeps none of them. From version 4 on that is safe: a file that was removed is nobody's lock.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -38,7 +39,8 @@ class Claim:
 
     def release(self) -> None:
         """Give the file up, and remove it."""
-        Path(self._lock.lock_file).unlink(missing_ok=True)
+        with suppress(OSError):  # it is gone, or Windows removes no open file
+            Path(self._lock.lock_file).unlink()
         self._lock.release()
 
     def __enter__(self) -> Self:

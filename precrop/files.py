@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BufferedReader
+from io import DEFAULT_BUFFER_SIZE, BufferedReader, FileIO
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +97,12 @@ def open_own(path: Path, flags: int) -> int:
     return handle
 
 
-def open_plain(path: Path, buffer: int = -1) -> BufferedReader:
+def open_plain(path: Path, buffer: int = DEFAULT_BUFFER_SIZE) -> BufferedReader:
     """A plain file, opened to be read; of a pipe one would wait for its bytes for ever.
 
     Args:
         path: of the file.
-        buffer: bytes that are read at once; as many as the file system likes by default.
+        buffer: bytes that are read at once.
 
     Raises:
         OSError: it cannot be read, or is not a plain file.
@@ -111,7 +111,7 @@ def open_plain(path: Path, buffer: int = -1) -> BufferedReader:
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise OSError(errno.EINVAL, "it is not a plain file")
-    return os.fdopen(handle, "rb", buffer)
+    return BufferedReader(FileIO(handle), buffer)
 
 
 def read_text(path: Path, kind: str = "JSON") -> str:

@@ -235,13 +235,7 @@ def ort_pass(
 ) -> Measured:
     """Every node of one pass in ONNX Runtime, from its own profile.
 
-    Args:
-        model: the network.
-        inputs: shapes without the batch.
-        setting: batch size, threads and device.
-        rounds: passes that are measured, after one that is not.
-        step: not needed: ONNX Runtime's shapes are those of its blocked layout.
-        moved: told now and then, between measurements.
+    As `eager_pass`; ``step`` is not needed: the shapes are those of the runtime's blocked layout.
     """
     moved = moved or _nothing
     with onnx_file(model, inputs, setting.batch) as path:

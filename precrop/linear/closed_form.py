@@ -8,19 +8,22 @@ with ``n_l`` weights and ``m_l`` multiply-accumulates. Its optimality conditions
 ``p_l = min(1, 1 / (lambda n_l + mu m_l))``. Budgets count weights of layers, nothing else.
 """
 
+from collections.abc import Iterable, Mapping
+
 import numpy as np
-from numpy.typing import ArrayLike
 
 from precrop.errors import BudgetError
-from precrop.solve.structure import Floats
+from precrop.solve.structure import Floats, Layer
+
+
+def layer_costs(layers: Iterable[Layer]) -> dict[str, Floats]:
+    """n_l as ``params`` and m_l as ``macs``, shape (layers,) each."""
+    weights, macs = np.array([(one.weights, one.macs) for one in layers], float).reshape(-1, 2).T
+    return {"params": weights, "macs": macs}
 
 
 def closed_form(
-    weights: ArrayLike,
-    macs: ArrayLike,
-    params_limit: float | None = None,
-    macs_limit: float | None = None,
-    expand: bool = False,
+    costs: Mapping[str, Floats], limits: Mapping[str, float], expand: bool = False
 ) -> Floats:
     """The densities that maximise SynExp within one or two budgets, shape (layers,).
 
@@ -28,33 +31,30 @@ def closed_form(
     sort; the ratio at which both budgets are met is the root of a function of one variable.
 
     Args:
-        weights: per layer n_l, shape (layers,).
-        macs: per layer m_l, shape (layers,).
-        params_limit: budget of ``sum(weights * densities)``, if there is one.
-        macs_limit: budget of ``sum(macs * densities)``, if there is one.
+        costs: of every layer, as in `layer_costs`.
+        limits: of ``sum(cost * densities)``, by the names of one or two of the costs.
         expand: allow densities above 1 (PreConfig). A layer that no binding budget sees keeps 1.
 
     Raises:
         BudgetError: no budget, or one that is not positive.
     """
-    given = [(weights, params_limit), (macs, macs_limit)]
-    budgets = [(cost, limit) for cost, limit in given if limit is not None]
+    budgets = [(costs[name], limits[name]) for name in costs if name in limits]
     if not budgets or not all(limit > 0 for _, limit in budgets):
         raise BudgetError("densities need a budget above zero: give params or macs")
-    costs = np.array([np.asarray(cost, float) / limit for cost, limit in budgets])
+    prices = np.array([cost / limit for cost, limit in budgets])
 
     def densities(mix: float) -> Floats:
         """The best densities that meet each budget when their multipliers stand 1 - mix to mix."""
-        price = (1 - mix) * costs[0] + mix * costs[-1]
-        return _shares(price, min(_level(cost, price, expand) for cost in costs), expand)
+        price = (1 - mix) * prices[0] + mix * prices[-1]
+        return _shares(price, min(_level(cost, price, expand) for cost in prices), expand)
 
     def lead(mix: float) -> float:
         """How much further the first budget would reach than the second: positive at the start."""
-        price = (1 - mix) * costs[0] + mix * costs[-1]
-        levels = np.clip([_level(cost, price, expand) for cost in costs], 1e-300, 1e300)
+        price = (1 - mix) * prices[0] + mix * prices[-1]
+        levels = np.clip([_level(cost, price, expand) for cost in prices], 1e-300, 1e300)
         return float(np.log(levels[0]) - np.log(levels[1]))
 
-    if len(costs) == 1 or lead(0.0) <= 0:
+    if len(prices) == 1 or lead(0.0) <= 0:
         return densities(0.0)
     if lead(1.0) >= 0:
         return densities(1.0)

@@ -16,7 +16,7 @@ from precrop.modules.hooks import unwrapped
 from precrop.modules.names import named_tensors
 from precrop.modules.reparametrised import lengths, restore
 from precrop.modules.streams import install, plain_hook
-from precrop.plans.kinds import INITS, Axis, Init, input_axes
+from precrop.plans.kinds import INITS, Axis, Init, built_size, input_axes
 from precrop.plans.outputs import for_outputs
 from precrop.read.unused import leave_out
 from precrop.trained.channels import NORMS, Norm, choose
@@ -169,7 +169,7 @@ def check_built(plan: "Plan", model: nn.Module) -> None:
     first = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
     tied = shapes.keys() - first
     built = {
-        name: tuple(map(_new_size, plan.tensors.get(name, shape)))
+        name: tuple(map(built_size, plan.tensors.get(name, shape)))
         for name, shape in plan.shapes.items()
         if name not in tied and not any(name.startswith(f"{path}.") for path in plan.left_out)
     }
@@ -207,7 +207,7 @@ def _check_sizes(plan: "Plan", model: nn.Module) -> None:
         if stream.width > largest:
             raise PlanError(f"this plan's stream at {stream.path} is too wide: make it anew")
     params = sum(
-        prod(map(_new_size, plan.tensors.get(name, parameter.shape)))
+        prod(map(built_size, plan.tensors.get(name, parameter.shape)))
         for name, parameter in model.named_parameters()
         if not any(name.startswith(f"{path}.") for path in plan.left_out)
     )
@@ -223,10 +223,6 @@ def _resizes(tensor: Tensor, axes: Sequence[Axis]) -> bool:
         before >= 0 and 0 <= after <= GROWTH * max(1, before) and (before or not after)
         for before, after in segments
     )
-
-
-def _new_size(axis: Axis) -> int:
-    return axis if isinstance(axis, int) else sum(after for _, after in axis)
 
 
 def _shape_text(shape: Sequence[int] | None) -> str:

@@ -16,3 +16,8 @@ def input_axes(kind: str) -> tuple[int, ...]:
     """The axes of a layer's weight that it sums over, by the layer's kind."""
     axes = {"transposed": (0,), "matrix": (0,), "mixed": (2,), "experts": (2,), "bilinear": (1, 2)}
     return axes.get(kind, (1,))
+
+
+def built_size(axis: Axis) -> int:
+    """How long a planned axis is in the built network."""
+    return axis if isinstance(axis, int) else sum(after for _, after in axis)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from precrop.modules.copying import tensor_shapes
-from precrop.plans.kinds import Axis
+from precrop.plans.kinds import Axis, built_size
 from precrop.solve.budgets import parse_budget
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _axes(axes: Sequence[Axis], old: Sequence[int], new: Sequence[int]) -> tuple
 
 
 def _entries(axes: Sequence[Axis]) -> int:
-    return prod(a if isinstance(a, int) else sum(after for _, after in a) for a in axes)
+    return prod(map(built_size, axes))
 
 
 def _budget(name: str, budget: "BudgetPlan", used: int, base: int) -> "BudgetPlan":

@@ -23,6 +23,7 @@ from precrop.linear.replay import Flow, Replay, Weight
 from precrop.modules.apart import apart
 from precrop.pruning.masking import masks
 from precrop.pruning.problem import generator
+from precrop.pruning.synflow import saliency
 from precrop.read.axes import Axis, Folded, Tie, resolve, segment_size
 from precrop.read.inputs import given
 from precrop.read.lower import lower
@@ -78,12 +79,8 @@ def _output(replay: Replay, weights: Mapping[str, Tensor]) -> Flow:
 
 def _scores(replay: Replay, weights: Mapping[str, Tensor]) -> Flow:
     """The sum of all weights' ``|w| dR/d|w|``."""
-    leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
-    with torch.enable_grad():
-        total = replay({name: Weight(leaf) for name, leaf in leaves.items()})
-        found = torch.autograd.grad(total.values, list(leaves.values()), materialize_grads=True)
-    parts = [(weight * slope).sum() for weight, slope in zip(weights.values(), found, strict=True)]
-    return Flow(torch.stack(parts).sum(), total.exponent)
+    total, scores = saliency(replay, weights)
+    return Flow(torch.stack([values.sum() for values in scores.values()]).sum(), total.exponent)
 
 
 @apart()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from precrop.errors import BudgetError
-from precrop.linear.closed_form import closed_form
+from precrop.linear.closed_form import closed_form, layer_costs
 from precrop.pruning.problem import Problem
 from precrop.solve.structure import Floats
 
@@ -21,11 +21,9 @@ _LOG_LEVELS = (-60.0, 60.0)
 
 def highest_synexp(problem: Problem) -> dict[str, float]:
     """The densities with the highest SynExp within the budgets (2203.02549): `closed_form`."""
-    costs, limits = _costs(problem), problem.limits
     if _fits(problem):
         return _named(problem, np.ones(len(problem.layers)))
-    found = closed_form(costs["params"], costs["macs"], limits.get("params"), limits.get("macs"))
-    return _named(problem, found)
+    return _named(problem, closed_form(_costs(problem), problem.limits))
 
 
 def uniform(problem: Problem) -> dict[str, float]:
@@ -105,12 +103,7 @@ def _fits(problem: Problem) -> bool:
 
 
 def _costs(problem: Problem) -> dict[str, Floats]:
-    """Weights and MACs of every layer, shape (layers,) each."""
-    layers = problem.layers.values()
-    return {
-        "params": np.array([layer.weights for layer in layers], float),
-        "macs": np.array([layer.macs for layer in layers], float),
-    }
+    return layer_costs(problem.layers.values())
 
 
 def _named(problem: Problem, densities: Floats) -> dict[str, float]:

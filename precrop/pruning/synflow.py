@@ -1,5 +1,7 @@
 """SynFlow: scores without data that avoid layer collapse by pruning in many rounds."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -40,43 +42,43 @@ def synflow(problem: Problem, *, rounds: int = 100) -> dict[str, Tensor]:
         raise PrecropError(f"rounds={rounds!r} makes no sense: write a whole number from 1 up")
     replay = Replay(problem.network, average_pool=False)
     weights = _magnitudes(problem)
-    total, scores = saliency(replay, problem, weights)
-    if float(total.values) == 0:
+    names = problem.parameters
+
+    def scored(weights: Mapping[str, Tensor]) -> tuple[float, dict[str, Tensor]]:
+        total, found = saliency(replay, {names[layer]: weights[layer] for layer in weights})
+        return float(total.values), {layer: found[names[layer]] for layer in weights}
+
+    total, scores = scored(weights)
+    if total == 0:
         zero = ", ".join(name for name, weight in weights.items() if not weight.any())
         why = f"all weights of {zero} are zero" if zero else "zeros lie on every path"
         raise PrecropError(f"SynFlow scores nothing: {why}")
     totals = {name: problem.totals[name] for name in problem.limits}
     for done in problem.progress(range(1, rounds), "SynFlow", rounds - 1):
         shares = {name: problem.share(name) ** (done / rounds) for name in totals}
-        limits = {name: total - int((1.0 - shares[name]) * total) for name, total in totals.items()}
+        limits = {name: n - int((1.0 - shares[name]) * n) for name, n in totals.items()}
         kept = kept_weights(problem, scores, limits)
         weights = {name: weight * kept[name] for name, weight in weights.items()}
-        total, found = saliency(replay, problem, weights)
-        if float(total.values) == 0:  # no path is left whole: the last scores that say something
+        total, found = scored(weights)
+        if total == 0:  # no path is left whole: the last scores that say something
             return {name: score * kept[name] for name, score in scores.items()}
         scores = found
     return scores
 
 
-def saliency(
-    replay: Replay, problem: Problem, weights: dict[str, Tensor]
-) -> tuple[Flow, dict[str, Tensor]]:
+def saliency(replay: Replay, weights: Mapping[str, Tensor]) -> tuple[Flow, dict[str, Tensor]]:
     """R and every weight's ``|w| dR/d|w|``, each without R's power of two.
 
     Args:
-        replay: of the problem's network.
-        problem: the network.
-        weights: by layer name, not negative.
+        replay: of a network.
+        weights: by parameter name, not negative.
     """
     leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
     with torch.enable_grad():
-        total = replay({problem.parameters[name]: Weight(leaf) for name, leaf in leaves.items()})
-        found = torch.autograd.grad(total.values, list(leaves.values()), allow_unused=True)
-    gradients = dict(zip(leaves, found, strict=True))
-    return Flow(total.values.detach(), total.exponent), {
-        name: torch.zeros_like(weight) if gradients[name] is None else weight * gradients[name]
-        for name, weight in weights.items()
-    }
+        total = replay({name: Weight(leaf) for name, leaf in leaves.items()})
+        found = torch.autograd.grad(total.values, list(leaves.values()), materialize_grads=True)
+    scores = {name: weights[name] * slope for name, slope in zip(leaves, found, strict=True)}
+    return Flow(total.values.detach(), total.exponent), scores
 
 
 def _magnitudes(problem: Problem) -> dict[str, Tensor]:

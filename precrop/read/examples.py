@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, brief
 
 _STORED = 64
 """Elements of an integer tensor up to which its values are recorded; larger ones keep one value."""
 LARGEST = 2**62
 """Elements of one input."""
-_SHOWN = 80
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
@@ -99,12 +98,6 @@ class Example:
             return cls(shape, dtype, batch, values)
         except (LookupError, TypeError, ValueError, RuntimeError) as error:
             raise PrecropError(f"this is not a record of an input: {brief(spec)}") from error
-
-
-def brief(value: Any) -> str:
-    """A value as a message shows it."""
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _is_fields(value: Any) -> bool:

@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, brief
 from precrop.modules.hooks import unwrapped
 from precrop.read.examples import (
     LARGEST,
     Example,
-    brief,
     leaves,
     mapped,
     recorded,

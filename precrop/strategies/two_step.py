@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from precrop.errors import PrecropError
-from precrop.linear.closed_form import closed_form
+from precrop.linear.closed_form import closed_form, layer_costs
 from precrop.read.network import Network
 from precrop.solve.program import Program
 from precrop.solve.structure import Floats, Layer, Structure
@@ -86,10 +86,7 @@ def _best_densities(
     structure: Structure, limits: Mapping[str, int], expand: bool
 ) -> dict[str, float]:
     """SynExp's densities when every budget is the same share of the layers' own cost."""
-    costs = {
-        "params": np.array([layer.weights for layer in structure.layers], float),
-        "macs": np.array([layer.macs for layer in structure.layers], float),
-    }
+    costs = layer_costs(structure.layers)
     shares = {
         name: limits[name] / structure.costs[name](structure.units) * costs[name].sum()
         for name in costs
@@ -97,6 +94,5 @@ def _best_densities(
     }
     if not shares:
         raise PrecropError("rule= needs a budget of params or of macs to find densities")
-    budgets = shares.get("params"), shares.get("macs")
-    found = closed_form(costs["params"], costs["macs"], *budgets, expand=expand)
+    found = closed_form(costs, shares, expand)
     return {layer.name: float(p) for layer, p in zip(structure.layers, found, strict=True)}

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from precrop.errors import PrecropError, suggestion
+from precrop.errors import PrecropError, brief, suggestion
 from precrop.study.reading import read_yaml
 
 T = TypeVar("T")
@@ -156,9 +156,3 @@ def within(place: str) -> Iterator[None]:
         yield
     except PrecropError as error:
         raise PrecropError(f"{place}: {error}") from error
-
-
-def brief(value: Any) -> str:
-    """A value as a message shows it."""
-    text = repr(value)
-    return text if len(text) <= 40 else text[:39] + "…"

@@ -351,8 +351,7 @@ def test_igq_to_forty_digits(network: str, shares: dict[str, float]) -> None:
 @each_budget
 def test_synexp_is_the_closed_form(network: str, shares: dict[str, float]) -> None:
     of = problem(network, **shares)
-    price, limits = costs(of), of.limits
-    expected = closed_form(price["params"], price["macs"], limits.get("params"), limits.get("macs"))
+    expected = closed_form(costs(of), of.limits)
     assert values(rules.highest_synexp(of)).tolist() == expected.tolist()
     assert used(of, expected) == pytest.approx(1, abs=1e-11)
 

@@ -173,8 +173,10 @@ def test_scores_of_a_layer_that_every_path_passes_add_up_to_r() -> None:
         problem = Problem.of(model, (3, 32, 32), {"params": 0.5})
         replay = Replay(problem.network, average_pool=False)
         weights = {name: weight.abs() for name, weight in problem.weights().items()}
-        total, scores = saliency(replay, problem, weights)
-        for name, values in scores.items():
+        parameters = {problem.parameters[name]: weight for name, weight in weights.items()}
+        total, scores = saliency(replay, parameters)
+        for name in weights:
+            values = scores[problem.parameters[name]]
             share = float(values.sum() / total.values)
             if passed is None or name in passed:
                 assert share == pytest.approx(1, rel=1e-9)

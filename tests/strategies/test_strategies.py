@@ -15,7 +15,7 @@ from torch import nn
 
 import precrop
 from precrop.errors import BudgetError, PrecropError
-from precrop.linear.closed_form import closed_form
+from precrop.linear.closed_form import closed_form, layer_costs
 from precrop.linear.expected import Expectation, ScoreExpectation
 from precrop.models import cifar_vgg16_bn, resnet20
 from precrop.read.inputs import Inputs
@@ -418,9 +418,9 @@ def test_rules_by_hand(name: str, rule: str) -> None:
 def best_densities(problem: Program, shares: Mapping[str, float]) -> dict[str, float]:
     """SynExp's, for the same shares of the layers' own costs."""
     layers: Sequence[Layer] = problem.structure.layers
-    n, m = [layer.weights for layer in layers], [layer.macs for layer in layers]
-    limits = {cost: share * sum({"params": n, "macs": m}[cost]) for cost, share in shares.items()}
-    found = closed_form(n, m, limits.get("params"), limits.get("macs"))
+    costs = layer_costs(layers)
+    limits = {cost: share * costs[cost].sum() for cost, share in shares.items()}
+    found = closed_form(costs, limits)
     return {layer.name: float(p) for layer, p in zip(layers, found, strict=True)}
 
 

@@ -1,17 +1,16 @@
-"""What happens at the end of an epoch: checkpoints, the table of figures, the progress bar."""
+"""What happens at the end of an epoch: checkpoints, the table of figures, a line; and the bar."""
 
 import csv
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Checkpoint, ProgressBar
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from precrop.files import replacing
 from precrop.progress import console
@@ -25,21 +24,17 @@ _REFRESH = 0.25
 class Keeper(Checkpoint):
     """Keeps the ``last`` checkpoint and the ``best`` by accuracy, both whole at any moment.
 
+    Lightning's ModelCheckpoint knows the best from paths that it keeps in checkpoints: in a folder
+    that was moved it would forget it, and write a worse one over it.
+
     Args:
         folder: of the run.
         table: whether to keep the history as ``metrics.csv``, too.
-        report: called when an epoch is kept.
-        told: called with the row of the history, then.
+        told: called with the row of the history when an epoch is kept.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        table: bool,
-        report: Callable[[pl.Trainer, Classifier], None] | None,
-        told: Told | None = None,
-    ) -> None:
-        self.folder, self.table, self.report, self.told = folder, table, report, told
+    def __init__(self, folder: Path, *, table: bool, told: Sequence[Told] = ()) -> None:
+        self.folder, self.table, self.told = folder, table, told
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
         """Write the best first: killed in between, the epoch runs and writes it again."""
@@ -48,12 +43,12 @@ class Keeper(Checkpoint):
         if accuracies[-1] > max(accuracies[:-1], default=-1.0):
             trainer.save_checkpoint(self.folder / BEST, weights_only=True)
         trainer.save_checkpoint(self.folder / LAST)
-        if self.table and trainer.is_global_zero:
+        if not trainer.is_global_zero:
+            return
+        if self.table:
             write_table(self.folder / "metrics.csv", module.history)
-        if self.report is not None:
-            self.report(trainer, module)
-        if self.told is not None:
-            self.told(module.history[-1])
+        for tell in self.told:
+            tell(module.history[-1])
 
 
 def write_table(path: Path, history: list[dict[str, float]]) -> None:
@@ -64,79 +59,46 @@ def write_table(path: Path, history: list[dict[str, float]]) -> None:
         writer.writerows(history)
 
 
-class Bar(ProgressBar):
-    """A live bar with loss, accuracy, images per second and time left; a line per epoch.
+def say_epoch(epochs: int, row: Mapping[str, float]) -> None:
+    """A row of the history as a line on standard error, with the time that is left."""
+    left = timedelta(seconds=round((epochs - row["epoch"]) * row["seconds"]))
+    console().print(
+        f"epoch {int(row['epoch'])}/{epochs}  loss {row['train_loss']:.3f}  "
+        f"held out: loss {row['loss']:.3f} accuracy {row['accuracy']:.2%}  "
+        f"{row['images_per_second']:,.0f} images/s  {left} left",
+        soft_wrap=True,
+    )
 
-    Without a terminal there are the lines only.
-    """
+
+class Bar(RichProgressBar):
+    """Lightning's bar on standard error, with loss and accuracy of the epoch so far."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self._console = console()
-        self._progress: Progress | None = None
-        self._task: Any = None
-        self._shown = self._start = 0.0
-        self._first = 0
+        theme = RichProgressBarTheme(metrics_format=".3f")
+        super().__init__(theme=theme, console_kwargs={"stderr": True})
+        self._shown, self._figures = 0.0, dict[str, Any]()
 
-    def disable(self) -> None:
-        """Lightning calls it on all processes but the first."""
-        self._console = Console(quiet=True)
+    def configure_columns(self, trainer: pl.Trainer) -> list[Any]:
+        """As many as fit in one line with the figures."""
+        words = TextColumn("{task.description}", markup=False)
+        return [words, BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn()]
 
-    def enable(self) -> None:
-        """Lightning calls it on the first process."""
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Begin to draw a bar that goes away in the end."""
+        super().on_train_start(trainer, pl_module)
+        if self.progress is not None:
+            self.progress.live.transient = True
 
-    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
-        """Begin to count time."""
-        self._start, self._first = time.perf_counter(), trainer.global_step
-        if sys.stderr.isatty() and not self._console.quiet:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-            self._progress = Progress(
-                *columns,
-                TextColumn("{task.fields[figures]}"),
-                console=self._console,
-                transient=True,
-                auto_refresh=False,
-            )
-            self._progress.start()
-            self._task = self._progress.add_task("", figures="")
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *batch: Any) -> None:
+        """Look at the figures a few times a second: they make a device wait."""
+        if time.perf_counter() - self._shown > _REFRESH:
+            self._figures, self._shown = pl_module.train_figures.so_far(), time.perf_counter()
+        super().on_train_batch_end(trainer, pl_module, *batch)
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Show the figures a few times a second: they make a device wait."""
-        now = time.perf_counter()
-        if self._progress is None or now - self._shown < _REFRESH:
-            return
-        self._shown = now
-        figures = module.train_figures.so_far()
-        done = (trainer.global_step - self._first) / (now - self._start)
-        self._progress.update(
-            self._task,
-            description=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}",
-            completed=batch_idx + 1,
-            total=trainer.num_training_batches,
-            figures=f"loss {figures['loss']:.3f}  accuracy {figures['accuracy']:.1%}  "
-            f"{done * module.recipe.batch_size:,.0f} images/s  {self._left(trainer, done)} left",
-        )
-        self._progress.refresh()
+    def get_metrics(self, trainer: pl.Trainer, pl_module: Any) -> dict[str, Any]:
+        """What stands beside the bar."""
+        return self._figures
 
-    def line(self, trainer: pl.Trainer, module: Classifier) -> None:
-        """One line for an epoch that is over and kept."""
-        row = module.history[-1]
-        done = (trainer.global_step - self._first) / (time.perf_counter() - self._start)
-        self._console.print(
-            f"epoch {int(row['epoch'])}/{trainer.max_epochs}  loss {row['train_loss']:.3f}  "
-            f"held out: loss {row['loss']:.3f} accuracy {row['accuracy']:.2%}  "
-            f"{row['images_per_second']:,.0f} images/s  {self._left(trainer, done)} left",
-            soft_wrap=True,
-        )
-
-    def _left(self, trainer: pl.Trainer, steps_per_second: float) -> str:
-        left = int(trainer.estimated_stepping_batches) - trainer.global_step
-        return str(timedelta(seconds=round(left / max(steps_per_second, 1e-9))))
-
-    def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
-        """Take the bar away."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+    def _get_train_description(self, current_epoch: int) -> str:
+        # Lightning counts from 0, and to one less than there are.
+        return f"epoch {current_epoch + 1}/{self.trainer.max_epochs}"

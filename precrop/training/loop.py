@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from torch import Tensor
 
 from precrop.errors import PrecropError
 from precrop.files import write_text
+from precrop.progress import in_terminal
 from precrop.training import checkpoints
-from precrop.training.callbacks import LAST, Bar, Keeper, Told
+from precrop.training.callbacks import LAST, Bar, Keeper, Told, say_epoch
 from precrop.training.data import ImageData, load_again, train_batches
 from precrop.training.devices import (
     Layout,
@@ -275,10 +277,9 @@ def _prepared(
     start = checkpoints.stored(folder / LAST)
     step = checkpoints.described(start)["step"] if start is not None else 0
     several = places.processes > 1
-    bar = Bar() if progress else None
-    callbacks: list[Callback] = [Keeper(folder, "csv" in loggers, bar.line if bar else None, told)]
-    if bar:
-        callbacks.append(bar)
+    say = partial(say_epoch, run.recipe.epochs) if progress else None
+    keeper = Keeper(folder, table="csv" in loggers, told=[tell for tell in (say, told) if tell])
+    bars: list[Callback] = [Bar()] if progress and in_terminal() else []
     trainer = pl.Trainer(
         accelerator=places.accelerator,
         devices=places.devices,
@@ -289,9 +290,9 @@ def _prepared(
         precision="bf16-mixed" if bf16 else "32-true",
         max_epochs=run.recipe.epochs,
         logger=make_loggers(loggers, run, folder, step),
-        callbacks=callbacks,
+        callbacks=[keeper, *bars],
         plugins=[checkpoints.SafetensorsIO(run.described())],
-        enable_progress_bar=progress,
+        enable_progress_bar=bool(bars),
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,

@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import random
+import re
 import subprocess
 import sys
 import time
@@ -79,6 +80,30 @@ def test_what_a_run_leaves(tmp_path: Path) -> None:
     logits = network(images).detach()
     assert float((logits.argmax(1) == labels).double().mean()) == pytest.approx(result.accuracy)
     assert float(nn.functional.cross_entropy(logits, labels)) == pytest.approx(result.loss, 1e-5)
+
+
+def test_a_bar_in_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(loop, "in_terminal", lambda: True)
+    result = trained(small_run(), tmp_path / "bar", progress=True)
+    out, shown = capsys.readouterr()
+    assert not out
+    shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown)
+    assert "epoch 3/3" in shown
+    assert " 22/22 " in shown
+    assert re.search(r"loss: \d\.\d{3} accuracy: 0\.\d{3}", shown)
+    assert "nan" not in shown
+    assert all(f"accuracy {row['accuracy']:.2%}" in shown for row in result.history)
+    monkeypatch.setattr(loop, "in_terminal", lambda: False)
+    without = trained(small_run(), tmp_path / "lines", progress=True)
+    assert [line.split()[1] for line in capsys.readouterr().err.splitlines()] == [
+        "1/3",
+        "2/3",
+        "3/3",
+    ]
+    assert_same(result.folder / "last", without.folder / "last")
 
 
 def test_tensorboard_logs(tmp_path: Path) -> None:

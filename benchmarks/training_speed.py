@@ -32,7 +32,6 @@ from precrop.model_spec import ModelSpec
 from precrop.plans.plan import Plan
 from precrop.training import narrow
 from precrop.training.data import ImageData, Images
-from precrop.training.devices import keep_memory
 from precrop.training.kernels import CpuKernels
 from precrop.training.loop import train
 from precrop.training.recipes import RECIPES
@@ -279,7 +278,6 @@ def _share(plan: Plan) -> float:
 
 def _parts(macs: float) -> Section:
     """What a training step of the dense network and of the plan with divisor 8 consists of."""
-    keep_memory()
     dense = _profiled(Variant("dense"))
     cropped = _profiled(Variant("plan", macs=macs, divisor=8))
     rows = [

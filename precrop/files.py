@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import signal
@@ -143,6 +144,11 @@ def read_json(path: Path, kind: str = "JSON") -> Any:
         if isinstance(error, PrecropError):
             raise
         raise PrecropError(f"{path} is not {kind}: {error}") from error
+
+
+def digest_of(content: Any) -> str:
+    """SHA-256 of what JSON can hold, as hexadecimal digits, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -175,7 +175,7 @@ def _inside_checkpoint(path: Path, rng: random.Random) -> None:
     if path.suffix != ".json":
         path.write_bytes(changed_bytes(path.read_bytes(), rng))
         return
-    from precrop.training import checkpoints
+    from precrop.files import digest_of
     from precrop.training.runs import Run
 
     content = json.loads(path.read_text())
@@ -189,7 +189,7 @@ def _inside_checkpoint(path: Path, rng: random.Random) -> None:
             run["id"] = _identity(run)
         content = {**json.loads(path.read_text()), "run": run}
     content.pop("digest", None)
-    path.write_text(json.dumps({**content, "digest": checkpoints._digest(content)}))
+    path.write_text(json.dumps({**content, "digest": digest_of(content)}))
 
 
 def _identity(run: dict[str, Any]) -> str:

@@ -5,7 +5,6 @@ goes on where it was, and does again only what depends on something that changed
 """
 
 import dataclasses
-import hashlib
 import json
 import statistics
 from collections.abc import Callable, Mapping
@@ -30,7 +29,7 @@ from precrop.deployment.quiet import Quiet, wait
 from precrop.deployment.runtimes import Setting, check_runtime, stopwatch
 from precrop.deployment.timing import interleaved
 from precrop.errors import BudgetError, PrecropError
-from precrop.files import check_writable, read_json, write_text
+from precrop.files import check_writable, digest_of, read_json, write_text
 from precrop.model_spec import ModelSpec
 from precrop.plans.kinds import Init
 from precrop.plans.plan import Plan
@@ -305,7 +304,7 @@ class _Book:
         content = read_json(self.path)
         try:
             about, self.steps = dict(content["about"]), dict(content["steps"])
-            if content["schema"] != SCHEMA or content.pop("digest") != _digest(content):
+            if content["schema"] != SCHEMA or content.pop("digest") != digest_of(content)[:16]:
                 raise ValueError("another version's, or changed")
         except (LookupError, TypeError, ValueError) as error:
             raise PrecropError(
@@ -337,7 +336,7 @@ class _Book:
             self.say(name)
             self.steps[name] = {"key": key, "result": make()}
             content = {"schema": SCHEMA, "about": self.about, "steps": self.steps}
-            content = {**content, "digest": _digest(json.loads(json.dumps(content)))}
+            content = {**content, "digest": digest_of(json.loads(json.dumps(content)))[:16]}
             write_text(self.path, json.dumps(content, indent=1) + "\n")
         result: dict[str, Any] = self.steps[name]["result"]
         return result
@@ -454,7 +453,7 @@ class _Journey:
             )
             return made.to_json()
 
-        key = {"plan": _digest(plan.to_json()), "run": None if run is None else run.id}
+        key = {"plan": digest_of(plan.to_json())[:16], "run": None if run is None else run.id}
         return self.book.step("export", key, make, self.file)
 
     def judge(self) -> float | None:
@@ -523,7 +522,3 @@ class _Journey:
     def _quiet(self) -> Quiet:
         busy = "the machine is busy: {}; times may be too long"
         return wait(lambda found: self.book.say(busy.format(found)), stopwatch(self.setting))
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

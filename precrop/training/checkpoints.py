@@ -7,6 +7,7 @@ tensor, and the run.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -17,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from lightning.pytorch.plugins.io import CheckpointIO
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from precrop.errors import PrecropError
-from precrop.files import open_own, open_plain, replacing, sync
+from precrop.files import digest_of, open_plain, replacing, sync
 from precrop.plans.weights import load_tensors, save_tensors
 from precrop.training.runs import read_json
 
@@ -38,6 +40,8 @@ _MASK, _ORIGINAL = "_mask", "_orig"
 """What `torch.nn.utils.prune` puts after the names of masks and of masked parameters."""
 _MASKS = "masks/"
 _CHUNK = 1 << 20
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP)
+"""What file systems say that have none; then a run is on its own."""
 
 
 class SafetensorsIO(CheckpointIO):
@@ -91,7 +95,7 @@ def write(path: Path, checkpoint: Mapping[str, Any], run: Mapping[str, Any]) -> 
             _save(weights, temporary / WEIGHTS)
             _save(tensors, temporary / STATE)
             content["files"] = {name: _file_digest(temporary / name) for name in (WEIGHTS, STATE)}
-            text = json.dumps({**content, "digest": _digest(content)})
+            text = json.dumps({**content, "digest": digest_of(content)})
             (temporary / CONTENT).write_text(text, encoding="utf-8")
             for file in temporary.iterdir():
                 sync(file)
@@ -143,7 +147,7 @@ def described(folder: Path) -> dict[str, Any]:
     if content["format"] == _UNCHECKED and digest is None:
         return content
     try:
-        changed = CONTENT if digest != _digest(content) else None
+        changed = CONTENT if digest != digest_of(content) else None
         for name in (WEIGHTS, STATE):
             if changed is None and files[name] != _file_digest(folder / name):
                 changed = name
@@ -185,10 +189,6 @@ def _tensors_digest(tensors: Mapping[str, Tensor]) -> str:
         made.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         made.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return made.hexdigest()
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _file_digest(path: Path) -> str:
@@ -246,18 +246,14 @@ def alone(folder: Path) -> Iterator[None]:
     Raises:
         PrecropError: another process has the lock.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows has none
-        yield
-        return
-    with os.fdopen(open_own(folder / LOCK, os.O_WRONLY | os.O_CREAT), "w") as file:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            held.enter_context(FileLock(folder / LOCK, timeout=0))
+        except Timeout as error:
             raise PrecropError(f"another process is training in {folder}") from error
-        except OSError:  # a file system without locks
-            pass
+        except OSError as error:
+            if error.errno not in _WITHOUT_LOCKS:
+                raise
         yield
 
 

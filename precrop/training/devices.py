@@ -1,6 +1,5 @@
 """Which devices and which arithmetic a run gets."""
 
-import ctypes
 import os
 from dataclasses import dataclass
 
@@ -12,8 +11,6 @@ from precrop.training.data import ImageData, Images
 _MOST_PROCESSES = 64
 """On one CPU."""
 _MOST_READERS = 16
-_KEPT = {-3: 32 << 20, -1: 2**31 - 1}
-"""glibc's M_MMAP_THRESHOLD at the highest it takes, and M_TRIM_THRESHOLD, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -68,20 +65,6 @@ def reading_processes(data: ImageData, places: Layout) -> int:
     if isinstance(data.train, Images):
         return 0
     return max(1, min(_MOST_READERS, (os.cpu_count() or 1) // places.devices))
-
-
-def keep_memory() -> None:
-    """Have the C library keep the memory of freed tensors for the next ones.
-
-    glibc gives large blocks back to the system at once, and gets new ones page by page, in every
-    step. Elsewhere than on glibc nothing is changed.
-    """
-    try:
-        setting = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    for name, number in _KEPT.items():
-        setting(name, number)
 
 
 def is_first_process() -> bool:

@@ -1,7 +1,6 @@
 """Training a run from its beginning, or from where it was interrupted, to its result."""
 
 import dataclasses
-import hashlib
 import json
 import random
 import signal
@@ -20,7 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from precrop.errors import PrecropError
-from precrop.files import write_text
+from precrop.files import digest_of, write_text
 from precrop.progress import in_terminal
 from precrop.training import checkpoints
 from precrop.training.callbacks import LAST, Bar, Keeper, Told, say_epoch
@@ -28,7 +27,6 @@ from precrop.training.data import ImageData, load_again, train_batches
 from precrop.training.devices import (
     Layout,
     is_first_process,
-    keep_memory,
     layout,
     reading_processes,
     uses_bf16,
@@ -125,7 +123,6 @@ def train(
         _open(folder, run)
     with checkpoints.alone(folder) if first else nullcontext():
         built = _built(run, data, folder)
-        keep_memory()
         if first:
             checkpoints.tidy(folder)
             checkpoints.check_space(folder, _size(built, run.recipe))
@@ -158,7 +155,7 @@ def read_result(folder: Path) -> Result | None:
     content = read_json(path)
     try:
         digest = content.pop("digest", None)
-        if digest is not None and digest != _digest(content):
+        if digest is not None and digest != digest_of(content):
             raise PrecropError(f"{path} was changed after it was written: remove it to train on")
         history = tuple(content.pop("history"))
         result = Result(**{**content, "folder": folder}, history=history, finished=True)
@@ -177,10 +174,6 @@ def _check_figures(result: Result) -> None:
     for name in ("accuracy", "best_accuracy", "loss", "seconds", "params", "macs"):
         if type(getattr(result, name)) not in (int, float):
             raise TypeError(name)
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _open(folder: Path, run: Run) -> None:
@@ -334,7 +327,7 @@ def _finish(folder: Path, run: Run, built: Built, module: Classifier) -> Result:
         content = {**result.to_json(), "history": history}
         del content["folder"]
         content = json.loads(json.dumps(content))
-        content["digest"] = _digest(content)
+        content["digest"] = digest_of(content)
         write_text(folder / RESULT, json.dumps(content, indent=1) + "\n")
     return result
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torchmetrics import Metric
+from torchmetrics import Metric, SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from precrop.errors import PrecropError
@@ -233,31 +233,6 @@ def augmentation(recipe: Recipe) -> Augment:
     return Augment(crop=recipe.crop, flip=recipe.flip, cutout=recipe.cutout)
 
 
-class MeanLoss(Metric):
-    """The mean loss per image.
-
-    `torchmetrics.MeanMetric` looks for NaN, which makes a device wait; told not to, it forgets the
-    weights.
-    """
-
-    total: Tensor
-    images: Tensor
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
-        self.add_state("images", torch.zeros(()), dist_reduce_fx="sum")
-
-    def update(self, loss: Tensor, images: int) -> None:
-        """Take in the mean loss of a batch."""
-        self.total += loss * images
-        self.images += images
-
-    def compute(self) -> Tensor:
-        """The mean over all batches."""
-        return self.total / self.images
-
-
 class Figures(nn.Module):
     """Loss and accuracy over the batches since the last total.
 
@@ -267,23 +242,28 @@ class Figures(nn.Module):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.loss = MeanLoss(sync_on_compute=False)
+        # A `MeanMetric` looks for NaN, which makes a device wait; told not to, it ignores weights.
+        self.loss, self.images = (
+            SumMetric(nan_strategy="disable", sync_on_compute=False) for _ in range(2)
+        )
         self.accuracy = MulticlassAccuracy(
             classes, average="micro", validate_args=False, sync_on_compute=False
         )
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Take one batch in."""
-        self.loss.update(loss, len(labels))
+        self.loss.update(loss * len(labels))
+        self.images.update(len(labels))
         self.accuracy.update(logits, labels)
 
     def so_far(self) -> dict[str, float]:
         """Of this process; nothing is reset."""
-        return {"loss": float(self.loss.compute()), "accuracy": float(self.accuracy.compute())}
+        loss = self.loss.compute() / self.images.compute()
+        return {"loss": float(loss), "accuracy": float(self.accuracy.compute())}
 
     def total(self) -> dict[str, float]:
         """Over all processes; counting begins anew."""
-        metrics: tuple[Metric, ...] = (self.loss, self.accuracy)
+        metrics: tuple[Metric, ...] = (self.loss, self.images, self.accuracy)
         for metric in metrics:
             metric.sync()
         found = self.so_far()

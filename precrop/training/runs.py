@@ -13,7 +13,7 @@ from typing import Any
 
 from precrop import __version__
 from precrop.errors import PrecropError
-from precrop.files import open_plain
+from precrop.files import digest_of, open_plain
 from precrop.files import read_json as read_json
 from precrop.model_spec import ModelSpec
 from precrop.plans.kinds import Init
@@ -212,8 +212,7 @@ class Run:
 
         Devices, versions and file names are not part of it: the same run may go on elsewhere.
         """
-        text = json.dumps(self._identity(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return digest_of(self._identity())[:12]
 
     @property
     def name(self) -> str:

@@ -31,7 +31,7 @@ from precrop.evidence.page import (
 )
 from precrop.files import write_text
 from precrop.report.comparisons import Comparison
-from precrop.report.frames import Frame, percent
+from precrop.report.frames import ResultFrame, percent
 from scripts.verdicts import Ends, Sources, rows, streams, table
 
 TEXT = Path("scripts/evidence.md")
@@ -90,7 +90,7 @@ def scatter_table(known: Sources) -> str:
     return "\n".join(lines)
 
 
-def seed_correlation(frame: Frame) -> float:
+def seed_correlation(frame: ResultFrame) -> float:
     """How much runs of one seed are alike, over all pairs of variants of a setting and budget."""
     products, squares = 0.0, 0.0
     for one, other in combinations(frame.groups, 2):

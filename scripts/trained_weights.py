@@ -25,7 +25,7 @@ import precrop
 from precrop.models import resnet20
 from precrop.plans.kinds import Init
 from precrop.study import torch_pruning
-from precrop.study.request import Request
+from precrop.study.request import VariantRequest
 from precrop.training.augment import Augment
 from precrop.training.data import ImageData, load_data, test_batches, train_batches
 from precrop.training.module import augmentation
@@ -106,7 +106,7 @@ def measured(
 def pruned(model: nn.Module, macs: int) -> nn.Module:
     """By Torch-Pruning, at the smallest ratio with which it has no more MACs."""
     options = {"importance": "magnitude"}
-    request = Request(model, (3, SIDE, SIDE), {"macs": macs}, options)
+    request = VariantRequest(model, (3, SIDE, SIDE), {"macs": macs}, options)
     low, high = 0.0, 1.0
     best = copy.deepcopy(model)
     while high - low > torch_pruning.RATIO_STEP:

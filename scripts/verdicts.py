@@ -25,7 +25,7 @@ from precrop.evidence.page import NAMES
 from precrop.evidence.verdict import Evidence
 from precrop.report.claims import Claims, read_claims
 from precrop.report.comparisons import Comparison, compare
-from precrop.report.frames import Frame, frame_of
+from precrop.report.frames import ResultFrame, frame_of
 from precrop.report.verdicts import MARGIN, Verdict, verdicts
 from precrop.study.spec import read_study
 
@@ -62,7 +62,7 @@ class Sources:
     invariance: Sequence[Mapping[str, Any]]
     preconfig: Sequence[Mapping[str, Any]]
     sparse: Sequence[Mapping[str, Any]]
-    frame: Frame
+    frame: ResultFrame
     claims: Claims
 
     @classmethod

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from scipy.stats import t
 
-from precrop.report.frames import NO_SPREAD, Group, Scatter, Spread, percent, run_id
+from precrop.report.frames import NO_SPREAD, RunGroup, Scatter, Spread, percent, run_id
 
 LEVEL = 0.05
 """How often a test may find a difference where there is none."""
@@ -61,8 +61,8 @@ class Comparison:
     A seed gives both the same order of images and the same augmentation.
     """
 
-    one: Group
-    other: Group
+    one: RunGroup
+    other: RunGroup
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:
@@ -131,7 +131,7 @@ class Comparison:
         """What was trained for it."""
         return tuple(dict.fromkeys((*self._paired(self.one), *self._paired(self.other))))
 
-    def _paired(self, group: Group) -> list[str]:
+    def _paired(self, group: RunGroup) -> list[str]:
         return [run_id(row) for row in group.rows if row.seed in self.seeds]
 
 
@@ -193,18 +193,18 @@ def _rounded(interval: tuple[float, float] | None) -> list[float] | None:
     return None if interval is None else [round(end, 4) for end in interval]
 
 
-def paired(pairs: Iterable[tuple[Group, Group]]) -> list[Comparison]:
+def paired(pairs: Iterable[tuple[RunGroup, RunGroup]]) -> list[Comparison]:
     """Those of one setting that have a seed in common."""
     found = (Comparison(one, other) for one, other in pairs if one.setting == other.setting)
     return [comparison for comparison in found if comparison.seeds]
 
 
-def compare(ones: Sequence[Group], others: Sequence[Group]) -> list[Comparison]:
+def compare(ones: Sequence[RunGroup], others: Sequence[RunGroup]) -> list[Comparison]:
     """Every two groups of one setting and one budget that have a seed in common."""
     return paired((one, o) for one in ones for o in others if one.budget == o.budget)
 
 
-def compare_looser(ones: Sequence[Group], others: Sequence[Group]) -> list[Comparison]:
+def compare_looser(ones: Sequence[RunGroup], others: Sequence[RunGroup]) -> list[Comparison]:
     """As `compare`, and with the groups that had to meet a part of the budget only.
 
     Methods that rank weights seldom use two budgets up: SynFlow keeps so much of the early layers

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from precrop.report.comparisons import Comparison, paired
-from precrop.report.frames import Frame, Group
+from precrop.report.frames import ResultFrame, RunGroup
 
 SAME_DENSITIES = 0.1
 """Networks no further apart (`density_distance`) have the same densities, but for rounding."""
@@ -12,7 +12,7 @@ UNITS = ("weight", "kernel", "filter", "channel")
 """Granularities, from fine to coarse."""
 
 
-def granularities(frame: Frame) -> list[tuple[Group, ...]]:
+def granularities(frame: ResultFrame) -> list[tuple[RunGroup, ...]]:
     """Families of groups with the same layer densities, each begun by a mask of single weights."""
     return [
         family
@@ -21,12 +21,12 @@ def granularities(frame: Frame) -> list[tuple[Group, ...]]:
     ]
 
 
-def against_first(groups: Sequence[Group]) -> list[Comparison]:
+def against_first(groups: Sequence[RunGroup]) -> list[Comparison]:
     """Every group against the first one, where they have a seed in common."""
     return paired((group, groups[0]) for group in groups[1:])
 
 
-def density_distance(one: Group, other: Group) -> float:
+def density_distance(one: RunGroup, other: RunGroup) -> float:
     """How far the layers' densities are apart: 0.1 is about 10%, larger layers counting more.
 
     Whole channels come near a density but seldom meet it.
@@ -37,12 +37,12 @@ def density_distance(one: Group, other: Group) -> float:
     return sum(size * log for size, log in zip(sizes, logs, strict=True)) / max(1, sum(sizes))
 
 
-def _family(frame: Frame, first: Group) -> tuple[Group, ...]:
+def _family(frame: ResultFrame, first: RunGroup) -> tuple[RunGroup, ...]:
     near = [group for group in frame.within(first.setting) if _alike(first, group)]
     return (first, *sorted(near, key=_coarseness))
 
 
-def _alike(one: Group, other: Group) -> bool:
+def _alike(one: RunGroup, other: RunGroup) -> bool:
     """Two ways to remove the same shares of every layer, which one method chose."""
     return (
         "dense" not in (one.kind, other.kind)
@@ -52,5 +52,5 @@ def _alike(one: Group, other: Group) -> bool:
     )
 
 
-def _coarseness(group: Group) -> tuple[bool, int]:
+def _coarseness(group: RunGroup) -> tuple[bool, int]:
     return (group.kind == "cropped", UNITS.index(group.granularity))

@@ -19,8 +19,8 @@ import vl_convert
 from PIL import Image
 
 from precrop.files import replacing
-from precrop.report.frames import Frame, Setting
-from precrop.report.tables import Tables
+from precrop.report.frames import ResultFrame, RunSetting
+from precrop.report.tables import ChartTables
 
 HASHES = "hashes"
 """The charts' parameter by which points carry the names of their runs."""
@@ -72,7 +72,7 @@ class Figure:
     """
 
     name: str
-    setting: Setting
+    setting: RunSetting
     caption: str
     chart: dict[str, Any]
 
@@ -96,10 +96,10 @@ class Figure:
 
 
 Drawn = tuple[alt.TopLevelMixin, str]
-Draw = Callable[[Tables], Drawn | None]
+Draw = Callable[[ChartTables], Drawn | None]
 
 
-def accuracy(tables: Tables) -> Drawn:
+def accuracy(tables: ChartTables) -> Drawn:
     """Every run as a point in its variant's row, budget by budget."""
     base = alt.Chart().encode(_ROW, **tables.look("color"))
     x = alt.X("accuracy:Q", **_linear(title="accuracy, % of held-out images"))
@@ -124,7 +124,7 @@ def accuracy(tables: Tables) -> Drawn:
     )
 
 
-def sizes(tables: Tables) -> Drawn | None:
+def sizes(tables: ChartTables) -> Drawn | None:
     """Accuracy against parameters and against multiply-accumulates."""
     if len(tables.groups) < 2:
         return None
@@ -158,7 +158,7 @@ def sizes(tables: Tables) -> Drawn | None:
     )
 
 
-def widths(tables: Tables) -> Drawn | None:
+def widths(tables: ChartTables) -> Drawn | None:
     """What every method chose, one below the other over depth."""
     layers = tables.layers[tables.layers["kind"] == "cropped"]
     if layers["width"].isna().all():
@@ -184,7 +184,7 @@ def widths(tables: Tables) -> Drawn | None:
     )
 
 
-def densities(tables: Tables) -> Drawn | None:
+def densities(tables: ChartTables) -> Drawn | None:
     """The share of every layer's weights that remains, masks included."""
     layers = tables.layers[tables.layers["kind"] != "dense"]
     if layers["density"].isna().all():
@@ -206,7 +206,7 @@ def densities(tables: Tables) -> Drawn | None:
     )
 
 
-def granularity(tables: Tables) -> Drawn | None:
+def granularity(tables: ChartTables) -> Drawn | None:
     """Equal layer densities, coarser and coarser units."""
     if tables.families.empty:
         return None
@@ -229,7 +229,7 @@ def granularity(tables: Tables) -> Drawn | None:
     )
 
 
-def times(tables: Tables) -> Drawn | None:
+def times(tables: ChartTables) -> Drawn | None:
     """Seconds per epoch, where they were measured."""
     timed = tables.groups.dropna(subset="epoch_seconds")
     if len(timed) < 2:
@@ -261,7 +261,7 @@ FIGURES: dict[str, tuple[str, Draw]] = {
 """By the last part of their files' names, with their headings; to add one is a line here."""
 
 
-def figures(frame: Frame, margin: float) -> list[Figure]:
+def figures(frame: ResultFrame, margin: float) -> list[Figure]:
     """Every figure of every setting.
 
     Args:
@@ -270,7 +270,7 @@ def figures(frame: Frame, margin: float) -> list[Figure]:
     """
     found = []
     for setting in frame.settings:
-        tables = Tables(frame, setting, margin)
+        tables = ChartTables(frame, setting, margin)
         for name, (_, draw) in FIGURES.items():
             if (drawn := draw(tables)) is not None:
                 chart, caption = drawn

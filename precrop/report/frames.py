@@ -31,7 +31,7 @@ _LONGEST_NAME = 130
 
 
 @dataclass(frozen=True, order=True)
-class Setting:
+class RunSetting:
     """What two runs must share to be compared: all but how the network was made smaller."""
 
     network: str
@@ -44,7 +44,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Budget:
+class BudgetShares:
     """What was asked for, as shares of the original; both None where the network is dense."""
 
     params: float | None
@@ -115,7 +115,7 @@ class Scatter:
 
 
 @dataclass(frozen=True)
-class Group:
+class RunGroup:
     """The finished runs of one variant in one setting under one budget, one row a seed.
 
     Attributes:
@@ -131,8 +131,8 @@ class Group:
         match: the variant that it is made as large as; empty where it is of its budget's size.
     """
 
-    setting: Setting
-    budget: Budget
+    setting: RunSetting
+    budget: BudgetShares
     variant: str
     kind: str
     method: str
@@ -198,7 +198,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Frame:
+class ResultFrame:
     """All that a store holds, sorted.
 
     Attributes:
@@ -207,7 +207,7 @@ class Frame:
         replaced: finished rows of an older asking: a variant's options were changed, its name kept.
     """
 
-    groups: tuple[Group, ...]
+    groups: tuple[RunGroup, ...]
     failed: tuple[Row, ...] = ()
     replaced: tuple[Row, ...] = ()
 
@@ -217,7 +217,7 @@ class Frame:
         return tuple(row for group in self.groups for row in group.rows)
 
     @cached_property
-    def settings(self) -> tuple[Setting, ...]:
+    def settings(self) -> tuple[RunSetting, ...]:
         """Each once."""
         return tuple(dict.fromkeys(group.setting for group in self.groups))
 
@@ -227,21 +227,23 @@ class Frame:
         first = sorted(self.groups, key=_variant_order)
         return tuple(dict.fromkeys(group.variant for group in first))
 
-    def within(self, setting: Setting) -> tuple[Group, ...]:
+    def within(self, setting: RunSetting) -> tuple[RunGroup, ...]:
         """The groups of a setting."""
         return tuple(group for group in self.groups if group.setting == setting)
 
-    def budgets(self, setting: Setting) -> tuple[Budget, ...]:
+    def budgets(self, setting: RunSetting) -> tuple[BudgetShares, ...]:
         """The budgets of a setting, those of dense networks left out."""
         within = self.within(setting)
         return tuple(dict.fromkeys(group.budget for group in within if group.kind != "dense"))
 
-    def where(self, condition: Callable[[Group], bool]) -> tuple[Group, ...]:
+    def where(self, condition: Callable[[RunGroup], bool]) -> tuple[RunGroup, ...]:
         """The groups for which a condition holds."""
         return tuple(filter(condition, self.groups))
 
 
-def frame_of(rows: Iterable[Row], parts: Mapping[tuple[str, str], Part] | None = None) -> Frame:
+def frame_of(
+    rows: Iterable[Row], parts: Mapping[tuple[str, str], Part] | None = None
+) -> ResultFrame:
     """Sort rows into groups.
 
     Args:
@@ -264,14 +266,14 @@ def frame_of(rows: Iterable[Row], parts: Mapping[tuple[str, str], Part] | None =
     groups = [_with_role(group, parts) for group in groups]
     groups = _pooled(sorted(groups, key=_group_order))
     current = {id(row) for group in groups for row in group.rows}
-    return Frame(
+    return ResultFrame(
         groups=tuple(groups),
         failed=failed,
         replaced=tuple(row for row in done if id(row) not in current),
     )
 
 
-def _with_role(group: Group, parts: Mapping[tuple[str, str], Part]) -> Group:
+def _with_role(group: RunGroup, parts: Mapping[tuple[str, str], Part]) -> RunGroup:
     """The group as the studies of its runs see it; those that say nothing leave it to the rest."""
     keys = dict.fromkeys((row.study, row.variant) for row in group.rows)
     said = {key: parts[key] for key in keys if key in parts}
@@ -291,9 +293,11 @@ def _described(part: Part) -> str:
     return part.role if part.match is None else f"{part.role} (match: {part.match})"
 
 
-def _pooled(groups: Sequence[Group]) -> list[Group]:
+def _pooled(groups: Sequence[RunGroup]) -> list[RunGroup]:
     """The groups with their scatter; variants that came to the same runs count once."""
-    samples: dict[tuple[Setting, Budget], dict[tuple[str, ...], list[float]]] = defaultdict(dict)
+    samples: dict[tuple[RunSetting, BudgetShares], dict[tuple[str, ...], list[float]]] = (
+        defaultdict(dict)
+    )
     for group in groups:
         accuracies = [percent(row) for row in group.rows]
         samples[group.setting, group.budget][group.runs] = accuracies
@@ -334,7 +338,7 @@ def short_count(count: float) -> str:
     return f"{count:.0f}"
 
 
-def _groups(rows: Sequence[Row]) -> dict[Group, list[Row]]:
+def _groups(rows: Sequence[Row]) -> dict[RunGroup, list[Row]]:
     """The rows of each group, which is still without them; names as short as tells them apart."""
     # One set of images may have been called by several names: the longest says the most.
     names: dict[str, str] = {}
@@ -342,13 +346,13 @@ def _groups(rows: Sequence[Row]) -> dict[Group, list[Row]]:
         known = names.get(row.data_digest, "")
         names[row.data_digest] = max(known, row.data, key=lambda name: (len(name), name))
     often = Counter(names.values())
-    found: dict[Group, list[Row]] = defaultdict(list)
+    found: dict[RunGroup, list[Row]] = defaultdict(list)
     for row in rows:
         data = names[row.data_digest]
         data = f"{data} ({row.data_digest[:8]})" if often[data] > 1 else data
-        setting = Setting(_network(row), data, recipe_name(row.recipe))
-        budget = Budget(row.asked_params, row.asked_macs)
-        group = Group(setting, budget, row.variant, row.kind, row.method, row.granularity, ())
+        setting = RunSetting(_network(row), data, recipe_name(row.recipe))
+        budget = BudgetShares(row.asked_params, row.asked_macs)
+        group = RunGroup(setting, budget, row.variant, row.kind, row.method, row.granularity, ())
         found[group].append(row)
     return found
 
@@ -378,9 +382,9 @@ def _differences(given: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str
     return {name: given.get(name) for name in names if given.get(name) != known.get(name)}
 
 
-def _by_study(found: Mapping[Group, list[Row]]) -> dict[Group, list[Row]]:
+def _by_study(found: Mapping[RunGroup, list[Row]]) -> dict[RunGroup, list[Row]]:
     """Split a group where studies mean different things by one variant's name."""
-    parts: dict[Group, list[Row]] = defaultdict(list)
+    parts: dict[RunGroup, list[Row]] = defaultdict(list)
     for key, rows in found.items():
         apart = _clash(rows, within_study=False)
         for row in rows:
@@ -412,12 +416,12 @@ def _latest(rows: Sequence[Row]) -> list[Row]:
     return [row for row in newest.values() if row.started >= since]
 
 
-def _variant_order(group: Group) -> tuple[Any, ...]:
+def _variant_order(group: RunGroup) -> tuple[Any, ...]:
     method = _METHODS.index(group.method) if group.method in _METHODS else len(_METHODS)
     return (_KINDS.index(group.kind), method, group.method, group.granularity, group.variant)
 
 
-def _group_order(group: Group) -> tuple[Any, ...]:
+def _group_order(group: RunGroup) -> tuple[Any, ...]:
     dense = group.kind != "dense"
     return (group.setting, dense, group.budget.order, _variant_order(group))
 

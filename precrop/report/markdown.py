@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from precrop.report.comparisons import Judged
 from precrop.report.figures import Figure
-from precrop.report.frames import Frame
+from precrop.report.frames import ResultFrame
 from precrop.report.verdicts import OUTCOMES, Verdict
 from precrop.report.words import (
     GROUP,
@@ -20,7 +20,7 @@ from precrop.report.words import (
 
 
 def markdown(
-    frame: Frame,
+    frame: ResultFrame,
     found: Mapping[str, Verdict],
     drawn: Sequence[Figure],
     margin: float,
@@ -110,7 +110,7 @@ def _picture(figure: Figure, folder: str) -> str:
     return f"![{caption}]({path}.png)\n\n*{caption}* [SVG]({path}.svg)"
 
 
-def _rest(frame: Frame) -> list[str]:
+def _rest(frame: ResultFrame) -> list[str]:
     blocks = []
     if frame.failed:
         rows = [(_codes([cell]), what, error) for cell, what, error in failures(frame)]

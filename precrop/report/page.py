@@ -10,7 +10,7 @@ from typing import Any
 import vl_convert
 
 from precrop.report.figures import FIGURES, Figure
-from precrop.report.frames import Frame, Group, percent, run_id
+from precrop.report.frames import ResultFrame, RunGroup, percent, run_id
 from precrop.report.tables import looks
 from precrop.report.verdicts import OUTCOMES, Verdict, figures
 from precrop.report.words import (
@@ -28,7 +28,9 @@ _NUMBERS = ("accuracy, %", "n", "seed", "parameters", "MACs", "s per epoch", "se
 """Columns of numbers, by their heads."""
 
 
-def page(frame: Frame, found: Mapping[str, Verdict], drawn: Sequence[Figure], margin: float) -> str:
+def page(
+    frame: ResultFrame, found: Mapping[str, Verdict], drawn: Sequence[Figure], margin: float
+) -> str:
     """The page's HTML.
 
     Args:
@@ -68,7 +70,7 @@ def _section(name: str, heading: str) -> str:
     return f'<section data-figure="{name}" hidden>{inside}</section>'
 
 
-def _content(frame: Frame, drawn: Sequence[Figure]) -> dict[str, Any]:
+def _content(frame: ResultFrame, drawn: Sequence[Figure]) -> dict[str, Any]:
     settings = [
         {
             "network": setting.network,
@@ -87,12 +89,12 @@ def _content(frame: Frame, drawn: Sequence[Figure]) -> dict[str, Any]:
     return {"colors": colors, "settings": settings}
 
 
-def _groups(frame: Frame) -> str:
+def _groups(frame: ResultFrame) -> str:
     rows = [(*group_cells(group), _code(group.runs)) for group in frame.groups]
     return _table(GROUP, rows, [_keys(frame, group) for group in frame.groups])
 
 
-def _runs(frame: Frame) -> str:
+def _runs(frame: ResultFrame) -> str:
     counts = ("seed", "accuracy, %", "parameters", "MACs", "seconds")
     rows = [
         (
@@ -113,7 +115,7 @@ def _runs(frame: Frame) -> str:
     return _table(("run", "study", "budget", "variant", *counts), rows, keys)
 
 
-def _keys(frame: Frame, group: Group) -> str:
+def _keys(frame: ResultFrame, group: RunGroup) -> str:
     """What the page's filters know a row by, as attributes."""
     setting = frame.settings.index(group.setting)
     keys = {"setting": str(setting), "budget": str(group.budget), "variant": group.variant}
@@ -187,7 +189,7 @@ def _safe(cell: str) -> str:
     return cell if isinstance(cell, _Safe) else escape(cell)
 
 
-def _rest(frame: Frame, margin: float) -> str:
+def _rest(frame: ResultFrame, margin: float) -> str:
     """What no filter changes: failed cells, what was left out, how figures came about."""
     parts = []
     if frame.failed:

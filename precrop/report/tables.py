@@ -8,7 +8,7 @@ import altair as alt
 import pandas as pd  # type: ignore[import-untyped]
 
 from precrop.report.families import granularities
-from precrop.report.frames import Frame, Group, Setting, percent, run_id
+from precrop.report.frames import ResultFrame, RunGroup, RunSetting, percent, run_id
 
 COLORS = (
     "#7a8594", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b",
@@ -27,7 +27,7 @@ _LISTED = 3
 _LAYER = ("order", "layer", "place", "density", "width", "original")
 
 
-class Tables:
+class ChartTables:
     """Tables whose column ``order`` is the place of what they show.
 
     Attributes:
@@ -39,7 +39,7 @@ class Tables:
         families: runs of networks with the same layer densities; a row for every run and family.
     """
 
-    def __init__(self, frame: Frame, setting: Setting, margin: float) -> None:
+    def __init__(self, frame: ResultFrame, setting: RunSetting, margin: float) -> None:
         groups = frame.within(setting)
         self.title = str(setting)
         self.margin = margin
@@ -76,7 +76,7 @@ class Tables:
         return {n: CHANNELS[n]("variant:N", scale=s, legend=shown) for n, s in scales.items()}
 
 
-def looks(frame: Frame) -> pd.DataFrame:
+def looks(frame: ResultFrame) -> pd.DataFrame:
     """Per variant of the whole frame what it has in each channel."""
     kinds = {group.variant: group.kind for group in frame.groups}
     return pd.DataFrame(
@@ -90,12 +90,12 @@ def looks(frame: Frame) -> pd.DataFrame:
     )
 
 
-def unit_name(group: Group) -> str:
+def unit_name(group: RunGroup) -> str:
     """What was removed: single weights, …, or channels for good."""
     return "cropped" if group.kind == "cropped" else group.granularity
 
 
-def _group(group: Group) -> dict[str, Any]:
+def _group(group: RunGroup) -> dict[str, Any]:
     mean, deviation = group.accuracy.mean, group.accuracy.deviation or 0.0
     more = [f"+{len(group.runs) - _LISTED}"] if len(group.runs) > _LISTED else []
     return {
@@ -114,7 +114,7 @@ def _group(group: Group) -> dict[str, Any]:
     }
 
 
-def _runs(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
+def _runs(groups: Sequence[RunGroup]) -> Iterator[dict[str, Any]]:
     for order, group in enumerate(groups):
         for row in group.rows:
             yield {
@@ -127,7 +127,7 @@ def _runs(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
             }
 
 
-def _layers(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
+def _layers(groups: Sequence[RunGroup]) -> Iterator[dict[str, Any]]:
     whole = next((g.widths for g in groups if g.kind != "cropped" and g.widths), {})
     for order, group in enumerate(groups):
         layers = dict.fromkeys((*group.widths, *group.densities))
@@ -142,7 +142,7 @@ def _layers(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
             }
 
 
-def _member(order: int, first: Group, group: Group, margin: float) -> dict[str, Any]:
+def _member(order: int, first: RunGroup, group: RunGroup, margin: float) -> dict[str, Any]:
     wrapped = "\n".join(re.findall(r"\S.{0,16}\S*", group.variant))
     return {
         "order": order,

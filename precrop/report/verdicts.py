@@ -21,7 +21,7 @@ from precrop.report.comparisons import (
     together,
 )
 from precrop.report.families import against_first, granularities
-from precrop.report.frames import Frame, Group
+from precrop.report.frames import ResultFrame, RunGroup
 
 MARGIN = 0.5
 """Percentage points of accuracy that count as no difference, unless said otherwise."""
@@ -74,12 +74,12 @@ class Verdict:
         }
 
 
-def verdicts(frame: Frame, claims: Claims, margin: float = MARGIN) -> dict[str, Verdict]:
+def verdicts(frame: ResultFrame, claims: Claims, margin: float = MARGIN) -> dict[str, Verdict]:
     """The verdict on every claim, by name."""
     return {claim.name: verdict(claim, frame, margin) for claim in claims.claims}
 
 
-def verdict(claim: Claim, frame: Frame, margin: float = MARGIN) -> Verdict:
+def verdict(claim: Claim, frame: ResultFrame, margin: float = MARGIN) -> Verdict:
     """What the runs say of a claim.
 
     Args:
@@ -104,7 +104,7 @@ def verdict(claim: Claim, frame: Frame, margin: float = MARGIN) -> Verdict:
     return _counted(text, claim.source, ruled(found, margin, bound=-loss), above, {"worse"})
 
 
-def _pairs(claim: Claim, frame: Frame) -> list[Comparison]:
+def _pairs(claim: Claim, frame: ResultFrame) -> list[Comparison]:
     ones = frame.where(lambda group: group.role in claim.compare)
     others = frame.where(lambda group: group.role in claim.against)
     free = [group for group in ones if not group.match]
@@ -120,14 +120,14 @@ def _pairs(claim: Claim, frame: Frame) -> list[Comparison]:
             return _at_budget(free, others)
 
 
-def _at_budget(ones: Sequence[Group], others: Sequence[Group]) -> list[Comparison]:
+def _at_budget(ones: Sequence[RunGroup], others: Sequence[RunGroup]) -> list[Comparison]:
     """Pairs of one budget; a dense network, which has none, stands beside every budget."""
     dense = [group for group in others if group.kind == "dense"]
     cropped = [group for group in others if group.kind != "dense"]
     return compare(ones, cropped) + paired((one, whole) for one in ones for whole in dense)
 
 
-def _at_size(ones: Sequence[Group], other: Group) -> list[Comparison]:
+def _at_size(ones: Sequence[RunGroup], other: RunGroup) -> list[Comparison]:
     """Pairs with what the study made as large as the other one.
 
     Else with what it made as large as a third one that happens to be of that size; else with what

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from precrop.report.frames import Frame, Group, short_count
+from precrop.report.frames import ResultFrame, RunGroup, short_count
 from precrop.report.verdicts import Verdict
 
 TITLE = "Pruning at initialization: what the runs say"
@@ -35,7 +35,7 @@ GROUP = ("variant", "accuracy, %", "n", "budget", "parameters", "MACs", "s per e
 """Heads of the table of groups."""
 
 
-def group_cells(group: Group) -> tuple[str, ...]:
+def group_cells(group: RunGroup) -> tuple[str, ...]:
     """A group's row in that table, but for its runs."""
     return (
         group.variant,
@@ -48,7 +48,7 @@ def group_cells(group: Group) -> tuple[str, ...]:
     )
 
 
-def summary(frame: Frame) -> str:
+def summary(frame: ResultFrame) -> str:
     """What there is, in one sentence."""
     parts = [_counted(len(frame.rows), "finished run")]
     if frame.failed:
@@ -59,7 +59,7 @@ def summary(frame: Frame) -> str:
     return ", ".join(parts) + "."
 
 
-def describe(frame: Frame, margin: float) -> list[str]:
+def describe(frame: ResultFrame, margin: float) -> list[str]:
     """The margin, and what the runs were made with and when."""
     versions = (f"{name} {v}" for row in frame.rows for name, v in row.versions.items())
     first = min(row.started for row in frame.rows)
@@ -71,7 +71,7 @@ def describe(frame: Frame, margin: float) -> list[str]:
     ]
 
 
-def failures(frame: Frame) -> list[tuple[str, str, str]]:
+def failures(frame: ResultFrame) -> list[tuple[str, str, str]]:
     """Per failed cell its identity, what it was and why it failed."""
     return [
         (row.cell, f"{row.network}, {row.variant}, seed {row.seed}", row.error or "")

@@ -8,7 +8,7 @@ from precrop.errors import PrecropError
 from precrop.files import write_text
 from precrop.report.claims import read_claims
 from precrop.report.figures import figures
-from precrop.report.frames import Frame, frame_of
+from precrop.report.frames import ResultFrame, frame_of
 from precrop.report.markdown import markdown
 from precrop.report.page import page
 from precrop.report.verdicts import MARGIN, Verdict, verdicts
@@ -28,7 +28,7 @@ class Report:
     """
 
     folder: Path
-    frame: Frame
+    frame: ResultFrame
     verdicts: dict[str, Verdict]
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from precrop.errors import BudgetError, PrecropError, one_line
 from precrop.model_spec import ModelSpec
 from precrop.solve.budgets import Budget, parse_budget
-from precrop.study.request import Request
+from precrop.study.request import VariantRequest
 from precrop.study.rows import Row
 from precrop.study.spec import Limits, Study
 from precrop.study.variants import WAYS, Variant
@@ -395,7 +395,7 @@ class _Original:
         how = self.cell.how
         if how.way is None:
             return None
-        request = Request(
+        request = VariantRequest(
             model=self.model,
             input_shape=self.run.input_shape,
             budgets=self.budgets,

@@ -11,7 +11,7 @@ from typing import Protocol
 from precrop.errors import PrecropError
 from precrop.study.cells import Cell, failure
 from precrop.study.events import Busy, Died, Elsewhere, Ended, Event, Started
-from precrop.study.locks import Claim, is_claimed
+from precrop.study.locks import Lock, is_claimed
 from precrop.study.store import Store, Tally
 
 _TURN = 0.25
@@ -136,7 +136,7 @@ class _Running:
         """Cells whose run another process is training, with its lock."""
         self._elsewhere: list[Cell] = []
         """Cells that another process has claimed."""
-        self._claims: dict[str, Claim] = {}
+        self._claims: dict[str, Lock] = {}
         self._deaths: Counter[str] = Counter()
         self._looked = time.perf_counter()
 
@@ -166,7 +166,7 @@ class _Running:
             cell = self._pending.popleft()
             if cell.id in self._claims:
                 return cell
-            claim = Claim.take(self._store.path / "claims" / cell.id)
+            claim = Lock.take(self._store.path / "claims" / cell.id)
             if claim is None:
                 self._elsewhere.append(cell)
             elif self._ran_meanwhile(cell):

@@ -1,4 +1,4 @@
-"""Claims: files that one process at a time holds, and that are free again when it ends.
+"""Locks: files that one process at a time claims, and that are free again when it ends.
 
 They are locks of `filelock`, whose files are removed while they are held, so that a store's folder
 keeps none of them. From version 4 on that is safe: a file that was removed is nobody's lock.
@@ -14,15 +14,15 @@ from filelock import FileLock, Timeout
 from precrop.errors import PrecropError
 
 
-class Claim:
+class Lock:
     """A claimed file. `take` gives it, `release` or the end of the process ends it."""
 
     def __init__(self, lock: FileLock) -> None:
         self._lock = lock
 
     @classmethod
-    def take(cls, path: Path) -> "Claim | None":
-        """Claim a file, or None if another process, or another part of this one, has it.
+    def take(cls, path: Path) -> "Lock | None":
+        """Lock a file, or None if another process, or another part of this one, has it.
 
         Raises:
             PrecropError: the file cannot be made.
@@ -59,7 +59,7 @@ def is_claimed(path: Path) -> bool:
     """Whether someone has claimed a file. A file that a killed process left is removed."""
     if not path.exists():
         return False
-    claim = Claim.take(path)
+    claim = Lock.take(path)
     if claim is None:
         return True
     claim.release()

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Request:
+class VariantRequest:
     """What a way needs to know.
 
     Attributes:

@@ -19,7 +19,7 @@ from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
 from precrop.read.network import read_network
 from precrop.solve.budgets import parse_budgets
-from precrop.study.request import Request
+from precrop.study.request import VariantRequest
 
 if TYPE_CHECKING:
     from precrop.plans.plan import Plan
@@ -40,7 +40,7 @@ IMPORTANCES: dict[str, Callable[[Any], Any]] = {"random": _random, "magnitude": 
 """What ranks channels; without ``global_pruning`` it has no influence on widths."""
 
 
-def plan(request: Request) -> "Plan":
+def plan(request: VariantRequest) -> "Plan":
     """The largest network that Torch-Pruning's ratio gives within all budgets.
 
     Its options are ``importance``, a name in `IMPORTANCES`, ``global_pruning`` and ``round_to``.
@@ -75,7 +75,7 @@ def plan(request: Request) -> "Plan":
     )
 
 
-def pruned(request: Request, ratio: float, kept: Collection[str]) -> nn.Module:
+def pruned(request: VariantRequest, ratio: float, kept: Collection[str]) -> nn.Module:
     """A copy of the network, pruned by Torch-Pruning itself; layers in ``kept`` stay whole."""
     tp = _library()
     model = copy.deepcopy(request.model).eval()

@@ -1,6 +1,6 @@
 """Variants: the ways in which a study makes a network smaller.
 
-A way from a network to widths is a function from a `Request` to a plan, in `WAYS` by its name.
+A way to widths is a function from a `VariantRequest` to a plan, in `WAYS` by its name.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,14 +12,14 @@ from typing_extensions import TypedDict
 
 from precrop.errors import PrecropError
 from precrop.study.entries import Entry, Line, known_keys
-from precrop.study.request import Request
+from precrop.study.request import VariantRequest
 from precrop.trust import runs_user_code
 
 if TYPE_CHECKING:
     from precrop.plans.plan import Plan
 
 
-def _plan(request: Request) -> "Plan":
+def _plan(request: VariantRequest) -> "Plan":
     """`precrop.plan` with any of its options."""
     import precrop
 
@@ -29,7 +29,7 @@ def _plan(request: Request) -> "Plan":
     return precrop.plan(request.model, request.input_shape, **options)
 
 
-def _uniform(request: Request) -> "Plan":
+def _uniform(request: VariantRequest) -> "Plan":
     """One share of every width: a width multiplier, rounded so that it uses its budgets up."""
     import precrop
 
@@ -37,14 +37,14 @@ def _uniform(request: Request) -> "Plan":
     return precrop.plan(request.model, request.input_shape, rule="uniform", **options)
 
 
-def _torch_pruning(request: Request) -> "Plan":
+def _torch_pruning(request: VariantRequest) -> "Plan":
     """Torch-Pruning's channels at the smallest ratio that meets every budget."""
     from precrop.study.torch_pruning import plan
 
     return plan(request)
 
 
-WAYS: dict[str, Callable[[Request], "Plan"]] = {
+WAYS: dict[str, Callable[[VariantRequest], "Plan"]] = {
     "plan": _plan,
     "uniform": _uniform,
     "torch-pruning": _torch_pruning,
@@ -54,7 +54,7 @@ WAYS: dict[str, Callable[[Request], "Plan"]] = {
 FromOne = Annotated[int, Field(ge=1)]
 
 
-class UniformOptions(TypedDict, total=False):
+class UniformKeys(TypedDict, total=False):
     """Options of `precrop.plan` by any rule."""
 
     divisor: FromOne | Literal["auto"]
@@ -66,7 +66,7 @@ class UniformOptions(TypedDict, total=False):
     drop_unused: bool
 
 
-class PlanOptions(UniformOptions, total=False):
+class PlanKeys(UniformKeys, total=False):
     """Options of `precrop.plan`."""
 
     balance: int | float
@@ -75,7 +75,7 @@ class PlanOptions(UniformOptions, total=False):
     rule: str
 
 
-class TorchPruningOptions(TypedDict, total=False):
+class TorchPruningKeys(TypedDict, total=False):
     """Options of `precrop.study.torch_pruning.plan`."""
 
     importance: str
@@ -93,9 +93,9 @@ class HowEntry(Entry):
     """A variant's name and how it makes a network smaller; where nothing is said, it is dense."""
 
     name: Line
-    plan: Annotated[PlanOptions | None, _options(PlanOptions)] = None
-    uniform: Annotated[UniformOptions | None, _options(UniformOptions)] = None
-    torch_pruning: Annotated[TorchPruningOptions | None, _options(TorchPruningOptions)] = Field(
+    plan: Annotated[PlanKeys | None, _options(PlanKeys)] = None
+    uniform: Annotated[UniformKeys | None, _options(UniformKeys)] = None
+    torch_pruning: Annotated[TorchPruningKeys | None, _options(TorchPruningKeys)] = Field(
         None, validation_alias="torch-pruning"
     )
     densities: str | None = None

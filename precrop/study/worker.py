@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from precrop.errors import PrecropError
 from precrop.study.cells import Cell, failure, outcome, prepare
 from precrop.study.events import Began, Busy, Ended, Epoch, Report
-from precrop.study.locks import Claim
+from precrop.study.locks import Lock
 
 if TYPE_CHECKING:
     from precrop.training.data import ImageData
@@ -48,7 +48,7 @@ def work(cell: Cell, output: Path, report: Report) -> tuple[Ended | Busy, bool]:
         run = prepared.run
         # Two cells may come to the same run; the second then finds it finished.
         lock = output / ".claims" / run.name
-        claim = Claim.take(lock)
+        claim = Lock.take(lock)
         if claim is None:
             return Busy(cell.id, lock), True
         with claim:

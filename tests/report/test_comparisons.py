@@ -20,13 +20,13 @@ from precrop.report.comparisons import (
     judge_matched,
     together,
 )
-from precrop.report.frames import Group, frame_of
+from precrop.report.frames import RunGroup, frame_of
 from tests.study.made_rows import made_row
 
 ONE, OTHER = [81.2, 80.7, 81.9, 80.1], [80.0, 80.2, 80.9, 80.4]
 
 
-def group(variant: str, percents: Sequence[float], **changes: Any) -> Group:
+def group(variant: str, percents: Sequence[float], **changes: Any) -> RunGroup:
     rows = [
         made_row(variant=variant, seed=seed, accuracy=percent / 100, **changes)
         for seed, percent in enumerate(percents)
@@ -35,7 +35,7 @@ def group(variant: str, percents: Sequence[float], **changes: Any) -> Group:
     return found
 
 
-def groups(samples: Mapping[str, Sequence[float]]) -> list[Group]:
+def groups(samples: Mapping[str, Sequence[float]]) -> list[RunGroup]:
     """Variants of one setting and budget, in the order of the samples."""
     rows = [
         made_row(variant=name, seed=seed, accuracy=percent / 100)

@@ -12,7 +12,7 @@ import vl_convert
 from PIL import Image
 
 from precrop.report.figures import FIGURES, figures
-from precrop.report.frames import Frame, frame_of, percent, run_id
+from precrop.report.frames import ResultFrame, frame_of, percent, run_id
 from precrop.report.tables import COLORS, looks
 from precrop.report.writing import PICTURES, Report
 from precrop.study.rows import Row
@@ -34,12 +34,12 @@ def write_some(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def frame() -> Frame:
+def frame() -> ResultFrame:
     return frame_of(made_study())
 
 
 @pytest.fixture(scope="module")
-def charts(frame: Frame) -> dict[str, dict]:
+def charts(frame: ResultFrame) -> dict[str, dict]:
     """Those of the first setting, by name."""
     return {f.name: f.chart for f in figures(frame, 0.5) if f.setting == frame.settings[0]}
 
@@ -95,7 +95,7 @@ def test_files_are_the_same_every_time(tmp_path: Path) -> None:
     assert {Path(name).suffix for name in contents[0]} == {".svg", ".png"}
 
 
-def test_what_is_drawn_are_the_runs(frame: Frame, charts: dict[str, dict]) -> None:
+def test_what_is_drawn_are_the_runs(frame: ResultFrame, charts: dict[str, dict]) -> None:
     (points,) = charts["accuracy"]["datasets"].values()
     own = [group for group in frame.groups if group.setting == frame.settings[0]]
     assert {p["run"]: p["accuracy"] for p in points} == {
@@ -104,7 +104,9 @@ def test_what_is_drawn_are_the_runs(frame: Frame, charts: dict[str, dict]) -> No
     assert [p["spread"] for p in points] == [str(g.accuracy) for g in own for _ in g.rows]
 
 
-def test_a_band_is_the_margin_around_single_weights(frame: Frame, charts: dict[str, dict]) -> None:
+def test_a_band_is_the_margin_around_single_weights(
+    frame: ResultFrame, charts: dict[str, dict]
+) -> None:
     (points,) = charts["granularity"]["datasets"].values()
     for point in points:
         variant, _, budget = point["family"].partition(", ")
@@ -137,7 +139,7 @@ def test_where_there_is_nothing_there_is_no_figure() -> None:
     assert set(drawn(made_row(densities={}, widths={}, history=()))) == {"accuracy"}
 
 
-def test_a_variant_has_one_color_everywhere(frame: Frame, charts: dict[str, dict]) -> None:
+def test_a_variant_has_one_color_everywhere(frame: ResultFrame, charts: dict[str, dict]) -> None:
     found = {
         tuple(zip(part["scale"]["domain"], part["scale"]["range"], strict=True))
         for part in parts(charts)

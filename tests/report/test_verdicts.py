@@ -11,7 +11,7 @@ import pytest
 from precrop.errors import PrecropError
 from precrop.report.claims import Claim, Claims
 from precrop.report.families import density_distance, granularities
-from precrop.report.frames import Frame, frame_of
+from precrop.report.frames import ResultFrame, frame_of
 from precrop.report.verdicts import Verdict, verdict, verdicts
 from precrop.study.rows import Row
 from precrop.study.spec import Part
@@ -86,7 +86,7 @@ def runs(percent: float, **changes: Any) -> Iterator[Row]:
         yield made_row(seed=seed, accuracy=(percent + chance.gauss(0, 0.05)) / 100, **changes)
 
 
-def framed(rows: list[Row]) -> Frame:
+def framed(rows: list[Row]) -> ResultFrame:
     """With the roles of the made study, whose variants are mostly called by their roles."""
     return frame_of(rows, PARTS)
 

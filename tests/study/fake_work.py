@@ -10,7 +10,7 @@ from precrop.model_spec import ModelSpec
 from precrop.own import UNGUARDED
 from precrop.study.cells import Cell
 from precrop.study.events import Began, Busy, Ended, Epoch, Report
-from precrop.study.locks import Claim
+from precrop.study.locks import Lock
 from precrop.study.rows import Row
 from precrop.study.spec import Limits
 from precrop.study.variants import Variant
@@ -47,7 +47,7 @@ def work(cell: Cell, output: Path, report: Report) -> tuple[Ended | Busy, bool]:
     """Do as the cell's network says; every attempt is a line of the file ``tried``."""
     name = cell.network.name
     if name == "shares a run":
-        claim = Claim.take(output / "claims" / "shared")
+        claim = Lock.take(output / "claims" / "shared")
         if claim is None:
             return Busy(cell.id, output / "claims" / "shared"), True
     report(Began(cell.id, "0" * 12, 2))

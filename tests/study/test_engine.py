@@ -19,7 +19,7 @@ from precrop.study.cells import Cell
 from precrop.study.engine import Summary, run_study
 from precrop.study.events import Began, Busy, Died, Elsewhere, Ended, Epoch, Event, Started
 from precrop.study.local_engine import LocalEngine, Place, places
-from precrop.study.locks import Claim, is_claimed
+from precrop.study.locks import Lock, is_claimed
 from precrop.study.store import Store
 from tests.study.fake_work import cell, row_of, tried, work
 
@@ -120,7 +120,7 @@ def test_a_cell_that_kills_its_processes_fails(store: Store) -> None:
 
 def test_a_cell_waits_for_the_run_that_it_shares(store: Store, tmp_path: Path) -> None:
     lock = tmp_path / "lock"
-    claim = Claim.take(lock)
+    claim = Lock.take(lock)
     assert claim is not None
     looks = []
 
@@ -140,7 +140,7 @@ def test_a_cell_waits_for_the_run_that_it_shares(store: Store, tmp_path: Path) -
 @pytest.mark.parametrize("status", ["done", "failed"])
 def test_a_cell_that_another_process_runs(store: Store, status: str) -> None:
     theirs, ours = cell(), cell(seed=1)
-    claim = Claim.take(store.path / "claims" / theirs.id)
+    claim = Lock.take(store.path / "claims" / theirs.id)
     assert claim is not None
 
     def tell(event: Event) -> None:
@@ -156,7 +156,7 @@ def test_a_cell_that_another_process_runs(store: Store, status: str) -> None:
 
 def test_a_cell_whose_other_process_is_gone(store: Store) -> None:
     theirs = cell()
-    claim = Claim.take(store.path / "claims" / theirs.id)
+    claim = Lock.take(store.path / "claims" / theirs.id)
     assert claim is not None
     timer = threading.Timer(0.2, claim.release)
     timer.start()

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from precrop.errors import PrecropError
-from precrop.study.locks import Claim, is_claimed
+from precrop.study.locks import Lock, is_claimed
 from precrop.study.rows import FIELDS, Row, to_line
 from precrop.study.store import Store
 from tests.study.made_rows import STARTED, made_row
@@ -345,25 +345,25 @@ def test_ten_thousand_rows_open_soon(store: Store) -> None:
 def test_claims(tmp_path: Path) -> None:
     path = tmp_path / "claims" / "one"
     assert not is_claimed(path)
-    claim = Claim.take(path)
+    claim = Lock.take(path)
     assert claim is not None
-    assert Claim.take(path) is None
+    assert Lock.take(path) is None
     assert is_claimed(path)
     claim.release()
     assert not path.exists()
     path.write_text("left by a process that was killed")
     assert not is_claimed(path)
-    with Claim.take(path) or pytest.fail("it is free"):
+    with Lock.take(path) or pytest.fail("it is free"):
         assert is_claimed(path)
     (tmp_path / "file").write_text("")
     with pytest.raises(PrecropError, match="cannot make the lock"):
-        Claim.take(tmp_path / "file" / "one")
+        Lock.take(tmp_path / "file" / "one")
 
 
 def claim_often(path: Path, times: int) -> None:
     inside = path.with_name("inside")
     while times:
-        claim = Claim.take(path)
+        claim = Lock.take(path)
         if claim is None:
             continue
         inside.touch(exist_ok=False)  # fails where another process holds the claim, too
@@ -499,5 +499,5 @@ def test_a_mark_of_no_sense(store: Store) -> None:
 def test_a_claim_follows_no_link(tmp_path: Path) -> None:
     (tmp_path / "claim").symlink_to("elsewhere")
     with pytest.raises(PrecropError, match="cannot make the lock"):
-        Claim.take(tmp_path / "claim")
+        Lock.take(tmp_path / "claim")
     assert not (tmp_path / "elsewhere").exists()

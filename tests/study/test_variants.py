@@ -12,8 +12,8 @@ from precrop.errors import BudgetError, PrecropError
 from precrop.models import cifar_vgg16_bn, resnet20
 from precrop.plans.plan import Plan
 from precrop.study import torch_pruning
-from precrop.study.request import Request
-from precrop.study.variants import WAYS, HowEntry, PlanOptions, UniformOptions, Variant
+from precrop.study.request import VariantRequest
+from precrop.study.variants import WAYS, HowEntry, PlanKeys, UniformKeys, Variant
 from tests.planning import counted_macs, counted_params
 
 IMAGE = (3, 32, 32)
@@ -24,7 +24,7 @@ def variant_of(entry: dict[str, Any]) -> Variant:
 
 
 def planned(way: str, model: nn.Module, budgets: Any, **options: Any) -> Plan:
-    return WAYS[way](Request(model, IMAGE, budgets, options))
+    return WAYS[way](VariantRequest(model, IMAGE, budgets, options))
 
 
 @pytest.mark.parametrize(
@@ -66,9 +66,9 @@ def test_a_plan_has_every_option_but_what_the_study_says() -> None:
     shapes = {"input_shape", "example_inputs", "example_kwargs"}  # a study's inputs are images
     in_python = {"strategy", "costs"}  # values of a type of its own, costs of a plugin
     said = {"model", *shapes, "params", "macs", "densities", *deployed, *in_python}
-    assert set(PlanOptions.__annotations__) == options - said
+    assert set(PlanKeys.__annotations__) == options - said
     # What would compete with uniform width or with given widths is none of its options.
-    assert set(UniformOptions.__annotations__) == options - said - {
+    assert set(UniformKeys.__annotations__) == options - said - {
         "balance", "objective", "rule", "widths"
     }  # fmt: skip
 
@@ -85,7 +85,7 @@ def test_plan_is_precrops() -> None:
     assert auto.widths == precrop.plan(model, IMAGE, macs=0.3).widths
     assert auto.options["divisor"] == 8
     densities = {"layer3.0.conv1": 0.1, "layer1.0.conv1": 0.9}
-    request = Request(model, IMAGE, budgets, {}, densities)
+    request = VariantRequest(model, IMAGE, budgets, {}, densities)
     asked = precrop.plan(model, IMAGE, params=0.3, macs=0.4, densities=densities, divisor=1)
     assert WAYS["plan"](request).widths == asked.widths != same.widths
 
@@ -120,7 +120,7 @@ class TestTorchPruning:
 
     def test_it_is_what_its_pruner_makes(self) -> None:
         model = resnet20()
-        request = Request(model, IMAGE, {"macs": 0.3}, {})
+        request = VariantRequest(model, IMAGE, {"macs": 0.3}, {})
         plan = torch_pruning.plan(request)
         steps = [step / 1024 for step in range(1, 1024)]
         shapes = {layer.name: layer.out_channels for layer in plan.layers}

@@ -274,6 +274,7 @@ def _resized(size: int) -> int:
     return round(size * 256 / 224)
 
 
+@dataclass(frozen=True, eq=False)
 class Batches(Iterable[tuple[Tensor, Tensor]]):
     """The batches of one epoch, or this process's part of each.
 
@@ -281,49 +282,27 @@ class Batches(Iterable[tuple[Tensor, Tensor]]):
     normalised, channels_last, and int64 labels (B,).
     """
 
-    def __init__(
-        self,
-        data: ImageData,
-        split: Images | Dataset[tuple[Tensor, int]],
-        parts: Sequence[slice],
-        order: Tensor,
-        *,
-        device: torch.device | str,
-        dtype: torch.dtype,
-        workers: int,
-        seeds: tuple[int, int] | None = None,
-        augment: Augment | None = None,
-    ) -> None:
-        self._data = data
-        self._split = split
-        self._parts = parts
-        self._order = order  # int64: the numbers of the images in the order of the epoch
-        self._device = torch.device(device)
-        self._dtype = dtype
-        self._workers = workers
-        self._seeds = seeds
-        self._augment = augment
-        self._draws: Draws | None = None
-        if augment is not None and seeds is not None:
-            _, height, width = data.shape
-            self._draws = augment.draw(len(order), height, width, seed=seeds[0], epoch=seeds[1])
+    data: ImageData
+    split: Images | Dataset[tuple[Tensor, int]]
+    parts: Sequence[slice]  # of the order, one for each batch
+    order: Tensor  # int64: the numbers of the images in the order of the epoch
+    device: torch.device
+    dtype: torch.dtype
+    workers: int
+    seeds: tuple[int, int] | None = None  # of the run, and the epoch
+    augment: Augment | None = None
 
     def __len__(self) -> int:
-        return len(self._parts)
+        return len(self.parts)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        held = isinstance(self._split, Images)
-        draws = None if self._draws is None else self._draws.to(self._device)
+        held = isinstance(self.split, Images)
+        draws = self._draws()
         loaded = self._from_memory() if held else self._from_workers()
-        normalise = Normalise(
-            self._data.mean,
-            self._data.std,
-            self._data.shape[2],
-            device=self._device,
-            dtype=self._dtype,
-        )
-        for part, (images, labels) in zip(self._parts, loaded, strict=True):
-            augment = self._augment
+        mean, std, width = self.data.mean, self.data.std, self.data.shape[2]
+        normalise = Normalise(mean, std, width, device=self.device, dtype=self.dtype)
+        for part, (images, labels) in zip(self.parts, loaded, strict=True):
+            augment = self.augment
             if augment is None or draws is None:
                 yield normalise(images), labels
                 continue
@@ -334,22 +313,29 @@ class Batches(Iterable[tuple[Tensor, Tensor]]):
             values = normalise(images)
             yield (cut_out(values, here, augment.cutout) if augment.cutout else values), labels
 
+    def _draws(self) -> Draws | None:
+        if self.augment is None or self.seeds is None:
+            return None
+        (seed, epoch), (_, height, width) = self.seeds, self.data.shape
+        draws = self.augment.draw(len(self.order), height, width, seed=seed, epoch=epoch)
+        return draws.to(self.device)
+
     def _from_memory(self) -> Iterator[tuple[Tensor, Tensor]]:
-        assert isinstance(self._split, Images)
-        held = _on_device(self._split, self._device)
-        order = self._order.to(self._device)
+        assert isinstance(self.split, Images)
+        held = _on_device(self.split, self.device)
+        order = self.order.to(self.device)
         last = held.images.permute(0, 2, 3, 1)
-        for part in self._parts:
+        for part in self.parts:
             chosen = order[part]
             yield last.index_select(0, chosen).permute(0, 3, 1, 2), held.labels[chosen]
 
     def _from_workers(self) -> Iterator[tuple[Tensor, Tensor]]:
-        assert not isinstance(self._split, Images)
-        on_gpu = self._device.type == "cuda"
+        assert not isinstance(self.split, Images)
+        on_gpu = self.device.type == "cuda"
         loader = DataLoader(
-            _Seeded(self._split, self._seeds),
-            batch_sampler=[self._order[part].tolist() for part in self._parts],
-            num_workers=self._workers,
+            _Seeded(self.split, self.seeds),
+            batch_sampler=[self.order[part].tolist() for part in self.parts],
+            num_workers=self.workers,
             collate_fn=_collated,
             pin_memory=on_gpu,
             # Otherwise the loader draws from the global generator, which isn't ours to change.
@@ -360,8 +346,8 @@ class Batches(Iterable[tuple[Tensor, Tensor]]):
                 raise batch
             images, labels = batch
             yield (
-                images.to(self._device, non_blocking=on_gpu),
-                labels.to(self._device, non_blocking=on_gpu),
+                images.to(self.device, non_blocking=on_gpu),
+                labels.to(self.device, non_blocking=on_gpu),
             )
 
 
@@ -464,9 +450,9 @@ def train_batches(
         data.train,
         _parts(count // batch_size * batch_size, batch_size, rank, world_size),
         torch.randperm(count, generator=random_numbers(seed, epoch, "order")),
-        device=device,
-        dtype=dtype,
-        workers=workers,
+        torch.device(device),
+        dtype,
+        workers,
         seeds=(seed, epoch),
         augment=augment,
     )
@@ -487,14 +473,7 @@ def test_batches(
     The processes' parts of a batch may differ by one image. If the last batch has fewer images
     than there are processes, those without one have a batch less.
 
-    Args:
-        data: As `load_data` gives it.
-        batch_size: Images of a batch over all processes.
-        device: Where the batches are.
-        dtype: Of the images.
-        rank: The number of this process, from 0.
-        world_size: How many processes there are; each takes its part of every batch.
-        workers: Processes that decode images, if they are not held in memory.
+    The arguments are those of `train_batches`.
     """
     _check_batch(batch_size, rank, world_size)
     count = _count(data.test)
@@ -503,9 +482,9 @@ def test_batches(
         data.test,
         _parts(count, batch_size, rank, world_size),
         torch.arange(count),
-        device=device,
-        dtype=dtype,
-        workers=workers,
+        torch.device(device),
+        dtype,
+        workers,
     )
 
 

@@ -107,3 +107,12 @@ def test_solving_knows_no_tensor() -> None:
     for name, path in modules().items():
         if room(name) == "solve":
             assert "torch" not in path.read_text(encoding="utf-8"), name
+
+
+def test_a_class_name_means_one_thing() -> None:
+    places: dict[str, list[str]] = {}
+    for module, path in modules().items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(module)
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}

@@ -19,7 +19,7 @@ from precrop.read.lifetimes import INPUT, Lifetimes, kernel_attention, lifetimes
 from precrop.read.network import Network
 from precrop.read.reader import Axes, CallReading
 from precrop.read.trace import Call, Trace, input_tensors, run
-from precrop.read.tracer import Run
+from precrop.read.tracer import TracedPass
 
 _LAYOUT = ("clone", "view", "_unsafe_view", "_reshape_alias", "transpose", "empty")
 """Operations that come and go with how tensors lie in memory."""
@@ -77,7 +77,7 @@ def follow(network: Network, batch_size: int) -> tuple[Network, Lifetimes]:
         if found.names != _names(trace) or _steps(found.names) != _steps(known):
             raise _depends_on_values() if batch_size == 1 else _other_code()
         before = _widths(network)
-        network = with_pass(network, again, Run(False, trace))
+        network = with_pass(network, again, TracedPass(False, trace))
         if _widths(network)[: len(before)] != before:
             raise _other_code()
     at_batch(network, found)

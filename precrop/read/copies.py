@@ -10,7 +10,7 @@ from precrop.modules.names import named_tensors
 from precrop.read.axes import Atom, Axis, Folded, Tie, resolve
 from precrop.read.network import Network, Pass
 from precrop.read.reader import Axes, CallReading, Product, Reader
-from precrop.read.tracer import Run
+from precrop.read.tracer import TracedPass
 
 
 def with_own_widths(network: Network) -> Network:
@@ -24,7 +24,7 @@ def with_own_widths(network: Network) -> Network:
     )
 
 
-def with_pass(network: Network, skeleton: nn.Module, run: Run) -> Network:
+def with_pass(network: Network, skeleton: nn.Module, run: TracedPass) -> Network:
     """The same network with one more pass, of another skeleton, that only costs are counted of."""
     made = with_own_widths(network)
     for name, tensor in named_tensors(skeleton).items():

@@ -28,7 +28,7 @@ from precrop.read.ops import HANDLERS, fallback
 from precrop.read.reader import INPUT, OUTPUT, CallReading, LayerReading, Product, Reader
 from precrop.read.tables import Tables
 from precrop.read.trace import input_tensors
-from precrop.read.tracer import Run, Traced, Tracer, trace_passes
+from precrop.read.tracer import Traced, TracedPass, Tracer, trace_passes
 from precrop.read.unused import (
     Unused,
     decided_by_values,
@@ -45,7 +45,7 @@ SMALL = 0.01
 
 
 @dataclass(frozen=True)
-class Pass(Run):
+class Pass(TracedPass):
     """One forward pass that was followed, and what was read in its calls."""
 
     readings: Sequence[CallReading]

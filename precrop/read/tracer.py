@@ -76,7 +76,7 @@ def skeleton(
 
 
 @dataclass(frozen=True)
-class Run:
+class TracedPass:
     """One forward pass as it ran: its mode and its trace."""
 
     training: bool
@@ -123,7 +123,7 @@ class Tracer:
     def run_again(
         self,
         model: nn.Module,
-        forward: Run,
+        forward: TracedPass,
         limit: int | None = None,
         correction: Correction | None = None,
         watch: Watch | None = None,
@@ -178,7 +178,7 @@ class Traced:
 
     tracer: Tracer
     skeleton: nn.Module
-    runs: tuple[Run, ...]
+    runs: tuple[TracedPass, ...]
     notes: Mapping[str, str]
 
 
@@ -204,11 +204,11 @@ def trace_passes(tracer: Tracer) -> Traced:
         really = _both_really(replace(tracer, real=True))
         if really is not None:
             tracer, made, evaluation, training = really
-    runs, notes = [Run(False, evaluation)], {}
+    runs, notes = [TracedPass(False, evaluation)], {}
     if training.error is not None:
         notes["train mode"] = f"was not read: {first_line(training.error)}"
     elif not same_path(evaluation, training):
-        runs.append(Run(True, training))
+        runs.append(TracedPass(True, training))
     turned = [other for known in runs for other in _turned(tracer, made, known)]
     return Traced(tracer, made, (*runs, *turned), notes)
 
@@ -223,7 +223,7 @@ def _both_really(tracer: Tracer) -> tuple[Tracer, nn.Module, Trace, Trace] | Non
     return None if failed else (tracer, made, evaluation, training)
 
 
-def _turned(tracer: Tracer, made: nn.Module, run: Run) -> Iterator[Run]:
+def _turned(tracer: Tracer, made: nn.Module, run: TracedPass) -> Iterator[TracedPass]:
     """The same pass with other answers, where values of tensors decide what runs."""
     own, known = run.trace.answers, [run.trace]
     at_once = other_answers(own)
@@ -238,7 +238,7 @@ def _turned(tracer: Tracer, made: nn.Module, run: Run) -> Iterator[Run]:
         for found in good:
             if not any(same_path(found, other) for other in known):
                 known.append(found)
-                yield Run(run.training, found)
+                yield TracedPass(run.training, found)
         if good:
             return
 

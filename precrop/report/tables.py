@@ -44,7 +44,8 @@ class ChartTables:
         self.title = str(setting)
         self.margin = margin
         self.groups = pd.DataFrame(map(_group, groups)).rename_axis("order").reset_index()
-        self.runs = pd.DataFrame(_runs(groups)).merge(self.groups)
+        of_runs = self.groups.drop(columns=["kind", "mean", "epoch_seconds", "devices"])
+        self.runs = pd.DataFrame(_runs(groups)).merge(of_runs)
         accuracies = self.runs.groupby("order")["accuracy"]
         self.runs["rank"] = accuracies.rank(method="first") - 1
         self.runs["n"] = accuracies.transform("size")

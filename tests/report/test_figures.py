@@ -139,6 +139,12 @@ def test_where_there_is_nothing_there_is_no_figure() -> None:
     assert set(drawn(made_row(densities={}, widths={}, history=()))) == {"accuracy"}
 
 
+def test_a_large_table_is_drawn_whole() -> None:
+    row = made_row(densities={f"layer{n}": 0.3 for n in range(6000)})
+    (layers,) = drawn(row)["densities"]["datasets"].values()
+    assert len({layer["layer"] for layer in layers}) >= 6000
+
+
 def test_a_variant_has_one_color_everywhere(frame: ResultFrame, charts: dict[str, dict]) -> None:
     found = {
         tuple(zip(part["scale"]["domain"], part["scale"]["range"], strict=True))

@@ -22,7 +22,7 @@ from precrop.fit.constraints import Constraints
 from precrop.fit.fitting import Fit
 from precrop.modules.apart import apart, uncollected
 from precrop.modules.copying import tensor_shapes
-from precrop.planning import Choice, Request, choose
+from precrop.planning import Choice, PlanRequest, choose
 from precrop.plans.kinds import Init
 from precrop.plans.multiples import no_multiples
 from precrop.plans.plan import LayerPlan, Plan
@@ -189,7 +189,7 @@ def plan(
         divisors = _divisors(divisor, profile, chosen)
         bounds = {"min_width": min_width, "cap": EXPANSION if expand else 1.0}
         options = {**bounds, "balance": strategy.balance}
-        request = Request(budgets, models, options, solver, divisors)
+        request = PlanRequest(budgets, models, options, solver, divisors)
         choice = choose(network, request, constraints)
     network, totals, units = choice.lowered.network, choice.structure.costs, choice.units
     return Plan(

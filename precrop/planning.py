@@ -85,7 +85,7 @@ def _uses_up(solution: Solution, units: Sequence[int]) -> bool:
 
 
 @dataclass(frozen=True)
-class Request:
+class PlanRequest:
     """What is asked of the widths, and how they are found.
 
     Attributes:
@@ -127,7 +127,7 @@ class _Attempt:
         return replace(self, constraints=replace(self.constraints, frozen=reason))
 
 
-def choose(network: Network, request: Request, constraints: Constraints) -> Choice:
+def choose(network: Network, request: PlanRequest, constraints: Constraints) -> Choice:
     """Allocate, round and fit; where the fitted network is not as predicted, hold and repeat.
 
     Raises:
@@ -142,7 +142,7 @@ def choose(network: Network, request: Request, constraints: Constraints) -> Choi
     return found
 
 
-def _attempted(attempt: _Attempt, request: Request, lessons: Lessons) -> Choice | _Attempt:
+def _attempted(attempt: _Attempt, request: PlanRequest, lessons: Lessons) -> Choice | _Attempt:
     """Widths that fit, or the next attempt, which holds more."""
     constraints = attempt.constraints
     network = constrained(constraints, lessons)
@@ -178,7 +178,7 @@ def _tighter(
 
 
 def _large_steps(
-    structure: Structure, limits: Mapping[str, int], request: Request
+    structure: Structure, limits: Mapping[str, int], request: PlanRequest
 ) -> tuple[Solution, list[int]] | None:
     """Widths in multiples of the first divisor that will do, but for the last; None if none."""
     for start in range(len(request.divisors) - 1):
@@ -198,7 +198,7 @@ def _problem(
     fitter: Fitter,
     lowered: Lowered,
     limits: Mapping[str, int],
-    request: Request,
+    request: PlanRequest,
 ) -> Program | _Attempt:
     """The program, or the next attempt.
 
@@ -226,7 +226,7 @@ def _problem(
 
 
 def _narrowest(
-    attempt: _Attempt, fitter: Fitter, lowered: Lowered, request: Request
+    attempt: _Attempt, fitter: Fitter, lowered: Lowered, request: PlanRequest
 ) -> _Attempt | None:
     """The next attempt if the narrowest network is not as predicted; else None."""
     least = request.options["min_width"]
@@ -238,7 +238,7 @@ def _narrowest(
     return _tighter(attempt, fitter, fit, fit.mismatch, sizes)
 
 
-def _limits(lowered: Lowered, request: Request) -> dict[str, int]:
+def _limits(lowered: Lowered, request: PlanRequest) -> dict[str, int]:
     bases = {name: _base(lowered, name) for name in lowered.structure.costs}
     return parse_budgets(request.budgets, bases) if request.budgets else {}
 
@@ -254,7 +254,7 @@ def _budgets(
     units: Sequence[int],
     limits: Mapping[str, int],
     solution: Solution,
-    request: Request,
+    request: PlanRequest,
 ) -> dict[str, BudgetPlan]:
     budgets = {}
     for name, limit in limits.items():

@@ -153,7 +153,7 @@ def _of_model(name: str, arg: Sequence[str] | None, *, known: bool) -> _Network:
 
 
 def _target(output: Path | None, stem: str, suffix: str) -> Path:
-    """Where the file goes. A name that nobody said replaces nothing: weights may have it."""
+    """Where the file goes. A default name never replaces a file, which may hold weights."""
     if output is not None and not output.is_dir():
         return output
     path = (output or Path()) / f"{stem}{suffix}"

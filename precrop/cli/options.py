@@ -58,7 +58,7 @@ class Speech:
 
     @property
     def level(self) -> Level:
-        """What both come to."""
+        """The level that the two options mean."""
         if self.quiet and self.verbose:
             raise PrecropError("--quiet and --verbose exclude one another: drop one of them")
         return Level.VERBOSE if self.verbose else Level.QUIET if self.quiet else Level.USUAL

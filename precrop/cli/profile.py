@@ -162,7 +162,7 @@ def _shares(text: str) -> list[float]:
 
 
 def _warn(profile: "DeviceProfile") -> None:
-    """One line on standard error for all that keeps a profile from being a good one."""
+    """Warn in one line of all that makes a profile unreliable."""
     fitted = profile.fitted
     held_out, left = fitted["held_out"], fitted["left"]
     if held_out is None:

@@ -50,7 +50,7 @@ def report_command(
 
 
 def usual_studies() -> list[Path]:
-    """Where the files of studies are, if nothing else is said."""
+    """Where study files are by default."""
     return [STUDIES] if STUDIES.is_dir() else []
 
 

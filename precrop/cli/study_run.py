@@ -176,7 +176,7 @@ def _with_images(
 def _check_same_images(
     cells: "Sequence[Cell]", rows: "Sequence[Row]", images: "ImageData", folder: Path
 ) -> None:
-    """A store has results on one set of images: names of data are no proof. Noise has no digest."""
+    """Refuse other images than those of the store's results. Noise has no digest."""
     mine = {cell.id for cell in cells}
     for row in rows if images.digest else ():
         if row.cell in mine and row.status == "done" and row.data_digest != images.digest:

@@ -138,7 +138,7 @@ class RunOptions:
     def run(
         self, images: "ImageData", recipe: Recipe, plan: "Plan | None", mask: "MaskSpec | None"
     ) -> "Run":
-        """What is trained, in all that makes its result what it is."""
+        """What is trained: all that its result depends on."""
         from precrop.training.networks import for_classes
         from precrop.training.runs import Run, Start
 

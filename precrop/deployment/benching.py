@@ -374,7 +374,7 @@ def _masked(
 
 
 def _mask(model: nn.Module, plan: "Plan", seed: int) -> tuple[nn.Module, Count]:
-    """A copy masked to a plan's densities, and what it costs where nothing masked is counted."""
+    """A copy masked to a plan's densities, and its costs without the masked weights."""
     import precrop
 
     wide = [layer.name for layer in plan.layers if layer.density > 1]

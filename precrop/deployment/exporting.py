@@ -602,13 +602,13 @@ class _Within(nn.Module):
 
 
 def _exportable(model: nn.Module) -> nn.Module:
-    """The network, or one around it: what `torch.export` makes has attributes such as ``meta``."""
+    """The network, or a wrapper where its names collide with `torch.export`'s own (``meta``)."""
     taken = [name for name, _ in model.named_children() if name in _GRAPH_NAMES]
     return _Within(model) if taken else model
 
 
 def _emptied(model: nn.Module) -> nn.Module:
-    """A copy of a network in which nothing is left of what a state_dict holds."""
+    """A copy of a network whose tensors in the state_dict hold no values."""
     saved = set(model.state_dict())
 
     def empty(name: str, tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Whether a machine is quiet enough for measurements: nothing else takes its time."""
+"""Whether a machine is quiet enough for measurements: no other program takes its time."""
 
 import os
 import time

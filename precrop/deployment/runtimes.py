@@ -85,7 +85,7 @@ class Runner:
         return self._run()
 
     def close(self) -> None:
-        """Free the network and restore the number of threads; closing twice is closing once."""
+        """Free the network and restore the number of threads; closing again does nothing."""
         self._run = None
         self._closing.close()
 
@@ -170,7 +170,7 @@ def check_runtime(runtime: str) -> None:
 
 
 def check_device(device: str) -> None:
-    """Refuse a device that is neither a CPU nor a GPU that is there.
+    """Refuse a device other than the CPU and this machine's GPUs.
 
     Raises:
         PrecropError: it is not there, or not known.

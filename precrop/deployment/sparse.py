@@ -51,7 +51,7 @@ class Bsr(nn.Module):
 
 
 class ScipyCsr(nn.Module):
-    """SciPy's compressed rows: one thread of the CPU, whatever is asked for."""
+    """SciPy's compressed rows, which always use one thread of the CPU."""
 
     def __init__(self, matrix: Tensor) -> None:
         from scipy.sparse import csr_array
@@ -198,7 +198,7 @@ def _check_masked(matrix: Tensor) -> None:
 
 
 def _quietly(make: Callable[[], Tensor]) -> Tensor:
-    """Without PyTorch's word that these layouts are in beta."""
+    """Without PyTorch's warning that these layouts are in beta."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse (CSR|BSR) tensor support", append=False)
         return make()

@@ -14,8 +14,8 @@ import gradio as gr
 from precrop.errors import PrecropError
 from precrop.explore.controls import COSTS, DIVISORS, STRATEGIES, Controls, file_name
 from precrop.explore.explorer import LONGEST, Explorer, budgets, uploaded
+from precrop.explore.html import beside, layers, refusal, remarks, totals
 from precrop.explore.picture import picture
-from precrop.explore.words import beside, layers, refusal, remarks, totals
 from precrop.model_spec import ModelSpec
 from precrop.plans.plan import Plan
 from precrop.solve.program import BALANCE

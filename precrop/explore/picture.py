@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]
 
-from precrop.explore.words import plain, uniform_widths
+from precrop.explore.html import plain, uniform_widths
 
 if TYPE_CHECKING:
     from precrop.plans.plan import LayerPlan, Plan

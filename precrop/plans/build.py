@@ -98,7 +98,7 @@ def _resized(plan: "Plan", name: str, tensor: Tensor, scales: Mapping[str, float
 
 
 def _scales(plan: "Plan", model: nn.Module) -> dict[str, float]:
-    """By what tensors are multiplied: weights to their new fan, and what is added to them likewise.
+    """The factors of weights, from their new fan-in, and alike of what is added to them.
 
     So the weight that a layer uses is the rescaled slice of the one that it used.
     """
@@ -136,7 +136,7 @@ def _scaled_in_forward(plan: "Plan", model: nn.Module) -> set[str]:
 
 
 def _set_lengths(plan: "Plan", cut: Cut, model: nn.Module, small: nn.Module) -> None:
-    """Let every weight that is a length times a direction be cut as others are."""
+    """Cut weights that are stored as a length times a direction as others are cut."""
     for length, direction, dim in lengths(model):
         if direction not in plan.tensors:
             continue
@@ -179,7 +179,7 @@ def check_built(plan: "Plan", model: nn.Module) -> None:
 
 
 def _differences(shapes: Mapping[str, Sequence[int]], planned: Mapping[str, Sequence[int]]) -> str:
-    """The first tensors whose shapes differ, and how many more; nothing if none does."""
+    """The first tensors whose shapes differ, and how many more; empty if all agree."""
     names = [*planned, *(name for name in shapes if name not in planned)]
     wrong = [name for name in names if shapes.get(name) != planned.get(name)]
     listed = "; ".join(
@@ -216,7 +216,7 @@ def _check_sizes(plan: "Plan", model: nn.Module) -> None:
 
 
 def _resizes(tensor: Tensor, axes: Sequence[Axis]) -> bool:
-    """Whether the axes are the tensor's, and none grows without measure."""
+    """Whether the axes are those of the tensor, and none grows beyond reason."""
     old = [a if isinstance(a, int) else sum(before for before, _ in a) for a in axes]
     segments = [segment for axis in axes if not isinstance(axis, int) for segment in axis]
     return old == list(tensor.shape) and all(

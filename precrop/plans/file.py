@@ -67,7 +67,7 @@ def _encode(value: Any) -> Any:
 
 
 def _is_optional(field: "dataclasses.Field[Any]") -> bool:
-    """Whether a file may lack a field: files that were written before there was one do."""
+    """Whether a file may lack a field, as files do that are older than the field."""
     return field.default_factory is not dataclasses.MISSING or field.default == ()
 
 
@@ -76,7 +76,7 @@ def _is_default(value: Any, field: "dataclasses.Field[Any]") -> bool:
 
 
 def _free(value: Any) -> Any:
-    """The inverse of `_encode` where the type is free."""
+    """The inverse of `_encode` for a value of any type."""
     if isinstance(value, list):
         return tuple(_free(item) for item in value)
     if isinstance(value, dict):

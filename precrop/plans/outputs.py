@@ -113,7 +113,7 @@ def _outputs(plan: "Plan", shapes: Shapes) -> dict[str, int]:
 
 
 def _other_size(plan: "Plan", name: str, shape: Sequence[int], size: int) -> int | None:
-    """What stands in place of ``size`` in a tensor that differs along one such axis only."""
+    """The new size, if a tensor differs along one axis alone, which had ``size``."""
     old = plan.shapes[name]
     axes = [axis for axis, pair in enumerate(zip(old, shape, strict=False)) if len({*pair}) > 1]
     if len(old) != len(shape) or len(axes) != 1 or old[axes[0]] != size:

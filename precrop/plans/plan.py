@@ -266,7 +266,7 @@ def _tuples(value: Any) -> Any:
 
 
 def _check(plan: Plan) -> None:
-    """Refuse sizes and costs that nothing has.
+    """Refuse sizes and costs that are impossible.
 
     Raises:
         PlanError: naming the first.
@@ -284,7 +284,7 @@ def _check(plan: Plan) -> None:
 
 
 def _is_shape(value: Any) -> bool:
-    """Whether what an input is described by takes memory within reason."""
+    """Whether an input of this description takes a reasonable amount of memory."""
     if isinstance(value, Mapping):
         return all(_is_shape(item) for name, item in value.items() if name != "values")
     if isinstance(value, (list, tuple)):

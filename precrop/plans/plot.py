@@ -89,7 +89,7 @@ def _draw_shares(axes: "Axes", plan: "Plan") -> None:
 
 
 def _by_change(plan: "Plan") -> dict[str, tuple[str, list[int]]]:
-    """For every label that occurs its color and the layers that it stands for."""
+    """Per label its color and its layers."""
     found: dict[str, tuple[str, list[int]]] = {}
     for index, layer in enumerate(plan.layers):
         label, color = "after", _NEW
@@ -102,7 +102,7 @@ def _by_change(plan: "Plan") -> dict[str, tuple[str, list[int]]]:
 
 
 def _plain(text: str) -> str:
-    """Text in which nothing is mathematics: a name may hold dollars."""
+    """Text that is not read as mathematics: a name may hold dollar signs."""
     return text.replace("$", r"\$")
 
 

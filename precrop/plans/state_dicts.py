@@ -52,7 +52,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def renamed(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The tensors under a network's names, where theirs only have something before these.
+    """The tensors under the network's names, if theirs differ by a common prefix alone.
 
     Args:
         state: what DDP, `torch.compile` or a LightningModule saved has ``module.`` and the like
@@ -90,7 +90,7 @@ def _unpickled(path: Path) -> Any:
 
 
 def _plain(content: Any, path: Path) -> dict[str, Tensor]:
-    """A state_dict, or the one within a dict of other things."""
+    """A state_dict, or the one inside a checkpoint's dict."""
     for _ in range(len(_NESTED)):  # one may lie in another; a dict may hold itself
         inner = content if isinstance(content, Mapping) else {}
         key = next((key for key in _NESTED if isinstance(inner.get(key), Mapping)), None)

@@ -21,7 +21,7 @@ _NAMES_SHOWN = 4
 _CLOSE = 0.1
 """Widths no further apart count as close to uniform ones."""
 _PRECISE = 1e-6
-"""Of the solver: what is less is nothing."""
+"""Precision of the solver: smaller multipliers count as zero."""
 _COSTS = {"params": "parameters", "macs": "MACs", "memory": "activations"}
 
 
@@ -120,7 +120,7 @@ def total_table(plan: "Plan") -> Table:
 
 
 def frozen_lines(plan: "Plan") -> Iterator[str]:
-    """What keeps its full width against expectation, one line per reason."""
+    """The layers that unexpectedly keep their full width, one line per reason."""
     if not plan.frozen:
         yield "Nothing is frozen."
     reasons: dict[str, list[str]] = {}

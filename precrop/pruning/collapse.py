@@ -6,9 +6,9 @@ from torch import Tensor
 
 
 class LayerCollapseWarning(UserWarning):
-    """A method leaves no weight in some layer, or a mask leaves nothing of it."""
+    """A method or a mask removes all weights of some layer."""
 
 
 def collapsed_masks(masks: Mapping[str, Tensor]) -> list[str]:
-    """Names of the masks that keep nothing."""
+    """Names of the masks that remove everything."""
     return [name for name, mask in masks.items() if not mask.any()]

@@ -16,7 +16,7 @@ from precrop.solve.structure import Floats
 CLASSIFIER_SHARE = 0.2
 """Least density of the classifier under `uniform_plus`."""
 _LOG_LEVELS = (-60.0, 60.0)
-"""Between these, whatever a family multiplies its level with, lie all densities that matter."""
+"""All levels that matter lie between these, for every family of densities."""
 
 
 def highest_synexp(problem: Problem) -> dict[str, float]:

@@ -31,9 +31,7 @@ def from_keywords(
     """
     if widths is not None:
         if (objective, densities, rule, balance) != ("synexp", None, BALANCED, BALANCE):
-            raise PrecropError(
-                "widths= goes with none of objective=, densities=, rule= and balance="
-            )
+            raise PrecropError("widths= excludes objective=, densities=, rule= and balance=")
         return Widths(widths)
     if rule not in (BALANCED, UNIFORM, *RULES):
         known = ", ".join([BALANCED, UNIFORM, *RULES])
@@ -41,7 +39,7 @@ def from_keywords(
     if objective not in (*OBJECTIVES, *EXACT):
         raise unknown_objective(objective, (*OBJECTIVES, *EXACT))
     if objective != "synexp" and (rule != BALANCED or densities is not None):
-        raise PrecropError(f"objective={objective!r} goes with neither densities= nor rule=")
+        raise PrecropError(f"objective={objective!r} excludes densities= and rule=")
     if rule != BALANCED and balance != BALANCE:
         raise PrecropError(f"rule={rule!r} has no balance: drop balance={balance!r}")
     if densities is not None and not densities:

@@ -73,7 +73,7 @@ def take_own_objective(name: str) -> None:
 
 
 def unknown_objective(name: str, known: Iterable[str]) -> PrecropError:
-    """What to say of an objective that is not there."""
+    """The error for an objective that does not exist."""
     why = f"was removed: {RETIRED[name]}" if name in RETIRED else "is unknown"
     return PrecropError(f"objective={name!r} {why}: choose from {', '.join(known)}")
 

@@ -10,7 +10,7 @@ from precrop.solve.relax import Allocation
 from precrop.solve.structure import Floats
 
 GIVEN = "given"
-"""Status of widths that nothing was solved for."""
+"""Status of widths that were given, not solved for."""
 
 
 @dataclass(frozen=True)

@@ -439,7 +439,7 @@ def test_wrong_densities(content: str | None, message: str, capsys: Output) -> N
         ),
         (["--objective", "root-macs"], "objective='root-macs' was removed: it chose worse widths"),
         (["--rule", "min"], "rule='min' is unknown: choose from balanced, uniform, sqrt-min"),
-        (["--objective", "exact", "--rule", "sqrt-min"], "goes with neither"),
+        (["--objective", "exact", "--rule", "sqrt-min"], "excludes densities= and rule="),
         (["--residual", "pad"], "Invalid value for '--residual'"),
     ],
 )

@@ -13,7 +13,8 @@ from precrop.errors import BudgetError, PrecropError
 from precrop.solve.choices import Choices
 from precrop.solve.program import EXPANSION, Program, program
 from precrop.solve.relax import Allocation, allocate
-from precrop.solve.structure import Cost, Group, Layer, Structure
+from precrop.solve.structure import Cost, Floats, Group, Layer, Structure
+from tests.general_solver import maximised
 from tests.structures import (
     bottlenecks,
     chain,
@@ -28,9 +29,9 @@ from tests.structures import (
 )
 
 
-def oracle(problem: Program) -> tuple[float, np.ndarray]:
+def oracle(problem: Program) -> tuple[float, Floats]:
     """The same program stated for cvxpy, straight from the layers."""
-    structure, choices = problem.structure, problem.choices
+    structure = problem.structure
     x = cvxpy.Variable(len(structure.groups))
     objective = 0
     for layer in structure.layers:
@@ -38,17 +39,7 @@ def oracle(problem: Program) -> tuple[float, np.ndarray]:
         objective += sum(ends)
         if layer.inputs and layer.outputs:
             objective -= cvxpy.square(ends[0] - ends[1])
-    rules = [x >= np.log(choices.lower / choices.units), x <= np.log(choices.upper / choices.units)]
-    for name, limit in problem.limits.items():
-        exponents = []
-        for key, coefficient in terms_of(structure.costs[name]).items():
-            scale = coefficient * np.prod([float(choices.units[g]) for g in key])
-            exponents.append(np.log(scale / limit) + sum(x[g] for g in key))
-        rules.append(cvxpy.log_sum_exp(cvxpy.hstack(exponents)) <= 0)
-    statement = cvxpy.Problem(cvxpy.Maximize(objective), rules)
-    tight = {"tol_gap_abs": 1e-10, "tol_gap_rel": 1e-10, "tol_feas": 1e-10}
-    statement.solve(solver="CLARABEL", **tight)
-    return statement.value, x.value
+    return maximised(problem, x, objective)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -34,6 +34,7 @@ from precrop.strategies.strategy import Solution
 from precrop.strategies.synexp import SynExp
 from precrop.strategies.two_step import RULES, TwoStep
 from precrop.strategies.uniform import Uniform
+from tests.general_solver import maximised
 from tests.networks import SHAPE, small
 from tests.structures import (
     chain,
@@ -43,7 +44,6 @@ from tests.structures import (
     mobile,
     residual,
     scrambled,
-    terms_of,
     vgg16,
 )
 
@@ -215,7 +215,7 @@ def test_exact_needs_weights_that_are_not_all_zero() -> None:
 
 def oracle(problem: Program, targets: Mapping[str, float], balance: float, factor: float) -> Floats:
     """Least squares and balance stated for cvxpy, straight from the layers."""
-    structure, choices = problem.structure, problem.choices
+    structure = problem.structure
     x = cvxpy.Variable(len(structure.groups))
     objective, aims = 0, set()
     for layer in structure.layers:
@@ -229,18 +229,7 @@ def oracle(problem: Program, targets: Mapping[str, float], balance: float, facto
         aims |= {*layer.inputs, *layer.outputs}
     for group in set(range(len(structure.groups))) - aims:
         objective -= cvxpy.square(x[group])
-    rules = [x >= np.log(choices.lower / choices.units), x <= np.log(choices.upper / choices.units)]
-    for name, limit in problem.limits.items():
-        exponents = []
-        for key, coefficient in terms_of(structure.costs[name]).items():
-            scale = coefficient * np.prod([float(choices.units[g]) for g in key])
-            exponents.append(np.log(scale / limit) + sum(x[g] for g in key))
-        rules.append(cvxpy.log_sum_exp(cvxpy.hstack(exponents)) <= 0)
-    statement = cvxpy.Problem(cvxpy.Maximize(objective), rules)
-    tight = {"tol_gap_abs": 1e-10, "tol_gap_rel": 1e-10, "tol_feas": 1e-10}
-    statement.solve(solver="CLARABEL", **tight)
-    value: Floats = x.value
-    return value
+    return maximised(problem, x, objective)[1]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -517,9 +506,9 @@ def test_plans_by_rule(rule: str) -> None:
         ({"densities": {}}, "densities= is empty"),
         (
             {"densities": {"conv1": 0.5}, "objective": "exact"},
-            "objective='exact' goes with neither densities= nor rule=",
+            "objective='exact' excludes densities= and rule=",
         ),
-        ({"rule": "sqrt-min", "objective": "exact"}, "goes with neither"),
+        ({"rule": "sqrt-min", "objective": "exact"}, "excludes densities= and rule="),
         ({"rule": "uniform", "densities": {"conv1": 0.5}}, "uniform' looks at no densities"),
         ({"rule": "sqrt-min", "balance": 0.5}, "rule='sqrt-min' has no balance: drop balance=0.5"),
         (

@@ -4,8 +4,8 @@ import dataclasses
 from html import escape
 
 import precrop
+from precrop.explore.html import beside, layers, refusal, remarks, totals
 from precrop.explore.picture import picture
-from precrop.explore.words import beside, layers, refusal, remarks, totals
 from precrop.models import resnet20
 from precrop.plans.plan import Plan
 

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from precrop.errors import PrecropError
-from precrop.study.entries import Entry, Line, Several, as_entry, within
+from precrop.study.entries import Entry, Line, Several, as_entry, read_entry, within
 from precrop.study.reading import read_yaml
-from precrop.study.spec import Part, StudyFile, read_study_file
+from precrop.study.spec import Part, StudyFile
 
 Names = Annotated[
     Several[Line], BeforeValidator(lambda names: [names] if isinstance(names, str) else names)
@@ -123,12 +123,12 @@ def read_claims(paths: Iterable[Path], studies: Iterable[str]) -> Claims:
 def _studies(paths: Iterable[Path]) -> Iterator[tuple[Path, StudyFile]]:
     for path in paths:
         if not path.is_dir():
-            yield path, read_study_file(path)
+            yield path, read_entry(StudyFile, path)
             continue
         for file in sorted(path.glob("*.yaml")):
             content = read_yaml(file)
             if isinstance(content, Mapping) and "study" in content:
-                yield file, read_study_file(file)
+                yield file, read_entry(StudyFile, file)
 
 
 def _claims(path: Path, given: str | Sequence[Any] | None) -> list[Claim]:

@@ -144,7 +144,7 @@ def _place(loc: Sequence[int | str], content: Any) -> str:
             content = content[step]
             names = [content.get(key) for key in _NAMES] if isinstance(content, Mapping) else []
             name = next((name for name in names if isinstance(name, str)), f"entry {step + 1}")
-            place += f", {name}: "
+            place = f"{place.removesuffix(': ')}, {name}: "
         # What else stands in a place names one of the types that a value may have.
     return place.removesuffix(": ")
 

@@ -222,15 +222,6 @@ class StudyFile(Entry):
         return parts | {one.name: Part(one.role) for one in self.retired}
 
 
-def read_study_file(path: Path) -> StudyFile:
-    """Read what a study's file says, without looking at its networks and variants.
-
-    Raises:
-        PrecropError: one line with the file, the entry and what is wrong there.
-    """
-    return read_entry(StudyFile, path)
-
-
 def read_study(path: Path, trust: Trust = False) -> Study:
     """Read a study's file (YAML). Runs no code of the file's, nor does a study that is returned.
 
@@ -242,7 +233,7 @@ def read_study(path: Path, trust: Trust = False) -> Study:
     Raises:
         PrecropError: one line with the file, the entry and what is wrong there.
     """
-    file = read_study_file(path)
+    file = read_entry(StudyFile, path)
     with within(str(path)):
         networks = tuple(one.network(file.recipe, trust) for one in file.networks)
         series = _all_series(file, networks, trust)

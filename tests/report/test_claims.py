@@ -6,7 +6,8 @@ import pytest
 
 from precrop.errors import PrecropError
 from precrop.report.claims import Claims, read_claims
-from precrop.study.spec import Part, read_study, read_study_file
+from precrop.study.entries import read_entry
+from precrop.study.spec import Part, StudyFile, read_study
 from tests.report.made_study import CLAIMS, STUDIES
 
 CLAIM = "{claim: c, text: It is better., source: Us, compare: ours, with: theirs, shows: better}"
@@ -143,7 +144,7 @@ def test_a_role_is_a_text(tmp_path: Path) -> None:
 def test_roles_that_claims_name_are_those_of_the_studies_here() -> None:
     """Both ways: a claim on a role that no variant has could never be judged."""
     files = [path for path in STUDIES.glob("*.yaml") if path.name != "claims.yaml"]
-    asked = [read_study_file(path) for path in files]
+    asked = [read_entry(StudyFile, path) for path in files]
     given = {part.role for one in asked for part in one.parts.values()}
     named = {role for claim in CLAIMS.values() for role in (*claim.compare, *claim.against)}
     assert given == named

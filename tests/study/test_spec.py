@@ -1,6 +1,7 @@
 """A study's file: what it may say, and what is wrong with it in one line."""
 
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,10 @@ PLAN: dict[str, Any] = {"name": "PreCrop", "plan": {}}
         ({"budgets": [{"macs": 1}]}, "macs=1 is a single unit: write macs=1.0"),
         ({"budgets": [{"macs": "half"}]}, "budgets, entry 1: macs='half' is not understood"),
         ({"budgets": [{"macs": 0.5}, {"macs": 0.5}]}, "budgets: {'macs': 0.5} is written twice"),
+        (
+            {"networks": [{"model": "a", "args": {"x": [[date(2026, 1, 2)]]}}]},
+            "networks, a: args.x, entry 1, entry 1 is .*, not a number, text, list or mapping",
+        ),
         ({"data": {"image_size": 16}}, "data: name is missing"),
         (
             {"data": {"name": "digits", "size": 16}},

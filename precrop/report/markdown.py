@@ -47,7 +47,7 @@ def markdown(
         blocks += [f"## {_plain(str(setting))}"] if own else []
         blocks += [_picture(figure, folder) for figure in own]
     blocks += _rest(frame)
-    blocks += ["## How to read this", *METHOD, *map(_escaped, describe(frame, margin))]
+    blocks += ["## How to read this", *METHOD, *map(escaped, describe(frame, margin))]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -57,7 +57,7 @@ def _verdicts(found: Mapping[str, Verdict]) -> list[str]:
     asked = [verdict for verdict in found.values() if verdict.judged]
     rows = [(v.claim, v.source, _Marked(f"**{v.answer}**"), v.text) for v in asked]
     line = untouched(found)
-    return ([_table(heads, rows)] if rows else []) + ([_escaped(line)] if line else [])
+    return ([_table(heads, rows)] if rows else []) + ([escaped(line)] if line else [])
 
 
 def _details(verdict: Verdict) -> list[str]:
@@ -78,7 +78,7 @@ def _details(verdict: Verdict) -> list[str]:
         "runs",
     )
     rows = [_comparison(judged) for judged in verdict.judged]
-    text = f"**{verdict.answer}** {_escaped(verdict.text)}"
+    text = f"**{verdict.answer}** {escaped(verdict.text)}"
     return [f"### {_plain(verdict.claim)}", text, _table(heads, rows)]
 
 
@@ -132,7 +132,7 @@ class _Marked(str):
 
 
 def _cell(text: str) -> str:
-    return text if isinstance(text, _Marked) else _escaped(text)
+    return text if isinstance(text, _Marked) else escaped(text)
 
 
 def _codes(words: Iterable[str]) -> _Marked:
@@ -151,7 +151,7 @@ _ESCAPES = str.maketrans(
 )
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """A name, or a sentence with names in it, as what it is: no HTML, link, code or emphasis.
 
     Underscores within words, of which networks' names are full, mean nothing and stay.
@@ -163,4 +163,4 @@ def _escaped(text: str) -> str:
 
 def _plain(text: str) -> str:
     """A name in a heading or a caption."""
-    return _escaped(text).rstrip(".")
+    return escaped(text).rstrip(".")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from precrop.report.markdown import _escaped
+from precrop.report.markdown import escaped
 from precrop.report.writing import PAGE, PICTURES, TEXT, write_report
 from tests.study.made_rows import made_row
 
@@ -102,4 +102,4 @@ def test_pictures_are_sound_and_stay_in_their_folder(folders: tuple[Path, Path])
     ],
 )
 def test_what_is_escaped(text: str, wanted: str) -> None:
-    assert _escaped(text) == wanted
+    assert escaped(text) == wanted

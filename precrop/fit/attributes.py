@@ -103,7 +103,7 @@ def childrens_integers(module: nn.Module) -> Iterator[tuple[str, int]]:
     """Integer attributes of a module's children, with paths; PyTorch's own layers are left out.
 
     A module may ask its child for a size (``zeros(batch, self.cell.hidden)``), or call a method of
-    the child that is no forward of its own. Lists and dicts of modules are no level.
+    the child that is no forward of its own. Lists and dicts of modules do not count as levels.
     """
     for name, child in module.named_children():
         if not type(child).__module__.startswith("torch."):

@@ -4,7 +4,7 @@ What PyTorch keeps for each thread (gradients on or off, inference mode, autocas
 device, modes that watch or change operations) is as in a new thread while a network is read, and
 as it was afterwards, also after an error. What belongs to the whole process (random numbers, hooks
 of all modules, the default type, flags of backends) is never set: other threads may train or serve
-meanwhile. Garbage collection alone waits (`uncollected`), which changes nothing but when.
+meanwhile. Only garbage collection waits (`uncollected`), which changes its time alone.
 """
 
 import gc

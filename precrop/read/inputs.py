@@ -69,7 +69,7 @@ def given(
     """The inputs that a caller gave one way or the other.
 
     Raises:
-        PrecropError: they are none, or the network is none.
+        PrecropError: these are not inputs, or the network is not a network.
     """
     check_network(model)
     if isinstance(input_shape, Inputs):
@@ -78,7 +78,7 @@ def given(
 
 
 def check_network(model: Any) -> None:
-    """Refuse what is no network, and say what to write.
+    """Refuse anything but a network, and say what to write.
 
     Raises:
         PrecropError: it is a class, a name or anything else.

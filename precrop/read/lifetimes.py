@@ -118,7 +118,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return plain(op)
 
     def note(self, call: int, output: int, tensor: Tensor) -> None:
-        """A tensor of a call; one that shares a known storage (a view) is no new one."""
+        """A tensor of a call; one that shares a known storage (a view) is not new."""
         reference = _reference(tensor)
         if reference.cdata not in self.known:
             life = Life(call, output, tensor.numel(), tensor.element_size())

@@ -111,7 +111,7 @@ def _crowded(
 
 
 def _ties(network: Network) -> tuple[list[Tie], dict[Tie, str]]:
-    """Ties of the varying groups, in the order in which layers produce them, and what is none.
+    """Ties of the varying groups, in the order in which layers produce them; why others are fixed.
 
     A width that no layer makes is one of a learnt table (an embedding, a token) or fixed: a
     buffer's columns, such as coordinates, mean something.

@@ -51,7 +51,7 @@ class Reading:
         """Nothing is read before it is planned for. The arguments are those of `precrop.plan`.
 
         Raises:
-            PrecropError: the network is none, or its inputs make no sense.
+            PrecropError: it is not a network, or its inputs make no sense.
         """
         check_network(model)
         self.model = unwrapped(model)

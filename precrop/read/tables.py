@@ -18,7 +18,7 @@ single entries cannot be given back.
 
 Random numbers of Python and NumPy have one generator for all threads, too. Where code draws from it
 (to leave out layers in training), every pass draws the same ones, and the state is given back; what
-another thread draws meanwhile is drawn again afterwards. Those of PyTorch are no matter of this
+another thread draws meanwhile is drawn again afterwards. Those of PyTorch do not concern this
 module: a trace has its own.
 """
 

@@ -257,7 +257,7 @@ def judge_equal(comparisons: Sequence[Comparison], margin: float) -> list[Judged
 def together(comparisons: Sequence[Comparison]) -> Together | None:
     """The mean over networks; of one network its settings and budgets are averaged first.
 
-    What suits a network suits it at several budgets, so these are no observations of their own.
+    What suits a network suits it at several budgets, so these are not independent observations.
     None where there are fewer than two networks.
     """
     apart: dict[str, list[float]] = defaultdict(list)

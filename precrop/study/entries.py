@@ -64,7 +64,7 @@ def known_keys(content: Any, keys: Sequence[str]) -> Any:
     """A mapping of these keys and no others.
 
     Raises:
-        PrecropError: it is none, or has another key.
+        PrecropError: it is not such an entry, or has another key.
     """
     if not isinstance(content, Mapping):
         raise PrecropError(f"{brief(content)} is not a mapping: write {', '.join(keys[:3])}: …")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# In a cluster that we start, runs are no less urgent than those of the local engine.
+# In a cluster that we start, runs are as urgent as those of the local engine.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 import ray

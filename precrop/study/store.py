@@ -61,7 +61,7 @@ class Store:
             create: make an empty store where there is nothing yet.
 
         Raises:
-            PrecropError: the folder is no store, or one of another schema.
+            PrecropError: the folder is not a store, or has another schema.
         """
         mark = path / _MARK
         if create and not mark.is_file():

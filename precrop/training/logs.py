@@ -30,7 +30,7 @@ def check_loggers(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def make_loggers(names: Sequence[str], run: Run, folder: Path, step: int) -> list[Any]:
-    """Lightning's loggers. ``csv`` is none of them: the table is written with the checkpoints.
+    """Lightning's loggers. ``csv`` is not among them: the table is written with the checkpoints.
 
     Args:
         names: as `check_loggers` gives them.

@@ -166,7 +166,7 @@ def read_result(folder: Path) -> Result | None:
 
 
 def _check_figures(result: Result) -> None:
-    """Refuse what is no number.
+    """Refuse what is not a number.
 
     Raises:
         TypeError: naming the first field.

@@ -150,7 +150,7 @@ class Classifier(pl.LightningModule):
         return F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
 
     def _check_finite(self, loss: Tensor, step: int) -> None:
-        """Stop at a loss that is no number. Off the CPU that is noticed some steps later."""
+        """Stop at a loss that is not finite. Off the CPU that is noticed some steps later."""
         place = torch.where(loss.isfinite(), math.inf, float(self.global_step))
         self._bad = place if self._bad is None else torch.minimum(self._bad, place)
         last = step + 1 == self.trainer.num_training_batches

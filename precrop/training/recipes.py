@@ -97,7 +97,7 @@ class Recipe:
         """Read what `to_json` gave.
 
         Raises:
-            PrecropError: it is no recipe.
+            PrecropError: it is not a recipe.
         """
         if not isinstance(content, Mapping):
             raise PrecropError("a recipe is broken: it has no fields")

@@ -104,7 +104,7 @@ def split_mask(text: str) -> tuple[str, str]:
 
 
 def check_method(method: str, options: Mapping[str, Any]) -> None:
-    """Refuse what is no method of `precrop.densities`, or none of its options.
+    """Refuse a method that `precrop.densities` does not have, or options that it does not take.
 
     Raises:
         PrecropError: it is unknown, or has no such option.
@@ -118,7 +118,7 @@ def check_method(method: str, options: Mapping[str, Any]) -> None:
 
 
 def check_granularity(granularity: str) -> None:
-    """Refuse what is no granularity of `precrop.masks`.
+    """Refuse a granularity that `precrop.masks` does not have.
 
     Raises:
         PrecropError: it is unknown.
@@ -198,7 +198,7 @@ class Run:
     versions: Mapping[str, str] = field(default_factory=lambda: current_versions())
 
     def __post_init__(self) -> None:
-        """Refuse a run that is both cropped and masked, and a seed that is none."""
+        """Refuse a run that is both cropped and masked, and a seed that is not a number."""
         if not 0 <= self.seed < 2**64:
             raise PrecropError(
                 f"seed {self.seed} is not a seed: write a number from 0 up, below 2**64"
@@ -286,7 +286,7 @@ class Run:
             trust: a factory of a user's that the run may name, or True for any.
 
         Raises:
-            PrecropError: it is no run, it was altered, or its network is code that is not trusted.
+            PrecropError: it is not a run, was altered, or its network is code that is not trusted.
         """
         try:
             plan, mask, weights = content["plan"], content["mask"], content.get("weights")

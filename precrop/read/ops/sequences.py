@@ -1,4 +1,4 @@
-"""Steps of a sequence (`precrop.read.recurrence`) and packed sequences: time is no width."""
+"""Steps of a sequence (`precrop.read.recurrence`) and packed sequences: time is not a width."""
 
 from collections.abc import Sequence
 

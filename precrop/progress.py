@@ -68,6 +68,10 @@ def in_terminal() -> bool:
     return speaks() and sys.stderr.isatty()
 
 
+def unheard(*said: object) -> None:
+    """Take the place of a listener where nobody listens."""
+
+
 def silent(items: Iterable[Any], title: str, total: int | None) -> Iterable[Any]:
     """A `Progress` that shows nothing."""
     return items

@@ -23,6 +23,7 @@ from precrop.deployment.runtimes import Runner, Setting, sessions
 from precrop.deployment.timing import interleaved
 from precrop.errors import BudgetError
 from precrop.plans.plan import Plan
+from precrop.progress import unheard
 from precrop.read.inputs import given
 from precrop.solve.budgets import UNITS, Budget, parse_budget
 
@@ -108,7 +109,7 @@ def calibrate(
     """
     profile = find_profile(device_profile)
     check_here(profile)
-    say = progress or _silent
+    say = progress or unheard
     usual = profile.threads or torch.get_num_threads()
     used = usual if threads is None else threads
     setting = Setting(batch_size, used, profile.device)
@@ -148,10 +149,6 @@ def calibrate(
                 break
             asked = _corrected(attempts)
     return _best(latency, plans, attempts)
-
-
-def _silent(doing: str) -> None:
-    pass
 
 
 def _first_share(latency: Budget, dense: Sequence[Runner]) -> float:

@@ -33,7 +33,7 @@ from precrop.files import check_writable, digest_of, read_json, write_text
 from precrop.model_spec import ModelSpec
 from precrop.plans.kinds import Init
 from precrop.plans.plan import Plan
-from precrop.progress import lines
+from precrop.progress import lines, unheard
 from precrop.read.inputs import Inputs
 from precrop.solve.budgets import Budget
 from precrop.training.recipes import find_recipe
@@ -192,7 +192,7 @@ def deploy(
         "threads": threads,
         "options": options,
     }
-    book = _Book(Path(output), about, progress or _silent)
+    book = _Book(Path(output), about, progress or unheard)
     journey = _Journey(book, spec, network, Inputs(shape), setting, format, images)
     journey.check(options)
     profile = profile or journey.profile()
@@ -218,10 +218,6 @@ def deploy(
         quiet=Quiet(**times["quiet"]),
         reused=tuple(book.reused),
     )
-
-
-def _silent(doing: str) -> None:
-    pass
 
 
 def _network(

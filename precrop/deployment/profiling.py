@@ -25,7 +25,7 @@ from precrop.deployment.rates import CountedWork, TimedPass, Total, profile_of
 from precrop.deployment.runtimes import Runner, Setting, check_runtime, runner
 from precrop.deployment.timing import interleaved
 from precrop.errors import BudgetError, PrecropError
-from precrop.progress import Told
+from precrop.progress import Told, unheard
 from precrop.read.inputs import Inputs, given
 from precrop.read.network import read_network
 
@@ -292,7 +292,7 @@ def kernel_step(runtime: str, setting: Setting, rounds: int, moved: Moved | None
     of the samples must not decide.
     """
     options = {"batch": setting.batch, "threads": setting.threads, "device": setting.device}
-    moved = moved or _silent
+    moved = moved or unheard
     runners: dict[str, Runner] = {}
     with ExitStack() as stack:
         for step in _STEPS:
@@ -310,10 +310,6 @@ def kernel_step(runtime: str, setting: Setting, rounds: int, moved: Moved | None
     speed = {step: (_STEP_WIDTH + step) ** 2 / times[str(step)].low for step in _STEPS}
     best = max(speed.values())
     return next(step for step in _STEPS if speed[step] >= (1 - _STEP_LOSS) * best)
-
-
-def _silent() -> None:
-    pass
 
 
 def _chain(width: int) -> nn.Module:

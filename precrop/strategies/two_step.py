@@ -11,7 +11,7 @@ from precrop.errors import PrecropError
 from precrop.linear.closed_form import closed_form, layer_costs
 from precrop.read.network import Network
 from precrop.solve.program import Program
-from precrop.solve.structure import Floats, Layer, Structure
+from precrop.solve.structure import Floats, Structure
 from precrop.strategies.match import checked
 from precrop.strategies.shapes import shaped
 from precrop.strategies.strategy import Solution, Solver, Strategy
@@ -71,15 +71,11 @@ class TwoStep(Strategy):
     def _wanted(self, structure: Structure, targets: Mapping[str, float]) -> Floats:
         asked: list[list[float]] = [[] for _ in structure.groups]
         for layer in structure.layers:
-            share = _asked(layer, targets.get(layer.name, 1.0))
+            density = targets.get(layer.name, 1.0)
+            share = math.sqrt(density) if layer.inputs and layer.outputs else density
             for group in {*layer.inputs, *layer.outputs}:
                 asked[group].append(share)
         return np.array([RULES[self.rule](ratios) if ratios else 1.0 for ratios in asked])
-
-
-def _asked(layer: Layer, density: float) -> float:
-    """The share of its channels that a layer asks for at either end."""
-    return math.sqrt(density) if layer.inputs and layer.outputs else density
 
 
 def _best_densities(

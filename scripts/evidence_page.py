@@ -32,7 +32,7 @@ from precrop.evidence.page import (
 from precrop.files import write_text
 from precrop.report.comparisons import Comparison
 from precrop.report.frames import ResultFrame, percent
-from scripts.verdicts import Ends, Sources, rows, streams, table
+from scripts.verdicts import Ends, Sources, rows, streams, streams_equal_time, table
 
 TEXT = Path("scripts/evidence.md")
 FOLDER = Path("results/evidence")
@@ -214,6 +214,7 @@ def places(known: Sources) -> dict[str, Callable[[], str]]:
         "correlation": lambda: f"{seed_correlation(known.frame):.2f}",
         "reach": lambda: reach(known),
         "streams": lambda: streams(known).figure,
+        "streams_equal_time": lambda: streams_equal_time().figure,
         "noise": lambda: ", ".join(f"{found.noise[n]:.2f} ({NAMES[n]})" for n in found.noise),
     }
 

@@ -254,7 +254,7 @@ def _divisors(asked: int | Literal["auto"], profile: DeviceProfile, chosen: bool
 
 def _halves(divisor: int) -> list[int]:
     """The divisor, its half, and so on down to 1; each divides the one before."""
-    if divisor == 1:
+    if divisor <= 1:
         return [1]
     return [divisor, *_halves(1 if divisor % 2 else divisor // 2)]
 

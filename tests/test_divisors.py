@@ -1,6 +1,7 @@
 """Widths in steps: layers that several groups make up, and layers narrower than the step."""
 
 import dataclasses
+import itertools
 from typing import Any
 from unittest import mock
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import precrop
+from precrop.costs.profiles import roofline
 from precrop.fit.fitting import Fitter
 from precrop.models import resnet20
 from precrop.planning import Choice
@@ -204,6 +206,19 @@ def test_squeeze_layers_have_steps_of_their_own() -> None:
     kept = [layer for layer in named.layers if layer.name in {layer.name for layer in narrow}]
     assert all(layer.out_channels == layer.base_out for layer in kept)
     assert {layer.name for layer in narrow} <= set(plan.solver["no_multiples"]["narrow"])
+
+
+@pytest.mark.parametrize(
+    ("step", "tried"),
+    [(16, [16, 8, 4, 2, 1]), (24, [24, 12, 6, 3, 1]), (10, [10, 5, 1]), (7, [7, 1]), (1, [1])],
+)
+def test_divisors_that_are_tried_divide_each_other(step: int, tried: list[int]) -> None:
+    profile = roofline(1e11, 1e10, step=step)
+    stopped = mock.patch("precrop.api.choose", side_effect=KeyboardInterrupt)
+    with stopped as asked, pytest.raises(KeyboardInterrupt):
+        precrop.plan(narrow(), SHAPE, latency=0.5, device_profile=profile)
+    assert asked.call_args.args[1].divisors == tried
+    assert all(large % small == 0 for large, small in itertools.pairwise(tried))
 
 
 def test_the_step_is_halved_down_to_one() -> None:

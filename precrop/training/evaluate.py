@@ -73,23 +73,11 @@ class Evaluation:
         return dict(zip(self.classes, (right / total).tolist(), strict=True))
 
     def to_json(self) -> dict[str, Any]:
-        """In JSON's types, with the per-class accuracies."""
+        """What JSON can hold, with the per-class accuracies."""
         per_class = {name: None if v != v else v for name, v in self.per_class.items()}
-        return {
-            "run": self.run,
-            "network": self.network,
-            "input_shape": list(self.input_shape),
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "crop_pct": self.crop_pct,
-            "classes": list(self.classes),
-            "accuracy": self.accuracy,
-            "loss": self.loss,
-            "params": self.params,
-            "macs": self.macs,
-            "seconds": self.seconds,
-            "per_class": per_class,
-        }
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del fields["confusion"]
+        return {**fields, "per_class": per_class}
 
 
 def find_checkpoint(path: Path) -> Path:

@@ -78,7 +78,7 @@ def _unpickled(path: Path) -> Any:
     except UnpicklingError as error:
         raise PrecropError(
             f"{path} is not a plain state_dict: it holds code or objects, and only tensors "
-            f"is unpickled; {_HOW}"
+            f"are unpickled; {_HOW}"
         ) from error
     except Exception as error:  # whatever a broken file makes PyTorch raise
         if "TorchScript" in str(error):

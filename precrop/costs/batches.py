@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from torch import Tensor
-
 from precrop.errors import PrecropError
 from precrop.read.axes import atoms
 from precrop.read.copies import with_pass
@@ -18,7 +16,7 @@ from precrop.read.examples import tensors_in
 from precrop.read.lifetimes import INPUT, Lifetimes, kernel_attention, lifetimes
 from precrop.read.network import Network
 from precrop.read.reader import Axes, CallReading
-from precrop.read.trace import Call, Trace, input_tensors, run
+from precrop.read.trace import Call, Trace, numbered, run
 from precrop.read.tracer import TracedPass
 
 _LAYOUT = ("clone", "view", "_unsafe_view", "_reshape_alias", "transpose", "empty")
@@ -34,14 +32,14 @@ class Batch:
     Attributes:
         calls: of the pass, or equal ones at batch 1.
         readings: of the calls.
-        outputs: of the network, as the calls made them.
+        trace: of the pass that the calls are of.
         growth: by how much each output of each call is larger in the pass than in ``calls``.
         inputs: by how much the network's inputs are larger.
     """
 
     calls: Sequence[Call]
     readings: Sequence[CallReading]
-    outputs: Sequence[Tensor]
+    trace: Trace
     growth: Sequence[tuple[int, ...]]
     inputs: int
 
@@ -73,11 +71,12 @@ def follow(network: Network, batch_size: int) -> tuple[Network, Lifetimes]:
     if found.names != known:
         again = tracer.replica().eval()
         with tracer.tables.lent():
-            trace = run(again, args, kwargs, meta, layers=kernel_attention())
+            recording = run(again, args, kwargs, meta, layers=kernel_attention())
+        trace = numbered(recording, again)
         if found.names != _names(trace) or _steps(found.names) != _steps(known):
             raise _depends_on_values() if batch_size == 1 else _other_code()
         before = _widths(network)
-        network = with_pass(network, again, TracedPass(False, trace))
+        network = with_pass(network, TracedPass(False, trace))
         if _widths(network)[: len(before)] != before:
             raise _other_code()
     at_batch(network, found)
@@ -95,7 +94,7 @@ def at_batch(network: Network, lives: Lifetimes) -> Batch:
     ]
     inputs = 1 if network.beside is not None else _input_growth(network, lives)
     readings = [forward.readings[index] for index in made]
-    return Batch(calls, readings, forward.trace.outputs, growth, inputs)
+    return Batch(calls, readings, forward.trace, growth, inputs)
 
 
 def _ratio(elements: int, base: int) -> int:
@@ -117,10 +116,9 @@ def _made(trace: Trace) -> list[int]:
     """
     found, made = [], None
     for index, call in enumerate(trace.calls):
-        operands = input_tensors(call)
-        if call.name != "detach" or operands[0] is not made:
+        if call.name != "detach" or call.inputs[0].number != made:
             found.append(index)
-        made = call.outputs[0] if call.outputs and not operands else None
+        made = call.outputs[0].number if call.outputs and not call.inputs else None
     return found
 
 

@@ -8,14 +8,13 @@ where it does not understand the blocked layout of convolutions its tensors are 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from torch import Tensor
-
 from precrop.costs.batches import Batch, at_batch
 from precrop.costs.work import SILENT, UNBLOCKED, Scales, Work, call_work, is_view
 from precrop.read.lifetimes import Lifetimes
 from precrop.read.network import Network
 from precrop.read.reader import Axes, CallReading, Product
-from precrop.read.trace import Call, input_tensors
+from precrop.read.trace import Call
+from precrop.read.values import TensorValue
 
 ACTIVATIONS = ("relu", "hardtanh", "clamp", "sigmoid", "tanh", "leaky_relu", "hardsigmoid")
 LAYERS = ("stem", "conv", "pointwise", "depthwise", "grouped", UNBLOCKED, "transposed")
@@ -27,13 +26,13 @@ _MAP = 4
 def fused_calls(network: Network, lives: Lifetimes) -> list[Work]:
     """The operations that are left once everything is joined that can be."""
     batch = at_batch(network, lives)
-    return _Fusion(batch, Scales(network, batch)).works
+    return _Fusion(batch, Scales(batch)).works
 
 
-Shaped = tuple[Tensor, Axes]
+Shaped = tuple[TensorValue, Axes]
 """A tensor and its axes."""
 Content = tuple[int, int]
-"""A tensor's identity, and how often it had been overwritten in place."""
+"""A tensor's number, and how often it had been overwritten in place."""
 
 
 class _Fusion:
@@ -48,7 +47,7 @@ class _Fusion:
         for _, operands, output in _contents(batch.calls):
             self.uses.update(operands)
             last[output[0]] = output
-        self.uses.update(last[id(t)] for t in batch.outputs if id(t) in last)
+        self.uses.update(last[v.number] for v in batch.trace.outputs if v.number in last)
         for index, operands, output in _contents(batch.calls):
             self.operands, self.output = operands, output
             self.follow(batch.calls[index], batch.readings[index])
@@ -72,7 +71,7 @@ class _Fusion:
 
     def joins(self, call: Call) -> Work | None:
         """The layer before a call that can do the call's work too."""
-        operands = input_tensors(call)
+        operands = call.inputs
         ready = [self.open[c] for c in self.operands if c in self.open and self.uses[c] == 1]
         if not ready or call.name not in (*ACTIVATIONS, "native_batch_norm", "add"):
             return None
@@ -84,7 +83,7 @@ class _Fusion:
         if call.name == "native_batch_norm":
             # It runs as a depthwise convolution with a window of one.
             work.kind = "depthwise"
-            size = call.outputs[0].element_size()
+            size = call.outputs[0].dtype.itemsize
             work.macs = [Product(p.coefficient // size, p.axes) for p in work.writes[:1]]
         self.works.append(work)
         if work.kind in LAYERS:
@@ -97,8 +96,8 @@ class _Fusion:
 
     def moved(self, kind: str, shaped: Shaped) -> Work:
         """A copy of a tensor in another layout."""
-        tensor, axes = shaped
-        copy = [Product(tensor.element_size() * self.scales.tensor(tensor), list(axes))]
+        value, axes = shaped
+        copy = [Product(value.dtype.itemsize * self.scales.of(value), list(axes))]
         return Work(kind, reads=copy, writes=copy)
 
 
@@ -109,7 +108,7 @@ def _largest(call: Call, reading: CallReading) -> Shaped:
     """
     if call.name == "cat":
         return call.outputs[0], reading.outputs[0]
-    pairs = zip(input_tensors(call), reading.inputs, strict=True)
+    pairs = zip(call.inputs, reading.inputs, strict=True)
     return max(pairs, key=lambda pair: pair[0].numel())
 
 
@@ -119,14 +118,14 @@ def _contents(calls: Sequence[Call]) -> Iterator[tuple[int, list[Content], Conte
     for index, call in enumerate(calls):
         if not call.outputs or call.name in SILENT:
             continue
-        operands = [(id(t), versions[id(t)]) for t in input_tensors(call)]
-        made = id(call.outputs[0])
-        if any(made == tensor for tensor, _ in operands):
+        operands = [(value.number, versions[value.number]) for value in call.inputs]
+        made = call.outputs[0].number
+        if any(made == number for number, _ in operands):
             versions[made] += 1
         yield index, operands, (made, versions[made])
 
 
 def _broadcasts(call: Call) -> bool:
     """Whether maps are scaled or shifted channel by channel, as by a squeeze-and-excitation."""
-    shapes = {tuple(t.shape) for t in input_tensors(call) if t.dim() == _MAP}
+    shapes = {value.shape for value in call.inputs if value.dim() == _MAP}
     return call.name in ("mul", "add") and len(shapes) > 1

@@ -10,13 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
-from torch import Tensor
-
 from precrop.costs.batches import Batch, at_batch
 from precrop.read.lifetimes import Lifetimes
 from precrop.read.network import Network
 from precrop.read.reader import CallReading, Product
-from precrop.read.trace import Call, input_tensors
+from precrop.read.trace import Call
+from precrop.read.values import TensorValue
 
 FEATURES = ("calls", "reads", "writes", "weights", "macs")
 """What time is a linear function of: one launch, bytes of activations, bytes of weights, MACs."""
@@ -75,7 +74,7 @@ def each_call(network: Network, lives: Lifetimes) -> list[Work]:
         lives: of a pass at the batch size that the work is wanted for.
     """
     batch = at_batch(network, lives)
-    scales = Scales(network, batch)
+    scales = Scales(batch)
     return [
         call_work(call, reading, scales)
         for call, reading in zip(batch.calls, batch.readings, strict=True)
@@ -89,27 +88,22 @@ class Scales:
     It also tells parameters and buffers, and views of them, from activations.
     """
 
-    def __init__(self, network: Network, batch: Batch) -> None:
-        self._tensors: dict[int, int] = {}
+    def __init__(self, batch: Batch) -> None:
+        self._growth: dict[int, int] = {}
         for call, ratios in zip(batch.calls, batch.growth, strict=True):
-            for tensor, ratio in zip(call.outputs, ratios, strict=True):
-                self._tensors.setdefault(id(tensor), ratio)
-        operands = [tensor for call in batch.calls for tensor in input_tensors(call)]
-        self._fixed = {_storage(t) for t in operands if id(t) in network.reader.names}
+            for value, ratio in zip(call.outputs, ratios, strict=True):
+                self._growth.setdefault(value.number, ratio)
+        self._memories = batch.trace.values.memories
+        self._fixed = {self._memories[number] for number in batch.trace.used}
         self._outside = batch.inputs
 
-    def tensor(self, tensor: Tensor) -> int:
+    def of(self, value: TensorValue) -> int:
         """Of a tensor; one that no call made is a parameter, a buffer or an input."""
-        return self._tensors.get(id(tensor), 1 if self.fixed(tensor) else self._outside)
+        return self._growth.get(value.number, 1 if self.fixed(value) else self._outside)
 
-    def fixed(self, tensor: Tensor) -> bool:
+    def fixed(self, value: TensorValue) -> bool:
         """Whether a tensor is a parameter or a buffer, or a view of one."""
-        return _storage(tensor) in self._fixed
-
-
-def _storage(tensor: Tensor) -> int:
-    """What tells the storages of a trace apart; the trace keeps them alive."""
-    return int(tensor.untyped_storage()._cdata)
+        return self._memories[value.number] in self._fixed
 
 
 def call_work(call: Call, reading: CallReading, scales: Scales) -> Work:
@@ -117,13 +111,13 @@ def call_work(call: Call, reading: CallReading, scales: Scales) -> Work:
     work = Work(kind(call))
     if is_view(call):
         return work
-    for tensor, axes in zip(input_tensors(call), reading.inputs, strict=True):
-        size = tensor.element_size() * scales.tensor(tensor)
-        (work.weights if scales.fixed(tensor) else work.reads).append(Product(size, list(axes)))
-    for tensor, axes in zip(call.outputs, reading.outputs, strict=True):
-        size = tensor.element_size() * scales.tensor(tensor)
+    for value, axes in zip(call.inputs, reading.inputs, strict=True):
+        size = value.dtype.itemsize * scales.of(value)
+        (work.weights if scales.fixed(value) else work.reads).append(Product(size, list(axes)))
+    for value, axes in zip(call.outputs, reading.outputs, strict=True):
+        size = value.dtype.itemsize * scales.of(value)
         work.writes.append(Product(size, list(axes)))
-    grown = scales.tensor(call.outputs[0])
+    grown = scales.of(call.outputs[0])
     work.macs = [Product(product.coefficient * grown, product.axes) for product in reading.macs]
     return work
 
@@ -144,7 +138,7 @@ def kind(call: Call) -> str:
         if call.arg("transposed"):
             return "transposed"
         x, weight = call.arg("input"), call.arg("weight")
-        return convolution_kind(x.shape[1], tuple(weight.shape))
+        return convolution_kind(x.shape[1], weight.shape)
     if call.name in ("mm", "addmm", "bmm", "baddbmm"):
         return "matmul" if call.name.endswith("bmm") else "linear"
     return _BUILT.get(call.name, call.name)

@@ -32,7 +32,8 @@ from precrop.deployment.runtimes import (
 )
 from precrop.deployment.timing import interleaved
 from precrop.read.inputs import Inputs
-from precrop.read.trace import Call, input_tensors
+from precrop.read.trace import Call, Step, numbered_call
+from precrop.read.values import Numbering, TensorValue
 
 _SESSIONS = 3
 _LEAST_SECONDS = 0.005
@@ -90,51 +91,53 @@ class _Timer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.synchronize()
         seconds = time.perf_counter() - start
         outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
-        call = Call(op, args, kwargs, outputs, tuple(tuple(t.shape) for t in outputs), -1)
-        self.samples.append(Sample(kind(call), self._amounts(call), seconds))
+        step = Step(op, args, kwargs, -1, outputs, tuple(tuple(t.shape) for t in outputs))
+        fixed = [tensor.untyped_storage().data_ptr() in self.fixed for tensor in step.inputs]
+        call = numbered_call(step, Numbering())
+        flops = 0.0 if is_view(call) else _flops(op, args, kwargs, outputs)
+        self.samples.append(Sample(kind(call), self._amounts(call, fixed, flops), seconds))
         return out
 
-    def _amounts(self, call: Call) -> dict[str, float]:
+    def _amounts(self, call: Call, fixed: Sequence[bool], flops: float) -> dict[str, float]:
         if is_view(call):
             return amounts([], [], [], 0.0)
         step = step_of(kind(call), self.step)
-        operands = [(_is_fixed(t, self.fixed), t) for t in input_tensors(call)]
+        operands = [*zip(fixed, call.inputs, strict=True)]
         return amounts(
-            [(_map_shape(t, step), t.element_size()) for fixed, t in operands if not fixed],
-            [(_map_shape(t, step), t.element_size()) for t in call.outputs],
-            [(_kernel_shape(t, step), t.element_size()) for fixed, t in operands if fixed],
-            _call_macs(call, step),
+            [(_map_shape(v, step), v.dtype.itemsize) for fixed, v in operands if not fixed],
+            [(_map_shape(v, step), v.dtype.itemsize) for v in call.outputs],
+            [(_kernel_shape(v, step), v.dtype.itemsize) for fixed, v in operands if fixed],
+            _call_macs(call, step, flops),
         )
 
 
-def _map_shape(tensor: Tensor, step: int) -> Shape:
+def _map_shape(value: TensorValue, step: int) -> Shape:
     """The shape with its channels filled up, where it is that of maps."""
-    shape = tuple(tensor.shape)
+    shape = value.shape
     return (shape[0], filled(shape[1], step), *shape[2:]) if len(shape) == _MAP else shape
 
 
-def _kernel_shape(tensor: Tensor, step: int) -> Shape:
+def _kernel_shape(value: TensorValue, step: int) -> Shape:
     """The shape with its channels filled up, where it is that of kernels."""
-    shape = tuple(tensor.shape)
+    shape = value.shape
     if len(shape) != _MAP:
         return shape
     return (filled(shape[0], step), filled(shape[1], step), *shape[2:])
 
 
-def _is_fixed(tensor: Tensor, fixed: set[int]) -> bool:
-    return tensor.untyped_storage().data_ptr() in fixed
-
-
-def _call_macs(call: Call, step: int) -> float:
-    from torch.utils.flop_counter import flop_registry
-
+def _call_macs(call: Call, step: int, flops: float) -> float:
     if call.name in ("convolution", "_convolution") and not call.arg("transposed"):
         kernel = _kernel_shape(call.arg("weight"), step)
         return float(prod(_map_shape(call.outputs[0], step)) * prod(kernel[1:]))
-    count = flop_registry.get(call.op.overloadpacket)
-    if count is None:
-        return 0.0
-    return float(count(*call.args, **call.kwargs, out_val=call.outputs[0])) / 2
+    return flops / 2
+
+
+def _flops(op: Any, args: Any, kwargs: Any, outputs: Sequence[Tensor]) -> float:
+    """What PyTorch counts of a call."""
+    from torch.utils.flop_counter import flop_registry
+
+    count = flop_registry.get(op.overloadpacket)
+    return float(count(*args, **kwargs, out_val=outputs[0])) if count is not None else 0.0
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from precrop.fit.sites import frames_around
 from precrop.modules.copying import submodule
 from precrop.read.axes import Axis, axis_size
 from precrop.read.network import Network, Pass, Sizes
-from precrop.read.trace import Frame, input_tensors
+from precrop.read.trace import Frame
 
 
 @dataclass
@@ -71,18 +71,20 @@ def _frames(network: Network) -> Iterator[tuple[Pass, int, Frame]]:
 
 
 def _axes(network: Network, forward: Pass, frame: int) -> tuple[list[Axis], list[Axis]]:
-    """Axes that vary: of the tensors that a module is given, and of those that it makes."""
-    made: set[int] = set()
+    """Axes that vary: of what a module is given, parameters aside, and of what it makes."""
+    known = forward.trace.values
+    made = {n for n, name in known.names.items() if name in network.parameters}
+    made |= known.unregistered
     given: list[Axis] = []
     inside: list[Axis] = []
     pairs = zip(forward.trace.calls, forward.readings, strict=True)
     for index, (call, reading) in enumerate(pairs):
         if frame not in frames_around(forward.trace, index):
             continue
-        for tensor, axes in zip(input_tensors(call), reading.inputs, strict=True):
-            if id(tensor) not in made and not isinstance(tensor, nn.Parameter):
+        for value, axes in zip(call.inputs, reading.inputs, strict=True):
+            if value.number not in made:
                 given += filter(network.varies, axes)
         for axes in reading.outputs:
             inside += filter(network.varies, axes)
-        made.update(map(id, call.outputs))
+        made.update(value.number for value in call.outputs)
     return given, inside

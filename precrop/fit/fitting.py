@@ -39,7 +39,8 @@ from precrop.read.axes import Axis, axis_size, roots_of
 from precrop.read.corrected import Correction, Expected
 from precrop.read.network import Network, Pass, Sizes, tensor_axes
 from precrop.read.reader import CallReading
-from precrop.read.trace import Call, Shape, Trace
+from precrop.read.trace import Recording, Step
+from precrop.read.values import Shape
 
 Place = tuple[str, str]
 """Module path and attribute path."""
@@ -204,7 +205,7 @@ class Fitter:
         return list(found.values())
 
     def _stated(
-        self, forward: Pass, trace: Trace, index: int, place: int
+        self, forward: Pass, trace: Recording, index: int, place: int
     ) -> dict[tuple[int, Literal], int]:
         """The arguments that state sizes in a call that a fitted network made."""
         literals = forward.readings[place].literals
@@ -445,7 +446,7 @@ class Fitter:
         return None
 
     def _asked(
-        self, candidate: nn.Module, forward: Pass, trace: Trace, index: int
+        self, candidate: nn.Module, forward: Pass, trace: Recording, index: int
     ) -> dict[tuple[int, Literal], int]:
         """What the differing call of a fitted network gives for the arguments that state sizes."""
         call = forward.trace.calls[index]
@@ -548,7 +549,7 @@ class _Predicted:
         self._first: int | None = None
         self._shapes: dict[int, list[tuple[int, ...]]] = {}
 
-    def differs(self, index: int, made: Call) -> bool:
+    def differs(self, index: int, made: Step) -> bool:
         """Whether a call that returned is not as predicted."""
         if index >= len(self.calls) or made.op != self.calls[index].op:
             different = True
@@ -558,7 +559,7 @@ class _Predicted:
             self._first = index
         return different
 
-    def difference(self, trace: Trace) -> int | None:
+    def difference(self, trace: Recording) -> int | None:
         """Index of the first call that was not as predicted; None if the whole trace was."""
         raised = (index for index, call in enumerate(trace.calls) if not call.returned)
         found = [index for index in (self._first, next(raised, None)) if index is not None]
@@ -566,7 +567,7 @@ class _Predicted:
             found.append(len(trace.calls))
         return min(*found, len(self.calls) - 1) if found else None
 
-    def _agrees(self, reading: CallReading, made: Call) -> bool:
+    def _agrees(self, reading: CallReading, made: Step) -> bool:
         shapes = self._shapes.get(id(reading))
         if shapes is None:
             shapes = [tuple(map(self.sizes.size, axes)) for axes in reading.outputs]

@@ -24,7 +24,7 @@ from precrop.fit.attributes import (
 from precrop.fit.sites import Site, frames_around
 from precrop.modules.copying import submodule
 from precrop.read.network import Pass
-from precrop.read.trace import Call, Trace, run
+from precrop.read.trace import Call, Operation, Recording, Step, Trace, run
 from precrop.read.tracer import Tracer
 
 Literal = tuple[str, int | None]
@@ -70,6 +70,7 @@ class _Replay:
     module: nn.Module
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    places: list[int]
     calls: list[Call]
 
 
@@ -82,7 +83,7 @@ class Prober:
     """Probes one network; keeps the inputs of the modules that it ran."""
 
     tracer: Tracer
-    _replays: dict[tuple[int, int], _Replay] = field(default_factory=dict)
+    _replays: dict[tuple[Trace, int], _Replay] = field(default_factory=dict)
 
     def rule(
         self, forward: Pass, index: int, site: Site, literal: Literal, known: Sequence[Rule]
@@ -170,27 +171,24 @@ class Prober:
                         return name
         return None
 
-    def rerun(self, forward: Pass, frame: int, name: str, value: float) -> dict[int, Call]:
-        """Calls of a module that was run with an attribute changed, by the id of the original's."""
+    def rerun(self, forward: Pass, frame: int, name: str, value: float) -> dict[int, Step]:
+        """Calls of a module that was run with an attribute changed, by the original's place."""
         replay = self._replay(forward, frame)
         trace = self._run(replay, {name: value})
         if _diverged(replay.calls, trace, len(replay.calls)):
             return {}
-        pairs = zip(replay.calls, trace.calls, strict=False)
-        return {id(old): new for old, new in pairs}
+        return dict(zip(replay.places, trace.calls, strict=False))
 
     def stops(self, forward: Pass, frame: int, index: int, name: str, value: int) -> bool:
         """Whether a module's own code raises before a call once an attribute is changed."""
         replay = self._replay(forward, frame)
-        place = next(
-            i for i, other in enumerate(replay.calls) if other is forward.trace.calls[index]
-        )
+        place = replay.places.index(index)
         trace = self._run(replay, {name: value}, place + 1)
         between = len(trace.calls) <= place and all(call.returned for call in trace.calls)
         return trace.error is not None and between
 
     def _replay(self, forward: Pass, frame: int) -> _Replay:
-        key = (id(forward.trace), frame)
+        key = (forward.trace, frame)
         if key not in self._replays:
             self._replays[key] = self._captured(forward, frame)
         return self._replays[key]
@@ -213,8 +211,8 @@ class Prober:
         self.tracer.run_again(network, forward)
         handle.remove()
         args, kwargs = given[-1]
-        inside = [call for i, call in enumerate(trace.calls) if frame in frames_around(trace, i)]
-        return _Replay(module, args, kwargs, inside)
+        places = [i for i in range(len(trace.calls)) if frame in frames_around(trace, i)]
+        return _Replay(module, args, kwargs, places, [trace.calls[i] for i in places])
 
     def _slope(
         self, replay: _Replay, forward: Pass, index: int, literal: Literal, name: str, value: int
@@ -242,7 +240,9 @@ class Prober:
             return argument(trace.calls[place], literal)
         return refused(trace, call, literal)
 
-    def _run(self, replay: _Replay, values: Mapping[str, float], limit: int | None = None) -> Trace:
+    def _run(
+        self, replay: _Replay, values: Mapping[str, float], limit: int | None = None
+    ) -> Recording:
         """Run a module again after some of its attributes were set."""
         module = copy.deepcopy(replay.module)
         for name, value in values.items():
@@ -268,7 +268,7 @@ def _counterbalanced(
                 yield changed
 
 
-def argument(call: Call, literal: Literal) -> int | None:
+def argument(call: Operation, literal: Literal) -> int | None:
     """The integer argument of a call, if it is one."""
     name, position = literal
     value = call.arg(name)
@@ -281,13 +281,13 @@ def argument(call: Call, literal: Literal) -> int | None:
     return abs(value) if name in ("start", "end") else value
 
 
-def _diverged(calls: list[Call], trace: Trace, place: int) -> bool:
+def _diverged(calls: list[Call], trace: Recording, place: int) -> bool:
     """Whether a trace differs before a call: what was changed drives an earlier one."""
     before = zip(calls[:place], trace.calls[:place], strict=False)
     return any(call.op != other.op or call.shapes != other.shapes for call, other in before)
 
 
-def refused(trace: Trace, call: Call, literal: Literal) -> int | None:
+def refused(trace: Recording, call: Call, literal: Literal) -> int | None:
     """The size that a failing reshape was asked for in place of a view."""
     if trace.refused is None or call.name not in RESHAPES or literal[1] is None:
         return None

@@ -12,7 +12,6 @@ import math
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -21,7 +20,8 @@ from precrop.fit.probing import Prober
 from precrop.modules.copying import submodule
 from precrop.read.axes import Axis, axis_size
 from precrop.read.network import Network, Pass, Sizes
-from precrop.read.trace import Call, input_tensors
+from precrop.read.trace import Operation
+from precrop.read.values import TensorValue
 
 SCALING = ("mul", "div")
 PRODUCTS = ("mm", "bmm", "baddbmm")
@@ -144,8 +144,7 @@ class Roots:
         key = (flow.forward.trace.frames[frame].kind, name, -1)
         if key not in self._moves:
             made = self.prober.rerun(flow.forward, frame, name, value * MOVE)
-            calls = {id(call): call for call in flow.calls}
-            same = all(_numbers_of(calls[old]) == _numbers_of(new) for old, new in made.items())
+            same = all(_numbers_of(flow.calls[i]) == _numbers_of(new) for i, new in made.items())
             self._moves[key] = (1,) if made and same else ()
         return Root(path, name, (axes[0],), -0.5) if self._moves[key] else None
 
@@ -156,7 +155,7 @@ class Roots:
         if key not in self._moves:
             other = value + 1 if type(value) is int else value * MOVE
             made = self.prober.rerun(flow.forward, frame, name, other)
-            pairs = [(flow.calls[place], made.get(id(flow.calls[place]))) for place in places]
+            pairs = [(flow.calls[place], made.get(place)) for place in places]
             self._moves[key] = tuple(
                 index
                 for index, (old, new) in enumerate(pairs)
@@ -233,20 +232,20 @@ class _Flow:
 
     @cached_property
     def _makers(self) -> dict[int, int]:
-        return {id(t): place for place, call in enumerate(self.calls) for t in call.outputs}
+        return {v.number: place for place, call in enumerate(self.calls) for v in call.outputs}
 
     @cached_property
     def _readers(self) -> dict[int, list[int]]:
         found: dict[int, list[int]] = {}
         for place, call in enumerate(self.calls):
-            for tensor in input_tensors(call):
-                found.setdefault(id(tensor), []).append(place)
+            for value in call.inputs:
+                found.setdefault(value.number, []).append(place)
         return found
 
     def proof(self, place: int, factor: float) -> Proof | None:
         """The width whose root the factor of a call is."""
         call = self.calls[place]
-        scaled = input_tensors(call)[0]
+        scaled = call.inputs[0]
         for axis in self._summed(place, scaled):
             power = next((p for p in POWERS if _close(axis_size(axis) ** p, factor)), None)
             if power is not None and power < 0:
@@ -262,15 +261,15 @@ class _Flow:
         fan = axes[:1] + axes[2:] if layer.kind == "transposed" else axes[1:]
         return (fan, -0.5) if scales_by_fan(factor, _size(fan)) else None
 
-    def _summed(self, place: int, scaled: Tensor) -> Iterator[Axis]:
+    def _summed(self, place: int, scaled: TensorValue) -> Iterator[Axis]:
         """Axes that products of two tensors of data sum over: of what is scaled, or with it."""
         before = self._made(scaled, BIASED)
         if before is not None:
             yield from self._contracted(before)
         frontier, seen = [place], set()
         while frontier:
-            for tensor in self.calls[frontier.pop()].outputs:
-                for reader in self._readers.get(id(tensor), []):
+            for value in self.calls[frontier.pop()].outputs:
+                for reader in self._readers.get(value.number, []):
                     if reader in seen:
                         continue
                     seen.add(reader)
@@ -284,15 +283,15 @@ class _Flow:
         if self.calls[place].name in PRODUCTS and reading.weight is None:
             yield reading.inputs[-1][-2]
 
-    def _made(self, tensor: Tensor, passing: Sequence[str]) -> int | None:
+    def _made(self, value: TensorValue, passing: Sequence[str]) -> int | None:
         """The call that made a tensor, behind those that hand it on."""
-        place = self._makers.get(id(tensor))
+        place = self._makers.get(value.number)
         while place is not None and self.calls[place].name in passing:
-            operands = input_tensors(self.calls[place])
-            place = self._makers.get(id(operands[0])) if operands else None
+            operands = self.calls[place].inputs
+            place = self._makers.get(operands[0].number) if operands else None
         return place
 
-    def _own_widths(self, scaled: Tensor) -> Iterator[Axis]:
+    def _own_widths(self, scaled: TensorValue) -> Iterator[Axis]:
         """The width of an embedding, and of what was divided by its norm."""
         place = self._made(scaled, PASSING)
         if place is None:
@@ -300,8 +299,8 @@ class _Flow:
         call, reading = self.calls[place], self.forward.readings[place]
         if call.name == "embedding":
             yield reading.outputs[0][-1]
-        if call.name == "div" and len(input_tensors(call)) > 1:
-            norm = self._made(input_tensors(call)[1], (*PASSING, "clamp_min", "clamp"))
+        if call.name == "div" and len(call.inputs) > 1:
+            norm = self._made(call.inputs[1], (*PASSING, "clamp_min", "clamp"))
             if norm is not None and self.calls[norm].name == "linalg_vector_norm":
                 dims = self.calls[norm].arg("dim")
                 if isinstance(dims, (list, tuple)) and len(dims) == 1:
@@ -317,17 +316,19 @@ def _close(a: float, b: float) -> bool:
     return math.isclose(a, b, rel_tol=1e-9)
 
 
-def _factor(call: Call) -> float | None:
+def _factor(call: Operation) -> float | None:
     """The number that a call multiplies its tensor by, if that is what it does."""
-    if call.name not in SCALING or len(call.args) < 2 or not isinstance(call.args[0], Tensor):
+    if call.name not in SCALING or len(call.args) < 2:
         return None
-    number: Any = call.args[1]
+    scaled, number = call.args[:2]
+    if not isinstance(scaled, (Tensor, TensorValue)):
+        return None
     if type(number) not in (int, float) or number <= 0 or number == 1:
         return None
     return 1 / number if call.name == "div" else float(number)
 
 
-def _numbers_of(call: Call) -> list[float]:
+def _numbers_of(call: Operation) -> list[float]:
     values = (*call.args, *call.kwargs.values())
     return [value for value in values if type(value) in (int, float)]
 

@@ -7,10 +7,10 @@ run again, each by its reading in `precrop.linear.readings`.
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from precrop.linear.readings import AVERAGES, READINGS, leaves, same
 from precrop.linear.values import (
@@ -28,7 +28,8 @@ from precrop.linear.values import (
 from precrop.modules.names import held_tensors
 from precrop.read.examples import tensors_in
 from precrop.read.network import Network
-from precrop.read.trace import Call, Trace, input_tensors
+from precrop.read.trace import Call, Trace
+from precrop.read.values import Layout, TensorValue
 
 __all__ = ["Even", "Flow", "Replay", "UnreadableError", "Weight"]
 
@@ -46,7 +47,7 @@ class Replay:
         trace = network.passes[0].trace
         self._calls, self._outputs = trace.calls, trace.outputs
         self._paths = [trace.frames[c.frame].path if c.frame >= 0 else "" for c in trace.calls]
-        self._names = network.reader.names
+        self._traced = trace.values
         self._buffers = {**held_tensors(network.model), **dict(network.model.named_buffers())}
         self._made = _made(trace)
         args, kwargs = network.inputs.make(1, network.model, "meta")
@@ -71,11 +72,11 @@ class Replay:
         known: dict[int, Value] = {}
 
         def value(leaf: Any) -> Any:
-            if not isinstance(leaf, Tensor):
+            if not isinstance(leaf, TensorValue):
                 return leaf
-            if id(leaf) not in known:
-                known[id(leaf)] = self._outside(leaf, weights, like)
-            return known[id(leaf)]
+            if leaf.number not in known:
+                known[leaf.number] = self._outside(leaf, weights, like)
+            return known[leaf.number]
 
         for index, call in enumerate(self._calls):
             try:
@@ -101,36 +102,37 @@ class Replay:
         call = self._calls[index]
         args = [_mapped(argument, value) for argument in call.args]
         kwargs = {name: _mapped(argument, value) for name, argument in call.kwargs.items()}
-        others = [(tensor, value(tensor)) for tensor in self._others.get(index, ())]
+        others = [(other, value(other)) for other in self._others.get(index, ())]
         results = self._run(call, args, kwargs, like)
         results = results if isinstance(results, (list, tuple)) else [results]
-        for tensor, result in zip(call.outputs, results, strict=False):
-            known[id(tensor)] = result
-        for tensor, old in others:
-            known[id(tensor)] = _overwritten(tensor, old, call.outputs[0], results[0])
-        for identity in self._finished[index]:
-            known.pop(identity, None)
+        for output, result in zip(call.outputs, results, strict=False):
+            known[output.number] = result
+        for other, old in others:
+            places = self._place(other), self._place(call.outputs[0])
+            known[other.number] = _overwritten(places[0], old, places[1], results[0])
+        for number in self._finished[index]:
+            known.pop(number, None)
 
-    def _outside(self, tensor: Tensor, weights: Mapping[str, Weight | Even], like: Tensor) -> Value:
+    def _place(self, value: TensorValue) -> "_Place":
+        return _Place(value.shape, self._traced.layouts[value.number])
+
+    def _outside(
+        self, value: TensorValue, weights: Mapping[str, Weight | Even], like: Tensor
+    ) -> Value:
         """A tensor that no call made: a parameter, a buffer, a constant, or the network's input."""
-        name = self._names.get(id(tensor))
+        name, data = self._traced.names.get(value.number), self._traced.data.get(value.number)
         if name is not None and name in weights:
             return weights[name]
         if name in self._buffers:
             return self._buffers[name].detach().to(like.device)
-        if name is not None or isinstance(tensor, nn.Parameter):
+        if name is not None or value.number in self._traced.unregistered:
             return Inert()
-        if id(tensor) in self._made:
+        if value.number in self._made:
             return Unknown()
-        if self._is_input(tensor):
-            return Flow(torch.ones(tensor.shape, dtype=like.dtype, device=like.device))
-        return Unknown() if tensor.is_meta else tensor.to(like.device)
-
-    def _is_input(self, tensor: Tensor) -> bool:
-        """Whether the network was given this tensor: ones of the shape of an input."""
-        if tuple(tensor.shape) not in self._inputs or not tensor.is_floating_point():
-            return False
-        return tensor.is_meta or bool((tensor == 1).all())
+        ones = data is None or bool((data == 1).all())
+        if ones and value.shape in self._inputs and value.dtype.is_floating_point:
+            return Flow(torch.ones(value.shape, dtype=like.dtype, device=like.device))
+        return Unknown() if data is None else data.to(like.device)
 
     def _run(self, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any], like: Tensor) -> Any:
         kinds = {type(leaf) for leaf in leaves([*args, *kwargs.values()])}
@@ -161,32 +163,32 @@ def _constant(call: Call, args: Sequence[Any], kwargs: Mapping[str, Any], like: 
 
 
 def _made(trace: Trace) -> set[int]:
-    """Tensors (by id) that a call made, other than by changing what was there."""
+    """Values that a call made, other than by changing what was there."""
     seen: set[int] = set()
     made: set[int] = set()
     for call in trace.calls:
-        seen |= set(map(id, input_tensors(call)))
-        made |= set(map(id, call.outputs)) - seen
+        seen.update(value.number for value in call.inputs)
+        made |= {value.number for value in call.outputs} - seen
     return made
 
 
 def _finished(trace: Trace) -> list[list[int]]:
-    """Per call the tensors (by id) that no later one needs."""
+    """Per call the values that no later one needs."""
     last: dict[int, int] = {}
     for index, call in enumerate(trace.calls):
-        last |= dict.fromkeys(map(id, (*input_tensors(call), *call.outputs)), index)
-    for tensor in trace.outputs:
-        last.pop(id(tensor), None)
+        last |= {value.number: index for value in (*call.inputs, *call.outputs)}
+    for value in trace.outputs:
+        last.pop(value.number, None)
     finished: list[list[int]] = [[] for _ in trace.calls]
-    for identity, index in last.items():
-        finished[index].append(identity)
+    for number, index in last.items():
+        finished[index].append(number)
     return finished
 
 
 # --- tensors that share memory --------------------------------------------------------------------
 
 
-def _others(trace: Trace, readings: Mapping[str, Any]) -> dict[int, list[Tensor]]:
+def _others(trace: Trace, readings: Mapping[str, Any]) -> dict[int, list[TensorValue]]:
     """Per call that writes into a tensor, others in the same memory that are read afterwards."""
     writing = [
         index
@@ -195,39 +197,43 @@ def _others(trace: Trace, readings: Mapping[str, Any]) -> dict[int, list[Tensor]
     ]
     if not writing:
         return {}
+    memories = trace.values.memories
     born: dict[int, int] = {}
-    reads: dict[int, list[tuple[int, Tensor]]] = defaultdict(list)
+    reads: dict[int, list[tuple[int, TensorValue]]] = defaultdict(list)
     for index, call in enumerate(trace.calls):
-        for tensor in input_tensors(call):
-            reads[_memory(tensor)].append((index, tensor))
-        for tensor in call.outputs:
-            born.setdefault(id(tensor), index)
-    for tensor in trace.outputs:
-        reads[_memory(tensor)].append((len(trace.calls), tensor))
+        for value in call.inputs:
+            reads[memories[value.number]].append((index, value))
+        for value in call.outputs:
+            born.setdefault(value.number, index)
+    for value in trace.outputs:
+        reads[memories[value.number]].append((len(trace.calls), value))
     others = {}
     for index in writing:
-        target = trace.calls[index].outputs[0]
+        target = trace.calls[index].outputs[0].number
         later = {
-            id(tensor): tensor
-            for read, tensor in reads[_memory(target)]
-            if read > index and born.get(id(tensor), -1) < index and tensor is not target
+            value.number: value
+            for read, value in reads[memories[target]]
+            if read > index and born.get(value.number, -1) < index and value.number != target
         }
         others[index] = list(later.values())
     return others
 
 
-def _memory(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
+class _Place(NamedTuple):
+    """A recorded tensor's shape, and where in memory it lies."""
+
+    shape: tuple[int, ...]
+    layout: Layout
 
 
-def _overwritten(tensor: Tensor, old: Any, target: Tensor, new: Any) -> Value:
+def _overwritten(place: _Place, old: Any, target: _Place, new: Any) -> Value:
     """What a tensor holds after ``new`` was written into another one that shares its memory.
 
     Args:
-        tensor: as it was recorded.
+        place: of the tensor.
         old: what it held.
-        target: what was written into, as it was recorded.
-        new: what that holds now.
+        target: the place that was written to.
+        new: what is there now.
     """
     if isinstance(old, Inert) and isinstance(new, Inert):
         return old
@@ -235,21 +241,21 @@ def _overwritten(tensor: Tensor, old: Any, target: Tensor, new: Any) -> Value:
         raise UnreadableError("it writes into a weight")
     flows = aligned([flow for flow in map(as_flow, (old, new)) if flow is not None])
     if not flows:
-        return _merged(tensor, old, target, new)
+        return _merged(place, old, target, new)
     # A constant does not depend on the input: it counts as zero.
     remaining = iter(flows)
     before, after = (
         flows[0].values.new_zeros(shape.shape)
         if isinstance(value, Tensor)
         else next(remaining).values
-        for shape, value in ((tensor, old), (target, new))
+        for shape, value in ((place, old), (target, new))
     )
-    return Flow(_merged(tensor, before, target, after), flows[0].exponent)
+    return Flow(_merged(place, before, target, after), flows[0].exponent)
 
 
-def _merged(tensor: Tensor, old: Tensor, target: Tensor, new: Tensor) -> Tensor:
-    """The elements of ``old``, those of ``new`` where the recorded tensors have one in common."""
-    places, written = _places(tensor), _places(target)
+def _merged(place: _Place, old: Tensor, target: _Place, new: Tensor) -> Tensor:
+    """The elements of ``old``, those of ``new`` where both places have one in common."""
+    places, written = _places(place), _places(target)
     size = 1 + int(max(places.max(), written.max()))
     memory = old.new_zeros(size)
     memory[places.to(old.device)] = old
@@ -257,9 +263,8 @@ def _merged(tensor: Tensor, old: Tensor, target: Tensor, new: Tensor) -> Tensor:
     return memory[places.to(old.device)]
 
 
-def _places(tensor: Tensor) -> Tensor:
+def _places(place: _Place) -> Tensor:
     """Where in memory every element of a recorded tensor lies."""
-    last = tensor.storage_offset() + sum(
-        (size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True)
-    )
-    return torch.arange(last + 1).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+    offset, strides = place.layout
+    last = offset + sum((n - 1) * step for n, step in zip(place.shape, strides, strict=True))
+    return torch.arange(last + 1).as_strided(place.shape, strides, offset)

@@ -4,9 +4,6 @@ import copy
 from collections.abc import Iterable
 from dataclasses import replace
 
-from torch import nn
-
-from precrop.modules.names import named_tensors
 from precrop.read.axes import Atom, Axis, Folded, Tie, resolve
 from precrop.read.network import Network, Pass
 from precrop.read.reader import Axes, CallReading, Product, Reader
@@ -24,11 +21,9 @@ def with_own_widths(network: Network) -> Network:
     )
 
 
-def with_pass(network: Network, skeleton: nn.Module, run: TracedPass) -> Network:
+def with_pass(network: Network, run: TracedPass) -> Network:
     """The same network with one more pass, of another skeleton, that only costs are counted of."""
     made = with_own_widths(network)
-    for name, tensor in named_tensors(skeleton).items():
-        made.reader.names.setdefault(id(tensor), name)
     readings = made.reader.read(run.trace, macs=False)
     return replace(made, beside=Pass(run.training, run.trace, readings))
 

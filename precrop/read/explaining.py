@@ -9,7 +9,6 @@ from precrop.read.axes import Axis, resolve
 from precrop.read.lower import Lowered
 from precrop.read.network import NOT_CALLED, Network, Sizes, tensor_axes
 from precrop.read.reader import INPUT
-from precrop.read.trace import input_tensors
 
 _SHOWN = 3
 # What is no surprise, such as a classifier's outputs, is named where it is so much of the least.
@@ -106,12 +105,12 @@ def _entered(network: Network) -> set[str]:
     """Weights of the layers that read the network's input, whatever is done to it on the way."""
     weights = set()
     for forward in network.passes:
-        data = set(map(id, forward.trace.inputs))
+        data = {value.number for value in forward.trace.inputs}
         for call, reading in zip(forward.trace.calls, forward.readings, strict=True):
-            if data.isdisjoint(map(id, input_tensors(call))):
+            if data.isdisjoint(value.number for value in call.inputs):
                 continue
             if reading.weight is None:
-                data.update(map(id, call.outputs))
+                data.update(value.number for value in call.outputs)
             else:
                 weights.add(reading.weight)
     return weights

@@ -1,32 +1,47 @@
 """Widths that PyTorch's own layers state by one attribute, whatever their calls would allow."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _Orthogonal
 
-from precrop.read.axes import tie, unify
-from precrop.read.reader import Reader
+from precrop.modules.names import named_tensors
+from precrop.read.axes import constant, tie, unify
+from precrop.read.reader import Axes, Reader
 
 
 def share_stated_widths(reader: Reader, model: nn.Module, called: Collection[str]) -> None:
     """Unite what one attribute of a layer states; ``called`` are the paths of modules that run."""
     for path, module in model.named_modules():
         if isinstance(module, nn.MultiheadAttention) and path in called:
-            _share_embedding(reader, module)
+            _share_embedding(_axes_of(reader, model), module)
         elif isinstance(module, _Orthogonal) and path in called:
-            _square_basis(reader, module)
+            _square_basis(_axes_of(reader, model), module)
 
 
-def _square_basis(reader: Reader, module: _Orthogonal) -> None:
+AxesOf = Callable[[Tensor], Axes]
+
+
+def _axes_of(reader: Reader, model: nn.Module) -> AxesOf:
+    """What tells the axes of a tensor that a module holds, or computes when it is asked for."""
+    names = {id(tensor): name for name, tensor in named_tensors(model).items()}
+
+    def axes(tensor: Tensor) -> Axes:
+        name, shape = names.get(id(tensor)), tuple(tensor.shape)
+        return tuple(map(constant, shape)) if name is None else reader.named(name, shape)
+
+    return axes
+
+
+def _square_basis(axes_of: AxesOf, module: _Orthogonal) -> None:
     """A basis of all of the space has as many vectors as dimensions."""
     base = getattr(module, "base", None)  # missing without trivialisation
     if isinstance(base, Tensor):
-        axes = reader.axes(base)
+        axes = axes_of(base)
         unify(axes[-1], axes[-2], "an orthogonal basis")
 
 
-def _share_embedding(reader: Reader, module: nn.MultiheadAttention) -> None:
+def _share_embedding(axes_of: AxesOf, module: nn.MultiheadAttention) -> None:
     """Queries, what the heads put out and the output have the width ``embed_dim``."""
     inputs = (module.in_proj_weight, module.q_proj_weight, module.bias_k, module.bias_v)
     outputs = (
@@ -37,8 +52,8 @@ def _share_embedding(reader: Reader, module: nn.MultiheadAttention) -> None:
     )
     tie(
         [
-            *reader.axes(module.out_proj.weight),
-            *(reader.axes(tensor)[-1] for tensor in inputs if tensor is not None),
-            *(reader.axes(tensor)[0] for tensor in outputs if tensor is not None),
+            *axes_of(module.out_proj.weight),
+            *(axes_of(tensor)[-1] for tensor in inputs if tensor is not None),
+            *(axes_of(tensor)[0] for tensor in outputs if tensor is not None),
         ]
     )

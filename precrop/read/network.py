@@ -27,7 +27,6 @@ from precrop.read.modules import share_stated_widths
 from precrop.read.ops import HANDLERS, fallback
 from precrop.read.reader import INPUT, OUTPUT, CallReading, LayerReading, Product, Reader
 from precrop.read.tables import Tables
-from precrop.read.trace import input_tensors
 from precrop.read.tracer import Traced, TracedPass, Tracer, trace_passes
 from precrop.read.unused import (
     Unused,
@@ -236,7 +235,7 @@ def read_network(
 
 def _follow(traced: Traced, scale_groups: bool, unused: Unused) -> Network:
     """Follow the passes of a network from the beginning."""
-    reader = Reader(traced.skeleton, HANDLERS, fallback, scale_groups=scale_groups)
+    reader = Reader(traced.tracer.parameters, HANDLERS, fallback, scale_groups=scale_groups)
     called = {frame.path for run in traced.runs for frame in run.trace.frames}
     share_stated_widths(reader, traced.skeleton, called)
     passes = tuple(
@@ -274,10 +273,10 @@ def _adopt(network: Network) -> None:
 
 def _is_routed(network: Network) -> bool:
     """Whether values decide what runs."""
-    made, names = network.traced.skeleton, network.reader.names
+    made = network.traced.skeleton
     buffers = {*held_tensors(made), *dict(made.named_buffers())}
     return network.tracer.real and any(
-        decided_by_values(run.trace, names, buffers) for run in network.traced.runs
+        decided_by_values(run.trace, buffers) for run in network.traced.runs
     )
 
 
@@ -305,11 +304,11 @@ def _read_weights(forward: Pass) -> set[str]:
     weights: set[str] = set()
     pairs = zip(forward.trace.calls, forward.readings, strict=True)
     for call, reading in reversed(list(pairs)):
-        reaches = any(id(tensor) in needed for tensor in call.outputs)
+        reaches = any(value.number in needed for value in call.outputs)
         if reaches and reading.weight is not None:
             weights.add(reading.weight)
         if reaches or reading.weight is not None:
-            needed.update(id(tensor) for tensor in input_tensors(call))
+            needed.update(value.number for value in call.inputs)
     return weights
 
 

@@ -6,9 +6,9 @@ from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from precrop.modules.names import is_weight, layer_of, named_tensors
+from precrop.modules.names import is_weight, layer_of
 from precrop.read.axes import (
     Atom,
     Axis,
@@ -22,7 +22,8 @@ from precrop.read.axes import (
     resolve,
     unify,
 )
-from precrop.read.trace import Call, Trace, input_tensors
+from precrop.read.trace import Call, Trace
+from precrop.read.values import TensorValue
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -129,7 +130,7 @@ class Reader:
 
     def __init__(
         self,
-        model: nn.Module,
+        parameters: Mapping[str, nn.Parameter],
         handlers: Mapping[str, Handler],
         fallback: Handler,
         *,
@@ -138,7 +139,6 @@ class Reader:
         self.handlers = handlers
         self.fallback = fallback
         self.scale_groups = scale_groups
-        self.names: dict[int, str] = {}
         self.tensors: dict[str, Axes] = {}
         self.layers: dict[str, LayerReading] = {}
         self.misread: dict[str, str] = {}
@@ -147,7 +147,7 @@ class Reader:
         self.written_widths: dict[str, Axis] = {}
         self.trace = Trace()
         self.readings: list[CallReading] = []
-        self._facts: dict[int, Fact] = {}
+        self._facts: list[Fact | None] = []
         self._known: dict[Any, _Known] = {}
         self._repeats = False
         self._counted: list[tuple[Product, int]] = []
@@ -155,33 +155,28 @@ class Reader:
         self._taken: str | None = None
         self._layer_names: set[str] = set()
         self._inputs: set[int] = set()
-        self._keep: list[object] = []
         self._count_macs = False
         self._times = 1
         self._reason: tuple[Call, str] | None = None
-        parameters = dict(model.named_parameters())
-        named = named_tensors(model)
-        self.names |= {id(tensor): name for name, tensor in named.items()}
-        self.weights = {name for name, tensor in parameters.items() if tensor.dim() > 1}
-        self.buffers = named.keys() - parameters.keys()
+        self.parameters = parameters.keys()
+        self.weights = {name for name, parameter in parameters.items() if parameter.dim() > 1}
 
     def read(self, trace: Trace, *, macs: bool) -> list[CallReading]:
         """Follow a trace. Inputs and outputs of the network keep their sizes."""
         self.trace, self.readings, self._count_macs = trace, [], macs
-        self._facts, self._known = {}, {}
-        self._inputs = set(map(id, trace.inputs))
-        self._repeats = _repeats(trace, self.names)
-        self._keep.append(trace)  # ids stay unique while the tensors live
+        self._facts, self._known = [None] * len(trace.values.memories), {}
+        self._inputs = {value.number for value in trace.inputs}
+        self._repeats = _repeats(trace)
         for call in trace.calls:
             self._follow(call)
-        for tensor in trace.outputs:
-            for axis in self.axes(tensor):
+        for value in trace.outputs:
+            for axis in self.axes(value):
                 freeze(axis, OUTPUT)
         return self.readings
 
     def _follow(self, call: Call) -> None:
         """Read a call. Where a loop repeats its step, an equal one was read before."""
-        operands = [self.fact(tensor) for tensor in call.operands]
+        operands = [self.fact(value) for value in call.inputs]
         key = step_key(call, operands) if self._repeats else None
         before = self._state()
         known = self._known.get(key) if key is not None else None
@@ -193,8 +188,8 @@ class Reader:
             self.readings.append(known.reading)
             for product, coefficient in known.counted:
                 product.coefficient += coefficient
-        for tensor, fact in zip(call.outputs, known.facts, strict=True):
-            self._facts[id(tensor)] = fact
+        for value, fact in zip(call.outputs, known.facts, strict=True):
+            self._facts[value.number] = fact
 
     def _read(self, call: Call, operands: list[Fact]) -> _Known:
         reading = CallReading([fact.axes for fact in operands], [])
@@ -209,7 +204,7 @@ class Reader:
         """Another one when more is known of widths, or of layers."""
         return changes(), len(self.layers)
 
-    def is_of_weights(self, tensor: Tensor) -> bool:
+    def is_of_weights(self, tensor: TensorValue) -> bool:
         """Whether a tensor is made of parameters and buffers alone."""
         return self.fact(tensor).of_weights
 
@@ -227,8 +222,8 @@ class Reader:
 
     def _misread(self, call: Call, why: str) -> "Sequence[Axes]":
         self.misread[str(call.op)] = why
-        for tensor in input_tensors(call):
-            for axis in self.axes(tensor):
+        for value in call.inputs:
+            for axis in self.axes(value):
                 freeze(axis, self.reason(call))
         return [tuple(map(constant, shape)) for shape in call.shapes]
 
@@ -241,13 +236,13 @@ class Reader:
         from_data = any(fact.from_data for fact in operands)
         of_weights = bool(operands) and all(fact.of_weights for fact in operands)
         facts = []
-        for axes, tensor in zip(self.readings[-1].outputs, call.outputs, strict=True):
+        for axes, value in zip(self.readings[-1].outputs, call.outputs, strict=True):
             # What is known of a tensor stays known when it is changed in place.
-            old = self._facts.get(id(tensor), _NOTHING)
+            old = self._facts[value.number] or _NOTHING
             facts.append(
                 Fact(
                     axes,
-                    tensor.dtype,
+                    value.dtype,
                     old.origin,
                     old.mixture,
                     self._taken or old.part,
@@ -262,23 +257,23 @@ class Reader:
 
     def _made_of(self, call: Call, operands: list[Fact], from_data: bool, made: Fact) -> Fact:
         """A call's first output, with the parameters that it is made of."""
-        reading, output = self.readings[-1], call.outputs[0]
+        reading, output, names = self.readings[-1], call.outputs[0], self.trace.values.names
         if made.of_weights:
             made = made._replace(terms=self._terms_of(call, operands) or made.terms)
         adds = call.name in _ADDING and bool(made.terms)
         if reading.weight is not None and not adds:
             return made  # what a layer computes
         if self._mixed is None and not any(fact.is_made_of for fact in operands):
-            reading.made_of = None if id(output) in self.names else made.origin
+            reading.made_of = None if output.number in names else made.origin
             return made
-        pairs = zip(call.operands, operands, strict=True)
-        whole = [fact for tensor, fact in pairs if tensor.numel() == output.numel()]
+        pairs = zip(call.inputs, operands, strict=True)
+        whole = [fact for value, fact in pairs if value.numel() == output.numel()]
         whole = whole[:1] if adds and call.name in _PRODUCTS else whole
         masked = adds or (call.name in _MASKING and not from_data)
         origin = self._common([fact.origin for fact in whole], masked, from_data)
         mixture = self._common([fact.mixture for fact in whole], masked, from_data)
         part = self._common([fact.part for fact in whole], masked, from_data)
-        reading.made_of = origin if id(output) in self.names else made.origin or origin
+        reading.made_of = origin if output.number in names else made.origin or origin
         return made._replace(
             origin=made.origin or origin,
             mixture=self._mixed or made.mixture or mixture,
@@ -308,7 +303,7 @@ class Reader:
             return frozenset[str]().union(*found)
         return frozenset()
 
-    def terms(self, tensor: Tensor) -> frozenset[str]:
+    def terms(self, tensor: TensorValue) -> frozenset[str]:
         """Parameters of which one is a factor of every term of a sum that makes a tensor."""
         return self.fact(tensor).scaled_by
 
@@ -316,28 +311,28 @@ class Reader:
         """Of several tensors that make a weight, the one that it is named after has the least."""
         return name not in self.weights, not is_weight(name)
 
-    def ranks(self, tensor: Tensor, axis: Axis) -> bool:
+    def ranks(self, tensor: TensorValue, axis: Axis) -> bool:
         """Whether an axis is all entries of a weight in a row, such as scores that are ranked.
 
         How many of them are looked up decides no width: what stays of that is compared or summed.
         """
         return is_folded(axis) and not self.fact(tensor).from_data
 
-    def mixture(self, tensor: Tensor) -> str | None:
+    def mixture(self, tensor: TensorValue) -> str | None:
         """Name of the parameter whose leading entries were summed to make a tensor, if one was."""
         return self.fact(tensor).mixture
 
-    def mixes(self, call: Call, operand: Tensor, axis: Axis) -> None:
+    def mixes(self, call: Call, operand: TensorValue, axis: Axis) -> None:
         """Note a sum over an axis of an operand; over a parameter's first one it is a mixture."""
         name = self.origin(operand)
         if name in self.weights and self.leads(operand, axis):
             self._mixed = name
 
-    def part(self, tensor: Tensor) -> str | None:
+    def part(self, tensor: TensorValue) -> str | None:
         """Name of the parameter of several experts' weights that a tensor is one entry of."""
         return self.fact(tensor).part
 
-    def takes(self, call: Call, operand: Tensor, axis: Axis) -> None:
+    def takes(self, call: Call, operand: TensorValue, axis: Axis) -> None:
         """Note entries of an axis of an operand; those of a parameter's first one are experts'."""
         name = self.origin(operand)
         if name not in self.weights or not self.leads(operand, axis):
@@ -345,50 +340,55 @@ class Reader:
         if len(self.tensors[name]) >= EXPERTS_RANK:
             self._taken = name
 
-    def owner(self, tensor: Tensor) -> str | None:
+    def owner(self, tensor: TensorValue) -> str | None:
         """Name of the parameter that a matrix is, or is one of several in."""
         return self.origin(tensor) or self.part(tensor)
 
-    def product_kind(self, tensor: Tensor, inner: Axis) -> str:
+    def product_kind(self, tensor: TensorValue, inner: Axis) -> str:
         """The kind of a layer that sums over an axis of a parameter: by which one that is."""
         axes = self.tensors.get(self.owner(tensor) or "", ())
         place = next((i for i, axis in enumerate(axes) if resolve(axis) == resolve(inner)), 1)
         return {0: "matrix", 1: "linear"}.get(place, "experts")
 
-    def leads(self, operand: Tensor, axis: Axis) -> bool:
+    def leads(self, operand: TensorValue, axis: Axis) -> bool:
         """Whether an axis is the first one of the parameter that an operand is made of."""
         tensor = self.tensors.get(self.origin(operand) or "")
         return tensor is not None and resolve(axis) == resolve(tensor[0])
 
-    def origin(self, tensor: Tensor) -> str | None:
+    def origin(self, tensor: TensorValue) -> str | None:
         """Name of the parameter that a tensor is made of, if it is one's reshaped form."""
         return self.fact(tensor).origin
 
-    def axes(self, tensor: Tensor) -> Axes:
+    def axes(self, tensor: TensorValue) -> Axes:
         """The axes of a tensor that was met before, is a parameter, or comes from outside."""
         return self.fact(tensor).axes
 
-    def fact(self, tensor: Tensor) -> Fact:
+    def fact(self, value: TensorValue) -> Fact:
         """What is known of a tensor."""
-        known = self._facts.get(id(tensor))
+        known = self._facts[value.number]
         if known is not None:
             return known
-        name, from_data = self.names.get(id(tensor)), id(tensor) in self._inputs
-        if name is None:
-            axes = tuple(map(constant, tensor.shape))
-        else:
-            if name not in self.tensors:
-                self.tensors[name] = _parameter_axes(tuple(tensor.shape), name)
-            axes = self.tensors[name]
-            assigned = self._facts.get(id(self.trace.assigned.get(id(tensor))))
-            if assigned is not None:
-                reason = f"a result is assigned to {name}"
-                pairs = zip(axes, assigned.axes, strict=True)
-                axes = tuple(unify(a, b, reason) for a, b in pairs)
-        of_weights = name is not None
-        fact = Fact(axes, tensor.dtype, name, of_weights=of_weights, from_data=from_data)
-        self._facts[id(tensor)] = fact
+        name, from_data = self.trace.values.names.get(value.number), value.number in self._inputs
+        axes = tuple(map(constant, value.shape)) if name is None else self._own(name, value)
+        fact = Fact(axes, value.dtype, name, of_weights=name is not None, from_data=from_data)
+        self._facts[value.number] = fact
         return fact
+
+    def named(self, name: str, shape: tuple[int, ...]) -> Axes:
+        """The axes of a tensor of the network, which are the same in all passes."""
+        known = self.tensors.get(name)
+        if known is None or tuple(map(axis_size, known)) != shape:
+            known = self.tensors[name] = _parameter_axes(shape, name)
+        return known
+
+    def _own(self, name: str, value: TensorValue) -> Axes:
+        """The axes of a tensor of the network, which may have got a result's data."""
+        axes, result = self.named(name, value.shape), self.trace.assigned.get(value.number)
+        assigned = None if result is None else self._facts[result]
+        if assigned is None or tuple(map(axis_size, assigned.axes)) != value.shape:
+            return axes
+        reason = f"a result is assigned to {name}"
+        return tuple(unify(a, b, reason) for a, b in zip(axes, assigned.axes, strict=True))
 
     def literal(self, name: str, index: int | None, axis: Axis) -> None:
         """Note that an integer argument of the current call states the size of an axis."""
@@ -403,20 +403,17 @@ class Reader:
     def _reason_of(self, call: Call) -> str:
         path = self.trace.frames[call.frame].path if call.frame >= 0 else ""
         reason = f"{call.name} in {path or 'the network'}"
-        if any(self._is_unregistered(tensor) for tensor in input_tensors(call)):
+        unregistered = self.trace.values.unregistered
+        if any(value.number in unregistered for value in call.inputs):
             reason += " with a parameter that is not registered"
         return reason
-
-    def _is_unregistered(self, tensor: Tensor) -> bool:
-        plain = type(tensor) is Tensor  # asking a class takes much longer
-        return not plain and id(tensor) not in self.names and isinstance(tensor, nn.Parameter)
 
     def count(self, product: Product) -> None:
         """Count multiply-accumulates that belong to no layer (attention)."""
         self._count(product, self.macs)
 
     def layer(
-        self, weight: Tensor, kind: str, inputs: Axis, outputs: Axis, product: Product
+        self, weight: TensorValue, kind: str, inputs: Axis, outputs: Axis, product: Product
     ) -> None:
         """Note a layer; one that is called again only adds to its MACs.
 
@@ -468,11 +465,12 @@ class Reader:
         Its operands are that alone, or buffers besides, and it has as many entries.
         """
         call = self.trace.calls[len(self.readings) - 1]
-        origins = {self.origin(tensor) for tensor in call.operands if tensor.dim() > 1}
+        origins = {self.origin(value) for value in call.inputs if value.dim() > 1}
         if origins == {weight}:
             return True
         size = prod(map(axis_size, self.tensors[weight]))
-        return weight in origins <= {weight, *self.buffers} and prod(call.shapes[0]) == size
+        alone = all(one is not None and one not in self.parameters for one in origins - {weight})
+        return weight in origins and alone and prod(call.shapes[0]) == size
 
     def _layer_name(self, weight: str) -> str:
         """The module of a weight; the weight's own name where there are several."""
@@ -487,14 +485,13 @@ _NOTHING = Fact((), torch.float32)
 _SEVERAL = 2
 
 
-def _repeats(trace: Trace, names: Mapping[int, str]) -> bool:
+def _repeats(trace: Trace) -> bool:
     """Whether a trace has steps that repeat, so that it is worth while to look for equal calls."""
-    uses: dict[int, int] = {}
+    uses = [0] * len(trace.values.memories)
     for call in trace.calls:
-        for tensor in call.operands:
-            if id(tensor) in names:
-                uses[id(tensor)] = uses.get(id(tensor), 0) + 1
-    return max(uses.values(), default=0) > _SEVERAL
+        for value in call.inputs:
+            uses[value.number] += 1
+    return max((uses[number] for number in trace.values.names), default=0) > _SEVERAL
 
 
 def step_key(call: Call, operands: list[Fact]) -> Any:
@@ -515,7 +512,7 @@ def _plain(values: "Iterable[Any]") -> tuple[Any, ...]:
     """Arguments with nothing in place of tensors. 1, 1.0 and True are equal, but do not do so."""
     return tuple(
         None
-        if isinstance(value, Tensor)
+        if isinstance(value, TensorValue)
         else _plain(value)
         if isinstance(value, (list, tuple))
         else (type(value), value)

@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
 from precrop.modules.streams import Stream
 from precrop.read.axes import Axis, resolve, varies
 from precrop.read.network import Network, Pass
 from precrop.read.reader import Axes
-from precrop.read.trace import Call, input_tensors
+from precrop.read.trace import Call
+from precrop.read.values import TensorValue
 
 
 def find_streams(network: Network) -> list[Stream]:
@@ -26,7 +25,7 @@ def find_streams(network: Network) -> list[Stream]:
 
 @dataclass
 class _Found:
-    """One stream: the ends of layers, its tensors (by id), and calls that make it otherwise."""
+    """One stream: the ends of layers, its tensors by number, and calls that make it otherwise."""
 
     ends: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
     tensors: dict[int, int] = field(default_factory=dict)
@@ -45,12 +44,12 @@ class _Search:
         self.users: dict[int, list[Call]] = {}
         self.axes: dict[int, Axes] = {}
         for call, reading in zip(self.calls, self.forward.readings, strict=True):
-            for tensor, axes in zip(input_tensors(call), reading.inputs, strict=True):
-                self.users.setdefault(id(tensor), []).append(call)
-                self.axes.setdefault(id(tensor), axes)
+            for tensor, axes in zip(call.inputs, reading.inputs, strict=True):
+                self.users.setdefault(tensor.number, []).append(call)
+                self.axes.setdefault(tensor.number, axes)
             for tensor, axes in zip(call.outputs, reading.outputs, strict=True):
-                self.makers.setdefault(id(tensor), call)
-                self.axes.setdefault(id(tensor), axes)
+                self.makers.setdefault(tensor.number, call)
+                self.axes.setdefault(tensor.number, axes)
 
     def ends(self) -> Iterator[Stream]:
         """Every end once: a module's reading before its writing."""
@@ -72,43 +71,43 @@ class _Search:
         streams: list[_Found] = []
         for call in self.calls:
             for tensor, dim in self._sum(call):
-                if not any(id(tensor) in stream.tensors for stream in streams):
+                if not any(tensor.number in stream.tensors for stream in streams):
                     streams.append(self._follow(tensor, dim))
         return streams
 
-    def _sum(self, call: Call) -> Iterator[tuple[Tensor, int]]:
+    def _sum(self, call: Call) -> Iterator[tuple[TensorValue, int]]:
         """Operands and output of a residual sum, with their channel axis; else nothing."""
-        operands = input_tensors(call)
+        operands = call.inputs
         if call.name != "add" or len(operands) != 2 or self._layer(call) is not None:
             return
-        if operands[0].shape != operands[1].shape or operands[0] is operands[1]:
+        if operands[0].shape != operands[1].shape or operands[0].number == operands[1].number:
             return
         dims = {self._channels(tensor) for tensor in operands}
         dim = dims.pop()
-        if not dims and dim is not None and all(id(t) in self.makers for t in operands):
+        if not dims and dim is not None and all(t.number in self.makers for t in operands):
             for tensor in (*operands, *call.outputs):
                 yield tensor, dim
 
-    def _channels(self, tensor: Tensor, row: Axis | None = None) -> int | None:
+    def _channels(self, tensor: TensorValue, row: Axis | None = None) -> int | None:
         """The one axis that varies (as ``row`` does, if given); None if there is none."""
         dims = [
             dim
-            for dim, axis in enumerate(self.axes.get(id(tensor), ()))
+            for dim, axis in enumerate(self.axes.get(tensor.number, ()))
             if dim > 0 and varies(axis) and row in (None, resolve(axis))
         ]
         return dims[0] if len(dims) == 1 else None
 
-    def _follow(self, tensor: Tensor, dim: int) -> _Found:
+    def _follow(self, tensor: TensorValue, dim: int) -> _Found:
         """A stream's tensors from one of them on, in both directions."""
-        row, found = resolve(self.axes[id(tensor)][dim]), _Found()
+        row, found = resolve(self.axes[tensor.number][dim]), _Found()
         pending = [(tensor, dim)]
         while pending:
             tensor, dim = pending.pop()
-            if id(tensor) in found.tensors:
+            if tensor.number in found.tensors:
                 continue
-            found.tensors[id(tensor)] = dim
+            found.tensors[tensor.number] = dim
             place = dim, tensor.shape[dim]
-            maker = self.makers.get(id(tensor))
+            maker = self.makers.get(tensor.number)
             if maker is not None:
                 path = self._layer(maker)
                 before = self._on(maker, row)
@@ -118,7 +117,7 @@ class _Search:
                     pending += before
                 else:
                     found.origins.append(maker)
-            for user in self.users.get(id(tensor), ()):
+            for user in self.users.get(tensor.number, ()):
                 path = self._layer(user)
                 if path is not None:
                     found.ends[path, "read"] = place
@@ -126,10 +125,10 @@ class _Search:
                     pending += self._on(user, row)
         return found
 
-    def _on(self, call: Call, row: Axis) -> list[tuple[Tensor, int]]:
+    def _on(self, call: Call, row: Axis) -> list[tuple[TensorValue, int]]:
         """A call's operands and outputs with the stream's channels; none if no operand has them."""
-        operands = [(t, self._channels(t, row)) for t in input_tensors(call)]
-        reads = [(t, dim) for t, dim in operands if dim is not None and id(t) in self.makers]
+        operands = [(t, self._channels(t, row)) for t in call.inputs]
+        reads = [(t, dim) for t, dim in operands if dim is not None and t.number in self.makers]
         made = [(t, self._channels(t, row)) for t in call.outputs] if reads else []
         return [*reads, *((t, dim) for t, dim in made if dim is not None)]
 
@@ -145,8 +144,8 @@ class _Search:
     def _fixed(self, call: Call, tensors: set[int]) -> bool:
         """Whether all that varies in a call's operands are streams, which keep their width."""
         return all(
-            id(tensor) in tensors or not any(map(varies, self.axes[id(tensor)]))
-            for tensor in input_tensors(call)
+            tensor.number in tensors or not any(map(varies, self.axes[tensor.number]))
+            for tensor in call.inputs
         )
 
     def _sources(self, tensors: set[int]) -> dict[str, set[str]]:
@@ -154,15 +153,15 @@ class _Search:
         reached: dict[int, set[str]] = {}
         read: dict[str, set[str]] = {}
         for call in self.calls:
-            before = [t for t in input_tensors(call) if id(t) in tensors]
-            known = set[str]().union(*(reached.get(id(tensor), {""}) for tensor in before))
+            before = [t for t in call.inputs if t.number in tensors]
+            known = set[str]().union(*(reached.get(tensor.number, {""}) for tensor in before))
             path = self._layer(call)
             if path is not None and before:
                 read.setdefault(path, set()).update(known)
             for tensor in call.outputs:
-                if id(tensor) in tensors:
+                if tensor.number in tensors:
                     made = {path} if path is not None else known or {""}
-                    reached[id(tensor)] = reached.get(id(tensor), set()) | made
+                    reached[tensor.number] = reached.get(tensor.number, set()) | made
         return read
 
     def _layer(self, call: Call) -> str | None:

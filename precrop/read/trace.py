@@ -19,19 +19,20 @@ from torch.utils._pytree import tree_map_only
 
 from precrop.modules.apart import apart
 from precrop.modules.hooks import CALL, own_call
+from precrop.modules.names import named_tensors
 from precrop.modules.random import drawn
 from precrop.read.corrected import CorrectedReshapes, Correction
 from precrop.read.meta import MetaKernels
 from precrop.read.operations import OfOperations
 from precrop.read.plain import PlainLayers, plain
 from precrop.read.recurrence import FoldedSteps
+from precrop.read.values import Numbering, Shape, TensorValue, Values
 from precrop.read.within import tensors_within
 
-Shape = tuple[int, ...]
 Answer = bool | int | float
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Frame:
     """One call of one module: its path in the network, its class, the frame that called it."""
 
@@ -40,35 +41,22 @@ class Frame:
     parent: int
 
 
-@dataclass(slots=True)
-class Call:
-    """One ATen call. ``shapes`` are its output tensors' shapes at the time when it returned.
+class Operation:
+    """One ATen call, in whatever form its tensors are.
 
-    ``times`` is how often the network makes it, where one step stands for all (`recurrence`).
     ``name`` is the operation's without namespace, overload and in-place underscore (``add``).
+    ``shapes`` are its outputs' at the time when it returned. ``times`` is how often the network
+    makes it, where one step stands for all (`recurrence`).
     """
 
+    __slots__ = ()
     op: torch._ops.OpOverload
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    outputs: list[Tensor]
-    shapes: tuple[Shape, ...]
+    name: str
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
     frame: int
-    returned: bool = False
-    times: int = 1
-    name: str = field(init=False)
-    _operands: list[Tensor] | None = None
-
-    def __post_init__(self) -> None:
-        """Every call is asked for its name many times."""
-        self.name = base_name(self.op)
-
-    @property
-    def operands(self) -> list[Tensor]:
-        """The tensors among the arguments, in order."""
-        if self._operands is None:
-            self._operands = [*_tensors(self.args), *_tensors(self.kwargs.values())]
-        return self._operands
+    shapes: tuple[Shape, ...]
+    times: int
 
     def arg(self, name: str, default: Any = None) -> Any:
         """The argument with this name in the operation's schema."""
@@ -80,27 +68,108 @@ class Call:
         return default
 
 
-@dataclass
-class Trace:
-    """A forward pass: calls in order, module frames, its inputs and outputs.
+@dataclass(slots=True)
+class Step(Operation):
+    """A call while its pass runs and is compared with others, with the tensors themselves."""
 
-    ``error`` is set if it raised.
+    op: torch._ops.OpOverload
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    frame: int = -1
+    outputs: Sequence[Tensor] = ()
+    shapes: tuple[Shape, ...] = ()
+    returned: bool = False
+    times: int = 1
+    name: str = field(init=False)
 
-    ``refused`` is the shape that a reshape was asked for and could not give; such a request never
-    becomes an ATen call. Only traces with a limit look for it. ``answers`` are the values that were
-    taken out of tensors, for Python to branch on. ``assigned`` are the results that the
-    pass put in place of parameters' data (``weight.data = kernel``, which is no ATen call), by the
-    id of the parameter.
+    def __post_init__(self) -> None:
+        """Every call is asked for its name many times."""
+        self.name = base_name(self.op)
+
+    @property
+    def inputs(self) -> Iterator[Tensor]:
+        """The tensors among the arguments, in order."""
+        return _tensors((*self.args, *self.kwargs.values()))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call(Operation):
+    """A call with values in place of tensors; ``inputs`` are those in the arguments, in order."""
+
+    op: torch._ops.OpOverload
+    name: str
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    frame: int
+    inputs: tuple[TensorValue, ...]
+    outputs: tuple[TensorValue, ...]
+    shapes: tuple[Shape, ...]
+    times: int
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """A forward pass as it ran, however it ended, with its tensors: to be compared, or numbered.
+
+    ``error`` is set if it raised. ``refused`` is the shape that a reshape was asked for and could
+    not give; such a request never becomes an ATen call. Only passes with a limit look for it.
+    ``answers`` are the numbers that were taken out of tensors, for Python to branch on. ``moved``
+    are parameters whose data is elsewhere than before: ``weight.data = kernel`` is no ATen call.
     """
 
-    calls: list[Call] = field(default_factory=list)
-    frames: list[Frame] = field(default_factory=list)
-    inputs: list[Tensor] = field(default_factory=list)
-    outputs: list[Tensor] = field(default_factory=list)
-    error: Exception | None = None
-    refused: Shape | None = None
-    answers: list[Answer] = field(default_factory=list)
-    assigned: dict[int, Tensor] = field(default_factory=dict)
+    calls: Sequence[Step]
+    frames: Sequence[Frame]
+    inputs: Sequence[Tensor]
+    outputs: Sequence[Tensor]
+    error: Exception | None
+    refused: Shape | None
+    answers: Sequence[Answer]
+    moved: Sequence[nn.Parameter]
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """A forward pass: calls in order, module frames, its inputs and outputs, without a tensor.
+
+    ``assigned`` are the results that the pass put in place of parameters' data, by the parameter.
+    """
+
+    calls: Sequence[Call] = ()
+    frames: Sequence[Frame] = ()
+    inputs: tuple[TensorValue, ...] = ()
+    outputs: tuple[TensorValue, ...] = ()
+    answers: Sequence[Answer] = ()
+    values: Values = field(default_factory=Values)
+    assigned: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def used(self) -> dict[int, str]:
+        """The network's tensors that some call takes, with their names."""
+        names, taken = self.values.names, (v.number for call in self.calls for v in call.inputs)
+        return {number: names[number] for number in taken if number in names}
+
+
+def numbered(recording: Recording, model: nn.Module) -> Trace:
+    """A pass of a model with numbers in place of its tensors."""
+    numbering = Numbering()
+    inputs = tuple(map(numbering.given, recording.inputs))
+    calls = [numbered_call(step, numbering) for step in recording.calls]
+    outputs = tuple(map(numbering.given, recording.outputs))
+    moved = [numbering.given(parameter) for parameter in recording.moved]
+    values = numbering.values(named_tensors(model))
+    assigned = _assigned(moved, calls, values.memories)
+    return Trace(calls, recording.frames, inputs, outputs, recording.answers, values, assigned)
+
+
+def numbered_call(step: Step, numbering: Numbering) -> Call:
+    """A call with values in place of its tensors."""
+    inputs: list[TensorValue] = []
+    args = numbering.replaced(step.args, inputs)
+    named = numbering.replaced(step.kwargs.values(), inputs)
+    kwargs = dict(zip(step.kwargs, named, strict=True))
+    outputs = tuple(map(numbering.made, step.outputs, step.shapes))
+    given = step.op, step.name, args, kwargs, step.frame
+    return Call(*given, tuple(inputs), outputs, step.shapes, step.times)
 
 
 def _name(op: torch._ops.OpOverload) -> str:
@@ -121,17 +190,12 @@ def base_name(op: torch._ops.OpOverload) -> str:
     return _NAMES.get(op)
 
 
-def _tensors(values: Any) -> Iterator[Tensor]:
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
     for value in values:
         if isinstance(value, Tensor):
             yield value
         elif isinstance(value, (list, tuple)):
             yield from _tensors(value)
-
-
-def input_tensors(call: Call) -> list[Tensor]:
-    """The tensors among a call's arguments, in order."""
-    return call.operands
 
 
 class _LimitError(Exception):
@@ -142,16 +206,16 @@ class _DifferentError(Exception):
     """Ends a trace of which no more is wanted than its first difference."""
 
 
-Watch = Callable[[int, Call], bool]
+Watch = Callable[[int, Step], bool]
 """Whether a trace is to end with a call, which has returned; with its index."""
 
 
 class _ReshapeWatch(TorchFunctionMode):
     """Notes the shape that a failing ``reshape`` or ``unflatten`` was asked for."""
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.trace = trace
+        self.refused: Shape | None = None
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -161,7 +225,7 @@ class _ReshapeWatch(TorchFunctionMode):
             return function(*args, **(kwargs or {}))
         except RuntimeError:
             if asked is not None:
-                self.trace.refused = asked(*args, **(kwargs or {}))
+                self.refused = asked(*args, **(kwargs or {}))
             raise
 
 
@@ -218,24 +282,26 @@ def _listed(tensor: Tensor) -> Any:
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the calls of a pass, and the frames that they are made in."""
+
     def __init__(
         self,
-        trace: Trace,
-        stack: list[int],
         meta: MetaKernels | None,
         limit: int | None,
-        answers: Sequence[Answer],
+        given: Sequence[Answer],
         correction: Correction | None,
         watch: Watch | None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.trace, self.stack, self.meta, self.limit = trace, stack, meta, limit
+        self.meta, self.limit, self.given = meta, limit, given
+        self.correction, self.watch = correction, watch
         self.random = torch.Generator().manual_seed(0)
-        self.answers = answers
-        self.correction = correction
-        self.watch = watch
+        self.calls: list[Step] = []
+        self.frames: list[Frame] = []
+        self.stack = [-1]
+        self.answers: list[Answer] = []
         self.follows: set[int] = set()
-        """Ids of tensors that follow from inputs or parameters."""
+        """Ids of tensors that follow from inputs or parameters; calls hold the tensors."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -250,16 +316,17 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if parts is not None:
             with self:
                 return parts(*args, **kwargs)
-        call = Call(op, args, kwargs, [], (), self.stack[-1])
-        self.trace.calls.append(call)  # before it runs: a call that raises is the last one
-        if self.limit is not None and len(self.trace.calls) >= self.limit:
+        call = Step(op, args, kwargs, self.stack[-1])
+        self.calls.append(call)  # before it runs: a call that raises is the last one
+        if self.limit is not None and len(self.calls) >= self.limit:
             raise _LimitError
-        index = len(self.trace.calls) - 1
+        index = len(self.calls) - 1
         if self.correction is None:
             out = self._run(call)
         else:
             out = self.correction.run(index, op, lambda: self._run(call))
-        call.outputs = [out] if isinstance(out, Tensor) else _output_list(out)
+        several = out if isinstance(out, (list, tuple)) else ()
+        call.outputs = [out] if isinstance(out, Tensor) else list(_tensors(several))
         call.shapes = tuple(tuple(o.shape) for o in call.outputs)
         call.returned = True
         if self.meta is None:
@@ -268,16 +335,16 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise _DifferentError
         return out
 
-    def _run(self, call: Call) -> Any:
+    def _run(self, call: Step) -> Any:
         op, args, kwargs = call.op, call.args, call.kwargs
         if self.meta is None and op is _SCALAR and self._is_answer(args[0]):
-            given = self.answers[len(self.trace.answers) :][:1]
+            given = self.given[len(self.answers) :][:1]
             known = bool(given) and type(given[0]) is _kind(args[0])
-            self.trace.answers.append(given[0] if known else op(*args, **kwargs))
-            return self.trace.answers[-1]
+            self.answers.append(given[0] if known else op(*args, **kwargs))
+            return self.answers[-1]
         if self.meta is None:
             return drawn(op, args, kwargs, self.random)
-        devices = {tensor.is_meta for tensor in call.operands}
+        devices = {tensor.is_meta for tensor in call.inputs}
         if devices == {True, False}:
             # A constant made on the CPU in forward meets meta tensors.
             args, kwargs = tree_map_only(Tensor, lambda t: t.to("meta"), (args, kwargs))
@@ -285,23 +352,19 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self.meta(op, args, kwargs)
         return drawn(op, args, kwargs, self.random)
 
-    def _follow(self, call: Call) -> None:
-        operands = map(id, call.operands)
-        if call.name not in MAKING and not self.follows.isdisjoint(operands):
+    def _follow(self, call: Step) -> None:
+        making = call.name in MAKING
+        if not making and not self.follows.isdisjoint(map(id, call.inputs)):
             self.follows.update(map(id, call.outputs))
 
     def _is_answer(self, tensor: Tensor) -> bool:
-        """Whether a value is one to branch on; a whole number may be a size or place, too."""
+        """Whether a number is one to branch on; a whole one may be a size or place, too."""
         return _kind(tensor) is not int or id(tensor) in self.follows
-
-
-def _output_list(out: Any) -> list[Tensor]:
-    return list(_tensors(out)) if isinstance(out, (list, tuple)) else []
 
 
 @contextmanager
 def _module_frames(
-    modules: Mapping[str, nn.Module], trace: Trace, stack: list[int]
+    modules: Mapping[str, nn.Module], frames: list[Frame], stack: list[int]
 ) -> Iterator[None]:
     """Note calls of the network's modules, on these instances: other threads have theirs.
 
@@ -309,7 +372,7 @@ def _module_frames(
     """
     before = [(module, module.__dict__.get(CALL)) for module in modules.values()]
     for path, module in modules.items():
-        module.__dict__[CALL] = _noted(module, path, trace.frames, stack)
+        module.__dict__[CALL] = _noted(module, path, frames, stack)
     try:
         yield
     finally:
@@ -361,8 +424,8 @@ def run(
     answers: Sequence[Answer] = (),
     correction: Correction | None = None,
     watch: Watch | None = None,
-) -> Trace:
-    """Run ``model(*args, **kwargs)`` and record it; an exception ends the trace and is kept in it.
+) -> Recording:
+    """Run ``model(*args, **kwargs)`` and record it; an exception ends the pass and is kept with it.
 
     The model is a copy that nothing else runs meanwhile; nothing but it is changed for the time.
 
@@ -373,34 +436,46 @@ def run(
     tensors' own values are. A ``correction`` lets the trace go on behind calls that differ; a
     ``watch`` ends it, without an error.
     """
-    trace = Trace(inputs=tensors_within((args, kwargs)))
-    stack = [-1]
+    whole = limit is None and watch is None and correction is None
+    recorder = _Recorder(meta, limit, answers, correction, watch)
+    inputs = tensors_within((args, kwargs))
     modules = dict(model.named_modules())
-    whole = limit is None and watch is None
-    before = _storages(modules.values()) if whole else []
-    recorder = _Recorder(trace, stack, meta, limit, answers, correction, watch)
-    recorder.follows.update(map(id, (*trace.inputs, *_parameters(modules.values()))))
+    recorder.follows.update(map(id, (*inputs, *_parameters(modules.values()))))
+    before = _memories(modules.values()) if whole else {}
+    reshapes, outputs, raised = _ReshapeWatch(), list[Tensor](), None
     try:
         with (
             apart(),
             torch.no_grad(),
             layers or _plain_layers(_parameters(modules.values()), meta),
             torch.jit.optimized_execution(False),  # type: ignore[attr-defined]
-            _module_frames(modules, trace, stack),
-            _ReshapeWatch(trace) if limit is not None else nullcontext(),
-            FoldedSteps(trace.calls) if fold and _recurs(modules.values()) else nullcontext(),
-            CorrectedReshapes(correction, trace.calls) if correction else nullcontext(),
+            _module_frames(modules, recorder.frames, recorder.stack),
+            reshapes if limit is not None else nullcontext(),
+            FoldedSteps(recorder.calls) if fold and _recurs(modules.values()) else nullcontext(),
+            CorrectedReshapes(correction, recorder.calls) if correction else nullcontext(),
             _Values() if meta is None else nullcontext(),
             recorder,
         ):
-            trace.outputs = tensors_within(model(*args, **kwargs))
+            outputs = tensors_within(model(*args, **kwargs))
     except _DifferentError:
         pass
     except Exception as error:  # whatever the network's own forward raises
-        trace.error = error
-    if before:
-        trace.assigned = _assigned(before, _storages(modules.values()), trace.calls)
-    return trace
+        raised = error
+    moved = [
+        parameter
+        for key, (parameter, memory) in (_memories(modules.values()) if whole else {}).items()
+        if key not in before or before[key][1] is not memory
+    ]
+    return Recording(
+        recorder.calls,
+        recorder.frames,
+        inputs,
+        outputs,
+        raised,
+        reshapes.refused,
+        recorder.answers,
+        moved,
+    )
 
 
 def _parameters(modules: Iterable[nn.Module]) -> Iterator[nn.Parameter]:
@@ -411,33 +486,30 @@ def _parameters(modules: Iterable[nn.Module]) -> Iterator[nn.Parameter]:
                 yield parameter
 
 
-def _storages(modules: Iterable[nn.Module]) -> list[tuple[Tensor, int]]:
-    """Parameters, and where the data of each is."""
-    return [(p, _place(p)) for p in _parameters(modules) if p.layout == torch.strided]
+_Memories = dict[int, tuple[nn.Parameter, torch.UntypedStorage]]
+"""Parameters and the memory of their data, by id; both are held, so that they stay apart."""
 
 
-def _place(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
+def _memories(modules: Iterable[nn.Module]) -> _Memories:
+    strided = (p for p in _parameters(modules) if p.layout is torch.strided)
+    return {id(parameter): (parameter, parameter.untyped_storage()) for parameter in strided}
 
 
 def _assigned(
-    before: list[tuple[Tensor, int]], after: list[tuple[Tensor, int]], calls: list[Call]
-) -> dict[int, Tensor]:
-    """The results that now are parameters' data, by the id of the parameter."""
-    first = {id(tensor): place for tensor, place in before}
-    moved = {id(t): (t, place) for t, place in after if first.get(id(t), place) != place}
-    if not moved:
-        return {}
-    places = {(_place(made), made.shape): made for call in calls for made in call.outputs}
-    found = {key: places.get((place, tensor.shape)) for key, (tensor, place) in moved.items()}
-    return {key: made for key, made in found.items() if made is not None}
+    moved: Sequence[TensorValue], calls: Sequence[Call], memories: Sequence[int]
+) -> dict[int, int]:
+    """The results in whose memory the data of some parameters is now, by the parameter."""
+    outputs = (value for call in calls for value in call.outputs) if moved else ()
+    made = {(memories[value.number], value.shape): value.number for value in outputs}
+    found = {p.number: made.get((memories[p.number], p.shape)) for p in moved}
+    return {number: result for number, result in found.items() if result is not None}
 
 
 # Modules that only scale what passes through them, and only in train mode.
 DROPPING = ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "StochasticDepth", "DropPath")
 
 
-def same_path(evaluation: Trace, training: Trace) -> bool:
+def same_path(evaluation: Recording, training: Recording) -> bool:
     """Whether train mode makes and returns what eval mode does, dropping and batch counts apart.
 
     Then whatever holds for the sizes in one pass holds for those in the other.
@@ -445,17 +517,17 @@ def same_path(evaluation: Trace, training: Trace) -> bool:
     return _path(evaluation) == _path(training)
 
 
-def _path(trace: Trace) -> tuple[list[tuple[str, str]], list[tuple[int, int]]]:
+def _path(recording: Recording) -> tuple[list[tuple[str, str]], list[tuple[int, int]]]:
     """Calls in order, each with its module; which of their outputs the network returns."""
     path: list[tuple[str, str]] = []
     made: dict[int, tuple[int, int]] = {}
-    for call in trace.calls:
-        frame = trace.frames[call.frame] if call.frame >= 0 else None
+    for call in recording.calls:
+        frame = recording.frames[call.frame] if call.frame >= 0 else None
         counts_batches = call.name == "add" and call.shapes == ((),)
         if counts_batches or (frame is not None and frame.kind.__name__ in DROPPING):
-            places = [made[id(tensor)] for tensor in input_tensors(call) if id(tensor) in made]
+            places = [made[id(tensor)] for tensor in call.inputs if id(tensor) in made]
             made |= dict.fromkeys(map(id, call.outputs), places[0] if places else (-1, -1))
             continue
         made |= {id(tensor): (len(path), place) for place, tensor in enumerate(call.outputs)}
         path.append((call.name, frame.path if frame is not None else ""))
-    return path, [made.get(id(tensor), (-1, -1)) for tensor in trace.outputs]
+    return path, [made.get(id(tensor), (-1, -1)) for tensor in recording.outputs]

@@ -19,7 +19,7 @@ from precrop.read.corrected import Correction
 from precrop.read.inputs import Inputs
 from precrop.read.meta import MetaKernels
 from precrop.read.tables import Tables
-from precrop.read.trace import Answer, Trace, Watch, run, same_path
+from precrop.read.trace import Answer, Recording, Trace, Watch, numbered, run, same_path
 from precrop.read.unused import leave_out, other_answers
 
 # Where several values decide what runs, the others are tried all at once, or else so many singly.
@@ -127,8 +127,8 @@ class Tracer:
         limit: int | None = None,
         correction: Correction | None = None,
         watch: Watch | None = None,
-    ) -> Trace:
-        """Trace a skeleton as in a pass that ran before, branches included."""
+    ) -> Recording:
+        """Run a skeleton as in a pass that ran before, branches included."""
         return self.run(
             model,
             training=forward.training,
@@ -148,8 +148,8 @@ class Tracer:
         batch: int | None = None,
         correction: Correction | None = None,
         watch: Watch | None = None,
-    ) -> Trace:
-        """Trace a skeleton: eval at batch 1 or train at batch 2; up to ``limit`` calls.
+    ) -> Recording:
+        """Run a skeleton: eval at batch 1 or train at batch 2; up to ``limit`` calls.
 
         ``answers`` are given where values of tensors decide what runs; ``correction`` lets
         the trace go on behind calls that are not as predicted, a ``watch`` ends it.
@@ -204,16 +204,17 @@ def trace_passes(tracer: Tracer) -> Traced:
         really = _both_really(replace(tracer, real=True))
         if really is not None:
             tracer, made, evaluation, training = really
-    runs, notes = [TracedPass(False, evaluation)], {}
+    found, notes = [(False, evaluation)], {}
     if training.error is not None:
         notes["train mode"] = f"was not read: {first_line(training.error)}"
     elif not same_path(evaluation, training):
-        runs.append(TracedPass(True, training))
-    turned = [other for known in runs for other in _turned(tracer, made, known)]
-    return Traced(tracer, made, (*runs, *turned), notes)
+        found.append((True, training))
+    found += [(mode, other) for mode, run in [*found] for other in _turned(tracer, made, mode, run)]
+    runs = tuple(TracedPass(mode, numbered(recording, made)) for mode, recording in found)
+    return Traced(tracer, made, runs, notes)
 
 
-def _both_really(tracer: Tracer) -> tuple[Tracer, nn.Module, Trace, Trace] | None:
+def _both_really(tracer: Tracer) -> tuple[Tracer, nn.Module, Recording, Recording] | None:
     """Both passes on real tensors; None if train mode does not run on those, either."""
     made = tracer.replica()
     if tracer.run(made, training=True).error is not None:
@@ -223,9 +224,9 @@ def _both_really(tracer: Tracer) -> tuple[Tracer, nn.Module, Trace, Trace] | Non
     return None if failed else (tracer, made, evaluation, training)
 
 
-def _turned(tracer: Tracer, made: nn.Module, run: TracedPass) -> Iterator[TracedPass]:
+def _turned(tracer: Tracer, made: nn.Module, training: bool, run: Recording) -> Iterator[Recording]:
     """The same pass with other answers, where values of tensors decide what runs."""
-    own, known = run.trace.answers, [run.trace]
+    own, known = run.answers, [run]
     at_once = other_answers(own)
     singly = [
         [*own[:index], answers[index]]
@@ -233,12 +234,12 @@ def _turned(tracer: Tracer, made: nn.Module, run: TracedPass) -> Iterator[Traced
         for index in range(min(len(own), MOST_TURNS))
     ]
     for given in (at_once, singly if len(own) > 1 else []):
-        traces = [tracer.run(made, training=run.training, answers=one) for one in given]
+        traces = [tracer.run(made, training=training, answers=one) for one in given]
         good = [found for found in traces if found.error is None]
         for found in good:
             if not any(same_path(found, other) for other in known):
                 known.append(found)
-                yield TracedPass(run.training, found)
+                yield found
         if good:
             return
 

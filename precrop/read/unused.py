@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from precrop.modules.copying import submodule
-from precrop.read.trace import Answer, Trace, input_tensors
+from precrop.read.trace import Answer, Trace
 
 SIZED_BY_VALUES = ("nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive")
 """Operations whose results have as many entries as some values say."""
@@ -108,29 +108,29 @@ def _other(answer: Answer, way: int) -> Answer:
     return way * (abs(answer) + _BEYOND)
 
 
-def decided_by_values(trace: Trace, names: Mapping[int, str], buffers: Set[str]) -> bool:
+def decided_by_values(trace: Trace, buffers: Set[str]) -> bool:
     """Whether a number in a tensor that follows from inputs or weights decides what runs.
 
     Args:
         trace: of a pass on real tensors.
-        names: of parameters and buffers, by id.
         buffers: names of buffers, which are the same for every input.
     """
     made: set[int] = set()
     follows: set[int] = set()
     for call in trace.calls:
-        tensors = input_tensors(call)
+        inputs = {value.number for value in call.inputs}
         if call.name != "lift_fresh":  # of a constant that forward makes
-            outside = (t for t in tensors if id(t) not in made)
-            follows.update(id(t) for t in outside if names.get(id(t)) not in buffers)
-        depends = any(id(tensor) in follows for tensor in tensors)
-        masks = call.name == "index" and any(t.dtype == torch.bool for t in tensors[1:])
+            names = trace.values.names
+            follows.update(n for n in inputs - made if names.get(n) not in buffers)
+        depends = not follows.isdisjoint(inputs)
+        masks = call.name == "index" and any(v.dtype == torch.bool for v in call.inputs[1:])
         reads = call.name == "_local_scalar_dense" or call.name in SIZED_BY_VALUES or masks
         if depends and reads:
             return True
-        made.update(map(id, call.outputs))
+        outputs = {value.number for value in call.outputs}
+        made |= outputs
         if depends:
-            follows.update(map(id, call.outputs))
+            follows |= outputs
     return False
 
 

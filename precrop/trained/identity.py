@@ -19,7 +19,6 @@ from precrop.modules.hooks import keep_own_hooks
 from precrop.modules.names import named_tensors
 from precrop.modules.random import OwnNumbers
 from precrop.read.axes import Atom, atoms
-from precrop.read.trace import input_tensors
 from precrop.read.within import tensors_within
 from precrop.trained.layout import ChannelLayout, Orders
 
@@ -114,8 +113,7 @@ class Proof:
         """Rows that some tensor has which no pass in these modes uses."""
         network = self.layout.network
         passes = [network.passes[0], *(p for p in network.passes if p.training and True in modes)]
-        ids = {id(t) for p in passes[:2] for call in p.trace.calls for t in input_tensors(call)}
-        used = {name for tensor, name in network.reader.names.items() if tensor in ids}
+        used = {name for forward in passes[:2] for name in forward.trace.used.values()}
         unused = [name for name in self.layout.axes if name not in used and not self._follows(name)]
         return [row for row in rows if any(self.carries(name, {row.atom}) for name in unused)]
 

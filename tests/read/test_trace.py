@@ -10,17 +10,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from precrop.read.meta import MetaKernels
-from precrop.read.trace import Trace, run
+from precrop.read.trace import Recording, run
 from precrop.read.tracer import skeleton
 from tests.networks import BLOCKS, SHAPE, conv, small
 
 
-def traced(model: nn.Module, *shapes: tuple[int, ...], **options: Any) -> Trace:
+def traced(model: nn.Module, *shapes: tuple[int, ...], **options: Any) -> Recording:
     inputs = [torch.ones(shape, device="meta") for shape in shapes]
     return run(skeleton(model).eval(), inputs, {}, MetaKernels(), **options)
 
 
-def names(trace: Trace) -> list[str]:
+def names(trace: Recording) -> list[str]:
     return [call.name for call in trace.calls]
 
 
@@ -187,7 +187,7 @@ def test_no_kernel_hides_what_is_computed(name: str, training: bool) -> None:
     assert flops(real) == flops(meta) == c.get_total_flops() > 0
 
 
-def flops(trace: Trace) -> int:
+def flops(trace: Recording) -> int:
     """What PyTorch counts of a trace's calls."""
     counts = 0
     for call in trace.calls:

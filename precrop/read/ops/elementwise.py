@@ -7,7 +7,7 @@ import torch
 from precrop.read.axes import freeze
 from precrop.read.ops.registry import broadcast, constants, handles
 from precrop.read.reader import Axes, Reader, fresh_axes
-from precrop.read.trace import Call, input_tensors
+from precrop.read.trace import Call
 
 
 @handles(
@@ -19,7 +19,7 @@ from precrop.read.trace import Call, input_tensors
 )  # fmt: skip
 def elementwise(reader: Reader, call: Call) -> Sequence[Axes]:
     """Corresponding axes are one."""
-    operands = [reader.axes(tensor) for tensor in input_tensors(call)]
+    operands = [reader.axes(tensor) for tensor in call.inputs]
     return [broadcast(reader, call, operands, shape) for shape in call.shapes]
 
 
@@ -31,7 +31,7 @@ def elementwise(reader: Reader, call: Call) -> Sequence[Axes]:
 )  # fmt: skip
 def same_shape(reader: Reader, call: Call) -> Sequence[Axes]:
     """The output has the first operand's axes."""
-    axes = reader.axes(input_tensors(call)[0])
+    axes = reader.axes(call.inputs[0])
     return [axes if len(axes) == len(shape) else constants(shape) for shape in call.shapes]
 
 
@@ -68,11 +68,11 @@ def spread(reader: Reader, call: Call) -> Sequence[Axes]:
 
 def fallback(reader: Reader, call: Call) -> Sequence[Axes]:
     """Elementwise where ATen says so; else everything that reaches the call stays as it is."""
-    if not input_tensors(call):  # positions and the like: arange, eye
+    if not call.inputs:  # positions and the like: arange, eye
         return [constants(shape) for shape in call.shapes]
     if torch.Tag.pointwise in call.op.tags:
         return elementwise(reader, call)
-    for tensor in input_tensors(call):
+    for tensor in call.inputs:
         for axis in reader.axes(tensor):
             freeze(axis, reader.reason(call))
     return [constants(shape) for shape in call.shapes]

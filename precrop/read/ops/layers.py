@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from math import prod
 
-from torch import Tensor
-
 from precrop.read.axes import (
     Axis,
     axis_size,
@@ -20,7 +18,8 @@ from precrop.read.axes import (
 from precrop.read.ops.registry import broadcast, constants, handles
 from precrop.read.ops.space import moved_along
 from precrop.read.reader import Axes, Product, Reader
-from precrop.read.trace import Call, input_tensors
+from precrop.read.trace import Call
+from precrop.read.values import TensorValue
 
 BILINEAR_RANK = 3
 """Axes of a bilinear layer's weight: the output and two inputs."""
@@ -124,7 +123,7 @@ def _transposed(reader: Reader, call: Call) -> Sequence[Axes]:
     return [(data[0], outputs, *space)]
 
 
-def _matmul(reader: Reader, call: Call, a: Tensor, b: Tensor) -> Axes:
+def _matmul(reader: Reader, call: Call, a: TensorValue, b: TensorValue) -> Axes:
     """Contract the last axis of ``a`` with the one before last of ``b``; others are kept."""
     left, right, reason = reader.axes(a), reader.axes(b), reader.reason(call)
     inner = unify(left[-1], right[-2], reason)
@@ -159,7 +158,7 @@ def add_matmul(reader: Reader, call: Call) -> Sequence[Axes]:
 @handles("mv", "dot", "vdot", "addmv")
 def vector_product(reader: Reader, call: Call) -> Sequence[Axes]:
     """A matrix or a vector times a vector."""
-    a, b = input_tensors(call)[-2:]
+    a, b = call.inputs[-2:]
     left, right = reader.axes(a), reader.axes(b)
     unify(left[-1], right[-1], reader.reason(call))
     return [left[:-1]]
@@ -191,7 +190,7 @@ def bilinear(reader: Reader, call: Call) -> Sequence[Axes]:
 @handles("_cdist_forward", "_euclidean_dist")
 def distances(reader: Reader, call: Call) -> Sequence[Axes]:
     """Distances between all rows of two matrices."""
-    left, right = (reader.axes(tensor) for tensor in input_tensors(call)[:2])
+    left, right = (reader.axes(tensor) for tensor in call.inputs[:2])
     unify(left[-1], right[-1], reader.reason(call))
     shape = call.shapes[0]
     batch = broadcast(reader, call, [left[:-2], right[:-2]], shape[:-2])

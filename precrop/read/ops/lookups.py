@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from precrop.read.axes import axis_size, constant, freeze, unify
 from precrop.read.ops.elementwise import elementwise
 from precrop.read.ops.registry import constants, handles
 from precrop.read.reader import Axes, Reader, fresh_axes
-from precrop.read.trace import Call, input_tensors
+from precrop.read.trace import Call
+from precrop.read.values import TensorValue
 
 
 @handles(
@@ -18,7 +18,7 @@ from precrop.read.trace import Call, input_tensors
 )  # fmt: skip
 def reduce(reader: Reader, call: Call) -> Sequence[Axes]:
     """Some axes are summed over; the others are kept."""
-    tensors = input_tensors(call)
+    tensors = call.inputs
     if len(tensors) > 1:
         return elementwise(reader, call)
     axes = reader.axes(tensors[0])
@@ -57,7 +57,7 @@ def topk(reader: Reader, call: Call) -> Sequence[Axes]:
     return [tuple(axes) for _ in call.shapes]
 
 
-def _indexed(indices: Sequence[Tensor | None]) -> tuple[list[int], int]:
+def _indexed(indices: Sequence[TensorValue | None]) -> tuple[list[int], int]:
     """The axes that index tensors take (a mask takes several) and their common rank."""
     dims: list[int] = []
     rank, dim = 0, 0
@@ -75,7 +75,7 @@ def index(reader: Reader, call: Call) -> Sequence[Axes]:
     """Indexed axes stay fixed; the others are kept."""
     axes, shape = reader.axes(call.arg("self")), call.shapes[0]
     dims, rank = _indexed(call.arg("indices"))
-    for tensor in input_tensors(call)[1:]:
+    for tensor in call.inputs[1:]:
         for axis in reader.axes(tensor):
             freeze(axis, reader.reason(call))
     if dims == [0]:

@@ -24,7 +24,7 @@ from precrop.read.axes import (
 from precrop.read.ops.elementwise import fallback, same_shape
 from precrop.read.ops.registry import constants, handles
 from precrop.read.reader import KERNEL_RANK, Axes, Reader, fresh_axes
-from precrop.read.trace import Call, input_tensors
+from precrop.read.trace import Call
 
 
 def _blocks(sizes: list[int], wanted: list[int]) -> list[tuple[int, int, int, int]]:
@@ -114,7 +114,7 @@ def reshape(reader: Reader, call: Call) -> Sequence[Axes]:
 @handles("set")
 def set_(reader: Reader, call: Call) -> Sequence[Axes]:
     """A tensor that gives up its memory, or takes that of another one with its axes."""
-    sources, shape = input_tensors(call)[1:], call.shapes[0]
+    sources, shape = call.inputs[1:], call.shapes[0]
     if not prod(shape):
         return [constants(shape)]
     axes = reader.axes(sources[0]) if sources else ()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from precrop.read.axes import Axis, axis_size, constant, freeze, resolve
 from precrop.read.ops.registry import constants, handles
 from precrop.read.reader import Axes, Reader
-from precrop.read.trace import Call, input_tensors
+from precrop.read.trace import Call
 
 
 def moved_along(reader: Reader, call: Call, space: Axes, window: Axes) -> Axes:
@@ -52,7 +52,7 @@ def _between_pads(axis: Axis, size: int) -> Axis:
 )  # fmt: skip
 def spatial(reader: Reader, call: Call) -> Sequence[Axes]:
     """Batch and channels are kept; the axes behind them are resampled."""
-    axes = reader.axes(input_tensors(call)[0])
+    axes = reader.axes(call.inputs[0])
     kept = len(axes) - next((n for tag, n in _SPATIAL_AXES.items() if tag in call.name), 2)
     return [(*axes[:kept], *moved_along(reader, call, axes[kept:], ()))] * len(call.shapes)
 
@@ -73,5 +73,5 @@ def spectrum(reader: Reader, call: Call) -> Sequence[Axes]:
 @handles("roi_align", "roi_pool", "ps_roi_align", "_roi_align")
 def roi_align(reader: Reader, call: Call) -> Sequence[Axes]:
     """Regions of a map, with the map's channels."""
-    channels = reader.axes(input_tensors(call)[0])[1]
+    channels = reader.axes(call.inputs[0])[1]
     return [(constant(s[0]), channels, *constants(s[2:])) for s in call.shapes]

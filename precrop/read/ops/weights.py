@@ -7,7 +7,7 @@ from precrop.read.ops.elementwise import factory, fallback, same_shape
 from precrop.read.ops.lookups import reduce
 from precrop.read.ops.registry import broadcast, handles
 from precrop.read.reader import Axes, Reader, fresh_axes
-from precrop.read.trace import Call, input_tensors
+from precrop.read.trace import Call
 
 handles(
     "fake_quantize_per_tensor_affine", "fake_quantize_per_tensor_affine_cachemask",
@@ -30,14 +30,14 @@ def check(reader: Reader, call: Call) -> Sequence[Axes]:
 @handles("linalg_householder_product")
 def orthogonal(reader: Reader, call: Call) -> Sequence[Axes]:
     """Orthonormal columns, as many as there are factors."""
-    vectors, factors = (reader.axes(tensor) for tensor in input_tensors(call))
+    vectors, factors = (reader.axes(tensor) for tensor in call.inputs)
     return [(*vectors[:-1], unify(vectors[-1], factors[-1], reader.reason(call)))]
 
 
 @handles("linalg_matrix_exp", "linalg_inv_ex")
 def square(reader: Reader, call: Call) -> Sequence[Axes]:
     """A function of square matrices."""
-    axes = reader.axes(input_tensors(call)[0])
+    axes = reader.axes(call.inputs[0])
     side = unify(axes[-1], axes[-2], reader.reason(call))
     result = (*axes[:-2], side, side)
     return [result[: len(shape)] for shape in call.shapes]
@@ -83,7 +83,7 @@ def diagonal(reader: Reader, call: Call) -> Sequence[Axes]:
 )  # fmt: skip
 def fake_quantize(reader: Reader, call: Call) -> Sequence[Axes]:
     """Ranges, scales and zero points are one for all or one for every channel."""
-    x, *others = input_tensors(call)
+    x, *others = call.inputs
     axes = list(reader.axes(x))
     channel = call.arg("axis", call.arg("ch_axis", 0)) % len(axes)
     for tensor in others:

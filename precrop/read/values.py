@@ -1,0 +1,129 @@
+"""The tensors that a forward pass meets, as numbers: no trace keeps a tensor to know it again."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from types import NoneType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TensorValue:
+    """A tensor of a pass, as it was when a call took or made it.
+
+    Tensors are numbered in the order in which the pass meets them. One that is changed in place
+    keeps its number, whatever its shape is then; a view has a number of its own.
+    """
+
+    number: int
+    shape: Shape
+    dtype: torch.dtype
+
+    def dim(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+    def numel(self) -> int:
+        """The number of elements."""
+        return prod(self.shape)
+
+
+class Layout(NamedTuple):
+    """Where in its memory a value's elements lie."""
+
+    offset: int
+    strides: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Values:
+    """What is known of a pass's values beside their sizes, by number.
+
+    Attributes:
+        names: of parameters, buffers and plain tensors of the network.
+        unregistered: parameters that are not part of the network.
+        data: tensors with numbers that no call made and that are not part of the network: inputs
+            and constants. A replay computes with them, so these alone are kept.
+        memories: of every value, at the end of the pass; a view has that of what it is a view of.
+        layouts: of those in one memory.
+    """
+
+    names: Mapping[int, str] = field(default_factory=dict)
+    unregistered: frozenset[int] = frozenset()
+    data: Mapping[int, Tensor] = field(default_factory=dict)
+    memories: Sequence[int] = ()
+    layouts: Mapping[int, Layout] = field(default_factory=dict)
+
+
+# Of most arguments: neither tensors nor lists.
+_PLAIN = frozenset((NoneType, bool, int, float, str, torch.dtype, torch.device))
+
+
+class Numbering:
+    """Numbers the tensors of a pass that ran; it holds them, so that their ids are unique."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Tensor, TensorValue]] = {}
+        self._outside: list[int] = []
+
+    def given(self, tensor: Tensor) -> TensorValue:
+        """The value of a tensor that a call takes, or the network."""
+        known = self._known.get(id(tensor))
+        if known is not None:
+            return known[1]
+        self._outside.append(len(self._known))
+        return self.made(tensor, tuple(tensor.shape))
+
+    def made(self, tensor: Tensor, shape: Shape) -> TensorValue:
+        """The value of a tensor that a call returned with a shape."""
+        known = self._known.get(id(tensor))
+        if known is not None and known[1].shape == shape:
+            return known[1]
+        number = len(self._known) if known is None else known[1].number
+        value = TensorValue(number, shape, tensor.dtype)
+        self._known[id(tensor)] = tensor, value
+        return value
+
+    def replaced(self, arguments: Iterable[Any], found: list[TensorValue]) -> list[Any]:
+        """A call's arguments with values in place of tensors, which are added to those found."""
+        made = []
+        for argument in arguments:
+            if type(argument) not in _PLAIN:
+                if isinstance(argument, Tensor):
+                    argument = self.given(argument)
+                    found.append(argument)
+                elif isinstance(argument, (list, tuple)):
+                    argument = type(argument)(self.replaced(argument, found))
+            made.append(argument)
+        return made
+
+    def values(self, named: Mapping[str, Tensor]) -> Values:
+        """What is to be known of the values after a pass of a network with these tensors."""
+        tensors = [tensor for tensor, _ in self._known.values()]
+        numbers = {id(tensor): number for number, tensor in enumerate(tensors)}
+        names = {numbers[id(t)]: name for name, t in named.items() if id(t) in numbers}
+        others = (number for number, tensor in enumerate(tensors) if type(tensor) is not Tensor)
+        parameters = {number for number in others if isinstance(tensors[number], nn.Parameter)}
+        constants = {*self._outside} - names.keys() - parameters
+        data = {n: tensors[n] for n in constants if not tensors[n].is_meta}
+        memories = [_memory(tensor) for tensor in tensors]
+        uses = Counter(memories)
+        layouts = {n: _layout(tensors[n]) for n, one in enumerate(memories) if uses[one] > 1}
+        return Values(names, frozenset(parameters - names.keys()), data, memories, layouts)
+
+
+def _memory(tensor: Tensor) -> int:
+    """What tells the memory of a tensor from others; only a dense one can share it."""
+    if tensor.layout is not torch.strided:
+        return -id(tensor)
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _layout(tensor: Tensor) -> Layout:
+    return Layout(int(tensor.storage_offset()), tensor.stride())

@@ -157,7 +157,7 @@ def numbered(recording: Recording, model: nn.Module) -> Trace:
     outputs = tuple(map(numbering.given, recording.outputs))
     moved = [numbering.given(parameter) for parameter in recording.moved]
     values = numbering.values(named_tensors(model))
-    assigned = _assigned(moved, calls, values.memories)
+    assigned = _assigned(moved, calls, values)
     return Trace(calls, recording.frames, inputs, outputs, recording.answers, values, assigned)
 
 
@@ -496,12 +496,17 @@ def _memories(modules: Iterable[nn.Module]) -> _Memories:
 
 
 def _assigned(
-    moved: Sequence[TensorValue], calls: Sequence[Call], memories: Sequence[int]
+    moved: Sequence[TensorValue], calls: Sequence[Call], values: Values
 ) -> dict[int, int]:
-    """The results in whose memory the data of some parameters is now, by the parameter."""
-    outputs = (value for call in calls for value in call.outputs) if moved else ()
-    made = {(memories[value.number], value.shape): value.number for value in outputs}
-    found = {p.number: made.get((memories[p.number], p.shape)) for p in moved}
+    """The results that are the data of some parameters now, by the parameter."""
+
+    def place(value: TensorValue) -> Any:
+        return values.memories[value.number], values.layouts.get(value.number), value.shape
+
+    if not moved:
+        return {}
+    made = {place(value): value.number for call in reversed(calls) for value in call.outputs}
+    found = {parameter.number: made.get(place(parameter)) for parameter in moved}
     return {number: result for number, result in found.items() if result is not None}
 
 

@@ -14,7 +14,7 @@ _MOST_READERS = 16
 
 
 @dataclass(frozen=True)
-class Layout:
+class ProcessLayout:
     """Processes of a run, as Lightning's Trainer wants them.
 
     Attributes:
@@ -38,7 +38,7 @@ class Layout:
         return torch.device(self.accelerator)
 
 
-def layout(devices: int) -> Layout:
+def layout(devices: int) -> ProcessLayout:
     """The best kind of device here; under ``torchrun`` the processes that it started.
 
     Raises:
@@ -53,14 +53,14 @@ def layout(devices: int) -> Layout:
         local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
         if devices not in (1, local):
             raise PrecropError(f"torchrun started {local} processes here: drop --devices {devices}")
-        return Layout(kind, local, world // local)
+        return ProcessLayout(kind, local, world // local)
     there = {"cuda": torch.cuda.device_count(), "mps": 1}.get(kind, _MOST_PROCESSES)
     if not 1 <= devices <= there:
         raise PrecropError(f"{devices} devices: there are 1 to {there} here ({kind})")
-    return Layout(kind, devices)
+    return ProcessLayout(kind, devices)
 
 
-def reading_processes(data: ImageData, places: Layout) -> int:
+def reading_processes(data: ImageData, places: ProcessLayout) -> int:
     """Processes that decode images for each process that trains; none where they are in memory."""
     if isinstance(data.train, Images):
         return 0

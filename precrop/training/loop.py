@@ -25,7 +25,7 @@ from precrop.training import checkpoints
 from precrop.training.callbacks import LAST, Bar, Keeper, Told, say_epoch
 from precrop.training.data import ImageData, load_again, train_batches
 from precrop.training.devices import (
-    Layout,
+    ProcessLayout,
     is_first_process,
     layout,
     reading_processes,
@@ -243,7 +243,7 @@ def _prepared(
     data: ImageData,
     built: Built,
     folder: Path,
-    places: Layout,
+    places: ProcessLayout,
     loggers: Sequence[str],
     compiled: bool,
     progress: bool,

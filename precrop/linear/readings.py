@@ -9,7 +9,7 @@
 - Anything else is refused: a product of two activations (attention) is not linear.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ from precrop.linear.values import (
     normalised,
 )
 from precrop.read.trace import Call
+from precrop.read.values import TensorValue
 
 Handler = Callable[[Call, Sequence[Any]], Any]
 """From a call and its arguments, values in the place of tensors, to its first output or outputs."""
@@ -269,10 +270,17 @@ def _made(call: Call, values: Tensor, rest: Sequence[Any]) -> list[Tensor]:
         return [values.reshape(call.shapes[0])]
     if call.op._schema.is_mutable:
         values = values.clone()
-    made = call.op(values, *rest, **call.kwargs)
+    made = call.op(values, *rest, **_options(call))
     if isinstance(made, Tensor):
         return [made]
     return [made[0]] if call.name in MAX_POOLS else list(made)  # indices of maxima carry no flow
+
+
+def _options(call: Call) -> Mapping[str, Any]:
+    """Arguments by keyword; none of them is a tensor that the result is written into."""
+    if any(isinstance(value, TensorValue) for value in call.kwargs.values()):
+        raise UnreadableError("it writes into a tensor that it is given as out=")
+    return call.kwargs
 
 
 def leaves(arguments: Sequence[Any]) -> list[Any]:
@@ -362,14 +370,14 @@ def _join(call: Call, args: Sequence[Any]) -> Any:
         some.values.new_zeros(tensor.shape) if flow is None else flow.values
         for flow, tensor in zip(joined, call.args[0], strict=True)
     ]
-    return Flow(call.op(values, *rest, **call.kwargs), some.exponent)
+    return Flow(call.op(values, *rest, **_options(call)), some.exponent)
 
 
 def _joined_weights(call: Call, parts: Sequence[Any], rest: Sequence[Any]) -> Weight:
     whole = [part.whole() if isinstance(part, Even) else part for part in parts]
     if not all(isinstance(part, Weight) for part in whole):
         raise UnreadableError("weights are joined with something else")
-    return Weight(call.op([part.values for part in whole], *rest, **call.kwargs))
+    return Weight(call.op([part.values for part in whole], *rest, **_options(call)))
 
 
 def _convolution(call: Call, args: Sequence[Any]) -> Flow | Gate | Inert:

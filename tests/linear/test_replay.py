@@ -383,6 +383,7 @@ UNREADABLE: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "places": (lambda x: F.max_pool2d(x, 1, return_indices=True)[1] + x, "add .*not known"),
     "numbers": (lambda x: x[:, [7, 6, 5, 4, 3, 2, 1, 0]], "index .*not known"),
     "comparison": (lambda x: x * (x > 0), "gt"),
+    "out": (lambda x: torch.flip(x, (1,)) + torch.cat([x], 1, out=x.clone()), "cat .*: it writes"),
 }
 
 

@@ -31,6 +31,9 @@ from precrop.study.spec import read_study
 
 RESULTS = Path("results")
 STREAMS = Path("studies/streams.yaml")
+REPAIR = Path("studies/repair.yaml")
+WHOLE = 0.95
+"""Of the original's parameters: a network of more has its budget whole."""
 STREAMS_EQUAL_TIME = Path("studies/streams-equal-time.yaml")
 STORES = ("methods-pilot", "proxy-pilot", "proxy-seeds", "repair")
 """That the report's claims are judged by; those of streams have rules of their own."""
@@ -399,12 +402,45 @@ def trained(known: Sources) -> Iterator[Row]:
         if not verdict.judged:
             text, run = "no runs", f"`precrop study run studies/{STUDIES[name]}.yaml`"
         yield Row(f"Trained: {verdict.claim}", verdict.source, verdict.answer, text, run)
+    yield repaired()
     yield Row(
         "Trained: PreConfig is more accurate for MobileNetV2 as well.",
         PAPER,
         "not measured",
         "no runs",
         "`precrop study run studies/preconfig.yaml`",
+    )
+
+
+def repairs() -> list[Comparison]:
+    """PreConfig at the original's costs against it, on each ill-shaped network that was trained."""
+    groups = frame_of(stored_rows([RESULTS / REPAIR.stem])).groups
+    whole = [g for g in groups if g.variant == "PreConfig" and g.params_share > WHOLE]
+    originals = [group for group in groups if group.variant == "the original widths"]
+    return paired((one, other) for one in whole for other in originals)
+
+
+def is_ahead(found: Comparison) -> bool:
+    """Whether the interval of a difference lies above zero."""
+    return _interval(found.pooled)[0] > 0
+
+
+def repaired() -> Row:
+    """Whether PreConfig repairs what was trained."""
+    found = repairs()
+    better = sum(map(is_ahead, found))
+    none = not better and all(_interval(one.pooled)[1] < MARGIN for one in found)
+    figures = ", ".join(
+        f"{comparison.one.setting.network.rpartition(':')[2]} {_points(comparison)} with "
+        f"{comparison.macs:.0%} of its MACs"
+        for comparison in found
+    )
+    return Row(
+        "Trained: PreConfig repairs an ill-shaped network at equal parameters and MACs.",
+        ASKED,
+        "undecided" if not better and not none else answer(better, len(found)),
+        f"points that it is ahead: {figures}",
+        f"`precrop study run {REPAIR} --trust`",
     )
 
 

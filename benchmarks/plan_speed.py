@@ -48,7 +48,7 @@ SHAPE, SMALL = (3, 224, 224), (3, 32, 32)
 SHARE = 0.5
 RATIO_STEP = 0.001
 STAGES = {
-    "reading": ("precrop.read.reading", "Network"),
+    "reading": ("precrop.read.reading", "read_network"),
     "solving": ("precrop.strategies.synexp", "allocate"),
     "rounding": ("precrop.planning", "round_units"),
     "fitting": ("precrop.fit.fitting", "Fitter.fit"),

@@ -76,9 +76,9 @@ class Constraints:
     def next_level(self, site: Site, mismatch: Mismatch) -> int:
         """The next decision. Where code has a number of its own, tying can't help.
 
-        Code that raises has compared two widths, as a rule.
+        Code that raises has compared two widths, as a rule, unless it asked for a shape.
         """
-        first = 0 if mismatch.stopped else len(COMPARED)
+        first = 0 if mismatch.stopped and not mismatch.asked else len(COMPARED)
         least = FIRST_FREEZING if mismatch.constant else first
         return max(self.levels.get(site, -1) + 1, least)
 

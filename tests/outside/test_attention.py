@@ -234,3 +234,36 @@ def test_widths_that_are_compared_are_held_equal_and_others_stay_free() -> None:
     assert not plan.frozen
     assert built.block.q.weight.shape == (built.block.width, built.block.width)
     assert built.block.gate.out_features == 8
+
+
+class Grouped(nn.Module):
+    """Attention whose heads share keys and values; numbers and widths of heads are its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.shared, self.width = HEADS, HEADS // 2, 16
+        width = HEADS * self.width
+        self.embed, self.queries = nn.Linear(FEATURES, width), nn.Linear(width, width)
+        self.keys, self.values = nn.Linear(width, width // 2), nn.Linear(width, width // 2)
+        self.out, self.head = nn.Linear(width, width), nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+
+        def split(y: Tensor, heads: int) -> Tensor:
+            return y.unflatten(-1, (heads, self.width)).transpose(1, 2)
+
+        queries = split(self.queries(x), self.heads)
+        keys, values = (split(layer(x), self.shared) for layer in (self.keys, self.values))
+        y = nn.functional.scaled_dot_product_attention(queries, keys, values, enable_gqa=True)
+        out: Tensor = self.head(x + self.out(y.transpose(1, 2).flatten(2)))
+        return out
+
+
+def test_a_refused_shape_ties_nothing_else() -> None:
+    """Code that raises since it cannot have a shape has compared no widths."""
+    plan, built = cropped(Grouped, SHAPE)
+    assert not plan.frozen
+    groups = {layer.name: layer.group for layer in plan.layers}
+    assert groups["embed"] == groups["out"] != groups["queries"]
+    assert built.queries.out_features == 2 * built.keys.out_features

@@ -27,24 +27,28 @@ CELLS = {
     "methods-pilot": 19,
     "options": 114,
     "preconfig": 60,
+    "preconfig-small": 24,
     "proxy-pilot": 60,
     "proxy-seeds": 20,
     "repair": 96,
     "streams": 18,
     "streams-equal-time": 27,
     "tiny-imagenet": 90,
+    "torch-pruning-small": 40,
 }
 SIDES = {
     "granularity-small": (16, 10),
     "imagenet": (224, 1000),
     "many-classes": (32, 50),
     "masks-small": (16, 10),
+    "preconfig-small": (16, 10),
     "proxy-pilot": (16, 10),
     "proxy-seeds": (16, 10),
     "repair": (16, 10),
     "streams": (16, 10),
     "streams-equal-time": (16, 10),
     "tiny-imagenet": (64, 50),
+    "torch-pruning-small": (16, 10),
 }
 """Pixels and classes of images other than CIFAR-10's."""
 
@@ -108,8 +112,10 @@ def test_every_cell_can_be_trained(name: str) -> None:
         "methods",
         "options",
         "preconfig",
+        "preconfig-small",
         "proxy-pilot",
         "tiny-imagenet",
+        "torch-pruning-small",
     ],
 )
 def test_every_cell_of_the_large_ones_can_be_trained(name: str) -> None:

@@ -51,6 +51,11 @@ RIVALS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"variant": "PreConfig", "params": 216_000, **WIDER},
         {"params": 270_000, **DENSE},
     ),
+    (
+        "preconfig-mobilenet",
+        {"variant": "PreConfig", "network": "mobilenet_v2", "params": 216_000, **WIDER},
+        {"network": "mobilenet_v2", "params": 270_000, **DENSE},
+    ),
     ("preconfig-uniform", {"variant": "PreConfig", **WIDER}, {"variant": "uniform width", **WIDER}),
     (
         "mobilenet-imagenet",
@@ -110,6 +115,7 @@ def test_a_lead_decides(name: str, one: dict, other: dict, lead: float, answer: 
     both = framed([*runs(80 + lead, **one), *runs(80, **other)])
     others = verdicts(both, Claims(tuple(CLAIMS.values())))
     about = {"synflow-weights"} if "imagenet" in name else set()
+    about |= {"preconfig"} if name == "preconfig-mobilenet" else set()
     measured = {key for key, each in others.items() if each.answer != "not measured"}
     assert measured == {name} | about
 

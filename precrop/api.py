@@ -28,9 +28,9 @@ from precrop.plans.multiples import no_multiples
 from precrop.plans.plan import LayerPlan, Plan
 from precrop.read.axes import leaves
 from precrop.read.inputs import LARGEST_BATCH
+from precrop.read.known import Product
 from precrop.read.lower import CostModel
 from precrop.read.network import Network
-from precrop.read.reader import Product
 from precrop.read.reading import Reading
 from precrop.solve.budgets import UNITS, Budget, missing
 from precrop.solve.program import BALANCE, EXPANSION
@@ -359,7 +359,7 @@ def _layer_plans(choice: Choice) -> tuple[LayerPlan, ...]:
                 in_channels=sizes.size(reading.inputs),
                 out_channels=sizes.size(reading.outputs),
                 base_weights=layer.weights,
-                weights=sizes.product(Product(1, list(network.reader.tensors[reading.weight]))),
+                weights=sizes.product(Product(1, list(network.known.tensors[reading.weight]))),
                 base_macs=layer.macs,
                 macs=sum(map(sizes.product, reading.macs)),
                 group=next((name for name in owners if name), None),

@@ -18,7 +18,7 @@ from precrop.fit.fitting import Fitter
 from precrop.models import resnet20
 from precrop.planning import Choice
 from precrop.plans.table import multiples_lines
-from precrop.read.reader import Reader
+from precrop.read import network
 from precrop.solve.structure import Group
 from tests.networks import SHAPE as NET_SHAPE
 from tests.networks import networks
@@ -241,7 +241,7 @@ def test_smaller_steps_need_no_further_reading_nor_fit(params: float, taken: int
     named: dict[str, Any] = {"divisor": taken}
     for options in ({}, named):
         with (
-            mock.patch.object(Reader, "read", autospec=True, side_effect=Reader.read) as read,
+            mock.patch.object(network, "followed", side_effect=network.followed) as read,
             mock.patch.object(Fitter, "fit", autospec=True, side_effect=Fitter.fit) as fit,
         ):
             plan = precrop.plan(model, (3, 32, 32), macs=params, **options)

@@ -48,7 +48,7 @@ def sibling_units(network: Network, sibling: nn.Module) -> list[int]:
     shapes = {name: p.shape for name, p in sibling.named_parameters()}
     equations = [
         (axis_form(axis, index), size)
-        for name, axes in network.reader.tensors.items()
+        for name, axes in network.known.tensors.items()
         if name in shapes
         for axis, size in zip(axes, shapes[name], strict=True)
     ]

@@ -13,9 +13,9 @@ from precrop.errors import PrecropError
 from precrop.read.axes import atoms
 from precrop.read.copies import with_pass
 from precrop.read.examples import tensors_in
+from precrop.read.known import Axes, CallReading
 from precrop.read.lifetimes import INPUT, Lifetimes, kernel_attention, lifetimes
 from precrop.read.network import Network
-from precrop.read.reader import Axes, CallReading
 from precrop.read.trace import Call, Trace, numbered, run
 from precrop.read.tracer import TracedPass
 
@@ -133,7 +133,7 @@ def _steps(names: Sequence[str]) -> list[str]:
 
 def _widths(network: Network) -> list[tuple[int, int, str | None]]:
     """The widths of parameters and buffers, in order: which of them are tied, and what holds."""
-    axes = [axis for axes in network.reader.tensors.values() for axis in axes]
+    axes = [axis for axes in network.known.tensors.values() for axis in axes]
     roots = [atom.tie.root() for axis in axes for atom in atoms(axis)]
     numbers: dict[int, int] = {}
     return [

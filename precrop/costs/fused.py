@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 
 from precrop.costs.batches import Batch, at_batch
 from precrop.costs.work import SILENT, UNBLOCKED, Scales, Work, call_work, is_view
+from precrop.read.known import Axes, CallReading, Product
 from precrop.read.lifetimes import Lifetimes
 from precrop.read.network import Network
-from precrop.read.reader import Axes, CallReading, Product
 from precrop.read.trace import Call
 from precrop.read.values import TensorValue
 

@@ -12,10 +12,10 @@ from precrop.costs.fused import fused_calls
 from precrop.costs.profiles import DeviceProfile
 from precrop.costs.work import FEATURES, UNBLOCKED, Work, WorkReader, each_call
 from precrop.read.axes import Tie, axis_size
+from precrop.read.known import Product
 from precrop.read.lifetimes import Lifetimes
 from precrop.read.lower import CostModel, polynomial
 from precrop.read.network import Network
-from precrop.read.reader import Product
 from precrop.solve.structure import Cost
 
 FEMTOSECONDS = 10**15

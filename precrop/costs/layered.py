@@ -6,9 +6,9 @@ from typing import TypeVar
 
 from precrop.errors import PrecropError
 from precrop.read.axes import Tie
+from precrop.read.known import Product
 from precrop.read.lower import CostModel, lowered, polynomial
 from precrop.read.network import Network
-from precrop.read.reader import Product
 from precrop.solve.budgets import UNITS
 from precrop.solve.structure import Cost, Layer
 
@@ -57,7 +57,7 @@ def layered(name: str) -> CostModel:
                     f"the cost {name!r} says {prices!r} of {reading.name}: it must be two whole "
                     "numbers from 0 up, per weight and per multiply-accumulate"
                 )
-            weights = Product(1, list(network.reader.tensors[reading.weight]))
+            weights = Product(1, list(network.known.tensors[reading.weight]))
             products += [_times(weights, prices[0]), *(_times(m, prices[1]) for m in reading.macs)]
         return polynomial([product for product in products if product.coefficient], index)
 

@@ -11,10 +11,10 @@ import numpy as np
 
 from precrop.costs.batches import at_batch
 from precrop.read.axes import Tie
+from precrop.read.known import Product
 from precrop.read.lifetimes import INPUT, Lifetimes
 from precrop.read.lower import CostModel, polynomial
 from precrop.read.network import Network
-from precrop.read.reader import Product
 from precrop.solve.structure import Cost, Peak
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from math import prod
 
 from precrop.costs.batches import Batch, at_batch
+from precrop.read.known import CallReading, Product
 from precrop.read.lifetimes import Lifetimes
 from precrop.read.network import Network
-from precrop.read.reader import CallReading, Product
 from precrop.read.trace import Call
 from precrop.read.values import TensorValue
 

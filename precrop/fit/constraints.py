@@ -17,8 +17,8 @@ from precrop.fit.fitting import Fitter, Lessons, Mismatch
 from precrop.fit.sites import Site
 from precrop.read.axes import Axis, atoms, axis_of, axis_size, freeze, resolve, tie, unify, varies
 from precrop.read.copies import with_own_widths
+from precrop.read.known import CallReading
 from precrop.read.network import Network, Pass
-from precrop.read.reader import CallReading
 
 # The module that runs the call, and the one around it.
 MAX_DEPTH = 2

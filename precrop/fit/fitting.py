@@ -37,8 +37,8 @@ from precrop.modules.copying import submodule
 from precrop.modules.names import named_tensors
 from precrop.read.axes import Axis, axis_size, roots_of
 from precrop.read.corrected import Correction, Expected
+from precrop.read.known import CallReading
 from precrop.read.network import Network, Pass, Sizes, tensor_axes
-from precrop.read.reader import CallReading
 from precrop.read.trace import Recording, Step
 from precrop.read.values import Shape
 
@@ -257,7 +257,7 @@ class Fitter:
         base = self.network.model
         changed = {}
         for name, tensor in named_tensors(base).items():
-            if name not in self.network.reader.tensors:
+            if name not in self.network.known.tensors:
                 continue
             axes = tensor_axes(self.network, name, tensor)
             rows = [sizes.segments(axis) for axis in axes]
@@ -387,7 +387,7 @@ class Fitter:
 
     def _stream_edits(self, sizes: Sizes) -> Iterator[Edit]:
         """How many channels of a residual stream its readers take."""
-        for path, axis in self.network.reader.read_widths.items():
+        for path, axis in self.network.known.read_widths.items():
             yield path, "stream_read.size", sizes.size(axis)
 
     def _learnt_edits(

@@ -13,8 +13,8 @@ from torch import nn
 
 from precrop.fit.attributes import Edit
 from precrop.read.axes import Axis, axis_size
+from precrop.read.known import LayerReading
 from precrop.read.network import Network, Sizes
-from precrop.read.reader import LayerReading
 
 FIRST_INPUT = ("in_channels", "in_features", "in_chs", "inplanes", "in_dim", "input_dim")
 LAST_OUTPUT = ("out_channels", "out_features", "out_chs", "output_dim", "out_dim")
@@ -87,7 +87,7 @@ def _stated_axis(name: str, value: int, layers: list[LayerReading]) -> Axis | No
 def _fan_edits(
     network: Network, sizes: Sizes, path: str, name: str, value: float
 ) -> Iterator[Edit]:
-    axes = network.reader.tensors[f"{path}.weight"][1:]
+    axes = network.known.tensors[f"{path}.weight"][1:]
     old, new = math.prod(map(axis_size, axes)), math.prod(map(sizes.size, axes))
     if old != new:
         yield path, name, value * (old / new) ** 0.5

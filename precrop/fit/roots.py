@@ -254,10 +254,10 @@ class _Flow:
             if _close(axis_size(axis) ** 0.5, factor):
                 return (axis,), 0.5
         weight = self.forward.readings[place].made_of
-        layer = self.network.reader.layers.get(weight or "")
+        layer = self.network.known.layers.get(weight or "")
         if weight is None or layer is None:
             return None
-        axes = self.network.reader.tensors[weight]
+        axes = self.network.known.tensors[weight]
         fan = axes[:1] + axes[2:] if layer.kind == "transposed" else axes[1:]
         return (fan, -0.5) if scales_by_fan(factor, _size(fan)) else None
 

@@ -6,8 +6,9 @@ from typing import Any
 from precrop.errors import PrecropError
 from precrop.linear.readings import READINGS, linear, same
 from precrop.linear.readings import Handler as LinearHandler
+from precrop.read.known import Axes
 from precrop.read.ops import HANDLERS
-from precrop.read.reader import Axes, Handler, Reader
+from precrop.read.reader import Handler, Reader
 from precrop.read.trace import Call
 
 LINEAR: dict[str, LinearHandler] = {"same": same, "linear": linear}

@@ -219,7 +219,7 @@ def _by_parameter(model: nn.Module, densities: Mapping[str, float]) -> dict[str,
 
 
 class _Finder:
-    """Names of weights by names of layers: what `precrop.read.reader.Reader.layer` does, inverted.
+    """Names of weights by names of layers: what `precrop.read.known.Known.layer` does, inverted.
 
     Args:
         model: the network.

@@ -171,7 +171,7 @@ def sampled_crop(
 
     def draw(sample: int) -> Masks:
         units = {tie: _drawn(tie, *choice, sample) for tie, choice in kept.items()}
-        tensors = sampler.network.reader.tensors
+        tensors = sampler.network.known.tensors
         return {name: _crossed(tensors[name], units) for name in sampler.parameters.values()}
 
     shares = {name: count / tie.quantum for tie, (name, count) in kept.items()}

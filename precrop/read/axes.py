@@ -14,6 +14,7 @@ axes that vary are viewed as one (the kernels of an expert, a Gram matrix), the 
 import threading
 from collections.abc import Iterable
 from math import gcd, prod
+from typing import Any
 
 # A row of segments is repeated at most this often; a longer one would only cost time.
 MAX_REPEATS = 256
@@ -39,12 +40,14 @@ class Tie:
 
     __slots__ = ("bounded", "frozen", "parent", "quantum", "shared")
 
-    def __init__(self, quantum: int) -> None:
+    def __init__(
+        self, quantum: int, frozen: str | None = None, shared: bool = False, bounded: bool = False
+    ) -> None:
         self.parent: Tie | None = None
         self.quantum = quantum
-        self.frozen: str | None = None
-        self.shared = False
-        self.bounded = False
+        self.frozen = frozen
+        self.shared = shared
+        self.bounded = bounded
 
     def root(self) -> "Tie":
         """The representative of this tie; paths are halved on the way."""
@@ -54,6 +57,13 @@ class Tie:
                 node.parent = node.parent.parent
             node = node.parent
         return node
+
+    def __reduce__(self) -> Any:
+        """For copies: its representative stands for it."""
+        root = self.root()
+        if root is not self:
+            return _itself, (root,)
+        return Tie, (self.quantum, self.frozen, self.shared, self.bounded)
 
     @property
     def varies(self) -> bool:
@@ -110,6 +120,11 @@ class Atom:
         self.tie = tie or Tie(size)
         _CHANGES.count += 1
 
+    def __getstate__(self) -> Any:
+        """For copies: what its parts became by now is all that is known of them."""
+        self.parts = self.parts and resolve(self.parts)
+        return super().__getstate__()
+
     def become(self, parts: Axis) -> None:
         """Turn out to be a row of others."""
         _CHANGES.count += 1
@@ -134,6 +149,10 @@ class Folded(Atom):
     def is_free(self) -> bool:
         """Its factors have widths of their own: it can be nothing else."""
         return False
+
+
+def _itself(tie: Tie) -> Tie:
+    return tie
 
 
 def constant(size: int) -> Axis:

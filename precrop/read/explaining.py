@@ -6,9 +6,9 @@ from math import prod
 
 from precrop.modules.names import layer_of
 from precrop.read.axes import Axis, resolve
+from precrop.read.known import INPUT
 from precrop.read.lower import Lowered
 from precrop.read.network import NOT_CALLED, Network, Sizes, tensor_axes
-from precrop.read.reader import INPUT
 
 _SHOWN = 3
 # What is no surprise, such as a classifier's outputs, is named where it is so much of the least.

@@ -19,8 +19,8 @@ from precrop.read.axes import (
     roots_of,
     segment_size,
 )
+from precrop.read.known import LayerReading, Product
 from precrop.read.network import Network, Sizes, tensor_axes
-from precrop.read.reader import LayerReading, Product
 from precrop.solve.structure import Cost, Group, Layer, Peak, Structure
 
 # A product of more widths than this has no place in the allocation; its widths are frozen.
@@ -71,7 +71,7 @@ def lower(
     """
     ties, fixed = _ties(network)
     products = [product for layer in network.layers for product in layer.macs]
-    products += network.reader.macs
+    products += network.known.macs
     shapes = _parameter_products(network)
     while True:
         network = replace(network, fixed=fixed)
@@ -118,9 +118,9 @@ def _ties(network: Network) -> tuple[list[Tie], dict[Tie, str]]:
     """
     made = [layer.outputs for layer in network.layers]
     weights = {layer.weight for layer in network.layers}
-    for name in sorted(network.reader.weights - weights):
-        made += network.reader.tensors.get(name, ())
-    made += network.reader.read_widths.values()
+    for name in sorted(network.known.weights - weights):
+        made += network.known.tensors.get(name, ())
+    made += network.known.read_widths.values()
     found: dict[Tie, None] = {}
     for axis in (*made, *(layer.inputs for layer in network.layers)):
         for atom in atoms(axis):
@@ -176,7 +176,7 @@ def polynomial(products: Iterable[Product], index: Mapping[Tie, int]) -> Cost:
 
 def lowered(network: Network, layer: LayerReading, index: Mapping[Tie, int]) -> Layer:
     """A layer as the program sees it, by the groups in ``index``."""
-    parameter = network.reader.tensors[layer.weight]
+    parameter = network.known.tensors[layer.weight]
     weights = prod(map(axis_size, parameter))
     macs = sum(p.coefficient * prod(map(axis_size, p.axes)) for p in layer.macs)
     outputs = {} if layer.kind == "depthwise" else _shares(layer.outputs, index)
@@ -245,9 +245,9 @@ def further_bounds(network: Network, sizes: Sizes, most_read: Mapping[str, int])
     for stream in network.tracer.streams:
         if stream.end == "write" or not stream.sources:
             continue
-        written = (network.reader.written_widths[source] for source in stream.sources)
+        written = (network.known.written_widths[source] for source in stream.sources)
         widest = max(map(sizes.size, written))
-        width = sizes.size(network.reader.read_widths[stream.path])
+        width = sizes.size(network.known.read_widths[stream.path])
         if widest < min(width, most_read.get(stream.path, width)):
             found[stream.path] = widest
     return found
@@ -257,7 +257,7 @@ def _most_units(network: Network, most_read: Mapping[str, int]) -> dict[Tie, int
     """Per tie of a stream's reader the units that do not pass what is written before it."""
     most: dict[Tie, int] = {}
     for path, width in most_read.items():
-        axis = network.reader.read_widths[path]
+        axis = network.known.read_widths[path]
         for root in roots_of([axis]):
             units = width * root.quantum // axis_size(axis)
             most[root] = min(most.get(root, root.quantum), units)

@@ -7,28 +7,28 @@ from torch.nn.utils.parametrizations import _Orthogonal
 
 from precrop.modules.names import named_tensors
 from precrop.read.axes import constant, tie, unify
-from precrop.read.reader import Axes, Reader
+from precrop.read.known import Axes, Known
 
 
-def share_stated_widths(reader: Reader, model: nn.Module, called: Collection[str]) -> None:
+def share_stated_widths(known: Known, model: nn.Module, called: Collection[str]) -> None:
     """Unite what one attribute of a layer states; ``called`` are the paths of modules that run."""
     for path, module in model.named_modules():
         if isinstance(module, nn.MultiheadAttention) and path in called:
-            _share_embedding(_axes_of(reader, model), module)
+            _share_embedding(_axes_of(known, model), module)
         elif isinstance(module, _Orthogonal) and path in called:
-            _square_basis(_axes_of(reader, model), module)
+            _square_basis(_axes_of(known, model), module)
 
 
 AxesOf = Callable[[Tensor], Axes]
 
 
-def _axes_of(reader: Reader, model: nn.Module) -> AxesOf:
+def _axes_of(known: Known, model: nn.Module) -> AxesOf:
     """What tells the axes of a tensor that a module holds, or computes when it is asked for."""
     names = {id(tensor): name for name, tensor in named_tensors(model).items()}
 
     def axes(tensor: Tensor) -> Axes:
         name, shape = names.get(id(tensor)), tuple(tensor.shape)
-        return tuple(map(constant, shape)) if name is None else reader.named(name, shape)
+        return tuple(map(constant, shape)) if name is None else known.axes(name, shape)
 
     return axes
 

@@ -23,9 +23,10 @@ from precrop.read.axes import (
     varies,
 )
 from precrop.read.inputs import Inputs, check_network
+from precrop.read.known import INPUT, OUTPUT, CallReading, Known, LayerReading, Product
 from precrop.read.modules import share_stated_widths
 from precrop.read.ops import HANDLERS, fallback
-from precrop.read.reader import INPUT, OUTPUT, CallReading, LayerReading, Product, Reader
+from precrop.read.reader import PassReader
 from precrop.read.tables import Tables
 from precrop.read.tracer import Traced, TracedPass, Tracer, trace_passes
 from precrop.read.unused import (
@@ -85,7 +86,7 @@ class Network:
     Attributes:
         traced: the passes as they ran.
         unused: what no pass called.
-        reader: the axes of parameters and buffers, and the layers.
+        known: the axes of parameters and buffers, and the layers.
         passes: with what was read in them.
         beside: the pass that only costs are counted of, if there is one.
         fixed: widths that could vary but have no place in a program, and why.
@@ -93,7 +94,7 @@ class Network:
 
     traced: Traced
     unused: Unused
-    reader: Reader
+    known: Known
     passes: tuple[Pass, ...]
     beside: Pass | None = None
     fixed: Mapping[Tie, str] = field(default_factory=dict)
@@ -121,7 +122,7 @@ class Network:
     @property
     def layers(self) -> list[LayerReading]:
         """Layers with a weight tensor, in the order of execution."""
-        return list(self.reader.layers.values())
+        return list(self.known.layers.values())
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -182,7 +183,7 @@ class Network:
         least = SMALL * sum(parameter.numel() for parameter in self.parameters.values())
         found = {}
         for name, parameter in self.parameters.items():
-            axes = self.reader.tensors.get(name)
+            axes = self.known.tensors.get(name)
             if axes is None or parameter.dim() < 2 or name in layers or parameter.numel() < least:
                 continue
             if any(map(self.varies, axes)):
@@ -222,7 +223,7 @@ def read_network(
     check_network(model)
     traced = trace_passes(Tracer(bare, inputs, tables, tuple(streams), fold))
     network = _follow(traced, scale_groups, Unused())
-    used = network.reader.tensors.keys()
+    used = network.known.tensors.keys()
     modules = unused_modules(bare, used)
     if not modules:
         return network
@@ -235,21 +236,26 @@ def read_network(
 
 def _follow(traced: Traced, scale_groups: bool, unused: Unused) -> Network:
     """Follow the passes of a network from the beginning."""
-    reader = Reader(traced.tracer.parameters, HANDLERS, fallback, scale_groups=scale_groups)
+    ranks = {name: parameter.dim() for name, parameter in traced.tracer.parameters.items()}
+    known = Known(ranks, scale_groups)
     called = {frame.path for run in traced.runs for frame in run.trace.frames}
-    share_stated_widths(reader, traced.skeleton, called)
-    passes = tuple(
-        Pass(run.training, run.trace, reader.read(run.trace, macs=run is traced.runs[0]))
-        for run in traced.runs
-    )
-    network = Network(traced, unused, reader, passes)
+    share_stated_widths(known, traced.skeleton, called)
+    passes = tuple(followed(known, run) for run in traced.runs)
+    known.count(passes[0].readings)
+    network = Network(traced, unused, known, passes)
     _adopt(network)
     return network
 
 
+def followed(known: Known, run: TracedPass) -> Pass:
+    """A pass with what is read in it, which adds to what is known of its network."""
+    readings = PassReader(known, run.trace, HANDLERS, fallback).read()
+    return Pass(run.training, run.trace, readings)
+
+
 def _adopt(network: Network) -> None:
     """Give unused modules the widths of their siblings; hold what the others may meet."""
-    tensors, unused = network.reader.tensors, network.unused
+    tensors, unused = network.known.tensors, network.unused
     for path, twin in unused.followers.items():
         for name in [name for name in tensors if name.startswith(f"{twin}.")]:
             tensors[path + name[len(twin) :]] = tensors[name]
@@ -314,7 +320,7 @@ def _read_weights(forward: Pass) -> set[str]:
 
 def tensor_axes(network: Network, name: str, tensor: Tensor) -> tuple[Axis, ...]:
     """Axes of a parameter or buffer; constant where no call used it, or with another shape only."""
-    known = network.reader.tensors.get(name)
+    known = network.known.tensors.get(name)
     if known is None or tuple(map(axis_size, known)) != tensor.shape:
         return tuple(((None, n),) for n in tensor.shape)
     return known

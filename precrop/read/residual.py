@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from precrop.modules.streams import Stream
 from precrop.read.axes import Axis, resolve, varies
+from precrop.read.known import Axes
 from precrop.read.network import Network, Pass
-from precrop.read.reader import Axes
 from precrop.read.trace import Call
 from precrop.read.values import TensorValue
 

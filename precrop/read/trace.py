@@ -5,6 +5,7 @@ operations are followed as they happen and nothing is computed. A network that n
 (a detector's ``nonzero``) runs on real tensors instead.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -59,13 +60,14 @@ class Operation:
     times: int
 
     def arg(self, name: str, default: Any = None) -> Any:
-        """The argument with this name in the operation's schema."""
+        """The argument with this name in the operation's schema, or its default there.
+
+        ``default`` stands for one that this overload of the operation does not have.
+        """
         if name in self.kwargs:
             return self.kwargs[name]
-        position = _POSITIONS.get(self.op).get(name)
-        if position is not None and position < len(self.args):
-            return self.args[position]
-        return default
+        position, own = _PARAMETERS.get(self.op).get(name, (len(self.args), default))
+        return self.args[position] if position < len(self.args) else own
 
 
 @dataclass(slots=True)
@@ -142,6 +144,10 @@ class Trace:
     values: Values = field(default_factory=Values)
     assigned: Mapping[int, int] = field(default_factory=dict)
 
+    def path(self, call: Call) -> str:
+        """The module that makes a call; the empty path is the network."""
+        return self.frames[call.frame].path if call.frame >= 0 else ""
+
     @property
     def used(self) -> dict[int, str]:
         """The network's tensors that some call takes, with their names."""
@@ -177,12 +183,14 @@ def _name(op: torch._ops.OpOverload) -> str:
     return name[:-1] if name.endswith("_") and not name.endswith("__") else name
 
 
-def _positions_in(op: torch._ops.OpOverload) -> dict[str, int]:
-    return {a.name: i for i, a in enumerate(op._schema.arguments) if not a.kwarg_only}
+def _parameters_of(op: torch._ops.OpOverload) -> dict[str, tuple[int, Any]]:
+    """By name the position and the default; one that is given by name alone has no position."""
+    arguments = enumerate(op._schema.arguments)
+    return {a.name: (sys.maxsize if a.kwarg_only else i, a.default_value) for i, a in arguments}
 
 
 _NAMES = OfOperations(_name)
-_POSITIONS = OfOperations(_positions_in)
+_PARAMETERS = OfOperations(_parameters_of)
 
 
 def base_name(op: torch._ops.OpOverload) -> str:

@@ -31,7 +31,7 @@ class ChannelLayout:
         self.axes: dict[str, tuple[Axis, ...]] = {
             name: tuple(map(resolve, tensor_axes(network, name, tensor)))
             for name, tensor in named_tensors(model).items()
-            if name in network.reader.tensors
+            if name in network.known.tensors
         }
         self.grouped = {
             layer.weight: (axis_size(layer.inputs) // axis_size(within), resolve(layer.inputs))

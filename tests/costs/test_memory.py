@@ -15,10 +15,10 @@ from precrop.costs.batches import at_batch, follow
 from precrop.costs.memory import memory
 from precrop.models import cifar_mobilenet_v2, resnet20
 from precrop.read.inputs import Inputs
+from precrop.read.known import Product
 from precrop.read.lifetimes import INPUT, Lifetimes
 from precrop.read.lower import Lowered, lower
 from precrop.read.network import read_network
-from precrop.read.reader import Product
 from precrop.solve.structure import Peak
 from tests.costs.allocations import allocated_peak, tensor_peak
 from tests.networks import SHAPE, Net, assemble, networks

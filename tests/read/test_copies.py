@@ -57,7 +57,7 @@ def test_with_streams_of_their_own() -> None:
     model = resnet20()
     streams = find_streams(read_network(model, Inputs((3, 32, 32))))
     network = read_network(model, Inputs((3, 32, 32)), streams=streams)
-    assert network.reader.read_widths
+    assert network.known.read_widths
     check_copy(network)
 
 

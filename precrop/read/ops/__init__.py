@@ -6,33 +6,9 @@ follow. An operation that is in no table is treated as elementwise when ATen tag
 keeps the widths that reach it fixed.
 """
 
-from precrop.read.ops import (
-    elementwise,
-    layers,
-    lookups,
-    norms,
-    rows,
-    sequences,
-    shapes,
-    space,
-    streams,
-    weights,
-)
+from precrop.read.ops import elementwise, layers, lookups, norms, rows, shapes, space, weights
 from precrop.read.ops.elementwise import fallback
 from precrop.read.ops.registry import HANDLERS, handles
 
-__all__ = [
-    "HANDLERS",
-    "elementwise",
-    "fallback",
-    "handles",
-    "layers",
-    "lookups",
-    "norms",
-    "rows",
-    "sequences",
-    "shapes",
-    "space",
-    "streams",
-    "weights",
-]
+__all__ = ["HANDLERS", "fallback", "handles"]
+__all__ += ["elementwise", "layers", "lookups", "norms", "rows", "shapes", "space", "weights"]

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import torch
 
-from precrop.read.axes import freeze
+from precrop.read.axes import axis_size, unify
+from precrop.read.known import Axes, fresh_axes
 from precrop.read.ops.registry import broadcast, constants, handles
-from precrop.read.reader import Axes, Reader, fresh_axes
+from precrop.read.reader import Reader
 from precrop.read.trace import Call
 
 
@@ -15,12 +16,12 @@ from precrop.read.trace import Call
     "hardsigmoid", "hardtanh", "relu6", "leaky_relu", "elu", "celu", "selu", "silu", "mish", "gelu",
     "prelu", "_prelu_kernel", "rrelu", "threshold", "softplus", "hardshrink", "softshrink",
     "log_sigmoid", "relu", "sigmoid", "tanh", "clamp", "rrelu_with_noise", "log_sigmoid_forward",
-    "_to_copy", "expand_as", "rsub", "addcmul", "addcdiv", "nan_to_num", "masked_fill",
+    "_to_copy", "expand_as", "rsub", "addcmul", "addcdiv", "nan_to_num",
 )  # fmt: skip
 def elementwise(reader: Reader, call: Call) -> Sequence[Axes]:
     """Corresponding axes are one."""
     operands = [reader.axes(tensor) for tensor in call.inputs]
-    return [broadcast(reader, call, operands, shape) for shape in call.shapes]
+    return [broadcast(reader, operands, shape) for shape in call.shapes]
 
 
 @handles(
@@ -28,6 +29,9 @@ def elementwise(reader: Reader, call: Call) -> Sequence[Axes]:
     "cumsum", "flip", "roll", "fill", "zero", "empty_like", "zeros_like", "ones_like", "rand_like",
     "randn_like", "full_like", "tril", "triu", "normal", "uniform", "sort", "_pin_memory",
     "_fft_c2c", "random", "exponential", "trunc_normal",
+    "fake_quantize_per_tensor_affine", "fake_quantize_per_tensor_affine_cachemask",
+    "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
+    "_fake_quantize_learnable_per_tensor_affine",
 )  # fmt: skip
 def same_shape(reader: Reader, call: Call) -> Sequence[Axes]:
     """The output has the first operand's axes."""
@@ -37,11 +41,11 @@ def same_shape(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles(
     "zeros", "ones", "empty", "full", "rand", "randn", "new_zeros", "new_ones", "new_empty",
-    "new_full",
+    "new_full", "resize", "resize_as",
 )  # fmt: skip
 def factory(reader: Reader, call: Call) -> Sequence[Axes]:
-    """A tensor made in forward takes the widths of what it meets."""
-    axes = fresh_axes(call.shapes[0], reader.reason(call))
+    """A tensor that is made in forward, or gets its size there, has the widths of what it meets."""
+    axes = fresh_axes(call.shapes[0], reader.reason)
     for index, axis in enumerate(axes):
         reader.literal("size", index, axis)
     return [axes]
@@ -52,8 +56,8 @@ def count_up(reader: Reader, call: Call) -> Sequence[Axes]:
     """Numbers from 0 up take the width of what they meet: a table of frequencies, for example."""
     start, step, (size,) = call.arg("start", 0), call.arg("step", 1), call.shapes[0]
     if start != 0 or type(step) is not int or call.arg("end") != step * size:
-        return [constants(shape) for shape in call.shapes]
-    axes = fresh_axes((size,), reader.reason(call))
+        return [constants(call.shapes[0])]
+    axes = fresh_axes((size,), reader.reason)
     reader.literal("end", None, tuple((atom, count * step) for atom, count in axes[0]))
     return [axes]
 
@@ -61,18 +65,25 @@ def count_up(reader: Reader, call: Call) -> Sequence[Axes]:
 @handles("linspace")
 def spread(reader: Reader, call: Call) -> Sequence[Axes]:
     """Numbers between two ends take the width of what they meet: one rate for each channel."""
-    axes = fresh_axes(call.shapes[0], reader.reason(call))
+    axes = fresh_axes(call.shapes[0], reader.reason)
     reader.literal("steps", None, axes[0])
+    return [axes]
+
+
+@handles("eye")
+def identity(reader: Reader, call: Call) -> Sequence[Axes]:
+    """An identity matrix takes the width of what it meets."""
+    axes = fresh_axes(call.shapes[0], reader.reason)
+    if axis_size(axes[0]) == axis_size(axes[1]):
+        unify(axes[0], axes[1])
+    reader.literal("n", None, axes[0])
     return [axes]
 
 
 def fallback(reader: Reader, call: Call) -> Sequence[Axes]:
     """Elementwise where ATen says so; else everything that reaches the call stays as it is."""
-    if not call.inputs:  # positions and the like: arange, eye
-        return [constants(shape) for shape in call.shapes]
-    if torch.Tag.pointwise in call.op.tags:
+    if call.inputs and torch.Tag.pointwise in call.op.tags:
         return elementwise(reader, call)
     for tensor in call.inputs:
-        for axis in reader.axes(tensor):
-            freeze(axis, reader.reason(call))
+        reader.freeze(*reader.axes(tensor))
     return [constants(shape) for shape in call.shapes]

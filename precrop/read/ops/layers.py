@@ -13,11 +13,11 @@ from precrop.read.axes import (
     require_divisor,
     resolve,
     tie,
-    unify,
 )
-from precrop.read.ops.registry import broadcast, constants, handles
+from precrop.read.known import Axes, Product
+from precrop.read.ops.registry import broadcast, constants, handles, with_vectors
 from precrop.read.ops.space import moved_along
-from precrop.read.reader import Axes, Product, Reader
+from precrop.read.reader import Reader
 from precrop.read.trace import Call
 from precrop.read.values import TensorValue
 
@@ -25,17 +25,19 @@ BILINEAR_RANK = 3
 """Axes of a bilinear layer's weight: the output and two inputs."""
 
 
+def _repeated(reader: Reader, axis: Axis, size: int) -> Axis:
+    """The outputs of a depthwise convolution: each channel makes as many; groups follow them."""
+    reader.literal("groups", None, axis)
+    return tuple((atom, count * (size // axis_size(axis))) for atom, count in resolve(axis))
+
+
 def _grouped(reader: Reader, call: Call, inputs: Axis, outputs: Axis, within: Axis) -> str:
     """A convolution in groups; ``within`` is the weight's axis inside one group."""
-    groups = call.arg("groups")
-    reason = reader.reason(call)
+    groups, reason = call.arg("groups"), reader.reason
     if groups == axis_size(inputs):
-        multiplier = axis_size(outputs) // groups
-        row = tuple((atom, count * multiplier) for atom, count in resolve(inputs))
-        unify(outputs, row, reason)
-        reader.literal("groups", None, inputs)
+        reader.unify(outputs, _repeated(reader, inputs, axis_size(outputs)))
         return "depthwise"
-    if reader.scale_groups:
+    if reader.known.scale_groups:
         freeze(within, "groups keep their width")
         tie([inputs, outputs])
         number = proportional(inputs, groups, reason)
@@ -44,30 +46,26 @@ def _grouped(reader: Reader, call: Call, inputs: Axis, outputs: Axis, within: Ax
         return "grouped"
     require_divisor(inputs, groups, reason)
     require_divisor(outputs, groups, reason)
-    unify(within, proportional(inputs, axis_size(inputs) // groups, reason), reason)
+    reader.unify(within, proportional(inputs, axis_size(inputs) // groups, reason))
     return "grouped"
 
 
 @handles("convolution", "_convolution")
 def convolution(reader: Reader, call: Call) -> Sequence[Axes]:
     """Consumes one width and produces another; depthwise ties them, groups divide them."""
-    x, weight, bias = call.arg("input"), call.arg("weight"), call.arg("bias")
+    x, weight = call.arg("input"), call.arg("weight")
     data, kernel = reader.axes(x), reader.axes(weight)
-    groups, reason = call.arg("groups"), reader.reason(call)
     if call.arg("transposed"):
-        return _transposed(reader, call)
-    inputs, outputs = data[1], kernel[0]
-    kind = "conv"
-    if groups == 1:
-        inputs = unify(inputs, kernel[1], reason)
+        return _transposed(reader, call, weight, data, kernel)
+    inputs, outputs, kind = data[1], kernel[0], "conv"
+    if call.arg("groups") == 1:
+        inputs = reader.unify(inputs, kernel[1])
     else:
         kind = _grouped(reader, call, inputs, outputs, kernel[1])
-        outputs = kernel[0]
-    if bias is not None:
-        outputs = unify(outputs, reader.axes(bias)[0], reason)
+    outputs = with_vectors(reader, call, outputs, "bias")
     space = moved_along(reader, call, data[2:], kernel[2:])
     window = prod(weight.shape[2:])
-    merges = reader.is_of_weights(x) and reader.is_of_weights(weight)
+    merges = reader.fact(x).of_weights and reader.fact(weight).of_weights
     product = Product(window, [data[0], outputs, kernel[1], *space], merges)
     reader.layer(weight, kind, inputs, outputs, product)
     return [(data[0], outputs, *space)]
@@ -76,91 +74,69 @@ def convolution(reader: Reader, call: Call) -> Sequence[Axes]:
 @handles("deform_conv2d")
 def deformable(reader: Reader, call: Call) -> Sequence[Axes]:
     """A convolution whose window is bent: offsets and masks are a fixed number for every place."""
-    x, weight, bias = call.arg("input"), call.arg("weight"), call.arg("bias")
-    data, kernel, reason = reader.axes(x), reader.axes(weight), reader.reason(call)
+    data, kernel = reader.axes(call.arg("input")), reader.axes(call.arg("weight"))
     for bent in (call.arg("offset"), call.arg("mask")):
-        for axis in reader.axes(bent):
-            freeze(axis, reason)
-    inputs, kind = data[1], "conv"
-    require_divisor(inputs, call.arg("offset_groups"), reason)
-    if call.arg("groups") == 1:
-        inputs = unify(inputs, kernel[1], reason)
-    else:
-        kind = _grouped(reader, call, inputs, kernel[0], kernel[1])
-    outputs = unify(kernel[0], reader.axes(bias)[0], reason)
-    for axis in (*data[2:], *kernel[2:]):
-        freeze(axis, reason)
-    space = constants(call.shapes[0][2:])
-    product = Product(prod(weight.shape[2:]), [data[0], outputs, kernel[1], *space])
-    reader.layer(weight, kind, inputs, outputs, product)
-    return [(data[0], outputs, *space)]
+        reader.freeze(*reader.axes(bent))
+    require_divisor(data[1], call.arg("offset_groups"), reader.reason)
+    reader.freeze(*data[2:], *kernel[2:])
+    return convolution(reader, call)
 
 
-def _transposed(reader: Reader, call: Call) -> Sequence[Axes]:
+def _transposed(
+    reader: Reader, call: Call, weight: TensorValue, data: Axes, kernel: Axes
+) -> Sequence[Axes]:
     """A transposed convolution: the weight is (in, out / groups, ...)."""
-    x, weight, bias = call.arg("input"), call.arg("weight"), call.arg("bias")
-    data, kernel = reader.axes(x), reader.axes(weight)
-    groups, reason = call.arg("groups"), reader.reason(call)
-    inputs = unify(data[1], kernel[0], reason)
-    kind = "transposed"
+    groups, kind = call.arg("groups"), "transposed"
+    inputs = reader.unify(data[1], kernel[0])
     if groups == 1:
         outputs = kernel[1]
     elif groups == axis_size(inputs):
         kind = "depthwise"
-        freeze(kernel[1], reason)
-        multiplier = axis_size(kernel[1])
-        outputs = tuple((atom, count * multiplier) for atom, count in resolve(inputs))
-        reader.literal("groups", None, inputs)
+        reader.freeze(kernel[1])
+        outputs = _repeated(reader, inputs, groups * axis_size(kernel[1]))
     else:
-        require_divisor(inputs, groups, reason)
-        outputs = merge([constant(groups), kernel[1]], reason)
-    if bias is not None:
-        outputs = unify(outputs, reader.axes(bias)[0], reason)
+        require_divisor(inputs, groups, reader.reason)
+        outputs = merge([constant(groups), kernel[1]], reader.reason)
+    outputs = with_vectors(reader, call, outputs, "bias")
     space = moved_along(reader, call, data[2:], kernel[2:])
-    window = prod(weight.shape[2:])
-    product = Product(window, [data[0], inputs, kernel[1], *data[2:]])
+    product = Product(prod(weight.shape[2:]), [data[0], inputs, kernel[1], *data[2:]])
     reader.layer(weight, kind, inputs, outputs, product)
     return [(data[0], outputs, *space)]
 
 
-def _matmul(reader: Reader, call: Call, a: TensorValue, b: TensorValue) -> Axes:
+def _matmul(reader: Reader, a: TensorValue, b: TensorValue) -> Axes:
     """Contract the last axis of ``a`` with the one before last of ``b``; others are kept."""
-    left, right, reason = reader.axes(a), reader.axes(b), reader.reason(call)
-    inner = unify(left[-1], right[-2], reason)
-    batch = [unify(m, n, reason) for m, n in zip(left[:-2], right[:-2], strict=True)]
-    merges = reader.is_of_weights(a) and reader.is_of_weights(b)
+    left, right = reader.axes(a), reader.axes(b)
+    inner = reader.unify(left[-1], right[-2])
+    batch = [reader.unify(m, n) for m, n in zip(left[:-2], right[:-2], strict=True)]
+    merges = reader.fact(a).of_weights and reader.fact(b).of_weights
     product = Product(1, [*batch, left[-2], inner, right[-1]], merges)
-    if reader.owner(b) is not None:
-        reader.layer(b, reader.product_kind(b, inner), inner, right[-1], product)
-    else:
-        reader.layer(a, reader.product_kind(a, inner), inner, left[-2], product)
-    reader.mixes(call, b, right[-2])
-    reader.mixes(call, a, left[-1])
+    weight, outputs = (a, left[-2]) if reader.owner(b) is None else (b, right[-1])
+    reader.layer(weight, reader.product_kind(weight, inner), inner, outputs, product)
+    reader.mixes(b, right[-2])
+    reader.mixes(a, left[-1])
     return (*batch, left[-2], right[-1])
 
 
 @handles("mm", "bmm")
 def matmul(reader: Reader, call: Call) -> Sequence[Axes]:
     """A product of matrices."""
-    second = call.arg("mat2")
-    return [_matmul(reader, call, call.arg("self"), second)]
+    return [_matmul(reader, *call.inputs)]
 
 
 @handles("addmm", "baddbmm")
 def add_matmul(reader: Reader, call: Call) -> Sequence[Axes]:
     """A product of matrices with a bias."""
-    first, second = call.args[1], call.args[2]
-    out = _matmul(reader, call, first, second)
-    bias = reader.axes(call.arg("self"))
-    return [broadcast(reader, call, [out, bias], call.shapes[0])]
+    bias, first, second = call.inputs
+    operands = [_matmul(reader, first, second), reader.axes(bias)]
+    return [broadcast(reader, operands, call.shapes[0])]
 
 
 @handles("mv", "dot", "vdot", "addmv")
 def vector_product(reader: Reader, call: Call) -> Sequence[Axes]:
     """A matrix or a vector times a vector."""
-    a, b = call.inputs[-2:]
-    left, right = reader.axes(a), reader.axes(b)
-    unify(left[-1], right[-1], reader.reason(call))
+    left, right = map(reader.axes, call.inputs[-2:])
+    reader.unify(left[-1], right[-1])
     return [left[:-1]]
 
 
@@ -177,11 +153,10 @@ def bilinear(reader: Reader, call: Call) -> Sequence[Axes]:
             axes.insert(dim, constant(1))
         operands.append(tuple(axes))
     shape = [max(sizes) for sizes in zip(*(map(axis_size, o) for o in operands), strict=True)]
-    whole = broadcast(reader, call, operands, shape)
-    summed = call.args[6]
-    weight = call.args[1]
+    whole = broadcast(reader, operands, shape)
+    weight, summed = call.args[1], call.args[6]
     outputs, *inputs = reader.axes(weight) if weight.dim() == BILINEAR_RANK else (constant(1),) * 3
-    if reader.origin(weight) is not None:
+    if reader.fact(weight).origin is not None:
         rows = tuple(segment for axis in inputs for segment in axis)
         reader.layer(weight, "bilinear", rows, outputs, Product(0, []))
     return [tuple(axis for dim, axis in enumerate(whole) if dim not in summed)]
@@ -190,27 +165,26 @@ def bilinear(reader: Reader, call: Call) -> Sequence[Axes]:
 @handles("_cdist_forward", "_euclidean_dist")
 def distances(reader: Reader, call: Call) -> Sequence[Axes]:
     """Distances between all rows of two matrices."""
-    left, right = (reader.axes(tensor) for tensor in call.inputs[:2])
-    unify(left[-1], right[-1], reader.reason(call))
-    shape = call.shapes[0]
-    batch = broadcast(reader, call, [left[:-2], right[:-2]], shape[:-2])
+    left, right = map(reader.axes, call.inputs[:2])
+    reader.unify(left[-1], right[-1])
+    batch = broadcast(reader, [left[:-2], right[:-2]], call.shapes[0][:-2])
     return [(*batch, left[-2], right[-2])]
-
-
-@handles("_embedding_bag", "_embedding_bag_forward_only")
-def embedding_bag(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Rows of a table, summed in bags."""
-    table, indices = (reader.axes(call.arg(name)) for name in ("weight", "indices"))
-    for axis in (table[0], *indices):
-        freeze(axis, "rows of a lookup table")
-    bags = call.shapes[0]
-    summed = (constant(bags[0]), table[1])
-    return [summed if shape == bags else constants(shape) for shape in call.shapes]
 
 
 @handles("embedding")
 def embedding(reader: Reader, call: Call) -> Sequence[Axes]:
     """Rows of a table: their number is fixed, their width is free."""
-    table = reader.axes(call.arg("weight"))
-    freeze(table[0], "rows of a lookup table")
-    return [(*reader.axes(call.arg("indices")), table[1])]
+    rows, width = reader.axes(call.arg("weight"))
+    freeze(rows, "rows of a lookup table")
+    return [(*reader.axes(call.arg("indices")), width)]
+
+
+@handles("_embedding_bag", "_embedding_bag_forward_only")
+def embedding_bag(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Rows of a table, summed in bags."""
+    *indices, width = embedding(reader, call)[0]
+    for axis in indices:
+        freeze(axis, "rows of a lookup table")
+    bags = call.shapes[0]
+    summed = (constant(bags[0]), width)
+    return [summed if shape == bags else constants(shape) for shape in call.shapes]

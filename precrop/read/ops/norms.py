@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from precrop.read.axes import axis_size, require_divisor, unify
-from precrop.read.ops.registry import constants, handles
-from precrop.read.reader import Axes, Reader
+from precrop.read.axes import axis_size, require_divisor
+from precrop.read.known import Axes
+from precrop.read.ops.registry import constants, handles, with_vectors
+from precrop.read.reader import Reader
 from precrop.read.trace import Call
 
 
@@ -13,11 +14,8 @@ from precrop.read.trace import Call
 def batch_norm(reader: Reader, call: Call) -> Sequence[Axes]:
     """Statistics, scale and shift have the width of axis 1."""
     x = reader.axes(call.arg("input"))
-    channels = x[1]
-    for name in ("weight", "bias", "running_mean", "running_var"):
-        tensor = call.arg(name)
-        if tensor is not None:
-            channels = unify(channels, reader.axes(tensor)[0], reader.reason(call))
+    names = ("weight", "bias", "running_mean", "running_var")
+    channels = with_vectors(reader, call, x[1], *names)
     statistics = [(channels,) if s == (axis_size(channels),) else constants(s)
                   for s in call.shapes[1:]]  # fmt: skip
     return [(x[0], channels, *x[2:]), *statistics]
@@ -27,32 +25,25 @@ def batch_norm(reader: Reader, call: Call) -> Sequence[Axes]:
 def layer_norm(reader: Reader, call: Call) -> Sequence[Axes]:
     """Scale and shift have the trailing axes."""
     x = list(reader.axes(call.arg("input")))
-    normalized = call.arg("normalized_shape")
-    first = len(x) - len(normalized)
+    first = len(x) - len(call.arg("normalized_shape"))
     for name in ("weight", "bias"):
         tensor = call.arg(name)
-        if tensor is not None:
-            for i, axis in enumerate(reader.axes(tensor)):
-                x[first + i] = unify(x[first + i], axis, reader.reason(call))
-    for i in range(len(normalized)):
-        reader.literal("normalized_shape", i, x[first + i])
-    return [
-        tuple(x),
-        *(tuple(x[:first]) + constants(shape[first:]) for shape in call.shapes[1:]),
-    ]
+        for i, axis in enumerate(() if tensor is None else reader.axes(tensor)):
+            x[first + i] = reader.unify(x[first + i], axis)
+    for i, axis in enumerate(x[first:]):
+        reader.literal("normalized_shape", i, axis)
+    return [tuple(x), *((*x[:first], *constants(shape[first:])) for shape in call.shapes[1:])]
 
 
 @handles("native_group_norm")
 def group_norm(reader: Reader, call: Call) -> Sequence[Axes]:
     """The width stays divisible by the number of groups; one group a channel follows it."""
-    x = list(reader.axes(call.arg("input")))
-    for name in ("weight", "bias"):
-        tensor = call.arg(name)
-        if tensor is not None:
-            x[1] = unify(x[1], reader.axes(tensor)[0], reader.reason(call))
-    if call.arg("group") != axis_size(x[1]):
-        require_divisor(x[1], call.arg("group"), reader.reason(call))
-        return [tuple(x)]
-    reader.literal("group", None, x[1])
-    statistics = (x[0], x[1])
-    return [tuple(x), *(statistics for shape in call.shapes[1:] if len(shape) == len(statistics))]
+    batch, channels, *space = reader.axes(call.arg("input"))
+    channels = with_vectors(reader, call, channels, "weight", "bias")
+    if call.arg("group") != axis_size(channels):
+        require_divisor(channels, call.arg("group"), reader.reason)
+        return [(batch, channels, *space)]
+    reader.literal("group", None, channels)
+    statistics = (batch, channels)
+    matrices = (shape for shape in call.shapes[1:] if len(shape) == len(statistics))
+    return [(batch, channels, *space), *(statistics for _ in matrices)]

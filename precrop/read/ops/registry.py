@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-from precrop.read.axes import Axis, axis_size, constant, unify
-from precrop.read.reader import Axes, Handler, Reader
+from precrop.read.axes import Axis, axis_size, constant
+from precrop.read.known import Axes
+from precrop.read.reader import Handler, Reader
 from precrop.read.trace import Call
 
 HANDLERS: dict[str, Handler] = {}
@@ -13,8 +14,7 @@ def handles(*names: str) -> Callable[[Handler], Handler]:
     """Register a handler for operations by their base names."""
 
     def register(handler: Handler) -> Handler:
-        for name in names:
-            HANDLERS[name] = handler
+        HANDLERS.update(dict.fromkeys(names, handler))
         return handler
 
     return register
@@ -25,7 +25,20 @@ def constants(shape: Sequence[int]) -> Axes:
     return tuple(map(constant, shape))
 
 
-def broadcast(reader: Reader, call: Call, operands: Sequence[Axes], shape: Sequence[int]) -> Axes:
+def along(reader: Reader, call: Call, name: str = "dim") -> tuple[list[Axis], int]:
+    """The first operand's axes, and which of them an argument names."""
+    axes = list(reader.axes(call.inputs[0]))
+    return axes, call.arg(name) % len(axes)
+
+
+def fixed(reader: Reader, axes: Sequence[Axis], dim: int, shape: Sequence[int]) -> list[Axis]:
+    """The axes with one that stays fixed, whatever size it has in an output, if it is there."""
+    reader.freeze(axes[dim])
+    rest = len(axes) - dim - 1
+    return [*axes[:dim], *constants(shape[dim : len(shape) - rest]), *axes[dim + 1 :]]
+
+
+def broadcast(reader: Reader, operands: Sequence[Axes], shape: Sequence[int]) -> Axes:
     """Unite the axes of operands that are aligned from the last one on."""
     result: list[Axis] = []
     for position in range(1, len(shape) + 1):
@@ -37,6 +50,14 @@ def broadcast(reader: Reader, call: Call, operands: Sequence[Axes], shape: Seque
             if axis is None or (axis_size(axis) == 1 and axis_size(other) != 1):
                 axis = other
             elif axis_size(other) == axis_size(axis):
-                axis = unify(axis, other, reader.reason(call))
+                axis = reader.unify(axis, other)
         result.append(constant(shape[-position]) if axis is None else axis)
     return tuple(reversed(result))
+
+
+def with_vectors(reader: Reader, call: Call, axis: Axis, *names: str) -> Axis:
+    """An axis that is also the only one of some arguments: a bias, the scale of a norm."""
+    for name in names:
+        if call.arg(name) is not None:
+            axis = reader.unify(axis, reader.axes(call.arg(name))[0])
+    return axis

@@ -1,40 +1,36 @@
 """Axes as rows of segments: concatenated, cut, padded, repeated."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from precrop.read.axes import (
     Axis,
     axis_size,
     constant,
     cut,
-    freeze,
     is_constant,
     merge,
     proportional,
     resolve,
     tie,
-    unify,
 )
+from precrop.read.known import Axes, fresh_axes
 from precrop.read.ops.elementwise import fallback
-from precrop.read.ops.registry import broadcast, constants, handles
-from precrop.read.reader import Axes, Reader, fresh_axes
+from precrop.read.ops.registry import along, broadcast, constants, fixed, handles
+from precrop.read.reader import Reader
 from precrop.read.trace import Call
 
 
 @handles("cat")
 def concatenate(reader: Reader, call: Call) -> Sequence[Axes]:
     """Segments in a row along one axis; the other axes agree."""
-    operands = [reader.axes(t) for t in call.arg("tensors")]
+    operands = [reader.axes(tensor) for tensor in call.inputs]
     # An empty vector is skipped, whatever the others' rank.
-    operands = [axes for axes in operands if axes != constants((0,))] or operands[:1]
-    dim = call.arg("dim", 0) % len(operands[0])
-    row: list[Axis] = list(operands[0])
-    for axes in operands[1:]:
+    first, *others = [axes for axes in operands if axes != constants((0,))] or operands[:1]
+    dim = call.arg("dim") % len(first)
+    row = list(first)
+    for axes in others:
         for i, axis in enumerate(axes):
-            if i == dim:
-                row[i] = (*row[i], *axis)
-            else:
-                row[i] = unify(row[i], axis, reader.reason(call))
+            row[i] = (*row[i], *axis) if i == dim else reader.unify(row[i], axis)
     row[dim] = resolve(row[dim])
     return [tuple(row)]
 
@@ -42,15 +38,13 @@ def concatenate(reader: Reader, call: Call) -> Sequence[Axes]:
 @handles("stack")
 def stack(reader: Reader, call: Call) -> Sequence[Axes]:
     """A new axis of fixed size."""
-    operands = [reader.axes(t) for t in call.arg("tensors")]
-    shape = call.shapes[0]
-    dim = call.arg("dim", 0) % len(shape)
-    axes = list(broadcast(reader, call, operands, shape[:dim] + shape[dim + 1 :]))
-    axes.insert(dim, constant(shape[dim]))
-    return [tuple(axes)]
+    operands, shape = [reader.axes(tensor) for tensor in call.inputs], call.shapes[0]
+    dim = call.arg("dim") % len(shape)
+    axes = broadcast(reader, operands, shape[:dim] + shape[dim + 1 :])
+    return [(*axes[:dim], constant(shape[dim]), *axes[dim:])]
 
 
-def _pieces(axis: Axis, sizes: Sequence[int], *, tied: bool) -> list[Axis]:
+def _pieces(axis: Axis, sizes: Sequence[int], *, tied: bool = False) -> list[Axis]:
     pieces: list[Axis] = []
     for size in sizes:
         piece, axis = cut(axis, size, tied=tied)
@@ -61,109 +55,91 @@ def _pieces(axis: Axis, sizes: Sequence[int], *, tied: bool) -> list[Axis]:
 @handles("split", "unsafe_split", "chunk", "unsafe_chunk")
 def split(reader: Reader, call: Call) -> Sequence[Axes]:
     """Equal pieces: one number sizes them all, so they are one width."""
-    axes = reader.axes(call.arg("self"))
-    dim = call.arg("dim", 0) % len(axes)
-    if is_constant(axes[dim]):
-        return [(*axes[:dim], constant(s[dim]), *axes[dim + 1 :]) for s in call.shapes]
+    axes, dim = along(reader, call)
     sizes = [shape[dim] for shape in call.shapes]
-    pieces = _pieces(axes[dim], sizes, tied=len(set(sizes)) > 1)
-    if len(set(sizes)) > 1:
+    if is_constant(axes[dim]):
+        return _in_place_of(axes, dim, map(constant, sizes))
+    uneven = len(set(sizes)) > 1
+    pieces = _pieces(axes[dim], sizes, tied=uneven)
+    if uneven:
         tie(pieces)
     else:
         for piece in pieces[1:]:
-            unify(pieces[0], piece, reader.reason(call))
+            reader.unify(pieces[0], piece)
     reader.literal("split_size", None, pieces[0])
-    return [(*axes[:dim], piece, *axes[dim + 1 :]) for piece in pieces]
+    return _in_place_of(axes, dim, pieces)
 
 
 @handles("split_with_sizes", "unsafe_split_with_sizes")
 def split_with_sizes(reader: Reader, call: Call) -> Sequence[Axes]:
     """Pieces of their own sizes."""
-    axes = reader.axes(call.arg("self"))
-    dim = call.arg("dim", 0) % len(axes)
-    pieces = _pieces(axes[dim], [shape[dim] for shape in call.shapes], tied=False)
+    axes, dim = along(reader, call)
+    pieces = _pieces(axes[dim], [shape[dim] for shape in call.shapes])
     for index, piece in enumerate(pieces):
         reader.literal("split_sizes", index, piece)
+    return _in_place_of(axes, dim, pieces)
+
+
+def _in_place_of(axes: Sequence[Axis], dim: int, pieces: Iterable[Axis]) -> list[Axes]:
+    """Tensors with one of the pieces each in the place of an axis."""
     return [(*axes[:dim], piece, *axes[dim + 1 :]) for piece in pieces]
 
 
 @handles("slice")
 def slice_(reader: Reader, call: Call) -> Sequence[Axes]:
     """A stretch of an axis; a step other than 1 keeps the ratio."""
-    axes = list(reader.axes(call.arg("self")))
-    dim = call.arg("dim", 0) % len(axes)
-    axis, size = axes[dim], axis_size(axes[dim])
+    axes, dim = along(reader, call)
+    axis, shape = axes[dim], call.shapes[0]
     if is_constant(axis):
-        axes[dim] = constant(call.shapes[0][dim])
-        return [tuple(axes)]
-    if reader.ranks(call.arg("self"), axis):
-        axes[dim] = fresh_axes(call.shapes[0], reader.reason(call))[dim]
-        return [tuple(axes)]
-    step = call.arg("step", 1)
-    if step != 1:
-        axes[dim] = proportional(axis, call.shapes[0][dim], reader.reason(call))
-        return [tuple(axes)]
-    start = call.arg("start") or 0
-    end = size if call.arg("end") is None else call.arg("end")
-    start, end = (max(0, min(size, v + size if v < 0 else v)) for v in (start, end))
-    before, rest = cut(axis, start)
-    axes[dim], after = cut(rest, end - start)
-    before = cut(axis, start)[0]  # its atoms may have been divided by the second cut
-    if call.arg("start"):
-        reader.literal("start", None, before if call.arg("start") > 0 else (*axes[dim], *after))
-    if call.arg("end") is not None and abs(call.arg("end")) <= size:
-        reader.literal("end", None, (*before, *axes[dim]) if call.arg("end") > 0 else after)
+        axes[dim] = constant(shape[dim])
+    elif reader.ranks(call.inputs[0], axis):
+        axes[dim] = fresh_axes(shape, reader.reason)[dim]
+    elif call.arg("step") != 1:
+        axes[dim] = proportional(axis, shape[dim], reader.reason)
+    else:
+        axes[dim] = _stretch(reader, axis, call.arg("start"), call.arg("end"))
     return [tuple(axes)]
 
 
-@handles("select")
-def select(reader: Reader, call: Call) -> Sequence[Axes]:
-    """One entry of an axis, which stays fixed."""
-    axes = reader.axes(call.arg("self"))
-    dim = call.arg("dim") % len(axes)
-    reader.takes(call, call.arg("self"), axes[dim])
-    freeze(axes[dim], reader.reason(call))
-    return [axes[:dim] + axes[dim + 1 :]]
-
-
-@handles("unbind")
-def unbind(reader: Reader, call: Call) -> Sequence[Axes]:
-    """All entries of an axis, which stays fixed."""
-    axes = reader.axes(call.arg("self"))
-    dim = call.arg("dim", 0) % len(axes)
-    reader.takes(call, call.arg("self"), axes[dim])
-    freeze(axes[dim], reader.reason(call))
-    return [axes[:dim] + axes[dim + 1 :] for _ in call.shapes]
+def _stretch(reader: Reader, axis: Axis, start: int | None, end: int | None) -> Axis:
+    """An axis from one channel to another, as far as it has so many; both may be counted back."""
+    size = axis_size(axis)
+    bounds = (start or 0, size if end is None else end)
+    first, last = (max(0, min(size, v + size if v < 0 else v)) for v in bounds)
+    _, rest = cut(axis, first)
+    stretch, after = cut(rest, last - first)
+    before = cut(axis, first)[0]  # its atoms may have been divided by the second cut
+    if start:
+        reader.literal("start", None, before if start > 0 else (*stretch, *after))
+    if end is not None and abs(end) <= size:
+        reader.literal("end", None, (*before, *stretch) if end > 0 else after)
+    return stretch
 
 
 @handles("glu")
 def glu(reader: Reader, call: Call) -> Sequence[Axes]:
     """Two equal halves of an axis, one the other's gate."""
-    axes = list(reader.axes(call.arg("self")))
-    dim = call.arg("dim", -1) % len(axes)
-    half = call.shapes[0][dim]
-    value, gate = _pieces(axes[dim], [half, half], tied=False)
-    axes[dim] = unify(value, gate, reader.reason(call))
+    axes, dim = along(reader, call)
+    value, gate = _pieces(axes[dim], [call.shapes[0][dim]] * 2)
+    axes[dim] = reader.unify(value, gate)
     return [tuple(axes)]
 
 
 @handles("constant_pad_nd")
 def pad(reader: Reader, call: Call) -> Sequence[Axes]:
     """Fresh channels before and behind; negative padding cuts."""
-    axes, amounts = list(reader.axes(call.arg("self"))), list(call.arg("pad"))
-    for i in range(len(amounts) // 2):
-        dim = len(axes) - 1 - i
-        before, behind = amounts[2 * i], amounts[2 * i + 1]
-        if before == behind == 0:
+    axes, amounts = list(reader.axes(call.arg("self"))), call.arg("pad")
+    for i in range(0, len(amounts), 2):
+        dim, around = len(axes) - 1 - i // 2, amounts[i : i + 2]
+        if not any(around):
             continue
-        if is_constant(axes[dim]) or min(before, behind) < 0:
-            freeze(axes[dim], reader.reason(call))
-            axes[dim] = constant(call.shapes[0][dim])
+        if is_constant(axes[dim]) or min(around) < 0:
+            axes = fixed(reader, axes, dim, call.shapes[0])
             continue
-        ends = [fresh_axes((n,), reader.reason(call))[0] if n else () for n in (before, behind)]
+        ends = [fresh_axes((n,), reader.reason)[0] if n else () for n in around]
         for j, end in enumerate(ends):
             if end:
-                reader.literal("pad", 2 * i + j, end)
+                reader.literal("pad", i + j, end)
         axes[dim] = (*ends[0], *axes[dim], *ends[1])
     return [tuple(axes)]
 
@@ -176,18 +152,19 @@ def repeat(reader: Reader, call: Call) -> Sequence[Axes]:
     made: list[Axis] = []
     for place, (count, axis) in enumerate(zip(repeats, axes, strict=True)):
         if axis_size(axis) == 1 < count:
-            made += fresh_axes((count,), reader.reason(call))
+            made += fresh_axes((count,), reader.reason)
             reader.literal("repeats", place, made[-1])
         else:
-            made.append(merge([constant(count), axis], reader.reason(call)))
+            made.append(merge([constant(count), axis], reader.reason))
     return [tuple(made)]
 
 
 @handles("repeat_interleave")
 def repeat_interleave(reader: Reader, call: Call) -> Sequence[Axes]:
     """Every channel several times."""
-    axes, repeats, dim = list(reader.axes(call.args[0])), call.args[1], call.arg("dim")
+    repeats, dim = call.args[1], call.arg("dim")
     if dim is None or not isinstance(repeats, int):
         return fallback(reader, call)
-    axes[dim] = merge([axes[dim], constant(repeats)], reader.reason(call))
+    axes = list(reader.axes(call.args[0]))
+    axes[dim] = merge([axes[dim], constant(repeats)], reader.reason)
     return [tuple(axes)]

@@ -1,6 +1,6 @@
 """The same elements in other axes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from math import prod
 
@@ -21,9 +21,10 @@ from precrop.read.axes import (
     resolve,
     unfolded,
 )
+from precrop.read.known import KERNEL_RANK, Axes, fresh_axes
 from precrop.read.ops.elementwise import fallback, same_shape
 from precrop.read.ops.registry import constants, handles
-from precrop.read.reader import KERNEL_RANK, Axes, Reader, fresh_axes
+from precrop.read.reader import Reader
 from precrop.read.trace import Call
 
 
@@ -75,10 +76,10 @@ def _reshape_block(axes: list[Axis], wanted: list[int], reason: str) -> list[Axi
 
 def _open_kernels(reader: Reader, call: Call) -> None:
     """Kernels of experts that are kept flat: where they are viewed as kernels, both ends vary."""
-    shape, name = call.shapes[0], reader.mixture(call.args[0])
+    shape, name = call.shapes[0], reader.fact(call.inputs[0]).mixture
     if name is None or len(shape) < KERNEL_RANK or shape[-1] != shape[-2]:
         return
-    flat = resolve(reader.axes(call.args[0])[-1])
+    flat = resolve(reader.axes(call.inputs[0])[-1])
     atom, count = flat[0]
     kernel, inner = shape[2:], prod(shape[1:])
     if len(flat) > 1 or count > 1 or atom is None or not atom.is_free() or atom.size % inner:
@@ -90,25 +91,32 @@ def _open_kernels(reader: Reader, call: Call) -> None:
 @handles("view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", "view_copy")
 def reshape(reader: Reader, call: Call) -> Sequence[Axes]:
     """The same elements in other axes, aligned in the smallest stretches of equal size."""
-    axes, shape, reason = reader.axes(call.args[0]), call.shapes[0], reader.reason(call)
     if isinstance(call.args[1], torch.dtype):
         return same_shape(reader, call)
     _open_kernels(reader, call)
-    axes = reader.axes(call.args[0])
+    axes, shape = reader.axes(call.inputs[0]), call.shapes[0]
     if prod(shape) == 0 or all(map(is_constant, axes)):
-        for axis in axes:
-            freeze(axis, reason)
+        reader.freeze(*axes)
         return [constants(shape)]
     old = [part for axis in axes for part in unfolded(axis) if axis_size(part) != 1]
     wanted = [size for size in shape if size != 1]
     new: list[Axis] = []
     for a, b, c, d in _blocks([axis_size(axis) for axis in old], wanted):
-        new += _reshape_block(old[a:b], wanted[c:d], reason)
-    rest = iter(new)
-    result = tuple(constant(1) if size == 1 else next(rest) for size in shape)
-    for index, axis in enumerate(result):
+        new += _reshape_block(old[a:b], wanted[c:d], reader.reason)
+    return [_stating_sizes(reader, _around_ones(new, shape))]
+
+
+def _around_ones(axes: Iterable[Axis], shape: Sequence[int]) -> Axes:
+    """The axes of a tensor of some shape, given those that are larger than 1."""
+    rest = iter(axes)
+    return tuple(constant(1) if size == 1 else next(rest) for size in shape)
+
+
+def _stating_sizes(reader: Reader, axes: Axes) -> Axes:
+    """The axes, which the call's ``size`` states."""
+    for index, axis in enumerate(axes):
         reader.literal("size", index, axis)
-    return [result]
+    return axes
 
 
 @handles("set")
@@ -141,8 +149,8 @@ def transpose(reader: Reader, call: Call) -> Sequence[Axes]:
 @handles("squeeze", "unsqueeze", "squeeze_copy", "unsqueeze_copy")
 def squeeze(reader: Reader, call: Call) -> Sequence[Axes]:
     """Axes of size 1 come or go."""
-    rest = iter([a for a in reader.axes(call.arg("self")) if axis_size(a) != 1])
-    return [tuple(constant(1) if n == 1 else next(rest) for n in call.shapes[0])]
+    kept = [axis for axis in reader.axes(call.arg("self")) if axis_size(axis) != 1]
+    return [_around_ones(kept, call.shapes[0])]
 
 
 @handles("as_strided")
@@ -160,19 +168,17 @@ def expand(reader: Reader, call: Call) -> Sequence[Axes]:
     axes, shape = reader.axes(call.arg("self")), call.shapes[0]
     axes = (*constants((1,) * (len(shape) - len(axes))), *axes)
     result = tuple(
-        axis if axis_size(axis) == size else fresh_axes((size,), reader.reason(call))[0]
+        axis if axis_size(axis) == size else fresh_axes((size,), reader.reason)[0]
         for axis, size in zip(axes, shape, strict=True)
     )
-    for index, axis in enumerate(result):
-        reader.literal("size", index, axis)
-    return [result]
+    return [_stating_sizes(reader, result)]
 
 
 @handles("pixel_shuffle")
 def pixel_shuffle(reader: Reader, call: Call) -> Sequence[Axes]:
     """Channels become pixels: the width stays divisible by the square of the factor."""
     axes, shape = reader.axes(call.arg("self")), call.shapes[0]
-    channels = _quotient(axes[-3], shape[-3], reader.reason(call))
+    channels = _quotient(axes[-3], shape[-3], reader.reason)
     return [(*axes[:-3], channels, *constants(shape[-2:]))]
 
 
@@ -190,7 +196,7 @@ def pixel_unshuffle(reader: Reader, call: Call) -> Sequence[Axes]:
     """Pixels become channels."""
     axes, shape = reader.axes(call.arg("self")), call.shapes[0]
     square = call.arg("downscale_factor") ** 2
-    channels = merge([axes[-3], constant(square)], reader.reason(call))
+    channels = merge([axes[-3], constant(square)], reader.reason)
     return [(*axes[:-3], channels, *constants(shape[-2:]))]
 
 
@@ -198,33 +204,23 @@ def pixel_unshuffle(reader: Reader, call: Call) -> Sequence[Axes]:
 def channel_shuffle(reader: Reader, call: Call) -> Sequence[Axes]:
     """Channels are dealt out in turn to a fixed number of groups."""
     axes = reader.axes(call.arg("self"))
-    require_divisor(axes[1], call.arg("groups"), reader.reason(call))
+    require_divisor(axes[1], call.arg("groups"), reader.reason)
     return [axes]
 
 
 @handles("im2col")
 def im2col(reader: Reader, call: Call) -> Sequence[Axes]:
     """Windows of an image as channels."""
-    axes, shape = reader.axes(call.arg("self")), call.shapes[0]
-    window = prod(call.arg("kernel_size"))
-    return [(axes[0], merge([axes[1], constant(window)], reader.reason(call)), constant(shape[2]))]
+    batch, channels, *_ = reader.axes(call.arg("self"))
+    window = constant(prod(call.arg("kernel_size")))
+    return [(batch, merge([channels, window], reader.reason), constant(call.shapes[0][2]))]
 
 
 @handles("col2im")
 def col2im(reader: Reader, call: Call) -> Sequence[Axes]:
     """Channels as windows of an image."""
-    axes, shape = reader.axes(call.arg("self")), call.shapes[0]
-    return [(axes[0], _quotient(axes[1], shape[1], reader.reason(call)), *constants(shape[2:]))]
-
-
-@handles("unfold")
-def unfold(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Windows along one axis, which stays fixed."""
-    axes, shape = list(reader.axes(call.arg("self"))), call.shapes[0]
-    dim = call.arg("dimension") % len(axes)
-    freeze(axes[dim], reader.reason(call))
-    axes[dim] = constant(shape[dim])
-    return [(*axes, constant(shape[-1]))]
+    (batch, channels, *_), shape = reader.axes(call.arg("self")), call.shapes[0]
+    return [(batch, _quotient(channels, shape[1], reader.reason), *constants(shape[2:]))]
 
 
 @handles("view_as_real")

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from precrop.read.axes import Axis, axis_size, constant, freeze, resolve
-from precrop.read.ops.registry import constants, handles
-from precrop.read.reader import Axes, Reader
+from precrop.read.axes import Atom, Axis, axis_of, axis_size, bound, constant, freeze, resolve
+from precrop.read.known import Axes
+from precrop.read.ops.registry import along, constants, fixed, handles
+from precrop.read.reader import Reader
 from precrop.read.trace import Call
 
 
@@ -15,18 +16,19 @@ def moved_along(reader: Reader, call: Call, space: Axes, window: Axes) -> Axes:
     shape = call.shapes[0]
     kept = []
     for axis, size in zip(space, shape[len(shape) - len(space) :], strict=True):
+        if axis_size(axis) != size and _strides_by_one(call):
+            axis = _between_pads(axis, size)
         if axis_size(axis) != size:
-            axis = _between_pads(axis, size) if _strides_by_one(call) else axis
-        if axis_size(axis) != size:
-            freeze(axis, reader.reason(call))
-        kept.append(axis if axis_size(axis) == size else constant(size))
+            reader.freeze(axis)
+            axis = constant(size)
+        kept.append(axis)
     return tuple(kept)
 
 
 def _strides_by_one(call: Call) -> bool:
     """Whether a window moves by one place, so that it takes the same off an axis of any size."""
     stride = call.arg("stride")
-    return stride == 1 or (isinstance(stride, (list, tuple)) and bool(stride) and {*stride} == {1})
+    return stride == 1 or (isinstance(stride, (list, tuple)) and {*stride} == {1})
 
 
 def _between_pads(axis: Axis, size: int) -> Axis:
@@ -63,10 +65,9 @@ _SPATIAL_AXES = {"1d": 1, "2d": 2, "3d": 3}
 @handles("_fft_r2c", "_fft_c2r")
 def spectrum(reader: Reader, call: Call) -> Sequence[Axes]:
     """Places become frequencies, or frequencies places; the other axes are kept."""
-    axes, shape = list(reader.axes(call.arg("self"))), call.shapes[0]
+    axes = list(reader.axes(call.arg("self")))
     for dim in call.arg("dim"):
-        freeze(axes[dim], reader.reason(call))
-        axes[dim] = constant(shape[dim])
+        axes = fixed(reader, axes, dim % len(axes), call.shapes[0])
     return [tuple(axes)]
 
 
@@ -75,3 +76,24 @@ def roi_align(reader: Reader, call: Call) -> Sequence[Axes]:
     """Regions of a map, with the map's channels."""
     channels = reader.axes(call.inputs[0])[1]
     return [(constant(s[0]), channels, *constants(s[2:])) for s in call.shapes]
+
+
+@handles("stream_read")
+def stream_read(reader: Reader, call: Call) -> Sequence[Axes]:
+    """A module's own width at a residual stream (`precrop.modules.streams`), whatever that's is."""
+    axes, dim = along(reader, call)
+    path, size = call.arg("path"), axis_size(axes[dim])
+    axes[dim] = reader.known.read_widths.setdefault(path, axis_of(Atom(size, path)))
+    bound(axes[dim])
+    reader.literal("size", None, axes[dim])
+    return [tuple(axes)]
+
+
+@handles("stream_write")
+def stream_write(reader: Reader, call: Call) -> Sequence[Axes]:
+    """The stream keeps its width, whatever is written to it."""
+    axes, dim = along(reader, call)
+    bound(axes[dim])
+    reader.known.written_widths.setdefault(call.arg("path"), axes[dim])
+    axes[dim] = constant(call.arg("size"))
+    return [tuple(axes)]

@@ -1,0 +1,150 @@
+"""Of which parameters the tensors of a pass are made.
+
+A weight that is reshaped, masked, scaled or quantised is still that layer's weight. So is a mixture
+of the kernels of several experts, and a weight to which what is made of other ones is added.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from precrop.modules.names import is_weight
+from precrop.read.known import Axes, CallReading, Known
+from precrop.read.trace import Call
+
+# What a mask of no origin does to a weight; a table that is added to zeros is no weight.
+MASKING = ("mul", "div", "where", "masked_fill")
+ADDING = ("add", "sub", "rsub", "lerp", "addmm", "baddbmm")
+PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")
+LINEAR = (
+    "view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "expand",
+    "clone", "contiguous", "squeeze", "unsqueeze", "detach", "alias", "_to_copy", "neg",
+    "mean", "sum",
+)  # fmt: skip
+
+
+class Fact(NamedTuple):
+    """What is known of a tensor.
+
+    Attributes:
+        axes: its sizes.
+        dtype: its type.
+        origin: the parameter whose own, reshaped, masked, scaled or quantised form it is.
+        mixture: the parameter whose leading entries were summed to make it.
+        part: the parameter of several experts' weights that it is one entry of.
+        of_weights: whether it is made of parameters and buffers alone.
+        from_data: whether it is made of the network's inputs.
+        terms: parameters of which one is a factor of every term of the sum that makes it.
+    """
+
+    axes: Axes
+    dtype: torch.dtype
+    origin: str | None = None
+    mixture: str | None = None
+    part: str | None = None
+    of_weights: bool = False
+    from_data: bool = False
+    terms: frozenset[str] = frozenset()
+
+    @property
+    def is_made_of(self) -> bool:
+        """Whether a parameter is known that it is made of, in any of these ways."""
+        return self.origin is not None or self.mixture is not None or self.part is not None
+
+    @property
+    def scaled_by(self) -> frozenset[str]:
+        """The terms, or the one parameter whose form it is."""
+        return self.terms or frozenset(() if self.origin is None else (self.origin,))
+
+
+NOTHING = Fact((), torch.float32)
+
+
+def made(
+    call: Call,
+    reading: CallReading,
+    operands: Sequence[Fact],
+    before: Sequence[Fact],
+    known: Known,
+    *,
+    own: bool,
+) -> list[Fact]:
+    """What is known of a call's outputs; the reading learns what the first one is made of.
+
+    Args:
+        call: that was read.
+        reading: of it.
+        operands: what is known of what it takes.
+        before: what was known of its outputs, which stays known of those changed in place.
+        known: of the network.
+        own: whether the first output is a tensor of the network itself.
+    """
+    from_data = any(fact.from_data for fact in operands)
+    of_weights = bool(operands) and all(fact.of_weights for fact in operands)
+    facts = [
+        old._replace(
+            axes=axes,
+            dtype=value.dtype,
+            part=reading.takes or old.part,
+            of_weights=old.of_weights or of_weights,
+            from_data=old.from_data or from_data,
+        )
+        for axes, value, old in zip(reading.outputs, call.outputs, before, strict=True)
+    ]
+    if not facts:
+        return facts
+    first = facts[0]
+    if first.of_weights:
+        first = first._replace(terms=_terms(call, operands, known) or first.terms)
+    adds = call.name in ADDING and bool(first.terms)
+    if reading.weight is not None and not adds:
+        return [first, *facts[1:]]  # what a layer computes
+    origin = mixture = part = None
+    if reading.mixes is not None or any(fact.is_made_of for fact in operands):
+        pairs = zip(call.inputs, operands, strict=True)
+        whole = [fact for value, fact in pairs if value.numel() == call.outputs[0].numel()]
+        whole = whole[:1] if adds and call.name in PRODUCTS else whole
+        masked = adds or (call.name in MASKING and not from_data)
+        origin, mixture, part = (
+            _common([getattr(fact, way) for fact in whole], known, masked, from_data)
+            for way in ("origin", "mixture", "part")
+        )
+    reading.made_of = origin if own else first.origin or origin
+    first = first._replace(
+        origin=first.origin or origin,
+        mixture=reading.mixes or first.mixture or mixture,
+        part=first.part or part,
+    )
+    return [first, *facts[1:]]
+
+
+def _common(found: Sequence[str | None], known: Known, masked: bool, from_data: bool) -> str | None:
+    """The parameter that operands are made of, if it is one."""
+    names = list(dict.fromkeys(name for name in found if name is not None))
+    if names and (masked or None not in found) and not (from_data and len(names) > 1):
+        return min(names, key=lambda name: _rank(name, known))
+    return None
+
+
+def _terms(call: Call, operands: Sequence[Fact], known: Known) -> frozenset[str]:
+    """Of sums of products of weights: the parameters that scale it if all of them are scaled.
+
+    What is computed of weights in other ways (a decoder's queries) is no sum of them.
+    """
+    found = [fact.scaled_by for fact in operands]
+    if call.name in PRODUCTS and all(found):
+        left, right = found[-2:]  # one factor will do, rather the one that is no layer itself
+        layer_or_buffer = left <= known.layers.keys() or not left & known.weights
+        found[-2:] = [right if layer_or_buffer else left]
+    elif call.name in LINEAR or call.name in MASKING:  # masks and scales are no terms
+        scaling = filter(None, found)
+        found = sorted(scaling, key=lambda terms: min(_rank(name, known) for name in terms))[:1]
+    elif call.name not in (*PRODUCTS, *ADDING):
+        return frozenset()
+    return frozenset[str]().union(*found) if found and all(found) else frozenset()
+
+
+def _rank(name: str, known: Known) -> tuple[bool, bool]:
+    """Of several tensors that make a weight, the one that it is named after has the least."""
+    return name not in known.weights, not is_weight(name)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from precrop.errors import PrecropError
 from precrop.linear.densities import check_densities
-from precrop.linear.replay import Even, Flow, Replay
+from precrop.linear.replay import Flow, Replay, Weight
 from precrop.modules.apart import apart
 from precrop.read.inputs import Inputs, given
 from precrop.read.network import Network, read_network
@@ -86,15 +86,14 @@ class Expectation:
 
     def _total(self, values: Tensor) -> Flow:
         """What is expected where layers' weights have these means, shape (layers,)."""
-        return self._output(values)
-
-    def _output(self, values: Tensor) -> Flow:
         rows = zip(self._parameters, values.unbind(), self._shapes, strict=True)
-        return self._replay({name: Even(value, shape) for name, value, shape in rows})
+        return self._replay({name: Weight(value, shape) for name, value, shape in rows})
 
     def _check_degree(self, index: int) -> None:
         """Refuse a layer that R isn't linear in: its values at 1, 2 and 3 must be in line."""
-        logs = [self.value(_one(len(self.names), index, math.log(n))) for n in (1, 2, 3)]
+        points = np.zeros((3, len(self.names)))
+        points[:, index] = np.log([1, 2, 3])
+        logs = [self.value(point) for point in points]
         steps = np.diff(np.exp(np.array(logs) - logs[-1]))
         if abs(steps[1] - steps[0]) > _LINEAR:
             raise PrecropError(
@@ -111,7 +110,7 @@ class ScoreExpectation(Expectation):
         differentiable = torch.is_grad_enabled()
         with torch.enable_grad():
             means = values.requires_grad_()
-            total = self._output(means)
+            total = super()._total(means)
             (slope,) = torch.autograd.grad(total.values, means, create_graph=differentiable)
         return Flow((slope * means).sum(), total.exponent)
 
@@ -184,12 +183,6 @@ def log_densities(densities: Mapping[str, float], names: list[str]) -> Floats:
     """
     checked = check_densities(densities, names)
     return np.array([math.log(checked.get(name, 1.0)) for name in names])
-
-
-def _one(count: int, index: int, value: float) -> Floats:
-    vector = np.zeros(count)
-    vector[index] = value
-    return vector
 
 
 def _mean(name: str, weight: Tensor) -> float:

@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from precrop.linear.values import (
-    Even,
     Flow,
     Gate,
     Inert,
@@ -45,7 +44,7 @@ def same(call: Call, args: Sequence[Any]) -> Any:
 
 
 def _gate(call: Call, args: Sequence[Any]) -> Gate:
-    if isinstance(args[0], (Weight, Even)):
+    if isinstance(args[0], Weight):
         raise UnreadableError("weights pass it")
     return args[0] if isinstance(args[0], Gate) else Gate(as_flow(args[0]))
 
@@ -74,14 +73,12 @@ def _packed(call: Call, args: Sequence[Any]) -> list[Any]:
 
 def _statistic(call: Call, args: Sequence[Any]) -> list[Value]:
     """A variance or a norm, with which its owner is normalised: as any normalisation a factor."""
-    if isinstance(args[0], (Weight, Even)):
-        return [Inert() for _ in call.outputs]
-    return [Gate(None) for _ in call.outputs]
+    return [Inert() if isinstance(args[0], Weight) else Gate(None) for _ in call.outputs]
 
 
 def _of_statistic(call: Call, args: Sequence[Any]) -> Value:
     """A power of a statistic, or of a weight on its way to one; a square is a statistic itself."""
-    if isinstance(args[0], (Weight, Even)):
+    if isinstance(args[0], Weight):
         return Inert()
     square = call.name == "pow" and args[1] == 2 and isinstance(args[0], (Flow, Gate))
     if square or _bare(args[0]):
@@ -110,7 +107,7 @@ def _blank(call: Call, args: Sequence[Any]) -> Tensor:
 def _copied(call: Call, args: Sequence[Any]) -> Flow:
     """``copy_`` and its like: what is written; a constant that is written is zero."""
     source = args[1] if len(args) > 1 else None
-    if isinstance(source, (Weight, Even)):
+    if isinstance(source, Weight):
         raise UnreadableError("it writes weights")
     flow = as_flow(source)
     if flow is not None:
@@ -136,9 +133,11 @@ def _add(call: Call, args: Sequence[Any]) -> Value:
     A factor ``alpha`` of the second operand is kept.
     """
     first, second = args[:2]
-    weights = [value for value in (first, second) if isinstance(value, (Weight, Even))]
-    if weights:
-        return _alone(weights, first, second)
+    for one, other in ((first, second), (second, first)):
+        if isinstance(one, Weight):
+            if isinstance(other, (Flow, Gate, Weight)):
+                raise UnreadableError("weights are added to something")
+            return one
     if isinstance(first, Flow) or isinstance(second, Flow):
         return _sum(call, first, second)
     return Gate(None if _bare(first) or _bare(second) else _sum(call, first, second))
@@ -162,43 +161,27 @@ def _sum(call: Call, first: Any, second: Any) -> Flow:
     return Flow(flows[0].values + flows[1].values, flows[0].exponent)
 
 
-def _add_product(call: Call, args: Sequence[Any]) -> Value:
-    return _add(call, [args[0], _multiply(call, args[1:3])])
-
-
-def _alone(weights: Sequence[Weight | Even], first: Any, second: Any) -> Weight | Even:
-    """A weight that something is added to which is neither a weight nor a flow."""
-    if len(weights) > 1 or any(isinstance(value, (Flow, Gate)) for value in (first, second)):
-        raise UnreadableError("weights are added to something")
-    return weights[0]
-
-
 def _subtract(call: Call, args: Sequence[Any]) -> Any:
     """A difference from a constant or a parameter, which is dropped; or from weights' own mean."""
     first, second = args[:2]
-    if isinstance(first, (Weight, Even)) and not isinstance(second, (Flow, Gate)):
+    if isinstance(first, Weight) and not isinstance(second, (Flow, Gate)):
         return first
-    if isinstance(first, Gate) and not isinstance(second, (Flow, Gate, Weight, Even)):
-        return first
-    if isinstance(second, Gate) and not isinstance(first, (Flow, Gate, Weight, Even)):
-        return second
-    if isinstance(first, Flow) and not isinstance(second, (Flow, Gate, Weight, Even)):
+    for one, other in ((first, second), (second, first)):
+        if isinstance(one, Gate) and not isinstance(other, (Flow, Gate, Weight)):
+            return one
+    if isinstance(first, Flow) and not isinstance(second, (Flow, Gate, Weight)):
         return expanded(first, call.shapes[0])
     raise UnreadableError("it subtracts activations")
-
-
-def _reversed(call: Call, args: Sequence[Any]) -> Any:
-    return _subtract(call, [args[1], args[0], *args[2:]])
 
 
 def _multiply(call: Call, args: Sequence[Any]) -> Value:
     """A product with a constant, a gate or a parameter that is not a layer's weight."""
     first, second = args[:2]
     for one, other in ((first, second), (second, first)):
-        if isinstance(one, (Weight, Even)):
-            if isinstance(other, (Flow, Gate, Weight, Even)):
+        if isinstance(one, Weight):
+            if isinstance(other, (Flow, Gate, Weight)):
                 raise UnreadableError("a weight multiplies something elementwise")
-            return one if isinstance(other, Inert) else _scaled_weight(one, other)
+            return one if isinstance(other, Inert) else _scaled(one, other)
     for one, other in ((first, second), (second, first)):
         if isinstance(one, Flow):
             if one is other:
@@ -217,17 +200,17 @@ def _multiply(call: Call, args: Sequence[Any]) -> Value:
 def _divide(call: Call, args: Sequence[Any]) -> Value:
     """A quotient by a constant; one by a parameter or by something's own norm changes nothing."""
     first, second = args[:2]
-    if isinstance(first, (Weight, Even)):
+    if isinstance(first, Weight):
         if isinstance(second, (Flow, Gate)):
             raise UnreadableError("it divides by an activation")
-        if isinstance(second, (Inert, Weight, Even)):
+        if isinstance(second, (Inert, Weight)):
             return first
-        return _scaled_weight(first, 1 / second)
-    if isinstance(first, Gate) and not isinstance(second, (Flow, Weight, Even)):
+        return _scaled(first, 1 / second)
+    if isinstance(first, Gate) and not isinstance(second, (Flow, Weight)):
         return first
     if isinstance(first, Flow) and (isinstance(second, Inert) or _bare(second)):
         return expanded(first, call.shapes[0])
-    if not isinstance(first, Flow) or isinstance(second, (Flow, Gate, Weight, Even)):
+    if not isinstance(first, Flow) or isinstance(second, (Flow, Gate, Weight)):
         raise UnreadableError("it divides by an activation")
     return Flow(first.values / _factor(second, first.values), first.exponent)
 
@@ -236,12 +219,10 @@ def _factor(constant: Any, like: Tensor) -> Any:
     return constant.abs().to(like) if isinstance(constant, Tensor) else abs(constant)
 
 
-def _scaled_weight(weight: Weight | Even, factor: Any) -> Weight | Even:
-    if isinstance(weight, Weight):
-        return Weight(weight.values * _factor(factor, weight.values))
+def _scaled(weight: Weight, factor: Any) -> Weight:
     if isinstance(factor, Tensor) and factor.dim():
-        return Weight(weight.value.expand(weight.shape) * _factor(factor, weight.value))
-    return Even(weight.value * _factor(factor, weight.value), weight.shape)
+        return Weight(weight.whole * _factor(factor, weight.values))
+    return Weight(weight.values * _factor(factor, weight.values), weight.even)
 
 
 # --- linear operations of one tensor --------------------------------------------------------------
@@ -250,14 +231,12 @@ def _scaled_weight(weight: Weight | Even, factor: Any) -> Weight | Even:
 def linear(call: Call, args: Sequence[Any]) -> Any:
     """Run an operation that is linear in its first argument, and takes no other tensor."""
     first, *rest = args
-    if any(isinstance(leaf, (Flow, Gate, Weight, Even, Inert)) for leaf in leaves(rest)):
+    if any(isinstance(leaf, (Flow, Gate, Weight, Inert)) for leaf in leaves(rest)):
         raise UnreadableError("another operand is not a constant")
-    if isinstance(first, Even):
-        if call.name in _KEEPING:
-            return [Even(first.value, shape) for shape in call.shapes]
-        first = first.whole()
     if isinstance(first, Weight):
-        return [Weight(made) for made in _made(call, first.values, rest)]
+        if first.even is not None and call.name in _KEEPING:
+            return [Weight(first.values, shape) for shape in call.shapes]
+        return [Weight(made) for made in _made(call, first.whole, rest)]
     if _bare(first):
         return [first for _ in call.outputs]
     flow = _input(first)
@@ -299,11 +278,6 @@ def _restrided(call: Call, args: Sequence[Any]) -> Any:
     return Flow(flow.values.reshape(shape), flow.exponent)
 
 
-def _padded(call: Call, args: Sequence[Any]) -> Any:
-    """Padding by a constant, which does not depend on the input: by zero."""
-    return linear(call, args[:2])
-
-
 def _pooled(call: Call, args: Sequence[Any]) -> Flow:
     """A max-pool read as the average of what lies in its window, padding not counted.
 
@@ -340,10 +314,8 @@ def _sizes(value: Any, rank: int) -> list[int]:
 
 
 def _adaptively_pooled(call: Call, args: Sequence[Any]) -> Flow:
-    flow = _input(args[0])
-    pools = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
-    size: Any = list(call.arg("output_size"))
-    return Flow(pools[len(size)](flow.values, size), flow.exponent)
+    flow, pool = _input(args[0]), getattr(F, call.name.replace("max", "avg"))
+    return Flow(pool(flow.values, list(call.arg("output_size"))), flow.exponent)
 
 
 def _mean(call: Call, args: Sequence[Any]) -> Flow:
@@ -359,8 +331,10 @@ def _mean(call: Call, args: Sequence[Any]) -> Flow:
 def _join(call: Call, args: Sequence[Any]) -> Any:
     """A concatenation or a stack; inputs that carry no flow add nothing to R and are zero."""
     parts, *rest = args
-    if any(isinstance(part, (Weight, Even)) for part in parts):
-        return _joined_weights(call, parts, rest)
+    if any(isinstance(part, Weight) for part in parts):
+        if not all(isinstance(part, Weight) for part in parts):
+            raise UnreadableError("weights are joined with something else")
+        return Weight(call.op([part.whole for part in parts], *rest, **_options(call)))
     if all(_bare(part) for part in parts):
         return parts[0]
     flows = iter(aligned([flow for flow in map(as_flow, parts) if flow is not None]))
@@ -373,13 +347,6 @@ def _join(call: Call, args: Sequence[Any]) -> Any:
     return Flow(call.op(values, *rest, **_options(call)), some.exponent)
 
 
-def _joined_weights(call: Call, parts: Sequence[Any], rest: Sequence[Any]) -> Weight:
-    whole = [part.whole() if isinstance(part, Even) else part for part in parts]
-    if not all(isinstance(part, Weight) for part in whole):
-        raise UnreadableError("weights are joined with something else")
-    return Weight(call.op([part.values for part in whole], *rest, **_options(call)))
-
-
 def _convolution(call: Call, args: Sequence[Any]) -> Flow | Gate | Inert:
     if _constant(args[0]):
         return Inert()
@@ -388,8 +355,8 @@ def _convolution(call: Call, args: Sequence[Any]) -> Flow | Gate | Inert:
     flow, weight = _operands(args[0], args[1])
     stride, padding, dilation, transposed, output_padding, groups = args[3:9]
     geometry = (stride, padding, dilation, transposed, output_padding)
-    if isinstance(weight, Tensor):
-        values = torch.convolution(flow.values, weight, None, *geometry, groups)
+    if weight.even is None:
+        values = torch.convolution(flow.values, weight.values, None, *geometry, groups)
         return normalised(values, flow.exponent)
     # Alike weights sum over their input channels first; one channel a group is enough, and one in
     # all where the channels are one that was expanded.
@@ -398,8 +365,8 @@ def _convolution(call: Call, args: Sequence[Any]) -> Flow | Gate | Inert:
         sums, groups = flow.values[:, :1] * (channels // groups), 1
     else:
         sums = flow.values.reshape(batch, groups, channels // groups, *extent).sum(2)
-    kernel = sums.new_ones(groups, 1, *weight.shape[2:])
-    values = torch.convolution(sums, kernel, None, *geometry, groups) * weight.value
+    kernel = sums.new_ones(groups, 1, *weight.even[2:])
+    values = torch.convolution(sums, kernel, None, *geometry, groups) * weight.values
     outputs = call.shapes[0][1]
     wide = values.unsqueeze(2).expand(batch, groups, outputs // groups, *values.shape[2:])
     return normalised(wide.reshape(batch, outputs, *values.shape[2:]), flow.exponent)
@@ -416,34 +383,30 @@ def _deformed(call: Call, args: Sequence[Any]) -> Any:
     )
 
 
-def _addmm(call: Call, args: Sequence[Any]) -> Flow | Inert:
-    return _product(call, args[1:])
-
-
 def _product(call: Call, args: Sequence[Any]) -> Flow | Inert:
     """A matrix product of activations (..., n, k) with a weight (k, m), batched or not.
 
     The weight may come first, as `torch.einsum` has it at times.
     """
-    if isinstance(args[0], (Weight, Even)) and isinstance(args[1], (Flow, Gate)):
-        left = args[0].whole() if isinstance(args[0], Even) else args[0]
+    if isinstance(args[0], Weight) and isinstance(args[1], (Flow, Gate)):
         right = _input(args[1])
-        return normalised(left.values @ right.values, right.exponent)
-    if _constant(args[0]):
-        return Inert()
-    flow, weight = _operands(args[0], args[1])
-    if isinstance(weight, Tensor):
-        return normalised(flow.values @ weight, flow.exponent)
-    return _summed(call, flow, weight)
+        return normalised(args[0].whole @ right.values, right.exponent)
+    return _dense(call, args, lambda weight: weight)
 
 
 def _functional_linear(call: Call, args: Sequence[Any]) -> Flow | Inert:
+    return _dense(call, args, lambda weight: weight.mT)
+
+
+def _dense(call: Call, args: Sequence[Any], turned: Callable[[Tensor], Tensor]) -> Flow | Inert:
+    """Activations times a weight; of alike weights the outputs are alike."""
     if _constant(args[0]):
         return Inert()
     flow, weight = _operands(args[0], args[1])
-    if isinstance(weight, Tensor):
-        return normalised(flow.values @ weight.mT, flow.exponent)
-    return _summed(call, flow, weight)
+    if weight.even is None:
+        return normalised(flow.values @ turned(weight.values), flow.exponent)
+    sums = flow.values.sum(-1, keepdim=True) * weight.values
+    return normalised(sums.expand(call.shapes[0]), flow.exponent)
 
 
 def _constant(inputs: Any) -> bool:
@@ -451,22 +414,14 @@ def _constant(inputs: Any) -> bool:
     return isinstance(inputs, (Tensor, Inert))
 
 
-def _summed(call: Call, flow: Flow, weight: Even) -> Flow:
-    """A product with alike weights, whose outputs are alike."""
-    sums = flow.values.sum(-1, keepdim=True) * weight.value
-    return normalised(sums.expand(call.shapes[0]), flow.exponent)
-
-
-def _operands(inputs: Any, weight: Any) -> tuple[Flow, Tensor | Even]:
+def _operands(inputs: Any, weight: Any) -> tuple[Flow, Weight]:
     """The flow and the weight of a layer; a constant kernel (a blur) counts by absolute value."""
     if isinstance(weight, (Flow, Gate)) and isinstance(inputs, (Flow, Gate)):
         raise UnreadableError("it multiplies activations with each other")
     flow = _input(inputs)
     if isinstance(weight, Inert):
         raise UnreadableError("its weight belongs to no layer")
-    if isinstance(weight, Tensor):
-        return flow, weight.abs().to(flow.values)
-    return flow, weight.values if isinstance(weight, Weight) else weight
+    return flow, Weight(weight.abs().to(flow.values)) if isinstance(weight, Tensor) else weight
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -480,72 +435,66 @@ _VIEWS = (
     "view", "_unsafe_view", "reshape", "_reshape_copy", "_reshape_alias", "flatten", "unflatten",
     "squeeze", "unsqueeze",
 )  # fmt: skip
-_REARRANGING = (
+_KEEPING = (
     *_VIEWS, "permute", "transpose", "t", "slice", "select", "expand", "split", "split_with_sizes",
-    "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk", "chunk",
-    "unbind", "narrow", "movedim", "roll", "flip", "pixel_shuffle", "pixel_unshuffle",
-    "channel_shuffle", "native_channel_shuffle", "repeat", "index_select",
+    "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk", "chunk", "unbind", "narrow",
+    "movedim", "roll", "flip", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
+    "native_channel_shuffle", "repeat", "index_select", "mean",
 )  # fmt: skip
-_KEEPING = {*_REARRANGING, "mean"}
 """What leaves weights that are all alike as they are."""
-_LINEAR = (
-    *_REARRANGING, "mean", "sum", "reflection_pad1d", "reflection_pad2d", "replication_pad1d",
-    "replication_pad2d", "replication_pad3d", "zero_pad2d", "avg_pool1d", "avg_pool2d",
-    "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool1d",
-    "adaptive_avg_pool2d", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d",
-    "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "upsample_linear1d",
-    "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d",
-    "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "im2col", "col2im", "unfold", "index",
-    "gather",
-)  # fmt: skip
-_IDENTITIES = (
-    "relu", "silu", "gelu", "hardswish", "leaky_relu", "elu", "celu", "selu", "mish",
-    "softplus", "prelu", "_prelu_kernel", "threshold", "tanh", "clamp_min", "clamp_max",
-    "rrelu_with_noise", "log_softmax", "_log_softmax", "abs", "neg",
-    "dropout", "native_dropout", "feature_dropout", "alpha_dropout",
-    "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training",
-    "_native_batch_norm_legit_functional", "cudnn_batch_norm", "batch_norm",
-    "native_layer_norm", "layer_norm", "native_group_norm", "group_norm", "rms_norm",
-    "_fused_rms_norm", "instance_norm",
-    "clone", "alias", "detach", "contiguous", "lift_fresh", "_to_copy", "to",
-    "stream_read", "stream_write",
-)  # fmt: skip
-_GATES = ("sigmoid", "hardsigmoid", "_softmax", "softmax", "_safe_softmax")
 _BOUNDS = {"hardtanh": ("min_val", "max_val"), "clamp": ("min", "max")}
-_STATISTICS = ("var_mean", "std_mean", "var", "std", "linalg_vector_norm")
-_BLANKS = (
-    "zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full",
-    "new_empty",
-)  # fmt: skip
-
+_BY_READING: tuple[tuple[Handler, str], ...] = (
+    (
+        same,
+        """
+        relu silu gelu hardswish leaky_relu elu celu selu mish softplus prelu _prelu_kernel
+        threshold tanh clamp_min clamp_max rrelu_with_noise log_softmax _log_softmax abs neg
+        dropout native_dropout feature_dropout alpha_dropout batch_norm native_batch_norm
+        _native_batch_norm_legit _native_batch_norm_legit_no_training cudnn_batch_norm
+        _native_batch_norm_legit_functional native_layer_norm layer_norm native_group_norm
+        group_norm rms_norm _fused_rms_norm instance_norm
+        clone alias detach contiguous lift_fresh _to_copy to stream_read stream_write
+        """,
+    ),
+    (
+        linear,
+        """
+        sum reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d
+        replication_pad3d zero_pad2d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
+        adaptive_avg_pool2d _adaptive_avg_pool2d _adaptive_avg_pool3d upsample_nearest1d
+        upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d
+        upsample_linear1d upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d
+        _upsample_bilinear2d_aa _upsample_bicubic2d_aa im2col col2im unfold index gather amax
+        """,
+    ),
+    (_gate, "sigmoid hardsigmoid _softmax softmax _safe_softmax"),
+    (_bounded, "hardtanh clamp"),
+    (_gated_half, "glu"),
+    (_statistic, "var_mean std_mean var std linalg_vector_norm"),
+    (_of_statistic, "sqrt rsqrt pow"),
+    (_blank, "zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty"),
+    (_copied, "copy fill zero"),
+    (_set, "set"),
+    (_restrided, "as_strided"),
+    (lambda call, args: linear(call, args[:2]), "constant_pad_nd"),  # by zero
+    (_packed, "_pack_padded_sequence"),
+    (_join, "cat stack"),
+    (_add, "add"),
+    (lambda call, args: _add(call, [args[0], _multiply(call, args[1:3])]), "addcmul"),
+    (_subtract, "sub"),
+    (lambda call, args: _subtract(call, args[1::-1]), "rsub"),
+    (_multiply, "mul"),
+    (_divide, "div"),
+    (_convolution, "convolution"),
+    (_deformed, "deform_conv2d"),
+    (_product, "mm bmm matmul"),
+    (lambda call, args: _product(call, args[1:]), "addmm"),
+    (_functional_linear, "linear"),
+    (_signed, "_fft_r2c _fft_c2r _fft_c2c"),
+)
 READINGS: dict[str, Handler] = {
-    **dict.fromkeys(_IDENTITIES, same),
-    **dict.fromkeys(_GATES, _gate),
-    **dict.fromkeys(_BOUNDS, _bounded),
-    **dict.fromkeys(_STATISTICS, _statistic),
-    **dict.fromkeys(("sqrt", "rsqrt", "pow"), _of_statistic),
-    **dict.fromkeys(_BLANKS, _blank),
-    **dict.fromkeys(("copy", "fill", "zero"), _copied),
-    **dict.fromkeys((*_LINEAR, *MAX_POOLS, *_ADAPTIVE_MAX_POOLS, "amax"), linear),
-    "as_strided": _restrided,
-    "constant_pad_nd": _padded,
-    "glu": _gated_half,
-    "_pack_padded_sequence": _packed,
-    "add": _add,
-    "addcmul": _add_product,
-    "sub": _subtract,
-    "rsub": _reversed,
-    "mul": _multiply,
-    "div": _divide,
-    "cat": _join,
-    "stack": _join,
-    "convolution": _convolution,
-    "deform_conv2d": _deformed,
-    **dict.fromkeys(("_fft_r2c", "_fft_c2r", "_fft_c2c"), _signed),
-    "set": _set,
-    "addmm": _addmm,
-    **dict.fromkeys(("mm", "bmm", "matmul"), _product),
-    "linear": _functional_linear,
+    **dict.fromkeys((*_KEEPING, *MAX_POOLS, *_ADAPTIVE_MAX_POOLS), linear),
+    **{name: handler for handler, names in _BY_READING for name in names.split()},
 }
 """Linear readings by the operation's name; a max-pool is read as it is."""
 

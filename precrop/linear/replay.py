@@ -7,14 +7,13 @@ run again, each by its reading in `precrop.linear.readings`.
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from precrop.linear.readings import AVERAGES, READINGS, leaves, same
 from precrop.linear.values import (
-    Even,
     Flow,
     Gate,
     Inert,
@@ -29,9 +28,9 @@ from precrop.modules.names import held_tensors
 from precrop.read.examples import tensors_in
 from precrop.read.network import Network
 from precrop.read.trace import Call, Trace
-from precrop.read.values import Layout, TensorValue
+from precrop.read.values import TensorValue
 
-__all__ = ["Even", "Flow", "Replay", "UnreadableError", "Weight"]
+__all__ = ["Flow", "Replay", "UnreadableError", "Weight"]
 
 
 class Replay:
@@ -56,7 +55,7 @@ class Replay:
         self._others = _others(trace, self._readings)
         self._finished = _finished(trace)
 
-    def __call__(self, weights: Mapping[str, Weight | Even]) -> Flow:
+    def __call__(self, weights: Mapping[str, Weight]) -> Flow:
         """R as one number.
 
         Args:
@@ -67,8 +66,7 @@ class Replay:
         """
         if not weights:
             raise UnreadableError("the network has no layer: no convolution and no linear layer")
-        some = next(iter(weights.values()))
-        like = some.values if isinstance(some, Weight) else some.value
+        like = next(iter(weights.values())).values
         known: dict[int, Value] = {}
 
         def value(leaf: Any) -> Any:
@@ -108,17 +106,18 @@ class Replay:
         for output, result in zip(call.outputs, results, strict=False):
             known[output.number] = result
         for other, old in others:
-            places = self._place(other), self._place(call.outputs[0])
+            places = self._places(other), self._places(call.outputs[0])
             known[other.number] = _overwritten(places[0], old, places[1], results[0])
         for number in self._finished[index]:
             known.pop(number, None)
 
-    def _place(self, value: TensorValue) -> "_Place":
-        return _Place(value.shape, self._traced.layouts[value.number])
+    def _places(self, value: TensorValue) -> Tensor:
+        """Where in memory every element of a recorded tensor lies, in the tensor's shape."""
+        offset, strides = self._traced.layouts[value.number]
+        last = offset + sum((n - 1) * step for n, step in zip(value.shape, strides, strict=True))
+        return torch.arange(last + 1).as_strided(value.shape, strides, offset)
 
-    def _outside(
-        self, value: TensorValue, weights: Mapping[str, Weight | Even], like: Tensor
-    ) -> Value:
+    def _outside(self, value: TensorValue, weights: Mapping[str, Weight], like: Tensor) -> Value:
         """A tensor that no call made: a parameter, a buffer, a constant, or the network's input."""
         name, data = self._traced.names.get(value.number), self._traced.data.get(value.number)
         if name is not None and name in weights:
@@ -136,7 +135,7 @@ class Replay:
 
     def _run(self, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any], like: Tensor) -> Any:
         kinds = {type(leaf) for leaf in leaves([*args, *kwargs.values()])}
-        if not kinds & {Flow, Gate, Weight, Even}:
+        if not kinds & {Flow, Gate, Weight}:
             for kind in (Unknown, Inert):
                 if kind in kinds:
                     return [kind() for _ in call.outputs]
@@ -219,20 +218,13 @@ def _others(trace: Trace, readings: Mapping[str, Any]) -> dict[int, list[TensorV
     return others
 
 
-class _Place(NamedTuple):
-    """A recorded tensor's shape, and where in memory it lies."""
-
-    shape: tuple[int, ...]
-    layout: Layout
-
-
-def _overwritten(place: _Place, old: Any, target: _Place, new: Any) -> Value:
+def _overwritten(places: Tensor, old: Any, written: Tensor, new: Any) -> Value:
     """What a tensor holds after ``new`` was written into another one that shares its memory.
 
     Args:
-        place: of the tensor.
+        places: of the tensor's elements in memory.
         old: what it held.
-        target: the place that was written to.
+        written: the places that were written to.
         new: what is there now.
     """
     if isinstance(old, Inert) and isinstance(new, Inert):
@@ -241,30 +233,22 @@ def _overwritten(place: _Place, old: Any, target: _Place, new: Any) -> Value:
         raise UnreadableError("it writes into a weight")
     flows = aligned([flow for flow in map(as_flow, (old, new)) if flow is not None])
     if not flows:
-        return _merged(place, old, target, new)
+        return _merged(places, old, written, new)
     # A constant does not depend on the input: it counts as zero.
     remaining = iter(flows)
     before, after = (
-        flows[0].values.new_zeros(shape.shape)
+        flows[0].values.new_zeros(where.shape)
         if isinstance(value, Tensor)
         else next(remaining).values
-        for shape, value in ((place, old), (target, new))
+        for where, value in ((places, old), (written, new))
     )
-    return Flow(_merged(place, before, target, after), flows[0].exponent)
+    return Flow(_merged(places, before, written, after), flows[0].exponent)
 
 
-def _merged(place: _Place, old: Tensor, target: _Place, new: Tensor) -> Tensor:
-    """The elements of ``old``, those of ``new`` where both places have one in common."""
-    places, written = _places(place), _places(target)
+def _merged(places: Tensor, old: Tensor, written: Tensor, new: Tensor) -> Tensor:
+    """The elements of ``old``, those of ``new`` where both have a place in common."""
     size = 1 + int(max(places.max(), written.max()))
     memory = old.new_zeros(size)
     memory[places.to(old.device)] = old
     memory[written.to(old.device)] = new.to(old)
     return memory[places.to(old.device)]
-
-
-def _places(place: _Place) -> Tensor:
-    """Where in memory every element of a recorded tensor lies."""
-    offset, strides = place.layout
-    last = offset + sum((n - 1) * step for n, step in zip(place.shape, strides, strict=True))
-    return torch.arange(last + 1).as_strided(place.shape, strides, offset)

@@ -50,21 +50,20 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """The absolute weights of a layer, perhaps reshaped."""
+    """The absolute weights of a layer, perhaps reshaped.
+
+    Attributes:
+        values: the weights; where all are alike, one of them.
+        even: the weights' shape where all are alike, else None.
+    """
 
     values: Tensor
+    even: tuple[int, ...] | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class Even:
-    """Weights that are all alike, of which only the value is kept."""
-
-    value: Tensor
-    shape: tuple[int, ...]
-
-    def whole(self) -> Weight:
-        """The same weights, written out."""
-        return Weight(self.value.expand(self.shape))
+    @property
+    def whole(self) -> Tensor:
+        """The weights, each written out."""
+        return self.values if self.even is None else self.values.expand(self.even)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,7 @@ class Unknown:
     """A further output of an operation, such as the places of maxima, or what was made of one."""
 
 
-Value = Flow | Gate | Weight | Even | Inert | Unknown | Tensor
+Value = Flow | Gate | Weight | Inert | Unknown | Tensor
 """A plain tensor is a constant: it depends on neither the input nor a parameter."""
 
 

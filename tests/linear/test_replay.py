@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from precrop.errors import PrecropError
-from precrop.linear.replay import Even, Replay, Weight
+from precrop.linear.replay import Replay, Weight
 from precrop.linear.values import Flow, aligned
 from precrop.read.inputs import Inputs
 from precrop.read.network import Network, read_network
@@ -126,7 +126,7 @@ def test_alike_weights_give_the_same_as_when_they_are_written_out(
     network = read_network(small(block), Inputs(SHAPE))
     replay = Replay(network, average_pool=average_pool)
     values = {name: (weight.mean(), weight.shape) for name, weight in weights_of(network).items()}
-    even = {name: Even(value, tuple(shape)) for name, (value, shape) in values.items()}
+    even = {name: Weight(value, tuple(shape)) for name, (value, shape) in values.items()}
     whole = {name: Weight(value.expand(shape)) for name, (value, shape) in values.items()}
     assert log_of(replay(even)) == pytest.approx(log_of(replay(whole)), abs=1e-9)
 
@@ -351,7 +351,9 @@ def both_ways(model: Derived, side: int = 3) -> tuple[float, float]:
     """Log R of the weights that the model has, and of weights of one half."""
     replay = Replay(read_network(model, Inputs((3, side, side))), average_pool=True)
     whole = replay({"weight": Weight(model.weight.detach().double().abs())})
-    return log_of(whole), log_of(replay({"weight": Even(torch.tensor(0.5).double(), (4, 3, 3, 3))}))
+    return log_of(whole), log_of(
+        replay({"weight": Weight(torch.tensor(0.5).double(), (4, 3, 3, 3))})
+    )
 
 
 def test_masked_and_padded_weights() -> None:

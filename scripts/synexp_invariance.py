@@ -19,9 +19,9 @@ from precrop.files import write_text
 from precrop.linear.expected import expected_output
 from precrop.models import resnet20
 from precrop.pruning.masking import GRANULARITIES
-from precrop.pruning.montecarlo import Drawing, SampledMean, sampled_crop, sampled_output
 from precrop.read.inputs import Inputs
 from precrop.read.network import read_network
+from scripts.sampled_synexp import Drawing, SampledMean, sampled_crop, sampled_output
 
 DENSITY = 0.5
 """Of every layer but the stem, whose three input channels can't be halved."""

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 import precrop
 from precrop.errors import PrecropError
 from precrop.pruning.masking import GRANULARITIES
-from precrop.pruning.montecarlo import SampledMean, sampled_crop, sampled_output, sampled_synexp
 from precrop.read.inputs import Inputs
 from precrop.read.network import read_network
+from scripts.sampled_synexp import SampledMean, sampled_crop, sampled_output, sampled_synexp
 from tests.networks import assemble, conv, small
 
 SHAPE = (3, 4, 4)

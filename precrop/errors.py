@@ -1,7 +1,7 @@
 """Errors that a user can cause. Each message is one line that says what to do."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 _LONGEST, _BRIEF = 2000, 60
 """Characters of a message, and of a value in it: both may come from a file, of any length."""
@@ -39,6 +39,18 @@ def brief(value: object) -> str:
     """A value as a message shows it."""
     text = repr(value)
     return text if len(text) <= _BRIEF else f"{text[: _BRIEF - 1]}…"
+
+
+def check_known(what: str, name: object, known: Collection[object]) -> None:
+    """Refuse a name that is not among those that are known.
+
+    Args:
+        what: the name as a message shows it, such as ``rule='sqrt'``.
+        name: that was given.
+        known: all that there are.
+    """
+    if name not in known:
+        raise PrecropError(f"{what} is unknown: choose from {', '.join(map(str, known))}")
 
 
 def hint(name: str, known: Iterable[str]) -> str:

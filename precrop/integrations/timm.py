@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from precrop.errors import PrecropError, suggestion
+from precrop.errors import PrecropError, check_known, suggestion
 from precrop.plans.kinds import INITS, Init
 from precrop.plans.plan import Plan
 
@@ -46,8 +46,7 @@ def register(
     home = sys.modules.setdefault(HOME, ModuleType(HOME, "Networks cropped by precrop."))
     if timm.is_model(name) and not hasattr(home, name):
         raise PrecropError(f"timm has a network called {name} of its own: take another name")
-    if init not in INITS:
-        raise PrecropError(f"init={init!r} is unknown: choose from {', '.join(INITS)}")
+    check_known(f"init={init!r}", init, INITS)
     plan = plan if isinstance(plan, Plan) else Plan.load(plan)
     base, args = _base(timm, plan, base)
 

@@ -38,7 +38,7 @@ from benchmarks.report import (
     show,
     spread,
 )
-from precrop.pruning.methods import RULES, SCORES
+from precrop.pruning.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
 SHARE = 0.1
@@ -167,7 +167,7 @@ def methods(cases: Sequence[Case], amounts: Amounts) -> Section:
         data = [batch(case, amounts.batch)]
         options: dict[str, dict[str, Any]] = {name: {"data": data} for name in NEED_DATA}
         options["synflow"] = {"rounds": amounts.rounds}
-        for method in (*RULES, *SCORES):
+        for method in METHODS:
             work = partial(densities, case=case, method=method, **options.get(method, {}))
             row = run(case, method, work, amounts.repeats)
             row["amount"] = amounts.of_method(method, amounts.rounds)

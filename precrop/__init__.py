@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from precrop.plans.plan import Plan
     from precrop.pretrained import from_pretrained, push_to_hub, save_pretrained
     from precrop.pruning.api import densities, scores
-    from precrop.pruning.collapse import LayerCollapseWarning
     from precrop.pruning.masking import apply_masks, masks
     from precrop.pruning.methods import method
+    from precrop.pruning.problem import LayerCollapseWarning
     from precrop.read.reading import Reading
     from precrop.strategies.exact import Exact
     from precrop.strategies.match import Match
@@ -72,7 +72,7 @@ __all__ = [
 _HOMES = {
     "BudgetError": "precrop.errors",
     "Exact": "precrop.strategies.exact",
-    "LayerCollapseWarning": "precrop.pruning.collapse",
+    "LayerCollapseWarning": "precrop.pruning.problem",
     "Match": "precrop.strategies.match",
     "Plan": "precrop.plans.plan",
     "PlanError": "precrop.errors",

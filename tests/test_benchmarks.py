@@ -17,7 +17,7 @@ from benchmarks import (
 )
 from benchmarks.methods_speed import Case, batch, densities, made, scaled
 from precrop import models
-from precrop.pruning.methods import RULES, SCORES
+from precrop.pruning.methods import METHODS
 
 TINY = Case("precrop.models:resnet20", (3, 32, 32), 10)
 
@@ -34,7 +34,7 @@ def test_methods_speed_writes_every_table(
     for section in sections:
         assert section.partition("\n")[0] in printed
     assert ratios.count("\n| S") == 3
-    assert all(f"| resnet20 | {method} |" in every for method in (*RULES, *SCORES))
+    assert all(f"| resnet20 | {method} |" in every for method in METHODS)
     assert all(f"| resnet20 | {method} |" in loops for method in ("synflow", "snip"))
     assert plans.count("| resnet20 |") == 4
     assert memory.count("| resnet20 | snip |") == 1

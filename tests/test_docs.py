@@ -15,7 +15,7 @@ import precrop.models
 from precrop.cli.app import app, main
 from precrop.costs.layered import COSTS
 from precrop.linear.readings import READINGS
-from precrop.pruning.methods import NEED_DATA, RULES, SCORES
+from precrop.pruning.methods import METHODS
 from precrop.read.ops import HANDLERS
 from precrop.strategies.objectives import OBJECTIVES
 from scripts.docs_site import beside, links, moved, origin, place, prose, target
@@ -34,11 +34,9 @@ def text(page: str) -> str:
 @pytest.fixture
 def clean_tables() -> Iterator[None]:
     """What a recipe registers is gone afterwards."""
-    tables: list[dict[str, Any]] = [HANDLERS, READINGS, OBJECTIVES, COSTS, RULES, SCORES]
-    before, need_data = [dict(table) for table in tables], set(NEED_DATA)
+    tables: list[dict[str, Any]] = [HANDLERS, READINGS, OBJECTIVES, COSTS, METHODS]
+    before = [dict(table) for table in tables]
     yield
-    NEED_DATA.clear()
-    NEED_DATA.update(need_data)
     for table, content in zip(tables, before, strict=True):
         table.clear()
         table.update(content)

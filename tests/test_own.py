@@ -104,13 +104,13 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     elsewhere = [folder for folder in sys.path if not Path(folder, "mine.py").is_file()]
     monkeypatch.setattr(sys, "path", elsewhere)
     monkeypatch.delitem(sys.modules, "mine", raising=False)
-    for table in (methods.RULES, methods.SCORES, methods.OWN, objectives.OBJECTIVES):
+    for table in (methods.METHODS, objectives.OBJECTIVES):
         for name, value in list(table.items()):
             monkeypatch.setitem(table, name, value)
     Path("mine.py").write_text(MINE)
     yield
     sys.modules.pop("mine", None)
-    for table in (methods.RULES, methods.SCORES, methods.OWN, objectives.OBJECTIVES):
+    for table in (methods.METHODS, objectives.OBJECTIVES):
         for name in [name for name in table if "mine" in name]:
             del table[name]
 

@@ -39,12 +39,12 @@ def densities_command(
     as_json: AsJson = False,
 ) -> None:
     """Print the density of every layer's weights by any method."""
-    from precrop.pruning.methods import NEED_DATA, RULES, SCORES, take_own_method
+    from precrop.pruning.methods import METHODS, take_own_method
 
     if runs_user_code(method):
         take_own_method(method)
-    if data is not None and method in {*RULES, *SCORES} - {*NEED_DATA}:
-        those = " and ".join(name for name in SCORES if name in NEED_DATA)
+    if data is not None and method in METHODS and not METHODS[method].needs_data:
+        those = " and ".join(name for name, known in METHODS.items() if known.needs_data)
         raise PrecropError(f"--data is for {those}: {method} looks at none")
     if output is not None:
         check_writable(output)

@@ -60,11 +60,11 @@ def _networks() -> dict[str, str]:
 
 
 def _methods() -> dict[str, str]:
-    from precrop.pruning.methods import NEED_DATA, RULES, SCORES
+    from precrop.pruning.methods import METHODS
 
     return {
-        name: _first_line(function) + (" Needs --data." if name in NEED_DATA else "")
-        for name, function in {**RULES, **SCORES}.items()
+        name: _first_line(method.function) + (" Needs --data." if method.needs_data else "")
+        for name, method in METHODS.items()
     }
 
 

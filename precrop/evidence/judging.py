@@ -31,7 +31,7 @@ from precrop.evidence.nats import (
 )
 from precrop.linear.expected import Expectation
 from precrop.models.nats import NatsNetwork
-from precrop.pruning.methods import NEED_DATA, RULES, SCORES
+from precrop.pruning.methods import METHODS
 from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
 from precrop.read.network import read_network
@@ -134,7 +134,7 @@ def strategies() -> list[Candidate]:
 
 def slow_strategies() -> list[Candidate]:
     """The exact objective, and every method whose densities need no data, turned into channels."""
-    names = [name for name in (*RULES, *SCORES) if name not in NEED_DATA]
+    names = [name for name, method in METHODS.items() if not method.needs_data]
     methods = [Candidate(f"densities of {name}", method=name) for name in names]
     return [Candidate("exact", {"objective": "exact"}), *methods]
 

@@ -19,7 +19,7 @@ from precrop.evidence.nats import FreeWidths, Table
 from precrop.evidence.published import Configuration, compare
 from precrop.files import write_text
 from precrop.progress import Progress, silent
-from precrop.pruning.collapse import LayerCollapseWarning
+from precrop.pruning.problem import LayerCollapseWarning
 from precrop.strategies.objectives import OBJECTIVES
 
 Rows = Iterable[dict[str, Any]]

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 from precrop import plugins
 from precrop.modules.apart import apart
 from precrop.progress import bar, silent
-from precrop.pruning.collapse import LayerCollapseWarning
 from precrop.pruning.methods import found_by, weight_scores
-from precrop.pruning.problem import Problem
+from precrop.pruning.problem import LayerCollapseWarning, Problem
 from precrop.pruning.ranking import kept_weights, outranked, shares
-from precrop.read.inputs import Inputs, given
+from precrop.read.inputs import given
 from precrop.solve.budgets import Budget
 
 
@@ -40,7 +39,7 @@ def densities(
         input_shape: as in `precrop.plan`, and so are the two that may stand for it.
         example_inputs: instead of a shape.
         example_kwargs: likewise.
-        method: a name in `precrop.pruning.methods.RULES` or ``SCORES``.
+        method: a name in `precrop.pruning.methods.METHODS`.
         params: budget for the prunable weights.
         macs: budget for their multiply-accumulates at batch 1.
         data: batches ``(inputs, targets)``, all of which are used; for ``snip`` and ``grasp``.
@@ -59,9 +58,16 @@ def densities(
         BudgetError: a budget is senseless.
         PrecropError: the method is unknown or lacks data, or the network has no prunable layer.
     """
+    plugins.load()
     with apart():
-        inputs = given(model, input_shape, example_inputs, example_kwargs)
-        problem = _problem(model, inputs, params, macs, data, seed, progress)
+        problem = Problem.of(
+            model,
+            given(model, input_shape, example_inputs, example_kwargs),
+            {"params": params, "macs": macs},
+            data=data,
+            seed=seed,
+            progress=bar if progress else silent,
+        )
         found, gone, thin = _densities(problem, method, options)
     said = []
     if gone:
@@ -99,8 +105,15 @@ def scores(
     Raises:
         PrecropError: the method is unknown, ranks no single weights, or lacks data.
     """
-    inputs = given(model, input_shape, example_inputs, example_kwargs)
-    problem = _problem(model, inputs, params, macs, data, seed, progress)
+    plugins.load()
+    problem = Problem.of(
+        model,
+        given(model, input_shape, example_inputs, example_kwargs),
+        {"params": params, "macs": macs},
+        data=data,
+        seed=seed,
+        progress=bar if progress else silent,
+    )
     found = weight_scores(problem, method, **options)
     return {problem.parameters[name]: values for name, values in found.items()}
 
@@ -117,23 +130,3 @@ def _densities(
         return shares(kept), gone, [name for name in single if name not in gone]
     shared, layers = found.densities, problem.layers.items()
     return shared, [name for name, layer in layers if shared[name] * layer.weights < 1], []
-
-
-def _problem(
-    model: nn.Module,
-    inputs: Inputs,
-    params: Budget | None,
-    macs: Budget | None,
-    data: Iterable[Any] | None,
-    seed: int,
-    progress: bool,
-) -> Problem:
-    plugins.load()
-    return Problem.of(
-        model,
-        inputs,
-        {"params": params, "macs": macs},
-        data=data,
-        seed=seed,
-        progress=bar if progress else silent,
-    )

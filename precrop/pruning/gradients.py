@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from precrop.errors import PrecropError
 from precrop.modules.apart import apart
@@ -71,7 +72,7 @@ def snip(
     size = _part_size(problem, micro_batch, SNIP_AT_ONCE)
     network = _Differentiated(problem, batch_norm)
     with network.apart():
-        batches = problem.progress(_batches(problem), "SNIP", length_hint(problem.data) or None)
+        batches = problem.progress(problem.batches(), "SNIP", length_hint(problem.data) or None)
         found = network.gradients(_parts(batches, size), temperature=1.0)
     return {
         name: gradient.mul_(network.weights[name].detach()).abs_()
@@ -116,7 +117,7 @@ def grasp(
     size = _part_size(problem, micro_batch, GRASP_AT_ONCE)
     network = _Differentiated(problem, batch_norm)
     with network.apart():
-        parts = list(_parts(_batches(problem), size))
+        parts = list(_parts(problem.batches(), size))
         first = problem.progress(parts, "GraSP: gradient", len(parts))
         gradients = network.gradients(first, temperature)
         second = problem.progress(parts, "GraSP: Hessian times gradient", len(parts))
@@ -129,13 +130,13 @@ class _Part:
     """Samples that are computed at once.
 
     Attributes:
-        batch: number of the batch they are from; the first is 1.
+        name: of the batch they are from, for messages.
         args: inputs by position, samples first.
         kwargs: inputs by name, samples first.
         targets: class numbers ``(samples, ...)`` or probabilities ``(samples, classes, ...)``.
     """
 
-    batch: int
+    name: str
     args: Sequence[Tensor]
     kwargs: Mapping[str, Tensor]
     targets: Tensor
@@ -154,7 +155,8 @@ class _Differentiated:
         model = problem.network.model
         self.numbers = OwnNumbers(problem.seed)
         self.tables = problem.network.tracer.tables
-        self._statistics = _StoredStatistics if batch_norm == "stored" else nullcontext
+        stored = _Instead(F.batch_norm, _stored_norm)
+        self._statistics = stored if batch_norm == "stored" else nullcontext()
         with torch.inference_mode(False):
             self.model = copied(model, lambda _, tensor: tensor.detach().clone()).train()
         call_alone(self.model, model)
@@ -179,7 +181,7 @@ class _Differentiated:
             self.numbers,
             _lent(self.device),
             PlainLayers(self.dtype),
-            self._statistics(),
+            self._statistics,
         ):
             yield
 
@@ -212,7 +214,7 @@ class _Differentiated:
                     f"method ({first_line(error)})"
                 ) from error
 
-        with _TwiceDifferentiable(), OtherAttention(_attention, self.dtype):
+        with _Instead(F.hardsigmoid, _hard_sigmoid), OtherAttention(_attention, self.dtype):
             return self._means(parts, temperature, accumulate)
 
     def _means(
@@ -240,13 +242,12 @@ class _Differentiated:
 
     def _loss(self, part: _Part, temperature: float) -> tuple[Tensor, int]:
         """Cross-entropy summed over a part, and the number of terms."""
-        args = [self._moved(tensor) for tensor in part.args]
-        kwargs = {name: self._moved(tensor) for name, tensor in part.kwargs.items()}
+        args, kwargs = tree_map(self._moved, (part.args, part.kwargs))
         try:
             output = self.model(*args, **kwargs)
         except Exception as error:
             raise PrecropError(
-                f"the network fails in train mode on {_where(part)}, {len(part.targets)} samples "
+                f"the network fails in train mode on {part.name}, {len(part.targets)} samples "
                 f"at once: {first_line(error)}"
             ) from error
         logits = _logits(output)
@@ -256,7 +257,7 @@ class _Differentiated:
         loss = F.cross_entropy(logits, targets, reduction="sum")
         if not loss.isfinite():
             raise PrecropError(
-                f"the loss is {loss.item()} on {_where(part)}: check that its inputs and the "
+                f"the loss is {loss.item()} on {part.name}: check that its inputs and the "
                 "network's weights are finite and of a usual scale"
             )
         if not loss.requires_grad:
@@ -284,56 +285,39 @@ def _lent(device: torch.device) -> Iterator[None]:
         torch.cuda.set_rng_state(before, device)
 
 
-def _attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
+class _Instead(TorchFunctionMode):
+    """Calls another function in the place of one of PyTorch's."""
+
+    def __init__(self, function: Callable[..., Tensor], other: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function, self.other = function, other
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        chosen = self.other if function is self.function else function
+        return chosen(*args, **(kwargs or {}))
+
+
+def _attention(*args: Any, **kwargs: Any) -> Tensor:
     """Attention as two products, which can be differentiated twice."""
-    output: Tensor = torch.ops.aten._scaled_dot_product_attention_math(
-        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
-    )[0]
+    output: Tensor = torch.ops.aten._scaled_dot_product_attention_math(*args, **kwargs)[0]
     return output
+
+
+def _hard_sigmoid(input: Tensor, inplace: bool = False) -> Tensor:
+    """The hard sigmoid in operations that have a second derivative."""
+    return F.relu6(input + 3) / 6
 
 
 _BATCH_NORM = inspect.signature(F.batch_norm)
 
 
-class _StoredStatistics(TorchFunctionMode):
-    """Lets batch norms that have running statistics normalise by them, and leave them alone."""
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if function is F.batch_norm:
-            function = _stored_norm
-        return function(*args, **(kwargs or {}))
-
-
 def _stored_norm(*args: Any, **kwargs: Any) -> Tensor:
+    """Batch norm by running statistics, which it leaves alone, where there are any."""
     given = _BATCH_NORM.bind(*args, **kwargs).arguments
     given["training"] = given.get("training", False) and given["running_mean"] is None
     return F.batch_norm(**given)
-
-
-class _TwiceDifferentiable(TorchFunctionMode):
-    """Computes the hard sigmoid in operations that have a second derivative."""
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if function is F.hardsigmoid:
-            function = _hard_sigmoid
-        return function(*args, **(kwargs or {}))
-
-
-def _hard_sigmoid(input: Tensor, inplace: bool = False) -> Tensor:
-    return F.relu6(input + 3) / 6
 
 
 def _tracked(tensor: Tensor) -> Tensor:
@@ -360,37 +344,21 @@ def _part_size(problem: Problem, micro_batch: int | None, at_once: int) -> int:
     return micro_batch
 
 
-def _batches(problem: Problem) -> Iterator[Any]:
-    data = problem.batches()
-    try:
-        return iter(data)
-    except TypeError as error:
-        raise PrecropError(
-            f"data= is {_kind(data)}: give an iterable of batches (inputs, targets)"
-        ) from error
-
-
 def _parts(batches: Iterable[Any], size: int) -> Iterator[_Part]:
     """Cut batches in as few parts of at most ``size`` samples, as equal as possible; no copies."""
     for number, item in enumerate(batches, 1):
-        whole = _whole(number, item)
+        whole = _whole(f"batch {number} of the data", item)
+        tensors, form = tree_flatten((whole.args, whole.kwargs, whole.targets))
         count = math.ceil(len(whole.targets) / size)
-        args = [tensor.tensor_split(count) for tensor in whole.args]
-        kwargs = {name: tensor.tensor_split(count) for name, tensor in whole.kwargs.items()}
-        for i, targets in enumerate(whole.targets.tensor_split(count)):
-            yield _Part(
-                number,
-                [pieces[i] for pieces in args],
-                {name: pieces[i] for name, pieces in kwargs.items()},
-                targets,
-            )
+        for pieces in zip(*(tensor.tensor_split(count) for tensor in tensors), strict=True):
+            yield _Part(whole.name, *tree_unflatten(pieces, form))
 
 
-def _whole(number: int, item: Any) -> _Part:
+def _whole(name: str, item: Any) -> _Part:
     """A batch as one part; its inputs are a tensor, or several by position or by name."""
     if not isinstance(item, (tuple, list)) or len(item) != 2:
         raise PrecropError(
-            f"batch {number} of the data is {_kind(item)}, not a pair (inputs, targets): give an "
+            f"{name} is {_kind(item)}, not a pair (inputs, targets): give an "
             "iterable of such pairs, such as [(inputs, targets)] or a DataLoader"
         )
     inputs, targets = item
@@ -400,19 +368,18 @@ def _whole(number: int, item: Any) -> _Part:
     for tensor in tensors:
         if not isinstance(tensor, Tensor) or tensor.ndim == 0:
             raise PrecropError(
-                f"batch {number} of the data holds {_kind(tensor)}: inputs and targets are tensors "
+                f"{name} holds {_kind(tensor)}: inputs and targets are tensors "
                 "whose first axis is the samples"
             )
     counts = [len(tensor) for tensor in tensors]
     if len(set(counts)) > 1:
         listed = " and ".join(map(str, counts))
         raise PrecropError(
-            f"batch {number} of the data has inputs and targets of {listed} samples: they must be "
-            "as many"
+            f"{name} has inputs and targets of {listed} samples: they must be as many"
         )
     if not counts[0]:
-        raise PrecropError(f"batch {number} of the data has no samples: leave it out")
-    return _Part(number, args, kwargs, targets)
+        raise PrecropError(f"{name} has no samples: leave it out")
+    return _Part(name, args, kwargs, targets)
 
 
 def _logits(output: Any) -> Tensor:
@@ -421,13 +388,11 @@ def _logits(output: Any) -> Tensor:
     If that is not a tensor, they are its entry or attribute ``logits`` or ``out``, as GoogLeNet and
     torchvision's segmentation networks name them beside auxiliary heads, or else the first tensor.
     """
-    candidates = [output]
     if isinstance(output, Mapping):
         candidates = [output.get("logits"), output.get("out"), *output.values()]
-    elif isinstance(output, (tuple, list)):
-        candidates = [getattr(output, "logits", None), getattr(output, "out", None), *output]
-    elif not isinstance(output, Tensor):
-        candidates = [getattr(output, "logits", None), getattr(output, "out", None)]
+    else:
+        named = (getattr(output, name, None) for name in ("logits", "out"))
+        candidates = [output, *named, *(output if isinstance(output, (tuple, list)) else ())]
     logits = next((one for one in candidates if isinstance(one, Tensor)), None)
     if logits is None or logits.ndim < 2 or not logits.is_floating_point():
         raise PrecropError(
@@ -444,7 +409,7 @@ def _targets(part: _Part, targets: Tensor, logits: Tensor) -> Tensor:
     samples, classes, *rest = logits.shape
     if targets.is_floating_point() or targets.shape != (samples, *rest):
         raise PrecropError(
-            f"the targets of {_where(part)} are {_kind(targets)} for logits of shape "
+            f"the targets of {part.name} are {_kind(targets)} for logits of shape "
             f"{tuple(logits.shape)}: give class numbers of shape {(samples, *rest)}, or "
             "probabilities of the logits' shape"
         )
@@ -452,14 +417,10 @@ def _targets(part: _Part, targets: Tensor, logits: Tensor) -> Tensor:
     for value in (int(targets.min()), int(targets.max())):
         if not 0 <= value < classes:
             raise PrecropError(
-                f"the targets of {_where(part)} hold class {value}: for {classes} logits they must "
+                f"the targets of {part.name} hold class {value}: for {classes} logits they must "
                 f"be from 0 to {classes - 1}"
             )
     return targets
-
-
-def _where(part: _Part) -> str:
-    return f"batch {part.batch} of the data"
 
 
 def _kind(value: Any) -> str:

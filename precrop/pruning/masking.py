@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +12,14 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import prune
 
-from precrop.errors import PrecropError, hint
+from precrop.errors import PrecropError, check_known, hint
 from precrop.linear.densities import check_density
 from precrop.modules.apart import apart
 from precrop.modules.copying import submodule
 from precrop.modules.hooks import unwrapped
 from precrop.modules.masks import check_masks
 from precrop.modules.names import is_weight, layer_of
-from precrop.pruning.collapse import LayerCollapseWarning, collapsed_masks
-from precrop.pruning.problem import generator
+from precrop.pruning.problem import LayerCollapseWarning, generator
 
 GRANULARITIES: dict[str, tuple[int, ...]] = {
     "weight": (),
@@ -73,9 +72,7 @@ def masks(
         PrecropError: the granularity is unknown, a density or a layer makes no sense, or scores
             are missing, of another shape or not finite.
     """
-    if granularity not in GRANULARITIES:
-        known = ", ".join(GRANULARITIES)
-        raise PrecropError(f"granularity {granularity!r} is unknown: choose from {known}")
+    check_known(f"granularity {granularity!r}", granularity, GRANULARITIES)
     model = unwrapped(model)
     shares = _by_parameter(model, densities)
     units = {name: Units.of(model, name, granularity) for name in shares}
@@ -115,7 +112,7 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """
     model = unwrapped(model)
     _check_masks(model, masks)
-    names = collapsed_masks(masks)
+    names = [name for name, mask in masks.items() if not mask.any()]
     if names:  # before anything changes, for the warning may be an error
         warnings.warn(
             f"the masks leave nothing of {', '.join(names)}", LayerCollapseWarning, stacklevel=2
@@ -207,49 +204,34 @@ def _by_parameter(model: nn.Module, densities: Mapping[str, float]) -> dict[str,
     first: dict[int, str] = {}  # shared weights go by the name that named_parameters() gives
     for name, weight in weights.items():
         first.setdefault(id(weight), name)
-    find = _Finder(model, weights)
+    meant: dict[str, list[str]] = {name: [name] for name in weights}
+    for name in filter(is_weight, weights):
+        meant.setdefault(layer_of(name), []).append(name)
     layers: dict[str, str] = {}
     for layer, density in densities.items():
         check_density(layer, density)
-        name = first[id(weights[find(layer)])]
+        name = first[id(weights[_weight_of(model, layer, meant)])]
         if name in layers:
             raise PrecropError(f"layers {layers[name]!r} and {layer!r} are one weight, {name}")
         layers[name] = layer
     return {name: float(densities[layer]) for name, layer in layers.items()}
 
 
-class _Finder:
-    """Names of weights by names of layers: what `precrop.read.known.Known.layer` does, inverted.
-
-    Args:
-        model: the network.
-        weights: all names of parameters that can be a layer's weight.
-    """
-
-    def __init__(self, model: nn.Module, weights: Iterable[str]) -> None:
-        self.model = model
-        self.names: dict[str, list[str]] = {}
-        for name in weights:
-            self.names[name] = [name]
-        for name in list(self.names):
-            if is_weight(name):
-                self.names.setdefault(layer_of(name), []).append(name)
-
-    def __call__(self, layer: str) -> str:
-        """Name of the one weight that a layer's name means."""
-        names = self.names.get(layer, [])
-        plain = f"{layer}.weight" if layer else "weight"
-        if plain in names:
-            return plain
-        if len(names) == 1:
-            return names[0]
-        if names:
-            raise PrecropError(f"layer {layer!r} has several weights: name {' or '.join(names)}")
-        known = [name for name, _ in self.model.named_modules(remove_duplicate=False)]
-        known += [name for name, _ in self.model.named_parameters(remove_duplicate=False)]
-        if layer in known:
-            raise PrecropError(f"layer {layer!r} has no weight of two or more dimensions")
-        raise PrecropError(f"the network has no layer {layer!r}{hint(layer, self.names)}")
+def _weight_of(model: nn.Module, layer: str, meant: Mapping[str, Sequence[str]]) -> str:
+    """The one weight that a layer's name means: `precrop.read.known.Known.layer`, inverted."""
+    names = meant.get(layer, [])
+    plain = f"{layer}.weight" if layer else "weight"
+    if plain in names:
+        return plain
+    if len(names) == 1:
+        return names[0]
+    if names:
+        raise PrecropError(f"layer {layer!r} has several weights: name {' or '.join(names)}")
+    known = [name for name, _ in model.named_modules(remove_duplicate=False)]
+    known += [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    if layer in known:
+        raise PrecropError(f"layer {layer!r} has no weight of two or more dimensions")
+    raise PrecropError(f"the network has no layer {layer!r}{hint(layer, meant)}")
 
 
 def _counts(densities: Mapping[str, float], units: Mapping[str, Units]) -> dict[str, int]:

@@ -9,11 +9,12 @@ method too, by its name ``module:function``; what it returns says which of the t
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from torch import Tensor
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, check_known
 from precrop.own import failure, own_function
 from precrop.pruning import gradients, rules, weights
 from precrop.pruning.problem import Problem
@@ -22,32 +23,35 @@ from precrop.pruning.synflow import synflow
 from precrop.trust import runs_user_code
 
 Scores = dict[str, Tensor]
-DensityRule = Callable[..., dict[str, float]]
-Score = Callable[..., Scores]
 
-RULES: dict[str, DensityRule] = {
-    "synexp": rules.highest_synexp,
-    "erk": rules.erk,
-    "uniform": rules.uniform,
-    "uniform_plus": rules.uniform_plus,
-    "igq": rules.igq,
+
+@dataclass(frozen=True)
+class Method:
+    """A way to densities.
+
+    Attributes:
+        function: of a `Problem` and the method's options.
+        kind: ``rule`` or ``score``; None for a user's own, where what it returns says it.
+        needs_data: whether it looks at ``problem.data``, batches of ``(inputs, targets)``.
+    """
+
+    function: Callable[..., Any]
+    kind: Literal["rule", "score"] | None
+    needs_data: bool = False
+
+
+METHODS: dict[str, Method] = {
+    "synexp": Method(rules.highest_synexp, "rule"),
+    "erk": Method(rules.erk, "rule"),
+    "uniform": Method(rules.uniform, "rule"),
+    "uniform_plus": Method(rules.uniform_plus, "rule"),
+    "igq": Method(rules.igq, "rule"),
+    "synflow": Method(synflow, "score"),
+    "snip": Method(gradients.snip, "score", needs_data=True),
+    "grasp": Method(gradients.grasp, "score", needs_data=True),
+    "magnitude": Method(weights.magnitude, "score"),
+    "random": Method(weights.random, "score"),
 }
-"""Densities from the shape of the network."""
-
-SCORES: dict[str, Score] = {
-    "synflow": synflow,
-    "snip": gradients.snip,
-    "grasp": gradients.grasp,
-    "magnitude": weights.magnitude,
-    "random": weights.random,
-}
-"""Densities from numbers that rank single weights."""
-
-OWN: dict[str, Callable[..., dict[str, float] | Scores]] = {}
-"""Functions of the user's own by the names that they were found by."""
-
-NEED_DATA = {"snip", "grasp"}
-"""Those that look at batches of data."""
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -66,17 +70,11 @@ def method(
     Raises:
         PrecropError: the kind is neither.
     """
-    tables: dict[str, dict[str, Any]] = {"score": SCORES, "rule": RULES}
-    if kind not in tables:
+    if kind not in ("score", "rule"):
         raise PrecropError(f"kind={kind!r} is unknown: write 'score' or 'rule'")
 
     def register(function: T) -> T:
-        for table in tables.values():
-            table.pop(name, None)
-        tables[kind][name] = function
-        NEED_DATA.discard(name)
-        if needs_data:
-            NEED_DATA.add(name)
+        METHODS[name] = Method(function, kind, needs_data)
         return function
 
     return register
@@ -95,20 +93,18 @@ def take_own_method(name: str) -> None:
         PrecropError: there is no such function, or its module raises.
     """
     function = own_function(name, "method")
-    known = [(table, other) for table in (RULES, SCORES) for other in table]
-    for table, other in known:
-        if table[other] is function:
-            table[name] = function  # type: ignore[assignment]
-            if other in NEED_DATA:
-                NEED_DATA.add(name)
-            return
-    OWN[name] = function
-    NEED_DATA.add(name)
+    own = Method(function, None, needs_data=True)
+    METHODS[name] = next((one for one in METHODS.values() if one.function is function), own)
 
 
-def known_methods() -> list[str]:
-    """The names of all methods."""
-    return [*RULES, *SCORES, *OWN]
+def find_method(name: str) -> Method:
+    """The method of this name.
+
+    Raises:
+        PrecropError: there is none.
+    """
+    check_known(f"method {name!r}", name, METHODS)
+    return METHODS[name]
 
 
 class Found(NamedTuple):
@@ -131,16 +127,16 @@ def found_by(problem: Problem, method: str, **options: Any) -> Found:
             and fails, or returns neither scores nor densities.
     """
     check_options(method, options)
-    function = _function(method)
+    chosen = find_method(method)
     if not runs_user_code(method):
-        found = function(problem, **options)
-        return Found(None, found) if method in RULES else Found(found, {})
+        found = chosen.function(problem, **options)
+        return Found(None, found) if chosen.kind == "rule" else Found(found, {})
     try:
-        found = function(problem, **options)
+        found = chosen.function(problem, **options)
     except PrecropError:
         raise
     except Exception as error:  # whatever a user's function raises
-        raise PrecropError(f"method {method} {failure(function, error)}") from error
+        raise PrecropError(f"method {method} {failure(chosen.function, error)}") from error
     return _checked(problem, method, found)
 
 
@@ -160,9 +156,10 @@ def weight_scores(problem: Problem, method: str, **options: Any) -> Scores:
     Raises:
         PrecropError: as `found_by`, or it scores no weights.
     """
-    scores = None if method in RULES else found_by(problem, method, **options).scores
+    ranks = find_method(method).kind != "rule"
+    scores = found_by(problem, method, **options).scores if ranks else None
     if scores is None:
-        known = ", ".join([*SCORES, *OWN])
+        known = ", ".join(name for name, one in METHODS.items() if one.kind != "rule")
         raise PrecropError(f"method {method!r} scores no weights: choose from {known}")
     return scores
 
@@ -173,7 +170,7 @@ def check_options(method: str, options: Mapping[str, Any]) -> None:
     Raises:
         PrecropError: it has others, or none; or there is no such method.
     """
-    parameters = list(inspect.signature(_function(method)).parameters.values())[1:]
+    parameters = list(inspect.signature(find_method(method).function).parameters.values())[1:]
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
         return
     known = [parameter.name for parameter in parameters]
@@ -181,14 +178,6 @@ def check_options(method: str, options: Mapping[str, Any]) -> None:
         if name not in known:
             has = f"its options are {', '.join(known)}" if known else "it has no options"
             raise PrecropError(f"method {method!r} has no option {name!r}: {has}")
-
-
-def _function(method: str) -> Callable[..., Any]:
-    tables: tuple[Mapping[str, Callable[..., Any]], ...] = (RULES, SCORES, OWN)
-    for table in tables:
-        if method in table:
-            return table[method]
-    raise PrecropError(f"method {method!r} is unknown: choose from {', '.join(known_methods())}")
 
 
 def _checked(problem: Problem, method: str, found: Any) -> Found:

@@ -18,6 +18,10 @@ from precrop.solve.budgets import Budget, parse_budgets, parse_share
 from precrop.solve.structure import Layer
 
 
+class LayerCollapseWarning(UserWarning):
+    """A method or a mask removes all weights of some layer (Tanaka et al. 2020, 2006.05467)."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """A network and the budgets of its prunable weights: those of convolutions and linear layers.
@@ -97,13 +101,20 @@ class Problem:
         """The data.
 
         Raises:
-            PrecropError: no data was given.
+            PrecropError: no data was given, or what is no iterable.
         """
         if self.data is None:
             raise PrecropError(
                 "this method needs data: give data= (in a shell --data), "
                 "batches of (inputs, targets)"
             )
+        try:
+            iter(self.data)
+        except TypeError as error:
+            what = f"an object of type {type(self.data).__name__}"
+            raise PrecropError(
+                f"data= is {what}: give an iterable of batches (inputs, targets)"
+            ) from error
         return self.data
 
 

@@ -427,12 +427,12 @@ class _Original:
 
     def densities(self) -> dict[str, float]:
         """What the variant's method makes of the cell's budgets."""
-        from precrop.pruning.methods import NEED_DATA, layer_densities
+        from precrop.pruning.methods import find_method, layer_densities
         from precrop.pruning.problem import Problem
 
         how, batches = self.cell.how, None
         assert how.densities is not None
-        if how.densities in NEED_DATA:
+        if find_method(how.densities).needs_data:
             from precrop.training.loop import sample
 
             batches = sample(self.run, self.data)
@@ -479,10 +479,11 @@ def try_out(cell: Cell, data: "ImageData") -> None:
 
 def _quick(how: Variant) -> Variant:
     """A nameless variant that fails where this one does, but takes no time: equal for many."""
-    from precrop.pruning.methods import SCORES
+    from precrop.pruning.methods import METHODS
 
     # A user's own is tried as it is: whether it fails is worth knowing before anything trains.
-    scored = how.densities in SCORES and not runs_user_code(how.densities)
+    name = how.densities or ""
+    scored = name in METHODS and METHODS[name].kind == "score" and not runs_user_code(name)
     return dataclasses.replace(
         how,
         name="",

@@ -20,7 +20,7 @@ from precrop.plans.state_dicts import read_state, renamed
 from precrop.plans.weights import find_misfit
 from precrop.progress import note
 from precrop.pruning.masking import apply_masks, masks
-from precrop.pruning.methods import NEED_DATA, found_by
+from precrop.pruning.methods import find_method, found_by
 from precrop.pruning.problem import Problem
 from precrop.pruning.ranking import kept_shares
 from precrop.training.runs import MaskSpec, Run
@@ -234,7 +234,7 @@ def _masks(run: Run, spec: MaskSpec, network: nn.Module, batches: Batches) -> di
         network,
         tuple(run.input_shape),
         {"params": spec.params, "macs": spec.macs},
-        data=batches() if spec.method in NEED_DATA else None,
+        data=batches() if find_method(spec.method).needs_data else None,
         seed=run.seed,
     )
     found = found_by(problem, spec.method, **spec.options)

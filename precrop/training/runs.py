@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from precrop import __version__
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, check_known
 from precrop.files import digest_of, open_plain
 from precrop.files import read_json as read_json
 from precrop.model_spec import ModelSpec
@@ -95,10 +95,10 @@ def split_mask(text: str) -> tuple[str, str]:
     A method of the user's own has a colon in its name: ``./my.py:score``, ``my:score:filter``.
     """
     from precrop.pruning.masking import GRANULARITIES
-    from precrop.pruning.methods import known_methods
+    from precrop.pruning.methods import METHODS
 
     method, _, last = text.rpartition(":")
-    if method and (last in GRANULARITIES or method in known_methods()):
+    if method and (last in GRANULARITIES or method in METHODS):
         return method, last or "weight"
     return text, "weight"
 
@@ -109,11 +109,9 @@ def check_method(method: str, options: Mapping[str, Any]) -> None:
     Raises:
         PrecropError: it is unknown, or has no such option.
     """
-    from precrop.pruning.methods import check_options, known_methods
+    from precrop.pruning.methods import METHODS, check_options
 
-    if method not in known_methods():
-        known = ", ".join(known_methods())
-        raise PrecropError(f"mask method {method!r} is unknown: choose from {known}")
+    check_known(f"mask method {method!r}", method, METHODS)
     check_options(method, options)
 
 
@@ -125,9 +123,7 @@ def check_granularity(granularity: str) -> None:
     """
     from precrop.pruning.masking import GRANULARITIES
 
-    if granularity not in GRANULARITIES:
-        known = ", ".join(GRANULARITIES)
-        raise PrecropError(f"granularity {granularity!r} is unknown: choose from {known}")
+    check_known(f"granularity {granularity!r}", granularity, GRANULARITIES)
 
 
 @dataclass(frozen=True)

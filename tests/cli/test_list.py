@@ -7,7 +7,7 @@ import torch
 
 from precrop import models, zoo
 from precrop.cli.app import main
-from precrop.pruning.methods import NEED_DATA, RULES, SCORES
+from precrop.pruning.methods import METHODS
 
 Output = pytest.CaptureFixture[str]
 
@@ -67,5 +67,6 @@ def test_other_names_say_what_they_are(kind: str, capsys: Output) -> None:
 
 def test_methods_are_all_there_are(capsys: Output) -> None:
     found = json.loads("\n".join(listed(capsys, "--kind", "methods", "--json")))
-    assert set(found) == {*RULES, *SCORES}
-    assert {name for name, about in found.items() if "Needs --data" in about} == NEED_DATA
+    assert set(found) == {*METHODS}
+    needing = {name for name, method in METHODS.items() if method.needs_data}
+    assert {name for name, about in found.items() if "Needs --data" in about} == needing

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from precrop.errors import BudgetError
-from precrop.pruning.methods import RULES, SCORES, layer_densities, weight_scores
+from precrop.pruning.methods import METHODS, layer_densities, weight_scores
 from precrop.pruning.problem import Problem
 from precrop.pruning.ranking import kept_shares, kept_weights
 
@@ -32,7 +32,7 @@ def check_allocator(
     shares: Sequence[float] = (0.7, 0.35, 0.1),
     **options: Any,
 ) -> None:
-    """Assert what any entry of `precrop.pruning.methods.RULES` or ``SCORES`` promises.
+    """Assert what any entry of `precrop.pruning.methods.METHODS` promises.
 
     - Densities are those of the layers, in order, above 0 and at most 1.
     - No budget is exceeded and one is used up; a score may leave less than one weight costs.
@@ -100,7 +100,7 @@ class _Check:
         key = str(sorted(limits.items()))
         if key not in self.answers:
             problem = replace(self.whole, limits=limits)
-            if self.name in SCORES:
+            if METHODS[self.name].kind == "score":
                 self.scores[key] = weight_scores(problem, self.name, **self.options)
                 self.answers[key] = kept_shares(problem, self.scores[key])
             else:
@@ -116,7 +116,9 @@ class _Check:
         for cost, limit in problem.limits.items():
             price, used = _prices(problem, cost), _used(problem, cost, found)
             dearest = max((price[name] for name in names if found[name] < 1), default=0.0)
-            error, step = (WHOLE, dearest) if self.name in SCORES else (EXACT * limit, 0.0)
+            error, step = (
+                (WHOLE, dearest) if METHODS[self.name].kind == "score" else (EXACT * limit, 0.0)
+            )
             assert used <= limit + error, f"{self.name} exceeds {cost}={limit}: {used}"
             used_up |= used > limit - step - error
         assert used_up, f"{self.name} leaves room in {dict(problem.limits)}"
@@ -136,7 +138,7 @@ class _Check:
             accepted.append({cost: limit})
         for large, small in itertools.pairwise(accepted):
             more, less = self.ask(large), self.ask(small)
-            if self.name in RULES or self.check_nested(large, small):
+            if METHODS[self.name].kind == "rule" or self.check_nested(large, small):
                 grown = [name for name in less if less[name] > more[name] + EXACT]
                 assert not grown, f"{self.name}: {grown} grow as {cost} falls to {small[cost]}"
             spent = [_used(self.whole, cost, found) for found in (more, less)]

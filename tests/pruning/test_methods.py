@@ -9,12 +9,16 @@ from torch import Tensor, nn
 
 import precrop
 from precrop.models import cifar_mobilenet_v2, resnet20
-from precrop.pruning import methods
+from precrop.pruning import methods, rules
 from precrop.pruning.problem import Problem
 from tests.networks import BLOCKS, SHAPE, assemble, small
 from tests.pruning.check_allocator import check_allocator
 
-METHODS = [*methods.RULES, *methods.SCORES]
+METHODS = [*methods.METHODS]
+RULES, SCORES = (
+    [name for name, method in methods.METHODS.items() if method.kind == kind]
+    for kind in ("rule", "score")
+)
 QUICK: dict[str, dict[str, Any]] = {"synflow": {"rounds": 3}}
 """Options with which a method takes less long."""
 
@@ -89,7 +93,7 @@ def test_stem_and_classifier_are_those_of_the_running_network() -> None:
     assert (of.stem, of.classifier) == ("stem.0", f"head.{last[-1]}")
 
 
-@pytest.mark.parametrize("name", methods.SCORES)
+@pytest.mark.parametrize("name", SCORES)
 def test_only_synflow_depends_on_the_budget(name: str) -> None:
     model, shape = network("mixed")
     options: dict[str, Any] = {"method": name, "data": batches(shape), **QUICK.get(name, {})}
@@ -110,7 +114,7 @@ def by_position(problem: Problem) -> dict[str, Tensor]:
 
 
 def test_a_new_score_is_a_function_and_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(methods.SCORES, "by_position", by_position)
+    monkeypatch.setitem(methods.METHODS, "by_position", methods.Method(by_position, "score"))
     for of in ("mixed", "mlp"):
         check_allocator("by_position", *network(of))
     model, shape = network("mlp")
@@ -138,7 +142,7 @@ def smallest_last(problem: Problem, *, power: float = 0.5) -> dict[str, float]:
 
 
 def test_a_new_rule_is_a_function_and_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(methods.RULES, "smallest_last", smallest_last)
+    monkeypatch.setitem(methods.METHODS, "smallest_last", methods.Method(smallest_last, "rule"))
     for of in ("mixed", "mlp"):
         check_allocator("smallest_last", *network(of))
         check_allocator("smallest_last", *network(of), power=1.0)
@@ -151,7 +155,7 @@ def test_a_new_rule_is_a_function_and_a_line(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def evenly(problem: Problem) -> dict[str, float]:
-    return methods.RULES["uniform"](problem)
+    return rules.uniform(problem)
 
 
 def zeros(problem: Problem) -> dict[str, float]:
@@ -179,17 +183,17 @@ def never_dense(problem: Problem) -> dict[str, float]:
 
 
 def heeds_all(problem: Problem) -> dict[str, float]:
-    return methods.RULES["uniform" if len(problem.limits) == 1 else "igq"](problem)
+    return (rules.uniform if len(problem.limits) == 1 else rules.igq)(problem)
 
 
 def turns_round(problem: Problem) -> dict[str, float]:
     dense = evenly(problem)[problem.stem]
-    return methods.RULES["uniform" if dense > 0.5 else "erk"](problem)
+    return (rules.uniform if dense > 0.5 else rules.erk)(problem)
 
 
 def first_listed(problem: Problem) -> dict[str, float]:
     first = next(iter(problem.layers))
-    return methods.RULES["uniform" if first == problem.stem else "erk"](problem)
+    return (rules.uniform if first == problem.stem else rules.erk)(problem)
 
 
 def remembering() -> Callable[[Problem], dict[str, float]]:
@@ -197,7 +201,7 @@ def remembering() -> Callable[[Problem], dict[str, float]]:
 
     def remembers(problem: Problem) -> dict[str, float]:
         seen.append(problem.network)
-        return methods.RULES["uniform" if problem.network is seen[0] else "erk"](problem)
+        return (rules.uniform if problem.network is seen[0] else rules.erk)(problem)
 
     return remembers
 
@@ -249,15 +253,15 @@ def refuses_all(problem: Problem) -> dict[str, float]:
     ],
 )
 def test_rules_that_are_wrong(
-    method: methods.DensityRule, message: str, monkeypatch: pytest.MonkeyPatch
+    method: Callable[[Problem], dict[str, float]], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(methods.RULES, "wrong", method)
+    monkeypatch.setitem(methods.METHODS, "wrong", methods.Method(method, "rule"))
     with pytest.raises(AssertionError, match=message):
         check_allocator("wrong", *network("mixed"))
 
 
 def test_a_rule_that_refuses_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(methods.RULES, "wrong", refuses_all)
+    monkeypatch.setitem(methods.METHODS, "wrong", methods.Method(refuses_all, "rule"))
     with pytest.raises(precrop.BudgetError, match="never"):
         check_allocator("wrong", *network("mixed"))
 
@@ -287,7 +291,7 @@ def test_densities_by_name(name: str) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("name", methods.SCORES)
+@pytest.mark.parametrize("name", SCORES)
 def test_scores_by_name(name: str) -> None:
     model, shape = network("mixed")
     options = {"data": batches(shape), **QUICK.get(name, {})}
@@ -313,11 +317,11 @@ def test_an_unknown_method(function: Callable[..., Any]) -> None:
     assert all(name in message for name in METHODS)
 
 
-@pytest.mark.parametrize("name", methods.RULES)
+@pytest.mark.parametrize("name", RULES)
 def test_rules_score_no_weights(name: str) -> None:
     message = refusal(precrop.scores, *network("mixed"), method=name, params=0.5)
     assert f"{name!r} scores no weights" in message
-    assert all(score in message for score in methods.SCORES)
+    assert all(score in message for score in SCORES)
 
 
 @each_function

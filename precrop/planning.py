@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
 from precrop.errors import BudgetError
 from precrop.fit.constraints import Constraints, constrained, tightened
-from precrop.fit.fitting import Fit, Fitter, Lessons, Mismatch
+from precrop.fit.fitting import Fit, Fitter, Lessons
 from precrop.plans.multiples import uneven_layers
 from precrop.plans.plan import BudgetPlan
 from precrop.read.explaining import explained
@@ -109,6 +109,8 @@ class _Attempt:
     """One attempt at widths that fit.
 
     Attributes:
+        request: what is asked.
+        lessons: what was learnt of the network.
         constraints: what is held by now.
         narrow_first: whether a budget was refused before. Then the narrowest network decides what
             is held, which has the smallest steps.
@@ -116,15 +118,112 @@ class _Attempt:
         message: how the last of these differed.
     """
 
+    request: PlanRequest
+    lessons: Lessons
     constraints: Constraints
     narrow_first: bool = False
     differed: int = 0
     message: str = ""
 
+    @cached_property
+    def lowered(self) -> Lowered:
+        """The network as it is constrained."""
+        network = constrained(self.constraints, self.lessons)
+        return lower(network, self.request.models, self.constraints.most_read)
+
+    def outcome(self) -> "Choice | _Attempt":
+        """Widths that fit, or the next attempt, which holds more."""
+        lowered = self.lowered
+        bases = {name: self._base(name) for name in lowered.structure.costs}
+        limits = parse_budgets(self.request.budgets, bases) if self.request.budgets else {}
+        found = None if self.narrow_first else self._large_steps(limits)
+        if found is None:
+            problem = self._problem(limits)
+            if isinstance(problem, _Attempt):
+                return problem
+            found = _whole(self.request.solver(problem))
+        solution, units = found
+        sizes = lowered.sizes(units)
+        bounds = further_bounds(lowered.network, sizes, self.constraints.most_read)
+        if bounds:
+            return replace(self, constraints=self.constraints.bounded(bounds))
+        fitted = self._fitted(sizes)
+        if isinstance(fitted, _Attempt):
+            return fitted
+        budgets = {name: self._budget(name, limit, found) for name, limit in limits.items()}
+        return Choice(lowered, units, sizes, fitted, solution, budgets)
+
     def all_frozen(self) -> "_Attempt":
         """With no width that varies: such a network is always as predicted."""
         reason = f"the network differs from its prediction: {self.message}"
         return replace(self, constraints=replace(self.constraints, frozen=reason))
+
+    def _fitted(self, sizes: Sizes) -> "Fit | _Attempt":
+        """What makes a network have these sizes; the next attempt if it is not as predicted."""
+        fitter = Fitter(self.lowered.network, self.lessons)
+        fit = fitter.fit(sizes)
+        if fit.mismatch is None:
+            return fit
+        differed = self.differed + 1
+        further = fitter.further(fit, sizes) if differed > ONE_BY_ONE else []
+        constraints = tightened(self.constraints, fit.mismatch, further, self.lessons)
+        message = fit.mismatch.message
+        return replace(self, constraints=constraints, differed=differed, message=message)
+
+    def _large_steps(self, limits: Mapping[str, int]) -> tuple[Solution, list[int]] | None:
+        """Widths in multiples of the first divisor that will do, but the last; None if none."""
+        for start in range(len(self.request.divisors) - 1):
+            try:
+                problem = self._program(limits, start)
+            except BudgetError:
+                continue
+            solution, units = _whole(self.request.solver(problem))
+            if _uses_up(solution, units):
+                return solution, units
+        return None
+
+    def _program(self, limits: Mapping[str, int], start: int, **more: Any) -> Program:
+        """The program with the divisors from one on."""
+        divisors = self.request.divisors[start:]
+        options = {"divisors": divisors, **self.request.options, **more}
+        return program(self.lowered.structure, limits, **options)
+
+    def _problem(self, limits: Mapping[str, int]) -> "Program | _Attempt":
+        """The program, or the next attempt.
+
+        The least cost that a message names must be possible, so the narrowest network is fitted
+        before a budget is refused. Wider networks may have held what that one does not need: then
+        all begins anew with it.
+        """
+        try:
+            problem = self._program(limits, -1, explain=partial(explained, self.lowered))
+        except BudgetError:
+            tighter = self._narrowest()
+            if tighter is None and (self.narrow_first or not self.constraints.levels):
+                raise
+            released = self.constraints.released()
+            return tighter or replace(self, constraints=released, narrow_first=True)
+        return (self._narrowest() if self.narrow_first else None) or problem
+
+    def _narrowest(self) -> "_Attempt | None":
+        """The next attempt if the narrowest network is not as predicted; else None."""
+        request, lowered = self.request, self.lowered
+        least = request.options["min_width"]
+        choices = Choices.of(lowered.structure.groups, request.divisors[-1:], least)
+        fitted = self._fitted(lowered.sizes(choices.lower.tolist()))
+        return fitted if isinstance(fitted, _Attempt) else None
+
+    def _base(self, name: str) -> int:
+        """What the original costs, with what the built network is to be without."""
+        structure, network = self.lowered.structure, self.lowered.network
+        more = network.left_out_params if name == "params" else 0
+        return structure.costs[name](structure.units) + more
+
+    def _budget(self, name: str, limit: int, found: tuple[Solution, list[int]]) -> BudgetPlan:
+        (solution, units), cost = found, self.lowered.structure.costs[name]
+        multiplier = sum(solution.allocation.multipliers[row] for row in rows(name, cost))
+        asked = self.request.budgets[name]
+        return BudgetPlan(asked, limit, cost(units), self._base(name), multiplier)
 
 
 def choose(network: Network, request: PlanRequest, constraints: Constraints) -> Choice:
@@ -133,133 +232,10 @@ def choose(network: Network, request: PlanRequest, constraints: Constraints) -> 
     Raises:
         BudgetError: a budget is below the cost of the narrowest network.
     """
-    lessons, tried = Lessons(network), 0
-    found: Choice | _Attempt = _Attempt(constraints)
+    tried = 0
+    found: Choice | _Attempt = _Attempt(request, Lessons(network), constraints)
     while isinstance(found, _Attempt):
         # Everything is frozen at most once more for every budget that is refused.
         attempt = found if tried < MAX_ATTEMPTS else found.all_frozen()
-        found, tried = _attempted(attempt, request, lessons), tried + 1
+        found, tried = attempt.outcome(), tried + 1
     return found
-
-
-def _attempted(attempt: _Attempt, request: PlanRequest, lessons: Lessons) -> Choice | _Attempt:
-    """Widths that fit, or the next attempt, which holds more."""
-    constraints = attempt.constraints
-    network = constrained(constraints, lessons)
-    lowered = lower(network, request.models, constraints.most_read)
-    fitter = Fitter(lowered.network, lessons)
-    limits = _limits(lowered, request)
-    found = None if attempt.narrow_first else _large_steps(lowered.structure, limits, request)
-    if found is None:
-        problem = _problem(attempt, fitter, lowered, limits, request)
-        if isinstance(problem, _Attempt):
-            return problem
-        found = _whole(request.solver(problem))
-    solution, units = found
-    sizes = lowered.sizes(units)
-    bounds = further_bounds(network, sizes, constraints.most_read)
-    if bounds:
-        return replace(attempt, constraints=constraints.bounded(bounds))
-    fit = fitter.fit(sizes)
-    if fit.mismatch is not None:
-        return _tighter(attempt, fitter, fit, fit.mismatch, sizes)
-    budgets = _budgets(lowered, units, limits, solution, request)
-    return Choice(lowered, units, sizes, fit, solution, budgets)
-
-
-def _tighter(
-    attempt: _Attempt, fitter: Fitter, fit: Fit, mismatch: Mismatch, sizes: Sizes
-) -> _Attempt:
-    """The next attempt after a network that was not as predicted."""
-    differed = attempt.differed + 1
-    further = fitter.further(fit, sizes) if differed > ONE_BY_ONE else []
-    constraints = tightened(attempt.constraints, mismatch, further, fitter.lessons)
-    return _Attempt(constraints, attempt.narrow_first, differed, mismatch.message)
-
-
-def _large_steps(
-    structure: Structure, limits: Mapping[str, int], request: PlanRequest
-) -> tuple[Solution, list[int]] | None:
-    """Widths in multiples of the first divisor that will do, but for the last; None if none."""
-    for start in range(len(request.divisors) - 1):
-        try:
-            divisors = request.divisors[start:]
-            problem = program(structure, limits, divisors=divisors, **request.options)
-        except BudgetError:
-            continue
-        solution, units = _whole(request.solver(problem))
-        if _uses_up(solution, units):
-            return solution, units
-    return None
-
-
-def _problem(
-    attempt: _Attempt,
-    fitter: Fitter,
-    lowered: Lowered,
-    limits: Mapping[str, int],
-    request: PlanRequest,
-) -> Program | _Attempt:
-    """The program, or the next attempt.
-
-    The least cost that a message names must be possible, so the narrowest network is fitted
-    before a budget is refused. Wider networks may have held what that one does not need: then
-    all begins anew with it.
-    """
-    explain = partial(explained, lowered)
-    try:
-        problem = program(
-            lowered.structure,
-            limits,
-            divisors=request.divisors[-1:],
-            explain=explain,
-            **request.options,
-        )
-    except BudgetError:
-        tighter = _narrowest(attempt, fitter, lowered, request)
-        if tighter is None and (attempt.narrow_first or not attempt.constraints.levels):
-            raise
-        released = replace(attempt, constraints=attempt.constraints.released(), narrow_first=True)
-        return tighter or released
-    tighter = _narrowest(attempt, fitter, lowered, request) if attempt.narrow_first else None
-    return tighter or problem
-
-
-def _narrowest(
-    attempt: _Attempt, fitter: Fitter, lowered: Lowered, request: PlanRequest
-) -> _Attempt | None:
-    """The next attempt if the narrowest network is not as predicted; else None."""
-    least = request.options["min_width"]
-    choices = Choices.of(lowered.structure.groups, request.divisors[-1:], least)
-    sizes = lowered.sizes(choices.lower.tolist())
-    fit = fitter.fit(sizes)
-    if fit.mismatch is None:
-        return None
-    return _tighter(attempt, fitter, fit, fit.mismatch, sizes)
-
-
-def _limits(lowered: Lowered, request: PlanRequest) -> dict[str, int]:
-    bases = {name: _base(lowered, name) for name in lowered.structure.costs}
-    return parse_budgets(request.budgets, bases) if request.budgets else {}
-
-
-def _base(lowered: Lowered, name: str) -> int:
-    """What the original costs, with what the built network is to be without."""
-    more = lowered.network.left_out_params if name == "params" else 0
-    return lowered.structure.costs[name](lowered.structure.units) + more
-
-
-def _budgets(
-    lowered: Lowered,
-    units: Sequence[int],
-    limits: Mapping[str, int],
-    solution: Solution,
-    request: PlanRequest,
-) -> dict[str, BudgetPlan]:
-    budgets = {}
-    for name, limit in limits.items():
-        cost, prices = lowered.structure.costs[name], solution.allocation.multipliers
-        multiplier = sum(prices[row] for row in rows(name, cost))
-        used, base = cost(units), _base(lowered, name)
-        budgets[name] = BudgetPlan(request.budgets[name], limit, used, base, multiplier)
-    return budgets

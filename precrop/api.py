@@ -34,7 +34,7 @@ from precrop.read.network import Network
 from precrop.read.reading import Reading
 from precrop.solve.budgets import UNITS, Budget, missing
 from precrop.solve.program import BALANCE, EXPANSION
-from precrop.strategies.keywords import BALANCED, from_keywords
+from precrop.strategies.keywords import BALANCED, chosen
 from precrop.strategies.strategy import Strategy
 from precrop.strategies.uniform import beside_uniform, starved_classifier
 from precrop.strategies.widths import Widths
@@ -122,19 +122,12 @@ def plan(
         expand: let layers get wider than the original (PreConfig).
         strategy: how widths are found: `precrop.SynExp` (the default), `Uniform`, `Match`,
             `TwoStep`, `Exact`, `Widths`, or one of your own. The five keywords that follow stand
-            for one each: give either.
-        balance: weight of the balance term, gamma in docs/method.md.
-        objective: a name in `precrop.strategies.objectives.OBJECTIVES`, or ``exact`` for log SynExp
-            itself and ``exact-output`` for log E[R], which differ from the default in networks
-            with branches.
-        densities: ``{layer name: density}`` in (0, 1], from any method or person: the widths whose
-            densities come closest. No budget is needed then.
-        widths: ``{layer name: output channels}``, chosen elsewhere: the plan has exactly these, and
-            widths that no named layer has stay. No budget is needed then; one that is given is only
-            checked.
-        rule: ``balanced`` finds densities and widths at once; ``uniform`` gives every width one
-            share; the names in `precrop.strategies.two_step.RULES` take densities first and
-            then channels by that rule.
+            for these: give either.
+        balance: weight of the balance term of `SynExp`, `Exact` and `Match`.
+        objective: of `SynExp`, or of `Exact` (``exact``, ``exact-output``).
+        densities: `Match` these, ``{layer name: density}``, or `TwoStep` from them by a rule.
+        widths: `Widths`, ``{layer name: output channels}``; budgets are only checked.
+        rule: ``balanced``; ``uniform`` for `Uniform`; or a rule of `TwoStep`.
         residual: ``tie`` gives all layers at a residual stream one width; ``crop`` each its own, by
             narrowing what it reads and padding what it writes with zero channels.
         ignore: patterns (``layer4.*``) of layers that keep their output width.
@@ -151,18 +144,11 @@ def plan(
     for name in costs or ():
         if name in UNITS:
             raise PrecropError(f"{name} is not a cost of your own: write {name}= instead of costs=")
-    if groups not in ("keep", "scale"):
-        raise PrecropError(f"groups={groups!r} is unknown: write 'keep' or 'scale'")
-    if residual not in ("tie", "crop"):
-        raise PrecropError(f"residual={residual!r} is unknown: write 'tie' or 'crop'")
-    keywords = {
-        "objective": objective,
-        "balance": balance,
-        "densities": densities,
-        "rule": rule,
-        "widths": widths,
-    }
-    strategy = _strategy(strategy, keywords)
+    words = {"groups": (groups, "keep", "scale"), "residual": (residual, "tie", "crop")}
+    for name, (word, one, other) in words.items():
+        if word not in (one, other):
+            raise PrecropError(f"{name}={word!r} is unknown: write {one!r} or {other!r}")
+    strategy = chosen(strategy, objective, balance, densities, rule, widths)
     patterns = [ignore] if isinstance(ignore, str) else list(ignore)
     if isinstance(divisor, str) and divisor != "auto":
         raise PrecropError(f"divisor={divisor!r} is unknown: write a number of channels, or 'auto'")
@@ -185,8 +171,8 @@ def plan(
         network, models = _cost_models(network, budgets, profile, batch_size)
         if not budgets and strategy.budgeted:
             raise missing()
-        chosen = isinstance(strategy, Widths) or not (budgets or strategy.budgeted)
-        divisors = _divisors(divisor, profile, chosen)
+        settled = isinstance(strategy, Widths) or not (budgets or strategy.budgeted)
+        divisors = _divisors(divisor, profile, settled)
         bounds = {"min_width": min_width, "cap": EXPANSION if expand else 1.0}
         options = {**bounds, "balance": strategy.balance}
         request = PlanRequest(budgets, models, options, solver, divisors)
@@ -228,35 +214,19 @@ def plan(
     )
 
 
-def _strategy(given: Strategy | None, keywords: Mapping[str, Any]) -> Strategy:
-    """The strategy, or the one that the keywords stand for."""
-    meant = from_keywords(**keywords)
-    if given is None:
-        return meant
-    if not isinstance(given, Strategy):
-        raise PrecropError(
-            f"strategy={given!r} is not a strategy: write precrop.SynExp() or another"
-        )
-    if meant != from_keywords():
-        raise PrecropError(
-            "strategy= says how widths are found: drop objective=, balance=, densities=, rule= and "
-            "widths="
-        )
-    return given
+def _divisors(asked: int | Literal["auto"], profile: DeviceProfile, settled: bool) -> list[int]:
+    """The divisors to try in turn, each divided by the next.
 
-
-def _divisors(asked: int | Literal["auto"], profile: DeviceProfile, chosen: bool) -> list[int]:
-    """The divisors to try in turn; widths that were chosen elsewhere are taken as they are."""
+    The step of the profile, its half, and so on down to 1; 1 alone where nothing is left to choose.
+    """
     if asked != "auto":
         return [asked]
-    return [1] if chosen else _halves(profile.step)
-
-
-def _halves(divisor: int) -> list[int]:
-    """The divisor, its half, and so on down to 1; each divides the one before."""
-    if divisor <= 1:
-        return [1]
-    return [divisor, *_halves(1 if divisor % 2 else divisor // 2)]
+    step = 1 if settled else profile.step
+    found = [step]
+    while step > 1:
+        step = 1 if step % 2 else step // 2
+        found.append(step)
+    return found
 
 
 def _reading(

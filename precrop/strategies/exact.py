@@ -3,11 +3,10 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, check_known
 from precrop.linear.expected import Expectation, ScoreExpectation
 from precrop.read.network import Network
 from precrop.solve.program import BALANCE, Program, end_shares, mean_one
@@ -37,15 +36,8 @@ class Exact(Strategy):
 
     objective: str = "exact"
     balance: float = BALANCE
-
-    @property
-    def follows_every_call(self) -> bool:
-        """Every step of a recurrent layer multiplies scores."""
-        return True
-
-    def record(self) -> dict[str, Any]:
-        """Balance and objective."""
-        return {"balance": self.balance, "objective": self.objective, "rule": "balanced"}
+    rule = "balanced"
+    follows_every_call = True  # every step of a recurrent layer multiplies scores
 
     def solver(self, network: Network) -> Solver:
         """The climb on this network's scores.
@@ -53,9 +45,7 @@ class Exact(Strategy):
         Raises:
             PrecropError: no such objective, or the network has no linear reading.
         """
-        if self.objective not in EXACT:
-            known = ", ".join(EXACT)
-            raise PrecropError(f"objective={self.objective!r} is unknown: choose from {known}")
+        check_known(f"objective={self.objective!r}", self.objective, EXACT)
         return Climb(EXACT[self.objective](network))
 
 

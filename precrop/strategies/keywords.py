@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, check_known
 from precrop.solve.program import BALANCE
 from precrop.strategies.exact import EXACT, Exact
 from precrop.strategies.match import Match
@@ -16,26 +16,36 @@ from precrop.strategies.widths import Widths
 BALANCED, UNIFORM = "balanced", "uniform"
 
 
-def from_keywords(
-    *,
-    objective: str = "synexp",
-    balance: float = BALANCE,
-    densities: Mapping[str, float] | None = None,
-    rule: str = BALANCED,
-    widths: Mapping[str, int] | None = None,
+def chosen(
+    strategy: Strategy | None,
+    objective: str,
+    balance: float,
+    densities: Mapping[str, float] | None,
+    rule: str,
+    widths: Mapping[str, int] | None,
 ) -> Strategy:
-    """``objective=``, ``balance=``, ``densities=``, ``rule=`` and ``widths=`` as one value.
+    """The strategy that is given, or else the one that the keywords stand for.
 
     Raises:
         PrecropError: a name is unknown, or one keyword excludes another.
     """
+    if strategy is not None:
+        if not isinstance(strategy, Strategy):
+            raise PrecropError(
+                f"strategy={strategy!r} is not a strategy: write precrop.SynExp() or another"
+            )
+        keywords = (objective, balance, densities, rule, widths)
+        if keywords != ("synexp", BALANCE, None, BALANCED, None):
+            raise PrecropError(
+                "strategy= says how widths are found: drop objective=, balance=, densities=, "
+                "rule= and widths="
+            )
+        return strategy
     if widths is not None:
         if (objective, densities, rule, balance) != ("synexp", None, BALANCED, BALANCE):
             raise PrecropError("widths= excludes objective=, densities=, rule= and balance=")
         return Widths(widths)
-    if rule not in (BALANCED, UNIFORM, *RULES):
-        known = ", ".join([BALANCED, UNIFORM, *RULES])
-        raise PrecropError(f"rule={rule!r} is unknown: choose from {known}")
+    check_known(f"rule={rule!r}", rule, (BALANCED, UNIFORM, *RULES))
     if objective not in (*OBJECTIVES, *EXACT):
         raise unknown_objective(objective, (*OBJECTIVES, *EXACT))
     if objective != "synexp" and (rule != BALANCED or densities is not None):

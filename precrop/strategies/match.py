@@ -42,15 +42,8 @@ class Match(Strategy):
 
     densities: Mapping[str, float]
     balance: float = BALANCE
-
-    @property
-    def budgeted(self) -> bool:
-        """Densities alone say how large the network is."""
-        return False
-
-    def record(self) -> dict[str, Any]:
-        """Balance; the densities themselves are the layers' targets."""
-        return {"balance": self.balance, "objective": "synexp", "rule": "balanced"}
+    rule = "balanced"
+    budgeted = False  # densities alone say how large the network is
 
     def solver(self, network: Network) -> Solver:
         """The same with checked densities.

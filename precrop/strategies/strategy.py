@@ -60,8 +60,12 @@ class Strategy:
         return False
 
     def record(self) -> dict[str, Any]:
-        """What a plan says of it among its options."""
-        return {"balance": self.balance, "objective": "synexp", "rule": type(self).__name__}
+        """What a plan says of it among its options: its balance, objective and rule if it has any.
+
+        By default the rule is the name of its class.
+        """
+        usual = {"balance": BALANCE, "objective": "synexp", "rule": type(self).__name__}
+        return {name: getattr(self, name, value) for name, value in usual.items()}
 
     def solver(self, network: Network) -> Solver:
         """The strategy for one network.

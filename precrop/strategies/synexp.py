@@ -1,7 +1,6 @@
 """The default: the paper's objective and the balance term, densities and widths at once."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from precrop.read.network import Network
 from precrop.solve.program import BALANCE, Program
@@ -22,10 +21,7 @@ class SynExp(Strategy):
 
     balance: float = BALANCE
     objective: str = "synexp"
-
-    def record(self) -> dict[str, Any]:
-        """Balance and objective."""
-        return {"balance": self.balance, "objective": self.objective, "rule": "balanced"}
+    rule = "balanced"
 
     def solver(self, network: Network) -> Solver:
         """Itself.

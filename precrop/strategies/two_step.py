@@ -3,11 +3,10 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, check_known
 from precrop.linear.closed_form import closed_form, layer_costs
 from precrop.read.network import Network
 from precrop.solve.program import Program
@@ -47,18 +46,13 @@ class TwoStep(Strategy):
         """Given densities alone say how large the network is."""
         return not self.densities
 
-    def record(self) -> dict[str, Any]:
-        """The rule's name."""
-        return {**super().record(), "rule": self.rule}
-
     def solver(self, network: Network) -> Solver:
         """The same with checked densities.
 
         Raises:
             PrecropError: no such rule, or densities of layers that are not there.
         """
-        if self.rule not in RULES:
-            raise PrecropError(f"rule={self.rule!r} is unknown: choose from {', '.join(RULES)}")
+        check_known(f"rule={self.rule!r}", self.rule, RULES)
         return replace(self, densities=checked(self.densities, network)) if self.densities else self
 
     def __call__(self, problem: Program) -> Solution:

@@ -24,9 +24,7 @@ _STARVED = 0.85
 class Uniform(Strategy):
     """One share of every width: a width multiplier that uses the tightest budget up."""
 
-    def record(self) -> dict[str, Any]:
-        """The rule's name."""
-        return {**super().record(), "rule": "uniform"}
+    rule = "uniform"
 
     def __call__(self, problem: Program) -> Solution:
         """Find the multiplier; whole units then come as close to it as the budgets allow."""

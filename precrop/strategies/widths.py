@@ -32,15 +32,8 @@ class Widths(Strategy):
     """
 
     widths: Mapping[str, int]
-
-    @property
-    def budgeted(self) -> bool:
-        """Budgets are only checked."""
-        return False
-
-    def record(self) -> dict[str, Any]:
-        """Nothing: the widths are the plan's own."""
-        return {**super().record(), "rule": "balanced"}
+    rule = "balanced"
+    budgeted = False  # budgets are only checked
 
     def solver(self, network: Network) -> Solver:
         """The same with checked widths.

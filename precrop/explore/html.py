@@ -55,7 +55,7 @@ def layers(plan: "Plan", other: "Plan | None" = None) -> str:
             layer.kind,
             _change(layer.base_in, layer.in_channels),
             _change(layer.base_out, layer.out_channels),
-            f"{layer.out_channels / layer.base_out:.0%}",
+            f"{layer.kept:.0%}",
             f"{layer.density:.1%}",
             "" if uniform is None else f"{uniform[index]:.0f}",
             *([] if other is None else [str(other.layers[index].out_channels)]),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from precrop.errors import PlanError, PrecropError
+from precrop.errors import PlanError, check_known
 from precrop.fit.attributes import GROWTH, apply_edits, get_attribute, registered_module
 from precrop.fit.roots import scales_by_fan
 from precrop.modules.apart import apart
@@ -46,8 +46,7 @@ def build(plan: "Plan", model: nn.Module, init: Init = "slice") -> nn.Module:
     Raises:
         PlanError: the plan is for another network; the message names the first that differs.
     """
-    if init not in INITS:
-        raise PrecropError(f"init={init!r} is unknown: choose from {', '.join(INITS)}")
+    check_known(f"init={init!r}", init, INITS)
     model = unwrapped(model)
     plan = for_outputs(plan, model)
     check_same_network(plan, model)

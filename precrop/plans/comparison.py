@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -68,19 +69,22 @@ class PlanComparison:
             if len({layer.out_channels for layer in layers}) > 1:
                 yield layers
 
+    def _table(self, first: str) -> Table:
+        """A table with a column for the original and one for each plan."""
+        table = Table(first, box=None, pad_edge=False, header_style="bold")
+        for heading in ("original", *map(printable, self.names)):
+            table.add_column(heading, justify="right")
+        return table
+
     def _layers(self) -> str:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for heading in ("outputs of", "original", *map(printable, self.names)):
-            table.add_column(heading, justify="left" if heading == "outputs of" else "right")
+        table = self._table("outputs of")
         for layers in self._different():
             widths = [str(layer.out_channels) for layer in layers]
             table.add_row(Text(printable(layers[0].name)), str(layers[0].base_out), *widths)
         return drawn(table)
 
     def _totals(self) -> str:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for heading in ("total", "original", *map(printable, self.names)):
-            table.add_column(heading, justify="left" if heading == "total" else "right")
+        table = self._table("total")
         for label, cost in (("parameters", "params"), ("MACs", "macs")):
             base = getattr(self.plans[0], f"base_{cost}")
             costs = [getattr(plan, cost) for plan in self.plans]
@@ -101,7 +105,8 @@ def compare(*plans: Plan, names: Sequence[str] | None = None) -> PlanComparison:
     """
     if len(plans) < 2 or not all(isinstance(plan, Plan) for plan in plans):
         raise PrecropError("compare takes two plans or more: compare(plan, other)")
-    called = tuple(names) if names is not None else tuple(map(_letter, range(len(plans))))
+    letters = [*ascii_uppercase, *map(str, range(27, len(plans) + 1))]
+    called = tuple(names if names is not None else letters[: len(plans)])
     if len(called) != len(plans) or len({*called}) < len(plans):
         raise PrecropError(f"names= needs {len(plans)} different names, one for each plan")
     first = [(layer.name, layer.base_out) for layer in plans[0].layers]
@@ -112,7 +117,3 @@ def compare(*plans: Plan, names: Sequence[str] | None = None) -> PlanComparison:
                 f"{network_name(plans[0])} and {network_name(plan)}"
             )
     return PlanComparison(called, plans)
-
-
-def _letter(index: int) -> str:
-    return chr(ord("A") + index) if index < 26 else str(index + 1)

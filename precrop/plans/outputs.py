@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from precrop.plans.plan import BudgetPlan, LayerPlan, Plan
 
 Shapes = Mapping[str, tuple[int, ...]]
+_COUNTS = ("base_weights", "weights", "base_macs", "macs")
+"""Of a layer, what is proportional to its outputs."""
 
 
 def for_outputs(plan: "Plan", model: nn.Module) -> "Plan":
@@ -53,22 +55,23 @@ def recounted(plan: "Plan", shapes: Shapes, parameters: Sequence[str]) -> "Plan"
     outputs = _outputs(plan, shapes)
     if not outputs:
         return plan
-    layers = [_recounted(layer, outputs.get(layer.name, layer.base_out)) for layer in plan.layers]
     tensors = {n: _axes(axes, plan.shapes[n], shapes[n]) for n, axes in plan.tensors.items()}
-    counted = [name for name in parameters if shapes[name] != plan.shapes[name]]
-    base_params = plan.base_params + sum(
-        prod(shapes[name]) - prod(plan.shapes[name]) for name in counted
-    )
-    params = plan.params + sum(
-        _entries(tensors.get(name, shapes[name]))
-        - _entries(plan.tensors.get(name, plan.shapes[name]))
-        for name in counted
-    )
-    pairs = list(zip(layers, plan.layers, strict=True))
-    macs = plan.macs + sum(new.macs - old.macs for new, old in pairs)
-    base_macs = plan.base_macs + sum(new.base_macs - old.base_macs for new, old in pairs)
+    params, base_params, macs, base_macs = plan.params, plan.base_params, plan.macs, plan.base_macs
+    for name in parameters:
+        old, new = plan.shapes[name], shapes[name]
+        base_params += prod(new) - prod(old)
+        params += _entries(tensors.get(name, new)) - _entries(plan.tensors.get(name, old))
+    layers, said = [], dict(plan.options.get("outputs", {}))
+    for layer in plan.layers:
+        changed = layer
+        if layer.name in outputs:
+            changed = _recounted(layer, outputs[layer.name])
+            original, _ = said.get(layer.name, (layer.base_out, None))
+            said[layer.name] = (original, changed.base_out)
+        macs += changed.macs - layer.macs
+        base_macs += changed.base_macs - layer.base_macs
+        layers.append(changed)
     totals = {"params": (params, base_params), "macs": (macs, base_macs)}
-    first = plan.options.get("outputs", {})
     return replace(
         plan,
         budgets={n: _budget(n, b, *totals[n]) for n, b in plan.budgets.items() if n in totals},
@@ -79,17 +82,7 @@ def recounted(plan: "Plan", shapes: Shapes, parameters: Sequence[str]) -> "Plan"
         layers=tuple(layers),
         shapes={name: shapes[name] for name in plan.shapes},
         tensors=tensors,
-        options={
-            **plan.options,
-            "outputs": {
-                **first,
-                **{
-                    layer.name: (first.get(layer.name, (layer.base_out,))[0], outputs[layer.name])
-                    for layer in plan.layers
-                    if layer.name in outputs
-                },
-            },
-        },
+        options={**plan.options, "outputs": said},
     )
 
 
@@ -105,7 +98,8 @@ def _outputs(plan: "Plan", shapes: Shapes) -> dict[str, int]:
             continue
         sizes = {_other_size(plan, name, shapes[name], layer.base_out) for name in own}
         new = sizes.pop()
-        if sizes or new is None or any(n * new % layer.base_out for n in _counts(layer)):
+        counts = [getattr(layer, name) for name in _COUNTS]
+        if sizes or new is None or any(n * new % layer.base_out for n in counts):
             return {}
         found[layer.name] = new
         different -= own
@@ -122,26 +116,10 @@ def _other_size(plan: "Plan", name: str, shape: Sequence[int], size: int) -> int
     return shape[axes[0]] if planned == size else None
 
 
-def _counts(layer: "LayerPlan") -> tuple[int, ...]:
-    return layer.base_weights, layer.weights, layer.base_macs, layer.macs
-
-
 def _recounted(layer: "LayerPlan", outputs: int) -> "LayerPlan":
-    """The layer with other outputs; weights and MACs are proportional to them."""
-    if outputs == layer.base_out:
-        return layer
-    base_weights, weights, base_macs, macs = (
-        count * outputs // layer.base_out for count in _counts(layer)
-    )
-    return replace(
-        layer,
-        base_out=outputs,
-        out_channels=outputs,
-        base_weights=base_weights,
-        weights=weights,
-        base_macs=base_macs,
-        macs=macs,
-    )
+    """The layer with other outputs."""
+    counts = {name: getattr(layer, name) * outputs // layer.base_out for name in _COUNTS}
+    return replace(layer, base_out=outputs, out_channels=outputs, **counts)
 
 
 def _axes(axes: Sequence[Axis], old: Sequence[int], new: Sequence[int]) -> tuple[Axis, ...]:

@@ -7,18 +7,22 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from precrop.errors import PlanError, PrecropError, brief
 from precrop.files import read_text, write_text
 from precrop.fit.attributes import GROWTH
 from precrop.model_spec import ModelSpec
 from precrop.modules.streams import Stream
+from precrop.plans import build as building
+from precrop.plans import outputs, views
+from precrop.plans import plot as picture
 from precrop.plans.file import from_text, is_sound, to_text
 from precrop.plans.kinds import Axis, Init
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame  # type: ignore[import-untyped]
-    from torch import nn
 
 SCHEMA = 2
 _LARGEST_INPUT = 2**30
@@ -54,6 +58,11 @@ class LayerPlan:
     def density(self) -> float:
         """Share of the weights that remain."""
         return self.weights / max(1, self.base_weights)
+
+    @property
+    def kept(self) -> float:
+        """Share of the output channels that remain."""
+        return self.out_channels / self.base_out
 
 
 @dataclass(frozen=True)
@@ -138,18 +147,14 @@ class Plan:
         }
 
     def __repr__(self) -> str:
-        from precrop.plans.views import one_line
-
-        return one_line(self)
+        return views.one_line(self)
 
     def __str__(self) -> str:
         return self.summary()
 
     def summary(self) -> str:
         """A screenful of text: widths by stage, totals, what is frozen and why."""
-        from precrop.plans.views import summary
-
-        return summary(self)
+        return views.summary(self)
 
     def to_frame(self) -> "DataFrame":
         """One row a layer, as a pandas frame; `precrop.plans.views.frame` lists the columns.
@@ -157,9 +162,7 @@ class Plan:
         Raises:
             PrecropError: pandas is not installed.
         """
-        from precrop.plans.views import frame
-
-        return frame(self)
+        return views.frame(self)
 
     def plot(self, title: str | None = None) -> "Figure":
         """Widths before and after over depth, as a matplotlib figure; a notebook shows it.
@@ -170,16 +173,12 @@ class Plan:
         Raises:
             PrecropError: matplotlib is not installed.
         """
-        from precrop.plans.plot import figure
-
-        return figure(self, title)
+        return picture.figure(self, title)
 
     def _repr_html_(self) -> str:
-        from precrop.plans.views import html
+        return views.html(self)
 
-        return html(self)
-
-    def build(self, model: "nn.Module", init: Init = "slice") -> "nn.Module":
+    def build(self, model: nn.Module, init: Init = "slice") -> nn.Module:
         """Build the cropped network; ``model`` stays as it was.
 
         Args:
@@ -193,12 +192,9 @@ class Plan:
         Raises:
             PlanError: ``model`` is another network; the message names the first layers that differ.
         """
-        from precrop.plans.build import build
+        return building.build(self, model, init)
 
-        built: nn.Module = build(self, model, init)
-        return built
-
-    def for_outputs(self, model: "nn.Module") -> "Plan":
+    def for_outputs(self, model: nn.Module) -> "Plan":
         """The plan for ``model``, which has another number of outputs: other classes.
 
         Parameters, MACs and their budgets are recounted; ``options["outputs"]`` says what changed.
@@ -207,11 +203,8 @@ class Plan:
         Raises:
             PlanError: ``model`` differs in more than that; the message names the first tensors.
         """
-        from precrop.plans.build import check_same_network
-        from precrop.plans.outputs import for_outputs
-
-        plan = for_outputs(self, model)
-        check_same_network(plan, model)
+        plan = outputs.for_outputs(self, model)
+        building.check_same_network(plan, model)
         return plan
 
     def to_json(self) -> str:

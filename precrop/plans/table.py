@@ -1,7 +1,7 @@
 """A plan as a table for the terminal."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -44,18 +44,24 @@ def show(plan: "Plan", console: Console | None = None) -> None:
     console.print(Text(f"Planned in {plan.seconds:.3f} s."))
 
 
-def notes(plan: "Plan") -> Iterator[str]:
-    """All that one should know of a plan beside its widths, a sentence a line."""
+def notes(plan: "Plan", *, brief: bool = False) -> Iterator[str]:
+    """What one should know of a plan beside its widths, a sentence a line; ``brief``: the most."""
     yield from latency_lines(plan)
     yield from frozen_lines(plan)
     yield from outputs_lines(plan)
-    yield from left_out_lines(plan)
+    if not brief and plan.left_out:
+        yield f"Left out, as no pass calls them: {_some(plan.left_out)}"
     yield from widened_lines(plan)
     yield from multiples_lines(plan)
-    yield from rescaled_lines(plan)
+    if not brief:
+        yield from rescaled_lines(plan)
     yield from lookalike_lines(plan)
     yield from uniform_lines(plan)
-    yield from worth_lines(plan)
+    if not brief and any(budget.multiplier > _PRECISE for budget in plan.budgets.values()):
+        yield (
+            "Worth of +1%: what 1% more of that budget adds to the objective (SynExp: the sum of "
+            "the layers' log densities); 0 where the budget does not bind."
+        )
 
 
 def layer_table(plan: "Plan") -> Table:
@@ -66,15 +72,11 @@ def layer_table(plan: "Plan") -> Table:
     Where densities were asked for, the last column repeats them beside what the weights came to.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("layer", no_wrap=True)
-    table.add_column("inputs", justify="right", no_wrap=True)
-    table.add_column("outputs", justify="right", no_wrap=True)
-    table.add_column("width", no_wrap=True)
-    table.add_column("kept", justify="right", no_wrap=True)
-    table.add_column("weights", justify="right", no_wrap=True)
     aimed = any(layer.target is not None for layer in plan.layers)
-    if aimed:
-        table.add_column("target", justify="right", no_wrap=True)
+    headings = ("layer", "inputs", "outputs", "width", "kept", "weights")
+    for heading in (*headings, *(["target"] if aimed else [])):
+        justify: Literal["left", "right"] = "left" if heading in ("layer", "width") else "right"
+        table.add_column(heading, justify=justify, no_wrap=True)
     widest = max((max(layer.base_out, layer.out_channels) for layer in plan.layers), default=1)
     above: list[str] = []
     for layer in plan.layers:
@@ -84,9 +86,9 @@ def layer_table(plan: "Plan") -> Table:
             _change(layer.base_in, layer.in_channels),
             _change(layer.base_out, layer.out_channels),
             _bar(layer, widest),
-            "frozen" if layer.frozen else f"{layer.out_channels / layer.base_out:.0%}",
+            "frozen" if layer.frozen else f"{layer.kept:.0%}",
             f"{layer.density:.1%}",
-            *([_share(layer.target)] if aimed else []),
+            *(["" if layer.target is None else f"{layer.target:.1%}"] if aimed else []),
             style="yellow" if layer.frozen else "",
         )
         above = parts
@@ -104,17 +106,13 @@ def total_table(plan: "Plan") -> Table:
     totals = {"params": (plan.base_params, plan.params), "macs": (plan.base_macs, plan.macs)}
     totals |= {name: (budget.base, budget.used) for name, budget in sorted(plan.budgets.items())}
     for name, (before, after) in totals.items():
+        label = _COSTS.get(name, escape(printable(name)))
         share = f"{after / before:.1%}" if before else "–"
-        cells = [
-            _COSTS.get(name, escape(printable(name))),
-            written(name, before),
-            written(name, after),
-            share,
-        ]
+        cells = [label, written(name, before), written(name, after), share]
         budget = plan.budgets.get(name)
         if budget is not None:
-            used = f"{budget.used / budget.limit:.2%}"
-            cells += [written(name, budget.limit), used, _worth(budget.multiplier)]
+            worth = f"{budget.multiplier:.3g}" if budget.multiplier > _PRECISE else "0"
+            cells += [written(name, budget.limit), f"{budget.used / budget.limit:.2%}", worth]
         table.add_row(*cells)
     return table
 
@@ -134,7 +132,7 @@ def widened_lines(plan: "Plan") -> Iterator[str]:
     """The layers that end wider than the original, and by how much at most."""
     if plan.widened:
         most = max(new / old for old, new in plan.widened.values())
-        yield f"Wider than the original: {_some(list(plan.widened))}: up to {most:.2f} times"
+        yield f"Wider than the original: {_some(plan.widened)}: up to {most:.2f} times"
 
 
 def uniform_lines(plan: "Plan") -> Iterator[str]:
@@ -147,7 +145,7 @@ def uniform_lines(plan: "Plan") -> Iterator[str]:
         else:
             yield (
                 f"{head}; this plan is {found['apart']:.0%} away from it, most in "
-                f"{_some(list(found['most']))}."
+                f"{_some(found['most'])}."
             )
     starved = plan.solver.get("starved")
     if starved:
@@ -155,15 +153,6 @@ def uniform_lines(plan: "Plan") -> Iterator[str]:
             f"Warning: parameters alone leave {starved['layer']} {starved['kept']:.0%} of its "
             f"inputs (uniform width: {starved['uniform']:.0%}); with {starved['classes']} classes "
             "that can cost accuracy. Give a budget of MACs too."
-        )
-
-
-def worth_lines(plan: "Plan") -> Iterator[str]:
-    """What the last column of the totals means, where a budget has a price."""
-    if any(budget.multiplier > _PRECISE for budget in plan.budgets.values()):
-        yield (
-            "Worth of +1%: what 1% more of that budget adds to the objective (SynExp: the sum of "
-            "the layers' log densities); 0 where the budget does not bind."
         )
 
 
@@ -212,12 +201,6 @@ def latency_lines(plan: "Plan") -> Iterator[str]:
         yield f"The latency above is {basis}."
 
 
-def left_out_lines(plan: "Plan") -> Iterator[str]:
-    """The modules that the built network is without."""
-    if plan.left_out:
-        yield f"Left out, as no pass calls them: {_some(list(plan.left_out))}"
-
-
 def rescaled_lines(plan: "Plan") -> Iterator[str]:
     """The floats derived from sizes that the plan changes, such as an attention's scale."""
     floats = [(path, name) for path, name, value in plan.attributes if type(value) is float]
@@ -230,23 +213,15 @@ def lookalike_lines(plan: "Plan") -> Iterator[str]:
     names = plan.solver.get("lookalikes", ())
     if names:
         yield (
-            f"Not rescaled: {_some(list(names))}: a root of a width that changes, perhaps by "
+            f"Not rescaled: {_some(names)}: a root of a width that changes, perhaps by "
             "chance; nothing in forward proves that it follows that"
         )
 
 
-def _worth(multiplier: float) -> str:
-    """What 1% more of a budget adds to the objective."""
-    return f"{multiplier:.3g}" if multiplier > _PRECISE else "0"
-
-
-def _share(density: float | None) -> str:
-    return "" if density is None else f"{density:.1%}"
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - _NAMES_SHOWN
-    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    more = len(listed) - _NAMES_SHOWN
+    return ", ".join(listed[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _tail(parts: list[str], above: list[str]) -> Text:

@@ -12,19 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from precrop.errors import PrecropError, printable
-from precrop.plans.table import (
-    frozen_lines,
-    latency_lines,
-    layer_table,
-    lookalike_lines,
-    multiples_lines,
-    network_name,
-    notes,
-    outputs_lines,
-    total_table,
-    uniform_lines,
-    widened_lines,
-)
+from precrop.plans.table import layer_table, network_name, notes, total_table
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
@@ -41,6 +29,11 @@ Layer = TypeVar("Layer", bound=_Named)
 _LINES = 24
 """Rows of a summary: with the totals a screenful."""
 _WIDTH = 100
+_COLUMNS = (
+    "kind", "base_in", "in_channels", "base_out", "out_channels", "kept", "density",
+    "base_weights", "weights", "base_macs", "macs", "group",
+)  # fmt: skip
+"""Of a frame of layers, between a layer's name and why it is frozen."""
 
 
 def one_line(plan: "Plan") -> str:
@@ -52,7 +45,7 @@ def one_line(plan: "Plan") -> str:
 
 def summary(plan: "Plan") -> str:
     """A screenful: stages where there are many layers, totals, what is frozen and why."""
-    said = map(printable, _notes(plan))
+    said = map(printable, notes(plan, brief=True))
     tables = (drawn(stage_table(plan)), drawn(total_table(plan)))
     return "\n\n".join((printable(network_name(plan)), *tables, "\n".join(said)))
 
@@ -63,7 +56,6 @@ def stage_table(plan: "Plan") -> Table:
     for heading in ("layers", "", "outputs", "kept", "weights"):
         table.add_column(heading, justify="left" if heading == "layers" else "right", no_wrap=True)
     for name, layers in stages(plan.layers):
-        kept = [layer.out_channels / layer.base_out for layer in layers]
         old, new = (sum(getattr(layer, a) for layer in layers) for a in ("base_weights", "weights"))
         before = span([layer.base_out for layer in layers])
         after = span([layer.out_channels for layer in layers])
@@ -71,7 +63,7 @@ def stage_table(plan: "Plan") -> Table:
             Text(printable(name)),
             str(len(layers)) if len(layers) > 1 else "",
             before if before == after else f"{before} → {after}",
-            span([round(100 * share) for share in kept]) + "%",
+            span([round(100 * layer.kept) for layer in layers]) + "%",
             f"{new / max(1, old):.0%}",
             style="yellow" if all(layer.frozen for layer in layers) else "",
         )
@@ -126,18 +118,7 @@ def frame(plan: "Plan") -> "DataFrame":
     return framed(
         {
             "layer": layer.name,
-            "kind": layer.kind,
-            "base_in": layer.base_in,
-            "in_channels": layer.in_channels,
-            "base_out": layer.base_out,
-            "out_channels": layer.out_channels,
-            "kept": layer.out_channels / layer.base_out,
-            "density": layer.density,
-            "base_weights": layer.base_weights,
-            "weights": layer.weights,
-            "base_macs": layer.base_macs,
-            "macs": layer.macs,
-            "group": layer.group,
+            **{column: getattr(layer, column) for column in _COLUMNS},
             "frozen": plan.frozen.get(layer.name, "") if layer.frozen else "",
         }
         for layer in plan.layers
@@ -166,8 +147,7 @@ def html(plan: "Plan") -> str:
     picture = _picture(plan)
     if picture is not None:
         parts.append(f'<img alt="widths over depth" style="max-width:100%" src="{picture}">')
-    lines = notes(plan)
-    parts += [f"<p>{escape(printable(line))}</p>" for line in lines]
+    parts += [f"<p>{escape(printable(line))}</p>" for line in notes(plan)]
     layers = _html_table(layer_table(plan))
     parts.append(f"<details><summary>{len(plan.layers)} layers</summary>{layers}</details>")
     return "\n".join(parts)
@@ -189,16 +169,3 @@ def _picture(plan: "Plan") -> str | None:
 def _html_table(table: Table) -> str:
     """A table's text in HTML, as it stands in a terminal."""
     return f"<pre>{escape(drawn(table))}</pre>"
-
-
-def _notes(plan: "Plan") -> tuple[str, ...]:
-    """What one should know of a plan beside its widths, a sentence a line."""
-    return (
-        *latency_lines(plan),
-        *frozen_lines(plan),
-        *outputs_lines(plan),
-        *widened_lines(plan),
-        *multiples_lines(plan),
-        *lookalike_lines(plan),
-        *uniform_lines(plan),
-    )

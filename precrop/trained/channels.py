@@ -7,6 +7,7 @@ narrower although its channels have no identity that can be proved keeps its lea
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -16,12 +17,12 @@ from precrop.errors import PrecropError
 from precrop.modules.reparametrised import lengths
 from precrop.plans.kinds import Axis as PlannedAxis
 from precrop.plans.kinds import input_axes
-from precrop.read.axes import Atom, Axis, Tie, segment_size
+from precrop.read.axes import Atom, Axis, segment_size
 from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
 from precrop.read.network import read_network
 from precrop.trained.identity import ChannelRow, Proof
-from precrop.trained.layout import ChannelLayout, Orders
+from precrop.trained.layout import ChannelLayout, Orders, spans
 
 if TYPE_CHECKING:
     from precrop.plans.plan import Plan
@@ -118,17 +119,14 @@ def choose(plan: "Plan", model: nn.Module, norm: Norm) -> KeptChannels:
     orders = {
         row.atom: kept_first(scores[row.atom], counts[row.atom], row.blocks) for row in proved
     }
-    whole: dict[Tie, str] = {atom.tie.root(): _group_name(atom, names) for atom in orders}
+    called = {atom: names.get(atom.tie.root(), atom.name) for atom in narrower}
+    whole = {atom.tie.root(): called[atom] for atom in orders}
     sliced: dict[str, str] = {}
     for atom, new in narrower.items():
         if atom not in orders:
             whole.pop(atom.tie.root(), None)
-            sliced.setdefault(_group_name(atom, names), OTHER_SIZES if new is None else NOT_PROVED)
+            sliced.setdefault(called[atom], OTHER_SIZES if new is None else NOT_PROVED)
     return KeptChannels(layout, orders, counts, tuple(whole.values()), sliced)
-
-
-def _group_name(atom: Atom, names: Mapping[Tie, str]) -> str:
-    return names.get(atom.tie.root(), atom.name)
 
 
 def kept_first(scores: Tensor, kept: int, blocks: int) -> Tensor:
@@ -178,18 +176,12 @@ def _new_sizes(plan: "Plan", layout: ChannelLayout) -> dict[Atom, int | None]:
 def _atom_sizes(axis: Axis, planned: PlannedAxis) -> Iterator[tuple[Atom, int | None]]:
     ends: dict[tuple[int, int], int] = {}
     if not isinstance(planned, int):
-        start = 0
-        for old, new in planned:
-            ends[start, start + old] = new
-            start += old
-    start = 0
-    for segment in axis:
-        atom, count = segment
-        end = start + segment_size(segment)
+        stops = accumulate(old for old, _ in planned)
+        ends = {(stop - old, stop): new for stop, (old, new) in zip(stops, planned, strict=True)}
+    for atom, count, start, end in spans(axis):
         if atom is not None:
             left = end - start if isinstance(planned, int) else ends.get((start, end))
             yield atom, None if left is None or left % count else left // count
-        start = end
 
 
 def _scores(layout: ChannelLayout, norm: Norm, atoms: set[Atom]) -> dict[Atom, Tensor]:
@@ -207,14 +199,10 @@ def _summed(atoms: set[Atom], norms: Iterable[tuple[Axis, Tensor, int]]) -> dict
     """Per atom the sum of its channels' norms, given as axes, norms of entries and their power."""
     scores = {atom: torch.zeros(atom.size, dtype=torch.float64) for atom in atoms}
     for axis, values, power in norms:
-        start = 0
-        for segment in axis:
-            atom, count = segment
-            end = start + segment_size(segment)
-            if atom in atoms and atom is not None:
+        for atom, count, start, end in spans(axis):
+            if atom is not None and atom in atoms:
                 entries = values[start:end].view(atom.size, count)
                 scores[atom] = scores[atom] + torch.linalg.vector_norm(entries, power, dim=1)
-            start = end
     return scores
 
 

@@ -6,7 +6,7 @@ and hide a difference), on random inputs, in double precision. Channels that are
 their place or cut at a place that a plan moves do not pass.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,7 +78,7 @@ class Proof:
             if not all(map(_tells, self._reference.values())):
                 return []
             idle = self._watched - self._ran
-            rows = [row for row in rows if not any(self.carries(name, {row.atom}) for name in idle)]
+            rows = [row for row in rows if not self._carried(row, idle)]
             # Those whose width no other operation restricts are likely to pass all at once.
             order = sorted(rows, key=lambda row: row.blocks > 1 or not row.atom.is_free())
             found = self._search(order)
@@ -114,16 +114,14 @@ class Proof:
         network = self.layout.network
         passes = [network.passes[0], *(p for p in network.passes if p.training and True in modes)]
         used = {name for forward in passes[:2] for name in forward.trace.used.values()}
-        unused = [name for name in self.layout.axes if name not in used and not self._follows(name)]
-        return [row for row in rows if any(self.carries(name, {row.atom}) for name in unused)]
+        followers = tuple(f"{path}." for path in network.unused.followers)  # as one that runs
+        unused = [n for n in self.layout.axes if n not in used and not n.startswith(followers)]
+        return [row for row in rows if self._carried(row, unused)]
 
-    def _follows(self, name: str) -> bool:
-        """Whether a tensor belongs to a module that no pass calls and that is as one that runs."""
-        return any(name.startswith(f"{path}.") for path in self.layout.network.unused.followers)
-
-    def carries(self, name: str, wanted: set[Atom]) -> bool:
-        """Whether a tensor has channels of one of the atoms."""
-        return any(atom in wanted for axis in self.layout.axes[name] for atom, _ in axis)
+    def _carried(self, row: ChannelRow, names: Iterable[str]) -> bool:
+        """Whether one of these tensors has channels of the row."""
+        axes = (axis for name in names for axis in self.layout.axes[name])
+        return any(atom == row.atom for axis in axes for atom, _ in axis)
 
     def _outputs(self, orders: Orders, training: bool) -> list[Tensor]:
         self.runs += 1

@@ -1,6 +1,6 @@
 """Where every channel of a network lies: in which tensors, on which axes, in which order."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -62,19 +62,25 @@ def _atoms(axis: Axis) -> list[Atom]:
     return [atom for atom, _ in axis if atom is not None]
 
 
+def spans(axis: Axis) -> Iterator[tuple[Atom | None, int, int, int]]:
+    """Of every segment the atom, the entries of one channel, where it starts and where it ends."""
+    start = 0
+    for segment in axis:
+        end = start + segment_size(segment)
+        yield *segment, start, end
+        start = end
+
+
 def entries(axis: Axis, orders: Orders) -> Tensor:
     """The entries of an axis in the order of their channels; those without one stay."""
-    pieces, start = [], 0
-    for segment in axis:
-        atom, count = segment
-        size = segment_size(segment)
-        if atom is not None and atom in orders:
-            piece = (orders[atom][:, None] * count + torch.arange(count)).flatten()
-        else:
-            piece = torch.arange(size)
-        pieces.append(piece + start)
-        start += size
-    return torch.cat(pieces)
+    return torch.cat(
+        [
+            start + (orders[atom][:, None] * count + torch.arange(count)).flatten()
+            if atom is not None and atom in orders
+            else torch.arange(start, end)
+            for atom, count, start, end in spans(axis)
+        ]
+    )
 
 
 def _within_groups(kernel: Tensor, rows: Tensor, read: Tensor, groups: int) -> Tensor:

@@ -22,6 +22,11 @@ class PlanError(PrecropError):
     """A plan file that is broken, or a plan for another network."""
 
 
+def reason(error: BaseException) -> str:
+    """What went wrong, as the system says it, or else the error."""
+    return str(getattr(error, "strerror", None) or error)
+
+
 def one_line(text: str) -> str:
     """A message as one line of bounded length that does nothing to a terminal."""
     line = printable(" ".join(text[: 4 * _LONGEST].split()))

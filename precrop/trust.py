@@ -17,29 +17,9 @@ Trust = bool | str
 
 _WORD = re.compile(r"[A-Za-z0-9_+-]{0,64}")
 """What an option may say in letters: nothing that is a path or an address."""
-_CHOOSES = frozenset(
-    (
-        "cfg",
-        "checkpoint",
-        "cls",
-        "config",
-        "custom",
-        "dir",
-        "file",
-        "filter",
-        "fn",
-        "hub",
-        "load",
-        "model",
-        "name",
-        "path",
-        "pretrained",
-        "repo",
-        "source",
-        "state",
-        "url",
-        "weights",
-    )
+_CHOOSES = (
+    "cfg checkpoint cls config custom dir file filter fn hub load model name path pretrained repo "
+    "source state url weights"
 )
 """Parts of the names of arguments whose value, if it is a text, may say what is loaded."""
 _LARGEST = 2**20
@@ -63,15 +43,15 @@ def check_named(name: str, args: Mapping[str, Any], trust: Trust, say: str) -> N
     Raises:
         PrecropError: ``name`` would run code, or an argument is more than a plain value.
     """
-    if not runs_user_code(name):
-        for argument, value in args.items():
-            if not argument.isidentifier() or not _is_plain(argument, value, _DEEPEST):
-                raise PrecropError(
-                    f"argument {argument} of {name} is not taken from a file: {brief(value)} is "
-                    "no plain number, word or list of them"
-                )
-    else:
+    if runs_user_code(name):
         check_code(name, trust, say)
+        return
+    for argument, value in args.items():
+        if not argument.isidentifier() or not _is_plain(argument, value, _DEEPEST):
+            raise PrecropError(
+                f"argument {argument} of {name} is not taken from a file: {brief(value)} is "
+                "no plain number, word or list of them"
+            )
 
 
 def check_code(name: str, trust: Trust, say: str) -> None:
@@ -91,7 +71,8 @@ def _is_plain(name: str, value: Any, depth: int) -> bool:
     if isinstance(value, (int, float)):
         return math.isfinite(value) and abs(value) <= _LARGEST
     if isinstance(value, str):
-        return _WORD.fullmatch(value) is not None and _CHOOSES.isdisjoint(name.split("_"))
+        chooses = not {*_CHOOSES.split()}.isdisjoint(name.split("_"))
+        return _WORD.fullmatch(value) is not None and not chooses
     if not isinstance(value, (list, tuple, Mapping)) or len(value) > _LONGEST or not depth:
         return False
     if isinstance(value, Mapping):

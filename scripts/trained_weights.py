@@ -26,7 +26,7 @@ from precrop.models import resnet20
 from precrop.plans.kinds import Init
 from precrop.study import torch_pruning
 from precrop.study.request import VariantRequest
-from precrop.training.augment import Augment
+from precrop.training.augment import PLAIN, Augment
 from precrop.training.data import ImageData, load_data, test_batches, train_batches
 from precrop.training.module import augmentation
 from precrop.training.recipes import Recipe
@@ -35,8 +35,6 @@ SIDE, BATCH, BATCHES = 16, 128, 16
 SHARES = (0.7, 0.4)
 INITS: tuple[Init, ...] = ("slice", "l1", "l2", "bn")
 TUNED = ("slice", "l1", "torch-pruning")
-CPU = torch.device("cpu")
-PLAIN = Augment(crop=0, flip=False, cutout=0)
 TARGET = Path(__file__).parent.parent / "results" / "trained-weights"
 
 
@@ -126,9 +124,7 @@ def costs(network: nn.Module) -> dict[str, int]:
 
 def batches(images: ImageData, epoch: int, augment: Augment) -> Any:
     """Training images in an order of their own in every epoch."""
-    return train_batches(
-        images, BATCH, device=CPU, dtype=torch.float32, seed=0, epoch=epoch, augment=augment
-    )
+    return train_batches(images, BATCH, seed=0, epoch=epoch, augment=augment)
 
 
 def fit(network: nn.Module, images: ImageData, epochs: int, steps: int, lr: float) -> None:
@@ -156,7 +152,7 @@ def accuracy(network: nn.Module, images: ImageData) -> float:
     right, count = 0, 0
     with torch.no_grad():
         found: tuple[Tensor, Tensor]
-        for found in test_batches(images, 500, device=CPU, dtype=torch.float32):
+        for found in test_batches(images, 500):
             right += int((network(found[0]).argmax(1) == found[1]).sum())
             count += len(found[1])
     network.train(mode)

@@ -1,10 +1,9 @@
 """The command ``recalibrate``. Heavy imports wait inside it, as in `precrop.cli`."""
 
-import dataclasses
 import json
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -43,9 +42,10 @@ def recalibrate_command(
     check_writable(prefix.with_name(f"{prefix.name}.safetensors"))
     with needs("train"):
         from precrop.trained.statistics import recalibrate
+        from precrop.training.data import train_batches
 
     plan, network, images = given.planned() or _of_run(given)
-    few = islice(_batches(images, batch_size), batches)
+    few = islice(train_batches(images, batch_size, seed=0, epoch=0), batches)
     recalibrate(network, bar(few, "recalibrating", batches))
     path = _written(network, plan, prefix)
     if as_json:
@@ -65,26 +65,6 @@ def _of_run(given: CheckpointOptions) -> "tuple[Plan | None, nn.Module, ImageDat
         else load_images(given.data, ",".join(map(str, run.input_shape)))
     )
     return run.plan, network, normalised_as(run, images)
-
-
-def _batches(images: "ImageData", batch_size: int) -> Any:
-    """Training images in random order, as they are."""
-    import torch
-
-    from precrop.training.data import train_batches
-    from precrop.training.module import augmentation
-    from precrop.training.recipes import find_recipe
-
-    recipe = dataclasses.replace(find_recipe(None, images.name), crop=0, flip=False, cutout=0)
-    return train_batches(
-        images,
-        batch_size,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-        seed=0,
-        epoch=0,
-        augment=augmentation(recipe),
-    )
 
 
 def _written(network: "nn.Module", plan: "Plan | None", prefix: Path) -> Path:

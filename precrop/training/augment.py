@@ -72,6 +72,10 @@ class Augment:
         )
 
 
+PLAIN = Augment()
+"""Nothing is done to the images."""
+
+
 def random_numbers(seed: int, epoch: int, purpose: str) -> torch.Generator:
     """A CPU generator that depends on its three arguments and on nothing else."""
     # torch's CPU generator keeps 32 bits of a seed; a hash spreads neighbouring epochs over them.

@@ -33,7 +33,7 @@ class Keeper(Checkpoint):
         told: called with the row of the history when an epoch is kept.
     """
 
-    def __init__(self, folder: Path, *, table: bool, told: Sequence[Told] = ()) -> None:
+    def __init__(self, folder: Path, *, table: bool, told: Sequence[Told]) -> None:
         self.folder, self.table, self.told = folder, table, told
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:

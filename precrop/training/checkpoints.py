@@ -24,10 +24,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from precrop.errors import PrecropError
-from precrop.files import digest_of, open_plain, replacing, sync
+from precrop.errors import PrecropError, reason
+from precrop.files import digest_of, digest_of_file, read_json, replacing, sync
 from precrop.plans.weights import load_tensors, save_tensors
-from precrop.training.runs import read_json
 
 WEIGHTS, STATE, CONTENT = "model.safetensors", "state.safetensors", "checkpoint.json"
 LOCK = ".lock"
@@ -94,7 +93,7 @@ def write(path: Path, checkpoint: Mapping[str, Any], run: Mapping[str, Any]) -> 
         try:
             _save(weights, temporary / WEIGHTS)
             _save(tensors, temporary / STATE)
-            content["files"] = {name: _file_digest(temporary / name) for name in (WEIGHTS, STATE)}
+            content["files"] = {name: digest_of_file(temporary / name) for name in (WEIGHTS, STATE)}
             text = json.dumps({**content, "digest": digest_of(content)})
             (temporary / CONTENT).write_text(text, encoding="utf-8")
             for file in temporary.iterdir():
@@ -105,7 +104,7 @@ def write(path: Path, checkpoint: Mapping[str, Any], run: Mapping[str, Any]) -> 
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except (OSError, SafetensorError) as error:
-        raise PrecropError(f"cannot write the checkpoint {path}: {_reason(error)}") from error
+        raise PrecropError(f"cannot write the checkpoint {path}: {reason(error)}") from error
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -130,7 +129,7 @@ def read(path: Path) -> dict[str, Any]:
     except PrecropError:
         raise
     except (LookupError, TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise PrecropError(f"the checkpoint {folder} is broken: {_reason(error)}") from error
+        raise PrecropError(f"the checkpoint {folder} is broken: {reason(error)}") from error
     return checkpoint
 
 
@@ -149,12 +148,12 @@ def described(folder: Path) -> dict[str, Any]:
     try:
         changed = CONTENT if digest != digest_of(content) else None
         for name in (WEIGHTS, STATE):
-            if changed is None and files[name] != _file_digest(folder / name):
+            if changed is None and files[name] != digest_of_file(folder / name):
                 changed = name
     except OSError as error:
-        raise PrecropError(f"cannot read the checkpoint {folder}: {_reason(error)}") from error
+        raise PrecropError(f"cannot read the checkpoint {folder}: {reason(error)}") from error
     except (LookupError, TypeError) as error:
-        raise PrecropError(f"the checkpoint {folder} is broken: {_reason(error)}") from error
+        raise PrecropError(f"the checkpoint {folder} is broken: {reason(error)}") from error
     if changed is not None:
         raise PrecropError(
             f"{folder / changed} was changed after it was written, by a failing disk perhaps: "
@@ -189,11 +188,6 @@ def _tensors_digest(tensors: Mapping[str, Tensor]) -> str:
         made.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         made.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return made.hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    with open_plain(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_masks(folder: Path) -> dict[str, Tensor]:
@@ -234,7 +228,7 @@ def check_space(folder: Path, size: int) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         needed = f"{size / 1e6:.1f} MB for checkpoints"
-        raise PrecropError(f"cannot write {needed} in {folder}: {_reason(error)}") from error
+        raise PrecropError(f"cannot write {needed} in {folder}: {reason(error)}") from error
 
 
 @contextlib.contextmanager
@@ -351,8 +345,3 @@ def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         return {key: _decode(item, tensors) for key, item in content}
     items = [_decode(item, tensors) for item in content]
     return items if kind == "list" else tuple(items)
-
-
-def _reason(error: Exception) -> str:
-    text = getattr(error, "strerror", None) or str(error)
-    return " ".join(str(text).split())

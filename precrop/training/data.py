@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from precrop.errors import PrecropError
 from precrop.training.augment import (
+    PLAIN,
     Augment,
     Draws,
     Normalise,
@@ -84,8 +85,8 @@ class ImageData:
     shape: tuple[int, int, int]  # (C, H, W) of what a network gets
     mean: tuple[float, ...]  # of a channel in the training split, on the scale 0 to 1
     std: tuple[float, ...]
-    train: Images | Dataset[tuple[Tensor, int]]
-    test: Images | Dataset[tuple[Tensor, int]]
+    train: Images | Decoded
+    test: Images | Decoded
     digest: str  # SHA-256: another data set has another one
 
     @property
@@ -104,7 +105,7 @@ class ImageData:
     @property
     def count(self) -> int:
         """Images to train on."""
-        return _count(self.train)
+        return len(self.train)
 
     @property
     def crop_pct(self) -> float:
@@ -173,18 +174,16 @@ def load_again(source: str, shape: Sequence[int], digest: str) -> ImageData:
 
 def _in_memory(found: Source, size: tuple[int, int]) -> ImageData:
     original = found.train.image(0).size
-    splits = [_pixels(split, original, size) for split in (found.train, found.test)]
     identity = hashlib.sha256(json.dumps([found.classes, size]).encode())
-    for pixels, split in zip(splits, (found.train, found.test), strict=True):
+    splits: dict[str, Images] = {}
+    for name, split in (("train", found.train), ("test", found.test)):
+        pixels = _pixels(split, original, size)
         identity.update(split.labels.numpy().tobytes())
         identity.update(pixels.numpy().data)
-    train, test = (
-        Images(pixels.permute(0, 3, 1, 2), split.labels)
-        for pixels, split in zip(splits, (found.train, found.test), strict=True)
-    )
-    mean, std = _statistics(splits[0])
+        splits[name] = Images(pixels.permute(0, 3, 1, 2), split.labels)
+    mean, std = _statistics(splits["train"].images)
     digest = identity.hexdigest()
-    return ImageData(found.name, found.classes, (3, *size), mean, std, train, test, digest)
+    return ImageData(found.name, found.classes, (3, *size), mean, std, **splits, digest=digest)
 
 
 def _pixels(split: Split, original: tuple[int, int], size: tuple[int, int]) -> Tensor:
@@ -223,10 +222,10 @@ def _pixels(split: Split, original: tuple[int, int], size: tuple[int, int]) -> T
 
 
 def _statistics(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of uint8 (N, H, W, C), on the scale 0 to 1."""
+    """Mean and standard deviation of each channel of uint8 (N, C, H, W), on the scale 0 to 1."""
     values = torch.arange(256, dtype=torch.float64) / 255
     means, deviations = [], []
-    for channel in pixels.unbind(-1):
+    for channel in pixels.unbind(1):
         shares = channel.flatten().bincount(minlength=256).double() / channel.numel()
         mean = (shares * values).sum()
         means.append(float(mean))
@@ -283,7 +282,7 @@ class Batches(Iterable[tuple[Tensor, Tensor]]):
     """
 
     data: ImageData
-    split: Images | Dataset[tuple[Tensor, int]]
+    split: Images | Decoded
     parts: Sequence[slice]  # of the order, one for each batch
     order: Tensor  # int64: the numbers of the images in the order of the epoch
     device: torch.device
@@ -296,9 +295,9 @@ class Batches(Iterable[tuple[Tensor, Tensor]]):
         return len(self.parts)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        held = isinstance(self.split, Images)
-        draws = self._draws()
-        loaded = self._from_memory() if held else self._from_workers()
+        split, draws = self.split, self._draws()
+        held = isinstance(split, Images)
+        loaded = self._held(split) if isinstance(split, Images) else self._decoded(split)
         mean, std, width = self.data.mean, self.data.std, self.data.shape[2]
         normalise = Normalise(mean, std, width, device=self.device, dtype=self.dtype)
         for part, (images, labels) in zip(self.parts, loaded, strict=True):
@@ -320,20 +319,18 @@ class Batches(Iterable[tuple[Tensor, Tensor]]):
         draws = self.augment.draw(len(self.order), height, width, seed=seed, epoch=epoch)
         return draws.to(self.device)
 
-    def _from_memory(self) -> Iterator[tuple[Tensor, Tensor]]:
-        assert isinstance(self.split, Images)
-        held = _on_device(self.split, self.device)
+    def _held(self, split: Images) -> Iterator[tuple[Tensor, Tensor]]:
+        held = _on_device(split, self.device)
         order = self.order.to(self.device)
         last = held.images.permute(0, 2, 3, 1)
         for part in self.parts:
             chosen = order[part]
             yield last.index_select(0, chosen).permute(0, 3, 1, 2), held.labels[chosen]
 
-    def _from_workers(self) -> Iterator[tuple[Tensor, Tensor]]:
-        assert not isinstance(self.split, Images)
+    def _decoded(self, split: Decoded) -> Iterator[tuple[Tensor, Tensor]]:
         on_gpu = self.device.type == "cuda"
         loader = DataLoader(
-            _Seeded(self.split, self.seeds),
+            _Seeded(split, self.seeds),
             batch_sampler=[self.order[part].tolist() for part in self.parts],
             num_workers=self.workers,
             collate_fn=_collated,
@@ -358,23 +355,19 @@ class _Seeded(Dataset[tuple[Tensor, int] | PrecropError]):
     loader has wrapped the traceback of the worker.
     """
 
-    def __init__(self, data: Dataset[tuple[Tensor, int]], seeds: tuple[int, int] | None) -> None:
+    def __init__(self, data: Decoded, seeds: tuple[int, int] | None) -> None:
         self.data = data
         self.seeds = seeds
 
     def __getitem__(self, index: int) -> tuple[Tensor, int] | PrecropError:
-        try:
-            return self._image(index)
-        except PrecropError as error:
-            return error
-
-    def _image(self, index: int) -> tuple[Tensor, int]:
-        if self.seeds is None:
-            return self.data[index]
         # torchvision draws from the global generator: it is lent to each image and given back.
         with torch.random.fork_rng(devices=()):
-            torch.set_rng_state(random_numbers(*self.seeds, f"image {index}").get_state())
-            return self.data[index]
+            if self.seeds is not None:
+                torch.set_rng_state(random_numbers(*self.seeds, f"image {index}").get_state())
+            try:
+                return self.data[index]
+            except PrecropError as error:
+                return error
 
 
 def _collated(
@@ -408,11 +401,11 @@ def train_batches(
     data: ImageData,
     batch_size: int,
     *,
-    device: torch.device | str,
-    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
     seed: int,
     epoch: int,
-    augment: Augment,
+    augment: Augment = PLAIN,
     rank: int = 0,
     world_size: int = 1,
     workers: int = 0,
@@ -439,7 +432,7 @@ def train_batches(
         raise PrecropError(
             f"a batch of {batch_size} images can't be shared out equally to {world_size} processes"
         )
-    count = _count(data.train)
+    count = len(data.train)
     if count < batch_size:
         raise PrecropError(
             f"{data.name} has {count} training images, less than one batch of {batch_size}: say a "
@@ -462,8 +455,8 @@ def test_batches(
     data: ImageData,
     batch_size: int,
     *,
-    device: torch.device | str,
-    dtype: torch.dtype,
+    device: torch.device | str = "cpu",  # noqa: PT028
+    dtype: torch.dtype = torch.float32,  # noqa: PT028
     rank: int = 0,  # noqa: PT028
     world_size: int = 1,  # noqa: PT028
     workers: int = 0,  # noqa: PT028
@@ -476,7 +469,7 @@ def test_batches(
     The arguments are those of `train_batches`.
     """
     _check_batch(batch_size, rank, world_size)
-    count = _count(data.test)
+    count = len(data.test)
     return Batches(
         data,
         data.test,
@@ -497,10 +490,6 @@ def _check_batch(batch_size: int, rank: int, world_size: int) -> None:
         raise PrecropError(f"a batch has 1 image or more, not {batch_size}")
     if not 0 <= rank < world_size:
         raise PrecropError(f"process {rank} is not one of {world_size}, counted from 0")
-
-
-def _count(split: Images | Dataset[tuple[Tensor, int]]) -> int:
-    return len(split)  # type: ignore[arg-type]
 
 
 def _parts(count: int, batch_size: int, rank: int, world_size: int) -> list[slice]:

@@ -1,11 +1,9 @@
 """Evaluating weights: accuracy over all and per class, and which classes are taken for which."""
 
-import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from operator import length_hint
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -195,8 +193,7 @@ def evaluate(
     device = layout(1).device
     bf16 = uses_bf16(precision, device)
     network = network.to(device).eval()
-    context = torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
-    with context:
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         found = judge(
             lambda images: outputs(network(images))[0].float(),
             data,
@@ -256,8 +253,7 @@ def judge(
     losses, images = torch.zeros((), dtype=torch.float64), 0
     with torch.inference_mode():
         batches = test_batches(data, batch_size, device=device, dtype=dtype)
-        total = -(-length_hint(data.test) // batch_size) or None
-        for inputs, labels in progress(batches, "evaluating", total):
+        for inputs, labels in progress(batches, "evaluating", len(batches)):
             found = logits(inputs)
             matrix.update(found, labels)
             losses += F.cross_entropy(found, labels, reduction="sum").double().cpu()

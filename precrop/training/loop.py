@@ -19,25 +19,21 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from precrop.errors import PrecropError
-from precrop.files import digest_of, write_text
-from precrop.progress import in_terminal
+from precrop.files import digest_of, read_json, write_text
+from precrop.progress import in_terminal, unheard
 from precrop.training import checkpoints
 from precrop.training.callbacks import LAST, Bar, Keeper, Told, say_epoch
 from precrop.training.data import ImageData, load_again, train_batches
-from precrop.training.devices import (
-    ProcessLayout,
-    is_first_process,
-    layout,
-    reading_processes,
-    uses_bf16,
-)
+from precrop.training.devices import ProcessLayout, is_first_process, layout, reading_processes
 from precrop.training.logs import USUAL, check_loggers, make_loggers, quiet
-from precrop.training.module import Classifier, augmentation
+from precrop.training.module import Classifier
 from precrop.training.networks import Built, build, found_masks
 from precrop.training.recipes import Recipe
-from precrop.training.runs import Run, Start, read_json
+from precrop.training.runs import Run, Start
 
 RUN, RESULT, MASKS = "run.json", "result.json", "masks.safetensors"
+_FIGURES = ("accuracy", "best_accuracy", "loss", "seconds", "params", "macs")
+"""Fields of a result that are numbers."""
 _STATES = {"sgd": 1, "rmsprop": 2}
 """Tensors that an optimizer keeps per weight."""
 
@@ -87,7 +83,7 @@ def train(
     loggers: Sequence[str] = USUAL,
     progress: bool = False,
     workers: int | None = None,
-    told: Told | None = None,
+    told: Told = unheard,
 ) -> Result:
     """Train a run, or go on with it if its folder holds a checkpoint.
 
@@ -118,6 +114,8 @@ def train(
     data = data or load_again(run.data, run.input_shape, run.data_digest)
     if data.digest != run.data_digest:
         raise PrecropError(f"the images of {run.data} are not those that run {run.id} is about")
+    if workers is None:
+        workers = reading_processes(data, places)
     first = is_first_process()
     if first:
         _open(folder, run)
@@ -126,19 +124,16 @@ def train(
         if first:
             checkpoints.tidy(folder)
             checkpoints.check_space(folder, _size(built, run.recipe))
+        say: Told = partial(say_epoch, run.recipe.epochs) if progress else unheard
+        callbacks: list[Callback] = [Keeper(folder, table="csv" in names, told=[say, told])]
+        if progress and in_terminal():
+            callbacks.append(Bar())
+        module = Classifier(run, built.network, data, places, compiled=compiled, workers=workers)
+        start = checkpoints.stored(folder / LAST)
+        step = 0 if start is None else checkpoints.described(start)["step"]
         with quiet(), _process_kept():
-            module, trainer, start = _prepared(
-                run,
-                data,
-                built,
-                folder,
-                places,
-                names,
-                compiled,
-                progress,
-                reading_processes(data, places) if workers is None else workers,
-                told,
-            )
+            writers = make_loggers(names, run, folder, step)
+            trainer = _trainer(module, places, folder, writers, callbacks)
             _fit(trainer, module, start)
         return _finish(folder, run, built, module)
 
@@ -159,21 +154,12 @@ def read_result(folder: Path) -> Result | None:
             raise PrecropError(f"{path} was changed after it was written: remove it to train on")
         history = tuple(content.pop("history"))
         result = Result(**{**content, "folder": folder}, history=history, finished=True)
-        _check_figures(result)
+        for name in _FIGURES:
+            if type(getattr(result, name)) not in (int, float):
+                raise TypeError(name)
         return result
     except (AttributeError, KeyError, TypeError) as error:
         raise PrecropError(f"{path} is not a result: remove it to train on") from error
-
-
-def _check_figures(result: Result) -> None:
-    """Refuse what is not a number.
-
-    Raises:
-        TypeError: naming the first field.
-    """
-    for name in ("accuracy", "best_accuracy", "loss", "seconds", "params", "macs"):
-        if type(getattr(result, name)) not in (int, float):
-            raise TypeError(name)
 
 
 def _open(folder: Path, run: Run) -> None:
@@ -182,9 +168,8 @@ def _open(folder: Path, run: Run) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PrecropError(f"cannot make the folder {folder}: {error.strerror}") from error
-    text = json.dumps(run.described(), indent=1)
     if not (folder / RUN).is_file():
-        write_text(folder / RUN, text + "\n")
+        write_text(folder / RUN, json.dumps(run.described(), indent=1) + "\n")
 
 
 def _built(run: Run, data: ImageData, folder: Path) -> Built:
@@ -213,17 +198,8 @@ def _unchanged(weights: Start) -> Path:
 
 def sample(run: Run, data: ImageData) -> list[tuple[Tensor, Tensor]]:
     """Batches with ten training images per class or more, for mask methods that look at data."""
-    batches = train_batches(
-        data,
-        run.recipe.batch_size,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-        seed=run.seed,
-        epoch=0,
-        augment=augmentation(dataclasses.replace(run.recipe, crop=0, flip=False, cutout=0)),
-    )
     found, seen = [], 0
-    for images, labels in batches:
+    for images, labels in train_batches(data, run.recipe.batch_size, seed=run.seed, epoch=0):
         found.append((images, labels))
         seen += len(labels)
         if seen >= 10 * len(run.classes):
@@ -238,54 +214,27 @@ def _size(built: Built, recipe: Recipe) -> int:
     return weights * (3 + 2 * _STATES[recipe.optimizer]) + (1 << 16)
 
 
-def _prepared(
-    run: Run,
-    data: ImageData,
-    built: Built,
-    folder: Path,
+def _trainer(
+    module: Classifier,
     places: ProcessLayout,
-    loggers: Sequence[str],
-    compiled: bool,
-    progress: bool,
-    workers: int,
-    told: Told | None,
-) -> tuple[Classifier, pl.Trainer, Path | None]:
-    """Lightning's module and trainer, and the checkpoint to go on from."""
-    bf16 = uses_bf16(run.recipe.precision, places.device)
-    channels_last = places.accelerator in ("cpu", "cuda")
-    network = built.network
-    if channels_last:
-        network.to(memory_format=torch.channels_last)
-    if compiled:
-        network.compile()
-    module = Classifier(
-        run,
-        network,
-        data,
-        dtype=torch.bfloat16 if bf16 else torch.float32,
-        channels_last=channels_last,
-        compiled=compiled,
-        workers=workers,
-    )
-    start = checkpoints.stored(folder / LAST)
-    step = checkpoints.described(start)["step"] if start is not None else 0
+    folder: Path,
+    loggers: Sequence[Any],
+    callbacks: list[Callback],
+) -> pl.Trainer:
     several = places.processes > 1
-    say = partial(say_epoch, run.recipe.epochs) if progress else None
-    keeper = Keeper(folder, table="csv" in loggers, told=[tell for tell in (say, told) if tell])
-    bars: list[Callback] = [Bar()] if progress and in_terminal() else []
-    trainer = pl.Trainer(
+    return pl.Trainer(
         accelerator=places.accelerator,
         devices=places.devices,
         num_nodes=places.nodes,
         # Buffers are averaged once an epoch instead of being sent with every batch.
         strategy=DDPStrategy(broadcast_buffers=False) if several else "auto",
         sync_batchnorm=several and places.accelerator == "cuda",
-        precision="bf16-mixed" if bf16 else "32-true",
-        max_epochs=run.recipe.epochs,
-        logger=make_loggers(loggers, run, folder, step),
-        callbacks=[keeper, *bars],
-        plugins=[checkpoints.SafetensorsIO(run.described())],
-        enable_progress_bar=bool(bars),
+        precision="bf16-mixed" if module.bf16 else "32-true",
+        max_epochs=module.recipe.epochs,
+        logger=loggers,
+        callbacks=callbacks,
+        plugins=[checkpoints.SafetensorsIO(module.run.described())],
+        enable_progress_bar=any(isinstance(callback, Bar) for callback in callbacks),
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
@@ -293,7 +242,6 @@ def _prepared(
         log_every_n_steps=1,
         default_root_dir=folder,
     )
-    return module, trainer, start
 
 
 def _fit(trainer: pl.Trainer, module: Classifier, start: Path | None) -> None:

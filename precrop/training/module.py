@@ -18,7 +18,8 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from precrop.errors import PrecropError
 from precrop.training.augment import Augment
-from precrop.training.data import ImageData, test_batches, train_batches
+from precrop.training.data import Batches, ImageData, test_batches, train_batches
+from precrop.training.devices import ProcessLayout, uses_bf16
 from precrop.training.kernels import CpuKernels
 from precrop.training.networks import check_kept
 from precrop.training.recipes import Recipe
@@ -40,8 +41,7 @@ class Classifier(pl.LightningModule):
         run: what decides the result.
         network: as `precrop.training.networks.build` makes it.
         data: the images.
-        dtype: of the images as the network gets them.
-        channels_last: whether the images' channels come last in memory.
+        places: where it is trained.
         compiled: whether the network is compiled, its batch norms with it.
         workers: processes that read images, where these do not fit in memory.
     """
@@ -51,17 +51,21 @@ class Classifier(pl.LightningModule):
         run: Run,
         network: nn.Module,
         data: ImageData,
+        places: ProcessLayout,
         *,
-        dtype: torch.dtype,
-        channels_last: bool,
         compiled: bool,
         workers: int,
     ) -> None:
         super().__init__()
         self.run, self.recipe, self.network, self.data = run, run.recipe, network, data
-        self.images = {"dtype": dtype, "workers": workers}
-        self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.compiled = compiled
+        self.workers, self.compiled = workers, compiled
+        self.bf16 = uses_bf16(run.recipe.precision, places.device)
+        self.layout = torch.contiguous_format
+        if places.accelerator in ("cpu", "cuda"):
+            self.layout = torch.channels_last
+            network.to(memory_format=self.layout)
+        if compiled:
+            network.compile()
         self.params = sum(p.numel() for p in network.parameters())
         self.history: list[dict[str, float]] = []
         self.train_figures = Figures(len(run.classes))
@@ -74,32 +78,24 @@ class Classifier(pl.LightningModule):
 
     def train_dataloader(self) -> "Epochs":
         """Batches of the current epoch, for this process."""
-        return Epochs(lambda: self._train_batches(self.current_epoch))
+        chance: dict[str, Any] = {"seed": self.run.seed, "augment": augmentation(self.recipe)}
+        return Epochs(lambda: self._batches(train_batches, epoch=self.current_epoch, **chance))
 
     def val_dataloader(self) -> "Epochs":
         """Batches of the held-out images, for this process."""
-        return Epochs(self._test_batches)
+        return Epochs(lambda: self._batches(test_batches))
 
-    def _train_batches(self, epoch: int) -> Any:
-        return train_batches(
+    def _batches(self, made: Callable[..., Batches], **chance: Any) -> Batches:
+        return made(
             self.data,
             self.recipe.batch_size,
             device=self.device,
-            seed=self.run.seed,
-            epoch=epoch,
-            augment=augmentation(self.recipe),
-            **self._share(),
+            dtype=torch.bfloat16 if self.bf16 else torch.float32,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+            workers=self.workers,
+            **chance,
         )
-
-    def _test_batches(self) -> Any:
-        return test_batches(self.data, self.recipe.batch_size, device=self.device, **self._share())
-
-    def _share(self) -> dict[str, Any]:
-        return {
-            "rank": self.trainer.global_rank,
-            "world_size": self.trainer.world_size,
-            **self.images,
-        }
 
     # Training.
 
@@ -216,7 +212,7 @@ class Epochs:
         batches: gives those of the epoch that is on.
     """
 
-    def __init__(self, batches: Callable[[], Any]) -> None:
+    def __init__(self, batches: Callable[[], Batches]) -> None:
         self._batches = batches
         self._length = len(batches())
 

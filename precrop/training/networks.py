@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from precrop import models, zoo
+from precrop import models
 from precrop.counting import count
 from precrop.errors import PlanError, PrecropError
 from precrop.model_spec import ModelSpec
-from precrop.own import own_module
+from precrop.own import own_function
 from precrop.plans.state_dicts import read_state, renamed
 from precrop.plans.weights import find_misfit
 from precrop.progress import note
@@ -24,6 +24,7 @@ from precrop.pruning.methods import find_method, found_by
 from precrop.pruning.problem import Problem
 from precrop.pruning.ranking import kept_shares
 from precrop.training.runs import MaskSpec, Run
+from precrop.trust import runs_user_code
 
 Batches = Callable[[], Sequence[Any]]
 """Gives a few training batches ``(inputs, targets)``, for the mask methods that look at data."""
@@ -42,16 +43,6 @@ class Built:
     network: nn.Module
     params: int
     macs: int
-
-    @classmethod
-    def of(
-        cls,
-        network: nn.Module,
-        input_shape: Sequence[int],
-        kept: Mapping[str, Tensor] | None = None,
-    ) -> "Built":
-        """A network for images of this shape, with what it has of its weights."""
-        return cls(network, **count(network, tuple(input_shape), masks=kept).costs)
 
 
 def build(
@@ -83,14 +74,15 @@ def build(
         network = _started(run, dense, start)
         _check_outputs(run, network)
         if run.mask is None or not masked:
-            return Built.of(network, run.input_shape)
-        kept = kept if kept is not None else _masks(run, run.mask, network, batches)
+            kept = {}
+        elif kept is None:
+            kept = _masks(run, run.mask, network, batches)
     parameters = dict(network.named_parameters())
     for name, mask in kept.items():
         parameters[name].data.masked_fill_(~mask, 0.0)
-    built = Built.of(network, run.input_shape, kept)
+    counted = count(network, run.input_shape, masks=kept)
     apply_masks(network, kept)
-    return built
+    return Built(network, counted.params, counted.macs)
 
 
 @contextmanager
@@ -126,19 +118,12 @@ def check_kept(network: nn.Module, params: int) -> None:
 
 
 def _takes_classes(model: str) -> bool:
-    if zoo.runs_user_code(model):
-        module, _, name = model.rpartition(":")
-        return _factory_takes_classes(module, name)
-    return model in models.__all__ or model.startswith("timm:") or _is_classifier(model)
-
-
-def _factory_takes_classes(module: str, name: str) -> bool:
-    """Whether a user's own factory does; what is wrong with it, `load_model` tells."""
+    if not runs_user_code(model):
+        return model in models.__all__ or model.startswith("timm:") or _is_classifier(model)
     try:
-        parameters = inspect.signature(getattr(own_module(module), name)).parameters
-    except Exception:  # whatever a user's module raises
+        return "num_classes" in inspect.signature(own_function(model)).parameters
+    except Exception:  # whatever a user's module raises: `load_model` tells what is wrong
         return False
-    return "num_classes" in parameters
 
 
 def _is_classifier(model: str) -> bool:
@@ -213,8 +198,7 @@ def _check_outputs(run: Run, network: nn.Module) -> None:
         with torch.no_grad():
             out = network.eval()(torch.zeros(1, *run.input_shape))
     except Exception as error:  # whatever a network's forward raises
-        text = " ".join(str(error).split())
-        raise PrecropError(f"{run.model.name} cannot take images of {shape}: {text}") from error
+        raise PrecropError(f"{run.model.name} cannot take images of {shape}: {error}") from error
     finally:
         network.train(training)
     classes = len(run.classes)

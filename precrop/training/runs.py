@@ -1,6 +1,5 @@
 """A run: everything that decides what a training comes to, and the name that follows from it."""
 
-import hashlib
 import json
 import math
 import platform
@@ -13,8 +12,7 @@ from typing import Any
 
 from precrop import __version__
 from precrop.errors import PrecropError, check_known
-from precrop.files import digest_of, open_plain
-from precrop.files import read_json as read_json
+from precrop.files import digest_of, digest_of_file
 from precrop.model_spec import ModelSpec
 from precrop.plans.kinds import Init
 from precrop.plans.plan import Plan
@@ -146,8 +144,7 @@ class Start:
             PrecropError: it cannot be read.
         """
         try:
-            with open_plain(path) as file:
-                return cls(str(path), hashlib.file_digest(file, "sha256").hexdigest())
+            return cls(str(path), digest_of_file(path))
         except OSError as error:
             raise PrecropError(f"cannot read {path}: {error.strerror or error}") from error
 

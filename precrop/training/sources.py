@@ -11,8 +11,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -80,9 +79,8 @@ def find(source: str) -> Source:
 
 def at_hand(source: str) -> bool:
     """Whether a data set is here, or comes with a library: nothing would be downloaded."""
-    if source in _TORCHVISION:
-        places = (_home() / name for name in (_TORCHVISION[source].folder, source))
-        return any(place.is_dir() for place in places)
+    if source in _ARCHIVES:
+        return any((_home() / name).is_dir() for name in (_ARCHIVES[source], source))
     return source == "digits" or Path(source).expanduser().is_dir()
 
 
@@ -93,10 +91,10 @@ def _folder(folder: Path) -> Source:
         if len(parents) > 1:
             raise PrecropError(f"{folder} holds several data sets, say which: {', '.join(parents)}")
         return _parquet(folder, files[0].parent)
-    for name, kind in _TORCHVISION.items():
-        if folder.name == kind.folder:
+    for name, archive in _ARCHIVES.items():
+        if folder.name == archive:
             return _torchvision(name, folder.resolve().parent, folder.resolve().name)
-        if (folder / kind.folder).is_dir():
+        if (folder / archive).is_dir():
             return _torchvision(name, folder, folder.resolve().name)
     return _class_folders(folder)
 
@@ -170,24 +168,23 @@ def _digits() -> Source:
     )
 
 
-@dataclass(frozen=True)
-class _Archive:
-    dataset: str  # torchvision's class
-    folder: str  # where its archive unpacks to
-
-
-_TORCHVISION = {
-    "cifar10": _Archive("CIFAR10", "cifar-10-batches-py"),
-    "cifar100": _Archive("CIFAR100", "cifar-100-python"),
-}
+_ARCHIVES = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+"""The folder that torchvision's archive unpacks to."""
 
 
 def _named(name: str) -> Source:
     """CIFAR in the data folder, downloaded if it is not there yet."""
+    from filelock import FileLock
+
     root = _home()
-    if not (root / _TORCHVISION[name].folder).is_dir() and (root / name).is_dir():
+    if not (root / _ARCHIVES[name]).is_dir() and (root / name).is_dir():
         return _folder(root / name)
-    with _one_at_a_time(root):
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        alone = FileLock(root / ".downloading").acquire()
+    except OSError as error:
+        raise PrecropError(f"cannot write to {root}: {error.strerror}") from error
+    with alone:  # processes that start together download once; the others then find the files
         return _torchvision(name, root, name, download=True)
 
 
@@ -195,23 +192,6 @@ def _home() -> Path:
     """The data folder."""
     home = os.environ.get("PRECROP_DATA")
     return Path(home).expanduser() if home else Path.home() / ".cache" / "precrop"
-
-
-@contextmanager
-def _one_at_a_time(root: Path) -> Iterator[None]:
-    """Processes that start together download once; the others wait and find the files."""
-    from filelock import FileLock
-
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(root / ".downloading")
-        lock.acquire()
-    except OSError as error:
-        raise PrecropError(f"cannot write to {root}: {error.strerror}") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _torchvision(name: str, root: Path, title: str, *, download: bool = False) -> Source:
@@ -224,8 +204,7 @@ def _torchvision(name: str, root: Path, title: str, *, download: bool = False) -
         import torchvision
     except ImportError as error:
         raise PrecropError(f"{name} needs torchvision: pip install 'precrop[models]'") from error
-    archive = _TORCHVISION[name]
-    kind = getattr(torchvision.datasets, archive.dataset)
+    kind = getattr(torchvision.datasets, name.upper())
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # NumPy's, about the age of the pickles
@@ -240,7 +219,7 @@ def _torchvision(name: str, root: Path, title: str, *, download: bool = False) -
         ) from error
     except RuntimeError as error:
         raise PrecropError(
-            f"{root / archive.folder} does not have the checksums of the official archive, and "
+            f"{root / _ARCHIVES[name]} does not have the checksums of the official archive, and "
             f"pickles of another origin are not opened: use {name} as parquet, or let "
             f"{name!r} download it"
         ) from error
@@ -317,11 +296,10 @@ def _parquet(folder: Path, files_in: Path) -> Source:
     if not bool(known.all()):
         row = int((~known).nonzero()[0])
         label = int(test.labels[row])
-        name = (
-            f" ({classes[label]})" if label < len(classes) and classes[label] != str(label) else ""
-        )
+        name = classes[label] if label < len(classes) else str(label)
+        named = "" if name == str(label) else f" ({name})"
         raise PrecropError(
-            f"{test.where(row)} has label {label}{name}, which no training image has"
+            f"{test.where(row)} has label {label}{named}, which no training image has"
         )
     return Source(folder.resolve().name, classes, train, test)
 

@@ -15,7 +15,16 @@ from io import DEFAULT_BUFFER_SIZE, BufferedReader, FileIO
 from pathlib import Path
 from typing import Any
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, reason
+
+
+@contextmanager
+def os_errors_as(failure: str) -> Iterator[None]:
+    """What the system refuses within it, in one line: ``cannot read x.json: Permission denied``."""
+    try:
+        yield
+    except OSError as error:
+        raise PrecropError(f"{failure}: {reason(error)}") from error
 
 
 @contextmanager
@@ -24,27 +33,24 @@ def replacing(path: str | Path) -> Iterator[Path]:
     target = Path(path)
     temporary = _beside(target)
     try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(target)
-    except OSError as error:
-        raise PrecropError(f"cannot write {target}: {error.strerror or error}") from error
+        with os_errors_as(f"cannot write {target}"):
+            yield temporary
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def _beside(target: Path) -> Path:
     """A new and empty file in the folder of ``target``, which must not be a folder itself."""
-    try:
+    with os_errors_as(f"cannot write {target}"):
         if target.is_dir():
             raise PrecropError(f"cannot write {target}: it is a folder, name a file in it")
         if target.exists() and not target.is_file():
             raise PrecropError(f"cannot write {target}: it is not a plain file")
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    except OSError as error:
-        raise PrecropError(f"cannot write {target}: {error.strerror}") from error
     os.close(handle)
     return Path(name)
 
@@ -101,10 +107,6 @@ def open_own(path: Path, flags: int) -> int:
 def open_plain(path: Path, buffer: int = DEFAULT_BUFFER_SIZE) -> BufferedReader:
     """A plain file, opened to be read; of a pipe one would wait for its bytes for ever.
 
-    Args:
-        path: of the file.
-        buffer: bytes that are read at once.
-
     Raises:
         OSError: it cannot be read, or is not a plain file.
     """
@@ -122,10 +124,8 @@ def read_text(path: Path, kind: str = "JSON") -> str:
         PrecropError: it is missing, no plain file, or no text.
     """
     try:
-        with open_plain(path) as file:
+        with os_errors_as(f"cannot read {path}"), open_plain(path) as file:
             return file.read().decode("utf-8")
-    except OSError as error:
-        raise PrecropError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise PrecropError(f"{path} is not {kind}: it is not text") from error
 

@@ -66,7 +66,8 @@ def own_module(name: str) -> ModuleType:
     _search(file.parent)
     known = sys.modules.get(file.stem)
     # A file may have the name of a module that is something else.
-    key = file.stem if known is None or _lies_in(known, file) else str(file)
+    mine = known is None or getattr(known, "__file__", None) == str(file)
+    key = file.stem if mine else str(file)
     if key not in sys.modules:
         spec = spec_from_file_location(key, file)
         if spec is None or spec.loader is None or not file.is_file():
@@ -97,7 +98,3 @@ def failure(function: Callable[..., Any], error: BaseException) -> str:
 def _search(folder: Path) -> None:
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
-
-
-def _lies_in(module: ModuleType, file: Path) -> bool:
-    return getattr(module, "__file__", None) == str(file)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from precrop.errors import PrecropError
-from precrop.files import read_json, replacing
+from precrop.files import os_errors_as, read_json, replacing
 from precrop.model_spec import ModelSpec
 from precrop.modules.hooks import unwrapped
 from precrop.plans.build import check_built, check_same_network
@@ -87,10 +87,8 @@ def save_pretrained(
         text = json.dumps(config, indent=1, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise PrecropError(f"args and metadata must be plain JSON values: {error}") from error
-    try:
+    with os_errors_as(f"cannot write {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PrecropError(f"cannot write {folder}: {error.strerror}") from error
     with ExitStack() as files:
         # The last one that is entered is moved first: the weights, then what describes them.
         config_file, plan_file, weights_file = (

@@ -34,11 +34,7 @@ def runs_user_code(name: str) -> bool:
 def check_named(name: str, args: Mapping[str, Any], trust: Trust, say: str) -> None:
     """Refuse what a file says of a network, unless it is harmless or the user trusts it.
 
-    Args:
-        name: of the network.
-        args: for its builder.
-        trust: what the user said.
-        say: how the user trusts the file.
+    The message ends with ``say``: how the user does.
 
     Raises:
         PrecropError: ``name`` would run code, or an argument is more than a plain value.

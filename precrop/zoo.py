@@ -14,7 +14,7 @@ from torch import nn
 from precrop import models
 from precrop.errors import PrecropError, hint
 from precrop.own import own_function, said
-from precrop.trust import runs_user_code as runs_user_code
+from precrop.trust import runs_user_code
 
 _TRAINED = ("weights", "weights_backbone", "pretrained", "pretrained_backbone", "checkpoint_path")
 _FRAMES = {"mvit_v1_b": 16, "mvit_v2_s": 16, "swin3d_t": 32, "swin3d_s": 32, "swin3d_b": 32}
@@ -38,7 +38,7 @@ def load_model(name: str, args: Mapping[str, Any]) -> nn.Module:
     library, _, rest = name.partition(":")
     if library == "timm":
         return _load_timm(rest, args)
-    return _network(name, call_factory(name, args))
+    return _call(name, own_function(name, "factory"), args)
 
 
 def library_names() -> dict[str, list[str]]:
@@ -103,22 +103,18 @@ def call_factory(name: str, args: Mapping[str, Any] | None = None) -> Any:
     Raises:
         PrecropError: the module or the factory is missing, or either raises.
     """
-    factory = own_function(name, "factory")
+    return _made(name, own_function(name, "factory"), args or {})
+
+
+def _made(name: str, factory: Callable[..., Any], args: Mapping[str, Any]) -> Any:
     try:
-        return factory(**(args or {}))
+        return factory(**args)
     except Exception as error:  # whatever a factory raises about its arguments
         raise PrecropError(f"{name} could not be built: {said(error)}") from error
 
 
-def _call(name: str, factory: Callable[..., Any], args: Mapping[str, Any]) -> nn.Module:
-    try:
-        model = factory(**args)
-    except Exception as error:  # whatever a builder raises about its arguments
-        raise PrecropError(f"{name} could not be built: {said(error)}") from error
-    return _network(name, model)
-
-
-def _network(name: str, model: Any) -> nn.Module:
+def _call(name: str, builder: Callable[..., Any], args: Mapping[str, Any]) -> nn.Module:
+    model = _made(name, builder, args)
     if not isinstance(model, nn.Module):
         raise PrecropError(f"{name} gave a {type(model).__name__}, not a torch.nn.Module")
     return model

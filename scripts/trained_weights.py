@@ -25,7 +25,7 @@ import precrop
 from precrop.models import resnet20
 from precrop.plans.kinds import Init
 from precrop.study import torch_pruning
-from precrop.study.request import VariantRequest
+from precrop.study.variants import VariantRequest
 from precrop.training.augment import PLAIN, Augment
 from precrop.training.data import ImageData, load_data, test_batches, train_batches
 from precrop.training.module import augmentation

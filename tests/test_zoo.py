@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from precrop import zoo
+from precrop import trust, zoo
 from precrop.errors import PrecropError
 from precrop.models.resnet import CifarResNet
 
@@ -155,6 +155,6 @@ def test_nothing_is_downloaded(name: str, argument: str) -> None:
 
 
 def test_user_code_is_told_apart() -> None:
-    assert zoo.runs_user_code("os:system")
-    assert not zoo.runs_user_code("timm:resnet18")
-    assert not zoo.runs_user_code("resnet50")
+    assert trust.runs_user_code("os:system")
+    assert not trust.runs_user_code("timm:resnet18")
+    assert not trust.runs_user_code("resnet50")

@@ -1,69 +1,44 @@
 """The command line. Heavy imports wait inside the commands, so that ``--help`` is quick."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
 import precrop
 from precrop import plugins
-from precrop.cli.bench import bench_command
-from precrop.cli.build import build_command
-from precrop.cli.count import count_command
-from precrop.cli.crop import crop_command
-from precrop.cli.densities import densities_command
-from precrop.cli.deploy import deploy_command
-from precrop.cli.doctor import doctor_command
-from precrop.cli.eval import eval_command
-from precrop.cli.explore import explore_command
-from precrop.cli.export import export_command
-from precrop.cli.judge import judge_command
-from precrop.cli.list import list_command
 from precrop.cli.output import INTERRUPTED, say
-from precrop.cli.plan import plan_command
-from precrop.cli.profile import profile_command
-from precrop.cli.recalibrate import recalibrate_command
-from precrop.cli.report import report_command
-from precrop.cli.show import show_command
-from precrop.cli.study_diff import diff_command
-from precrop.cli.study_run import run_command
-from precrop.cli.study_show import show_command as show_study_command
-from precrop.cli.study_status import status_command
-from precrop.cli.train import train_command
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, reason
 from precrop.files import terminated_as_interrupted
 from precrop.own import UNGUARDED, started_by_import
+
+COMMANDS = (
+    "plan crop build show explore densities count export bench profile deploy train eval "
+    "recalibrate report judge list doctor"
+)
+"""In the order of ``--help``; each is a function of its name, `plan_command`, in its own module."""
+STUDY_COMMANDS = "run status show diff"
 
 app = typer.Typer(
     help="Crop any convolutional network to a budget of parameters and MACs, before training.",
     rich_markup_mode="rich",
 )
 studies = typer.Typer(name="study", help="Run studies: networks x variants x budgets x seeds.")
-studies.command("run")(run_command)
-studies.command("status")(status_command)
-studies.command("show")(show_study_command)
-studies.command("diff")(diff_command)
 
-app.command("plan")(plan_command)
-app.command("crop")(crop_command)
-app.command("build")(build_command)
-app.command("show")(show_command)
-app.command("explore")(explore_command)
-app.command("densities")(densities_command)
-app.command("count")(count_command)
-app.command("export")(export_command)
-app.command("bench")(bench_command)
-app.command("profile")(profile_command)
-app.command("deploy")(deploy_command)
-app.command("train")(train_command)
-app.command("eval")(eval_command)
-app.command("recalibrate")(recalibrate_command)
+
+def _command(module: str, name: str) -> Callable[..., None]:
+    command: Callable[..., None]
+    command = getattr(import_module(f"precrop.cli.{module}"), f"{name}_command")
+    return command
+
+
+for name in COMMANDS.split():
+    app.command(name)(_command(name, name))
+for name in STUDY_COMMANDS.split():
+    studies.command(name)(_command(f"study_{name}", name))
 app.add_typer(studies)
-app.command("report")(report_command)
-app.command("judge")(judge_command)
-app.command("list")(list_command)
-app.command("doctor")(doctor_command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except typer.TyperException as error:
         return _refuse(error.format_message())
     except OSError as error:
-        return _refuse(_os_reason(error))
+        where = "" if error.filename is None else f"{error.filename}: "
+        return _refuse(where + (reason(error) or type(error).__name__))
     except RecursionError:
         return _refuse("what was given is nested too deeply")
     except MemoryError:
@@ -103,12 +79,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _refuse(message: str) -> int:
     say(f"error: {message}")
     return 2
-
-
-def _os_reason(error: OSError) -> str:
-    """What the system says: no room, no right, a name that is too long."""
-    reason = error.strerror or str(error) or type(error).__name__
-    return reason if error.filename is None else f"{error.filename}: {reason}"
 
 
 def _print_version(wanted: bool) -> None:

@@ -61,16 +61,9 @@ def file_stem(model: str) -> str:
     return re.sub(r"[^\w.-]", "-", model)
 
 
-def load_images(data: str, shape: str | None) -> "ImageData":
-    """The images, in the size that is asked for."""
-    from precrop.training.data import load_data
+def load_images(data: str, shape: Sequence[Any] | None) -> "ImageData":
+    """The images, in the shape that is asked for."""
+    from precrop.training.data import load_data, load_shaped
 
-    size = None if shape is None else input_shape(shape)
-    if size is not None and (len(size) != 3 or size[1] != size[2]):
-        raise PrecropError(f"images are scaled to squares, as 3,224,224, not to {shape}")
     with step(f"reading the images of {data}"):
-        images = load_data(data, image_size=None if size is None else size[-1])
-    if size is not None and tuple(images.shape) != size:
-        given = "x".join(map(str, images.shape))
-        raise PrecropError(f"the images of {data} are {given}, not {shape}")
-    return images
+        return load_data(data) if shape is None else load_shaped(data, shape)

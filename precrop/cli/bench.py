@@ -120,7 +120,7 @@ def bench_command(
         )
     with measuring() as progress:
         found = bench(forms, shape, chosen, rounds=rounds, progress=progress)
-    named = {"model": source.model, "args": source.args, "seed": seed}
+    named = {"model": source.model, "args": source.spec.args, "seed": seed}
     text = json.dumps({**named, **found.to_json()}, indent=1)
     if as_json:
         typer.echo(text)

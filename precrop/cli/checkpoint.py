@@ -54,4 +54,4 @@ class CheckpointOptions(TrainedOptions):
         plan = Plan.load(self.checkpoint)
         network = plan.build(self.load(plan))
         load_state(network, self.weights)
-        return Planned(plan, network, load_images(self.data, ",".join(map(str, plan.input_shape))))
+        return Planned(plan, network, load_images(self.data, plan.input_shape))

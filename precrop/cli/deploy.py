@@ -8,11 +8,10 @@ import typer
 
 from precrop.cli.arguments import file_stem, shapes
 from precrop.cli.options import LastJson, ModelOptions, with_options
-from precrop.cli.output import INTERRUPTED, needs, plain, say, warn, wide_console
+from precrop.cli.output import goes_on, needs, plain, warn, wide_console
 from precrop.cli.planning import WidthOptions
 from precrop.cli.train import RecipeOptions
 from precrop.errors import PrecropError
-from precrop.model_spec import ModelSpec
 from precrop.plans.kinds import Init
 from precrop.progress import note
 
@@ -46,8 +45,7 @@ def deploy_command(
         ),
     ] = None,
     format_: Annotated[
-        Literal["onnx", "pt2"],
-        typer.Option("--format", help="For ONNX Runtime, or PyTorch's own exported program."),
+        Literal["onnx", "pt2"], "For ONNX Runtime, or PyTorch's own exported program."
     ] = "onnx",
     threads: Annotated[int, "CPU threads that it runs on."] = 1,
     rounds: Annotated[int, "Passes that one measured time is the median of."] = 20,
@@ -66,7 +64,7 @@ def deploy_command(
     if data is None and recipe.epochs != 0:
         raise PrecropError("--data says what it is trained on; without training: --epochs 0")
     changes, shape = recipe.changed(), shapes(source.input_shape)
-    spec = ModelSpec(source.model, source.args)
+    spec = source.spec
     folder = output or Path("deployed", file_stem(f"{source.model}-{latency}"))
     note(f"{spec} within {latency}, in {folder}")
     if data is not None:
@@ -74,7 +72,7 @@ def deploy_command(
             import precrop.training.loop  # noqa: F401
     from precrop.deployment.deploying import deploy
 
-    try:
+    with goes_on(f" from {folder}"):
         found = deploy(
             spec,
             latency,
@@ -92,9 +90,6 @@ def deploy_command(
             progress=note,
             **keywords,
         )
-    except KeyboardInterrupt:
-        say(f"stopped; the same command goes on from {folder}")
-        raise typer.Exit(INTERRUPTED) from None
     if as_json:
         typer.echo(json.dumps(found.to_json()))
     else:

@@ -48,20 +48,13 @@ def _arithmetic() -> dict[str, Any]:
 
     from precrop.training.devices import uses_bf16
 
-    blas = [name for name in ("mkl", "openmp", "mkldnn") if _has(name)]
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    libraries = ("mkl", "openmp", "mkldnn")
     return {
         "threads": torch.get_num_threads(),
-        "blas": blas,
+        "blas": [name for name in libraries if getattr(torch.backends, name).is_available()],
         "bf16": uses_bf16("auto", torch.device("cpu")),
-        "gpus": gpus,
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
     }
-
-
-def _has(library: str) -> bool:
-    import torch
-
-    return bool(getattr(torch.backends, library).is_available())
 
 
 def _print(

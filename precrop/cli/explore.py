@@ -30,5 +30,5 @@ def explore_command(
     check_free(host, port)
     with step(f"reading {source.model}"):
         shape = shapes(source.input_shape)
-        page = app(source.model, source.args, shape, profiles=profile or ())
+        page = app(source.model, source.spec.args, shape, profiles=profile or ())
     serve(page, host, port, typer.echo)

@@ -55,9 +55,7 @@ def export_command(
     original: TrainedOptions,
     format_: Annotated[
         Literal["onnx", "pt2", "safetensors"],
-        typer.Option(
-            "--format", help="ONNX; PyTorch's own exported program; or weights to load back."
-        ),
+        "ONNX; PyTorch's own exported program; or weights to load back.",
     ] = "onnx",
     output: Annotated[Path | None, "The file, or a folder for it.", "FILE"] = None,
     weights: Annotated[

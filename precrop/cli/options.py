@@ -42,6 +42,11 @@ LastJson = Annotated[bool, "End with one line of JSON."]
 
 _NAMES = {
     "as_json": ("--json",),
+    "changes": ("--set",),
+    "compiled": ("--compile",),
+    "costs": ("--cost",),
+    "device_profile": ("--profile",),
+    "format_": ("--format",),
     "output": ("--output", "-o"),
     "quiet": ("--quiet", "-q"),
     "verbose": ("--verbose", "-v"),
@@ -132,17 +137,17 @@ class ModelOptions:
     arg: Args = None
 
     @property
-    def args(self) -> dict[str, Any]:
-        """What the network's builder gets."""
-        return arguments(self.arg)
+    def spec(self) -> ModelSpec:
+        """The network by name and arguments."""
+        return ModelSpec(self.model, arguments(self.arg))
 
     def load(self, shape: Any = None) -> tuple["nn.Module", Any]:
         """The network and its input shape: as the options say, else this one, else the usual."""
-        from precrop.zoo import default_input_shape, load_model
+        from precrop.zoo import default_input_shape
 
         said = shapes(self.input_shape) or shape
         with step(f"building {self.model}"):
-            network = load_model(self.model, self.args)
+            network = self.spec.build()
         return network, said or default_input_shape(self.model, network)
 
 
@@ -166,10 +171,10 @@ class InputOptions(ModelOptions):
                 "makes what the network takes"
             )
         from precrop.read.inputs import given
-        from precrop.zoo import call_factory, load_model
+        from precrop.zoo import call_factory
 
         with step(f"building {self.model}"):
-            network = load_model(self.model, self.args)
+            network = self.spec.build()
         return network, given(network, None, call_factory(self.input))
 
 

@@ -43,6 +43,17 @@ def warnings_as_lines() -> Iterator[None]:
 
 
 @contextmanager
+def goes_on(where: str, *, say_so: bool = True) -> Iterator[None]:
+    """After Ctrl-C say where the same command goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if say_so:
+            say(f"stopped; the same command goes on{where}")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
 def needs(extra: str, what: str = "training needs") -> Iterator[None]:
     """Say in one line which of an extra's libraries is not installed."""
     try:

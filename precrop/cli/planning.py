@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
-
 import precrop
 from precrop.cli.options import InputOptions, Macs, Params
 from precrop.cli.output import warn
 from precrop.errors import PrecropError
 from precrop.files import read_json
-from precrop.model_spec import ModelSpec
 from precrop.progress import note, step
 from precrop.trust import runs_user_code
 
@@ -37,19 +34,12 @@ class WidthOptions:
     ] = None
     memory: Annotated[str | None, "Budget of activations alive at once: 0.5, 50%, 64MB."] = None
     costs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--cost", metavar="NAME=BUDGET", help="Budget of a plugin's own cost; repeatable."
-        ),
+        list[str] | None, "Budget of a plugin's own cost; repeatable.", "NAME=BUDGET"
     ] = None
     device_profile: Annotated[
         str | None,
-        typer.Option(
-            "--profile",
-            metavar="FILE.json",
-            help="The device whose time counts: a file of `precrop profile`; or cpu, cuda: rough "
-            "estimates.",
-        ),
+        "The device whose time counts: a file of `precrop profile`; or cpu, cuda: rough estimates.",
+        "FILE.json",
     ] = None
     divisor: Annotated[
         str,
@@ -121,7 +111,7 @@ class PlanOptions(WidthOptions):
             with step(f"planning {source.model}"):
                 plan = precrop.plan(model, inputs, **keywords)
         _warn_if_slack(plan)
-        return model, dataclasses.replace(plan, source=ModelSpec(source.model, source.args))
+        return model, dataclasses.replace(plan, source=source.spec)
 
 
 def _calibrated(model: "nn.Module", inputs: Any, *, latency: str | None, **options: Any) -> "Plan":

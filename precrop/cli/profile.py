@@ -11,10 +11,9 @@ import typer
 
 from precrop.cli.arguments import arguments, file_stem
 from precrop.cli.options import Args, AsJson, ModelOptions, with_options
-from precrop.cli.output import INTERRUPTED, say, warn, wide_console
+from precrop.cli.output import goes_on, warn, wide_console
 from precrop.errors import PrecropError
 from precrop.files import check_writable
-from precrop.model_spec import ModelSpec
 from precrop.progress import lines, measuring, note
 
 if TYPE_CHECKING:
@@ -86,25 +85,21 @@ def profile_command(
     busy = "the machine is busy: {}; times may be too long"
     watch = stopwatch(Setting(threads=threads, device=device))
     state = quiet.wait(lambda found: warn(busy.format(found)), watch)
-    try:
-        with measuring() as progress:
-            profile = profiling.profile_device(
-                subjects,
-                runtime=runtime,
-                device=device,
-                threads=threads,
-                batch_size=batch,
-                shares=wanted,
-                rounds=rounds,
-                kept=kept,
-                seconds=max(minutes * _MINUTE - (time.monotonic() - start), 0.0),
-                quiet=state,
-                found=lambda profile: profile.save(path),
-                progress=progress or lines(),
-            )
-    except KeyboardInterrupt:
-        say(f"stopped; the same command goes on from {kept}")
-        raise typer.Exit(INTERRUPTED) from None
+    with goes_on(f" from {kept}"), measuring() as progress:
+        profile = profiling.profile_device(
+            subjects,
+            runtime=runtime,
+            device=device,
+            threads=threads,
+            batch_size=batch,
+            shares=wanted,
+            rounds=rounds,
+            kept=kept,
+            seconds=max(minutes * _MINUTE - (time.monotonic() - start), 0.0),
+            quiet=state,
+            found=lambda profile: profile.save(path),
+            progress=progress or lines(),
+        )
     profile.save(path)  # before the checks, which may fail
     if not as_json:
         _show(profile)
@@ -136,7 +131,7 @@ def _subject(source: ModelOptions) -> "Subject":
 
     model, shape = source.load()
     read_network(model, Inputs(shape))
-    return Subject(str(ModelSpec(source.model, source.args)), model, shape)
+    return Subject(str(source.spec), model, shape)
 
 
 def _checks(

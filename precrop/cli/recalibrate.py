@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from precrop.cli.arguments import load_images
 from precrop.cli.checkpoint import CheckpointOptions
 from precrop.cli.options import LastJson, with_options
 from precrop.cli.output import needs
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from precrop.plans.plan import Plan
-    from precrop.training.data import ImageData
 
 USUAL_BATCHES, USUAL_SIZE = 16, 128
 
@@ -44,7 +42,15 @@ def recalibrate_command(
         from precrop.trained.statistics import recalibrate
         from precrop.training.data import train_batches
 
-    plan, network, images = given.planned() or _of_run(given)
+    plan: Plan | None
+    planned = given.planned()
+    if planned is None:
+        with needs("train"):
+            from precrop.training.evaluate import images_of, load_trained
+        _, run, network = load_trained(given.checkpoint, given.trusted)
+        plan, images = run.plan, images_of(run, given.data)
+    else:
+        plan, network, images = planned
     few = islice(train_batches(images, batch_size, seed=0, epoch=0), batches)
     recalibrate(network, bar(few, "recalibrating", batches))
     path = _written(network, plan, prefix)
@@ -52,19 +58,6 @@ def recalibrate_command(
         typer.echo(json.dumps({"weights": str(path), "batches": batches}))
         return
     typer.echo(f"statistics of {batches} batches of {batch_size} images: {path}")
-
-
-def _of_run(given: CheckpointOptions) -> "tuple[Plan | None, nn.Module, ImageData]":
-    from precrop.training.data import load_again
-    from precrop.training.evaluate import load_trained, normalised_as
-
-    _, run, network = load_trained(given.checkpoint, given.trusted)
-    images = (
-        load_again(run.data, run.input_shape, run.data_digest)
-        if given.data is None
-        else load_images(given.data, ",".join(map(str, run.input_shape)))
-    )
-    return run.plan, network, normalised_as(run, images)
 
 
 def _written(network: "nn.Module", plan: "Plan | None", prefix: Path) -> Path:

@@ -13,7 +13,7 @@ from precrop.cli.studies import opened
 from precrop.progress import step
 
 if TYPE_CHECKING:
-    from precrop.report.writing import Report
+    from precrop.report.words import Report
     from precrop.study.rows import Row
 
 STUDIES = Path("studies")

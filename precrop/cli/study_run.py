@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from precrop.cli.options import LastJson, Trust, with_options
-from precrop.cli.output import INTERRUPTED, needs, plain, say, wide_console
+from precrop.cli.output import goes_on, needs, plain, say, wide_console
 from precrop.cli.studies import StudyOptions, opened
 from precrop.errors import PrecropError
 
@@ -102,12 +102,8 @@ def run_command(
         _print_planned(len(cells), len(todo), planned, as_json)
         return
     chosen = engine.start(output, folder / "logs")
-    try:
-        with shown(todo, lambda: chosen.places) as tell:
-            summary = run_study(cells, store, chosen, retry_failed=retry_failed, tell=tell)
-    except KeyboardInterrupt:
-        say(f"stopped; the same command goes on, {folder} has the results so far")
-        raise typer.Exit(INTERRUPTED) from None
+    with goes_on(f", {folder} has the results so far"), shown(todo, lambda: chosen.places) as tell:
+        summary = run_study(cells, store, chosen, retry_failed=retry_failed, tell=tell)
     tally = store.tally()
     failing = sum(1 for cell in cells if (seen := tally.get(cell.id)) and not seen.done)
     if as_json:
@@ -204,8 +200,8 @@ def _planned(cells: "Sequence[Cell]", images: "ImageData") -> Iterator[dict[str,
             "seeds": [cell.seed for cell in same],
             "params": built.params,
             "macs": built.macs,
-            "base_params": found.base_params,
-            "base_macs": found.base_macs,
+            "base_params": found.original.params,
+            "base_macs": found.original.macs,
         }
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from precrop.cli.arguments import arguments, load_images
-from precrop.cli.eval import eval_command as eval_command
+from precrop.cli.arguments import input_shape as shape_of
 from precrop.cli.options import WEIGHT_FILES, Args, LastJson, ModelName, with_options
-from precrop.cli.output import INTERRUPTED, needs, say
+from precrop.cli.output import goes_on, needs
 from precrop.errors import PrecropError
 from precrop.model_spec import ModelSpec
 from precrop.plans.kinds import Init
@@ -40,12 +40,7 @@ class RecipeOptions:
         "Arithmetic; auto is bf16 where the device gains from it.",
     ] = None
     changes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help=f"Change the recipe; repeatable. {settings_help()}.",
-        ),
+        list[str] | None, f"Change the recipe; repeatable. {settings_help()}.", "NAME=VALUE"
     ] = None
 
     def changed(self) -> dict[str, Any]:
@@ -129,12 +124,6 @@ class RunOptions:
         if self.init == "reset" and self.weights is not None:
             raise PrecropError("--init reset draws all weights anew: drop it, or drop --weights")
 
-    def load_plan(self) -> "Plan | None":
-        """The plan, if one is given."""
-        from precrop.plans.plan import Plan
-
-        return None if self.plan is None else Plan.load(self.plan)
-
     def run(
         self, images: "ImageData", recipe: Recipe, plan: "Plan | None", mask: "MaskSpec | None"
     ) -> "Run":
@@ -161,9 +150,7 @@ def train_command(
     masked: MaskOptions,
     recipe: RecipeOptions,
     devices: Annotated[int, "GPUs, or processes on a CPU."] = 1,
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the network (torch.compile).")
-    ] = False,
+    compiled: Annotated[bool, "Compile the network (torch.compile)."] = False,
     logger: Annotated[
         list[str] | None,
         "csv, tensorboard, wandb, mlflow or none; repeatable. csv and tensorboard by default.",
@@ -188,9 +175,11 @@ def train_command(
         from precrop.training.devices import is_first_process
         from precrop.training.logs import USUAL
         from precrop.training.loop import train
+    from precrop.plans.plan import Plan
 
-    plan = wanted.load_plan()
-    images = load_images(wanted.data, input_shape or _planned_shape(plan))
+    plan = None if wanted.plan is None else Plan.load(wanted.plan)
+    asked = None if input_shape is None else shape_of(input_shape)
+    images = load_images(wanted.data, asked or _planned_shape(plan))
     usual = find_recipe(recipe.recipe, images.name)
     fitting = usual if "batch_size" in changed else usual.fitting(images.count)
     chosen = fitting.changed(changed)
@@ -203,7 +192,7 @@ def train_command(
                 f"{chosen.batch_size}, at learning rate {chosen.lr:.4g}"
             )
         _announce(run, output / run.name)
-    try:
+    with goes_on(f" from {output / run.name}", say_so=is_first):
         result = train(
             run,
             data=images,
@@ -214,10 +203,6 @@ def train_command(
             progress=speaks(),
             workers=workers,
         )
-    except KeyboardInterrupt:
-        if is_first:
-            say(f"stopped; the same command goes on from {output / run.name}")
-        raise typer.Exit(INTERRUPTED) from None
     if is_first:
         _print_result(result, as_json)
 
@@ -248,22 +233,21 @@ def _by(shape: Any) -> str | None:
     return "x".join(map(str, shape)) if is_image else None
 
 
-def _planned_shape(plan: "Plan | None") -> str | None:
-    """The size that a plan was made at, as ``--input-shape`` says it.
+def _planned_shape(plan: "Plan | None") -> tuple[int, ...] | None:
+    """The shape of the images that a plan was made for.
 
     Raises:
         PrecropError: images are not scaled to it.
     """
-    shape = None if plan is None else _by(plan.input_shape)
-    if plan is None or shape is None or plan.input_shape[0] != 3:
+    if plan is None or _by(plan.input_shape) is None or plan.input_shape[0] != 3:
         return None
-    _, height, width = plan.input_shape
+    channels, height, width = plan.input_shape
     if height != width:
         raise PrecropError(
-            f"the plan is for {shape}, and images are scaled to squares: say --input-shape "
-            f"3,{width},{width}, or another"
+            f"the plan is for {_by(plan.input_shape)}, and images are scaled to squares: say "
+            f"--input-shape 3,{width},{width}, or another"
         )
-    return shape
+    return channels, height, width
 
 
 def _print_result(result: "Result", as_json: bool) -> None:

@@ -29,7 +29,7 @@ from precrop.deployment.quiet import Quiet, wait
 from precrop.deployment.runtimes import Setting, check_runtime, stopwatch
 from precrop.deployment.timing import interleaved
 from precrop.errors import BudgetError, PrecropError
-from precrop.files import check_writable, digest_of, read_json, write_text
+from precrop.files import check_writable, digest_of, os_errors_as, read_json, write_text
 from precrop.model_spec import ModelSpec
 from precrop.plans.kinds import Init
 from precrop.plans.plan import Plan
@@ -288,10 +288,8 @@ class _Book:
             self.about = json.loads(json.dumps(about))
         except (TypeError, ValueError) as error:
             raise PrecropError(f"an option fits in no file: {error}") from error
-        try:
+        with os_errors_as(f"cannot make the folder {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PrecropError(f"cannot make the folder {folder}: {error.strerror}") from error
         check_writable(self.path)
         if self.path.exists():
             self._read()

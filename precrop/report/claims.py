@@ -86,12 +86,7 @@ class _ClaimsEntry(Entry):
 
 @dataclass(frozen=True)
 class Claims:
-    """The claims that studies name, and what their variants are to them.
-
-    Attributes:
-        claims: each once.
-        parts: by study and variant.
-    """
+    """The claims that studies name, and what their variants are to them."""
 
     claims: tuple[Claim, ...] = ()
     parts: Mapping[tuple[str, str], Part] = field(default_factory=dict)

@@ -14,11 +14,12 @@ UNITS = ("weight", "kernel", "filter", "channel")
 
 def granularities(frame: ResultFrame) -> list[tuple[RunGroup, ...]]:
     """Families of groups with the same layer densities, each begun by a mask of single weights."""
-    return [
-        family
-        for first in frame.where(lambda group: group.kind == "masked")
-        if first.granularity == "weight" and len(family := _family(frame, first)) > 1
-    ]
+    families = []
+    for first in frame.where(lambda group: (group.kind, group.granularity) == ("masked", "weight")):
+        near = [group for group in frame.within(first.setting) if _alike(first, group)]
+        if near:
+            families.append((first, *sorted(near, key=_coarseness)))
+    return families
 
 
 def against_first(groups: Sequence[RunGroup]) -> list[Comparison]:
@@ -35,11 +36,6 @@ def density_distance(one: RunGroup, other: RunGroup) -> float:
     sizes = [math.prod(one.rows[0].widths.get(name, (1, 1))) for name in layers]
     logs = [abs(math.log(one.densities[name] / other.densities[name])) for name in layers]
     return sum(size * log for size, log in zip(sizes, logs, strict=True)) / max(1, sum(sizes))
-
-
-def _family(frame: ResultFrame, first: RunGroup) -> tuple[RunGroup, ...]:
-    near = [group for group in frame.within(first.setting) if _alike(first, group)]
-    return (first, *sorted(near, key=_coarseness))
 
 
 def _alike(one: RunGroup, other: RunGroup) -> bool:

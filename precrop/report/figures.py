@@ -262,12 +262,7 @@ FIGURES: dict[str, tuple[str, Draw]] = {
 
 
 def figures(frame: ResultFrame, margin: float) -> list[Figure]:
-    """Every figure of every setting.
-
-    Args:
-        frame: what to draw.
-        margin: percentage points that count as no difference.
-    """
+    """Every figure of every setting."""
     found = []
     for setting in frame.settings:
         tables = ChartTables(frame, setting, margin)

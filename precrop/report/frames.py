@@ -1,7 +1,6 @@
 """Rows of a store as groups that may be averaged, in settings that may be compared."""
 
 import hashlib
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -231,11 +230,6 @@ class ResultFrame:
         """The groups of a setting."""
         return tuple(group for group in self.groups if group.setting == setting)
 
-    def budgets(self, setting: RunSetting) -> tuple[BudgetShares, ...]:
-        """The budgets of a setting, those of dense networks left out."""
-        within = self.within(setting)
-        return tuple(dict.fromkeys(group.budget for group in within if group.kind != "dense"))
-
     def where(self, condition: Callable[[RunGroup], bool]) -> tuple[RunGroup, ...]:
         """The groups for which a condition holds."""
         return tuple(filter(condition, self.groups))
@@ -365,20 +359,15 @@ def _network(row: Row) -> str:
 
 def recipe_name(recipe: Mapping[str, Any]) -> str:
     """The known recipe that is nearest, and what is different from it."""
-    given = _plain(recipe)
-    known = {name: _plain(found.to_json()) for name, found in RECIPES.items()}
-    near = min(known, key=lambda name: len(_differences(given, known[name])))
-    changes = _differences(given, known[near])
+    near, changes = min(
+        ((name, _differences(recipe, known.to_json())) for name, known in RECIPES.items()),
+        key=lambda pair: len(pair[1]),
+    )
     return _name(", ".join([near, *(f"{name}={value}" for name, value in changes.items())]))
 
 
-def _plain(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(json.dumps(dict(recipe), sort_keys=True))
-    return plain
-
-
 def _differences(given: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    names = dict.fromkeys((*known, *given))
+    names = dict.fromkeys((*sorted(known), *sorted(given)))
     return {name: given.get(name) for name in names if given.get(name) != known.get(name)}
 
 

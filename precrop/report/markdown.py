@@ -10,7 +10,9 @@ from precrop.report.verdicts import OUTCOMES, Verdict
 from precrop.report.words import (
     GROUP,
     METHOD,
+    PICTURES,
     TITLE,
+    Report,
     describe,
     failures,
     group_cells,
@@ -19,22 +21,9 @@ from precrop.report.words import (
 )
 
 
-def markdown(
-    frame: ResultFrame,
-    found: Mapping[str, Verdict],
-    drawn: Sequence[Figure],
-    margin: float,
-    folder: str,
-) -> str:
-    """The report's text.
-
-    Args:
-        frame: all that the store holds.
-        found: the verdicts.
-        drawn: the figures of every setting.
-        margin: percentage points that count as no difference.
-        folder: where the pictures are, seen from the text.
-    """
+def markdown(report: Report) -> str:
+    """The report's text."""
+    frame, found = report.frame, report.verdicts
     blocks = [f"# {TITLE}", summary(frame), "## Accuracy by variant"]
     for setting in frame.settings:
         rows = [(*group_cells(group), _codes(group.runs)) for group in frame.within(setting)]
@@ -43,11 +32,11 @@ def markdown(
     for verdict in found.values():
         blocks += _details(verdict)
     for setting in frame.settings:
-        own = [figure for figure in drawn if figure.setting == setting]
+        own = [figure for figure in report.figures if figure.setting == setting]
         blocks += [f"## {_plain(str(setting))}"] if own else []
-        blocks += [_picture(figure, folder) for figure in own]
+        blocks += map(_picture, own)
     blocks += _rest(frame)
-    blocks += ["## How to read this", *METHOD, *map(escaped, describe(frame, margin))]
+    blocks += ["## How to read this", *METHOD, *map(escaped, describe(report))]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -104,8 +93,8 @@ def _interval(ends: tuple[float, float] | None) -> str:
     return "" if ends is None else f"{ends[0]:+.2f} to {ends[1]:+.2f}"
 
 
-def _picture(figure: Figure, folder: str) -> str:
-    path = f"{folder}/{figure.stem}"
+def _picture(figure: Figure) -> str:
+    path = f"{PICTURES}/{figure.stem}"
     caption = _plain(figure.caption)
     return f"![{caption}]({path}.png)\n\n*{caption}* [SVG]({path}.svg)"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import vl_convert
 
-from precrop.report.figures import FIGURES, Figure
+from precrop.report.figures import FIGURES
 from precrop.report.frames import ResultFrame, RunGroup, percent, run_id
 from precrop.report.tables import looks
 from precrop.report.verdicts import OUTCOMES, Verdict, figures
@@ -17,6 +17,8 @@ from precrop.report.words import (
     GROUP,
     METHOD,
     TITLE,
+    Report,
+    counted,
     describe,
     failures,
     group_cells,
@@ -28,28 +30,20 @@ _NUMBERS = ("accuracy, %", "n", "seed", "parameters", "MACs", "s per epoch", "se
 """Columns of numbers, by their heads."""
 
 
-def page(
-    frame: ResultFrame, found: Mapping[str, Verdict], drawn: Sequence[Figure], margin: float
-) -> str:
-    """The page's HTML.
-
-    Args:
-        frame: all that the store holds.
-        found: the verdicts.
-        drawn: the figures of every setting.
-        margin: percentage points that count as no difference.
-    """
+def page(report: Report) -> str:
+    """The page's HTML."""
+    frame = report.frame
     parts = {
         "title": TITLE,
         "style": _asset("page.css"),
         "summary": escape(summary(frame)),
         "groups": _groups(frame),
         "runs": _runs(frame),
-        "verdicts": _verdicts(found),
+        "verdicts": _verdicts(report.verdicts),
         "figures": "\n".join(_section(name, heading) for name, (heading, _) in FIGURES.items()),
-        "rest": _rest(frame, margin),
+        "rest": _rest(report),
         # Within a script element "<" may end it, or begin a comment.
-        "content": json.dumps(_content(frame, drawn)).replace("<", "\\u003c"),
+        "content": json.dumps(_content(report)).replace("<", "\\u003c"),
         "vega": vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"),
         "script": _asset("page.js"),
     }
@@ -70,7 +64,7 @@ def _section(name: str, heading: str) -> str:
     return f'<section data-figure="{name}" hidden>{inside}</section>'
 
 
-def _content(frame: ResultFrame, drawn: Sequence[Figure]) -> dict[str, Any]:
+def _content(report: Report) -> dict[str, Any]:
     settings = [
         {
             "network": setting.network,
@@ -78,13 +72,13 @@ def _content(frame: ResultFrame, drawn: Sequence[Figure]) -> dict[str, Any]:
             "recipe": setting.recipe,
             "figures": {
                 figure.name: {"caption": figure.caption, "chart": figure.chart}
-                for figure in drawn
+                for figure in report.figures
                 if figure.setting == setting
             },
         }
-        for setting in frame.settings
+        for setting in report.frame.settings
     ]
-    known = looks(frame)
+    known = looks(report.frame)
     colors = dict(zip(known["variant"], known["color"], strict=True))
     return {"colors": colors, "settings": settings}
 
@@ -151,8 +145,7 @@ def _verdict(verdict: Verdict) -> str:
             )
             for judged in verdict.judged
         ]
-        count = len(rows)
-        label = "1 comparison" if count == 1 else f"{count} comparisons"
+        label = counted(len(rows), "comparison")
         table = f"<details><summary>{label}</summary>{_table(heads, rows)}</details>"
     return (
         f'<div class="verdict"><p class="answer {kind}">{verdict.answer}</p><div>'
@@ -189,9 +182,9 @@ def _safe(cell: str) -> str:
     return cell if isinstance(cell, _Safe) else escape(cell)
 
 
-def _rest(frame: ResultFrame, margin: float) -> str:
+def _rest(report: Report) -> str:
     """What no filter changes: failed cells, what was left out, how figures came about."""
-    parts = []
+    frame, parts = report.frame, []
     if frame.failed:
         rows = [(_code([cell]), what, error) for cell, what, error in failures(frame)]
         table = _table(("cell", "what", "error"), rows)
@@ -202,6 +195,6 @@ def _rest(frame: ResultFrame, margin: float) -> str:
             "<section><h2>Left out</h2><p>Older runs of variants whose options were changed under "
             f"the same name: {cells}</p></section>"
         )
-    text = "".join(f"<p>{escape(line)}</p>" for line in (*METHOD, *describe(frame, margin)))
+    text = "".join(f"<p>{escape(line)}</p>" for line in (*METHOD, *describe(report)))
     parts.append(f'<section class="quiet"><h2>How to read this</h2>{text}</section>')
     return "\n".join(parts)

@@ -80,13 +80,7 @@ def verdicts(frame: ResultFrame, claims: Claims, margin: float = MARGIN) -> dict
 
 
 def verdict(claim: Claim, frame: ResultFrame, margin: float = MARGIN) -> Verdict:
-    """What the runs say of a claim.
-
-    Args:
-        claim: what is claimed of which roles.
-        frame: the runs, whose groups know their roles.
-        margin: percentage points that count as no difference, unless the claim says so itself.
-    """
+    """What the runs say of a claim."""
     margin = margin if claim.margin is None else claim.margin
     text = claim.text.replace("{margin}", f"{margin:g}")
     if claim.untestable is not None:
@@ -117,14 +111,10 @@ def _pairs(claim: Claim, frame: ResultFrame) -> list[Comparison]:
             pairs = zip(families, meant, strict=True)
             return [p for family, own in pairs for p in against_first((family[0], *own))]
         case "budget":
-            return _at_budget(free, others)
-
-
-def _at_budget(ones: Sequence[RunGroup], others: Sequence[RunGroup]) -> list[Comparison]:
-    """Pairs of one budget; a dense network, which has none, stands beside every budget."""
-    dense = [group for group in others if group.kind == "dense"]
-    cropped = [group for group in others if group.kind != "dense"]
-    return compare(ones, cropped) + paired((one, whole) for one in ones for whole in dense)
+            # A dense network, which has no budget, stands beside every budget.
+            dense = [group for group in others if group.kind == "dense"]
+            cropped = [group for group in others if group.kind != "dense"]
+            return compare(free, cropped) + paired((one, whole) for one in free for whole in dense)
 
 
 def _at_size(ones: Sequence[RunGroup], other: RunGroup) -> list[Comparison]:

@@ -1,10 +1,15 @@
-"""Sentences that the page and the Markdown share."""
+"""What a report is, and the sentences that its page and its Markdown share."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
+from precrop.report.figures import Figure
 from precrop.report.frames import ResultFrame, RunGroup, short_count
 from precrop.report.verdicts import Verdict
 
+PICTURES = "figures"
+"""The folder of the pictures within a report's."""
 TITLE = "Pruning at initialization: what the runs say"
 METHOD = (
     "Accuracy is that of the held-out images after the last epoch, not after the best one. ± is "
@@ -35,6 +40,25 @@ GROUP = ("variant", "accuracy, %", "n", "budget", "parameters", "MACs", "s per e
 """Heads of the table of groups."""
 
 
+@dataclass(frozen=True)
+class Report:
+    """What is said of all that a store holds.
+
+    Attributes:
+        folder: where it is written.
+        frame: the runs.
+        verdicts: on every claim, by name.
+        figures: of every setting.
+        margin: percentage points that count as no difference.
+    """
+
+    folder: Path
+    frame: ResultFrame
+    verdicts: Mapping[str, Verdict]
+    figures: tuple[Figure, ...]
+    margin: float
+
+
 def group_cells(group: RunGroup) -> tuple[str, ...]:
     """A group's row in that table, but for its runs."""
     return (
@@ -50,24 +74,23 @@ def group_cells(group: RunGroup) -> tuple[str, ...]:
 
 def summary(frame: ResultFrame) -> str:
     """What there is, in one sentence."""
-    parts = [_counted(len(frame.rows), "finished run")]
+    parts = [counted(len(frame.rows), "finished run")]
     if frame.failed:
-        parts.append(_counted(len(frame.failed), "failed cell"))
-    variants, settings = len(frame.variants), len(frame.settings)
-    parts.append(_counted(variants, "variant"))
-    parts.append(_counted(settings, "combination") + " of network, data and recipe")
-    return ", ".join(parts) + "."
+        parts.append(counted(len(frame.failed), "failed cell"))
+    parts.append(counted(len(frame.variants), "variant"))
+    parts.append(counted(len(frame.settings), "combination"))
+    return ", ".join(parts) + " of network, data and recipe."
 
 
-def describe(frame: ResultFrame, margin: float) -> list[str]:
+def describe(report: Report) -> list[str]:
     """The margin, and what the runs were made with and when."""
-    versions = (f"{name} {v}" for row in frame.rows for name, v in row.versions.items())
-    first = min(row.started for row in frame.rows)
-    last = max(row.ended for row in frame.rows)
+    rows = report.frame.rows
+    versions = (f"{name} {v}" for row in rows for name, v in row.versions.items())
+    first, last = min(row.started for row in rows), max(row.ended for row in rows)
     return [
-        f"The margin is {margin:g} percentage points.",
+        f"The margin is {report.margin:g} percentage points.",
         f"Trained from {first:%Y-%m-%d} to {last:%Y-%m-%d} on "
-        f"{_listed(row.device for row in frame.rows)}, with {_listed(versions)}.",
+        f"{_listed(row.device for row in rows)}, with {_listed(versions)}.",
     ]
 
 
@@ -93,7 +116,8 @@ def untouched(found: Mapping[str, Verdict]) -> str | None:
     return f"{len(names)} {claims} no runs to be judged by here: {', '.join(names)}."
 
 
-def _counted(count: int, noun: str) -> str:
+def counted(count: int, noun: str) -> str:
+    """``1 variant``, ``2 variants``."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 

@@ -1,35 +1,20 @@
 """A report's files: the text, the page and the pictures."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from precrop.errors import PrecropError
-from precrop.files import write_text
+from precrop.files import os_errors_as, write_text
 from precrop.report.claims import read_claims
 from precrop.report.figures import figures
-from precrop.report.frames import ResultFrame, frame_of
+from precrop.report.frames import frame_of
 from precrop.report.markdown import markdown
 from precrop.report.page import page
-from precrop.report.verdicts import MARGIN, Verdict, verdicts
+from precrop.report.verdicts import MARGIN, verdicts
+from precrop.report.words import PICTURES, Report
 from precrop.study.rows import Row
 
-TEXT, PAGE, PICTURES = "report.md", "index.html", "figures"
-
-
-@dataclass(frozen=True)
-class Report:
-    """A report that is written.
-
-    Attributes:
-        folder: where.
-        frame: what it is about.
-        verdicts: on every claim, by name.
-    """
-
-    folder: Path
-    frame: ResultFrame
-    verdicts: dict[str, Verdict]
+TEXT, PAGE = "report.md", "index.html"
 
 
 def write_report(
@@ -52,14 +37,12 @@ def write_report(
     rows = list(rows)
     claims = read_claims(studies, {row.study for row in rows})
     frame = frame_of(rows, claims.parts)
-    found = verdicts(frame, claims, margin)
-    try:
+    found, drawn = verdicts(frame, claims, margin), tuple(figures(frame, margin))
+    report = Report(folder, frame, found, drawn, margin)
+    with os_errors_as(f"cannot make the folder {folder}"):
         (folder / PICTURES).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PrecropError(f"cannot make the folder {folder}: {error.strerror}") from error
-    drawn = figures(frame, margin)
     for figure in drawn:
         figure.write(folder / PICTURES)
-    write_text(folder / TEXT, markdown(frame, found, drawn, margin, PICTURES))
-    write_text(folder / PAGE, page(frame, found, drawn, margin))
-    return Report(folder, frame, found)
+    write_text(folder / TEXT, markdown(report))
+    write_text(folder / PAGE, page(report))
+    return report

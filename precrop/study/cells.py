@@ -1,26 +1,26 @@
 """Cells: what a study trains, one by one, from what was asked for to the row of a store."""
 
 import dataclasses
-import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from precrop.errors import BudgetError, PrecropError, one_line
+from precrop.files import digest_of
 from precrop.model_spec import ModelSpec
+from precrop.own import said
 from precrop.solve.budgets import Budget, parse_budget
-from precrop.study.request import VariantRequest
 from precrop.study.rows import Row
 from precrop.study.spec import Limits, Study
-from precrop.study.variants import WAYS, Variant
+from precrop.study.variants import WAYS, Variant, VariantRequest
 from precrop.training.recipes import Recipe
 from precrop.trust import runs_user_code
 
 if TYPE_CHECKING:
-    from precrop.counting import LayerCount
+    from precrop.counting import Count
     from precrop.plans.plan import Plan
     from precrop.training.data import ImageData
     from precrop.training.loop import Result
@@ -76,28 +76,12 @@ class Cell:
         }
         if self.image_size is not None:  # without one, cells are called as they always were
             content["image_size"] = self.image_size
-        text = json.dumps(content, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return digest_of(content)[:12]
 
     @property
     def variant(self) -> str:
         """Name of the variant within the study."""
         return self.how.name
-
-    @property
-    def kind(self) -> Literal["dense", "cropped", "masked"]:
-        """As in `Row`."""
-        return self.how.kind
-
-    @property
-    def method(self) -> str:
-        """As in `Row`."""
-        return self.how.method
-
-    @property
-    def granularity(self) -> str:
-        """As in `Row`."""
-        return self.how.granularity
 
 
 @dataclass(frozen=True)
@@ -106,46 +90,39 @@ class Prepared:
 
     Attributes:
         run: what is trained.
-        plan: the network that is built, or None.
-        base_params: parameters of the original.
-        base_macs: multiply-accumulates of the original at batch 1.
-        layers: of the original, in the order of execution.
+        original: what the network has before it is made smaller.
     """
 
     run: "Run"
-    plan: "Plan | None"
-    base_params: int
-    base_macs: int
-    layers: "tuple[LayerCount, ...]"
+    original: "Count"
 
 
 def expand(study: Study) -> list[Cell]:
     """A study's cells: networks, then budgets, then variants, then seeds; none of them twice."""
+    most = max(len(series.budgets) for series in study.series)
+    cells = (
+        Cell(
+            study=study.name,
+            network=network.model,
+            how=series.variant,
+            limits=limits,
+            seed=seed,
+            recipe=network.recipe,
+            data=study.data,
+            data_name=study.data_name,
+            image_size=study.image_size,
+        )
+        for network in study.networks
+        for place in range(most)
+        for series in study.series
+        if network in series.networks
+        for limits in series.budgets[place : place + 1]
+        for seed in series.seeds
+    )
     found: dict[str, Cell] = {}
-    for cell in _cells(study):
+    for cell in cells:
         found.setdefault(cell.id, cell)
     return list(found.values())
-
-
-def _cells(study: Study) -> Iterator[Cell]:
-    most = max(len(series.budgets) for series in study.series)
-    for network in study.networks:
-        for position in range(most):
-            for series in study.series:
-                if network not in series.networks or position >= len(series.budgets):
-                    continue
-                for seed in series.seeds:
-                    yield Cell(
-                        study=study.name,
-                        network=network.model,
-                        how=series.variant,
-                        limits=series.budgets[position],
-                        seed=seed,
-                        recipe=network.recipe,
-                        data=study.data,
-                        data_name=study.data_name,
-                        image_size=study.image_size,
-                    )
 
 
 def label(cell: Cell) -> str:
@@ -193,13 +170,7 @@ def prepare(cell: Cell, data: "ImageData") -> Prepared:
     plan = original.plan()
     mask = original.mask(plan)
     plan = None if mask is not None else plan
-    return Prepared(
-        run=dataclasses.replace(original.run, plan=plan, mask=mask),
-        plan=plan,
-        base_params=original.bases["params"],
-        base_macs=original.bases["macs"],
-        layers=original.layers,
-    )
+    return Prepared(dataclasses.replace(original.run, plan=plan, mask=mask), original.counted)
 
 
 def outcome(
@@ -212,22 +183,11 @@ def outcome(
     ended: datetime,
     device: str,
 ) -> Row:
-    """The row of a cell that was trained.
-
-    Args:
-        cell: the cell.
-        prepared: what `prepare` made of it.
-        result: what training made of that; its folder holds the masks.
-        overhead: seconds of everything else that the study did for the cell.
-        started: when it was begun.
-        ended: when it was over.
-        device: what it was trained on.
-    """
+    """The row of a cell that was trained; the folder of its result holds the masks."""
     run = prepared.run
     return Row(
-        **_asked(cell, prepared.base_params, prepared.base_macs),
+        **_asked(cell, run.data_name, prepared.original),
         run=run.id,
-        data=_sized(run.data_name, cell.image_size),
         data_digest=run.data_digest,
         status="done",
         error=None,
@@ -258,31 +218,17 @@ def failure(
     ended: datetime,
     device: str,
 ) -> Row:
-    """The row of a cell that failed.
-
-    Args:
-        cell: the cell.
-        error: why.
-        data_digest: of the images, if they were loaded.
-        overhead: as in `outcome`.
-        started: as in `outcome`.
-        ended: as in `outcome`.
-        device: as in `outcome`.
-    """
+    """The row of a cell that failed."""
     from precrop.training.runs import current_versions
 
+    unknown: dict[str, Any]
+    unknown = dict.fromkeys(("run", "accuracy", "best_accuracy", "loss", "params", "macs"))
     return Row(
-        **_asked(cell),
-        run=None,
-        data=_sized(cell.data_name, cell.image_size),
+        **_asked(cell, cell.data_name),
+        **unknown,
         data_digest=data_digest,
         status="failed",
-        error=_line(error),
-        accuracy=None,
-        best_accuracy=None,
-        loss=None,
-        params=None,
-        macs=None,
+        error=one_line(str(error) if isinstance(error, PrecropError) else said(error)),
         densities={},
         widths={},
         history=(),
@@ -295,25 +241,26 @@ def failure(
     )
 
 
-def _asked(
-    cell: Cell, base_params: int | None = None, base_macs: int | None = None
-) -> dict[str, Any]:
+def _asked(cell: Cell, data: str, original: "Count | None" = None) -> dict[str, Any]:
     """The fields that `outcome` and `failure` share; what the original costs, if it is known."""
+    bases = {} if original is None else original.costs
+    side = cell.image_size
     return {
         "study": cell.study,
         "cell": cell.id,
         "network": cell.network.name,
         "args": dict(cell.network.args),
         "variant": cell.variant,
-        "kind": cell.kind,
-        "method": cell.method,
-        "granularity": cell.granularity,
-        "asked_params": _share("params", cell.limits.params, base_params),
-        "asked_macs": _share("macs", cell.limits.macs, base_macs),
+        "kind": cell.how.kind,
+        "method": cell.how.method,
+        "granularity": cell.how.granularity,
+        "asked_params": _share("params", cell.limits.params, bases.get("params")),
+        "asked_macs": _share("macs", cell.limits.macs, bases.get("macs")),
         "seed": cell.seed,
+        "data": data if side is None else f"{data} {side}x{side}",
         "recipe": cell.recipe.to_json(),
-        "base_params": base_params,
-        "base_macs": base_macs,
+        "base_params": bases.get("params"),
+        "base_macs": bases.get("macs"),
     }
 
 
@@ -322,18 +269,6 @@ def _share(name: str, budget: Budget | None, base: int | None) -> float | None:
     if budget is None or isinstance(budget, float):
         return budget
     return None if base is None else parse_budget(name, budget, base) / base
-
-
-def _sized(data: str, side: int | None) -> str:
-    """Like ``cifar10 16x16``, where images are brought to a size."""
-    return data if side is None else f"{data} {side}x{side}"
-
-
-def _line(error: BaseException) -> str:
-    text = one_line(str(error))
-    if isinstance(error, PrecropError):
-        return text
-    return one_line(f"{type(error).__name__}: {text}") if text else type(error).__name__
 
 
 def _in_words(budget: Budget) -> str:
@@ -362,8 +297,7 @@ class _Original:
         data: its images.
         run: of the dense network.
         model: that network.
-        layers: in the order of execution.
-        bases: what the network costs.
+        counted: what it has.
     """
 
     def __init__(self, cell: Cell, data: "ImageData") -> None:
@@ -374,8 +308,7 @@ class _Original:
         self.cell, self.data, self.run = cell, data, _run(cell, data)
         with initial_weights(cell.seed):
             self.model = self.run.model.build()
-        counted = count(self.model, self.run.input_shape)
-        self.layers, self.bases = counted.layers, counted.costs
+        self.counted = count(self.model, self.run.input_shape)
 
     @cached_property
     def budgets(self) -> dict[str, Budget]:
@@ -451,13 +384,14 @@ class _Original:
         Raises:
             BudgetError: what no mask removes takes more than a budget.
         """
+        layers, bases = self.counted.layers, self.counted.costs
         pruned = {
-            "params": sum(layer.weights for layer in self.layers),
-            "macs": sum(layer.macs for layer in self.layers),
+            "params": sum(layer.weights for layer in layers),
+            "macs": sum(layer.macs for layer in layers),
         }
         limits = {}
         for name, budget in self.budgets.items():
-            base = self.bases[name]
+            base = bases[name]
             rest = base - pruned[name]
             limits[name] = parse_budget(name, budget, base) - rest
             if limits[name] <= 1:
@@ -495,23 +429,21 @@ def _quick(how: Variant) -> Variant:
 
 def _densities(prepared: Prepared, result: "Result") -> dict[str, float]:
     """The share of every layer's weights that the trained network has."""
-    if prepared.plan is not None:
-        return {layer.name: layer.density for layer in prepared.plan.layers}
-    found = {layer.name: 1.0 for layer in prepared.layers}
-    if prepared.run.mask is None:
-        return found
+    if prepared.run.plan is not None:
+        return {layer.name: layer.density for layer in prepared.run.plan.layers}
     from precrop.plans.weights import load_tensors
     from precrop.training.loop import MASKS
 
-    masks = load_tensors(result.folder / MASKS)
-    for layer in prepared.layers:
-        if layer.weight in masks:
-            found[layer.name] = float(masks[layer.weight].double().mean())
-    return found
+    masks = {} if prepared.run.mask is None else load_tensors(result.folder / MASKS)
+    return {
+        layer.name: float(masks[layer.weight].double().mean()) if layer.weight in masks else 1.0
+        for layer in prepared.original.layers
+    }
 
 
 def _widths(prepared: Prepared) -> dict[str, tuple[int, int]]:
     """Input and output channels of every layer."""
-    if prepared.plan is not None:
-        return prepared.plan.widths
-    return {layer.name: (layer.in_channels, layer.out_channels) for layer in prepared.layers}
+    if prepared.run.plan is not None:
+        return prepared.run.plan.widths
+    layers = prepared.original.layers
+    return {layer.name: (layer.in_channels, layer.out_channels) for layer in layers}

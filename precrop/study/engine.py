@@ -68,13 +68,7 @@ class Summary:
 def to_run(
     cells: Sequence[Cell], tally: dict[str, Tally], *, retry_failed: bool = False
 ) -> list[Cell]:
-    """The cells that the store has no result of, each once.
-
-    Args:
-        cells: of a study.
-        tally: of its store.
-        retry_failed: whether those that have failed are run again.
-    """
+    """The cells that the store has no result of, each once."""
     each = {cell.id: cell for cell in cells}
     return [
         cell

@@ -20,13 +20,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Began:
-    """A cell's network is planned and its training begins, or goes on.
-
-    Attributes:
-        cell: its id.
-        run: the run's id.
-        epochs: of the whole run.
-    """
+    """A cell's network is planned and its training begins, or goes on."""
 
     cell: str
     run: str

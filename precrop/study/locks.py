@@ -4,17 +4,15 @@ They are locks of `filelock`, whose files are removed while they are held, so th
 keeps none of them. From version 4 on that is safe: a file that was removed is nobody's lock.
 """
 
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from filelock import FileLock, Timeout
 
 from precrop.errors import PrecropError
 
 
-class Lock:
+class Lock(AbstractContextManager["Lock"]):
     """A claimed file. `take` gives it, `release` or the end of the process ends it."""
 
     def __init__(self, lock: FileLock) -> None:
@@ -43,15 +41,7 @@ class Lock:
             Path(self._lock.lock_file).unlink()
         self._lock.release()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.release()
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from precrop.files import open_plain
-from precrop.study.rows import FIELDS, Row, from_json, reason
+from precrop.study.rows import FIELDS, Row, from_json, why_not_read
 
 _NESTED = ("args", "recipe", "densities", "widths", "versions")
 """Columns of JSON, as is the history."""
@@ -45,7 +45,7 @@ def read_parts(folder: Path) -> tuple[list[Row], dict[str, str]]:
             try:
                 parts[name] = read_part(folder / name)
             except (pa.ArrowException, OSError, *_WRONG) as error:
-                dropped[name] = reason(error)
+                dropped[name] = why_not_read(error)
     replaced = {name for part in parts.values() for name in part.replaces}
     return [row for name in parts if name not in replaced for row in parts[name].rows], dropped
 

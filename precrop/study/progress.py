@@ -131,12 +131,7 @@ class _Shown:
 
 @contextmanager
 def shown(cells: Sequence[Cell], places: Callable[[], int]) -> Iterator[Callable[[Event], None]]:
-    """Show on standard error how far the running of cells is; gives what to tell events to.
-
-    Args:
-        cells: that are to be run.
-        places: cells that run at the same time, now.
-    """
+    """Show on standard error how far the running of cells is; gives what to tell events to."""
     console = standard_error()
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     text = TextColumn("{task.fields[text]}", markup=False)

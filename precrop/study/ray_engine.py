@@ -20,7 +20,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, one_line
 from precrop.study.cells import Cell
 from precrop.study.events import Died, Event, Work
 from precrop.study.worker import work
@@ -95,7 +95,7 @@ class RayEngine:
         try:
             event: Event = ray.get(task)
         except ray.exceptions.RayError as error:
-            return Died(cell.id, " ".join(str(error).split()))
+            return Died(cell.id, one_line(str(error)))
         return event
 
     def close(self) -> None:
@@ -153,8 +153,7 @@ def _connect(address: str | None) -> bool:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError, SystemExit) as error:
-        text = " ".join(str(error).split())
-        raise PrecropError(f"cannot use the Ray cluster at {address or 'here'}: {text}") from error
+        raise PrecropError(f"cannot use the Ray cluster at {address or 'here'}: {error}") from error
     return True
 
 

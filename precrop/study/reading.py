@@ -7,7 +7,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from precrop.errors import PrecropError
-from precrop.files import open_plain
+from precrop.files import open_plain, os_errors_as
 
 _MOST = 1 << 18
 """Bytes of a file; studies have a few thousand."""
@@ -62,20 +62,16 @@ def read_yaml(path: Path) -> Any:
     Raises:
         PrecropError: it cannot be read, or holds something else.
     """
+    with os_errors_as(f"cannot read {path}"), open_plain(path) as file:
+        raw = file.read(_MOST + 1)
+    if len(raw) > _MOST:
+        raise PrecropError(f"{path} is larger than any study: {_MOST >> 10} kB is the most")
     try:
-        with open_plain(path) as file:
-            raw = file.read(_MOST + 1)
-        if len(raw) > _MOST:
-            raise PrecropError(f"{path} is larger than any study: {_MOST >> 10} kB is the most")
         content = yaml.load(raw.decode("utf-8"), _Loader)
         problem = _odd(content)
-    except OSError as error:
-        raise PrecropError(f"cannot read {path}: {error.strerror}") from error
     except RecursionError as error:
         raise PrecropError(f"{path} is nested too deeply") from error
     except (yaml.YAMLError, ValueError) as error:  # its numbers may be none of Python's
-        if isinstance(error, PrecropError):
-            raise
         raise PrecropError(f"{path} is not YAML: {error}") from error
     if problem is not None:
         raise PrecropError(f"{path} holds {problem}")

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationError
 
-from precrop.errors import PrecropError, one_line
+from precrop.errors import PrecropError, one_line, reason
 
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Count = Annotated[int, Field(ge=1, lt=2**63)]
@@ -205,9 +205,9 @@ def from_json(text: bytes, history: Callable[[], bytes]) -> Row:
     return replace(row, history=History(row.cell, history))
 
 
-def reason(error: Exception) -> str:
+def why_not_read(error: Exception) -> str:
     """Why rows cannot be read, in one line."""
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         return one_line(": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"]))))
-    return one_line(getattr(error, "strerror", None) or str(error))
+    return one_line(reason(error))

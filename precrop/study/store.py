@@ -15,9 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from precrop.errors import PrecropError
-from precrop.files import open_own, open_plain, read_json, sync, write_text
-from precrop.study.rows import FIELDS, Row, from_line, reason, to_line
+from precrop.errors import PrecropError, reason
+from precrop.files import open_own, open_plain, os_errors_as, read_json, sync, write_text
+from precrop.study.rows import FIELDS, Row, from_line, to_line, why_not_read
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
@@ -40,11 +40,7 @@ class Tally:
 
 
 class Store:
-    """Rows that were appended to a folder; `open` gives one.
-
-    Attributes:
-        path: the folder.
-    """
+    """Rows that were appended to a folder; `open` gives one."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -81,14 +77,12 @@ class Store:
             return
         # After a write that failed, another file is begun: the end of this one may be torn.
         path, self._own = self._own, None
-        try:
+        with os_errors_as(f"cannot write to the store {self.path}"):
             path = path or self._new_file()
             with os.fdopen(open_own(path, os.O_WRONLY | os.O_APPEND), "ab") as file:
                 file.write(b"".join(map(to_line, rows)))
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError as error:
-            raise PrecropError(f"cannot write to the store {self.path}: {reason(error)}") from error
         self._own = path
 
     def rows(self) -> list[Row]:
@@ -119,10 +113,6 @@ class Store:
             tally.done += row.status == "done"
             tally.failed += row.status == "failed"
         return found
-
-    def done(self) -> set[str]:
-        """The cells that were run without failing."""
-        return {cell for cell, tally in self.tally().items() if tally.done}
 
     @property
     def dropped(self) -> dict[str, str]:
@@ -190,7 +180,7 @@ class _File:
         try:
             self.rows.append(from_line(line, partial(_slice, self.path, self._end)))
         except ValueError as error:
-            self.dropped[place] = reason(error)
+            self.dropped[place] = why_not_read(error)
         self._end += len(line)
         self._lines += 1
 
@@ -202,13 +192,11 @@ def _slice(path: Path, line: int, start: int, size: int) -> bytes:
 
 
 def _create(path: Path) -> None:
-    try:
+    with os_errors_as(f"cannot make the store {path}"):
         path.mkdir(parents=True, exist_ok=True)
         others = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")]
-        if others and _MARK not in others:
-            raise PrecropError(f"{path} is not empty and no store: name another folder")
-    except OSError as error:
-        raise PrecropError(f"cannot make the store {path}: {error.strerror}") from error
+    if others and _MARK not in others:
+        raise PrecropError(f"{path} is not empty and no store: name another folder")
     _write_mark(path)
 
 

@@ -15,32 +15,28 @@ from torch import nn
 
 import precrop
 from precrop.errors import BudgetError, PrecropError, suggestion
+from precrop.own import said
 from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
 from precrop.read.network import read_network
 from precrop.solve.budgets import parse_budgets
-from precrop.study.request import VariantRequest
 
 if TYPE_CHECKING:
     from precrop.plans.plan import Plan
+    from precrop.study.variants import VariantRequest
 
 RATIO_STEP = 0.001
 """To which the ratio is bisected."""
 
 
-def _random(tp: Any) -> Any:
-    return tp.importance.RandomImportance()
-
-
-def _magnitude(tp: Any) -> Any:
-    return tp.importance.GroupMagnitudeImportance(p=2)
-
-
-IMPORTANCES: dict[str, Callable[[Any], Any]] = {"random": _random, "magnitude": _magnitude}
+IMPORTANCES: dict[str, Callable[[Any], Any]] = {
+    "random": lambda tp: tp.importance.RandomImportance(),
+    "magnitude": lambda tp: tp.importance.GroupMagnitudeImportance(p=2),
+}
 """What ranks channels; without ``global_pruning`` it has no influence on widths."""
 
 
-def plan(request: VariantRequest) -> "Plan":
+def plan(request: "VariantRequest") -> "Plan":
     """The largest network that Torch-Pruning's ratio gives within all budgets.
 
     Its options are ``importance``, a name in `IMPORTANCES`, ``global_pruning`` and ``round_to``.
@@ -59,7 +55,8 @@ def plan(request: VariantRequest) -> "Plan":
     while high - low > RATIO_STEP:
         ratio = (low + high) / 2
         found = pruned(request, ratio, kept)
-        if _fits(found, request.input_shape, limits):
+        costs = precrop.count(found, request.input_shape).costs
+        if all(costs[name] <= limit for name, limit in limits.items()):
             best, high = found, ratio
         else:
             low = ratio
@@ -75,7 +72,7 @@ def plan(request: VariantRequest) -> "Plan":
     )
 
 
-def pruned(request: VariantRequest, ratio: float, kept: Collection[str]) -> nn.Module:
+def pruned(request: "VariantRequest", ratio: float, kept: Collection[str]) -> nn.Module:
     """A copy of the network, pruned by Torch-Pruning itself; layers in ``kept`` stay whole."""
     tp = _library()
     model = copy.deepcopy(request.model).eval()
@@ -100,10 +97,7 @@ def pruned(request: VariantRequest, ratio: float, kept: Collection[str]) -> nn.M
         except PrecropError:
             raise
         except Exception as error:  # whatever Torch-Pruning raises about a network
-            text = " ".join(str(error).split())
-            raise PrecropError(
-                f"Torch-Pruning fails on the network: {type(error).__name__}: {text}"
-            ) from error
+            raise PrecropError(f"Torch-Pruning fails on the network: {said(error)}") from error
     return model
 
 
@@ -124,11 +118,6 @@ def _importance(options: Mapping[str, Any]) -> Callable[[Any], Any]:
     if name not in IMPORTANCES:
         raise PrecropError(f"importance {name!r} is unknown; {suggestion(name, IMPORTANCES)}")
     return IMPORTANCES[name]
-
-
-def _fits(model: nn.Module, input_shape: Any, limits: Mapping[str, int]) -> bool:
-    costs = precrop.count(model, input_shape).costs
-    return all(costs[name] <= limit for name, limit in limits.items())
 
 
 def widths_of(model: nn.Module, names: Collection[str]) -> dict[str, int]:

@@ -11,12 +11,35 @@ from pydantic import BeforeValidator, Field, JsonValue
 from typing_extensions import TypedDict
 
 from precrop.errors import PrecropError
+from precrop.solve.budgets import Budget
 from precrop.study.entries import Entry, Line, known_keys
-from precrop.study.request import VariantRequest
 from precrop.trust import runs_user_code
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from precrop.plans.plan import Plan
+
+
+@dataclass(frozen=True)
+class VariantRequest:
+    """What a way needs to know.
+
+    Attributes:
+        model: with its initial weights; it is only looked at.
+        input_shape: of one image.
+        budgets: by cost, as written in the study.
+        options: of the way.
+        densities: by layer name, where widths should come close to some.
+        seed: of every random choice.
+    """
+
+    model: "nn.Module"
+    input_shape: tuple[int, ...]
+    budgets: Mapping[str, Budget]
+    options: Mapping[str, Any]
+    densities: Mapping[str, float] | None = None
+    seed: int = 0
 
 
 def _plan(request: VariantRequest) -> "Plan":
@@ -31,10 +54,7 @@ def _plan(request: VariantRequest) -> "Plan":
 
 def _uniform(request: VariantRequest) -> "Plan":
     """One share of every width: a width multiplier, rounded so that it uses its budgets up."""
-    import precrop
-
-    options = {"divisor": 1, **request.options, **request.budgets}
-    return precrop.plan(request.model, request.input_shape, rule="uniform", **options)
+    return _plan(replace(request, options={**request.options, "rule": "uniform"}))
 
 
 def _torch_pruning(request: VariantRequest) -> "Plan":

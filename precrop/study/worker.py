@@ -22,11 +22,6 @@ if TYPE_CHECKING:
 def work(cell: Cell, output: Path, report: Report) -> tuple[Ended | Busy, bool]:
     """Run one cell.
 
-    Args:
-        cell: what to run.
-        output: the folder of the runs' folders.
-        report: called with what happens in the meantime.
-
     Returns:
         What came of it, and whether this process is fit for another cell. After an error that
         nobody foresaw it may be short of memory, or its device unusable.

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from precrop.errors import PrecropError, reason
-from precrop.files import digest_of, digest_of_file, read_json, replacing, sync
+from precrop.files import digest_of, digest_of_file, os_errors_as, read_json, replacing, sync
 from precrop.plans.weights import load_tensors, save_tensors
 
 WEIGHTS, STATE, CONTENT = "model.safetensors", "state.safetensors", "checkpoint.json"
@@ -44,11 +44,7 @@ _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP)
 
 
 class SafetensorsIO(CheckpointIO):
-    """Lets Lightning keep its checkpoints in this format.
-
-    Args:
-        run: the run's description, kept in every checkpoint.
-    """
+    """Lets Lightning keep its checkpoints in this format."""
 
     def __init__(self, run: Mapping[str, Any]) -> None:
         super().__init__()
@@ -220,15 +216,12 @@ def check_space(folder: Path, size: int) -> None:
     Raises:
         PrecropError: there is no room, or no right to write.
     """
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            for start in range(0, size, _CHUNK):
-                file.write(bytes(min(_CHUNK, size - start)))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        needed = f"{size / 1e6:.1f} MB for checkpoints"
-        raise PrecropError(f"cannot write {needed} in {folder}: {reason(error)}") from error
+    failure = f"cannot write {size / 1e6:.1f} MB for checkpoints in {folder}"
+    with os_errors_as(failure), tempfile.TemporaryFile(dir=folder) as file:
+        for start in range(0, size, _CHUNK):
+            file.write(bytes(min(_CHUNK, size - start)))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
@@ -252,11 +245,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def plain_weights(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The weights of the unmasked network, with zeros where masked, and the masks by their names.
-
-    Args:
-        state_dict: of the LightningModule.
-    """
+    """The plain network's weights, with zeros where masked, and the masks by their names."""
     weights, masks = {}, {}
     for key, value in state_dict.items():
         name = key.removeprefix(NETWORK)

@@ -25,7 +25,6 @@ from precrop.errors import PrecropError
 from precrop.training.augment import (
     PLAIN,
     Augment,
-    Draws,
     Normalise,
     crop_and_flip,
     cut_out,
@@ -150,6 +149,22 @@ def load_data(source: str, *, image_size: int | None = None) -> ImageData:
         return _decoded_later(found, image_size or DECODED_SIZE)
     except OSError as error:
         raise PrecropError(f"cannot read {error.filename or source}: {error.strerror}") from error
+
+
+def load_shaped(source: str, shape: Sequence[Any]) -> ImageData:
+    """The data set of a name or in a folder, as images of one shape.
+
+    Raises:
+        PrecropError: As `load_data`; or images can't be brought to this shape.
+    """
+    wanted = ",".join(map(str, shape))
+    if len(shape) != 3 or shape[1] != shape[2] or not isinstance(shape[2], int):
+        raise PrecropError(f"images are scaled to squares, as 3,224,224, not to {wanted}")
+    images = load_data(source, image_size=shape[2])
+    if images.shape != tuple(shape):
+        given = "x".join(map(str, images.shape))
+        raise PrecropError(f"the images of {source} are {given}, not {wanted}")
+    return images
 
 
 def load_again(source: str, shape: Sequence[int], digest: str) -> ImageData:
@@ -288,36 +303,27 @@ class Batches(Iterable[tuple[Tensor, Tensor]]):
     device: torch.device
     dtype: torch.dtype
     workers: int
-    seeds: tuple[int, int] | None = None  # of the run, and the epoch
-    augment: Augment | None = None
+    seeds: tuple[int, int] = (0, 0)  # of the run, and the epoch
+    augment: Augment = PLAIN
 
     def __len__(self) -> int:
         return len(self.parts)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        split, draws = self.split, self._draws()
+        data, split, augment, (seed, epoch) = self.data, self.split, self.augment, self.seeds
         held = isinstance(split, Images)
         loaded = self._held(split) if isinstance(split, Images) else self._decoded(split)
-        mean, std, width = self.data.mean, self.data.std, self.data.shape[2]
-        normalise = Normalise(mean, std, width, device=self.device, dtype=self.dtype)
+        _, height, width = data.shape
+        draws = augment.draw(len(self.order), height, width, seed=seed, epoch=epoch)
+        draws = draws.to(self.device)
+        normalise = Normalise(data.mean, data.std, width, device=self.device, dtype=self.dtype)
         for part, (images, labels) in zip(self.parts, loaded, strict=True):
-            augment = self.augment
-            if augment is None or draws is None:
-                yield normalise(images), labels
-                continue
             here = draws.part(part)
             # Images of the other kind come cropped and flipped from the workers.
             if held and (augment.crop or augment.flip):
                 images = crop_and_flip(images, here, augment.crop)
             values = normalise(images)
             yield (cut_out(values, here, augment.cutout) if augment.cutout else values), labels
-
-    def _draws(self) -> Draws | None:
-        if self.augment is None or self.seeds is None:
-            return None
-        (seed, epoch), (_, height, width) = self.seeds, self.data.shape
-        draws = self.augment.draw(len(self.order), height, width, seed=seed, epoch=epoch)
-        return draws.to(self.device)
 
     def _held(self, split: Images) -> Iterator[tuple[Tensor, Tensor]]:
         held = _on_device(split, self.device)
@@ -355,15 +361,14 @@ class _Seeded(Dataset[tuple[Tensor, int] | PrecropError]):
     loader has wrapped the traceback of the worker.
     """
 
-    def __init__(self, data: Decoded, seeds: tuple[int, int] | None) -> None:
+    def __init__(self, data: Decoded, seeds: tuple[int, int]) -> None:
         self.data = data
         self.seeds = seeds
 
     def __getitem__(self, index: int) -> tuple[Tensor, int] | PrecropError:
         # torchvision draws from the global generator: it is lent to each image and given back.
         with torch.random.fork_rng(devices=()):
-            if self.seeds is not None:
-                torch.set_rng_state(random_numbers(*self.seeds, f"image {index}").get_state())
+            torch.set_rng_state(random_numbers(*self.seeds, f"image {index}").get_state())
             try:
                 return self.data[index]
             except PrecropError as error:

@@ -78,10 +78,6 @@ def uses_bf16(asked: str, device: torch.device) -> bool:
         return asked == "bf16"
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and _cpu_has_bf16()
-
-
-def _cpu_has_bf16() -> bool:
     # PyTorch has no public name for this in all of the versions that we run on.
     tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, name, bool)() for name in tests)
+    return device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in tests)

@@ -18,7 +18,7 @@ from precrop.plans.weights import load_weights
 from precrop.progress import Progress, silent
 from precrop.training import checkpoints
 from precrop.training.callbacks import BEST, LAST
-from precrop.training.data import ImageData, load_again, load_data, test_batches
+from precrop.training.data import ImageData, load_again, load_shaped, test_batches
 from precrop.training.devices import layout, uses_bf16
 from precrop.training.module import outputs
 from precrop.training.networks import build
@@ -30,6 +30,18 @@ _LARGEST_LABELLED = 40
 """Classes up to which a confusion picture names each."""
 
 
+class Judgement(NamedTuple):
+    """What is said of the held-out images: the confusion matrix, and the mean cross-entropy."""
+
+    confusion: Tensor  # int64 (classes, classes): images of the row's class taken for the column's
+    loss: float
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the images that are right."""
+        return int(self.confusion.diagonal().sum()) / int(self.confusion.sum())
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What weights come to on held-out images.
@@ -37,45 +49,48 @@ class Evaluation:
     Attributes:
         run: id of the run that they are from, or None.
         network: what the network is called, or None.
-        input_shape: of the images that it got.
-        mean: of each channel, which was subtracted from them.
-        std: which they were divided by.
-        crop_pct: how much of their shorter side was looked at.
-        accuracy: share of the images that are right.
-        loss: mean cross-entropy.
+        data: the images, normalised as it got them.
+        judged: what it said of them.
         params: parameters of the network, without masked weights.
         macs: multiply-accumulates at batch 1, without those of masked weights.
         seconds: that the evaluation took.
-        classes: their names.
-        confusion: int64 (classes, classes): images of the row's class taken for the column's.
     """
 
     run: str | None
     network: str | None
-    input_shape: tuple[int, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    crop_pct: float
-    accuracy: float
-    loss: float
+    data: ImageData
+    judged: Judgement
     params: int
     macs: int
     seconds: float
-    classes: tuple[str, ...]
-    confusion: Tensor
 
     @property
-    def per_class(self) -> dict[str, float]:
-        """Share of every class's images that are right; NaN where there are none."""
-        right, total = self.confusion.diagonal().double(), self.confusion.sum(1).double()
-        return dict(zip(self.classes, (right / total).tolist(), strict=True))
+    def per_class(self) -> dict[str, float | None]:
+        """Share of every class's images that are right; None where there are none."""
+        right, total = (
+            self.judged.confusion.diagonal().tolist(),
+            self.judged.confusion.sum(1).tolist(),
+        )
+        shares = [one / many if many else None for one, many in zip(right, total, strict=True)]
+        return dict(zip(self.data.classes, shares, strict=True))
 
     def to_json(self) -> dict[str, Any]:
         """What JSON can hold, with the per-class accuracies."""
-        per_class = {name: None if v != v else v for name, v in self.per_class.items()}
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        del fields["confusion"]
-        return {**fields, "per_class": per_class}
+        return {
+            "run": self.run,
+            "network": self.network,
+            "input_shape": self.data.shape,
+            "mean": self.data.mean,
+            "std": self.data.std,
+            "crop_pct": self.data.crop_pct,
+            "accuracy": self.judged.accuracy,
+            "loss": self.judged.loss,
+            "params": self.params,
+            "macs": self.macs,
+            "seconds": self.seconds,
+            "classes": self.data.classes,
+            "per_class": self.per_class,
+        }
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -140,18 +155,14 @@ def evaluate_checkpoint(
         PrecropError: the checkpoint is broken, or the images do not fit it.
     """
     folder, run, network = load_trained(path, trust)
-    images = (
-        load_again(run.data, run.input_shape, run.data_digest)
-        if data is None
-        else load_data(data, image_size=run.input_shape[-1])
-    )
+    images = images_of(run, data)
     if len(images.classes) != len(run.classes):
         raise PrecropError(
             f"{images.name} has {len(images.classes)} classes, the run {len(run.classes)}"
         )
     return evaluate(
         network,
-        normalised_as(run, images),
+        images,
         run=run.id,
         name=run.model.name,
         kept=checkpoints.read_masks(folder),
@@ -160,8 +171,12 @@ def evaluate_checkpoint(
     )
 
 
-def normalised_as(run: Run, images: ImageData) -> ImageData:
-    """Images that a network gets as those that it was trained on, whatever their own mean is."""
+def images_of(run: Run, data: str | None = None) -> ImageData:
+    """A run's images, or others as its network gets them: of one shape and normalised alike."""
+    if data is None:
+        images = load_again(run.data, run.input_shape, run.data_digest)
+    else:
+        images = load_shaped(data, run.input_shape)
     if run.mean is None or run.std is None:
         return images
     return dataclasses.replace(images, mean=run.mean, std=run.std)
@@ -201,33 +216,8 @@ def evaluate(
             dtype=torch.bfloat16 if bf16 else torch.float32,
             progress=progress,
         )
-    return Evaluation(
-        run=run,
-        network=name,
-        input_shape=tuple(data.shape),
-        mean=tuple(data.mean),
-        std=tuple(data.std),
-        crop_pct=data.crop_pct,
-        accuracy=found.accuracy,
-        loss=found.loss,
-        params=counted.params,
-        macs=counted.macs,
-        seconds=time.perf_counter() - start,
-        classes=tuple(data.classes),
-        confusion=found.confusion,
-    )
-
-
-class Judgement(NamedTuple):
-    """What is said of the held-out images: the confusion matrix, and the mean cross-entropy."""
-
-    confusion: Tensor
-    loss: float
-
-    @property
-    def accuracy(self) -> float:
-        """Share of the images that are right."""
-        return int(self.confusion.diagonal().sum()) / int(self.confusion.sum())
+    seconds = time.perf_counter() - start
+    return Evaluation(run, name, data, found, counted.params, counted.macs, seconds)
 
 
 def judge(
@@ -239,16 +229,7 @@ def judge(
     batch_size: int = _BATCH,
     progress: Progress = silent,
 ) -> Judgement:
-    """Compare what is said of the held-out images with their labels.
-
-    Args:
-        logits: of a batch of images; of a network, or of a file that was made of one.
-        data: the images.
-        device: where they go.
-        dtype: of the images.
-        batch_size: images at once.
-        progress: for the batches.
-    """
+    """Compare what a network, or a file made of one, says of held-out images with their labels."""
     matrix = MulticlassConfusionMatrix(len(data.classes), validate_args=False).to(device)
     losses, images = torch.zeros((), dtype=torch.float64), 0
     with torch.inference_mode():
@@ -264,10 +245,6 @@ def judge(
 def draw_confusion(evaluation: Evaluation, path: Path) -> None:
     """Draw which share of every class is taken for which.
 
-    Args:
-        evaluation: what to draw.
-        path: a .png or .svg file.
-
     Raises:
         PrecropError: matplotlib is missing, or the file cannot be written.
     """
@@ -279,18 +256,18 @@ def draw_confusion(evaluation: Evaluation, path: Path) -> None:
         raise PrecropError("pictures need matplotlib: pip install 'precrop[plot]'") from error
     from precrop.files import replacing
 
-    shares = evaluation.confusion.double() / evaluation.confusion.sum(1, keepdim=True).clamp(min=1)
-    side = min(12.0, 3 + 0.3 * len(evaluation.classes))
+    confusion, classes = evaluation.judged.confusion.double(), evaluation.data.classes
+    side = min(12.0, 3 + 0.3 * len(classes))
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
-    picture = axes.imshow(shares.numpy(), vmin=0, vmax=1, cmap="Blues")
-    if len(evaluation.classes) <= _LARGEST_LABELLED:
-        places = range(len(evaluation.classes))
-        axes.set_xticks(places, evaluation.classes, rotation=90)
-        axes.set_yticks(places, evaluation.classes)
+    shares = (confusion / confusion.sum(1, keepdim=True).clamp(min=1)).numpy()
+    picture = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    if len(classes) <= _LARGEST_LABELLED:
+        axes.set_xticks(range(len(classes)), classes, rotation=90)
+        axes.set_yticks(range(len(classes)), classes)
     axes.set_xlabel("taken for")
     axes.set_ylabel("class")
-    axes.set_title(f"{evaluation.accuracy:.2%} right")
+    axes.set_title(f"{evaluation.judged.accuracy:.2%} right")
     figure.colorbar(picture, ax=axes, shrink=0.8)
     with replacing(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:], dpi=120)

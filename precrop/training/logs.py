@@ -12,6 +12,13 @@ from precrop.training.runs import Run
 
 LOGGERS = ("csv", "tensorboard", "wandb", "mlflow", "none")
 USUAL = ("csv", "tensorboard")
+_LOUD = (
+    "lightning",
+    "lightning.fabric",
+    "lightning.pytorch",
+    "lightning.pytorch.utilities",
+    "lightning.pytorch.utilities.rank_zero",
+)
 
 
 def check_loggers(names: Sequence[str]) -> tuple[str, ...]:
@@ -41,15 +48,21 @@ def make_loggers(names: Sequence[str], run: Run, folder: Path, step: int) -> lis
     Raises:
         PrecropError: the library of a logger is not installed.
     """
+    from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
+
     made: list[Any] = []
     for name in names:
         try:
             if name == "tensorboard":
-                made.append(_tensorboard(folder, step))
+                place: dict[str, Any] = {"name": "", "version": "tensorboard"}
+                made.append(TensorBoardLogger(folder, **place, purge_step=step or None))
             elif name == "wandb":
-                made.append(_wandb(run, folder))
+                known: dict[str, Any] = {"name": run.name, "id": run.id, "save_dir": str(folder)}
+                made.append(WandbLogger(project="precrop", resume="allow", **known))
+                made[-1].log_hyperparams(run.described())
             elif name == "mlflow":
-                made.append(_mlflow(run, folder))
+                kept = str(folder.parent / "mlruns")
+                made.append(MLFlowLogger("precrop", run_name=run.name, save_dir=kept))
         except ImportError as error:
             raise PrecropError(
                 f"--logger {name} needs {name}, which is not installed: pip install {name}"
@@ -57,45 +70,18 @@ def make_loggers(names: Sequence[str], run: Run, folder: Path, step: int) -> lis
     return made
 
 
-def _tensorboard(folder: Path, step: int) -> Any:
-    from lightning.pytorch.loggers import TensorBoardLogger
-
-    options: dict[str, Any] = {"purge_step": step} if step else {}
-    return TensorBoardLogger(folder, name="", version="tensorboard", **options)
-
-
-def _wandb(run: Run, folder: Path) -> Any:
-    from lightning.pytorch.loggers import WandbLogger
-
-    logger = WandbLogger(
-        project="precrop", name=run.name, id=run.id, resume="allow", save_dir=str(folder)
-    )
-    logger.log_hyperparams(run.described())
-    return logger
-
-
-def _mlflow(run: Run, folder: Path) -> Any:
-    from lightning.pytorch.loggers import MLFlowLogger
-
-    return MLFlowLogger("precrop", run_name=run.name, save_dir=str(folder.parent / "mlruns"))
-
-
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep what Lightning prints, logs and warns of to itself."""
-    loggers = [logging.getLogger(name) for name in ("lightning", "lightning.pytorch")]
-    loggers += [logging.getLogger(f"lightning.{part}") for part in ("fabric", "pytorch.utilities")]
-    loggers.append(logging.getLogger("lightning.pytorch.utilities.rank_zero"))
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
+    levels = {logger: logger.level for logger in map(logging.getLogger, _LOUD)}
+    for logger in levels:
         logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             # Its warnings are about loaders, logs and clusters that we set up ourselves.
-            warnings.filterwarnings("ignore", module=r"lightning\.")
-            warnings.filterwarnings("ignore", module=r"torchmetrics\.")
+            warnings.filterwarnings("ignore", module=r"(lightning|torchmetrics)\.")
             warnings.filterwarnings("ignore", module=r"torch\.utils\.tensorboard")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
+        for logger, level in levels.items():
             logger.setLevel(level)

@@ -19,7 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from precrop.errors import PrecropError
-from precrop.files import digest_of, read_json, write_text
+from precrop.files import digest_of, os_errors_as, read_json, write_text
 from precrop.progress import in_terminal, unheard
 from precrop.training import checkpoints
 from precrop.training.callbacks import LAST, Bar, Keeper, Told, say_epoch
@@ -118,7 +118,10 @@ def train(
         workers = reading_processes(data, places)
     first = is_first_process()
     if first:
-        _open(folder, run)
+        with os_errors_as(f"cannot make the folder {folder}"):
+            folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / RUN).is_file():
+            write_text(folder / RUN, json.dumps(run.described(), indent=1) + "\n")
     with checkpoints.alone(folder) if first else nullcontext():
         built = _built(run, data, folder)
         if first:
@@ -128,10 +131,12 @@ def train(
         callbacks: list[Callback] = [Keeper(folder, table="csv" in names, told=[say, told])]
         if progress and in_terminal():
             callbacks.append(Bar())
-        module = Classifier(run, built.network, data, places, compiled=compiled, workers=workers)
         start = checkpoints.stored(folder / LAST)
         step = 0 if start is None else checkpoints.described(start)["step"]
         with quiet(), _process_kept():
+            module = Classifier(
+                run, built.network, data, places, compiled=compiled, workers=workers
+            )
             writers = make_loggers(names, run, folder, step)
             trainer = _trainer(module, places, folder, writers, callbacks)
             _fit(trainer, module, start)
@@ -160,16 +165,6 @@ def read_result(folder: Path) -> Result | None:
         return result
     except (AttributeError, KeyError, TypeError) as error:
         raise PrecropError(f"{path} is not a result: remove it to train on") from error
-
-
-def _open(folder: Path, run: Run) -> None:
-    """Make the run's folder, with its description."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PrecropError(f"cannot make the folder {folder}: {error.strerror}") from error
-    if not (folder / RUN).is_file():
-        write_text(folder / RUN, json.dumps(run.described(), indent=1) + "\n")
 
 
 def _built(run: Run, data: ImageData, folder: Path) -> Built:

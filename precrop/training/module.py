@@ -206,11 +206,7 @@ class Classifier(pl.LightningModule):
 
 
 class Epochs:
-    """Batches that are made anew whenever they are gone through.
-
-    Args:
-        batches: gives those of the epoch that is on.
-    """
+    """Batches that are made anew whenever they are gone through."""
 
     def __init__(self, batches: Callable[[], Batches]) -> None:
         self._batches = batches
@@ -230,11 +226,7 @@ def augmentation(recipe: Recipe) -> Augment:
 
 
 class Figures(nn.Module):
-    """Loss and accuracy over the batches since the last total.
-
-    Args:
-        classes: how many there are.
-    """
+    """Loss and accuracy over the batches since the last total."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()

@@ -17,8 +17,9 @@ from typing import Any, Literal
 from precrop.errors import PrecropError
 
 
-def _field(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
+def _field(default: Any, text: str, least: float | None = None, most: float = math.inf) -> Any:
+    """A field with its help; numbers with the least and the most that they may be."""
+    return field(default=default, metadata={"help": text, "bounds": (least, most)})
 
 
 @dataclass(frozen=True)
@@ -29,31 +30,34 @@ class Recipe:
         PrecropError: a value makes no sense; the message names the field.
     """
 
-    epochs: int = _field(160, "passes over the training images")
-    batch_size: int = _field(128, "images per step, on all devices together")
-    lr: float = _field(0.1, "highest learning rate")
+    epochs: int = _field(160, "passes over the training images", 1, 100_000)
+    batch_size: int = _field(128, "images per step, on all devices together", 1, 1_000_000)
+    lr: float = _field(0.1, "highest learning rate", 0, 1_000)
     optimizer: Literal["sgd", "rmsprop"] = _field("sgd", "sgd or rmsprop")
-    momentum: float = _field(0.9, "momentum of the optimizer")
+    momentum: float = _field(0.9, "momentum of the optimizer", 0, 0.9999)
     nesterov: bool = _field(False, "Nesterov's momentum (sgd)")
-    weight_decay: float = _field(1e-4, "weight decay, of every parameter")
+    weight_decay: float = _field(1e-4, "weight decay, of every parameter", 0, 1)
     schedule: Literal["steps", "one-cycle", "cosine"] = _field(
         "steps", "steps (a tenth from each milestone on), one-cycle or cosine"
     )
     milestones: tuple[float, ...] = _field((0.5, 0.75), "shares of the run, for steps: 0.5,0.75")
-    warmup: float = _field(0.0, "share of the run in which the learning rate climbs from zero")
-    label_smoothing: float = _field(0.0, "share of every label spread over all classes")
-    crop: int = _field(0, "pixels that images are padded by before a random crop")
+    warmup: float = _field(
+        0.0, "share of the run in which the learning rate climbs from zero", 0, 1
+    )
+    label_smoothing: float = _field(0.0, "share of every label spread over all classes", 0, 0.99)
+    crop: int = _field(0, "pixels that images are padded by before a random crop", 0, 1_000)
     flip: bool = _field(False, "mirror half of the images")
-    cutout: int = _field(0, "side of a square that is blanked in every image")
+    cutout: int = _field(0, "side of a square that is blanked in every image", 0, 1_000)
     precision: Literal["auto", "bf16", "fp32"] = _field(
         "auto", "auto (bf16 where the device gains from it), bf16 or fp32"
     )
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        for name, (low, high) in _BOUNDS.items():
-            if not low <= getattr(self, name) <= high:
-                raise PrecropError(f"{name}={getattr(self, name)} is not from {low:g} to {high:g}")
+        for each in dataclasses.fields(self):
+            value, (low, high) = getattr(self, each.name), each.metadata["bounds"]
+            if low is not None and not low <= value <= high:
+                raise PrecropError(f"{each.name}={value} is not from {low:g} to {high:g}")
         if self.lr <= 0:
             raise PrecropError("lr=0 trains nothing: write a number above 0")
         if any(not 0 < share < 1 for share in self.milestones):
@@ -116,12 +120,7 @@ class Recipe:
         return dataclasses.replace(self, batch_size=batch, lr=self.lr * batch / self.batch_size)
 
     def learning_rate(self, step: int, steps: int) -> float:
-        """The learning rate of one step.
-
-        Args:
-            step: counted from 0.
-            steps: in the whole run.
-        """
+        """The learning rate of a step, counted from 0, of ``steps`` in the whole run."""
         rising = round(self.warmup * steps)
         if step < rising:
             return self.lr * (step + 1) / (rising + 1)
@@ -136,17 +135,6 @@ class Recipe:
 
 _FEW = 8
 """Steps of an epoch, and images of a batch, where there are few images."""
-_BOUNDS: dict[str, tuple[float, float]] = {
-    "epochs": (1, 100_000),
-    "batch_size": (1, 1_000_000),
-    "lr": (0, 1_000),
-    "momentum": (0, 0.9999),
-    "weight_decay": (0, 1),
-    "warmup": (0, 1),
-    "label_smoothing": (0, 0.99),
-    "crop": (0, 1_000),
-    "cutout": (0, 1_000),
-}
 
 _QUICK = Recipe(
     epochs=10,
@@ -192,10 +180,6 @@ RECIPES: dict[str, Recipe] = {
 
 def find_recipe(name: str | None, data: str) -> Recipe:
     """The recipe of this name; without one, the usual one for the data.
-
-    Args:
-        name: in `RECIPES`, or None.
-        data: what `precrop.training.data.load_data` calls the images.
 
     Raises:
         PrecropError: no such recipe.

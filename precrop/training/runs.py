@@ -12,10 +12,12 @@ from typing import Any
 
 from precrop import __version__
 from precrop.errors import PrecropError, check_known
-from precrop.files import digest_of, digest_of_file
+from precrop.files import digest_of, digest_of_file, os_errors_as
 from precrop.model_spec import ModelSpec
 from precrop.plans.kinds import Init
 from precrop.plans.plan import Plan
+from precrop.pruning.masking import GRANULARITIES
+from precrop.pruning.methods import METHODS, check_options
 from precrop.solve.budgets import Budget
 from precrop.training.recipes import Recipe
 from precrop.trust import Trust
@@ -92,9 +94,6 @@ def split_mask(text: str) -> tuple[str, str]:
 
     A method of the user's own has a colon in its name: ``./my.py:score``, ``my:score:filter``.
     """
-    from precrop.pruning.masking import GRANULARITIES
-    from precrop.pruning.methods import METHODS
-
     method, _, last = text.rpartition(":")
     if method and (last in GRANULARITIES or method in METHODS):
         return method, last or "weight"
@@ -107,8 +106,6 @@ def check_method(method: str, options: Mapping[str, Any]) -> None:
     Raises:
         PrecropError: it is unknown, or has no such option.
     """
-    from precrop.pruning.methods import METHODS, check_options
-
     check_known(f"mask method {method!r}", method, METHODS)
     check_options(method, options)
 
@@ -119,8 +116,6 @@ def check_granularity(granularity: str) -> None:
     Raises:
         PrecropError: it is unknown.
     """
-    from precrop.pruning.masking import GRANULARITIES
-
     check_known(f"granularity {granularity!r}", granularity, GRANULARITIES)
 
 
@@ -143,10 +138,8 @@ class Start:
         Raises:
             PrecropError: it cannot be read.
         """
-        try:
+        with os_errors_as(f"cannot read {path}"):
             return cls(str(path), digest_of_file(path))
-        except OSError as error:
-            raise PrecropError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True)
@@ -215,18 +208,20 @@ class Run:
 
     def _identity(self) -> dict[str, Any]:
         content = self.to_json()
-        for name in ("id", "versions", "data", "data_name", "mean", "std", "crop_pct"):
+        for name in ("versions", "data", "data_name", "mean", "std", "crop_pct"):
             del content[name]
         if self.weights is not None:
             content["weights"] = self.weights.digest
         if self.plan is None:
             del content["init"]
         else:
-            content["plan"] = _plan_identity(content["plan"])
+            # What a plan builds, not how it was found or how long that took.
+            names = ("shapes", "tensors", "streams", "attributes")
+            content["plan"] = {name: content["plan"][name] for name in names}
         return {"schema": SCHEMA, **content}
 
     def to_json(self) -> dict[str, Any]:
-        """All fields in JSON's types.
+        """All fields in JSON's types, without what follows from them.
 
         Raises:
             PrecropError: an argument of the model's is nothing that JSON knows.
@@ -252,7 +247,7 @@ class Run:
         }
         if self.weights is not None:
             content["weights"] = asdict(self.weights)
-        return {"id": "", **content}
+        return content
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -268,7 +263,7 @@ class Run:
 
     def described(self) -> dict[str, Any]:
         """`to_json` with the run's id."""
-        return {**self.to_json(), "id": self.id}
+        return {"id": self.id, **self.to_json()}
 
     @classmethod
     def from_json(cls, content: Any, trust: Trust = False) -> "Run":
@@ -323,11 +318,6 @@ def _channels(values: Any) -> tuple[float, ...] | None:
     if len(found) != 3 or not all(map(math.isfinite, found)):
         raise ValueError(f"{values!r} are not numbers of three channels")
     return found
-
-
-def _plan_identity(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """What a plan builds, not how it was found or how long that took."""
-    return {name: plan[name] for name in ("shapes", "tensors", "streams", "attributes")}
 
 
 def current_versions() -> dict[str, str]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from precrop.errors import PrecropError
-from precrop.files import read_json
+from precrop.files import os_errors_as, read_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -179,11 +179,9 @@ def _named(name: str) -> Source:
     root = _home()
     if not (root / _ARCHIVES[name]).is_dir() and (root / name).is_dir():
         return _folder(root / name)
-    try:
+    with os_errors_as(f"cannot write to {root}"):
         root.mkdir(parents=True, exist_ok=True)
         alone = FileLock(root / ".downloading").acquire()
-    except OSError as error:
-        raise PrecropError(f"cannot write to {root}: {error.strerror}") from error
     with alone:  # processes that start together download once; the others then find the files
         return _torchvision(name, root, name, download=True)
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from precrop.report.writing import Report, write_report
+from precrop.report.words import Report
+from precrop.report.writing import write_report
 from tests.report.made_study import made_file, made_study
 
 

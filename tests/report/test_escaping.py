@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from precrop.report.markdown import escaped
-from precrop.report.writing import PAGE, PICTURES, TEXT, write_report
+from precrop.report.words import PICTURES
+from precrop.report.writing import PAGE, TEXT, write_report
 from tests.study.made_rows import made_row
 
 EVIL = (

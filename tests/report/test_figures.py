@@ -14,7 +14,7 @@ from PIL import Image
 from precrop.report.figures import FIGURES, figures
 from precrop.report.frames import ResultFrame, frame_of, percent, run_id
 from precrop.report.tables import COLORS, looks
-from precrop.report.writing import PICTURES, Report
+from precrop.report.words import PICTURES, Report
 from precrop.study.rows import Row
 from tests.report.made_study import made_study
 from tests.study.made_rows import made_row

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from precrop.report.figures import FIGURES, figures
-from precrop.report.writing import PAGE, Report, write_report
+from precrop.report.words import Report
+from precrop.report.writing import PAGE, write_report
 from tests.study.made_rows import made_row
 
 if TYPE_CHECKING:

@@ -114,7 +114,11 @@ class TestExpanding:
     def test_what_a_cell_knows(self) -> None:
         (found,) = expand(study(series(SYNFLOW, HALF, seeds=(3,))).at("/digits"))
         assert found == cell(SYNFLOW, seed=3, data="/digits")
-        assert (found.kind, found.method, found.granularity) == ("masked", "synflow", "weight")
+        assert (found.how.kind, found.how.method, found.how.granularity) == (
+            "masked",
+            "synflow",
+            "weight",
+        )
         assert pickle.loads(pickle.dumps(found)).id == found.id
 
 
@@ -136,7 +140,7 @@ def test_a_size_of_images_is_trained_at(tmp_path: Path) -> None:
     assert row.run != plain.run.id
     assert row.data_digest == load_data("digits", image_size=12).digest != digits().digest
     assert row.base_macs is not None
-    assert row.base_macs > plain.base_macs
+    assert row.base_macs > plain.original.macs
     (figures,) = row.history
     assert row.run is not None
     assert told == [
@@ -151,16 +155,15 @@ def test_a_size_of_images_is_trained_at(tmp_path: Path) -> None:
 class TestPreparing:
     def test_a_dense_network(self) -> None:
         prepared = prepare(cell(DENSE, Limits()), digits())
-        assert prepared.plan is None
         assert prepared.run.plan is None
         assert prepared.run.mask is None
         assert prepared.run.model.args == {"num_classes": 10}
         assert (prepared.run.data_name, prepared.run.data_digest) == ("digits", digits().digest)
         built = build(prepared.run)
-        assert (built.params, built.macs) == (prepared.base_params, prepared.base_macs)
+        assert (built.params, built.macs) == (prepared.original.params, prepared.original.macs)
 
     def test_a_plan_is_the_same_for_every_seed(self) -> None:
-        plans = [prepare(cell(seed=seed), digits()).plan for seed in (0, 1)]
+        plans = [prepare(cell(seed=seed), digits()).run.plan for seed in (0, 1)]
         assert plans[0] is not None
         assert plans[1] is not None
         assert plans[0].widths == plans[1].widths
@@ -174,19 +177,21 @@ class TestPreparing:
         prepared = prepare(asked, digits())
         run = dataclasses.replace(prepared.run, plan=None)
         model = build(run).network
-        rest = prepared.base_params - sum(layer.weights for layer in prepared.layers)
+        rest = prepared.original.params - sum(layer.weights for layer in prepared.original.layers)
         limits = {
-            "params": prepared.base_params // 2 - rest,
-            "macs": prepared.base_macs // 2,
+            "params": prepared.original.params // 2 - rest,
+            "macs": prepared.original.macs // 2,
         }
         data = sample(run, digits())
         problem = Problem.of(model, run.input_shape, limits, data=data, seed=5)
         densities = layer_densities(problem, method)
         options: dict[str, Any] = {"params": 0.5, "macs": 0.5, "divisor": 1}
         plan = precrop.plan(model, run.input_shape, densities=densities, **options)
-        assert prepared.plan is not None
-        assert prepared.plan.widths == plan.widths
-        assert [one.target for one in prepared.plan.layers] == [one.target for one in plan.layers]
+        assert prepared.run.plan is not None
+        assert prepared.run.plan.widths == plan.widths
+        assert [one.target for one in prepared.run.plan.layers] == [
+            one.target for one in plan.layers
+        ]
 
     def test_options_of_a_method_decide_masks_and_widths(self) -> None:
         options = {"batch_norm": "stored"}
@@ -204,7 +209,9 @@ class TestPreparing:
         batches = sample(masked[0].run, digits())
         one, other = (masks_of(build(prepared.run, lambda: batches).network) for prepared in masked)
         assert any(not torch.equal(mask, other[name]) for name, mask in one.items())
-        targets = [[layer.target for layer in one.plan.layers] for one in cropped if one.plan]
+        targets = [
+            [layer.target for layer in one.run.plan.layers] for one in cropped if one.run.plan
+        ]
         assert targets[0] != targets[1]
 
     @pytest.mark.parametrize("method", ["synflow", "magnitude", "erk", "uniform"])
@@ -213,21 +220,19 @@ class TestPreparing:
         prepared = prepare(
             cell(how, Limits(params=0.3, macs=0.9), network=ModelSpec("resnet20", {})), digits()
         )
-        assert prepared.plan is None
         assert prepared.run.plan is None
         built = build(prepared.run)
-        shares = built.params / prepared.base_params, built.macs / prepared.base_macs
+        shares = built.params / prepared.original.params, built.macs / prepared.original.macs
         assert shares[0] == pytest.approx(0.3, abs=1e-4)
         assert shares[1] <= 0.9
 
     def test_a_mask_to_a_plans_densities(self) -> None:
-        cropped = prepare(cell(network=ModelSpec("resnet20", {})), digits()).plan
+        cropped = prepare(cell(network=ModelSpec("resnet20", {})), digits()).run.plan
         how = Variant("filters", "plan", mask="filter")
         prepared = prepare(cell(how, network=ModelSpec("resnet20", {})), digits())
         spec = prepared.run.mask
         assert cropped is not None
         assert spec is not None
-        assert prepared.plan is None
         assert prepared.run.plan is None
         assert spec.densities == {layer.name: layer.density for layer in cropped.layers}
         again = Run.from_json(prepared.run.described(), trust=True)
@@ -247,7 +252,7 @@ class TestPreparing:
         masked = build(prepare(asked, digits()).run)
         matched = prepare(
             cell(PRECROP.matched(SYNFLOW), network=ModelSpec("resnet20", {})), digits()
-        ).plan
+        ).run.plan
         assert matched is not None
         assert masked.params < 0.4 * matched.base_params
         assert 0.98 * masked.params < matched.params <= masked.params
@@ -286,7 +291,7 @@ class TestOutcomes:
     def test_cropped(self, tmp_path: Path) -> None:
         asked = cell(seed=1)
         row, _ = trained(asked, tmp_path)
-        plan = prepare(asked, digits()).plan
+        plan = prepare(asked, digits()).run.plan
         assert plan is not None
         assert (row.cell, row.study, row.variant, row.seed) == (asked.id, "small", "PreCrop", 1)
         assert (row.kind, row.method, row.granularity) == ("cropped", "synexp", "channel")

@@ -138,7 +138,7 @@ def test_no_byte_of_a_part_may_change(old: Callable[[str], Store]) -> None:
         part.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
         damaged = Store.open(store.path)
         assert seeds(damaged) == [0, 1, 2]
-        assert as_written(3).cell not in damaged.done()
+        assert as_written(3).cell not in damaged.tally()
         assert list(damaged.dropped) == [part.name]
 
 

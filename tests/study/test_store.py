@@ -95,7 +95,6 @@ def test_the_first_that_is_done_wins(store: Store) -> None:
     assert list(rows) == [2, 1]
     assert rows[1].error == "second"
     assert (rows[2].status, rows[2].accuracy) == ("done", done.accuracy)
-    assert store.done() == {done.cell}
     tally = store.tally()
     assert (tally[failed.cell].done, tally[failed.cell].failed) == (0, 2)
     assert (tally[done.cell].done, tally[done.cell].failed) == (2, 1)
@@ -120,7 +119,7 @@ def test_a_file_for_every_process(store: Store) -> None:
         assert seeds(reader) == list(range(seed + 1))
     assert len(files(store)) == 2
     store.append([])
-    assert len(store.done()) == 4
+    assert [tally.done for tally in store.tally().values()] == [1] * 4
 
 
 def append_some(path: Path, numbers: Iterator[int] | range) -> None:
@@ -209,7 +208,7 @@ def test_no_byte_may_change(store: Store) -> None:
         file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
         store = reopened(store)
         assert seeds(store) == [0, 2]
-        assert store.done() == {rows[0].cell, rows[2].cell}
+        assert store.tally().keys() == {rows[0].cell, rows[2].cell}
         assert store.dropped == {
             f"{file.name}, line 2": "it is not what was written: its checksum differs"
         }

@@ -12,8 +12,7 @@ from precrop.errors import BudgetError, PrecropError
 from precrop.models import cifar_vgg16_bn, resnet20
 from precrop.plans.plan import Plan
 from precrop.study import torch_pruning
-from precrop.study.request import VariantRequest
-from precrop.study.variants import WAYS, HowEntry, PlanKeys, UniformKeys, Variant
+from precrop.study.variants import WAYS, HowEntry, PlanKeys, UniformKeys, Variant, VariantRequest
 from tests.planning import counted_macs, counted_params
 
 IMAGE = (3, 32, 32)

@@ -16,18 +16,12 @@ from precrop.training.runs import Run
 APP = """
 import sys
 import torch
-import typer
-from precrop.cli.app import main, app
-from precrop.cli.train import eval_command, train_command
+from precrop.cli.app import main
 
 torch.set_num_threads(1)
-names = [command.name for command in app.registered_commands]
-if "train" not in names:
-    app.command("train")(train_command)
-    app.command("eval")(eval_command)
 sys.exit(main())
 """
-"""The command line with the training commands."""
+"""The command line on one thread."""
 
 
 def batch_net(num_classes: int = 10) -> nn.Module:

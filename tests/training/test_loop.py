@@ -341,7 +341,7 @@ def test_classes_are_said_where_the_builder_takes_them() -> None:
 
 
 def test_auxiliary_classifiers_are_trained() -> None:
-    googlenet = precrop.zoo.load_model("googlenet", {"num_classes": 10})
+    googlenet = ModelSpec("googlenet", {"num_classes": 10}).build()
     outputs = networks_outputs(googlenet)
     assert [tuple(logits.shape) for logits in outputs] == [(2, 10)] * 3
 

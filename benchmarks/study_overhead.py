@@ -88,7 +88,7 @@ def opening(runs: int, epochs: int) -> dict[str, Any]:
         for start in range(0, runs, 100):
             store.append([made(n, epochs, chance) for n in range(start, min(runs, start + 100))])
         size = sum(file.stat().st_size for file in path.glob("*.jsonl"))
-        done, _ = timed(lambda: Store.open(path).done())
+        done, _ = timed(lambda: Store.open(path).tally())
         rows, found = timed(lambda: Store.open(path).rows())
         frame, _ = timed(lambda: Store.open(path).frame())
         history, _ = timed(lambda: len(found[0].history))

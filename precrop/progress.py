@@ -50,10 +50,15 @@ def speaks(level: Level = Level.USUAL) -> bool:
     return _level.get() >= level
 
 
+def say(text: str) -> None:
+    """Write one line on standard error."""
+    print(f"precrop: {one_line(text)}", file=sys.stderr)
+
+
 def note(text: str) -> None:
     """Write one line on standard error, unless quiet was asked for."""
     if speaks():
-        print(f"precrop: {one_line(text)}", file=sys.stderr)
+        say(text)
 
 
 def console() -> "Console":

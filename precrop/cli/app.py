@@ -9,10 +9,11 @@ import typer
 
 import precrop
 from precrop import plugins
-from precrop.cli.output import INTERRUPTED, say
+from precrop.cli.output import INTERRUPTED
 from precrop.errors import PrecropError, reason
 from precrop.files import terminated_as_interrupted
 from precrop.own import UNGUARDED, started_by_import
+from precrop.progress import say
 
 COMMANDS = (
     "plan crop build show explore densities count export bench profile deploy train eval "

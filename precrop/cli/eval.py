@@ -47,11 +47,11 @@ def _print_evaluation(found: "Evaluation", as_json: bool) -> None:
     from rich.table import Table
 
     table = Table("class", "images", "right", box=None)
-    totals = found.judged.confusion.sum(1).tolist()
+    totals = found.confusion.sum(1).tolist()
     for (name, share), total in zip(found.per_class.items(), totals, strict=True):
-        table.add_row(plain(name), f"{total:,}", "none" if share is None else f"{share:.2%}")
+        table.add_row(plain(name), f"{total:,}", f"{share:.2%}" if total else "none")
     Console().print(table)
     typer.echo(
-        f"{found.judged.accuracy:.2%} right, loss {found.judged.loss:.4f}; "
+        f"{found.accuracy:.2%} right, loss {found.loss:.4f}; "
         f"{found.params:,} parameters, {found.macs:,} MACs; {found.seconds:.1f} s"
     )

@@ -83,10 +83,7 @@ def export_command(
             origin=found.origin,
             metadata=found.metadata,
         )
-    if as_json:
-        typer.echo(json.dumps(made.to_json()))
-    else:
-        typer.echo(_line(made))
+    typer.echo(json.dumps(made.to_json()) if as_json else _line(made))
 
 
 def _find(

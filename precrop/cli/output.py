@@ -1,6 +1,5 @@
 """What commands say alike: lines on standard error, names in tables, and a plan."""
 
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +8,8 @@ from typing import TYPE_CHECKING
 import typer
 
 import precrop
-from precrop.errors import PrecropError, one_line, printable
+from precrop.errors import PrecropError, printable
+from precrop.progress import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
-
-
-def say(text: str) -> None:
-    """One line on standard error."""
-    print(f"precrop: {one_line(text)}", file=sys.stderr)
 
 
 def warn(text: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from precrop.cli.arguments import arguments, file_stem
-from precrop.cli.options import Args, AsJson, ModelOptions, with_options
+from precrop.cli.options import Args, AsJson, InputShapes, ModelOptions, with_options
 from precrop.cli.output import goes_on, warn, wide_console
 from precrop.errors import PrecropError
 from precrop.files import check_writable
@@ -52,11 +52,7 @@ def profile_command(
     check: Annotated[
         list[str] | None, "Measure this one beside its prediction only; repeatable.", "MODEL"
     ] = None,
-    input_shape: Annotated[
-        list[str] | None,
-        "3,224,224 or 3x224x224, for every MODEL; repeat for several inputs.",
-        "SHAPE",
-    ] = None,
+    input_shape: InputShapes = None,
     arg: Args = None,
     output: Annotated[
         Path | None, "The profile's file; cpu-ort-1.json and so on by default."

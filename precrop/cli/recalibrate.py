@@ -54,10 +54,8 @@ def recalibrate_command(
     few = islice(train_batches(images, batch_size, seed=0, epoch=0), batches)
     recalibrate(network, bar(few, "recalibrating", batches))
     path = _written(network, plan, prefix)
-    if as_json:
-        typer.echo(json.dumps({"weights": str(path), "batches": batches}))
-        return
-    typer.echo(f"statistics of {batches} batches of {batch_size} images: {path}")
+    text = f"statistics of {batches} batches of {batch_size} images: {path}"
+    typer.echo(json.dumps({"weights": str(path), "batches": batches}) if as_json else text)
 
 
 def _written(network: "nn.Module", plan: "Plan | None", prefix: Path) -> Path:

@@ -41,17 +41,13 @@ def report_command(
     with step("reading the stores"):
         rows = stored_rows(stores)
     with step(f"writing the report to {output}"):
-        report = write_report(rows, output, margin, study or usual_studies())
+        usual = [STUDIES] if STUDIES.is_dir() else []
+        report = write_report(rows, output, margin, study or usual)
     if as_json:
         found = {name: verdict.to_json() for name, verdict in report.verdicts.items()}
         typer.echo(json.dumps(found))
         return
     _print(report)
-
-
-def usual_studies() -> list[Path]:
-    """Where study files are by default."""
-    return [STUDIES] if STUDIES.is_dir() else []
 
 
 def stored_rows(stores: Iterable[Path]) -> list["Row"]:

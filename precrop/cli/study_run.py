@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from precrop.cli.options import LastJson, Trust, with_options
-from precrop.cli.output import goes_on, needs, plain, say, wide_console
+from precrop.cli.output import goes_on, needs, plain, wide_console
 from precrop.cli.studies import StudyOptions, opened
 from precrop.errors import PrecropError
+from precrop.progress import say
 
 if TYPE_CHECKING:
     from precrop.study.cells import Cell

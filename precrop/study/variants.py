@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, JsonValue
 from typing_extensions import TypedDict
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, check_known
 from precrop.solve.budgets import Budget
 from precrop.study.entries import Entry, Line, known_keys
 from precrop.trust import runs_user_code
@@ -128,7 +128,9 @@ class HowEntry(Entry):
         Raises:
             PrecropError: two ways, or an unknown method, granularity or option.
         """
-        from precrop.training.runs import check_granularity, check_method, split_mask
+        from precrop.pruning.masking import GRANULARITIES
+        from precrop.pruning.methods import check_options
+        from precrop.training.runs import split_mask
 
         given = {way: getattr(self, way.replace("-", "_")) for way in WAYS}
         ways = [way for way, options in given.items() if options is not None]
@@ -148,9 +150,9 @@ class HowEntry(Entry):
                 "{batch_norm: stored} of snip"
             )
         if method is not None and not runs_user_code(method):
-            check_method(method, self.method_options)
+            check_options(method, self.method_options)
         if mask is not None:
-            check_granularity(mask)
+            check_known(f"granularity {mask!r}", mask, GRANULARITIES)
         options = {} if way is None else given[way]
         return Variant(self.name, way, options, method, mask, method_options=self.method_options)
 
@@ -239,12 +241,12 @@ class Variant:
         Raises:
             PrecropError: there is no such function, or it has no such options.
         """
-        from precrop.training.runs import check_method
+        from precrop.pruning.methods import check_options
 
         for take, name in self.own_names():
             take(name)
         if self.densities is not None:
-            check_method(self.densities, self.method_options)
+            check_options(self.densities, self.method_options)
 
     def matched(self, other: "Variant") -> "Variant":
         """The same variant, made as large as another one.

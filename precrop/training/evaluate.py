@@ -30,18 +30,6 @@ _LARGEST_LABELLED = 40
 """Classes up to which a confusion picture names each."""
 
 
-class Judgement(NamedTuple):
-    """What is said of the held-out images: the confusion matrix, and the mean cross-entropy."""
-
-    confusion: Tensor  # int64 (classes, classes): images of the row's class taken for the column's
-    loss: float
-
-    @property
-    def accuracy(self) -> float:
-        """Share of the images that are right."""
-        return int(self.confusion.diagonal().sum()) / int(self.confusion.sum())
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """What weights come to on held-out images.
@@ -49,48 +37,45 @@ class Evaluation:
     Attributes:
         run: id of the run that they are from, or None.
         network: what the network is called, or None.
-        data: the images, normalised as it got them.
-        judged: what it said of them.
+        input_shape: of the images that it got.
+        mean: of each channel, which was subtracted from them.
+        std: which they were divided by.
+        crop_pct: how much of their shorter side was looked at.
+        accuracy: share of the images that are right.
+        loss: mean cross-entropy.
         params: parameters of the network, without masked weights.
         macs: multiply-accumulates at batch 1, without those of masked weights.
         seconds: that the evaluation took.
+        classes: their names.
+        confusion: int64 (classes, classes): images of the row's class taken for the column's.
     """
 
     run: str | None
     network: str | None
-    data: ImageData
-    judged: Judgement
+    input_shape: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_pct: float
+    accuracy: float
+    loss: float
     params: int
     macs: int
     seconds: float
+    classes: tuple[str, ...]
+    confusion: Tensor
 
     @property
-    def per_class(self) -> dict[str, float | None]:
-        """Share of every class's images that are right; None where there are none."""
-        right, total = (
-            self.judged.confusion.diagonal().tolist(),
-            self.judged.confusion.sum(1).tolist(),
-        )
-        shares = [one / many if many else None for one, many in zip(right, total, strict=True)]
-        return dict(zip(self.data.classes, shares, strict=True))
+    def per_class(self) -> dict[str, float]:
+        """Share of every class's images that are right; NaN where there are none."""
+        right, total = self.confusion.diagonal().double(), self.confusion.sum(1).double()
+        return dict(zip(self.classes, (right / total).tolist(), strict=True))
 
     def to_json(self) -> dict[str, Any]:
         """What JSON can hold, with the per-class accuracies."""
-        return {
-            "run": self.run,
-            "network": self.network,
-            "input_shape": self.data.shape,
-            "mean": self.data.mean,
-            "std": self.data.std,
-            "crop_pct": self.data.crop_pct,
-            "accuracy": self.judged.accuracy,
-            "loss": self.judged.loss,
-            "params": self.params,
-            "macs": self.macs,
-            "seconds": self.seconds,
-            "classes": self.data.classes,
-            "per_class": self.per_class,
-        }
+        per_class = {name: None if v != v else v for name, v in self.per_class.items()}
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del fields["confusion"]
+        return {**fields, "per_class": per_class}
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -216,8 +201,33 @@ def evaluate(
             dtype=torch.bfloat16 if bf16 else torch.float32,
             progress=progress,
         )
-    seconds = time.perf_counter() - start
-    return Evaluation(run, name, data, found, counted.params, counted.macs, seconds)
+    return Evaluation(
+        run=run,
+        network=name,
+        input_shape=tuple(data.shape),
+        mean=tuple(data.mean),
+        std=tuple(data.std),
+        crop_pct=data.crop_pct,
+        accuracy=found.accuracy,
+        loss=found.loss,
+        params=counted.params,
+        macs=counted.macs,
+        seconds=time.perf_counter() - start,
+        classes=tuple(data.classes),
+        confusion=found.confusion,
+    )
+
+
+class Judgement(NamedTuple):
+    """What is said of the held-out images: the confusion matrix, and the mean cross-entropy."""
+
+    confusion: Tensor
+    loss: float
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the images that are right."""
+        return int(self.confusion.diagonal().sum()) / int(self.confusion.sum())
 
 
 def judge(
@@ -256,18 +266,18 @@ def draw_confusion(evaluation: Evaluation, path: Path) -> None:
         raise PrecropError("pictures need matplotlib: pip install 'precrop[plot]'") from error
     from precrop.files import replacing
 
-    confusion, classes = evaluation.judged.confusion.double(), evaluation.data.classes
-    side = min(12.0, 3 + 0.3 * len(classes))
+    shares = evaluation.confusion.double() / evaluation.confusion.sum(1, keepdim=True).clamp(min=1)
+    side = min(12.0, 3 + 0.3 * len(evaluation.classes))
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
-    shares = (confusion / confusion.sum(1, keepdim=True).clamp(min=1)).numpy()
-    picture = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
-    if len(classes) <= _LARGEST_LABELLED:
-        axes.set_xticks(range(len(classes)), classes, rotation=90)
-        axes.set_yticks(range(len(classes)), classes)
+    picture = axes.imshow(shares.numpy(), vmin=0, vmax=1, cmap="Blues")
+    if len(evaluation.classes) <= _LARGEST_LABELLED:
+        places = range(len(evaluation.classes))
+        axes.set_xticks(places, evaluation.classes, rotation=90)
+        axes.set_yticks(places, evaluation.classes)
     axes.set_xlabel("taken for")
     axes.set_ylabel("class")
-    axes.set_title(f"{evaluation.judged.accuracy:.2%} right")
+    axes.set_title(f"{evaluation.accuracy:.2%} right")
     figure.colorbar(picture, ax=axes, shrink=0.8)
     with replacing(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:], dpi=120)

@@ -69,8 +69,8 @@ class MaskSpec:
                 budget.
         """
         method, granularity = split_mask(text)
-        check_method(method, options or {})
-        check_granularity(granularity)
+        check_options(method, options or {})
+        check_known(f"granularity {granularity!r}", granularity, GRANULARITIES)
         if params is None and macs is None:
             raise PrecropError("a mask needs a budget: give --params 0.1, or --macs")
         return cls(method, granularity, params, macs, options=options or {})
@@ -98,25 +98,6 @@ def split_mask(text: str) -> tuple[str, str]:
     if method and (last in GRANULARITIES or method in METHODS):
         return method, last or "weight"
     return text, "weight"
-
-
-def check_method(method: str, options: Mapping[str, Any]) -> None:
-    """Refuse a method that `precrop.densities` does not have, or options that it does not take.
-
-    Raises:
-        PrecropError: it is unknown, or has no such option.
-    """
-    check_known(f"mask method {method!r}", method, METHODS)
-    check_options(method, options)
-
-
-def check_granularity(granularity: str) -> None:
-    """Refuse a granularity that `precrop.masks` does not have.
-
-    Raises:
-        PrecropError: it is unknown.
-    """
-    check_known(f"granularity {granularity!r}", granularity, GRANULARITIES)
 
 
 @dataclass(frozen=True)

@@ -180,7 +180,7 @@ PLAN: dict[str, Any] = {"name": "PreCrop", "plan": {}}
             {"variants": [{"name": "x", "uniform": {}, "densities": "erk"}]},
             "densities go with plan: write",
         ),
-        ({"variants": [{"name": "x", "mask": "synflo"}]}, "mask method 'synflo' is unknown"),
+        ({"variants": [{"name": "x", "mask": "synflo"}]}, "method 'synflo' is unknown"),
         ({"variants": [{**PLAN, "densities": "synflo"}]}, "method 'synflo' is unknown"),
         ({"variants": [{**PLAN, "method_options": {"rounds": 2}}]}, "method_options are those of"),
         (

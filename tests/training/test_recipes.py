@@ -144,7 +144,7 @@ def test_runs_survive_json() -> None:
 @pytest.mark.parametrize(
     ("text", "budget", "message"),
     [
-        ("synflo:weight", "0.1", "mask method 'synflo' is unknown"),
+        ("synflo:weight", "0.1", "method 'synflo' is unknown"),
         ("synflow:block", "0.1", "granularity 'block' is unknown"),
         ("synflow:weight", None, "needs a budget"),
     ],

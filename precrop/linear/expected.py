@@ -172,17 +172,9 @@ def _value(
     densities: Mapping[str, float] | None,
 ) -> float:
     expectation = kind(read_network(model, inputs))
-    return expectation.value(log_densities(densities or {}, expectation.names))
-
-
-def log_densities(densities: Mapping[str, float], names: list[str]) -> Floats:
-    """Logarithms in the order of ``names``; 0, that is density 1, for layers that are not named.
-
-    Raises:
-        PrecropError: a density outside (0, 1], or of a layer that is not there.
-    """
-    checked = check_densities(densities, names)
-    return np.array([math.log(checked.get(name, 1.0)) for name in names])
+    checked = check_densities(densities or {}, expectation.names)
+    logs = [math.log(checked.get(name, 1.0)) for name in expectation.names]
+    return expectation.value(np.array(logs))
 
 
 def _mean(name: str, weight: Tensor) -> float:

@@ -85,9 +85,8 @@ class PlanComparison:
 
     def _totals(self) -> str:
         table = self._table("total")
-        for label, cost in (("parameters", "params"), ("MACs", "macs")):
-            base = getattr(self.plans[0], f"base_{cost}")
-            costs = [getattr(plan, cost) for plan in self.plans]
+        for label, (base, _) in self.plans[0].totals.items():
+            costs = [plan.totals[label][1] for plan in self.plans]
             table.add_row(label, f"{base:,}", *(f"{n:,} ({n / max(1, base):.0%})" for n in costs))
         return drawn(table)
 

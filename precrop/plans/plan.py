@@ -133,6 +133,11 @@ class Plan:
             object.__setattr__(self, name, _tuples(getattr(self, name)))
 
     @property
+    def totals(self) -> dict[str, tuple[int, int]]:
+        """Parameters and MACs by these words, each of the original and of the cropped network."""
+        return {"parameters": (self.base_params, self.params), "MACs": (self.base_macs, self.macs)}
+
+    @property
     def widths(self) -> dict[str, tuple[int, int]]:
         """``{layer name: (in_channels, out_channels)}`` of the cropped network."""
         return {layer.name: (layer.in_channels, layer.out_channels) for layer in self.layers}

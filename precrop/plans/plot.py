@@ -107,13 +107,9 @@ def _plain(text: str) -> str:
 
 
 def _totals(plan: "Plan") -> str:
-    totals = {
-        "parameters": (plan.base_params, plan.params),
-        "MACs": (plan.base_macs, plan.macs),
-    }
     return ", ".join(
         f"{_short(before)} → {_short(after)} {name} ({after / max(before, 1):.0%})"
-        for name, (before, after) in totals.items()
+        for name, (before, after) in plan.totals.items()
     )
 
 

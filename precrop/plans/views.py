@@ -38,8 +38,7 @@ _COLUMNS = (
 
 def one_line(plan: "Plan") -> str:
     """One line: the network, its parameters and MACs before and after."""
-    costs = (("parameters", plan.params, plan.base_params), ("MACs", plan.macs, plan.base_macs))
-    shares = ", ".join(f"{new:,} of {old:,} {cost}" for cost, new, old in costs)
+    shares = ", ".join(f"{new:,} of {old:,} {cost}" for cost, (old, new) in plan.totals.items())
     return f"<Plan of {printable(network_name(plan))}: {shares}, {len(plan.layers)} layers>"
 
 

@@ -22,7 +22,7 @@ _LOG_LEVELS = (-60.0, 60.0)
 def highest_synexp(problem: Problem) -> dict[str, float]:
     """The densities with the highest SynExp within the budgets (2203.02549): `closed_form`."""
     if _fits(problem):
-        return _named(problem, np.ones(len(problem.layers)))
+        return dict.fromkeys(problem.layers, 1.0)
     return _named(problem, closed_form(_costs(problem), problem.limits))
 
 
@@ -92,14 +92,13 @@ def _highest(problem: Problem, family: Callable[[float], Floats]) -> dict[str, f
         return float(max(used)) - 1
 
     if _fits(problem):
-        return _named(problem, np.ones(len(problem.layers)))
+        return dict.fromkeys(problem.layers, 1.0)
     return _named(problem, family(float(np.exp(brentq(excess, *_LOG_LEVELS, xtol=1e-14)))))
 
 
 def _fits(problem: Problem) -> bool:
     """Whether the whole network is within every budget."""
-    costs = _costs(problem)
-    return all(costs[name].sum() <= limit for name, limit in problem.limits.items())
+    return all(problem.totals[name] <= limit for name, limit in problem.limits.items())
 
 
 def _costs(problem: Problem) -> dict[str, Floats]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from precrop.errors import PrecropError
 from precrop.study.cells import Cell, failure, outcome, prepare
@@ -36,6 +36,10 @@ def work(cell: Cell, output: Path, report: Report) -> tuple[Ended | Busy, bool]:
         trained += row["seconds"]
         report(Epoch(cell.id, int(row["epoch"]), row["accuracy"]))
 
+    def measured(trained: float) -> dict[str, Any]:
+        overhead, ended = time.perf_counter() - clock - trained, datetime.now(UTC)
+        return {"overhead": overhead, "started": started, "ended": ended, "device": device}
+
     try:
         data = images(cell.data, cell.image_size)
         digest = data.digest
@@ -49,27 +53,10 @@ def work(cell: Cell, output: Path, report: Report) -> tuple[Ended | Busy, bool]:
         with claim:
             report(Began(cell.id, run.id, run.recipe.epochs))
             result = train(run, data=data, output=output, loggers=("csv",), told=told)
-        row = outcome(
-            cell,
-            prepared,
-            result,
-            overhead=time.perf_counter() - clock - trained,
-            started=started,
-            ended=datetime.now(UTC),
-            device=device,
-        )
-        return Ended(cell.id, row), True
+        return Ended(cell.id, outcome(cell, prepared, result, **measured(trained))), True
     except Exception as error:
         traceback.print_exc()
-        row = failure(
-            cell,
-            error,
-            data_digest=digest,
-            overhead=time.perf_counter() - clock,
-            started=started,
-            ended=datetime.now(UTC),
-            device=device,
-        )
+        row = failure(cell, error, data_digest=digest, **measured(0.0))
         return Ended(cell.id, row), isinstance(error, PrecropError)
     finally:
         gc.collect()  # a trainer and its module refer to each other

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, check_known
 from precrop.training.runs import Run
 
 LOGGERS = ("csv", "tensorboard", "wandb", "mlflow", "none")
@@ -28,8 +28,7 @@ def check_loggers(names: Sequence[str]) -> tuple[str, ...]:
         PrecropError: a name is unknown, or ``none`` is not the only one.
     """
     for name in names:
-        if name not in LOGGERS:
-            raise PrecropError(f"logger {name!r} is unknown: choose from {', '.join(LOGGERS)}")
+        check_known(f"logger {name!r}", name, LOGGERS)
     others = tuple(name for name in names if name != "none")
     if others and len(others) < len(names):
         raise PrecropError(f"logger none goes with no other: drop it, or drop {others[0]}")

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, check_known
 
 
 def _field(default: Any, text: str, least: float | None = None, most: float = math.inf) -> Any:
@@ -187,8 +187,7 @@ def find_recipe(name: str | None, data: str) -> Recipe:
     if name is None:
         usual = {"digits": "digits", "cifar10": "cifar-160", "cifar100": "cifar-160"}
         return RECIPES[usual.get(data, "imagenet-90")]
-    if name not in RECIPES:
-        raise PrecropError(f"recipe {name!r} is unknown: choose from {', '.join(RECIPES)}")
+    check_known(f"recipe {name!r}", name, RECIPES)
     return RECIPES[name]
 
 
@@ -216,9 +215,8 @@ def _value(name: str, value: Any, hint: Any) -> Any:
     """``value`` as a field's type; a text is read as on the command line."""
     choices = typing.get_args(hint)
     if typing.get_origin(hint) is Literal:
-        if value in choices:
-            return value
-        raise PrecropError(f"{name}={value} is unknown: choose from {', '.join(choices)}")
+        check_known(f"{name}={value}", value, choices)
+        return value
     read = _read(value) if isinstance(value, str) else value
     if typing.get_origin(hint) is tuple:
         numbers = list(read) if isinstance(read, (tuple, list)) else [read]

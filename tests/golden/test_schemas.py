@@ -1,6 +1,7 @@
 """Files that earlier versions wrote, one of each form that there was: all still open.
 
-Each in ``schemas/`` was written by the precrop of its day, never by hand, and is compared with what
+Each in ``schemas/`` was written by the precrop of its day, never by hand (of ``evidence.json`` some
+rows are here), and is compared with what
 it says itself, or with what that precrop made of it (``said.json``).
 """
 
@@ -19,6 +20,8 @@ from precrop.cli.app import main
 from precrop.costs.profiles import DeviceProfile
 from precrop.deployment.exporting import load_safetensors
 from precrop.deployment.passes import PassFile
+from precrop.evidence import page
+from precrop.evidence.verdict import Evidence
 from precrop.models import resnet20
 from precrop.study.cells import expand
 from precrop.study.spec import read_study
@@ -172,3 +175,16 @@ def test_densities_are_planned_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*words, str(SCHEMAS / "densities.json"), "--json"]) == 0
     layers = json.loads(capsys.readouterr().out)["layers"]
     assert {layer["name"]: layer["target"] for layer in layers} == said("densities.json")
+
+
+def test_evidence_says_what_it_said() -> None:
+    found, old = Evidence.load(SCHEMAS / "evidence.json"), said("evidence.json")
+    assert found.noise == old["noise"]
+    places = old["regret"]["strategy"]["places"]
+    assert found.regret["strategy"].tolist() == [
+        old["regret"]["strategy"]["words"][place] for place in places
+    ]
+    assert found.regret["beats"].tolist() == old["regret"]["beats"]
+    for table, lines in said("said.json")["evidence.json"].items():
+        assert getattr(page, table)(found) == "\n".join(lines)
+    assert found.to_json() == old

@@ -7,17 +7,19 @@ be copied for more images, and PyTorch then also takes a linear layer apart: suc
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 from precrop.errors import PrecropError
 from precrop.read.axes import atoms
 from precrop.read.copies import with_pass
 from precrop.read.examples import tensors_in
-from precrop.read.known import Axes, CallReading
+from precrop.read.known import Axes, CallReading, Product
 from precrop.read.lifetimes import INPUT, Lifetimes, kernel_attention, lifetimes
 from precrop.read.network import Network
 from precrop.read.trace import Call, Trace, numbered, run
 from precrop.read.tracer import TracedPass
+from precrop.read.values import TensorValue
 
 _LAYOUT = ("clone", "view", "_unsafe_view", "_reshape_alias", "transpose", "empty")
 """Operations that come and go with how tensors lie in memory."""
@@ -46,6 +48,31 @@ class Batch:
     def axes(self, call: int, output: int) -> Axes:
         """Axes of an output of a call."""
         return self.readings[call].outputs[output]
+
+    def scale(self, value: TensorValue) -> int:
+        """By how much a tensor is larger in the pass than in ``calls``."""
+        # One that no call made is a parameter, a buffer or an input.
+        return self._made.get(value.number, 1 if self.fixed(value) else self.inputs)
+
+    def fixed(self, value: TensorValue) -> bool:
+        """Whether a tensor is a parameter or a buffer, or a view of one."""
+        return self.trace.values.memories[value.number] in self._fixed
+
+    def bytes(self, value: TensorValue, axes: Axes) -> Product:
+        """Bytes of a tensor in the pass."""
+        return Product(value.dtype.itemsize * self.scale(value), list(axes))
+
+    @cached_property
+    def _made(self) -> dict[int, int]:
+        found: dict[int, int] = {}
+        for call, ratios in zip(self.calls, self.growth, strict=True):
+            for value, ratio in zip(call.outputs, ratios, strict=True):
+                found.setdefault(value.number, ratio)
+        return found
+
+    @cached_property
+    def _fixed(self) -> set[int]:
+        return {self.trace.values.memories[number] for number in self.trace.used}
 
 
 def follow(network: Network, batch_size: int) -> tuple[Network, Lifetimes]:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from precrop.costs.batches import Batch, at_batch
-from precrop.costs.work import SILENT, UNBLOCKED, Scales, Work, call_work, is_view
+from precrop.costs.work import SILENT, UNBLOCKED, Work, call_work, is_view
 from precrop.read.known import Axes, CallReading, Product
 from precrop.read.lifetimes import Lifetimes
 from precrop.read.network import Network
@@ -25,8 +25,7 @@ _MAP = 4
 
 def fused_calls(network: Network, lives: Lifetimes) -> list[Work]:
     """The operations that are left once everything is joined that can be."""
-    batch = at_batch(network, lives)
-    return _Fusion(batch, Scales(batch)).works
+    return _Fusion(at_batch(network, lives)).works
 
 
 Shaped = tuple[TensorValue, Axes]
@@ -38,8 +37,8 @@ Content = tuple[int, int]
 class _Fusion:
     """Follows the calls; ``open`` maps contents to the layer that could still do more to them."""
 
-    def __init__(self, batch: Batch, scales: Scales) -> None:
-        self.scales = scales
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
         self.works: list[Work] = []
         self.open: dict[Content, Work] = {}
         self.uses: Counter[Content] = Counter()
@@ -54,7 +53,7 @@ class _Fusion:
 
     def follow(self, call: Call, reading: CallReading) -> None:
         """Join a call to the layer before it, or note it as an operation of its own."""
-        work = call_work(call, reading, self.scales)
+        work = call_work(call, reading, self.batch)
         layer = self.joins(call)
         if is_view(call):
             if call.name == "permute" and len(call.shapes[0]) == _MAP:
@@ -96,8 +95,7 @@ class _Fusion:
 
     def moved(self, kind: str, shaped: Shaped) -> Work:
         """A copy of a tensor in another layout."""
-        value, axes = shaped
-        copy = [Product(value.dtype.itemsize * self.scales.of(value), list(axes))]
+        copy = [self.batch.bytes(*shaped)]
         return Work(kind, reads=copy, writes=copy)
 
 

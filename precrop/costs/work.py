@@ -15,7 +15,6 @@ from precrop.read.known import CallReading, Product
 from precrop.read.lifetimes import Lifetimes
 from precrop.read.network import Network
 from precrop.read.trace import Call
-from precrop.read.values import TensorValue
 
 FEATURES = ("calls", "reads", "writes", "weights", "macs")
 """What time is a linear function of: one launch, bytes of activations, bytes of weights, MACs."""
@@ -74,50 +73,23 @@ def each_call(network: Network, lives: Lifetimes) -> list[Work]:
         lives: of a pass at the batch size that the work is wanted for.
     """
     batch = at_batch(network, lives)
-    scales = Scales(batch)
     return [
-        call_work(call, reading, scales)
+        call_work(call, reading, batch)
         for call, reading in zip(batch.calls, batch.readings, strict=True)
         if call.outputs and call.name not in SILENT
     ]
 
 
-class Scales:
-    """By how much a tensor, or a call's MACs, grow from the calls to the batch size asked.
-
-    It also tells parameters and buffers, and views of them, from activations.
-    """
-
-    def __init__(self, batch: Batch) -> None:
-        self._growth: dict[int, int] = {}
-        for call, ratios in zip(batch.calls, batch.growth, strict=True):
-            for value, ratio in zip(call.outputs, ratios, strict=True):
-                self._growth.setdefault(value.number, ratio)
-        self._memories = batch.trace.values.memories
-        self._fixed = {self._memories[number] for number in batch.trace.used}
-        self._outside = batch.inputs
-
-    def of(self, value: TensorValue) -> int:
-        """Of a tensor; one that no call made is a parameter, a buffer or an input."""
-        return self._growth.get(value.number, 1 if self.fixed(value) else self._outside)
-
-    def fixed(self, value: TensorValue) -> bool:
-        """Whether a tensor is a parameter or a buffer, or a view of one."""
-        return self._memories[value.number] in self._fixed
-
-
-def call_work(call: Call, reading: CallReading, scales: Scales) -> Work:
+def call_work(call: Call, reading: CallReading, batch: Batch) -> Work:
     """The work of one call on its own; a view only costs its launch."""
     work = Work(kind(call))
     if is_view(call):
         return work
     for value, axes in zip(call.inputs, reading.inputs, strict=True):
-        size = value.dtype.itemsize * scales.of(value)
-        (work.weights if scales.fixed(value) else work.reads).append(Product(size, list(axes)))
-    for value, axes in zip(call.outputs, reading.outputs, strict=True):
-        size = value.dtype.itemsize * scales.of(value)
-        work.writes.append(Product(size, list(axes)))
-    grown = scales.of(call.outputs[0])
+        operands = work.weights if batch.fixed(value) else work.reads
+        operands.append(batch.bytes(value, axes))
+    work.writes = [*map(batch.bytes, call.outputs, reading.outputs)]
+    grown = batch.scale(call.outputs[0])
     work.macs = [Product(product.coefficient * grown, product.axes) for product in reading.macs]
     return work
 

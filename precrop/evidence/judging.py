@@ -7,7 +7,6 @@ networks of many shapes, and how far could it be?
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -35,10 +34,12 @@ from precrop.pruning.methods import METHODS
 from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
 from precrop.read.network import read_network
-from precrop.solve.program import end_shares, program
+from precrop.solve.program import Program, end_shares, program
+from precrop.solve.relax import allocate
 from precrop.solve.structure import Structure
 from precrop.strategies.exact import EXACT
 from precrop.strategies.objectives import OBJECTIVES
+from precrop.strategies.strategy import Solution
 from precrop.strategies.two_step import RULES as TWO_STEP
 
 WIDEST = (64, 64, 64, 64, 64)
@@ -94,6 +95,18 @@ CONTROLS: dict[str, Weights] = {"root-macs": root_macs}
 
 
 @dataclass(frozen=True)
+class Control(precrop.SynExp):
+    """Widths by one of `CONTROLS`."""
+
+    name: str = "root-macs"
+
+    def __call__(self, problem: Program) -> Solution:
+        """Solve it once."""
+        weighed = problem.weighed(CONTROLS[self.name](problem.structure))
+        return Solution(weighed, allocate(weighed), weighed.value)
+
+
+@dataclass(frozen=True)
 class Candidate:
     """One way to choose widths.
 
@@ -101,31 +114,17 @@ class Candidate:
         name: for tables.
         options: of `precrop.plan`.
         method: whose densities are turned into channels, if any.
-        weights: of an objective that is not registered, if it is one.
     """
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
     method: str | None = None
-    weights: Weights | None = None
-
-    @contextmanager
-    def registered(self) -> Iterator[Mapping[str, Any]]:
-        """Its options of `precrop.plan`, while its own weights are an objective."""
-        if self.weights is None:
-            yield self.options
-            return
-        OBJECTIVES[self.name] = self.weights
-        try:
-            yield {**self.options, "objective": self.name}
-        finally:
-            del OBJECTIVES[self.name]
 
 
 def strategies() -> list[Candidate]:
     """Every objective that is registered, uniform width, other balances and the two-step rules."""
     objectives = [Candidate(name, {"objective": name}) for name in OBJECTIVES]
-    objectives += [Candidate(name, weights=weights) for name, weights in CONTROLS.items()]
+    objectives += [Candidate(name, {"strategy": Control(name=name)}) for name in CONTROLS]
     uniform = Candidate(UNIFORM, {"rule": "uniform"})
     balances = [Candidate(f"synexp, balance {b:g}", {"balance": b}) for b in (0.1, 10.0)]
     rules = [Candidate(f"rule {rule}", {"rule": rule}) for rule in TWO_STEP]
@@ -181,8 +180,7 @@ def chosen_widths(
             asked["densities"] = precrop.densities(
                 reading.model, data_set.input_shape, method=strategy.method, **budgets
             )
-        with strategy.registered() as options:
-            plan = precrop.plan(reading, divisor=STEP, **options, **asked)
+        plan = precrop.plan(reading, divisor=STEP, **strategy.options, **asked)
     except BudgetError:
         return None
     stages: dict[str, list[int]] = {}

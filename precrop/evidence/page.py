@@ -1,7 +1,7 @@
 """The page about what the evidence says: tables and two pictures."""
 
-from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
 from scipy.stats import spearmanr
 
-from precrop.evidence.judging import BAND, UNIFORM, WIDEST, bands, interval, objective_values
+from precrop.evidence.judging import BAND, UNIFORM, bands, interval, objective_values
 from precrop.evidence.nats import Table
 from precrop.evidence.published import disagreement
 from precrop.evidence.verdict import Evidence
@@ -65,9 +65,9 @@ def regret_table(found: Evidence) -> str:
     return _by_data_set(table, "strategy", ranks.index, cell, labels)
 
 
-def gains_table(found: Evidence, strategy: str = DEFAULT) -> str:
+def gains_table(found: Evidence) -> str:
     """Gain over uniform width and the best network's: one row a kind of shape and of budgets."""
-    frame = found.gains[found.gains["strategy"] == strategy]
+    frame = found.gains[found.gains["strategy"] == DEFAULT]
     frame = frame.assign(case=frame["kind"] + ", " + frame["budgets"])
     columns = ["gain", "possible", "raw gain", "raw possible"]
     means = frame.groupby(["data set", "case"], sort=False)[columns].mean().reset_index()
@@ -87,32 +87,29 @@ def _share(row: pd.Series) -> str:
 def shares_table(found: Evidence) -> str:
     """Gain of every strategy as a share of the best network's, by kind of budgets."""
     frame = found.gains
-    labels = list(frame["budgets"].unique())
+    cases = list(product(frame["kind"].unique(), frame["budgets"].unique()))
     totals = frame.groupby(["strategy", "kind", "budgets"], sort=False)[["gain", "possible"]].sum()
-    heads = [f"{kind}, {label}" for kind in frame["kind"].unique() for label in labels]
-    lines = [f"| strategy | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
-    for strategy in frame["strategy"].unique():
-        cells = []
-        for kind in frame["kind"].unique():
-            for label in labels:
-                gain, possible = totals.loc[(strategy, kind, label)]
-                cells.append(f"{gain / possible:.0%}" if possible > 1 else f"{gain:+.1f} points")
-        lines.append(f"| {strategy} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+
+    def cell(strategy: str, case: tuple[str, str]) -> str:
+        gain, possible = totals.loc[(strategy, *case)]
+        return f"{gain / possible:.0%}" if possible > 1 else f"{gain:+.1f} points"
+
+    rows = [[name, *(cell(name, case) for case in cases)] for name in frame["strategy"].unique()]
+    return _table(["strategy", *map(", ".join, cases)], rows)
 
 
 def published_table(found: Evidence) -> str:
     """Rank correlation with published widths, and distance from them: one row a network."""
     frame = found.published
     ways = list(dict.fromkeys(frame["chosen by"]))
-    lines = [f"| network | widths | {' | '.join(ways)} |", "|---|---:|" + "---:|" * len(ways)]
+    lines = []
     for (family, name), group in frame.groupby(["family", "configuration"], sort=False):
         rows = group.set_index("chosen by")
         cells = [_closeness(rows.loc[way]) if way in rows.index else "" for way in ways]
-        lines.append(f"| {family}, {name} | {group['widths'].iloc[0]} | {' | '.join(cells)} |")
+        lines.append([f"{family}, {name}", str(group["widths"].iloc[0]), *cells])
     means = frame.groupby("chosen by")[["rho", "distance"]].mean()
-    lines.append(f"| mean | | {' | '.join(_closeness(means.loc[way]) for way in ways)} |")
-    return "\n".join(lines)
+    lines.append(["mean", "", *(_closeness(means.loc[way]) for way in ways)])
+    return _table(["network", "widths", *ways], lines)
 
 
 def _closeness(row: pd.Series) -> str:
@@ -122,40 +119,46 @@ def _closeness(row: pd.Series) -> str:
 
 def experts_table(found: Evidence) -> str:
     """How published networks of one family agree: one row a family."""
-    frame = disagreement(found.published)
-    lines = ["| family | pairs | of one method | of two methods |", "|---|---:|---:|---:|"]
-    for family, group in frame.groupby("family", sort=False):
+    rows = []
+    for family, group in disagreement(found.published).groupby("family", sort=False):
         cells = [
             _closeness(part[["rho", "distance"]].mean()) if len(part) else "–"
             for part in (group[group["same method"]], group[~group["same method"]])
         ]
-        lines.append(f"| {family} | {len(group)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([family, str(len(group)), *cells])
+    return _table(["family", "pairs", "of one method", "of two methods"], rows)
 
 
 def _by_data_set(
     frame: pd.DataFrame,
     key: str,
     order: Iterable[Any],
-    cell: Any,
-    labels: dict[str, str] | None = None,
+    cell: Callable[[pd.Series], str],
+    labels: Mapping[str, str] | None = None,
 ) -> str:
     """A table with a column for each data set."""
-    present = [name for name in NAMES if name in set(frame["data set"])]
-    lines = [
-        f"| {key} | {' | '.join(NAMES[name] for name in present)} |",
-        "|---|" + "---:|" * len(present),
-    ]
+    present = _present(frame)
+    rows = []
     for value in order:
-        cells = []
-        for name in present:
-            rows = frame[(frame["data set"] == name) & (frame[key] == value)]
-            cells.append(cell(rows.iloc[0]) if len(rows) else "")
-        lines.append(f"| {(labels or {}).get(value, value)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        found = frame[frame[key] == value].drop_duplicates("data set").set_index("data set")
+        cells = [cell(found.loc[name]) if name in found.index else "" for name in present]
+        rows.append([(labels or {}).get(value, value), *cells])
+    return _table([key, *(NAMES[name] for name in present)], rows)
 
 
-def draw_order(tables: Sequence[Table], objective: str = DEFAULT) -> "Figure":
+def _present(frame: pd.DataFrame) -> list[str]:
+    """The data sets of a frame, in the usual order."""
+    return [name for name in NAMES if name in set(frame["data set"])]
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown whose columns but the first are of numbers."""
+    texts = ("| ".join(f"{cell} " if cell else "" for cell in row) for row in (heads, *rows))
+    head, *lines = (f"| {text}|" for text in texts)
+    return "\n".join([head, "|---|" + "---:|" * (len(heads) - 1), *lines])
+
+
+def draw_order(tables: Sequence[Table]) -> "Figure":
     """Accuracy against the objective, both as distances from the mean of the network's band."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -164,7 +167,7 @@ def draw_order(tables: Sequence[Table], objective: str = DEFAULT) -> "Figure":
         figure = Figure(figsize=(9, 3.4), layout="constrained")
         axes = figure.subplots(1, len(tables), squeeze=False)[0]
         for axis, table, color in zip(axes, tables, COLORS, strict=False):
-            values = objective_values(table)[objective]
+            values = objective_values(table)[DEFAULT]
             found = bands(table)
             x, y = np.concatenate(
                 [
@@ -193,14 +196,14 @@ def draw_order(tables: Sequence[Table], objective: str = DEFAULT) -> "Figure":
     return figure
 
 
-def draw_gains(found: Evidence, strategy: str = DEFAULT) -> "Figure":
+def draw_gains(found: Evidence) -> "Figure":
     """What is gained over uniform width, against what the best network gains."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    frame = found.gains[found.gains["strategy"] == strategy]
+    frame = found.gains[found.gains["strategy"] == DEFAULT]
     with mpl.rc_context(_STYLE):
-        present = [name for name in NAMES if name in set(frame["data set"])]
+        present = _present(frame)
         figure = Figure(figsize=(9, 3.6), layout="constrained")
         axes = figure.subplots(1, len(present), squeeze=False)[0]
         for axis, name in zip(axes, present, strict=True):
@@ -236,17 +239,3 @@ def write_picture(figure: "Figure", path: Path) -> None:
     """Write a picture whole, as PNG."""
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
-
-
-__all__ = [
-    "WIDEST",
-    "draw_gains",
-    "draw_order",
-    "experts_table",
-    "gains_table",
-    "order_table",
-    "published_table",
-    "regret_table",
-    "shares_table",
-    "write_picture",
-]

@@ -242,9 +242,8 @@ def compare(
     """
     model, budgets = configuration.make(), dict(configuration.budgets)
     for strategy in strategies:
-        with strategy.registered() as options:
-            asked: dict[str, Any] = {**budgets, **options, "expand": True, "divisor": 1}
-            plan = precrop.plan(model, configuration.input_shape, **asked)
+        asked: dict[str, Any] = {**budgets, **strategy.options, "expand": True, "divisor": 1}
+        plan = precrop.plan(model, configuration.input_shape, **asked)
         theirs, ours = log_ratios(configuration, plan)
         yield {
             "family": configuration.family,

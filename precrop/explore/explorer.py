@@ -9,7 +9,7 @@ from typing import Any
 import precrop
 from precrop.costs.profiles import ROOFLINES, find_profile
 from precrop.errors import PlanError, PrecropError
-from precrop.explore.controls import COSTS, DIVISORS, STRATEGIES, Controls, Named
+from precrop.explore.controls import DIVISORS, STRATEGIES, Controls, Named
 from precrop.files import read_text
 from precrop.model_spec import ModelSpec
 from precrop.plans.plan import Plan
@@ -115,8 +115,3 @@ def uploaded(path: Path) -> Plan:
         return Plan.from_json(read_text(path, "a plan file"))
     except OSError as error:
         raise PlanError("the file cannot be read") from error
-
-
-def budgets(asked: Mapping[str, tuple[bool, float]]) -> tuple[tuple[str, float], ...]:
-    """Budgets that are on, as shares; ``asked`` has per cents, as the page does."""
-    return tuple((name, asked[name][1] / 100) for name in COSTS if asked[name][0])

@@ -1,6 +1,6 @@
 """What the page says, as HTML in which every name is plain text."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +27,12 @@ def totals(plan: "Plan") -> str:
 
 def remarks(plan: "Plan") -> str:
     """The gain over uniform width, what is frozen and why, and all else that a plan tells."""
-    lines = [*_gain(plan), *notes(plan), f"Planned in {plan.seconds:.3f} s."]
-    return _list(lines)
+    uniform = plan.solver.get("uniform")
+    lines = [*notes(plan), f"Planned in {plan.seconds:.3f} s."]
+    if uniform:
+        lines.insert(0, f"Gain over uniform width: {uniform['gain']:+.3g} in the objective.")
+    items = "".join(f"<li>{plain(line)}</li>" for line in lines)
+    return f'<ul class="notes">{items}</ul>'
 
 
 def beside(plan: "Plan", other: "Plan") -> str:
@@ -50,6 +54,7 @@ def layers(plan: "Plan", other: "Plan | None" = None) -> str:
     uniform = uniform_widths(plan)
     rows = []
     for index, layer in enumerate(plan.layers):
+        theirs = [] if other is None else [str(other.layers[index].out_channels)]
         cells = [
             layer.name,
             layer.kind,
@@ -58,22 +63,10 @@ def layers(plan: "Plan", other: "Plan | None" = None) -> str:
             f"{layer.kept:.0%}",
             f"{layer.density:.1%}",
             "" if uniform is None else f"{uniform[index]:.0f}",
-            *([] if other is None else [str(other.layers[index].out_channels)]),
-            layer.frozen or "",
         ]
-        rows.append(cells)
-    beside = [] if other is None else ["plan file"]
-    headings = [
-        "layer",
-        "kind",
-        "inputs",
-        "outputs",
-        "kept",
-        "weights",
-        "uniform",
-        *beside,
-        "frozen",
-    ]
+        rows.append([*cells, *theirs, layer.frozen or ""])
+    headings = ["layer", "kind", "inputs", "outputs", "kept", "weights", "uniform"]
+    headings += ["frozen"] if other is None else ["plan file", "frozen"]
     return f'<div class="layers">{_grid(headings, rows)}</div>'
 
 
@@ -87,18 +80,6 @@ def uniform_widths(plan: "Plan") -> list[float] | None:
 
 def _change(old: int, new: int) -> str:
     return str(old) if old == new else f"{old} → {new}"
-
-
-def _gain(plan: "Plan") -> Iterator[str]:
-    """What the widths add to the objective beside one share of every width."""
-    uniform = plan.solver.get("uniform")
-    if uniform:
-        yield f"Gain over uniform width: {uniform['gain']:+.3g} in the objective."
-
-
-def _list(lines: list[str]) -> str:
-    items = "".join(f"<li>{plain(line)}</li>" for line in lines)
-    return f'<ul class="notes">{items}</ul>'
 
 
 def _html_table(table: Table) -> str:

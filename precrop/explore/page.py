@@ -5,7 +5,6 @@ usage is reported, and everything that a browser loads comes from the same serve
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import gradio as gr
 
 from precrop.errors import PrecropError
 from precrop.explore.controls import COSTS, DIVISORS, STRATEGIES, Controls, file_name
-from precrop.explore.explorer import LONGEST, Explorer, budgets, uploaded
+from precrop.explore.explorer import LONGEST, Explorer, uploaded
 from precrop.explore.html import beside, layers, refusal, remarks, totals
 from precrop.explore.picture import picture
 from precrop.model_spec import ModelSpec
@@ -46,94 +45,45 @@ _STYLE = """<style>
 .refused { color: #b3261e; }
 </style>"""
 _NONE = "# no such plan: see above"
+_AS_THEY_ARE = ("profile", "divisor", "strategy", "balance", "expand")
+"""Controls whose components hold what they say."""
 
 Values = Mapping[Any, Any]
 """What the components hold."""
+Components = dict[str, Any]
+"""By their names, which a budget's two begin with ``on-`` and ``share-``."""
 
 
-@dataclass(frozen=True)
-class Panel:
-    """The controls as components."""
-
-    network: gr.Dropdown
-    on: Mapping[str, gr.Checkbox]
-    share: Mapping[str, gr.Slider]
-    profile: gr.Dropdown
-    divisor: gr.Radio
-    strategy: gr.Radio
-    balance: gr.Slider
-    expand: gr.Checkbox
-    ignore: gr.Textbox
-    file: gr.File
-    told: gr.HTML
-    other: gr.State
-
-    @property
-    def moved(self) -> list[Any]:
-        """What is moved by hand and by itself makes another plan."""
-        costs = [*self.on.values(), *self.share.values()]
-        return [*costs, self.profile, self.divisor, self.strategy, self.balance, self.ignore]
-
-    @property
-    def inputs(self) -> set[Any]:
-        """All that an answer depends on."""
-        return {*self.moved, self.network, self.expand, self.other}
-
-    def controls(self, values: Values) -> Controls:
-        """What the components say."""
-        asked = {name: (values[self.on[name]], values[self.share[name]]) for name in COSTS}
-        return Controls(
-            network=values[self.network],
-            budgets=budgets(asked),
-            divisor=values[self.divisor],
-            strategy=values[self.strategy],
-            balance=values[self.balance],
-            expand=values[self.expand],
-            ignore=tuple(values[self.ignore].replace(",", " ").split()),
-            profile=values[self.profile],
-        )
+def _controls(panel: Components, values: Values) -> Controls:
+    """What the components say."""
+    on = [name for name in COSTS if values[panel[f"on-{name}"]]]
+    return Controls(
+        budgets=tuple((name, values[panel[f"share-{name}"]] / 100) for name in on),
+        ignore=tuple(values[panel["ignore"]].replace(",", " ").split()),
+        **{name: values[panel[name]] for name in ("network", *_AS_THEY_ARE)},
+    )
 
 
-@dataclass(frozen=True)
-class Results:
-    """Where the answer is shown."""
-
-    refused: gr.HTML
-    totals: gr.HTML
-    picture: gr.Plot
-    remarks: gr.HTML
-    beside: gr.HTML
-    layers: gr.HTML
-    command: gr.Code
-    python: gr.Code
-    save: gr.Button
-
-    @property
-    def outputs(self) -> list[Any]:
-        """All that a move changes."""
-        return [shown for shown in vars(self).values() if shown is not self.save]
-
-    def of(self, explorer: Explorer, controls: Controls, other: Plan | None) -> Values:
-        """The plan of the controls; if there cannot be one, why, beside what was shown last."""
-        try:
-            plan = explorer.plan(controls)
-        except PrecropError as error:
-            said = refusal("No such plan.", str(error))
-            return {self.refused: said, self.command: _NONE, self.python: _NONE}
-        try:
-            compared = beside(plan, other) if other is not None else ""
-        except PrecropError as error:
-            compared, other = refusal("Not set beside.", str(error)), None
-        return {
-            self.refused: "",
-            self.totals: totals(plan),
-            self.picture: picture(plan, other),
-            self.remarks: remarks(plan),
-            self.beside: compared,
-            self.layers: layers(plan, other),
-            self.command: explorer.command(controls),
-            self.python: explorer.python(controls),
-        }
+def _answer(explorer: Explorer, controls: Controls, other: Plan | None) -> dict[str, Any]:
+    """What shows the plan of the controls; if there cannot be one, why, beside what was shown."""
+    try:
+        plan = explorer.plan(controls)
+    except PrecropError as error:
+        return {"refused": refusal("No such plan.", str(error)), "command": _NONE, "python": _NONE}
+    try:
+        compared = beside(plan, other) if other is not None else ""
+    except PrecropError as error:
+        compared, other = refusal("Not set beside.", str(error)), None
+    return {
+        "refused": "",
+        "totals": totals(plan),
+        "picture": picture(plan, other),
+        "remarks": remarks(plan),
+        "beside": compared,
+        "layers": layers(plan, other),
+        "command": explorer.command(controls),
+        "python": explorer.python(controls),
+    }
 
 
 def app(
@@ -170,120 +120,125 @@ def app(
             with gr.Column(scale=1, min_width=300):
                 panel = _panel(explorer, str(first))
             with gr.Column(scale=3):
-                results = _results()
-        _wire(page, explorer, panel, results)
+                shown = _shown()
+                save = gr.Button("Download the plan file", elem_id="save")
+        _wire(page, explorer, panel, shown, save)
     return page
 
 
-def _panel(explorer: Explorer, first: str) -> Panel:
-    network = gr.Dropdown(
-        list(explorer.networks), value=first, label="Network", filterable=True, elem_id="network"
-    )
-    on, share = {}, {}
+def _panel(explorer: Explorer, first: str) -> Components:
+    """The controls, with the plan of a file and what is told of it."""
+    names, profiles = list(explorer.networks), list(explorer.profiles)
+    made: Components = {
+        "network": gr.Dropdown(names, value=first, label="Network", elem_id="network")
+    }
     for cost, called in COSTS.items():
-        label = f"{called[0].upper()}{called[1:]}"
+        on = cost in _ON
+        label = f"{called[0].upper()}{called[1:]}, % of the original"
         with gr.Group():
-            on[cost] = gr.Checkbox(cost in _ON, label=f"Budget of {called}", elem_id=f"on-{cost}")
-            share[cost] = gr.Slider(
+            made[f"on-{cost}"] = gr.Checkbox(on, label=f"Budget of {called}", elem_id=f"on-{cost}")
+            made[f"share-{cost}"] = gr.Slider(
                 _LEAST,
                 _WHOLE,
                 value=_SHARE,
                 step=1,
-                label=f"{label}, % of the original",
-                visible=cost in _ON,
+                label=label,
+                visible=on,
                 elem_id=f"share-{cost}",
             )
-    return Panel(
-        network,
-        on,
-        share,
-        profile=gr.Dropdown(
-            list(explorer.profiles),
-            value=explorer.profiles[0],
-            label="Device, for latency and divisor auto",
+    divisors = [(str(divisor), divisor) for divisor in DIVISORS]
+    return made | {
+        "profile": gr.Dropdown(
+            profiles, value=profiles[0], label="Device, for latency and divisor auto"
         ),
-        divisor=gr.Radio(
-            [(str(n), n) for n in DIVISORS], value="auto", label="Divisor", elem_id="divisor"
+        "divisor": gr.Radio(divisors, value="auto", label="Divisor", elem_id="divisor"),
+        "strategy": gr.Radio(
+            list(STRATEGIES), value="SynExp", label="Strategy", elem_id="strategy"
         ),
-        strategy=gr.Radio(list(STRATEGIES), value="SynExp", label="Strategy", elem_id="strategy"),
-        balance=gr.Slider(
+        "balance": gr.Slider(
             0.1, _MOST_BALANCE, value=BALANCE, step=0.1, label="Balance", elem_id="balance"
         ),
-        expand=gr.Checkbox(False, label="Layers may widen (expand)", elem_id="expand"),
-        ignore=gr.Textbox(
+        "expand": gr.Checkbox(False, label="Layers may widen (expand)", elem_id="expand"),
+        "ignore": gr.Textbox(
             "",
             label="Ignored layers",
             placeholder="layer4.*, conv1",
             max_length=LONGEST,
             elem_id="ignore",
         ),
-        file=gr.File(
+        "file": gr.File(
             label="A plan file to set beside", file_types=[".json"], height=150, elem_id="file"
         ),
-        told=gr.HTML(elem_id="told", apply_default_css=False),
-        other=gr.State(None, time_to_live=_HOUR),
-    )
+        "told": _html("told"),
+        "other": gr.State(None, time_to_live=_HOUR),
+    }
 
 
-def _results() -> Results:
-    refused = gr.HTML(elem_id="refused", apply_default_css=False)
-    numbers = gr.HTML(elem_id="totals", apply_default_css=False)
-    drawn = gr.Plot(show_label=False, elem_id="picture")
-    told = gr.HTML(elem_id="remarks", apply_default_css=False)
-    compared = gr.HTML(elem_id="beside", apply_default_css=False)
-    rows = gr.HTML(elem_id="layers", apply_default_css=False)
+def _html(name: str) -> gr.HTML:
+    return gr.HTML(elem_id=name, apply_default_css=False)
+
+
+def _shown() -> Components:
+    """Where the answer is shown."""
+    made: Components = {name: _html(name) for name in ("refused", "totals")}
+    made["picture"] = gr.Plot(show_label=False, elem_id="picture")
+    made |= {name: _html(name) for name in ("remarks", "beside", "layers")}
     with gr.Row():
-        command = gr.Code(label="In a shell", language="shell", elem_id="command", lines=5)
-        python = gr.Code(label="In Python", language="python", elem_id="python", lines=5)
-    save = gr.Button("Download the plan file", elem_id="save")
-    return Results(refused, numbers, drawn, told, compared, rows, command, python, save)
+        for name, label, language in (
+            ("command", "In a shell", "shell"),
+            ("python", "In Python", "python"),
+        ):
+            made[name] = gr.Code(label=label, language=language, elem_id=name, lines=5)
+    return made
 
 
-def _wire(page: gr.Blocks, explorer: Explorer, panel: Panel, results: Results) -> None:
+def _wire(
+    page: gr.Blocks, explorer: Explorer, panel: Components, shown: Components, save: gr.Button
+) -> None:
     """What happens when something is moved, chosen or pressed."""
+    network, other, told = (panel[name] for name in ("network", "other", "told"))
+    switches, shares = ([panel[f"{kind}-{cost}"] for cost in COSTS] for kind in ("on", "share"))
+    named = [panel[name] for name in _AS_THEY_ARE if name != "expand"]
+    inputs = {*switches, *shares, *named, panel["ignore"], panel["expand"], network, other}
 
     def answer(values: Values) -> Values:
-        return results.of(explorer, panel.controls(values), values[panel.other])
+        found = _answer(explorer, _controls(panel, values), values[other])
+        return {shown[name]: value for name, value in found.items()}
 
     def widest(expand: bool, *shares: float) -> list[Any]:
         most = _TWICE if expand else _WHOLE
         return [gr.update(maximum=most, value=min(share, most)) for share in shares]
 
     def set_beside(path: str | None) -> Values:
-        found: dict[Any, Any] = {panel.other: None, panel.told: ""}
+        found: dict[Any, Any] = {other: None, told: ""}
         try:
             if path is not None:
-                found[panel.other] = plan = uploaded(Path(path))
+                found[other] = plan = uploaded(Path(path))
                 if plan.source is not None and str(plan.source) in explorer.networks:
-                    found[panel.network] = str(plan.source)
+                    found[network] = str(plan.source)
         except PrecropError as error:
-            found[panel.told] = refusal("No such file.", str(error))
+            found[told] = refusal("No such file.", str(error))
         return found
 
     def written(values: Values) -> Values:
-        controls = panel.controls(values)
+        controls = _controls(panel, values)
         try:
             plan = explorer.plan(controls)
         except PrecropError:  # which the page says already
             return {name: "", text: ""}
         return {name: file_name(explorer.named(controls.network)), text: plan.to_json()}
 
-    quietly = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
-    shown = {"inputs": panel.inputs, "outputs": results.outputs, **quietly}
-    page.load(answer, **shown)
-    panel.network.input(answer, **{**shown, "show_progress": "minimal"})
-    moves = [part.input for part in panel.moved if part is not panel.ignore]
-    gr.on([*moves, panel.ignore.change], answer, trigger_mode="always_last", **shown)
-    for cost, switch in panel.on.items():
-        switch.input(
-            None, switch, panel.share[cost], js="(on) => ({visible: on, __type__: 'update'})"
-        )
-    shares = list(panel.share.values())
-    panel.expand.input(widest, [panel.expand, *shares], shares, **quietly).then(answer, **shown)
-    outputs = [panel.other, panel.network, panel.told]
-    for event in (panel.file.upload, panel.file.clear):
-        event(set_beside, panel.file, outputs, **quietly).then(answer, **shown)
+    quietly: Any = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+    answered = {"inputs": inputs, "outputs": list(shown.values()), **quietly}
+    page.load(answer, **answered)
+    network.input(answer, **{**answered, "show_progress": "minimal"})
+    moves = [part.input for part in (*switches, *shares, *named)]
+    gr.on([*moves, panel["ignore"].change], answer, trigger_mode="always_last", **answered)
+    for switch, share in zip(switches, shares, strict=True):
+        switch.input(None, switch, share, js="(on) => ({visible: on, __type__: 'update'})")
+    expand = panel["expand"]
+    expand.input(widest, [expand, *shares], shares, **quietly).then(answer, **answered)
+    for event in (panel["file"].upload, panel["file"].clear):
+        event(set_beside, panel["file"], [other, network, told], **quietly).then(answer, **answered)
     name, text = gr.Textbox(visible=False), gr.Textbox(visible=False)
-    results.save.click(written, panel.inputs, [name, text], **quietly).success(
-        None, [name, text], None, js=_SAVE
-    )
+    save.click(written, inputs, [name, text], **quietly).success(None, [name, text], None, js=_SAVE)

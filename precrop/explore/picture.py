@@ -1,6 +1,5 @@
 """Widths over depth, as a picture to point at: old, new, uniform, and those of a file."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]
@@ -31,31 +30,23 @@ def picture(plan: "Plan", other: "Plan | None" = None) -> go.Figure:
     """
     layers = plan.layers
     names = [plain(layer.name) for layer in layers]
+    remarks = [f" ({plain(layer.frozen)})" if layer.frozen else "" for layer in layers]
+    colors = [_color(layer) for layer in layers]
+    old, new = ([getattr(layer, side) for layer in layers] for side in ("base_out", "out_channels"))
     figure = go.Figure()
-    figure.add_bar(
-        x=names,
-        y=[layer.base_out for layer in layers],
-        width=0.84,
-        name="original",
-        marker_color=_OLD,
-        hovertemplate="%{y}",
-    )
-    figure.add_bar(
-        x=names,
-        y=[layer.out_channels for layer in layers],
-        width=0.5,
-        name="planned",
-        marker_color=[_color(layer) for layer in layers],
-        customdata=[_remark(layer) for layer in layers],
-        hovertemplate="%{y}%{customdata}",
-    )
-    uniform = uniform_widths(plan)
-    if uniform is not None:
-        _add_line(figure, names, uniform, "uniform width", _UNIFORM)
+    figure.add_bar(y=old, width=0.84, name="original", marker_color=_OLD, hovertemplate="%{y}")
+    figure.add_bar(y=new, width=0.5, name="planned", marker_color=colors)
+    figure.data[-1].update(customdata=remarks, hovertemplate="%{y}%{customdata}")
+    lines = {"uniform width": (uniform_widths(plan), _UNIFORM)}
     if other is not None:
-        _add_line(
-            figure, names, [layer.out_channels for layer in other.layers], "plan file", _OTHER
-        )
+        lines["plan file"] = [float(layer.out_channels) for layer in other.layers], _OTHER
+    for name, (widths, color) in lines.items():
+        if widths is not None:
+            line = {"shape": "hvh", "color": color, "width": 2}
+            figure.add_scatter(
+                y=widths, name=name, mode="lines", line=line, hovertemplate="%{y:.0f}"
+            )
+    figure.update_traces(x=names)
     every = -(-len(names) // _LABELS)
     figure.update_layout(
         barmode="overlay",
@@ -79,25 +70,7 @@ def picture(plan: "Plan", other: "Plan | None" = None) -> go.Figure:
     return figure
 
 
-def _add_line(
-    figure: go.Figure, layers: Sequence[str], widths: Sequence[float], name: str, color: str
-) -> None:
-    figure.add_scatter(
-        x=layers,
-        y=widths,
-        name=name,
-        mode="lines",
-        line={"shape": "hvh", "color": color, "width": 2},
-        hovertemplate="%{y:.0f}",
-    )
-
-
 def _color(layer: "LayerPlan") -> str:
     if layer.group is None:
         return _FIXED
     return _WIDER if layer.out_channels > layer.base_out else _NEW
-
-
-def _remark(layer: "LayerPlan") -> str:
-    """What stands behind a layer's width: that it is frozen, and why."""
-    return f" ({plain(layer.frozen)})" if layer.frozen else ""

@@ -13,7 +13,6 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,18 +23,21 @@ from torch import nn
 import precrop
 from benchmarks.report import Row, progress
 from precrop.costs.batches import follow
-from precrop.costs.latency import READERS, amounts
+from precrop.costs.latency import READERS, amounts, predicted_seconds
 from precrop.costs.machine import describe_machine
 from precrop.costs.memory import memory
 from precrop.costs.profiles import DeviceProfile
 from precrop.costs.work import FEATURES
 from precrop.deployment.benching import bench, settings, variants
+from precrop.deployment.book import RECORD
 from precrop.deployment.calibrating import calibrate
-from precrop.deployment.deploying import PROFILE, RECORD, deploy
+from precrop.deployment.deploying import PROFILE, deploy
+from precrop.deployment.exportable import noise
 from precrop.deployment.memory import peak_activation_memory
-from precrop.deployment.profiling import Subject, predict, profile_device, whole_pass
-from precrop.deployment.rates import correct
-from precrop.deployment.runtimes import Setting, onnx_file, onnx_session, runner
+from precrop.deployment.profiling import Subject, predict, profile_device
+from precrop.deployment.rates import Total, correct
+from precrop.deployment.runtimes import onnx_file, ort_runner, runner
+from precrop.deployment.setting import Setting
 from precrop.deployment.timing import interleaved
 from precrop.errors import PrecropError
 from precrop.files import write_text
@@ -132,7 +134,7 @@ def device_profile(folder: Path, runtime: str, threads: int, fresh: bool) -> Dev
     def told(what: str, share: float) -> None:
         progress.print(f"profile for {runtime}: {share:.0%}  {what}")
 
-    found = profile_device(subjects, runtime=runtime, threads=threads, progress=told)
+    found = profile_device(subjects, Setting(runtime, threads=threads), progress=told)
     found.save(path)
     return found
 
@@ -154,13 +156,13 @@ def predictions(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
                 with ExitStack() as stack:
                     runners = {
                         name: stack.enter_context(
-                            runner(model, Inputs(shape), runtime=runtime, threads=threads)
+                            runner(model, Inputs(shape), Setting(runtime, threads=threads))
                         )
                         for name, (model, shape) in networks.items()
                     }
                     times = interleaved(runners, rounds=ROUNDS, least_seconds=0.05)
                 seconds = {name: timing.median for name, timing in times.items()}
-                known = [whole_pass(profile, n, *networks[n], seconds[n]) for n in FITTED]
+                known = [whole(profile, n, *networks[n], seconds[n]) for n in FITTED]
                 corrected = correct(profile, known)
                 return {
                     "seconds": seconds,
@@ -169,6 +171,14 @@ def predictions(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
                 }
 
             yield f"{runtime} window {window}", case
+
+
+def whole(profile: DeviceProfile, name: str, model: nn.Module, shape: Any, seconds: float) -> Total:
+    """A measured pass beside what a profile predicts for it."""
+    read, lives = follow(read_network(model, Inputs(shape)), 1)
+    works = READERS[profile.runtime](read, lives)
+    operations = int(sum(amounts(work)["calls"] for work in works))
+    return Total(name, predicted_seconds(profile, read, lives), operations, seconds)
 
 
 def budgets(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
@@ -418,6 +428,7 @@ def memories(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
             def case(name: str = name, batch: int = batch) -> Row:
                 model, shape = network(name)
                 plan = precrop.plan(model, shape, memory=0.5, batch_size=batch, divisor=1)
+                setting = Setting(batch=batch)
                 small = plan.build(model)
                 dense, used = predicted_memory(model, shape, batch), plan.budgets["memory"].used
                 alive, left = tensor_memory(model, shape, batch), tensor_memory(small, shape, batch)
@@ -425,11 +436,11 @@ def memories(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
                     "dense": dense,
                     "dense_tensors": alive,
                     "dense_error": dense / alive - 1,
-                    "dense_allocator": peak_activation_memory(model, Inputs(shape), batch=batch),
+                    "dense_allocator": peak_activation_memory(model, Inputs(shape), setting),
                     "cropped": used,
                     "cropped_tensors": left,
                     "cropped_error": used / left - 1,
-                    "cropped_allocator": peak_activation_memory(small, Inputs(shape), batch=batch),
+                    "cropped_allocator": peak_activation_memory(small, Inputs(shape), setting),
                 }
 
             yield f"{name} batch {batch}", case
@@ -456,15 +467,14 @@ def windows(
     Every time has fresh sessions: the speed of small networks drifts, by more than the spread of
     one run tells.
     """
-    inputs, setting = Inputs(shape), Setting(1, threads)
+    inputs, setting = Inputs(shape), Setting("ort", threads=threads)
     found = []
     with ExitStack() as stack:
         files = {n: stack.enter_context(onnx_file(m, inputs, 1)) for n, m in models.items()}
         for _ in range(WINDOWS):
-            sessions = {n: onnx_session(files[n], models[n], inputs, setting) for n in models}
             runs = {
-                name: partial(session.run_with_iobinding, binding)
-                for name, (session, binding) in sessions.items()
+                name: ort_runner(files[name], noise(inputs, model, 1), setting)
+                for name, model in models.items()
             }
             times = interleaved(runs, rounds=rounds, least_seconds=0.02)
             found.append({name: timing.median for name, timing in times.items()})

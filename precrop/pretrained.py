@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from precrop.errors import PrecropError
 from precrop.files import os_errors_as, read_json, replacing
 from precrop.model_spec import ModelSpec
+from precrop.modules.copying import first_line
 from precrop.modules.hooks import unwrapped
 from precrop.plans.build import check_built, check_same_network
 from precrop.plans.outputs import for_built
@@ -62,7 +63,6 @@ def save_pretrained(
         PrecropError: the folder cannot be written, or ``metadata`` is not JSON.
     """
     model, folder = unwrapped(model), Path(folder)
-    tensors = _tensors(model)
     plan = for_built(plan, model)
     check_built(plan, model)
     if name is None and args is not None:
@@ -94,7 +94,7 @@ def save_pretrained(
         config_file, plan_file, weights_file = (
             files.enter_context(replacing(folder / file)) for file in (CONFIG, PLAN, WEIGHTS)
         )
-        save_tensors(tensors, weights_file, {"format": "pt"})
+        save_tensors(model.state_dict(), weights_file, {"format": "pt"})
         plan_file.write_text(plan.to_json(), encoding="utf-8")
         config_file.write_text(text + "\n", encoding="utf-8")
 
@@ -164,22 +164,11 @@ def push_to_hub(
             commit_message="Upload a network cropped by precrop",
         )
     except Exception as error:  # whatever the Hub's client and its connection raise
-        raise PrecropError(f"cannot upload to {repository}: {_reason(error)}") from error
+        raise PrecropError(f"cannot upload to {repository}: {first_line(error)}") from error
     return str(commit)
 
 
 # --- writing ------------------------------------------------------------------------------------
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The state as plain tensors. Tied weights are written twice: safetensors knows no sharing."""
-    tensors = {}
-    for name, value in model.state_dict().items():
-        if not isinstance(value, Tensor) or value.is_meta or value.layout != torch.strided:
-            raise PrecropError(f"{name} is not a plain tensor, and safetensors holds no others")
-        plain = value.detach().to("cpu", copy=True)
-        tensors[name] = plain.clone(memory_format=torch.contiguous_format)
-    return tensors
 
 
 def _check_named(original: ModelSpec, plan: Plan) -> None:
@@ -263,7 +252,8 @@ def _place(folder: str | Path, revision: str | None, token: str | None) -> Path:
         )
     except Exception as error:  # whatever the Hub's client and its connection raise
         raise PrecropError(
-            f"{folder} is not a folder here, and is not on the Hugging Face Hub: {_reason(error)}"
+            f"{folder} is not a folder here, and is not on the Hugging Face Hub: "
+            f"{first_line(error)}"
         ) from error
     return Path(found)
 
@@ -276,7 +266,3 @@ def _hub(why: str) -> Any:
             f"{why}, and huggingface_hub is not installed: pip install 'precrop[hub]'"
         ) from error
     return huggingface_hub
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"

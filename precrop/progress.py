@@ -113,7 +113,7 @@ def measuring() -> Iterator[Told | None]:
         yield show
 
 
-def lines(speak: Callable[[str], None] = note) -> Told:
+def lines(speak: Callable[[str], object] = note) -> Told:
     """Progress as lines, one for everything that is done: where there is no bar.
 
     Args:

@@ -36,15 +36,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
 import precrop
-from precrop.deployment.exporting import (
-    BATCHES,
-    TOLERANCE,
-    Exportable,
-    difference,
-    random_inputs,
-    reason,
-    write,
-)
+from precrop.deployment.exportable import BATCHES, Exportable, noise, reason
+from precrop.deployment.exporting import TOLERANCE, difference, write
 from precrop.errors import PrecropError
 from precrop.files import write_text
 from precrop.read.inputs import Inputs
@@ -321,13 +314,13 @@ def plain(error: PrecropError) -> str:
 
 def bare(model: nn.Module, inputs: Inputs, name: str, batch: int | None) -> str:
     """How PyTorch's own exporter fails, called as its documentation says; ``""`` if it doesn't."""
-    args, _ = random_inputs(inputs, batch or 2, model)
+    args, _ = noise(inputs, model, batch or 2)
     shapes = None if batch else tuple({0: Dim("batch")} for _ in args)
     largest = 0.0
     try:
         run = BARE[name](model.eval(), args, shapes)
         for size in (batch,) if batch else BATCHES:
-            args, _ = random_inputs(inputs, size, model)
+            args, _ = noise(inputs, model, size)
             with torch.no_grad():
                 largest = max(largest, difference(run(args), leaves(model(*args))))
     except Exception as error:  # exporters raise errors of any kind

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from precrop.deployment.exporting import Origin, load_safetensors, to_safetensors
+from precrop.deployment.exporting import Origin, export, load_safetensors
 from precrop.errors import PlanError, PrecropError
 from precrop.model_spec import ModelSpec
 from precrop.plans.file import digest
 from precrop.plans.plan import Plan
-from precrop.read.inputs import Inputs
 from tests.plan_files import PLAN
 from tests.training.small_runs import small_run
 
@@ -98,7 +97,7 @@ def test_a_run_is_called_as_it_always_was() -> None:
 def test_exported_weights_name_it_as_they_always_did(tmp_path: Path) -> None:
     model = ModelSpec("resnet20", {"num_classes": 7})
     path = tmp_path / "net.safetensors"
-    to_safetensors(model.build(), Inputs((3, 32, 32)), path, origin=Origin(model))
+    export(model.build(), (3, 32, 32), path, "safetensors", origin=Origin(model))
     with safe_open(path, framework="pt") as file:
         record = json.loads(file.metadata()["precrop"])
     assert (record["name"], record["args"]) == ("resnet20", {"num_classes": 7})

@@ -21,13 +21,12 @@ from torch import nn
 
 import precrop
 from precrop.cli.app import main
-from precrop.deployment.exporting import Origin, load_safetensors, to_safetensors
+from precrop.deployment.exporting import Origin, export, load_safetensors
 from precrop.errors import PlanError, PrecropError
 from precrop.fit.attributes import apply_edits, get_attribute
 from precrop.model_spec import ModelSpec
 from precrop.plans.file import digest
 from precrop.plans.plan import Plan
-from precrop.read.inputs import Inputs
 from precrop.study.spec import read_study
 from precrop.training import checkpoints
 from precrop.training.evaluate import load_trained
@@ -131,7 +130,7 @@ def test_what_the_user_says_again_is_run(trained: Path, tmp_path: Path, capsys: 
     assert Path("ran").exists()
     network = load_trained(tmp_path / "given", trust=True).network
     origin = Origin(touched)
-    to_safetensors(network, Inputs((3, 32, 32)), Path("net.safetensors"), origin=origin)
+    export(network, (3, 32, 32), "net.safetensors", "safetensors", origin=origin)
     with pytest.raises(PrecropError, match="say model='touched:net'"):
         load_safetensors(Path("net.safetensors"))
     assert load_safetensors(Path("net.safetensors"), "touched:net", {"num_classes": 10})
@@ -201,7 +200,7 @@ def test_pickles_of_a_stranger(capsys: Output) -> None:
 def test_weights_of_a_stranger(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     resnet = ModelSpec("resnet20", {})
-    to_safetensors(resnet.build(), Inputs((3, 32, 32)), path, origin=Origin(resnet))
+    export(resnet.build(), (3, 32, 32), path, "safetensors", origin=Origin(resnet))
     with safe_open(path, framework="pt") as file:
         record = json.loads(file.metadata()["precrop"])
     for model, args in STRANGE:

@@ -14,7 +14,7 @@ from precrop.cli.options import AsJson, Macs, ModelOptions, Params, with_options
 from precrop.cli.output import wide_console
 from precrop.errors import PrecropError
 from precrop.files import check_writable, write_text
-from precrop.progress import measuring, step
+from precrop.progress import measuring, step, unheard
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -119,7 +119,7 @@ def bench_command(
             network, shape, plans, masked=wanted.masked, sparse=wanted.layouts(), seed=seed
         )
     with measuring() as progress:
-        found = bench(forms, shape, chosen, rounds=rounds, progress=progress)
+        found = bench(forms, shape, chosen, rounds=rounds, progress=progress or unheard)
     named = {"model": source.model, "args": source.spec.args, "seed": seed}
     text = json.dumps({**named, **found.to_json()}, indent=1)
     if as_json:
@@ -170,9 +170,8 @@ def _free(taken: Container[str], *names: str) -> str:
 
 def _print(found: "Bench") -> None:
     console = wide_console(140)
-    for (runtime, batch, threads), rows in found.settings.items():
-        several = "threads" if threads > 1 else "thread"
-        console.print(f"{runtime}, batch {batch}, {threads} {several}, {rows[0].device}")
+    for setting, rows in found.settings.items():
+        console.print(str(setting))
         console.print(_table(rows))
         console.print()
     for (variant, reason), runtimes in _reasons(found).items():

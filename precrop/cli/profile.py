@@ -74,20 +74,16 @@ def profile_command(
         f"{', '.join(names)}; at most {minutes:g} minutes, kept in {path}"
     )
     from precrop.deployment import profiling, quiet
-    from precrop.deployment.runtimes import Setting, stopwatch
+    from precrop.deployment.setting import Setting
 
     subjects = [_subject(ModelOptions(name, input_shape, arg)) for name in names]
     checked = [_subject(ModelOptions(name, input_shape, arg)) for name in check or ()]
-    busy = "the machine is busy: {}; times may be too long"
-    watch = stopwatch(Setting(threads=threads, device=device))
-    state = quiet.wait(lambda found: warn(busy.format(found)), watch)
+    setting = Setting(runtime, batch, threads, device)
+    state = quiet.wait(warn, setting.stopwatch)
     with goes_on(f" from {kept}"), measuring() as progress:
         profile = profiling.profile_device(
             subjects,
-            runtime=runtime,
-            device=device,
-            threads=threads,
-            batch_size=batch,
+            setting,
             shares=wanted,
             rounds=rounds,
             kept=kept,

@@ -3,7 +3,7 @@
 import importlib.metadata
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def describe_machine(device: str = "cpu") -> dict[str, Any]:
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": _versions(),
+        "versions": {name: known for name in _LIBRARIES if (known := version(name))},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     if device != "cpu":
@@ -60,30 +60,29 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _versions(libraries: Sequence[str] = _LIBRARIES) -> dict[str, str]:
-    """Of the libraries that are installed."""
-    found = {}
-    for name in libraries:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+def version(library: str) -> str | None:
+    """The installed version of a library; None if there is none."""
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def basis(profile: DeviceProfile) -> str:
     """What a latency rests on that this profile predicts, in words that follow "latency is"."""
     if not profile.machine:
         return NOT_MEASURED
-    library = LIBRARY[profile.runtime]
-    there = _made_of(profile.machine, profile.device, library)
-    here = _made_of(_here(profile.device, library), profile.device, library)
+    library, device = LIBRARY[profile.runtime], profile.device
+    versions = profile.machine.get("versions")
+    then = _brief(versions.get(library) if isinstance(versions, Mapping) else None)
+    there, here = _brief(profile.machine.get(part(device))), _brief(_processor(device))
     threads = "" if profile.threads is None else f", {profile.threads} threads"
-    text = f"{there[0]}{threads}, {library} {there[1]}"
-    if there[0] != here[0]:
-        return f"predicted by a profile of another machine ({text}), not measured on this {here[0]}"
-    if there[1] != here[1]:
-        changed = f"{text}; now {here[1]}"
+    text = f"{there}{threads}, {library} {then}"
+    if there != here:
+        return f"predicted by a profile of another machine ({text}), not measured on this {here}"
+    now = _brief(version(library))
+    if then != now:
+        changed = f"{text}; now {now}"
         return f"predicted by a profile of this machine with another {library} ({changed})"
     return f"predicted by a profile measured on this machine ({text})"
 
@@ -93,24 +92,16 @@ def part(device: str) -> str:
     return "cpu" if device == "cpu" else "gpu"
 
 
-def _made_of(machine: Mapping[str, Any], device: str, library: str) -> tuple[str, str]:
-    """A machine's processor, and its version of a library."""
-    versions = machine.get("versions")
-    version = versions.get(library) if isinstance(versions, Mapping) else None
-    return _brief(machine.get(part(device))), _brief(version)
+def _processor(device: str) -> str:
+    """The processor that a device's name stands for here; a GPU need not be there."""
+    import torch
+
+    if device == "cpu":
+        return _cpu_model()
+    there = torch.cuda.is_available()
+    return torch.cuda.get_device_name(device) if there else "machine without a GPU"
 
 
 def _brief(value: Any) -> str:
     """What a file says, as a part of a line."""
     return one_line(str(value or "unknown"))[:_SHOWN]
-
-
-def _here(device: str, library: str) -> dict[str, Any]:
-    """As much of `describe_machine` as `_made_of` looks at; a GPU need not be there."""
-    import torch
-
-    name = _cpu_model()
-    if device != "cpu":
-        there = torch.cuda.is_available()
-        name = torch.cuda.get_device_name(device) if there else "machine without a GPU"
-    return {part(device): name, "versions": _versions((library,))}

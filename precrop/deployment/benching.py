@@ -2,22 +2,24 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from precrop.costs.machine import describe_machine
-from precrop.counting import Count, count
+from precrop.counting import count
 from precrop.deployment.memory import peak_activation_memory
-from precrop.deployment.runtimes import Runner, Setting, check_runtime, runner
-from precrop.deployment.sparse import check_layout, sparse_kernels
-from precrop.deployment.timing import Timing, interleaved, steps
-from precrop.errors import PlanError, PrecropError
+from precrop.deployment.runtimes import Runner, in_turns, runner
+from precrop.deployment.setting import Setting
+from precrop.deployment.sparse import LAYOUTS, sparse_kernels
+from precrop.deployment.timing import Timing
+from precrop.errors import PlanError, PrecropError, check_known
 from precrop.modules.copying import copied
+from precrop.progress import Told, unheard
 from precrop.read.inputs import Inputs, given
 
 if TYPE_CHECKING:
@@ -27,9 +29,6 @@ DENSE = "dense"
 LEAST_SECONDS = 0.005
 """What one sample lasts at least: a clock read twice is nothing beside it."""
 WARMUP = 3
-
-Progress = Callable[[str, float], None]
-"""Told what is done now, and the share of all settings that is over."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +58,10 @@ class BenchRow:
 
     Attributes:
         variant: its name.
-        runtime: a name in `precrop.deployment.runtimes.RUNTIMES`.
+        runtime: see `precrop.deployment.setting.Setting`, and so for the next three.
         batch: images at once.
-        threads: of the CPU that work on one operation.
-        device: ``cpu``, ``cuda`` or ``cuda:1``.
+        threads: of the CPU.
+        device: where it ran.
         params: see `BenchVariant`.
         macs: see `BenchVariant`.
         ideal: the dense network's multiply-accumulates, divided by its own.
@@ -117,11 +116,12 @@ class Bench:
     notes: Mapping[str, Mapping[str, str]]
 
     @property
-    def settings(self) -> dict[tuple[str, int, int], list[BenchRow]]:
-        """Rows by runtime, batch and threads."""
-        found: dict[tuple[str, int, int], list[BenchRow]] = {}
+    def settings(self) -> dict[Setting, list[BenchRow]]:
+        """Rows by how they were run."""
+        found: dict[Setting, list[BenchRow]] = {}
         for row in self.rows:
-            found.setdefault((row.runtime, row.batch, row.threads), []).append(row)
+            setting = Setting(row.runtime, row.batch, row.threads, row.device)
+            found.setdefault(setting, []).append(row)
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def variants(
         PlanError: a plan is for another network or another input.
     """
     for layout in sparse:
-        check_layout(layout)
+        check_known(f"layout {layout!r}", layout, LAYOUTS)
     if (masked or sparse) and not plans:
         raise PrecropError("masks have a plan's densities: give a plan, or a budget to make one")
     inputs = given(model, input_shape)
@@ -184,33 +184,32 @@ def settings(
     *,
     device: str = "cpu",
     channels_last: bool = False,
-) -> list[tuple[str, Setting]]:
+) -> list[Setting]:
     """Every runtime at every batch size and number of threads.
 
     Raises:
         PrecropError: a runtime is unknown or not installed, the device is not there, a number
             makes no sense, or no runtime is PyTorch's, which alone has memory formats.
     """
-    for name in runtimes:
-        check_runtime(name)
+    found = [
+        Setting(*one, device, channels_last)
+        for one in itertools.product(runtimes, batches, threads)
+    ]
     if channels_last and set(runtimes) == {"ort"}:
         raise PrecropError(
             "channels_last (in a shell --channels-last) is for PyTorch: ONNX Runtime chooses its "
             "own memory format; drop it, or add eager"
         )
-    return [
-        (name, Setting(batch, count, device, channels_last))
-        for name, batch, count in itertools.product(runtimes, batches, threads)
-    ]
+    return found
 
 
 def bench(
     variants: Sequence[BenchVariant],
     input_shape: Any,
-    settings: Sequence[tuple[str, Setting]],
+    settings: Sequence[Setting],
     *,
     rounds: int = 30,
-    progress: Progress | None = None,
+    progress: Told = unheard,
 ) -> Bench:
     """Measure every variant in every setting; within one, samples are taken in turns.
 
@@ -228,55 +227,57 @@ def bench(
     """
     if not settings or rounds < 1:
         raise PrecropError(f"{len(settings)} settings in {rounds} rounds: give 1 or more of both")
-    inputs, first = Inputs(input_shape), settings[0][1]
+    inputs = Inputs(input_shape)
     rows: list[BenchRow] = []
-    for number, (name, setting) in enumerate(settings):
-        share = _Share(progress, f"{name}, {_in_words(setting)}", number, len(settings))
-        rows += _measure(variants, inputs, name, setting, rounds, share)
+    for number, setting in enumerate(settings):
+
+        def tell(what: str, share: float, number: int = number, setting: Any = setting) -> None:
+            progress(f"{setting}: {what}", (number + share) / len(settings))
+
+        rows += _measure(variants, inputs, setting, rounds, tell)
     notes = {variant.name: variant.notes for variant in variants if variant.notes}
-    machine = describe_machine(first.device)
-    return Bench(machine, inputs.spec, first.channels_last, tuple(rows), notes)
+    machine = describe_machine(settings[0].device)
+    return Bench(machine, inputs.spec, settings[0].channels_last, tuple(rows), notes)
 
 
 def _measure(
-    variants: Sequence[BenchVariant],
-    inputs: Inputs,
-    runtime: str,
-    setting: Setting,
-    rounds: int,
-    share: "_Share",
+    variants: Sequence[BenchVariant], inputs: Inputs, setting: Setting, rounds: int, tell: Told
 ) -> list[BenchRow]:
     """One setting: load all variants, time them in turns, unload them."""
     reasons: dict[str, str] = {}
     runners: dict[str, Runner] = {}
+    timings: dict[str, Timing] = {}
+    peaks: dict[str, int] = {}
     with ExitStack() as stack:
         for variant in variants:
-            share(f"loading {variant.name}", 0.0)
+            tell(f"loading {variant.name}", 0.0)
             try:
-                runners[variant.name] = stack.enter_context(
-                    _runner(variant, inputs, runtime, setting)
-                )
+                if variant.sparse is not None and setting.runtime != "eager":
+                    raise PrecropError("sparse kernels run in eager PyTorch only")
+                made = runner(variant.model, inputs, setting)
+                runners[variant.name] = stack.enter_context(made)
             except PrecropError as error:
                 reasons[variant.name] = str(error)
-        timings: dict[str, Timing] = {}
         if runners:
-            total = steps(len(runners), rounds, WARMUP)
-            timings = interleaved(
+            timings = in_turns(
                 runners,
                 rounds=rounds,
                 warmup=WARMUP,
                 least_seconds=LEAST_SECONDS,
-                stopwatch=next(iter(runners.values())).stopwatch,
-                progress=lambda done: share("measuring", done / total),
+                progress=lambda done: tell("measuring", done),
             )
-        measured = [variant for variant in variants if variant.name in timings]
-        peaks = _peaks(measured, inputs, setting) if runtime == "eager" else {}
+        if runners and setting.runtime == "eager":
+            torch.set_num_threads(setting.threads)  # PyTorch chooses some kernels by it
+            peaks = {
+                variant.name: peak_activation_memory(variant.model, inputs, setting)
+                for variant in variants
+                if variant.name in timings
+            }
     dense = next(variant for variant in variants if variant.name == DENSE)
-    rows = []
-    for variant in variants:
-        row = BenchRow(
+    return [
+        BenchRow(
             variant=variant.name,
-            runtime=runtime,
+            runtime=setting.runtime,
             batch=setting.batch,
             threads=setting.threads,
             device=setting.device,
@@ -284,99 +285,42 @@ def _measure(
             macs=variant.macs,
             ideal=dense.macs / variant.macs,
             reason=reasons.get(variant.name),
-        )
-        if variant.name in timings:
-            row = _timed(row, timings[variant.name], timings.get(DENSE))
-            row = replace(row, peak_memory=peaks.get(variant.name))
-        rows.append(row)
-    return rows
-
-
-def _runner(variant: BenchVariant, inputs: Inputs, runtime: str, setting: Setting) -> Runner:
-    if variant.sparse is not None and runtime != "eager":
-        raise PrecropError("sparse kernels run in eager PyTorch only")
-    return runner(
-        variant.model,
-        inputs,
-        runtime=runtime,
-        batch=setting.batch,
-        threads=setting.threads,
-        device=setting.device,
-        channels_last=setting.channels_last,
-    )
-
-
-def _timed(row: BenchRow, timing: Timing, dense: Timing | None) -> BenchRow:
-    speedup = None if dense is None else dense.median / timing.median
-    return replace(
-        row,
-        latency=timing.median,
-        low=timing.low,
-        high=timing.high,
-        spread=timing.spread,
-        throughput=row.batch / timing.median,
-        speedup=speedup,
-        share_of_ideal=None if speedup is None else speedup / row.ideal,
-        rounds=len(timing.seconds),
-    )
-
-
-def _peaks(variants: Sequence[BenchVariant], inputs: Inputs, setting: Setting) -> dict[str, int]:
-    """Peak memory by variant, while runners that will restore the threads are open."""
-    torch.set_num_threads(setting.threads)  # PyTorch chooses some kernels by it
-    return {
-        variant.name: peak_activation_memory(
-            variant.model, inputs, batch=setting.batch, device=setting.device
+            peak_memory=peaks.get(variant.name),
+            **_times(variant, dense, timings, setting.batch),
         )
         for variant in variants
+    ]
+
+
+def _times(
+    variant: BenchVariant, dense: BenchVariant, timings: Mapping[str, Timing], batch: int
+) -> dict[str, Any]:
+    """What a row says of a variant's times, beside the dense network's."""
+    if variant.name not in timings:
+        return {}
+    timing = timings[variant.name]
+    found = {
+        "latency": timing.median,
+        "low": timing.low,
+        "high": timing.high,
+        "spread": timing.spread,
+        "throughput": batch / timing.median,
+        "rounds": len(timing.seconds),
     }
-
-
-@dataclass(frozen=True)
-class _Share:
-    """Progress within one setting of several."""
-
-    progress: Progress | None
-    setting: str
-    number: int
-    settings: int
-
-    def __call__(self, what: str, share: float) -> None:
-        """``share`` of this setting is over."""
-        if self.progress is not None:
-            self.progress(f"{self.setting}: {what}", (self.number + share) / self.settings)
-
-
-def _in_words(setting: Setting) -> str:
-    threads = f"{setting.threads} thread{'s' if setting.threads > 1 else ''}"
-    return f"batch {setting.batch}, {threads}, {setting.device}"
-
-
-def _masked(
-    model: nn.Module,
-    plan: "Plan",
-    suffix: str,
-    dense_kernels: bool,
-    layouts: Iterable[str],
-    seed: int,
-) -> list[BenchVariant]:
-    """The variants that are masked to a plan's densities: one mask for all of them."""
-    layouts = list(layouts)
-    if not dense_kernels and not layouts:
-        return []
-    network, counted = _mask(model, plan, seed)
-    costs = counted.params, counted.macs
-    found = [BenchVariant(f"masked{suffix}", network, *costs)] if dense_kernels else []
-    for layout in layouts:
-        made, notes = sparse_kernels(network, layout)
-        found.append(BenchVariant(f"masked {layout}{suffix}", made, *costs, layout, notes))
+    if DENSE in timings:
+        speedup = timings[DENSE].median / timing.median
+        found |= {"speedup": speedup, "share_of_ideal": speedup / (dense.macs / variant.macs)}
     return found
 
 
-def _mask(model: nn.Module, plan: "Plan", seed: int) -> tuple[nn.Module, Count]:
-    """A copy masked to a plan's densities, and its costs without the masked weights."""
+def _masked(
+    model: nn.Module, plan: "Plan", suffix: str, masked: bool, layouts: Sequence[str], seed: int
+) -> list[BenchVariant]:
+    """The variants that are masked to a plan's densities: one mask for all of them."""
     import precrop
 
+    if not masked and not layouts:
+        return []
     wide = [layer.name for layer in plan.layers if layer.density > 1]
     if wide:
         raise PrecropError(f"this plan widens {wide[0]}: no mask does that; leave masks out")
@@ -387,4 +331,10 @@ def _mask(model: nn.Module, plan: "Plan", seed: int) -> tuple[nn.Module, Count]:
         for name, mask in masks.items():
             kept = int(mask.sum())
             network.get_parameter(name).mul_(mask / math.sqrt(kept / mask.numel()))
-    return network, count(model, Inputs(plan.input_shape), masks=masks)
+    counted = count(model, Inputs(plan.input_shape), masks=masks)
+    costs = counted.params, counted.macs
+    found = [BenchVariant(f"masked{suffix}", network, *costs)] if masked else []
+    for layout in layouts:
+        made, notes = sparse_kernels(network, layout)
+        found.append(BenchVariant(f"masked {layout}{suffix}", made, *costs, layout, notes))
+    return found

@@ -7,8 +7,7 @@ wrong by as much the other way.
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,17 @@ from torch import nn
 
 from precrop.api import plan
 from precrop.costs.profiles import DeviceProfile, find_profile
-from precrop.deployment.machine import check_here
-from precrop.deployment.runtimes import Runner, Setting, sessions
-from precrop.deployment.timing import interleaved
+from precrop.deployment.runtimes import Runner, check_here, session_medians, sessions
+from precrop.deployment.setting import Setting
 from precrop.errors import BudgetError
 from precrop.plans.plan import Plan
 from precrop.progress import unheard
 from precrop.read.inputs import given
-from precrop.solve.budgets import UNITS, Budget, parse_budget
+from precrop.solve.budgets import UNITS, Budget, parse_budget, parse_share
 
+_SECOND = UNITS["latency"].suffixes["s"]
 _HALVINGS = 4
 """Plans that are made, not measured, to find how narrow a network may be."""
-_SESSIONS, _LEAST_SECONDS = 3, 0.02
-"""Times that a network is loaded, and what one sample lasts at least."""
 MOST_ROUNDS = 5
 """Plans that are measured, at most."""
 _AIM = 0.96
@@ -84,7 +81,7 @@ def calibrate(
     batch_size: int = 1,
     threads: int | None = None,
     rounds: int = 20,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[str], object] = unheard,
     **options: Any,
 ) -> Calibrated:
     """Plan until the measured time of the built network is at or under the asked one.
@@ -109,10 +106,9 @@ def calibrate(
     """
     profile = find_profile(device_profile)
     check_here(profile)
-    say = progress or unheard
-    usual = profile.threads or torch.get_num_threads()
-    used = usual if threads is None else threads
-    setting = Setting(batch_size, used, profile.device)
+    if threads is None:
+        threads = profile.threads or torch.get_num_threads()
+    setting = Setting(profile.runtime, batch_size, threads, profile.device)
     inputs = given(model, input_shape)
     attempts: list[Attempt] = []
     plans: list[Plan] = []
@@ -121,16 +117,12 @@ def calibrate(
         asked_for = {"device_profile": profile, "batch_size": batch_size, **options}
         return plan(model, input_shape, latency=asked, **asked_for)
 
-    def loaded(network: nn.Module, stack: ExitStack) -> list[Runner]:
-        made = sessions(network, inputs, _SESSIONS, runtime=profile.runtime, setting=setting)
-        return [stack.enter_context(one) for one in made]
-
-    with ExitStack() as stack:
-        say("the original")
-        dense = loaded(model, stack)
+    progress("the original")
+    with sessions(model, inputs, setting) as dense:
         asked = _first_share(latency, dense)
         while len(attempts) < MOST_ROUNDS:
-            say(f"plan {len(attempts) + 1} of at most {MOST_ROUNDS}, {asked:.0%} of the prediction")
+            number = f"plan {len(attempts) + 1} of at most {MOST_ROUNDS}"
+            progress(f"{number}, {asked:.0%} of the prediction")
             made: Plan | None = None
             try:
                 made = planned(asked)
@@ -142,9 +134,10 @@ def calibrate(
             if made is None or any(made.tensors == known.tensors for known in plans):
                 break  # widths have no step in between
             plans.append(made)
-            with ExitStack() as passing:
-                cropped = loaded(made.build(model), passing)
-                attempts.append(_measure(latency, asked, dense, cropped, rounds))
+            with sessions(made.build(model), inputs, setting) as cropped:
+                medians = session_medians({"dense": dense, "cropped": cropped}, rounds)
+            whole, ours = map(statistics.median, medians.values())
+            attempts.append(Attempt(asked, ours, whole, limit(latency, whole)))
             if _CLOSE <= attempts[-1].used <= 1:
                 break
             asked = _corrected(attempts)
@@ -153,10 +146,11 @@ def calibrate(
 
 def _first_share(latency: Budget, dense: Sequence[Runner]) -> float:
     """What to ask of the first plan: the share itself, or the time over the original's."""
-    share = _share(latency)
-    if share is not None:
-        return share
-    return min(limit(latency, 1.0) / _seconds({"dense": dense}, rounds=10)["dense"], 1.0)
+    asked, other = (parse_share("latency", latency, n * _SECOND) for n in (1, 2))
+    if asked == other:  # whatever the original takes
+        return asked
+    whole = statistics.median(session_medians({"dense": dense}, rounds=10)["dense"])
+    return min(asked / whole, 1.0)
 
 
 def limit(latency: Budget, dense: float) -> float:
@@ -165,17 +159,7 @@ def limit(latency: Budget, dense: float) -> float:
     Raises:
         BudgetError: it is neither a share nor a time.
     """
-    share = _share(latency)
-    if share is not None:
-        return share * dense
-    return parse_budget("latency", latency, 1) / UNITS["latency"].suffixes["s"]
-
-
-def _share(latency: Budget) -> float | None:
-    """The budget as a share of the original, or None if it is a time."""
-    large = 10**18
-    share = parse_budget("latency", latency, large)
-    return None if share == parse_budget("latency", latency, 2 * large) else share / large
+    return parse_budget("latency", latency, round(dense * _SECOND)) / _SECOND
 
 
 def _narrowest(
@@ -190,32 +174,6 @@ def _narrowest(
         except BudgetError:
             impossible = between
     return possible, found
-
-
-def _measure(
-    latency: Budget,
-    asked: float,
-    dense: Sequence[Runner],
-    cropped: Sequence[Runner],
-    rounds: int,
-) -> Attempt:
-    seconds = _seconds({"dense": dense, "cropped": cropped}, rounds)
-    return Attempt(asked, seconds["cropped"], seconds["dense"], limit(latency, seconds["dense"]))
-
-
-def _seconds(networks: Mapping[str, Sequence[Runner]], rounds: int) -> dict[str, float]:
-    """Of each network the median over its sessions; all of them take turns."""
-    runners = {(name, n): run for name, runs in networks.items() for n, run in enumerate(runs)}
-    times = interleaved(
-        {f"{name} {number}": run for (name, number), run in runners.items()},
-        rounds=rounds,
-        least_seconds=_LEAST_SECONDS,
-        stopwatch=next(iter(runners.values())).stopwatch,
-    )
-    return {
-        name: statistics.median(times[f"{name} {number}"].median for number in range(len(runs)))
-        for name, runs in networks.items()
-    }
 
 
 def _used(attempt: Attempt) -> float:
@@ -245,15 +203,14 @@ def _corrected(attempts: list[Attempt]) -> float:
 
 def _best(latency: Budget, plans: list[Plan], attempts: list[Attempt]) -> Calibrated:
     """The slowest plan within the asked time, or else the fastest."""
-    within = [i for i, attempt in enumerate(attempts) if attempt.used <= 1]
-    used = [attempt.used for attempt in attempts]
-    best = max(within, key=used.__getitem__) if within else used.index(min(used))
-    chosen = plans[best]
+    within = [one for one in attempts if one.used <= 1]
+    best = max(within, key=_used) if within else min(attempts, key=_used)
+    chosen = plans[attempts.index(best)]
     record = {
         "asked": latency,
-        "seconds": attempts[best].seconds,
-        "dense_seconds": attempts[best].dense,
-        "share_of_limit": attempts[best].used,
+        "seconds": best.seconds,
+        "dense_seconds": best.dense,
+        "share_of_limit": best.used,
         "rounds": len(attempts),
     }
     options = {**chosen.options, "calibrated": record}

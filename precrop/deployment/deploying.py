@@ -5,7 +5,6 @@ goes on where it was, and does again only what depends on something that changed
 """
 
 import dataclasses
-import json
 import statistics
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -21,15 +20,16 @@ from torch import nn
 from precrop.api import plan
 from precrop.costs.machine import LIBRARY, describe_machine, part
 from precrop.costs.profiles import DeviceProfile, find_profile
+from precrop.deployment.book import Book
 from precrop.deployment.calibrating import calibrate, limit
-from precrop.deployment.exporting import Origin, export
-from precrop.deployment.files import FILE_KINDS, FileKind
+from precrop.deployment.exportable import Exportable, Origin, noise
+from precrop.deployment.exporting import FORMATS, Format, write
 from precrop.deployment.profiling import Subject, profile_device
 from precrop.deployment.quiet import Quiet, wait
-from precrop.deployment.runtimes import Setting, check_runtime, stopwatch
-from precrop.deployment.timing import interleaved
+from precrop.deployment.runtimes import SESSIONS, session_medians
+from precrop.deployment.setting import Setting
 from precrop.errors import BudgetError, PrecropError
-from precrop.files import check_writable, digest_of, os_errors_as, read_json, write_text
+from precrop.files import digest_of
 from precrop.model_spec import ModelSpec
 from precrop.plans.kinds import Init
 from precrop.plans.plan import Plan
@@ -41,32 +41,18 @@ from precrop.zoo import default_input_shape
 
 if TYPE_CHECKING:
     from precrop.training.data import ImageData
-    from precrop.training.recipes import Recipe
     from precrop.training.runs import Run
 
-RECORD, PROFILE, PASSES, PLAN, RUNS = (
-    "deploy.json",
-    "profile.json",
-    "profile.passes.jsonl",
-    "plan.json",
-    "runs",
-)
+PROFILE, PASSES, PLAN, RUNS = "profile.json", "profile.passes.jsonl", "plan.json", "runs"
 FORGIVEN = 1.1
 """A plan that is measured beyond this multiple of the asked time is not trained."""
 PROFILED = 90.0
 """Seconds for the profile of a device that nobody measured before."""
 ROUNDS = 20
-_SESSIONS = 3
-"""Times that both networks are loaded afresh: a session can be slow all its life."""
-_LEAST_SECONDS = 0.02
 _BATCH = 64
 """Images that a file is asked of at once."""
 _IMAGE = 3
 """Sizes of an image: channels, height, width."""
-SCHEMA = 1
-
-Say = Callable[[str], None]
-"""Told in a line what is done now."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +123,7 @@ def deploy(
     threads: int = 1,
     device_profile: DeviceProfile | str | Path | None = None,
     rounds: int = ROUNDS,
-    progress: Say | None = None,
+    progress: Callable[[str], object] = unheard,
     **options: Any,
 ) -> Deployed:
     """Make a network that takes at most so long here: a checked file, trained and measured.
@@ -166,15 +152,15 @@ def deploy(
             deployment.
     """
     spec = ModelSpec(model, {}) if isinstance(model, str) else model
-    if format not in FILE_KINDS:
-        raise PrecropError(f"format {format!r} cannot be measured: write {' or '.join(FILE_KINDS)}")
+    timed = [name for name, kind in FORMATS.items() if kind.runner is not None]
+    if format not in timed:
+        raise PrecropError(f"format {format!r} cannot be measured: write {' or '.join(timed)}")
     if rounds < 1:
         raise PrecropError(f"{rounds} rounds measure nothing: give 1 or more")
     if not 0 <= seed < 2**64:
         raise PrecropError(f"seed {seed} is not a seed: write a number from 0 up, below 2**64")
     limit(latency, 1.0)
-    check_runtime(FILE_KINDS[format].runtime)
-    setting = Setting(threads=threads)
+    setting = Setting(FORMATS[format].runtime, threads=threads)
     profile = None if device_profile is None else find_profile(device_profile)
     images, spec, network, shape = _network(spec, data, input_shape, seed)
     chosen = None
@@ -192,27 +178,37 @@ def deploy(
         "threads": threads,
         "options": options,
     }
-    book = _Book(Path(output), about, progress or unheard)
-    journey = _Journey(book, spec, network, Inputs(shape), setting, format, images)
-    journey.check(options)
-    profile = profile or journey.profile()
-    planned = journey.plan(latency, profile, rounds, options)
+    book = Book(Path(output), about, progress)
+    steps = _Steps(book, spec, network, Inputs(shape), setting, format, images)
+    steps.check(options)
+    profile = profile or steps.profile()
+    planned = steps.plan(latency, profile, rounds, options)
     run = None
     if images is not None and chosen is not None:
-        run = _run(images, str(data), spec, planned, init, seed, chosen)
-        journey.train(run, shown=progress is not None)
-    exported = journey.export(planned, run, init)
-    accuracy = journey.judge()
-    times = journey.measure(rounds)
+        from precrop.training.runs import Run
+
+        run = Run(
+            model=spec,
+            data=str(data),
+            **images.of_run,
+            recipe=chosen,
+            seed=seed,
+            plan=planned,
+            init=init,
+        )
+        steps.train(run, shown=progress is not unheard)
+    difference = steps.export(planned, run, init)
+    accuracy = steps.judge()
+    times = steps.measure(rounds)
     dense, deployed = (Times(**times[name]) for name in ("dense", "deployed"))
     return Deployed(
-        file=journey.file,
+        file=steps.file,
         plan=planned,
         asked=latency,
         limit=limit(latency, dense.median),
         dense=dense,
         deployed=deployed,
-        difference=exported["difference"],
+        difference=difference,
         accuracy=accuracy,
         images=0 if images is None else length_hint(images.test),
         quiet=Quiet(**times["quiet"]),
@@ -226,121 +222,28 @@ def _network(
     """The images, the network for their classes with its initial weights, and its input."""
     from precrop.training.networks import for_classes, initial_weights
 
-    if data is None:
-        with initial_weights(seed):
-            network = spec.build()
-        return None, spec, network, input_shape or default_input_shape(spec.name, network)
-    from precrop.training.data import load_data
+    images, shape = None, input_shape
+    if data is not None:
+        from precrop.training.data import load_data
 
-    shape = input_shape or default_input_shape(spec.name, spec.build())
-    if len(shape) != _IMAGE or not all(isinstance(size, int) for size in shape):
-        raise PrecropError(f"an image has three sizes, as 3,224,224, and the input is {shape}")
-    images = load_data(data, image_size=shape[-1])
-    if tuple(images.shape) != tuple(shape):
-        sizes = ("x".join(map(str, size)) for size in (images.shape, shape))
-        raise PrecropError("the images of {} are {}, the network takes {}".format(data, *sizes))
-    spec = for_classes(spec, len(images.classes))
+        shape = shape or default_input_shape(spec.name, spec.build())
+        if len(shape) != _IMAGE or not all(isinstance(size, int) for size in shape):
+            raise PrecropError(f"an image has three sizes, as 3,224,224, and the input is {shape}")
+        images = load_data(data, image_size=shape[-1])
+        if tuple(images.shape) != tuple(shape):
+            sizes = ("x".join(map(str, size)) for size in (images.shape, shape))
+            raise PrecropError("the images of {} are {}, the network takes {}".format(data, *sizes))
+        spec = for_classes(spec, len(images.classes))
     with initial_weights(seed):
-        return images, spec, spec.build(), shape
-
-
-def _run(
-    images: "ImageData",
-    data: str,
-    spec: ModelSpec,
-    plan: Plan,
-    init: Init,
-    seed: int,
-    recipe: "Recipe",
-) -> "Run":
-    """What is trained."""
-    from precrop.training.runs import Run
-
-    return Run(
-        model=spec,
-        data=data,
-        **images.of_run,
-        recipe=recipe,
-        seed=seed,
-        plan=plan,
-        init=init,
-    )
-
-
-class _Book:
-    """What is done, in the folder's ``deploy.json``.
-
-    Args:
-        folder: made if it is not there.
-        about: what is deployed, in all that the first steps depend on.
-        say: told what is done.
-
-    Raises:
-        PrecropError: the folder holds another deployment, or cannot be written.
-    """
-
-    def __init__(self, folder: Path, about: Mapping[str, Any], say: Say) -> None:
-        self.folder, self.say = folder, say
-        self.path = folder / RECORD
-        self.reused: list[str] = []
-        self.steps: dict[str, Any] = {}
-        try:
-            self.about = json.loads(json.dumps(about))
-        except (TypeError, ValueError) as error:
-            raise PrecropError(f"an option fits in no file: {error}") from error
-        with os_errors_as(f"cannot make the folder {folder}"):
-            folder.mkdir(parents=True, exist_ok=True)
-        check_writable(self.path)
-        if self.path.exists():
-            self._read()
-
-    def _read(self) -> None:
-        content = read_json(self.path)
-        try:
-            about, self.steps = dict(content["about"]), dict(content["steps"])
-            if content["schema"] != SCHEMA or content.pop("digest") != digest_of(content)[:16]:
-                raise ValueError("another version's, or changed")
-        except (LookupError, TypeError, ValueError) as error:
-            raise PrecropError(
-                f"{self.path} was not written by precrop deploy: choose another folder"
-            ) from error
-        for name, value in self.about.items():
-            if about.get(name) != value:
-                raise PrecropError(
-                    f"{self.folder} holds another deployment, which differs in its "
-                    f"{name.replace('_', ' ')}: choose another folder, or remove it"
-                )
-
-    def step(
-        self, name: str, key: Any, make: Callable[[], dict[str, Any]], *files: Path
-    ) -> dict[str, Any]:
-        """What a step comes to, from the book if it was done with this key and its files are there.
-
-        Args:
-            name: of the step.
-            key: what it depends on.
-            make: does it.
-            files: that it makes.
-        """
-        found = self.steps.get(name)
-        if found is not None and found["key"] == key and all(file.is_file() for file in files):
-            self.say(f"{name}: done before")
-            self.reused.append(name)
-        else:
-            self.say(name)
-            self.steps[name] = {"key": key, "result": make()}
-            content = {"schema": SCHEMA, "about": self.about, "steps": self.steps}
-            content = {**content, "digest": digest_of(json.loads(json.dumps(content)))[:16]}
-            write_text(self.path, json.dumps(content, indent=1) + "\n")
-        result: dict[str, Any] = self.steps[name]["result"]
-        return result
+        network = spec.build()
+    return images, spec, network, shape or default_input_shape(spec.name, network)
 
 
 @dataclass(frozen=True)
-class _Journey:
+class _Steps:
     """The steps, of one network in one setting."""
 
-    book: _Book
+    book: Book
     spec: ModelSpec
     network: nn.Module
     inputs: Inputs
@@ -349,14 +252,14 @@ class _Journey:
     images: "ImageData | None"
 
     @property
-    def kind(self) -> FileKind:
-        """How the file is run."""
-        return FILE_KINDS[self.format]
+    def kind(self) -> Format:
+        """How the file is written and run."""
+        return FORMATS[self.format]
 
     @property
     def file(self) -> Path:
         """The exported network."""
-        return self.book.folder / f"network.{self.format}"
+        return self.book.folder / f"network{self.kind.suffix}"
 
     def check(self, options: Mapping[str, Any]) -> None:
         """Refuse now what every plan would be refused for in some minutes."""
@@ -367,17 +270,14 @@ class _Journey:
         """How fast this machine is for the network's kinds of work."""
         path = self.book.folder / PROFILE
 
-        told = lines(lambda text: self.book.say(f"profile: {text}"))
-
         def make() -> dict[str, Any]:
             found = profile_device(
                 [Subject(str(self.spec), self.network, self.inputs.spec)],
-                runtime=self.kind.runtime,
-                threads=self.setting.threads,
+                self.setting,
                 kept=self.book.folder / PASSES,
                 seconds=PROFILED,
                 quiet=self._quiet(),
-                progress=told,
+                progress=lines(lambda text: self.book.say(f"profile: {text}")),
             )
             found.save(path)
             return {"digest": found.digest}
@@ -425,8 +325,8 @@ class _Journey:
         if found.finished:
             self.book.reused.append("train")
 
-    def export(self, plan: Plan, run: "Run | None", init: Init) -> dict[str, Any]:
-        """The network as a file, which was run beside PyTorch."""
+    def export(self, plan: Plan, run: "Run | None", init: Init) -> float:
+        """Write the network to a file; how far the file's outputs are from PyTorch's."""
 
         def make() -> dict[str, Any]:
             if run is None:
@@ -436,19 +336,17 @@ class _Journey:
 
                 folder = self.book.folder / RUNS / run.name
                 network = load_trained(folder, self.spec.name).network
-            origin = Origin(self.spec, plan)
-            made = export(
+            source = Exportable(
                 network,
-                self.inputs.spec,
-                self.file,
-                self.format,
-                origin=origin,
+                self.inputs,
+                origin=Origin(self.spec, plan),
                 metadata=None if run is None else run.metadata,
             )
-            return made.to_json()
+            return write(source, self.file, self.format).to_json()
 
         key = {"plan": digest_of(plan.to_json())[:16], "run": None if run is None else run.id}
-        return self.book.step("export", key, make, self.file)
+        difference: float = self.book.step("export", key, make, self.file)["difference"]
+        return difference
 
     def judge(self) -> float | None:
         """The share of the held-out images that the file gets right."""
@@ -459,8 +357,13 @@ class _Journey:
         def make() -> dict[str, Any]:
             from precrop.training.evaluate import judge
 
-            answer = self.kind.answer(self.file, torch.get_num_threads())
-            found = judge(answer, images, device=torch.device("cpu"), batch_size=_BATCH)
+            run = self.kind.open(self.file, Exportable(self.network, self.inputs))
+            found = judge(
+                lambda images: run(([images], {}))[0],
+                images,
+                device=torch.device("cpu"),
+                batch_size=_BATCH,
+            )
             return {"accuracy": found.accuracy}
 
         key = {"export": self._exported(), "images": images.digest}
@@ -469,17 +372,22 @@ class _Journey:
 
     def measure(self, rounds: int) -> dict[str, Any]:
         """Times of the file beside those of the original, exported likewise, in the same rounds."""
+        load, setting = self.kind.runner, self.setting
+        assert load is not None
 
         def make() -> dict[str, Any]:
             state = self._quiet()
-            medians: dict[str, list[float]] = {"dense": [], "deployed": []}
-            with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            arguments = noise(self.inputs, self.network, setting.batch)
+            with TemporaryDirectory(ignore_cleanup_errors=True) as folder, ExitStack() as stack:
                 original = Path(folder, self.file.name)
-                export(self.network, self.inputs.spec, original, self.format)
-                for session in range(_SESSIONS):
-                    self.book.say(f"measure: {session + 1} of {_SESSIONS}")
-                    for name, median in self._round(original, rounds).items():
-                        medians[name].append(median)
+                write(Exportable(self.network, self.inputs), original, self.format)
+                runners = {
+                    name: [
+                        stack.enter_context(load(path, arguments, setting)) for _ in range(SESSIONS)
+                    ]
+                    for name, path in {"dense": original, "deployed": self.file}.items()
+                }
+                medians = session_medians(runners, rounds)
             times = {
                 name: {"median": statistics.median(m), "least": min(m), "most": max(m)}
                 for name, m in medians.items()
@@ -489,30 +397,14 @@ class _Journey:
         key = {"export": self._exported(), "rounds": rounds, **self._machine()}
         return self.book.step("measure", key, make)
 
-    def _round(self, original: Path, rounds: int) -> dict[str, float]:
-        """Medians of both files, each loaded afresh."""
-        with ExitStack() as stack:
-            runners = {
-                name: stack.enter_context(
-                    self.kind.runner(path, self.network, self.inputs, self.setting)
-                )
-                for name, path in {"dense": original, "deployed": self.file}.items()
-            }
-            watch = next(iter(runners.values())).stopwatch
-            times = interleaved(
-                runners, rounds=rounds, least_seconds=_LEAST_SECONDS, stopwatch=watch
-            )
-        return {name: timing.median for name, timing in times.items()}
-
     def _exported(self) -> Any:
         """What the file was made from."""
         return self.book.steps["export"]["key"]
 
     def _machine(self) -> dict[str, Any]:
         """What decides on times here."""
-        machine, library = describe_machine(), LIBRARY[self.kind.runtime]
+        machine, library = describe_machine(), LIBRARY[self.setting.runtime]
         return {"cpu": machine[part("cpu")], library: machine["versions"].get(library)}
 
     def _quiet(self) -> Quiet:
-        busy = "the machine is busy: {}; times may be too long"
-        return wait(lambda found: self.book.say(busy.format(found)), stopwatch(self.setting))
+        return wait(self.book.say, self.setting.stopwatch)

@@ -4,6 +4,8 @@ import importlib.metadata
 import re
 from dataclasses import dataclass
 
+from precrop.costs.machine import version
+
 CORE = ""
 ADDS = {
     CORE: "plans, crops, densities, masks",
@@ -64,11 +66,3 @@ def extras() -> list[Extra]:
         for name, those in libraries.items()
         if those
     ]
-
-
-def version(library: str) -> str | None:
-    """The installed version of a library."""
-    try:
-        return importlib.metadata.version(library)
-    except importlib.metadata.PackageNotFoundError:
-        return None

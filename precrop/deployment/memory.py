@@ -3,21 +3,20 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from itertools import accumulate
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from precrop.deployment.runtimes import Setting, placed_copy
+from precrop.deployment.setting import Setting
 from precrop.errors import PrecropError
-from precrop.modules.copying import first_line
+from precrop.modules.copying import copied, first_line
 from precrop.read.inputs import Inputs
 
 
-def peak_activation_memory(
-    model: nn.Module, inputs: Inputs, *, batch: int, device: str = "cpu"
-) -> int:
+def peak_activation_memory(model: nn.Module, inputs: Inputs, setting: Setting) -> int:
     """Most bytes that one forward pass holds at once, parameters and buffers not among them.
 
     The pass is eager, in evaluation and inference mode, in PyTorch's default memory format, and
@@ -33,47 +32,41 @@ def peak_activation_memory(
     Args:
         model: the network; it is only looked at.
         inputs: shapes without the batch.
-        batch: images at once.
-        device: ``cpu``, ``cuda`` or ``cuda:1``.
+        setting: images at once, and the device; PyTorch's threads stay as they are.
 
     Raises:
-        PrecropError: the device is not there, the batch makes no sense, or the network fails.
+        PrecropError: the network fails.
     """
-    setting = Setting(batch=batch, device=device)
-    network = placed_copy(model, setting)
+    device = torch.device(setting.device)
+    network = copied(model, lambda _, tensor: tensor.detach().to(device)).eval()
+
+    def forward() -> None:
+        """Make the input, run the network on it and drop both."""
+        args, kwargs = inputs.make(setting.batch, network, setting.device)
+        network(*args, **kwargs)
+
     try:
-        if device == "cpu":
-            return _peak_on_cpu(network, inputs, batch)
-        return _peak_on_gpu(network, inputs, batch, torch.device(device))
+        with torch.inference_mode():
+            forward()
+            return _peak_on_cpu(forward) if device.type == "cpu" else _peak_on_gpu(forward, device)
     except RuntimeError as error:
         raise PrecropError(f"the network cannot run: {first_line(error)}") from error
 
 
-def _forward(network: nn.Module, inputs: Inputs, batch: int, device: torch.device) -> None:
-    """Make the input, run the network on it and drop both."""
-    args, kwargs = inputs.make(batch, network, str(device))
-    network(*args, **kwargs)
+def _peak_on_gpu(forward: Callable[[], None], device: torch.device) -> int:
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    forward()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
 
 
-def _peak_on_gpu(network: nn.Module, inputs: Inputs, batch: int, device: torch.device) -> int:
-    with torch.inference_mode():
-        _forward(network, inputs, batch, device)
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        _forward(network, inputs, batch, device)
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
-
-
-def _peak_on_cpu(network: nn.Module, inputs: Inputs, batch: int) -> int:
-    device = torch.device("cpu")
+def _peak_on_cpu(forward: Callable[[], None]) -> int:
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler reports its own start
     activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.inference_mode():
-        _forward(network, inputs, batch, device)
-        with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
-            _forward(network, inputs, batch, device)
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        forward()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "trace.json")
         profile.export_chrome_trace(str(path))
@@ -87,8 +80,4 @@ def _peak_on_cpu(network: nn.Module, inputs: Inputs, batch: int) -> int:
 
 def highest(changes: Iterable[int]) -> int:
     """The largest sum that a series of changes comes to, 0 at its start."""
-    total = most = 0
-    for change in changes:
-        total += change
-        most = max(most, total)
-    return most
+    return max(accumulate(changes, initial=0))

@@ -9,7 +9,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -21,28 +20,31 @@ from torch.utils._pytree import tree_leaves
 
 from precrop.costs.latency import filled, step_of
 from precrop.costs.work import convolution_kind, is_view, kind
+from precrop.deployment.exportable import noise
+from precrop.deployment.onnx_files import bound, onnx_session
 from precrop.deployment.runtimes import (
-    Setting,
-    eager,
-    noise,
+    SESSIONS,
     onnx_file,
-    onnx_session,
-    placed_copy,
-    stopwatch,
+    ort_runner,
+    placed,
+    session_medians,
+    sessions,
 )
-from precrop.deployment.timing import interleaved
+from precrop.deployment.setting import Setting
+from precrop.progress import unheard
 from precrop.read.inputs import Inputs
 from precrop.read.trace import Call, Step, numbered_call
 from precrop.read.values import Numbering, TensorValue
 
-_SESSIONS = 3
-_LEAST_SECONDS = 0.005
-"""What a sample of a whole pass lasts, at least."""
 Shape = Sequence[int]
-Moved = Callable[[], None]
+Sized = tuple[Shape, int]
+"""A tensor's shape, and bytes of an element."""
+Moved = Callable[..., object]
 """Told that a measurement has come a little further."""
 _MAP = 4
 """Axes of maps and of kernels."""
+_MAP_CHANNELS, _KERNEL_CHANNELS = (1,), (0, 1)
+"""Which of these axes are channels."""
 
 
 @dataclass(frozen=True)
@@ -55,19 +57,18 @@ class Sample:
 
 
 def amounts(
-    reads: Iterable[tuple[Shape, int]],
-    writes: Iterable[tuple[Shape, int]],
-    weights: Iterable[tuple[Shape, int]],
+    reads: Iterable[Sized],
+    writes: Iterable[Sized],
+    weights: Iterable[Sized],
     macs: float,
 ) -> dict[str, float]:
     """The features of one operation from its operands' shapes and bytes per element."""
-    return {
-        "calls": 1.0,
-        "reads": float(sum(prod(shape) * size for shape, size in reads)),
-        "writes": float(sum(prod(shape) * size for shape, size in writes)),
-        "weights": float(sum(prod(shape) * size for shape, size in weights)),
-        "macs": macs,
+    operands = {"reads": reads, "writes": writes, "weights": weights}
+    moved = {
+        name: float(sum(prod(shape) * size for shape, size in tensors))
+        for name, tensors in operands.items()
     }
+    return {"calls": 1.0, **moved, "macs": macs}
 
 
 # --- eager PyTorch ------------------------------------------------------------------------------
@@ -102,33 +103,31 @@ class _Timer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if is_view(call):
             return amounts([], [], [], 0.0)
         step = step_of(kind(call), self.step)
+
+        def shaped(values: Iterable[TensorValue], axes: Shape) -> list[Sized]:
+            return [(_filled(v.shape, axes, step), v.dtype.itemsize) for v in values]
+
         operands = [*zip(fixed, call.inputs, strict=True)]
         return amounts(
-            [(_map_shape(v, step), v.dtype.itemsize) for fixed, v in operands if not fixed],
-            [(_map_shape(v, step), v.dtype.itemsize) for v in call.outputs],
-            [(_kernel_shape(v, step), v.dtype.itemsize) for fixed, v in operands if fixed],
+            shaped((v for fixed, v in operands if not fixed), _MAP_CHANNELS),
+            shaped(call.outputs, _MAP_CHANNELS),
+            shaped((v for fixed, v in operands if fixed), _KERNEL_CHANNELS),
             _call_macs(call, step, flops),
         )
 
 
-def _map_shape(value: TensorValue, step: int) -> Shape:
-    """The shape with its channels filled up, where it is that of maps."""
-    shape = value.shape
-    return (shape[0], filled(shape[1], step), *shape[2:]) if len(shape) == _MAP else shape
-
-
-def _kernel_shape(value: TensorValue, step: int) -> Shape:
-    """The shape with its channels filled up, where it is that of kernels."""
-    shape = value.shape
+def _filled(shape: Shape, axes: Shape, step: int) -> Shape:
+    """The shape of maps or kernels with these axes filled up; any other is as it was."""
     if len(shape) != _MAP:
         return shape
-    return (filled(shape[0], step), filled(shape[1], step), *shape[2:])
+    return [filled(size, step) if axis in axes else size for axis, size in enumerate(shape)]
 
 
 def _call_macs(call: Call, step: int, flops: float) -> float:
     if call.name in ("convolution", "_convolution") and not call.arg("transposed"):
-        kernel = _kernel_shape(call.arg("weight"), step)
-        return float(prod(_map_shape(call.outputs[0], step)) * prod(kernel[1:]))
+        made = _filled(call.outputs[0].shape, _MAP_CHANNELS, step)
+        kernel = _filled(call.arg("weight").shape, _KERNEL_CHANNELS, step)
+        return float(prod(made) * prod(kernel[1:]))
     return flops / 2
 
 
@@ -154,7 +153,7 @@ def eager_pass(
     setting: Setting,
     rounds: int,
     step: int,
-    moved: Moved | None = None,
+    moved: Moved = unheard,
 ) -> Measured:
     """Every ATen call of one pass in eager PyTorch.
 
@@ -166,13 +165,9 @@ def eager_pass(
         step: channels that kernels work on at once; features count them filled up.
         moved: told now and then, between measurements.
     """
-    moved = moved or _nothing
-    network = placed_copy(model, setting)
+    network, (args, kwargs) = placed(model, inputs, setting)
     fixed = {t.untyped_storage().data_ptr() for t in (*network.parameters(), *network.buffers())}
-    args, kwargs = noise(inputs, model, setting.batch)
-    args = [tensor.to(setting.device) for tensor in args]
-    kwargs = {name: tensor.to(setting.device) for name, tensor in kwargs.items()}
-    wait = torch.cuda.synchronize if setting.device != "cpu" else _nothing
+    wait = torch.cuda.synchronize if setting.device != "cpu" else unheard
     before = torch.get_num_threads()
     torch.set_num_threads(setting.threads)
     passes = []
@@ -184,18 +179,13 @@ def eager_pass(
             passes.append(timer.samples)
     finally:
         torch.set_num_threads(before)
-    return Measured(_medians(passes[1:]), eager_seconds(model, inputs, setting, rounds))
+    return Measured(_medians(passes[1:]), pass_seconds(model, inputs, setting, rounds))
 
 
-def eager_seconds(model: nn.Module, inputs: Inputs, setting: Setting, rounds: int) -> float:
-    """Seconds of a whole pass in eager PyTorch."""
-    with eager(model, inputs, setting) as run:
-        whole = interleaved({"pass": run}, rounds=rounds, stopwatch=run.stopwatch)
-    return whole["pass"].median
-
-
-def _nothing() -> None:
-    pass
+def pass_seconds(model: nn.Module, inputs: Inputs, setting: Setting, rounds: int) -> float:
+    """Seconds of a whole pass: the median over sessions, so that a slow one does not decide."""
+    with sessions(model, inputs, setting) as runners:
+        return statistics.median(session_medians({"pass": runners}, rounds)["pass"])
 
 
 def _medians(passes: Sequence[Sequence[Sample]]) -> list[Sample]:
@@ -209,17 +199,17 @@ def _medians(passes: Sequence[Sequence[Sample]]) -> list[Sample]:
 # --- ONNX Runtime -------------------------------------------------------------------------------
 
 ORT_KINDS = {
-    **dict.fromkeys(("MaxPool",), "max_pool2d_with_indices"),
-    **dict.fromkeys(("AveragePool",), "avg_pool2d"),
     **dict.fromkeys(("GlobalAveragePool", "ReduceMean"), "mean"),
     **dict.fromkeys(("QuickGelu", "Swish"), "silu"),
     **dict.fromkeys(("Gelu", "BiasGelu", "FastGelu"), "gelu"),
     **dict.fromkeys(("ReorderInput", "ReorderOutput"), "reorder"),
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"), "view"),
+    "AveragePool": "avg_pool2d",
     "BatchNormalization": "native_batch_norm",
     "Clip": "hardtanh",
     "Concat": "cat",
     "LayerNormalization": "native_layer_norm",
+    "MaxPool": "max_pool2d_with_indices",
     "Softmax": "_softmax",
     "Transpose": "permute",
 }
@@ -234,52 +224,29 @@ def ort_pass(
     setting: Setting,
     rounds: int,
     step: int,
-    moved: Moved | None = None,
+    moved: Moved = unheard,
 ) -> Measured:
     """Every node of one pass in ONNX Runtime, from its own profile.
 
     As `eager_pass`; ``step`` is not needed: the shapes are those of the runtime's blocked layout.
     """
-    moved = moved or _nothing
+    arguments = noise(inputs, model, setting.batch)
     with onnx_file(model, inputs, setting.batch) as path:
         moved()
         profile = path.with_name("profile")
-        session, binding = onnx_session(path, model, inputs, setting, profile)
+        session = onnx_session(path, setting.threads, setting.device, profile)
+        binding = bound(session, arguments, setting.device)
         for _ in range(rounds + 1):
             session.run_with_iobinding(binding)
             moved()
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-        seconds = _session_seconds(path, model, inputs, setting, rounds, moved)
+        whole = [ort_runner(path, arguments, setting) for _ in range(SESSIONS)]
+        seconds = statistics.median(session_medians({"pass": whole}, rounds, moved)["pass"])
     runs: dict[str, list[Any]] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             runs.setdefault(event["name"], []).append(event)
     return Measured([_node_sample(events[1:]) for events in runs.values()], seconds)
-
-
-def ort_seconds(model: nn.Module, inputs: Inputs, setting: Setting, rounds: int) -> float:
-    """Seconds of a whole pass in ONNX Runtime."""
-    with onnx_file(model, inputs, setting.batch) as path:
-        return _session_seconds(path, model, inputs, setting, rounds, _nothing)
-
-
-def _session_seconds(
-    path: Path, model: nn.Module, inputs: Inputs, setting: Setting, rounds: int, moved: Moved
-) -> float:
-    """The median over some sessions that take turns, so that a slow one does not decide."""
-    sessions = [onnx_session(path, model, inputs, setting) for _ in range(_SESSIONS)]
-    runs = {
-        str(number): partial(session.run_with_iobinding, binding)
-        for number, (session, binding) in enumerate(sessions)
-    }
-    times = interleaved(
-        runs,
-        rounds=rounds,
-        least_seconds=_LEAST_SECONDS,
-        stopwatch=stopwatch(setting),
-        progress=lambda _: moved(),
-    )
-    return statistics.median(timing.median for timing in times.values())
 
 
 def _node_sample(events: Sequence[Mapping[str, Any]]) -> Sample:
@@ -290,12 +257,12 @@ def _node_sample(events: Sequence[Mapping[str, Any]]) -> Sample:
     return Sample(*read_node(described["op_name"], inputs, outputs), seconds)
 
 
-def _shapes(listed: Iterable[Mapping[str, Shape]]) -> list[tuple[Shape, int]]:
+def _shapes(listed: Iterable[Mapping[str, Shape]]) -> list[Sized]:
     return [(tuple(shape), _BYTES.get(name, 4)) for one in listed for name, shape in one.items()]
 
 
 def read_node(
-    operator: str, inputs: Sequence[tuple[Shape, int]], outputs: Sequence[tuple[Shape, int]]
+    operator: str, inputs: Sequence[Sized], outputs: Sequence[Sized]
 ) -> tuple[str, dict[str, float]]:
     """Kind and features of a node. Weights that were packed beforehand are not among its inputs."""
     shapes = [shape for shape, _ in inputs]
@@ -311,9 +278,7 @@ def read_node(
     return kind, amounts([], [], [], 0.0) if kind == "view" else amounts(inputs, outputs, [], 0.0)
 
 
-def _matmul(
-    inputs: Sequence[tuple[Shape, int]], outputs: Sequence[tuple[Shape, int]]
-) -> tuple[str, dict[str, float]]:
+def _matmul(inputs: Sequence[Sized], outputs: Sequence[Sized]) -> tuple[str, dict[str, float]]:
     (left, size), (made, _) = inputs[0], outputs[0]
     # The left operand may be transposed: what is contracted follows from the number of rows.
     inner = prod(left) * made[-1] // max(prod(made), 1)
@@ -325,5 +290,3 @@ def _matmul(
 
 PASSES = {"eager": eager_pass, "ort": ort_pass}
 """Per runtime what measures one pass of a network, operation by operation."""
-SECONDS = {"eager": eager_seconds, "ort": ort_seconds}
-"""Per runtime what measures one pass as a whole."""

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,8 @@ SCHEMA = 1
 _KIND = "measured passes"
 
 
-@dataclass(frozen=True)
-class PassRecord:
-    """A network at one width, and what was measured of it: None where it gets no smaller."""
-
-    network: str
-    inputs: str
-    share: float
-    found: TimedPass | None
+Place = tuple[str, str, float]
+"""A network's name, its inputs, and the share of its MACs that are kept."""
 
 
 class PassFile:
@@ -43,36 +36,31 @@ class PassFile:
     def __init__(self, path: Path | None, setting: Mapping[str, Any]) -> None:
         self.path, self.setting = path, dict(setting)
         self.step: int | None = None
-        self.entries: list[PassRecord] = []
+        self.found: dict[Place, TimedPass | None] = {}
         if path is not None and path.exists():
             self._read(path)
 
     @property
     def passes(self) -> list[TimedPass]:
         """All that were measured."""
-        return [entry.found for entry in self.entries if entry.found is not None]
-
-    def has(self, network: str, inputs: str, share: float) -> bool:
-        """Whether a network was measured at this width, on such inputs."""
-        wanted = (network, inputs, share)
-        return any((one.network, one.inputs, one.share) == wanted for one in self.entries)
+        return [one for one in self.found.values() if one is not None]
 
     def begin(self, step: int) -> None:
         """Note the channels that kernels work on at once; they are measured before all passes."""
         self.step = step
         self._write()
 
-    def add(self, entry: PassRecord) -> None:
-        """Note what was measured."""
-        self.entries.append(entry)
+    def add(self, place: Place, found: TimedPass | None) -> None:
+        """Note what was measured: None where the network gets no smaller."""
+        self.found[place] = found
         self._write()
 
     def _write(self) -> None:
         if self.path is None:
             return
         first = {"schema": SCHEMA, "setting": self.setting, "step": self.step}
-        lines = map(json.dumps, [first, *map(_written, self.entries)])
-        write_text(self.path, "".join(f"{line}\n" for line in lines))
+        lines = [first, *(_written(place, found) for place, found in self.found.items())]
+        write_text(self.path, "".join(f"{json.dumps(line)}\n" for line in lines))
 
     def _read(self, path: Path) -> None:
         text = read_text(path, _KIND)
@@ -81,7 +69,7 @@ class PassFile:
             if first["schema"] != SCHEMA:
                 raise ValueError(f"schema {first['schema']!r}")
             setting, self.step = dict(first["setting"]), int(first["step"])
-            self.entries = list(map(_entry, others))
+            self.found = dict(map(_entry, others))
         except (LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise PrecropError(
                 f"{path} holds no {_KIND}: remove it, or choose another file with -o"
@@ -94,15 +82,15 @@ class PassFile:
                 )
 
 
-def _written(entry: PassRecord) -> dict[str, Any]:
-    place = {"network": entry.network, "inputs": entry.inputs, "share": entry.share}
-    if entry.found is None:
-        return {**place, "seconds": None}
+def _written(place: Place, found: TimedPass | None) -> dict[str, Any]:
+    line: dict[str, Any] = dict(zip(("network", "inputs", "share"), place, strict=True))
+    if found is None:
+        return {**line, "seconds": None}
     return {
-        **place,
-        "seconds": entry.found.seconds,
-        "samples": [[s.kind, s.seconds, _numbers(s.amounts)] for s in entry.found.samples],
-        "works": [[work.kind, _numbers(work.amounts)] for work in entry.found.works],
+        **line,
+        "seconds": found.seconds,
+        "samples": [[s.kind, s.seconds, _numbers(s.amounts)] for s in found.samples],
+        "works": [[work.kind, _numbers(work.amounts)] for work in found.works],
     }
 
 
@@ -110,11 +98,11 @@ def _numbers(amounts: Mapping[str, float]) -> list[float]:
     return [amounts[name] for name in FEATURES]
 
 
-def _entry(content: Any) -> PassRecord:
+def _entry(content: Any) -> tuple[Place, TimedPass | None]:
     network, inputs = str(content["network"]), str(content["inputs"])
     share = _number(content["share"])
     if content["seconds"] is None:
-        return PassRecord(network, inputs, share, None)
+        return (network, inputs, share), None
     seconds = _number(content["seconds"])
     if not 0 < share <= 1 or seconds <= 0:
         raise ValueError("a pass takes time")
@@ -125,7 +113,7 @@ def _entry(content: Any) -> PassRecord:
     works = tuple(CountedWork(str(kind), _amounts(numbers)) for kind, numbers in content["works"])
     if not samples or not works:
         raise ValueError("a pass has operations")
-    return PassRecord(network, inputs, share, TimedPass(network, share, seconds, samples, works))
+    return (network, inputs, share), TimedPass(network, share, seconds, samples, works)
 
 
 def _amounts(numbers: Sequence[Any]) -> dict[str, float]:

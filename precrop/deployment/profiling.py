@@ -17,13 +17,12 @@ from precrop.costs.batches import follow
 from precrop.costs.latency import READERS, amounts, predicted_seconds
 from precrop.costs.machine import LIBRARY, describe_machine, part
 from precrop.costs.profiles import OTHER, DeviceProfile
-from precrop.deployment.machine import check_here
-from precrop.deployment.operations import PASSES, SECONDS, Moved
-from precrop.deployment.passes import PassFile, PassRecord
+from precrop.deployment.operations import PASSES, Moved, pass_seconds
+from precrop.deployment.passes import PassFile, Place
 from precrop.deployment.quiet import Quiet
-from precrop.deployment.rates import CountedWork, TimedPass, Total, profile_of
-from precrop.deployment.runtimes import Runner, Setting, check_runtime, runner
-from precrop.deployment.timing import interleaved
+from precrop.deployment.rates import CountedWork, TimedPass, profile_of
+from precrop.deployment.runtimes import check_here, in_turns, runner
+from precrop.deployment.setting import Setting
 from precrop.errors import BudgetError, PrecropError
 from precrop.progress import Told, unheard
 from precrop.read.inputs import Inputs, given
@@ -47,21 +46,23 @@ class Subject:
     model: nn.Module
     input_shape: Any
 
+    @property
+    def inputs(self) -> Inputs:
+        """What it reads."""
+        return Inputs(self.input_shape)
+
 
 def profile_device(
     subjects: Sequence[Subject],
+    setting: Setting,
     *,
-    runtime: str = "ort",
-    device: str = "cpu",
-    threads: int = 1,
-    batch_size: int = 1,
     shares: Sequence[float] = SHARES,
     rounds: int = ROUNDS,
     kept: Path | None = None,
     seconds: float | None = None,
     quiet: Quiet | None = None,
-    found: Callable[[DeviceProfile], object] | None = None,
-    progress: Told | None = None,
+    found: Callable[[DeviceProfile], object] = unheard,
+    progress: Told = unheard,
     clock: Callable[[], float] = time.monotonic,
 ) -> DeviceProfile:
     """Measure a device with some networks.
@@ -69,10 +70,7 @@ def profile_device(
     Args:
         subjects: networks whose operations are measured; predictions are best for kinds of work
             that some of them have.
-        runtime: ``eager`` or ``ort``.
-        device: ``cpu`` or ``cuda``.
-        threads: of the CPU.
-        batch_size: inputs in one pass.
+        setting: how they are run, in ``eager`` or ``ort``.
         shares: of the MACs, at which each network is cropped and measured: all networks at the
             first, then all at the next.
         rounds: passes for each time.
@@ -87,37 +85,37 @@ def profile_device(
         The profile; its ``fitted["left"]`` is the number of passes that there was no time for.
 
     Raises:
-        PrecropError: the runtime or the device is not there, no network was given, or ``kept`` is
-            about another device or setting.
+        PrecropError: the runtime has no profiles, no network was given, or ``kept`` is about
+            another device or setting.
     """
     start = clock()
-    if runtime not in PASSES:
-        raise PrecropError(f"no profile for runtime {runtime!r}: write {' or '.join(PASSES)}")
+    if setting.runtime not in PASSES:
+        known = " or ".join(PASSES)
+        raise PrecropError(f"no profile for runtime {setting.runtime!r}: write {known}")
     if not subjects:
         raise PrecropError("a profile needs at least one network to measure")
-    check_runtime(runtime)
     if rounds < 1:
         raise PrecropError(f"{rounds} rounds measure nothing: give 1 or more")
-    setting = Setting(batch_size, threads, device)
-    machine = describe_machine(device)
-    store = PassFile(kept, _described(machine, runtime, setting, rounds))
-    wanted = [(subject, share) for share in shares for subject in subjects]
-    left = [(s, share) for s, share in wanted if not store.has(s.name, _inputs(s), share)]
+    machine = describe_machine(setting.device)
+    store = PassFile(kept, _described(machine, setting, rounds))
+    wanted: dict[Place, Subject] = {
+        (one.name, one.inputs.text, share): one for share in shares for one in subjects
+    }
+    left = [place for place in wanted if place not in store.found]
 
     def tell(what: str) -> None:
-        if progress is not None:
-            over = 1 - len(left) / len(wanted)
-            progress(what, over if seconds is None else max(over, (clock() - start) / seconds))
+        over = 1 - len(left) / len(wanted)
+        progress(what, over if seconds is None else max(over, (clock() - start) / seconds))
 
     if store.step is None:
         what = "channels that kernels work on at once"
-        store.begin(kernel_step(runtime, setting, rounds, lambda: tell(what)))
+        store.begin(kernel_step(setting, rounds, lambda *_: tell(what)))
     assert store.step is not None
-    about: dict[str, Any] = {"batch_size": batch_size}
+    about: dict[str, Any] = {"batch_size": setting.batch}
     if quiet is not None:
         about["quiet"] = asdict(quiet)
-    name = machine[part(device)]
-    bare = DeviceProfile(name, device, runtime, threads, {OTHER: {}}, store.step, machine)
+    name, runtime, threads = machine[part(setting.device)], setting.runtime, setting.threads
+    bare = DeviceProfile(name, setting.device, runtime, threads, {OTHER: {}}, store.step, machine)
 
     def so_far() -> DeviceProfile:
         return profile_of(replace(bare, fitted={**about, "left": len(left)}), store.passes)
@@ -127,35 +125,28 @@ def profile_device(
         began = clock()
         if seconds is not None and store.passes and began - start + longest > seconds:
             break
-        subject, share = left[0]
-        measured = measured_pass(subject, share, bare, setting, rounds, tell)
-        store.add(PassRecord(subject.name, _inputs(subject), share, measured))
+        *_, share = place = left[0]
+        store.add(place, measured_pass(wanted[place], share, bare, setting, rounds, tell))
         del left[0]
         longest = max(longest, clock() - began)
-        if found is not None and store.passes:
+        if store.passes:
             found(so_far())
     if not store.passes:
         raise PrecropError("none of these networks gets as small as the shares ask: add 1 to them")
     return so_far()
 
 
-def _described(
-    machine: Mapping[str, Any], runtime: str, setting: Setting, rounds: int
-) -> dict[str, Any]:
+def _described(machine: Mapping[str, Any], setting: Setting, rounds: int) -> dict[str, Any]:
     """What passes must have in common to make one profile."""
-    library = LIBRARY[runtime]
+    library = LIBRARY[setting.runtime]
     return {
         "device": machine[part(setting.device)],
-        "runtime": runtime,
+        "runtime": setting.runtime,
         library: machine["versions"][library],
         "threads": setting.threads,
         "batch": setting.batch,
         "rounds": rounds,
     }
-
-
-def _inputs(subject: Subject) -> str:
-    return Inputs(subject.input_shape).text
 
 
 def measured_pass(
@@ -172,23 +163,15 @@ def measured_pass(
     model = _cropped(subject, share, bare)
     if model is None:
         return None
-    inputs = Inputs(subject.input_shape)
 
-    def moved() -> None:
+    def moved(*_: object) -> None:
         tell(f"{what}: measuring")
 
     moved()
-    found = PASSES[bare.runtime](model, inputs, setting, rounds, bare.step, moved)
-    works = _works(model, inputs, bare, setting.batch)
-    return TimedPass(subject.name, share, found.seconds, tuple(found.samples), works)
-
-
-def _works(
-    model: nn.Module, inputs: Inputs, profile: DeviceProfile, batch_size: int
-) -> tuple[CountedWork, ...]:
-    """The operations of a pass as plans count them, with channels filled up to the step."""
-    works = READERS[profile.runtime](*follow(read_network(model, inputs), batch_size))
-    return tuple(CountedWork(work.kind, amounts(work, profile.step)) for work in works)
+    found = PASSES[bare.runtime](model, subject.inputs, setting, rounds, bare.step, moved)
+    works = READERS[bare.runtime](*follow(read_network(model, subject.inputs), setting.batch))
+    counted = tuple(CountedWork(work.kind, amounts(work, bare.step)) for work in works)
+    return TimedPass(subject.name, share, found.seconds, tuple(found.samples), counted)
 
 
 def _cropped(subject: Subject, share: float, profile: DeviceProfile) -> nn.Module | None:
@@ -201,30 +184,6 @@ def _cropped(subject: Subject, share: float, profile: DeviceProfile) -> nn.Modul
     except BudgetError:
         return None
     return made.build(subject.model)
-
-
-def whole_pass(
-    profile: DeviceProfile,
-    name: str,
-    model: nn.Module,
-    input_shape: Any,
-    seconds: float,
-    batch_size: int = 1,
-) -> Total:
-    """A measured pass beside what a profile predicts for it, as `correct` takes it.
-
-    Args:
-        profile: of the device.
-        name: of the network.
-        model: the network as it is; it is only looked at.
-        input_shape: as for `precrop.plan`.
-        seconds: that it took.
-        batch_size: inputs in the pass.
-    """
-    network, lives = follow(read_network(model, given(model, input_shape)), batch_size)
-    works = READERS[profile.runtime](network, lives)
-    operations = int(sum(amounts(work)["calls"] for work in works))
-    return Total(name, predicted_seconds(profile, network, lives), operations, seconds)
 
 
 @dataclass(frozen=True)
@@ -258,9 +217,8 @@ def check(
     check_here(profile)
     found = []
     for subject in subjects:
-        setting = Setting(batch_size, profile.threads or 1, profile.device)
-        inputs = Inputs(subject.input_shape)
-        seconds = SECONDS[profile.runtime](subject.model, inputs, setting, rounds)
+        setting = Setting(profile.runtime, batch_size, profile.threads or 1, profile.device)
+        seconds = pass_seconds(subject.model, subject.inputs, setting, rounds)
         predicted = predict(profile, subject.model, subject.input_shape, batch_size)
         found.append(Check(subject.name, predicted, seconds))
     return found
@@ -284,30 +242,22 @@ def predict(
 # --- the step of a device's kernels -------------------------------------------------------------
 
 
-def kernel_step(runtime: str, setting: Setting, rounds: int, moved: Moved | None = None) -> int:
+def kernel_step(setting: Setting, rounds: int, moved: Moved = unheard) -> int:
     """The fewest channels that convolutions are done in without loss.
 
     Chains of convolutions of 96 + 1, 2, 4, … channels are timed side by side: the smallest step
     whose speed is within 10% of the best one's. Times are 10th percentiles: what others do to some
     of the samples must not decide.
     """
-    options = {"batch": setting.batch, "threads": setting.threads, "device": setting.device}
-    moved = moved or unheard
-    runners: dict[str, Runner] = {}
     with ExitStack() as stack:
+        runners = {}
         for step in _STEPS:
             moved()
             width = _STEP_WIDTH + step
-            made = runner(_chain(width), Inputs((width, 28, 28)), runtime=runtime, **options)  # type: ignore[arg-type]
-            runners[str(step)] = stack.enter_context(made)
-        times = interleaved(
-            runners,
-            rounds=rounds,
-            least_seconds=0.005,
-            stopwatch=runners[str(_STEPS[0])].stopwatch,
-            progress=lambda _: moved(),
-        )
-    speed = {step: (_STEP_WIDTH + step) ** 2 / times[str(step)].low for step in _STEPS}
+            made = runner(_chain(width), Inputs((width, 28, 28)), setting)
+            runners[step] = stack.enter_context(made)
+        times = in_turns(runners, rounds=rounds, least_seconds=0.005, progress=moved)
+    speed = {step: (_STEP_WIDTH + step) ** 2 / times[step].low for step in _STEPS}
     best = max(speed.values())
     return next(step for step in _STEPS if speed[step] >= (1 - _STEP_LOSS) * best)
 

@@ -5,7 +5,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
+from precrop.deployment.runtimes import torch_runner
+from precrop.deployment.setting import Setting
 from precrop.deployment.timing import Stopwatch, interleaved
+from precrop.progress import unheard
 
 QUIET = 0.1
 """Spread of one and the same computation up to which times can be trusted."""
@@ -43,26 +48,17 @@ def listen(stopwatch: Stopwatch | None = None) -> Quiet:
     Args:
         stopwatch: takes its times, as those that matter are taken; the host's clock by default.
     """
-    import torch
-
     factor = torch.ones(_SIDE, _SIDE)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with torch_runner(lambda: factor @ factor, Setting(threads=1)) as product:
         timing = interleaved(
-            {"product": lambda: factor @ factor},
-            rounds=_SAMPLES,
-            least_seconds=_SECONDS,
-            stopwatch=stopwatch,
+            {"product": product}, rounds=_SAMPLES, least_seconds=_SECONDS, stopwatch=stopwatch
         )["product"]
-    finally:
-        torch.set_num_threads(threads)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return Quiet(timing.spread, load)
 
 
 def wait(
-    told: Callable[[Quiet], object] | None = None,
+    told: Callable[[str], object] = unheard,
     stopwatch: Stopwatch | None = None,
     *,
     patience: float = _PATIENCE,
@@ -73,7 +69,7 @@ def wait(
     """Wait until the machine is quiet enough, but not for long; what it was like in the end.
 
     Args:
-        told: what it is like, once, before the first pause.
+        told: in words that it is not quiet, once, before the first pause.
         stopwatch: as for `listen`.
         patience: seconds.
         listening: what finds out.
@@ -82,8 +78,8 @@ def wait(
     """
     start = clock()
     found = listening(stopwatch)
-    if told is not None and not found.enough:
-        told(found)
+    if not found.enough:
+        told(f"the machine is busy: {found}; times may be too long")
     while not found.enough and clock() - start + PAUSE <= patience:
         sleep(PAUSE)
         found = listening(stopwatch)

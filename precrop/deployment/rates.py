@@ -4,7 +4,7 @@ The times of single operations give the coefficients of each kind by non-negativ
 times of whole passes then correct them for what lies between the operations.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -124,23 +124,19 @@ def _errors(totals: Sequence[Total]) -> dict[str, float]:
 
 def _held_out(bare: DeviceProfile, passes: Sequence[TimedPass]) -> dict[str, Any] | None:
     """Errors on passes that the rates were not fitted to."""
-    left_out = "network" if len({one.network for one in passes}) >= _NETWORKS else "pass"
+    names = dict.fromkeys(one.network for one in passes)
+    left_out, folds = "pass", [[one] for one in passes]
+    if len(names) >= _NETWORKS:
+        left_out = "network"
+        folds = [[one for one in passes if one.network == name] for name in names]
     totals: list[Total] = []
-    for chosen in _folds(passes, left_out):
+    for chosen in folds:
         others = [one for one in passes if one not in chosen]
         if not others:
             return None
         profile = _rates(bare, others)
         totals += [one.total(profile) for one in chosen]
     return {"left_out": left_out, **_errors(totals)}
-
-
-def _folds(passes: Sequence[TimedPass], left_out: str) -> Iterator[list[TimedPass]]:
-    if left_out == "pass":
-        yield from ([one] for one in passes)
-        return
-    for name in dict.fromkeys(one.network for one in passes):
-        yield [one for one in passes if one.network == name]
 
 
 def fit(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:

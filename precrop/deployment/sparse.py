@@ -1,6 +1,6 @@
 """Masked networks on sparse kernels: convolutions and linear layers as sparse matrix products.
 
-A layout is one class whose modules multiply by a matrix, and a line in `LAYOUTS`.
+A layout is a function from a matrix to a module that multiplies by it, and a line in `LAYOUTS`.
 """
 
 import warnings
@@ -11,43 +11,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, check_known
 from precrop.modules.copying import copied
 
 BLOCK = 4
 """Rows and columns of a BSR block. MKL's are square; smaller ones hold fewer masked weights."""
 
 
-class Csr(nn.Module):
-    """Compressed rows of PyTorch's: MKL's kernels on a CPU, cuSPARSE's on a GPU."""
+class TorchMatrix(nn.Module):
+    """One of PyTorch's sparse matrices: MKL's kernels on a CPU, cuSPARSE's on a GPU."""
 
     matrix: Tensor
 
     def __init__(self, matrix: Tensor) -> None:
         super().__init__()
-        self.register_buffer("matrix", _quietly(matrix.to_sparse_csr), persistent=False)
+        self.register_buffer("matrix", matrix, persistent=False)
 
     def forward(self, columns: Tensor) -> Tensor:
         """(rows, n) from (columns of the matrix, n)."""
         return self.matrix @ columns
 
 
-class Bsr(nn.Module):
-    """Compressed rows of blocks, PyTorch's; a block is kept when one of its weights is."""
+def csr(matrix: Tensor) -> TorchMatrix:
+    """Compressed rows."""
+    return TorchMatrix(_quietly(matrix.to_sparse_csr))
 
-    matrix: Tensor
 
-    def __init__(self, matrix: Tensor) -> None:
-        super().__init__()
-        if any(size % BLOCK for size in matrix.shape):
-            rows, columns = matrix.shape
-            raise PrecropError(f"{rows} x {columns} is not made of blocks of {BLOCK} x {BLOCK}")
-        blocks = _quietly(lambda: matrix.to_sparse_bsr((BLOCK, BLOCK)))
-        self.register_buffer("matrix", blocks, persistent=False)
-
-    def forward(self, columns: Tensor) -> Tensor:
-        """(rows, n) from (columns of the matrix, n)."""
-        return self.matrix @ columns
+def bsr(matrix: Tensor) -> TorchMatrix:
+    """Compressed rows of blocks; a block is kept when one of its weights is."""
+    if any(size % BLOCK for size in matrix.shape):
+        rows, columns = matrix.shape
+        raise PrecropError(f"{rows} x {columns} is not made of blocks of {BLOCK} x {BLOCK}")
+    return TorchMatrix(_quietly(lambda: matrix.to_sparse_bsr((BLOCK, BLOCK))))
 
 
 class ScipyCsr(nn.Module):
@@ -67,17 +62,11 @@ class ScipyCsr(nn.Module):
 
 
 LAYOUTS: dict[str, Callable[[Tensor], nn.Module]] = {
-    "csr": Csr,
-    "bsr": Bsr,
+    "csr": csr,
+    "bsr": bsr,
     "scipy-csr": ScipyCsr,
 }
-"""Adding a layout is a class and a line here."""
-
-
-def check_layout(layout: str) -> None:
-    """Refuse a layout that is not known."""
-    if layout not in LAYOUTS:
-        raise PrecropError(f"layout {layout!r} is unknown: choose from {', '.join(LAYOUTS)}")
+"""Adding a layout is a module that multiplies by a matrix, and a line here."""
 
 
 def sparse_kernels(model: nn.Module, layout: str) -> tuple[nn.Module, dict[str, str]]:
@@ -96,7 +85,7 @@ def sparse_kernels(model: nn.Module, layout: str) -> tuple[nn.Module, dict[str, 
     Raises:
         PrecropError: the layout is unknown.
     """
-    check_layout(layout)
+    check_known(f"layout {layout!r}", layout, LAYOUTS)
     network = copied(model, lambda name, tensor: tensor.detach())
     dense: dict[str, str] = {}
     for name, module in list(network.named_modules()):

@@ -45,8 +45,8 @@ def plot_bench(bench: Bench, path: str | Path, title: str) -> None:
     from matplotlib.figure import Figure
 
     panels = {
-        f"{runtime}, batch {batch}, {threads} thread{'s' if threads > 1 else ''}": drawn
-        for (runtime, batch, threads), rows in bench.settings.items()
+        str(setting): drawn
+        for setting, rows in bench.settings.items()
         if (drawn := [row for row in rows if row.speedup is not None and row.variant != DENSE])
     }
     if not panels:

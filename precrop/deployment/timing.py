@@ -1,20 +1,24 @@
 """Times of several things side by side: interleaved, warmed up, with their spread."""
 
+import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+import numpy as np
 
 from precrop.errors import PrecropError
+from precrop.progress import unheard
 
+Name = TypeVar("Name")
 Run = Callable[[], object]
 """What is timed; what it returns is dropped."""
-Progress = Callable[[int], None]
-"""Told how many calls of `interleaved` are over: those of the warm-up, then one a sample."""
+Progress = Callable[[float], object]
+"""Told which share of a measurement is over."""
 
 _FINE = 1e-6
 """Seconds: the resolution of a clock that times single passes."""
@@ -38,26 +42,17 @@ class Timing:
     @cached_property
     def low(self) -> float:
         """The 10th percentile, in seconds."""
-        return percentile(self.seconds, 0.1)
+        return float(np.quantile(self.seconds, 0.1))
 
     @cached_property
     def high(self) -> float:
         """The 90th percentile, in seconds."""
-        return percentile(self.seconds, 0.9)
+        return float(np.quantile(self.seconds, 0.9))
 
     @property
     def spread(self) -> float:
         """From the 10th to the 90th percentile, as a share of the median."""
         return (self.high - self.low) / self.median if self.median else 0.0
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which a share of the values lies, interpolated between neighbours."""
-    ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    below = math.floor(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
 
 
 class Stopwatch(Protocol):
@@ -69,26 +64,15 @@ class Stopwatch(Protocol):
 
 @dataclass(frozen=True)
 class HostStopwatch:
-    """Time that passes on the host.
+    """Time that passes on the host, by a clock that tells seconds."""
 
-    Attributes:
-        synchronize: waits until what was asked of a device is done; None where calls return when
-            they are done.
-        clock: tells seconds.
-    """
-
-    synchronize: Run | None = None
     clock: Callable[[], float] = time.perf_counter
 
     def __call__(self, run: Run, repeats: int) -> float:
         """Seconds that ``repeats`` calls in a row take together."""
-        if self.synchronize is not None:
-            self.synchronize()
         start = self.clock()
         for _ in range(repeats):
             run()
-        if self.synchronize is not None:
-            self.synchronize()
         return self.clock() - start
 
 
@@ -120,14 +104,14 @@ class CudaStopwatch:
 
 
 def interleaved(
-    runners: Mapping[str, Run],
+    runners: Mapping[Name, Run],
     *,
     rounds: int = 30,
     warmup: int = 3,
     least_seconds: float = 0.0,
     stopwatch: Stopwatch | None = None,
-    progress: Progress | None = None,
-) -> dict[str, Timing]:
+    progress: Progress = unheard,
+) -> dict[Name, Timing]:
     """Time several things in turns, so that what slows the machine down slows all of them.
 
     Every round takes one sample of each, in an order that moves on by one from round to round: no
@@ -141,7 +125,7 @@ def interleaved(
             repeated.
         least_seconds: what a sample should last, at least.
         stopwatch: takes the times; the host's clock by default. On a GPU give `CudaStopwatch`.
-        progress: told how many calls and samples are over, of `steps` in all.
+        progress: told which share of the calls and samples is over.
 
     Returns:
         Seconds for one call, by name in the order of ``runners``.
@@ -152,37 +136,25 @@ def interleaved(
     if rounds < 1 or warmup < 1:
         raise PrecropError(f"{rounds} rounds after {warmup} warm-up calls: give 1 or more of both")
     measure = HostStopwatch() if stopwatch is None else stopwatch
-    names, done = list(runners), 0
+    names = list(runners)
+    calls = itertools.count(1)
 
-    def step() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done)
+    def seconds(name: Name, repeats: int) -> float:
+        taken = measure(runners[name], repeats) / repeats
+        progress(next(calls) / (len(runners) * (warmup + rounds)))
+        return taken
 
-    last: dict[str, float] = {}
+    last: dict[Name, float] = {}
     for _ in range(warmup):
         for name in names:
-            last[name] = measure(runners[name], 1)
-            step()
+            last[name] = seconds(name, 1)
     repeats = {name: _repeats(last[name], least_seconds) for name in names}
-    samples: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds):
-        for name in rotated(names, number):
-            samples[name].append(measure(runners[name], repeats[name]) / repeats[name])
-            step()
+    samples: dict[Name, list[float]] = {name: [] for name in names}
+    for _ in range(rounds):
+        for name in names:
+            samples[name].append(seconds(name, repeats[name]))
+        names = [*names[1:], *names[:1]]
     return {name: Timing(tuple(found)) for name, found in samples.items()}
-
-
-def steps(runners: int, rounds: int, warmup: int) -> int:
-    """What the progress of `interleaved` ends with."""
-    return runners * (rounds + warmup)
-
-
-def rotated(names: Sequence[str], number: int) -> list[str]:
-    """The names, beginning ``number`` places later."""
-    start = number % len(names) if names else 0
-    return [*islice(names, start, None), *islice(names, start)]
 
 
 def _repeats(seconds: float, least: float) -> int:

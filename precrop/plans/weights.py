@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -30,14 +32,20 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise PrecropError(f"{path} is not a safetensors file: {error}") from error
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write tensors as safetensors.
+def save_tensors(tensors: Mapping[str, Any], path: Path, metadata: dict[str, str]) -> None:
+    """Write a state_dict as safetensors.
 
     Raises:
-        PrecropError: there is no room, or no right to write.
+        PrecropError: there is no room, or no right to write, or an entry is not a plain tensor.
     """
+    plain = {}
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor) or value.is_meta or value.layout != torch.strided:
+            raise PrecropError(f"{name} is not a plain tensor, and safetensors holds no others")
+        # Tensors under two names (tied weights) are written twice: safetensors knows no sharing.
+        plain[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
     try:
-        save_file(dict(tensors), path, metadata)
+        save_file(plain, path, metadata)
     except SafetensorError as error:
         raise PrecropError(f"cannot write {path.name}: {error}") from error
 
@@ -97,9 +105,7 @@ def save_built(model: nn.Module, plan: Plan, output: Path, stem: str) -> tuple[P
     prefix = output / stem if output.is_dir() else output
     weights_path = prefix.with_name(f"{prefix.name}.safetensors")
     plan_path = prefix.with_name(f"{prefix.name}.json")
-    # Tensors under two names (tied weights) are written twice: safetensors knows no sharing.
-    tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     with replacing(weights_path) as weights_file, replacing(plan_path) as plan_file:
-        save_tensors(tensors, weights_file, {"format": "pt"})
+        save_tensors(model.state_dict(), weights_file, {"format": "pt"})
         plan_file.write_text(plan.to_json(), encoding="utf-8")
     return weights_path, plan_path

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from precrop.cli.app import main
 from precrop.costs.profiles import DeviceProfile, roofline
 from precrop.deployment import profiling, quiet
 from precrop.deployment.profiling import Check, Subject
+from precrop.deployment.quiet import wait
 from precrop.errors import PrecropError
 
 Output = pytest.CaptureFixture[str]
@@ -48,7 +50,7 @@ def measured(
     def become(profile: DeviceProfile) -> Measured:
         found: Measured = []
 
-        def profile_device(subjects: Sequence[Subject], **_: Any) -> DeviceProfile:
+        def profile_device(subjects: Sequence[Subject], *_: Any, **__: Any) -> DeviceProfile:
             found.extend(subjects)
             return profile
 
@@ -182,13 +184,10 @@ def test_networks_need_no_name(measured: Become, monkeypatch: pytest.MonkeyPatch
 def test_a_busy_machine_is_one_line(
     measured: Become, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    busy = quiet.Quiet(0.8, 5.3)
     measured(PROFILE)
-
-    def wait(told: Callable[[quiet.Quiet], object], _: object) -> quiet.Quiet:
-        told(quiet.Quiet(0.8, 5.3))
-        return QUIET
-
-    monkeypatch.setattr(quiet, "wait", wait)
+    waiting = partial(wait, patience=0.0, listening=lambda _: busy)
+    monkeypatch.setattr(quiet, "wait", waiting)
     assert main(["profile", "resnet20"]) == 0
     _, line = capsys.readouterr().err.splitlines()
     assert (

@@ -15,7 +15,7 @@ from precrop.costs.latency import FEMTOSECONDS, READERS, amounts, latency, predi
 from precrop.costs.profiles import DeviceProfile, roofline
 from precrop.costs.work import SILENT, Work, each_call
 from precrop.deployment.operations import eager_pass
-from precrop.deployment.runtimes import Setting
+from precrop.deployment.setting import Setting
 from precrop.models import cifar_efficientnet_b0, cifar_mobilenet_v2, cifar_vgg16_bn, resnet20
 from precrop.read.inputs import Inputs
 from precrop.read.lifetimes import Lifetimes

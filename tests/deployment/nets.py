@@ -62,6 +62,17 @@ class Listed(nn.Module):
         return self.conv(images[0] - 2 * images[1])
 
 
+class Nested(nn.Module):
+    """Inputs in a list and in a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images: list[Tensor], scales: dict[str, Tensor]) -> Tensor:
+        return self.conv(images[0] - 2 * images[1]) * scales["gain"][:, :, None, None]
+
+
 class OneByOne(nn.Module):
     """Loops over the batch, so that it can be exported for one batch size alone."""
 

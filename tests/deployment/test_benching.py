@@ -1,6 +1,5 @@
 import itertools
 import json
-from typing import Any
 
 import pytest
 import torch
@@ -17,7 +16,9 @@ from precrop.deployment.benching import (
     settings,
     variants,
 )
-from precrop.deployment.runtimes import Runner, noise, runner
+from precrop.deployment.exportable import noise
+from precrop.deployment.runtimes import Runner, runner
+from precrop.deployment.setting import Setting
 from precrop.deployment.timing import HostStopwatch, Timing
 from precrop.errors import PlanError, PrecropError
 from precrop.models import resnet20
@@ -117,7 +118,7 @@ def test_all_is_measured_and_what_cannot_run_says_why(forms: dict[str, BenchVari
     )
     assert len(found.rows) == 4 * 3
     assert list(found.settings) == [
-        ("eager", 1, 1), ("eager", 2, 1), ("ort", 1, 1), ("ort", 2, 1),
+        Setting("eager", 1), Setting("eager", 2), Setting("ort", 1), Setting("ort", 2),
     ]  # fmt: skip
     for row in found.rows:
         if row.variant == "masked csr" and row.runtime == "ort":
@@ -137,7 +138,7 @@ def fixed_times(monkeypatch: pytest.MonkeyPatch) -> dict[str, Timing]:
     """Runs nothing for long: `bench` gets these times instead."""
     times = {DENSE: Timing((0.4,) * 3), "cropped": Timing((0.1, 0.25, 0.4))}
     monkeypatch.setattr(
-        benching, "interleaved", lambda runners, **options: {name: times[name] for name in runners}
+        benching, "in_turns", lambda runners, **options: {name: times[name] for name in runners}
     )
     return times
 
@@ -205,15 +206,15 @@ def test_every_runner_is_closed(
 ) -> None:
     made: list[Runner] = []
 
-    def watched(model: nn.Module, shape: Inputs, **options: Any) -> Runner:
-        made.append(runner(model, shape, **options))
+    def watched(model: nn.Module, shape: Inputs, setting: Setting) -> Runner:
+        made.append(runner(model, shape, setting))
         return made[-1]
 
     def stopped(runners: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(benching, "runner", watched)
-    monkeypatch.setattr(benching, "interleaved", stopped)
+    monkeypatch.setattr(benching, "in_turns", stopped)
     before = torch.get_num_threads()
     with pytest.raises(KeyboardInterrupt):
         bench(list(forms.values()), SHAPE, settings(threads=[before + 1]), rounds=1)

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from precrop.costs.profiles import DeviceProfile, roofline
 from precrop.deployment import calibrating
 from precrop.deployment.calibrating import MOST_ROUNDS, Calibrated, calibrate
 from precrop.deployment.profiling import predict
-from precrop.deployment.timing import Timing
 from precrop.errors import BudgetError, PrecropError
 from precrop.models import resnet20
 
@@ -25,28 +25,21 @@ Clock = Callable[[float], float]
 class Pretended:
     """A runner that says how long its network takes on a device that is not the profile's."""
 
-    stopwatch = None
-
     def __init__(self, model: nn.Module, clock: Clock) -> None:
         self.seconds = clock(predict(PROFILE, model, IMAGE))
-
-    def __enter__(self) -> "Pretended":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
 
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Callable[[Clock], None]:
     def become(clock: Clock) -> None:
-        def times(runners: Mapping[str, Any], **_: Any) -> dict[str, Timing]:
-            return {name: Timing((run.seconds,)) for name, run in runners.items()}
+        def loaded(model: nn.Module, *_: Any) -> Any:
+            return nullcontext([Pretended(model, clock)])
 
-        monkeypatch.setattr(
-            calibrating, "sessions", lambda model, *args, **kwargs: [Pretended(model, clock)]
-        )
-        monkeypatch.setattr(calibrating, "interleaved", times)
+        def medians(networks: Mapping[str, list[Pretended]], rounds: int) -> dict[str, list[float]]:
+            return {name: [run.seconds for run in runs] for name, runs in networks.items()}
+
+        monkeypatch.setattr(calibrating, "sessions", loaded)
+        monkeypatch.setattr(calibrating, "session_medians", medians)
 
     return become
 
@@ -84,8 +77,8 @@ def test_the_asked_time_is_met_from_below(
 def test_a_session_that_is_slow_all_its_life_does_not_decide(
     device: Callable[[Clock], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def loaded(model: nn.Module, *_: Any, **__: Any) -> list[Pretended]:
-        return [Pretended(model, lambda s, slower=slower: slower * s) for slower in (4, 1, 1)]  # type: ignore[misc]
+    def loaded(model: nn.Module, *_: Any) -> Any:
+        return nullcontext([Pretended(model, float(slower).__mul__) for slower in (4, 1, 1)])
 
     device(lambda s: s)
     steady = found(0.6)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ from PIL import Image
 
 from precrop.costs.profiles import DeviceProfile, roofline
 from precrop.deployment import calibrating, deploying
-from precrop.deployment.deploying import PLAN, PROFILE, RECORD, Deployed, deploy
+from precrop.deployment.book import RECORD
+from precrop.deployment.deploying import PLAN, PROFILE, Deployed, deploy
 from precrop.deployment.profiling import predict
 from precrop.deployment.quiet import Quiet
-from precrop.deployment.timing import Timing
 from precrop.errors import BudgetError, PrecropError
 from precrop.plans.plan import Plan
 
@@ -24,22 +25,6 @@ SHAPE = (3, 8, 8)
 ROOFLINE = roofline(1e9, 1e9, launch=0, step=1)
 CLASSES = ("cat", "dog")
 SHORT = {"epochs": 1, "batch_size": 4, "precision": "fp32"}
-
-
-class Pretended:
-    """A runner whose network takes what the roofline predicts."""
-
-    stopwatch = None
-    slower = 1.0
-
-    def __init__(self, model: torch.nn.Module, *_: Any, **__: Any) -> None:
-        self.seconds = self.slower * predict(ROOFLINE, model, SHAPE)
-
-    def __enter__(self) -> "Pretended":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
 
 
 class World:
@@ -53,23 +38,27 @@ class World:
         self.profiled += 1
         return ROOFLINE
 
-    def times(self, runners: Mapping[str, Any], **_: Any) -> dict[str, Timing]:
+    def times(self, networks: Mapping[str, list[Any]], rounds: int) -> dict[str, list[float]]:
         self.timed += 1
-        for run in runners.values():
-            run()  # a file that was loaded
-        return {name: Timing((1e-3 * self.milliseconds[name] * self.timed,)) for name in runners}
+        for runs in networks.values():
+            for run in runs:
+                run()  # a file that was loaded
+        return {
+            name: [1e-3 * self.milliseconds[name] * (n + 1) for n in range(len(runs))]
+            for name, runs in networks.items()
+        }
 
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    def pretended(runners: Mapping[str, Any], **_: Any) -> dict[str, Timing]:
-        return {name: Timing((run.seconds,)) for name, run in runners.items()}
+    def predicted(model: torch.nn.Module, *_: Any) -> Any:
+        return nullcontext([predict(ROOFLINE, model, SHAPE)])
 
     found = World()
-    monkeypatch.setattr(calibrating, "sessions", lambda *args, **_: [Pretended(*args)])
-    monkeypatch.setattr(calibrating, "interleaved", pretended)
+    monkeypatch.setattr(calibrating, "sessions", predicted)
+    monkeypatch.setattr(calibrating, "session_medians", lambda networks, rounds: networks)
     monkeypatch.setattr(deploying, "profile_device", found.profile)
-    monkeypatch.setattr(deploying, "interleaved", found.times)
+    monkeypatch.setattr(deploying, "session_medians", found.times)
     monkeypatch.setattr(deploying, "wait", lambda *_: Quiet(0.02, 0.4))
     return found
 
@@ -129,7 +118,7 @@ def test_the_whole_way(world: World, images: Path, tmp_path: Path) -> None:
     again = deployed(folder, images)
     assert again.reused == ("profile", "plan", "train", "export", "accuracy", "measure")
     assert dataclasses.replace(again, reused=()) == found
-    assert (world.profiled, world.timed) == (1, 3)
+    assert (world.profiled, world.timed) == (1, 1)
 
 
 def test_what_depends_on_a_change_is_done_again(world: World, images: Path, tmp_path: Path) -> None:
@@ -165,7 +154,7 @@ def test_without_images_the_weights_are_initial(world: World, tmp_path: Path) ->
     assert found.file.name == "network.pt2"
     assert lines[0] == "profile"
     assert "plan: the original" in lines
-    assert lines[-1] == "measure: 3 of 3"
+    assert lines[-1] == "measure"
 
 
 def test_without_epochs_only_the_classes_are_the_images(
@@ -195,10 +184,10 @@ def test_what_was_interrupted_goes_on(
 def test_a_plan_that_is_measured_to_be_too_slow_is_not_trained(
     world: World, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def pretended(runners: Mapping[str, Any], **_: Any) -> dict[str, Timing]:
-        return {name: Timing((1e-3,)) for name in runners}  # nothing gets any faster
+    def never_faster(networks: Mapping[str, Any], rounds: int) -> dict[str, list[float]]:
+        return {name: [1e-3] for name in networks}
 
-    monkeypatch.setattr(calibrating, "interleaved", pretended)
+    monkeypatch.setattr(calibrating, "session_medians", never_faster)
     with pytest.raises(BudgetError, match=r"latency=0.8 is not met: the fastest of \d plans was"):
         deployed(tmp_path / "out", images)
     assert not (tmp_path / "out" / PLAN).exists()

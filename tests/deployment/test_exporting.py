@@ -1,8 +1,9 @@
 """Files of every format give PyTorch's outputs at any batch size, or they are not kept."""
 
-import builtins
+import importlib.util
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import precrop
-from precrop.deployment import exporting
+from precrop.deployment.exportable import noise, reason
 from precrop.deployment.exporting import (
     FORMATS,
     TOLERANCE,
@@ -24,18 +25,24 @@ from precrop.deployment.exporting import (
     difference,
     export,
     load_safetensors,
-    random_inputs,
-    reason,
-    to_onnx,
-    to_pt2,
-    to_safetensors,
     write,
 )
 from precrop.errors import PrecropError
 from precrop.model_spec import ModelSpec
 from precrop.read.inputs import Inputs
 from precrop.zoo import load_model
-from tests.deployment.nets import Gamma, Heads, Listed, Named, OneByOne, Pair, Taken, Valued, small
+from tests.deployment.nets import (
+    Gamma,
+    Heads,
+    Listed,
+    Named,
+    Nested,
+    OneByOne,
+    Pair,
+    Taken,
+    Valued,
+    small,
+)
 
 SHAPE = (3, 12, 12)
 MULTIPLE: list[tuple[type[nn.Module], Any]] = [
@@ -43,6 +50,7 @@ MULTIPLE: list[tuple[type[nn.Module], Any]] = [
     (Heads, (3, 8, 8)),
     (Named, {"mask": (3, 8, 8), "image": (3, 8, 8)}),
     (Listed, [(3, 8, 8), (3, 8, 8)]),
+    (Nested, [[(3, 8, 8), (3, 8, 8)], {"gain": (4,)}]),
     (Taken, [(3, 8, 8), (3, 8, 8)]),
     (Taken, {"mask": (3, 8, 8), "image": (3, 8, 8)}),
 ]
@@ -95,14 +103,20 @@ def test_several_inputs_and_outputs(kind: type[nn.Module], shape: Any, tmp_path:
 
 def test_names_in_onnx_are_those_of_arguments_and_keys(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
-    to_onnx(Pair(), Inputs([(3, 8, 8), (1, 8, 8)]), path)
+    export(Pair(), [(3, 8, 8), (1, 8, 8)], path)
     found = session(path)
     assert [one.name for one in found.get_inputs()] == ["x", "input"]
     assert [one.name for one in found.get_outputs()] == ["output_0", "output_1"]
     assert [one.shape for one in found.get_inputs()] == [["batch", 3, 8, 8], ["batch", 1, 8, 8]]
-    to_onnx(Named(), Inputs({"mask": (3, 8, 8), "image": (3, 8, 8)}), path)
+    export(Named(), {"mask": (3, 8, 8), "image": (3, 8, 8)}, path)
     assert [one.name for one in session(path).get_inputs()] == ["mask", "image"]
-    to_onnx(Heads(), Inputs((3, 8, 8)), path)
+    export(Nested(), [[(3, 8, 8), (3, 8, 8)], {"gain": (4,)}], path)
+    assert [one.name for one in session(path).get_inputs()] == [
+        "images_0",
+        "images_1",
+        "scales_gain",
+    ]
+    export(Heads(), (3, 8, 8), path)
     names = [one.name for one in session(path).get_outputs()]
     assert names[1:] == ["relu_0", "relu_1", "out"]
     assert names[0] != "x"  # the input has it
@@ -111,8 +125,8 @@ def test_names_in_onnx_are_those_of_arguments_and_keys(tmp_path: Path) -> None:
 
 def test_any_batch_size(tmp_path: Path) -> None:
     model = small().eval()
-    to_onnx(model, Inputs(SHAPE), tmp_path / "net.onnx")
-    to_pt2(model, Inputs(SHAPE), tmp_path / "net.pt2")
+    export(model, SHAPE, tmp_path / "net.onnx")
+    export(model, SHAPE, tmp_path / "net.pt2", "pt2")
     loaded = torch.export.load(tmp_path / "net.pt2").module()
     for batch in (1, 2, 7):
         x = torch.randn(batch, *SHAPE)
@@ -153,7 +167,7 @@ def test_the_network_stays_as_it_was(tmp_path: Path) -> None:
 def test_networks_are_exported_as_in_eval_mode(tmp_path: Path) -> None:
     model = nn.Sequential(small(), nn.Dropout(0.9)).train()
     path = tmp_path / "net.onnx"
-    to_onnx(model, Inputs(SHAPE), path)
+    export(model, SHAPE, path)
     kinds = {node.op_type for node in onnx.load(path).graph.node}
     assert "Dropout" not in kinds
 
@@ -207,7 +221,7 @@ def test_safetensors_says_how_its_network_is_built(tmp_path: Path) -> None:
 
 def test_safetensors_without_a_record(tmp_path: Path) -> None:
     model, path = small().eval(), tmp_path / "net.safetensors"
-    to_safetensors(model, Inputs(SHAPE), path)
+    export(model, SHAPE, path, "safetensors")
     with pytest.raises(PrecropError, match="does not say which network"):
         load_safetensors(path)
     network = load_safetensors(path, "tests.deployment.nets:small")
@@ -218,7 +232,7 @@ def test_safetensors_without_a_record(tmp_path: Path) -> None:
 
 def test_a_users_code_is_not_run_unasked(tmp_path: Path) -> None:
     name, path = "tests.deployment.nets:small", tmp_path / "net.safetensors"
-    to_safetensors(small(), Inputs(SHAPE), path, origin=Origin(ModelSpec(name, {})))
+    export(small(), SHAPE, path, "safetensors", origin=Origin(ModelSpec(name, {})))
     with pytest.raises(PrecropError, match="not run unasked"):
         load_safetensors(path)
     assert isinstance(load_safetensors(path, name), nn.Module)
@@ -260,8 +274,7 @@ def tampered(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
             weights[weights.abs().argmax()] *= 1.1
         kind.write(Exportable(model, source.inputs), path)
 
-    changed = exporting.Format(kind.suffix, kind.runtime, kind.require, wrong, kind.open)
-    monkeypatch.setitem(FORMATS, name, changed)
+    monkeypatch.setitem(FORMATS, name, replace(kind, write=wrong))
 
 
 @pytest.mark.parametrize("name", list(FORMATS))
@@ -287,9 +300,8 @@ def test_a_file_that_its_runtime_cannot_read_is_not_kept(
     def garbled(source: Exportable, path: Path) -> None:
         path.write_bytes(b"no network")
 
-    changed = exporting.Format(kind.suffix, kind.runtime, kind.require, garbled, kind.open)
-    monkeypatch.setitem(FORMATS, name, changed)
-    with pytest.raises(PrecropError, match=f"was not kept: {kind.runtime} cannot read it: ") as e:
+    monkeypatch.setitem(FORMATS, name, replace(kind, write=garbled))
+    with pytest.raises(PrecropError, match=f"was not kept: {kind.reader} cannot read it: ") as e:
         export(small(), SHAPE, tmp_path / "net", name)
     assert "\n" not in str(e.value)
     assert not list(tmp_path.iterdir())
@@ -302,8 +314,7 @@ def test_missing_tensors_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyP
         kind.write(source, path)
         save_file({k: v for k, v in load_file(path).items() if "running" not in k}, path)
 
-    changed = exporting.Format(kind.suffix, kind.runtime, kind.require, lacking, kind.open)
-    monkeypatch.setitem(FORMATS, "safetensors", changed)
+    monkeypatch.setitem(FORMATS, "safetensors", replace(kind, write=lacking))
     with pytest.raises(PrecropError, match="lacks tensor 1.running_mean"):
         export(small(), SHAPE, tmp_path / "net", "safetensors")
     assert not list(tmp_path.iterdir())
@@ -339,9 +350,9 @@ def test_networks_without_a_finite_output_are_refused(tmp_path: Path) -> None:
 
 
 def test_random_inputs() -> None:
-    (one,), _ = random_inputs(Inputs(SHAPE), 3, small())
-    (same,), _ = random_inputs(Inputs(SHAPE), 3, small())
-    (other,), _ = random_inputs(Inputs(SHAPE), 3, small().double(), seed=1)
+    (one,), _ = noise(Inputs(SHAPE), small(), 3)
+    (same,), _ = noise(Inputs(SHAPE), small(), 3)
+    (other,), _ = noise(Inputs(SHAPE), small().double(), 3, seed=1)
     assert one.equal(same)
     assert other.dtype == torch.float64
     assert not one.equal(other.float())
@@ -382,16 +393,12 @@ def test_wrong_words(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
 def test_missing_libraries(missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def importing(name: str) -> Any:
-        if name == missing:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        return builtins.__import__(name)
-
-    monkeypatch.setattr(exporting, "import_module", importing)
-    match = f"ONNX needs {missing}, which is not installed: pip install 'precrop\\[deploy\\]'"
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == missing else real(name)
+    )
+    match = f"{missing} is not installed: pip install 'precrop\\[deploy\\]'"
     refused(match, tmp_path, small(), SHAPE, tmp_path / "net.onnx")
-    with pytest.raises(PrecropError, match=match):
-        to_onnx(small(), Inputs(SHAPE), tmp_path / "net.onnx")
     export(small(), SHAPE, tmp_path / "net.pt2", "pt2")
 
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from precrop.costs.batches import follow
 from precrop.costs.latency import READERS, amounts
-from precrop.deployment.operations import PASSES, SECONDS, read_node
-from precrop.deployment.runtimes import Setting
+from precrop.deployment.operations import PASSES, pass_seconds, read_node
+from precrop.deployment.setting import Setting
 from precrop.models import cifar_mobilenet_v2, resnet20
 from precrop.read.inputs import Inputs
 from precrop.read.network import read_network
@@ -35,7 +35,7 @@ def test_what_is_measured_is_what_is_counted(
 ) -> None:
     # Linear layers are not blocked, and a stem's colours are not filled up.
     model = make().eval()
-    measured = PASSES[runtime](model, Inputs(IMAGE), Setting(batch), 1, step)
+    measured = PASSES[runtime](model, Inputs(IMAGE), Setting(runtime, batch), 1, step)
     macs: dict[str, float] = defaultdict(float)
     for sample in measured.samples:
         macs[sample.kind] += sample.amounts["macs"]
@@ -47,7 +47,7 @@ def test_what_is_measured_is_what_is_counted(
 
 def test_eager_bytes_are_those_of_the_reading() -> None:
     model = resnet20().eval()
-    measured = PASSES["eager"](model, Inputs(IMAGE), Setting(2), 1, 1)
+    measured = PASSES["eager"](model, Inputs(IMAGE), Setting(batch=2), 1, 1)
     network = read_network(model, Inputs(IMAGE))
     works = READERS["eager"](*follow(network, 2))
     counted: Counter[tuple[str, str]] = Counter()
@@ -110,5 +110,5 @@ def test_a_residual_sum_inside_of_a_convolution_is_read() -> None:
 @pytest.mark.parametrize("runtime", ["eager", "ort"])
 def test_threads_are_as_before(runtime: str) -> None:
     before = torch.get_num_threads()
-    assert SECONDS[runtime](resnet20().eval(), Inputs(IMAGE), Setting(1, 1), 1) > 0
+    assert pass_seconds(resnet20().eval(), Inputs(IMAGE), Setting(runtime), 1) > 0
     assert torch.get_num_threads() == before

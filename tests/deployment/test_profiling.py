@@ -11,11 +11,12 @@ import precrop
 from precrop.cli.app import app
 from precrop.costs.profiles import DeviceProfile, roofline
 from precrop.costs.work import FEATURES
-from precrop.deployment import machine, profiling, quiet
+from precrop.deployment import profiling, quiet
 from precrop.deployment.operations import Sample
 from precrop.deployment.profiling import Subject, check, kernel_step, predict
 from precrop.deployment.rates import CountedWork, TimedPass
-from precrop.deployment.runtimes import Setting
+from precrop.deployment.runtimes import check_here
+from precrop.deployment.setting import Setting
 from precrop.deployment.timing import Timing
 from precrop.errors import PrecropError
 from precrop.models import resnet20
@@ -38,14 +39,14 @@ def test_the_step_is_where_filling_up_ends(monkeypatch: pytest.MonkeyPatch) -> N
         return {step: Timing((float((-(-w // 16) * 16) ** 2),)) for step, w in widths.items()}
 
     monkeypatch.setattr(profiling, "runner", lambda *args, **kwargs: Idle())
-    monkeypatch.setattr(profiling, "interleaved", blocks_of_16)
-    assert kernel_step("ort", Setting(), 3) == 16
+    monkeypatch.setattr(profiling, "in_turns", blocks_of_16)
+    assert kernel_step(Setting("ort"), 3) == 16
 
 
 @pytest.fixture(scope="module", params=["eager", "ort"])
 def measured(request: pytest.FixtureRequest) -> DeviceProfile:
     subject = Subject("resnet20", resnet20().eval(), IMAGE)
-    return profiling.profile_device([subject], runtime=request.param, shares=(1.0, 0.4), rounds=2)
+    return profiling.profile_device([subject], Setting(request.param), shares=(1.0, 0.4), rounds=2)
 
 
 def test_a_device_is_measured(measured: DeviceProfile, tmp_path: Path) -> None:
@@ -80,8 +81,8 @@ def test_prediction_grows_with_the_batch() -> None:
 def test_a_profile_of_another_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     elsewhere = DeviceProfile("x", "cpu", "ort", 1, {"other": {}}, machine={"cpu": "Abacus 3000"})
     with pytest.raises(PrecropError, match="of another device, Abacus 3000, and this is"):
-        machine.check_here(elsewhere)
-    machine.check_here(roofline(1e11, 1e10))
+        check_here(elsewhere)
+    check_here(roofline(1e11, 1e10))
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_senseless_requests(
     subjects: list[tuple[str, nn.Module, Any]], options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(PrecropError, match=message):
-        profiling.profile_device([Subject(*one) for one in subjects], **options)
+        profiling.profile_device([Subject(*one) for one in subjects], Setting(**options))
 
 
 class Device:
@@ -134,7 +135,13 @@ SUBJECTS = [Subject(name, nn.Conv2d(3, 4, 1), IMAGE) for name in ("big", "tiny")
 
 def profiled(device: Device, path: Path | None, seconds: float | None = None) -> DeviceProfile:
     return profiling.profile_device(
-        SUBJECTS, shares=(1.0, 0.5), kept=path, seconds=seconds, clock=device.clock, rounds=2
+        SUBJECTS,
+        Setting("ort"),
+        shares=(1.0, 0.5),
+        kept=path,
+        seconds=seconds,
+        clock=device.clock,
+        rounds=2,
     )
 
 
@@ -167,7 +174,9 @@ def test_what_is_measured_is_kept_when_it_is_stopped(device: Device, tmp_path: P
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        profiling.profile_device(SUBJECTS, shares=(1.0, 0.5), kept=path, rounds=2, found=stop)
+        profiling.profile_device(
+            SUBJECTS, Setting("ort"), shares=(1.0, 0.5), kept=path, rounds=2, found=stop
+        )
     assert [profile.fitted["left"] for profile in profiles] == [3, 2]
     profiled(device, path)
     assert device.passes == ["big 1.0", "tiny 1.0", "big 0.5", "tiny 0.5"]
@@ -177,7 +186,7 @@ def test_passes_of_another_setting_are_not_mixed(device: Device, tmp_path: Path)
     path = tmp_path / "cpu.passes.jsonl"
     profiled(device, path)
     with pytest.raises(PrecropError, match="was measured with rounds 2, not 3: remove it"):
-        profiling.profile_device(SUBJECTS, kept=path, rounds=3)
+        profiling.profile_device(SUBJECTS, Setting("ort"), kept=path, rounds=3)
 
 
 @pytest.mark.parametrize(
@@ -204,13 +213,13 @@ def test_a_broken_file_of_passes_is_named(device: Device, tmp_path: Path, text: 
 
 def test_networks_that_get_no_smaller(device: Device) -> None:
     with pytest.raises(PrecropError, match="add 1 to them"):
-        profiling.profile_device(SUBJECTS[1:], shares=(0.5,), rounds=2)
+        profiling.profile_device(SUBJECTS[1:], Setting("ort"), shares=(0.5,), rounds=2)
 
 
 def test_progress_moves(device: Device) -> None:
     shares: list[float] = []
     profiling.profile_device(
-        SUBJECTS, rounds=2, seconds=600, clock=device.clock,
+        SUBJECTS, Setting("ort"), rounds=2, seconds=600, clock=device.clock,
         progress=lambda _, share: shares.append(share),
     )  # fmt: skip
     assert len(shares) == 8

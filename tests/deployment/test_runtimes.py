@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
+from precrop.deployment.exportable import noise
 from precrop.deployment.runtimes import (
     RUNTIMES,
+    SESSIONS,
     Runner,
-    Setting,
-    check_device,
-    noise,
     runner,
+    session_medians,
     sessions,
-    stopwatch,
 )
+from precrop.deployment.setting import LIBRARIES, Setting, check_device
 from precrop.deployment.timing import HostStopwatch
 from precrop.errors import PrecropError
 from precrop.read.inputs import Inputs
@@ -42,13 +42,13 @@ def expected(model: nn.Module, batch: int) -> Tensor:
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_eager_gives_the_networks_outputs(batch: int, channels_last: bool) -> None:
     model = small()
-    with runner(model, inputs(), batch=batch, channels_last=channels_last) as made:
+    with runner(model, inputs(), Setting(batch=batch, channels_last=channels_last)) as made:
         torch.testing.assert_close(made(), expected(model, batch))
 
 
 def test_onnx_runtime_gives_the_networks_outputs() -> None:
     model = small()
-    with runner(model, inputs(), runtime="ort", batch=2, threads=1) as made:
+    with runner(model, inputs(), Setting("ort", batch=2)) as made:
         (output,) = made()
         found = torch.from_numpy(output.numpy())
     torch.testing.assert_close(found, expected(model, 2), atol=1e-4, rtol=1e-4)
@@ -56,7 +56,7 @@ def test_onnx_runtime_gives_the_networks_outputs() -> None:
 
 def test_onnx_runtime_runs_what_can_be_exported_for_one_batch_size() -> None:
     model, images = OneByOne().eval(), Inputs((3, 8, 8))
-    with runner(model, images, runtime="ort", batch=2) as made:
+    with runner(model, images, Setting("ort", batch=2)) as made:
         found = [torch.from_numpy(output.numpy()) for output in made()]
     with torch.inference_mode():
         known = model(*noise(images, model, 2)[0])
@@ -79,7 +79,7 @@ def test_each_compiled_network_is_compiled_once() -> None:
     with ExitStack() as stack:
         stack.enter_context(torch._dynamo.config.patch(recompile_limit=number - 1))
         made = [
-            stack.enter_context(runner(Tiny(n), Inputs((4,)), runtime="compiled"))
+            stack.enter_context(runner(Tiny(n), Inputs((4,)), Setting("compiled")))
             for n in range(number)
         ]
         graphs = counters["stats"]["unique_graphs"]
@@ -93,7 +93,7 @@ def test_each_compiled_network_is_compiled_once() -> None:
 def test_the_model_stays_as_it_was() -> None:
     model = small().train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with runner(model, inputs(), channels_last=True) as made:
+    with runner(model, inputs(), Setting(channels_last=True)) as made:
         made()
     assert model.training
     assert model.conv1.weight.is_contiguous()
@@ -103,7 +103,7 @@ def test_the_model_stays_as_it_was() -> None:
 
 def test_a_cpu_runner_shares_the_models_tensors() -> None:
     model = small()
-    with runner(model, inputs()) as made, torch.no_grad():
+    with runner(model, inputs(), Setting()) as made, torch.no_grad():
         model.fc.bias.add_(1)
         torch.testing.assert_close(made(), expected(model, 1))
 
@@ -117,8 +117,8 @@ def test_runners_have_their_threads_in_any_order() -> None:
             return x
 
     before = torch.get_num_threads()
-    first = runner(Watch(), inputs(), threads=1)
-    second = runner(Watch(), inputs(), threads=2)
+    first = runner(Watch(), inputs(), Setting(threads=1))
+    second = runner(Watch(), inputs(), Setting(threads=2))
     seen.clear()
     for made in (first, second, second, first):
         made()
@@ -130,7 +130,7 @@ def test_runners_have_their_threads_in_any_order() -> None:
 
 
 def test_a_closed_runner_says_so() -> None:
-    made = runner(small(), inputs())
+    made = runner(small(), inputs(), Setting())
     made.close()
     made.close()
     with pytest.raises(RuntimeError, match="closed"):
@@ -151,7 +151,7 @@ class Broken(nn.Module):
 @pytest.mark.parametrize("runtime", ["eager", "compiled"])
 def test_a_failing_network_is_one_line(runtime: str) -> None:
     with pytest.raises(PrecropError) as caught:
-        runner(Broken(), inputs(), runtime=runtime)
+        runner(Broken(), inputs(), Setting(runtime))
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(f"{runtime} cannot run this network")
 
@@ -164,7 +164,7 @@ def test_inputs_by_name_are_bound_by_name() -> None:
     two = Inputs({"b": (4,), "a": (4,)})
     model = Minus()
     _, kwargs = noise(two, model, 2)
-    with runner(model, two, runtime="ort", batch=2) as made:
+    with runner(model, two, Setting("ort", batch=2)) as made:
         (output,) = made()
         found = torch.from_numpy(output.numpy())
     torch.testing.assert_close(found, kwargs["a"] - 2 * kwargs["b"])
@@ -172,8 +172,8 @@ def test_inputs_by_name_are_bound_by_name() -> None:
 
 def test_an_unknown_runtime_is_refused() -> None:
     with pytest.raises(PrecropError, match="runtime 'tvm' is unknown: choose from eager, compiled"):
-        runner(small(), inputs(), runtime="tvm")
-    assert set(RUNTIMES) == {"eager", "compiled", "ort"}
+        Setting("tvm")
+    assert list(RUNTIMES) == list(LIBRARIES) == ["eager", "compiled", "ort"]
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,19 +182,19 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else real(name)
     )
     with pytest.raises(PrecropError, match=r"onnxruntime is not installed: pip install 'precrop\["):
-        runner(small(), inputs(), runtime="ort")
+        Setting("ort")
 
 
 @pytest.mark.parametrize(("batch", "threads"), [(0, 1), (1, 0), (1, -2)])
 def test_no_image_or_no_thread_is_refused(batch: int, threads: int) -> None:
     with pytest.raises(PrecropError, match="give 1 or more of both"):
-        runner(small(), inputs(), batch=batch, threads=threads)
+        Setting(batch=batch, threads=threads)
 
 
 def test_more_threads_than_cores_are_refused() -> None:
     cores = os.cpu_count() or 1
     with pytest.raises(PrecropError, match=f"{cores + 1} threads: this machine has {cores} CPU"):
-        runner(small(), inputs(), threads=cores + 1)
+        Setting(threads=cores + 1)
 
 
 @pytest.mark.parametrize("device", ["tpu", "cpu:0", "cuda:x", "cuda:", ""])
@@ -205,20 +205,20 @@ def test_an_unknown_device_is_refused(device: str) -> None:
 
 def test_a_gpu_that_is_not_there_is_refused() -> None:
     with pytest.raises(PrecropError, match="device cuda:99 is not there"):
-        runner(small(), inputs(), device="cuda:99")
+        Setting(device="cuda:99")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("runtime", ["eager", "compiled"])
 def test_a_gpu_gives_the_networks_outputs(runtime: str) -> None:
     model = small()
-    with runner(model, inputs(), runtime=runtime, batch=2, device="cuda") as made:
+    with runner(model, inputs(), Setting(runtime, batch=2, device="cuda")) as made:
         assert made.stopwatch(made, 3) > 0
         torch.testing.assert_close(made().cpu(), expected(model, 2), atol=1e-2, rtol=1e-2)
 
 
 def test_one_thread_is_timed_by_its_own_clock() -> None:
-    alone = stopwatch(Setting())
+    alone = Setting().stopwatch
 
     def rest() -> None:
         time.sleep(0.03)
@@ -233,10 +233,24 @@ def test_one_thread_is_timed_by_its_own_clock() -> None:
     assert alone(work, 1) > 0.002
 
 
-@pytest.mark.parametrize(("runtime", "count"), [("eager", 1), ("ort", 3)])
+@pytest.mark.parametrize(("runtime", "count"), [("eager", 1), ("ort", SESSIONS)])
 def test_a_network_is_loaded_so_often_where_that_matters(runtime: str, count: int) -> None:
-    made = sessions(small(), inputs(), 3, runtime=runtime, setting=Setting())
-    assert len({id(one) for one in made}) == count
-    for one in made:
-        with one:
-            assert one.stopwatch(one, 1) > 0
+    with sessions(small(), inputs(), Setting(runtime)) as made:
+        assert len({id(one) for one in made}) == count
+        assert all(one.stopwatch(one, 1) > 0 for one in made)
+        medians = session_medians({"small": made}, rounds=2)
+        assert len(medians["small"]) == count
+
+
+def test_all_sessions_take_turns() -> None:
+    calls: list[str] = []
+    clock = iter(range(10**6))
+
+    def made(name: str) -> Runner:
+        return Runner(lambda: calls.append(name), HostStopwatch(clock=lambda: float(next(clock))))
+
+    networks = {"a": [made("a1"), made("a2")], "b": [made("b1")]}
+    del calls[:]
+    found = session_medians(networks, rounds=3)
+    assert found == {"a": [1.0, 1.0], "b": [1.0]}
+    assert calls[9:] == ["a1", "a2", "b1", "a2", "b1", "a1", "b1", "a1", "a2"]

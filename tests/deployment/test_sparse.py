@@ -3,12 +3,13 @@ import torch
 from torch import nn
 
 from precrop.deployment.runtimes import runner
+from precrop.deployment.setting import Setting
 from precrop.deployment.sparse import (
     BLOCK,
     LAYOUTS,
-    Bsr,
     SparseConv2d,
     SparseLinear,
+    bsr,
     sparse_kernels,
 )
 from precrop.errors import PrecropError
@@ -100,9 +101,9 @@ def test_what_stays_dense_is_said() -> None:
 def test_blocks_hold_what_they_have_to() -> None:
     matrix = torch.zeros(2 * BLOCK, 3 * BLOCK)
     matrix[0, 0] = matrix[1, 1] = matrix[BLOCK, 2 * BLOCK] = 1
-    assert Bsr(matrix).matrix.values().shape[0] == 2  # two of six blocks hold something
+    assert bsr(matrix).matrix.values().shape[0] == 2  # two of six blocks hold something
     with pytest.raises(PrecropError, match="is not made of blocks"):
-        Bsr(torch.zeros(BLOCK, BLOCK + 1))
+        bsr(torch.zeros(BLOCK, BLOCK + 1))
 
 
 def test_a_layer_that_blocks_do_not_fit_stays_dense() -> None:
@@ -116,7 +117,7 @@ def test_a_layer_that_blocks_do_not_fit_stays_dense() -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_sparse_networks_run_eagerly(layout: str) -> None:
     made, _ = sparse_kernels(mask(small(), 0.5), layout)
-    with runner(made, inputs(), batch=2) as run:
+    with runner(made, inputs(), Setting(batch=2)) as run:
         assert run().shape == (2, 12)
 
 
@@ -128,5 +129,5 @@ def test_an_unknown_layout_is_refused() -> None:
 def test_inputs_without_a_layer_stay() -> None:
     made, dense = sparse_kernels(nn.ReLU(), "csr")
     assert not dense
-    with runner(made, Inputs((3,))) as run:
+    with runner(made, Inputs((3,)), Setting()) as run:
         assert run().shape == (1, 3)

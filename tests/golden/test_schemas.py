@@ -1,8 +1,8 @@
 """Files that earlier versions wrote, one of each form that there was: all still open.
 
 Each in ``schemas/`` was written by the precrop of its day, never by hand (of ``evidence.json`` some
-rows are here), and is compared with what
-it says itself, or with what that precrop made of it (``said.json``).
+rows are here), and is compared with what it says itself, or with what that precrop made of it
+(``said.json``).
 """
 
 import json
@@ -154,8 +154,7 @@ def test_passes_of_a_device_go_on() -> None:
     setting = {"cpu": "x", "runtime": "eager", "threads": 1}
     kept = PassFile(SCHEMAS / "passes.jsonl", setting)
     assert kept.step == 8
-    assert kept.has("resnet20", "3x32x32", 0.5)
-    assert kept.has("resnet20", "3x32x32", 0.25)
+    assert list(kept.found) == [("resnet20", "3x32x32", 0.5), ("resnet20", "3x32x32", 0.25)]
     (found,) = kept.passes
     assert (found.network, found.share, found.seconds) == ("resnet20", 0.5, 2e-3)
 

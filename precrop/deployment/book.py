@@ -1,0 +1,83 @@
+"""Steps of a long job, kept in a folder: done again only where what they depend on changed."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from precrop.errors import PrecropError
+from precrop.files import check_writable, digest_of, os_errors_as, read_json, write_text
+
+RECORD = "deploy.json"
+SCHEMA = 1
+
+
+class Book:
+    """What is done, in the folder's ``deploy.json``.
+
+    Args:
+        folder: made if it is not there.
+        about: what is deployed, in all that the first steps depend on.
+        say: told what is done.
+
+    Raises:
+        PrecropError: the folder holds another deployment, or cannot be written.
+    """
+
+    def __init__(
+        self, folder: Path, about: Mapping[str, Any], say: Callable[[str], object]
+    ) -> None:
+        self.folder, self.say = folder, say
+        self.path = folder / RECORD
+        self.reused: list[str] = []
+        self.steps: dict[str, Any] = {}
+        try:
+            self.about = json.loads(json.dumps(about))
+        except (TypeError, ValueError) as error:
+            raise PrecropError(f"an option fits in no file: {error}") from error
+        with os_errors_as(f"cannot make the folder {folder}"):
+            folder.mkdir(parents=True, exist_ok=True)
+        check_writable(self.path)
+        if self.path.exists():
+            self._read()
+
+    def _read(self) -> None:
+        content = read_json(self.path)
+        try:
+            about, self.steps = dict(content["about"]), dict(content["steps"])
+            if content["schema"] != SCHEMA or content.pop("digest") != digest_of(content)[:16]:
+                raise ValueError("another version's, or changed")
+        except (LookupError, TypeError, ValueError) as error:
+            raise PrecropError(
+                f"{self.path} was not written by precrop deploy: choose another folder"
+            ) from error
+        for name, value in self.about.items():
+            if about.get(name) != value:
+                raise PrecropError(
+                    f"{self.folder} holds another deployment, which differs in its "
+                    f"{name.replace('_', ' ')}: choose another folder, or remove it"
+                )
+
+    def step(
+        self, name: str, key: Any, make: Callable[[], dict[str, Any]], *files: Path
+    ) -> dict[str, Any]:
+        """What a step comes to, from the book if it was done with this key and its files are there.
+
+        Args:
+            name: of the step.
+            key: what it depends on.
+            make: does it.
+            files: that it makes.
+        """
+        found = self.steps.get(name)
+        if found is not None and found["key"] == key and all(file.is_file() for file in files):
+            self.say(f"{name}: done before")
+            self.reused.append(name)
+        else:
+            self.say(name)
+            self.steps[name] = {"key": key, "result": make()}
+            content = {"schema": SCHEMA, "about": self.about, "steps": self.steps}
+            content = {**content, "digest": digest_of(json.loads(json.dumps(content)))[:16]}
+            write_text(self.path, json.dumps(content, indent=1) + "\n")
+        result: dict[str, Any] = self.steps[name]["result"]
+        return result

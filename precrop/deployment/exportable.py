@@ -1,0 +1,257 @@
+"""A network that is to be exported: its inputs, its outputs, and what `torch.export` reads."""
+
+import contextlib
+import functools
+import io
+import json
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram, ShapesCollection
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from precrop.errors import PrecropError
+from precrop.model_spec import ModelSpec
+from precrop.modules.copying import copied
+from precrop.plans.plan import Plan
+from precrop.read.examples import tensors_in
+from precrop.read.inputs import LARGEST_BATCH, Inputs
+
+BATCHES = (1, 3)
+"""Batch sizes at which a file for any batch size is run."""
+_EXAMPLE = 2
+"""The batch size that is exported: `torch.export` takes a 1 for a constant."""
+_GRAPH_NAMES = frozenset(("meta", "graph", "code"))
+"""Attributes of a `torch.fx.GraphModule`'s own, which no part of a network can be called there."""
+_LONGEST = 240
+"""Characters of an error of PyTorch's that are shown."""
+
+Arguments = tuple[list[Any], dict[str, Any]]
+"""What a network's forward is given, by position and by name."""
+Runs = Callable[[Arguments], list[Tensor]]
+"""Runs a network and gives the tensors among its outputs."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a network is built anew, with other weights.
+
+    Attributes:
+        model: the original.
+        plan: what it is cropped by, or None.
+    """
+
+    model: ModelSpec
+    plan: Plan | None = None
+
+    def build(self) -> nn.Module:
+        """The network with fresh weights."""
+        network = self.model.build()
+        return network if self.plan is None else self.plan.build(network)
+
+
+class Exportable:
+    """A network to be exported; what several formats need is made once.
+
+    Args:
+        model: the network; it stays as it is, and is exported as in eval mode.
+        inputs: the shapes of its inputs.
+        batch: the one batch size of the files, or None for any.
+        origin: how the network is built anew, if that is known.
+        metadata: anything else worth knowing, in JSON's types: class names, normalisation.
+
+    Raises:
+        PrecropError: the batch size makes no sense, the network has no weights, or the metadata is
+            not JSON.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        *,
+        batch: int | None = None,
+        origin: Origin | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        if batch is not None and not 1 <= batch <= LARGEST_BATCH:
+            raise PrecropError(
+                f"batch={batch} is not a batch size: give 1 to {LARGEST_BATCH:,}, or none for any"
+            )
+        if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+            raise PrecropError("the network is on the meta device, without weights to export")
+        self.model = copied(model, lambda _, tensor: tensor.detach().cpu()).eval()
+        self.inputs, self.batch, self.origin = inputs, batch, origin
+        self.facts = _facts(inputs, origin, metadata or {})
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """Batch sizes at which its files are run."""
+        return BATCHES if self.batch is None else (self.batch,)
+
+    @cached_property
+    def references(self) -> dict[int, tuple[Arguments, list[Tensor]]]:
+        """By batch size random inputs, and the network's outputs.
+
+        Raises:
+            PrecropError: the network fails on these inputs, or its outputs are all infinite.
+        """
+        found = {}
+        for batch in self.batches:
+            arguments = noise(self.inputs, self.model, batch)
+            try:
+                outputs = run(self.model, arguments)
+            except Exception as error:  # whatever a network's forward raises
+                raise PrecropError(
+                    f"the network fails on {batch} inputs of {self.inputs.text}: {reason(error)}"
+                ) from error
+            if not any(bool(output.isfinite().any()) for output in outputs):
+                raise PrecropError(
+                    "no output of the network is finite on random inputs, so that a file can't be "
+                    "compared with it: give it trained weights, or norms with statistics"
+                )
+            found[batch] = arguments, outputs
+        return found
+
+    @cached_property
+    def telling(self) -> bool:
+        """Whether other inputs give other outputs."""
+        batch = self.batches[0]
+        others = run(self.model, noise(self.inputs, self.model, batch, seed=1))
+        return any(
+            not one.equal(other)
+            for one, other in zip(self.references[batch][1], others, strict=False)
+        )
+
+    @cached_property
+    def program(self) -> ExportedProgram:
+        """The network as `torch.export` reads it.
+
+        Raises:
+            PrecropError: it can't; with its reason.
+        """
+        args, kwargs = noise(self.inputs, self.model, self.batch or _EXAMPLE)
+        shapes = None
+        if self.batch is None:
+            shapes = ShapesCollection()  # type: ignore[no-untyped-call]
+            for tensor in tensors_in((args, kwargs)):
+                shapes[tensor] = {0: Dim("batch")}
+        taken = any(name in _GRAPH_NAMES for name, _ in self.model.named_children())
+        model = _Within(self.model) if taken else self.model
+        try:
+            with export_mode():
+                program = torch.export.export(
+                    model, tuple(args), kwargs, dynamic_shapes=shapes, strict=False
+                )
+        except Exception as error:  # torch.export raises errors of any kind
+            hint = "" if self.batch else "; it may with one batch size: --batch 1 (batch=1)"
+            size = f"batches of {self.batch}" if self.batch else "any batch size"
+            raise PrecropError(
+                f"torch.export cannot read this network for {size}: {reason(error)}{hint}"
+            ) from error
+        for node in program.graph.nodes:  # where the sources lie is nobody's business
+            node.meta.pop("stack_trace", None)
+        return program
+
+    def emptied(self) -> nn.Module:
+        """The network built anew; where its origin is not known, a copy without what it saves."""
+        if self.origin is not None:
+            return self.origin.build().eval()
+        saved = set(self.model.state_dict())
+
+        def empty(name: str, tensor: Tensor) -> Tensor:
+            if name not in saved:
+                return tensor.detach().clone()
+            return torch.full_like(tensor, float("nan") if tensor.is_floating_point() else 0)
+
+        return copied(self.model, empty)
+
+
+class _Within(nn.Module):
+    """A network as the only child of another, which takes the same arguments.
+
+    For networks whose parts are called as `torch.export`'s own (``meta``).
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+        @functools.wraps(network.forward)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return network(*args, **kwargs)
+
+        self.forward = forward
+
+
+def _facts(inputs: Inputs, origin: Origin | None, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says of its network, whatever its format."""
+    known = {} if origin is None else {"network": origin.model.name}
+    own = {**known, "input_shape": inputs.spec}
+    taken = sorted({*own, "name", "args", "plan"} & metadata.keys())
+    if taken:
+        raise PrecropError(f"metadata: {taken[0]} is what the file says by itself, drop it")
+    try:
+        facts: dict[str, Any] = json.loads(json.dumps({**own, **metadata}, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise PrecropError(f"metadata must be plain JSON values: {error}") from error
+    return facts
+
+
+def noise(inputs: Inputs, model: nn.Module, batch: int, seed: int = 0) -> Arguments:
+    """Standard normal inputs of the network's own floating type, on the CPU."""
+    arguments = inputs.make(batch, model, "cpu")
+    generator = torch.Generator().manual_seed(seed)
+    for tensor in tensors_in(arguments):
+        if tensor.is_floating_point():
+            tensor.normal_(generator=generator)
+    return arguments
+
+
+def run(model: nn.Module, arguments: Arguments) -> list[Tensor]:
+    """The tensors that a network gives. Inputs are copied before: it may change them."""
+    args, kwargs = tree_map_only(Tensor, Tensor.clone, arguments)
+    with torch.no_grad():
+        outputs = tree_leaves(model(*args, **kwargs))
+    return [leaf for leaf in outputs if isinstance(leaf, Tensor)]
+
+
+def reason(error: BaseException) -> str:
+    """PyTorch's own reason as one short line: what the innermost error says."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = " ".join(str(error).split())
+    text = re.sub(r'For more information, run with TORCH_LOGS="[^"]*"\.? ?(- )?', "", text)
+    text = text or type(error).__name__
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
+@contextmanager
+def export_mode() -> Iterator[None]:
+    """While an exporter works: it writes nothing to the terminal, and attention is not fused.
+
+    Other programs do not know the operations of the fused path.
+    """
+    logged, fused = logging.root.manager.disable, torch.backends.mha.get_fastpath_enabled()
+    logging.disable(logging.CRITICAL)
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        nowhere = io.StringIO()
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(nowhere),
+            contextlib.redirect_stderr(nowhere),  # whole graphs, where torch.export fails
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+        logging.disable(logged)

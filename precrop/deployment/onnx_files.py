@@ -1,0 +1,165 @@
+"""ONNX files: written by PyTorch's exporter, run by ONNX Runtime."""
+
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ConstantArgument, OutputKind
+from torch.utils._pytree import keystr, tree_flatten_with_path, tree_unflatten
+
+from precrop.deployment.exportable import Arguments, Exportable, Runs, export_mode, reason
+from precrop.deployment.setting import check_runtime
+from precrop.errors import PrecropError
+from precrop.read.examples import tensors_in
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession, IOBinding
+
+
+def write_onnx(source: Exportable, path: Path) -> None:
+    """Write an ONNX file. Inputs are called as the arguments of the network's forward.
+
+    Weights beyond 1.5 GB go to a second file, its name with ``.data`` behind.
+
+    Raises:
+        PrecropError: torch cannot export the network, with its reason; or a library is missing.
+        OSError: the file cannot be written.
+    """
+    check_runtime("ort")
+    from onnx_ir.passes.common import NameFixPass
+
+    program = source.program
+    names = _input_names(source)
+    shapes = tuple({} if source.batch else {0: "batch"} for _ in names)
+    try:
+        with export_mode():
+            made = torch.onnx.export(
+                program,
+                dynamo=True,
+                verbose=False,
+                input_names=names,
+                output_names=_output_names(program),
+                dynamic_shapes=shapes,
+            )
+            assert made is not None
+            NameFixPass()(made.model)  # what lies within may have had such a name
+            made.model.metadata_props.update(
+                {name: json.dumps(value) for name, value in source.facts.items()}
+            )
+            # None: one file as long as it is below 1.5 GB; protobuf ends at 2 GB.
+            made.save(path, external_data=None)
+    except OSError:
+        raise
+    except Exception as error:  # torch.onnx raises errors of any kind
+        raise PrecropError(f"torch.onnx cannot translate this network: {reason(error)}") from error
+
+
+def open_onnx(path: Path, source: Exportable) -> Runs:
+    """Run a file as often as wanted, on as many threads as PyTorch has."""
+    session = onnx_session(path, torch.get_num_threads())
+
+    def run(arguments: Arguments) -> list[Tensor]:
+        feed = {name: tensor.numpy() for name, tensor in _named(session, arguments).items()}
+        return [torch.from_numpy(value) for value in session.run(None, feed)]
+
+    return run
+
+
+def onnx_session(
+    path: Path, threads: int, device: str = "cpu", profile: Path | None = None
+) -> "InferenceSession":
+    """An ONNX file loaded into ONNX Runtime, all optimizations on.
+
+    Args:
+        path: the file.
+        threads: of the CPU that work on one operation.
+        device: ``cpu``, ``cuda`` or ``cuda:1``.
+        profile: first part of the name of ONNX Runtime's own profile of every node, if wanted.
+
+    Raises:
+        PrecropError: ONNX Runtime is not installed, or cannot load the file or use the device.
+    """
+    check_runtime("ort")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3  # errors
+    # Threads that spin on after a run would take cores from whoever runs next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
+    kind, number = _place(device)
+    provider: tuple[str, dict[str, Any]] = ("CPUExecutionProvider", {})
+    if kind != "cpu":
+        provider = "CUDAExecutionProvider", {"device_id": number}
+        if provider[0] not in onnxruntime.get_available_providers():
+            raise PrecropError("this onnxruntime has no CUDA: pip install onnxruntime-gpu instead")
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=[provider])
+    except Exception as error:  # ONNX Runtime's errors have no class in common
+        raise PrecropError(f"ONNX Runtime cannot load it: {reason(error)}") from error
+    if session.get_providers()[0] != provider[0]:
+        raise PrecropError(f"ONNX Runtime cannot start {provider[0]}: see its log above")
+    return session
+
+
+def bound(session: "InferenceSession", arguments: Arguments, device: str) -> "IOBinding":
+    """Inputs and outputs bound to a device, so that no run copies them."""
+    import onnxruntime
+
+    place = _place(device)
+    binding = session.io_binding()
+    for name, tensor in _named(session, arguments).items():
+        value = onnxruntime.OrtValue.ortvalue_from_numpy(tensor.numpy(), *place)
+        binding.bind_ortvalue_input(name, value)
+    for entry in session.get_outputs():
+        binding.bind_output(entry.name, *place)
+    return binding
+
+
+def _place(device: str) -> tuple[str, int]:
+    """A device's kind and number."""
+    kind, _, number = device.partition(":")
+    return kind, int(number or 0)
+
+
+def _named(session: "InferenceSession", arguments: Arguments) -> dict[str, Tensor]:
+    """The tensors among the arguments by their names in the file, which has the same order."""
+    names = (entry.name for entry in session.get_inputs())
+    return dict(zip(names, tensors_in(arguments), strict=True))
+
+
+def _input_names(source: Exportable) -> list[str]:
+    """Names of the forward's arguments, in the order in which the exported program takes them."""
+    args, kwargs = source.program.example_inputs
+    by_place = inspect.signature(source.model.forward).bind_partial(*args).arguments
+    places, _ = tree_flatten_with_path({**by_place, **kwargs})
+    return [_name(place) for place, _ in places]
+
+
+def _output_names(program: ExportedProgram) -> list[str]:
+    """``output``, or the keys of dicts and the places in sequences that lead to a tensor."""
+    specs = program.graph_signature.output_specs
+    user = [spec for spec in specs if spec.kind is OutputKind.USER_OUTPUT]
+    outputs = tree_unflatten(list(range(len(user))), program.call_spec.out_spec)
+    places, _ = tree_flatten_with_path(outputs)
+    return [
+        _name(place)
+        for (place, _), spec in zip(places, user, strict=True)
+        if not isinstance(spec.arg, ConstantArgument)
+    ]
+
+
+def _name(place: tuple[Any, ...]) -> str:
+    """A place such as ``['boxes'][0]`` as a name: ``boxes_0``."""
+    parts = re.findall(r"\w+", keystr(place))
+    if not parts or parts[0].isdecimal():
+        parts = ["output", *parts]
+    return "_".join(parts)

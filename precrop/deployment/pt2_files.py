@@ -1,0 +1,48 @@
+"""PyTorch's own exported programs, which run without the network's code."""
+
+import io
+import json
+from pathlib import Path
+
+import torch
+
+from precrop.deployment.exportable import Arguments, Exportable, Runs, export_mode, reason, run
+from precrop.deployment.runtimes import Runner, torch_runner
+from precrop.deployment.setting import Setting
+from precrop.errors import PrecropError
+
+RECORD = "precrop"
+"""The extra file that says what the network is."""
+
+
+def write_pt2(source: Exportable, path: Path) -> None:
+    """Write what `torch.export.save` writes, for `torch.export.load`.
+
+    Raises:
+        PrecropError: torch cannot export the network, with its reason.
+        OSError: the file cannot be written.
+    """
+    program = source.program
+    try:
+        with export_mode():
+            # In memory first: where the disk is full, PyTorch's own writer ends the process.
+            held = io.BytesIO()
+            torch.export.save(program, held, extra_files={RECORD: json.dumps(source.facts)})
+        path.write_bytes(held.getbuffer())
+    except OSError:
+        raise
+    except Exception as error:  # torch.export raises errors of any kind
+        raise PrecropError(f"torch.export cannot save this network: {reason(error)}") from error
+
+
+def open_pt2(path: Path, source: Exportable) -> Runs:
+    """Run a file as often as wanted."""
+    with export_mode():
+        module = torch.export.load(path).module()
+    return lambda arguments: run(module, arguments)
+
+
+def pt2_runner(path: Path, arguments: Arguments, setting: Setting) -> Runner:
+    """A file ready to be timed on a CPU."""
+    module, (args, kwargs) = torch.export.load(path).module(), arguments
+    return torch_runner(lambda: module(*args, **kwargs), setting)

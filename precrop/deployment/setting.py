@@ -1,0 +1,83 @@
+"""How a network is run: in which runtime, how many images at once, on how many threads, where."""
+
+import importlib.util
+import os
+import re
+from dataclasses import dataclass
+
+import torch
+
+from precrop.deployment.timing import HostStopwatch, own_time
+from precrop.errors import PrecropError, check_known
+
+LIBRARIES = {"eager": (), "compiled": (), "ort": ("onnx", "onnxscript", "onnxruntime")}
+"""What each runtime needs beside PyTorch: eager and compiled PyTorch, and ONNX Runtime."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a network is run.
+
+    Attributes:
+        runtime: a name in `LIBRARIES`.
+        batch: images at once.
+        threads: of the CPU that work on one operation.
+        device: ``cpu``, ``cuda`` or ``cuda:1``.
+        channels_last: PyTorch keeps images and weights in that memory format. ONNX Runtime chooses
+            its own.
+
+    Raises:
+        PrecropError: the runtime or the device is unknown or not there, or a number makes no sense.
+    """
+
+    runtime: str = "eager"
+    batch: int = 1
+    threads: int = 1
+    device: str = "cpu"
+    channels_last: bool = False
+
+    def __post_init__(self) -> None:
+        check_runtime(self.runtime)
+        if self.batch < 1 or self.threads < 1:
+            raise PrecropError(
+                f"batch {self.batch} on {self.threads} threads: give 1 or more of both"
+            )
+        cores = os.cpu_count() or self.threads
+        if self.threads > cores:
+            raise PrecropError(f"{self.threads} threads: this machine has {cores} CPU cores")
+        check_device(self.device)
+
+    def __str__(self) -> str:
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"{self.runtime}, batch {self.batch}, {threads}, {self.device}"
+
+    @property
+    def stopwatch(self) -> HostStopwatch:
+        """Takes times on the host: of one thread alone its own time, else the host's clock."""
+        alone = self.device == "cpu" and self.threads == 1
+        return own_time() if alone else HostStopwatch()
+
+
+def check_runtime(runtime: str) -> None:
+    """Refuse a runtime that is not known or not installed.
+
+    Raises:
+        PrecropError: it is not there.
+    """
+    check_known(f"runtime {runtime!r}", runtime, LIBRARIES)
+    for library in LIBRARIES[runtime]:
+        if importlib.util.find_spec(library) is None:
+            raise PrecropError(f"{library} is not installed: pip install 'precrop[deploy]'")
+
+
+def check_device(device: str) -> None:
+    """Refuse a device other than the CPU and this machine's GPUs.
+
+    Raises:
+        PrecropError: it is not there, or not known.
+    """
+    kind, _, number = device.partition(":")
+    if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", device):
+        raise PrecropError(f"device {device!r} is unknown: write cpu, cuda or cuda:1")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise PrecropError(f"device {device} is not there: PyTorch sees no such GPU; write cpu")

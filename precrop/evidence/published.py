@@ -110,27 +110,24 @@ Read = tuple[Callable[[], nn.Module], tuple[int, int, int], dict[str, int]]
 
 
 def _mobilenet_v1(row: Mapping[str, Any]) -> Read:
-    widths = row["widths"]
-    return mobilenet_v1, IMAGENET, {f"{2 * i}.0" if i else "0.0": w for i, w in enumerate(widths)}
+    return _in_order(mobilenet_v1, IMAGENET, row["widths"])
 
 
-def mobilenet_v1() -> nn.Module:
-    """MobileNet with its own widths: Howard et al. 2017 (arXiv 1704.04861), table 1."""
-    strides = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
-    widths = (32, 64, 128, 128, 256, 256, *(512,) * 6, 1024, 1024)
-    blocks = [_conv(3, widths[0], 3, 2)]
-    for inputs, outputs, stride in zip(widths, widths[1:], strides, strict=False):
-        blocks += [_conv(inputs, inputs, 3, stride, groups=inputs), _conv(inputs, outputs, 1, 1)]
-    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 1000))
-    return nn.Sequential(*blocks, *head)
+def _vgg16(row: Mapping[str, Any]) -> Read:
+    return _in_order(cifar_vgg16_bn, CIFAR, row["widths"])
 
 
-def _conv(inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1) -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(),
-    )
+def _in_order(
+    make: Callable[[], nn.Module], shape: tuple[int, int, int], widths: Sequence[int]
+) -> Read:
+    """Widths of all convolutions but the depthwise ones, in order."""
+    parts = make().named_modules()
+    names = [name for name, m in parts if isinstance(m, nn.Conv2d) and m.groups == 1]
+    return make, shape, dict(zip(names, widths, strict=True))
+
+
+mobilenet_v1 = partial(load_model, "timm:mobilenetv1_100", {})
+"""MobileNet with its own widths: Howard et al. 2017 (arXiv 1704.04861), table 1."""
 
 
 def _mobilenet_v2(row: Mapping[str, Any]) -> Read | None:
@@ -186,8 +183,7 @@ def cifar_resnet(depths: Sequence[int], num_classes: int) -> nn.Module:
     inputs = 16
     for stage, depth in enumerate(depths):
         for block in range(depth):
-            outputs = 16 * 2**stage
-            stride = 2 if stage > 0 and block == 0 else 1
+            outputs, stride = 16 * 2**stage, 1 if block or not stage else 2
             blocks.append(BasicBlock(inputs, outputs, stride, "projection"))
             inputs = outputs
     stem = (nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
@@ -199,11 +195,6 @@ def _timm(row: Mapping[str, Any]) -> Read:
     base = row["family"].split()[1]
     widths = {name: shape[0] for name, shape in row["layers"].items() if len(shape) == 4}
     return partial(load_model, f"timm:{base}", {}), IMAGENET, widths
-
-
-def _vgg16(row: Mapping[str, Any]) -> Read:
-    names = [n for n, m in cifar_vgg16_bn().named_modules() if isinstance(m, nn.Conv2d)]
-    return cifar_vgg16_bn, CIFAR, dict(zip(names, row["widths"], strict=True))
 
 
 READERS: dict[str, Callable[[Mapping[str, Any]], Read | None]] = {

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import importlib.util
 import json
 import os
 import signal
@@ -13,9 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import DEFAULT_BUFFER_SIZE, BufferedReader, FileIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from precrop.errors import PrecropError, reason
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @contextmanager
@@ -62,6 +66,26 @@ def check_writable(path: str | Path) -> None:
         PrecropError: its folder is not there or takes no file, or ``path`` is a folder.
     """
     _beside(Path(path)).unlink()
+
+
+def check_picture(path: str | Path) -> None:
+    """Refuse now what `save_picture` would refuse later.
+
+    Raises:
+        PrecropError: matplotlib is not installed, or the file is of another kind or cannot be
+            written.
+    """
+    if Path(path).suffix.lower() not in (".png", ".svg"):
+        raise PrecropError(f"{path}: a picture is a .png or an .svg file")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise PrecropError("matplotlib is not installed: pip install 'precrop[plot]'")
+    check_writable(path)
+
+
+def save_picture(figure: "Figure", path: str | Path, dpi: int = 160) -> None:
+    """Write a figure as its file's suffix says, whole or not at all."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=Path(path).suffix.lstrip(".").lower(), dpi=dpi)
 
 
 def write_text(path: str | Path, text: str) -> None:

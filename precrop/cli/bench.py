@@ -13,7 +13,7 @@ from precrop.cli.arguments import set_seed
 from precrop.cli.options import AsJson, Macs, ModelOptions, Params, with_options
 from precrop.cli.output import wide_console
 from precrop.errors import PrecropError
-from precrop.files import check_writable, write_text
+from precrop.files import check_picture, check_writable, write_text
 from precrop.progress import measuring, step, unheard
 
 if TYPE_CHECKING:
@@ -106,9 +106,7 @@ def bench_command(
     if output is not None:
         check_writable(output)
     if plot is not None:
-        from precrop.deployment.speed_plot import check_plot
-
-        check_plot(plot)
+        check_picture(plot)
         if not wanted.plan and not wanted.budgeted:
             raise PrecropError("--plot draws speed-ups: give a plan, or a budget to make one")
     set_seed(seed)

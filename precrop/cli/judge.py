@@ -8,6 +8,7 @@ import typer
 
 from precrop.cli.options import with_options
 from precrop.cli.output import needs
+from precrop.files import save_picture
 
 if TYPE_CHECKING:
     from precrop.evidence.verdict import Evidence
@@ -34,7 +35,7 @@ def judge_command(
     """
     with needs("report", "judging needs"):
         from precrop.evidence.nats import load_tables
-        from precrop.evidence.page import draw_gains, draw_order, write_picture
+        from precrop.evidence.page import draw_gains, draw_order
         from precrop.evidence.published import FILE, load_published
         from precrop.evidence.verdict import judge
         from precrop.progress import bar
@@ -48,8 +49,8 @@ def judge_command(
     if output is not None and parts is not None:
         found.save(output / "evidence.json")
         parts.unlink()
-        write_picture(draw_order(tables), output / "order.png")
-        write_picture(draw_gains(found), output / "gains.png")
+        save_picture(draw_order(tables), output / "order.png", dpi=120)
+        save_picture(draw_gains(found), output / "gains.png", dpi=120)
     if as_json:
         typer.echo(json.dumps(found.to_json()))
         return

@@ -5,28 +5,12 @@ from typing import TYPE_CHECKING
 
 from precrop.deployment.benching import DENSE, Bench, BenchRow
 from precrop.errors import PrecropError
-from precrop.files import check_writable, replacing
+from precrop.files import check_picture, save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _IDEAL, _MEASURED = "#cfd8dc", "#1f6f8b"
-
-
-def check_plot(path: str | Path) -> None:
-    """Refuse what `plot_bench` would refuse.
-
-    Raises:
-        PrecropError: matplotlib is not installed, or the file is of another kind or cannot be
-            written.
-    """
-    if Path(path).suffix.lower() not in (".png", ".svg"):
-        raise PrecropError(f"{path}: a picture is a .png or an .svg file")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise PrecropError("matplotlib is not installed: pip install 'precrop[plot]'") from error
-    check_writable(path)
 
 
 def plot_bench(bench: Bench, path: str | Path, title: str) -> None:
@@ -41,7 +25,7 @@ def plot_bench(bench: Bench, path: str | Path, title: str) -> None:
         PrecropError: only the dense network was measured, matplotlib is not installed, or
             the file cannot be written.
     """
-    check_plot(path)
+    check_picture(path)
     from matplotlib.figure import Figure
 
     panels = {
@@ -61,8 +45,7 @@ def plot_bench(bench: Bench, path: str | Path, title: str) -> None:
     grid[-1, 0].set_xlabel("times as fast as dense")
     marks, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(marks, labels, frameon=False, fontsize=9, loc="outside lower center", ncols=2)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format=Path(path).suffix.lstrip(".").lower(), dpi=160)
+    save_picture(figure, path)
 
 
 def _draw(axes: "Axes", rows: list[BenchRow]) -> None:

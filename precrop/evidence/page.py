@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise, product
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from precrop.evidence.judging import BAND, UNIFORM, bands, interval, objective_v
 from precrop.evidence.nats import Table
 from precrop.evidence.published import disagreement
 from precrop.evidence.verdict import Evidence
-from precrop.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -233,9 +231,3 @@ def draw_gains(found: Evidence) -> "Figure":
             "What a plan gains of what could be gained: one dot a base network and budget"
         )
     return figure
-
-
-def write_picture(figure: "Figure", path: Path) -> None:
-    """Write a picture whole, as PNG."""
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)

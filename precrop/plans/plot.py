@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from precrop.errors import PrecropError, printable
-from precrop.files import replacing
+from precrop.files import check_picture, save_picture
 from precrop.plans.table import network_name
 
 if TYPE_CHECKING:
@@ -31,12 +31,8 @@ def plot(plan: "Plan", path: str | Path, title: str | None = None) -> None:
     Raises:
         PrecropError: matplotlib is not installed, or the file cannot be written.
     """
-    kind = Path(path).suffix.lstrip(".").lower()
-    if kind not in ("png", "svg"):
-        raise PrecropError(f"{path}: a picture is a .png or an .svg file")
-    made = figure(plan, title)
-    with replacing(path) as temporary:
-        made.savefig(temporary, format=kind, dpi=160)
+    check_picture(path)
+    save_picture(figure(plan, title), path)
 
 
 def figure(plan: "Plan", title: str | None = None) -> "Figure":

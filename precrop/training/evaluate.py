@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from precrop.counting import count
 from precrop.errors import PrecropError
+from precrop.files import check_picture, save_picture
 from precrop.plans.weights import load_weights
 from precrop.progress import Progress, silent
 from precrop.training import checkpoints
@@ -258,13 +259,8 @@ def draw_confusion(evaluation: Evaluation, path: Path) -> None:
     Raises:
         PrecropError: matplotlib is missing, or the file cannot be written.
     """
-    if path.suffix not in (".png", ".svg"):
-        raise PrecropError(f"a picture is a .png or an .svg file, not {path.name}")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise PrecropError("pictures need matplotlib: pip install 'precrop[plot]'") from error
-    from precrop.files import replacing
+    check_picture(path)
+    from matplotlib.figure import Figure
 
     shares = evaluation.confusion.double() / evaluation.confusion.sum(1, keepdim=True).clamp(min=1)
     side = min(12.0, 3 + 0.3 * len(evaluation.classes))
@@ -279,5 +275,4 @@ def draw_confusion(evaluation: Evaluation, path: Path) -> None:
     axes.set_ylabel("class")
     axes.set_title(f"{evaluation.accuracy:.2%} right")
     figure.colorbar(picture, ax=axes, shrink=0.8)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], dpi=120)
+    save_picture(figure, path, dpi=120)

@@ -139,14 +139,6 @@ def _flops(op: Any, args: Any, kwargs: Any, outputs: Sequence[Tensor]) -> float:
     return float(count(*args, **kwargs, out_val=outputs[0])) if count is not None else 0.0
 
 
-@dataclass(frozen=True)
-class Measured:
-    """One pass: its operations one by one, and the median seconds of the whole."""
-
-    samples: list[Sample]
-    seconds: float
-
-
 def eager_pass(
     model: nn.Module,
     inputs: Inputs,
@@ -154,8 +146,8 @@ def eager_pass(
     rounds: int,
     step: int,
     moved: Moved = unheard,
-) -> Measured:
-    """Every ATen call of one pass in eager PyTorch.
+) -> tuple[list[Sample], float]:
+    """Every ATen call of one pass in eager PyTorch, and the seconds of the whole.
 
     Args:
         model: the network.
@@ -179,7 +171,7 @@ def eager_pass(
             passes.append(timer.samples)
     finally:
         torch.set_num_threads(before)
-    return Measured(_medians(passes[1:]), pass_seconds(model, inputs, setting, rounds))
+    return _medians(passes[1:]), pass_seconds(model, inputs, setting, rounds)
 
 
 def pass_seconds(model: nn.Module, inputs: Inputs, setting: Setting, rounds: int) -> float:
@@ -225,8 +217,8 @@ def ort_pass(
     rounds: int,
     step: int,
     moved: Moved = unheard,
-) -> Measured:
-    """Every node of one pass in ONNX Runtime, from its own profile.
+) -> tuple[list[Sample], float]:
+    """Every node of one pass in ONNX Runtime, from its own profile, and the seconds of the whole.
 
     As `eager_pass`; ``step`` is not needed: the shapes are those of the runtime's blocked layout.
     """
@@ -246,7 +238,7 @@ def ort_pass(
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             runs.setdefault(event["name"], []).append(event)
-    return Measured([_node_sample(events[1:]) for events in runs.values()], seconds)
+    return [_node_sample(events[1:]) for events in runs.values()], seconds
 
 
 def _node_sample(events: Sequence[Mapping[str, Any]]) -> Sample:

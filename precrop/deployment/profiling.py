@@ -168,10 +168,12 @@ def measured_pass(
         tell(f"{what}: measuring")
 
     moved()
-    found = PASSES[bare.runtime](model, subject.inputs, setting, rounds, bare.step, moved)
+    samples, seconds = PASSES[bare.runtime](
+        model, subject.inputs, setting, rounds, bare.step, moved
+    )
     works = READERS[bare.runtime](*follow(read_network(model, subject.inputs), setting.batch))
     counted = tuple(CountedWork(work.kind, amounts(work, bare.step)) for work in works)
-    return TimedPass(subject.name, share, found.seconds, tuple(found.samples), counted)
+    return TimedPass(subject.name, share, seconds, tuple(samples), counted)
 
 
 def _cropped(subject: Subject, share: float, profile: DeviceProfile) -> nn.Module | None:

@@ -9,7 +9,8 @@ import numpy as np
 
 from precrop.errors import BudgetError
 from precrop.fit.constraints import Constraints, constrained, tightened
-from precrop.fit.fitting import Fit, Fitter, Lessons
+from precrop.fit.fitting import Fit, Fitter
+from precrop.fit.lessons import Lessons
 from precrop.plans.multiples import uneven_layers
 from precrop.plans.plan import BudgetPlan
 from precrop.read.explaining import explained

@@ -25,7 +25,7 @@ from precrop import planning as choosing
 from precrop.read.inputs import Inputs
 from precrop.read.lower import axis_form, lower
 from precrop.read.network import Network, read_network
-from precrop.read.trace import run
+from precrop.read.recording import run
 from precrop.solve.structure import Integers
 
 SHAPE = (3, 64, 64)

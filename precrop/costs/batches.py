@@ -17,7 +17,8 @@ from precrop.read.examples import tensors_in
 from precrop.read.known import Axes, CallReading, Product
 from precrop.read.lifetimes import INPUT, Lifetimes, kernel_attention, lifetimes
 from precrop.read.network import Network
-from precrop.read.trace import Call, Trace, numbered, run
+from precrop.read.recording import run
+from precrop.read.trace import Call, Trace, numbered
 from precrop.read.tracer import TracedPass
 from precrop.read.values import TensorValue
 

@@ -92,7 +92,8 @@ class _Timer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.synchronize()
         seconds = time.perf_counter() - start
         outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
-        step = Step(op, args, kwargs, -1, outputs, tuple(tuple(t.shape) for t in outputs))
+        shapes = tuple(tuple(t.shape) for t in outputs)
+        step = Step(op, args, kwargs, shapes=shapes, outputs=outputs)
         fixed = [tensor.untyped_storage().data_ptr() in self.fixed for tensor in step.inputs]
         call = numbered_call(step, Numbering())
         flops = 0.0 if is_view(call) else _flops(op, args, kwargs, outputs)

@@ -12,7 +12,6 @@ from torch import nn
 
 from precrop.fit.attributes import Edit, integers
 from precrop.fit.probing import PROBED_DEPTH, Prober
-from precrop.fit.sites import frames_around
 from precrop.modules.copying import submodule
 from precrop.read.axes import Axis, axis_size
 from precrop.read.network import Network, Pass, Sizes
@@ -29,7 +28,7 @@ class Checks:
 
     def learn(self, network: Network, forward: Pass, index: int) -> bool:
         """Find what stopped a fitted network before a call; False if nothing did."""
-        for frame in frames_around(forward.trace, index)[:PROBED_DEPTH]:
+        for frame in forward.trace.around(index)[:PROBED_DEPTH]:
             kind = forward.trace.frames[frame].kind
             if kind.__module__.startswith("torch."):
                 continue
@@ -77,9 +76,8 @@ def _axes(network: Network, forward: Pass, frame: int) -> tuple[list[Axis], list
     made |= known.unregistered
     given: list[Axis] = []
     inside: list[Axis] = []
-    pairs = zip(forward.trace.calls, forward.readings, strict=True)
-    for index, (call, reading) in enumerate(pairs):
-        if frame not in frames_around(forward.trace, index):
+    for index, (call, reading) in enumerate(forward.pairs):
+        if frame not in forward.trace.around(index):
             continue
         for value, axes in zip(call.inputs, reading.inputs, strict=True):
             if value.number not in made:

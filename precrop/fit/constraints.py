@@ -13,17 +13,18 @@ from math import gcd
 import torch
 
 from precrop.fit.drivers import Driver
-from precrop.fit.fitting import Fitter, Lessons, Mismatch
-from precrop.fit.sites import Site
+from precrop.fit.fitting import Mismatch
+from precrop.fit.lessons import Lessons
 from precrop.read.axes import Axis, atoms, axis_of, axis_size, freeze, resolve, tie, unify, varies
 from precrop.read.copies import with_own_widths
 from precrop.read.known import CallReading
 from precrop.read.network import Network, Pass
+from precrop.read.trace import Site
 
 # The module that runs the call, and the one around it.
 MAX_DEPTH = 2
 
-Reach = Callable[[Fitter, Pass, Sequence[int]], Iterator[list[Axis]]]
+Reach = Callable[[Lessons, Pass, Sequence[int]], Iterator[list[Axis]]]
 """From the calls of one site to the axes that are held together."""
 
 
@@ -67,20 +68,20 @@ class Constraints:
         """Hold no site any more."""
         return Constraints(self.kept, most_read=self.most_read)
 
-    def new_drivers(self, site: Site, mismatch: Mismatch) -> tuple[Driver, ...]:
+    def new_drivers(self, mismatch: Mismatch) -> tuple[Driver, ...]:
         """What a site's arguments follow, if that is new and all that would be held of it."""
-        known = self.drivers.get(site, ())
+        known = self.drivers.get(mismatch.site, ())
         new = tuple(driver for driver in mismatch.drivers if driver not in known)
-        return () if site in self.levels else new
+        return () if mismatch.site in self.levels else new
 
-    def next_level(self, site: Site, mismatch: Mismatch) -> int:
+    def next_level(self, mismatch: Mismatch) -> int:
         """The next decision. Where code has a number of its own, tying can't help.
 
         Code that raises has compared two widths, as a rule, unless it asked for a shape.
         """
         first = 0 if mismatch.stopped and not mismatch.asked else len(COMPARED)
         least = FIRST_FREEZING if mismatch.constant else first
-        return max(self.levels.get(site, -1) + 1, least)
+        return max(self.levels.get(mismatch.site, -1) + 1, least)
 
 
 def constrained(constraints: Constraints, lessons: Lessons) -> Network:
@@ -102,21 +103,20 @@ def tightened(
     """
     constraints = _tightened(constraints, mismatch, lessons)
     for other in further:
-        site = lessons.site(other.forward, other.index)
-        new = constraints.new_drivers(site, other)
-        level = min(constraints.next_level(site, other), len(DECISIONS) - 1)
-        constraints = constraints.driven(site, new) if new else constraints.held(site, level)
+        new = constraints.new_drivers(other)
+        level = min(constraints.next_level(other), len(DECISIONS) - 1)
+        driven, held = constraints.driven(other.site, new), constraints.held(other.site, level)
+        constraints = driven if new else held
     return constraints
 
 
 def _tightened(constraints: Constraints, mismatch: Mismatch, lessons: Lessons) -> Constraints:
-    site = lessons.site(mismatch.forward, mismatch.index)
-    new = constraints.new_drivers(site, mismatch)
+    site, new = mismatch.site, constraints.new_drivers(mismatch)
     if new:
         driven = constraints.driven(site, new)
         if site in _changed(driven, lessons):
             return driven
-    for level in range(constraints.next_level(site, mismatch), len(DECISIONS)):
+    for level in range(constraints.next_level(mismatch), len(DECISIONS)):
         constraints = constraints.held(site, level)
         if site in _changed(constraints, lessons):
             break
@@ -130,26 +130,27 @@ def _changed(constraints: Constraints, lessons: Lessons) -> set[Site]:
 
 def _apply(network: Network, constraints: Constraints, lessons: Lessons) -> set[Site]:
     """Tie and freeze widths of a network that nobody else has; the sites where anything changed."""
-    fitter = Fitter(network, lessons)
     for layer in network.layers:
         if layer.name in constraints.kept:
             freeze(layer.outputs, constraints.kept[layer.name])
     changed = {
         site
         for site, drivers in constraints.drivers.items()
-        if site not in constraints.levels and _tie_drivers(fitter, site, drivers)
+        if site not in constraints.levels and _tie_drivers(network, site, drivers)
     }
-    changed |= {site for site, level in constraints.levels.items() if _hold(fitter, site, level)}
+    changed |= {
+        site for site, level in constraints.levels.items() if _hold(network, site, level, lessons)
+    }
     if constraints.frozen is not None:
         every = (axis for layer in network.layers for axis in (layer.inputs, layer.outputs))
         _freeze(every, constraints.frozen)
     return changed
 
 
-def _tie_drivers(fitter: Fitter, site: Site, drivers: Iterable[Driver]) -> bool:
+def _tie_drivers(network: Network, site: Site, drivers: Iterable[Driver]) -> bool:
     changed = False
-    for forward in fitter.network.passes:
-        places = fitter.lessons.places(forward)
+    for forward in network.passes:
+        places = forward.trace.places
         for driver in drivers:
             before = places.get(driver.site, [])
             for index in places.get(site, []):
@@ -162,11 +163,11 @@ def _tie_drivers(fitter: Fitter, site: Site, drivers: Iterable[Driver]) -> bool:
     return changed
 
 
-def _hold(fitter: Fitter, site: Site, level: int) -> bool:
+def _hold(network: Network, site: Site, level: int, lessons: Lessons) -> bool:
     freezes, reach = DECISIONS[level]
     changed = False
-    for forward in fitter.network.passes:
-        for found in reach(fitter, forward, fitter.lessons.places(forward).get(site, [])):
+    for forward in network.passes:
+        for found in reach(lessons, forward, forward.trace.places.get(site, [])):
             changed |= _freeze(found, _reason(site)) if freezes else _tie(found)
     return changed
 
@@ -207,18 +208,18 @@ def _reason(site: Site) -> str:
     return f"{site.op} in {where} keeps its sizes"
 
 
-def _same_driver(fitter: Fitter, forward: Pass, indices: Sequence[int]) -> Iterator[list[Axis]]:
+def _same_driver(lessons: Lessons, forward: Pass, indices: Sequence[int]) -> Iterator[list[Axis]]:
     """What the attributes that drive an argument of a call drive in the same module."""
     for index in indices:
-        yield fitter.driven_alike(forward, index)
+        yield lessons.driven_alike(forward, index)
 
 
-def _at_call(_: Fitter, forward: Pass, indices: Sequence[int]) -> Iterator[list[Axis]]:
+def _at_call(_: Lessons, forward: Pass, indices: Sequence[int]) -> Iterator[list[Axis]]:
     for index in indices:
         yield list(_axes(forward.readings[index]))
 
 
-def _stated(_: Fitter, forward: Pass, indices: Sequence[int]) -> Iterator[list[Axis]]:
+def _stated(_: Lessons, forward: Pass, indices: Sequence[int]) -> Iterator[list[Axis]]:
     """What the arguments of a call state: the channels that a shortcut is padded by."""
     for index in indices:
         yield list(forward.readings[index].literals.values())
@@ -230,7 +231,7 @@ def _in_modules(depth: int) -> Reach:
     What a module's direct children compute counts as its own: an attention block's projections.
     """
 
-    def reach(_: Fitter, forward: Pass, indices: Sequence[int]) -> Iterator[list[Axis]]:
+    def reach(_: Lessons, forward: Pass, indices: Sequence[int]) -> Iterator[list[Axis]]:
         inside: dict[int | None, list[int]] = {}
         for index, call in enumerate(forward.trace.calls):
             for frame in {call.frame, _parent(forward, call.frame)}:
@@ -242,9 +243,11 @@ def _in_modules(depth: int) -> Reach:
     return reach
 
 
-def _equal_in_module(fitter: Fitter, forward: Pass, indices: Sequence[int]) -> Iterator[list[Axis]]:
+def _equal_in_module(
+    lessons: Lessons, forward: Pass, indices: Sequence[int]
+) -> Iterator[list[Axis]]:
     """Axes in the module that runs a call, by their sizes."""
-    for axes in _in_modules(0)(fitter, forward, indices):
+    for axes in _in_modules(0)(lessons, forward, indices):
         alike: dict[int, list[Axis]] = {}
         for axis in axes:
             alike.setdefault(axis_size(axis), []).append(axis)
@@ -263,8 +266,7 @@ FIRST_FREEZING = next(level for level, (freezes, _) in enumerate(DECISIONS) if f
 
 def _axes(reading: CallReading) -> Iterator[Axis]:
     yield from reading.literals.values()
-    for axes in (*reading.inputs, *reading.outputs):
-        yield from axes
+    yield from reading.axes
 
 
 def _parent(forward: Pass, frame: int) -> int | None:

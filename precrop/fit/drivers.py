@@ -8,13 +8,13 @@ it: where an earlier axis went from 64 to 44, and 64 / 4 is what was asked for i
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from precrop.fit.probing import Literal
-from precrop.fit.sites import Site, frames_around
+from precrop.fit.arguments import Argument, Literal
 from precrop.read.axes import Axis, axis_size
 from precrop.read.network import Network, Pass, Sizes
+from precrop.read.trace import Site
 
-Asked = Mapping[tuple[int, Literal], int]
-"""By call and argument: what the fitted network gave in place of the predicted size."""
+Asked = Mapping[Argument, int]
+"""By argument: what the fitted network gave in place of the predicted size."""
 
 # Modules around a call, from the innermost, whose tensors its code may have at hand.
 REACH = 3
@@ -57,7 +57,7 @@ class Driver:
 
 
 def drivers(
-    network: Network, forward: Pass, index: int, asked: Asked, sizes: Sizes, sites: list[Site]
+    network: Network, forward: Pass, index: int, asked: Asked, sizes: Sizes
 ) -> tuple[Driver, ...]:
     """For every argument that differs the nearest axis that changed as the argument did.
 
@@ -67,28 +67,21 @@ def drivers(
         index: of the first call that does.
         asked: what that call's arguments are.
         sizes: that the network was fitted to.
-        sites: of the pass' calls.
     """
     found = []
-    for (place, literal), value in asked.items():
-        axis = forward.readings[place].literals[literal]
-        before = axis_size(axis)
-        if value in (before, sizes.size(axis)):
+    for argument, value in asked.items():
+        before = axis_size(argument.axis)
+        if value in (before, sizes.size(argument.axis)):
             continue  # it is fixed, or as predicted
-        for exact in (True, False):
-            driver = next(
-                (
-                    Driver(place - index, literal, sites[call], operands, tensor, dim, exact)
-                    for call, operands, tensor, dim, old, new in _around(
-                        network, forward, index, sizes
-                    )
-                    if old != new and _follows(before, value, old, new, exact=exact)
-                ),
-                None,
-            )
-            if driver is not None:
-                found.append(driver)
-                break
+        followed = (
+            (forward.trace.sites[call], *place, exact)
+            for exact in (True, False)
+            for call, place, old, new in _around(network, forward, index, sizes)
+            if old != new and _follows(before, value, old, new, exact=exact)
+        )
+        driver = next(followed, None)
+        if driver is not None:
+            found.append(Driver(argument.index - index, argument.literal, *driver))
     return tuple(found)
 
 
@@ -97,10 +90,9 @@ def are_constants(network: Network, forward: Pass, index: int, asked: Asked, siz
 
     They are as in the original, and no width around that happens to be so, too, can be why.
     """
-    literals = {key: forward.readings[key[0]].literals[key[1]] for key in asked}
-    wrong = {key for key, axis in literals.items() if sizes.size(axis) != asked[key]}
-    stated = {axis_size(literals[key]) for key in wrong}
-    if not wrong or any(axis_size(literals[key]) != asked[key] for key in wrong):
+    wrong = [argument for argument, value in asked.items() if sizes.size(argument.axis) != value]
+    stated = {axis_size(argument.axis) for argument in wrong}
+    if not wrong or any(axis_size(argument.axis) != asked[argument] for argument in wrong):
         return False
     return not any(
         old == new and any(old % before == 0 or before % old == 0 for before in stated)
@@ -119,9 +111,12 @@ def _follows(before: int, after: int, old: int, new: int, *, exact: bool) -> boo
 
 def _around(
     network: Network, forward: Pass, index: int, sizes: Sizes
-) -> Iterator[tuple[int, bool, int, int, int, int]]:
-    """Varying axes of earlier calls in the modules around, the nearest first, with both sizes."""
-    around = {-1, *frames_around(forward.trace, index)[:REACH]}
+) -> Iterator[tuple[int, tuple[bool, int, int], int, int]]:
+    """Varying axes of earlier calls in the modules around, the nearest first, with both sizes.
+
+    An axis is told by the call and by whose it is: the inputs' (or outputs'), of which tensor.
+    """
+    around = {-1, *forward.trace.around(index)[:REACH]}
     frames = forward.trace.frames
     for call in range(index - 1, -1, -1):
         frame = forward.trace.calls[call].frame
@@ -131,6 +126,6 @@ def _around(
         for operands, tensors in ((False, reading.outputs), (True, reading.inputs)):
             for tensor, axes in enumerate(tensors):
                 for dim, axis in enumerate(axes):
-                    old, new = axis_size(axis), sizes.size(axis)
                     if network.varies(axis):
-                        yield call, operands, tensor, dim, old, new
+                        place = operands, tensor, dim
+                        yield call, place, axis_size(axis), sizes.size(axis)

@@ -6,7 +6,7 @@ fail, so they are found by what they equal in the original. Every change is list
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -58,14 +58,12 @@ def _became(network: Network, sizes: Sizes, path: str, value: int) -> int | None
     """
     found: set[int] = set()
     for forward in network.passes:
-        frames = forward.trace.frames
-        for call, reading in zip(forward.trace.calls, forward.readings, strict=True):
-            if call.frame < 0 or frames[call.frame].path != path:
+        for call, reading in forward.pairs:
+            if call.frame < 0 or forward.trace.path(call) != path:
                 continue
             if any(axis_size(axis) == value for axis in reading.literals.values()):
                 return None
-            for axes in (*reading.inputs, *reading.outputs):
-                found.update(sizes.size(axis) for axis in axes if axis_size(axis) == value)
+            found.update(sizes.size(axis) for axis in reading.axes if axis_size(axis) == value)
     return found.pop() if len(found) == 1 else None
 
 
@@ -110,14 +108,9 @@ def _feature_edits(network: Network, sizes: Sizes, path: str, module: nn.Module)
 def _last_axis(network: Network, path: str, size: int) -> Axis | None:
     """The axis of a size in the last output of a module."""
     forward = network.passes[0]
-    pairs = zip(forward.trace.calls, forward.readings, strict=True)
     found: Axis | None = None
-    for call, reading in pairs:
-        inside = forward.trace.frames[call.frame].path if call.frame >= 0 else ""
-        if inside == path or inside.startswith(f"{path}."):
-            found = _axis_of_size(reading.outputs[:1], size) or found
+    for call, reading in forward.pairs:
+        inside = forward.trace.path(call)
+        if reading.outputs and (inside == path or inside.startswith(f"{path}.")):
+            found = next((a for a in reading.outputs[0] if axis_size(a) == size), found)
     return found
-
-
-def _axis_of_size(outputs: Iterable[Iterable[Axis]], size: int) -> Axis | None:
-    return next((axis for axes in outputs for axis in axes if axis_size(axis) == size), None)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from precrop.fit.arguments import Argument, Literal
 from precrop.fit.attributes import (
     childrens_integers,
     holder,
@@ -21,20 +22,16 @@ from precrop.fit.attributes import (
     registered_module,
     set_attribute,
 )
-from precrop.fit.sites import Site, frames_around
 from precrop.modules.copying import submodule
-from precrop.read.network import Pass
-from precrop.read.trace import Call, Operation, Recording, Step, Trace, run
+from precrop.read.network import Network, Pass
+from precrop.read.recording import run
+from precrop.read.trace import Call, Recording, Site, Step, Trace
 from precrop.read.tracer import Tracer
-
-Literal = tuple[str, int | None]
-"""An argument's name and, if it is a list, the position in it."""
 
 # Modules around a call, from the innermost, whose attributes may hold one of its arguments.
 PROBED_DEPTH = 3
 # Changes of a stored integer, in this order: code may divide it by 2, 3, 4, 6 or 8 and round.
 CHANGES = (-24, -12, -8, -6, -4, -2, -1, 2)
-RESHAPES = ("view", "_unsafe_view")
 
 
 @dataclass(frozen=True)
@@ -62,6 +59,17 @@ class Rule:
             return False
         return not self.proportional or self.slopes[self.driver] * stated[self.driver] == size
 
+    def is_of(self, argument: Argument) -> bool:
+        """Whether it was learnt of this argument of the same code."""
+        return self.literal == argument.literal and self.site == argument.site
+
+    def arguments(self, network: Network) -> Iterator[Argument]:
+        """All arguments of a network's passes that it was learnt of."""
+        for forward in network.passes:
+            for index in forward.trace.places.get(self.site, ()):
+                if self.literal in forward.readings[index].literals:
+                    yield Argument(forward, index, self.literal)
+
 
 @dataclass(frozen=True)
 class _Replay:
@@ -85,28 +93,21 @@ class Prober:
     tracer: Tracer
     _replays: dict[tuple[Trace, int], _Replay] = field(default_factory=dict)
 
-    def rule(
-        self, forward: Pass, index: int, site: Site, literal: Literal, known: Sequence[Rule]
-    ) -> Rule | None:
-        """What drives an argument of a call.
-
-        Args:
-            forward: the pass.
-            index: of the call.
-            site: of the call.
-            literal: the argument.
-            known: rules that were found before.
-        """
-        stated = argument(forward.trace.calls[index], literal)
+    def rule(self, argument: Argument, known: Sequence[Rule]) -> Rule | None:
+        """What drives an argument, given the rules that were found before."""
+        forward, stated = argument.forward, argument.stated
         if stated is None:
             return None
-        taken = {rule.driver for rule in known if rule.site == site and rule.literal != literal}
-        for depth, frame in enumerate(frames_around(forward.trace, index)[:PROBED_DEPTH]):
-            if issubclass(forward.trace.frames[frame].kind, torch.jit.ScriptModule):
+        place = argument.site, argument.literal
+        beside = (rule for rule in known if rule.site == argument.site)
+        taken = {rule.driver for rule in beside if not rule.is_of(argument)}
+        for depth, frame in enumerate(forward.trace.around(argument.index)[:PROBED_DEPTH]):
+            kind = forward.trace.frames[frame].kind
+            if issubclass(kind, torch.jit.ScriptModule):
                 continue  # its integers are part of its code
             replay = self._replay(forward, frame)
             stored = dict(integers(replay.module))
-            slopes = self._slopes(replay, forward, index, literal, stored)
+            slopes = self._slopes(replay, argument, stored)
             drivers = [name for name, slope in slopes.items() if slope > 0]
             if drivers:
                 # An attribute that is not taken, then one that the argument is a multiple of, then
@@ -116,40 +117,28 @@ class Prober:
                     key=lambda a: (a not in taken, slopes[a] * stored[a] == stated, stored[a]),
                 )
                 proportional = slopes[driver] * stored[driver] == stated
-                return Rule(site, literal, depth, type(replay.module), driver, slopes, proportional)
-            alone = self._balanced_driver(replay, forward, index, literal, stored, known)
+                return Rule(*place, depth, kind, driver, slopes, proportional)
+            alone = self._balanced_driver(replay, argument, stored, known)
             if alone is not None:
-                slopes = {alone: Fraction(1)}
-                return Rule(site, literal, depth, type(replay.module), alone, slopes, True)
+                return Rule(*place, depth, kind, alone, {alone: Fraction(1)}, True)
             equal = {n: v for n, v in childrens_integers(replay.module) if v == stated}
-            moving = self._slopes(replay, forward, index, literal, equal)
+            moving = self._slopes(replay, argument, equal)
             child = next((name for name, slope in moving.items() if slope == 1), None)
             if child is not None:
-                return Rule(site, literal, depth, type(replay.module), child, moving, True)
+                return Rule(*place, depth, kind, child, moving, True)
         return None
 
     def _slopes(
-        self,
-        replay: _Replay,
-        forward: Pass,
-        index: int,
-        literal: Literal,
-        stored: Mapping[str, int],
+        self, replay: _Replay, argument: Argument, stored: Mapping[str, int]
     ) -> dict[str, Fraction]:
-        """The stored integers that move an argument."""
-        slopes = {}
-        for name, value in stored.items():
-            slope = self._slope(replay, forward, index, literal, name, value)
-            if slope:
-                slopes[name] = slope
-        return slopes
+        """The stored integers that move an argument, and by how much for every one they move."""
+        slopes = {name: self._slope(replay, argument, name, n) for name, n in stored.items()}
+        return {name: slope for name, slope in slopes.items() if slope}
 
     def _balanced_driver(
         self,
         replay: _Replay,
-        forward: Pass,
-        index: int,
-        literal: Literal,
+        argument: Argument,
         stored: Mapping[str, int],
         known: Sequence[Rule],
     ) -> str | None:
@@ -158,16 +147,12 @@ class Prober:
         The sizes of a split must sum to what an earlier view was given: where one of the attributes
         behind that view moves, another one moves against it, so that the view stays as it was.
         """
-        call = forward.trace.calls[index]
-        stated = argument(call, literal)
-        for name, value in stored.items():
-            if value != stated:
-                continue
+        for name in (name for name, value in stored.items() if value == argument.stated):
             for rule in known:
                 if rule.kind is not type(replay.module) or name not in rule.slopes:
                     continue
                 for changed in _counterbalanced(name, rule.slopes, stored):
-                    if self._moved(replay, call, literal, changed) == changed[name]:
+                    if self._moved(replay, argument, changed) == changed[name]:
                         return name
         return None
 
@@ -211,34 +196,29 @@ class Prober:
         self.tracer.run_again(network, forward)
         handle.remove()
         args, kwargs = given[-1]
-        places = [i for i in range(len(trace.calls)) if frame in frames_around(trace, i)]
+        places = [i for i in range(len(trace.calls)) if frame in trace.around(i)]
         return _Replay(module, args, kwargs, places, [trace.calls[i] for i in places])
 
-    def _slope(
-        self, replay: _Replay, forward: Pass, index: int, literal: Literal, name: str, value: int
-    ) -> Fraction | None:
+    def _slope(self, replay: _Replay, argument: Argument, name: str, value: int) -> Fraction | None:
         """By how much an argument moves for every one that a stored integer moves."""
-        call = forward.trace.calls[index]
-        stated = argument(call, literal)
+        stated = argument.stated
         for change in CHANGES:
             if value + change < 1 or stated is None:
                 continue
-            moved = self._moved(replay, call, literal, {name: value + change})
+            moved = self._moved(replay, argument, {name: value + change})
             if moved is not None:
                 return Fraction(moved - stated, change)
         return None
 
-    def _moved(
-        self, replay: _Replay, call: Call, literal: Literal, values: Mapping[str, int]
-    ) -> int | None:
+    def _moved(self, replay: _Replay, argument: Argument, values: Mapping[str, int]) -> int | None:
         """The argument after stored integers were set; None if the call is not reached."""
-        place = next(i for i, other in enumerate(replay.calls) if other is call)
+        place = replay.places.index(argument.index)
         trace = self._run(replay, values, place + 1)
         if _diverged(replay.calls, trace, place):
             return None
-        if len(trace.calls) > place and trace.calls[place].op == call.op:
-            return argument(trace.calls[place], literal)
-        return refused(trace, call, literal)
+        if len(trace.calls) > place and trace.calls[place].op == argument.call.op:
+            return argument.value(trace.calls[place])
+        return argument.refused(trace)
 
     def _run(
         self, replay: _Replay, values: Mapping[str, float], limit: int | None = None
@@ -268,27 +248,7 @@ def _counterbalanced(
                 yield changed
 
 
-def argument(call: Operation, literal: Literal) -> int | None:
-    """The integer argument of a call, if it is one."""
-    name, position = literal
-    value = call.arg(name)
-    if position is not None:
-        listed = isinstance(value, (list, tuple)) and position < len(value)
-        value = value[position] if listed else None
-    if type(value) is not int:
-        return None
-    # A bound counted from the end is negative; its axis is what lies behind it.
-    return abs(value) if name in ("start", "end") else value
-
-
 def _diverged(calls: list[Call], trace: Recording, place: int) -> bool:
     """Whether a trace differs before a call: what was changed drives an earlier one."""
     before = zip(calls[:place], trace.calls[:place], strict=False)
     return any(call.op != other.op or call.shapes != other.shapes for call, other in before)
-
-
-def refused(trace: Recording, call: Call, literal: Literal) -> int | None:
-    """The size that a failing reshape was asked for in place of a view."""
-    if trace.refused is None or call.name not in RESHAPES or literal[1] is None:
-        return None
-    return trace.refused[literal[1]] if len(trace.refused) == len(call.arg("size")) else None

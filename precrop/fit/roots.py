@@ -220,11 +220,9 @@ class _Flow:
 
     def axes(self, frame: int) -> Iterator[Axis]:
         """Axes of what a module's own calls take and make."""
-        pairs = zip(self.calls, self.forward.readings, strict=True)
-        for call, reading in pairs:
+        for call, reading in self.forward.pairs:
             if call.frame == frame:
-                for axes in (*reading.inputs, *reading.outputs):
-                    yield from axes
+                yield from reading.axes
 
     def scales_or_sums(self, frame: int) -> bool:
         """Whether a number of a module's may be of interest."""

@@ -1,5 +1,6 @@
 """Random numbers of one's own: a computation that draws none from the generators of the process."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ def _found(op: Any) -> Any:
     return getattr(op.overloadpacket, variant, None)
 
 
-def drawn(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], generator: Generator) -> Any:
+def drawn(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any], generator: Generator) -> Any:
     """The operation's result; random numbers come from ``generator`` if the call names no other."""
     if op is aten.native_dropout.default:
         return _dropped(*args, generator=generator)

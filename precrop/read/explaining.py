@@ -106,7 +106,7 @@ def _entered(network: Network) -> set[str]:
     weights = set()
     for forward in network.passes:
         data = {value.number for value in forward.trace.inputs}
-        for call, reading in zip(forward.trace.calls, forward.readings, strict=True):
+        for call, reading in forward.pairs:
             if data.isdisjoint(value.number for value in call.inputs):
                 continue
             if reading.weight is None:

@@ -1,7 +1,7 @@
 """What is known of a network's widths, and what was read in one of its calls."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from precrop.modules.names import layer_of
@@ -66,6 +66,12 @@ class CallReading:
     made_of: str | None = None
     mixes: str | None = None
     takes: str | None = None
+
+    @property
+    def axes(self) -> Iterator[Axis]:
+        """All axes of its operands and of what it makes."""
+        for axes in (*self.inputs, *self.outputs):
+            yield from axes
 
 
 @dataclass

@@ -5,7 +5,7 @@ that convolutional networks are made of are answered here where that is certain,
 a cache, and everything else (errors too) by PyTorch itself.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from precrop.read.operations import OfOperations
 
 aten = torch.ops.aten
 
-Shortcut = Callable[[tuple[Any, ...], dict[str, Any]], Any]
+Shortcut = Callable[[Sequence[Any], Mapping[str, Any]], Any]
 
 
 def _is_functional(op: Any) -> bool:
@@ -39,7 +39,7 @@ class MetaKernels:
     def __init__(self) -> None:
         self._known: dict[Any, Any] = {}
 
-    def __call__(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def __call__(self, op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """The operation's result."""
         shortcut, functional = _KINDS.get(op)
         if shortcut is not None and not kwargs:
@@ -81,13 +81,13 @@ def _empty(shape: Sequence[int], x: Tensor) -> Tensor:
     return torch.empty(tuple(shape), dtype=x.dtype, device="meta")
 
 
-def _like_first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _like_first(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """An activation: the input's shape and type."""
     x = args[0]
     return _like(x) if x.is_floating_point() else None
 
 
-def _like_both(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _like_both(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """A sum or product of two tensors of one layout."""
     a, b = args[0], args[1]
     if not isinstance(b, Tensor):
@@ -96,7 +96,7 @@ def _like_both(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return _like(a) if same else None
 
 
-def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _first(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """In place, with nothing or an equally shaped tensor as the other operand."""
     x = args[0]
     if not x.is_floating_point():
@@ -105,7 +105,7 @@ def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return x if all(a.shape == x.shape and a.dtype == x.dtype for a in others) else None
 
 
-def _batch_norm(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _batch_norm(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """``native_batch_norm(input, weight, bias, mean, variance, training, momentum, eps)``."""
     x, vectors, training = args[0], args[1:5], args[5]
     channels = x.shape[1:2]
@@ -118,7 +118,7 @@ def _batch_norm(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return _like(x), _empty(saved, x), _empty(saved, x)
 
 
-def _mean(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _mean(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """``mean(self, dim, keepdim)`` with the axes kept, as in a global pool."""
     x, dims, keep = args[0], args[1], args[2] if len(args) > 2 else False
     if not keep or not dims or not x.is_floating_point():

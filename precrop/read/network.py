@@ -1,6 +1,6 @@
 """A network that has been read: its passes, and sizes at any choice of widths."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
@@ -28,6 +28,7 @@ from precrop.read.modules import share_stated_widths
 from precrop.read.ops import HANDLERS, fallback
 from precrop.read.reader import PassReader
 from precrop.read.tables import Tables
+from precrop.read.trace import Call
 from precrop.read.tracer import Traced, TracedPass, Tracer, trace_passes
 from precrop.read.unused import (
     Unused,
@@ -44,11 +45,16 @@ NOT_CALLED = "no pass calls it"
 SMALL = 0.01
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pass(TracedPass):
     """One forward pass that was followed, and what was read in its calls."""
 
     readings: Sequence[CallReading]
+
+    @property
+    def pairs(self) -> Iterator[tuple[Call, CallReading]]:
+        """Every call with its reading."""
+        return zip(self.trace.calls, self.readings, strict=True)
 
 
 @dataclass(frozen=True)
@@ -264,17 +270,10 @@ def _adopt(network: Network) -> None:
         sizes = widths_of(submodule(network.model, path))
         for forward in network.passes:
             frames = set(frames_that_hold(forward.trace, path))
-            pairs = zip(forward.trace.calls, forward.readings, strict=True)
-            met = [reading for call, reading in pairs if call.frame in frames]
-            axes = (
-                axis
-                for reading in met
-                for tensor in (*reading.inputs, *reading.outputs)
-                for axis in tensor
-                if axis_size(axis) in sizes
-            )
-            for axis in filter(varies, axes):
-                freeze(axis, f"{path} may run on other inputs")
+            for reading in (reading for call, reading in forward.pairs if call.frame in frames):
+                for axis in reading.axes:
+                    if axis_size(axis) in sizes and varies(axis):
+                        freeze(axis, f"{path} may run on other inputs")
 
 
 def _is_routed(network: Network) -> bool:
@@ -308,8 +307,7 @@ def _read_weights(forward: Pass) -> set[str]:
     """Weights of the layers whose output reaches another layer, found from the last call back."""
     needed: set[int] = set()
     weights: set[str] = set()
-    pairs = zip(forward.trace.calls, forward.readings, strict=True)
-    for call, reading in reversed(list(pairs)):
+    for call, reading in reversed([*forward.pairs]):
         reaches = any(value.number in needed for value in call.outputs)
         if reaches and reading.weight is not None:
             weights.add(reading.weight)

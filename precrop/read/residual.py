@@ -43,7 +43,7 @@ class _Search:
         self.makers: dict[int, Call] = {}
         self.users: dict[int, list[Call]] = {}
         self.axes: dict[int, Axes] = {}
-        for call, reading in zip(self.calls, self.forward.readings, strict=True):
+        for call, reading in self.forward.pairs:
             for tensor, axes in zip(call.inputs, reading.inputs, strict=True):
                 self.users.setdefault(tensor.number, []).append(call)
                 self.axes.setdefault(tensor.number, axes)
@@ -166,10 +166,8 @@ class _Search:
 
     def _layer(self, call: Call) -> str | None:
         """The module that makes a call, if it has parameters of its own and no modules inside."""
-        if call.frame < 0:
-            return None
-        path = self.forward.trace.frames[call.frame].path
+        path = self.forward.trace.path(call)
         module = self.modules.get(path)
-        if module is None or any(True for _ in module.children()):
+        if call.frame < 0 or module is None or any(True for _ in module.children()):
             return None
         return path if any(True for _ in module.parameters(recurse=False)) else None

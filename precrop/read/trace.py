@@ -1,34 +1,18 @@
-"""Forward passes seen from below: every ATen call with its arguments, shapes and calling module.
-
-A network runs on meta tensors under a `TorchDispatchMode`, so Python control flow and in-place
-operations are followed as they happen and nothing is computed. A network that needs values
-(a detector's ``nonzero``) runs on real tensors instead.
-"""
+"""What a forward pass was: every ATen call with its arguments, shapes and calling module."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 
-from precrop.modules.apart import apart
-from precrop.modules.hooks import CALL, own_call
 from precrop.modules.names import named_tensors
-from precrop.modules.random import drawn
-from precrop.read.corrected import CorrectedReshapes, Correction
-from precrop.read.meta import MetaKernels
 from precrop.read.operations import OfOperations
-from precrop.read.plain import PlainLayers, plain
-from precrop.read.recurrence import FoldedSteps
 from precrop.read.values import Numbering, Shape, TensorValue, Values
-from precrop.read.within import tensors_within
 
 Answer = bool | int | float
 
@@ -42,22 +26,45 @@ class Frame:
     parent: int
 
 
+@dataclass(frozen=True)
+class Site:
+    """A place in the code: the n-th call of an operation in forward of a class.
+
+    PyTorch's own layers are everywhere, so a call in one of them is placed by the class that has
+    the layer, and the layer's path in it.
+    """
+
+    kind: type[nn.Module] | None
+    layer: str
+    op: str
+    occurrence: int
+
+
+@dataclass(slots=True, eq=False)
 class Operation:
     """One ATen call, in whatever form its tensors are.
 
-    ``name`` is the operation's without namespace, overload and in-place underscore (``add``).
-    ``shapes`` are its outputs' at the time when it returned. ``times`` is how often the network
-    makes it, where one step stands for all (`recurrence`).
+    Attributes:
+        op: the operation.
+        args: its arguments by position.
+        kwargs: its arguments by name.
+        frame: the module's call that makes it; -1 is the network's own code around modules.
+        shapes: its outputs' at the time when it returned.
+        times: how often the network makes it, where one step stands for all (`recurrence`).
+        name: the operation's without namespace, overload and in-place underscore (``add``).
     """
 
-    __slots__ = ()
     op: torch._ops.OpOverload
-    name: str
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
-    frame: int
-    shapes: tuple[Shape, ...]
-    times: int
+    frame: int = -1
+    shapes: tuple[Shape, ...] = ()
+    times: int = 1
+    name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Every call is asked for its name many times."""
+        self.name = base_name(self.op)
 
     def arg(self, name: str, default: Any = None) -> Any:
         """The argument with this name in the operation's schema, or its default there.
@@ -70,43 +77,25 @@ class Operation:
         return self.args[position] if position < len(self.args) else own
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Step(Operation):
     """A call while its pass runs and is compared with others, with the tensors themselves."""
 
-    op: torch._ops.OpOverload
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    frame: int = -1
     outputs: Sequence[Tensor] = ()
-    shapes: tuple[Shape, ...] = ()
     returned: bool = False
-    times: int = 1
-    name: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Every call is asked for its name many times."""
-        self.name = base_name(self.op)
 
     @property
     def inputs(self) -> Iterator[Tensor]:
         """The tensors among the arguments, in order."""
-        return _tensors((*self.args, *self.kwargs.values()))
+        return tensors_among((*self.args, *self.kwargs.values()))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Call(Operation):
     """A call with values in place of tensors; ``inputs`` are those in the arguments, in order."""
 
-    op: torch._ops.OpOverload
-    name: str
-    args: Sequence[Any]
-    kwargs: Mapping[str, Any]
-    frame: int
-    inputs: tuple[TensorValue, ...]
-    outputs: tuple[TensorValue, ...]
-    shapes: tuple[Shape, ...]
-    times: int
+    inputs: tuple[TensorValue, ...] = ()
+    outputs: tuple[TensorValue, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +137,42 @@ class Trace:
         """The module that makes a call; the empty path is the network."""
         return self.frames[call.frame].path if call.frame >= 0 else ""
 
+    def around(self, index: int) -> list[int]:
+        """Module frames around a call, from the innermost."""
+        frames = []
+        frame = self.calls[index].frame
+        while frame >= 0:
+            frames.append(frame)
+            frame = self.frames[frame].parent
+        return frames
+
+    @cached_property
+    def sites(self) -> list[Site]:
+        """The place in the code of every call."""
+        counts = Counter[tuple[int, str]]()
+        found = []
+        for call in self.calls:
+            found.append(Site(*self._owner(call), call.name, counts[call.frame, call.name]))
+            counts[call.frame, call.name] += 1
+        return found
+
+    @cached_property
+    def places(self) -> dict[Site, list[int]]:
+        """The calls of every place in the code, by their index."""
+        found: dict[Site, list[int]] = {}
+        for index, site in enumerate(self.sites):
+            found.setdefault(site, []).append(index)
+        return found
+
+    def _owner(self, call: Call) -> tuple[type[nn.Module] | None, str]:
+        """The class around a call that is not one of PyTorch's, and the path from it."""
+        if call.frame < 0:
+            return None, ""
+        owner = self.frames[call.frame]
+        while owner.kind.__module__.startswith("torch.nn.") and owner.parent >= 0:
+            owner = self.frames[owner.parent]
+        return owner.kind, self.path(call)[len(owner.path) :].lstrip(".")
+
     @property
     def used(self) -> dict[int, str]:
         """The network's tensors that some call takes, with their names."""
@@ -174,8 +199,23 @@ def numbered_call(step: Step, numbering: Numbering) -> Call:
     named = numbering.replaced(step.kwargs.values(), inputs)
     kwargs = dict(zip(step.kwargs, named, strict=True))
     outputs = tuple(map(numbering.made, step.outputs, step.shapes))
-    given = step.op, step.name, args, kwargs, step.frame
-    return Call(*given, tuple(inputs), outputs, step.shapes, step.times)
+    same = step.frame, step.shapes, step.times
+    return Call(step.op, args, kwargs, *same, tuple(inputs), outputs)
+
+
+def _assigned(
+    moved: Sequence[TensorValue], calls: Sequence[Call], values: Values
+) -> dict[int, int]:
+    """The results that are the data of some parameters now, by the parameter."""
+
+    def place(value: TensorValue) -> Any:
+        return values.memories[value.number], values.layouts.get(value.number), value.shape
+
+    if not moved:
+        return {}
+    made = {place(value): value.number for call in reversed(calls) for value in call.outputs}
+    found = {parameter.number: made.get(place(parameter)) for parameter in moved}
+    return {number: result for number, result in found.items() if result is not None}
 
 
 def _name(op: torch._ops.OpOverload) -> str:
@@ -198,324 +238,13 @@ def base_name(op: torch._ops.OpOverload) -> str:
     return _NAMES.get(op)
 
 
-def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+def tensors_among(values: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors among arguments and in lists of them, in order."""
     for value in values:
         if isinstance(value, Tensor):
             yield value
         elif isinstance(value, (list, tuple)):
-            yield from _tensors(value)
-
-
-class _LimitError(Exception):
-    """Ends a trace that was asked to stop after some calls."""
-
-
-class _DifferentError(Exception):
-    """Ends a trace of which no more is wanted than its first difference."""
-
-
-Watch = Callable[[int, Step], bool]
-"""Whether a trace is to end with a call, which has returned; with its index."""
-
-
-class _ReshapeWatch(TorchFunctionMode):
-    """Notes the shape that a failing ``reshape`` or ``unflatten`` was asked for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.refused: Shape | None = None
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        asked = _ASKED.get(function)
-        try:
-            return function(*args, **(kwargs or {}))
-        except RuntimeError:
-            if asked is not None:
-                self.refused = asked(*args, **(kwargs or {}))
-            raise
-
-
-def _reshaped(x: Tensor, *shape: Any) -> Shape:
-    return tuple(shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
-
-
-def _unflattened(x: Tensor, dim: int, sizes: Sequence[int]) -> Shape:
-    dim %= x.dim()
-    return (*x.shape[:dim], *sizes, *x.shape[dim + 1 :])
-
-
-_ASKED: dict[Any, Callable[..., Shape]] = {
-    **dict.fromkeys((Tensor.reshape, torch.reshape), _reshaped),
-    **dict.fromkeys((Tensor.unflatten, torch.unflatten), _unflattened),
-}
-
-
-_SCALAR = torch.ops.aten._local_scalar_dense.default
-
-
-# Lists of more values than this are no answers: an image that other libraries look at.
-MOST_VALUES = 1000
-# What has values of its own, whatever its operands'.
-MAKING = ("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like")
-
-
-def _kind(tensor: Tensor) -> type[Answer]:
-    """The Python type of a tensor's values."""
-    if tensor.dtype == torch.bool:
-        return bool
-    return float if tensor.is_floating_point() else int
-
-
-class _Values(TorchFunctionMode):
-    """Takes values out of tensors one by one: lists and arrays of them would not be seen."""
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if function in _LISTING and isinstance(args[0], Tensor) and args[0].numel() <= MOST_VALUES:
-            values = _listed(args[0])
-            if function is not Tensor.tolist:
-                return np.array(values, dtype=function(args[0].detach(), *args[1:]).dtype)
-            return values
-        return function(*args, **(kwargs or {}))
-
-
-_LISTING = (Tensor.tolist, Tensor.numpy, Tensor.__array__)
-
-
-def _listed(tensor: Tensor) -> Any:
-    return tensor.item() if tensor.dim() == 0 else [_listed(entry) for entry in tensor.unbind(0)]
-
-
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the calls of a pass, and the frames that they are made in."""
-
-    def __init__(
-        self,
-        meta: MetaKernels | None,
-        limit: int | None,
-        given: Sequence[Answer],
-        correction: Correction | None,
-        watch: Watch | None,
-    ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.meta, self.limit, self.given = meta, limit, given
-        self.correction, self.watch = correction, watch
-        self.random = torch.Generator().manual_seed(0)
-        self.calls: list[Step] = []
-        self.frames: list[Frame] = []
-        self.stack = [-1]
-        self.answers: list[Answer] = []
-        self.follows: set[int] = set()
-        """Ids of tensors that follow from inputs or parameters; calls hold the tensors."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Nothing here is ever compiled; keeping PyTorch's compiler off takes time at each call."""
-        return False
-
-    def __torch_dispatch__(
-        self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        parts = plain(op)
-        if parts is not None:
-            with self:
-                return parts(*args, **kwargs)
-        call = Step(op, args, kwargs, self.stack[-1])
-        self.calls.append(call)  # before it runs: a call that raises is the last one
-        if self.limit is not None and len(self.calls) >= self.limit:
-            raise _LimitError
-        index = len(self.calls) - 1
-        if self.correction is None:
-            out = self._run(call)
-        else:
-            out = self.correction.run(index, op, lambda: self._run(call))
-        several = out if isinstance(out, (list, tuple)) else ()
-        call.outputs = [out] if isinstance(out, Tensor) else list(_tensors(several))
-        call.shapes = tuple(tuple(o.shape) for o in call.outputs)
-        call.returned = True
-        if self.meta is None:
-            self._follow(call)
-        if self.watch is not None and self.watch(index, call):
-            raise _DifferentError
-        return out
-
-    def _run(self, call: Step) -> Any:
-        op, args, kwargs = call.op, call.args, call.kwargs
-        if self.meta is None and op is _SCALAR and self._is_answer(args[0]):
-            given = self.given[len(self.answers) :][:1]
-            known = bool(given) and type(given[0]) is _kind(args[0])
-            self.answers.append(given[0] if known else op(*args, **kwargs))
-            return self.answers[-1]
-        if self.meta is None:
-            return drawn(op, args, kwargs, self.random)
-        devices = {tensor.is_meta for tensor in call.inputs}
-        if devices == {True, False}:
-            # A constant made on the CPU in forward meets meta tensors.
-            args, kwargs = tree_map_only(Tensor, lambda t: t.to("meta"), (args, kwargs))
-        if True in devices:
-            return self.meta(op, args, kwargs)
-        return drawn(op, args, kwargs, self.random)
-
-    def _follow(self, call: Step) -> None:
-        making = call.name in MAKING
-        if not making and not self.follows.isdisjoint(map(id, call.inputs)):
-            self.follows.update(map(id, call.outputs))
-
-    def _is_answer(self, tensor: Tensor) -> bool:
-        """Whether a number is one to branch on; a whole one may be a size or place, too."""
-        return _kind(tensor) is not int or id(tensor) in self.follows
-
-
-@contextmanager
-def _module_frames(
-    modules: Mapping[str, nn.Module], frames: list[Frame], stack: list[int]
-) -> Iterator[None]:
-    """Note calls of the network's modules, on these instances: other threads have theirs.
-
-    What is not registered, or made in forward, is part of the module that calls it.
-    """
-    before = [(module, module.__dict__.get(CALL)) for module in modules.values()]
-    for path, module in modules.items():
-        module.__dict__[CALL] = _noted(module, path, frames, stack)
-    try:
-        yield
-    finally:
-        for module, call in before:
-            del module.__dict__[CALL]
-            if call is not None:
-                module.__dict__[CALL] = call
-
-
-def _noted(
-    module: nn.Module, path: str, frames: list[Frame], stack: list[int]
-) -> Callable[..., Any]:
-    """The call of a module, hooks included, that notes its frame."""
-    call, kind = own_call(module), type(module)
-
-    def noted(*args: Any, **kwargs: Any) -> Any:
-        frames.append(Frame(path, kind, stack[-1]))
-        stack.append(len(frames) - 1)
-        try:
-            return call(*args, **kwargs)
-        finally:
-            stack.pop()
-
-    return noted
-
-
-def _plain_layers(
-    parameters: Iterable[Tensor], meta: MetaKernels | None
-) -> PlainLayers | nullcontext[None]:
-    """What a trace needs to see plain layers: on meta tensors nothing is fused."""
-    dtype = next((p.dtype for p in parameters if p.is_floating_point()), torch.float32)
-    layers = PlainLayers(dtype)
-    return nullcontext() if meta is not None and layers.default is None else layers
-
-
-def _recurs(modules: Iterable[nn.Module]) -> bool:
-    return any(isinstance(module, nn.RNNBase) for module in modules)
-
-
-def run(
-    model: nn.Module,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    meta: MetaKernels | None,
-    limit: int | None = None,
-    layers: TorchFunctionMode | None = None,
-    *,
-    fold: bool = False,
-    answers: Sequence[Answer] = (),
-    correction: Correction | None = None,
-    watch: Watch | None = None,
-) -> Recording:
-    """Run ``model(*args, **kwargs)`` and record it; an exception ends the pass and is kept with it.
-
-    The model is a copy that nothing else runs meanwhile; nothing but it is changed for the time.
-
-    ``meta`` is None for a run on real tensors. With a ``limit`` the trace ends when that many calls
-    were made, before the last one runs. ``layers`` says into what operations layers that PyTorch
-    fuses are taken apart; ``fold`` reads the steps of recurrent layers once, on meta tensors.
-    ``answers`` are given where Python asks a tensor for such a value, in order; beyond them the
-    tensors' own values are. A ``correction`` lets the trace go on behind calls that differ; a
-    ``watch`` ends it, without an error.
-    """
-    whole = limit is None and watch is None and correction is None
-    recorder = _Recorder(meta, limit, answers, correction, watch)
-    inputs = tensors_within((args, kwargs))
-    modules = dict(model.named_modules())
-    recorder.follows.update(map(id, (*inputs, *_parameters(modules.values()))))
-    before = _memories(modules.values()) if whole else {}
-    reshapes, outputs, raised = _ReshapeWatch(), list[Tensor](), None
-    try:
-        with (
-            apart(),
-            torch.no_grad(),
-            layers or _plain_layers(_parameters(modules.values()), meta),
-            torch.jit.optimized_execution(False),  # type: ignore[attr-defined]
-            _module_frames(modules, recorder.frames, recorder.stack),
-            reshapes if limit is not None else nullcontext(),
-            FoldedSteps(recorder.calls) if fold and _recurs(modules.values()) else nullcontext(),
-            CorrectedReshapes(correction, recorder.calls) if correction else nullcontext(),
-            _Values() if meta is None else nullcontext(),
-            recorder,
-        ):
-            outputs = tensors_within(model(*args, **kwargs))
-    except _DifferentError:
-        pass
-    except Exception as error:  # whatever the network's own forward raises
-        raised = error
-    moved = [
-        parameter
-        for key, (parameter, memory) in (_memories(modules.values()) if whole else {}).items()
-        if key not in before or before[key][1] is not memory
-    ]
-    return Recording(
-        recorder.calls,
-        recorder.frames,
-        inputs,
-        outputs,
-        raised,
-        reshapes.refused,
-        recorder.answers,
-        moved,
-    )
-
-
-def _parameters(modules: Iterable[nn.Module]) -> Iterator[nn.Parameter]:
-    """The parameters of modules themselves, in order; quicker than asking the whole network."""
-    for module in modules:
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                yield parameter
-
-
-_Memories = dict[int, tuple[nn.Parameter, torch.UntypedStorage]]
-"""Parameters and the memory of their data, by id; both are held, so that they stay apart."""
-
-
-def _memories(modules: Iterable[nn.Module]) -> _Memories:
-    strided = (p for p in _parameters(modules) if p.layout is torch.strided)
-    return {id(parameter): (parameter, parameter.untyped_storage()) for parameter in strided}
-
-
-def _assigned(
-    moved: Sequence[TensorValue], calls: Sequence[Call], values: Values
-) -> dict[int, int]:
-    """The results that are the data of some parameters now, by the parameter."""
-
-    def place(value: TensorValue) -> Any:
-        return values.memories[value.number], values.layouts.get(value.number), value.shape
-
-    if not moved:
-        return {}
-    made = {place(value): value.number for call in reversed(calls) for value in call.outputs}
-    found = {parameter.number: made.get(place(parameter)) for parameter in moved}
-    return {number: result for number, result in found.items() if result is not None}
+            yield from tensors_among(value)
 
 
 # Modules that only scale what passes through them, and only in train mode.

@@ -18,8 +18,9 @@ from precrop.modules.streams import Stream, install, traced_hook
 from precrop.read.corrected import Correction
 from precrop.read.inputs import Inputs
 from precrop.read.meta import MetaKernels
+from precrop.read.recording import Watch, run
 from precrop.read.tables import Tables
-from precrop.read.trace import Answer, Recording, Trace, Watch, numbered, run, same_path
+from precrop.read.trace import Answer, Recording, Trace, numbered, same_path
 from precrop.read.unused import leave_out, other_answers
 
 # Where several values decide what runs, the others are tried all at once, or else so many singly.
@@ -75,7 +76,7 @@ def skeleton(
     return made
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TracedPass:
     """One forward pass as it ran: its mode and its trace."""
 

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 import precrop
 from precrop.fit.constraints import Constraints, constrained
-from precrop.fit.fitting import Lessons
-from precrop.fit.sites import Site
+from precrop.fit.lessons import Lessons
 from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
 from precrop.read.network import read_network
 from precrop.read.reading import Reading
+from precrop.read.trace import Site
 
 SHAPE = (3, 8, 8)
 

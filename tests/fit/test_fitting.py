@@ -9,7 +9,8 @@ from torch import Tensor, nn
 import precrop
 from precrop.errors import PlanError
 from precrop.fit.attributes import apply_edits, get_attribute, integers, set_attribute
-from precrop.fit.fitting import Fitter, Lessons
+from precrop.fit.fitting import Fitter
+from precrop.fit.lessons import Lessons
 from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
 from precrop.read.network import read_network

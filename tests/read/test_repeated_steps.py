@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import precrop
-from precrop.fit.fitting import Fitter, Lessons
+from precrop.fit.fitting import Fitter
+from precrop.fit.lessons import Lessons
 from precrop.read import reader
 from precrop.read.axes import Atom, axis_of, changes, freeze, tie, unify
 from precrop.read.inputs import given

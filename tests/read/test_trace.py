@@ -10,7 +10,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from precrop.read.meta import MetaKernels
-from precrop.read.trace import Recording, run
+from precrop.read.recording import run
+from precrop.read.trace import Recording
 from precrop.read.tracer import skeleton
 from tests.networks import BLOCKS, SHAPE, conv, small
 

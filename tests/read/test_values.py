@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from precrop.read.meta import MetaKernels
-from precrop.read.trace import Recording, Trace, numbered, run
+from precrop.read.recording import run
+from precrop.read.trace import Recording, Trace, numbered
 from precrop.read.tracer import skeleton
 
 

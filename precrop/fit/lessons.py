@@ -1,0 +1,195 @@
+"""What probing one network taught, and what that says of its attributes at other sizes."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from precrop.fit.arguments import Argument, Literal, arguments, differing
+from precrop.fit.attributes import Edit, holder, integers, stated_integers
+from precrop.fit.checks import Checks
+from precrop.fit.drivers import Asked
+from precrop.fit.probing import PROBED_DEPTH, Prober, Rule
+from precrop.fit.roots import Roots
+from precrop.modules.copying import submodule
+from precrop.read.axes import Axis, axis_size
+from precrop.read.network import Network, Pass, Sizes
+from precrop.read.trace import Site
+
+Place = tuple[str, str]
+"""Module path and attribute path."""
+
+
+@dataclass
+class Lessons:
+    """What probing one network taught, however its widths are held: it is only ever added to.
+
+    Attributes:
+        network: as it was read.
+        rules: which attributes drive which arguments.
+        prober: finds rules.
+        roots: attributes that are roots of widths.
+        checks: attributes that code compares with widths.
+    """
+
+    network: Network
+    rules: list[Rule] = field(default_factory=list)
+    prober: Prober = field(init=False)
+    roots: Roots = field(init=False)
+    checks: Checks = field(init=False)
+    _given_up: set[tuple[Site, Literal, int]] = field(default_factory=set)
+    """Arguments that were looked at, with the number of rules known then."""
+
+    def __post_init__(self) -> None:
+        """Probing needs nothing but what runs the network."""
+        self.prober = Prober(self.network.tracer)
+        self.roots, self.checks = Roots(self.prober), Checks(self.prober)
+
+    def rules_at(self, forward: Pass, index: int) -> Iterator[tuple[Rule, Argument]]:
+        """The rules that were learnt of arguments of a call."""
+        for rule in self.rules:
+            if rule.literal in forward.readings[index].literals:
+                argument = Argument(forward, index, rule.literal)
+                if rule.is_of(argument):
+                    yield rule, argument
+
+    def owner(self, rule: Rule, argument: Argument) -> tuple[str, dict[str, int]] | None:
+        """The module whose attributes drive an argument by a rule, and what they say.
+
+        None if the rule does not hold there.
+        """
+        trace = argument.forward.trace
+        frames = trace.around(argument.index)
+        if len(frames) <= rule.depth or trace.frames[frames[rule.depth]].kind is not rule.kind:
+            return None
+        path = trace.frames[frames[rule.depth]].path
+        stated = stated_integers(submodule(self.network.model, path), rule.slopes)
+        return (path, stated) if rule.holds(stated, axis_size(argument.axis)) else None
+
+    def place(self, path: str, attribute: str) -> Place:
+        """Where an attribute is that a rule knows by its path from some module."""
+        child, inside = holder(submodule(self.network.model, path), attribute)
+        return ".".join(filter(None, (path, child))), inside
+
+    def _driving(self, forward: Pass, index: int) -> dict[Place, Axis]:
+        """The arguments of a call by the module and attribute that drives them."""
+        found: dict[Place, Axis] = {}
+        for rule, argument in self.rules_at(forward, index):
+            owner = self.owner(rule, argument)
+            if owner is not None:
+                found[self.place(owner[0], rule.driver)] = argument.axis
+        return found
+
+    def driven_alike(self, forward: Pass, index: int) -> list[Axis]:
+        """Axes of all arguments that share an attribute of a module with one of a call's."""
+        around = dict.fromkeys(argument.index for argument in differing(forward, index))
+        here = {place for call in around for place in self._driving(forward, call)}
+        ruled = {rule.site for rule in self.rules} if here else set()
+        return [
+            axis
+            for call, site in enumerate(forward.trace.sites)
+            if site in ruled
+            for place, axis in self._driving(forward, call).items()
+            if place in here
+        ]
+
+    def corrections(
+        self, asked: Asked, sizes: Sizes, edited: Mapping[Place, Any]
+    ) -> dict[Place, int]:
+        """Attributes whose arguments move with sizes of tensors, too, by what is amiss.
+
+        Of ``width - x.shape[1]`` zeros, a rule tells the part of ``width`` alone.
+        """
+        found: dict[Place, int] = {}
+        for argument, value in asked.items():
+            for rule in filter(lambda rule: rule.is_of(argument), self.rules):
+                owner = self.owner(rule, argument)
+                if owner is None:
+                    continue
+                path, stated = owner
+                key = self.place(path, rule.driver)
+                amiss = (sizes.size(argument.axis) - value) / rule.slopes[rule.driver]
+                if amiss and amiss.denominator == 1:
+                    now = edited.get(key, stated[rule.driver])
+                    found[key] = max(1, now + int(amiss))
+        return found
+
+    def edits(
+        self, network: Network, sizes: Sizes, corrected: Mapping[Place, int]
+    ) -> tuple[list[Edit], set[Place]]:
+        """What the rules set, and all attributes that they know to drive an argument."""
+        edits, driving = dict(corrected), set(corrected)
+        # Of an argument that several attributes drive, the others are known first.
+        for rule in sorted(self.rules, key=lambda rule: len(rule.slopes)):
+            for argument in rule.arguments(network):
+                owner = self.owner(rule, argument)
+                key = owner and self.place(owner[0], rule.driver)
+                if owner is None or key is None or key in edits:
+                    continue
+                driving.add(key)
+                value = self._driver_value(rule, argument, sizes, edits, *owner)
+                if value.denominator == 1 and 1 <= value != owner[1][rule.driver]:
+                    edits[key] = int(value)
+        return [(*place, value) for place, value in edits.items()], driving
+
+    def _driver_value(
+        self,
+        rule: Rule,
+        argument: Argument,
+        sizes: Sizes,
+        edits: Mapping[Place, int],
+        path: str,
+        stated: Mapping[str, int],
+    ) -> Fraction:
+        """What the driver of an argument must be, for the argument to state the new size."""
+        move = Fraction(sizes.size(argument.axis) - axis_size(argument.axis))
+        for attribute, slope in rule.slopes.items():
+            if attribute != rule.driver:
+                now = edits.get(self.place(path, attribute), stated[attribute])
+                move -= slope * (now - stated[attribute])
+        return stated[rule.driver] + move / rule.slopes[rule.driver]
+
+    def learn(self, forward: Pass, index: int, sizes: Sizes) -> bool:
+        """Probe for the attributes behind arguments of a differing call; False if none is found."""
+        found = False
+        for argument in differing(forward, index):
+            if sizes.size(argument.axis) == axis_size(argument.axis):
+                continue
+            rules = [rule for rule in self.rules if rule.is_of(argument)]
+            if not self._is_new(argument, len(rules)):  # more where those before don't hold
+                continue
+            if any(self.owner(rule, argument) for rule in rules):
+                continue
+            rule = self.prober.rule(argument, self.rules)
+            if rule is not None:
+                self.rules.append(rule)
+                self._learn_parts(argument, rule)
+                found = True
+        return found
+
+    def _is_new(self, argument: Argument, rules: int) -> bool:
+        """Whether an argument is looked at for the first time with so many rules."""
+        lesson = (argument.site, argument.literal, rules)
+        new = lesson not in self._given_up
+        self._given_up.add(lesson)
+        return new
+
+    def _learn_parts(self, argument: Argument, rule: Rule) -> None:
+        """Where several attributes drive one argument, learn what each of them drives alone.
+
+        A view of ``2 * key + value`` channels comes before the split that tells key from value.
+        """
+        if len(rule.slopes) < 2:
+            return
+        forward, trace = argument.forward, argument.forward.trace
+        frame = trace.around(argument.index)[rule.depth]
+        stored = dict(integers(submodule(self.network.model, trace.frames[frame].path)))
+        parts = {stored[name] for name in rule.slopes if name in stored}
+        for place in range(argument.index + 1, len(forward.readings)):
+            if frame not in trace.around(place)[:PROBED_DEPTH]:
+                continue
+            for part in arguments(forward, place):
+                if part.stated in parts and self._is_new(part, 0):
+                    other = self.prober.rule(part, self.rules)
+                    if other is not None:
+                        self.rules.append(other)

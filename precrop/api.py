@@ -188,7 +188,7 @@ def plan(
         base_params=totals["params"](choice.structure.units) + network.left_out_params,
         base_macs=totals["macs"](choice.structure.units),
         layers=_layer_plans(choice),
-        frozen={**network.traced.notes, **network.frozen()},
+        frozen={**network.notes, **network.frozen()},
         options={
             "divisor": choice.solution.problem.choices.divisor,
             **({"divisor_asked": "auto"} if len(divisors) > 1 else {}),

@@ -40,13 +40,11 @@ MOVE = 1.25
 
 @dataclass(frozen=True)
 class Root:
-    """An attribute that is proved to be a root: ``gain`` times the size of ``axes`` to ``power``.
+    """What an attribute is proved to be: ``gain`` times the size of ``axes`` to ``power``.
 
     An integer is the width itself, and its root is taken in forward.
     """
 
-    path: str
-    name: str
     axes: tuple[Axis, ...]
     power: float
 
@@ -69,11 +67,10 @@ class Roots:
 
     def edits(self, network: Network, sizes: Sizes) -> Iterator[Edit]:
         """Edits for the roots of widths that change."""
-        for root in [number.root for number in self._numbers(network) if number.root is not None]:
-            before = vars(submodule(network.model, root.path))[root.name]
-            value = root.value(before, sizes)
-            if value != before:
-                yield root.path, root.name, value
+        for number in self._numbers(network):
+            value = number.value if number.root is None else number.root.value(number.value, sizes)
+            if value != number.value:
+                yield number.path, number.name, value
 
     def lookalikes(
         self, network: Network, sizes: Sizes, edited: Set[tuple[str, str]]
@@ -99,46 +96,45 @@ class Roots:
         flow = _Flow(network, forward)
         done = set()
         for index, frame in enumerate(forward.trace.frames):
-            if frame.path in done or not flow.scales_or_sums(index):
+            if frame.path in done or not (index in flow.scalings or index in flow.sums):
                 continue
             done.add(frame.path)
             for name, value in _numbers(submodule(network.model, frame.path)):
                 uses = self._uses(flow, index, name, value)
                 if uses:
-                    root = self._root(flow, uses, frame.path, name, value)
+                    root = self._root(flow, uses, value)
                 else:
-                    root = self._unread(flow, index, frame.path, name, value)
+                    root = self._unread(flow, index, name, value)
                 if uses or root is not None:
                     yield _Number(flow, index, frame.path, name, value, root)
 
     def _uses(self, flow: "_Flow", frame: int, name: str, value: float) -> list[tuple[int, float]]:
         """The scalings of a module that move with an attribute."""
-        scalings = flow.scalings(frame)
+        scalings = flow.scalings.get(frame, [])
         if not any(_relation(factor, value) for _, factor in scalings):
             return []
         return [scalings[index] for index in self._moving(flow, frame, name, value)]
 
-    def _root(
-        self, flow: "_Flow", uses: Sequence[tuple[int, float]], path: str, name: str, value: float
-    ) -> Root | None:
+    def _root(self, flow: "_Flow", uses: Sequence[tuple[int, float]], value: float) -> Root | None:
+        """What an attribute is that these calls scale by, if all of them show the same."""
         proofs = [flow.proof(place, factor) for place, factor in uses]
         shown = [proof for proof in proofs if proof is not None]
         if not shown or len(shown) < len(proofs) or len({_size(axes) for axes, _ in shown}) > 1:
             return None
         (axes, power), factor = shown[0], uses[0][1]
         if type(value) is int:
-            return Root(path, name, axes, 1) if value == _size(axes) else None
+            return Root(axes, 1) if value == _size(axes) else None
         if _close(value**0.5, factor):  # PyTorch's attention scales both factors of the product
             power = 2 * power
         elif _close(1 / value, factor):
             power = -power
         elif not _close(value, factor):
             return None
-        return Root(path, name, axes, power)
+        return Root(axes, power)
 
-    def _unread(self, flow: "_Flow", frame: int, path: str, name: str, value: float) -> Root | None:
+    def _unread(self, flow: "_Flow", frame: int, name: str, value: float) -> Root | None:
         """A number for another way to compute: PyTorch's own attention takes the root by itself."""
-        axes = [axis for axis in flow.sums(frame) if _close(axis_size(axis) ** -0.5, value)]
+        axes = [axis for axis in flow.sums.get(frame, []) if _close(axis_size(axis) ** -0.5, value)]
         if type(value) is int or not axes:
             return None
         key = (flow.forward.trace.frames[frame].kind, name, -1)
@@ -146,11 +142,11 @@ class Roots:
             made = self.prober.rerun(flow.forward, frame, name, value * MOVE)
             same = all(_numbers_of(flow.calls[i]) == _numbers_of(new) for i, new in made.items())
             self._moves[key] = (1,) if made and same else ()
-        return Root(path, name, (axes[0],), -0.5) if self._moves[key] else None
+        return Root((axes[0],), -0.5) if self._moves[key] else None
 
     def _moving(self, flow: "_Flow", frame: int, name: str, value: float) -> tuple[int, ...]:
         """Which of a module's scalings move with an attribute; asked once a class."""
-        places = [place for place, _ in flow.scalings(frame)]
+        places = [place for place, _ in flow.scalings[frame]]
         key = (flow.forward.trace.frames[frame].kind, name, len(places))
         if key not in self._moves:
             other = value + 1 if type(value) is int else value * MOVE
@@ -188,7 +184,8 @@ class _Flow:
         self.calls = forward.trace.calls
 
     @cached_property
-    def _scalings(self) -> dict[int, list[tuple[int, float]]]:
+    def scalings(self) -> dict[int, list[tuple[int, float]]]:
+        """By module frame the calls in it and its children that multiply by a number, and that."""
         found: dict[int, list[tuple[int, float]]] = {}
         frames = self.forward.trace.frames
         for place, call in enumerate(self.calls):
@@ -202,31 +199,20 @@ class _Flow:
                     frame = frames[frame].parent
         return found
 
-    def scalings(self, frame: int) -> list[tuple[int, float]]:
-        """Calls in a module and its children that multiply by a number, and the number."""
-        return self._scalings.get(frame, [])
-
     @cached_property
-    def _sums(self) -> dict[int, list[Axis]]:
+    def sums(self) -> dict[int, list[Axis]]:
+        """By module frame the axes that its own products of two tensors of data sum over."""
         found: dict[int, list[Axis]] = {}
         for place, call in enumerate(self.calls):
             for axis in self._contracted(place):
                 found.setdefault(call.frame, []).append(axis)
         return found
 
-    def sums(self, frame: int) -> list[Axis]:
-        """Axes that a module's own products of two tensors of data sum over."""
-        return self._sums.get(frame, [])
-
     def axes(self, frame: int) -> Iterator[Axis]:
         """Axes of what a module's own calls take and make."""
         for call, reading in self.forward.pairs:
             if call.frame == frame:
                 yield from reading.axes
-
-    def scales_or_sums(self, frame: int) -> bool:
-        """Whether a number of a module's may be of interest."""
-        return frame in self._scalings or frame in self._sums
 
     @cached_property
     def _makers(self) -> dict[int, int]:

@@ -5,6 +5,8 @@ import functools
 import types
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import chain
 from typing import Any
 
 import torch
@@ -193,13 +195,15 @@ def _held(value: Any) -> list[Any]:
 
 
 def _closed_over(function: types.FunctionType) -> list[Any]:
-    held = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    defaults = function.__defaults__ or (), (function.__kwdefaults__ or {}).values()
+    return [*chain(*defaults), *cell_contents(function)]
+
+
+def cell_contents(function: types.FunctionType) -> Iterator[Any]:
+    """The variables around a function that it uses, as far as they are set."""
     for cell in function.__closure__ or ():
-        try:
-            held.append(cell.cell_contents)
-        except ValueError:  # a variable that is not set yet
-            continue
-    return held
+        with suppress(ValueError):
+            yield cell.cell_contents
 
 
 def _reaches_module(function: types.FunctionType) -> bool:

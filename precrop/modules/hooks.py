@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from precrop.modules.copying import held_objects
+from precrop.modules.copying import cell_contents, held_objects
 
 CALL = "_compiled_call_impl"
 """Where an instance of a module keeps what stands for its call, as ``Module.compile`` does."""
@@ -164,11 +164,7 @@ def _wrapping(kind: type) -> Iterator[Any]:
 
 def _outside_values(function: FunctionType) -> Iterator[Any]:
     """What a function looks up outside of itself: variables around it, and global names."""
-    for cell in function.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:  # a variable that is not set yet
-            continue
+    yield from cell_contents(function)
     for name in function.__code__.co_names:
         if name in function.__globals__:
             yield function.__globals__[name]

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-Shape = tuple[int, ...]
+End = Literal["read", "write"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Stream:
     """
 
     path: str
-    end: Literal["read", "write"]
+    end: End
     dim: int
     width: int
     sources: tuple[str, ...] = ()
@@ -44,11 +44,7 @@ class Narrow:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """The module's arguments with the first one narrowed."""
-        return (self.narrowed(args[0]), *args[1:])
-
-    def narrowed(self, x: Tensor) -> Tensor:
-        """The leading channels."""
-        return x.narrow(self.dim, 0, self.size)
+        return (args[0].narrow(self.dim, 0, self.size), *args[1:])
 
 
 @dataclass
@@ -59,12 +55,8 @@ class Pad:
     size: int
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        """The padded output."""
-        return self.padded(output)
-
-    def padded(self, x: Tensor) -> Tensor:
         """The output with zeros behind its channels."""
-        return _padded(x, self.dim, self.size)
+        return _padded(output, self.dim, self.size)
 
 
 @dataclass
@@ -73,10 +65,10 @@ class TracedNarrow(Narrow):
 
     path: str
 
-    def narrowed(self, x: Tensor) -> Tensor:
-        """The leading channels, as a tensor of their own."""
-        made: Tensor = torch.ops.precrop.stream_read(x, self.dim, self.size, self.path)
-        return made
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments, the first one's leading channels as a tensor of their own."""
+        x, *others = args
+        return (torch.ops.precrop.stream_read(x, self.dim, self.size, self.path), *others)
 
 
 @dataclass
@@ -85,9 +77,9 @@ class TracedPad(Pad):
 
     path: str
 
-    def padded(self, x: Tensor) -> Tensor:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """The output with zeros behind its channels."""
-        made: Tensor = torch.ops.precrop.stream_write(x, self.dim, self.size, self.path)
+        made: Tensor = torch.ops.precrop.stream_write(output, self.dim, self.size, self.path)
         return made
 
 
@@ -134,7 +126,8 @@ def _stream_write(x: Tensor, dim: int, size: int, path: str) -> Tensor:
     return _padded(x, dim, size).clone()
 
 
-def _resized(x: Tensor, dim: int, size: int) -> Tensor:
+def resized(x: Tensor, dim: int, size: int) -> Tensor:
+    """An empty tensor with another size along one axis."""
     return x.new_empty([size if axis == dim else n for axis, n in enumerate(x.shape)])
 
 
@@ -143,9 +136,9 @@ def _narrowed(x: Tensor, dim: int, size: int, path: str) -> Tensor:
     # What a built network would fail on must fail here, where only sizes are known.
     if size > x.shape[dim]:
         raise RuntimeError(f"{path} reads {size} of {x.shape[dim]} channels")
-    return _resized(x, dim, size)
+    return resized(x, dim, size)
 
 
 @_stream_write.register_fake
 def _widened(x: Tensor, dim: int, size: int, path: str) -> Tensor:
-    return _resized(x, dim, size)
+    return resized(x, dim, size)

@@ -32,13 +32,13 @@ class Example:
 
     Attributes:
         shape: of the tensor as it was given.
-        dtype: of it.
+        dtype: of it; None stands for the network's own floating type.
         batch: its batch axis; None where it has none.
         values: the tensor itself, on the CPU, or the one number that it is filled with.
     """
 
     shape: tuple[int, ...]
-    dtype: torch.dtype
+    dtype: torch.dtype | None
     batch: int | None
     values: Tensor | complex
 
@@ -50,11 +50,17 @@ class Example:
             values = tensor.detach().to("cpu", copy=True)
         return cls(tuple(tensor.shape), tensor.dtype, None, values)
 
-    def make(self, batch: int, device: str) -> Tensor:
-        """A tensor of ``batch`` inputs, repeated from those that there are."""
+    def make(self, batch: int, device: str, dtype: torch.dtype) -> Tensor:
+        """A tensor of ``batch`` inputs, repeated from those that there are.
+
+        Args:
+            batch: how many.
+            device: where.
+            dtype: the network's own floating type.
+        """
         tensor = self.values
         if not isinstance(tensor, Tensor):
-            tensor = torch.full(self.shape, tensor, dtype=self.dtype, device=device)
+            tensor = torch.full(self.shape, tensor, dtype=self.dtype or dtype, device=device)
         if self.batch is not None:
             rows = torch.arange(batch) % self.shape[self.batch]
             tensor = tensor.index_select(self.batch, rows.to(tensor.device))

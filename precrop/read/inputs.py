@@ -38,10 +38,11 @@ def _is_shape(value: Any) -> bool:
     return isinstance(value, Sequence) and bool(value) and all(map(_integer, value))
 
 
-def _checked(shape: Any) -> tuple[int, ...]:
+def _of_shape(shape: Any) -> Example:
+    """Ones of the network's own floating type."""
     if not _is_shape(shape) or any(n < 1 for n in shape) or prod(map(int, shape)) > LARGEST:
         raise _no_shape(shape)
-    return tuple(map(int, shape))
+    return Example((1, *map(int, shape)), None, 0, 1)
 
 
 def _no_shape(value: Any) -> PrecropError:
@@ -53,13 +54,13 @@ def _no_shape(value: Any) -> PrecropError:
 
 
 def _shapes(value: Any, whole: Any) -> Any:
-    """Shapes within lists and dicts, checked. One that is empty is a number for every input."""
+    """Inputs of shapes within lists and dicts. One that is empty is a number for every input."""
     if isinstance(value, Mapping) and value:
         return {str(name): _shapes(one, whole) for name, one in value.items()}
     if isinstance(value, tuple) and not value:
-        return ()
+        return Example((1,), None, 0, 1)
     if isinstance(value, Sequence) and not isinstance(value, str) and value:
-        return _checked(value) if _is_shape(value) else [_shapes(one, whole) for one in value]
+        return _of_shape(value) if _is_shape(value) else [_shapes(one, whole) for one in value]
     raise _no_shape(whole)
 
 
@@ -128,7 +129,7 @@ class Inputs:
         if isinstance(shape, Mapping) and shape:
             self.kwargs = _shapes(shape, shape)
         elif _is_shape(shape) or not isinstance(shape, Sequence) or isinstance(shape, str):
-            self.args = [_checked(shape)]
+            self.args = [_of_shape(shape)]
         elif not shape:
             raise _no_shape(shape)
         else:
@@ -202,11 +203,9 @@ class Inputs:
             args = tuple(map(recorded, self.args))
             named = {name: recorded(one) for name, one in self.kwargs.items()}
             return {_EXAMPLE: {"args": args, "kwargs": named}}
-        if self.kwargs:
-            return {name: _listed(shape) for name, shape in self.kwargs.items()}
-        if len(self.args) == 1 and isinstance(self.args[0], tuple) and self.args[0]:
-            return list(self.args[0])
-        return [_listed(shape) for shape in self.args]
+        shapes = mapped(self.kwargs or self.args, lambda example: [*example.shape[1:]])
+        alone = not self.kwargs and len(shapes) == 1 and isinstance(self.args[0], Example)
+        return shapes[0] if alone and shapes[0] else shapes
 
     def _read(self, spec: Any) -> None:
         """Take what `spec` recorded."""
@@ -221,10 +220,7 @@ class Inputs:
     @property
     def text(self) -> str:
         """The shapes for a message."""
-        if self.examples:
-            shapes = [e.shape for e in self._tensors()]
-        else:
-            shapes = list(_each_shape([*self.args, *self.kwargs.values()]))
+        shapes = [e.shape if self.examples else e.shape[1:] for e in self._tensors()]
         return ", ".join("x".join(map(str, shape)) or "a number" for shape in shapes) or "no tensor"
 
     def make(self, batch: int, model: nn.Module, device: str) -> tuple[list[Any], dict[str, Any]]:
@@ -236,30 +232,21 @@ class Inputs:
         dtypes = (p.dtype for p in model.parameters() if p.is_floating_point())
         dtype = next(dtypes, torch.float32)
 
-        def tensor(leaf: Any) -> Any:
+        def made(leaf: Any) -> Any:
             if isinstance(leaf, Example):
-                return leaf.make(batch, device)
+                return leaf.make(batch, device, dtype)
             return copy.copy(leaf)
 
-        def made(value: Any) -> Any:
-            if self.examples:
-                return mapped(value, tensor)
-            if isinstance(value, tuple):
-                return torch.ones((batch, *value), dtype=dtype, device=device)
-            if isinstance(value, Mapping):
-                return {name: made(one) for name, one in value.items()}
-            return [made(one) for one in value]
-
         try:
-            return [made(one) for one in self.args], {k: made(v) for k, v in self.kwargs.items()}
+            args: list[Any] = mapped(self.args, made)
+            return args, mapped(self.kwargs, made)
         except RuntimeError as error:  # of the allocators, where nothing else can fail
             raise PrecropError(f"no memory for inputs of {self.text} at batch {batch}") from error
 
     def without_first(self) -> "Inputs | None":
         """The same shape without its first size, which may be a batch's; None of several inputs."""
-        if self.examples or self.kwargs or len(self.args) != 1 or len(self.args[0]) < 2:
-            return None
-        return Inputs(self.args[0][1:]) if isinstance(self.args[0], tuple) else None
+        shape = () if self.examples or self.kwargs or len(self.args) != 1 else self.spec
+        return Inputs(shape[1:]) if len(shape) > 1 and _is_shape(shape) else None
 
 
 def _has_tensors(value: Any) -> bool:
@@ -294,18 +281,3 @@ def _takes(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
     except ValueError:  # no signature, as of what is written in C
         return True
     return True
-
-
-def _each_shape(value: Any) -> Iterator[tuple[int, ...]]:
-    if isinstance(value, tuple):
-        yield value
-    else:
-        for one in value.values() if isinstance(value, Mapping) else value:
-            yield from _each_shape(one)
-
-
-def _listed(shape: Any) -> Any:
-    """Shapes within lists and dicts; each shape as a list."""
-    if isinstance(shape, Mapping):
-        return {name: _listed(one) for name, one in shape.items()}
-    return list(shape) if isinstance(shape, tuple) else [_listed(one) for one in shape]

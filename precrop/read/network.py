@@ -86,11 +86,10 @@ class Sizes:
 
 
 @dataclass(frozen=True, eq=False)
-class Network:
+class Network(Traced):
     """A network's forward passes, read. It is made by `read_network` and never changed.
 
     Attributes:
-        traced: the passes as they ran.
         unused: what no pass called.
         known: the axes of parameters and buffers, and the layers.
         passes: with what was read in them.
@@ -98,17 +97,11 @@ class Network:
         fixed: widths that could vary but have no place in a program, and why.
     """
 
-    traced: Traced
     unused: Unused
     known: Known
     passes: tuple[Pass, ...]
     beside: Pass | None = None
     fixed: Mapping[Tie, str] = field(default_factory=dict)
-
-    @property
-    def tracer(self) -> Tracer:
-        """What runs skeletons of the network."""
-        return self.traced.tracer
 
     @property
     def model(self) -> nn.Module:
@@ -146,7 +139,7 @@ class Network:
 
         On meta tensors there are no values that could decide it.
         """
-        return not self.tracer.real and "train mode" not in self.traced.notes
+        return not self.tracer.real and "train mode" not in self.notes
 
     def varies(self, axis: Axis) -> bool:
         """Whether some width that programs can choose changes the axis."""
@@ -248,7 +241,7 @@ def _follow(traced: Traced, scale_groups: bool, unused: Unused) -> Network:
     share_stated_widths(known, traced.skeleton, called)
     passes = tuple(followed(known, run) for run in traced.runs)
     known.count(passes[0].readings)
-    network = Network(traced, unused, known, passes)
+    network = Network(**vars(traced), unused=unused, known=known, passes=passes)
     _adopt(network)
     return network
 
@@ -278,10 +271,10 @@ def _adopt(network: Network) -> None:
 
 def _is_routed(network: Network) -> bool:
     """Whether values decide what runs."""
-    made = network.traced.skeleton
+    made = network.skeleton
     buffers = {*held_tensors(made), *dict(made.named_buffers())}
     return network.tracer.real and any(
-        decided_by_values(run.trace, buffers) for run in network.traced.runs
+        decided_by_values(run.trace, buffers) for run in network.runs
     )
 
 
@@ -293,7 +286,7 @@ def _not_missed(network: Network, paths: Sequence[str]) -> tuple[str, ...]:
 
 
 def _same_without(network: Network, paths: Iterable[str]) -> bool:
-    for run in network.traced.runs:
+    for run in network.runs:
         made = network.tracer.replica()
         leave_out(made, paths)
         trace = network.tracer.run_again(made, run)

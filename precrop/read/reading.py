@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,16 +12,6 @@ from precrop.modules.hooks import unwrapped
 from precrop.read.inputs import check_network, given
 from precrop.read.network import Network, read_network
 from precrop.read.residual import find_streams
-
-
-@dataclass(frozen=True)
-class _How:
-    """What changes how a network is read."""
-
-    own_widths: bool
-    scale_groups: bool
-    fold: bool
-    drop_unused: bool
 
 
 class Reading:
@@ -56,7 +45,7 @@ class Reading:
         check_network(model)
         self.model = unwrapped(model)
         self.inputs = given(self.model, input_shape, example_inputs, example_kwargs)
-        self._networks: dict[_How, Network] = {}
+        self._networks: dict[tuple[bool, ...], Network] = {}
         self._lock = threading.Lock()
 
     @uncollected
@@ -72,22 +61,19 @@ class Reading:
             fold: as for `read_network`.
             drop_unused: modules that no pass calls are left out.
         """
-        how = _How(own_widths, scale_groups, fold, drop_unused)
-        with self._lock:
-            if how not in self._networks:
-                self._networks[how] = self._read(how)
-            return self._networks[how]
-
-    def _read(self, how: _How) -> Network:
-        """Read it; once more with hooks where layers at its streams get widths of their own."""
+        how = own_widths, scale_groups, fold, drop_unused
         read = partial(
             read_network,
             self.model,
             self.inputs,
-            scale_groups=how.scale_groups,
-            fold=how.fold,
-            drop_unused=how.drop_unused,
+            scale_groups=scale_groups,
+            fold=fold,
+            drop_unused=drop_unused,
         )
-        network = read()
-        streams = find_streams(network) if how.own_widths else []
-        return read(streams=streams) if streams else network
+        with self._lock:
+            if how not in self._networks:
+                network = read()
+                streams = find_streams(network) if own_widths else []
+                # Once more, with hooks where their layers get widths of their own.
+                self._networks[how] = read(streams=streams) if streams else network
+            return self._networks[how]

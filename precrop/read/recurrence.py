@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from precrop.modules.streams import resized
+
 RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 # Fewer steps than this are no fewer calls when they are folded.
 LEAST_STEPS = 3
@@ -61,10 +63,6 @@ def _is_padded(args: tuple[Any, ...]) -> bool:
     return len(args) > 3 and type(args[3]) is bool
 
 
-def _resized(x: Tensor, dim: int, size: int) -> Tensor:
-    return x.new_empty([size if axis == dim else n for axis, n in enumerate(x.shape)])
-
-
 @torch.library.custom_op("precrop::one_step", mutates_args=())
 def _one_step(x: Tensor, dim: int) -> Tensor:
     return x.narrow(dim, 0, 1).clone()
@@ -77,9 +75,9 @@ def _all_steps(x: Tensor, dim: int, steps: int) -> Tensor:
 
 @_one_step.register_fake
 def _one_step_sizes(x: Tensor, dim: int) -> Tensor:
-    return _resized(x, dim, 1)
+    return resized(x, dim, 1)
 
 
 @_all_steps.register_fake
 def _all_steps_sizes(x: Tensor, dim: int, steps: int) -> Tensor:
-    return _resized(x, dim, steps)
+    return resized(x, dim, steps)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from precrop.modules.streams import Stream
+from precrop.modules.streams import End, Stream
 from precrop.read.axes import Axis, resolve, varies
 from precrop.read.known import Axes
 from precrop.read.network import Network, Pass
@@ -25,10 +25,16 @@ def find_streams(network: Network) -> list[Stream]:
 
 @dataclass
 class _Found:
-    """One stream: the ends of layers, its tensors by number, and calls that make it otherwise."""
+    """One stream.
 
-    ends: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
-    tensors: dict[int, int] = field(default_factory=dict)
+    Attributes:
+        ends: by the path of a layer and whether it reads or writes: the channel axis, the width.
+        tensors: numbers of its tensors.
+        origins: calls of no layer that make it.
+    """
+
+    ends: dict[tuple[str, End], tuple[int, int]] = field(default_factory=dict)
+    tensors: set[int] = field(default_factory=set)
     origins: list[Call] = field(default_factory=list)
 
 
@@ -59,13 +65,8 @@ class _Search:
         order = {path: index for index, path in enumerate(map(self._layer, self.calls))}
         found = {key: place for stream in streams for key, place in stream.ends.items()}
         for path, end in sorted(found, key=lambda key: (order[key[0]], key[1])):
-            dim, width = found[path, end]
-            if end == "read":
-                known = sources.get(path, set())
-                before = () if "" in known else tuple(sorted(known))
-                yield Stream(path, "read", dim, width, before)
-            else:
-                yield Stream(path, "write", dim, width)
+            known = sources.get(path, set()) if end == "read" else set()
+            yield Stream(path, end, *found[path, end], () if "" in known else tuple(sorted(known)))
 
     def _streams(self) -> list[_Found]:
         streams: list[_Found] = []
@@ -105,7 +106,7 @@ class _Search:
             tensor, dim = pending.pop()
             if tensor.number in found.tensors:
                 continue
-            found.tensors[tensor.number] = dim
+            found.tensors.add(tensor.number)
             place = dim, tensor.shape[dim]
             maker = self.makers.get(tensor.number)
             if maker is not None:

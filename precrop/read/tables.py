@@ -22,7 +22,6 @@ another thread draws meanwhile is drawn again afterwards. Those of PyTorch do no
 module: a trace has its own.
 """
 
-import functools
 import gc
 import random
 import sys
@@ -37,24 +36,25 @@ from collections.abc import (
     MutableSet,
     Sequence,
 )
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from types import CodeType, FunctionType, MethodType, ModuleType
-from typing import Any, TypeVar
-from weakref import WeakKeyDictionary, WeakSet
+from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 from torch import Tensor, nn
 
+from precrop.modules.copying import cell_contents
+
 _LEFT_OUT = {"torch", "numpy", "builtins", "precrop", *sys.stdlib_module_names} - {"__main__"}
 _CONTAINERS = (MutableMapping, MutableSequence, MutableSet)
-_CACHED = type(functools.lru_cache(len))
+_CACHED = type(lru_cache(len))
 _NOTHING = object()
 _DEEPEST = 4
 
 _ONE_AT_A_TIME = threading.RLock()
-
-_T = TypeVar("_T")
 
 
 def _is_container(value: object) -> bool:
@@ -62,7 +62,7 @@ def _is_container(value: object) -> bool:
     return _is_kind_of_container(kind)
 
 
-@functools.lru_cache(maxsize=4096)
+@lru_cache(maxsize=4096)
 def _is_kind_of_container(kind: type) -> bool:
     """Remembered by type, since it is asked of every attribute of every class before each pass."""
     return issubclass(kind, _CONTAINERS)
@@ -70,7 +70,7 @@ def _is_kind_of_container(kind: type) -> bool:
 
 @dataclass
 class _Reached:
-    """What the code of a class reaches: containers, namespaces with names that are set, caches."""
+    """What code reaches: containers, namespaces with names that are set, classes, caches."""
 
     containers: list[Any] = field(default_factory=list)
     names: list[tuple[dict[str, Any], str]] = field(default_factory=list)
@@ -78,8 +78,30 @@ class _Reached:
     caches: list[Any] = field(default_factory=list)
     draws: bool = False
 
+    @property
+    def any(self) -> bool:
+        """Whether there may be a table, beside attributes of classes that code may set."""
+        inside = [(name, value) for kind in self.classes for name, value in vars(kind).items()]
+        tables = any(_is_container(value) and name[:2] != "__" for name, value in inside)
+        return tables or any((self.containers, self.names, self.caches, self.draws))
 
-_KNOWN: WeakKeyDictionary[type, _Reached] = WeakKeyDictionary()
+    def backs(self) -> Iterator[Callable[[], bool]]:
+        """What gives back all that a pass leaves there; each tells whether anything was."""
+        inside = (value for kind in self.classes for value in vars(kind).values())
+        for container in (*self.containers, *filter(_is_container, inside)):
+            for part in _tables(container, _DEEPEST):
+                if isinstance(part, MutableMapping):
+                    yield _entries_back(partial(dict, part), part.__setitem__, part.__delitem__)
+                else:
+                    yield _container_back(part)
+        for space, name in self.names:
+            yield _entries_back(partial(_entry, space, name), space.__setitem__, space.__delitem__)
+        for kind in self.classes:
+            yield _entries_back(partial(vars, kind), partial(setattr, kind), partial(delattr, kind))
+        for cache in self.caches:
+            yield _cache_back(cache)
+
+
 _KEEPING: WeakSet[type] = WeakSet()
 
 
@@ -94,83 +116,33 @@ class Tables:
     def __init__(self, model: nn.Module) -> None:
         self._kind = type(model)
         modules = list(model.modules())
-        kinds = {kind: None for module in modules for kind in type(module).__mro__}
-        reached = [_reached(kind) for kind in kinds if _is_looked_at(kind)]
+        kinds = {kind for module in modules for kind in type(module).__mro__ if _is_looked_at(kind)}
         held = [value for module in modules for value in vars(module).values()]
         code = [value for value in held if callable(value) and not isinstance(value, nn.Module)]
-        if code:
-            reached.append(_Search().run(code))
-        self._reached = _together(reached)
+        self._reached = [_reached(frozenset(kinds)), _Search().run(code)]
         self.kept = self._kind in _KEEPING
-        self.draws = self._reached.draws
-        self._any = _has_any(self._reached)
+        self.draws = any(reached.draws for reached in self._reached)
 
     @contextmanager
     def lent(self) -> Iterator[None]:
         """Give back what is changed meanwhile."""
-        alone = _ONE_AT_A_TIME if self._any else nullcontext()
+        alone = _ONE_AT_A_TIME if any(reached.any for reached in self._reached) else nullcontext()
         with alone, self._given_back(), _seeded() if self.draws else nullcontext():
             if self.kept:
-                for cache in self._reached.caches:
+                for cache in (cache for reached in self._reached for cache in reached.caches):
                     cache.cache_clear()
             yield
 
     @contextmanager
     def _given_back(self) -> Iterator[None]:
-        backs = [*self._backs()]
-        sizes = {id(cache): cache.cache_info().currsize for cache in self._reached.caches}
+        backs = [back for reached in self._reached for back in reached.backs()]
         try:
             yield
         finally:
             changed = [back() for back in backs]
-            for cache in self._reached.caches:
-                if cache.cache_info().currsize != sizes[id(cache)] and _holds_tensors(cache):
-                    cache.cache_clear()
-                    changed.append(True)
             if any(changed):
                 self.kept = True
                 _KEEPING.add(self._kind)
-
-    def _backs(self) -> Iterator[Callable[[], bool]]:
-        containers = [
-            value
-            for kind in self._reached.classes
-            for value in vars(kind).values()
-            if _is_container(value)
-        ]
-        for container in (*self._reached.containers, *containers):
-            yield from (_container_back(part) for part in _tables(container, _DEEPEST))
-        for namespace, name in self._reached.names:
-            yield _name_back(namespace, name)
-        for kind in self._reached.classes:
-            yield _class_back(kind)
-
-
-def _together(parts: Sequence[_Reached]) -> _Reached:
-    """What several classes reach, each once: those of one package share most of it."""
-    return _Reached(
-        _once(value for part in parts for value in part.containers),
-        [
-            *{
-                (id(space), name): (space, name) for part in parts for space, name in part.names
-            }.values()
-        ],
-        _once(value for part in parts for value in part.classes),
-        _once(value for part in parts for value in part.caches),
-        any(part.draws for part in parts),
-    )
-
-
-def _once(values: Iterable[_T]) -> list[_T]:
-    """Objects without those that were there before, by identity."""
-    return [*{id(value): value for value in values}.values()]
-
-
-def _has_any(reached: _Reached) -> bool:
-    """Whether code reaches what may be a table, beside attributes of classes that it may set."""
-    inside = [(name, value) for kind in reached.classes for name, value in vars(kind).items()]
-    tables = any(_is_container(value) and name[:2] != "__" for name, value in inside)
-    return tables or any((reached.containers, reached.names, reached.caches, reached.draws))
 
 
 @contextmanager
@@ -217,8 +189,6 @@ def _tables(container: Any, depth: int) -> Iterator[Any]:
 
 
 def _container_back(container: Any) -> Callable[[], bool]:
-    if isinstance(container, MutableMapping):
-        return _mapping_back(container)
     before = list(container)
     known = set(map(id, before))
 
@@ -233,53 +203,42 @@ def _container_back(container: Any) -> Callable[[], bool]:
     return back
 
 
-def _mapping_back(mapping: MutableMapping[Any, Any]) -> Callable[[], bool]:
-    before = dict(mapping)
+def _entries_back(
+    look: Callable[[], Mapping[Any, Any]], put: Callable[..., Any], drop: Callable[..., Any]
+) -> Callable[[], bool]:
+    """What gives back entries that are set anew to something with tensors, and no others."""
+    before = dict(look())
 
     def back() -> bool:
-        changed = _new(before, dict(mapping))
+        now = dict(look())
+        anew = [name for name, value in now.items() if before.get(name, _NOTHING) is not value]
+        changed = [name for name in anew if _has_tensors(now[name])]
         for name in changed:
             if name in before:
-                mapping[name] = before[name]
+                put(name, before[name])
             else:
-                mapping.pop(name, None)
+                with suppress(KeyError, AttributeError):  # another thread may have dropped it
+                    drop(name)
         return bool(changed)
 
     return back
 
 
-def _name_back(namespace: dict[str, Any], name: str) -> Callable[[], bool]:
-    before = namespace.get(name)
+def _entry(space: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A variable by its name; None stands for one that is not set."""
+    return {name: space.get(name)}
+
+
+def _cache_back(cache: Any) -> Callable[[], bool]:
+    before = cache.cache_info().currsize
 
     def back() -> bool:
-        value = namespace.get(name)
-        if value is before or not _has_tensors(value):
-            return False
-        namespace[name] = before
-        return True
+        changed = cache.cache_info().currsize != before and _holds_tensors(cache)
+        if changed:
+            cache.cache_clear()
+        return changed
 
     return back
-
-
-def _class_back(kind: type) -> Callable[[], bool]:
-    before = dict(vars(kind))
-
-    def back() -> bool:
-        changed = _new(before, vars(kind))
-        for name in changed:
-            if name in before:
-                setattr(kind, name, before[name])
-            else:
-                delattr(kind, name)
-        return bool(changed)
-
-    return back
-
-
-def _new(before: Mapping[Any, Any], now: Mapping[Any, Any]) -> list[Any]:
-    """What is set anew to something with tensors; counters and logs are left as they are."""
-    changed = [name for name, value in now.items() if before.get(name, _NOTHING) is not value]
-    return [name for name in changed if _has_tensors(now[name])]
 
 
 def _has_tensors(value: Any, depth: int = _DEEPEST) -> bool:
@@ -313,11 +272,10 @@ def _is_looked_at(value: Any) -> bool:
     return isinstance(name, str) and name.partition(".")[0] not in _LEFT_OUT
 
 
-def _reached(kind: type) -> _Reached:
-    known = _KNOWN.get(kind)
-    if known is None:
-        known = _KNOWN[kind] = _Search().run([kind])
-    return known
+@lru_cache(maxsize=64)
+def _reached(kinds: frozenset[type]) -> _Reached:
+    """What the code of a network's classes reaches; its names are followed once."""
+    return _Search().run(kinds)
 
 
 class _Search:
@@ -328,7 +286,7 @@ class _Search:
         self.seen: dict[int, Any] = {}
         self.stack: list[Any] = []
 
-    def run(self, roots: Sequence[Any]) -> _Reached:
+    def run(self, roots: Iterable[Any]) -> _Reached:
         """Find all that some code, or that of some classes, reaches."""
         self.stack += roots
         while self.stack:
@@ -348,7 +306,7 @@ class _Search:
                 self.stack.append(value.__wrapped__)
         elif isinstance(value, (staticmethod, classmethod, MethodType)):
             self.stack.append(value.__func__)
-        elif isinstance(value, functools.partial):
+        elif isinstance(value, partial):
             self.stack += [value.func, *value.args, *value.keywords.values()]
         elif isinstance(value, property):
             self.stack += [value.fget, value.fset]
@@ -361,11 +319,7 @@ class _Search:
     def _function(self, function: FunctionType) -> None:
         self.stack += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
         self.stack += vars(function).values()
-        for cell in function.__closure__ or ():
-            try:
-                self.stack.append(cell.cell_contents)
-            except ValueError:  # a variable that is not set yet
-                continue
+        self.stack += cell_contents(function)
         self._code(function.__code__, function.__globals__)
 
     def _code(self, code: CodeType, names: dict[str, Any]) -> None:

@@ -252,7 +252,7 @@ def _failing(tracer: Tracer, error: Exception) -> PrecropError:
     if shorter is not None:
         tracer = replace(tracer, inputs=shorter, real=False)
         if tracer.run(tracer.replica(), training=False).error is None:
-            (shape,) = shorter.args
+            shape = tuple(shorter.spec)
             return PrecropError(f"write the shape without the batch, {shape}: {text}")
     if not tracer.inputs.examples and _WHOLE.search(str(error)):
         return PrecropError(f"{text}; example_inputs= takes tensors of any type")
@@ -269,27 +269,22 @@ def _batched(tracer: Tracer) -> Inputs:
     for inputs in tracer.inputs.batched():
         for real in (False, True) if inputs.has_batch else ():
             tried = replace(tracer, inputs=inputs, real=real)
-            works = [_work(tried, batch) for batch in _TRIED]
-            done = [work for work in works if work is not None]
-            if len(done) == len(works):
-                if _is_linear(done):
+            works = [*filter(None, (_work(tried, batch) for batch in _TRIED))]
+            if len(works) == len(_TRIED):
+                if _is_linear(works):
                     return inputs
                 break
     return inputs
 
 
-@dataclass(frozen=True)
-class _Work:
-    """The operations of a pass, and how many numbers they make."""
-
-    ops: list[torch._ops.OpOverload]
-    numbers: int
+_Work = tuple[list[torch._ops.OpOverload], int]
+"""The operations of a pass, and how many numbers they make."""
 
 
 def _is_linear(works: Sequence[_Work]) -> bool:
     """Whether passes on ever more inputs make the same calls and each as many numbers more."""
-    growth = {more.numbers - few.numbers for few, more in pairwise(works)}
-    return len(growth) == 1 and min(growth) > 0 and all(w.ops == works[0].ops for w in works)
+    growth = {more - few for (_, few), (_, more) in pairwise(works)}
+    return len(growth) == 1 and min(growth) > 0 and all(ops == works[0][0] for ops, _ in works)
 
 
 def _work(tracer: Tracer, batch: int) -> _Work | None:
@@ -298,4 +293,4 @@ def _work(tracer: Tracer, batch: int) -> _Work | None:
     if trace.error is not None:
         return None
     numbers = sum(prod(shape) for call in trace.calls for shape in call.shapes)
-    return _Work([call.op for call in trace.calls], numbers)
+    return [call.op for call in trace.calls], numbers

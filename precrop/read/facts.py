@@ -83,40 +83,56 @@ def made(
     from_data = any(fact.from_data for fact in operands)
     of_weights = bool(operands) and all(fact.of_weights for fact in operands)
     facts = [
-        old._replace(
-            axes=axes,
-            dtype=value.dtype,
-            part=reading.takes or old.part,
-            of_weights=old.of_weights or of_weights,
-            from_data=old.from_data or from_data,
+        Fact(
+            axes,
+            value.dtype,
+            old.origin,
+            old.mixture,
+            reading.takes or old.part,
+            old.of_weights or of_weights,
+            old.from_data or from_data,
+            old.terms,
         )
         for axes, value, old in zip(reading.outputs, call.outputs, before, strict=True)
     ]
-    if not facts:
-        return facts
-    first = facts[0]
-    if first.of_weights:
-        first = first._replace(terms=_terms(call, operands, known) or first.terms)
-    adds = call.name in ADDING and bool(first.terms)
+    if facts:
+        facts[0] = _first(call, reading, operands, facts[0], known, own=own)
+    return facts
+
+
+def _first(
+    call: Call,
+    reading: CallReading,
+    operands: Sequence[Fact],
+    fact: Fact,
+    known: Known,
+    *,
+    own: bool,
+) -> Fact:
+    """A call's first output, with the parameters that it is made of."""
+    if fact.of_weights:
+        fact = fact._replace(terms=_terms(call, operands, known) or fact.terms)
+    adds = call.name in ADDING and bool(fact.terms)
     if reading.weight is not None and not adds:
-        return [first, *facts[1:]]  # what a layer computes
-    origin = mixture = part = None
-    if reading.mixes is not None or any(fact.is_made_of for fact in operands):
-        pairs = zip(call.inputs, operands, strict=True)
-        whole = [fact for value, fact in pairs if value.numel() == call.outputs[0].numel()]
-        whole = whole[:1] if adds and call.name in PRODUCTS else whole
-        masked = adds or (call.name in MASKING and not from_data)
-        origin, mixture, part = (
-            _common([getattr(fact, way) for fact in whole], known, masked, from_data)
-            for way in ("origin", "mixture", "part")
-        )
-    reading.made_of = origin if own else first.origin or origin
-    first = first._replace(
-        origin=first.origin or origin,
-        mixture=reading.mixes or first.mixture or mixture,
-        part=first.part or part,
+        return fact  # what a layer computes
+    if reading.mixes is None and not any(one.is_made_of for one in operands):
+        reading.made_of = None if own else fact.origin
+        return fact
+    pairs = zip(call.inputs, operands, strict=True)
+    whole = [one for value, one in pairs if value.numel() == call.outputs[0].numel()]
+    whole = whole[:1] if adds and call.name in PRODUCTS else whole
+    from_data = any(one.from_data for one in operands)
+    masked = adds or (call.name in MASKING and not from_data)
+    origin, mixture, part = (
+        _common([getattr(one, way) for one in whole], known, masked, from_data)
+        for way in ("origin", "mixture", "part")
     )
-    return [first, *facts[1:]]
+    reading.made_of = origin if own else fact.origin or origin
+    return fact._replace(
+        origin=fact.origin or origin,
+        mixture=reading.mixes or fact.mixture or mixture,
+        part=fact.part or part,
+    )
 
 
 def _common(found: Sequence[str | None], known: Known, masked: bool, from_data: bool) -> str | None:

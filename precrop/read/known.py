@@ -113,7 +113,7 @@ class Known:
         """The layer of a weight; its module's name is its own unless another layer has that."""
         if weight not in self.layers:
             name = layer_of(weight)
-            if any(layer.name == name for layer in self.layers.values()):
+            if name in {layer.name for layer in self.layers.values()}:
                 name = weight
             self.layers[weight] = LayerReading(name, weight, kind, inputs, outputs)
         return self.layers[weight]

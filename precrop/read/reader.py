@@ -35,18 +35,22 @@ class Reader:
     """One call as a handler sees it: what is known of its operands, and what it says of widths.
 
     Attributes:
-        known: of the network.
+        known: what is known of the network.
+        trace: of the pass.
+        call: to be read.
+        facts: what is known of the pass' tensors, by their number.
         reading: what was read in the call, to which the handler adds.
     """
 
-    def __init__(self, known: Known, trace: Trace, call: Call, operands: Sequence[Fact]) -> None:
+    def __init__(
+        self, known: Known, trace: Trace, call: Call, facts: Sequence[Fact], reading: CallReading
+    ) -> None:
         self.known, self.trace, self.call = known, trace, call
-        self.reading = CallReading([fact.axes for fact in operands])
-        self._facts = {v.number: fact for v, fact in zip(call.inputs, operands, strict=True)}
+        self.facts, self.reading = facts, reading
 
     def fact(self, tensor: TensorValue) -> Fact:
         """What is known of an operand."""
-        return self._facts[tensor.number]
+        return self.facts[tensor.number]
 
     def axes(self, tensor: TensorValue) -> Axes:
         """The axes of an operand."""
@@ -175,7 +179,7 @@ class PassReader:
     ) -> None:
         self.known, self.trace = known, trace
         self.handlers, self.fallback = handlers, fallback
-        self._facts: list[Fact | None] = [None] * len(trace.values.memories)
+        self._facts = [NOTHING] * len(trace.values.memories)
         self._inputs = {value.number for value in trace.inputs}
         self._steps: dict[Any, _Step] = {}
         self._repeats = _repeats(trace)
@@ -196,7 +200,7 @@ class PassReader:
         step = self._steps.get(key) if key is not None else None
         if step is None or step.state != before:
             reading = self._read(call, operands)
-            old = [self._facts[value.number] or NOTHING for value in call.outputs]
+            old = [self._facts[value.number] for value in call.outputs]
             own = bool(call.outputs) and call.outputs[0].number in self.trace.values.names
             facts = made(call, reading, operands, old, self.known, own=own)
             step = _Step(self._state(), reading, facts)
@@ -212,7 +216,8 @@ class PassReader:
 
     def _read(self, call: Call, operands: Sequence[Fact]) -> CallReading:
         """A handler's reading; where it does not fit what happened, everything there is frozen."""
-        reader = Reader(self.known, self.trace, call, operands)
+        reading = CallReading([fact.axes for fact in operands])
+        reader = Reader(self.known, self.trace, call, self._facts, reading)
         try:
             outputs = [*self.handlers.get(call.name, self.fallback)(reader, call)]
             outputs += [tuple(map(constant, shape)) for shape in call.shapes[len(outputs) :]]
@@ -222,13 +227,13 @@ class PassReader:
         if not fits:
             reader.freeze(*(axis for fact in operands for axis in fact.axes))
             outputs = [tuple(map(constant, shape)) for shape in call.shapes]
-        reader.reading.outputs = outputs
-        return reader.reading
+        reading.outputs = outputs
+        return reading
 
     def _fact(self, value: TensorValue) -> Fact:
         """What is known of a tensor that was met before, is the network's, or is from outside."""
         fact = self._facts[value.number]
-        if fact is None:
+        if fact is NOTHING:
             name = self.trace.values.names.get(value.number)
             axes = tuple(map(constant, value.shape)) if name is None else self._own(name, value)
             own, data = name is not None, value.number in self._inputs
@@ -239,8 +244,8 @@ class PassReader:
     def _own(self, name: str, value: TensorValue) -> Axes:
         """The axes of a tensor of the network, which may have got a result's data."""
         axes, result = self.known.axes(name, value.shape), self.trace.assigned.get(value.number)
-        assigned = None if result is None else self._facts[result]
-        if assigned is None or tuple(map(axis_size, assigned.axes)) != value.shape:
+        assigned = NOTHING if result is None else self._facts[result]
+        if assigned is NOTHING or tuple(map(axis_size, assigned.axes)) != value.shape:
             return axes
         reason = f"a result is assigned to {name}"
         return tuple(unify(a, b, reason) for a, b in zip(axes, assigned.axes, strict=True))

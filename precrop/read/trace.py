@@ -73,7 +73,10 @@ class Operation:
         """
         if name in self.kwargs:
             return self.kwargs[name]
-        position, own = _PARAMETERS.get(self.op).get(name, (len(self.args), default))
+        found = _PARAMETERS.get(self.op).get(name)
+        if found is None:
+            return default
+        position, own = found
         return self.args[position] if position < len(self.args) else own
 
 

@@ -15,7 +15,6 @@ from precrop.fit.probing import PROBED_DEPTH, Prober
 from precrop.modules.copying import submodule
 from precrop.read.axes import Axis, axis_size
 from precrop.read.network import Network, Pass, Sizes
-from precrop.read.trace import Frame
 
 
 @dataclass
@@ -47,7 +46,8 @@ class Checks:
     def edits(self, network: Network, sizes: Sizes) -> Iterator[Edit]:
         """What the attributes must be, where one width alone can be meant."""
         done = set()
-        for forward, index, frame in _frames(network) if self.found else ():
+        frames = ((run, *one) for run in network.passes for one in enumerate(run.trace.frames))
+        for forward, index, frame in frames if self.found else ():
             names = [name for kind, name in self.found if frame.kind is kind]
             if not names or frame.path in done:
                 continue
@@ -61,12 +61,6 @@ class Checks:
                 became = set(map(sizes.size, axes))
                 if len(became) == 1 and became != {value}:
                     yield frame.path, name, became.pop()
-
-
-def _frames(network: Network) -> Iterator[tuple[Pass, int, Frame]]:
-    for forward in network.passes:
-        for index, frame in enumerate(forward.trace.frames):
-            yield forward, index, frame
 
 
 def _axes(network: Network, forward: Pass, frame: int) -> tuple[list[Axis], list[Axis]]:

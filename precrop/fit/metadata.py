@@ -38,7 +38,7 @@ def metadata_edits(network: Network, sizes: Sizes) -> Iterator[Edit]:
         for name, value in vars(module).items():
             if type(value) is int and name in (*FIRST_INPUT, *LAST_OUTPUT, *LAST_WIDTH):
                 if inside is None:
-                    inside = [layer for layer in layers if _within(layer.name, path, prefix)]
+                    inside = [layer for layer in layers if f"{layer.name}.".startswith(prefix)]
                 axis = _stated_axis(name, value, inside)
                 if axis is not None and sizes.size(axis) != value:
                     yield path, name, sizes.size(axis)
@@ -65,10 +65,6 @@ def _became(network: Network, sizes: Sizes, path: str, value: int) -> int | None
                 return None
             found.update(sizes.size(axis) for axis in reading.axes if axis_size(axis) == value)
     return found.pop() if len(found) == 1 else None
-
-
-def _within(name: str, path: str, prefix: str) -> bool:
-    return name == path or name.startswith(prefix)
 
 
 def _stated_axis(name: str, value: int, layers: list[LayerReading]) -> Axis | None:

@@ -16,14 +16,9 @@ _STORED = 64
 """Elements of an integer tensor up to which its values are recorded; larger ones keep one value."""
 LARGEST = 2**62
 """Elements of one input."""
-DTYPES = {
-    str(dtype).removeprefix("torch."): dtype
-    for dtype in (
-        *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64),
-        *(torch.complex128, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32),
-        torch.int64,
-    )
-}
+_FLOATS = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
+_WHOLE = ("bool", "uint8", "int8", "int16", "int32", "int64")
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in (*_FLOATS, *_WHOLE)}
 
 
 @dataclass(frozen=True)

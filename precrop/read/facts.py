@@ -31,11 +31,11 @@ class Fact(NamedTuple):
         axes: its sizes.
         dtype: its type.
         origin: the parameter whose own, reshaped, masked, scaled or quantised form it is.
-        mixture: the parameter whose leading entries were summed to make it.
-        part: the parameter of several experts' weights that it is one entry of.
+        mixture: the parameter over whose first axis (of experts) was summed to make it.
+        part: the parameter along whose first axis (of experts) it is one entry.
         of_weights: whether it is made of parameters and buffers alone.
         from_data: whether it is made of the network's inputs.
-        terms: parameters of which one is a factor of every term of the sum that makes it.
+        terms: where it is a sum of products of weights, one parameter from each product.
     """
 
     axes: Axes
@@ -49,7 +49,7 @@ class Fact(NamedTuple):
 
     @property
     def is_made_of(self) -> bool:
-        """Whether a parameter is known that it is made of, in any of these ways."""
+        """Whether it is a parameter's form, a mixture, or one entry."""
         return self.origin is not None or self.mixture is not None or self.part is not None
 
     @property

@@ -153,8 +153,8 @@ class Inputs:
                 args, named = (), by_name
         elif type(example) is list and model is not None and not _takes(model, args, named):
             args = tuple(example) if _takes(model, example, named) else args
-        self.args = [mapped(_as_tensors(one), _example) for one in args]
-        self.kwargs = {name: mapped(_as_tensors(one), _example) for name, one in named.items()}
+        self.args = [mapped(one, _example) for one in args]
+        self.kwargs = {name: mapped(one, _example) for name, one in named.items()}
         self._assume_batch()
 
     def _assume_batch(self) -> None:
@@ -256,20 +256,15 @@ def _has_tensors(value: Any) -> bool:
 
 
 def _is_tensor(value: Any) -> bool:
+    """Whether a value is a tensor or of NumPy's, such as an array."""
     return isinstance(value, Tensor) or type(value).__module__ == "numpy"
 
 
-def _as_tensors(value: Any) -> Any:
-    """Arrays as tensors."""
-    return mapped(value, lambda leaf: torch.as_tensor(leaf) if _is_array(leaf) else leaf)
-
-
-def _is_array(value: Any) -> bool:
-    return type(value).__module__ == "numpy" and hasattr(value, "shape")
-
-
 def _example(leaf: Any) -> Any:
-    return Example.of(leaf) if isinstance(leaf, Tensor) else leaf
+    """What is known of a tensor or an array; anything else is taken as it is."""
+    if isinstance(leaf, Tensor) or (_is_tensor(leaf) and hasattr(leaf, "shape")):
+        return Example.of(torch.as_tensor(leaf))
+    return leaf
 
 
 def _takes(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

@@ -138,12 +138,11 @@ class Reader:
         return {0: "matrix", 1: "linear"}.get(place, "experts")
 
     def mixes(self, operand: TensorValue, axis: Axis) -> None:
-        """Note a sum over an axis of an operand; over a parameter's first one it is a mixture."""
-        if (name := self._led_by(operand, axis)) is not None:
-            self.reading.mixes = name
+        """Note a sum over an axis: if that is a weight's first one, the result is a mixture."""
+        self.reading.mixes = self._led_by(operand, axis) or self.reading.mixes
 
     def takes(self, operand: TensorValue, axis: Axis) -> None:
-        """Note entries of an axis of an operand; those of a parameter's first one are experts'."""
+        """Note entries of an axis: if that is a weight's first one, each is one expert's weight."""
         name = self._led_by(operand, axis)
         if name is not None and len(self.known.tensors[name]) >= EXPERTS_RANK:
             self.reading.takes = name
@@ -156,15 +155,15 @@ class Reader:
         return name if resolve(axis) == resolve(self.known.tensors[name][0]) else None
 
     def ranks(self, tensor: TensorValue, axis: Axis) -> bool:
-        """Whether an axis is all entries of a weight in a row, such as scores that are ranked.
+        """Whether an axis is all entries of a weight in a row, such as scores that are sorted.
 
-        How many of them are looked up decides no width: what stays of that is compared or summed.
+        How many of them are taken (the largest tenth) decides no width, so the axis may vary.
         """
         return is_folded(axis) and not self.fact(tensor).from_data
 
 
 class _Step(NamedTuple):
-    """A call that was read and changed nothing: an equal one is read the same until others do."""
+    """What was read in a call, and what was known then: until more is, equal calls are read so."""
 
     state: tuple[int, int]
     reading: CallReading
@@ -211,7 +210,7 @@ class PassReader:
         return step.reading
 
     def _state(self) -> tuple[int, int]:
-        """Another one when more is known of widths, or of layers."""
+        """Two numbers, one of which grows whenever more becomes known of widths or of layers."""
         return changes(), len(self.known.layers)
 
     def _read(self, call: Call, operands: Sequence[Fact]) -> CallReading:
@@ -252,7 +251,7 @@ class PassReader:
 
 
 def _repeats(trace: Trace) -> bool:
-    """Whether a trace has steps that repeat, so that it is worth while to look for equal calls."""
+    """Whether code runs a step again and again, so that looking for equal calls saves time."""
     uses = [0] * len(trace.values.memories)
     for call in trace.calls:
         for value in call.inputs:
@@ -275,7 +274,7 @@ def step_key(call: Call, operands: list[Fact]) -> Any:
 
 
 def _plain(values: Iterable[Any]) -> tuple[Any, ...]:
-    """Arguments with nothing in place of tensors. 1, 1.0 and True are equal, but do not do so."""
+    """Arguments as a key, without tensors; with types, since 1, 1.0 and True are equal as keys."""
     return tuple(
         None
         if isinstance(value, TensorValue)

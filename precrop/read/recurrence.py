@@ -20,7 +20,7 @@ LEAST_STEPS = 3
 
 
 class FoldedSteps(TorchFunctionMode):
-    """Runs recurrent layers for two steps; notes in their calls how often each stands.
+    """Runs recurrent layers for two steps; each recorded call says for how many steps it stands.
 
     Args:
         calls: what the trace has recorded so far; every call that this mode causes is in it.

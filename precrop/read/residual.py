@@ -14,11 +14,11 @@ from precrop.read.values import TensorValue
 def find_streams(network: Network) -> list[Stream]:
     """The ends of layers at residual streams, in the order of execution.
 
-    A stream is what a sum of two activations of one shape is made of and goes into, as far as only
-    operations without parameters lie between. Writers are the modules with parameters of their own
-    that it comes from (often a norm), readers those that it reaches. A stream that is made by
-    anything else (a concatenation, an attention block's own computation) is left out: its layers
-    share their width as before.
+    A stream is a set of tensors: both operands and the output of a sum of two activations of one
+    shape, and all that operations without parameters make of them or made them of. The layers that
+    put out its tensors (often norms) write to it, those that take them read from it. A stream some
+    of whose tensors are made in another way (by a concatenation, or by an attention block's own
+    code) is left out: its layers share one width, as without ``residual="crop"``.
     """
     return list(_Search(network).ends())
 
@@ -77,7 +77,7 @@ class _Search:
         return streams
 
     def _sum(self, call: Call) -> Iterator[tuple[TensorValue, int]]:
-        """Operands and output of a residual sum, with their channel axis; else nothing."""
+        """If a call is a residual sum, its operands and output, each with its channel axis."""
         operands = call.inputs
         if call.name != "add" or len(operands) != 2 or self._layer(call) is not None:
             return
@@ -90,7 +90,7 @@ class _Search:
                 yield tensor, dim
 
     def _channels(self, tensor: TensorValue, row: Axis | None = None) -> int | None:
-        """The one axis that varies (as ``row`` does, if given); None if there is none."""
+        """The only axis that varies, and that equals ``row`` if given; None if that is not one."""
         dims = [
             dim
             for dim, axis in enumerate(self.axes.get(tensor.number, ()))
@@ -99,7 +99,7 @@ class _Search:
         return dims[0] if len(dims) == 1 else None
 
     def _follow(self, tensor: TensorValue, dim: int) -> _Found:
-        """A stream's tensors from one of them on, in both directions."""
+        """The stream of a tensor: all that makes it, and all that is made of it."""
         row, found = resolve(self.axes[tensor.number][dim]), _Found()
         pending = [(tensor, dim)]
         while pending:
@@ -127,14 +127,14 @@ class _Search:
         return found
 
     def _on(self, call: Call, row: Axis) -> list[tuple[TensorValue, int]]:
-        """A call's operands and outputs with the stream's channels; none if no operand has them."""
+        """The tensors of a call that have the stream's channels; none if no operand has them."""
         operands = [(t, self._channels(t, row)) for t in call.inputs]
         reads = [(t, dim) for t, dim in operands if dim is not None and t.number in self.makers]
         made = [(t, self._channels(t, row)) for t in call.outputs] if reads else []
         return [*reads, *((t, dim) for t, dim in made if dim is not None)]
 
     def _valid(self, streams: list[_Found]) -> list[_Found]:
-        """The streams that are made by layers, sums and other such streams alone."""
+        """The streams that nothing but layers, sums and such streams write to."""
         while True:
             tensors = set[int]().union(*(stream.tensors for stream in streams))
             kept = [s for s in streams if all(self._fixed(c, tensors) for c in s.origins)]
@@ -143,14 +143,14 @@ class _Search:
             streams = kept
 
     def _fixed(self, call: Call, tensors: set[int]) -> bool:
-        """Whether all that varies in a call's operands are streams, which keep their width."""
+        """Whether a call takes only streams, which keep their width, and tensors of fixed sizes."""
         return all(
             tensor.number in tensors or not any(map(varies, self.axes[tensor.number]))
             for tensor in call.inputs
         )
 
     def _sources(self, tensors: set[int]) -> dict[str, set[str]]:
-        """Per reader the writers before it; an empty name stands for what is no writer's."""
+        """By reader the writers before it; an empty name stands for a tensor of no writer."""
         reached: dict[int, set[str]] = {}
         read: dict[str, set[str]] = {}
         for call in self.calls:

@@ -125,7 +125,7 @@ class Recording:
 class Trace:
     """A forward pass: calls in order, module frames, its inputs and outputs, without a tensor.
 
-    ``assigned`` are the results that the pass put in place of parameters' data, by the parameter.
+    ``assigned`` maps parameters whose data the pass replaced to the results that it put there.
     """
 
     calls: Sequence[Call] = ()

@@ -71,41 +71,35 @@ class Tie:
         return self.frozen is None and self.quantum > 1
 
     def join(self, other: "Tie") -> "Tie":
-        """Unite two ties; the quantum divides both."""
+        """Unite two ties; what restricts either restricts both."""
         first, second = self.root(), other.root()
         if first is not second:
             _CHANGES.count += 1
             second.parent = first
-            first.quantum = gcd(first.quantum, second.quantum)
-            first.frozen = first.frozen or second.frozen
-            first.shared = first.shared or second.shared
-            first.bounded = first.bounded or second.bounded
+            first.restrict(second.quantum, second.frozen, second.shared, second.bounded)
         return first
 
-    def freeze(self, reason: str) -> None:
-        """Keep the full size of every atom; the first reason stays."""
-        if self.frozen is None:
-            _CHANGES.count += 1
-            self.frozen = reason
+    def restrict(
+        self,
+        divisible: int = 0,
+        frozen: str | None = None,
+        shared: bool = False,
+        bounded: bool = False,
+    ) -> None:
+        """Restrict the sizes that its atoms may have; asked of a root.
 
-    def bound(self) -> None:
-        """Let no atom grow beyond its full size."""
-        if not self.bounded:
+        Args:
+            divisible: the quantum divides this, too.
+            frozen: why all atoms keep their full size; the first reason stays.
+            shared: the tie stands for more than one atom's own size.
+            bounded: no atom grows beyond its full size.
+        """
+        before = self.quantum, self.frozen, self.shared, self.bounded
+        self.quantum = gcd(self.quantum, divisible)
+        self.frozen = self.frozen or frozen
+        self.shared, self.bounded = self.shared or shared, self.bounded or bounded
+        if before != (self.quantum, self.frozen, self.shared, self.bounded):
             _CHANGES.count += 1
-            self.bounded = True
-
-    def refine(self, *sizes: int) -> None:
-        """Keep only units of which all these sizes are a multiple as well."""
-        quantum = gcd(self.quantum, *sizes)
-        if quantum != self.quantum:
-            _CHANGES.count += 1
-            self.quantum = quantum
-
-    def share(self) -> None:
-        """Let the tie stand for more than one atom's own size."""
-        if not self.shared:
-            _CHANGES.count += 1
-            self.shared = True
 
 
 class Atom:
@@ -246,13 +240,13 @@ def roots_of(axes: Iterable[Axis]) -> set[Tie]:
 def freeze(axis: Axis, reason: str) -> None:
     """Keep every atom of the axis at its full size."""
     for atom in atoms(axis):
-        atom.tie.root().freeze(reason)
+        atom.tie.root().restrict(frozen=reason)
 
 
 def bound(axis: Axis) -> None:
     """Let no atom of the axis grow beyond its full size."""
     for atom in atoms(axis):
-        atom.tie.root().bound()
+        atom.tie.root().restrict(bounded=True)
 
 
 def tie(axes: Iterable[Axis]) -> Tie | None:
@@ -264,7 +258,7 @@ def tie(axes: Iterable[Axis]) -> Tie | None:
                 common = atom.tie.root()
             elif common is not atom.tie.root():
                 common = common.join(atom.tie)
-                common.share()
+                common.restrict(shared=True)
     return common
 
 
@@ -277,7 +271,7 @@ def require_divisor(axis: Axis, divisor: int, reason: str) -> None:
         return
     common = tie([axis])
     if common is not None and divisor > 1:
-        common.refine(axis_size(axis) // divisor)
+        common.restrict(axis_size(axis) // divisor)
 
 
 def proportional(axis: Axis, size: int, name: str) -> Axis:
@@ -295,8 +289,7 @@ def proportional(axis: Axis, size: int, name: str) -> Axis:
         return constant(size)
     if size % atom.size == 0:
         return ((atom, size // atom.size),)
-    common.refine(size)
-    common.share()
+    common.restrict(size, shared=True)
     return axis_of(Atom(size, name, common))
 
 
@@ -306,8 +299,7 @@ def _divide(atom: Atom, position: int, *, tied: bool) -> None:
     common = None if free else atom.tie.root()
     sizes = (position, atom.size - position)
     if common is not None:
-        common.refine(*sizes)
-        common.share()
+        common.restrict(gcd(*sizes), shared=True)
     atom.become(tuple((Atom(size, atom.name, common), 1) for size in sizes))
 
 
@@ -349,7 +341,7 @@ def _substitute(atom: Atom, parts: Axis) -> None:
     if not atom.is_free():
         common = tie([axis_of(atom), parts])
         if common is not None and any(part is None for part, _ in parts):
-            common.freeze(f"{atom.name} is partly fixed")
+            common.restrict(frozen=f"{atom.name} is partly fixed")
     atom.become(parts)
 
 

@@ -14,7 +14,7 @@ from precrop.cli.options import AsJson, Macs, ModelOptions, Params, with_options
 from precrop.cli.output import wide_console
 from precrop.errors import PrecropError
 from precrop.files import check_picture, check_writable, write_text
-from precrop.progress import measuring, step, unheard
+from precrop.progress import measuring, step
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -117,7 +117,7 @@ def bench_command(
             network, shape, plans, masked=wanted.masked, sparse=wanted.layouts(), seed=seed
         )
     with measuring() as progress:
-        found = bench(forms, shape, chosen, rounds=rounds, progress=progress or unheard)
+        found = bench(forms, shape, chosen, rounds=rounds, progress=progress)
     named = {"model": source.model, "args": source.spec.args, "seed": seed}
     text = json.dumps({**named, **found.to_json()}, indent=1)
     if as_json:

@@ -81,7 +81,7 @@ def calibrate(
     batch_size: int = 1,
     threads: int | None = None,
     rounds: int = 20,
-    progress: Callable[[str], object] = unheard,
+    progress: Callable[[str], object] | None = None,
     **options: Any,
 ) -> Calibrated:
     """Plan until the measured time of the built network is at or under the asked one.
@@ -117,12 +117,13 @@ def calibrate(
         asked_for = {"device_profile": profile, "batch_size": batch_size, **options}
         return plan(model, input_shape, latency=asked, **asked_for)
 
-    progress("the original")
+    say = progress or unheard
+    say("the original")
     with sessions(model, inputs, setting) as dense:
         asked = _first_share(latency, dense)
         while len(attempts) < MOST_ROUNDS:
             number = f"plan {len(attempts) + 1} of at most {MOST_ROUNDS}"
-            progress(f"{number}, {asked:.0%} of the prediction")
+            say(f"{number}, {asked:.0%} of the prediction")
             made: Plan | None = None
             try:
                 made = planned(asked)

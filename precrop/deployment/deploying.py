@@ -123,7 +123,7 @@ def deploy(
     threads: int = 1,
     device_profile: DeviceProfile | str | Path | None = None,
     rounds: int = ROUNDS,
-    progress: Callable[[str], object] = unheard,
+    progress: Callable[[str], object] | None = None,
     **options: Any,
 ) -> Deployed:
     """Make a network that takes at most so long here: a checked file, trained and measured.
@@ -178,7 +178,7 @@ def deploy(
         "threads": threads,
         "options": options,
     }
-    book = Book(Path(output), about, progress)
+    book = Book(Path(output), about, progress or unheard)
     steps = _Steps(book, spec, network, Inputs(shape), setting, format, images)
     steps.check(options)
     profile = profile or steps.profile()
@@ -196,7 +196,7 @@ def deploy(
             plan=planned,
             init=init,
         )
-        steps.train(run, shown=progress is not unheard)
+        steps.train(run, shown=progress is not None)
     difference = steps.export(planned, run, init)
     accuracy = steps.judge()
     times = steps.measure(rounds)

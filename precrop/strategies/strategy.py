@@ -62,10 +62,12 @@ class Strategy:
     def record(self) -> dict[str, Any]:
         """What a plan says of it among its options: its balance, objective and rule if it has any.
 
-        By default the rule is the name of its class.
+        By default the rule is the name of its class. A strategy of one's own may have attributes of
+        these names that mean something else: what is no number or text is not recorded.
         """
         usual = {"balance": BALANCE, "objective": "synexp", "rule": type(self).__name__}
-        return {name: getattr(self, name, value) for name, value in usual.items()}
+        own = {name: getattr(self, name, None) for name in usual}
+        return usual | {name: v for name, v in own.items() if isinstance(v, (int, float, str))}
 
     def solver(self, network: Network) -> Solver:
         """The strategy for one network.

@@ -599,6 +599,14 @@ def test_a_strategy_of_ones_own_in_a_few_lines() -> None:
     assert precrop.Plan.from_json(plan.to_json()) == plan
 
 
+def test_attributes_of_a_strategy_of_ones_own_that_are_no_options_leave_the_plan_savable() -> None:
+    strategy = Pyramid()
+    strategy.rule, strategy.objective = (lambda: None), object()  # type: ignore[attr-defined]
+    plan = precrop.plan(alexnet_like(), SHAPE, params=0.5, strategy=strategy)
+    assert (plan.options["rule"], plan.options["objective"]) == ("Pyramid", "synexp")
+    assert precrop.Plan.from_json(plan.to_json()) == plan
+
+
 def test_what_is_no_strategy_is_refused() -> None:
     model = alexnet_like()
     with pytest.raises(

@@ -358,7 +358,7 @@ def _streams_row(claim: str, study: Path, ahead: str) -> Row:
 
 def _seeds(study: Path) -> set[int]:
     """All that a study asks for."""
-    return {seed for series in read_study(study).series for seed in series.seeds}
+    return {seed for series in read_study(study, trust=True).series for seed in series.seeds}
 
 
 def speed(known: Sources) -> Iterator[Row]:
@@ -409,11 +409,13 @@ def trained(known: Sources) -> Iterator[Row]:
 
 
 def repairs() -> list[Comparison]:
-    """PreConfig at the original's costs against it, on each ill-shaped network that was trained."""
+    """PreConfig at the original's costs against it, on each network that has all of its seeds."""
     groups = frame_of(stored_rows([RESULTS / REPAIR.stem])).groups
     whole = [g for g in groups if g.variant == "PreConfig" and g.params_share > WHOLE]
     originals = [group for group in groups if group.variant == "the original widths"]
-    return paired((one, other) for one in whole for other in originals)
+    found = paired((one, other) for one in whole for other in originals)
+    asked = _seeds(REPAIR)
+    return [comparison for comparison in found if set(comparison.seeds) == asked]
 
 
 def is_ahead(found: Comparison) -> bool:

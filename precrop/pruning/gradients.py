@@ -26,13 +26,14 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from precrop.errors import PrecropError
 from precrop.modules.apart import apart
+from precrop.modules.convolutions import SafeConvolutions
 from precrop.modules.copying import copied, first_line
 from precrop.modules.hooks import call_alone
+from precrop.modules.instead import Instead
 from precrop.modules.random import OwnNumbers
 from precrop.pruning.problem import Problem
 from precrop.read.plain import OtherAttention, PlainLayers
@@ -155,7 +156,7 @@ class _Differentiated:
         model = problem.network.model
         self.numbers = OwnNumbers(problem.seed)
         self.tables = problem.network.tracer.tables
-        stored = _Instead(F.batch_norm, _stored_norm)
+        stored = Instead({F.batch_norm: _stored_norm})
         self._statistics = stored if batch_norm == "stored" else nullcontext()
         with torch.inference_mode(False):
             self.model = copied(model, lambda _, tensor: tensor.detach().clone()).train()
@@ -181,6 +182,7 @@ class _Differentiated:
             self.numbers,
             _lent(self.device),
             PlainLayers(self.dtype),
+            SafeConvolutions(),
             self._statistics,
         ):
             yield
@@ -214,7 +216,7 @@ class _Differentiated:
                     f"method ({first_line(error)})"
                 ) from error
 
-        with _Instead(F.hardsigmoid, _hard_sigmoid), OtherAttention(_attention, self.dtype):
+        with Instead({F.hardsigmoid: _hard_sigmoid}), OtherAttention(_attention, self.dtype):
             return self._means(parts, temperature, accumulate)
 
     def _means(
@@ -283,20 +285,6 @@ def _lent(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_rng_state(before, device)
-
-
-class _Instead(TorchFunctionMode):
-    """Calls another function in the place of one of PyTorch's."""
-
-    def __init__(self, function: Callable[..., Tensor], other: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self.function, self.other = function, other
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        chosen = self.other if function is self.function else function
-        return chosen(*args, **(kwargs or {}))
 
 
 def _attention(*args: Any, **kwargs: Any) -> Tensor:

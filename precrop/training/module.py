@@ -4,7 +4,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import lightning.pytorch as pl
@@ -17,6 +17,7 @@ from torchmetrics import Metric, SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from precrop.errors import PrecropError
+from precrop.modules.convolutions import SafeConvolutions
 from precrop.training.augment import Augment
 from precrop.training.data import Batches, ImageData, test_batches, train_batches
 from precrop.training.devices import ProcessLayout, uses_bf16
@@ -58,12 +59,15 @@ class Classifier(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.run, self.recipe, self.network, self.data = run, run.recipe, network, data
-        self.workers, self.compiled = workers, compiled
+        self.workers = workers
         self.bf16 = uses_bf16(run.recipe.precision, places.device)
         self.layout = torch.contiguous_format
         if places.accelerator in ("cpu", "cuda"):
             self.layout = torch.channels_last
             network.to(memory_format=self.layout)
+        self.kernels: AbstractContextManager[Any] = nullcontext()
+        if places.accelerator == "cpu":
+            self.kernels = SafeConvolutions() if compiled else CpuKernels()
         if compiled:
             network.compile()
         self.params = sum(p.numel() for p in network.parameters())
@@ -138,8 +142,7 @@ class Classifier(pl.LightningModule):
         return loss
 
     def _outputs(self, images: Tensor) -> list[Tensor]:
-        eager_on_cpu = images.device.type == "cpu" and not self.compiled
-        with CpuKernels() if eager_on_cpu else nullcontext():
+        with self.kernels:
             return outputs(self.network(images.to(memory_format=self.layout)))
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,19 @@ def test_chance_is_the_seeds_alone(tmp_path: Path) -> None:
     other = trained(small_run(seed=1), tmp_path / "b")
     assert_same(first.folder / "last", second.folder / "last")
     assert other.loss != first.loss
+
+
+def test_compiled_networks_have_the_same_losses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within the mode that keeps convolutions safe; code for the CPU takes too long to make."""
+    quick = partialmethod(nn.Module.compile, backend="aot_eager")
+    monkeypatch.setattr(nn.Module, "compile", quick)
+    run = small_run("group_net", settings={"epochs": 1})
+    eager = trained(run, tmp_path / "eager")
+    compiled = trained(run, tmp_path / "compiled", compiled=True)
+    for name in ("train_loss", "loss"):
+        assert compiled.history[0][name] == pytest.approx(eager.history[0][name], abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

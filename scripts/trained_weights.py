@@ -27,7 +27,8 @@ from precrop.plans.kinds import Init
 from precrop.study import torch_pruning
 from precrop.study.variants import VariantRequest
 from precrop.training.augment import PLAIN, Augment
-from precrop.training.data import ImageData, load_data, test_batches, train_batches
+from precrop.training.batches import test_batches, train_batches
+from precrop.training.data import ImageData, load_data
 from precrop.training.module import augmentation
 from precrop.training.recipes import Recipe
 

@@ -40,7 +40,7 @@ def recalibrate_command(
     check_writable(prefix.with_name(f"{prefix.name}.safetensors"))
     with needs("train"):
         from precrop.trained.statistics import recalibrate
-        from precrop.training.data import train_batches
+        from precrop.training.batches import train_batches
 
     plan: Plan | None
     planned = given.planned()

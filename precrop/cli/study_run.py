@@ -147,7 +147,7 @@ def _with_images(
     """
     from precrop.study.unseen import unseen
     from precrop.training.data import load_data
-    from precrop.training.sources import at_hand
+    from precrop.training.sources.finding import at_hand
 
     if not cells:
         return

@@ -5,7 +5,7 @@ import torch
 from precrop.study.cells import Cell
 from precrop.training.augment import random_numbers
 from precrop.training.data import DECODED_SIZE, ImageData, Images
-from precrop.training.sources import CLASSES_AND_SIDE
+from precrop.training.sources.finding import CLASSES_AND_SIDE
 
 _CLASSES = 1000
 """Where neither the data's name nor the network says how many there are: ImageNet's."""

@@ -1,37 +1,26 @@
-"""Data sets of labelled images, and the batches of an epoch.
+"""Data sets of labelled images.
 
 A data set whose images are all of one size and fit in memory becomes one uint8 tensor, which lives
 on the training device and is augmented there, batch by batch. Any other is decoded, cropped and
 resized by worker processes, one image at a time.
-
-Batch k of an epoch is the same images, augmented alike, whatever the number of processes: each of
-them takes its part of the global batch.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from precrop.errors import PrecropError
-from precrop.training.augment import (
-    PLAIN,
-    Augment,
-    Normalise,
-    crop_and_flip,
-    cut_out,
-    random_numbers,
-)
 from precrop.training.runs import LARGEST_SIDE
-from precrop.training.sources import Source, Split, find
+from precrop.training.sources.finding import find
+from precrop.training.sources.source import Source, Split
 
 HELD_BYTES = 1_500_000_000  # of decoded images; a data set above it is decoded as it is used
 DECODED_SIZE = 224  # pixels, what those images are brought to unless something else is asked for
@@ -286,223 +275,3 @@ def _transform(size: int, *, random: bool) -> Any:
 def _resized(size: int) -> int:
     """What a photograph's shorter side is brought to before the crop: 256 for the usual 224."""
     return round(size * 256 / 224)
-
-
-@dataclass(frozen=True, eq=False)
-class Batches(Iterable[tuple[Tensor, Tensor]]):
-    """The batches of one epoch, or this process's part of each.
-
-    They can be gone through again and are then the same. A batch is images (B, C, H, W),
-    normalised, channels_last, and int64 labels (B,).
-    """
-
-    data: ImageData
-    split: Images | Decoded
-    parts: Sequence[slice]  # of the order, one for each batch
-    order: Tensor  # int64: the numbers of the images in the order of the epoch
-    device: torch.device
-    dtype: torch.dtype
-    workers: int
-    seeds: tuple[int, int] = (0, 0)  # of the run, and the epoch
-    augment: Augment = PLAIN
-
-    def __len__(self) -> int:
-        return len(self.parts)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        data, split, augment, (seed, epoch) = self.data, self.split, self.augment, self.seeds
-        held = isinstance(split, Images)
-        loaded = self._held(split) if isinstance(split, Images) else self._decoded(split)
-        _, height, width = data.shape
-        draws = augment.draw(len(self.order), height, width, seed=seed, epoch=epoch)
-        draws = draws.to(self.device)
-        normalise = Normalise(data.mean, data.std, width, device=self.device, dtype=self.dtype)
-        for part, (images, labels) in zip(self.parts, loaded, strict=True):
-            here = draws.part(part)
-            # Images of the other kind come cropped and flipped from the workers.
-            if held and (augment.crop or augment.flip):
-                images = crop_and_flip(images, here, augment.crop)
-            values = normalise(images)
-            yield (cut_out(values, here, augment.cutout) if augment.cutout else values), labels
-
-    def _held(self, split: Images) -> Iterator[tuple[Tensor, Tensor]]:
-        held = _on_device(split, self.device)
-        order = self.order.to(self.device)
-        last = held.images.permute(0, 2, 3, 1)
-        for part in self.parts:
-            chosen = order[part]
-            yield last.index_select(0, chosen).permute(0, 3, 1, 2), held.labels[chosen]
-
-    def _decoded(self, split: Decoded) -> Iterator[tuple[Tensor, Tensor]]:
-        on_gpu = self.device.type == "cuda"
-        loader = DataLoader(
-            _Seeded(split, self.seeds),
-            batch_sampler=[self.order[part].tolist() for part in self.parts],
-            num_workers=self.workers,
-            collate_fn=_collated,
-            pin_memory=on_gpu,
-            # Otherwise the loader draws from the global generator, which isn't ours to change.
-            generator=torch.Generator(),
-        )
-        for batch in loader:
-            if isinstance(batch, PrecropError):
-                raise batch
-            images, labels = batch
-            yield (
-                images.to(self.device, non_blocking=on_gpu),
-                labels.to(self.device, non_blocking=on_gpu),
-            )
-
-
-class _Seeded(Dataset[tuple[Tensor, int] | PrecropError]):
-    """A data set whose random transforms depend on seed, epoch and image alone.
-
-    A damaged image is an error that is returned: what a worker raises arrives as text in which the
-    loader has wrapped the traceback of the worker.
-    """
-
-    def __init__(self, data: Decoded, seeds: tuple[int, int]) -> None:
-        self.data = data
-        self.seeds = seeds
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int] | PrecropError:
-        # torchvision draws from the global generator: it is lent to each image and given back.
-        with torch.random.fork_rng(devices=()):
-            torch.set_rng_state(random_numbers(*self.seeds, f"image {index}").get_state())
-            try:
-                return self.data[index]
-            except PrecropError as error:
-                return error
-
-
-def _collated(
-    samples: Sequence[tuple[Tensor, int] | PrecropError],
-) -> tuple[Tensor, Tensor] | PrecropError:
-    """A batch, or the first error of its images."""
-    images, labels = [], []
-    for sample in samples:
-        if isinstance(sample, PrecropError):
-            return sample
-        images.append(sample[0])
-        labels.append(sample[1])
-    return torch.stack(images), torch.tensor(labels)
-
-
-# Kept from epoch to epoch, as long as the data set itself.
-_copies: WeakKeyDictionary[Images, dict[torch.device, Images]] = WeakKeyDictionary()
-
-
-def _on_device(split: Images, device: torch.device) -> Images:
-    """The split on a device; copied there once."""
-    if split.images.device == device:
-        return split
-    copies = _copies.setdefault(split, {})
-    if device not in copies:
-        copies[device] = Images(split.images.to(device), split.labels.to(device))
-    return copies[device]
-
-
-def train_batches(
-    data: ImageData,
-    batch_size: int,
-    *,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    seed: int,
-    epoch: int,
-    augment: Augment = PLAIN,
-    rank: int = 0,
-    world_size: int = 1,
-    workers: int = 0,
-) -> Batches:
-    """The training split in random order, augmented; an incomplete last batch is left out.
-
-    Order and augmentation depend on ``seed`` and ``epoch`` alone. Images that are decoded as they
-    are used come with a random crop and flip already: of ``augment`` they get the cutout.
-
-    Args:
-        data: As `load_data` gives it.
-        batch_size: Images of a batch over all processes.
-        device: Where the batches are.
-        dtype: Of the images.
-        seed: Of the run.
-        epoch: Counted from 0.
-        augment: What is done to the images.
-        rank: The number of this process, from 0.
-        world_size: How many processes there are; each takes its part of every batch.
-        workers: Processes that decode images, if they are not held in memory.
-    """
-    _check_batch(batch_size, rank, world_size)
-    if batch_size % world_size:
-        raise PrecropError(
-            f"a batch of {batch_size} images can't be shared out equally to {world_size} processes"
-        )
-    count = len(data.train)
-    if count < batch_size:
-        raise PrecropError(
-            f"{data.name} has {count} training images, less than one batch of {batch_size}: say a "
-            "smaller --batch-size"
-        )
-    return Batches(
-        data,
-        data.train,
-        _parts(count // batch_size * batch_size, batch_size, rank, world_size),
-        torch.randperm(count, generator=random_numbers(seed, epoch, "order")),
-        torch.device(device),
-        dtype,
-        workers,
-        seeds=(seed, epoch),
-        augment=augment,
-    )
-
-
-def test_batches(
-    data: ImageData,
-    batch_size: int,
-    *,
-    device: torch.device | str = "cpu",  # noqa: PT028
-    dtype: torch.dtype = torch.float32,  # noqa: PT028
-    rank: int = 0,  # noqa: PT028
-    world_size: int = 1,  # noqa: PT028
-    workers: int = 0,  # noqa: PT028
-) -> Batches:
-    """The held-out split in its own order, every image once, the last batch as small as it is.
-
-    The processes' parts of a batch may differ by one image. If the last batch has fewer images
-    than there are processes, those without one have a batch less.
-
-    The arguments are those of `train_batches`.
-    """
-    _check_batch(batch_size, rank, world_size)
-    count = len(data.test)
-    return Batches(
-        data,
-        data.test,
-        _parts(count, batch_size, rank, world_size),
-        torch.arange(count),
-        torch.device(device),
-        dtype,
-        workers,
-    )
-
-
-# pytest takes a module's ``test_*`` names for tests wherever they are imported.
-test_batches.__test__ = False  # type: ignore[attr-defined]
-
-
-def _check_batch(batch_size: int, rank: int, world_size: int) -> None:
-    if batch_size < 1:
-        raise PrecropError(f"a batch has 1 image or more, not {batch_size}")
-    if not 0 <= rank < world_size:
-        raise PrecropError(f"process {rank} is not one of {world_size}, counted from 0")
-
-
-def _parts(count: int, batch_size: int, rank: int, world_size: int) -> list[slice]:
-    """The positions that this process takes of every global batch of ``count`` images."""
-    parts = []
-    for start in range(0, count, batch_size):
-        size = min(batch_size, count - start)
-        first, stop = (size * process // world_size for process in (rank, rank + 1))
-        if stop > first:
-            parts.append(slice(start + first, start + stop))
-    return parts

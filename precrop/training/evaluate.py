@@ -18,8 +18,9 @@ from precrop.files import check_picture, save_picture
 from precrop.plans.weights import load_weights
 from precrop.progress import Progress, silent
 from precrop.training import checkpoints
+from precrop.training.batches import test_batches
 from precrop.training.callbacks import BEST, LAST
-from precrop.training.data import ImageData, load_again, load_shaped, test_batches
+from precrop.training.data import ImageData, load_again, load_shaped
 from precrop.training.devices import layout, uses_bf16
 from precrop.training.module import outputs
 from precrop.training.networks import build

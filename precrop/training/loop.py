@@ -22,8 +22,9 @@ from precrop.errors import PrecropError
 from precrop.files import digest_of, os_errors_as, read_json, write_text
 from precrop.progress import in_terminal, unheard
 from precrop.training import checkpoints
+from precrop.training.batches import train_batches
 from precrop.training.callbacks import LAST, Bar, Keeper, Told, say_epoch
-from precrop.training.data import ImageData, load_again, train_batches
+from precrop.training.data import ImageData, load_again
 from precrop.training.devices import ProcessLayout, is_first_process, layout, reading_processes
 from precrop.training.logs import USUAL, check_loggers, make_loggers, quiet
 from precrop.training.module import Classifier

@@ -19,7 +19,8 @@ from torchmetrics.classification import MulticlassAccuracy
 from precrop.errors import PrecropError
 from precrop.modules.convolutions import SafeConvolutions
 from precrop.training.augment import Augment
-from precrop.training.data import Batches, ImageData, test_batches, train_batches
+from precrop.training.batches import Batches, test_batches, train_batches
+from precrop.training.data import ImageData
 from precrop.training.devices import ProcessLayout, uses_bf16
 from precrop.training.kernels import CpuKernels
 from precrop.training.networks import check_kept

@@ -14,7 +14,8 @@ from precrop.cli.train import train_command
 from precrop.errors import PrecropError
 from precrop.plans.plan import Plan
 from precrop.plans.weights import load_tensors, save_tensors
-from precrop.training.data import load_data, train_batches
+from precrop.training.batches import train_batches
+from precrop.training.data import load_data
 from tests.training.small_runs import batch_net
 
 Output = pytest.CaptureFixture[str]

@@ -1,0 +1,71 @@
+"""The data set of a name or in a folder."""
+
+import os
+from pathlib import Path
+
+from precrop.errors import PrecropError
+from precrop.files import os_errors_as
+from precrop.training.sources.cifar import ARCHIVES, unpacked
+from precrop.training.sources.digits import digits
+from precrop.training.sources.folders import class_folders
+from precrop.training.sources.parquet import parquet
+from precrop.training.sources.source import Source
+
+CLASSES_AND_SIDE = {"digits": (10, 8), "cifar10": (10, 32), "cifar100": (100, 32)}
+"""Of the data sets that have names: how many classes, and pixels of an image's side."""
+NAMES = (*CLASSES_AND_SIDE,)
+
+
+def find(source: str) -> Source:
+    """The data set of this name or in this folder."""
+    if source == "digits":
+        return digits()
+    if source in NAMES:
+        return _named(source)
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        problem = "is a file" if folder.is_file() else "is neither a data set nor a folder"
+        raise PrecropError(f"{source!r} {problem}: say {', '.join(NAMES)} or a data set's folder")
+    return _folder(folder)
+
+
+def at_hand(source: str) -> bool:
+    """Whether a data set is here, or comes with a library: nothing would be downloaded."""
+    if source in ARCHIVES:
+        return any((_home() / name).is_dir() for name in (ARCHIVES[source], source))
+    return source == "digits" or Path(source).expanduser().is_dir()
+
+
+def _folder(folder: Path) -> Source:
+    files = sorted(folder.glob("train-*.parquet")) or sorted(folder.glob("*/train-*.parquet"))
+    if files:
+        parents = sorted({file.parent.name for file in files})
+        if len(parents) > 1:
+            raise PrecropError(f"{folder} holds several data sets, say which: {', '.join(parents)}")
+        return parquet(folder, files[0].parent)
+    for name, archive in ARCHIVES.items():
+        if folder.name == archive:
+            return unpacked(name, folder.resolve().parent, folder.resolve().name)
+        if (folder / archive).is_dir():
+            return unpacked(name, folder, folder.resolve().name)
+    return class_folders(folder)
+
+
+def _named(name: str) -> Source:
+    """CIFAR in the data folder, downloaded if it is not there yet."""
+    from filelock import FileLock
+
+    root = _home()
+    if not (root / ARCHIVES[name]).is_dir() and (root / name).is_dir():
+        return _folder(root / name)
+    with os_errors_as(f"cannot write to {root}"):
+        root.mkdir(parents=True, exist_ok=True)
+        alone = FileLock(root / ".downloading").acquire()
+    with alone:  # processes that start together download once; the others then find the files
+        return unpacked(name, root, name, download=True)
+
+
+def _home() -> Path:
+    """The data folder."""
+    home = os.environ.get("PRECROP_DATA")
+    return Path(home).expanduser() if home else Path.home() / ".cache" / "precrop"

@@ -1,0 +1,99 @@
+"""A folder of image files for every class."""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from precrop.errors import PrecropError
+from precrop.training.sources.source import Source, decoded
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# The held-out split's names, the preferred one first: an ImageNet folder's "test" has no labels.
+TESTS = ("val", "valid", "validation", "test")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+
+
+class Files:
+    """Image files below one folder."""
+
+    def __init__(self, root: Path, files: Mapping[str, list[tuple[str, int]]]) -> None:
+        self.root = root
+        self.paths = [path for found in files.values() for path, _ in found]
+        self.sizes = [size for found in files.values() for _, size in found]
+        counts = torch.tensor([len(found) for found in files.values()])
+        self.labels = torch.arange(len(files)).repeat_interleave(counts)
+
+    def image(self, index: int) -> "Image":
+        """The image in RGB."""
+        return decoded(self.root / self.paths[index], self.where(index))
+
+    def where(self, index: int) -> str:
+        """The file."""
+        return str(self.root / self.paths[index])
+
+    def contents(self) -> Iterable[str]:
+        """The files and their sizes."""
+        return (f"{path} {size}" for path, size in zip(self.paths, self.sizes, strict=True))
+
+
+def class_folders(folder: Path) -> Source:
+    """The data set in ``train/CLASS/`` and ``val/CLASS/``; `PrecropError` if it is none."""
+    splits = {
+        name: _subfolders(folder / name) for name in ("train", *TESTS) if (folder / name).is_dir()
+    }
+    held_out = next((name for name in TESTS if splits.get(name)), None)
+    if not splits.get("train") or held_out is None:
+        missing = "train/" if not splits.get("train") else "val/, valid/ or test/"
+        raise PrecropError(
+            f"{folder} is not a data set: it has neither train-*.parquet nor {missing} "
+            "with a folder for every class"
+        )
+    for here, there in (("train", held_out), (held_out, "train")):
+        lone = sorted(set(splits[here]) - set(splits[there]))
+        if lone:
+            raise PrecropError(
+                f"{folder / here / lone[0]} has no counterpart: class {lone[0]} is missing "
+                f"in {folder / there}"
+            )
+    return Source(
+        folder.resolve().name,
+        tuple(splits["train"]),
+        _files(folder / "train", splits["train"]),
+        _files(folder / held_out, splits["train"]),
+    )
+
+
+def _subfolders(folder: Path) -> list[str]:
+    """The names of the folders in a folder, hidden ones aside, sorted: label k is the k-th."""
+    with os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+
+
+def _files(root: Path, classes: Iterable[str]) -> Files:
+    found = {}
+    for name in classes:
+        found[name] = sorted(_image_files(root, name))
+        if not found[name]:
+            raise PrecropError(f"{root / name} has no images")
+        empty = next((path for path, size in found[name] if not size), None)
+        if empty is not None:
+            raise PrecropError(f"{root / empty} is damaged: it is empty")
+    return Files(root, found)
+
+
+def _image_files(root: Path, below: str) -> Iterable[tuple[str, int]]:
+    """Paths below ``root`` and sizes in bytes of the images in a folder and its subfolders."""
+    with os.scandir(root / below) as entries:
+        for entry in entries:
+            path = f"{below}/{entry.name}"
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _image_files(root, path)
+            elif entry.name.lower().endswith(SUFFIXES):
+                yield path, entry.stat().st_size

@@ -1,0 +1,206 @@
+"""Parquet files of encoded images, as Hugging Face writes them."""
+
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from precrop.errors import PrecropError
+from precrop.files import read_json
+from precrop.training.sources.source import Source, decoded, first_line
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+IMAGE_COLUMNS = ("img", "image")
+LABEL_COLUMNS = ("label", "fine_label")
+# The held-out split's names, the preferred one first: "test" is the split that results are given
+# for, unless it has no labels.
+TESTS = ("test", "valid", "validation", "val")
+# Encoded images are read at once; beyond this they would have to be streamed.
+MOST_BYTES = 8_000_000_000
+
+
+class Rows:
+    """Encoded images of one or several parquet files, held in memory as they are."""
+
+    def __init__(self, files: Sequence[Path], tables: Sequence[Any], columns: tuple[str, str]):
+        import pyarrow as pa  # type: ignore[import-untyped]
+        import pyarrow.compute as pc  # type: ignore[import-untyped]
+
+        image, label = columns
+        self.files = files
+        self.lengths = [table.num_rows for table in tables]
+        chunks = [c for table in tables for c in pc.struct_field(table[image], "bytes").chunks]
+        self.encoded = pa.chunked_array(chunks, type=pa.binary())
+        self.labels = torch.cat([self._labels(table[label]) for table in tables])
+
+    @staticmethod
+    def _labels(column: Any) -> Tensor:
+        # -2 stands for no label at all; -1 is Hugging Face's own sign for an unknown one.
+        return torch.from_numpy(column.cast("int64").fill_null(-2).to_numpy().copy())
+
+    def image(self, index: int) -> "Image":
+        """The image in RGB."""
+        encoded = self.encoded[index].as_py()
+        if encoded is None:
+            raise PrecropError(f"{self.where(index)} has no image bytes")
+        return decoded(io.BytesIO(encoded), self.where(index))
+
+    def where(self, index: int) -> str:
+        """The row, counted from 0, and its file."""
+        for file, length in zip(self.files, self.lengths, strict=True):
+            if index < length:
+                return f"row {index} of {file}"
+            index -= length
+        raise IndexError(index)
+
+    def contents(self) -> Iterable[str]:
+        """The files and their sizes."""
+        return (f"{file.name} {file.stat().st_size}" for file in self.files)
+
+
+def parquet(folder: Path, files_in: Path) -> Source:
+    """The data set in the files of ``files_in``, named after ``folder``."""
+    train, train_names = _rows(files_in, "train")
+    chosen: tuple[Rows, tuple[str, ...] | None] | None = None
+    for split in TESTS:
+        if any(files_in.glob(f"{split}-*.parquet")):
+            chosen = _rows(files_in, split)
+            if bool((chosen[0].labels != -1).any()):
+                break  # otherwise its labels are secret, as those of ImageNet's test split
+    if chosen is None:
+        raise PrecropError(f"{files_in} has train-*.parquet, but no test-, valid- or validation-")
+    test, test_names = chosen
+    if train_names and test_names and train_names != test_names:
+        raise PrecropError(f"{test.files[0]} names other classes than {train.files[0]}")
+    classes = train_names or test_names or _listed_classes(files_in)
+    for rows in (train, test):
+        if not len(rows.labels):
+            raise PrecropError(f"{rows.files[0]} has no images")
+        _check_labels(rows, classes)
+    if classes is None:
+        classes = tuple(str(label) for label in range(int(train.labels.max()) + 1))
+    known = torch.isin(test.labels, train.labels)
+    if not bool(known.all()):
+        row = int((~known).nonzero()[0])
+        label = int(test.labels[row])
+        name = classes[label] if label < len(classes) else str(label)
+        named = "" if name == str(label) else f" ({name})"
+        raise PrecropError(
+            f"{test.where(row)} has label {label}{named}, which no training image has"
+        )
+    return Source(folder.resolve().name, classes, train, test)
+
+
+def _check_labels(rows: Rows, classes: Sequence[str] | None) -> None:
+    wrong = rows.labels < 0
+    if classes is not None:
+        wrong |= rows.labels >= len(classes)
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        label = "no label" if rows.labels[row] == -2 else f"label {int(rows.labels[row])}"
+        allowed = f"0 to {len(classes) - 1}" if classes is not None else "0 or more"
+        raise PrecropError(f"{rows.where(row)} has {label}; labels are {allowed}")
+
+
+def _rows(folder: Path, split: str) -> tuple[Rows, tuple[str, ...] | None]:
+    """The rows of a split, and the names of its classes if the files give them."""
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+    files = sorted(folder.glob(f"{split}-*.parquet"))
+    _check_shards(files)
+    size = sum(file.stat().st_size for file in files)
+    if size > MOST_BYTES:
+        raise PrecropError(
+            f"{folder} holds {size / 1e9:.0f} GB of parquet, more than is read into memory: "
+            "unpack it into train/CLASS/ and val/CLASS/ folders"
+        )
+    tables, names, columns = [], None, None
+    for file in files:
+        try:
+            opened = pq.ParquetFile(file)
+            found = _columns(file, opened.schema_arrow)
+            if columns not in (None, found):
+                raise PrecropError(f"{file} has other columns than {files[0]}")
+            columns = found
+            tables.append(opened.read(columns=list(columns)))
+        except PrecropError:
+            raise
+        except (OSError, ValueError) as error:  # pyarrow's own errors are one or the other
+            raise PrecropError(f"{file} is damaged: {first_line(error)}") from error
+        names = names or _class_names(opened.schema_arrow.metadata, columns[1])
+    assert columns is not None
+    return Rows(files, tables, columns), names
+
+
+def _check_shards(files: Sequence[Path]) -> None:
+    """``train-00000-of-00002`` needs ``train-00001-of-00002``."""
+    names = {file.name for file in files}
+    for file in files:
+        parts = re.fullmatch(r"(.+)-(\d+)-of-(\d+)\.parquet", file.name)
+        if parts is None:
+            continue
+        stem, digits, count = parts[1], len(parts[2]), parts[3]
+        for shard in range(int(count)):
+            name = f"{stem}-{shard:0{digits}d}-of-{count}.parquet"
+            if name not in names:
+                raise PrecropError(f"{file.parent / name} is missing, {file.name} is there")
+
+
+def _columns(file: Path, schema: Any) -> tuple[str, str]:
+    """The columns of the images and of the labels."""
+    import pyarrow as pa
+
+    found = []
+    for kind, names in (("image", IMAGE_COLUMNS), ("label", LABEL_COLUMNS)):
+        here = [name for name in names if name in schema.names]
+        if not here:
+            columns = ", ".join(schema.names)
+            raise PrecropError(f"{file} has no column {' or '.join(names)} but {columns}")
+        kind_of = schema.field(here[0]).type
+        if kind == "label" and not pa.types.is_integer(kind_of):
+            raise PrecropError(f"{file}: column {here[0]} holds {kind_of}, labels are integers")
+        if kind == "image" and (
+            not pa.types.is_struct(kind_of)
+            or kind_of.get_field_index("bytes") < 0
+            or kind_of.field("bytes").type != pa.binary()
+        ):
+            raise PrecropError(f"{file}: column {here[0]} holds {kind_of}, not encoded images")
+        found.append(here[0])
+    return found[0], found[1]
+
+
+def _class_names(metadata: Mapping[bytes, bytes] | None, label: str) -> tuple[str, ...] | None:
+    """The names that Hugging Face's library writes into a file's metadata, if it did."""
+    try:
+        written = json.loads((metadata or {})[b"huggingface"])
+        names = written["info"]["features"][label]["names"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
+    return _names(names)
+
+
+def _listed_classes(folder: Path) -> tuple[str, ...] | None:
+    """The names in ``classes.json``, a list or an object whose keys are in label order."""
+    file = folder / "classes.json"
+    if not file.is_file():
+        return None
+    try:
+        names = _names(read_json(file))
+    except PrecropError as error:
+        raise PrecropError(f"{file} is damaged: {error}") from error
+    if names is None:
+        raise PrecropError(f"{file} is not a list of class names")
+    return names
+
+
+def _names(written: object) -> tuple[str, ...] | None:
+    if isinstance(written, list | dict) and written:
+        return tuple(str(name) for name in written)
+    return None

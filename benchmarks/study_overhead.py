@@ -20,9 +20,10 @@ from typing import Any
 
 from benchmarks.report import Section, markdown, setting, show, timed
 from precrop.files import write_text
-from precrop.study.cells import Cell, expand, prepare
+from precrop.study.cells import Cell, expand
 from precrop.study.engine import run_study
 from precrop.study.local_engine import LocalEngine
+from precrop.study.preparing import prepare
 from precrop.study.rows import Row
 from precrop.study.spec import read_study
 from precrop.study.store import Store

@@ -83,8 +83,9 @@ def run_command(
 ) -> None:
     """Run what the store has no result of. The same command goes on after any interruption."""
     study = options.read(trust)
-    from precrop.study.cells import check, expand
+    from precrop.study.cells import expand
     from precrop.study.engine import run_study, to_run
+    from precrop.study.preparing import check
     from precrop.study.progress import duration, shown
 
     study = study if data is None else study.at(data)
@@ -185,7 +186,8 @@ def _check_same_images(
 
 def _planned(cells: "Sequence[Cell]", images: "ImageData") -> Iterator[dict[str, Any]]:
     """What would run. Seeds differ by chance alone: the first of a variant's stands for all."""
-    from precrop.study.cells import label, prepare
+    from precrop.study.cells import label
+    from precrop.study.preparing import prepare
     from precrop.training.loop import sample
     from precrop.training.networks import build
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Protocol
 
 from precrop.errors import PrecropError
-from precrop.study.cells import Cell, failure
+from precrop.study.cells import Cell
 from precrop.study.events import Busy, Died, Elsewhere, Ended, Event, Started
 from precrop.study.locks import Lock, is_claimed
+from precrop.study.outcomes import failure
 from precrop.study.store import Store, Tally
 
 _TURN = 0.25

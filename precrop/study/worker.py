@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from precrop.errors import PrecropError
-from precrop.study.cells import Cell, failure, outcome, prepare
+from precrop.study.cells import Cell
 from precrop.study.events import Began, Busy, Ended, Epoch, Report
 from precrop.study.locks import Lock
+from precrop.study.outcomes import failure, outcome
+from precrop.study.preparing import prepare
 
 if TYPE_CHECKING:
     from precrop.training.data import ImageData

@@ -13,7 +13,8 @@ import pytest
 
 import precrop
 from precrop.cli.app import main
-from precrop.study.cells import expand, prepare
+from precrop.study.cells import expand
+from precrop.study.preparing import prepare
 from precrop.study.spec import read_study
 from precrop.study.store import Store
 from precrop.training.loop import train

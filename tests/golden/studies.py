@@ -10,7 +10,8 @@ import torch
 from precrop.cli.app import main
 
 # The names below are those of the package's inside: where they move, this is the place to follow.
-from precrop.study.cells import Cell, expand, prepare
+from precrop.study.cells import Cell, expand
+from precrop.study.preparing import prepare
 from precrop.study.spec import read_study
 from precrop.training.data import ImageData, Images
 from tests.golden.plans import digest

@@ -8,7 +8,8 @@ import torch
 from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
 from precrop.read.network import read_network
-from precrop.study.cells import check, expand, label
+from precrop.study.cells import expand, label
+from precrop.study.preparing import check
 from precrop.study.spec import read_study
 from precrop.training.data import ImageData, Images
 from precrop.zoo import load_model

@@ -1,0 +1,135 @@
+"""The row of a store that a cell becomes, trained or failed."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from precrop.errors import PrecropError, one_line
+from precrop.own import said
+from precrop.solve.budgets import Budget, parse_budget
+from precrop.study.cells import Cell
+from precrop.study.preparing import Prepared
+from precrop.study.rows import Row
+
+if TYPE_CHECKING:
+    from precrop.counting import Count
+    from precrop.training.loop import Result
+
+
+def outcome(
+    cell: Cell,
+    prepared: Prepared,
+    result: "Result",
+    *,
+    overhead: float,
+    started: datetime,
+    ended: datetime,
+    device: str,
+) -> Row:
+    """The row of a cell that was trained; the folder of its result holds the masks."""
+    run = prepared.run
+    return Row(
+        **_asked(cell, run.data_name, prepared.original),
+        run=run.id,
+        data_digest=run.data_digest,
+        status="done",
+        error=None,
+        accuracy=result.accuracy,
+        best_accuracy=result.best_accuracy,
+        loss=result.loss,
+        params=result.params,
+        macs=result.macs,
+        densities=_densities(prepared, result),
+        widths=_widths(prepared),
+        history=result.history,
+        seconds=result.seconds,
+        overhead=overhead,
+        started=started,
+        ended=ended,
+        device=device,
+        versions=run.versions,
+    )
+
+
+def failure(
+    cell: Cell,
+    error: BaseException,
+    *,
+    data_digest: str = "",
+    overhead: float = 0.0,
+    started: datetime,
+    ended: datetime,
+    device: str,
+) -> Row:
+    """The row of a cell that failed."""
+    from precrop.training.runs import current_versions
+
+    unknown: dict[str, Any]
+    unknown = dict.fromkeys(("run", "accuracy", "best_accuracy", "loss", "params", "macs"))
+    return Row(
+        **_asked(cell, cell.data_name),
+        **unknown,
+        data_digest=data_digest,
+        status="failed",
+        error=one_line(str(error) if isinstance(error, PrecropError) else said(error)),
+        densities={},
+        widths={},
+        history=(),
+        seconds=0.0,
+        overhead=overhead,
+        started=started,
+        ended=ended,
+        device=device,
+        versions=current_versions(),
+    )
+
+
+def _asked(cell: Cell, data: str, original: "Count | None" = None) -> dict[str, Any]:
+    """The fields that `outcome` and `failure` share; what the original costs, if it is known."""
+    bases = {} if original is None else original.costs
+    side = cell.image_size
+    return {
+        "study": cell.study,
+        "cell": cell.id,
+        "network": cell.network.name,
+        "args": dict(cell.network.args),
+        "variant": cell.variant,
+        "kind": cell.how.kind,
+        "method": cell.how.method,
+        "granularity": cell.how.granularity,
+        "asked_params": _share("params", cell.limits.params, bases.get("params")),
+        "asked_macs": _share("macs", cell.limits.macs, bases.get("macs")),
+        "seed": cell.seed,
+        "data": data if side is None else f"{data} {side}x{side}",
+        "recipe": cell.recipe.to_json(),
+        "base_params": bases.get("params"),
+        "base_macs": bases.get("macs"),
+    }
+
+
+def _share(name: str, budget: Budget | None, base: int | None) -> float | None:
+    """A budget as a share of the original; of one that isn't written so where that is known."""
+    if budget is None or isinstance(budget, float):
+        return budget
+    return None if base is None else parse_budget(name, budget, base) / base
+
+
+def _densities(prepared: Prepared, result: "Result") -> dict[str, float]:
+    """The share of every layer's weights that the trained network has."""
+    if prepared.run.plan is not None:
+        return {layer.name: layer.density for layer in prepared.run.plan.layers}
+    from precrop.plans.weights import load_tensors
+    from precrop.training.loop import MASKS
+
+    masks = {} if prepared.run.mask is None else load_tensors(result.folder / MASKS)
+    return {
+        layer.name: float(masks[layer.weight].double().mean()) if layer.weight in masks else 1.0
+        for layer in prepared.original.layers
+    }
+
+
+def _widths(prepared: Prepared) -> dict[str, tuple[int, int]]:
+    """Input and output channels of every layer."""
+    if prepared.run.plan is not None:
+        return prepared.run.plan.widths
+    layers = prepared.original.layers
+    return {layer.name: (layer.in_channels, layer.out_channels) for layer in layers}

@@ -1,0 +1,230 @@
+"""What a cell trains: its network planned or masked, and whether that can be done."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from precrop.errors import BudgetError, PrecropError
+from precrop.solve.budgets import Budget, parse_budget
+from precrop.study.cells import Cell, label
+from precrop.study.variants import WAYS, Variant, VariantRequest
+from precrop.trust import runs_user_code
+
+if TYPE_CHECKING:
+    from precrop.counting import Count
+    from precrop.plans.plan import Plan
+    from precrop.training.data import ImageData
+    from precrop.training.runs import MaskSpec, Run
+
+_STAND_IN = "magnitude"
+"""A method that takes no time, in the place of others that budgets can stop just as well."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A cell that is ready to be trained.
+
+    Attributes:
+        run: what is trained.
+        original: what the network has before it is made smaller.
+    """
+
+    run: "Run"
+    original: "Count"
+
+
+def check(cells: Sequence[Cell], data: "ImageData") -> None:
+    """Find what cannot be trained before the first run starts.
+
+    Every network is built once, and every variant within every budget once, whatever its seeds.
+
+    Raises:
+        PrecropError: a network that is unknown or does not fit the data, a budget that is
+            impossible, an option without sense; the message begins with the cell.
+    """
+    from precrop.training.networks import build
+
+    networks: set[str] = set()
+    requests: set[str] = set()
+    for cell in cells:
+        network = json.dumps([cell.network.name, dict(cell.network.args)])
+        request = json.dumps([network, _quick(cell.how).to_json(), cell.limits.given()])
+        try:
+            if network not in networks:
+                build(_run(cell, data))
+            if request not in requests:
+                try_out(cell, data)
+        except PrecropError as error:
+            raise type(error)(f"{label(cell)}: {error}") from error
+        networks.add(network)
+        requests.add(request)
+
+
+def prepare(cell: Cell, data: "ImageData") -> Prepared:
+    """Plan a cell's network, or decide its mask.
+
+    Methods that look at weights see the initial weights of the cell's own run.
+
+    Raises:
+        PrecropError: the network cannot be built, or a budget cannot be met.
+    """
+    original = _Original(cell, data)
+    plan = original.plan()
+    mask = original.mask(plan)
+    plan = None if mask is not None else plan
+    return Prepared(dataclasses.replace(original.run, plan=plan, mask=mask), original.counted)
+
+
+def try_out(cell: Cell, data: "ImageData") -> None:
+    """Do of `prepare` what can fail, with a method of no effort in the place of one that scores."""
+    how = _quick(cell.how)
+    original = _Original(dataclasses.replace(cell, how=how), data)
+    plan = original.plan()
+    original.mask(plan)
+    if plan is None and how.densities is not None:
+        original.densities()
+
+
+def _quick(how: Variant) -> Variant:
+    """A nameless variant that fails where this one does, but takes no time: equal for many."""
+    from precrop.pruning.methods import METHODS
+
+    # A user's own is tried as it is: whether it fails is worth knowing before anything trains.
+    name = how.densities or ""
+    scored = name in METHODS and METHODS[name].kind == "score" and not runs_user_code(name)
+    return dataclasses.replace(
+        how,
+        name="",
+        densities=_STAND_IN if scored else how.densities,
+        method_options={} if scored else how.method_options,
+        match=None if how.match is None else _quick(how.match),
+    )
+
+
+def _run(cell: Cell, data: "ImageData") -> "Run":
+    """The run of the dense network."""
+    from precrop.training.networks import for_classes
+    from precrop.training.runs import Run
+
+    return Run(
+        model=for_classes(cell.network, len(data.classes)),
+        data=cell.data,
+        **data.of_run,
+        recipe=cell.recipe,
+        seed=cell.seed,
+    )
+
+
+class _Original:
+    """A cell's network before it is made smaller, and how it could be.
+
+    Attributes:
+        cell: the cell.
+        data: its images.
+        run: of the dense network.
+        model: that network.
+        counted: what it has.
+    """
+
+    def __init__(self, cell: Cell, data: "ImageData") -> None:
+        from precrop.counting import count
+        from precrop.training.networks import initial_weights
+
+        cell.how.load_own()
+        self.cell, self.data, self.run = cell, data, _run(cell, data)
+        with initial_weights(cell.seed):
+            self.model = self.run.model.build()
+        self.counted = count(self.model, self.run.input_shape)
+
+    @cached_property
+    def budgets(self) -> dict[str, Budget]:
+        """The cell's budgets, or what the variant that it has to match costs."""
+        match = self.cell.how.match
+        if match is None:
+            return self.cell.limits.given()
+        from precrop.training.loop import sample
+        from precrop.training.networks import build
+
+        run = prepare(dataclasses.replace(self.cell, how=match), self.data).run
+        built = build(run, lambda: sample(run, self.data))
+        return {"params": built.params, "macs": built.macs}
+
+    def plan(self) -> "Plan | None":
+        """The plan by the variant's way, if it has one."""
+        how = self.cell.how
+        if how.way is None:
+            return None
+        request = VariantRequest(
+            model=self.model,
+            input_shape=self.run.input_shape,
+            budgets=self.budgets,
+            options=how.options,
+            densities=None if how.densities is None else self.densities(),
+            seed=self.cell.seed,
+        )
+        return WAYS[how.way](request)
+
+    def mask(self, plan: "Plan | None") -> "MaskSpec | None":
+        """What the network is masked by: the variant's method, or a plan's densities."""
+        from precrop.training.runs import MaskSpec
+
+        how = self.cell.how
+        if how.mask is None:
+            return None
+        if plan is not None:
+            shares = {layer.name: layer.density for layer in plan.layers}
+            return MaskSpec("given", how.mask, densities=shares)
+        assert how.densities is not None
+        limits = self._weight_limits()
+        return MaskSpec(
+            how.densities,
+            how.mask,
+            limits.get("params"),
+            limits.get("macs"),
+            options=how.method_options,
+        )
+
+    def densities(self) -> dict[str, float]:
+        """What the variant's method makes of the cell's budgets."""
+        from precrop.pruning.methods import find_method, layer_densities
+        from precrop.pruning.problem import Problem
+
+        how, batches = self.cell.how, None
+        assert how.densities is not None
+        if find_method(how.densities).needs_data:
+            from precrop.training.loop import sample
+
+            batches = sample(self.run, self.data)
+        problem = Problem.of(
+            self.model,
+            self.run.input_shape,
+            self._weight_limits(),
+            data=batches,
+            seed=self.cell.seed,
+        )
+        return layer_densities(problem, how.densities, **how.method_options)
+
+    def _weight_limits(self) -> dict[str, int]:
+        """The budgets of the whole network as budgets of its prunable weights.
+
+        Raises:
+            BudgetError: what no mask removes takes more than a budget.
+        """
+        layers, bases = self.counted.layers, self.counted.costs
+        pruned = {
+            "params": sum(layer.weights for layer in layers),
+            "macs": sum(layer.macs for layer in layers),
+        }
+        limits = {}
+        for name, budget in self.budgets.items():
+            base = bases[name]
+            rest = base - pruned[name]
+            limits[name] = parse_budget(name, budget, base) - rest
+            if limits[name] <= 1:
+                raise BudgetError(
+                    f"{name}={budget!r} cannot be met: of {base}, {rest} cannot be masked"
+                )
+        return limits

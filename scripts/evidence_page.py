@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
 
-from precrop.evidence.judging import UNIFORM
+from precrop.evidence.candidates import UNIFORM
 from precrop.evidence.page import (
     NAMES,
     experts_table,

@@ -26,8 +26,10 @@ from typing import Any
 import numpy as np
 
 from precrop.errors import BudgetError
-from precrop.evidence.judging import WIDEST, drawn_budgets, interval
+from precrop.evidence.candidates import WIDEST
+from precrop.evidence.intervals import interval
 from precrop.evidence.nats import STEP, Floats, Table, load_tables, structure
+from precrop.evidence.regret import drawn_budgets
 from precrop.files import write_text
 from precrop.solve.program import program
 from precrop.solve.relax import allocate

@@ -20,7 +20,8 @@ import pandas as pd  # type: ignore[import-untyped]
 
 from precrop.cli.report import STUDIES as FILES
 from precrop.cli.report import stored_rows
-from precrop.evidence.judging import UNIFORM, interval
+from precrop.evidence.candidates import UNIFORM
+from precrop.evidence.intervals import interval
 from precrop.evidence.page import NAMES
 from precrop.evidence.verdict import Evidence
 from precrop.report.claims import Claims, read_claims

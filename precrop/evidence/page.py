@@ -8,9 +8,12 @@ import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
 from scipy.stats import spearmanr
 
-from precrop.evidence.judging import BAND, UNIFORM, bands, interval, objective_values
+from precrop.evidence.candidates import UNIFORM
+from precrop.evidence.intervals import interval
 from precrop.evidence.nats import Table
+from precrop.evidence.order import objective_values
 from precrop.evidence.published import disagreement
+from precrop.evidence.sizes import BAND, bands
 from precrop.evidence.verdict import Evidence
 
 if TYPE_CHECKING:

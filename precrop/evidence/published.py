@@ -20,7 +20,7 @@ from torch import nn
 
 import precrop
 from precrop.errors import PrecropError
-from precrop.evidence.judging import UNIFORM, Candidate
+from precrop.evidence.candidates import UNIFORM, Candidate
 from precrop.evidence.nats import Floats
 from precrop.models.resnet import BasicBlock
 from precrop.models.vgg import cifar_vgg16_bn

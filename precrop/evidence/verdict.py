@@ -13,10 +13,12 @@ from typing import Any
 import pandas as pd  # type: ignore[import-untyped]
 
 from precrop import __version__
-from precrop.evidence import judging
-from precrop.evidence.judging import Candidate
+from precrop.evidence.candidates import CONTROLS, UNIFORM, Candidate, slow_strategies, strategies
+from precrop.evidence.gain import cases, gains
 from precrop.evidence.nats import FreeWidths, Table
+from precrop.evidence.order import exact_order, order
 from precrop.evidence.published import Configuration, compare
+from precrop.evidence.regret import BUDGETS, FEW_BUDGETS, baselines, regret
 from precrop.files import write_text
 from precrop.progress import Progress, silent
 from precrop.pruning.problem import LayerCollapseWarning
@@ -26,7 +28,7 @@ Rows = Iterable[dict[str, Any]]
 FRAMES = ("order", "regret", "gains", "published")
 DECIMALS = 4
 """That are kept of every number."""
-COMPARED = (*OBJECTIVES, *judging.CONTROLS, judging.UNIFORM)
+COMPARED = (*OBJECTIVES, *CONTROLS, UNIFORM)
 """Strategies that are set beside published widths."""
 
 
@@ -113,23 +115,23 @@ def tasks(
     tables: Iterable[Table], published: Sequence[Configuration], budgets: int
 ) -> Iterator[Task]:
     """All of the work in pieces of seconds."""
-    chosen = list(judging.cases())
-    few = min(budgets, judging.FEW_BUDGETS)
+    chosen = list(cases())
+    few = min(budgets, FEW_BUDGETS)
     for table in tables:
         name = table.data_set.name
-        yield Task(f"{name}, order", "order", judging.order, (table,))
-        yield Task(f"{name}, exact order", "order", judging.exact_order, (table,))
-        yield Task(f"{name}, no plan", "regret", judging.baselines, (table, budgets))
+        yield Task(f"{name}, order", "order", order, (table,))
+        yield Task(f"{name}, exact order", "order", exact_order, (table,))
+        yield Task(f"{name}, no plan", "regret", baselines, (table, budgets))
         free = (table, Candidate("synexp"), budgets, FreeWidths)
-        yield Task(f"{name}, free widths", "regret", judging.regret, free)
-        for strategy in judging.strategies():
+        yield Task(f"{name}, free widths", "regret", regret, free)
+        for strategy in strategies():
             label = f"{name}, {strategy.name}"
-            yield Task(f"{label}, regret", "regret", judging.regret, (table, strategy, budgets))
-            yield Task(f"{label}, gains", "gains", judging.gains, (table, strategy, chosen))
-        for strategy in judging.slow_strategies():
+            yield Task(f"{label}, regret", "regret", regret, (table, strategy, budgets))
+            yield Task(f"{label}, gains", "gains", gains, (table, strategy, chosen))
+        for strategy in slow_strategies():
             label = f"{name}, {strategy.name}, regret"
-            yield Task(label, "regret", judging.regret, (table, strategy, few))
-    compared = [strategy for strategy in judging.strategies() if strategy.name in COMPARED]
+            yield Task(label, "regret", regret, (table, strategy, few))
+    compared = [strategy for strategy in strategies() if strategy.name in COMPARED]
     for index, configuration in enumerate(published):
         label = f"published {index}, {configuration.name}"
         yield Task(label, "published", compare, (configuration, compared))
@@ -193,7 +195,7 @@ def judge(
     tables: Sequence[Table],
     published: Sequence[Configuration] = (),
     *,
-    budgets: int = judging.BUDGETS,
+    budgets: int = BUDGETS,
     processes: int = 1,
     progress: Progress = silent,
     parts: Path | None = None,

@@ -7,7 +7,8 @@ import pandas as pd  # type: ignore[import-untyped]
 import pytest
 
 from precrop.cli.app import main
-from precrop.evidence import judging, nats
+from precrop.evidence import nats
+from precrop.evidence.candidates import UNIFORM, strategies
 from precrop.evidence.nats import Table
 from precrop.evidence.page import gains_table, order_table, regret_table, shares_table
 from precrop.evidence.verdict import Evidence, Parts, judge
@@ -23,17 +24,17 @@ def table() -> Table:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """One strategy beside uniform width, no method, two base networks."""
-    chosen = [s for s in judging.strategies() if s.name in ("synexp", judging.UNIFORM)]
-    monkeypatch.setattr(judging, "BAND", 0.15)
-    monkeypatch.setattr(judging, "EXACT_BANDS", 2)
-    monkeypatch.setattr(judging, "CONTROLS", {})
-    monkeypatch.setattr(judging, "strategies", lambda: chosen)
-    monkeypatch.setattr(judging, "slow_strategies", list)
-    monkeypatch.setattr(judging, "OBJECTIVES", {"synexp": OBJECTIVES["synexp"]})
-    monkeypatch.setattr(judging, "SENSIBLE", {"flat": (48, 48, 48, 48, 48)})
-    monkeypatch.setattr(judging, "ILL_SHAPED", {"inverted": (64, 48, 32, 24, 16)})
-    monkeypatch.setattr(judging, "SHARES", (0.6,))
-    monkeypatch.setattr(judging, "PRECONFIG", {"both whole": (1.0, 1.0)})
+    chosen = [s for s in strategies() if s.name in ("synexp", UNIFORM)]
+    monkeypatch.setattr("precrop.evidence.sizes.BAND", 0.15)
+    monkeypatch.setattr("precrop.evidence.order.EXACT_BANDS", 2)
+    monkeypatch.setattr("precrop.evidence.order.CONTROLS", {})
+    monkeypatch.setattr("precrop.evidence.verdict.strategies", lambda: chosen)
+    monkeypatch.setattr("precrop.evidence.verdict.slow_strategies", list)
+    monkeypatch.setattr("precrop.evidence.order.OBJECTIVES", {"synexp": OBJECTIVES["synexp"]})
+    monkeypatch.setattr("precrop.evidence.gain.SENSIBLE", {"flat": (48, 48, 48, 48, 48)})
+    monkeypatch.setattr("precrop.evidence.gain.ILL_SHAPED", {"inverted": (64, 48, 32, 24, 16)})
+    monkeypatch.setattr("precrop.evidence.gain.SHARES", (0.6,))
+    monkeypatch.setattr("precrop.evidence.gain.PRECONFIG", {"both whole": (1.0, 1.0)})
     monkeypatch.setattr(nats, "DATA_SETS", nats.DATA_SETS[:1])
 
 
@@ -68,7 +69,7 @@ def test_no_table_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_it_goes_on_where_it_was_stopped(
     short: None, table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(judging, "SENSIBLE", {})
+    monkeypatch.setattr("precrop.evidence.gain.SENSIBLE", {})
     path = tmp_path / "out" / "parts.jsonl"
     whole = judge([table], budgets=1)
     add, ran = Parts.add, list[str]()

@@ -17,3 +17,9 @@ def tables() -> Any:
 @pytest.fixture(scope="session")
 def table(tables: list[Table]) -> Any:
     return tables[0]
+
+
+@pytest.fixture
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bands wide enough for a sample of the networks."""
+    monkeypatch.setattr("precrop.evidence.sizes.BAND", 0.15)

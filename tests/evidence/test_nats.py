@@ -6,7 +6,7 @@ import pytest
 
 import precrop
 from precrop.errors import PrecropError
-from precrop.evidence.judging import WIDEST
+from precrop.evidence.candidates import WIDEST
 from precrop.evidence.nats import DATA_SETS, FiveWidths, FreeWidths, Table, load_tables, structure
 from precrop.models import nats_sss
 

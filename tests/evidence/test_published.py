@@ -10,7 +10,7 @@ import pytest
 import precrop
 from precrop.errors import PrecropError
 from precrop.evidence import published
-from precrop.evidence.judging import UNIFORM, Candidate
+from precrop.evidence.candidates import UNIFORM, Candidate
 from precrop.evidence.published import (
     CIFAR,
     IMAGENET,

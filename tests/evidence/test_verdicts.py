@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from precrop.evidence.judging import UNIFORM
+from precrop.evidence.candidates import UNIFORM
 from precrop.evidence.page import NAMES
 from precrop.report.comparisons import Comparison
 from precrop.report.frames import frame_of

@@ -1,0 +1,139 @@
+"""What chooses widths, and what it chooses in the size search space."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+import precrop
+from precrop.errors import BudgetError
+from precrop.evidence.nats import STEP, DataSet, FiveWidths, Floats
+from precrop.models.nats import NatsNetwork
+from precrop.pruning.methods import METHODS
+from precrop.solve.program import Program
+from precrop.solve.relax import allocate
+from precrop.solve.structure import Structure
+from precrop.strategies.objectives import OBJECTIVES
+from precrop.strategies.strategy import Solution
+from precrop.strategies.two_step import RULES as TWO_STEP
+
+WIDEST = (64, 64, 64, 64, 64)
+UNIFORM = "uniform width"
+
+Weights = Callable[[Structure], Floats]
+"""One weight for every layer."""
+
+
+def root_macs(known: Structure) -> Floats:
+    """The square root of every layer's MACs: halfway between SynExp and uniform width.
+
+    Within a budget of MACs the best densities give layers MACs in proportion to their weights:
+    equal ones by SynExp, those of the original (one density for all) by weights that are the MACs.
+    """
+    return np.array([layer.macs for layer in known.layers], float) ** 0.5
+
+
+CONTROLS: dict[str, Weights] = {"root-macs": root_macs}
+"""Objectives that are no longer offered, to show by how much others are better."""
+
+
+@dataclass(frozen=True)
+class Control(precrop.SynExp):
+    """Widths by one of `CONTROLS`."""
+
+    name: str = "root-macs"
+
+    def __call__(self, problem: Program) -> Solution:
+        """Solve it once."""
+        weighed = problem.weighed(CONTROLS[self.name](problem.structure))
+        return Solution(weighed, allocate(weighed), weighed.value)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to choose widths.
+
+    Attributes:
+        name: for tables.
+        options: of `precrop.plan`.
+        method: whose densities are turned into channels, if any.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    method: str | None = None
+
+
+def strategies() -> list[Candidate]:
+    """Every objective that is registered, uniform width, other balances and the two-step rules."""
+    objectives = [Candidate(name, {"objective": name}) for name in OBJECTIVES]
+    objectives += [Candidate(name, {"strategy": Control(name=name)}) for name in CONTROLS]
+    uniform = Candidate(UNIFORM, {"rule": "uniform"})
+    balances = [Candidate(f"synexp, balance {b:g}", {"balance": b}) for b in (0.1, 10.0)]
+    rules = [Candidate(f"rule {rule}", {"rule": rule}) for rule in TWO_STEP]
+    return [*objectives, uniform, *balances, *rules]
+
+
+def slow_strategies() -> list[Candidate]:
+    """The exact objective, and every method whose densities need no data, turned into channels."""
+    names = [name for name, method in METHODS.items() if not method.needs_data]
+    methods = [Candidate(f"densities of {name}", method=name) for name in names]
+    return [Candidate("exact", {"objective": "exact"}), *methods]
+
+
+def fixed_network(kind: type[NatsNetwork], widths: Sequence[int], num_classes: int) -> NatsNetwork:
+    """A network with the same weights every time: some methods look at them."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return kind(widths, num_classes)
+
+
+@lru_cache(maxsize=100)
+def _reading(
+    kind: type[NatsNetwork], widths: tuple[int, ...], data_set: DataSet
+) -> precrop.Reading:
+    """Each network is planned for many budgets, and read once for all of them."""
+    return precrop.Reading(fixed_network(kind, widths, data_set.num_classes), data_set.input_shape)
+
+
+def chosen_widths(
+    data_set: DataSet,
+    base: Sequence[int],
+    strategy: Candidate,
+    *,
+    kind: type[NatsNetwork] = FiveWidths,
+    **asked: Any,
+) -> Floats | None:
+    """The five widths of the plan, shape (5,); None where its budgets cannot be met.
+
+    Where widths inside a cell are free the five are the geometric means of the outputs of each
+    stage's 3x3 convolutions.
+
+    Args:
+        data_set: gives the classes and the size of the images.
+        base: five widths of the network that is cropped.
+        strategy: how widths are found.
+        kind: of network: `FiveWidths` or `FreeWidths`.
+        asked: budgets and ``expand`` of `precrop.plan`.
+    """
+    reading = _reading(kind, tuple(base), data_set)  # type: ignore[arg-type] # classes have hashes
+    try:
+        if strategy.method is not None:
+            budgets = {name: asked[name] for name in ("params", "macs") if name in asked}
+            asked["densities"] = precrop.densities(
+                reading.model, data_set.input_shape, method=strategy.method, **budgets
+            )
+        plan = precrop.plan(reading, divisor=STEP, **strategy.options, **asked)
+    except BudgetError:
+        return None
+    stages: dict[str, list[int]] = {}
+    for layer in plan.layers:
+        if not layer.name.endswith("shortcut.1") and "skip" not in layer.name:
+            stages.setdefault(layer.name.partition(".")[0], []).append(layer.out_channels)
+    del stages["classifier"]
+    stem = [*stages.pop("stem"), *stages.pop("cell_1")]
+    means = [np.exp(np.log(widths).mean()) for widths in (stem, *stages.values())]
+    return np.round(means, 6)

@@ -1,0 +1,70 @@
+"""Regret: how far behind the best network within two budgets is the plan's?"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from precrop.evidence.candidates import WIDEST, Candidate, chosen_widths
+from precrop.evidence.nats import FiveWidths, Floats, FreeWidths, Integers, Table
+from precrop.evidence.sizes import FEWEST, of_size
+from precrop.models.nats import NatsNetwork
+
+BUDGETS = 300
+FEW_BUDGETS = 20
+"""Budgets for what takes long: SynFlow's hundred rounds and the exact objective, a second each."""
+
+
+def drawn_budgets(table: Table, count: int) -> list[tuple[int, int]]:
+    """Parameters and MACs of networks drawn at random, where enough others are of that size."""
+    rng = np.random.default_rng(0)
+    found: list[tuple[int, int]] = []
+    for row in rng.permutation(len(table.params)):
+        budgets = int(table.params[row]), int(table.macs[row])
+        if len(of_size(table, *budgets)) >= FEWEST:
+            found.append(budgets)
+        if len(found) == count:
+            break
+    return found
+
+
+def regret(
+    table: Table, strategy: Candidate, count: int, kind: type[NatsNetwork] = FiveWidths
+) -> Iterator[dict[str, Any]]:
+    """How far behind the best network within two budgets the strategy's is, budget by budget."""
+    name = strategy.name + (", widths inside cells free" if kind is FreeWidths else "")
+    for budget, (params, macs) in enumerate(drawn_budgets(table, count)):
+        widths = chosen_widths(
+            table.data_set, WIDEST, strategy, kind=kind, params=params, macs=macs
+        )
+        if widths is not None:
+            yield {"budget": budget, **_outcome(table, name, params, macs, widths[None])}
+
+
+def baselines(table: Table, count: int) -> Iterator[dict[str, Any]]:
+    """Regret of what needs no plan: a network of that size at random, the largest one."""
+    for budget, (params, macs) in enumerate(drawn_budgets(table, count)):
+        same = table.widths[of_size(table, params, macs)]
+        outcome = _outcome(table, "any network of the size", params, macs, same)
+        yield {"budget": budget, **outcome}
+        within = np.flatnonzero((table.params <= params) & (table.macs <= macs))
+        for name, cost in (("most parameters", table.params), ("most MACs", table.macs)):
+            largest = table.widths[within[cost[within].argmax()]]
+            yield {"budget": budget, **_outcome(table, name, params, macs, largest[None])}
+
+
+def _outcome(
+    table: Table, name: str, params: int, macs: int, chosen: Integers | Floats
+) -> dict[str, Any]:
+    """What became of choices, shape (networks, 5): the mean accuracy, beside what was possible."""
+    within = (table.params <= params) & (table.macs <= macs)
+    same = table.smooth[of_size(table, params, macs)]
+    accuracy = table.surface(chosen).mean()
+    return {
+        "data set": table.data_set.name,
+        "strategy": name,
+        "regret": table.smooth[within].max() - accuracy,
+        "raw regret": table.raw[within].max() - table.measured(chosen).mean(),
+        "over its size": accuracy - same.mean(),
+        "beats": (same < accuracy).mean(),
+    }

@@ -1,0 +1,27 @@
+"""Networks of one size, among those whose accuracy is known."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from precrop.evidence.nats import Table
+
+BAND = 0.03
+"""Networks whose parameters and whose MACs are this close count as of one size."""
+FEWEST = 10
+"""Networks that a band needs, and a budget has just within it."""
+
+
+def bands(table: Table) -> list[NDArray[np.int64]]:
+    """Networks of one size: cells of a grid of `BAND` in log parameters and log MACs."""
+    cells = np.floor(np.log(np.stack([table.params, table.macs], 1)) / BAND).astype(np.int64)
+    _, labels = np.unique(cells, axis=0, return_inverse=True)
+    order = np.argsort(labels, kind="stable")
+    starts = np.flatnonzero(np.diff(labels[order])) + 1
+    return [band for band in np.split(order, starts) if len(band) >= FEWEST]
+
+
+def of_size(table: Table, params: int, macs: int) -> NDArray[np.int64]:
+    """Networks just within both budgets."""
+    within = (table.params <= params) & (table.macs <= macs)
+    close = (table.params >= (1 - BAND) * params) & (table.macs >= (1 - BAND) * macs)
+    return np.flatnonzero(within & close)

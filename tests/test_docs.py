@@ -14,7 +14,7 @@ import precrop
 import precrop.models
 from precrop.cli.app import app, main
 from precrop.costs.layered import COSTS
-from precrop.linear.readings import READINGS
+from precrop.linear.readings.table import READINGS
 from precrop.pruning.methods import METHODS
 from precrop.read.ops import HANDLERS
 from precrop.strategies.objectives import OBJECTIVES

@@ -4,8 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from precrop.errors import PrecropError
-from precrop.linear.readings import READINGS, linear, same
-from precrop.linear.readings import Handler as LinearHandler
+from precrop.linear.readings.shapes import linear
+from precrop.linear.readings.table import READINGS
+from precrop.linear.readings.table import Handler as LinearHandler
+from precrop.linear.readings.unchanged import same
 from precrop.read.known import Axes
 from precrop.read.ops import HANDLERS
 from precrop.read.reader import Handler, Reader

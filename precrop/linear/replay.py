@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from precrop.linear.readings import AVERAGES, READINGS, leaves, same
+from precrop.linear.readings.shapes import leaves
+from precrop.linear.readings.table import AVERAGES, READINGS
+from precrop.linear.readings.unchanged import same
 from precrop.linear.values import (
     Flow,
     Gate,

@@ -118,3 +118,16 @@ def expanded(flow: Flow, shape: tuple[int, ...]) -> Flow:
     if tuple(flow.values.shape) == shape:
         return flow
     return Flow(flow.values.expand(shape), flow.exponent)
+
+
+def flow_of(value: Any) -> Flow:
+    """The flow of an input; `UnreadableError` where it has none."""
+    flow = as_flow(value)
+    if flow is None:
+        raise UnreadableError("its input does not come from the network's")
+    return flow
+
+
+def bare(gate: Any) -> bool:
+    """Whether it is a gate whose flow is unknown."""
+    return isinstance(gate, Gate) and gate.flow is None

@@ -1,0 +1,114 @@
+"""Sums, differences, products and quotients."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from precrop.linear.values import (
+    Flow,
+    Gate,
+    Inert,
+    UnreadableError,
+    Value,
+    Weight,
+    aligned,
+    as_flow,
+    bare,
+    expanded,
+)
+from precrop.read.trace import Call
+
+
+def add(call: Call, args: Sequence[Any]) -> Value:
+    """A sum. Constants and parameters that are added do not depend on the input: they are dropped.
+
+    A factor ``alpha`` of the second operand is kept.
+    """
+    first, second = args[:2]
+    for one, other in ((first, second), (second, first)):
+        if isinstance(one, Weight):
+            if isinstance(other, (Flow, Gate, Weight)):
+                raise UnreadableError("weights are added to something")
+            return one
+    if isinstance(first, Flow) or isinstance(second, Flow):
+        return _sum(call, first, second)
+    return Gate(None if bare(first) or bare(second) else _sum(call, first, second))
+
+
+def _sum(call: Call, first: Any, second: Any) -> Flow:
+    one, two, alpha = as_flow(first), as_flow(second), call.kwargs.get("alpha", 1)
+    if two is not None and alpha != 1:
+        if alpha < 0 and one is not None:
+            raise UnreadableError("it subtracts activations")
+        two = Flow(two.values * abs(alpha), two.exponent)
+    flows = aligned([flow for flow in (one, two) if flow is not None])
+    if len(flows) == 1:
+        flow = expanded(flows[0], call.shapes[0])
+        shifted = any(isinstance(value, (int, float)) for value in (first, second))
+        return Flow(flow.values, flow.exponent, shifted)
+    return Flow(flows[0].values + flows[1].values, flows[0].exponent)
+
+
+def subtract(call: Call, args: Sequence[Any]) -> Any:
+    """A difference from a constant or a parameter, which is dropped; or from weights' own mean."""
+    first, second = args[:2]
+    if isinstance(first, Weight) and not isinstance(second, (Flow, Gate)):
+        return first
+    for one, other in ((first, second), (second, first)):
+        if isinstance(one, Gate) and not isinstance(other, (Flow, Gate, Weight)):
+            return one
+    if isinstance(first, Flow) and not isinstance(second, (Flow, Gate, Weight)):
+        return expanded(first, call.shapes[0])
+    raise UnreadableError("it subtracts activations")
+
+
+def multiply(call: Call, args: Sequence[Any]) -> Value:
+    """A product with a constant, a gate or a parameter that is not a layer's weight."""
+    first, second = args[:2]
+    for one, other in ((first, second), (second, first)):
+        if isinstance(one, Weight):
+            if isinstance(other, (Flow, Gate, Weight)):
+                raise UnreadableError("a weight multiplies something elementwise")
+            return one if isinstance(other, Inert) else _scaled(one, other)
+    for one, other in ((first, second), (second, first)):
+        if isinstance(one, Flow):
+            if one is other:
+                return Gate(None)  # a square, as norms are written
+            if isinstance(other, Flow):
+                raise UnreadableError("it multiplies activations with each other")
+            if isinstance(other, (Gate, Inert)):
+                return expanded(one, call.shapes[0])
+            return Flow(one.values * _factor(other, one.values), one.exponent)
+    if isinstance(first, Gate) and isinstance(second, Gate):
+        return Gate(None)
+    gate: Gate = first if isinstance(first, Gate) else second
+    return gate
+
+
+def divide(call: Call, args: Sequence[Any]) -> Value:
+    """A quotient by a constant; one by a parameter or by something's own norm changes nothing."""
+    first, second = args[:2]
+    if isinstance(first, Weight):
+        if isinstance(second, (Flow, Gate)):
+            raise UnreadableError("it divides by an activation")
+        if isinstance(second, (Inert, Weight)):
+            return first
+        return _scaled(first, 1 / second)
+    if isinstance(first, Gate) and not isinstance(second, (Flow, Weight)):
+        return first
+    if isinstance(first, Flow) and (isinstance(second, Inert) or bare(second)):
+        return expanded(first, call.shapes[0])
+    if not isinstance(first, Flow) or isinstance(second, (Flow, Gate, Weight)):
+        raise UnreadableError("it divides by an activation")
+    return Flow(first.values / _factor(second, first.values), first.exponent)
+
+
+def _factor(constant: Any, like: Tensor) -> Any:
+    return constant.abs().to(like) if isinstance(constant, Tensor) else abs(constant)
+
+
+def _scaled(weight: Weight, factor: Any) -> Weight:
+    if isinstance(factor, Tensor) and factor.dim():
+        return Weight(weight.whole * _factor(factor, weight.values))
+    return Weight(weight.values * _factor(factor, weight.values), weight.even)

@@ -1,0 +1,98 @@
+"""Convolutions and matrix products with a weight."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from precrop.linear.values import (
+    Flow,
+    Gate,
+    Inert,
+    UnreadableError,
+    Weight,
+    bare,
+    flow_of,
+    normalised,
+)
+from precrop.read.trace import Call
+
+
+def convolution(call: Call, args: Sequence[Any]) -> Flow | Gate | Inert:
+    """A convolution; of alike weights one channel a group is computed."""
+    if _constant(args[0]):
+        return Inert()
+    if bare(args[0]):
+        return Gate(None)
+    flow, weight = _operands(args[0], args[1])
+    stride, padding, dilation, transposed, output_padding, groups = args[3:9]
+    geometry = (stride, padding, dilation, transposed, output_padding)
+    if weight.even is None:
+        values = torch.convolution(flow.values, weight.values, None, *geometry, groups)
+        return normalised(values, flow.exponent)
+    # Alike weights sum over their input channels first; one channel a group is enough, and one in
+    # all where the channels are one that was expanded.
+    batch, channels, *extent = flow.values.shape
+    if flow.values.stride(1) == 0:
+        sums, groups = flow.values[:, :1] * (channels // groups), 1
+    else:
+        sums = flow.values.reshape(batch, groups, channels // groups, *extent).sum(2)
+    kernel = sums.new_ones(groups, 1, *weight.even[2:])
+    values = torch.convolution(sums, kernel, None, *geometry, groups) * weight.values
+    outputs = call.shapes[0][1]
+    wide = values.unsqueeze(2).expand(batch, groups, outputs // groups, *values.shape[2:])
+    return normalised(wide.reshape(batch, outputs, *values.shape[2:]), flow.exponent)
+
+
+def deformed(call: Call, args: Sequence[Any]) -> Any:
+    """A deformable convolution as one whose window is not bent; its mask is a gate."""
+    x, weight, _, mask, bias, *window = args[:11]
+    if isinstance(mask, Flow):
+        raise UnreadableError("it multiplies activations with each other")
+    stride, padding, dilation = window[:2], window[2:4], window[4:]
+    return convolution(
+        call, [x, weight, bias, stride, padding, dilation, False, [0, 0], call.arg("groups")]
+    )
+
+
+def product(call: Call, args: Sequence[Any]) -> Flow | Inert:
+    """A matrix product of activations (..., n, k) with a weight (k, m), batched or not.
+
+    The weight may come first, as `torch.einsum` has it at times.
+    """
+    if isinstance(args[0], Weight) and isinstance(args[1], (Flow, Gate)):
+        right = flow_of(args[1])
+        return normalised(args[0].whole @ right.values, right.exponent)
+    return _dense(call, args, lambda weight: weight)
+
+
+def functional_linear(call: Call, args: Sequence[Any]) -> Flow | Inert:
+    """`torch.nn.functional.linear`: activations (..., k) with a weight (m, k)."""
+    return _dense(call, args, lambda weight: weight.mT)
+
+
+def _dense(call: Call, args: Sequence[Any], turned: Callable[[Tensor], Tensor]) -> Flow | Inert:
+    """Activations times a weight; of alike weights the outputs are alike."""
+    if _constant(args[0]):
+        return Inert()
+    flow, weight = _operands(args[0], args[1])
+    if weight.even is None:
+        return normalised(flow.values @ turned(weight.values), flow.exponent)
+    sums = flow.values.sum(-1, keepdim=True) * weight.values
+    return normalised(sums.expand(call.shapes[0]), flow.exponent)
+
+
+def _constant(inputs: Any) -> bool:
+    """Whether a layer's input does not depend on the network's: neither does its output."""
+    return isinstance(inputs, (Tensor, Inert))
+
+
+def _operands(inputs: Any, weight: Any) -> tuple[Flow, Weight]:
+    """The flow and the weight of a layer; a constant kernel (a blur) counts by absolute value."""
+    if isinstance(weight, (Flow, Gate)) and isinstance(inputs, (Flow, Gate)):
+        raise UnreadableError("it multiplies activations with each other")
+    flow = flow_of(inputs)
+    if isinstance(weight, Inert):
+        raise UnreadableError("its weight belongs to no layer")
+    return flow, Weight(weight.abs().to(flow.values)) if isinstance(weight, Tensor) else weight

@@ -58,6 +58,12 @@ def check_known(what: str, name: object, known: Collection[object]) -> None:
         raise PrecropError(f"{what} is unknown: choose from {', '.join(map(str, known))}")
 
 
+def check_seed(seed: int, word: str = "seed") -> None:
+    """Refuse a number that no generator takes as a seed; ``word`` is what a message calls it."""
+    if not 0 <= seed < 2**64:
+        raise PrecropError(f"{word} {seed} is not a seed: write a number from 0 up, below 2**64")
+
+
 def hint(name: str, known: Iterable[str]) -> str:
     """The known names close to an unknown one, as the end of a message; empty if there are none."""
     close = difflib.get_close_matches(name, known, n=3)

@@ -33,10 +33,7 @@ def print_row(name: str, model: torch.nn.Module, shape: Any, budgets: dict[str, 
         precrop.plan(model, shape, objective=objective, divisor=1, **budgets)
         for objective in ("synexp", "exact", "exact-output")
     ]
-    values = [
-        precrop.synexp(model, shape, {layer.name: layer.density for layer in plan.layers})
-        for plan in plans
-    ]
+    values = [precrop.synexp(model, shape, plan.densities) for plan in plans]
     pairs = list(zip(*([layer.out_channels for layer in p.layers] for p in plans[1:]), strict=True))
     apart = sum(one != other for one, other in pairs)
     most = max(abs(one - other) / min(one, other) for one, other in pairs)

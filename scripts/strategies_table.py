@@ -49,7 +49,7 @@ def main() -> None:
 
 def print_row(title: str, model: torch.nn.Module, plan: precrop.Plan) -> None:
     """Totals, log SynExp at the plan's own densities, and the widths of some layers."""
-    value = precrop.synexp(model, SHAPE, {layer.name: layer.density for layer in plan.layers})
+    value = precrop.synexp(model, SHAPE, plan.densities)
     cells = [f"{plan.params / plan.base_params:.1%}", f"{plan.macs / plan.base_macs:.1%}"]
     cells.append(f"{value:.2f}")
     cells += ["{} → {}".format(*plan.widths[name]) for name in SHOWN]

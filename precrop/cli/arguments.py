@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, check_seed
 from precrop.progress import step
 
 if TYPE_CHECKING:
@@ -51,8 +51,7 @@ def set_seed(seed: int | None) -> None:
         return
     import torch
 
-    if not 0 <= seed < 2**64:
-        raise PrecropError(f"--seed {seed} is not a seed: write a number from 0 up, below 2**64")
+    check_seed(seed, "--seed")
     torch.manual_seed(seed)
 
 

@@ -324,7 +324,7 @@ def _masked(
     wide = [layer.name for layer in plan.layers if layer.density > 1]
     if wide:
         raise PrecropError(f"this plan widens {wide[0]}: no mask does that; leave masks out")
-    densities = {layer.name: layer.density for layer in plan.layers}
+    densities = plan.densities
     masks = precrop.masks(model, densities, seed=seed)
     network = copied(model, lambda name, tensor: tensor.detach().clone())
     with torch.no_grad():

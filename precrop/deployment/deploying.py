@@ -28,7 +28,7 @@ from precrop.deployment.profiling import Subject, profile_device
 from precrop.deployment.quiet import Quiet, wait
 from precrop.deployment.runtimes import SESSIONS, session_medians
 from precrop.deployment.setting import Setting
-from precrop.errors import BudgetError, PrecropError
+from precrop.errors import BudgetError, PrecropError, check_seed
 from precrop.files import digest_of
 from precrop.model_spec import ModelSpec
 from precrop.plans.kinds import Init
@@ -51,8 +51,6 @@ PROFILED = 90.0
 ROUNDS = 20
 _BATCH = 64
 """Images that a file is asked of at once."""
-_IMAGE = 3
-"""Sizes of an image: channels, height, width."""
 
 
 @dataclass(frozen=True)
@@ -157,8 +155,7 @@ def deploy(
         raise PrecropError(f"format {format!r} cannot be measured: write {' or '.join(timed)}")
     if rounds < 1:
         raise PrecropError(f"{rounds} rounds measure nothing: give 1 or more")
-    if not 0 <= seed < 2**64:
-        raise PrecropError(f"seed {seed} is not a seed: write a number from 0 up, below 2**64")
+    check_seed(seed)
     limit(latency, 1.0)
     setting = Setting(FORMATS[format].runtime, threads=threads)
     profile = None if device_profile is None else find_profile(device_profile)
@@ -224,15 +221,10 @@ def _network(
 
     images, shape = None, input_shape
     if data is not None:
-        from precrop.training.data import load_data
+        from precrop.training.data import load_shaped
 
         shape = shape or default_input_shape(spec.name, spec.build())
-        if len(shape) != _IMAGE or not all(isinstance(size, int) for size in shape):
-            raise PrecropError(f"an image has three sizes, as 3,224,224, and the input is {shape}")
-        images = load_data(data, image_size=shape[-1])
-        if tuple(images.shape) != tuple(shape):
-            sizes = ("x".join(map(str, size)) for size in (images.shape, shape))
-            raise PrecropError("the images of {} are {}, the network takes {}".format(data, *sizes))
+        images = load_shaped(data, shape)
         spec = for_classes(spec, len(images.classes))
     with initial_weights(seed):
         network = spec.build()

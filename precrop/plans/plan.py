@@ -143,6 +143,11 @@ class Plan:
         return {layer.name: (layer.in_channels, layer.out_channels) for layer in self.layers}
 
     @property
+    def densities(self) -> dict[str, float]:
+        """``{layer name: density}``: the share of each layer's weights that the widths leave."""
+        return {layer.name: layer.density for layer in self.layers}
+
+    @property
     def widened(self) -> dict[str, tuple[int, int]]:
         """``{layer name: (original, new) output channels}`` of layers wider than the original."""
         return {

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-from precrop.read.network import Network
 from precrop.solve.program import BALANCE, Program
 from precrop.solve.relax import allocate
-from precrop.strategies.objectives import OBJECTIVES, layer_weights, unknown_objective
-from precrop.strategies.strategy import Solution, Solver, Strategy
+from precrop.strategies.objectives import layer_weights
+from precrop.strategies.strategy import Solution, Strategy
 
 
 @dataclass(frozen=True)
@@ -23,17 +22,11 @@ class SynExp(Strategy):
     objective: str = "synexp"
     rule = "balanced"
 
-    def solver(self, network: Network) -> Solver:
-        """Itself.
+    def __call__(self, problem: Program) -> Solution:
+        """Solve it once.
 
         Raises:
-            PrecropError: no objective has that name.
+            PrecropError: no objective has that name, or its weights make no sense.
         """
-        if self.objective not in OBJECTIVES:
-            raise unknown_objective(self.objective, OBJECTIVES)
-        return self
-
-    def __call__(self, problem: Program) -> Solution:
-        """Solve it once."""
         weighed = problem.weighed(layer_weights(self.objective, problem.structure))
         return Solution(weighed, allocate(weighed), weighed.value)

@@ -116,7 +116,7 @@ def _share(name: str, budget: Budget | None, base: int | None) -> float | None:
 def _densities(prepared: Prepared, result: "Result") -> dict[str, float]:
     """The share of every layer's weights that the trained network has."""
     if prepared.run.plan is not None:
-        return {layer.name: layer.density for layer in prepared.run.plan.layers}
+        return prepared.run.plan.densities
     from precrop.plans.weights import load_tensors
     from precrop.training.loop import MASKS
 

@@ -175,8 +175,7 @@ class _Original:
         if how.mask is None:
             return None
         if plan is not None:
-            shares = {layer.name: layer.density for layer in plan.layers}
-            return MaskSpec("given", how.mask, densities=shares)
+            return MaskSpec("given", how.mask, densities=plan.densities)
         assert how.densities is not None
         limits = self._weight_limits()
         return MaskSpec(

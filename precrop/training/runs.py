@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from precrop import __version__
-from precrop.errors import PrecropError, check_known
+from precrop.errors import PrecropError, check_known, check_seed
 from precrop.files import digest_of, digest_of_file, os_errors_as
 from precrop.model_spec import ModelSpec
 from precrop.plans.kinds import Init
@@ -166,10 +166,7 @@ class Run:
 
     def __post_init__(self) -> None:
         """Refuse a run that is both cropped and masked, and a seed that is not a number."""
-        if not 0 <= self.seed < 2**64:
-            raise PrecropError(
-                f"seed {self.seed} is not a seed: write a number from 0 up, below 2**64"
-            )
+        check_seed(self.seed)
         if self.plan is not None and self.mask is not None:
             raise PrecropError("a run is cropped by a plan or masked, not both: drop one of them")
 

@@ -268,7 +268,7 @@ def test_densities_that_some_widths_have_are_recovered(name: str) -> None:
 def test_a_plan_follows_from_its_densities(factory: Any) -> None:
     model = factory()
     plan = precrop.plan(model, IMAGE, params=0.3, macs=0.3, divisor=1)
-    asked = {layer.name: layer.density for layer in plan.layers}
+    asked = plan.densities
     again = precrop.plan(model, IMAGE, densities=asked, balance=1e-5)
     assert again.widths == plan.widths
     assert again.budgets == {}

@@ -46,7 +46,7 @@ class TestOutcomes:
         assert (row.params, row.macs) == (plan.params, plan.macs)
         assert (row.base_params, row.base_macs) == (plan.base_params, plan.base_macs)
         assert row.widths == plan.widths
-        assert row.densities == {layer.name: layer.density for layer in plan.layers}
+        assert row.densities == plan.densities
         assert (row.status, row.error, row.network, row.args) == ("done", None, NET, {})
         assert (row.data, row.data_digest) == ("digits", digits().digest)
         assert row.recipe == RECIPE.to_json()

@@ -110,7 +110,7 @@ class TestPreparing:
         assert cropped is not None
         assert spec is not None
         assert prepared.run.plan is None
-        assert spec.densities == {layer.name: layer.density for layer in cropped.layers}
+        assert spec.densities == cropped.densities
         again = Run.from_json(prepared.run.described(), trust=True)
         assert again == prepared.run
         built = build(prepared.run)

@@ -193,8 +193,8 @@ def theory(known: Sources) -> Iterator[Row]:
     )
     equal = abs(cropped["over synexp"] - 1) < SAME
     yield Row(
-        "SynExp is the same, too, where hidden channels are removed from both layers that have them, "
-        "as in a cropped network.",
+        "SynExp is the same, too, where hidden channels are removed from both layers that have "
+        "them, as in a cropped network.",
         ASKED,
         answer(int(equal), 1),
         f"{cropped['networks']:,} networks: {cropped['over synexp']:.2f} times SynExp at the same "
@@ -237,7 +237,8 @@ def shapes(known: Sources) -> Iterator[Row]:
             gain, most = (known.gains(kind, budgets, name) for name in ("gain", "possible"))
             reached = ", ".join(f"{most[name][0]:+.2f}" for name in NAMES)
             yield Row(
-                f"PreCrop is more accurate than uniform width on {kind} networks, {BUDGETS[budgets]}.",
+                f"PreCrop is more accurate than uniform width on {kind} networks, "
+                f"{BUDGETS[budgets]}.",
                 ASKED,
                 known.judged(gain),
                 f"points: {said(gain)}; the best network {reached}",

@@ -162,7 +162,7 @@ class Plan:
         return views.summary(self)
 
     def to_frame(self) -> "DataFrame":
-        """One row a layer, as a pandas frame; `precrop.plans.views.frame` lists the columns.
+        """One row per layer, as a pandas frame; `precrop.plans.views.frame` lists the columns.
 
         Raises:
             PrecropError: pandas is not installed.

@@ -2,7 +2,7 @@
 
 A *rule* is a function from a `Problem` to ``{layer name: density}``. A *score* is a function from a
 `Problem` to ``{layer name: tensor}``, one number per weight; the weights with the highest numbers
-in the whole network remain (`precrop.pruning.ranking`), and their share in every layer is its density.
+in the whole network remain (`precrop.pruning.ranking`), their share in every layer is its density.
 Further keyword arguments of the function are options of the method. A user's own function is a
 method too, by its name ``module:function``; what it returns says which of the two it is.
 """

@@ -147,10 +147,10 @@ def summary(known: Sources) -> str:
     lines = [
         "**Good widths can be told from bad ones before training**: among networks of one size the "
         f"objective's rank correlation with accuracy is {_means(rho, '.2f')} (CIFAR-10 / CIFAR-100 "
-        f"/ ImageNet16-120), and PreCrop's choice beats {_shares(shares)} of them.",
-        "**Where it pays**, in points of accuracy over uniform width: with a budget of MACs alone "
-        f"{_means(alone)}, on an ill-shaped network {_means(shaped)}. PreConfig repairs ill-shaped "
-        f"networks by {_means(repaired)} at equal size; of {len(trained)} that we trained it "
+        f"/ ImageNet16-120), and plans beat {_shares(shares)} of them.",
+        "**Where it pays**, in points of accuracy over uniform width (one factor for all layers): "
+        f"with a budget of MACs alone {_means(alone)}, on an ill-shaped network {_means(shaped)}. "
+        f"PreConfig repairs ill-shaped networks by {_means(repaired)} at equal size; of {len(trained)} that we trained it "
         f"repaired {sum(map(is_ahead, trained))}.",
         "**Where it does not**: with both budgets at the same share of a sensible network "
         f"{_means(sensible)}, where the best network within them gains {_means(best)}; PreConfig "

@@ -150,8 +150,8 @@ def summary(known: Sources) -> str:
         f"/ ImageNet16-120), and plans beat {_shares(shares)} of them.",
         "**Where it pays**, in points of accuracy over uniform width (one factor for all layers): "
         f"with a budget of MACs alone {_means(alone)}, on an ill-shaped network {_means(shaped)}. "
-        f"PreConfig repairs ill-shaped networks by {_means(repaired)} at equal size; of {len(trained)} that we trained it "
-        f"repaired {sum(map(is_ahead, trained))}.",
+        f"PreConfig repairs ill-shaped networks by {_means(repaired)} at equal size; of "
+        f"{len(trained)} that we trained it repaired {sum(map(is_ahead, trained))}.",
         "**Where it does not**: with both budgets at the same share of a sensible network "
         f"{_means(sensible)}, where the best network within them gains {_means(best)}; PreConfig "
         f"with 80% of the parameters {_means(fewer)}, against the paper's claim.",

@@ -557,7 +557,7 @@ def _machine(profile: DeviceProfile, folder: Path) -> str:
     return (
         f"Machine: {found['cpu']}, {found['cores']} cores, {found['instructions']}, "
         f"{profile.threads} threads; {found['system']}; Python {found['python']}, {versions}. "
-        f"Measured from {dates[0]} to {dates[-1]}. No GPU was at hand."
+        f"Measured from {dates[0]} to {dates[-1]}. No GPU was available."
     )
 
 

@@ -1,8 +1,8 @@
 """Seconds that `precrop.plan` takes, next to Torch-Pruning at the same MACs: `make bench`.
 
-Torch-Pruning takes a channel ratio, not a budget, so its ratio is bisected to a thousandth. Shown
-are that total and one prune at the ratio found, beside `plan + build`. MACs are half of what
-PyTorch's FlopCounterMode counts. PyTorch runs on one thread.
+Torch-Pruning takes a channel ratio, not a budget, so its ratio is bisected to a thousandth. The
+tables show the seconds of the bisection, and of one prune at the ratio that it found, beside
+`plan + build`. MACs are half of what PyTorch's FlopCounterMode counts. PyTorch runs on one thread.
 """
 
 import argparse

@@ -90,8 +90,8 @@ def plan(
 ) -> Plan:
     """Choose the width of every layer so that the network meets its budgets.
 
-    The input model is only looked at. Neither data nor labels are used; weights are used by
-    ``objective="exact"`` and ``"exact-output"`` alone.
+    The model is not changed. Neither data nor labels are used; weights are used only by
+    ``objective="exact"`` and ``"exact-output"``.
 
     Args:
         model: any network whose forward runs in PyTorch; or a `precrop.Reading` of one, for many
@@ -111,9 +111,9 @@ def plan(
             share, a number of bytes or a string such as ``"64MB"``.
         costs: budgets for costs of your own (`precrop.cost`), by name: shares or whole numbers.
         batch_size: inputs in one pass, for ``latency`` and ``memory``.
-        device_profile: whose latency: what ``precrop profile`` wrote, or ``cpu`` or ``cuda`` for a
-            roofline that needs no measurement (``cpu`` if None).
-        divisor: every layer's channels are a multiple of it, or as many as in the original.
+        device_profile: the device whose latency counts: what ``precrop profile`` wrote, or ``cpu``
+            or ``cuda`` for a roofline that needs no measurement (``cpu`` if None).
+        divisor: every layer's output channels are a multiple of it, or as many as in the original.
             ``auto`` suits hardware: the step of the profile, halved as often as it takes to meet
             the budgets and to use 98% of the scarcest, and in layers too narrow for it the largest
             half that leaves them a choice. 1 lets every width count, and is what ``auto`` takes
@@ -121,8 +121,8 @@ def plan(
         min_width: no layer gets narrower than this.
         expand: let layers get wider than the original (PreConfig).
         strategy: how widths are found: `precrop.SynExp` (the default), `Uniform`, `Match`,
-            `TwoStep`, `Exact`, `Widths`, or one of your own. The five keywords that follow stand
-            for these: give either.
+            `TwoStep`, `Exact`, `Widths`, or one of your own. The next five keywords are short
+            forms of these: give the strategy or them.
         balance: weight of the balance term of `SynExp`, `Exact` and `Match`.
         objective: of `SynExp`, or of `Exact` (``exact``, ``exact-output``).
         densities: `Match` these, ``{layer name: density}``, or `TwoStep` from them by a rule.
@@ -137,7 +137,7 @@ def plan(
 
     Raises:
         BudgetError: a budget is senseless or cannot be met; the message says the least that can.
-        PrecropError: the network fails on this input, or an option names nothing.
+        PrecropError: the network fails on this input, or an option is unknown or matches nothing.
     """
     start = time.perf_counter()
     plugins.load()

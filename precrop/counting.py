@@ -87,7 +87,7 @@ class Count:
         return drawn(table)
 
     def to_frame(self) -> "DataFrame":
-        """One row a layer, as a pandas frame; the columns are the attributes of `LayerCount`.
+        """One row per layer, as a pandas frame; the columns are the attributes of `LayerCount`.
 
         Raises:
             PrecropError: pandas is not installed.
@@ -111,9 +111,9 @@ def count(
     """Count a network's parameters and multiply-accumulates, as plans and budgets count them.
 
     Args:
-        model: any network whose forward runs in PyTorch; it is only looked at.
-        input_shape: as in `precrop.plan`, and so are the two that may stand for it.
-        example_inputs: instead of a shape.
+        model: any network whose forward runs in PyTorch; it is not changed.
+        input_shape: as in `precrop.plan`.
+        example_inputs: as in `precrop.plan`, instead of a shape.
         example_kwargs: likewise.
         masks: bool tensors by parameter name, as `precrop.masks` returns them: what is False is not
             counted, nor what would be multiplied by it. The network may have these masks applied.

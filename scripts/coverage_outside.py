@@ -312,7 +312,7 @@ def page(rows: Sequence[OutsideMeasurement]) -> str:
         "- *runs*: in eval and train mode outputs have the original's shapes, and gradients reach",
         "  the same parameters;",
         "- *used*: share of the binding budget that is used;",
-        "- *frozen*: share of the parameters in layers that keep their width against expectation.",
+        "- *frozen*: share of the parameters in layers that unexpectedly keep their width.",
         "",
         *summary(rows),
         *_missing(rows),

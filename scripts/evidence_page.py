@@ -145,15 +145,16 @@ def summary(known: Sources) -> str:
     answers = Counter(row.verdict for row in rows(known))
     counted = ", ".join(f"{answers[name]} {text}" for name, text in ANSWERS.items())
     lines = [
-        "**Good widths are told from bad ones before training**: among networks of one size the "
+        "**Good widths can be told from bad ones before training**: among networks of one size the "
         f"objective's rank correlation with accuracy is {_means(rho, '.2f')} (CIFAR-10 / CIFAR-100 "
-        f"/ ImageNet16-120), and its choice beats {_shares(shares)} of them.",
-        f"**Where it pays**, over uniform width: a budget of MACs alone {_means(alone)} points, an "
-        f"ill-shaped network {_means(shaped)}, which PreConfig repairs by {_means(repaired)}; of "
+        f"/ ImageNet16-120), and plans beat {_shares(shares)} of them.",
+        "**Where it pays**, in points of accuracy over uniform width (one factor for all layers): "
+        f"with a budget of MACs alone {_means(alone)}, on an ill-shaped network {_means(shaped)}. "
+        f"PreConfig repairs ill-shaped networks by {_means(repaired)} at equal size; of "
         f"{len(trained)} that we trained it repaired {sum(map(is_ahead, trained))}.",
-        "**Where it does not**: both budgets at one share of a sensible network "
-        f"{_means(sensible)}, where the best network there is gains {_means(best)}; PreConfig with "
-        f"four fifths of the parameters {_means(fewer)}, against the paper's claim.",
+        "**Where it does not**: with both budgets at the same share of a sensible network "
+        f"{_means(sensible)}, where the best network within them gains {_means(best)}; PreConfig "
+        f"with 80% of the parameters {_means(fewer)}, against the paper's claim.",
         f"Of {sum(answers.values())} claims and defaults in the [table of "
         f"verdicts]({{page}}#verdicts) {counted}.",
     ]

@@ -400,10 +400,10 @@ made = export(small, (3, 32, 32), "half.onnx")
 print(made.difference)
 ```
 
-**What it must be fed.** Every file names its network and input shape, and of a run of
-`precrop train` also `mean`, `std`, `crop_pct` (how much of the shorter side was looked at) and
-`classes`: ONNX in `metadata_props`, each in JSON; pt2 in the extra file `precrop`; safetensors in
-the metadata entry `precrop`. So a file runs with ONNX Runtime, NumPy and Pillow alone
+**Its inputs.** Every file names its network and input shape. That of a run of `precrop train` also
+has `mean`, `std`, `crop_pct` (the share of an image's shorter side that was used) and `classes`:
+ONNX in `metadata_props`, each in JSON; pt2 in the extra file `precrop`; safetensors in the metadata
+entry `precrop`. So a file runs with ONNX Runtime, NumPy and Pillow alone
 ([examples/onnx_runtime.py](../examples/onnx_runtime.py)):
 
 ```python

@@ -46,6 +46,12 @@ SLACK = 0.1
 SAME = 1e-9
 PAPER, OURS, ASKED = "the paper", "our default", "asked here"
 JUDGE = "`make proxy DATA=DIR`"
+BUDGETS = {
+    "both": "with budgets of parameters and MACs",
+    "MACs alone": "with a budget of MACs alone",
+    "parameters alone": "with a budget of parameters alone",
+}
+"""Those of the cases that are measured, in words."""
 Ends = tuple[float, float, float]
 """A mean, and both ends of its 95% interval."""
 
@@ -187,7 +193,8 @@ def theory(known: Sources) -> Iterator[Row]:
     )
     equal = abs(cropped["over synexp"] - 1) < SAME
     yield Row(
-        "So it is where hidden channels go in both layers that have them, as in a cropped network.",
+        "SynExp is the same, too, where hidden channels are removed from both layers that have "
+        "them, as in a cropped network.",
         ASKED,
         answer(int(equal), 1),
         f"{cropped['networks']:,} networks: {cropped['over synexp']:.2f} times SynExp at the same "
@@ -226,11 +233,12 @@ def _ahead(known: Sources, other: str, claim: str) -> Row:
 def shapes(known: Sources) -> Iterator[Row]:
     """PreCrop and PreConfig beside uniform width, by shape."""
     for kind in ("sensible", "ill-shaped"):
-        for budgets in ("both", "MACs alone", "parameters alone"):
+        for budgets in BUDGETS:
             gain, most = (known.gains(kind, budgets, name) for name in ("gain", "possible"))
             reached = ", ".join(f"{most[name][0]:+.2f}" for name in NAMES)
             yield Row(
-                f"PreCrop is more accurate than uniform width on {kind} networks, {budgets}.",
+                f"PreCrop is more accurate than uniform width on {kind} networks, "
+                f"{BUDGETS[budgets]}.",
                 ASKED,
                 known.judged(gain),
                 f"points: {said(gain)}; the best network {reached}",
@@ -264,17 +272,17 @@ def _a(kind: str) -> str:
 def defaults(known: Sources) -> Iterator[Row]:
     """Whether another setting chooses better, on how many data sets."""
     for other, claim in (
-        ("inner-layers", "`objective`: stem and classifier not counted choose no better."),
-        ("exact", "`objective`: the exact one chooses no better."),
-        ("root-macs", "`objective`: weights of the root of MACs (removed) choose no better."),
+        ("inner-layers", "`objective`: `inner-layers` chooses no better."),
+        ("exact", "`objective`: `exact` chooses no better."),
+        ("root-macs", "`objective`: `root-macs` (since removed) chooses no better."),
         ("synexp, balance 0.1", "`balance`: 0.1 chooses no better than 1."),
         ("synexp, balance 10", "`balance`: 10 chooses no better than 1."),
-        ("rule sqrt-min", "`rule`: densities first, then the least width, choose no better."),
-        ("rule geometric-mean", "`rule`: densities first, then the mean width, choose no better."),
+        ("rule sqrt-min", "`rule`: `sqrt-min` chooses no better."),
+        ("rule geometric-mean", "`rule`: `geometric-mean` chooses no better."),
     ):
         rival, raw = known.ahead(other, "synexp"), known.ahead(other, "synexp", "raw regret")
         verdict = answer(len(rival) - len(known.better(rival)), len(rival))
-        figure = f"points that it is ahead, smooth: {said(rival)}; raw: {said(raw)}"
+        figure = f"points by which it is ahead, smooth: {said(rival)}; raw: {said(raw)}"
         yield Row(claim, OURS, verdict, figure, JUDGE)
     splits = known.objectives["splits"]
     won = [name for name, split in splits.items() if split["better"] and not split["worse on"]]
@@ -286,12 +294,12 @@ def defaults(known: Sources) -> Iterator[Row]:
         for name, split in splits.items()
     }
     yield Row(
-        "`objective`: no weights of a family of five numbers choose better on the data set that "
-        "they were not chosen on, in all three splits.",
+        "`objective`: no weights of a family with five numbers, chosen on two data sets, choose "
+        "better on the third in all three splits.",
         OURS,
         "holds" if len(won) < len(NAMES) else "does not hold",
-        f"the candidate is better on {len(won)} of {len(splits)} (all are asked for); points that "
-        f"it is ahead: {said(differences)}",
+        f"the candidate is better on {len(won)} of {len(splits)} (all are required); points by "
+        f"which it is ahead: {said(differences)}",
         "`python -m scripts.objective_search --data DIR`",
     )
     yield streams(known)
@@ -311,13 +319,13 @@ def streams(known: Sources) -> Row:
     """The study's rule: the default changes if the interval lies above zero."""
     del known
     claim = "`residual`: streams with widths of their own train no better than tied ones."
-    return _streams_row(claim, STREAMS, "points that they are ahead")
+    return _streams_row(claim, STREAMS, "points by which they are ahead")
 
 
 def streams_equal_time() -> Row:
     """The same of the smaller network, which takes the same time or more but for large batches."""
-    claim = "`residual`: so it is at equal measured time."
-    ahead = "points that they are ahead with 5% of the MACs against 10%"
+    claim = "`residual`: the same at equal measured time."
+    ahead = "points by which they are ahead with 5% of the MACs against 10%"
     row = _streams_row(claim, STREAMS_EQUAL_TIME, ahead)
     others = streams_compared(STREAMS_EQUAL_TIME)[1:]
     further = "".join(f"; with 8% {_points(comparison)}" for comparison in others)
@@ -438,7 +446,7 @@ def repaired() -> Row:
         "Trained: PreConfig repairs an ill-shaped network at equal parameters and MACs.",
         ASKED,
         "undecided" if not better and not none else answer(better, len(found)),
-        f"points that it is ahead: {figures}",
+        f"points by which it is ahead: {figures}",
         f"`precrop study run {REPAIR} --trust`",
     )
 

@@ -1,4 +1,4 @@
-"""Rooms of the package stand in one order: a module imports from its own and those above it."""
+"""Rooms (subpackages) stand in one order: a module imports from its own and those above it."""
 
 import ast
 from collections.abc import Iterator

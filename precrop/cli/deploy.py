@@ -30,8 +30,8 @@ def deploy_command(
     recipe: RecipeOptions,
     data: Annotated[
         str | None,
-        "What it is trained on: digits (built in), cifar10, cifar100, or a folder; --epochs 0 "
-        "leaves out training.",
+        "Training images: digits (built in), cifar10, cifar100, or a folder; --epochs 0 leaves "
+        "out training.",
         "DATA",
     ] = None,
     output: Annotated[
@@ -47,15 +47,15 @@ def deploy_command(
     format_: Annotated[
         Literal["onnx", "pt2"], "For ONNX Runtime, or PyTorch's own exported program."
     ] = "onnx",
-    threads: Annotated[int, "CPU threads that it runs on."] = 1,
-    rounds: Annotated[int, "Passes that one measured time is the median of."] = 20,
+    threads: Annotated[int, "CPU threads that the file is to run on."] = 1,
+    rounds: Annotated[int, "Passes per measured time, which is their median."] = 20,
     init: Annotated[Init, "How the cropped network gets its weights, as for train."] = "slice",
     seed: Annotated[int, "Seed of the weights and of the training."] = 0,
     as_json: LastJson = False,
 ) -> None:
     """From a network and a time to a trained file: profile, plan, train, export, check, measure.
 
-    The same command goes on where it was: every step's result lies in the folder.
+    The same command goes on where it was stopped: every step's result lies in the folder.
     """
     keywords = wanted.keywords()
     latency, profile = keywords.pop("latency"), keywords.pop("device_profile")

@@ -19,11 +19,11 @@ def explore_command(
         "FILE.json",
     ] = None,
     host: Annotated[
-        str, "Whose browsers may open it: 127.0.0.1 those of this machine, 0.0.0.0 any."
+        str, "Who may open it: 127.0.0.1: browsers of this machine; 0.0.0.0: anyone."
     ] = "127.0.0.1",
     port: Annotated[int, "Where it is served."] = 7860,
 ) -> None:
-    """Open a page on which budgets are moved and the plan is seen at once, until Ctrl-C."""
+    """Open a page in the browser on which you move budgets and see the plan; Ctrl-C ends it."""
     with needs("explore", "the page needs"), step("loading the page"):
         from precrop.explore.page import app
         from precrop.explore.serving import check_free, serve

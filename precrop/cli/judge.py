@@ -28,10 +28,10 @@ def judge_command(
 ) -> None:
     """Judge every objective, strategy and method by 98,304 trained networks (NATS-Bench).
 
-    The table holds the accuracy of every choice of five widths on three data sets. Published widths
-    of well-known networks are compared with plans at their budgets. A few
-    --budgets give a first look. With -o what is finished is kept in the folder: the same command
-    goes on where it was stopped.
+    NATS-Bench has the accuracy of every choice of five widths on three data sets. Published widths
+    of well-known networks are compared with plans at their budgets. A few --budgets give a first
+    look. With -o finished parts are kept in the folder: the same command goes on where it was
+    stopped.
     """
     with needs("report", "judging needs"):
         from precrop.evidence.nats import load_tables

@@ -82,7 +82,7 @@ def _rules() -> dict[str, str]:
     shares = {"sqrt-min": "smallest", "sqrt-max": "largest", "geometric-mean": "geometric mean"}
     return {
         BALANCED: "The widths that maximise the objective within the budgets; the default.",
-        UNIFORM: "One share of every width.",
+        UNIFORM: "The same share of every width.",
         **{
             name: f"Densities first; a width then gets the {shares[name]} of its layers' shares."
             for name in RULES
@@ -95,8 +95,7 @@ def _costs() -> dict[str, str]:
     from precrop.solve.budgets import UNITS
 
     own = {
-        name: f"--{name} 0.5, or an absolute one: --{name} {unit.example}"
-        for name, unit in UNITS.items()
+        name: f"--{name} 0.5, or absolute: --{name} {unit.example}" for name, unit in UNITS.items()
     }
     return own | {name: f"--cost {name}=0.5. {_first_line(cost)}" for name, cost in COSTS.items()}
 

@@ -32,7 +32,7 @@ InputShapes = Annotated[
 Params = Annotated[str | None, "Budget of parameters: a share (0.5, 50%) or a number (2.5M)."]
 Macs = Annotated[str | None, "Budget of multiply-accumulates: a share or a number (1.2G)."]
 Seed = Annotated[int | None, "Seed of the initial weights."]
-Trust = Annotated[bool, "Run code of others that the file names as module:function."]
+Trust = Annotated[bool, "Allow the code that the file names as module:function to be run."]
 Summary = Annotated[bool, "A line for each stage instead of each layer."]
 WEIGHT_FILES = "a state_dict, .safetensors or .pt"
 """What stands behind ``--weights`` everywhere."""
@@ -58,7 +58,7 @@ _NAMES = {
 class Speech:
     """How much every command says beside its result."""
 
-    quiet: Annotated[bool, "No progress and no notes; warnings and errors alone."] = False
+    quiet: Annotated[bool, "No progress and no notes; only warnings and errors."] = False
     verbose: Annotated[bool, "Also say each step and how long it took."] = False
 
     @property

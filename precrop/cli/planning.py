@@ -48,7 +48,7 @@ class WidthOptions:
     ] = "auto"
     min_width: Annotated[int, "No layer gets narrower than this."] = 1
     expand: Annotated[bool, "Layers may also widen (PreConfig)."] = False
-    balance: Annotated[float, "How evenly both ends of a layer are cropped."] = 1.0
+    balance: Annotated[float, "How evenly a layer's inputs and outputs are cropped."] = 1.0
     objective: Annotated[
         str,
         "synexp, exact, exact-output, dense-layers, inner-layers: what the widths maximise; or a "
@@ -61,20 +61,21 @@ class WidthOptions:
     ] = None
     rule: Annotated[
         str,
-        "balanced; uniform: one share of every width; or densities first and then channels: "
+        "balanced; uniform: the same share of every width; or densities first, then channels: "
         "sqrt-min, sqrt-max, geometric-mean.",
     ] = "balanced"
     residual: Annotated[
-        Literal["tie", "crop"], "Layers at a residual sum share one width, or each has its own."
+        Literal["tie", "crop"],
+        "Layers at a residual sum share one width (tie), or each has its own (crop).",
     ] = "tie"
     ignore: Annotated[
         list[str] | None, "Layers that keep their width (layer4.*); repeatable.", "PATTERN"
     ] = None
     groups: Annotated[
         Literal["keep", "scale"],
-        "Grouped convolutions keep their number of groups, or their groups' width.",
+        "Grouped convolutions keep their number of groups (keep), or their groups' width (scale).",
     ] = "keep"
-    drop_unused: Annotated[bool, "Leave out modules that no pass calls."] = False
+    drop_unused: Annotated[bool, "Leave out modules that no forward pass calls."] = False
 
     def keywords(self) -> dict[str, Any]:
         """What `precrop.plan` takes."""
@@ -97,7 +98,7 @@ class PlanOptions(WidthOptions):
 
     batch_size: Annotated[int, "Inputs in one pass, for --latency and --memory."] = 1
     calibrate: Annotated[
-        bool, "Measure the planned network and correct the plan until it is in time."
+        bool, "Measure the planned network and correct the plan until it is fast enough."
     ] = False
 
     def plan(self, source: InputOptions) -> tuple["nn.Module", "Plan"]:
@@ -130,7 +131,7 @@ def _calibrated(model: "nn.Module", inputs: Any, *, latency: str | None, **optio
         )
     if not found.met:
         tried = f"the fastest of {len(found.attempts)} that were measured"
-        warn(f"no plan was in time; this is {tried}")
+        warn(f"no plan was fast enough; this is {tried}")
     return found.plan
 
 

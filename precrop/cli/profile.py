@@ -34,23 +34,23 @@ def profile_command(
         list[str] | None,
         typer.Argument(
             metavar="[MODEL…]",
-            help="Networks to measure, best of the kinds that are to be planned; by default "
+            help="Networks to measure, best like those that you will plan; by default "
             f"{', '.join(USUAL)}.",
         ),
     ] = None,
     minutes: Annotated[
-        float, "Stop after so many; the same command goes on with what is left."
+        float, "Stop after so many minutes; the same command goes on with what is left."
     ] = 2.0,
     runtime: Annotated[Literal["ort", "eager"], "ONNX Runtime, or PyTorch as it is."] = "ort",
     device: Annotated[str, "cpu or cuda."] = "cpu",
     threads: Annotated[int, "CPU threads."] = 1,
     batch: Annotated[int, "Inputs in one pass."] = 1,
-    rounds: Annotated[int, "Passes that one measured time is the median of."] = 15,
+    rounds: Annotated[int, "Passes per measured time, which is their median."] = 15,
     shares: Annotated[
         str, "Shares of its MACs at which each network is cropped and measured."
     ] = "1,0.35,0.6,0.2",
     check: Annotated[
-        list[str] | None, "Measure this one beside its prediction only; repeatable.", "MODEL"
+        list[str] | None, "Only compare this one's time with its prediction; repeatable.", "MODEL"
     ] = None,
     input_shape: InputShapes = None,
     arg: Args = None,
@@ -59,7 +59,7 @@ def profile_command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how fast this device is, for budgets of latency. The same command goes on with it."""
+    """Measure how fast this device is, for budgets of latency. Run it again to go on with it."""
     start = time.monotonic()
     wanted = _shares(shares)
     if not 0 < minutes < float("inf"):
@@ -156,8 +156,9 @@ def _warn(profile: "DeviceProfile") -> None:
         warn("one pass alone says nothing of how well others are predicted: measure more")
     elif held_out["median_error"] > _WORST_FIT:
         warn(
-            f"no good fit: it misses what it was not fitted to by {held_out['median_error']:.1%} "
-            "(median): measure again on a quiet machine, with more networks or --rounds"
+            f"no good fit: its median error on what it was not fitted to is "
+            f"{held_out['median_error']:.1%}: measure again on a quiet machine, with more networks "
+            "or --rounds"
         )
     if left:
         note(f"{left} passes are left: the same command goes on with them")

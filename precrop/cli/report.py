@@ -35,7 +35,7 @@ def report_command(
     ] = None,
     as_json: Annotated[bool, "Print the verdicts as JSON."] = False,
 ) -> None:
-    """Write what studies came to: report.md, index.html (needs no network) and figures."""
+    """Write a report on studies: report.md, index.html (works offline) and figures."""
     with needs("report", "a report needs"):
         from precrop.report.writing import write_report
     with step("reading the stores"):

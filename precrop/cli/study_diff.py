@@ -26,7 +26,7 @@ def diff_command(
     other: Annotated[Path, typer.Argument(metavar="STORE", help="Another store.")],
     as_json: LastJson = False,
 ) -> None:
-    """What only one of two stores has, and what came out otherwise; exit status 1 if any."""
+    """Runs that only one of two stores has, or whose results differ; exit status 1 if any."""
     first, second = ({row.cell: row for row in opened(path)[1]} for path in (one, other))
     differences = [*_differences(first, second, str(one), str(other))]
     if as_json:

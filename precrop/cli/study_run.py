@@ -69,19 +69,19 @@ class EngineOptions:
 def run_command(
     options: StudyOptions,
     engine: EngineOptions,
-    output: Annotated[Path, "The folder that gets a folder for every run."] = Path("runs"),
+    output: Annotated[Path, "The folder in which every run gets its own folder."] = Path("runs"),
     data: Annotated[
         str | None, "Where the study's images are, if not known by their name.", "DIR"
     ] = None,
     only: Annotated[
-        list[str] | None, "Run what matches, as '*seed 0'; repeatable.", "PATTERN"
+        list[str] | None, "Run only what matches, such as '*seed 0'; repeatable.", "PATTERN"
     ] = None,
-    retry_failed: Annotated[bool, "Run what has failed once more."] = False,
+    retry_failed: Annotated[bool, "Run failed cells again."] = False,
     dry_run: Annotated[bool, "Show what would run, and how large it is."] = False,
     trust: Trust = False,
     as_json: LastJson = False,
 ) -> None:
-    """Run what the store has no result of. The same command goes on after any interruption."""
+    """Run what the store has no result for. The same command goes on after any interruption."""
     study = options.read(trust)
     from precrop.study.cells import expand
     from precrop.study.engine import run_study, to_run

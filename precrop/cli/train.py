@@ -61,8 +61,8 @@ class MaskOptions:
 
     mask: Annotated[
         str | None,
-        "Mask the network instead, as synflow:weight or ./mine.py:score:weight; with --params or "
-        "--macs.",
+        "Mask the network instead: synflow:weight or ./mine.py:score:weight, of weight, kernel, "
+        "filter or channel; with --params or --macs.",
         "METHOD:GRANULARITY",
     ] = None
     mask_option: Annotated[
@@ -155,18 +155,19 @@ def train_command(
         list[str] | None,
         "csv, tensorboard, wandb, mlflow or none; repeatable. csv and tensorboard by default.",
     ] = None,
-    output: Annotated[Path, "The folder that gets a folder for the run."] = Path("runs"),
+    output: Annotated[Path, "The folder in which the run gets its own folder."] = Path("runs"),
     input_shape: Annotated[
         str | None,
         "Images are scaled to it: 3,224,224. By default the plan's, or they stay as they are.",
         "SHAPE",
     ] = None,
     workers: Annotated[
-        int | None, "Processes that read images which do not fit in memory; one a core."
+        int | None,
+        "Processes that read images which do not fit in memory; one per core by default.",
     ] = None,
     as_json: LastJson = False,
 ) -> None:
-    """Train a network: dense, cropped by a plan, or masked. The same command goes on with it."""
+    """Train a network: dense, cropped by a plan, or masked. Run it again to go on with it."""
     changed = recipe.changed()
     wanted.check()
     if workers is not None and workers < 0:

@@ -146,7 +146,7 @@ def variants(
     where there are several, ``cropped NAME`` and so on.
 
     Args:
-        model: the network; it is only looked at.
+        model: the network; it is not changed.
         input_shape: as in `precrop.plan`.
         plans: of this network, by name.
         masked: mask to the plans' densities, on dense kernels.

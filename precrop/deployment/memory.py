@@ -30,7 +30,7 @@ def peak_activation_memory(model: nn.Module, inputs: Inputs, setting: Setting) -
     by the number of threads too: one image on one thread is often unfolded, on two it is not.
 
     Args:
-        model: the network; it is only looked at.
+        model: the network; it is not changed.
         inputs: shapes without the batch.
         setting: images at once, and the device; PyTorch's threads stay as they are.
 

@@ -233,7 +233,7 @@ def predict(
 
     Args:
         profile: of the device.
-        model: the network as it is; it is only looked at.
+        model: the network as it is; it is not changed.
         input_shape: as for `precrop.plan`.
         batch_size: inputs in one pass.
     """

@@ -82,7 +82,7 @@ def runner(model: nn.Module, inputs: Inputs, setting: Setting) -> Runner:
     """A network in evaluation mode, loaded into a runtime and run once.
 
     Args:
-        model: the network; it is only looked at. On a CPU the runner shares its tensors.
+        model: the network; it is not changed. On a CPU the runner shares its tensors.
         inputs: shapes without the batch. The values are normal noise, the same for every network.
         setting: how it is run.
 

@@ -132,9 +132,9 @@ def synexp(
     docs/method.md for what counts as linear.
 
     Args:
-        model: the network; it is only looked at.
-        input_shape: as in `precrop.plan`, and so are the two that may stand for it.
-        example_inputs: instead of a shape.
+        model: the network; it is not changed.
+        input_shape: as in `precrop.plan`.
+        example_inputs: as in `precrop.plan`, instead of a shape.
         example_kwargs: likewise.
         densities: ``{layer name: density}`` in (0, 1]; layers that are not named are dense.
 
@@ -157,9 +157,9 @@ def expected_output(
 ) -> float:
     """The natural logarithm of E[R], the expected output of SynFlow's linear network.
 
-    In a chain it is `synexp` less the logarithm of the number of layers; where there are branches,
-    paths count alike here, and by the number of their layers there. Arguments and errors are those
-    of `synexp`.
+    In a chain it is `synexp` less the logarithm of the number of layers. Where there are branches,
+    all paths count alike here, while `synexp` weighs each by its number of layers. Arguments and
+    errors are those of `synexp`.
     """
     inputs = given(model, input_shape, example_inputs, example_kwargs)
     return _value(Expectation, model, inputs, densities)

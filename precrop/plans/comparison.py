@@ -55,7 +55,7 @@ class PlanComparison:
         return json.dumps({"original": original, "plans": plans})
 
     def to_frame(self) -> "DataFrame":
-        """One row a layer: the original output channels, and those of every plan by its name."""
+        """One row per layer: the original output channels, and those of every plan by its name."""
         found = frame(self.plans[0])[["layer", "base_out"]]
         for name, plan in zip(self.names, self.plans, strict=True):
             found[name] = [layer.out_channels for layer in plan.layers]
@@ -96,7 +96,7 @@ def compare(*plans: Plan, names: Sequence[str] | None = None) -> PlanComparison:
 
     Args:
         plans: two or more.
-        names: what they are called, one name a plan; by default A, B, C, …
+        names: what they are called, one name per plan; by default A, B, C, …
 
     Raises:
         PrecropError: there are fewer than two plans, other names than plans, or the plans are of

@@ -92,7 +92,7 @@ class Plan:
             met.
         params, macs, base_params, base_macs: exact totals, batch 1.
         layers: widths before and after, in the order of execution.
-        frozen: what is kept at full width against expectation, and why: ``{name: reason}``.
+        frozen: what unexpectedly keeps its full width, and why: ``{name: reason}``.
         options: the options that the plan was made with (divisor, expand, balance, …).
         shapes: shape of every tensor in the original state_dict: the network's fingerprint.
         tensors: for every tensor that changes, its axes; an axis is a size or its
@@ -167,7 +167,7 @@ class Plan:
         return views.summary(self)
 
     def to_frame(self) -> "DataFrame":
-        """One row a layer, as a pandas frame; `precrop.plans.views.frame` lists the columns.
+        """One row per layer, as a pandas frame; `precrop.plans.views.frame` lists the columns.
 
         Raises:
             PrecropError: pandas is not installed.

@@ -105,7 +105,7 @@ def drawn(table: Table) -> str:
 
 
 def frame(plan: "Plan") -> "DataFrame":
-    """One row a layer, in the order of execution.
+    """One row per layer, in the order of execution.
 
     Columns are ``layer``, ``kind``, channels before and after, ``kept`` (the share of the outputs),
     ``density``, weights and MACs before and after, ``group`` (layers of one width share it) and why

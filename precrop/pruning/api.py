@@ -30,14 +30,14 @@ def densities(
     progress: bool = False,
     **options: Any,
 ) -> dict[str, float]:
-    """The share of every layer's weights that remains, were layers independent of each other.
+    """The share of every layer's weights that remains, layers taken as independent.
 
     Budgets count the prunable weights (convolutions and linear layers), not biases or norms.
 
     Args:
-        model: the network; it is only looked at.
-        input_shape: as in `precrop.plan`, and so are the two that may stand for it.
-        example_inputs: instead of a shape.
+        model: the network; it is not changed.
+        input_shape: as in `precrop.plan`.
+        example_inputs: as in `precrop.plan`, instead of a shape.
         example_kwargs: likewise.
         method: a name in `precrop.pruning.methods.METHODS`.
         params: budget for the prunable weights.

@@ -53,7 +53,7 @@ def masks(
     ``weight``), unless single units of layers that ask for less than one add up to more.
 
     Args:
-        model: the network; it is only looked at.
+        model: the network; it is not changed.
         densities: share in (0, 1] by layer name, as `precrop.densities` returns them. A layer is
             named by its module (``layer1.0.conv1``, ``attn`` for ``attn.in_proj_weight``) or by its
             parameter. Layers that are not named get no mask.

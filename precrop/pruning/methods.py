@@ -1,8 +1,8 @@
 """The table of methods: adding one is a function under the decorator `method`.
 
 A *rule* is a function from a `Problem` to ``{layer name: density}``. A *score* is a function from a
-`Problem` to ``{layer name: tensor}``, one number a weight; the weights with the highest numbers in
-the whole network remain (`precrop.pruning.ranking`), and their share in every layer is its density.
+`Problem` to ``{layer name: tensor}``, one number per weight; the weights with the highest numbers
+in the whole network remain (`precrop.pruning.ranking`), their share in every layer is its density.
 Further keyword arguments of the function are options of the method. A user's own function is a
 method too, by its name ``module:function``; what it returns says which of the two it is.
 """
@@ -63,8 +63,8 @@ def method(
 
     Args:
         name: as in ``densities(method=name)``, ``train --mask name:weight`` and studies.
-        kind: ``score`` for ``{layer name: tensor}``, one number a weight, of which the highest
-            remain; ``rule`` for ``{layer name: density}``.
+        kind: ``score`` for ``{layer name: tensor}``, one number per weight, of which the
+            highest remain; ``rule`` for ``{layer name: density}``.
         needs_data: whether it looks at ``problem.data``, batches of ``(inputs, targets)``.
 
     Raises:
@@ -111,7 +111,7 @@ class Found(NamedTuple):
     """What a method returned, by layer name.
 
     Attributes:
-        scores: one number a weight, or None.
+        scores: one number per weight, or None.
         densities: in (0, 1]; empty where there are scores.
     """
 
@@ -151,7 +151,7 @@ def layer_densities(problem: Problem, method: str, **options: Any) -> dict[str, 
 
 
 def weight_scores(problem: Problem, method: str, **options: Any) -> Scores:
-    """One number a weight, by layer name.
+    """One number per weight, by layer name.
 
     Raises:
         PrecropError: as `found_by`, or it scores no weights.

@@ -16,7 +16,7 @@ def magnitude(problem: Problem) -> dict[str, Tensor]:
 
 
 def random(problem: Problem) -> dict[str, Tensor]:
-    """A uniform random number a weight: every layer keeps nearly the same share.
+    """A uniform random number per weight: every layer keeps nearly the same share.
 
     Follows SynFlow's code, but for the distribution (there normal): a ranking is the same.
     """

@@ -26,7 +26,7 @@ EXACT: dict[str, type[Expectation]] = {"exact": ScoreExpectation, "exact-output"
 class Exact(Strategy):
     """Maximise log SynExp itself, or log E[R], instead of the sum of the log densities.
 
-    Both differ from it in networks with branches. The weights of the network are looked at.
+    Both differ from that sum in networks with branches. They use the network's weights.
 
     Attributes:
         objective: ``exact`` for the expected sum of all scores, as the paper has it, or

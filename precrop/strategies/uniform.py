@@ -22,7 +22,7 @@ _STARVED = 0.85
 
 @dataclass(frozen=True)
 class Uniform(Strategy):
-    """One share of every width: a width multiplier that uses the tightest budget up."""
+    """The same share of every width: a width multiplier that uses the tightest budget up."""
 
     rule = "uniform"
 

@@ -26,7 +26,7 @@ class VariantRequest:
     """What a way needs to know.
 
     Attributes:
-        model: with its initial weights; it is only looked at.
+        model: with its initial weights; it is not changed.
         input_shape: of one image.
         budgets: by cost, as written in the study.
         options: of the way.

@@ -90,7 +90,7 @@ def _print(
 
 def _heard(quiet: "Quiet", cores: int) -> str:
     load = "" if quiet.load is None else f", load {quiet.load:.1f} on {cores} cores"
-    spread = f"one computation's times lie within {quiet.spread:.0%}{load}"
+    spread = f"the times of one computation vary by {quiet.spread:.0%}{load}"
     if quiet.enough:
         return f"yes: {spread}"
     return f"no: {spread}; what is measured now (bench, profile) can mislead"

@@ -39,7 +39,7 @@ class Quiet:
 
     def __str__(self) -> str:
         load = "" if self.load is None else f", load {self.load:.1f}"
-        return f"one computation's times lie within {self.spread:.0%}{load}"
+        return f"the times of one computation vary by {self.spread:.0%}{load}"
 
 
 def listen(stopwatch: Stopwatch | None = None) -> Quiet:

@@ -69,11 +69,15 @@ def _answer(explorer: Explorer, controls: Controls, other: Plan | None) -> dict[
     try:
         plan = explorer.plan(controls)
     except PrecropError as error:
-        return {"refused": refusal("No such plan.", str(error)), "command": _NONE, "python": _NONE}
+        return {
+            "refused": refusal("No plan is possible.", str(error)),
+            "command": _NONE,
+            "python": _NONE,
+        }
     try:
         compared = beside(plan, other) if other is not None else ""
     except PrecropError as error:
-        compared, other = refusal("Not set beside.", str(error)), None
+        compared, other = refusal("These cannot be compared.", str(error)), None
     return {
         "refused": "",
         "totals": totals(plan),
@@ -167,7 +171,7 @@ def _panel(explorer: Explorer, first: str) -> Components:
             elem_id="ignore",
         ),
         "file": gr.File(
-            label="A plan file to set beside", file_types=[".json"], height=150, elem_id="file"
+            label="A plan file to compare with", file_types=[".json"], height=150, elem_id="file"
         ),
         "told": _html("told"),
         "other": gr.State(None, time_to_live=_HOUR),

@@ -191,7 +191,7 @@ def test_a_busy_machine_is_one_line(
     assert main(["profile", "resnet20"]) == 0
     _, line = capsys.readouterr().err.splitlines()
     assert (
-        "the machine is busy: one computation's times lie within 80%, load 5.3; times may" in line
+        "the machine is busy: the times of one computation vary by 80%, load 5.3; times may" in line
     )
 
 

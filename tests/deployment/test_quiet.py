@@ -42,7 +42,7 @@ def test_quiet_is_waited_for() -> None:
     last, said, seconds = waited(BUSY, BUSY, QUIET)
     assert last is QUIET
     (line,) = said
-    assert "busy: one computation's times lie within 80%, load 5.3; times may be too long" in line
+    assert "busy: the times of one computation vary by 80%, load 5.3; times may be too long" in line
     assert seconds == 2 * quiet.PAUSE
 
 

@@ -1,7 +1,8 @@
 """Errors that a user can cause. Each message is one line that says what to do."""
 
 import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 
 _LONGEST, _BRIEF = 2000, 60
 """Characters of a message, and of a value in it: both may come from a file, of any length."""
@@ -20,6 +21,22 @@ class BudgetError(PrecropError):
 
 class PlanError(PrecropError):
     """A plan file that is broken, or a plan for another network."""
+
+
+@contextmanager
+def needs(what: str, package: str) -> Iterator[None]:
+    """What imports within it lack, in one line: ``a plot needs matplotlib, which is not …``.
+
+    Args:
+        what: the first words of the line, up to the library's name.
+        package: what pip installs.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise PrecropError(
+            f"{what} {error.name or error}, which is not installed: pip install '{package}'"
+        ) from error
 
 
 def reason(error: BaseException) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, needs
 from precrop.files import os_errors_as, read_json, replacing
 from precrop.model_spec import ModelSpec
 from precrop.modules.copying import first_line
@@ -259,10 +259,6 @@ def _place(folder: str | Path, revision: str | None, token: str | None) -> Path:
 
 
 def _hub(why: str) -> Any:
-    try:
+    with needs(f"{why}, and the Hub needs", "precrop[hub]"):
         import huggingface_hub
-    except ImportError as error:
-        raise PrecropError(
-            f"{why}, and huggingface_hub is not installed: pip install 'precrop[hub]'"
-        ) from error
     return huggingface_hub

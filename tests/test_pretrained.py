@@ -394,5 +394,5 @@ def test_without_the_hubs_package(hub: Hub, saved: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(PrecropError, match=r"not a folder here, .* pip install 'precrop\[hub\]'"):
         precrop.from_pretrained("someone/half")
-    with pytest.raises(PrecropError, match="is not installed"):
+    with pytest.raises(PrecropError, match="which is not installed"):
         precrop.push_to_hub(saved, "someone/half")

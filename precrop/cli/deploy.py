@@ -8,10 +8,10 @@ import typer
 
 from precrop.cli.arguments import file_stem, shapes
 from precrop.cli.options import LastJson, ModelOptions, with_options
-from precrop.cli.output import goes_on, needs, plain, warn, wide_console
+from precrop.cli.output import goes_on, plain, warn, wide_console
 from precrop.cli.planning import WidthOptions
 from precrop.cli.train import RecipeOptions
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, needs
 from precrop.plans.kinds import Init
 from precrop.progress import note
 
@@ -68,7 +68,7 @@ def deploy_command(
     folder = output or Path("deployed", file_stem(f"{source.model}-{latency}"))
     note(f"{spec} within {latency}, in {folder}")
     if data is not None:
-        with needs("train"):
+        with needs("training needs", "precrop[train]"):
             import precrop.training.loop  # noqa: F401
     from precrop.deployment.deploying import deploy
 

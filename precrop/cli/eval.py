@@ -8,7 +8,8 @@ import typer
 
 from precrop.cli.checkpoint import CheckpointOptions
 from precrop.cli.options import LastJson, with_options
-from precrop.cli.output import needs, plain
+from precrop.cli.output import plain
+from precrop.errors import needs
 from precrop.progress import bar
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def eval_command(
     as_json: LastJson = False,
 ) -> None:
     """Evaluate a checkpoint, or a plan and weights, on the held-out images."""
-    with needs("train"):
+    with needs("training needs", "precrop[train]"):
         from precrop.training.evaluate import draw_confusion, evaluate, evaluate_checkpoint
 
     planned = given.planned()

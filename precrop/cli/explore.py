@@ -6,7 +6,7 @@ import typer
 
 from precrop.cli.arguments import shapes
 from precrop.cli.options import ModelOptions, with_options
-from precrop.cli.output import needs
+from precrop.errors import needs
 from precrop.progress import step
 
 
@@ -24,7 +24,7 @@ def explore_command(
     port: Annotated[int, "Where it is served."] = 7860,
 ) -> None:
     """Open a page in the browser on which you move budgets and see the plan; Ctrl-C ends it."""
-    with needs("explore", "the page needs"), step("loading the page"):
+    with needs("the page needs", "precrop[explore]"), step("loading the page"):
         from precrop.explore.page import app
         from precrop.explore.serving import check_free, serve
     check_free(host, port)

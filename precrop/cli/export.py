@@ -17,8 +17,7 @@ from precrop.cli.options import (
     TrainedOptions,
     with_options,
 )
-from precrop.cli.output import needs
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, needs
 from precrop.model_spec import ModelSpec
 from precrop.progress import step
 from precrop.trust import Trust
@@ -118,7 +117,7 @@ def _is_checkpoint(path: Path) -> bool:
 
 def _of_checkpoint(path: Path, trust: Trust) -> _Network:
     """A run's network with trained weights; masked ones are zeros in it."""
-    with needs("train", "checkpoints need"):
+    with needs("checkpoints need", "precrop[train]"):
         from precrop.training.evaluate import load_trained
     from precrop.deployment.exporting import Origin
 

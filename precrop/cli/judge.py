@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from precrop.cli.options import with_options
-from precrop.cli.output import needs
+from precrop.errors import needs
 from precrop.files import save_picture
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def judge_command(
     look. With -o finished parts are kept in the folder: the same command goes on where it was
     stopped.
     """
-    with needs("report", "judging needs"):
+    with needs("judging needs", "precrop[report]"):
         from precrop.evidence.nats import load_tables
         from precrop.evidence.page import draw_gains, draw_order
         from precrop.evidence.published import FILE, load_published

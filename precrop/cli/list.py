@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from precrop.cli.options import AsJson, with_options
-from precrop.cli.output import needs
-from precrop.errors import PrecropError, hint
+from precrop.errors import PrecropError, hint, needs
 from precrop.progress import note
 
 Kind = Literal["networks", "methods", "objectives", "rules", "costs", "recipes"]
@@ -101,7 +100,7 @@ def _costs() -> dict[str, str]:
 
 
 def _recipes() -> dict[str, str]:
-    with needs("train"):
+    with needs("training needs", "precrop[train]"):
         from precrop.training.recipes import RECIPES
 
     return {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 import precrop
-from precrop.errors import PrecropError, printable
+from precrop.errors import printable
 from precrop.progress import say
 
 if TYPE_CHECKING:
@@ -46,17 +46,6 @@ def goes_on(where: str, *, say_so: bool = True) -> Iterator[None]:
         if say_so:
             say(f"stopped; the same command goes on{where}")
         raise typer.Exit(INTERRUPTED) from None
-
-
-@contextmanager
-def needs(extra: str, what: str = "training needs") -> Iterator[None]:
-    """Say in one line which of an extra's libraries is not installed."""
-    try:
-        yield
-    except ImportError as error:
-        raise PrecropError(
-            f"{what} {error.name}, which is not installed: pip install 'precrop[{extra}]'"
-        ) from error
 
 
 def plain(text: str) -> "Text":

@@ -9,8 +9,7 @@ import typer
 
 from precrop.cli.checkpoint import CheckpointOptions
 from precrop.cli.options import LastJson, with_options
-from precrop.cli.output import needs
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, needs
 from precrop.files import check_writable
 from precrop.progress import bar
 
@@ -38,14 +37,14 @@ def recalibrate_command(
         )
     prefix = output / given.checkpoint.stem if output.is_dir() else output
     check_writable(prefix.with_name(f"{prefix.name}.safetensors"))
-    with needs("train"):
+    with needs("training needs", "precrop[train]"):
         from precrop.trained.statistics import recalibrate
         from precrop.training.batches import train_batches
 
     plan: Plan | None
     planned = given.planned()
     if planned is None:
-        with needs("train"):
+        with needs("training needs", "precrop[train]"):
             from precrop.training.evaluate import images_of, load_trained
         _, run, network = load_trained(given.checkpoint, given.trusted)
         plan, images = run.plan, images_of(run, given.data)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from precrop.cli.options import with_options
-from precrop.cli.output import needs
 from precrop.cli.studies import opened
+from precrop.errors import needs
 from precrop.progress import step
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def report_command(
     as_json: Annotated[bool, "Print the verdicts as JSON."] = False,
 ) -> None:
     """Write a report on studies: report.md, index.html (works offline) and figures."""
-    with needs("report", "a report needs"):
+    with needs("a report needs", "precrop[report]"):
         from precrop.report.writing import write_report
     with step("reading the stores"):
         rows = stored_rows(stores)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from precrop.cli.output import needs, warn
+from precrop.cli.output import warn
+from precrop.errors import needs
 
 if TYPE_CHECKING:
     from precrop.study.rows import Row
@@ -25,7 +26,7 @@ class StudyOptions:
 
     def read(self, trust: bool = True) -> "Study":
         """The study; without trust one that names code of others is refused."""
-        with needs("study", "studies need"):
+        with needs("studies need", "precrop[study]"):
             from precrop.study.spec import read_study
         return read_study(self.file, trust)
 
@@ -36,7 +37,7 @@ class StudyOptions:
 
 def opened(path: Path, *, create: bool = False) -> "tuple[Store, list[Row]]":
     """A store and its rows; a warning for each part of it that cannot be read."""
-    with needs("study", "studies need"):
+    with needs("studies need", "precrop[study]"):
         from precrop.study.store import Store
     store = Store.open(path, create=create)
     rows = store.rows()

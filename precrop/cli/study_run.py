@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from precrop.cli.options import LastJson, Trust, with_options
-from precrop.cli.output import goes_on, needs, plain, wide_console
+from precrop.cli.output import goes_on, plain, wide_console
 from precrop.cli.studies import StudyOptions, opened
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, needs
 from precrop.progress import say
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class EngineOptions:
                 raise PrecropError("--address is for --engine ray")
             found = places(self.processes, self.runs_per_device, self.threads)
             return LocalEngine(found, output, logs)
-        with needs("ray", "studies need"):
+        with needs("studies need", "precrop[ray]"):
             from precrop.study.ray_engine import RayEngine
         if self.processes is not None:
             raise PrecropError("--processes is for --engine local: on Ray, say --threads of a run")

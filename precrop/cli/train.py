@@ -10,8 +10,8 @@ import typer
 from precrop.cli.arguments import arguments, load_images
 from precrop.cli.arguments import input_shape as shape_of
 from precrop.cli.options import WEIGHT_FILES, Args, LastJson, ModelName, with_options
-from precrop.cli.output import goes_on, needs
-from precrop.errors import PrecropError
+from precrop.cli.output import goes_on
+from precrop.errors import PrecropError, needs
 from precrop.model_spec import ModelSpec
 from precrop.plans.kinds import Init
 from precrop.progress import note, speaks
@@ -172,7 +172,7 @@ def train_command(
     wanted.check()
     if workers is not None and workers < 0:
         raise PrecropError(f"--workers {workers} is not a number of processes: write 0 or more")
-    with needs("train"):
+    with needs("training needs", "precrop[train]"):
         from precrop.training.devices import is_first_process
         from precrop.training.logs import USUAL
         from precrop.training.loop import train

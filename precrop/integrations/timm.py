@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from precrop.errors import PrecropError, check_known, suggestion
+from precrop.errors import PrecropError, check_known, needs, suggestion
 from precrop.plans.kinds import INITS, Init
 from precrop.plans.plan import Plan
 
@@ -75,10 +75,8 @@ def register(
 
 
 def _timm() -> Any:
-    try:
+    with needs("timm's registry needs", "precrop[models]"):
         import timm
-    except ImportError as error:
-        raise PrecropError("timm is not installed: pip install 'precrop[models]'") from error
     return timm
 
 

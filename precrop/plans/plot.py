@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from precrop.errors import PrecropError, printable
+from precrop.errors import needs, printable
 from precrop.files import check_picture, save_picture
 from precrop.plans.table import network_name
 
@@ -41,10 +41,8 @@ def figure(plan: "Plan", title: str | None = None) -> "Figure":
     Raises:
         PrecropError: matplotlib is not installed.
     """
-    try:
+    with needs("a plot needs", "precrop[plot]"):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise PrecropError("matplotlib is not installed: pip install 'precrop[plot]'") from error
     made = Figure(figsize=(9, 5), layout="constrained")
     widths, shares = made.subplots(2, 1, sharex=True, height_ratios=(3, 1.4))
     _draw_widths(widths, plan)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from precrop.errors import PrecropError, printable
+from precrop.errors import PrecropError, needs, printable
 from precrop.plans.table import layer_table, network_name, notes, total_table
 
 if TYPE_CHECKING:
@@ -130,10 +130,8 @@ def framed(rows: Iterable[Mapping[str, Any]]) -> "DataFrame":
     Raises:
         PrecropError: pandas is not installed.
     """
-    try:
+    with needs("a frame needs", "pandas"):
         import pandas as pd
-    except ImportError as error:
-        raise PrecropError("a frame needs pandas: pip install pandas") from error
     return pd.DataFrame(rows)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import precrop
-from precrop.errors import BudgetError, PrecropError, suggestion
+from precrop.errors import BudgetError, PrecropError, needs, suggestion
 from precrop.own import said
 from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
@@ -102,14 +102,9 @@ def pruned(request: "VariantRequest", ratio: float, kept: Collection[str]) -> nn
 
 
 def _library() -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import torch_pruning
-    except ImportError as error:
-        raise PrecropError(
-            "torch-pruning is not installed: pip install torch-pruning==1.6.1"
-        ) from error
+    with needs("such a variant needs", "torch-pruning==1.6.1"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import torch_pruning
     return torch_pruning
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, needs
 from precrop.training.runs import LARGEST_SIDE
 from precrop.training.sources.finding import find
 from precrop.training.sources.source import Source, Split
@@ -259,12 +259,8 @@ def _decoded_later(found: Source, size: int) -> ImageData:
 
 def _transform(size: int, *, random: bool) -> Any:
     """From a PIL image to uint8 (3, size, size)."""
-    try:
+    with needs("images that don't fit in memory need", "precrop[models]"):
         from torchvision.transforms import v2
-    except ImportError as error:
-        raise PrecropError(
-            "images that don't fit in memory need torchvision: pip install 'precrop[models]'"
-        ) from error
     if random:
         chosen = [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
     else:

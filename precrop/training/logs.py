@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from precrop.errors import PrecropError, check_known
+from precrop.errors import PrecropError, check_known, needs
 from precrop.training.runs import Run
 
 LOGGERS = ("csv", "tensorboard", "wandb", "mlflow", "none")
@@ -51,7 +51,7 @@ def make_loggers(names: Sequence[str], run: Run, folder: Path, step: int) -> lis
 
     made: list[Any] = []
     for name in names:
-        try:
+        with needs(f"--logger {name} needs", name):
             if name == "tensorboard":
                 place: dict[str, Any] = {"name": "", "version": "tensorboard"}
                 made.append(TensorBoardLogger(folder, **place, purge_step=step or None))
@@ -62,10 +62,6 @@ def make_loggers(names: Sequence[str], run: Run, folder: Path, step: int) -> lis
             elif name == "mlflow":
                 kept = str(folder.parent / "mlruns")
                 made.append(MLFlowLogger("precrop", run_name=run.name, save_dir=kept))
-        except ImportError as error:
-            raise PrecropError(
-                f"--logger {name} needs {name}, which is not installed: pip install {name}"
-            ) from error
     return made
 
 

@@ -108,5 +108,5 @@ def test_what_is_refused(name: str, base: str | None, message: str, half: Plan) 
 
 def test_without_timm(half: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(PrecropError, match="timm is not installed"):
+    with pytest.raises(PrecropError, match="timm, which is not installed"):
         register("cropped_h", half, BASE)

@@ -159,7 +159,9 @@ class TestTorchPruning:
 
     def test_it_may_not_be_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(__import__("sys").modules, "torch_pruning", None)
-        with pytest.raises(PrecropError, match="torch-pruning is not installed: pip install"):
+        with pytest.raises(
+            PrecropError, match="torch_pruning, which is not installed: pip install"
+        ):
             planned("torch-pruning", resnet20(), {"macs": 0.3})
 
 

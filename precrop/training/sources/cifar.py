@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, needs
 from precrop.training.sources.arrays import Arrays
 from precrop.training.sources.source import Source, first_line
 
@@ -19,10 +19,8 @@ def unpacked(name: str, root: Path, title: str, *, download: bool = False) -> So
     Its files are pickles, which run code when they are read. torchvision reads them only if their
     checksums are those of the official archive, so that no other code can hide in them.
     """
-    try:
+    with needs(f"{name} needs", "precrop[models]"):
         import torchvision
-    except ImportError as error:
-        raise PrecropError(f"{name} needs torchvision: pip install 'precrop[models]'") from error
     kind = getattr(torchvision.datasets, name.upper())
     try:
         with warnings.catch_warnings():

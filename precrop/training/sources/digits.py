@@ -2,17 +2,15 @@
 
 import torch
 
-from precrop.errors import PrecropError
+from precrop.errors import needs
 from precrop.training.sources.arrays import Arrays
 from precrop.training.sources.source import Source
 
 
 def digits() -> Source:
     """scikit-learn's 1,797 digits of 8 x 8 pixels; every fifth image is held out."""
-    try:
+    with needs("digits need", "scikit-learn"):
         from sklearn.datasets import load_digits  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise PrecropError("digits need scikit-learn: pip install scikit-learn") from error
     found = load_digits()
     labels = torch.from_numpy(found.target).long()
     grey = (torch.from_numpy(found.images) * (255 / 16)).round().byte()  # 0..16 before

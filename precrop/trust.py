@@ -5,8 +5,9 @@ come from a stranger, so what it says is looked up, never imported: a ``package.
 runs only if the user says so, and no argument may name another network, a file or an address.
 """
 
-import math
+import ast
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,12 +61,27 @@ def check_code(name: str, trust: Trust, say: str) -> None:
         raise PrecropError(f"{name} is code of its own, which is not run unasked: {say}")
 
 
+def is_finite(value: float) -> bool:
+    """Whether a float can hold a number, which may be an integer of any length."""
+    return abs(value) <= sys.float_info.max
+
+
+def literal(text: str) -> Any:
+    """The value that a text writes in Python's way, such as ``[1, 2]``; else the text itself."""
+    try:
+        value = ast.literal_eval(text)
+        repr(value)  # which a hexadecimal number of thousands of digits has not
+        return value
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return text
+
+
 def _is_plain(name: str, value: Any, depth: int) -> bool:
     """Whether a value cannot say what is loaded, nor how much memory is taken by itself."""
     if value is None or isinstance(value, bool):
         return True
     if isinstance(value, (int, float)):
-        return math.isfinite(value) and abs(value) <= _LARGEST
+        return abs(value) <= _LARGEST
     if isinstance(value, str):
         chooses = not {*_CHOOSES.split()}.isdisjoint(name.split("_"))
         return _WORD.fullmatch(value) is not None and not chooses

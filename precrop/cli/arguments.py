@@ -1,12 +1,12 @@
 """How what is written on a command line is read."""
 
-import ast
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from precrop.errors import PrecropError, check_seed
 from precrop.progress import step
+from precrop.trust import literal
 
 if TYPE_CHECKING:
     from precrop.training.data import ImageData
@@ -38,10 +38,7 @@ def arguments(pairs: Sequence[str] | None) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not equals or not name.isidentifier():
             raise PrecropError(f"argument {pair!r} is not like name=value")
-        try:
-            found[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            found[name] = value
+        found[name] = literal(value)
     return found
 
 

@@ -1,7 +1,6 @@
 """Attributes of modules that state sizes, and setting them."""
 
 import functools
-import math
 from collections.abc import Iterable, Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -13,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from precrop.errors import PlanError
 from precrop.modules.copying import meta_copy
 from precrop.modules.streams import Narrow, Pad
+from precrop.trust import is_finite
 
 Edit = tuple[str, str, Any]
 """Module path, attribute path (``width`` or ``splits.2``), value."""
@@ -257,7 +257,7 @@ def _fits(value: Any, before: Any) -> bool:
         return len(value) == len(before) and all(map(_fits, value, before))
     if type(before) is int:
         return type(value) is int and min(1, abs(before)) <= value <= GROWTH * max(1, abs(before))
-    return type(before) is float and type(value) in (int, float) and math.isfinite(value)
+    return type(before) is float and type(value) in (int, float) and is_finite(value)
 
 
 def apply_edits(model: nn.Module, edits: Iterator[Edit] | tuple[Edit, ...] | list[Edit]) -> None:

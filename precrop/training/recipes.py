@@ -5,7 +5,6 @@ identity. Times within a run (milestones, warm-up) are shares of it, so that the
 ``--epochs``. Nothing here imports PyTorch, so that the command line can show recipes at once.
 """
 
-import ast
 import dataclasses
 import difflib
 import math
@@ -14,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from precrop.errors import PrecropError, check_known
+from precrop.errors import PrecropError, brief, check_known
+from precrop.trust import is_finite, literal
 
 
 def _field(default: Any, text: str, least: float | None = None, most: float = math.inf) -> Any:
@@ -86,8 +86,8 @@ class Recipe:
         changes = {}
         for name, value in settings.items():
             if name not in hints:
-                close = difflib.get_close_matches(name, hints, n=1) or [", ".join(hints)]
-                raise PrecropError(f"a recipe has no {name!r}; did you mean {close[0]}?")
+                close = difflib.get_close_matches(str(name), hints, n=1) or [", ".join(hints)]
+                raise PrecropError(f"a recipe has no {brief(name)}; did you mean {close[0]}?")
             if value is not None:
                 changes[name] = _value(name, value, hints[name])
         return dataclasses.replace(self, **changes)
@@ -224,7 +224,7 @@ def _value(name: str, value: Any, hint: Any) -> Any:
             return tuple(float(number) for number in numbers)
     elif hint is bool and isinstance(read, bool):
         return read
-    elif hint is float and _is_number(read) and math.isfinite(read):
+    elif hint is float and _is_number(read):
         return float(read)
     elif hint is int and _is_number(read) and int(read) == read:
         return int(read)
@@ -235,11 +235,8 @@ def _value(name: str, value: Any, hint: Any) -> Any:
 def _read(text: str) -> Any:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    try:
-        return ast.literal_eval(text or "()")
-    except (ValueError, SyntaxError):
-        return text
+    return literal(text or "()")
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and is_finite(value)

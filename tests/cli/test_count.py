@@ -25,3 +25,15 @@ def test_the_table_has_the_totals(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_shape_that_does_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["count", "resnet20", "--input-shape", "4,32,32"]) == 2
     assert "4x32x32" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "value", ["{[]: 1}", "{{}}", "-" * 9000 + "1", "0x" + "f" * 5000], ids=lambda value: value[:9]
+)
+def test_an_argument_that_is_no_value_of_pythons_is_a_text(
+    capsys: pytest.CaptureFixture[str], value: str
+) -> None:
+    assert main(["count", "resnet20", "--arg", f"num_classes={value}"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "resnet20 could not be built" in said

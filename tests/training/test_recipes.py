@@ -74,8 +74,15 @@ def test_milestones_without_the_schedule_that_has_them() -> None:
         ("schedule=linear", "choose from steps, one-cycle, cosine"),
         ("milestones=80,120", "milestones are shares"),
         ("label_smoothing=2", "label_smoothing=2.0 is not from 0 to 0.99"),
+        ("lr={[]: 1}", "lr={[]: 1} is not a number"),
+        ("lr=" + "-" * 9000 + "1", "lr=---"),
+        ("lr=1" + "0" * 400, "0 is not a number"),
+        ("lr=0x" + "f" * 5000, "lr=0xfff"),
+        ("epochs=1" + "0" * 400, "0 is not a whole number"),
+        ("milestones=[1" + "0" * 400 + "]", "0] is not like 0.5,0.75"),
         ("nesterov=true", None),
     ],
+    ids=lambda value: str(value)[:30],
 )
 def test_wrong_settings(pair: str, message: str | None) -> None:
     if message is None:
@@ -85,6 +92,11 @@ def test_wrong_settings(pair: str, message: str | None) -> None:
     with pytest.raises(PrecropError) as caught:
         Recipe().changed(settings([pair]))
     assert message in str(caught.value)
+
+
+def test_a_recipe_of_fields_without_names() -> None:
+    with pytest.raises(PrecropError, match="a recipe has no 1; did you mean epochs"):
+        Recipe.from_json({1: 2})
 
 
 def test_every_field_has_help() -> None:

@@ -22,7 +22,7 @@ def find(source: str) -> Source:
         return digits()
     if source in NAMES:
         return _named(source)
-    folder = Path(source).expanduser()
+    folder = _expanded(source)
     if not folder.is_dir():
         problem = "is a file" if folder.is_file() else "is neither a data set nor a folder"
         raise PrecropError(f"{source!r} {problem}: say {', '.join(NAMES)} or a data set's folder")
@@ -33,7 +33,7 @@ def at_hand(source: str) -> bool:
     """Whether a data set is here, or comes with a library: nothing would be downloaded."""
     if source in ARCHIVES:
         return any((_home() / name).is_dir() for name in (ARCHIVES[source], source))
-    return source == "digits" or Path(source).expanduser().is_dir()
+    return source == "digits" or _expanded(source).is_dir()
 
 
 def _folder(folder: Path) -> Source:
@@ -67,5 +67,12 @@ def _named(name: str) -> Source:
 
 def _home() -> Path:
     """The data folder."""
-    home = os.environ.get("PRECROP_DATA")
-    return Path(home).expanduser() if home else Path.home() / ".cache" / "precrop"
+    return _expanded(os.environ.get("PRECROP_DATA") or "~/.cache/precrop")
+
+
+def _expanded(path: str) -> Path:
+    """A path whose ``~`` or ``~user`` is that user's home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise PrecropError(f"the home folder of {path!r} is not known: write it out") from error

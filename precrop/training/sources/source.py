@@ -1,5 +1,7 @@
 """A data set whose images are still encoded, wherever it comes from."""
 
+import threading
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,6 +12,13 @@ from precrop.errors import PrecropError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP", "GIF")
+"""Pillow goes by an image's bytes, and of others starts programs: Ghostscript for PostScript."""
+MOST_PIXELS = 2**26
+"""Of one image: a file of a few kilobytes can say that it has more than fit in memory."""
+_OPENING = threading.Lock()  # filters of warnings belong to all threads
 
 
 class Split(Protocol):
@@ -42,7 +51,13 @@ def decoded(encoded: Any, where: str) -> "Image":
     from PIL import Image
 
     try:
-        with Image.open(encoded) as image:
+        with _OPENING, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(encoded, formats=FORMATS)
+        with opened as image:
+            width, height = image.size
+            if width * height > MOST_PIXELS:
+                raise ValueError(f"{width} x {height} pixels are more than {MOST_PIXELS:,}")
             image.load()
             return image if image.mode == "RGB" else image.convert("RGB")
     # What a decoder raises on damaged bytes depends on the format and the damage.

@@ -62,6 +62,13 @@ def test_unknown_sources(tmp_path: Path) -> None:
     )
 
 
+def test_home_folders_that_nobody_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "the home folder of '~nobody-here/x' is not known: write it out"
+    assert fault("~nobody-here/x") == said
+    monkeypatch.setenv("PRECROP_DATA", "~nobody-here/x")
+    assert fault("cifar10") == said
+
+
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
 def test_a_folder_that_may_not_be_read(tmp_path: Path) -> None:
     class_folders(tmp_path)

@@ -1,9 +1,14 @@
 """A folder for every class, and its faults."""
 
+import os
+import warnings
+from io import BytesIO
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 import torch
+from PIL import Image
 
 from precrop.training.data import load_data
 from tests.training.image_sets import class_folders, fault, held, pictures, png
@@ -66,3 +71,42 @@ def test_faults_of_class_folders(tmp_path: Path) -> None:
     assert fault(tmp_path) == f"{file} is damaged: it is empty"
     file.write_bytes(png(pictures(1, 6, 8)[0]))
     assert fault(tmp_path).startswith(f"{file} is 8 x 6 pixels, the first image is 6 x 6: ")
+
+
+def test_an_image_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow hands PostScript to Ghostscript, whatever the file is called."""
+    class_folders(tmp_path / "pets")
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    file = tmp_path / "pets" / "train" / "cat" / "0.png"
+    file.write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 6\n%%EndComments\n{} loop\n%%EOF"
+    )
+    assert fault(tmp_path / "pets") == f"{file} is damaged: no image that can be read"
+    assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "MPO", "BMP", "PPM", "TIFF", "WEBP", "GIF"])
+def test_kinds_of_images(tmp_path: Path, kind: str) -> None:
+    class_folders(tmp_path)
+    file = BytesIO()
+    Image.new("RGB", (6, 6), (9, 9, 9)).save(file, kind)
+    (tmp_path / "train" / "cat" / "0.png").write_bytes(file.getvalue())
+    first = held(load_data(str(tmp_path)).train).images[0].int()
+    assert (first - 9).abs().max() <= 3
+
+
+@pytest.mark.parametrize("side", [8193, 13000])
+def test_an_image_of_more_pixels_than_are_decoded(tmp_path: Path, side: int) -> None:
+    """A few bytes say it; beyond some size Pillow would warn besides."""
+    class_folders(tmp_path)
+    file = tmp_path / "train" / "cat" / "0.png"
+    whole = bytearray(png(pictures(1)[0]))
+    whole[16:24] = side.to_bytes(4, "big") * 2
+    whole[29:33] = crc32(whole[12:29]).to_bytes(4, "big")
+    file.write_bytes(whole)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        said = fault(tmp_path)
+    assert said == f"{file} is damaged: {side} x {side} pixels are more than 67,108,864"

@@ -39,12 +39,30 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         with os_errors_as(f"cannot write {target}"):
             yield temporary
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)
+            temporary.chmod(mode_for(target, 0o666))
             temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def mode_for(target: Path, new: int) -> int:
+    """Permissions of what takes the place of ``target``: its own, else ``new`` less the umask."""
+    try:
+        return target.stat().st_mode & 0o777
+    except OSError:
+        umask = os.umask(0)
+        os.umask(umask)
+        return new & ~umask
+
+
+def refuse_link(path: Path) -> None:
+    """Refuse to write below a link in a folder that may come from a stranger: it leads elsewhere.
+
+    Raises:
+        PrecropError: ``path`` is a link.
+    """
+    if path.is_symlink():
+        raise PrecropError(f"{path} is a link: nothing is written where it leads, remove it")
 
 
 def _beside(target: Path) -> Path:

@@ -44,3 +44,23 @@ def test_the_check_says_what_writing_would(path: str, reason: str) -> None:
     assert str(checked.value) == str(written.value)
     assert str(checked.value).startswith("cannot write ")
     assert reason in str(checked.value)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
+def test_a_file_keeps_its_permissions(mode: int) -> None:
+    Path("file").chmod(mode)
+    write_text("file", "new")
+    assert Path("file").stat().st_mode & 0o777 == mode
+
+
+def test_a_new_file_has_the_permissions_of_any_other() -> None:
+    Path("other").touch()
+    write_text("new", "text")
+    assert Path("new").stat().st_mode == Path("other").stat().st_mode
+
+
+def test_a_link_is_replaced_by_the_file() -> None:
+    Path("link").symlink_to("nowhere")
+    write_text("link", "new")
+    assert not Path("link").is_symlink()
+    assert not Path("nowhere").exists()

@@ -29,7 +29,7 @@ from precrop.deployment.quiet import Quiet, wait
 from precrop.deployment.runtimes import SESSIONS, session_medians
 from precrop.deployment.setting import Setting
 from precrop.errors import BudgetError, PrecropError, check_seed
-from precrop.files import digest_of
+from precrop.files import digest_of, refuse_link
 from precrop.model_spec import ModelSpec
 from precrop.plans.kinds import Init
 from precrop.plans.plan import Plan
@@ -313,6 +313,7 @@ class _Steps:
 
         self.book.say("train")
         folder = self.book.folder / RUNS
+        refuse_link(folder)
         found = train(run, data=self.images, output=folder, progress=shown)
         if found.finished:
             self.book.reused.append("train")

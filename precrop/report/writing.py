@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from precrop.errors import PrecropError
-from precrop.files import os_errors_as, write_text
+from precrop.files import os_errors_as, refuse_link, write_text
 from precrop.report.claims import read_claims
 from precrop.report.figures import figures
 from precrop.report.frames import frame_of
@@ -39,6 +39,7 @@ def write_report(
     frame = frame_of(rows, claims.parts)
     found, drawn = verdicts(frame, claims, margin), tuple(figures(frame, margin))
     report = Report(folder, frame, found, drawn, margin)
+    refuse_link(folder / PICTURES)
     with os_errors_as(f"cannot make the folder {folder}"):
         (folder / PICTURES).mkdir(parents=True, exist_ok=True)
     for figure in drawn:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from precrop.errors import PrecropError
-from precrop.files import interrupt, open_own
+from precrop.files import interrupt, open_own, refuse_link
 from precrop.own import UNGUARDED
 from precrop.study.cells import Cell
 from precrop.study.events import Busy, Died, Ended, Event, Work
@@ -128,11 +128,15 @@ class LocalEngine:
         output: the folder of the runs' folders.
         logs: a folder for what processes print, a file per cell that printed something.
         work: runs a cell, in the process.
+
+    Raises:
+        PrecropError: ``logs`` is a link.
     """
 
     def __init__(
         self, places: Sequence[Place], output: Path, logs: Path, work: Work = work
     ) -> None:
+        refuse_link(logs)
         self.places = len(places)
         self._free = list(reversed(places))
         self._task = (work, output, logs)
@@ -202,6 +206,7 @@ def _end_with_parent() -> None:
 @contextmanager
 def _printing_to(path: Path) -> Iterator[None]:
     """What this process and its libraries print goes to a file, which is kept if it has words."""
+    refuse_link(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     with os.fdopen(open_own(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
         for stream in (sys.stdout, sys.stderr):

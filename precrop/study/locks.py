@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from precrop.errors import PrecropError
+from precrop.files import os_errors_as, refuse_link
 
 
 class Lock(AbstractContextManager["Lock"]):
@@ -23,22 +23,24 @@ class Lock(AbstractContextManager["Lock"]):
         """Lock a file, or None if another process, or another part of this one, has it.
 
         Raises:
-            PrecropError: the file cannot be made.
+            PrecropError: the file cannot be made, or its folder is a link.
         """
+        refuse_link(path.parent)
         lock = FileLock(path, timeout=0, thread_local=False)
-        try:
+        with os_errors_as(f"cannot make the lock {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout:
-            return None
-        except OSError as error:
-            raise PrecropError(f"cannot make the lock {path}: {error.strerror}") from error
+            try:
+                lock.acquire()
+            except Timeout:
+                return None
         return cls(lock)
 
     def release(self) -> None:
-        """Give the file up, and remove it."""
+        """Give the file up, and remove it; one that is not empty was no lock, and stays."""
+        path = Path(self._lock.lock_file)
         with suppress(OSError):  # it is gone, or Windows removes no open file
-            Path(self._lock.lock_file).unlink()
+            if not path.stat().st_size:
+                path.unlink()
         self._lock.release()
 
     def __exit__(self, *error: object) -> None:

@@ -117,10 +117,11 @@ def _densities(prepared: Prepared, result: "Result") -> dict[str, float]:
     """The share of every layer's weights that the trained network has."""
     if prepared.run.plan is not None:
         return prepared.run.plan.densities
-    from precrop.plans.weights import load_tensors
+    from precrop.training.checkpoints import read_run_masks
     from precrop.training.loop import MASKS
 
-    masks = {} if prepared.run.mask is None else load_tensors(result.folder / MASKS)
+    run = prepared.run
+    masks = {} if run.mask is None else read_run_masks(result.folder / MASKS, run.id)
     return {
         layer.name: float(masks[layer.weight].double().mean()) if layer.weight in masks else 1.0
         for layer in prepared.original.layers

@@ -24,8 +24,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from precrop.errors import PrecropError, reason
-from precrop.files import digest_of, digest_of_file, os_errors_as, read_json, replacing, sync
+from precrop.errors import PrecropError, brief, reason
+from precrop.files import (
+    digest_of,
+    digest_of_file,
+    mode_for,
+    os_errors_as,
+    read_json,
+    replacing,
+    sync,
+)
 from precrop.plans.weights import load_tensors, save_tensors
 
 WEIGHTS, STATE, CONTENT = "model.safetensors", "state.safetensors", "checkpoint.json"
@@ -95,7 +103,7 @@ def write(path: Path, checkpoint: Mapping[str, Any], run: Mapping[str, Any]) -> 
             for file in temporary.iterdir():
                 sync(file)
             sync(temporary)
-            temporary.chmod(0o755)
+            temporary.chmod(mode_for(path, 0o777) | 0o700)
             _swap(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -129,15 +137,23 @@ def read(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def described(folder: Path) -> dict[str, Any]:
+def described(folder: Path, run: str | None = None) -> dict[str, Any]:
     """What a checkpoint's JSON says, once its three files are seen to be as they were written.
 
+    Args:
+        folder: the checkpoint.
+        run: id of the run that it must be of.
+
     Raises:
-        PrecropError: one is missing, broken or changed.
+        PrecropError: a file is missing, broken or changed, or another run's.
     """
     content = read_json(folder / CONTENT)
     if not isinstance(content, dict) or content.get("format") not in (_UNCHECKED, FORMAT):
         raise PrecropError(f"{folder / CONTENT} is not a checkpoint of format {FORMAT}")
+    if type(content.get("step")) is not int:
+        raise PrecropError(f"{folder / CONTENT} is broken: it does not say the step")
+    if run is not None:
+        check_run(folder, content.get("run"), run)
     digest, files = content.pop("digest", None), content.get("files", {})
     if content["format"] == _UNCHECKED and digest is None:
         return content
@@ -158,24 +174,41 @@ def described(folder: Path) -> dict[str, Any]:
     return content
 
 
-def write_masks(path: Path, masks: Mapping[str, Tensor]) -> None:
-    """Write a run's masks, with their digest, whole or not at all."""
+def write_masks(path: Path, masks: Mapping[str, Tensor], run: str) -> None:
+    """Write the masks of the run with that id, with their digest, whole or not at all."""
     with replacing(path) as temporary:
-        save_tensors(masks, temporary, {"digest": _tensors_digest(masks)})
+        save_tensors(masks, temporary, {"digest": _tensors_digest(masks), "run": run})
 
 
-def read_run_masks(path: Path) -> dict[str, Tensor]:
+def read_run_masks(path: Path, run: str) -> dict[str, Tensor]:
     """What `write_masks` wrote.
 
     Raises:
-        PrecropError: the file is broken, or was changed.
+        PrecropError: the file is broken, was changed, or is another run's.
     """
     masks = load_tensors(path)
     with safe_open(path, framework="pt") as file:
-        digest = (file.metadata() or {}).get("digest")
-    if digest != _tensors_digest(masks):
+        known = file.metadata() or {}
+    if known.get("digest") != _tensors_digest(masks):
         raise PrecropError(f"{path} was changed after it was written: remove its folder")
+    check_run(path, known.get("run", run), run)  # older files do not say it
     return masks
+
+
+def check_run(path: Path, said: object, run: str) -> None:
+    """Refuse what another run has made: copied here, its figures would count as this one's.
+
+    Args:
+        path: of the file, or the checkpoint.
+        said: what it says of its run: the id, or all.
+        run: id of the run that the folder is of.
+
+    Raises:
+        PrecropError: it is of another run.
+    """
+    found = said.get("id") if isinstance(said, dict) else said
+    if found != run:
+        raise PrecropError(f"{path} is not of run {run} but of {brief(found)}: remove it")
 
 
 def _tensors_digest(tensors: Mapping[str, Tensor]) -> str:
@@ -231,16 +264,17 @@ def alone(folder: Path) -> Iterator[None]:
     The lock goes with the process that holds it, however that ends.
 
     Raises:
-        PrecropError: another process has the lock.
+        PrecropError: another process has the lock, or it is no file that can be locked.
     """
+    path = folder / LOCK
     with contextlib.ExitStack() as held:
         try:
-            held.enter_context(FileLock(folder / LOCK, timeout=0))
+            held.enter_context(FileLock(path, timeout=0))
         except Timeout as error:
             raise PrecropError(f"another process is training in {folder}") from error
         except OSError as error:
             if error.errno not in _WITHOUT_LOCKS:
-                raise
+                raise PrecropError(f"cannot take the lock {path}: {reason(error)}") from error
         yield
 
 
@@ -287,12 +321,20 @@ def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
 def _swap(new: Path, target: Path) -> None:
     """Put ``new`` in the place of ``target``; until it is there, the old one stays beside it."""
     old = _old(target)
-    if target.exists():
-        shutil.rmtree(old, ignore_errors=True)
+    if os.path.lexists(target):
+        _remove(old)
         target.rename(old)
     new.rename(target)
     sync(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    """A folder with all that is in it; of a link, not what it leads to."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _old(path: Path) -> Path:

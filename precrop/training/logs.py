@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from precrop.errors import PrecropError, check_known, needs
+from precrop.files import refuse_link
 from precrop.training.runs import Run
 
 LOGGERS = ("csv", "tensorboard", "wandb", "mlflow", "none")
@@ -45,23 +46,26 @@ def make_loggers(names: Sequence[str], run: Run, folder: Path, step: int) -> lis
         step: at which training goes on; what a killed run logged after it is dropped.
 
     Raises:
-        PrecropError: the library of a logger is not installed.
+        PrecropError: the library of a logger is not installed, or its folder is a link.
     """
     from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 
     made: list[Any] = []
     for name in names:
+        kept = folder.parent / "mlruns" if name == "mlflow" else folder / name
+        refuse_link(kept)
         with needs(f"--logger {name} needs", name):
             if name == "tensorboard":
-                place: dict[str, Any] = {"name": "", "version": "tensorboard"}
+                for path in kept.glob("*"):
+                    refuse_link(path)
+                place: dict[str, Any] = {"name": "", "version": name}
                 made.append(TensorBoardLogger(folder, **place, purge_step=step or None))
             elif name == "wandb":
                 known: dict[str, Any] = {"name": run.name, "id": run.id, "save_dir": str(folder)}
                 made.append(WandbLogger(project="precrop", resume="allow", **known))
                 made[-1].log_hyperparams(run.described())
             elif name == "mlflow":
-                kept = str(folder.parent / "mlruns")
-                made.append(MLFlowLogger("precrop", run_name=run.name, save_dir=kept))
+                made.append(MLFlowLogger("precrop", run_name=run.name, save_dir=str(kept)))
     return made
 
 

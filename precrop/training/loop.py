@@ -19,11 +19,11 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from precrop.errors import PrecropError
-from precrop.files import digest_of, os_errors_as, read_json, write_text
+from precrop.files import digest_of, os_errors_as, read_json, refuse_link, write_text
 from precrop.progress import in_terminal, unheard
 from precrop.training import checkpoints
 from precrop.training.batches import train_batches
-from precrop.training.callbacks import LAST, Bar, Keeper, Told, say_epoch
+from precrop.training.callbacks import BEST, LAST, Bar, Keeper, Told, say_epoch
 from precrop.training.data import ImageData, load_again
 from precrop.training.devices import ProcessLayout, is_first_process, layout, reading_processes
 from precrop.training.logs import USUAL, check_loggers, make_loggers, quiet
@@ -108,7 +108,7 @@ def train(
     """
     names = check_loggers(loggers)
     folder = output / run.name
-    result = read_result(folder)
+    result = read_result(folder, run.id)
     if result is not None:
         return result
     places = layout(devices)
@@ -119,9 +119,12 @@ def train(
         workers = reading_processes(data, places)
     first = is_first_process()
     if first:
+        refuse_link(folder)
         with os_errors_as(f"cannot make the folder {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / RUN).is_file():
+        if (folder / RUN).is_file():
+            checkpoints.check_run(folder / RUN, read_json(folder / RUN), run.id)
+        else:
             write_text(folder / RUN, json.dumps(run.described(), indent=1) + "\n")
     with checkpoints.alone(folder) if first else nullcontext():
         built = _built(run, data, folder)
@@ -132,8 +135,10 @@ def train(
         callbacks: list[Callback] = [Keeper(folder, table="csv" in names, told=[say, told])]
         if progress and in_terminal():
             callbacks.append(Bar())
-        start = checkpoints.stored(folder / LAST)
-        step = 0 if start is None else checkpoints.described(start)["step"]
+        best, start = (checkpoints.stored(folder / name) for name in (BEST, LAST))
+        if best is not None:
+            checkpoints.described(best, run.id)
+        step = 0 if start is None else checkpoints.described(start, run.id)["step"]
         with quiet(), _process_kept():
             module = Classifier(
                 run, built.network, data, places, compiled=compiled, workers=workers
@@ -144,11 +149,11 @@ def train(
         return _finish(folder, run, built, module)
 
 
-def read_result(folder: Path) -> Result | None:
-    """The result of a run that is finished, else None.
+def read_result(folder: Path, run: str) -> Result | None:
+    """The result of the run with that id, if it is finished, else None.
 
     Raises:
-        PrecropError: its file is broken.
+        PrecropError: its file is broken, or another run's.
     """
     path = folder / RESULT
     if not path.is_file():
@@ -163,6 +168,7 @@ def read_result(folder: Path) -> Result | None:
         for name in _FIGURES:
             if type(getattr(result, name)) not in (int, float):
                 raise TypeError(name)
+        checkpoints.check_run(path, result.run, run)
         return result
     except (AttributeError, KeyError, TypeError) as error:
         raise PrecropError(f"{path} is not a result: remove it to train on") from error
@@ -171,12 +177,14 @@ def read_result(folder: Path) -> Result | None:
 def _built(run: Run, data: ImageData, folder: Path) -> Built:
     """The network; masks are computed once and kept in the run's folder."""
     path = folder / MASKS
-    kept = checkpoints.read_run_masks(path) if run.mask is not None and path.is_file() else None
+    kept = None
+    if run.mask is not None and path.is_file():
+        kept = checkpoints.read_run_masks(path, run.id)
     begun = checkpoints.stored(folder / LAST) is not None
     start = None if begun or run.weights is None else _unchanged(run.weights)
     built = build(run, lambda: sample(run, data), kept, start=start)
     if run.mask is not None and kept is None and is_first_process():
-        checkpoints.write_masks(path, found_masks(built.network))
+        checkpoints.write_masks(path, found_masks(built.network), run.id)
     return built
 
 

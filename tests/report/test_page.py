@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from precrop.errors import PrecropError
 from precrop.report.figures import FIGURES, figures
 from precrop.report.words import Report
 from precrop.report.writing import PAGE, write_report
@@ -111,6 +112,14 @@ def test_no_code_is_compiled_and_nothing_is_fetched(report: Report) -> None:
     assert policy is not None
     assert policy[1].startswith("default-src 'none'; script-src 'unsafe-inline';")
     assert "unsafe-eval" not in policy[1]
+
+
+def test_pictures_are_not_written_where_a_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "figures").symlink_to("elsewhere")
+    with pytest.raises(PrecropError, match="figures is a link"):
+        write_report([made_row()], tmp_path)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_labels_do_not_overlap(page: "Page") -> None:

@@ -215,6 +215,14 @@ def test_a_script_that_would_begin_with_the_study_anew(store: Store, tmp_path: P
     assert not store.rows()
 
 
+def test_logs_in_a_linked_folder(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (store.path / "logs").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PrecropError, match="logs is a link"):
+        ran([cell("prints")], store, tmp_path)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def test_a_process_stays_for_the_next_cell(store: Store, tmp_path: Path) -> None:
     cells = [cell(seed=0), cell("prints"), cell("fails"), cell(seed=1)]
     summary, told = ran(cells, store, tmp_path)

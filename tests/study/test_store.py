@@ -350,7 +350,7 @@ def test_claims(tmp_path: Path) -> None:
     assert is_claimed(path)
     claim.release()
     assert not path.exists()
-    path.write_text("left by a process that was killed")
+    path.touch()  # left by a process that was killed
     assert not is_claimed(path)
     with Lock.take(path) or pytest.fail("it is free"):
         assert is_claimed(path)
@@ -500,3 +500,20 @@ def test_a_claim_follows_no_link(tmp_path: Path) -> None:
     with pytest.raises(PrecropError, match="cannot make the lock"):
         Lock.take(tmp_path / "claim")
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_claim_in_a_linked_folder(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "one").touch()
+    (tmp_path / "claims").symlink_to("elsewhere")
+    for look in (Lock.take, is_claimed):
+        with pytest.raises(PrecropError, match="claims is a link"):
+            look(tmp_path / "claims" / "one")
+    assert (tmp_path / "elsewhere" / "one").exists()
+
+
+def test_a_file_with_content_in_the_place_of_a_claim_stays(tmp_path: Path) -> None:
+    path = tmp_path / "one"
+    path.write_text("content")
+    assert not is_claimed(path)
+    assert path.read_text() == "content"

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from precrop.errors import PrecropError
@@ -218,21 +219,61 @@ def test_a_checkpoint_of_no_sense(tmp_path: Path, rest: str) -> None:
 
 def test_masks_of_a_run(tmp_path: Path) -> None:
     kept = {"a": torch.rand(3, 2) > 0.5, "b": torch.ones(4, dtype=torch.bool)}
-    checkpoints.write_masks(tmp_path / "masks", kept)
-    assert same(checkpoints.read_run_masks(tmp_path / "masks"), kept)
+    checkpoints.write_masks(tmp_path / "masks", kept, "a")
+    assert same(checkpoints.read_run_masks(tmp_path / "masks", "a"), kept)
+    with pytest.raises(PrecropError, match="masks is not of run b but of 'a'"):
+        checkpoints.read_run_masks(tmp_path / "masks", "b")
     content = bytearray((tmp_path / "masks").read_bytes())
     content[-1] ^= 1
     (tmp_path / "masks").write_bytes(content)
     with pytest.raises(PrecropError, match="changed after it was written"):
-        checkpoints.read_run_masks(tmp_path / "masks")
+        checkpoints.read_run_masks(tmp_path / "masks", "a")
+
+
+def test_older_masks_do_not_say_their_run(tmp_path: Path) -> None:
+    kept = {"a": torch.rand(3, 2) > 0.5}
+    checkpoints.write_masks(tmp_path / "masks", kept, "a")
+    with safe_open(tmp_path / "masks", framework="pt") as file:
+        digest = file.metadata()["digest"]
+    save_file(kept, tmp_path / "masks", {"digest": digest})
+    assert same(checkpoints.read_run_masks(tmp_path / "masks", "b"), kept)
+
+
+@pytest.mark.parametrize("name", ["last", "last.old"])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_in_the_place_of_a_checkpoint_is_replaced(
+    tmp_path: Path, name: str, there: bool
+) -> None:
+    elsewhere, run = tmp_path / "elsewhere", tmp_path / "run"
+    run.mkdir()
+    if there:
+        elsewhere.mkdir()
+        (elsewhere / "precious").write_text("content")
+    (run / name).symlink_to(elsewhere)
+    for step in range(3):
+        checkpoints.write(run / "last", {**CHECKPOINT, "global_step": step}, RUN)
+        assert checkpoints.read(run / "last")["global_step"] == step
+    assert [path.name for path in run.iterdir()] == ["last"]
+    assert [path.name for path in tmp_path.rglob("*")].count("precious") == there
+
+
+def test_a_private_checkpoint_stays_private(tmp_path: Path) -> None:
+    checkpoints.write(tmp_path / "last", CHECKPOINT, RUN)
+    (tmp_path / "last").chmod(0o700)
+    checkpoints.write(tmp_path / "last", CHECKPOINT, RUN)
+    assert (tmp_path / "last").stat().st_mode & 0o777 == 0o700
 
 
 def test_a_lock_follows_no_link(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("content")
     (tmp_path / ".lock").symlink_to("precious")
-    with pytest.raises(OSError, match="symbolic links"), checkpoints.alone(tmp_path):
+    with pytest.raises(PrecropError, match="cannot take the lock"), checkpoints.alone(tmp_path):
         pass
     assert (tmp_path / "precious").read_text() == "content"
+    (tmp_path / ".lock").unlink()
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(PrecropError, match="cannot take the lock"), checkpoints.alone(tmp_path):
+        pass
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "checkpoint.json"])

@@ -5,6 +5,7 @@ import json
 import logging
 import random
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -112,6 +113,21 @@ def test_tensorboard_logs(tmp_path: Path) -> None:
     (events,) = result.folder.glob("tensorboard/events*")
     assert events.stat().st_size > 500
     assert not (result.folder / "metrics.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "place", ["tensorboard", "tensorboard/hparams.yaml", "wandb", "mlruns", ""]
+)
+def test_nothing_is_written_where_a_link_leads(tmp_path: Path, place: str) -> None:
+    run, elsewhere = small_run(), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    folder = tmp_path / "runs" if place == "mlruns" else tmp_path / "runs" / run.name
+    (folder / place).parent.mkdir(parents=True)
+    (folder / place).symlink_to(elsewhere)
+    logger = {"wandb": "wandb", "mlruns": "mlflow"}.get(place, "tensorboard")
+    with pytest.raises(PrecropError, match="is a link: nothing is written"):
+        trained(run, tmp_path / "runs", loggers=(logger,))
+    assert list(elsewhere.iterdir()) == []
 
 
 def test_the_process_stays_as_it_was(tmp_path: Path) -> None:
@@ -222,6 +238,28 @@ def test_a_finished_run_is_not_trained_again(
     (first.folder / "result.json").write_text("[]")
     with pytest.raises(PrecropError, match="is not a result"):
         trained(run, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run, with masks."""
+    spec = MaskSpec("erk", params="0.3")
+    run = small_run(mask=spec, settings={"epochs": 1})
+    return trained(run, tmp_path_factory.mktemp("others")).folder
+
+
+@pytest.mark.parametrize("name", ["result.json", "last", "best", "masks.safetensors", "run.json"])
+def test_what_another_run_has_made_is_refused(tmp_path: Path, others: Path, name: str) -> None:
+    run = small_run(mask=MaskSpec("erk", params="0.3"), settings={"epochs": 1}, seed=1)
+    folder = tmp_path / run.name
+    if (others / name).is_dir():
+        shutil.copytree(others / name, folder / name)
+    else:
+        folder.mkdir()
+        shutil.copy(others / name, folder)
+    with pytest.raises(PrecropError, match=f"{name} is not of run {run.id} but of"):
+        trained(run, tmp_path)
+    assert (folder / "result.json").exists() == (name == "result.json")
 
 
 def test_more_epochs_are_another_run(tmp_path: Path) -> None:
@@ -386,7 +424,7 @@ def test_two_processes_have_the_same_losses(tmp_path: Path) -> None:
         command, cwd=ROOT, env=_environment(), capture_output=True, text=True, check=True
     )
     assert done.stdout.count("\n") == 1, "both processes speak"
-    two = loop.read_result(tmp_path / "two" / run.name)
+    two = loop.read_result(tmp_path / "two" / run.name, run.id)
     assert two is not None
     for alone, shared in zip(one.history, two.history, strict=True):
         for name in ("train_loss", "loss"):

@@ -1,12 +1,19 @@
 """Steps of a long job, kept in a folder: done again only where what they depend on changed."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from precrop.errors import PrecropError
-from precrop.files import check_writable, digest_of, os_errors_as, read_json, write_text
+from precrop.files import (
+    check_writable,
+    digest_of,
+    digest_of_file,
+    os_errors_as,
+    read_json,
+    write_text,
+)
 
 RECORD = "deploy.json"
 SCHEMA = 1
@@ -47,7 +54,10 @@ class Book:
             about, self.steps = dict(content["about"]), dict(content["steps"])
             if content["schema"] != SCHEMA or content.pop("digest") != digest_of(content)[:16]:
                 raise ValueError("another version's, or changed")
-        except (LookupError, TypeError, ValueError) as error:
+            for step in self.steps.values():
+                if "key" not in step or not isinstance(step["result"], dict):
+                    raise ValueError("its steps come to nothing")
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise PrecropError(
                 f"{self.path} was not written by precrop deploy: choose another folder"
             ) from error
@@ -61,7 +71,7 @@ class Book:
     def step(
         self, name: str, key: Any, make: Callable[[], dict[str, Any]], *files: Path
     ) -> dict[str, Any]:
-        """What a step comes to, from the book if it was done with this key and its files are there.
+        """What a step comes to, from the book if it was done with this key and its files are those.
 
         Args:
             name: of the step.
@@ -70,14 +80,23 @@ class Book:
             files: that it makes.
         """
         found = self.steps.get(name)
-        if found is not None and found["key"] == key and all(file.is_file() for file in files):
+        if found is not None and found["key"] == key and self._made(found, files):
             self.say(f"{name}: done before")
             self.reused.append(name)
         else:
             self.say(name)
-            self.steps[name] = {"key": key, "result": make()}
+            result = make()
+            digests = {file.name: digest_of_file(file) for file in files}
+            self.steps[name] = {"key": key, "result": result, "files": digests}
             content = {"schema": SCHEMA, "about": self.about, "steps": self.steps}
             content = {**content, "digest": digest_of(json.loads(json.dumps(content)))[:16]}
             write_text(self.path, json.dumps(content, indent=1) + "\n")
-        result: dict[str, Any] = self.steps[name]["result"]
-        return result
+        return dict(self.steps[name]["result"])
+
+    def _made(self, step: Mapping[str, Any], files: Sequence[Path]) -> bool:
+        """Whether a step's files are there, as it made them; older books do not say how."""
+        if not all(file.is_file() for file in files):
+            return False
+        with os_errors_as(f"cannot read the files in {self.folder}"):
+            found = {file.name: digest_of_file(file) for file in files}
+        return bool(step.get("files", found) == found)

@@ -5,7 +5,6 @@ its authors started from, and the widths are compared as logarithms of their rat
 network's. Uniform width stands beside it.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +21,7 @@ import precrop
 from precrop.errors import PrecropError
 from precrop.evidence.candidates import UNIFORM, Candidate
 from precrop.evidence.nats import Floats
+from precrop.files import read_json
 from precrop.models.resnet import BasicBlock
 from precrop.models.vgg import cifar_vgg16_bn
 from precrop.zoo import load_model
@@ -65,12 +65,12 @@ def load_published(path: Path) -> list[Configuration]:
         PrecropError: there is no such file, or it is no list of configurations.
     """
     found = path / FILE if path.is_dir() else path
+    if not found.is_file():
+        raise PrecropError(f"{path} holds no {FILE}: give its folder with --data")
+    rows = read_json(found)
     try:
-        rows = json.loads(found.read_text())
         return [configuration for row in rows for configuration in _read(row)]
-    except OSError as error:
-        raise PrecropError(f"{path} holds no {FILE}: give its folder with --data") from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise PrecropError(f"{found} is not a list of published widths: {error!r}") from error
 
 

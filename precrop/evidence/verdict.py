@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import pandas as pd  # type: ignore[import-untyped]
 
@@ -162,8 +162,9 @@ class Parts:
         lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
         if lines and _line(lines[0]) == {"of": of}:
             for line in map(_line, lines[1:]):
-                if line.keys() == {"part", "rows"}:
-                    self._rows[line["part"]] = line["rows"]
+                label, rows = line.get("part"), line.get("rows")
+                if isinstance(label, str) and _are_rows(rows):
+                    self._rows[label] = rows
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [{"of": of}, *({"part": label, "rows": self._rows[label]} for label in self._rows)]
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
@@ -186,9 +187,13 @@ def _line(text: str) -> dict[str, Any]:
     """One line of a file of parts; nothing if the line is broken."""
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _are_rows(found: Any) -> TypeGuard[list[dict[str, Any]]]:
+    return isinstance(found, list) and all(isinstance(row, dict) for row in found)
 
 
 def judge(

@@ -5,6 +5,7 @@ last and is decoded when it is looked at.
 """
 
 import json
+import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -18,7 +19,12 @@ from precrop.errors import PrecropError, one_line, reason
 
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Count = Annotated[int, Field(ge=1, lt=2**63)]
-Figure = Annotated[float, Field(ge=0)]
+Width = Annotated[int, Field(ge=0, lt=2**63)]
+Share = Annotated[float, Field(ge=0, le=1)]
+LARGEST = 1e39
+"""Beyond single precision: numbers below it have finite sums and squares."""
+Figure = Annotated[float, Field(ge=0, lt=LARGEST)]
+Seconds = Annotated[float, Field(ge=0, lt=1e9)]
 Time = Annotated[
     AwareDatetime, Field(gt=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(3000, 1, 1, tzinfo=UTC))
 ]
@@ -80,26 +86,26 @@ class Row:
     kind: Literal["dense", "cropped", "masked"]
     method: str
     granularity: str
-    asked_params: float | None
-    asked_macs: float | None
+    asked_params: Figure | None
+    asked_macs: Figure | None
     seed: Whole
     data: str
     data_digest: str
     recipe: Mapping[str, Any]
     status: Literal["done", "failed"]
     error: str | None
-    accuracy: Figure | None
-    best_accuracy: Figure | None
+    accuracy: Share | None
+    best_accuracy: Share | None
     loss: Figure | None
     params: Count | None
     macs: Count | None
     base_params: Count | None
     base_macs: Count | None
-    densities: Mapping[str, float]
-    widths: Mapping[str, tuple[int, int]]
+    densities: Mapping[str, Figure]
+    widths: Mapping[str, tuple[Width, Width]]
     history: Sequence[Mapping[str, float]]
-    seconds: float
-    overhead: float
+    seconds: Seconds
+    overhead: Seconds
     started: Time
     ended: Time
     device: str
@@ -131,7 +137,7 @@ class History(Sequence[Mapping[str, float]]):
     def _epochs(self) -> tuple[Mapping[str, float], ...]:
         try:
             epochs = json.loads(self._text())
-            if all(type(value) in (int, float) for epoch in epochs for value in epoch.values()):
+            if all(_is_figure(*each) for epoch in epochs for each in epoch.items()):
                 return tuple(epochs)
         except OSError as error:
             raise PrecropError(
@@ -155,6 +161,13 @@ class History(Sequence[Mapping[str, float]]):
 
     def __reduce__(self) -> Any:
         return tuple, (self._epochs,)
+
+
+def _is_figure(name: str, value: Any) -> bool:
+    """A number of single precision; the loss of a network that diverged may be infinite or NaN."""
+    if type(value) not in (int, float):
+        return False
+    return abs(value) < LARGEST or (name.endswith("loss") and not value < math.inf)
 
 
 def to_line(row: Row) -> bytes:

@@ -106,6 +106,16 @@ def test_parts_of_other_budgets_are_not_taken(tmp_path: Path) -> None:
     assert "a" not in Parts(path, "one")
 
 
+def test_lines_of_no_sense_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "parts.jsonl"
+    odd = ['{"part": [1], "rows": 5}', '{"part": "a", "rows": 5}', '{"part": "a", "rows": [5]}']
+    lines = ['{"of": "one"}', *odd, "[" * 100_000, '{"part": "b", "rows": [{"x": 1}]}']
+    path.write_text("".join(f"{line}\n" for line in lines))
+    parts = Parts(path, "one")
+    assert "a" not in parts
+    assert parts["b"] == [{"x": 1}]
+
+
 def test_frames_come_back_from_the_file(tmp_path: Path) -> None:
     frame = pd.DataFrame(
         {"word": ["a", "b", "a"], "number": [1 / 3, np.nan, 2], "list": [[1 / 3, 2], [], [0]]}

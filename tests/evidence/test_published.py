@@ -100,7 +100,12 @@ def test_experts_are_set_beside_each_other(folder: Path) -> None:
 def test_broken_files(tmp_path: Path) -> None:
     with pytest.raises(PrecropError, match="holds no published-widths.json"):
         load_published(tmp_path)
-    for text in ("[1]", "{", '[{"family": "cifar_vgg16_bn", "name": "x"}]'):
+    for text, said in {
+        "[1]": "not a list of published widths",
+        '[{"family": "cifar_vgg16_bn", "name": "x"}]': "not a list of published widths",
+        "{": "is not JSON",
+        "[" * 100_000: "nested too deeply",
+    }.items():
         (tmp_path / published.FILE).write_text(text)
-        with pytest.raises(PrecropError, match="not a list of published widths"):
+        with pytest.raises(PrecropError, match=said):
             load_published(tmp_path)

@@ -444,6 +444,15 @@ def with_checksum(content: bytes) -> bytes:
         ("started", '"2026-01-01 00:00:00"', "started: Input should have timezone info"),
         ("ended", '"9000-01-01 00:00:00+00:00"', "ended: Input should be less than"),
         ("seconds", "null", "seconds: Input should be a valid number"),
+        ("seconds", "-5", "seconds: Input should be greater than or equal to 0"),
+        ("seconds", "1e308", "seconds: Input should be less than"),
+        ("overhead", "1e308", "overhead: Input should be less than"),
+        ("accuracy", "7.0", "accuracy: Input should be less than or equal to 1"),
+        ("accuracy", "1e308", "accuracy: Input should be less than or equal to 1"),
+        ("loss", "1e308", "loss: Input should be less than"),
+        ("widths", f'{{"a":[1,{"9" * 400}]}}', "widths.a.1: Input should be less than"),
+        ("widths", '{"a":[-1,1]}', "widths.a.0: Input should be greater than or equal to 0"),
+        ("asked_params", "1e308", "asked_params: Input should be less than"),
         ("densities", "[1, 2]", "densities: Input should be"),
         ("densities", '{"a":"b"}', "densities.a: Input should be a valid number"),
         ("densities", "{", "Invalid JSON"),
@@ -478,7 +487,19 @@ def test_a_line_without_an_end(store: Store) -> None:
     assert store.dropped == {"rows-9.jsonl, line 2": "it is too long"}
 
 
-@pytest.mark.parametrize("text", ["{", "1", "[1]", "[" * 100_000, "null", '[{"epoch": "1"}]'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "1",
+        "[1]",
+        "[" * 100_000,
+        "null",
+        '[{"epoch": "1"}]',
+        '[{"seconds": 1e308}]',
+        '[{"seconds": %s}]' % ("9" * 400),
+    ],
+)
 def test_a_history_of_no_sense(store: Store, text: str) -> None:
     content = to_line(made_row()).partition(b', "history":')[0]
     line = with_checksum(content + b', "history":' + text.encode())

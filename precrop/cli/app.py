@@ -1,8 +1,10 @@
 """The command line. Heavy imports wait inside the commands, so that ``--help`` is quick."""
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -50,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if started_by_import():
         os._exit(UNGUARDED)  # whatever the script does after us, it would do it again too
+    if isinstance(sys.stdout, TextIOWrapper):  # not every encoding has our bars and arrows
+        sys.stdout.reconfigure(errors="replace")
     command = typer.main.get_command(app)
     words = None if argv is None else list(argv)
     try:

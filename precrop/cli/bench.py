@@ -11,7 +11,7 @@ import typer
 
 from precrop.cli.arguments import set_seed
 from precrop.cli.options import AsJson, Macs, ModelOptions, Params, with_options
-from precrop.cli.output import wide_console
+from precrop.cli.output import plain, wide_console
 from precrop.errors import PrecropError
 from precrop.files import check_picture, check_writable, write_text
 from precrop.progress import measuring, step
@@ -120,16 +120,18 @@ def bench_command(
         found = bench(forms, shape, chosen, rounds=rounds, progress=progress)
     named = {"model": source.model, "args": source.spec.args, "seed": seed}
     text = json.dumps({**named, **found.to_json()}, indent=1)
-    if as_json:
-        typer.echo(text)
-    else:
-        _print(found)
-    if output is not None:
-        write_text(output, text + "\n")
-    if plot is not None:
-        from precrop.deployment.speed_plot import plot_bench
+    try:
+        if as_json:
+            typer.echo(text)
+        else:
+            _print(found)
+    finally:  # neither a full disk nor a closed terminal costs what was measured
+        if output is not None:
+            write_text(output, text + "\n")
+        if plot is not None:
+            from precrop.deployment.speed_plot import plot_bench
 
-        plot_bench(found, plot, source.model)
+            plot_bench(found, plot, source.model)
 
 
 def _words(text: str) -> list[str]:
@@ -173,16 +175,17 @@ def _print(found: "Bench") -> None:
         console.print(_table(rows))
         console.print()
     for (variant, reason), runtimes in _reasons(found).items():
-        console.print(f"{variant} ({', '.join(runtimes)}): {reason}", markup=False)
+        console.print(plain(f"{variant} ({', '.join(runtimes)}): {reason}"))
     for variant, notes in found.notes.items():
         layers = ", ".join(list(notes)[:3]) + (", …" if len(notes) > 3 else "")
-        console.print(f"{variant}: on dense kernels stay {len(notes)} layers: {layers}")
+        console.print(plain(f"{variant}: on dense kernels stay {len(notes)} layers: {layers}"))
     machine = found.machine
-    console.print(
+    text = (
         f"{machine.get('gpu', machine['cpu'])}, {machine['cores']} cores; "
         f"PyTorch {machine['versions'].get('torch')}. Milliseconds are medians; "
         "low and high the 10th and 90th percentiles."
     )
+    console.print(plain(text))
 
 
 def _reasons(found: "Bench") -> dict[tuple[str, str], list[str]]:
@@ -209,7 +212,7 @@ def _table(rows: Sequence["BenchRow"]) -> "Table":
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         costs = (f"{count / 1e6:,.3f}" for count in (row.params, row.macs))
-        table.add_row(row.variant, *costs, *_measured(row))
+        table.add_row(plain(row.variant), *costs, *_measured(row))
     return table
 
 

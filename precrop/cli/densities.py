@@ -63,14 +63,16 @@ def densities_command(
             **arguments(option),
         )
     text = json.dumps(densities, indent=1)
-    if as_json:
-        typer.echo(text)
-    else:
-        column = max(map(len, densities), default=0)
-        for name, density in densities.items():
-            typer.echo(f"{name:<{column}}  {density:.6f}")
-    if output is not None:
-        write_text(output, text + "\n")
+    try:
+        if as_json:
+            typer.echo(text)
+        else:
+            column = max(map(len, densities), default=0)
+            for name, density in densities.items():
+                typer.echo(f"{name:<{column}}  {density:.6f}")
+    finally:  # neither a full disk nor a closed terminal costs the densities
+        if output is not None:
+            write_text(output, text + "\n")
 
 
 def _batches(data: str) -> Any:

@@ -26,8 +26,10 @@ def plan_command(
         check_writable(output)
     set_seed(seed)
     _, plan = wanted.plan(source)
-    print_plan(plan, as_json, summary)
-    if output is not None:
-        plan.save(output)
-        if not as_json:
-            typer.echo(f"Written to {output}; `precrop build {output}` makes the network.")
+    try:
+        print_plan(plan, as_json, summary)
+    finally:  # neither a full disk nor a closed terminal costs the plan
+        if output is not None:
+            plan.save(output)
+    if output is not None and not as_json:
+        typer.echo(f"Written to {output}; `precrop build {output}` makes the network.")

@@ -11,7 +11,7 @@ import typer
 
 from precrop.cli.arguments import arguments, file_stem
 from precrop.cli.options import Args, AsJson, InputShapes, ModelOptions, with_options
-from precrop.cli.output import goes_on, warn, wide_console
+from precrop.cli.output import goes_on, plain, warn, wide_console
 from precrop.errors import PrecropError
 from precrop.files import check_writable
 from precrop.progress import lines, measuring, note
@@ -176,14 +176,16 @@ def _show(profile: "DeviceProfile") -> None:
         macs = rates.get("macs", 0.0)
         bytes_ = [f"{rates.get(name, 0) * 1e12:.1f}" for name in ("reads", "writes", "weights")]
         speed = f"{1e-9 / macs:.1f}" if macs else "–"
-        table.add_row(kind, f"{rates.get('calls', 0) * 1e6:.1f} us", *bytes_, speed)
+        table.add_row(plain(kind), f"{rates.get('calls', 0) * 1e6:.1f} us", *bytes_, speed)
     console.print(table)
     fitted = profile.fitted
-    console.print(
-        f"\n{profile.name}, {profile.runtime}, {profile.threads} threads, step {profile.step}: "
+    console.print()
+    text = (
+        f"{profile.name}, {profile.runtime}, {profile.threads} threads, step {profile.step}: "
         f"{fitted['samples']} operations in {len(fitted['passes'])} passes. Median error "
         f"{fitted['median_error']:.1%}, the largest {fitted['largest_error']:.1%}."
     )
+    console.print(plain(text))
     held_out = fitted["held_out"]
     if held_out is not None:
         console.print(
@@ -195,7 +197,8 @@ def _show(profile: "DeviceProfile") -> None:
 def _show_checks(checks: "Sequence[Check]") -> None:
     console = wide_console(_COLUMNS)
     for one in checks:
-        console.print(
+        text = (
             f"{one.name}: predicted {one.predicted * 1e3:.2f} ms, measured "
             f"{one.seconds * 1e3:.2f} ms ({one.error:+.1%})"
         )
+        console.print(plain(text))

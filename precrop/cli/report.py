@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from precrop.cli.options import with_options
+from precrop.cli.output import plain
 from precrop.cli.studies import opened
 from precrop.errors import needs
 from precrop.progress import step
@@ -72,7 +73,7 @@ def _print(report: "Report") -> None:
     table = Table("verdict", "claim", box=None)
     for verdict in report.verdicts.values():
         if verdict.judged:
-            table.add_row(verdict.answer, verdict.claim)
+            table.add_row(verdict.answer, plain(verdict.claim))
     if table.rows:
         Console().print(table)
     if (line := untouched(report.verdicts)) is not None:

@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from precrop.costs.work import FEATURES
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, brief
 from precrop.files import read_json, write_text
 
 SCHEMA = 1
 RUNTIMES = ("eager", "ort")
 _DEVICES = ("cpu", "cuda")
 """Whose operations a profile can describe."""
+
+_SLOWEST, _WIDEST = 1e6, 1 << 20
+"""Seconds of one operation, and channels that a kernel works on at once: more make no sense."""
 
 OTHER = "other"
 """The kind that stands for all kinds without coefficients of their own."""
@@ -121,17 +124,17 @@ def _check(profile: DeviceProfile) -> None:
         raise ValueError(f"device {profile.device!r} is not {' or '.join(_DEVICES)}")
     if not isinstance(profile.machine, Mapping):
         raise ValueError(f"machine {profile.machine!r} is not a description")
-    if type(profile.step) is not int or profile.step < 1:
+    if type(profile.step) is not int or not 1 <= profile.step <= _WIDEST:
         raise ValueError(f"step {profile.step!r} is not a number of channels")
     for kind, coefficients in profile.coefficients.items():
         for name, value in coefficients.items():
             if name not in FEATURES or not _is_rate(value):
-                raise ValueError(f"{kind}.{name} is {value!r}")
+                raise ValueError(f"{kind}.{name} is {brief(value)}")
 
 
 def _is_rate(value: Any) -> bool:
     number = isinstance(value, Real) and not isinstance(value, bool)
-    return number and 0 <= value < math.inf
+    return number and 0 <= value <= _SLOWEST
 
 
 def roofline(

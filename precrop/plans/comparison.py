@@ -72,8 +72,8 @@ class PlanComparison:
     def _table(self, first: str) -> Table:
         """A table with a column for the original and one for each plan."""
         table = Table(first, box=None, pad_edge=False, header_style="bold")
-        for heading in ("original", *map(printable, self.names)):
-            table.add_column(heading, justify="right")
+        for heading in ("original", *self.names):
+            table.add_column(Text(printable(heading)), justify="right")
         return table
 
     def _layers(self) -> str:

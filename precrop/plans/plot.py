@@ -47,8 +47,8 @@ def figure(plan: "Plan", title: str | None = None) -> "Figure":
     widths, shares = made.subplots(2, 1, sharex=True, height_ratios=(3, 1.4))
     _draw_widths(widths, plan)
     _draw_shares(shares, plan)
-    heading = f"{title or network_name(plan)}: {_totals(plan)}"
-    widths.set_title(_plain(heading), loc="left", fontsize=11)
+    heading = printable(f"{title or network_name(plan)}: {_totals(plan)}")
+    widths.set_title(heading, loc="left", fontsize=11, parse_math=False)
     for axes in (widths, shares):
         axes.margins(x=0.01)
         axes.spines[["top", "right"]].set_visible(False)
@@ -75,11 +75,11 @@ def _draw_shares(axes: "Axes", plan: "Plan") -> None:
     axes.set_ylim(0, max(105, *kept))
     axes.set_ylabel("kept, %")
     axes.set_xlabel("layer, in the order of execution")
-    names = [_plain(printable(layer.name)) for layer in plan.layers]
+    names = [printable(layer.name) for layer in plan.layers]
     every = -(-len(names) // _LABELS)
     places = range(1, len(names) + 1, every)
     size = min(_LARGEST, _ROOM / max(1, len(places)))
-    axes.set_xticks(places, names[::every], rotation=90, fontsize=size)
+    axes.set_xticks(places, names[::every], rotation=90, fontsize=size, parse_math=False)
 
 
 def _by_change(plan: "Plan") -> dict[str, tuple[str, list[int]]]:
@@ -93,11 +93,6 @@ def _by_change(plan: "Plan") -> dict[str, tuple[str, list[int]]]:
             label, color = "after, wider", _WIDER
         found.setdefault(label, (color, []))[1].append(index)
     return found
-
-
-def _plain(text: str) -> str:
-    """Text that is not read as mathematics: a name may hold dollar signs."""
-    return text.replace("$", r"\$")
 
 
 def _totals(plan: "Plan") -> str:

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -106,7 +105,7 @@ def total_table(plan: "Plan") -> Table:
     totals = {"params": (plan.base_params, plan.params), "macs": (plan.base_macs, plan.macs)}
     totals |= {name: (budget.base, budget.used) for name, budget in sorted(plan.budgets.items())}
     for name, (before, after) in totals.items():
-        label = _COSTS.get(name, escape(printable(name)))
+        label = Text(_COSTS.get(name, printable(name)))
         share = f"{after / before:.1%}" if before else "–"
         cells = [label, written(name, before), written(name, after), share]
         budget = plan.budgets.get(name)

@@ -22,6 +22,7 @@ Names = Annotated[
 """One name or several."""
 Paragraph = Annotated[str, BeforeValidator(lambda text: " ".join(str(text).split()))]
 Above0 = Annotated[float, Field(gt=0)]
+Points = Annotated[float, Field(gt=0, le=100)]
 
 
 class Claim(Entry):
@@ -54,8 +55,8 @@ class Claim(Entry):
     against: Names = Field(default_factory=list, validation_alias="with")
     shows: Literal["better", "no worse", "equal"] = "better"
     metric: Literal["accuracy"] = "accuracy"
-    loss: Above0 | None = None
-    margin: Above0 | None = None
+    loss: Points | None = None
+    margin: Points | None = None
     at: Literal["budget", "size", "densities"] = "budget"
     networks: Names = Field(default_factory=list, validation_alias="network")
     data: Names = Field(default_factory=list)

@@ -32,8 +32,9 @@ def write_report(
     Raises:
         PrecropError: no run is finished, a library is missing, or a file cannot be written.
     """
-    if not margin > 0:
-        raise PrecropError(f"margin={margin:g} is not above 0: it is in percentage points, as 0.5")
+    if not 0 < margin <= 100:
+        where = "at most 100" if margin > 100 else "above 0"
+        raise PrecropError(f"margin={margin:g} is not {where}: it is in percentage points, as 0.5")
     rows = list(rows)
     claims = read_claims(studies, {row.study for row in rows})
     frame = frame_of(rows, claims.parts)

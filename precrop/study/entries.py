@@ -24,6 +24,7 @@ _WORDS = {
     "greater_than": "above {gt:g}",
     "greater_than_equal": "{ge} or more",
     "less_than": "below {lt}",
+    "less_than_equal": "at most {le:g}",
     "literal_error": "{expected}",
     "invalid-json-value": "a number, text, list or mapping",
 }

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from precrop.counting import count
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, printable
 from precrop.files import check_picture, save_picture
 from precrop.plans.weights import load_weights
 from precrop.progress import Progress, silent
@@ -270,8 +270,9 @@ def draw_confusion(evaluation: Evaluation, path: Path) -> None:
     picture = axes.imshow(shares.numpy(), vmin=0, vmax=1, cmap="Blues")
     if len(evaluation.classes) <= _LARGEST_LABELLED:
         places = range(len(evaluation.classes))
-        axes.set_xticks(places, evaluation.classes, rotation=90)
-        axes.set_yticks(places, evaluation.classes)
+        names = list(map(printable, evaluation.classes))
+        axes.set_xticks(places, names, rotation=90, parse_math=False)
+        axes.set_yticks(places, names, parse_math=False)
     axes.set_xlabel("taken for")
     axes.set_ylabel("class")
     axes.set_title(f"{evaluation.accuracy:.2%} right")

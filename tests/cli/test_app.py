@@ -1,5 +1,7 @@
 """The command line, from ``--help`` to files on disk."""
 
+import errno
+import io
 import json
 import multiprocessing
 import os
@@ -509,3 +511,35 @@ def test_a_script_without_a_guard_ends_its_processes(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
     assert main(["--version"]) == 0
     assert ended == [UNGUARDED]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["plan", *NETWORK, *HALF],
+        ["densities", *NETWORK, *HALF, "--json"],
+        ["bench", *NETWORK, "--rounds", "1"],
+    ],
+)
+def test_what_was_made_is_saved_where_it_cannot_be_printed(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    def full(*_: Any) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left")
+
+    monkeypatch.setattr(sys.stdout, "write", full)
+    assert main([*words, "-o", "made.json"]) == 2
+    assert "No space left" in capsys.readouterr().err
+    assert json.loads(Path("made.json").read_text())
+
+
+def test_an_encoding_without_arrows_and_bars(
+    monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    PLAN.save("plan.json")
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, "latin-1"))
+    assert main(["show", "plan.json"]) == main(["show", "plan.json", "--summary"]) == 0
+    sys.stdout.flush()
+    assert b"16 ? 9" in printed.getvalue()
+    assert capsys.readouterr().err == ""

@@ -122,6 +122,17 @@ def test_a_picture(plan_file: Path, tmp_path: Path) -> None:
     assert "</svg>" in text
 
 
+def test_names_of_plans_are_shown_as_they_are(plan_file: Path, tmp_path: Path) -> None:
+    words, path = [], tmp_path / "speed.svg"
+    for name in ("$x_{$", "[link]", ":cat:"):
+        (tmp_path / f"{name}.json").write_bytes(plan_file.read_bytes())
+        words += ["--plan", str(tmp_path / f"{name}.json")]
+    text = run(*HERE, *words, "--plot", str(path))
+    for name in ("$x_{$", "[link]", ":cat:"):
+        assert f"cropped {name} " in text
+        assert f"<!-- cropped {name} -->" in path.read_text()
+
+
 def test_a_picture_of_dense_alone_is_refused(tmp_path: Path) -> None:
     row = BenchRow(DENSE, "eager", 1, 1, "cpu", 1, 1, 1.0, latency=1.0, speedup=1.0)
     path = tmp_path / "speed.svg"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml  # type: ignore[import-untyped]
 
 from precrop.cli.report import report_command
 from precrop.errors import PrecropError
@@ -89,9 +90,14 @@ def test_the_folder_studies_is_looked_into(
     assert "No claim was judged" in capsys.readouterr().out
     (tmp_path / "studies").mkdir()
     made_file(tmp_path / "studies")
+    claims = tmp_path / "studies/claims.yaml"
+    content = yaml.safe_load(claims.read_text())
+    for claim in content:
+        claim["text"] = "[/b] [link] :cat:"
+    claims.write_text(yaml.safe_dump(content))
     run(store)
     said = capsys.readouterr().out
-    assert "holds" in said
+    assert "holds    [/b] [link] :cat:" in said, "a claim's text is no markup"
     assert f"{len(CLAIMS) - 1} claims have no runs to be judged by here: " in said
 
 
@@ -104,8 +110,10 @@ def test_the_margin_is_said(store: Path, tmp_path: Path, capsys: Output) -> None
     run(store, "-o", tmp_path / "report", "--margin", "3")
     capsys.readouterr()
     assert "The margin is 3 percentage points." in (tmp_path / "report/report.md").read_text()
-    with pytest.raises(PrecropError, match="margin=0 is not above 0"):
-        run(store, "-o", tmp_path / "report", "--margin", "0")
+    senseless = {"0": "0 is not above 0", "nan": "nan is not above 0", "inf": "inf is not at most"}
+    for margin, said in {**senseless, "1e308": r"1e\+308 is not at most 100"}.items():
+        with pytest.raises(PrecropError, match=f"margin={said}"):
+            run(store, "-o", tmp_path / "report", "--margin", margin)
 
 
 def test_the_usual_margin_is_the_claims() -> None:

@@ -85,7 +85,9 @@ def test_the_picture_names_layers(plan: Plan) -> None:
     assert labels == [layer.name for layer in plan.layers]
     assert widths.get_title(loc="left").startswith("half: ")
     odd = dataclasses.replace(PLAN.layers[0], name="$\\frac$")
-    dataclasses.replace(PLAN, layers=(odd, *PLAN.layers[1:])).plot().savefig(io.BytesIO())
+    drawn = dataclasses.replace(PLAN, layers=(odd, *PLAN.layers[1:])).plot(title="$x_{$")
+    drawn.savefig(io.BytesIO())
+    assert drawn.axes[0].get_title(loc="left").startswith("$x_{$: ")
 
 
 def test_plans_side_by_side(plan: Plan) -> None:
@@ -103,6 +105,12 @@ def test_plans_side_by_side(plan: Plan) -> None:
     found = json.loads(compared.to_json())
     assert found["plans"]["third"]["params"] == smaller.params
     assert text.splitlines()[0] in compared._repr_html_()
+
+
+def test_names_of_plans_are_no_markup() -> None:
+    names = ("[link]", "[/b]", ":cat:")
+    heads = str(precrop.compare(PLAN, PLAN, PLAN, names=names)).splitlines()[0].split()
+    assert heads == ["total", "original", *names]
 
 
 def test_plans_that_cannot_be_compared() -> None:

@@ -100,6 +100,7 @@ def test_two_studies_may_not_mean_different_things_by_a_claim(tmp_path: Path) ->
         ("with: theirs", "with: []", r"with is \[\], not a list of 1 or more"),
         ("with: theirs", "with: theirs, loss: 1", "loss goes with shows: no worse"),
         ("with: theirs", "with: theirs, margin: 0", "margin is 0, not above 0"),
+        ("with: theirs", "with: theirs, margin: 1.0e+308", "margin is 1e.308, not at most 100"),
         ("with: theirs", "with: theirs, macs: yes", "macs is True, not a number"),
         (
             "with: theirs",

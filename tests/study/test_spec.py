@@ -317,6 +317,8 @@ BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nstudy: [*b, *b]\n"
         (GOOD.replace("{num_classes: 10}", f"{{x: {'9' * 30}}}"), "more than 64 bits"),
         (GOOD.replace("{num_classes: 10}", f"{{x: {'9' * 5000}}}"), "is not YAML"),
         (GOOD.replace("{num_classes: 10}", "{x: 2026-13-45}"), "is not YAML"),
+        (GOOD.replace("{num_classes: 10}", f"{{x: 1{':59' * 200}.5}}"), "is not YAML"),
+        (GOOD.replace("{num_classes: 10}", '{x: "\\UFFFFFFFF"}'), "is not YAML"),
         (GOOD.replace("{num_classes: 10}", f"{{x: {'y' * 10_001}}}"), "a text of 10,001"),
         (GOOD.replace("{num_classes: 10}", '{x: "\\e[2J"}'), "control characters"),
         (

@@ -10,7 +10,7 @@ import signal
 import stat
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import DEFAULT_BUFFER_SIZE, BufferedReader, FileIO
 from pathlib import Path
@@ -186,6 +186,29 @@ def read_json(path: Path, kind: str = "JSON") -> Any:
         if isinstance(error, PrecropError):
             raise
         raise PrecropError(f"{path} is not {kind}: {error}") from error
+
+
+def read_parquet(file: Any, columns: Sequence[str], most: int) -> Any:
+    """Columns of a `pyarrow.parquet.ParquetFile` as a table.
+
+    They are read a few rows at a time, since a kilobyte of Parquet can stand for gigabytes.
+
+    Raises:
+        ValueError: they take more than ``most`` bytes.
+    """
+    import pyarrow as pa  # type: ignore[import-untyped]
+
+    taken, batches = 0, []
+    for batch in file.iter_batches(_ROWS, columns=list(columns)):
+        taken += batch.nbytes + _BATCH_BYTES
+        if taken > most:
+            raise ValueError(f"its rows take more than {most:,} bytes of memory")
+        batches.append(batch)
+    return pa.Table.from_batches(batches, None if batches else file.schema_arrow)
+
+
+_ROWS, _BATCH_BYTES = 16, 1024
+"""Rows that are read together, and what Arrow takes for them besides their values."""
 
 
 def digest_of(content: Any) -> str:

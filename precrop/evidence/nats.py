@@ -8,11 +8,13 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
-import pandas as pd  # type: ignore[import-untyped]
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from precrop.errors import PrecropError
+from precrop.files import read_parquet
 from precrop.models.nats import STAGES, NatsCell, NatsNetwork, NatsReduction, projection
 from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
@@ -25,6 +27,8 @@ Integers = NDArray[np.int64]
 FILE = "nats-sss.parquet"
 STEP = 8
 """Widths of the table are multiples of it."""
+MOST_BYTES = 2**26
+"""Of the table in memory; it has 8^5 rows of 14 numbers."""
 DEGREE = 4
 """Of the surface that is fitted to the accuracies, a polynomial in the log widths."""
 
@@ -119,7 +123,9 @@ def load_tables(path: Path) -> list[Table]:
     if found is None:
         raise PrecropError(f"{path} holds no {FILE}: give its folder with --data")
     try:
-        frame = pd.read_parquet(found)
+        file = pq.ParquetFile(found)
+        table = read_parquet(file, file.schema_arrow.names, MOST_BYTES)
+        frame = table.replace_schema_metadata(None).to_pandas()
         widths = frame[[f"c{i}" for i in range(STAGES)]].to_numpy(np.int64)
         return [
             Table(
@@ -131,7 +137,7 @@ def load_tables(path: Path) -> list[Table]:
             )
             for data_set in DATA_SETS
         ]
-    except (KeyError, ValueError, OSError) as error:
+    except (KeyError, ValueError, TypeError, OSError, pa.ArrowException) as error:
         raise PrecropError(f"{found} is not the size space of NATS-Bench: {error}") from error
 
 

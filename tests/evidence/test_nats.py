@@ -57,5 +57,12 @@ def test_files_that_are_not_the_table(tmp_path: Path) -> None:
         load_tables(tmp_path)
 
 
+def test_a_table_of_more_rows_than_the_space_has(tmp_path: Path) -> None:
+    text = pd.DataFrame({"c0": ["x" * 2**20] * 100})
+    text.to_parquet(tmp_path / "nats-sss.parquet", compression="zstd")
+    with pytest.raises(PrecropError, match="its rows take more than 67,108,864 bytes"):
+        load_tables(tmp_path)
+
+
 def test_every_data_set_is_there(tables: list[Table]) -> None:
     assert [table.data_set for table in tables] == list(DATA_SETS)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from precrop.errors import PrecropError
-from precrop.files import read_json
+from precrop.files import read_json, read_parquet
 from precrop.training.sources.source import Source, decoded, first_line
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ LABEL_COLUMNS = ("label", "fine_label")
 TESTS = ("test", "valid", "validation", "val")
 # Encoded images are read at once; beyond this they would have to be streamed.
 MOST_BYTES = 8_000_000_000
+# Parquet hardly compresses encoded images; beyond this multiple of a large split's files, they are
+# made to fill the memory.
+LARGE, MOST_TIMES = 2**28, 32
 
 
 class Rows:
@@ -43,7 +46,7 @@ class Rows:
     @staticmethod
     def _labels(column: Any) -> Tensor:
         # -2 stands for no label at all; -1 is Hugging Face's own sign for an unknown one.
-        return torch.from_numpy(column.cast("int64").fill_null(-2).to_numpy().copy())
+        return torch.from_numpy(column.cast("int64", safe=False).fill_null(-2).to_numpy().copy())
 
     def image(self, index: int) -> "Image":
         """The image in RGB."""
@@ -111,6 +114,7 @@ def _check_labels(rows: Rows, classes: Sequence[str] | None) -> None:
 
 def _rows(folder: Path, split: str) -> tuple[Rows, tuple[str, ...] | None]:
     """The rows of a split, and the names of its classes if the files give them."""
+    import pyarrow as pa
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
     files = sorted(folder.glob(f"{split}-*.parquet"))
@@ -121,6 +125,7 @@ def _rows(folder: Path, split: str) -> tuple[Rows, tuple[str, ...] | None]:
             f"{folder} holds {size / 1e9:.0f} GB of parquet, more than is read into memory: "
             "unpack it into train/CLASS/ and val/CLASS/ folders"
         )
+    left = max(LARGE, MOST_TIMES * size)
     tables, names, columns = [], None, None
     for file in files:
         try:
@@ -129,10 +134,11 @@ def _rows(folder: Path, split: str) -> tuple[Rows, tuple[str, ...] | None]:
             if columns not in (None, found):
                 raise PrecropError(f"{file} has other columns than {files[0]}")
             columns = found
-            tables.append(opened.read(columns=list(columns)))
+            tables.append(read_parquet(opened, columns, left))
+            left -= tables[-1].nbytes
         except PrecropError:
             raise
-        except (OSError, ValueError) as error:  # pyarrow's own errors are one or the other
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise PrecropError(f"{file} is damaged: {first_line(error)}") from error
         names = names or _class_names(opened.schema_arrow.metadata, columns[1])
     assert columns is not None

@@ -130,6 +130,35 @@ def test_a_page_of_a_parquet_file_is_damaged(tmp_path: Path) -> None:
     assert fault(tmp_path).startswith(f"{file} is damaged: ")
 
 
+@pytest.mark.parametrize("image", [bytes(2**20), None])
+def test_small_files_that_stand_for_many_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image: bytes | None
+) -> None:
+    """One page holds a value that all rows repeat, and rows without a value take hardly any."""
+    monkeypatch.setattr(parquet, "LARGE", 2**22)
+    parquet_set(tmp_path)
+    file = tmp_path / "test-00000-of-00001.parquet"
+    kind = pa.struct([("bytes", pa.binary())])
+    repeated = pa.array([{"bytes": image}], kind).take(pa.array([0] * 100, "int64"))
+    images = pa.chunked_array([repeated] * (1 if image else 1000))
+    pq.write_table(
+        pa.table({"image": images, "label": [0] * len(images)}), file, compression="zstd"
+    )
+    assert file.stat().st_size < 10_000
+    before = pa.total_allocated_bytes()
+    most = f"its rows take more than {2**22:,} bytes of memory"
+    assert fault(tmp_path) == f"{file} is damaged: {most}"
+    assert pa.total_allocated_bytes() - before < 2**25
+
+
+def test_labels_that_no_integer_of_ours_holds(tmp_path: Path) -> None:
+    parquet_set(tmp_path)
+    file = tmp_path / "test-00000-of-00001.parquet"
+    labels = pa.array([2**64 - 7], "uint64")
+    pq.write_table(pa.table({"image": [{"bytes": b"x"}], "label": labels}), file)
+    assert fault(tmp_path) == f"row 0 of {file} has label -7; labels are 0 to 1"
+
+
 @pytest.mark.parametrize("names", [("cat", "dog", "bird"), None])
 def test_a_class_that_no_training_image_has(tmp_path: Path, names: tuple[str, ...] | None) -> None:
     parquet_set(tmp_path, names=names)

@@ -1,12 +1,13 @@
 """A network by name and arguments, as commands and files say it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from precrop.errors import PrecropError
-from precrop.trust import Trust, check_named
+from precrop.trust import Trust, check_named, runs_user_code
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,15 +29,21 @@ class ModelSpec:
         args = ", ".join(f"{name}={value}" for name, value in self.args.items())
         return f"{self.name}({args})" if args else self.name
 
-    def build(self) -> "nn.Module":
+    def build(self, like: Mapping[str, Sequence[int]] | None = None) -> "nn.Module":
         """The network with fresh weights. A ``module:factory`` runs; see `check`.
+
+        Args:
+            like: the shapes that its tensors should have. Where arguments from a file ask for a
+                far larger network of our tables, building it ends early.
 
         Raises:
             PrecropError: the name is unknown, or the builder refuses the arguments.
         """
         from precrop.zoo import load_model
 
-        return load_model(self.name, self.args)
+        if like is None or runs_user_code(self.name):
+            return load_model(self.name, self.args)
+        return load_model(self.name, self.args, sum(map(prod, like.values())))
 
     def check(self, trust: Trust, say: str) -> None:
         """Refuse what a file says, unless it is harmless to build or the user trusts it.

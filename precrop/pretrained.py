@@ -124,7 +124,7 @@ def from_pretrained(
     """
     place = _place(folder, revision, token)
     plan = Plan.load(place / PLAN)
-    small = plan.build(_original(place, model))
+    small = plan.build(_original(place, model, plan))
     _take_types(small, load_tensors(place / WEIGHTS))
     load_weights(small, place / WEIGHTS)
     return small.eval()
@@ -186,7 +186,7 @@ def _check_named(original: ModelSpec, plan: Plan) -> None:
 # --- reading ------------------------------------------------------------------------------------
 
 
-def _original(folder: Path, model: Original | None) -> nn.Module:
+def _original(folder: Path, model: Original | None, plan: Plan) -> nn.Module:
     """The network that was cropped, from the user, or built by what the folder says."""
     if isinstance(model, nn.Module):
         return model
@@ -207,7 +207,7 @@ def _original(folder: Path, model: Original | None) -> nn.Module:
     if isinstance(model, str) and model != original.name:
         raise PrecropError(f"{folder} is of {original.name}, not of {model}")
     original.check(model or False, f"say model={original.name!r}")
-    return original.build()
+    return original.build(plan.shapes)
 
 
 def _made(factory: Any) -> nn.Module:

@@ -23,7 +23,10 @@ _CHOOSES = (
     "source state url weights"
 )
 """Parts of the names of arguments whose value, if it is a text, may say what is loaded."""
-_LARGEST = 2**20
+_LARGEST, _LARGEST_INSIDE = 2**20, 2**14
+"""Of a number, and of one in a list."""
+_REPEATS, _MOST_REPEATS = {"blocks", "depth", "depths", "layers", "repeats"}, 1000
+"""Parts of the names of arguments that say how often a network repeats something."""
 _LONGEST, _DEEPEST = 1000, 4
 
 
@@ -42,12 +45,13 @@ def check_named(name: str, args: Mapping[str, Any], trust: Trust, say: str) -> N
     """
     if runs_user_code(name):
         check_code(name, trust, say)
-        return
+        if trust is True:
+            return  # the whole file, with its arguments
     for argument, value in args.items():
         if not argument.isidentifier() or not _is_plain(argument, value, _DEEPEST):
             raise PrecropError(
                 f"argument {argument} of {name} is not taken from a file: {brief(value)} is "
-                "no plain number, word or list of them"
+                "no plain number, word or list of them: give the network and its arguments yourself"
             )
 
 
@@ -81,7 +85,10 @@ def _is_plain(name: str, value: Any, depth: int) -> bool:
     if value is None or isinstance(value, bool):
         return True
     if isinstance(value, (int, float)):
-        return abs(value) <= _LARGEST
+        parts = {*name.split("_")}
+        if not parts.isdisjoint(_REPEATS):
+            return abs(value) <= _MOST_REPEATS
+        return abs(value) <= (_LARGEST if depth == _DEEPEST else _LARGEST_INSIDE)
     if isinstance(value, str):
         chooses = not {*_CHOOSES.split()}.isdisjoint(name.split("_"))
         return _WORD.fullmatch(value) is not None and not chooses

@@ -9,7 +9,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from precrop import models
 from precrop.errors import PrecropError, hint
@@ -19,8 +20,11 @@ from precrop.trust import runs_user_code
 _TRAINED = ("weights", "weights_backbone", "pretrained", "pretrained_backbone", "checkpoint_path")
 _FRAMES = {"mvit_v1_b": 16, "mvit_v2_s": 16, "swin3d_t": 32, "swin3d_s": 32, "swin3d_b": 32}
 
+_TIMES, _SPARE = 4, 2**24
+"""Numbers that building may make for one that the network has, and any network besides."""
 
-def load_model(name: str, args: Mapping[str, Any]) -> nn.Module:
+
+def load_model(name: str, args: Mapping[str, Any], size: int | None = None) -> nn.Module:
     """Build a network with fresh weights; nothing is downloaded.
 
     Args:
@@ -28,17 +32,39 @@ def load_model(name: str, args: Mapping[str, Any]) -> nn.Module:
             model (``timm:resnet50``), or ``package.module:factory``, where the module may lie in
             the current folder, or ``./file.py:factory``.
         args: keyword arguments for the builder.
+        size: how many numbers the network's tensors should have in all; far more are not made.
 
     Raises:
         PrecropError: the name is unknown (the message has the closest ones), its library is not
             installed, or the builder refuses the arguments.
     """
+    if size is not None:
+        with _AtMost(_TIMES * size + _SPARE):
+            return load_model(name, args)
     if ":" not in name:
         return _load_named(name, args)
     library, _, rest = name.partition(":")
     if library == "timm":
         return _load_timm(rest, args)
     return _call(name, own_function(name, "factory"), args)
+
+
+class _AtMost(TorchFunctionMode):
+    """Ends the building of a network whose tensors have too many numbers, before it fills them."""
+
+    def __init__(self, numbers: int) -> None:
+        super().__init__()
+        self.left = numbers
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Count the numbers of every tensor that is not made from others."""
+        made = func(*args, **(kwargs or {}))
+        given = (*args, *(kwargs or {}).values())
+        if isinstance(made, Tensor) and not any(isinstance(x, Tensor) for x in given):
+            self.left -= made.numel()
+            if self.left < 0:
+                raise MemoryError("it is far larger than the network that the file is of")
+        return made
 
 
 def library_names() -> dict[str, list[str]]:

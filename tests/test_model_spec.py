@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors import safe_open
 
 from precrop.deployment.exporting import Origin, export, load_safetensors
@@ -22,6 +23,23 @@ def test_it_builds_what_it_names() -> None:
     assert network.get_parameter("fc.bias").shape == (7,)
     with pytest.raises(PrecropError, match="unknown model 'resnet21'; did you mean"):
         ModelSpec("resnet21", {}).build()
+
+
+def test_a_network_far_larger_than_it_should_be_is_not_built() -> None:
+    """Whatever its arguments say; as large as it should be it is built to the bit."""
+    like = {"all": (272_474,)}
+    torch.manual_seed(0)
+    known = ModelSpec("resnet20", {}).build().state_dict()
+    torch.manual_seed(0)
+    built = ModelSpec("resnet20", {}).build(like).state_dict()
+    assert all(torch.equal(built[name], value) for name, value in known.items())
+    assert ModelSpec("resnet20", {"num_classes": 10_000}).build(like)
+    for name, args in (
+        ("resnet20", {"num_classes": 2**20}),
+        ("resnet50", {"width_per_group": 999}),
+    ):
+        with pytest.raises(PrecropError, match="far larger than the network that the file is of"):
+            ModelSpec(name, args).build(like)
 
 
 def test_in_words() -> None:

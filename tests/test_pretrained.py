@@ -244,6 +244,7 @@ def test_a_file_never_runs_code(
     [
         ({"args": {"weights": "http://example.com/x"}}, "is not taken from a file"),
         ({"args": {"num_classes": 2**40}}, "is not taken from a file"),
+        ({"args": {"num_classes": 2**20}}, "far larger than the network that the file is of"),
         ({"args": [1]}, "config.json is broken"),
         ({"name": 3}, "config.json is broken"),
         ({"format": 99}, "was not written by save_pretrained"),

@@ -252,6 +252,24 @@ def test_what_is_no_plain_argument(value: Any) -> None:
         check_named("resnet20", {"size": value}, True, "")
 
 
+@pytest.mark.parametrize(
+    "args", [{"depth": 1001}, {"num_layers": 2**20}, {"layers": [2, 5000]}, {"widths": [2**15]}]
+)
+def test_sizes_that_would_take_memory_or_time(args: dict[str, Any]) -> None:
+    with pytest.raises(PrecropError, match="is not taken from a file"):
+        check_named("timm:resnet18", args, False, "")
+
+
+def test_a_factory_of_ones_own_gets_plain_arguments_from_a_file_unless_the_file_is_trusted() -> (
+    None
+):
+    args = {"checkpoint": "/tmp/other.pt", "width": 8}
+    with pytest.raises(PrecropError, match="argument checkpoint of mine:net is not taken from"):
+        check_named("mine:net", args, "mine:net", "")
+    check_named("mine:net", {"width": 8}, "mine:net", "")
+    check_named("mine:net", args, True, "")
+
+
 # --- what a plan's edits reach -------------------------------------------------------------------
 
 

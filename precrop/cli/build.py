@@ -26,6 +26,6 @@ def build_command(
     source = original.source(plan)
     set_seed(built.seed)
     with step(f"building {source.name}"):
-        network = source.build()
+        network = source.build(plan.shapes)
     plan = dataclasses.replace(plan.for_outputs(network), source=source)
     built.write(network, plan, file.stem)

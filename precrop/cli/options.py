@@ -208,7 +208,7 @@ class OriginalOptions:
         """The original of a plan."""
         source = self.source(plan)
         with step(f"building {source.name}"):
-            return source.build()
+            return source.build(plan.shapes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -52,9 +52,9 @@ class Origin:
     model: ModelSpec
     plan: Plan | None = None
 
-    def build(self) -> nn.Module:
-        """The network with fresh weights."""
-        network = self.model.build()
+    def build(self, like: Mapping[str, Sequence[int]] | None = None) -> nn.Module:
+        """The network with fresh weights; ``like`` as in `ModelSpec.build`, without a plan."""
+        network = self.model.build(like if self.plan is None else self.plan.shapes)
         return network if self.plan is None else self.plan.build(network)
 
 

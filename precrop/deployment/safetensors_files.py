@@ -12,7 +12,7 @@ from precrop.deployment.exportable import Exportable, Origin, Runs, reason, run
 from precrop.errors import PrecropError
 from precrop.model_spec import ModelSpec
 from precrop.plans.plan import Plan
-from precrop.plans.weights import load_weights, save_tensors
+from precrop.plans.weights import fill, load_tensors, load_weights, save_tensors
 
 RECORD = "precrop"
 """The entry of the metadata that says what the network is."""
@@ -55,8 +55,9 @@ def load_safetensors(
     text = record.get("plan")
     plan = None if text is None else Plan.from_json(json.dumps(text))
     original = _recorded(path, record) if model is None else ModelSpec(model, args or {})
-    network = Origin(original, plan).build()
-    load_weights(network, path)
+    tensors = load_tensors(path)
+    network = Origin(original, plan).build({name: t.shape for name, t in tensors.items()})
+    fill(network, tensors, path)
     return network.eval()
 
 

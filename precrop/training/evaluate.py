@@ -15,7 +15,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from precrop.counting import count
 from precrop.errors import PrecropError, printable
 from precrop.files import check_picture, save_picture
-from precrop.plans.weights import load_weights
+from precrop.plans.weights import fill, load_tensors
 from precrop.progress import Progress, silent
 from precrop.training import checkpoints
 from precrop.training.batches import test_batches
@@ -122,8 +122,11 @@ def load_trained(path: Path, trust: Trust = False) -> Trained:
         raise PrecropError(
             f"the network of {folder} is {run.model.name}, not {trust}: drop --model"
         )
-    network = build(run, masked=False).network
-    load_weights(network, folder / checkpoints.WEIGHTS)
+    weights = folder / checkpoints.WEIGHTS
+    tensors = load_tensors(weights)
+    like = {name: tensor.shape for name, tensor in tensors.items()}
+    network = build(run, masked=False, like=like).network
+    fill(network, tensors, weights)
     return Trained(folder, run, network)
 
 

@@ -15,6 +15,7 @@ from precrop import models
 from precrop.counting import count
 from precrop.errors import PlanError, PrecropError
 from precrop.model_spec import ModelSpec
+from precrop.modules.copying import meta_copy
 from precrop.own import own_function
 from precrop.plans.state_dicts import read_state, renamed
 from precrop.plans.weights import find_misfit
@@ -52,6 +53,7 @@ def build(
     *,
     masked: bool = True,
     start: Path | None = None,
+    like: Mapping[str, Sequence[int]] | None = None,
 ) -> Built:
     """The run's network with the initial weights that its seed gives.
 
@@ -61,12 +63,13 @@ def build(
         kept: masks of the run that were computed before.
         masked: whether to mask what the run masks.
         start: a file of weights to begin with instead.
+        like: shapes of the tensors that the network, if it is not cropped, should have.
 
     Raises:
         PrecropError: the network cannot be built, or does not fit the data or the plan.
     """
     with initial_weights(run.seed):
-        dense = run.model.build()
+        dense = run.model.build(like if run.plan is None else run.plan.shapes)
         if any(map(is_lazy, dense.parameters())):
             raise PrecropError(
                 f"{run.model.name} has lazy parameters: have the factory run it once"
@@ -196,7 +199,7 @@ def _check_outputs(run: Run, network: nn.Module) -> None:
     training = network.training
     try:
         with torch.no_grad():
-            out = network.eval()(torch.zeros(1, *run.input_shape))
+            out = _output(network.eval(), run.input_shape)
     except Exception as error:  # whatever a network's forward raises
         raise PrecropError(f"{run.model.name} cannot take images of {shape}: {error}") from error
     finally:
@@ -208,6 +211,14 @@ def _check_outputs(run: Run, network: nn.Module) -> None:
             f"{run.model.name} gives {given} for an image, not 1x{classes}: {run.data_name} has "
             f"{classes} classes (--arg num_classes={classes}?)"
         )
+
+
+def _output(network: nn.Module, shape: Sequence[int]) -> Any:
+    """What a network makes of one image: without memory for it, unless it looks at values."""
+    try:
+        return meta_copy(network)(torch.zeros(1, *shape, device="meta"))
+    except Exception:  # of a network that looks at values, or cannot take such images
+        return network(torch.zeros(1, *shape))
 
 
 def _masks(run: Run, spec: MaskSpec, network: nn.Module, batches: Batches) -> dict[str, Tensor]:

@@ -280,7 +280,9 @@ class Run:
             raise PrecropError(f"this is not the description of a run: {error!r}") from error
         if content.get("id") != run.id:
             raise PrecropError(f"this run is {run.id} and says it is {content.get('id')}")
-        if len(run.input_shape) != 3 or not all(0 < n <= LARGEST_SIDE for n in run.input_shape):
+        sizes = run.input_shape
+        large = max(sizes, default=0) > LARGEST_SIDE or math.prod(sizes) > 3 * LARGEST_SIDE**2
+        if len(sizes) != 3 or min(sizes) < 1 or large:
             raise PrecropError(f"this run names {run.input_shape} as the shape of its images")
         if not isinstance(run.crop_pct, float | None) or not 0 < (run.crop_pct or 1.0) <= 1:
             raise PrecropError(f"this run crops images to {run.crop_pct!r}, which is not a share")

@@ -374,6 +374,14 @@ def test_networks_that_do_not_fit() -> None:
         small_run(plan=plan, mask=MaskSpec("erk", params=0.5))
 
 
+def test_a_run_of_large_images_is_built_without_memory_for_one() -> None:
+    """One of them would take 4 GB."""
+    run = small_run(input_shape=(3, 2**14, 2**14))
+    assert build(run).macs > 2**30
+    with pytest.raises(PrecropError, match="as the shape of its images"):
+        Run.from_json(run.described(), trust=True)
+
+
 def test_a_plan_of_other_classes_is_built_and_counted() -> None:
     built = build(small_run(plan=precrop.plan(batch_net(5), (3, 8, 8), params=0.5)))
     assert built.params == sum(p.numel() for p in built.network.parameters())

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 
 from precrop.errors import PrecropError
 from precrop.files import open_plain
+from precrop.plans.pickles import check_modest
 from precrop.plans.weights import fill, load_tensors
 
 _NESTED = ("state_dict", "model", "model_state_dict", "network", "net")
 """Where training scripts put a state_dict among other things, the usual place first."""
 _WRAPPERS = ("module.", "_orig_mod.")
 """What DDP and `torch.compile` put before all names."""
+_MOST_WRAPPERS = 16
 _HOW = "save the network's state_dict alone: torch.save(model.state_dict(), 'weights.pt')"
 
 
@@ -61,7 +63,9 @@ def renamed(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """
     wanted = model.state_dict().keys()
     bare = found = state
-    while found and found.keys() != wanted:
+    for _ in range(_MOST_WRAPPERS):
+        if not found or found.keys() == wanted:
+            break
         first = next(iter(found)).partition(".")[0] + "."
         if not all(name.startswith(first) and name != first for name in found):
             return bare
@@ -74,18 +78,17 @@ def _unpickled(path: Path) -> Any:
     try:
         with warnings.catch_warnings(), open_plain(path) as file:
             warnings.simplefilter("ignore")  # about the age of a file's format
+            check_modest(file)
+            file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
+    except PrecropError as error:
+        raise PrecropError(f"{path} {error}; {_HOW}") from error
     except UnpicklingError as error:
         raise PrecropError(
             f"{path} is not a plain state_dict: it holds code or objects, and only tensors "
             f"are unpickled; {_HOW}"
         ) from error
     except Exception as error:  # whatever a broken file makes PyTorch raise
-        if "TorchScript" in str(error):
-            raise PrecropError(
-                f"{path} is a TorchScript program, no state_dict: load it with torch.jit.load and "
-                + _HOW
-            ) from error
         raise PrecropError(f"{path} is broken: torch.load cannot read it") from error
 
 
@@ -103,8 +106,10 @@ def _plain(content: Any, path: Path) -> dict[str, Tensor]:
         )
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            where = f"{name!r} is a {type(value).__name__}"
-            raise PrecropError(f"{path} is not a plain state_dict: {where}, no tensor; {_HOW}")
+            where = f"{name!r} is a {type(value).__name__}, no tensor"
+            if not isinstance(name, str):  # of which a tuple of tuples could be endless to write
+                where = f"a name is a {type(name).__name__}, no text"
+            raise PrecropError(f"{path} is not a plain state_dict: {where}; {_HOW}")
         if value.layout != torch.strided or value.is_meta or value.is_quantized:
             raise PrecropError(f"{path}: {name} is not a plain tensor; {_HOW}")
     if not content:

@@ -1,0 +1,135 @@
+"""What a file of ``torch.save`` asks for, before it is read: no more than it is large.
+
+An archive of a megabyte may stand for a gigabyte of zeros, and a pickle of a kilobyte for tuples of
+tuples that nobody has the time to hash. PyTorch writes neither.
+"""
+
+import io
+import pickletools
+import struct
+import zipfile
+from dataclasses import dataclass
+from io import BufferedIOBase
+
+from precrop.errors import PrecropError
+
+_ZIP = b"PK\x03\x04"
+_PICKLES = 5
+"""In a row at the head of the older format: three that say what it is, the content, the keys."""
+_DEEPEST = 200
+_MOST, _PER_BYTE = 1 << 20, 16
+"""Values that may be written once and meant again, and how many more a byte of the file."""
+_LINE = 16
+"""Characters of a text that count as a value."""
+_GETS = ("GET", "BINGET", "LONG_BINGET")
+_PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
+_FILL = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")
+"""Opcodes that change the lowest value that they take, and leave it."""
+
+
+@dataclass
+class _Value:
+    """How many values lie within one, itself counted, and how deep."""
+
+    size: int
+    depth: int = 0
+
+
+def check_modest(file: BufferedIOBase) -> None:
+    """Refuse a file that asks for much more memory or time than others of its size.
+
+    Args:
+        file: opened at its beginning; it is left somewhere else.
+
+    Raises:
+        PrecropError: it does; the message says what it has, without the file's name.
+        Exception: it is broken; of whatever type.
+    """
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    if file.read(len(_ZIP)) == _ZIP:
+        _weigh(io.BytesIO(_archived_pickle(file, size)))
+        return
+    file.seek(0)
+    for _ in range(_PICKLES):
+        if file.tell() < size:
+            _weigh(file)
+
+
+def _archived_pickle(file: BufferedIOBase, size: int) -> bytes:
+    """The pickle of an archive whose entries are as large as they say."""
+    _check_directory(file, size)
+    with zipfile.ZipFile(file) as archive:  # type: ignore[arg-type]
+        entries = archive.infolist()
+        inside = [entry.filename.partition("/")[2].lower() for entry in entries]
+        if "constants.pkl" in inside:
+            raise PrecropError(
+                "is a TorchScript program, no state_dict: load it with torch.jit.load"
+            )
+        stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+        if not stored or sum(entry.file_size for entry in entries) > size:
+            raise PrecropError("is an archive that is compressed, as torch.save makes none")
+        (pickled,) = [e for e, name in zip(entries, inside, strict=True) if name == "data.pkl"]
+        return archive.read(pickled)
+
+
+def _check_directory(file: BufferedIOBase, size: int) -> None:
+    """Refuse an archive of which Python and PyTorch may read different tables of contents."""
+    tail = min(size, 98)
+    file.seek(size - tail)
+    raw = file.read(tail).rjust(98, b"\0")
+    length, start = struct.unpack_from("<2L", raw, 76 + 12)
+    end = size - 22
+    if raw[56:60] == b"PK\x06\x07":  # of an archive that may have more than 4 GB
+        end = size - 98
+        length, start = struct.unpack_from("<2Q", raw, 40)
+        if raw[:4] != b"PK\x06\x06" or struct.unpack_from("<Q", raw, 56 + 8) != (end,):
+            raise ValueError("two tables of contents")
+    if raw[76:80] != b"PK\x05\x06" or raw[96:] != b"\0\0" or start + length != end:
+        raise ValueError("no table of contents at its end")
+
+
+def _weigh(file: BufferedIOBase) -> None:
+    """Go through one pickle's opcodes as the unpickler does, with values' sizes in their place."""
+    stack: list[_Value | None] = []  # None is a mark
+    memo: dict[int, _Value] = {}
+    again = 0
+    for opcode, argument, place in pickletools.genops(file):
+        if opcode.name in _GETS:
+            value = memo[argument]
+            again += value.size - 1
+            if again > _MOST + _PER_BYTE * (place or 0):
+                raise PrecropError(
+                    "is not a plain state_dict: few bytes stand for millions of values"
+                )
+            stack.append(value)
+        elif opcode.name in _PUTS or opcode.name == "MEMOIZE":
+            memo[len(memo) if argument is None else argument] = _above(stack[-1])
+        elif opcode.name == "MARK":
+            stack.append(None)
+        else:
+            _apply(opcode, argument, stack)
+
+
+def _apply(opcode: pickletools.OpcodeInfo, argument: object, stack: list[_Value | None]) -> None:
+    """Put in the place of the values that an opcode takes what it makes of them."""
+    count, taken = len(opcode.stack_before), list[_Value]()
+    if pickletools.markobject in opcode.stack_before:
+        count = opcode.stack_before.index(pickletools.markobject)
+        while (value := stack.pop()) is not None:
+            taken.append(value)
+    taken += [_above(stack.pop()) for _ in range(count)]
+    filled = taken.pop() if opcode.name in _FILL else _Value(1)
+    if isinstance(argument, str | bytes):
+        filled.size += len(argument) // _LINE
+    filled.size += sum(value.size for value in taken)
+    filled.depth = max([filled.depth, *(value.depth + 1 for value in taken)])
+    if filled.depth > _DEEPEST:
+        raise PrecropError("is nested too deeply")
+    stack.extend([filled] * len(opcode.stack_after))
+
+
+def _above(value: _Value | None) -> _Value:
+    if value is None:
+        raise ValueError("a mark where a value should be")
+    return value

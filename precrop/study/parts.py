@@ -24,7 +24,10 @@ _TIMES = ("started", "ended")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CHECKED = re.compile(r"-crc([0-9a-f]{8})\.parquet$")
 """Ends a part's name with its checksum; the first versions wrote none."""
-_MOST_ROWS = 1_000_000
+_TIMES_LARGER, _ANYWAY, _ROW = 100, 1 << 24, 1 << 10
+"""How many times larger than its file the rows of a part may be, bytes that any may have, and those
+of a row without its texts: a file of some kilobytes may say one text a million times.
+"""
 _WRONG = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 """What comes of making rows of something else."""
 
@@ -66,22 +69,28 @@ def read_part(path: Path) -> _Part:
     file = pq.ParquetFile(pa.BufferReader(content))
     if sorted(file.schema_arrow.names) != sorted(FIELDS):
         raise ValueError("its columns are not those of a study's rows")
-    if file.metadata.num_rows > _MOST_ROWS:
-        raise ValueError(f"it says that it has {file.metadata.num_rows:,} rows")
+    left = max(_ANYWAY, _TIMES_LARGER * len(content))
+    groups = (file.metadata.row_group(index) for index in range(file.metadata.num_row_groups))
+    if sum(group.total_byte_size for group in groups) > left:
+        raise ValueError("it is packed more tightly than rows of a study ever are")
     replaces = json.loads((file.schema_arrow.metadata or {}).get(b"replaces", b"[]"))
-    table = file.read(use_threads=False)
-    columns = [_values(table, name) for name in FIELDS]
-    rows = [_row(dict(zip(FIELDS, each, strict=True))) for each in zip(*columns, strict=True)]
+    rows = []
+    for batch in file.iter_batches(batch_size=1, use_threads=False):
+        values = {name: _value(batch, name) for name in FIELDS}
+        left -= _ROW + sum(len(value) for value in values.values() if isinstance(value, str))
+        if left < 0:
+            raise ValueError("it is packed more tightly than rows of a study ever are")
+        rows.append(_row(values))
     return _Part(frozenset(replaces), tuple(rows))
 
 
-def _values(table: pa.Table, name: str) -> list[Any]:
+def _value(row: pa.RecordBatch, name: str) -> Any:
+    """What a batch of one row has in a column."""
     if name not in _TIMES:
-        values: list[Any] = table.column(name).to_pylist()
-        return values
-    times = table.column(name).cast(pa.timestamp("us", tz="UTC"))
-    microseconds = times.cast(pa.int64()).to_pylist()  # Arrow's own times need a list of zones
-    return [_EPOCH + timedelta(microseconds=count) for count in microseconds]
+        return row.column(name)[0].as_py()
+    time = row.column(name).cast(pa.timestamp("us", tz="UTC"))
+    microseconds = time.cast(pa.int64())[0].as_py()  # Arrow's own times need a list of zones
+    return _EPOCH + timedelta(microseconds=microseconds)
 
 
 def _row(values: dict[str, Any]) -> Row:

@@ -249,7 +249,11 @@ def _trainer(
 
 
 def _fit(trainer: pl.Trainer, module: Classifier, start: Path | None) -> None:
-    """Run Lightning; an interruption comes out as the exception that it is."""
+    """Run Lightning; an interruption comes out as the exception that it is.
+
+    Raises:
+        PrecropError: the checkpoint holds what Lightning or the network does not know.
+    """
     handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(module, ckpt_path=start)
@@ -257,6 +261,10 @@ def _fit(trainer: pl.Trainer, module: Classifier, start: Path | None) -> None:
         if trainer.interrupted:
             raise KeyboardInterrupt from error
         raise
+    except Exception as error:
+        if start is None or module.began or isinstance(error, PrecropError):
+            raise
+        raise PrecropError(f"cannot go on from the checkpoint {start}: {error!r}") from error
     finally:
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
             signal.signal(signal.SIGINT, handler)

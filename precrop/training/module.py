@@ -34,6 +34,8 @@ _CHECKED = 50
 _FUSED = ("cpu", "cuda", "mps")
 """Devices on which PyTorch has an optimizer step of one kernel."""
 _LARGEST_SEED = 2**31 - 1
+FIGURES = ("accuracy", "loss", "seconds")
+"""Of an epoch in the history that a result is made of."""
 
 
 class Classifier(pl.LightningModule):
@@ -75,7 +77,7 @@ class Classifier(pl.LightningModule):
         self.history: list[dict[str, float]] = []
         self.train_figures = Figures(len(run.classes))
         self.test_figures = Figures(len(run.classes))
-        self._began = 0.0
+        self.began = 0.0  # until the first epoch
         self._train_seconds = 0.0
         self._bad: Tensor | None = None
 
@@ -129,7 +131,7 @@ class Classifier(pl.LightningModule):
         torch.manual_seed(number)
         np.random.seed(number)  # noqa: NPY002 - a user's network may draw from it
         random.seed(number)
-        self._began = time.perf_counter()
+        self.began = time.perf_counter()
 
     def training_step(self, batch: tuple[Tensor, Tensor], step: int) -> Tensor:
         """The loss of one batch."""
@@ -168,7 +170,7 @@ class Classifier(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Training of the epoch is over: average what batch norms have seen on each process."""
-        self._train_seconds = time.perf_counter() - self._began
+        self._train_seconds = time.perf_counter() - self.began
         if self.trainer.world_size > 1:
             for module in self.network.modules():
                 if isinstance(module, _BatchNorm) and module.running_mean is not None:
@@ -191,7 +193,7 @@ class Classifier(pl.LightningModule):
             "lr": self.recipe.learning_rate(step, steps),
             **{f"train_{name}": value for name, value in trained.items()},
             **tested,
-            "seconds": time.perf_counter() - self._began,
+            "seconds": time.perf_counter() - self.began,
             "images_per_second": seen / max(self._train_seconds, 1e-9),
         }
         self.history.append({"epoch": self.current_epoch + 1, **row})
@@ -205,8 +207,16 @@ class Classifier(pl.LightningModule):
         checkpoint["history"] = self.history
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the history up."""
+        """Take the history up.
+
+        Raises:
+            KeyError, TypeError: there is none, or not what Lightning goes on by.
+        """
+        checkpoint["loops"]["fit_loop"]  # without, Lightning would begin anew with these weights
         self.history = list(checkpoint["history"])
+        for row in self.history:
+            if not all(type(row[name]) in (int, float) for name in FIGURES):
+                raise TypeError("the history is not of numbers")
 
 
 class Epochs:

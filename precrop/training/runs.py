@@ -270,7 +270,7 @@ class Run:
                 mask=None if mask is None else MaskSpec(**mask),
                 weights=None if weights is None else Start(**weights),
                 mean=_channels(content.get("mean")),
-                std=_channels(content.get("std")),
+                std=_channels(content.get("std"), above=0.0),
                 crop_pct=content.get("crop_pct"),
                 versions=dict(content["versions"]),
             )
@@ -290,12 +290,12 @@ class Run:
         return run
 
 
-def _channels(values: Any) -> tuple[float, ...] | None:
+def _channels(values: Any, above: float = -math.inf) -> tuple[float, ...] | None:
     """A number for each of three channels, or None."""
     if values is None:
         return None
     found = tuple(map(float, values))
-    if len(found) != 3 or not all(map(math.isfinite, found)):
+    if len(found) != 3 or not all(above < value < math.inf for value in found):
         raise ValueError(f"{values!r} are not numbers of three channels")
     return found
 

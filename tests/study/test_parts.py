@@ -212,6 +212,31 @@ def test_a_part_of_no_sense(
     assert sum(tally.done for tally in store.tally().values()) == 3
 
 
+@pytest.mark.parametrize("dictionary", [True, False])
+@pytest.mark.parametrize(("rows", "epochs"), [(50, 2_000), (1_500, 0)])
+def test_a_part_that_grows_when_it_is_read(
+    old: Callable[[str], Store],
+    rows: int,
+    epochs: int,
+    dictionary: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One row many times, in few bytes."""
+    monkeypatch.setattr(module, "_ANYWAY", 1 << 20)
+    store = old("merged")
+    single = parts(store)[1]
+    table = pq.read_table(single).slice(0, 1)
+    if epochs:
+        history = pa.array([json.dumps([{"epoch": 1.0, "seconds": 0.5, "accuracy": 0.5}] * epochs)])
+        table = table.set_column(table.column_names.index("history"), "history", history)
+    made = single.with_name("0-1-1.parquet")
+    options: dict[str, Any] = {"compression": "zstd", "use_dictionary": dictionary}
+    pq.write_table(pa.concat_tables([table] * rows).combine_chunks(), made, **options)
+    assert made.stat().st_size < 40_000
+    assert seeds(store) == [0, 1, 2, 3]
+    assert store.dropped == {made.name: "it is packed more tightly than rows of a study ever are"}
+
+
 @pytest.mark.parametrize("text", ["{", "1", "[" * 100_000])
 def test_a_history_of_no_sense_in_a_part(old: Callable[[str], Store], text: str) -> None:
     store = old("merged")

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from precrop.errors import PrecropError
+from precrop.files import digest_of
 from precrop.pruning.masking import apply_masks, masks
 from precrop.training import checkpoints
 
@@ -215,6 +216,17 @@ def test_a_checkpoint_of_no_sense(tmp_path: Path, rest: str) -> None:
     path.write_text(text[:-1] + f', "rest": {rest}}}')
     with pytest.raises(PrecropError):
         checkpoints.read(tmp_path / "last")
+
+
+@pytest.mark.parametrize("step", [None, "12", 1.5])
+def test_a_checkpoint_without_its_step(tmp_path: Path, step: Any) -> None:
+    checkpoints.write(tmp_path / "last", CHECKPOINT, RUN)
+    path = tmp_path / "last" / "checkpoint.json"
+    content = json.loads(path.read_text()) | {"step": step}
+    del content["digest"]
+    path.write_text(json.dumps({**content, "digest": digest_of(content)}))
+    with pytest.raises(PrecropError, match="does not say the step"):
+        checkpoints.described(tmp_path / "last")
 
 
 def test_masks_of_a_run(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from torch import nn
 
 import precrop
 from precrop.errors import PrecropError
+from precrop.files import digest_of
 from precrop.model_spec import ModelSpec
 from precrop.training import loop, networks
 from precrop.training.callbacks import Keeper
@@ -260,6 +261,36 @@ def test_what_another_run_has_made_is_refused(tmp_path: Path, others: Path, name
     with pytest.raises(PrecropError, match=f"{name} is not of run {run.id} but of"):
         trained(run, tmp_path)
     assert (folder / "result.json").exists() == (name == "result.json")
+
+
+def told_again(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change what a checkpoint says, with the right digest, as a stranger does."""
+    content = json.loads(path.read_text())
+    del content["digest"]
+    rest = dict(content["rest"]["dict"])
+    change(rest)
+    content["rest"]["dict"] = list(rest.items())
+    path.write_text(json.dumps({**content, "digest": digest_of(content)}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rest: rest.pop("loops"),
+        lambda rest: rest.pop("optimizer_states"),
+        lambda rest: rest.pop("history"),
+        lambda rest: rest.update(history=5),
+        lambda rest: rest.update(history={"list": [{"dict": [["accuracy", 0.5]]}]}),
+        lambda rest: rest.update(loops=7),
+    ],
+)
+def test_a_checkpoint_that_lacks_what_goes_on(tmp_path: Path, others: Path, change: Any) -> None:
+    run = small_run(mask=MaskSpec("erk", params="0.3"), settings={"epochs": 1})
+    folder = shutil.copytree(others, tmp_path / run.name)
+    (folder / "result.json").unlink()
+    told_again(folder / "last" / "checkpoint.json", change)
+    with pytest.raises(PrecropError, match="cannot go on from the checkpoint"):
+        trained(run, tmp_path)
 
 
 def test_more_epochs_are_another_run(tmp_path: Path) -> None:

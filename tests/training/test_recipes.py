@@ -191,6 +191,8 @@ def test_what_a_run_tells_of_its_images_is_no_part_of_its_name() -> None:
         ("mean", [1, 2]),
         ("std", [1, 2, "x"]),
         ("mean", [1, 2, float("nan")]),
+        ("std", [0, 0, 0]),
+        ("std", [1, -1, 1]),
         ("crop_pct", 2.0),
         ("crop_pct", "all"),
         ("weights", {"file": "x"}),

@@ -24,7 +24,7 @@ from precrop.modules.hooks import unwrapped
 from precrop.plans.build import check_built, check_same_network
 from precrop.plans.outputs import for_built
 from precrop.plans.plan import Plan
-from precrop.plans.weights import load_tensors, load_weights, save_tensors
+from precrop.plans.weights import FLOATS, load_tensors, load_weights, save_tensors
 from precrop.trust import runs_user_code
 from precrop.version import __version__
 
@@ -231,7 +231,7 @@ def _take_types(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Give a network the precision that its weights were saved in."""
     for name, value in model.state_dict(keep_vars=True).items():
         given = tensors.get(name)
-        if given is not None and given.is_floating_point() and value.is_floating_point():
+        if given is not None and {given.dtype, value.dtype} <= FLOATS:
             value.data = value.data.to(given.dtype)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import precrop
@@ -397,3 +398,11 @@ def test_without_the_hubs_package(hub: Hub, saved: Path, monkeypatch: pytest.Mon
         precrop.from_pretrained("someone/half")
     with pytest.raises(PrecropError, match="which is not installed"):
         precrop.push_to_hub(saved, "someone/half")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64, torch.float8_e4m3fn])
+def test_weights_of_a_senseless_type(saved: Path, dtype: torch.dtype) -> None:
+    weights = load_file(saved / "model.safetensors")
+    save_file({n: t.to(dtype) for n, t in weights.items()}, saved / "model.safetensors")
+    with pytest.raises(PrecropError, match=f"holds {str(dtype)[6:]}, not float32"):
+        precrop.from_pretrained(saved)

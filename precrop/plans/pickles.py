@@ -9,7 +9,7 @@ import pickletools
 import struct
 import zipfile
 from dataclasses import dataclass
-from io import BufferedIOBase
+from typing import IO
 
 from precrop.errors import PrecropError
 
@@ -35,7 +35,7 @@ class _Value:
     depth: int = 0
 
 
-def check_modest(file: BufferedIOBase) -> None:
+def check_modest(file: IO[bytes]) -> None:
     """Refuse a file that asks for much more memory or time than others of its size.
 
     Args:
@@ -56,10 +56,10 @@ def check_modest(file: BufferedIOBase) -> None:
             _weigh(file)
 
 
-def _archived_pickle(file: BufferedIOBase, size: int) -> bytes:
+def _archived_pickle(file: IO[bytes], size: int) -> bytes:
     """The pickle of an archive whose entries are as large as they say."""
     _check_directory(file, size)
-    with zipfile.ZipFile(file) as archive:  # type: ignore[arg-type]
+    with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         inside = [entry.filename.partition("/")[2].lower() for entry in entries]
         if "constants.pkl" in inside:
@@ -73,7 +73,7 @@ def _archived_pickle(file: BufferedIOBase, size: int) -> bytes:
         return archive.read(pickled)
 
 
-def _check_directory(file: BufferedIOBase, size: int) -> None:
+def _check_directory(file: IO[bytes], size: int) -> None:
     """Refuse an archive of which Python and PyTorch may read different tables of contents."""
     tail = min(size, 98)
     file.seek(size - tail)
@@ -89,14 +89,14 @@ def _check_directory(file: BufferedIOBase, size: int) -> None:
         raise ValueError("no table of contents at its end")
 
 
-def _weigh(file: BufferedIOBase) -> None:
+def _weigh(file: IO[bytes]) -> None:
     """Go through one pickle's opcodes as the unpickler does, with values' sizes in their place."""
     stack: list[_Value | None] = []  # None is a mark
     memo: dict[int, _Value] = {}
     again = 0
     for opcode, argument, place in pickletools.genops(file):
         if opcode.name in _GETS:
-            value = memo[argument]
+            value = memo[argument or 0]
             again += value.size - 1
             if again > _MOST + _PER_BYTE * (place or 0):
                 raise PrecropError(
@@ -104,7 +104,7 @@ def _weigh(file: BufferedIOBase) -> None:
                 )
             stack.append(value)
         elif opcode.name in _PUTS or opcode.name == "MEMOIZE":
-            memo[len(memo) if argument is None else argument] = _above(stack[-1])
+            memo[len(memo) if opcode.name == "MEMOIZE" else argument or 0] = _above(stack[-1])
         elif opcode.name == "MARK":
             stack.append(None)
         else:

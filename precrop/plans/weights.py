@@ -14,6 +14,12 @@ from precrop.files import replacing
 from precrop.plans.outputs import for_built
 from precrop.plans.plan import Plan
 
+FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+"""Types of weights that a network is trained or run in."""
+WHOLE = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
+_KINDS = (FLOATS, WHOLE, {torch.uint8, torch.bool}, {torch.complex64, torch.complex128})
+"""Types that stand for one another."""
+
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file.
@@ -77,7 +83,7 @@ def fill(model: nn.Module, given: Mapping[str, Tensor], path: Path) -> None:
 
 
 def find_misfit(model: nn.Module, given: Mapping[str, Tensor]) -> str | None:
-    """The first tensor that is missing, unknown or of another shape, in words; None if all fit."""
+    """The first tensor that is missing, unknown or of another shape or kind; None if all fit."""
     wanted = model.state_dict()
     for name in (*wanted, *(name for name in given if name not in wanted)):
         if name not in given or name not in wanted:
@@ -86,7 +92,21 @@ def find_misfit(model: nn.Module, given: Mapping[str, Tensor]) -> str | None:
         if given[name].shape != wanted[name].shape:
             shapes = (tuple(state[name].shape) for state in (given, wanted))
             return "{} has shape {}, not {}".format(name, *shapes)
+        if not _keeps(given[name], wanted[name].dtype):
+            types = (str(state[name].dtype).removeprefix("torch.") for state in (given, wanted))
+            return "{} holds {}, not {}".format(name, *types)
     return None
+
+
+def _keeps(given: Tensor, dtype: torch.dtype) -> bool:
+    """Whether values keep their meaning as another type.
+
+    Floats do in any usual precision, whole numbers in any size; where all of a state_dict is saved
+    in half precision, so is a count of batches.
+    """
+    if dtype in WHOLE and given.dtype in FLOATS:
+        return given.equal(given.round())
+    return given.dtype == dtype or any({given.dtype, dtype} <= kind for kind in _KINDS)
 
 
 def save_built(model: nn.Module, plan: Plan, output: Path, stem: str) -> tuple[Path, Path]:

@@ -15,6 +15,7 @@ from torch import nn
 
 from precrop.errors import PrecropError
 from precrop.plans.state_dicts import load_state, read_state
+from precrop.plans.weights import fill
 
 HOW = "save the network's state_dict alone: torch.save(model.state_dict(), 'weights.pt')"
 
@@ -181,3 +182,32 @@ def test_damaged_files_are_one_line_or_tensors(tmp_path: Path, legacy: bool) -> 
         else:
             assert all(isinstance(value, torch.Tensor) for value in found.values())
     assert refusals
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *(("0.weight", torch.int8), ("0.weight", torch.bool), ("0.weight", torch.complex64)),
+        *(("0.weight", torch.float8_e4m3fn), ("1.running_var", torch.int64)),
+        *(("1.num_batches_tracked", torch.bool), ("1.num_batches_tracked", torch.complex64)),
+    ],
+)
+def test_weights_of_a_senseless_type(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
+    state, path = net().state_dict(), tmp_path / "net.pt"
+    state[name] = state[name].to(dtype)
+    for save in (torch.save, save_file):
+        save(state, path)
+        assert f"does not fit the model: {name} holds {str(dtype)[6:]}, not " in refusal(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision(tmp_path: Path, dtype: torch.dtype) -> None:
+    trained, model, path = net(), net(), tmp_path / "net.pt"
+    state = trained.state_dict()
+    torch.save({name: value.to(dtype) for name, value in state.items()}, path)
+    load_state(model, path)
+    with pytest.raises(PrecropError, match=r"num_batches_tracked holds \w+, not int64"):
+        fill(net(), state | {"1.num_batches_tracked": torch.tensor(0.5, dtype=dtype)}, path)
+    for name, value in model.state_dict().items():
+        assert value.dtype == state[name].dtype
+        assert value.equal(state[name].to(dtype).to(value.dtype))

@@ -50,8 +50,7 @@ def build(plan: "Plan", model: nn.Module, init: Init = "slice") -> nn.Module:
     model = unwrapped(model)
     plan = for_outputs(plan, model)
     check_same_network(plan, model)
-    for path in {*plan.left_out} - {name for name, _ in model.named_modules()}:
-        raise PlanError(f"the plan leaves out {path}, which is not a module of the network")
+    _check_paths(plan, model)
     _check_sizes(plan, model)
     cut = _largest(plan, model, init) if init in NORMS else _leading(plan, model)
     small = copied(model, lambda name, tensor: cut(name, tensor.detach()))
@@ -187,6 +186,21 @@ def _differences(shapes: Mapping[str, Sequence[int]], planned: Mapping[str, Sequ
     )
     more = len(wrong) - SHOWN_DIFFERENCES
     return f"{listed}; and {more} more" if more > 0 else listed
+
+
+def _check_paths(plan: "Plan", model: nn.Module) -> None:
+    """Refuse a plan that names modules that the network, or what is built of it, does not have.
+
+    Raises:
+        PlanError: naming the first.
+    """
+    modules = {name for name, _ in model.named_modules(remove_duplicate=False) if name}
+    for path in {*plan.left_out} - modules:
+        raise PlanError(f"the plan leaves out {path!r}, which is not a module of the network")
+    gone = tuple(f"{path}." for path in plan.left_out)
+    for path in [stream.path for stream in plan.streams]:
+        if path not in modules or f"{path}.".startswith(gone):
+            raise PlanError(f"the plan has a stream at {path!r}, which the network does not have")
 
 
 def _check_sizes(plan: "Plan", model: nn.Module) -> None:

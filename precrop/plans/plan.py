@@ -19,6 +19,7 @@ from precrop.plans import outputs, views
 from precrop.plans import plot as picture
 from precrop.plans.file import from_text, is_sound, to_text
 from precrop.plans.kinds import Axis, Init
+from precrop.plans.table import notes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -269,7 +270,7 @@ def _tuples(value: Any) -> Any:
 
 
 def _check(plan: Plan) -> None:
-    """Refuse sizes and costs that are impossible.
+    """Refuse sizes and costs that are impossible, and what cannot be shown.
 
     Raises:
         PlanError: naming the first.
@@ -281,9 +282,18 @@ def _check(plan: Plan) -> None:
         costs = layer.base_weights, layer.weights, layer.base_macs, layer.macs
         if not all(old > 0 and 0 < new <= GROWTH * old for old, new in widths) or min(costs) < 0:
             raise PlanError(f"layer {layer.name!r} of this plan is broken: its sizes make no sense")
+    if any(new < 0 or old < min(new, 1) for old, new in plan.totals.values()):
+        raise PlanError("params or macs of this plan are broken: they make no sense")
     for name, budget in plan.budgets.items():
         if min(budget.limit, budget.base) < 1 or budget.used < 0:
             raise PlanError(f"the budget {name!r} of this plan is broken: it is not above 0")
+    for stream in plan.streams:
+        if stream.dim < 0 or stream.width < 1:
+            raise PlanError(f"the stream at {stream.path!r} of this plan is broken")
+    try:
+        list(notes(plan))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise PlanError("solver or options of this plan are broken: make it anew") from error
 
 
 def _is_shape(value: Any) -> bool:

@@ -1,6 +1,6 @@
 """A plan as a table for the terminal."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
@@ -107,7 +107,7 @@ def total_table(plan: "Plan") -> Table:
     for name, (before, after) in totals.items():
         label = Text(_COSTS.get(name, printable(name)))
         share = f"{after / before:.1%}" if before else "–"
-        cells = [label, written(name, before), written(name, after), share]
+        cells: list[str | Text] = [label, written(name, before), written(name, after), share]
         budget = plan.budgets.get(name)
         if budget is not None:
             worth = f"{budget.multiplier:.3g}" if budget.multiplier > _PRECISE else "0"
@@ -169,8 +169,8 @@ def multiples_lines(plan: "Plan") -> Iterator[str]:
     if not isinstance(reasons, Mapping):  # plans of old told only these
         reasons = {"parts": plan.solver.get("uneven")}
     for reason, words in REASONS.items():
-        told = reasons.get(reason)
-        names = [name for name in odd if name in told] if isinstance(told, Sequence) else []
+        told = {*(reasons.get(reason) or ())}
+        names = [name for name in odd if name in told]
         if names:
             yield f"Not a multiple of {divisor}: {_some(names)} ({words})."
 
@@ -178,8 +178,8 @@ def multiples_lines(plan: "Plan") -> Iterator[str]:
 def outputs_lines(plan: "Plan") -> Iterator[str]:
     """That the plan was made for another number of outputs."""
     changed = plan.options.get("outputs", {})
-    if changed:
-        heads = [f"{name} has {new} in place of {old}" for name, (old, new) in changed.items()]
+    heads = [f"{name} has {new} in place of {old}" for name, (old, new) in changed.items()]
+    if heads:
         yield f"Planned with other outputs, recounted: {_some(heads)}"
 
 

@@ -158,7 +158,7 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 def leave_out(model: nn.Module, paths: Iterable[str]) -> None:
     """Put modules without weights in the place of some of the model's: what looks at them may."""
-    for path in paths:
+    for path in sorted(paths, reverse=True):  # what is inside another one first
         parent, _, name = path.rpartition(".")
         modules = model.get_submodule(parent)._modules
         kind = next((k for k in _CONTAINERS if isinstance(modules[name], k)), nn.Identity)

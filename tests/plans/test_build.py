@@ -1,5 +1,6 @@
 """Building: tensors are cut and filled by segments, other networks are refused."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,9 @@ from torch import nn
 
 import precrop
 from precrop.errors import PlanError, PrecropError
+from precrop.modules.streams import Stream
 from precrop.plans.build import build, fan_scale, resize
+from precrop.read.unused import leave_out
 from tests.networks import SHAPE, small
 
 
@@ -152,3 +155,23 @@ def test_another_instance_of_the_same_network() -> None:
     nn.init.zeros_(other.stem[0].weight)  # type: ignore[index]
     built = plan.build(other)
     assert built.state_dict()["stem.0.weight"].abs().sum() == 0
+
+
+@pytest.mark.parametrize("path", ["", "nope", "0.nope"])
+def test_modules_that_the_network_does_not_have(path: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
+    plan = precrop.plan(model, (3, 8, 8), params=0.5, divisor=1)
+    changes: list[dict[str, Any]] = [
+        {"left_out": (path,)},
+        {"streams": (Stream(path, "write", 1, 8),)},
+        {"left_out": ("0",), "streams": (Stream("0", "write", 1, 8),)},
+    ]
+    for change in changes:
+        with pytest.raises(PlanError, match="which is not a module|network does not have"):
+            replace(plan, **change).build(model)
+
+
+def test_what_is_left_out_may_lie_in_what_is_left_out() -> None:
+    model = nn.Sequential(nn.Sequential(nn.ReLU()), nn.ReLU())
+    leave_out(model, ["0", "0.0", "0"])
+    assert not list(model[0].children())

@@ -16,6 +16,7 @@ from precrop.plans.plan import Plan
 from tests.plan_files import PLAN
 
 TEXT = PLAN.to_json()
+STREAM = {"path": "a", "end": "read", "dim": 1, "width": 8}
 
 values = st.recursive(
     st.none()
@@ -138,6 +139,22 @@ def replacing(field: str, value: object) -> Callable[[dict[str, Any]], Any]:
         (replacing("tensors", {"a": [[[1, 2, 3]]]}), "plan.tensors.a of this plan is broken"),
         (replacing("layers", [{"name": "a"}]), "plan.layers of this plan is broken"),
         (replacing("attributes", [["a", "b"]]), "plan.attributes of this plan is broken"),
+        (replacing("macs", -5), "params or macs of this plan are broken"),
+        (replacing("base_params", 0), "params or macs of this plan are broken"),
+        (replacing("streams", [STREAM | {"dim": -1}]), "the stream at 'a' of this plan is broken"),
+        (replacing("streams", [STREAM | {"width": 0}]), "the stream at 'a' of this plan is broken"),
+        *(
+            (replacing(name, content), "solver or options of this plan are broken")
+            for name, content in (
+                ("solver", {"uniform": 5}),
+                ("solver", {"uniform": {"share": "x"}}),
+                ("solver", {"uniform": {"share": 10**400, "apart": 0}}),
+                ("solver", {"starved": {"layer": 1}}),
+                ("solver", {"lookalikes": 5}),
+                ("options", {"outputs": 0}),
+                ("options", {"outputs": {"a": [1]}}),
+            )
+        ),
         (replacing("schema", 1), "schema version 1; precrop reads 2"),
         (replacing("schema", [[]]), "schema version"),
         (without("schema"), "no schema version"),

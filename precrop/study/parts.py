@@ -24,7 +24,7 @@ _TIMES = ("started", "ended")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CHECKED = re.compile(r"-crc([0-9a-f]{8})\.parquet$")
 """Ends a part's name with its checksum; the first versions wrote none."""
-_TIMES_LARGER, _ANYWAY, _ROW = 100, 1 << 24, 1 << 10
+_TIMES_LARGER, ALLOWED, _ROW = 100, 1 << 24, 1 << 10
 """How many times larger than its file the rows of a part may be, bytes that any may have, and those
 of a row without its texts: a file of some kilobytes may say one text a million times.
 """
@@ -69,7 +69,7 @@ def read_part(path: Path) -> _Part:
     file = pq.ParquetFile(pa.BufferReader(content))
     if sorted(file.schema_arrow.names) != sorted(FIELDS):
         raise ValueError("its columns are not those of a study's rows")
-    left = max(_ANYWAY, _TIMES_LARGER * len(content))
+    left = max(ALLOWED, _TIMES_LARGER * len(content))
     groups = (file.metadata.row_group(index) for index in range(file.metadata.num_row_groups))
     if sum(group.total_byte_size for group in groups) > left:
         raise ValueError("it is packed more tightly than rows of a study ever are")

@@ -76,9 +76,11 @@ def test_what_names_no_network(content: Any) -> None:
 
 def test_what_a_stranger_may_say() -> None:
     ModelSpec("resnet20", {"num_classes": 7}).check(False, "")
+    ModelSpec("mine:net", {"depth": 3}).check("mine:net", "")
     mine = ModelSpec("mine:net", {"anything": "/at/all"})
-    mine.check("mine:net", "")
     mine.check(True, "")
+    with pytest.raises(PrecropError, match="argument anything of mine:net is not taken"):
+        mine.check("mine:net", "")
     with pytest.raises(PrecropError, match="not run unasked: say so"):
         mine.check(False, "say so")
     with pytest.raises(PrecropError, match="argument weights of resnet20 is not taken from a file"):

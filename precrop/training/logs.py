@@ -4,6 +4,7 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,8 @@ def make_loggers(names: Sequence[str], run: Run, folder: Path, step: int) -> lis
         kept = folder.parent / "mlruns" if name == "mlflow" else folder / name
         refuse_link(kept)
         with needs(f"--logger {name} needs", name):
+            if name in ("wandb", "mlflow"):
+                import_module(name)  # Lightning's own error does not name the library
             if name == "tensorboard":
                 for path in kept.glob("*"):
                     refuse_link(path)

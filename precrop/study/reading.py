@@ -71,11 +71,8 @@ def read_yaml(path: Path) -> Any:
         problem = _odd(content)
     except RecursionError as error:
         raise PrecropError(f"{path} is nested too deeply") from error
-    except (
-        yaml.YAMLError,
-        ValueError,
-        ArithmeticError,
-    ) as error:  # numbers may be none of Python's
+    # Arithmetic fails on numbers that are none of Python's.
+    except (yaml.YAMLError, ValueError, ArithmeticError) as error:
         raise PrecropError(f"{path} is not YAML: {error}") from error
     if problem is not None:
         raise PrecropError(f"{path} holds {problem}")

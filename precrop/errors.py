@@ -1,11 +1,15 @@
 """Errors that a user can cause. Each message is one line that says what to do."""
 
 import difflib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 _LONGEST, _BRIEF = 2000, 60
 """Characters of a message, and of a value in it: both may come from a file, of any length."""
+
+
+MALFORMED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What Python raises where a value from outside is not of the kind or size that is expected."""
 
 
 class PrecropError(ValueError):
@@ -23,6 +27,53 @@ class PlanError(PrecropError):
     """A plan file that is broken, or a plan for another network."""
 
 
+def reason(error: BaseException) -> str:
+    """What went wrong in a line: as the system says it, else the first line of the error's text."""
+    text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return str(text).splitlines()[0][:_LONGEST]
+
+
+def typed_reason(error: BaseException) -> str:
+    """`reason` after the error's type, without which other people's messages are often unclear."""
+    name, text = type(error).__name__, reason(error)
+    return name if text == name else f"{name}: {text}"
+
+
+@contextmanager
+def errors_as(
+    failure: str,
+    *kinds: type[BaseException],
+    told: Callable[[BaseException], str] = reason,
+) -> Iterator[None]:
+    """Errors of these kinds within it, in one line: ``cannot read x.json: Permission denied``.
+
+    An error that is such a line already passes unchanged.
+
+    Args:
+        failure: the first words of the line, up to the reason.
+        kinds: classes of errors; `Exception` where other people's code may raise anything.
+        told: gives the reason.
+
+    Raises:
+        PrecropError: an error of these kinds was raised within it.
+    """
+    try:
+        yield
+    except PrecropError:
+        raise
+    except kinds as error:
+        raise PrecropError(f"{failure}: {told(error)}") from error
+
+
+@contextmanager
+def within(place: str) -> Iterator[None]:
+    """Errors of ours within it begin with where they are: ``study.yaml: seeds is …``."""
+    try:
+        yield
+    except PrecropError as error:
+        raise type(error)(f"{place}: {error}") from error
+
+
 @contextmanager
 def needs(what: str, package: str) -> Iterator[None]:
     """What imports within it lack, in one line: ``a plot needs matplotlib, which is not …``.
@@ -37,11 +88,6 @@ def needs(what: str, package: str) -> Iterator[None]:
         raise PrecropError(
             f"{what} {error.name or error}, which is not installed: pip install '{package}'"
         ) from error
-
-
-def reason(error: BaseException) -> str:
-    """What went wrong, as the system says it, or else the error."""
-    return str(getattr(error, "strerror", None) or error)
 
 
 def one_line(text: str) -> str:

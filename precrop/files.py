@@ -16,19 +16,10 @@ from io import DEFAULT_BUFFER_SIZE, BufferedReader, FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precrop.errors import PrecropError, reason
+from precrop.errors import PrecropError, errors_as
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-@contextmanager
-def os_errors_as(failure: str) -> Iterator[None]:
-    """What the system refuses within it, in one line: ``cannot read x.json: Permission denied``."""
-    try:
-        yield
-    except OSError as error:
-        raise PrecropError(f"{failure}: {reason(error)}") from error
 
 
 @contextmanager
@@ -37,7 +28,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     target = Path(path)
     temporary = _beside(target)
     try:
-        with os_errors_as(f"cannot write {target}"):
+        with errors_as(f"cannot write {target}", OSError):
             yield temporary
             temporary.chmod(mode_for(target, 0o666))
             temporary.replace(target)
@@ -67,7 +58,7 @@ def refuse_link(path: Path) -> None:
 
 def _beside(target: Path) -> Path:
     """A new and empty file in the folder of ``target``, which must not be a folder itself."""
-    with os_errors_as(f"cannot write {target}"):
+    with errors_as(f"cannot write {target}", OSError):
         if target.is_dir():
             raise PrecropError(f"cannot write {target}: it is a folder, name a file in it")
         if target.exists() and not target.is_file():
@@ -166,7 +157,7 @@ def read_text(path: Path, kind: str = "JSON") -> str:
         PrecropError: it is missing, no plain file, or no text.
     """
     try:
-        with os_errors_as(f"cannot read {path}"), open_plain(path) as file:
+        with errors_as(f"cannot read {path}", OSError), open_plain(path) as file:
             return file.read().decode("utf-8")
     except UnicodeDecodeError as error:
         raise PrecropError(f"{path} is not {kind}: it is not text") from error

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from precrop.errors import PrecropError
+from precrop.errors import MALFORMED, PrecropError, errors_as
 from precrop.trust import Trust, check_named, runs_user_code
 
 if TYPE_CHECKING:
@@ -63,10 +63,8 @@ class ModelSpec:
         Raises:
             PrecropError: an argument is nothing that JSON knows.
         """
-        try:
+        with errors_as(f"an argument of {self.name} fits in no file", *MALFORMED):
             return {"name": self.name, "args": json.loads(json.dumps(dict(self.args)))}
-        except (TypeError, ValueError) as error:
-            raise PrecropError(f"an argument of {self.name} fits in no file: {error}") from error
 
     @classmethod
     def from_json(cls, content: Any) -> "ModelSpec":

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from precrop.errors import PrecropError, hint
+from precrop.errors import PrecropError, hint, typed_reason
 
 UNGUARDED = 77
 """Exit status of a process that has `started_by_import`."""
@@ -43,7 +43,7 @@ def own_function(name: str, kind: str = "function") -> Callable[..., Any]:
     try:
         module = own_module(module_name)
     except (Exception, SystemExit) as error:  # whatever a user's module raises
-        raise PrecropError(f"cannot import {module_name}: {said(error)}") from error
+        raise PrecropError(f"cannot import {module_name}: {typed_reason(error)}") from error
     found = getattr(module, function_name, None)
     if not callable(found):
         close = hint(function_name, dir(module))
@@ -81,18 +81,12 @@ def own_module(name: str) -> ModuleType:
     return sys.modules[key]
 
 
-def said(error: BaseException) -> str:
-    """What an error of a user's code says, in one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
 def failure(function: Callable[..., Any], error: BaseException) -> str:
     """Where a user's function has failed, as deep in its own file as it was, and why."""
     own = getattr(getattr(function, "__code__", None), "co_filename", None)
     frames = traceback.extract_tb(error.__traceback__)
     frame = next((frame for frame in reversed(frames) if frame.filename == own), frames[-1])
-    return f"fails ({Path(frame.filename).name}, line {frame.lineno}): {said(error)}"
+    return f"fails ({Path(frame.filename).name}, line {frame.lineno}): {typed_reason(error)}"
 
 
 def _search(folder: Path) -> None:

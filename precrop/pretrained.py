@@ -16,10 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from precrop.errors import PrecropError, needs
-from precrop.files import os_errors_as, read_json, replacing
+from precrop.errors import MALFORMED, PrecropError, errors_as, needs, typed_reason, within
+from precrop.files import read_json, replacing
 from precrop.model_spec import ModelSpec
-from precrop.modules.copying import first_line
 from precrop.modules.hooks import unwrapped
 from precrop.plans.build import check_built, check_same_network
 from precrop.plans.outputs import for_built
@@ -83,11 +82,9 @@ def save_pretrained(
         "versions": {"precrop": __version__, "torch": str(torch.__version__)},
         "metadata": metadata or {},
     }
-    try:
+    with errors_as("args and metadata must be plain JSON values", *MALFORMED):
         text = json.dumps(config, indent=1, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise PrecropError(f"args and metadata must be plain JSON values: {error}") from error
-    with os_errors_as(f"cannot write {folder}"):
+    with errors_as(f"cannot write {folder}", OSError):
         folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as files:
         # The last one that is entered is moved first: the weights, then what describes them.
@@ -154,7 +151,8 @@ def push_to_hub(
     if not _REPOSITORY.fullmatch(repository):
         raise PrecropError(f"{repository!r} is not a repository: write user/name")
     hub = _hub(f"{repository} cannot be reached")
-    try:
+    # Whatever the Hub's client and its connection raise.
+    with errors_as(f"cannot upload to {repository}", Exception, told=typed_reason):
         hub.create_repo(repository, token=token, private=private, exist_ok=True)
         commit = hub.upload_folder(
             repo_id=repository,
@@ -163,8 +161,6 @@ def push_to_hub(
             allow_patterns=[*FILES, "README.md"],
             commit_message="Upload a network cropped by precrop",
         )
-    except Exception as error:  # whatever the Hub's client and its connection raise
-        raise PrecropError(f"cannot upload to {repository}: {first_line(error)}") from error
     return str(commit)
 
 
@@ -200,10 +196,8 @@ def _original(folder: Path, model: Original | None, plan: Plan) -> nn.Module:
             f"{folder} does not say how its network ({config.get('network')}) is built: give the "
             "original, model=, or a function that makes it"
         )
-    try:
+    with within(f"{folder / CONFIG} is broken"):
         original = ModelSpec.from_json(config)
-    except PrecropError as error:
-        raise PrecropError(f"{folder / CONFIG} is broken: {error}") from error
     if isinstance(model, str) and model != original.name:
         raise PrecropError(f"{folder} is of {original.name}, not of {model}")
     original.check(model or False, f"say model={original.name!r}")
@@ -216,12 +210,9 @@ def _made(factory: Any) -> nn.Module:
             f"model= is a {type(factory).__name__}: give the original network, a function that "
             "makes it, or its name"
         )
-    try:
+    wanted = "model= must be a network, or a function without arguments that makes it"
+    with errors_as(wanted, TypeError):
         made = factory()
-    except TypeError as error:
-        raise PrecropError(
-            f"model= must be a network, or a function without arguments that makes it: {error}"
-        ) from error
     if not isinstance(made, nn.Module):
         raise PrecropError(f"model= gave a {type(made).__name__}, not a torch.nn.Module")
     return made
@@ -246,15 +237,11 @@ def _place(folder: str | Path, revision: str | None, token: str | None) -> Path:
     if path.exists() or not _REPOSITORY.fullmatch(str(folder)):
         raise PrecropError(f"{folder} was not written by precrop.save_pretrained")
     hub = _hub(f"{folder} is not a folder here")
-    try:
+    refusal = f"{folder} is not a folder here, and is not on the Hugging Face Hub"
+    with errors_as(refusal, Exception, told=typed_reason):  # the client's and its connection's
         found = hub.snapshot_download(
             str(folder), revision=revision, token=token, allow_patterns=list(FILES)
         )
-    except Exception as error:  # whatever the Hub's client and its connection raise
-        raise PrecropError(
-            f"{folder} is not a folder here, and is not on the Hugging Face Hub: "
-            f"{first_line(error)}"
-        ) from error
     return Path(found)
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from precrop import models
-from precrop.errors import PrecropError, hint
-from precrop.own import own_function, said
+from precrop.errors import PrecropError, hint, typed_reason
+from precrop.own import own_function
 from precrop.trust import runs_user_code
 
 _TRAINED = ("weights", "weights_backbone", "pretrained", "pretrained_backbone", "checkpoint_path")
@@ -136,7 +136,7 @@ def _made(name: str, factory: Callable[..., Any], args: Mapping[str, Any]) -> An
     try:
         return factory(**args)
     except Exception as error:  # whatever a factory raises about its arguments
-        raise PrecropError(f"{name} could not be built: {said(error)}") from error
+        raise PrecropError(f"{name} could not be built: {typed_reason(error)}") from error
 
 
 def _call(name: str, builder: Callable[..., Any], args: Mapping[str, Any]) -> nn.Module:

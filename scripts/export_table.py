@@ -36,7 +36,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
 import precrop
-from precrop.deployment.exportable import BATCHES, Exportable, noise, reason
+from precrop.deployment.exportable import BATCHES, Exportable, innermost_reason, noise
 from precrop.deployment.exporting import TOLERANCE, difference, write
 from precrop.errors import PrecropError
 from precrop.files import write_text
@@ -256,7 +256,7 @@ def export_one(entry: Entry, crop: float | None) -> Result:
         for name in FORMATS:
             result.formats[name] = attempt(sources, name)
     except Exception as error:  # a traceback is a shortfall too
-        result.formats = {name: Attempt(error=reason(error)) for name in FORMATS}
+        result.formats = {name: Attempt(error=innermost_reason(error)) for name in FORMATS}
     result.seconds = round(time.perf_counter() - start, 2)
     return result
 
@@ -324,7 +324,7 @@ def bare(model: nn.Module, inputs: Inputs, name: str, batch: int | None) -> str:
             with torch.no_grad():
                 largest = max(largest, difference(run(args), leaves(model(*args))))
     except Exception as error:  # exporters raise errors of any kind
-        return re.sub(r"/\S+/network\.onnx", "network.onnx", reason(error))
+        return re.sub(r"/\S+/network\.onnx", "network.onnx", innermost_reason(error))
     return "" if largest <= TOLERANCE else f"its outputs differ by {largest:.1e} of their scale"
 
 

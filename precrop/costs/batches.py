@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, errors_as
 from precrop.read.axes import atoms
 from precrop.read.copies import with_pass
 from precrop.read.examples import tensors_in
@@ -90,11 +90,10 @@ def follow(network: Network, batch_size: int) -> tuple[Network, Lifetimes]:
     device, meta = ("cpu", None) if tracer.real else ("meta", tracer.meta)
     model = tracer.replica().eval()
     args, kwargs = network.inputs.make(batch_size, model, device)
-    try:
-        with tracer.tables.lent():
-            found = lifetimes(model, args, kwargs, meta)
-    except Exception as error:  # whatever the network's own forward raises
-        raise PrecropError(f"the network fails at batch size {batch_size}: {error}") from error
+    # Whatever the network's own forward raises.
+    failure = f"the network fails at batch size {batch_size}"
+    with errors_as(failure, Exception), tracer.tables.lent():
+        found = lifetimes(model, args, kwargs, meta)
     known = _names(network.passes[0].trace)
     if found.names != known:
         again = tracer.replica().eval()

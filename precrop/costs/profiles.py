@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from precrop.costs.work import FEATURES
-from precrop.errors import PrecropError, brief
+from precrop.errors import MALFORMED, PrecropError, brief, errors_as
 from precrop.files import read_json, write_text
 
 SCHEMA = 1
@@ -96,19 +96,15 @@ class DeviceProfile:
         if not isinstance(content, dict) or content.pop("schema", None) != SCHEMA:
             raise PrecropError(f"{path} is not a device profile: make one with precrop profile")
         broken = f"{path} is a broken device profile"
-        try:
+        with errors_as(broken, TypeError):
             profile = cls(**content)
-        except TypeError as error:
-            raise PrecropError(f"{broken}: {error}") from error
         return _checked(profile, broken)
 
 
 def _checked(profile: DeviceProfile, refusal: str) -> DeviceProfile:
     """The profile itself; a PrecropError that begins with ``refusal`` where it makes no sense."""
-    try:
+    with errors_as(refusal, *MALFORMED):
         _check(profile)
-    except (TypeError, AttributeError, ValueError) as error:
-        raise PrecropError(f"{refusal}: {error}") from error
     return profile
 
 

@@ -5,12 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from precrop.errors import PrecropError
+from precrop.errors import MALFORMED, PrecropError, errors_as
 from precrop.files import (
     check_writable,
     digest_of,
     digest_of_file,
-    os_errors_as,
     read_json,
     write_text,
 )
@@ -38,11 +37,9 @@ class Book:
         self.path = folder / RECORD
         self.reused: list[str] = []
         self.steps: dict[str, Any] = {}
-        try:
+        with errors_as("an option fits in no file", *MALFORMED):
             self.about = json.loads(json.dumps(about))
-        except (TypeError, ValueError) as error:
-            raise PrecropError(f"an option fits in no file: {error}") from error
-        with os_errors_as(f"cannot make the folder {folder}"):
+        with errors_as(f"cannot make the folder {folder}", OSError):
             folder.mkdir(parents=True, exist_ok=True)
         check_writable(self.path)
         if self.path.exists():
@@ -57,7 +54,7 @@ class Book:
             for step in self.steps.values():
                 if "key" not in step or not isinstance(step["result"], dict):
                     raise ValueError("its steps come to nothing")
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
+        except MALFORMED as error:
             raise PrecropError(
                 f"{self.path} was not written by precrop deploy: choose another folder"
             ) from error
@@ -97,6 +94,6 @@ class Book:
         """Whether a step's files are there, as it made them; older books do not say how."""
         if not all(file.is_file() for file in files):
             return False
-        with os_errors_as(f"cannot read the files in {self.folder}"):
+        with errors_as(f"cannot read the files in {self.folder}", OSError):
             found = {file.name: digest_of_file(file) for file in files}
         return bool(step.get("files", found) == found)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from precrop.errors import PrecropError
+from precrop.errors import MALFORMED, PrecropError, errors_as
 from precrop.model_spec import ModelSpec
 from precrop.modules.copying import copied
 from precrop.plans.plan import Plan
@@ -107,12 +107,10 @@ class Exportable:
         found = {}
         for batch in self.batches:
             arguments = noise(self.inputs, self.model, batch)
-            try:
+            # Whatever a network's forward raises.
+            failure = f"the network fails on {batch} inputs of {self.inputs.text}"
+            with errors_as(failure, Exception, told=innermost_reason):
                 outputs = run(self.model, arguments)
-            except Exception as error:  # whatever a network's forward raises
-                raise PrecropError(
-                    f"the network fails on {batch} inputs of {self.inputs.text}: {reason(error)}"
-                ) from error
             if not any(bool(output.isfinite().any()) for output in outputs):
                 raise PrecropError(
                     "no output of the network is finite on random inputs, so that a file can't be "
@@ -155,7 +153,7 @@ class Exportable:
             hint = "" if self.batch else "; it may with one batch size: --batch 1 (batch=1)"
             size = f"batches of {self.batch}" if self.batch else "any batch size"
             raise PrecropError(
-                f"torch.export cannot read this network for {size}: {reason(error)}{hint}"
+                f"torch.export cannot read this network for {size}: {innermost_reason(error)}{hint}"
             ) from error
         for node in program.graph.nodes:  # where the sources lie is nobody's business
             node.meta.pop("stack_trace", None)
@@ -199,10 +197,8 @@ def _facts(inputs: Inputs, origin: Origin | None, metadata: Mapping[str, Any]) -
     taken = sorted({*own, "name", "args", "plan"} & metadata.keys())
     if taken:
         raise PrecropError(f"metadata: {taken[0]} is what the file says by itself, drop it")
-    try:
+    with errors_as("metadata must be plain JSON values", *MALFORMED):
         facts: dict[str, Any] = json.loads(json.dumps({**own, **metadata}, allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise PrecropError(f"metadata must be plain JSON values: {error}") from error
     return facts
 
 
@@ -224,7 +220,7 @@ def run(model: nn.Module, arguments: Arguments) -> list[Tensor]:
     return [leaf for leaf in outputs if isinstance(leaf, Tensor)]
 
 
-def reason(error: BaseException) -> str:
+def innermost_reason(error: BaseException) -> str:
     """PyTorch's own reason as one short line: what the innermost error says."""
     while error.__cause__ is not None:
         error = error.__cause__

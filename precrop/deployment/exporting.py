@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from precrop.deployment.exportable import Arguments, Exportable, Origin, Runs, reason
+from precrop.deployment.exportable import Arguments, Exportable, Origin, Runs, innermost_reason
 from precrop.deployment.onnx_files import open_onnx, write_onnx
 from precrop.deployment.pt2_files import open_pt2, pt2_runner, write_pt2
 from precrop.deployment.runtimes import Runner, ort_runner
@@ -24,7 +24,7 @@ from precrop.deployment.safetensors_files import (
     write_safetensors,
 )
 from precrop.deployment.setting import Setting, check_runtime
-from precrop.errors import PrecropError, check_known
+from precrop.errors import PrecropError, check_known, errors_as
 from precrop.read.inputs import given
 
 __all__ = ["Export", "Exportable", "Origin", "export", "load_safetensors"]
@@ -168,7 +168,7 @@ def _checked(kind: Format, source: Exportable, file: Path, path: Path) -> float:
             doing = f"run a batch of {batch}"
             gaps[batch] = difference(run(arguments), wanted)
     except Exception as error:  # whatever a runtime raises
-        text = reason(error).replace(str(file), path.name)
+        text = innermost_reason(error).replace(str(file), path.name)
         raise PrecropError(f"{path} was not kept: {kind.reader} cannot {doing}: {text}") from error
     for batch, gap in gaps.items():
         if not gap <= TOLERANCE:
@@ -212,7 +212,7 @@ def _staged(path: Path) -> Iterator[tuple[Path, list[Path]]]:
     When the block ends without an error the file moves to its place, after what came with it.
     """
     moved: list[Path] = []
-    try:
+    with errors_as(f"cannot write {path}", OSError):
         if path.is_dir():
             raise IsADirectoryError(None, "there is a folder of that name")
         folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
@@ -222,5 +222,3 @@ def _staged(path: Path) -> Iterator[tuple[Path, list[Path]]]:
                 moved.insert(0, file.replace(path.parent / file.name))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-    except OSError as error:
-        raise PrecropError(f"cannot write {path}: {error.strerror or error}") from error

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from precrop.deployment.setting import Setting
-from precrop.errors import PrecropError
-from precrop.modules.copying import copied, first_line
+from precrop.errors import PrecropError, errors_as, typed_reason
+from precrop.modules.copying import copied
 from precrop.read.inputs import Inputs
 
 
@@ -45,12 +45,10 @@ def peak_activation_memory(model: nn.Module, inputs: Inputs, setting: Setting) -
         args, kwargs = inputs.make(setting.batch, network, setting.device)
         network(*args, **kwargs)
 
-    try:
-        with torch.inference_mode():
-            forward()
-            return _peak_on_cpu(forward) if device.type == "cpu" else _peak_on_gpu(forward, device)
-    except RuntimeError as error:
-        raise PrecropError(f"the network cannot run: {first_line(error)}") from error
+    failure = "the network cannot run"
+    with errors_as(failure, RuntimeError, told=typed_reason), torch.inference_mode():
+        forward()
+        return _peak_on_cpu(forward) if device.type == "cpu" else _peak_on_gpu(forward, device)
 
 
 def _peak_on_gpu(forward: Callable[[], None], device: torch.device) -> int:

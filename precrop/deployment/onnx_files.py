@@ -12,9 +12,9 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, OutputKind
 from torch.utils._pytree import keystr, tree_flatten_with_path, tree_unflatten
 
-from precrop.deployment.exportable import Arguments, Exportable, Runs, export_mode, reason
+from precrop.deployment.exportable import Arguments, Exportable, Runs, export_mode, innermost_reason
 from precrop.deployment.setting import check_runtime
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, errors_as
 from precrop.read.examples import tensors_in
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ def write_onnx(source: Exportable, path: Path) -> None:
     except OSError:
         raise
     except Exception as error:  # torch.onnx raises errors of any kind
-        raise PrecropError(f"torch.onnx cannot translate this network: {reason(error)}") from error
+        failure = f"torch.onnx cannot translate this network: {innermost_reason(error)}"
+        raise PrecropError(failure) from error
 
 
 def open_onnx(path: Path, source: Exportable) -> Runs:
@@ -101,10 +102,9 @@ def onnx_session(
         provider = "CUDAExecutionProvider", {"device_id": number}
         if provider[0] not in onnxruntime.get_available_providers():
             raise PrecropError("this onnxruntime has no CUDA: pip install onnxruntime-gpu instead")
-    try:
+    # ONNX Runtime's errors have no class in common.
+    with errors_as("ONNX Runtime cannot load it", Exception, told=innermost_reason):
         session = onnxruntime.InferenceSession(path, options, providers=[provider])
-    except Exception as error:  # ONNX Runtime's errors have no class in common
-        raise PrecropError(f"ONNX Runtime cannot load it: {reason(error)}") from error
     if session.get_providers()[0] != provider[0]:
         raise PrecropError(f"ONNX Runtime cannot start {provider[0]}: see its log above")
     return session

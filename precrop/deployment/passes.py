@@ -9,7 +9,7 @@ from typing import Any
 from precrop.costs.work import FEATURES
 from precrop.deployment.operations import Sample
 from precrop.deployment.rates import CountedWork, TimedPass
-from precrop.errors import PrecropError
+from precrop.errors import MALFORMED, PrecropError
 from precrop.files import read_text, write_text
 
 SCHEMA = 1
@@ -70,7 +70,7 @@ class PassFile:
                 raise ValueError(f"schema {first['schema']!r}")
             setting, self.step = dict(first["setting"]), int(first["step"])
             self.found = dict(map(_entry, others))
-        except (LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        except MALFORMED as error:
             raise PrecropError(
                 f"{path} holds no {_KIND}: remove it, or choose another file with -o"
             ) from error

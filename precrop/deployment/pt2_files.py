@@ -6,10 +6,17 @@ from pathlib import Path
 
 import torch
 
-from precrop.deployment.exportable import Arguments, Exportable, Runs, export_mode, reason, run
+from precrop.deployment.exportable import (
+    Arguments,
+    Exportable,
+    Runs,
+    export_mode,
+    innermost_reason,
+    run,
+)
 from precrop.deployment.runtimes import Runner, torch_runner
 from precrop.deployment.setting import Setting
-from precrop.errors import PrecropError
+from precrop.errors import errors_as
 
 RECORD = "precrop"
 """The extra file that says what the network is."""
@@ -23,16 +30,12 @@ def write_pt2(source: Exportable, path: Path) -> None:
         OSError: the file cannot be written.
     """
     program = source.program
-    try:
-        with export_mode():
-            # In memory first: where the disk is full, PyTorch's own writer ends the process.
-            held = io.BytesIO()
-            torch.export.save(program, held, extra_files={RECORD: json.dumps(source.facts)})
-        path.write_bytes(held.getbuffer())
-    except OSError:
-        raise
-    except Exception as error:  # torch.export raises errors of any kind
-        raise PrecropError(f"torch.export cannot save this network: {reason(error)}") from error
+    # In memory first: where the disk is full, PyTorch's own writer ends the process.
+    held = io.BytesIO()
+    failure = "torch.export cannot save this network"
+    with errors_as(failure, Exception, told=innermost_reason), export_mode():
+        torch.export.save(program, held, extra_files={RECORD: json.dumps(source.facts)})
+    path.write_bytes(held.getbuffer())
 
 
 def open_pt2(path: Path, source: Exportable) -> Runs:

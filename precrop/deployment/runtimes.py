@@ -28,8 +28,8 @@ from precrop.deployment.timing import (
     Timing,
     interleaved,
 )
-from precrop.errors import PrecropError
-from precrop.modules.copying import copied, first_line
+from precrop.errors import PrecropError, errors_as, typed_reason
+from precrop.modules.copying import copied
 from precrop.progress import unheard
 from precrop.read.inputs import Inputs
 
@@ -131,14 +131,9 @@ def session_medians(
 @contextmanager
 def _explained(setting: Setting) -> Iterator[None]:
     """What a runtime raises becomes an error of the user's."""
-    try:
+    # Whatever a network or a runtime raises.
+    with errors_as(f"{setting.runtime} cannot run this network", Exception, told=typed_reason):
         yield
-    except PrecropError:
-        raise
-    except Exception as error:  # whatever a network or a runtime raises
-        raise PrecropError(
-            f"{setting.runtime} cannot run this network: {first_line(error)}"
-        ) from error
 
 
 def check_here(profile: DeviceProfile) -> None:

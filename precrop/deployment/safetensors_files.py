@@ -8,8 +8,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from precrop.deployment.exportable import Exportable, Origin, Runs, reason, run
-from precrop.errors import PrecropError
+from precrop.deployment.exportable import Exportable, Origin, Runs, run
+from precrop.errors import MALFORMED, PrecropError, errors_as
 from precrop.model_spec import ModelSpec
 from precrop.plans.plan import Plan
 from precrop.plans.weights import fill, load_tensors, load_weights, save_tensors
@@ -62,11 +62,11 @@ def load_safetensors(
 
 
 def _record(path: Path) -> dict[str, Any]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            record = json.loads((file.metadata() or {}).get(RECORD, "{}"))
-    except (OSError, SafetensorError, ValueError, RecursionError) as error:
-        raise PrecropError(f"cannot read {path}: {reason(error)}") from error
+    with (
+        errors_as(f"cannot read {path}", OSError, SafetensorError, *MALFORMED),
+        safe_open(path, framework="pt") as file,
+    ):
+        record = json.loads((file.metadata() or {}).get(RECORD, "{}"))
     if not isinstance(record, dict):
         raise PrecropError(f"{path} does not say how its network is built")
     return record

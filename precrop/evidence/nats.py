@@ -13,7 +13,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from precrop.errors import PrecropError
+from precrop.errors import MALFORMED, PrecropError, errors_as
 from precrop.files import read_parquet
 from precrop.models.nats import STAGES, NatsCell, NatsNetwork, NatsReduction, projection
 from precrop.read.inputs import Inputs
@@ -122,7 +122,8 @@ def load_tables(path: Path) -> list[Table]:
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise PrecropError(f"{path} holds no {FILE}: give its folder with --data")
-    try:
+    failure = f"{found} is not the size space of NATS-Bench"
+    with errors_as(failure, OSError, pa.ArrowException, *MALFORMED):
         file = pq.ParquetFile(found)
         table = read_parquet(file, file.schema_arrow.names, MOST_BYTES)
         frame = table.replace_schema_metadata(None).to_pandas()
@@ -137,8 +138,6 @@ def load_tables(path: Path) -> list[Table]:
             )
             for data_set in DATA_SETS
         ]
-    except (KeyError, ValueError, TypeError, OSError, pa.ArrowException) as error:
-        raise PrecropError(f"{found} is not the size space of NATS-Bench: {error}") from error
 
 
 class FreeCell(NatsCell):

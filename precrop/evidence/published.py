@@ -18,7 +18,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 import precrop
-from precrop.errors import PrecropError
+from precrop.errors import MALFORMED, PrecropError
 from precrop.evidence.candidates import UNIFORM, Candidate
 from precrop.evidence.nats import Floats
 from precrop.files import read_json
@@ -70,7 +70,7 @@ def load_published(path: Path) -> list[Configuration]:
     rows = read_json(found)
     try:
         return [configuration for row in rows for configuration in _read(row)]
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+    except MALFORMED as error:
         raise PrecropError(f"{found} is not a list of published widths: {error!r}") from error
 
 

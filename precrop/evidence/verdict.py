@@ -13,6 +13,7 @@ from typing import Any, TypeGuard
 import pandas as pd  # type: ignore[import-untyped]
 
 from precrop import __version__
+from precrop.errors import MALFORMED
 from precrop.evidence.candidates import CONTROLS, UNIFORM, Candidate, slow_strategies, strategies
 from precrop.evidence.gain import cases, gains
 from precrop.evidence.nats import FreeWidths, Table
@@ -187,7 +188,7 @@ def _line(text: str) -> dict[str, Any]:
     """One line of a file of parts; nothing if the line is broken."""
     try:
         found = json.loads(text)
-    except (ValueError, RecursionError):
+    except MALFORMED:
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, errors_as, typed_reason
 from precrop.modules.names import held_tensors
 from precrop.modules.reparametrised import refresh
 
@@ -50,7 +50,7 @@ def copied(model: nn.Module, make: Make, make_plain: Make | None = None) -> nn.M
     for module in modules.values():
         if isinstance(module, torch.jit.ScriptModule) and id(module) not in memo:
             _copy_script(module, memo)
-    try:
+    with errors_as("the network cannot be copied", Exception, told=typed_reason):
         for path, module in reversed(plain.items()):  # what holds a module may look at its copy
             memo[id(module)].__dict__ = _copied_state(vars(module), path, memo)
         for path, module in modules.items():
@@ -61,10 +61,6 @@ def copied(model: nn.Module, make: Make, make_plain: Make | None = None) -> nn.M
             if vars(tensor):
                 vars(memo[id(tensor)]).update(copy.deepcopy(vars(tensor), memo))
         refresh(copy_of)
-    except PrecropError:
-        raise
-    except Exception as error:
-        raise PrecropError(f"the network cannot be copied: {first_line(error)}") from error
     return copy_of
 
 
@@ -148,7 +144,7 @@ def _copied_value(value: Any, where: str, memo: dict[int, Any]) -> Any:
         # What holds layers must not be the original's, nor what each use moves on.
         kinds = (nn.Module, nn.Parameter, Iterator)
         if any(isinstance(part, kinds) for part in held_objects(value)):
-            message = f"the network cannot be copied: {where}: {first_line(error)}"
+            message = f"the network cannot be copied: {where}: {typed_reason(error)}"
             raise PrecropError(message) from error
         return value
 
@@ -235,9 +231,3 @@ _ATOMIC = {bool, int, float, str, type(None)}
 # Here __setstate__ only adds what modules saved by older versions of PyTorch lack.
 _UPGRADING = {f"torch.nn.modules.{name}" for name in ("module", "conv", "activation", "batchnorm")}
 _CONTAINERS = {dict, OrderedDict, set, list}
-
-
-def first_line(error: Exception) -> str:
-    """An exception as one short line."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else ''}"[:300]

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
-from precrop.errors import PlanError, brief
+from precrop.errors import MALFORMED, PlanError, brief
 
 T = TypeVar("T")
 _LARGEST = 2**63
@@ -34,7 +34,7 @@ def from_text(text: str, kind: type[T], schema: int) -> T:
     """
     try:
         content = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+    except MALFORMED as error:
         raise PlanError(f"this is not a plan file, or a truncated one: {error}") from error
     if not isinstance(content, dict) or "schema" not in content:
         raise PlanError("this is not a plan file: it has no schema version")
@@ -130,7 +130,7 @@ def digest(content: Mapping[str, Any]) -> str:
 def _dump(value: Any) -> str:
     try:
         return json.dumps(value, sort_keys=True, allow_nan=False)
-    except (ValueError, RecursionError) as error:
+    except MALFORMED as error:
         raise PlanError(f"this does not fit in a plan: {error}") from error
 
 

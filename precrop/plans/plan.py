@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from precrop.errors import PlanError, PrecropError, brief
+from precrop.errors import MALFORMED, PlanError, PrecropError, brief, within
 from precrop.files import read_text, write_text
 from precrop.fit.attributes import GROWTH
 from precrop.model_spec import ModelSpec
@@ -257,10 +257,8 @@ class Plan:
             text = read_text(Path(path), "a plan file")
         except PrecropError as error:
             raise PlanError(str(error)) from error
-        try:
+        with within(str(path)):
             return cls.from_json(text)
-        except PlanError as error:
-            raise PlanError(f"{path}: {error}") from error
 
 
 def _tuples(value: Any) -> Any:
@@ -292,7 +290,7 @@ def _check(plan: Plan) -> None:
             raise PlanError(f"the stream at {stream.path!r} of this plan is broken")
     try:
         list(notes(plan))
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except MALFORMED as error:
         raise PlanError("solver or options of this plan are broken: make it anew") from error
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, errors_as
 from precrop.files import open_plain
 from precrop.plans.pickles import check_modest
 from precrop.plans.weights import fill, load_tensors
@@ -44,11 +44,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises:
         PrecropError: the file is missing, broken or not a state_dict; then it says what to do.
     """
-    try:
-        with open_plain(path) as file:
-            head = file.read(9)
-    except OSError as error:
-        raise PrecropError(f"cannot read {path}: {error.strerror or error}") from error
+    with errors_as(f"cannot read {path}", OSError), open_plain(path) as file:
+        head = file.read(9)
     pickled = head.startswith((b"PK", b"\x80")) and head[8:] != b"{"
     return _plain(_unpickled(path), path) if pickled else load_tensors(path)
 

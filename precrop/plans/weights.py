@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, errors_as
 from precrop.files import replacing
 from precrop.plans.outputs import for_built
 from precrop.plans.plan import Plan
@@ -27,15 +27,15 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         PrecropError: the file is missing or broken.
     """
-    try:
-        if path.exists() and not path.is_file():
-            raise PrecropError(f"cannot read {path}: it is not a plain file")
+    if path.exists() and not path.is_file():
+        raise PrecropError(f"cannot read {path}: it is not a plain file")
+    # The last ones where a header names a type or a size that PyTorch does not have.
+    broken = SafetensorError, LookupError, TypeError, AttributeError, RuntimeError
+    with (
+        errors_as(f"cannot read {path}", OSError),
+        errors_as(f"{path} is not a safetensors file", *broken),
+    ):
         return load_file(path)
-    except OSError as error:
-        raise PrecropError(f"cannot read {path}: {error.strerror or error}") from error
-    except (SafetensorError, LookupError, TypeError, AttributeError, RuntimeError) as error:
-        # The last ones where a header names a type or a size that PyTorch does not have.
-        raise PrecropError(f"{path} is not a safetensors file: {error}") from error
 
 
 def save_tensors(tensors: Mapping[str, Any], path: Path, metadata: dict[str, str]) -> None:
@@ -50,10 +50,8 @@ def save_tensors(tensors: Mapping[str, Any], path: Path, metadata: dict[str, str
             raise PrecropError(f"{name} is not a plain tensor, and safetensors holds no others")
         # Tensors under two names (tied weights) are written twice: safetensors knows no sharing.
         plain[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
-    try:
+    with errors_as(f"cannot write {path.name}", SafetensorError):
         save_file(plain, path, metadata)
-    except SafetensorError as error:
-        raise PrecropError(f"cannot write {path.name}: {error}") from error
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

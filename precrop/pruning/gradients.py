@@ -28,10 +28,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, errors_as, typed_reason
 from precrop.modules.apart import apart
 from precrop.modules.convolutions import SafeConvolutions
-from precrop.modules.copying import copied, first_line
+from precrop.modules.copying import copied
 from precrop.modules.hooks import call_alone
 from precrop.modules.instead import Instead
 from precrop.modules.random import OwnNumbers
@@ -213,7 +213,7 @@ class _Differentiated:
             except RuntimeError as error:
                 raise PrecropError(
                     "the network cannot be differentiated twice, as grasp must: choose another "
-                    f"method ({first_line(error)})"
+                    f"method ({typed_reason(error)})"
                 ) from error
 
         with Instead({F.hardsigmoid: _hard_sigmoid}), OtherAttention(_attention, self.dtype):
@@ -245,13 +245,9 @@ class _Differentiated:
     def _loss(self, part: _Part, temperature: float) -> tuple[Tensor, int]:
         """Cross-entropy summed over a part, and the number of terms."""
         args, kwargs = tree_map(self._moved, (part.args, part.kwargs))
-        try:
+        batch = f"{part.name}, {len(part.targets)} samples at once"
+        with errors_as(f"the network fails in train mode on {batch}", Exception, told=typed_reason):
             output = self.model(*args, **kwargs)
-        except Exception as error:
-            raise PrecropError(
-                f"the network fails in train mode on {part.name}, {len(part.targets)} samples "
-                f"at once: {first_line(error)}"
-            ) from error
         logits = _logits(output)
         targets = _targets(part, _tracked(part.targets).to(self.device), logits)
         # Half precision has too few digits for a sum of exponentials.

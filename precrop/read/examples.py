@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from precrop.errors import PrecropError, brief
+from precrop.errors import MALFORMED, PrecropError, brief
 
 _STORED = 64
 """Elements of an integer tensor up to which its values are recorded; larger ones keep one value."""
@@ -97,7 +97,7 @@ class Example:
             if batch is not None and not (0 <= batch < len(shape) and shape[batch]):
                 raise ValueError(batch)
             return cls(shape, dtype, batch, values)
-        except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        except MALFORMED as error:
             raise PrecropError(f"this is not a record of an input: {brief(spec)}") from error
 
 

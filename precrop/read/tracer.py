@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from precrop.errors import PrecropError
-from precrop.modules.copying import copied, first_line
+from precrop.errors import PrecropError, typed_reason
+from precrop.modules.copying import copied
 from precrop.modules.hooks import keep_own_hooks
 from precrop.modules.streams import Stream, install, traced_hook
 from precrop.read.corrected import Correction
@@ -207,7 +207,7 @@ def trace_passes(tracer: Tracer) -> Traced:
             tracer, made, evaluation, training = really
     found, notes = [(False, evaluation)], {}
     if training.error is not None:
-        notes["train mode"] = f"was not read: {first_line(training.error)}"
+        notes["train mode"] = f"was not read: {typed_reason(training.error)}"
     elif not same_path(evaluation, training):
         found.append((True, training))
     found += [(mode, other) for mode, run in [*found] for other in _turned(tracer, made, mode, run)]
@@ -247,7 +247,7 @@ def _turned(tracer: Tracer, made: nn.Module, training: bool, run: Recording) -> 
 
 def _failing(tracer: Tracer, error: Exception) -> PrecropError:
     """The network's own error in one line, and what to write where that is clear."""
-    text = f"the network fails on input {tracer.inputs.text}: {first_line(error)}"
+    text = f"the network fails on input {tracer.inputs.text}: {typed_reason(error)}"
     shorter = tracer.inputs.without_first()
     if shorter is not None:
         tracer = replace(tracer, inputs=shorter, real=False)

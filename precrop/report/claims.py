@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from precrop.errors import PrecropError
-from precrop.study.entries import Entry, Line, Several, as_entry, read_entry, within
+from precrop.errors import PrecropError, within
+from precrop.study.entries import Entry, Line, Several, as_entry, read_entry
 from precrop.study.reading import read_yaml
 from precrop.study.spec import Part, StudyFile
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from precrop.errors import PrecropError
-from precrop.files import os_errors_as, refuse_link, write_text
+from precrop.errors import PrecropError, errors_as
+from precrop.files import refuse_link, write_text
 from precrop.report.claims import read_claims
 from precrop.report.figures import figures
 from precrop.report.frames import frame_of
@@ -41,7 +41,7 @@ def write_report(
     found, drawn = verdicts(frame, claims, margin), tuple(figures(frame, margin))
     report = Report(folder, frame, found, drawn, margin)
     refuse_link(folder / PICTURES)
-    with os_errors_as(f"cannot make the folder {folder}"):
+    with errors_as(f"cannot make the folder {folder}", OSError):
         (folder / PICTURES).mkdir(parents=True, exist_ok=True)
     for figure in drawn:
         figure.write(folder / PICTURES)

@@ -1,13 +1,12 @@
 """What a YAML file says, as pydantic's models; a mistake is one line that says where it is."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from precrop.errors import PrecropError, brief, suggestion
+from precrop.errors import PrecropError, brief, suggestion, within
 from precrop.study.reading import read_yaml
 
 T = TypeVar("T")
@@ -148,12 +147,3 @@ def _place(loc: Sequence[int | str], content: Any) -> str:
             place = f"{place.removesuffix(': ')}, {name}: "
         # What else stands in a place names one of the types that a value may have.
     return place.removesuffix(": ")
-
-
-@contextmanager
-def within(place: str) -> Iterator[None]:
-    """Say where in the file a mistake is."""
-    try:
-        yield
-    except PrecropError as error:
-        raise PrecropError(f"{place}: {error}") from error

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from precrop.files import os_errors_as, refuse_link
+from precrop.errors import errors_as
+from precrop.files import refuse_link
 
 
 class Lock(AbstractContextManager["Lock"]):
@@ -27,7 +28,7 @@ class Lock(AbstractContextManager["Lock"]):
         """
         refuse_link(path.parent)
         lock = FileLock(path, timeout=0, thread_local=False)
-        with os_errors_as(f"cannot make the lock {path}"):
+        with errors_as(f"cannot make the lock {path}", OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 lock.acquire()

@@ -3,8 +3,7 @@
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from precrop.errors import PrecropError, one_line
-from precrop.own import said
+from precrop.errors import PrecropError, one_line, typed_reason
 from precrop.solve.budgets import Budget, parse_budget
 from precrop.study.cells import Cell
 from precrop.study.preparing import Prepared
@@ -70,7 +69,7 @@ def failure(
         **unknown,
         data_digest=data_digest,
         status="failed",
-        error=one_line(str(error) if isinstance(error, PrecropError) else said(error)),
+        error=one_line(str(error) if isinstance(error, PrecropError) else typed_reason(error)),
         densities={},
         widths={},
         history=(),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from precrop.errors import BudgetError, PrecropError
+from precrop.errors import BudgetError, within
 from precrop.solve.budgets import Budget, parse_budget
 from precrop.study.cells import Cell, label
 from precrop.study.variants import WAYS, Variant, VariantRequest
@@ -52,13 +52,11 @@ def check(cells: Sequence[Cell], data: "ImageData") -> None:
     for cell in cells:
         network = json.dumps([cell.network.name, dict(cell.network.args)])
         request = json.dumps([network, _quick(cell.how).to_json(), cell.limits.given()])
-        try:
+        with within(label(cell)):
             if network not in networks:
                 build(_run(cell, data))
             if request not in requests:
                 try_out(cell, data)
-        except PrecropError as error:
-            raise type(error)(f"{label(cell)}: {error}") from error
         networks.add(network)
         requests.add(request)
 

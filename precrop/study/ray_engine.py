@@ -20,7 +20,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from precrop.errors import PrecropError, one_line
+from precrop.errors import PrecropError, errors_as, one_line
 from precrop.study.cells import Cell
 from precrop.study.events import Died, Event, Work
 from precrop.study.worker import work
@@ -150,10 +150,9 @@ def _connect(address: str | None) -> bool:
     if ray.is_initialized():
         return False
     _check_answers(address or "")
-    try:
+    refusal = f"cannot use the Ray cluster at {address or 'here'}"
+    with errors_as(refusal, ConnectionError, ValueError, RuntimeError, SystemExit):
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError, SystemExit) as error:
-        raise PrecropError(f"cannot use the Ray cluster at {address or 'here'}: {error}") from error
     return True
 
 
@@ -162,7 +161,5 @@ def _check_answers(address: str) -> None:
     host, _, port = address.rpartition(":")
     if "/" in address or not port.isdecimal():
         return
-    try:
+    with errors_as(f"no Ray cluster answers at {address}", OSError):
         socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as error:
-        raise PrecropError(f"no Ray cluster answers at {address}: {error}") from error

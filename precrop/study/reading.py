@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from precrop.errors import PrecropError
-from precrop.files import open_plain, os_errors_as
+from precrop.errors import PrecropError, errors_as
+from precrop.files import open_plain
 
 _MOST = 1 << 18
 """Bytes of a file; studies have a few thousand."""
@@ -62,7 +62,7 @@ def read_yaml(path: Path) -> Any:
     Raises:
         PrecropError: it cannot be read, or holds something else.
     """
-    with os_errors_as(f"cannot read {path}"), open_plain(path) as file:
+    with errors_as(f"cannot read {path}", OSError), open_plain(path) as file:
         raw = file.read(_MOST + 1)
     if len(raw) > _MOST:
         raise PrecropError(f"{path} is larger than any study: {_MOST >> 10} kB is the most")

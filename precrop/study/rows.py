@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationError
 
-from precrop.errors import PrecropError, one_line, reason
+from precrop.errors import MALFORMED, PrecropError, one_line, reason
 
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Count = Annotated[int, Field(ge=1, lt=2**63)]
@@ -143,7 +143,7 @@ class History(Sequence[Mapping[str, float]]):
             raise PrecropError(
                 f"the history of cell {self._cell} cannot be read any more: open the store again"
             ) from error
-        except (ValueError, TypeError, AttributeError, RecursionError):
+        except MALFORMED:
             pass
         raise PrecropError(f"the history of cell {self._cell} is not a list of epochs")
 

@@ -7,10 +7,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, JsonValue, PlainValidator, model_validator
 
-from precrop.errors import PrecropError, brief, suggestion
+from precrop.errors import PrecropError, brief, suggestion, within
 from precrop.model_spec import ModelSpec
 from precrop.solve.budgets import Budget, parse_budget
-from precrop.study.entries import Entry, Line, Several, read_entry, within
+from precrop.study.entries import Entry, Line, Several, read_entry
 from precrop.study.variants import FromOne, HowEntry, Variant
 from precrop.training.recipes import Recipe, find_recipe
 from precrop.trust import Trust, check_code

@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from precrop.errors import PrecropError, reason
-from precrop.files import open_own, open_plain, os_errors_as, read_json, sync, write_text
+from precrop.errors import MALFORMED, PrecropError, errors_as, reason
+from precrop.files import open_own, open_plain, read_json, sync, write_text
 from precrop.study.rows import FIELDS, Row, from_line, to_line, why_not_read
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Store:
             return
         # After a write that failed, another file is begun: the end of this one may be torn.
         path, self._own = self._own, None
-        with os_errors_as(f"cannot write to the store {self.path}"):
+        with errors_as(f"cannot write to the store {self.path}", OSError):
             path = path or self._new_file()
             with os.fdopen(open_own(path, os.O_WRONLY | os.O_APPEND), "ab") as file:
                 file.write(b"".join(map(to_line, rows)))
@@ -192,7 +192,7 @@ def _slice(path: Path, line: int, start: int, size: int) -> bytes:
 
 
 def _create(path: Path) -> None:
-    with os_errors_as(f"cannot make the store {path}"):
+    with errors_as(f"cannot make the store {path}", OSError):
         path.mkdir(parents=True, exist_ok=True)
         others = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")]
     if others and _MARK not in others:
@@ -207,7 +207,7 @@ def _write_mark(path: Path) -> None:
 def _check_schema(mark: Path) -> None:
     try:
         schema = read_json(mark)["schema"]
-    except (ValueError, KeyError, TypeError) as error:
+    except MALFORMED as error:
         raise PrecropError(f"{mark} is broken: it does not say the store's schema") from error
     if schema not in _READ:
         raise PrecropError(

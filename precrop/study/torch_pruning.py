@@ -14,8 +14,7 @@ import torch
 from torch import nn
 
 import precrop
-from precrop.errors import BudgetError, PrecropError, needs, suggestion
-from precrop.own import said
+from precrop.errors import BudgetError, PrecropError, errors_as, needs, suggestion, typed_reason
 from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
 from precrop.read.network import read_network
@@ -79,7 +78,8 @@ def pruned(request: "VariantRequest", ratio: float, kept: Collection[str]) -> nn
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         torch.manual_seed(request.seed)
-        try:
+        # Whatever Torch-Pruning raises about a network.
+        with errors_as("Torch-Pruning fails on the network", Exception, told=typed_reason):
             pruner = tp.pruner.MetaPruner(
                 model,
                 torch.ones(1, *request.input_shape),
@@ -94,10 +94,6 @@ def pruned(request: "VariantRequest", ratio: float, kept: Collection[str]) -> nn
                 num_heads={},
             )
             pruner.step()
-        except PrecropError:
-            raise
-        except Exception as error:  # whatever Torch-Pruning raises about a network
-            raise PrecropError(f"Torch-Pruning fails on the network: {said(error)}") from error
     return model
 
 

@@ -24,12 +24,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from precrop.errors import PrecropError, brief, reason
+from precrop.errors import MALFORMED, PrecropError, brief, errors_as, reason
 from precrop.files import (
     digest_of,
     digest_of_file,
     mode_for,
-    os_errors_as,
     read_json,
     replacing,
     sync,
@@ -92,7 +91,7 @@ def write(path: Path, checkpoint: Mapping[str, Any], run: Mapping[str, Any]) -> 
         "channels_last": [name for name, value in tensors.items() if _is_channels_last(value)],
         "rest": rest,
     }
-    try:
+    with errors_as(f"cannot write the checkpoint {path}", OSError, SafetensorError):
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
         try:
             _save(weights, temporary / WEIGHTS)
@@ -107,8 +106,6 @@ def write(path: Path, checkpoint: Mapping[str, Any], run: Mapping[str, Any]) -> 
             _swap(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    except (OSError, SafetensorError) as error:
-        raise PrecropError(f"cannot write the checkpoint {path}: {reason(error)}") from error
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -122,7 +119,7 @@ def read(path: Path) -> dict[str, Any]:
         raise PrecropError(f"{path} holds no checkpoint: there is no {CONTENT}")
     content = described(folder)
     tensors = load_tensors(folder / STATE)
-    try:
+    with errors_as(f"the checkpoint {folder} is broken", AssertionError, *MALFORMED):
         for name in content["channels_last"]:
             tensors[name] = tensors[name].contiguous(memory_format=torch.channels_last)
         checkpoint = _decode(content["rest"], tensors)
@@ -130,10 +127,6 @@ def read(path: Path) -> dict[str, Any]:
         weights = load_tensors(folder / WEIGHTS)
         checkpoint["state_dict"] = masked_state(weights, _masks_among(tensors))
         checkpoint["run"] = content["run"]
-    except PrecropError:
-        raise
-    except (LookupError, TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise PrecropError(f"the checkpoint {folder} is broken: {reason(error)}") from error
     return checkpoint
 
 
@@ -164,7 +157,7 @@ def described(folder: Path, run: str | None = None) -> dict[str, Any]:
                 changed = name
     except OSError as error:
         raise PrecropError(f"cannot read the checkpoint {folder}: {reason(error)}") from error
-    except (LookupError, TypeError) as error:
+    except MALFORMED as error:
         raise PrecropError(f"the checkpoint {folder} is broken: {reason(error)}") from error
     if changed is not None:
         raise PrecropError(
@@ -250,7 +243,7 @@ def check_space(folder: Path, size: int) -> None:
         PrecropError: there is no room, or no right to write.
     """
     failure = f"cannot write {size / 1e6:.1f} MB for checkpoints in {folder}"
-    with os_errors_as(failure), tempfile.TemporaryFile(dir=folder) as file:
+    with errors_as(failure, OSError), tempfile.TemporaryFile(dir=folder) as file:
         for start in range(0, size, _CHUNK):
             file.write(bytes(min(_CHUNK, size - start)))
         file.flush()

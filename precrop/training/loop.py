@@ -18,8 +18,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
-from precrop.errors import PrecropError
-from precrop.files import digest_of, os_errors_as, read_json, refuse_link, write_text
+from precrop.errors import PrecropError, errors_as
+from precrop.files import digest_of, read_json, refuse_link, write_text
 from precrop.progress import in_terminal, unheard
 from precrop.training import checkpoints
 from precrop.training.batches import train_batches
@@ -120,7 +120,7 @@ def train(
     first = is_first_process()
     if first:
         refuse_link(folder)
-        with os_errors_as(f"cannot make the folder {folder}"):
+        with errors_as(f"cannot make the folder {folder}", OSError):
             folder.mkdir(parents=True, exist_ok=True)
         if (folder / RUN).is_file():
             checkpoints.check_run(folder / RUN, read_json(folder / RUN), run.id)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from precrop import __version__
-from precrop.errors import PrecropError, check_known, check_seed
-from precrop.files import digest_of, digest_of_file, os_errors_as
+from precrop.errors import PrecropError, check_known, check_seed, errors_as
+from precrop.files import digest_of, digest_of_file
 from precrop.model_spec import ModelSpec
 from precrop.plans.kinds import Init
 from precrop.plans.plan import Plan
@@ -119,7 +119,7 @@ class Start:
         Raises:
             PrecropError: it cannot be read.
         """
-        with os_errors_as(f"cannot read {path}"):
+        with errors_as(f"cannot read {path}", OSError):
             return cls(str(path), digest_of_file(path))
 
 

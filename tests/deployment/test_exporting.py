@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import precrop
-from precrop.deployment.exportable import noise, reason
+from precrop.deployment.exportable import innermost_reason, noise
 from precrop.deployment.exporting import (
     FORMATS,
     TOLERANCE,
@@ -413,7 +413,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: Any, **options: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch.export, "save", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     match = "cannot write .*net: No space left"
     refused(match, tmp_path, small(), SHAPE, tmp_path / "net", "pt2")
 
@@ -432,11 +432,11 @@ def test_weights_in_a_second_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_reason() -> None:
     inner, outer = ValueError("too\n  many"), RuntimeError("outer")
     outer.__cause__ = inner
-    assert reason(outer) == "too many"
-    assert reason(KeyError()) == "KeyError"
-    assert len(reason(ValueError("x" * 999))) == 240
+    assert innermost_reason(outer) == "too many"
+    assert innermost_reason(KeyError()) == "KeyError"
+    assert len(innermost_reason(ValueError("x" * 999))) == 240
     noisy = ValueError('Failed! For more information, run with TORCH_LOGS="+dynamic". - You see')
-    assert reason(noisy) == "Failed! You see"
+    assert innermost_reason(noisy) == "Failed! You see"
 
 
 def test_outputs_are_flattened_as_in_pytorch() -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from precrop.errors import PrecropError, needs
+from precrop.errors import PrecropError, needs, reason
 from precrop.training.sources.arrays import Arrays
-from precrop.training.sources.source import Source, first_line
+from precrop.training.sources.source import Source
 
 ARCHIVES = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 """The folder that torchvision's archive unpacks to."""
@@ -28,10 +28,9 @@ def unpacked(name: str, root: Path, title: str, *, download: bool = False) -> So
             train = kind(str(root), train=True, download=download)
             test = kind(str(root), train=False)
     except OSError as error:
-        cause = getattr(error, "reason", error)  # what a URLError is about
-        reason = getattr(cause, "strerror", None) or first_line(error)
+        cause = getattr(error, "reason", error)  # what a URLError is about; it may be a text
         raise PrecropError(
-            f"cannot {'download' if download else 'read'} {name} in {root} ({reason}): "
+            f"cannot {'download' if download else 'read'} {name} in {root} ({reason(cause)}): "
             "say the folder of a copy instead"
         ) from error
     except RuntimeError as error:

@@ -3,8 +3,7 @@
 import os
 from pathlib import Path
 
-from precrop.errors import PrecropError
-from precrop.files import os_errors_as
+from precrop.errors import PrecropError, errors_as
 from precrop.training.sources.cifar import ARCHIVES, unpacked
 from precrop.training.sources.digits import digits
 from precrop.training.sources.folders import class_folders
@@ -58,7 +57,7 @@ def _named(name: str) -> Source:
     root = _home()
     if not (root / ARCHIVES[name]).is_dir() and (root / name).is_dir():
         return _folder(root / name)
-    with os_errors_as(f"cannot write to {root}"):
+    with errors_as(f"cannot write to {root}", OSError):
         root.mkdir(parents=True, exist_ok=True)
         alone = FileLock(root / ".downloading").acquire()
     with alone:  # processes that start together download once; the others then find the files

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from precrop.errors import PrecropError
+from precrop.errors import MALFORMED, PrecropError, errors_as, within
 from precrop.files import read_json, read_parquet
-from precrop.training.sources.source import Source, decoded, first_line
+from precrop.training.sources.source import Source, decoded
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -128,7 +128,7 @@ def _rows(folder: Path, split: str) -> tuple[Rows, tuple[str, ...] | None]:
     left = max(LARGE, MOST_TIMES * size)
     tables, names, columns = [], None, None
     for file in files:
-        try:
+        with errors_as(f"{file} is damaged", OSError, ValueError, pa.ArrowException):
             opened = pq.ParquetFile(file)
             found = _columns(file, opened.schema_arrow)
             if columns not in (None, found):
@@ -136,10 +136,6 @@ def _rows(folder: Path, split: str) -> tuple[Rows, tuple[str, ...] | None]:
             columns = found
             tables.append(read_parquet(opened, columns, left))
             left -= tables[-1].nbytes
-        except PrecropError:
-            raise
-        except (OSError, ValueError, pa.ArrowException) as error:
-            raise PrecropError(f"{file} is damaged: {first_line(error)}") from error
         names = names or _class_names(opened.schema_arrow.metadata, columns[1])
     assert columns is not None
     return Rows(files, tables, columns), names
@@ -187,7 +183,7 @@ def _class_names(metadata: Mapping[bytes, bytes] | None, label: str) -> tuple[st
     try:
         written = json.loads((metadata or {})[b"huggingface"])
         names = written["info"]["features"][label]["names"]
-    except (KeyError, TypeError, ValueError, RecursionError):
+    except MALFORMED:
         return None
     return _names(names)
 
@@ -197,10 +193,8 @@ def _listed_classes(folder: Path) -> tuple[str, ...] | None:
     file = folder / "classes.json"
     if not file.is_file():
         return None
-    try:
+    with within(f"{file} is damaged"):
         names = _names(read_json(file))
-    except PrecropError as error:
-        raise PrecropError(f"{file} is damaged: {error}") from error
     if names is None:
         raise PrecropError(f"{file} is not a list of class names")
     return names

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, reason
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -63,10 +63,5 @@ def decoded(encoded: Any, where: str) -> "Image":
     # What a decoder raises on damaged bytes depends on the format and the damage.
     except Exception as error:
         unknown = "cannot identify" in str(error)
-        reason = "no image that can be read" if unknown else first_line(error)
-        raise PrecropError(f"{where} is damaged: {reason}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        fault = "no image that can be read" if unknown else reason(error)
+        raise PrecropError(f"{where} is damaged: {fault}") from error

@@ -7,7 +7,7 @@ DOCS := .venv-docs/bin/mkdocs
 OUTSIDE := .venv-outside/bin/python
 OUTSIDE_STAMP := .venv-outside/.installed
 OUTSIDE_PACKAGES := segmentation-models-pytorch ultralytics-opencv-headless monai transformers pytorchcv torchaudio \
-	spandrel diffusers neuralforecast vit-pytorch pytorch-tcn snac
+	spandrel diffusers neuralforecast vit-pytorch pytorch-tcn snac pytest
 
 .PHONY: help install browser demo lint format test test-all bench bench-speed exports coverage coverage-outside \
 	docs proxy claims picture fuzz fuzz-files fuzz-networks clean
@@ -110,6 +110,7 @@ $(DOCS): pyproject.toml constraints.txt
 
 coverage-outside: $(OUTSIDE_STAMP)  ## measure networks of other packages, write docs/coverage-outside.md
 	$(OUTSIDE) -m scripts.coverage_outside --cache coverage-outside.jsonl
+	$(OUTSIDE) -m pytest -q -k ultralytics tests/examples
 
 picture: install  ## the pictures in README and docs
 	$(PYTHON) scripts/widths_picture.py

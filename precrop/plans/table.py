@@ -9,6 +9,7 @@ from rich.text import Text
 
 from precrop.errors import printable
 from precrop.plans.multiples import REASONS
+from precrop.read.known import TRAIN_MODE
 from precrop.solve.budgets import written
 
 if TYPE_CHECKING:
@@ -118,13 +119,16 @@ def total_table(plan: "Plan") -> Table:
 
 def frozen_lines(plan: "Plan") -> Iterator[str]:
     """The layers that unexpectedly keep their full width, one line per reason."""
-    if not plan.frozen:
-        yield "Nothing is frozen."
     reasons: dict[str, list[str]] = {}
     for name, reason in plan.frozen.items():
-        reasons.setdefault(reason, []).append(name)
+        if name != TRAIN_MODE:
+            reasons.setdefault(reason, []).append(name)
+    if not reasons:
+        yield "Nothing is frozen."
     for reason, names in reasons.items():
         yield f"Frozen: {_some(names)}: {reason}"
+    if TRAIN_MODE in plan.frozen:
+        yield f"{TRAIN_MODE.capitalize()} {plan.frozen[TRAIN_MODE]}"
 
 
 def widened_lines(plan: "Plan") -> Iterator[str]:

@@ -11,6 +11,8 @@ Axes = tuple[Axis, ...]
 
 INPUT = "reads the network's input"
 OUTPUT = "makes the network's output"
+TRAIN_MODE = "train mode"
+"""The key among what is frozen that says why the pass in train mode was not read."""
 KERNEL_RANK = 4
 
 

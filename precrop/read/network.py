@@ -23,7 +23,7 @@ from precrop.read.axes import (
     varies,
 )
 from precrop.read.inputs import Inputs, check_network
-from precrop.read.known import INPUT, OUTPUT, CallReading, Known, LayerReading, Product
+from precrop.read.known import INPUT, OUTPUT, TRAIN_MODE, CallReading, Known, LayerReading, Product
 from precrop.read.modules import share_stated_widths
 from precrop.read.ops import HANDLERS, fallback
 from precrop.read.reader import PassReader
@@ -139,7 +139,7 @@ class Network(Traced):
 
         On meta tensors there are no values that could decide it.
         """
-        return not self.tracer.real and "train mode" not in self.notes
+        return not self.tracer.real and TRAIN_MODE not in self.notes
 
     def varies(self, axis: Axis) -> bool:
         """Whether some width that programs can choose changes the axis."""
@@ -259,6 +259,8 @@ def _adopt(network: Network) -> None:
         for name in [name for name in tensors if name.startswith(f"{twin}.")]:
             tensors[path + name[len(twin) :]] = tensors[name]
     alone = [p for p in unused.modules if p not in (*unused.followers, *network.left_out)]
+    unread = TRAIN_MODE in network.notes
+    where = "in train mode, which was not read" if unread else "on other inputs"
     for path in alone if unused.routed else ():
         sizes = widths_of(submodule(network.model, path))
         for forward in network.passes:
@@ -266,11 +268,13 @@ def _adopt(network: Network) -> None:
             for reading in (reading for call, reading in forward.pairs if call.frame in frames):
                 for axis in reading.axes:
                     if axis_size(axis) in sizes and varies(axis):
-                        freeze(axis, f"{path} may run on other inputs")
+                        freeze(axis, f"{path} may run {where}")
 
 
 def _is_routed(network: Network) -> bool:
-    """Whether values decide what runs."""
+    """Whether other inputs may run more: values decide what runs, or train mode was not read."""
+    if TRAIN_MODE in network.notes:
+        return True
     made = network.skeleton
     buffers = {*held_tensors(made), *dict(made.named_buffers())}
     return network.tracer.real and any(

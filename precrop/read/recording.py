@@ -7,6 +7,8 @@ operations are followed as they happen and nothing is computed. A network that n
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 import numpy as np
@@ -290,7 +292,7 @@ def run(
     except _DifferentError:
         pass
     except Exception as error:  # whatever the network's own forward raises
-        raised = error
+        raised = _without_frames(error)
     moved = [
         parameter
         for key, (parameter, memory) in (_memories(modules.values()) if whole else {}).items()
@@ -306,6 +308,21 @@ def run(
         recorder.answers,
         moved,
     )
+
+
+def _without_frames(error: Exception) -> Exception:
+    """An error without the frames of its traceback, which hold all tensors of the pass.
+
+    The innermost place in code that is neither ours nor PyTorch's is noted on it instead.
+    """
+    for frame, line in reversed(list(walk_tb(error.__traceback__))):
+        if not frame.f_code.co_filename.startswith(_NOT_THEIRS):
+            error.add_note(f"raised at {frame.f_code.co_filename}, line {line}")
+            break
+    return error.with_traceback(None)
+
+
+_NOT_THEIRS = str(Path(torch.__file__).parent), str(Path(__file__).parents[1])
 
 
 def _parameters(modules: Iterable[nn.Module]) -> Iterator[nn.Parameter]:

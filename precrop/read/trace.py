@@ -254,16 +254,15 @@ def tensors_among(values: Iterable[Any]) -> Iterator[Tensor]:
 DROPPING = ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "StochasticDepth", "DropPath")
 
 
-def same_path(evaluation: Recording, training: Recording) -> bool:
-    """Whether train mode makes and returns what eval mode does, dropping and batch counts apart.
+CodePath = tuple[list[tuple[str, str]], list[tuple[int, int]]]
+"""Calls in order, each with its module; which of their outputs the network returns."""
 
-    Then whatever holds for the sizes in one pass holds for those in the other.
+
+def code_path(recording: Recording) -> CodePath:
+    """What a pass makes and returns, dropping and batch counts apart.
+
+    Where it is equal, whatever holds for the sizes in one pass holds for those in the other.
     """
-    return _path(evaluation) == _path(training)
-
-
-def _path(recording: Recording) -> tuple[list[tuple[str, str]], list[tuple[int, int]]]:
-    """Calls in order, each with its module; which of their outputs the network returns."""
     path: list[tuple[str, str]] = []
     made: dict[int, tuple[int, int]] = {}
     for call in recording.calls:

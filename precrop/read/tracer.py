@@ -17,14 +17,16 @@ from precrop.modules.hooks import keep_own_hooks
 from precrop.modules.streams import Stream, install, traced_hook
 from precrop.read.corrected import Correction
 from precrop.read.inputs import Inputs
+from precrop.read.known import TRAIN_MODE
 from precrop.read.meta import MetaKernels
 from precrop.read.recording import Watch, run
 from precrop.read.tables import Tables
-from precrop.read.trace import Answer, Recording, Trace, numbered, same_path
+from precrop.read.trace import Answer, CodePath, Recording, Trace, code_path, numbered
 from precrop.read.unused import leave_out, other_answers
 
-# Where several values decide what runs, the others are tried all at once, or else so many singly.
-MOST_TURNS = 8
+# Where several values decide what runs, the others are tried all at once, or else so many singly,
+# fewer where these passes would make more numbers than a few seconds allow.
+MOST_TURNS, MOST_NUMBERS = 8, 1 << 29
 # Numbers of inputs that tell a batch axis from others; a single one is special to some code.
 _TRIED = (2, 3, 4)
 _WHOLE = re.compile(r"\b(Long|Int|integer|integral|index|indices|bool)", re.IGNORECASE)
@@ -191,7 +193,15 @@ def trace_passes(tracer: Tracer) -> Traced:
     """
     if tracer.inputs.examples:
         tracer = replace(tracer, inputs=_batched(tracer))
-    tracer = replace(tracer, real=tracer.tables.kept)
+    tracer, made, usual, notes = _usual_passes(replace(tracer, real=tracer.tables.kept))
+    others = [other for one, path in usual for other in _turned(tracer, made, one, path)]
+    return Traced(tracer, made, (*(one for one, _ in usual), *others), notes)
+
+
+def _usual_passes(
+    tracer: Tracer,
+) -> tuple[Tracer, nn.Module, list[tuple[TracedPass, CodePath]], dict[str, str]]:
+    """Eval mode, and train mode where it runs other code; and what ran them, and what failed."""
     made = tracer.replica()
     evaluation = tracer.run(made, training=False)
     if not tracer.real and (evaluation.error is not None or tracer.tables.kept):
@@ -205,14 +215,18 @@ def trace_passes(tracer: Tracer) -> Traced:
         really = _both_really(replace(tracer, real=True))
         if really is not None:
             tracer, made, evaluation, training = really
-    found, notes = [(False, evaluation)], {}
+    usual, notes = [(False, evaluation)], {}
     if training.error is not None:
-        notes["train mode"] = f"was not read: {typed_reason(training.error)}"
-    elif not same_path(evaluation, training):
-        found.append((True, training))
-    found += [(mode, other) for mode, run in [*found] for other in _turned(tracer, made, mode, run)]
-    runs = tuple(TracedPass(mode, numbered(recording, made)) for mode, recording in found)
-    return Traced(tracer, made, runs, notes)
+        notes[TRAIN_MODE] = f"was not read: {typed_reason(training.error)}"
+    elif code_path(evaluation) != code_path(training):
+        usual.append((True, training))
+    found = [_traced(made, mode, recording) for mode, recording in usual]
+    return tracer, made, found, notes
+
+
+def _traced(made: nn.Module, training: bool, recording: Recording) -> tuple[TracedPass, CodePath]:
+    """A pass without its tensors, which may be gigabytes, and the way that it took."""
+    return TracedPass(training, numbered(recording, made)), code_path(recording)
 
 
 def _both_really(tracer: Tracer) -> tuple[Tracer, nn.Module, Recording, Recording] | None:
@@ -225,22 +239,26 @@ def _both_really(tracer: Tracer) -> tuple[Tracer, nn.Module, Recording, Recordin
     return None if failed else (tracer, made, evaluation, training)
 
 
-def _turned(tracer: Tracer, made: nn.Module, training: bool, run: Recording) -> Iterator[Recording]:
+def _turned(
+    tracer: Tracer, made: nn.Module, forward: TracedPass, path: CodePath
+) -> Iterator[TracedPass]:
     """The same pass with other answers, where values of tensors decide what runs."""
-    own, known = run.answers, [run]
+
+    def turned(answers: Sequence[Answer]) -> tuple[TracedPass, CodePath] | None:
+        recording = tracer.run(made, training=forward.training, answers=answers)
+        return _traced(made, forward.training, recording) if recording.error is None else None
+
+    own, known = forward.trace.answers, [path]
     at_once = other_answers(own)
-    singly = [
-        [*own[:index], answers[index]]
-        for answers in at_once
-        for index in range(min(len(own), MOST_TURNS))
-    ]
+    turns = min(len(own), MOST_TURNS, MOST_NUMBERS // max(1, _numbers(forward.trace)))
+    singly = [[*own[:index], answers[index]] for answers in at_once for index in range(turns)]
     for given in (at_once, singly if len(own) > 1 else []):
-        traces = [tracer.run(made, training=training, answers=one) for one in given]
-        good = [found for found in traces if found.error is None]
-        for found in good:
-            if not any(same_path(found, other) for other in known):
-                known.append(found)
-                yield found
+        # One after the other: each holds all tensors of its pass until it is traced.
+        good = [found for one in given if (found := turned(one)) is not None]
+        for other, way in good:
+            if way not in known:
+                known.append(way)
+                yield other
         if good:
             return
 
@@ -292,5 +310,9 @@ def _work(tracer: Tracer, batch: int) -> _Work | None:
     trace = tracer.run(tracer.replica(), training=False, batch=batch)
     if trace.error is not None:
         return None
-    numbers = sum(prod(shape) for call in trace.calls for shape in call.shapes)
-    return [call.op for call in trace.calls], numbers
+    return [call.op for call in trace.calls], _numbers(trace)
+
+
+def _numbers(run: Recording | Trace) -> int:
+    """How many numbers the calls of a pass make."""
+    return sum(prod(shape) for call in run.calls for shape in call.shapes)

@@ -2,7 +2,8 @@
 
 A module that no pass called follows a sibling that one did: an expert that the example did not
 choose has the widths of the experts that it did. Others keep their sizes. Where a value decides
-what runs, other inputs may run them, so that the widths that meet there keep their sizes too.
+what runs, or train mode could not be read, other inputs may run them, so that the widths that meet
+there keep their sizes too.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -25,7 +26,8 @@ class Unused:
     Attributes:
         modules: with weights, by path, and how many numbers each holds.
         followers: those whose widths are those of a sibling, and which.
-        routed: whether values decide what runs, so that other inputs may run the others.
+        routed: whether other inputs may run the others, since values decide what runs, or since
+            train mode was not read.
     """
 
     modules: Mapping[str, int] = field(default_factory=dict)

@@ -124,6 +124,14 @@ def test_hugging_face_trainer(run: Any) -> None:
     assert_same(found["again"].cpu(), found["model"].cpu())
 
 
+@pytest.mark.filterwarnings("ignore")  # of Ultralytics' own
+def test_ultralytics_trainer(run: Any) -> None:
+    tasks = pytest.importorskip("ultralytics.nn.tasks")
+    found = run("ultralytics_trainer.py")
+    original = tasks.DetectionModel("yolov8n.yaml", nc=1)
+    assert_cropped(found["again"].model, precrop.plan(original, (3, 64, 64), params=0.5, macs=0.5))
+
+
 def first_commands() -> list[list[str]]:
     """README's commands from the install to an answer in ONNX Runtime, of a small network."""
     section = (ROOT / "README.md").read_text(encoding="utf-8").split("to ONNX Runtime\n")[1]

@@ -1,5 +1,6 @@
 """Values taken out of tensors in any way, for Python to branch on: both sides are read."""
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -113,3 +114,23 @@ def test_sizes_in_a_tensor_are_no_choice() -> None:
     assert not plan.frozen
     assert plan.widths["stem"][1] < 16
     assert plan.build(model)(torch.randn(2, 3, 8, 8)).shape == (2, 5)
+
+
+def test_passes_with_other_answers_are_not_held_at_once() -> None:
+    """On real tensors, where each may be of a gigabyte."""
+    held: list[weakref.ref[Tensor]] = []
+    alive = []
+
+    def choose(x: Tensor) -> bool:
+        alive.append(sum(ref() is not None for ref in held))
+        if not x.is_meta:
+            held.append(weakref.ref(x))
+        turned = sum(bool(value > 10) for value in x.mean(1).flatten()[:12])
+        if turned > 6:
+            raise ValueError("too many at once, so that each is tried alone")
+        return turned > 0
+
+    plan = precrop.plan(Chosen(choose), (3, 8, 8), params=0.5)
+    assert not plan.frozen
+    assert len(held) > 10
+    assert max(alive) <= 2, "eval and train mode are compared; no other pass is held"

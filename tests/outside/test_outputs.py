@@ -155,3 +155,35 @@ def test_a_train_pass_that_fails_anyway_leaves_the_plan_as_it_is() -> None:
     plan = precrop.plan(Trained(), SHAPE, params=0.6, macs=0.6)
     assert plan.frozen["train mode"] == "was not read: ValueError: targets are missing"
     assert plan.macs <= 0.6 * plan.base_macs
+
+
+class Supervised(nn.Module):
+    """Needs targets in train mode, where two more layers run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 24, 3)
+        self.head, self.aux = nn.Linear(24, 10), nn.Conv2d(24, 12, 1)
+        self.maps = nn.Conv2d(12, 5, 1)
+
+    def forward(self, x: Tensor, targets: Tensor | None = None) -> Any:
+        if self.training and targets is None:
+            raise ValueError("targets are missing")
+        features = self.second(self.first(x).relu())
+        logits = self.head(features.mean((2, 3)))
+        return (logits, self.maps(self.aux(features).relu())) if self.training else logits
+
+
+def test_what_only_an_unread_train_pass_runs_fits_the_built_network() -> None:
+    net, targets = Supervised(), torch.ones(2)
+    plan = precrop.plan(net, SHAPE, params=0.7, macs=0.7)
+    assert plan.frozen["second"] == "aux may run in train mode, which was not read"
+    small = plan.build(net).train()
+    images = torch.ones(2, *SHAPE)
+    assert [t.shape for t in small(images, targets)] == [
+        t.shape for t in net.train()(images, targets)
+    ]
+
+    given = precrop.plan(net, example_inputs=(images, targets), params=0.7, macs=0.7)
+    assert set(given.frozen) == set(), "with targets train mode is read"
+    assert len(given.build(net).train()(images, targets)) == 2

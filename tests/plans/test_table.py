@@ -38,6 +38,13 @@ def test_totals_budgets_frozen_and_seconds() -> None:
     assert text.endswith("Planned in 0.123 s.")
 
 
+def test_a_train_mode_that_was_not_read_is_no_frozen_layer() -> None:
+    unread = dataclasses.replace(PLAN, frozen={"train mode": "was not read: KeyError: 'boxes'"})
+    lines = shown(unread)
+    assert "Nothing is frozen." in lines
+    assert "Train mode was not read: KeyError: 'boxes'" in lines
+
+
 def test_widened_layers_stand_out() -> None:
     lines = shown(WIDENED)
     assert "16 → 24" in lines[1]

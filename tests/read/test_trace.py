@@ -1,5 +1,6 @@
 """Traces: every call of a forward pass, in whatever way it ends, without a trace on the model."""
 
+import re
 from typing import Any
 
 import pytest
@@ -78,6 +79,9 @@ def test_an_exception_ends_the_trace_and_is_kept() -> None:
     trace = traced(Failing(), (2, 3))
     assert names(trace) == ["add"]
     assert isinstance(trace.error, RuntimeError)
+    assert trace.error.__traceback__ is None, "its frames hold the tensors of the pass"
+    (note,) = trace.error.__notes__
+    assert re.fullmatch(rf"raised at {re.escape(__file__)}, line \d+", note)
 
 
 def test_the_call_that_raises_is_the_last() -> None:

@@ -174,6 +174,30 @@ def test_a_channel_picked_by_a_slice_stays_one() -> None:
     check_built(model, SHAPE, plan)
 
 
+@pytest.mark.parametrize("picked", [slice(0, 1), slice(-1, None)], ids=["first", "last"])
+def test_the_first_or_last_channel_alone_cuts_no_width(picked: slice) -> None:
+    """Where a map is made like it, the groups of a norm still divide the whole width."""
+
+    class Timed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.norm = nn.Conv2d(3, 32, 3, padding=1), nn.GroupNorm(8, 32)
+            self.conv, self.head = nn.Conv2d(33, 32, 3, padding=1), nn.Linear(32, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.norm(self.stem(x))
+            time = torch.full_like(x[:, picked], 0.5)
+            return self.head((x + self.conv(torch.cat((time, x), 1))).mean((2, 3)))
+
+    plan = precrop.plan(Timed(), SHAPE, params=0.4)
+    assert not plan.frozen
+    width = plan.widths["stem"][1]
+    assert width < 32
+    assert width % 8 == 0
+    assert plan.widths["conv"] == (width + 1, width)
+    check_built(Timed(), SHAPE, plan)
+
+
 class Rows(nn.Module):
     """A table looked up: rows are fixed, columns are a width."""
 

@@ -106,6 +106,8 @@ def _stretch(reader: Reader, axis: Axis, start: int | None, end: int | None) -> 
     size = axis_size(axis)
     bounds = (start or 0, size if end is None else end)
     first, last = (max(0, min(size, v + size if v < 0 else v)) for v in bounds)
+    if last - first == 1 and (first == 0 or start == -1):
+        return constant(1)  # at any width there is a first channel, and a last one
     _, rest = cut(axis, first)
     stretch, after = cut(rest, last - first)
     before = cut(axis, first)[0]  # its atoms may have been divided by the second cut

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import io
 import types
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
@@ -141,9 +142,10 @@ def _copied_value(value: Any, where: str, memo: dict[int, Any]) -> Any:
     try:
         return copy.deepcopy(value, memo)
     except Exception as error:  # whatever the value's own way of copying raises
-        # What holds layers must not be the original's, nor what each use moves on.
+        # What holds layers must not be the original's, nor what each use moves on, but for files.
         kinds = (nn.Module, nn.Parameter, Iterator)
-        if any(isinstance(part, kinds) for part in held_objects(value)):
+        parts = (part for part in held_objects(value) if not isinstance(part, io.IOBase))
+        if any(isinstance(part, kinds) for part in parts):
             message = f"the network cannot be copied: {where}: {typed_reason(error)}"
             raise PrecropError(message) from error
         return value
@@ -156,8 +158,13 @@ def _prepare(value: Any, memo: dict[int, Any]) -> None:
             continue
         if isinstance(part, Tensor) and part.grad_fn is not None:
             memo[id(part)] = part.detach().clone()
-        elif isinstance(part, types.FunctionType) and _reaches_module(part):
+        elif _reaches_module(part):
             _rebind(part, memo)
+        elif isinstance(part, types.MethodType) and _reaches_module(part.__func__):
+            if id(part.__func__) not in memo:
+                _rebind(part.__func__, memo)
+            owner = copy.deepcopy(part.__self__, memo)
+            memo[id(part)] = types.MethodType(memo[id(part.__func__)], owner)
 
 
 def held_objects(value: Any) -> Iterator[Any]:
@@ -202,8 +209,9 @@ def cell_contents(function: types.FunctionType) -> Iterator[Any]:
             yield cell.cell_contents
 
 
-def _reaches_module(function: types.FunctionType) -> bool:
-    held = _closed_over(function)
+def _reaches_module(value: Any) -> bool:
+    """Whether it is a function that closes over modules."""
+    held = _closed_over(value) if isinstance(value, types.FunctionType) else []
     return bool(held) and any(isinstance(part, nn.Module) for part in held_objects(held))
 
 

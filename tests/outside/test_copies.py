@@ -1,6 +1,9 @@
 """Networks that hold what a plain copy of modules would lose, refuse or share."""
 
+import functools
 import threading
+import types
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,6 +45,45 @@ class PlainList(Net):
 class MadeInForward(Net):
     def between(self, x: Tensor) -> Tensor:
         return nn.LayerNorm(x.shape[2:], elementwise_affine=False)(nn.ELU()(x))
+
+
+def _wrapped(net: Net, how: str) -> Net:
+    """A network whose forward somebody has wrapped, on the instance."""
+    original = net.forward
+
+    @functools.wraps(original)
+    def by_closure(x: Tensor) -> Tensor:
+        return original(x.flip(-1)) * 2
+
+    def method(self: Net, x: Tensor) -> Tensor:
+        return original(x.flip(-1)) * 2 + 0 * self.head.bias.sum()
+
+    forward: Any = by_closure if how == "closure" else types.MethodType(method, net)
+    net.forward = forward  # type: ignore[method-assign]
+    return net
+
+
+@pytest.mark.parametrize("how", ["closure", "method"])
+def test_a_forward_wrapped_on_the_instance_runs_the_copys_layers(how: str) -> None:
+    torch.manual_seed(0)
+    net = _wrapped(Net(), how)
+    plan, small = cropped(net, SHAPE, ["a", "b", "c"])
+    assert not plan.frozen
+    for parameter in net.parameters():
+        parameter.data.zero_()
+    assert small(torch.ones(1, *SHAPE)).abs().sum() > 0, "it runs layers of its own"
+
+
+def test_an_open_file_is_shared(tmp_path: Path) -> None:
+    class Logging(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.log = (tmp_path / "log").open("a")
+
+    net = Logging()
+    _, small = cropped(net, SHAPE, ["a", "b", "c"])
+    assert small.log is net.log
+    net.log.close()
 
 
 @pytest.mark.parametrize("kind", [PlainList, MadeInForward])

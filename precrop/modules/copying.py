@@ -8,7 +8,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import chain
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -209,7 +209,7 @@ def cell_contents(function: types.FunctionType) -> Iterator[Any]:
             yield cell.cell_contents
 
 
-def _reaches_module(value: Any) -> bool:
+def _reaches_module(value: Any) -> TypeGuard[types.FunctionType]:
     """Whether it is a function that closes over modules."""
     held = _closed_over(value) if isinstance(value, types.FunctionType) else []
     return bool(held) and any(isinstance(part, nn.Module) for part in held_objects(held))

@@ -145,7 +145,8 @@ def _made(trace: Trace) -> list[int]:
     for index, call in enumerate(trace.calls):
         if call.name != "detach" or call.inputs[0].number != made:
             found.append(index)
-        made = call.outputs[0].number if call.outputs and not call.inputs else None
+        new = not call.inputs or call.name.endswith("_like")
+        made = call.outputs[0].number if call.outputs and new else None
     return found
 
 

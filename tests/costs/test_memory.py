@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import timm
+import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 import precrop
 from precrop.costs.batches import at_batch, follow
@@ -107,6 +108,37 @@ def test_networks_of_convolutions_and_attention(name: str, batch: int) -> None:
     plan = precrop.plan(model, shape, memory=0.7, batch_size=batch)
     assert plan.budgets["memory"].base == tensor_peak(model, shape, batch)
     assert plan.budgets["memory"].used == tensor_peak(plan.build(model), shape, batch)
+
+
+LIKE: dict[str, Callable[[Tensor], Tensor]] = {
+    "zeros": torch.zeros_like,
+    "a fraction": lambda x: torch.full_like(x, 0.5),
+    "noise": torch.rand_like,
+    "detached": lambda x: torch.ones_like(x).detach(),
+    "of new sizes": lambda x: x.new_zeros(x.shape),
+    "of no input": lambda x: torch.zeros(x.shape),
+}
+
+
+@pytest.mark.parametrize("made", LIKE)
+def test_tensors_made_like_others(made: str) -> None:
+    """PyTorch detaches some of them where a record holds them: no call of the network's."""
+
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            moved = LIKE[made](x)
+            moved[..., 1:] = x[..., :-1]
+            result: Tensor = self.second(moved + x)
+            return result
+
+    plan = precrop.plan(Shifted(), SHAPE, memory=0.7)
+    assert plan.budgets["memory"].base == tensor_peak(Shifted(), SHAPE, 1)
+    assert plan.budgets["memory"].used == tensor_peak(plan.build(Shifted()), SHAPE, 1)
 
 
 def test_layers_at_streams_with_widths_of_their_own() -> None:

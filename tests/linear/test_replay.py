@@ -203,6 +203,11 @@ def _reshaped_in_place(x: Tensor) -> Tensor:
     return y.unsqueeze_(2).expand_as(x) + x
 
 
+def _matrix(x: Tensor) -> Tensor:
+    """A constant one, for the columns or rows of maps."""
+    return torch.linspace(0.1, 2, 16).view(4, 4).to(x)
+
+
 LINEAR: dict[str, Callable[[Tensor], Tensor]] = {
     "slice written": _written_to_slice,
     "view added to": _added_to_view,
@@ -222,6 +227,9 @@ LINEAR: dict[str, Callable[[Tensor], Tensor]] = {
     "reordered": lambda x: x.flip(1).permute(0, 1, 3, 2)[:, torch.arange(7, -1, -1)],
     "stacked": lambda x: torch.stack([x, 2 * x], 2).flatten(2).view(1, 8, 8, 4),
     "relu6 sums": lambda x: F.relu6(x) + F.relu6(2 * x).clamp(0, 1e9),
+    "times a matrix": lambda x: x @ _matrix(x),
+    "a matrix times it": lambda x: _matrix(x) @ x,
+    "of a graph": lambda x: torch.einsum("ij,bcjk->bcik", _matrix(x), x),
     "unfolded": lambda x: F.fold(F.unfold(x, 2), (4, 4), 2),
 }
 

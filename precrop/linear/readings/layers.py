@@ -59,11 +59,11 @@ def deformed(call: Call, args: Sequence[Any]) -> Any:
 def product(call: Call, args: Sequence[Any]) -> Flow | Inert:
     """A matrix product of activations (..., n, k) with a weight (k, m), batched or not.
 
-    The weight may come first, as `torch.einsum` has it at times.
+    The weight may come first, as `torch.einsum` has it at times, and a graph's constant neighbours.
     """
-    if isinstance(args[0], Weight) and isinstance(args[1], (Flow, Gate)):
-        right = flow_of(args[1])
-        return normalised(args[0].whole @ right.values, right.exponent)
+    if isinstance(args[0], (Weight, Tensor, Inert)) and isinstance(args[1], (Flow, Gate)):
+        right, left = _operands(args[1], args[0])
+        return normalised(left.whole @ right.values, right.exponent)
     return _dense(call, args, lambda weight: weight)
 
 

@@ -56,6 +56,18 @@ def refuse_link(path: Path) -> None:
         raise PrecropError(f"{path} is a link: nothing is written where it leads, remove it")
 
 
+def refuse_links_out(folder: Path) -> None:
+    """Refuse a folder to write in that is a link, or has links to elsewhere in it.
+
+    Raises:
+        PrecropError: it is, or has one.
+    """
+    refuse_link(folder)
+    for path in folder.glob("*"):
+        if not path.resolve().is_relative_to(folder.resolve()):
+            refuse_link(path)
+
+
 def _beside(target: Path) -> Path:
     """A new and empty file in the folder of ``target``, which must not be a folder itself."""
     with errors_as(f"cannot write {target}", OSError):
@@ -158,7 +170,7 @@ def read_text(path: Path, kind: str = "JSON") -> str:
     """
     try:
         with errors_as(f"cannot read {path}", OSError), open_plain(path) as file:
-            return file.read().decode("utf-8")
+            return file.read().decode("utf-8-sig")  # Windows' editors begin with a mark
     except UnicodeDecodeError as error:
         raise PrecropError(f"{path} is not {kind}: it is not text") from error
 
@@ -189,6 +201,15 @@ def read_parquet(file: Any, columns: Sequence[str], most: int) -> Any:
     """
     import pyarrow as pa  # type: ignore[import-untyped]
 
+    groups = map(file.metadata.row_group, range(file.num_row_groups))
+    parts = (group.column(k) for group in groups for k in range(group.num_columns))
+    taken = sum(
+        part.total_uncompressed_size
+        for part in parts
+        if part.path_in_schema.split(".")[0] in columns
+    )
+    if taken > most:
+        raise ValueError(f"its pages take more than {most:,} bytes of memory")
     taken, batches = 0, []
     for batch in file.iter_batches(_ROWS, columns=list(columns)):
         taken += batch.nbytes + _BATCH_BYTES

@@ -1,7 +1,9 @@
 """Networks by name: our CIFAR networks, torchvision's, timm's, and a user's own factory."""
 
 import inspect
+import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -20,6 +22,7 @@ from precrop.trust import runs_user_code
 _TRAINED = ("weights", "weights_backbone", "pretrained", "pretrained_backbone", "checkpoint_path")
 _FRAMES = {"mvit_v1_b": 16, "mvit_v2_s": 16, "swin3d_t": 32, "swin3d_s": 32, "swin3d_b": 32}
 
+_TOO_LARGE = "it is far larger than the network that the file is of, or than this machine's memory"
 _TIMES, _SPARE = 4, 2**24
 """Numbers that building may make for one that the network has, and any network besides."""
 
@@ -39,7 +42,7 @@ def load_model(name: str, args: Mapping[str, Any], size: int | None = None) -> n
             installed, or the builder refuses the arguments.
     """
     if size is not None:
-        with _AtMost(_TIMES * size + _SPARE):
+        with _AtMost(min(_TIMES * size + _SPARE, _half_memory())):
             return load_model(name, args)
     if ":" not in name:
         return _load_named(name, args)
@@ -47,6 +50,14 @@ def load_model(name: str, args: Mapping[str, Any], size: int | None = None) -> n
     if library == "timm":
         return _load_timm(rest, args)
     return _call(name, own_function(name, "factory"), args)
+
+
+def _half_memory() -> int:
+    """Numbers that fill half of this machine's memory, whatever a file says of its network."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // (2 * 4)
+    except (AttributeError, ValueError, OSError):  # systems that do not tell
+        return sys.maxsize
 
 
 class _AtMost(TorchFunctionMode):
@@ -63,7 +74,7 @@ class _AtMost(TorchFunctionMode):
         if isinstance(made, Tensor) and not any(isinstance(x, Tensor) for x in given):
             self.left -= made.numel()
             if self.left < 0:
-                raise MemoryError("it is far larger than the network that the file is of")
+                raise MemoryError(_TOO_LARGE)
         return made
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from precrop.errors import PrecropError
-from precrop.files import check_writable, write_text
+from precrop.files import check_writable, read_json, write_text
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +57,12 @@ def test_a_new_file_has_the_permissions_of_any_other() -> None:
     Path("other").touch()
     write_text("new", "text")
     assert Path("new").stat().st_mode == Path("other").stat().st_mode
+
+
+def test_a_mark_of_windows_editors_is_no_part_of_a_text(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(b"\xef\xbb\xbf[1,\r\n2]\r\n")
+    assert read_json(path) == [1, 2]
 
 
 def test_a_link_is_replaced_by_the_file() -> None:

@@ -42,6 +42,16 @@ def test_a_network_far_larger_than_it_should_be_is_not_built() -> None:
             ModelSpec(name, args).build(like)
 
 
+def test_a_network_is_not_larger_than_memory_whatever_a_file_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    like = {"all": (2**31, 2**31)}
+    monkeypatch.setattr("os.sysconf", lambda name: 2**12)  # 16 MB
+    assert ModelSpec("resnet20", {}).build(like)
+    with pytest.raises(PrecropError, match="or than this machine's memory"):
+        ModelSpec("resnet18", {}).build(like)
+
+
 def test_in_words() -> None:
     assert str(ModelSpec("resnet20", {})) == "resnet20"
     assert (

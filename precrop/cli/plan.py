@@ -1,5 +1,6 @@
 """The command ``plan``."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -32,4 +33,5 @@ def plan_command(
         if output is not None:
             plan.save(output)
     if output is not None and not as_json:
-        typer.echo(f"Written to {output}; `precrop build {output}` makes the network.")
+        name = shlex.quote(str(output))
+        typer.echo(f"Written to {output}; `precrop build {name}` makes the network.")

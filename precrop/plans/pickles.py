@@ -16,6 +16,8 @@ from precrop.errors import PrecropError
 _ZIP = b"PK\x03\x04"
 _PICKLES = 5
 """In a row at the head of the older format: three that say what it is, the content, the keys."""
+_PROTOCOLS = (2, 3)
+"""Those that PyTorch reads with ``weights_only=True``; it writes the first by default."""
 _DEEPEST = 200
 _MOST, _PER_BYTE = 1 << 20, 16
 """Values that may be written once and meant again, and how many more a byte of the file."""
@@ -95,6 +97,10 @@ def _weigh(file: IO[bytes]) -> None:
     memo: dict[int, _Value] = {}
     again = 0
     for opcode, argument, place in pickletools.genops(file):
+        if opcode.name == "PROTO" and argument not in _PROTOCOLS:
+            raise PrecropError(
+                f"has pickle protocol {argument}, which is not read as weights alone"
+            )
         if opcode.name in _GETS:
             value = memo[argument or 0]
             again += value.size - 1

@@ -2,14 +2,14 @@
 
 A file of ``torch.save`` is a pickle, which may run code when it is read. It is read by PyTorch's
 unpickler for weights alone (``weights_only=True``), which makes tensors and plain values, calls
-nothing else, and refuses any other file.
+nothing else. Other objects in it (a checkpoint's arguments, numbers of NumPy's) are left out.
 """
 
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import IO, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,16 @@ from precrop.files import open_plain
 from precrop.plans.pickles import check_modest
 from precrop.plans.weights import fill, load_tensors
 
-_NESTED = ("state_dict", "model", "model_state_dict", "network", "net")
+_NESTED = (
+    *("state_dict", "model", "model_state_dict", "model_state", "network", "net", "weights"),
+    *("params", "state_dict_ema", "model_ema"),
+)
 """Where training scripts put a state_dict among other things, the usual place first."""
-_WRAPPERS = ("module.", "_orig_mod.")
-"""What DDP and `torch.compile` put before all names."""
-_MOST_WRAPPERS = 16
+_COUNT = "num_batches_tracked"
+"""What batch norms had not before PyTorch 0.4.1, and do without unless their momentum is None."""
+_MOST_PREFIXES = 16
+_MOST_LEFT_OUT = 64
+"""Kinds of objects in a file; a whole network has more, and is refused either way."""
 _HOW = "save the network's state_dict alone: torch.save(model.state_dict(), 'weights.pt')"
 
 
@@ -51,24 +56,41 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def renamed(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The tensors under the network's names, if theirs differ by a common prefix alone.
+    """The tensors under the network's names, if theirs have a prefix in common.
 
-    Args:
-        state: what DDP, `torch.compile` or a LightningModule saved has ``module.`` and the like
-            before all names.
-        model: the network.
+    DDP, `torch.compile` or a LightningModule put ``module.`` and the like before the names. What
+    then lies beside the network (a loss's weights, an average's count) is left out; counts of
+    batches that a batch norm lacks are the network's own.
+
+    Raises:
+        PrecropError: two networks or more have these names, each with another prefix.
     """
-    wanted = model.state_dict().keys()
-    bare = found = state
-    for _ in range(_MOST_WRAPPERS):
-        if not found or found.keys() == wanted:
-            break
-        first = next(iter(found)).partition(".")[0] + "."
-        if not all(name.startswith(first) and name != first for name in found):
-            return bare
-        found = {name.removeprefix(first): value for name, value in found.items()}
-        bare = found if first in _WRAPPERS else bare
-    return found
+    own = model.state_dict()
+    counts = {name: value for name, value in own.items() if name.endswith(_COUNT)}
+    needed = own.keys() - counts.keys()
+    first = next((name for name in own if name in needed), "")
+    ends = (name for name in state if f".{name}".endswith(f".{first}"))
+    below = {
+        prefix: {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+        for prefix in sorted((name.removesuffix(first) for name in ends), key=len)[:_MOST_PREFIXES]
+    }
+    fitting = [prefix for prefix, found in below.items() if found.keys() >= needed]
+    if len(fitting) > 1:
+        raise PrecropError(
+            f"the file holds {len(fitting)} such networks, as {' and '.join(fitting)}*: save the "
+            "state_dict of one alone"
+        )
+    return counts | max(below.values(), key=lambda found: len(found.keys() & needed), default=state)
+
+
+class _LeftOut:
+    """Stands for an object that is neither a tensor nor a plain value: it is never made."""
+
+    def __new__(cls, *_: object) -> Self:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        """Keep nothing."""
 
 
 def _unpickled(path: Path) -> Any:
@@ -77,7 +99,8 @@ def _unpickled(path: Path) -> Any:
             warnings.simplefilter("ignore")  # about the age of a file's format
             check_modest(file)
             file.seek(0)
-            return torch.load(file, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(_left_out(file)):
+                return torch.load(file, map_location="cpu", weights_only=True)
     except PrecropError as error:
         raise PrecropError(f"{path} {error}; {_HOW}") from error
     except UnpicklingError as error:
@@ -89,6 +112,15 @@ def _unpickled(path: Path) -> Any:
         raise PrecropError(f"{path} is broken: torch.load cannot read it") from error
 
 
+def _left_out(file: IO[bytes]) -> list[Any]:
+    """What stands for the objects that an archive names; the older format is read without any."""
+    archived = file.read(2) == b"PK"
+    file.seek(0)
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(file) if archived else []
+    file.seek(0)
+    return [(_LeftOut, name) for name in names[:_MOST_LEFT_OUT]]
+
+
 def _plain(content: Any, path: Path) -> dict[str, Tensor]:
     """A state_dict, or the one inside a checkpoint's dict."""
     for _ in range(len(_NESTED)):  # one may lie in another; a dict may hold itself
@@ -98,17 +130,21 @@ def _plain(content: Any, path: Path) -> dict[str, Tensor]:
             break
         content = inner[key]
     if not isinstance(content, Mapping):
-        raise PrecropError(
-            f"{path} is not a plain state_dict: it holds a {type(content).__name__}; {_HOW}"
-        )
+        raise PrecropError(f"{path} is not a plain state_dict: it holds {_kind(content)}; {_HOW}")
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            where = f"{name!r} is a {type(value).__name__}, no tensor"
+            where = f"{name!r} is {_kind(value)}, no tensor"
             if not isinstance(name, str):  # of which a tuple of tuples could be endless to write
-                where = f"a name is a {type(name).__name__}, no text"
+                where = f"a name is {_kind(name)}, no text"
             raise PrecropError(f"{path} is not a plain state_dict: {where}; {_HOW}")
         if value.layout != torch.strided or value.is_meta or value.is_quantized:
             raise PrecropError(f"{path}: {name} is not a plain tensor; {_HOW}")
     if not content:
         raise PrecropError(f"{path} holds no tensors; {_HOW}")
     return dict(content)
+
+
+def _kind(value: object) -> str:
+    """What a value is, in a word or two."""
+    kind = type(value).__name__
+    return "an object (a whole network?)" if kind == _LeftOut.__name__ else f"a {kind}"

@@ -93,6 +93,8 @@ def find_misfit(model: nn.Module, given: Mapping[str, Tensor]) -> str | None:
         if not _keeps(given[name], wanted[name].dtype):
             types = (str(state[name].dtype).removeprefix("torch.") for state in (given, wanted))
             return "{} holds {}, not {}".format(name, *types)
+        if not _is_finite(given[name], wanted[name]):
+            return f"{name} holds NaN or infinity: its training diverged, or the file is damaged"
     return None
 
 
@@ -105,6 +107,12 @@ def _keeps(given: Tensor, dtype: torch.dtype) -> bool:
     if dtype in WHOLE and given.dtype in FLOATS:
         return given.equal(given.round())
     return given.dtype == dtype or any({given.dtype, dtype} <= kind for kind in _KINDS)
+
+
+def _is_finite(given: Tensor, own: Tensor) -> bool:
+    """Whether all values are finite, but where the network's own (a mask of attention) are not."""
+    odd = ~given.isfinite()
+    return not odd.any() or not (odd & own.isfinite().to(odd.device)).any()
 
 
 def save_built(model: nn.Module, plan: Plan, output: Path, stem: str) -> tuple[Path, Path]:

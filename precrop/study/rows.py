@@ -193,7 +193,7 @@ def from_line(line: bytes, read: Callable[[int, int], bytes]) -> Row:
         ValueError: it was changed, or is not a row.
     """
     content, _, checksum = line.rpartition(_CHECKSUM)
-    if checksum != b'%08x"}\n' % zlib.crc32(content):
+    if checksum.rstrip() != b'%08x"}' % zlib.crc32(content):  # Git may have changed a line's end
         raise ValueError("it is not what was written: its checksum differs")
     first, _, history = content.partition(_HISTORY)
     place = len(content) - len(history)

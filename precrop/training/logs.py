@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from precrop.errors import PrecropError, check_known, needs
-from precrop.files import refuse_link
+from precrop.files import refuse_links_out
 from precrop.training.runs import Run
 
 LOGGERS = ("csv", "tensorboard", "wandb", "mlflow", "none")
@@ -54,13 +54,11 @@ def make_loggers(names: Sequence[str], run: Run, folder: Path, step: int) -> lis
     made: list[Any] = []
     for name in names:
         kept = folder.parent / "mlruns" if name == "mlflow" else folder / name
-        refuse_link(kept)
+        refuse_links_out(kept)
         with needs(f"--logger {name} needs", name):
             if name in ("wandb", "mlflow"):
                 import_module(name)  # Lightning's own error does not name the library
             if name == "tensorboard":
-                for path in kept.glob("*"):
-                    refuse_link(path)
                 place: dict[str, Any] = {"name": "", "version": name}
                 made.append(TensorBoardLogger(folder, **place, purge_step=step or None))
             elif name == "wandb":

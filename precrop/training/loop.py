@@ -145,7 +145,7 @@ def train(
             )
             writers = make_loggers(names, run, folder, step)
             trainer = _trainer(module, places, folder, writers, callbacks)
-            _fit(trainer, module, start)
+            _fit(trainer, module, start, step)
         return _finish(folder, run, built, module)
 
 
@@ -248,8 +248,8 @@ def _trainer(
     )
 
 
-def _fit(trainer: pl.Trainer, module: Classifier, start: Path | None) -> None:
-    """Run Lightning; an interruption comes out as the exception that it is.
+def _fit(trainer: pl.Trainer, module: Classifier, start: Path | None, step: int) -> None:
+    """Run Lightning from a step; an interruption comes out as the exception that it is.
 
     Raises:
         PrecropError: the checkpoint holds what Lightning or the network does not know.
@@ -262,7 +262,7 @@ def _fit(trainer: pl.Trainer, module: Classifier, start: Path | None) -> None:
             raise KeyboardInterrupt from error
         raise
     except Exception as error:
-        if start is None or module.began or isinstance(error, PrecropError):
+        if start is None or trainer.global_step > step or isinstance(error, PrecropError):
             raise
         raise PrecropError(f"cannot go on from the checkpoint {start}: {error!r}") from error
     finally:

@@ -124,6 +124,19 @@ class Classifier(pl.LightningModule):
             for buffer in self.network.buffers():
                 torch.distributed.broadcast(buffer, 0)
 
+    def on_train_start(self) -> None:
+        """Look at what was taken up, since kernels do not.
+
+        Raises:
+            ValueError: the optimizer's state is of other weights.
+        """
+        for optimizer in self.trainer.optimizers:
+            for weight, kept in optimizer.state.items():
+                for name, value in kept.items():
+                    shape = () if name == "step" else weight.shape
+                    if isinstance(value, Tensor) and value.shape != shape:
+                        raise ValueError(f"{name} has shape {tuple(value.shape)}, not {shape}")
+
     def on_train_epoch_start(self) -> None:
         """Chance begins anew with every epoch, so that nothing of it need be kept to go on."""
         seed = np.random.SeedSequence([self.run.seed, self.current_epoch, self.global_rank])

@@ -221,7 +221,7 @@ def test_wrong_first_weights(capsys: Output) -> None:
             ["--weights", "linear.pt", "--plan", "half.json"],
             f"linear.pt fits neither {NET} (it lacks tensor 0.weight) nor the cropped network (it",
         ),
-        (["--weights", "whole.pt"], "it holds code or objects, and only tensors are"),
+        (["--weights", "whole.pt"], "it holds an object (a whole network?)"),
         (["--weights", "none.pt"], "cannot read none.pt"),
         (["--weights", "linear.pt", "--plan", "half.json", "--init", "reset"], "drop --weights"),
     ):

@@ -3,19 +3,21 @@
 import os
 import pickle
 import zipfile
-from collections import OrderedDict
+from argparse import Namespace
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
 from precrop.errors import PrecropError
-from precrop.plans.state_dicts import load_state, read_state
-from precrop.plans.weights import fill
+from precrop.plans.state_dicts import load_state, read_state, renamed
+from precrop.plans.weights import fill, find_misfit
 
 HOW = "save the network's state_dict alone: torch.save(model.state_dict(), 'weights.pt')"
 
@@ -36,10 +38,15 @@ def prefixed(prefix: str) -> Callable[[Any], Any]:
         lambda state: {"model": state, "args": [1, "x"]},
         lambda state: {"model": {"state_dict": state}},
         lambda state: {"epoch": 1, "model_state_dict": OrderedDict(state)},
+        lambda state: {"epoch": 1, "state_dict_ema": state},
         prefixed("module."),
         prefixed("_orig_mod."),
         prefixed("module._orig_mod."),
         lambda state: {"state_dict": prefixed("network.")(state)},
+        lambda state: {"state_dict": {"loss.weight": torch.ones(2)} | prefixed("net.")(state)},
+        lambda state: {"n_averaged": torch.tensor(3)} | prefixed("module.")(state),
+        lambda state: {n: v.int() if "tracked" in n else v for n, v in state.items()},
+        lambda state: {n: v for n, v in state.items() if "tracked" not in n},
     ],
 )
 @pytest.mark.parametrize("legacy", [False, True])
@@ -50,6 +57,52 @@ def test_what_is_taken(tmp_path: Path, saved: Callable[[Any], Any], legacy: bool
     load_state(model, path)
     for name, value in trained.state_dict().items():
         assert model.state_dict()[name].equal(value)
+
+
+def test_objects_beside_the_weights_are_left_out(tmp_path: Path) -> None:
+    trained, model, path = net(), net(), tmp_path / "net.pth"
+    beside = {
+        "args": Namespace(lr=0.1, root=Path("x")),
+        "best": np.float64(0.7),
+        "history": np.ones((2, 3)),
+        "hooks": defaultdict(list),
+    }
+    torch.save({"state_dict": trained.state_dict(), **beside}, path)
+    allowed = {*torch.serialization.get_safe_globals()}
+    load_state(model, path)
+    for name, value in trained.state_dict().items():
+        assert model.state_dict()[name].equal(value)
+    assert {*torch.serialization.get_safe_globals()} == allowed
+
+
+def test_several_networks_in_one_file(tmp_path: Path) -> None:
+    path, state = tmp_path / "net.ckpt", net().state_dict()
+    torch.save(prefixed("student.")(state) | prefixed("teacher.")(state), path)
+    assert "holds 2 such networks, as student. and teacher.*" in refusal(path)
+    state = {f"{'a.' * k}0.weight": torch.ones(1) for k in range(300)}
+    assert "0.weight has shape (1,)" in str(find_misfit(net(), renamed(state, net())))
+
+
+@pytest.mark.parametrize("protocol", [4, 5])
+def test_pickles_that_no_weights_alone_are_read_of(tmp_path: Path, protocol: int) -> None:
+    path = tmp_path / "net.pt"
+    torch.save(net().state_dict(), path, pickle_protocol=protocol)
+    assert f"has pickle protocol {protocol}, which is not read as weights alone" in refusal(path)
+    path.write_bytes(pickle.dumps(net().state_dict(), protocol))
+    assert f"has pickle protocol {protocol}" in refusal(path)
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_no_numbers(tmp_path: Path, odd: float) -> None:
+    path = tmp_path / "net.pt"
+    for name in ("3.weight", "1.running_var"):
+        state = net().state_dict()
+        state[name].flatten()[1] = odd
+        torch.save(state, path)
+        assert f"does not fit the model: {name} holds NaN or infinity" in refusal(path)
+    masked = nn.Linear(2, 2)
+    masked.register_buffer("mask", torch.tensor([0.0, odd]))
+    fill(masked, masked.state_dict(), path)
 
 
 def test_safetensors_are_told_from_pickles_by_their_content(tmp_path: Path) -> None:
@@ -83,7 +136,7 @@ def test_a_hostile_pickle_runs_nothing(
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "net.pt"
     if how == "pickle":
-        path.write_bytes(pickle.dumps(nested(Hostile())))
+        path.write_bytes(pickle.dumps(nested(Hostile()), 2))
     else:
         torch.save(nested(Hostile()), path, _use_new_zipfile_serialization=how == "zip")
     assert refusal(path).startswith(f"{path} is ")
@@ -92,14 +145,31 @@ def test_a_hostile_pickle_runs_nothing(
     assert not Path("ran").exists()
 
 
+class Evaluated:
+    """Evaluates Python when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return eval, ("open('ran', 'w')",)
+
+
+def test_hostile_objects_beside_the_weights_run_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path, state = tmp_path / "net.pt", net().state_dict()
+    torch.save({"model": state, "args": Evaluated(), "more": [{"x": Evaluated()}]}, path)
+    assert read_state(path).keys() == state.keys()
+    assert not Path("ran").exists()
+
+
 def test_what_is_no_state_dict(tmp_path: Path) -> None:
     path, state = tmp_path / "net.pt", net().state_dict()
     for content, message in (
-        (net(), "it holds code or objects, and only tensors are unpickled"),
-        ({"state_dict": net()}, "it holds code or objects"),
+        (net(), "it holds an object (a whole network?)"),
+        ({"state_dict": net()}, "'state_dict' is an object (a whole network?), no tensor"),
         (torch.ones(3), "it holds a Tensor"),
         ({"state_dict": state, "model": 3, "x": 1}, None),
-        ({"epoch": 3, "weights": state}, "'epoch' is a int, no tensor"),
+        ({"epoch": 3, "mine": state}, "'epoch' is a int, no tensor"),
         ({0: torch.ones(2)}, "a name is a int, no text"),
         ({"0.weight": torch.ones(2).to_sparse()}, "0.weight is not a plain tensor"),
         ({"0.weight": torch.empty(2, device="meta")}, "0.weight is not a plain tensor"),

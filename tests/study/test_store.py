@@ -197,6 +197,16 @@ def test_a_write_that_fails(store: Store) -> None:
     assert list(store.dropped) == [f"{file.name}, line 2"]
 
 
+def test_ends_of_lines_that_git_changed(store: Store) -> None:
+    rows = [later(seed) for seed in range(2)]
+    store.append(rows)
+    (file,) = files(store)
+    file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
+    store = reopened(store)
+    assert [dict(row.history[0]) for row in store.rows()] == [dict(row.history[0]) for row in rows]
+    assert not store.dropped
+
+
 def test_no_byte_may_change(store: Store) -> None:
     """Not even one that no decoder notices; what is damaged is not done, the rest is."""
     rows = [later(seed) for seed in range(3)]

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import precrop
 from precrop.errors import PrecropError
-from precrop.files import digest_of
+from precrop.files import digest_of, digest_of_file, refuse_links_out
 from precrop.model_spec import ModelSpec
 from precrop.training import loop, networks
 from precrop.training.callbacks import Keeper
@@ -117,18 +117,31 @@ def test_tensorboard_logs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["tensorboard", "tensorboard/hparams.yaml", "wandb", "mlruns", ""]
+    "place",
+    [
+        *("tensorboard", "tensorboard/hparams.yaml", "wandb", "wandb/latest-run", ""),
+        *("mlruns", "mlruns/0"),
+    ],
 )
 def test_nothing_is_written_where_a_link_leads(tmp_path: Path, place: str) -> None:
     run, elsewhere = small_run(), tmp_path / "elsewhere"
     elsewhere.mkdir()
-    folder = tmp_path / "runs" if place == "mlruns" else tmp_path / "runs" / run.name
+    folder = tmp_path / "runs" if "mlruns" in place else tmp_path / "runs" / run.name
     (folder / place).parent.mkdir(parents=True)
     (folder / place).symlink_to(elsewhere)
-    logger = {"wandb": "wandb", "mlruns": "mlflow"}.get(place, "tensorboard")
+    names = {"wandb": "wandb", "mlruns": "mlflow"}
+    logger = names.get(place.partition("/")[0], "tensorboard")
     with pytest.raises(PrecropError, match="is a link: nothing is written"):
         trained(run, tmp_path / "runs", loggers=(logger,))
     assert list(elsewhere.iterdir()) == []
+
+
+def test_links_within_a_folder_are_no_harm(tmp_path: Path) -> None:
+    """As wandb makes them: ``latest-run``, ``debug.log``."""
+    (tmp_path / "wandb" / "run-1").mkdir(parents=True)
+    (tmp_path / "wandb" / "latest-run").symlink_to("run-1")
+    (tmp_path / "linked").symlink_to(tmp_path)
+    refuse_links_out(tmp_path / "linked" / "wandb")
 
 
 def test_the_process_stays_as_it_was(tmp_path: Path) -> None:
@@ -282,6 +295,7 @@ def told_again(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
         lambda rest: rest.update(history=5),
         lambda rest: rest.update(history={"list": [{"dict": [["accuracy", 0.5]]}]}),
         lambda rest: rest.update(loops=7),
+        lambda rest: rest.update(optimizer_states={"list": [{"dict": [["state", 3]]}]}),
     ],
 )
 def test_a_checkpoint_that_lacks_what_goes_on(tmp_path: Path, others: Path, change: Any) -> None:
@@ -290,6 +304,26 @@ def test_a_checkpoint_that_lacks_what_goes_on(tmp_path: Path, others: Path, chan
     (folder / "result.json").unlink()
     told_again(folder / "last" / "checkpoint.json", change)
     with pytest.raises(PrecropError, match="cannot go on from the checkpoint"):
+        trained(run, tmp_path)
+
+
+def test_momenta_of_another_shape(tmp_path: Path) -> None:
+    def stop(row: object) -> None:
+        raise KeyboardInterrupt
+
+    run = small_run()
+    with pytest.raises(KeyboardInterrupt):
+        trained(run, tmp_path, told=stop)
+    folder = tmp_path / run.name / "last"
+    tensors = load_file(folder / "state.safetensors")
+    momenta = [name for name in tensors if name.endswith("momentum_buffer")]
+    bias = next(name for name in momenta if tensors[name].dim() == 1)
+    save_file(tensors | {bias: torch.ones(3)}, folder / "state.safetensors")
+    content = json.loads((folder / "checkpoint.json").read_text())
+    del content["digest"]
+    content["files"]["state.safetensors"] = digest_of_file(folder / "state.safetensors")
+    (folder / "checkpoint.json").write_text(json.dumps({**content, "digest": digest_of(content)}))
+    with pytest.raises(PrecropError, match=r"momentum_buffer has shape \(3,\), not"):
         trained(run, tmp_path)
 
 

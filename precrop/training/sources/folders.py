@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # The held-out split's names, the preferred one first: an ImageNet folder's "test" has no labels.
 TESTS = ("val", "valid", "validation", "test")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 
 
 class Files:
@@ -77,7 +77,7 @@ def _subfolders(folder: Path) -> list[str]:
 def _files(root: Path, classes: Iterable[str]) -> Files:
     found = {}
     for name in classes:
-        found[name] = sorted(_image_files(root, name))
+        found[name] = sorted(_image_files(root, name, set()))
         if not found[name]:
             raise PrecropError(f"{root / name} has no images")
         empty = next((path for path, size in found[name] if not size), None)
@@ -86,14 +86,22 @@ def _files(root: Path, classes: Iterable[str]) -> Files:
     return Files(root, found)
 
 
-def _image_files(root: Path, below: str) -> Iterable[tuple[str, int]]:
-    """Paths below ``root`` and sizes in bytes of the images in a folder and its subfolders."""
+def _image_files(root: Path, below: str, seen: set[str]) -> Iterable[tuple[str, int]]:
+    """Paths below ``root`` and sizes in bytes of the images in a folder and its subfolders.
+
+    Raises:
+        PrecropError: a link leads to one of the folders already seen, above it perhaps.
+    """
+    here = os.path.realpath(root / below)
+    if here in seen:
+        raise PrecropError(f"{root / below} leads to a folder that is read already: remove it")
+    seen.add(here)
     with os.scandir(root / below) as entries:
         for entry in entries:
             path = f"{below}/{entry.name}"
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                yield from _image_files(root, path)
+                yield from _image_files(root, path, seen)
             elif entry.name.lower().endswith(SUFFIXES):
                 yield path, entry.stat().st_size

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 IMAGE_COLUMNS = ("img", "image")
-LABEL_COLUMNS = ("label", "fine_label")
+LABEL_COLUMNS = ("label", "labels", "fine_label")
 # The held-out split's names, the preferred one first: "test" is the split that results are given
 # for, unless it has no labels.
 TESTS = ("test", "valid", "validation", "val")

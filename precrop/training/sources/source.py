@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 from torch import Tensor
 
 from precrop.errors import PrecropError, reason
@@ -18,6 +19,8 @@ FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP", "GIF")
 """Pillow goes by an image's bytes, and of others starts programs: Ghostscript for PostScript."""
 MOST_PIXELS = 2**26
 """Of one image: a file of a few kilobytes can say that it has more than fit in memory."""
+_GREY16 = ("PNG", "PPM")
+"""Formats whose grey images of Pillow's mode I have 16 bits."""
 _OPENING = threading.Lock()  # filters of warnings belong to all threads
 
 
@@ -57,11 +60,32 @@ def decoded(encoded: Any, where: str) -> "Image":
         with opened as image:
             width, height = image.size
             if width * height > MOST_PIXELS:
-                raise ValueError(f"{width} x {height} pixels are more than {MOST_PIXELS:,}")
+                raise PrecropError(
+                    f"{where} has {width} x {height} pixels, more than {MOST_PIXELS:,}: scale it "
+                    "down, or leave it out"
+                )
             image.load()
-            return image if image.mode == "RGB" else image.convert("RGB")
+            return _in_rgb(image)
+    except PrecropError:
+        raise
     # What a decoder raises on damaged bytes depends on the format and the damage.
     except Exception as error:
         unknown = "cannot identify" in str(error)
         fault = "no image that can be read" if unknown else reason(error)
         raise PrecropError(f"{where} is damaged: {fault}") from error
+
+
+def _in_rgb(image: "Image") -> "Image":
+    """An image with 8 bits a channel; Pillow takes all above 255 of 16 bits for white.
+
+    Raises:
+        ValueError: its pixels are 32-bit numbers, of which nothing says what is white.
+    """
+    from PIL import Image
+
+    grey16 = image.mode.startswith("I;16") or (image.mode == "I" and image.format in _GREY16)
+    if grey16:
+        return Image.fromarray((np.asarray(image) >> 8).astype("uint8")).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError("its pixels are 32-bit numbers: save it with 8 or 16 bits")
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -4,13 +4,17 @@ import os
 import warnings
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from precrop.errors import PrecropError
 from precrop.training.data import load_data
+from precrop.training.sources.source import decoded
 from tests.training.image_sets import class_folders, fault, held, pictures, png
 
 
@@ -109,4 +113,36 @@ def test_an_image_of_more_pixels_than_are_decoded(tmp_path: Path, side: int) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         said = fault(tmp_path)
-    assert said == f"{file} is damaged: {side} x {side} pixels are more than 67,108,864"
+    more = f"{file} has {side} x {side} pixels, more than 67,108,864"
+    assert said == f"{more}: scale it down, or leave it out"
+
+
+def test_links_among_class_folders(tmp_path: Path) -> None:
+    """A class may be a link, as in subsets of ImageNet; none may lead to what is read already."""
+    class_folders(tmp_path)
+    cats, elsewhere = tmp_path / "train" / "cat", tmp_path / "elsewhere"
+    cats.rename(elsewhere)
+    cats.symlink_to(elsewhere)
+    assert len(load_data(str(tmp_path)).train) == 6
+    (elsewhere / "more").symlink_to(cats)
+    said = f"{cats / 'more'} leads to a folder that is read already: remove it"
+    assert fault(tmp_path) == said
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_grey_images_of_16_bits(tmp_path: Path, kind: str) -> None:
+    values = np.array([[0, 255, 256, 30000], [1000, 32768, 65280, 65535]])
+    file = BytesIO()
+    Image.fromarray(values.astype("uint16")).save(file, kind)
+    file.seek(0)
+    expected = np.repeat(values[..., None] // 256, 3, axis=2)
+    assert np.array_equal(np.asarray(decoded(file, "x.png")), expected)
+    for dtype in ("float32", "int32"):
+        with pytest.raises(PrecropError, match="x is damaged: its pixels are 32-bit numbers"):
+            decoded(encoded(values.astype(dtype)), "x")
+
+
+def encoded(values: Any) -> BytesIO:
+    file = BytesIO()
+    Image.fromarray(values).save(file, "TIFF")
+    return BytesIO(file.getvalue())

@@ -151,6 +151,17 @@ def test_small_files_that_stand_for_many_bytes(
     assert pa.total_allocated_bytes() - before < 2**25
 
 
+def test_a_page_that_stands_for_gigabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "LARGE", 2**20)
+    parquet_set(tmp_path)
+    file = tmp_path / "test-00000-of-00001.parquet"
+    image = pa.array([{"bytes": bytes(2**24)}], pa.struct([("bytes", pa.binary())]))
+    pq.write_table(pa.table({"image": image, "label": [0]}), file, compression="zstd")
+    assert (
+        fault(tmp_path) == f"{file} is damaged: its pages take more than {2**20:,} bytes of memory"
+    )
+
+
 def test_labels_that_no_integer_of_ours_holds(tmp_path: Path) -> None:
     parquet_set(tmp_path)
     file = tmp_path / "test-00000-of-00001.parquet"

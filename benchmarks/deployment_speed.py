@@ -36,7 +36,7 @@ from precrop.deployment.exportable import noise
 from precrop.deployment.memory import peak_activation_memory
 from precrop.deployment.profiling import Subject, predict, profile_device
 from precrop.deployment.rates import Total, correct
-from precrop.deployment.runtimes import onnx_file, ort_runner, runner
+from precrop.deployment.runtimes import onnx_file, ort_run, sessions
 from precrop.deployment.setting import Setting
 from precrop.deployment.timing import interleaved
 from precrop.errors import PrecropError
@@ -153,14 +153,13 @@ def predictions(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
 
             def case(runtime: str = runtime, profile: DeviceProfile = profile) -> Row:
                 networks = {name: network(name) for name in (*FITTED, *UNSEEN)}
+                setting = Setting(runtime, threads=threads)
                 with ExitStack() as stack:
-                    runners = {
-                        name: stack.enter_context(
-                            runner(model, Inputs(shape), Setting(runtime, threads=threads))
-                        )
+                    runs = {
+                        name: stack.enter_context(sessions(model, Inputs(shape), setting, 1))[0]
                         for name, (model, shape) in networks.items()
                     }
-                    times = interleaved(runners, rounds=ROUNDS, least_seconds=0.05)
+                    times = interleaved(runs, rounds=ROUNDS, least_seconds=0.05)
                 seconds = {name: timing.median for name, timing in times.items()}
                 known = [whole(profile, n, *networks[n], seconds[n]) for n in FITTED]
                 corrected = correct(profile, known)
@@ -473,7 +472,7 @@ def windows(
         files = {n: stack.enter_context(onnx_file(m, inputs, 1)) for n, m in models.items()}
         for _ in range(WINDOWS):
             runs = {
-                name: ort_runner(files[name], noise(inputs, model, 1), setting)
+                name: ort_run(files[name], noise(inputs, model, 1), setting)
                 for name, model in models.items()
             }
             times = interleaved(runs, rounds=rounds, least_seconds=0.02)

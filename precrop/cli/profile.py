@@ -79,7 +79,7 @@ def profile_command(
     subjects = [_subject(ModelOptions(name, input_shape, arg)) for name in names]
     checked = [_subject(ModelOptions(name, input_shape, arg)) for name in check or ()]
     setting = Setting(runtime, batch, threads, device)
-    state = quiet.wait(warn, setting.stopwatch)
+    state = quiet.wait(warn, setting.clock)
     with goes_on(f" from {kept}"), measuring() as progress:
         profile = profiling.profile_device(
             subjects,

@@ -13,10 +13,10 @@ from torch import nn
 from precrop.costs.machine import describe_machine
 from precrop.counting import count
 from precrop.deployment.memory import peak_activation_memory
-from precrop.deployment.runtimes import Runner, in_turns, runner
+from precrop.deployment.runtimes import sessions
 from precrop.deployment.setting import Setting
 from precrop.deployment.sparse import LAYOUTS, sparse_kernels
-from precrop.deployment.timing import Timing
+from precrop.deployment.timing import Run, Timing, interleaved
 from precrop.errors import PlanError, PrecropError, check_known
 from precrop.modules.copying import copied
 from precrop.progress import Told, unheard
@@ -245,7 +245,7 @@ def _measure(
 ) -> list[BenchRow]:
     """One setting: load all variants, time them in turns, unload them."""
     reasons: dict[str, str] = {}
-    runners: dict[str, Runner] = {}
+    runs: dict[str, Run] = {}
     timings: dict[str, Timing] = {}
     peaks: dict[str, int] = {}
     with ExitStack() as stack:
@@ -254,19 +254,20 @@ def _measure(
             try:
                 if variant.sparse is not None and setting.runtime != "eager":
                     raise PrecropError("sparse kernels run in eager PyTorch only")
-                made = runner(variant.model, inputs, setting)
-                runners[variant.name] = stack.enter_context(made)
+                loading = sessions(variant.model, inputs, setting, 1)
+                (runs[variant.name],) = stack.enter_context(loading)
             except PrecropError as error:
                 reasons[variant.name] = str(error)
-        if runners:
-            timings = in_turns(
-                runners,
+        if runs:
+            timings = interleaved(
+                runs,
                 rounds=rounds,
                 warmup=WARMUP,
                 least_seconds=LEAST_SECONDS,
+                stopwatch=setting.stopwatch,
                 progress=lambda done: tell("measuring", done),
             )
-        if runners and setting.runtime == "eager":
+        if runs and setting.runtime == "eager":
             torch.set_num_threads(setting.threads)  # PyTorch chooses some kernels by it
             peaks = {
                 variant.name: peak_activation_memory(variant.model, inputs, setting)

@@ -9,6 +9,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from torch import nn
 
 from precrop.api import plan
 from precrop.costs.profiles import DeviceProfile, find_profile
-from precrop.deployment.runtimes import Runner, check_here, session_medians, sessions
+from precrop.deployment.runtimes import check_here, median_seconds, session_medians, sessions
 from precrop.deployment.setting import Setting
+from precrop.deployment.timing import Run, Stopwatch
 from precrop.errors import BudgetError
 from precrop.plans.plan import Plan
 from precrop.progress import unheard
@@ -120,7 +122,7 @@ def calibrate(
     say = progress or unheard
     say("the original")
     with sessions(model, inputs, setting) as dense:
-        asked = _first_share(latency, dense)
+        asked = _first_share(latency, dense, setting.stopwatch)
         while len(attempts) < MOST_ROUNDS:
             number = f"plan {len(attempts) + 1} of at most {MOST_ROUNDS}"
             say(f"{number}, {asked:.0%} of the prediction")
@@ -136,7 +138,8 @@ def calibrate(
                 break  # widths have no step in between
             plans.append(made)
             with sessions(made.build(model), inputs, setting) as cropped:
-                medians = session_medians({"dense": dense, "cropped": cropped}, rounds)
+                networks = {"dense": dense, "cropped": cropped}
+                medians = session_medians(networks, rounds, setting.stopwatch)
             whole, ours = map(statistics.median, medians.values())
             attempts.append(Attempt(asked, ours, whole, limit(latency, whole)))
             if _CLOSE <= attempts[-1].used <= 1:
@@ -145,13 +148,12 @@ def calibrate(
     return _best(latency, plans, attempts)
 
 
-def _first_share(latency: Budget, dense: Sequence[Runner]) -> float:
+def _first_share(latency: Budget, dense: Sequence[Run], stopwatch: Stopwatch) -> float:
     """What to ask of the first plan: the share itself, or the time over the original's."""
     asked, other = (parse_share("latency", latency, n * _SECOND) for n in (1, 2))
     if asked == other:  # whatever the original takes
         return asked
-    whole = statistics.median(session_medians({"dense": dense}, rounds=10)["dense"])
-    return min(asked / whole, 1.0)
+    return min(asked / median_seconds(dense, 10, stopwatch), 1.0)
 
 
 def limit(latency: Budget, dense: float) -> float:
@@ -177,10 +179,6 @@ def _narrowest(
     return possible, found
 
 
-def _used(attempt: Attempt) -> float:
-    return attempt.used
-
-
 def _corrected(attempts: list[Attempt]) -> float:
     """What to ask next, so that the measured time comes to what is aimed at.
 
@@ -188,8 +186,8 @@ def _corrected(attempts: list[Attempt]) -> float:
     aim, the one that goes through both. Else it has the exponent of the last two plans: 1 after the
     first, and never far from it, since times have noise.
     """
-    slower = min((a for a in attempts if a.used > _AIM), key=_used, default=None)
-    faster = max((a for a in attempts if a.used <= _AIM), key=_used, default=None)
+    slower = min((a for a in attempts if a.used > _AIM), key=attrgetter("used"), default=None)
+    faster = max((a for a in attempts if a.used <= _AIM), key=attrgetter("used"), default=None)
     if slower and faster and slower.asked > faster.asked:
         share = math.log(_AIM / faster.used) / math.log(slower.used / faster.used)
         return faster.asked * math.pow(slower.asked / faster.asked, share)
@@ -205,7 +203,7 @@ def _corrected(attempts: list[Attempt]) -> float:
 def _best(latency: Budget, plans: list[Plan], attempts: list[Attempt]) -> Calibrated:
     """The slowest plan within the asked time, or else the fastest."""
     within = [one for one in attempts if one.used <= 1]
-    best = max(within, key=_used) if within else min(attempts, key=_used)
+    best = max(within, key=attrgetter("used")) if within else min(attempts, key=attrgetter("used"))
     chosen = plans[attempts.index(best)]
     record = {
         "asked": latency,

@@ -7,7 +7,6 @@ goes on where it was, and does again only what depends on something that changed
 import dataclasses
 import statistics
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from operator import length_hint
 from pathlib import Path
@@ -26,7 +25,7 @@ from precrop.deployment.exportable import Exportable, Origin, noise
 from precrop.deployment.exporting import FORMATS, Format, write
 from precrop.deployment.profiling import Subject, profile_device
 from precrop.deployment.quiet import Quiet, wait
-from precrop.deployment.runtimes import SESSIONS, session_medians
+from precrop.deployment.runtimes import SESSIONS, session_medians, threads_restored
 from precrop.deployment.setting import Setting
 from precrop.errors import BudgetError, PrecropError, check_seed
 from precrop.files import digest_of, refuse_link
@@ -150,7 +149,7 @@ def deploy(
             deployment.
     """
     spec = ModelSpec(model, {}) if isinstance(model, str) else model
-    timed = [name for name, kind in FORMATS.items() if kind.runner is not None]
+    timed = [name for name, kind in FORMATS.items() if kind.load is not None]
     if format not in timed:
         raise PrecropError(f"format {format!r} cannot be measured: write {' or '.join(timed)}")
     if rounds < 1:
@@ -365,22 +364,20 @@ class _Steps:
 
     def measure(self, rounds: int) -> dict[str, Any]:
         """Times of the file beside those of the original, exported likewise, in the same rounds."""
-        load, setting = self.kind.runner, self.setting
+        load, setting = self.kind.load, self.setting
         assert load is not None
 
         def make() -> dict[str, Any]:
             state = self._quiet()
             arguments = noise(self.inputs, self.network, setting.batch)
-            with TemporaryDirectory(ignore_cleanup_errors=True) as folder, ExitStack() as stack:
+            with TemporaryDirectory(ignore_cleanup_errors=True) as folder, threads_restored():
                 original = Path(folder, self.file.name)
                 write(Exportable(self.network, self.inputs), original, self.format)
-                runners = {
-                    name: [
-                        stack.enter_context(load(path, arguments, setting)) for _ in range(SESSIONS)
-                    ]
+                runs = {
+                    name: [load(path, arguments, setting) for _ in range(SESSIONS)]
                     for name, path in {"dense": original, "deployed": self.file}.items()
                 }
-                medians = session_medians(runners, rounds)
+                medians = session_medians(runs, rounds, setting.stopwatch)
             times = {
                 name: {"median": statistics.median(m), "least": min(m), "most": max(m)}
                 for name, m in medians.items()
@@ -400,4 +397,4 @@ class _Steps:
         return {"cpu": machine[part("cpu")], library: machine["versions"].get(library)}
 
     def _quiet(self) -> Quiet:
-        return wait(self.book.say, self.setting.stopwatch)
+        return wait(self.book.say, self.setting.clock)

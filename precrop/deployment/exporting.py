@@ -16,14 +16,15 @@ from torch import Tensor, nn
 
 from precrop.deployment.exportable import Arguments, Exportable, Origin, Runs, innermost_reason
 from precrop.deployment.onnx_files import open_onnx, write_onnx
-from precrop.deployment.pt2_files import open_pt2, pt2_runner, write_pt2
-from precrop.deployment.runtimes import Runner, ort_runner
+from precrop.deployment.pt2_files import open_pt2, pt2_run, write_pt2
+from precrop.deployment.runtimes import ort_run
 from precrop.deployment.safetensors_files import (
     load_safetensors,
     open_safetensors,
     write_safetensors,
 )
 from precrop.deployment.setting import Setting, check_runtime
+from precrop.deployment.timing import Run
 from precrop.errors import PrecropError, check_known, errors_as
 from precrop.read.inputs import given
 
@@ -43,7 +44,7 @@ class Format:
         runtime: which of `precrop.deployment.setting.LIBRARIES` that is.
         write: writes a network to a file.
         open: gives a function that runs such a file of a network.
-        runner: gives a file ready to be timed on such arguments; None for weights alone.
+        load: gives what runs a file on such arguments, to be timed; None for weights alone.
     """
 
     suffix: str
@@ -51,12 +52,12 @@ class Format:
     runtime: str
     write: Callable[[Exportable, Path], None]
     open: Callable[[Path, Exportable], Runs]
-    runner: Callable[[Path, Arguments, Setting], Runner] | None = None
+    load: Callable[[Path, Arguments, Setting], Run] | None = None
 
 
 FORMATS = {
-    "onnx": Format(".onnx", "ONNX Runtime", "ort", write_onnx, open_onnx, ort_runner),
-    "pt2": Format(".pt2", "torch.export", "eager", write_pt2, open_pt2, pt2_runner),
+    "onnx": Format(".onnx", "ONNX Runtime", "ort", write_onnx, open_onnx, ort_run),
+    "pt2": Format(".pt2", "torch.export", "eager", write_pt2, open_pt2, pt2_run),
     "safetensors": Format(
         ".safetensors", "a network built anew", "eager", write_safetensors, open_safetensors
     ),

@@ -24,11 +24,12 @@ from precrop.deployment.exportable import noise
 from precrop.deployment.onnx_files import bound, onnx_session
 from precrop.deployment.runtimes import (
     SESSIONS,
+    median_seconds,
     onnx_file,
-    ort_runner,
+    ort_run,
     placed,
-    session_medians,
     sessions,
+    threads_restored,
 )
 from precrop.deployment.setting import Setting
 from precrop.progress import unheard
@@ -161,24 +162,21 @@ def eager_pass(
     network, (args, kwargs) = placed(model, inputs, setting)
     fixed = {t.untyped_storage().data_ptr() for t in (*network.parameters(), *network.buffers())}
     wait = torch.cuda.synchronize if setting.device != "cpu" else unheard
-    before = torch.get_num_threads()
-    torch.set_num_threads(setting.threads)
     passes = []
-    try:
+    with threads_restored():
+        torch.set_num_threads(setting.threads)
         for _ in range(rounds + 1):
             moved()
             with torch.no_grad(), _Timer(fixed, step, wait) as timer:
                 network(*args, **kwargs)
             passes.append(timer.samples)
-    finally:
-        torch.set_num_threads(before)
     return _medians(passes[1:]), pass_seconds(model, inputs, setting, rounds)
 
 
 def pass_seconds(model: nn.Module, inputs: Inputs, setting: Setting, rounds: int) -> float:
-    """Seconds of a whole pass: the median over sessions, so that a slow one does not decide."""
-    with sessions(model, inputs, setting) as runners:
-        return statistics.median(session_medians({"pass": runners}, rounds)["pass"])
+    """Seconds of a whole pass."""
+    with sessions(model, inputs, setting) as runs:
+        return median_seconds(runs, rounds, setting.stopwatch)
 
 
 def _medians(passes: Sequence[Sequence[Sample]]) -> list[Sample]:
@@ -233,8 +231,8 @@ def ort_pass(
             session.run_with_iobinding(binding)
             moved()
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-        whole = [ort_runner(path, arguments, setting) for _ in range(SESSIONS)]
-        seconds = statistics.median(session_medians({"pass": whole}, rounds, moved)["pass"])
+        whole = [ort_run(path, arguments, setting) for _ in range(SESSIONS)]
+        seconds = median_seconds(whole, rounds, setting.stopwatch, moved)
     runs: dict[str, list[Any]] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):

@@ -21,8 +21,9 @@ from precrop.deployment.operations import PASSES, Moved, pass_seconds
 from precrop.deployment.passes import PassFile, Place
 from precrop.deployment.quiet import Quiet
 from precrop.deployment.rates import CountedWork, TimedPass, profile_of
-from precrop.deployment.runtimes import check_here, in_turns, runner
+from precrop.deployment.runtimes import check_here, sessions
 from precrop.deployment.setting import Setting
+from precrop.deployment.timing import interleaved
 from precrop.errors import BudgetError, PrecropError
 from precrop.progress import Told, unheard
 from precrop.read.inputs import Inputs, given
@@ -252,13 +253,15 @@ def kernel_step(setting: Setting, rounds: int, moved: Moved = unheard) -> int:
     of the samples must not decide.
     """
     with ExitStack() as stack:
-        runners = {}
+        runs = {}
         for step in _STEPS:
             moved()
             width = _STEP_WIDTH + step
-            made = runner(_chain(width), Inputs((width, 28, 28)), setting)
-            runners[step] = stack.enter_context(made)
-        times = in_turns(runners, rounds=rounds, least_seconds=0.005, progress=moved)
+            loading = sessions(_chain(width), Inputs((width, 28, 28)), setting, 1)
+            (runs[step],) = stack.enter_context(loading)
+        times = interleaved(
+            runs, rounds=rounds, least_seconds=0.005, stopwatch=setting.stopwatch, progress=moved
+        )
     speed = {step: (_STEP_WIDTH + step) ** 2 / times[step].low for step in _STEPS}
     best = max(speed.values())
     return next(step for step in _STEPS if speed[step] >= (1 - _STEP_LOSS) * best)

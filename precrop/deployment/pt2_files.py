@@ -14,8 +14,9 @@ from precrop.deployment.exportable import (
     innermost_reason,
     run,
 )
-from precrop.deployment.runtimes import Runner, torch_runner
+from precrop.deployment.runtimes import torch_run
 from precrop.deployment.setting import Setting
+from precrop.deployment.timing import Run
 from precrop.errors import errors_as
 
 RECORD = "precrop"
@@ -45,7 +46,7 @@ def open_pt2(path: Path, source: Exportable) -> Runs:
     return lambda arguments: run(module, arguments)
 
 
-def pt2_runner(path: Path, arguments: Arguments, setting: Setting) -> Runner:
-    """A file ready to be timed on a CPU."""
+def pt2_run(path: Path, arguments: Arguments, setting: Setting) -> Run:
+    """A file, run once on these inputs on a CPU: each call runs it again."""
     module, (args, kwargs) = torch.export.load(path).module(), arguments
-    return torch_runner(lambda: module(*args, **kwargs), setting)
+    return torch_run(lambda: module(*args, **kwargs), setting)

@@ -4,17 +4,17 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
-from precrop.deployment.runtimes import torch_runner
+from precrop.deployment.runtimes import threads_restored, torch_run
 from precrop.deployment.setting import Setting
-from precrop.deployment.timing import Stopwatch, interleaved
-from precrop.progress import unheard
+from precrop.deployment.timing import Clock, host_stopwatch, interleaved
 
 QUIET = 0.1
 """Spread of one and the same computation up to which times can be trusted."""
-_PATIENCE, PAUSE = 15.0, 2.0
+PATIENCE, PAUSE = 15.0, 2.0
 """Seconds: how long quiet is waited for, and between two tries."""
 _SAMPLES, _SECONDS, _SIDE = 60, 0.005, 256
 
@@ -42,45 +42,37 @@ class Quiet:
         return f"the times of one computation vary by {self.spread:.0%}{load}"
 
 
-def listen(stopwatch: Stopwatch | None = None) -> Quiet:
+def listen(clock: Clock = time.perf_counter) -> Quiet:
     """Run a short computation again and again, for a third of a second.
 
     Args:
-        stopwatch: takes its times, as those that matter are taken; the host's clock by default.
+        clock: takes its times, as those that matter are taken.
     """
     factor = torch.ones(_SIDE, _SIDE)
-    with torch_runner(lambda: factor @ factor, Setting(threads=1)) as product:
+    with threads_restored():
+        product = torch_run(lambda: factor @ factor, Setting(threads=1))
         timing = interleaved(
-            {"product": product}, rounds=_SAMPLES, least_seconds=_SECONDS, stopwatch=stopwatch
+            {"product": product},
+            rounds=_SAMPLES,
+            least_seconds=_SECONDS,
+            stopwatch=partial(host_stopwatch, clock=clock),
         )["product"]
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return Quiet(timing.spread, load)
 
 
-def wait(
-    told: Callable[[str], object] = unheard,
-    stopwatch: Stopwatch | None = None,
-    *,
-    patience: float = _PATIENCE,
-    listening: Callable[[Stopwatch | None], Quiet] = listen,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], object] = time.sleep,
-) -> Quiet:
+def wait(told: Callable[[str], object], clock: Clock) -> Quiet:
     """Wait until the machine is quiet enough, but not for long; what it was like in the end.
 
     Args:
         told: in words that it is not quiet, once, before the first pause.
-        stopwatch: as for `listen`.
-        patience: seconds.
-        listening: what finds out.
-        clock: tells seconds.
-        sleep: waits for so many seconds.
+        clock: as for `listen`.
     """
-    start = clock()
-    found = listening(stopwatch)
+    start = time.monotonic()
+    found = listen(clock)
     if not found.enough:
         told(f"the machine is busy: {found}; times may be too long")
-    while not found.enough and clock() - start + PAUSE <= patience:
-        sleep(PAUSE)
-        found = listening(stopwatch)
+    while not found.enough and time.monotonic() - start + PAUSE <= PATIENCE:
+        time.sleep(PAUSE)
+        found = listen(clock)
     return found

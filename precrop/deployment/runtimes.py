@@ -1,15 +1,16 @@
 """Runtimes that run a network: eager and compiled PyTorch, and ONNX Runtime.
 
-A runtime is one function from a network to a `Runner`, and a line in `RUNTIMES`.
+A runtime is one function from a network to what runs it, and a line in `RUNTIMES`.
 """
 
 import itertools
+import statistics
 import tempfile
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +21,7 @@ from precrop.costs.profiles import DeviceProfile
 from precrop.deployment.exportable import Arguments, Exportable, noise
 from precrop.deployment.onnx_files import bound, onnx_session, write_onnx
 from precrop.deployment.setting import Setting, check_device
-from precrop.deployment.timing import (
-    CudaStopwatch,
-    Name,
-    Progress,
-    Stopwatch,
-    Timing,
-    interleaved,
-)
+from precrop.deployment.timing import Progress, Run, Stopwatch, interleaved
 from precrop.errors import PrecropError, errors_as, typed_reason
 from precrop.modules.copying import copied
 from precrop.progress import unheard
@@ -39,101 +33,66 @@ _LEAST_SECONDS = 0.02
 """What one sample of a session lasts at least."""
 
 
-class Runner:
-    """One network, run once already, and ready to be run over and over on the same input.
+@contextmanager
+def sessions(
+    model: nn.Module, inputs: Inputs, setting: Setting, number: int = SESSIONS
+) -> Iterator[list[Run]]:
+    """A network in evaluation mode, loaded into a runtime and run once: each call runs it again.
+
+    PyTorch's number of threads, which its runs change, is restored at the end.
 
     Args:
-        run: one forward pass; returns what the runtime returns.
-        stopwatch: takes its time.
-        closing: what is undone by `close`, also where the first run fails.
-    """
-
-    def __init__(
-        self, run: Callable[[], Any], stopwatch: Stopwatch, closing: ExitStack | None = None
-    ) -> None:
-        self.stopwatch = stopwatch
-        self._run: Callable[[], Any] | None = run
-        self._closing = closing or ExitStack()
-        try:
-            run()
-        except Exception:
-            self.close()
-            raise
-
-    def __call__(self) -> Any:
-        """Run the network once."""
-        if self._run is None:
-            raise RuntimeError("this runner is closed")
-        return self._run()
-
-    def close(self) -> None:
-        """Free the network and restore the number of threads; closing again does nothing."""
-        self._run = None
-        self._closing.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-
-def runner(model: nn.Module, inputs: Inputs, setting: Setting) -> Runner:
-    """A network in evaluation mode, loaded into a runtime and run once.
-
-    Args:
-        model: the network; it is not changed. On a CPU the runner shares its tensors.
+        model: the network; it is not changed. On a CPU its tensors are shared.
         inputs: shapes without the batch. The values are normal noise, the same for every network.
         setting: how it is run.
+        number: of times that it is loaded, where that makes a difference; else it is once.
 
     Raises:
         PrecropError: the runtime cannot run this network.
     """
-    with _explained(setting):
-        return RUNTIMES[setting.runtime](model, inputs, setting)
+    with threads_restored():
+        failure = f"{setting.runtime} cannot run this network"
+        # Whatever a network or a runtime raises.
+        with errors_as(failure, Exception, told=typed_reason):
+            runs = RUNTIMES[setting.runtime](model, inputs, setting, number)
+        yield runs
 
 
 @contextmanager
-def sessions(model: nn.Module, inputs: Inputs, setting: Setting) -> Iterator[list[Runner]]:
-    """A network loaded `SESSIONS` times, where that makes a difference; else once.
-
-    Raises:
-        PrecropError: as for `runner`.
-    """
-    with ExitStack() as stack:
-        with _explained(setting):
-            if setting.runtime == "ort":
-                arguments = noise(inputs, model, setting.batch)
-                with onnx_file(model, inputs, setting.batch) as path:
-                    made = [ort_runner(path, arguments, setting) for _ in range(SESSIONS)]
-            else:
-                made = [stack.enter_context(RUNTIMES[setting.runtime](model, inputs, setting))]
-        yield made
-
-
-def in_turns(runners: Mapping[Name, Runner], **options: Any) -> dict[Name, Timing]:
-    """Times of runners of one setting, by their own stopwatch; else as `interleaved`."""
-    stopwatch = next(iter(runners.values())).stopwatch
-    return interleaved(runners, stopwatch=stopwatch, **options)
+def threads_restored() -> Iterator[None]:
+    """Within it PyTorch's number of threads may be changed."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def session_medians(
-    networks: Mapping[str, Sequence[Runner]], rounds: int, progress: Progress = unheard
+    networks: Mapping[str, Sequence[Run]],
+    rounds: int,
+    stopwatch: Stopwatch,
+    progress: Progress = unheard,
 ) -> dict[str, list[float]]:
     """Seconds of every session of every network: medians of rounds in which all take turns."""
-    runners = {(name, n): run for name, runs in networks.items() for n, run in enumerate(runs)}
-    times = in_turns(runners, rounds=rounds, least_seconds=_LEAST_SECONDS, progress=progress)
+    times = interleaved(
+        {(name, n): run for name, runs in networks.items() for n, run in enumerate(runs)},
+        rounds=rounds,
+        least_seconds=_LEAST_SECONDS,
+        stopwatch=stopwatch,
+        progress=progress,
+    )
     return {
         name: [times[name, n].median for n in range(len(runs))] for name, runs in networks.items()
     }
 
 
-@contextmanager
-def _explained(setting: Setting) -> Iterator[None]:
-    """What a runtime raises becomes an error of the user's."""
-    # Whatever a network or a runtime raises.
-    with errors_as(f"{setting.runtime} cannot run this network", Exception, told=typed_reason):
-        yield
+def median_seconds(
+    runs: Sequence[Run], rounds: int, stopwatch: Stopwatch, progress: Progress = unheard
+) -> float:
+    """Seconds of one network: the median over its sessions, so that a slow one does not decide."""
+    (seconds,) = session_medians({"": runs}, rounds, stopwatch, progress).values()
+    return statistics.median(seconds)
 
 
 def check_here(profile: DeviceProfile) -> None:
@@ -157,13 +116,13 @@ def check_here(profile: DeviceProfile) -> None:
 # --- PyTorch ------------------------------------------------------------------------------------
 
 
-def eager(model: nn.Module, inputs: Inputs, setting: Setting) -> Runner:
+def eager(model: nn.Module, inputs: Inputs, setting: Setting, number: int) -> list[Run]:
     """PyTorch, operation by operation."""
     network, (args, kwargs) = placed(model, inputs, setting)
-    return torch_runner(lambda: network(*args, **kwargs), setting)
+    return [torch_run(lambda: network(*args, **kwargs), setting)]
 
 
-def compiled(model: nn.Module, inputs: Inputs, setting: Setting) -> Runner:
+def compiled(model: nn.Module, inputs: Inputs, setting: Setting, number: int) -> list[Run]:
     """PyTorch with `torch.compile` for this batch size."""
     network, (args, kwargs) = placed(model, inputs, setting)
 
@@ -173,7 +132,7 @@ def compiled(model: nn.Module, inputs: Inputs, setting: Setting) -> Runner:
     function = torch.compile(_own_code(forward), dynamic=False)
     # Beyond its limit of recompilations PyTorch would go on eagerly, and say so in its log only.
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
-        return torch_runner(lambda: function(*args, **kwargs), setting)
+        return [torch_run(lambda: function(*args, **kwargs), setting)]
 
 
 def placed(model: nn.Module, inputs: Inputs, setting: Setting) -> tuple[nn.Module, Arguments]:
@@ -192,38 +151,17 @@ def placed(model: nn.Module, inputs: Inputs, setting: Setting) -> tuple[nn.Modul
     return copied(model, lambda _, tensor: place(tensor.detach())).eval(), arguments
 
 
-def torch_runner(forward: Callable[[], Any], setting: Setting) -> Runner:
-    """A forward pass of PyTorch's ready to be run, on the setting's threads."""
-    threads = setting.threads
-    closing = ExitStack()
-    closing.enter_context(_Threads())
+def torch_run(forward: Run, setting: Setting) -> Run:
+    """A forward pass of PyTorch's, run once: each call runs it again, on the setting's threads."""
 
     def run() -> Any:
-        if torch.get_num_threads() != threads:  # another runner's
-            torch.set_num_threads(threads)
+        if torch.get_num_threads() != setting.threads:  # another run's
+            torch.set_num_threads(setting.threads)
         with torch.inference_mode():
             return forward()
 
-    on_gpu = setting.device != "cpu"
-    return Runner(run, CudaStopwatch() if on_gpu else setting.stopwatch, closing)
-
-
-class _Threads:
-    """PyTorch's number of threads as it was before the first runner, restored after the last."""
-
-    holders = 0
-    before = 0
-
-    def __enter__(self) -> Self:
-        if _Threads.holders == 0:
-            _Threads.before = torch.get_num_threads()
-        _Threads.holders += 1
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        _Threads.holders -= 1
-        if _Threads.holders == 0:
-            torch.set_num_threads(_Threads.before)
+    run()
+    return run
 
 
 _numbers = itertools.count()
@@ -245,14 +183,15 @@ def _own_code(function: Callable[..., Any]) -> Callable[..., Any]:
 # --- ONNX Runtime -------------------------------------------------------------------------------
 
 
-def ort(model: nn.Module, inputs: Inputs, setting: Setting) -> Runner:
+def ort(model: nn.Module, inputs: Inputs, setting: Setting, number: int) -> list[Run]:
     """ONNX Runtime on what `precrop.deployment.onnx_files.write_onnx` writes."""
+    arguments = noise(inputs, model, setting.batch)
     with onnx_file(model, inputs, setting.batch) as path:
-        return ort_runner(path, noise(inputs, model, setting.batch), setting)
+        return [ort_run(path, arguments, setting) for _ in range(number)]
 
 
-def ort_runner(path: Path, arguments: Arguments, setting: Setting) -> Runner:
-    """An ONNX file ready to be run on these inputs."""
+def ort_run(path: Path, arguments: Arguments, setting: Setting) -> Run:
+    """An ONNX file, run once on these inputs: each call runs it again."""
     session = onnx_session(path, setting.threads, setting.device)
     binding = bound(session, arguments, setting.device)
 
@@ -260,8 +199,8 @@ def ort_runner(path: Path, arguments: Arguments, setting: Setting) -> Runner:
         session.run_with_iobinding(binding)
         return binding.get_outputs()
 
-    # It waits for a GPU by itself, in a stream of its own: events in PyTorch's would tell nothing.
-    return Runner(run, setting.stopwatch)
+    run()
+    return run
 
 
 @contextmanager
@@ -279,7 +218,7 @@ def onnx_file(model: nn.Module, inputs: Inputs, batch: int) -> Iterator[Path]:
         yield path
 
 
-RUNTIMES: dict[str, Callable[[nn.Module, Inputs, Setting], Runner]] = {
+RUNTIMES: dict[str, Callable[[nn.Module, Inputs, Setting, int], list[Run]]] = {
     "eager": eager,
     "compiled": compiled,
     "ort": ort,

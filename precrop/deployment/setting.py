@@ -3,15 +3,19 @@
 import importlib.util
 import os
 import re
+import time
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
-from precrop.deployment.timing import HostStopwatch, own_time
+from precrop.deployment.timing import Clock, Stopwatch, cuda_stopwatch, host_stopwatch
 from precrop.errors import PrecropError, check_known
 
 LIBRARIES = {"eager": (), "compiled": (), "ort": ("onnx", "onnxscript", "onnxruntime")}
 """What each runtime needs beside PyTorch: eager and compiled PyTorch, and ONNX Runtime."""
+_FINE = 1e-6
+"""Seconds: the resolution of a clock that times single passes."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,21 @@ class Setting:
         return f"{self.runtime}, batch {self.batch}, {threads}, {self.device}"
 
     @property
-    def stopwatch(self) -> HostStopwatch:
-        """Takes times on the host: of one thread alone its own time, else the host's clock."""
+    def clock(self) -> Clock:
+        """The host's clock; of one CPU thread alone its own, where the system tells it finely.
+
+        Turns of the CPU that other programs take do not count by a thread's own.
+        """
         alone = self.device == "cpu" and self.threads == 1
-        return own_time() if alone else HostStopwatch()
+        fine = time.get_clock_info("thread_time").resolution <= _FINE
+        return time.thread_time if alone and fine else time.perf_counter
+
+    @property
+    def stopwatch(self) -> Stopwatch:
+        """Takes times of networks: by the `clock`, or on a GPU of PyTorch's between events."""
+        # ONNX Runtime waits for a GPU by itself, in a stream of its own: events would tell nothing.
+        on_gpu = self.device != "cpu" and self.runtime != "ort"
+        return cuda_stopwatch if on_gpu else partial(host_stopwatch, clock=self.clock)
 
 
 def check_runtime(runtime: str) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,13 +15,14 @@ from precrop.errors import PrecropError
 from precrop.progress import unheard
 
 Name = TypeVar("Name")
-Run = Callable[[], object]
+Run = Callable[[], Any]
 """What is timed; what it returns is dropped."""
+Clock = Callable[[], float]
+"""Tells seconds."""
+Stopwatch = Callable[[Run, int], float]
+"""Tells the seconds that so many calls in a row take together."""
 Progress = Callable[[float], object]
 """Told which share of a measurement is over."""
-
-_FINE = 1e-6
-"""Seconds: the resolution of a clock that times single passes."""
 
 
 @dataclass(frozen=True)
@@ -55,52 +56,26 @@ class Timing:
         return (self.high - self.low) / self.median if self.median else 0.0
 
 
-class Stopwatch(Protocol):
-    """Measures how long a number of calls takes."""
-
-    def __call__(self, run: Run, repeats: int) -> float:
-        """Seconds that ``repeats`` calls in a row take together."""
-
-
-@dataclass(frozen=True)
-class HostStopwatch:
-    """Time that passes on the host, by a clock that tells seconds."""
-
-    clock: Callable[[], float] = time.perf_counter
-
-    def __call__(self, run: Run, repeats: int) -> float:
-        """Seconds that ``repeats`` calls in a row take together."""
-        start = self.clock()
-        for _ in range(repeats):
-            run()
-        return self.clock() - start
+def host_stopwatch(run: Run, repeats: int, clock: Clock = time.perf_counter) -> float:
+    """The time that passes by a clock on the host."""
+    start = clock()
+    for _ in range(repeats):
+        run()
+    return clock() - start
 
 
-def own_time() -> HostStopwatch:
-    """Time that this thread works: turns of the CPU that other programs take do not count.
+def cuda_stopwatch(run: Run, repeats: int) -> float:
+    """The time between two events in the current stream of a GPU."""
+    import torch
 
-    Right for what runs in one thread alone. Where the system tells such times too coarsely it is
-    the host's clock.
-    """
-    fine = time.get_clock_info("thread_time").resolution <= _FINE
-    return HostStopwatch(clock=time.thread_time if fine else time.perf_counter)
-
-
-class CudaStopwatch:
-    """Time between two events in the current stream of a GPU."""
-
-    def __call__(self, run: Run, repeats: int) -> float:
-        """Seconds that ``repeats`` calls in a row take together."""
-        import torch
-
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        torch.cuda.synchronize()
-        start.record()
-        for _ in range(repeats):
-            run()
-        end.record()
-        end.synchronize()
-        return float(start.elapsed_time(end)) / 1e3  # it tells milliseconds
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    torch.cuda.synchronize()
+    start.record()
+    for _ in range(repeats):
+        run()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1e3  # it tells milliseconds
 
 
 def interleaved(
@@ -109,7 +84,7 @@ def interleaved(
     rounds: int = 30,
     warmup: int = 3,
     least_seconds: float = 0.0,
-    stopwatch: Stopwatch | None = None,
+    stopwatch: Stopwatch = host_stopwatch,
     progress: Progress = unheard,
 ) -> dict[Name, Timing]:
     """Time several things in turns, so that what slows the machine down slows all of them.
@@ -124,7 +99,7 @@ def interleaved(
         warmup: calls of each before the first sample; the last of them tells how often a call is
             repeated.
         least_seconds: what a sample should last, at least.
-        stopwatch: takes the times; the host's clock by default. On a GPU give `CudaStopwatch`.
+        stopwatch: takes the times; by the host's clock unless said.
         progress: told which share of the calls and samples is over.
 
     Returns:
@@ -135,12 +110,11 @@ def interleaved(
     """
     if rounds < 1 or warmup < 1:
         raise PrecropError(f"{rounds} rounds after {warmup} warm-up calls: give 1 or more of both")
-    measure = HostStopwatch() if stopwatch is None else stopwatch
     names = list(runners)
     calls = itertools.count(1)
 
     def seconds(name: Name, repeats: int) -> float:
-        taken = measure(runners[name], repeats) / repeats
+        taken = stopwatch(runners[name], repeats) / repeats
         progress(next(calls) / (len(runners) * (warmup + rounds)))
         return taken
 

@@ -1,5 +1,8 @@
 import itertools
 import json
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -17,12 +20,10 @@ from precrop.deployment.benching import (
     variants,
 )
 from precrop.deployment.exportable import noise
-from precrop.deployment.runtimes import Runner, runner
 from precrop.deployment.setting import Setting
-from precrop.deployment.timing import HostStopwatch, Timing
+from precrop.deployment.timing import Run, Timing
 from precrop.errors import PlanError, PrecropError
 from precrop.models import resnet20
-from precrop.read.inputs import Inputs
 from tests.deployment.benched import SHAPE, inputs, small
 
 LAYOUTS = ("csr", "bsr", "scipy-csr")
@@ -138,7 +139,7 @@ def fixed_times(monkeypatch: pytest.MonkeyPatch) -> dict[str, Timing]:
     """Runs nothing for long: `bench` gets these times instead."""
     times = {DENSE: Timing((0.4,) * 3), "cropped": Timing((0.1, 0.25, 0.4))}
     monkeypatch.setattr(
-        benching, "in_turns", lambda runners, **options: {name: times[name] for name in runners}
+        benching, "interleaved", lambda runs, **options: {name: times[name] for name in runs}
     )
     return times
 
@@ -190,38 +191,33 @@ def test_variants_take_turns(
 
     names = {id(forms[name].model): name for name in (DENSE, "cropped")}
 
-    def watched(model: nn.Module, *_: object, **__: object) -> Runner:
-        stopwatch = HostStopwatch(clock=lambda: next(clock))
-        return Runner(lambda: calls.append(names[id(model)]), stopwatch)
+    def watched(model: nn.Module, *_: object) -> Any:
+        return nullcontext([lambda: calls.append(names[id(model)])])
 
-    monkeypatch.setattr(benching, "runner", watched)
+    monkeypatch.setattr(benching, "sessions", watched)
+    monkeypatch.setattr(Setting, "clock", property(lambda _: lambda: float(next(clock))))
     bench([forms[DENSE], forms["cropped"]], SHAPE, settings(), rounds=3)
-    loading, warm = 2, 2 * benching.WARMUP
+    warm = 2 * benching.WARMUP
     initials = "".join(name[0] for name in calls)
-    assert initials[loading + warm :] == "dc" + "cd" + "dc"
+    assert initials[warm:] == "dc" + "cd" + "dc"
 
 
-def test_every_runner_is_closed(
+def test_threads_are_restored_where_it_is_stopped(
     forms: dict[str, BenchVariant], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[Runner] = []
+    seen: list[int] = []
 
-    def watched(model: nn.Module, shape: Inputs, setting: Setting) -> Runner:
-        made.append(runner(model, shape, setting))
-        return made[-1]
-
-    def stopped(runners: object, **options: object) -> None:
+    def stopped(runs: Mapping[str, Run], **options: object) -> None:
+        for run in runs.values():
+            run()
+        seen.append(torch.get_num_threads())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(benching, "runner", watched)
-    monkeypatch.setattr(benching, "in_turns", stopped)
+    monkeypatch.setattr(benching, "interleaved", stopped)
     before = torch.get_num_threads()
     with pytest.raises(KeyboardInterrupt):
         bench(list(forms.values()), SHAPE, settings(threads=[before + 1]), rounds=1)
-    assert len(made) == len(forms)
-    for one_of_them in made:
-        with pytest.raises(RuntimeError, match="closed"):
-            one_of_them()
+    assert seen == [before + 1]
     assert torch.get_num_threads() == before
 
 

@@ -10,7 +10,7 @@ from torch import nn
 import precrop
 from precrop.cli.app import main
 from precrop.costs.profiles import DeviceProfile, roofline
-from precrop.deployment import calibrating
+from precrop.deployment import calibrating, runtimes
 from precrop.deployment.calibrating import MOST_ROUNDS, Calibrated, calibrate
 from precrop.deployment.profiling import predict
 from precrop.errors import BudgetError, PrecropError
@@ -35,10 +35,11 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Callable[[Clock], None]:
         def loaded(model: nn.Module, *_: Any) -> Any:
             return nullcontext([Pretended(model, clock)])
 
-        def medians(networks: Mapping[str, list[Pretended]], rounds: int) -> dict[str, list[float]]:
+        def medians(networks: Mapping[str, list[Pretended]], *_: Any) -> dict[str, list[float]]:
             return {name: [run.seconds for run in runs] for name, runs in networks.items()}
 
         monkeypatch.setattr(calibrating, "sessions", loaded)
+        monkeypatch.setattr(runtimes, "session_medians", medians)
         monkeypatch.setattr(calibrating, "session_medians", medians)
 
     return become

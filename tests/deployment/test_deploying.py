@@ -38,7 +38,7 @@ class World:
         self.profiled += 1
         return ROOFLINE
 
-    def times(self, networks: Mapping[str, list[Any]], rounds: int) -> dict[str, list[float]]:
+    def times(self, networks: Mapping[str, list[Any]], *_: Any) -> dict[str, list[float]]:
         self.timed += 1
         for runs in networks.values():
             for run in runs:
@@ -56,7 +56,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
     found = World()
     monkeypatch.setattr(calibrating, "sessions", predicted)
-    monkeypatch.setattr(calibrating, "session_medians", lambda networks, rounds: networks)
+    monkeypatch.setattr(calibrating, "session_medians", lambda networks, *_: networks)
     monkeypatch.setattr(deploying, "profile_device", found.profile)
     monkeypatch.setattr(deploying, "session_medians", found.times)
     monkeypatch.setattr(deploying, "wait", lambda *_: Quiet(0.02, 0.4))
@@ -184,7 +184,7 @@ def test_what_was_interrupted_goes_on(
 def test_a_plan_that_is_measured_to_be_too_slow_is_not_trained(
     world: World, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def never_faster(networks: Mapping[str, Any], rounds: int) -> dict[str, list[float]]:
+    def never_faster(networks: Mapping[str, Any], *_: Any) -> dict[str, list[float]]:
         return {name: [1e-3] for name in networks}
 
     monkeypatch.setattr(calibrating, "session_medians", never_faster)

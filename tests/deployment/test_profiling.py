@@ -1,5 +1,6 @@
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +26,12 @@ IMAGE = (3, 32, 32)
 
 
 def test_the_step_is_where_filling_up_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Idle:
-        stopwatch = None
-
-        def __enter__(self) -> "Idle":
-            return self
-
-        def __exit__(self, *error: object) -> None:
-            pass
-
-    def blocks_of_16(runners: Mapping[str, Any], **_: Any) -> dict[str, Timing]:
-        widths = {step: 96 + int(step) for step in runners}
+    def blocks_of_16(runs: Mapping[str, Any], **_: Any) -> dict[str, Timing]:
+        widths = {step: 96 + int(step) for step in runs}
         return {step: Timing((float((-(-w // 16) * 16) ** 2),)) for step, w in widths.items()}
 
-    monkeypatch.setattr(profiling, "runner", lambda *args, **kwargs: Idle())
-    monkeypatch.setattr(profiling, "in_turns", blocks_of_16)
+    monkeypatch.setattr(profiling, "sessions", lambda *_: nullcontext([int]))
+    monkeypatch.setattr(profiling, "interleaved", blocks_of_16)
     assert kernel_step(Setting("ort"), 3) == 16
 
 

@@ -2,24 +2,29 @@ import importlib.util
 import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
+from precrop.deployment import runtimes
 from precrop.deployment.exportable import noise
 from precrop.deployment.runtimes import (
     RUNTIMES,
     SESSIONS,
-    Runner,
-    runner,
+    ort_run,
     session_medians,
     sessions,
+    torch_run,
 )
 from precrop.deployment.setting import LIBRARIES, Setting, check_device
-from precrop.deployment.timing import HostStopwatch
+from precrop.deployment.timing import Run, host_stopwatch
 from precrop.errors import PrecropError
 from precrop.read.inputs import Inputs
 from tests.deployment.benched import inputs, small
@@ -30,7 +35,13 @@ from tests.deployment.nets import OneByOne
 def _threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
-    assert torch.get_num_threads() == before  # every runner restores it
+    assert torch.get_num_threads() == before  # whatever ran restores it
+
+
+@contextmanager
+def loaded(model: nn.Module, inputs: Inputs, setting: Setting) -> Iterator[Run]:
+    with sessions(model, inputs, setting, 1) as (run,):
+        yield run
 
 
 def expected(model: nn.Module, batch: int) -> Tensor:
@@ -42,13 +53,13 @@ def expected(model: nn.Module, batch: int) -> Tensor:
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_eager_gives_the_networks_outputs(batch: int, channels_last: bool) -> None:
     model = small()
-    with runner(model, inputs(), Setting(batch=batch, channels_last=channels_last)) as made:
+    with loaded(model, inputs(), Setting(batch=batch, channels_last=channels_last)) as made:
         torch.testing.assert_close(made(), expected(model, batch))
 
 
 def test_onnx_runtime_gives_the_networks_outputs() -> None:
     model = small()
-    with runner(model, inputs(), Setting("ort", batch=2)) as made:
+    with loaded(model, inputs(), Setting("ort", batch=2)) as made:
         (output,) = made()
         found = torch.from_numpy(output.numpy())
     torch.testing.assert_close(found, expected(model, 2), atol=1e-4, rtol=1e-4)
@@ -56,7 +67,7 @@ def test_onnx_runtime_gives_the_networks_outputs() -> None:
 
 def test_onnx_runtime_runs_what_can_be_exported_for_one_batch_size() -> None:
     model, images = OneByOne().eval(), Inputs((3, 8, 8))
-    with runner(model, images, Setting("ort", batch=2)) as made:
+    with loaded(model, images, Setting("ort", batch=2)) as made:
         found = [torch.from_numpy(output.numpy()) for output in made()]
     with torch.inference_mode():
         known = model(*noise(images, model, 2)[0])
@@ -79,7 +90,7 @@ def test_each_compiled_network_is_compiled_once() -> None:
     with ExitStack() as stack:
         stack.enter_context(torch._dynamo.config.patch(recompile_limit=number - 1))
         made = [
-            stack.enter_context(runner(Tiny(n), Inputs((4,)), Setting("compiled")))
+            stack.enter_context(loaded(Tiny(n), Inputs((4,)), Setting("compiled")))
             for n in range(number)
         ]
         graphs = counters["stats"]["unique_graphs"]
@@ -93,7 +104,7 @@ def test_each_compiled_network_is_compiled_once() -> None:
 def test_the_model_stays_as_it_was() -> None:
     model = small().train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with runner(model, inputs(), Setting(channels_last=True)) as made:
+    with loaded(model, inputs(), Setting(channels_last=True)) as made:
         made()
     assert model.training
     assert model.conv1.weight.is_contiguous()
@@ -103,7 +114,7 @@ def test_the_model_stays_as_it_was() -> None:
 
 def test_a_cpu_runner_shares_the_models_tensors() -> None:
     model = small()
-    with runner(model, inputs(), Setting()) as made, torch.no_grad():
+    with loaded(model, inputs(), Setting()) as made, torch.no_grad():
         model.fc.bias.add_(1)
         torch.testing.assert_close(made(), expected(model, 1))
 
@@ -117,30 +128,25 @@ def test_runners_have_their_threads_in_any_order() -> None:
             return x
 
     before = torch.get_num_threads()
-    first = runner(Watch(), inputs(), Setting(threads=1))
-    second = runner(Watch(), inputs(), Setting(threads=2))
-    seen.clear()
-    for made in (first, second, second, first):
-        made()
-    assert seen == [1, 2, 2, 1]
-    first.close()
-    second()
-    second.close()
+    with (
+        loaded(Watch(), inputs(), Setting(threads=1)) as first,
+        loaded(Watch(), inputs(), Setting(threads=2)) as second,
+    ):
+        seen.clear()
+        for run in (first, second, second, first):
+            run()
+        assert seen == [1, 2, 2, 1]
     assert torch.get_num_threads() == before
 
 
-def test_a_closed_runner_says_so() -> None:
-    made = runner(small(), inputs(), Setting())
-    made.close()
-    made.close()
-    with pytest.raises(RuntimeError, match="closed"):
-        made()
-
-
-def test_the_first_run_happens_before_anyone_times() -> None:
-    calls: list[int] = []
-    Runner(lambda: calls.append(1), HostStopwatch())
-    assert calls == [1]
+def test_the_first_run_happens_before_anyone_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    torch_run(lambda: calls.append("torch"), Setting(threads=torch.get_num_threads()))
+    session = SimpleNamespace(run_with_iobinding=calls.append)
+    monkeypatch.setattr(runtimes, "onnx_session", lambda *_: session)
+    monkeypatch.setattr(runtimes, "bound", lambda *_: "ort")
+    ort_run(Path("none.onnx"), ([], {}), Setting())
+    assert calls == ["torch", "ort"]
 
 
 class Broken(nn.Module):
@@ -150,8 +156,8 @@ class Broken(nn.Module):
 
 @pytest.mark.parametrize("runtime", ["eager", "compiled"])
 def test_a_failing_network_is_one_line(runtime: str) -> None:
-    with pytest.raises(PrecropError) as caught:
-        runner(Broken(), inputs(), Setting(runtime))
+    with pytest.raises(PrecropError) as caught, sessions(Broken(), inputs(), Setting(runtime)):
+        pass
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(f"{runtime} cannot run this network")
 
@@ -164,7 +170,7 @@ def test_inputs_by_name_are_bound_by_name() -> None:
     two = Inputs({"b": (4,), "a": (4,)})
     model = Minus()
     _, kwargs = noise(two, model, 2)
-    with runner(model, two, Setting("ort", batch=2)) as made:
+    with loaded(model, two, Setting("ort", batch=2)) as made:
         (output,) = made()
         found = torch.from_numpy(output.numpy())
     torch.testing.assert_close(found, kwargs["a"] - 2 * kwargs["b"])
@@ -212,8 +218,9 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
 @pytest.mark.parametrize("runtime", ["eager", "compiled"])
 def test_a_gpu_gives_the_networks_outputs(runtime: str) -> None:
     model = small()
-    with runner(model, inputs(), Setting(runtime, batch=2, device="cuda")) as made:
-        assert made.stopwatch(made, 3) > 0
+    setting = Setting(runtime, batch=2, device="cuda")
+    with loaded(model, inputs(), setting) as made:
+        assert setting.stopwatch(made, 3) > 0
         torch.testing.assert_close(made().cpu(), expected(model, 2), atol=1e-2, rtol=1e-2)
 
 
@@ -228,17 +235,17 @@ def test_one_thread_is_timed_by_its_own_clock() -> None:
         while time.perf_counter() < end:
             pass
 
-    assert HostStopwatch()(rest, 1) >= 0.03
+    assert host_stopwatch(rest, 1) >= 0.03
     assert alone(rest, 1) < 0.01
     assert alone(work, 1) > 0.002
 
 
 @pytest.mark.parametrize(("runtime", "count"), [("eager", 1), ("ort", SESSIONS)])
 def test_a_network_is_loaded_so_often_where_that_matters(runtime: str, count: int) -> None:
-    with sessions(small(), inputs(), Setting(runtime)) as made:
+    setting = Setting(runtime)
+    with sessions(small(), inputs(), setting) as made:
         assert len({id(one) for one in made}) == count
-        assert all(one.stopwatch(one, 1) > 0 for one in made)
-        medians = session_medians({"small": made}, rounds=2)
+        medians = session_medians({"small": made}, 2, setting.stopwatch)
         assert len(medians["small"]) == count
 
 
@@ -246,11 +253,11 @@ def test_all_sessions_take_turns() -> None:
     calls: list[str] = []
     clock = iter(range(10**6))
 
-    def made(name: str) -> Runner:
-        return Runner(lambda: calls.append(name), HostStopwatch(clock=lambda: float(next(clock))))
+    def made(name: str) -> Run:
+        return lambda: calls.append(name)
 
     networks = {"a": [made("a1"), made("a2")], "b": [made("b1")]}
-    del calls[:]
-    found = session_medians(networks, rounds=3)
+    stopwatch = partial(host_stopwatch, clock=lambda: float(next(clock)))
+    found = session_medians(networks, 3, stopwatch)
     assert found == {"a": [1.0, 1.0], "b": [1.0]}
     assert calls[9:] == ["a1", "a2", "b1", "a2", "b1", "a1", "b1", "a1", "a2"]

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from precrop.deployment.runtimes import runner
+from precrop.deployment.runtimes import sessions
 from precrop.deployment.setting import Setting
 from precrop.deployment.sparse import (
     BLOCK,
@@ -117,7 +117,7 @@ def test_a_layer_that_blocks_do_not_fit_stays_dense() -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_sparse_networks_run_eagerly(layout: str) -> None:
     made, _ = sparse_kernels(mask(small(), 0.5), layout)
-    with runner(made, inputs(), Setting(batch=2)) as run:
+    with sessions(made, inputs(), Setting(batch=2)) as (run,):
         assert run().shape == (2, 12)
 
 
@@ -129,5 +129,5 @@ def test_an_unknown_layout_is_refused() -> None:
 def test_inputs_without_a_layer_stay() -> None:
     made, dense = sparse_kernels(nn.ReLU(), "csr")
     assert not dense
-    with runner(made, Inputs((3,)), Setting()) as run:
+    with sessions(made, Inputs((3,)), Setting()) as (run,):
         assert run().shape == (1, 3)

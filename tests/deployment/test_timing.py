@@ -1,14 +1,10 @@
 import itertools
 import time
+from functools import partial
 
 import pytest
 
-from precrop.deployment.timing import (
-    HostStopwatch,
-    Run,
-    Timing,
-    interleaved,
-)
+from precrop.deployment.timing import Run, Timing, host_stopwatch, interleaved
 from precrop.errors import PrecropError
 from tests.deployment.benched import Clock
 
@@ -19,7 +15,7 @@ class Workers:
     def __init__(self, **seconds: float) -> None:
         self.clock = Clock()
         self.calls: list[str] = []
-        self.stopwatch = HostStopwatch(clock=self.clock)
+        self.stopwatch = partial(host_stopwatch, clock=self.clock)
         self.runners = {name: self._worker(name, took) for name, took in seconds.items()}
 
     def _worker(self, name: str, took: float) -> Run:
@@ -83,7 +79,8 @@ def test_drift_hits_all_alike() -> None:
     def work() -> None:
         clock.now += next(pace)
 
-    found = interleaved({"a": work, "b": work}, rounds=50, stopwatch=HostStopwatch(clock=clock))
+    stopwatch = partial(host_stopwatch, clock=clock)
+    found = interleaved({"a": work, "b": work}, rounds=50, stopwatch=stopwatch)
     assert found["a"].median == pytest.approx(found["b"].median, rel=0.01)
 
 

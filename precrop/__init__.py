@@ -9,100 +9,69 @@ from typing import TYPE_CHECKING, Any
 from precrop.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from precrop.api import crop, plan
-    from precrop.costs.layered import cost
-    from precrop.counting import count
-    from precrop.errors import BudgetError, PlanError, PrecropError
-    from precrop.linear.expected import expected_output, synexp
-    from precrop.linear.operations import op
-    from precrop.plans.comparison import compare
-    from precrop.plans.plan import Plan
-    from precrop.pretrained import from_pretrained, push_to_hub, save_pretrained
-    from precrop.pruning.api import densities, scores
-    from precrop.pruning.masking import apply_masks, masks
-    from precrop.pruning.methods import method
-    from precrop.pruning.problem import LayerCollapseWarning
-    from precrop.read.reading import Reading
-    from precrop.strategies.exact import Exact
-    from precrop.strategies.match import Match
-    from precrop.strategies.objectives import objective
-    from precrop.strategies.strategy import Strategy
-    from precrop.strategies.synexp import SynExp
-    from precrop.strategies.two_step import TwoStep
-    from precrop.strategies.uniform import Uniform
-    from precrop.strategies.widths import Widths
-    from precrop.trained.channels import SlicedChannelsWarning
-    from precrop.trained.statistics import recalibrate
+    from precrop.api import crop as crop
+    from precrop.api import plan as plan
+    from precrop.costs.layered import cost as cost
+    from precrop.counting import count as count
+    from precrop.errors import BudgetError as BudgetError
+    from precrop.errors import PlanError as PlanError
+    from precrop.errors import PrecropError as PrecropError
+    from precrop.linear.expected import expected_output as expected_output
+    from precrop.linear.expected import synexp as synexp
+    from precrop.linear.operations import op as op
+    from precrop.plans.comparison import compare as compare
+    from precrop.plans.plan import Plan as Plan
+    from precrop.pretrained import from_pretrained as from_pretrained
+    from precrop.pretrained import push_to_hub as push_to_hub
+    from precrop.pretrained import save_pretrained as save_pretrained
+    from precrop.pruning.api import densities as densities
+    from precrop.pruning.api import scores as scores
+    from precrop.pruning.masking import apply_masks as apply_masks
+    from precrop.pruning.masking import masks as masks
+    from precrop.pruning.methods import method as method
+    from precrop.pruning.problem import LayerCollapseWarning as LayerCollapseWarning
+    from precrop.read.reading import Reading as Reading
+    from precrop.strategies.exact import Exact as Exact
+    from precrop.strategies.match import Match as Match
+    from precrop.strategies.objectives import objective as objective
+    from precrop.strategies.strategy import Strategy as Strategy
+    from precrop.strategies.synexp import SynExp as SynExp
+    from precrop.strategies.two_step import TwoStep as TwoStep
+    from precrop.strategies.uniform import Uniform as Uniform
+    from precrop.strategies.widths import Widths as Widths
+    from precrop.trained.channels import SlicedChannelsWarning as SlicedChannelsWarning
+    from precrop.trained.statistics import recalibrate as recalibrate
 
-__all__ = [
-    "BudgetError",
-    "Exact",
-    "LayerCollapseWarning",
-    "Match",
-    "Plan",
-    "PlanError",
-    "PrecropError",
-    "Reading",
-    "SlicedChannelsWarning",
-    "Strategy",
-    "SynExp",
-    "TwoStep",
-    "Uniform",
-    "Widths",
-    "apply_masks",
-    "compare",
-    "cost",
-    "count",
-    "crop",
-    "densities",
-    "expected_output",
-    "from_pretrained",
-    "masks",
-    "method",
-    "objective",
-    "op",
-    "plan",
-    "push_to_hub",
-    "recalibrate",
-    "save_pretrained",
-    "scores",
-    "synexp",
-]
-
-_HOMES = {
-    "BudgetError": "precrop.errors",
-    "Exact": "precrop.strategies.exact",
-    "LayerCollapseWarning": "precrop.pruning.problem",
-    "Match": "precrop.strategies.match",
-    "Plan": "precrop.plans.plan",
-    "PlanError": "precrop.errors",
-    "PrecropError": "precrop.errors",
-    "Reading": "precrop.read.reading",
-    "SlicedChannelsWarning": "precrop.trained.channels",
-    "Strategy": "precrop.strategies.strategy",
-    "SynExp": "precrop.strategies.synexp",
-    "TwoStep": "precrop.strategies.two_step",
-    "Uniform": "precrop.strategies.uniform",
-    "Widths": "precrop.strategies.widths",
-    "apply_masks": "precrop.pruning.masking",
-    "compare": "precrop.plans.comparison",
-    "cost": "precrop.costs.layered",
-    "count": "precrop.counting",
-    "crop": "precrop.api",
-    "densities": "precrop.pruning.api",
-    "expected_output": "precrop.linear.expected",
-    "from_pretrained": "precrop.pretrained",
-    "masks": "precrop.pruning.masking",
-    "method": "precrop.pruning.methods",
-    "objective": "precrop.strategies.objectives",
-    "op": "precrop.linear.operations",
-    "plan": "precrop.api",
-    "push_to_hub": "precrop.pretrained",
-    "recalibrate": "precrop.trained.statistics",
-    "save_pretrained": "precrop.pretrained",
-    "scores": "precrop.pruning.api",
-    "synexp": "precrop.linear.expected",
+_EXPORTS = {
+    "api": "crop plan",
+    "costs.layered": "cost",
+    "counting": "count",
+    "errors": "BudgetError PlanError PrecropError",
+    "linear.expected": "expected_output synexp",
+    "linear.operations": "op",
+    "plans.comparison": "compare",
+    "plans.plan": "Plan",
+    "pretrained": "from_pretrained push_to_hub save_pretrained",
+    "pruning.api": "densities scores",
+    "pruning.masking": "apply_masks masks",
+    "pruning.methods": "method",
+    "pruning.problem": "LayerCollapseWarning",
+    "read.reading": "Reading",
+    "strategies.exact": "Exact",
+    "strategies.match": "Match",
+    "strategies.objectives": "objective",
+    "strategies.strategy": "Strategy",
+    "strategies.synexp": "SynExp",
+    "strategies.two_step": "TwoStep",
+    "strategies.uniform": "Uniform",
+    "strategies.widths": "Widths",
+    "trained.channels": "SlicedChannelsWarning",
+    "trained.statistics": "recalibrate",
 }
+"""Public names by the modules in which they are defined."""
+
+_HOMES = {name: f"precrop.{module}" for module, names in _EXPORTS.items() for name in names.split()}
+__all__ = sorted(_HOMES)
 
 
 if not TYPE_CHECKING:  # a type checker takes any name for known where it sees a __getattr__

@@ -92,14 +92,14 @@ def bar(items: Iterable[Any], title: str, total: int | None) -> Iterable[Any]:
 
 
 @contextmanager
-def measuring() -> Iterator[Told | None]:
-    """A bar for measurements, told what is done and the share of all that is over; or None.
+def measuring(otherwise: Told = unheard) -> Iterator[Told]:
+    """A bar for measurements, told what is done and the share of all that is over.
 
     It is drawn only when told to: a thread that draws by itself would take time from what is
-    measured.
+    measured. Where no bar is shown, ``otherwise`` is told.
     """
     if not in_terminal():
-        yield None
+        yield otherwise
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -37,7 +37,6 @@ def test_a_bar_shows_the_time_left_in_a_terminal(monkeypatch: pytest.MonkeyPatch
 def test_measurements_are_shown_when_told(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = in_terminal(monkeypatch)
     with measuring() as show:
-        assert show is not None
         show("half of it", 0.5)
     assert "half of it" in terminal.getvalue()
 
@@ -46,11 +45,13 @@ def test_nothing_is_drawn_elsewhere_or_when_quiet(monkeypatch: pytest.MonkeyPatc
     terminal = in_terminal(monkeypatch)
     with speaking(Level.QUIET):
         assert list(bar(range(3), "counting", 3)) == [0, 1, 2]
-        with measuring() as show, step("looking"):
-            assert show is None
+        told = list[tuple[object, ...]]()
+        with measuring(lambda *now: told.append(now)) as show, step("looking"):
+            show("half of it", 0.5)
         note("a thing")
         progress.console().print("a line")
     assert terminal.getvalue() == ""
+    assert told == [("half of it", 0.5)]
 
 
 def test_a_step_shows_itself_when_it_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:

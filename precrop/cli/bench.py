@@ -53,14 +53,15 @@ class VariantOptions:
 
         if self.divisors is not None and not self.budgeted:
             raise PrecropError("--divisors needs a budget: add --macs 0.5 or --params 0.5")
-        made = _divisors(self.divisors) if self.budgeted else {}
+        made: dict[str, int | Literal["auto"]] = {"planned": 1} if self.budgeted else {}
+        if self.divisors is not None:
+            made = {f"/{n}": n for n in _numbers("--divisors", self.divisors, "auto")}
         found: dict[str, Plan] = {}
         for path in self.plan or ():
             found[_free({*found, *made}, path.stem, str(path))] = Plan.load(path)
+        budgets = {"params": self.params, "macs": self.macs}
         for name, divisor in made.items():
-            found[name] = precrop.plan(
-                network, shape, params=self.params, macs=self.macs, divisor=divisor
-            )
+            found[name] = precrop.plan(network, shape, divisor=divisor, **budgets)
         return found
 
     def layouts(self) -> list[str]:
@@ -139,27 +140,13 @@ def _words(text: str) -> list[str]:
     return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
-def _numbers(option: str, text: str) -> list[int]:
+def _numbers(option: str, text: str, *others: str) -> list[Any]:
+    """Whole numbers from 1 between commas, or other words that stand for one."""
     words = _words(text)
-    if not words or not all(map(_is_count, words)):
-        raise PrecropError(f"{option} {text!r} is not like 1,8: whole numbers from 1")
-    return [int(word) for word in words]
-
-
-def _is_count(word: str) -> bool:
-    return word.isdecimal() and int(word) > 0
-
-
-def _divisors(text: str | None) -> dict[str, int | Literal["auto"]]:
-    """Divisors of the plans to make, by the plans' names."""
-    if text is None:
-        return {"planned": 1}
-    words = _words(text)
-    if not words or not all(word == "auto" or _is_count(word) for word in words):
-        raise PrecropError(f"--divisors {text!r} is not like 1,8,auto: whole numbers from 1")
-    found: list[int | Literal["auto"]]
-    found = ["auto" if word == "auto" else int(word) for word in words]
-    return {f"/{divisor}": divisor for divisor in found}
+    if not words or not all(w in others or (w.isdecimal() and int(w) > 0) for w in words):
+        like = ",".join(("1,8", *others))
+        raise PrecropError(f"{option} {text!r} is not like {like}: whole numbers from 1")
+    return [word if word in others else int(word) for word in words]
 
 
 def _free(taken: Container[str], *names: str) -> str:

@@ -58,15 +58,14 @@ def deploy_command(
     The same command goes on where it was stopped: every step's result lies in the folder.
     """
     keywords = wanted.keywords()
-    latency, profile = keywords.pop("latency"), keywords.pop("device_profile")
-    if latency is None:
+    if wanted.latency is None:
         raise PrecropError("give the time that is to be met: --latency 8ms, or a share, 0.5")
     if data is None and recipe.epochs != 0:
         raise PrecropError("--data says what it is trained on; without training: --epochs 0")
     changes, shape = recipe.changed(), shapes(source.input_shape)
     spec = source.spec
-    folder = output or Path("deployed", file_stem(f"{source.model}-{latency}"))
-    note(f"{spec} within {latency}, in {folder}")
+    folder = output or Path("deployed", file_stem(f"{source.model}-{wanted.latency}"))
+    note(f"{spec} within {wanted.latency}, in {folder}")
     if data is not None:
         with needs("training needs", "precrop[train]"):
             import precrop.training.loop  # noqa: F401
@@ -75,8 +74,7 @@ def deploy_command(
     with goes_on(f" from {folder}"):
         found = deploy(
             spec,
-            latency,
-            folder,
+            output=folder,
             data=data,
             input_shape=shape,
             recipe=recipe.recipe,
@@ -85,7 +83,6 @@ def deploy_command(
             seed=seed,
             format=format_,
             threads=threads,
-            device_profile=profile,
             rounds=rounds,
             progress=note,
             **keywords,

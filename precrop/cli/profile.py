@@ -14,7 +14,7 @@ from precrop.cli.options import Args, AsJson, InputShapes, ModelOptions, with_op
 from precrop.cli.output import goes_on, plain, warn, wide_console
 from precrop.errors import PrecropError
 from precrop.files import check_writable
-from precrop.progress import lines, measuring, note
+from precrop.progress import bar, lines, measuring, note
 
 if TYPE_CHECKING:
     from precrop.costs.profiles import DeviceProfile
@@ -80,7 +80,7 @@ def profile_command(
     checked = [_subject(ModelOptions(name, input_shape, arg)) for name in check or ()]
     setting = Setting(runtime, batch, threads, device)
     state = quiet.wait(warn, setting.clock)
-    with goes_on(f" from {kept}"), measuring() as progress:
+    with goes_on(f" from {kept}"), measuring(lines()) as progress:
         profile = profiling.profile_device(
             subjects,
             setting,
@@ -90,13 +90,16 @@ def profile_command(
             seconds=max(minutes * _MINUTE - (time.monotonic() - start), 0.0),
             quiet=state,
             found=lambda profile: profile.save(path),
-            progress=progress or lines(),
+            progress=progress,
         )
     profile.save(path)  # before the checks, which may fail
     if not as_json:
         _show(profile)
     _warn(profile)
-    checks = _checks(profile, checked, batch, rounds) if checked else []
+    checks = [
+        profiling.check(profile, subject, batch_size=batch, rounds=rounds)
+        for subject in bar(checked, "checking", len(checked))
+    ]
     if as_json:
         found = {**asdict(profile), "checks": [{**asdict(c), "error": c.error} for c in checks]}
         typer.echo(json.dumps(found, indent=1))
@@ -124,18 +127,6 @@ def _subject(source: ModelOptions) -> "Subject":
     model, shape = source.load()
     read_network(model, Inputs(shape))
     return Subject(str(source.spec), model, shape)
-
-
-def _checks(
-    profile: "DeviceProfile", subjects: "Sequence[Subject]", batch: int, rounds: int
-) -> "list[Check]":
-    from precrop.deployment import profiling
-    from precrop.progress import bar
-
-    found = []
-    for subject in bar(subjects, "checking", len(subjects)):
-        found += profiling.check(profile, [subject], batch_size=batch, rounds=rounds)
-    return found
 
 
 def _shares(text: str) -> list[float]:

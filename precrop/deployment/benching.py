@@ -209,7 +209,7 @@ def bench(
     settings: Sequence[Setting],
     *,
     rounds: int = 30,
-    progress: Told | None = None,
+    progress: Told = unheard,
 ) -> Bench:
     """Measure every variant in every setting; within one, samples are taken in turns.
 
@@ -227,12 +227,12 @@ def bench(
     """
     if not settings or rounds < 1:
         raise PrecropError(f"{len(settings)} settings in {rounds} rounds: give 1 or more of both")
-    inputs, told = Inputs(input_shape), progress or unheard
+    inputs = Inputs(input_shape)
     rows: list[BenchRow] = []
     for number, setting in enumerate(settings):
 
         def tell(what: str, share: float, number: int = number, setting: Any = setting) -> None:
-            told(f"{setting}: {what}", (number + share) / len(settings))
+            progress(f"{setting}: {what}", (number + share) / len(settings))
 
         rows += _measure(variants, inputs, setting, rounds, tell)
     notes = {variant.name: variant.notes for variant in variants if variant.notes}

@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
 
@@ -73,9 +73,4 @@ def _peak_on_cpu(forward: Callable[[], None]) -> int:
     if not records:
         raise PrecropError("this PyTorch records no memory: its profiler (Kineto) is missing")
     records.sort(key=lambda event: event["ts"])
-    return highest(int(event["args"]["Bytes"]) for event in records)
-
-
-def highest(changes: Iterable[int]) -> int:
-    """The largest sum that a series of changes comes to, 0 at its start."""
-    return max(accumulate(changes, initial=0))
+    return max(accumulate((int(event["args"]["Bytes"]) for event in records), initial=0))

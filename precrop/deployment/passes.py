@@ -104,16 +104,14 @@ def _entry(content: Any) -> tuple[Place, TimedPass | None]:
     if content["seconds"] is None:
         return (network, inputs, share), None
     seconds = _number(content["seconds"])
-    if not 0 < share <= 1 or seconds <= 0:
-        raise ValueError("a pass takes time")
-    samples = tuple(
-        Sample(str(kind), _amounts(numbers), _number(one))
-        for kind, one, numbers in content["samples"]
-    )
-    works = tuple(CountedWork(str(kind), _amounts(numbers)) for kind, numbers in content["works"])
-    if not samples or not works:
-        raise ValueError("a pass has operations")
-    return (network, inputs, share), TimedPass(network, share, seconds, samples, works)
+    samples = [
+        Sample(str(k), _amounts(numbers), _number(s)) for k, s, numbers in content["samples"]
+    ]
+    works = [CountedWork(str(kind), _amounts(numbers)) for kind, numbers in content["works"]]
+    if not 0 < share <= 1 or not seconds or not samples or not works:
+        raise ValueError("a pass takes time, and has operations")
+    found = TimedPass(network, share, seconds, tuple(samples), tuple(works))
+    return (network, inputs, share), found
 
 
 def _amounts(numbers: Sequence[Any]) -> dict[str, float]:

@@ -204,13 +204,13 @@ class Check:
 
 
 def check(
-    profile: DeviceProfile, subjects: Sequence[Subject], *, batch_size: int = 1, rounds: int = 15
-) -> list[Check]:
-    """Measure networks as they are beside what a profile predicts for them.
+    profile: DeviceProfile, subject: Subject, *, batch_size: int = 1, rounds: int = ROUNDS
+) -> Check:
+    """Measure a network as it is beside what a profile predicts for it.
 
     Args:
         profile: of the device that this is.
-        subjects: networks; those that the profile was not fitted to say more.
+        subject: the network; one that the profile was not fitted to says more.
         batch_size: inputs in one pass.
         rounds: passes that are measured.
 
@@ -218,13 +218,10 @@ def check(
         PrecropError: the profile is of another machine.
     """
     check_here(profile)
-    found = []
-    for subject in subjects:
-        setting = Setting(profile.runtime, batch_size, profile.threads or 1, profile.device)
-        seconds = pass_seconds(subject.model, subject.inputs, setting, rounds)
-        predicted = predict(profile, subject.model, subject.input_shape, batch_size)
-        found.append(Check(subject.name, predicted, seconds))
-    return found
+    setting = Setting(profile.runtime, batch_size, profile.threads or 1, profile.device)
+    seconds = pass_seconds(subject.model, subject.inputs, setting, rounds)
+    predicted = predict(profile, subject.model, subject.input_shape, batch_size)
+    return Check(subject.name, predicted, seconds)
 
 
 def predict(

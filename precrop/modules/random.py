@@ -1,5 +1,6 @@
 """Random numbers of one's own: a computation that draws none from the generators of the process."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,29 +17,22 @@ _VARIANTS = {
     "Tensor": "Tensor_generator",
     "low_dtype": "low_generator_dtype",
 }
-_DRAWING: dict[Any, Any] = {}
 
 
+@functools.cache
 def drawing(op: Any) -> Any:
-    """The operation that draws the numbers of another one, and takes a generator; None if none."""
-    if op not in _DRAWING:
-        _DRAWING[op] = _found(op)
-    return _DRAWING[op]
-
-
-def _found(op: Any) -> Any:
+    """What draws the numbers of an operation from a generator that it is given; None if none."""
+    if op is aten.native_dropout.default:
+        return _dropped
     if torch.Tag.nondeterministic_seeded not in op.tags:
         return None
     if any(argument.name == "generator" for argument in op._schema.arguments):
         return op
-    variant = _VARIANTS.get(op._overloadname, "")
-    return getattr(op.overloadpacket, variant, None)
+    return getattr(op.overloadpacket, _VARIANTS.get(op._overloadname, ""), None)
 
 
 def drawn(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any], generator: Generator) -> Any:
     """The operation's result; random numbers come from ``generator`` if the call names no other."""
-    if op is aten.native_dropout.default:
-        return _dropped(*args, generator=generator)
     own = drawing(op)
     if own is None or kwargs.get("generator") is not None:
         return op(*args, **kwargs)
@@ -75,7 +69,7 @@ class OwnNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if drawing(op) is None and op is not aten.native_dropout.default:
+        if drawing(op) is None:
             return op(*args, **kwargs)
         device = kwargs.get("device")
         if device is None:

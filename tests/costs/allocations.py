@@ -1,5 +1,6 @@
 """What PyTorch's allocator really did in one forward pass: the oracle of lifetimes and memory."""
 
+import itertools
 import json
 import os
 import tempfile
@@ -9,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from precrop.deployment.memory import highest
 from precrop.read.inputs import Inputs
 from precrop.read.lifetimes import Watch, watched
 from precrop.read.network import read_network
@@ -35,7 +35,8 @@ def allocated_peak(model: nn.Module, shape: Any, batch: int) -> int:
         made, gone = records[index]["ts"], records[end]["ts"]
         if any(first <= made and gone <= last for first, last in spans):
             left_out |= {index, end}
-    return highest(r["args"]["Bytes"] for i, r in enumerate(records) if i not in left_out)
+    changes = (r["args"]["Bytes"] for i, r in enumerate(records) if i not in left_out)
+    return max(itertools.accumulate(changes, initial=0))
 
 
 def tensor_peak(model: nn.Module, shape: Any, batch: int) -> int:

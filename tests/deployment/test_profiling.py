@@ -58,7 +58,7 @@ def test_a_device_is_measured(measured: DeviceProfile, tmp_path: Path) -> None:
 
 def test_a_network_is_measured_beside_its_prediction(measured: DeviceProfile) -> None:
     model = resnet20().eval()
-    (found,) = check(measured, [Subject("resnet20", model, IMAGE)], rounds=2)
+    found = check(measured, Subject("resnet20", model, IMAGE), rounds=2)
     assert found.predicted == predict(measured, model, IMAGE)
     assert found.seconds > 0
     assert found.error == found.predicted / found.seconds - 1

@@ -17,8 +17,8 @@ def waited(monkeypatch: pytest.MonkeyPatch) -> Waited:
     def after(*states: Quiet) -> tuple[Quiet, list[str], float]:
         said, slept, found = list[str](), list[float](), iter(states)
         monkeypatch.setattr(quiet, "listen", lambda _: next(found))
-        monkeypatch.setattr(quiet.time, "monotonic", lambda: sum(slept))
-        monkeypatch.setattr(quiet.time, "sleep", slept.append)
+        monkeypatch.setattr(time, "monotonic", lambda: sum(slept))
+        monkeypatch.setattr(time, "sleep", slept.append)
         last = wait(said.append, time.perf_counter)
         assert next(found, None) is None
         return last, said, sum(slept)

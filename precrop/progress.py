@@ -150,11 +150,7 @@ def _clock(title: str) -> Iterator[None]:
         return
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        TimeElapsedColumn(),
-    )
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     shown = Progress(*columns, console=console(), transient=True)
     shown.add_task(title, total=None)
     late = threading.Timer(PATIENCE, shown.start)

@@ -59,9 +59,10 @@ class VariantOptions:
         found: dict[str, Plan] = {}
         for path in self.plan or ():
             found[_free({*found, *made}, path.stem, str(path))] = Plan.load(path)
-        budgets = {"params": self.params, "macs": self.macs}
         for name, divisor in made.items():
-            found[name] = precrop.plan(network, shape, divisor=divisor, **budgets)
+            found[name] = precrop.plan(
+                network, shape, params=self.params, macs=self.macs, divisor=divisor
+            )
         return found
 
     def layouts(self) -> list[str]:
@@ -161,8 +162,12 @@ def _print(found: "Bench") -> None:
         console.print(str(setting))
         console.print(_table(rows))
         console.print()
-    for (variant, reason), runtimes in _reasons(found).items():
-        console.print(plain(f"{variant} ({', '.join(runtimes)}): {reason}"))
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for row in found.rows:
+        if row.reason is not None:
+            reasons.setdefault((row.variant, row.reason), []).append(row.runtime)
+    for (variant, reason), runtimes in reasons.items():
+        console.print(plain(f"{variant} ({', '.join(dict.fromkeys(runtimes))}): {reason}"))
     for variant, notes in found.notes.items():
         layers = ", ".join(list(notes)[:3]) + (", …" if len(notes) > 3 else "")
         console.print(plain(f"{variant}: on dense kernels stay {len(notes)} layers: {layers}"))
@@ -173,17 +178,6 @@ def _print(found: "Bench") -> None:
         "low and high the 10th and 90th percentiles."
     )
     console.print(plain(text))
-
-
-def _reasons(found: "Bench") -> dict[tuple[str, str], list[str]]:
-    """Runtimes that could not run something, by variant and reason."""
-    reasons: dict[tuple[str, str], list[str]] = {}
-    for row in found.rows:
-        if row.reason is not None:
-            runtimes = reasons.setdefault((row.variant, row.reason), [])
-            if row.runtime not in runtimes:
-                runtimes.append(row.runtime)
-    return reasons
 
 
 def _table(rows: Sequence["BenchRow"]) -> "Table":

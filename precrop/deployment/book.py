@@ -6,13 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from precrop.errors import MALFORMED, PrecropError, errors_as
-from precrop.files import (
-    check_writable,
-    digest_of,
-    digest_of_file,
-    read_json,
-    write_text,
-)
+from precrop.files import check_writable, digest_of, digest_of_file, read_json, write_text
 
 RECORD = "deploy.json"
 SCHEMA = 1

@@ -58,10 +58,7 @@ class Sample:
 
 
 def amounts(
-    reads: Iterable[Sized],
-    writes: Iterable[Sized],
-    weights: Iterable[Sized],
-    macs: float,
+    reads: Iterable[Sized], writes: Iterable[Sized], weights: Iterable[Sized], macs: float
 ) -> dict[str, float]:
     """The features of one operation from its operands' shapes and bytes per element."""
     operands = {"reads": reads, "writes": writes, "weights": weights}

@@ -9,14 +9,8 @@ from precrop.explore.html import plain, uniform_widths
 if TYPE_CHECKING:
     from precrop.plans.plan import LayerPlan, Plan
 
-_OLD, _NEW, _WIDER, _FIXED, _UNIFORM, _OTHER = (
-    "#cfd8dc",
-    "#1f6f8b",
-    "#c8553d",
-    "#8a8f94",
-    "#e09f3e",
-    "#6a4c93",
-)
+_OLD, _NEW, _WIDER = "#cfd8dc", "#1f6f8b", "#c8553d"
+_FIXED, _UNIFORM, _OTHER = "#8a8f94", "#e09f3e", "#6a4c93"
 _LABELS = 60
 """Layers that are named below the picture: all, or every other, third, …"""
 

@@ -118,7 +118,7 @@ class _Network:
         if not isinstance(owner, FunctionType):
             if self._holds(owner):
                 return True
-            function = hook.__func__ if owner is not hook else _call_of(type(hook))
+            function = hook.__func__ if owner is not hook else type(hook).__call__
             return _changes(function, before, 1)
         if self._defines(owner) or id(owner.__globals__) in self.wrapping:
             return True
@@ -192,10 +192,6 @@ def _changes(function: Any, before: bool, position: int) -> bool:
         for last, step in pairwise(steps)
     )
     return sets or "setattr" in code.co_names
-
-
-def _call_of(kind: type) -> Any:
-    return next((vars(one)["__call__"] for one in kind.__mro__ if "__call__" in vars(one)), None)
 
 
 def _pair(value: Any) -> tuple[Any, ...]:

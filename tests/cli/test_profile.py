@@ -3,7 +3,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +53,9 @@ def measured(
             found.extend(subjects)
             return profile
 
-        def check(profile: DeviceProfile, subjects: Sequence[Subject], **_: Any) -> list[Check]:
-            found.extend(subjects)
-            return [Check(subject.name, 1.0, 2.0) for subject in subjects]
+        def check(profile: DeviceProfile, subject: Subject, **_: Any) -> Check:
+            found.append(subject)
+            return Check(subject.name, 1.0, 2.0)
 
         monkeypatch.setattr(profiling, "profile_device", profile_device)
         monkeypatch.setattr(profiling, "check", check)
@@ -119,7 +118,7 @@ def test_a_check_that_fails_costs_no_profile(
 ) -> None:
     measured(PROFILE)
 
-    def check(*_: Any, **__: Any) -> list[Check]:
+    def check(*_: Any, **__: Any) -> Check:
         raise PrecropError("ONNX Runtime cannot run it")
 
     monkeypatch.setattr(profiling, "check", check)
@@ -186,8 +185,9 @@ def test_a_busy_machine_is_one_line(
 ) -> None:
     busy = quiet.Quiet(0.8, 5.3)
     measured(PROFILE)
-    waiting = partial(wait, patience=0.0, listening=lambda _: busy)
-    monkeypatch.setattr(quiet, "wait", waiting)
+    monkeypatch.setattr(quiet, "wait", wait)
+    monkeypatch.setattr(quiet, "listen", lambda _: busy)
+    monkeypatch.setattr(quiet, "PATIENCE", 0.0)
     assert main(["profile", "resnet20"]) == 0
     _, line = capsys.readouterr().err.splitlines()
     assert (

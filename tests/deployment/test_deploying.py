@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from precrop.costs.profiles import DeviceProfile, roofline
-from precrop.deployment import calibrating, deploying
+from precrop.deployment import calibrating, deploying, runtimes
 from precrop.deployment.book import RECORD
 from precrop.deployment.deploying import PLAN, PROFILE, Deployed, deploy
 from precrop.deployment.profiling import predict
@@ -56,7 +56,8 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
     found = World()
     monkeypatch.setattr(calibrating, "sessions", predicted)
-    monkeypatch.setattr(calibrating, "session_medians", lambda networks, *_: networks)
+    for module in (calibrating, runtimes):
+        monkeypatch.setattr(module, "session_medians", lambda networks, *_: networks)
     monkeypatch.setattr(deploying, "profile_device", found.profile)
     monkeypatch.setattr(deploying, "session_medians", found.times)
     monkeypatch.setattr(deploying, "wait", lambda *_: Quiet(0.02, 0.4))

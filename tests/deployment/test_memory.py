@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from precrop.deployment.memory import highest, peak_activation_memory
+from precrop.deployment.memory import peak_activation_memory
 from precrop.deployment.setting import Setting
 from precrop.errors import PrecropError
 from precrop.read.inputs import Inputs
@@ -49,13 +49,6 @@ def test_it_grows_with_the_batch_and_repeats_itself() -> None:
     four, again, eight = (peak_activation_memory(net, shape, Setting(batch=n)) for n in (4, 4, 8))
     assert four == again
     assert four < eight <= 2 * four
-
-
-@pytest.mark.parametrize(
-    ("changes", "most"), [([], 0), ([3, -3, 2], 3), ([1, 2, -1, 3, -5], 5), ([-4, 2], 0)]
-)
-def test_the_highest_sum(changes: list[int], most: int) -> None:
-    assert highest(changes) == most
 
 
 def test_errors_are_one_line() -> None:

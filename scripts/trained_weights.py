@@ -27,7 +27,7 @@ from precrop.plans.kinds import Init
 from precrop.study import torch_pruning
 from precrop.study.variants import VariantRequest
 from precrop.training.augment import PLAIN, Augment
-from precrop.training.batches import test_batches, train_batches
+from precrop.training.batches import held_out_batches, train_batches
 from precrop.training.data import ImageData, load_data
 from precrop.training.module import augmentation
 from precrop.training.recipes import Recipe
@@ -153,7 +153,7 @@ def accuracy(network: nn.Module, images: ImageData) -> float:
     right, count = 0, 0
     with torch.no_grad():
         found: tuple[Tensor, Tensor]
-        for found in test_batches(images, 500):
+        for found in held_out_batches(images, 500):
             right += int((network(found[0]).argmax(1) == found[1]).sum())
             count += len(found[1])
     network.train(mode)

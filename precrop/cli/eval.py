@@ -34,7 +34,7 @@ def eval_command(
     else:
         source = planned.plan.source
         name = given.model or (None if source is None else source.name)
-        found = evaluate(planned.network, planned.images, name=name, progress=bar)
+        found = evaluate(planned.network, planned.images, name, progress=bar)
     if confusion is not None:
         draw_confusion(found, confusion)
     _print_evaluation(found, as_json)

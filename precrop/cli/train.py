@@ -21,7 +21,7 @@ from precrop.trust import runs_user_code
 if TYPE_CHECKING:
     from precrop.plans.plan import Plan
     from precrop.training.data import ImageData
-    from precrop.training.loop import Result
+    from precrop.training.folder import Result
     from precrop.training.runs import MaskSpec, Run
 
 

@@ -109,21 +109,13 @@ def _read(row: Mapping[str, Any]) -> Iterator[Configuration]:
 Read = tuple[Callable[[], nn.Module], tuple[int, int, int], dict[str, int]]
 
 
-def _mobilenet_v1(row: Mapping[str, Any]) -> Read:
-    return _in_order(mobilenet_v1, IMAGENET, row["widths"])
-
-
-def _vgg16(row: Mapping[str, Any]) -> Read:
-    return _in_order(cifar_vgg16_bn, CIFAR, row["widths"])
-
-
 def _in_order(
-    make: Callable[[], nn.Module], shape: tuple[int, int, int], widths: Sequence[int]
+    make: Callable[[], nn.Module], shape: tuple[int, int, int], row: Mapping[str, Any]
 ) -> Read:
     """Widths of all convolutions but the depthwise ones, in order."""
     parts = make().named_modules()
     names = [name for name, m in parts if isinstance(m, nn.Conv2d) and m.groups == 1]
-    return make, shape, dict(zip(names, widths, strict=True))
+    return make, shape, dict(zip(names, row["widths"], strict=True))
 
 
 mobilenet_v1 = partial(load_model, "timm:mobilenetv1_100", {})
@@ -198,13 +190,13 @@ def _timm(row: Mapping[str, Any]) -> Read:
 
 
 READERS: dict[str, Callable[[Mapping[str, Any]], Read | None]] = {
-    "mobilenet_v1": _mobilenet_v1,
+    "mobilenet_v1": partial(_in_order, mobilenet_v1, IMAGENET),
     "mobilenet_v2": _mobilenet_v2,
     "resnet50": _resnet50,
     "mnasnet": _mnasnet,
     "tas": _tas,
     "timm": _timm,
-    "cifar_vgg16_bn": _vgg16,
+    "cifar_vgg16_bn": partial(_in_order, cifar_vgg16_bn, CIFAR),
 }
 
 

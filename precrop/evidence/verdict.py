@@ -148,40 +148,23 @@ def _run(task: Task) -> tuple[str, list[dict[str, Any]]]:
         return task.label, task()
 
 
-class Parts:
-    """The rows of finished tasks, by label; a file keeps them, one line a task.
+def finished(path: Path, of: str) -> dict[str, list[dict[str, Any]]]:
+    """The rows of finished tasks, by label, in a file that keeps one line a task; it is made.
 
     Its first line says what they are of. Lines that are not whole, as of a process that was killed,
-    are passed over.
+    are dropped.
     """
-
-    def __init__(self, path: Path | None, of: str) -> None:
-        self._path = path
-        self._rows: dict[str, list[dict[str, Any]]] = {}
-        if path is None:
-            return
-        lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
-        if lines and _line(lines[0]) == {"of": of}:
-            for line in map(_line, lines[1:]):
-                label, rows = line.get("part"), line.get("rows")
-                if isinstance(label, str) and _are_rows(rows):
-                    self._rows[label] = rows
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [{"of": of}, *({"part": label, "rows": self._rows[label]} for label in self._rows)]
-        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
-
-    def __contains__(self, label: str) -> bool:
-        return label in self._rows
-
-    def __getitem__(self, label: str) -> list[dict[str, Any]]:
-        return self._rows[label]
-
-    def add(self, label: str, rows: list[dict[str, Any]]) -> None:
-        """Keep what a task came to."""
-        self._rows[label] = rows
-        if self._path is not None:
-            with self._path.open("a") as file:
-                file.write(json.dumps({"part": label, "rows": rows}) + "\n")
+    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    found = {}
+    if lines and _line(lines[0]) == {"of": of}:
+        for line in map(_line, lines[1:]):
+            label, rows = line.get("part"), line.get("rows")
+            if isinstance(label, str) and _are_rows(rows):
+                found[label] = rows
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = [{"of": of}, *({"part": label, "rows": rows} for label, rows in found.items())]
+    write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+    return found
 
 
 def _line(text: str) -> dict[str, Any]:
@@ -217,10 +200,14 @@ def judge(
         parts: a file that keeps what is finished; a call with the same arguments goes on from it.
     """
     work = list(tasks(tables, published, budgets))
-    kept = Parts(parts, _digest(tables, published, budgets, [task.label for task in work]))
+    of = _digest(tables, published, budgets, [task.label for task in work])
+    kept = {} if parts is None else finished(parts, of)
     left = [task for task in work if task.label not in kept]
     for label, rows in progress(_results(left, processes), "judging", len(left)):
-        kept.add(label, rows)
+        kept[label] = rows
+        if parts is not None:
+            with parts.open("a") as file:
+                file.write(json.dumps({"part": label, "rows": rows}) + "\n")
     frames = {
         name: pd.DataFrame([row for t in work if t.frame == name for row in kept[t.label]])
         for name in FRAMES

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
@@ -149,19 +149,26 @@ class Judged:
 
     Attributes:
         comparison: what was compared.
-        outcome: ``better`` or ``worse`` than ``bound``; ``equal`` within the margin; ``unclear``:
-            too few runs to tell; ``larger`` or ``smaller``: a network of another size, not worse
-            than the smaller or not better than the larger one, which shows nothing.
         p: of the difference, corrected for the number of comparisons that its claim rests on.
         margin: percentage points that count as no difference.
         bound: percentage points that the claim asks the first variant to be better by.
+        rule: by which it shows something.
     """
 
     comparison: Comparison
-    outcome: Outcome
     p: float | None
     margin: float
     bound: float
+    rule: "Rule"
+
+    @cached_property
+    def outcome(self) -> Outcome:
+        """``better`` or ``worse`` than ``bound``; ``equal`` within the margin.
+
+        ``unclear``: too few runs to tell; ``larger`` or ``smaller``: a network of another size, not
+        worse than the smaller or not better than the larger one, which shows nothing.
+        """
+        return self.rule(self)
 
     def to_json(self) -> dict[str, Any]:
         """All figures, in JSON's types."""
@@ -187,6 +194,10 @@ class Judged:
             "outcome": self.outcome,
             "runs": list(compared.runs),
         }
+
+
+Rule = Callable[[Judged], Outcome]
+"""Says what a comparison shows."""
 
 
 def _rounded(interval: tuple[float, float] | None) -> list[float] | None:
@@ -218,40 +229,53 @@ def compare_looser(ones: Sequence[RunGroup], others: Sequence[RunGroup]) -> list
     return found
 
 
-def judge(comparisons: Sequence[Comparison], margin: float, *, bound: float = 0.0) -> list[Judged]:
+def judge(
+    comparisons: Sequence[Comparison], margin: float, rule: Rule, *, bound: float = 0.0
+) -> list[Judged]:
     """What each of a claim's comparisons shows.
 
     Args:
         comparisons: all that the claim rests on.
         margin: percentage points that count as no difference.
+        rule: what a comparison shows: `at_any_size`, `at_one_size` or `as_equal`.
         bound: percentage points that the first variant has to be better by.
     """
-    found = [comparison.pooled.p(bound) for comparison in comparisons]
-    corrected = iter(holm([p for p in found if p is not None]))
-    ps = [None if p is None else next(corrected) for p in found]
-    return [
-        Judged(comparison, _outcome(comparison, p, margin, bound), p, margin, bound)
-        for comparison, p in zip(comparisons, ps, strict=True)
-    ]
+    ps = holm([comparison.pooled.p(bound) for comparison in comparisons])
+    return [Judged(c, p, margin, bound, rule) for c, p in zip(comparisons, ps, strict=True)]
 
 
-def judge_matched(
-    comparisons: Sequence[Comparison], margin: float, *, bound: float = 0.0
-) -> list[Judged]:
-    """As `judge`, between networks that ought to be of one size.
+def at_any_size(judged: Judged) -> Outcome:
+    """Between networks of whatever sizes."""
+    sure = judged.p is not None and judged.p < LEVEL
+    if sure and not judged.comparison.same and judged.comparison.difference > judged.bound:
+        return "better"
+    if _is_equal(judged):
+        return "equal"
+    return "worse" if sure else "unclear"
+
+
+def at_one_size(judged: Judged) -> Outcome:
+    """Between networks that ought to be of one size.
 
     That a larger network is ahead shows nothing of how it was made smaller, nor does it that a
     smaller one is behind.
     """
-    return [replace(j, outcome=_matched(j)) for j in judge(comparisons, margin, bound=bound)]
+    outcome, sizes = at_any_size(judged), (judged.comparison.params, judged.comparison.macs)
+    if outcome != "worse" and max(sizes) > LARGER:
+        return "larger"
+    if outcome != "better" and min(sizes) < 1 / LARGER:
+        return "smaller"
+    return outcome
 
 
-def judge_equal(comparisons: Sequence[Comparison], margin: float) -> list[Judged]:
-    """As `judge`, where equal accuracy is claimed: a small difference may be a sure one."""
-    return [
-        replace(judged, outcome="equal") if _is_equal(judged.comparison, margin) else judged
-        for judged in judge(comparisons, margin)
-    ]
+def as_equal(judged: Judged) -> Outcome:
+    """Where equal accuracy is claimed: a small difference may be a sure one."""
+    return "equal" if _is_equal(judged) else at_any_size(judged)
+
+
+def _is_equal(judged: Judged) -> bool:
+    p = judged.comparison.pooled.p_equal(judged.margin)
+    return judged.comparison.same or (p is not None and p < LEVEL)
 
 
 def together(comparisons: Sequence[Comparison]) -> Together | None:
@@ -271,36 +295,10 @@ def together(comparisons: Sequence[Comparison]) -> Together | None:
     return None if interval is None else Together(spread, interval)
 
 
-def holm(ps: Sequence[float]) -> list[float]:
-    """P-values corrected for their number (Holm 1979)."""
-    corrected = [0.0] * len(ps)
-    highest = 0.0
-    for rank, index in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
-        highest = max(highest, min(1.0, ps[index] * (len(ps) - rank)))
-        corrected[index] = highest
+def holm(ps: Sequence[float | None]) -> list[float | None]:
+    """P-values corrected for their number (Holm 1979); those that are not known stay so."""
+    corrected, highest = list(ps), 0.0
+    known = sorted((p, index) for index, p in enumerate(ps) if p is not None)
+    for rank, (p, index) in enumerate(known):
+        corrected[index] = highest = max(highest, min(1.0, p * (len(known) - rank)))
     return corrected
-
-
-def _outcome(comparison: Comparison, p: float | None, margin: float, bound: float) -> Outcome:
-    if comparison.same:
-        return "equal"
-    sure = p is not None and p < LEVEL
-    if sure and comparison.difference > bound:
-        return "better"
-    if _is_equal(comparison, margin):
-        return "equal"
-    return "worse" if sure else "unclear"
-
-
-def _matched(judged: Judged) -> Outcome:
-    sizes = judged.comparison.params, judged.comparison.macs
-    if judged.outcome != "worse" and max(sizes) > LARGER:
-        return "larger"
-    if judged.outcome != "better" and min(sizes) < 1 / LARGER:
-        return "smaller"
-    return judged.outcome
-
-
-def _is_equal(comparison: Comparison, margin: float) -> bool:
-    p = comparison.pooled.p_equal(margin)
-    return comparison.same or (p is not None and p < LEVEL)

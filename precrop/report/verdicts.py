@@ -12,11 +12,12 @@ from precrop.report.comparisons import (
     Comparison,
     Judged,
     Outcome,
+    as_equal,
+    at_any_size,
+    at_one_size,
     compare,
     compare_looser,
     judge,
-    judge_equal,
-    judge_matched,
     paired,
     together,
 )
@@ -87,15 +88,15 @@ def verdict(claim: Claim, frame: ResultFrame, margin: float = MARGIN) -> Verdict
         return Verdict(text, claim.source, "not measured", claim.untestable)
     found = [pair for pair in _pairs(claim, frame) if _is_meant(claim, pair)]
     if claim.shows == "equal":
-        judged = judge_equal(found, margin)
+        judged = judge(found, margin, as_equal)
         return _counted(text, claim.source, judged, {"equal"}, {"better", "worse"})
     # A claim that limits the sizes itself means networks that differ in them.
-    ruled = judge if claim.params or claim.macs else judge_matched
+    rule = at_any_size if claim.params or claim.macs else at_one_size
     if claim.shows == "better":
-        return _superior(text, claim.source, ruled(found, margin))
+        return _superior(text, claim.source, judge(found, margin, rule))
     loss = margin if claim.loss is None else claim.loss
     above: set[Outcome] = {"better", "equal"} if margin <= loss else {"better"}
-    return _counted(text, claim.source, ruled(found, margin, bound=-loss), above, {"worse"})
+    return _counted(text, claim.source, judge(found, margin, rule, bound=-loss), above, {"worse"})
 
 
 def _pairs(claim: Claim, frame: ResultFrame) -> list[Comparison]:

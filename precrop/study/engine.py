@@ -107,7 +107,8 @@ def run_study(
         return running.all()
     finally:
         engine.close()
-        running.release()
+        for claim in running.claims.values():
+            claim.release()
 
 
 class _Running:
@@ -128,73 +129,62 @@ class _Running:
         self._pending = deque(todo)
         self._running: dict[str, tuple[Cell, datetime]] = {}
         self._waiting: dict[str, tuple[Cell, Path]] = {}
-        """Cells whose run another process is training, with its lock."""
-        self._elsewhere: list[Cell] = []
-        """Cells that another process has claimed."""
-        self._claims: dict[str, Lock] = {}
+        """Cells that another process runs, or whose run it trains, with its lock."""
+        self.claims: dict[str, Lock] = {}
         self._deaths: Counter[str] = Counter()
-        self._looked = time.perf_counter()
 
     def all(self) -> Summary:
         """Run until nothing is left."""
-        began = time.perf_counter()
-        while self._pending or self._running or self._waiting or self._elsewhere:
+        began = looked = time.perf_counter()
+        while self._pending or self._running or self._waiting:
             while len(self._running) < self._engine.places and (cell := self._next()):
                 self._running[cell.id] = (cell, datetime.now(UTC))
                 self._engine.start(cell)
                 self._tell(Started(cell.id))
             for event in self._engine.wait(_TURN):
-                self._take(event)
-            self._look_again()
+                self._tell(self._taken(event))
+            if time.perf_counter() - looked >= LOOK:
+                looked = time.perf_counter()
+                self._look_again()
         self._summary.seconds = time.perf_counter() - began
         return self._summary
-
-    def release(self) -> None:
-        """Give up all claims."""
-        for claim in self._claims.values():
-            claim.release()
-        self._claims.clear()
 
     def _next(self) -> Cell | None:
         """The next cell that is ours to run, claimed."""
         while self._pending:
             cell = self._pending.popleft()
-            if cell.id in self._claims:
+            if cell.id in self.claims:
                 return cell
-            claim = Lock.take(self._store.path / "claims" / cell.id)
+            path = self._store.path / "claims" / cell.id
+            claim = Lock.take(path)
             if claim is None:
-                self._elsewhere.append(cell)
-            elif self._ran_meanwhile(cell):
-                claim.release()
+                self._waiting[cell.id] = cell, path
+            elif self._store.tally().get(cell.id) != self._before.get(cell.id):
+                claim.release()  # another process has run it since we began
                 self._summary.elsewhere += 1
             else:
-                self._claims[cell.id] = claim
+                self.claims[cell.id] = claim
                 return cell
         return None
 
-    def _ran_meanwhile(self, cell: Cell) -> bool:
-        """Whether another process has run the cell since we began: it was not claimed before."""
-        now = self._store.tally().get(cell.id, Tally())
-        return now != self._before.get(cell.id, Tally())
-
-    def _take(self, event: Event) -> None:
+    def _taken(self, event: Event) -> Event:
+        """What an engine's event means to the study, once that has learnt of it."""
         if isinstance(event, Died):
             event = self._failed_or(event)
-        if isinstance(event, Ended):
-            self._end(event)
-        elif isinstance(event, Busy):
+        if isinstance(event, (Ended, Busy, Died)):
             cell, _ = self._running.pop(event.cell)
-            self._waiting[cell.id] = (cell, event.lock)
-        elif isinstance(event, Died):
-            cell, _ = self._running.pop(event.cell)
-            self._pending.appendleft(cell)
-        self._tell(event)
+            if isinstance(event, Ended):
+                self._end(event)
+            elif isinstance(event, Busy):
+                self._waiting[cell.id] = cell, event.lock
+            else:
+                self._pending.appendleft(cell)
+        return event
 
     def _end(self, event: Ended) -> None:
         """Keep a cell's row; its claim is given up after that, so that nobody runs it again."""
         self._store.append([event.row])
-        del self._running[event.cell]
-        self._claims.pop(event.cell).release()
+        self.claims.pop(event.cell).release()
         failed = event.row.status == "failed"
         self._summary.failed += failed
         self._summary.done += not failed
@@ -208,19 +198,13 @@ class _Running:
         if self._deaths[cell.id] < _ATTEMPTS:
             return event
         error = PrecropError(f"the process that ran it died {_ATTEMPTS} times: {event.reason}")
-        ended = datetime.now(UTC)
-        return Ended(cell.id, failure(cell, error, started=started, ended=ended, device=""))
+        return Ended(cell.id, failure(cell, error, started=started, ended=datetime.now(UTC)))
 
     def _look_again(self) -> None:
-        """Bring cells back whose lock or claim may be free by now."""
-        if time.perf_counter() - self._looked < LOOK:
-            return
-        self._looked = time.perf_counter()
+        """Bring cells back whose lock is free by now, in their turn after all others."""
+        elsewhere = self._waiting.keys() - self.claims.keys()
+        self._tell(Elsewhere(len(elsewhere)))
         for cell, lock in list(self._waiting.values()):
             if not is_claimed(lock):
                 del self._waiting[cell.id]
-                self._pending.appendleft(cell)
-        # They are claimed in their turn, after what nobody has claimed yet.
-        self._tell(Elsewhere(len(self._elsewhere)))
-        self._pending.extend(self._elsewhere)
-        self._elsewhere.clear()
+                self._pending.append(cell)

@@ -1,6 +1,5 @@
 """The row of a store that a cell becomes, trained or failed."""
 
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from precrop.errors import PrecropError, one_line, typed_reason
@@ -11,74 +10,56 @@ from precrop.study.rows import Row
 
 if TYPE_CHECKING:
     from precrop.counting import Count
-    from precrop.training.loop import Result
+    from precrop.training.folder import Result
 
 
-def outcome(
-    cell: Cell,
-    prepared: Prepared,
-    result: "Result",
-    *,
-    overhead: float,
-    started: datetime,
-    ended: datetime,
-    device: str,
-) -> Row:
-    """The row of a cell that was trained; the folder of its result holds the masks."""
+_MEASURED = ("run", "accuracy", "best_accuracy", "loss", "params", "macs")
+"""Fields of a row that its result has, and a cell that failed has not."""
+
+
+def outcome(cell: Cell, prepared: Prepared, result: "Result", **spent: Any) -> Row:
+    """The row of a cell that was trained.
+
+    Args:
+        cell: the cell.
+        prepared: what was trained for it.
+        result: what that came to; its folder holds the masks.
+        spent: the row's ``overhead``, ``started``, ``ended`` and ``device``.
+    """
     run = prepared.run
     return Row(
         **_asked(cell, run.data_name, prepared.original),
-        run=run.id,
+        **{name: getattr(result, name) for name in _MEASURED},
         data_digest=run.data_digest,
         status="done",
         error=None,
-        accuracy=result.accuracy,
-        best_accuracy=result.best_accuracy,
-        loss=result.loss,
-        params=result.params,
-        macs=result.macs,
         densities=_densities(prepared, result),
         widths=_widths(prepared),
         history=result.history,
         seconds=result.seconds,
-        overhead=overhead,
-        started=started,
-        ended=ended,
-        device=device,
         versions=run.versions,
+        **spent,
     )
 
 
-def failure(
-    cell: Cell,
-    error: BaseException,
-    *,
-    data_digest: str = "",
-    overhead: float = 0.0,
-    started: datetime,
-    ended: datetime,
-    device: str,
-) -> Row:
-    """The row of a cell that failed."""
+def failure(cell: Cell, error: BaseException, data_digest: str = "", **spent: Any) -> Row:
+    """The row of a cell that failed; the arguments are as for `outcome`."""
     from precrop.training.runs import current_versions
 
-    unknown: dict[str, Any]
-    unknown = dict.fromkeys(("run", "accuracy", "best_accuracy", "loss", "params", "macs"))
+    told = str(error) if isinstance(error, PrecropError) else typed_reason(error)
+    unknown: dict[str, Any] = dict.fromkeys(_MEASURED)
     return Row(
         **_asked(cell, cell.data_name),
         **unknown,
         data_digest=data_digest,
         status="failed",
-        error=one_line(str(error) if isinstance(error, PrecropError) else typed_reason(error)),
+        error=one_line(told),
         densities={},
         widths={},
         history=(),
         seconds=0.0,
-        overhead=overhead,
-        started=started,
-        ended=ended,
-        device=device,
         versions=current_versions(),
+        **{"overhead": 0.0, "device": "", **spent},
     )
 
 
@@ -116,11 +97,9 @@ def _densities(prepared: Prepared, result: "Result") -> dict[str, float]:
     """The share of every layer's weights that the trained network has."""
     if prepared.run.plan is not None:
         return prepared.run.plan.densities
-    from precrop.training.checkpoints import read_run_masks
-    from precrop.training.loop import MASKS
+    from precrop.training.folder import RunFolder
 
-    run = prepared.run
-    masks = {} if run.mask is None else read_run_masks(result.folder / MASKS, run.id)
+    masks = RunFolder(result.folder, result.run).masks() or {}
     return {
         layer.name: float(masks[layer.weight].double().mean()) if layer.weight in masks else 1.0
         for layer in prepared.original.layers

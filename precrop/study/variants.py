@@ -4,7 +4,7 @@ A way to widths is a function from a `VariantRequest` to a plan, in `WAYS` by it
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue
@@ -208,16 +208,10 @@ class Variant:
 
     def to_json(self) -> dict[str, Any]:
         """All fields in JSON's types; without options of a method, as before there were some."""
-        given = {"method_options": dict(self.method_options)} if self.method_options else {}
-        return {
-            "name": self.name,
-            "way": self.way,
-            "options": dict(self.options),
-            "densities": self.densities,
-            "mask": self.mask,
-            "match": None if self.match is None else self.match.to_json(),
-            **given,
-        }
+        content = {**asdict(self), "match": None if self.match is None else self.match.to_json()}
+        if not self.method_options:
+            del content["method_options"]
+        return content
 
     def own_names(self) -> Iterator[tuple[Callable[[str], None], str]]:
         """Functions of the user's own that it names, and what takes each as a method or objective.

@@ -58,7 +58,7 @@ def work(cell: Cell, output: Path, report: Report) -> tuple[Ended | Busy, bool]:
         return Ended(cell.id, outcome(cell, prepared, result, **measured(trained))), True
     except Exception as error:
         traceback.print_exc()
-        row = failure(cell, error, data_digest=digest, **measured(0.0))
+        row = failure(cell, error, digest, **measured(0.0))
         return Ended(cell.id, row), isinstance(error, PrecropError)
     finally:
         gc.collect()  # a trainer and its module refer to each other

@@ -14,8 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from precrop.errors import PrecropError
-
 
 class Draws(NamedTuple):
     """The random numbers of N images, each tensor of shape (N,)."""
@@ -51,12 +49,7 @@ class Augment:
     flip: bool = False
     cutout: int = 0
 
-    def __post_init__(self) -> None:
-        for name, pixels in (("crop", self.crop), ("cutout", self.cutout)):
-            if pixels < 0:
-                raise PrecropError(f"{name} is a number of pixels, 0 or more, not {pixels}")
-
-    def draw(self, count: int, height: int, width: int, *, seed: int, epoch: int) -> Draws:
+    def draw(self, count: int, height: int, width: int, seed: int, epoch: int) -> Draws:
         """The random numbers of an epoch of ``count`` images of ``height`` x ``width`` pixels."""
         # Every kind has numbers of its own: switching one off leaves the others as they were.
         crops = random_numbers(seed, epoch, "crop")
@@ -146,7 +139,6 @@ class Normalise:
         mean: Sequence[float],
         std: Sequence[float],
         width: int,
-        *,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:

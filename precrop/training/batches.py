@@ -23,6 +23,23 @@ from precrop.training.augment import (
 )
 from precrop.training.data import Decoded, ImageData, Images
 
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a process has its batches, and which part of each is its own."""
+
+    device: torch.device = CPU
+    dtype: torch.dtype = torch.float32  # of the images
+    rank: int = 0  # the number of this process, from 0
+    world_size: int = 1  # how many processes there are; each takes its part of every batch
+    workers: int = 0  # processes that decode images, if they are not held in memory
+
+
+ALONE = Placement()
+"""One process, on the CPU."""
+
 
 @dataclass(frozen=True, eq=False)
 class Batches(Iterable[tuple[Tensor, Tensor]]):
@@ -36,9 +53,7 @@ class Batches(Iterable[tuple[Tensor, Tensor]]):
     split: Images | Decoded
     parts: Sequence[slice]  # of the order, one for each batch
     order: Tensor  # int64: the numbers of the images in the order of the epoch
-    device: torch.device
-    dtype: torch.dtype
-    workers: int
+    place: Placement
     seeds: tuple[int, int] = (0, 0)  # of the run, and the epoch
     augment: Augment = PLAIN
 
@@ -46,13 +61,12 @@ class Batches(Iterable[tuple[Tensor, Tensor]]):
         return len(self.parts)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        data, split, augment, (seed, epoch) = self.data, self.split, self.augment, self.seeds
+        data, split, augment, place = self.data, self.split, self.augment, self.place
         held = isinstance(split, Images)
         loaded = self._held(split) if isinstance(split, Images) else self._decoded(split)
         _, height, width = data.shape
-        draws = augment.draw(len(self.order), height, width, seed=seed, epoch=epoch)
-        draws = draws.to(self.device)
-        normalise = Normalise(data.mean, data.std, width, device=self.device, dtype=self.dtype)
+        draws = augment.draw(len(self.order), height, width, *self.seeds).to(place.device)
+        normalise = Normalise(data.mean, data.std, width, place.device, place.dtype)
         for part, (images, labels) in zip(self.parts, loaded, strict=True):
             here = draws.part(part)
             # Images of the other kind come cropped and flipped from the workers.
@@ -62,19 +76,20 @@ class Batches(Iterable[tuple[Tensor, Tensor]]):
             yield (cut_out(values, here, augment.cutout) if augment.cutout else values), labels
 
     def _held(self, split: Images) -> Iterator[tuple[Tensor, Tensor]]:
-        held = _on_device(split, self.device)
-        order = self.order.to(self.device)
+        held = _on_device(split, self.place.device)
+        order = self.order.to(self.place.device)
         last = held.images.permute(0, 2, 3, 1)
         for part in self.parts:
             chosen = order[part]
             yield last.index_select(0, chosen).permute(0, 3, 1, 2), held.labels[chosen]
 
     def _decoded(self, split: Decoded) -> Iterator[tuple[Tensor, Tensor]]:
-        on_gpu = self.device.type == "cuda"
+        device = self.place.device
+        on_gpu = device.type == "cuda"
         loader = DataLoader(
             _Seeded(split, self.seeds),
             batch_sampler=[self.order[part].tolist() for part in self.parts],
-            num_workers=self.workers,
+            num_workers=self.place.workers,
             collate_fn=_collated,
             pin_memory=on_gpu,
             # Otherwise the loader draws from the global generator, which isn't ours to change.
@@ -84,10 +99,7 @@ class Batches(Iterable[tuple[Tensor, Tensor]]):
             if isinstance(batch, PrecropError):
                 raise batch
             images, labels = batch
-            yield (
-                images.to(self.device, non_blocking=on_gpu),
-                labels.to(self.device, non_blocking=on_gpu),
-            )
+            yield images.to(device, non_blocking=on_gpu), labels.to(device, non_blocking=on_gpu)
 
 
 class _Seeded(Dataset[tuple[Tensor, int] | PrecropError]):
@@ -141,15 +153,11 @@ def _on_device(split: Images, device: torch.device) -> Images:
 def train_batches(
     data: ImageData,
     batch_size: int,
+    place: Placement = ALONE,
     *,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
     seed: int,
     epoch: int,
     augment: Augment = PLAIN,
-    rank: int = 0,
-    world_size: int = 1,
-    workers: int = 0,
 ) -> Batches:
     """The training split in random order, augmented; an incomplete last batch is left out.
 
@@ -159,49 +167,28 @@ def train_batches(
     Args:
         data: As `load_data` gives it.
         batch_size: Images of a batch over all processes.
-        device: Where the batches are.
-        dtype: Of the images.
+        place: Of this process.
         seed: Of the run.
         epoch: Counted from 0.
         augment: What is done to the images.
-        rank: The number of this process, from 0.
-        world_size: How many processes there are; each takes its part of every batch.
-        workers: Processes that decode images, if they are not held in memory.
     """
-    _check_batch(batch_size, rank, world_size)
-    if batch_size % world_size:
-        raise PrecropError(
-            f"a batch of {batch_size} images can't be shared out equally to {world_size} processes"
-        )
     count = len(data.train)
+    if batch_size % place.world_size:
+        raise PrecropError(
+            f"a batch of {batch_size} images can't be shared out equally to {place.world_size} "
+            "processes"
+        )
     if count < batch_size:
         raise PrecropError(
             f"{data.name} has {count} training images, less than one batch of {batch_size}: say a "
             "smaller --batch-size"
         )
-    return Batches(
-        data,
-        data.train,
-        _parts(count // batch_size * batch_size, batch_size, rank, world_size),
-        torch.randperm(count, generator=random_numbers(seed, epoch, "order")),
-        torch.device(device),
-        dtype,
-        workers,
-        seeds=(seed, epoch),
-        augment=augment,
-    )
+    parts = _parts(count // batch_size * batch_size, batch_size, place)
+    order = torch.randperm(count, generator=random_numbers(seed, epoch, "order"))
+    return Batches(data, data.train, parts, order, place, (seed, epoch), augment)
 
 
-def test_batches(
-    data: ImageData,
-    batch_size: int,
-    *,
-    device: torch.device | str = "cpu",  # noqa: PT028
-    dtype: torch.dtype = torch.float32,  # noqa: PT028
-    rank: int = 0,  # noqa: PT028
-    world_size: int = 1,  # noqa: PT028
-    workers: int = 0,  # noqa: PT028
-) -> Batches:
+def held_out_batches(data: ImageData, batch_size: int, place: Placement = ALONE) -> Batches:
     """The held-out split in its own order, every image once, the last batch as small as it is.
 
     The processes' parts of a batch may differ by one image. If the last batch has fewer images
@@ -209,36 +196,17 @@ def test_batches(
 
     The arguments are those of `train_batches`.
     """
-    _check_batch(batch_size, rank, world_size)
     count = len(data.test)
-    return Batches(
-        data,
-        data.test,
-        _parts(count, batch_size, rank, world_size),
-        torch.arange(count),
-        torch.device(device),
-        dtype,
-        workers,
-    )
+    return Batches(data, data.test, _parts(count, batch_size, place), torch.arange(count), place)
 
 
-# pytest takes a module's ``test_*`` names for tests wherever they are imported.
-test_batches.__test__ = False  # type: ignore[attr-defined]
-
-
-def _check_batch(batch_size: int, rank: int, world_size: int) -> None:
-    if batch_size < 1:
-        raise PrecropError(f"a batch has 1 image or more, not {batch_size}")
-    if not 0 <= rank < world_size:
-        raise PrecropError(f"process {rank} is not one of {world_size}, counted from 0")
-
-
-def _parts(count: int, batch_size: int, rank: int, world_size: int) -> list[slice]:
+def _parts(count: int, batch_size: int, place: Placement) -> list[slice]:
     """The positions that this process takes of every global batch of ``count`` images."""
     parts = []
     for start in range(0, count, batch_size):
         size = min(batch_size, count - start)
-        first, stop = (size * process // world_size for process in (rank, rank + 1))
+        ends = (place.rank, place.rank + 1)
+        first, stop = (size * end // place.world_size for end in ends)
         if stop > first:
             parts.append(slice(start + first, start + stop))
     return parts

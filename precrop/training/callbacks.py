@@ -14,10 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 
 from precrop.files import replacing
 from precrop.progress import console
+from precrop.training.folder import BEST, LAST
 from precrop.training.module import Classifier
 
 Told = Callable[[Mapping[str, float]], None]
-LAST, BEST = "last", "best"
 _REFRESH = 0.25
 
 

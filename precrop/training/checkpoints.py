@@ -6,37 +6,25 @@ the keys of its ``state_dict``, masked ones as zeros, so that it fits the plain 
 tensor, and the run.
 """
 
-import contextlib
-import errno
-import hashlib
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from lightning.pytorch.plugins.io import CheckpointIO
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from precrop.errors import MALFORMED, PrecropError, brief, errors_as, reason
-from precrop.files import (
-    digest_of,
-    digest_of_file,
-    mode_for,
-    read_json,
-    replacing,
-    sync,
-)
-from precrop.plans.weights import load_tensors, save_tensors
+from precrop.errors import MALFORMED, PrecropError, errors_as
+from precrop.files import digest_of, digest_of_file, mode_for, read_json, sync
+from precrop.plans.weights import load_tensors
 
 WEIGHTS, STATE, CONTENT = "model.safetensors", "state.safetensors", "checkpoint.json"
-LOCK = ".lock"
 FORMAT = 2
 _UNCHECKED = 1
 """The format before digests were kept."""
@@ -45,9 +33,6 @@ NETWORK = "network."
 _MASK, _ORIGINAL = "_mask", "_orig"
 """What `torch.nn.utils.prune` puts after the names of masks and of masked parameters."""
 _MASKS = "masks/"
-_CHUNK = 1 << 20
-_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP)
-"""What file systems say that have none; then a run is on its own."""
 
 
 class SafetensorsIO(CheckpointIO):
@@ -91,21 +76,20 @@ def write(path: Path, checkpoint: Mapping[str, Any], run: Mapping[str, Any]) -> 
         "channels_last": [name for name, value in tensors.items() if _is_channels_last(value)],
         "rest": rest,
     }
-    with errors_as(f"cannot write the checkpoint {path}", OSError, SafetensorError):
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-        try:
-            _save(weights, temporary / WEIGHTS)
-            _save(tensors, temporary / STATE)
-            content["files"] = {name: digest_of_file(temporary / name) for name in (WEIGHTS, STATE)}
-            text = json.dumps({**content, "digest": digest_of(content)})
-            (temporary / CONTENT).write_text(text, encoding="utf-8")
-            for file in temporary.iterdir():
-                sync(file)
-            sync(temporary)
-            temporary.chmod(mode_for(path, 0o777) | 0o700)
-            _swap(temporary, path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    beside: Any = {"dir": path.parent, "prefix": f".{path.name}.", "ignore_cleanup_errors": True}
+    failure = f"cannot write the checkpoint {path}"
+    with errors_as(failure, OSError, SafetensorError), TemporaryDirectory(**beside) as made:
+        temporary = Path(made)
+        _save(weights, temporary / WEIGHTS)
+        _save(tensors, temporary / STATE)
+        content["files"] = {name: digest_of_file(temporary / name) for name in (WEIGHTS, STATE)}
+        text = json.dumps({**content, "digest": digest_of(content)})
+        (temporary / CONTENT).write_text(text, encoding="utf-8")
+        for file in temporary.iterdir():
+            sync(file)
+        sync(temporary)
+        temporary.chmod(mode_for(path, 0o777) | 0o700)
+        _swap(temporary, path)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -130,86 +114,32 @@ def read(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def described(folder: Path, run: str | None = None) -> dict[str, Any]:
+def described(folder: Path) -> dict[str, Any]:
     """What a checkpoint's JSON says, once its three files are seen to be as they were written.
 
-    Args:
-        folder: the checkpoint.
-        run: id of the run that it must be of.
-
     Raises:
-        PrecropError: a file is missing, broken or changed, or another run's.
+        PrecropError: a file is missing, broken or changed.
     """
     content = read_json(folder / CONTENT)
     if not isinstance(content, dict) or content.get("format") not in (_UNCHECKED, FORMAT):
         raise PrecropError(f"{folder / CONTENT} is not a checkpoint of format {FORMAT}")
     if type(content.get("step")) is not int:
         raise PrecropError(f"{folder / CONTENT} is broken: it does not say the step")
-    if run is not None:
-        check_run(folder, content.get("run"), run)
     digest, files = content.pop("digest", None), content.get("files", {})
     if content["format"] == _UNCHECKED and digest is None:
         return content
-    try:
-        changed = CONTENT if digest != digest_of(content) else None
-        for name in (WEIGHTS, STATE):
-            if changed is None and files[name] != digest_of_file(folder / name):
-                changed = name
-    except OSError as error:
-        raise PrecropError(f"cannot read the checkpoint {folder}: {reason(error)}") from error
-    except MALFORMED as error:
-        raise PrecropError(f"the checkpoint {folder} is broken: {reason(error)}") from error
+    broken = errors_as(f"the checkpoint {folder} is broken", *MALFORMED)
+    with errors_as(f"cannot read the checkpoint {folder}", OSError), broken:
+        written = {CONTENT: digest, **files}
+        found = {CONTENT: digest_of(content)}
+        found |= {name: digest_of_file(folder / name) for name in (WEIGHTS, STATE)}
+        changed = next((name for name in found if written.get(name) != found[name]), None)
     if changed is not None:
         raise PrecropError(
             f"{folder / changed} was changed after it was written, by a failing disk perhaps: "
             f"remove {folder} to train from an earlier state"
         )
     return content
-
-
-def write_masks(path: Path, masks: Mapping[str, Tensor], run: str) -> None:
-    """Write the masks of the run with that id, with their digest, whole or not at all."""
-    with replacing(path) as temporary:
-        save_tensors(masks, temporary, {"digest": _tensors_digest(masks), "run": run})
-
-
-def read_run_masks(path: Path, run: str) -> dict[str, Tensor]:
-    """What `write_masks` wrote.
-
-    Raises:
-        PrecropError: the file is broken, was changed, or is another run's.
-    """
-    masks = load_tensors(path)
-    with safe_open(path, framework="pt") as file:
-        known = file.metadata() or {}
-    if known.get("digest") != _tensors_digest(masks):
-        raise PrecropError(f"{path} was changed after it was written: remove its folder")
-    check_run(path, known.get("run", run), run)  # older files do not say it
-    return masks
-
-
-def check_run(path: Path, said: object, run: str) -> None:
-    """Refuse what another run has made: copied here, its figures would count as this one's.
-
-    Args:
-        path: of the file, or the checkpoint.
-        said: what it says of its run: the id, or all.
-        run: id of the run that the folder is of.
-
-    Raises:
-        PrecropError: it is of another run.
-    """
-    found = said.get("id") if isinstance(said, dict) else said
-    if found != run:
-        raise PrecropError(f"{path} is not of run {run} but of {brief(found)}: remove it")
-
-
-def _tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    made = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        made.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        made.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return made.hexdigest()
 
 
 def read_masks(folder: Path) -> dict[str, Tensor]:
@@ -227,48 +157,6 @@ def stored(path: Path) -> Path | None:
         if (folder / CONTENT).is_file():
             return folder
     return None
-
-
-def tidy(folder: Path) -> None:
-    """Remove what runs that were killed while they wrote a checkpoint left in ``folder``."""
-    for path in folder.glob(".*"):
-        if path.is_dir() and path.name.startswith((".last.", ".best.")):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def check_space(folder: Path, size: int) -> None:
-    """Write ``size`` bytes to a file in ``folder``, to the disk itself, and remove it.
-
-    Raises:
-        PrecropError: there is no room, or no right to write.
-    """
-    failure = f"cannot write {size / 1e6:.1f} MB for checkpoints in {folder}"
-    with errors_as(failure, OSError), tempfile.TemporaryFile(dir=folder) as file:
-        for start in range(0, size, _CHUNK):
-            file.write(bytes(min(_CHUNK, size - start)))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-@contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from training in ``folder`` at the same time.
-
-    The lock goes with the process that holds it, however that ends.
-
-    Raises:
-        PrecropError: another process has the lock, or it is no file that can be locked.
-    """
-    path = folder / LOCK
-    with contextlib.ExitStack() as held:
-        try:
-            held.enter_context(FileLock(path, timeout=0))
-        except Timeout as error:
-            raise PrecropError(f"another process is training in {folder}") from error
-        except OSError as error:
-            if error.errno not in _WITHOUT_LOCKS:
-                raise PrecropError(f"cannot take the lock {path}: {reason(error)}") from error
-        yield
 
 
 def plain_weights(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -18,10 +18,10 @@ from precrop.files import check_picture, save_picture
 from precrop.plans.weights import fill, load_tensors
 from precrop.progress import Progress, silent
 from precrop.training import checkpoints
-from precrop.training.batches import test_batches
-from precrop.training.callbacks import BEST, LAST
+from precrop.training.batches import Placement, held_out_batches
 from precrop.training.data import ImageData, load_again, load_shaped
 from precrop.training.devices import layout, uses_bf16
+from precrop.training.folder import BEST, LAST
 from precrop.training.module import outputs
 from precrop.training.networks import build
 from precrop.training.runs import Run
@@ -150,15 +150,8 @@ def evaluate_checkpoint(
         raise PrecropError(
             f"{images.name} has {len(images.classes)} classes, the run {len(run.classes)}"
         )
-    return evaluate(
-        network,
-        images,
-        run=run.id,
-        name=run.model.name,
-        kept=checkpoints.read_masks(folder),
-        precision=run.recipe.precision,
-        progress=progress,
-    )
+    kept = checkpoints.read_masks(folder)
+    return evaluate(network, images, run.model.name, run=run, kept=kept, progress=progress)
 
 
 def images_of(run: Run, data: str | None = None) -> ImageData:
@@ -175,11 +168,10 @@ def images_of(run: Run, data: str | None = None) -> ImageData:
 def evaluate(
     network: nn.Module,
     data: ImageData,
-    *,
-    run: str | None = None,
     name: str | None = None,
+    *,
+    run: Run | None = None,
     kept: Mapping[str, Tensor] | None = None,
-    precision: str = "fp32",
     progress: Progress = silent,
 ) -> Evaluation:
     """Evaluate a network on the held-out images.
@@ -187,16 +179,15 @@ def evaluate(
     Args:
         network: with its trained weights, masked ones as zeros; it is moved to the device.
         data: the images.
-        run: id of the run that the weights are from.
         name: what the network is called.
+        run: that the weights are from; it is evaluated in its precision, else in float32.
         kept: masks by parameter name, to count by.
-        precision: as in a recipe.
         progress: for the batches.
     """
     start = time.perf_counter()
     counted = count(network, tuple(data.shape), masks=kept)
     device = layout(1).device
-    bf16 = uses_bf16(precision, device)
+    bf16 = uses_bf16("fp32" if run is None else run.recipe.precision, device)
     network = network.to(device).eval()
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         found = judge(
@@ -207,7 +198,7 @@ def evaluate(
             progress=progress,
         )
     return Evaluation(
-        run=run,
+        run=None if run is None else run.id,
         network=name,
         input_shape=tuple(data.shape),
         mean=tuple(data.mean),
@@ -248,7 +239,7 @@ def judge(
     matrix = MulticlassConfusionMatrix(len(data.classes), validate_args=False).to(device)
     losses, images = torch.zeros((), dtype=torch.float64), 0
     with torch.inference_mode():
-        batches = test_batches(data, batch_size, device=device, dtype=dtype)
+        batches = held_out_batches(data, batch_size, Placement(device, dtype))
         for inputs, labels in progress(batches, "evaluating", len(batches)):
             found = logits(inputs)
             matrix.update(found, labels)

@@ -1,9 +1,18 @@
-"""What replaces PyTorch's own CPU kernels in training, where these are slow or wrong."""
+"""What replaces PyTorch's own CPU kernels in training, where these are slow or wrong.
 
+Batch norms of few channels are those of `precrop.training.narrow`. In bf16 PyTorch's convolutions
+are fast where they are depthwise, of 3x3 and without stride. The backward pass of others (a stride,
+another kernel, several filters a channel, maps smaller than the kernel) takes up to 50 times as
+long as in float32: here they are computed in float32.
+"""
+
+import torch
 import torch.nn.functional as F
+from torch import Tensor
 
+from precrop.modules import convolutions
+from precrop.modules.convolutions import Pair, sides
 from precrop.modules.instead import Instead
-from precrop.training.convolutions import conv2d
 from precrop.training.narrow import batch_norm
 
 
@@ -15,3 +24,31 @@ class CpuKernels(Instead):
 
     def __init__(self) -> None:
         super().__init__({F.batch_norm: batch_norm, F.conv2d: conv2d})
+
+
+def conv2d(
+    images: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Pair = 1,
+    padding: Pair | str = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+) -> Tensor:
+    """`precrop.modules.convolutions.conv2d`; what is computed in float32 comes back in bf16."""
+    options = (stride, padding, dilation, groups)
+    if not slow_in_bf16(images, weight, stride, groups):
+        return convolutions.conv2d(images, weight, bias, *options)
+    with torch.autocast("cpu", enabled=False):
+        given = None if bias is None else bias.float()
+        return convolutions.conv2d(images.float(), weight.float(), given, *options).bfloat16()
+
+
+def slow_in_bf16(images: Tensor, weight: Tensor, stride: Pair, groups: int) -> bool:
+    """Whether the convolution would be done by a slow kernel."""
+    if groups == 1 or weight.shape[1] != 1 or images.device.type != "cpu":
+        return False
+    if not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") != torch.bfloat16:
+        return False
+    usual = len(weight) == groups and weight.shape[2:] == (3, 3) and sides(stride) == (1, 1)
+    return not usual or min(images.shape[2:]) < 3

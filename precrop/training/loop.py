@@ -1,12 +1,9 @@
 """Training a run from its beginning, or from where it was interrupted, to its result."""
 
-import dataclasses
-import json
 import random
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,60 +15,22 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
-from precrop.errors import PrecropError, errors_as
-from precrop.files import digest_of, read_json, refuse_link, write_text
+from precrop.errors import PrecropError
 from precrop.progress import in_terminal, unheard
-from precrop.training import checkpoints
 from precrop.training.batches import train_batches
-from precrop.training.callbacks import BEST, LAST, Bar, Keeper, Told, say_epoch
+from precrop.training.callbacks import Bar, Keeper, Told, say_epoch
+from precrop.training.checkpoints import SafetensorsIO
 from precrop.training.data import ImageData, load_again
 from precrop.training.devices import ProcessLayout, is_first_process, layout, reading_processes
+from precrop.training.folder import Result, RunFolder
 from precrop.training.logs import USUAL, check_loggers, make_loggers, quiet
 from precrop.training.module import Classifier
 from precrop.training.networks import Built, build, found_masks
 from precrop.training.recipes import Recipe
 from precrop.training.runs import Run, Start
 
-RUN, RESULT, MASKS = "run.json", "result.json", "masks.safetensors"
-_FIGURES = ("accuracy", "best_accuracy", "loss", "seconds", "params", "macs")
-"""Fields of a result that are numbers."""
 _STATES = {"sgd": 1, "rmsprop": 2}
 """Tensors that an optimizer keeps per weight."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run came to.
-
-    Attributes:
-        run: its id.
-        folder: where it is kept.
-        accuracy: share of the held-out images that are right after the last epoch.
-        best_accuracy: the highest such share after any epoch.
-        loss: mean loss of the held-out images after the last epoch.
-        params: parameters of the network, without masked weights.
-        macs: multiply-accumulates at batch 1, without those of masked weights.
-        seconds: that its epochs took, whatever was interrupted.
-        history: per epoch the learning rate, losses, accuracies, seconds.
-        finished: the result was there already; nothing was trained.
-    """
-
-    run: str
-    folder: Path
-    accuracy: float
-    best_accuracy: float
-    loss: float
-    params: int
-    macs: int
-    seconds: float
-    history: tuple[Mapping[str, float], ...]
-    finished: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """All but the history in JSON's types, as ``precrop train --json`` prints it."""
-        fields = dataclasses.asdict(self)
-        del fields["history"], fields["finished"]
-        return {**fields, "folder": str(self.folder)}
 
 
 def train(
@@ -107,9 +66,8 @@ def train(
         KeyboardInterrupt: it was interrupted; its folder holds the last finished epoch.
     """
     names = check_loggers(loggers)
-    folder = output / run.name
-    result = read_result(folder, run.id)
-    if result is not None:
+    folder = RunFolder(output / run.name, run.id)
+    if (result := folder.result()) is not None:
         return result
     places = layout(devices)
     data = data or load_again(run.data, run.input_shape, run.data_digest)
@@ -119,72 +77,36 @@ def train(
         workers = reading_processes(data, places)
     first = is_first_process()
     if first:
-        refuse_link(folder)
-        with errors_as(f"cannot make the folder {folder}", OSError):
-            folder.mkdir(parents=True, exist_ok=True)
-        if (folder / RUN).is_file():
-            checkpoints.check_run(folder / RUN, read_json(folder / RUN), run.id)
-        else:
-            write_text(folder / RUN, json.dumps(run.described(), indent=1) + "\n")
-    with checkpoints.alone(folder) if first else nullcontext():
-        built = _built(run, data, folder)
+        folder.begin(run.described())
+    with folder.alone() if first else nullcontext():
+        start, step = folder.last() or (None, 0)
+        built = _built(run, data, folder, begun=start is not None)
         if first:
-            checkpoints.tidy(folder)
-            checkpoints.check_space(folder, _size(built, run.recipe))
+            folder.make_room(_size(built, run.recipe))
         say: Told = partial(say_epoch, run.recipe.epochs) if progress else unheard
-        callbacks: list[Callback] = [Keeper(folder, table="csv" in names, told=[say, told])]
+        callbacks: list[Callback] = [Keeper(folder.path, table="csv" in names, told=[say, told])]
         if progress and in_terminal():
             callbacks.append(Bar())
-        best, start = (checkpoints.stored(folder / name) for name in (BEST, LAST))
-        if best is not None:
-            checkpoints.described(best, run.id)
-        step = 0 if start is None else checkpoints.described(start, run.id)["step"]
         with quiet(), _process_kept():
             module = Classifier(
                 run, built.network, data, places, compiled=compiled, workers=workers
             )
-            writers = make_loggers(names, run, folder, step)
-            trainer = _trainer(module, places, folder, writers, callbacks)
+            writers = make_loggers(names, run, folder.path, step)
+            trainer = _trainer(module, places, folder.path, writers, callbacks)
             _fit(trainer, module, start, step)
-        return _finish(folder, run, built, module)
-
-
-def read_result(folder: Path, run: str) -> Result | None:
-    """The result of the run with that id, if it is finished, else None.
-
-    Raises:
-        PrecropError: its file is broken, or another run's.
-    """
-    path = folder / RESULT
-    if not path.is_file():
-        return None
-    content = read_json(path)
-    try:
-        digest = content.pop("digest", None)
-        if digest is not None and digest != digest_of(content):
-            raise PrecropError(f"{path} was changed after it was written: remove it to train on")
-        history = tuple(content.pop("history"))
-        result = Result(**{**content, "folder": folder}, history=history, finished=True)
-        for name in _FIGURES:
-            if type(getattr(result, name)) not in (int, float):
-                raise TypeError(name)
-        checkpoints.check_run(path, result.run, run)
+        result = _result(run, folder.path, built, module)
+        if first:
+            folder.keep_result(result)
         return result
-    except (AttributeError, KeyError, TypeError) as error:
-        raise PrecropError(f"{path} is not a result: remove it to train on") from error
 
 
-def _built(run: Run, data: ImageData, folder: Path) -> Built:
+def _built(run: Run, data: ImageData, folder: RunFolder, *, begun: bool) -> Built:
     """The network; masks are computed once and kept in the run's folder."""
-    path = folder / MASKS
-    kept = None
-    if run.mask is not None and path.is_file():
-        kept = checkpoints.read_run_masks(path, run.id)
-    begun = checkpoints.stored(folder / LAST) is not None
+    kept = None if run.mask is None else folder.masks()
     start = None if begun or run.weights is None else _unchanged(run.weights)
     built = build(run, lambda: sample(run, data), kept, start=start)
     if run.mask is not None and kept is None and is_first_process():
-        checkpoints.write_masks(path, found_masks(built.network), run.id)
+        folder.keep_masks(found_masks(built.network))
     return built
 
 
@@ -237,7 +159,7 @@ def _trainer(
         max_epochs=module.recipe.epochs,
         logger=loggers,
         callbacks=callbacks,
-        plugins=[checkpoints.SafetensorsIO(module.run.described())],
+        plugins=[SafetensorsIO(module.run.described())],
         enable_progress_bar=any(isinstance(callback, Bar) for callback in callbacks),
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -270,9 +192,9 @@ def _fit(trainer: pl.Trainer, module: Classifier, start: Path | None, step: int)
             signal.signal(signal.SIGINT, handler)
 
 
-def _finish(folder: Path, run: Run, built: Built, module: Classifier) -> Result:
+def _result(run: Run, folder: Path, built: Built, module: Classifier) -> Result:
     history = tuple(module.history)
-    result = Result(
+    return Result(
         run=run.id,
         folder=folder,
         accuracy=history[-1]["accuracy"],
@@ -283,13 +205,6 @@ def _finish(folder: Path, run: Run, built: Built, module: Classifier) -> Result:
         seconds=sum(row["seconds"] for row in history),
         history=history,
     )
-    if is_first_process():
-        content = {**result.to_json(), "history": history}
-        del content["folder"]
-        content = json.loads(json.dumps(content))
-        content["digest"] = digest_of(content)
-        write_text(folder / RESULT, json.dumps(content, indent=1) + "\n")
-    return result
 
 
 @contextmanager

@@ -11,15 +11,14 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torchmetrics import Metric, SumMetric
-from torchmetrics.classification import MulticlassAccuracy
 
 from precrop.errors import PrecropError
 from precrop.modules.convolutions import SafeConvolutions
 from precrop.training.augment import Augment
-from precrop.training.batches import Batches, test_batches, train_batches
+from precrop.training.batches import Batches, Placement, held_out_batches, train_batches
 from precrop.training.data import ImageData
 from precrop.training.devices import ProcessLayout, uses_bf16
 from precrop.training.kernels import CpuKernels
@@ -75,8 +74,7 @@ class Classifier(pl.LightningModule):
             network.compile()
         self.params = sum(p.numel() for p in network.parameters())
         self.history: list[dict[str, float]] = []
-        self.train_figures = Figures(len(run.classes))
-        self.test_figures = Figures(len(run.classes))
+        self.train_figures, self.test_figures = Figures(), Figures()
         self.began = 0.0  # until the first epoch
         self._train_seconds = 0.0
         self._bad: Tensor | None = None
@@ -85,23 +83,30 @@ class Classifier(pl.LightningModule):
 
     def train_dataloader(self) -> "Epochs":
         """Batches of the current epoch, for this process."""
-        chance: dict[str, Any] = {"seed": self.run.seed, "augment": augmentation(self.recipe)}
-        return Epochs(lambda: self._batches(train_batches, epoch=self.current_epoch, **chance))
+        recipe, seed, augment = self.recipe, self.run.seed, augmentation(self.recipe)
+        return Epochs(
+            lambda: train_batches(
+                self.data,
+                recipe.batch_size,
+                self._place,
+                seed=seed,
+                epoch=self.current_epoch,
+                augment=augment,
+            )
+        )
 
     def val_dataloader(self) -> "Epochs":
         """Batches of the held-out images, for this process."""
-        return Epochs(lambda: self._batches(test_batches))
+        return Epochs(lambda: held_out_batches(self.data, self.recipe.batch_size, self._place))
 
-    def _batches(self, made: Callable[..., Batches], **chance: Any) -> Batches:
-        return made(
-            self.data,
-            self.recipe.batch_size,
-            device=self.device,
-            dtype=torch.bfloat16 if self.bf16 else torch.float32,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
-            workers=self.workers,
-            **chance,
+    @property
+    def _place(self) -> Placement:
+        return Placement(
+            self.device,
+            torch.bfloat16 if self.bf16 else torch.float32,
+            self.trainer.global_rank,
+            self.trainer.world_size,
+            self.workers,
         )
 
     # Training.
@@ -199,7 +204,8 @@ class Classifier(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """The epoch's line in the history, and in the logs."""
-        trained, tested = self.train_figures.total(), self.test_figures.total()
+        strategy = self.trainer.strategy
+        trained, tested = self.train_figures.total(strategy), self.test_figures.total(strategy)
         steps, step = int(self.trainer.estimated_stepping_batches), self.global_step - 1
         seen = self.trainer.num_training_batches * self.recipe.batch_size
         row = {
@@ -255,35 +261,28 @@ def augmentation(recipe: Recipe) -> Augment:
 class Figures(nn.Module):
     """Loss and accuracy over the batches since the last total."""
 
-    def __init__(self, classes: int) -> None:
+    sums: Tensor
+
+    def __init__(self) -> None:
         super().__init__()
-        # A `MeanMetric` looks for NaN, which makes a device wait; told not to, it ignores weights.
-        self.loss, self.images = (
-            SumMetric(nan_strategy="disable", sync_on_compute=False) for _ in range(2)
-        )
-        self.accuracy = MulticlassAccuracy(
-            classes, average="micro", validate_args=False, sync_on_compute=False
-        )
+        # Of losses, right images and images: one tensor, so that no device has to wait.
+        self.register_buffer("sums", torch.zeros(3), persistent=False)
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Take one batch in."""
-        self.loss.update(loss * len(labels))
-        self.images.update(len(labels))
-        self.accuracy.update(logits, labels)
+        right, images = logits.argmax(1) == labels, torch.ones_like(labels)
+        self.sums += torch.stack([loss * len(labels), right.sum(), images.sum()])
 
     def so_far(self) -> dict[str, float]:
         """Of this process; nothing is reset."""
-        loss = self.loss.compute() / self.images.compute()
-        return {"loss": float(loss), "accuracy": float(self.accuracy.compute())}
+        loss, right, images = self.sums
+        return {"loss": float(loss / images), "accuracy": float(right / images)}
 
-    def total(self) -> dict[str, float]:
+    def total(self, strategy: Strategy) -> dict[str, float]:
         """Over all processes; counting begins anew."""
-        metrics: tuple[Metric, ...] = (self.loss, self.images, self.accuracy)
-        for metric in metrics:
-            metric.sync()
+        self.sums.copy_(strategy.reduce(self.sums, reduce_op="sum"))
         found = self.so_far()
-        for metric in metrics:
-            metric.reset()
+        self.sums.zero_()
         return found
 
 

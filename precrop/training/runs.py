@@ -5,7 +5,7 @@ import math
 import platform
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -77,16 +77,12 @@ class MaskSpec:
 
     def to_json(self) -> dict[str, Any]:
         """The fields in JSON's types; given densities and options only where there are some."""
-        given = {} if self.densities is None else {"densities": dict(self.densities)}
-        if self.options:
-            given["options"] = dict(self.options)
-        return {
-            "method": self.method,
-            "granularity": self.granularity,
-            "params": self.params,
-            "macs": self.macs,
-            **given,
-        }
+        content = asdict(self)
+        if self.densities is None:
+            del content["densities"]
+        if not self.options:
+            del content["options"]
+        return content
 
 
 def split_mask(text: str) -> tuple[str, str]:
@@ -206,26 +202,18 @@ class Run:
         """
         model = self.model.to_json()
         content = {
+            **{each.name: getattr(self, each.name) for each in fields(self)},
             "model": model["name"],
             "args": model["args"],
-            "data": self.data,
-            "data_name": self.data_name,
-            "data_digest": self.data_digest,
-            "classes": list(self.classes),
-            "input_shape": list(self.input_shape),
             "recipe": self.recipe.to_json(),
-            "seed": self.seed,
             "plan": None if self.plan is None else json.loads(self.plan.to_json()),
-            "init": self.init,
             "mask": None if self.mask is None else self.mask.to_json(),
-            "versions": dict(self.versions),
-            "mean": None if self.mean is None else list(self.mean),
-            "std": None if self.std is None else list(self.std),
-            "crop_pct": self.crop_pct,
+            "weights": None if self.weights is None else asdict(self.weights),
         }
-        if self.weights is not None:
-            content["weights"] = asdict(self.weights)
-        return content
+        if self.weights is None:
+            del content["weights"]
+        plain: dict[str, Any] = json.loads(json.dumps(content))
+        return plain
 
     @property
     def metadata(self) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from precrop.evidence import nats
 from precrop.evidence.candidates import UNIFORM, strategies
 from precrop.evidence.nats import Table
 from precrop.evidence.page import gains_table, order_table, regret_table, shares_table
-from precrop.evidence.verdict import Evidence, Parts, judge
+from precrop.evidence.verdict import Evidence, finished, judge
 from precrop.strategies.objectives import OBJECTIVES
 from tests.evidence.conftest import SAMPLE
 
@@ -72,38 +73,37 @@ def test_it_goes_on_where_it_was_stopped(
     monkeypatch.setattr("precrop.evidence.gain.SENSIBLE", {})
     path = tmp_path / "out" / "parts.jsonl"
     whole = judge([table], budgets=1)
-    add, ran = Parts.add, list[str]()
+    ran: list[str] = []
     left = [3, 100]
 
-    def counted(parts: Parts, label: str, rows: list[dict[str, Any]]) -> None:
-        if len(ran) == left[0]:
-            raise KeyboardInterrupt
-        ran.append(label)
-        add(parts, label, rows)
+    def counted(results: Iterable[Any], title: str, total: int | None) -> Iterator[Any]:
+        for label, rows in results:
+            if len(ran) == left[0]:
+                raise KeyboardInterrupt
+            ran.append(label)
+            yield label, rows
 
-    monkeypatch.setattr(Parts, "add", counted)
     with pytest.raises(KeyboardInterrupt):
-        judge([table], budgets=1, parts=path)
+        judge([table], budgets=1, parts=path, progress=counted)
     lines = path.read_text().splitlines()
     assert [json.loads(line)["part"] for line in lines[1:]] == ran
     path.write_text(path.read_text() + '{"part": "cifar10, synexp, gai')  # killed while it wrote
     del left[0]
-    again = judge([table], budgets=1, parts=path)
+    again = judge([table], budgets=1, parts=path, progress=counted)
     assert len(ran) == len(set(ran)), "nothing is done twice"
     assert json.dumps(again.to_json()) == json.dumps(whole.to_json())
 
 
 def test_parts_of_other_budgets_are_not_taken(tmp_path: Path) -> None:
     path = tmp_path / "new" / "parts.jsonl"
-    Parts(path, "one").add("a", [{"x": 0.1}])
-    again = Parts(path, "one")
-    assert "a" in again
-    assert again["a"] == [{"x": 0.1}]
-    assert "b" not in again
-    assert "a" not in Parts(path, "other")
-    assert "a" not in Parts(path, "one"), "the other began anew"
-    path.write_text("no JSON\n[1]\n")
-    assert "a" not in Parts(path, "one")
+    part = json.dumps({"part": "a", "rows": [{"x": 0.1}]})
+    assert finished(path, "one") == {}
+    path.write_text(f"{path.read_text()}{part}\n")
+    assert finished(path, "one") == {"a": [{"x": 0.1}]}
+    assert finished(path, "other") == {}
+    assert finished(path, "one") == {}, "the other began anew"
+    path.write_text(f"no JSON\n[1]\n{part}\n")
+    assert finished(path, "one") == {}
 
 
 def test_lines_of_no_sense_are_passed_over(tmp_path: Path) -> None:
@@ -111,9 +111,7 @@ def test_lines_of_no_sense_are_passed_over(tmp_path: Path) -> None:
     odd = ['{"part": [1], "rows": 5}', '{"part": "a", "rows": 5}', '{"part": "a", "rows": [5]}']
     lines = ['{"of": "one"}', *odd, "[" * 100_000, '{"part": "b", "rows": [{"x": 1}]}']
     path.write_text("".join(f"{line}\n" for line in lines))
-    parts = Parts(path, "one")
-    assert "a" not in parts
-    assert parts["b"] == [{"x": 1}]
+    assert finished(path, "one") == {"b": [{"x": 1}]}
 
 
 def test_frames_come_back_from_the_file(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from precrop.study.outcomes import failure, outcome
 from precrop.study.preparing import prepare
 from precrop.study.rows import Row
 from precrop.study.spec import Limits
-from precrop.training.loop import MASKS, train
+from precrop.training.loop import train
 from tests.study.small_cells import DENSE, NET, RECIPE, SYNFLOW, TIMES, cell
 from tests.training.small_runs import digits
 
@@ -58,7 +58,7 @@ class TestOutcomes:
 
     def test_masked(self, tmp_path: Path) -> None:
         row, folder = trained(cell(SYNFLOW, Limits(params="60%", macs=9_000)), tmp_path)
-        masks = load_tensors(folder / MASKS)
+        masks = load_tensors(folder / "masks.safetensors")
         shares = {name: float(mask.double().mean()) for name, mask in masks.items()}
         assert row.densities == {name: shares[f"{name}.weight"] for name in ("0", "3", "9")}
         assert min(row.densities.values()) < 1

@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from precrop.errors import PrecropError
 from precrop.training.augment import (
     Augment,
     Draws,
@@ -150,13 +149,3 @@ def test_part_and_device() -> None:
 def test_streams_of_different_purposes_differ() -> None:
     one, other = (torch.rand(4, generator=random_numbers(0, 0, name)) for name in ("a", "b"))
     assert not torch.equal(one, other)
-
-
-def test_negative_pixels_are_refused() -> None:
-    for name, refused in (
-        ("crop", lambda: Augment(crop=-1)),
-        ("cutout", lambda: Augment(cutout=-1)),
-    ):
-        message = f"^{name} is a number of pixels, 0 or more, not -1$"
-        with pytest.raises(PrecropError, match=message):
-            refused()

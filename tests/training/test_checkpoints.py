@@ -18,6 +18,7 @@ from precrop.errors import PrecropError
 from precrop.files import digest_of
 from precrop.pruning.masking import apply_masks, masks
 from precrop.training import checkpoints
+from precrop.training.folder import RunFolder
 
 CHECKPOINT: dict[str, Any] = {
     "epoch": 3,
@@ -123,7 +124,7 @@ def test_leftovers_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".last.ab12").mkdir()
     (tmp_path / ".last.ab12/model.safetensors").write_text("half")
     (tmp_path / ".other").mkdir()
-    checkpoints.tidy(tmp_path)
+    RunFolder(tmp_path, "0").make_room(1)
     assert [path.name for path in tmp_path.iterdir()] == [".other"]
 
 
@@ -158,21 +159,21 @@ def test_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_space_is_checked(tmp_path: Path) -> None:
-    checkpoints.check_space(tmp_path, 3_000_000)
+    RunFolder(tmp_path, "0").make_room(3_000_000)
     with full_disk(1_500_000), pytest.raises(PrecropError, match="cannot write 3.0 MB") as caught:
-        checkpoints.check_space(tmp_path, 3_000_000)
+        RunFolder(tmp_path, "0").make_room(3_000_000)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     with (
-        checkpoints.alone(tmp_path),
+        RunFolder(tmp_path, "0").alone(),
         pytest.raises(PrecropError, match="another process"),
-        checkpoints.alone(tmp_path),
+        RunFolder(tmp_path, "0").alone(),
     ):
         pass
-    with checkpoints.alone(tmp_path):
+    with RunFolder(tmp_path, "0").alone():
         pass
 
 
@@ -231,24 +232,24 @@ def test_a_checkpoint_without_its_step(tmp_path: Path, step: Any) -> None:
 
 def test_masks_of_a_run(tmp_path: Path) -> None:
     kept = {"a": torch.rand(3, 2) > 0.5, "b": torch.ones(4, dtype=torch.bool)}
-    checkpoints.write_masks(tmp_path / "masks", kept, "a")
-    assert same(checkpoints.read_run_masks(tmp_path / "masks", "a"), kept)
-    with pytest.raises(PrecropError, match="masks is not of run b but of 'a'"):
-        checkpoints.read_run_masks(tmp_path / "masks", "b")
-    content = bytearray((tmp_path / "masks").read_bytes())
+    RunFolder(tmp_path, "a").keep_masks(kept)
+    assert same(RunFolder(tmp_path, "a").masks(), kept)
+    with pytest.raises(PrecropError, match="safetensors is not of run b but of 'a'"):
+        RunFolder(tmp_path, "b").masks()
+    content = bytearray((tmp_path / "masks.safetensors").read_bytes())
     content[-1] ^= 1
-    (tmp_path / "masks").write_bytes(content)
+    (tmp_path / "masks.safetensors").write_bytes(content)
     with pytest.raises(PrecropError, match="changed after it was written"):
-        checkpoints.read_run_masks(tmp_path / "masks", "a")
+        RunFolder(tmp_path, "a").masks()
 
 
 def test_older_masks_do_not_say_their_run(tmp_path: Path) -> None:
     kept = {"a": torch.rand(3, 2) > 0.5}
-    checkpoints.write_masks(tmp_path / "masks", kept, "a")
-    with safe_open(tmp_path / "masks", framework="pt") as file:
+    RunFolder(tmp_path, "a").keep_masks(kept)
+    with safe_open(tmp_path / "masks.safetensors", framework="pt") as file:
         digest = file.metadata()["digest"]
-    save_file(kept, tmp_path / "masks", {"digest": digest})
-    assert same(checkpoints.read_run_masks(tmp_path / "masks", "b"), kept)
+    save_file(kept, tmp_path / "masks.safetensors", {"digest": digest})
+    assert same(RunFolder(tmp_path, "b").masks(), kept)
 
 
 @pytest.mark.parametrize("name", ["last", "last.old"])
@@ -277,14 +278,21 @@ def test_a_private_checkpoint_stays_private(tmp_path: Path) -> None:
 
 
 def test_a_lock_follows_no_link(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, "0")
     (tmp_path / "precious").write_text("content")
     (tmp_path / ".lock").symlink_to("precious")
-    with pytest.raises(PrecropError, match="cannot take the lock"), checkpoints.alone(tmp_path):
+    with (
+        pytest.raises(PrecropError, match="cannot take the lock"),
+        folder.alone(),
+    ):
         pass
     assert (tmp_path / "precious").read_text() == "content"
     (tmp_path / ".lock").unlink()
     (tmp_path / ".lock").mkdir()
-    with pytest.raises(PrecropError, match="cannot take the lock"), checkpoints.alone(tmp_path):
+    with (
+        pytest.raises(PrecropError, match="cannot take the lock"),
+        folder.alone(),
+    ):
         pass
 
 

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from precrop.training.convolutions import slow_in_bf16
-from precrop.training.kernels import CpuKernels
+from precrop.training.kernels import CpuKernels, slow_in_bf16
 
 CHANNELS = 6
 

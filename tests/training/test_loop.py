@@ -25,7 +25,8 @@ from precrop.files import digest_of, digest_of_file, refuse_links_out
 from precrop.model_spec import ModelSpec
 from precrop.training import loop, networks
 from precrop.training.callbacks import Keeper
-from precrop.training.loop import Result, train
+from precrop.training.folder import Result, RunFolder
+from precrop.training.loop import train
 from precrop.training.module import Classifier
 from precrop.training.networks import build
 from precrop.training.runs import MaskSpec, Run
@@ -400,12 +401,12 @@ def test_folders_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(PrecropError, match="cannot make the folder"):
         trained(small_run(), tmp_path / "file")
 
-    def full(folder: Path, size: int) -> None:
+    def full(folder: RunFolder, size: int) -> None:
         weights = sum(p.numel() for p in batch_net().parameters())
         assert size > 3 * 4 * weights
         raise PrecropError("full")
 
-    monkeypatch.setattr("precrop.training.checkpoints.check_space", full)
+    monkeypatch.setattr(RunFolder, "make_room", full)
     monkeypatch.setattr(Classifier, "training_step", None)
     with pytest.raises(PrecropError, match="full"):
         trained(small_run(), tmp_path)
@@ -497,7 +498,7 @@ def test_two_processes_have_the_same_losses(tmp_path: Path) -> None:
         command, cwd=ROOT, env=_environment(), capture_output=True, text=True, check=True
     )
     assert done.stdout.count("\n") == 1, "both processes speak"
-    two = loop.read_result(tmp_path / "two" / run.name, run.id)
+    two = RunFolder(tmp_path / "two" / run.name, run.id).result()
     assert two is not None
     for alone, shared in zip(one.history, two.history, strict=True):
         for name in ("train_loss", "loss"):

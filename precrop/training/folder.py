@@ -1,0 +1,229 @@
+"""The folder of a run: the files in it, whose they are, and who may write to them.
+
+It may come from a stranger, or be copied from another run: nothing is written where a link leads,
+and what is of another run, or was changed after it was written, is refused.
+"""
+
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors import safe_open
+from torch import Tensor
+
+from precrop.errors import PrecropError, brief, errors_as, reason
+from precrop.files import digest_of, read_json, refuse_link, replacing, write_text
+from precrop.plans.weights import load_tensors, save_tensors
+from precrop.training import checkpoints
+
+LAST, BEST = "last", "best"
+"""The checkpoints of a run."""
+_RESULT, _MASKS = "result.json", "masks.safetensors"
+_CHUNK = 1 << 20
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP)
+"""What file systems say that have none; then a run is on its own."""
+_FIGURES = ("accuracy", "best_accuracy", "loss", "seconds", "params", "macs")
+"""Fields of a result that are numbers."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to.
+
+    Attributes:
+        run: its id.
+        folder: where it is kept.
+        accuracy: share of the held-out images that are right after the last epoch.
+        best_accuracy: the highest such share after any epoch.
+        loss: mean loss of the held-out images after the last epoch.
+        params: parameters of the network, without masked weights.
+        macs: multiply-accumulates at batch 1, without those of masked weights.
+        seconds: that its epochs took, whatever was interrupted.
+        history: per epoch the learning rate, losses, accuracies, seconds.
+        finished: the result was there already; nothing was trained.
+    """
+
+    run: str
+    folder: Path
+    accuracy: float
+    best_accuracy: float
+    loss: float
+    params: int
+    macs: int
+    seconds: float
+    history: tuple[Mapping[str, float], ...]
+    finished: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the history in JSON's types, as ``precrop train --json`` prints it."""
+        fields = dataclasses.asdict(self)
+        del fields["history"], fields["finished"]
+        return {**fields, "folder": str(self.folder)}
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run.
+
+    Attributes:
+        path: where it is.
+        run: id of the run.
+    """
+
+    path: Path
+    run: str
+
+    def begin(self, described: Mapping[str, Any]) -> None:
+        """Make it, and say in it which run it is of.
+
+        Raises:
+            PrecropError: it is a link, cannot be made, or is another run's.
+        """
+        refuse_link(self.path)
+        with errors_as(f"cannot make the folder {self.path}", OSError):
+            self.path.mkdir(parents=True, exist_ok=True)
+        file = self.path / "run.json"
+        if file.is_file():
+            self._check(file, read_json(file))
+        else:
+            write_text(file, json.dumps(described, indent=1) + "\n")
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes from training in it at the same time.
+
+        The lock goes with the process that holds it, however that ends.
+
+        Raises:
+            PrecropError: another process has the lock, or it is no file that can be locked.
+        """
+        lock = self.path / ".lock"
+        with ExitStack() as held:
+            try:
+                held.enter_context(FileLock(lock, timeout=0))
+            except Timeout as error:
+                raise PrecropError(f"another process is training in {self.path}") from error
+            except OSError as error:
+                if error.errno not in _WITHOUT_LOCKS:
+                    raise PrecropError(f"cannot take the lock {lock}: {reason(error)}") from error
+            yield
+
+    def make_room(self, size: int) -> None:
+        """See that there is room for ``size`` bytes: they are written to the disk and removed.
+
+        What runs that were killed while they wrote a checkpoint left is removed before.
+
+        Raises:
+            PrecropError: there is no room, or no right to write.
+        """
+        for path in self.path.glob(".*"):
+            if path.is_dir() and path.name.startswith((f".{LAST}.", f".{BEST}.")):
+                shutil.rmtree(path, ignore_errors=True)
+        failure = f"cannot write {size / 1e6:.1f} MB for checkpoints in {self.path}"
+        with errors_as(failure, OSError), tempfile.TemporaryFile(dir=self.path) as file:
+            for start in range(0, size, _CHUNK):
+                file.write(bytes(min(_CHUNK, size - start)))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def last(self) -> tuple[Path, int] | None:
+        """The last checkpoint and the step that it was written at, if the run has begun.
+
+        Raises:
+            PrecropError: it or the best one is broken, was changed, or is another run's.
+        """
+        found = {}
+        for name in (BEST, LAST):
+            if (path := checkpoints.stored(self.path / name)) is not None:
+                content = checkpoints.described(path)
+                self._check(path, content.get("run"))
+                found[name] = path, content["step"]
+        return found.get(LAST)
+
+    def masks(self) -> dict[str, Tensor] | None:
+        """The masks that `keep_masks` wrote, if there are some.
+
+        Raises:
+            PrecropError: the file is broken, was changed, or is another run's.
+        """
+        path = self.path / _MASKS
+        if not path.is_file():
+            return None
+        masks = load_tensors(path)
+        with safe_open(path, framework="pt") as file:
+            known = file.metadata() or {}
+        if known.get("digest") != _digest(masks):
+            raise PrecropError(f"{path} was changed after it was written: remove its folder")
+        self._check(path, known.get("run", self.run))  # older files do not say it
+        return masks
+
+    def keep_masks(self, masks: Mapping[str, Tensor]) -> None:
+        """Write the run's masks, whole or not at all."""
+        with replacing(self.path / _MASKS) as temporary:
+            save_tensors(masks, temporary, {"digest": _digest(masks), "run": self.run})
+
+    def result(self) -> Result | None:
+        """The result that `keep_result` wrote, if the run is finished.
+
+        Raises:
+            PrecropError: its file is broken, was changed, or is another run's.
+        """
+        path = self.path / _RESULT
+        if not path.is_file():
+            return None
+        content = read_json(path)
+        try:
+            digest = content.pop("digest", None)
+            if digest is not None and digest != digest_of(content):
+                raise PrecropError(
+                    f"{path} was changed after it was written: remove it to train on"
+                )
+            history = tuple(content.pop("history"))
+            result = Result(**{**content, "folder": self.path}, history=history, finished=True)
+            for name in _FIGURES:
+                if type(getattr(result, name)) not in (int, float):
+                    raise TypeError(name)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise PrecropError(f"{path} is not a result: remove it to train on") from error
+        self._check(path, result.run)
+        return result
+
+    def keep_result(self, result: Result) -> None:
+        """Write what the run came to, whole or not at all."""
+        content = {**result.to_json(), "history": result.history}
+        del content["folder"]
+        text = json.dumps({**content, "digest": digest_of(content)}, indent=1)
+        write_text(self.path / _RESULT, f"{text}\n")
+
+    def _check(self, path: Path, said: object) -> None:
+        """Refuse what another run has made: copied here, its figures would count as this one's.
+
+        Args:
+            path: of the file, or the checkpoint.
+            said: what it says of its run: the id, or all.
+
+        Raises:
+            PrecropError: it is of another run.
+        """
+        found = said.get("id") if isinstance(said, dict) else said
+        if found != self.run:
+            raise PrecropError(f"{path} is not of run {self.run} but of {brief(found)}: remove it")
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    made = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        made.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        made.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return made.hexdigest()

@@ -26,7 +26,8 @@ from precrop.evidence.page import NAMES
 from precrop.evidence.verdict import Evidence
 from precrop.report.claims import Claims, read_claims
 from precrop.report.comparisons import Comparison, Estimate, paired
-from precrop.report.frames import ResultFrame, frame_of
+from precrop.report.frames import ResultFrame
+from precrop.report.grouping import frame_of
 from precrop.report.verdicts import MARGIN, Verdict, verdicts
 from precrop.study.spec import read_study
 

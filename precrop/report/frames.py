@@ -1,32 +1,22 @@
-"""Rows of a store as groups that may be averaged, in settings that may be compared."""
+"""Runs in groups that may be averaged, within settings that may be compared."""
 
-import hashlib
 import math
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
 from statistics import fmean, median, stdev
 from typing import Any
 
-from precrop.errors import PrecropError, printable
-from precrop.study.rows import FIELDS, Row
-from precrop.study.spec import Part
-from precrop.training.recipes import RECIPES
+from precrop.study.rows import Row
 
 _KINDS = ("dense", "cropped", "masked")
 _METHODS = ("uniform", "synexp")
 """Come first among the methods, so that pictures and tables read alike whatever else is there."""
-_DERIVED = ("num_classes",)
-"""Builder's arguments that follow from the data."""
 
 
 NO_SPREAD = 1e-9
 """Percentage points; numbers that are nearer to each other are one number."""
-
-_LONGEST_NAME = 130
-"""Characters that a figure has room for."""
 
 
 @dataclass(frozen=True, order=True)
@@ -192,6 +182,18 @@ class RunGroup:
         """Identities of what was trained, by seed."""
         return tuple(run_id(row) for row in self.rows)
 
+    @property
+    def variant_order(self) -> tuple[Any, ...]:
+        """Sorts the usual methods first."""
+        method = _METHODS.index(self.method) if self.method in _METHODS else len(_METHODS)
+        kind = _KINDS.index(self.kind)
+        return kind, method, self.method, self.granularity, self.variant
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """Sorts by setting, there dense networks first, then from large to small."""
+        return self.setting, self.kind != "dense", self.budget.order, self.variant_order
+
     def _mean(self, field: str) -> float:
         return fmean(_number(getattr(row, field)) for row in self.rows)
 
@@ -223,7 +225,7 @@ class ResultFrame:
     @cached_property
     def variants(self) -> tuple[str, ...]:
         """Names, each once, in an order that gives every variant its color everywhere."""
-        first = sorted(self.groups, key=_variant_order)
+        first = sorted(self.groups, key=attrgetter("variant_order"))
         return tuple(dict.fromkeys(group.variant for group in first))
 
     def within(self, setting: RunSetting) -> tuple[RunGroup, ...]:
@@ -233,85 +235,6 @@ class ResultFrame:
     def where(self, condition: Callable[[RunGroup], bool]) -> tuple[RunGroup, ...]:
         """The groups for which a condition holds."""
         return tuple(filter(condition, self.groups))
-
-
-def frame_of(
-    rows: Iterable[Row], parts: Mapping[tuple[str, str], Part] | None = None
-) -> ResultFrame:
-    """Sort rows into groups.
-
-    Args:
-        rows: of one store or several.
-        parts: what variants are to claims, by study and variant.
-
-    Raises:
-        PrecropError: no run is finished, or two studies give one variant two roles.
-    """
-    parts = {(_name(study), _name(name)): part for (study, name), part in (parts or {}).items()}
-    rows = list(map(_printable, rows))
-    done = [row for row in rows if row.status == "done"]
-    failed = tuple(row for row in rows if row.status != "done")
-    if not done:
-        why = f"all of its {len(failed)} failed" if failed else "it is empty"
-        raise PrecropError(f"the store has no finished run, {why}: `precrop study run` trains them")
-    kept = {key: _latest(members) for key, members in _by_study(_groups(done)).items()}
-    by_seed = attrgetter("seed")
-    groups = [replace(key, rows=tuple(sorted(rows, key=by_seed))) for key, rows in kept.items()]
-    groups = [_with_role(group, parts) for group in groups]
-    groups = _pooled(sorted(groups, key=_group_order))
-    current = {id(row) for group in groups for row in group.rows}
-    return ResultFrame(
-        groups=tuple(groups),
-        failed=failed,
-        replaced=tuple(row for row in done if id(row) not in current),
-    )
-
-
-def _with_role(group: RunGroup, parts: Mapping[tuple[str, str], Part]) -> RunGroup:
-    """The group as the studies of its runs see it; those that say nothing leave it to the rest."""
-    keys = dict.fromkeys((row.study, row.variant) for row in group.rows)
-    said = {key: parts[key] for key in keys if key in parts}
-    if not said:
-        return group
-    (first, part), *others = said.items()
-    for other, another in others:
-        if another != part:
-            raise PrecropError(
-                f"{group.variant} is {_described(part)} in the study {first[0]} and "
-                f"{_described(another)} in {other[0]}: give it one role, or two names"
-            )
-    return replace(group, role=part.role, match=part.match or "")
-
-
-def _described(part: Part) -> str:
-    return part.role if part.match is None else f"{part.role} (match: {part.match})"
-
-
-def _pooled(groups: Sequence[RunGroup]) -> list[RunGroup]:
-    """The groups with their scatter; variants that came to the same runs count once."""
-    samples: dict[tuple[RunSetting, BudgetShares], dict[tuple[str, ...], list[float]]] = (
-        defaultdict(dict)
-    )
-    for group in groups:
-        accuracies = [percent(row) for row in group.rows]
-        samples[group.setting, group.budget][group.runs] = accuracies
-    pools = {key: Scatter.of(found.values()) for key, found in samples.items()}
-    return [replace(group, scatter=pools[group.setting, group.budget]) for group in groups]
-
-
-def _printable(row: Row) -> Row:
-    """A row whose names do nothing to what shows them; other escapes are those of each format."""
-    texts = {name: value for name in FIELDS if isinstance(value := getattr(row, name), str)}
-    shown: dict[str, Any] = {name: _name(text) for name, text in texts.items()}
-    return row if shown == texts else replace(row, **shown)
-
-
-def _name(text: str) -> str:
-    """A name without control characters; of a very long one its beginning and a digest."""
-    shown = printable(text)
-    if len(shown) <= _LONGEST_NAME:
-        return shown
-    return f"{shown[: _LONGEST_NAME // 2]}… {hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def percent(row: Row) -> float:
@@ -330,89 +253,6 @@ def short_count(count: float) -> str:
         if count >= size:
             return f"{count / size:.3g} {suffix}"
     return f"{count:.0f}"
-
-
-def _groups(rows: Sequence[Row]) -> dict[RunGroup, list[Row]]:
-    """The rows of each group, which is still without them; names as short as tells them apart."""
-    # One set of images may have been called by several names: the longest says the most.
-    names: dict[str, str] = {}
-    for row in rows:
-        known = names.get(row.data_digest, "")
-        names[row.data_digest] = max(known, row.data, key=lambda name: (len(name), name))
-    often = Counter(names.values())
-    found: dict[RunGroup, list[Row]] = defaultdict(list)
-    for row in rows:
-        data = names[row.data_digest]
-        data = f"{data} ({row.data_digest[:8]})" if often[data] > 1 else data
-        setting = RunSetting(_network(row), data, recipe_name(row.recipe))
-        budget = BudgetShares(row.asked_params, row.asked_macs)
-        group = RunGroup(setting, budget, row.variant, row.kind, row.method, row.granularity, ())
-        found[group].append(row)
-    return found
-
-
-def _network(row: Row) -> str:
-    said = (f"{name}={value}" for name, value in sorted(row.args.items()) if name not in _DERIVED)
-    args = ", ".join(said)
-    return _name(f"{row.network} ({args})" if args else row.network)
-
-
-def recipe_name(recipe: Mapping[str, Any]) -> str:
-    """The known recipe that is nearest, and what is different from it."""
-    near, changes = min(
-        ((name, _differences(recipe, known.to_json())) for name, known in RECIPES.items()),
-        key=lambda pair: len(pair[1]),
-    )
-    return _name(", ".join([near, *(f"{name}={value}" for name, value in changes.items())]))
-
-
-def _differences(given: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    names = dict.fromkeys((*sorted(known), *sorted(given)))
-    return {name: given.get(name) for name in names if given.get(name) != known.get(name)}
-
-
-def _by_study(found: Mapping[RunGroup, list[Row]]) -> dict[RunGroup, list[Row]]:
-    """Split a group where studies mean different things by one variant's name."""
-    parts: dict[RunGroup, list[Row]] = defaultdict(list)
-    for key, rows in found.items():
-        apart = _clash(rows, within_study=False)
-        for row in rows:
-            variant = f"{key.variant} ({row.study})" if apart else key.variant
-            parts[replace(key, variant=variant)].append(row)
-    return parts
-
-
-def _clash(rows: Sequence[Row], within_study: bool) -> bool:
-    """Whether two rows of one seed come from different askings, of one study or of two."""
-    seen: dict[int, Row] = {}
-    for row in rows:
-        other = seen.setdefault(row.seed, row)
-        if row.cell != other.cell and (row.study == other.study) == within_study:
-            return True
-    return False
-
-
-def _latest(rows: Sequence[Row]) -> list[Row]:
-    """The rows of the newest asking; one seed's older row shows that older rows are of another."""
-    if not _clash(rows, within_study=True):
-        return list({row.seed: row for row in rows}.values())
-    newest: dict[int, Row] = {}
-    askings: dict[int, set[str]] = defaultdict(set)
-    for row in sorted(rows, key=lambda row: row.started):
-        newest[row.seed] = row
-        askings[row.seed].add(row.cell)
-    since = min(newest[seed].started for seed, cells in askings.items() if len(cells) > 1)
-    return [row for row in newest.values() if row.started >= since]
-
-
-def _variant_order(group: RunGroup) -> tuple[Any, ...]:
-    method = _METHODS.index(group.method) if group.method in _METHODS else len(_METHODS)
-    return (_KINDS.index(group.kind), method, group.method, group.granularity, group.variant)
-
-
-def _group_order(group: RunGroup) -> tuple[Any, ...]:
-    dense = group.kind != "dense"
-    return (group.setting, dense, group.budget.order, _variant_order(group))
 
 
 def _number(value: float | None) -> float:

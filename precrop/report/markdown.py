@@ -11,8 +11,11 @@ from precrop.report.words import (
     GROUP,
     METHOD,
     PICTURES,
+    REPLACED,
     TITLE,
+    Marked,
     Report,
+    compared_cells,
     describe,
     failures,
     group_cells,
@@ -44,7 +47,7 @@ def _verdicts(found: Mapping[str, Verdict]) -> list[str]:
     """Those that the runs can be asked for as a table; the others in one line."""
     heads = ("claim", "whose", "verdict", "why")
     asked = [verdict for verdict in found.values() if verdict.judged]
-    rows = [(v.claim, v.source, _Marked(f"**{v.answer}**"), v.text) for v in asked]
+    rows = [(v.claim, v.source, Marked(f"**{v.answer}**"), v.text) for v in asked]
     line = untouched(found)
     return ([_table(heads, rows)] if rows else []) + ([escaped(line)] if line else [])
 
@@ -74,9 +77,7 @@ def _details(verdict: Verdict) -> list[str]:
 def _comparison(judged: Judged) -> tuple[str, ...]:
     compared = judged.comparison
     return (
-        str(compared.one.setting),
-        str(compared.one.budget),
-        f"{compared.one.variant} against {compared.other.variant}",
+        *compared_cells(judged),
         f"{compared.difference:+.2f}",
         _interval(compared.pooled.interval()),
         _interval(compared.paired.interval()),
@@ -106,8 +107,7 @@ def _rest(frame: ResultFrame) -> list[str]:
         blocks += ["## Failed", _table(("cell", "what", "error"), rows)]
     if frame.replaced:
         cells = _codes(row.cell for row in frame.replaced)
-        text = "Older runs of variants whose options were changed under the same name: "
-        blocks += ["## Left out", text + cells]
+        blocks += ["## Left out", REPLACED + cells]
     return blocks
 
 
@@ -116,17 +116,13 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
 
 
-class _Marked(str):
-    """Text that is Markdown already."""
-
-
 def _cell(text: str) -> str:
-    return text if isinstance(text, _Marked) else escaped(text)
+    return text if isinstance(text, Marked) else escaped(text)
 
 
-def _codes(words: Iterable[str]) -> _Marked:
+def _codes(words: Iterable[str]) -> Marked:
     """Identities of runs and cells, which are letters and digits; nothing else ends their code."""
-    return _Marked(" ".join(f"`{re.sub(r'[^0-9A-Za-z._-]', '?', word)}`" for word in words))
+    return Marked(" ".join(f"`{re.sub(r'[^0-9A-Za-z._-]', '?', word)}`" for word in words))
 
 
 _ESCAPES = str.maketrans(

@@ -16,8 +16,11 @@ from precrop.report.verdicts import OUTCOMES, Verdict, figures
 from precrop.report.words import (
     GROUP,
     METHOD,
+    REPLACED,
     TITLE,
+    Marked,
     Report,
+    compared_cells,
     counted,
     describe,
     failures,
@@ -136,9 +139,7 @@ def _verdict(verdict: Verdict) -> str:
         heads = ("network, data, recipe", "budget", "compared", "difference", "outcome", "runs")
         rows = [
             (
-                str(judged.comparison.one.setting),
-                str(judged.comparison.one.budget),
-                f"{judged.comparison.one.variant} against {judged.comparison.other.variant}",
+                *compared_cells(judged),
                 figures(judged),
                 OUTCOMES[judged.outcome],
                 _code(judged.comparison.runs),
@@ -154,12 +155,8 @@ def _verdict(verdict: Verdict) -> str:
     )
 
 
-class _Safe(str):
-    """Text that is HTML already."""
-
-
-def _code(words: Iterable[str]) -> _Safe:
-    return _Safe(f"<code>{escape(' '.join(words))}</code>")
+def _code(words: Iterable[str]) -> Marked:
+    return Marked(f"<code>{escape(' '.join(words))}</code>")
 
 
 def _table(
@@ -175,11 +172,8 @@ def _table(
 
 def _cells(tag: str, kinds: Sequence[str], texts: Sequence[str]) -> str:
     pairs = zip(kinds, texts, strict=True)
-    return "".join(f"<{tag}{kind}>{_safe(text)}</{tag}>" for kind, text in pairs)
-
-
-def _safe(cell: str) -> str:
-    return cell if isinstance(cell, _Safe) else escape(cell)
+    shown = ((kind, text if isinstance(text, Marked) else escape(text)) for kind, text in pairs)
+    return "".join(f"<{tag}{kind}>{text}</{tag}>" for kind, text in shown)
 
 
 def _rest(report: Report) -> str:
@@ -191,10 +185,7 @@ def _rest(report: Report) -> str:
         parts.append(f"<section><h2>Failed</h2>{table}</section>")
     if frame.replaced:
         cells = _code(row.cell for row in frame.replaced)
-        parts.append(
-            "<section><h2>Left out</h2><p>Older runs of variants whose options were changed under "
-            f"the same name: {cells}</p></section>"
-        )
+        parts.append(f"<section><h2>Left out</h2><p>{REPLACED}{cells}</p></section>")
     text = "".join(f"<p>{escape(line)}</p>" for line in (*METHOD, *describe(report)))
     parts.append(f'<section class="quiet"><h2>How to read this</h2>{text}</section>')
     return "\n".join(parts)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from precrop.report.comparisons import Judged
 from precrop.report.figures import Figure
 from precrop.report.frames import ResultFrame, RunGroup, short_count
 from precrop.report.verdicts import Verdict
@@ -36,8 +37,13 @@ METHOD = (
     "apart, larger layers counting more.",
 )
 
+REPLACED = "Older runs of variants whose options were changed under the same name: "
 GROUP = ("variant", "accuracy, %", "n", "budget", "parameters", "MACs", "s per epoch", "runs")
 """Heads of the table of groups."""
+
+
+class Marked(str):
+    """Text that is Markdown, or HTML, already."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,12 @@ def group_cells(group: RunGroup) -> tuple[str, ...]:
         f"{short_count(group.macs)} ({group.macs_share:.1%})",
         "" if group.epoch_seconds is None else f"{group.epoch_seconds:.1f}",
     )
+
+
+def compared_cells(judged: Judged) -> tuple[str, str, str]:
+    """What a comparison is of: network, data and recipe; budget; the two variants."""
+    one, other = judged.comparison.one, judged.comparison.other
+    return str(one.setting), str(one.budget), f"{one.variant} against {other.variant}"
 
 
 def summary(frame: ResultFrame) -> str:

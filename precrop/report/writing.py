@@ -7,7 +7,7 @@ from precrop.errors import PrecropError, errors_as
 from precrop.files import refuse_link, write_text
 from precrop.report.claims import read_claims
 from precrop.report.figures import figures
-from precrop.report.frames import frame_of
+from precrop.report.grouping import frame_of
 from precrop.report.markdown import markdown
 from precrop.report.page import page
 from precrop.report.verdicts import MARGIN, verdicts

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from precrop.errors import PrecropError, one_line, typed_reason
+from precrop.errors import PrecropError, one_line
 from precrop.solve.budgets import Budget, parse_budget
 from precrop.study.cells import Cell
 from precrop.study.preparing import Prepared
@@ -46,14 +46,14 @@ def failure(cell: Cell, error: BaseException, data_digest: str = "", **spent: An
     """The row of a cell that failed; the arguments are as for `outcome`."""
     from precrop.training.runs import current_versions
 
-    told = str(error) if isinstance(error, PrecropError) else typed_reason(error)
+    kind = "" if isinstance(error, PrecropError) else type(error).__name__
     unknown: dict[str, Any] = dict.fromkeys(_MEASURED)
     return Row(
         **_asked(cell, cell.data_name),
         **unknown,
         data_digest=data_digest,
         status="failed",
-        error=one_line(told),
+        error=one_line(": ".join(filter(None, (kind, str(error))))),
         densities={},
         widths={},
         history=(),

@@ -18,6 +18,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 import ray
+from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from precrop.errors import PrecropError, errors_as, one_line
@@ -62,7 +63,7 @@ class RayEngine:
         gpus = 1 / runs_per_device if devices else 0
         self._task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=_AGAIN)(_run)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._told = _Told.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+        self._told = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
         self._arguments = (output.resolve(), Path.cwd(), self._told, threads, work)
         self._running: dict[Any, Cell] = {}
 
@@ -86,7 +87,7 @@ class RayEngine:
             return []
         over, _ = ray.wait(list(self._running), num_returns=1, timeout=seconds)
         cells = {cell.id for cell in self._running.values()}
-        told: list[Event] = ray.get(self._told.take.remote())
+        told: list[Event] = self._told.get_nowait_batch(self._told.qsize())
         found = [event for event in told if event.cell in cells]  # type: ignore[union-attr]
         return [*found, *(self._end(task) for task in over)]
 
@@ -103,30 +104,13 @@ class RayEngine:
         with contextlib.suppress(ray.exceptions.RayError):
             for task in self._running:
                 ray.cancel(task, force=True)
-            ray.kill(self._told)
+            self._told.shutdown(force=True)
         self._running.clear()
         if self._began:
             ray.shutdown()
 
 
-@ray.remote(num_cpus=0)
-class _Told:
-    """Keeps what tasks tell until it is fetched."""
-
-    def __init__(self) -> None:
-        self._events: list[Event] = []
-
-    def put(self, event: Event) -> None:
-        """Keep an event."""
-        self._events.append(event)
-
-    def take(self) -> list[Event]:
-        """All events since the last call."""
-        events, self._events = self._events, []
-        return events
-
-
-def _run(cell: Cell, output: Path, folder: Path, told: Any, threads: int, work: Work) -> Event:
+def _run(cell: Cell, output: Path, folder: Path, told: Queue, threads: int, work: Work) -> Event:
     """The task: work as in a process of our own."""
     if folder.is_dir():
         os.chdir(folder)  # paths of images and modules of networks are relative to it
@@ -135,7 +119,7 @@ def _run(cell: Cell, output: Path, folder: Path, told: Any, threads: int, work: 
     import torch
 
     torch.set_num_threads(threads)
-    event, _ = work(cell, output, lambda event: told.put.remote(event))
+    event, _ = work(cell, output, told.put)
     return event
 
 

@@ -10,7 +10,7 @@ import pytest
 from precrop.evidence.candidates import UNIFORM
 from precrop.evidence.page import NAMES
 from precrop.report.comparisons import Comparison
-from precrop.report.frames import frame_of
+from precrop.report.grouping import frame_of
 from scripts import verdicts
 from scripts.evidence_page import TEXT, page, places, summary
 from scripts.verdicts import Sources, answer, rows, streams, table

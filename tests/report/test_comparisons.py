@@ -21,7 +21,8 @@ from precrop.report.comparisons import (
     judge,
     together,
 )
-from precrop.report.frames import RunGroup, frame_of
+from precrop.report.frames import RunGroup
+from precrop.report.grouping import frame_of
 from tests.study.made_rows import made_row
 
 ONE, OTHER = [81.2, 80.7, 81.9, 80.1], [80.0, 80.2, 80.9, 80.4]

@@ -12,7 +12,8 @@ import vl_convert
 from PIL import Image
 
 from precrop.report.figures import FIGURES, figures
-from precrop.report.frames import ResultFrame, frame_of, percent, run_id
+from precrop.report.frames import ResultFrame, percent, run_id
+from precrop.report.grouping import frame_of
 from precrop.report.tables import COLORS, looks
 from precrop.report.words import PICTURES, Report
 from precrop.study.rows import Row

@@ -11,7 +11,8 @@ import pytest
 from precrop.errors import PrecropError
 from precrop.report.claims import Claim, Claims
 from precrop.report.families import density_distance, granularities
-from precrop.report.frames import ResultFrame, frame_of
+from precrop.report.frames import ResultFrame
+from precrop.report.grouping import frame_of
 from precrop.report.verdicts import Verdict, verdict, verdicts
 from precrop.study.rows import Row
 from precrop.study.spec import Part

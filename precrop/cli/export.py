@@ -12,7 +12,6 @@ from precrop.cli.options import (
     WEIGHT_FILES,
     AsJson,
     InputShapes,
-    OriginalOptions,
     Seed,
     TrainedOptions,
     with_options,
@@ -89,25 +88,33 @@ def _find(
     source: str, original: TrainedOptions, weights: Path | None, input_shape: Sequence[str] | None
 ) -> _Network:
     """What is to be exported: a folder is a checkpoint, a file too or a plan, else it's a name."""
-    path = Path(source)
+    from precrop.deployment.exporting import Origin
+    from precrop.plans.plan import Plan
+    from precrop.plans.state_dicts import load_state
+    from precrop.zoo import default_input_shape
+
+    path, shape = Path(source), shapes(input_shape)
     if _is_checkpoint(path):
         for option, value in {"--arg": original.arg, "--weights": weights}.items():
             if value:
                 raise PrecropError(f"a checkpoint has its own network and weights: drop {option}")
         found = _of_checkpoint(path, original.trusted)
     elif path.is_file():
-        found = _of_plan(path, original)
+        plan = Plan.load(path)
+        origin = Origin(original.source(plan), plan)
+        found = _Network(origin.build(), plan.input_shape, origin, path.stem)
     elif path.suffix == ".json" or len(path.parts) > 1:
         raise PrecropError(f"cannot read {source}: there is no such file")
     elif original.model is not None:
         raise PrecropError(f"--model names a plan's original, and {source} is not a plan file")
     else:
-        found = _of_model(source, original.arg, known=bool(input_shape))
+        origin = Origin(ModelSpec(source, arguments(original.arg)))
+        network = origin.build()
+        usual = shape or default_input_shape(source, network)
+        found = _Network(network, usual, origin, file_stem(source))
     if weights is not None:
-        from precrop.plans.state_dicts import load_state
-
         load_state(found.model, weights)
-    return found._replace(shape=shapes(input_shape) or found.shape)
+    return found._replace(shape=shape or found.shape)
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -124,26 +131,6 @@ def _of_checkpoint(path: Path, trust: Trust) -> _Network:
     _, run, network = load_trained(path, trust)
     origin = Origin(run.model, run.plan)
     return _Network(network, run.input_shape, origin, run.name, run.metadata)
-
-
-def _of_plan(path: Path, original: OriginalOptions) -> _Network:
-    from precrop.deployment.exporting import Origin
-    from precrop.plans.plan import Plan
-
-    plan = Plan.load(path)
-    origin = Origin(original.source(plan), plan)
-    return _Network(origin.build(), plan.input_shape, origin, path.stem)
-
-
-def _of_model(name: str, arg: Sequence[str] | None, *, known: bool) -> _Network:
-    """A network by name; the shape of its input where it isn't known otherwise."""
-    from precrop.deployment.exporting import Origin
-    from precrop.zoo import default_input_shape
-
-    origin = Origin(ModelSpec(name, arguments(arg)))
-    network = origin.build()
-    shape = None if known else default_input_shape(name, network)
-    return _Network(network, shape, origin, file_stem(name))
 
 
 def _target(output: Path | None, stem: str, suffix: str) -> Path:

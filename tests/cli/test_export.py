@@ -181,7 +181,7 @@ def test_state_dicts_of_torch_save(capsys: Output) -> None:
     export_json(capsys, *words)
     assert load_file("a.safetensors")["0.weight"].equal(trained.get_parameter("0.weight"))
     torch.save(trained, "whole.pt")
-    refused("not a plain state_dict: it holds code or", NET, *SHAPE, "--weights", "whole.pt")
+    refused("not a plain state_dict: it holds an object", NET, *SHAPE, "--weights", "whole.pt")
 
 
 def test_bad_input() -> None:

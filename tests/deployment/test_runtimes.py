@@ -24,7 +24,7 @@ from precrop.deployment.runtimes import (
     torch_run,
 )
 from precrop.deployment.setting import LIBRARIES, Setting, check_device
-from precrop.deployment.timing import Run, host_stopwatch
+from precrop.deployment.timing import Run, cuda_stopwatch, host_stopwatch
 from precrop.errors import PrecropError
 from precrop.read.inputs import Inputs
 from tests.deployment.benched import inputs, small
@@ -238,6 +238,13 @@ def test_one_thread_is_timed_by_its_own_clock() -> None:
     assert host_stopwatch(rest, 1) >= 0.03
     assert alone(rest, 1) < 0.01
     assert alone(work, 1) > 0.002
+
+
+def test_pytorchs_gpu_is_timed_by_its_own_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert Setting(device="cuda").stopwatch is cuda_stopwatch
+    assert Setting("ort", device="cuda").stopwatch is not cuda_stopwatch
+    assert Setting(device="cuda").clock is time.perf_counter
 
 
 @pytest.mark.parametrize(("runtime", "count"), [("eager", 1), ("ort", SESSIONS)])

@@ -75,7 +75,7 @@ def _beside(target: Path) -> Path:
             raise PrecropError(f"cannot write {target}: it is a folder, name a file in it")
         if target.exists() and not target.is_file():
             raise PrecropError(f"cannot write {target}: it is not a plain file")
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:32]}.")
     os.close(handle)
     return Path(name)
 

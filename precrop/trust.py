@@ -43,15 +43,17 @@ def check_named(name: str, args: Mapping[str, Any], trust: Trust, say: str) -> N
     Raises:
         PrecropError: ``name`` would run code, or an argument is more than a plain value.
     """
+    ways = "give the network and its arguments yourself"
     if runs_user_code(name):
         check_code(name, trust, say)
         if trust is True:
             return  # the whole file, with its arguments
+        ways += ", or trust the whole file"
     for argument, value in args.items():
         if not argument.isidentifier() or not _is_plain(argument, value, _DEEPEST):
             raise PrecropError(
                 f"argument {argument} of {name} is not taken from a file: {brief(value)} is "
-                "no plain number, word or list of them: give the network and its arguments yourself"
+                f"no plain number, word or list of them: {ways}"
             )
 
 

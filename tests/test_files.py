@@ -59,6 +59,12 @@ def test_a_new_file_has_the_permissions_of_any_other() -> None:
     assert Path("new").stat().st_mode == Path("other").stat().st_mode
 
 
+def test_names_as_long_as_a_file_system_has_them() -> None:
+    name = "x" * 250 + ".json"
+    write_text(name, "new")
+    assert Path(name).read_text() == "new"
+
+
 def test_a_mark_of_windows_editors_is_no_part_of_a_text(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(b"\xef\xbb\xbf[1,\r\n2]\r\n")

@@ -107,10 +107,6 @@ class Task:
     work: Callable[..., Rows]
     args: tuple[Any, ...]
 
-    def __call__(self) -> list[dict[str, Any]]:
-        """The rows."""
-        return list(self.work(*self.args))
-
 
 def tasks(
     tables: Iterable[Table], published: Sequence[Configuration], budgets: int
@@ -145,7 +141,7 @@ def _run(task: Task) -> tuple[str, list[dict[str, Any]]]:
     with warnings.catch_warnings():
         # Layers that SynFlow's masks empty do not matter here: only its densities are judged.
         warnings.simplefilter("ignore", LayerCollapseWarning)
-        return task.label, task()
+        return task.label, list(task.work(*task.args))
 
 
 def finished(path: Path, of: str) -> dict[str, list[dict[str, Any]]]:

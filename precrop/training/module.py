@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -83,17 +84,9 @@ class Classifier(pl.LightningModule):
 
     def train_dataloader(self) -> "Epochs":
         """Batches of the current epoch, for this process."""
-        recipe, seed, augment = self.recipe, self.run.seed, augmentation(self.recipe)
-        return Epochs(
-            lambda: train_batches(
-                self.data,
-                recipe.batch_size,
-                self._place,
-                seed=seed,
-                epoch=self.current_epoch,
-                augment=augment,
-            )
-        )
+        seed, augment, size = self.run.seed, augmentation(self.recipe), self.recipe.batch_size
+        batches = partial(train_batches, self.data, size, seed=seed, augment=augment)
+        return Epochs(lambda: batches(self._place, epoch=self.current_epoch))
 
     def val_dataloader(self) -> "Epochs":
         """Batches of the held-out images, for this process."""

@@ -5,6 +5,7 @@ unpickler for weights alone (``weights_only=True``), which makes tensors and pla
 nothing else. Other objects in it (a checkpoint's arguments, numbers of NumPy's) are left out.
 """
 
+import threading
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +30,7 @@ _COUNT = "num_batches_tracked"
 _MOST_PREFIXES = 16
 _MOST_LEFT_OUT = 64
 """Kinds of objects in a file; a whole network has more, and is refused either way."""
+_LOADING = threading.Lock()  # filters of warnings and what may be made belong to all threads
 _HOW = "save the network's state_dict alone: torch.save(model.state_dict(), 'weights.pt')"
 
 
@@ -95,7 +97,7 @@ class _LeftOut:
 
 def _unpickled(path: Path) -> Any:
     try:
-        with warnings.catch_warnings(), open_plain(path) as file:
+        with _LOADING, warnings.catch_warnings(), open_plain(path) as file:
             warnings.simplefilter("ignore")  # about the age of a file's format
             check_modest(file)
             file.seek(0)

@@ -6,6 +6,7 @@ import zipfile
 from argparse import Namespace
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,16 @@ def test_objects_beside_the_weights_are_left_out(tmp_path: Path) -> None:
     for name, value in trained.state_dict().items():
         assert model.state_dict()[name].equal(value)
     assert {*torch.serialization.get_safe_globals()} == allowed
+
+
+def test_objects_are_left_out_in_several_threads_at_once(tmp_path: Path) -> None:
+    """PyTorch's list of what may be made is one for all threads."""
+    path, trained, before = tmp_path / "net.pth", net(), {*torch.serialization.get_safe_globals()}
+    torch.save({"state_dict": trained.state_dict(), "args": Namespace(lr=0.1)}, path)
+    with ThreadPoolExecutor(8) as pool:
+        for state in pool.map(read_state, [path] * 200):
+            assert state["0.bias"].equal(trained.state_dict()["0.bias"])
+    assert {*torch.serialization.get_safe_globals()} == before
 
 
 def test_several_networks_in_one_file(tmp_path: Path) -> None:

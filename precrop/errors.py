@@ -4,9 +4,8 @@ import difflib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 
-_LONGEST, _BRIEF = 2000, 60
-"""Characters of a message, and of a value in it: both may come from a file, of any length."""
-
+_LONGEST, _SHORT, _BRIEF = 2000, 300, 60
+"""Characters of a message, of a reason and of a value in it, which may be of any length."""
 
 MALFORMED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What Python raises where a value from outside is not of the kind or size that is expected."""
@@ -28,9 +27,9 @@ class PlanError(PrecropError):
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong in a line: as the system says it, else the first line of the error's text."""
-    text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-    return str(text).splitlines()[0][:_LONGEST]
+    """What went wrong in a short line: as the system says it, else the error's text."""
+    text = str(getattr(error, "strerror", None) or error)[: 4 * _SHORT]
+    return " ".join(text.split())[:_SHORT] or type(error).__name__
 
 
 def typed_reason(error: BaseException) -> str:

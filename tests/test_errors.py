@@ -17,7 +17,7 @@ from precrop.errors import (
     ("error", "plain", "typed"),
     [
         (OSError(13, "No right"), "No right", "PermissionError: No right"),
-        (ValueError("  wrong\nand more"), "wrong", "ValueError: wrong"),
+        (ValueError("  wrong\n  twice"), "wrong twice", "ValueError: wrong twice"),
         (AssertionError(), "AssertionError", "AssertionError"),
         (KeyError("lr"), "'lr'", "KeyError: 'lr'"),
     ],
@@ -30,7 +30,7 @@ def test_a_reason_is_one_line_and_never_empty(error: Exception, plain: str, type
 
 
 def test_a_reason_of_any_length_is_cut() -> None:
-    assert len(reason(ValueError("x" * 10**6))) == 2000
+    assert len(reason(ValueError("x" * 10**6))) == 300
 
 
 def test_errors_of_the_named_kinds_become_ours_and_others_pass() -> None:

@@ -151,7 +151,7 @@ class TestTorchPruning:
 
     def test_what_it_cannot_prune(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def fails(*args: Any, **options: Any) -> None:
-            raise RuntimeError("no trace\nof it")
+            raise RuntimeError("no\ntrace")
 
         monkeypatch.setattr("torch_pruning.pruner.MetaPruner", fails)
         with pytest.raises(PrecropError, match="fails on the network: RuntimeError: no trace$"):

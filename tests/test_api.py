@@ -87,7 +87,7 @@ class Failing(nn.Module):
 
 def test_a_network_that_fails_in_forward() -> None:
     message = refused(Failing(), (3,), params=0.5)
-    assert message == "the network fails on input 3: RuntimeError: first line"
+    assert message == "the network fails on input 3: RuntimeError: first line second line"
 
 
 class Uncopiable(nn.Module):

@@ -90,9 +90,8 @@ def follow(network: Network, batch_size: int) -> tuple[Network, Lifetimes]:
     device, meta = ("cpu", None) if tracer.real else ("meta", tracer.meta)
     model = tracer.replica().eval()
     args, kwargs = network.inputs.make(batch_size, model, device)
-    # Whatever the network's own forward raises.
     failure = f"the network fails at batch size {batch_size}"
-    with errors_as(failure, Exception), tracer.tables.lent():
+    with errors_as(failure, Exception), tracer.tables.lent():  # whatever its own forward raises
         found = lifetimes(model, args, kwargs, meta)
     known = _names(network.passes[0].trace)
     if found.names != known:

@@ -107,9 +107,8 @@ class Exportable:
         found = {}
         for batch in self.batches:
             arguments = noise(self.inputs, self.model, batch)
-            # Whatever a network's forward raises.
             failure = f"the network fails on {batch} inputs of {self.inputs.text}"
-            with errors_as(failure, Exception, told=innermost_reason):
+            with errors_as(failure, Exception, told=innermost_reason):  # its forward may raise any
                 outputs = run(self.model, arguments)
             if not any(bool(output.isfinite().any()) for output in outputs):
                 raise PrecropError(

@@ -52,8 +52,7 @@ def sessions(
     """
     with threads_restored():
         failure = f"{setting.runtime} cannot run this network"
-        # Whatever a network or a runtime raises.
-        with errors_as(failure, Exception, told=typed_reason):
+        with errors_as(failure, Exception, told=typed_reason):  # a runtime's errors are of any kind
             runs = RUNTIMES[setting.runtime](model, inputs, setting, number)
         yield runs
 

@@ -313,13 +313,18 @@ def run(
 def _without_frames(error: Exception) -> Exception:
     """An error without the frames of its traceback, which hold all tensors of the pass.
 
-    The innermost place in code that is neither ours nor PyTorch's is noted on it instead.
+    Nor have those that it was raised from, or on the way of. The innermost place in code that is
+    neither ours nor PyTorch's is noted on it instead.
     """
     for frame, line in reversed(list(walk_tb(error.__traceback__))):
         if not frame.f_code.co_filename.startswith(_NOT_THEIRS):
             error.add_note(f"raised at {frame.f_code.co_filename}, line {line}")
             break
-    return error.with_traceback(None)
+    behind: BaseException | None = error
+    while behind is not None:
+        behind.__traceback__ = None
+        behind = behind.__cause__ or behind.__context__
+    return error
 
 
 _NOT_THEIRS = str(Path(torch.__file__).parent), str(Path(__file__).parents[1])

@@ -12,9 +12,10 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torchmetrics import Metric, SumMetric
+from torchmetrics.classification import MulticlassAccuracy
 
 from precrop.errors import PrecropError
 from precrop.modules.convolutions import SafeConvolutions
@@ -75,7 +76,8 @@ class Classifier(pl.LightningModule):
             network.compile()
         self.params = sum(p.numel() for p in network.parameters())
         self.history: list[dict[str, float]] = []
-        self.train_figures, self.test_figures = Figures(), Figures()
+        classes = len(run.classes)
+        self.train_figures, self.test_figures = Figures(classes), Figures(classes)
         self.began = 0.0  # until the first epoch
         self._train_seconds = 0.0
         self._bad: Tensor | None = None
@@ -197,8 +199,7 @@ class Classifier(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """The epoch's line in the history, and in the logs."""
-        strategy = self.trainer.strategy
-        trained, tested = self.train_figures.total(strategy), self.test_figures.total(strategy)
+        trained, tested = self.train_figures.total(), self.test_figures.total()
         steps, step = int(self.trainer.estimated_stepping_batches), self.global_step - 1
         seen = self.trainer.num_training_batches * self.recipe.batch_size
         row = {
@@ -254,28 +255,35 @@ def augmentation(recipe: Recipe) -> Augment:
 class Figures(nn.Module):
     """Loss and accuracy over the batches since the last total."""
 
-    sums: Tensor
-
-    def __init__(self) -> None:
+    def __init__(self, classes: int) -> None:
         super().__init__()
-        # Of losses, right images and images: one tensor, so that no device has to wait.
-        self.register_buffer("sums", torch.zeros(3), persistent=False)
+        # A `MeanMetric` looks for NaN, which makes a device wait; told not to, it ignores weights.
+        self.loss, self.images = (
+            SumMetric(nan_strategy="disable", sync_on_compute=False) for _ in range(2)
+        )
+        self.accuracy = MulticlassAccuracy(
+            classes, average="micro", validate_args=False, sync_on_compute=False
+        )
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Take one batch in."""
-        right, images = logits.argmax(1) == labels, torch.ones_like(labels)
-        self.sums += torch.stack([loss * len(labels), right.sum(), images.sum()])
+        self.loss.update(loss * len(labels))
+        self.images.update(len(labels))
+        self.accuracy.update(logits, labels)
 
     def so_far(self) -> dict[str, float]:
         """Of this process; nothing is reset."""
-        loss, right, images = self.sums
-        return {"loss": float(loss / images), "accuracy": float(right / images)}
+        loss = self.loss.compute() / self.images.compute()
+        return {"loss": float(loss), "accuracy": float(self.accuracy.compute())}
 
-    def total(self, strategy: Strategy) -> dict[str, float]:
+    def total(self) -> dict[str, float]:
         """Over all processes; counting begins anew."""
-        self.sums.copy_(strategy.reduce(self.sums, reduce_op="sum"))
+        metrics: tuple[Metric, ...] = (self.loss, self.images, self.accuracy)
+        for metric in metrics:
+            metric.sync()
         found = self.so_far()
-        self.sums.zero_()
+        for metric in metrics:
+            metric.reset()
         return found
 
 

@@ -189,7 +189,12 @@ class _Differentiated:
 
     def gradients(self, parts: Iterable[_Part], temperature: float) -> dict[str, Tensor]:
         """The gradient of the mean loss, by layer name."""
-        return self._means(parts, temperature, torch.autograd.backward)
+
+        def accumulate(loss: Tensor) -> None:
+            with errors_as("the network cannot be differentiated", RuntimeError, told=typed_reason):
+                torch.autograd.backward(loss)
+
+        return self._means(parts, temperature, accumulate)
 
     def hessian_products(
         self, parts: Iterable[_Part], temperature: float, vectors: Mapping[str, Tensor]
@@ -202,19 +207,17 @@ class _Differentiated:
         weights = list(self.weights.values())
 
         def accumulate(loss: Tensor) -> None:
-            found = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
-            pairs = [
-                (gradient, vectors[name])
-                for name, gradient in zip(self.weights, found, strict=True)
-                if gradient is not None and gradient.requires_grad
-            ]
-            try:
+            failure = (
+                "the network cannot be differentiated twice, as grasp must; choose another method"
+            )
+            with errors_as(failure, RuntimeError, told=typed_reason):
+                found = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
+                pairs = [
+                    (gradient, vectors[name])
+                    for name, gradient in zip(self.weights, found, strict=True)
+                    if gradient is not None and gradient.requires_grad
+                ]
                 torch.autograd.backward([pair[0] for pair in pairs], [pair[1] for pair in pairs])
-            except RuntimeError as error:
-                raise PrecropError(
-                    "the network cannot be differentiated twice, as grasp must: choose another "
-                    f"method ({typed_reason(error)})"
-                ) from error
 
         with Instead({F.hardsigmoid: _hard_sigmoid}), OtherAttention(_attention, self.dtype):
             return self._means(parts, temperature, accumulate)

@@ -88,6 +88,7 @@ class Known:
         macs: multiply-accumulates that belong to no layer, as of attention.
         read_widths: what modules read of residual streams, by path.
         written_widths: what modules write to residual streams, by path.
+        matrices: tensors that are multiplied as matrices, and are part of no kernel.
     """
 
     ranks: Mapping[str, int]
@@ -97,6 +98,7 @@ class Known:
     macs: list[Product] = field(default_factory=list)
     read_widths: dict[str, Axis] = field(default_factory=dict)
     written_widths: dict[str, Axis] = field(default_factory=dict)
+    matrices: set[str] = field(default_factory=set)
     weights: Set[str] = field(init=False)
     """Parameters with more than one axis."""
 
@@ -108,7 +110,8 @@ class Known:
         """The axes of a tensor of the network, which are the same in all passes."""
         known = self.tensors.get(name)
         if known is None or tuple(map(axis_size, known)) != shape:
-            known = self.tensors[name] = _parameter_axes(shape, name)
+            fresh = fresh_axes if name in self.matrices else _parameter_axes
+            known = self.tensors[name] = fresh(shape, name)
         return known
 
     def layer(self, weight: str, kind: str, inputs: Axis, outputs: Axis) -> LayerReading:

@@ -6,6 +6,7 @@ from functools import cached_property
 from math import prod
 from typing import Any, NamedTuple
 
+from precrop.errors import MALFORMED
 from precrop.read.axes import (
     Axis,
     atoms,
@@ -17,7 +18,7 @@ from precrop.read.axes import (
     resolve,
     unify,
 )
-from precrop.read.facts import NOTHING, Fact, made
+from precrop.read.facts import NOTHING, PRODUCTS, Fact, made
 from precrop.read.known import OUTPUT, Axes, CallReading, Known, LayerReading, Product
 from precrop.read.trace import Call, Trace
 from precrop.read.values import TensorValue
@@ -25,6 +26,7 @@ from precrop.read.values import TensorValue
 Handler = Callable[["Reader", Call], Sequence[Axes]]
 """Says what a call means for the sizes of its operands; gives the axes of its outputs."""
 KERNELS = ("conv", "depthwise", "grouped", "transposed")
+CONVOLUTIONS = ("convolution", "_convolution", "deform_conv2d")
 EXPERTS_RANK = 3
 """Axes that a parameter of several experts' weights has at least: of experts, and two ends."""
 # More uses of one parameter than this are a repeated step; layers are applied twice here and there.
@@ -182,6 +184,7 @@ class PassReader:
         self._inputs = {value.number for value in trace.inputs}
         self._steps: dict[Any, _Step] = {}
         self._repeats = _repeats(trace)
+        known.matrices |= _matrices(trace)
 
     def read(self) -> list[CallReading]:
         """Follow the pass. Inputs and outputs of the network keep their sizes."""
@@ -221,7 +224,7 @@ class PassReader:
             outputs = [*self.handlers.get(call.name, self.fallback)(reader, call)]
             outputs += [tuple(map(constant, shape)) for shape in call.shapes[len(outputs) :]]
             fits = [tuple(map(axis_size, axes)) for axes in outputs] == [*call.shapes]
-        except (ArithmeticError, LookupError, TypeError, ValueError):
+        except MALFORMED:
             fits = False
         if not fits:
             reader.freeze(*(axis for fact in operands for axis in fact.axes))
@@ -257,6 +260,29 @@ def _repeats(trace: Trace) -> bool:
         for value in call.inputs:
             uses[value.number] += 1
     return max((uses[number] for number in trace.values.names), default=0) > _SEVERAL
+
+
+def _matrices(trace: Trace) -> set[str]:
+    """The network's tensors of which alone a factor of matrix products is made, and no kernel.
+
+    Blocks on the diagonal of a linear map have the shape of kernels. Kernels that are a product,
+    as mixtures of several are, remain kernels.
+    """
+    names = trace.values.names
+    parts = {number: {name} for number, name in names.items()}
+    found: set[str] = set()
+    for call in trace.calls:
+        made_of = [parts.get(value.number) for value in call.inputs]
+        if call.name in PRODUCTS:
+            found.update(*filter(None, made_of))
+        if made_of and all(made_of):
+            whole = set[str]().union(*filter(None, made_of))
+            parts |= {value.number: whole for value in call.outputs}
+    kernels = {call.inputs[1].number for call in trace.calls if call.name in CONVOLUTIONS}
+    for call in reversed(trace.calls):
+        if any(value.number in kernels for value in call.outputs):
+            kernels.update(value.number for value in call.inputs)
+    return found - {name for number, name in names.items() if number in kernels}
 
 
 def step_key(call: Call, operands: list[Fact]) -> Any:

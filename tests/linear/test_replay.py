@@ -345,6 +345,9 @@ class Derived(nn.Module):
         (lambda w: w / 4, 0.25),
         (lambda w: torch.cat([w[:2], w[2:]]), 1),
         (lambda w: w.permute(0, 1, 3, 2).abs() + 0.1, 1),
+        (lambda w: w + w.flip(3), 2),
+        (lambda w: torch.add(w, w.rot90(1, (2, 3)), alpha=0.5), 1.5),
+        (lambda w: torch.renorm(w, 2, 0, 1.0), 1),
     ],
 )
 def test_weights_on_their_way(function: Callable[[Tensor], Tensor], factor: float) -> None:

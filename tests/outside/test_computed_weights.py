@@ -60,6 +60,20 @@ class Standardised(nn.Module):
         return (weight - mean) / (deviation + 1e-5)
 
 
+class Limited(nn.Module):
+    """No filter's norm exceeds one (EEGNet)."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return torch.renorm(weight, 2, 0, 1.0)
+
+
+class Turned(nn.Module):
+    """Kernels turned by a quarter, as networks that know of rotations have them."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight if weight.dim() == 2 else weight + weight.rot90(1, (2, 3))
+
+
 class Binary(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         return (weight.sign() * weight.abs().mean() - weight).detach() + weight
@@ -86,6 +100,8 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "symmetric": parametrised(lambda _: Mirrored()),
     "masked": parametrised(Masked),
     "scaled": parametrised(Scaled),
+    "limited": parametrised(lambda _: Limited()),
+    "turned": parametrised(lambda _: Turned()),
     "standardised": parametrised(lambda _: Standardised()),
     "binary": parametrised(lambda _: Binary()),
     "pruned": pruned,

@@ -138,3 +138,35 @@ def test_densities_and_masks_of_experts() -> None:
     masks = precrop.masks(model, densities, "weight")
     assert masks["rise"].float().mean() == pytest.approx(densities["rise"], abs=0.01)
     assert densities["rise"] < 1
+
+
+class Blocks(nn.Module):
+    """Real and imaginary parts of square blocks, as a Fourier operator mixes its channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.enter, self.leave = nn.Conv2d(3, 64, 2, 2), nn.Linear(64, 5)
+        self.number, self.size = 4, 16
+        self.blocks = nn.Parameter(torch.randn(2, self.number, self.size, self.size) / 9)
+        self.shift = nn.Parameter(torch.zeros(2, self.number, self.size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x).permute(0, 2, 3, 1)
+        height, width = x.shape[1:3]
+        f = torch.fft.rfft2(x, dim=(1, 2), norm="ortho")
+        f = f.reshape(*f.shape[:3], self.number, self.size)
+        parts = [
+            torch.einsum("...bi,bio->...bo", part, block) + shift
+            for part, block, shift in zip((f.real, f.imag), self.blocks, self.shift, strict=True)
+        ]
+        f = torch.view_as_complex(torch.stack(parts, -1)).flatten(3)
+        y = torch.fft.irfft2(f, s=(height, width), dim=(1, 2), norm="ortho")
+        return self.leave((x + y).mean((1, 2)))
+
+
+def test_square_blocks_are_not_taken_for_kernels() -> None:
+    plan, built = cropped(Blocks(), (3, 8, 8), ["enter"], params=0.5)
+    assert not plan.frozen
+    assert built.blocks.shape == (2, 4, built.size, built.size)
+    assert 4 * built.size == built.enter.out_channels < 64

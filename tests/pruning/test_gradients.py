@@ -618,6 +618,13 @@ def test_a_network_without_second_derivatives_is_told() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_a_network_without_derivatives_is_told(method: Any) -> None:
+    with pytest.raises(PrecropError, match="cannot be differentiated.*floor_divide") as told:
+        method(problem(Odd(lambda out: out // 0.5).double(), [batch(4)]))
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_a_network_without_values_is_told(method: Any) -> None:
     with pytest.raises(PrecropError, match="device 'meta'"):
         method(problem(Norms().to("meta"), [batch(4)]))

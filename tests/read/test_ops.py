@@ -64,6 +64,59 @@ def rows(*parts: Tensor) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
+def correlated(x: Tensor) -> Tensor:
+    f = torch.fft.rfft2(x)
+    return torch.fft.irfft2(f * f.conj(), s=x.shape[-2:])
+
+
+def losses(x: Tensor) -> Tensor:
+    shifted, shares = x.roll(1, 2), x.sigmoid()
+    parts = [loss(x, shifted) for loss in (F.mse_loss, F.smooth_l1_loss, F.huber_loss, torch.dist)]
+    parts += [
+        F.binary_cross_entropy(shares, shares.detach()),
+        F.soft_margin_loss(x, shifted.detach()),
+    ]
+    whole = F.binary_cross_entropy_with_logits(x, shares.detach(), reduction="none")
+    return x + sum(parts) + whole
+
+
+def noise(x: Tensor) -> Tensor:
+    counts = torch.randint_like(x, 3) + torch.randint(2, x.shape, device=x.device)
+    return x * counts + torch.poisson(x.abs()).detach() + torch.empty_like(x).log_normal_()
+
+
+def in_space(x: Tensor) -> Tensor:
+    return torch.zeros_like(x.flatten(2))
+
+
+def best(x: Tensor) -> Tensor:
+    return x.flatten(2).topk(5, 2)[1]
+
+
+def summed(x: Tensor) -> Tensor:
+    """Sums and maxima over places that an index puts together, as graphs have them."""
+    places = (torch.arange(x.shape[2] * x.shape[3], device=x.device) % 9).expand(*x.shape[:2], -1)
+    empty = x.new_zeros(*x.shape[:2], 9)
+    sums = empty.scatter_add(2, places, x.flatten(2))
+    return sums + empty.scatter_reduce(2, places, x.flatten(2), "amax")
+
+
+def replaced(x: Tensor) -> Tensor:
+    x = torch.slice_scatter(x, x[:, :, :4] * 2, 2, 0, 4)
+    x = torch.select_scatter(x, x[:, :, 0] * 2, 2, 1)
+    return x.masked_scatter(x > 0, x * 2)
+
+
+def covariance(x: Tensor) -> Tensor:
+    """Of channels, with one number more on the diagonal."""
+    rows = x.flatten(2) / (x.shape[2] * x.shape[3])
+    return torch.eye(x.shape[1], device=x.device) + (rows[:, :, None] * rows[:, None]).sum(-1)
+
+
+def padded(x: Tensor) -> Tensor:
+    return F.pad(x[:, :, None].expand(-1, -1, 3, -1, -1), (1,) * 6, mode="reflect")
+
+
 FREE = {
     "flip": (lambda x: x.flip(1), 12),
     "roll": (lambda x: x.roll(1, 1), 12),
@@ -94,6 +147,38 @@ FREE = {
     "all channels": (lambda x: x[:, :], 12),
     "list of indices in space": (lambda x: x[:, :, [1, 0, 2, 3, 4, 5, 6, 7]], 12),
     "dropout of channels": (lambda x: F.dropout2d(x, 0.1), 12),
+    "correlation in frequencies": (correlated, 12),
+    "complex of parts": (lambda x: torch.complex(x, x).abs() + torch.polar(x.abs(), x).imag, 12),
+    "conjugate's part": (lambda x: torch.fft.fft2(x).conj().imag, 12),
+    "running products": (lambda x: x.cumprod(2) + x.cummax(3)[0] + x.logcumsumexp(2), 12),
+    "rounded down": (lambda x: x + x.detach() // 0.5, 12),
+    "in buckets": (lambda x: x * torch.bucketize(x, torch.linspace(-1, 1, 5)), 12),
+    "searched": (lambda x: x * torch.searchsorted(torch.linspace(-1, 1, 5), x.contiguous()), 12),
+    "among": (lambda x: x * torch.isin(x.long(), torch.tensor([0, 1])), 12),
+    "counted": (lambda x: x * (x > 0).count_nonzero((2, 3))[..., None, None], 12),
+    "losses": (losses, 12),
+    "kinds of noise": (noise, 12),
+    "largest in space": (lambda x: x * in_space(x).scatter(2, best(x), 1.0).view_as(x), 12),
+    "summed by place": (lambda x: x + summed(x).sum(2)[..., None, None], 12),
+    "replaced": (replaced, 12),
+    "drawn places": (lambda x: x[:, :, torch.multinomial(x.exp().mean((0, 1, 3)), 4)], 12),
+    "determinant": (lambda x: x + torch.linalg.slogdet(covariance(x))[1][:, None, None, None], 12),
+    "cholesky": (lambda x: torch.linalg.cholesky(covariance(x)).sum(2)[..., None, None] * x, 12),
+    "eigenvalues": (lambda x: torch.linalg.eigvalsh(covariance(x))[..., None, None] * x, 12),
+    "eigenvectors": (lambda x: torch.linalg.eigh(covariance(x))[1].sum(2)[..., None, None] * x, 12),
+    "singular values": (lambda x: torch.linalg.svdvals(covariance(x))[..., None, None] * x, 12),
+    "pseudo-inverse": (lambda x: torch.linalg.pinv(covariance(x)).sum(2)[..., None, None] * x, 12),
+    "orthonormal": (lambda x: torch.linalg.qr(covariance(x))[0].sum(2)[..., None, None] * x, 12),
+    "trace": (lambda x: x / torch.trace(covariance(x)[0]), 12),
+    "diagonal": (lambda x: torch.diag_embed(x.mean((2, 3))).sum(2)[..., None, None] * x, 12),
+    "cross product": (lambda x: torch.linalg.cross(x[:, :, :3], x[:, :, 1:4], dim=2), 12),
+    "pairs of rows": (lambda x: x + F.pdist(x.flatten(1)).sum(), 12),
+    "histogram": (lambda x: x + torch.histc(x.detach(), 4).mean(), 12),
+    "turned": (lambda x: x.rot90(1, (2, 3)), 12),
+    "volume": (
+        lambda x: F.interpolate(padded(x), size=(1, 8, 8), mode="nearest-exact")[:, :, 0],
+        12,
+    ),
 }
 
 
@@ -145,6 +230,8 @@ FIXED = {
     "topk": (lambda x: x.topk(5, dim=1).values, 5),
     "index_select": (lambda x: x.index_select(1, torch.arange(4, device=x.device)), 4),
     "matrix": (lambda x: x * torch.ones(12, device=x.device).view(1, 12, 1, 1), 12),
+    "drawn channels": (lambda x: x[:, torch.multinomial(x.exp().mean((0, 2, 3)), 4)], 4),
+    "one of the channels": (lambda x: x * torch.zeros_like(x).scatter(1, x.argmax(1, True), 1), 12),
 }
 
 
@@ -212,8 +299,10 @@ class Rows(nn.Module):
         return self.head(self.stem(x).mean((2, 3)) + bias)
 
 
-def test_lookup_table() -> None:
+@pytest.mark.parametrize("max_norm", [None, 1.0])
+def test_lookup_table(max_norm: float | None) -> None:
     model = Rows()
+    model.table.max_norm = max_norm
     plan, choice = planned(model, SHAPE, params=0.5)
     assert [group.width for group in choice.structure.groups] == [12]
     built: Any = plan.build(model)

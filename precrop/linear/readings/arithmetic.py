@@ -23,12 +23,14 @@ from precrop.read.trace import Call
 def add(call: Call, args: Sequence[Any]) -> Value:
     """A sum. Constants and parameters that are added do not depend on the input: they are dropped.
 
-    A factor ``alpha`` of the second operand is kept.
+    Weights are added to weights. A factor ``alpha`` of the second operand is kept.
     """
     first, second = args[:2]
+    if isinstance(first, Weight) and isinstance(second, Weight):
+        return Weight(first.whole + abs(call.kwargs.get("alpha", 1)) * second.whole)
     for one, other in ((first, second), (second, first)):
         if isinstance(one, Weight):
-            if isinstance(other, (Flow, Gate, Weight)):
+            if isinstance(other, (Flow, Gate)):
                 raise UnreadableError("weights are added to something")
             return one
     if isinstance(first, Flow) or isinstance(second, Flow):

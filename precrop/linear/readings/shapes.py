@@ -33,7 +33,7 @@ _VIEWS = (
 KEEPING = (
     *_VIEWS, "permute", "transpose", "t", "slice", "select", "expand", "split", "split_with_sizes",
     "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk", "chunk", "unbind", "narrow",
-    "movedim", "roll", "flip", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
+    "movedim", "roll", "flip", "rot90", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
     "native_channel_shuffle", "repeat", "index_select", "mean",
 )  # fmt: skip
 """What leaves weights that are all alike as they are."""

@@ -20,17 +20,19 @@ _BY_READING: tuple[tuple[Handler, str], ...] = (
         _native_batch_norm_legit_functional native_layer_norm layer_norm native_group_norm
         group_norm rms_norm _fused_rms_norm instance_norm
         clone alias detach contiguous lift_fresh _to_copy to stream_read stream_write
+        renorm embedding_renorm
         """,
     ),
     (
         shapes.linear,
         """
-        sum reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d
-        replication_pad3d zero_pad2d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
-        adaptive_avg_pool2d _adaptive_avg_pool2d _adaptive_avg_pool3d upsample_nearest1d
-        upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d
-        upsample_linear1d upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d
-        _upsample_bilinear2d_aa _upsample_bicubic2d_aa im2col col2im unfold index gather amax
+        sum cumsum reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d
+        replication_pad2d replication_pad3d zero_pad2d avg_pool1d avg_pool2d avg_pool3d
+        adaptive_avg_pool1d adaptive_avg_pool2d _adaptive_avg_pool2d _adaptive_avg_pool3d
+        upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d
+        _upsample_nearest_exact2d _upsample_nearest_exact3d upsample_linear1d upsample_bilinear2d
+        upsample_trilinear3d upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa
+        im2col col2im unfold index gather amax
         """,
     ),
     (unchanged.gate_of, "sigmoid hardsigmoid _softmax softmax _safe_softmax"),

@@ -16,7 +16,8 @@ from precrop.read.trace import Call
     "hardsigmoid", "hardtanh", "relu6", "leaky_relu", "elu", "celu", "selu", "silu", "mish", "gelu",
     "prelu", "_prelu_kernel", "rrelu", "threshold", "softplus", "hardshrink", "softshrink",
     "log_sigmoid", "relu", "sigmoid", "tanh", "clamp", "rrelu_with_noise", "log_sigmoid_forward",
-    "_to_copy", "expand_as", "rsub", "addcmul", "addcdiv", "nan_to_num",
+    "_to_copy", "expand_as", "rsub", "addcmul", "addcdiv", "nan_to_num", "complex", "polar",
+    "floor_divide", "binomial",
 )  # fmt: skip
 def elementwise(reader: Reader, call: Call) -> Sequence[Axes]:
     """Corresponding axes are one."""
@@ -26,9 +27,11 @@ def elementwise(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles(
     "clone", "contiguous", "alias", "detach", "lift_fresh", "_softmax", "_log_softmax",
-    "cumsum", "flip", "roll", "fill", "zero", "empty_like", "zeros_like", "ones_like", "rand_like",
-    "randn_like", "full_like", "tril", "triu", "normal", "uniform", "sort", "_pin_memory",
-    "_fft_c2c", "random", "exponential", "trunc_normal",
+    "_safe_softmax", "cumsum", "cumprod", "logcumsumexp", "cummax", "cummin", "flip", "roll",
+    "fill", "zero", "empty_like", "zeros_like", "ones_like", "rand_like", "randn_like", "full_like",
+    "tril", "triu", "normal", "uniform", "sort", "_pin_memory", "_fft_c2c", "random", "exponential",
+    "trunc_normal", "randint_like", "poisson", "cauchy", "log_normal", "geometric",
+    "_standard_gamma", "_conj", "_neg_view", "renorm", "embedding_renorm",
     "fake_quantize_per_tensor_affine", "fake_quantize_per_tensor_affine_cachemask",
     "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
     "_fake_quantize_learnable_per_tensor_affine",
@@ -39,9 +42,45 @@ def same_shape(reader: Reader, call: Call) -> Sequence[Axes]:
     return [axes if len(axes) == len(shape) else constants(shape) for shape in call.shapes]
 
 
+@handles("mse_loss", "smooth_l1_loss", "huber_loss", "soft_margin_loss", "binary_cross_entropy",
+         "binary_cross_entropy_with_logits", "dist")  # fmt: skip
+def loss(reader: Reader, call: Call) -> Sequence[Axes]:
+    """A prediction meets its targets element by element; what is left is one number, or all."""
+    operands = [reader.axes(tensor) for tensor in call.inputs]
+    whole = broadcast(reader, operands, max((value.shape for value in call.inputs), key=len))
+    return [whole[: len(shape)] for shape in call.shapes]
+
+
+@handles("bucketize", "searchsorted")
+def bucket(reader: Reader, call: Call) -> Sequence[Axes]:
+    """The place of every value among sorted ones, whose number stays fixed."""
+    values = reader.axes(call.arg("self"))
+    for sorted_values in call.inputs:
+        if sorted_values is not call.arg("self"):
+            *rows, places = reader.axes(sorted_values)
+            reader.freeze(places)
+            broadcast(reader, [tuple(rows), values[:-1]], [axis_size(row) for row in rows])
+    return [values]
+
+
+@handles("isin")
+def is_in(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Whether each value is among others."""
+    elements, *others = map(reader.axes, call.inputs)
+    for axes in others:
+        reader.freeze(*axes)
+    return [elements]
+
+
+@handles("histc")
+def histogram(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Counts of values in bins, however many values there are."""
+    return [constants(call.shapes[0])]
+
+
 @handles(
-    "zeros", "ones", "empty", "full", "rand", "randn", "new_zeros", "new_ones", "new_empty",
-    "new_full", "resize", "resize_as",
+    "zeros", "ones", "empty", "full", "rand", "randn", "randint", "new_zeros", "new_ones",
+    "new_empty", "new_full", "resize", "resize_as",
 )  # fmt: skip
 def factory(reader: Reader, call: Call) -> Sequence[Axes]:
     """A tensor that is made in forward, or gets its size there, has the widths of what it meets."""

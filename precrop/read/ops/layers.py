@@ -15,7 +15,7 @@ from precrop.read.axes import (
     tie,
 )
 from precrop.read.known import Axes, Product
-from precrop.read.ops.registry import broadcast, constants, handles, with_vectors
+from precrop.read.ops.registry import broadcast, constants, fixed, handles, with_vectors
 from precrop.read.ops.space import moved_along
 from precrop.read.reader import Reader
 from precrop.read.trace import Call
@@ -130,6 +130,28 @@ def add_matmul(reader: Reader, call: Call) -> Sequence[Axes]:
     bias, first, second = call.inputs
     operands = [_matmul(reader, first, second), reader.axes(bias)]
     return [broadcast(reader, operands, call.shapes[0])]
+
+
+@handles("addbmm")
+def sum_of_products(reader: Reader, call: Call) -> Sequence[Axes]:
+    """The sum of products of matrices, with a bias."""
+    bias, first, second = call.inputs
+    operands = [_matmul(reader, first, second)[1:], reader.axes(bias)]
+    return [broadcast(reader, operands, call.shapes[0])]
+
+
+@handles("linalg_cross")
+def cross(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Products of vectors in space: the axis of their three entries stays fixed."""
+    axes = list(broadcast(reader, [*map(reader.axes, call.inputs)], call.shapes[0]))
+    return [tuple(fixed(reader, axes, call.arg("dim") % len(axes), call.shapes[0]))]
+
+
+@handles("_pdist_forward")
+def row_distances(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Distances between all rows of a matrix."""
+    reader.freeze(reader.axes(call.arg("self"))[0])
+    return [constants(call.shapes[0])]
 
 
 @handles("mv", "dot", "vdot", "addmv")

@@ -7,7 +7,7 @@ import torch
 from precrop.read.axes import axis_size, constant
 from precrop.read.known import Axes, fresh_axes
 from precrop.read.ops.elementwise import elementwise
-from precrop.read.ops.registry import along, constants, fixed, handles
+from precrop.read.ops.registry import along, broadcast, constants, fixed, handles
 from precrop.read.reader import Reader
 from precrop.read.trace import Call
 from precrop.read.values import TensorValue
@@ -16,7 +16,7 @@ from precrop.read.values import TensorValue
 @handles(
     "mean", "sum", "amax", "amin", "max", "min", "prod", "var", "std", "var_mean", "std_mean",
     "linalg_vector_norm", "norm", "logsumexp", "any", "all", "argmax", "argmin", "nansum", "median",
-    "aminmax", "kthvalue", "mode",
+    "aminmax", "kthvalue", "mode", "count_nonzero",
 )  # fmt: skip
 def reduce(reader: Reader, call: Call) -> Sequence[Axes]:
     """Some axes are summed over, or one entry of them is found; the others are kept."""
@@ -146,3 +146,50 @@ def gather(reader: Reader, call: Call) -> Sequence[Axes]:
         if i != dim and axis_size(places[i]) == axis_size(axis):
             places[i] = reader.unify(axis, places[i])
     return [tuple(places)]
+
+
+@handles("scatter", "scatter_add", "scatter_reduce")
+def scatter(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Entries written at places along one axis, which stays fixed; the other axes agree."""
+    axes, dim = along(reader, call)
+    places, source = call.arg("index"), call.arg("src")
+    for written in filter(None, (places, source)):
+        for i, axis in enumerate(reader.axes(written)):
+            if i != dim and axis_size(axis) == axis_size(axes[i]):
+                axes[i] = reader.unify(axes[i], axis)
+            else:
+                reader.freeze(axes[i], axis)
+    return [tuple(axes)]
+
+
+@handles("slice_scatter", "select_scatter")
+def put_in(reader: Reader, call: Call) -> Sequence[Axes]:
+    """A stretch of an axis, or one entry of it, replaced: it stays fixed, the other axes agree."""
+    axes, dim = along(reader, call)
+    source = list(reader.axes(call.arg("src")))
+    if len(source) < len(axes):
+        source.insert(dim, constant(1))
+    for i, axis in enumerate(source):
+        if i == dim and axis_size(axis) != axis_size(axes[i]):
+            reader.freeze(axes[i], axis)
+        else:
+            axes[i] = reader.unify(axes[i], axis)
+    return [tuple(axes)]
+
+
+@handles("masked_scatter")
+def masked_scatter(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Another tensor's entries in a row where a mask is set, as an image's between words."""
+    shape, source = call.shapes[0], reader.axes(call.arg("source"))
+    axes = broadcast(reader, [reader.axes(call.arg(name)) for name in ("self", "mask")], shape)
+    if tuple(map(axis_size, source)) == shape:
+        return [broadcast(reader, [axes, source], shape)]
+    reader.freeze(*axes[:-1], *source[:-1])
+    return [(*axes[:-1], reader.unify(axes[-1], source[-1]))]
+
+
+@handles("multinomial")
+def draws(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Entries of an axis drawn by their weight: it stays fixed."""
+    axes = reader.axes(call.arg("self"))
+    return [tuple(fixed(reader, axes, len(axes) - 1, call.shapes[0]))]

@@ -35,6 +35,14 @@ def concatenate(reader: Reader, call: Call) -> Sequence[Axes]:
     return [tuple(row)]
 
 
+@handles("block_diag")
+def block_diag(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Matrices in a row along both axes; a vector is a row."""
+    matrices = [(constant(1),) * 2 + reader.axes(tensor) for tensor in call.inputs]
+    rows, columns = ([axes[place] for axes in matrices] for place in (-2, -1))
+    return [tuple(resolve(tuple(s for a in ends for s in a)) for ends in (rows, columns))]
+
+
 @handles("stack")
 def stack(reader: Reader, call: Call) -> Sequence[Axes]:
     """A new axis of fixed size."""

@@ -146,6 +146,28 @@ def transpose(reader: Reader, call: Call) -> Sequence[Axes]:
     return [tuple(axes)]
 
 
+@handles("rot90")
+def rotate(reader: Reader, call: Call) -> Sequence[Axes]:
+    """A quarter of a turn exchanges two axes."""
+    axes = list(reader.axes(call.arg("self")))
+    if call.arg("k") % 2:
+        a, b = call.arg("dims")
+        axes[a], axes[b] = axes[b], axes[a]
+    return [tuple(axes)]
+
+
+@handles("diag_embed")
+def diag_embed(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Rows on the diagonal of matrices that are zero elsewhere."""
+    *batch, side = reader.axes(call.arg("self"))
+    if call.arg("offset"):
+        return fallback(reader, call)
+    first, second = sorted(call.arg(name) % len(call.shapes[0]) for name in ("dim1", "dim2"))
+    batch.insert(first, side)
+    batch.insert(second, side)
+    return [tuple(batch)]
+
+
 @handles("squeeze", "unsqueeze", "squeeze_copy", "unsqueeze_copy")
 def squeeze(reader: Reader, call: Call) -> Sequence[Axes]:
     """Axes of size 1 come or go."""

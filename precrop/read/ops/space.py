@@ -50,7 +50,9 @@ def _between_pads(axis: Axis, size: int) -> Axis:
     "_upsample_bicubic2d_aa", "_upsample_nearest_exact2d", "reflection_pad2d", "replication_pad2d",
     "reflection_pad1d", "replication_pad1d", "replication_pad3d", "avg_pool1d", "grid_sampler_2d",
     "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_avg_pool1d", "max_unpool2d",
-    "grid_sampler_3d", "fractional_max_pool2d", "adaptive_max_pool1d",
+    "grid_sampler_3d", "fractional_max_pool2d", "adaptive_max_pool1d", "reflection_pad3d",
+    "_upsample_nearest_exact1d", "_upsample_nearest_exact3d", "_upsample_lanczos2d_aa",
+    "fractional_max_pool3d", "max_unpool3d",
 )  # fmt: skip
 def spatial(reader: Reader, call: Call) -> Sequence[Axes]:
     """Batch and channels are kept; the axes behind them are resampled."""

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from precrop.read.axes import axis_size
+from precrop.read.axes import axis_size, tie
 from precrop.read.known import Axes
 from precrop.read.ops.elementwise import fallback
-from precrop.read.ops.registry import broadcast, handles
+from precrop.read.ops.registry import broadcast, constants, handles
 from precrop.read.reader import Reader
 from precrop.read.trace import Call
 
@@ -23,12 +23,40 @@ def orthogonal(reader: Reader, call: Call) -> Sequence[Axes]:
     return [(*vectors[:-1], reader.unify(vectors[-1], factors[-1]))]
 
 
-@handles("linalg_matrix_exp", "linalg_inv_ex")
+@handles(
+    "linalg_matrix_exp", "linalg_inv_ex", "_linalg_det", "_linalg_slogdet", "linalg_cholesky_ex",
+    "_linalg_eigh", "linalg_lu_factor_ex", "_linalg_svd", "trace",
+)  # fmt: skip
 def square(reader: Reader, call: Call) -> Sequence[Axes]:
-    """A function of square matrices."""
+    """A function of square matrices: numbers, vectors or matrices, which may be left out."""
     *batch, row, column = reader.axes(call.inputs[0])
+    if axis_size(row) != axis_size(column):
+        return fallback(reader, call)
     side = reader.unify(column, row)
-    return [(*batch, side, side)[: len(shape)] for shape in call.shapes]
+    whole = (*batch, side, side)
+    return [whole[: len(shape)] if shape != (0,) else constants(shape) for shape in call.shapes]
+
+
+@handles("linalg_pinv")
+def pseudo_inverse(reader: Reader, call: Call) -> Sequence[Axes]:
+    """The other way round."""
+    *batch, row, column = reader.axes(call.arg("self"))
+    return [(*batch, column, row)]
+
+
+@handles("linalg_qr")
+def orthogonal_triangular(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Orthonormal columns, as many as the shorter side, and their mixtures: the sides are tied."""
+    *batch, row, column = reader.axes(call.arg("A"))
+    if axis_size(row) == axis_size(column):
+        row = column = reader.unify(row, column)
+    tie([row, column])
+    inner = min(row, column, key=axis_size)
+    made = [(*batch, row, inner), (*batch, inner, column)]
+    return [
+        axes if tuple(map(axis_size, axes)) == shape else constants(shape)
+        for axes, shape in zip(made, call.shapes, strict=True)
+    ]
 
 
 @handles("_linalg_solve_ex")

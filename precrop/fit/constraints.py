@@ -15,7 +15,18 @@ import torch
 from precrop.fit.drivers import Driver
 from precrop.fit.fitting import Mismatch
 from precrop.fit.lessons import Lessons
-from precrop.read.axes import Axis, atoms, axis_of, axis_size, freeze, resolve, tie, unify, varies
+from precrop.read.axes import (
+    Axis,
+    atoms,
+    axis_of,
+    axis_size,
+    freeze,
+    resolve,
+    roots_of,
+    tie,
+    unify,
+    varies,
+)
 from precrop.read.copies import with_own_widths
 from precrop.read.known import CallReading
 from precrop.read.network import Network, Pass
@@ -35,6 +46,7 @@ class Constraints:
     Attributes:
         kept: layers whose output keeps its width, by name, and why.
         drivers: for every site the widths that its arguments are tied to.
+        several: sites around which no width is a single unit.
         levels: for every site how hard its widths are held: an index into `DECISIONS`.
         most_read: channels that readers of residual streams may read at most, by path.
         frozen: why every width keeps its size, if all do.
@@ -42,6 +54,7 @@ class Constraints:
 
     kept: Mapping[str, str] = field(default_factory=dict)
     drivers: Mapping[Site, tuple[Driver, ...]] = field(default_factory=dict)
+    several: frozenset[Site] = frozenset()
     levels: Mapping[Site, int] = field(default_factory=dict)
     most_read: Mapping[str, int] = field(default_factory=dict)
     frozen: str | None = None
@@ -49,7 +62,8 @@ class Constraints:
     @property
     def hold_nothing(self) -> bool:
         """Whether all widths may be as the passes allow, but for bounds."""
-        return not (self.kept or self.drivers or self.levels or self.frozen is not None)
+        held = self.kept or self.drivers or self.several or self.levels
+        return not held and self.frozen is None
 
     def driven(self, site: Site, drivers: Iterable[Driver]) -> "Constraints":
         """Tie what the arguments of a site follow, too."""
@@ -112,6 +126,10 @@ def tightened(
 
 def _tightened(constraints: Constraints, mismatch: Mismatch, lessons: Lessons) -> Constraints:
     site, new = mismatch.site, constraints.new_drivers(mismatch)
+    if mismatch.single and site not in constraints.several:
+        several = replace(constraints, several=constraints.several | {site})
+        if site in _changed(several, lessons):
+            return several
     if new:
         driven = constraints.driven(site, new)
         if site in _changed(driven, lessons):
@@ -138,6 +156,7 @@ def _apply(network: Network, constraints: Constraints, lessons: Lessons) -> set[
         for site, drivers in constraints.drivers.items()
         if site not in constraints.levels and _tie_drivers(network, site, drivers)
     }
+    changed |= {site for site in constraints.several if _keep_several(network, site, lessons)}
     changed |= {
         site for site, level in constraints.levels.items() if _hold(network, site, level, lessons)
     }
@@ -160,6 +179,18 @@ def _tie_drivers(network: Network, site: Site, drivers: Iterable[Driver]) -> boo
                 if axis and followed and driver.fits(axis, followed):
                     hold = _unite if driver.exact else _tie
                     changed |= hold([axis, followed])
+    return changed
+
+
+def _keep_several(network: Network, site: Site, lessons: Lessons) -> bool:
+    """Let no width around a site be a single unit; False if none of them could be."""
+    changed = False
+    for forward in network.passes:
+        for found in _in_modules(1)(lessons, forward, forward.trace.places.get(site, [])):
+            roots = {root for root in roots_of(found) if root.varies and not root.several}
+            for root in roots:
+                root.restrict(several=True)
+            changed |= bool(roots)
     return changed
 
 

@@ -39,6 +39,8 @@ class Mismatch:
         constant: whether its arguments follow no width and no attribute.
         stopped: whether it was not reached: the network's own code raised before.
         asked: what the call gives for its arguments that state sizes.
+        single: whether some axis has become 1. Code takes other ways then: no copy is needed to
+            order its memory, and it may be squeezed out or broadcast.
     """
 
     forward: Pass
@@ -48,6 +50,7 @@ class Mismatch:
     constant: bool = False
     stopped: bool = False
     asked: Asked = field(default_factory=dict)
+    single: bool = False
 
     @property
     def site(self) -> Site:
@@ -155,7 +158,8 @@ class Fitter:
         ruled = {rule.site for rule in self.lessons.rules}
         driven = any(argument.site in ruled for argument in asked)
         constant = not driven and are_constants(self.network, forward, index, asked, sizes)
-        return Mismatch(forward, index, message, found, constant, asked=asked)
+        single = any(tie.quantum > 1 == kept for tie, (kept, _) in sizes.kept.items())
+        return Mismatch(forward, index, message, found, constant, asked=asked, single=single)
 
     def _resized(self, sizes: Sizes) -> Segments:
         """Segments ``(old, new)`` of every axis of the parameters and buffers that change."""

@@ -38,16 +38,22 @@ def changes() -> int:
 class Tie:
     """Atoms whose sizes keep one ratio: a node of a union-find forest."""
 
-    __slots__ = ("bounded", "frozen", "parent", "quantum", "shared")
+    __slots__ = ("bounded", "frozen", "parent", "quantum", "several", "shared")
 
     def __init__(
-        self, quantum: int, frozen: str | None = None, shared: bool = False, bounded: bool = False
+        self,
+        quantum: int,
+        frozen: str | None = None,
+        shared: bool = False,
+        bounded: bool = False,
+        several: bool = False,
     ) -> None:
         self.parent: Tie | None = None
         self.quantum = quantum
         self.frozen = frozen
         self.shared = shared
         self.bounded = bounded
+        self.several = several
 
     def root(self) -> "Tie":
         """The representative of this tie; paths are halved on the way."""
@@ -63,7 +69,11 @@ class Tie:
         root = self.root()
         if root is not self:
             return _itself, (root,)
-        return Tie, (self.quantum, self.frozen, self.shared, self.bounded)
+        return Tie, self._restrictions
+
+    @property
+    def _restrictions(self) -> tuple[int, str | None, bool, bool, bool]:
+        return self.quantum, self.frozen, self.shared, self.bounded, self.several
 
     @property
     def varies(self) -> bool:
@@ -76,7 +86,7 @@ class Tie:
         if first is not second:
             _CHANGES.count += 1
             second.parent = first
-            first.restrict(second.quantum, second.frozen, second.shared, second.bounded)
+            first.restrict(*second._restrictions)
         return first
 
     def restrict(
@@ -85,6 +95,7 @@ class Tie:
         frozen: str | None = None,
         shared: bool = False,
         bounded: bool = False,
+        several: bool = False,
     ) -> None:
         """Restrict the sizes that its atoms may have; asked of a root.
 
@@ -93,12 +104,14 @@ class Tie:
             frozen: why all atoms keep their full size; the first reason stays.
             shared: the tie stands for more than one atom's own size.
             bounded: no atom grows beyond its full size.
+            several: no atom keeps a single unit.
         """
-        before = self.quantum, self.frozen, self.shared, self.bounded
+        before = self._restrictions
         self.quantum = gcd(self.quantum, divisible)
         self.frozen = self.frozen or frozen
         self.shared, self.bounded = self.shared or shared, self.bounded or bounded
-        if before != (self.quantum, self.frozen, self.shared, self.bounded):
+        self.several = self.several or several
+        if before != self._restrictions:
             _CHANGES.count += 1
 
 
@@ -127,7 +140,7 @@ class Atom:
     def is_free(self) -> bool:
         """Whether nothing but this atom's own size restricts its tie."""
         tie = self.tie.root()
-        bound = tie.shared or tie.bounded or tie.frozen is not None
+        bound = tie.shared or tie.bounded or tie.several or tie.frozen is not None
         return not bound and tie.quantum == self.size
 
 

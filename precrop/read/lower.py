@@ -268,7 +268,7 @@ def _group(name: str, widths: Sequence[int], tie: Tie, most: int | None) -> Grou
     grain = gcd(*(width // tie.quantum for width in widths))
     if most is None and tie.bounded:
         most = tie.quantum
-    return Group(name, widths[0], tie.quantum, grain, min(widths), most)
+    return Group(name, widths[0], tie.quantum, grain, min(widths), most, 2 if tie.several else 1)
 
 
 def _multiply(

@@ -109,7 +109,7 @@ def has_choice(group: Group, divisor: int, min_width: int = 1) -> bool:
 def _steps(group: Group, divisor: int, min_width: int) -> tuple[int, int]:
     """The step of a group's units that makes all its layer outputs multiples, and the least one."""
     step = divisor // gcd(group.grain, divisor)
-    wide = max(1, -(-min_width * group.units // group.narrowest))
+    wide = max(group.least, -(-min_width * group.units // group.narrowest))
     return step, -(-wide // step) * step
 
 

@@ -32,6 +32,7 @@ class Group:
             that ``j`` units are a multiple of ``d`` channels everywhere if ``j * grain % d == 0``.
         narrowest: channels of the narrowest layer output in the group, in the original network.
         most: units that it may keep at most, whatever the options say; None for no bound.
+        least: units that it keeps at least.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Group:
     grain: int
     narrowest: int
     most: int | None = None
+    least: int = 1
 
 
 @dataclass(frozen=True)

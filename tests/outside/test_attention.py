@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import precrop
 from tests.outside.sequences import cropped
 
 pytestmark = pytest.mark.filterwarnings("ignore:enable_nested_tensor")
@@ -85,6 +86,16 @@ def test_self_attention_is_cropped(make: Callable[[], nn.Module]) -> None:
     assert attention.embed_dim == attention.head_dim * HEADS == built.stem.out_features
     assert attention.in_proj_weight.shape == (3 * attention.embed_dim, attention.embed_dim)
     assert not plan.frozen
+
+
+def test_a_tight_budget_leaves_every_head_two_channels() -> None:
+    """With one, PyTorch copies no tensor to order it, and its calls are not those of the others."""
+    plan, built = cropped(partial(Attending, True), SHAPE, used=0.75, params=0.09)
+    assert built.attention.embed_dim == 2 * HEADS
+    assert not plan.frozen
+    with pytest.raises(precrop.BudgetError, match="the least possible.* is ") as told:
+        precrop.plan(Attending(True), SHAPE, params=0.01)
+    assert int(str(told.value).split()[-1]) <= plan.params
 
 
 class Translator(nn.Module):

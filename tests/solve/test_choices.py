@@ -17,7 +17,8 @@ HALVES = [16, 8, 4, 2, 1]
 def groups(draw: st.DrawFn) -> Group:
     """A width in portions, of which another layer's may be narrower."""
     units, grain = draw(st.integers(1, 40)), draw(st.integers(1, 24))
-    return Group("g", units * grain * draw(st.integers(1, 3)), units, grain, units * grain)
+    width, least = units * grain * draw(st.integers(1, 3)), draw(st.integers(1, 2))
+    return Group("g", width, units, grain, units * grain, least=least)
 
 
 @settings(deadline=None, derandomize=True)
@@ -25,7 +26,7 @@ def groups(draw: st.DrawFn) -> Group:
 def test_steps_are_what_counting_finds(group: Group, divisor: int, min_width: int) -> None:
     per_unit = group.narrowest // group.units
     allowed = [
-        j for j in range(1, 4 * 48) if j * group.grain % divisor == 0 and j * per_unit >= min_width
+        j for j in range(group.least, 4 * 48) if j * group.grain % divisor == 0 and j * per_unit >= min_width
     ]
     choices = Choices.of([group], [divisor], min_width)
     step, least = int(choices.step[0]), int(choices.least[0])

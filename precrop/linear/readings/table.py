@@ -20,7 +20,7 @@ _BY_READING: tuple[tuple[Handler, str], ...] = (
         _native_batch_norm_legit_functional native_layer_norm layer_norm native_group_norm
         group_norm rms_norm _fused_rms_norm instance_norm
         clone alias detach contiguous lift_fresh _to_copy to stream_read stream_write
-        renorm embedding_renorm
+        renorm embedding_renorm _weight_norm_interface
         """,
     ),
     (
@@ -38,7 +38,8 @@ _BY_READING: tuple[tuple[Handler, str], ...] = (
     (unchanged.gate_of, "sigmoid hardsigmoid _softmax softmax _safe_softmax"),
     (unchanged.bounded, "hardtanh clamp"),
     (unchanged.gated_half, "glu"),
-    (unchanged.statistic, "var_mean std_mean var std linalg_vector_norm"),
+    (unchanged.statistic, "var_mean std_mean var std linalg_vector_norm norm"),
+    (unchanged.of_weights, "mv dot vdot"),
     (unchanged.of_statistic, "sqrt rsqrt pow"),
     (
         unchanged.blank,

@@ -72,6 +72,13 @@ def of_statistic(call: Call, args: Sequence[Any]) -> Value:
     raise UnreadableError("it is not linear")
 
 
+def of_weights(call: Call, args: Sequence[Any]) -> Inert:
+    """A product of weights with constants, by which they are normalised (spectral norm)."""
+    if any(isinstance(arg, (Flow, Gate)) for arg in args):
+        raise UnreadableError("it is not linear")
+    return Inert()
+
+
 def signed(call: Call, args: Sequence[Any]) -> Any:
     """A transform whose coefficients have signs, or are complex."""
     raise UnreadableError("absolute values say nothing of a Fourier transform")

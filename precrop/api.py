@@ -2,7 +2,7 @@
 
 import fnmatch
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from precrop.costs.layered import layered
 from precrop.costs.machine import basis
 from precrop.costs.memory import memory as memory_model
 from precrop.costs.profiles import DeviceProfile, find_profile
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, check_kind
 from precrop.fit.constraints import Constraints
 from precrop.fit.fitting import Fit
 from precrop.modules.apart import apart, uncollected
@@ -141,7 +141,9 @@ def plan(
     """
     start = time.perf_counter()
     plugins.load()
-    for name in costs or ():
+    costs = {} if costs is None else costs
+    check_kind("costs", costs, Mapping, "a dict of budgets by the name of a cost")
+    for name in costs:
         if name in UNITS:
             raise PrecropError(f"{name} is not a cost of your own: write {name}= instead of costs=")
     words = {"groups": (groups, "keep", "scale"), "residual": (residual, "tie", "crop")}
@@ -149,6 +151,9 @@ def plan(
         if word not in (one, other):
             raise PrecropError(f"{name}={word!r} is unknown: write {one!r} or {other!r}")
     strategy = chosen(strategy, objective, balance, densities, rule, widths)
+    for name, flag in (("expand", expand), ("drop_unused", drop_unused)):
+        check_kind(name, flag, (bool, np.bool_), "True or False")
+    check_kind("ignore", ignore, (str, Sequence, Set), "a pattern, or a list of patterns")
     patterns = [ignore] if isinstance(ignore, str) else list(ignore)
     if isinstance(divisor, str) and divisor != "auto":
         raise PrecropError(f"divisor={divisor!r} is unknown: write a number of channels, or 'auto'")
@@ -165,7 +170,7 @@ def plan(
         constraints = Constraints(kept=_ignored(network, patterns))
         solver = strategy.solver(network)
         asked = {"params": params, "macs": macs, "latency": latency, "memory": memory}
-        asked |= costs or {}
+        asked |= costs
         budgets = {name: budget for name, budget in asked.items() if budget is not None}
         _check_used(budgets, batch_size, device_profile is not None, divisor)
         network, models = _cost_models(network, budgets, profile, batch_size)
@@ -298,7 +303,7 @@ def _ignored(network: Network, patterns: Sequence[str]) -> dict[str, str]:
     names = [layer.name for layer in network.layers]
     kept: dict[str, str] = {}
     for pattern in patterns:
-        matching = fnmatch.filter(names, pattern)
+        matching = fnmatch.filter(names, str(pattern))
         if not matching:
             inside = fnmatch.filter(names, f"{pattern}.*")
             hint = (

@@ -15,7 +15,7 @@ from precrop.modules.apart import apart
 from precrop.modules.hooks import unwrapped
 from precrop.modules.masks import check_masks
 from precrop.plans.views import drawn, framed, span, stages
-from precrop.read.inputs import check_network, given
+from precrop.read.inputs import given
 from precrop.read.lower import lower
 from precrop.read.network import read_network
 
@@ -122,7 +122,6 @@ def count(
         PrecropError: the network fails on this input, or a mask fits no parameter.
     """
     plugins.load()
-    check_network(model)
     model = unwrapped(model)
     network = read_network(
         model, given(model, input_shape, example_inputs, example_kwargs), fold=True

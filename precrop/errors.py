@@ -1,7 +1,7 @@
 """Errors that a user can cause. Each message is one line that says what to do."""
 
 import difflib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 
 _LONGEST, _SHORT, _BRIEF = 2000, 300, 60
@@ -116,8 +116,21 @@ def check_known(what: str, name: object, known: Collection[object]) -> None:
         name: that was given.
         known: all that there are.
     """
-    if name not in known:
+    if not isinstance(name, Hashable) or name not in known:
         raise PrecropError(f"{what} is unknown: choose from {', '.join(map(str, known))}")
+
+
+def check_kind(what: str, value: object, kind: type | tuple[type, ...], words: str) -> None:
+    """Refuse a value of another kind.
+
+    Args:
+        what: the argument's name.
+        value: that was given.
+        kind: what it must be an instance of.
+        words: what that is, in words.
+    """
+    if not isinstance(value, kind):
+        raise PrecropError(f"{what}={brief(value)} is not {words}")
 
 
 def check_seed(seed: int, word: str = "seed") -> None:

@@ -1,6 +1,7 @@
 """The public functions: what they accept, what they refuse, and in which words."""
 
 import dataclasses
+import inspect
 import math
 import re
 from pathlib import Path
@@ -145,6 +146,42 @@ def test_options_without_sense(options: dict[str, Any], text: str) -> None:
 def test_values_without_sense(option: str, value: Any) -> None:
     message = refused(small("conv"), SHAPE, params=0.5, **{option: value})
     assert message.startswith(f"{option}=")
+
+
+OPTIONS = [name for name in inspect.signature(precrop.plan).parameters if name != "model"]
+STRANGE = [object(), "x", b"x", -1.5, [8], {"a": 1}, {8}, 1 + 2j, np.array([0.5]), nn.ReLU(), int]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_value_of_any_kind_is_taken_or_refused_in_one_line(option: str) -> None:
+    model = small("conv")
+    given: dict[str, Any] = {"input_shape": SHAPE, "params": 0.5}
+    for value in STRANGE:
+        try:
+            precrop.plan(model, **{**given, option: value})
+        except PrecropError as error:
+            assert "\n" not in str(error)
+            assert str(error)
+
+
+@pytest.mark.parametrize("value", [*STRANGE, None, 0.5])
+def test_a_network_densities_masks_and_paths_of_any_kind(value: Any) -> None:
+    model = small("conv")
+    plan = precrop.plan(model, SHAPE, params=0.5)
+    densities = precrop.densities(model, SHAPE, method="magnitude", params=0.5)
+    with pytest.raises(PrecropError):
+        precrop.plan(value, SHAPE, params=0.5)
+    if not isinstance(value, nn.Module):
+        with pytest.raises(PrecropError, match="is .*not a network"):
+            plan.build(value)
+    with pytest.raises(PrecropError):
+        precrop.masks(model, value, "filter")
+    with pytest.raises(PrecropError, match="granularity .* is unknown"):
+        precrop.masks(model, densities, value)
+    with pytest.raises(PrecropError):
+        precrop.apply_masks(model, value)
+    with pytest.raises(PrecropError, match="path=.* is not a path|cannot read"):
+        precrop.Plan.load(value)
 
 
 @pytest.mark.parametrize("ignore", ["blocks.*", ["blocks.*"], ["blocks.0.0", "head.*"]])

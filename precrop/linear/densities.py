@@ -1,10 +1,10 @@
 """Layer densities that a user gives, checked."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
-from precrop.errors import PrecropError, hint
+from precrop.errors import PrecropError, check_kind, hint
 
 
 def check_densities(densities: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
@@ -33,13 +33,14 @@ def check_density(name: str, density: Any) -> float:
     return float(density)
 
 
-def check_names(what: str, given: Iterable[str], names: Sequence[str]) -> None:
-    """Refuse names of layers that the network does not have.
+def check_names(what: str, given: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Refuse what is no dict by name, and names of layers that the network does not have.
 
     Raises:
         PrecropError: naming ``what`` they are given as, and what may have been meant.
     """
+    check_kind(what, given, Mapping, "a dict by the name of a layer")
     for name in given:
         if name not in names:
-            meant = hint(name, names) or f"; layers are {', '.join(names[:3])}, …"
+            meant = hint(str(name), names) or f"; layers are {', '.join(names[:3])}, …"
             raise PrecropError(f"{what} name a layer {name!r} that is not there{meant}")

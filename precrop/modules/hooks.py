@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import nn
 
+from precrop.errors import PrecropError, brief
 from precrop.modules.copying import cell_contents, held_objects
 
 CALL = "_compiled_call_impl"
@@ -26,17 +27,31 @@ _ATOMS = (type(None), bool, int, float, str, bytes)
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: Any) -> nn.Module:
     """The network within what cannot be copied with it: `torch.compile`, distributed training.
 
     `DataParallel` is a module like others, whose copy works: names keep its prefix.
+
+    Raises:
+        PrecropError: it is a class, a name or anything else; the message says what to write.
     """
-    while not isinstance(model, nn.DataParallel):
-        inner = _wrapped(model)
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        name = model.__name__
+        raise PrecropError(f"{name} is a class, not a network: make one, such as {name}()")
+    if isinstance(model, str):
+        raise PrecropError(
+            f"{brief(model)} is a name, not a network: build it first, such as "
+            f"torchvision.models.{model if model.isidentifier() else 'resnet50'}()"
+        )
+    if not isinstance(model, nn.Module):
+        raise PrecropError(f"{brief(model)} is not a network: give an instance of torch.nn.Module")
+    network: nn.Module = model
+    while not isinstance(network, nn.DataParallel):
+        inner = _wrapped(network)
         if inner is None:
             break
-        model = inner
-    return model
+        network = inner
+    return network
 
 
 def _wrapped(model: nn.Module) -> nn.Module | None:

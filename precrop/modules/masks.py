@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from precrop.errors import PrecropError, hint
+from precrop.errors import PrecropError, check_kind, hint
 
 
 def check_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
@@ -16,9 +16,12 @@ def check_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     names: dict[int, str] = {}
+    check_kind("masks", masks, Mapping, "a dict by the name of a parameter")
     for name, mask in masks.items():
         if name not in parameters:
-            raise PrecropError(f"the network has no parameter {name!r}{hint(name, parameters)}")
+            near = hint(str(name), parameters)
+            raise PrecropError(f"the network has no parameter {name!r}{near}")
+        check_kind(f"the mask of {name}", mask, Tensor, "a tensor")
         shape = tuple(parameters[name].shape)
         if mask.dtype != torch.bool or tuple(mask.shape) != shape:
             raise PrecropError(

@@ -1,6 +1,7 @@
 """A plan: which width every layer gets, what that costs, and how to build it (JSON on disk)."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from precrop.errors import MALFORMED, PlanError, PrecropError, brief, within
+from precrop.errors import MALFORMED, PlanError, PrecropError, brief, check_kind, within
 from precrop.files import read_text, write_text
 from precrop.fit.attributes import GROWTH
 from precrop.model_spec import ModelSpec
@@ -244,6 +245,7 @@ class Plan:
 
     def save(self, path: str | Path) -> None:
         """Write the plan to ``path``, whole or not at all."""
+        check_kind("path", path, (str, os.PathLike), "a path")
         write_text(path, self.to_json())
 
     @classmethod
@@ -253,6 +255,7 @@ class Plan:
         Raises:
             PlanError: the file is missing, truncated, altered, or of another schema version.
         """
+        check_kind("path", path, (str, os.PathLike), "a path")
         try:
             text = read_text(Path(path), "a plan file")
         except PrecropError as error:

@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import prune
 
-from precrop.errors import PrecropError, check_known, hint
+from precrop.errors import PrecropError, check_kind, check_known, hint
 from precrop.linear.densities import check_density
 from precrop.modules.apart import apart
 from precrop.modules.copying import submodule
@@ -197,6 +197,7 @@ class Units:
 
 def _by_parameter(model: nn.Module, densities: Mapping[str, float]) -> dict[str, float]:
     """Densities by the name of the layers' weights."""
+    check_kind("densities", densities, Mapping, "a dict by the name of a layer")
     if not densities:
         raise PrecropError("densities are empty: name at least one layer")
     parameters = dict(model.named_parameters(remove_duplicate=False))
@@ -289,7 +290,8 @@ def _checked_scores(scores: Mapping[str, Tensor], name: str, units: Units) -> Te
 def _check_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     parameters = dict(model.named_parameters(remove_duplicate=False))
     buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
-    for name in masks:
+    check_kind("masks", masks, Mapping, "a dict by the name of a parameter")
+    for name in map(str, masks):
         plain = name.removesuffix("_orig")
         if f"{plain}_mask" in parameters:
             raise PrecropError(f"{plain} has a mask of its own, the parameter {plain}_mask")

@@ -72,29 +72,10 @@ def given(
     Raises:
         PrecropError: these are not inputs, or the network is not a network.
     """
-    check_network(model)
+    network = unwrapped(model)
     if isinstance(input_shape, Inputs):
         return input_shape
-    return Inputs(input_shape, example_inputs, example_kwargs, unwrapped(model))
-
-
-def check_network(model: Any) -> None:
-    """Refuse anything but a network, and say what to write.
-
-    Raises:
-        PrecropError: it is a class, a name or anything else.
-    """
-    if isinstance(model, nn.Module):
-        return
-    if isinstance(model, type) and issubclass(model, nn.Module):
-        name = model.__name__
-        raise PrecropError(f"{name} is a class, not a network: make one, such as {name}()")
-    if isinstance(model, str):
-        raise PrecropError(
-            f"{brief(model)} is a name, not a network: build it first, such as "
-            f"torchvision.models.{model if model.isidentifier() else 'resnet50'}()"
-        )
-    raise PrecropError(f"{brief(model)} is not a network: give an instance of torch.nn.Module")
+    return Inputs(input_shape, example_inputs, example_kwargs, network)
 
 
 class Inputs:

@@ -22,7 +22,7 @@ from precrop.read.axes import (
     segment_size,
     varies,
 )
-from precrop.read.inputs import Inputs, check_network
+from precrop.read.inputs import Inputs
 from precrop.read.known import INPUT, OUTPUT, TRAIN_MODE, CallReading, Known, LayerReading, Product
 from precrop.read.modules import share_stated_widths
 from precrop.read.ops import HANDLERS, fallback
@@ -219,7 +219,6 @@ def read_network(
     """
     bare = unwrapped(model)
     tables = Tables(bare)
-    check_network(model)
     traced = trace_passes(Tracer(bare, inputs, tables, tuple(streams), fold))
     network = _follow(traced, scale_groups, Unused())
     used = network.known.tensors.keys()

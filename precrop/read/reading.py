@@ -9,7 +9,7 @@ from torch import nn
 
 from precrop.modules.apart import apart, uncollected
 from precrop.modules.hooks import unwrapped
-from precrop.read.inputs import check_network, given
+from precrop.read.inputs import given
 from precrop.read.network import Network, read_network
 from precrop.read.residual import find_streams
 
@@ -42,7 +42,6 @@ class Reading:
         Raises:
             PrecropError: it is not a network, or its inputs make no sense.
         """
-        check_network(model)
         self.model = unwrapped(model)
         self.inputs = given(self.model, input_shape, example_inputs, example_kwargs)
         self._networks: dict[tuple[bool, ...], Network] = {}

@@ -113,7 +113,7 @@ def program(
         parts = rows(name, structure.costs[name])
         costs |= parts
         row_limits |= dict.fromkeys(parts, limit)
-    penalty = balance * balance_penalty(structure)
+    penalty = float(balance) * balance_penalty(structure)
     flat = Program(structure, costs, row_limits, choices, np.zeros(len(structure.groups)), penalty)
     return flat.weighed(np.ones(len(structure.layers)))
 

@@ -46,7 +46,7 @@ def chosen(
             raise PrecropError("widths= excludes objective=, densities=, rule= and balance=")
         return Widths(widths)
     check_known(f"rule={rule!r}", rule, (BALANCED, UNIFORM, *RULES))
-    if objective not in (*OBJECTIVES, *EXACT):
+    if not isinstance(objective, str) or objective not in (*OBJECTIVES, *EXACT):
         raise unknown_objective(objective, (*OBJECTIVES, *EXACT))
     if objective != "synexp" and (rule != BALANCED or densities is not None):
         raise PrecropError(f"objective={objective!r} excludes densities= and rule=")

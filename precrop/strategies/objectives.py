@@ -72,9 +72,10 @@ def take_own_objective(name: str) -> None:
     OBJECTIVES[name] = own_function(name, "objective")
 
 
-def unknown_objective(name: str, known: Iterable[str]) -> PrecropError:
+def unknown_objective(name: object, known: Iterable[str]) -> PrecropError:
     """The error for an objective that does not exist."""
-    why = f"was removed: {RETIRED[name]}" if name in RETIRED else "is unknown"
+    retired = RETIRED.get(name) if isinstance(name, str) else None
+    why = "is unknown" if retired is None else f"was removed: {retired}"
     return PrecropError(f"objective={name!r} {why}: choose from {', '.join(known)}")
 
 

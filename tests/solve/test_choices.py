@@ -26,7 +26,9 @@ def groups(draw: st.DrawFn) -> Group:
 def test_steps_are_what_counting_finds(group: Group, divisor: int, min_width: int) -> None:
     per_unit = group.narrowest // group.units
     allowed = [
-        j for j in range(group.least, 4 * 48) if j * group.grain % divisor == 0 and j * per_unit >= min_width
+        j
+        for j in range(group.least, 4 * 48)
+        if j * group.grain % divisor == 0 and j * per_unit >= min_width
     ]
     choices = Choices.of([group], [divisor], min_width)
     step, least = int(choices.step[0]), int(choices.least[0])

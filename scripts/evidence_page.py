@@ -31,7 +31,7 @@ from precrop.evidence.page import (
 )
 from precrop.files import write_text
 from precrop.report.comparisons import Comparison
-from precrop.report.frames import ResultFrame, percent
+from precrop.report.frames import ResultFrame, Spread, percent
 from scripts.verdicts import (
     Ends,
     Sources,
@@ -46,6 +46,8 @@ from scripts.verdicts import (
 TEXT = Path("scripts/evidence.md")
 FOLDER = Path("results/evidence")
 PICTURES = ("order.png", "gains.png")
+FEW = 5
+"""Runs that a variant has at least whose own scatter is told."""
 
 
 def objectives_table(found: Mapping[str, Any]) -> str:
@@ -88,13 +90,22 @@ def invariance_table(known: Sources) -> str:
 def scatter_table(known: Sources) -> str:
     """How far trained runs scatter, by setting and budget."""
     lines = [
-        "| network, data, recipe | budget | pooled standard deviation | degrees of freedom |",
-        "|---|---|---:|---:|",
+        "| network, data, recipe | budget | pooled standard deviation | degrees of freedom "
+        "| of single variants |",
+        "|---|---|---:|---:|---:|",
     ]
     pools = {(g.setting, g.budget): g.scatter for g in known.frame.groups}
-    for (setting, budget), scatter in pools.items():
+    for pool, scatter in pools.items():
         if scatter.deviation is not None:
-            cells = f"{scatter.deviation:.2f} | {scatter.freedom}"
+            alone = [
+                deviation
+                for g in known.frame.groups
+                if (g.setting, g.budget) == pool and len(g.rows) >= FEW
+                if (deviation := Spread.of([percent(row) for row in g.rows]).deviation)
+            ]
+            ends = f"{min(alone):.2f} to {max(alone):.2f}" if alone else ""
+            setting, budget = pool
+            cells = f"{scatter.deviation:.2f} | {scatter.freedom} | {ends}"
             lines.append(f"| {setting} | {budget} | {cells} |")
     return "\n".join(lines)
 

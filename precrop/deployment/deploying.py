@@ -25,11 +25,12 @@ from precrop.deployment.exportable import Exportable, Origin, noise
 from precrop.deployment.exporting import FORMATS, Format, write
 from precrop.deployment.profiling import Subject, profile_device
 from precrop.deployment.quiet import Quiet, wait
-from precrop.deployment.runtimes import SESSIONS, session_medians, threads_restored
+from precrop.deployment.runtimes import SESSIONS, session_medians
 from precrop.deployment.setting import Setting
 from precrop.errors import BudgetError, PrecropError, check_seed
 from precrop.files import digest_of, refuse_link
 from precrop.model_spec import ModelSpec
+from precrop.modules.threads import threads_restored
 from precrop.plans.kinds import Init
 from precrop.plans.plan import Plan
 from precrop.progress import lines, unheard

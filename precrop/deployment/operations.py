@@ -29,9 +29,9 @@ from precrop.deployment.runtimes import (
     ort_run,
     placed,
     sessions,
-    threads_restored,
 )
 from precrop.deployment.setting import Setting
+from precrop.modules.threads import threads_restored
 from precrop.progress import unheard
 from precrop.read.inputs import Inputs
 from precrop.read.trace import Call, Step, numbered_call

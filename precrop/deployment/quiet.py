@@ -8,9 +8,10 @@ from functools import partial
 
 import torch
 
-from precrop.deployment.runtimes import threads_restored, torch_run
+from precrop.deployment.runtimes import torch_run
 from precrop.deployment.setting import Setting
 from precrop.deployment.timing import Clock, host_stopwatch, interleaved
+from precrop.modules.threads import threads_restored
 
 QUIET = 0.1
 """Spread of one and the same computation up to which times can be trusted."""

@@ -24,6 +24,7 @@ from precrop.deployment.setting import Setting, check_device
 from precrop.deployment.timing import Progress, Run, Stopwatch, interleaved
 from precrop.errors import PrecropError, errors_as, typed_reason
 from precrop.modules.copying import copied
+from precrop.modules.threads import threads_restored
 from precrop.progress import unheard
 from precrop.read.inputs import Inputs
 
@@ -55,16 +56,6 @@ def sessions(
         with errors_as(failure, Exception, told=typed_reason):  # a runtime's errors are of any kind
             runs = RUNTIMES[setting.runtime](model, inputs, setting, number)
         yield runs
-
-
-@contextmanager
-def threads_restored() -> Iterator[None]:
-    """Within it PyTorch's number of threads may be changed."""
-    before = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def session_medians(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import pandas as pd  # type: ignore[import-untyped]
+import torch
 
 from precrop import __version__
 from precrop.errors import MALFORMED
@@ -21,6 +22,7 @@ from precrop.evidence.order import exact_order, order
 from precrop.evidence.published import Configuration, compare
 from precrop.evidence.regret import BUDGETS, FEW_BUDGETS, baselines, regret
 from precrop.files import write_text
+from precrop.modules.threads import threads_restored
 from precrop.progress import Progress, silent
 from precrop.pruning.problem import LayerCollapseWarning
 from precrop.strategies.objectives import OBJECTIVES
@@ -135,10 +137,8 @@ def tasks(
 
 
 def _run(task: Task) -> tuple[str, list[dict[str, Any]]]:
-    import torch
-
-    torch.set_num_threads(1)
-    with warnings.catch_warnings():
+    with threads_restored(), warnings.catch_warnings():
+        torch.set_num_threads(1)
         # Layers that SynFlow's masks empty do not matter here: only its densities are judged.
         warnings.simplefilter("ignore", LayerCollapseWarning)
         return task.label, list(task.work(*task.args))

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
 import pytest
+import torch
 
 from precrop.cli.app import main
 from precrop.evidence import nats
@@ -57,7 +58,9 @@ def test_it_prints_tables_and_writes_what_they_are_made_of(
 
 
 def test_json(short: None, capsys: pytest.CaptureFixture[str]) -> None:
+    threads = torch.get_num_threads()
     assert main(["judge", "--data", str(SAMPLE), "--budgets", "1", "--json"]) == 0
+    assert torch.get_num_threads() == threads
     found = json.loads(capsys.readouterr().out)
     assert set(found) == {"order", "regret", "gains", "published", "noise"}
 

@@ -34,6 +34,7 @@ from precrop.study.spec import read_study
 RESULTS = Path("results")
 STREAMS = Path("studies/streams.yaml")
 REPAIR = Path("studies/repair.yaml")
+MACS_ALONE = Path("studies/macs-alone.yaml")
 WHOLE = 0.95
 """Of the original's parameters: a network of more has its budget whole."""
 STREAMS_EQUAL_TIME = Path("studies/streams-equal-time.yaml")
@@ -329,11 +330,12 @@ def streams_equal_time() -> Row:
     ahead = "points by which they are ahead with 5% of the MACs against 10%"
     row = _streams_row(claim, STREAMS_EQUAL_TIME, ahead)
     others = streams_compared(STREAMS_EQUAL_TIME)[1:]
-    further = "".join(f"; with 8% {_points(comparison)}" for comparison in others)
+    further = "".join(f"; with 8% {points(comparison)}" for comparison in others)
     return replace(row, figure=row.figure + further)
 
 
-def _points(found: Comparison) -> str:
+def points(found: Comparison) -> str:
+    """A difference in points, with both of its intervals and the number of seeds."""
     low, high = _interval(found.pooled)
     paired_low, paired_high = _interval(found.paired)
     return (
@@ -356,7 +358,7 @@ def _streams_row(claim: str, study: Path, ahead: str) -> Row:
         figure = f"{len(trained)} of {len(asked)} seeds are trained; the rule is about all of them"
         return Row(claim, OURS, "not measured", figure, command)
     (compared,) = found
-    figure = f"{ahead}: {_points(compared)}"
+    figure = f"{ahead}: {points(compared)}"
     low, high = _interval(compared.pooled)
     if low > 0:
         return Row(claim, OURS, "does not hold", figure, command)
@@ -428,6 +430,18 @@ def repairs() -> list[Comparison]:
     return [comparison for comparison in found if set(comparison.seeds) == asked]
 
 
+def macs_alone() -> list[Comparison]:
+    """PreCrop against uniform width by a budget of MACs alone, where all seeds are trained."""
+    groups = frame_of(stored_rows([RESULTS / MACS_ALONE.stem])).groups
+    cropped, uniform = (
+        [group for group in groups if group.variant == name]
+        for name in ("PreCrop", "uniform width")
+    )
+    found = paired((one, other) for one in cropped for other in uniform)
+    asked = _seeds(MACS_ALONE)
+    return [comparison for comparison in found if set(comparison.seeds) == asked]
+
+
 def is_ahead(found: Comparison) -> bool:
     """Whether the interval of a difference lies above zero."""
     return _interval(found.pooled)[0] > 0
@@ -439,7 +453,7 @@ def repaired() -> Row:
     better = sum(map(is_ahead, found))
     none = not better and all(_interval(one.pooled)[1] < MARGIN for one in found)
     figures = ", ".join(
-        f"{comparison.one.setting.network.rpartition(':')[2]} {_points(comparison)} with "
+        f"{comparison.one.setting.network.rpartition(':')[2]} {points(comparison)} with "
         f"{comparison.macs:.0%} of its MACs"
         for comparison in found
     )

@@ -31,8 +31,7 @@ class Group:
         grain: the largest number that divides one portion of every layer output in the group, so
             that ``j`` units are a multiple of ``d`` channels everywhere if ``j * grain % d == 0``.
         narrowest: channels of the narrowest layer output in the group, in the original network.
-        most: units that it may keep at most, whatever the options say; None for no bound.
-        least: units that it keeps at least.
+        most, least: bounds of its units, whatever the options say; None for no upper one.
     """
 
     name: str

@@ -144,8 +144,13 @@ def reach(known: Sources, seeds: int = 3) -> str:
     )
 
 
-def summary(known: Sources) -> str:
-    """The verdict in a few lines, for the page's head and the README."""
+def summary(known: Sources, page: str) -> str:
+    """The verdict in a few lines, for the page's head and the README.
+
+    Args:
+        known: what was found.
+        page: the path of the page with all verdicts.
+    """
     rho = known.correlations("synexp", "raw")
     beats = known.found.regret[known.found.regret["strategy"] == "synexp"]
     shares = beats.groupby("data set")["beats"].mean()
@@ -171,7 +176,7 @@ def summary(known: Sources) -> str:
         f"with 80% of the parameters {_means(fewer)}, against the paper's claim; in our own "
         f"training with a tenth of the MACs and no other budget: {measured}.",
         f"Of {sum(answers.values())} claims and defaults in the [table of "
-        f"verdicts]({{page}}#verdicts) {counted}.",
+        f"verdicts]({page}#verdicts) {counted}.",
     ]
     return "\n".join(
         textwrap.fill(line, 100, initial_indent="- ", subsequent_indent="  ", **UNBROKEN)
@@ -225,7 +230,7 @@ def places(known: Sources) -> dict[str, Callable[[], str]]:
     }
     return {
         **ceilings,
-        "summary": lambda: summary(known).format(page=""),
+        "summary": lambda: summary(known, ""),
         "verdicts": lambda: table(rows(known)),
         "order": lambda: order_table(found),
         "regret": lambda: regret_table(found),
@@ -271,7 +276,7 @@ def main() -> None:
     options = parser.parse_args()
     known = Sources.load()
     write_text(options.markdown, page(TEXT.read_text(), known))
-    lines = summary(known).format(page="docs/evidence.md")
+    lines = summary(known, "docs/evidence.md")
     marked = re.sub(
         r"(?s)(<!-- evidence -->\n).*?(<!-- /evidence -->)",
         lambda match: f"{match[1]}{lines}\n{match[2]}",

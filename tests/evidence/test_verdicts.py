@@ -37,7 +37,7 @@ def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_page_and_the_readme_are_those_of_the_results(known: Sources) -> None:
     assert page(TEXT.read_text(), known) == Path("docs/evidence.md").read_text()
-    assert summary(known).format(page="docs/evidence.md") in Path("README.md").read_text()
+    assert summary(known, "docs/evidence.md") in Path("README.md").read_text()
 
 
 def test_every_place_is_used(known: Sources) -> None:

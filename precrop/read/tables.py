@@ -50,6 +50,8 @@ from precrop.modules.copying import cell_contents
 
 _LEFT_OUT = {"torch", "numpy", "builtins", "precrop", *sys.stdlib_module_names} - {"__main__"}
 _CONTAINERS = (MutableMapping, MutableSequence, MutableSet)
+_LOOKS = ("__iter__", "__len__", "__getitem__", "keys", "values", "items")
+"""The methods by which containers are looked at."""
 _CACHED = type(lru_cache(len))
 _NOTHING = object()
 _DEEPEST = 4
@@ -64,8 +66,14 @@ def _is_container(value: object) -> bool:
 
 @lru_cache(maxsize=4096)
 def _is_kind_of_container(kind: type) -> bool:
-    """Remembered by type, since it is asked of every attribute of every class before each pass."""
-    return issubclass(kind, _CONTAINERS)
+    """Remembered by type, since it is asked of every attribute of every class before each pass.
+
+    One whose package says how it is looked at may import half of that package when it is.
+    """
+    if not issubclass(kind, _CONTAINERS):
+        return False
+    owners = (base for name in _LOOKS for base in kind.__mro__ if name in vars(base))
+    return all(base.__module__.partition(".")[0] in sys.stdlib_module_names for base in owners)
 
 
 @dataclass
@@ -298,7 +306,7 @@ class _Search:
 
     def _look(self, value: Any) -> None:
         self.found.draws = self.found.draws or _draws(value, ())
-        if isinstance(value, _CONTAINERS):
+        if _is_container(value):
             self.found.containers.append(value)
         elif isinstance(value, _CACHED):
             if _is_looked_at(value):
@@ -314,7 +322,7 @@ class _Search:
             self._function(value)
         elif isinstance(value, type) and _is_looked_at(value):
             self.found.classes.append(value)
-            self.stack += [one for one in vars(value).values() if not isinstance(one, _CONTAINERS)]
+            self.stack += [one for one in vars(value).values() if not _is_container(one)]
 
     def _function(self, function: FunctionType) -> None:
         self.stack += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]

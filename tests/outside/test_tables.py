@@ -1,6 +1,7 @@
 """Tables that networks keep outside of their modules stay as they were."""
 
 import functools
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
@@ -197,3 +198,29 @@ def test_threads_plan_a_network_with_a_table_as_one_does() -> None:
         plans = pool.map(lambda _: precrop.plan(model, SHAPE, params=0.5, macs=0.5), range(8))
         assert all(plan.widths == alone.widths for plan in plans)
     assert not PLACES
+
+
+class Lazy(OrderedDict[str, Any]):
+    """As a package's list of its models: a look at its values imports what they are."""
+
+    def values(self) -> Any:
+        raise AssertionError("nobody asked for these")
+
+    def __iter__(self) -> Any:
+        raise AssertionError("nobody asked for these")
+
+
+LAZY = Lazy()
+
+
+class OfLazy(Base):
+    known = LAZY
+
+    def table(self, x: Tensor) -> Tensor:
+        assert LAZY is self.known
+        return made(x)
+
+
+def test_a_mapping_of_a_package_is_not_looked_into() -> None:
+    wanted = precrop.plan(Plain(), SHAPE, params=0.5)
+    assert precrop.plan(OfLazy(), SHAPE, params=0.5).widths == wanted.widths

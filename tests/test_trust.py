@@ -285,6 +285,7 @@ class Inner(nn.Module):
         self.width, self.flag, self.rate, self.name, self._private = 8, True, 0.5, "x", 7
         self.splits: list[Any] = [3, "x", 5, math.sqrt]
         self.shape = (1, 2)
+        self._pairs = (("dim", 4),)
         self.config = {"dim": 4, "make": nn.Linear, "inner": {"dims": [1, 2]}}
         self.activation = torch.relu
         self.helper = nn.functional
@@ -321,6 +322,8 @@ EDITS = [
     ("inner", "config.dim", 2),
     ("inner", "config.inner.dims.1", 9),
     ("inner", "partial.pad", 2),
+    ("inner", "_private", 12),
+    ("inner", "_pairs.0.1", 5),
 ]
 OUT = [
     ("", "named_parameters.__globals__.torch.sys.path", ["x"]),
@@ -333,8 +336,8 @@ OUT = [
     ("inner", "partial.mode", 1),
     ("inner", "shared.0", 1),
     ("inner", "made", 1),
-    ("inner", "_private", 1),
     ("inner", "_parameters.x", 1),
+    ("inner", "_is_full_backward_hook", 1),
     ("", "_modules.inner", 1),
     ("", "inner.width", 1),
     ("inner", "training", 1),
@@ -348,6 +351,7 @@ OUT = [
     ("inner", "splits.-1", 1),
     ("inner", "splits.\u0660", 1),
     ("inner", "splits.append", 1),
+    ("inner", "_pairs.0.0", 1),
     ("inner", "splits", [1, 2, 3, 4]),
     ("inner", "config.make", 1),
     ("inner", "config", {}),
@@ -423,6 +427,8 @@ STEPS = st.sampled_from(
         "modules",
         "_modules",
         "_parameters",
+        "_private",
+        "_pairs",
         "training",
         "shared",
         "count",
@@ -468,8 +474,8 @@ def numbers_to_zero(model: nn.Module) -> Any:
 
 
 def own_data(module: nn.Module) -> dict[str, Any]:
-    private = {name: repr(value) for name, value in vars(module).items() if name.startswith("_")}
-    return {n: v for n, v in vars(module).items() if not n.startswith("_")} | private
+    bookkeeping = vars(nn.Module())
+    return {n: repr(v) if n in bookkeeping else v for n, v in vars(module).items()}
 
 
 def zeroed(value: Any) -> Any:

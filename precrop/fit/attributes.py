@@ -20,6 +20,10 @@ GROWTH = 1024
 """How many times larger a plan may make a size: far more than any plan does, not without end."""
 _MOST_SIZES = 128
 """The longest list of sizes that is probed, one by one; splits of dense blocks have about 50."""
+_DEEPEST = 2
+"""Lists in lists that are looked at: the settings of stages, names with sizes."""
+_BOOKKEEPING = frozenset(vars(nn.Module()))
+"""What every module holds: PyTorch's own, which states no size."""
 
 
 def stated_sizes(module: nn.Module) -> dict[str, Any]:
@@ -85,6 +89,11 @@ def _weight(module: nn.Module) -> Tensor | None:
     return weight if isinstance(weight, Tensor) else None
 
 
+def is_own(name: str) -> bool:
+    """Whether an attribute is its module's or configuration's, not Python's or every module's."""
+    return not name.startswith("__") and name not in _BOOKKEEPING
+
+
 def integers(module: nn.Module) -> Iterator[tuple[str, int]]:
     """A module's own integer attributes, with paths.
 
@@ -92,7 +101,7 @@ def integers(module: nn.Module) -> Iterator[tuple[str, int]]:
     a table of positions or of labels, not of sizes.
     """
     for name, value in vars(module).items():
-        if name.startswith("_") or name == "training":
+        if not is_own(name):
             continue
         yield from _integers(name, value)
         for part, entry in _entries(value):
@@ -139,20 +148,19 @@ def stated_integers(module: nn.Module, paths: Iterable[str]) -> dict[str, int]:
     return found
 
 
-def _integers(path: str, value: Any) -> Iterator[tuple[str, int]]:
+def _integers(path: str, value: Any, depth: int = _DEEPEST) -> Iterator[tuple[str, int]]:
     if type(value) is int:
         yield path, value
-    elif isinstance(value, (list, tuple)) and len(value) <= _MOST_SIZES:
+    elif depth and isinstance(value, (list, tuple)) and len(value) <= _MOST_SIZES:
         for index, entry in enumerate(value):
-            if type(entry) is int:
-                yield f"{path}.{index}", entry
+            yield from _integers(f"{path}.{index}", entry, depth - 1)
 
 
 def _entries(value: Any) -> Iterator[tuple[str, Any]]:
-    """What a dict, a configuration or a `functools.partial` says under public names."""
+    """What a dict, a configuration or a `functools.partial` says by names."""
     named = vars(value) if is_record(value) else _named(value)
     for name, entry in named.items():
-        if isinstance(name, str) and name.isidentifier() and not name.startswith("_"):
+        if isinstance(name, str) and name.isidentifier() and is_own(name):
             yield name, entry
 
 
@@ -232,14 +240,14 @@ def _slot(owner: Any, part: str) -> tuple[Any, Any]:
     """Where a step of an attribute path leads: a container and the key in it.
 
     A plan comes from a file, perhaps a stranger's, so this is all that its edits can reach: what a
-    module of the network, or one of our own hooks, itself holds under a public name, and entries of
-    lists, tuples, dicts, configurations and keywords of a `functools.partial` that lie there: all
-    of it is copied with the network. Methods, properties, what belongs to a class and other objects
-    are out of reach, and through them everything else in the process.
+    module of the network, or one of our own hooks, itself holds (PyTorch's bookkeeping apart), and
+    entries of lists, tuples, dicts, configurations and keywords of a `functools.partial` that lie
+    there: all of it is copied with the network. Methods, properties, what belongs to a class and
+    other objects are out of reach, and through them everything else in the process.
     """
     if isinstance(owner, (nn.Module, Narrow, Pad)) or is_record(owner):
         own = vars(owner)
-        if part.startswith("_") or part not in own:
+        if not is_own(part) or part not in own:
             raise KeyError(part)
         return own, part
     if part in _named(owner):

@@ -1,12 +1,19 @@
-"""What layers state of their sizes, and what modules that no pass called share with others."""
+"""What layers state of their sizes, and what goes with that in other modules and in copies."""
 
+import copy
 from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
 
-from precrop.fit.attributes import Edit, stated_sizes
-from precrop.modules.copying import submodule
+from precrop.fit.attributes import (
+    Edit,
+    get_attribute,
+    integers,
+    set_attribute,
+    stated_sizes,
+)
+from precrop.modules.copying import copies_plainly, meta_copy, submodule
 from precrop.read.axes import Axis, axis_size
 from precrop.read.network import Network, Sizes
 
@@ -65,6 +72,24 @@ def followers_edits(network: Network, edits: Iterable[Edit]) -> list[Edit]:
         for where, attribute, value in edits
         if where == twin or where.startswith(f"{twin}.")
     ]
+
+
+def sources_edits(model: nn.Module, edits: Iterable[Edit]) -> Iterator[Edit]:
+    """The attributes from which a copy of a module makes anew what was set, so that it lasts.
+
+    Layers of einops keep a size twice, and are copied and saved as the one that they don't use.
+    """
+    for path, attribute, value in edits:
+        module = submodule(model, path)
+        if copies_plainly(type(module)):
+            continue
+        held = dict(integers(module))
+        for name, stated in held.items():
+            if stated == held.get(attribute) != value and name != attribute:
+                changed = meta_copy(module)
+                set_attribute(changed, name, value)
+                if get_attribute(copy.deepcopy(changed), attribute) == value:
+                    yield path, name, value
 
 
 def stated_edits(base: nn.Module, candidate: nn.Module, tensors: Iterable[str]) -> Iterator[Edit]:

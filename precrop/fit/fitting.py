@@ -12,7 +12,7 @@ from torch import nn
 from precrop.fit.arguments import Argument, arguments, differing
 from precrop.fit.attributes import Edit, apply_edits
 from precrop.fit.drivers import Asked, Driver, are_constants, drivers
-from precrop.fit.edits import followers_edits, layer_edits, stated_edits
+from precrop.fit.edits import followers_edits, layer_edits, sources_edits, stated_edits
 from precrop.fit.lessons import Lessons, Place
 from precrop.fit.metadata import metadata_edits
 from precrop.modules.names import named_tensors
@@ -191,6 +191,7 @@ class Fitter:
             *learnt,
         ]
         edits += followers_edits(self.network, edits)
+        edits += [*sources_edits(self.network.model, edits)]
         apply_edits(candidate, edits)
         stated = list(stated_edits(self.network.model, candidate, tensors))
         apply_edits(candidate, stated)

@@ -15,7 +15,7 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
-from precrop.fit.attributes import Edit
+from precrop.fit.attributes import Edit, is_own
 from precrop.fit.probing import Prober
 from precrop.modules.copying import submodule
 from precrop.read.axes import Axis, axis_size
@@ -326,7 +326,7 @@ def _relation(factor: float, value: float) -> bool:
 
 def _numbers(module: nn.Module) -> Iterator[tuple[str, float]]:
     for name, value in vars(module).items():
-        if name.startswith("_") or name == "training":
+        if not is_own(name):
             continue
         if (type(value) is float and 0 < value != 1) or (type(value) is int and value > 1):
             yield name, value

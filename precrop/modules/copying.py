@@ -44,7 +44,7 @@ def copied(model: nn.Module, make: Make, make_plain: Make | None = None) -> nn.M
             made = (make_plain or make)(name, tensor)
             memo[id(tensor)] = made.requires_grad_(tensor.requires_grad)
     modules = dict(model.named_modules())
-    plain = {path: m for path, m in modules.items() if _copies_plainly(type(m))}
+    plain = {path: m for path, m in modules.items() if copies_plainly(type(m))}
     for module in plain.values():
         kind: Any = type(module)
         memo[id(module)] = kind.__new__(kind)
@@ -105,7 +105,7 @@ def tensor_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
 
 
-def _copies_plainly(kind: type[nn.Module]) -> bool:
+def copies_plainly(kind: type[nn.Module]) -> bool:
     """Whether a class leaves copying to Python, so that copying its attributes is all there is."""
     own = kind.__setstate__ is not nn.Module.__setstate__  # which a library may have replaced
     upgrades = kind.__setstate__.__module__ in _UPGRADING

@@ -231,7 +231,8 @@ def test_integers_of_a_module() -> None:
     found = dict(integers(Holder()))
     assert found["width"] == 8
     assert (found["splits.0"], found["splits.2"], found["pair.1"]) == (3, 5, 2)
-    assert not {"flag", "rate", "training", "_private"} & set(found)
+    assert found["_private"] == 7
+    assert not {"flag", "rate", "training"} & set(found)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What layers say of their sizes is true in the built network, whether forward reads it or not."""
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -159,3 +160,69 @@ def test_the_length_of_a_table_that_is_counted_up(step: int) -> None:
     plan, built = cropped(Positions(step), ROWS, ["embed", "inner"])
     assert not plan.frozen
     assert plan.widths["embed"][1] == (2 * built.pairs if step == 1 else built.dim) < WIDTH
+
+
+class PrivateHeads(nn.Module):
+    """Attention whose sizes are in private attributes."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self._heads, self._each = heads, width // heads
+        self.parts = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            part(x).view(len(x), -1, self._heads, self._each).transpose(1, 2) for part in self.parts
+        )
+        mixed = (q @ k.mT).softmax(-1) @ v
+        return mixed.transpose(1, 2).reshape(len(x), -1, self._heads * self._each)
+
+
+class PrivateSplit(nn.Module):
+    """A split whose sizes are in a private list of pairs, with a gate that has the first."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self._stages = [["gate", width // 3], ["rest", width - width // 3]]
+        self.gate = nn.Conv2d(width // 3, width - width // 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = x.split([size for _, size in self._stages], 1)
+        return torch.cat([a, self.gate(a).sigmoid() * b], 1)
+
+
+class Remade(nn.Module):
+    """Keeps a size twice: forward uses one, and copies are made from the other, as of einops."""
+
+    def __init__(self, **lengths: int) -> None:
+        super().__init__()
+        self.lengths = lengths
+        self._lengths = tuple(lengths.items())
+
+    def forward(self, x: Tensor) -> Tensor:
+        ((_, each),) = self._lengths
+        return x.view(*x.shape[:-1], x.shape[-1] // each, each).softmax(-1).flatten(-2)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"lengths": self.lengths}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state["lengths"])  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("shape", "make"),
+    [
+        (ROWS, lambda: in_rows(PrivateHeads(WIDTH, 4))),
+        (IMAGE, lambda: in_image(PrivateSplit(WIDTH))),
+        (ROWS, lambda: in_rows(Remade(each=24))),
+    ],
+    ids=["heads", "split", "remade"],
+)
+def test_private_attributes(shape: Any, make: Callable[[], nn.Module]) -> None:
+    """Whether the name of an attribute has an underscore makes no difference."""
+    model = make()
+    _, built = cropped(model, shape, movable=["before"], params=0.51)
+    again = copy.deepcopy(built).eval()
+    x = torch.randn(2, *shape)
+    assert torch.equal(again(x), built.eval()(x))

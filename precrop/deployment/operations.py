@@ -93,7 +93,7 @@ class _Timer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         shapes = tuple(tuple(t.shape) for t in outputs)
         step = Step(op, args, kwargs, shapes=shapes, outputs=outputs)
         fixed = [tensor.untyped_storage().data_ptr() in self.fixed for tensor in step.inputs]
-        call = numbered_call(step, Numbering())
+        call = numbered_call(step, Numbering({}))
         flops = 0.0 if is_view(call) else _flops(op, args, kwargs, outputs)
         self.samples.append(Sample(kind(call), self._amounts(call, fixed, flops), seconds))
         return out

@@ -32,7 +32,9 @@ def op(
     """Say what an operation does to sizes, and what SynFlow and the exact objective make of it.
 
     Args:
-        names: of ATen or custom operations, without namespace, overload and in-place underscore.
+        names: of ATen or custom operations, without overload and in-place underscore. With its
+            namespace (``vision::roll``) a name is that of one custom operation; without, it is
+            that of every operation so called, ATen's among them.
         axes: a handler, or ``same``: each output has the axes of the first argument. Left out
             where what is returned here decorates the handler.
         linear: a linear reading, or ``same`` (an activation: the first argument as it is), or

@@ -84,7 +84,7 @@ class Replay:
             except UnreadableError as error:
                 path = self._paths[index] or "the network"
                 raise UnreadableError(
-                    f"SynFlow has no reading of {call.name} in {path}: {error}"
+                    f"SynFlow has no reading of {call.full_name} in {path}: {error}"
                 ) from error
         try:
             flows = [as_flow(value(tensor)) for tensor in self._outputs]
@@ -144,9 +144,10 @@ class Replay:
             return _constant(call, args, kwargs, like)
         if Unknown in kinds:
             raise UnreadableError("it uses values that are not known, such as places of maxima")
-        if call.name not in self._readings:
+        reading = call.find(self._readings)
+        if reading is None:
             raise UnreadableError("it is not linear")
-        return self._readings[call.name](call, args)
+        return reading(call, args)
 
 
 def _mapped(argument: Any, value: Callable[[Any], Any]) -> Any:
@@ -194,7 +195,7 @@ def _others(trace: Trace, readings: Mapping[str, Any]) -> dict[int, list[TensorV
     writing = [
         index
         for index, call in enumerate(trace.calls)
-        if call.op._schema.is_mutable and call.outputs and readings.get(call.name) is not same
+        if call.op._schema.is_mutable and call.outputs and call.find(readings) is not same
     ]
     if not writing:
         return {}

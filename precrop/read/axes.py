@@ -469,9 +469,7 @@ def divide(axis: Axis, factors: tuple[int, ...], name: str) -> list[Axis]:
     if len(row) == 1 and isinstance(row[0][0], Folded) and row[0][1] == 1:
         return _opened(row[0][0], factors, name)
     inner = prod(factors[1:])
-    if all(count % inner == 0 for atom, count in row if atom is not None) and all(
-        count % inner == 0 for atom, count in row if atom is None
-    ):
+    if all(count % inner == 0 for _, count in row):
         outer = tuple((atom, count // inner) for atom, count in row)
         return [outer, *(constant(f) for f in factors[1:])]
     length = len(row) // factors[0]

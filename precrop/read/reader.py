@@ -70,7 +70,7 @@ class Reader:
     @cached_property
     def reason(self) -> str:
         """Where and by what something is held fixed, for the report."""
-        reason = f"{self.call.name} in {self.trace.path(self.call) or 'the network'}"
+        reason = f"{self.call.full_name} in {self.trace.path(self.call) or 'the network'}"
         unregistered = self.trace.values.unregistered
         if any(value.number in unregistered for value in self.call.inputs):
             reason += " with a parameter that is not registered"
@@ -221,7 +221,7 @@ class PassReader:
         reading = CallReading([fact.axes for fact in operands])
         reader = Reader(self.known, self.trace, call, self._facts, reading)
         try:
-            outputs = [*self.handlers.get(call.name, self.fallback)(reader, call)]
+            outputs = [*(call.find(self.handlers) or self.fallback)(reader, call)]
             outputs += [tuple(map(constant, shape)) for shape in call.shapes[len(outputs) :]]
             fits = [tuple(map(axis_size, axes)) for axes in outputs] == [*call.shapes]
         except MALFORMED:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from precrop.modules.names import named_tensors
 from precrop.read.operations import OfOperations
 from precrop.read.values import Numbering, Shape, TensorValue, Values
 
+T = TypeVar("T")
 Answer = bool | int | float
 
 
@@ -52,6 +53,7 @@ class Operation:
         shapes: its outputs' at the time when it returned.
         times: how often the network makes it, where one step stands for all (`recurrence`).
         name: the operation's without namespace, overload and in-place underscore (``add``).
+        full_name: with namespace (``vision::roll``), unless that is PyTorch's own.
     """
 
     op: torch._ops.OpOverload
@@ -61,10 +63,16 @@ class Operation:
     shapes: tuple[Shape, ...] = ()
     times: int = 1
     name: str = field(init=False)
+    full_name: str = field(init=False)
 
     def __post_init__(self) -> None:
         """Every call is asked for its name many times."""
-        self.name = base_name(self.op)
+        self.name, self.full_name = _NAMES.get(self.op)
+
+    def find(self, table: Mapping[str, T]) -> T | None:
+        """What a table by names has for the operation; a name with namespace is another's."""
+        found = table.get(self.full_name)
+        return table.get(self.name) if found is None else found
 
     def arg(self, name: str, default: Any = None) -> Any:
         """The argument with this name in the operation's schema, or its default there.
@@ -185,12 +193,12 @@ class Trace:
 
 def numbered(recording: Recording, model: nn.Module) -> Trace:
     """A pass of a model with numbers in place of its tensors."""
-    numbering = Numbering()
+    numbering = Numbering(named_tensors(model))
     inputs = tuple(map(numbering.given, recording.inputs))
     calls = [numbered_call(step, numbering) for step in recording.calls]
     outputs = tuple(map(numbering.given, recording.outputs))
     moved = [numbering.given(parameter) for parameter in recording.moved]
-    values = numbering.values(named_tensors(model))
+    values = numbering.values()
     assigned = _assigned(moved, calls, values)
     return Trace(calls, recording.frames, inputs, outputs, recording.answers, values, assigned)
 
@@ -221,9 +229,10 @@ def _assigned(
     return {number: result for number, result in found.items() if result is not None}
 
 
-def _name(op: torch._ops.OpOverload) -> str:
-    name = op._schema.name.split("::")[1]
-    return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+def _names(op: torch._ops.OpOverload) -> tuple[str, str]:
+    namespace, name = op._schema.name.split("::")
+    base = name[:-1] if name.endswith("_") and not name.endswith("__") else name
+    return base, base if namespace == "aten" else f"{namespace}::{base}"
 
 
 def _parameters_of(op: torch._ops.OpOverload) -> dict[str, tuple[int, Any]]:
@@ -232,13 +241,13 @@ def _parameters_of(op: torch._ops.OpOverload) -> dict[str, tuple[int, Any]]:
     return {a.name: (sys.maxsize if a.kwarg_only else i, a.default_value) for i, a in arguments}
 
 
-_NAMES = OfOperations(_name)
+_NAMES = OfOperations(_names)
 _PARAMETERS = OfOperations(_parameters_of)
 
 
 def base_name(op: torch._ops.OpOverload) -> str:
     """Name of an operation without namespace, overload and in-place underscore."""
-    return _NAMES.get(op)
+    return _NAMES.get(op)[0]
 
 
 def tensors_among(values: Iterable[Any]) -> Iterator[Tensor]:

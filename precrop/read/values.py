@@ -66,28 +66,52 @@ _PLAIN = frozenset((NoneType, bool, int, float, str, torch.dtype, torch.device))
 
 
 class Numbering:
-    """Numbers the tensors of a pass that ran; it holds them, so that their ids are unique."""
+    """Numbers the tensors of a pass that ran; it holds them, so that their ids are unique.
 
-    def __init__(self) -> None:
+    No call makes the tensor of another class that ``as_subclass`` gives: it has the number of the
+    tensor whose elements it has.
+
+    Args:
+        named: the network's parameters, buffers and plain tensors.
+    """
+
+    def __init__(self, named: Mapping[str, Tensor]) -> None:
+        self._named = {id(tensor): name for name, tensor in named.items()}
         self._known: dict[int, tuple[Tensor, TensorValue]] = {}
+        self._guises: dict[int, tuple[Tensor, TensorValue]] = {}
         self._outside: list[int] = []
+        self._places: dict[Any, int] = {}
+        self._unplaced: list[tuple[Tensor, int]] = []
 
     def given(self, tensor: Tensor) -> TensorValue:
         """The value of a tensor that a call takes, or the network."""
-        known = self._known.get(id(tensor))
+        known = self._known.get(id(tensor)) or self._guises.get(id(tensor))
         if known is not None:
             return known[1]
+        number = None if id(tensor) in self._named else self._at_its_place(tensor)
+        if number is not None:
+            value = TensorValue(number, tuple(tensor.shape), tensor.dtype)
+            self._guises[id(tensor)] = tensor, value
+            return value
         self._outside.append(len(self._known))
         return self.made(tensor, tuple(tensor.shape))
 
+    def _at_its_place(self, tensor: Tensor) -> int | None:
+        """The last value that has the same elements in the same memory."""
+        self._places |= {_place(one): number for one, number in self._unplaced}
+        self._unplaced.clear()
+        return self._places.get(_place(tensor))
+
     def made(self, tensor: Tensor, shape: Shape) -> TensorValue:
         """The value of a tensor that a call returned with a shape."""
-        known = self._known.get(id(tensor))
+        table = self._guises if id(tensor) in self._guises else self._known
+        known = table.get(id(tensor))
         if known is not None and known[1].shape == shape:
             return known[1]
         number = len(self._known) if known is None else known[1].number
         value = TensorValue(number, shape, tensor.dtype)
-        self._known[id(tensor)] = tensor, value
+        table[id(tensor)] = tensor, value
+        self._unplaced.append((tensor, number))
         return value
 
     def replaced(self, arguments: Iterable[Any], found: list[TensorValue]) -> list[Any]:
@@ -103,11 +127,11 @@ class Numbering:
             made.append(argument)
         return made
 
-    def values(self, named: Mapping[str, Tensor]) -> Values:
-        """What is to be known of the values after a pass of a network with these tensors."""
+    def values(self) -> Values:
+        """What is to be known of the values after the pass."""
         tensors = [tensor for tensor, _ in self._known.values()]
         numbers = {id(tensor): number for number, tensor in enumerate(tensors)}
-        names = {numbers[id(t)]: name for name, t in named.items() if id(t) in numbers}
+        names = {numbers[at]: name for at, name in self._named.items() if at in numbers}
         others = (number for number, tensor in enumerate(tensors) if type(tensor) is not Tensor)
         parameters = {number for number in others if isinstance(tensors[number], nn.Parameter)}
         constants = {*self._outside} - names.keys() - parameters
@@ -123,6 +147,12 @@ def _memory(tensor: Tensor) -> int:
     if tensor.layout is not torch.strided:
         return -id(tensor)
     return int(tensor.untyped_storage()._cdata)
+
+
+def _place(tensor: Tensor) -> Any:
+    """Equal where tensors of one memory have the same elements in the same order."""
+    memory, dense = _memory(tensor), tensor.layout is torch.strided
+    return memory, tensor.dtype, tensor.shape, _layout(tensor) if dense else None
 
 
 def _layout(tensor: Tensor) -> Layout:

@@ -134,3 +134,26 @@ def test_what_the_last_forward_left_is_no_part_of_the_network() -> None:
     plan = precrop.plan(model, IMAGE, params=0.5, divisor=1)
     assert "last" not in plan.tensors
     assert plan.build(model)(torch.randn(1, *IMAGE)).shape == (1, 4)
+
+
+class Photo(Tensor):
+    """A class of tensors of a package's own, as fastai hands them to networks."""
+
+
+class Wrapping(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 32, 3)
+        self.head = nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(x)).as_subclass(Photo)
+        return self.head(F.relu(self.second(x) + 1).mean((2, 3)).as_subclass(Tensor))
+
+
+def test_tensors_of_a_class_of_their_own() -> None:
+    """No call makes them: they are the same elements, whatever Python says of their class."""
+    model = Wrapping()
+    cropped(model, IMAGE, movable=["first", "second"])
+    densities = precrop.densities(model, IMAGE, method="synflow", params=0.5)
+    assert densities.keys() == {"first", "second", "head"}

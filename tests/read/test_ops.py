@@ -10,8 +10,11 @@ from torch import Tensor, nn
 
 import precrop
 from precrop.read.inputs import Inputs
+from precrop.read.known import Axes
 from precrop.read.lower import lower
 from precrop.read.network import read_network
+from precrop.read.reader import Reader
+from precrop.read.trace import Call
 from tests.networks import BLOCKS, HEADS, SHAPE, Net, conv, small
 from tests.planning import counted_macs, counted_params, planned, total
 
@@ -465,3 +468,34 @@ def test_recurrent_layers_are_never_built_wrong(kind: Any) -> None:
     built = plan.build(model)
     assert counted_params(built) == plan.params
     total(built(torch.randn(2, *SHAPE))).backward()
+
+
+@torch.library.custom_op("precrop_tests::roll", mutates_args=())
+def own_roll(x: Tensor) -> Tensor:
+    """An operation of a package, called as one of PyTorch's is."""
+    return x.roll(1, 2)
+
+
+@own_roll.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+@precrop.op("precrop_tests::roll", linear="same")
+def hold(reader: Reader, call: Call) -> list[Axes]:
+    """Keeps its widths."""
+    axes = reader.axes(call.inputs[0])
+    reader.freeze(*axes)
+    return [axes]
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_name_with_namespace_is_that_of_one_operation(own: bool) -> None:
+    class Rolled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return own_roll(x) if own else x.roll(1, 2)
+
+    model = nn.Sequential(conv(3, 16), Rolled(), conv(16, 16), nn.Flatten(), nn.Linear(16 * 64, 4))
+    plan = precrop.plan(model, (3, 8, 8), params=0.5)
+    assert plan.frozen == ({"0.0": "precrop_tests::roll in 1"} if own else {})
+    assert precrop.densities(model, (3, 8, 8), method="synflow", params=0.5)

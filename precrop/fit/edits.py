@@ -6,13 +6,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import nn
 
-from precrop.fit.attributes import (
-    Edit,
-    get_attribute,
-    integers,
-    set_attribute,
-    stated_sizes,
-)
+from precrop.fit.attributes import Edit, get_attribute, integers, set_attribute, stated_sizes
 from precrop.modules.copying import copies_plainly, meta_copy, submodule
 from precrop.read.axes import Axis, axis_size
 from precrop.read.network import Network, Sizes

@@ -1,6 +1,6 @@
 """What the figures of one setting are drawn from: tidy tables, and how its variants look."""
 
-import re
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -144,11 +144,11 @@ def _layers(groups: Sequence[RunGroup]) -> Iterator[dict[str, Any]]:
 
 
 def _member(order: int, first: RunGroup, group: RunGroup, margin: float) -> dict[str, Any]:
-    wrapped = "\n".join(re.findall(r"\S.{0,16}\S*", group.variant))
+    lines = textwrap.wrap(group.variant, 18, break_long_words=False, break_on_hyphens=False)
     return {
         "order": order,
         "family": f"{first.variant}, {first.budget}",
-        "unit": f"{unit_name(group)}\n{wrapped}",
+        "unit": "\n".join([unit_name(group), *lines]),
         "least": first.accuracy.mean - margin,
         "most": first.accuracy.mean + margin,
     }

@@ -499,3 +499,31 @@ def test_a_name_with_namespace_is_that_of_one_operation(own: bool) -> None:
     plan = precrop.plan(model, (3, 8, 8), params=0.5)
     assert plan.frozen == ({"0.0": "precrop_tests::roll in 1"} if own else {})
     assert precrop.densities(model, (3, 8, 8), method="synflow", params=0.5)
+
+
+class Energy(nn.Module):
+    """Denoises by a step along the gradient of what an inner network makes of the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ELU())
+        self.up = nn.Sequential(nn.ConvTranspose2d(32, 24, 2, 2), nn.SiLU())
+        self.rows, self.last = nn.LayerNorm(24), nn.Linear(24, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            y = self.last(self.rows(self.up(self.down(2 * x)).movedim(1, -1))).movedim(-1, 1)
+            (step,) = torch.autograd.grad(y, x, x - y, create_graph=True)
+        return x - y - step
+
+
+def test_gradients_inside_forward() -> None:
+    model, shape = Energy(), (3, 8, 8)
+    plan = precrop.plan(model, shape, params=0.5, macs=0.5, divisor=1)
+    assert set(plan.frozen) == {"last"}
+    built = plan.build(model)
+    assert counted_params(built) == plan.params <= plan.base_params / 2
+    total(built.train()(torch.randn(2, *shape))).backward()
+    for network, macs in ((model, plan.base_macs), (built, plan.macs)):
+        assert counted_macs(network.requires_grad_(False), shape) == macs

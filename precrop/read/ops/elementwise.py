@@ -17,7 +17,10 @@ from precrop.read.trace import Call
     "prelu", "_prelu_kernel", "rrelu", "threshold", "softplus", "hardshrink", "softshrink",
     "log_sigmoid", "relu", "sigmoid", "tanh", "clamp", "rrelu_with_noise", "log_sigmoid_forward",
     "_to_copy", "expand_as", "rsub", "addcmul", "addcdiv", "nan_to_num", "complex", "polar",
-    "floor_divide", "binomial",
+    "floor_divide", "binomial", "elu_backward", "hardtanh_backward", "hardswish_backward",
+    "hardsigmoid_backward", "leaky_relu_backward", "mish_backward", "log_sigmoid_backward",
+    "softplus_backward", "softshrink_backward", "hardshrink_backward", "_softmax_backward_data",
+    "_log_softmax_backward_data",
 )  # fmt: skip
 def elementwise(reader: Reader, call: Call) -> Sequence[Axes]:
     """Corresponding axes are one."""

@@ -15,7 +15,8 @@ from precrop.read.axes import (
     tie,
 )
 from precrop.read.known import Axes, Product
-from precrop.read.ops.registry import broadcast, constants, fixed, handles, with_vectors
+from precrop.read.ops.elementwise import fallback
+from precrop.read.ops.registry import asked, broadcast, constants, fixed, handles, with_vectors
 from precrop.read.ops.space import moved_along
 from precrop.read.reader import Reader
 from precrop.read.trace import Call
@@ -102,6 +103,23 @@ def _transposed(
     product = Product(prod(weight.shape[2:]), [data[0], inputs, kernel[1], *data[2:]])
     reader.layer(weight, kind, inputs, outputs, product)
     return [(data[0], outputs, *space)]
+
+
+@handles("convolution_backward")
+def convolution_gradients(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Gradients inside forward, by input, weight and bias: the first two take as many MACs each."""
+    if call.arg("groups") != 1:
+        return fallback(reader, call)
+    grad, x, weight = (call.arg(name) for name in ("grad_output", "input", "weight"))
+    made, data, kernel = map(reader.axes, (grad, x, weight))
+    transposed, wanted = call.arg("transposed"), call.arg("output_mask")[:2]
+    inputs = reader.unify(data[1], kernel[0 if transposed else 1])
+    outputs = reader.unify(made[1], kernel[1 if transposed else 0])
+    window = prod(weight.shape[2:])
+    places = data[2:] if transposed else made[2:]
+    product = Product(window * sum(wanted), [data[0], outputs, inputs, *places])
+    reader.layer(weight, "transposed" if transposed else "conv", inputs, outputs, product)
+    return asked(call, (data[0], inputs, *data[2:]), kernel, (outputs,))
 
 
 def _matmul(reader: Reader, a: TensorValue, b: TensorValue) -> Axes:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from precrop.read.axes import axis_size, require_divisor
 from precrop.read.known import Axes
-from precrop.read.ops.registry import constants, handles, with_vectors
+from precrop.read.ops.registry import asked, broadcast, constants, handles, with_vectors
 from precrop.read.reader import Reader
 from precrop.read.trace import Call
 
@@ -47,3 +47,24 @@ def group_norm(reader: Reader, call: Call) -> Sequence[Axes]:
     statistics = (batch, channels)
     matrices = (shape for shape in call.shapes[1:] if len(shape) == len(statistics))
     return [(batch, channels, *space), *(statistics for _ in matrices)]
+
+
+@handles("native_batch_norm_backward")
+def batch_norm_gradients(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Gradients inside forward, by what was normalised, by scale and by shift."""
+    operands = [reader.axes(call.arg(name)) for name in ("input", "grad_out")]
+    batch, channels, *space = broadcast(reader, operands, call.arg("input").shape)
+    channels = with_vectors(reader, call, channels, "weight")
+    return asked(call, (batch, channels, *space), (channels,), (channels,))
+
+
+@handles("native_layer_norm_backward")
+def layer_norm_gradients(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Gradients inside forward, by what was normalised, by scale and by shift."""
+    named = (call.arg(name) for name in ("input", "grad_out", "weight"))
+    operands = [reader.axes(tensor) for tensor in named if tensor is not None]
+    x = broadcast(reader, operands, call.arg("input").shape)
+    normalized = x[len(x) - len(call.arg("normalized_shape")) :]
+    for i, axis in enumerate(normalized):
+        reader.literal("normalized_shape", i, axis)
+    return asked(call, x, normalized, normalized)

@@ -61,3 +61,9 @@ def with_vectors(reader: Reader, call: Call, axis: Axis, *names: str) -> Axis:
         if call.arg(name) is not None:
             axis = reader.unify(axis, reader.axes(call.arg(name))[0])
     return axis
+
+
+def asked(call: Call, *gradients: Axes) -> list[Axes]:
+    """Those of a call's gradients that it was asked for."""
+    wanted = call.arg("output_mask")
+    return [axes for axes, one in zip(gradients, wanted, strict=True) if one]

@@ -71,7 +71,7 @@ def test_layers_around_and_within_have_widths_of_their_own(name: str) -> None:
 
 
 KEPT = {
-    "deformable": ("inner.offset", "deform_conv2d in inner.conv"),
+    "deformable": ("inner.offset", "torchvision::deform_conv2d in inner.conv"),
     "selected channels": ("inner.reduce", "index_select in inner"),
     "covariance": ("reduce", "index in the network"),
     "autoencoder by literal": ("fc", "view in Autoencoder keeps its sizes"),

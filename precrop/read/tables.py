@@ -5,11 +5,11 @@ class attributes, module-level variables, default arguments, variables of closur
 `functools.cache`. What a trace leaves there (a table of positions, a mask, the last result) is of
 its own sizes, and on meta tensors of no values at all, so the original would fail on it.
 
-Covered are the dicts, lists and sets among these (and nested in them) that are empty or hold
-tensors, class attributes and global variables that are set anew, and the functions that `functools`
-caches, as far as the code of the network's classes reaches them by name; PyTorch's own code and
-Python's are left out. Not covered are tables that only a library in C, a file or an object of a
-further class holds.
+Covered are the dicts, lists and sets of Python's own kinds among these (and nested in them) that
+are empty or hold tensors, class attributes and global variables that are set anew, and the
+functions that `functools` caches, as far as the code of the network's classes reaches them by name;
+PyTorch's own code and Python's are left out. Not covered are tables that only a library in C, a
+file or an object of a further class holds.
 
 A network that keeps such tables is read on real tensors: what other threads find meanwhile is what
 they would have computed themselves. (Not so in the one pass that shows it; a class is remembered.)

@@ -70,7 +70,7 @@ class Operation:
         self.name, self.full_name = _NAMES.get(self.op)
 
     def find(self, table: Mapping[str, T]) -> T | None:
-        """What a table by names has for the operation; a name with namespace is another's."""
+        """What a table has for the operation: under its full name, or else under its name."""
         found = table.get(self.full_name)
         return table.get(self.name) if found is None else found
 

@@ -88,7 +88,8 @@ class Numbering:
         known = self._known.get(id(tensor)) or self._guises.get(id(tensor))
         if known is not None:
             return known[1]
-        number = None if id(tensor) in self._named else self._at_its_place(tensor)
+        parameter = id(tensor) in self._named or isinstance(tensor, nn.Parameter)
+        number = None if parameter else self._at_its_place(tensor)
         if number is not None:
             value = TensorValue(number, tuple(tensor.shape), tensor.dtype)
             self._guises[id(tensor)] = tensor, value

@@ -1,12 +1,14 @@
 """Sizes that a network's own code checks: ``assert x.shape[1] == self.channels``.
 
 No operation takes such a number, so no trace shows it. A fitted network that stops between two
-calls was stopped by its own code; an attribute with which the original stops there, too, once it is
-changed, is what that code compares with a size.
+calls was stopped by its own code. What that code compares with a size may be any attribute with
+which the original stops there, too, once it is changed; and the size may be any width that the
+attribute is equal to. Which of these it is shows where the fitted network goes on.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 from torch import nn
 
@@ -15,56 +17,101 @@ from precrop.fit.probing import PROBED_DEPTH, Prober
 from precrop.modules.copying import submodule
 from precrop.read.axes import Axis, axis_size
 from precrop.read.network import Network, Pass, Sizes
+from precrop.read.trace import Site
+
+
+@dataclass(frozen=True)
+class Check:
+    """An attribute of a class that code compares with one of the widths that are equal to it.
+
+    Attributes:
+        kind: the class.
+        name: the attribute.
+        place: of the width among those, in the order of `_axes`.
+    """
+
+    kind: type[nn.Module]
+    name: str
+    place: int
 
 
 @dataclass
 class Checks:
-    """Finds attributes that code compares with widths, and keeps them equal."""
+    """Finds attributes that code compares with widths, and keeps them equal.
+
+    Attributes:
+        prober: runs single modules.
+        found: by the call before which fitted networks stopped.
+    """
 
     prober: Prober
-    found: list[tuple[type[nn.Module], str]] = field(default_factory=list)
-    _asked: set[tuple[type[nn.Module], str]] = field(default_factory=set)
+    found: dict[Site, list[Check]] = field(default_factory=dict)
+    _tried: dict[Site, list[Check]] = field(default_factory=dict)
+    _stopping: dict[tuple[Site, type[nn.Module], str], bool] = field(default_factory=dict)
 
-    def learn(self, network: Network, forward: Pass, index: int) -> bool:
-        """Find what stopped a fitted network before a call; False if nothing did."""
-        for frame in forward.trace.around(index)[:PROBED_DEPTH]:
-            kind = forward.trace.frames[frame].kind
+    def learn(self, network: Network, forward: Pass, index: int, sizes: Sizes) -> bool:
+        """Find what may have stopped a fitted network before a call; False if nothing is left.
+
+        One check is tried after the other, and in the end one of every attribute together.
+        """
+        site = forward.trace.sites[index]
+        tried = self._tried.setdefault(site, [])
+        for check in self._candidates(network, forward, index, sizes):
+            if check not in tried:
+                tried.append(check)
+                self.found[site] = [check]
+                return True
+        together = [*{check.name: check for check in reversed(tried)}.values()]
+        if len(together) < 2 or self.found[site] == together:
+            return False
+        self.found[site] = together
+        return True
+
+    def _candidates(
+        self, network: Network, forward: Pass, index: int, sizes: Sizes
+    ) -> Iterator[Check]:
+        trace = forward.trace
+        for frame in trace.around(index)[:PROBED_DEPTH]:
+            kind = trace.frames[frame].kind
             if kind.__module__.startswith("torch."):
                 continue
-            module = submodule(network.model, forward.trace.frames[frame].path)
-            given, inside = _axes(network, forward, frame)
-            widths = set(map(axis_size, (*given, *inside)))
-            for name, value in integers(module):
-                if value not in widths or (kind, name) in self._asked:
-                    continue
-                self._asked.add((kind, name))
-                if self.prober.stops(forward, frame, index, name, value + 1):
-                    self.found.append((kind, name))
-                    return True
-        return False
+            widths = _axes(network, forward, frame)
+            for name, value in integers(submodule(network.model, trace.frames[frame].path)):
+                equal = [axis for axis in widths if axis_size(axis) == value]
+                became = [sizes.size(axis) for axis in equal]
+                changed = dict.fromkeys(size for size in became if size != value)
+                if changed and self._stops(forward, frame, index, name, value):
+                    yield from (Check(kind, name, became.index(size)) for size in changed)
+
+    def _stops(self, forward: Pass, frame: int, index: int, name: str, value: int) -> bool:
+        """Whether the original stops there, too, with another value; asked once a class."""
+        key = forward.trace.sites[index], forward.trace.frames[frame].kind, name
+        if key not in self._stopping:
+            self._stopping[key] = self.prober.stops(forward, frame, index, name, value + 1)
+        return self._stopping[key]
 
     def edits(self, network: Network, sizes: Sizes) -> Iterator[Edit]:
-        """What the attributes must be, where one width alone can be meant."""
+        """What the attributes must be."""
+        checks = [*dict.fromkeys(chain.from_iterable(self.found.values()))]
         done = set()
         frames = ((run, *one) for run in network.passes for one in enumerate(run.trace.frames))
-        for forward, index, frame in frames if self.found else ():
-            names = [name for kind, name in self.found if frame.kind is kind]
-            if not names or frame.path in done:
+        for forward, index, frame in frames if checks else ():
+            asked = [check for check in checks if frame.kind is check.kind]
+            if not asked or frame.path in done:
                 continue
             done.add(frame.path)
             stored = dict(integers(submodule(network.model, frame.path)))
-            given, inside = _axes(network, forward, index)
-            for name in names:
-                value = stored.get(name)
-                axes = [axis for axis in given if axis_size(axis) == value]
-                axes = axes or [axis for axis in inside if axis_size(axis) == value]
-                became = set(map(sizes.size, axes))
-                if len(became) == 1 and became != {value}:
-                    yield frame.path, name, became.pop()
+            widths = _axes(network, forward, index)
+            for check in asked:
+                value = stored.get(check.name)
+                equal = [axis for axis in widths if axis_size(axis) == value]
+                for axis in equal[check.place : check.place + 1]:
+                    if sizes.size(axis) != value:
+                        yield frame.path, check.name, sizes.size(axis)
 
 
-def _axes(network: Network, forward: Pass, frame: int) -> tuple[list[Axis], list[Axis]]:
-    """Axes that vary: of what a module is given, parameters aside, and of what it makes."""
+def _axes(network: Network, forward: Pass, frame: int) -> list[Axis]:
+    """Axes that vary: of what a module is given, parameters aside, then of what it makes."""
     known = forward.trace.values
     made = {n for n, name in known.names.items() if name in network.parameters}
     made |= known.unregistered
@@ -79,4 +126,4 @@ def _axes(network: Network, forward: Pass, frame: int) -> tuple[list[Axis], list
         for axes in reading.outputs:
             inside += filter(network.varies, axes)
         made.update(value.number for value in call.outputs)
-    return given, inside
+    return [*given, *inside]

@@ -114,7 +114,7 @@ class Fitter:
         where = mismatch.forward, mismatch.index
         if self.lessons.learn(*where, sizes):
             return True
-        return mismatch.stopped and self.lessons.checks.learn(self.network, *where)
+        return mismatch.stopped and self.lessons.checks.learn(self.network, *where, sizes)
 
     def _reached(self, fit: Fit) -> tuple[int, int]:
         """How far the forward passes are as predicted."""

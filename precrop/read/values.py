@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from math import prod
 from types import NoneType
 from typing import Any, NamedTuple
@@ -81,7 +82,7 @@ class Numbering:
         self._guises: dict[int, tuple[Tensor, TensorValue]] = {}
         self._outside: list[int] = []
         self._places: dict[Any, int] = {}
-        self._unplaced: list[tuple[Tensor, int]] = []
+        self._placed = 0
 
     def given(self, tensor: Tensor) -> TensorValue:
         """The value of a tensor that a call takes, or the network."""
@@ -99,8 +100,9 @@ class Numbering:
 
     def _at_its_place(self, tensor: Tensor) -> int | None:
         """The last value that has the same elements in the same memory."""
-        self._places |= {_place(one): number for one, number in self._unplaced}
-        self._unplaced.clear()
+        new = islice(self._known.values(), self._placed, None)  # few tensors are looked for
+        self._places |= {_place(one): value.number for one, value in new}
+        self._placed = len(self._known)
         return self._places.get(_place(tensor))
 
     def made(self, tensor: Tensor, shape: Shape) -> TensorValue:
@@ -112,7 +114,6 @@ class Numbering:
         number = len(self._known) if known is None else known[1].number
         value = TensorValue(number, shape, tensor.dtype)
         table[id(tensor)] = tensor, value
-        self._unplaced.append((tensor, number))
         return value
 
     def replaced(self, arguments: Iterable[Any], found: list[TensorValue]) -> list[Any]:

@@ -302,6 +302,9 @@ ONE: dict[str, Callable[[Tensor], Tensor]] = {
     "unit length": lambda x: x / x.norm(dim=1, keepdim=True),
     "standard deviation": lambda x: x / (x.var((1, 2, 3), keepdim=True) + 1e-5).sqrt(),
     "layer norm": lambda x: F.layer_norm(x, (4,)),
+    "softsign": F.softsign,
+    "log-sigmoid": F.logsigmoid,
+    "shrinkage": lambda x: F.softshrink(F.hardshrink(x)),
     "no dropout": lambda x: F.dropout(x, 0.5, training=False).abs().clamp(0, 1),
 }
 

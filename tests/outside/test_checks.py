@@ -80,3 +80,67 @@ def test_a_checked_number_that_is_no_width_stays() -> None:
     built: Any = plan.build(model)
     assert built[1].size == 16
     assert built(torch.ones(1, *SHAPE)).shape == (1, 3, 8, 8)
+
+
+class Patches(nn.Module):
+    """Rows of patches with a property for their size, which forward compares with what it has.
+
+    The property follows the last of several equal widths, and the length of a patch.
+    """
+
+    def __init__(self, channels: int, patch: int) -> None:
+        super().__init__()
+        self.settings = ((channels, 8, (2, channels)), (channels, 1, (2, channels)))
+        self.patch, layers, before = patch, list[nn.Module](), 1
+        for outputs, stride, groups in self.settings:
+            layers += [nn.Conv2d(before, outputs, (1, stride), (1, stride)), nn.GroupNorm(*groups)]
+            before = outputs
+        self.body = nn.Sequential(*layers)
+        self.beside = nn.Linear(patch, self.size)
+
+    @property
+    def size(self) -> int:
+        return self.settings[-1][0] * (self.patch // 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = self.body(x.flatten(1, 2).unsqueeze(1)).transpose(1, 2).flatten(2)
+        made = made + self.beside(x.flatten(1, 2))
+        if made.shape[-1] != self.size:
+            raise ValueError(f"{made.shape[-1]} in place of {self.size}")
+        return made.transpose(1, 2)
+
+
+@pytest.mark.parametrize("patch", [16, 32])
+def test_a_compared_size_follows_one_of_equal_widths(patch: int) -> None:
+    """At a patch of 32 its length is equal to the size, too, and stays."""
+    channels = 32 // (patch // 8) if patch == 32 else 24
+    size = channels * (patch // 8)
+    model = nn.Sequential(Patches(channels, patch), nn.Conv1d(size, 96, 1), nn.Conv1d(96, 5, 1))
+    plan = precrop.plan(model, (3, 4, patch), params=0.3)
+    built: Any = plan.build(model)
+    assert not plan.frozen
+    last = built[0].body[2].out_channels
+    assert last < channels
+    assert built[0].settings[1][0] == last
+    assert built[0].patch == patch
+    assert built(torch.ones(2, 3, 4, patch)).shape == (2, 5, 12)
+
+
+def test_several_numbers_compared_at_one_place_follow() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = nn.Conv2d(3, 32, 3), nn.Conv2d(3, 48, 3)
+            self.sizes = [32, 48]
+            self.op = nn.Conv2d(80, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            a, b = self.left(x), self.right(x).sin()
+            assert a.shape[1] == self.sizes[0]
+            assert b.shape[1] == self.sizes[1]
+            out: Tensor = self.op(torch.cat([a, b], 1))
+            return out
+
+    _, built = cropped(Both(), SHAPE, ["left", "right"])
+    assert built.sizes == [built.left.out_channels, built.right.out_channels]
+    assert max(built.sizes) < 48

@@ -89,8 +89,13 @@ def multiply(call: Call, args: Sequence[Any]) -> Value:
 
 
 def divide(call: Call, args: Sequence[Any]) -> Value:
-    """A quotient by a constant; one by a parameter or by something's own norm changes nothing."""
+    """A quotient by a constant.
+
+    One by a parameter, by something's own norm or by a number plus an activation (softsign's
+    ``x / (1 + |x|)``) is read as a normalisation is: it changes nothing.
+    """
     first, second = args[:2]
+    shifted = isinstance(second, Flow) and second.shifted
     if isinstance(first, Weight):
         if isinstance(second, (Flow, Gate)):
             raise UnreadableError("it divides by an activation")
@@ -99,7 +104,7 @@ def divide(call: Call, args: Sequence[Any]) -> Value:
         return _scaled(first, 1 / second)
     if isinstance(first, Gate) and not isinstance(second, (Flow, Weight)):
         return first
-    if isinstance(first, Flow) and (isinstance(second, Inert) or bare(second)):
+    if isinstance(first, Flow) and (isinstance(second, Inert) or bare(second) or shifted):
         return expanded(first, call.shapes[0])
     if not isinstance(first, Flow) or isinstance(second, (Flow, Gate, Weight)):
         raise UnreadableError("it divides by an activation")

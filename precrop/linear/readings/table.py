@@ -14,7 +14,8 @@ _BY_READING: tuple[tuple[Handler, str], ...] = (
         unchanged.same,
         """
         relu silu gelu hardswish leaky_relu elu celu selu mish softplus prelu _prelu_kernel
-        threshold tanh clamp_min clamp_max rrelu_with_noise log_softmax _log_softmax abs neg
+        threshold tanh hardshrink softshrink log_sigmoid log_sigmoid_forward clamp_min clamp_max
+        rrelu_with_noise log_softmax _log_softmax abs neg
         dropout native_dropout feature_dropout alpha_dropout batch_norm native_batch_norm
         _native_batch_norm_legit _native_batch_norm_legit_no_training cudnn_batch_norm
         _native_batch_norm_legit_functional native_layer_norm layer_norm native_group_norm

@@ -39,6 +39,7 @@ from precrop.read.unused import (
     unused_modules,
     widths_of,
 )
+from precrop.read.values import TensorValue
 
 NOT_CALLED = "no pass calls it"
 # Tables of fewer parameters than this share of the network's are not listed as frozen.
@@ -160,7 +161,7 @@ class Network(Traced):
         An end is also what no further layer reads: a detector's boxes before they are sorted.
         """
         reasons: dict[str, str] = {}
-        inner = set().union(*map(_read_weights, self.passes))
+        inner = set().union(*(_weights_before(run, ()) for run in self.passes))
         for layer in self.layers:
             if self.varies(layer.outputs) or axis_size(layer.outputs) == 1:
                 continue
@@ -241,6 +242,7 @@ def _follow(traced: Traced, scale_groups: bool, unused: Unused) -> Network:
     passes = tuple(followed(known, run) for run in traced.runs)
     known.count(passes[0].readings)
     network = Network(**vars(traced), unused=unused, known=known, passes=passes)
+    _hold_unused_results(network)
     _adopt(network)
     return network
 
@@ -249,6 +251,14 @@ def followed(known: Known, run: TracedPass) -> Pass:
     """A pass with what is read in it, which adds to what is known of its network."""
     readings = PassReader(known, run.trace, HANDLERS, fallback).read()
     return Pass(run.training, run.trace, readings)
+
+
+def _hold_unused_results(network: Network) -> None:
+    """Keep what a layer makes that nothing goes on with: the outputs of a head that is off."""
+    used = set().union(*(_weights_before(run, run.trace.outputs) for run in network.passes))
+    for layer in network.layers:
+        if layer.weight not in used:
+            freeze(layer.outputs, OUTPUT)
 
 
 def _adopt(network: Network) -> None:
@@ -299,16 +309,20 @@ def _same_without(network: Network, paths: Iterable[str]) -> bool:
     return True
 
 
-def _read_weights(forward: Pass) -> set[str]:
-    """Weights of the layers whose output reaches another layer, found from the last call back."""
-    needed: set[int] = set()
+def _weights_before(forward: Pass, outputs: Iterable[TensorValue]) -> set[str]:
+    """Weights of the layers whose output reaches one of these or another layer.
+
+    Found from the last call back, by memories: what is written to a view reaches the whole.
+    """
+    memories = forward.trace.values.memories
+    needed = {memories[value.number] for value in outputs}
     weights: set[str] = set()
     for call, reading in reversed([*forward.pairs]):
-        reaches = any(value.number in needed for value in call.outputs)
+        reaches = any(memories[value.number] in needed for value in call.outputs)
         if reaches and reading.weight is not None:
             weights.add(reading.weight)
         if reaches or reading.weight is not None:
-            needed.update(value.number for value in call.inputs)
+            needed.update(memories[value.number] for value in call.inputs)
     return weights
 
 

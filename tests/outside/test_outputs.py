@@ -102,6 +102,36 @@ def test_returned_tensors_keep_their_shapes(wrapped: str, modes: tuple[bool, ...
     assert small.first.out_channels < 16
 
 
+class Switched(nn.Module):
+    """Computes a second head always and returns it when asked; writes a third into a whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = False
+        self.body = nn.Conv2d(3, 24, 3)
+        self.head, self.written = nn.Linear(24, 10), nn.Linear(24, 6)
+        self.other = nn.Sequential(nn.Linear(24, 32), nn.ReLU(), nn.Linear(32, 10))
+
+    def forward(self, x: Tensor) -> Any:
+        features = self.body(x).relu().mean((2, 3))
+        whole = features.new_zeros(len(features), 16)
+        whole[:, :10] = self.head(features)
+        whole[:, 10:] = self.written(features)
+        other = self.other(features)
+        return (whole, other) if self.both else whole
+
+
+def test_results_that_are_not_returned_keep_their_shapes() -> None:
+    """Whoever turns the second head on, once the network is smaller, finds as many classes."""
+    net = Switched()
+    plan = precrop.plan(net, SHAPE, params=0.3)
+    small: Any = plan.build(net)
+    small.both = True
+    assert [tuple(t.shape) for t in small(torch.ones(2, *SHAPE))] == [(2, 16), (2, 10)]
+    assert small.other[0].out_features < 32
+    assert not plan.frozen
+
+
 def test_dropout_alone_is_no_other_output() -> None:
     """Such a train pass need not be read for itself."""
     net = nn.Sequential(

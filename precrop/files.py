@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import secrets
 import signal
 import stat
 import tempfile
@@ -37,13 +38,19 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def mode_for(target: Path, new: int) -> int:
-    """Permissions of what takes the place of ``target``: its own, else ``new`` less the umask."""
-    try:
+    """Permissions of what takes the place of ``target``: its own, else ``new`` less the umask.
+
+    The umask is that of all threads, and is told only by setting it: a file that is made shows it.
+    """
+    with contextlib.suppress(OSError):
         return target.stat().st_mode & 0o777
-    except OSError:
-        umask = os.umask(0)
-        os.umask(umask)
-        return new & ~umask
+    shown = target.parent / f".{target.name[:32]}.{secrets.token_hex(8)}"
+    handle = os.open(shown, os.O_CREAT | os.O_EXCL | os.O_WRONLY, new)
+    try:
+        return os.fstat(handle).st_mode & 0o777
+    finally:
+        os.close(handle)
+        shown.unlink()
 
 
 def refuse_link(path: Path) -> None:

@@ -23,7 +23,7 @@ from precrop.modules.hooks import unwrapped
 from precrop.plans.build import check_built, check_same_network
 from precrop.plans.outputs import for_built
 from precrop.plans.plan import Plan
-from precrop.plans.weights import FLOATS, load_tensors, load_weights, save_tensors
+from precrop.plans.weights import FLOATS, fill, load_tensors, save_tensors
 from precrop.trust import runs_user_code
 from precrop.version import __version__
 
@@ -122,8 +122,9 @@ def from_pretrained(
     place = _place(folder, revision, token)
     plan = Plan.load(place / PLAN)
     small = plan.build(_original(place, model, plan))
-    _take_types(small, load_tensors(place / WEIGHTS))
-    load_weights(small, place / WEIGHTS)
+    tensors = load_tensors(place / WEIGHTS)
+    _take_types(small, tensors)
+    fill(small, tensors, place / WEIGHTS)
     return small.eval()
 
 

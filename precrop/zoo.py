@@ -119,7 +119,7 @@ def _load_named(name: str, args: Mapping[str, Any]) -> nn.Module:
         fresh["weights_backbone"] = None
     if name in ("googlenet", "inception_v3"):
         fresh["init_weights"] = True  # torchvision's default; unsaid, it warns
-    _refuse_trained(args)
+    refuse_trained(args)
     return _call(name, builder, {**fresh, **args})
 
 
@@ -128,7 +128,7 @@ def _load_timm(name: str, args: Mapping[str, Any]) -> nn.Module:
     # Of what timm takes for a name only its registry's, with a tag: no scheme, no path.
     if re.fullmatch(r"\w+(\.\w+)?", name) is None or not timm.is_model(name):
         raise _unknown(name, "timm model", timm.list_models())
-    _refuse_trained(args)
+    refuse_trained(args)
     return _call(f"timm:{name}", partial(timm.create_model, name), args)
 
 
@@ -168,7 +168,12 @@ def _library(module_name: str, name: str) -> ModuleType:
         ) from error
 
 
-def _refuse_trained(args: Mapping[str, Any]) -> None:
+def refuse_trained(args: Mapping[str, Any]) -> None:
+    """Refuse arguments that stand for trained weights, or for another network.
+
+    Raises:
+        PrecropError: there is one.
+    """
     for key in args:
         if key == "model_name":
             raise PrecropError("argument model_name: the network is named once, as timm:NAME")

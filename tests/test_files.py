@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and paths that are refused before any work."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,14 @@ def test_a_new_file_has_the_permissions_of_any_other() -> None:
     Path("other").touch()
     write_text("new", "text")
     assert Path("new").stat().st_mode == Path("other").stat().st_mode
+
+
+def test_the_umask_is_never_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is that of all threads: one that sets it for a moment may leave another one's behind."""
+    monkeypatch.delattr(os, "umask")
+    write_text("fresh", "a")
+    write_text("fresh", "b")
+    assert sorted(path.name for path in Path().iterdir()) == ["file", "folder", "fresh"]
 
 
 def test_names_as_long_as_a_file_system_has_them() -> None:

@@ -5,8 +5,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+import precrop
+from precrop.costs.layered import COSTS
+from precrop.errors import PrecropError
+from precrop.models import resnet20
 
 PLUGIN = """
 import numpy as np
@@ -143,6 +149,15 @@ def test_a_plugin_that_fails_is_one_line(tmp_path: Path) -> None:
         "precrop: error: the plugin ours of broken fails (RuntimeError: no such thing): "
         "mend or remove it\n"
     )
+
+
+@pytest.mark.parametrize("prices", [3, (1,), [1, 1], (1, 2, 3), (1.0, 1), (1, -1)])
+def test_prices_that_make_no_sense_are_one_line(
+    prices: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(COSTS, "odd", lambda layer: prices)
+    with pytest.raises(PrecropError, match="the cost 'odd' says .* it must be two whole numbers"):
+        precrop.plan(resnet20(), (3, 32, 32), costs={"odd": 0.5})
 
 
 def test_costs_that_make_no_sense_are_one_line(installed: Path) -> None:

@@ -10,6 +10,7 @@ from precrop.cli.checkpoint import CheckpointOptions
 from precrop.cli.options import LastJson, with_options
 from precrop.cli.output import plain
 from precrop.errors import needs
+from precrop.files import check_picture
 from precrop.progress import bar
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ def eval_command(
     with needs("training needs", "precrop[train]"):
         from precrop.training.evaluate import draw_confusion, evaluate, evaluate_checkpoint
 
+    if confusion is not None:
+        check_picture(confusion)
     planned = given.planned()
     if planned is None:
         found = evaluate_checkpoint(given.checkpoint, given.data, trust=given.trusted, progress=bar)
@@ -35,9 +38,9 @@ def eval_command(
         source = planned.plan.source
         name = given.model or (None if source is None else source.name)
         found = evaluate(planned.network, planned.images, name, progress=bar)
+    _print_evaluation(found, as_json)
     if confusion is not None:
         draw_confusion(found, confusion)
-    _print_evaluation(found, as_json)
 
 
 def _print_evaluation(found: "Evaluation", as_json: bool) -> None:

@@ -19,7 +19,7 @@ from precrop.cli.options import (
 from precrop.errors import PrecropError, needs
 from precrop.model_spec import ModelSpec
 from precrop.progress import step
-from precrop.trust import Trust
+from precrop.trust import Trust, runs_user_code
 
 if TYPE_CHECKING:
     from torch import nn
@@ -103,7 +103,7 @@ def _find(
         plan = Plan.load(path)
         origin = Origin(original.source(plan), plan)
         found = _Network(origin.build(), plan.input_shape, origin, path.stem)
-    elif path.suffix == ".json" or len(path.parts) > 1:
+    elif path.suffix == ".json" or (len(path.parts) > 1 and not runs_user_code(source)):
         raise PrecropError(f"cannot read {source}: there is no such file")
     elif original.model is not None:
         raise PrecropError(f"--model names a plan's original, and {source} is not a plan file")

@@ -48,9 +48,9 @@ def judge_command(
     )
     if output is not None and parts is not None:
         found.save(output / "evidence.json")
-        parts.unlink()
         save_picture(draw_order(tables), output / "order.png", dpi=120)
         save_picture(draw_gains(found), output / "gains.png", dpi=120)
+        parts.unlink()
     if as_json:
         typer.echo(json.dumps(found.to_json()))
         return

@@ -35,23 +35,25 @@ def recalibrate_command(
             f"--batches {batches} and --batch-size {batch_size} make no sense: write at least 1 "
             "and 2"
         )
-    prefix = output / given.checkpoint.stem if output.is_dir() else output
+    own = given.checkpoint.stem if given.checkpoint.is_file() else given.checkpoint.name
+    prefix = output / own if output.is_dir() else output
+    prefix = prefix / own if prefix.is_dir() else prefix
     check_writable(prefix.with_name(f"{prefix.name}.safetensors"))
     with needs("training needs", "precrop[train]"):
         from precrop.trained.statistics import recalibrate
         from precrop.training.batches import train_batches
+        from precrop.training.evaluate import images_of, load_trained
 
     plan: Plan | None
     planned = given.planned()
     if planned is None:
-        with needs("training needs", "precrop[train]"):
-            from precrop.training.evaluate import images_of, load_trained
         _, run, network = load_trained(given.checkpoint, given.trusted)
         plan, images = run.plan, images_of(run, given.data)
     else:
         plan, network, images = planned
-    few = islice(train_batches(images, batch_size, seed=0, epoch=0), batches)
-    recalibrate(network, bar(few, "recalibrating", batches))
+    shuffled = train_batches(images, batch_size, seed=0, epoch=0)
+    batches = min(batches, len(shuffled))
+    recalibrate(network, bar(islice(shuffled, batches), "recalibrating", batches))
     path = _written(network, plan, prefix)
     text = f"statistics of {batches} batches of {batch_size} images: {path}"
     typer.echo(json.dumps({"weights": str(path), "batches": batches}) if as_json else text)
@@ -65,7 +67,6 @@ def _written(network: "nn.Module", plan: "Plan | None", prefix: Path) -> Path:
     if plan is not None:
         return save_built(network, plan, prefix, prefix.name)[0]
     path = prefix.with_name(f"{prefix.name}.safetensors")
-    tensors = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     with replacing(path) as temporary:
-        save_tensors(tensors, temporary, {"format": "pt"})
+        save_tensors(network.state_dict(), temporary, {"format": "pt"})
     return path

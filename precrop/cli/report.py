@@ -52,15 +52,16 @@ def report_command(
 
 
 def stored_rows(stores: Iterable[Path]) -> list["Row"]:
-    """The rows of all stores; of a cell that several have finished, those of the first."""
-    found: list[Row] = []
-    for store in stores:
-        _, rows = opened(store)
-        finished = {row.cell for row in rows if row.status == "done"}
-        known = {row.cell for row in found if row.status == "done" or row.cell not in finished}
-        found = [row for row in found if row.cell in known]
-        found += [row for row in rows if row.cell not in known]
-    return found
+    """The rows of all stores; of a cell that several finished on the same images, the first's."""
+    rows = [row for store in stores for row in opened(store)[1]]
+    done = {row.cell for row in rows if row.status == "done"}
+    found: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        if row.cell not in done:
+            found.setdefault((row.cell, ""), row)
+        elif row.status == "done":
+            found.setdefault((row.cell, row.data_digest), row)
+    return list(found.values())
 
 
 def _print(report: "Report") -> None:

@@ -89,7 +89,8 @@ def run_command(
     from precrop.study.progress import duration, shown
 
     study = study if data is None else study.at(data)
-    cells, folder = _chosen(expand(study), only or ()), options.folder(study)
+    whole, folder = expand(study), options.folder(study)
+    cells = _chosen(whole, only or ())
     absent = dry_run and not folder.exists()
     store, rows = (None, []) if absent else opened(folder, create=not dry_run)
     todo = to_run(cells, store.tally() if store else {}, retry_failed=retry_failed)
@@ -97,7 +98,7 @@ def run_command(
         cell.how.load_own()  # before images are looked for: a wrong name is told at once
     planned: list[dict[str, Any]] = []
     for images, alike in _with_images(study, todo, needed=not dry_run or data is not None):
-        _check_same_images(cells, rows, images, folder)
+        _check_same_images(whole, rows, images, folder)
         check(alike, images)
         planned += _planned(alike, images) if dry_run else []
     if dry_run or store is None:

@@ -235,19 +235,10 @@ def _by(shape: Any) -> str | None:
 
 
 def _planned_shape(plan: "Plan | None") -> tuple[int, ...] | None:
-    """The shape of the images that a plan was made for.
-
-    Raises:
-        PrecropError: images are not scaled to it.
-    """
+    """The shape of the images that a plan was made for."""
     if plan is None or _by(plan.input_shape) is None or plan.input_shape[0] != 3:
         return None
     channels, height, width = plan.input_shape
-    if height != width:
-        raise PrecropError(
-            f"the plan is for {_by(plan.input_shape)}, and images are scaled to squares: say "
-            f"--input-shape 3,{width},{width}, or another"
-        )
     return channels, height, width
 
 

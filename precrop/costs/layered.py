@@ -19,6 +19,10 @@ T = TypeVar("T", bound=LayerCost)
 COSTS: dict[str, LayerCost] = {}
 
 
+_PRICES = 2
+"""Per weight and per multiply-accumulate."""
+
+
 def cost(name: str) -> Callable[[T], T]:
     """Register a function as a cost that has budgets: ``plan(..., costs={name: 0.5})``.
 
@@ -52,7 +56,8 @@ def layered(name: str) -> CostModel:
         products = []
         for reading in network.layers:
             prices = COSTS[name](lowered(network, reading, index))
-            if not all(type(price) is int and price >= 0 for price in prices):
+            two = isinstance(prices, tuple) and len(prices) == _PRICES
+            if not two or not all(type(price) is int and price >= 0 for price in prices):
                 raise PrecropError(
                     f"the cost {name!r} says {prices!r} of {reading.name}: it must be two whole "
                     "numbers from 0 up, per weight and per multiply-accumulate"

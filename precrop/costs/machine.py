@@ -98,8 +98,9 @@ def _processor(device: str) -> str:
 
     if device == "cpu":
         return _cpu_model()
-    there = torch.cuda.is_available()
-    return torch.cuda.get_device_name(device) if there else "machine without a GPU"
+    number = int(device.partition(":")[2] or 0)
+    there = number < torch.cuda.device_count()
+    return torch.cuda.get_device_name(device) if there else "machine without such a GPU"
 
 
 def _brief(value: Any) -> str:

@@ -7,6 +7,7 @@ measured, `roofline` makes one from a device's peak speed and its memory's bandw
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from numbers import Real
@@ -19,8 +20,8 @@ from precrop.files import read_json, write_text
 
 SCHEMA = 1
 RUNTIMES = ("eager", "ort")
-_DEVICES = ("cpu", "cuda")
-"""Whose operations a profile can describe."""
+DEVICE = re.compile(r"cpu|cuda(:[0-9]{1,3})?")
+"""The names of what networks run on."""
 
 _SLOWEST, _WIDEST = 1e6, 1 << 20
 """Seconds of one operation, and channels that a kernel works on at once: more make no sense."""
@@ -116,8 +117,8 @@ def _check(profile: DeviceProfile) -> None:
         raise ValueError(f"it has no coefficients for {OTHER!r}")
     if profile.threads is not None and (type(profile.threads) is not int or profile.threads < 1):
         raise ValueError(f"threads {profile.threads!r} is not a number of threads")
-    if not isinstance(profile.device, str) or profile.device.partition(":")[0] not in _DEVICES:
-        raise ValueError(f"device {profile.device!r} is not {' or '.join(_DEVICES)}")
+    if not isinstance(profile.device, str) or not DEVICE.fullmatch(profile.device):
+        raise ValueError(f"device {profile.device!r} is not cpu, cuda or cuda:1")
     if not isinstance(profile.machine, Mapping):
         raise ValueError(f"machine {profile.machine!r} is not a description")
     if type(profile.step) is not int or not 1 <= profile.step <= _WIDEST:

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -227,7 +227,7 @@ def bench(
     """
     if not settings or rounds < 1:
         raise PrecropError(f"{len(settings)} settings in {rounds} rounds: give 1 or more of both")
-    inputs = Inputs(input_shape)
+    inputs = given(variants[0].model, input_shape)
     rows: list[BenchRow] = []
     for number, setting in enumerate(settings):
 
@@ -269,11 +269,12 @@ def _measure(
             )
         if runs and setting.runtime == "eager":
             torch.set_num_threads(setting.threads)  # PyTorch chooses some kernels by it
-            peaks = {
-                variant.name: peak_activation_memory(variant.model, inputs, setting)
-                for variant in variants
-                if variant.name in timings
-            }
+            for variant in variants:
+                # What was timed counts, also where its memory cannot be told.
+                with suppress(PrecropError):
+                    if variant.name in timings:
+                        peak = peak_activation_memory(variant.model, inputs, setting)
+                        peaks[variant.name] = peak
     dense = next(variant for variant in variants if variant.name == DENSE)
     return [
         BenchRow(
@@ -284,7 +285,7 @@ def _measure(
             device=setting.device,
             params=variant.params,
             macs=variant.macs,
-            ideal=dense.macs / variant.macs,
+            ideal=_ideal(dense, variant),
             reason=reasons.get(variant.name),
             peak_memory=peaks.get(variant.name),
             **_times(variant, dense, timings, setting.batch),
@@ -310,8 +311,13 @@ def _times(
     }
     if DENSE in timings:
         speedup = timings[DENSE].median / timing.median
-        found |= {"speedup": speedup, "share_of_ideal": speedup / (dense.macs / variant.macs)}
+        found |= {"speedup": speedup, "share_of_ideal": speedup / _ideal(dense, variant)}
     return found
+
+
+def _ideal(dense: BenchVariant, variant: BenchVariant) -> float:
+    """How many times as fast a variant would be if MACs alone took time."""
+    return dense.macs / variant.macs if variant.macs else 1.0
 
 
 def _masked(

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from precrop.training.data import ImageData
     from precrop.training.runs import Run
 
-PROFILE, PASSES, PLAN, RUNS = "profile.json", "profile.passes.jsonl", "plan.json", "runs"
+PROFILE, PLAN, RUNS = "profile.json", "plan.json", "runs"
 FORGIVEN = 1.1
 """A plan that is measured beyond this multiple of the asked time is not trained."""
 PROFILED = 90.0
@@ -158,7 +158,7 @@ def deploy(
     check_seed(seed)
     limit(latency, 1.0)
     setting = Setting(FORMATS[format].runtime, threads=threads)
-    profile = None if device_profile is None else find_profile(device_profile)
+    profile = None if device_profile is None else _profile_of(device_profile, setting)
     images, spec, network, shape = _network(spec, data, input_shape, seed)
     chosen = None
     if images is not None and (changes or {}).get("epochs") != 0:
@@ -211,6 +211,25 @@ def deploy(
         quiet=Quiet(**times["quiet"]),
         reused=tuple(book.reused),
     )
+
+
+def _profile_of(given: DeviceProfile | str | Path, setting: Setting) -> DeviceProfile:
+    """A profile of what runs the file; a roofline is one of any runtime.
+
+    Raises:
+        PrecropError: it was measured in another runtime or on another device.
+    """
+    profile = find_profile(given)
+    if not profile.machine:
+        profile = dataclasses.replace(profile, runtime=setting.runtime)
+    for name in ("runtime", "device"):
+        theirs, ours = getattr(profile, name), getattr(setting, name)
+        if theirs != ours:
+            raise PrecropError(
+                f"the profile is of {name} {theirs}, the file runs in {ours}: give another "
+                "profile, or none"
+            )
+    return profile
 
 
 def _network(
@@ -266,7 +285,7 @@ class _Steps:
             found = profile_device(
                 [Subject(str(self.spec), self.network, self.inputs.spec)],
                 self.setting,
-                kept=self.book.folder / PASSES,
+                kept=path.with_name(f"profile-{digest_of(self._machine())[:8]}.passes.jsonl"),
                 seconds=PROFILED,
                 quiet=self._quiet(),
                 progress=lines(lambda text: self.book.say(f"profile: {text}")),
@@ -319,7 +338,10 @@ class _Steps:
             self.book.reused.append("train")
 
     def export(self, plan: Plan, run: "Run | None", init: Init) -> float:
-        """Write the network to a file; how far the file's outputs are from PyTorch's."""
+        """Write the network to a file; how far the file's outputs are from PyTorch's.
+
+        A file that would run what is in it is never taken from an earlier call: it is opened later.
+        """
 
         def make() -> dict[str, Any]:
             if run is None:
@@ -337,6 +359,8 @@ class _Steps:
             )
             return write(source, self.file, self.format).to_json()
 
+        if not self.kind.inert:
+            self.book.steps.pop("export", None)
         key = {"plan": digest_of(plan.to_json())[:16], "run": None if run is None else run.id}
         difference: float = self.book.step("export", key, make, self.file)["difference"]
         return difference

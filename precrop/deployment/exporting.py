@@ -26,12 +26,14 @@ from precrop.deployment.safetensors_files import (
 from precrop.deployment.setting import Setting, check_runtime
 from precrop.deployment.timing import Run
 from precrop.errors import PrecropError, check_known, errors_as
+from precrop.files import check_writable
 from precrop.read.inputs import given
 
 __all__ = ["Export", "Exportable", "Origin", "export", "load_safetensors"]
 
 TOLERANCE = 1e-4
-"""The largest difference from PyTorch's outputs, relative to the largest of their values."""
+"""The largest difference from PyTorch's outputs, relative to the largest of their values; in half
+precision twice the step between numbers at that value."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Format:
         write: writes a network to a file.
         open: gives a function that runs such a file of a network.
         load: gives what runs a file on such arguments, to be timed; None for weights alone.
+        inert: whether opening a stranger's file runs nothing that is in it. PyTorch's programs are
+            pickles and expressions that it evaluates: only those of our own are opened.
     """
 
     suffix: str
@@ -53,11 +57,12 @@ class Format:
     write: Callable[[Exportable, Path], None]
     open: Callable[[Path, Exportable], Runs]
     load: Callable[[Path, Arguments, Setting], Run] | None = None
+    inert: bool = True
 
 
 FORMATS = {
     "onnx": Format(".onnx", "ONNX Runtime", "ort", write_onnx, open_onnx, ort_run),
-    "pt2": Format(".pt2", "torch.export", "eager", write_pt2, open_pt2, pt2_run),
+    "pt2": Format(".pt2", "torch.export", "eager", write_pt2, open_pt2, pt2_run, inert=False),
     "safetensors": Format(
         ".safetensors", "a network built anew", "eager", write_safetensors, open_safetensors
     ),
@@ -172,10 +177,13 @@ def _checked(kind: Format, source: Exportable, file: Path, path: Path) -> float:
         text = innermost_reason(error).replace(str(file), path.name)
         raise PrecropError(f"{path} was not kept: {kind.reader} cannot {doing}: {text}") from error
     for batch, gap in gaps.items():
-        if not gap <= TOLERANCE:
+        _, wanted = source.references[batch]
+        steps = (torch.finfo(one.dtype).eps for one in wanted if one.is_floating_point())
+        most = max(TOLERANCE, 2 * max(steps, default=0.0))
+        if not gap <= most:
             raise PrecropError(
                 f"{path} was not kept: on a batch of {batch} its outputs in {kind.reader} differ "
-                f"from PyTorch's by {gap:.1e} of their scale, more than {TOLERANCE:.0e}"
+                f"from PyTorch's by {gap:.1e} of their scale, more than {most:.0e}"
             )
     return max(gaps.values())
 
@@ -213,9 +221,8 @@ def _staged(path: Path) -> Iterator[tuple[Path, list[Path]]]:
     When the block ends without an error the file moves to its place, after what came with it.
     """
     moved: list[Path] = []
+    check_writable(path)
     with errors_as(f"cannot write {path}", OSError):
-        if path.is_dir():
-            raise IsADirectoryError(None, "there is a folder of that name")
         folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
         try:
             yield folder / path.name, moved

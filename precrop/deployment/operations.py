@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,8 @@ def eager_pass(
     """
     network, (args, kwargs) = placed(model, inputs, setting)
     fixed = {t.untyped_storage().data_ptr() for t in (*network.parameters(), *network.buffers())}
-    wait = torch.cuda.synchronize if setting.device != "cpu" else unheard
+    on_gpu = setting.device != "cpu"
+    wait = partial(torch.cuda.synchronize, setting.device) if on_gpu else unheard
     passes = []
     with threads_restored():
         torch.set_num_threads(setting.threads)

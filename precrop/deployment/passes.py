@@ -69,6 +69,8 @@ class PassFile:
             if first["schema"] != SCHEMA:
                 raise ValueError(f"schema {first['schema']!r}")
             setting, self.step = dict(first["setting"]), int(first["step"])
+            if self.step < 1:
+                raise ValueError(f"step {self.step}")
             self.found = dict(map(_entry, others))
         except MALFORMED as error:
             raise PrecropError(

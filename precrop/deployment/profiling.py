@@ -24,7 +24,7 @@ from precrop.deployment.rates import CountedWork, TimedPass, profile_of
 from precrop.deployment.runtimes import check_here, sessions
 from precrop.deployment.setting import Setting
 from precrop.deployment.timing import interleaved
-from precrop.errors import BudgetError, PrecropError
+from precrop.errors import BudgetError, PrecropError, check_known
 from precrop.progress import Told, unheard
 from precrop.read.inputs import Inputs, given
 from precrop.read.network import read_network
@@ -50,7 +50,7 @@ class Subject:
     @property
     def inputs(self) -> Inputs:
         """What it reads."""
-        return Inputs(self.input_shape)
+        return given(self.model, self.input_shape)
 
 
 def profile_device(
@@ -90,9 +90,7 @@ def profile_device(
             another device or setting.
     """
     start = clock()
-    if setting.runtime not in PASSES:
-        known = " or ".join(PASSES)
-        raise PrecropError(f"no profile for runtime {setting.runtime!r}: write {known}")
+    check_known(f"runtime {setting.runtime!r} of a profile", setting.runtime, PASSES)
     if not subjects:
         raise PrecropError("a profile needs at least one network to measure")
     if rounds < 1:
@@ -106,7 +104,8 @@ def profile_device(
 
     def tell(what: str) -> None:
         over = 1 - len(left) / len(wanted)
-        progress(what, over if seconds is None else max(over, (clock() - start) / seconds))
+        spent = 0.0 if seconds is None else min((clock() - start) / max(seconds, 1.0), 1.0)
+        progress(what, max(over, spent))
 
     if store.step is None:
         what = "channels that kernels work on at once"

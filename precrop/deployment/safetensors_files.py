@@ -12,7 +12,7 @@ from precrop.deployment.exportable import Exportable, Origin, Runs, run
 from precrop.errors import MALFORMED, PrecropError, errors_as
 from precrop.model_spec import ModelSpec
 from precrop.plans.plan import Plan
-from precrop.plans.weights import fill, load_tensors, load_weights, save_tensors
+from precrop.plans.weights import fill, load_tensors, save_tensors
 
 RECORD = "precrop"
 """The entry of the metadata that says what the network is."""
@@ -32,7 +32,7 @@ def write_safetensors(source: Exportable, path: Path) -> None:
 def open_safetensors(path: Path, source: Exportable) -> Runs:
     """Run the weights in the network built anew."""
     network = source.emptied()
-    load_weights(network, path)
+    fill(network, load_tensors(path), path)
     return lambda arguments: run(network, arguments)
 
 

@@ -2,13 +2,13 @@
 
 import importlib.util
 import os
-import re
 import time
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 
+from precrop.costs.profiles import DEVICE
 from precrop.deployment.timing import Clock, Stopwatch, cuda_stopwatch, host_stopwatch
 from precrop.errors import PrecropError, check_known
 
@@ -69,8 +69,9 @@ class Setting:
     def stopwatch(self) -> Stopwatch:
         """Takes times of networks: by the `clock`, or on a GPU of PyTorch's between events."""
         # ONNX Runtime waits for a GPU by itself, in a stream of its own: events would tell nothing.
-        on_gpu = self.device != "cpu" and self.runtime != "ort"
-        return cuda_stopwatch if on_gpu else partial(host_stopwatch, clock=self.clock)
+        if self.device != "cpu" and self.runtime != "ort":
+            return partial(cuda_stopwatch, device=self.device)
+        return partial(host_stopwatch, clock=self.clock)
 
 
 def check_runtime(runtime: str) -> None:
@@ -92,7 +93,7 @@ def check_device(device: str) -> None:
         PrecropError: it is not there, or not known.
     """
     kind, _, number = device.partition(":")
-    if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", device):
+    if not DEVICE.fullmatch(device):
         raise PrecropError(f"device {device!r} is unknown: write cpu, cuda or cuda:1")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise PrecropError(f"device {device} is not there: PyTorch sees no such GPU; write cpu")

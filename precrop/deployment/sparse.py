@@ -93,7 +93,7 @@ def sparse_kernels(model: nn.Module, layout: str) -> tuple[nn.Module, dict[str, 
             continue
         try:
             made = _sparse(module, LAYOUTS[layout])
-        except (PrecropError, RuntimeError) as error:
+        except (PrecropError, RuntimeError, TypeError) as error:
             dense[name] = " ".join(str(error).split())
             continue
         parent, _, own_name = name.rpartition(".")

@@ -64,17 +64,18 @@ def host_stopwatch(run: Run, repeats: int, clock: Clock = time.perf_counter) -> 
     return clock() - start
 
 
-def cuda_stopwatch(run: Run, repeats: int) -> float:
+def cuda_stopwatch(run: Run, repeats: int, device: str = "cuda") -> float:
     """The time between two events in the current stream of a GPU."""
     import torch
 
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-    torch.cuda.synchronize()
-    start.record()
-    for _ in range(repeats):
-        run()
-    end.record()
-    end.synchronize()
+    with torch.cuda.device(device):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
+        start.record()
+        for _ in range(repeats):
+            run()
+        end.record()
+        end.synchronize()
     return float(start.elapsed_time(end)) / 1e3  # it tells milliseconds
 
 

@@ -26,10 +26,10 @@ _OPTIONS = {"device_profile": "profile"}
 
 @dataclass(frozen=True)
 class Named:
-    """A network by name, and the shape of its input if that is not the usual one."""
+    """A network by name, and the shape of its input, or of several, if not the usual one."""
 
     spec: ModelSpec
-    input_shape: tuple[int, ...] | None = None
+    input_shape: tuple[int, ...] | tuple[tuple[int, ...], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class Controls:
         words = ["precrop", "plan", network.spec.name]
         for name, value in network.spec.args.items():
             words += ["--arg", f"{name}={value!r}"]
-        if network.input_shape is not None:
-            words += ["--input-shape", ",".join(map(str, network.input_shape))]
+        for shape in _shapes(network.input_shape):
+            words += ["--input-shape", ",".join(map(str, shape))]
         for keyword, value in self.keywords.items():
             words += _option(keyword, value)
         return shlex.join([*words, "-o", file_name(network)])
@@ -94,6 +94,13 @@ class Controls:
                 "small = plan.build(model)",
             )
         )
+
+
+def _shapes(given: tuple[Any, ...] | None) -> tuple[Any, ...]:
+    """The shapes of all inputs, where there are any."""
+    if given is None:
+        return ()
+    return (given,) if isinstance(given[0], int) else given
 
 
 def _option(keyword: str, value: Any) -> Iterator[str]:

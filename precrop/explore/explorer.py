@@ -93,15 +93,6 @@ class Explorer:
         plan = precrop.plan(self.reading(controls.network), **controls.keywords)
         return dataclasses.replace(plan, source=network.spec)
 
-    def command(self, controls: Controls) -> str:
-        """The command that makes the same plan."""
-        return controls.command(self.named(controls.network))
-
-    def python(self, controls: Controls) -> str:
-        """The lines of Python that make the same plan."""
-        shape = self.plan(controls).input_shape
-        return controls.python(self.named(controls.network), shape)
-
 
 def uploaded(path: Path) -> Plan:
     """A plan from a stranger's file, of bounded size; no code of it runs.

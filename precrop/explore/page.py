@@ -74,6 +74,7 @@ def _answer(explorer: Explorer, controls: Controls, other: Plan | None) -> dict[
             "command": _NONE,
             "python": _NONE,
         }
+    network = explorer.named(controls.network)
     try:
         compared = beside(plan, other) if other is not None else ""
     except PrecropError as error:
@@ -85,8 +86,8 @@ def _answer(explorer: Explorer, controls: Controls, other: Plan | None) -> dict[
         "remarks": remarks(plan),
         "beside": compared,
         "layers": layers(plan, other),
-        "command": explorer.command(controls),
-        "python": explorer.python(controls),
+        "command": controls.command(network),
+        "python": controls.python(network, plan.input_shape),
     }
 
 

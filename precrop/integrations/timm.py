@@ -14,6 +14,7 @@ from torch import nn
 from precrop.errors import PrecropError, check_known, needs, suggestion
 from precrop.plans.kinds import INITS, Init
 from precrop.plans.plan import Plan
+from precrop.zoo import refuse_trained
 
 HOME = "precrop_networks"
 """The module of the networks that are registered: `timm.list_models(module=…)` lists them."""
@@ -88,6 +89,7 @@ def _base(timm: Any, plan: Plan, base: str | None) -> tuple[str, dict[str, Any]]
         if source is None or not source.name.startswith("timm:"):
             raise PrecropError("the plan does not name a network of timm's: give base='resnet50'")
         source.check(False, "")
+        refuse_trained(source.args)
         base, args = source.name, dict(source.args)
     base = base.removeprefix("timm:")
     if not re.fullmatch(r"\w+(\.\w+)?", base, re.ASCII) or not timm.is_model(base):

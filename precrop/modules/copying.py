@@ -127,11 +127,12 @@ def _copied_state(state: dict[str, Any], path: str, memo: dict[int, Any]) -> dic
         if kind in _ATOMIC:
             copies[name] = value
         elif kind in _CONTAINERS and not value:
-            copies[name] = kind()
+            copies[name] = memo.setdefault(id(value), kind())  # which two modules may share
         elif kind is tuple and all(type(entry) in _ATOMIC for entry in value):
             copies[name] = value
         elif kind is dict and all(id(entry) in memo for entry in value.values()):
-            copies[name] = {key: memo[id(entry)] for key, entry in value.items()}
+            same = {key: memo[id(entry)] for key, entry in value.items()}
+            copies[name] = memo.setdefault(id(value), same)
         else:
             copies[name] = _copied_value(value, f"{path}.{name}" if path else name, memo)
     return copies

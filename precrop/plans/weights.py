@@ -54,15 +54,6 @@ def save_tensors(tensors: Mapping[str, Any], path: Path, metadata: dict[str, str
         save_file(plain, path, metadata)
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a safetensors state_dict into ``model``, whole or not at all.
-
-    Raises:
-        PrecropError: the file is missing or broken, or its tensors are not the model's.
-    """
-    fill(model, load_tensors(path), path)
-
-
 def fill(model: nn.Module, given: Mapping[str, Tensor], path: Path) -> None:
     """Load tensors into ``model``, whole or not at all.
 

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from precrop.modules.apart import apart
 from precrop.modules.names import named_tensors
 from precrop.modules.random import drawn
+from precrop.read.examples import tensors_in
 from precrop.read.meta import MetaKernels
 from precrop.read.plain import OtherAttention, PlainLayers, plain
 from precrop.read.trace import base_name
@@ -206,7 +207,7 @@ def watched(
     kwargs: Mapping[str, Tensor],
 ) -> Lifetimes:
     """Run ``model(*args, **kwargs)`` under a watch; ``layers`` says what layers are made of."""
-    for position, tensor in enumerate((*args, *kwargs.values())):
+    for position, tensor in enumerate(tensors_in((args, kwargs))):
         watch.note(INPUT, position, tensor)
     with (
         apart(),

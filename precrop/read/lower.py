@@ -4,6 +4,7 @@ Every width that may change becomes a group, every layer's ends shares of groups
 polynomial in the groups' units.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import gcd, prod
@@ -84,7 +85,8 @@ def lower(
         crowded = _crowded(network, costs, products, index)
         if not crowded:
             break
-        fixed = {**fixed, ties.pop(max(crowded)): "its cost is a product of three widths"}
+        most = max(crowded, key=lambda group: (crowded[group], group))
+        fixed = {**fixed, ties.pop(most): "its cost is a product of three widths"}
     layers = tuple(lowered(network, layer, index) for layer in network.layers)
     structure = Structure(_groups(network, index, most_read), layers, costs)
     return Lowered(network, ties, structure)
@@ -95,18 +97,21 @@ def _crowded(
     costs: Mapping[str, Cost | Peak],
     macs: Iterable[Product],
     index: Mapping[Tie, int],
-) -> set[int]:
-    """Groups in a product of too many widths; several in one axis of a layer count once."""
-    crowded: set[int] = set()
+) -> Counter[int]:
+    """Groups in products of too many widths, and in how many; several in one axis count once.
+
+    Whichever is in most of them is fixed first, so that few are.
+    """
+    crowded = Counter[int]()
     for name, cost in costs.items():
         most = MAX_PARAMETER_DEGREE if name in ("params", "macs") else MAX_DEGREE
         terms = (term for part in cost.parts for term in part.terms if len(term) > most)
-        crowded |= {group for term in terms for group in term}
+        crowded.update(group for term in terms for group in {*term})
     for product in macs:
         varying = [axis for axis in product.axes if network.varies(axis)]
         if len(varying) > MAX_DEGREE and not product.merges:
-            counted = polynomial([product], index).terms
-            crowded |= {group for term in counted if len(term) > MAX_DEGREE for group in term}
+            counted = (t for t in polynomial([product], index).terms if len(t) > MAX_DEGREE)
+            crowded.update(group for term in counted for group in {*term})
     return crowded
 
 

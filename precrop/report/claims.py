@@ -4,7 +4,7 @@ A claim compares roles, which variants have in the study's file; nothing here kn
 network or a variant by name.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from precrop.errors import PrecropError, within
+from precrop.progress import say
 from precrop.study.entries import Entry, Line, Several, as_entry, read_entry
 from precrop.study.reading import read_yaml
 from precrop.study.spec import Part, StudyFile
@@ -97,7 +98,8 @@ def read_claims(paths: Iterable[Path], studies: Iterable[str]) -> Claims:
     """The claims of some studies.
 
     Args:
-        paths: studies' files, and folders of such; what is no study in a folder is passed over.
+        paths: studies' files, and folders of such. In a folder other files are passed over, a
+            note tells of those that cannot be read.
         studies: names of the studies whose runs are judged.
 
     Raises:
@@ -106,25 +108,33 @@ def read_claims(paths: Iterable[Path], studies: Iterable[str]) -> Claims:
     wanted = set(studies)
     claims: dict[str, Claim] = {}
     parts: dict[tuple[str, str], Part] = {}
-    for path, asked in _studies(paths):
-        if asked.study in wanted:
-            parts |= {(asked.study, name): part for name, part in asked.parts.items()}
-            for claim in _claims(path, asked.claims):
-                known = claims.setdefault(claim.name, claim)
-                if known != claim:
-                    raise PrecropError(f"{path}: claims, {claim.name}: another study means another")
+    for path, asked in _studies(paths, wanted):
+        for name, part in asked.parts.items():
+            if parts.setdefault((asked.study, name), part) != part:
+                raise PrecropError(f"{path}: {name} has another role in another file of this study")
+        for claim in _claims(path, asked.claims):
+            if claims.setdefault(claim.name, claim) != claim:
+                raise PrecropError(f"{path}: claims, {claim.name}: another study means another")
     return Claims(tuple(claims.values()), parts)
 
 
-def _studies(paths: Iterable[Path]) -> Iterator[tuple[Path, StudyFile]]:
+def _studies(paths: Iterable[Path], wanted: Set[str]) -> Iterator[tuple[Path, StudyFile]]:
     for path in paths:
-        if not path.is_dir():
-            yield path, read_entry(StudyFile, path)
-            continue
-        for file in sorted(path.glob("*.yaml")):
-            content = read_yaml(file)
-            if isinstance(content, Mapping) and "study" in content:
-                yield file, read_entry(StudyFile, file)
+        for file in sorted(path.glob("*.yaml")) if path.is_dir() else [path]:
+            if file == path or _named(file) in wanted:
+                study = read_entry(StudyFile, file)
+                if study.study in wanted:
+                    yield file, study
+
+
+def _named(file: Path) -> str | None:
+    """The name of the study in a file, if it is one."""
+    try:
+        content = read_yaml(file)
+    except PrecropError as error:
+        say(f"{error}; it is passed over")
+        return None
+    return str(content.get("study")) if isinstance(content, Mapping) else None
 
 
 def _claims(path: Path, given: str | Sequence[Any] | None) -> list[Claim]:

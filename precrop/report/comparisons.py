@@ -249,6 +249,8 @@ def at_any_size(judged: Judged) -> Outcome:
     sure = judged.p is not None and judged.p < LEVEL
     if sure and not judged.comparison.same and judged.comparison.difference > judged.bound:
         return "better"
+    if sure and judged.comparison.difference < judged.bound < 0:
+        return "worse"  # than a claim allows, however little that is
     if _is_equal(judged):
         return "equal"
     return "worse" if sure else "unclear"

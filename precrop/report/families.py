@@ -34,8 +34,15 @@ def density_distance(one: RunGroup, other: RunGroup) -> float:
     """
     layers = [name for name in one.densities if name in other.densities]
     sizes = [math.prod(one.rows[0].widths.get(name, (1, 1))) for name in layers]
-    logs = [abs(math.log(one.densities[name] / other.densities[name])) for name in layers]
+    logs = [_apart(one.densities[name], other.densities[name]) for name in layers]
     return sum(size * log for size, log in zip(sizes, logs, strict=True)) / max(1, sum(sizes))
+
+
+def _apart(one: float, other: float) -> float:
+    """By how much two densities differ, in logarithms; one of zero is like no other."""
+    if one == other:
+        return 0.0
+    return abs(math.log(one / other)) if min(one, other) > 0 else math.inf
 
 
 def _alike(one: RunGroup, other: RunGroup) -> bool:

@@ -64,7 +64,7 @@ def _with_role(group: RunGroup, parts: Mapping[tuple[str, str], Part]) -> RunGro
                 f"{group.variant} is {_described(part)} in the study {first[0]} and "
                 f"{_described(another)} in {other[0]}: give it one role, or two names"
             )
-    return replace(group, role=part.role, match=part.match or "")
+    return replace(group, role=part.role, match=_name(part.match or ""))
 
 
 def _described(part: Part) -> str:
@@ -157,7 +157,11 @@ def _clash(rows: Sequence[Row], within_study: bool) -> bool:
 
 
 def _latest(rows: Sequence[Row]) -> list[Row]:
-    """The rows of the newest asking; one seed's older row shows that older rows are of another."""
+    """The rows of the newest asking; one seed's older row shows that older rows are of another.
+
+    Rows between the last such older one and the first newer one are of the newest asking if they
+    are of networks like its own: seeds do not run in order where some were asked for alone.
+    """
     if not _clash(rows, within_study=True):
         return list({row.seed: row for row in rows}.values())
     newest: dict[int, Row] = {}
@@ -166,4 +170,10 @@ def _latest(rows: Sequence[Row]) -> list[Row]:
         newest[row.seed] = row
         askings[row.seed].add(row.cell)
     since = min(newest[seed].started for seed, cells in askings.items() if len(cells) > 1)
-    return [row for row in newest.values() if row.started >= since]
+    until = max(row.started for row in rows if row is not newest[row.seed])
+    alike = {_sizes(row) for row in newest.values() if row.started >= since}
+    return [row for row in newest.values() if row.started > until and _sizes(row) in alike]
+
+
+def _sizes(row: Row) -> Any:
+    return row.params, row.macs, tuple(row.densities.items()), tuple(row.widths.items())

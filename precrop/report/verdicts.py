@@ -1,14 +1,16 @@
 """What runs say of a claim: roles against roles within a setting, and the verdict of it all."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from statistics import fmean, median
 from typing import Any, Literal
 
 from precrop.report.claims import Claim, Claims
 from precrop.report.comparisons import (
+    LARGER,
     Comparison,
     Judged,
     Outcome,
@@ -135,17 +137,21 @@ def _at_size(ones: Sequence[RunGroup], other: RunGroup) -> list[Comparison]:
 def _is_meant(claim: Claim, pair: Comparison) -> bool:
     """Whether a claim is about this network, these data and these sizes."""
     setting = pair.one.setting
-    data = setting.data.partition(" ")[0].lower()
     return (
-        _fits(setting.network.lower(), claim.networks)
-        and _fits(data, claim.data)
+        _fits(setting.network, claim.networks)
+        and _fits(_ADDED.sub("", setting.data), claim.data)
         and (claim.params is None or pair.params <= claim.params)
         and (claim.macs is None or pair.macs <= claim.macs)
     )
 
 
+_ADDED = re.compile(r"( \d+x\d+)?( \([0-9a-f]{8}\))?$")
+"""What a setting's name of data has behind the data's own: the images' size, a digest."""
+
+
 def _fits(name: str, patterns: Sequence[str]) -> bool:
-    return not patterns or any(fnmatch(name, pattern) for pattern in patterns)
+    lowered = (pattern.lower() for pattern in patterns)
+    return not patterns or any(fnmatchcase(name.lower(), pattern) for pattern in lowered)
 
 
 def _superior(claim: str, source: str, judged: Sequence[Judged]) -> Verdict:
@@ -179,10 +185,12 @@ def _counted(
 
 
 def _excluded(judged: Judged) -> bool:
-    """Nothing is sure but that there is no lead that would matter."""
-    interval = judged.comparison.pooled.interval()
+    """Nothing is sure but that there is no lead that would matter, of a larger network either."""
+    compared = judged.comparison
+    interval = compared.pooled.interval()
+    none_smaller = min(compared.params, compared.macs) >= 1 / LARGER
     return (
-        judged.outcome == "unclear"
+        (judged.outcome == "unclear" or (judged.outcome == "larger" and none_smaller))
         and interval is not None
         and interval[1] < judged.bound + judged.margin
     )

@@ -61,13 +61,20 @@ class Died:
 
 
 @dataclass(frozen=True)
+class Found:
+    """Another process has run a cell meanwhile."""
+
+    cell: str
+
+
+@dataclass(frozen=True)
 class Elsewhere:
     """So many cells are run by another ``precrop study run`` on the same store."""
 
     cells: int
 
 
-Event = Started | Began | Epoch | Ended | Busy | Died | Elsewhere
+Event = Started | Began | Epoch | Ended | Busy | Died | Found | Elsewhere
 Report = Callable[[Began | Epoch], None]
 Work = Callable[["Cell", Path, Report], tuple[Ended | Busy, bool]]
 """Runs a cell, as `precrop.study.worker.work`; whether its process is fit for another one."""

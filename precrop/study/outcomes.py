@@ -1,5 +1,6 @@
 """The row of a store that a cell becomes, trained or failed."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from precrop.errors import PrecropError, one_line
@@ -18,7 +19,7 @@ _MEASURED = ("run", "accuracy", "best_accuracy", "loss", "params", "macs")
 
 
 def outcome(cell: Cell, prepared: Prepared, result: "Result", **spent: Any) -> Row:
-    """The row of a cell that was trained.
+    """The row of a cell that was trained; one that diverged at its end has failed.
 
     Args:
         cell: the cell.
@@ -27,6 +28,9 @@ def outcome(cell: Cell, prepared: Prepared, result: "Result", **spent: Any) -> R
         spent: the row's ``overhead``, ``started``, ``ended`` and ``device``.
     """
     run = prepared.run
+    if not math.isfinite(result.loss):
+        error = PrecropError(f"the held-out images' loss is {result.loss} after training")
+        return failure(cell, error, run.data_digest, **spent)
     return Row(
         **_asked(cell, run.data_name, prepared.original),
         **{name: getattr(result, name) for name in _MEASURED},

@@ -85,7 +85,7 @@ class Row:
     variant: str
     kind: Literal["dense", "cropped", "masked"]
     method: str
-    granularity: str
+    granularity: Literal["", "weight", "kernel", "filter", "channel"]
     asked_params: Figure | None
     asked_macs: Figure | None
     seed: Whole

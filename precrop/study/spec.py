@@ -123,7 +123,7 @@ def _name_of_a_folder(name: str) -> str:
 
 
 def _beside(claims: Any) -> Any:
-    if isinstance(claims, str) and ("/" in claims or "\\" in claims):
+    if isinstance(claims, str) and ({"/", "\\"} & {*claims} or claims in ("", ".", "..")):
         raise PrecropError(f"{brief(claims)}: name a file beside this one, or list claims")
     return claims
 

@@ -185,7 +185,8 @@ class Proof:
         made = {}
         for name, tensor in named_tensors(model).items():
             statistics = name.endswith(("running_mean", "running_var"))
-            value = tensor.detach()
+            # Apple's GPUs have no double precision.
+            value = tensor.detach().cpu() if tensor.device.type == "mps" else tensor.detach()
             if value.is_floating_point():
                 value = value.to(self._dtype)
                 if statistics or isinstance(tensor, nn.Parameter):

@@ -197,6 +197,11 @@ def held_out_batches(data: ImageData, batch_size: int, place: Placement = ALONE)
     The arguments are those of `train_batches`.
     """
     count = len(data.test)
+    if count < place.world_size:
+        raise PrecropError(
+            f"{data.name} has {count} held-out images for {place.world_size} processes: each needs "
+            "one or more"
+        )
     return Batches(data, data.test, _parts(count, batch_size, place), torch.arange(count), place)
 
 

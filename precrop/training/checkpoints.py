@@ -16,13 +16,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
-from precrop.errors import MALFORMED, PrecropError, errors_as
+from precrop.errors import MALFORMED, PrecropError, errors_as, within
 from precrop.files import digest_of, digest_of_file, mode_for, read_json, sync
-from precrop.plans.weights import load_tensors
+from precrop.plans.weights import load_tensors, save_tensors
 
 WEIGHTS, STATE, CONTENT = "model.safetensors", "state.safetensors", "checkpoint.json"
 FORMAT = 2
@@ -78,10 +76,11 @@ def write(path: Path, checkpoint: Mapping[str, Any], run: Mapping[str, Any]) -> 
     }
     beside: Any = {"dir": path.parent, "prefix": f".{path.name}.", "ignore_cleanup_errors": True}
     failure = f"cannot write the checkpoint {path}"
-    with errors_as(failure, OSError, SafetensorError), TemporaryDirectory(**beside) as made:
+    with errors_as(failure, OSError), TemporaryDirectory(**beside) as made:
         temporary = Path(made)
-        _save(weights, temporary / WEIGHTS)
-        _save(tensors, temporary / STATE)
+        with within(failure):
+            for name, part in {WEIGHTS: weights, STATE: tensors}.items():
+                save_tensors(part, temporary / name, {"format": "pt"})
         content["files"] = {name: digest_of_file(temporary / name) for name in (WEIGHTS, STATE)}
         text = json.dumps({**content, "digest": digest_of(content)})
         (temporary / CONTENT).write_text(text, encoding="utf-8")
@@ -188,15 +187,6 @@ def masked_state(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> 
 
 def _masks_among(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {n.removeprefix(_MASKS): t for n, t in tensors.items() if n.startswith(_MASKS)}
-
-
-def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
-    # Tensors under two names (tied weights) are written twice: safetensors knows no sharing.
-    plain = {
-        name: t.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, t in tensors.items()
-    }
-    save_file(plain, path, metadata={"format": "pt"})
 
 
 def _swap(new: Path, target: Path) -> None:

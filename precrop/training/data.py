@@ -147,9 +147,15 @@ def load_shaped(source: str, shape: Sequence[Any]) -> ImageData:
         PrecropError: As `load_data`; or images can't be brought to this shape.
     """
     wanted = ",".join(map(str, shape))
-    if len(shape) != 3 or shape[1] != shape[2] or not isinstance(shape[2], int):
-        raise PrecropError(f"images are scaled to squares, as 3,224,224, not to {wanted}")
-    images = load_data(source, image_size=shape[2])
+    if len(shape) != 3 or not all(isinstance(size, int) for size in shape):
+        raise PrecropError(f"images are of one shape, as 3,224,224, not {wanted}")
+    images = load_data(source, image_size=shape[2] if shape[1] == shape[2] else None)
+    if images.shape != tuple(shape) and shape[1] != shape[2]:
+        given = "x".join(map(str, images.shape))
+        raise PrecropError(
+            f"images are scaled to squares, as 3,224,224, not to {wanted}, and those of {source} "
+            f"are {given}: say another --input-shape"
+        )
     if images.shape != tuple(shape):
         given = "x".join(map(str, images.shape))
         raise PrecropError(f"the images of {source} are {given}, not {wanted}")

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from precrop.counting import count
 from precrop.errors import PrecropError, printable
@@ -20,7 +19,7 @@ from precrop.progress import Progress, silent
 from precrop.training import checkpoints
 from precrop.training.batches import Placement, held_out_batches
 from precrop.training.data import ImageData, load_again, load_shaped
-from precrop.training.devices import layout, uses_bf16
+from precrop.training.devices import layout, reading_processes, uses_bf16
 from precrop.training.folder import BEST, LAST
 from precrop.training.module import outputs
 from precrop.training.networks import build
@@ -236,16 +235,19 @@ def judge(
     progress: Progress = silent,
 ) -> Judgement:
     """Compare what a network, or a file made of one, says of held-out images with their labels."""
-    matrix = MulticlassConfusionMatrix(len(data.classes), validate_args=False).to(device)
+    classes = len(data.classes)
+    matrix = torch.zeros(classes**2, dtype=torch.int64, device=device)
     losses, images = torch.zeros((), dtype=torch.float64), 0
+    place = Placement(device, dtype, workers=reading_processes(data, layout(1)))
     with torch.inference_mode():
-        batches = held_out_batches(data, batch_size, Placement(device, dtype))
+        batches = held_out_batches(data, batch_size, place)
         for inputs, labels in progress(batches, "evaluating", len(batches)):
             found = logits(inputs)
-            matrix.update(found, labels)
-            losses += F.cross_entropy(found, labels, reduction="sum").double().cpu()
+            taken = labels * classes + found.argmax(1)
+            matrix += torch.bincount(taken, minlength=classes**2)
+            losses += F.cross_entropy(found, labels, reduction="sum").cpu().double()
             images += len(labels)
-    return Judgement(matrix.compute().cpu(), float(losses) / images)
+    return Judgement(matrix.view(classes, classes).cpu(), float(losses) / images)
 
 
 def draw_confusion(evaluation: Evaluation, path: Path) -> None:

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, typed_reason
 from precrop.progress import in_terminal, unheard
 from precrop.training.batches import train_batches
 from precrop.training.callbacks import Bar, Keeper, Told, say_epoch
@@ -184,9 +184,13 @@ def _fit(trainer: pl.Trainer, module: Classifier, start: Path | None, step: int)
             raise KeyboardInterrupt from error
         raise
     except Exception as error:
-        if start is None or trainer.global_step > step or isinstance(error, PrecropError):
+        if trainer.global_step > step or isinstance(error, PrecropError):
             raise
-        raise PrecropError(f"cannot go on from the checkpoint {start}: {error!r}") from error
+        name, size = module.run.model.name, module.run.recipe.batch_size
+        told = f"{name} cannot be trained on batches of {size}: {typed_reason(error)}"
+        if start is not None:
+            told = f"cannot go on from the checkpoint {start}: {error!r}"
+        raise PrecropError(told) from error
     finally:
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
             signal.signal(signal.SIGINT, handler)
@@ -209,13 +213,15 @@ def _result(run: Run, folder: Path, built: Built, module: Classifier) -> Result:
 
 @contextmanager
 def _process_kept() -> Iterator[None]:
-    """Training sets threads and seeds for all of the process: put them back."""
+    """Training sets threads, seeds and cuDNN's search for all of the process: put them back."""
     threads, state = torch.get_num_threads(), random.getstate()
+    search = torch.backends.cudnn.benchmark
     numbers, tensors = np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     try:
         yield
     finally:
         torch.set_num_threads(threads)
+        torch.backends.cudnn.benchmark = search
         torch.set_rng_state(tensors)
         np.random.set_state(numbers)  # noqa: NPY002
         random.setstate(state)

@@ -305,9 +305,19 @@ def _optimizer(module: Classifier) -> torch.optim.Optimizer:
 
 
 def outputs(value: Any) -> list[Tensor]:
-    """The logits first, then those of auxiliary classifiers, which some of torchvision's have."""
+    """The logits first, then those of auxiliary classifiers, which some of torchvision's have.
+
+    Raises:
+        PrecropError: there are none.
+    """
     if isinstance(value, Tensor):
         return [value]
-    named = value._asdict() if hasattr(value, "_asdict") else {"logits": value[0]}
-    logits = named.pop("logits")
-    return [logits, *(other for other in named.values() if isinstance(other, Tensor))]
+    if isinstance(value, (list, tuple)) and value:
+        named = value._asdict() if hasattr(value, "_asdict") else {"logits": value[0]}
+        logits = named.pop("logits", None)
+        if isinstance(logits, Tensor):
+            return [logits, *(other for other in named.values() if isinstance(other, Tensor))]
+    raise PrecropError(
+        f"the network gives {type(value).__name__}, a classifier logits or a tuple that begins "
+        "with them"
+    )

@@ -56,6 +56,14 @@ def test_names_of_requirements(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.name, [*found.versions]) == ("ray", ["ray"])
 
 
+def test_a_package_that_is_not_installed_has_no_extras(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> list[str]:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", missing)
+    assert extras() == []
+
+
 @pytest.mark.parametrize(("slow", "enough"), [(1.05, True), (1.5, False)])
 def test_a_busy_machine_is_told(
     slow: float, enough: bool, capsys: Output, monkeypatch: pytest.MonkeyPatch

@@ -75,6 +75,13 @@ def test_a_model_by_name(capsys: Output) -> None:
     assert session.run(None, {"input": torch.ones(2, 3, 16, 16).numpy()})[0].shape == (2, 4)
 
 
+def test_a_factory_in_a_file_of_a_folder(capsys: Output) -> None:
+    Path("nets").mkdir()
+    Path("nets/own.py").write_text("from torch import nn\ndef net(): return nn.Conv2d(3, 4, 1)\n")
+    found = export_json(capsys, "nets/own.py:net", *SHAPE, "--format", "pt2", "-o", "net.pt2")
+    assert Path(found["path"]).is_file()
+
+
 def test_a_line(capsys: Output) -> None:
     assert run(NET, *SHAPE, "--format", "pt2", "-o", "net.pt2", "--batch", "2") == 0
     lines = capsys.readouterr().out.splitlines()

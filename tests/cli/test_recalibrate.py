@@ -1,6 +1,7 @@
 """The command ``recalibrate``: a plan's weights and a run's, beside statistics by hand."""
 
 import json
+import shutil
 from itertools import islice
 from pathlib import Path
 
@@ -70,6 +71,18 @@ def test_a_run(capsys: Output) -> None:
     assert int(after["1.num_batches_tracked"]) == 3
     assert not torch.equal(before["1.running_mean"], after["1.running_mean"])
     assert not Path("new.json").exists()
+
+
+def test_batches_that_there_are_and_names_with_dots(capsys: Output) -> None:
+    """Of the digits there are 11 batches of 128."""
+    run("train", NET, "--epochs", "1", "--logger", "csv", "--json")
+    folder = Path(json.loads(capsys.readouterr().out)["folder"])
+    Path("out").mkdir()
+    for name in ("net.a", "net.b"):
+        shutil.copytree(folder, name)
+        run("recalibrate", name, "--trust", "-o", "out", "--json")
+        said = json.loads(capsys.readouterr().out)
+        assert said == {"weights": f"out/{name}.safetensors", "batches": 11}
 
 
 @pytest.mark.parametrize(

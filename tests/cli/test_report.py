@@ -10,7 +10,7 @@ import pytest
 import typer
 import yaml  # type: ignore[import-untyped]
 
-from precrop.cli.report import report_command
+from precrop.cli.report import report_command, stored_rows
 from precrop.errors import PrecropError
 from precrop.report.verdicts import MARGIN
 from precrop.study.store import Store
@@ -63,6 +63,13 @@ def test_several_stores(store: Path, tmp_path: Path, capsys: Output) -> None:
     assert "7 finished runs" in capsys.readouterr().out
     text = (tmp_path / "report/report.md").read_text()
     assert "84.35 ± 0.45 | 4 |" in text
+
+
+def test_a_cell_on_other_images_is_another_run(store: Path, tmp_path: Path) -> None:
+    other = Store.open(tmp_path / "other", create=True)
+    other.append([made_row(seed=0, data_digest="e" * 64), made_row(seed=0, variant="x")])
+    assert len(stored_rows([store, other.path])) == 8
+    assert len(stored_rows([store, store, other.path, other.path])) == 8
 
 
 def test_a_finished_row_counts_before_a_failed_one(store: Path, tmp_path: Path) -> None:

@@ -272,8 +272,9 @@ def test_other_images_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
     path = study(tmp_path)
     store = Store.open(tmp_path / "store", create=True)
     store.append([row_of(expand(read_study(Path(path), trust=True))[0], data_digest="0" * 64)])
-    assert main(["study", "run", path, "--trust", "--store", str(store.path)]) == 2
-    assert "has results on other images" in capsys.readouterr().err
+    for only in ([], ["--only", "*seed 1"]):
+        assert main(["study", "run", path, "--trust", "--store", str(store.path), *only]) == 2
+        assert "has results on other images" in capsys.readouterr().err
 
 
 def test_a_failed_cell_is_told_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -143,7 +143,7 @@ def test_images_have_the_plans_size(capsys: Output) -> None:
     assert lines[1][0] == [3, 8, 8]
     assert " at 3x8x8 (the plan is for 3x16x16, and so are its MACs), 1 ep" in lines[1][1]
     precrop.plan(batch_net(), (3, 16, 8), params=0.5).save("wide.json")
-    with pytest.raises(PrecropError, match="for 3x16x8, and images are scaled to squares: say"):
+    with pytest.raises(PrecropError, match="scaled to squares, as 3,224,224, not to 3,16,8"):
         run("train", NET, "--plan", "wide.json")
 
 
@@ -245,6 +245,43 @@ def test_eval(capsys: Output) -> None:
     out = capsys.readouterr().out
     assert "right, loss" in out
     assert len(out.splitlines()) == 12
+
+
+def test_a_picture_that_cannot_be_is_told_before_the_evaluation(
+    capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = train_json(capsys, NET, *SHORT)["folder"]
+    monkeypatch.delattr("precrop.training.evaluate.judge")
+    with pytest.raises(PrecropError, match="cannot write none/x.png"):
+        run("eval", folder, "--trust", "--confusion", "none/x.png")
+
+
+@pytest.mark.parametrize(
+    ("net", "said"),
+    [
+        ("Picky(True)", "./own.py:net cannot be trained on batches of 64: KeyError: 'only"),
+        ("Picky(False)", "the network gives dict, a classifier logits or a tuple that begins with"),
+    ],
+)
+def test_what_fails_in_train_mode_alone_is_a_line(net: str, said: str) -> None:
+    code = (
+        "from torch import nn\n"
+        "class Picky(nn.Module):\n"
+        "    def __init__(self, fails):\n"
+        "        super().__init__()\n"
+        "        self.fails, self.op = fails, nn.Linear(192, 10)\n"
+        "    def forward(self, x):\n"
+        "        out = self.op(x.flatten(1))\n"
+        "        if not self.training: return out\n"
+        "        if self.fails: raise KeyError('only in eval')\n"
+        "        return {'out': out}\n"
+        f"def net(): return {net}\n"
+    )
+    Path("own.py").write_text(code)
+    with pytest.raises(PrecropError) as caught:
+        run("train", "./own.py:net", "--epochs", "1")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """Passes at any batch size: read again where they copy, refused where they run other code."""
 
 import itertools
+from typing import Any
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 import precrop
@@ -33,6 +35,25 @@ def test_a_pass_that_copies_is_read() -> None:
     assert copies[0] < copies[1]
     assert several.inputs == 1
     assert all(set(ratios) == {1} for ratios in several.growth if ratios)
+
+
+class Nested(nn.Module):
+    """Takes its images in lists and dicts, beside a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.op = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 16, 3))
+
+    def forward(self, scale: Any, images: Any) -> Any:
+        return self.op(images["all"][0] * scale).mean((2, 3)) + images["all"][1]
+
+
+@pytest.mark.parametrize("cost", ["latency", "memory"])
+def test_inputs_in_lists_and_dicts_beside_numbers_have_budgets(cost: str) -> None:
+    images = {"all": [torch.ones(2, 3, 48, 48), torch.ones(2, 16)]}
+    budget: dict[str, Any] = {cost: 0.9}
+    plan = precrop.plan(Nested(), example_inputs=(2, images), **budget)
+    assert plan.budgets[cost].used <= plan.budgets[cost].limit
 
 
 def test_a_copy_of_a_network_has_its_pass_read_again() -> None:

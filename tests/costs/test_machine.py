@@ -64,6 +64,9 @@ def test_a_latency_says_what_it_rests_on(given: DeviceProfile | None, words: str
 def test_a_gpu_that_is_not_here() -> None:
     one = dataclasses.replace(profile(gpu="Abacus X"), device="cuda")
     assert "another machine (Abacus X, 2 threads" in basis(one)
+    assert "another machine (Abacus X, 2 threads" in basis(
+        dataclasses.replace(one, device="cuda:7")
+    )
 
 
 def test_what_a_file_says_of_its_machine_stays_in_its_line() -> None:

@@ -259,6 +259,38 @@ def test_masks_need_a_plan_that_does_not_widen(plan: precrop.Plan) -> None:
         variants(small(), SHAPE, {"wider": wider}, sparse=["csr"])
 
 
+def test_what_was_timed_counts_where_its_memory_cannot_be_told(
+    forms: dict[str, BenchVariant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: object) -> int:
+        raise PrecropError("no memory")
+
+    monkeypatch.setattr(benching, "peak_activation_memory", no_room)
+    (row,) = bench([forms["dense"]], SHAPE, settings(), rounds=1).rows
+    assert row.latency is not None
+    assert row.peak_memory is None
+
+
+def test_networks_without_macs_are_measured() -> None:
+    pool = nn.Sequential(nn.AvgPool2d(2), nn.BatchNorm2d(3))
+    (row,) = bench(variants(pool, SHAPE, {}), SHAPE, settings(), rounds=1).rows
+    assert (row.macs, row.ideal, row.speedup) == (0, 1.0, 1.0)
+
+
+def test_a_dict_may_be_one_argument() -> None:
+    class Takes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.op = nn.Conv2d(3, 4, 1)
+
+        def forward(self, batch: Any) -> Any:
+            return self.op(batch["a"])
+
+    shapes = {"a": SHAPE}
+    (row,) = bench(variants(Takes(), shapes, {}), shapes, settings(), rounds=1).rows
+    assert row.reason is None
+
+
 def test_bad_input_is_one_line(plan: precrop.Plan, forms: dict[str, BenchVariant]) -> None:
     with pytest.raises(PrecropError, match="layout 'coo' is unknown"):
         variants(small(), SHAPE, {"half": plan}, sparse=["coo"])

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from precrop.costs.machine import describe_machine
 from precrop.costs.profiles import DeviceProfile, roofline
 from precrop.deployment import calibrating, deploying, runtimes
 from precrop.deployment.book import RECORD
@@ -18,6 +19,7 @@ from precrop.deployment.deploying import PLAN, PROFILE, Deployed, deploy
 from precrop.deployment.profiling import predict
 from precrop.deployment.quiet import Quiet
 from precrop.errors import BudgetError, PrecropError
+from precrop.files import digest_of, digest_of_file
 from precrop.plans.plan import Plan
 
 NET = "tests.training.small_runs:batch_net"
@@ -145,6 +147,66 @@ def test_what_depends_on_a_change_is_done_again(world: World, images: Path, tmp_
         deployed(folder, images, format="pt2")
 
 
+def test_a_program_of_a_stranger_is_replaced_unopened(
+    world: World, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`torch.export.load` unpickles; whoever changes the file can write its digest, too."""
+    folder = tmp_path / "out"
+    found = deployed(folder, images, format="pt2")
+    found.file.write_bytes(b"theirs")
+    content = json.loads((folder / RECORD).read_text())
+    content["steps"]["export"]["files"] = {found.file.name: digest_of_file(found.file)}
+    del content["steps"]["measure"], content["steps"]["accuracy"], content["digest"]
+    content["digest"] = digest_of(content)[:16]
+    (folder / RECORD).write_text(json.dumps(content))
+    opened, load = list[bytes](), torch.export.load
+
+    def noted(file: Path, **options: Any) -> Any:
+        opened.append(Path(file).read_bytes())
+        return load(file, **options)
+
+    monkeypatch.setattr(torch.export, "load", noted)
+    again = deployed(folder, images, format="pt2")
+    assert again.accuracy == found.accuracy
+    assert again.reused == ("profile", "plan", "train")
+    assert opened
+    assert b"theirs" not in opened
+
+
+def test_a_profile_of_another_runtime_is_refused(
+    world: World, images: Path, tmp_path: Path
+) -> None:
+    measured = dataclasses.replace(ROOFLINE, machine={"cpu": "a"})
+    for profile, format, said in (
+        (measured, "pt2", "the profile is of runtime ort, the file runs in eager"),
+        (dataclasses.replace(measured, device="cuda"), "onnx", "of device cuda, the file runs in"),
+        (roofline(1e9, 1e9, device="cuda"), "onnx", "of device cuda, the file runs in cpu"),
+    ):
+        with pytest.raises(PrecropError, match=said):
+            deployed(tmp_path, images, format=format, device_profile=profile)
+    found = deployed(tmp_path / "out", images, format="pt2", device_profile=ROOFLINE)
+    assert found.plan.options["device_profile"]["runtime"] == "eager"
+
+
+def test_a_profile_is_measured_anew_where_its_machine_changed(
+    world: World, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Passes of the other machine are left where they are: they are of no use here."""
+    kept = list[Path]()
+
+    def profile(*_: Any, kept: Path, **__: Any) -> DeviceProfile:
+        paths.append(kept)
+        return ROOFLINE
+
+    paths = kept
+    monkeypatch.setattr(deploying, "profile_device", profile)
+    deployed(tmp_path / "out", None)
+    here = describe_machine()
+    monkeypatch.setattr(deploying, "describe_machine", lambda: {**here, "cpu": "another"})
+    deployed(tmp_path / "out", None)
+    assert len({*kept}) == len(kept) == 2
+
+
 def test_without_images_the_weights_are_initial(world: World, tmp_path: Path) -> None:
     lines: list[str] = []
     found = deployed(tmp_path, None, format="pt2", latency="1s", progress=lines.append)
@@ -208,7 +270,7 @@ def test_a_plan_that_is_measured_to_be_too_slow_is_not_trained(
         ({"recipe": "none"}, "none"),
         ({"changes": {"epochs": -1}}, "epochs=-1 is not from 1"),
         ({"input_shape": (3, 8, 9)}, "images are scaled to squares, as 3,224,224, not to 3,8,9"),
-        ({"input_shape": (SHAPE, SHAPE)}, "images are scaled to squares, as 3,224,224"),
+        ({"input_shape": (SHAPE, SHAPE)}, "images are of one shape, as 3,224,224"),
         ({"data": "nowhere"}, "nowhere"),
         ({"objective": len}, "an option fits in no file"),
     ],

@@ -1,6 +1,7 @@
 """Files of every format give PyTorch's outputs at any batch size, or they are not kept."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -406,7 +407,19 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     for name in FORMATS:
         path = tmp_path / "none" / "net"
         refused("cannot write .*No such file", tmp_path, small(), SHAPE, path, name)
-        refused("cannot write .*folder of that name", tmp_path, small(), SHAPE, tmp_path, name)
+        refused("cannot write .*it is a folder", tmp_path, small(), SHAPE, tmp_path, name)
+
+
+def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(PrecropError, match="it is not a plain file"):
+        export(small(), SHAPE, tmp_path / "pipe", "safetensors")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_half_precision_is_compared_in_its_own_steps(tmp_path: Path) -> None:
+    made = export(small().half(), SHAPE, tmp_path / "net.onnx")
+    assert made.difference < 2e-3
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

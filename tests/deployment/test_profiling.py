@@ -81,7 +81,7 @@ def test_a_profile_of_another_machine_is_refused(monkeypatch: pytest.MonkeyPatch
     ("subjects", "options", "message"),
     [
         ([], {}, "at least one network"),
-        ([("x", nn.Conv2d(3, 4, 1), IMAGE)], {"runtime": "compiled"}, "no profile for runtime"),
+        ([("x", nn.Conv2d(3, 4, 1), IMAGE)], {"runtime": "compiled"}, "of a profile is unknown"),
         ([("x", nn.Conv2d(3, 4, 1), IMAGE)], {"device": "tpu"}, "device 'tpu' is unknown"),
     ],
 )
@@ -157,6 +157,10 @@ def test_a_profile_ends_in_time_and_goes_on(device: Device, tmp_path: Path) -> N
     assert second.digest == profiled(device, None).digest
 
 
+def test_a_profile_whose_time_is_over_before_it_begins_has_one_pass(device: Device) -> None:
+    assert profiled(device, None, 0.0).fitted["left"] == 3
+
+
 def test_what_is_measured_is_kept_when_it_is_stopped(device: Device, tmp_path: Path) -> None:
     path, profiles = tmp_path / "cpu.passes.jsonl", list[DeviceProfile]()
 
@@ -189,6 +193,7 @@ def test_passes_of_another_setting_are_not_mixed(device: Device, tmp_path: Path)
         "[]",
         '{"schema": 2}',
         "GOOD\n{}",
+        "NO STEP",
         'GOOD\n{"network": "a", "inputs": "b", "share": NaN, "seconds": null}',
         'GOOD\n{"network": "a", "inputs": "b", "share": 1, "seconds": 1, "samples": '
         '[["conv", 1, [1, 2, 3, 4]]], "works": []}',
@@ -198,6 +203,7 @@ def test_a_broken_file_of_passes_is_named(device: Device, tmp_path: Path, text: 
     path = tmp_path / "cpu.passes.jsonl"
     profiled(device, path)
     head = path.read_text(encoding="utf-8").splitlines()[0]
+    text = text.replace("NO STEP", head.replace('"step": 16', '"step": 0'))
     path.write_text(text.replace("GOOD", head), encoding="utf-8")
     with pytest.raises(PrecropError, match=r"cpu.passes.jsonl holds no measured passes: remove it"):
         profiled(device, path)

@@ -68,6 +68,11 @@ def test_a_linear_layer_alone_and_over_tokens(layout: str) -> None:
         torch.testing.assert_close(made(x), model(x), atol=1e-5, rtol=1e-5)
 
 
+def test_types_that_a_layout_lacks_stay_dense() -> None:
+    _, dense = sparse_kernels(nn.Sequential(nn.Linear(8, 8)).bfloat16(), "scipy-csr")
+    assert [*dense] == ["0"]
+
+
 def test_what_stays_dense_is_said() -> None:
     class Own(nn.Conv2d):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -65,14 +65,14 @@ def test_the_command_and_the_lines_make_the_same_plan(
     explorer: Explorer, move: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     controls = dataclasses.replace(USUAL, **move)
-    plan = explorer.plan(controls)
+    plan, network = explorer.plan(controls), explorer.named(controls.network)
     monkeypatch.chdir(tmp_path)
-    words = shlex.split(explorer.command(controls))
+    words = shlex.split(controls.command(network))
     assert words[-2:] == ["-o", "resnet20.json"]
     assert main(words[1:]) == 0
     by_command = Plan.load("resnet20.json")
     made: dict[str, Any] = {}
-    exec(explorer.python(controls), made)
+    exec(controls.python(network, plan.input_shape), made)
     for same in (by_command, made["plan"]):
         assert (same.widths, same.options) == (plan.widths, plan.options)
         assert (same.params, same.macs, same.input_shape) == (plan.params, plan.macs, SHAPE)
@@ -83,6 +83,14 @@ def test_keywords_are_said_where_they_are_not_usual() -> None:
     assert USUAL.keywords == {"params": 0.5, "macs": 0.6, "divisor": "auto"}
     uniform = dataclasses.replace(USUAL, strategy="Uniform", balance=3.0)
     assert "balance" not in uniform.keywords, "uniform width has none"
+
+
+def test_several_inputs_are_an_option_each() -> None:
+    words = shlex.split(USUAL.command(Named(NETWORK, ((3, 8, 8), (1, 8, 8)))))
+    assert [words[n + 1] for n, word in enumerate(words) if word == "--input-shape"] == [
+        "3,8,8",
+        "1,8,8",
+    ]
 
 
 def test_a_network_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,13 @@ def test_a_plan_file_that_names_its_network(tmp_path: Path) -> None:
     assert timm.create_model("cropped_d")(torch.ones(1, 3, 64, 64)).shape == (1, 5)
 
 
+def test_a_plan_file_that_asks_for_trained_weights(tmp_path: Path) -> None:
+    source = ModelSpec(f"timm:{BASE}", {"pretrained": True})
+    plan = precrop.plan(timm.create_model(BASE, num_classes=5), (3, 64, 64), params=0.4)
+    with pytest.raises(PrecropError, match="argument pretrained: networks are built untrained"):
+        register("cropped_t", dataclasses.replace(plan, source=source))
+
+
 def test_a_name_may_be_registered_anew(half: Plan) -> None:
     register("cropped_e", half, BASE)
     other = precrop.plan(timm.create_model(BASE), (3, 64, 64), params=0.3)

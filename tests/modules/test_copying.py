@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import precrop
 from precrop.errors import PrecropError
 from precrop.modules.copying import copied, tensor_shapes
 
@@ -41,6 +42,47 @@ def test_a_copy_keeps_what_is_shared_and_nothing_of_the_original() -> None:
     assert made.notes == model.notes
     assert made.notes[1] is not model.notes[1]
     assert made(torch.ones(1, 4)).abs().sum() == 0
+
+
+class Tap(nn.Module):
+    """Keeps what passes in a table of another module."""
+
+    def __init__(self, store: dict[str, Tensor], layers: dict[str, nn.Module]) -> None:
+        super().__init__()
+        self.store, self.layers = store, layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same."""
+        self.store["kept"] = x
+        return x
+
+
+class Tapped(nn.Module):
+    """Takes what a tap kept out of an empty table that both have, and layers from another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store: dict[str, Tensor] = {}
+        self.op = nn.Conv2d(3, 16, 3)
+        self.last = nn.Conv2d(16, 4, 1)
+        self.layers: dict[str, nn.Module] = {"op": self.op}
+        self.tap = Tap(self.store, self.layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the tap was given."""
+        self.tap(self.layers["op"](x))
+        out: Tensor = self.last(self.store.pop("kept"))
+        return out
+
+
+def test_tables_that_two_modules_share_stay_one() -> None:
+    made = copied(Tapped(), lambda _, tensor: tensor.detach().clone())
+    assert isinstance(made, Tapped)
+    assert made.tap.store is made.store
+    assert made.tap.layers is made.layers
+    assert made.layers["op"] is made.op
+    plan = precrop.plan(Tapped(), (3, 8, 8), params=0.5)
+    assert plan.build(Tapped())(torch.ones(1, 3, 8, 8)).shape == (1, 4, 6, 6)
 
 
 def test_a_lazy_network_has_to_run_first() -> None:

@@ -85,6 +85,31 @@ def test_what_is_kept_is_named_with_its_reason(name: str) -> None:
     assert precrop.plan(make(), shape, params=0.7).frozen[layer] == reason
 
 
+class Signals(nn.Module):
+    """Mixes signals, and puts each of the mixtures through the same layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Conv1d(20, 6, 1)
+        self.layers = nn.Sequential(
+            *(nn.Conv1d(1, 16, 3), nn.ReLU(), nn.Conv1d(16, 32, 3, 2), nn.ReLU()),
+            *(nn.Conv1d(32, 48, 3, 2), nn.ReLU(), nn.Conv1d(48, 24, 3, 2)),
+        )
+        self.head = nn.Linear(6 * 24, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        each = self.mix(x).flatten(0, 1).unsqueeze(1)
+        features = self.layers(each).mean(-1)
+        out: Tensor = self.head(features.reshape(len(x), -1))
+        return out
+
+
+def test_of_many_products_of_three_widths_the_one_in_all_is_kept() -> None:
+    plan = check_cropped(Signals(), (20, 80), params=0.5, macs=0.5)
+    assert plan.frozen == {"mix": "its cost is a product of three widths"}
+    assert max(budget.used / budget.limit for budget in plan.budgets.values()) > 0.97
+
+
 def test_only_what_a_number_in_the_code_states_is_kept() -> None:
     """Ten channels are sliced by a number: the other six may go."""
     model = Around(Function(lambda x: x[:, :10]), outputs=10)

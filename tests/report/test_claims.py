@@ -66,6 +66,29 @@ def test_only_studies_whose_runs_are_there_count(tmp_path: Path) -> None:
     assert [claim.name for claim in read_claims([tmp_path], ["s", "other"]).claims] == ["c"]
 
 
+def test_of_a_folder_only_what_is_wanted_need_be_readable(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, f"claims:\n  - {CLAIM}\n")
+    (tmp_path / "a.yaml").write_text("study: other\nvariants: 3\n")
+    (tmp_path / "b.yaml").write_text("a: &x 1\nb: *x\n")
+    assert [claim.name for claim in read_claims([tmp_path], ["s"]).claims] == ["c"]
+    said = capsys.readouterr().err
+    assert "b.yaml" in said
+    assert "it is passed over" in said
+    with pytest.raises(PrecropError, match=r"a\.yaml: description is missing"):
+        read_claims([tmp_path], ["other"])
+
+
+def test_two_files_of_one_study_must_agree(tmp_path: Path) -> None:
+    write(tmp_path)
+    copy = write(tmp_path, name="copy.yaml")
+    assert len(read_claims([tmp_path], ["s"]).parts) == 3
+    copy.write_text(STUDY.replace("role: theirs", "role: others"))
+    with pytest.raises(PrecropError, match="flat has another role in another file of this study"):
+        read_claims([tmp_path], ["s"])
+
+
 def test_a_study_without_roles_opens(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     path.write_text(STUDY.replace("role: ours, ", "").replace("role: theirs, ", ""))
@@ -123,6 +146,8 @@ def test_a_mistake_is_a_line(tmp_path: Path, old: str, new: str, said: str) -> N
     ("claims", "said"),
     [
         ("claims: ../c.yaml", "name a file beside this one"),
+        ("claims: ''", "name a file beside this one"),
+        ("claims: .", "name a file beside this one"),
         ("claims: 3", "claims is 3, not a text or a list"),
         ("claims: none.yaml", "cannot read"),
         ("claims: s.yaml", "not a list"),

@@ -93,6 +93,19 @@ def test_an_older_asking_of_the_same_name_is_left_out() -> None:
     assert sorted(row.cell for row in frame.replaced) == ["old0", "old1", "old2"]
 
 
+def test_a_newer_asking_is_whole_in_whatever_order_its_seeds_ran() -> None:
+    """Seeds 2 and 3 were asked for alone before; then all four were, of another network."""
+    old = [made_row(seed=n, cell=f"old{n}", started=STARTED) for n in (2, 3)]
+    times = [STARTED + timedelta(hours=n + 1) for n in range(4)]
+    made = {"params": 90_000}
+    new = [made_row(seed=n, cell=f"new{n}", started=times[n], **made) for n in range(4)]
+    frame = frame_of([*new, *old])
+    assert [row.cell for row in frame.rows] == ["new0", "new1", "new2", "new3"]
+    # Not so where the seeds that ran before the others are of the old network.
+    new[0] = made_row(seed=0, cell="old0", started=times[0])
+    assert [row.cell for row in frame_of([*new, *old]).rows] == ["new1", "new2", "new3"]
+
+
 def test_two_studies_may_mean_different_things_by_a_name() -> None:
     rows = [made_row(study="one", cell="a"), made_row(study="two", cell="b")]
     frame = frame_of(rows)

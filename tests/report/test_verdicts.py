@@ -230,7 +230,7 @@ def test_a_margin_beyond_the_bound_does_not_hide_a_loss() -> None:
     on = {"network": "resnet50", **IMAGENET}
     smaller = {**on, **PRECROP, "asked_params": None, "asked_macs": 0.72, "macs": 28_800_000}
     rows = [*runs(78.5, **smaller), *runs(80, **on, **WHOLE)]
-    assert judge("resnet50-imagenet", rows, 2.0).answer == "undecided"
+    assert judge("resnet50-imagenet", rows, 2.0).answer == "does not hold"
 
 
 def test_a_larger_networks_lead_is_none() -> None:
@@ -320,6 +320,42 @@ def test_a_larger_default_shows_nothing() -> None:
     assert (found.answer, found.judged[0].outcome) == ("undecided", "larger")
 
 
+def test_a_loss_beyond_what_a_claim_allows_counts_within_the_margin() -> None:
+    claim = CLAIMS["defaults"].model_copy(update={"loss": 0.2})
+    rows = [*runs(79.65, **PRECROP), *runs(80, variant="other widths")]
+    assert [verdict(claim, framed(rows), margin).answer for margin in (0.2, 0.5)] == [
+        "does not hold",
+        "does not hold",
+    ]
+    assert verdict(claim.model_copy(update={"loss": 0.5}), framed(rows)).answer == "holds"
+
+
+def test_a_larger_network_that_is_level_shows_that_there_is_no_lead() -> None:
+    large = {**PRECROP, "params": 130_000}
+    found = judged("uniform-width", runs(80, **large), runs(80, variant="uniform width"))
+    assert (found.answer, found.judged[0].outcome) == ("does not hold", "larger")
+    mixed = {**large, "macs": 6_000_000}  # fewer MACs may be why it does not lead
+    found = judged("uniform-width", runs(80, **mixed), runs(80, variant="uniform width"))
+    assert found.answer == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("about", "answer"),
+    [
+        ({"networks": ["*NET20"]}, "holds"),
+        ({"networks": ["*net56"]}, "not measured"),
+        ({"data": ["CIFAR*"]}, "holds"),
+        ({"data": ["cifar10 other"]}, "holds"),
+        ({"data": ["cifar10"]}, "not measured"),
+    ],
+)
+def test_patterns_are_about_whole_names_in_any_case(about: dict[str, Any], answer: str) -> None:
+    data = {"data": "cifar10 Other 16x16"}
+    rows = [*runs(82, **PRECROP, **data), *runs(80, variant="uniform width", **data)]
+    claim = CLAIMS["uniform-width"].model_copy(update=about)
+    assert verdict(claim, framed(rows)).answer == answer
+
+
 UNITS = {
     "weight": "precrop weights",
     "kernel": "precrop kernels",
@@ -354,6 +390,16 @@ def test_the_distance_of_densities_is_that_of_their_logarithms() -> None:
     rows = [*runs(80, densities=shares(0.3)), *runs(80, variant="o", densities=shares(0.33))]
     one, other = frame_of(rows).groups
     assert density_distance(one, other) == pytest.approx(0.0953, abs=1e-3)
+
+
+def test_a_layer_without_weights_is_like_itself_alone() -> None:
+    gone = {**shares(0.3), LAYER_NAMES[0]: 0.0}
+    rows = [*runs(80, densities=gone), *runs(80, variant="o", densities=gone)]
+    one, other = frame_of(rows).groups
+    assert density_distance(one, other) == 0
+    rows[3:] = runs(80, variant="o", densities=shares(0.3))
+    one, other = frame_of(rows).groups
+    assert density_distance(one, other) == density_distance(other, one) == float("inf")
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,16 @@ class TestOutcomes:
         assert row.densities == {"0": 1.0, "3": 1.0, "9": 1.0}
         assert row.widths == {"0": (3, 8), "3": (8, 16), "9": (16, 10)}
 
+    def test_diverged_at_its_end(self, tmp_path: Path) -> None:
+        asked = cell(DENSE, Limits())
+        prepared = prepare(asked, digits())
+        result = train(prepared.run, data=digits(), output=tmp_path, loggers=["none"])
+        for loss in (float("inf"), float("nan")):
+            row = outcome(asked, prepared, replace(result, loss=loss), overhead=0.5, **TIMES)
+            assert (row.status, row.accuracy) == ("failed", None)
+            assert row.error == f"the held-out images' loss is {loss} after training"
+            assert (row.data_digest, row.overhead) == (digits().digest, 0.5)
+
     def test_cropped(self, tmp_path: Path) -> None:
         asked = cell(seed=1)
         row, _ = trained(asked, tmp_path)

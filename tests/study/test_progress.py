@@ -8,7 +8,7 @@ from rich.console import Console
 
 from precrop.study import progress
 from precrop.study.cells import Cell
-from precrop.study.events import Began, Busy, Died, Elsewhere, Ended, Epoch, Event, Started
+from precrop.study.events import Began, Busy, Died, Elsewhere, Ended, Epoch, Event, Found, Started
 from precrop.study.progress import Forecast, duration, shown
 from tests.study.fake_work import cell, row_of
 
@@ -76,6 +76,14 @@ def test_failures_tell_nothing_of_the_time() -> None:
     assert forecast.over == 1
 
 
+def test_what_another_process_has_run_is_over() -> None:
+    clock, cells = Clock(), [cell(seed=seed) for seed in range(3)]
+    forecast = Forecast(cells, lambda: 1, clock)
+    course = [*begun(cells[0]), (10, ended(cells[0])), (0, Found(cells[1].id))]
+    assert after(clock, forecast, *course) == 10
+    assert forecast.over == 2
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_what_is_said(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
     """A line for what is over and what has died; in a terminal bars besides."""
@@ -83,7 +91,7 @@ def test_what_is_said(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
     console = Console(file=out, force_terminal=terminal, width=200, highlight=False)
     monkeypatch.setattr(progress, "standard_error", lambda: console)
     monkeypatch.setattr(progress, "in_terminal", lambda: terminal)
-    cells = [cell(seed=seed) for seed in range(2)]
+    cells = [cell(seed=seed) for seed in range(3)]
     with shown(cells, lambda: 1) as tell:
         for event in (
             *(event for _, event in begun(cells[0])),
@@ -94,11 +102,12 @@ def test_what_is_said(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
             ended(cells[0]),
             Started(cells[1].id),
             ended(cells[1], "failed"),
+            Found(cells[2].id),
         ):
             tell(event)
     said = out.getvalue()
     assert "fine, dense, seed 0: killed by SIGKILL; it is run again" in said
-    assert "[1/2] fine, dense, seed 0  85.00% right" in said
-    assert "[2/2] fine, dense, seed 1  failed: it broke  0:00:00 left" in said
+    assert "[1/3] fine, dense, seed 0  85.00% right" in said
+    assert "[2/3] fine, dense, seed 1  failed: it broke  " in said
     assert ("in all" in said) == terminal
     assert terminal or said.count("\n") == 3

@@ -196,6 +196,11 @@ def test_a_last_test_batch_smaller_than_the_processes() -> None:
     assert sorted(seen) == list(range(9))
 
 
+def test_fewer_held_out_images_than_processes() -> None:
+    with pytest.raises(PrecropError, match="3 held-out images for 4 processes"):
+        held_out_batches(numbered(8, held_out=3), 4, Placement(rank=1, world_size=4))
+
+
 @pytest.mark.parametrize(
     ("size", "processes", "message"),
     [

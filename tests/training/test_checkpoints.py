@@ -134,6 +134,13 @@ def test_what_json_does_not_know_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_no_tensor_in_a_network_is_refused(tmp_path: Path) -> None:
+    state = {**CHECKPOINT["state_dict"], "network.x._extra_state": {"steps": 3}}
+    with pytest.raises(PrecropError, match="_extra_state is not a plain tensor"):
+        checkpoints.write(tmp_path / "last", {**CHECKPOINT, "state_dict": state}, RUN)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [

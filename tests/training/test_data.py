@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from precrop.errors import PrecropError
 from precrop.training import data as data_module
-from precrop.training.data import Decoded, ImageData, Images, load_again, load_data
+from precrop.training.data import (
+    Decoded,
+    ImageData,
+    Images,
+    load_again,
+    load_data,
+    load_shaped,
+)
 from tests.training.image_sets import class_folders, held, parquet_set, pictures, png, write_parquet
 
 
@@ -32,6 +40,14 @@ def test_images_that_are_no_squares_are_found_again(tmp_path: Path) -> None:
     before = load_data(str(tmp_path))
     assert before.shape == (3, 10, 6)
     assert load_again(str(tmp_path), before.shape, before.digest).digest == before.digest
+
+
+def test_images_that_are_no_squares_have_a_shape_of_their_own(tmp_path: Path) -> None:
+    class_folders(tmp_path, (10, 6))
+    assert load_shaped(str(tmp_path), (3, 10, 6)).shape == (3, 10, 6)
+    assert load_shaped(str(tmp_path), (3, 8, 8)).shape == (3, 8, 8)
+    with pytest.raises(PrecropError, match=r"not to 3,6,10, and those of .* are 3x10x6: say ano"):
+        load_shaped(str(tmp_path), (3, 6, 10))
 
 
 def test_images_of_many_sizes_are_found_again(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,10 @@ MOST_BYTES = 8_000_000_000
 # Parquet hardly compresses encoded images; beyond this multiple of a large split's files, they are
 # made to fill the memory.
 LARGE, MOST_TIMES = 2**28, 32
+
+
+MOST_CLASSES = 2**16
+"""Without names, and with fewer images than that."""
 
 
 class Rows:
@@ -88,7 +93,14 @@ def parquet(folder: Path, files_in: Path) -> Source:
             raise PrecropError(f"{rows.files[0]} has no images")
         _check_labels(rows, classes)
     if classes is None:
-        classes = tuple(str(label) for label in range(int(train.labels.max()) + 1))
+        row = int(train.labels.argmax())
+        label = int(train.labels[row])
+        if label >= max(len(train.labels), MOST_CLASSES):
+            raise PrecropError(
+                f"{train.where(row)} has label {label}, of {len(train.labels)} images: labels are "
+                "numbers of classes, counted from 0"
+            )
+        classes = tuple(map(str, range(label + 1)))
     known = torch.isin(test.labels, train.labels)
     if not bool(known.all()):
         row = int((~known).nonzero()[0])
@@ -201,6 +213,9 @@ def _listed_classes(folder: Path) -> tuple[str, ...] | None:
 
 
 def _names(written: object) -> tuple[str, ...] | None:
-    if isinstance(written, list | dict) and written:
-        return tuple(str(name) for name in written)
-    return None
+    """Names in label order; of classes that are called alike each with its label."""
+    if not isinstance(written, list | dict) or not written:
+        return None
+    names = [str(name) for name in written]
+    often = Counter(names)
+    return tuple(f"{n} ({label})" if often[n] > 1 else n for label, n in enumerate(names))

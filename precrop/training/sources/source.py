@@ -19,6 +19,8 @@ FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP", "GIF")
 """Pillow goes by an image's bytes, and of others starts programs: Ghostscript for PostScript."""
 MOST_PIXELS = 2**26
 """Of one image: a file of a few kilobytes can say that it has more than fit in memory."""
+LONGEST = 100
+"""How many times as long as its shorter side an image may be: it is scaled by that one."""
 _GREY16 = ("PNG", "PPM")
 """Formats whose grey images of Pillow's mode I have 16 bits."""
 _OPENING = threading.Lock()  # filters of warnings belong to all threads
@@ -63,6 +65,11 @@ def decoded(encoded: Any, where: str) -> "Image":
                 raise PrecropError(
                     f"{where} has {width} x {height} pixels, more than {MOST_PIXELS:,}: scale it "
                     "down, or leave it out"
+                )
+            if max(width, height) > LONGEST * min(width, height):
+                raise PrecropError(
+                    f"{where} has {width} x {height} pixels: photographs are scaled by their "
+                    f"shorter side, so none may be more than {LONGEST} times as long; leave it out"
                 )
             image.load()
             return _in_rgb(image)

@@ -117,6 +117,15 @@ def test_an_image_of_more_pixels_than_are_decoded(tmp_path: Path, side: int) -> 
     assert said == f"{more}: scale it down, or leave it out"
 
 
+def test_an_image_that_its_shorter_side_would_make_huge(tmp_path: Path) -> None:
+    class_folders(tmp_path)
+    file = tmp_path / "val" / "dog" / "0.png"
+    file.write_bytes(png(pictures(1, 3, 301)[0]))
+    assert fault(tmp_path).startswith(f"{file} has 301 x 3 pixels: photographs are scaled by their")
+    file.write_bytes(png(pictures(1, 3, 300)[0]))
+    assert len(load_data(str(tmp_path), image_size=8).test) == 6
+
+
 def test_links_among_class_folders(tmp_path: Path) -> None:
     """A class may be a link, as in subsets of ImageNet; none may lead to what is read already."""
     class_folders(tmp_path)

@@ -179,6 +179,21 @@ def test_a_class_that_no_training_image_has(tmp_path: Path, names: tuple[str, ..
     assert fault(tmp_path) == f"row 1 of {file} has label 2{title}, which no training image has"
 
 
+def test_a_label_that_stands_for_millions_of_classes(tmp_path: Path) -> None:
+    parquet_set(tmp_path, names=None)
+    file = tmp_path / "train-00001-of-00002.parquet"
+    write_parquet(file, pictures(2), [0, 10**12], names=None)
+    assert fault(tmp_path) == (
+        f"row 1 of {file} has label 1000000000000, of 6 images: labels are numbers of classes, "
+        "counted from 0"
+    )
+
+
+def test_classes_that_are_called_alike_have_their_labels(tmp_path: Path) -> None:
+    parquet_set(tmp_path, names=("crane", "crane", "dog"))
+    assert load_data(str(tmp_path)).classes == ("crane (0)", "crane (1)", "dog")
+
+
 def test_faults_of_class_lists(tmp_path: Path) -> None:
     parquet_set(tmp_path, names=None)
     file = tmp_path / "classes.json"

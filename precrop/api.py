@@ -150,6 +150,8 @@ def plan(
     for name, (word, one, other) in words.items():
         if word not in (one, other):
             raise PrecropError(f"{name}={word!r} is unknown: write {one!r} or {other!r}")
+    expand, divisor, min_width = map(_of_python, (expand, divisor, min_width))
+    balance, costs = _of_python(balance), {name: _of_python(one) for name, one in costs.items()}
     strategy = chosen(strategy, objective, balance, densities, rule, widths)
     for name, flag in (("expand", expand), ("drop_unused", drop_unused)):
         check_kind(name, flag, (bool, np.bool_), "True or False")
@@ -169,9 +171,8 @@ def plan(
         )
         constraints = Constraints(kept=_ignored(network, patterns))
         solver = strategy.solver(network)
-        asked = {"params": params, "macs": macs, "latency": latency, "memory": memory}
-        asked |= costs
-        budgets = {name: budget for name, budget in asked.items() if budget is not None}
+        asked = {"params": params, "macs": macs, "latency": latency, "memory": memory, **costs}
+        budgets = {name: _of_python(one) for name, one in asked.items() if one is not None}
         _check_used(budgets, batch_size, device_profile is not None, divisor)
         network, models = _cost_models(network, budgets, profile, batch_size)
         if not budgets and strategy.budgeted:
@@ -234,6 +235,11 @@ def _divisors(asked: int | Literal["auto"], profile: DeviceProfile, settled: boo
     return found
 
 
+def _of_python(value: Any) -> Any:
+    """A number of NumPy's as Python's, which a plan's file can hold."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def _reading(
     model: nn.Module | Reading,
     input_shape: Any,
@@ -245,7 +251,7 @@ def _reading(
         return Reading(
             model, input_shape, example_inputs=example_inputs, example_kwargs=example_kwargs
         )
-    if (input_shape, example_inputs, example_kwargs) != (None, None, None):
+    if any(given is not None for given in (input_shape, example_inputs, example_kwargs)):
         raise PrecropError("a reading has its inputs already: drop input_shape= and examples")
     return model
 

@@ -10,7 +10,7 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from precrop import plugins
-from precrop.errors import printable
+from precrop.errors import check_kind, printable
 from precrop.modules.apart import apart
 from precrop.modules.hooks import unwrapped
 from precrop.modules.masks import check_masks
@@ -132,7 +132,7 @@ def count(
     layers = []
     for reading, layer in zip(network.layers, structure.layers, strict=True):
         absent = masked.get(reading.weight, 0)
-        unmultiplied = round(layer.macs * absent / layer.weights)
+        unmultiplied = round(layer.macs * absent / max(1, layer.weights))
         macs -= unmultiplied
         layers.append(
             LayerCount(
@@ -153,6 +153,7 @@ def _masked(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, int]:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     # Where masks are applied, what was the parameter ``weight`` is called ``weight_orig``.
+    check_kind("masks", masks, Mapping, "a mapping from parameters' names to masks")
     own = {name: f"{name}_orig" if f"{name}_orig" in parameters else name for name in masks}
     masks = {own[name]: mask for name, mask in masks.items()}
     check_masks(model, masks)

@@ -104,7 +104,10 @@ def printable(text: str) -> str:
 
 def brief(value: object) -> str:
     """A value as a message shows it."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        text = "a number of thousands of digits"
     return text if len(text) <= _BRIEF else f"{text[: _BRIEF - 1]}…"
 
 

@@ -42,6 +42,27 @@ def test_senseless_budgets(budget: Any) -> None:
     refused(small("conv"), SHAPE, macs=budget)
 
 
+def test_numbers_of_numpy_are_kept_in_a_file(tmp_path: Path) -> None:
+    given: dict[str, Any] = {
+        "expand": np.True_,
+        "divisor": np.int64(2),
+        "min_width": np.int64(2),
+        "params": np.float32(0.5),
+        "macs": np.int64(60_000),
+        "balance": np.float64(2),
+    }
+    plan = precrop.plan(small("conv"), SHAPE, **given)
+    plan.save(tmp_path / "plan.json")
+    assert precrop.Plan.load(tmp_path / "plan.json") == plan
+    assert plan.options["expand"] is True
+
+
+def test_an_example_for_a_reading_is_refused() -> None:
+    reading = precrop.Reading(small("conv"), SHAPE)
+    with pytest.raises(PrecropError, match="a reading has its inputs already"):
+        precrop.plan(reading, example_inputs=np.ones((1, *SHAPE)), params=0.5)
+
+
 def test_no_budget() -> None:
     assert "no budget given" in refused(small("conv"), SHAPE)
 

@@ -39,7 +39,7 @@ def densities_command(
     as_json: AsJson = False,
 ) -> None:
     """Print the density of every layer's weights by any method."""
-    from precrop.pruning.methods import METHODS, take_own_method
+    from precrop.pruning.methods import METHODS, check_options, take_own_method
 
     if runs_user_code(method):
         take_own_method(method)
@@ -48,6 +48,8 @@ def densities_command(
         raise PrecropError(f"--data is for {those}: {method} looks at none")
     if output is not None:
         check_writable(output)
+    options = arguments(option)
+    check_options(method, options)
     set_seed(seed)
     network, inputs = source.load()
     with warnings_as_lines():
@@ -60,7 +62,7 @@ def densities_command(
             data=None if data is None else _batches(data),
             seed=seed or 0,
             progress=True,
-            **arguments(option),
+            **options,
         )
     text = json.dumps(densities, indent=1)
     try:

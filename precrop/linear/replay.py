@@ -27,6 +27,7 @@ from precrop.linear.values import (
     as_flow,
 )
 from precrop.modules.names import held_tensors
+from precrop.modules.random import OwnNumbers, drawing
 from precrop.read.examples import tensors_in
 from precrop.read.network import Network
 from precrop.read.trace import Call, Trace
@@ -157,7 +158,15 @@ def _mapped(argument: Any, value: Callable[[Any], Any]) -> Any:
 
 
 def _constant(call: Call, args: Sequence[Any], kwargs: Mapping[str, Any], like: Tensor) -> Any:
-    """Run a call that depends on neither the input nor a parameter; buffers stay as they are."""
+    """Run a call that depends on neither the input nor a parameter; buffers stay as they are.
+
+    Random factors count as one, as those of dropout do; whole random numbers never change.
+    """
+    if drawing(call.op) is not None:
+        if all(value.dtype.is_floating_point for value in call.outputs):
+            return [Inert() for _ in call.outputs]
+        with OwnNumbers(0):
+            return call.op(*args, **kwargs)
     if call.op._schema.is_mutable:
         args = [arg.clone() if isinstance(arg, Tensor) else arg for arg in args]
     device = {"device": like.device} if kwargs.get("device") is not None else {}

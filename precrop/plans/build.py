@@ -122,7 +122,7 @@ def _scaled_in_forward(plan: "Plan", model: nn.Module) -> set[str]:
         if type(value) is float
     ]
     found = set()
-    for layer in plan.layers if numbers else ():
+    for layer in (one for one in plan.layers if numbers and one.weight in plan.shapes):
         owner, shape = layer.weight.rpartition(".")[0], plan.shapes[layer.weight]
         fan = prod(shape) // shape[1 if layer.kind == "transposed" else 0]
         if any(

@@ -18,6 +18,11 @@ def input_axes(kind: str) -> tuple[int, ...]:
     return axes.get(kind, (1,))
 
 
+def original_size(axis: Axis) -> int:
+    """How long a planned axis is in the original network."""
+    return axis if isinstance(axis, int) else sum(before for before, _ in axis)
+
+
 def built_size(axis: Axis) -> int:
     """How long a planned axis is in the built network."""
     return axis if isinstance(axis, int) else sum(after for _, after in axis)

@@ -55,7 +55,10 @@ def recounted(plan: "Plan", shapes: Shapes, parameters: Sequence[str]) -> "Plan"
     outputs = _outputs(plan, shapes)
     if not outputs:
         return plan
-    tensors = {n: _axes(axes, plan.shapes[n], shapes[n]) for n, axes in plan.tensors.items()}
+    tensors = {
+        n: _axes(axes, plan.shapes[n], shapes[n]) if n in shapes else axes
+        for n, axes in plan.tensors.items()
+    }
     params, base_params, macs, base_macs = plan.params, plan.base_params, plan.macs, plan.base_macs
     for name in parameters:
         old, new = plan.shapes[name], shapes[name]

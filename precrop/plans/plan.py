@@ -19,7 +19,7 @@ from precrop.plans import build as building
 from precrop.plans import outputs, views
 from precrop.plans import plot as picture
 from precrop.plans.file import from_text, is_sound, to_text
-from precrop.plans.kinds import Axis, Init
+from precrop.plans.kinds import Axis, Init, built_size, original_size
 from precrop.plans.table import notes
 
 if TYPE_CHECKING:
@@ -270,6 +270,10 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
+_WEIGHT_RANK = 2
+"""Axes that a layer's weight has at least."""
+
+
 def _check(plan: Plan) -> None:
     """Refuse sizes and costs that are impossible, and what cannot be shown.
 
@@ -283,8 +287,14 @@ def _check(plan: Plan) -> None:
         costs = layer.base_weights, layer.weights, layer.base_macs, layer.macs
         if not all(old > 0 and 0 < new <= GROWTH * old for old, new in widths) or min(costs) < 0:
             raise PlanError(f"layer {layer.name!r} of this plan is broken: its sizes make no sense")
+        if len(plan.shapes.get(layer.weight, (0, 0))) < _WEIGHT_RANK:
+            raise PlanError(f"layer {layer.name!r} of this plan is broken: its weight has one axis")
     if any(new < 0 or old < min(new, 1) for old, new in plan.totals.values()):
         raise PlanError("params or macs of this plan are broken: they make no sense")
+    for name, axes in plan.tensors.items():
+        sizes = plan.shapes.get(name, tuple(map(original_size, axes)))
+        if tuple(map(original_size, axes)) != sizes or min(map(built_size, axes), default=1) < 1:
+            raise PlanError(f"the tensor {name!r} of this plan is broken: its sizes make no sense")
     for name, budget in plan.budgets.items():
         if min(budget.limit, budget.base) < 1 or budget.used < 0:
             raise PlanError(f"the budget {name!r} of this plan is broken: it is not above 0")

@@ -72,11 +72,11 @@ def _draw_shares(axes: "Axes", plan: "Plan") -> None:
     for color, layers in _by_change(plan).values():
         axes.bar([index + 1 for index in layers], [kept[i] for i in layers], 0.84, color=color)
     axes.axhline(100, color=_OLD, linewidth=1, zorder=0)
-    axes.set_ylim(0, max(105, *kept))
+    axes.set_ylim(0, max([105.0, *kept]))
     axes.set_ylabel("kept, %")
     axes.set_xlabel("layer, in the order of execution")
     names = [printable(layer.name) for layer in plan.layers]
-    every = -(-len(names) // _LABELS)
+    every = max(1, -(-len(names) // _LABELS))
     places = range(1, len(names) + 1, every)
     size = min(_LARGEST, _ROOM / max(1, len(places)))
     axes.set_xticks(places, names[::every], rotation=90, fontsize=size, parse_math=False)

@@ -185,6 +185,10 @@ def outputs_lines(plan: "Plan") -> Iterator[str]:
     heads = [f"{name} has {new} in place of {old}" for name, (old, new) in changed.items()]
     if heads:
         yield f"Planned with other outputs, recounted: {_some(heads)}"
+        for name, budget in plan.budgets.items():
+            if budget.used > budget.limit:
+                more = budget.used / budget.limit - 1
+                yield f"That is {more:.1%} more than its budget of {name}: plan anew"
 
 
 def latency_lines(plan: "Plan") -> Iterator[str]:

@@ -100,7 +100,11 @@ def span(values: Sequence[int]) -> str:
 def drawn(table: Table) -> str:
     """A table as plain text."""
     out = io.StringIO()
-    Console(file=out, width=_WIDTH, highlight=False, color_system=None).print(table)
+    # In a notebook Rich would show it there and write nothing.
+    console = Console(
+        file=out, width=_WIDTH, highlight=False, color_system=None, force_jupyter=False
+    )
+    console.print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
@@ -114,7 +118,7 @@ def frame(plan: "Plan") -> "DataFrame":
     Raises:
         PrecropError: pandas is not installed.
     """
-    return framed(
+    rows = (
         {
             "layer": layer.name,
             **{column: getattr(layer, column) for column in _COLUMNS},
@@ -122,17 +126,18 @@ def frame(plan: "Plan") -> "DataFrame":
         }
         for layer in plan.layers
     )
+    return framed(rows, ("layer", *_COLUMNS, "frozen"))
 
 
-def framed(rows: Iterable[Mapping[str, Any]]) -> "DataFrame":
-    """Rows as a pandas frame.
+def framed(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> "DataFrame":
+    """Rows as a pandas frame, which has these columns without any row, too.
 
     Raises:
         PrecropError: pandas is not installed.
     """
     with needs("a frame needs", "pandas"):
         import pandas as pd
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=columns or None)
 
 
 def html(plan: "Plan") -> str:

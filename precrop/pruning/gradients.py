@@ -76,7 +76,7 @@ def snip(
         batches = problem.progress(problem.batches(), "SNIP", length_hint(problem.data) or None)
         found = network.gradients(_parts(batches, size), temperature=1.0)
     return {
-        name: gradient.mul_(network.weights[name].detach()).abs_()
+        name: gradient.mul_(network.weights[name].detach()).abs()
         for name, gradient in found.items()
     }
 
@@ -123,7 +123,10 @@ def grasp(
         gradients = network.gradients(first, temperature)
         second = problem.progress(parts, "GraSP: Hessian times gradient", len(parts))
         found = network.hessian_products(second, temperature, gradients)
-    return {name: product.mul_(network.weights[name].detach()) for name, product in found.items()}
+    return {
+        name: product.conj().mul_(network.weights[name].detach()).real
+        for name, product in found.items()
+    }
 
 
 @dataclass(frozen=True)

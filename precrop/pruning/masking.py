@@ -170,7 +170,7 @@ class Units:
     @property
     def size(self) -> int:
         """Weights in one unit."""
-        return math.prod(self.view) // self.number
+        return math.prod(self.view) // max(1, self.number)
 
     def sums(self, values: Tensor) -> Tensor:
         """One number per weight summed to one per unit, in double precision and on the CPU."""

@@ -119,7 +119,7 @@ class Found(NamedTuple):
     densities: dict[str, float]
 
 
-def found_by(problem: Problem, method: str, **options: Any) -> Found:
+def found_by(problem: Problem, method: str, /, **options: Any) -> Found:
     """What a method returns.
 
     Raises:
@@ -140,7 +140,7 @@ def found_by(problem: Problem, method: str, **options: Any) -> Found:
     return _checked(problem, method, found)
 
 
-def layer_densities(problem: Problem, method: str, **options: Any) -> dict[str, float]:
+def layer_densities(problem: Problem, method: str, /, **options: Any) -> dict[str, float]:
     """What a method says of every layer, in (0, 1].
 
     Raises:
@@ -150,7 +150,7 @@ def layer_densities(problem: Problem, method: str, **options: Any) -> dict[str, 
     return found.densities if found.scores is None else kept_shares(problem, found.scores)
 
 
-def weight_scores(problem: Problem, method: str, **options: Any) -> Scores:
+def weight_scores(problem: Problem, method: str, /, **options: Any) -> Scores:
     """One number per weight, by layer name.
 
     Raises:

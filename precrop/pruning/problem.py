@@ -71,8 +71,8 @@ class Problem:
             raise PrecropError(
                 "the network has no prunable layer: no convolution and no linear layer"
             )
-        layers = {layer.name: layer for layer in structure.layers}
-        parameters = {reading.name: reading.weight for reading in network.layers}
+        layers = {layer.name: layer for layer in structure.layers if layer.weights}
+        parameters = {one.name: one.weight for one in network.layers if one.name in layers}
         running = {reading.weight for reading in network.passes[0].readings}
         names = [name for name, weight in parameters.items() if weight in running] or [*layers]
         totals = _totals(layers)

@@ -87,5 +87,6 @@ def _magnitudes(problem: Problem) -> dict[str, Tensor]:
     for name, weight in problem.weights().items():
         if weight.is_meta:
             raise PrecropError(f"{name} has no values (it is a meta tensor): SynFlow needs weights")
-        found[name] = (weight if weight.dtype == torch.float64 else weight.float()).abs()
+        values = weight.abs()
+        found[name] = values if values.dtype == torch.float64 else values.float()
     return found

@@ -21,6 +21,8 @@ def random(problem: Problem) -> dict[str, Tensor]:
     Follows SynFlow's code, but for the distribution (there normal): a ranking is the same.
     """
     return {
-        name: torch.rand(weight.shape, generator=generator(problem.seed, name)).to(weight.device)
+        name: torch.rand(
+            weight.shape, generator=generator(problem.seed, name), dtype=torch.float32
+        ).to(weight.device)
         for name, weight in problem.weights().items()
     }

@@ -8,10 +8,10 @@ computed in decimal, so that ``0.29`` of 100 is 29.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from fractions import Fraction
 from numbers import Integral, Real
 
-from precrop.errors import BudgetError
+from precrop.errors import BudgetError, brief
 
 Budget = float | int | str
 
@@ -48,7 +48,7 @@ _FEMTOSECONDS = Unit(
 UNITS = {"params": _COUNT, "macs": _COUNT, "memory": _BYTES, "latency": _FEMTOSECONDS}
 """Per cost its unit: parameters, multiply-accumulates, bytes, femtoseconds."""
 
-_TEXT = re.compile(r"(\d+(?:_\d+)*)?(\.\d+)?\s*(%|[a-zµ]*)", re.IGNORECASE)
+_TEXT = re.compile(r"(?!.{65})(\d+(?:_\d+)*)?(\.\d+)?\s*(%|[a-zµ]*)", re.IGNORECASE)
 _LARGEST_SHARE = 100
 _LARGEST = 2**63
 
@@ -90,8 +90,8 @@ def parse_budget(name: str, asked: Budget, base: int) -> int:
         BudgetError: the budget is not a positive number or looks like a slip (``params=1``).
     """
     number, scale = _read(name, asked)
-    limit = int(number * (base if scale is None else scale)) if number.is_finite() else 0
-    if not number.is_finite() or number <= 0:
+    limit = int(number * (base if scale is None else scale))
+    if number <= 0:
         raise _senseless(name, asked, "is not a positive number")
     if scale == 1 and not UNITS.get(name, _COUNT).plain:
         raise _senseless(name, asked, "has no unit")
@@ -109,7 +109,7 @@ def parse_budget(name: str, asked: Budget, base: int) -> int:
 def _senseless(name: str, asked: object, what: str) -> BudgetError:
     example = UNITS.get(name, _COUNT).example
     return BudgetError(
-        f"{name}={asked!r} {what}: write a share ({name}=0.5 or '50%') or an absolute number "
+        f"{name}={brief(asked)} {what}: write a share ({name}=0.5 or '50%') or an absolute number "
         f"({name}={example})"
     )
 
@@ -137,10 +137,10 @@ def bound(name: str, number: int, *, up: bool) -> str:
     scales = {suffix: unit.suffixes.get(suffix.lower(), 1) for suffix in unit.shown}
     suffix = next((s for s, scale in scales.items() if scale <= number), unit.shown[-1])
     thousandths = (1000 * number + up * (scales[suffix] - 1)) // scales[suffix]
-    return f"{Decimal(thousandths) / 1000:.3f}".rstrip("0").rstrip(".") + suffix
+    return f"{thousandths // 1000}.{thousandths % 1000:03}".rstrip("0").rstrip(".") + suffix
 
 
-def _read(name: str, asked: object) -> tuple[Decimal, int | None]:
+def _read(name: str, asked: object) -> tuple[Fraction, int | None]:
     """The number that was written, and what it counts: so many units each, or None for a share."""
     if isinstance(asked, str):
         match = _TEXT.fullmatch(asked.strip())
@@ -148,10 +148,10 @@ def _read(name: str, asked: object) -> tuple[Decimal, int | None]:
         scales = {"%": None, "": None if fraction else 1, **UNITS.get(name, _COUNT).suffixes}
         if not whole + fraction or suffix.lower() not in scales:
             raise _senseless(name, asked, "is not understood")
-        number = Decimal(f"{whole or 0}{fraction}")
+        number = Fraction(f"{whole or 0}{fraction}")
         return number / 100 if suffix == "%" else number, scales[suffix.lower()]
-    if isinstance(asked, bool) or not isinstance(asked, Real):
+    if type(asked) is not bool and isinstance(asked, Integral):
+        return Fraction(int(asked)), 1
+    if type(asked) is bool or not isinstance(asked, Real) or not abs(float(asked)) < float("inf"):
         raise _senseless(name, asked, "is not a number")
-    if isinstance(asked, Integral):
-        return Decimal(int(asked)), 1
-    return Decimal(repr(float(asked))), None
+    return Fraction(repr(float(asked))), None

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from precrop.errors import BudgetError, PrecropError
+from precrop.errors import BudgetError, PrecropError, brief
 from precrop.linear.densities import check_names
 from precrop.read.network import Network
 from precrop.solve.choices import Choices
@@ -17,6 +17,8 @@ from precrop.solve.structure import Integers, Layer
 from precrop.strategies.shapes import nearest
 from precrop.strategies.strategy import GIVEN, Solution, Solver, Strategy
 
+_LARGEST = 2**31
+"""More channels than any layer has."""
 _SNAP = 1e-6
 """Part of a channel that a width may be off by rounding errors."""
 
@@ -114,6 +116,7 @@ class Widths(Strategy):
 def _checked(name: str, width: Any) -> int:
     """A number of output channels."""
     whole = isinstance(width, Integral) and not isinstance(width, bool)
-    if not (whole and width > 0):
-        raise PrecropError(f"the width of {name} is {width!r}: write output channels, 1 or more")
+    if not (whole and 0 < width < _LARGEST):
+        said = brief(width)
+        raise PrecropError(f"the width of {name} is {said}: write output channels, 1 or more")
     return int(width)

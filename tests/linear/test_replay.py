@@ -303,10 +303,29 @@ ONE: dict[str, Callable[[Tensor], Tensor]] = {
     "standard deviation": lambda x: x / (x.var((1, 2, 3), keepdim=True) + 1e-5).sqrt(),
     "layer norm": lambda x: F.layer_norm(x, (4,)),
     "softsign": F.softsign,
+    "truth": lambda x: x * torch.ones(4, dtype=torch.bool) / torch.ones(1, dtype=torch.bool),
     "log-sigmoid": F.logsigmoid,
     "shrinkage": lambda x: F.softshrink(F.hardshrink(x)),
     "no dropout": lambda x: F.dropout(x, 0.5, training=False).abs().clamp(0, 1),
 }
+
+
+def test_random_numbers_are_a_factor_of_one_and_drawn_from_no_generator_of_the_process() -> None:
+    shuffled = {
+        "dropout": lambda x: F.dropout(x, 0.5, True),
+        "noise": lambda x: x * torch.rand(1) + torch.randn(4),
+        "order": lambda x: x[:, torch.randperm(x.shape[1])],
+    }
+    shape = (3, 4, 4)
+    for function in shuffled.values():
+        model = Wrapped(function)
+        before = torch.get_rng_state()
+        found = [log_r(model, shape) for _ in range(3)]
+        assert torch.equal(torch.get_rng_state(), before)
+        assert len({*found}) == 1
+    for name in ("dropout", "noise"):
+        model = Wrapped(shuffled[name])
+        assert log_r(model, shape) == pytest.approx(_with(model, lambda x: x, shape), rel=1e-9)
 
 
 def _norm(x: Tensor) -> Tensor:

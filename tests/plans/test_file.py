@@ -155,6 +155,10 @@ def replacing(field: str, value: object) -> Callable[[dict[str, Any]], Any]:
                 ("options", {"outputs": {"a": [1]}}),
             )
         ),
+        *(
+            (replacing("tensors", {"conv1.weight": axes}), "the tensor 'conv1.weight' of this plan")
+            for axes in ([], [16], [16, 3, 3], [[[8, 4]], 3, 3, 3], [[[16, 0]], 3, 3, 3])
+        ),
         (replacing("schema", 1), "schema version 1; precrop reads 2"),
         (replacing("schema", [[]]), "schema version"),
         (without("schema"), "no schema version"),

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models import googlenet, squeezenet1_1
 
 import precrop
@@ -67,6 +67,32 @@ def test_budgets_are_those_of_the_new_totals() -> None:
     assert other.budgets["macs"].limit == 30_000_000
     assert other.budgets["macs"].used == other.macs
     assert other.budgets["params"].base == other.base_params
+
+
+def test_a_budget_that_the_new_outputs_exceed_is_told() -> None:
+    plan = precrop.plan(resnet20(), (3, 32, 32), params="130k")
+    assert "plan anew" not in str(plan)
+    more = plan.for_outputs(resnet20(num_classes=1000))
+    (budget,) = more.budgets.values()
+    assert budget.used > budget.limit
+    assert f"That is {budget.used / budget.limit - 1:.1%} more than its budget of params" in str(
+        more
+    )
+
+
+def test_a_buffer_that_is_in_no_state_dict_is_no_matter() -> None:
+    class Shifted(nn.Module):
+        def __init__(self, classes: int) -> None:
+            super().__init__()
+            self.op, self.head = nn.Conv2d(3, 16, 3), nn.Linear(16, classes)
+            self.register_buffer("shift", torch.zeros(16, 1, 1), persistent=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head((self.op(x) + self.shift).relu().mean((2, 3)))
+            return out
+
+    plan = precrop.plan(Shifted(10), (3, 8, 8), params=0.5)
+    assert plan.build(Shifted(7))(torch.ones(1, 3, 8, 8)).shape == (1, 7)
 
 
 def test_there_and_back() -> None:

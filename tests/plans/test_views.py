@@ -1,5 +1,6 @@
 """Plans that show themselves."""
 
+import builtins
 import dataclasses
 import io
 import json
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd  # type: ignore[import-untyped]
 import pytest
+from torch import nn
 from torchvision.models import resnet50
 
 import precrop
@@ -35,6 +37,27 @@ def test_a_plan_prints_a_screenful(plan: Plan) -> None:
     text = "\n".join(lines)
     assert f"{plan.params:,}" in text
     assert f"{plan.macs:,}" in text
+
+
+def test_a_notebook_does_not_empty_the_tables(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one, Rich writes to the notebook's own display, whatever file it was given."""
+
+    class ZMQInteractiveShell:
+        pass
+
+    before, page = str(plan), plan._repr_html_()
+    monkeypatch.setattr(builtins, "get_ipython", ZMQInteractiveShell, raising=False)
+    assert str(plan) == before
+    assert plan._repr_html_() == page
+
+
+def test_a_network_without_layers_shows_itself() -> None:
+    norm = precrop.plan(nn.Sequential(nn.BatchNorm2d(3), nn.ReLU()), (3, 8, 8), params=1.0)
+    assert norm.plot().axes
+    assert "parameters" in norm._repr_html_()
+    frame = precrop.compare(norm, norm).to_frame()
+    assert [*frame.columns] == ["layer", "base_out", "A", "B"]
+    assert len(frame) == 0
 
 
 def test_stages_add_up_to_the_layers(plan: Plan) -> None:

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 import precrop
+from precrop.errors import PrecropError
 from precrop.models import cifar_mobilenet_v2, resnet20
 from precrop.pruning import methods, rules
+from precrop.pruning.methods import layer_densities
 from precrop.pruning.problem import Problem
 from tests.networks import BLOCKS, SHAPE, assemble, small
 from tests.pruning.check_allocator import check_allocator
@@ -387,6 +389,54 @@ def test_a_budget_in_every_form(share: Any) -> None:
     found = precrop.densities(model, shape, method="magnitude", params=share)
     weights = {name: model.get_parameter(f"{name}.weight").numel() for name in found}
     assert sum(round(found[name] * weights[name]) for name in found) == 1886
+
+
+@pytest.mark.parametrize("name", ["problem", "method"])
+def test_names_of_our_own_arguments_are_no_options(name: str) -> None:
+    problem, options = Problem.of(small("conv"), SHAPE, {"params": 0.5}), {name: 1}
+    with pytest.raises(PrecropError, match=f"has no option '{name}'"):
+        layer_densities(problem, "erk", **options)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("method", ["magnitude", "random", "erk", "uniform"])
+def test_a_layer_without_weights_is_left_out(method: str) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.Linear(8, 0))
+    found = precrop.densities(model, (3, 8, 8), method=method, params=0.5)
+    assert [*found] == ["1"]
+    assert [*precrop.masks(model, found)] == ["1.weight"]
+    assert precrop.count(model, (3, 8, 8)).params == 192 * 8 + 8
+
+
+def test_random_scores_are_the_same_whatever_the_default_type() -> None:
+    default = torch.get_default_dtype()
+    model = small("conv")
+    found = []
+    for kind in (torch.float32, torch.float64):
+        torch.set_default_dtype(kind)
+        try:
+            found.append(precrop.densities(model, SHAPE, method="random", params=0.5))
+        finally:
+            torch.set_default_dtype(default)
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("method", ["snip", "grasp"])
+def test_complex_weights_are_scored(method: str) -> None:
+    class Complex(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(12, 8, dtype=torch.complex64)
+            self.last = nn.Linear(8, 4, dtype=torch.complex64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.last(self.first(x.flatten(1).to(torch.complex64)))
+            return out.abs()
+
+    data = [(torch.randn(6, 3, 2, 2), torch.arange(6) % 4)]
+    found = precrop.scores(Complex(), (3, 2, 2), method=method, data=data, params=0.5)
+    assert not any(score.is_complex() for score in found.values())
+    assert all(score.isfinite().all() for score in found.values())
 
 
 def test_seeds() -> None:

@@ -1,5 +1,6 @@
 """Budgets: what is understood, what is refused, and with which words."""
 
+import decimal
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,21 @@ def test_refused_in_one_line_that_says_what_to_write(asked: Any) -> None:
         parse_budget("macs", asked, 1_000_000)
     assert str(raised.value).startswith("macs=")
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("asked", [10**5000, "9" * 100, "9" * 2_000_000, 1e300], ids="abcd")
+def test_numbers_of_any_length_are_refused_in_a_line(asked: Any) -> None:
+    with pytest.raises(BudgetError, match="write") as raised:
+        parse_budget("macs", asked, 1_000_000)
+    assert len(str(raised.value)) < 300
+
+
+def test_limits_hang_on_no_setting_of_decimal_numbers() -> None:
+    with decimal.localcontext() as context:
+        context.prec = 3
+        limits = [parse_budget("params", asked, 123_457) for asked in (0.5555, "55.55%", "0.5555")]
+        assert bound("params", 123_457, up=True) == "123457"
+    assert limits == [68_580] * 3
 
 
 @pytest.mark.parametrize("asked", [1, "1"])

@@ -112,7 +112,7 @@ def divide(call: Call, args: Sequence[Any]) -> Value:
 
 
 def _factor(constant: Any, like: Tensor) -> Any:
-    return constant.abs().to(like) if isinstance(constant, Tensor) else abs(constant)
+    return constant.to(like).abs() if isinstance(constant, Tensor) else abs(constant)
 
 
 def _scaled(weight: Weight, factor: Any) -> Weight:

@@ -95,4 +95,4 @@ def _operands(inputs: Any, weight: Any) -> tuple[Flow, Weight]:
     flow = flow_of(inputs)
     if isinstance(weight, Inert):
         raise UnreadableError("its weight belongs to no layer")
-    return flow, Weight(weight.abs().to(flow.values)) if isinstance(weight, Tensor) else weight
+    return flow, Weight(weight.to(flow.values).abs()) if isinstance(weight, Tensor) else weight

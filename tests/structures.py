@@ -96,7 +96,9 @@ class Network:
     ) -> None:
         name = f"layer{len(self.layers)}"
         shares = self._shares(inputs), self._shares(outputs)
-        self.layers.append(Layer(name, kind, weights, weights * pixels, wide, high, *shares))
+        one_end = kind == "depthwise"
+        layer = Layer(name, kind, weights, weights * pixels, wide, high, *shares, one_end)
+        self.layers.append(layer)
 
     def _shares(self, axis: Axis) -> Mapping[int, float]:
         total = self.width(axis)

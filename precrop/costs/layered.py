@@ -17,8 +17,6 @@ LayerCost = Callable[[Layer], tuple[int, int]]
 T = TypeVar("T", bound=LayerCost)
 
 COSTS: dict[str, LayerCost] = {}
-
-
 _PRICES = 2
 """Per weight and per multiply-accumulate."""
 

@@ -61,7 +61,7 @@ class Checks:
                 tried.append(check)
                 self.found[site] = [check]
                 return True
-        together = [*{check.name: check for check in reversed(tried)}.values()]
+        together = [*{(check.kind, check.name): check for check in reversed(tried)}.values()]
         if len(together) < 2 or self.found[site] == together:
             return False
         self.found[site] = together

@@ -184,7 +184,7 @@ def lowered(network: Network, layer: LayerReading, index: Mapping[Tie, int]) -> 
     parameter = network.known.tensors[layer.weight]
     weights = prod(map(axis_size, parameter))
     macs = sum(p.coefficient * prod(map(axis_size, p.axes)) for p in layer.macs)
-    outputs = {} if layer.kind == "depthwise" else _shares(layer.outputs, index)
+    one_end = layer.kind == "depthwise" or (layer.kind == "grouped" and network.known.scale_groups)
     return Layer(
         layer.name,
         layer.kind,
@@ -193,7 +193,8 @@ def lowered(network: Network, layer: LayerReading, index: Mapping[Tie, int]) -> 
         axis_size(layer.inputs),
         axis_size(layer.outputs),
         _shares(layer.inputs, index),
-        outputs,
+        {} if one_end else _shares(layer.outputs, index),
+        one_end,
     )
 
 

@@ -34,11 +34,11 @@ def density_distance(one: RunGroup, other: RunGroup) -> float:
     """
     layers = [name for name in one.densities if name in other.densities]
     sizes = [math.prod(one.rows[0].widths.get(name, (1, 1))) for name in layers]
-    logs = [_apart(one.densities[name], other.densities[name]) for name in layers]
+    logs = [_log_ratio(one.densities[name], other.densities[name]) for name in layers]
     return sum(size * log for size, log in zip(sizes, logs, strict=True)) / max(1, sum(sizes))
 
 
-def _apart(one: float, other: float) -> float:
+def _log_ratio(one: float, other: float) -> float:
     """By how much two densities differ, in logarithms; one of zero is like no other."""
     if one == other:
         return 0.0

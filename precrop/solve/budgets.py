@@ -49,8 +49,7 @@ UNITS = {"params": _COUNT, "macs": _COUNT, "memory": _BYTES, "latency": _FEMTOSE
 """Per cost its unit: parameters, multiply-accumulates, bytes, femtoseconds."""
 
 _TEXT = re.compile(r"(?!.{65})(\d+(?:_\d+)*)?(\.\d+)?\s*(%|[a-zµ]*)", re.IGNORECASE)
-_LARGEST_SHARE = 100
-_LARGEST = 2**63
+_LARGEST_SHARE, _LARGEST = 100, 2**63
 
 
 def parse_budgets(asked: Mapping[str, Budget | None], bases: Mapping[str, int]) -> dict[str, int]:

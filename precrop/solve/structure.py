@@ -48,8 +48,8 @@ class Layer:
     """A layer with a weight tensor (convolution, transposed convolution, linear).
 
     ``inputs`` and ``outputs`` map a group's index to the share of the axis that it holds; what is
-    missing from a total of 1 is fixed. The log density of the layer is
-    ``sum(share * x[group])`` over both. A depthwise layer has no ``outputs``: its two ends are one.
+    missing from a total of 1 is fixed. The log density of the layer is ``sum(share * x[group])``
+    over both. Where its two ends are one (depthwise, groups of kept width) ``outputs`` is empty.
 
     Attributes:
         name: module path, such as ``layer1.0.conv1``.
@@ -68,6 +68,7 @@ class Layer:
     out_channels: int
     inputs: Mapping[int, float] = field(default_factory=dict)
     outputs: Mapping[int, float] = field(default_factory=dict)
+    one_end: bool = False
 
     @property
     def varies(self) -> bool:
@@ -77,7 +78,7 @@ class Layer:
     @property
     def produced(self) -> Mapping[int, float]:
         """What each group holds of its output."""
-        return self.inputs if self.kind == "depthwise" else self.outputs
+        return self.inputs if self.one_end else self.outputs
 
     def width(self, ratios: Floats) -> float:
         """Its output channels when every group keeps such a part of its units."""

@@ -28,7 +28,7 @@ def inner_layers(structure: Structure) -> Floats:
 
 def _ends(layer: Layer) -> int:
     """How many ends of a layer have a width that varies; a depthwise layer's one counts twice."""
-    return bool(layer.inputs) + (bool(layer.outputs) or layer.kind == "depthwise")
+    return bool(layer.inputs) + (bool(layer.outputs) or layer.one_end)
 
 
 T = TypeVar("T", bound=Callable[[Structure], Floats])

@@ -49,7 +49,7 @@ def plan(request: "VariantRequest") -> "Plan":
     bases = {name: cost(structure.units) for name, cost in structure.costs.items()}
     limits = parse_budgets(request.budgets, bases)
     # A depthwise layer's output is its input's width, so it has no entry of its own.
-    kept = [x.name for x in structure.layers if not x.outputs and x.kind != "depthwise"]
+    kept = [x.name for x in structure.layers if not x.outputs and not x.one_end]
     best, low, high = None, 0.0, 1.0
     while high - low > RATIO_STEP:
         ratio = (low + high) / 2

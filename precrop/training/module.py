@@ -318,6 +318,6 @@ def outputs(value: Any) -> list[Tensor]:
         if isinstance(logits, Tensor):
             return [logits, *(other for other in named.values() if isinstance(other, Tensor))]
     raise PrecropError(
-        f"the network gives {type(value).__name__}, a classifier logits or a tuple that begins "
-        "with them"
+        f"the network gives a {type(value).__name__}: a classifier gives logits, or a tuple that "
+        "begins with them"
     )

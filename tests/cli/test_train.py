@@ -260,7 +260,7 @@ def test_a_picture_that_cannot_be_is_told_before_the_evaluation(
     ("net", "said"),
     [
         ("Picky(True)", "./own.py:net cannot be trained on batches of 64: KeyError: 'only"),
-        ("Picky(False)", "the network gives dict, a classifier logits or a tuple that begins with"),
+        ("Picky(False)", "the network gives a dict: a classifier gives logits, or a tuple that"),
     ],
 )
 def test_what_fails_in_train_mode_alone_is_a_line(net: str, said: str) -> None:

@@ -110,7 +110,7 @@ def streams_of(
     groups = {group.variant: group for group in frame_of(rows).groups}
     found = Comparison(groups["cropped"], groups["PreCrop"])
     monkeypatch.setattr(verdicts, "streams_compared", lambda study: [found])
-    row = streams(known)
+    row = streams()
     return row.verdict, row.figure
 
 
@@ -129,5 +129,5 @@ def test_streams_are_judged_by_all_of_their_seeds(
 
 def test_streams_without_a_store(known: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verdicts, "RESULTS", Path("nowhere"))
-    row = streams(known)
+    row = streams()
     assert (row.verdict, row.figure[:12]) == ("not measured", "0 of 9 seeds")

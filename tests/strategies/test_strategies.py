@@ -282,6 +282,17 @@ def test_a_plan_follows_from_its_densities(factory: Any) -> None:
         assert two.density == pytest.approx(one.density, rel=0.12)
 
 
+@pytest.mark.parametrize("groups", ["keep", "scale"])
+def test_the_density_of_a_layer_in_groups_is_that_of_its_weights(groups: Any) -> None:
+    """Groups that keep their width lose weights as channels, not as the square of them."""
+    layers = nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3, groups=16)
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+    plan = precrop.plan(model, (3, 8, 8), densities={"2": 0.25}, groups=groups)
+    assert plan.densities["2"] == 0.25
+    built = plan.build(model)
+    assert built.get_parameter("2.weight").numel() == model.get_parameter("2.weight").numel() // 4
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_budgets_are_used_up_whatever_the_densities(share: float) -> None:
     model = resnet20()

@@ -242,8 +242,12 @@ def test_one_thread_is_timed_by_its_own_clock() -> None:
 
 def test_pytorchs_gpu_is_timed_by_its_own_events(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert Setting(device="cuda").stopwatch is cuda_stopwatch
-    assert Setting("ort", device="cuda").stopwatch is not cuda_stopwatch
+    stopwatch = Setting(device="cuda").stopwatch
+    assert isinstance(stopwatch, partial)
+    assert (stopwatch.func, stopwatch.keywords) == (cuda_stopwatch, {"device": "cuda"})
+    other = Setting("ort", device="cuda").stopwatch
+    assert isinstance(other, partial)
+    assert other.func is host_stopwatch
     assert Setting(device="cuda").clock is time.perf_counter
 
 

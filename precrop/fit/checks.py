@@ -21,7 +21,7 @@ from precrop.read.trace import Site
 
 
 @dataclass(frozen=True)
-class Check:
+class SizeCheck:
     """An attribute of a class that code compares with one of the widths that are equal to it.
 
     Attributes:
@@ -45,8 +45,8 @@ class Checks:
     """
 
     prober: Prober
-    found: dict[Site, list[Check]] = field(default_factory=dict)
-    _tried: dict[Site, list[Check]] = field(default_factory=dict)
+    found: dict[Site, list[SizeCheck]] = field(default_factory=dict)
+    _tried: dict[Site, list[SizeCheck]] = field(default_factory=dict)
     _stopping: dict[tuple[Site, type[nn.Module], str], bool] = field(default_factory=dict)
 
     def learn(self, network: Network, forward: Pass, index: int, sizes: Sizes) -> bool:
@@ -69,7 +69,7 @@ class Checks:
 
     def _candidates(
         self, network: Network, forward: Pass, index: int, sizes: Sizes
-    ) -> Iterator[Check]:
+    ) -> Iterator[SizeCheck]:
         trace = forward.trace
         for frame in trace.around(index)[:PROBED_DEPTH]:
             kind = trace.frames[frame].kind
@@ -81,7 +81,7 @@ class Checks:
                 became = [sizes.size(axis) for axis in equal]
                 changed = dict.fromkeys(size for size in became if size != value)
                 if changed and self._stops(forward, frame, index, name, value):
-                    yield from (Check(kind, name, became.index(size)) for size in changed)
+                    yield from (SizeCheck(kind, name, became.index(size)) for size in changed)
 
     def _stops(self, forward: Pass, frame: int, index: int, name: str, value: int) -> bool:
         """Whether the original stops there, too, with another value; asked once a class."""

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from precrop.errors import PrecropError
 from precrop.study.cells import Cell
-from precrop.study.events import Busy, Died, Elsewhere, Ended, Event, Found, Started
+from precrop.study.events import Busy, Died, DoneElsewhere, Elsewhere, Ended, Event, Started
 from precrop.study.locks import Lock, is_claimed
 from precrop.study.outcomes import failure
 from precrop.study.store import Store, Tally
@@ -162,7 +162,7 @@ class _Running:
             elif self._store.tally().get(cell.id) != self._before.get(cell.id):
                 claim.release()  # another process has run it since we began
                 self._summary.elsewhere += 1
-                self._tell(Found(cell.id))
+                self._tell(DoneElsewhere(cell.id))
             else:
                 self.claims[cell.id] = claim
                 return cell

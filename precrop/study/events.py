@@ -61,7 +61,7 @@ class Died:
 
 
 @dataclass(frozen=True)
-class Found:
+class DoneElsewhere:
     """Another process has run a cell meanwhile."""
 
     cell: str
@@ -74,7 +74,7 @@ class Elsewhere:
     cells: int
 
 
-Event = Started | Began | Epoch | Ended | Busy | Died | Found | Elsewhere
+Event = Started | Began | Epoch | Ended | Busy | Died | DoneElsewhere | Elsewhere
 Report = Callable[[Began | Epoch], None]
 Work = Callable[["Cell", Path, Report], tuple[Ended | Busy, bool]]
 """Runs a cell, as `precrop.study.worker.work`; whether its process is fit for another one."""

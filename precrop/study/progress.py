@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from precrop.progress import console as standard_error
 from precrop.progress import in_terminal
 from precrop.study.cells import Cell, label
-from precrop.study.events import Began, Died, Elsewhere, Ended, Epoch, Event, Found, Started
+from precrop.study.events import Began, Died, DoneElsewhere, Elsewhere, Ended, Epoch, Event, Started
 from precrop.study.rows import Row
 
 
@@ -55,7 +55,7 @@ class Forecast:
         if isinstance(event, Elsewhere):
             return
         cell, now = event.cell, self._clock()
-        if isinstance(event, Found):
+        if isinstance(event, DoneElsewhere):
             del self._left[cell]
         elif isinstance(event, Started):
             self._started[cell] = now
@@ -119,7 +119,7 @@ class _Shown:
         elif isinstance(event, Epoch):
             text = f"{event.accuracy:.2%} right"
             self._bars.update(self._tasks[event.cell], completed=event.epoch, text=text)
-        elif not isinstance(event, Found):
+        elif not isinstance(event, DoneElsewhere):
             self._bars.remove_task(self._tasks.pop(event.cell))
         if isinstance(event, Ended):
             self._say(f"[{over}/{len(self._names)}] {name}  {_came_to(event.row)}  {left}")

@@ -17,7 +17,17 @@ from precrop.errors import PrecropError
 from precrop.study import engine as module
 from precrop.study.cells import Cell
 from precrop.study.engine import Summary, run_study
-from precrop.study.events import Began, Busy, Died, Elsewhere, Ended, Epoch, Event, Found, Started
+from precrop.study.events import (
+    Began,
+    Busy,
+    Died,
+    DoneElsewhere,
+    Elsewhere,
+    Ended,
+    Epoch,
+    Event,
+    Started,
+)
 from precrop.study.local_engine import LocalEngine, Place, places
 from precrop.study.locks import Lock, is_claimed
 from precrop.study.store import Store
@@ -154,7 +164,7 @@ def test_a_cell_that_another_process_runs(store: Store, status: str) -> None:
     engine = Scripted()
     assert counts(run_study([theirs, ours], store, engine, tell=tell)) == (1, 0, 0, 1)
     assert engine.started == [ours]
-    assert Found(theirs.id) in told
+    assert DoneElsewhere(theirs.id) in told
 
 
 def test_a_cell_whose_other_process_is_gone(store: Store) -> None:

@@ -8,7 +8,17 @@ from rich.console import Console
 
 from precrop.study import progress
 from precrop.study.cells import Cell
-from precrop.study.events import Began, Busy, Died, Elsewhere, Ended, Epoch, Event, Found, Started
+from precrop.study.events import (
+    Began,
+    Busy,
+    Died,
+    DoneElsewhere,
+    Elsewhere,
+    Ended,
+    Epoch,
+    Event,
+    Started,
+)
 from precrop.study.progress import Forecast, duration, shown
 from tests.study.fake_work import cell, row_of
 
@@ -79,7 +89,7 @@ def test_failures_tell_nothing_of_the_time() -> None:
 def test_what_another_process_has_run_is_over() -> None:
     clock, cells = Clock(), [cell(seed=seed) for seed in range(3)]
     forecast = Forecast(cells, lambda: 1, clock)
-    course = [*begun(cells[0]), (10, ended(cells[0])), (0, Found(cells[1].id))]
+    course = [*begun(cells[0]), (10, ended(cells[0])), (0, DoneElsewhere(cells[1].id))]
     assert after(clock, forecast, *course) == 10
     assert forecast.over == 2
 
@@ -102,7 +112,7 @@ def test_what_is_said(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
             ended(cells[0]),
             Started(cells[1].id),
             ended(cells[1], "failed"),
-            Found(cells[2].id),
+            DoneElsewhere(cells[2].id),
         ):
             tell(event)
     said = out.getvalue()

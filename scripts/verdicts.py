@@ -59,6 +59,26 @@ Ends = tuple[float, float, float]
 Interval = Callable[[Any], Ends]
 
 
+def ends(values: Any) -> Ends:
+    """The mean and its 95% interval."""
+    return _three(interval("x", np.asarray(values, float)).values())
+
+
+def resampled(values: Any) -> Ends:
+    """The mean and percentiles of the means of resampled values: the rule until 2026-11-29.
+
+    Of few values such an interval is too narrow: of six it holds the true mean in 85% of cases.
+    """
+    found = np.asarray(values, float)
+    chosen = np.random.default_rng(0).integers(len(found), size=(1000, len(found)))
+    return _three((found.mean(), *np.percentile(found[chosen].mean(1), [2.5, 97.5])))
+
+
+def _three(values: Any) -> Ends:
+    mean, low, high = map(float, values)
+    return mean, low, high
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of the table."""
@@ -104,10 +124,9 @@ class Sources:
         return verdicts(self.frame, self.claims)
 
     def ahead(
-        self, one: str, other: str, column: str = "regret", interval: "Interval | None" = None
+        self, one: str, other: str, column: str = "regret", interval: Interval = ends
     ) -> dict[str, Ends]:
         """Points by which one strategy's choice is better than another's, paired by budgets."""
-        interval = interval or ends
         frame = self.found.regret
         rows = {
             name: frame[frame["strategy"] == name].set_index(["data set", "budget"])[column]
@@ -121,10 +140,9 @@ class Sources:
         }
 
     def gains(
-        self, kind: str, budgets: str, column: str = "gain", interval: "Interval | None" = None
+        self, kind: str, budgets: str, column: str = "gain", interval: Interval = ends
     ) -> dict[str, Ends]:
         """Points that SynExp gains over uniform width, over base networks (means of shares)."""
-        interval = interval or ends
         frame = self.found.gains
         chosen = (frame["kind"] == kind) & (frame["budgets"] == budgets)
         part = frame[chosen & (frame["strategy"] == "synexp")]
@@ -143,7 +161,7 @@ class Sources:
         better, excluded = self.better(measured), self.excluded(measured)
         return answer(len(better), len(measured)) if better or excluded else "undecided"
 
-    def judged_twice(self, measure: "Callable[[Interval], Mapping[str, Ends]]") -> tuple[str, str]:
+    def judged_twice(self, measure: Callable[[Interval], Mapping[str, Ends]]) -> tuple[str, str]:
         """By Student's intervals; and what to say where those of before come to something else."""
         now, before = (self.judged(measure(interval)) for interval in (ends, resampled))
         return now, "" if now == before else f"; by the intervals of before: {before}"
@@ -161,26 +179,6 @@ class Sources:
 def stores() -> list[Path]:
     """Those that are there."""
     return [RESULTS / name for name in STORES if (RESULTS / name).is_dir()]
-
-
-def ends(values: Any) -> Ends:
-    """The mean and its 95% interval."""
-    return _three(interval("x", np.asarray(values, float)).values())
-
-
-def resampled(values: Any) -> Ends:
-    """The mean and percentiles of the means of resampled values: the rule until 2026-11-29.
-
-    Of few values such an interval is too narrow: of six it holds the true mean in 85% of cases.
-    """
-    found = np.asarray(values, float)
-    chosen = np.random.default_rng(0).integers(len(found), size=(1000, len(found)))
-    return _three((found.mean(), *np.percentile(found[chosen].mean(1), [2.5, 97.5])))
-
-
-def _three(values: Any) -> Ends:
-    mean, low, high = map(float, values)
-    return mean, low, high
 
 
 def said(measured: Mapping[str, Ends], form: str = "+.2f") -> str:
@@ -315,7 +313,8 @@ def defaults(known: Sources) -> Iterator[Row]:
         rival, raw = known.ahead(other, "synexp"), known.ahead(other, "synexp", "raw regret")
         better, excluded = known.better(rival), known.excluded(rival)
         verdict = answer(len(excluded), len(rival)) if better or excluded else "undecided"
-        before = answer(len(rival) - len(better), len(rival))
+        shown = known.better(known.ahead(other, "synexp", interval=resampled))
+        before = answer(len(rival) - len(shown), len(rival))
         note = "" if verdict == before else f"; by the rule of before: {before}"
         figure = f"points by which it is ahead, smooth: {said(rival)}; raw: {said(raw)}{note}"
         yield Row(claim, OURS, verdict, figure, JUDGE)
@@ -474,17 +473,17 @@ def macs_alone() -> list[Comparison]:
     return [comparison for comparison in found if set(comparison.seeds) == asked]
 
 
-def is_ahead(found: Comparison) -> bool:
-    """Whether the interval of a difference lies above zero."""
-    return _interval(found.pooled)[0] > 0
+def shown_better(found: Sequence[Comparison]) -> int:
+    """How many of a claim's comparisons the report's rules call better."""
+    return sum(one.outcome == "better" for one in judge(found, MARGIN, at_any_size))
 
 
 def repaired() -> Row:
     """Whether PreConfig repairs what was trained."""
     found = repairs()
-    judged = judge(found, MARGIN, at_any_size)
-    better = sum(one.outcome == "better" for one in judged)
-    none = not better and all(_interval(one.pooled)[1] < MARGIN for one in found)
+    better = shown_better(found)
+    excluded = all(_interval(one.pooled)[1] < MARGIN for one in found)
+    verdict = answer(better, len(found)) if better or excluded else "undecided"
     figures = ", ".join(
         f"{comparison.one.setting.network.rpartition(':')[2]} {points(comparison)} with "
         f"{comparison.macs:.0%} of its MACs"
@@ -493,12 +492,8 @@ def repaired() -> Row:
     return Row(
         "Trained: PreConfig repairs an ill-shaped network at equal parameters and MACs.",
         ASKED,
-        "not measured"
-        if not found
-        else "undecided"
-        if not better and not none
-        else answer(better, len(found)),
-        f"points by which it is ahead: {figures}",
+        verdict if found else "not measured",
+        f"points by which it is ahead: {figures}" if found else "no network has all of its seeds",
         f"`precrop study run {REPAIR} --trust`",
     )
 

@@ -37,7 +37,7 @@ def recalibrate_command(
         )
     own = given.checkpoint.stem if given.checkpoint.is_file() else given.checkpoint.name
     prefix = output / own if output.is_dir() else output
-    prefix = prefix / own if prefix.is_dir() else prefix
+    prefix = prefix / own if prefix.is_dir() else prefix  # as `save_built` takes a folder
     check_writable(prefix.with_name(f"{prefix.name}.safetensors"))
     with needs("training needs", "precrop[train]"):
         from precrop.trained.statistics import recalibrate

@@ -97,7 +97,8 @@ def _outputs(plan: "Plan", shapes: Shapes) -> dict[str, int]:
     found = {}
     for layer in plan.layers:
         own = {n for n in different if n == layer.weight or n.startswith(f"{layer.name}.")}
-        if layer.group is not None or layer.frozen is not None or layer.weight not in own:
+        kept = layer.group is not None or layer.frozen is not None or not layer.base_out
+        if kept or layer.weight not in own:
             continue
         sizes = {_other_size(plan, name, shapes[name], layer.base_out) for name in own}
         new = sizes.pop()

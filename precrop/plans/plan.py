@@ -63,8 +63,8 @@ class LayerPlan:
 
     @property
     def kept(self) -> float:
-        """Share of the output channels that remain."""
-        return self.out_channels / self.base_out
+        """Share of the output channels that remain; of none, all."""
+        return self.out_channels / self.base_out if self.base_out else 1.0
 
 
 @dataclass(frozen=True)
@@ -285,7 +285,7 @@ def _check(plan: Plan) -> None:
     for layer in plan.layers:
         widths = (layer.base_in, layer.in_channels), (layer.base_out, layer.out_channels)
         costs = layer.base_weights, layer.weights, layer.base_macs, layer.macs
-        if not all(old > 0 and 0 < new <= GROWTH * old for old, new in widths) or min(costs) < 0:
+        if not all(min(1, old) <= new <= GROWTH * old for old, new in widths) or min(costs) < 0:
             raise PlanError(f"layer {layer.name!r} of this plan is broken: its sizes make no sense")
         if len(plan.shapes.get(layer.weight, (0, 0))) < _WEIGHT_RANK:
             raise PlanError(f"layer {layer.name!r} of this plan is broken: its weight has one axis")
@@ -293,7 +293,8 @@ def _check(plan: Plan) -> None:
         raise PlanError("params or macs of this plan are broken: they make no sense")
     for name, axes in plan.tensors.items():
         sizes = plan.shapes.get(name, tuple(map(original_size, axes)))
-        if tuple(map(original_size, axes)) != sizes or min(map(built_size, axes), default=1) < 1:
+        gone = any(built_size(axis) < min(1, original_size(axis)) for axis in axes)
+        if gone or tuple(map(original_size, axes)) != sizes:
             raise PlanError(f"the tensor {name!r} of this plan is broken: its sizes make no sense")
     for name, budget in plan.budgets.items():
         if min(budget.limit, budget.base) < 1 or budget.used < 0:

@@ -68,7 +68,7 @@ def _draw_widths(axes: "Axes", plan: "Plan") -> None:
 
 def _draw_shares(axes: "Axes", plan: "Plan") -> None:
     """What every layer keeps of its width, in per cent."""
-    kept = [100 * layer.out_channels / layer.base_out for layer in plan.layers]
+    kept = [100 * layer.kept for layer in plan.layers]
     for color, layers in _by_change(plan).values():
         axes.bar([index + 1 for index in layers], [kept[i] for i in layers], 0.84, color=color)
     axes.axhline(100, color=_OLD, linewidth=1, zorder=0)

@@ -188,7 +188,7 @@ def outputs_lines(plan: "Plan") -> Iterator[str]:
         for name, budget in plan.budgets.items():
             if budget.used > budget.limit:
                 more = budget.used / budget.limit - 1
-                yield f"That is {more:.1%} more than its budget of {name}: plan anew"
+                yield f"So the network takes {more:.1%} more than its budget of {name}: plan anew"
 
 
 def latency_lines(plan: "Plan") -> Iterator[str]:
@@ -246,7 +246,7 @@ def _change(old: int, new: int) -> str:
 
 def _bar(layer: "LayerPlan", widest: int) -> Text:
     length = _BAR * (layer.base_out / widest) ** 0.5
-    solid = max(1, round(length * layer.out_channels / layer.base_out))
+    solid = max(1, round(length * layer.kept))
     old = max(1, round(length))
     bar = Text("█" * min(solid, old), style="cyan")
     bar.append("░" * (old - solid), style="dim")

@@ -27,7 +27,7 @@ def inner_layers(structure: Structure) -> Floats:
 
 
 def _ends(layer: Layer) -> int:
-    """How many ends of a layer have a width that varies; a depthwise layer's one counts twice."""
+    """How many ends of a layer have a width that varies; one that is both counts twice."""
     return bool(layer.inputs) + (bool(layer.outputs) or layer.one_end)
 
 

@@ -236,6 +236,7 @@ def judge(
 ) -> Judgement:
     """Compare what a network, or a file made of one, says of held-out images with their labels."""
     classes = len(data.classes)
+    # Counted here, since torchmetrics gives no matrix of a single class.
     matrix = torch.zeros(classes**2, dtype=torch.int64, device=device)
     losses, images = torch.zeros((), dtype=torch.float64), 0
     place = Placement(device, dtype, workers=reading_processes(data, layout(1)))

@@ -131,3 +131,16 @@ def test_streams_without_a_store(known: Sources, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(verdicts, "RESULTS", Path("nowhere"))
     row = streams()
     assert (row.verdict, row.figure[:12]) == ("not measured", "0 of 9 seeds")
+
+
+def test_intervals_of_before_were_too_narrow() -> None:
+    """What the page says of the rule that it gave up."""
+    draws = np.random.default_rng(1).normal(size=(4000, 6))
+    held = np.mean([low <= 0 <= high for _, low, high in map(verdicts.resampled, draws)])
+    assert held == pytest.approx(0.85, abs=0.02)
+
+
+def test_a_claim_of_no_runs_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verdicts, "repairs", list)
+    row = verdicts.repaired()
+    assert (row.verdict, row.figure) == ("not measured", "no network has all of its seeds")

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+import precrop
 from precrop.errors import PlanError
 from precrop.plans.plan import Plan
 from tests.plan_files import PLAN
@@ -55,6 +58,20 @@ def test_round_trip(tmp_path: Path) -> None:
     assert loaded == PLAN
     assert typed(dataclasses.asdict(loaded)) == typed(dataclasses.asdict(PLAN))
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+def test_a_layer_without_outputs_is_no_broken_one() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.Linear(8, 0))
+    plan = precrop.plan(model, (3, 8, 8), params=0.5)
+    assert Plan.from_json(plan.to_json()) == plan
+    assert plan.build(model)(torch.ones(2, 3, 8, 8)).shape == (2, 0)
+    assert plan.layers[-1].kept == 1
+    assert str(plan)
+    assert plan.plot().axes
+    assert len(plan.to_frame()) == 2
+    with pytest.raises(PlanError, match="2.weight is"):
+        plan.for_outputs(nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.Linear(8, 3)))
 
 
 def test_text_is_deterministic_and_has_a_line_per_layer() -> None:

@@ -75,8 +75,9 @@ def test_a_budget_that_the_new_outputs_exceed_is_told() -> None:
     more = plan.for_outputs(resnet20(num_classes=1000))
     (budget,) = more.budgets.values()
     assert budget.used > budget.limit
-    assert f"That is {budget.used / budget.limit - 1:.1%} more than its budget of params" in str(
-        more
+    assert (
+        f"So the network takes {budget.used / budget.limit - 1:.1%} more than its budget of params"
+        in str(more)
     )
 
 

@@ -8,11 +8,7 @@ from precrop.errors import PrecropError, check_kind, hint
 
 
 def check_densities(densities: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
-    """The densities as floats.
-
-    Args:
-        densities: ``{layer name: density}``.
-        names: of the network's layers.
+    """The densities as floats; ``names`` are those of the network's layers.
 
     Raises:
         PrecropError: a density outside (0, 1], or of a layer that is not there.

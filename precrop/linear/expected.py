@@ -20,7 +20,7 @@ from precrop.errors import PrecropError
 from precrop.linear.densities import check_densities
 from precrop.linear.replay import Flow, Replay, Weight
 from precrop.modules.apart import apart
-from precrop.read.inputs import Inputs, given
+from precrop.read.inputs import given
 from precrop.read.network import Network, read_network
 from precrop.solve.structure import Floats
 
@@ -143,7 +143,7 @@ def synexp(
             activations with each other (attention) or applies a layer twice in a row.
     """
     inputs = given(model, input_shape, example_inputs, example_kwargs)
-    return _value(ScoreExpectation, model, inputs, densities)
+    return _value(ScoreExpectation(read_network(model, inputs)), densities or {})
 
 
 @apart()
@@ -162,17 +162,11 @@ def expected_output(
     errors are those of `synexp`.
     """
     inputs = given(model, input_shape, example_inputs, example_kwargs)
-    return _value(Expectation, model, inputs, densities)
+    return _value(Expectation(read_network(model, inputs)), densities or {})
 
 
-def _value(
-    kind: type[Expectation],
-    model: nn.Module,
-    inputs: Inputs,
-    densities: Mapping[str, float] | None,
-) -> float:
-    expectation = kind(read_network(model, inputs))
-    checked = check_densities(densities or {}, expectation.names)
+def _value(expectation: Expectation, densities: Mapping[str, float]) -> float:
+    checked = check_densities(densities, expectation.names)
     logs = [math.log(checked.get(name, 1.0)) for name in expectation.names]
     return expectation.value(np.array(logs))
 

@@ -9,7 +9,7 @@ from precrop.linear.readings.table import READINGS
 from precrop.linear.readings.table import Handler as LinearHandler
 from precrop.linear.readings.unchanged import same
 from precrop.read.known import Axes
-from precrop.read.ops import HANDLERS
+from precrop.read.ops import handles
 from precrop.read.reader import Handler, Reader
 from precrop.read.trace import Call
 
@@ -51,10 +51,7 @@ def op(
     if reading is not None:
         READINGS.update(dict.fromkeys(names, reading))
 
-    def register(handler: Handler) -> Handler:
-        HANDLERS.update(dict.fromkeys(names, handler))
-        return handler
-
+    register = handles(*names)
     handler = _known("axes", axes, AXES)
     if handler is not None:
         register(handler)
@@ -62,9 +59,7 @@ def op(
 
 
 def _known(what: str, given: Any, table: dict[str, Any]) -> Any:
-    if isinstance(given, str):
-        if given not in table:
-            known = ", ".join(map(repr, table))
-            raise PrecropError(f"{what}={given!r} is unknown: write {known} or a function")
-        return table[given]
-    return given
+    if isinstance(given, str) and given not in table:
+        known = ", ".join(map(repr, table))
+        raise PrecropError(f"{what}={given!r} is unknown: write {known} or a function")
+    return table[given] if isinstance(given, str) else given

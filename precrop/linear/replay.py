@@ -46,10 +46,7 @@ class Replay:
     """
 
     def __init__(self, network: Network, *, average_pool: bool) -> None:
-        trace = network.passes[0].trace
-        self._calls, self._outputs = trace.calls, trace.outputs
-        self._paths = [trace.frames[c.frame].path if c.frame >= 0 else "" for c in trace.calls]
-        self._traced = trace.values
+        self._trace = trace = network.passes[0].trace
         self._buffers = {**held_tensors(network.model), **dict(network.model.named_buffers())}
         self._made = _made(trace)
         args, kwargs = network.inputs.make(1, network.model, "meta")
@@ -79,16 +76,16 @@ class Replay:
                 known[leaf.number] = self._outside(leaf, weights, like)
             return known[leaf.number]
 
-        for index, call in enumerate(self._calls):
+        for index, call in enumerate(self._trace.calls):
             try:
                 self._follow(index, known, value, like)
             except UnreadableError as error:
-                path = self._paths[index] or "the network"
+                path = self._trace.path(call) or "the network"
                 raise UnreadableError(
                     f"SynFlow has no reading of {call.full_name} in {path}: {error}"
                 ) from error
         try:
-            flows = [as_flow(value(tensor)) for tensor in self._outputs]
+            flows = [as_flow(value(tensor)) for tensor in self._trace.outputs]
         except UnreadableError as error:
             raise UnreadableError(f"SynFlow has no reading of the outputs: {error}") from error
         total = aligned([flow for flow in flows if flow is not None])
@@ -100,7 +97,7 @@ class Replay:
         self, index: int, known: dict[int, Value], value: Callable[[Any], Any], like: Tensor
     ) -> None:
         """Run one call: note what it puts out, forget what is not needed any more."""
-        call = self._calls[index]
+        call = self._trace.calls[index]
         args = [_mapped(argument, value) for argument in call.args]
         kwargs = {name: _mapped(argument, value) for name, argument in call.kwargs.items()}
         others = [(other, value(other)) for other in self._others.get(index, ())]
@@ -116,18 +113,19 @@ class Replay:
 
     def _places(self, value: TensorValue) -> Tensor:
         """Where in memory every element of a recorded tensor lies, in the tensor's shape."""
-        offset, strides = self._traced.layouts[value.number]
+        offset, strides = self._trace.values.layouts[value.number]
         last = offset + sum((n - 1) * step for n, step in zip(value.shape, strides, strict=True))
         return torch.arange(last + 1).as_strided(value.shape, strides, offset)
 
     def _outside(self, value: TensorValue, weights: Mapping[str, Weight], like: Tensor) -> Value:
         """A tensor that no call made: a parameter, a buffer, a constant, or the network's input."""
-        name, data = self._traced.names.get(value.number), self._traced.data.get(value.number)
+        traced = self._trace.values
+        name, data = traced.names.get(value.number), traced.data.get(value.number)
         if name is not None and name in weights:
             return weights[name]
         if name in self._buffers:
             return self._buffers[name].detach().to(like.device)
-        if name is not None or value.number in self._traced.unregistered:
+        if name is not None or value.number in traced.unregistered:
             return Inert()
         if value.number in self._made:
             return Unknown()

@@ -124,12 +124,11 @@ def _copied_state(state: dict[str, Any], path: str, memo: dict[int, Any]) -> dic
         if name == "_compiled_call_impl":
             continue  # code that was compiled for the original
         kind = type(value)
-        if kind in _ATOMIC:
+        plain = kind is tuple and all(type(entry) in _ATOMIC for entry in value)
+        if plain or kind in _ATOMIC:
             copies[name] = value
         elif kind in _CONTAINERS and not value:
             copies[name] = memo.setdefault(id(value), kind())  # which two modules may share
-        elif kind is tuple and all(type(entry) in _ATOMIC for entry in value):
-            copies[name] = value
         elif kind is dict and all(id(entry) in memo for entry in value.values()):
             same = {key: memo[id(entry)] for key, entry in value.items()}
             copies[name] = memo.setdefault(id(value), same)

@@ -46,10 +46,7 @@ def unwrapped(model: Any) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise PrecropError(f"{brief(model)} is not a network: give an instance of torch.nn.Module")
     network: nn.Module = model
-    while not isinstance(network, nn.DataParallel):
-        inner = _wrapped(network)
-        if inner is None:
-            break
+    while not isinstance(network, nn.DataParallel) and (inner := _wrapped(network)) is not None:
         network = inner
     return network
 

@@ -6,7 +6,7 @@ stream's width, a reader takes the stream's leading channels. Both happen in hoo
 layer, so that the blocks' own forward and the names in the state_dict stay as they are.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -83,32 +83,22 @@ class TracedPad(Pad):
         return made
 
 
-def plain_hook(stream: Stream) -> Narrow | Pad:
-    """The hook of a built network: plain operations, which export and compile."""
-    return (Narrow if stream.end == "read" else Pad)(stream.dim, stream.width)
-
-
-def traced_hook(stream: Stream) -> Narrow | Pad:
-    """The hook of a network that is only traced."""
-    kind = TracedNarrow if stream.end == "read" else TracedPad
-    return kind(stream.dim, stream.width, stream.path)
-
-
-def install(
-    model: nn.Module, streams: Iterable[Stream], make: Callable[[Stream], Narrow | Pad]
-) -> None:
+def install(model: nn.Module, streams: Iterable[Stream], *, traced: bool) -> None:
     """Put hooks around a network's layers, at the streams' full width.
 
-    Each hook is also the module's attribute ``stream_read`` or ``stream_write``.
+    Each hook is also the module's attribute ``stream_read`` or ``stream_write``. Those of a network
+    that is not only ``traced`` are plain operations, which export and compile.
     """
     for stream in streams:
-        module = model.get_submodule(stream.path)
-        hook = make(stream)
-        setattr(module, f"stream_{stream.end}", hook)
-        if isinstance(hook, Narrow):
-            module.register_forward_pre_hook(hook)
+        module, dim, width = model.get_submodule(stream.path), stream.dim, stream.width
+        if stream.end == "read":
+            narrow = TracedNarrow(dim, width, stream.path) if traced else Narrow(dim, width)
+            vars(module)["stream_read"] = narrow
+            module.register_forward_pre_hook(narrow)
         else:
-            module.register_forward_hook(hook)
+            pad = TracedPad(dim, width, stream.path) if traced else Pad(dim, width)
+            vars(module)["stream_write"] = pad
+            module.register_forward_hook(pad)
 
 
 def _padded(x: Tensor, dim: int, size: int) -> Tensor:

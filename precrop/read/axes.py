@@ -49,11 +49,8 @@ class Tie:
         several: bool = False,
     ) -> None:
         self.parent: Tie | None = None
-        self.quantum = quantum
-        self.frozen = frozen
-        self.shared = shared
-        self.bounded = bounded
-        self.several = several
+        self.quantum, self.frozen = quantum, frozen
+        self.shared, self.bounded, self.several = shared, bounded, several
 
     def root(self) -> "Tie":
         """The representative of this tie; paths are halved on the way."""
@@ -67,9 +64,7 @@ class Tie:
     def __reduce__(self) -> Any:
         """For copies: its representative stands for it."""
         root = self.root()
-        if root is not self:
-            return _itself, (root,)
-        return Tie, self._restrictions
+        return (Tie, self._restrictions) if root is self else (Tie.root, (root,))
 
     @property
     def _restrictions(self) -> tuple[int, str | None, bool, bool, bool]:
@@ -156,10 +151,6 @@ class Folded(Atom):
     def is_free(self) -> bool:
         """Its factors have widths of their own: it can be nothing else."""
         return False
-
-
-def _itself(tie: Tie) -> Tie:
-    return tie
 
 
 def constant(size: int) -> Axis:
@@ -283,21 +274,20 @@ def require_divisor(axis: Axis, divisor: int, reason: str) -> None:
         freeze(axis, reason)
         return
     common = tie([axis])
-    if common is not None and divisor > 1:
+    if common is not None:
         common.restrict(axis_size(axis) // divisor)
 
 
 def proportional(axis: Axis, size: int, name: str) -> Axis:
     """An axis of ``size`` channels that keeps the ratio of ``axis``, whose atoms become tied."""
-    row = resolve(axis)
-    if any(atom is None for atom, _ in row):
-        freeze(axis, f"{name} divides an axis that is partly fixed")
-        return constant(size)
-    if is_folded(row):
-        freeze(axis, f"{name} divides several axes in one")
-        return constant(size)
-    common = tie([row])
+    row, common = resolve(axis), None
     atom = row[0][0]
+    if any(part is None for part, _ in row):
+        freeze(axis, f"{name} divides an axis that is partly fixed")
+    elif is_folded(row):
+        freeze(axis, f"{name} divides several axes in one")
+    else:
+        common = tie([row])
     if common is None or atom is None:
         return constant(size)
     if size % atom.size == 0:
@@ -306,14 +296,15 @@ def proportional(axis: Axis, size: int, name: str) -> Axis:
     return axis_of(Atom(size, name, common))
 
 
-def _divide(atom: Atom, position: int, *, tied: bool) -> None:
+def _divide(atom: Atom, position: int, *, tied: bool) -> list[Atom]:
     """Cut an atom in two parts; ``tied`` parts keep the atom's ratio, others become independent."""
-    free = atom.is_free() and not tied
-    common = None if free else atom.tie.root()
     sizes = (position, atom.size - position)
+    common = None if atom.is_free() and not tied else atom.tie.root()
     if common is not None:
         common.restrict(gcd(*sizes), shared=True)
-    atom.become(tuple((Atom(size, atom.name, common), 1) for size in sizes))
+    parts = [Atom(size, atom.name, common) for size in sizes]
+    atom.become(tuple((part, 1) for part in parts))
+    return parts
 
 
 def _cut_segment(segment: Segment, position: int, *, tied: bool) -> tuple[Axis, Axis]:
@@ -325,10 +316,8 @@ def _cut_segment(segment: Segment, position: int, *, tied: bool) -> tuple[Axis, 
         repeats = position // atom.size
         return ((atom, repeats),), ((atom, count - repeats),)
     if position % count == 0 and not isinstance(atom, Folded):
-        _divide(atom, position // count, tied=tied)
-        assert atom.parts is not None
-        left, right = atom.parts
-        return ((left[0], count),), ((right[0], count),)
+        left, right = _divide(atom, position // count, tied=tied)
+        return ((left, count),), ((right, count),)
     return (
         proportional((segment,), position, atom.name),
         proportional((segment,), size - position, atom.name),
@@ -366,7 +355,7 @@ def _unify_segments(first: Segment, second: Segment, reason: str) -> Axis:
         freeze((first, second), reason)
         return (first if a is None else second,)
     if isinstance(a, Folded) or isinstance(b, Folded):
-        return _unify_folded((first,), (second,), reason)
+        return unify((first,), (second,), reason)
     if m == n and a.size == b.size:
         a.tie = a.tie.join(b.tie)
         b.become(axis_of(a))
@@ -383,17 +372,9 @@ def _unify_segments(first: Segment, second: Segment, reason: str) -> Axis:
 
 def _unify_folded(a: Axis, b: Axis, reason: str) -> Axis:
     """Two axes of which one is several in one: the other is viewed as as many, and each is one."""
-    single = [
-        (axis, axis[0][0], other)
-        for axis, other in ((a, b), (b, a))
-        if len(axis) == 1 and axis[0][1] == 1
-    ]
-    for _, atom, other in single:
-        if atom is not None and atom.is_free():
-            atom.become(other)
-            return other
-    for axis, atom, other in single:
-        if isinstance(atom, Folded):
+    for axis, other in ((a, b), (b, a)):
+        atom, count = axis[0]
+        if len(axis) == 1 == count and isinstance(atom, Folded):
             parts = divide(other, tuple(map(axis_size, atom.factors)), reason)
             for factor, part in zip(atom.factors, parts, strict=True):
                 unify(factor, part, reason)
@@ -412,9 +393,9 @@ def unify(a: Axis, b: Axis, reason: str = "a fixed size") -> Axis:
         return a
     for whole, row in ((a, b), (b, a)):
         atom, count = whole[0]
-        if atom is None or count != 1 or not len(whole) == 1 < len(row):
+        if atom is None or count != 1 or len(whole) > 1 or not (len(row) > 1 or is_folded(row)):
             continue
-        if atom.is_free() and not all(part is None for part, _ in row):
+        if atom.is_free():
             # A norm's parameter that meets a long concatenation: no need to cut it step by step.
             atom.become(row)
             return row
@@ -501,17 +482,14 @@ def _opened(folded: Folded, factors: tuple[int, ...], name: str) -> list[Axis]:
 def merge(axes: list[Axis], reason: str) -> Axis:
     """View several axes as one; it is `Folded` where more than one of them varies."""
     varying = [i for i, axis in enumerate(axes) if not is_constant(axis)]
-    total = prod(map(axis_size, axes))
     if not varying:
-        return constant(total)
+        return constant(prod(map(axis_size, axes)))
     if len(varying) > 1:
         opened = [part for axis in axes for part in unfolded(axis) if axis_size(part) != 1]
         return axis_of(Folded(opened, reason))
     index = varying[0]
-    inner = prod(map(axis_size, axes[index + 1 :]))
-    outer = prod(map(axis_size, axes[:index]))
-    row = tuple((atom, count * inner) for atom, count in resolve(axes[index]))
+    outer, inner = (prod(map(axis_size, part)) for part in (axes[:index], axes[index + 1 :]))
     if outer > MAX_REPEATS:
         freeze(axes[index], reason)
-        return constant(total)
-    return row * outer
+        return constant(prod(map(axis_size, axes)))
+    return tuple((atom, count * inner) for atom, count in resolve(axes[index])) * outer

@@ -13,9 +13,9 @@ def with_own_widths(network: Network) -> Network:
     parts = network.known, [forward.readings for forward in passes]
     # What copy.deepcopy makes, in a fifth of its time (ResNet-50); the bytes never leave memory.
     known, readings = pickle.loads(pickle.dumps(parts, pickle.HIGHEST_PROTOCOL))
-    made = [replace(forward, readings=own) for forward, own in zip(passes, readings, strict=True)]
-    own, beside = made[: len(network.passes)], [*made[len(network.passes) :], None]
-    return replace(network, known=known, passes=tuple(own), beside=beside[0])
+    made = tuple(replace(run, readings=own) for run, own in zip(passes, readings, strict=True))
+    beside = made[-1] if network.beside is not None else None
+    return replace(network, known=known, passes=made[: len(network.passes)], beside=beside)
 
 
 def with_pass(network: Network, run: TracedPass) -> Network:

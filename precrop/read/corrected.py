@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-Shape = tuple[int, ...]
+from precrop.read.values import Shape
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,7 @@ class Expected:
 
 @dataclass
 class Correction:
-    """Compares calls with what is expected of them and notes which differ.
-
-    Attributes:
-        expected: per call, in order.
-        wrong: indices of the calls that differed.
-    """
+    """Compares calls with what is expected of them, in order, and notes which are ``wrong``."""
 
     expected: Sequence[Expected]
     wrong: list[int] = field(default_factory=list)
@@ -45,8 +40,7 @@ class Correction:
             out = call()
         except RuntimeError:
             return self._made(index, want)
-        single = isinstance(out, Tensor)
-        outputs = [out] if single else out
+        outputs = [out] if isinstance(out, Tensor) else out
         if not isinstance(outputs, (list, tuple)):
             return out
         shapes = tuple(tuple(o.shape) for o in outputs if isinstance(o, Tensor))
@@ -67,9 +61,7 @@ class Correction:
 class CorrectedReshapes(TorchFunctionMode):
     """Gives a reshape that is asked for what cannot be the shape that its view should have.
 
-    Args:
-        correction: what is expected.
-        calls: what the trace has recorded so far.
+    ``calls`` is what the trace has recorded so far.
     """
 
     def __init__(self, correction: Correction, calls: Sequence[Any]) -> None:
@@ -83,18 +75,12 @@ class CorrectedReshapes(TorchFunctionMode):
         try:
             return function(*args, **(kwargs or {}))
         except RuntimeError:
-            shape = self._shape(start) if function in _RESHAPING else None
-            if shape is None or len(self.calls) > start:
+            following = self.correction.expected[start : start + 2]  # a view may follow a copy
+            view = next((want for want in following if want.op in _VIEWS), None)
+            if view is None or function not in _RESHAPING or len(self.calls) > start:
                 raise
             self.correction.wrong.append(start)
-            return args[0].reshape(shape)
-
-    def _shape(self, start: int) -> Shape | None:
-        """Of the next view, which may come after a copy."""
-        for want in self.correction.expected[start : start + 2]:
-            if want.op in _VIEWS:
-                return want.shapes[0]
-        return None
+            return args[0].reshape(view.shapes[0])
 
 
 _RESHAPING = (

@@ -48,10 +48,7 @@ class Example:
     def make(self, batch: int, device: str, dtype: torch.dtype) -> Tensor:
         """A tensor of ``batch`` inputs, repeated from those that there are.
 
-        Args:
-            batch: how many.
-            device: where.
-            dtype: the network's own floating type.
+        ``dtype`` is the network's own floating type.
         """
         tensor = self.values
         if not isinstance(tensor, Tensor):

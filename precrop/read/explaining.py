@@ -79,10 +79,9 @@ def _parts(network: Network, sizes: Sizes, cost: str) -> dict[str, _Part]:
             continue  # they are named by themselves
         axes = tensor_axes(network, name, parameter)
         module = name.rpartition(".")[0]
-        owner = next((path for path in (layer_of(name), name, module) if path in parts), None)
-        if owner is None:
-            owner = layer_of(name)
-            parts[owner] = _Part(axes, 0)
+        layer = layer_of(name)
+        owner = next((path for path in (layer, name, module) if path in parts), layer)
+        parts.setdefault(owner, _Part(axes, 0))
         numbers[owner] = numbers.get(owner, 0) + prod(map(sizes.size, axes))
     return {name: _Part(part.axes, numbers[name], part.read) for name, part in parts.items()}
 
@@ -121,16 +120,13 @@ def _listed(title: str, reasons: Mapping[str, str], shares: Mapping[str, float])
     alike: dict[str, list[str]] = {}
     for name in sorted(reasons, key=lambda name: (-shares.get(name, 0), name)):
         alike.setdefault(reasons[name], []).append(name)
-    listed = [_together(why, names, shares) for why, names in [*alike.items()][:_SHOWN]]
+    listed = []
+    for why, names in [*alike.items()][:_SHOWN]:
+        share = sum(shares.get(name, 0) for name in names)
+        listed.append(f"{_some(names)}, {f'{share:.0%} of it: ' if share > 0 else ''}{why}")
     more = sum(map(len, [*alike.values()][_SHOWN:]))
     listed += [f"and {more} more"] if more else []
     return f"{title}: {'; '.join(listed)}" if listed else ""
-
-
-def _together(why: str, names: Sequence[str], shares: Mapping[str, float]) -> str:
-    """Some names, their share of the cost where that is known, and why they keep their widths."""
-    share = sum(shares.get(name, 0) for name in names)
-    return f"{_some(names)}, {f'{share:.0%} of it: ' if share > 0 else ''}{why}"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -72,26 +72,18 @@ def made(
 ) -> list[Fact]:
     """What is known of a call's outputs; the reading learns what the first one is made of.
 
-    Args:
-        call: that was read.
-        reading: of it.
-        operands: what is known of what it takes.
-        before: what was known of its outputs, which stays known of those changed in place.
-        known: of the network.
-        own: whether the first output is a tensor of the network itself.
+    What was known of them ``before`` stays known of those changed in place. The first one may be a
+    tensor of the network's ``own``.
     """
     from_data = any(fact.from_data for fact in operands)
     of_weights = bool(operands) and all(fact.of_weights for fact in operands)
     facts = [
-        Fact(
-            axes,
-            value.dtype,
-            old.origin,
-            old.mixture,
-            reading.takes or old.part,
-            old.of_weights or of_weights,
-            old.from_data or from_data,
-            old.terms,
+        old._replace(
+            axes=axes,
+            dtype=value.dtype,
+            part=reading.takes or old.part,
+            of_weights=old.of_weights or of_weights,
+            from_data=old.from_data or from_data,
         )
         for axes, value, old in zip(reading.outputs, call.outputs, before, strict=True)
     ]

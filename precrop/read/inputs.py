@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from numbers import Integral
 from typing import Any
@@ -13,14 +13,7 @@ from torch import Tensor, nn
 
 from precrop.errors import PrecropError, brief
 from precrop.modules.hooks import unwrapped
-from precrop.read.examples import (
-    LARGEST,
-    Example,
-    leaves,
-    mapped,
-    recorded,
-    unrecorded,
-)
+from precrop.read.examples import LARGEST, Example, leaves, mapped, recorded, unrecorded
 
 _EXAMPLE = "example"
 """Key of a recorded example; no shape is a mapping."""
@@ -136,22 +129,19 @@ class Inputs:
             args = tuple(example) if _takes(model, example, named) else args
         self.args = [mapped(one, _example) for one in args]
         self.kwargs = {name: mapped(one, _example) for name, one in named.items()}
-        self._assume_batch()
-
-    def _assume_batch(self) -> None:
-        """Take the first axis of the first tensor, and equal ones of others, for the batch."""
-        sizes = [e.shape[0] for e in self._tensors() if e.shape and e.shape[0]]
-        if sizes:
-            self._set_batch(0, lambda e: e.shape[0] == sizes[0])
+        first = (e.shape[0] for e in self._tensors() if e.shape and e.shape[0])
+        self._set_batch(0, next(first, 0))
 
     def _tensors(self) -> list[Example]:
         return [e for e in leaves([self.args, self.kwargs]) if isinstance(e, Example)]
 
-    def _set_batch(self, axis: int, chosen: Callable[[Example], bool]) -> None:
+    def _set_batch(self, axis: int, size: int) -> None:
+        """Take an axis for the batch where it has this size; none where that is 0."""
+
         def choose(leaf: Any) -> Any:
             if not isinstance(leaf, Example):
                 return leaf
-            batched = len(leaf.shape) > axis and chosen(leaf)
+            batched = len(leaf.shape) > axis and leaf.shape[axis] == size > 0
             return dataclasses.replace(leaf, batch=axis if batched else None)
 
         self.args, self.kwargs = mapped(self.args, choose), mapped(self.kwargs, choose)
@@ -169,7 +159,7 @@ class Inputs:
 
     def _with_batch(self, axis: int, size: int) -> "Inputs":
         made = copy.copy(self)
-        made._set_batch(axis, lambda e: e.shape[axis] == size > 0)
+        made._set_batch(axis, size)
         return made
 
     @property
@@ -214,9 +204,8 @@ class Inputs:
         dtype = next(dtypes, torch.float32)
 
         def made(leaf: Any) -> Any:
-            if isinstance(leaf, Example):
-                return leaf.make(batch, device, dtype)
-            return copy.copy(leaf)
+            is_example = isinstance(leaf, Example)
+            return leaf.make(batch, device, dtype) if is_example else copy.copy(leaf)
 
         try:
             args: list[Any] = mapped(self.args, made)
@@ -252,8 +241,6 @@ def _takes(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
     """Whether ``forward`` has such parameters, as far as its signature says."""
     try:
         inspect.signature(model.forward).bind(*args, **kwargs)
-    except TypeError:
-        return False
-    except ValueError:  # no signature, as of what is written in C
-        return True
+    except (TypeError, ValueError) as error:
+        return isinstance(error, ValueError)  # no signature, as of what is written in C
     return True

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from precrop.modules.names import layer_of
 from precrop.read.axes import Atom, Axis, axis_of, axis_size, constant
@@ -99,12 +100,11 @@ class Known:
     read_widths: dict[str, Axis] = field(default_factory=dict)
     written_widths: dict[str, Axis] = field(default_factory=dict)
     matrices: set[str] = field(default_factory=set)
-    weights: Set[str] = field(init=False)
-    """Parameters with more than one axis."""
 
-    def __post_init__(self) -> None:
-        """Every call asks whether its operands are weights."""
-        self.weights = {name for name, rank in self.ranks.items() if rank > 1}
+    @cached_property
+    def weights(self) -> Set[str]:
+        """Parameters with more than one axis."""
+        return {name for name, rank in self.ranks.items() if rank > 1}
 
     def axes(self, name: str, shape: tuple[int, ...]) -> Axes:
         """The axes of a tensor of the network, which are the same in all passes."""

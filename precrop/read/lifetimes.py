@@ -83,10 +83,9 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.meta, self.found = meta, Lifetimes()
         self.random = torch.Generator().manual_seed(0)
-        self.known: dict[int, tuple[Any, Life | None]] = {}
-        for tensor in fixed:
-            reference = _reference(tensor)
-            self.known[reference.cdata] = (reference, None)
+        self.known: dict[int, tuple[Any, Life | None]] = {
+            reference.cdata: (reference, None) for reference in map(_reference, fixed)
+        }
 
     def __torch_dispatch__(
         self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -98,15 +97,14 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return parts(*args, **kwargs)
         index = len(self.found.sizes)
         self.bury(index - 1)
+        if self.meta is not None:  # a constant made on the CPU in forward meets meta tensors
+            args, kwargs = tree_map_only(Tensor, lambda t: t.to("meta"), (args, kwargs))
         if self.meta is None:
             out = drawn(op, args, kwargs, self.random)
+        elif base_name(op) == _READ:
+            out = _leading(*args)
         else:
-            # A constant made on the CPU in forward meets meta tensors.
-            args, kwargs = tree_map_only(Tensor, lambda t: t.to("meta"), (args, kwargs))
-            if base_name(op) == _READ:
-                out = _leading(*args)
-            else:
-                out = op(*args, **kwargs) if op in _SHARING else self.meta(op, args, kwargs)
+            out = op(*args, **kwargs) if op in _SHARING else self.meta(op, args, kwargs)
         outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         self.found.names.append(base_name(op))
         self.found.sizes.append(tuple(tensor.numel() for tensor in outputs))
@@ -189,11 +187,7 @@ def lifetimes(
 ) -> Lifetimes:
     """Follow every storage of ``model(*args, **kwargs)``; the caller keeps the inputs alive.
 
-    Args:
-        model: on meta tensors, or on real ones if ``meta`` is None.
-        args: positional inputs.
-        kwargs: inputs by name.
-        meta: kernels for meta tensors.
+    The model is on meta tensors, or on real ones if ``meta`` is None.
     """
     watch = Watch(meta, [*named_tensors(model).values()])
     return watched(watch, kernel_attention(watch), model, args, kwargs)
@@ -209,12 +203,7 @@ def watched(
     """Run ``model(*args, **kwargs)`` under a watch; ``layers`` says what layers are made of."""
     for position, tensor in enumerate(tensors_in((args, kwargs))):
         watch.note(INPUT, position, tensor)
-    with (
-        apart(),
-        torch.no_grad(),
-        layers,
-        watch,
-    ):
+    with apart(), torch.no_grad(), layers, watch:
         output = model(*args, **kwargs)
     last = len(watch.found.sizes) - 1
     watch.bury(last)

@@ -126,11 +126,9 @@ def _ties(network: Network) -> tuple[list[Tie], dict[Tie, str]]:
     for name in sorted(network.known.weights - weights):
         made += network.known.tensors.get(name, ())
     made += network.known.read_widths.values()
-    found: dict[Tie, None] = {}
-    for axis in (*made, *(layer.inputs for layer in network.layers)):
-        for atom in atoms(axis):
-            if atom.tie.root().varies:
-                found.setdefault(atom.tie.root())
+    ends = (*made, *(layer.inputs for layer in network.layers))
+    roots = (atom.tie.root() for axis in ends for atom in atoms(axis))
+    found = dict.fromkeys(root for root in roots if root.varies)
     produced = roots_of(made)
     unmade = [root for root in found if root not in produced]
     read = roots_of(axis for layer in network.layers for axis in (layer.inputs, layer.outputs))
@@ -146,37 +144,53 @@ def _parameter_products(network: Network) -> list[Product]:
     ]
 
 
-def axis_form(axis: Axis, index: Mapping[Tie, int]) -> dict[tuple[int, ...], int]:
+_Terms = dict[tuple[int, ...], int]
+"""As of `Cost`."""
+
+
+def axis_form(axis: Axis, index: Mapping[Tie, int]) -> _Terms:
     """Size of an axis as a polynomial in the groups' units, linear but where it is folded."""
-    form: dict[tuple[int, ...], int] = {}
+    form: _Terms = {}
     for segment in resolve(axis):
-        if isinstance(segment[0], Folded):
-            terms: dict[tuple[int, ...], int] = {(): segment[1]}
-            for factor in segment[0].factors:
-                terms = _multiply(terms, axis_form(factor, index))
-            for term, coefficient in terms.items():
-                form[term] = form.get(term, 0) + coefficient
-            continue
-        tie = segment[0].tie.root() if segment[0] else None
-        if tie in index:
-            assert tie is not None
-            key: tuple[int, ...] = (index[tie],)
-            form[key] = form.get(key, 0) + segment_size(segment) // tie.quantum
+        atom, count = segment
+        tie = atom.tie.root() if atom is not None else None
+        if isinstance(atom, Folded):
+            _add(form, _multiplied(count, atom.factors, index))
+        elif tie is not None and tie in index:
+            _add(form, {(index[tie],): segment_size(segment) // tie.quantum})
         else:
-            form[()] = form.get((), 0) + segment_size(segment)
+            _add(form, {(): segment_size(segment)})
     return form
 
 
 def polynomial(products: Iterable[Product], index: Mapping[Tie, int]) -> Cost:
     """The sum of some products as a polynomial in the units of the groups in ``index``."""
-    total: dict[tuple[int, ...], int] = {}
+    total: _Terms = {}
     for product in products:
-        terms: dict[tuple[int, ...], int] = {(): product.coefficient}
-        for axis in product.axes:
-            terms = _multiply(terms, axis_form(axis, index))
-        for key, coefficient in terms.items():
-            total[key] = total.get(key, 0) + coefficient
+        _add(total, _multiplied(product.coefficient, product.axes, index))
     return Cost(total)
+
+
+def _multiplied(coefficient: int, axes: Iterable[Axis], index: Mapping[Tie, int]) -> _Terms:
+    """A coefficient times the sizes of some axes."""
+    terms: _Terms = {(): coefficient}
+    for axis in axes:
+        terms = _multiply(terms, axis_form(axis, index))
+    return terms
+
+
+def _multiply(a: _Terms, b: _Terms) -> _Terms:
+    if len(b) == 1 and () in b:
+        return {key: value * b[()] for key, value in a.items()}
+    product: _Terms = {}
+    for first, m in a.items():
+        _add(product, {tuple(sorted(first + second)): m * n for second, n in b.items()})
+    return product
+
+
+def _add(total: _Terms, terms: _Terms) -> None:
+    for key, coefficient in terms.items():
+        total[key] = total.get(key, 0) + coefficient
 
 
 def lowered(network: Network, layer: LayerReading, index: Mapping[Tie, int]) -> Layer:
@@ -203,15 +217,14 @@ def _shares(axis: Axis, index: Mapping[Tie, int]) -> dict[int, float]:
     size = axis_size(axis)
     shares: dict[int, float] = {}
     for segment in resolve(axis):
-        if isinstance(segment[0], Folded):
-            for factor in segment[0].factors:
-                for owner, share in _shares(factor, index).items():
-                    share *= segment_size(segment) / size
-                    shares[owner] = shares.get(owner, 0.0) + share
-            continue
-        group = index.get(segment[0].tie.root()) if segment[0] else None
-        if group is not None:
-            shares[group] = shares.get(group, 0.0) + segment_size(segment) / size
+        atom, part = segment[0], segment_size(segment) / max(1, size)
+        if isinstance(atom, Folded):
+            found = [pair for factor in atom.factors for pair in _shares(factor, index).items()]
+        else:
+            group = index.get(atom.tie.root()) if atom is not None else None
+            found = [] if group is None else [(group, 1.0)]
+        for group, share in found:
+            shares[group] = shares.get(group, 0.0) + share * part
     return shares
 
 
@@ -224,28 +237,25 @@ def _groups(
         produced = {group for group, (name, _) in enumerate(owners) if name}
         for layer in network.layers:
             for segment in leaves(getattr(layer, ends)):
-                group = index.get(segment[0].tie.root()) if segment[0] else None
+                group = index.get(segment[0].tie.root()) if segment[0] is not None else None
                 if group is not None and group not in produced:
                     name, widths = owners[group]
                     widths.append(segment_size(segment))
                     owners[group] = (name or layer.name, widths)
-    most = _most_units(network, most_read)
-    return tuple(
-        _group(name, widths, tie, most.get(tie))
-        for tie, (name, widths) in zip(index, owners, strict=True)
-    )
+    most, groups = _most_units(network, most_read), []
+    for tie, (name, widths) in zip(index, owners, strict=True):
+        grain = gcd(*(width // tie.quantum for width in widths))
+        bounds = most.get(tie, tie.quantum if tie.bounded else None), 2 if tie.several else 1
+        groups.append(Group(name, widths[0], tie.quantum, grain, min(widths), *bounds))
+    return tuple(groups)
 
 
 def further_bounds(network: Network, sizes: Sizes, most_read: Mapping[str, int]) -> dict[str, int]:
     """Bounds that let no reader of a stream read more channels than are written before it.
 
     What lies beyond is zero, so its weights would be dead. Some widths cannot follow theirs,
-    because they are frozen or have no step that is narrow enough.
-
-    Args:
-        network: as it was read.
-        sizes: that the bounds are wanted for.
-        most_read: the bounds until now.
+    because they are frozen or have no step that is narrow enough. ``most_read`` are the bounds
+    until now.
     """
     found = {}
     for stream in network.tracer.streams:
@@ -268,23 +278,3 @@ def _most_units(network: Network, most_read: Mapping[str, int]) -> dict[Tie, int
             units = width * root.quantum // axis_size(axis)
             most[root] = min(most.get(root, root.quantum), units)
     return most
-
-
-def _group(name: str, widths: Sequence[int], tie: Tie, most: int | None) -> Group:
-    grain = gcd(*(width // tie.quantum for width in widths))
-    if most is None and tie.bounded:
-        most = tie.quantum
-    return Group(name, widths[0], tie.quantum, grain, min(widths), most, 2 if tie.several else 1)
-
-
-def _multiply(
-    a: Mapping[tuple[int, ...], int], b: Mapping[tuple[int, ...], int]
-) -> dict[tuple[int, ...], int]:
-    if len(b) == 1 and () in b:
-        return {key: value * b[()] for key, value in a.items()}
-    product: dict[tuple[int, ...], int] = {}
-    for first, m in a.items():
-        for second, n in b.items():
-            key = tuple(sorted(first + second))
-            product[key] = product.get(key, 0) + m * n
-    return product

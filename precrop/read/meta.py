@@ -11,17 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from precrop.read.operations import OfOperations
+from precrop.read.operations import per_operation
 
 aten = torch.ops.aten
 
-Shortcut = Callable[[Sequence[Any], Mapping[str, Any]], Any]
-
-
-def _is_functional(op: Any) -> bool:
-    """Whether the outputs are new tensors that depend on nothing but the arguments."""
-    schema = op._schema
-    return all(a.alias_info is None for a in (*schema.arguments, *schema.returns))
+Shortcut = Callable[..., Any]
+"""Answers for an operation's positional arguments; None where it is not certain."""
 
 
 def _key(value: Any) -> Any:
@@ -41,9 +36,9 @@ class MetaKernels:
 
     def __call__(self, op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """The operation's result."""
-        shortcut, functional = _KINDS.get(op)
+        shortcut, functional = _kind(op)
         if shortcut is not None and not kwargs:
-            result = shortcut(args, kwargs)
+            result = shortcut(*args)
             if result is not None:
                 return result
         if not functional:
@@ -81,36 +76,39 @@ def _empty(shape: Sequence[int], x: Tensor) -> Tensor:
     return torch.empty(tuple(shape), dtype=x.dtype, device="meta")
 
 
-def _like_first(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _like_first(x: Tensor, *_: Any) -> Tensor | None:
     """An activation: the input's shape and type."""
-    x = args[0]
     return _like(x) if x.is_floating_point() else None
 
 
-def _like_both(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _like_both(a: Tensor, b: Any) -> Tensor | None:
     """A sum or product of two tensors of one layout."""
-    a, b = args[0], args[1]
     if not isinstance(b, Tensor):
         return _like(a) if isinstance(b, float) and a.is_floating_point() else None
     same = a.shape == b.shape and a.dtype == b.dtype and a.stride() == b.stride()
     return _like(a) if same else None
 
 
-def _first(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _first(x: Tensor, *rest: Any) -> Tensor | None:
     """In place, with nothing or an equally shaped tensor as the other operand."""
-    x = args[0]
-    if not x.is_floating_point():
-        return None
-    others = [a for a in args[1:] if isinstance(a, Tensor)]
-    return x if all(a.shape == x.shape and a.dtype == x.dtype for a in others) else None
+    others = [a for a in rest if isinstance(a, Tensor)]
+    same = all(a.shape == x.shape and a.dtype == x.dtype for a in others)
+    return x if same and x.is_floating_point() else None
 
 
-def _batch_norm(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """``native_batch_norm(input, weight, bias, mean, variance, training, momentum, eps)``."""
-    x, vectors, training = args[0], args[1:5], args[5]
+def _batch_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    training: bool,
+    *_: Any,
+) -> tuple[Tensor, ...] | None:
     channels = x.shape[1:2]
     if x.dtype != torch.float32 or any(
-        v is not None and (v.shape != channels or v.dtype != x.dtype) for v in vectors
+        v is not None and (v.shape != channels or v.dtype != x.dtype)
+        for v in (weight, bias, mean, variance)
     ):
         return None
     # Without statistics of the batch the saved ones are empty.
@@ -118,13 +116,12 @@ def _batch_norm(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return _like(x), _empty(saved, x), _empty(saved, x)
 
 
-def _mean(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """``mean(self, dim, keepdim)`` with the axes kept, as in a global pool."""
-    x, dims, keep = args[0], args[1], args[2] if len(args) > 2 else False
+def _mean(x: Tensor, dims: Sequence[int] | None, keep: bool = False) -> Tensor | None:
+    """A mean with the axes kept, as in a global pool."""
     if not keep or not dims or not x.is_floating_point():
         return None
-    dims = {dim % x.dim() for dim in dims}
-    return _empty([1 if i in dims else n for i, n in enumerate(x.shape)], x)
+    meant = {dim % x.dim() for dim in dims}
+    return _empty([1 if i in meant else n for i, n in enumerate(x.shape)], x)
 
 
 SHORTCUTS: dict[Any, Shortcut] = {
@@ -147,4 +144,10 @@ SHORTCUTS: dict[Any, Shortcut] = {
     aten.mean.dim: _mean,
 }  # fmt: skip
 
-_KINDS = OfOperations(lambda op: (SHORTCUTS.get(op), _is_functional(op)))
+
+@per_operation
+def _kind(op: Any) -> tuple[Shortcut | None, bool]:
+    """Its shortcut; whether its outputs are new tensors that follow from its arguments alone."""
+    schema = op._schema
+    functional = all(a.alias_info is None for a in (*schema.arguments, *schema.returns))
+    return SHORTCUTS.get(op), functional

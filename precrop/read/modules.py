@@ -43,17 +43,10 @@ def _square_basis(axes_of: AxesOf, module: _Orthogonal) -> None:
 
 def _share_embedding(axes_of: AxesOf, module: nn.MultiheadAttention) -> None:
     """Queries, what the heads put out and the output have the width ``embed_dim``."""
-    inputs = (module.in_proj_weight, module.q_proj_weight, module.bias_k, module.bias_v)
-    outputs = (
-        module.in_proj_weight,
-        module.q_proj_weight,
-        module.k_proj_weight,
-        module.v_proj_weight,
-    )
-    tie(
-        [
-            *axes_of(module.out_proj.weight),
-            *(axes_of(tensor)[-1] for tensor in inputs if tensor is not None),
-            *(axes_of(tensor)[0] for tensor in outputs if tensor is not None),
-        ]
-    )
+    queries = (module.in_proj_weight, module.q_proj_weight)
+    inputs = (*queries, module.bias_k, module.bias_v)
+    outputs = (*queries, module.k_proj_weight, module.v_proj_weight)
+    ends = [*axes_of(module.out_proj.weight)]
+    ends += [axes_of(tensor)[-1] for tensor in inputs if tensor is not None]
+    ends += [axes_of(tensor)[0] for tensor in outputs if tensor is not None]
+    tie(ends)

@@ -14,6 +14,7 @@ from precrop.modules.streams import Stream
 from precrop.read.axes import (
     Axis,
     Folded,
+    Segment,
     Tie,
     atoms,
     axis_size,
@@ -66,20 +67,18 @@ class Sizes:
 
     def segments(self, axis: Axis) -> list[tuple[int, int]]:
         """``(old, new)`` sizes of an axis' segments."""
-        pairs = []
-        for segment in resolve(axis):
-            size = segment_size(segment)
-            atom, count = segment
-            if isinstance(atom, Folded):
-                pairs.append((size, count * prod(map(self.size, atom.factors))))
-                continue
-            kept, units = self.kept.get(atom.tie.root(), (1, 1)) if atom else (1, 1)
-            pairs.append((size, size * kept // units))
-        return pairs
+        return [(segment_size(segment), self._new(segment)) for segment in resolve(axis)]
 
     def size(self, axis: Axis) -> int:
         """New size of an axis."""
-        return sum(new for _, new in self.segments(axis))
+        return sum(map(self._new, resolve(axis)))
+
+    def _new(self, segment: Segment) -> int:
+        atom, count = segment
+        if isinstance(atom, Folded):
+            return count * prod(map(self.size, atom.factors))
+        kept, units = self.kept.get(atom.tie.root(), (1, 1)) if atom is not None else (1, 1)
+        return segment_size(segment) * kept // units
 
     def product(self, product: Product) -> int:
         """New value of a product of axes."""
@@ -163,14 +162,11 @@ class Network(Traced):
         reasons: dict[str, str] = {}
         inner = set().union(*(_weights_before(run, ()) for run in self.passes))
         for layer in self.layers:
-            if self.varies(layer.outputs) or axis_size(layer.outputs) == 1:
+            outputs = layer.outputs
+            if self.varies(outputs) or axis_size(outputs) == 1 or layer.weight not in inner:
                 continue
-            if layer.weight not in inner:
-                continue
-            reason = self.reason(layer.outputs)
-            if reason is None:
-                divided = bool(atoms(layer.outputs))
-                reason = "its width cannot be divided" if divided else "its width is fixed"
+            unnamed = "its width cannot be divided" if atoms(outputs) else "its width is fixed"
+            reason = self.reason(outputs) or unnamed
             if reason not in (INPUT, OUTPUT):
                 reasons[layer.name] = reason
         reasons |= self._frozen_tables()
@@ -183,10 +179,10 @@ class Network(Traced):
         least = SMALL * sum(parameter.numel() for parameter in self.parameters.values())
         found = {}
         for name, parameter in self.parameters.items():
-            axes = self.known.tensors.get(name)
-            if axes is None or parameter.dim() < 2 or name in layers or parameter.numel() < least:
+            axes = self.known.tensors.get(name, ())
+            if name in layers or parameter.dim() < 2 or parameter.numel() < least:
                 continue
-            if any(map(self.varies, axes)):
+            if not axes or any(map(self.varies, axes)):
                 continue
             reasons = (self._reason(atom.tie.root()) for axis in axes for atom in atoms(axis))
             reason = next((r for r in reasons if r not in (None, INPUT, OUTPUT)), None)

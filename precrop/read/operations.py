@@ -1,25 +1,25 @@
 """What is known of each operation of PyTorch's, found once."""
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from functools import wraps
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-class OfOperations(Generic[T]):
-    """A value for every operation, computed when it is first asked for.
+def per_operation(find: Callable[[Any], T]) -> Callable[[Any], T]:
+    """Decorates a function of an operation, which is then computed once for each.
 
     An operation computes its hash in Python, which takes longer than all else here: it is told from
     others by its identity.
     """
+    known: dict[int, tuple[T, Any]] = {}
 
-    def __init__(self, find: Callable[[Any], T]) -> None:
-        self._find = find
-        self._known: dict[int, tuple[T, Any]] = {}
+    @wraps(find)
+    def found(op: Any) -> T:
+        entry = known.get(id(op))
+        if entry is None:
+            entry = known[id(op)] = find(op), op  # kept, or its id would be another's
+        return entry[0]
 
-    def get(self, op: Any) -> T:
-        """The operation's value."""
-        known = self._known.get(id(op))
-        if known is None:
-            known = self._known[id(op)] = self._find(op), op  # kept, or its id would be another's
-        return known[0]
+    return found

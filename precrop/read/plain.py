@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from precrop.read.operations import OfOperations
+from precrop.read.operations import per_operation
 
 aten = torch.ops.aten
 
@@ -39,25 +39,16 @@ class PlainLayers(TorchFunctionMode):
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if self.default is not None and function in (torch.rand, torch.randn):
+        if self.default is None:
+            return function(*args, **kwargs)
+        if function in (torch.rand, torch.randn):
             kwargs = {"dtype": torch.float32, **kwargs}  # other types draw other numbers
         result = function(*args, **kwargs)
-        if self.default is not None and _is_by_default(self.default, result, args, kwargs):
-            return result.to(torch.float32)
-        return result
-
-
-def _is_by_default(
-    default: torch.dtype, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> bool:
-    """Whether a result is of the default type, and nothing that it was made of is."""
-    if not isinstance(result, Tensor) or result.dtype != default:
-        return False
-    given = (*args, *kwargs.values())
-    return not any(
-        value is default or (isinstance(value, Tensor) and value.dtype == default)
-        for value in given
-    )
+        if not isinstance(result, Tensor) or result.dtype != self.default:
+            return result
+        given = (*args, *kwargs.values())
+        types = (value.dtype if isinstance(value, Tensor) else value for value in given)
+        return result if any(one is self.default for one in types) else result.to(torch.float32)
 
 
 class OtherAttention(PlainLayers):
@@ -87,12 +78,9 @@ class OtherAttention(PlainLayers):
         return super().__torch_function__(function, types, args, kwargs)
 
 
+@per_operation
 def plain(op: Any) -> Callable[..., Any] | None:
     """What computes a fused operation in plain ones; None if it is plain."""
-    return _PLAIN.get(op)
-
-
-def _parts(op: Any) -> Callable[..., Any] | None:
     if op in _FUSED:
         return _FUSED[op]
     composite = torch._C._dispatch_has_kernel_for_dispatch_key(
@@ -100,9 +88,6 @@ def _parts(op: Any) -> Callable[..., Any] | None:
     )
     # Where gradients are out of the question (inference tensors) these are not taken apart yet.
     return op.decompose if composite else None
-
-
-_PLAIN = OfOperations(_parts)
 
 
 def _attention(

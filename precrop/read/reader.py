@@ -1,5 +1,6 @@
 """From traces to symbolic sizes: which axis of which tensor carries which width."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import cached_property
@@ -255,11 +256,8 @@ class PassReader:
 
 def _repeats(trace: Trace) -> bool:
     """Whether code runs a step again and again, so that looking for equal calls saves time."""
-    uses = [0] * len(trace.values.memories)
-    for call in trace.calls:
-        for value in call.inputs:
-            uses[value.number] += 1
-    return max((uses[number] for number in trace.values.names), default=0) > _SEVERAL
+    uses = Counter(value.number for call in trace.calls for value in call.inputs)
+    return any(uses[number] > _SEVERAL for number in trace.values.names)
 
 
 def _matrices(trace: Trace) -> set[str]:

@@ -52,13 +52,9 @@ class Reading:
     def network(
         self, *, own_widths: bool, scale_groups: bool, fold: bool, drop_unused: bool
     ) -> Network:
-        """The network as read, once for every way to read it.
+        """The network as read, once for every way to read it; see `read_network`.
 
-        Args:
-            own_widths: layers at residual streams have widths of their own.
-            scale_groups: grouped convolutions keep the width of their groups, not their number.
-            fold: as for `read_network`.
-            drop_unused: modules that no pass calls are left out.
+        With ``own_widths`` layers at residual streams have widths of their own.
         """
         how = own_widths, scale_groups, fold, drop_unused
         read = partial(

@@ -52,12 +52,11 @@ class _ReshapeWatch(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        asked = _ASKED.get(function)
         try:
             return function(*args, **(kwargs or {}))
         except RuntimeError:
-            if asked is not None:
-                self.refused = asked(*args, **(kwargs or {}))
+            if function in _ASKED:
+                self.refused = _ASKED[function](*args, **(kwargs or {}))
             raise
 
 
@@ -157,8 +156,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             out = self._run(call)
         else:
             out = self.correction.run(index, op, lambda: self._run(call))
-        several = out if isinstance(out, (list, tuple)) else ()
-        call.outputs = [out] if isinstance(out, Tensor) else list(tensors_among(several))
+        call.outputs = list(tensors_among((out,)))
         call.shapes = tuple(tuple(o.shape) for o in call.outputs)
         call.returned = True
         if self.meta is None:
@@ -174,15 +172,12 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             known = bool(given) and type(given[0]) is _kind(args[0])
             self.answers.append(given[0] if known else op(*args, **kwargs))
             return self.answers[-1]
-        if self.meta is None:
-            return drawn(op, args, kwargs, self.random)
         devices = {tensor.is_meta for tensor in call.inputs}
-        if devices == {True, False}:
-            # A constant made on the CPU in forward meets meta tensors.
+        if self.meta is None or True not in devices:
+            return drawn(op, args, kwargs, self.random)
+        if False in devices:  # a constant made on the CPU in forward meets meta tensors
             args, kwargs = tree_map_only(Tensor, lambda t: t.to("meta"), (args, kwargs))
-        if True in devices:
-            return self.meta(op, args, kwargs)
-        return drawn(op, args, kwargs, self.random)
+        return self.meta(op, args, kwargs)
 
     def _follow(self, call: Step) -> None:
         making = call.name in MAKING
@@ -240,10 +235,6 @@ def _plain_layers(
     return nullcontext() if meta is not None and layers.default is None else layers
 
 
-def _recurs(modules: Iterable[nn.Module]) -> bool:
-    return any(isinstance(module, nn.RNNBase) for module in modules)
-
-
 def run(
     model: nn.Module,
     args: Sequence[Any],
@@ -274,6 +265,7 @@ def run(
     modules = dict(model.named_modules())
     recorder.follows.update(map(id, (*inputs, *_parameters(modules.values()))))
     before = _memories(modules.values()) if whole else {}
+    fold = fold and any(isinstance(module, nn.RNNBase) for module in modules.values())
     reshapes, outputs, raised = _ReshapeWatch(), list[Tensor](), None
     try:
         with (
@@ -283,7 +275,7 @@ def run(
             torch.jit.optimized_execution(False),  # type: ignore[attr-defined]
             _module_frames(modules, recorder.frames, recorder.stack),
             reshapes if limit is not None else nullcontext(),
-            FoldedSteps(recorder.calls) if fold and _recurs(modules.values()) else nullcontext(),
+            FoldedSteps(recorder.calls) if fold else nullcontext(),
             CorrectedReshapes(correction, recorder.calls) if correction else nullcontext(),
             _Values() if meta is None else nullcontext(),
             recorder,
@@ -293,9 +285,10 @@ def run(
         pass
     except Exception as error:  # whatever the network's own forward raises
         raised = _without_frames(error)
+    after = _memories(modules.values()) if whole else {}
     moved = [
         parameter
-        for key, (parameter, memory) in (_memories(modules.values()) if whole else {}).items()
+        for key, (parameter, memory) in after.items()
         if key not in before or before[key][1] is not memory
     ]
     return Recording(
@@ -333,9 +326,7 @@ _NOT_THEIRS = str(Path(torch.__file__).parent), str(Path(__file__).parents[1])
 def _parameters(modules: Iterable[nn.Module]) -> Iterator[nn.Parameter]:
     """The parameters of modules themselves, in order; quicker than asking the whole network."""
     for module in modules:
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                yield parameter
+        yield from (one for one in module._parameters.values() if one is not None)
 
 
 _Memories = dict[int, tuple[nn.Parameter, torch.UntypedStorage]]

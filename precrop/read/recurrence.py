@@ -22,8 +22,7 @@ LEAST_STEPS = 3
 class FoldedSteps(TorchFunctionMode):
     """Runs recurrent layers for two steps; each recorded call says for how many steps it stands.
 
-    Args:
-        calls: what the trace has recorded so far; every call that this mode causes is in it.
+    The trace records every call that this mode causes in ``calls``.
     """
 
     def __init__(self, calls: Sequence[Any]) -> None:

@@ -188,9 +188,8 @@ def _tables(container: Any, depth: int) -> Iterator[Any]:
     """A container and those in it, as far as they are empty or hold tensors."""
     values = [*(container.values() if isinstance(container, MutableMapping) else container)]
     inner = [value for value in values if _is_container(value)]
-    if depth and len(inner) + sum(isinstance(value, (Tensor, tuple)) for value in values) == len(
-        values
-    ):
+    others = [value for value in values if isinstance(value, (Tensor, tuple))]
+    if depth and len(inner) + len(others) == len(values):
         yield container
         for value in inner:
             yield from _tables(value, depth - 1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from precrop.modules.names import named_tensors
-from precrop.read.operations import OfOperations
+from precrop.read.operations import per_operation
 from precrop.read.values import Numbering, Shape, TensorValue, Values
 
 T = TypeVar("T")
@@ -67,7 +67,7 @@ class Operation:
 
     def __post_init__(self) -> None:
         """Every call is asked for its name many times."""
-        self.name, self.full_name = _NAMES.get(self.op)
+        self.name, self.full_name = _names(self.op)
 
     def find(self, table: Mapping[str, T]) -> T | None:
         """What a table has for the operation: under its full name, or else under its name."""
@@ -81,7 +81,7 @@ class Operation:
         """
         if name in self.kwargs:
             return self.kwargs[name]
-        found = _PARAMETERS.get(self.op).get(name)
+        found = _parameters(self.op).get(name)
         if found is None:
             return default
         position, own = found
@@ -229,25 +229,24 @@ def _assigned(
     return {number: result for number, result in found.items() if result is not None}
 
 
+@per_operation
 def _names(op: torch._ops.OpOverload) -> tuple[str, str]:
+    """As `Operation` has them: without namespace, and with it."""
     namespace, name = op._schema.name.split("::")
     base = name[:-1] if name.endswith("_") and not name.endswith("__") else name
     return base, base if namespace == "aten" else f"{namespace}::{base}"
 
 
-def _parameters_of(op: torch._ops.OpOverload) -> dict[str, tuple[int, Any]]:
+@per_operation
+def _parameters(op: torch._ops.OpOverload) -> dict[str, tuple[int, Any]]:
     """By name the position and the default; one that is given by name alone has no position."""
     arguments = enumerate(op._schema.arguments)
     return {a.name: (sys.maxsize if a.kwarg_only else i, a.default_value) for i, a in arguments}
 
 
-_NAMES = OfOperations(_names)
-_PARAMETERS = OfOperations(_parameters_of)
-
-
 def base_name(op: torch._ops.OpOverload) -> str:
     """Name of an operation without namespace, overload and in-place underscore."""
-    return _NAMES.get(op)[0]
+    return _names(op)[0]
 
 
 def tensors_among(values: Iterable[Any]) -> Iterator[Tensor]:
@@ -278,8 +277,8 @@ def code_path(recording: Recording) -> CodePath:
         frame = recording.frames[call.frame] if call.frame >= 0 else None
         counts_batches = call.name == "add" and call.shapes == ((),)
         if counts_batches or (frame is not None and frame.kind.__name__ in DROPPING):
-            places = [made[id(tensor)] for tensor in call.inputs if id(tensor) in made]
-            made |= dict.fromkeys(map(id, call.outputs), places[0] if places else (-1, -1))
+            places = (made[id(tensor)] for tensor in call.inputs if id(tensor) in made)
+            made |= dict.fromkeys(map(id, call.outputs), next(places, (-1, -1)))
             continue
         made |= {id(tensor): (len(path), place) for place, tensor in enumerate(call.outputs)}
         path.append((call.name, frame.path if frame is not None else ""))

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from precrop.errors import PrecropError, typed_reason
 from precrop.modules.copying import copied
 from precrop.modules.hooks import keep_own_hooks
-from precrop.modules.streams import Stream, install, traced_hook
+from precrop.modules.streams import Stream, install
 from precrop.read.corrected import Correction
 from precrop.read.inputs import Inputs
 from precrop.read.known import TRAIN_MODE
@@ -45,26 +44,11 @@ def skeleton(
 
     Stand-ins are zeros, and rising biases: every layer then puts out its bias whatever it reads, so
     a detector finds some boxes, and the same ones at every width. Buffers keep their values
-    then. Plain tensors that modules hold keep them in any case: code may look at them.
-
-    Args:
-        model: the network.
-        real: make tensors that can be computed with, on the CPU.
-        shapes: shapes of parameters and buffers, by name, where they are not the model's.
+    then. Plain tensors that modules hold keep them in any case: code may look at them. ``shapes``
+    are those of parameters and buffers, by name, where they are not the model's.
     """
     shapes = shapes or {}
     buffers = {name for name, _ in model.named_buffers()} if real else set()
-
-    def empty(name: str, tensor: Tensor) -> Tensor:
-        shape = tuple(shapes.get(name, tensor.shape))
-        if not real:
-            return torch.empty(shape, dtype=tensor.dtype, device="meta")
-        if name in buffers and shape == tensor.shape:
-            return tensor.detach().to("cpu", copy=True)
-        if name.endswith("bias") and len(shape) == 1:
-            return torch.linspace(*BIASES, shape[0], dtype=tensor.dtype)
-        full = torch.ones if name.endswith("running_var") else torch.zeros
-        return full(shape, dtype=tensor.dtype)
 
     def plain(name: str, tensor: Tensor) -> Tensor:
         # On the CPU in any case: code may look at them, or move them to the device of others.
@@ -72,6 +56,17 @@ def skeleton(
         if shape == tensor.shape:
             return tensor.detach().to("cpu", copy=True)
         return torch.zeros(shape, dtype=tensor.dtype)
+
+    def empty(name: str, tensor: Tensor) -> Tensor:
+        shape = tuple(shapes.get(name, tensor.shape))
+        if not real:
+            return torch.empty(shape, dtype=tensor.dtype, device="meta")
+        if name in buffers and shape == tensor.shape:
+            return plain(name, tensor)
+        if name.endswith("bias") and len(shape) == 1:
+            return torch.linspace(*BIASES, shape[0], dtype=tensor.dtype)
+        full = torch.ones if name.endswith("running_var") else torch.zeros
+        return full(shape, dtype=tensor.dtype)
 
     made = copied(model, empty, plain)
     keep_own_hooks(made, model)
@@ -119,7 +114,7 @@ class Tracer:
     def replica(self, shapes: Mapping[str, Sequence[int]] | None = None) -> nn.Module:
         """A skeleton to run once: networks may keep what a forward pass computed."""
         made = skeleton(self.model, real=self.real, shapes=shapes)
-        install(made, self.streams, traced_hook)
+        install(made, self.streams, traced=True)
         leave_out(made, self.left_out)
         return made
 
@@ -158,13 +153,20 @@ class Tracer:
         the trace go on behind calls that are not as predicted, a ``watch`` ends it.
         """
         model.train(training)
-        size = batch if batch is not None else 2 if training else 1
+        size = batch or (2 if training else 1)
         args, kwargs = self.inputs.make(size, model, device="cpu" if self.real else "meta")
-        meta = None if self.real else self.meta
-        options: dict[str, Any] = {"fold": self.fold, "answers": answers, "correction": correction}
-        options["watch"] = watch
         with self.tables.lent():
-            return run(model, args, kwargs, meta, limit, **options)
+            return run(
+                model,
+                args,
+                kwargs,
+                None if self.real else self.meta,
+                limit,
+                fold=self.fold,
+                answers=answers,
+                correction=correction,
+                watch=watch,
+            )
 
 
 @dataclass(frozen=True)

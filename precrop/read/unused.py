@@ -38,15 +38,11 @@ class Unused:
 def unused_modules(model: nn.Module, used: Set[str]) -> dict[str, int]:
     """The outermost modules with weights of which none is used, and how many numbers they hold.
 
-    Args:
-        model: the network.
-        used: names of the parameters that some operation read.
+    ``used`` are the names of the parameters that some operation read.
     """
     unused = {id(p) for name, p in model.named_parameters() if name not in used}
     found: dict[str, int] = {}
-    if not unused:
-        return found
-    for path, module in model.named_modules():
+    for path, module in model.named_modules() if unused else ():
         if not path or any(path.startswith(f"{outer}.") for outer in found):
             continue
         parameters = list(module.parameters())
@@ -64,16 +60,11 @@ def siblings(model: nn.Module, unused: Iterable[str], used: Set[str]) -> dict[st
     for path in unused:
         parent, _, name = path.rpartition(".")
         children = dict(submodule(model, parent).named_children())
-        order = list(children)
-        shapes = _shapes(children[name])
-        near = sorted(order, key=lambda other: abs(order.index(other) - order.index(name)))
-        for other in near:
+        order, kind, shapes = list(children), type(children[name]), _shapes(children[name])
+        for other in sorted(order, key=lambda one: abs(order.index(one) - order.index(name))):
             twin = f"{parent}.{other}" if parent else other
-            if (
-                type(children[other]) is type(children[name])
-                and _shapes(children[other]) == shapes
-                and any(f"{twin}.{inner}" in used for inner in shapes)
-            ):
+            alike = type(children[other]) is kind and _shapes(children[other]) == shapes
+            if alike and any(f"{twin}.{inner}" in used for inner in shapes):
                 found[path] = twin
                 break
     return found
@@ -113,9 +104,7 @@ def _other(answer: Answer, way: int) -> Answer:
 def decided_by_values(trace: Trace, buffers: Set[str]) -> bool:
     """Whether a number in a tensor that follows from inputs or weights decides what runs.
 
-    Args:
-        trace: of a pass on real tensors.
-        buffers: names of buffers, which are the same for every input.
+    The trace is of a pass on real tensors; buffers, by name, are the same for every input.
     """
     made: set[int] = set()
     follows: set[int] = set()

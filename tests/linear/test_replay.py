@@ -432,6 +432,11 @@ def test_unreadable_operations_are_named(name: str) -> None:
         log_r(Wrapped(function), (3, 4, 4))
 
 
+def test_weights_that_are_overwritten_are_named() -> None:
+    with pytest.raises(PrecropError, match="zero .*: its input does not come from"):
+        both_ways(Derived(lambda w: (w * 1).zero_()))
+
+
 def test_an_output_that_does_not_depend_on_the_input() -> None:
     class Fixed(nn.Module):
         def __init__(self) -> None:

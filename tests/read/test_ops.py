@@ -110,6 +110,17 @@ def replaced(x: Tensor) -> Tensor:
     return x.masked_scatter(x > 0, x * 2)
 
 
+def written(x: Tensor) -> Tensor:
+    """Other places of a map, written one by one: behind the channels, and around them."""
+    places = torch.zeros(*x.shape[:2], x.shape[2] * x.shape[3]).to(x.device)
+    places[:, :, [2, 0, 1]] = x.flatten(2)[:, :, 1:4]
+    around = x.new_zeros(*x.shape)
+    around[:, :, [0, 1], [1, 0]] = places[:, :, 1:3]
+    apart = x.new_zeros(x.shape[2], *x.shape[1:])
+    apart[[1, 0], :, [2, 3]] = around.mean(0)[:, :2].transpose(0, 1)
+    return apart.mean((0, 2))[None, :, None].expand(len(x), -1, x.shape[2], -1)
+
+
 def covariance(x: Tensor) -> Tensor:
     """Of channels, with one number more on the diagonal."""
     rows = x.flatten(2) / (x.shape[2] * x.shape[3])
@@ -164,6 +175,7 @@ FREE = {
     "largest in space": (lambda x: x * in_space(x).scatter(2, best(x), 1.0).view_as(x), 12),
     "summed by place": (lambda x: x + summed(x).sum(2)[..., None, None], 12),
     "replaced": (replaced, 12),
+    "written at places": (written, 12),
     "drawn places": (lambda x: x[:, :, torch.multinomial(x.exp().mean((0, 1, 3)), 4)], 12),
     "determinant": (lambda x: x + torch.linalg.slogdet(covariance(x))[1][:, None, None, None], 12),
     "cholesky": (lambda x: torch.linalg.cholesky(covariance(x)).sum(2)[..., None, None] * x, 12),
@@ -286,6 +298,33 @@ def test_the_first_or_last_channel_alone_cuts_no_width(picked: slice) -> None:
     assert width % 8 == 0
     assert plan.widths["conv"] == (width + 1, width)
     check_built(Timed(), SHAPE, plan)
+
+
+class RadialDifference(nn.Module):
+    """A convolution whose 3×3 weights are written into a 5×5 kernel, as in PiDiNet."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = self.weight.shape[:2]
+        kernel = torch.zeros(*channels, 25).to(x.device)
+        weight = self.weight.view(*channels, -1)
+        kernel[:, :, [0, 2, 4, 10, 14, 20, 22, 24]] = weight[:, :, 1:]
+        kernel[:, :, [6, 7, 8, 11, 13, 16, 17, 18]] = -weight[:, :, 1:]
+        kernel[:, :, 12] = 0
+        return F.conv2d(x, kernel.view(*channels, 5, 5), padding=2)
+
+
+def test_weights_written_into_a_kernel() -> None:
+    stem, last = nn.Conv2d(3, 8, 3, padding=1), [nn.Conv2d(16, 16, 1), nn.Conv2d(16, 4, 1)]
+    model = nn.Sequential(stem, RadialDifference(8, 16), nn.ReLU(), *last)
+    plan = precrop.plan(model, SHAPE, params=0.4, macs=0.4, divisor=1)
+    assert not plan.frozen
+    built: Any = plan.build(model)
+    assert built[1].weight.shape[1] == plan.widths["0"][1] < 8
+    check_built(model, SHAPE, plan)
 
 
 class Rows(nn.Module):

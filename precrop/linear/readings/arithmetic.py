@@ -25,17 +25,22 @@ def add(call: Call, args: Sequence[Any]) -> Value:
 
     Weights are added to weights. A factor ``alpha`` of the second operand is kept.
     """
-    first, second = args[:2]
-    if isinstance(first, Weight) and isinstance(second, Weight):
-        return Weight(first.whole + abs(call.kwargs.get("alpha", 1)) * second.whole)
-    for one, other in ((first, second), (second, first)):
-        if isinstance(one, Weight):
-            if isinstance(other, (Flow, Gate)):
-                raise UnreadableError("weights are added to something")
-            return one
-    if isinstance(first, Flow) or isinstance(second, Flow):
-        return _sum(call, first, second)
-    return Gate(None if bare(first) or bare(second) else _sum(call, first, second))
+    one, other = _ranked(args)
+    if isinstance(one, Weight):
+        if isinstance(other, (Flow, Gate)):
+            raise UnreadableError("weights are added to something")
+        if isinstance(other, Weight):
+            return Weight(one.whole + abs(call.kwargs.get("alpha", 1)) * other.whole)
+        return one
+    if isinstance(one, Flow):
+        return _sum(call, *args[:2])
+    return Gate(None if bare(one) or bare(other) else _sum(call, *args[:2]))
+
+
+def _ranked(args: Sequence[Any]) -> list[Any]:
+    """Both operands: a weight comes before a flow, that before a gate, and that before all else."""
+    kinds = (Weight, Flow, Gate)
+    return sorted(args[:2], key=lambda value: [not isinstance(value, kind) for kind in kinds])
 
 
 def _sum(call: Call, first: Any, second: Any) -> Flow:
@@ -57,9 +62,9 @@ def subtract(call: Call, args: Sequence[Any]) -> Any:
     first, second = args[:2]
     if isinstance(first, Weight) and not isinstance(second, (Flow, Gate)):
         return first
-    for one, other in ((first, second), (second, first)):
-        if isinstance(one, Gate) and not isinstance(other, (Flow, Gate, Weight)):
-            return one
+    one, other = _ranked(args)
+    if isinstance(one, Gate) and not isinstance(other, Gate):
+        return one
     if isinstance(first, Flow) and not isinstance(second, (Flow, Gate, Weight)):
         return expanded(first, call.shapes[0])
     raise UnreadableError("it subtracts activations")
@@ -67,25 +72,20 @@ def subtract(call: Call, args: Sequence[Any]) -> Any:
 
 def multiply(call: Call, args: Sequence[Any]) -> Value:
     """A product with a constant, a gate or a parameter that is not a layer's weight."""
-    first, second = args[:2]
-    for one, other in ((first, second), (second, first)):
-        if isinstance(one, Weight):
-            if isinstance(other, (Flow, Gate, Weight)):
-                raise UnreadableError("a weight multiplies something elementwise")
-            return one if isinstance(other, Inert) else _scaled(one, other)
-    for one, other in ((first, second), (second, first)):
-        if isinstance(one, Flow):
-            if one is other:
-                return Gate(None)  # a square, as norms are written
-            if isinstance(other, Flow):
-                raise UnreadableError("it multiplies activations with each other")
-            if isinstance(other, (Gate, Inert)):
-                return expanded(one, call.shapes[0])
-            return Flow(one.values * _factor(other, one.values), one.exponent)
-    if isinstance(first, Gate) and isinstance(second, Gate):
-        return Gate(None)
-    gate: Gate = first if isinstance(first, Gate) else second
-    return gate
+    one, other = _ranked(args)
+    if isinstance(one, Weight):
+        if isinstance(other, (Flow, Gate, Weight)):
+            raise UnreadableError("a weight multiplies something elementwise")
+        return one if isinstance(other, Inert) else _scaled(one, other)
+    if isinstance(one, Flow):
+        if one is other:
+            return Gate(None)  # a square, as norms are written
+        if isinstance(other, Flow):
+            raise UnreadableError("it multiplies activations with each other")
+        if isinstance(other, (Gate, Inert)):
+            return expanded(one, call.shapes[0])
+        return Flow(one.values * _factor(other, one.values), one.exponent)
+    return Gate(None) if isinstance(other, Gate) else one
 
 
 def divide(call: Call, args: Sequence[Any]) -> Value:

@@ -105,6 +105,4 @@ def copied(call: Call, args: Sequence[Any]) -> Flow:
     flow = as_flow(source)
     if flow is not None:
         return expanded(flow, call.shapes[0])
-    target = as_flow(args[0])
-    assert target is not None
-    return Flow(torch.zeros_like(target.values))
+    return Flow(torch.zeros_like(flow_of(args[0]).values))

@@ -6,7 +6,7 @@ import torch
 
 from precrop.read.axes import axis_size, unify
 from precrop.read.known import Axes, fresh_axes
-from precrop.read.ops.registry import broadcast, constants, handles
+from precrop.read.ops.registry import broadcast, constants, handles, stating
 from precrop.read.reader import Reader
 from precrop.read.trace import Call
 
@@ -75,10 +75,10 @@ def is_in(reader: Reader, call: Call) -> Sequence[Axes]:
     return [elements]
 
 
-@handles("histc")
-def histogram(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Counts of values in bins, however many values there are."""
-    return [constants(call.shapes[0])]
+@handles("histc", "_linalg_check_errors")
+def no_widths(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Counts of values in bins, however many there are; a look at what an algorithm reports."""
+    return [constants(shape) for shape in call.shapes]
 
 
 @handles(
@@ -87,10 +87,7 @@ def histogram(reader: Reader, call: Call) -> Sequence[Axes]:
 )  # fmt: skip
 def factory(reader: Reader, call: Call) -> Sequence[Axes]:
     """A tensor that is made in forward, or gets its size there, has the widths of what it meets."""
-    axes = fresh_axes(call.shapes[0], reader.reason)
-    for index, axis in enumerate(axes):
-        reader.literal("size", index, axis)
-    return [axes]
+    return [stating(reader, "size", fresh_axes(call.shapes[0], reader.reason))]
 
 
 @handles("arange")

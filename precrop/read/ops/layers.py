@@ -142,20 +142,12 @@ def matmul(reader: Reader, call: Call) -> Sequence[Axes]:
     return [_matmul(reader, *call.inputs)]
 
 
-@handles("addmm", "baddbmm")
+@handles("addmm", "baddbmm", "addbmm")
 def add_matmul(reader: Reader, call: Call) -> Sequence[Axes]:
-    """A product of matrices with a bias."""
+    """A product of matrices, or the sum of a batch of them, with a bias."""
     bias, first, second = call.inputs
-    operands = [_matmul(reader, first, second), reader.axes(bias)]
-    return [broadcast(reader, operands, call.shapes[0])]
-
-
-@handles("addbmm")
-def sum_of_products(reader: Reader, call: Call) -> Sequence[Axes]:
-    """The sum of products of matrices, with a bias."""
-    bias, first, second = call.inputs
-    operands = [_matmul(reader, first, second)[1:], reader.axes(bias)]
-    return [broadcast(reader, operands, call.shapes[0])]
+    product = _matmul(reader, first, second)[-len(call.shapes[0]) :]
+    return [broadcast(reader, [product, reader.axes(bias)], call.shapes[0])]
 
 
 @handles("linalg_cross")

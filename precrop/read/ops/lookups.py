@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from precrop.read.axes import axis_size, constant
+from precrop.read.axes import Axis, axis_size, constant
 from precrop.read.known import Axes, fresh_axes
 from precrop.read.ops.elementwise import elementwise
 from precrop.read.ops.registry import along, broadcast, constants, fixed, handles
@@ -71,47 +71,52 @@ def pack(reader: Reader, call: Call) -> Sequence[Axes]:
     return [(constant(data[0]), *axes[2:]), *map(constants, others)]
 
 
-def _indexed(indices: Sequence[TensorValue | None]) -> tuple[list[int], int]:
-    """The axes that index tensors take (a mask takes several) and their common rank."""
-    dims: list[int] = []
+def _indexed(axes: Axes, indices: Sequence[TensorValue | None]) -> tuple[list[int], list[int]]:
+    """The axes that index tensors take, and the axes of what they find there.
+
+    A mask takes several axes. Of what is found each axis is that of the tensor, or -1 if it is one
+    of the indices'; these come first where they do not take adjacent axes.
+    """
+    taken: list[int] = []
     rank, dim = 0, 0
     for index in indices:
         width = index.dim() if index is not None and index.dtype == torch.bool else 1
         if index is not None:
-            dims += range(dim, dim + width)
+            taken += range(dim, dim + width)
             rank = max(rank, 1 if index.dtype == torch.bool else index.dim())
         dim += width
-    return dims, rank
+    adjacent = taken == list(range(taken[0], taken[-1] + 1))
+    start = taken[0] if adjacent else 0
+    kept = [dim for dim in range(len(axes)) if dim not in taken]
+    return taken, [*kept[:start], *[-1] * rank, *kept[start:]]
 
 
 @handles("index")
 def index(reader: Reader, call: Call) -> Sequence[Axes]:
     """Indexed axes stay fixed; the others are kept."""
     operand, *places = call.inputs
-    axes, shape = reader.axes(operand), call.shapes[0]
-    dims, rank = _indexed(call.arg("indices"))
+    axes = reader.axes(operand)
+    taken, found = _indexed(axes, call.arg("indices"))
     for tensor in places:
         reader.freeze(*reader.axes(tensor))
-    if dims == [0]:
+    if taken == [0]:
         reader.takes(operand, axes[0])
-    reader.freeze(*(axes[dim] for dim in dims))
-    adjacent = dims == list(range(dims[0], dims[-1] + 1))
-    start = dims[0] if adjacent else 0
-    kept = [axis for dim, axis in enumerate(axes) if dim not in dims]
-    return [(*kept[:start], *constants(shape[start : start + rank]), *kept[start:])]
+    reader.freeze(*(axes[dim] for dim in taken))
+    pairs = zip(found, call.shapes[0], strict=True)
+    return [tuple(constant(size) if dim < 0 else axes[dim] for dim, size in pairs)]
 
 
 @handles("index_put", "_unsafe_index_put")
 def index_put(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Values written at indexed places; the axes behind those agree."""
+    """Values written at indexed places, which stay fixed; the other axes agree."""
     axes, values = list(reader.axes(call.arg("self"))), reader.axes(call.arg("values"))
-    dims, _ = _indexed(call.arg("indices"))
-    if reader.ranks(call.arg("self"), axes[dims[0]]):
+    taken, found = _indexed(tuple(axes), call.arg("indices"))
+    if reader.ranks(call.arg("self"), axes[taken[0]]):
         return [tuple(axes)]
-    reader.freeze(*(axes[dim] for dim in dims))
-    for back in range(1, min(len(axes) - dims[-1], len(values) + 1)):
-        if axis_size(axes[-back]) == axis_size(values[-back]):
-            axes[-back] = reader.unify(axes[-back], values[-back])
+    reader.freeze(*(axes[dim] for dim in taken))
+    for dim, value in zip(reversed(found), reversed(values), strict=False):  # as in a broadcast
+        if dim >= 0 and axis_size(axes[dim]) == axis_size(value):
+            axes[dim] = reader.unify(axes[dim], value)
     return [tuple(axes)]
 
 
@@ -119,12 +124,17 @@ def index_put(reader: Reader, call: Call) -> Sequence[Axes]:
 def index_add(reader: Reader, call: Call) -> Sequence[Axes]:
     """Entries of an axis, which stays fixed, get what another tensor has; the others agree."""
     axes, dim = along(reader, call)
-    for i, source in enumerate(reader.axes(call.arg("source"))):
-        if i == dim:
-            reader.freeze(axes[i], source)
-        else:
-            axes[i] = reader.unify(axes[i], source)
+    _write(reader, axes, dim, call.arg("source"))
     return [tuple(axes)]
+
+
+def _write(reader: Reader, axes: list[Axis], dim: int, source: TensorValue) -> None:
+    """Unite the axes with those of what is written; fixed are ``dim`` and what differs in size."""
+    for i, axis in enumerate(reader.axes(source)):
+        if i != dim and axis_size(axis) == axis_size(axes[i]):
+            axes[i] = reader.unify(axes[i], axis)
+        else:
+            reader.freeze(axes[i], axis)
 
 
 @handles("index_fill")
@@ -152,13 +162,8 @@ def gather(reader: Reader, call: Call) -> Sequence[Axes]:
 def scatter(reader: Reader, call: Call) -> Sequence[Axes]:
     """Entries written at places along one axis, which stays fixed; the other axes agree."""
     axes, dim = along(reader, call)
-    places, source = call.arg("index"), call.arg("src")
-    for written in filter(None, (places, source)):
-        for i, axis in enumerate(reader.axes(written)):
-            if i != dim and axis_size(axis) == axis_size(axes[i]):
-                axes[i] = reader.unify(axes[i], axis)
-            else:
-                reader.freeze(axes[i], axis)
+    for written in filter(None, (call.arg("index"), call.arg("src"))):
+        _write(reader, axes, dim, written)
     return [tuple(axes)]
 
 

@@ -38,15 +38,19 @@ def fixed(reader: Reader, axes: Sequence[Axis], dim: int, shape: Sequence[int]) 
     return [*axes[:dim], *constants(shape[dim : len(shape) - rest]), *axes[dim + 1 :]]
 
 
+def stating(reader: Reader, name: str, axes: Sequence[Axis]) -> Axes:
+    """The axes, whose sizes the integers of an argument state."""
+    for index, axis in enumerate(axes):
+        reader.literal(name, index, axis)
+    return tuple(axes)
+
+
 def broadcast(reader: Reader, operands: Sequence[Axes], shape: Sequence[int]) -> Axes:
     """Unite the axes of operands that are aligned from the last one on."""
     result: list[Axis] = []
     for position in range(1, len(shape) + 1):
         axis: Axis | None = None
-        for axes in operands:
-            if position > len(axes):
-                continue
-            other = axes[-position]
+        for other in (axes[-position] for axes in operands if position <= len(axes)):
             if axis is None or (axis_size(axis) == 1 and axis_size(other) != 1):
                 axis = other
             elif axis_size(other) == axis_size(axis):

@@ -15,7 +15,7 @@ from precrop.read.axes import (
 )
 from precrop.read.known import Axes, fresh_axes
 from precrop.read.ops.elementwise import fallback
-from precrop.read.ops.registry import along, broadcast, constants, fixed, handles
+from precrop.read.ops.registry import along, broadcast, constants, fixed, handles, stating
 from precrop.read.reader import Reader
 from precrop.read.trace import Call
 
@@ -83,8 +83,7 @@ def split_with_sizes(reader: Reader, call: Call) -> Sequence[Axes]:
     """Pieces of their own sizes."""
     axes, dim = along(reader, call)
     pieces = _pieces(axes[dim], [shape[dim] for shape in call.shapes])
-    for index, piece in enumerate(pieces):
-        reader.literal("split_sizes", index, piece)
+    stating(reader, "split_sizes", pieces)
     return _in_place_of(axes, dim, pieces)
 
 

@@ -1,8 +1,9 @@
 """The same elements in other axes."""
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from math import prod
+from operator import mul
 
 import torch
 
@@ -23,7 +24,7 @@ from precrop.read.axes import (
 )
 from precrop.read.known import KERNEL_RANK, Axes, fresh_axes
 from precrop.read.ops.elementwise import fallback, same_shape
-from precrop.read.ops.registry import constants, handles
+from precrop.read.ops.registry import constants, handles, stating
 from precrop.read.reader import Reader
 from precrop.read.trace import Call
 
@@ -45,20 +46,14 @@ def _blocks(sizes: list[int], wanted: list[int]) -> list[tuple[int, int, int, in
     return blocks
 
 
-def _edges(sizes: Sequence[int]) -> list[int]:
-    edges = [1]
-    for size in sizes:
-        edges.append(edges[-1] * size)
-    return edges
-
-
 def _reshape_block(axes: list[Axis], wanted: list[int], reason: str) -> list[Axis]:
     """One stretch: divide the old axes and merge the pieces at common edges."""
     if len(axes) == 1 and len(wanted) == 1:
         return axes
     if all(map(is_constant, axes)):
         return [constant(size) for size in wanted]
-    old, new = _edges([axis_size(axis) for axis in axes]), _edges(wanted)
+    sizes = [axis_size(axis) for axis in axes]
+    old, new = (list(accumulate(row, mul, initial=1)) for row in (sizes, wanted))
     edges = sorted({*old, *new})
     if any(later % earlier for earlier, later in pairwise(edges)):
         for axis in axes:
@@ -103,20 +98,13 @@ def reshape(reader: Reader, call: Call) -> Sequence[Axes]:
     new: list[Axis] = []
     for a, b, c, d in _blocks([axis_size(axis) for axis in old], wanted):
         new += _reshape_block(old[a:b], wanted[c:d], reader.reason)
-    return [_stating_sizes(reader, _around_ones(new, shape))]
+    return [stating(reader, "size", _around_ones(new, shape))]
 
 
 def _around_ones(axes: Iterable[Axis], shape: Sequence[int]) -> Axes:
     """The axes of a tensor of some shape, given those that are larger than 1."""
     rest = iter(axes)
     return tuple(constant(1) if size == 1 else next(rest) for size in shape)
-
-
-def _stating_sizes(reader: Reader, axes: Axes) -> Axes:
-    """The axes, which the call's ``size`` states."""
-    for index, axis in enumerate(axes):
-        reader.literal("size", index, axis)
-    return axes
 
 
 @handles("set")
@@ -189,11 +177,11 @@ def expand(reader: Reader, call: Call) -> Sequence[Axes]:
     """An axis of size 1 takes the width of what it meets."""
     axes, shape = reader.axes(call.arg("self")), call.shapes[0]
     axes = (*constants((1,) * (len(shape) - len(axes))), *axes)
-    result = tuple(
+    result = [
         axis if axis_size(axis) == size else fresh_axes((size,), reader.reason)[0]
         for axis, size in zip(axes, shape, strict=True)
-    )
-    return [_stating_sizes(reader, result)]
+    ]
+    return [stating(reader, "size", result)]
 
 
 @handles("pixel_shuffle")

@@ -10,12 +10,6 @@ from precrop.read.reader import Reader
 from precrop.read.trace import Call
 
 
-@handles("_linalg_check_errors")
-def check(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Looks at what an algorithm reports, and makes nothing."""
-    return []
-
-
 @handles("linalg_householder_product")
 def orthogonal(reader: Reader, call: Call) -> Sequence[Axes]:
     """Orthonormal columns, as many as there are factors."""

@@ -146,10 +146,12 @@ def plan(
     for name in costs:
         if name in UNITS:
             raise PrecropError(f"{name} is not a cost of your own: write {name}= instead of costs=")
-    words = {"groups": (groups, "keep", "scale"), "residual": (residual, "tie", "crop")}
-    for name, (word, one, other) in words.items():
-        if word not in (one, other):
-            raise PrecropError(f"{name}={word!r} is unknown: write {one!r} or {other!r}")
+    for name, word, words in (
+        ("groups", groups, ("keep", "scale")),
+        ("residual", residual, ("tie", "crop")),
+    ):
+        if word not in words:
+            raise PrecropError(f"{name}={word!r} is unknown: write {words[0]!r} or {words[1]!r}")
     expand, divisor, min_width = map(_of_python, (expand, divisor, min_width))
     balance, costs = _of_python(balance), {name: _of_python(one) for name, one in costs.items()}
     strategy = chosen(strategy, objective, balance, densities, rule, widths)
@@ -227,11 +229,9 @@ def _divisors(asked: int | Literal["auto"], profile: DeviceProfile, settled: boo
     """
     if asked != "auto":
         return [asked]
-    step = 1 if settled else profile.step
-    found = [step]
-    while step > 1:
-        step = 1 if step % 2 else step // 2
-        found.append(step)
+    found = [1 if settled else profile.step]
+    while found[-1] > 1:
+        found.append(1 if found[-1] % 2 else found[-1] // 2)
     return found
 
 
@@ -247,11 +247,10 @@ def _reading(
     example_kwargs: Mapping[str, Any] | None,
 ) -> Reading:
     """The network with its inputs, which a reading has already."""
+    examples = {"example_inputs": example_inputs, "example_kwargs": example_kwargs}
     if not isinstance(model, Reading):
-        return Reading(
-            model, input_shape, example_inputs=example_inputs, example_kwargs=example_kwargs
-        )
-    if any(given is not None for given in (input_shape, example_inputs, example_kwargs)):
+        return Reading(model, input_shape, **examples)
+    if any(given is not None for given in (input_shape, *examples.values())):
         raise PrecropError("a reading has its inputs already: drop input_shape= and examples")
     return model
 
@@ -301,22 +300,15 @@ def _deployment(
 
 
 def _ignored(network: Network, patterns: Sequence[str]) -> dict[str, str]:
-    """The layers that patterns name, and by which pattern.
-
-    Raises:
-        PrecropError: a pattern names none; the message says what layers are called.
-    """
+    """The layers that patterns name, and by which pattern; each must name one."""
     names = [layer.name for layer in network.layers]
     kept: dict[str, str] = {}
     for pattern in patterns:
         matching = fnmatch.filter(names, str(pattern))
         if not matching:
-            inside = fnmatch.filter(names, f"{pattern}.*")
-            hint = (
-                f"for the layers in it write '{pattern}.*'"
-                if inside
-                else (f"layers are named like {', '.join(names[:3])}")
-            )
+            hint = f"layers are named like {', '.join(names[:3])}"
+            if fnmatch.filter(names, f"{pattern}.*"):
+                hint = f"for the layers in it write '{pattern}.*'"
             raise PrecropError(f"ignore pattern {pattern!r} matches no layer; {hint}")
         kept = dict.fromkeys(matching, f"ignored by {pattern!r}") | kept
     return kept
@@ -324,8 +316,8 @@ def _ignored(network: Network, patterns: Sequence[str]) -> dict[str, str]:
 
 def _layer_plans(choice: Choice) -> tuple[LayerPlan, ...]:
     network = choice.lowered.network
-    groups = zip(choice.lowered.ties, choice.structure.groups, strict=True)
-    names = {tie: group.name for tie, group in groups}
+    groups = [group.name for group in choice.structure.groups]
+    names = dict(zip(choice.lowered.ties, groups, strict=True))
     frozen, sizes = network.frozen(), choice.sizes
     plans = []
     for reading, layer in zip(network.layers, choice.structure.layers, strict=True):

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
 
@@ -14,6 +13,7 @@ from precrop.errors import check_kind, printable
 from precrop.modules.apart import apart
 from precrop.modules.hooks import unwrapped
 from precrop.modules.masks import check_masks
+from precrop.plans.table import bare_table
 from precrop.plans.views import drawn, framed, span, stages
 from precrop.read.inputs import given
 from precrop.read.lower import lower
@@ -67,10 +67,7 @@ class Count:
         return {"params": self.params, "macs": self.macs}
 
     def __str__(self) -> str:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for heading in ("layers", "", "outputs", "weights", "MACs"):
-            left = heading == "layers"
-            table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+        table = bare_table("layers", "", "outputs", "weights", "MACs")
         for name, layers in stages(self.layers):
             table.add_row(
                 Text(printable(name)),

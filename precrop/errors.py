@@ -77,9 +77,7 @@ def within(place: str) -> Iterator[None]:
 def needs(what: str, package: str) -> Iterator[None]:
     """What imports within it lack, in one line: ``a plot needs matplotlib, which is not …``.
 
-    Args:
-        what: the first words of the line, up to the library's name.
-        package: what pip installs.
+    ``what`` is the line up to the library's name, ``package`` what pip installs.
     """
     try:
         yield
@@ -112,26 +110,13 @@ def brief(value: object) -> str:
 
 
 def check_known(what: str, name: object, known: Collection[object]) -> None:
-    """Refuse a name that is not among those that are known.
-
-    Args:
-        what: the name as a message shows it, such as ``rule='sqrt'``.
-        name: that was given.
-        known: all that there are.
-    """
+    """Refuse an unknown name; ``what`` is how a message shows it, such as ``rule='sqrt'``."""
     if not isinstance(name, Hashable) or name not in known:
         raise PrecropError(f"{what} is unknown: choose from {', '.join(map(str, known))}")
 
 
 def check_kind(what: str, value: object, kind: type | tuple[type, ...], words: str) -> None:
-    """Refuse a value of another kind.
-
-    Args:
-        what: the argument's name.
-        value: that was given.
-        kind: what it must be an instance of.
-        words: what that is, in words.
-    """
+    """Refuse the argument ``what`` if it is of another kind, which ``words`` describe."""
     if not isinstance(value, kind):
         raise PrecropError(f"{what}={brief(value)} is not {words}")
 

@@ -147,26 +147,25 @@ def open_own(path: Path, flags: int) -> int:
     Raises:
         OSError: there is a link, or no plain file.
     """
-    handle = os.open(
-        path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666
-    )
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise OSError(None, "it is not a plain file")
-    return handle
+    return _open(path, flags | getattr(os, "O_NOFOLLOW", 0))
 
 
 def open_plain(path: Path, buffer: int = DEFAULT_BUFFER_SIZE) -> BufferedReader:
-    """A plain file, opened to be read; of a pipe one would wait for its bytes for ever.
+    """A plain file, opened to be read.
 
     Raises:
         OSError: it cannot be read, or is not a plain file.
     """
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    return BufferedReader(FileIO(_open(path, os.O_RDONLY)), buffer)
+
+
+def _open(path: Path, flags: int) -> int:
+    """The handle of a plain file; of a pipe one would wait for its bytes for ever."""
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise OSError(errno.EINVAL, "it is not a plain file")
-    return BufferedReader(FileIO(handle), buffer)
+    return handle
 
 
 def read_text(path: Path, kind: str = "JSON") -> str:
@@ -188,13 +187,12 @@ def read_json(path: Path, kind: str = "JSON") -> Any:
     Raises:
         PrecropError: it is missing, or is not JSON.
     """
+    text = read_text(path, kind)
     try:
-        return json.loads(read_text(path, kind))
+        return json.loads(text)
     except RecursionError as error:
         raise PrecropError(f"{path} is not {kind}: it is nested too deeply") from error
     except ValueError as error:
-        if isinstance(error, PrecropError):
-            raise
         raise PrecropError(f"{path} is not {kind}: {error}") from error
 
 
@@ -210,12 +208,8 @@ def read_parquet(file: Any, columns: Sequence[str], most: int) -> Any:
 
     groups = map(file.metadata.row_group, range(file.num_row_groups))
     parts = (group.column(k) for group in groups for k in range(group.num_columns))
-    taken = sum(
-        part.total_uncompressed_size
-        for part in parts
-        if part.path_in_schema.split(".")[0] in columns
-    )
-    if taken > most:
+    wanted = (part for part in parts if part.path_in_schema.split(".")[0] in columns)
+    if sum(part.total_uncompressed_size for part in wanted) > most:
         raise ValueError(f"its pages take more than {most:,} bytes of memory")
     taken, batches = 0, []
     for batch in file.iter_batches(_ROWS, columns=list(columns)):

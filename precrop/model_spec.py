@@ -46,11 +46,7 @@ class ModelSpec:
         return load_model(self.name, self.args, sum(map(prod, like.values())))
 
     def check(self, trust: Trust, say: str) -> None:
-        """Refuse what a file says, unless it is harmless to build or the user trusts it.
-
-        Args:
-            trust: what the user said: a factory that may run, or True for any.
-            say: how the user trusts the file.
+        """Refuse what a file says, unless it is harmless or trusted: `precrop.trust.check_named`.
 
         Raises:
             PrecropError: building would run code, or an argument is more than a plain value.
@@ -74,8 +70,7 @@ class ModelSpec:
             PrecropError: there is no name, or no arguments by name.
         """
         match content:
-            case {"name": str(name), "args": Mapping() as args} if all(
-                isinstance(key, str) for key in args
-            ):
-                return cls(name, dict(args))
+            case {"name": str(name), "args": Mapping() as args}:
+                if all(isinstance(key, str) for key in args):
+                    return cls(name, dict(args))
         raise PrecropError("a network is a name and its builder's arguments")

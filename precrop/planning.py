@@ -185,9 +185,8 @@ class _Attempt:
 
     def _program(self, limits: Mapping[str, int], start: int, **more: Any) -> Program:
         """The program with the divisors from one on."""
-        divisors = self.request.divisors[start:]
-        options = {"divisors": divisors, **self.request.options, **more}
-        return program(self.lowered.structure, limits, **options)
+        more |= {"divisors": self.request.divisors[start:], **self.request.options}
+        return program(self.lowered.structure, limits, **more)
 
     def _problem(self, limits: Mapping[str, int]) -> "Program | _Attempt":
         """The program, or the next attempt.
@@ -208,10 +207,9 @@ class _Attempt:
 
     def _narrowest(self) -> "_Attempt | None":
         """The next attempt if the narrowest network is not as predicted; else None."""
-        request, lowered = self.request, self.lowered
-        least = request.options["min_width"]
-        choices = Choices.of(lowered.structure.groups, request.divisors[-1:], least)
-        fitted = self._fitted(lowered.sizes(choices.lower.tolist()))
+        groups, least = self.lowered.structure.groups, self.request.options["min_width"]
+        choices = Choices.of(groups, self.request.divisors[-1:], least)
+        fitted = self._fitted(self.lowered.sizes(choices.lower.tolist()))
         return fitted if isinstance(fitted, _Attempt) else None
 
     def _base(self, name: str) -> int:

@@ -9,7 +9,7 @@ import functools
 import threading
 from importlib.metadata import EntryPoints, entry_points
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, typed_reason
 
 GROUP = "precrop.plugins"
 _lock = threading.RLock()
@@ -32,9 +32,9 @@ def load() -> None:
             except Exception as error:  # whatever a package raises
                 _loaded.discard(entry.value)
                 package = entry.dist.name if entry.dist is not None else entry.name
-                reason = f"{type(error).__name__}: {error}"
                 raise PrecropError(
-                    f"the plugin {entry.name} of {package} fails ({reason}): mend or remove it"
+                    f"the plugin {entry.name} of {package} fails ({typed_reason(error)}): "
+                    "mend or remove it"
                 ) from error
 
 

@@ -165,9 +165,6 @@ def push_to_hub(
     return str(commit)
 
 
-# --- writing ------------------------------------------------------------------------------------
-
-
 def _check_named(original: ModelSpec, plan: Plan) -> None:
     """Refuse now a name and arguments by which the network would not be found again.
 
@@ -178,9 +175,6 @@ def _check_named(original: ModelSpec, plan: Plan) -> None:
     original.check(False, "")
     with torch.random.fork_rng(devices=[]):  # training goes on with the numbers it would have had
         check_same_network(plan, original.build())
-
-
-# --- reading ------------------------------------------------------------------------------------
 
 
 def _original(folder: Path, model: Original | None, plan: Plan) -> nn.Module:
@@ -222,12 +216,8 @@ def _made(factory: Any) -> nn.Module:
 def _take_types(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Give a network the precision that its weights were saved in."""
     for name, value in model.state_dict(keep_vars=True).items():
-        given = tensors.get(name)
-        if given is not None and {given.dtype, value.dtype} <= FLOATS:
-            value.data = value.data.to(given.dtype)
-
-
-# --- the Hub ------------------------------------------------------------------------------------
+        if name in tensors and {tensors[name].dtype, value.dtype} <= FLOATS:
+            value.data = value.data.to(tensors[name].dtype)
 
 
 def _place(folder: str | Path, revision: str | None, token: str | None) -> Path:

@@ -36,7 +36,7 @@ def runs_user_code(name: str) -> bool:
 
 
 def check_named(name: str, args: Mapping[str, Any], trust: Trust, say: str) -> None:
-    """Refuse what a file says of a network, unless it is harmless or the user trusts it.
+    """Refuse what a file says of a network, unless it is harmless to build or the user trusts it.
 
     The message ends with ``say``: how the user does.
 

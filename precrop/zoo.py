@@ -133,9 +133,7 @@ def _load_timm(name: str, args: Mapping[str, Any]) -> nn.Module:
 
 
 def call_factory(name: str, args: Mapping[str, Any] | None = None) -> Any:
-    """What a user's own factory makes: ``package.module:factory`` or ``./file.py:factory``.
-
-    A package may lie in the current folder.
+    """What a user's own factory makes, named as for `load_model`.
 
     Raises:
         PrecropError: the module or the factory is missing, or either raises.

@@ -100,11 +100,11 @@ def follow(network: Network, batch_size: int) -> tuple[Network, Lifetimes]:
             recording = run(again, args, kwargs, meta, layers=kernel_attention())
         trace = numbered(recording, again)
         if found.names != _names(trace) or _steps(found.names) != _steps(known):
-            raise _depends_on_values() if batch_size == 1 else _other_code()
+            raise PrecropError(_BY_VALUES if batch_size == 1 else _OTHER_CODE)
         before = _widths(network)
         network = with_pass(network, TracedPass(False, trace))
         if _widths(network)[: len(before)] != before:
-            raise _other_code()
+            raise PrecropError(_OTHER_CODE)
     at_batch(network, found)
     return network, found
 
@@ -168,12 +168,8 @@ def _widths(network: Network) -> list[tuple[int, int, str | None]]:
     ]
 
 
-def _depends_on_values() -> PrecropError:
-    return PrecropError(
-        "what the network computes depends on values, so its latency and memory cannot be counted: "
-        "give budgets of params and macs"
-    )
-
-
-def _other_code() -> PrecropError:
-    return PrecropError("the network runs other code at this batch size: write batch_size=1")
+_BY_VALUES = (
+    "what the network computes depends on values, so its latency and memory cannot be counted: "
+    "give budgets of params and macs"
+)
+_OTHER_CODE = "the network runs other code at this batch size: write batch_size=1"

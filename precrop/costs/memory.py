@@ -5,6 +5,7 @@ kernel allocates and frees within one call. A moment's bytes are a polynomial of
 positive coefficients, and the memory is the largest of them: each is one row of the program.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -27,20 +28,14 @@ def memory(lives: Lifetimes) -> CostModel:
 
     def model(network: Network, index: Mapping[Tie, int]) -> Peak:
         batch = at_batch(network, lives)
-        storages = [
-            Cost({(): life.elements * life.bytes})
-            if life.call == INPUT
-            else polynomial(
-                [
-                    Product(
-                        life.bytes * batch.growth[life.call][life.output],
-                        list(batch.axes(life.call, life.output)),
-                    )
-                ],
-                index,
-            )
-            for life in lives.lives
-        ]
+        storages = []
+        for life in lives.lives:
+            if life.call == INPUT:
+                storages.append(Cost({(): life.elements * life.bytes}))
+            else:
+                axes = list(batch.axes(life.call, life.output))
+                product = Product(life.bytes * batch.growth[life.call][life.output], axes)
+                storages.append(polynomial([product], index))
         return Peak(_largest([_total(storages, alive) for alive in _moments(lives)]))
 
     return model
@@ -66,11 +61,10 @@ def _moments(lives: Lifetimes) -> list[list[int]]:
 
 
 def _total(storages: Sequence[Cost], alive: Sequence[int]) -> Cost:
-    terms: dict[tuple[int, ...], int] = {}
+    terms = Counter[tuple[int, ...]]()
     for storage in alive:
-        for key, coefficient in storages[storage].terms.items():
-            terms[key] = terms.get(key, 0) + coefficient
-    return Cost(terms)
+        terms.update(storages[storage].terms)  # adds up
+    return Cost(dict(terms))
 
 
 def _largest(costs: Sequence[Cost]) -> tuple[Cost, ...]:

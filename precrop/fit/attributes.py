@@ -101,11 +101,10 @@ def integers(module: nn.Module) -> Iterator[tuple[str, int]]:
     a table of positions or of labels, not of sizes.
     """
     for name, value in vars(module).items():
-        if not is_own(name):
-            continue
-        yield from _integers(name, value)
-        for part, entry in _entries(value):
-            yield from _integers(f"{name}.{part}", entry)
+        if is_own(name):
+            yield from _integers(name, value)
+            for part, entry in _entries(value):
+                yield from _integers(f"{name}.{part}", entry)
 
 
 def childrens_integers(module: nn.Module) -> Iterator[tuple[str, int]]:
@@ -176,13 +175,16 @@ def is_record(value: Any) -> bool:
     Python copies it with the network, attribute by attribute, so that what is set in a copy of the
     network is seen nowhere else.
     """
-    kind = type(value)
+    kind, reducing = type(value), ("__reduce__", "__reduce_ex__")
     return (
         hasattr(value, "__dict__")
         and not isinstance(value, (nn.Module, Tensor, type, ModuleType))
         and not callable(value)
         and not hasattr(kind, "__deepcopy__")
-        and (kind is SimpleNamespace or _reduces_plainly(kind))
+        and (
+            kind is SimpleNamespace
+            or all(getattr(kind, name) is getattr(object, name) for name in reducing)
+        )
     )
 
 
@@ -201,12 +203,6 @@ def registered_module(model: nn.Module, path: str) -> nn.Module:
             raise KeyError(name)
         model = child
     return model
-
-
-def _reduces_plainly(kind: type[Any]) -> bool:
-    return all(
-        getattr(kind, name) is getattr(object, name) for name in ("__reduce__", "__reduce_ex__")
-    )
 
 
 def get_attribute(module: nn.Module, path: str) -> Any:
@@ -268,7 +264,7 @@ def _fits(value: Any, before: Any) -> bool:
     return type(before) is float and type(value) in (int, float) and is_finite(value)
 
 
-def apply_edits(model: nn.Module, edits: Iterator[Edit] | tuple[Edit, ...] | list[Edit]) -> None:
+def apply_edits(model: nn.Module, edits: Iterable[Edit]) -> None:
     """Set attributes of a network's modules: numbers, and lists of them, where there are some.
 
     Raises:
@@ -278,8 +274,7 @@ def apply_edits(model: nn.Module, edits: Iterator[Edit] | tuple[Edit, ...] | lis
         where = f"{module_path}.{path}" if module_path else path
         try:
             module = registered_module(model, module_path)
-            before = get_attribute(module, path)
-            if not _fits(value, before):
+            if not _fits(value, get_attribute(module, path)):
                 raise PlanError(
                     f"the plan sets {where} to {value!r}, not a size or number in the place of one"
                 )

@@ -62,8 +62,7 @@ class Constraints:
     @property
     def hold_nothing(self) -> bool:
         """Whether all widths may be as the passes allow, but for bounds."""
-        held = self.kept or self.drivers or self.several or self.levels
-        return not held and self.frozen is None
+        return self == Constraints(most_read=self.most_read)
 
     def driven(self, site: Site, drivers: Iterable[Driver]) -> "Constraints":
         """Tie what the arguments of a site follow, too."""
@@ -119,8 +118,8 @@ def tightened(
     for other in further:
         new = constraints.new_drivers(other)
         level = min(constraints.next_level(other), len(DECISIONS) - 1)
-        driven, held = constraints.driven(other.site, new), constraints.held(other.site, level)
-        constraints = driven if new else held
+        held = constraints.held(other.site, level)
+        constraints = constraints.driven(other.site, new) if new else held
     return constraints
 
 
@@ -151,15 +150,11 @@ def _apply(network: Network, constraints: Constraints, lessons: Lessons) -> set[
     for layer in network.layers:
         if layer.name in constraints.kept:
             freeze(layer.outputs, constraints.kept[layer.name])
-    changed = {
-        site
-        for site, drivers in constraints.drivers.items()
-        if site not in constraints.levels and _tie_drivers(network, site, drivers)
-    }
+    levels = constraints.levels
+    driven = {site: one for site, one in constraints.drivers.items() if site not in levels}
+    changed = {site for site, drivers in driven.items() if _tie_drivers(network, site, drivers)}
     changed |= {site for site in constraints.several if _keep_several(network, site, lessons)}
-    changed |= {
-        site for site, level in constraints.levels.items() if _hold(network, site, level, lessons)
-    }
+    changed |= {site for site, level in levels.items() if _hold(network, site, level, lessons)}
     if constraints.frozen is not None:
         every = (axis for layer in network.layers for axis in (layer.inputs, layer.outputs))
         _freeze(every, constraints.frozen)
@@ -187,10 +182,9 @@ def _keep_several(network: Network, site: Site, lessons: Lessons) -> bool:
     changed = False
     for forward in network.passes:
         for found in _in_modules(1)(lessons, forward, forward.trace.places.get(site, [])):
-            roots = {root for root in roots_of(found) if root.varies and not root.several}
-            for root in roots:
+            for root in [root for root in roots_of(found) if root.varies and not root.several]:
                 root.restrict(several=True)
-            changed |= bool(roots)
+                changed = True
     return changed
 
 
@@ -235,8 +229,7 @@ def _reason(site: Site) -> str:
     where = site.kind.__name__ if site.kind else "the network"
     if site.kind is not None and issubclass(site.kind, torch.jit.ScriptModule):
         where = "scripted code"  # in which attributes are constants
-    where += f".{site.layer}" if site.layer else ""
-    return f"{site.op} in {where} keeps its sizes"
+    return f"{site.op} in {'.'.join(filter(None, (where, site.layer)))} keeps its sizes"
 
 
 def _same_driver(lessons: Lessons, forward: Pass, indices: Sequence[int]) -> Iterator[list[Axis]]:
@@ -306,10 +299,4 @@ def _parent(forward: Pass, frame: int) -> int | None:
 
 def _enclosing(forward: Pass, index: int, depth: int) -> frozenset[int]:
     """The frame of a call and ``depth`` frames around it."""
-    frame = forward.trace.calls[index].frame
-    frames = {frame}
-    for _ in range(depth):
-        if frame >= 0:
-            frame = forward.trace.frames[frame].parent
-            frames.add(frame)
-    return frozenset(frames)
+    return frozenset([*forward.trace.around(index), -1][: depth + 1])

@@ -61,12 +61,7 @@ def drivers(
 ) -> tuple[Driver, ...]:
     """For every argument that differs the nearest axis that changed as the argument did.
 
-    Args:
-        network: that was read.
-        forward: the pass that differs.
-        index: of the first call that does.
-        asked: what that call's arguments are.
-        sizes: that the network was fitted to.
+    ``index`` is that of the first call of the pass that differs, ``asked`` what its arguments are.
     """
     found = []
     for argument, value in asked.items():

@@ -24,9 +24,8 @@ def _group_edits(network: Network, sizes: Sizes) -> Iterator[Edit]:
     """Numbers of groups that follow widths: depthwise convolutions, groups of kept width."""
     grouped: dict[str, Axis] = {}
     for reading in (reading for forward in network.passes for reading in forward.readings):
-        axis = reading.literals.get(("groups", None))
-        if axis is not None and reading.weight is not None:
-            grouped.setdefault(reading.weight, axis)
+        if reading.weight is not None and ("groups", None) in reading.literals:
+            grouped.setdefault(reading.weight, reading.literals["groups", None])
     for weight, axis in grouped.items():
         path = weight.rpartition(".")[0]
         stated = getattr(submodule(network.model, path), "groups", None)
@@ -75,9 +74,7 @@ def sources_edits(model: nn.Module, edits: Iterable[Edit]) -> Iterator[Edit]:
     """
     for path, attribute, value in edits:
         module = submodule(model, path)
-        if copies_plainly(type(module)):
-            continue
-        held = dict(integers(module))
+        held = {} if copies_plainly(type(module)) else dict(integers(module))
         for name, stated in held.items():
             if stated == held.get(attribute) != value and name != attribute:
                 changed = meta_copy(module)

@@ -97,24 +97,19 @@ class Fitter:
         while True:
             candidate, edits = self._candidate(tensors, sizes, described, corrected)
             mismatch = self._compare(candidate, sizes)
+            edited = {(path, attribute): value for path, attribute, value in edits}
             if mismatch is None:
-                edited = {edit[:2] for edit in edits}
-                found = self.lessons.roots.lookalikes(self.network, sizes, edited)
+                found = self.lessons.roots.lookalikes(self.network, sizes, edited.keys())
                 return Fit(tensors, edits, None, tuple(found))
-            if self._learn(mismatch, sizes):
+            where = mismatch.forward, mismatch.index
+            if self.lessons.learn(*where, sizes):
                 continue
-            edited_to = {(path, attribute): value for path, attribute, value in edits}
-            wrong = self.lessons.corrections(mismatch.asked, sizes, edited_to)
+            if mismatch.stopped and self.lessons.checks.learn(self.network, *where, sizes):
+                continue
+            wrong = self.lessons.corrections(mismatch.asked, sizes, edited)
             if not wrong or not corrected.keys().isdisjoint(wrong):
                 return Fit(tensors, edits, mismatch)
             corrected |= wrong
-
-    def _learn(self, mismatch: Mismatch, sizes: Sizes) -> bool:
-        """Probe for what is behind a mismatch; False if nothing is."""
-        where = mismatch.forward, mismatch.index
-        if self.lessons.learn(*where, sizes):
-            return True
-        return mismatch.stopped and self.lessons.checks.learn(self.network, *where, sizes)
 
     def _reached(self, fit: Fit) -> tuple[int, int]:
         """How far the forward passes are as predicted."""
@@ -146,8 +141,8 @@ class Fitter:
         for index in correction.wrong:
             site = forward.trace.sites[index]
             if index != fit.mismatch.index and site not in found:
-                made = trace.calls[index:][:1]
-                asked = _given(arguments(forward, index), *made) if made else {}
+                made = trace.calls[index] if index < len(trace.calls) else None
+                asked = _given(arguments(forward, index), made)
                 found[site] = self._mismatch(forward, index, "other sizes", asked, sizes)
         return list(found.values())
 
@@ -218,7 +213,7 @@ class Fitter:
         """What a fitted network gives for the arguments that state sizes at the differing call."""
         made = trace.calls[index] if index < len(trace.calls) else None
         asked = [*differing(forward, index)]
-        given = _given(asked, made) if made is not None else {}
+        given = _given(asked, made)
         others = [a for a in asked if made is None or a.index > index or a.call.op != made.op]
         if others and trace.error is not None:
             if trace.refused is None:
@@ -228,9 +223,9 @@ class Fitter:
         return given
 
 
-def _given(asked: Sequence[Argument], made: Step) -> dict[Argument, int]:
+def _given(asked: Sequence[Argument], made: Step | None) -> dict[Argument, int]:
     """The values of arguments in a call that a fitted network made, if it is the same call."""
-    values = {a: a.value(made) for a in asked if a.call.op == made.op}
+    values = {a: a.value(made) for a in asked if made is not None and a.call.op == made.op}
     return {argument: value for argument, value in values.items() if value is not None}
 
 
@@ -238,19 +233,15 @@ class _Predicted:
     """The calls of a pass at other sizes, held against those of a fitted network as it runs."""
 
     def __init__(self, network: Network, forward: Pass, sizes: Sizes) -> None:
-        self.network = network
-        self.calls = forward.trace.calls
-        self.readings = forward.readings
-        self.sizes = sizes
+        self.network, self.sizes = network, sizes
+        self.calls, self.readings = forward.trace.calls, forward.readings
         self._first: int | None = None
         self._shapes: dict[int, list[tuple[int, ...]]] = {}
 
     def differs(self, index: int, made: Step) -> bool:
         """Whether a call that returned is not as predicted."""
-        if index >= len(self.calls) or made.op != self.calls[index].op:
-            different = True
-        else:
-            different = not self._agrees(self.readings[index], made)
+        same = index < len(self.calls) and made.op == self.calls[index].op
+        different = not (same and self._agrees(self.readings[index], made))
         if different and self._first is None:
             self._first = index
         return different
@@ -275,14 +266,11 @@ class _Predicted:
 
     def _may_be(self, axes: Sequence[Axis], shape: Shape, got: Shape) -> bool:
         return len(got) == len(shape) and all(
-            size == expected or _meets_nothing(self.network, axis, self.sizes)
+            size == expected or self._meets_nothing(axis)
             for axis, expected, size in zip(axes, shape, got, strict=True)
         )
 
-
-def _meets_nothing(network: Network, axis: Axis, sizes: Sizes) -> bool:
-    """Whether an axis belongs to no layer and none is held for it: a tensor that is thrown away."""
-    return all(
-        root.varies and root not in sizes.kept and root not in network.fixed
-        for root in roots_of([axis])
-    )
+    def _meets_nothing(self, axis: Axis) -> bool:
+        """Whether an axis belongs to no layer, none is held for it: a tensor is thrown away."""
+        known = self.sizes.kept.keys() | self.network.fixed.keys()
+        return all(root.varies and root not in known for root in roots_of([axis]))

@@ -1,6 +1,6 @@
 """What probing one network taught, and what that says of its attributes at other sizes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -45,14 +45,6 @@ class Lessons:
         self.prober = Prober(self.network.tracer)
         self.roots, self.checks = Roots(self.prober), Checks(self.prober)
 
-    def rules_at(self, forward: Pass, index: int) -> Iterator[tuple[Rule, Argument]]:
-        """The rules that were learnt of arguments of a call."""
-        for rule in self.rules:
-            if rule.literal in forward.readings[index].literals:
-                argument = Argument(forward, index, rule.literal)
-                if rule.is_of(argument):
-                    yield rule, argument
-
     def owner(self, rule: Rule, argument: Argument) -> tuple[str, dict[str, int]] | None:
         """The module whose attributes drive an argument by a rule, and what they say.
 
@@ -74,8 +66,10 @@ class Lessons:
     def _driving(self, forward: Pass, index: int) -> dict[Place, Axis]:
         """The arguments of a call by the module and attribute that drives them."""
         found: dict[Place, Axis] = {}
-        for rule, argument in self.rules_at(forward, index):
-            owner = self.owner(rule, argument)
+        for rule in self.rules:
+            argument = Argument(forward, index, rule.literal)
+            known = rule.literal in forward.readings[index].literals and rule.is_of(argument)
+            owner = self.owner(rule, argument) if known else None
             if owner is not None:
                 found[self.place(owner[0], rule.driver)] = argument.axis
         return found
@@ -156,9 +150,8 @@ class Lessons:
             if sizes.size(argument.axis) == axis_size(argument.axis):
                 continue
             rules = [rule for rule in self.rules if rule.is_of(argument)]
-            if not self._is_new(argument, len(rules)):  # more where those before don't hold
-                continue
-            if any(self.owner(rule, argument) for rule in rules):
+            new = self._is_new(argument, len(rules))  # more where those before don't hold
+            if not new or any(self.owner(rule, argument) for rule in rules):
                 continue
             rule = self.prober.rule(argument, self.rules)
             if rule is not None:

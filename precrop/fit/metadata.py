@@ -72,9 +72,7 @@ def _stated_axis(name: str, value: int, layers: list[LayerReading]) -> Axis | No
     outputs = [layer.outputs for layer in layers if axis_size(layer.outputs) == value]
     if name in FIRST_INPUT:
         return inputs[0] if inputs else None
-    if name in LAST_OUTPUT:
-        return outputs[-1] if outputs else None
-    found = inputs or outputs
+    found = outputs if name in LAST_OUTPUT else inputs or outputs
     return found[-1] if found else None
 
 
@@ -95,7 +93,7 @@ def _feature_edits(network: Network, sizes: Sizes, path: str, module: nn.Module)
     for index, entry in enumerate(entries):
         if not isinstance(entry, dict) or not isinstance(entry.get("num_chs"), int):
             continue
-        where = ".".join(part for part in (path, str(entry.get("module", ""))) if part)
+        where = ".".join(filter(None, (path, str(entry.get("module", "")))))
         axis = _last_axis(network, where, entry["num_chs"])
         if axis is not None and sizes.size(axis) != entry["num_chs"]:
             yield path, f"feature_info.{index}.num_chs", sizes.size(axis)

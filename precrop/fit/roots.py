@@ -82,11 +82,10 @@ class Roots:
         for number in self._numbers(network):
             if type(number.value) is int or (number.path, number.name) in edited:
                 continue
-            axes = number.flow.axes(number.frame)
             if any(
                 sizes.size(axis) != axis_size(axis) > 1
                 and any(_close(axis_size(axis) ** power, number.value) for power in (0.5, -0.5))
-                for axis in axes
+                for axis in number.flow.axes(number.frame)
             ):
                 yield f"{number.path}.{number.name}".lstrip(".")
 
@@ -100,20 +99,15 @@ class Roots:
                 continue
             done.add(frame.path)
             for name, value in _numbers(submodule(network.model, frame.path)):
-                uses = self._uses(flow, index, name, value)
-                if uses:
-                    root = self._root(flow, uses, value)
+                scalings = flow.scalings.get(index, [])
+                related = any(_relation(factor, value) for _, factor in scalings)
+                moving = self._moving(flow, index, name, value) if related else ()
+                if moving:
+                    root = self._root(flow, [scalings[place] for place in moving], value)
                 else:
                     root = self._unread(flow, index, name, value)
-                if uses or root is not None:
+                if moving or root is not None:
                     yield _Number(flow, index, frame.path, name, value, root)
-
-    def _uses(self, flow: "_Flow", frame: int, name: str, value: float) -> list[tuple[int, float]]:
-        """The scalings of a module that move with an attribute."""
-        scalings = flow.scalings.get(frame, [])
-        if not any(_relation(factor, value) for _, factor in scalings):
-            return []
-        return [scalings[index] for index in self._moving(flow, frame, name, value)]
 
     def _root(self, flow: "_Flow", uses: Sequence[tuple[int, float]], value: float) -> Root | None:
         """What an attribute is that these calls scale by, if all of them show the same."""
@@ -151,11 +145,10 @@ class Roots:
         if key not in self._moves:
             other = value + 1 if type(value) is int else value * MOVE
             made = self.prober.rerun(flow.forward, frame, name, other)
-            pairs = [(flow.calls[place], made.get(place)) for place in places]
             self._moves[key] = tuple(
                 index
-                for index, (old, new) in enumerate(pairs)
-                if new is not None and _factor(new) != _factor(old)
+                for index, place in enumerate(places)
+                if place in made and _factor(made[place]) != _factor(flow.calls[place])
             )
         return self._moves[key]
 

@@ -15,8 +15,8 @@ from precrop.modules.copying import copied, tensor_shapes
 from precrop.modules.hooks import unwrapped
 from precrop.modules.names import named_tensors
 from precrop.modules.reparametrised import lengths, restore
-from precrop.modules.streams import install, plain_hook
-from precrop.plans.kinds import INITS, Axis, Init, built_size, input_axes
+from precrop.modules.streams import install
+from precrop.plans.kinds import INITS, Axis, Init, built_size, input_axes, original_size
 from precrop.plans.outputs import for_outputs
 from precrop.read.unused import leave_out
 from precrop.trained.channels import NORMS, Norm, choose
@@ -29,19 +29,7 @@ SHOWN_DIFFERENCES = 3
 
 @apart()
 def build(plan: "Plan", model: nn.Module, init: Init = "slice") -> nn.Module:
-    """Build the cropped network; ``model`` stays as it was.
-
-    Args:
-        plan: made for this network, for another instance of it, or for one that differs in its
-            number of outputs alone.
-        model: gives the structure, and the weights that are sliced.
-        init: ``slice`` keeps the leading channels of every segment of a weight and rescales it by
-            ``sqrt(old fan-in / new fan-in)``, so that activations keep their variance; ``reset``
-            then calls every module's own ``reset_parameters``. For trained networks ``l1``, ``l2``
-            and ``bn`` keep the channels with the largest norms as they are: L1 or L2 of the filters
-            that make them, or the magnitude of the batch norms' scales. A `SlicedChannelsWarning`
-            names the widths whose channels have no identity that can be proved; those keep their
-            leading ones, as they are.
+    """Build the cropped network, as `precrop.Plan.build` says; ``model`` stays as it was.
 
     Raises:
         PlanError: the plan is for another network; the message names the first that differs.
@@ -57,7 +45,7 @@ def build(plan: "Plan", model: nn.Module, init: Init = "slice") -> nn.Module:
     _set_lengths(plan, cut, model, small)
     restore(small)
     leave_out(small, plan.left_out)
-    install(small, plan.streams, plain_hook)
+    install(small, plan.streams, traced=False)
     apply_edits(small, plan.attributes)
     if init == "reset":
         reset(small)
@@ -169,11 +157,16 @@ def check_built(plan: "Plan", model: nn.Module) -> None:
     built = {
         name: tuple(map(built_size, plan.tensors.get(name, shape)))
         for name, shape in plan.shapes.items()
-        if name not in tied and not any(name.startswith(f"{path}.") for path in plan.left_out)
+        if name not in tied and not name.startswith(_gone(plan))
     }
     wrong = _differences({name: shapes[name] for name in shapes if name in first}, built)
     if wrong:
         raise PlanError(f"this network is not the one that the plan builds: {wrong}")
+
+
+def _gone(plan: "Plan") -> tuple[str, ...]:
+    """What the names of tensors begin with that the built network does not have."""
+    return tuple(f"{path}." for path in plan.left_out)
 
 
 def _differences(shapes: Mapping[str, Sequence[int]], planned: Mapping[str, Sequence[int]]) -> str:
@@ -189,40 +182,30 @@ def _differences(shapes: Mapping[str, Sequence[int]], planned: Mapping[str, Sequ
 
 
 def _check_paths(plan: "Plan", model: nn.Module) -> None:
-    """Refuse a plan that names modules that the network, or what is built of it, does not have.
-
-    Raises:
-        PlanError: naming the first.
-    """
+    """Refuse a plan that names modules that the network, or what is built of it, does not have."""
     modules = {name for name, _ in model.named_modules(remove_duplicate=False) if name}
     for path in {*plan.left_out} - modules:
         raise PlanError(f"the plan leaves out {path!r}, which is not a module of the network")
-    gone = tuple(f"{path}." for path in plan.left_out)
-    for path in [stream.path for stream in plan.streams]:
-        if path not in modules or f"{path}.".startswith(gone):
+    for stream in plan.streams:
+        path = stream.path
+        if path not in modules or f"{path}.".startswith(_gone(plan)):
             raise PlanError(f"the plan has a stream at {path!r}, which the network does not have")
 
 
 def _check_sizes(plan: "Plan", model: nn.Module) -> None:
-    """Refuse a plan whose sizes contradict the network or each other, before memory is taken.
-
-    Raises:
-        PlanError: naming the first tensor, or how many parameters there would be.
-    """
+    """Refuse a plan whose sizes contradict the network or each other, before memory is taken."""
     tensors = named_tensors(model)
     for name, axes in plan.tensors.items():
         if name not in tensors or not _resizes(tensors[name], axes):
             raise PlanError(f"this plan does not resize {name} as the network has it: make it anew")
-    largest = GROWTH * max(
-        (size for tensor in tensors.values() for size in tensor.shape), default=1
-    )
+    largest = max((size for tensor in tensors.values() for size in tensor.shape), default=1)
     for stream in plan.streams:
-        if stream.width > largest:
+        if stream.width > GROWTH * largest:
             raise PlanError(f"this plan's stream at {stream.path} is too wide: make it anew")
     params = sum(
         prod(map(built_size, plan.tensors.get(name, parameter.shape)))
         for name, parameter in model.named_parameters()
-        if not any(name.startswith(f"{path}.") for path in plan.left_out)
+        if not name.startswith(_gone(plan))
     )
     if params != plan.params:
         raise PlanError(f"the plan says {plan.params} parameters and builds {params}: make it anew")
@@ -230,9 +213,8 @@ def _check_sizes(plan: "Plan", model: nn.Module) -> None:
 
 def _resizes(tensor: Tensor, axes: Sequence[Axis]) -> bool:
     """Whether the axes are those of the tensor, and none grows beyond reason."""
-    old = [a if isinstance(a, int) else sum(before for before, _ in a) for a in axes]
     segments = [segment for axis in axes if not isinstance(axis, int) for segment in axis]
-    return old == list(tensor.shape) and all(
+    return [*map(original_size, axes)] == [*tensor.shape] and all(
         before >= 0 and 0 <= after <= GROWTH * max(1, before) and (before or not after)
         for before, after in segments
     )
@@ -285,11 +267,9 @@ def _filling(tensor: Tensor, piece: Tensor, dim: int, count: int) -> Tensor:
 
 def fan_scale(axes: Sequence[Axis], kind: str) -> float:
     """``sqrt(old / new)`` of the axes that a weight sums over."""
-    scale = 1.0
-    for axis in (axes[i] for i in input_axes(kind) if i < len(axes)):
-        if not isinstance(axis, int):
-            scale *= (sum(old for old, _ in axis) / sum(new for _, new in axis)) ** 0.5
-    return scale
+    summed = (axes[i] for i in input_axes(kind) if i < len(axes))
+    changed = [axis for axis in summed if not isinstance(axis, int)]
+    return prod(((original_size(axis) / built_size(axis)) ** 0.5 for axis in changed), start=1.0)
 
 
 def reset(model: nn.Module) -> None:

@@ -17,8 +17,6 @@ _LARGEST = 2**63
 def to_text(value: Any, schema: int) -> str:
     """A dataclass as JSON, one line per entry: the same value gives the same text.
 
-    A digest of the content is part of it, so that an altered file is refused.
-
     Raises:
         PlanError: the value holds what JSON cannot.
     """
@@ -54,8 +52,9 @@ def _encode(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if dataclasses.is_dataclass(value):
-        fields = [f for f in dataclasses.fields(value) if not _is_default(value, f)]
-        return {f.name: _encode(getattr(value, f.name)) for f in fields}
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        optional = {f.name for f in dataclasses.fields(value) if _is_optional(f)}
+        return {n: _encode(item) for n, item in fields.items() if n not in optional or item}
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         if set(value) != {"list"}:
             return {key: _encode(item) for key, item in value.items()}
@@ -69,10 +68,6 @@ def _encode(value: Any) -> Any:
 def _is_optional(field: "dataclasses.Field[Any]") -> bool:
     """Whether a file may lack a field, as files do that are older than the field."""
     return field.default_factory is not dataclasses.MISSING or field.default == ()
-
-
-def _is_default(value: Any, field: "dataclasses.Field[Any]") -> bool:
-    return _is_optional(field) and not getattr(value, field.name)
 
 
 def _free(value: Any) -> Any:

@@ -3,13 +3,12 @@
 from precrop.solve.choices import Choices, has_choice
 from precrop.solve.structure import Integers, Layer, Structure
 
-FIXED, NARROW, TIED, WHOLE, PARTS = "fixed", "narrow", "tied", "whole", "parts"
 REASONS = {
-    FIXED: "the network's output, or frozen",
-    NARROW: "too narrow",
-    TIED: "tied or in groups that leave no narrower multiple",
-    WHOLE: "as wide as in the original",
-    PARTS: "the sum of several widths",
+    "fixed": "the network's output, or frozen",
+    "narrow": "too narrow",
+    "tied": "tied or in groups that leave no narrower multiple",
+    "whole": "as wide as in the original",
+    "parts": "the sum of several widths",
 }
 """The reasons by the names that plans store, in words.
 
@@ -46,8 +45,8 @@ def no_multiples(structure: Structure, choices: Choices, units: Integers) -> dic
 def _reason(structure: Structure, choices: Choices, layer: Layer, *, kept: bool) -> str:
     owners = [structure.groups[group] for group in layer.produced]
     if not owners:
-        return FIXED
+        return "fixed"
     stuck = [group for group in owners if not has_choice(group, choices.divisor)]
     if stuck:
-        return NARROW if any(group.narrowest <= choices.divisor for group in stuck) else TIED
-    return WHOLE if kept else PARTS
+        return "narrow" if any(group.narrowest <= choices.divisor for group in stuck) else "tied"
+    return "whole" if kept else "parts"

@@ -12,7 +12,7 @@ from precrop.plans.kinds import Axis, built_size
 from precrop.solve.budgets import parse_budget
 
 if TYPE_CHECKING:
-    from precrop.plans.plan import BudgetPlan, LayerPlan, Plan
+    from precrop.plans.plan import BudgetPlan, Plan
 
 Shapes = Mapping[str, tuple[int, ...]]
 _COUNTS = ("base_weights", "weights", "base_macs", "macs")
@@ -42,15 +42,13 @@ def recounted(plan: "Plan", shapes: Shapes, parameters: Sequence[str]) -> "Plan"
     A head is a layer that makes the network's output, whose channels no plan changes. Every tensor
     that differs must be a head's, and differ along its output alone. Limits that are shares, of
     parameters and MACs, are those of the new totals; of other budgets nothing is known without
-    planning anew, and they are left out.
+    planning anew, and they are left out. It is ``plan`` itself where nothing differs, or where
+    something else does.
 
     Args:
         plan: made for the network with the outputs that it had.
         shapes: of every tensor in the network's state_dict.
         parameters: names of its parameters, each once.
-
-    Returns:
-        ``plan`` itself where nothing differs, or where something else does.
     """
     outputs = _outputs(plan, shapes)
     if not outputs:
@@ -68,9 +66,11 @@ def recounted(plan: "Plan", shapes: Shapes, parameters: Sequence[str]) -> "Plan"
     for layer in plan.layers:
         changed = layer
         if layer.name in outputs:
-            changed = _recounted(layer, outputs[layer.name])
+            size = outputs[layer.name]
+            counts = {name: getattr(layer, name) * size // layer.base_out for name in _COUNTS}
+            changed = replace(layer, base_out=size, out_channels=size, **counts)
             original, _ = said.get(layer.name, (layer.base_out, None))
-            said[layer.name] = (original, changed.base_out)
+            said[layer.name] = (original, size)
         macs += changed.macs - layer.macs
         base_macs += changed.base_macs - layer.base_macs
         layers.append(changed)
@@ -118,12 +118,6 @@ def _other_size(plan: "Plan", name: str, shape: Sequence[int], size: int) -> int
         return None
     planned = plan.tensors.get(name, old)[axes[0]]
     return shape[axes[0]] if planned == size else None
-
-
-def _recounted(layer: "LayerPlan", outputs: int) -> "LayerPlan":
-    """The layer with other outputs."""
-    counts = {name: getattr(layer, name) * outputs // layer.base_out for name in _COUNTS}
-    return replace(layer, base_out=outputs, out_channels=outputs, **counts)
 
 
 def _axes(axes: Sequence[Axis], old: Sequence[int], new: Sequence[int]) -> tuple[Axis, ...]:

@@ -196,10 +196,13 @@ class Plan:
         Args:
             model: an instance of the network that the plan was made for. It may have another
                 number of outputs, other classes; `for_outputs` counts what is built then.
-            init: ``slice`` keeps the leading slice of every weight of ``model``, rescaled to the
-                new fan; ``reset`` calls the modules' own initialisers. ``l1``, ``l2`` and ``bn``
-                are for trained networks: they keep the channels with the largest norms, as they
-                are (docs/trained-weights.md).
+            init: ``slice`` keeps the leading channels of every segment of a weight and rescales it
+                by ``sqrt(old fan-in / new fan-in)``, so that activations keep their variance;
+                ``reset`` then calls every module's own ``reset_parameters``. For trained networks
+                ``l1``, ``l2`` and ``bn`` keep the channels with the largest norms as they are: L1
+                or L2 of the filters that make them, or the magnitude of the batch norms' scales
+                (docs/trained-weights.md). A `SlicedChannelsWarning` names the widths whose channels
+                have no identity that can be proved; those keep their leading ones, as they are.
 
         Raises:
             PlanError: ``model`` is another network; the message names the first layers that differ.
@@ -270,16 +273,8 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
-_WEIGHT_RANK = 2
-"""Axes that a layer's weight has at least."""
-
-
 def _check(plan: Plan) -> None:
-    """Refuse sizes and costs that are impossible, and what cannot be shown.
-
-    Raises:
-        PlanError: naming the first.
-    """
+    """Refuse sizes and costs that are impossible, and what cannot be shown."""
     if not _is_shape(plan.input_shape):
         raise PlanError(f"input_shape of this plan is broken: {brief(plan.input_shape)}")
     for layer in plan.layers:
@@ -287,7 +282,7 @@ def _check(plan: Plan) -> None:
         costs = layer.base_weights, layer.weights, layer.base_macs, layer.macs
         if not all(min(1, old) <= new <= GROWTH * old for old, new in widths) or min(costs) < 0:
             raise PlanError(f"layer {layer.name!r} of this plan is broken: its sizes make no sense")
-        if len(plan.shapes.get(layer.weight, (0, 0))) < _WEIGHT_RANK:
+        if len(plan.shapes.get(layer.weight, (0, 0))) < 2:
             raise PlanError(f"layer {layer.name!r} of this plan is broken: its weight has one axis")
     if any(new < 0 or old < min(new, 1) for old, new in plan.totals.values()):
         raise PlanError("params or macs of this plan are broken: they make no sense")

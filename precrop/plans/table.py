@@ -1,7 +1,7 @@
 """A plan as a table for the terminal."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -51,17 +51,33 @@ def notes(plan: "Plan", *, brief: bool = False) -> Iterator[str]:
     yield from outputs_lines(plan)
     if not brief and plan.left_out:
         yield f"Left out, as no pass calls them: {_some(plan.left_out)}"
-    yield from widened_lines(plan)
+    if plan.widened:
+        most = max(new / old for old, new in plan.widened.values())
+        yield f"Wider than the original: {_some(plan.widened)}: up to {most:.2f} times"
     yield from multiples_lines(plan)
-    if not brief:
-        yield from rescaled_lines(plan)
-    yield from lookalike_lines(plan)
+    roots = [f"{path}.{name}" for path, name, value in plan.attributes if type(value) is float]
+    if roots and not brief:  # an attention's scale, for example
+        yield f"Rescaled with the widths: {_some(roots)}"
+    if plan.solver.get("lookalikes"):
+        yield (
+            f"Not rescaled: {_some(plan.solver['lookalikes'])}: a root of a width that changes, "
+            "perhaps by chance; nothing in forward proves that it follows that"
+        )
     yield from uniform_lines(plan)
     if not brief and any(budget.multiplier > _PRECISE for budget in plan.budgets.values()):
         yield (
             "Worth of +1%: what 1% more of that budget adds to the objective (SynExp: the sum of "
             "the layers' log densities); 0 where the budget does not bind."
         )
+
+
+def bare_table(*headings: str, words: Collection[str] = ()) -> Table:
+    """A table without lines: its first column and those of words stand left, numbers right."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for place, heading in enumerate(headings):
+        left = place == 0 or heading in words
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+    return table
 
 
 def layer_table(plan: "Plan") -> Table:
@@ -71,12 +87,9 @@ def layer_table(plan: "Plan") -> Table:
     its solid part is the share that is kept, and what is wider than before stands out beyond it.
     Where densities were asked for, the last column repeats them beside what the weights came to.
     """
-    table = Table(box=None, pad_edge=False, header_style="bold")
     aimed = any(layer.target is not None for layer in plan.layers)
-    headings = ("layer", "inputs", "outputs", "width", "kept", "weights")
-    for heading in (*headings, *(["target"] if aimed else [])):
-        justify: Literal["left", "right"] = "left" if heading in ("layer", "width") else "right"
-        table.add_column(heading, justify=justify, no_wrap=True)
+    headings = ["layer", "inputs", "outputs", "width", "kept", "weights", *["target"] * aimed]
+    table = bare_table(*headings, words=("width",))
     widest = max((max(layer.base_out, layer.out_channels) for layer in plan.layers), default=1)
     above: list[str] = []
     for layer in plan.layers:
@@ -100,9 +113,7 @@ def total_table(plan: "Plan") -> Table:
 
     The last column is what one more per cent of a budget would add to the objective.
     """
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("total", "before", "after", "share", "budget", "used", "worth of +1%"):
-        table.add_column(heading, justify="left" if heading == "total" else "right", no_wrap=True)
+    table = bare_table("total", "before", "after", "share", "budget", "used", "worth of +1%")
     totals = {"params": (plan.base_params, plan.params), "macs": (plan.base_macs, plan.macs)}
     totals |= {name: (budget.base, budget.used) for name, budget in sorted(plan.budgets.items())}
     for name, (before, after) in totals.items():
@@ -131,25 +142,14 @@ def frozen_lines(plan: "Plan") -> Iterator[str]:
         yield f"{TRAIN_MODE.capitalize()} {plan.frozen[TRAIN_MODE]}"
 
 
-def widened_lines(plan: "Plan") -> Iterator[str]:
-    """The layers that end wider than the original, and by how much at most."""
-    if plan.widened:
-        most = max(new / old for old, new in plan.widened.values())
-        yield f"Wider than the original: {_some(plan.widened)}: up to {most:.2f} times"
-
-
 def uniform_lines(plan: "Plan") -> Iterator[str]:
     """How far the plan is from uniform width at its budgets, and what that lets one expect."""
     found = plan.solver.get("uniform")
     if found:
-        head = f"Uniform width would keep {found['share']:.0%} of every width"
-        if found["apart"] <= _CLOSE:
-            yield f"{head}; this plan is close to it: expect the same accuracy."
-        else:
-            yield (
-                f"{head}; this plan is {found['apart']:.0%} away from it, most in "
-                f"{_some(found['most'])}."
-            )
+        place = "close to it: expect the same accuracy."
+        if found["apart"] > _CLOSE:
+            place = f"{found['apart']:.0%} away from it, most in {_some(found['most'])}."
+        yield f"Uniform width would keep {found['share']:.0%} of every width; this plan is {place}"
     starved = plan.solver.get("starved")
     if starved:
         yield (
@@ -195,34 +195,15 @@ def latency_lines(plan: "Plan") -> Iterator[str]:
     """What a budget of latency rests on: a roofline, a profile of some machine, a measurement."""
     if "latency" not in plan.budgets:
         return
-    profile, found = (plan.options.get(name) for name in ("device_profile", "calibrated"))
-    basis = profile.get("basis") if isinstance(profile, Mapping) else None
-    if isinstance(found, Mapping):
-        cropped, dense = found.get("seconds"), found.get("dense_seconds")
-        if isinstance(cropped, float) and isinstance(dense, float):
+    match plan.options.get("calibrated"):
+        case {"seconds": float(cropped), "dense_seconds": float(dense)}:
             yield (
                 f"Latency was measured: {1e3 * cropped:.3f} ms, the original {1e3 * dense:.3f} ms "
                 "in the same rounds."
             )
-    if isinstance(basis, str):
-        yield f"The latency above is {basis}."
-
-
-def rescaled_lines(plan: "Plan") -> Iterator[str]:
-    """The floats derived from sizes that the plan changes, such as an attention's scale."""
-    floats = [(path, name) for path, name, value in plan.attributes if type(value) is float]
-    if floats:
-        yield f"Rescaled with the widths: {_some(['.'.join(pair) for pair in floats])}"
-
-
-def lookalike_lines(plan: "Plan") -> Iterator[str]:
-    """The floats that may or may not mean a width, since they equal a root of it."""
-    names = plan.solver.get("lookalikes", ())
-    if names:
-        yield (
-            f"Not rescaled: {_some(names)}: a root of a width that changes, perhaps by "
-            "chance; nothing in forward proves that it follows that"
-        )
+    match plan.options.get("device_profile"):
+        case {"basis": str(basis)}:
+            yield f"The latency above is {basis}."
 
 
 def _some(names: Iterable[str]) -> str:

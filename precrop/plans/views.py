@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from precrop.errors import PrecropError, needs, printable
-from precrop.plans.table import layer_table, network_name, notes, total_table
+from precrop.plans.plot import figure
+from precrop.plans.table import bare_table, layer_table, network_name, notes, total_table
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
@@ -51,9 +52,7 @@ def summary(plan: "Plan") -> str:
 
 def stage_table(plan: "Plan") -> Table:
     """One row for each of the plan's `stages`."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("layers", "", "outputs", "kept", "weights"):
-        table.add_column(heading, justify="left" if heading == "layers" else "right", no_wrap=True)
+    table = bare_table("layers", "", "outputs", "kept", "weights")
     for name, layers in stages(plan.layers):
         old, new = (sum(getattr(layer, a) for layer in layers) for a in ("base_weights", "weights"))
         before = span([layer.base_out for layer in layers])
@@ -158,8 +157,6 @@ def html(plan: "Plan") -> str:
 def _picture(plan: "Plan") -> str | None:
     """The picture of a plan as an address that holds it."""
     try:
-        from precrop.plans.plot import figure
-
         made = figure(plan)
     except PrecropError:
         return None

@@ -55,12 +55,7 @@ def save_tensors(tensors: Mapping[str, Any], path: Path, metadata: dict[str, str
 
 
 def fill(model: nn.Module, given: Mapping[str, Tensor], path: Path) -> None:
-    """Load tensors into ``model``, whole or not at all.
-
-    Args:
-        model: the network.
-        given: by the names in its state_dict.
-        path: the file that they are from.
+    """Load the tensors of a file into ``model``, by the names in its state_dict; all or none.
 
     Raises:
         PrecropError: they are not the model's.

@@ -59,7 +59,7 @@ def chosen(
             raise PrecropError("rule='uniform' looks at no densities: drop densities=")
         return Uniform()
     if rule != BALANCED:
-        return TwoStep(rule, densities or {})
+        return TwoStep(rule, densities)
     if densities is not None:
         return Match(densities, balance)
     return Exact(objective, balance) if objective in EXACT else SynExp(balance, objective)

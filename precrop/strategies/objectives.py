@@ -63,8 +63,7 @@ def objective(name: str) -> Callable[[T], T]:
 def take_own_objective(name: str) -> None:
     """Take a function of the user's as an objective from now on, under the name that finds it.
 
-    Args:
-        name: ``package.module:function`` or ``./file.py:function``; its module is run.
+    That is ``package.module:function`` or ``./file.py:function``; its module is run.
 
     Raises:
         PrecropError: there is no such function, or its module raises.

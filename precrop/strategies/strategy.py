@@ -44,20 +44,15 @@ class Strategy:
     the balance term; whole units follow from what it returns.
     """
 
-    @property
-    def balance(self) -> float:
-        """Weight of the balance term in the program that it gets, gamma in docs/method.md."""
-        return BALANCE
+    balance = BALANCE
+    """Weight of the balance term in the program that it gets, gamma in docs/method.md."""
+    follows_every_call = False
+    """Whether repeated steps of recurrent layers must all be read."""
 
     @property
     def budgeted(self) -> bool:
         """Whether it needs a budget."""
         return True
-
-    @property
-    def follows_every_call(self) -> bool:
-        """Whether repeated steps of recurrent layers must all be read."""
-        return False
 
     def record(self) -> dict[str, Any]:
         """What a plan says of it among its options: its balance, objective and rule if it has any.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,7 +39,7 @@ class TwoStep(Strategy):
     """
 
     rule: str
-    densities: Mapping[str, float] = field(default_factory=dict)
+    densities: Mapping[str, float] | None = None
 
     @property
     def budgeted(self) -> bool:

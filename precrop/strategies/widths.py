@@ -77,8 +77,7 @@ class Widths(Strategy):
             new = [group for group in layer.produced if group not in owners]
             owners |= dict.fromkeys(new, layer.name)
             self._set(layer, new, units, choices)
-            found = layer.width(units / choices.units)
-            if abs(found - self.widths[layer.name]) > _SNAP:
+            if abs(layer.width(units / choices.units) - self.widths[layer.name]) > _SNAP:
                 raise PrecropError(self._conflict(layer, [owners[g] for g in layer.produced]))
         for group in np.flatnonzero(choices.floor(units.astype(float)) != units).tolist():
             name = owners[group]
@@ -116,7 +115,6 @@ class Widths(Strategy):
 def _checked(name: str, width: Any) -> int:
     """A number of output channels."""
     whole = isinstance(width, Integral) and not isinstance(width, bool)
-    if not (whole and 0 < width < _LARGEST):
-        said = brief(width)
-        raise PrecropError(f"the width of {name} is {said}: write output channels, 1 or more")
-    return int(width)
+    if whole and 0 < width < _LARGEST:
+        return int(width)
+    raise PrecropError(f"the width of {name} is {brief(width)}: write output channels, 1 or more")

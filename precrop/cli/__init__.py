@@ -1,1 +1,1 @@
-"""The commands of ``precrop``, one file each."""
+"""The commands of ``precrop``, one file each. What is heavy is imported inside of them."""

@@ -1,27 +1,26 @@
-"""The command ``bench``. Heavy imports wait inside it, as in `precrop.cli.app`."""
+"""The command ``bench``."""
 
 import itertools
 import json
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+import precrop
 from precrop.cli.arguments import set_seed
 from precrop.cli.options import AsJson, Macs, ModelOptions, Params, with_options
-from precrop.cli.output import plain, wide_console
+from precrop.cli.output import INTERRUPTED, plain, wide_console
 from precrop.errors import PrecropError
 from precrop.files import check_picture, check_writable, write_text
-from precrop.progress import measuring, step
+from precrop.progress import measuring, say, step
 
 if TYPE_CHECKING:
-    from rich.table import Table
     from torch import nn
 
     from precrop.deployment.benching import Bench, BenchRow
-    from precrop.plans.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -46,19 +45,16 @@ class VariantOptions:
         """Whether plans are made here."""
         return self.params is not None or self.macs is not None
 
-    def plans(self, network: "nn.Module", shape: Any) -> dict[str, "Plan"]:
+    def plans(self, network: "nn.Module", shape: Any) -> dict[str, "precrop.Plan"]:
         """Plans from files by the files' names, and those made here by their divisors."""
-        import precrop
-        from precrop.plans.plan import Plan
-
         if self.divisors is not None and not self.budgeted:
             raise PrecropError("--divisors needs a budget: add --macs 0.5 or --params 0.5")
         made: dict[str, int | Literal["auto"]] = {"planned": 1} if self.budgeted else {}
         if self.divisors is not None:
             made = {f"/{n}": n for n in _numbers("--divisors", self.divisors, "auto")}
-        found: dict[str, Plan] = {}
+        found: dict[str, precrop.Plan] = {}
         for path in self.plan or ():
-            found[_free({*found, *made}, path.stem, str(path))] = Plan.load(path)
+            found[_free({*found, *made}, path.stem, str(path))] = precrop.Plan.load(path)
         for name, divisor in made.items():
             found[name] = precrop.plan(
                 network, shape, params=self.params, macs=self.macs, divisor=divisor
@@ -94,7 +90,6 @@ def bench_command(
 ) -> None:
     """Measure the dense network beside cropped and masked ones: latency, throughput, memory."""
     from precrop.deployment.benching import bench, settings, variants
-    from precrop.plans.plan import Plan
 
     chosen = settings(
         _words(runtime),
@@ -112,28 +107,38 @@ def bench_command(
         if not wanted.plan and not wanted.budgeted:
             raise PrecropError("--plot draws speed-ups: give a plan, or a budget to make one")
     set_seed(seed)
-    network, shape = source.load(Plan.load(wanted.plan[0]).input_shape if wanted.plan else None)
+    network, shape = source.load(
+        precrop.Plan.load(wanted.plan[0]).input_shape if wanted.plan else None
+    )
     with step(f"planning and building variants of {source.model}"):
         plans = wanted.plans(network, shape)
         forms = variants(
             network, shape, plans, masked=wanted.masked, sparse=wanted.layouts(), seed=seed
         )
-    with measuring() as progress:
-        found = bench(forms, shape, chosen, rounds=rounds, progress=progress)
+    measured: list[Bench] = []  # what there was after each setting
+    try:
+        with measuring() as progress:
+            bench(forms, shape, chosen, rounds=rounds, found=measured.append, progress=progress)
+    except KeyboardInterrupt:
+        if not measured:
+            raise
+        say(f"stopped after {len(measured)} of {len(chosen)} settings")
     named = {"model": source.model, "args": source.spec.args, "seed": seed}
-    text = json.dumps({**named, **found.to_json()}, indent=1)
+    text = json.dumps({**named, **measured[-1].to_json()}, indent=1)
     try:
         if as_json:
             typer.echo(text)
         else:
-            _print(found)
+            _print(measured[-1])
     finally:  # neither a full disk nor a closed terminal costs what was measured
         if output is not None:
             write_text(output, text + "\n")
         if plot is not None:
             from precrop.deployment.speed_plot import plot_bench
 
-            plot_bench(found, plot, source.model)
+            plot_bench(measured[-1], plot, source.model)
+    if len(measured) < len(chosen):
+        raise typer.Exit(INTERRUPTED)
 
 
 def _words(text: str) -> list[str]:
@@ -157,10 +162,22 @@ def _free(taken: Container[str], *names: str) -> str:
 
 
 def _print(found: "Bench") -> None:
+    from rich.table import Table
+
     console = wide_console(140)
     for setting, rows in found.settings.items():
+        table = Table(box=None, pad_edge=False)
+        table.add_column("variant", no_wrap=True)
+        for name in (
+            "M params", "M MACs", "ms", "low", "high", "spread", "images/s",
+            "speed-up", "ideal", "of ideal", "peak MB",
+        ):  # fmt: skip
+            table.add_column(name, justify="right", no_wrap=True)
+        for row in rows:
+            costs = (f"{count / 1e6:,.3f}" for count in (row.params, row.macs))
+            table.add_row(plain(row.variant), *costs, *_measured(row))
         console.print(str(setting))
-        console.print(_table(rows))
+        console.print(table)
         console.print()
     reasons: dict[tuple[str, str], list[str]] = {}
     for row in found.rows:
@@ -178,23 +195,6 @@ def _print(found: "Bench") -> None:
         "low and high the 10th and 90th percentiles."
     )
     console.print(plain(text))
-
-
-def _table(rows: Sequence["BenchRow"]) -> "Table":
-    """One row per variant of one setting."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("variant", no_wrap=True)
-    for name in (
-        "M params", "M MACs", "ms", "low", "high", "spread", "images/s",
-        "speed-up", "ideal", "of ideal", "peak MB",
-    ):  # fmt: skip
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        costs = (f"{count / 1e6:,.3f}" for count in (row.params, row.macs))
-        table.add_row(plain(row.variant), *costs, *_measured(row))
-    return table
 
 
 def _measured(row: "BenchRow") -> list[str]:

@@ -1,4 +1,4 @@
-"""The command ``build``. Heavy imports wait inside it, as in `precrop.cli.app`."""
+"""The command ``build``."""
 
 import dataclasses
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+import precrop
 from precrop.cli.arguments import set_seed
 from precrop.cli.building import BuildOptions
 from precrop.cli.options import OriginalOptions, with_options
@@ -19,10 +20,8 @@ def build_command(
     built: BuildOptions,
 ) -> None:
     """Build the cropped network of a plan: writes its weights and the plan beside them."""
-    from precrop.plans.plan import Plan
-
     built.check(file.stem)
-    plan = Plan.load(file)
+    plan = precrop.Plan.load(file)
     source = original.source(plan)
     set_seed(built.seed)
     with step(f"building {source.name}"):

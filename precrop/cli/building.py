@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import precrop
 from precrop.cli.options import WEIGHT_FILES, AsJson, Seed
 from precrop.cli.output import warnings_as_lines
 from precrop.errors import PrecropError
@@ -16,8 +17,6 @@ from precrop.progress import step
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from precrop.plans.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class BuildOptions:
         for suffix in (".safetensors", ".json"):
             check_writable(prefix.with_name(prefix.name + suffix))
 
-    def write(self, network: "nn.Module", plan: "Plan", stem: str) -> None:
+    def write(self, network: "nn.Module", plan: "precrop.Plan", stem: str) -> None:
         """Build and write ``output``'s safetensors and JSON, both or neither."""
         from precrop.plans.state_dicts import load_state
         from precrop.plans.weights import save_built

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import precrop
 from precrop.cli.arguments import load_images
 from precrop.cli.options import WEIGHT_FILES, TrainedOptions
 from precrop.errors import PrecropError
@@ -13,16 +14,7 @@ from precrop.errors import PrecropError
 if TYPE_CHECKING:
     from torch import nn
 
-    from precrop.plans.plan import Plan
     from precrop.training.data import ImageData
-
-
-class Planned(NamedTuple):
-    """A plan, its network with trained weights, and images for it."""
-
-    plan: "Plan"
-    network: "nn.Module"
-    images: "ImageData"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,18 +32,17 @@ class CheckpointOptions(TrainedOptions):
     )
     data: Annotated[str | None, "Images, as for train; by default those of the run.", "DATA"] = None
 
-    def planned(self) -> Planned | None:
-        """What a plan and weights come to; None where a run's checkpoint is meant."""
+    def planned(self) -> "tuple[precrop.Plan, nn.Module, ImageData] | None":
+        """A plan, its network with the weights, and images; None for a run's checkpoint."""
         if self.weights is None:
             if self.arg:
                 raise PrecropError("--arg is for a plan: give its --weights too, or drop it")
             return None
-        from precrop.plans.plan import Plan
         from precrop.plans.state_dicts import load_state
 
         if self.data is None:
             raise PrecropError("a plan has no images of its own: name some with --data")
-        plan = Plan.load(self.checkpoint)
+        plan = precrop.Plan.load(self.checkpoint)
         network = plan.build(self.load(plan))
         load_state(network, self.weights)
-        return Planned(plan, network, load_images(self.data, plan.input_shape))
+        return plan, network, load_images(self.data, plan.input_shape)

@@ -1,4 +1,4 @@
-"""The command ``count``. Heavy imports wait inside it, as in `precrop.cli.app`."""
+"""The command ``count``."""
 
 import json
 

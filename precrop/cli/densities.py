@@ -1,4 +1,4 @@
-"""The command ``densities``. Heavy imports wait inside it, as in `precrop.cli.app`."""
+"""The command ``densities``."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The command ``deploy``. Heavy imports wait inside it, as in `precrop.cli.app`."""
+"""The command ``deploy``."""
 
 import json
 from pathlib import Path
@@ -34,15 +34,8 @@ def deploy_command(
         "out training.",
         "DATA",
     ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "--output",
-            "-o",
-            metavar="DIR",
-            help="The folder for all that is made; deployed/MODEL-LATENCY by default.",
-        ),
+    out: Annotated[
+        Path | None, "The folder for all that is made; deployed/MODEL-LATENCY by default.", "DIR"
     ] = None,
     format_: Annotated[
         Literal["onnx", "pt2"], "For ONNX Runtime, or PyTorch's own exported program."
@@ -64,7 +57,7 @@ def deploy_command(
         raise PrecropError("--data says what it is trained on; without training: --epochs 0")
     changes, shape = recipe.changed(), shapes(source.input_shape)
     spec = source.spec
-    folder = output or Path("deployed", file_stem(f"{source.model}-{wanted.latency}"))
+    folder = out or Path("deployed", file_stem(f"{source.model}-{wanted.latency}"))
     note(f"{spec} within {wanted.latency}, in {folder}")
     if data is not None:
         with needs("training needs", "precrop[train]"):
@@ -104,18 +97,19 @@ def _print(found: "Deployed") -> None:
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     asked = f"asked {1e3 * found.limit:.3f}: {found.used:.0%} of it"
     table.add_row("ms", _milliseconds(found.dense), _milliseconds(found.deployed), asked)
-    for name, before, after in (
-        ("parameters", plan.base_params, plan.params),
-        ("MACs", plan.base_macs, plan.macs),
-    ):
+    sizes = {
+        "parameters": (plan.base_params, plan.params),
+        "MACs": (plan.base_macs, plan.macs),
+    }
+    for name, (before, after) in sizes.items():
         table.add_row(name, f"{before:,}", f"{after:,}", f"{after / before:.1%}")
     console = wide_console(_COLUMNS)
     console.print(table)
     right = "initial weights"
     if found.accuracy is not None:
         right = f"{found.accuracy:.2%} of {found.images:,} held-out images right"
-    text = f"{found.file}: {right}; its outputs are {found.difference:.1e} of their scale from "
-    console.print(plain(f"{text}PyTorch's"))
+    away = f"its outputs are {found.difference:.1e} of their scale from PyTorch's"
+    console.print(plain(f"{found.file}: {right}; {away}"))
     console.print("Milliseconds are medians of fresh sessions that took turns, and their extremes.")
     if not found.quiet.enough:
         console.print(plain(f"The machine was busy: {found.quiet}."))

@@ -1,4 +1,4 @@
-"""The command ``doctor``. Heavy imports wait inside it, as in `precrop.cli.app`."""
+"""The command ``doctor``."""
 
 import json
 from collections.abc import Container
@@ -89,11 +89,10 @@ def _print(
 
 
 def _heard(quiet: "Quiet", cores: int) -> str:
-    load = "" if quiet.load is None else f", load {quiet.load:.1f} on {cores} cores"
-    spread = f"the times of one computation vary by {quiet.spread:.0%}{load}"
+    heard = str(quiet) if quiet.load is None else f"{quiet} on {cores} cores"
     if quiet.enough:
-        return f"yes: {spread}"
-    return f"no: {spread}; what is measured now (bench, profile) can mislead"
+        return f"yes: {heard}"
+    return f"no: {heard}; what is measured now (bench, profile) can mislead"
 
 
 def _state(extra: "Extra", shown: Container[str]) -> str:

@@ -1,8 +1,8 @@
-"""The command ``eval``. Heavy imports wait inside it, as in `precrop.cli.app`."""
+"""The command ``eval``."""
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,9 +12,6 @@ from precrop.cli.output import plain
 from precrop.errors import needs
 from precrop.files import check_picture
 from precrop.progress import bar
-
-if TYPE_CHECKING:
-    from precrop.training.evaluate import Evaluation
 
 
 @with_options
@@ -35,27 +32,23 @@ def eval_command(
     if planned is None:
         found = evaluate_checkpoint(given.checkpoint, given.data, trust=given.trusted, progress=bar)
     else:
-        source = planned.plan.source
-        name = given.model or (None if source is None else source.name)
-        found = evaluate(planned.network, planned.images, name, progress=bar)
-    _print_evaluation(found, as_json)
-    if confusion is not None:
-        draw_confusion(found, confusion)
-
-
-def _print_evaluation(found: "Evaluation", as_json: bool) -> None:
+        plan, network, images = planned
+        name = given.model or (None if plan.source is None else plan.source.name)
+        found = evaluate(network, images, name, progress=bar)
     if as_json:
         typer.echo(json.dumps(found.to_json()))
-        return
-    from rich.console import Console
-    from rich.table import Table
+    else:
+        from rich.console import Console
+        from rich.table import Table
 
-    table = Table("class", "images", "right", box=None)
-    totals = found.confusion.sum(1).tolist()
-    for (name, share), total in zip(found.per_class.items(), totals, strict=True):
-        table.add_row(plain(name), f"{total:,}", f"{share:.2%}" if total else "none")
-    Console().print(table)
-    typer.echo(
-        f"{found.accuracy:.2%} right, loss {found.loss:.4f}; "
-        f"{found.params:,} parameters, {found.macs:,} MACs; {found.seconds:.1f} s"
-    )
+        table = Table("class", "images", "right", box=None)
+        totals = found.confusion.sum(1).tolist()
+        for (label, share), total in zip(found.per_class.items(), totals, strict=True):
+            table.add_row(plain(label), f"{total:,}", f"{share:.2%}" if total else "none")
+        Console().print(table)
+        typer.echo(
+            f"{found.accuracy:.2%} right, loss {found.loss:.4f}; "
+            f"{found.params:,} parameters, {found.macs:,} MACs; {found.seconds:.1f} s"
+        )
+    if confusion is not None:
+        draw_confusion(found, confusion)

@@ -1,4 +1,4 @@
-"""The command ``explore``. Heavy imports wait inside it, as in `precrop.cli.app`."""
+"""The command ``explore``."""
 
 from typing import Annotated
 
@@ -6,6 +6,7 @@ import typer
 
 from precrop.cli.arguments import shapes
 from precrop.cli.options import ModelOptions, with_options
+from precrop.cli.output import INTERRUPTED
 from precrop.errors import needs
 from precrop.progress import step
 
@@ -31,4 +32,7 @@ def explore_command(
     with step(f"reading {source.model}"):
         shape = shapes(source.input_shape)
         page = app(source.model, source.spec.args, shape, profiles=profile or ())
-    serve(page, host, port, typer.echo)
+    try:
+        serve(page, host, port, typer.echo)
+    except KeyboardInterrupt:  # as it is meant to end
+        raise typer.Exit(INTERRUPTED) from None

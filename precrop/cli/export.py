@@ -1,4 +1,4 @@
-"""The command ``export``. Heavy imports wait inside it, as in `precrop.cli.app`."""
+"""The command ``export``."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
+import precrop
 from precrop.cli.arguments import arguments, file_stem, set_seed, shapes
 from precrop.cli.options import (
     WEIGHT_FILES,
@@ -19,7 +20,7 @@ from precrop.cli.options import (
 from precrop.errors import PrecropError, needs
 from precrop.model_spec import ModelSpec
 from precrop.progress import step
-from precrop.trust import Trust, runs_user_code
+from precrop.trust import runs_user_code
 
 if TYPE_CHECKING:
     from torch import nn
@@ -87,20 +88,26 @@ def export_command(
 def _find(
     source: str, original: TrainedOptions, weights: Path | None, input_shape: Sequence[str] | None
 ) -> _Network:
-    """What is to be exported: a folder is a checkpoint, a file too or a plan, else it's a name."""
+    """What is to be exported: a folder is a checkpoint, and so is a file beside a checkpoint's own.
+
+    Any other file is a plan, and what is no file is a name.
+    """
     from precrop.deployment.exporting import Origin
-    from precrop.plans.plan import Plan
     from precrop.plans.state_dicts import load_state
     from precrop.zoo import default_input_shape
 
     path, shape = Path(source), shapes(input_shape)
-    if _is_checkpoint(path):
+    if path.is_dir() or (path.is_file() and (path.parent / "checkpoint.json").is_file()):
         for option, value in {"--arg": original.arg, "--weights": weights}.items():
             if value:
                 raise PrecropError(f"a checkpoint has its own network and weights: drop {option}")
-        found = _of_checkpoint(path, original.trusted)
+        with needs("checkpoints need", "precrop[train]"):
+            from precrop.training.evaluate import load_trained
+        _, run, network = load_trained(path, original.trusted)  # masked weights are zeros in it
+        origin = Origin(run.model, run.plan)
+        found = _Network(network, run.input_shape, origin, run.name, run.metadata)
     elif path.is_file():
-        plan = Plan.load(path)
+        plan = precrop.Plan.load(path)
         origin = Origin(original.source(plan), plan)
         found = _Network(origin.build(), plan.input_shape, origin, path.stem)
     elif path.suffix == ".json" or (len(path.parts) > 1 and not runs_user_code(source)):
@@ -115,22 +122,6 @@ def _find(
     if weights is not None:
         load_state(found.model, weights)
     return found._replace(shape=shape or found.shape)
-
-
-def _is_checkpoint(path: Path) -> bool:
-    """Whether a path is a folder, or a file beside a checkpoint's own."""
-    return path.is_dir() or (path.is_file() and (path.parent / "checkpoint.json").is_file())
-
-
-def _of_checkpoint(path: Path, trust: Trust) -> _Network:
-    """A run's network with trained weights; masked ones are zeros in it."""
-    with needs("checkpoints need", "precrop[train]"):
-        from precrop.training.evaluate import load_trained
-    from precrop.deployment.exporting import Origin
-
-    _, run, network = load_trained(path, trust)
-    origin = Origin(run.model, run.plan)
-    return _Network(network, run.input_shape, origin, run.name, run.metadata)
 
 
 def _target(output: Path | None, stem: str, suffix: str) -> Path:

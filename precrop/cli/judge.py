@@ -1,17 +1,14 @@
-"""The command ``judge``. Heavy imports wait inside it, as in `precrop.cli.app`."""
+"""The command ``judge``."""
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from precrop.cli.options import with_options
 from precrop.errors import needs
 from precrop.files import save_picture
-
-if TYPE_CHECKING:
-    from precrop.evidence.verdict import Evidence
 
 
 @with_options
@@ -34,8 +31,8 @@ def judge_command(
     stopped.
     """
     with needs("judging needs", "precrop[report]"):
+        from precrop.evidence import page
         from precrop.evidence.nats import load_tables
-        from precrop.evidence.page import draw_gains, draw_order
         from precrop.evidence.published import FILE, load_published
         from precrop.evidence.verdict import judge
         from precrop.progress import bar
@@ -48,24 +45,18 @@ def judge_command(
     )
     if output is not None and parts is not None:
         found.save(output / "evidence.json")
-        save_picture(draw_order(tables), output / "order.png", dpi=120)
-        save_picture(draw_gains(found), output / "gains.png", dpi=120)
+        save_picture(page.draw_order(tables), output / "order.png", dpi=120)
+        save_picture(page.draw_gains(found), output / "gains.png", dpi=120)
         parts.unlink()
     if as_json:
         typer.echo(json.dumps(found.to_json()))
         return
-    _print(found)
-
-
-def _print(found: "Evidence") -> None:
-    from precrop.evidence.page import gains_table, order_table, published_table, regret_table
-
-    tables = [
-        ("Rank correlation with accuracy within bands of one size", order_table(found)),
-        ("Points behind the best network within both budgets", regret_table(found)),
-        ("Gain of the default over uniform width", gains_table(found)),
-    ]
+    shown = {
+        "Rank correlation with accuracy within bands of one size": page.order_table(found),
+        "Points behind the best network within both budgets": page.regret_table(found),
+        "Gain of the default over uniform width": page.gains_table(found),
+    }
     if len(found.published):
-        tables.append(("Rank correlation with published widths, distance", published_table(found)))
-    for title, table in tables:
+        shown["Rank correlation with published widths, distance"] = page.published_table(found)
+    for title, table in shown.items():
         typer.echo(f"{title}\n\n{table}\n")

@@ -1,4 +1,4 @@
-"""The command ``list``. Heavy imports wait inside it, as in `precrop.cli.app`."""
+"""The command ``list``."""
 
 import inspect
 import json

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+import precrop
 from precrop.cli.arguments import arguments, shapes
 from precrop.errors import PrecropError
 from precrop.model_spec import ModelSpec
@@ -15,8 +16,6 @@ from precrop.progress import Level, speaking, step
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from precrop.plans.plan import Plan
 
 ModelName = Annotated[
     str,
@@ -47,6 +46,7 @@ _NAMES = {
     "costs": ("--cost",),
     "device_profile": ("--profile",),
     "format_": ("--format",),
+    "out": ("--out", "--output", "-o"),
     "output": ("--output", "-o"),
     "quiet": ("--quiet", "-q"),
     "verbose": ("--verbose", "-v"),
@@ -109,8 +109,11 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
             for name, (group, fields) in groups.items()
         }
         said = Speech(**{option: values.pop(option) for option in speech})
-        with speaking(said.level):
-            command(**made, **values)
+        try:
+            with speaking(said.level):
+                command(**made, **values)
+        except KeyboardInterrupt:  # after which typer would end without a word
+            raise typer.Abort from None
 
     vars(flat)["__signature__"] = inspect.Signature(options)
     flat.__annotations__ = {option.name: option.annotation for option in options}
@@ -188,7 +191,7 @@ class OriginalOptions:
     arg: Args = None
     trust: Trust = False
 
-    def source(self, plan: "Plan") -> ModelSpec:
+    def source(self, plan: "precrop.Plan") -> ModelSpec:
         """A plan's original.
 
         Args:
@@ -204,7 +207,7 @@ class OriginalOptions:
         plan.source.check(self.trust, f"say --model {plan.source.name}, or --trust")
         return plan.source
 
-    def load(self, plan: "Plan") -> "nn.Module":
+    def load(self, plan: "precrop.Plan") -> "nn.Module":
         """The original of a plan."""
         source = self.source(plan)
         with step(f"building {source.name}"):

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from precrop.plans.plan import Plan
-
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
 
@@ -65,7 +63,7 @@ def wide_console(columns: int) -> "Console":
     return console
 
 
-def print_plan(plan: "Plan", as_json: bool, summary: bool) -> None:
+def print_plan(plan: "precrop.Plan", as_json: bool, summary: bool) -> None:
     """A plan as JSON, in a line for each stage, or as a table of its layers."""
     if as_json:
         typer.echo(plan.to_json(), nl=False)

@@ -17,8 +17,6 @@ from precrop.trust import runs_user_code
 if TYPE_CHECKING:
     from torch import nn
 
-    from precrop.plans.plan import Plan
-
 _DIGITS = 12
 """Of the longest number of channels that is looked at."""
 
@@ -101,7 +99,7 @@ class PlanOptions(WidthOptions):
         bool, "Measure the planned network and correct the plan until it is fast enough."
     ] = False
 
-    def plan(self, source: InputOptions) -> tuple["nn.Module", "Plan"]:
+    def plan(self, source: InputOptions) -> tuple["nn.Module", "precrop.Plan"]:
         """The network and its plan, which remembers how the network is named."""
         keywords = self.keywords()
         calibrated = keywords.pop("calibrate")
@@ -115,7 +113,9 @@ class PlanOptions(WidthOptions):
         return model, dataclasses.replace(plan, source=source.spec)
 
 
-def _calibrated(model: "nn.Module", inputs: Any, *, latency: str | None, **options: Any) -> "Plan":
+def _calibrated(
+    model: "nn.Module", inputs: Any, *, latency: str | None, **options: Any
+) -> "precrop.Plan":
     """A plan whose network was measured; a warning if it is slower than asked."""
     from precrop.deployment.calibrating import calibrate
     from precrop.solve.budgets import UNITS, parse_budget
@@ -139,7 +139,7 @@ def _say(doing: str) -> None:
     note(f"calibrating: {doing}")
 
 
-def _warn_if_slack(plan: "Plan") -> None:
+def _warn_if_slack(plan: "precrop.Plan") -> None:
     """Warn where budgets above the original were given and layers may not widen."""
     above = [name for name, budget in plan.budgets.items() if budget.limit > budget.base]
     if above and plan.params == plan.base_params and not plan.options["expand"]:

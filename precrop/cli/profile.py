@@ -1,8 +1,7 @@
-"""The command ``profile``. Heavy imports wait inside it, as in `precrop.cli.app`."""
+"""The command ``profile``."""
 
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -18,7 +17,7 @@ from precrop.progress import bar, lines, measuring, note
 
 if TYPE_CHECKING:
     from precrop.costs.profiles import DeviceProfile
-    from precrop.deployment.profiling import Check, Subject
+    from precrop.deployment.profiling import Subject
 
 USUAL = ("resnet18", "mobilenet_v3_large", "efficientnet_b0", "regnet_y_400mf", "vgg11")
 """Networks that are measured by default: most kinds of layers, in few operations."""
@@ -103,8 +102,13 @@ def profile_command(
     if as_json:
         found = {**asdict(profile), "checks": [{**asdict(c), "error": c.error} for c in checks]}
         typer.echo(json.dumps(found, indent=1))
-    else:
-        _show_checks(checks)
+        return
+    for one in checks:
+        text = (
+            f"{one.name}: predicted {one.predicted * 1e3:.2f} ms, measured "
+            f"{one.seconds * 1e3:.2f} ms ({one.error:+.1%})"
+        )
+        wide_console(_COLUMNS).print(plain(text))
 
 
 def _files(output: Path | None, usual: str) -> tuple[Path, Path]:
@@ -134,7 +138,7 @@ def _shares(text: str) -> list[float]:
         found = [float(part) for part in text.split(",")]
     except ValueError as error:
         raise PrecropError(f"--shares {text} is not like 1,0.5,0.25") from error
-    if not found or not all(0 < share <= 1 for share in found):
+    if not all(0 < share <= 1 for share in found):
         raise PrecropError(f"--shares {text}: each is above 0 and at most 1")
     return found
 
@@ -183,13 +187,3 @@ def _show(profile: "DeviceProfile") -> None:
             f"On each {held_out['left_out']} that a fit to the others did not see: median error "
             f"{held_out['median_error']:.1%}, the largest {held_out['largest_error']:.1%}."
         )
-
-
-def _show_checks(checks: "Sequence[Check]") -> None:
-    console = wide_console(_COLUMNS)
-    for one in checks:
-        text = (
-            f"{one.name}: predicted {one.predicted * 1e3:.2f} ms, measured "
-            f"{one.seconds * 1e3:.2f} ms ({one.error:+.1%})"
-        )
-        console.print(plain(text))

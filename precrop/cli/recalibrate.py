@@ -1,22 +1,18 @@
-"""The command ``recalibrate``. Heavy imports wait inside it, as in `precrop.cli`."""
+"""The command ``recalibrate``."""
 
 import json
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+import precrop
 from precrop.cli.checkpoint import CheckpointOptions
 from precrop.cli.options import LastJson, with_options
 from precrop.errors import PrecropError, needs
-from precrop.files import check_writable
+from precrop.files import check_writable, replacing
 from precrop.progress import bar
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from precrop.plans.plan import Plan
 
 USUAL_BATCHES, USUAL_SIZE = 16, 128
 
@@ -38,13 +34,14 @@ def recalibrate_command(
     own = given.checkpoint.stem if given.checkpoint.is_file() else given.checkpoint.name
     prefix = output / own if output.is_dir() else output
     prefix = prefix / own if prefix.is_dir() else prefix  # as `save_built` takes a folder
-    check_writable(prefix.with_name(f"{prefix.name}.safetensors"))
+    path = prefix.with_name(f"{prefix.name}.safetensors")
+    check_writable(path)
     with needs("training needs", "precrop[train]"):
         from precrop.trained.statistics import recalibrate
         from precrop.training.batches import train_batches
         from precrop.training.evaluate import images_of, load_trained
 
-    plan: Plan | None
+    plan: precrop.Plan | None
     planned = given.planned()
     if planned is None:
         _, run, network = load_trained(given.checkpoint, given.trusted)
@@ -54,19 +51,12 @@ def recalibrate_command(
     shuffled = train_batches(images, batch_size, seed=0, epoch=0)
     batches = min(batches, len(shuffled))
     recalibrate(network, bar(islice(shuffled, batches), "recalibrating", batches))
-    path = _written(network, plan, prefix)
-    text = f"statistics of {batches} batches of {batch_size} images: {path}"
-    typer.echo(json.dumps({"weights": str(path), "batches": batches}) if as_json else text)
-
-
-def _written(network: "nn.Module", plan: "Plan | None", prefix: Path) -> Path:
-    """Write the weights, and beside them the plan if there is one."""
-    from precrop.files import replacing
     from precrop.plans.weights import save_built, save_tensors
 
     if plan is not None:
-        return save_built(network, plan, prefix, prefix.name)[0]
-    path = prefix.with_name(f"{prefix.name}.safetensors")
-    with replacing(path) as temporary:
-        save_tensors(network.state_dict(), temporary, {"format": "pt"})
-    return path
+        save_built(network, plan, prefix, prefix.name)
+    else:
+        with replacing(path) as temporary:
+            save_tensors(network.state_dict(), temporary, {"format": "pt"})
+    text = f"statistics of {batches} batches of {batch_size} images: {path}"
+    typer.echo(json.dumps({"weights": str(path), "batches": batches}) if as_json else text)

@@ -1,4 +1,4 @@
-"""The command ``report``. Heavy imports wait inside it, as in `precrop.cli.app`."""
+"""The command ``report``."""
 
 import json
 from collections.abc import Iterable
@@ -14,7 +14,6 @@ from precrop.errors import needs
 from precrop.progress import step
 
 if TYPE_CHECKING:
-    from precrop.report.words import Report
     from precrop.study.rows import Row
 
 STUDIES = Path("studies")
@@ -38,7 +37,8 @@ def report_command(
 ) -> None:
     """Write a report on studies: report.md, index.html (works offline) and figures."""
     with needs("a report needs", "precrop[report]"):
-        from precrop.report.writing import write_report
+        from precrop.report.words import summary, untouched
+        from precrop.report.writing import PAGE, TEXT, write_report
     with step("reading the stores"):
         rows = stored_rows(stores)
     with step(f"writing the report to {output}"):
@@ -48,7 +48,18 @@ def report_command(
         found = {name: verdict.to_json() for name, verdict in report.verdicts.items()}
         typer.echo(json.dumps(found))
         return
-    _print(report)
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("verdict", "claim", box=None)
+    for verdict in report.verdicts.values():
+        if verdict.judged:
+            table.add_row(verdict.answer, plain(verdict.claim))
+    if table.rows:
+        Console().print(table)
+    if (line := untouched(report.verdicts)) is not None:
+        typer.echo(line)
+    typer.echo(f"{summary(report.frame)} {report.folder / TEXT}, {report.folder / PAGE}")
 
 
 def stored_rows(stores: Iterable[Path]) -> list["Row"]:
@@ -62,21 +73,3 @@ def stored_rows(stores: Iterable[Path]) -> list["Row"]:
         elif row.status == "done":
             found.setdefault((row.cell, row.data_digest), row)
     return list(found.values())
-
-
-def _print(report: "Report") -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from precrop.report.words import summary, untouched
-    from precrop.report.writing import PAGE, TEXT
-
-    table = Table("verdict", "claim", box=None)
-    for verdict in report.verdicts.values():
-        if verdict.judged:
-            table.add_row(verdict.answer, plain(verdict.claim))
-    if table.rows:
-        Console().print(table)
-    if (line := untouched(report.verdicts)) is not None:
-        typer.echo(line)
-    typer.echo(f"{summary(report.frame)} {report.folder / TEXT}, {report.folder / PAGE}")

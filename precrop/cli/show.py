@@ -1,4 +1,4 @@
-"""The command ``show``. Heavy imports wait inside it, as in `precrop.cli.app`."""
+"""The command ``show``."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,9 +22,7 @@ def show_command(
     as_json: AsJson = False,
 ) -> None:
     """Show a plan as a table, and as a picture with --plot; several plans side by side."""
-    from precrop.plans.plan import Plan
-
-    plan, *others = map(Plan.load, plan_files)
+    plan, *others = map(precrop.Plan.load, plan_files)
     if others:
         if plot is not None or summary:
             raise PrecropError("--plot and --summary show one plan: drop them, or name one file")

@@ -1,4 +1,4 @@
-"""The command ``study diff``. Heavy imports wait inside it, as in `precrop.cli.app`."""
+"""The command ``study diff``."""
 
 import json
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""The command ``study run``. Heavy imports wait inside it, as in `precrop.cli.app`."""
+"""The command ``study run``."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -108,7 +108,7 @@ def run_command(
     with goes_on(f", {folder} has the results so far"), shown(todo, lambda: chosen.places) as tell:
         summary = run_study(cells, store, chosen, retry_failed=retry_failed, tell=tell)
     tally = store.tally()
-    failing = sum(1 for cell in cells if (seen := tally.get(cell.id)) and not seen.done)
+    failing = sum(1 for cell in cells if (seen := tally.get(cell.id)) and not seen["done"])
     if as_json:
         content = {"study": study.name, "store": str(folder), **asdict(summary)}
         typer.echo(json.dumps({**content, "failing": failing}))

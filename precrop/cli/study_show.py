@@ -1,9 +1,8 @@
-"""The command ``study show``. Heavy imports wait inside it, as in `precrop.cli.app`."""
+"""The command ``study show``."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -11,11 +10,6 @@ from precrop.cli.options import LastJson, with_options
 from precrop.cli.output import plain, wide_console
 from precrop.cli.studies import StoreFolder, StudyOptions, opened
 from precrop.errors import PrecropError
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from precrop.study.rows import Row
 
 
 @with_options
@@ -33,17 +27,13 @@ def show_command(
     elif store is not None:
         raise PrecropError(f"--store is for the file of a study, and {where} is not one: drop it")
     _, rows = opened(where)
-    if not as_json:
-        wide_console(200).print(_table(rows))
+    if as_json:
+        from precrop.study.rows import FIELDS
+
+        for row in rows:
+            fields = {name: getattr(row, name) for name in FIELDS}
+            typer.echo(json.dumps({**fields, "history": list(row.history)}, default=str))
         return
-    from precrop.study.rows import FIELDS
-
-    for row in rows:
-        fields = {name: getattr(row, name) for name in FIELDS}
-        typer.echo(json.dumps({**fields, "history": list(row.history)}, default=str))
-
-
-def _table(rows: "Sequence[Row]") -> "Table":
     from rich.table import Table
 
     table = Table("network", "variant", "asked", "seed", "run", box=None)
@@ -67,7 +57,7 @@ def _table(rows: "Sequence[Row]") -> "Table":
             row.error or "",
         )
         table.add_row(*map(plain, cells))
-    return table
+    wide_console(200).print(table)
 
 
 def _figure(value: float | None, form: str) -> str:

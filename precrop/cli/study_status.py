@@ -1,4 +1,4 @@
-"""The command ``study status``. Heavy imports wait inside it, as in `precrop.cli.app`."""
+"""The command ``study status``."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The command ``train``. Heavy imports wait inside it, as in `precrop.cli.app`."""
+"""The command ``train``."""
 
 import json
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+import precrop
 from precrop.cli.arguments import arguments, load_images
 from precrop.cli.arguments import input_shape as shape_of
 from precrop.cli.options import WEIGHT_FILES, Args, LastJson, ModelName, with_options
@@ -19,7 +20,6 @@ from precrop.training.recipes import RECIPES, Recipe, find_recipe, settings, set
 from precrop.trust import runs_user_code
 
 if TYPE_CHECKING:
-    from precrop.plans.plan import Plan
     from precrop.training.data import ImageData
     from precrop.training.folder import Result
     from precrop.training.runs import MaskSpec, Run
@@ -125,7 +125,11 @@ class RunOptions:
             raise PrecropError("--init reset draws all weights anew: drop it, or drop --weights")
 
     def run(
-        self, images: "ImageData", recipe: Recipe, plan: "Plan | None", mask: "MaskSpec | None"
+        self,
+        images: "ImageData",
+        recipe: Recipe,
+        plan: "precrop.Plan | None",
+        mask: "MaskSpec | None",
     ) -> "Run":
         """What is trained: all that its result depends on."""
         from precrop.training.networks import for_classes
@@ -176,9 +180,8 @@ def train_command(
         from precrop.training.devices import is_first_process
         from precrop.training.logs import USUAL
         from precrop.training.loop import train
-    from precrop.plans.plan import Plan
 
-    plan = None if wanted.plan is None else Plan.load(wanted.plan)
+    plan = None if wanted.plan is None else precrop.Plan.load(wanted.plan)
     asked = None if input_shape is None else shape_of(input_shape)
     images = load_images(wanted.data, asked or _planned_shape(plan))
     usual = find_recipe(recipe.recipe, images.name)
@@ -234,12 +237,11 @@ def _by(shape: Any) -> str | None:
     return "x".join(map(str, shape)) if is_image else None
 
 
-def _planned_shape(plan: "Plan | None") -> tuple[int, ...] | None:
+def _planned_shape(plan: "precrop.Plan | None") -> tuple[int, ...] | None:
     """The shape of the images that a plan was made for."""
     if plan is None or _by(plan.input_shape) is None or plan.input_shape[0] != 3:
         return None
-    channels, height, width = plan.input_shape
-    return channels, height, width
+    return tuple(plan.input_shape)
 
 
 def _print_result(result: "Result", as_json: bool) -> None:

@@ -2,9 +2,9 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -57,14 +57,10 @@ class BenchRow:
     """One variant in one setting.
 
     Attributes:
-        variant: its name.
-        runtime: see `precrop.deployment.setting.Setting`, and so for the next three.
-        batch: images at once.
-        threads: of the CPU.
-        device: where it ran.
-        params: see `BenchVariant`.
-        macs: see `BenchVariant`.
-        ideal: the dense network's multiply-accumulates, divided by its own.
+        variant: its name; its ``params`` and ``macs`` are those of `BenchVariant`.
+        runtime: as in `precrop.deployment.setting.Setting`, like the three that follow.
+        ideal: the dense network's multiply-accumulates, divided by its own: how many times as fast
+            it would be if they alone took time.
         reason: why it was not measured; None where it was. All that follows is None then.
         latency: median, in seconds.
         low: the 10th percentile, in seconds.
@@ -209,6 +205,7 @@ def bench(
     settings: Sequence[Setting],
     *,
     rounds: int = 30,
+    found: Callable[[Bench], object] = unheard,
     progress: Told = unheard,
 ) -> Bench:
     """Measure every variant in every setting; within one, samples are taken in turns.
@@ -220,6 +217,7 @@ def bench(
         input_shape: as in `precrop.plan`.
         settings: as `settings` makes them, all of one device and memory format.
         rounds: samples of each variant in each setting.
+        found: told what was measured so far, after every setting.
         progress: told how far it is.
 
     Raises:
@@ -228,16 +226,18 @@ def bench(
     if not settings or rounds < 1:
         raise PrecropError(f"{len(settings)} settings in {rounds} rounds: give 1 or more of both")
     inputs = given(variants[0].model, input_shape)
-    rows: list[BenchRow] = []
+    notes = {variant.name: variant.notes for variant in variants if variant.notes}
+    machine = describe_machine(settings[0].device)
+    so_far = Bench(machine, inputs.spec, settings[0].channels_last, (), notes)
     for number, setting in enumerate(settings):
 
         def tell(what: str, share: float, number: int = number, setting: Any = setting) -> None:
             progress(f"{setting}: {what}", (number + share) / len(settings))
 
-        rows += _measure(variants, inputs, setting, rounds, tell)
-    notes = {variant.name: variant.notes for variant in variants if variant.notes}
-    machine = describe_machine(settings[0].device)
-    return Bench(machine, inputs.spec, settings[0].channels_last, tuple(rows), notes)
+        rows = _measure(variants, inputs, setting, rounds, tell)
+        so_far = replace(so_far, rows=(*so_far.rows, *rows))
+        found(so_far)
+    return so_far
 
 
 def _measure(
@@ -275,8 +275,8 @@ def _measure(
                     if variant.name in timings:
                         peak = peak_activation_memory(variant.model, inputs, setting)
                         peaks[variant.name] = peak
-    dense = next(variant for variant in variants if variant.name == DENSE)
-    return [
+    dense_macs = next(variant.macs for variant in variants if variant.name == DENSE)
+    rows = (
         BenchRow(
             variant=variant.name,
             runtime=setting.runtime,
@@ -285,39 +285,32 @@ def _measure(
             device=setting.device,
             params=variant.params,
             macs=variant.macs,
-            ideal=_ideal(dense, variant),
+            ideal=dense_macs / variant.macs if variant.macs else 1.0,
             reason=reasons.get(variant.name),
             peak_memory=peaks.get(variant.name),
-            **_times(variant, dense, timings, setting.batch),
         )
         for variant in variants
-    ]
+    )
+    return [_timed(row, timings) for row in rows]
 
 
-def _times(
-    variant: BenchVariant, dense: BenchVariant, timings: Mapping[str, Timing], batch: int
-) -> dict[str, Any]:
-    """What a row says of a variant's times, beside the dense network's."""
-    if variant.name not in timings:
-        return {}
-    timing = timings[variant.name]
-    found = {
-        "latency": timing.median,
-        "low": timing.low,
-        "high": timing.high,
-        "spread": timing.spread,
-        "throughput": batch / timing.median,
-        "rounds": len(timing.seconds),
-    }
-    if DENSE in timings:
-        speedup = timings[DENSE].median / timing.median
-        found |= {"speedup": speedup, "share_of_ideal": speedup / _ideal(dense, variant)}
-    return found
-
-
-def _ideal(dense: BenchVariant, variant: BenchVariant) -> float:
-    """How many times as fast a variant would be if MACs alone took time."""
-    return dense.macs / variant.macs if variant.macs else 1.0
+def _timed(row: BenchRow, timings: Mapping[str, Timing]) -> BenchRow:
+    """A row with its variant's times, if there are any, beside the dense network's."""
+    timing = timings.get(row.variant)
+    if timing is None:
+        return row
+    speedup = timings[DENSE].median / timing.median if DENSE in timings else None
+    return replace(
+        row,
+        latency=timing.median,
+        low=timing.low,
+        high=timing.high,
+        spread=timing.spread,
+        throughput=row.batch / timing.median,
+        rounds=len(timing.seconds),
+        speedup=speedup,
+        share_of_ideal=None if speedup is None else speedup / row.ideal,
+    )
 
 
 def _masked(

@@ -62,13 +62,10 @@ class Book:
     def step(
         self, name: str, key: Any, make: Callable[[], dict[str, Any]], *files: Path
     ) -> dict[str, Any]:
-        """What a step comes to, from the book if it was done with this key and its files are those.
+        """What a step comes to: from the book, or else ``make`` does it, and makes its files.
 
-        Args:
-            name: of the step.
-            key: what it depends on.
-            make: does it.
-            files: that it makes.
+        The book is believed while ``key``, all that the step depends on, and the files are those
+        that it knows.
         """
         found = self.steps.get(name)
         if found is not None and found["key"] == key and self._made(found, files):
@@ -80,7 +77,7 @@ class Book:
             digests = {file.name: digest_of_file(file) for file in files}
             self.steps[name] = {"key": key, "result": result, "files": digests}
             content = {"schema": SCHEMA, "about": self.about, "steps": self.steps}
-            content = {**content, "digest": digest_of(json.loads(json.dumps(content)))[:16]}
+            content["digest"] = digest_of(content)[:16]
             write_text(self.path, json.dumps(content, indent=1) + "\n")
         return dict(self.steps[name]["result"])
 

@@ -160,11 +160,11 @@ def deploy(
     setting = Setting(FORMATS[format].runtime, threads=threads)
     profile = None if device_profile is None else _profile_of(device_profile, setting)
     images, spec, network, shape = _network(spec, data, input_shape, seed)
-    chosen = None
-    if images is not None and (changes or {}).get("epochs") != 0:
-        usual, changed = find_recipe(recipe, images.name), changes or {}
-        fitting = usual if "batch_size" in changed else usual.fitting(images.count)
-        chosen = fitting.changed(changed)
+    chosen, changes = None, changes or {}
+    if images is not None and changes.get("epochs") != 0:
+        usual = find_recipe(recipe, images.name)
+        fitting = usual if "batch_size" in changes else usual.fitting(images.count)
+        chosen = fitting.changed(changes)
     about = {
         "network": spec.to_json(),
         "input_shape": shape,
@@ -176,8 +176,10 @@ def deploy(
         "options": options,
     }
     book = Book(Path(output), about, progress or unheard)
-    steps = _Steps(book, spec, network, Inputs(shape), setting, format, images)
-    steps.check(options)
+    inputs = Inputs(shape)
+    steps = _Steps(book, spec, network, inputs, setting, format)
+    if "plan" not in book.steps:  # refuse now what every plan would be refused for in some minutes
+        plan(network, inputs.spec, latency=1.0, **options)
     profile = profile or steps.profile()
     planned = steps.plan(latency, profile, rounds, options)
     run = None
@@ -193,9 +195,9 @@ def deploy(
             plan=planned,
             init=init,
         )
-        steps.train(run, shown=progress is not None)
+        steps.train(run, images, shown=progress is not None)
     difference = steps.export(planned, run, init)
-    accuracy = steps.judge()
+    accuracy = None if images is None else steps.judge(images)
     times = steps.measure(rounds)
     dense, deployed = (Times(**times[name]) for name in ("dense", "deployed"))
     return Deployed(
@@ -214,11 +216,7 @@ def deploy(
 
 
 def _profile_of(given: DeviceProfile | str | Path, setting: Setting) -> DeviceProfile:
-    """A profile of what runs the file; a roofline is one of any runtime.
-
-    Raises:
-        PrecropError: it was measured in another runtime or on another device.
-    """
+    """A profile, refused if it is not of what runs the file; a roofline is one of any runtime."""
     profile = find_profile(given)
     if not profile.machine:
         profile = dataclasses.replace(profile, runtime=setting.runtime)
@@ -260,7 +258,6 @@ class _Steps:
     inputs: Inputs
     setting: Setting
     format: str
-    images: "ImageData | None"
 
     @property
     def kind(self) -> Format:
@@ -272,11 +269,6 @@ class _Steps:
         """The exported network."""
         return self.book.folder / f"network{self.kind.suffix}"
 
-    def check(self, options: Mapping[str, Any]) -> None:
-        """Refuse now what every plan would be refused for in some minutes."""
-        if "plan" not in self.book.steps:
-            plan(self.network, self.inputs.spec, latency=1.0, **options)
-
     def profile(self) -> DeviceProfile:
         """How fast this machine is for the network's kinds of work."""
         path = self.book.folder / PROFILE
@@ -287,7 +279,7 @@ class _Steps:
                 self.setting,
                 kept=path.with_name(f"profile-{digest_of(self._machine())[:8]}.passes.jsonl"),
                 seconds=PROFILED,
-                quiet=self._quiet(),
+                quiet=wait(self.book.say, self.setting.clock),
                 progress=lines(lambda text: self.book.say(f"profile: {text}")),
             )
             found.save(path)
@@ -326,14 +318,14 @@ class _Steps:
         self.book.step("plan", {"profile": profile.digest}, make, path)
         return Plan.load(path)
 
-    def train(self, run: "Run", *, shown: bool) -> None:
+    def train(self, run: "Run", images: "ImageData", *, shown: bool) -> None:
         """Train, or go on with it; a run keeps its own result."""
         from precrop.training.loop import train
 
         self.book.say("train")
         folder = self.book.folder / RUNS
         refuse_link(folder)
-        found = train(run, data=self.images, output=folder, progress=shown)
+        found = train(run, data=images, output=folder, progress=shown)
         if found.finished:
             self.book.reused.append("train")
 
@@ -362,14 +354,10 @@ class _Steps:
         if not self.kind.inert:
             self.book.steps.pop("export", None)
         key = {"plan": digest_of(plan.to_json())[:16], "run": None if run is None else run.id}
-        difference: float = self.book.step("export", key, make, self.file)["difference"]
-        return difference
+        return float(self.book.step("export", key, make, self.file)["difference"])
 
-    def judge(self) -> float | None:
+    def judge(self, images: "ImageData") -> float:
         """The share of the held-out images that the file gets right."""
-        if self.images is None:
-            return None
-        images = self.images
 
         def make() -> dict[str, Any]:
             from precrop.training.evaluate import judge
@@ -383,9 +371,8 @@ class _Steps:
             )
             return {"accuracy": found.accuracy}
 
-        key = {"export": self._exported(), "images": images.digest}
-        found: float = self.book.step("accuracy", key, make)["accuracy"]
-        return found
+        key = {"export": self.book.steps["export"]["key"], "images": images.digest}
+        return float(self.book.step("accuracy", key, make)["accuracy"])
 
     def measure(self, rounds: int) -> dict[str, Any]:
         """Times of the file beside those of the original, exported likewise, in the same rounds."""
@@ -393,7 +380,7 @@ class _Steps:
         assert load is not None
 
         def make() -> dict[str, Any]:
-            state = self._quiet()
+            state = wait(self.book.say, setting.clock)
             arguments = noise(self.inputs, self.network, setting.batch)
             with TemporaryDirectory(ignore_cleanup_errors=True) as folder, threads_restored():
                 original = Path(folder, self.file.name)
@@ -409,17 +396,11 @@ class _Steps:
             }
             return {**times, "quiet": asdict(state)}
 
-        key = {"export": self._exported(), "rounds": rounds, **self._machine()}
+        exported = self.book.steps["export"]["key"]
+        key = {"export": exported, "rounds": rounds, **self._machine()}
         return self.book.step("measure", key, make)
-
-    def _exported(self) -> Any:
-        """What the file was made from."""
-        return self.book.steps["export"]["key"]
 
     def _machine(self) -> dict[str, Any]:
         """What decides on times here."""
         machine, library = describe_machine(), LIBRARY[self.setting.runtime]
         return {"cpu": machine[part("cpu")], library: machine["versions"].get(library)}
-
-    def _quiet(self) -> Quiet:
-        return wait(self.book.say, self.setting.clock)

@@ -3,12 +3,10 @@
 The batch is the first axis of every input. Files take any batch size unless one is asked for.
 """
 
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -144,15 +142,24 @@ def write(source: Exportable, path: Path, format: str) -> Export:
     check_known(f"format {format!r}", format, FORMATS)
     kind = FORMATS[format]
     check_runtime(kind.runtime)
-    with _staged(path) as (temporary, moved):
+    check_writable(path)
+    with (
+        errors_as(f"cannot write {path}", OSError),
+        TemporaryDirectory(
+            dir=path.parent, prefix=f".{path.name}.", ignore_cleanup_errors=True
+        ) as folder,
+    ):
+        temporary = Path(folder, path.name)
         # First, so that a network that fails by itself is told from one that torch can't export.
         _ = source.references
         kind.write(source, temporary)
         difference = _checked(kind, source, temporary, path)
+        beside = [file for file in Path(folder).iterdir() if file != temporary]
+        moved = [file.replace(path.parent / file.name) for file in (*sorted(beside), temporary)]
     return Export(
         path=path,
         format=format,
-        files=tuple(moved),
+        files=tuple(reversed(moved)),
         batch=source.batch,
         batches=source.batches,
         difference=difference,
@@ -162,11 +169,7 @@ def write(source: Exportable, path: Path, format: str) -> Export:
 
 
 def _checked(kind: Format, source: Exportable, file: Path, path: Path) -> float:
-    """The largest difference of a file's outputs from PyTorch's, if it is small enough.
-
-    Raises:
-        PrecropError: the file cannot be read, fails, or gives other outputs.
-    """
+    """The largest difference of a file's outputs from PyTorch's; refused if it is too large."""
     doing, gaps = "read it", {}
     try:
         run = kind.open(file, source)
@@ -212,21 +215,3 @@ def _difference(found: Tensor, wanted: Tensor) -> float:
         return 0.0
     gap, scale = float((found - wanted).abs().max()), float(wanted.abs().max())
     return gap / scale if scale else (float("inf") if gap else 0.0)
-
-
-@contextmanager
-def _staged(path: Path) -> Iterator[tuple[Path, list[Path]]]:
-    """A file of that name in a folder beside ``path``, and a list for the paths of what was moved.
-
-    When the block ends without an error the file moves to its place, after what came with it.
-    """
-    moved: list[Path] = []
-    check_writable(path)
-    with errors_as(f"cannot write {path}", OSError):
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-        try:
-            yield folder / path.name, moved
-            for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):
-                moved.insert(0, file.replace(path.parent / file.name))
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)

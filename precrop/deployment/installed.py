@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 
 from precrop.costs.machine import version
@@ -53,18 +54,13 @@ class Extra:
         return f"pip install 'precrop[{self.name}]'" if self.name else "pip install precrop"
 
 
-def _requirements() -> list[str]:
-    """What the package's metadata names; none where it runs without being installed."""
-    try:
-        return importlib.metadata.requires("precrop") or []
-    except importlib.metadata.PackageNotFoundError:
-        return []
-
-
 def extras() -> list[Extra]:
     """What always comes with the package, then each extra, as its metadata names them."""
     libraries: dict[str, list[str]] = {name: [] for name in ADDS}
-    for requirement in _requirements():
+    requirements: list[str] = []
+    with suppress(importlib.metadata.PackageNotFoundError):  # where precrop is not installed
+        requirements = importlib.metadata.requires("precrop") or []
+    for requirement in requirements:
         if (found := _REQUIREMENT.match(requirement)) is not None:
             those = libraries.setdefault(found[2] or CORE, [])
             if found[1] not in (*those, "precrop"):

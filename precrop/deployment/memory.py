@@ -1,11 +1,9 @@
 """Peak memory of a forward pass, as PyTorch's allocators record it."""
 
-import json
 import os
-import tempfile
 from collections.abc import Callable
 from itertools import accumulate
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -65,12 +63,9 @@ def _peak_on_cpu(forward: Callable[[], None]) -> int:
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         forward()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "trace.json")
-        profile.export_chrome_trace(str(path))
-        trace = json.loads(path.read_text(encoding="utf-8"))
-    records = [event for event in trace["traceEvents"] if event.get("name") == "[memory]"]
+    profiler: Any = profile.profiler
+    records = [one for one in profiler.kineto_results.events() if one.name() == "[memory]"]
     if not records:
         raise PrecropError("this PyTorch records no memory: its profiler (Kineto) is missing")
-    records.sort(key=lambda event: event["ts"])
-    return max(accumulate((int(event["args"]["Bytes"]) for event in records), initial=0))
+    records.sort(key=lambda one: one.start_ns())
+    return max(accumulate((int(one.nbytes()) for one in records), initial=0))

@@ -8,7 +8,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -95,24 +95,30 @@ class _Timer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         step = Step(op, args, kwargs, shapes=shapes, outputs=outputs)
         fixed = [tensor.untyped_storage().data_ptr() in self.fixed for tensor in step.inputs]
         call = numbered_call(step, Numbering({}))
-        flops = 0.0 if is_view(call) else _flops(op, args, kwargs, outputs)
-        self.samples.append(Sample(kind(call), self._amounts(call, fixed, flops), seconds))
+        if is_view(call):
+            counted = amounts([], [], [], 0.0)
+        else:
+            counted = self._amounts(call, fixed, _flops(op, args, kwargs, outputs))
+        self.samples.append(Sample(kind(call), counted, seconds))
         return out
 
     def _amounts(self, call: Call, fixed: Sequence[bool], flops: float) -> dict[str, float]:
-        if is_view(call):
-            return amounts([], [], [], 0.0)
         step = step_of(kind(call), self.step)
 
         def shaped(values: Iterable[TensorValue], axes: Shape) -> list[Sized]:
             return [(_filled(v.shape, axes, step), v.dtype.itemsize) for v in values]
 
+        macs = flops / 2
+        if call.name in ("convolution", "_convolution") and not call.arg("transposed"):
+            made = _filled(call.outputs[0].shape, _MAP_CHANNELS, step)
+            kernel = _filled(call.arg("weight").shape, _KERNEL_CHANNELS, step)
+            macs = float(prod(made) * prod(kernel[1:]))
         operands = [*zip(fixed, call.inputs, strict=True)]
         return amounts(
             shaped((v for fixed, v in operands if not fixed), _MAP_CHANNELS),
             shaped(call.outputs, _MAP_CHANNELS),
             shaped((v for fixed, v in operands if fixed), _KERNEL_CHANNELS),
-            _call_macs(call, step, flops),
+            macs,
         )
 
 
@@ -121,14 +127,6 @@ def _filled(shape: Shape, axes: Shape, step: int) -> Shape:
     if len(shape) != _MAP:
         return shape
     return [filled(size, step) if axis in axes else size for axis, size in enumerate(shape)]
-
-
-def _call_macs(call: Call, step: int, flops: float) -> float:
-    if call.name in ("convolution", "_convolution") and not call.arg("transposed"):
-        made = _filled(call.outputs[0].shape, _MAP_CHANNELS, step)
-        kernel = _filled(call.arg("weight").shape, _KERNEL_CHANNELS, step)
-        return float(prod(made) * prod(kernel[1:]))
-    return flops / 2
 
 
 def _flops(op: Any, args: Any, kwargs: Any, outputs: Sequence[Tensor]) -> float:
@@ -153,7 +151,7 @@ def eager_pass(
         model: the network.
         inputs: shapes without the batch.
         setting: batch size, threads and device.
-        rounds: passes that are measured, after one that is not.
+        rounds: passes that are measured, after one that is not; times are their medians.
         step: channels that kernels work on at once; features count them filled up.
         moved: told now and then, between measurements.
     """
@@ -169,21 +167,17 @@ def eager_pass(
             with torch.no_grad(), _Timer(fixed, step, wait) as timer:
                 network(*args, **kwargs)
             passes.append(timer.samples)
-    return _medians(passes[1:]), pass_seconds(model, inputs, setting, rounds)
+    samples = [
+        replace(same[0], seconds=statistics.median(one.seconds for one in same))
+        for same in zip(*passes[1:], strict=True)
+    ]
+    return samples, pass_seconds(model, inputs, setting, rounds)
 
 
 def pass_seconds(model: nn.Module, inputs: Inputs, setting: Setting, rounds: int) -> float:
     """Seconds of a whole pass."""
     with sessions(model, inputs, setting) as runs:
         return median_seconds(runs, rounds, setting.stopwatch)
-
-
-def _medians(passes: Sequence[Sequence[Sample]]) -> list[Sample]:
-    """One sample for each operation, in order, from as many passes."""
-    return [
-        Sample(same[0].kind, same[0].amounts, statistics.median(s.seconds for s in same))
-        for same in zip(*passes, strict=True)
-    ]
 
 
 # --- ONNX Runtime -------------------------------------------------------------------------------
@@ -240,11 +234,10 @@ def ort_pass(
 
 
 def _node_sample(events: Sequence[Mapping[str, Any]]) -> Sample:
-    described = events[0]["args"]
+    node = events[0]["args"]
+    inputs, outputs = (_shapes(node[f"{side}_type_shape"]) for side in ("input", "output"))
     seconds = statistics.median(event["dur"] for event in events) * 1e-6
-    inputs = _shapes(described["input_type_shape"])
-    outputs = _shapes(described["output_type_shape"])
-    return Sample(*read_node(described["op_name"], inputs, outputs), seconds)
+    return Sample(*read_node(node["op_name"], inputs, outputs), seconds)
 
 
 def _shapes(listed: Iterable[Mapping[str, Shape]]) -> list[Sized]:

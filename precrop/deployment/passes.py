@@ -14,8 +14,6 @@ from precrop.files import read_text, write_text
 
 SCHEMA = 1
 _KIND = "measured passes"
-
-
 Place = tuple[str, str, float]
 """A network's name, its inputs, and the share of its MACs that are kept."""
 
@@ -88,12 +86,9 @@ def _written(place: Place, found: TimedPass | None) -> dict[str, Any]:
     line: dict[str, Any] = dict(zip(("network", "inputs", "share"), place, strict=True))
     if found is None:
         return {**line, "seconds": None}
-    return {
-        **line,
-        "seconds": found.seconds,
-        "samples": [[s.kind, s.seconds, _numbers(s.amounts)] for s in found.samples],
-        "works": [[work.kind, _numbers(work.amounts)] for work in found.works],
-    }
+    samples = [[one.kind, one.seconds, _numbers(one.amounts)] for one in found.samples]
+    works = [[one.kind, _numbers(one.amounts)] for one in found.works]
+    return {**line, "seconds": found.seconds, "samples": samples, "works": works}
 
 
 def _numbers(amounts: Mapping[str, float]) -> list[float]:
@@ -101,10 +96,10 @@ def _numbers(amounts: Mapping[str, float]) -> list[float]:
 
 
 def _entry(content: Any) -> tuple[Place, TimedPass | None]:
-    network, inputs = str(content["network"]), str(content["inputs"])
-    share = _number(content["share"])
+    network, share = str(content["network"]), _number(content["share"])
+    place = network, str(content["inputs"]), share
     if content["seconds"] is None:
-        return (network, inputs, share), None
+        return place, None
     seconds = _number(content["seconds"])
     samples = [
         Sample(str(k), _amounts(numbers), _number(s)) for k, s, numbers in content["samples"]
@@ -112,8 +107,7 @@ def _entry(content: Any) -> tuple[Place, TimedPass | None]:
     works = [CountedWork(str(kind), _amounts(numbers)) for kind, numbers in content["works"]]
     if not 0 < share <= 1 or not seconds or not samples or not works:
         raise ValueError("a pass takes time, and has operations")
-    found = TimedPass(network, share, seconds, tuple(samples), tuple(works))
-    return (network, inputs, share), found
+    return place, TimedPass(network, share, seconds, tuple(samples), tuple(works))
 
 
 def _amounts(numbers: Sequence[Any]) -> dict[str, float]:

@@ -180,9 +180,8 @@ def _cropped(subject: Subject, share: float, profile: DeviceProfile) -> nn.Modul
     """The network at a share of its MACs, in the kernels' steps; None where it gets no smaller."""
     if share == 1:
         return subject.model
-    options = {"device_profile": profile, "divisor": "auto"}
     try:
-        made = plan(subject.model, subject.input_shape, macs=share, **options)  # type: ignore[arg-type]
+        made = plan(subject.model, subject.input_shape, macs=share, device_profile=profile)
     except BudgetError:
         return None
     return made.build(subject.model)

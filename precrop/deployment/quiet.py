@@ -44,11 +44,7 @@ class Quiet:
 
 
 def listen(clock: Clock = time.perf_counter) -> Quiet:
-    """Run a short computation again and again, for a third of a second.
-
-    Args:
-        clock: takes its times, as those that matter are taken.
-    """
+    """Run a short computation again and again, for a third of a second by this clock."""
     factor = torch.ones(_SIDE, _SIDE)
     with threads_restored():
         product = torch_run(lambda: factor @ factor, Setting(threads=1))
@@ -65,9 +61,7 @@ def listen(clock: Clock = time.perf_counter) -> Quiet:
 def wait(told: Callable[[str], object], clock: Clock) -> Quiet:
     """Wait until the machine is quiet enough, but not for long; what it was like in the end.
 
-    Args:
-        told: in words that it is not quiet, once, before the first pause.
-        clock: as for `listen`.
+    Where it is not quiet ``told`` gets that in words, once, before the first pause.
     """
     start = time.monotonic()
     found = listen(clock)

@@ -140,16 +140,10 @@ def _held_out(bare: DeviceProfile, passes: Sequence[TimedPass]) -> dict[str, Any
 
 
 def fit(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
-    """Coefficients of every kind that was met often enough, and of all others together.
+    """Seconds per unit of each feature, by kind; of kinds that were rarely met all together.
 
     A kind of layer is fitted with a few of the kind that would stand for it: where its own samples
     say nothing, as classifiers of one image say nothing of linear layers on maps, those decide.
-
-    Args:
-        samples: of single operations.
-
-    Returns:
-        Seconds per unit of each feature, by kind.
     """
     by_kind: dict[str, list[Sample]] = {}
     for sample in samples:

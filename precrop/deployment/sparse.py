@@ -5,7 +5,6 @@ A layout is a function from a matrix to a module that multiplies by it, and a li
 
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,10 +95,9 @@ def sparse_kernels(model: nn.Module, layout: str) -> tuple[nn.Module, dict[str, 
         except (PrecropError, RuntimeError, TypeError) as error:
             dense[name] = " ".join(str(error).split())
             continue
-        parent, _, own_name = name.rpartition(".")
         if not name:
             return made, dense
-        setattr(network.get_submodule(parent), own_name, made)
+        network.set_submodule(name, made)
     return network, dense
 
 
@@ -159,31 +157,22 @@ _KINDS = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 def _sparse(module: nn.Module, product: Callable[[Tensor], nn.Module]) -> nn.Module:
-    """The layer on a sparse matrix.
-
-    Raises:
-        PrecropError: it has to stay dense; the message says why.
-    """
-    weight: Any = module.weight
-    matrix = weight.detach()
+    """The layer on a sparse matrix; a `PrecropError` says why it has to stay dense."""
     if isinstance(module, nn.Linear):
         if type(module) is not nn.Linear:  # attention reads its weight without calling it
             raise PrecropError(f"{type(module).__name__} is not a plain linear layer")
-        _check_masked(matrix)
-        return SparseLinear(module, product(matrix))
-    if not isinstance(module, nn.Conv2d) or type(module).forward is not nn.Conv2d.forward:
+    elif not isinstance(module, nn.Conv2d) or type(module).forward is not nn.Conv2d.forward:
         raise PrecropError(f"{type(module).__name__} is not a plain convolution of images")
-    if module.groups > 1:
+    elif module.groups > 1:
         raise PrecropError(f"a convolution in {module.groups} groups")
-    if module.padding_mode != "zeros":
+    elif module.padding_mode != "zeros":
         raise PrecropError(f"padding with {module.padding_mode}")
-    _check_masked(matrix)
-    return SparseConv2d(module, product(matrix.flatten(1)))
-
-
-def _check_masked(matrix: Tensor) -> None:
+    matrix = module.weight.detach().flatten(1)
     if bool(matrix.all()):
         raise PrecropError("none of its weights is masked")
+    if isinstance(module, nn.Linear):
+        return SparseLinear(module, product(matrix))
+    return SparseConv2d(module, product(matrix))
 
 
 def _quietly(make: Callable[[], Tensor]) -> Tensor:

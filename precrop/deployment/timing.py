@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
 from precrop.errors import PrecropError
 from precrop.progress import unheard
@@ -66,8 +67,6 @@ def host_stopwatch(run: Run, repeats: int, clock: Clock = time.perf_counter) -> 
 
 def cuda_stopwatch(run: Run, repeats: int, device: str = "cuda") -> float:
     """The time between two events in the current stream of a GPU."""
-    import torch
-
     with torch.cuda.device(device):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
@@ -119,10 +118,8 @@ def interleaved(
         progress(next(calls) / (len(runners) * (warmup + rounds)))
         return taken
 
-    last: dict[Name, float] = {}
     for _ in range(warmup):
-        for name in names:
-            last[name] = seconds(name, 1)
+        last = {name: seconds(name, 1) for name in names}
     repeats = {name: _repeats(last[name], least_seconds) for name in names}
     samples: dict[Name, list[float]] = {name: [] for name in names}
     for _ in range(rounds):
@@ -134,6 +131,4 @@ def interleaved(
 
 def _repeats(seconds: float, least: float) -> int:
     """Calls in a row that last ``least`` seconds, when one lasts ``seconds``; 1,000 at most."""
-    if seconds * 1000 <= least:
-        return 1000 if least > 0 else 1
-    return max(1, math.ceil(least / seconds))
+    return min(max(math.ceil(least / max(seconds, 1e-9)), 1), 1000)

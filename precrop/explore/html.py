@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
 from rich.text import Text
 
 from precrop.errors import printable
@@ -22,7 +21,9 @@ def plain(text: str) -> str:
 
 def totals(plan: "Plan") -> str:
     """Costs before and after, their budgets, and what one more per cent of each would buy."""
-    return _html_table(total_table(plan))
+    table = total_table(plan)
+    rows = zip(*(map(_text, column.cells) for column in table.columns), strict=True)
+    return _grid([str(column.header) for column in table.columns], rows)
 
 
 def remarks(plan: "Plan") -> str:
@@ -80,12 +81,6 @@ def uniform_widths(plan: "Plan") -> list[float] | None:
 
 def _change(old: int, new: int) -> str:
     return str(old) if old == new else f"{old} → {new}"
-
-
-def _html_table(table: Table) -> str:
-    """A table for the terminal in HTML."""
-    rows = zip(*(map(_text, column.cells) for column in table.columns), strict=True)
-    return _grid([str(column.header) for column in table.columns], rows)
 
 
 def _grid(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -69,11 +69,8 @@ def _answer(explorer: Explorer, controls: Controls, other: Plan | None) -> dict[
     try:
         plan = explorer.plan(controls)
     except PrecropError as error:
-        return {
-            "refused": refusal("No plan is possible.", str(error)),
-            "command": _NONE,
-            "python": _NONE,
-        }
+        refused = refusal("No plan is possible.", str(error))
+        return {"refused": refused, "command": _NONE, "python": _NONE}
     network = explorer.named(controls.network)
     try:
         compared = beside(plan, other) if other is not None else ""
@@ -143,13 +140,7 @@ def _panel(explorer: Explorer, first: str) -> Components:
         with gr.Group():
             made[f"on-{cost}"] = gr.Checkbox(on, label=f"Budget of {called}", elem_id=f"on-{cost}")
             made[f"share-{cost}"] = gr.Slider(
-                _LEAST,
-                _WHOLE,
-                value=_SHARE,
-                step=1,
-                label=label,
-                visible=on,
-                elem_id=f"share-{cost}",
+                _LEAST, _WHOLE, _SHARE, step=1, label=label, visible=on, elem_id=f"share-{cost}"
             )
     divisors = [(str(divisor), divisor) for divisor in DIVISORS]
     return made | {
@@ -189,11 +180,8 @@ def _shown() -> Components:
     made["picture"] = gr.Plot(show_label=False, elem_id="picture")
     made |= {name: _html(name) for name in ("remarks", "beside", "layers")}
     with gr.Row():
-        for name, label, language in (
-            ("command", "In a shell", "shell"),
-            ("python", "In Python", "python"),
-        ):
-            made[name] = gr.Code(label=label, language=language, elem_id=name, lines=5)
+        made["command"] = gr.Code(label="In a shell", language="shell", elem_id="command", lines=5)
+        made["python"] = gr.Code(label="In Python", language="python", elem_id="python", lines=5)
     return made
 
 

@@ -41,7 +41,8 @@ def register(
         PrecropError: timm is not installed, does not know ``base``, or has a network of this name.
         PlanError: the file is broken.
     """
-    timm = _timm()
+    with needs("timm's registry needs", "precrop[models]"):
+        import timm
     if not re.fullmatch(r"\w+", name, re.ASCII):
         raise PrecropError(f"{name!r} is not a name for timm: take letters, digits and underscores")
     home = sys.modules.setdefault(HOME, ModuleType(HOME, "Networks cropped by precrop."))
@@ -73,12 +74,6 @@ def register(
     with warnings.catch_warnings():  # timm's, where the same name is registered anew
         warnings.simplefilter("ignore")
         timm.models.register_model(build)
-
-
-def _timm() -> Any:
-    with needs("timm's registry needs", "precrop[models]"):
-        import timm
-    return timm
 
 
 def _base(timm: Any, plan: Plan, base: str | None) -> tuple[str, dict[str, Any]]:

@@ -7,8 +7,9 @@ import typer
 from typer.testing import CliRunner
 
 import precrop
+from precrop.cli.app import main
 from precrop.cli.bench import bench_command
-from precrop.deployment import benching
+from precrop.deployment import benching, timing
 from precrop.deployment.benching import DENSE, Bench, BenchRow
 from precrop.deployment.speed_plot import plot_bench
 from precrop.errors import PrecropError
@@ -180,6 +181,35 @@ def test_the_table_comes_before_the_files(
     result = CliRunner().invoke(app, words)
     assert isinstance(result.exception, PrecropError)
     assert "cropped" in result.stdout
+
+
+@pytest.mark.parametrize("settings", [0, 1])
+def test_ctrl_c_costs_one_setting_alone(
+    settings: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    left, measure = [True] * settings, timing.interleaved
+
+    def stopped(*args: Any, **options: Any) -> Any:
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        return measure(*args, **options)
+
+    monkeypatch.setattr(benching, "interleaved", stopped)
+    path = tmp_path / "bench.json"
+    assert main(["bench", *HERE, "--batch", "1,2,4", "-o", str(path)]) == 130
+    said = capsys.readouterr()
+    if not settings:
+        assert (said.out, said.err) == ("", "precrop: stopped\n")
+        assert not path.exists()
+        return
+    assert said.err == "precrop: stopped after 1 of 3 settings\n"
+    assert "eager, batch 1, 1 thread, cpu" in said.out
+    assert "batch 2" not in said.out
+    assert [row["batch"] for row in json.loads(path.read_text())["rows"]] == [1]
 
 
 def test_bad_input_is_one_line(plan_file: Path, tmp_path: Path) -> None:

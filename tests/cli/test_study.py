@@ -84,7 +84,7 @@ def test_interrupted_killed_and_done(
     summary = json.loads(out)
     assert summary["done"] + summary["skipped"] == 3
     assert said.count("left\n") == summary["done"]
-    assert [one.done for one in store.tally().values()] == [1] * 3
+    assert [one["done"] for one in store.tally().values()] == [1] * 3
 
     monkeypatch.chdir(tmp_path)
     data, rows = digits(), {row.cell: row for row in store.rows()}

@@ -60,14 +60,9 @@ def densities(
     """
     plugins.load()
     with apart():
-        problem = Problem.of(
-            model,
-            given(model, input_shape, example_inputs, example_kwargs),
-            {"params": params, "macs": macs},
-            data=data,
-            seed=seed,
-            progress=bar if progress else silent,
-        )
+        inputs = given(model, input_shape, example_inputs, example_kwargs)
+        budgets, shown = {"params": params, "macs": macs}, bar if progress else silent
+        problem = Problem.of(model, inputs, budgets, data=data, seed=seed, progress=shown)
         found, gone, thin = _densities(problem, method, options)
     said = []
     if gone:
@@ -106,14 +101,9 @@ def scores(
         PrecropError: the method is unknown, ranks no single weights, or lacks data.
     """
     plugins.load()
-    problem = Problem.of(
-        model,
-        given(model, input_shape, example_inputs, example_kwargs),
-        {"params": params, "macs": macs},
-        data=data,
-        seed=seed,
-        progress=bar if progress else silent,
-    )
+    inputs = given(model, input_shape, example_inputs, example_kwargs)
+    budgets, shown = {"params": params, "macs": macs}, bar if progress else silent
+    problem = Problem.of(model, inputs, budgets, data=data, seed=seed, progress=shown)
     found = weight_scores(problem, method, **options)
     return {problem.parameters[name]: values for name, values in found.items()}
 
@@ -123,10 +113,10 @@ def _densities(
 ) -> tuple[dict[str, float], list[str], list[str]]:
     """The densities, the layers that collapse, and others of which a single weight remains."""
     found = found_by(problem, method, **options)
-    if found.scores is not None:
-        kept = kept_weights(problem, found.scores)
-        gone = outranked(found.scores, kept)
-        single = [name for name, mask in kept.items() if mask.numel() > 1 == int(mask.sum())]
-        return shares(kept), gone, [name for name in single if name not in gone]
-    shared, layers = found.densities, problem.layers.items()
-    return shared, [name for name, layer in layers if shared[name] * layer.weights < 1], []
+    if found.scores is None:
+        shared, layers = found.densities, problem.layers.items()
+        return shared, [name for name, layer in layers if shared[name] * layer.weights < 1], []
+    kept = kept_weights(problem, found.scores)
+    gone = outranked(found.scores, kept)
+    single = [name for name, mask in kept.items() if mask.numel() > 1 == int(mask.sum())]
+    return shares(kept), gone, [name for name in single if name not in gone]

@@ -43,7 +43,6 @@ from precrop.read.plain import OtherAttention, PlainLayers
 SNIP_AT_ONCE = 2**28
 GRASP_AT_ONCE = 2**27
 
-
 BatchNorm = Literal["batch", "stored"]
 
 
@@ -75,10 +74,7 @@ def snip(
     with network.apart():
         batches = problem.progress(problem.batches(), "SNIP", length_hint(problem.data) or None)
         found = network.gradients(_parts(batches, size), temperature=1.0)
-    return {
-        name: gradient.mul_(network.weights[name].detach()).abs()
-        for name, gradient in found.items()
-    }
+    return {name: g.mul_(network.weights[name].detach()).abs() for name, g in found.items()}
 
 
 def grasp(
@@ -131,27 +127,16 @@ def grasp(
 
 @dataclass(frozen=True)
 class _Part:
-    """Samples that are computed at once.
+    """Samples that are computed at once; they are the first axis of every tensor."""
 
-    Attributes:
-        name: of the batch they are from, for messages.
-        args: inputs by position, samples first.
-        kwargs: inputs by name, samples first.
-        targets: class numbers ``(samples, ...)`` or probabilities ``(samples, classes, ...)``.
-    """
-
-    name: str
-    args: Sequence[Tensor]
-    kwargs: Mapping[str, Tensor]
-    targets: Tensor
+    name: str  # of the batch that they are from
+    args: Sequence[Tensor]  # inputs by position
+    kwargs: Mapping[str, Tensor]  # inputs by name
+    targets: Tensor  # class numbers (samples, ...) or probabilities (samples, classes, ...)
 
 
 class _Differentiated:
-    """A copy of the network in train mode; only the prunable weights need gradients.
-
-    Attributes:
-        weights: by layer name, those of the copy.
-    """
+    """A copy of the network in train mode; only its ``weights``, by layer name, need gradients."""
 
     def __init__(self, problem: Problem, batch_norm: BatchNorm) -> None:
         if batch_norm not in ("batch", "stored"):
@@ -226,10 +211,7 @@ class _Differentiated:
             return self._means(parts, temperature, accumulate)
 
     def _means(
-        self,
-        parts: Iterable[_Part],
-        temperature: float,
-        accumulate: Callable[[Tensor], None],
+        self, parts: Iterable[_Part], temperature: float, accumulate: Callable[[Tensor], None]
     ) -> dict[str, Tensor]:
         """What ``accumulate`` adds to the weights' ``grad`` per term of the loss, by layer name.
 

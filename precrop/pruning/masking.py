@@ -129,18 +129,12 @@ class Units:
 
     All weights are viewed as (g, o, i, k): g groups with o outputs and i inputs each, and k
     positions of the kernel. A unit spans some of these axes wholly and has one index in the others.
-
-    Attributes:
-        shape: of the weight: (g o, i, ...), or (g i, o, ...) if transposed.
-        groups: of the convolution, else 1.
-        transposed: the weight has inputs first.
-        spans: axes of the view that a unit spans.
     """
 
-    shape: tuple[int, ...]
-    groups: int
-    transposed: bool
-    spans: tuple[int, ...]
+    shape: tuple[int, ...]  # of the weight: (g o, i, ...), or (g i, o, ...) if transposed
+    groups: int  # of the convolution, else 1
+    transposed: bool  # the weight has inputs first
+    spans: tuple[int, ...]  # axes of the view that a unit spans
 
     @classmethod
     def of(cls, model: nn.Module, name: str, granularity: str) -> "Units":

@@ -18,7 +18,7 @@ from precrop.errors import PrecropError, check_known
 from precrop.own import failure, own_function
 from precrop.pruning import gradients, rules, weights
 from precrop.pruning.problem import Problem
-from precrop.pruning.ranking import kept_shares
+from precrop.pruning.ranking import kept_weights, shares
 from precrop.pruning.synflow import synflow
 from precrop.trust import runs_user_code
 
@@ -27,17 +27,11 @@ Scores = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Method:
-    """A way to densities.
+    """A way to densities."""
 
-    Attributes:
-        function: of a `Problem` and the method's options.
-        kind: ``rule`` or ``score``; None for a user's own, where what it returns says it.
-        needs_data: whether it looks at ``problem.data``, batches of ``(inputs, targets)``.
-    """
-
-    function: Callable[..., Any]
-    kind: Literal["rule", "score"] | None
-    needs_data: bool = False
+    function: Callable[..., Any]  # of a `Problem` and the method's options
+    kind: Literal["rule", "score"] | None  # None: a user's own; what it returns says it
+    needs_data: bool = False  # whether it looks at ``problem.data``
 
 
 METHODS: dict[str, Method] = {
@@ -98,25 +92,16 @@ def take_own_method(name: str) -> None:
 
 
 def find_method(name: str) -> Method:
-    """The method of this name.
-
-    Raises:
-        PrecropError: there is none.
-    """
+    """The method of this name, or a `PrecropError`."""
     check_known(f"method {name!r}", name, METHODS)
     return METHODS[name]
 
 
 class Found(NamedTuple):
-    """What a method returned, by layer name.
+    """What a method returned, by layer name."""
 
-    Attributes:
-        scores: one number per weight, or None.
-        densities: in (0, 1]; empty where there are scores.
-    """
-
-    scores: Scores | None
-    densities: dict[str, float]
+    scores: Scores | None  # one number per weight
+    densities: dict[str, float]  # in (0, 1]; empty where there are scores
 
 
 def found_by(problem: Problem, method: str, /, **options: Any) -> Found:
@@ -127,27 +112,24 @@ def found_by(problem: Problem, method: str, /, **options: Any) -> Found:
             and fails, or returns neither scores nor densities.
     """
     check_options(method, options)
-    chosen = find_method(method)
-    if not runs_user_code(method):
-        found = chosen.function(problem, **options)
-        return Found(None, found) if chosen.kind == "rule" else Found(found, {})
+    chosen, own = find_method(method), runs_user_code(method)
     try:
         found = chosen.function(problem, **options)
-    except PrecropError:
-        raise
     except Exception as error:  # whatever a user's function raises
+        if isinstance(error, PrecropError) or not own:
+            raise
         raise PrecropError(f"method {method} {failure(chosen.function, error)}") from error
-    return _checked(problem, method, found)
+    if own:
+        return _checked(problem, method, found)
+    return Found(None, found) if chosen.kind == "rule" else Found(found, {})
 
 
 def layer_densities(problem: Problem, method: str, /, **options: Any) -> dict[str, float]:
-    """What a method says of every layer, in (0, 1].
-
-    Raises:
-        PrecropError: as `found_by`.
-    """
+    """What a method says of every layer, in (0, 1]; errors are those of `found_by`."""
     found = found_by(problem, method, **options)
-    return found.densities if found.scores is None else kept_shares(problem, found.scores)
+    if found.scores is None:
+        return found.densities
+    return shares(kept_weights(problem, found.scores))
 
 
 def weight_scores(problem: Problem, method: str, /, **options: Any) -> Scores:
@@ -165,11 +147,7 @@ def weight_scores(problem: Problem, method: str, /, **options: Any) -> Scores:
 
 
 def check_options(method: str, options: Mapping[str, Any]) -> None:
-    """Refuse options that a method does not have.
-
-    Raises:
-        PrecropError: it has others, or none; or there is no such method.
-    """
+    """Refuse a method that is unknown, and options that it does not have."""
     parameters = list(inspect.signature(find_method(method).function).parameters.values())[1:]
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
         return
@@ -181,11 +159,7 @@ def check_options(method: str, options: Mapping[str, Any]) -> None:
 
 
 def _checked(problem: Problem, method: str, found: Any) -> Found:
-    """Scores or densities of every layer.
-
-    Raises:
-        PrecropError: they are something else.
-    """
+    """Scores or densities of every layer, or an error that says what they are instead."""
     if not isinstance(found, Mapping) or found.keys() != problem.layers.keys():
         what = "others" if isinstance(found, Mapping) else f"a {type(found).__name__}"
         raise PrecropError(

@@ -48,7 +48,7 @@ class Problem:
     limits: Mapping[str, int]
     data: Iterable[Any] | None = None
     seed: int = 0
-    progress: Progress = field(default=silent)
+    progress: Progress = silent
     asked: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod

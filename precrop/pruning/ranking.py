@@ -58,7 +58,6 @@ def kept_weights(
     dtype = torch.float64 if double else torch.float32
     keys = {name: _ordered(name, scores[name].to(dtype)) for name in sorted(scores)}
     prices = _prices(problem, limits or problem.limits)
-    _check_feasible(prices, len(keys))
     threshold, tied = _threshold(keys, prices)
     masks = {name: key >= threshold for name, key in keys.items()}
     for name, mask in masks.items():
@@ -73,11 +72,6 @@ def kept_weights(
     for name, count in fitting.items():
         masks[name].view(-1)[places[name][:count]] = True
     return {name: masks[name] for name in scores}
-
-
-def kept_shares(problem: Problem, scores: Mapping[str, Tensor]) -> dict[str, float]:
-    """Per layer name the share of its weights that remain."""
-    return shares(kept_weights(problem, scores))
 
 
 def shares(masks: Mapping[str, Tensor]) -> dict[str, float]:
@@ -111,27 +105,26 @@ def _ordered(name: str, scores: Tensor) -> Tensor:
 
 
 def _prices(problem: Problem, limits: Mapping[str, float]) -> list[Price]:
+    """The budgets, of which each has room for one weight a layer."""
     per_weight: dict[str, dict[str, int | Fraction]] = {
         "params": dict.fromkeys(problem.layers, 1),
         "macs": {name: _quotient(layer) for name, layer in problem.layers.items()},
     }
-    return [Price(name, per_weight[name], limit) for name, limit in limits.items()]
+    prices = [Price(name, per_weight[name], limit) for name, limit in limits.items()]
+    for price in prices:
+        least = sum(price.each.values())
+        if least > price.limit:
+            raise BudgetError(
+                f"{price.name}={price.limit:.0f} has no room for one weight in each of the "
+                f"{len(problem.layers)} layers: that takes {math.ceil(least)}"
+            )
+    return prices
 
 
 def _quotient(layer: Layer) -> int | Fraction:
     """Multiply-accumulates of one weight."""
     whole, rest = divmod(layer.macs, layer.weights)
     return Fraction(layer.macs, layer.weights) if rest else whole
-
-
-def _check_feasible(prices: Sequence[Price], layers: int) -> None:
-    for price in prices:
-        least = sum(price.each.values())
-        if least > price.limit:
-            raise BudgetError(
-                f"{price.name}={price.limit:.0f} has no room for one weight in each of the "
-                f"{layers} layers: that takes {math.ceil(least)}"
-            )
 
 
 def _fits(counts: Mapping[str, int], prices: Sequence[Price]) -> bool:

@@ -28,8 +28,7 @@ def highest_synexp(problem: Problem) -> dict[str, float]:
 
 def uniform(problem: Problem) -> dict[str, float]:
     """The same density for every layer: the largest that every budget allows."""
-    ones = np.ones(len(problem.layers))
-    return _highest(problem, lambda level: np.minimum(1, level * ones))
+    return _highest(problem, lambda level: np.full(len(problem.layers), min(1.0, level)))
 
 
 def uniform_plus(problem: Problem) -> dict[str, float]:

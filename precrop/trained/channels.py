@@ -40,20 +40,13 @@ class SlicedChannelsWarning(UserWarning):
 
 @dataclass(frozen=True)
 class KeptChannels:
-    """The channels that a cropped network keeps.
-
-    Attributes:
-        orders: the channels of rows that are chosen from, those that stay before the others.
-        counts: how many of them stay.
-        chosen: groups whose largest channels are kept.
-        sliced: groups that keep their leading channels, and why.
-    """
+    """The channels that a cropped network keeps."""
 
     layout: ChannelLayout
-    orders: Orders
-    counts: Mapping[Atom, int]
-    chosen: tuple[str, ...]
-    sliced: Mapping[str, str]
+    orders: Orders  # the channels of rows that are chosen from, those that stay first
+    counts: Mapping[Atom, int]  # how many of them stay
+    chosen: tuple[str, ...]  # groups whose largest channels are kept
+    sliced: Mapping[str, str]  # groups that keep their leading channels, and why
 
     def arranged(self, name: str, tensor: Tensor) -> Tensor:
         """A tensor of the network with the channels that are kept before the others."""
@@ -102,8 +95,8 @@ def choose(plan: "Plan", model: nn.Module, norm: Norm) -> KeptChannels:
     names = {tie: group.name for tie, group in groups}
     layout = ChannelLayout(network)
     sizes = _new_sizes(plan, layout)
-    narrower = {atom: new for atom, new in sizes.items() if new is None or new < atom.size}
-    rows = {atom: [*_rows(atom, new, layout)] for atom, new in narrower.items() if new is not None}
+    narrower = {atom: new for atom, new in sizes.items() if new is not None and new < atom.size}
+    rows = {atom: [*_rows(atom, new, layout)] for atom, new in narrower.items()}
     proof = Proof(layout)
     proved: list[ChannelRow] = []
     for attempt in range(2):  # in blocks where the channels are not proved to be free
@@ -115,15 +108,15 @@ def choose(plan: "Plan", model: nn.Module, norm: Norm) -> KeptChannels:
         ]
         proved += proof.proved(tried)
     scores = _scores(layout, norm, {row.atom for row in proved})
-    counts = {row.atom: narrower[row.atom] or 0 for row in proved}
+    counts = {row.atom: narrower[row.atom] for row in proved}
     orders = {
         row.atom: kept_first(scores[row.atom], counts[row.atom], row.blocks) for row in proved
     }
-    called = {atom: names.get(atom.tie.root(), atom.name) for atom in narrower}
+    called = {atom: names.get(atom.tie.root(), atom.name) for atom in sizes}
     whole = {atom.tie.root(): called[atom] for atom in orders}
     sliced: dict[str, str] = {}
-    for atom, new in narrower.items():
-        if atom not in orders:
+    for atom, new in sizes.items():
+        if new is None or (atom in narrower and atom not in orders):
             whole.pop(atom.tie.root(), None)
             sliced.setdefault(called[atom], OTHER_SIZES if new is None else NOT_PROVED)
     return KeptChannels(layout, orders, counts, tuple(whole.values()), sliced)

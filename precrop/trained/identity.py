@@ -65,14 +65,15 @@ class Proof:
         """Those of the rows whose channels keep their identity."""
         if not rows:
             return []
-        needed = self._modes(rows)
         self._moving = {row.atom for row in rows}
-        unseen = self._unseen(rows, needed)
+        modes, unseen = [False], self._unseen(rows, training=False)
+        if unseen:
+            modes, unseen = [False, True], self._unseen(rows, training=True)
         rows = [row for row in rows if row not in unseen]
         for self._dtype, self._tolerance in PRECISIONS:
             self._base = self._general_weights()
             try:
-                self._reference = {mode: self._outputs({}, mode) for mode in needed}
+                self._reference = {mode: self._outputs({}, mode) for mode in modes}
             except Exception:  # whatever the network raises where it is not of this type
                 continue
             if not all(map(_tells, self._reference.values())):
@@ -105,14 +106,10 @@ class Proof:
         except Exception:  # whatever a network raises that is not indifferent to the order
             return False
 
-    def _modes(self, rows: Sequence[ChannelRow]) -> list[bool]:
-        """Eval mode, and train mode if only that uses some tensor that has channels of a row."""
-        return [False] if self._unseen(rows, [False]) == [] else [False, True]
-
-    def _unseen(self, rows: Sequence[ChannelRow], modes: Sequence[bool]) -> list[ChannelRow]:
-        """Rows that some tensor has which no pass in these modes uses."""
+    def _unseen(self, rows: Sequence[ChannelRow], *, training: bool) -> list[ChannelRow]:
+        """Rows of tensors that the eval pass does not use, nor, with ``training``, a train pass."""
         network = self.layout.network
-        passes = [network.passes[0], *(p for p in network.passes if p.training and True in modes)]
+        passes = [network.passes[0], *(p for p in network.passes if p.training and training)]
         used = {name for forward in passes[:2] for name in forward.trace.used.values()}
         followers = tuple(f"{path}." for path in network.unused.followers)  # as one that runs
         unused = [n for n in self.layout.axes if n not in used and not n.startswith(followers)]
@@ -126,19 +123,17 @@ class Proof:
     def _outputs(self, orders: Orders, training: bool) -> list[Tensor]:
         self.runs += 1
         network = self.layout.network
-        model = network.model
-
-        def make(name: str, tensor: Tensor) -> Tensor:
-            return self.layout.arranged(name, self._base[name], orders).clone()
-
-        made = copied(model, make)
-        keep_own_hooks(made, model)
+        made = copied(
+            network.model,
+            lambda name, _: self.layout.arranged(name, self._base[name], orders).clone(),
+        )
+        keep_own_hooks(made, network.model)
         made.train(training)
         for module in made.modules():
             if isinstance(module, nn.modules.dropout._DropoutNd):
                 module.p = 0.0  # what it drops would be other channels
-        device = next((t.device for t in self._base.values()), torch.device("cpu"))
-        args, kwargs = network.inputs.make(2 if training else 1, made, str(device))
+        device = next((str(t.device) for t in self._base.values()), "cpu")
+        args, kwargs = network.inputs.make(2 if training else 1, made, device)
         numbers = Generator().manual_seed(SEED)
 
         def varied(leaf: Any) -> Any:
@@ -160,6 +155,10 @@ class Proof:
         ends: list[Tensor] = []
         modules = dict(made.named_modules())
         for layer in self.layout.network.layers:
+            module = modules.get(layer.name)
+            if module is None or isinstance(module, torch.jit.ScriptModule):
+                continue
+            self._watched.add(layer.weight)
             fixed = self._moving.isdisjoint(atoms(layer.outputs))
 
             def note(
@@ -171,11 +170,7 @@ class Proof:
                 if fixed:
                     ends.extend(t.double().clone() for t in found)
 
-            if layer.name in modules and not isinstance(
-                modules[layer.name], torch.jit.ScriptModule
-            ):
-                modules[layer.name].register_forward_hook(note)
-                self._watched.add(layer.weight)
+            module.register_forward_hook(note)
         return ends
 
     def _general_weights(self) -> dict[str, Tensor]:
@@ -206,10 +201,10 @@ def _in_general_position(value: Tensor, generator: Generator) -> Tensor:
 
 def _tells(outputs: Sequence[Tensor]) -> bool:
     """Whether outputs are numbers that vary, so that equal ones prove something."""
-    numbers = [t for t in outputs if t.numel() > 1]
     return any(
         bool(t.isfinite().all()) and float(t.max() - t.min()) > LEAST_SPREAD * float(t.abs().max())
-        for t in numbers
+        for t in outputs
+        if t.numel() > 1
     )
 
 

@@ -1,6 +1,6 @@
 """Batch norms' running statistics, estimated anew on a few batches."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, errors_as, typed_reason
 from precrop.modules.hooks import unwrapped
 from precrop.modules.random import OwnNumbers
 
@@ -41,7 +41,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
             "recalibrate"
         )
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    with _collecting(model, norms), torch.no_grad(), OwnNumbers(SEED):
+    with _collecting(model, list(norms.values())), torch.no_grad(), OwnNumbers(SEED):
         count = 0
         for count, batch in enumerate(batches, 1):
             _run(model, batch, device, count)
@@ -63,16 +63,16 @@ def _norms(model: nn.Module) -> dict[str, _BatchNorm]:
 
 
 @contextmanager
-def _collecting(model: nn.Module, norms: Mapping[str, _BatchNorm]) -> Iterator[None]:
+def _collecting(model: nn.Module, norms: Sequence[_BatchNorm]) -> Iterator[None]:
     """The batch norms gather statistics, and all else is as in eval mode.
 
     A norm that no batch reaches keeps its statistics, and all do after an error.
     """
     modes = {module: module.training for module in model.modules()}
-    momenta = {norm: norm.momentum for norm in norms.values()}
+    momenta = {norm: norm.momentum for norm in norms}
     before = {
         norm: {name: b.clone() for name, b in norm._buffers.items() if b is not None}
-        for norm in norms.values()
+        for norm in norms
     }
 
     def put_back(norm: _BatchNorm) -> None:
@@ -81,16 +81,16 @@ def _collecting(model: nn.Module, norms: Mapping[str, _BatchNorm]) -> Iterator[N
 
     try:
         model.eval()
-        for norm in norms.values():
+        for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # a mean of all batches, not a moving one
             norm.train()
         yield
-        for norm in norms.values():
+        for norm in norms:
             if not norm.num_batches_tracked:
                 put_back(norm)
     except BaseException:
-        for norm in norms.values():
+        for norm in norms:
             put_back(norm)
         raise
     finally:
@@ -104,11 +104,9 @@ def _run(model: nn.Module, batch: Any, device: torch.device, number: int) -> Non
     def there(leaf: Any) -> Any:
         return leaf.to(device) if isinstance(leaf, Tensor) else leaf
 
-    try:
+    # Whatever a network's forward raises.
+    with errors_as(f"the network fails on batch {number}", Exception, told=typed_reason):
         if isinstance(batch, Mapping):
             model(**tree_map(there, dict(batch)))
         else:
             model(there(batch[0] if isinstance(batch, (tuple, list)) else batch))
-    except Exception as error:  # whatever a network's forward raises
-        text = f"{type(error).__name__}: {error}"
-        raise PrecropError(f"the network fails on batch {number}: {text}") from error

@@ -35,18 +35,12 @@ class Draws(NamedTuple):
 
 @dataclass(frozen=True)
 class Augment:
-    """What is done to training images, batch by batch.
+    """What is done to training images, batch by batch."""
 
-    Args:
-        crop: Pixels of zeros (black) put around an image before a window of its old size is cut
-            out of it at random.
-        flip: Whether left and right change places in half of the images.
-        cutout: Side in pixels of a square that becomes zero, the mean colour, after
-            normalisation; its centre is any pixel, so that it may reach over the border.
-    """
-
-    crop: int = 0
-    flip: bool = False
+    crop: int = 0  # pixels of black put around an image before a window of its size is cut out
+    flip: bool = False  # left and right change places in half of the images
+    # Side in pixels of a square that becomes zero, the mean colour, after normalisation; its centre
+    # is any pixel, so that it may reach over the border.
     cutout: int = 0
 
     def draw(self, count: int, height: int, width: int, seed: int, epoch: int) -> Draws:
@@ -77,15 +71,9 @@ def random_numbers(seed: int, epoch: int, purpose: str) -> torch.Generator:
 
 
 def crop_and_flip(images: Tensor, draws: Draws, crop: int) -> Tensor:
-    """Random windows of padded images, some of them mirrored.
+    """Random windows of images (B, C, H, W) with ``crop`` zeros around them, some mirrored.
 
-    Args:
-        images: (B, C, H, W), any dtype.
-        draws: One row for every image.
-        crop: Zeros around an image, in pixels.
-
-    Returns:
-        A tensor of the same shape and dtype in memory format channels_last.
+    The result has the images' shape and dtype, in memory format channels_last.
     """
     batch, channels, height, width = images.shape
     padded = F.pad(images.permute(0, 2, 3, 1), (0, 0, crop, crop, crop, crop))
@@ -101,15 +89,9 @@ def crop_and_flip(images: Tensor, draws: Draws, crop: int) -> Tensor:
 
 
 def cut_out(images: Tensor, draws: Draws, size: int) -> Tensor:
-    """Images with a square of zeros in each.
+    """Images (B, C, H, W) with a square of zeros in each, ``size`` pixels wide.
 
-    Args:
-        images: (B, C, H, W), any dtype.
-        draws: One row for every image.
-        size: Side of the square in pixels.
-
-    Returns:
-        A tensor of the same shape and dtype in memory format channels_last.
+    The result has the images' shape and dtype, in memory format channels_last.
     """
     batch, channels, height, width = images.shape
     square = torch.arange(size, device=images.device) - size // 2
@@ -126,12 +108,7 @@ def cut_out(images: Tensor, draws: Draws, size: int) -> Tensor:
 class Normalise:
     """(x / 255 - mean) / std for every channel, computed in float32.
 
-    Args:
-        mean: Of each channel on the scale 0 to 1.
-        std: Likewise.
-        width: Of the images in pixels.
-        device: That the images are on.
-        dtype: Of the result.
+    ``mean`` and ``std`` are on the scale 0 to 1; ``width`` is the images', ``dtype`` the result's.
     """
 
     def __init__(

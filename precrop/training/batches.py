@@ -10,12 +10,13 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from precrop.errors import PrecropError
 from precrop.training.augment import (
     PLAIN,
     Augment,
+    Draws,
     Normalise,
     crop_and_flip,
     cut_out,
@@ -62,28 +63,29 @@ class Batches(Iterable[tuple[Tensor, Tensor]]):
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         data, split, augment, place = self.data, self.split, self.augment, self.place
-        held = isinstance(split, Images)
-        loaded = self._held(split) if isinstance(split, Images) else self._decoded(split)
         _, height, width = data.shape
         draws = augment.draw(len(self.order), height, width, *self.seeds).to(place.device)
+        loaded = self._held(split, draws) if isinstance(split, Images) else self._decoded(split)
         normalise = Normalise(data.mean, data.std, width, place.device, place.dtype)
         for part, (images, labels) in zip(self.parts, loaded, strict=True):
-            here = draws.part(part)
-            # Images of the other kind come cropped and flipped from the workers.
-            if held and (augment.crop or augment.flip):
-                images = crop_and_flip(images, here, augment.crop)
             values = normalise(images)
-            yield (cut_out(values, here, augment.cutout) if augment.cutout else values), labels
+            if augment.cutout:
+                values = cut_out(values, draws.part(part), augment.cutout)
+            yield values, labels
 
-    def _held(self, split: Images) -> Iterator[tuple[Tensor, Tensor]]:
+    def _held(self, split: Images, draws: Draws) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images in memory, cropped and flipped."""
         held = _on_device(split, self.place.device)
         order = self.order.to(self.place.device)
         last = held.images.permute(0, 2, 3, 1)
         for part in self.parts:
-            chosen = order[part]
-            yield last.index_select(0, chosen).permute(0, 3, 1, 2), held.labels[chosen]
+            images = last.index_select(0, order[part]).permute(0, 3, 1, 2)
+            if self.augment.crop or self.augment.flip:
+                images = crop_and_flip(images, draws.part(part), self.augment.crop)
+            yield images, held.labels[order[part]]
 
     def _decoded(self, split: Decoded) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images that workers decode, crop and flip."""
         device = self.place.device
         on_gpu = device.type == "cuda"
         loader = DataLoader(
@@ -124,16 +126,11 @@ class _Seeded(Dataset[tuple[Tensor, int] | PrecropError]):
 
 
 def _collated(
-    samples: Sequence[tuple[Tensor, int] | PrecropError],
+    samples: list[tuple[Tensor, int] | PrecropError],
 ) -> tuple[Tensor, Tensor] | PrecropError:
     """A batch, or the first error of its images."""
-    images, labels = [], []
-    for sample in samples:
-        if isinstance(sample, PrecropError):
-            return sample
-        images.append(sample[0])
-        labels.append(sample[1])
-    return torch.stack(images), torch.tensor(labels)
+    fault = next((sample for sample in samples if isinstance(sample, PrecropError)), None)
+    return default_collate(samples) if fault is None else fault
 
 
 # Kept from epoch to epoch, as long as the data set itself.
@@ -161,16 +158,9 @@ def train_batches(
 ) -> Batches:
     """The training split in random order, augmented; an incomplete last batch is left out.
 
-    Order and augmentation depend on ``seed`` and ``epoch`` alone. Images that are decoded as they
-    are used come with a random crop and flip already: of ``augment`` they get the cutout.
-
-    Args:
-        data: As `load_data` gives it.
-        batch_size: Images of a batch over all processes.
-        place: Of this process.
-        seed: Of the run.
-        epoch: Counted from 0.
-        augment: What is done to the images.
+    Order and augmentation depend on ``seed`` and ``epoch`` (counted from 0) alone. ``batch_size``
+    is that of all processes together. Images that are decoded as they are used come with a random
+    crop and flip already: of ``augment`` they get the cutout.
     """
     count = len(data.train)
     if batch_size % place.world_size:
@@ -193,8 +183,6 @@ def held_out_batches(data: ImageData, batch_size: int, place: Placement = ALONE)
 
     The processes' parts of a batch may differ by one image. If the last batch has fewer images
     than there are processes, those without one have a batch less.
-
-    The arguments are those of `train_batches`.
     """
     count = len(data.test)
     if count < place.world_size:
@@ -210,8 +198,7 @@ def _parts(count: int, batch_size: int, place: Placement) -> list[slice]:
     parts = []
     for start in range(0, count, batch_size):
         size = min(batch_size, count - start)
-        ends = (place.rank, place.rank + 1)
-        first, stop = (size * end // place.world_size for end in ends)
+        first, stop = (size * k // place.world_size for k in (place.rank, place.rank + 1))
         if stop > first:
             parts.append(slice(start + first, start + stop))
     return parts

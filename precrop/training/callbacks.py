@@ -27,10 +27,8 @@ class Keeper(Checkpoint):
     Lightning's ModelCheckpoint knows the best from paths that it keeps in checkpoints: in a folder
     that was moved it would forget it, and write a worse one over it.
 
-    Args:
-        folder: of the run.
-        table: whether to keep the history as ``metrics.csv``, too.
-        told: called with the row of the history when an epoch is kept.
+    With ``table`` the history is kept as ``metrics.csv``, too; each of ``told`` gets an epoch's row
+    of it when the epoch is kept.
     """
 
     def __init__(self, folder: Path, *, table: bool, told: Sequence[Told]) -> None:

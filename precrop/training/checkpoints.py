@@ -152,10 +152,7 @@ def read_masks(folder: Path) -> dict[str, Tensor]:
 
 def stored(path: Path) -> Path | None:
     """Where the checkpoint ``path`` is: there, or beside it if replacing it was cut short."""
-    for folder in (path, _old(path)):
-        if (folder / CONTENT).is_file():
-            return folder
-    return None
+    return next((at for at in (path, _old(path)) if (at / CONTENT).is_file()), None)
 
 
 def plain_weights(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -43,13 +43,10 @@ class Images:
 
 
 class Decoded(Dataset[tuple[Tensor, int]]):
-    """A split whose images are decoded, cropped and resized one at a time.
+    """A split whose images are decoded, cropped and resized to ``size`` pixels, one at a time.
 
-    Args:
-        split: Where the encoded images are.
-        size: Pixels of a side of what comes out.
-        random: Whether the crop is random in place, size and shape, and half of the images
-            mirrored (torchvision's recipe for ImageNet); otherwise it is the centre.
+    The crop is ``random`` in place, size and shape, and half of the images are mirrored
+    (torchvision's recipe for ImageNet); otherwise it is the centre.
     """
 
     def __init__(self, split: Split, size: int, *, random: bool) -> None:
@@ -83,10 +80,10 @@ class ImageData:
         return {
             "data_name": self.name,
             "data_digest": self.digest,
-            "classes": tuple(self.classes),
-            "input_shape": tuple(self.shape),
-            "mean": tuple(self.mean),
-            "std": tuple(self.std),
+            "classes": self.classes,
+            "input_shape": self.shape,
+            "mean": self.mean,
+            "std": self.std,
             "crop_pct": self.crop_pct,
         }
 
@@ -149,26 +146,23 @@ def load_shaped(source: str, shape: Sequence[Any]) -> ImageData:
     wanted = ",".join(map(str, shape))
     if len(shape) != 3 or not all(isinstance(size, int) for size in shape):
         raise PrecropError(f"images are of one shape, as 3,224,224, not {wanted}")
-    images = load_data(source, image_size=shape[2] if shape[1] == shape[2] else None)
-    if images.shape != tuple(shape) and shape[1] != shape[2]:
-        given = "x".join(map(str, images.shape))
-        raise PrecropError(
-            f"images are scaled to squares, as 3,224,224, not to {wanted}, and those of {source} "
-            f"are {given}: say another --input-shape"
-        )
-    if images.shape != tuple(shape):
-        given = "x".join(map(str, images.shape))
+    square = shape[1] == shape[2]
+    images = load_data(source, image_size=shape[2] if square else None)
+    if images.shape == tuple(shape):
+        return images
+    given = "x".join(map(str, images.shape))
+    if square:
         raise PrecropError(f"the images of {source} are {given}, not {wanted}")
-    return images
+    raise PrecropError(
+        f"images are scaled to squares, as 3,224,224, not to {wanted}, and those of {source} "
+        f"are {given}: say another --input-shape"
+    )
 
 
 def load_again(source: str, shape: Sequence[int], digest: str) -> ImageData:
-    """The data set that was loaded before, with or without an image size.
+    """The data set whose images (C, H, W) were loaded before, with or without an image size.
 
-    Args:
-        source: As for `load_data`.
-        shape: Its images', (C, H, W).
-        digest: Its content's; of another data set, what there is now is returned.
+    If no loading gives the ``digest``, what there is now is returned.
 
     Raises:
         PrecropError: As `load_data`.
@@ -199,10 +193,7 @@ def _in_memory(found: Source, size: tuple[int, int]) -> ImageData:
 def _pixels(split: Split, original: tuple[int, int], size: tuple[int, int]) -> Tensor:
     """All images of a split, uint8 (N, height, width, 3), decoded by several threads.
 
-    Args:
-        split: Whose images all have the original size.
-        original: Width and height.
-        size: The height and width that they are brought to.
+    All have the ``original`` width and height and are brought to the height and width ``size``.
     """
     import numpy as np
     from PIL import Image, ImageOps

@@ -15,17 +15,11 @@ _MOST_READERS = 16
 
 @dataclass(frozen=True)
 class ProcessLayout:
-    """Processes of a run, as Lightning's Trainer wants them.
+    """Processes of a run, as Lightning's Trainer wants them."""
 
-    Attributes:
-        accelerator: ``cuda``, ``mps`` or ``cpu``.
-        devices: processes on this machine.
-        nodes: machines.
-    """
-
-    accelerator: str
-    devices: int
-    nodes: int = 1
+    accelerator: str  # cuda, mps or cpu
+    devices: int  # processes on this machine
+    nodes: int = 1  # machines
 
     @property
     def processes(self) -> int:

@@ -33,37 +33,21 @@ _LARGEST_LABELLED = 40
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What weights come to on held-out images.
+    """What weights come to on held-out images. Masked weights do not count."""
 
-    Attributes:
-        run: id of the run that they are from, or None.
-        network: what the network is called, or None.
-        input_shape: of the images that it got.
-        mean: of each channel, which was subtracted from them.
-        std: which they were divided by.
-        crop_pct: how much of their shorter side was looked at.
-        accuracy: share of the images that are right.
-        loss: mean cross-entropy.
-        params: parameters of the network, without masked weights.
-        macs: multiply-accumulates at batch 1, without those of masked weights.
-        seconds: that the evaluation took.
-        classes: their names.
-        confusion: int64 (classes, classes): images of the row's class taken for the column's.
-    """
-
-    run: str | None
-    network: str | None
-    input_shape: tuple[int, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    crop_pct: float
-    accuracy: float
-    loss: float
+    run: str | None  # id of the run that they are from
+    network: str | None  # what the network is called
+    input_shape: tuple[int, ...]  # of the images that it got
+    mean: tuple[float, ...]  # of each channel, which was subtracted from them
+    std: tuple[float, ...]  # which they were divided by
+    crop_pct: float  # how much of their shorter side was looked at
+    accuracy: float  # share of the images that are right
+    loss: float  # mean cross-entropy
     params: int
-    macs: int
-    seconds: float
-    classes: tuple[str, ...]
-    confusion: Tensor
+    macs: int  # multiply-accumulates at batch 1
+    seconds: float  # that the evaluation took
+    classes: tuple[str, ...]  # their names
+    confusion: Tensor  # int64 (classes, classes): images of the row's class taken for the column's
 
     @property
     def per_class(self) -> dict[str, float]:
@@ -74,9 +58,8 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """What JSON can hold, with the per-class accuracies."""
         per_class = {name: None if v != v else v for name, v in self.per_class.items()}
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        del fields["confusion"]
-        return {**fields, "per_class": per_class}
+        plain = {name: value for name, value in vars(self).items() if name != "confusion"}
+        return {**plain, "per_class": per_class}
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -184,7 +167,7 @@ def evaluate(
         progress: for the batches.
     """
     start = time.perf_counter()
-    counted = count(network, tuple(data.shape), masks=kept)
+    counted = count(network, data.shape, masks=kept)
     device = layout(1).device
     bf16 = uses_bf16("fp32" if run is None else run.recipe.precision, device)
     network = network.to(device).eval()
@@ -199,16 +182,16 @@ def evaluate(
     return Evaluation(
         run=None if run is None else run.id,
         network=name,
-        input_shape=tuple(data.shape),
-        mean=tuple(data.mean),
-        std=tuple(data.std),
+        input_shape=data.shape,
+        mean=data.mean,
+        std=data.std,
         crop_pct=data.crop_pct,
         accuracy=found.accuracy,
         loss=found.loss,
         params=counted.params,
         macs=counted.macs,
         seconds=time.perf_counter() - start,
-        classes=tuple(data.classes),
+        classes=data.classes,
         confusion=found.confusion,
     )
 

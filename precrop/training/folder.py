@@ -39,31 +39,18 @@ _FIGURES = ("accuracy", "best_accuracy", "loss", "seconds", "params", "macs")
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to.
+    """What a run came to. Parameters and MACs are counted without masked weights."""
 
-    Attributes:
-        run: its id.
-        folder: where it is kept.
-        accuracy: share of the held-out images that are right after the last epoch.
-        best_accuracy: the highest such share after any epoch.
-        loss: mean loss of the held-out images after the last epoch.
-        params: parameters of the network, without masked weights.
-        macs: multiply-accumulates at batch 1, without those of masked weights.
-        seconds: that its epochs took, whatever was interrupted.
-        history: per epoch the learning rate, losses, accuracies, seconds.
-        finished: the result was there already; nothing was trained.
-    """
-
-    run: str
-    folder: Path
-    accuracy: float
-    best_accuracy: float
-    loss: float
+    run: str  # its id
+    folder: Path  # where it is kept
+    accuracy: float  # share of the held-out images that are right after the last epoch
+    best_accuracy: float  # the highest such share after any epoch
+    loss: float  # mean loss of the held-out images after the last epoch
     params: int
-    macs: int
-    seconds: float
-    history: tuple[Mapping[str, float], ...]
-    finished: bool = False
+    macs: int  # multiply-accumulates at batch 1
+    seconds: float  # that its epochs took, whatever was interrupted
+    history: tuple[Mapping[str, float], ...]  # per epoch learning rate, losses, accuracies, seconds
+    finished: bool = False  # the result was there already; nothing was trained
 
     def to_json(self) -> dict[str, Any]:
         """All but the history in JSON's types, as ``precrop train --json`` prints it."""
@@ -74,15 +61,10 @@ class Result:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run.
-
-    Attributes:
-        path: where it is.
-        run: id of the run.
-    """
+    """The folder of one run."""
 
     path: Path
-    run: str
+    run: str  # its id
 
     def begin(self, described: Mapping[str, Any]) -> None:
         """Make it, and say in it which run it is of.
@@ -209,12 +191,7 @@ class RunFolder:
     def _check(self, path: Path, said: object) -> None:
         """Refuse what another run has made: copied here, its figures would count as this one's.
 
-        Args:
-            path: of the file, or the checkpoint.
-            said: what it says of its run: the id, or all.
-
-        Raises:
-            PrecropError: it is of another run.
+        ``said`` is what a file or a checkpoint says of its run: the id, or all.
         """
         found = said.get("id") if isinstance(said, dict) else said
         if found != self.run:

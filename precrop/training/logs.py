@@ -40,11 +40,7 @@ def check_loggers(names: Sequence[str]) -> tuple[str, ...]:
 def make_loggers(names: Sequence[str], run: Run, folder: Path, step: int) -> list[Any]:
     """Lightning's loggers. ``csv`` is not among them: the table is written with the checkpoints.
 
-    Args:
-        names: as `check_loggers` gives them.
-        run: names the runs in other tools.
-        folder: of the run.
-        step: at which training goes on; what a killed run logged after it is dropped.
+    What a killed run logged after ``step``, at which training goes on, is dropped.
 
     Raises:
         PrecropError: the library of a logger is not installed, or its folder is a link.

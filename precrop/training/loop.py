@@ -111,11 +111,7 @@ def _built(run: Run, data: ImageData, folder: RunFolder, *, begun: bool) -> Buil
 
 
 def _unchanged(weights: Start) -> Path:
-    """The file of a run's first weights, if it is the one that the run is about.
-
-    Raises:
-        PrecropError: it is another one, or is not there.
-    """
+    """The file of a run's first weights, which must be the one that the run is about."""
     path = Path(weights.file)
     if Start.of(path) != weights:
         raise PrecropError(f"{path} was changed since this run was described")
@@ -171,11 +167,7 @@ def _trainer(
 
 
 def _fit(trainer: pl.Trainer, module: Classifier, start: Path | None, step: int) -> None:
-    """Run Lightning from a step; an interruption comes out as the exception that it is.
-
-    Raises:
-        PrecropError: the checkpoint holds what Lightning or the network does not know.
-    """
+    """Run Lightning from a step; an interruption comes out as the exception that it is."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(module, ckpt_path=start)

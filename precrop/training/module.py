@@ -40,15 +40,10 @@ FIGURES = ("accuracy", "loss", "seconds")
 
 
 class Classifier(pl.LightningModule):
-    """A network that learns to sort images.
+    """A network of `precrop.training.networks.build` that learns to sort images.
 
-    Args:
-        run: what decides the result.
-        network: as `precrop.training.networks.build` makes it.
-        data: the images.
-        places: where it is trained.
-        compiled: whether the network is compiled, its batch norms with it.
-        workers: processes that read images, where these do not fit in memory.
+    ``compiled`` compiles it, its batch norms too; ``workers`` processes read images that do not fit
+    in memory.
     """
 
     def __init__(
@@ -288,8 +283,8 @@ class Figures(nn.Module):
 
 
 def _optimizer(module: Classifier) -> torch.optim.Optimizer:
-    recipe, parameters = module.recipe, module.network.parameters()
-    trained = [p for p in parameters if p.requires_grad]
+    recipe = module.recipe
+    trained = [p for p in module.network.parameters() if p.requires_grad]
     if recipe.optimizer == "rmsprop":
         return torch.optim.RMSprop(
             trained, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay

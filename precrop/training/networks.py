@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from precrop import models
 from precrop.counting import count
-from precrop.errors import PlanError, PrecropError
+from precrop.errors import PlanError, PrecropError, errors_as
 from precrop.model_spec import ModelSpec
 from precrop.modules.copying import meta_copy
 from precrop.own import own_function
@@ -23,7 +23,7 @@ from precrop.progress import note
 from precrop.pruning.masking import apply_masks, masks
 from precrop.pruning.methods import find_method, found_by
 from precrop.pruning.problem import Problem
-from precrop.pruning.ranking import kept_shares
+from precrop.pruning.ranking import kept_weights, shares
 from precrop.training.runs import MaskSpec, Run
 from precrop.trust import runs_user_code
 
@@ -33,17 +33,11 @@ Batches = Callable[[], Sequence[Any]]
 
 @dataclass(frozen=True)
 class Built:
-    """A network ready to be trained.
+    """A network ready to be trained, and what it has without masked weights."""
 
-    Attributes:
-        network: its masks, if any, are applied and its masked weights are zero.
-        params: its parameters, without masked weights.
-        macs: its multiply-accumulates at batch 1, without those of masked weights.
-    """
-
-    network: nn.Module
+    network: nn.Module  # its masks, if any, are applied and its masked weights are zero
     params: int
-    macs: int
+    macs: int  # at batch 1
 
 
 def build(
@@ -160,11 +154,7 @@ def _started(run: Run, dense: nn.Module, start: Path | None) -> nn.Module:
 
 
 def _take(network: nn.Module, state: dict[str, Tensor], classes: int) -> str | None:
-    """Load weights, but for a classifier's of other classes, if all others fit.
-
-    Returns:
-        What does not fit, if anything.
-    """
+    """Load weights, but for a classifier's of other classes; or say what else does not fit."""
     state = renamed(state, network)
     own = network.state_dict()
     other = [
@@ -196,12 +186,10 @@ def _crop(run: Run, dense: nn.Module) -> nn.Module:
 def _check_outputs(run: Run, network: nn.Module) -> None:
     """One image through the network: it must give a number for every class."""
     shape = "x".join(map(str, run.input_shape))
-    training = network.training
+    training, failure = network.training, f"{run.model.name} cannot take images of {shape}"
     try:
-        with torch.no_grad():
+        with torch.no_grad(), errors_as(failure, Exception):  # whatever a network's forward raises
             out = _output(network.eval(), run.input_shape)
-    except Exception as error:  # whatever a network's forward raises
-        raise PrecropError(f"{run.model.name} cannot take images of {shape}: {error}") from error
     finally:
         network.train(training)
     classes = len(run.classes)
@@ -235,6 +223,6 @@ def _masks(run: Run, spec: MaskSpec, network: nn.Module, batches: Batches) -> di
     found = found_by(problem, spec.method, **spec.options)
     if found.scores is None:
         return masks(network, found.densities, spec.granularity, seed=run.seed)
-    densities = kept_shares(problem, found.scores)
+    densities = shares(kept_weights(problem, found.scores))
     scores = {problem.parameters[name]: values for name, values in found.scores.items()}
     return masks(network, densities, spec.granularity, scores=scores)

@@ -6,14 +6,13 @@ identity. Times within a run (milestones, warm-up) are shares of it, so that the
 """
 
 import dataclasses
-import difflib
 import math
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from precrop.errors import PrecropError, brief, check_known
+from precrop.errors import PrecropError, brief, check_known, suggestion
 from precrop.trust import is_finite, literal
 
 
@@ -86,8 +85,7 @@ class Recipe:
         changes = {}
         for name, value in settings.items():
             if name not in hints:
-                close = difflib.get_close_matches(str(name), hints, n=1) or [", ".join(hints)]
-                raise PrecropError(f"a recipe has no {brief(name)}; did you mean {close[0]}?")
+                raise PrecropError(f"a recipe has no {brief(name)}; {suggestion(name, hints)}")
             if value is not None:
                 changes[name] = _value(name, value, hints[name])
         return dataclasses.replace(self, **changes)

@@ -31,23 +31,14 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class MaskSpec:
-    """Which weights are masked.
+    """Which weights are masked."""
 
-    Attributes:
-        method: a method of `precrop.densities`, or ``given``.
-        granularity: as for `precrop.masks`.
-        params: the budget for the prunable weights.
-        macs: the budget for their multiply-accumulates.
-        densities: of ``given`` the layers' densities; weights are then drawn at random.
-        options: of the method.
-    """
-
-    method: str
-    granularity: str = "weight"
-    params: Budget | None = None
-    macs: Budget | None = None
-    densities: Mapping[str, float] | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    method: str  # of `precrop.densities`, or "given"
+    granularity: str = "weight"  # as for `precrop.masks`
+    params: Budget | None = None  # for the prunable weights
+    macs: Budget | None = None  # for their multiply-accumulates
+    densities: Mapping[str, float] | None = None  # if given; weights are then drawn at random
+    options: Mapping[str, Any] = field(default_factory=dict)  # of the method
 
     def __post_init__(self) -> None:
         """Refuse options that are none."""
@@ -98,15 +89,10 @@ def split_mask(text: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Start:
-    """A file of weights that a run starts from.
-
-    Attributes:
-        file: where it is.
-        digest: SHA-256 of its content.
-    """
+    """A file of weights that a run starts from."""
 
     file: str
-    digest: str
+    digest: str  # SHA-256 of its content
 
     @classmethod
     def of(cls, path: Path) -> "Start":
@@ -123,41 +109,25 @@ class Start:
 class Run:
     """A network, data, a recipe and a seed.
 
-    Attributes:
-        model: the network.
-        data: where the images come from, as for `precrop.training.data.load_data`.
-        data_name: what the data are called.
-        data_digest: of the images' content.
-        classes: names of the classes.
-        input_shape: of one image: channels, height, width.
-        recipe: the hyper-parameters.
-        seed: of the initial weights, the order of the images and their augmentation.
-        plan: what the network is cropped by, or None.
-        init: how a cropped network gets its weights.
-        mask: what the network is masked by, or None.
-        weights: what it starts from, or None; the original's weights, or the cropped network's.
-        mean: of each channel of the training images, on the scale 0 to 1: inputs are images less
-            ``mean``, divided by ``std``. Known of all runs but old ones; follows from the data.
-        std: their standard deviation.
-        crop_pct: how much of an image's shorter side is scaled to the input's, from its middle.
-        versions: what the run was made with; not part of its identity.
+    The network gets images less ``mean``, divided by ``std``: those of each channel of the training
+    images, on the scale 0 to 1. Old runs do not say them.
     """
 
     model: ModelSpec
-    data: str
+    data: str  # where the images come from, as for `precrop.training.data.load_data`
     data_name: str
-    data_digest: str
-    classes: tuple[str, ...]
-    input_shape: tuple[int, ...]
+    data_digest: str  # of the images' content
+    classes: tuple[str, ...]  # their names
+    input_shape: tuple[int, ...]  # of one image: channels, height, width
     recipe: Recipe
-    seed: int = 0
-    plan: Plan | None = None
-    init: Init = "slice"
-    mask: MaskSpec | None = None
-    weights: Start | None = None
+    seed: int = 0  # of the initial weights, the order of the images and their augmentation
+    plan: Plan | None = None  # what the network is cropped by
+    init: Init = "slice"  # how a cropped network gets its weights
+    mask: MaskSpec | None = None  # what the network is masked by
+    weights: Start | None = None  # the original's or the cropped network's, to start from
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    crop_pct: float | None = None
+    crop_pct: float | None = None  # share of an image's shorter side, in its middle, that is used
     versions: Mapping[str, str] = field(default_factory=lambda: current_versions())
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from precrop.errors import BudgetError
 from precrop.pruning.methods import METHODS, layer_densities, weight_scores
 from precrop.pruning.problem import Problem
-from precrop.pruning.ranking import kept_shares, kept_weights
+from precrop.pruning.ranking import kept_weights, shares
 
 EXACT = 1e-9
 """How far densities may be from each other, and costs from their budgets as a share of them."""
@@ -102,7 +102,7 @@ class _Check:
             problem = replace(self.whole, limits=limits)
             if METHODS[self.name].kind == "score":
                 self.scores[key] = weight_scores(problem, self.name, **self.options)
-                self.answers[key] = kept_shares(problem, self.scores[key])
+                self.answers[key] = shares(kept_weights(problem, self.scores[key]))
             else:
                 self.answers[key] = layer_densities(problem, self.name, **self.options)
             self.check_budgets(problem, self.answers[key])

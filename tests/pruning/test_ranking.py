@@ -13,7 +13,7 @@ from torch import Tensor
 
 from precrop.errors import PrecropError
 from precrop.pruning.problem import Problem
-from precrop.pruning.ranking import kept_shares, kept_weights, outranked
+from precrop.pruning.ranking import kept_weights, outranked, shares
 from precrop.solve.structure import Layer
 
 
@@ -115,8 +115,7 @@ def test_as_by_sorting(case: tuple[Problem, dict[str, Tensor]]) -> None:
     found = kept_weights(of, scores)
     assert flat(found) == expected(of, scores)
     assert {name: mask.dtype for name, mask in found.items()} == dict.fromkeys(scores, torch.bool)
-    shares = kept_shares(of, scores)
-    assert shares == {name: float(mask.double().mean()) for name, mask in found.items()}
+    assert shares(found) == {name: float(mask.double().mean()) for name, mask in found.items()}
 
 
 @settings(max_examples=150, deadline=None)
@@ -167,11 +166,11 @@ SIZES = {"wide": 40_000, "mid": 9_000, "narrow": 600, "one": 1}
 PRICES = {"wide": 1, "mid": 16, "narrow": 1024, "one": 50}
 
 
-@pytest.mark.parametrize("shares", [(0.3, None), (None, 0.3), (0.25, 0.3), (0.01, 0.9), (1, 1)])
+@pytest.mark.parametrize("budgets", [(0.3, None), (None, 0.3), (0.25, 0.3), (0.01, 0.9), (1, 1)])
 @pytest.mark.parametrize("values", ["normal", "positive", "ties", "equal", "spread", "sparse"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_many_weights(
-    shares: tuple[float | None, float | None], values: str, dtype: torch.dtype
+    budgets: tuple[float | None, float | None], values: str, dtype: torch.dtype
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     scores = {n: torch.randn(s, generator=generator).to(dtype) for n, s in SIZES.items()}
@@ -185,7 +184,7 @@ def test_many_weights(
     }[values]
     scores = {name: change(score) for name, score in scores.items()}
     totals = {"params": sum(SIZES.values()), "macs": sum(PRICES[n] * s for n, s in SIZES.items())}
-    asked = dict(zip(totals, shares, strict=True))
+    asked = dict(zip(totals, budgets, strict=True))
     limits = {cost: int(share * totals[cost]) for cost, share in asked.items() if share is not None}
     found = kept_weights(problem(SIZES, PRICES, limits), scores)
 

@@ -95,7 +95,7 @@ def test_wrong_settings(pair: str, message: str | None) -> None:
 
 
 def test_a_recipe_of_fields_without_names() -> None:
-    with pytest.raises(PrecropError, match="a recipe has no 1; did you mean epochs"):
+    with pytest.raises(PrecropError, match="a recipe has no 1; choose from epochs"):
         Recipe.from_json({1: 2})
 
 

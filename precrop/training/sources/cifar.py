@@ -6,8 +6,7 @@ from pathlib import Path
 import torch
 
 from precrop.errors import PrecropError, needs, reason
-from precrop.training.sources.arrays import Arrays
-from precrop.training.sources.source import Source
+from precrop.training.sources.source import Arrays, Source
 
 ARCHIVES = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 """The folder that torchvision's archive unpacks to."""

@@ -3,8 +3,7 @@
 import torch
 
 from precrop.errors import needs
-from precrop.training.sources.arrays import Arrays
-from precrop.training.sources.source import Source
+from precrop.training.sources.source import Arrays, Source
 
 
 def digits() -> Source:

@@ -43,12 +43,10 @@ class Files:
 
 def class_folders(folder: Path) -> Source:
     """The data set in ``train/CLASS/`` and ``val/CLASS/``; `PrecropError` if it is none."""
-    splits = {
-        name: _subfolders(folder / name) for name in ("train", *TESTS) if (folder / name).is_dir()
-    }
-    held_out = next((name for name in TESTS if splits.get(name)), None)
-    if not splits.get("train") or held_out is None:
-        missing = "train/" if not splits.get("train") else "val/, valid/ or test/"
+    splits = {name: _subfolders(folder / name) for name in ("train", *TESTS)}
+    held_out = next((name for name in TESTS if splits[name]), None)
+    if not splits["train"] or held_out is None:
+        missing = "val/, valid/ or test/" if splits["train"] else "train/"
         raise PrecropError(
             f"{folder} is not a data set: it has neither train-*.parquet nor {missing} "
             "with a folder for every class"
@@ -70,6 +68,8 @@ def class_folders(folder: Path) -> Source:
 
 def _subfolders(folder: Path) -> list[str]:
     """The names of the folders in a folder, hidden ones aside, sorted: label k is the k-th."""
+    if not folder.is_dir():
+        return []
     with os.scandir(folder) as entries:
         return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
 
@@ -87,13 +87,9 @@ def _files(root: Path, classes: Iterable[str]) -> Files:
 
 
 def _image_files(root: Path, below: str, seen: set[str]) -> Iterable[tuple[str, int]]:
-    """Paths below ``root`` and sizes in bytes of the images in a folder and its subfolders.
-
-    Raises:
-        PrecropError: a link leads to one of the folders already seen, above it perhaps.
-    """
+    """Paths below ``root`` and sizes in bytes of the images in a folder and its subfolders."""
     here = os.path.realpath(root / below)
-    if here in seen:
+    if here in seen:  # by a link, to a folder above perhaps
         raise PrecropError(f"{root / below} leads to a folder that is read already: remove it")
     seen.add(here)
     with os.scandir(root / below) as entries:

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from precrop.errors import MALFORMED, PrecropError, errors_as, within
 from precrop.files import read_json, read_parquet
@@ -28,10 +28,8 @@ MOST_BYTES = 8_000_000_000
 # Parquet hardly compresses encoded images; beyond this multiple of a large split's files, they are
 # made to fill the memory.
 LARGE, MOST_TIMES = 2**28, 32
-
-
+# Without names, and with fewer images than that.
 MOST_CLASSES = 2**16
-"""Without names, and with fewer images than that."""
 
 
 class Rows:
@@ -46,12 +44,9 @@ class Rows:
         self.lengths = [table.num_rows for table in tables]
         chunks = [c for table in tables for c in pc.struct_field(table[image], "bytes").chunks]
         self.encoded = pa.chunked_array(chunks, type=pa.binary())
-        self.labels = torch.cat([self._labels(table[label]) for table in tables])
-
-    @staticmethod
-    def _labels(column: Any) -> Tensor:
         # -2 stands for no label at all; -1 is Hugging Face's own sign for an unknown one.
-        return torch.from_numpy(column.cast("int64", safe=False).fill_null(-2).to_numpy().copy())
+        labels = (table[label].cast("int64", safe=False).fill_null(-2) for table in tables)
+        self.labels = torch.from_numpy(np.concatenate([one.to_numpy() for one in labels]))
 
     def image(self, index: int) -> "Image":
         """The image in RGB."""
@@ -172,22 +167,21 @@ def _columns(file: Path, schema: Any) -> tuple[str, str]:
     import pyarrow as pa
 
     found = []
-    for kind, names in (("image", IMAGE_COLUMNS), ("label", LABEL_COLUMNS)):
+    for names in (IMAGE_COLUMNS, LABEL_COLUMNS):
         here = [name for name in names if name in schema.names]
         if not here:
             columns = ", ".join(schema.names)
             raise PrecropError(f"{file} has no column {' or '.join(names)} but {columns}")
-        kind_of = schema.field(here[0]).type
-        if kind == "label" and not pa.types.is_integer(kind_of):
-            raise PrecropError(f"{file}: column {here[0]} holds {kind_of}, labels are integers")
-        if kind == "image" and (
-            not pa.types.is_struct(kind_of)
-            or kind_of.get_field_index("bytes") < 0
-            or kind_of.field("bytes").type != pa.binary()
-        ):
-            raise PrecropError(f"{file}: column {here[0]} holds {kind_of}, not encoded images")
         found.append(here[0])
-    return found[0], found[1]
+    image, label = found
+    kind = schema.field(image).type
+    encoded = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+    if not encoded or kind.field("bytes").type != pa.binary():
+        raise PrecropError(f"{file}: column {image} holds {kind}, not encoded images")
+    kind = schema.field(label).type
+    if not pa.types.is_integer(kind):
+        raise PrecropError(f"{file}: column {label} holds {kind}, labels are integers")
+    return image, label
 
 
 def _class_names(metadata: Mapping[bytes, bytes] | None, label: str) -> tuple[str, ...] | None:

@@ -41,6 +41,27 @@ class Split(Protocol):
         """Lines that tell this split from others without decoding its images."""
 
 
+class Arrays:
+    """Images that are decoded already: uint8 (N, H, W, 3)."""
+
+    def __init__(self, name: str, pixels: Tensor, labels: Tensor) -> None:
+        self.name, self.pixels, self.labels = name, pixels, labels
+
+    def image(self, index: int) -> "Image":
+        """The image in RGB."""
+        from PIL import Image
+
+        return Image.fromarray(self.pixels[index].numpy())
+
+    def where(self, index: int) -> str:
+        """Its number."""
+        return f"image {index} of {self.name}"
+
+    def contents(self) -> Iterable[str]:
+        """The name is enough: these data sets never change."""
+        return (self.name,)
+
+
 @dataclass(frozen=True)
 class Source:
     """A data set whose images are still encoded."""

@@ -53,21 +53,13 @@ CHANNELS: tuple[str | int, ...] = (2, 4, 7, 8)
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained, and how.
+    """What is trained, and how."""
 
-    Attributes:
-        network: a ResNet-20 of `NETWORKS`, or the input channels of one 1x1 convolution.
-        layout: of images and weights in memory.
-        avx2: whether no better instructions may be used.
-        onednn: whether PyTorch may use it.
-        kernels: whose convolutions: ``torch``, or those of ``precrop train``.
-    """
-
-    network: str | int
-    layout: str = "channels_last"
-    avx2: bool = True
-    onednn: bool = True
-    kernels: str = "torch"
+    network: str | int  # a ResNet-20 of `NETWORKS`, or the input channels of one 1x1 convolution
+    layout: str = "channels_last"  # of images and weights in memory
+    avx2: bool = True  # whether no better instructions may be used
+    onednn: bool = True  # whether PyTorch may use it
+    kernels: str = "torch"  # whose convolutions: ``torch``, or those of ``precrop train``
 
 
 HOW = {

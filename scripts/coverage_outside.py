@@ -30,15 +30,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import precrop
 from scripts.coverage_table import keep, read_cache
-from scripts.outside_networks import NETWORKS, PACKAGES, Outside, outputs, prepare
-from tests.matrix.measure import (
-    BINDING,
-    SHARE,
-    Measurement,
-    describe,
-    is_finite,
-    one_line,
-)
+from scripts.outside_networks import NETWORKS, PACKAGES, Make, Outside, outputs, prepare
+from tests.matrix.measure import BINDING, SHARE, Measurement, describe, is_finite, one_line
 from tests.planning import counted_params
 
 TARGET = Path(__file__).parent.parent / "docs" / "coverage-outside.md"
@@ -54,15 +47,10 @@ Run = Callable[[nn.Module, Outside], list[Any]]
 
 @dataclass
 class OutsideMeasurement(Measurement):
-    """What came out for a network of another package.
+    """What came out for a network of another package."""
 
-    Attributes:
-        limits: what the network itself can't do, so that it isn't asked of the cropped one either.
-        ended: why the process that measured it was ended, or ``""``.
-    """
-
-    limits: str = ""
-    ended: str = ""
+    limits: str = ""  # what the network itself can't do, which isn't asked of the cropped one
+    ended: str = ""  # why the process that measured it was ended, or ``""``
 
     @property
     def used(self) -> float:
@@ -214,9 +202,7 @@ def measure(entry: Outside) -> OutsideMeasurement:
     return found
 
 
-def _leave_out_alike(
-    original: Callable[[], nn.Module], built: Callable[[], nn.Module], entry: Outside
-) -> bool:
+def _leave_out_alike(original: Make, built: Make, entry: Outside) -> bool:
     """Whether both networks leave out layers at random, and over many passes the same ones."""
     wanted, made = (
         {repr(_trained(seed)(make(), entry)) for seed in range(PASSES)}
@@ -225,7 +211,7 @@ def _leave_out_alike(
     return len(wanted) > 1 and not wanted.isdisjoint(made)
 
 
-def _copied(model: nn.Module, make: Callable[[], nn.Module]) -> nn.Module:
+def _copied(model: nn.Module, make: Make) -> nn.Module:
     """A copy, or where Python can't make one a network that is made again."""
     try:
         return copy.deepcopy(model)
@@ -301,6 +287,8 @@ def _difference(made: list[Any], expected: list[Any]) -> str:
 def page(rows: Sequence[OutsideMeasurement]) -> str:
     """The whole page."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", *PACKAGES))
+    left = len(NETWORKS) - len(rows)
+    missing = [f"{left} more networks of the list were not measured when this was written."]
     lines = [
         "# Coverage of other packages",
         "",
@@ -315,7 +303,7 @@ def page(rows: Sequence[OutsideMeasurement]) -> str:
         "- *frozen*: share of the parameters in layers that unexpectedly keep their width.",
         "",
         *summary(rows),
-        *_missing(rows),
+        *(missing if left > 0 else ()),
         "",
         "| network | built | exact | runs | used % | frozen % | seconds | note |",
         "|---|:-:|:-:|:-:|---:|---:|---:|---|",
@@ -339,13 +327,6 @@ def summary(rows: Iterable[OutsideMeasurement]) -> list[str]:
     ]
 
 
-def _missing(rows: Sequence[OutsideMeasurement]) -> list[str]:
-    left = len(NETWORKS) - len(rows)
-    return [f"{left} more networks of the list were not measured when this was written."] * (
-        left > 0
-    )
-
-
 def _row(found: OutsideMeasurement) -> str:
     cells = [found.name]
     if found.ended or found.plan_error:
@@ -364,15 +345,11 @@ def _mark(good: bool) -> str:
 def _note(found: OutsideMeasurement) -> str:
     notes = [found.error]
     if found.frozen > 0.01:
-        notes += [f"{reason} ({count}, first {first})" for reason, (first, count) in _main(found)]
+        most = sorted(found.reasons.items(), key=lambda item: -item[1][1])[:2]
+        notes += [f"{reason} ({count}, first {first})" for reason, (first, count) in most]
     if found.limits:
         notes.append(f"the network itself fails in {found.limits}")
     return "; ".join(note for note in notes if note).replace("|", "\\|")
-
-
-def _main(found: OutsideMeasurement) -> list[tuple[str, tuple[str, int]]]:
-    """The two reasons for fixed widths that most layers have."""
-    return sorted(found.reasons.items(), key=lambda item: -item[1][1])[:2]
 
 
 if __name__ == "__main__":

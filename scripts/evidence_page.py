@@ -8,7 +8,7 @@ import argparse
 import re
 import shutil
 import textwrap
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import combinations
@@ -29,9 +29,10 @@ from precrop.evidence.page import (
     regret_table,
     shares_table,
 )
+from precrop.evidence.page import table as page_table
 from precrop.files import write_text
 from precrop.report.comparisons import Comparison
-from precrop.report.frames import ResultFrame, Spread, percent
+from precrop.report.frames import ResultFrame, RunGroup, percent
 from scripts.verdicts import (
     Ends,
     Sources,
@@ -75,18 +76,16 @@ def objectives_table(found: Mapping[str, Any]) -> str:
 def ceiling(known: Sources, kind: str, budgets: str) -> str:
     """What the plan gains over uniform width and what the best network does, on every data set."""
     gain, best = (known.gains(kind, budgets, column) for column in ("gain", "possible"))
-    found = (f"{gain[name][0]:+.2f} of {best[name][0]:+.2f}" for name in NAMES)
-    return ", ".join(found)
+    return ", ".join(f"{gain[name][0]:+.2f} of {best[name][0]:+.2f}" for name in NAMES)
 
 
 def invariance_table(known: Sources) -> str:
     """Enumerations of masks and weights."""
-    lines = ["| weights, and what is removed | networks | mean over SynExp |", "|---|---:|---:|"]
-    lines += [
-        f"| {row['what']} | {row['networks']:,} | {row['over synexp']:.9f} |"
+    rows = [
+        (row["what"], f"{row['networks']:,}", f"{row['over synexp']:.9f}")
         for row in known.invariance
     ]
-    return "\n".join(lines)
+    return page_table(["weights, and what is removed", "networks", "mean over SynExp"], rows)
 
 
 def scatter_table(known: Sources) -> str:
@@ -96,17 +95,15 @@ def scatter_table(known: Sources) -> str:
         "| of single variants |",
         "|---|---|---:|---:|---:|",
     ]
-    pools = {(g.setting, g.budget): g.scatter for g in known.frame.groups}
-    for pool, scatter in pools.items():
+    pools: dict[Any, list[RunGroup]] = defaultdict(list)
+    for group in known.frame.groups:
+        pools[group.setting, group.budget].append(group)
+    for (setting, budget), groups in pools.items():
+        scatter = groups[0].scatter
         if scatter.deviation is not None:
-            alone = [
-                deviation
-                for g in known.frame.groups
-                if (g.setting, g.budget) == pool and len(g.rows) >= FEW
-                if (deviation := Spread.of([percent(row) for row in g.rows]).deviation)
-            ]
+            many = (group.accuracy.deviation for group in groups if len(group.rows) >= FEW)
+            alone = [deviation for deviation in many if deviation]
             ends = f"{min(alone):.2f} to {max(alone):.2f}" if alone else ""
-            setting, budget = pool
             cells = f"{scatter.deviation:.2f} | {scatter.freedom} | {ends}"
             lines.append(f"| {setting} | {budget} | {cells} |")
     return "\n".join(lines)

@@ -52,29 +52,17 @@ PER_PROCESS = 20
 
 @dataclass
 class Attempt:
-    """What came out for one network in one format.
+    """What came out for one network in one format."""
 
-    Attributes:
-        batch: the one batch size of the file, or None for any.
-        difference: the largest from PyTorch's outputs, relative to their scale; None if it failed.
-        telling: whether the network's outputs depend on its input.
-        megabytes: of the file.
-        error: why there is no file, or ``""``.
-        torch_error: in what way PyTorch's own exporter fails on the network, or ``""``.
-        any_error: why the file does not take any batch size, or ``""``.
-        torch_any_error: in what way PyTorch's own exporter fails on a dynamic batch, or ``""``.
-        seconds: that it took; the second format goes on from the first's exported program.
-    """
-
-    batch: int | None = None
-    difference: float | None = None
-    telling: bool = True
-    megabytes: float = 0.0
-    error: str = ""
-    torch_error: str = ""
-    any_error: str = ""
-    torch_any_error: str = ""
-    seconds: float = 0.0
+    batch: int | None = None  # the one batch size of the file, or None for any
+    difference: float | None = None  # the largest from PyTorch's outputs, relative to their scale
+    telling: bool = True  # whether the network's outputs depend on its input
+    megabytes: float = 0.0  # of the file
+    error: str = ""  # why there is no file, or ``""``
+    torch_error: str = ""  # in what way PyTorch's own exporter fails on the network, or ``""``
+    any_error: str = ""  # why the file does not take any batch size, or ``""``
+    torch_any_error: str = ""  # in what way PyTorch's own exporter fails on that, or ``""``
+    seconds: float = 0.0  # the second format goes on from the first's exported program
 
     @property
     def ours(self) -> bool:
@@ -89,21 +77,13 @@ class Attempt:
 
 @dataclass
 class Result:
-    """What came out for one network; plain values, so that it can be kept as a line of JSON.
+    """What came out for one network; plain values, so that it can be kept as a line of JSON."""
 
-    Attributes:
-        name: of the network.
-        crop: the share of its MACs that it was cropped to, or None.
-        formats: by name.
-        stopped: why there is no answer: it took too long, or its process died; or ``""``.
-        seconds: in all.
-    """
-
-    name: str
-    crop: float | None
-    formats: dict[str, Attempt] = field(default_factory=dict)
-    stopped: str = ""
-    seconds: float = 0.0
+    name: str  # of the network
+    crop: float | None  # the share of its MACs that it was cropped to, or None
+    formats: dict[str, Attempt] = field(default_factory=dict)  # by name
+    stopped: str = ""  # why there is no answer: it took too long, or its process died; or ``""``
+    seconds: float = 0.0  # in all
 
     def to_json(self) -> str:
         """One line."""

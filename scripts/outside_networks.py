@@ -10,6 +10,7 @@ import importlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -41,20 +42,13 @@ Input = Callable[[int], Any]
 
 @dataclass(frozen=True)
 class Outside:
-    """A network and what it reads.
+    """A network and what it reads."""
 
-    Attributes:
-        name: the package and the network.
-        make: the network, with random weights.
-        args: its positional arguments, and ``kwargs`` those by name.
-        drop_unused: leave out modules that no pass calls, where they are more than the budget.
-    """
-
-    name: str
-    make: Make
-    args: tuple[Input, ...] = ()
-    kwargs: dict[str, Input] = field(default_factory=dict)
-    drop_unused: bool = False
+    name: str  # the package and the network
+    make: Make  # the network, with random weights
+    args: tuple[Input, ...] = ()  # its positional arguments
+    kwargs: dict[str, Input] = field(default_factory=dict)  # those by name
+    drop_unused: bool = False  # leave out modules that no pass calls, if they exceed the budget
 
     def network(self) -> nn.Module:
         """The network in eval mode; the same at every call."""
@@ -232,13 +226,7 @@ MONAI = [
     ),
     monai("SegResNet", CUBE, **SPACE, init_filters=16),
     monai("SegResNetDS", CUBE, **SPACE, init_filters=16),
-    monai(
-        "SegResNetVAE",
-        CUBE,
-        **SPACE,
-        input_image_size=(16, 16, 16),
-        init_filters=16,
-    ),
+    monai("SegResNetVAE", CUBE, **SPACE, input_image_size=(16, 16, 16), init_filters=16),
     monai(
         "DynUNet",
         SLICE,
@@ -315,16 +303,22 @@ MONAI = [
 # ----------------------------------------------------------------------------------- transformers
 
 
-def hugging(config: str, model: str, *, config_options: dict[str, Any], **inputs: Input) -> Outside:
+def configured(name: str, head: str, **options: Any) -> nn.Module:
+    """A model of transformers, as ``ResNet`` and ``ForImageClassification`` name it together."""
+    config = found(f"transformers:{name}Config")(**options)
+    model: nn.Module = found(f"transformers:{name}{head}")(config)
+    return model
+
+
+def hugging(name: str, head: str, inputs: dict[str, Input], **options: Any) -> Outside:
     """A model of transformers with a configuration of ours."""
+    make = partial(configured, name, head, **options)
+    return Outside(f"transformers {name}{head}", make, (), inputs)
 
-    def make() -> nn.Module:
-        made: nn.Module = found(f"transformers:{model}")(
-            found(f"transformers:{config}Config")(**config_options)
-        )
-        return made
 
-    return Outside(f"transformers {model}", make, (), inputs)
+def classifier(name: str, **options: Any) -> Outside:
+    """A model of transformers that classifies images."""
+    return hugging(name, "ForImageClassification", IMAGE, **options)
 
 
 IMAGE: dict[str, Any] = {"pixel_values": floats(3, 64, 64)}
@@ -335,7 +329,21 @@ SMALL: dict[str, Any] = {
     "intermediate_size": 96,
 }
 PATCHES: dict[str, Any] = {**SMALL, "image_size": 64, "patch_size": 8}
-TOKENS: dict[str, Any] = {"vocab_size": 64, "use_cache": False, **SMALL}
+SWIN: dict[str, Any] = {
+    "image_size": 64,
+    "embed_dim": 24,
+    "depths": [2, 2],
+    "num_heads": [2, 4],
+    "window_size": 4,
+}
+WORDS: dict[str, Any] = {"vocab_size": 64, "use_cache": False}
+TOKENS: dict[str, Any] = {**WORDS, **SMALL}
+CODERS: dict[str, Any] = {
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+}
 TEXT: dict[str, Any] = {"input_ids": ids(64, 12)}
 WAVES: dict[str, Any] = {
     **SMALL,
@@ -377,13 +385,10 @@ PAST: dict[str, Any] = {
     "future_time_features": floats(8, 2),
 }
 DETECT: dict[str, Any] = {
+    **CODERS,
     "d_model": 64,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
     "encoder_ffn_dim": 96,
     "decoder_ffn_dim": 96,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
     "num_queries": 10,
     "use_pretrained_backbone": False,
 }
@@ -400,19 +405,14 @@ def resnet_config() -> Any:
     )
 
 
-def detr(config: str, model: str, **more: Any) -> Outside:
+def detr(name: str) -> Outside:
     """A DETR on a small ResNet."""
 
     def make() -> nn.Module:
-        options = {**DETECT, **more, "backbone_config": resnet_config()}
-        options.setdefault("use_timm_backbone", False)
-        options.setdefault("backbone", None)
-        made: nn.Module = found(f"transformers:{model}")(
-            found(f"transformers:{config}Config")(**options)
-        )
-        return made
+        backbone = {"backbone_config": resnet_config(), "use_timm_backbone": False}
+        return configured(name, "ForObjectDetection", **DETECT, **backbone, backbone=None)
 
-    return Outside(f"transformers {model}", make, (), dict(IMAGE))
+    return Outside(f"transformers {name}ForObjectDetection", make, (), IMAGE)
 
 
 def mask2former() -> nn.Module:
@@ -426,7 +426,9 @@ def mask2former() -> nn.Module:
         window_size=4,
         out_features=["stage1", "stage2", "stage3", "stage4"],
     )
-    config = found("transformers:Mask2FormerConfig")(
+    return configured(
+        "Mask2Former",
+        "ForUniversalSegmentation",
         backbone_config=backbone,
         feature_size=32,
         mask_feature_size=32,
@@ -438,326 +440,196 @@ def mask2former() -> nn.Module:
         dim_feedforward=64,
         num_queries=10,
     )
-    made: nn.Module = found("transformers:Mask2FormerForUniversalSegmentation")(config)
-    return made
 
 
 VISION = [
-    hugging(
-        "ResNet",
-        "ResNetForImageClassification",
-        config_options={"embedding_size": 16, "hidden_sizes": [32, 64, 96, 128], "depths": [1] * 4},
-        **IMAGE,
-    ),
-    hugging(
+    classifier("ResNet", embedding_size=16, hidden_sizes=[32, 64, 96, 128], depths=[1] * 4),
+    classifier(
         "RegNet",
-        "RegNetForImageClassification",
-        config_options={
-            "embedding_size": 16,
-            "hidden_sizes": [32, 64, 96, 128],
-            "depths": [1, 1, 2, 1],
-            "groups_width": 16,
-        },
-        **IMAGE,
+        embedding_size=16,
+        hidden_sizes=[32, 64, 96, 128],
+        depths=[1, 1, 2, 1],
+        groups_width=16,
     ),
-    hugging(
-        "ConvNext",
-        "ConvNextForImageClassification",
-        config_options={"hidden_sizes": [24, 48, 72, 96], "depths": [1, 1, 2, 1]},
-        **IMAGE,
-    ),
-    hugging(
-        "ConvNextV2",
-        "ConvNextV2ForImageClassification",
-        config_options={"hidden_sizes": [24, 48, 72, 96], "depths": [1, 1, 2, 1]},
-        **IMAGE,
-    ),
-    hugging("ViT", "ViTForImageClassification", config_options=PATCHES, **IMAGE),
-    hugging("DeiT", "DeiTForImageClassificationWithTeacher", config_options=PATCHES, **IMAGE),
-    hugging("Beit", "BeitForImageClassification", config_options=PATCHES, **IMAGE),
-    hugging("Dinov2", "Dinov2ForImageClassification", config_options=PATCHES, **IMAGE),
-    hugging(
-        "Swin",
-        "SwinForImageClassification",
-        config_options={
-            "image_size": 64,
-            "embed_dim": 24,
-            "depths": [2, 2],
-            "num_heads": [2, 4],
-            "window_size": 4,
-        },
-        **IMAGE,
-    ),
-    hugging(
-        "Swinv2",
-        "Swinv2ForImageClassification",
-        config_options={
-            "image_size": 64,
-            "embed_dim": 24,
-            "depths": [2, 2],
-            "num_heads": [2, 4],
-            "window_size": 4,
-        },
-        **IMAGE,
-    ),
-    hugging("MobileNetV1", "MobileNetV1ForImageClassification", config_options={}, **IMAGE),
-    hugging("MobileNetV2", "MobileNetV2ForImageClassification", config_options={}, **IMAGE),
-    hugging("MobileViT", "MobileViTForImageClassification", config_options={}, **IMAGE),
-    hugging("MobileViTV2", "MobileViTV2ForImageClassification", config_options={}, **IMAGE),
-    hugging(
-        "EfficientNet",
-        "EfficientNetForImageClassification",
-        config_options={"width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280},
-        **IMAGE,
-    ),
+    classifier("ConvNext", hidden_sizes=[24, 48, 72, 96], depths=[1, 1, 2, 1]),
+    classifier("ConvNextV2", hidden_sizes=[24, 48, 72, 96], depths=[1, 1, 2, 1]),
+    classifier("ViT", **PATCHES),
+    hugging("DeiT", "ForImageClassificationWithTeacher", IMAGE, **PATCHES),
+    classifier("Beit", **PATCHES),
+    classifier("Dinov2", **PATCHES),
+    classifier("Swin", **SWIN),
+    classifier("Swinv2", **SWIN),
+    *map(classifier, names("MobileNetV1 MobileNetV2 MobileViT MobileViTV2")),
+    classifier("EfficientNet", width_coefficient=1.0, depth_coefficient=1.0, hidden_dim=1280),
     hugging(
         "Segformer",
-        "SegformerForSemanticSegmentation",
-        config_options={
-            "hidden_sizes": [16, 32, 48, 64],
-            "depths": [1, 1, 1, 1],
-            "decoder_hidden_size": 64,
-            "num_attention_heads": [1, 2, 3, 4],
-        },
-        **IMAGE,
+        "ForSemanticSegmentation",
+        IMAGE,
+        hidden_sizes=[16, 32, 48, 64],
+        depths=[1, 1, 1, 1],
+        decoder_hidden_size=64,
+        num_attention_heads=[1, 2, 3, 4],
     ),
-    hugging("PoolFormer", "PoolFormerForImageClassification", config_options={}, **IMAGE),
-    hugging("Bit", "BitForImageClassification", config_options={"depths": [1, 1, 1, 1]}, **IMAGE),
-    hugging(
-        "Cvt",
-        "CvtForImageClassification",
-        config_options={"embed_dim": [24, 48, 96]},
-        **IMAGE,
+    classifier("PoolFormer"),
+    classifier("Bit", depths=[1, 1, 1, 1]),
+    classifier("Cvt", embed_dim=[24, 48, 96]),
+    classifier("PvtV2", image_size=64),
+    classifier("FocalNet", image_size=64, embed_dim=24, depths=[1, 1, 2, 1]),
+    classifier("SwiftFormer"),
+    classifier("Levit", image_size=64),
+    classifier(
+        "Hiera", image_size=[64, 64], embed_dim=24, depths=[1, 1, 2, 1], num_heads=[1, 2, 4, 8]
     ),
-    hugging("PvtV2", "PvtV2ForImageClassification", config_options={"image_size": 64}, **IMAGE),
-    hugging(
-        "FocalNet",
-        "FocalNetForImageClassification",
-        config_options={"image_size": 64, "embed_dim": 24, "depths": [1, 1, 2, 1]},
-        **IMAGE,
-    ),
-    hugging("SwiftFormer", "SwiftFormerForImageClassification", config_options={}, **IMAGE),
-    hugging("Levit", "LevitForImageClassification", config_options={"image_size": 64}, **IMAGE),
-    hugging(
-        "Hiera",
-        "HieraForImageClassification",
-        config_options={
-            "image_size": [64, 64],
-            "embed_dim": 24,
-            "depths": [1, 1, 2, 1],
-            "num_heads": [1, 2, 4, 8],
-        },
-        **IMAGE,
-    ),
-    hugging("ViTMAE", "ViTMAEModel", config_options=PATCHES, pixel_values=floats(3, 64, 64)),
-    hugging(
-        "Yolos",
-        "YolosForObjectDetection",
-        config_options={**PATCHES, "image_size": [64, 64]},
-        **IMAGE,
-    ),
-    detr("Detr", "DetrForObjectDetection"),
-    detr("ConditionalDetr", "ConditionalDetrForObjectDetection"),
-    detr("DeformableDetr", "DeformableDetrForObjectDetection"),
-    Outside("transformers Mask2FormerForUniversalSegmentation", mask2former, (), dict(IMAGE)),
+    hugging("ViTMAE", "Model", IMAGE, **PATCHES),
+    hugging("Yolos", "ForObjectDetection", IMAGE, **{**PATCHES, "image_size": [64, 64]}),
+    *map(detr, names("Detr ConditionalDetr DeformableDetr")),
+    Outside("transformers Mask2FormerForUniversalSegmentation", mask2former, (), IMAGE),
     hugging(
         "DPT",
-        "DPTForDepthEstimation",
-        config_options={
-            **PATCHES,
-            "num_hidden_layers": 4,
-            "backbone_out_indices": [0, 1, 2, 3],
-            "neck_hidden_sizes": [16, 32, 48, 64],
-            "fusion_hidden_size": 32,
-        },
-        **IMAGE,
+        "ForDepthEstimation",
+        IMAGE,
+        **{**PATCHES, "num_hidden_layers": 4},
+        backbone_out_indices=[0, 1, 2, 3],
+        neck_hidden_sizes=[16, 32, 48, 64],
+        fusion_hidden_size=32,
     ),
     hugging(
         "Swin2SR",
-        "Swin2SRForImageSuperResolution",
-        config_options={"embed_dim": 24, "depths": [2, 2], "num_heads": [2, 2], "window_size": 8},
-        **IMAGE,
+        "ForImageSuperResolution",
+        IMAGE,
+        embed_dim=24,
+        depths=[2, 2],
+        num_heads=[2, 2],
+        window_size=8,
     ),
-    hugging(
-        "CLIPVision", "CLIPVisionModel", config_options=PATCHES, pixel_values=floats(3, 64, 64)
-    ),
-    hugging("SiglipVision", "SiglipVisionModel", config_options=PATCHES, **IMAGE),
+    hugging("CLIPVision", "Model", IMAGE, **PATCHES),
+    hugging("SiglipVision", "Model", IMAGE, **PATCHES),
 ]
 
 LANGUAGE = [
-    hugging("Bert", "BertForSequenceClassification", config_options=TOKENS, **TEXT),
-    hugging("Roberta", "RobertaForMaskedLM", config_options=TOKENS, **TEXT),
-    hugging("Electra", "ElectraForSequenceClassification", config_options=TOKENS, **TEXT),
+    hugging("Bert", "ForSequenceClassification", TEXT, **TOKENS),
+    hugging("Roberta", "ForMaskedLM", TEXT, **TOKENS),
+    hugging("Electra", "ForSequenceClassification", TEXT, **TOKENS),
     hugging(
         "DistilBert",
-        "DistilBertForSequenceClassification",
-        config_options={"vocab_size": 64, "dim": 48, "n_layers": 2, "n_heads": 4, "hidden_dim": 96},
-        **TEXT,
+        "ForSequenceClassification",
+        TEXT,
+        vocab_size=64,
+        dim=48,
+        n_layers=2,
+        n_heads=4,
+        hidden_dim=96,
     ),
-    hugging(
-        "GPT2",
-        "GPT2LMHeadModel",
-        config_options={
-            "vocab_size": 64,
-            "use_cache": False,
-            "n_embd": 48,
-            "n_layer": 2,
-            "n_head": 4,
-        },
-        **TEXT,
-    ),
+    hugging("GPT2", "LMHeadModel", TEXT, **WORDS, n_embd=48, n_layer=2, n_head=4),
     hugging(
         "T5",
-        "T5ForConditionalGeneration",
-        config_options={
-            "vocab_size": 64,
-            "use_cache": False,
-            "d_model": 48,
-            "d_kv": 12,
-            "d_ff": 96,
-            "num_layers": 2,
-            "num_heads": 4,
-        },
-        input_ids=ids(64, 12),
-        decoder_input_ids=ids(64, 8),
+        "ForConditionalGeneration",
+        {"input_ids": ids(64, 12), "decoder_input_ids": ids(64, 8)},
+        **WORDS,
+        d_model=48,
+        d_kv=12,
+        d_ff=96,
+        num_layers=2,
+        num_heads=4,
     ),
-    hugging(
-        "Llama",
-        "LlamaForCausalLM",
-        config_options={**TOKENS, "num_key_value_heads": 2},
-        **TEXT,
-    ),
+    hugging("Llama", "ForCausalLM", TEXT, **TOKENS, num_key_value_heads=2),
     hugging(
         "Mixtral",
-        "MixtralForCausalLM",
-        config_options={
-            **TOKENS,
-            "num_key_value_heads": 2,
-            "num_local_experts": 4,
-            "experts_implementation": "eager",
-        },
-        **TEXT,
+        "ForCausalLM",
+        TEXT,
+        **TOKENS,
+        num_key_value_heads=2,
+        num_local_experts=4,
+        experts_implementation="eager",
     ),
 ]
 
 SPEECH = [
-    hugging("Wav2Vec2", "Wav2Vec2ForCTC", config_options=WAVES, **WAVE),
-    hugging("Hubert", "HubertForCTC", config_options=WAVES, **WAVE),
-    hugging("WavLM", "WavLMForCTC", config_options=WAVES, **WAVE),
-    hugging("SEW", "SEWForCTC", config_options={**WAVES, "squeeze_factor": 2}, **WAVE),
-    hugging(
-        "Wav2Vec2Conformer",
-        "Wav2Vec2ConformerForCTC",
-        config_options={**WAVES, "conv_depthwise_kernel_size": 7},
-        **WAVE,
-    ),
+    *(hugging(name, "ForCTC", WAVE, **WAVES) for name in names("Wav2Vec2 Hubert WavLM")),
+    hugging("SEW", "ForCTC", WAVE, **WAVES, squeeze_factor=2),
+    hugging("Wav2Vec2Conformer", "ForCTC", WAVE, **WAVES, conv_depthwise_kernel_size=7),
     hugging(
         "Whisper",
-        "WhisperForConditionalGeneration",
-        config_options={
-            "vocab_size": 64,
-            "use_cache": False,
-            "d_model": 48,
-            "encoder_layers": 2,
-            "decoder_layers": 2,
-            "encoder_attention_heads": 4,
-            "decoder_attention_heads": 4,
-            "encoder_ffn_dim": 96,
-            "decoder_ffn_dim": 96,
-            "max_source_positions": 50,
-            "max_target_positions": 32,
-            "num_mel_bins": 20,
-            "pad_token_id": 0,
-            "bos_token_id": 1,
-            "eos_token_id": 1,
-            "decoder_start_token_id": 1,
-        },
-        input_features=floats(20, 100),
-        decoder_input_ids=ids(64, 8),
+        "ForConditionalGeneration",
+        {"input_features": floats(20, 100), "decoder_input_ids": ids(64, 8)},
+        **WORDS,
+        d_model=48,
+        **CODERS,
+        encoder_ffn_dim=96,
+        decoder_ffn_dim=96,
+        max_source_positions=50,
+        max_target_positions=32,
+        num_mel_bins=20,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=1,
+        decoder_start_token_id=1,
     ),
     hugging(
         "Speech2Text",
-        "Speech2TextForConditionalGeneration",
-        config_options={
-            "vocab_size": 64,
-            "use_cache": False,
-            "d_model": 32,
-            "encoder_layers": 2,
-            "decoder_layers": 2,
-            "encoder_attention_heads": 4,
-            "decoder_attention_heads": 4,
-            "encoder_ffn_dim": 64,
-            "decoder_ffn_dim": 64,
-            "conv_channels": 64,
-            "input_feat_per_channel": 20,
-        },
-        input_features=floats(40, 20),
-        decoder_input_ids=ids(64, 8),
+        "ForConditionalGeneration",
+        {"input_features": floats(40, 20), "decoder_input_ids": ids(64, 8)},
+        **WORDS,
+        d_model=32,
+        **CODERS,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        conv_channels=64,
+        input_feat_per_channel=20,
     ),
     hugging(
         "AST",
-        "ASTForAudioClassification",
-        config_options={**SMALL, "max_length": 64, "num_mel_bins": 32},
-        input_values=floats(64, 32),
+        "ForAudioClassification",
+        {"input_values": floats(64, 32)},
+        **SMALL,
+        max_length=64,
+        num_mel_bins=32,
     ),
     hugging(
         "Encodec",
-        "EncodecModel",
-        config_options={
-            "num_filters": 8,
-            "upsampling_ratios": [4, 2],
-            "hidden_size": 32,
-            "codebook_size": 16,
-            "target_bandwidths": [24.0],
-        },
-        input_values=normal(1, 640),
+        "Model",
+        {"input_values": normal(1, 640)},
+        num_filters=8,
+        upsampling_ratios=[4, 2],
+        hidden_size=32,
+        codebook_size=16,
+        target_bandwidths=[24.0],
     ),
     hugging(
         "SpeechT5HifiGan",
-        "SpeechT5HifiGan",
-        config_options={
-            "model_in_dim": 20,
-            "upsample_initial_channel": 64,
-            "upsample_rates": [4, 2],
-            "upsample_kernel_sizes": [8, 4],
-        },
-        spectrogram=floats(16, 20),
+        "",
+        {"spectrogram": floats(16, 20)},
+        model_in_dim=20,
+        upsample_initial_channel=64,
+        upsample_rates=[4, 2],
+        upsample_kernel_sizes=[8, 4],
     ),
 ]
 
 SEQUENCES = [
     hugging(
         "PatchTST",
-        "PatchTSTForPrediction",
-        config_options={
-            **SERIES,
-            "patch_length": 8,
-            "patch_stride": 8,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "ffn_dim": 64,
-        },
-        past_values=floats(32, 3),
+        "ForPrediction",
+        {"past_values": floats(32, 3)},
+        **SERIES,
+        patch_length=8,
+        patch_stride=8,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        ffn_dim=64,
     ),
     hugging(
         "PatchTSMixer",
-        "PatchTSMixerForPrediction",
-        config_options={**SERIES, "patch_length": 8, "patch_stride": 8, "num_layers": 2},
-        past_values=floats(32, 3),
+        "ForPrediction",
+        {"past_values": floats(32, 3)},
+        **SERIES,
+        patch_length=8,
+        patch_stride=8,
+        num_layers=2,
     ),
-    hugging(
-        "TimeSeriesTransformer",
-        "TimeSeriesTransformerForPrediction",
-        config_options=FORECAST,
-        **PAST,
-    ),
-    hugging("Informer", "InformerForPrediction", config_options=FORECAST, **PAST),
-    hugging(
-        "Autoformer",
-        "AutoformerForPrediction",
-        config_options={**FORECAST, "label_length": 8, "moving_average": 5},
-        **PAST,
-    ),
+    hugging("TimeSeriesTransformer", "ForPrediction", PAST, **FORECAST),
+    hugging("Informer", "ForPrediction", PAST, **FORECAST),
+    hugging("Autoformer", "ForPrediction", PAST, **FORECAST, label_length=8, moving_average=5),
 ]
 
 # -------------------------------------------------------------------------------------- pytorchcv
@@ -894,14 +766,7 @@ TORCHAUDIO = [
         segment_length=4,
         right_context_length=4,
     ),
-    torchaudio(
-        "HDemucs",
-        normal(2, 16384),
-        sources=["a", "b"],
-        channels=8,
-        nfft=4096,
-        depth=6,
-    ),
+    torchaudio("HDemucs", normal(2, 16384), sources=["a", "b"], channels=8, nfft=4096, depth=6),
     torchaudio("Wav2Letter", normal(1, 3200), num_classes=20),
     torchaudio(
         "WaveRNN",
@@ -1333,13 +1198,7 @@ OTHERS = [
         block_repeats=(1, 1, 1),
         dim_head=8,
     ),
-    vit_pytorch(
-        "xcit:XCiT",
-        image_size=64,
-        patch_size=16,
-        cls_depth=1,
-        **VITS,
-    ),
+    vit_pytorch("xcit:XCiT", image_size=64, patch_size=16, cls_depth=1, **VITS),
     Outside(
         "pytorch-tcn TCN",
         of("pytorch_tcn:TCN", 8, [24, 24, 32], use_skip_connections=True),

@@ -134,6 +134,12 @@ def prunable(model: nn.Module) -> dict[str, Tensor]:
 # --- scores ---------------------------------------------------------------------------------------
 
 
+def gradients(output: Tensor, weights: Weights, *, again: bool = False) -> dict[str, Tensor]:
+    """The derivatives of an output, which can be derived ``again``, by parameter name."""
+    found = torch.autograd.grad(output, list(weights.values()), create_graph=again)
+    return dict(zip(weights, found, strict=True))
+
+
 def magnitude(model: nn.Module, name: str, density: float) -> Weights:
     """Magnitudes of the weights."""
     return {key: weight.detach().abs() for key, weight in prunable(model).items()}
@@ -142,26 +148,17 @@ def magnitude(model: nn.Module, name: str, density: float) -> Weights:
 def snip(model: nn.Module, name: str, density: float) -> Weights:
     """``|w dL/dw|`` (1810.02340)."""
     weights, (images, classes) = prunable(model), batch()
-    loss = F.cross_entropy(model(images), classes)
-    slopes = torch.autograd.grad(loss, list(weights.values()))
-    return {
-        key: (weight * slope).detach().abs()
-        for (key, weight), slope in zip(weights.items(), slopes, strict=True)
-    }
+    slopes = gradients(F.cross_entropy(model(images), classes), weights)
+    return {key: (weight * slopes[key]).detach().abs() for key, weight in weights.items()}
 
 
 def grasp(model: nn.Module, name: str, density: float) -> Weights:
     """``w Hg`` of the loss of logits over 200 (2002.07376); the highest remain."""
     weights, (images, classes) = prunable(model), batch()
-    leaves = list(weights.values())
-    loss = F.cross_entropy(model(images) / 200, classes)
-    slopes = torch.autograd.grad(loss, leaves, create_graph=True)
-    norm = sum((slope * slope).sum() for slope in slopes) / 2
-    products = torch.autograd.grad(torch.as_tensor(norm), leaves)
-    return {
-        key: (weight * product).detach()
-        for (key, weight), product in zip(weights.items(), products, strict=True)
-    }
+    slopes = gradients(F.cross_entropy(model(images) / 200, classes), weights, again=True)
+    norm = sum((slope * slope).sum() for slope in slopes.values()) / 2
+    products = gradients(torch.as_tensor(norm), weights)
+    return {key: (weight * products[key]).detach() for key, weight in weights.items()}
 
 
 def synflow(model: nn.Module, name: str, density: float, rounds: int) -> Weights:
@@ -171,12 +168,8 @@ def synflow(model: nn.Module, name: str, density: float, rounds: int) -> Weights
     scores: Weights = {}
     for done in range(1, rounds + 1):
         leaves = {key: weight.clone().requires_grad_() for key, weight in weights.items()}
-        output = flow(name, leaves, F.max_pool2d)
-        slopes = torch.autograd.grad(output, list(leaves.values()))
-        scores = {
-            key: weight * slope
-            for (key, weight), slope in zip(weights.items(), slopes, strict=True)
-        }
+        slopes = gradients(flow(name, leaves, F.max_pool2d), leaves)
+        scores = {key: weight * slopes[key] for key, weight in weights.items()}
         if done < rounds:
             pruned = int((1.0 - density ** (done / rounds)) * total)
             kept = highest(scores, total - pruned)
@@ -252,16 +245,13 @@ RULES = {"erk": erk, "synexp": synexp, "igq": igq}
 
 def expectations(model: nn.Module, name: str, densities: Mapping[str, float]) -> dict[str, float]:
     """The logarithms of the expected sum of all scores and of R, maxima read as averages."""
-    leaves = {
-        key: torch.full_like(weight, densities[key] * float(weight.abs().mean()))
-        for key, weight in ((key, weight.detach()) for key, weight in prunable(model).items())
-    }
-    for leaf in leaves.values():
-        leaf.requires_grad_()
+    leaves = {}
+    for key, weight in prunable(model).items():
+        mean = densities[key] * float(weight.detach().abs().mean())
+        leaves[key] = torch.full_like(weight, mean, requires_grad=True)
     output = flow(name, leaves, F.avg_pool2d)
-    slopes = torch.autograd.grad(output, list(leaves.values()))
-    pairs = zip(leaves.values(), slopes, strict=True)
-    scores = sum(float((leaf.detach() * slope).sum()) for leaf, slope in pairs)
+    slopes = gradients(output, leaves)
+    scores = sum(float((leaf.detach() * slopes[key]).sum()) for key, leaf in leaves.items())
     return {"synexp": math.log(scores), "output": math.log(float(output.detach()))}
 
 

@@ -33,21 +33,13 @@ START, END = "<!-- invariance -->", "<!-- /invariance -->"
 
 @dataclass(frozen=True)
 class Subject:
-    """A network to sample.
+    """A network to sample."""
 
-    Attributes:
-        name: in the tables.
-        model: with weights as it is initialised.
-        shape: of its input.
-        samples: per row; about as many as bring the interval to one per cent on either side.
-        chain: whether there is one way through its layers.
-    """
-
-    name: str
-    model: nn.Module
-    shape: tuple[int, ...]
-    samples: int
-    chain: bool = False
+    name: str  # in the tables
+    model: nn.Module  # with weights as it is initialised
+    shape: tuple[int, ...]  # of its input
+    samples: int  # per row; about as many as bring the interval to one per cent on either side
+    chain: bool = False  # whether there is one way through its layers
 
 
 def subjects() -> list[Subject]:

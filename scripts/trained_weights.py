@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import precrop
 from precrop.models import resnet20
 from precrop.plans.kinds import Init
-from precrop.study import torch_pruning
+from precrop.study.torch_pruning import largest_within
 from precrop.study.variants import VariantRequest
 from precrop.training.augment import PLAIN, Augment
 from precrop.training.batches import held_out_batches, train_batches
@@ -91,7 +91,8 @@ def measured(
     ways: dict[str, nn.Module] = {init: plan.build(model, init) for init in INITS}
     ways["torch-pruning"] = pruned(model, plan.macs)
     for name, network in ways.items():
-        row: dict[str, Any] = {"share": share, "way": name, **costs(network)}
+        costs = precrop.count(network, (3, SIDE, SIDE)).costs
+        row: dict[str, Any] = {"share": share, "way": name, **costs}
         row["before"] = accuracy(network, images)
         precrop.recalibrate(network, islice(batches(images, 0, PLAIN), BATCHES))
         row["recalibrated"] = accuracy(network, images)
@@ -104,23 +105,10 @@ def measured(
 
 def pruned(model: nn.Module, macs: int) -> nn.Module:
     """By Torch-Pruning, at the smallest ratio with which it has no more MACs."""
-    options = {"importance": "magnitude"}
-    request = VariantRequest(model, (3, SIDE, SIDE), {"macs": macs}, options)
-    low, high = 0.0, 1.0
-    best = copy.deepcopy(model)
-    while high - low > torch_pruning.RATIO_STEP:
-        ratio = (low + high) / 2
-        found = torch_pruning.pruned(request, ratio, ["fc"])
-        if costs(found)["macs"] <= macs:
-            best, high = found, ratio
-        else:
-            low = ratio
-    return best
-
-
-def costs(network: nn.Module) -> dict[str, int]:
-    """Parameters and multiply-accumulates."""
-    return precrop.count(network, (3, SIDE, SIDE)).costs
+    limits = {"macs": macs}
+    request = VariantRequest(model, (3, SIDE, SIDE), limits, {"importance": "magnitude"})
+    found = largest_within(limits, request, ["fc"])
+    return copy.deepcopy(model) if found is None else found
 
 
 def batches(images: ImageData, epoch: int, augment: Augment) -> Any:

@@ -8,10 +8,10 @@ difference is excluded on a data set, else too little was measured to tell. Trai
 of `precrop report`.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ from precrop.evidence.candidates import UNIFORM
 from precrop.evidence.intervals import interval
 from precrop.evidence.page import NAMES
 from precrop.evidence.verdict import Evidence
+from precrop.files import read_json
 from precrop.report.claims import Claims, read_claims
 from precrop.report.comparisons import Comparison, Estimate, at_any_size, judge, paired
-from precrop.report.frames import ResultFrame
+from precrop.report.frames import ResultFrame, RunGroup
 from precrop.report.grouping import frame_of
 from precrop.report.verdicts import MARGIN, Verdict, verdicts
 from precrop.study.spec import read_study
@@ -110,10 +111,10 @@ class Sources:
         claims = read_claims([FILES], {run.study for run in runs})
         return cls(
             Evidence.load(evidence / "evidence.json"),
-            _json(evidence / "objectives.json"),
-            _json(evidence / "invariance.json"),
-            _json(speed / "preconfig.json")["rows"],
-            _json(speed / "sparse.json")["rows"],
+            read_json(evidence / "objectives.json"),
+            read_json(evidence / "invariance.json"),
+            read_json(speed / "preconfig.json")["rows"],
+            read_json(speed / "sparse.json")["rows"],
             frame_of(runs, claims.parts),
             claims,
         )
@@ -161,9 +162,9 @@ class Sources:
         better, excluded = self.better(measured), self.excluded(measured)
         return answer(len(better), len(measured)) if better or excluded else "undecided"
 
-    def judged_twice(self, measure: Callable[[Interval], Mapping[str, Ends]]) -> tuple[str, str]:
+    def judged_twice(self, measure: Callable[..., Mapping[str, Ends]]) -> tuple[str, str]:
         """By Student's intervals; and what to say where those of before come to something else."""
-        now, before = (self.judged(measure(interval)) for interval in (ends, resampled))
+        now, before = (self.judged(measure(interval=kind)) for kind in (ends, resampled))
         return now, "" if now == before else f"; by the intervals of before: {before}"
 
     def excluded(self, measured: Mapping[str, Ends]) -> list[str]:
@@ -248,7 +249,7 @@ def objective(known: Sources) -> Iterator[Row]:
 
 def _ahead(known: Sources, other: str, claim: str) -> Row:
     smooth, raw = known.ahead("synexp", other), known.ahead("synexp", other, "raw regret")
-    verdict, note = known.judged_twice(lambda i: known.ahead("synexp", other, interval=i))
+    verdict, note = known.judged_twice(partial(known.ahead, "synexp", other))
     figure = f"points, smooth: {said(smooth)}; raw: {said(raw)}{note}"
     return Row(claim, ASKED, verdict, figure, JUDGE)
 
@@ -259,7 +260,7 @@ def shapes(known: Sources) -> Iterator[Row]:
         for budgets in BUDGETS:
             gain, most = (known.gains(kind, budgets, name) for name in ("gain", "possible"))
             reached = ", ".join(f"{most[name][0]:+.2f}" for name in NAMES)
-            verdict, note = known.judged_twice(partial(_gains, known, kind, budgets))
+            verdict, note = known.judged_twice(partial(known.gains, kind, budgets))
             yield Row(
                 f"PreCrop is more accurate than uniform width on {kind} networks, "
                 f"{BUDGETS[budgets]}.",
@@ -268,12 +269,12 @@ def shapes(known: Sources) -> Iterator[Row]:
                 f"points: {said(gain)}; the best network {reached}{note}",
                 JUDGE,
             )
-    for kind in ("sensible", "ill-shaped"):
+    for kind, words in (("sensible", "a sensible"), ("ill-shaped", "an ill-shaped")):
         label = "PreConfig, 80% of the parameters"
         gain, best = known.gains(kind, label), known.gains(kind, label, "possible")
-        verdict, note = known.judged_twice(partial(_gains, known, kind, label))
+        verdict, note = known.judged_twice(partial(known.gains, kind, label))
         yield Row(
-            f"PreConfig is more accurate than {_a(kind)} network with 80% of its parameters and "
+            f"PreConfig is more accurate than {words} network with 80% of its parameters and "
             "equal MACs.",
             f"{PAPER} (+0.3)" if kind == "sensible" else ASKED,
             verdict,
@@ -281,7 +282,7 @@ def shapes(known: Sources) -> Iterator[Row]:
             JUDGE,
         )
     repaired = "ill-shaped", "PreConfig, both whole"
-    verdict, note = known.judged_twice(partial(_gains, known, *repaired))
+    verdict, note = known.judged_twice(partial(known.gains, *repaired))
     yield Row(
         "PreConfig repairs an ill-shaped network at equal parameters and MACs.",
         ASKED,
@@ -289,14 +290,6 @@ def shapes(known: Sources) -> Iterator[Row]:
         f"points: {said(known.gains(*repaired))}{note}",
         JUDGE,
     )
-
-
-def _gains(known: Sources, kind: str, budgets: str, interval: Interval) -> dict[str, Ends]:
-    return known.gains(kind, budgets, interval=interval)
-
-
-def _a(kind: str) -> str:
-    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
 def defaults(known: Sources) -> Iterator[Row]:
@@ -342,11 +335,16 @@ def defaults(known: Sources) -> Iterator[Row]:
 
 def streams_compared(study: Path) -> list[Comparison]:
     """Cropped streams, smallest first, against tied ones, on the seeds of one study alone."""
-    store = RESULTS / study.stem
-    groups = frame_of(stored_rows([store])).groups if store.is_dir() else ()
+    groups = _groups(study)
     tied = [group for group in groups if group.variant == "PreCrop"]
     cropped = sorted((g for g in groups if g not in tied), key=lambda group: group.macs)
-    return paired((one, other) for one in cropped for other in tied)
+    return paired(product(cropped, tied))
+
+
+def _groups(study: Path) -> Sequence[RunGroup]:
+    """What a study's store holds; nothing where there is none."""
+    store = RESULTS / study.stem
+    return frame_of(stored_rows([store])).groups if store.is_dir() else ()
 
 
 def streams() -> Row:
@@ -388,15 +386,13 @@ def _streams_row(claim: str, study: Path, ahead: str) -> Row:
     if trained != asked:
         figure = f"{len(trained)} of {len(asked)} seeds are trained; the rule is about all of them"
         return Row(claim, OURS, "not measured", figure, command)
-    (compared,) = found
-    figure = f"{ahead}: {points(compared)}"
-    low, high = _interval(compared.pooled)
-    if low > 0:
-        return Row(claim, OURS, "does not hold", figure, command)
-    if high < MARGIN:
-        return Row(claim, OURS, "holds", figure, command)
-    undecided = f"{figure}: undecided, and by the study's rule the default stays"
-    return Row(claim, OURS, "undecided", undecided, command)
+    (smallest,) = found
+    figure = f"{ahead}: {points(smallest)}"
+    low, high = _interval(smallest.pooled)
+    verdict = "does not hold" if low > 0 else "holds" if high < MARGIN else "undecided"
+    if verdict == "undecided":
+        figure += ": undecided, and by the study's rule the default stays"
+    return Row(claim, OURS, verdict, figure, command)
 
 
 def _seeds(study: Path) -> set[int]:
@@ -453,24 +449,20 @@ def trained(known: Sources) -> Iterator[Row]:
 
 def repairs() -> list[Comparison]:
     """PreConfig at the original's costs against it, on each network that has all of its seeds."""
-    groups = frame_of(stored_rows([RESULTS / REPAIR.stem])).groups
-    whole = [g for g in groups if g.variant == "PreConfig" and g.params_share > WHOLE]
-    originals = [group for group in groups if group.variant == "the original widths"]
-    found = paired((one, other) for one in whole for other in originals)
-    asked = _seeds(REPAIR)
-    return [comparison for comparison in found if set(comparison.seeds) == asked]
+    found = compared(REPAIR, "PreConfig", "the original widths")
+    return [comparison for comparison in found if comparison.one.params_share > WHOLE]
 
 
 def macs_alone() -> list[Comparison]:
     """PreCrop against uniform width by a budget of MACs alone, where all seeds are trained."""
-    groups = frame_of(stored_rows([RESULTS / MACS_ALONE.stem])).groups
-    cropped, uniform = (
-        [group for group in groups if group.variant == name]
-        for name in ("PreCrop", "uniform width")
-    )
-    found = paired((one, other) for one in cropped for other in uniform)
-    asked = _seeds(MACS_ALONE)
-    return [comparison for comparison in found if set(comparison.seeds) == asked]
+    return compared(MACS_ALONE, "PreCrop", "uniform width")
+
+
+def compared(study: Path, one: str, other: str) -> list[Comparison]:
+    """Two variants on each network that has all of the study's seeds."""
+    groups, asked = _groups(study), _seeds(study)
+    ones, others = ([g for g in groups if g.variant == name] for name in (one, other))
+    return [pair for pair in paired(product(ones, others)) if set(pair.seeds) == asked]
 
 
 def shown_better(found: Sequence[Comparison]) -> int:
@@ -532,7 +524,3 @@ def table(found: Sequence[Row]) -> str:
         cells = (row.claim, row.whose, f"**{row.verdict}**", row.figure, row.command)
         lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
     return "\n".join(lines)
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text())

@@ -54,17 +54,11 @@ class Control(precrop.SynExp):
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to choose widths.
+    """One way to choose widths."""
 
-    Attributes:
-        name: for tables.
-        options: of `precrop.plan`.
-        method: whose densities are turned into channels, if any.
-    """
-
-    name: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    method: str | None = None
+    name: str  # for tables
+    options: Mapping[str, Any] = field(default_factory=dict)  # of `precrop.plan`
+    method: str | None = None  # whose densities are turned into channels, if any
 
 
 def strategies() -> list[Candidate]:

@@ -51,21 +51,13 @@ DATA_SETS = (
 
 @dataclass(frozen=True)
 class Table:
-    """The networks of the space on one data set.
-
-    Attributes:
-        data_set: which.
-        widths: channels, shape (networks, 5).
-        params: shape (networks,).
-        macs: multiply-accumulates of one image, shape (networks,).
-        raw: top-1 accuracy in percent of the one run of every network, shape (networks,).
-    """
+    """The networks of the space on one data set."""
 
     data_set: DataSet
-    widths: Integers
-    params: Integers
-    macs: Integers
-    raw: Floats
+    widths: Integers  # channels, shape (networks, 5)
+    params: Integers  # shape (networks,)
+    macs: Integers  # multiply-accumulates of one image, shape (networks,)
+    raw: Floats  # top-1 accuracy in percent of the one run of every network, shape (networks,)
 
     @cached_property
     def smooth(self) -> Floats:

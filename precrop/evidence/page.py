@@ -45,10 +45,8 @@ def order_table(found: Evidence) -> str:
 
 def regret_table(found: Evidence) -> str:
     """Points behind the best network within two budgets: one row a strategy, the best first."""
-    frame = found.regret
-    grouped = frame.groupby(["data set", "strategy"], sort=False)
     rows = []
-    for (data_set, strategy), group in grouped:
+    for (data_set, strategy), group in found.regret.groupby(["data set", "strategy"], sort=False):
         row = interval("regret", group["regret"].to_numpy())
         means = {name: group[name].mean() for name in ("raw regret", "over its size", "beats")}
         rows.append({"data set": data_set, "strategy": strategy, "n": len(group), **row, **means})
@@ -96,7 +94,7 @@ def shares_table(found: Evidence) -> str:
         return f"{gain / possible:.0%}" if possible > 1 else f"{gain:+.1f} points"
 
     rows = [[name, *(cell(name, case) for case in cases)] for name in frame["strategy"].unique()]
-    return _table(["strategy", *map(", ".join, cases)], rows)
+    return table(["strategy", *map(", ".join, cases)], rows)
 
 
 def published_table(found: Evidence) -> str:
@@ -110,7 +108,7 @@ def published_table(found: Evidence) -> str:
         lines.append([f"{family}, {name}", str(group["widths"].iloc[0]), *cells])
     means = frame.groupby("chosen by")[["rho", "distance"]].mean()
     lines.append(["mean", "", *(_closeness(means.loc[way]) for way in ways)])
-    return _table(["network", "widths", *ways], lines)
+    return table(["network", "widths", *ways], lines)
 
 
 def _closeness(row: pd.Series) -> str:
@@ -127,7 +125,7 @@ def experts_table(found: Evidence) -> str:
             for part in (group[group["same method"]], group[~group["same method"]])
         ]
         rows.append([family, str(len(group)), *cells])
-    return _table(["family", "pairs", "of one method", "of two methods"], rows)
+    return table(["family", "pairs", "of one method", "of two methods"], rows)
 
 
 def _by_data_set(
@@ -144,7 +142,7 @@ def _by_data_set(
         found = frame[frame[key] == value].drop_duplicates("data set").set_index("data set")
         cells = [cell(found.loc[name]) if name in found.index else "" for name in present]
         rows.append([(labels or {}).get(value, value), *cells])
-    return _table([key, *(NAMES[name] for name in present)], rows)
+    return table([key, *(NAMES[name] for name in present)], rows)
 
 
 def _present(frame: pd.DataFrame) -> list[str]:
@@ -152,7 +150,7 @@ def _present(frame: pd.DataFrame) -> list[str]:
     return [name for name in NAMES if name in set(frame["data set"])]
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown whose columns but the first are of numbers."""
     texts = ("| ".join(f"{cell} " if cell else "" for cell in row) for row in (heads, *rows))
     head, *lines = (f"| {text}|" for text in texts)
@@ -170,12 +168,9 @@ def draw_order(tables: Sequence[Table]) -> "Figure":
         for axis, table, color in zip(axes, tables, COLORS, strict=False):
             values = objective_values(table)[DEFAULT]
             found = bands(table)
-            x, y = np.concatenate(
-                [
-                    np.stack([v[band] - v[band].mean() for v in (values, table.raw)])
-                    for band in found
-                ],
-                1,
+            x, y = (
+                np.concatenate([v[band] - v[band].mean() for band in found])
+                for v in (values, table.raw)
             )
             axis.axhline(0, color=_GREY, lw=0.8)
             axis.plot(x, y, ".", ms=1.2, alpha=0.12, color=color, rasterized=True)

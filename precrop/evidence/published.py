@@ -32,27 +32,16 @@ IMAGENET, CIFAR = (3, 224, 224), (3, 32, 32)
 
 @dataclass(frozen=True)
 class Configuration:
-    """Published widths of one network.
+    """Published widths of one network."""
 
-    Attributes:
-        family: configurations of one family start from one network.
-        name: for tables.
-        method: that found them.
-        make: builds the network that was started from.
-        input_shape: of one image.
-        widths: output channels by layer name, one layer for each width that was chosen.
-        budgets: parameters and MACs of the published network, what is known of them.
-        top1: its published accuracy in percent, if known.
-    """
-
-    family: str
-    name: str
-    method: str
-    make: Callable[[], nn.Module]
-    input_shape: tuple[int, int, int]
-    widths: Mapping[str, int]
-    budgets: Mapping[str, int]
-    top1: float | None
+    family: str  # configurations of one family start from one network
+    name: str  # for tables
+    method: str  # that found them
+    make: Callable[[], nn.Module]  # builds the network that was started from
+    input_shape: tuple[int, int, int]  # of one image
+    widths: Mapping[str, int]  # output channels by layer name, a layer for each chosen width
+    budgets: Mapping[str, int]  # parameters and MACs of the published network, as far as known
+    top1: float | None  # its published accuracy in percent, if known
 
 
 def load_published(path: Path) -> list[Configuration]:
@@ -94,16 +83,8 @@ def _read(row: Mapping[str, Any]) -> Iterator[Configuration]:
         plan = precrop.plan(make(), shape, widths=dict(widths))
         budgets = {"params": plan.params, "macs": plan.macs}
     label = row["name"].replace(" (raw lists)", "")
-    yield Configuration(
-        row["family"],
-        label,
-        row["method"].split()[0],
-        make,
-        shape,
-        widths,
-        budgets,
-        row.get("top1"),
-    )
+    method = row["method"].split()[0]
+    yield Configuration(row["family"], label, method, *read, budgets, row.get("top1"))
 
 
 Read = tuple[Callable[[], nn.Module], tuple[int, int, int], dict[str, int]]
@@ -259,9 +240,8 @@ def disagreement(compared: pd.DataFrame) -> pd.DataFrame:
         for (_, one), (_, other) in combinations(group.iterrows(), 2):
             a, b = np.array(one["log ratios"]), np.array(other["log ratios"])
             if len(a) == len(b):
-                pair = {"family": family, "one": one["configuration"]}
-                pair |= {"other": other["configuration"]}
-                same = one["method"] == other["method"]
-                agree = {"rho": correlation(a, b), "distance": distance(a, b)}
-                rows.append({**pair, "same method": same, **agree})
+                row = {"family": family, "one": one["configuration"]}
+                row |= {"other": other["configuration"]}
+                row |= {"same method": one["method"] == other["method"]}
+                rows.append({**row, "rho": correlation(a, b), "distance": distance(a, b)})
     return pd.DataFrame(rows)

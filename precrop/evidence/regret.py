@@ -1,6 +1,7 @@
 """Regret: how far behind the best network within two budgets is the plan's?"""
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,9 @@ FEW_BUDGETS = 20
 
 def drawn_budgets(table: Table, count: int) -> list[tuple[int, int]]:
     """Parameters and MACs of networks drawn at random, where enough others are of that size."""
-    rng = np.random.default_rng(0)
-    found: list[tuple[int, int]] = []
-    for row in rng.permutation(len(table.params)):
-        budgets = int(table.params[row]), int(table.macs[row])
-        if len(of_size(table, *budgets)) >= FEWEST:
-            found.append(budgets)
-        if len(found) == count:
-            break
-    return found
+    rows = np.random.default_rng(0).permutation(len(table.params))
+    drawn = ((int(table.params[row]), int(table.macs[row])) for row in rows)
+    return list(islice((pair for pair in drawn if len(of_size(table, *pair)) >= FEWEST), count))
 
 
 def regret(

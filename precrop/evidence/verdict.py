@@ -5,10 +5,11 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import pandas as pd  # type: ignore[import-untyped]
 import torch
@@ -37,21 +38,13 @@ COMPARED = (*OBJECTIVES, *CONTROLS, UNIFORM)
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was measured.
+    """What was measured."""
 
-    Attributes:
-        order: rank correlations within bands, by data set and objective.
-        regret: one row for every data set, strategy and pair of budgets.
-        gains: one row for every data set, strategy and case.
-        published: one row for every published network and objective.
-        noise: standard deviation of single runs around the surface, by data set.
-    """
-
-    order: pd.DataFrame
-    regret: pd.DataFrame
-    gains: pd.DataFrame
-    published: pd.DataFrame
-    noise: dict[str, float]
+    order: pd.DataFrame  # rank correlations within bands, by data set and objective
+    regret: pd.DataFrame  # one row for every data set, strategy and pair of budgets
+    gains: pd.DataFrame  # one row for every data set, strategy and case
+    published: pd.DataFrame  # one row for every published network and objective
+    noise: dict[str, float]  # standard deviation of single runs around the surface, by data set
 
     def to_json(self) -> dict[str, Any]:
         """All of it as plain values."""
@@ -95,14 +88,7 @@ def _unpacked(columns: dict[str, Any]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Task:
-    """One piece of work for one process.
-
-    Attributes:
-        label: tells it from all others.
-        frame: that its rows belong to.
-        work: makes the rows.
-        args: of it.
-    """
+    """One piece of work for one process: rows of a frame; its label tells it from all others."""
 
     label: str
     frame: str
@@ -154,26 +140,21 @@ def finished(path: Path, of: str) -> dict[str, list[dict[str, Any]]]:
     found = {}
     if lines and _line(lines[0]) == {"of": of}:
         for line in map(_line, lines[1:]):
-            label, rows = line.get("part"), line.get("rows")
-            if isinstance(label, str) and _are_rows(rows):
-                found[label] = rows
+            match line:
+                case {"part": str(label), "rows": [*rows]}:
+                    if all(isinstance(row, dict) for row in rows):
+                        found[label] = rows
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = [{"of": of}, *({"part": label, "rows": rows} for label, rows in found.items())]
     write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
     return found
 
 
-def _line(text: str) -> dict[str, Any]:
-    """One line of a file of parts; nothing if the line is broken."""
-    try:
-        found = json.loads(text)
-    except MALFORMED:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _are_rows(found: Any) -> TypeGuard[list[dict[str, Any]]]:
-    return isinstance(found, list) and all(isinstance(row, dict) for row in found)
+def _line(text: str) -> Any:
+    """One line of a file of parts; None if the line is broken."""
+    with suppress(*MALFORMED):
+        return json.loads(text)
+    return None
 
 
 def judge(

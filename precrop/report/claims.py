@@ -65,18 +65,13 @@ class Claim(Entry):
     macs: Above0 | None = None
 
     @model_validator(mode="after")
-    def _compares_or_is_untestable(self) -> "Claim":
-        needed = ("compare", "with", "shows")
+    def _makes_sense(self) -> "Claim":
         compared = self.written - {"claim", "text", "source", "untestable"}
         if self.untestable is not None and compared:
             raise PrecropError(f"{min(compared)} and untestable exclude one another: drop one")
-        missing = next((key for key in needed if key not in compared), None)
-        if self.untestable is None and missing is not None:
-            raise PrecropError(f"{missing} is missing")
-        return self
-
-    @model_validator(mode="after")
-    def _loses_only_where_no_worse(self) -> "Claim":
+        for needed in ("compare", "with", "shows"):
+            if self.untestable is None and needed not in compared:
+                raise PrecropError(f"{needed} is missing")
         if self.loss is not None and self.shows != "no worse":
             raise PrecropError(f"loss goes with shows: no worse, not with {self.shows}")
         return self

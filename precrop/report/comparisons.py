@@ -5,12 +5,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any, Literal
 
 from scipy.stats import t
 
-from precrop.report.frames import NO_SPREAD, RunGroup, Scatter, Spread, percent, run_id
+from precrop.report.frames import NO_SPREAD, RunGroup, Scatter, percent, run_id
 
 LEVEL = 0.05
 """How often a test may find a difference where there is none."""
@@ -22,17 +22,11 @@ Outcome = Literal["better", "worse", "equal", "larger", "smaller", "unclear"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean difference in percentage points, and how sure it is.
+    """A mean difference in percentage points, and how sure it is."""
 
-    Attributes:
-        difference: its mean.
-        error: its standard error; None where it is unknown.
-        freedom: degrees of freedom of Student's distribution that it follows.
-    """
-
-    difference: float
-    error: float | None
-    freedom: int
+    difference: float  # its mean
+    error: float | None  # its standard error; None where it is unknown
+    freedom: int  # degrees of freedom of Student's distribution that it follows
 
     def interval(self, confidence: float = 1 - LEVEL) -> tuple[float, float] | None:
         """Student's confidence interval; None where none can be given."""
@@ -136,30 +130,14 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Together:
-    """Differences on several networks as one: each network counts as one observation."""
-
-    spread: Spread
-    interval: tuple[float, float]
-
-
-@dataclass(frozen=True)
 class Judged:
-    """A comparison and what it shows.
-
-    Attributes:
-        comparison: what was compared.
-        p: of the difference, corrected for the number of comparisons that its claim rests on.
-        margin: percentage points that count as no difference.
-        bound: percentage points that the claim asks the first variant to be better by.
-        rule: by which it shows something.
-    """
+    """A comparison and what it shows."""
 
     comparison: Comparison
-    p: float | None
-    margin: float
-    bound: float
-    rule: "Rule"
+    p: float | None  # of the difference, corrected for the number of a claim's comparisons
+    margin: float  # percentage points that count as no difference
+    bound: float  # percentage points that the claim asks the first variant to be better by
+    rule: "Rule"  # by which it shows something
 
     @cached_property
     def outcome(self) -> Outcome:
@@ -280,7 +258,7 @@ def _is_equal(judged: Judged) -> bool:
     return judged.comparison.same or (p is not None and p < LEVEL)
 
 
-def together(comparisons: Sequence[Comparison]) -> Together | None:
+def together(comparisons: Sequence[Comparison]) -> Estimate | None:
     """The mean over networks; of one network its settings and budgets are averaged first.
 
     What suits a network suits it at several budgets, so these are not independent observations.
@@ -289,12 +267,10 @@ def together(comparisons: Sequence[Comparison]) -> Together | None:
     apart: dict[str, list[float]] = defaultdict(list)
     for comparison in comparisons:
         apart[comparison.one.setting.network].append(comparison.difference)
-    spread = Spread.of([fmean(found) for found in apart.values()]) if apart else None
-    if spread is None or spread.deviation is None or spread.deviation < NO_SPREAD:
+    means = [fmean(found) for found in apart.values()]
+    if len(means) < 2 or (deviation := stdev(means)) < NO_SPREAD:
         return None
-    error = spread.deviation / math.sqrt(spread.count)
-    interval = Estimate(spread.mean, error, spread.count - 1).interval()
-    return None if interval is None else Together(spread, interval)
+    return Estimate(fmean(means), deviation / math.sqrt(len(means)), len(means) - 1)
 
 
 def holm(ps: Sequence[float | None]) -> list[float | None]:

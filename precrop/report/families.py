@@ -1,9 +1,7 @@
 """Networks of the same layer densities, whatever is removed from them."""
 
 import math
-from collections.abc import Sequence
 
-from precrop.report.comparisons import Comparison, paired
 from precrop.report.frames import ResultFrame, RunGroup
 
 SAME_DENSITIES = 0.1
@@ -15,16 +13,12 @@ UNITS = ("weight", "kernel", "filter", "channel")
 def granularities(frame: ResultFrame) -> list[tuple[RunGroup, ...]]:
     """Families of groups with the same layer densities, each begun by a mask of single weights."""
     families = []
-    for first in frame.where(lambda group: (group.kind, group.granularity) == ("masked", "weight")):
-        near = [group for group in frame.within(first.setting) if _alike(first, group)]
-        if near:
-            families.append((first, *sorted(near, key=_coarseness)))
+    for first in frame.groups:
+        if (first.kind, first.granularity) == ("masked", "weight"):
+            near = [group for group in frame.within(first.setting) if _alike(first, group)]
+            near.sort(key=lambda group: (group.kind == "cropped", UNITS.index(group.granularity)))
+            families += [(first, *near)] if near else []
     return families
-
-
-def against_first(groups: Sequence[RunGroup]) -> list[Comparison]:
-    """Every group against the first one, where they have a seed in common."""
-    return paired((group, groups[0]) for group in groups[1:])
 
 
 def density_distance(one: RunGroup, other: RunGroup) -> float:
@@ -53,7 +47,3 @@ def _alike(one: RunGroup, other: RunGroup) -> bool:
         and (one.kind, one.granularity) != (other.kind, other.granularity)
         and density_distance(one, other) <= SAME_DENSITIES
     )
-
-
-def _coarseness(group: RunGroup) -> tuple[bool, int]:
-    return (group.kind == "cropped", UNITS.index(group.granularity))

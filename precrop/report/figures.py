@@ -18,7 +18,7 @@ import pandas as pd  # type: ignore[import-untyped]
 import vl_convert
 from PIL import Image
 
-from precrop.files import replacing
+from precrop.files import replacing, write_text
 from precrop.report.frames import ResultFrame, RunSetting
 from precrop.report.tables import ChartTables
 
@@ -62,19 +62,12 @@ _CONFIG = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of a setting.
+    """A figure of a setting."""
 
-    Attributes:
-        name: its kind, one of `FIGURES`.
-        setting: whose runs it shows.
-        caption: what it shows, in one sentence or two.
-        chart: its description, as Vega-Lite.
-    """
-
-    name: str
-    setting: RunSetting
-    caption: str
-    chart: dict[str, Any]
+    name: str  # its kind, one of `FIGURES`
+    setting: RunSetting  # whose runs it shows
+    caption: str  # what it shows, in one sentence or two
+    chart: dict[str, Any]  # its description, as Vega-Lite
 
     @property
     def stem(self) -> str:
@@ -88,8 +81,7 @@ class Figure:
             PrecropError: a file cannot be written.
         """
         svg = vl_convert.vegalite_to_svg(self.chart, allowed_base_urls=[])
-        with replacing(folder / f"{self.stem}.svg") as temporary:
-            temporary.write_text(svg, encoding="utf-8")
+        write_text(folder / f"{self.stem}.svg", svg)
         pixels = Image.open(BytesIO(vl_convert.svg_to_png(svg, scale=_SCALE)))
         with replacing(folder / f"{self.stem}.png") as temporary:
             pixels.convert("RGB").save(temporary, "png", optimize=True)  # a quarter of the size

@@ -1,7 +1,7 @@
 """Runs in groups that may be averaged, within settings that may be compared."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
@@ -13,8 +13,6 @@ from precrop.study.rows import Row
 _KINDS = ("dense", "cropped", "masked")
 _METHODS = ("uniform", "synexp")
 """Come first among the methods, so that pictures and tables read alike whatever else is there."""
-
-
 NO_SPREAD = 1e-9
 """Percentage points; numbers that are nearer to each other are one number."""
 
@@ -73,15 +71,10 @@ class Spread:
 
 @dataclass(frozen=True)
 class Scatter:
-    """How much runs that differ in their seed alone scatter, pooled over several variants.
+    """How much runs that differ in their seed alone scatter, pooled over several variants."""
 
-    Attributes:
-        squares: sum of the squared distances of runs from their variant's mean.
-        freedom: degrees of freedom: the runs less one for every variant.
-    """
-
-    squares: float = 0.0
-    freedom: int = 0
+    squares: float = 0.0  # sum of the squared distances of runs from their variant's mean
+    freedom: int = 0  # degrees of freedom: the runs less one for every variant
 
     @classmethod
     def of(cls, samples: Iterable[Sequence[float]]) -> "Scatter":
@@ -105,31 +98,18 @@ class Scatter:
 
 @dataclass(frozen=True)
 class RunGroup:
-    """The finished runs of one variant in one setting under one budget, one row a seed.
+    """The finished runs of one variant in one setting under one budget, one row a seed."""
 
-    Attributes:
-        setting: what it is compared within.
-        budget: what was asked for.
-        variant: how the network was made smaller; its name in the study.
-        kind: dense, cropped or masked.
-        method: gave the densities.
-        granularity: of a mask.
-        rows: by seed.
-        scatter: of all variants in this setting under this budget.
-        role: what claims call the variant; empty where no study's file says.
-        match: the variant that it is made as large as; empty where it is of its budget's size.
-    """
-
-    setting: RunSetting
-    budget: BudgetShares
-    variant: str
+    setting: RunSetting  # what it is compared within
+    budget: BudgetShares  # what was asked for
+    variant: str  # its name in the study
     kind: str
-    method: str
-    granularity: str
-    rows: tuple[Row, ...]
-    scatter: Scatter = Scatter()
-    role: str = ""
-    match: str = ""
+    method: str  # gave the densities
+    granularity: str  # of a mask
+    rows: tuple[Row, ...]  # by seed
+    scatter: Scatter = Scatter()  # of all variants in this setting under this budget
+    role: str = ""  # what claims call the variant; empty where no study's file says
+    match: str = ""  # the variant that it is made as large as; empty where there is none
 
     @cached_property
     def accuracy(self) -> Spread:
@@ -169,7 +149,8 @@ class RunGroup:
     @cached_property
     def epoch_seconds(self) -> float | None:
         """Mean of the runs' median seconds per epoch, where epochs were timed."""
-        medians = [seconds for row in self.rows if (seconds := _epoch_seconds(row)) is not None]
+        timed = [[e["seconds"] for e in row.history if "seconds" in e] for row in self.rows]
+        medians = [median(seconds) for seconds in timed if seconds]
         return fmean(medians) if medians else None
 
     @property
@@ -200,17 +181,11 @@ class RunGroup:
 
 @dataclass(frozen=True)
 class ResultFrame:
-    """All that a store holds, sorted.
+    """All that a store holds, sorted."""
 
-    Attributes:
-        groups: finished runs, in the order in which tables and pictures show them.
-        failed: rows of cells that failed.
-        replaced: finished rows of an older asking: a variant's options were changed, its name kept.
-    """
-
-    groups: tuple[RunGroup, ...]
-    failed: tuple[Row, ...] = ()
-    replaced: tuple[Row, ...] = ()
+    groups: tuple[RunGroup, ...]  # finished runs, in the order of tables and pictures
+    failed: tuple[Row, ...] = ()  # rows of cells that failed
+    replaced: tuple[Row, ...] = ()  # finished, of a variant's older options under its name
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
@@ -231,10 +206,6 @@ class ResultFrame:
     def within(self, setting: RunSetting) -> tuple[RunGroup, ...]:
         """The groups of a setting."""
         return tuple(group for group in self.groups if group.setting == setting)
-
-    def where(self, condition: Callable[[RunGroup], bool]) -> tuple[RunGroup, ...]:
-        """The groups for which a condition holds."""
-        return tuple(filter(condition, self.groups))
 
 
 def percent(row: Row) -> float:
@@ -263,8 +234,3 @@ def _number(value: float | None) -> float:
 def _means(of_rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     names = dict.fromkeys(name for numbers in of_rows for name in numbers)
     return {name: fmean(n[name] for n in of_rows if name in n) for name in names}
-
-
-def _epoch_seconds(row: Row) -> float | None:
-    seconds = [epoch["seconds"] for epoch in row.history if "seconds" in epoch]
-    return median(seconds) if seconds else None

@@ -53,7 +53,7 @@ def frame_of(
 
 def _with_role(group: RunGroup, parts: Mapping[tuple[str, str], Part]) -> RunGroup:
     """The group as the studies of its runs see it; those that say nothing leave it to the rest."""
-    keys = dict.fromkeys((row.study, row.variant) for row in group.rows)
+    keys = ((row.study, row.variant) for row in group.rows)
     said = {key: parts[key] for key in keys if key in parts}
     if not said:
         return group

@@ -3,91 +3,67 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from precrop.report import words
 from precrop.report.comparisons import Judged
 from precrop.report.figures import Figure
 from precrop.report.frames import ResultFrame
 from precrop.report.verdicts import OUTCOMES, Verdict
-from precrop.report.words import (
-    GROUP,
-    METHOD,
-    PICTURES,
-    REPLACED,
-    TITLE,
-    Marked,
-    Report,
-    compared_cells,
-    describe,
-    failures,
-    group_cells,
-    summary,
-    untouched,
-)
+from precrop.report.words import Cells, Marked, Report
 
 
 def markdown(report: Report) -> str:
     """The report's text."""
     frame, found = report.frame, report.verdicts
-    blocks = [f"# {TITLE}", summary(frame), "## Accuracy by variant"]
+    blocks = [f"# {words.TITLE}", words.summary(frame), "## Accuracy by variant"]
     for setting in frame.settings:
-        rows = [(*group_cells(group), _codes(group.runs)) for group in frame.within(setting)]
-        blocks += [f"### {_plain(str(setting))}", _table(GROUP, rows)]
+        groups = frame.within(setting)
+        rows = [{**words.group_cells(group), "runs": _codes(group.runs)} for group in groups]
+        blocks += [f"### {_plain(str(setting))}", _table(rows)]
     blocks += ["## Verdicts", *_verdicts(found)]
-    for verdict in found.values():
-        blocks += _details(verdict)
     for setting in frame.settings:
         own = [figure for figure in report.figures if figure.setting == setting]
         blocks += [f"## {_plain(str(setting))}"] if own else []
         blocks += map(_picture, own)
     blocks += _rest(frame)
-    blocks += ["## How to read this", *METHOD, *map(escaped, describe(report))]
+    blocks += ["## How to read this", *words.METHOD, *map(escaped, words.describe(report))]
     return "\n\n".join(blocks) + "\n"
 
 
 def _verdicts(found: Mapping[str, Verdict]) -> list[str]:
-    """Those that the runs can be asked for as a table; the others in one line."""
-    heads = ("claim", "whose", "verdict", "why")
+    """Those that the runs can be asked for, first as a table; the others in one line."""
     asked = [verdict for verdict in found.values() if verdict.judged]
-    rows = [(v.claim, v.source, Marked(f"**{v.answer}**"), v.text) for v in asked]
-    line = untouched(found)
-    return ([_table(heads, rows)] if rows else []) + ([escaped(line)] if line else [])
+    rows: list[Cells] = [
+        {
+            "claim": verdict.claim,
+            "whose": verdict.source,
+            "verdict": Marked(f"**{verdict.answer}**"),
+            "why": verdict.text,
+        }
+        for verdict in asked
+    ]
+    line = words.untouched(found)
+    blocks = ([_table(rows)] if rows else []) + ([escaped(line)] if line else [])
+    for verdict in asked:
+        text = f"**{verdict.answer}** {escaped(verdict.text)}"
+        table = _table([_comparison(judged) for judged in verdict.judged])
+        blocks += [f"### {_plain(verdict.claim)}", text, table]
+    return blocks
 
 
-def _details(verdict: Verdict) -> list[str]:
-    if not verdict.judged:
-        return []
-    heads = (
-        "network, data, recipe",
-        "budget",
-        "compared",
-        "points",
-        "95% interval",
-        "of its pairs alone",
-        "n",
-        "p",
-        "params",
-        "MACs",
-        "outcome",
-        "runs",
-    )
-    rows = [_comparison(judged) for judged in verdict.judged]
-    text = f"**{verdict.answer}** {escaped(verdict.text)}"
-    return [f"### {_plain(verdict.claim)}", text, _table(heads, rows)]
-
-
-def _comparison(judged: Judged) -> tuple[str, ...]:
+def _comparison(judged: Judged) -> Cells:
     compared = judged.comparison
-    return (
-        *compared_cells(judged),
-        f"{compared.difference:+.2f}",
-        _interval(compared.pooled.interval()),
-        _interval(compared.paired.interval()),
-        str(len(compared.seeds)),
-        "" if judged.p is None else f"{judged.p:.2g}",
-        f"{compared.params:.1%}",
-        f"{compared.macs:.1%}",
-        OUTCOMES[judged.outcome],
-        _codes(compared.runs),
-    )
+    return {
+        **words.compared_cells(judged),
+        "points": f"{compared.difference:+.2f}",
+        "95% interval": _interval(compared.pooled.interval()),
+        "of its pairs alone": _interval(compared.paired.interval()),
+        "n": str(len(compared.seeds)),
+        "p": "" if judged.p is None else f"{judged.p:.2g}",
+        "params": f"{compared.params:.1%}",
+        "MACs": f"{compared.macs:.1%}",
+        "outcome": OUTCOMES[judged.outcome],
+        "runs": _codes(compared.runs),
+    }
 
 
 def _interval(ends: tuple[float, float] | None) -> str:
@@ -95,7 +71,7 @@ def _interval(ends: tuple[float, float] | None) -> str:
 
 
 def _picture(figure: Figure) -> str:
-    path = f"{PICTURES}/{figure.stem}"
+    path = f"{words.PICTURES}/{figure.stem}"
     caption = _plain(figure.caption)
     return f"![{caption}]({path}.png)\n\n*{caption}* [SVG]({path}.svg)"
 
@@ -103,16 +79,16 @@ def _picture(figure: Figure) -> str:
 def _rest(frame: ResultFrame) -> list[str]:
     blocks = []
     if frame.failed:
-        rows = [(_codes([cell]), what, error) for cell, what, error in failures(frame)]
-        blocks += ["## Failed", _table(("cell", "what", "error"), rows)]
+        rows = [{"cell": _codes([row.cell]), **words.failure_cells(row)} for row in frame.failed]
+        blocks += ["## Failed", _table(rows)]
     if frame.replaced:
         cells = _codes(row.cell for row in frame.replaced)
-        blocks += ["## Left out", REPLACED + cells]
+        blocks += ["## Left out", words.REPLACED + cells]
     return blocks
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
+def _table(rows: Sequence[Cells]) -> str:
+    lines = [rows[0], ["---"] * len(rows[0]), *(row.values() for row in rows)]
     return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
 
 
@@ -120,9 +96,9 @@ def _cell(text: str) -> str:
     return text if isinstance(text, Marked) else escaped(text)
 
 
-def _codes(words: Iterable[str]) -> Marked:
+def _codes(names: Iterable[str]) -> Marked:
     """Identities of runs and cells, which are letters and digits; nothing else ends their code."""
-    return Marked(" ".join(f"`{re.sub(r'[^0-9A-Za-z._-]', '?', word)}`" for word in words))
+    return Marked(" ".join(f"`{re.sub(r'[^0-9A-Za-z._-]', '?', name)}`" for name in names))
 
 
 _ESCAPES = str.maketrans(

@@ -1,7 +1,9 @@
 """One page that holds everything: tables, verdicts, charts, filters. Needs no network."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from html import escape
 from importlib.resources import files
 from itertools import repeat
@@ -9,25 +11,12 @@ from typing import Any
 
 import vl_convert
 
+from precrop.report import words
 from precrop.report.figures import FIGURES
 from precrop.report.frames import ResultFrame, RunGroup, percent, run_id
 from precrop.report.tables import looks
 from precrop.report.verdicts import OUTCOMES, Verdict, figures
-from precrop.report.words import (
-    GROUP,
-    METHOD,
-    REPLACED,
-    TITLE,
-    Marked,
-    Report,
-    compared_cells,
-    counted,
-    describe,
-    failures,
-    group_cells,
-    summary,
-    untouched,
-)
+from precrop.report.words import Cells, Marked, Report
 
 _NUMBERS = ("accuracy, %", "n", "seed", "parameters", "MACs", "s per epoch", "seconds")
 """Columns of numbers, by their heads."""
@@ -37,9 +26,9 @@ def page(report: Report) -> str:
     """The page's HTML."""
     frame = report.frame
     parts = {
-        "title": TITLE,
+        "title": words.TITLE,
         "style": _asset("page.css"),
-        "summary": escape(summary(frame)),
+        "summary": escape(words.summary(frame)),
         "groups": _groups(frame),
         "runs": _runs(frame),
         "verdicts": _verdicts(report.verdicts),
@@ -50,12 +39,7 @@ def page(report: Report) -> str:
         "vega": vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"),
         "script": _asset("page.js"),
     }
-    head, *pieces = _asset("page.html").split("{{")
-    filled = [head]
-    for piece in pieces:
-        name, _, after = piece.partition("}}")
-        filled += [parts[name], after]
-    return "".join(filled)
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], _asset("page.html"))
 
 
 def _asset(name: str) -> str:
@@ -70,9 +54,7 @@ def _section(name: str, heading: str) -> str:
 def _content(report: Report) -> dict[str, Any]:
     settings = [
         {
-            "network": setting.network,
-            "data": setting.data,
-            "recipe": setting.recipe,
+            **asdict(setting),
             "figures": {
                 figure.name: {"caption": figure.caption, "chart": figure.chart}
                 for figure in report.figures
@@ -87,29 +69,28 @@ def _content(report: Report) -> dict[str, Any]:
 
 
 def _groups(frame: ResultFrame) -> str:
-    rows = [(*group_cells(group), _code(group.runs)) for group in frame.groups]
-    return _table(GROUP, rows, [_keys(frame, group) for group in frame.groups])
+    rows = [{**words.group_cells(group), "runs": _code(group.runs)} for group in frame.groups]
+    return _table(rows, [_keys(frame, group) for group in frame.groups])
 
 
 def _runs(frame: ResultFrame) -> str:
-    counts = ("seed", "accuracy, %", "parameters", "MACs", "seconds")
     rows = [
-        (
-            _code([run_id(row)]),
-            row.study,
-            str(group.budget),
-            group.variant,
-            str(row.seed),
-            f"{percent(row):.2f}",
-            f"{row.params:,}",
-            f"{row.macs:,}",
-            f"{row.seconds:.1f}",
-        )
+        {
+            "run": _code([run_id(row)]),
+            "study": row.study,
+            "budget": str(group.budget),
+            "variant": group.variant,
+            "seed": str(row.seed),
+            "accuracy, %": f"{percent(row):.2f}",
+            "parameters": f"{row.params:,}",
+            "MACs": f"{row.macs:,}",
+            "seconds": f"{row.seconds:.1f}",
+        }
         for group in frame.groups
         for row in group.rows
     ]
     keys = [_keys(frame, group) for group in frame.groups for _ in group.rows]
-    return _table(("run", "study", "budget", "variant", *counts), rows, keys)
+    return _table(rows, keys)
 
 
 def _keys(frame: ResultFrame, group: RunGroup) -> str:
@@ -122,32 +103,28 @@ def _keys(frame: ResultFrame, group: RunGroup) -> str:
 def _verdicts(found: Mapping[str, Verdict]) -> str:
     """Those that the runs can be asked for; the others behind one line."""
     lines = [_verdict(verdict) for verdict in found.values() if verdict.judged]
-    if (line := untouched(found)) is not None:
-        rest = [_verdict(verdict) for verdict in found.values() if not verdict.judged]
-        lines.append(_folded(line, rest) if rest else f'<p class="quiet">{escape(line)}</p>')
+    if (line := words.untouched(found)) is not None:
+        text, rest = escape(line), "".join(_verdict(v) for v in found.values() if not v.judged)
+        folded = f'<details class="untouched"><summary>{text}</summary>{rest}</details>'
+        lines.append(folded if rest else f'<p class="quiet">{text}</p>')
     return "\n".join(lines)
-
-
-def _folded(line: str, rest: Iterable[str]) -> str:
-    return f'<details class="untouched"><summary>{escape(line)}</summary>{"".join(rest)}</details>'
 
 
 def _verdict(verdict: Verdict) -> str:
     kind = verdict.answer.replace(" ", "-")
     table = ""
     if verdict.judged:
-        heads = ("network, data, recipe", "budget", "compared", "difference", "outcome", "runs")
         rows = [
-            (
-                *compared_cells(judged),
-                figures(judged),
-                OUTCOMES[judged.outcome],
-                _code(judged.comparison.runs),
-            )
+            {
+                **words.compared_cells(judged),
+                "difference": figures(judged),
+                "outcome": OUTCOMES[judged.outcome],
+                "runs": _code(judged.comparison.runs),
+            }
             for judged in verdict.judged
         ]
-        label = counted(len(rows), "comparison")
-        table = f"<details><summary>{label}</summary>{_table(heads, rows)}</details>"
+        label = words.counted(len(rows), "comparison")
+        table = f"<details><summary>{label}</summary>{_table(rows)}</details>"
     return (
         f'<div class="verdict"><p class="answer {kind}">{verdict.answer}</p><div>'
         f'<p class="claim">{escape(verdict.claim)}</p>'
@@ -155,37 +132,36 @@ def _verdict(verdict: Verdict) -> str:
     )
 
 
-def _code(words: Iterable[str]) -> Marked:
-    return Marked(f"<code>{escape(' '.join(words))}</code>")
+def _code(names: Iterable[str]) -> Marked:
+    return Marked(f"<code>{escape(' '.join(names))}</code>")
 
 
-def _table(
-    heads: Sequence[str], rows: Iterable[Sequence[str]], attributes: Iterable[str] = repeat("")
-) -> str:
+def _table(rows: Sequence[Cells], attributes: Iterable[str] = repeat("")) -> str:
     """A table; the attributes are those of its rows."""
-    kinds = [' class="number"' if head in _NUMBERS else "" for head in heads]
-    lines = [f"<tr>{_cells('th', kinds, heads)}</tr>"]
+    lines = [f"<tr>{_cells('th', {head: head for head in rows[0]})}</tr>"]
     for row, known in zip(rows, attributes, strict=False):
-        lines.append(f"<tr {known}>{_cells('td', kinds, row)}</tr>")
+        lines.append(f"<tr {known}>{_cells('td', row)}</tr>")
     return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
 
 
-def _cells(tag: str, kinds: Sequence[str], texts: Sequence[str]) -> str:
-    pairs = zip(kinds, texts, strict=True)
-    shown = ((kind, text if isinstance(text, Marked) else escape(text)) for kind, text in pairs)
-    return "".join(f"<{tag}{kind}>{text}</{tag}>" for kind, text in shown)
+def _cells(tag: str, row: Cells) -> str:
+    cells = []
+    for head, text in row.items():
+        kind = ' class="number"' if head in _NUMBERS else ""
+        shown = text if isinstance(text, Marked) else escape(text)
+        cells.append(f"<{tag}{kind}>{shown}</{tag}>")
+    return "".join(cells)
 
 
 def _rest(report: Report) -> str:
     """What no filter changes: failed cells, what was left out, how figures came about."""
     frame, parts = report.frame, []
     if frame.failed:
-        rows = [(_code([cell]), what, error) for cell, what, error in failures(frame)]
-        table = _table(("cell", "what", "error"), rows)
-        parts.append(f"<section><h2>Failed</h2>{table}</section>")
+        rows = [{"cell": _code([row.cell]), **words.failure_cells(row)} for row in frame.failed]
+        parts.append(f"<section><h2>Failed</h2>{_table(rows)}</section>")
     if frame.replaced:
         cells = _code(row.cell for row in frame.replaced)
-        parts.append(f"<section><h2>Left out</h2><p>{REPLACED}{cells}</p></section>")
-    text = "".join(f"<p>{escape(line)}</p>" for line in (*METHOD, *describe(report)))
+        parts.append(f"<section><h2>Left out</h2><p>{words.REPLACED}{cells}</p></section>")
+    text = "".join(f"<p>{escape(line)}</p>" for line in (*words.METHOD, *words.describe(report)))
     parts.append(f'<section class="quiet"><h2>How to read this</h2>{text}</section>')
     return "\n".join(parts)

@@ -91,11 +91,6 @@ def looks(frame: ResultFrame) -> pd.DataFrame:
     )
 
 
-def unit_name(group: RunGroup) -> str:
-    """What was removed: single weights, …, or channels for good."""
-    return "cropped" if group.kind == "cropped" else group.granularity
-
-
 def _group(group: RunGroup) -> dict[str, Any]:
     mean, deviation = group.accuracy.mean, group.accuracy.deviation or 0.0
     more = [f"+{len(group.runs) - _LISTED}"] if len(group.runs) > _LISTED else []
@@ -144,11 +139,12 @@ def _layers(groups: Sequence[RunGroup]) -> Iterator[dict[str, Any]]:
 
 
 def _member(order: int, first: RunGroup, group: RunGroup, margin: float) -> dict[str, Any]:
+    unit = "cropped" if group.kind == "cropped" else group.granularity
     lines = textwrap.wrap(group.variant, 18, break_long_words=False, break_on_hyphens=False)
     return {
         "order": order,
         "family": f"{first.variant}, {first.budget}",
-        "unit": "\n".join([unit_name(group), *lines]),
+        "unit": "\n".join([unit, *lines]),
         "least": first.accuracy.mean - margin,
         "most": first.accuracy.mean + margin,
     }

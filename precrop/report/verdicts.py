@@ -23,7 +23,7 @@ from precrop.report.comparisons import (
     paired,
     together,
 )
-from precrop.report.families import against_first, granularities
+from precrop.report.families import granularities
 from precrop.report.frames import ResultFrame, RunGroup
 
 MARGIN = 0.5
@@ -102,17 +102,15 @@ def verdict(claim: Claim, frame: ResultFrame, margin: float = MARGIN) -> Verdict
 
 
 def _pairs(claim: Claim, frame: ResultFrame) -> list[Comparison]:
-    ones = frame.where(lambda group: group.role in claim.compare)
-    others = frame.where(lambda group: group.role in claim.against)
+    ones = [group for group in frame.groups if group.role in claim.compare]
+    others = [group for group in frame.groups if group.role in claim.against]
     free = [group for group in ones if not group.match]
     match claim.at:
         case "size":
             return [pair for other in others for pair in _at_size(ones, other)]
         case "densities":
             families = [family for family in granularities(frame) if family[0] in others]
-            meant = [tuple(g for g in family[1:] if g in ones) for family in families]
-            pairs = zip(families, meant, strict=True)
-            return [p for family, own in pairs for p in against_first((family[0], *own))]
+            return paired((one, first) for first, *near in families for one in near if one in ones)
         case "budget":
             # A dense network, which has no budget, stands beside every budget.
             dense = [group for group in others if group.kind == "dense"]
@@ -162,16 +160,16 @@ def _superior(claim: str, source: str, judged: Sequence[Judged]) -> Verdict:
     # By size, not by outcome: a smaller network would count where it wins and not where it loses.
     alike = [j.comparison for j in judged if j.comparison.of_one_size]
     whole = together(alike)
-    if whole is not None:
-        low, high = whole.interval
+    if whole is not None and (ends := whole.interval()) is not None:
+        (low, high), networks = ends, whole.freedom + 1
         bound, margin = judged[0].bound, judged[0].margin
         if low > bound and answer != "holds":
             answer = "holds partly" if against or len(alike) < len(judged) else "holds"
         elif high < bound + margin and answer == "undecided":
             answer = "does not hold"
         text += (
-            f" The {whole.spread.count} networks compared at one size together: "
-            f"{whole.spread.mean:+.2f} points (95% interval {low:+.2f} to {high:+.2f})."
+            f" The {networks} networks compared at one size together: "
+            f"{whole.difference:+.2f} points (95% interval {low:+.2f} to {high:+.2f})."
         )
     return Verdict(claim, source, answer, text, tuple(judged))
 
@@ -207,8 +205,8 @@ def _answer(all_: Sequence[Judged], pro: Sequence[Judged], contra: Sequence[Judg
 def _text(judged: Sequence[Judged]) -> str:
     if not judged:
         return "The store has no two runs that could be compared for it."
-    parts = [_one(judged[0]) if len(judged) == 1 else _several(judged), _reach(judged)]
-    return " ".join(part for part in parts if part)
+    said = _one(judged[0]) if len(judged) == 1 else _several(judged)
+    return f"{said} {_reach(judged)}"
 
 
 def _one(judged: Judged) -> str:
@@ -246,15 +244,11 @@ def figures(judged: Judged) -> str:
 def _reach(judged: Sequence[Judged]) -> str:
     """What so few runs can show at all."""
     intervals = [i for j in judged if (i := j.comparison.pooled.interval()) is not None]
-    counts = sorted({len(j.comparison.seeds) for j in judged})
+    counts = [len(j.comparison.seeds) for j in judged]
+    seeds = " to ".join(map(str, sorted({min(counts), max(counts)})))
     if not intervals:
-        return f"With n = {_range(counts)} no interval can be given: nothing is decided by it."
+        return f"With n = {seeds} no interval can be given: nothing is decided by it."
     reach = median((high - low) / 2 for low, high in intervals)
     return (
-        f"With n = {_range(counts)} a difference below about {reach:.2f} points cannot be told "
-        "from chance."
+        f"With n = {seeds} a difference below about {reach:.2f} points cannot be told from chance."
     )
-
-
-def _range(counts: Sequence[int]) -> str:
-    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"

@@ -8,6 +8,7 @@ from precrop.report.comparisons import Judged
 from precrop.report.figures import Figure
 from precrop.report.frames import ResultFrame, RunGroup, short_count
 from precrop.report.verdicts import Verdict
+from precrop.study.rows import Row
 
 PICTURES = "figures"
 """The folder of the pictures within a report's."""
@@ -38,8 +39,8 @@ METHOD = (
 )
 
 REPLACED = "Older runs of variants whose options were changed under the same name: "
-GROUP = ("variant", "accuracy, %", "n", "budget", "parameters", "MACs", "s per epoch", "runs")
-"""Heads of the table of groups."""
+Cells = dict[str, str]
+"""A row of a table, by the heads of its columns."""
 
 
 class Marked(str):
@@ -48,50 +49,48 @@ class Marked(str):
 
 @dataclass(frozen=True)
 class Report:
-    """What is said of all that a store holds.
+    """What is said of all that a store holds."""
 
-    Attributes:
-        folder: where it is written.
-        frame: the runs.
-        verdicts: on every claim, by name.
-        figures: of every setting.
-        margin: percentage points that count as no difference.
-    """
-
-    folder: Path
-    frame: ResultFrame
-    verdicts: Mapping[str, Verdict]
-    figures: tuple[Figure, ...]
-    margin: float
+    folder: Path  # where it is written
+    frame: ResultFrame  # the runs
+    verdicts: Mapping[str, Verdict]  # on every claim, by name
+    figures: tuple[Figure, ...]  # of every setting
+    margin: float  # percentage points that count as no difference
 
 
-def group_cells(group: RunGroup) -> tuple[str, ...]:
-    """A group's row in that table, but for its runs."""
-    return (
-        group.variant,
-        str(group.accuracy),
-        str(group.accuracy.count),
-        str(group.budget),
-        f"{short_count(group.params)} ({group.params_share:.1%})",
-        f"{short_count(group.macs)} ({group.macs_share:.1%})",
-        "" if group.epoch_seconds is None else f"{group.epoch_seconds:.1f}",
-    )
+def group_cells(group: RunGroup) -> Cells:
+    """A group's row, but for its runs."""
+    return {
+        "variant": group.variant,
+        "accuracy, %": str(group.accuracy),
+        "n": str(group.accuracy.count),
+        "budget": str(group.budget),
+        "parameters": f"{short_count(group.params)} ({group.params_share:.1%})",
+        "MACs": f"{short_count(group.macs)} ({group.macs_share:.1%})",
+        "s per epoch": "" if group.epoch_seconds is None else f"{group.epoch_seconds:.1f}",
+    }
 
 
-def compared_cells(judged: Judged) -> tuple[str, str, str]:
-    """What a comparison is of: network, data and recipe; budget; the two variants."""
+def compared_cells(judged: Judged) -> Cells:
+    """What a comparison is of."""
     one, other = judged.comparison.one, judged.comparison.other
-    return str(one.setting), str(one.budget), f"{one.variant} against {other.variant}"
+    return {
+        "network, data, recipe": str(one.setting),
+        "budget": str(one.budget),
+        "compared": f"{one.variant} against {other.variant}",
+    }
 
 
 def summary(frame: ResultFrame) -> str:
     """What there is, in one sentence."""
-    parts = [counted(len(frame.rows), "finished run")]
-    if frame.failed:
-        parts.append(counted(len(frame.failed), "failed cell"))
-    parts.append(counted(len(frame.variants), "variant"))
-    parts.append(counted(len(frame.settings), "combination"))
-    return ", ".join(parts) + " of network, data and recipe."
+    counts = {
+        "finished run": len(frame.rows),
+        "failed cell": len(frame.failed),
+        "variant": len(frame.variants),
+        "combination": len(frame.settings),
+    }
+    parts = ", ".join(counted(count, noun) for noun, count in counts.items() if count)
+    return f"{parts} of network, data and recipe."
 
 
 def describe(report: Report) -> list[str]:
@@ -106,12 +105,10 @@ def describe(report: Report) -> list[str]:
     ]
 
 
-def failures(frame: ResultFrame) -> list[tuple[str, str, str]]:
-    """Per failed cell its identity, what it was and why it failed."""
-    return [
-        (row.cell, f"{row.network}, {row.variant}, seed {row.seed}", row.error or "")
-        for row in frame.failed
-    ]
+def failure_cells(row: Row) -> Cells:
+    """What a cell that failed was and why it failed, but for its identity."""
+    what = f"{row.network}, {row.variant}, seed {row.seed}"
+    return {"what": what, "error": row.error or ""}
 
 
 def untouched(found: Mapping[str, Verdict]) -> str | None:

@@ -15,29 +15,17 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Cell:
-    """One training that a study asks for.
+    """One training that a study asks for."""
 
-    Attributes:
-        study: the study's name.
-        network: the network.
-        how: what makes the network smaller.
-        limits: its budgets.
-        seed: of the run.
-        recipe: the hyper-parameters.
-        data: where the images are, as for ``precrop train --data``.
-        data_name: what the study's file calls them, wherever they are.
-        image_size: pixels of a side that they are brought to, or None.
-    """
-
-    study: str
+    study: str  # its name
     network: ModelSpec
-    how: Variant
-    limits: Limits
+    how: Variant  # what makes the network smaller
+    limits: Limits  # its budgets
     seed: int
     recipe: Recipe
-    data: str
-    data_name: str
-    image_size: int | None = None
+    data: str  # where the images are, as for ``precrop train --data``
+    data_name: str  # what the study's file calls them, wherever they are
+    image_size: int | None = None  # pixels of a side that they are brought to, or None
 
     @property
     def id(self) -> str:

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ from precrop.study.cells import Cell
 from precrop.study.events import Busy, Died, DoneElsewhere, Elsewhere, Ended, Event, Started
 from precrop.study.locks import Lock, is_claimed
 from precrop.study.outcomes import failure
-from precrop.study.store import Store, Tally
+from precrop.study.store import Store
 
 _TURN = 0.25
 """Seconds to wait for an event before looking at claims and free places again."""
@@ -45,37 +45,27 @@ class Engine(Protocol):
 
 @dataclass
 class Summary:
-    """What a call of `run_study` has come to.
-
-    Attributes:
-        done: cells that were run.
-        failed: cells that were run and failed.
-        skipped: cells that were in the store.
-        elsewhere: cells that another process ran in the meantime.
-        seconds: on the clock.
-        trained: seconds that the cells took to train, all together.
-        overhead: seconds of everything else that was done for them.
-    """
+    """What a call of `run_study` has come to: numbers of cells, and seconds."""
 
     done: int = 0
     failed: int = 0
-    skipped: int = 0
-    elsewhere: int = 0
-    seconds: float = 0.0
-    trained: float = 0.0
-    overhead: float = 0.0
+    skipped: int = 0  # they were in the store
+    elsewhere: int = 0  # another process ran them in the meantime
+    seconds: float = 0.0  # on the clock
+    trained: float = 0.0  # that the cells took to train, all together
+    overhead: float = 0.0  # of everything else that was done for them
 
 
 def to_run(
-    cells: Sequence[Cell], tally: dict[str, Tally], *, retry_failed: bool = False
+    cells: Sequence[Cell], tally: Mapping[str, Counter[str]], *, retry_failed: bool = False
 ) -> list[Cell]:
     """The cells that the store has no result of, each once."""
-    each = {cell.id: cell for cell in cells}
-    return [
-        cell
-        for cell in each.values()
-        if not (seen := tally.get(cell.id, Tally())).done and (retry_failed or not seen.failed)
-    ]
+    left = {}
+    for cell in cells:
+        seen = tally.get(cell.id, Counter())
+        if not seen["done"] and (retry_failed or not seen["failed"]):
+            left[cell.id] = cell
+    return list(left.values())
 
 
 def run_study(

@@ -7,8 +7,8 @@ cut short.
 import json
 import re
 import zlib
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,33 +32,28 @@ _WRONG = (ValueError, TypeError, KeyError, AttributeError, OverflowError, Recurs
 """What comes of making rows of something else."""
 
 
-@dataclass(frozen=True)
-class _Part:
-    replaces: frozenset[str]
-    rows: tuple[Row, ...]
-
-
 def read_parts(folder: Path) -> tuple[list[Row], dict[str, str]]:
     """All rows, each once, and the parts that cannot be read, each with the reason."""
     names = None
     while names != (names := _names(folder)):  # an older version may merge parts in the meantime
-        parts: dict[str, _Part] = {}
+        parts: dict[str, tuple[frozenset[str], list[Row]]] = {}
         dropped: dict[str, str] = {}
         for name in names:
             try:
                 parts[name] = read_part(folder / name)
             except (pa.ArrowException, OSError, *_WRONG) as error:
                 dropped[name] = why_not_read(error)
-    replaced = {name for part in parts.values() for name in part.replaces}
-    return [row for name in parts if name not in replaced for row in parts[name].rows], dropped
+    replaced = {name for replaces, _ in parts.values() for name in replaces}
+    kept = (rows for name, (_, rows) in parts.items() if name not in replaced)
+    return list(chain.from_iterable(kept)), dropped
 
 
 def _names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("*.parquet") if path.name[0] != ".")
 
 
-def read_part(path: Path) -> _Part:
-    """One part, as its file has it."""
+def read_part(path: Path) -> tuple[frozenset[str], list[Row]]:
+    """One part as its file has it: the parts that it stands for, and its rows."""
     with open_plain(path) as opened:
         content = opened.read()
     checked = _CHECKED.search(path.name)
@@ -81,7 +76,7 @@ def read_part(path: Path) -> _Part:
         if left < 0:
             raise ValueError("it is packed more tightly than rows of a study ever are")
         rows.append(_row(values))
-    return _Part(frozenset(replaces), tuple(rows))
+    return frozenset(replaces), rows
 
 
 def _value(row: pa.RecordBatch, name: str) -> Any:

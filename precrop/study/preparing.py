@@ -25,12 +25,7 @@ _STAND_IN = "magnitude"
 
 @dataclass(frozen=True)
 class Prepared:
-    """A cell that is ready to be trained.
-
-    Attributes:
-        run: what is trained.
-        original: what the network has before it is made smaller.
-    """
+    """A cell's run, ready to be trained, and what its network has before it is made smaller."""
 
     run: "Run"
     original: "Count"
@@ -72,8 +67,8 @@ def prepare(cell: Cell, data: "ImageData") -> Prepared:
     original = _Original(cell, data)
     plan = original.plan()
     mask = original.mask(plan)
-    plan = None if mask is not None else plan
-    return Prepared(dataclasses.replace(original.run, plan=plan, mask=mask), original.counted)
+    run = dataclasses.replace(original.run, plan=plan if mask is None else None, mask=mask)
+    return Prepared(run, original.counted)
 
 
 def try_out(cell: Cell, data: "ImageData") -> None:
@@ -117,15 +112,7 @@ def _run(cell: Cell, data: "ImageData") -> "Run":
 
 
 class _Original:
-    """A cell's network before it is made smaller, and how it could be.
-
-    Attributes:
-        cell: the cell.
-        data: its images.
-        run: of the dense network.
-        model: that network.
-        counted: what it has.
-    """
+    """A cell's network before it is made smaller, and how it could be."""
 
     def __init__(self, cell: Cell, data: "ImageData") -> None:
         from precrop.counting import count
@@ -176,13 +163,8 @@ class _Original:
             return MaskSpec("given", how.mask, densities=plan.densities)
         assert how.densities is not None
         limits = self._weight_limits()
-        return MaskSpec(
-            how.densities,
-            how.mask,
-            limits.get("params"),
-            limits.get("macs"),
-            options=how.method_options,
-        )
+        budgets = limits.get("params"), limits.get("macs")
+        return MaskSpec(how.densities, how.mask, *budgets, options=how.method_options)
 
     def densities(self) -> dict[str, float]:
         """What the variant's method makes of the cell's budgets."""
@@ -195,13 +177,8 @@ class _Original:
             from precrop.training.loop import sample
 
             batches = sample(self.run, self.data)
-        problem = Problem.of(
-            self.model,
-            self.run.input_shape,
-            self._weight_limits(),
-            data=batches,
-            seed=self.cell.seed,
-        )
+        limits, shape = self._weight_limits(), self.run.input_shape
+        problem = Problem.of(self.model, shape, limits, data=batches, seed=self.cell.seed)
         return layer_densities(problem, how.densities, **how.method_options)
 
     def _weight_limits(self) -> dict[str, int]:

@@ -36,80 +36,43 @@ class Row:
 
     Densities and widths are of every layer with a weight, in the order in which the network runs
     them; what is empty was not measured or does not apply.
-
-    Attributes:
-        study: the study's name.
-        cell: identity of what the study asked for; the same cell is never run twice in a store.
-        run: identity of what was trained, as `precrop.training.runs.Run.id`; two cells may come to
-            the same run. None where it failed before there was one.
-        network: name of the network, as for ``precrop train``.
-        args: keyword arguments for its builder.
-        variant: name of the variant within the study.
-        kind: how the network was made smaller.
-        method: what decided the layers' shares: ``synexp``, ``uniform``, ``synflow``…; empty where
-            dense.
-        granularity: ``channel`` for cropped networks, a mask's own otherwise; empty where dense.
-        asked_params: the budget as a share of the original's parameters.
-        asked_macs: the budget as a share of the original's multiply-accumulates.
-        seed: of the run.
-        data: name of the data, and the images' size where the study gives one.
-        data_digest: of the images' content.
-        recipe: the recipe's fields.
-        status: ``done``, or ``failed`` with an ``error``.
-        error: one line.
-        accuracy: share of the held-out images that are right after the last epoch.
-        best_accuracy: the highest such share after any epoch.
-        loss: mean loss of the held-out images after the last epoch.
-        params: parameters, without masked weights.
-        macs: multiply-accumulates at batch 1, without those of masked weights.
-        base_params: parameters of the original.
-        base_macs: multiply-accumulates of the original.
-        densities: share of a layer's weights that remain, by layer name.
-        widths: input and output channels, by layer name.
-        history: per epoch the learning rate, losses, accuracies, seconds.
-        seconds: that training took.
-        overhead: seconds of everything else that the study did for the cell.
-        started: when it was begun, in UTC.
-        ended: when it was over, in UTC.
-        device: what it was trained on.
-        versions: of precrop, Python and the libraries that compute.
     """
 
     __pydantic_config__ = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
 
     study: str
-    cell: str
-    run: str | None
-    network: str
-    args: Mapping[str, Any]
-    variant: str
-    kind: Literal["dense", "cropped", "masked"]
-    method: str
-    granularity: Literal["", "weight", "kernel", "filter", "channel"]
-    asked_params: Figure | None
-    asked_macs: Figure | None
+    cell: str  # identity of what was asked for; the same cell is never run twice in a store
+    run: str | None  # identity of what was trained, which cells may share; None if it had none
+    network: str  # its name, as for ``precrop train``
+    args: Mapping[str, Any]  # keyword arguments for its builder
+    variant: str  # its name within the study
+    kind: Literal["dense", "cropped", "masked"]  # how the network was made smaller
+    method: str  # what decided the layers' shares: ``synexp``, ``uniform``…; empty where dense
+    granularity: Literal["", "weight", "kernel", "filter", "channel"]  # of what was removed
+    asked_params: Figure | None  # the budget as a share of the original's parameters
+    asked_macs: Figure | None  # likewise of its multiply-accumulates
     seed: Whole
-    data: str
-    data_digest: str
-    recipe: Mapping[str, Any]
+    data: str  # its name, and the images' size where the study gives one
+    data_digest: str  # of the images' content
+    recipe: Mapping[str, Any]  # its fields
     status: Literal["done", "failed"]
-    error: str | None
-    accuracy: Share | None
-    best_accuracy: Share | None
-    loss: Figure | None
-    params: Count | None
-    macs: Count | None
-    base_params: Count | None
-    base_macs: Count | None
-    densities: Mapping[str, Figure]
-    widths: Mapping[str, tuple[Width, Width]]
-    history: Sequence[Mapping[str, float]]
-    seconds: Seconds
-    overhead: Seconds
-    started: Time
-    ended: Time
-    device: str
-    versions: Mapping[str, str]
+    error: str | None  # in one line
+    accuracy: Share | None  # share of the held-out images that are right after the last epoch
+    best_accuracy: Share | None  # the highest such share after any epoch
+    loss: Figure | None  # mean loss of the held-out images after the last epoch
+    params: Count | None  # parameters, without masked weights
+    macs: Count | None  # multiply-accumulates at batch 1, without those of masked weights
+    base_params: Count | None  # of the original
+    base_macs: Count | None  # of the original
+    densities: Mapping[str, Figure]  # share of a layer's weights that remain, by layer name
+    widths: Mapping[str, tuple[Width, Width]]  # input and output channels, by layer name
+    history: Sequence[Mapping[str, float]]  # per epoch learning rate, losses, accuracies, seconds
+    seconds: Seconds  # that training took
+    overhead: Seconds  # seconds of everything else that the study did for the cell
+    started: Time  # when it was begun, in UTC
+    ended: Time  # when it was over, in UTC
+    device: str  # what it was trained on
+    versions: Mapping[str, str]  # of precrop, Python and the libraries that compute
 
 
 FIELDS = tuple(field.name for field in fields(Row))

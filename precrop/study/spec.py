@@ -36,8 +36,7 @@ class Limits(Entry):
 
     def given(self) -> dict[str, Budget]:
         """Those that there are, by cost."""
-        both = {"params": self.params, "macs": self.macs}
-        return {name: budget for name, budget in both.items() if budget is not None}
+        return self.model_dump(exclude_none=True)
 
     def only(self, part: str) -> "Limits":
         """The budget of one cost.
@@ -73,25 +72,15 @@ class Series:
 
 @dataclass(frozen=True)
 class Study:
-    """What a study's file asks for; `precrop.study.cells.expand` lists its cells.
-
-    Attributes:
-        name: of the study.
-        description: what it asks, for people.
-        data: where the images are, as for ``precrop train --data``.
-        data_name: what the file calls them; it stays where `at` says another place.
-        networks: in the file's order.
-        series: one per variant, in the file's order.
-        image_size: pixels of a side that all images are brought to; None leaves them as they are.
-    """
+    """What a study's file asks for; `precrop.study.cells.expand` lists its cells."""
 
     name: str
-    description: str
-    data: str
-    data_name: str
-    networks: tuple[StudyNetwork, ...]
-    series: tuple[Series, ...]
-    image_size: int | None = None
+    description: str  # what it asks, for people
+    data: str  # where the images are, as for ``precrop train --data``
+    data_name: str  # what the file calls them; it stays where `at` says another place
+    networks: tuple[StudyNetwork, ...]  # in the file's order
+    series: tuple[Series, ...]  # one per variant, in the file's order
+    image_size: int | None = None  # pixels of a side that images are brought to; None leaves them
 
     def at(self, data: str) -> "Study":
         """The same study, of the same cells, with its images elsewhere: in a folder, say."""
@@ -100,15 +89,10 @@ class Study:
 
 @dataclass(frozen=True)
 class Part:
-    """What a variant is to the claims that are judged by its runs.
+    """What a variant is to the claims that are judged by its runs."""
 
-    Attributes:
-        role: what claims call it.
-        match: the variant that it is made as large as, where it is.
-    """
-
-    role: str
-    match: str | None = None
+    role: str  # what claims call it
+    match: str | None = None  # the variant that it is made as large as, where it is
 
 
 def _name_of_a_folder(name: str) -> str:
@@ -210,9 +194,9 @@ class StudyFile(Entry):
     @model_validator(mode="after")
     def _no_retired_variant_is_run(self) -> "StudyFile":
         run = {one.name for one in self.variants}
-        both = next((one.name for one in self.retired if one.name in run), None)
-        if both is not None:
-            raise PrecropError(f"{both} is among variants and retired: drop one of them")
+        for one in self.retired:
+            if one.name in run:
+                raise PrecropError(f"{one.name} is among variants and retired: drop one of them")
         return self
 
     @property
@@ -236,14 +220,13 @@ def read_study(path: Path, trust: Trust = False) -> Study:
     file = read_entry(StudyFile, path)
     with within(str(path)):
         networks = tuple(one.network(file.recipe, trust) for one in file.networks)
-        series = _all_series(file, networks, trust)
         return Study(
             name=file.study,
             description=" ".join(file.description.split()),
             data=file.data.name,
             data_name=file.data.name,
             networks=networks,
-            series=series,
+            series=_all_series(file, networks, trust),
             image_size=file.data.image_size,
         )
 
@@ -300,10 +283,8 @@ def _matched(entry: VariantEntry, named: Mapping[str, Series], matching: set[str
     with within(f"variants, {entry.name}"):
         others = [name for name in named if name != entry.name]
         if entry.match not in others:
-            raise PrecropError(
-                f"match: no other variant is called {entry.match!r}; "
-                f"{suggestion(entry.match, others)}"
-            )
+            meant = suggestion(entry.match, others)
+            raise PrecropError(f"match: no other variant is called {entry.match!r}; {meant}")
         if entry.written & {"budget", "budgets"}:
             raise PrecropError(f"match takes the budgets of {entry.match}: drop budget and budgets")
         if entry.match in matching:

@@ -8,6 +8,7 @@ it out, as they do a line that was damaged, and say so.
 import json
 import os
 import secrets
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -29,14 +30,6 @@ _SCHEMA, _READ = 2, (1, 2)
 _BUFFER = 1 << 20
 _LONGEST = 1 << 24
 """Bytes of a line; that of 1,000 epochs has about 250 kB."""
-
-
-@dataclass
-class Tally:
-    """How often a cell was run."""
-
-    done: int = 0
-    failed: int = 0
 
 
 class Store:
@@ -105,13 +98,11 @@ class Store:
         rows = self.rows()
         return pd.DataFrame({name: [getattr(row, name) for row in rows] for name in FIELDS})
 
-    def tally(self) -> dict[str, Tally]:
-        """How often each cell was run."""
-        found: dict[str, Tally] = {}
+    def tally(self) -> dict[str, Counter[str]]:
+        """How often each cell was ``done``, and how often it ``failed``."""
+        found: dict[str, Counter[str]] = defaultdict(Counter)
         for row in self._all():
-            tally = found.setdefault(row.cell, Tally())
-            tally.done += row.status == "done"
-            tally.failed += row.status == "failed"
+            found[row.cell][row.status] += 1
         return found
 
     @property

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 RATIO_STEP = 0.001
 """To which the ratio is bisected."""
-
-
 IMPORTANCES: dict[str, Callable[[Any], Any]] = {
     "random": lambda tp: tp.importance.RandomImportance(),
     "magnitude": lambda tp: tp.importance.GroupMagnitudeImportance(p=2),
@@ -50,15 +48,7 @@ def plan(request: "VariantRequest") -> "Plan":
     limits = parse_budgets(request.budgets, bases)
     # A depthwise layer's output is its input's width, so it has no entry of its own.
     kept = [x.name for x in structure.layers if not x.outputs and not x.one_end]
-    best, low, high = None, 0.0, 1.0
-    while high - low > RATIO_STEP:
-        ratio = (low + high) / 2
-        found = pruned(request, ratio, kept)
-        costs = precrop.count(found, request.input_shape).costs
-        if all(costs[name] <= limit for name, limit in limits.items()):
-            best, high = found, ratio
-        else:
-            low = ratio
+    best = largest_within(limits, request, kept)
     if best is None:
         budgets = ", ".join(f"{name}={budget!r}" for name, budget in request.budgets.items())
         raise BudgetError(f"{budgets} cannot be met by Torch-Pruning, at any ratio")
@@ -71,9 +61,29 @@ def plan(request: "VariantRequest") -> "Plan":
     )
 
 
+def largest_within(
+    limits: Mapping[str, int], request: "VariantRequest", kept: Collection[str]
+) -> nn.Module | None:
+    """What the smallest ratio gives that meets all limits, by cost; None where none does."""
+    best, low, high = None, 0.0, 1.0
+    while high - low > RATIO_STEP:
+        ratio = (low + high) / 2
+        found = pruned(request, ratio, kept)
+        costs = precrop.count(found, request.input_shape).costs
+        if all(costs[name] <= limit for name, limit in limits.items()):
+            best, high = found, ratio
+        else:
+            low = ratio
+    return best
+
+
 def pruned(request: "VariantRequest", ratio: float, kept: Collection[str]) -> nn.Module:
     """A copy of the network, pruned by Torch-Pruning itself; layers in ``kept`` stay whole."""
     tp = _library()
+    importance = request.options.get("importance", "random")
+    if importance not in IMPORTANCES:
+        words = suggestion(importance, IMPORTANCES)
+        raise PrecropError(f"importance {importance!r} is unknown; {words}")
     model = copy.deepcopy(request.model).eval()
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
@@ -83,7 +93,7 @@ def pruned(request: "VariantRequest", ratio: float, kept: Collection[str]) -> nn
             pruner = tp.pruner.MetaPruner(
                 model,
                 torch.ones(1, *request.input_shape),
-                importance=_importance(request.options)(tp),
+                importance=IMPORTANCES[importance](tp),
                 global_pruning=request.options.get("global_pruning", False),
                 pruning_ratio=ratio,
                 round_to=request.options.get("round_to"),
@@ -102,13 +112,6 @@ def _library() -> Any:
         warnings.simplefilter("ignore")
         import torch_pruning
     return torch_pruning
-
-
-def _importance(options: Mapping[str, Any]) -> Callable[[Any], Any]:
-    name = options.get("importance", "random")
-    if name not in IMPORTANCES:
-        raise PrecropError(f"importance {name!r} is unknown; {suggestion(name, IMPORTANCES)}")
-    return IMPORTANCES[name]
 
 
 def widths_of(model: nn.Module, names: Collection[str]) -> dict[str, int]:

@@ -23,23 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class VariantRequest:
-    """What a way needs to know.
+    """What a way needs to know."""
 
-    Attributes:
-        model: with its initial weights; it is not changed.
-        input_shape: of one image.
-        budgets: by cost, as written in the study.
-        options: of the way.
-        densities: by layer name, where widths should come close to some.
-        seed: of every random choice.
-    """
-
-    model: "nn.Module"
-    input_shape: tuple[int, ...]
-    budgets: Mapping[str, Budget]
-    options: Mapping[str, Any]
-    densities: Mapping[str, float] | None = None
-    seed: int = 0
+    model: "nn.Module"  # with its initial weights; it is not changed
+    input_shape: tuple[int, ...]  # of one image
+    budgets: Mapping[str, Budget]  # by cost, as written in the study
+    options: Mapping[str, Any]  # of the way
+    densities: Mapping[str, float] | None = None  # by layer name, where widths should come close
+    seed: int = 0  # of every random choice
 
 
 def _plan(request: VariantRequest) -> "Plan":

@@ -270,7 +270,7 @@ def test_together_averages_what_is_of_one_network_first() -> None:
         means.append(above + 0.25)
     whole = together(found)
     assert whole is not None
-    assert whole.spread.count == 3
+    assert whole.freedom == 2
     oracle = stats.ttest_1samp(means, 0).confidence_interval(0.95)
-    assert whole.interval == pytest.approx(tuple(oracle))
+    assert whole.interval() == pytest.approx(tuple(oracle))
     assert together(found[:2]) is None

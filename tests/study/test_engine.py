@@ -326,7 +326,7 @@ def test_two_processes_share_the_cells_of_a_store(tmp_path: Path) -> None:
     assert sum(ran) == 6
     assert len(tried(tmp_path)) == 6
     tally = Store.open(tmp_path / "store").tally()
-    assert [one.done for one in tally.values()] == [1] * 6
+    assert [one["done"] for one in tally.values()] == [1] * 6
 
 
 def test_killed_and_started_again(tmp_path: Path) -> None:
@@ -343,7 +343,7 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
     assert int(again.communicate()[0]) in (4, 5, 6)
     assert len(tried(tmp_path)) <= before + 5
     tally = Store.open(tmp_path / "store").tally()
-    assert [one.done for one in tally.values()] == [1] * 6
+    assert [one["done"] for one in tally.values()] == [1] * 6
 
 
 def _wait_for(condition: Callable[[], bool]) -> None:

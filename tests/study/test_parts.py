@@ -60,7 +60,7 @@ def test_an_older_store_opens(name: str) -> None:
     rows = store.rows()
     assert rows == ROWS[name]
     assert [row.started.utcoffset() for row in rows] == [timedelta(0)] * len(rows)
-    assert all(tally.done + tally.failed == 1 for tally in store.tally().values())
+    assert all(tally.total() == 1 for tally in store.tally().values())
     assert store.dropped == {}
     assert list(store.frame()["seed"]) == [row.seed for row in rows]
 
@@ -209,7 +209,7 @@ def test_a_part_of_no_sense(
     assert seeds(store) == [0, 1, 2]
     assert list(store.dropped) == [odd.name]
     assert store.dropped[odd.name].isprintable()
-    assert sum(tally.done for tally in store.tally().values()) == 3
+    assert sum(tally["done"] for tally in store.tally().values()) == 3
 
 
 @pytest.mark.parametrize("dictionary", [True, False])

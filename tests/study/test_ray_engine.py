@@ -63,7 +63,7 @@ def test_a_node_is_lost_in_the_middle(
     summary = run_study(cells, store, engine, tell=tell)
     assert (summary.done, summary.failed) == (6, 0)
     tally = store.tally()
-    assert {name: one.done for name, one in tally.items()} == {one.id: 1 for one in cells}
+    assert {name: one["done"] for name, one in tally.items()} == {one.id: 1 for one in cells}
     begun = [line.split()[0] for line in tried(tmp_path)]
     assert len(begun) > 6, "a cell was running on the node that was lost"
     assert set(begun) == {one.id for one in cells}

@@ -96,8 +96,8 @@ def test_the_first_that_is_done_wins(store: Store) -> None:
     assert rows[1].error == "second"
     assert (rows[2].status, rows[2].accuracy) == ("done", done.accuracy)
     tally = store.tally()
-    assert (tally[failed.cell].done, tally[failed.cell].failed) == (0, 2)
-    assert (tally[done.cell].done, tally[done.cell].failed) == (2, 1)
+    assert (tally[failed.cell]["done"], tally[failed.cell]["failed"]) == (0, 2)
+    assert (tally[done.cell]["done"], tally[done.cell]["failed"]) == (2, 1)
 
 
 def test_frame(store: Store) -> None:
@@ -119,7 +119,7 @@ def test_a_file_for_every_process(store: Store) -> None:
         assert seeds(reader) == list(range(seed + 1))
     assert len(files(store)) == 2
     store.append([])
-    assert [tally.done for tally in store.tally().values()] == [1] * 4
+    assert [tally["done"] for tally in store.tally().values()] == [1] * 4
 
 
 def append_some(path: Path, numbers: Iterator[int] | range) -> None:
@@ -153,7 +153,7 @@ def test_two_processes_append_at_once_and_one_is_killed(tmp_path: Path) -> None:
     theirs = sorted(seed for seed in seeds(store) if seed >= 1000)
     assert theirs == [*range(1000, 1000 + len(theirs))]
     assert sorted(set(seeds(store)) - set(theirs)) == [*range(40)]
-    assert all(tally.done == 1 for tally in store.tally().values())
+    assert all(tally["done"] == 1 for tally in store.tally().values())
     assert len(store.dropped) <= 1
 
 
@@ -486,7 +486,7 @@ def test_a_line_of_no_sense(store: Store, name: str, value: str, said: str) -> N
     assert re.match(said, why)
     assert len(why) < 300
     assert why.isprintable()
-    assert sum(tally.done for tally in store.tally().values()) == 2
+    assert sum(tally["done"] for tally in store.tally().values()) == 2
 
 
 def test_a_line_without_an_end(store: Store) -> None:

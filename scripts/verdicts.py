@@ -335,16 +335,16 @@ def defaults(known: Sources) -> Iterator[Row]:
 
 def streams_compared(study: Path) -> list[Comparison]:
     """Cropped streams, smallest first, against tied ones, on the seeds of one study alone."""
-    groups = _groups(study)
+    store = RESULTS / study.stem
+    groups = _groups(study) if store.is_dir() else ()
     tied = [group for group in groups if group.variant == "PreCrop"]
     cropped = sorted((g for g in groups if g not in tied), key=lambda group: group.macs)
     return paired(product(cropped, tied))
 
 
 def _groups(study: Path) -> Sequence[RunGroup]:
-    """What a study's store holds; nothing where there is none."""
-    store = RESULTS / study.stem
-    return frame_of(stored_rows([store])).groups if store.is_dir() else ()
+    """What a study's store holds."""
+    return frame_of(stored_rows([RESULTS / study.stem])).groups
 
 
 def streams() -> Row:

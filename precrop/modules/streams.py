@@ -91,14 +91,14 @@ def install(model: nn.Module, streams: Iterable[Stream], *, traced: bool) -> Non
     """
     for stream in streams:
         module, dim, width = model.get_submodule(stream.path), stream.dim, stream.width
+        hook: Narrow | Pad
         if stream.end == "read":
-            narrow = TracedNarrow(dim, width, stream.path) if traced else Narrow(dim, width)
-            vars(module)["stream_read"] = narrow
-            module.register_forward_pre_hook(narrow)
+            hook = TracedNarrow(dim, width, stream.path) if traced else Narrow(dim, width)
+            module.register_forward_pre_hook(hook)
         else:
-            pad = TracedPad(dim, width, stream.path) if traced else Pad(dim, width)
-            vars(module)["stream_write"] = pad
-            module.register_forward_hook(pad)
+            hook = TracedPad(dim, width, stream.path) if traced else Pad(dim, width)
+            module.register_forward_hook(hook)
+        setattr(module, f"stream_{stream.end}", hook)
 
 
 def _padded(x: Tensor, dim: int, size: int) -> Tensor:

@@ -241,6 +241,8 @@ def _takes(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
     """Whether ``forward`` has such parameters, as far as its signature says."""
     try:
         inspect.signature(model.forward).bind(*args, **kwargs)
-    except (TypeError, ValueError) as error:
-        return isinstance(error, ValueError)  # no signature, as of what is written in C
+    except TypeError:
+        return False
+    except ValueError:  # no signature, as of what is written in C
+        return True
     return True

@@ -57,10 +57,10 @@ format: install  ## rewrite the sources in ruff's format
 	$(PYTHON) -m ruff format .
 
 test: install  ## the tests, without the long matrix of networks
-	$(PYTHON) -m pytest -n 2 -m 'not matrix'
+	$(PYTHON) -m pytest -n 2 --dist worksteal -m 'not matrix'
 
 test-all: install  ## every test
-	$(PYTHON) -m pytest -n 2
+	$(PYTHON) -m pytest -n 2 --dist worksteal
 
 fuzz-networks: install  ## crop 10,000 random networks, hours; goes on where it was stopped
 	$(PYTHON) -m tests.fuzz_networks --count 10000 --results fuzz-networks.jsonl

@@ -75,6 +75,7 @@ def test_training_speed_writes_every_table(
     monkeypatch.setattr(training_speed, "BATCH", 16)
     monkeypatch.setattr(training_speed, "EPOCHS", 2)
     monkeypatch.setattr(training_speed, "DIVISORS", (8,))
+    monkeypatch.setattr(training_speed, "DEPTHWISE", ("tests.networks:short_mobilenet",))
     monkeypatch.setattr(training_speed, "_apart", training_speed.measured)
     page = tmp_path / "page.md"
     training_speed.main(["--rounds", "1", "--steps", "2", "--markdown", str(page)])
@@ -93,8 +94,10 @@ def test_training_speed_writes_every_table(
 
 
 def test_study_overhead_writes_every_table(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    small = study_overhead.STUDY.replace("resnet20", '"tests.training.small_runs:batch_net"')
+    monkeypatch.setattr(study_overhead, "STUDY", small)
     page = tmp_path / "page.md"
     study_overhead.main(["--epochs", "1", "--rows", "150", "--markdown", str(page)])
     printed, written = capsys.readouterr().out, page.read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import precrop
+from precrop.cli.app import main
 from precrop.costs.layered import COSTS
 from precrop.errors import PrecropError
 from precrop.models import resnet20
@@ -160,13 +161,18 @@ def test_prices_that_make_no_sense_are_one_line(
         precrop.plan(resnet20(), (3, 32, 32), costs={"odd": 0.5})
 
 
-def test_costs_that_make_no_sense_are_one_line(installed: Path) -> None:
-    for option, message in (
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
         ("joy=0.5", "no cost is called 'joy'"),
         ("energy", "--cost energy is not like energy=0.5"),
         ("params=0.5", "params is not a cost of your own: write params="),
-    ):
-        found = run(installed, "-m", "precrop", "plan", "resnet20", "--cost", option)
-        assert found.returncode == 2
-        assert message in found.stderr
-        assert found.stderr.count("\n") == 1
+    ],
+)
+def test_costs_that_make_no_sense_are_one_line(
+    option: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "resnet20", "--cost", option]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1

@@ -179,10 +179,11 @@ class Lessons:
         stored = dict(integers(submodule(self.network.model, trace.frames[frame].path)))
         parts = {stored[name] for name in rule.slopes if name in stored}
         for place in range(argument.index + 1, len(forward.readings)):
-            if frame not in trace.around(place)[:PROBED_DEPTH]:
+            around = trace.around(place)[:PROBED_DEPTH]
+            if frame not in around:
                 continue
             for part in arguments(forward, place):
                 if part.stated in parts and self._is_new(part, 0):
-                    other = self.prober.rule(part, self.rules)
+                    other = self.prober.rule(part, self.rules, around.index(frame) + 1)
                     if other is not None:
                         self.rules.append(other)

@@ -4,10 +4,10 @@ A module around the call is run again, on the inputs that it had, with one integ
 changed. The argument that moves is what the integer drives, and by how much.
 """
 
-import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import chain
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from precrop.fit.attributes import (
     registered_module,
     set_attribute,
 )
-from precrop.modules.copying import submodule
+from precrop.modules.copying import copied, submodule
 from precrop.read.network import Network, Pass
 from precrop.read.recording import run
 from precrop.read.trace import Call, Recording, Site, Step, Trace
@@ -73,13 +73,18 @@ class Rule:
 
 @dataclass(frozen=True)
 class _Replay:
-    """One call of one module: what it was given, and which of the trace's calls it made."""
+    """One call of one module: what it was given, and which of the trace's calls it made.
+
+    ``differs`` has the first call, as one of ``calls``, that changed values were seen to change:
+    they tell nothing of any behind it.
+    """
 
     module: nn.Module
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     places: list[int]
     calls: list[Call]
+    differs: dict[frozenset[tuple[str, int]], int] = field(default_factory=dict)
 
 
 class _ReachedError(Exception):
@@ -93,15 +98,20 @@ class Prober:
     tracer: Tracer
     _replays: dict[tuple[Trace, int], _Replay] = field(default_factory=dict)
 
-    def rule(self, argument: Argument, known: Sequence[Rule]) -> Rule | None:
-        """What drives an argument, given the rules that were found before."""
+    def rule(
+        self, argument: Argument, known: Sequence[Rule], depth: int = PROBED_DEPTH
+    ) -> Rule | None:
+        """What drives an argument, given the rules that were found before.
+
+        Only ``depth`` modules around the call are probed.
+        """
         forward, stated = argument.forward, argument.stated
         if stated is None:
             return None
         place = argument.site, argument.literal
         beside = (rule for rule in known if rule.site == argument.site)
         taken = {rule.driver for rule in beside if not rule.is_of(argument)}
-        for depth, frame in enumerate(forward.trace.around(argument.index)[:PROBED_DEPTH]):
+        for outside, frame in enumerate(forward.trace.around(argument.index)[:depth]):
             kind = forward.trace.frames[frame].kind
             if issubclass(kind, torch.jit.ScriptModule):
                 continue  # its integers are part of its code
@@ -117,15 +127,15 @@ class Prober:
                     key=lambda a: (a not in taken, slopes[a] * stored[a] == stated, stored[a]),
                 )
                 proportional = slopes[driver] * stored[driver] == stated
-                return Rule(*place, depth, kind, driver, slopes, proportional)
+                return Rule(*place, outside, kind, driver, slopes, proportional)
             alone = self._balanced_driver(replay, argument, stored, known)
             if alone is not None:
-                return Rule(*place, depth, kind, alone, {alone: Fraction(1)}, True)
+                return Rule(*place, outside, kind, alone, {alone: Fraction(1)}, True)
             equal = {n: v for n, v in childrens_integers(replay.module) if v == stated}
             moving = self._slopes(replay, argument, equal)
             child = next((name for name, slope in moving.items() if slope == 1), None)
             if child is not None:
-                return Rule(*place, depth, kind, child, moving, True)
+                return Rule(*place, outside, kind, child, moving, True)
         return None
 
     def _slopes(
@@ -145,22 +155,25 @@ class Prober:
         """The attribute that an argument is equal to and moves with, if none can move alone.
 
         The sizes of a split must sum to what an earlier view was given: where one of the attributes
-        behind that view moves, another one moves against it, so that the view stays as it was.
+        behind that view moves, another one moves against it, so that the view stays as it was. Two
+        sizes into which one axis is split keep their product.
         """
+        split = {size for value in argument.call.inputs for size in value.shape}
+        summed = [rule.slopes for rule in known if rule.kind is type(replay.module)]
         for name in (name for name, value in stored.items() if value == argument.stated):
-            for rule in known:
-                if rule.kind is not type(replay.module) or name not in rule.slopes:
-                    continue
-                for changed in _counterbalanced(name, rule.slopes, stored):
-                    if self._moved(replay, argument, changed) == changed[name]:
-                        return name
+            balanced = (
+                _counterbalanced(name, slopes, stored) for slopes in summed if name in slopes
+            )
+            for changed in chain(*balanced, _exchanged(name, stored, split)):
+                if self._moved(replay, argument, changed) == changed[name]:
+                    return name
         return None
 
     def rerun(self, forward: Pass, frame: int, name: str, value: float) -> dict[int, Step]:
         """Calls of a module that was run with an attribute changed, by the original's place."""
         replay = self._replay(forward, frame)
         trace = self._run(replay, {name: value})
-        if _diverged(replay.calls, trace, len(replay.calls)):
+        if _difference(replay.calls, trace, len(replay.calls)) is not None:
             return {}
         return dict(zip(replay.places, trace.calls, strict=False))
 
@@ -212,9 +225,13 @@ class Prober:
 
     def _moved(self, replay: _Replay, argument: Argument, values: Mapping[str, int]) -> int | None:
         """The argument after stored integers were set; None if the call is not reached."""
-        place = replay.places.index(argument.index)
+        place, changed = replay.places.index(argument.index), frozenset(values.items())
+        if replay.differs.get(changed, place) < place:
+            return None
         trace = self._run(replay, values, place + 1)
-        if _diverged(replay.calls, trace, place):
+        different = _difference(replay.calls, trace, place)
+        if different is not None:
+            replay.differs[changed] = different
             return None
         if len(trace.calls) > place and trace.calls[place].op == argument.call.op:
             return argument.value(trace.calls[place])
@@ -224,7 +241,7 @@ class Prober:
         self, replay: _Replay, values: Mapping[str, float], limit: int | None = None
     ) -> Recording:
         """Run a module again after some of its attributes were set."""
-        module = copy.deepcopy(replay.module)
+        module = copied(replay.module, lambda _, tensor: tensor.detach().clone())
         for name, value in values.items():
             child, attribute = holder(module, name)
             set_attribute(registered_module(module, child), attribute, value)
@@ -248,7 +265,20 @@ def _counterbalanced(
                 yield changed
 
 
-def _diverged(calls: list[Call], trace: Recording, place: int) -> bool:
-    """Whether a trace differs before a call: what was changed drives an earlier one."""
-    before = zip(calls[:place], trace.calls[:place], strict=False)
-    return any(call.op != other.op or call.shapes != other.shapes for call, other in before)
+def _exchanged(
+    name: str, stored: Mapping[str, int], split: Container[int]
+) -> Iterator[dict[str, int]]:
+    """Values with which one attribute takes a factor from another one: their product stays."""
+    for other, value in stored.items():
+        if other != name and value > 1 and stored[name] * value in split:
+            factor = next(factor for factor in range(2, value + 1) if value % factor == 0)
+            yield {name: stored[name] * factor, other: value // factor}
+
+
+def _difference(calls: list[Call], trace: Recording, place: int) -> int | None:
+    """Where a trace differs first, if before a call: what was changed drives an earlier one."""
+    pairs = enumerate(zip(calls[:place], trace.calls[:place], strict=False))
+    different = (
+        i for i, (call, other) in pairs if (call.op, call.shapes) != (other.op, other.shapes)
+    )
+    return next(different, None)

@@ -124,11 +124,11 @@ def _copied_state(state: dict[str, Any], path: str, memo: dict[int, Any]) -> dic
         if name == "_compiled_call_impl":
             continue  # code that was compiled for the original
         kind = type(value)
-        plain = kind is tuple and all(type(entry) in _ATOMIC for entry in value)
-        if plain or kind in _ATOMIC:
+        plain = kind in _LISTS and set(map(type, value)) <= _ATOMIC  # perhaps a long table
+        if kind in _ATOMIC or (plain and kind is tuple):
             copies[name] = value
-        elif kind in _CONTAINERS and not value:
-            copies[name] = memo.setdefault(id(value), kind())  # which two modules may share
+        elif plain or (kind in _CONTAINERS and not value):
+            copies[name] = memo.setdefault(id(value), kind(value))  # which two modules may share
         elif kind is dict and all(id(entry) in memo for entry in value.values()):
             same = {key: memo[id(entry)] for key, entry in value.items()}
             copies[name] = memo.setdefault(id(value), same)
@@ -238,4 +238,5 @@ def _rebind(function: types.FunctionType, memo: dict[int, Any]) -> None:
 _ATOMIC = {bool, int, float, str, type(None)}
 # Here __setstate__ only adds what modules saved by older versions of PyTorch lack.
 _UPGRADING = {f"torch.nn.modules.{name}" for name in ("module", "conv", "activation", "batchnorm")}
-_CONTAINERS = {dict, OrderedDict, set, list}
+_LISTS = {list, tuple}
+_CONTAINERS = {dict, OrderedDict, set}

@@ -23,6 +23,8 @@ from tests.study.made_rows import made_row
 from tests.training.small_runs import batch_net, digits
 
 ROOT = Path(__file__).parents[2]
+EPOCHS = 6
+"""Of runs that are stopped on the way."""
 STUDY = """
 study: small
 description: Two networks that train in a moment.
@@ -60,8 +62,7 @@ def test_interrupted_killed_and_done(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same command three times: Ctrl-C ends the first, SIGKILL the second."""
-    epochs = 12
-    path = study(tmp_path, epochs)
+    path = study(tmp_path, EPOCHS)
     words = ["run", path, "--trust", "--json"]
     first = started(tmp_path, *words)
     seen = _epochs_after(tmp_path, 0, first)
@@ -89,7 +90,7 @@ def test_interrupted_killed_and_done(
     monkeypatch.chdir(tmp_path)
     data, rows = digits(), {row.cell: row for row in store.rows()}
     for row in rows.values():
-        assert len(row.history) == epochs
+        assert len(row.history) == EPOCHS
         assert row.overhead > 0
         assert "cpu" in row.device
     for one in expand(read_study(Path(path), trust=True))[:1]:  # it was interrupted
@@ -115,7 +116,7 @@ def _status_and_show(path: str, folder: Path, capsys: pytest.CaptureFixture[str]
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(lines) == 3
     assert all(f"{line['accuracy']:.2%}" in shown for line in lines)
-    assert len(lines[0]["history"]) == 12
+    assert len(lines[0]["history"]) == EPOCHS
     assert main(["study", "run", path, "--trust", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["skipped"] == 3
 

@@ -80,7 +80,7 @@ def assert_all_formats(model: nn.Module, shape: Any, folder: Path) -> None:
     ("name", "shape"),
     [
         ("resnet20", (3, 32, 32)),
-        ("cifar_mobilenet_v2", (3, 32, 32)),
+        ("tests.networks:short_mobilenet", (3, 32, 32)),
         ("shufflenet_v2_x0_5", (3, 64, 64)),
         ("squeezenet1_1", (3, 64, 64)),
     ],

@@ -11,9 +11,10 @@ from precrop.costs.batches import follow
 from precrop.costs.latency import READERS, amounts
 from precrop.deployment.operations import PASSES, pass_seconds, read_node
 from precrop.deployment.setting import Setting
-from precrop.models import cifar_mobilenet_v2, resnet20
+from precrop.models import resnet20
 from precrop.read.inputs import Inputs
 from precrop.read.network import read_network
+from tests.networks import short_mobilenet
 
 IMAGE = (3, 32, 32)
 
@@ -29,7 +30,7 @@ def trace_macs(model: nn.Module, runtime: str, batch: int, step: int) -> dict[st
 
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize(("runtime", "step"), [("eager", 1), ("eager", 16), ("ort", 16)])
-@pytest.mark.parametrize("make", [resnet20, cifar_mobilenet_v2])
+@pytest.mark.parametrize("make", [resnet20, short_mobilenet])
 def test_what_is_measured_is_what_is_counted(
     make: Any, runtime: str, step: int, batch: int
 ) -> None:

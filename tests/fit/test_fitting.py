@@ -92,6 +92,19 @@ class Formatted(Stated):
         return x.reshape(self.shape)
 
 
+class Folded(Stated):
+    """Both sizes into which an axis is split are stated, and checked: neither moves alone."""
+
+    def __init__(self) -> None:
+        super().__init__(part=4, width=4)
+        self.first, self.second = conv(3, 16), conv(16, 12)
+
+    def change(self, x: Tensor) -> Tensor:
+        if x.shape[1] != self.part * self.width:
+            raise ValueError(f"{x.shape[1]} channels are not {self.part} times {self.width}")
+        return x.view(-1, self.part, self.width, 8, 8).flip(2).flatten(1, 2)
+
+
 @pytest.mark.parametrize(
     ("model", "attribute", "share"),
     [
@@ -118,6 +131,13 @@ def test_stated_sizes_follow(model: nn.Module, attribute: str, share: float | No
     assert edits[f".{attribute}"] == get_attribute(built, attribute) < before
     if share is not None:
         assert get_attribute(built, attribute) == share * width
+
+
+def test_two_equal_sizes_whose_product_is_checked() -> None:
+    """The one that varies is set, not the first that makes the product right."""
+    built, edits = halved(Folded())
+    assert built.part * built.width == built.first[0].out_channels < 16
+    assert edits.keys() & {".part", ".width"} == {".width"}
 
 
 def test_width_of_a_hierarchy() -> None:

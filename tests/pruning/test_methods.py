@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 import precrop
 from precrop.errors import PrecropError
-from precrop.models import cifar_mobilenet_v2, resnet20
+from precrop.models import resnet20
 from precrop.pruning import methods, rules
 from precrop.pruning.methods import layer_densities
 from precrop.pruning.problem import Problem
-from tests.networks import BLOCKS, SHAPE, assemble, small
+from tests.networks import BLOCKS, SHAPE, assemble, short_mobilenet, small
 from tests.pruning.check_allocator import check_allocator
 
 METHODS = [*methods.METHODS]
@@ -53,7 +53,7 @@ def mlp() -> nn.Module:
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "resnet20": (resnet20, (3, 16, 16)),
-    "cifar_mobilenet_v2": (cifar_mobilenet_v2, (3, 8, 8)),
+    "mobilenet": (short_mobilenet, (3, 16, 16)),
     "mixed": (Mixed, (3, 10, 10)),
     "mlp": (mlp, (16,)),
 }

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torchvision.models import MobileNetV2
+from torchvision.models import MobileNetV2, ShuffleNetV2
 
 
 def rounded(width: int, divisor: int) -> int:
@@ -32,6 +32,11 @@ def short_mobilenet() -> nn.Module:
     """MobileNetV2 with three of its 17 blocks: all of its layers, in a fraction of the time."""
     blocks = [[1, 16, 1, 1], [6, 24, 2, 2]]  # expansion, channels, number, stride
     return MobileNetV2(num_classes=10, inverted_residual_setting=blocks)
+
+
+def short_shufflenet() -> nn.Module:
+    """ShuffleNetV2 with two blocks in each stage."""
+    return ShuffleNetV2([2, 2, 2], [24, 48, 96, 192, 256], num_classes=10)
 
 
 # --- layers and norms ---------------------------------------------------------------------------

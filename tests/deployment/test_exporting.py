@@ -81,7 +81,7 @@ def assert_all_formats(model: nn.Module, shape: Any, folder: Path) -> None:
     [
         ("resnet20", (3, 32, 32)),
         ("tests.networks:short_mobilenet", (3, 32, 32)),
-        ("shufflenet_v2_x0_5", (3, 64, 64)),
+        ("tests.networks:short_shufflenet", (3, 64, 64)),
         ("squeezenet1_1", (3, 64, 64)),
     ],
 )

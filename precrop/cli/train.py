@@ -185,12 +185,11 @@ def train_command(
     asked = None if input_shape is None else shape_of(input_shape)
     images = load_images(wanted.data, asked or _planned_shape(plan))
     usual = find_recipe(recipe.recipe, images.name)
-    fitting = usual if "batch_size" in changed else usual.fitting(images.count)
-    chosen = fitting.changed(changed)
+    chosen = usual.fitted(images.count, changed)
     run = wanted.run(images, chosen, plan, masked.spec())
     is_first = is_first_process()
     if is_first:
-        if fitting != usual:
+        if chosen.batch_size != usual.batch_size and "batch_size" not in changed:
             note(
                 f"{images.count} training images fill no batch of {usual.batch_size}: batches of "
                 f"{chosen.batch_size}, at learning rate {chosen.lr:.4g}"

@@ -162,9 +162,7 @@ def deploy(
     images, spec, network, shape = _network(spec, data, input_shape, seed)
     chosen, changes = None, changes or {}
     if images is not None and changes.get("epochs") != 0:
-        usual = find_recipe(recipe, images.name)
-        fitting = usual if "batch_size" in changes else usual.fitting(images.count)
-        chosen = fitting.changed(changes)
+        chosen = find_recipe(recipe, images.name).fitted(images.count, changes)
     about = {
         "network": spec.to_json(),
         "input_shape": shape,

@@ -105,17 +105,21 @@ class Recipe:
             raise PrecropError("a recipe is broken: it has no fields")
         return cls()._with(content)
 
-    def fitting(self, images: int) -> "Recipe":
-        """The same recipe, or one of smaller batches for so few images that they fill none.
+    def fitted(self, images: int, changes: Mapping[str, Any]) -> "Recipe":
+        """The recipe with changes, in smaller batches where so few images fill none.
 
         An epoch then has eight steps or more, unless batches would be of less than eight images,
-        and the learning rate is less in proportion.
+        and the learning rate is less in proportion. A batch size among the changes stays.
+
+        Raises:
+            PrecropError: as `changed`.
         """
-        if images >= self.batch_size:
-            return self
+        if images >= self.batch_size or "batch_size" in changes:
+            return self.changed(changes)
         most = max(images // _FEW, min(images, _FEW), 2)
         batch = 1 << most.bit_length() - 1  # a power of two
-        return dataclasses.replace(self, batch_size=batch, lr=self.lr * batch / self.batch_size)
+        lr = self.lr * batch / self.batch_size
+        return dataclasses.replace(self, batch_size=batch, lr=lr).changed(changes)
 
     def learning_rate(self, step: int, steps: int) -> float:
         """The learning rate of a step, counted from 0, of ``steps`` in the whole run."""

@@ -214,12 +214,13 @@ def test_the_content_of_first_weights_is_part_of_a_runs_name(tmp_path: Path) -> 
 
 def test_few_images_get_small_batches() -> None:
     recipe = RECIPES["imagenet-90"]
-    assert recipe.fitting(256) == recipe
+    assert recipe.fitted(256, {}) == recipe
     for images in (1, 7, 16, 100, 255):
-        small = recipe.fitting(images)
+        small = recipe.fitted(images, {})
         assert small.batch_size >= 2
         assert small.batch_size >= 8 or small.batch_size * 2 > images
         assert images // small.batch_size >= 8 or small.batch_size <= 8
         assert small.lr / small.batch_size == pytest.approx(recipe.lr / recipe.batch_size)
         assert dataclasses.replace(small, batch_size=256, lr=recipe.lr) == recipe
-    assert recipe.fitting(255).batch_size == 16
+    assert recipe.fitted(255, {}).batch_size == 16
+    assert recipe.fitted(100, {"batch_size": 200}).lr == recipe.lr

@@ -1,4 +1,4 @@
-"""A cropped network in a LightningModule that finds it again.
+"""A cropped network in a LightningModule that restores it from a checkpoint.
 
 `load_from_checkpoint` calls `__init__` with the hyperparameters in the checkpoint. So the plan is
 one of them, as text: then the network is built with the right widths before its weights are loaded.

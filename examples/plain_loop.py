@@ -1,7 +1,8 @@
 """A cropped network in the training loop that you have.
 
 Two lines are new: one decides the widths, one builds the network. Everything after them is a loop
-as anybody writes it. At the end the network is saved so that it is found again without this script.
+as anybody writes it. At the end the network is saved so that it can be reloaded without this
+script.
 """
 
 import torch

@@ -85,4 +85,4 @@ if not TYPE_CHECKING:  # a type checker takes any name for known where it sees a
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*__all__, "__version__"])

@@ -82,8 +82,9 @@ def needs(what: str, package: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
+        library = (error.name or str(error)).partition(".")[0]
         raise PrecropError(
-            f"{what} {error.name or error}, which is not installed: pip install '{package}'"
+            f"{what} {library}, which is not installed: pip install '{package}'"
         ) from error
 
 

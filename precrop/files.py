@@ -162,9 +162,11 @@ def open_plain(path: Path, buffer: int = DEFAULT_BUFFER_SIZE) -> BufferedReader:
 def _open(path: Path, flags: int) -> int:
     """The handle of a plain file; of a pipe one would wait for its bytes for ever."""
     handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
         os.close(handle)
-        raise OSError(errno.EINVAL, "it is not a plain file")
+        folder = "it is a folder: name a file in it"
+        raise OSError(errno.EINVAL, folder if stat.S_ISDIR(mode) else "it is not a plain file")
     return handle
 
 

@@ -14,8 +14,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from precrop.errors import PrecropError, hint, typed_reason
+from precrop.errors import PrecropError, brief, hint, typed_reason
 
+_SHOWN = 5
+"""Names of a module that a message lists."""
 UNGUARDED = 77
 """Exit status of a process that has `started_by_import`."""
 
@@ -45,11 +47,20 @@ def own_function(name: str, kind: str = "function") -> Callable[..., Any]:
     except (Exception, SystemExit) as error:  # whatever a user's module raises
         raise PrecropError(f"cannot import {module_name}: {typed_reason(error)}") from error
     found = getattr(module, function_name, None)
-    if not callable(found):
-        close = hint(function_name, dir(module))
-        raise PrecropError(f"unknown {kind} in {module_name} {function_name!r}{close}")
-    function: Callable[..., Any] = found
-    return function
+    if callable(found):
+        return found  # type: ignore[no-any-return]
+    if function_name in vars(module):
+        raise PrecropError(f"{name} is {brief(found)}, no {kind}: name one")
+    own = [n for n, value in vars(module).items() if _is_of(value, module)]
+    close = hint(function_name, dir(module)) or (
+        f": it has {', '.join(own[:_SHOWN])}" if own else ""
+    )
+    raise PrecropError(f"unknown {kind} in {module_name} {function_name!r}{close}")
+
+
+def _is_of(value: object, module: ModuleType) -> bool:
+    """Whether a function or class is a module's own."""
+    return callable(value) and getattr(value, "__module__", None) == module.__name__
 
 
 def own_module(name: str) -> ModuleType:

@@ -64,7 +64,7 @@ def check_code(name: str, trust: Trust, say: str) -> None:
         PrecropError: the user does not.
     """
     if trust is not True and trust != name:
-        raise PrecropError(f"{name} is code of its own, which is not run unasked: {say}")
+        raise PrecropError(f"the file names code, {name}, which is not run unasked: {say}")
 
 
 def is_finite(value: float) -> bool:

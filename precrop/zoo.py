@@ -49,6 +49,8 @@ def load_model(name: str, args: Mapping[str, Any], size: int | None = None) -> n
     library, _, rest = name.partition(":")
     if library == "timm":
         return _load_timm(rest, args)
+    if library == "torchvision":
+        raise PrecropError(f"networks of torchvision have no prefix: write {rest}")
     return _call(name, own_function(name, "factory"), args)
 
 
@@ -112,7 +114,7 @@ def _load_named(name: str, args: Mapping[str, Any]) -> nn.Module:
     torchvision = _library("torchvision.models", name)
     known = torchvision.list_models()
     if name not in known:
-        raise _unknown(name, "model", [*models.__all__, *known])
+        raise _unknown_model(name, [*models.__all__, *known])
     builder = torchvision.get_model_builder(name)
     fresh: dict[str, Any] = {"weights": None}
     if "weights_backbone" in inspect.signature(builder).parameters:
@@ -184,6 +186,20 @@ def refuse_trained(args: Mapping[str, Any]) -> None:
 
 def _unknown(name: str, kind: str, known: Iterable[str]) -> PrecropError:
     return PrecropError(f"unknown {kind} {name!r}{hint(name, known)}")
+
+
+def _unknown_model(name: str, known: Iterable[str]) -> PrecropError:
+    """The error for a name that no table has, with what was meant where it looks like a path."""
+    if name.endswith(".py"):
+        return PrecropError(f"unknown model {name!r}: name a function in it, {name}:FUNCTION")
+    if name.endswith(".json"):
+        return PrecropError(
+            f"unknown model {name!r}: a plan's file is for --plan or `precrop show`"
+        )
+    module, dot, function = name.rpartition(".")
+    if dot:
+        return PrecropError(f"unknown model {name!r}: write {module}:{function}")
+    return _unknown(name, "model", known)
 
 
 def _torchvision_shape(name: str, model: nn.Module) -> tuple[int, ...] | None:

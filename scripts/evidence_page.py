@@ -36,9 +36,11 @@ from precrop.report.frames import ResultFrame, RunGroup, percent
 from scripts.verdicts import (
     Ends,
     Sources,
+    in_words,
     macs_alone,
     points,
     repairs,
+    report_command,
     rows,
     shown_better,
     streams,
@@ -136,8 +138,8 @@ def reach(known: Sources, seeds: int = 3) -> str:
         for ends in zip(*((c.pooled.interval(), c.paired.interval()) for c in few), strict=True)
     )
     return (
-        f"{median(pooled):.2f} points pooled, {median(paired):.2f} by pairs alone "
-        f"({len(few)} comparisons of {seeds} seeds)"
+        f"{median(pooled):.2f} points with the pooled standard deviation and {median(paired):.2f} "
+        f"from the seed pairs alone ({len(few)} comparisons of {seeds} seeds)"
     )
 
 
@@ -167,12 +169,14 @@ def summary(known: Sources, page: str) -> str:
         "**Where it pays**, in points of accuracy over uniform width (one factor for all layers): "
         f"with a budget of MACs alone {_means(alone)} (shown on {macs_shown(known, 'sensible')}), "
         f"on an ill-shaped network {_means(shaped)}. "
-        f"PreConfig repairs ill-shaped networks by {_means(repaired)} at equal size; of "
-        f"{len(trained)} that we trained it repaired {shown_better(trained)}.",
+        f"PreConfig improves ill-shaped networks by {_means(repaired)} at equal size; of "
+        f"{in_words(len(trained))} ill-shaped networks that we trained, it improved "
+        f"{in_words(shown_better(trained))}.",
         "**Where it does not**: with both budgets at the same share of a sensible network "
-        f"{_means(sensible)}, where the best network within them gains {_means(best)}; PreConfig "
-        f"with 80% of the parameters {_means(fewer)}, against the paper's claim; in our own "
-        f"training with a tenth of the MACs and no other budget: {measured}.",
+        f"PreCrop gains {_means(sensible)}, and the best network within the same budgets "
+        f"{_means(best)}; PreConfig with 80% of the parameters {_means(fewer)}, against the "
+        "paper's claim; in our own training with a tenth of the MACs and no other budget: "
+        f"{measured}.",
         f"Of {sum(answers.values())} claims and defaults in the [table of "
         f"verdicts]({page}#verdicts) {counted}.",
     ]
@@ -244,6 +248,7 @@ def places(known: Sources) -> dict[str, Callable[[], str]]:
         "macs_shown_sensible": lambda: macs_shown(known, "sensible"),
         "macs_shown_ill": lambda: macs_shown(known, "ill-shaped"),
         "summary": lambda: summary(known, ""),
+        "report": lambda: _in_lines(report_command()),
         "verdicts": lambda: table(rows(known)),
         "order": lambda: order_table(found),
         "regret": lambda: regret_table(found),
@@ -262,6 +267,12 @@ def places(known: Sources) -> dict[str, Callable[[], str]]:
         "streams_equal_time": lambda: streams_equal_time().figure,
         "noise": lambda: ", ".join(f"{found.noise[n]:.2f} ({NAMES[n]})" for n in found.noise),
     }
+
+
+def _in_lines(command: str) -> str:
+    """A long command as a block of code."""
+    lines = textwrap.wrap(command, 90, **UNBROKEN)
+    return "    " + " \\\n        ".join(lines)
 
 
 def page(text: str, known: Sources) -> str:

@@ -349,7 +349,7 @@ TEXT = f"""# Export
     precrop export runs/resnet20-digits-0123456789ab --format pt2      # a trained run
     precrop export resnet50 --format safetensors                       # a network by name
 
-writes one file and checks it by running it; `pip install 'precrop[deploy]'` brings what ONNX needs.
+writes one file and checks it by running it; `pip install '.[deploy]'` brings what ONNX needs.
 
 | format | written by | read by | checked in |
 |---|---|---|---|

@@ -80,8 +80,11 @@ def main() -> None:
 
 def independent(chosen: list[Subject]) -> Iterator[str]:
     """Masks drawn for every layer on its own, of every granularity."""
-    yield "| network | masks of single | weights | ln E[R] | ln mean R, 95% interval | off by |"
-    yield "|---|---|---|---:|---:|---:|"
+    yield (
+        "| network | granularity | weights | ln E[R] | ln mean R, 95% interval "
+        "| mean R against E[R] | in standard errors |"
+    )
+    yield "|---|---|---|---:|---:|---:|---:|"
     for subject in chosen:
         layers = [layer.name for layer in read_network(subject.model, Inputs(subject.shape)).layers]
         densities = dict.fromkeys(layers[1:], DENSITY)
@@ -120,7 +123,7 @@ def _row(name: str, units: str, weights: str, expected: float, found: SampledMea
     off = math.expm1(found.log_mean - expected)
     return (
         f"| {name} | {units} | {weights} | {expected:.3f} | {_interval(found)} "
-        f"| {off:+.2%} = {found.deviation(expected):+.1f} standard errors |"
+        f"| {off:+.2%} | {found.deviation(expected):+.1f} |"
     )
 
 

@@ -47,7 +47,8 @@ STORES = (
 SLACK = 0.1
 """Of the noise of single runs: smaller differences of accuracy are none."""
 SAME = 1e-9
-PAPER, OURS, ASKED = "the paper", "our default", "asked here"
+WORDS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+PAPER, OURS, ASKED = "the paper", "our default", "our question"
 JUDGE = "`make proxy DATA=DIR`"
 BUDGETS = {
     "both": "with budgets of parameters and MACs",
@@ -163,9 +164,9 @@ class Sources:
         return answer(len(better), len(measured)) if better or excluded else "undecided"
 
     def judged_twice(self, measure: Callable[..., Mapping[str, Ends]]) -> tuple[str, str]:
-        """By Student's intervals; and what to say where those of before come to something else."""
+        """By Student's intervals; and what to say where the earlier ones come to something else."""
         now, before = (self.judged(measure(interval=kind)) for kind in (ends, resampled))
-        return now, "" if now == before else f"; by the intervals of before: {before}"
+        return now, "" if now == before else f"; with the earlier intervals: {before}"
 
     def excluded(self, measured: Mapping[str, Ends]) -> list[str]:
         """Data sets on which a difference that counts is excluded."""
@@ -188,6 +189,11 @@ def said(measured: Mapping[str, Ends], form: str = "+.2f") -> str:
         f"{NAMES[name]} {mean:{form}} ({low:{form}} to {high:{form}})"
         for name, (mean, low, high) in measured.items()
     )
+
+
+def in_words(count: int) -> str:
+    """A small number as a word."""
+    return WORDS[count] if count < len(WORDS) else str(count)
 
 
 def answer(for_it: int, of: int) -> str:
@@ -308,7 +314,7 @@ def defaults(known: Sources) -> Iterator[Row]:
         verdict = answer(len(excluded), len(rival)) if better or excluded else "undecided"
         shown = known.better(known.ahead(other, "synexp", interval=resampled))
         before = answer(len(rival) - len(shown), len(rival))
-        note = "" if verdict == before else f"; by the rule of before: {before}"
+        note = "" if verdict == before else f"; by the earlier rule: {before}"
         figure = f"points by which it is ahead, smooth: {said(rival)}; raw: {said(raw)}{note}"
         yield Row(claim, OURS, verdict, figure, JUDGE)
     splits = known.objectives["splits"]
@@ -364,12 +370,12 @@ def streams_equal_time() -> Row:
 
 
 def points(found: Comparison) -> str:
-    """A difference in points, with both of its intervals and the number of seeds."""
+    """A difference in points, with its interval, and the one from its seed pairs alone."""
     low, high = _interval(found.pooled)
     paired_low, paired_high = _interval(found.paired)
     return (
-        f"{found.difference:+.2f} ({low:+.2f} to {high:+.2f}; of pairs alone "
-        f"{paired_low:+.2f} to {paired_high:+.2f}), n = {len(found.seeds)}"
+        f"{found.difference:+.2f} (95% interval {low:+.2f} to {high:+.2f}; from the "
+        f"{in_words(len(found.seeds))} seed pairs alone {paired_low:+.2f} to {paired_high:+.2f})"
     )
 
 
@@ -436,7 +442,7 @@ def speed(known: Sources) -> Iterator[Row]:
 
 def trained(known: Sources) -> Iterator[Row]:
     """What the report says of the stores."""
-    command = "`precrop report " + " ".join(str(store) for store in stores()) + "`"
+    command = "`precrop report …`"
     for name, verdict in known.reported.items():
         if name == "sparse-kernels":
             continue
@@ -445,6 +451,11 @@ def trained(known: Sources) -> Iterator[Row]:
             text, run = "no runs", f"`precrop study run studies/{STUDIES[name]}.yaml`"
         yield Row(f"Trained: {verdict.claim}", verdict.source, verdict.answer, text, run)
     yield repaired()
+
+
+def report_command() -> str:
+    """The one that gives the verdicts on trained networks."""
+    return " ".join(["precrop report", *map(str, stores())])
 
 
 def repairs() -> list[Comparison]:

@@ -124,7 +124,7 @@ def test_what_the_user_says_again_is_run(trained: Path, tmp_path: Path, capsys: 
     checkpoints.write(tmp_path / "given", content, run.described())
     line = refused(capsys, "eval", "given")
     assert "say --model touched:net, or --trust" in line
-    assert "is not run unasked" in refused(capsys, "export", "given", "--model", "resnet20")
+    assert "which is not run unasked" in refused(capsys, "export", "given", "--model", "resnet20")
     assert not Path("ran").exists()
     assert main(["eval", "given", "--model", "touched:net"]) == 0
     assert Path("ran").exists()

@@ -15,7 +15,7 @@ from precrop.models.resnet import CifarResNet
 @pytest.fixture
 def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_nets.py").write_text(
-        "from torch import nn\n"
+        "from torch import nn\nWIDTH = 3\n"
         "def net(width=4):\n    return nn.Conv2d(3, width, 1)\n"
         "def number():\n    return 3\n"
     )
@@ -49,7 +49,12 @@ def test_factory_in_the_current_folder() -> None:
         ("my_nets:nett", "unknown factory in my_nets 'nett'; did you mean net?"),
         ("my_nets:number", "gave a int, not a torch.nn.Module"),
         (":net", "cannot import"),
-        ("my_nets:", "unknown factory in my_nets ''"),
+        ("my_nets:", "unknown factory in my_nets '': it has net, number"),
+        ("my_nets:WIDTH", "my_nets:WIDTH is 3, no factory: name one"),
+        ("my_nets.py", "name a function in it, my_nets.py:FUNCTION"),
+        ("half.json", "a plan's file is for --plan or `precrop show`"),
+        ("torchvision.models.resnet18", "write torchvision.models:resnet18"),
+        ("torchvision:resnet18", "have no prefix: write resnet18"),
     ],
 )
 def test_broken_factories(name: str, message: str) -> None:

@@ -9,7 +9,7 @@ import typer
 
 import precrop
 from precrop.cli.options import WEIGHT_FILES, AsJson, Seed
-from precrop.cli.output import warnings_as_lines
+from precrop.cli.output import warn, warnings_as_lines
 from precrop.errors import PrecropError
 from precrop.files import check_writable
 from precrop.plans.kinds import Init
@@ -39,6 +39,8 @@ class BuildOptions:
         """Refuse at once weights that would be drawn anew, and files that could not be written."""
         if self.init == "reset" and self.weights is not None:
             raise PrecropError("--init reset draws all weights anew: drop it, or drop --weights")
+        if self.init not in ("slice", "reset") and self.weights is None:
+            warn(f"--init {self.init} ranks initial weights: give the trained ones, --weights FILE")
         prefix = self.output / stem if self.output.is_dir() else self.output
         for suffix in (".safetensors", ".json"):
             check_writable(prefix.with_name(prefix.name + suffix))

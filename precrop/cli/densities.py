@@ -10,7 +10,7 @@ import precrop
 from precrop.cli.arguments import arguments, set_seed
 from precrop.cli.options import AsJson, InputOptions, Macs, Params, Seed, with_options
 from precrop.cli.output import warnings_as_lines
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, needs
 from precrop.files import check_writable, write_text
 from precrop.trust import runs_user_code
 
@@ -27,8 +27,8 @@ def densities_command(
     ] = "synexp",
     data: Annotated[
         str | None,
-        "Batches for snip and grasp: a .safetensors file with inputs and targets, or "
-        "module:factory.",
+        "Batches for snip and grasp: images as for train (digits, cifar10, a folder), a "
+        ".safetensors file with inputs and targets, or module:factory.",
         "DATA",
     ] = None,
     option: Annotated[
@@ -59,7 +59,7 @@ def densities_command(
             method=method,
             params=params,
             macs=macs,
-            data=None if data is None else _batches(data),
+            data=None if data is None else _batches(data, inputs, seed or 0),
             seed=seed or 0,
             progress=True,
             **options,
@@ -77,12 +77,24 @@ def densities_command(
             write_text(output, text + "\n")
 
 
-def _batches(data: str) -> Any:
-    """Batches ``(inputs, targets)`` from a file of tensors, or from a user's own factory."""
+def _batches(data: str, shape: Any, seed: int) -> Any:
+    """Batches ``(inputs, targets)``: of images, of a file of tensors, or of a user's own factory.
+
+    Of images they are those that ``precrop train --mask`` takes with its usual recipe.
+    """
     if runs_user_code(data):
         from precrop.zoo import call_factory
 
         return call_factory(data)
+    if Path(data).suffix != ".safetensors":
+        with needs("images need", "precrop[train]"):
+            from precrop.training.batches import sample
+            from precrop.training.data import load_shaped
+            from precrop.training.recipes import find_recipe
+
+        images = load_shaped(data, shape)
+        recipe = find_recipe(None, images.name).fitted(images.count, {})
+        return sample(images, recipe.batch_size, seed)
     from precrop.plans.weights import load_tensors
 
     tensors = load_tensors(Path(data))

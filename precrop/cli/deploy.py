@@ -48,13 +48,15 @@ def deploy_command(
 ) -> None:
     """From a network and a time to a trained file: profile, plan, train, export, check, measure.
 
-    The same command goes on where it was stopped: every step's result lies in the folder.
+    The same command resumes where it was stopped: every step's result lies in the folder.
     """
     keywords = wanted.keywords()
     if wanted.latency is None:
         raise PrecropError("give the time that is to be met: --latency 8ms, or a share, 0.5")
     if data is None and recipe.epochs != 0:
-        raise PrecropError("--data says what it is trained on; without training: --epochs 0")
+        raise PrecropError(
+            "give the training images with --data, or skip the training with --epochs 0"
+        )
     changes, shape = recipe.changed(), shapes(source.input_shape)
     spec = source.spec
     folder = out or Path("deployed", file_stem(f"{source.model}-{wanted.latency}"))
@@ -107,8 +109,8 @@ def _print(found: "Deployed") -> None:
     console.print(table)
     right = "initial weights"
     if found.accuracy is not None:
-        right = f"{found.accuracy:.2%} of {found.images:,} held-out images right"
-    away = f"its outputs are {found.difference:.1e} of their scale from PyTorch's"
+        right = f"accuracy {found.accuracy:.2%} on {found.images:,} held-out images"
+    away = f"largest difference from PyTorch {found.difference:.1e} of the largest output"
     console.print(plain(f"{found.file}: {right}; {away}"))
     console.print("Milliseconds are medians of fresh sessions that took turns, and their extremes.")
     if not found.quiet.enough:

@@ -41,13 +41,13 @@ def eval_command(
         from rich.console import Console
         from rich.table import Table
 
-        table = Table("class", "images", "right", box=None)
+        table = Table("class", "images", "accuracy", box=None)
         totals = found.confusion.sum(1).tolist()
         for (label, share), total in zip(found.per_class.items(), totals, strict=True):
             table.add_row(plain(label), f"{total:,}", f"{share:.2%}" if total else "none")
         Console().print(table)
         typer.echo(
-            f"{found.accuracy:.2%} right, loss {found.loss:.4f}; "
+            f"accuracy {found.accuracy:.2%}, loss {found.loss:.4f}; "
             f"{found.params:,} parameters, {found.macs:,} MACs; {found.seconds:.1f} s"
         )
     if confusion is not None:

@@ -141,5 +141,6 @@ def _line(made: "Export") -> str:
     doubt = "" if made.telling else " (which do not depend on the input: the weights are initial)"
     return (
         f"{files}: {made.bytes / 1e6:.1f} MB, for {batch}; run by {made.runtime} at batch "
-        f"{batches}: {made.difference:.1e} of the outputs' scale from PyTorch's{doubt}"
+        f"{batches}: largest difference from PyTorch {made.difference:.1e} of the largest "
+        f"output{doubt}"
     )

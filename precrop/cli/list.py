@@ -18,7 +18,10 @@ Kind = Literal["networks", "methods", "objectives", "rules", "costs", "recipes"]
 @with_options
 def list_command(
     glob: Annotated[
-        str, typer.Argument(metavar="GLOB", help="Names to list, as 'mobilenet*'; all by default.")
+        str,
+        typer.Argument(
+            metavar="GLOB", help="Names to list: mobilenet, or 'mobilenet*'; all by default."
+        ),
     ] = "*",
     kind: Annotated[
         Kind,
@@ -43,8 +46,9 @@ def list_command(
 
 
 def _matches(name: str, glob: str) -> bool:
-    """Whether a name matches, with its library's prefix or without."""
-    return fnmatchcase(name, glob) or fnmatchcase(name.partition(":")[2] or name, glob)
+    """Whether a name matches, with its library's prefix or without; a plain word may be within."""
+    pattern = glob if set(glob) & set("*?[") else f"*{glob}*"
+    return fnmatchcase(name, pattern) or fnmatchcase(name.partition(":")[2] or name, pattern)
 
 
 def _networks() -> dict[str, str]:

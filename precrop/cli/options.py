@@ -32,7 +32,7 @@ Params = Annotated[str | None, "Budget of parameters: a share (0.5, 50%) or a nu
 Macs = Annotated[str | None, "Budget of multiply-accumulates: a share or a number (1.2G)."]
 Seed = Annotated[int | None, "Seed of the initial weights."]
 Trust = Annotated[bool, "Allow the code that the file names as module:function to be run."]
-Summary = Annotated[bool, "A line for each stage instead of each layer."]
+Summary = Annotated[bool, "Shorten the table to a screenful: a line for each block or stage."]
 WEIGHT_FILES = "a state_dict, .safetensors or .pt"
 """What stands behind ``--weights`` everywhere."""
 AsJson = Annotated[bool, "Print JSON."]

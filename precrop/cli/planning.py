@@ -12,11 +12,14 @@ from precrop.cli.output import warn
 from precrop.errors import PrecropError
 from precrop.files import read_json
 from precrop.progress import note, step
+from precrop.solve.budgets import UNITS, parse_budget
 from precrop.trust import runs_user_code
 
 if TYPE_CHECKING:
     from torch import nn
 
+_ANY = 2**50
+"""An original so large that all budgets with a sense leave something of it."""
 _DIGITS = 12
 """Of the longest number of channels that is looked at."""
 
@@ -46,7 +49,9 @@ class WidthOptions:
     ] = "auto"
     min_width: Annotated[int, "No layer gets narrower than this."] = 1
     expand: Annotated[bool, "Layers may also widen (PreConfig)."] = False
-    balance: Annotated[float, "How evenly a layer's inputs and outputs are cropped."] = 1.0
+    balance: Annotated[
+        float, "Penalty on cropping a layer's inputs and outputs unevenly; large: uniform width."
+    ] = 1.0
     objective: Annotated[
         str,
         "synexp, exact, exact-output, dense-layers, inner-layers: what the widths maximise; or a "
@@ -81,8 +86,12 @@ class WidthOptions:
             from precrop.strategies.objectives import take_own_objective
 
             take_own_objective(self.objective)
+        costs = _budgets(self.costs)
+        for name, asked in {**{name: getattr(self, name) for name in UNITS}, **costs}.items():
+            if asked is not None:
+                parse_budget(name, asked, _ANY)  # before anything is imported and built
         read = {
-            "costs": _budgets(self.costs),
+            "costs": costs,
             "divisor": _divisor(self.divisor),
             "densities": None if self.densities is None else _read_densities(self.densities),
             "ignore": tuple(self.ignore or ()),
@@ -118,7 +127,6 @@ def _calibrated(
 ) -> "precrop.Plan":
     """A plan whose network was measured; a warning if it is slower than asked."""
     from precrop.deployment.calibrating import calibrate
-    from precrop.solve.budgets import UNITS, parse_budget
 
     if latency is None:
         raise PrecropError("--calibrate needs a time to meet: give --latency")
@@ -144,10 +152,8 @@ def _warn_if_slack(plan: "precrop.Plan") -> None:
     above = [name for name, budget in plan.budgets.items() if budget.limit > budget.base]
     if above and plan.params == plan.base_params and not plan.options["expand"]:
         asked = plan.budgets[above[0]].asked
-        warn(
-            f"nothing is cropped: {above[0]}={asked} is more than the network has; --expand lets "
-            "layers widen"
-        )
+        more = "takes" if above[0] == "latency" else "has; --expand lets layers widen"
+        warn(f"nothing is cropped: {above[0]}={asked} is more than the original {more}")
 
 
 def _budgets(pairs: Sequence[str] | None) -> dict[str, str]:

@@ -189,13 +189,14 @@ def _planned(cells: "Sequence[Cell]", images: "ImageData") -> Iterator[dict[str,
     """What would run. Seeds differ by chance alone: the first of a variant's stands for all."""
     from precrop.study.cells import label
     from precrop.study.preparing import prepare
-    from precrop.training.loop import sample
+    from precrop.training.batches import sample
     from precrop.training.networks import build
 
     for _, alike in groupby(cells, lambda cell: replace(cell, seed=0).id):
         same = list(alike)
         found = prepare(same[0], images)
-        built = build(found.run, partial(sample, found.run, images))
+        batch_size = found.run.recipe.batch_size
+        built = build(found.run, partial(sample, images, batch_size, found.run.seed))
         yield {
             "what": label(same[0]).rpartition(", seed")[0],
             "cells": [cell.id for cell in same],

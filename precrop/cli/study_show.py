@@ -37,7 +37,7 @@ def show_command(
     from rich.table import Table
 
     table = Table("network", "variant", "asked", "seed", "run", box=None)
-    for column in ("params", "MACs", "right", "best", "loss", "seconds"):
+    for column in ("params", "MACs", "accuracy", "best", "loss", "seconds"):
         table.add_column(column, justify="right")
     table.add_column("error")
     for row in rows:

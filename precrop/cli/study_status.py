@@ -34,7 +34,7 @@ def status_command(options: StudyOptions, as_json: LastJson = False) -> None:
         typer.echo(json.dumps({**content, "overhead": overhead, "failures": failures}))
         return
     typer.echo(f"{study.name}: {', '.join(f'{n} {state}' for state, n in counts.items())}")
-    beside = f", {overhead / trained:.1%} more beside it" if trained else ""
+    beside = f", {overhead / trained:.1%} overhead" if trained else ""
     typer.echo(f"{duration(trained)} of training{beside}; {folder}")
     for cell in cells:
         if cell.id in states["running"]:

@@ -191,8 +191,8 @@ def train_command(
     if is_first:
         if chosen.batch_size != usual.batch_size and "batch_size" not in changed:
             note(
-                f"{images.count} training images fill no batch of {usual.batch_size}: batches of "
-                f"{chosen.batch_size}, at learning rate {chosen.lr:.4g}"
+                f"{images.count} training images are fewer than the batch size {usual.batch_size}: "
+                f"trained in batches of {chosen.batch_size}, at learning rate {chosen.lr:.4g}"
             )
         _announce(run, output / run.name)
     with goes_on(f" from {output / run.name}", say_so=is_first):
@@ -250,7 +250,7 @@ def _print_result(result: "Result", as_json: bool) -> None:
         typer.echo(json.dumps(result.to_json()))
         return
     typer.echo(
-        f"{result.accuracy:.2%} of the held-out images right, loss {result.loss:.4f}; "
+        f"accuracy {result.accuracy:.2%} on held-out images, loss {result.loss:.4f}; "
         f"{result.params:,} parameters, {result.macs:,} MACs; {result.seconds:.1f} s; "
         f"{result.folder}"
     )

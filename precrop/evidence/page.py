@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16_120": "ImageNet16-120"}
 DEFAULT = "synexp"
+SHOWN = {"PreConfig, both whole": "PreConfig, same parameters and MACs"}
+"""Budgets by what tables call them, where that is not what they are stored as."""
 COLORS = ("#0072b2", "#d55e00", "#009e73")
 _GREY = "#8a8f94"
 _STYLE: Any = {
@@ -67,7 +69,7 @@ def regret_table(found: Evidence) -> str:
 def gains_table(found: Evidence) -> str:
     """Gain over uniform width and the best network's: one row a kind of shape and of budgets."""
     frame = found.gains[found.gains["strategy"] == DEFAULT]
-    frame = frame.assign(case=frame["kind"] + ", " + frame["budgets"])
+    frame = frame.assign(case=frame["kind"] + ", " + frame["budgets"].replace(SHOWN))
     columns = ["gain", "possible", "raw gain", "raw possible"]
     means = frame.groupby(["data set", "case"], sort=False)[columns].mean().reset_index()
 
@@ -94,7 +96,8 @@ def shares_table(found: Evidence) -> str:
         return f"{gain / possible:.0%}" if possible > 1 else f"{gain:+.1f} points"
 
     rows = [[name, *(cell(name, case) for case in cases)] for name in frame["strategy"].unique()]
-    return table(["strategy", *map(", ".join, cases)], rows)
+    heads = [f"{kind}, {SHOWN.get(budgets, budgets)}" for kind, budgets in cases]
+    return table(["strategy", *heads], rows)
 
 
 def published_table(found: Evidence) -> str:

@@ -140,6 +140,8 @@ def check_same_network(plan: "Plan", model: nn.Module) -> None:
         PlanError: naming the first tensors that differ.
     """
     wrong = _differences(tensor_shapes(model), plan.shapes)
+    if wrong and not _built_differences(plan, model):
+        raise PlanError("this network is cropped by the plan already: give the original")
     if wrong:
         raise PlanError(f"the plan is for another network ({plan.network}): {wrong}")
 
@@ -150,6 +152,13 @@ def check_built(plan: "Plan", model: nn.Module) -> None:
     Raises:
         PlanError: naming the first tensors that differ.
     """
+    wrong = _built_differences(plan, model)
+    if wrong:
+        raise PlanError(f"this network is not the one that the plan builds: {wrong}")
+
+
+def _built_differences(plan: "Plan", model: nn.Module) -> str:
+    """How a network differs from the one that the plan builds; empty if it does not."""
     shapes = tensor_shapes(model)
     # A plan says the new shape of a tied tensor under the first of its names alone.
     first = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
@@ -159,9 +168,7 @@ def check_built(plan: "Plan", model: nn.Module) -> None:
         for name, shape in plan.shapes.items()
         if name not in tied and not name.startswith(_gone(plan))
     }
-    wrong = _differences({name: shapes[name] for name in shapes if name in first}, built)
-    if wrong:
-        raise PlanError(f"this network is not the one that the plan builds: {wrong}")
+    return _differences({name: shapes[name] for name in shapes if name in first}, built)
 
 
 def _gone(plan: "Plan") -> tuple[str, ...]:
@@ -174,8 +181,7 @@ def _differences(shapes: Mapping[str, Sequence[int]], planned: Mapping[str, Sequ
     names = [*planned, *(name for name in shapes if name not in planned)]
     wrong = [name for name in names if shapes.get(name) != planned.get(name)]
     listed = "; ".join(
-        f"{name} is {_shape_text(shapes.get(name))}, planned for {_shape_text(planned.get(name))}"
-        for name in wrong[:SHOWN_DIFFERENCES]
+        _difference(name, shapes.get(name), planned.get(name)) for name in wrong[:SHOWN_DIFFERENCES]
     )
     more = len(wrong) - SHOWN_DIFFERENCES
     return f"{listed}; and {more} more" if more > 0 else listed
@@ -220,8 +226,14 @@ def _resizes(tensor: Tensor, axes: Sequence[Axis]) -> bool:
     )
 
 
-def _shape_text(shape: Sequence[int] | None) -> str:
-    return "missing" if shape is None else "x".join(map(str, shape)) or "a scalar"
+def _difference(name: str, shape: Sequence[int] | None, planned: Sequence[int] | None) -> str:
+    """How a tensor differs from what is planned, in words."""
+    if planned is None:
+        return f"the plan has no {name}"
+    planned_text = "x".join(map(str, planned)) or "a scalar"
+    if shape is None:
+        return f"it has no {name}, planned for {planned_text}"
+    return f"{name} is {'x'.join(map(str, shape)) or 'a scalar'}, planned for {planned_text}"
 
 
 def resize(tensor: Tensor, axes: Sequence[Axis]) -> Tensor:

@@ -131,7 +131,8 @@ def _listed(title: str, reasons: Mapping[str, str], shares: Mapping[str, float])
 
 def _some(names: Sequence[str]) -> str:
     more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    shown = (name or "the network itself" for name in names[:_SHOWN])
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
 
 def _unused(unused: Mapping[str, int], *, droppable: bool) -> str:

@@ -32,7 +32,8 @@ def chosen(
     if strategy is not None:
         if not isinstance(strategy, Strategy):
             raise PrecropError(
-                f"strategy={strategy!r} is not a strategy: write precrop.SynExp() or another"
+                f"strategy={strategy!r} is not a strategy: give an instance, such as "
+                "precrop.SynExp()"
             )
         keywords = (objective, balance, densities, rule, widths)
         if keywords != ("synexp", BALANCE, None, BALANCED, None):

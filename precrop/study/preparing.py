@@ -130,11 +130,11 @@ class _Original:
         match = self.cell.how.match
         if match is None:
             return self.cell.limits.given()
-        from precrop.training.loop import sample
+        from precrop.training.batches import sample
         from precrop.training.networks import build
 
         run = prepare(dataclasses.replace(self.cell, how=match), self.data).run
-        built = build(run, lambda: sample(run, self.data))
+        built = build(run, lambda: sample(self.data, run.recipe.batch_size, run.seed))
         return {"params": built.params, "macs": built.macs}
 
     def plan(self) -> "Plan | None":
@@ -174,9 +174,9 @@ class _Original:
         how, batches = self.cell.how, None
         assert how.densities is not None
         if find_method(how.densities).needs_data:
-            from precrop.training.loop import sample
+            from precrop.training.batches import sample
 
-            batches = sample(self.run, self.data)
+            batches = sample(self.data, self.run.recipe.batch_size, self.run.seed)
         limits, shape = self._weight_limits(), self.run.input_shape
         problem = Problem.of(self.model, shape, limits, data=batches, seed=self.cell.seed)
         return layer_densities(problem, how.densities, **how.method_options)

@@ -117,7 +117,7 @@ class _Shown:
             task = self._tasks[event.cell]
             self._bars.update(task, total=event.epochs, text=f"run {event.run}")
         elif isinstance(event, Epoch):
-            text = f"{event.accuracy:.2%} right"
+            text = f"accuracy {event.accuracy:.2%}"
             self._bars.update(self._tasks[event.cell], completed=event.epoch, text=text)
         elif not isinstance(event, DoneElsewhere):
             self._bars.remove_task(self._tasks.pop(event.cell))
@@ -152,4 +152,4 @@ def _came_to(row: Row) -> str:
         return f"failed: {row.error}"
     assert row.accuracy is not None
     assert row.best_accuracy is not None
-    return f"{row.accuracy:.2%} right (best {row.best_accuracy:.2%}), {row.seconds:.1f} s"
+    return f"accuracy {row.accuracy:.2%} (best {row.best_accuracy:.2%}), {row.seconds:.1f} s"

@@ -55,6 +55,8 @@ class Store:
         mark = path / _MARK
         if create and not mark.is_file():
             _create(path)
+        if not path.exists():
+            raise PrecropError(f"there is no store {path} yet: `precrop study run` makes it")
         if not mark.is_file():
             raise PrecropError(f"{path} is not a store of a study: there is no {_MARK} in it")
         _check_schema(mark)

@@ -34,6 +34,8 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
         PrecropError: there is no batch or no batch norm with statistics, the network fails on a
             batch, or a statistic is not finite. The statistics are then what they were.
     """
+    if isinstance(batches, Tensor):
+        raise PrecropError("batches= is one tensor: give a list of batches, such as [tensor]")
     norms = _norms(model)
     if not norms:
         raise PrecropError(

@@ -147,6 +147,17 @@ def _on_device(split: Images, device: torch.device) -> Images:
     return copies[device]
 
 
+def sample(data: ImageData, batch_size: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """Batches with ten training images per class or more, for mask methods that look at data."""
+    found, seen = [], 0
+    for images, labels in train_batches(data, batch_size, seed=seed, epoch=0):
+        found.append((images, labels))
+        seen += len(labels)
+        if seen >= 10 * len(data.classes):
+            break
+    return found
+
+
 def train_batches(
     data: ImageData,
     batch_size: int,

@@ -73,6 +73,10 @@ def find_checkpoint(path: Path) -> Path:
         found = checkpoints.stored(candidate)
         if found is not None:
             return found
+    if (inside / "run.json").is_file():
+        raise PrecropError(
+            f"the run {path} has no checkpoint yet: repeat its command, `precrop train`"
+        )
     plan = "; a plan goes with --weights FILE" if path.suffix == ".json" else ""
     raise PrecropError(
         f"{path} is not a checkpoint: give the folder of a run, or one with {checkpoints.CONTENT}"

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from precrop.training import checkpoints
 
 LAST, BEST = "last", "best"
 """The checkpoints of a run."""
-_RESULT, _MASKS = "result.json", "masks.safetensors"
+_RESULT, _MASKS, _LOCK = "result.json", "masks.safetensors", ".lock"
 _CHUNK = 1 << 20
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP)
 """What file systems say that have none; then a run is on its own."""
@@ -81,6 +81,13 @@ class RunFolder:
         else:
             write_text(file, json.dumps(described, indent=1) + "\n")
 
+    def abandon(self) -> None:
+        """Remove the folder of a run that cannot be trained, unless there is more in it."""
+        for name in ("run.json", _LOCK):
+            (self.path / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.rmdir()
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Keep other processes from training in it at the same time.
@@ -90,7 +97,7 @@ class RunFolder:
         Raises:
             PrecropError: another process has the lock, or it is no file that can be locked.
         """
-        lock = self.path / ".lock"
+        lock = self.path / _LOCK
         with ExitStack() as held:
             try:
                 held.enter_context(FileLock(lock, timeout=0))

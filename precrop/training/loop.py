@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
-from torch import Tensor
 
 from precrop.errors import PrecropError, typed_reason
 from precrop.progress import in_terminal, unheard
-from precrop.training.batches import train_batches
+from precrop.training.batches import sample
 from precrop.training.callbacks import Bar, Keeper, Told, say_epoch
 from precrop.training.checkpoints import SafetensorsIO
 from precrop.training.data import ImageData, load_again
@@ -80,7 +79,12 @@ def train(
         folder.begin(run.described())
     with folder.alone() if first else nullcontext():
         start, step = folder.last() or (None, 0)
-        built = _built(run, data, folder, begun=start is not None)
+        try:
+            built = _built(run, data, folder, begun=start is not None)
+        except PrecropError:  # of weights or a plan for another network, for one
+            if first and start is None:
+                folder.abandon()
+            raise
         if first:
             folder.make_room(_size(built, run.recipe))
         say: Told = partial(say_epoch, run.recipe.epochs) if progress else unheard
@@ -104,7 +108,7 @@ def _built(run: Run, data: ImageData, folder: RunFolder, *, begun: bool) -> Buil
     """The network; masks are computed once and kept in the run's folder."""
     kept = None if run.mask is None else folder.masks()
     start = None if begun or run.weights is None else _unchanged(run.weights)
-    built = build(run, lambda: sample(run, data), kept, start=start)
+    built = build(run, lambda: sample(data, run.recipe.batch_size, run.seed), kept, start=start)
     if run.mask is not None and kept is None and is_first_process():
         folder.keep_masks(found_masks(built.network))
     return built
@@ -116,17 +120,6 @@ def _unchanged(weights: Start) -> Path:
     if Start.of(path) != weights:
         raise PrecropError(f"{path} was changed since this run was described")
     return path
-
-
-def sample(run: Run, data: ImageData) -> list[tuple[Tensor, Tensor]]:
-    """Batches with ten training images per class or more, for mask methods that look at data."""
-    found, seen = [], 0
-    for images, labels in train_batches(data, run.recipe.batch_size, seed=run.seed, epoch=0):
-        found.append((images, labels))
-        seen += len(labels)
-        if seen >= 10 * len(run.classes):
-            break
-    return found
 
 
 def _size(built: Built, recipe: Recipe) -> int:

@@ -200,6 +200,11 @@ def test_build_slices_trained_weights(capsys: Output) -> None:
     )
 
 
+def test_channels_ranked_by_initial_weights_are_told(capsys: Output) -> None:
+    assert main(["crop", "resnet20", *HALF, "--init", "l1"]) == 0
+    assert "--init l1 ranks initial weights: give the trained ones" in capsys.readouterr().err
+
+
 def test_the_seed_decides_the_weights() -> None:
     plan_to("half.json")
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
@@ -228,16 +233,16 @@ def test_build_runs_no_code_that_a_plan_names(
     capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])
-    Path("touching.py").write_text(
+    Path("marking.py").write_text(
         "from pathlib import Path\nfrom precrop.models import resnet20 as net\n"
         "Path('ran').touch()\n"
     )
-    assert main(["plan", "touching:net", "--input-shape", "3,32,32", *HALF, "-o", "p.json"]) == 0
+    assert main(["plan", "marking:net", "--input-shape", "3,32,32", *HALF, "-o", "p.json"]) == 0
     Path("ran").unlink()
-    sys.modules.pop("touching")
+    sys.modules.pop("marking")
     capsys.readouterr()
-    assert "say --model touching:net" in refused(capsys, "build", "p.json")
-    assert main(["build", "p.json", "--model", "touching:net"]) == 0
+    assert "say --model marking:net" in refused(capsys, "build", "p.json")
+    assert main(["build", "p.json", "--model", "marking:net"]) == 0
     assert Path("p.safetensors").exists()
 
 
@@ -396,6 +401,11 @@ def test_data_from_a_file_and_from_a_factory(
         assert main([*snip, "--data", data]) == 0
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1]
+    small = [*snip, "--input-shape", "3,8,8", "--data", "digits"]
+    assert main(small) == main(small) == 0
+    first, again = capsys.readouterr().out.split("}\n{")
+    assert first.removeprefix("{") == again.removesuffix("}\n")
+    assert "neither a data set nor a folder" in refused(capsys, *snip, "--data", "digit")
     assert "needs data: give data= (in a shell --data)" in refused(capsys, *snip)
     assert "cannot read none.safetensors" in refused(capsys, *snip, "--data", "none.safetensors")
     save_file({"inputs": inputs}, "half.safetensors")
@@ -461,7 +471,7 @@ def test_ways_reach_the_plan(capsys: Output) -> None:
 def test_budgets_above_the_original_are_said(capsys: Output) -> None:
     words = ["plan", "resnet20", "--params", "1.5"]
     assert main(words) == 0
-    assert "nothing is cropped: params=1.5 is more than the network has; --expand" in (
+    assert "nothing is cropped: params=1.5 is more than the original has; --expand" in (
         capsys.readouterr().err
     )
     for silent in (

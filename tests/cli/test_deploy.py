@@ -80,8 +80,8 @@ def test_the_table_has_both_networks(called: dict[str, Any], capsys: Output) -> 
     times = "ms 14.500 (14.000 to 15.000) 7.800 (7.600 to 8.100) asked 8.000: 98% of it"
     assert times.split() in rows
     assert ["parameters", f"{PLAN.base_params:,}", f"{PLAN.params:,}", "22.0%"] in rows
-    assert "75.00% of 1,200 held-out images right" in out
-    assert "2.0e-06 of their scale from PyTorch's" in out
+    assert "accuracy 75.00% on 1,200 held-out images" in out
+    assert "largest difference from PyTorch 2.0e-06" in out
     assert "busy" not in out
 
 
@@ -106,7 +106,7 @@ def test_what_should_not_be_trusted_is_said(called: dict[str, Any], capsys: Outp
     assert "warning: the file takes 112% of the asked time: measure again" in output.err
     busy = "The machine was busy: the times of one computation vary by 170%, load 5.3."
     assert busy in output.out
-    assert "network.onnx: initial weights; its outputs are" in output.out
+    assert "network.onnx: initial weights; largest difference" in output.out
 
 
 def test_stopped_it_says_how_to_go_on(called: dict[str, Any], capsys: Output) -> None:
@@ -119,7 +119,7 @@ def test_stopped_it_says_how_to_go_on(called: dict[str, Any], capsys: Output) ->
     ("words", "message"),
     [
         ([NET, "--data", "digits"], "give the time that is to be met: --latency 8ms"),
-        ([*HERE], "--data says what it is trained on; without training: --epochs 0"),
+        ([*HERE], "give the training images with --data, or skip the training with --epochs 0"),
         ([*HERE, "--data", "nowhere"], "nowhere"),
         ([*HERE, "--data", "digits", "--epochs", "-1"], "epochs=-1 is not from 1"),
         ([*HERE, "--data", "digits", "--recipe", "none"], "none"),

@@ -36,6 +36,7 @@ def test_a_pattern_goes_with_or_without_the_library(capsys: Output) -> None:
     assert "timm:mobilenetv3_small_100" in found
     assert all("mobilenetv3_small" in name for name in found)
     assert listed(capsys, "timm:mobilenetv3_small*") == found
+    assert set(found) < set(listed(capsys, "ilenetv3_smal"))
     assert json.loads("\n".join(listed(capsys, "resnet2[01]", "--json"))) == {"resnet20": "precrop"}
 
 

@@ -108,7 +108,7 @@ def _status_and_show(path: str, folder: Path, capsys: pytest.CaptureFixture[str]
     assert (status["done"], status["left"], status["failures"]) == (3, 0, {})
     assert status["overhead"] > 0
     assert main(["study", "status", path]) == 0
-    assert "% more beside it; results/small" in capsys.readouterr().out
+    assert "% overhead; results/small" in capsys.readouterr().out
     assert main(["study", "show", path]) == 0
     shown = capsys.readouterr().out
     assert shown.count("batch_net") == 3

@@ -1,6 +1,7 @@
 """The commands ``train`` and ``eval``, from a shell's words to files and lines."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,7 +88,7 @@ def test_a_line_per_epoch_and_nothing_else(capsys: Output) -> None:
     assert run("train", NET, *SHORT) == 0
     out, err = capsys.readouterr()
     assert out.count("\n") == 1
-    assert "of the held-out images right" in out
+    assert "% on held-out images, loss" in out
     begin, first, second = err.splitlines()
     assert begin.startswith(f"precrop: {NET} (dense) on digits, 2 epochs, in runs/")
     assert first.startswith("epoch 1/2  loss ")
@@ -228,6 +229,17 @@ def test_wrong_first_weights(capsys: Output) -> None:
         with pytest.raises(PrecropError) as caught:
             run("train", NET, *SHORT, *words)
         assert message in str(caught.value)
+        assert not Path("runs").exists() or not list(Path("runs").iterdir())
+
+
+def test_weights_are_a_file_of_a_run(capsys: Output) -> None:
+    folder = train_json(capsys, NET, *SHORT)["folder"]
+    with pytest.raises(PrecropError, match="it is a folder: name a file in it"):
+        run("train", NET, *SHORT, "--weights", folder)
+    for name in ("last", "best"):
+        shutil.rmtree(Path(folder, name))
+    with pytest.raises(PrecropError, match="has no checkpoint yet: repeat its command"):
+        run("eval", folder)
 
 
 def test_eval(capsys: Output) -> None:
@@ -243,7 +255,7 @@ def test_eval(capsys: Output) -> None:
     assert run("eval", folder, "--model", NET, "--confusion", "confusion.png") == 0
     assert Path("confusion.png").stat().st_size > 5000
     out = capsys.readouterr().out
-    assert "right, loss" in out
+    assert "accuracy " in out
     assert len(out.splitlines()) == 12
 
 

@@ -163,7 +163,8 @@ def test_onnx_runtime(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[st
             given = [[*Path().glob(word)] if "*" in word else [word] for word in words[1:]]
             assert main([str(word) for words in given for word in words]) == 0
     said = capsys.readouterr().err
-    assert "16 training images fill no batch of 256: batches of 8, at learning rate 0.0031" in said
+    assert "16 training images are fewer than the batch size 256: trained in batches of 8" in said
+    assert "at learning rate 0.0031" in said
     assert "on photos at 3x32x32, the plan's input size, 2 epochs" in said
     program, example, file, _ = last
     assert (program, example) == ("python", "examples/onnx_runtime.py")

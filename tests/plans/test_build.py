@@ -143,9 +143,16 @@ def test_a_plan_for_another_network_names_what_differs() -> None:
     assert "\n" not in message
 
 
+def test_a_cropped_network_is_not_cropped_again() -> None:
+    model = small("conv")
+    plan = precrop.plan(model, SHAPE, params=0.5)
+    with pytest.raises(PlanError, match="cropped by the plan already: give the original"):
+        plan.build(plan.build(model))
+
+
 def test_a_plan_for_a_network_of_other_layers() -> None:
     plan = precrop.plan(small("conv"), SHAPE, params=0.5)
-    with pytest.raises(PlanError, match=r"blocks\.0\.0\.weight is missing, planned for 24x16x3x3"):
+    with pytest.raises(PlanError, match=r"it has no blocks\.0\.0\.weight, planned for 24x16x3x3"):
         plan.build(small("inception"))
 
 

@@ -621,7 +621,8 @@ def test_attributes_of_a_strategy_of_ones_own_that_are_no_options_leave_the_plan
 def test_what_is_no_strategy_is_refused() -> None:
     model = alexnet_like()
     with pytest.raises(
-        PrecropError, match=r"strategy='uniform' is not a strategy: write precrop.SynExp"
+        PrecropError,
+        match=r"strategy='uniform' is not a strategy: give an instance, such as precrop.SynExp",
     ):
         precrop.plan(model, SHAPE, params=0.5, strategy="uniform")  # type: ignore[arg-type]
     with pytest.raises(PrecropError, match="strategy= says how widths are found: drop objective="):

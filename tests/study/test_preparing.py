@@ -17,7 +17,7 @@ from precrop.study.cells import Cell, label
 from precrop.study.preparing import check, prepare
 from precrop.study.spec import Limits
 from precrop.study.variants import Variant
-from precrop.training.loop import sample
+from precrop.training.batches import sample
 from precrop.training.networks import build
 from precrop.training.runs import MaskSpec, Run
 from tests.study.small_cells import DENSE, NET, PRECROP, SYNFLOW, cell
@@ -58,7 +58,7 @@ class TestPreparing:
             "params": prepared.original.params // 2 - rest,
             "macs": prepared.original.macs // 2,
         }
-        data = sample(run, digits())
+        data = sample(digits(), run.recipe.batch_size, run.seed)
         problem = Problem.of(model, run.input_shape, limits, data=data, seed=5)
         densities = layer_densities(problem, method)
         options: dict[str, Any] = {"params": 0.5, "macs": 0.5, "divisor": 1}
@@ -82,7 +82,7 @@ class TestPreparing:
             )
         )
         assert [one.run.mask.options for one in masked if one.run.mask] == [{}, options]
-        batches = sample(masked[0].run, digits())
+        batches = sample(digits(), masked[0].run.recipe.batch_size, masked[0].run.seed)
         one, other = (masks_of(build(prepared.run, lambda: batches).network) for prepared in masked)
         assert any(not torch.equal(mask, other[name]) for name, mask in one.items())
         targets = [

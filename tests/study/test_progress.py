@@ -117,7 +117,7 @@ def test_what_is_said(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
             tell(event)
     said = out.getvalue()
     assert "fine, dense, seed 0: killed by SIGKILL; it is run again" in said
-    assert "[1/3] fine, dense, seed 0  85.00% right" in said
+    assert "[1/3] fine, dense, seed 0  accuracy 85.00%" in said
     assert "[2/3] fine, dense, seed 1  failed: it broke  " in said
     assert ("in all" in said) == terminal
     assert terminal or said.count("\n") == 3

@@ -133,6 +133,11 @@ def test_after_an_error_all_is_as_it_was(given: list[Tensor], message: str) -> N
     assert all(module.training for module in model.modules())
 
 
+def test_one_tensor_is_no_list_of_batches() -> None:
+    with pytest.raises(PrecropError, match=r"give a list of batches, such as \[tensor\]"):
+        precrop.recalibrate(net(), torch.zeros(5, *SHAPE))
+
+
 def test_a_network_without_batch_norms_is_told() -> None:
     with pytest.raises(PrecropError, match="Linear has no batch norm that keeps statistics"):
         precrop.recalibrate(nn.Linear(2, 2), [torch.zeros(2, 2)])

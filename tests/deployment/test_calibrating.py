@@ -15,6 +15,7 @@ from precrop.deployment.calibrating import MOST_ROUNDS, Calibrated, calibrate
 from precrop.deployment.profiling import predict
 from precrop.errors import BudgetError, PrecropError
 from precrop.models import resnet20
+from precrop.models.resnet import CifarResNet
 
 IMAGE = (3, 32, 32)
 PROFILE = roofline(1e11, 1e10, step=1)
@@ -157,7 +158,8 @@ def test_a_profile_of_another_device(device: Callable[[Clock], None]) -> None:
 @pytest.mark.parametrize("runtime", ["eager", "ort"])
 def test_on_this_device(runtime: str) -> None:
     profile = roofline(1e11, 1e10, runtime=runtime)
-    result = calibrate(resnet20(), IMAGE, 0.6, device_profile=profile, threads=1, rounds=3)
+    model = CifarResNet(1)  # resnet8
+    result = calibrate(model, IMAGE, 0.6, device_profile=profile, threads=1, rounds=3)
     assert result.attempts
     assert all(a.seconds > 0 and a.dense > 0 for a in result.attempts)
     chosen = result.plan.options["calibrated"]

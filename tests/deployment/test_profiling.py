@@ -21,6 +21,7 @@ from precrop.deployment.setting import Setting
 from precrop.deployment.timing import Timing
 from precrop.errors import PrecropError
 from precrop.models import resnet20
+from precrop.models.resnet import CifarResNet
 
 IMAGE = (3, 32, 32)
 
@@ -37,14 +38,14 @@ def test_the_step_is_where_filling_up_ends(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.fixture(scope="module", params=["eager", "ort"])
 def measured(request: pytest.FixtureRequest) -> DeviceProfile:
-    subject = Subject("resnet20", resnet20().eval(), IMAGE)
+    subject = Subject("resnet8", CifarResNet(1).eval(), IMAGE)
     return profiling.profile_device([subject], Setting(request.param), shares=(1.0, 0.4), rounds=2)
 
 
 def test_a_device_is_measured(measured: DeviceProfile, tmp_path: Path) -> None:
     assert {"conv", "other"} <= set(measured.coefficients)
     assert measured.fitted["samples"] > 20
-    assert set(measured.fitted["passes"]) == {"resnet20 at 100%", "resnet20 at 40%"}
+    assert set(measured.fitted["passes"]) == {"resnet8 at 100%", "resnet8 at 40%"}
     assert measured.machine["cpu"] == measured.name
     assert measured.fitted["left"] == 0
     assert measured.fitted["held_out"]["median_error"] >= 0
@@ -57,8 +58,8 @@ def test_a_device_is_measured(measured: DeviceProfile, tmp_path: Path) -> None:
 
 
 def test_a_network_is_measured_beside_its_prediction(measured: DeviceProfile) -> None:
-    model = resnet20().eval()
-    found = check(measured, Subject("resnet20", model, IMAGE), rounds=2)
+    model = CifarResNet(1).eval()
+    found = check(measured, Subject("resnet8", model, IMAGE), rounds=2)
     assert found.predicted == predict(measured, model, IMAGE)
     assert found.seconds > 0
     assert found.error == found.predicted / found.seconds - 1

@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from importlib import import_module
 from types import ModuleType
@@ -35,15 +35,20 @@ def load_model(name: str, args: Mapping[str, Any], size: int | None = None) -> n
             model (``timm:resnet50``), or ``package.module:factory``, where the module may lie in
             the current folder, or ``./file.py:factory``.
         args: keyword arguments for the builder.
-        size: how many numbers the network's tensors should have in all; far more are not made.
+        size: how many numbers the network's tensors should have in all; far more are not made, nor
+            of a network by name more than half of this machine's memory holds.
 
     Raises:
         PrecropError: the name is unknown (the message has the closest ones), its library is not
             installed, or the builder refuses the arguments.
     """
-    if size is not None:
-        with _AtMost(min(_TIMES * size + _SPARE, _half_memory())):
-            return load_model(name, args)
+    own = size is None and runs_user_code(name)
+    most = _half_memory() if size is None else min(_TIMES * size + _SPARE, _half_memory())
+    with nullcontext() if own else _AtMost(most):
+        return _load(name, args)
+
+
+def _load(name: str, args: Mapping[str, Any]) -> nn.Module:
     if ":" not in name:
         return _load_named(name, args)
     library, _, rest = name.partition(":")
@@ -73,7 +78,8 @@ class _AtMost(TorchFunctionMode):
         """Count the numbers of every tensor that is not made from others."""
         made = func(*args, **(kwargs or {}))
         given = (*args, *(kwargs or {}).values())
-        if isinstance(made, Tensor) and not any(isinstance(x, Tensor) for x in given):
+        new = isinstance(made, Tensor) and not made.is_meta
+        if new and not any(isinstance(x, Tensor) for x in given):
             self.left -= made.numel()
             if self.left < 0:
                 raise MemoryError(_TOO_LARGE)

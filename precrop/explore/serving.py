@@ -6,9 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import gradio as gr
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from precrop.errors import PrecropError
 from precrop.explore.explorer import LARGEST_FILE
+
+_LOCAL = ("127.0.0.1", "localhost", "[::1]", "::1")
+"""Names of this machine for itself."""
 
 
 @contextmanager
@@ -31,6 +38,7 @@ def started(page: gr.Blocks, host: str, port: int) -> Iterator[str]:
             mcp_server=False,
             footer_links=[],
             max_file_size=LARGEST_FILE,
+            app_kwargs={"middleware": [Middleware(OwnPageOnly, host=host)]},
         )
         yield page.local_url
     finally:
@@ -42,6 +50,28 @@ def serve(page: gr.Blocks, host: str, port: int, say: Callable[[str], None]) -> 
     with started(page, host, port) as address:
         say(f"Open {address} in a browser; Ctrl-C ends it.")
         threading.Event().wait()
+
+
+class OwnPageOnly:
+    """Refuses what other pages in the browser, or other names of this machine, ask of the server.
+
+    A page of anyone's may send requests to this machine, by its address or by a name that leads
+    here. Where the server is for other machines (``--host 0.0.0.0``), they may call it by any name.
+    """
+
+    def __init__(self, app: ASGIApp, host: str) -> None:
+        self._app = app
+        self._names = {*_LOCAL, host} if host in _LOCAL else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, as ASGI has it."""
+        headers = Headers(scope=scope) if scope["type"] in ("http", "websocket") else Headers()
+        host, origin = headers.get("host", ""), headers.get("origin")
+        named = self._names is None or not headers or host.rpartition(":")[0] in self._names
+        if named and (origin is None or origin.partition("://")[2] == host):
+            await self._app(scope, receive, send)
+        else:
+            await PlainTextResponse("this is not a page of precrop's", 403)(scope, receive, send)
 
 
 def check_free(host: str, port: int) -> None:

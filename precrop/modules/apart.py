@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from contextlib import ContextDecorator, ExitStack, contextmanager
 
 import torch
-from torch._C import _len_torch_function_stack
+from torch._C import _len_torch_dispatch_stack, _len_torch_function_stack
 from torch.overrides import _pop_mode, _push_mode
 from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._python_dispatch import _pop_mode as _pop_dispatch_mode
 
 _AUTOCAST = ("cpu", "cuda", "xpu", "mps")
 
@@ -26,6 +27,7 @@ def apart() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(_disable_current_modes())
         stack.enter_context(_no_function_modes())
+        stack.callback(_leave_modes)
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         for device in _AUTOCAST:
@@ -43,6 +45,14 @@ def _no_function_modes() -> Iterator[None]:
     finally:
         for mode in reversed(modes):
             _push_mode(mode)  # type: ignore[no-untyped-call]
+
+
+def _leave_modes() -> None:
+    """Leave the modes that Ctrl-C kept from being left: it may come at the head of their exit."""
+    while _len_torch_dispatch_stack():
+        _pop_dispatch_mode()
+    while _len_torch_function_stack():
+        _pop_mode()  # type: ignore[no-untyped-call]
 
 
 class _Uncollected(ContextDecorator):

@@ -96,10 +96,11 @@ def _scales(plan: "Plan", model: nn.Module) -> dict[str, float]:
             scales[layer.weight] = fan_scale(plan.tensors[layer.weight], layer.kind)
             added |= dict.fromkeys(layer.added, scales[layer.weight])
     scales = added | scales  # what is a layer itself has its own fan
+    following: dict[str, float] = {}
     for path, twin in plan.followers.items():
         known = [name for name in scales if name.startswith(f"{twin}.")]
-        scales |= {path + name[len(twin) :]: scales[name] for name in known}
-    return scales
+        following |= {path + name[len(twin) :]: scales[name] for name in known}
+    return scales | following
 
 
 def _scaled_in_forward(plan: "Plan", model: nn.Module) -> set[str]:
@@ -190,6 +191,8 @@ def _differences(shapes: Mapping[str, Sequence[int]], planned: Mapping[str, Sequ
 def _check_paths(plan: "Plan", model: nn.Module) -> None:
     """Refuse a plan that names modules that the network, or what is built of it, does not have."""
     modules = {name for name, _ in model.named_modules(remove_duplicate=False) if name}
+    for path in {*plan.followers, *plan.followers.values()} - modules:
+        raise PlanError(f"the plan has a follower {path!r}, which is not a module of the network")
     for path in {*plan.left_out} - modules:
         raise PlanError(f"the plan leaves out {path!r}, which is not a module of the network")
     for stream in plan.streams:

@@ -29,6 +29,8 @@ class _Named(Protocol):
 Layer = TypeVar("Layer", bound=_Named)
 _LINES = 24
 """Rows of a summary: with the totals a screenful."""
+_DEEPEST = 50
+"""Parts of names after which they are cut; modules of networks are not nested as deeply."""
 _WIDTH = 100
 _COLUMNS = (
     "kind", "base_in", "in_channels", "base_out", "out_channels", "kept", "density",
@@ -74,6 +76,7 @@ def stages(layers: Sequence[Layer]) -> list[tuple[str, list[Layer]]]:
     Names are cut after as many parts as leave no more than a screenful of stages.
     """
     deepest = max((layer.name.count(".") + 1 for layer in layers), default=1)
+    deepest = min(deepest, _DEEPEST)
     found = _cut(layers, 1)
     for depth in range(2, deepest + 1):
         finer = _cut(layers, depth)

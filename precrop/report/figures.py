@@ -7,7 +7,7 @@ part of a field's name or of an expression.
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +18,7 @@ import pandas as pd  # type: ignore[import-untyped]
 import vl_convert
 from PIL import Image
 
+from precrop.errors import errors_as
 from precrop.files import replacing, write_text
 from precrop.report.frames import ResultFrame, RunSetting
 from precrop.report.tables import ChartTables
@@ -68,11 +69,7 @@ class Figure:
     setting: RunSetting  # whose runs it shows
     caption: str  # what it shows, in one sentence or two
     chart: dict[str, Any]  # its description, as Vega-Lite
-
-    @property
-    def stem(self) -> str:
-        """The name of its files, without ``.svg`` and ``.png``."""
-        return f"{_slug(str(self.setting))}-{self.name}"
+    stem: str  # the name of its files, without ``.svg`` and ``.png``
 
     def write(self, folder: Path) -> None:
         """Write it as an SVG and as a PNG.
@@ -80,7 +77,8 @@ class Figure:
         Raises:
             PrecropError: a file cannot be written.
         """
-        svg = vl_convert.vegalite_to_svg(self.chart, allowed_base_urls=[])
+        with errors_as(f"the picture {self.stem} cannot be drawn", Exception):
+            svg = vl_convert.vegalite_to_svg(self.chart, allowed_base_urls=[])
         write_text(folder / f"{self.stem}.svg", svg)
         pixels = Image.open(BytesIO(vl_convert.svg_to_png(svg, scale=_SCALE)))
         with replacing(folder / f"{self.stem}.png") as temporary:
@@ -255,13 +253,16 @@ FIGURES: dict[str, tuple[str, Draw]] = {
 
 def figures(frame: ResultFrame, margin: float) -> list[Figure]:
     """Every figure of every setting."""
-    found = []
+    found: list[Figure] = []
+    taken: set[str] = set()
     for setting in frame.settings:
+        slug = _slug(str(setting), taken)
+        taken.add(slug)
         tables = ChartTables(frame, setting, margin)
         for name, (_, draw) in FIGURES.items():
             if (drawn := draw(tables)) is not None:
                 chart, caption = drawn
-                found.append(Figure(name, setting, caption, _described(chart)))
+                found.append(Figure(name, setting, caption, _described(chart), f"{slug}-{name}"))
     return found
 
 
@@ -271,9 +272,10 @@ def _described(chart: alt.TopLevelMixin) -> dict[str, Any]:
     return {**described, "config": _CONFIG, "background": "white"}
 
 
-def _slug(text: str) -> str:
+def _slug(text: str, taken: Container[str]) -> str:
+    """A text as a part of a file's name: no other text's that is taken."""
     plain = re.sub(r"[^\w.]+", "-", text).strip("-.")
-    if len(plain.encode()) <= _LONGEST_SLUG:
+    if len(plain.encode()) <= _LONGEST_SLUG and plain not in taken:
         return plain
     return f"{plain[: _LONGEST_SLUG // 4]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 

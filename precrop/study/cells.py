@@ -56,6 +56,7 @@ class Cell:
 def expand(study: Study) -> list[Cell]:
     """A study's cells: networks, then budgets, then variants, then seeds; none of them twice."""
     most = max(len(series.budgets) for series in study.series)
+    names = [{network.model.name for network in series.networks} for series in study.series]
     cells = (
         Cell(
             study=study.name,
@@ -70,8 +71,8 @@ def expand(study: Study) -> list[Cell]:
         )
         for network in study.networks
         for place in range(most)
-        for series in study.series
-        if network in series.networks
+        for series, known in zip(study.series, names, strict=True)
+        if network.model.name in known
         for limits in series.budgets[place : place + 1]
         for seed in series.seeds
     )

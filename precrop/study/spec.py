@@ -11,8 +11,9 @@ from precrop.errors import PrecropError, brief, suggestion, within
 from precrop.model_spec import ModelSpec
 from precrop.solve.budgets import Budget, parse_budget
 from precrop.study.entries import Entry, Line, Several, read_entry
-from precrop.study.variants import FromOne, HowEntry, Variant
+from precrop.study.variants import HowEntry, Variant
 from precrop.training.recipes import Recipe, find_recipe
+from precrop.training.runs import LARGEST_SIDE
 from precrop.trust import Trust, check_code
 
 _LONGEST_NAME = 100
@@ -137,7 +138,7 @@ class DataEntry(Entry):
 
     SHORT: ClassVar = "name"
     name: Line
-    image_size: FromOne | None = None
+    image_size: Annotated[int, Field(ge=1, le=LARGEST_SIDE)] | None = None
 
 
 class NetworkEntry(Entry):
@@ -235,12 +236,13 @@ def _all_series(
     file: StudyFile, networks: tuple[StudyNetwork, ...], trust: Trust
 ) -> tuple[Series, ...]:
     found: dict[str, Series] = {}
+    cells = 0
     for entry in file.variants:
         with within(f"variants, {entry.name}"):
-            found[entry.name] = _series(entry, file, networks, trust)
-    cells = sum(len(one.networks) * len(one.budgets) * len(one.seeds) for one in found.values())
-    if cells > _MOST_CELLS:
-        raise PrecropError(f"it asks for {cells:,} runs, more than {_MOST_CELLS:,}: split it")
+            one = found[entry.name] = _series(entry, file, networks, trust)
+        cells += len(one.networks) * len(one.budgets) * len(one.seeds)
+        if cells > _MOST_CELLS:
+            raise PrecropError(f"it asks for more than {_MOST_CELLS:,} runs: split it")
     matching = {entry.name for entry in file.variants if entry.match is not None}
     return tuple(_matched(entry, found, matching) for entry in file.variants)
 
@@ -251,11 +253,11 @@ def _series(
     variant = entry.variant()
     for _, name in variant.own_names():
         check_code(name, trust, "say --trust")
-    known = [network.model.name for network in networks]
+    known = {network.model.name: None for network in networks}  # in order
     for name in entry.networks or ():
         if name not in known:
             raise PrecropError(f"the study has no network {name!r}; {suggestion(name, known)}")
-    chosen = entry.networks or known
+    chosen = known.keys() if entry.networks is None else set(entry.networks)
     budgets = entry.budgets or (file.budgets if variant.budgeted else [])
     if variant.kind == "dense" and entry.written & {"budget", "budgets"}:
         raise PrecropError("a dense network has no budget: write plan, mask or another way")

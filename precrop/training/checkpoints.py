@@ -198,11 +198,11 @@ def _swap(new: Path, target: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """A folder with all that is in it; of a link, not what it leads to."""
-    if path.is_symlink():
-        path.unlink()
-    else:
+    """A folder with all that is in it, or whatever else is there; of a link, not where it leads."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _old(path: Path) -> Path:

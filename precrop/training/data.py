@@ -241,7 +241,7 @@ def _decoded_later(found: Source, size: int) -> ImageData:
     for split in (found.train, found.test):
         identity.update(split.labels.numpy().tobytes())
         for line in split.contents():
-            identity.update(line.encode() + b"\n")
+            identity.update(line.encode("utf-8", "surrogateescape") + b"\n")
     return ImageData(
         found.name,
         found.classes,

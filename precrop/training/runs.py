@@ -148,7 +148,8 @@ class Run:
     def name(self) -> str:
         """Name of the run's folder: the network, the data, the identity."""
         plain = re.sub(r"[^\w.]+", "-", f"{self.model.name}-{self.data_name}").strip("-.")
-        return f"{plain[:_LONGEST_NAME]}-{self.id}"
+        short = plain.encode()[:_LONGEST_NAME].decode(errors="ignore")  # file systems count bytes
+        return f"{short}-{self.id}"
 
     def _identity(self) -> dict[str, Any]:
         content = self.to_json()

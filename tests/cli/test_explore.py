@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from contextlib import closing
 
@@ -97,6 +98,10 @@ def test_it_asks_nothing_of_other_machines_and_ctrl_c_ends_it() -> None:
         (address,) = re.findall(r"http://127\.0\.0\.1:\d+/", line)
         with urllib.request.urlopen(address, timeout=30) as page:
             assert b"precrop: resnet20" in page.read()
+        for header in ({"Origin": "http://other.example"}, {"Host": "other.example"}):
+            foreign = urllib.request.Request(f"{address}config", headers=header)
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                urllib.request.urlopen(foreign, timeout=30)
         started.send_signal(signal.SIGINT)
         assert started.wait(timeout=60) == 130
         _, errors = started.communicate()

@@ -143,6 +143,14 @@ def test_a_plan_for_another_network_names_what_differs() -> None:
     assert "\n" not in message
 
 
+def test_followers_that_are_no_modules_are_refused() -> None:
+    model = small("conv")
+    plan = precrop.plan(model, SHAPE, params=0.5)
+    odd = replace(plan, followers={f"stem.{n}": "stem" for n in range(10, 60)})
+    with pytest.raises(PlanError, match="has a follower 'stem.*', which is not a module"):
+        odd.build(model)
+
+
 def test_a_cropped_network_is_not_cropped_again() -> None:
     model = small("conv")
     plan = precrop.plan(model, SHAPE, params=0.5)

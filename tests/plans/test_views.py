@@ -4,6 +4,7 @@ import builtins
 import dataclasses
 import io
 import json
+import time
 from pathlib import Path
 
 import pandas as pd  # type: ignore[import-untyped]
@@ -67,6 +68,13 @@ def test_stages_add_up_to_the_layers(plan: Plan) -> None:
     assert [layer for _, layers in found for layer in layers] == list(plan.layers)
     assert len(found) == 18  # the stem, sixteen blocks, the classifier
     assert [name for name, _ in found][:3] == ["conv1", "layer1.0", "layer1.1"]
+
+
+def test_names_of_thousands_of_parts_are_cut() -> None:
+    layers = [dataclasses.replace(layer, name="." * 40_000) for layer in PLAN.layers]
+    began = time.process_time()
+    assert dataclasses.replace(PLAN, layers=tuple(layers)).summary()
+    assert time.process_time() - began < 10  # it was a minute
 
 
 def test_every_layer_is_a_stage_where_there_are_few() -> None:

@@ -128,6 +128,12 @@ def test_shares_far_apart_stand_on_a_logarithmic_axis(charts: dict[str, dict]) -
         assert [scale.get("type") for scale in scales] == [wanted, wanted]
 
 
+def test_settings_with_names_alike_have_files_of_their_own() -> None:
+    rows = [made_row(network=name) for name in ("timm:net", "timm-net")]
+    stems = [figure.stem for figure in figures(frame_of(rows), 1.0)]
+    assert len(stems) == len(set(stems)) > 2
+
+
 def test_an_axis_of_logarithms_has_no_zero() -> None:
     rows = [made_row(variant=name, densities={"stem": 0.0, "body.0": 0.3}) for name in "ab"]
     (layers,) = drawn(*rows)["densities"]["datasets"].values()

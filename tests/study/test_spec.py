@@ -1,5 +1,6 @@
 """A study's file: what it may say, and what is wrong with it in one line."""
 
+import time
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -254,6 +255,21 @@ def test_mistakes(tmp_path: Path, changes: dict[str, Any], message: str) -> None
     text = str(caught.value)
     assert text.startswith(f"{tmp_path / 'small.yaml'}: ")
     assert "\n" not in text
+
+
+def test_too_many_runs_are_refused_at_once(tmp_path: Path) -> None:
+    """Whether there are many networks or many variants, before all of them are looked at."""
+    many = [f"n{n}" for n in range(3000)]
+    variants = [{"name": f"v{n}"} for n in range(3000)]
+    began = time.process_time()
+    with pytest.raises(PrecropError, match="asks for more than 100,000 runs: split it"):
+        read(tmp_path, changed(networks=many, variants=variants))
+    assert time.process_time() - began < 60  # it was hours
+
+
+def test_images_of_any_size_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(PrecropError, match=r"image_size .*4096"):
+        read(tmp_path, changed(data={"name": "digits", "image_size": 2**32}))
 
 
 def test_the_size_of_images(tmp_path: Path) -> None:

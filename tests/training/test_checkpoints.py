@@ -303,6 +303,14 @@ def test_a_lock_follows_no_link(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("name", ["last", "last.old"])
+def test_a_pipe_in_the_place_of_a_checkpoint_is_replaced(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    checkpoints.write(tmp_path / "last", CHECKPOINT, RUN)
+    assert checkpoints.described(tmp_path / "last")["step"] == CHECKPOINT["global_step"]
+    assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "checkpoint.json"])
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
 def test_what_is_no_file_in_a_checkpoint(tmp_path: Path, file: str, make: Any) -> None:

@@ -16,6 +16,7 @@ from precrop.explore.explorer import LARGEST_FILE
 
 _LOCAL = ("127.0.0.1", "localhost", "[::1]", "::1")
 """Names of this machine for itself."""
+_REFUSED = "only precrop's own page, by a name of this machine itself: --host 0.0.0.0 allows others"
 
 
 @contextmanager
@@ -71,7 +72,7 @@ class OwnPageOnly:
         if named and (origin is None or origin.partition("://")[2] == host):
             await self._app(scope, receive, send)
         else:
-            await PlainTextResponse("this is not a page of precrop's", 403)(scope, receive, send)
+            await PlainTextResponse(_REFUSED, 403)(scope, receive, send)
 
 
 def check_free(host: str, port: int) -> None:

@@ -35,8 +35,9 @@ def load_model(name: str, args: Mapping[str, Any], size: int | None = None) -> n
             model (``timm:resnet50``), or ``package.module:factory``, where the module may lie in
             the current folder, or ``./file.py:factory``.
         args: keyword arguments for the builder.
-        size: how many numbers the network's tensors should have in all; far more are not made, nor
-            of a network by name more than half of this machine's memory holds.
+        size: how many numbers the network's tensors should have in all; building ends where there
+            are far more, or more than fill half of this machine's memory. Without it a factory of
+            the user's own has no such limit.
 
     Raises:
         PrecropError: the name is unknown (the message has the closest ones), its library is not

@@ -238,7 +238,8 @@ def test_a_strangers_study_names_functions(capsys: Output) -> None:
         )
         for words in ([], ["--dry-run"]):
             line = refused(capsys, "study", "run", "own.yaml", *words)
-            assert "which is not run unasked: say --trust" in line
+            assert "the file names code, " in line
+            assert ", which is not run unasked: say --trust" in line
         assert main(["study", "status", "own.yaml"]) == 0
     assert not Path("ran").exists()
     with pytest.raises(PrecropError, match="not run unasked"):

@@ -1,5 +1,6 @@
 """Networks by name, and what is said about names that are none."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -62,6 +63,15 @@ def test_broken_factories(name: str, message: str) -> None:
         zoo.load_model(name, {})
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_no_network_fills_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a machine with 4 MB: half of that are half a million numbers."""
+    sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}
+    monkeypatch.setattr(os, "sysconf", sizes.__getitem__)
+    assert isinstance(zoo.load_model("resnet20", {}), CifarResNet)
+    with pytest.raises(PrecropError, match="or than this machine's memory"):
+        zoo.load_model("cifar_vgg16_bn", {})
 
 
 @pytest.mark.usefixtures("own_module")

@@ -63,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PrecropError as error:
         return _refuse(str(error))
     except typer.TyperException as error:
+        # typer has pydantic read options, which puts its own words first
         return _refuse(error.format_message().replace("Value error, ", ""))
     except OSError as error:
         where = "" if error.filename is None else f"{error.filename}: "

@@ -80,13 +80,13 @@ def densities_command(
 def _batches(data: str, shape: Any, seed: int) -> Any:
     """Batches ``(inputs, targets)``: of images, of a file of tensors, or of a user's own factory.
 
-    Of images they are those that ``precrop train --mask`` takes with its usual recipe.
+    Of images they are those that ``precrop train --mask`` takes by its usual recipe, at this size.
     """
     if runs_user_code(data):
         from precrop.zoo import call_factory
 
         return call_factory(data)
-    if Path(data).suffix != ".safetensors":
+    if not (Path(data).is_file() or Path(data).suffix == ".safetensors"):
         with needs("images need", "precrop[train]"):
             from precrop.training.batches import sample
             from precrop.training.data import load_shaped

@@ -1,5 +1,6 @@
 """Serves the page on this machine, until it is stopped."""
 
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -62,17 +63,20 @@ class OwnPageOnly:
 
     def __init__(self, app: ASGIApp, host: str) -> None:
         self._app = app
-        self._names = {*_LOCAL, host} if host in _LOCAL else None
+        local = host in _LOCAL or host.startswith("127.")
+        self._names = {*_LOCAL, host} if local else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, as ASGI has it."""
-        headers = Headers(scope=scope) if scope["type"] in ("http", "websocket") else Headers()
-        host, origin = headers.get("host", ""), headers.get("origin")
-        named = self._names is None or not headers or host.rpartition(":")[0] in self._names
-        if named and (origin is None or origin.partition("://")[2] == host):
-            await self._app(scope, receive, send)
-        else:
+        if scope["type"] in ("http", "websocket") and not self._allowed(Headers(scope=scope)):
             await PlainTextResponse(_REFUSED, 403)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _allowed(self, headers: Headers) -> bool:
+        host, origin = headers.get("host", ""), headers.get("origin")
+        named = self._names is None or re.sub(r":\d+$", "", host) in self._names
+        return named and (origin is None or origin.partition("://")[2] == host)
 
 
 def check_free(host: str, port: int) -> None:

@@ -79,8 +79,9 @@ class Figure:
         """
         with errors_as(f"the picture {self.stem} cannot be drawn", Exception):
             svg = vl_convert.vegalite_to_svg(self.chart, allowed_base_urls=[])
+            png = vl_convert.svg_to_png(svg, scale=_SCALE)
         write_text(folder / f"{self.stem}.svg", svg)
-        pixels = Image.open(BytesIO(vl_convert.svg_to_png(svg, scale=_SCALE)))
+        pixels = Image.open(BytesIO(png))
         with replacing(folder / f"{self.stem}.png") as temporary:
             pixels.convert("RGB").save(temporary, "png", optimize=True)  # a quarter of the size
 
@@ -273,7 +274,7 @@ def _described(chart: alt.TopLevelMixin) -> dict[str, Any]:
 
 
 def _slug(text: str, taken: Container[str]) -> str:
-    """A text as a part of a file's name: no other text's that is taken."""
+    """A text as a part of a file's name, other than those that are taken."""
     plain = re.sub(r"[^\w.]+", "-", text).strip("-.")
     if len(plain.encode()) <= _LONGEST_SLUG and plain not in taken:
         return plain

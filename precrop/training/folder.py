@@ -82,7 +82,7 @@ class RunFolder:
             write_text(file, json.dumps(described, indent=1) + "\n")
 
     def abandon(self) -> None:
-        """Remove the folder of a run that cannot be trained, unless there is more in it."""
+        """Undo `begin` for a run that cannot be trained; what else is in the folder stays."""
         for name in ("run.json", _LOCK):
             (self.path / name).unlink(missing_ok=True)
         with suppress(OSError):

@@ -1,6 +1,7 @@
 """The commands ``train`` and ``eval``, from a shell's words to files and lines."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -255,7 +256,7 @@ def test_eval(capsys: Output) -> None:
     assert run("eval", folder, "--model", NET, "--confusion", "confusion.png") == 0
     assert Path("confusion.png").stat().st_size > 5000
     out = capsys.readouterr().out
-    assert "accuracy " in out
+    assert re.search(r"accuracy \d+\.\d\d%, loss", out)
     assert len(out.splitlines()) == 12
 
 

@@ -70,6 +70,13 @@ def test_stages_add_up_to_the_layers(plan: Plan) -> None:
     assert [name for name, _ in found][:3] == ["conv1", "layer1.0", "layer1.1"]
 
 
+def test_a_picture_names_no_more_than_is_read() -> None:
+    layers = tuple(dataclasses.replace(layer, name="y" * 50_000) for layer in PLAN.layers)
+    axes = dataclasses.replace(PLAN, layers=layers).plot(title="z" * 50_000).axes
+    assert len(axes[0].get_title(loc="left")) < 400
+    assert {len(label.get_text()) for label in axes[1].get_xticklabels()} <= {0, 200}
+
+
 def test_names_of_thousands_of_parts_are_cut() -> None:
     layers = [dataclasses.replace(layer, name="." * 40_000) for layer in PLAN.layers]
     began = time.process_time()

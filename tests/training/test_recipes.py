@@ -212,6 +212,12 @@ def test_the_content_of_first_weights_is_part_of_a_runs_name(tmp_path: Path) -> 
         Start.of(tmp_path / "none")
 
 
+def test_a_runs_name_fits_a_file_system() -> None:
+    """Which counts bytes; names of data may be of any letters."""
+    names = {name: small_run(data_name=name).name for name in ("字" * 85, "x" * 300)}
+    assert all(len(name.encode()) < 200 for name in names.values())
+
+
 def test_few_images_get_small_batches() -> None:
     recipe = RECIPES["imagenet-90"]
     assert recipe.fitted(256, {}) == recipe

@@ -32,6 +32,15 @@ def test_class_folders_come_back(tmp_path: Path, held_out: str) -> None:
     assert torch.equal(held(data.test).images, torch.cat([pictures(3), pictures(3, seed=2)]))
 
 
+def test_names_that_are_no_utf_8(tmp_path: Path) -> None:
+    """Also where images are decoded as they are used, since their sizes differ."""
+    class_folders(tmp_path)
+    for size in (5, 6):
+        name = os.fsdecode(b"\xff%d.png" % size)
+        (tmp_path / "train" / "dog" / name).write_bytes(png(pictures(1)[0, :, :size]))
+    assert len(load_data(str(tmp_path), image_size=6).train) == 8
+
+
 def test_images_below_a_class_folder(tmp_path: Path) -> None:
     class_folders(tmp_path)
     below = tmp_path / "train" / "dog" / "images"

@@ -61,6 +61,7 @@ def crop(
 
 
 @uncollected
+@apart()
 def plan(
     model: nn.Module | Reading,
     input_shape: Any = None,
@@ -162,29 +163,28 @@ def plan(
     if isinstance(divisor, str) and divisor != "auto":
         raise PrecropError(f"divisor={divisor!r} is unknown: write a number of channels, or 'auto'")
     profile = find_profile(device_profile)
-    with apart():
-        reading = _reading(model, input_shape, example_inputs, example_kwargs)
-        model = reading.model
-        network = reading.network(
-            own_widths=residual == "crop",
-            scale_groups=groups == "scale",
-            fold=latency is None and memory is None and not strategy.follows_every_call,
-            drop_unused=drop_unused,
-        )
-        constraints = Constraints(kept=_ignored(network, patterns))
-        solver = strategy.solver(network)
-        asked = {"params": params, "macs": macs, "latency": latency, "memory": memory, **costs}
-        budgets = {name: _of_python(one) for name, one in asked.items() if one is not None}
-        _check_used(budgets, batch_size, device_profile is not None, divisor)
-        network, models = _cost_models(network, budgets, profile, batch_size)
-        if not budgets and strategy.budgeted:
-            raise missing()
-        settled = isinstance(strategy, Widths) or not (budgets or strategy.budgeted)
-        divisors = _divisors(divisor, profile, settled)
-        bounds = {"min_width": min_width, "cap": EXPANSION if expand else 1.0}
-        options = {**bounds, "balance": strategy.balance}
-        request = PlanRequest(budgets, models, options, solver, divisors)
-        choice = choose(network, request, constraints)
+    reading = _reading(model, input_shape, example_inputs, example_kwargs)
+    model = reading.model
+    network = reading.network(
+        own_widths=residual == "crop",
+        scale_groups=groups == "scale",
+        fold=latency is None and memory is None and not strategy.follows_every_call,
+        drop_unused=drop_unused,
+    )
+    constraints = Constraints(kept=_ignored(network, patterns))
+    solver = strategy.solver(network)
+    asked = {"params": params, "macs": macs, "latency": latency, "memory": memory, **costs}
+    budgets = {name: _of_python(one) for name, one in asked.items() if one is not None}
+    _check_used(budgets, batch_size, device_profile is not None, divisor)
+    network, models = _cost_models(network, budgets, profile, batch_size)
+    if not budgets and strategy.budgeted:
+        raise missing()
+    settled = isinstance(strategy, Widths) or not (budgets or strategy.budgeted)
+    divisors = _divisors(divisor, profile, settled)
+    bounds = {"min_width": min_width, "cap": EXPANSION if expand else 1.0}
+    options = {**bounds, "balance": strategy.balance}
+    request = PlanRequest(budgets, models, options, solver, divisors)
+    choice = choose(network, request, constraints)
     network, totals, units = choice.lowered.network, choice.structure.costs, choice.units
     return Plan(
         network=f"{type(model).__module__}:{type(model).__qualname__}",

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchvision.models import MobileNetV2, ShuffleNetV2
 
+from precrop.models.vgg import STAGES, stages
+
 
 def rounded(width: int, divisor: int) -> int:
     """The nearest multiple of ``divisor`` from above."""
@@ -37,6 +39,12 @@ def short_mobilenet() -> nn.Module:
 def short_shufflenet() -> nn.Module:
     """ShuffleNetV2 with two blocks in each stage."""
     return ShuffleNetV2([2, 2, 2], [24, 48, 96, 192, 256], num_classes=10)
+
+
+def narrow_vgg() -> nn.Module:
+    """VGG-16 for CIFAR with a quarter of its channels."""
+    widths = [[size // 4 for size in stage] for stage in STAGES]
+    return nn.Sequential(*stages(widths), nn.Flatten(), nn.Linear(128, 10))
 
 
 # --- layers and norms ---------------------------------------------------------------------------

@@ -307,7 +307,7 @@ class Outer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.inner = Inner()
-        self.blocks = nn.ModuleList([Inner(), nn.Linear(3, 4)])
+        self.blocks = nn.ModuleList([Inner(), nn.Linear(3, 4), nn.Conv2d(3, 4, 3, padding=1)])
         self.width = 8
 
 
@@ -315,6 +315,7 @@ EDITS = [
     ("", "width", 3),
     ("inner", "width", 12),
     ("blocks.1", "out_features", 2),
+    ("blocks.2", "groups", 3),
     ("inner", "rate", 0.25),
     ("inner", "splits.0", 4),
     ("inner", "shape", (3, 4)),
@@ -371,6 +372,9 @@ OUT = [
     ("inner.made", "width", 1),
     ("inner.forward", "width", 1),
     ("blocks.__getitem__", "width", 1),
+    ("blocks.2", "padding", (900, 900)),
+    ("blocks.2", "padding.0", 900),
+    ("blocks.2", "stride", (2, 2)),
 ]
 
 
@@ -388,6 +392,15 @@ def test_edits_of_anything_else(edit: tuple[str, str, Any]) -> None:
     with pytest.raises(PlanError, match="the plan sets"):
         apply_edits(model, [edit])
     assert (held(model), sys.path, Inner.shared, Inner.count) == (before, path, [1, 2], 3)
+
+
+def test_edits_of_one_number_do_not_add_up() -> None:
+    """Each may make it 1,024 times larger: all refer to what the network holds."""
+    model = Outer()
+    apply_edits(model, [("", "width", 80), ("", "width", 800)])
+    assert model.width == 800
+    with pytest.raises(PlanError, match="the plan sets width"):
+        apply_edits(Outer(), [("", "width", 8 * 1024), ("", "width", 8 * 1024 * 1024)])
 
 
 def held(model: nn.Module) -> str:

@@ -5,12 +5,12 @@ import json
 import typer
 
 import precrop
-from precrop.cli.options import AsJson, ModelOptions, with_options
+from precrop.cli.options import AsJson, InputOptions, with_options
 from precrop.progress import step
 
 
 @with_options
-def count_command(source: ModelOptions, as_json: AsJson = False) -> None:
+def count_command(source: InputOptions, as_json: AsJson = False) -> None:
     """Print a network's parameters and MACs (at batch 1), layer by layer."""
     network, shape = source.load()
     with step(f"counting {source.model}"):

@@ -42,8 +42,7 @@ def eval_command(
         from rich.table import Table
 
         table = Table("class", "images", "accuracy", box=None)
-        totals = found.confusion.sum(1).tolist()
-        for (label, share), total in zip(found.per_class.items(), totals, strict=True):
+        for (label, share), total in zip(found.per_class.items(), found.images, strict=True):
             table.add_row(plain(label), f"{total:,}", f"{share:.2%}" if total else "none")
         Console().print(table)
         typer.echo(

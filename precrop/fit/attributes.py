@@ -22,6 +22,10 @@ _MOST_SIZES = 128
 """The longest list of sizes that is probed, one by one; splits of dense blocks have about 50."""
 _DEEPEST = 2
 """Lists in lists that are looked at: the settings of stages, names with sizes."""
+_SPATIAL = {"dilation", "kernel_size", "output_padding", "padding", "stride"} | {
+    "_reversed_padding_repeated_twice"
+}
+"""What PyTorch's convolutions hold of space."""
 _BOOKKEEPING = frozenset(vars(nn.Module()))
 """What every module holds: PyTorch's own, which states no size."""
 
@@ -264,20 +268,36 @@ def _fits(value: Any, before: Any) -> bool:
     return type(before) is float and type(value) in (int, float) and is_finite(value)
 
 
+def _holds(module: nn.Module, path: str) -> Any:
+    """What an edit would replace. No width changes how a convolution moves over space.
+
+    Raises:
+        KeyError, IndexError: there is nothing at this path that an edit may reach.
+    """
+    if isinstance(module, _ConvNd) and path.partition(".")[0] in _SPATIAL:
+        raise KeyError(path)
+    return get_attribute(module, path)
+
+
 def apply_edits(model: nn.Module, edits: Iterable[Edit]) -> None:
     """Set attributes of a network's modules: numbers, and lists of them, where there are some.
 
     Raises:
         PlanError: a module or attribute is missing, or is nothing that an edit may change so.
     """
+    edits, slots = list(edits), []
+    # All are compared with what the network holds before any is set, so that no number grows twice.
     for module_path, path, value in edits:
         where = f"{module_path}.{path}" if module_path else path
         try:
             module = registered_module(model, module_path)
-            if not _fits(value, get_attribute(module, path)):
-                raise PlanError(
-                    f"the plan sets {where} to {value!r}, not a size or number in the place of one"
-                )
-            set_attribute(module, path, value)
+            before = _holds(module, path)
         except LookupError as error:
             raise PlanError(f"the plan sets {where}, which this network does not have") from error
+        if not _fits(value, before):
+            raise PlanError(
+                f"the plan sets {where} to {value!r}, not a size or number in the place of one"
+            )
+        slots.append((module, path, value))
+    for slot in slots:
+        set_attribute(*slot)

@@ -59,7 +59,7 @@ def copied(model: nn.Module, make: Make, make_plain: Make | None = None) -> nn.M
                 _prepare(vars(module), memo)
         copy_of: nn.Module = copy.deepcopy(model, memo)
         for tensor in (*parameters.values(), *buffers.values()):
-            if vars(tensor):
+            if vars(tensor) and not _computes_itself(tensor):
                 vars(memo[id(tensor)]).update(copy.deepcopy(vars(tensor), memo))
         refresh(copy_of)
     return copy_of
@@ -72,6 +72,11 @@ def _parameter(original: nn.Parameter, data: Tensor) -> nn.Parameter:
         return nn.Parameter(data, requires_grad=original.requires_grad)
     made: nn.Parameter = Tensor._make_subclass(kind, data, original.requires_grad)
     return made
+
+
+def _computes_itself(tensor: Tensor) -> bool:
+    """Whether its class computes operations, so that its attributes are its own insides."""
+    return type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__
 
 
 def _copy_script(script: torch.jit.ScriptModule, memo: dict[int, Any]) -> None:

@@ -29,6 +29,8 @@ from precrop.trust import Trust
 _BATCH = 256
 _LARGEST_LABELLED = 40
 """Classes up to which a confusion picture names each."""
+_LARGEST_DRAWN = 2000
+"""Classes up to which there is a confusion picture, which has no more dots."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +49,30 @@ class Evaluation:
     macs: int  # multiply-accumulates at batch 1
     seconds: float  # that the evaluation took
     classes: tuple[str, ...]  # their names
-    confusion: Tensor  # int64 (classes, classes): images of the row's class taken for the column's
+    labels: Tensor  # int64 (images,): index of the class of each held-out image
+    taken: Tensor  # int64 (images,): index of the class that it is taken for
+
+    @property
+    def images(self) -> list[int]:
+        """How many images every class has."""
+        return self._counted(self.labels).tolist()
 
     @property
     def per_class(self) -> dict[str, float]:
         """Share of every class's images that are right; NaN where there are none."""
-        right, total = self.confusion.diagonal().double(), self.confusion.sum(1).double()
-        return dict(zip(self.classes, (right / total).tolist(), strict=True))
+        right = self._counted(self.labels[self.labels == self.taken]).double()
+        shares = right / self._counted(self.labels)
+        return dict(zip(self.classes, shares.tolist(), strict=True))
+
+    def _counted(self, labels: Tensor) -> Tensor:
+        return torch.bincount(labels, minlength=len(self.classes))
 
     def to_json(self) -> dict[str, Any]:
         """What JSON can hold, with the per-class accuracies."""
         per_class = {name: None if v != v else v for name, v in self.per_class.items()}
-        plain = {name: value for name, value in vars(self).items() if name != "confusion"}
+        plain = {
+            name: value for name, value in vars(self).items() if name not in ("labels", "taken")
+        }
         return {**plain, "per_class": per_class}
 
 
@@ -196,20 +210,22 @@ def evaluate(
         macs=counted.macs,
         seconds=time.perf_counter() - start,
         classes=data.classes,
-        confusion=found.confusion,
+        labels=found.labels,
+        taken=found.taken,
     )
 
 
 class Judgement(NamedTuple):
-    """What is said of the held-out images: the confusion matrix, and the mean cross-entropy."""
+    """What is said of the held-out images."""
 
-    confusion: Tensor
-    loss: float
+    labels: Tensor  # int64 (images,): their classes
+    taken: Tensor  # int64 (images,): the classes with the largest logits
+    loss: float  # mean cross-entropy
 
     @property
     def accuracy(self) -> float:
         """Share of the images that are right."""
-        return int(self.confusion.diagonal().sum()) / int(self.confusion.sum())
+        return int((self.labels == self.taken).sum()) / len(self.labels)
 
 
 def judge(
@@ -222,38 +238,43 @@ def judge(
     progress: Progress = silent,
 ) -> Judgement:
     """Compare what a network, or a file made of one, says of held-out images with their labels."""
-    classes = len(data.classes)
-    # Counted here, since torchmetrics gives no matrix of a single class.
-    matrix = torch.zeros(classes**2, dtype=torch.int64, device=device)
-    losses, images = torch.zeros((), dtype=torch.float64), 0
+    known: list[Tensor] = []
+    taken: list[Tensor] = []
+    losses = torch.zeros((), dtype=torch.float64)
     place = Placement(device, dtype, workers=reading_processes(data, layout(1)))
     with torch.inference_mode():
         batches = held_out_batches(data, batch_size, place)
         for inputs, labels in progress(batches, "evaluating", len(batches)):
             found = logits(inputs)
-            taken = labels * classes + found.argmax(1)
-            matrix += torch.bincount(taken, minlength=classes**2)
+            known.append(labels.cpu())
+            taken.append(found.argmax(1).cpu())
             losses += F.cross_entropy(found, labels, reduction="sum").cpu().double()
-            images += len(labels)
-    return Judgement(matrix.view(classes, classes).cpu(), float(losses) / images)
+    labels = torch.cat(known)
+    return Judgement(labels, torch.cat(taken), float(losses) / len(labels))
 
 
 def draw_confusion(evaluation: Evaluation, path: Path) -> None:
     """Draw which share of every class is taken for which.
 
     Raises:
-        PrecropError: matplotlib is missing, or the file cannot be written.
+        PrecropError: matplotlib is missing, the file cannot be written, or there are more classes
+            than a picture can show.
     """
     check_picture(path)
+    classes = len(evaluation.classes)
+    if classes > _LARGEST_DRAWN:
+        raise PrecropError(f"{path} cannot show {classes:,} classes: up to {_LARGEST_DRAWN:,} fit")
     from matplotlib.figure import Figure
 
-    shares = evaluation.confusion.double() / evaluation.confusion.sum(1, keepdim=True).clamp(min=1)
-    side = min(12.0, 3 + 0.3 * len(evaluation.classes))
+    pairs = torch.bincount(evaluation.labels * classes + evaluation.taken, minlength=classes**2)
+    confusion = pairs.view(classes, classes).double()
+    shares = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
+    side = min(12.0, 3 + 0.3 * classes)
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     picture = axes.imshow(shares.numpy(), vmin=0, vmax=1, cmap="Blues")
-    if len(evaluation.classes) <= _LARGEST_LABELLED:
-        places = range(len(evaluation.classes))
+    if classes <= _LARGEST_LABELLED:
+        places = range(classes)
         names = list(map(printable, evaluation.classes))
         axes.set_xticks(places, names, rotation=90, parse_math=False)
         axes.set_yticks(places, names, parse_math=False)

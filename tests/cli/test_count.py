@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 import precrop
 from precrop.cli.app import main
@@ -37,3 +38,13 @@ def test_an_argument_that_is_no_value_of_pythons_is_a_text(
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "resnet20 could not be built" in said
+
+
+def test_inputs_of_a_function(capsys: pytest.CaptureFixture[str]) -> None:
+    two = "tests.cli.test_count:two_images"
+    assert main(["count", "resnet20", "--input", two, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["macs"] == precrop.count(resnet20(), (3, 8, 8)).macs
+
+
+def two_images() -> torch.Tensor:
+    return torch.zeros(2, 3, 8, 8)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn.modules import module as modules
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -242,6 +243,21 @@ def test_a_network_that_was_made_in_inference_mode(network: str) -> None:
     with torch.inference_mode():
         model = found(network)
     assert answers(model) == wanted(network)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_network_without_memory_of_its_own(network: str) -> None:
+    """What `torch.compile` and tools for large networks use: tensors that only know shapes."""
+    with FakeTensorMode():
+        model = found(network)
+        plan = precrop.plan(model, SHAPE, params=0.5, macs=0.6)
+        built = plan.build(model)
+        assert all(isinstance(p, FakeTensor) for p in built.parameters())
+        assert precrop.count(model, SHAPE).params == plan.base_params
+    expected = wanted(network)
+    assert plan.widths == expected["widths"]
+    shapes = [(name, tuple(p.shape), p.dtype) for name, p in built.named_parameters()]
+    assert shapes == expected["shapes"]
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -17,6 +17,7 @@ from precrop.models import cifar_mobilenet_v2, cifar_vgg16_bn, resnet20
 from precrop.pruning import gradients
 from precrop.pruning.gradients import grasp, snip
 from precrop.pruning.problem import Problem
+from tests.networks import narrow_vgg, short_mobilenet
 
 METHODS = [snip, grasp]
 SHAPE = (3, 8, 8)
@@ -119,7 +120,22 @@ class Normed(nn.Sequential):
 # --- the formulas
 
 
-@pytest.mark.parametrize("make", [resnet20, cifar_vgg16_bn, cifar_mobilenet_v2])
+def without_dropout() -> nn.Module:
+    model: Any = short_mobilenet()
+    model.classifier[0] = nn.Identity()  # the formula has no random numbers
+    return model
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        resnet20,
+        narrow_vgg,
+        without_dropout,
+        pytest.param(cifar_vgg16_bn, marks=pytest.mark.matrix),
+        pytest.param(cifar_mobilenet_v2, marks=pytest.mark.matrix),
+    ],
+)
 @pytest.mark.parametrize(
     ("method", "plain"), [(snip, plain_snip), (grasp, plain_grasp)], ids=["snip", "grasp"]
 )

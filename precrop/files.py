@@ -17,10 +17,13 @@ from io import DEFAULT_BUFFER_SIZE, BufferedReader, FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precrop.errors import PrecropError, errors_as
+from precrop.errors import PrecropError, errors_as, printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_LONGEST_NAME = 200
+"""Characters of a name that a picture shows."""
 
 
 @contextmanager
@@ -108,6 +111,11 @@ def check_picture(path: str | Path) -> None:
     if importlib.util.find_spec("matplotlib") is None:
         raise PrecropError("matplotlib is not installed: pip install 'precrop[plot]'")
     check_writable(path)
+
+
+def drawn_name(name: str) -> str:
+    """A name as a picture shows it: of bounded length, without control characters."""
+    return printable(name[:_LONGEST_NAME])
 
 
 def save_picture(figure: "Figure", path: str | Path, dpi: int = 160) -> None:

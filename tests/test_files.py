@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from precrop.errors import PrecropError
-from precrop.files import check_writable, read_json, write_text
+from precrop.files import check_writable, drawn_name, read_json, write_text
 
 
 @pytest.fixture(autouse=True)
@@ -85,3 +85,10 @@ def test_a_link_is_replaced_by_the_file() -> None:
     write_text("link", "new")
     assert not Path("link").is_symlink()
     assert not Path("nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "drawn"), [("conv1", "conv1"), ("a\x1b[2J", "a\\x1b[2J"), ("x" * 10**6, "x" * 200)]
+)
+def test_names_of_strangers_as_pictures_show_them(name: str, drawn: str) -> None:
+    assert drawn_name(name) == drawn

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from precrop.deployment.benching import DENSE, Bench, BenchRow
-from precrop.errors import PrecropError, printable
-from precrop.files import check_picture, save_picture
+from precrop.errors import PrecropError
+from precrop.files import check_picture, drawn_name, save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ def plot_bench(bench: Bench, path: str | Path, title: str) -> None:
     for axes, (name, drawn) in zip(grid[:, 0], panels.items(), strict=True):
         _draw(axes, drawn)
         axes.set_title(name, loc="left", fontsize=10)
-    heading = printable(f"{title}: speed-up over the dense network")
+    heading = f"{drawn_name(title)}: speed-up over the dense network"
     figure.suptitle(heading, fontsize=11, parse_math=False)
     grid[-1, 0].set_xlabel("times as fast as dense")
     marks, labels = grid[0, 0].get_legend_handles_labels()
@@ -59,6 +59,6 @@ def _draw(axes: "Axes", rows: list[BenchRow]) -> None:
         axes.annotate(
             f"{speedup:.2f}", (speedup, place), (3, 0), textcoords="offset points", va="center"
         )
-    axes.set_yticks(list(places), [printable(row.variant) for row in rows], parse_math=False)
+    axes.set_yticks(list(places), [drawn_name(row.variant) for row in rows], parse_math=False)
     axes.axvline(1, color="#8a8f94", linewidth=1)
     axes.spines[["top", "right"]].set_visible(False)

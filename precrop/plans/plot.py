@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from precrop.errors import needs, printable
-from precrop.files import check_picture, save_picture
+from precrop.errors import needs
+from precrop.files import check_picture, drawn_name, save_picture
 from precrop.plans.table import network_name
 
 if TYPE_CHECKING:
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from precrop.plans.plan import Plan
 
-_LONGEST = 200
-"""Characters of a name that are drawn."""
 _LABELS = 90
 """Layers that are named below the picture: all, or every other, third, …"""
 _ROOM, _LARGEST = 430.0, 7.5
@@ -49,7 +47,7 @@ def figure(plan: "Plan", title: str | None = None) -> "Figure":
     widths, shares = made.subplots(2, 1, sharex=True, height_ratios=(3, 1.4))
     _draw_widths(widths, plan)
     _draw_shares(shares, plan)
-    heading = printable(f"{(title or network_name(plan))[:_LONGEST]}: {_totals(plan)}")
+    heading = f"{drawn_name(title or network_name(plan))}: {_totals(plan)}"
     widths.set_title(heading, loc="left", fontsize=11, parse_math=False)
     for axes in (widths, shares):
         axes.margins(x=0.01)
@@ -77,7 +75,7 @@ def _draw_shares(axes: "Axes", plan: "Plan") -> None:
     axes.set_ylim(0, max([105.0, *kept]))
     axes.set_ylabel("kept, %")
     axes.set_xlabel("layer, in the order of execution")
-    names = [printable(layer.name[:_LONGEST]) for layer in plan.layers]
+    names = [drawn_name(layer.name) for layer in plan.layers]
     every = max(1, -(-len(names) // _LABELS))
     places = range(1, len(names) + 1, every)
     size = min(_LARGEST, _ROOM / max(1, len(places)))

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from precrop.counting import count
-from precrop.errors import PrecropError, printable
-from precrop.files import check_picture, save_picture
+from precrop.errors import PrecropError
+from precrop.files import check_picture, drawn_name, save_picture
 from precrop.plans.weights import fill, load_tensors
 from precrop.progress import Progress, silent
 from precrop.training import checkpoints
@@ -275,7 +275,7 @@ def draw_confusion(evaluation: Evaluation, path: Path) -> None:
     picture = axes.imshow(shares.numpy(), vmin=0, vmax=1, cmap="Blues")
     if classes <= _LARGEST_LABELLED:
         places = range(classes)
-        names = list(map(printable, evaluation.classes))
+        names = list(map(drawn_name, evaluation.classes))
         axes.set_xticks(places, names, rotation=90, parse_math=False)
         axes.set_yticks(places, names, parse_math=False)
     axes.set_xlabel("taken for")

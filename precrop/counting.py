@@ -5,15 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rich.text import Text
 from torch import Tensor, nn
 
 from precrop import plugins
-from precrop.errors import check_kind, printable
+from precrop.errors import check_kind
 from precrop.modules.apart import apart
 from precrop.modules.hooks import unwrapped
 from precrop.modules.masks import check_masks
-from precrop.plans.table import bare_table
+from precrop.plans.table import bare_table, cell
 from precrop.plans.views import drawn, framed, span, stages
 from precrop.read.inputs import given
 from precrop.read.lower import lower
@@ -70,7 +69,7 @@ class Count:
         table = bare_table("layers", "", "outputs", "weights", "MACs")
         for name, layers in stages(self.layers):
             table.add_row(
-                Text(printable(name)),
+                cell(name),
                 str(len(layers)) if len(layers) > 1 else "",
                 span([layer.out_channels for layer in layers]),
                 f"{sum(layer.weights for layer in layers):,}",

@@ -4,7 +4,7 @@
 that a hook refreshes in every forward pass; the new one computes it when it is asked for.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -34,14 +34,20 @@ def refresh(model: nn.Module) -> None:
                     setattr(module, masked._tensor_name, masked.apply_mask(module))
 
 
-def restore(model: nn.Module) -> None:
-    """Make sliced tensors again what they must be: singular vectors unit, a basis orthogonal."""
+def restore(model: nn.Module, sliced: Collection[str]) -> None:
+    """Make sliced tensors again what they must be: singular vectors unit, a basis orthogonal.
+
+    Args:
+        model: the network; weights that no sliced tensor makes stay as they are.
+        sliced: names of the tensors that were sliced.
+    """
     with torch.no_grad():
-        for module in model.modules():
+        for path, module in model.named_modules():
+            prefix = f"{path}." if path else ""
             for hook in module._forward_pre_hooks.values():
-                if isinstance(hook, SpectralNorm):
+                if isinstance(hook, SpectralNorm) and f"{prefix}{hook.name}_orig" in sliced:
                     _restore_vectors(module, hook)
-            if isinstance(module, ParametrizationList):
+            if isinstance(module, ParametrizationList) and f"{prefix}original" in sliced:
                 _restore_parametrised(module)
     refresh(model)
 
@@ -55,8 +61,6 @@ def _restore_vectors(module: nn.Module, hook: SpectralNorm) -> None:
 
 
 def _restore_parametrised(tensors: ParametrizationList) -> None:
-    if not tensors.is_tensor:
-        return
     value: Tensor = tensors.original
     for step in tensors:
         if isinstance(step, parametrizations._SpectralNorm) and value.dim() > 1:
@@ -72,7 +76,10 @@ def _restore_parametrised(tensors: ParametrizationList) -> None:
 def _restore_orthogonal(step: Any, value: Tensor) -> None:
     """Make a basis orthogonal; where reflections make the matrix, the diagonal has their signs."""
     if hasattr(step, "base"):
-        step.base.copy_(torch.linalg.qr(step.base).Q)
+        basis, rest = torch.linalg.qr(step.base)
+        # Of all bases of these columns that whose directions are the columns' own.
+        signs = torch.where(rest.diagonal(dim1=-2, dim2=-1) < 0, -1, 1)
+        step.base.copy_(basis * signs.unsqueeze(-2))
     if step.orthogonal_map == parametrizations._OrthMaps.householder:
         signs = value.diagonal(dim1=-2, dim2=-1)
         signs.copy_(torch.where(signs < 0, -1, 1))

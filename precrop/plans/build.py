@@ -43,7 +43,7 @@ def build(plan: "Plan", model: nn.Module, init: Init = "slice") -> nn.Module:
     cut = _largest(plan, model, init) if init in NORMS else _leading(plan, model)
     small = copied(model, lambda name, tensor: cut(name, tensor.detach()))
     _set_lengths(plan, cut, model, small)
-    restore(small)
+    restore(small, plan.tensors)
     leave_out(small, plan.left_out)
     install(small, plan.streams, traced=False)
     apply_edits(small, plan.attributes)

@@ -7,16 +7,14 @@ from html import escape
 from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-from rich.text import Text
-
-from precrop.errors import PrecropError, printable
+from precrop.errors import PrecropError
 from precrop.plans.plan import LayerPlan, Plan
-from precrop.plans.table import network_name
+from precrop.plans.table import bare_table, cell, network_name
 from precrop.plans.views import drawn, frame
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
+    from rich.table import Table
 
 
 @dataclass(frozen=True)
@@ -69,18 +67,15 @@ class PlanComparison:
             if len({layer.out_channels for layer in layers}) > 1:
                 yield layers
 
-    def _table(self, first: str) -> Table:
+    def _table(self, first: str) -> "Table":
         """A table with a column for the original and one for each plan."""
-        table = Table(first, box=None, pad_edge=False, header_style="bold")
-        for heading in ("original", *self.names):
-            table.add_column(Text(printable(heading)), justify="right")
-        return table
+        return bare_table(first, "original", *self.names)
 
     def _layers(self) -> str:
         table = self._table("outputs of")
         for layers in self._different():
             widths = [str(layer.out_channels) for layer in layers]
-            table.add_row(Text(printable(layers[0].name)), str(layers[0].base_out), *widths)
+            table.add_row(cell(layers[0].name), str(layers[0].base_out), *widths)
         return drawn(table)
 
     def _totals(self) -> str:

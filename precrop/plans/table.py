@@ -1,11 +1,11 @@
-"""A plan as a table for the terminal."""
+"""A plan as a table for the terminal.
+
+Rich is imported where something is drawn: its import draws from Python's random numbers, and no
+plan may do so.
+"""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from precrop.errors import printable
 from precrop.plans.multiples import REASONS
@@ -13,6 +13,10 @@ from precrop.read.known import TRAIN_MODE
 from precrop.solve.budgets import written
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     from precrop.plans.plan import LayerPlan, Plan
 
 _BAR = 32
@@ -30,8 +34,10 @@ def network_name(plan: "Plan") -> str:
     return plan.source.name if plan.source else plan.network.rpartition(":")[2]
 
 
-def show(plan: "Plan", console: Console | None = None) -> None:
+def show(plan: "Plan", console: "Console | None" = None) -> None:
     """Print the widths layer by layer, the totals, what was frozen and why, and the seconds."""
+    from rich.console import Console
+
     console = console or Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, _COLUMNS)
@@ -40,8 +46,8 @@ def show(plan: "Plan", console: Console | None = None) -> None:
     console.print(total_table(plan))
     console.print()
     for line in notes(plan):
-        console.print(Text(printable(line)))
-    console.print(Text(f"Planned in {plan.seconds:.3f} s."))
+        console.print(cell(line))
+    console.print(cell(f"Planned in {plan.seconds:.3f} s."))
 
 
 def notes(plan: "Plan", *, brief: bool = False) -> Iterator[str]:
@@ -71,16 +77,25 @@ def notes(plan: "Plan", *, brief: bool = False) -> Iterator[str]:
         )
 
 
-def bare_table(*headings: str, words: Collection[str] = ()) -> Table:
+def bare_table(*headings: str, words: Collection[str] = ()) -> "Table":
     """A table without lines: its first column and those of words stand left, numbers right."""
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for place, heading in enumerate(headings):
         left = place == 0 or heading in words
-        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+        table.add_column(cell(heading), justify="left" if left else "right", no_wrap=True)
     return table
 
 
-def layer_table(plan: "Plan") -> Table:
+def cell(text: str) -> "Text":
+    """A text as it stands: no markup of Rich's, no control characters."""
+    from rich.text import Text
+
+    return Text(printable(text))
+
+
+def layer_table(plan: "Plan") -> "Table":
     """One row per layer; of a name only what differs from the row above is written out.
 
     A bar is as long as the square root of the original width, so that narrow layers stay visible;
@@ -108,7 +123,7 @@ def layer_table(plan: "Plan") -> Table:
     return table
 
 
-def total_table(plan: "Plan") -> Table:
+def total_table(plan: "Plan") -> "Table":
     """Parameters and MACs before and after, against their budgets.
 
     The last column is what one more per cent of a budget would add to the objective.
@@ -117,14 +132,14 @@ def total_table(plan: "Plan") -> Table:
     totals = {"params": (plan.base_params, plan.params), "macs": (plan.base_macs, plan.macs)}
     totals |= {name: (budget.base, budget.used) for name, budget in sorted(plan.budgets.items())}
     for name, (before, after) in totals.items():
-        label = Text(_COSTS.get(name, printable(name)))
         share = f"{after / before:.1%}" if before else "–"
-        cells: list[str | Text] = [label, written(name, before), written(name, after), share]
+        counts = (written(name, before), written(name, after), share)
+        cells = [_COSTS.get(name, name), *counts]
         budget = plan.budgets.get(name)
         if budget is not None:
             worth = f"{budget.multiplier:.3g}" if budget.multiplier > _PRECISE else "0"
             cells += [written(name, budget.limit), f"{budget.used / budget.limit:.2%}", worth]
-        table.add_row(*cells)
+        table.add_row(*map(cell, cells))
     return table
 
 
@@ -212,23 +227,25 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(listed[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _tail(parts: list[str], above: list[str]) -> Text:
+def _tail(parts: list[str], above: list[str]) -> "Text":
     """A dotted name in which spaces stand for the leading parts that the row above has too."""
     same = 0
     while same < min(len(parts), len(above)) - 1 and parts[same] == above[same]:
         same += 1
     shared = ".".join(parts[:same])
-    return Text(" " * len(shared) + ("." if same else "") + ".".join(parts[same:]))
+    return cell(" " * len(shared) + ("." if same else "") + ".".join(parts[same:]))
 
 
 def _change(old: int, new: int) -> str:
     return str(old) if old == new else f"{old} → {new}"
 
 
-def _bar(layer: "LayerPlan", widest: int) -> Text:
+def _bar(layer: "LayerPlan", widest: int) -> "Text":
     length = _BAR * (layer.base_out / widest) ** 0.5
     solid = max(1, round(length * layer.kept))
     old = max(1, round(length))
+    from rich.text import Text
+
     bar = Text("█" * min(solid, old), style="cyan")
     bar.append("░" * (old - solid), style="dim")
     bar.append("▓" * (solid - old), style="green")

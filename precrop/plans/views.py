@@ -7,16 +7,13 @@ from html import escape
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from precrop.errors import PrecropError, needs, printable
 from precrop.plans.plot import figure
-from precrop.plans.table import bare_table, layer_table, network_name, notes, total_table
+from precrop.plans.table import bare_table, cell, layer_table, network_name, notes, total_table
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
+    from rich.table import Table
 
     from precrop.plans.plan import Plan
 
@@ -52,7 +49,7 @@ def summary(plan: "Plan") -> str:
     return "\n\n".join((printable(network_name(plan)), *tables, "\n".join(said)))
 
 
-def stage_table(plan: "Plan") -> Table:
+def stage_table(plan: "Plan") -> "Table":
     """One row for each of the plan's `stages`."""
     table = bare_table("layers", "", "outputs", "kept", "weights")
     for name, layers in stages(plan.layers):
@@ -60,7 +57,7 @@ def stage_table(plan: "Plan") -> Table:
         before = span([layer.base_out for layer in layers])
         after = span([layer.out_channels for layer in layers])
         table.add_row(
-            Text(printable(name)),
+            cell(name),
             str(len(layers)) if len(layers) > 1 else "",
             before if before == after else f"{before} → {after}",
             span([round(100 * layer.kept) for layer in layers]) + "%",
@@ -99,8 +96,10 @@ def span(values: Sequence[int]) -> str:
     return str(low) if low == high else f"{low}–{high}"
 
 
-def drawn(table: Table) -> str:
+def drawn(table: "Table") -> str:
     """A table as plain text."""
+    from rich.console import Console
+
     out = io.StringIO()
     # In a notebook Rich would show it there and write nothing.
     console = Console(
@@ -168,6 +167,6 @@ def _picture(plan: "Plan") -> str | None:
     return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
-def _html_table(table: Table) -> str:
+def _html_table(table: "Table") -> str:
     """A table's text in HTML, as it stands in a terminal."""
     return f"<pre>{escape(drawn(table))}</pre>"

@@ -149,8 +149,9 @@ class _Differentiated:
         with torch.inference_mode(False):
             self.model = copied(model, lambda _, tensor: tensor.detach().clone()).train()
         call_alone(self.model, model)
-        self.model.requires_grad_(False)
         parameters = dict(self.model.named_parameters())
+        for parameter in parameters.values():  # scripted modules do not do it for theirs
+            parameter.requires_grad_(False)
         self.weights = {
             layer: parameters[name].requires_grad_() for layer, name in problem.parameters.items()
         }

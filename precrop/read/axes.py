@@ -395,6 +395,9 @@ def unify(a: Axis, b: Axis, reason: str = "a fixed size") -> Axis:
         atom, count = whole[0]
         if atom is None or count != 1 or len(whole) > 1 or not (len(row) > 1 or is_folded(row)):
             continue
+        if atom in atoms(row):  # several axes in one that are as large as one of them
+            freeze(row, reason)
+            return row
         if atom.is_free():
             # A norm's parameter that meets a long concatenation: no need to cut it step by step.
             atom.become(row)

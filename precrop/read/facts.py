@@ -33,6 +33,7 @@ class Fact(NamedTuple):
         origin: the parameter whose own, reshaped, masked, scaled or quantised form it is.
         mixture: the parameter over whose first axis (of experts) was summed to make it.
         part: the parameter along whose first axis (of experts) it is one entry.
+        stretch: the parameter of which it has some rows or columns.
         of_weights: whether it is made of parameters and buffers alone.
         from_data: whether it is made of the network's inputs.
         terms: where it is a sum of products of weights, one parameter from each product.
@@ -43,14 +44,15 @@ class Fact(NamedTuple):
     origin: str | None = None
     mixture: str | None = None
     part: str | None = None
+    stretch: str | None = None
     of_weights: bool = False
     from_data: bool = False
     terms: frozenset[str] = frozenset()
 
     @property
     def is_made_of(self) -> bool:
-        """Whether it is a parameter's form, a mixture, or one entry."""
-        return self.origin is not None or self.mixture is not None or self.part is not None
+        """Whether it is a parameter's form, a mixture, one entry, or some rows or columns."""
+        return any((self.origin, self.mixture, self.part, self.stretch))
 
     @property
     def scaled_by(self) -> frozenset[str]:
@@ -82,6 +84,7 @@ def made(
             axes=axes,
             dtype=value.dtype,
             part=reading.takes or old.part,
+            stretch=reading.stretch or old.stretch,
             of_weights=old.of_weights or of_weights,
             from_data=old.from_data or from_data,
         )
@@ -115,15 +118,16 @@ def _first(
     whole = whole[:1] if adds and call.name in PRODUCTS else whole
     from_data = any(one.from_data for one in operands)
     masked = adds or (call.name in MASKING and not from_data)
-    origin, mixture, part = (
+    origin, mixture, part, stretch = (
         _common([getattr(one, way) for one in whole], known, masked, from_data)
-        for way in ("origin", "mixture", "part")
+        for way in ("origin", "mixture", "part", "stretch")
     )
     reading.made_of = origin if own else fact.origin or origin
     return fact._replace(
         origin=fact.origin or origin,
         mixture=reading.mixes or fact.mixture or mixture,
         part=fact.part or part,
+        stretch=fact.stretch or stretch,
     )
 
 

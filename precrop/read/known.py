@@ -59,6 +59,7 @@ class CallReading:
         made_of: the parameter whose form, masked or scaled or quantised, the output is.
         mixes: the parameter whose first axis it sums over.
         takes: the parameter of several experts' weights that it takes entries of.
+        stretch: the parameter of whose axis it takes stretches.
     """
 
     inputs: Sequence[Axes]
@@ -69,6 +70,7 @@ class CallReading:
     made_of: str | None = None
     mixes: str | None = None
     takes: str | None = None
+    stretch: str | None = None
 
     @property
     def axes(self) -> Iterator[Axis]:

@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
 from precrop.modules.apart import apart
 from precrop.modules.names import named_tensors
 from precrop.modules.random import drawn
 from precrop.read.examples import tensors_in
-from precrop.read.meta import MetaKernels
+from precrop.read.meta import MetaKernels, on_meta
 from precrop.read.plain import OtherAttention, PlainLayers, plain
 from precrop.read.trace import base_name
 
@@ -97,20 +97,24 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return parts(*args, **kwargs)
         index = len(self.found.sizes)
         self.bury(index - 1)
-        if self.meta is not None:  # a constant made on the CPU in forward meets meta tensors
-            args, kwargs = tree_map_only(Tensor, lambda t: t.to("meta"), (args, kwargs))
         if self.meta is None:
             out = drawn(op, args, kwargs, self.random)
-        elif base_name(op) == _READ:
-            out = _leading(*args)
         else:
-            out = op(*args, **kwargs) if op in _SHARING else self.meta(op, args, kwargs)
+            out = on_meta(self._run, op, args, kwargs)
         outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         self.found.names.append(base_name(op))
         self.found.sizes.append(tuple(tensor.numel() for tensor in outputs))
         for position, tensor in enumerate(outputs):
             self.note(index, position, tensor)
         return out
+
+    def _run(self, op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """An operation's result on meta tensors."""
+        if base_name(op) == _READ:
+            return _leading(*args)
+        if op in _SHARING or self.meta is None:
+            return op(*args, **kwargs)
+        return self.meta(op, args, kwargs)
 
     def parts(self, op: Any) -> Callable[..., Any] | None:
         """What computes a fused operation in plain ones."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from precrop.read.operations import per_operation
 
@@ -122,6 +123,30 @@ def _mean(x: Tensor, dims: Sequence[int] | None, keep: bool = False) -> Tensor |
         return None
     meant = {dim % x.dim() for dim in dims}
     return _empty([1 if i in meant else n for i, n in enumerate(x.shape)], x)
+
+
+def on_meta(
+    run: Callable[[Any, Sequence[Any], Mapping[str, Any]], Any],
+    op: Any,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> Any:
+    """An operation's result where constants that forward made on the CPU meet meta tensors.
+
+    What it writes into such a constant is the constant again, so that later calls find it there.
+    """
+    written: dict[int, Tensor] = {}
+
+    def moved(tensor: Tensor) -> Tensor:
+        if tensor.is_meta:
+            return tensor
+        made = tensor.to("meta")
+        written[id(made)] = tensor
+        return made
+
+    args, kwargs = tree_map_only(Tensor, moved, (args, kwargs))
+    out = run(op, args, kwargs)
+    return tree_map_only(Tensor, lambda tensor: written.get(id(tensor), tensor), out)
 
 
 SHORTCUTS: dict[Any, Shortcut] = {

@@ -20,6 +20,7 @@ from precrop.read.axes import (
     axis_size,
     freeze,
     resolve,
+    roots_of,
     segment_size,
     varies,
 )
@@ -250,11 +251,17 @@ def followed(known: Known, run: TracedPass) -> Pass:
 
 
 def _hold_unused_results(network: Network) -> None:
-    """Keep what a layer makes that nothing goes on with: the outputs of a head that is off."""
+    """Keep what a layer makes that nothing goes on with: the outputs of a head that is off.
+
+    What it shares with layers in use, such as the last update of a stream, goes with them.
+    """
     used = set().union(*(_weights_before(run, run.trace.outputs) for run in network.passes))
+    ends = ((one.inputs, one.outputs) for one in network.layers if one.weight in used)
+    shared = roots_of(axis for both in ends for axis in both)
     for layer in network.layers:
-        if layer.weight not in used:
-            freeze(layer.outputs, OUTPUT)
+        for segment in resolve(layer.outputs) if layer.weight not in used else ():
+            if shared.isdisjoint(roots_of([(segment,)])):
+                freeze((segment,), OUTPUT)
 
 
 def _adopt(network: Network) -> None:

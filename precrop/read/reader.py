@@ -17,6 +17,7 @@ from precrop.read.axes import (
     freeze,
     is_folded,
     resolve,
+    roots_of,
     unify,
 )
 from precrop.read.facts import NOTHING, PRODUCTS, Fact, made
@@ -92,18 +93,30 @@ class Reader:
         coefficient = product.coefficient * self.call.times
         self.reading.macs.append(replace(product, coefficient=coefficient))
         fact = self.fact(weight)
-        name = fact.origin or fact.mixture or fact.part
+        name = fact.origin or fact.mixture or fact.part or fact.stretch
         if name is None or name not in self.known.weights or self._computes(name):
             return
         if name == fact.part and kind in KERNELS:
             if kind != "conv":  # its groups, or its ends, are not the axes that they are elsewhere
                 return
             kind = "experts"
+        if fact.origin is None and name == fact.stretch:
+            if not (ends := self._ends(name, kind, weight)):
+                return
+            inputs, outputs = ends
         self.reading.weight = name
         layer = self.known.layer(name, kind, inputs, outputs)
         self._add(layer, fact.scaled_by - {name})
         if fact.mixture == name:  # else what is mixed is added to it
             layer.kind, layer.inputs, layer.outputs = "mixed", inputs, outputs
+
+    def _ends(self, name: str, kind: str, stretch: TensorValue) -> tuple[Axis, Axis] | None:
+        """Inputs and outputs of a layer that is computed by some rows or columns at a time."""
+        axes = self.known.tensors[name]
+        if len(axes) != stretch.dim() or kind not in ("conv", "linear", "matrix", "transposed"):
+            return None
+        first, second = axes[:2]
+        return (first, second) if kind in ("matrix", "transposed") else (second, first)
 
     def _computes(self, weight: str) -> bool:
         """Whether the call computes another form of a weight.
@@ -131,13 +144,16 @@ class Reader:
                     freeze(axis, f"the rank of what is added to {layer.weight}")
 
     def owner(self, tensor: TensorValue) -> str | None:
-        """Name of the parameter that a matrix is, or is one of several in."""
-        return self.fact(tensor).origin or self.fact(tensor).part
+        """Name of the parameter that a matrix is, is one of several in, or is some rows of."""
+        fact = self.fact(tensor)
+        return fact.origin or fact.part or fact.stretch
 
     def product_kind(self, tensor: TensorValue, inner: Axis) -> str:
         """The kind of a layer that sums over an axis of a parameter: by which one that is."""
         axes = self.known.tensors.get(self.owner(tensor) or "", ())
         place = next((i for i, axis in enumerate(axes) if resolve(axis) == resolve(inner)), 1)
+        if self.fact(tensor).stretch and not roots_of([inner]) <= roots_of(axes[1:2]):
+            place = 0
         return {0: "matrix", 1: "linear"}.get(place, "experts")
 
     def mixes(self, operand: TensorValue, axis: Axis) -> None:
@@ -155,7 +171,14 @@ class Reader:
         name = self.fact(operand).origin
         if name is None or name not in self.known.weights or name not in self.known.tensors:
             return None
-        return name if resolve(axis) == resolve(self.known.tensors[name][0]) else None
+        first = resolve(self.known.tensors[name][0])
+        return name if resolve(axis) == first != constant(1) else None
+
+    def stretches(self, operand: TensorValue) -> None:
+        """Note stretches of an axis: of a weight's they are some of its rows or columns."""
+        name = self.fact(operand).origin or self.fact(operand).stretch
+        if name in self.known.weights:
+            self.reading.stretch = name
 
     def ranks(self, tensor: TensorValue, axis: Axis) -> bool:
         """Whether an axis is all entries of a weight in a row, such as scores that are sorted.

@@ -16,13 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 
 from precrop.modules.apart import apart
 from precrop.modules.hooks import CALL, own_call
 from precrop.modules.random import drawn
 from precrop.read.corrected import CorrectedReshapes, Correction
-from precrop.read.meta import MetaKernels
+from precrop.read.meta import MetaKernels, on_meta
 from precrop.read.plain import PlainLayers, plain
 from precrop.read.recurrence import FoldedSteps
 from precrop.read.trace import Answer, Frame, Recording, Step, tensors_among
@@ -175,8 +174,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         devices = {tensor.is_meta for tensor in call.inputs}
         if self.meta is None or True not in devices:
             return drawn(op, args, kwargs, self.random)
-        if False in devices:  # a constant made on the CPU in forward meets meta tensors
-            args, kwargs = tree_map_only(Tensor, lambda t: t.to("meta"), (args, kwargs))
+        if False in devices:
+            return on_meta(self.meta, op, args, kwargs)
         return self.meta(op, args, kwargs)
 
     def _follow(self, call: Step) -> None:

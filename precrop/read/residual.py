@@ -1,7 +1,7 @@
 """Finds the residual streams of a network, and the layers that read and write them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from precrop.modules.streams import End, Stream
 from precrop.read.axes import Axis, resolve, varies
@@ -18,9 +18,14 @@ def find_streams(network: Network) -> list[Stream]:
     shape, and all that operations without parameters make of them or made them of. The layers that
     put out its tensors (often norms) write to it, those that take them read from it. A stream some
     of whose tensors are made in another way (by a concatenation, or by an attention block's own
-    code) is left out: its layers share one width, as without ``residual="crop"``.
+    code) is left out: its layers share one width, as without ``residual="crop"``. What no pass
+    called has the ends of the module that it follows.
     """
-    return list(_Search(network).ends())
+    found = list(_Search(network).ends())
+    for path, twin in network.unused.followers.items():
+        inside = (end for end in found if f"{end.path}.".startswith(f"{twin}."))
+        found += [replace(end, path=path + end.path[len(twin) :], sources=()) for end in inside]
+    return found
 
 
 @dataclass

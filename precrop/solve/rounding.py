@@ -134,10 +134,7 @@ class _Search:
         return gained
 
     def lowered(self, units: Integers, keep: int | slice = _NOBODY) -> Integers:
-        """Steps down, least loss per relief first, until every budget holds or no step is left.
-
-        The group ``keep`` stays as it is.
-        """
+        """Steps down, but of ``keep``, least loss per relief first, until every budget holds."""
         units, room = units.copy(), self.room(units)
         while (room < 0).any():
             targets = self.choices.previous(units)
@@ -152,10 +149,7 @@ class _Search:
         return units
 
     def filled(self, units: Integers, keep: int | slice = _NOBODY) -> Integers:
-        """Steps up, best gain per price first, until none that counts fits; ``keep`` stays.
-
-        Those that gain more than ``least_gain`` count: one that unbalances a layer loses.
-        """
+        """Steps up, but of ``keep``, best gain per price first, while one gains enough."""
         units, room = units.copy(), self.room(units)
         while True:
             targets = self.choices.next(units)

@@ -10,6 +10,7 @@ ratio of a group is ``x = log(j / units)``.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, TypeVar
 
 import numpy as np
@@ -48,8 +49,9 @@ class Layer:
     """A layer with a weight tensor (convolution, transposed convolution, linear).
 
     ``inputs`` and ``outputs`` map a group's index to the share of the axis that it holds; what is
-    missing from a total of 1 is fixed. The log density of the layer is ``sum(share * x[group])``
-    over both. Where its two ends are one (depthwise, groups of kept width) ``outputs`` is empty.
+    missing from a total of 1 is fixed. Where several axes are one, each holds all of it. The log
+    density of the layer is ``sum(share * x[group])`` over both. Where its two ends are one
+    (depthwise, groups of kept width) ``outputs`` is empty.
 
     Attributes:
         name: module path, such as ``layer1.0.conv1``.
@@ -82,8 +84,11 @@ class Layer:
 
     def width(self, ratios: Floats) -> float:
         """Its output channels when every group keeps such a part of its units."""
-        kept = sum(share * float(ratios[group]) for group, share in self.produced.items())
-        return self.out_channels * (1 - sum(self.produced.values()) + kept)
+        fixed = 1 - sum(self.produced.values())
+        ratio: dict[int, float] = {group: float(ratios[group]) for group in self.produced}
+        if fixed < -1e-9:  # more than rounding
+            return self.out_channels * float(prod(ratio[g] ** s for g, s in self.produced.items()))
+        return self.out_channels * (fixed + sum(ratio[g] * s for g, s in self.produced.items()))
 
 
 @dataclass(frozen=True)

@@ -90,13 +90,21 @@ class Widths(Strategy):
         return units
 
     def _set(self, layer: Layer, groups: Sequence[int], units: Integers, choices: Choices) -> None:
-        """Let groups keep the one share that gives the layer its width."""
+        """Let groups keep the one share that gives the layer its width.
+
+        The width is linear in that share, but where several axes are one.
+        """
+        if not groups:
+            return
         ratios = units / choices.units
-        ratios[groups] = 0.0
-        missing = self.widths[layer.name] - layer.width(ratios)
-        total = layer.out_channels * sum(layer.produced[group] for group in groups)
+        ratios[groups] = 1.0
+        whole, total = layer.width(ratios), sum(layer.produced[group] for group in groups)
+        if sum(layer.produced.values()) > 1 + _SNAP:
+            share = (self.widths[layer.name] / whole) ** (1 / total)
+        else:
+            share = 1 - (whole - self.widths[layer.name]) / (layer.out_channels * total)
         for group in groups:
-            units[group] = max(1, round(missing / total * choices.units[group]))
+            units[group] = max(1, round(share * choices.units[group]))
 
     def _conflict(self, layer: Layer, owners: Sequence[str]) -> str:
         """Why a layer cannot have its width."""

@@ -1,6 +1,7 @@
 """Layers whose weight is computed from other tensors are layers as any other: seen and cropped."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -366,3 +367,38 @@ def test_densities_become_masks_of_what_the_weight_is_made_of(name: str) -> None
     for layer, mask in zip(densities, masks.values(), strict=True):
         assert mask.shape == model[int(layer)].weight.shape
         assert 0 < mask.float().mean() <= 1
+
+
+NORMED: dict[str, Callable[[nn.Module], nn.Module]] = {
+    **{
+        way: partial(parametrizations.orthogonal, orthogonal_map=way)
+        for way in ("matrix_exp", "cayley", "householder")
+    },
+    "without a base": partial(parametrizations.orthogonal, use_trivialization=False),
+    "spectral_norm": parametrizations.spectral_norm,
+    "old spectral_norm": old_spectral_norm,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*spectral_norm. is deprecated")
+@pytest.mark.parametrize("way", NORMED)
+def test_a_layer_that_is_not_cropped_computes_the_same(way: str) -> None:
+    torch.manual_seed(0)
+    layers = NORMED[way](nn.Linear(16, 16)), nn.ReLU(), nn.Linear(16, 12), nn.ReLU()
+    model: Any = nn.Sequential(*layers, nn.Linear(12, 5)).eval()
+    x = torch.randn(4, 16)
+    same: Any = precrop.crop(model, (16,), params=1.0).eval()
+    assert torch.equal(model(x), same(x))
+    plan = precrop.plan(model, (16,), params=0.6, widths={"2": 2})
+    assert torch.equal(model[0](x), plan.build(model).eval().get_submodule("0")(x))
+
+
+def test_an_orthogonal_basis_keeps_its_directions() -> None:
+    torch.manual_seed(0)
+    layer: Any = parametrizations.orthogonal(nn.Linear(40, 24))
+    model = nn.Sequential(nn.Linear(8, 40), nn.ReLU(), layer, nn.ReLU(), nn.Linear(24, 3))
+    built: Any = precrop.crop(model, (8,), params=0.8)
+    old, new = (net.parametrizations.weight[0].base for net in (layer, built[2]))
+    rows, columns = new.shape
+    assert (rows, columns) < tuple(old.shape)
+    assert ((old[:rows, :columns] * new).sum(0) > 0).all()

@@ -1,5 +1,6 @@
 """Masks, tables and statistics that modules keep as plain attributes are cropped as buffers are."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -157,3 +158,31 @@ def test_tensors_of_a_class_of_their_own() -> None:
     cropped(model, IMAGE, movable=["first", "second"])
     densities = precrop.densities(model, IMAGE, method="synflow", params=0.5)
     assert densities.keys() == {"first", "second", "head"}
+
+
+WRITES: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "all": lambda o, x: o.__setitem__(slice(None), x),
+    "a stretch of a map": lambda o, x: o[..., 2:].copy_(x[..., 2:]),
+    "every other pixel": lambda o, x: o[:, :, ::2, ::2].copy_(x[:, :, ::2, ::2]),
+    "a sum": lambda o, x: o.add_(x),
+}
+
+
+@pytest.mark.parametrize("memory", [None, 0.8])
+@pytest.mark.parametrize("write", WRITES)
+def test_what_is_written_into_a_tensor_made_on_the_cpu(write: str, memory: float | None) -> None:
+    class Writing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3, padding=1)
+            self.three, self.head = nn.Conv2d(16, 16, 3), nn.Linear(16, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.two(self.one(x))
+            out = torch.zeros(x.shape)
+            WRITES[write](out, x)
+            return self.head(self.three(out).mean((2, 3)))
+
+    budgets = {"params": 0.5} if memory is None else {"memory": memory}
+    plan, _ = cropped(Writing(), IMAGE, ["one", "two", "three"], **budgets)
+    assert plan.widths["two"][1] < 16

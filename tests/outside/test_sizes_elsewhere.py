@@ -1,9 +1,12 @@
 """Sizes that a module keeps in a `functools.partial`, asks a child for, or has from a tensor."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.outside.cropping import cropped
@@ -105,3 +108,40 @@ class KeptTokens(nn.Module):
 
 def test_an_index_is_repeated_over_the_new_width() -> None:
     cropped(KeptTokens(), (9, 6), movable=["embed", "inside"])
+
+
+class FanIn(nn.Conv2d):
+    """Divides by the root of its fan-in, which it counts on its first filter."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight / self.weight[0].numel() ** 0.5
+        return F.conv2d(x, weight, self.bias, padding=self.padding)
+
+
+LOOKS: dict[str, Callable[[Tensor], Tensor]] = {
+    "a map's size": lambda x: x * x[0, 0].shape[0],
+    "the last channel": lambda x: x * torch.ones_like(x[:, -1])[:, None],
+    "where a channel is": lambda x: x.to(x[:, 0].device),
+}
+
+
+def test_the_first_entry_is_there_at_any_width() -> None:
+    convs = FanIn(3, 32, 3, padding=1), nn.ReLU(), FanIn(32, 32, 3, padding=1)
+    model = nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 5))
+    plan, _ = cropped(model, (3, 8, 8), ["0", "2"])
+    assert not plan.frozen
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_look_at_one_channel_holds_none(look: str) -> None:
+    class Looking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3)
+            self.head = nn.Linear(16, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.second(LOOKS[look](self.first(x))).mean((2, 3)))
+
+    plan, _ = cropped(Looking(), (3, 8, 8), ["first", "second"])
+    assert not plan.frozen

@@ -14,6 +14,7 @@ from precrop.errors import BudgetError, PlanError
 from precrop.plans.plan import Plan
 from precrop.read.inputs import Inputs
 from precrop.read.network import read_network
+from tests.outside.cropping import cropped
 from tests.planning import counted_params
 
 
@@ -343,3 +344,63 @@ def test_many_frozen_layers_are_counted() -> None:
     assert "(frozen: 0, 1, 2 and 3 more, 86% of it: ignored by '*'; 6, 14%" in str(caught.value)
     with pytest.raises(BudgetError, match="macs=20 .*frozen: 0, 1, 2 and 3 more, 86% of it: ign"):
         precrop.plan(model, (8, 8, 8), macs=20, ignore=["*"])
+
+
+class SkipSums(nn.Module):
+    """Gated layers as in WaveNet: nothing reads the last update of the stream."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, width, 3, padding=1), nn.Linear(width, 5)
+        self.hidden = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+        self.updates = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(2))
+        self.skips = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, total = self.first(x), torch.zeros(())
+        for hidden, update, skip in zip(self.hidden, self.updates, self.skips, strict=True):
+            inner = hidden(x).tanh()
+            total = total + skip(inner)
+            x = x + update(inner)
+        return self.head(total.mean((2, 3)))
+
+
+def test_the_last_update_of_a_stream_that_nothing_reads_goes_with_the_stream() -> None:
+    plan, _ = cropped(SkipSums(), (3, 8, 8), ["first", "updates.0", "updates.1", "skips.0"])
+    assert plan.widths["updates.1"][1] == plan.widths["first"][1] < 32
+    assert not plan.frozen
+
+
+class AddedExperts(nn.Module):
+    """What experts make of their rows is added to the stream that they read."""
+
+    def __init__(self, chosen: int, experts: int = 4, width: int = 32) -> None:
+        super().__init__()
+        self.stem, self.gate = nn.Linear(12, width), nn.Linear(width, experts)
+        self.head, self.chosen = nn.Linear(width, 10), chosen
+        layers = ((nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)) for _ in range(4))
+        self.experts = nn.ModuleList(nn.Sequential(*expert) for expert in layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        shares, places = self.gate(x).softmax(1).topk(self.chosen)
+        out = torch.zeros_like(x)
+        for index, expert in enumerate(self.experts):
+            rows, column = torch.where(places == index)
+            if rows.numel():
+                out.index_add_(0, rows, expert(x[rows]) * shares[rows, column, None])
+        return self.head(x + out)
+
+
+@pytest.mark.parametrize("chosen", [1, 2])
+def test_followers_have_the_ends_at_a_stream_of_what_they_follow(chosen: int) -> None:
+    torch.manual_seed(0)
+    model = AddedExperts(chosen)
+    plan = precrop.plan(model, (12,), params=0.5, residual="crop", divisor=1)
+    assert plan.followers
+    built = plan.build(model)
+    assert counted_params(built) == plan.params
+    for seed in range(4):  # other rows choose other experts
+        torch.manual_seed(seed)
+        built(torch.randn(24, 12)).sum().backward()
+    assert all(p.grad is not None for p in built.parameters())

@@ -166,3 +166,34 @@ def test_mistakes(options: dict[str, Any], message: str) -> None:
     with pytest.raises(PrecropError, match=message) as caught:
         precrop.plan(resnet20(), IMAGE, **options)
     assert "\n" not in str(caught.value)
+
+
+class Mixed(nn.Module):
+    """A kernel that is mixed of several by the image: its outputs and inputs are one axis."""
+
+    def __init__(self, inputs: int, outputs: int, kernels: int = 4) -> None:
+        super().__init__()
+        self.outputs, self.inputs, self.kernels = outputs, inputs, kernels
+        self.weight = nn.Parameter(torch.randn(kernels, outputs, inputs, 3, 3) * 0.1)
+        self.attention = nn.Linear(inputs, kernels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, channels, height, width = x.shape
+        shares = self.attention(x.mean((2, 3))).softmax(1)
+        kernels = torch.mm(shares, self.weight.view(self.kernels, -1))
+        kernels = kernels.view(batch * self.outputs, self.inputs, 3, 3)
+        images = x.view(1, batch * channels, height, width)
+        made = nn.functional.conv2d(images, kernels, padding=1, groups=batch)
+        return made.view(batch, self.outputs, height, width)
+
+
+def test_a_width_that_is_a_product_of_two() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3), Mixed(16, 24), nn.ReLU(), Mixed(24, 32),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 5),
+    )  # fmt: skip
+    plan = precrop.plan(model, (3, 8, 8), params=0.5, divisor=1)
+    assert not plan.frozen
+    widths = {layer.name: layer.out_channels for layer in plan.layers}
+    assert widths["1"] == plan.widths["0"][1] * plan.widths["3.attention"][0] * 9
+    assert precrop.plan(model, (3, 8, 8), widths=widths).widths == plan.widths

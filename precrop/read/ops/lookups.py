@@ -37,9 +37,14 @@ def reduce(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("index_select", "select", "unbind")
 def entries(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Some entries of an axis, one of them, or each by itself: the axis stays fixed."""
+    """Some entries of an axis, one of them, or each by itself: the axis stays fixed.
+
+    At any width there is a first entry, and a last one.
+    """
     axes, dim = along(reader, call)
     reader.takes(call.inputs[0], axes[dim])
+    if call.name == "select" and call.arg("index") in (0, -1):
+        return [(*axes[:dim], *axes[dim + 1 :])]
     return [tuple(fixed(reader, axes, dim, shape)) for shape in call.shapes]
 
 

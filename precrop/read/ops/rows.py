@@ -75,6 +75,7 @@ def split(reader: Reader, call: Call) -> Sequence[Axes]:
         for piece in pieces[1:]:
             reader.unify(pieces[0], piece)
     reader.literal("split_size", None, pieces[0])
+    reader.stretches(call.inputs[0])
     return _in_place_of(axes, dim, pieces)
 
 
@@ -84,6 +85,7 @@ def split_with_sizes(reader: Reader, call: Call) -> Sequence[Axes]:
     axes, dim = along(reader, call)
     pieces = _pieces(axes[dim], [shape[dim] for shape in call.shapes])
     stating(reader, "split_sizes", pieces)
+    reader.stretches(call.inputs[0])
     return _in_place_of(axes, dim, pieces)
 
 
@@ -105,6 +107,7 @@ def slice_(reader: Reader, call: Call) -> Sequence[Axes]:
         axes[dim] = proportional(axis, shape[dim], reader.reason)
     else:
         axes[dim] = _stretch(reader, axis, call.arg("start"), call.arg("end"))
+        reader.stretches(call.inputs[0])
     return [tuple(axes)]
 
 

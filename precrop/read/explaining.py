@@ -52,6 +52,9 @@ def explained(lowered: Lowered, cost: str, units: Sequence[int], rule: str) -> s
         _listed("frozen", frozen, shares),
         _listed("no narrower", dict.fromkeys(bound, f"the least with {rule}"), shares),
     ]
+    elsewhere = sum(map(sizes.product, network.known.macs)) / total if cost == "macs" else 0
+    if elsewhere >= _LARGE:
+        clauses.append(f"in no layer, such as attention: {elsewhere:.0%} of it")
     unused = {path: n for path, n in network.unused.modules.items() if path not in network.left_out}
     if unused and cost == "params":
         clauses.append(_unused(unused, droppable=network.droppable))

@@ -17,6 +17,7 @@ from precrop.read.trace import Call
 MASKING = ("mul", "div", "where", "masked_fill")
 ADDING = ("add", "sub", "rsub", "lerp", "addmm", "baddbmm")
 PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")
+JOINING = ("cat", "stack")
 LINEAR = (
     "view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "expand",
     "clone", "contiguous", "squeeze", "unsqueeze", "detach", "alias", "_to_copy", "neg",
@@ -116,6 +117,8 @@ def _first(
     pairs = zip(call.inputs, operands, strict=True)
     whole = [one for value, one in pairs if value.numel() == call.outputs[0].numel()]
     whole = whole[:1] if adds and call.name in PRODUCTS else whole
+    if call.name in JOINING and len({one.origin for one in operands}) == 1:
+        whole = [*operands[:1]]
     from_data = any(one.from_data for one in operands)
     masked = adds or (call.name in MASKING and not from_data)
     origin, mixture, part, stretch = (

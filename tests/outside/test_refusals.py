@@ -77,3 +77,21 @@ def test_what_the_divisor_holds_is_told_from_what_is_frozen() -> None:
     message = refusal(model, (3, 8, 8), params=0.3, divisor=16)
     held = f"1, {1308 / (48 + 1308 + 26):.0%} of it: the least with divisor=16 and min_width=1"
     assert message == f"no narrower: {held}"
+
+
+class Gram(nn.Module):
+    """Products of the image's pixels with each other, beside a small layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(24, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(2)
+        return self.layer((x.transpose(1, 2) @ x).mean(1)[:, :24])
+
+
+def test_what_is_computed_in_no_layer_is_named() -> None:
+    products, own = 64 * 3 * 64, 24 * 4
+    share = f"in no layer, such as attention: {products / (products + own):.0%} of it"
+    assert refusal(Gram(), (3, 8, 8), macs=0.5).endswith(share)

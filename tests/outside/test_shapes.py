@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -240,3 +241,28 @@ def test_a_network_of_chance_is_kept_as_it_is() -> None:
     with pytest.raises(precrop.BudgetError):
         precrop.plan(Dice(), IMAGE, params=0.5)
     assert precrop.plan(Dice(), IMAGE, params=1.0).widths["first"] == (3, 8)
+
+
+class Windows(nn.Module):
+    """Windows over time and all channels, cut as windows of an image, as x-vectors do."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.inputs, self.layer = inputs, nn.Linear(3 * inputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        windows = F.unfold(x.unsqueeze(1), (3, self.inputs), stride=(1, self.inputs))
+        out: Tensor = self.layer(windows.transpose(1, 2)).relu()
+        return out
+
+
+class Mean(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(1)
+
+
+def test_what_is_cut_in_windows_as_an_image_is_said_to_keep_its_size() -> None:
+    model = nn.Sequential(Windows(8, 32), Windows(32, 32), Mean(), nn.Linear(32, 5))
+    plan = precrop.plan(model, (20, 8), params=0.5)
+    assert plan.frozen == {"0.layer": "im2col in 1"}
+    assert plan.build(model)(torch.ones(2, 20, 8)).shape == (2, 5)

@@ -105,3 +105,36 @@ def test_parts_of_one_matrix_are_one_layer(product: str) -> None:
     layers = {layer.name: layer for layer in precrop.count(Parts(product), (12,)).layers}
     found = layers[""]
     assert (found.in_channels, found.out_channels, found.macs) == (32, 24, 32 * 24)
+
+
+class Rotated(nn.Module):
+    """A convolution that commutes with rotations: one weight in four directions."""
+
+    def __init__(self, inputs: int, outputs: int, directions: int) -> None:
+        super().__init__()
+        self.ends = outputs * 4, inputs * directions
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, directions, 3, 3) * 0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        turned = (torch.rot90(self.weight, turn, (-2, -1)).roll(turn, 2) for turn in range(4))
+        kernel = torch.stack([*turned], 1).reshape(*self.ends, 3, 3)
+        return F.conv2d(x.flatten(1, 2), kernel, padding=1).unflatten(1, (-1, 4))
+
+
+class Rotations(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.head = Rotated(1, 16, 1), Rotated(16, 32, 4), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.two(self.one(x.unsqueeze(2)).relu()).relu()
+        return self.head(x.amax(2).mean((2, 3)))
+
+
+def test_a_kernel_that_is_put_together_of_one_weight_is_that_weights() -> None:
+    model, shape = Rotations(), (1, 12, 12)
+    plan, _ = cropped(model, shape, ["one", "two"])
+    assert not plan.frozen
+    assert plan.widths["one"][1] == plan.widths["two"][0]
+    for method in ("erk", "synflow"):
+        assert set(precrop.densities(model, shape, method=method, params=0.3)) == {*plan.widths}

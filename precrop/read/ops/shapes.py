@@ -220,8 +220,9 @@ def channel_shuffle(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("im2col")
 def im2col(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Windows of an image as channels."""
-    batch, channels, *_ = reader.axes(call.arg("self"))
+    """Windows of an image, which stays as large, as channels."""
+    batch, channels, *space = reader.axes(call.arg("self"))
+    reader.freeze(*space)
     window = constant(prod(call.arg("kernel_size")))
     return [(batch, merge([channels, window], reader.reason), constant(call.shapes[0][2]))]
 

@@ -22,9 +22,10 @@ _MOST_SIZES = 128
 """The longest list of sizes that is probed, one by one; splits of dense blocks have about 50."""
 _DEEPEST = 2
 """Lists in lists that are looked at: the settings of stages, names with sizes."""
-_SPATIAL = {"dilation", "kernel_size", "output_padding", "padding", "stride"} | {
-    "_reversed_padding_repeated_twice"
-}
+_SPATIAL = {
+    "dilation", "kernel_size", "output_padding", "padding", "stride",
+    "_reversed_padding_repeated_twice",
+}  # fmt: skip
 """What PyTorch's convolutions hold of space."""
 _BOOKKEEPING = frozenset(vars(nn.Module()))
 """What every module holds: PyTorch's own, which states no size."""

@@ -133,13 +133,12 @@ def total_table(plan: "Plan") -> "Table":
     totals |= {name: (budget.base, budget.used) for name, budget in sorted(plan.budgets.items())}
     for name, (before, after) in totals.items():
         share = f"{after / before:.1%}" if before else "–"
-        counts = (written(name, before), written(name, after), share)
-        cells = [_COSTS.get(name, name), *counts]
+        cells = [written(name, before), written(name, after), share]
         budget = plan.budgets.get(name)
         if budget is not None:
             worth = f"{budget.multiplier:.3g}" if budget.multiplier > _PRECISE else "0"
             cells += [written(name, budget.limit), f"{budget.used / budget.limit:.2%}", worth]
-        table.add_row(*map(cell, cells))
+        table.add_row(cell(_COSTS.get(name, name)), *cells)
     return table
 
 

@@ -21,12 +21,15 @@ print([m for m in (*heavy, "precrop.deployment") if m in sys.modules])
 """
 
 PLANNING = """
-import sys
+import random, sys
 import precrop
+before = random.getstate()
 from precrop.models import resnet20
 plan = precrop.plan(resnet20(), (3, 32, 32), params=0.5, latency=0.7, memory=0.7)
 plan.build(resnet20())
-print([m for m in ("onnx", "onnxruntime", "precrop.deployment") if m in sys.modules])
+precrop.count(resnet20(), (3, 32, 32))
+assert random.getstate() == before  # importing Rich draws from it
+print([m for m in ("onnx", "onnxruntime", "precrop.deployment", "rich") if m in sys.modules])
 """
 
 SUBMODULES_FIRST = """
@@ -56,7 +59,7 @@ def test_import_is_light() -> None:
     assert heavy == "[]"
 
 
-def test_planning_needs_nothing_of_deployment() -> None:
+def test_planning_needs_nothing_of_deployment_and_draws_nothing() -> None:
     assert python(PLANNING).strip() == "[]"
 
 

@@ -30,7 +30,7 @@ _BATCH = 256
 _LARGEST_LABELLED = 40
 """Classes up to which a confusion picture names each."""
 _LARGEST_DRAWN = 2000
-"""Classes up to which there is a confusion picture, which has no more dots."""
+"""Classes up to which there is a confusion picture: more could not be told apart in it."""
 
 
 @dataclass(frozen=True)

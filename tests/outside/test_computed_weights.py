@@ -402,3 +402,43 @@ def test_an_orthogonal_basis_keeps_its_directions() -> None:
     rows, columns = new.shape
     assert (rows, columns) < tuple(old.shape)
     assert ((old[:rows, :columns] * new).sum(0) > 0).all()
+
+
+class Modulated(nn.Module):
+    """A style scales the inputs of every sample's own kernels, which are normalised again."""
+
+    def __init__(self, kernel: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(1, 16, 32, kernel, kernel))
+        self.style, self.kernel = nn.Linear(8, 32), kernel
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        weight = self.weight * self.style(style).view(batch, 1, channels, 1, 1)
+        norms = torch.rsqrt(weight.pow(2).sum([2, 3, 4]) + 1e-8)
+        weight = (weight * norms.view(batch, -1, 1, 1, 1)).view(
+            -1, channels, self.kernel, self.kernel
+        )
+        images = x.view(1, batch * channels, height, width)
+        made = F.conv2d(images, weight, padding=self.kernel // 2, groups=batch)
+        return made.view(batch, -1, height, width)
+
+
+class Generator(nn.Module):
+    def __init__(self, kernel: int) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(16, 4, 1)
+        self.middle = Modulated(kernel)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        out: Tensor = self.last(self.middle(self.first(x), style))
+        return out
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_kernels_that_a_style_modulates(kernel: int) -> None:
+    model, shapes = Generator(kernel), [(3, 8, 8), (8,)]
+    plan = precrop.plan(model, shapes, params=0.7, divisor=1)
+    assert not plan.frozen
+    assert plan.widths["middle"] == (plan.widths["first"][1], plan.widths["last"][0])
+    assert plan.build(model)(torch.ones(2, 3, 8, 8), torch.ones(2, 8)).shape == (2, 4, 8, 8)

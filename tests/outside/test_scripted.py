@@ -112,3 +112,12 @@ def test_an_encoder_layer_is_what_pytorch_computes(gelu: bool, first: bool) -> N
     args = (x, 16, 4, *ends, gelu, first, 1e-5, *norms, *feed)
     op = aten._transformer_encoder_layer_fwd.default
     assert torch.allclose(taken_apart(op)(*args), op(*args), atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["snip", "grasp"])
+def test_methods_with_data_on_a_scripted_network(method: str) -> None:
+    plain_one = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    options: Any = {"method": method, "params": 0.3}
+    options["data"] = [(torch.randn(4, 4), torch.arange(4) % 3)]
+    found = precrop.densities(torch.jit.script(plain_one), (4,), **options)
+    assert found == precrop.densities(plain_one, (4,), **options)

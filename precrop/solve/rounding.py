@@ -134,7 +134,7 @@ class _Search:
         return gained
 
     def lowered(self, units: Integers, keep: int | slice = _NOBODY) -> Integers:
-        """Steps down but of ``keep``, least loss per relief first, while budgets fail and some help."""
+        """Steps down, least loss per relief first, until all fits or none helps; ``keep`` stays."""
         units, room = units.copy(), self.room(units)
         while (room < 0).any():
             targets = self.choices.previous(units)

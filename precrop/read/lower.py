@@ -85,7 +85,8 @@ def lower(
         crowded = _crowded(network, costs, products, index)
         if not crowded:
             break
-        most = max(crowded, key=lambda group: (crowded[group], group))
+        held = _held(costs["params"], ties)
+        most = max(crowded, key=lambda group: (crowded[group] / max(1, held[group]), group))
         fixed = {**fixed, ties.pop(most): "its cost is a product of three widths"}
     layers = tuple(lowered(network, layer, index) for layer in network.layers)
     structure = Structure(_groups(network, index, most_read), layers, costs)
@@ -100,7 +101,7 @@ def _crowded(
 ) -> Counter[int]:
     """Groups in products of too many widths, and in how many; several in one axis count once.
 
-    Whichever is in most of them is fixed first, so that few are.
+    Whichever is in most of them for the parameters that it holds is fixed first.
     """
     crowded = Counter[int]()
     for name, cost in costs.items():
@@ -113,6 +114,15 @@ def _crowded(
             counted = (t for t in polynomial([product], index).terms if len(t) > MAX_DEGREE)
             crowded.update(group for term in counted for group in {*term})
     return crowded
+
+
+def _held(params: Cost | Peak, ties: Sequence[Tie]) -> Counter[int]:
+    """How many parameters lie along each group's width."""
+    held = Counter[int]()
+    for term, count in (pair for part in params.parts for pair in part.terms.items()):
+        size = count * prod(ties[group].quantum for group in term)
+        held.update(dict.fromkeys(term, size))
+    return held
 
 
 def _ties(network: Network) -> tuple[list[Tie], dict[Tie, str]]:

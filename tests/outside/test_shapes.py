@@ -105,6 +105,30 @@ class Signals(nn.Module):
         return out
 
 
+class StateMixer(nn.Module):
+    """Layers on a state of few rows instead of positions, as EfficientViM's."""
+
+    def __init__(self, width: int, rows: int) -> None:
+        super().__init__()
+        self.take, self.give = nn.Conv1d(width, rows, 1), nn.Conv1d(width, rows, 1)
+        self.mix = nn.Conv1d(width, 2 * width, 1)
+        self.back = nn.Conv1d(2 * width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = x @ self.take(x).softmax(-1).transpose(-2, -1)
+        out: Tensor = x + self.back(self.mix(state).relu()) @ self.give(x)
+        return out
+
+
+def test_of_products_of_three_widths_the_ones_with_few_parameters_are_kept() -> None:
+    body = (StateMixer(64, 6), StateMixer(64, 6), StateMixer(64, 6))
+    model = nn.Sequential(nn.Conv1d(3, 64, 5), *body, nn.AdaptiveAvgPool1d(1), nn.Flatten())
+    model.append(nn.Linear(64, 10))
+    plan = check_cropped(model, (3, 40), params=0.5, macs=0.5)
+    rows = [f"{place}.{name}" for place in (1, 2, 3) for name in ("take", "give")]
+    assert plan.frozen == dict.fromkeys(rows, "its cost is a product of three widths")
+
+
 def test_of_many_products_of_three_widths_the_one_in_all_is_kept() -> None:
     plan = check_cropped(Signals(), (20, 80), params=0.5, macs=0.5)
     assert plan.frozen == {"mix": "its cost is a product of three widths"}

@@ -172,8 +172,7 @@ def _tie_drivers(network: Network, site: Site, drivers: Iterable[Driver]) -> boo
                 followed = driver.axis(forward, before[behind - 1]) if behind else None
                 axis = forward.readings[index + driver.behind].literals.get(driver.literal)
                 if axis and followed and driver.fits(axis, followed):
-                    hold = _unite if driver.exact else _tie
-                    changed |= hold([axis, followed])
+                    changed |= _follow(axis, followed, driver.exact, _reason(site))
     return changed
 
 
@@ -216,12 +215,19 @@ def _tie(axes: Iterable[Axis]) -> bool:
     return True
 
 
-def _unite(axes: Sequence[Axis]) -> bool:
-    """Let two varying axes of one size be one; False if they are, or one of them is fixed."""
-    first, second = map(resolve, axes)
-    if first == second or not (varies(first) and varies(second)):
+def _follow(axis: Axis, followed: Axis, exact: bool, reason: str) -> bool:
+    """Let an axis be one with another, or a share of it; False if it is.
+
+    Of two widths one of which is frozen, the other one is frozen, too.
+    """
+    pair = axis, followed
+    if all(map(atoms, pair)) and not all(map(varies, pair)):
+        return _freeze(pair, reason)
+    if not exact:
+        return _tie(pair)
+    if resolve(axis) == resolve(followed) or not all(map(varies, pair)):
         return False
-    unify(first, second)
+    unify(*pair)
     return True
 
 

@@ -278,3 +278,30 @@ def test_a_refused_shape_ties_nothing_else() -> None:
     groups = {layer.name: layer.group for layer in plan.layers}
     assert groups["embed"] == groups["out"] != groups["queries"]
     assert built.queries.out_features == 2 * built.keys.out_features
+
+
+class Stage(nn.Module):
+    """Attention whose code divides the width of what it reads by the heads, as DaViT's."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, c = x.shape
+        parts = self.qkv(x).reshape(b, n, 3, HEADS, c // HEADS).permute(2, 0, 3, 1, 4)
+        mixed = nn.functional.scaled_dot_product_attention(*parts)
+        out: Tensor = x + self.proj(mixed.transpose(1, 2).reshape(b, n, c))
+        return out
+
+
+def test_what_follows_a_width_that_is_kept_is_kept_there_alone() -> None:
+    """A backbone without a head: the width of its last stage is its output's."""
+
+    def make() -> nn.Module:
+        first, second = nn.Linear(FEATURES, 32), nn.Linear(32, 64)
+        return nn.Sequential(first, Stage(32), Stage(32), second, Stage(64))
+
+    plan, built = cropped(make, SHAPE, params=0.95)
+    assert [*plan.frozen] == ["4.qkv"]
+    assert built[0].out_features < 32

@@ -131,7 +131,7 @@ def plan(
         rule: ``balanced``; ``uniform`` for `Uniform`; or a rule of `TwoStep`.
         residual: ``tie`` gives all layers at a residual stream one width; ``crop`` each its own, by
             narrowing what it reads and padding what it writes with zero channels.
-        ignore: patterns (``layer4.*``) of layers that keep their output width.
+        ignore: patterns (``layer4.*``) of layers, or of embeddings, that keep their output width.
         groups: ``keep`` the number of groups of grouped convolutions, or ``scale`` it so that every
             group keeps its width.
         drop_unused: leave out modules that no pass calls; ``plan.left_out`` names them.
@@ -300,8 +300,8 @@ def _deployment(
 
 
 def _ignored(network: Network, patterns: Sequence[str]) -> dict[str, str]:
-    """The layers that patterns name, and by which pattern; each must name one."""
-    names = [layer.name for layer in network.layers]
+    """The layers and tables that patterns name, and by which pattern; each must name one."""
+    names = [*(layer.name for layer in network.layers), *network.tables]
     kept: dict[str, str] = {}
     for pattern in patterns:
         matching = fnmatch.filter(names, str(pattern))
@@ -336,12 +336,22 @@ def _layer_plans(choice: Choice) -> tuple[LayerPlan, ...]:
                 base_macs=layer.macs,
                 macs=sum(map(sizes.product, reading.macs)),
                 group=next((name for name in owners if name), None),
-                frozen=frozen.get(layer.name),
+                frozen=None if network.varies(reading.outputs) else frozen.get(layer.name),
                 target=choice.solution.targets.get(layer.name),
                 added=tuple(sorted(reading.added)),
             )
         )
     return tuple(plans)
+
+
+def _tables(choice: Choice) -> dict[str, list[int]]:
+    """Learnt tables whose width changed that no layer makes, with both widths."""
+    layers = {layer.name for layer in choice.structure.layers}
+    return {
+        group.name: [group.width, group.width * kept // group.units]
+        for group, kept in zip(choice.structure.groups, choice.units, strict=True)
+        if group.name not in layers and kept != group.units
+    }
 
 
 def _changed_tensors(fit: Fit) -> dict[str, Any]:
@@ -362,6 +372,7 @@ def _solver_report(choice: Choice) -> dict[str, Any]:
         "uniform": beside_uniform(solution.problem, ratios),
         "starved": starved_classifier(solution.problem, ratios),
         "lookalikes": list(choice.fit.lookalikes),
+        "tables": _tables(choice),
         "no_multiples": no_multiples(structure, solution.problem.choices, np.array(choice.units)),
     }
     return {

@@ -12,6 +12,7 @@ from precrop.errors import check_kind
 from precrop.modules.apart import apart
 from precrop.modules.hooks import unwrapped
 from precrop.modules.masks import check_masks
+from precrop.modules.names import parameters_of
 from precrop.plans.table import bare_table, cell
 from precrop.plans.views import drawn, framed, span, stages
 from precrop.read.inputs import given
@@ -146,8 +147,8 @@ def count(
 
 def _masked(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, int]:
     """How many elements of each parameter are masked, by the name that reading knows it by."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    names = {id(parameter): name for name, parameter in parameters_of(model).items()}
+    parameters = parameters_of(model, remove_duplicate=False)
     # Where masks are applied, what was the parameter ``weight`` is called ``weight_orig``.
     check_kind("masks", masks, Mapping, "a mapping from parameters' names to masks")
     own = {name: f"{name}_orig" if f"{name}_orig" in parameters else name for name in masks}

@@ -4,7 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,9 @@ Progress = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
 
 Told = Callable[[str, float], None]
 """Told what is done now, and the share of all that is over."""
+
+_DEAF = (AttributeError, OSError, ValueError)
+"""What standard error raises where nobody hears it: it may be None, closed, or anybody's object."""
 
 PATIENCE = 2.0
 """Seconds after which a step shows that it is still at work."""
@@ -51,8 +54,9 @@ def speaks(level: Level = Level.USUAL) -> bool:
 
 
 def say(text: str) -> None:
-    """Write one line on standard error."""
-    print(f"precrop: {one_line(text)}", file=sys.stderr)
+    """Write one line on standard error; where there is none, the work goes on without."""
+    with suppress(*_DEAF):
+        sys.stderr.write(f"precrop: {one_line(text)}\n")
 
 
 def note(text: str) -> None:
@@ -62,15 +66,21 @@ def note(text: str) -> None:
 
 
 def console() -> "Console":
-    """Standard error for lines about progress; it swallows them where quiet was asked for."""
+    """Standard error for lines about progress; it swallows them where quiet was asked for.
+
+    So it does where standard error is closed; where there is none, Rich does it by itself.
+    """
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, quiet=not speaks())
+    heard = speaks() and not getattr(sys.stderr, "closed", False)
+    return Console(stderr=True, highlight=False, quiet=not heard)
 
 
 def in_terminal() -> bool:
     """Whether bars are shown: in a terminal, unless quiet was asked for."""
-    return speaks() and sys.stderr.isatty()
+    with suppress(*_DEAF):
+        return speaks() and sys.stderr.isatty()
+    return False
 
 
 def unheard(*said: object) -> None:

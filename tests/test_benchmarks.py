@@ -93,6 +93,7 @@ def test_training_speed_writes_every_table(
     assert "nan" not in written
 
 
+@pytest.mark.matrix  # two trainings and two studies of them
 def test_study_overhead_writes_every_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

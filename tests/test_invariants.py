@@ -26,7 +26,7 @@ from tests.networks import SHAPE, Net, networks
 from tests.planning import counted_macs, counted_params, planned, total
 
 FAST = settings(
-    max_examples=150,
+    max_examples=100,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

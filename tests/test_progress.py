@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import json
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -98,3 +100,58 @@ def test_lines_say_everything_once() -> None:
     for what, share in [("counting", 0.0), ("counting", 0.3), ("sleeping", 0.5), ("sleeping", 1.0)]:
         tell(what, share)
     assert said == ["  0%  counting", " 50%  sleeping"]
+
+
+class Odd:
+    """Somebody's object in the place of a stream."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> None:
+        self.text += text
+
+    def flush(self) -> None:
+        pass
+
+
+def closed() -> io.StringIO:
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+STREAMS = {"none": lambda: None, "closed": closed, "odd": Odd, "not even odd": object}
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_nothing_depends_on_standard_error(
+    kind: str, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    stream = STREAMS[kind]()
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert main(["plan", "resnet20", "--params", "0.5", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["source"]["name"] == "resnet20"
+    assert main(["plan", "nobody", "--params", "0.5", "--json"]) == 2
+    assert capsys.readouterr().out == ""
+    with speaking(Level.VERBOSE), step("a step"), measuring() as show:
+        show("half of it", 0.5)
+        note("a thing")
+        if kind != "not even odd":
+            progress.console().print("a line")
+    assert list(bar(range(3), "counting", 3)) == [0, 1, 2]
+    if isinstance(stream, Odd):
+        assert stream.text.startswith("precrop: error: unknown model 'nobody'")
+        assert "a line" in stream.text
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_a_plan_is_saved_whatever_standard_output_is(
+    kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for words in ([], ["--json"], ["--summary"]) if kind != "not even odd" else ():
+        monkeypatch.setattr(sys, "stdout", STREAMS[kind]())
+        path = tmp_path / f"{len(words)}.json"
+        assert main(["plan", "resnet20", "--params", "0.5", "-o", str(path), *words]) == 0
+        assert path.exists()

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from importlib import import_module
 from io import TextIOWrapper
 from typing import Annotated
@@ -52,12 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if started_by_import():
         os._exit(UNGUARDED)  # whatever the script does after us, it would do it again too
-    if isinstance(sys.stdout, TextIOWrapper):  # not every encoding has our bars and arrows
-        sys.stdout.reconfigure(errors="replace")
     command = typer.main.get_command(app)
     words = None if argv is None else list(argv)
     try:
-        with terminated_as_interrupted():
+        with terminated_as_interrupted(), _standard_output():
             plugins.load()
             status = command.main(args=words, prog_name="precrop", standalone_mode=False)
     except PrecropError as error:
@@ -80,6 +79,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _refuse(f"there is not enough memory for what was asked: {error}")
     return status if isinstance(status, int) else 0
+
+
+@contextmanager
+def _standard_output() -> Iterator[None]:
+    """Standard output that takes all we write; if it is closed, none, as where it never was."""
+    closed = getattr(sys.stdout, "closed", False)
+    if isinstance(sys.stdout, TextIOWrapper) and not closed:
+        sys.stdout.reconfigure(errors="replace")  # not every encoding has our bars and arrows
+    with redirect_stdout(None) if closed else nullcontext():
+        yield
 
 
 def _refuse(message: str) -> int:

@@ -9,7 +9,7 @@ import typer
 
 import precrop
 from precrop.cli.options import WEIGHT_FILES, AsJson, Seed
-from precrop.cli.output import warn, warnings_as_lines
+from precrop.cli.output import print_line, warn, warnings_as_lines
 from precrop.errors import PrecropError
 from precrop.files import check_writable
 from precrop.plans.kinds import Init
@@ -43,7 +43,7 @@ class BuildOptions:
             warn(f"--init {self.init} ranks initial weights: give the trained ones, --weights FILE")
         prefix = self.output / stem if self.output.is_dir() else self.output
         for suffix in (".safetensors", ".json"):
-            check_writable(prefix.with_name(prefix.name + suffix))
+            check_writable(prefix.parent / f"{prefix.name}{suffix}")
 
     def write(self, network: "nn.Module", plan: "precrop.Plan", stem: str) -> None:
         """Build and write ``output``'s safetensors and JSON, both or neither."""
@@ -59,4 +59,4 @@ class BuildOptions:
             files = {"weights": str(weights), "plan": str(plan_file)}
             typer.echo(json.dumps({**files, "params": plan.params, "macs": plan.macs}, indent=1))
             return
-        typer.echo(f"{plan.params:,} parameters, {plan.macs:,} MACs: {weights}, {plan_file}")
+        print_line(f"{plan.params:,} parameters, {plan.macs:,} MACs: {weights}, {plan_file}")

@@ -17,6 +17,7 @@ from precrop.cli.options import (
     TrainedOptions,
     with_options,
 )
+from precrop.cli.output import print_line
 from precrop.errors import PrecropError, needs
 from precrop.model_spec import ModelSpec
 from precrop.progress import step
@@ -82,7 +83,7 @@ def export_command(
             origin=found.origin,
             metadata=found.metadata,
         )
-    typer.echo(json.dumps(made.to_json()) if as_json else _line(made))
+    print_line(json.dumps(made.to_json()) if as_json else _line(made))
 
 
 def _find(

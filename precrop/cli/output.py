@@ -46,6 +46,11 @@ def goes_on(where: str, *, say_so: bool = True) -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
 
 
+def print_line(text: str) -> None:
+    """A line on standard output; the control characters of a file's name are written out."""
+    typer.echo(printable(text))
+
+
 def plain(text: str) -> "Text":
     """A cell of a table with a name from a file, shown as it is: no markup, no control codes."""
     from rich.text import Text

@@ -4,11 +4,9 @@ import shlex
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from precrop.cli.arguments import set_seed
 from precrop.cli.options import AsJson, InputOptions, Seed, Summary, with_options
-from precrop.cli.output import print_plan
+from precrop.cli.output import print_line, print_plan
 from precrop.cli.planning import PlanOptions
 from precrop.files import check_writable
 
@@ -34,4 +32,4 @@ def plan_command(
             plan.save(output)
     if output is not None and not as_json:
         name = shlex.quote(str(output))
-        typer.echo(f"Written to {output}; `precrop build {name}` makes the network.")
+        print_line(f"Written to {output}; `precrop build {name}` makes the network.")

@@ -5,11 +5,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 import precrop
 from precrop.cli.checkpoint import CheckpointOptions
 from precrop.cli.options import LastJson, with_options
+from precrop.cli.output import print_line
 from precrop.errors import PrecropError, needs
 from precrop.files import check_writable, replacing
 from precrop.progress import bar
@@ -31,7 +30,8 @@ def recalibrate_command(
             f"--batches {batches} and --batch-size {batch_size} make no sense: write at least 1 "
             "and 2"
         )
-    own = given.checkpoint.stem if given.checkpoint.is_file() else given.checkpoint.name
+    source = given.checkpoint
+    own = source.stem if source.is_file() else source.resolve().name
     prefix = output / own if output.is_dir() else output
     prefix = prefix / own if prefix.is_dir() else prefix  # as `save_built` takes a folder
     path = prefix.with_name(f"{prefix.name}.safetensors")
@@ -59,4 +59,4 @@ def recalibrate_command(
         with replacing(path) as temporary:
             save_tensors(network.state_dict(), temporary, {"format": "pt"})
     text = f"statistics of {batches} batches of {batch_size} images: {path}"
-    typer.echo(json.dumps({"weights": str(path), "batches": batches}) if as_json else text)
+    print_line(json.dumps({"weights": str(path), "batches": batches}) if as_json else text)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from precrop.cli.options import with_options
-from precrop.cli.output import plain
+from precrop.cli.output import plain, print_line
 from precrop.cli.studies import opened
 from precrop.errors import needs
 from precrop.progress import step
@@ -59,7 +59,7 @@ def report_command(
         Console().print(table)
     if (line := untouched(report.verdicts)) is not None:
         typer.echo(line)
-    typer.echo(f"{summary(report.frame)} {report.folder / TEXT}, {report.folder / PAGE}")
+    print_line(f"{summary(report.frame)} {report.folder / TEXT}, {report.folder / PAGE}")
 
 
 def stored_rows(stores: Iterable[Path]) -> list["Row"]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from precrop.cli.options import LastJson, with_options
+from precrop.cli.output import print_line
 from precrop.cli.studies import opened
-from precrop.errors import printable
 
 if TYPE_CHECKING:
     from precrop.study.rows import Row
@@ -33,7 +33,7 @@ def diff_command(
         typer.echo(json.dumps(differences))
     else:
         for found in differences:
-            typer.echo(printable(f"{found['what']}: {found['how']}"))
+            print_line(f"{found['what']}: {found['how']}")
         if not differences:
             typer.echo(f"{len(first)} runs, no difference")
     if differences:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from precrop.cli.options import LastJson, Trust, with_options
-from precrop.cli.output import goes_on, plain, wide_console
+from precrop.cli.output import goes_on, plain, print_line, wide_console
 from precrop.cli.studies import StudyOptions, opened
 from precrop.errors import PrecropError, needs
 from precrop.progress import say
@@ -113,7 +113,7 @@ def run_command(
         content = {"study": study.name, "store": str(folder), **asdict(summary)}
         typer.echo(json.dumps({**content, "failing": failing}))
     else:
-        typer.echo(
+        print_line(
             f"{summary.done} done, {summary.failed} failed, {summary.skipped} were in the store, "
             f"{summary.elsewhere} run by other processes; {duration(summary.seconds)}; {folder}"
         )

@@ -5,8 +5,8 @@ import json
 import typer
 
 from precrop.cli.options import LastJson, with_options
+from precrop.cli.output import print_line
 from precrop.cli.studies import StudyOptions, opened
-from precrop.errors import printable
 
 
 @with_options
@@ -33,11 +33,11 @@ def status_command(options: StudyOptions, as_json: LastJson = False) -> None:
         content = {"study": study.name, "store": str(folder), **counts, "seconds": trained}
         typer.echo(json.dumps({**content, "overhead": overhead, "failures": failures}))
         return
-    typer.echo(f"{study.name}: {', '.join(f'{n} {state}' for state, n in counts.items())}")
+    print_line(f"{study.name}: {', '.join(f'{n} {state}' for state, n in counts.items())}")
     beside = f", {overhead / trained:.1%} overhead" if trained else ""
-    typer.echo(f"{duration(trained)} of training{beside}; {folder}")
+    print_line(f"{duration(trained)} of training{beside}; {folder}")
     for cell in cells:
         if cell.id in states["running"]:
-            typer.echo(printable(f"running: {label(cell)}"))
+            print_line(f"running: {label(cell)}")
     for name, error in failures.items():
-        typer.echo(printable(f"failed: {name}: {error}"))
+        print_line(f"failed: {name}: {error}")

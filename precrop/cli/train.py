@@ -11,7 +11,7 @@ import precrop
 from precrop.cli.arguments import arguments, load_images
 from precrop.cli.arguments import input_shape as shape_of
 from precrop.cli.options import WEIGHT_FILES, Args, LastJson, ModelName, with_options
-from precrop.cli.output import goes_on
+from precrop.cli.output import goes_on, print_line
 from precrop.errors import PrecropError, needs
 from precrop.model_spec import ModelSpec
 from precrop.plans.kinds import Init
@@ -249,7 +249,7 @@ def _print_result(result: "Result", as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(result.to_json()))
         return
-    typer.echo(
+    print_line(
         f"accuracy {result.accuracy:.2%} on held-out images, loss {result.loss:.4f}; "
         f"{result.params:,} parameters, {result.macs:,} MACs; {result.seconds:.1f} s; "
         f"{result.folder}"

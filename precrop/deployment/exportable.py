@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from precrop.errors import MALFORMED, PrecropError, errors_as
 from precrop.model_spec import ModelSpec
 from precrop.modules.copying import copied
+from precrop.modules.names import buffers_of, parameters_of
 from precrop.plans.plan import Plan
 from precrop.read.examples import tensors_in
 from precrop.read.inputs import LARGEST_BATCH, Inputs
@@ -86,7 +87,8 @@ class Exportable:
             raise PrecropError(
                 f"batch={batch} is not a batch size: give 1 to {LARGEST_BATCH:,}, or none for any"
             )
-        if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        tensors = (*parameters_of(model).values(), *buffers_of(model).values())
+        if any(tensor.is_meta for tensor in tensors):
             raise PrecropError("the network is on the meta device, without weights to export")
         self.model = copied(model, lambda _, tensor: tensor.detach().cpu()).eval()
         self.inputs, self.batch, self.origin = inputs, batch, origin

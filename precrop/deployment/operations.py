@@ -32,6 +32,7 @@ from precrop.deployment.runtimes import (
     sessions,
 )
 from precrop.deployment.setting import Setting
+from precrop.modules.names import buffers_of, parameters_of
 from precrop.modules.threads import threads_restored
 from precrop.progress import unheard
 from precrop.read.inputs import Inputs
@@ -156,7 +157,8 @@ def eager_pass(
         moved: told now and then, between measurements.
     """
     network, (args, kwargs) = placed(model, inputs, setting)
-    fixed = {t.untyped_storage().data_ptr() for t in (*network.parameters(), *network.buffers())}
+    tensors = (*parameters_of(network).values(), *buffers_of(network).values())
+    fixed = {tensor.untyped_storage().data_ptr() for tensor in tensors}
     on_gpu = setting.device != "cpu"
     wait = partial(torch.cuda.synchronize, setting.device) if on_gpu else unheard
     passes = []

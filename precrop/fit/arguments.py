@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from precrop.read.axes import Axis
 from precrop.read.network import Pass
@@ -47,16 +48,25 @@ class Argument:
         return self.value(self.call)
 
     def value(self, call: Operation) -> int | None:
-        """Its value in a call, if it is an integer there."""
+        """Its value in a call, if it is an integer there.
+
+        A bound counted from the end is negative; its axis is what lies behind it. It can't be
+        compared with one counted from the beginning.
+        """
+        value, own = self._given(call), self._given(self.call)
+        if type(value) is not int or type(own) is not int:
+            return None
+        if self.literal[0] in ("start", "end"):
+            return abs(value) if (value < 0) == (own < 0) else None
+        return value
+
+    def _given(self, call: Operation) -> Any:
         name, position = self.literal
         value = call.arg(name)
-        if position is not None:
-            listed = isinstance(value, (list, tuple)) and position < len(value)
-            value = value[position] if listed else None
-        if type(value) is not int:
-            return None
-        # A bound counted from the end is negative; its axis is what lies behind it.
-        return abs(value) if name in ("start", "end") else value
+        if position is None:
+            return value
+        listed = isinstance(value, (list, tuple)) and position < len(value)
+        return value[position] if listed else None
 
     def refused(self, recording: Recording) -> int | None:
         """The size that a failing reshape was asked for in place of a view."""

@@ -84,8 +84,8 @@ def stated_sizes(module: nn.Module) -> dict[str, Any]:
 
 def _weight(module: nn.Module) -> Tensor | None:
     """A layer's weight; one that is computed, on meta tensors, since that may change buffers."""
-    steps = getattr(module, "parametrizations", {})
-    if "weight" in steps:
+    steps = module._modules.get("parametrizations")
+    if isinstance(steps, nn.ModuleDict) and "weight" in steps:
         try:
             return meta_copy(steps["weight"])()  # type: ignore[no-any-return]
         except Exception:  # sizes that do not go together, as the trace will show
@@ -112,20 +112,16 @@ def integers(module: nn.Module) -> Iterator[tuple[str, int]]:
                 yield from _integers(f"{name}.{part}", entry)
 
 
-def childrens_integers(module: nn.Module) -> Iterator[tuple[str, int]]:
-    """Integer attributes of a module's children, with paths; PyTorch's own layers are left out.
+def inner_integers(module: nn.Module) -> Iterator[tuple[str, int]]:
+    """Integer attributes of the modules in a module, with paths; PyTorch's own layers are left out.
 
-    A module may ask its child for a size (``zeros(batch, self.cell.hidden)``), or call a method of
-    the child that is no forward of its own. Lists and dicts of modules do not count as levels.
+    A module may ask one of them for a size (``zeros(batch, self.cell.hidden)``), or call a method
+    that is no forward of its own. The nearest come first.
     """
-    for name, child in module.named_children():
-        if not type(child).__module__.startswith("torch."):
-            inside = integers(child)
-        elif isinstance(child, (nn.ModuleList, nn.ModuleDict, nn.Sequential)):
-            inside = childrens_integers(child)
-        else:
-            continue
-        yield from ((f"{name}.{attribute}", value) for attribute, value in inside)
+    inside = [(path, one) for path, one in module.named_modules() if path]
+    for path, inner in sorted(inside, key=lambda pair: pair[0].count(".")):
+        if not type(inner).__module__.startswith("torch."):
+            yield from ((f"{path}.{attribute}", value) for attribute, value in integers(inner))
 
 
 def holder(module: nn.Module, path: str) -> tuple[str, str]:
@@ -226,13 +222,17 @@ def get_attribute(module: nn.Module, path: str) -> Any:
 def set_attribute(module: nn.Module, path: str, value: Any) -> None:
     """Set the value at an attribute path; a tuple on the way is replaced by a changed one.
 
+    A tuple of a kind of its own, such as PyTorch's sizes, stays one.
+
     Raises:
         KeyError, IndexError: there is nothing at this path that an edit may reach.
     """
     owner, _, last = path.rpartition(".")
     held, key = _slot(get_attribute(module, owner) if owner else module, last)
     if isinstance(held, tuple):
-        set_attribute(module, owner, (*held[:key], value, *held[key + 1 :]))
+        changed = (*held[:key], value, *held[key + 1 :])
+        make: Any = getattr(type(held), "_make", type(held))
+        set_attribute(module, owner, make(changed))
     else:
         held[key] = value
 

@@ -44,7 +44,7 @@ class Constraints:
     """What is held of a network's widths beyond what its passes say.
 
     Attributes:
-        kept: layers whose output keeps its width, by name, and why.
+        kept: layers and tables whose width is kept, by name, and why.
         drivers: for every site the widths that its arguments are tied to.
         several: sites around which no width is a single unit.
         levels: for every site how hard its widths are held: an index into `DECISIONS`.
@@ -147,9 +147,9 @@ def _changed(constraints: Constraints, lessons: Lessons) -> set[Site]:
 
 def _apply(network: Network, constraints: Constraints, lessons: Lessons) -> set[Site]:
     """Tie and freeze widths of a network that nobody else has; the sites where anything changed."""
-    for layer in network.layers:
-        if layer.name in constraints.kept:
-            freeze(layer.outputs, constraints.kept[layer.name])
+    widths = network.tables | {layer.name: layer.outputs for layer in network.layers}
+    for name in widths.keys() & constraints.kept.keys():
+        freeze(widths[name], constraints.kept[name])
     levels = constraints.levels
     driven = {site: one for site, one in constraints.drivers.items() if site not in levels}
     changed = {site for site, drivers in driven.items() if _tie_drivers(network, site, drivers)}

@@ -35,14 +35,13 @@ def _group_edits(network: Network, sizes: Sizes) -> Iterator[Edit]:
 
 def _norm_edits(network: Network, sizes: Sizes) -> Iterator[Edit]:
     """What norms state that have no parameters to tell it."""
-    done = set()
+    left = {**network.tracer.modules}  # without what forward itself makes
     for forward in network.passes:
         for call, reading in forward.pairs:
             path = forward.trace.path(call)
-            if path in done or not reading.inputs:
+            module = left.pop(path, None) if reading.inputs else None
+            if module is None:
                 continue
-            done.add(path)
-            module = submodule(network.model, path)
             own, x = vars(module), reading.inputs[0]
             if "weight" in dict(module.named_parameters(recurse=False)):
                 continue

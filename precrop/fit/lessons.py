@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import islice, product
 from typing import Any
 
 from precrop.fit.arguments import Argument, Literal, arguments, differing
 from precrop.fit.attributes import Edit, holder, integers, stated_integers
 from precrop.fit.checks import Checks
 from precrop.fit.drivers import Asked
+from precrop.fit.metadata import widths_in
 from precrop.fit.probing import PROBED_DEPTH, Prober, Rule
 from precrop.fit.roots import Roots
 from precrop.modules.copying import submodule
@@ -16,6 +18,8 @@ from precrop.read.axes import Axis, axis_size
 from precrop.read.network import Network, Pass, Sizes
 from precrop.read.trace import Site
 
+MOST_CHOICES = 64
+"""Of what several attributes may become together, so many are tried."""
 Place = tuple[str, str]
 """Module path and attribute path."""
 
@@ -117,14 +121,51 @@ class Lessons:
         for rule in sorted(self.rules, key=lambda rule: len(rule.slopes)):
             for argument in rule.arguments(network):
                 owner = self.owner(rule, argument)
-                key = owner and self.place(owner[0], rule.driver)
-                if owner is None or key is None or key in edits:
+                if owner is None:
                     continue
-                driving.add(key)
-                value = self._driver_value(rule, argument, sizes, edits, *owner)
-                if value.denominator == 1 and 1 <= value != owner[1][rule.driver]:
-                    edits[key] = int(value)
+                together = self._together(rule, argument, sizes, edits, *owner)
+                key = self.place(owner[0], rule.driver)
+                if together is not None:
+                    edits |= together
+                    driving |= together.keys()
+                elif key not in edits:
+                    driving.add(key)
+                    value = self._driver_value(rule, argument, sizes, edits, *owner)
+                    if value.denominator == 1 and 1 <= value != owner[1][rule.driver]:
+                        edits[key] = int(value)
         return [(*place, value) for place, value in edits.items()], driving
+
+    def _together(
+        self,
+        rule: Rule,
+        argument: Argument,
+        sizes: Sizes,
+        edits: Mapping[Place, int],
+        path: str,
+        stated: Mapping[str, int],
+    ) -> dict[Place, int] | None:
+        """What several attributes become that state widths and together give an argument's new one.
+
+        Of ``width - part`` both follow the widths that they are; None where no such widths do.
+        """
+        if len(rule.slopes) < 2:
+            return None
+        places = {name: self.place(path, name) for name in rule.slopes}
+        became = widths_in(argument.forward, path, sizes)
+        choices = [
+            [edits[place]] if place in edits else sorted(became.get(stated[name], {stated[name]}))
+            for name, place in places.items()
+        ]
+        wanted = sizes.size(argument.axis) - axis_size(argument.axis)
+        for values in islice(product(*choices), MOST_CHOICES):
+            named = dict(zip(rule.slopes, values, strict=True))
+            if sum(rule.slopes[name] * (named[name] - stated[name]) for name in named) == wanted:
+                return {
+                    place: named[name]
+                    for name, place in places.items()
+                    if named[name] != stated[name]
+                }
+        return None
 
     def _driver_value(
         self,

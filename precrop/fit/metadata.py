@@ -14,14 +14,14 @@ from torch import nn
 from precrop.fit.attributes import Edit
 from precrop.read.axes import Axis, axis_size
 from precrop.read.known import LayerReading
-from precrop.read.network import Network, Sizes
+from precrop.read.network import Network, Pass, Sizes
 
 FIRST_INPUT = ("in_channels", "in_features", "in_chs", "inplanes", "in_dim", "input_dim")
 LAST_OUTPUT = ("out_channels", "out_features", "out_chs", "output_dim", "out_dim")
 LAST_WIDTH = ("num_features", "head_hidden_size", "embed_dim", "hidden_dim", "dim")
 
 # Other names of sizes; such a one is only taken for a size of what its module itself computes.
-_NAMED = re.compile(r"^(?!_).*(chan|dim|feat|width|plane|hidden|embed|d_model)")
+_NAMED = re.compile(r"^(?!_).*(chan|chs|dim|feat|width|plane|hidden|embed|d_model)")
 
 # Classes whose attribute is a constant times fan-in ** -0.5 (weight standardisation of NFNets).
 FAN_SCALES = {"ScaledStdConv2d": "scale", "ScaledStdConv2dSame": "scale"}
@@ -30,20 +30,21 @@ FAN_SCALES = {"ScaledStdConv2d": "scale", "ScaledStdConv2dSame": "scale"}
 def metadata_edits(network: Network, sizes: Sizes) -> Iterator[Edit]:
     """Edits for attributes that equalled a size of the original and no longer do."""
     layers = network.layers
-    for path, module in network.model.named_modules():
+    for path, module in network.tracer.modules.items():
         if type(module).__module__.startswith("torch.nn."):
             continue  # what those state is known
         prefix = f"{path}." if path else ""
         inside: list[LayerReading] | None = None
         for name, value in vars(module).items():
-            if type(value) is int and name in (*FIRST_INPUT, *LAST_OUTPUT, *LAST_WIDTH):
-                if inside is None:
-                    inside = [layer for layer in layers if f"{layer.name}.".startswith(prefix)]
-                axis = _stated_axis(name, value, inside)
-                if axis is not None and sizes.size(axis) != value:
-                    yield path, name, sizes.size(axis)
-            elif type(value) is int and value > 1 and _NAMED.search(name):
-                became = _became(network, sizes, path, value)
+            if type(value) is int and value > 0:
+                became = None
+                if name in (*FIRST_INPUT, *LAST_OUTPUT, *LAST_WIDTH):
+                    if inside is None:
+                        inside = [layer for layer in layers if f"{layer.name}.".startswith(prefix)]
+                    axis = _stated_axis(name, value, inside)
+                    became = None if axis is None else sizes.size(axis)
+                if became is None and value > 1 and _NAMED.search(name):
+                    became = _became(network, sizes, path, value)
                 if became not in (None, value):
                     yield path, name, became
             elif type(value) is float and FAN_SCALES.get(type(module).__name__) == name:
@@ -65,6 +66,16 @@ def _became(network: Network, sizes: Sizes, path: str, value: int) -> int | None
                 return None
             found.update(sizes.size(axis) for axis in reading.axes if axis_size(axis) == value)
     return found.pop() if len(found) == 1 else None
+
+
+def widths_in(forward: Pass, path: str, sizes: Sizes) -> dict[int, set[int]]:
+    """What sizes became in the calls of a module's own code, by the sizes in the original."""
+    found: dict[int, set[int]] = {}
+    for call, reading in forward.pairs:
+        if call.frame >= 0 and forward.trace.path(call) == path:
+            for axis in reading.axes:
+                found.setdefault(axis_size(axis), set()).add(sizes.size(axis))
+    return found
 
 
 def _stated_axis(name: str, value: int, layers: list[LayerReading]) -> Axis | None:

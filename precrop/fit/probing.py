@@ -7,7 +7,7 @@ changed. The argument that moves is what the integer drives, and by how much.
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_map_only
 
 from precrop.fit.arguments import Argument, Literal
 from precrop.fit.attributes import (
-    childrens_integers,
     holder,
+    inner_integers,
     integers,
     registered_module,
     set_attribute,
@@ -30,6 +30,8 @@ from precrop.read.tracer import Tracer
 
 # Modules around a call, from the innermost, whose attributes may hold one of its arguments.
 PROBED_DEPTH = 3
+# Integers of inner modules that may hold an argument, since each takes a run of the outer one.
+MOST_INNER = 32
 # Changes of a stored integer, in this order: code may divide it by 2, 3, 4, 6 or 8 and round.
 CHANGES = (-24, -12, -8, -6, -4, -2, -1, 2)
 
@@ -131,8 +133,8 @@ class Prober:
             alone = self._balanced_driver(replay, argument, stored, known)
             if alone is not None:
                 return Rule(*place, outside, kind, alone, {alone: Fraction(1)}, True)
-            equal = {n: v for n, v in childrens_integers(replay.module) if v == stated}
-            moving = self._slopes(replay, argument, equal)
+            equal = (pair for pair in inner_integers(replay.module) if pair[1] == stated)
+            moving = self._slopes(replay, argument, dict(islice(equal, MOST_INNER)))
             child = next((name for name, slope in moving.items() if slope == 1), None)
             if child is not None:
                 return Rule(*place, outside, kind, child, moving, True)

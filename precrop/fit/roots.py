@@ -1,11 +1,11 @@
-"""Numbers that are the root of a width: an attention's ``scale``, the root of an embedding's width.
+"""Numbers that are a power of a width: an attention's ``scale``, what a sum is divided by.
 
 A wrong one does not fail, it makes another function; and a hyper-parameter that happens to equal
 the root of a width must stay as it is. So a number only follows a width where its use shows that it
-is that width's root: it scales a product of two tensors of data by the root of the axis that the
-product sums over, a weight by the root of its fan-in, or an embedding, or what was divided by its
-norm, by the root of its width. That the number comes from this attribute is shown by changing the
-attribute and running its module again.
+is that width's power: it divides a sum, a norm or a product of two tensors of data by the size, or
+its root, of the axes that were summed over, a weight by the root of its fan-in, or multiplies an
+embedding, or what was divided by its norm, by the root of its width. That the number comes from
+this attribute is shown by changing the attribute and running its module again.
 """
 
 import math
@@ -34,15 +34,17 @@ PASSING = (
 # Of the product of queries with keys a bias may be a part, too.
 BIASED = (*PASSING, "add")
 # A number is the width to one of these powers; PyTorch's attention scales both factors by a root.
-POWERS = (0.5, -0.5, 0.25, -0.25)
+POWERS = (0.5, -0.5, 0.25, -0.25, 1, -1)
+# What sums over axes, and the power of their size that makes a mean of it.
+TOTALS = {"sum": -1.0, "linalg_vector_norm": -0.5}
 MOVE = 1.25
 
 
 @dataclass(frozen=True)
 class Root:
-    """What an attribute is proved to be: ``gain`` times the size of ``axes`` to ``power``.
+    """What an attribute is proved to be: a constant times the size of ``axes`` to ``power``.
 
-    An integer is the width itself, and its root is taken in forward.
+    An integer is the width itself or a multiple of it, whose power is taken in forward.
     """
 
     axes: tuple[Axis, ...]
@@ -51,7 +53,7 @@ class Root:
     def value(self, before: float, sizes: Sizes) -> float:
         """What the attribute must be where the axes have other sizes."""
         old, new = _size(self.axes), math.prod(map(sizes.size, self.axes))
-        return new if self.power == 1 else before * (new / old) ** self.power
+        return before * new // old if type(before) is int else before * (new / old) ** self.power
 
 
 def _size(axes: Sequence[Axis]) -> int:
@@ -75,16 +77,17 @@ class Roots:
     def lookalikes(
         self, network: Network, sizes: Sizes, edited: Set[tuple[str, str]]
     ) -> Iterator[str]:
-        """Floats that scale something, equal a root of a width that changes, and are not edited.
+        """Numbers that scale something, equal a power of a width that changes, and are not edited.
 
         Nothing proves that they mean that width, but whoever chose them may have meant it.
         """
         for number in self._numbers(network):
-            if type(number.value) is int or (number.path, number.name) in edited:
+            if number.root is not None or (number.path, number.name) in edited:
                 continue
+            powers = (1,) if type(number.value) is int else (0.5, -0.5, 1, -1)
             if any(
                 sizes.size(axis) != axis_size(axis) > 1
-                and any(_close(axis_size(axis) ** power, number.value) for power in (0.5, -0.5))
+                and any(_close(axis_size(axis) ** power, number.value) for power in powers)
                 for axis in number.flow.axes(number.frame)
             ):
                 yield f"{number.path}.{number.name}".lstrip(".")
@@ -111,13 +114,15 @@ class Roots:
 
     def _root(self, flow: "_Flow", uses: Sequence[tuple[int, float]], value: float) -> Root | None:
         """What an attribute is that these calls scale by, if all of them show the same."""
-        proofs = [flow.proof(place, factor) for place, factor in uses]
+        proofs = [
+            flow.proof(place, factor) or flow.rooted(place, factor, value) for place, factor in uses
+        ]
         shown = [proof for proof in proofs if proof is not None]
         if not shown or len(shown) < len(proofs) or len({_size(axes) for axes, _ in shown}) > 1:
             return None
         (axes, power), factor = shown[0], uses[0][1]
         if type(value) is int:
-            return Root(axes, 1) if value == _size(axes) else None
+            return Root(axes, 1) if value % _size(axes) == 0 else None
         if _close(value**0.5, factor):  # PyTorch's attention scales both factors of the product
             power = 2 * power
         elif _close(1 / value, factor):
@@ -227,6 +232,10 @@ class _Flow:
             power = next((p for p in POWERS if _close(axis_size(axis) ** p, factor)), None)
             if power is not None and power < 0:
                 return (axis,), power
+        for axes, power in self._totals(scaled):
+            size = _size(axes)
+            if _close(size**power, factor) or (power == -1 and _close(1 / (size - 1), factor)):
+                return tuple(filter(self.network.varies, axes)) or axes, power
         for axis in self._own_widths(scaled):
             if _close(axis_size(axis) ** 0.5, factor):
                 return (axis,), 0.5
@@ -237,6 +246,14 @@ class _Flow:
         axes = self.network.known.tensors[weight]
         fan = axes[:1] + axes[2:] if layer.kind == "transposed" else axes[1:]
         return (fan, -0.5) if scales_by_fan(factor, _size(fan)) else None
+
+    def rooted(self, place: int, factor: float, value: float) -> Proof | None:
+        """An axis of what is scaled by the root of an integer that is its size (T5's logits)."""
+        power = next((p for p in (0.5, -0.5) if _close(value**p, factor)), None)
+        if type(value) is not int or power is None:
+            return None
+        axes = [a for a in self.forward.readings[place].inputs[0] if axis_size(a) == value]
+        return ((axes[-1],), power) if axes else None
 
     def _summed(self, place: int, scaled: TensorValue) -> Iterator[Axis]:
         """Axes that products of two tensors of data sum over: of what is scaled, or with it."""
@@ -267,6 +284,17 @@ class _Flow:
             operands = self.calls[place].inputs
             place = self._makers.get(operands[0].number) if operands else None
         return place
+
+    def _totals(self, scaled: TensorValue) -> Iterator[Proof]:
+        """The axes that a tensor is a sum or a norm over, if there are several numbers to sum."""
+        place = self._made(scaled, PASSING)
+        if place is None or (power := TOTALS.get(self.calls[place].name)) is None:
+            return
+        axes, dims = self.forward.readings[place].inputs[0], self.calls[place].arg("dim")
+        dims = [dims] if type(dims) is int else dims or range(len(axes))
+        summed = tuple(axes[dim] for dim in dims)
+        if _size(summed) > 1:
+            yield summed, power
 
     def _own_widths(self, scaled: TensorValue) -> Iterator[Axis]:
         """The width of an embedding, and of what was divided by its norm."""
@@ -311,9 +339,14 @@ def _numbers_of(call: Operation) -> list[float]:
 
 
 def _relation(factor: float, value: float) -> bool:
-    """Whether a factor may come from an attribute: itself, its inverse, a root of it."""
+    """Whether a factor may come from an attribute: itself, its inverse, a root of it.
+
+    Of an integer also the inverse of a multiple of it, or of one less, as in a variance.
+    """
     if type(value) is int:
-        return any(_close(value**power, factor) for power in POWERS)
+        times = 1 / factor / value
+        powers = (base**power for base in (value, value - 1) for power in POWERS)
+        return _close(times, max(1, round(times))) or any(_close(one, factor) for one in powers)
     return any(_close(form, factor) for form in (value, 1 / value, value**0.5))
 
 

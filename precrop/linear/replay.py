@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from precrop.errors import MALFORMED, typed_reason
 from precrop.linear.readings.shapes import leaves
 from precrop.linear.readings.table import AVERAGES, READINGS
 from precrop.linear.readings.unchanged import same
@@ -26,7 +27,7 @@ from precrop.linear.values import (
     aligned,
     as_flow,
 )
-from precrop.modules.names import held_tensors
+from precrop.modules.names import buffers_of, held_tensors
 from precrop.modules.random import OwnNumbers, drawing
 from precrop.read.examples import tensors_in
 from precrop.read.network import Network
@@ -47,7 +48,7 @@ class Replay:
 
     def __init__(self, network: Network, *, average_pool: bool) -> None:
         self._trace = trace = network.passes[0].trace
-        self._buffers = {**held_tensors(network.model), **dict(network.model.named_buffers())}
+        self._buffers = {**held_tensors(network.model), **buffers_of(network.model)}
         self._made = _made(trace)
         args, kwargs = network.inputs.make(1, network.model, "meta")
         self._inputs = {tuple(tensor.shape) for tensor in tensors_in((args, kwargs))}
@@ -79,11 +80,12 @@ class Replay:
         for index, call in enumerate(self._trace.calls):
             try:
                 self._follow(index, known, value, like)
-            except UnreadableError as error:
+            except MALFORMED as error:
                 path = self._trace.path(call) or "the network"
-                raise UnreadableError(
-                    f"SynFlow has no reading of {call.full_name} in {path}: {error}"
-                ) from error
+                failure = f"SynFlow fails at {call.full_name} in {path}: {typed_reason(error)}"
+                if isinstance(error, UnreadableError):
+                    failure = f"SynFlow has no reading of {call.full_name} in {path}: {error}"
+                raise UnreadableError(failure) from error
         try:
             flows = [as_flow(value(tensor)) for tensor in self._trace.outputs]
         except UnreadableError as error:

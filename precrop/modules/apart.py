@@ -4,19 +4,23 @@ What PyTorch keeps for each thread (gradients on or off, inference mode, autocas
 device, modes that watch or change operations) is as in a new thread while a network is read, and
 as it was afterwards, also after an error. What belongs to the whole process (random numbers, hooks
 of all modules, the default type, flags of backends) is never set: other threads may train or serve
-meanwhile. Only garbage collection waits (`uncollected`), which changes its time alone.
+meanwhile. Only garbage collection waits (`uncollected`), which changes its time alone, and what
+seeds PyTorch's generators leaves them alone in threads that draw from others (`own_seeds`).
 """
 
 import gc
 import threading
 from collections.abc import Iterator
-from contextlib import ContextDecorator, ExitStack, contextmanager
+from contextlib import ContextDecorator, ExitStack, contextmanager, suppress
+from traceback import walk_tb
 
 import torch
 from torch._C import _len_torch_dispatch_stack, _len_torch_function_stack
 from torch.overrides import _pop_mode, _push_mode
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._python_dispatch import _pop_mode as _pop_dispatch_mode
+
+from precrop.modules.random import own_seeds
 
 _AUTOCAST = ("cpu", "cuda", "xpu", "mps")
 
@@ -25,6 +29,7 @@ _AUTOCAST = ("cpu", "cuda", "xpu", "mps")
 def apart() -> Iterator[None]:
     """Compute as in a new thread; also a decorator."""
     with ExitStack() as stack:
+        stack.enter_context(own_seeds)
         stack.enter_context(_disable_current_modes())
         stack.enter_context(_no_function_modes())
         stack.callback(_leave_modes)
@@ -33,7 +38,11 @@ def apart() -> Iterator[None]:
         for device in _AUTOCAST:
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
-        yield
+        try:
+            yield
+        except BaseException as error:
+            _end_suspended(error)
+            raise
 
 
 @contextmanager
@@ -45,6 +54,22 @@ def _no_function_modes() -> Iterator[None]:
     finally:
         for mode in reversed(modes):
             _push_mode(mode)  # type: ignore[no-untyped-call]
+
+
+def _end_suspended(error: BaseException) -> None:
+    """End the context managers that Ctrl-C came into, which the error's traceback holds.
+
+    PyTorch takes a mode off within one: what ends when the error is forgotten puts it back then.
+    """
+    behind: BaseException | None = error
+    seen: set[int] = set()
+    while behind is not None and id(behind) not in seen:  # one may be raised from itself
+        seen.add(id(behind))
+        for frame, _ in walk_tb(behind.__traceback__):
+            if frame.f_code.co_filename == contextmanager.__code__.co_filename:
+                with suppress(RuntimeError):  # it still runs: it is around us
+                    frame.clear()
+        behind = behind.__cause__ or behind.__context__
 
 
 def _leave_modes() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from precrop.errors import PrecropError, errors_as, typed_reason
-from precrop.modules.names import held_tensors
+from precrop.modules.names import buffers_of, held_tensors, parameters_of
 from precrop.modules.reparametrised import refresh
 
 Make = Callable[[str, Tensor], Tensor]
@@ -32,7 +32,7 @@ def copied(model: nn.Module, make: Make, make_plain: Make | None = None) -> nn.M
     be copied, such as a lock, is the original's; a result that is kept with its history loses that.
     """
     memo: dict[int, Any] = {}
-    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    parameters, buffers = parameters_of(model), buffers_of(model)
     for name, parameter in parameters.items():
         if is_lazy(parameter):
             raise PrecropError(f"{name} has no shape yet: run the network once, then plan")
@@ -52,11 +52,15 @@ def copied(model: nn.Module, make: Make, make_plain: Make | None = None) -> nn.M
         if isinstance(module, torch.jit.ScriptModule) and id(module) not in memo:
             _copy_script(module, memo)
     with errors_as("the network cannot be copied", Exception, told=typed_reason):
-        for path, module in reversed(plain.items()):  # what holds a module may look at its copy
-            memo[id(module)].__dict__ = _copied_state(vars(module), path, memo)
-        for path, module in modules.items():
-            if path not in plain:
-                _prepare(vars(module), memo)
+        for path, module in reversed(modules.items()):  # what holds a module may look at its copy
+            if path in plain:
+                _copy_plainly(module, path, memo)
+                continue
+            _prepare(vars(module), memo)
+            kind = type(module)
+            if hasattr(kind, "__deepcopy__") and _copies_as_itself(module, path, memo):
+                memo[id(module)] = kind.__new__(kind)
+                _copy_plainly(module, path, memo)
         copy_of: nn.Module = copy.deepcopy(model, memo)
         for tensor in (*parameters.values(), *buffers.values()):
             if vars(tensor) and not _computes_itself(tensor):
@@ -85,8 +89,8 @@ def _copy_script(script: torch.jit.ScriptModule, memo: dict[int, Any]) -> None:
     for path, module in script.named_modules():
         twin = twins[path]
         memo[id(module)] = twin
-        tensors = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
-        for name, tensor in tensors:
+        tensors = parameters_of(module, recurse=False) | buffers_of(module, recurse=False)
+        for name, tensor in tensors.items():
             twin._c.setattr(name, memo[id(tensor)])
 
 
@@ -120,6 +124,21 @@ def copies_plainly(kind: type[nn.Module]) -> bool:
         getattr(kind, name, None) is getattr(nn.Module, name, None)
         for name in ("__getstate__", "__deepcopy__", "__reduce__", "__reduce_ex__")
     )
+
+
+def _copies_as_itself(module: nn.Module, path: str, memo: dict[int, Any]) -> bool:
+    """Whether a class' own way of copying shares the module; else ``memo`` has the copy."""
+    where = path or type(module).__name__
+    return id(module) not in memo and _copied_value(module, where, memo) is module
+
+
+def _copy_plainly(module: nn.Module, path: str, memo: dict[int, Any]) -> None:
+    """Give a module's copy, which is empty as yet, copies of its attributes and slots."""
+    state = object.__getstate__(module)
+    slots = state[1] if isinstance(state, tuple) else {}
+    memo[id(module)].__dict__ = _copied_state(vars(module), path, memo)
+    for name, value in _copied_state(slots, path, memo).items():
+        object.__setattr__(memo[id(module)], name, value)
 
 
 def _copied_state(state: dict[str, Any], path: str, memo: dict[int, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from precrop.errors import PrecropError, check_kind, hint
+from precrop.modules.names import parameters_of
 
 
 def check_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
@@ -14,7 +15,7 @@ def check_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     Raises:
         PrecropError: naming the first such mask.
     """
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    parameters = parameters_of(model, remove_duplicate=False)
     names: dict[int, str] = {}
     check_kind("masks", masks, Mapping, "a dict by the name of a parameter")
     for name, mask in masks.items():

@@ -1,6 +1,9 @@
 """Names of tensors, and of layers: the module whose weight a parameter is, or is made into."""
 
 import re
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +11,16 @@ from torch import Tensor, nn
 # What modules call their weight, and what it is made of where hooks compute it.
 _LEAF = re.compile(r".*weight(_orig|_v|_bar)?$")
 _PARAMETRISED = re.compile(r"((?P<owner>.*)\.)?parametrizations\.weight\.original1?$")
+
+
+def parameters_of(model: nn.Module, **options: Any) -> dict[str, nn.Parameter]:
+    """A network's parameters by name, whatever its class lets ``named_parameters`` say."""
+    return dict(nn.Module.named_parameters(model, **options))
+
+
+def buffers_of(model: nn.Module, **options: Any) -> dict[str, Tensor]:
+    """A network's buffers by name, likewise."""
+    return dict(nn.Module.named_buffers(model, **options))
 
 
 def held_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -28,12 +41,21 @@ def held_tensors(model: nn.Module) -> dict[str, Tensor]:
     return dict(found.values())
 
 
+def floating_type(parameters: Iterable[Tensor]) -> torch.dtype:
+    """The floating type of most elements of a network's parameters; float32 if it has none."""
+    elements = Counter[torch.dtype]()
+    for parameter in parameters:
+        if parameter.is_floating_point():
+            elements[parameter.dtype] += parameter.numel()
+    return max(elements, key=elements.__getitem__, default=torch.float32)
+
+
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters, buffers and plain tensors of a network, each under the first of its names."""
-    named = (*model.named_parameters(), *model.named_buffers(), *held_tensors(model).items())
     first: dict[int, tuple[str, Tensor]] = {}
-    for name, tensor in named:
-        first.setdefault(id(tensor), (name, tensor))
+    for named in (parameters_of(model), buffers_of(model), held_tensors(model)):
+        for name, tensor in named.items():
+            first.setdefault(id(tensor), (name, tensor))
     return dict(first.values())
 
 

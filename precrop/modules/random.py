@@ -1,12 +1,13 @@
 """Random numbers of one's own: a computation that draws none from the generators of the process."""
 
 import functools
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
 aten = torch.ops.aten
 
@@ -47,6 +48,71 @@ def _dropped(x: Tensor, p: float, train: bool | None, *, generator: Generator) -
     return x * mask * (1 / (1 - p) if p < 1 else 0.0), mask
 
 
+def _own_generator() -> Generator | None:
+    """What this thread draws from apart: ``random`` of the innermost mode that has one."""
+    modes = reversed(_get_current_dispatch_mode_stack())
+    found = (getattr(mode, "random", None) for mode in modes)
+    return next((one for one in found if isinstance(one, Generator)), None)
+
+
+class _Generator:
+    """The generator that PyTorch's functions seed and save: the process', or a thread's apart."""
+
+    def __getattr__(self, name: str) -> Any:
+        own = _own_generator()
+        if own is None:
+            return getattr(torch.default_generator, name)
+        return getattr(own, "initial_seed" if name == "seed" else name)  # the same every time
+
+
+def _unless_apart(seed: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that seeds another device, which does nothing for a thread that draws apart."""
+
+    @functools.wraps(seed)
+    def seeded(*args: Any, **kwargs: Any) -> Any:
+        return seed(*args, **kwargs) if _own_generator() is None else None
+
+    return seeded
+
+
+def _others() -> Iterator[tuple[Any, str, Any]]:
+    """What seeds PyTorch's generators, as attributes of modules, and what stands for it."""
+    yield torch.random, "default_generator", _Generator()
+    for device in (torch.cuda, torch.mps, torch.xpu, torch.mtia):
+        for name in ("manual_seed", "manual_seed_all", "seed", "seed_all"):
+            if hasattr(device, name):
+                yield device, name, _unless_apart(getattr(device, name))
+
+
+class _OwnSeeds:
+    """While any thread is within, what seeds PyTorch's generators seeds a thread's own, if any.
+
+    For threads that draw from the process' generators nothing changes. To put those back instead
+    would give other threads, which draw from them meanwhile, the same numbers again.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._within = threading.Lock(), 0
+        self._usual: list[tuple[Any, str, Any]] = []
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._within += 1
+            for owner, name, other in [*_others()] if self._within == 1 else ():
+                self._usual.append((owner, name, getattr(owner, name)))
+                setattr(owner, name, other)
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._within -= 1
+            while self._within == 0 and self._usual:
+                setattr(*self._usual.pop())
+
+
+own_seeds = _OwnSeeds()
+"""For ``with``, in any thread and within itself."""
+
+
 class OwnNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Draws all random numbers from generators of its own, one for each kind of device."""
 
@@ -58,6 +124,11 @@ class OwnNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def restart(self) -> None:
         """Draw the same numbers again."""
         self.generators.clear()
+
+    @property
+    def random(self) -> Generator:
+        """The numbers of the CPU, which a network may seed."""
+        return self.generator(torch.device("cpu"))
 
     def generator(self, device: torch.device) -> Generator:
         """The numbers of a device."""

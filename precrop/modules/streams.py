@@ -6,7 +6,7 @@ stream's width, a reader takes the stream's leading channels. Both happen in hoo
 layer, so that the blocks' own forward and the names in the state_dict stay as they are.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,14 @@ import torch
 from torch import Tensor, nn
 
 End = Literal["read", "write"]
+At = tuple[int | str, ...]
+"""Where a tensor is: the position or name of an argument, then the way into what that holds.
+
+Of a module's output, which counts as one argument, the first is 0.
+"""
+FIRST: At = (0,)
+DEEPEST = 4
+"""Tensors further inside of an argument or output are not looked for."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,8 @@ class Stream:
         dim: the channel axis of what is read or written.
         width: channels of the stream.
         sources: of a reader the writers before it, by path; none where it may read more than those.
+        places: where the stream's tensors are among the arguments, or in the output; none stands
+            for the first argument, or for the output as a whole.
     """
 
     path: str
@@ -33,53 +43,76 @@ class Stream:
     dim: int
     width: int
     sources: tuple[str, ...] = ()
+    places: tuple[At, ...] = ()
+
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""What a module is called with, by position and by name."""
 
 
 @dataclass
 class Narrow:
-    """A forward pre-hook: the module gets the first ``size`` channels of its input."""
+    """A forward pre-hook: the module gets the first ``size`` channels of what it reads."""
 
     dim: int
     size: int
+    places: tuple[At, ...] = (FIRST,)
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The module's arguments with the first one narrowed."""
-        return (args[0].narrow(self.dim, 0, self.size), *args[1:])
+    def __call__(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Arguments:
+        """The module's arguments with those of the stream narrowed."""
+        given = given_to(args, kwargs)
+        for at in self.places:
+            given = _changed(given, at, self.narrowed)
+        return tuple(given[index] for index in range(len(args))), {k: given[k] for k in kwargs}
+
+    def narrowed(self, x: Tensor) -> Tensor:
+        """The leading channels of a tensor."""
+        return x.narrow(self.dim, 0, self.size)
 
 
 @dataclass
 class Pad:
-    """A forward hook: the module's output gets zero channels behind its own, up to ``size``."""
+    """A forward hook: what the module writes gets zero channels behind its own, up to ``size``."""
 
     dim: int
     size: int
+    places: tuple[At, ...] = (FIRST,)
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        """The output with zeros behind its channels."""
-        return _padded(output, self.dim, self.size)
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """The output with zeros behind the channels of what is the stream's."""
+        given = [output]
+        for at in self.places:
+            given = _changed(given, at, self.padded)
+        return given[0]
+
+    def padded(self, x: Tensor) -> Tensor:
+        """A tensor with zeros behind its channels."""
+        return _padded(x, self.dim, self.size)
 
 
 @dataclass
 class TracedNarrow(Narrow):
     """As `Narrow`, by an operation that a trace shows under its own name."""
 
-    path: str
+    path: str = ""
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The arguments, the first one's leading channels as a tensor of their own."""
-        x, *others = args
-        return (torch.ops.precrop.stream_read(x, self.dim, self.size, self.path), *others)
+    def narrowed(self, x: Tensor) -> Tensor:
+        """The leading channels as a tensor of their own."""
+        made: Tensor = torch.ops.precrop.stream_read(x, self.dim, self.size, self.path)
+        return made
 
 
 @dataclass
 class TracedPad(Pad):
     """As `Pad`, by an operation that a trace shows under its own name."""
 
-    path: str
+    path: str = ""
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        """The output with zeros behind its channels."""
-        made: Tensor = torch.ops.precrop.stream_write(output, self.dim, self.size, self.path)
+    def padded(self, x: Tensor) -> Tensor:
+        """A tensor with zeros behind its channels."""
+        made: Tensor = torch.ops.precrop.stream_write(x, self.dim, self.size, self.path)
         return made
 
 
@@ -90,15 +123,41 @@ def install(model: nn.Module, streams: Iterable[Stream], *, traced: bool) -> Non
     that is not only ``traced`` are plain operations, which export and compile.
     """
     for stream in streams:
-        module, dim, width = model.get_submodule(stream.path), stream.dim, stream.width
+        module = model.get_submodule(stream.path)
+        place = stream.dim, stream.width, stream.places or (FIRST,)
         hook: Narrow | Pad
         if stream.end == "read":
-            hook = TracedNarrow(dim, width, stream.path) if traced else Narrow(dim, width)
-            module.register_forward_pre_hook(hook)
+            hook = TracedNarrow(*place, stream.path) if traced else Narrow(*place)
+            # Before the module's own hooks, which may put other tensors in the arguments' place.
+            module.register_forward_pre_hook(hook, prepend=True, with_kwargs=True)
         else:
-            hook = TracedPad(dim, width, stream.path) if traced else Pad(dim, width)
+            hook = TracedPad(*place, stream.path) if traced else Pad(*place)
             module.register_forward_hook(hook)
         setattr(module, f"stream_{stream.end}", hook)
+
+
+def given_to(args: Iterable[Any], kwargs: Mapping[str, Any]) -> dict[int | str, Any]:
+    """The arguments of a call, each by its position or its name."""
+    return dict([*enumerate(args), *kwargs.items()])
+
+
+def tensors_at(value: Any, at: At = ()) -> Iterator[tuple[At, Tensor]]:
+    """The tensors in plain lists, tuples and dicts, each with its place."""
+    if isinstance(value, Tensor):
+        yield at, value
+    elif len(at) < DEEPEST and type(value) in (list, tuple, dict):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            if type(key) in (int, str):
+                yield from tensors_at(part, (*at, key))
+
+
+def _changed(value: Any, at: Sequence[Any], change: Callable[[Tensor], Tensor]) -> Any:
+    """A copy of a container with the tensor at one place changed."""
+    if not at:
+        return change(value)
+    made = {**value} if isinstance(value, dict) else [*value]
+    made[at[0]] = _changed(value[at[0]], at[1:], change)
+    return tuple(made) if isinstance(value, tuple) else made
 
 
 def _padded(x: Tensor, dim: int, size: int) -> Tensor:

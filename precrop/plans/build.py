@@ -1,6 +1,7 @@
 """Builds the cropped network of a plan: same class, same state_dict keys, smaller tensors."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from precrop.fit.roots import scales_by_fan
 from precrop.modules.apart import apart
 from precrop.modules.copying import copied, tensor_shapes
 from precrop.modules.hooks import unwrapped
-from precrop.modules.names import named_tensors
+from precrop.modules.names import buffers_of, named_tensors, parameters_of
 from precrop.modules.reparametrised import lengths, restore
 from precrop.modules.streams import install
 from precrop.plans.kinds import INITS, Axis, Init, built_size, input_axes, original_size
@@ -105,11 +106,11 @@ def _scales(plan: "Plan", model: nn.Module) -> dict[str, float]:
 
 def _scaled_in_forward(plan: "Plan", model: nn.Module) -> set[str]:
     """Weights that forward scales by the root of their fan-in, a number that the plan changes."""
-    numbers = [
-        (path, get_attribute(registered_module(model, path), name))
-        for path, name, value in plan.attributes
-        if type(value) is float
-    ]
+    numbers = []
+    for path, name, value in plan.attributes:
+        if type(value) is float:
+            with suppress(LookupError):  # `apply_edits` says what is not there
+                numbers.append((path, get_attribute(registered_module(model, path), name)))
     found = set()
     for layer in (one for one in plan.layers if numbers and one.weight in plan.shapes):
         owner, shape = layer.weight.rpartition(".")[0], plan.shapes[layer.weight]
@@ -162,7 +163,7 @@ def _built_differences(plan: "Plan", model: nn.Module) -> str:
     """How a network differs from the one that the plan builds; empty if it does not."""
     shapes = tensor_shapes(model)
     # A plan says the new shape of a tied tensor under the first of its names alone.
-    first = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
+    first = {*parameters_of(model), *buffers_of(model)}
     tied = shapes.keys() - first
     built = {
         name: tuple(map(built_size, plan.tensors.get(name, shape)))
@@ -213,7 +214,7 @@ def _check_sizes(plan: "Plan", model: nn.Module) -> None:
             raise PlanError(f"this plan's stream at {stream.path} is too wide: make it anew")
     params = sum(
         prod(map(built_size, plan.tensors.get(name, parameter.shape)))
-        for name, parameter in model.named_parameters()
+        for name, parameter in parameters_of(model).items()
         if not name.startswith(_gone(plan))
     )
     if params != plan.params:

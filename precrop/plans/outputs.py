@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from precrop.modules.copying import tensor_shapes
+from precrop.modules.names import parameters_of
 from precrop.plans.kinds import Axis, built_size
 from precrop.solve.budgets import parse_budget
 
@@ -21,7 +22,7 @@ _COUNTS = ("base_weights", "weights", "base_macs", "macs")
 
 def for_outputs(plan: "Plan", model: nn.Module) -> "Plan":
     """`recounted` for ``model``, another instance of the network that was planned."""
-    return recounted(plan, tensor_shapes(model), [name for name, _ in model.named_parameters()])
+    return recounted(plan, tensor_shapes(model), [*parameters_of(model)])
 
 
 def for_built(plan: "Plan", small: nn.Module) -> "Plan":
@@ -33,7 +34,7 @@ def for_built(plan: "Plan", small: nn.Module) -> "Plan":
         if len(shape) == len(old):
             trios = zip(shape, old, axes, strict=True)
             shapes[name] = tuple(n if isinstance(axis, int) else o for n, o, axis in trios)
-    return recounted(plan, shapes, [name for name, _ in small.named_parameters()])
+    return recounted(plan, shapes, [*parameters_of(small)])
 
 
 def recounted(plan: "Plan", shapes: Shapes, parameters: Sequence[str]) -> "Plan":

@@ -60,14 +60,18 @@ def notes(plan: "Plan", *, brief: bool = False) -> Iterator[str]:
     if plan.widened:
         most = max(new / old for old, new in plan.widened.values())
         yield f"Wider than the original: {_some(plan.widened)}: up to {most:.2f} times"
+    tables = plan.solver.get("tables", {})
+    if tables:
+        changes = (f"{printable(name)} {old} → {new}" for name, (old, new) in tables.items())
+        yield f"Embeddings and other tables: {_some(changes)}"
     yield from multiples_lines(plan)
     roots = [f"{path}.{name}" for path, name, value in plan.attributes if type(value) is float]
     if roots and not brief:  # an attention's scale, for example
         yield f"Rescaled with the widths: {_some(roots)}"
     if plan.solver.get("lookalikes"):
         yield (
-            f"Not rescaled: {_some(plan.solver['lookalikes'])}: a root of a width that changes, "
-            "perhaps by chance; nothing in forward proves that it follows that"
+            f"Not rescaled: {_some(plan.solver['lookalikes'])}: a width that changes, or its "
+            "root, perhaps by chance; nothing in forward proves that it follows that"
         )
     yield from uniform_lines(plan)
     if not brief and any(budget.multiplier > _PRECISE for budget in plan.budgets.values()):

@@ -34,6 +34,7 @@ from precrop.modules.convolutions import SafeConvolutions
 from precrop.modules.copying import copied
 from precrop.modules.hooks import call_alone
 from precrop.modules.instead import Instead
+from precrop.modules.names import parameters_of
 from precrop.modules.random import OwnNumbers
 from precrop.pruning.problem import Problem
 from precrop.read.plain import OtherAttention, PlainLayers
@@ -149,7 +150,7 @@ class _Differentiated:
         with torch.inference_mode(False):
             self.model = copied(model, lambda _, tensor: tensor.detach().clone()).train()
         call_alone(self.model, model)
-        parameters = dict(self.model.named_parameters())
+        parameters = parameters_of(self.model)
         for parameter in parameters.values():  # scripted modules do not do it for theirs
             parameter.requires_grad_(False)
         self.weights = {
@@ -344,6 +345,8 @@ def _whole(name: str, item: Any) -> _Part:
                 f"{name} holds {_kind(tensor)}: inputs and targets are tensors "
                 "whose first axis is the samples"
             )
+        if tensor.is_meta:
+            raise PrecropError(f"{name} holds a tensor without values (device 'meta')")
     counts = [len(tensor) for tensor in tensors]
     if len(set(counts)) > 1:
         listed = " and ".join(map(str, counts))

@@ -18,7 +18,7 @@ from precrop.modules.apart import apart
 from precrop.modules.copying import submodule
 from precrop.modules.hooks import unwrapped
 from precrop.modules.masks import check_masks
-from precrop.modules.names import is_weight, layer_of
+from precrop.modules.names import buffers_of, is_weight, layer_of, parameters_of
 from precrop.pruning.problem import LayerCollapseWarning, generator
 
 GRANULARITIES: dict[str, tuple[int, ...]] = {
@@ -77,7 +77,7 @@ def masks(
     shares = _by_parameter(model, densities)
     units = {name: Units.of(model, name, granularity) for name in shares}
     counts = _counts(shares, units)
-    parameters = dict(model.named_parameters())
+    parameters = parameters_of(model)
     found = {}
     for name, count in counts.items():
         if scores is None:
@@ -194,7 +194,7 @@ def _by_parameter(model: nn.Module, densities: Mapping[str, float]) -> dict[str,
     check_kind("densities", densities, Mapping, "a dict by the name of a layer")
     if not densities:
         raise PrecropError("densities are empty: name at least one layer")
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    parameters = parameters_of(model, remove_duplicate=False)
     weights = {name: p for name, p in parameters.items() if not is_lazy(p) and p.dim() > 1}
     first: dict[int, str] = {}  # shared weights go by the name that named_parameters() gives
     for name, weight in weights.items():
@@ -223,7 +223,7 @@ def _weight_of(model: nn.Module, layer: str, meant: Mapping[str, Sequence[str]])
     if names:
         raise PrecropError(f"layer {layer!r} has several weights: name {' or '.join(names)}")
     known = [name for name, _ in model.named_modules(remove_duplicate=False)]
-    known += [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    known += [*parameters_of(model, remove_duplicate=False)]
     if layer in known:
         raise PrecropError(f"layer {layer!r} has no weight of two or more dimensions")
     raise PrecropError(f"the network has no layer {layer!r}{hint(layer, meant)}")
@@ -282,8 +282,8 @@ def _checked_scores(scores: Mapping[str, Tensor], name: str, units: Units) -> Te
 
 
 def _check_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
+    parameters = parameters_of(model, remove_duplicate=False)
+    buffers = {*buffers_of(model, remove_duplicate=False)}
     check_kind("masks", masks, Mapping, "a dict by the name of a parameter")
     for name in map(str, masks):
         plain = name.removesuffix("_orig")
@@ -299,7 +299,7 @@ def _check_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 def _places(model: nn.Module, masks: Mapping[str, Tensor]) -> list[tuple[nn.Module, str, Tensor]]:
     """Modules that hold masked parameters, the parameter's name in each, and its mask."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    parameters = parameters_of(model, remove_duplicate=False)
     given = {id(parameters[name]): mask for name, mask in masks.items()}
     return [
         (module, name, given[id(parameter)].to(parameter.device))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from precrop.errors import PrecropError
+from precrop.modules.names import parameters_of
 from precrop.progress import Progress, silent
 from precrop.read.inputs import given
 from precrop.read.lower import lower
@@ -94,7 +95,7 @@ class Problem:
 
     def weights(self) -> dict[str, Tensor]:
         """Per layer name its weight in the model, detached."""
-        parameters = dict(self.network.model.named_parameters())
+        parameters = parameters_of(self.network.model)
         return {layer: parameters[name].detach() for layer, name in self.parameters.items()}
 
     def batches(self) -> Iterable[Any]:

@@ -12,12 +12,14 @@ axes that vary are viewed as one (the kernels of an expert, a Gram matrix), the 
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from math import gcd, prod
 from typing import Any
 
 # A row of segments is repeated at most this often; a longer one would only cost time.
 MAX_REPEATS = 256
+# Channels that are too few to be those of a head: pairs, colours.
+FEW = 4
 
 Segment = tuple["Atom | None", int]
 Axis = tuple[Segment, ...]
@@ -434,16 +436,25 @@ def _shorten(segment: Segment, size: int, stack: list[Segment]) -> Segment:
     return head[0]
 
 
-def _carrier(axis: Axis, factors: tuple[int, ...]) -> int:
-    """Which of the factors of a divided axis carries the width: the one with the finest step."""
+def _carrier(axis: Axis, factors: tuple[int, ...], kept: Set[int]) -> int:
+    """Which of the factors of a divided axis carries the width: the one with the finest step.
+
+    If code keeps that number, as it does of heads, it is rather the channels of each behind it.
+    """
     quanta = [gcd(*(atom.tie.root().quantum for atom in atoms(axis)), factor) for factor in factors]
     best = max(quanta)
-    return max(i for i, quantum in enumerate(quanta) if quantum == best)
+    carrier = max(i for i, quantum in enumerate(quanta) if quantum == best)
+    if factors[carrier] in kept and factors[-1] not in kept and quanta[-1] >= FEW:
+        return len(factors) - 1
+    return carrier
 
 
-def divide(axis: Axis, factors: tuple[int, ...], name: str) -> list[Axis]:
+def divide(
+    axis: Axis, factors: tuple[int, ...], name: str, kept: Set[int] = frozenset()
+) -> list[Axis]:
     """View an axis as several (``C`` as ``2 x C/2``): one factor carries the width.
 
+    It is none of the numbers that code has ``kept`` where the last one will do as well.
     A trailing factor that every segment repeats (a flattened map) and a leading one over which the
     segments repeat are taken off without a tie; else the segments are tied.
     """
@@ -458,11 +469,11 @@ def divide(axis: Axis, factors: tuple[int, ...], name: str) -> list[Axis]:
         return [outer, *(constant(f) for f in factors[1:])]
     length = len(row) // factors[0]
     if len(row) % factors[0] == 0 and row == row[:length] * factors[0]:
-        return [constant(factors[0]), *divide(row[:length], factors[1:], name)]
+        return [constant(factors[0]), *divide(row[:length], factors[1:], name, kept)]
     if is_folded(row):
         freeze(row, f"{name} divides several axes in one")
         return [constant(f) for f in factors]
-    carrier = _carrier(row, factors)
+    carrier = _carrier(row, factors, kept)
     share = proportional(row, factors[carrier], name)
     return [share if i == carrier else constant(f) for i, f in enumerate(factors)]
 

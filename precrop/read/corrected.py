@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
+from precrop.modules.instead import FunctionMode
 from precrop.read.values import Shape
 
 
@@ -58,7 +58,7 @@ class Correction:
         return made if len(returns) == 1 else tuple(made)
 
 
-class CorrectedReshapes(TorchFunctionMode):
+class CorrectedReshapes(FunctionMode):
     """Gives a reshape that is asked for what cannot be the shape that its view should have.
 
     ``calls`` is what the trace has recorded so far.

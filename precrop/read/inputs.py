@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from precrop.errors import PrecropError, brief
 from precrop.modules.hooks import unwrapped
+from precrop.modules.names import floating_type, parameters_of
 from precrop.read.examples import LARGEST, Example, leaves, mapped, recorded, unrecorded
 
 _EXAMPLE = "example"
@@ -200,8 +201,7 @@ class Inputs:
         Raises:
             PrecropError: there is no memory for them.
         """
-        dtypes = (p.dtype for p in model.parameters() if p.is_floating_point())
-        dtype = next(dtypes, torch.float32)
+        dtype = floating_type(parameters_of(model).values())
 
         def made(leaf: Any) -> Any:
             is_example = isinstance(leaf, Example)

@@ -92,6 +92,7 @@ class Known:
         read_widths: what modules read of residual streams, by path.
         written_widths: what modules write to residual streams, by path.
         matrices: tensors that are multiplied as matrices, and are part of no kernel.
+        kept: the integers that a module keeps in its attributes, by path, but PyTorch's own.
     """
 
     ranks: Mapping[str, int]
@@ -102,6 +103,8 @@ class Known:
     read_widths: dict[str, Axis] = field(default_factory=dict)
     written_widths: dict[str, Axis] = field(default_factory=dict)
     matrices: set[str] = field(default_factory=set)
+    kept: Mapping[str, Set[int]] = field(default_factory=dict)
+    _names: set[str] = field(default_factory=set)
 
     @cached_property
     def weights(self) -> Set[str]:
@@ -120,8 +123,8 @@ class Known:
         """The layer of a weight; its module's name is its own unless another layer has that."""
         if weight not in self.layers:
             name = layer_of(weight)
-            if name in {layer.name for layer in self.layers.values()}:
-                name = weight
+            name = weight if name in self._names else name
+            self._names.add(name)
             self.layers[weight] = LayerReading(name, weight, kind, inputs, outputs)
         return self.layers[weight]
 

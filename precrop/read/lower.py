@@ -241,7 +241,7 @@ def _shares(axis: Axis, index: Mapping[Tie, int]) -> dict[int, float]:
 def _groups(
     network: Network, index: Mapping[Tie, int], most_read: Mapping[str, int]
 ) -> tuple[Group, ...]:
-    """Every group by the layers that produce it, or those that read it if none does."""
+    """Every group by the layers that produce it, by a table, or by layers that read it."""
     owners: list[tuple[str, list[int]]] = [("", []) for _ in index]
     for ends in ("outputs", "inputs"):
         produced = {group for group, (name, _) in enumerate(owners) if name}
@@ -252,11 +252,17 @@ def _groups(
                     name, widths = owners[group]
                     widths.append(segment_size(segment))
                     owners[group] = (name or layer.name, widths)
+    tables = {
+        root: (name, axis_size(axis))
+        for name, axis in network.tables.items()
+        for root in roots_of([axis])
+    }
     most, groups = _most_units(network, most_read), []
     for tie, (name, widths) in zip(index, owners, strict=True):
         grain = gcd(*(width // tie.quantum for width in widths))
         bounds = most.get(tie, tie.quantum if tie.bounded else None), 2 if tie.several else 1
-        groups.append(Group(name, widths[0], tie.quantum, grain, min(widths), *bounds))
+        name, width = tables.get(tie, (name, widths[0]))
+        groups.append(Group(name, width, tie.quantum, grain, min(widths), *bounds))
     return tuple(groups)
 
 

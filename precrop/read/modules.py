@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _Orthogonal
 
 from precrop.modules.names import named_tensors
-from precrop.read.axes import constant, tie, unify
-from precrop.read.known import Axes, Known
+from precrop.read.axes import axis_size, constant, tie, unify
+from precrop.read.known import Axes, Known, fresh_axes
 
 
 def share_stated_widths(known: Known, model: nn.Module, called: Collection[str]) -> None:
@@ -15,6 +15,8 @@ def share_stated_widths(known: Known, model: nn.Module, called: Collection[str])
     for path, module in model.named_modules():
         if isinstance(module, nn.MultiheadAttention) and path in called:
             _share_embedding(_axes_of(known, model), module)
+        elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)) and path in called:
+            _share_state(_axes_of(known, model), module)
         elif isinstance(module, _Orthogonal) and path in called:
             _square_basis(_axes_of(known, model), module)
 
@@ -31,6 +33,20 @@ def _axes_of(known: Known, model: nn.Module) -> AxesOf:
         return tuple(map(constant, shape)) if name is None else known.axes(name, shape)
 
     return axes
+
+
+def _share_state(axes_of: AxesOf, module: nn.RNNBase | nn.RNNCellBase) -> None:
+    """Gates make the state that they read: in a pass of a single step, no call shows it."""
+    size, reason = module.hidden_size, "a recurrent layer's state"
+    hidden, state = fresh_axes((size, getattr(module, "proj_size", 0) or size), reason)
+    if axis_size(state) == size:
+        state = hidden
+    for name, weight in module.named_parameters():
+        gates = hidden * (weight.shape[0] // size)
+        ends = (state, hidden) if "weight_hr" in name else (gates, state)
+        if "weight_h" in name and weight.shape == tuple(map(axis_size, ends)):
+            for axis, end in zip(axes_of(weight), ends, strict=True):
+                unify(axis, end, reason)
 
 
 def _square_basis(axes_of: AxesOf, module: _Orthogonal) -> None:

@@ -1,7 +1,8 @@
 """A network that has been read: its passes, and sizes at any choice of widths."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import prod
 
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from precrop.modules.apart import apart
 from precrop.modules.copying import submodule
 from precrop.modules.hooks import unwrapped
-from precrop.modules.names import held_tensors
+from precrop.modules.names import buffers_of, held_tensors, layer_of
 from precrop.modules.streams import Stream
 from precrop.read.axes import (
     Axis,
@@ -24,11 +25,12 @@ from precrop.read.axes import (
     segment_size,
     varies,
 )
+from precrop.read.facts import PRODUCTS
 from precrop.read.inputs import Inputs
 from precrop.read.known import INPUT, OUTPUT, TRAIN_MODE, CallReading, Known, LayerReading, Product
 from precrop.read.modules import share_stated_widths
 from precrop.read.ops import HANDLERS, fallback
-from precrop.read.reader import PassReader
+from precrop.read.reader import CONVOLUTIONS, PassReader
 from precrop.read.tables import Tables
 from precrop.read.trace import Call
 from precrop.read.tracer import Traced, TracedPass, Tracer, trace_passes
@@ -124,6 +126,24 @@ class Network(Traced):
         """Layers with a weight tensor, in the order of execution."""
         return list(self.known.layers.values())
 
+    @cached_property
+    def tables(self) -> dict[str, Axis]:
+        """Widths that layers read and none makes: of embeddings and other learnt tables, by name.
+
+        What several tables share has the name of the first one.
+        """
+        read = roots_of(layer.inputs for layer in self.layers)
+        done = roots_of(layer.outputs for layer in self.layers)
+        found: dict[str, Axis] = {}
+        for name in self.parameters:
+            learnt = name in self.known.weights and name not in self.known.layers
+            for axis in reversed(self.known.tensors.get(name, ())) if learnt else ():
+                roots = {root for root in roots_of([axis]) & read if root.varies} - done
+                if roots:
+                    found.setdefault(layer_of(name) or name, axis)
+                    done |= roots
+        return found
+
     @property
     def left_out(self) -> tuple[str, ...]:
         """Unused modules that the built network does not have."""
@@ -156,20 +176,24 @@ class Network(Traced):
         return root.frozen or self.fixed.get(root)
 
     def frozen(self) -> dict[str, str]:
-        """Layers whose output keeps its width, and why; the network's own ends are not listed.
+        """Layers whose output keeps its width or a part of it, and why, but for the network's ends.
 
-        An end is also what no further layer reads: a detector's boxes before they are sorted.
+        An end is also what no layer and no other product reads: a detector's boxes before they are
+        sorted.
         """
         reasons: dict[str, str] = {}
-        inner = set().union(*(_weights_before(run, ()) for run in self.passes))
+        inner = set().union(*(_weights_before(run, _factors(run)) for run in self.passes))
         for layer in self.layers:
-            outputs = layer.outputs
-            if self.varies(outputs) or axis_size(outputs) == 1 or layer.weight not in inner:
+            whole = axis_size(layer.outputs)
+            fixed = tuple(one for one in resolve(layer.outputs) if not self.varies((one,)))
+            if not fixed or whole == 1 or layer.weight not in inner:
                 continue
-            unnamed = "its width cannot be divided" if atoms(outputs) else "its width is fixed"
-            reason = self.reason(outputs) or unnamed
-            if reason not in (INPUT, OUTPUT):
-                reasons[layer.name] = reason
+            unnamed = "its width cannot be divided" if atoms(fixed) else "its width is fixed"
+            held, reason = axis_size(fixed), self.reason(fixed)
+            if held == whole and reason not in (INPUT, OUTPUT):
+                reasons[layer.name] = reason or unnamed
+            elif held < whole and reason not in (None, INPUT, OUTPUT):
+                reasons[layer.name] = f"{held} of {whole} channels: {reason}"
         reasons |= self._frozen_tables()
         left = {*self.unused.followers, *self.left_out}
         return reasons | {path: NOT_CALLED for path in self.unused.modules if path not in left}
@@ -185,10 +209,11 @@ class Network(Traced):
                 continue
             if not axes or any(map(self.varies, axes)):
                 continue
-            reasons = (self._reason(atom.tie.root()) for axis in axes for atom in atoms(axis))
+            fixed = (atom for axis in reversed(axes) for atom in atoms(axis))
+            reasons = (self._reason(atom.tie.root()) for atom in fixed)
             reason = next((r for r in reasons if r not in (None, INPUT, OUTPUT)), None)
             path = name.rpartition(".")[0] if name.endswith("weight") else name
-            found[path] = reason or "its width is fixed"
+            found[path or name] = reason or "its width is fixed"
         return found
 
 
@@ -233,8 +258,8 @@ def read_network(
 def _follow(traced: Traced, scale_groups: bool, unused: Unused) -> Network:
     """Follow the passes of a network from the beginning."""
     ranks = {name: parameter.dim() for name, parameter in traced.tracer.parameters.items()}
-    known = Known(ranks, scale_groups)
     called = {frame.path for run in traced.runs for frame in run.trace.frames}
+    known = Known(ranks, scale_groups, kept=_kept(traced.tracer.modules, called))
     share_stated_widths(known, traced.skeleton, called)
     passes = tuple(followed(known, run) for run in traced.runs)
     known.count(passes[0].readings)
@@ -242,6 +267,15 @@ def _follow(traced: Traced, scale_groups: bool, unused: Unused) -> Network:
     _hold_unused_results(network)
     _adopt(network)
     return network
+
+
+def _kept(modules: Mapping[str, nn.Module], called: Collection[str]) -> dict[str, Set[int]]:
+    """The integers that modules keep which are called."""
+    return {
+        path: frozenset(value for value in vars(module).values() if type(value) is int)
+        for path, module in modules.items()
+        if path in called and not type(module).__module__.startswith("torch.")
+    }
 
 
 def followed(known: Known, run: TracedPass) -> Pass:
@@ -288,7 +322,7 @@ def _is_routed(network: Network) -> bool:
     if TRAIN_MODE in network.notes:
         return True
     made = network.skeleton
-    buffers = {*held_tensors(made), *dict(made.named_buffers())}
+    buffers = {*held_tensors(made), *buffers_of(made)}
     return network.tracer.real and any(
         decided_by_values(run.trace, buffers) for run in network.runs
     )
@@ -327,6 +361,13 @@ def _weights_before(forward: Pass, outputs: Iterable[TensorValue]) -> set[str]:
         if reaches or reading.weight is not None:
             needed.update(memories[value.number] for value in call.inputs)
     return weights
+
+
+def _factors(forward: Pass) -> Iterator[TensorValue]:
+    """What the products of a pass are made of, layers' and others': attention, dynamic kernels."""
+    for call in forward.trace.calls:
+        if call.name in (*PRODUCTS, *CONVOLUTIONS):
+            yield from call.inputs
 
 
 def tensor_axes(network: Network, name: str, tensor: Tensor) -> tuple[Axis, ...]:

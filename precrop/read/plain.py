@@ -6,21 +6,21 @@ where it meets them, by the operations that meta tensors show and MACs are count
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
+from precrop.modules.instead import FunctionMode
 from precrop.read.operations import per_operation
 
 aten = torch.ops.aten
 
 
-class PlainLayers(TorchFunctionMode):
+class PlainLayers(FunctionMode):
     """Keeps layers from their fused paths, which give way to any function mode.
 
     What is of the default type is of float32, unless the network is of the default type itself: a
@@ -223,9 +223,25 @@ def _encoder_layer(
     return x
 
 
+@torch.library.custom_op("precrop::tensor_of_numbers", mutates_args=())
+def _numbers(x: Tensor, size: Sequence[int]) -> Tensor:
+    return x.clone()
+
+
+@_numbers.register_fake
+def _sizes(x: Tensor, size: Sequence[int]) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _tensor_of_numbers(x: Tensor) -> Any:
+    """A tensor that code makes of a list or an array, by an operation that states its sizes."""
+    return torch.ops.precrop.tensor_of_numbers.default(x, x.shape)
+
+
 _FUSED: dict[Any, Callable[..., Any]] = {
     aten._native_multi_head_attention.default: _attention_block,
     aten._transformer_encoder_layer_fwd.default: _encoder_layer,
     aten._scaled_dot_product_flash_attention_for_cpu.default: _attention,
     aten.mkldnn_rnn_layer.default: _lstm_layer,
+    aten.lift_fresh.default: _tensor_of_numbers,
 }

@@ -78,6 +78,11 @@ class Reader:
             reason += " with a parameter that is not registered"
         return reason
 
+    @cached_property
+    def kept(self) -> Set[int]:
+        """The integers that the module keeps whose code makes the call."""
+        return self.known.kept.get(self.trace.path(self.call), frozenset())
+
     def literal(self, name: str, index: int | None, axis: Axis) -> None:
         """Note that an integer argument of the call states the size of an axis."""
         self.reading.literals[(name, index)] = axis

@@ -1,12 +1,13 @@
 """A network that is read once, for many plans."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from torch import nn
 
+from precrop.errors import PrecropError
 from precrop.modules.apart import apart, uncollected
 from precrop.modules.hooks import unwrapped
 from precrop.read.inputs import given
@@ -68,7 +69,18 @@ class Reading:
         with self._lock:
             if how not in self._networks:
                 network = read()
-                streams = find_streams(network) if own_widths else []
-                # Once more, with hooks where their layers get widths of their own.
-                self._networks[how] = read(streams=streams) if streams else network
+                self._networks[how] = _with_streams(network, read) if own_widths else network
             return self._networks[how]
+
+
+def _with_streams(network: Network, read: Callable[..., Network]) -> Network:
+    """Read a network once more, with hooks where layers get widths of their own at its streams.
+
+    One that fails with them, in either mode, has none.
+    """
+    streams = find_streams(network)
+    try:
+        hooked = read(streams=streams) if streams else network
+    except PrecropError:
+        return network
+    return hooked if hooked.notes.keys() <= network.notes.keys() else network

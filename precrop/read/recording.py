@@ -5,6 +5,7 @@ operations are followed as they happen and nothing is computed. A network that n
 (a detector's ``nonzero``) runs on real tensors instead.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -19,12 +20,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from precrop.modules.apart import apart
 from precrop.modules.hooks import CALL, own_call
+from precrop.modules.instead import FunctionMode
+from precrop.modules.names import floating_type
 from precrop.modules.random import drawn
+from precrop.modules.streams import given_to
 from precrop.read.corrected import CorrectedReshapes, Correction
 from precrop.read.meta import MetaKernels, on_meta
 from precrop.read.plain import PlainLayers, plain
 from precrop.read.recurrence import FoldedSteps
-from precrop.read.trace import Answer, Frame, Recording, Step, tensors_among
+from precrop.read.trace import Answer, Frame, Passed, Recording, Step, tensors_among
 from precrop.read.values import Shape
 from precrop.read.within import tensors_within
 
@@ -41,7 +45,7 @@ Watch = Callable[[int, Step], bool]
 """Whether a trace is to end with a call, which has returned; with its index."""
 
 
-class _ReshapeWatch(TorchFunctionMode):
+class _ReshapeWatch(FunctionMode):
     """Notes the shape that a failing ``reshape`` or ``unflatten`` was asked for."""
 
     def __init__(self) -> None:
@@ -90,7 +94,7 @@ def _kind(tensor: Tensor) -> type[Answer]:
     return float if tensor.is_floating_point() else int
 
 
-class _Values(TorchFunctionMode):
+class _Values(FunctionMode):
     """Takes values out of tensors one by one: lists and arrays of them would not be seen."""
 
     def __torch_function__(
@@ -128,6 +132,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.random = torch.Generator().manual_seed(0)
         self.calls: list[Step] = []
         self.frames: list[Frame] = []
+        self.passed: list[Passed] = []
         self.stack = [-1]
         self.answers: list[Answer] = []
         self.follows: set[int] = set()
@@ -189,16 +194,14 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @contextmanager
-def _module_frames(
-    modules: Mapping[str, nn.Module], frames: list[Frame], stack: list[int]
-) -> Iterator[None]:
+def _module_frames(modules: Mapping[str, nn.Module], recorder: _Recorder) -> Iterator[None]:
     """Note calls of the network's modules, on these instances: other threads have theirs.
 
     What is not registered, or made in forward, is part of the module that calls it.
     """
     before = [(module, module.__dict__.get(CALL)) for module in modules.values()]
     for path, module in modules.items():
-        module.__dict__[CALL] = _noted(module, path, frames, stack)
+        module.__dict__[CALL] = _noted(module, path, recorder)
     try:
         yield
     finally:
@@ -208,29 +211,63 @@ def _module_frames(
                 module.__dict__[CALL] = call
 
 
-def _noted(
-    module: nn.Module, path: str, frames: list[Frame], stack: list[int]
-) -> Callable[..., Any]:
-    """The call of a module, hooks included, that notes its frame."""
+def _noted(module: nn.Module, path: str, recorder: _Recorder) -> Callable[..., Any]:
+    """The call of a module, hooks included, that notes its frame, what it is given and returns."""
     call, kind = own_call(module), type(module)
+    frames, stack, passed = recorder.frames, recorder.stack, recorder.passed
 
     def noted(*args: Any, **kwargs: Any) -> Any:
+        frame = len(frames)
         frames.append(Frame(path, kind, stack[-1]))
-        stack.append(len(frames) - 1)
+        passed.append((frame, "read", given_to(args, kwargs)))
+        stack.append(frame)
         try:
-            return call(*args, **kwargs)
+            result = call(*args, **kwargs)
         finally:
             stack.pop()
+        passed.append((frame, "write", [result]))
+        return result
 
     return noted
+
+
+_Held = list[tuple[Any, Any]]
+"""Attributes of modules, and dicts, lists and sets among them, each with a copy as it was."""
+_TABLES = (dict, OrderedDict, list, set)
+_LOOKED_AT = ("_parameters", "_modules")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+
+
+def _held(modules: Iterable[nn.Module]) -> _Held:
+    """What modules hold but for parameters and modules: those that a pass makes are looked at.
+
+    Of PyTorch's own layers it is hooks: nothing else is put in its place.
+    """
+    held: _Held = []
+    for module in modules:
+        own = vars(module)
+        if type(module).__module__.startswith("torch."):
+            tables = [own[name] for name in _HOOKS if name in own]
+        else:
+            tables = [v for name, v in own.items() if type(v) in _TABLES and name not in _LOOKED_AT]
+            held.append((own, own.copy()))
+        held += [(table, table.copy() if table else ()) for table in tables]
+    return held
+
+
+def _give_back(held: _Held) -> None:
+    """Let modules have again what they held: every pass sees the same caches."""
+    for table, before in held:
+        if table or before:
+            table.clear()
+            (table.extend if isinstance(table, list) else table.update)(before)
 
 
 def _plain_layers(
     parameters: Iterable[Tensor], meta: MetaKernels | None
 ) -> PlainLayers | nullcontext[None]:
     """What a trace needs to see plain layers: on meta tensors nothing is fused."""
-    dtype = next((p.dtype for p in parameters if p.is_floating_point()), torch.float32)
-    layers = PlainLayers(dtype)
+    layers = PlainLayers(floating_type(parameters))
     return nullcontext() if meta is not None and layers.default is None else layers
 
 
@@ -263,7 +300,7 @@ def run(
     inputs = tensors_within((args, kwargs))
     modules = dict(model.named_modules())
     recorder.follows.update(map(id, (*inputs, *_parameters(modules.values()))))
-    before = _memories(modules.values()) if whole else {}
+    before, held = _memories(modules.values()) if whole else {}, _held(modules.values())
     fold = fold and any(isinstance(module, nn.RNNBase) for module in modules.values())
     reshapes, outputs, raised = _ReshapeWatch(), list[Tensor](), None
     try:
@@ -272,7 +309,7 @@ def run(
             torch.no_grad(),
             layers or _plain_layers(_parameters(modules.values()), meta),
             torch.jit.optimized_execution(False),  # type: ignore[attr-defined]
-            _module_frames(modules, recorder.frames, recorder.stack),
+            _module_frames(modules, recorder),
             reshapes if limit is not None else nullcontext(),
             FoldedSteps(recorder.calls) if fold else nullcontext(),
             CorrectedReshapes(correction, recorder.calls) if correction else nullcontext(),
@@ -284,6 +321,8 @@ def run(
         pass
     except Exception as error:  # whatever the network's own forward raises
         raised = _without_frames(error)
+    if raised is None or isinstance(raised, _LimitError):
+        _give_back(held)  # else some module may be run by itself, as it was called
     after = _memories(modules.values()) if whole else {}
     moved = [
         parameter
@@ -293,6 +332,7 @@ def run(
     return Recording(
         recorder.calls,
         recorder.frames,
+        recorder.passed,
         inputs,
         outputs,
         raised,
@@ -300,6 +340,11 @@ def run(
         recorder.answers,
         moved,
     )
+
+
+def failed(error: Exception) -> Recording:
+    """A pass that ended before it began."""
+    return Recording((), (), (), (), (), _without_frames(error), None, (), ())
 
 
 def _without_frames(error: Exception) -> Exception:
@@ -313,7 +358,7 @@ def _without_frames(error: Exception) -> Exception:
             error.add_note(f"raised at {frame.f_code.co_filename}, line {line}")
             break
     behind: BaseException | None = error
-    while behind is not None:
+    while behind is not None and behind.__traceback__ is not None:  # one may be its own cause
         behind.__traceback__ = None
         behind = behind.__cause__ or behind.__context__
     return error

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
+from precrop.modules.instead import FunctionMode
 from precrop.modules.streams import resized
 
 RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
@@ -19,7 +19,7 @@ RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 LEAST_STEPS = 3
 
 
-class FoldedSteps(TorchFunctionMode):
+class FoldedSteps(FunctionMode):
     """Runs recurrent layers for two steps; each recorded call says for how many steps it stands.
 
     The trace records every call that this mode causes in ``calls``.

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from precrop.modules.streams import End, Stream
+from precrop.modules.streams import FIRST, At, End, Stream
 from precrop.read.axes import Axis, resolve, varies
 from precrop.read.known import Axes
 from precrop.read.network import Network, Pass
@@ -17,9 +17,10 @@ def find_streams(network: Network) -> list[Stream]:
     A stream is a set of tensors: both operands and the output of a sum of two activations of one
     shape, and all that operations without parameters make of them or made them of. The layers that
     put out its tensors (often norms) write to it, those that take them read from it. A stream some
-    of whose tensors are made in another way (by a concatenation, or by an attention block's own
-    code) is left out: its layers share one width, as without ``residual="crop"``. What no pass
-    called has the ends of the module that it follows.
+    of whose tensors are made in another way (by a concatenation, by an attention block's own code,
+    as rows of a table) or pass a layer where no hook finds them is left out: its layers share one
+    width, as without ``residual="crop"``. What no pass called has the ends of the module that it
+    follows.
     """
     found = list(_Search(network).ends())
     for path, twin in network.unused.followers.items():
@@ -33,12 +34,12 @@ class _Found:
     """One stream.
 
     Attributes:
-        ends: by the path of a layer and whether it reads or writes: the channel axis, the width.
+        ends: paths of layers, and whether they read or write.
         tensors: numbers of its tensors.
         origins: calls of no layer that make it.
     """
 
-    ends: dict[tuple[str, End], tuple[int, int]] = field(default_factory=dict)
+    ends: set[tuple[str, End]] = field(default_factory=set)
     tensors: set[int] = field(default_factory=set)
     origins: list[Call] = field(default_factory=list)
 
@@ -50,7 +51,9 @@ class _Search:
         self.network = network
         self.forward: Pass = network.passes[0]
         self.calls = self.forward.trace.calls
-        self.modules = dict(network.model.named_modules())
+        self.modules = network.tracer.modules
+        self.owners = {weight.rpartition(".")[0] for weight in network.known.layers}
+        self.found: dict[tuple[str, End], dict[tuple[At, int, int], None]] = {}
         self.makers: dict[int, Call] = {}
         self.users: dict[int, list[Call]] = {}
         self.axes: dict[int, Axes] = {}
@@ -66,12 +69,15 @@ class _Search:
         """Every end once: a module's reading before its writing."""
         streams = self._valid(self._streams())
         tensors = set[int]().union(*(stream.tensors for stream in streams))
-        sources = self._sources(tensors)
+        ends = set[tuple[str, End]]().union(*(stream.ends for stream in streams))
+        sources = self._sources(tensors, {path for path, end in ends if end == "write"})
         order = {path: index for index, path in enumerate(map(self._layer, self.calls))}
-        found = {key: place for stream in streams for key, place in stream.ends.items()}
-        for path, end in sorted(found, key=lambda key: (order[key[0]], key[1])):
+        for path, end in sorted(ends, key=lambda key: (order[key[0]], key[1])):
             known = sources.get(path, set()) if end == "read" else set()
-            yield Stream(path, end, *found[path, end], () if "" in known else tuple(sorted(known)))
+            before = () if "" in known else tuple(sorted(known))
+            places = tuple(at for at, _, _ in self.found[path, end])
+            (_, dim, width), *_ = self.found[path, end]
+            yield Stream(path, end, dim, width, before, () if places == (FIRST,) else places)
 
     def _streams(self) -> list[_Found]:
         streams: list[_Found] = []
@@ -112,24 +118,49 @@ class _Search:
             if tensor.number in found.tensors:
                 continue
             found.tensors.add(tensor.number)
-            place = dim, tensor.shape[dim]
             maker = self.makers.get(tensor.number)
             if maker is not None:
-                path = self._layer(maker)
                 before = self._on(maker, row)
-                if path is not None:
-                    found.ends[path, "write"] = place
+                if self._layer(maker) is not None:
+                    self._end(found, maker, "write", tensor, dim)
                 elif before:
                     pending += before
                 else:
                     found.origins.append(maker)
             for user in self.users.get(tensor.number, ()):
-                path = self._layer(user)
-                if path is not None:
-                    found.ends[path, "read"] = place
-                else:
+                if self._layer(user) is None:
                     pending += self._on(user, row)
+                elif maker is None or maker.frame != user.frame:  # else it is not read, but made
+                    self._end(found, user, "read", tensor, dim)
         return found
+
+    def _end(self, found: _Found, call: Call, end: End, tensor: TensorValue, dim: int) -> None:
+        """Note an end of the layer that makes a call; it has no place where no hook finds it."""
+        path, passed = self.forward.trace.path(call), self.forward.trace.passed
+        values = passed.get((call.frame, end), {}).items()
+        places = [at for at, value in values if value.number == tensor.number]
+        if end == "write" and path not in self.owners and not self._takes_widths(call.frame):
+            places = []  # rows of a table, whose width is no layer's to choose
+        found.ends.add((path, end))
+        known = self.found.setdefault((path, end), {})
+        known |= dict.fromkeys((at, dim, tensor.shape[dim]) for at in places or [()])
+
+    def _takes_widths(self, frame: int) -> bool:
+        """Whether a module is given anything that has a width."""
+        given = self.forward.trace.passed.get((frame, "read"), {}).values()
+        return any(varies(axis) for value in given for axis in self.axes.get(value.number, ()))
+
+    def _is_found(self, path: str, end: End) -> bool:
+        """Whether hooks find the stream in all calls of a layer, with its width along one axis."""
+        places = self.found[path, end]
+        return len({place[1:] for place in places}) == 1 and all(
+            (value := run.trace.passed.get((index, end), {}).get(at)) is not None
+            and value.shape[dim : dim + 1] == (width,)
+            for run in self.network.passes
+            for index, frame in enumerate(run.trace.frames)
+            if frame.path == path
+            for at, dim, width in places
+        )
 
     def _on(self, call: Call, row: Axis) -> list[tuple[TensorValue, int]]:
         """The tensors of a call that have the stream's channels; none if no operand has them."""
@@ -139,7 +170,8 @@ class _Search:
         return [*reads, *((t, dim) for t, dim in made if dim is not None)]
 
     def _valid(self, streams: list[_Found]) -> list[_Found]:
-        """The streams that nothing but layers, sums and such streams write to."""
+        """The streams whose ends hooks find, and that only layers, sums and such streams write."""
+        streams = [s for s in streams if all(self._is_found(*end) for end in s.ends)]
         while True:
             tensors = set[int]().union(*(stream.tensors for stream in streams))
             kept = [s for s in streams if all(self._fixed(c, tensors) for c in s.origins)]
@@ -154,7 +186,7 @@ class _Search:
             for tensor in call.inputs
         )
 
-    def _sources(self, tensors: set[int]) -> dict[str, set[str]]:
+    def _sources(self, tensors: set[int], writers: set[str]) -> dict[str, set[str]]:
         """By reader the writers before it; an empty name stands for a tensor of no writer."""
         reached: dict[int, set[str]] = {}
         read: dict[str, set[str]] = {}
@@ -166,7 +198,7 @@ class _Search:
                 read.setdefault(path, set()).update(known)
             for tensor in call.outputs:
                 if tensor.number in tensors:
-                    made = {path} if path is not None else known or {""}
+                    made = {path} if path in writers else known or {""}
                     reached[tensor.number] = reached.get(tensor.number, set()) | made
         return read
 

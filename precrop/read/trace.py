@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from precrop.modules.names import named_tensors
+from precrop.modules.streams import At, End, tensors_at
 from precrop.read.operations import per_operation
 from precrop.read.values import Numbering, Shape, TensorValue, Values
 
@@ -25,6 +26,10 @@ class Frame:
     path: str
     kind: type[nn.Module]
     parent: int
+
+
+Passed = tuple[int, End, Any]
+"""What the module of a frame is given (its arguments), or returns (in a list)."""
 
 
 @dataclass(frozen=True)
@@ -117,10 +122,12 @@ class Recording:
     not give; such a request never becomes an ATen call. Only passes with a limit look for it.
     ``answers`` are the numbers that were taken out of tensors, for Python to branch on. ``moved``
     are parameters whose data is elsewhere than before: ``weight.data = kernel`` is no ATen call.
+    ``passed`` are the tensors that modules are given and return.
     """
 
     calls: Sequence[Step]
     frames: Sequence[Frame]
+    passed: Sequence[Passed]
     inputs: Sequence[Tensor]
     outputs: Sequence[Tensor]
     error: Exception | None
@@ -133,7 +140,8 @@ class Recording:
 class Trace:
     """A forward pass: calls in order, module frames, its inputs and outputs, without a tensor.
 
-    ``assigned`` maps parameters whose data the pass replaced to the results that it put there.
+    ``assigned`` maps parameters whose data the pass replaced to the results that it put there,
+    ``passed`` both ends of every frame to the tensors there, by their places.
     """
 
     calls: Sequence[Call] = ()
@@ -143,6 +151,7 @@ class Trace:
     answers: Sequence[Answer] = ()
     values: Values = field(default_factory=Values)
     assigned: Mapping[int, int] = field(default_factory=dict)
+    passed: Mapping[tuple[int, End], Mapping[At, TensorValue]] = field(default_factory=dict)
 
     def path(self, call: Call) -> str:
         """The module that makes a call; the empty path is the network."""
@@ -198,9 +207,15 @@ def numbered(recording: Recording, model: nn.Module) -> Trace:
     calls = [numbered_call(step, numbering) for step in recording.calls]
     outputs = tuple(map(numbering.given, recording.outputs))
     moved = [numbering.given(parameter) for parameter in recording.moved]
+    passed: dict[tuple[int, End], dict[At, TensorValue]] = {}
+    for frame, end, given in recording.passed:
+        for at, tensor in tensors_at(given):
+            if (value := numbering.met(tensor)) is not None:
+                passed.setdefault((frame, end), {})[at] = value
     values = numbering.values()
     assigned = _assigned(moved, calls, values)
-    return Trace(calls, recording.frames, inputs, outputs, recording.answers, values, assigned)
+    frames, answers = recording.frames, recording.answers
+    return Trace(calls, frames, inputs, outputs, answers, values, assigned, passed)
 
 
 def numbered_call(step: Step, numbering: Numbering) -> Call:

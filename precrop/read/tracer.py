@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from precrop.errors import PrecropError, typed_reason
 from precrop.modules.copying import copied
 from precrop.modules.hooks import keep_own_hooks
+from precrop.modules.names import buffers_of, parameters_of
 from precrop.modules.streams import Stream, install
 from precrop.read.corrected import Correction
 from precrop.read.inputs import Inputs
 from precrop.read.known import TRAIN_MODE
 from precrop.read.meta import MetaKernels
-from precrop.read.recording import Watch, run
+from precrop.read.recording import Watch, failed, run
 from precrop.read.tables import Tables
 from precrop.read.trace import Answer, CodePath, Recording, Trace, code_path, numbered
 from precrop.read.unused import leave_out, other_answers
@@ -48,12 +49,12 @@ def skeleton(
     are those of parameters and buffers, by name, where they are not the model's.
     """
     shapes = shapes or {}
-    buffers = {name for name, _ in model.named_buffers()} if real else set()
+    buffers = buffers_of(model).keys() if real else set()
 
     def plain(name: str, tensor: Tensor) -> Tensor:
         # On the CPU in any case: code may look at them, or move them to the device of others.
         shape = tuple(shapes.get(name, tensor.shape))
-        if shape == tensor.shape:
+        if shape == tensor.shape and not tensor.is_meta:
             return tensor.detach().to("cpu", copy=True)
         return torch.zeros(shape, dtype=tensor.dtype)
 
@@ -109,7 +110,12 @@ class Tracer:
     @cached_property
     def parameters(self) -> dict[str, nn.Parameter]:
         """The network's parameters, by name."""
-        return dict(self.model.named_parameters())
+        return parameters_of(self.model)
+
+    @cached_property
+    def modules(self) -> dict[str, nn.Module]:
+        """The network's modules, by path."""
+        return dict(self.model.named_modules())
 
     def replica(self, shapes: Mapping[str, Sequence[int]] | None = None) -> nn.Module:
         """A skeleton to run once: networks may keep what a forward pass computed."""
@@ -152,7 +158,10 @@ class Tracer:
         ``answers`` are given where values of tensors decide what runs; ``correction`` lets
         the trace go on behind calls that are not as predicted, a ``watch`` ends it.
         """
-        model.train(training)
+        try:
+            model.train(training)
+        except Exception as error:  # whatever the network's own code raises
+            return failed(error)
         size = batch or (2 if training else 1)
         args, kwargs = self.inputs.make(size, model, device="cpu" if self.real else "meta")
         with self.tables.lent():
@@ -212,17 +221,21 @@ def _usual_passes(
         evaluation = tracer.run(made, training=False)
     if evaluation.error is not None:
         raise _failing(tracer, evaluation.error) from evaluation.error
+    for name in parameters_of(made):
+        if name not in tracer.parameters:
+            raise PrecropError(f"forward makes {name} when it first runs: run it once, then plan")
+    found = [_traced(made, False, evaluation)]  # train mode may fail and leave other tensors
     training = tracer.run(made, training=True)
     if training.error is not None and not tracer.real:
         really = _both_really(replace(tracer, real=True))
         if really is not None:
             tracer, made, evaluation, training = really
-    usual, notes = [(False, evaluation)], {}
+            found = [_traced(made, False, evaluation)]
+    notes = {}
     if training.error is not None:
         notes[TRAIN_MODE] = f"was not read: {typed_reason(training.error)}"
-    elif code_path(evaluation) != code_path(training):
-        usual.append((True, training))
-    found = [_traced(made, mode, recording) for mode, recording in usual]
+    elif code_path(training) != found[0][1]:
+        found.append(_traced(made, True, training))
     return tracer, made, found, notes
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from precrop.modules.copying import submodule
+from precrop.modules.names import buffers_of, parameters_of
 from precrop.read.trace import Answer, Trace
 
 SIZED_BY_VALUES = ("nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive")
@@ -40,12 +41,12 @@ def unused_modules(model: nn.Module, used: Set[str]) -> dict[str, int]:
 
     ``used`` are the names of the parameters that some operation read.
     """
-    unused = {id(p) for name, p in model.named_parameters() if name not in used}
+    unused = {id(p) for name, p in parameters_of(model).items() if name not in used}
     found: dict[str, int] = {}
     for path, module in model.named_modules() if unused else ():
         if not path or any(path.startswith(f"{outer}.") for outer in found):
             continue
-        parameters = list(module.parameters())
+        parameters = list(parameters_of(module).values())
         if parameters and all(id(p) in unused for p in parameters):
             found[path] = sum(p.numel() for p in parameters)
     return found
@@ -72,8 +73,8 @@ def siblings(model: nn.Module, unused: Iterable[str], used: Set[str]) -> dict[st
 
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:
     """Shapes of everything that a module holds."""
-    tensors = (*module.named_parameters(), *module.named_buffers())
-    return {name: tensor.shape for name, tensor in tensors}
+    tensors = parameters_of(module) | buffers_of(module)
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def other_answers(answers: Sequence[Answer]) -> list[list[Answer]]:
@@ -110,7 +111,7 @@ def decided_by_values(trace: Trace, buffers: Set[str]) -> bool:
     follows: set[int] = set()
     for call in trace.calls:
         inputs = {value.number for value in call.inputs}
-        if call.name != "lift_fresh":  # of a constant that forward makes
+        if call.name != "tensor_of_numbers":  # of a constant that forward makes
             names = trace.values.names
             follows.update(n for n in inputs - made if names.get(n) not in buffers)
         depends = not follows.isdisjoint(inputs)
@@ -141,7 +142,7 @@ def frames_that_hold(trace: Trace, path: str) -> Iterator[int]:
 
 def widths_of(module: nn.Module) -> set[int]:
     """Numbers of channels that a module's weights have at either end."""
-    return {n for p in module.parameters() if p.dim() > 1 for n in p.shape[:2] if n > 1}
+    return {n for p in parameters_of(module).values() if p.dim() > 1 for n in p.shape[:2] if n > 1}
 
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)

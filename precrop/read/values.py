@@ -84,11 +84,16 @@ class Numbering:
         self._places: dict[Any, int] = {}
         self._placed = 0
 
+    def met(self, tensor: Tensor) -> TensorValue | None:
+        """The value of a tensor, if a call took or made it."""
+        known = self._known.get(id(tensor)) or self._guises.get(id(tensor))
+        return None if known is None else known[1]
+
     def given(self, tensor: Tensor) -> TensorValue:
         """The value of a tensor that a call takes, or the network."""
-        known = self._known.get(id(tensor)) or self._guises.get(id(tensor))
+        known = self.met(tensor)
         if known is not None:
-            return known[1]
+            return known
         parameter = id(tensor) in self._named or isinstance(tensor, nn.Parameter)
         number = None if parameter else self._at_its_place(tensor)
         if number is not None:

@@ -30,7 +30,8 @@ class Widths(Strategy):
     Widths that no named layer has stay as wide as they may.
 
     Attributes:
-        widths: output channels by layer name.
+        widths: output channels by layer name; of an embedding or another learnt table whose width
+            no layer makes, by its name.
     """
 
     widths: Mapping[str, int]
@@ -43,7 +44,8 @@ class Widths(Strategy):
         Raises:
             PrecropError: there are none, or one is not a number of channels or of no layer.
         """
-        check_names("widths", self.widths, [layer.name for layer in network.layers])
+        names = [*(layer.name for layer in network.layers), *network.tables]
+        check_names("widths", self.widths, names)
         if not self.widths:
             raise PrecropError("widths= is empty: give {layer name: output channels}")
         return replace(self, widths={name: _checked(name, n) for name, n in self.widths.items()})
@@ -73,6 +75,15 @@ class Widths(Strategy):
         units = np.minimum(choices.units, choices.upper)
         owners: dict[int, str] = {}
         layers = [layer for layer in problem.structure.layers if layer.name in self.widths]
+        named = self.widths.keys() - {layer.name for layer in layers}
+        for place, table in enumerate(problem.structure.groups):
+            if table.name in named:
+                owners[place], width = table.name, self.widths[table.name]
+                units[place] = round(width * table.units / table.width)
+                if units[place] * table.width != width * table.units:
+                    raise PrecropError(
+                        f"{table.name} cannot be cut to {width} of its {table.width} channels"
+                    )
         for layer in sorted(layers, key=lambda layer: len(layer.produced)):
             new = [group for group in layer.produced if group not in owners]
             owners |= dict.fromkeys(new, layer.name)

@@ -185,6 +185,7 @@ def _serve(pipe: Connection, work: Work, output: Path, logs: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
     signal.signal(signal.SIGTERM, interrupt)  # so that what is half written is removed
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    _open_streams()
     faulthandler.enable()
     with suppress(EOFError, KeyboardInterrupt):  # nothing more to do, or told to end
         fit = True
@@ -201,6 +202,13 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
+
+
+def _open_streams() -> None:
+    """Give this process the standard streams that its parent does not have."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from precrop.errors import PrecropError
+from precrop.modules.names import parameters_of
 from precrop.modules.reparametrised import lengths
 from precrop.plans.kinds import Axis as PlannedAxis
 from precrop.plans.kinds import input_axes
@@ -80,7 +81,7 @@ def choose(plan: "Plan", model: nn.Module, norm: Norm) -> KeptChannels:
     Raises:
         PrecropError: the network has no weights to look at.
     """
-    tensors = dict(model.named_parameters())
+    tensors = parameters_of(model)
     if any(tensor.is_meta for tensor in tensors.values()):
         raise PrecropError(f"init={norm!r} looks at weights: a network on the meta device has none")
     network = read_network(
@@ -216,7 +217,7 @@ def _filters(layout: ChannelLayout, power: int) -> Iterator[tuple[Axis, Tensor, 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
     """Parameters as numbers on the CPU; a direction with a length is the weight that they make."""
-    found = {name: tensor.detach() for name, tensor in model.named_parameters()}
+    found = {name: tensor.detach() for name, tensor in parameters_of(model).items()}
     for length, direction, dim in lengths(model):
         found[direction] = torch._weight_norm(found[direction], found[length], dim)
     return {name: t.cpu().double() for name, t in found.items() if t.is_floating_point()}

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_map
 
 from precrop.errors import PrecropError, errors_as, typed_reason
 from precrop.modules.hooks import unwrapped
+from precrop.modules.names import parameters_of
 from precrop.modules.random import OwnNumbers
 
 SEED = 0
@@ -42,7 +43,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
             f"{type(model).__name__} has no batch norm that keeps statistics: there is nothing to "
             "recalibrate"
         )
-    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    device = next((tensor.device for tensor in parameters_of(model).values()), torch.device("cpu"))
     with _collecting(model, list(norms.values())), torch.no_grad(), OwnNumbers(SEED):
         count = 0
         for count, batch in enumerate(batches, 1):

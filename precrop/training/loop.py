@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 
 from precrop.errors import PrecropError, typed_reason
+from precrop.modules.names import buffers_of, parameters_of
 from precrop.progress import in_terminal, unheard
 from precrop.training.batches import sample
 from precrop.training.callbacks import Bar, Keeper, Told, say_epoch
@@ -124,7 +125,7 @@ def _unchanged(weights: Start) -> Path:
 
 def _size(built: Built, recipe: Recipe) -> int:
     """Bytes that a run's checkpoints take at most: best, last, and the next one beside it."""
-    tensors = [*built.network.parameters(), *built.network.buffers()]
+    tensors = [*parameters_of(built.network).values(), *buffers_of(built.network).values()]
     weights = sum(t.numel() * t.element_size() for t in tensors)
     return weights * (3 + 2 * _STATES[recipe.optimizer]) + (1 << 16)
 

@@ -19,6 +19,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from precrop.errors import PrecropError
 from precrop.modules.convolutions import SafeConvolutions
+from precrop.modules.names import buffers_of, parameters_of
 from precrop.training.augment import Augment
 from precrop.training.batches import Batches, Placement, held_out_batches, train_batches
 from precrop.training.data import ImageData
@@ -69,7 +70,7 @@ class Classifier(pl.LightningModule):
             self.kernels = SafeConvolutions() if compiled else CpuKernels()
         if compiled:
             network.compile()
-        self.params = sum(p.numel() for p in network.parameters())
+        self.params = sum(p.numel() for p in parameters_of(network).values())
         self.history: list[dict[str, float]] = []
         classes = len(run.classes)
         self.train_figures, self.test_figures = Figures(classes), Figures(classes)
@@ -116,7 +117,7 @@ class Classifier(pl.LightningModule):
     def on_fit_start(self) -> None:
         """All processes begin with the same buffers, masks among them; parameters DDP sends."""
         if self.trainer.world_size > 1:
-            for buffer in self.network.buffers():
+            for buffer in buffers_of(self.network).values():
                 torch.distributed.broadcast(buffer, 0)
 
     def on_train_start(self) -> None:

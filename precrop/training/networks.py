@@ -16,6 +16,7 @@ from precrop.counting import count
 from precrop.errors import PlanError, PrecropError, errors_as
 from precrop.model_spec import ModelSpec
 from precrop.modules.copying import meta_copy
+from precrop.modules.names import buffers_of, parameters_of
 from precrop.own import own_function
 from precrop.plans.state_dicts import read_state, renamed
 from precrop.plans.weights import find_misfit
@@ -64,7 +65,7 @@ def build(
     """
     with initial_weights(run.seed):
         dense = run.model.build(like if run.plan is None else run.plan.shapes)
-        if any(map(is_lazy, dense.parameters())):
+        if any(map(is_lazy, parameters_of(dense).values())):
             raise PrecropError(
                 f"{run.model.name} has lazy parameters: have the factory run it once"
             )
@@ -74,7 +75,7 @@ def build(
             kept = {}
         elif kept is None:
             kept = _masks(run, run.mask, network, batches)
-    parameters = dict(network.named_parameters())
+    parameters = parameters_of(network)
     for name, mask in kept.items():
         parameters[name].data.masked_fill_(~mask, 0.0)
     counted = count(network, run.input_shape, masks=kept)
@@ -99,14 +100,14 @@ def for_classes(model: ModelSpec, classes: int) -> ModelSpec:
 
 def found_masks(network: nn.Module) -> dict[str, Tensor]:
     """The masks that are applied to a network, by the masked parameters' own names."""
-    state = dict(network.named_buffers())
-    names = [name.removesuffix("_orig") for name, _ in network.named_parameters()]
+    state = buffers_of(network)
+    names = [name.removesuffix("_orig") for name in parameters_of(network)]
     return {name: state[f"{name}_mask"].bool() for name in names if f"{name}_mask" in state}
 
 
 def check_kept(network: nn.Module, params: int) -> None:
     """Assert what training must not change: masked weights are zero, the number of parameters."""
-    parameters = dict(network.named_parameters())
+    parameters = parameters_of(network)
     for name, mask in found_masks(network).items():
         masked = parameters[f"{name}_orig"].detach()[~mask]
         assert not masked.any(), f"masked weights of {name} are not zero"

@@ -553,3 +553,18 @@ def test_an_encoding_without_arrows_and_bars(
     sys.stdout.flush()
     assert b"16 ? 9" in printed.getvalue()
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("folder", [".", "/", ".."])
+def test_a_folder_is_no_plan(folder: str, capsys: Output) -> None:
+    assert "it is a folder" in refused(capsys, "build", folder)
+
+
+def test_names_of_files_do_nothing_to_a_terminal(capsys: Output) -> None:
+    name = "\x1b[31mx"
+    assert main(["plan", *NETWORK, *HALF, "-o", f"{name}.json", "--summary"]) == 0
+    assert main(["build", f"{name}.json", "-o", name]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "Written to \\x1b[31mx.json" in out
+    assert "\\x1b[31mx.safetensors" in out

@@ -544,3 +544,10 @@ def test_single_precision_does_not_leave_its_range() -> None:
     found = Replay(network, average_pool=True)(weights)
     assert found.values.isfinite()
     assert log_of(found) == pytest.approx(log_r(model, (3, 4, 4)), rel=1e-6)
+
+
+def test_an_operation_that_fails_is_named() -> None:
+    network = read_network(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), Inputs((3, 2, 2)))
+    with pytest.raises(PrecropError, match="SynFlow fails at addmm in 1: RuntimeError: ") as told:
+        Replay(network, average_pool=False)({"1.weight": Weight(torch.ones(5, 5))})
+    assert "\n" not in str(told.value)

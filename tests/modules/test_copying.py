@@ -94,3 +94,67 @@ def test_shapes_are_those_of_the_tensors_in_the_state() -> None:
     shapes = tensor_shapes(Odd())
     assert shapes["first.weight"] == (4, 4)
     assert not any("extra" in name for name in shapes)
+
+
+class Shared(nn.Module):
+    """A copy of it is to be itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU())
+        self.last = nn.Conv2d(16, 4, 1)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "Shared":
+        """The same."""
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A few channels."""
+        out: Tensor = self.last(self.inner(x))
+        return out
+
+
+@pytest.mark.parametrize("outer", [False, True])
+def test_what_copies_as_itself_is_copied_all_the_same(outer: bool) -> None:
+    model = nn.Sequential(Shared(), nn.Conv2d(4, 4, 1)) if outer else Shared()
+    before = {name: (id(t), t.clone()) for name, t in model.state_dict(keep_vars=True).items()}
+    plan = precrop.plan(model, (3, 8, 8), params=0.6)
+    made = plan.build(model)
+    assert made(torch.ones(1, 3, 8, 8)).shape == (1, 4, 6, 6)
+    assert not {*map(id, made.modules())} & {*map(id, model.modules())}
+    assert not {*map(id, made.parameters())} & {*map(id, model.parameters())}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        assert id(tensor) == before[name][0]
+        assert torch.equal(tensor, before[name][1])
+
+
+class Slotted(nn.Module):
+    """Keeps some attributes in slots."""
+
+    __slots__ = ("factor", "layers", "missing")
+    factor: float
+    layers: list[nn.Module]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = 0.5
+        self.first, self.last = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 1)
+        self.layers = [self.first, nn.ReLU(), self.last]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """All layers."""
+        for layer in self.layers:
+            x = layer(x)
+        return x * self.factor
+
+
+def test_attributes_in_slots_are_copied() -> None:
+    model = Slotted()
+    assert "layers" not in vars(model)
+    plan = precrop.plan(model, (3, 8, 8), params=0.5)
+    made = plan.build(model)
+    assert isinstance(made, Slotted)
+    assert made.layers[0] is made.first
+    assert made.layers is not model.layers
+    assert not hasattr(made, "missing")
+    assert made(torch.ones(1, 3, 8, 8)).shape == (1, 4, 6, 6)

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 import precrop
 from precrop.errors import PrecropError
@@ -215,3 +216,281 @@ def test_no_reader_takes_more_than_there_is() -> None:
     model = assemble([("branching", 8), ("residual", 8), ("reused", 8)], stem=4, head="conv")
     plan = precrop.plan(model, SHAPE, memory=0.7, residual="crop")
     assert plan.build(model)(torch.ones(2, *SHAPE)).shape[0] == 2
+
+
+class Around(nn.Module):
+    """A stream of 16 channels with two residual sums, the second of what ``use`` makes of it."""
+
+    def __init__(self, layer: nn.Module, use: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.embed, self.first, self.layer = nn.Linear(5, 16), nn.Linear(16, 16), layer
+        self.head, self.use = nn.Linear(16, 3), use
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.embed(x)
+        h = h + self.first(h)
+        return self.head(h + self.use(self.layer, h))
+
+
+class Multiplied(nn.Module):
+    """A layer whose arguments are a condition and its input, or anything that holds both."""
+
+    def __init__(self, result: Callable[[Tensor], Any] = lambda x: x) -> None:
+        super().__init__()
+        self.weight, self.result = nn.Parameter(torch.randn(16, 16)), result
+
+    def forward(self, condition: Any, x: Any = None) -> Any:
+        if isinstance(condition, list):
+            condition, x = condition
+        y = x @ self.weight
+        return self.result(y if condition is None else y * condition.mean(-1, keepdim=True))
+
+
+def recurrent(kind: type[nn.Module], width: int = 16, **options: Any) -> nn.Module:
+    return kind(16, width, batch_first=True, **options)
+
+
+def condition(h: Tensor) -> Tensor:
+    return h.new_ones(*h.shape[:-1], 7)
+
+
+ENDS: dict[str, tuple[Any, Any, Any, Any]] = {
+    # a layer, how it is used, and where the stream is in its arguments and its output
+    "gru": (lambda: recurrent(nn.GRU), lambda m, h: m(h)[0], (), ((0, 0),)),
+    "lstm": (lambda: recurrent(nn.LSTM), lambda m, h: m(h)[0], (), ((0, 0),)),
+    "in both directions": (
+        lambda: recurrent(nn.GRU, 8, bidirectional=True),
+        lambda m, h: m(h)[0],
+        (),
+        ((0, 0),),
+    ),
+    "projected": (
+        lambda: recurrent(nn.LSTM, 24, proj_size=16),
+        lambda m, h: m(h)[0],
+        (),
+        ((0, 0),),
+    ),
+    "last state": (
+        lambda: recurrent(nn.LSTM),
+        lambda m, h: m(h)[1][0][-1][:, None],
+        (),
+        ((0, 1, 0),),
+    ),
+    "output and state": (
+        lambda: recurrent(nn.GRU),
+        lambda m, h: torch.add(m(h)[0], m(h)[1][-1][:, None]),
+        (),
+        ((0, 0), (0, 1)),
+    ),
+    "cell": (lambda: nn.LSTMCell(16, 16), lambda m, h: m(h[:, 0])[0][:, None], (), ((0, 0),)),
+    "cell with a state": (
+        lambda: nn.GRUCell(16, 16),
+        lambda m, h: m(h[:, 0], h[:, 1])[:, None],
+        ((0,), (1,)),
+        (),
+    ),
+    "pair": (lambda: Multiplied(lambda y: (y, None)), lambda m, h: m(h, h)[0], 2, ((0, 0),)),
+    "list": (lambda: Multiplied(lambda y: [1.0, y]), lambda m, h: m(h, h)[1], 2, ((0, 1),)),
+    "dict": (lambda: Multiplied(lambda y: {"y": y}), lambda m, h: m(h, h)["y"], 2, ((0, "y"),)),
+    "by name": (lambda: nn.Linear(16, 16), lambda m, h: m(input=h), (("input",),), ()),
+    "second": (lambda: nn.Bilinear(7, 16, 16), lambda m, h: m(condition(h), h), ((1,),), ()),
+    "second of own": (Multiplied, lambda m, h: m(condition(h), h), ((1,),), ()),
+    "in a list": (Multiplied, lambda m, h: m([h, h]), ((0, 0), (0, 1)), ()),
+}
+
+
+def written_around(built: Any, x: Tensor) -> Tensor:
+    """The forward pass of a cropped `Around`, with every narrowing and padding by hand."""
+    bare = copy.deepcopy(built)
+    for module in bare.children():
+        module._forward_pre_hooks.clear()
+        module._forward_hooks.clear()
+
+    def padded(value: Tensor) -> Tensor:
+        return F.pad(value, [0, 16 - value.shape[-1]])
+
+    h = padded(bare.embed(x))
+    h = h + padded(bare.first(h[..., : bare.first.in_features]))
+    h = h + padded(bare.use(bare.layer, h[..., : bare.layer.stream_read.size]))
+    made: Tensor = bare.head(h[..., : bare.head.in_features])
+    return made
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+@pytest.mark.parametrize("name", ENDS)
+def test_streams_in_arguments_and_outputs_of_any_kind(name: str) -> None:
+    make, use, read, written = ENDS[name]
+    torch.manual_seed(0)
+    model, x = Around(make(), use), torch.randn(2, 6, 5)
+    plan = precrop.plan(model, (6, 5), params=0.5, residual="crop", divisor=1)
+    assert Plan.from_json(plan.to_json()) == plan
+    assert plan.frozen == {}
+    places = {end.end: end.places for end in plan.streams if end.path == "layer"}
+    assert {end: set(found) for end, found in places.items()} == {
+        "read": {(0,), (1,)} if read == 2 else set(read),
+        "write": set(written),
+    }
+    built: Any = plan.build(model)
+    assert built.layer.stream_read.size < 16
+    assert counted_params(built) == plan.params <= 0.5 * plan.base_params
+    made = built(x)
+    torch.testing.assert_close(made, written_around(built, x))
+    made.sum().backward()
+    assert all(p.grad is not None for p in built.parameters())
+    everything = precrop.plan(model, (6, 5), params=1.0, residual="crop")
+    assert torch.equal(everything.build(model)(x), model(x))
+
+
+class Kept(Multiplied):
+    """Has its input from a call before."""
+
+    def forward(self, condition: Any, x: Any = None) -> Any:
+        if condition is not None:
+            self.seen = condition
+            return condition.sum()
+        return self.seen @ self.weight
+
+
+class Twofold(nn.Module):
+    """Returns a pair in train mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(16, 16))
+
+    def forward(self, x: Tensor) -> Any:
+        return (x @ self.weight, None) if self.training else x @ self.weight
+
+
+def packed(layer: nn.Module, h: Tensor) -> Tensor:
+    rows = nn.utils.rnn.pack_padded_sequence(h, [h.shape[1]] * len(h), batch_first=True)
+    made: Tensor = nn.utils.rnn.pad_packed_sequence(layer(rows)[0], batch_first=True)[0]
+    return made
+
+
+TIED: dict[str, tuple[Any, Any]] = {
+    "packed": (lambda: recurrent(nn.GRU), packed),
+    "along two axes": (lambda: nn.Linear(16, 16), lambda m, h: m(h) + m(h.mean(1))[:, None]),
+    "in two ways": (lambda: nn.Linear(16, 16), lambda m, h: m(h) + m(input=h)),
+    "kept": (Kept, lambda m, h: m(h) * 0 + m(None)),
+    "a pair in train mode": (
+        Twofold,
+        lambda m, h: y[0] if isinstance(y := m(h), tuple) else y,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TIED)
+def test_streams_that_no_hook_finds_stay_tied(name: str) -> None:
+    make, use = TIED[name]
+    torch.manual_seed(0)
+    model = Around(make(), use)
+    plan, tied = (
+        precrop.plan(model, (6, 5), params=0.5, residual=residual, divisor=1)
+        for residual in ("crop", "tie")
+    )
+    assert (plan.streams, plan.widths, plan.frozen) == ((), tied.widths, tied.frozen)
+    built = plan.build(model).train()
+    built(torch.randn(2, 6, 5)).sum().backward()
+
+
+class Unequal(nn.Module):
+    """Two streams of different widths, and a layer that reads both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.first, self.other = nn.Linear(5, 16), nn.Linear(16, 16), nn.Linear(24, 24)
+        self.widen, self.both = nn.Linear(16, 24), nn.Bilinear(16, 24, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.embed(x)
+        h = h + self.first(h)
+        wide = self.widen(h)
+        wide = wide + self.other(wide)
+        made: Tensor = self.both(h, wide)
+        return (h + made).mean(-1)
+
+
+def test_a_layer_at_two_streams_keeps_them_tied() -> None:
+    model = Unequal()
+    plan = precrop.plan(model, (6, 5), params=0.5, residual="crop", divisor=1)
+    assert (plan.streams, plan.frozen) == ((), {})
+    plan.build(model)(torch.randn(2, 6, 5)).sum().backward()
+
+
+class Pooled(nn.Module):
+    """Set2Set's readout: a state of the stream's width, attention with it, and a joined query."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.first = nn.Linear(5, 16), nn.Linear(16, 16)
+        self.lstm, self.head = nn.LSTM(32, 16), nn.Linear(32, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.embed(x)
+        h = h + self.first(h)
+        width = h.shape[-1]
+        states = (h.new_zeros(1, 1, width), h.new_zeros(1, 1, width))
+        joined = h.new_zeros(1, 2 * width)
+        for _ in range(2):
+            query, states = self.lstm(joined.unsqueeze(0), states)
+            query = query.view(1, width)
+            shares = torch.softmax((h * query).sum(-1, keepdim=True), 0)
+            joined = torch.cat([query, (shares * h).sum(0, keepdim=True)], -1)
+        made: Tensor = self.head(joined)
+        return made
+
+
+def test_states_of_a_streams_width() -> None:
+    model, x = Pooled(), torch.randn(6, 5)
+    plan = precrop.plan(model, example_inputs=x, params=0.5, residual="crop", divisor=1)
+    assert (bool(plan.streams), plan.frozen) == (True, {})
+    built = plan.build(model)
+    assert counted_params(built) == plan.params <= 0.5 * plan.base_params
+    built(x).sum().backward()
+
+
+class Remembering(nn.Module):
+    """A memory network: rows of a table are summed up, step after step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys, self.values = nn.Embedding(20, 16), nn.Embedding(20, 16)
+        self.step, self.head = nn.Linear(16, 16, bias=False), nn.Linear(16, 4)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        keys, values = self.keys(tokens), self.values(tokens)
+        state = self.values(tokens[:, 0])
+        for _ in range(2):
+            shares = (keys * state.unsqueeze(1)).sum(-1).softmax(-1)
+            state = self.step(state) + torch.einsum("bn,bnd->bd", shares, values)
+        made: Tensor = self.head(state)
+        return made
+
+
+def test_streams_of_tables_rows_stay_tied() -> None:
+    model, tokens = Remembering(), torch.randint(0, 20, (2, 5))
+    plan = precrop.plan(model, example_inputs=tokens, params=0.5, residual="crop", divisor=1)
+    assert (plan.streams, plan.frozen) == ((), {})
+    built: Any = plan.build(model)
+    assert built.values.embedding_dim < 16
+    built(tokens).sum().backward()
+
+
+class Scaled(nn.Module):
+    """Scales its input in place and returns it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mul_(self.scale)
+
+
+def test_a_reader_that_changes_the_stream_in_place_is_no_source_of_it() -> None:
+    model, x = Around(Scaled(), lambda m, h: m(h * 1)), torch.randn(2, 6, 5)
+    plan = precrop.plan(model, (6, 5), params=0.5, residual="crop", divisor=1)
+    built = plan.build(model)
+    assert counted_params(built) == plan.params <= 0.5 * plan.base_params
+    assert built(x).shape == (2, 6, 3)

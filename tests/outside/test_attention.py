@@ -305,3 +305,32 @@ def test_what_follows_a_width_that_is_kept_is_kept_there_alone() -> None:
     plan, built = cropped(make, SHAPE, params=0.95)
     assert [*plan.frozen] == ["4.qkv"]
     assert built[0].out_features < 32
+
+
+class ManyHeads(nn.Module):
+    """More heads than channels in each; the code divides by their number, which it keeps."""
+
+    def __init__(self, divided: bool) -> None:
+        super().__init__()
+        self.divided, self.number = divided, 16
+        self.stem, self.head = nn.Linear(FEATURES, 64), nn.Linear(64, 3)
+        self.qkv = nn.Linear(64, 3 * 64)
+        self.register_buffer("slopes", torch.arange(16.0).reshape(16, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        b, n, c = x.shape
+        width = c // self.number if self.divided else -1
+        parts = self.qkv(x).chunk(3, -1)
+        q, k, v = (t.view(b, n, self.number, width).transpose(1, 2) for t in parts)
+        scores = (q @ k.transpose(-2, -1) - self.get_buffer("slopes")).softmax(-1)
+        out: Tensor = self.head((scores @ v).transpose(1, 2).reshape(b, n, -1))
+        return out
+
+
+@pytest.mark.parametrize("divided", [False, True])
+def test_the_number_of_heads_stays_where_they_are_many(divided: bool) -> None:
+    plan, built = cropped(partial(ManyHeads, divided), SHAPE, used=0.4)
+    assert built.number == len(built.slopes) == 16
+    assert built.qkv.out_features < 3 * 64
+    assert not plan.frozen

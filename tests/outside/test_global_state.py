@@ -2,9 +2,11 @@
 
 import gc
 import random
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -308,3 +310,81 @@ def test_random_depth_is_the_same_in_every_pass(draw: str) -> None:
         for training in (True, False):
             assert small_one.train(training)(torch.ones(2, *SHAPE)).shape == (2, 3)
     assert widths[0] == widths[1] == widths[2]
+
+
+def saved_and_set() -> None:
+    """What PyTorch's checkpoints do."""
+    with torch.random.fork_rng():
+        torch.set_rng_state(torch.Generator().get_state())
+
+
+SEEDS: dict[str, Callable[[], object]] = {
+    "manual_seed": lambda: torch.manual_seed(0),
+    "by name": partial(torch.manual_seed, 0),
+    "another each time": torch.seed,
+    "saved and set": saved_and_set,
+}
+
+
+class Seeding(Made):
+    """Seeds PyTorch's generators in forward, and another thread draws from them meanwhile."""
+
+    def __init__(self, seed: Callable[[], object], real: bool) -> None:
+        super().__init__()
+        self.seed, self.real = seed, real
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seed()
+        thread = threading.Thread(target=torch.rand, args=(1,))
+        thread.start()
+        thread.join()
+        if self.real and x.sum() < 0:
+            x = -x
+        return super().forward(nn.functional.dropout(x, 0.1, self.training))
+
+
+def draws_since(seed: int) -> int:
+    """How many numbers were drawn from PyTorch's generator since it was seeded."""
+    reference = torch.Generator().manual_seed(seed)
+    for count in range(5000):
+        if torch.equal(reference.get_state(), torch.get_rng_state()):
+            return count
+        torch.rand(1, generator=reference)
+    raise AssertionError("it was seeded otherwise")
+
+
+@pytest.mark.parametrize("real", [False, True])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_network_that_seeds_does_so_for_itself(seed: str, real: bool) -> None:
+    model = Seeding(SEEDS[seed], real)
+    batch = (torch.ones(4, *SHAPE), torch.arange(4) % 3)
+    before = [torch.cuda.manual_seed_all, vars(torch.random)["default_generator"]]
+    found = []
+    for around in (3, 4):
+        torch.manual_seed(around)
+        plan = precrop.plan(model, SHAPE, params=0.5)
+        densities = [
+            precrop.densities(model, SHAPE, method=method, params=0.5, data=[batch])
+            for method in ("erk", "snip", "grasp")
+        ]
+        assert precrop.count(model, SHAPE).params == plan.base_params
+        plan.build(model)
+        assert draws_since(around) > 0
+        found.append((plan.widths, densities))
+    assert found[0] == found[1]
+    assert [torch.cuda.manual_seed_all, vars(torch.random)["default_generator"]] == before
+
+
+def test_another_thread_may_seed_meanwhile() -> None:
+    class Beside(Made):
+        def forward(self, x: Tensor) -> Tensor:
+            thread = threading.Thread(target=torch.manual_seed, args=(5,))
+            thread.start()
+            thread.join()
+            torch.manual_seed(0)
+            return super().forward(x)
+
+    torch.manual_seed(3)
+    precrop.plan(Beside(), SHAPE, params=0.5)
+    assert torch.initial_seed() == 5
+    assert draws_since(5) == 0

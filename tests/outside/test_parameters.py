@@ -84,3 +84,77 @@ def test_a_transposed_layout_stays() -> None:
     assert small[6].weight.shape[1] < 32
     assert small[6].weight.t().is_contiguous()
     assert not small[6].weight.is_contiguous()
+
+
+class Gained(nn.Module):
+    """Its first parameter is of another type than all others."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(1).to(dtype), requires_grad=False)
+        self.body = network()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.body(x)
+        return out * self.gain.to(out.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float8_e4m3fn])
+def test_inputs_are_of_the_type_of_most_parameters(dtype: torch.dtype) -> None:
+    model = Gained(dtype)
+    plan = precrop.plan(model, SHAPE, params=0.5)
+    assert plan.params < 0.51 * plan.base_params
+    small = plan.build(model)
+    assert small(torch.ones(2, *SHAPE)).shape == (2, 4)
+    assert small.gain.dtype == dtype
+    assert min(precrop.densities(model, SHAPE, method="synflow", params=0.5).values()) > 0
+
+
+class Grouped(Gained):
+    """Its ``parameters()`` are groups for an optimizer."""
+
+    def parameters(self, recurse: bool = True) -> Any:
+        """Groups with learning rates."""
+        return [{"params": [self.gain], "lr": 0.1}, {"params": [*self.body.parameters(recurse)]}]
+
+
+@pytest.mark.filterwarnings("ignore::precrop.LayerCollapseWarning")
+def test_parameters_may_be_groups_for_an_optimizer() -> None:
+    model, plain = Grouped(torch.float32), Gained(torch.float32)
+    plan = precrop.plan(model, SHAPE, params=0.5)
+    assert plan.widths == precrop.plan(plain, SHAPE, params=0.5).widths
+    small = plan.build(model)
+    assert sum(p.numel() for _, p in small.named_parameters()) == plan.params
+    assert small(torch.ones(2, *SHAPE)).shape == (2, 4)
+    data = [(torch.ones(2, *SHAPE), torch.arange(2))]
+    for method in ("synflow", "snip", "grasp"):
+        found = precrop.densities(model, SHAPE, method=method, params=0.9, data=data)
+        assert set(precrop.masks(model, found)) == {f"{name}.weight" for name in found}
+
+
+class Answering(nn.Module):
+    """It has an answer to every name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = network()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.body(x)
+        return out
+
+    def __getattr__(self, name: str) -> Any:
+        """What is there, or a number."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return 7
+
+
+def test_a_network_may_answer_any_name() -> None:
+    model = Answering()
+    assert model.anything == 7
+    plan = precrop.plan(model, SHAPE, params=0.5)
+    plain = precrop.plan(network(), SHAPE, params=0.5)
+    assert plan.widths == {f"body.{name}": widths for name, widths in plain.widths.items()}
+    assert plan.build(model)(torch.ones(2, *SHAPE)).shape == (2, 4)

@@ -186,3 +186,130 @@ def test_what_is_written_into_a_tensor_made_on_the_cpu(write: str, memory: float
     budgets = {"params": 0.5} if memory is None else {"memory": memory}
     plan, _ = cropped(Writing(), IMAGE, ["one", "two", "three"], **budgets)
     assert plan.widths["two"][1] < 16
+
+
+REBOUND: dict[str, Callable[[Any, Tensor, Tensor], Any]] = {
+    "moved": lambda m, x, k: m.cache.to(x),
+    "of a type": lambda m, x, k: m.cache.type_as(x),
+    "copied": lambda m, x, k: m.cache.clone(),
+    "emptied": lambda m, x, k: torch.zeros_like(m.cache),
+    "made anew": lambda m, x, k: torch.zeros(len(x), 16, m.keys.out_features),
+    "longer": lambda m, x, k: torch.cat([m.cache.to(x)[: len(x)], k], 1),
+}
+
+
+class Caching(nn.Module):
+    """Forward puts another tensor in the place of its cache, and what it computes into that."""
+
+    def __init__(self, rebind: str, registered: bool, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.rebind = rebind
+        self.keys, self.head = nn.Linear(8, 32), nn.Linear(32, 4)
+        cache = torch.zeros(4, 16, 32, dtype=dtype)
+        if registered:
+            self.register_buffer("cache", cache)
+        else:
+            self.cache = cache
+
+    def forward(self, x: Tensor) -> Tensor:
+        keys = self.keys(x)
+        self.cache = REBOUND[self.rebind](self, x, keys).detach()
+        self.cache[: len(x), : x.shape[1]] = keys
+        out: Tensor = self.head(self.cache[: len(x), : x.shape[1]].to(x))
+        return out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("registered", [False, True])
+@pytest.mark.parametrize("rebind", REBOUND)
+def test_a_cache_that_forward_replaces(rebind: str, registered: bool, dtype: torch.dtype) -> None:
+    model = Caching(rebind, registered, dtype)
+    cache = model.cache
+    plan = precrop.plan(model, (6, 8), params=0.5, divisor=1)
+    built: Any = plan.build(model)
+    assert model.cache is cache
+    assert cache.dtype == dtype
+    assert not cache.any()
+    assert not plan.frozen
+    width = built.keys.out_features
+    assert width < 32
+    read = rebind != "made anew"  # else nothing reads what it was
+    assert built.cache.shape == (4, 16, width if read else 32)
+    x = torch.randn(2, 6, 8)
+    assert torch.equal(built(x), built.head(built.keys(x)))
+    built(x).sum().backward()
+    assert built.keys.weight.grad is not None
+
+
+class Growing(nn.Module):
+    """Keys of earlier inputs are kept in a dict; at first there are none."""
+
+    def __init__(self, trains: bool) -> None:
+        super().__init__()
+        self.keys, self.head, self.trains = nn.Linear(8, 32), nn.Linear(32, 4), trains
+        self.kept: dict[str, Tensor] = {}
+        self.table = torch.zeros(1, 1, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        keys = self.keys(x) + self.table
+        self.table = self.table.to(x.device).clone()
+        before = [self.kept["keys"]] if "keys" in self.kept else []
+        self.kept["keys"] = torch.cat([*before, keys], 1)
+        if self.training and not self.trains:
+            raise ValueError("it needs targets")
+        out: Tensor = self.head(self.kept["keys"][:, -x.shape[1] :])
+        return out
+
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_every_pass_begins_with_the_network_as_it_is(trains: bool) -> None:
+    model = Growing(trains)
+    plan = precrop.plan(model, (6, 8), params=0.5, divisor=1)
+    assert plan.frozen.keys() == (set() if trains else {"train mode"})
+    built: Any = plan.build(model)
+    assert built.keys.out_features == built.table.shape[-1] < 32
+    assert not model.kept
+    assert not built.kept
+    assert built.eval()(torch.randn(2, 6, 8)).shape == (2, 6, 4)
+
+
+class Told(nn.Module):
+    """Attention that is told before each call how large its map is, and what is hidden."""
+
+    height: int
+    hidden: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width, self.heads = 32, 2
+        self.qkv, self.out = nn.Linear(32, 96), nn.Linear(32, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.view(len(x), self.height * self.height, self.width)
+        parts = self.qkv(x).view(*x.shape[:2], 3, self.heads, self.width // self.heads)
+        q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
+        y = (q @ k.transpose(-2, -1) + self.hidden).softmax(-1) @ v
+        out: Tensor = self.out(y.transpose(1, 2).reshape(x.shape))
+        return x + out
+
+
+class Telling(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 32, 4, 4), nn.Linear(32, 5)
+        self.blocks = nn.ModuleList(Told() for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        side, x = x.shape[-1], x.flatten(2).transpose(1, 2)
+        block: Any
+        for block in self.blocks:
+            block.height, block.hidden = side, torch.zeros(side**2, side**2, device=x.device)
+            x = block(x)
+        out: Tensor = self.head(x.mean(1))
+        return out
+
+
+def test_what_a_block_is_told_before_its_call() -> None:
+    _, built = cropped(Telling(), IMAGE, movable=["stem", "blocks.1.qkv"], params=0.45)
+    assert built.blocks[0].width == built.stem.out_channels < 32

@@ -86,6 +86,46 @@ def test_folded_steps_are_read_as_every_step(kind: Any, directions: int) -> None
     assert len(folded.passes[0].trace.calls) < len(whole.passes[0].trace.calls)
 
 
+@pytest.mark.parametrize("name", LAYERS)
+def test_one_step_has_the_widths_of_many(name: str) -> None:
+    one, many = (lower(read_network(LAYERS[name](), Inputs((n, 10)))).structure for n in (1, 6))
+    assert one.groups == many.groups
+    plan, built = cropped(LAYERS[name], (1, 10))
+    assert built.rnn.hidden_size < HIDDEN
+    assert not plan.frozen
+
+
+def test_hidden_width_is_chosen_apart_from_the_input_of_one_step() -> None:
+    plan = precrop.plan(
+        Recurrent(nn.LSTM), (1, 10), widths={"encoder": 15, "rnn.weight_ih_l0": 4 * 8}
+    )
+    assert plan.widths["rnn.weight_ih_l0"] == (15, 4 * 8)
+
+
+class Policy(nn.Module):
+    """One step of an agent: features and its last action, none at first, to a recurrent layer."""
+
+    def __init__(self, actions: int) -> None:
+        super().__init__()
+        self.body, self.actions = nn.Linear(6, 64), actions
+        self.lstm, self.head = nn.LSTM(64 + actions, 32), nn.Linear(32, actions)
+
+    def forward(self, x: Tensor) -> Tensor:
+        last = torch.zeros(x.shape[0], self.actions, device=x.device)
+        h = torch.cat([self.body(x).relu(), last], -1)
+        out: Tensor = self.head(self.lstm(h.unsqueeze(0))[0].squeeze(0))
+        return out
+
+
+@pytest.mark.parametrize("actions", [3, 4])
+def test_an_action_beside_the_features_of_one_step_stays(actions: int) -> None:
+    plan, built = cropped(partial(Policy, actions), (6,), params=0.5)
+    assert built.actions == actions
+    assert built.lstm.input_size == built.body.out_features + actions < 64
+    assert built.lstm.hidden_size < 32
+    assert not plan.frozen
+
+
 def test_a_long_sequence_takes_no_longer() -> None:
     model = Recurrent(nn.LSTM, num_layers=2)
     seconds = []
@@ -148,10 +188,12 @@ class Stepped(nn.Module):
         partial(Stepped, nn.GRUCell),
         partial(Stepped, nn.RNNCell),
         partial(Stepped, nn.GRUCell, made=True),
+        partial(Stepped, nn.RNNCell, made=True),
     ],
 )
-def test_cell_is_cropped_and_says_so(make: Callable[[], nn.Module]) -> None:
-    _, built = cropped(make, SHAPE)
+@pytest.mark.parametrize("steps", [1, 6])
+def test_cell_is_cropped_and_says_so(make: Callable[[], nn.Module], steps: int) -> None:
+    _, built = cropped(make, (steps, 10))
     assert built.cell.weight_hh.shape[1] == built.cell.hidden_size < HIDDEN
     assert built.cell.weight_ih.shape[1] == built.cell.input_size == built.encoder.out_features
 

@@ -68,8 +68,7 @@ class Tables(nn.Module):
 def test_tables_of_fixed_width_are_named() -> None:
     message = refusal(Tables(), (16, 10, 10), params=0.5)
     total = 16 * 100 + 16 * 40 + 34
-    assert f"table, {1600 / total:.0%} of it: add in the network" in message
-    assert f"words, {640 / total:.0%} of it: " in message
+    assert f"table, words, {(1600 + 640) / total:.0%} of it: add in the network" in message
 
 
 def test_what_the_divisor_holds_is_told_from_what_is_frozen() -> None:
@@ -95,3 +94,64 @@ def test_what_is_computed_in_no_layer_is_named() -> None:
     products, own = 64 * 3 * 64, 24 * 4
     share = f"in no layer, such as attention: {products / (products + own):.0%} of it"
     assert refusal(Gram(), (3, 8, 8), macs=0.5).endswith(share)
+
+
+class Growing(nn.Module):
+    """A network that makes its last layer when it first sees an input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 16, 3)
+        self.head: Any = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x).relu().flatten(1)
+        if self.head is None:
+            self.head = nn.Linear(x.shape[1], 10)
+        out: Tensor = self.head(x)
+        return out
+
+
+def test_a_network_that_is_not_whole_yet_must_run_once() -> None:
+    model = Growing()
+    with pytest.raises(precrop.PrecropError, match=r"forward makes head\.weight .* run it once"):
+        precrop.plan(model, (3, 8, 8), params=0.5)
+    model(torch.randn(1, 3, 8, 8))
+    assert precrop.plan(model, (3, 8, 8), params=0.5).widths["conv"][1] < 16
+
+
+def test_modules_without_parameters_may_be_made_in_forward() -> None:
+    class Made(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.norm: Any = nn.LayerNorm(6, elementwise_affine=False)
+            self.act: Any = nn.ModuleList([nn.ReLU()])
+            out: Tensor = self.head(self.act[0](self.norm(self.conv(x))))
+            return out
+
+    plan = precrop.plan(Made(), (3, 8, 8), params=0.5)
+    assert plan.build(Made())(torch.randn(2, 3, 8, 8)).shape == (2, 4, 4, 4)
+
+
+def test_a_detectors_buffers_may_be_without_values() -> None:
+    """On real tensors, where they are asked for, zeros stand for those of a meta device."""
+
+    class Choosing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 3)
+            self.register_buffer("shift", torch.zeros(16, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x) + self.get_buffer("shift")
+            if x.max().item() > 0:
+                x = x.relu()
+            out: Tensor = self.head(x[:, :, (x.amax((0, 1, 3)) > 0).nonzero().flatten()[:3]])
+            return out
+
+    with torch.device("meta"):
+        model = Choosing()
+    assert precrop.plan(model, (3, 8, 8), params=0.5).widths["conv"][1] < 16

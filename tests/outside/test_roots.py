@@ -166,6 +166,94 @@ def test_a_norms_scale_follows() -> None:
     assert built[1].scale == pytest.approx(plan.widths["0"][1] ** 0.5)
 
 
+class ByHand(nn.Module):
+    """A norm over channels whose mean and variance are sums, divided by a number that is kept."""
+
+    def __init__(self, kept: Any, way: str) -> None:
+        super().__init__()
+        self.dim, self.way = kept, way
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.way == "pixels":  # one mean of all numbers of an input
+            return x / (x.square().sum((1, 2, 3), keepdim=True) / self.dim + 1e-6).sqrt()
+        if self.way == "norm":
+            return x / (x.norm(dim=1, keepdim=True) * self.dim)
+        if self.way == "inverse":
+            return x * torch.rsqrt(x.square().sum(1, keepdim=True) * self.dim + 1e-6)
+        x = x - x.sum(1, keepdim=True) / self.dim
+        variance = x.square().sum(1, keepdim=True)
+        return x / (variance / (self.dim - 1 if self.way == "unbiased" else self.dim) + 1e-6).sqrt()
+
+
+@pytest.mark.parametrize("name", ["dim", "count"])
+@pytest.mark.parametrize(
+    ("kept", "way", "power"),
+    [
+        (64, "unbiased", 1),
+        (64, "biased", 1),
+        (64.0, "biased", 1),
+        (64 * 36, "pixels", 1),
+        (1 / 64, "inverse", -1),
+        (64**-0.5, "norm", -0.5),
+    ],
+)
+def test_what_sums_are_divided_by_follows(kept: Any, way: str, power: float, name: str) -> None:
+    class Named(ByHand):
+        """The same, with another name for what is kept."""
+
+        def __init__(self) -> None:
+            super().__init__(kept, way)
+            setattr(self, name, vars(self).pop("dim"))
+
+        def __getattr__(self, asked: str) -> Any:
+            return vars(self)[name] if asked == "dim" else super().__getattr__(asked)
+
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), Named(), nn.Conv2d(64, 3, 3))
+    plan, built = cropped(model, (3, 8, 8), ["0"], params=0.5)
+    width = plan.widths["0"][1]
+    assert getattr(built[1], name) == pytest.approx(kept * (width / 64) ** power)
+    assert type(getattr(built[1], name)) is type(kept)
+    reference = nn.Sequential(built[0], ByHand(kept * (width / 64) ** power, way), built[2])
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.allclose(built(x), reference(x), atol=1e-5)
+    assert "lookalikes" not in plan.solver
+
+
+class Correlation(nn.Module):
+    """Products of features of two branches, in the mean over channels."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.count = width
+        self.left, self.right = nn.Conv2d(3, width, 3), nn.Conv2d(3, width, 3)
+        self.head = nn.Conv2d(1, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        products = self.left(x) * self.right(x)
+        out: Tensor = self.head(products.sum(1, keepdim=True) / self.count)
+        return out
+
+
+def test_a_correlations_number_of_channels_follows() -> None:
+    plan, built = cropped(Correlation(64), (3, 8, 8), ["left"], params=0.5)
+    assert built.count == plan.widths["left"][1] < 64
+
+
+def test_a_number_that_divides_a_sum_over_space_stays() -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pixels = 36
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.sum((2, 3)) / self.pixels
+
+    model = nn.Sequential(nn.Conv2d(3, 36, 3), nn.Conv2d(36, 36, 1), Pooled(), nn.Linear(36, 3))
+    plan, built = cropped(model, (3, 8, 8), ["0"], params=0.5)
+    assert built[2].pixels == 36
+    assert "lookalikes" not in plan.solver
+
+
 class Words(nn.Module):
     """Embeddings times the root of their width, kept as a number or taken in forward."""
 
@@ -188,3 +276,17 @@ def test_an_embeddings_scale_follows(kept: bool) -> None:
     width = plan.widths["inner"][0]
     assert width < 64
     assert (built.root**2 if kept else built.d_model) == pytest.approx(width)
+
+
+def test_an_integer_follows_whose_root_scales_what_a_layer_reads() -> None:
+    """T5 scales what the tied embedding turns into logits."""
+
+    class Tied(Words):
+        def forward(self, x: Tensor) -> Tensor:
+            rows = self.inner(self.table(x.long())) * self.d_model**-0.5
+            return F.linear(rows, self.table.weight)
+
+    model = Tied(kept=False)
+    plan = precrop.plan(model, (7,), params=0.5)
+    built: Any = plan.build(model)
+    assert built.d_model == plan.widths["inner"][1] < 64

@@ -226,3 +226,106 @@ def test_private_attributes(shape: Any, make: Callable[[], nn.Module]) -> None:
     again = copy.deepcopy(built).eval()
     x = torch.randn(2, *shape)
     assert torch.equal(again(x), built.eval()(x))
+
+
+class Orders(nn.Module):
+    """Two parts of the channels, the second one sliced from a difference (MogaNet)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.embed_dims, self.second = width, width // 2
+        self.first = width - self.second
+        self.conv = nn.Conv2d(self.second, self.second, 3, padding=1, groups=self.second)
+        self.mix = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        late = self.conv(x[:, self.embed_dims - self.second :])
+        out: Tensor = self.mix(torch.cat([x[:, : self.first], late], 1))
+        return out
+
+
+@pytest.mark.parametrize("width", [4, 12, 16, 20])
+def test_both_sizes_of_a_difference_follow(width: int) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 32, 1), Orders(32), nn.Conv2d(32, 3, 1))
+    plan = precrop.plan(model, IMAGE, widths={"0": width, "1.mix": width}, divisor=1)
+    built: Any = plan.build(model)
+    orders = built[1]
+    assert (orders.embed_dims, orders.second, orders.first) == (width, width // 2, width // 2)
+    x = torch.randn(2, *IMAGE)
+    reference = Orders(width)
+    reference.load_state_dict(orders.state_dict())
+    assert torch.equal(reference(built[0](x)), orders(built[0](x)))
+
+
+class Normed(nn.Module):
+    """Adaptive instance norm: the network sets its weight and bias before it is called (MUNIT)."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.num_features = features
+        self.weight: Tensor | None = None
+        self.bias: Tensor | None = None
+        self.register_buffer("running_mean", torch.zeros(features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = self.get_buffer("running_mean").repeat(len(x))
+        rows = x.reshape(1, len(x) * x.shape[1], *x.shape[2:])
+        made = nn.functional.batch_norm(rows, mean, mean.clone(), self.weight, self.bias, True)
+        return made.view(x.shape)
+
+
+class Styled(nn.Module):
+    """A decoder whose norms are two modules below the one that asks for their sizes."""
+
+    def __init__(self, width: int, norms: int) -> None:
+        super().__init__()
+        pairs = [(nn.Conv2d(width, width, 1), Normed(width)) for _ in range(norms)]
+        self.stem, self.head = nn.Conv2d(3, width, 1), nn.Conv2d(width, 3, 1)
+        self.decoder = nn.Sequential(nn.Sequential(*(part for pair in pairs for part in pair)))
+        self.style = nn.Linear(3, 2 * width * norms)
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = self.style(x.mean((2, 3)))
+        for module in self.decoder.modules():
+            if isinstance(module, Normed):
+                size = module.num_features
+                module.bias = values[:, :size].reshape(-1)
+                module.weight = values[:, size : 2 * size].reshape(-1)
+                values = values[:, 2 * size :]
+        out: Tensor = self.head(self.decoder(self.stem(x)))
+        return out
+
+
+@pytest.mark.parametrize("norms", [1, 3])
+def test_sizes_that_modules_further_inside_state_follow(norms: int) -> None:
+    model = Styled(WIDTH, norms)
+    plan, built = cropped(model, IMAGE, ["stem", "style", "decoder.0.0"], params=0.5)
+    assert not plan.frozen
+    parts = [*built.decoder[0]]
+    sizes = [norm.num_features for norm in parts[1::2]]
+    assert sizes == [conv.out_channels for conv in parts[::2]]
+
+
+class Dynamic(nn.Module):
+    """Kernels that a layer computes for every input (CondInst): what they hold has one width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.keys = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 8, 1)
+        self.sizes = [8 * 8, 8 * 4]
+        self.kernels = nn.Conv2d(32, sum(self.sizes), 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        first, second = self.kernels(x).mean((2, 3)).split_with_sizes(self.sizes, 1)
+        y = self.keys(x).reshape(1, -1, *x.shape[2:])
+        y = nn.functional.conv2d(y, first.reshape(-1, 8, 1, 1), groups=len(x)).relu()
+        y = nn.functional.conv2d(y, second.reshape(-1, 8, 1, 1), groups=len(x))
+        return y.view(len(x), 4, *x.shape[2:])
+
+
+def test_a_layer_of_which_a_part_is_held_is_named() -> None:
+    plan = precrop.plan(Dynamic(), IMAGE, params=0.7)
+    kept = [name for name in ("kernels", "keys") if name in plan.frozen]
+    assert "kernels" in kept, plan.frozen
+    assert "Nothing is frozen" not in str(plan)

@@ -12,6 +12,7 @@ from precrop.errors import PlanError, PrecropError
 from precrop.modules.streams import Stream
 from precrop.plans.build import build, fan_scale, resize
 from precrop.read.unused import leave_out
+from precrop.zoo import load_model
 from tests.networks import SHAPE, small
 
 
@@ -190,3 +191,16 @@ def test_what_is_left_out_may_lie_in_what_is_left_out() -> None:
     model = nn.Sequential(nn.Sequential(nn.ReLU()), nn.ReLU())
     leave_out(model, ["0", "0.0", "0"])
     assert not list(model[0].children())
+
+
+@pytest.mark.parametrize("value", [1.5, 1e300])
+def test_an_edit_of_what_the_original_does_not_have(value: float) -> None:
+    """A stream's hooks are in the built network alone."""
+    model = load_model("resnet20", {})
+    plan = precrop.plan(model, (3, 32, 32), params=0.5, residual="crop")
+    path, name = next((path, name) for path, name, _ in plan.attributes if "stream" in name)
+    edits = ((path, name, value), *plan.attributes, ("nowhere", "scale", value))
+    for edit in (edits[0], edits[-1]):
+        with pytest.raises(PlanError, match=f"the plan sets {edit[0]}.{edit[1]}") as told:
+            build(replace(plan, attributes=(*plan.attributes, edit)), model)
+        assert "\n" not in str(told.value)

@@ -578,6 +578,8 @@ BAD_DATA = {
     ],
     "batch 1 .* has inputs and targets of 4 and 3 and 4 samples": [((INPUTS, INPUTS[:3]), TARGETS)],
     "batch 1 .* has no samples": [(INPUTS[:0], TARGETS[:0])],
+    "batch 1 .* holds a tensor without values \\(device 'meta'\\)": [(INPUTS.to("meta"), TARGETS)],
+    "batch 2 .* holds a tensor without values": [(INPUTS, TARGETS), (INPUTS, TARGETS.to("meta"))],
     "class 5: for 5 logits they must be from 0 to 4": [(INPUTS, TARGETS * 0 + 5)],
     "class -1: for 5": [(INPUTS, TARGETS * 0 - 1)],
     "int64 tensor of shape \\(4, 1\\) for logits of shape \\(4, 5\\)": [(INPUTS, TARGETS[:, None])],

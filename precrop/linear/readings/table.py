@@ -20,7 +20,7 @@ _BY_READING: tuple[tuple[Handler, str], ...] = (
         _native_batch_norm_legit _native_batch_norm_legit_no_training cudnn_batch_norm
         _native_batch_norm_legit_functional native_layer_norm layer_norm native_group_norm
         group_norm rms_norm _fused_rms_norm instance_norm
-        clone alias detach contiguous lift_fresh _to_copy to stream_read stream_write
+        clone alias detach contiguous tensor_of_numbers _to_copy to stream_read stream_write
         renorm embedding_renorm _weight_norm_interface
         """,
     ),

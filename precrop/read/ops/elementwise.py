@@ -29,7 +29,7 @@ def elementwise(reader: Reader, call: Call) -> Sequence[Axes]:
 
 
 @handles(
-    "clone", "contiguous", "alias", "detach", "lift_fresh", "_softmax", "_log_softmax",
+    "clone", "contiguous", "alias", "detach", "_softmax", "_log_softmax",
     "_safe_softmax", "cumsum", "cumprod", "logcumsumexp", "cummax", "cummin", "flip", "roll",
     "fill", "zero", "empty_like", "zeros_like", "ones_like", "rand_like", "randn_like", "full_like",
     "tril", "triu", "normal", "uniform", "sort", "_pin_memory", "_fft_c2c", "random", "exponential",
@@ -83,7 +83,7 @@ def no_widths(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles(
     "zeros", "ones", "empty", "full", "rand", "randn", "randint", "new_zeros", "new_ones",
-    "new_empty", "new_full", "resize", "resize_as",
+    "new_empty", "new_full", "resize", "resize_as", "tensor_of_numbers",
 )  # fmt: skip
 def factory(reader: Reader, call: Call) -> Sequence[Axes]:
     """A tensor that is made in forward, or gets its size there, has the widths of what it meets."""

@@ -1,6 +1,6 @@
 """The same elements in other axes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from itertools import accumulate, pairwise
 from math import prod
 from operator import mul
@@ -46,7 +46,7 @@ def _blocks(sizes: list[int], wanted: list[int]) -> list[tuple[int, int, int, in
     return blocks
 
 
-def _reshape_block(axes: list[Axis], wanted: list[int], reason: str) -> list[Axis]:
+def _reshape_block(axes: list[Axis], wanted: list[int], reason: str, kept: Set[int]) -> list[Axis]:
     """One stretch: divide the old axes and merge the pieces at common edges."""
     if len(axes) == 1 and len(wanted) == 1:
         return axes
@@ -63,7 +63,7 @@ def _reshape_block(axes: list[Axis], wanted: list[int], reason: str) -> list[Axi
     for axis, low, high in zip(axes, old, old[1:], strict=False):
         inside = [e for e in edges if low <= e <= high]
         factors = tuple(b // a for a, b in pairwise(inside))
-        pieces.update(zip(inside, divide(axis, factors, reason), strict=False))
+        pieces.update(zip(inside, divide(axis, factors, reason, kept), strict=False))
     return [
         merge([pieces[e] for e in edges if low <= e < high], reason) for low, high in pairwise(new)
     ]
@@ -97,7 +97,7 @@ def reshape(reader: Reader, call: Call) -> Sequence[Axes]:
     wanted = [size for size in shape if size != 1]
     new: list[Axis] = []
     for a, b, c, d in _blocks([axis_size(axis) for axis in old], wanted):
-        new += _reshape_block(old[a:b], wanted[c:d], reader.reason)
+        new += _reshape_block(old[a:b], wanted[c:d], reader.reason, reader.kept)
     return [stating(reader, "size", _around_ones(new, shape))]
 
 

@@ -1,5 +1,6 @@
 """Widths that were chosen elsewhere."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
@@ -101,9 +102,10 @@ class Widths(Strategy):
         return units
 
     def _set(self, layer: Layer, groups: Sequence[int], units: Integers, choices: Choices) -> None:
-        """Let groups keep the one share that gives the layer its width.
+        """Let groups keep the one share that gives the layer its width, or nearly one.
 
-        The width is linear in that share, but where several axes are one.
+        The width is linear in that share, but where several axes are one. What rounding leaves over
+        of a sum of several widths goes to those with the finest steps.
         """
         if not groups:
             return
@@ -116,6 +118,14 @@ class Widths(Strategy):
             share = 1 - (whole - self.widths[layer.name]) / (layer.out_channels * total)
         for group in groups:
             units[group] = max(1, round(share * choices.units[group]))
+        if len(groups) < 2:
+            return
+        steps = {g: layer.out_channels * layer.produced[g] / choices.units[g] for g in groups}
+        coarsest_first = sorted(groups, key=lambda group: -steps[group])
+        for rounded, group in itertools.product((np.trunc, np.floor), coarsest_first):
+            missing = self.widths[layer.name] - layer.width(units / choices.units)
+            moved = units[group] + rounded((missing + np.sign(missing) * _SNAP) / steps[group])
+            units[group] = min(max(1, moved), choices.upper[group])
 
     def _conflict(self, layer: Layer, owners: Sequence[str]) -> str:
         """Why a layer cannot have its width."""

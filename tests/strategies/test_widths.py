@@ -197,3 +197,26 @@ def test_a_width_that_is_a_product_of_two() -> None:
     widths = {layer.name: layer.out_channels for layer in plan.layers}
     assert widths["1"] == plan.widths["0"][1] * plan.widths["3.attention"][0] * 9
     assert precrop.plan(model, (3, 8, 8), widths=widths).widths == plan.widths
+
+
+class Parts(nn.Module):
+    """A convolution of three parts, two of one width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes = [64, 64, 16]
+        self.all = nn.Conv2d(3, sum(self.sizes), 1)
+        self.product, self.other = nn.Conv2d(64, 16, 1), nn.Conv2d(16, 16, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first, second, third = torch.split(self.all(x), self.sizes, 1)
+        out: torch.Tensor = self.product(first * second) + self.other(third)
+        return out
+
+
+def test_every_sum_of_several_widths_can_be_had() -> None:
+    reading = precrop.Reading(Parts(), (3, 8, 8))
+    for width in range(3, 145):
+        plan = precrop.plan(reading, widths={"all": width}, divisor=1)
+        assert plan.widths["all"] == (3, width)
+        assert 2 * plan.widths["product"][0] + plan.widths["other"][0] == width

@@ -92,7 +92,7 @@ class Known:
         read_widths: what modules read of residual streams, by path.
         written_widths: what modules write to residual streams, by path.
         matrices: tensors that are multiplied as matrices, and are part of no kernel.
-        kept: the integers that a module keeps in its attributes, by path, but PyTorch's own.
+        kept: numbers of heads and groups that modules keep, by path; PyTorch's own are left out.
     """
 
     ranks: Mapping[str, int]

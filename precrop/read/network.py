@@ -1,5 +1,6 @@
 """A network that has been read: its passes, and sizes at any choice of widths."""
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -46,6 +47,10 @@ from precrop.read.unused import (
 from precrop.read.values import TensorValue
 
 NOT_CALLED = "no pass calls it"
+# Names of numbers of heads or groups, in which no width is named.
+_COUNT = re.compile(
+    r"(?!.*(chan|chs|dim|feat|width|plane|size))_?(.*(head|group|num)|n_|nh$|[hgn]$)"
+).match
 # Tables of fewer parameters than this share of the network's are not listed as frozen.
 SMALL = 0.01
 
@@ -270,9 +275,9 @@ def _follow(traced: Traced, scale_groups: bool, unused: Unused) -> Network:
 
 
 def _kept(modules: Mapping[str, nn.Module], called: Collection[str]) -> dict[str, Set[int]]:
-    """The integers that modules keep which are called."""
+    """The numbers of heads and of groups, by their names, that modules keep which are called."""
     return {
-        path: frozenset(value for value in vars(module).values() if type(value) is int)
+        path: frozenset(n for name, n in vars(module).items() if type(n) is int and _COUNT(name))
         for path, module in modules.items()
         if path in called and not type(module).__module__.startswith("torch.")
     }

@@ -80,7 +80,7 @@ class Reader:
 
     @cached_property
     def kept(self) -> Set[int]:
-        """The integers that the module keeps whose code makes the call."""
+        """Numbers of heads and groups that the module keeps whose code makes the call."""
         return self.known.kept.get(self.trace.path(self.call), frozenset())
 
     def literal(self, name: str, index: int | None, axis: Axis) -> None:

@@ -290,3 +290,25 @@ def test_what_is_cut_in_windows_as_an_image_is_said_to_keep_its_size() -> None:
     plan = precrop.plan(model, (20, 8), params=0.5)
     assert plan.frozen == {"0.layer": "im2col in 1"}
     assert plan.build(model)(torch.ones(2, 20, 8)).shape == (2, 5)
+
+
+class FourEach(nn.Module):
+    """Four numbers for every channel, computed from its mean (dynamic ReLU)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels, self.number = channels, 4
+        self.numbers = nn.Linear(channels, 4 * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.numbers(x.mean((2, 3))).view(-1, self.channels, 4)
+        first, second, third, fourth = parts[..., None, None].unbind(2)
+        return torch.maximum(x * first + second, x * third + fourth)
+
+
+def test_a_few_numbers_for_every_channel_stay_as_many() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 32, 3), FourEach(32), nn.Conv2d(32, 8, 3))
+    plan = check_cropped(model, (3, 8, 8), params=0.5, macs=0.7)
+    built: Any = plan.build(model)
+    assert not plan.frozen
+    assert (built[1].channels, built[1].number) == (built[0].out_channels, 4)

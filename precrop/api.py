@@ -186,6 +186,7 @@ def plan(
     request = PlanRequest(budgets, models, options, solver, divisors)
     choice = choose(network, request, constraints)
     network, totals, units = choice.lowered.network, choice.structure.costs, choice.units
+    frozen = network.frozen()
     return Plan(
         network=f"{type(model).__module__}:{type(model).__qualname__}",
         source=None,
@@ -195,8 +196,8 @@ def plan(
         macs=totals["macs"](units),
         base_params=totals["params"](choice.structure.units) + network.left_out_params,
         base_macs=totals["macs"](choice.structure.units),
-        layers=_layer_plans(choice),
-        frozen={**network.notes, **network.frozen()},
+        layers=_layer_plans(choice, frozen),
+        frozen={**network.notes, **frozen},
         options={
             "divisor": choice.solution.problem.choices.divisor,
             **({"divisor_asked": "auto"} if len(divisors) > 1 else {}),
@@ -314,11 +315,11 @@ def _ignored(network: Network, patterns: Sequence[str]) -> dict[str, str]:
     return kept
 
 
-def _layer_plans(choice: Choice) -> tuple[LayerPlan, ...]:
+def _layer_plans(choice: Choice, frozen: Mapping[str, str]) -> tuple[LayerPlan, ...]:
     network = choice.lowered.network
     groups = [group.name for group in choice.structure.groups]
     names = dict(zip(choice.lowered.ties, groups, strict=True))
-    frozen, sizes = network.frozen(), choice.sizes
+    sizes = choice.sizes
     plans = []
     for reading, layer in zip(network.layers, choice.structure.layers, strict=True):
         owners = [names.get(s[0].tie.root()) for s in leaves(reading.outputs) if s[0]]

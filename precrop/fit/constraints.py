@@ -147,9 +147,11 @@ def _changed(constraints: Constraints, lessons: Lessons) -> set[Site]:
 
 def _apply(network: Network, constraints: Constraints, lessons: Lessons) -> set[Site]:
     """Tie and freeze widths of a network that nobody else has; the sites where anything changed."""
-    widths = network.tables | {layer.name: layer.outputs for layer in network.layers}
-    for name in widths.keys() & constraints.kept.keys():
-        freeze(widths[name], constraints.kept[name])
+    if constraints.kept:
+        widths = network.tables | {layer.name: layer.outputs for layer in network.layers}
+        for name, axis in widths.items():
+            if name in constraints.kept:
+                freeze(axis, constraints.kept[name])
     levels = constraints.levels
     driven = {site: one for site, one in constraints.drivers.items() if site not in levels}
     changed = {site for site, drivers in driven.items() if _tie_drivers(network, site, drivers)}

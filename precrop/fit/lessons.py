@@ -123,19 +123,13 @@ class Lessons:
                 owner = self.owner(rule, argument)
                 if owner is None:
                     continue
-                together = self._together(rule, argument, sizes, edits, *owner)
-                key = self.place(owner[0], rule.driver)
-                if together is not None:
-                    edits |= together
-                    driving |= together.keys()
-                elif key not in edits:
-                    driving.add(key)
-                    value = self._driver_value(rule, argument, sizes, edits, *owner)
-                    if value.denominator == 1 and 1 <= value != owner[1][rule.driver]:
-                        edits[key] = int(value)
+                driving.add(self.place(owner[0], rule.driver))
+                found = self._settings(rule, argument, sizes, edits, *owner)
+                driving |= found.keys()
+                edits |= found
         return [(*place, value) for place, value in edits.items()], driving
 
-    def _together(
+    def _settings(
         self,
         rule: Rule,
         argument: Argument,
@@ -143,46 +137,32 @@ class Lessons:
         edits: Mapping[Place, int],
         path: str,
         stated: Mapping[str, int],
-    ) -> dict[Place, int] | None:
-        """What several attributes become that state widths and together give an argument's new one.
+    ) -> dict[Place, int]:
+        """Attributes that are set for an argument to state the new size.
 
-        Of ``width - part`` both follow the widths that they are; None where no such widths do.
+        Of ``width - part`` both become what the widths became that they are, if that gives it; else
+        the driver alone is set, unless it is already.
         """
-        if len(rule.slopes) < 2:
-            return None
         places = {name: self.place(path, name) for name in rule.slopes}
-        became = widths_in(argument.forward, path, sizes)
-        choices = [
-            [edits[place]] if place in edits else sorted(became.get(stated[name], {stated[name]}))
-            for name, place in places.items()
-        ]
-        wanted = sizes.size(argument.axis) - axis_size(argument.axis)
-        for values in islice(product(*choices), MOST_CHOICES):
-            named = dict(zip(rule.slopes, values, strict=True))
-            if sum(rule.slopes[name] * (named[name] - stated[name]) for name in named) == wanted:
-                return {
-                    place: named[name]
-                    for name, place in places.items()
-                    if named[name] != stated[name]
-                }
-        return None
-
-    def _driver_value(
-        self,
-        rule: Rule,
-        argument: Argument,
-        sizes: Sizes,
-        edits: Mapping[Place, int],
-        path: str,
-        stated: Mapping[str, int],
-    ) -> Fraction:
-        """What the driver of an argument must be, for the argument to state the new size."""
-        move = Fraction(sizes.size(argument.axis) - axis_size(argument.axis))
-        for attribute, slope in rule.slopes.items():
-            if attribute != rule.driver:
-                now = edits.get(self.place(path, attribute), stated[attribute])
-                move -= slope * (now - stated[attribute])
-        return stated[rule.driver] + move / rule.slopes[rule.driver]
+        wanted = Fraction(sizes.size(argument.axis) - axis_size(argument.axis))
+        if len(places) > 1:
+            became = widths_in(argument.forward, path, sizes)
+            choices = [
+                [edits[at]] if at in edits else sorted(became.get(stated[name], {stated[name]}))
+                for name, at in places.items()
+            ]
+            for values in islice(product(*choices), MOST_CHOICES):
+                moves = {n: new - stated[n] for n, new in zip(places, values, strict=True)}
+                if sum(rule.slopes[name] * move for name, move in moves.items()) == wanted:
+                    return {places[n]: stated[n] + move for n, move in moves.items() if move}
+        driver = places.pop(rule.driver)
+        if driver in edits:
+            return {}
+        for name, at in places.items():
+            wanted -= rule.slopes[name] * (edits.get(at, stated[name]) - stated[name])
+        value = stated[rule.driver] + wanted / rule.slopes[rule.driver]
+        sensible = value.denominator == 1 and 1 <= value != stated[rule.driver]
+        return {driver: int(value)} if sensible else {}
 
     def learn(self, forward: Pass, index: int, sizes: Sizes) -> bool:
         """Probe for the attributes behind arguments of a differing call; False if none is found."""

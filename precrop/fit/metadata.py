@@ -5,23 +5,21 @@ fail, so they are found by what they equal in the original. Every change is list
 """
 
 import math
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
 
 from precrop.fit.attributes import Edit
+from precrop.modules.names import names_width
 from precrop.read.axes import Axis, axis_size
-from precrop.read.known import LayerReading
+from precrop.read.known import CallReading, LayerReading
 from precrop.read.network import Network, Pass, Sizes
 
+# Other names of sizes are only taken for one of what their module itself computes.
 FIRST_INPUT = ("in_channels", "in_features", "in_chs", "inplanes", "in_dim", "input_dim")
 LAST_OUTPUT = ("out_channels", "out_features", "out_chs", "output_dim", "out_dim")
 LAST_WIDTH = ("num_features", "head_hidden_size", "embed_dim", "hidden_dim", "dim")
-
-# Other names of sizes; such a one is only taken for a size of what its module itself computes.
-_NAMED = re.compile(r"^(?!_).*(chan|chs|dim|feat|width|plane|hidden|embed|d_model)")
 
 # Classes whose attribute is a constant times fan-in ** -0.5 (weight standardisation of NFNets).
 FAN_SCALES = {"ScaledStdConv2d": "scale", "ScaledStdConv2dSame": "scale"}
@@ -43,7 +41,7 @@ def metadata_edits(network: Network, sizes: Sizes) -> Iterator[Edit]:
                         inside = [layer for layer in layers if f"{layer.name}.".startswith(prefix)]
                     axis = _stated_axis(name, value, inside)
                     became = None if axis is None else sizes.size(axis)
-                if became is None and value > 1 and _NAMED.search(name):
+                if became is None and value > 1 and name[0] != "_" and names_width(name):
                     became = _became(network, sizes, path, value)
                 if became not in (None, value):
                     yield path, name, became
@@ -58,24 +56,26 @@ def _became(network: Network, sizes: Sizes, path: str, value: int) -> int | None
     What a call takes as an argument is left to probing.
     """
     found: set[int] = set()
-    for forward in network.passes:
-        for call, reading in forward.pairs:
-            if call.frame < 0 or forward.trace.path(call) != path:
-                continue
-            if any(axis_size(axis) == value for axis in reading.literals.values()):
-                return None
-            found.update(sizes.size(axis) for axis in reading.axes if axis_size(axis) == value)
+    for reading in (one for forward in network.passes for one in _own(forward, path)):
+        if any(axis_size(axis) == value for axis in reading.literals.values()):
+            return None
+        found.update(sizes.size(axis) for axis in reading.axes if axis_size(axis) == value)
     return found.pop() if len(found) == 1 else None
 
 
 def widths_in(forward: Pass, path: str, sizes: Sizes) -> dict[int, set[int]]:
     """What sizes became in the calls of a module's own code, by the sizes in the original."""
     found: dict[int, set[int]] = {}
+    for axis in (axis for reading in _own(forward, path) for axis in reading.axes):
+        found.setdefault(axis_size(axis), set()).add(sizes.size(axis))
+    return found
+
+
+def _own(forward: Pass, path: str) -> Iterator[CallReading]:
+    """What was read in the calls of a module's own code."""
     for call, reading in forward.pairs:
         if call.frame >= 0 and forward.trace.path(call) == path:
-            for axis in reading.axes:
-                found.setdefault(axis_size(axis), set()).add(sizes.size(axis))
-    return found
+            yield reading
 
 
 def _stated_axis(name: str, value: int, layers: list[LayerReading]) -> Axis | None:

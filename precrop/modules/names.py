@@ -1,8 +1,6 @@
-"""Names of tensors, and of layers: the module whose weight a parameter is, or is made into."""
+"""What names say: of tensors and of layers, the module whose weight a parameter is; of sizes."""
 
 import re
-from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,6 +9,21 @@ from torch import Tensor, nn
 # What modules call their weight, and what it is made of where hooks compute it.
 _LEAF = re.compile(r".*weight(_orig|_v|_bar)?$")
 _PARAMETRISED = re.compile(r"((?P<owner>.*)\.)?parametrizations\.weight\.original1?$")
+
+
+_WIDTH = re.compile("chan|chs|dim|feat|width|plane|hidden|embed|d_model")
+_COUNT = re.compile(r"_?(.*(head|group|num)|n_|nh$|[hgn]$)")
+
+
+def names_width(attribute: str) -> bool:
+    """Whether an attribute is called as widths are."""
+    return _WIDTH.search(attribute) is not None
+
+
+def names_count(attribute: str) -> bool:
+    """Whether an attribute is called as numbers of heads or groups are, and not as a width."""
+    width = names_width(attribute) or "size" in attribute
+    return not width and _COUNT.match(attribute) is not None
 
 
 def parameters_of(model: nn.Module, **options: Any) -> dict[str, nn.Parameter]:
@@ -39,15 +52,6 @@ def held_tensors(model: nn.Module) -> dict[str, Tensor]:
             if type(value) is Tensor and value.grad_fn is None and value.layout is torch.strided:
                 found.setdefault(id(value), (f"{path}.{name}" if path else name, value))
     return dict(found.values())
-
-
-def floating_type(parameters: Iterable[Tensor]) -> torch.dtype:
-    """The floating type of most elements of a network's parameters; float32 if it has none."""
-    elements = Counter[torch.dtype]()
-    for parameter in parameters:
-        if parameter.is_floating_point():
-            elements[parameter.dtype] += parameter.numel()
-    return max(elements, key=elements.__getitem__, default=torch.float32)
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:

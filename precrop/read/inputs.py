@@ -3,7 +3,8 @@
 import copy
 import dataclasses
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
 from numbers import Integral
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from precrop.errors import PrecropError, brief
 from precrop.modules.hooks import unwrapped
-from precrop.modules.names import floating_type, parameters_of
+from precrop.modules.names import parameters_of
 from precrop.read.examples import LARGEST, Example, leaves, mapped, recorded, unrecorded
 
 _EXAMPLE = "example"
@@ -217,6 +218,15 @@ class Inputs:
         """The same shape without its first size, which may be a batch's; None of several inputs."""
         shape = () if self.examples or self.kwargs or len(self.args) != 1 else self.spec
         return Inputs(shape[1:]) if len(shape) > 1 and _is_shape(shape) else None
+
+
+def floating_type(parameters: Iterable[Tensor]) -> torch.dtype:
+    """The floating type of most elements of a network's parameters; float32 if it has none."""
+    elements = Counter[torch.dtype]()
+    for parameter in parameters:
+        if parameter.is_floating_point():
+            elements[parameter.dtype] += parameter.numel()
+    return max(elements, key=elements.__getitem__, default=torch.float32)
 
 
 def _has_tensors(value: Any) -> bool:

@@ -1,6 +1,5 @@
 """A network that has been read: its passes, and sizes at any choice of widths."""
 
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from precrop.modules.apart import apart
 from precrop.modules.copying import submodule
 from precrop.modules.hooks import unwrapped
-from precrop.modules.names import buffers_of, held_tensors, layer_of
+from precrop.modules.names import buffers_of, held_tensors, layer_of, names_count
 from precrop.modules.streams import Stream
 from precrop.read.axes import (
     Axis,
@@ -47,10 +46,6 @@ from precrop.read.unused import (
 from precrop.read.values import TensorValue
 
 NOT_CALLED = "no pass calls it"
-# Names of numbers of heads or groups, in which no width is named.
-_COUNT = re.compile(
-    r"(?!.*(chan|chs|dim|feat|width|plane|size))_?(.*(head|group|num)|n_|nh$|[hgn]$)"
-).match
 # Tables of fewer parameters than this share of the network's are not listed as frozen.
 SMALL = 0.01
 
@@ -275,9 +270,9 @@ def _follow(traced: Traced, scale_groups: bool, unused: Unused) -> Network:
 
 
 def _kept(modules: Mapping[str, nn.Module], called: Collection[str]) -> dict[str, Set[int]]:
-    """The numbers of heads and of groups, by their names, that modules keep which are called."""
+    """Numbers of heads and groups, as their names say, that modules keep which are called."""
     return {
-        path: frozenset(n for name, n in vars(module).items() if type(n) is int and _COUNT(name))
+        path: frozenset(n for key, n in vars(module).items() if type(n) is int and names_count(key))
         for path, module in modules.items()
         if path in called and not type(module).__module__.startswith("torch.")
     }

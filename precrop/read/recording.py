@@ -21,10 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from precrop.modules.apart import apart
 from precrop.modules.hooks import CALL, own_call
 from precrop.modules.instead import FunctionMode
-from precrop.modules.names import floating_type
 from precrop.modules.random import drawn
 from precrop.modules.streams import given_to
 from precrop.read.corrected import CorrectedReshapes, Correction
+from precrop.read.inputs import floating_type
 from precrop.read.meta import MetaKernels, on_meta
 from precrop.read.plain import PlainLayers, plain
 from precrop.read.recurrence import FoldedSteps

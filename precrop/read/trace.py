@@ -122,7 +122,7 @@ class Recording:
     not give; such a request never becomes an ATen call. Only passes with a limit look for it.
     ``answers`` are the numbers that were taken out of tensors, for Python to branch on. ``moved``
     are parameters whose data is elsewhere than before: ``weight.data = kernel`` is no ATen call.
-    ``passed`` are the tensors that modules are given and return.
+    ``passed`` is what modules are given and return.
     """
 
     calls: Sequence[Step]

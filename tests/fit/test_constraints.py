@@ -95,3 +95,23 @@ def test_planning_leaves_a_reading_as_it_was(options: dict[str, Any]) -> None:
     assert lower(network).structure == before.structure
     assert lower(network).network.frozen() == reasons
     assert "up" not in reasons
+
+
+class Summed(nn.Module):
+    """Twelve layers of one width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(3, 8, 1) for _ in range(12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([layer(x) for layer in self.layers]).sum(0).mean(1)
+
+
+def test_of_several_reasons_the_first_layers_is_told() -> None:
+    network = read_network(Summed(), Inputs(SHAPE))
+    names = [layer.name for layer in network.layers]
+    kept = Constraints(kept={name: f"asked of {name}" for name in reversed(names)})
+    held = constrained(kept, Lessons(network))
+    assert held.frozen() == {}  # an end of the network
+    assert {held.reason(layer.outputs) for layer in held.layers} == {f"asked of {names[0]}"}

@@ -307,25 +307,29 @@ def test_sizes_that_modules_further_inside_state_follow(norms: int) -> None:
 
 
 class Dynamic(nn.Module):
-    """Kernels that a layer computes for every input (CondInst): what they hold has one width."""
+    """Kernels that a layer computes for every input (CondInst), of which two parts have one end."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.keys = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 8, 1)
-        self.sizes = [8 * 8, 8 * 4]
-        self.kernels = nn.Conv2d(32, sum(self.sizes), 1)
+        self.stem, self.keys = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 8, 3, padding=1)
+        self.sizes = [8 * 8, 8 * 8, 8]
+        self.kernels = nn.Conv2d(32, sum(self.sizes), 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x).relu()
-        first, second = self.kernels(x).mean((2, 3)).split_with_sizes(self.sizes, 1)
-        y = self.keys(x).reshape(1, -1, *x.shape[2:])
-        y = nn.functional.conv2d(y, first.reshape(-1, 8, 1, 1), groups=len(x)).relu()
-        y = nn.functional.conv2d(y, second.reshape(-1, 8, 1, 1), groups=len(x))
-        return y.view(len(x), 4, *x.shape[2:])
+        n, _, height, width = x.shape
+        y = self.keys(x).reshape(1, -1, height, width)
+        for part in self.kernels(x).mean((2, 3)).split_with_sizes(self.sizes, 1):
+            outputs = n if part.shape[1] == 8 else 8 * n
+            y = nn.functional.conv2d(y, part.reshape(outputs, -1, 1, 1), groups=n)
+        return y.reshape(-1, 1, height, width)
 
 
 def test_a_layer_of_which_a_part_is_held_is_named() -> None:
-    plan = precrop.plan(Dynamic(), IMAGE, params=0.7)
-    kept = [name for name in ("kernels", "keys") if name in plan.frozen]
-    assert "kernels" in kept, plan.frozen
-    assert "Nothing is frozen" not in str(plan)
+    plan = precrop.plan(Dynamic(), (3, 8, 8), params=0.6)
+    assert plan.frozen == {"kernels": "72 of 136 channels: convolution in the network"}
+    layers = {layer.name: layer for layer in plan.layers}
+    assert layers["kernels"].frozen is None  # its width changes
+    assert 72 < layers["kernels"].out_channels < 136
+    built: Any = plan.build(Dynamic())
+    assert built(torch.randn(2, 3, 8, 8)).shape == (2, 1, 8, 8)

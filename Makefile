@@ -9,6 +9,9 @@ OUTSIDE_STAMP := .venv-outside/.installed
 OUTSIDE_PACKAGES := segmentation-models-pytorch ultralytics-opencv-headless monai transformers pytorchcv torchaudio \
 	spandrel diffusers neuralforecast vit-pytorch pytorch-tcn snac pytest
 
+# Tests start Python some hundred times: without bytecode each compiles the package again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help install browser demo lint format test test-all bench bench-speed exports coverage coverage-outside \
 	docs proxy claims picture fuzz fuzz-files fuzz-networks clean
 

@@ -22,6 +22,7 @@ from precrop.pruning.methods import METHODS
 TINY = Case("precrop.models:resnet20", (3, 32, 32), 10)
 
 
+@pytest.mark.matrix  # every method on a network, as the benchmark itself
 def test_methods_speed_writes_every_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -69,6 +70,7 @@ def test_stages_of_a_plan_are_those_there_are() -> None:
     assert all(value > 0 for value in seconds.values())
 
 
+@pytest.mark.matrix  # several short trainings
 def test_training_speed_writes_every_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,10 +2,11 @@
 
 A wrong one does not fail, it makes another function; and a hyper-parameter that happens to equal
 the root of a width must stay as it is. So a number only follows a width where its use shows that it
-is that width's power: it divides a sum, a norm or a product of two tensors of data by the size, or
-its root, of the axes that were summed over, a weight by the root of its fan-in, or multiplies an
-embedding, or what was divided by its norm, by the root of its width. That the number comes from
-this attribute is shown by changing the attribute and running its module again.
+is that width's power: it divides a sum, a norm, a distance or a product of two tensors of data by
+the size, or its root, of the axes that were summed over, or such a sum divides it; it divides a
+weight by the root of its fan-in, or multiplies an embedding, or what was divided by its norm, by
+the root of its width. That the number comes from this attribute is shown by changing the attribute
+and running its module again.
 """
 
 import math
@@ -20,6 +21,7 @@ from precrop.fit.probing import Prober
 from precrop.modules.copying import submodule
 from precrop.read.axes import Axis, axis_size
 from precrop.read.network import Network, Pass, Sizes
+from precrop.read.reader import CONVOLUTIONS
 from precrop.read.trace import Operation
 from precrop.read.values import TensorValue
 
@@ -35,8 +37,17 @@ PASSING = (
 BIASED = (*PASSING, "add")
 # A number is the width to one of these powers; PyTorch's attention scales both factors by a root.
 POWERS = (0.5, -0.5, 0.25, -0.25, 1, -1)
-# What sums over axes, and the power of their size that makes a mean of it.
-TOTALS = {"sum": -1.0, "linalg_vector_norm": -0.5}
+# What sums over axes, and the powers of their size that such a total is scaled by: to a mean, or as
+# a product of queries with keys is.
+TOTALS = {
+    "sum": (-1.0, -0.5),
+    "linalg_vector_norm": (-0.5,),
+    "_cdist_forward": (-1.0, -0.5),
+    "_euclidean_dist": (-1.0, -0.5),
+    **dict.fromkeys(CONVOLUTIONS, (-1.0,)),
+}
+# What is divided by a total is not divided by zero.
+ABOVE_ZERO = (*PASSING, "add", "clamp_min", "clamp", "maximum")
 MOVE = 1.25
 
 
@@ -286,15 +297,33 @@ class _Flow:
         return place
 
     def _totals(self, scaled: TensorValue) -> Iterator[Proof]:
-        """The axes that a tensor is a sum or a norm over, if there are several numbers to sum."""
-        place = self._made(scaled, PASSING)
-        if place is None or (power := TOTALS.get(self.calls[place].name)) is None:
+        """The axes that a tensor is a total over, if there are several numbers; or its inverse."""
+        place, sign = self._made(scaled, PASSING), 1
+        if place is not None and self.calls[place].name == "reciprocal":
+            place, sign = self._made(self.calls[place].inputs[0], ABOVE_ZERO), -1
+        if place is not None and self.calls[place].name == "sqrt":  # of a sum of squares
+            place = self._made(self.calls[place].inputs[0], ABOVE_ZERO)
+        if place is None:
             return
-        axes, dims = self.forward.readings[place].inputs[0], self.calls[place].arg("dim")
-        dims = [dims] if type(dims) is int else dims or range(len(axes))
-        summed = tuple(axes[dim] for dim in dims)
+        summed = self._summed_over(place)
         if _size(summed) > 1:
-            yield summed, power
+            for power in TOTALS.get(self.calls[place].name, ()):
+                yield summed, sign * power
+
+    def _summed_over(self, place: int) -> tuple[Axis, ...]:
+        """The axes that a total is over; of convolutions those whose kernel is no layer's weight.
+
+        Such a kernel of ones counts what is below it.
+        """
+        call, reading = self.calls[place], self.forward.readings[place]
+        if call.name in CONVOLUTIONS:
+            return reading.inputs[1][1:] if reading.weight is None else ()
+        axes = reading.inputs[0]
+        if call.name not in ("sum", "linalg_vector_norm"):
+            return axes[-1:]
+        dims = call.arg("dim")
+        dims = [dims] if type(dims) is int else dims or range(len(axes))
+        return tuple(axes[dim] for dim in dims)
 
     def _own_widths(self, scaled: TensorValue) -> Iterator[Axis]:
         """The width of an embedding, and of what was divided by its norm."""

@@ -290,3 +290,58 @@ def test_an_integer_follows_whose_root_scales_what_a_layer_reads() -> None:
     plan = precrop.plan(model, (7,), params=0.5)
     built: Any = plan.build(model)
     assert built.d_model == plan.widths["inner"][1] < 64
+
+
+class Partial(nn.Conv2d):
+    """A convolution over what is known of an image, with a kernel of ones that counts it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1)
+        self.ones = torch.ones(channels, channels, 3, 3)
+        self.count = 9 * channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        known = F.conv2d(torch.ones_like(x), self.ones.to(x), padding=1)
+        return super().forward(x) * (self.count / (known + 1e-8))
+
+
+def test_a_number_that_is_divided_by_a_convolution_of_ones_follows() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 32, 1), Partial(32), Partial(32), nn.Conv2d(32, 3, 1))
+    _, built = cropped(model, (3, 8, 8), ["0", "1", "2"], params=0.3)
+    for layer in built[1:3]:
+        assert layer.count == 9 * layer.in_channels
+    inner = built(torch.ones(1, 3, 8, 8))
+    for layer in built[1:3]:
+        layer.count, layer.ones = 9 * 32, torch.full_like(layer.ones, 32 / layer.in_channels)
+    assert torch.allclose(inner, built(torch.ones(1, 3, 8, 8)), atol=1e-6)
+
+
+class Distances(nn.Module):
+    """Distances between rows of queries and keys, over the root of their width."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.scale = way, 64**-0.5
+        self.q, self.k, self.v = nn.Linear(6, 64), nn.Linear(6, 64), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = self.q(x), self.k(x)
+        between = q.unsqueeze(2) - k.unsqueeze(1)
+        if self.way == "cdist":
+            found = torch.cdist(q, k)
+        elif self.way == "squares":
+            found = between.square().sum(-1)
+        elif self.way == "root":
+            found = between.square().sum(-1).sqrt()
+        else:
+            found = (q.unsqueeze(2) + k.unsqueeze(1)).tanh().sum(-1)
+        out: Tensor = (found * self.scale).softmax(-1) @ self.v(x)
+        return out
+
+
+@pytest.mark.parametrize("way", ["cdist", "squares", "root", "additive"])
+def test_what_distances_are_scaled_by_follows(way: str) -> None:
+    plan, built = cropped(Distances(way), (7, 6), ["q", "k"], params=0.5)
+    width = plan.widths["q"][1]
+    assert width < 64
+    assert built.scale == pytest.approx(width**-0.5)

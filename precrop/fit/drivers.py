@@ -59,20 +59,21 @@ class Driver:
 def drivers(
     network: Network, forward: Pass, index: int, asked: Asked, sizes: Sizes
 ) -> tuple[Driver, ...]:
-    """For every argument that differs the nearest axis that changed as the argument did.
+    """For every argument that differs the nearest axis that did as the argument did.
 
-    ``index`` is that of the first call of the pass that differs, ``asked`` what its arguments are.
+    Where the argument kept its size, that is an axis which kept its own. ``index`` is that of the
+    first call of the pass that differs, ``asked`` what its arguments are.
     """
     found = []
     for argument, value in asked.items():
         before = axis_size(argument.axis)
-        if value in (before, sizes.size(argument.axis)):
-            continue  # it is fixed, or as predicted
+        if value == sizes.size(argument.axis):
+            continue  # it is as predicted
         followed = (
             (forward.trace.sites[call], *place, exact)
             for exact in (True, False)
             for call, place, old, new in _around(network, forward, index, sizes)
-            if old != new and _follows(before, value, old, new, exact=exact)
+            if (old == new) == (before == value) and _follows(before, value, old, new, exact=exact)
         )
         driver = next(followed, None)
         if driver is not None:

@@ -334,3 +334,35 @@ def test_the_number_of_heads_stays_where_they_are_many(divided: bool) -> None:
     assert built.number == len(built.slopes) == 16
     assert built.qkv.out_features < 3 * 64
     assert not plan.frozen
+
+
+class WholeBlock(nn.Module):
+    """Attention and MLP in one module, whose view takes the heads' width from what it was given."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.first, self.second = heads, nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, width = x.shape
+        qkv = self.qkv(self.first(x)).reshape(batch, tokens, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        mixed = ((q @ k.transpose(-2, -1)).softmax(-1) @ v).transpose(1, 2)
+        x = x + self.proj(mixed.reshape(batch, tokens, width))
+        return x + self.down(self.up(self.second(x)).relu())
+
+
+@pytest.mark.parametrize("budget", [0.5, 0.75, 0.95])
+def test_hidden_widths_are_free_where_an_embedding_keeps_its_width(budget: float) -> None:
+    """The first networks that are tried keep the embedding, and so what the view asks for."""
+    blocks = (WholeBlock(32, HEADS) for _ in range(2))
+    model = nn.Sequential(nn.Linear(FEATURES, 32), *blocks, nn.Linear(32, 3))
+    plan = precrop.plan(model, SHAPE, params=budget, expand=True, divisor=1)
+    widths, groups = plan.widths, {layer.name: layer.group for layer in plan.layers}
+    assert len({groups["0"], groups["1.up"], groups["2.up"]}) == 3
+    assert widths["1.qkv"] == (widths["0"][1], 3 * widths["0"][1])
+    assert plan.budgets["params"].used > 0.98 * plan.budgets["params"].limit
+    built = plan.build(model)
+    assert built(torch.randn(2, *SHAPE)).shape == (2, TOKENS, 3)

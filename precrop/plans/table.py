@@ -5,6 +5,7 @@ plan may do so.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from precrop.errors import printable
@@ -13,11 +14,12 @@ from precrop.read.known import TRAIN_MODE
 from precrop.solve.budgets import written
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions
+    from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 
-    from precrop.plans.plan import LayerPlan, Plan
+    from precrop.plans.plan import Plan
 
 _BAR = 32
 _COLUMNS = 110  # where the output is not a terminal
@@ -60,6 +62,8 @@ def notes(plan: "Plan", *, brief: bool = False) -> Iterator[str]:
     if plan.widened:
         most = max(new / old for old, new in plan.widened.values())
         yield f"Wider than the original: {_some(plan.widened)}: up to {most:.2f} times"
+    if plan.solver.get("untrained"):
+        yield f"Cropped, though not trained (requires_grad): {_some(plan.solver['untrained'])}"
     tables = plan.solver.get("tables", {})
     if tables:
         changes = (f"{printable(name)} {old} → {new}" for name, (old, new) in tables.items())
@@ -103,12 +107,14 @@ def layer_table(plan: "Plan") -> "Table":
     """One row per layer; of a name only what differs from the row above is written out.
 
     A bar is as long as the square root of the original width, so that narrow layers stay visible;
-    its solid part is the share that is kept, and what is wider than before stands out beyond it.
+    its solid part is the share that is kept. What is wider than before stands out beyond it, up to
+    the square root of the new width.
     Where densities were asked for, the last column repeats them beside what the weights came to.
     """
     aimed = any(layer.target is not None for layer in plan.layers)
     headings = ["layer", "inputs", "outputs", "width", "kept", "weights", *["target"] * aimed]
     table = bare_table(*headings, words=("width",))
+    table.columns[headings.index("width")].no_wrap = False  # bars give room to numbers
     widest = max((max(layer.base_out, layer.out_channels) for layer in plan.layers), default=1)
     above: list[str] = []
     for layer in plan.layers:
@@ -117,7 +123,7 @@ def layer_table(plan: "Plan") -> "Table":
             _tail(parts, above),
             _change(layer.base_in, layer.in_channels),
             _change(layer.base_out, layer.out_channels),
-            _bar(layer, widest),
+            _Bar(layer.base_out, layer.out_channels, widest),
             "frozen" if layer.frozen else f"{layer.kept:.0%}",
             f"{layer.density:.1%}",
             *(["" if layer.target is None else f"{layer.target:.1%}"] if aimed else []),
@@ -243,13 +249,27 @@ def _change(old: int, new: int) -> str:
     return str(old) if old == new else f"{old} → {new}"
 
 
-def _bar(layer: "LayerPlan", widest: int) -> "Text":
-    length = _BAR * (layer.base_out / widest) ** 0.5
-    solid = max(1, round(length * layer.kept))
-    old = max(1, round(length))
-    from rich.text import Text
+@dataclass(frozen=True)
+class _Bar:
+    """A layer's widths as a bar, which is the first to become shorter where a line is too long."""
 
-    bar = Text("█" * min(solid, old), style="cyan")
-    bar.append("░" * (old - solid), style="dim")
-    bar.append("▓" * (solid - old), style="green")
-    return bar
+    old: int
+    new: int
+    widest: int
+
+    def __rich_measure__(self, console: "Console", options: "ConsoleOptions") -> "Measurement":
+        from rich.measure import Measurement
+
+        return Measurement(1, min(_BAR, options.max_width))
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "Iterator[Text]":
+        from rich.text import Text
+
+        length = min(_BAR, options.max_width)
+        old = length * (self.old / self.widest) ** 0.5
+        new = length * (self.new / self.widest) ** 0.5 if self.new > self.old else old
+        kept, old, new = (max(1, round(one)) for one in (old * self.new / self.old, old, new))
+        bar = Text("█" * min(kept, old), style="cyan")
+        bar.append("░" * (old - kept), style="dim")
+        bar.append("▓" * (new - old), style="green")
+        yield bar

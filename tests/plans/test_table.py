@@ -3,6 +3,7 @@
 import dataclasses
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -14,9 +15,9 @@ from precrop.plans.table import show
 from tests.plan_files import PLAN, WIDENED
 
 
-def shown(plan: Plan) -> list[str]:
+def shown(plan: Plan, **options: Any) -> list[str]:
     out = io.StringIO()
-    show(plan, Console(file=out))
+    show(plan, Console(file=out, **options))
     return [line.rstrip() for line in out.getvalue().splitlines()]
 
 
@@ -27,6 +28,26 @@ def test_one_row_per_layer_with_a_bar() -> None:
     assert hidden.startswith("layer1.0.conv1")
     assert repeated.startswith("        .conv2")
     assert fc.split()[-2:] == ["frozen", "56.2%"]
+
+
+@pytest.mark.parametrize("plan", [PLAN, WIDENED])
+def test_bars_give_room_to_numbers(plan: Plan) -> None:
+    wide, narrow = (
+        [
+            [word for word in line.split() if not set(word) & set("█▓░")]
+            for line in shown(plan, width=width, force_terminal=True, color_system=None)
+        ]
+        for width in (110, 62)
+    )
+    assert narrow[: len(plan.layers) + 1] == wide[: len(plan.layers) + 1]
+
+
+def test_the_widest_bar_is_that_of_the_widest_layer() -> None:
+    first = dataclasses.replace(WIDENED.layers[0], out_channels=4 * WIDENED.layers[0].base_out)
+    lines = shown(dataclasses.replace(WIDENED, layers=(first, *WIDENED.layers[1:])))
+    bars = [sum(map(line.count, "█▓░")) for line in lines[1 : len(WIDENED.layers) + 1]]
+    assert bars[0] == max(bars) == 32
+    assert lines[1].count("▓") == 16
 
 
 def test_totals_budgets_frozen_and_seconds() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from precrop import plugins
-from precrop.errors import check_kind
+from precrop.errors import check_kind, check_values
 from precrop.modules.apart import apart
 from precrop.modules.hooks import unwrapped
 from precrop.modules.masks import check_masks
@@ -154,6 +154,8 @@ def _masked(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, int]:
     own = {name: f"{name}_orig" if f"{name}_orig" in parameters else name for name in masks}
     masks = {own[name]: mask for name, mask in masks.items()}
     check_masks(model, masks)
+    for name, mask in masks.items():
+        check_values(f"the mask of {name}", mask)
     return {
         names[id(parameters[name])]: mask.numel() - int(mask.sum()) for name, mask in masks.items()
     }

@@ -3,6 +3,10 @@
 import difflib
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _LONGEST, _SHORT, _BRIEF = 2000, 300, 60
 """Characters of a message, of a reason and of a value in it, which may be of any length."""
@@ -120,6 +124,12 @@ def check_kind(what: str, value: object, kind: type | tuple[type, ...], words: s
     """Refuse the argument ``what`` if it is of another kind, which ``words`` describe."""
     if not isinstance(value, kind):
         raise PrecropError(f"{what}={brief(value)} is not {words}")
+
+
+def check_values(what: str, tensor: "Tensor") -> None:
+    """Refuse a tensor without values; ``what`` is how a message shows it."""
+    if tensor.is_meta:
+        raise PrecropError(f"{what} has no values (device 'meta'): initialize the network first")
 
 
 def check_seed(seed: int, word: str = "seed") -> None:

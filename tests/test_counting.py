@@ -160,3 +160,14 @@ def test_views() -> None:
 
 def test_a_deep_network_prints_a_screenful() -> None:
     assert len(str(precrop.count(load_model("densenet121", {}), (3, 64, 64))).splitlines()) <= 30
+
+
+def test_masks_without_values_are_one_line() -> None:
+    with torch.device("meta"):
+        model = resnet20()
+    masks = {"conv1.weight": torch.empty(16, 3, 3, 3, dtype=torch.bool, device="meta")}
+    with pytest.raises(precrop.PrecropError, match="the mask of conv1.weight has no values"):
+        precrop.count(model, (3, 8, 8), masks=masks)
+    scores = {"conv1.weight": torch.empty(16, 3, 3, 3, device="meta")}
+    with pytest.raises(precrop.PrecropError, match="the score of conv1.weight has no values"):
+        precrop.masks(model, {"conv1": 0.5}, "weight", scores=scores)

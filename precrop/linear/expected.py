@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, check_values
 from precrop.linear.densities import check_densities
 from precrop.linear.replay import Flow, Replay, Weight
 from precrop.modules.apart import apart
@@ -173,8 +173,7 @@ def _value(expectation: Expectation, densities: Mapping[str, float]) -> float:
 
 
 def _mean(name: str, weight: Tensor) -> float:
-    if weight.is_meta:
-        raise PrecropError(f"{name} has no values (it is a meta tensor): SynExp needs weights")
+    check_values(name, weight)
     return float(weight.detach().abs().double().mean())
 
 

@@ -32,7 +32,8 @@ def densities(
 ) -> dict[str, float]:
     """The share of every layer's weights that remains, layers taken as independent.
 
-    Budgets count the prunable weights (convolutions and linear layers), not biases or norms.
+    Budgets count the prunable weights (convolutions and linear layers), not biases or norms. Fixed
+    filters, which do not require gradients beside layers that do, stay whole and are not counted.
 
     Args:
         model: the network; it is not changed.

@@ -10,9 +10,9 @@ normalises over a part instead of the whole batch. By default a part is as large
 4 GB allows: the whole batch for usual networks on CIFAR, 24 samples (SNIP) or 12 (GraSP) for
 ResNet-50 at 224x224.
 
-Scored are the weights of convolutions and linear layers, frozen ones too, but no biases and no
-norms. A layer that has no part in the loss scores zeros: those of GoogLeNet's auxiliary heads, and
-those of a residual branch that ends in a scale of zero, as many of timm's networks do at first.
+Scored are the prunable weights of convolutions and linear layers, but no biases and no norms. A
+layer that has no part in the loss scores zeros: those of GoogLeNet's auxiliary heads, and those of
+a residual branch that ends in a scale of zero, as many of timm's networks do at first.
 """
 
 import inspect
@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from precrop.errors import PrecropError, errors_as, typed_reason
+from precrop.errors import PrecropError, check_values, errors_as, typed_reason
 from precrop.modules.apart import apart
 from precrop.modules.convolutions import SafeConvolutions
 from precrop.modules.copying import copied
@@ -156,12 +156,9 @@ class _Differentiated:
         self.weights = {
             layer: parameters[name].requires_grad_() for layer, name in problem.parameters.items()
         }
-        weight = next(iter(self.weights.values()))
+        name, weight = next(iter(self.weights.items()))
         self.device, self.dtype = weight.device, weight.dtype
-        if weight.is_meta:
-            raise PrecropError(
-                "the network's weights have no values (device 'meta'): initialize it first"
-            )
+        check_values(name, weight)
 
     @contextmanager
     def apart(self) -> Iterator[None]:

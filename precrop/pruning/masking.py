@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import prune
 
-from precrop.errors import PrecropError, check_kind, check_known, hint
+from precrop.errors import PrecropError, check_kind, check_known, check_values, hint
 from precrop.linear.densities import check_density
 from precrop.modules.apart import apart
 from precrop.modules.copying import submodule
@@ -276,6 +276,7 @@ def _checked_scores(scores: Mapping[str, Tensor], name: str, units: Units) -> Te
         raise PrecropError(
             f"scores of {name} have shape {tuple(values.shape)}, its weights {units.shape}"
         )
+    check_values(f"the score of {name}", values)
     if not values.isfinite().all():
         raise PrecropError(f"scores of {name} are not all finite")
     return values

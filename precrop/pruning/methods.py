@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from torch import Tensor
 
-from precrop.errors import PrecropError, check_known
+from precrop.errors import PrecropError, check_known, check_values
 from precrop.own import failure, own_function
 from precrop.pruning import gradients, rules, weights
 from precrop.pruning.problem import Problem
@@ -181,6 +181,7 @@ def _checked(problem: Problem, method: str, found: Any) -> Found:
                 f"method {method} gives {given!r} for {name}: scores are a tensor of the weight's "
                 f"shape, {tuple(weight.shape)}"
             )
+        check_values(f"the score of {name}", value)
         if value.isnan().any():
             raise PrecropError(f"method {method} gives NaN for weights of {name}")
     return Found(dict(found), {})

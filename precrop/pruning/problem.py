@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from precrop.errors import PrecropError
-from precrop.modules.names import parameters_of
+from precrop.modules.names import parameters_of, untrained
 from precrop.progress import Progress, silent
 from precrop.read.inputs import given
 from precrop.read.lower import lower
@@ -26,6 +26,8 @@ class LayerCollapseWarning(UserWarning):
 @dataclass(frozen=True)
 class Problem:
     """A network and the budgets of its prunable weights: those of convolutions and linear layers.
+
+    Beside layers that are trained, those whose weights are not (``requires_grad``) stay whole.
 
     Attributes:
         network: as it was read; ``network.model`` is only looked at.
@@ -72,7 +74,9 @@ class Problem:
             raise PrecropError(
                 "the network has no prunable layer: no convolution and no linear layer"
             )
-        layers = {layer.name: layer for layer in structure.layers if layer.weights}
+        trained = prunable(network.model, [layer.weight for layer in network.layers])
+        pairs = zip(network.layers, structure.layers, strict=True)
+        layers = {one.name: one for read, one in pairs if one.weights and read.weight in trained}
         parameters = {one.name: one.weight for one in network.layers if one.name in layers}
         running = {reading.weight for reading in network.passes[0].readings}
         names = [name for name, weight in parameters.items() if weight in running] or [*layers]
@@ -98,6 +102,12 @@ class Problem:
         parameters = parameters_of(self.network.model)
         return {layer: parameters[name].detach() for layer, name in self.parameters.items()}
 
+    def others(self) -> dict[str, Tensor]:
+        """By parameter name the weights of the layers that are not prunable, detached."""
+        parameters = parameters_of(self.network.model)
+        weights = {layer.weight for layer in self.network.layers} - {*self.parameters.values()}
+        return {name: parameters[name].detach() for name in parameters if name in weights}
+
     def batches(self) -> Iterable[Any]:
         """The data.
 
@@ -117,6 +127,11 @@ class Problem:
                 f"data= is {what}: give an iterable of batches (inputs, targets)"
             ) from error
         return self.data
+
+
+def prunable(model: nn.Module, weights: Collection[str]) -> set[str]:
+    """Those of the layers' weights that are trained; where none is, all of them."""
+    return {*weights} - untrained(model) or {*weights}
 
 
 def _totals(layers: Mapping[str, Layer]) -> dict[str, int]:

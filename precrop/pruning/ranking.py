@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from precrop.errors import BudgetError, PrecropError
+from precrop.errors import BudgetError, PrecropError, check_values
 from precrop.pruning.problem import Problem
 from precrop.solve.structure import Layer
 
@@ -92,6 +92,7 @@ def outranked(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> list
 
 def _ordered(name: str, scores: Tensor) -> Tensor:
     """Integers in the order of the scores: the bits of a float, those of negatives flipped."""
+    check_values(f"the score of {name}", scores)
     scores = scores.detach().contiguous()
     least, most = torch.aminmax(scores)
     if not (least.isfinite() and most.isfinite()):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, check_values
 from precrop.linear.replay import Flow, Replay, Weight
 from precrop.pruning.problem import Problem
 from precrop.pruning.ranking import kept_weights
@@ -41,11 +41,12 @@ def synflow(problem: Problem, *, rounds: int = 100) -> dict[str, Tensor]:
     if type(rounds) is not int or rounds < 1:
         raise PrecropError(f"rounds={rounds!r} makes no sense: write a whole number from 1 up")
     replay = Replay(problem.network, average_pool=False)
-    weights = _magnitudes(problem)
+    weights, others = _magnitudes(problem.weights()), _magnitudes(problem.others())
     names = problem.parameters
 
     def scored(weights: Mapping[str, Tensor]) -> tuple[float, dict[str, Tensor]]:
-        total, found = saliency(replay, {names[layer]: weights[layer] for layer in weights})
+        own = {names[layer]: weights[layer] for layer in weights}
+        total, found = saliency(replay, own | others)
         return float(total.values), {layer: found[names[layer]] for layer in weights}
 
     total, scores = scored(weights)
@@ -81,12 +82,11 @@ def saliency(replay: Replay, weights: Mapping[str, Tensor]) -> tuple[Flow, dict[
     return Flow(total.values.detach(), total.exponent), scores
 
 
-def _magnitudes(problem: Problem) -> dict[str, Tensor]:
+def _magnitudes(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Absolute weights, in a type that does not end at 65504 as half precision does."""
     found = {}
-    for name, weight in problem.weights().items():
-        if weight.is_meta:
-            raise PrecropError(f"{name} has no values (it is a meta tensor): SynFlow needs weights")
+    for name, weight in weights.items():
+        check_values(name, weight)
         values = weight.abs()
         found[name] = values if values.dtype == torch.float64 else values.float()
     return found

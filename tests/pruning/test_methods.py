@@ -306,6 +306,36 @@ def test_scores_by_name(name: str) -> None:
         assert not values.requires_grad
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_what_is_not_trained_is_not_pruned(name: str) -> None:
+    """A filter bank at the input, a blur within: no budget counts them, and none is masked."""
+    model, shape = network("mixed")
+    model.stem.requires_grad_(False)
+    model.depthwise.requires_grad_(False)
+    options = {"data": batches(shape), **QUICK.get(name, {})}
+    found = precrop.densities(model, shape, method=name, params=0.5, **options)
+    assert list(found) == ["grouped", "up", "point", "fc"]
+    masks = precrop.masks(model, found)
+    kept, whole = (sum(int(f(m)) for m in masks.values()) for f in (torch.sum, torch.numel))
+    assert 0.4 * whole < kept <= 0.5 * whole
+    assert precrop.plan(model, shape, densities=found).params
+    model.requires_grad_(False)
+    model.stem.bias.requires_grad_(True)  # no layer's weights are trained
+    assert len(precrop.densities(model, shape, method=name, params=0.5, **options)) == 6
+
+
+@pytest.mark.parametrize("name", ["snip", "grasp", "synflow"])
+def test_what_is_not_trained_passes_on_what_reaches_it(name: str) -> None:
+    model, shape = network("mixed")
+    options = {"data": batches(shape)} if name != "synflow" else {"rounds": 1}
+    before = precrop.scores(model, shape, method=name, params=1.0, **options)
+    model.up.requires_grad_(False)
+    found = precrop.scores(model, shape, method=name, params=1.0, **options)
+    assert found.keys() == before.keys() - {"up.weight"}
+    if name != "grasp":  # whose gradient's norm has these weights' part no more
+        assert all(torch.allclose(found[key], before[key]) for key in found)
+
+
 def test_the_default_is_synexp() -> None:
     model, shape = network("mixed")
     synexp = precrop.densities(model, shape, method="synexp", macs=0.5)
@@ -543,3 +573,11 @@ def test_progress_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out == ""
     assert precrop.densities(model, shape, **options) == loud
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("method", ["magnitude", "random", "synflow"])
+def test_weights_without_values_are_one_line(method: str) -> None:
+    with torch.device("meta"):
+        model = resnet20()
+    with pytest.raises(PrecropError, match=r"has no values \(device 'meta'\): initialize"):
+        precrop.densities(model, (3, 8, 8), method=method, params=0.5)

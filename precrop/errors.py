@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from contextlib import contextmanager
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -134,8 +135,10 @@ def check_values(what: str, tensor: "Tensor") -> None:
 
 def check_seed(seed: int, word: str = "seed") -> None:
     """Refuse a number that no generator takes as a seed; ``word`` is what a message calls it."""
-    if not 0 <= seed < 2**64:
-        raise PrecropError(f"{word} {seed} is not a seed: write a number from 0 up, below 2**64")
+    if not isinstance(seed, Integral) or not 0 <= seed < 2**64:
+        raise PrecropError(
+            f"{word} {brief(seed)} is not a seed: write a whole number from 0 up, below 2**64"
+        )
 
 
 def hint(name: str, known: Iterable[str]) -> str:

@@ -144,7 +144,9 @@ class Replay:
                     return [kind() for _ in call.outputs]
             return _constant(call, args, kwargs, like)
         if Unknown in kinds:
-            raise UnreadableError("it uses values that are not known, such as places of maxima")
+            raise UnreadableError(
+                "it uses values that are not known, such as token ids or places of maxima"
+            )
         reading = call.find(self._readings)
         if reading is None:
             raise UnreadableError("it is not linear")

@@ -7,7 +7,7 @@ from html import escape
 from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, check_kind
 from precrop.plans.plan import LayerPlan, Plan
 from precrop.plans.table import bare_table, cell, network_name
 from precrop.plans.views import drawn, frame
@@ -100,8 +100,10 @@ def compare(*plans: Plan, names: Sequence[str] | None = None) -> PlanComparison:
     if len(plans) < 2 or not all(isinstance(plan, Plan) for plan in plans):
         raise PrecropError("compare takes two plans or more: compare(plan, other)")
     letters = [*ascii_uppercase, *map(str, range(27, len(plans) + 1))]
+    check_kind("names", names, (Sequence, type(None)), "a list of names")
     called = tuple(names if names is not None else letters[: len(plans)])
-    if len(called) != len(plans) or len({*called}) < len(plans):
+    words = {name for name in called if isinstance(name, str)}
+    if not len(called) == len(plans) == len(words):
         raise PrecropError(f"names= needs {len(plans)} different names, one for each plan")
     first = [(layer.name, layer.base_out) for layer in plans[0].layers]
     for name, plan in zip(called, plans, strict=True):

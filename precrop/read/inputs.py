@@ -99,7 +99,8 @@ class Inputs:
             shape, example = None, shape
         if example is not None or named is not None:
             if shape is not None:
-                raise PrecropError("give input_shape or example_inputs=, not both")
+                other = "example_kwargs=" if example is None else "example_inputs="
+                raise PrecropError(f"give input_shape or {other}, not both")
             self._take(example, named or {}, model)
             return
         if isinstance(shape, Mapping) and shape:
@@ -111,6 +112,7 @@ class Inputs:
         else:
             self.args = [_shapes(one, shape) for one in shape]
         if self.kwargs and model is not None and not _takes(model, (), self.kwargs):
+            _check_names(model, self.kwargs)
             self.args, self.kwargs = [self.kwargs], {}
 
     def _take(self, example: Any, named: Mapping[str, Any], model: nn.Module | None) -> None:
@@ -245,6 +247,15 @@ def _example(leaf: Any) -> Any:
     if isinstance(leaf, Tensor) or (_is_tensor(leaf) and hasattr(leaf, "shape")):
         return Example.of(torch.as_tensor(leaf))
     return leaf
+
+
+def _check_names(model: nn.Module, given: Mapping[str, Any]) -> None:
+    """Refuse inputs some of which are named as arguments of ``forward`` are, and others not."""
+    known = inspect.signature(model.forward).parameters
+    wrong = [name for name in given if name not in known]
+    if wrong and len(wrong) < len(given):
+        names = ", ".join(known)
+        raise PrecropError(f"forward has no argument {brief(wrong[0])}: its arguments are {names}")
 
 
 def _takes(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

@@ -66,7 +66,8 @@ class Climb:
         ends = sum(end_shares(problem.structure))
         if self.expectation.value(np.zeros(ends.shape[0])) == -math.inf:
             raise PrecropError(
-                "SynExp is zero whatever the widths: all weights of a layer are zero"
+                "SynExp is zero whatever the widths: all weights of a layer are zero, or some are "
+                "not finite"
             )
         first = allocate(problem)
         scale = mean_one(problem.structure, self.expectation(ends @ first.log_ratios)[1])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
-from precrop.errors import PrecropError, errors_as, typed_reason
+from precrop.errors import PrecropError, check_kind, errors_as, typed_reason
 from precrop.modules.hooks import unwrapped
 from precrop.modules.names import parameters_of
 from precrop.modules.random import OwnNumbers
@@ -37,6 +37,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
     """
     if isinstance(batches, Tensor):
         raise PrecropError("batches= is one tensor: give a list of batches, such as [tensor]")
+    check_kind("batches", batches, Iterable, "an iterable of batches")
     norms = _norms(model)
     if not norms:
         raise PrecropError(

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -99,6 +100,7 @@ def test_show(capsys: Output) -> None:
     assert "Frozen: fc" in capsys.readouterr().out
     assert main(["show", "plan.json", "--json"]) == 0
     assert Plan.from_json(capsys.readouterr().out) == PLAN
+    assert "one plan file is named twice" in refused(capsys, "show", "plan.json", "plan.json")
 
 
 def test_show_plot(capsys: Output) -> None:
@@ -131,6 +133,12 @@ def test_plan(capsys: Output) -> None:
     assert 0.97 * 0.5 < max(shares) <= 0.5
     assert plan.source == ModelSpec("resnet20", {"shortcut": "projection", "num_classes": 7})
     assert plan.input_shape == (3, 32, 32)
+
+
+def test_no_classes_are_no_cause_for_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert main(["plan", "resnet20", "--arg", "num_classes=0", "--params", "0.5"]) == 0
 
 
 def test_plan_json_and_options(capsys: Output) -> None:

@@ -212,6 +212,13 @@ def test_other_functions_take_examples() -> None:
     assert precrop.expected_output(model, IMAGES) == precrop.expected_output(model, (3, 12, 12))
 
 
+class Named(Pictures):
+    """Takes two inputs by name."""
+
+    def forward(self, image: Tensor, meta: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(image) + meta.sum()
+
+
 @pytest.mark.parametrize(
     ("model", "inputs", "message"),
     [
@@ -220,6 +227,16 @@ def test_other_functions_take_examples() -> None:
         ({"a": 1}, {"input_shape": (3, 12, 12)}, "is not a network: give an instance"),
         (Pictures(), {"input_shape": (1, 3, 12, 12)}, r"without the batch, \(3, 12, 12\)"),
         (Pictures(), {"input_shape": IMAGES, "example_inputs": IMAGES}, "not both"),
+        (
+            Pictures(),
+            {"input_shape": (3, 12, 12), "example_kwargs": {"image": IMAGES}},
+            "give input_shape or example_kwargs=, not both",
+        ),
+        (
+            Named(),
+            {"input_shape": {"image": (3, 12, 12), "metta": (4,)}},
+            "forward has no argument 'metta': its arguments are image, meta",
+        ),
         (Pictures(), {}, "input_shape None is not a shape.*example_inputs="),
         (Pictures(), {"example_kwargs": 3}, "example_kwargs=3 is not a mapping"),
         (Pictures(), {"example_kwargs": {"y": IMAGES}}, "network fails on input 4x3x12x12"),

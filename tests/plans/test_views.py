@@ -154,8 +154,11 @@ def test_names_of_plans_are_no_markup() -> None:
 def test_plans_that_cannot_be_compared() -> None:
     with pytest.raises(PrecropError, match="two plans or more"):
         precrop.compare(PLAN)
-    with pytest.raises(PrecropError, match="2 different names"):
-        precrop.compare(PLAN, WIDENED, names=["a", "a"])
+    for names in (["a", "a"], [1, 2], ["a"]):
+        with pytest.raises(PrecropError, match="2 different names"):
+            precrop.compare(PLAN, WIDENED, names=names)  # type: ignore[arg-type]
+    with pytest.raises(PrecropError, match="names=3 is not a list of names"):
+        precrop.compare(PLAN, WIDENED, names=3)  # type: ignore[arg-type]
     other = dataclasses.replace(PLAN, layers=PLAN.layers[:-1])
     with pytest.raises(PrecropError, match="different networks"):
         precrop.compare(PLAN, other)

@@ -134,6 +134,8 @@ def test_after_an_error_all_is_as_it_was(given: list[Tensor], message: str) -> N
 
 
 def test_one_tensor_is_no_list_of_batches() -> None:
+    with pytest.raises(PrecropError, match="batches=3 is not an iterable of batches"):
+        precrop.recalibrate(net(), 3)  # type: ignore[arg-type]
     with pytest.raises(PrecropError, match=r"give a list of batches, such as \[tensor\]"):
         precrop.recalibrate(net(), torch.zeros(5, *SHAPE))
 

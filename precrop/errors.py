@@ -3,8 +3,8 @@
 import difflib
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from contextlib import contextmanager
-from numbers import Integral
-from typing import TYPE_CHECKING
+from operator import index
+from typing import TYPE_CHECKING, SupportsIndex
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,9 +133,9 @@ def check_values(what: str, tensor: "Tensor") -> None:
         raise PrecropError(f"{what} has no values (device 'meta'): initialize the network first")
 
 
-def check_seed(seed: int, word: str = "seed") -> None:
+def check_seed(seed: SupportsIndex, word: str = "seed") -> None:
     """Refuse a number that no generator takes as a seed; ``word`` is what a message calls it."""
-    if not isinstance(seed, Integral) or not 0 <= seed < 2**64:
+    if not isinstance(seed, SupportsIndex) or not 0 <= index(seed) < 2**64:
         raise PrecropError(
             f"{word} {brief(seed)} is not a seed: write a whole number from 0 up, below 2**64"
         )

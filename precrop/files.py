@@ -5,13 +5,14 @@ import errno
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import secrets
 import signal
 import stat
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import DEFAULT_BUFFER_SIZE, BufferedReader, FileIO
 from pathlib import Path
@@ -232,6 +233,27 @@ def read_parquet(file: Any, columns: Sequence[str], most: int) -> Any:
 
 _ROWS, _BATCH_BYTES = 16, 1024
 """Rows that are read together, and what Arrow takes for them besides their values."""
+
+
+def finite(content: Any) -> Any:
+    """``content`` with None for the numbers that JSON has not: NaN and the infinite ones."""
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return content
+
+
+def figures(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers by name, of which JSON has null for those that `finite` left out: as NaN again."""
+    return {name: math.nan if value is None else value for name, value in fields.items()}
+
+
+def json_text(content: Any, **options: Any) -> str:
+    """``content`` as JSON that any reader takes; ``options`` are those of `json.dumps`."""
+    return json.dumps(finite(content), allow_nan=False, **options)
 
 
 def digest_of(content: Any) -> str:

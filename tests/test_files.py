@@ -1,12 +1,14 @@
 """Files that are written whole or not at all, and paths that are refused before any work."""
 
+import json
+import math
 import os
 from pathlib import Path
 
 import pytest
 
 from precrop.errors import PrecropError
-from precrop.files import check_writable, drawn_name, read_json, write_text
+from precrop.files import check_writable, drawn_name, figures, json_text, read_json, write_text
 
 
 @pytest.fixture(autouse=True)
@@ -92,3 +94,11 @@ def test_a_link_is_replaced_by_the_file() -> None:
 )
 def test_names_of_strangers_as_pictures_show_them(name: str, drawn: str) -> None:
     assert drawn_name(name) == drawn
+
+
+def test_numbers_that_json_has_not() -> None:
+    content = {"loss": math.nan, "rows": ({"x": -math.inf, "y": 0.1}, [math.inf, 2, True, "nan"])}
+    found = json.loads(json_text(content), parse_constant=pytest.fail)
+    assert found == {"loss": None, "rows": [{"x": None, "y": 0.1}, [None, 2, True, "nan"]]}
+    assert math.isnan(figures(found)["loss"])
+    assert figures({"x": 0.1, "y": 0}) == {"x": 0.1, "y": 0}

@@ -20,6 +20,7 @@ from precrop.plans.plan import Plan
 from precrop.pretrained import FILES
 from tests.networks import SHAPE
 from tests.networks import small as small_network
+from tests.training.small_runs import signed_net
 
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 32 * 32).view(2, 3, 32, 32)
 
@@ -65,6 +66,13 @@ def test_what_is_saved_comes_back(trained: nn.Module, saved: Path) -> None:
     assert not again.training
     assert torch.equal(again(IMAGES), trained.eval()(IMAGES))
     assert sorted(path.name for path in saved.iterdir()) == sorted(FILES)
+
+
+def test_modules_are_told_that_their_weights_are_of_their_version(tmp_path: Path) -> None:
+    plan = precrop.plan(signed_net(), (3, 8, 8), params=0.5)
+    small = plan.build(signed_net())
+    precrop.save_pretrained(small, plan, tmp_path / "net")
+    assert same(precrop.from_pretrained(tmp_path / "net", signed_net), small)
 
 
 def test_saving_leaves_the_network_and_the_random_numbers(half: Plan, tmp_path: Path) -> None:

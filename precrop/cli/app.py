@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from importlib import import_module
@@ -56,7 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = typer.main.get_command(app)
     words = None if argv is None else list(argv)
     try:
-        with terminated_as_interrupted(), _standard_output():
+        with terminated_as_interrupted(), _standard_output(), warnings.catch_warnings():
+            # PyTorch's, of a layer without outputs: `--arg num_classes=0` asks for one.
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")
             plugins.load()
             status = command.main(args=words, prog_name="precrop", standalone_mode=False)
     except PrecropError as error:

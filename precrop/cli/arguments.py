@@ -59,7 +59,10 @@ def file_stem(model: str) -> str:
 
 def load_images(data: str, shape: Sequence[Any] | None) -> "ImageData":
     """The images, in the shape that is asked for."""
-    from precrop.training.data import load_data, load_shaped
+    from precrop.training.data import MixedSizes, load_data, load_shaped
 
     with step(f"reading the images of {data}"):
-        return load_data(data) if shape is None else load_shaped(data, shape)
+        try:
+            return load_data(data) if shape is None else load_shaped(data, shape)
+        except MixedSizes as error:
+            raise MixedSizes(error.found, "--input-shape 3,224,224") from error

@@ -1,7 +1,6 @@
 """The command ``bench``."""
 
 import itertools
-import json
 from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from precrop.cli.arguments import set_seed
 from precrop.cli.options import AsJson, Macs, ModelOptions, Params, with_options
 from precrop.cli.output import INTERRUPTED, plain, wide_console
 from precrop.errors import PrecropError
-from precrop.files import check_picture, check_writable, write_text
+from precrop.files import check_picture, check_writable, json_text, write_text
 from precrop.progress import measuring, say, step
 
 if TYPE_CHECKING:
@@ -124,7 +123,7 @@ def bench_command(
             raise
         say(f"stopped after {len(measured)} of {len(chosen)} settings")
     named = {"model": source.model, "args": source.spec.args, "seed": seed}
-    text = json.dumps({**named, **measured[-1].to_json()}, indent=1)
+    text = json_text({**named, **measured[-1].to_json()}, indent=1)
     try:
         if as_json:
             typer.echo(text)

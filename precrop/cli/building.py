@@ -1,6 +1,5 @@
 """The options of ``crop`` and ``build``: a cropped network's weights, and the files of both."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,7 @@ import precrop
 from precrop.cli.options import WEIGHT_FILES, AsJson, Seed
 from precrop.cli.output import print_line, warn, warnings_as_lines
 from precrop.errors import PrecropError
-from precrop.files import check_writable
+from precrop.files import check_writable, json_text
 from precrop.plans.kinds import Init
 from precrop.progress import step
 
@@ -57,6 +56,6 @@ class BuildOptions:
         weights, plan_file = save_built(small, plan, self.output, stem)
         if self.as_json:
             files = {"weights": str(weights), "plan": str(plan_file)}
-            typer.echo(json.dumps({**files, "params": plan.params, "macs": plan.macs}, indent=1))
+            typer.echo(json_text({**files, "params": plan.params, "macs": plan.macs}, indent=1))
             return
         print_line(f"{plan.params:,} parameters, {plan.macs:,} MACs: {weights}, {plan_file}")

@@ -1,11 +1,10 @@
 """The command ``count``."""
 
-import json
-
 import typer
 
 import precrop
 from precrop.cli.options import AsJson, InputOptions, with_options
+from precrop.files import json_text
 from precrop.progress import step
 
 
@@ -15,4 +14,4 @@ def count_command(source: InputOptions, as_json: AsJson = False) -> None:
     network, shape = source.load()
     with step(f"counting {source.model}"):
         counted = precrop.count(network, shape)
-    typer.echo(json.dumps(counted.to_json(), indent=1) if as_json else str(counted))
+    typer.echo(json_text(counted.to_json(), indent=1) if as_json else str(counted))

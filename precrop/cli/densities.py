@@ -1,6 +1,5 @@
 """The command ``densities``."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +10,7 @@ from precrop.cli.arguments import arguments, set_seed
 from precrop.cli.options import AsJson, InputOptions, Macs, Params, Seed, with_options
 from precrop.cli.output import warnings_as_lines
 from precrop.errors import PrecropError, needs
-from precrop.files import check_writable, write_text
+from precrop.files import check_writable, json_text, write_text
 from precrop.trust import runs_user_code
 
 
@@ -64,7 +63,7 @@ def densities_command(
             progress=True,
             **options,
         )
-    text = json.dumps(densities, indent=1)
+    text = json_text(densities, indent=1)
     try:
         if as_json:
             typer.echo(text)

@@ -1,6 +1,5 @@
 """The command ``deploy``."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,6 +11,7 @@ from precrop.cli.output import goes_on, plain, warn, wide_console
 from precrop.cli.planning import WidthOptions
 from precrop.cli.train import RecipeOptions
 from precrop.errors import PrecropError, needs
+from precrop.files import json_text
 from precrop.plans.kinds import Init
 from precrop.progress import note
 
@@ -83,7 +83,7 @@ def deploy_command(
             **keywords,
         )
     if as_json:
-        typer.echo(json.dumps(found.to_json()))
+        typer.echo(json_text(found.to_json()))
     else:
         _print(found)
     if found.used > _LATE:

@@ -1,6 +1,5 @@
 """The command ``doctor``."""
 
-import json
 from collections.abc import Container
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -9,6 +8,7 @@ import typer
 
 from precrop.cli.options import AsJson, with_options
 from precrop.cli.output import plain, wide_console
+from precrop.files import json_text
 from precrop.progress import step
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def doctor_command(as_json: AsJson = False) -> None:
                 extra.name or "core": {**asdict(extra), "install": extra.command} for extra in found
             },
         }
-        typer.echo(json.dumps(content, indent=1))
+        typer.echo(json_text(content, indent=1))
         return
     _print(machine, arithmetic, quiet, found)
 

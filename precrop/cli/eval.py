@@ -1,6 +1,5 @@
 """The command ``eval``."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -8,9 +7,9 @@ import typer
 
 from precrop.cli.checkpoint import CheckpointOptions
 from precrop.cli.options import LastJson, with_options
-from precrop.cli.output import plain
+from precrop.cli.output import plain, warn_of_loss
 from precrop.errors import needs
-from precrop.files import check_picture
+from precrop.files import check_picture, json_text
 from precrop.progress import bar
 
 
@@ -35,8 +34,9 @@ def eval_command(
         plan, network, images = planned
         name = given.model or (None if plan.source is None else plan.source.name)
         found = evaluate(network, images, name, progress=bar)
+    warn_of_loss(found.loss)
     if as_json:
-        typer.echo(json.dumps(found.to_json()))
+        typer.echo(json_text(found.to_json()))
     else:
         from rich.console import Console
         from rich.table import Table

@@ -1,6 +1,5 @@
 """The command ``export``."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
@@ -19,6 +18,7 @@ from precrop.cli.options import (
 )
 from precrop.cli.output import print_line
 from precrop.errors import PrecropError, needs
+from precrop.files import json_text
 from precrop.model_spec import ModelSpec
 from precrop.progress import step
 from precrop.trust import runs_user_code
@@ -83,7 +83,7 @@ def export_command(
             origin=found.origin,
             metadata=found.metadata,
         )
-    print_line(json.dumps(made.to_json()) if as_json else _line(made))
+    print_line(json_text(made.to_json()) if as_json else _line(made))
 
 
 def _find(

@@ -1,6 +1,5 @@
 """The command ``judge``."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +7,7 @@ import typer
 
 from precrop.cli.options import with_options
 from precrop.errors import needs
-from precrop.files import save_picture
+from precrop.files import json_text, save_picture
 
 
 @with_options
@@ -49,7 +48,7 @@ def judge_command(
         save_picture(page.draw_gains(found), output / "gains.png", dpi=120)
         parts.unlink()
     if as_json:
-        typer.echo(json.dumps(found.to_json()))
+        typer.echo(json_text(found.to_json()))
         return
     shown = {
         "Rank correlation with accuracy within bands of one size": page.order_table(found),

@@ -1,7 +1,6 @@
 """The command ``list``."""
 
 import inspect
-import json
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
@@ -10,6 +9,7 @@ import typer
 
 from precrop.cli.options import AsJson, with_options
 from precrop.errors import PrecropError, hint, needs
+from precrop.files import json_text
 from precrop.progress import note
 
 Kind = Literal["networks", "methods", "objectives", "rules", "costs", "recipes"]
@@ -37,7 +37,7 @@ def list_command(
         close = hint(glob, known) or ": `precrop list` shows all, and 'res*' those that begin so"
         raise PrecropError(f"none of {len(known)} {kind} matches {glob!r}{close}")
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
+        typer.echo(json_text(found, indent=1))
     elif kind == "networks":
         typer.echo("\n".join(found))
     else:

@@ -1,5 +1,6 @@
 """What commands say alike: lines on standard error, names in tables, and a plan."""
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,12 @@ INTERRUPTED = 130
 def warn(text: str) -> None:
     """A warning as one line on standard error."""
     say(f"warning: {text}")
+
+
+def warn_of_loss(loss: float) -> None:
+    """Say so where the held-out images' loss is NaN or infinite: the network has diverged."""
+    if not math.isfinite(loss):
+        warn(f"the loss is no number: {loss} on held-out images; their accuracy may be chance")
 
 
 @contextmanager

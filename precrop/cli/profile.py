@@ -1,6 +1,5 @@
 """The command ``profile``."""
 
-import json
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,7 @@ from precrop.cli.arguments import arguments, file_stem
 from precrop.cli.options import Args, AsJson, InputShapes, ModelOptions, with_options
 from precrop.cli.output import goes_on, plain, warn, wide_console
 from precrop.errors import PrecropError
-from precrop.files import check_writable
+from precrop.files import check_writable, json_text
 from precrop.progress import bar, lines, measuring, note
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ def profile_command(
     ]
     if as_json:
         found = {**asdict(profile), "checks": [{**asdict(c), "error": c.error} for c in checks]}
-        typer.echo(json.dumps(found, indent=1))
+        typer.echo(json_text(found, indent=1))
         return
     for one in checks:
         text = (

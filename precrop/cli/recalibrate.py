@@ -1,6 +1,5 @@
 """The command ``recalibrate``."""
 
-import json
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ from precrop.cli.checkpoint import CheckpointOptions
 from precrop.cli.options import LastJson, with_options
 from precrop.cli.output import print_line
 from precrop.errors import PrecropError, needs
-from precrop.files import check_writable, replacing
+from precrop.files import check_writable, json_text, replacing
 from precrop.progress import bar
 
 USUAL_BATCHES, USUAL_SIZE = 16, 128
@@ -59,4 +58,4 @@ def recalibrate_command(
         with replacing(path) as temporary:
             save_tensors(network.state_dict(), temporary, {"format": "pt"})
     text = f"statistics of {batches} batches of {batch_size} images: {path}"
-    print_line(json.dumps({"weights": str(path), "batches": batches}) if as_json else text)
+    print_line(json_text({"weights": str(path), "batches": batches}) if as_json else text)

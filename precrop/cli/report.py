@@ -1,6 +1,5 @@
 """The command ``report``."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ from precrop.cli.options import with_options
 from precrop.cli.output import plain, print_line
 from precrop.cli.studies import opened
 from precrop.errors import needs
+from precrop.files import json_text
 from precrop.progress import step
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def report_command(
         report = write_report(rows, output, margin, study or usual)
     if as_json:
         found = {name: verdict.to_json() for name, verdict in report.verdicts.items()}
-        typer.echo(json.dumps(found))
+        typer.echo(json_text(found))
         return
     from rich.console import Console
     from rich.table import Table

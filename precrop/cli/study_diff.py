@@ -1,6 +1,5 @@
 """The command ``study diff``."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +9,7 @@ import typer
 from precrop.cli.options import LastJson, with_options
 from precrop.cli.output import print_line
 from precrop.cli.studies import opened
+from precrop.files import json_text
 
 if TYPE_CHECKING:
     from precrop.study.rows import Row
@@ -30,7 +30,7 @@ def diff_command(
     first, second = ({row.cell: row for row in opened(path)[1]} for path in (one, other))
     differences = [*_differences(first, second, str(one), str(other))]
     if as_json:
-        typer.echo(json.dumps(differences))
+        typer.echo(json_text(differences))
     else:
         for found in differences:
             print_line(f"{found['what']}: {found['how']}")

@@ -1,6 +1,5 @@
 """The command ``study run``."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
@@ -15,6 +14,7 @@ from precrop.cli.options import LastJson, Trust, with_options
 from precrop.cli.output import goes_on, plain, print_line, wide_console
 from precrop.cli.studies import StudyOptions, opened
 from precrop.errors import PrecropError, needs
+from precrop.files import json_text
 from precrop.progress import say
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def run_command(
     failing = sum(1 for cell in cells if (seen := tally.get(cell.id)) and not seen["done"])
     if as_json:
         content = {"study": study.name, "store": str(folder), **asdict(summary)}
-        typer.echo(json.dumps({**content, "failing": failing}))
+        typer.echo(json_text({**content, "failing": failing}))
     else:
         print_line(
             f"{summary.done} done, {summary.failed} failed, {summary.skipped} were in the store, "
@@ -212,7 +212,7 @@ def _planned(cells: "Sequence[Cell]", images: "ImageData") -> Iterator[dict[str,
 
 def _print_planned(cells: int, left: int, planned: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps({"cells": cells, "left": left, "planned": planned}))
+        typer.echo(json_text({"cells": cells, "left": left, "planned": planned}))
         return
     from rich.table import Table
 

@@ -1,6 +1,5 @@
 """The command ``study show``."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ from precrop.cli.options import LastJson, with_options
 from precrop.cli.output import plain, wide_console
 from precrop.cli.studies import StoreFolder, StudyOptions, opened
 from precrop.errors import PrecropError
+from precrop.files import json_text
 
 
 @with_options
@@ -32,7 +32,7 @@ def show_command(
 
         for row in rows:
             fields = {name: getattr(row, name) for name in FIELDS}
-            typer.echo(json.dumps({**fields, "history": list(row.history)}, default=str))
+            typer.echo(json_text({**fields, "history": list(row.history)}, default=str))
         return
     from rich.table import Table
 

@@ -1,12 +1,11 @@
 """The command ``study status``."""
 
-import json
-
 import typer
 
 from precrop.cli.options import LastJson, with_options
 from precrop.cli.output import print_line
 from precrop.cli.studies import StudyOptions, opened
+from precrop.files import json_text
 
 
 @with_options
@@ -31,7 +30,7 @@ def status_command(options: StudyOptions, as_json: LastJson = False) -> None:
     counts = {state: len(found) for state, found in states.items()}
     if as_json:
         content = {"study": study.name, "store": str(folder), **counts, "seconds": trained}
-        typer.echo(json.dumps({**content, "overhead": overhead, "failures": failures}))
+        typer.echo(json_text({**content, "overhead": overhead, "failures": failures}))
         return
     print_line(f"{study.name}: {', '.join(f'{n} {state}' for state, n in counts.items())}")
     beside = f", {overhead / trained:.1%} overhead" if trained else ""

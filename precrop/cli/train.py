@@ -1,6 +1,5 @@
 """The command ``train``."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,8 +10,9 @@ import precrop
 from precrop.cli.arguments import arguments, load_images
 from precrop.cli.arguments import input_shape as shape_of
 from precrop.cli.options import WEIGHT_FILES, Args, LastJson, ModelName, with_options
-from precrop.cli.output import goes_on, print_line
+from precrop.cli.output import goes_on, print_line, warn_of_loss
 from precrop.errors import PrecropError, needs
+from precrop.files import json_text
 from precrop.model_spec import ModelSpec
 from precrop.plans.kinds import Init
 from precrop.progress import note, speaks
@@ -190,9 +190,11 @@ def train_command(
     is_first = is_first_process()
     if is_first:
         if chosen.batch_size != usual.batch_size and "batch_size" not in changed:
+            one = images.count == 1
+            few = "1 training image is" if one else f"{images.count} training images are"
             note(
-                f"{images.count} training images are fewer than the batch size {usual.batch_size}: "
-                f"trained in batches of {chosen.batch_size}, at learning rate {chosen.lr:.4g}"
+                f"{few} fewer than the batch size {usual.batch_size}: trained in batches of "
+                f"{chosen.batch_size}, at learning rate {chosen.lr:.4g}"
             )
         _announce(run, output / run.name)
     with goes_on(f" from {output / run.name}", say_so=is_first):
@@ -246,8 +248,9 @@ def _planned_shape(plan: "precrop.Plan | None") -> tuple[int, ...] | None:
 def _print_result(result: "Result", as_json: bool) -> None:
     if result.finished:
         note(f"run {result.run} is finished already: this is its result")
+    warn_of_loss(result.loss)
     if as_json:
-        typer.echo(json.dumps(result.to_json()))
+        typer.echo(json_text(result.to_json()))
         return
     print_line(
         f"accuracy {result.accuracy:.2%} on held-out images, loss {result.loss:.4f}; "

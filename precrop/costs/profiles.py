@@ -16,7 +16,7 @@ from typing import Any
 
 from precrop.costs.work import FEATURES
 from precrop.errors import MALFORMED, PrecropError, brief, errors_as
-from precrop.files import read_json, write_text
+from precrop.files import json_text, read_json, write_text
 
 SCHEMA = 1
 RUNTIMES = ("eager", "ort")
@@ -84,7 +84,7 @@ class DeviceProfile:
 
     def save(self, path: str | Path) -> None:
         """Write the profile as JSON, whole or not at all."""
-        write_text(path, json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n")
+        write_text(path, json_text({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> "DeviceProfile":

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from precrop.errors import PrecropError
 from precrop.evidence.nats import Table
 
 BAND = 0.03
@@ -12,12 +13,22 @@ FEWEST = 10
 
 
 def bands(table: Table) -> list[NDArray[np.int64]]:
-    """Networks of one size: cells of a grid of `BAND` in log parameters and log MACs."""
+    """Networks of one size: cells of a grid of `BAND` in log parameters and log MACs.
+
+    Raises:
+        PrecropError: the table has too few networks for one band.
+    """
     cells = np.floor(np.log(np.stack([table.params, table.macs], 1)) / BAND).astype(np.int64)
     _, labels = np.unique(cells, axis=0, return_inverse=True)
     order = np.argsort(labels, kind="stable")
     starts = np.flatnonzero(np.diff(labels[order])) + 1
-    return [band for band in np.split(order, starts) if len(band) >= FEWEST]
+    found = [band for band in np.split(order, starts) if len(band) >= FEWEST]
+    if not found:
+        raise PrecropError(
+            f"too few networks to judge by: of {len(order):,} on {table.data_set.name} no {FEWEST} "
+            f"are of one size, within {BAND:.0%} in parameters and in MACs"
+        )
+    return found
 
 
 def of_size(table: Table, params: int, macs: int) -> NDArray[np.int64]:

@@ -22,7 +22,7 @@ from precrop.evidence.nats import FreeWidths, Table
 from precrop.evidence.order import exact_order, order
 from precrop.evidence.published import Configuration, compare
 from precrop.evidence.regret import BUDGETS, FEW_BUDGETS, baselines, regret
-from precrop.files import write_text
+from precrop.files import figures, json_text, write_text
 from precrop.modules.threads import threads_restored
 from precrop.progress import Progress, silent
 from precrop.pruning.problem import LayerCollapseWarning
@@ -52,13 +52,15 @@ class Evidence:
 
     def save(self, path: Path) -> None:
         """Write all of it as JSON."""
-        write_text(path, json.dumps(self.to_json()) + "\n")
+        write_text(path, json_text(self.to_json()) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "Evidence":
         """What `save` wrote."""
         found = json.loads(path.read_text())
-        return cls(**{name: _unpacked(found[name]) for name in FRAMES}, noise=found["noise"])
+        return cls(
+            **{name: _unpacked(found[name]) for name in FRAMES}, noise=figures(found["noise"])
+        )
 
 
 def _packed(frame: pd.DataFrame) -> dict[str, Any]:
@@ -143,10 +145,10 @@ def finished(path: Path, of: str) -> dict[str, list[dict[str, Any]]]:
             match line:
                 case {"part": str(label), "rows": [*rows]}:
                     if all(isinstance(row, dict) for row in rows):
-                        found[label] = rows
+                        found[label] = [figures(row) for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = [{"of": of}, *({"part": label, "rows": rows} for label, rows in found.items())]
-    write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+    write_text(path, "".join(json_text(line) + "\n" for line in kept))
     return found
 
 
@@ -184,7 +186,7 @@ def judge(
         kept[label] = rows
         if parts is not None:
             with parts.open("a") as file:
-                file.write(json.dumps({"part": label, "rows": rows}) + "\n")
+                file.write(json_text({"part": label, "rows": rows}) + "\n")
     frames = {
         name: pd.DataFrame([row for t in work if t.frame == name for row in kept[t.label]])
         for name in FRAMES

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from precrop.errors import PrecropError, errors_as
 from precrop.files import open_plain
 from precrop.plans.pickles import check_modest
-from precrop.plans.weights import fill, load_tensors
+from precrop.plans.weights import StateDict, fill, load_tensors
 
 _NESTED = (
     *("state_dict", "model", "model_state_dict", "model_state", "network", "net", "weights"),
@@ -43,7 +43,7 @@ def load_state(model: nn.Module, path: Path) -> None:
     fill(model, renamed(read_state(path), model), path)
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path) -> StateDict:
     """The tensors of a state_dict by name, of safetensors or of ``torch.save``. Runs no code.
 
     A state_dict within a dict, under ``state_dict`` or ``model`` for one, is found there.
@@ -54,10 +54,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
     with errors_as(f"cannot read {path}", OSError), open_plain(path) as file:
         head = file.read(9)
     pickled = head.startswith((b"PK", b"\x80")) and head[8:] != b"{"
-    return _plain(_unpickled(path), path) if pickled else load_tensors(path)
+    return _plain(_unpickled(path), path) if pickled else StateDict(load_tensors(path), {})
 
 
-def renamed(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def renamed(state: Mapping[str, Tensor], model: nn.Module) -> StateDict:
     """The tensors under the network's names, if theirs have a prefix in common.
 
     DDP, `torch.compile` or a LightningModule put ``module.`` and the like before the names. What
@@ -82,7 +82,17 @@ def renamed(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
             f"the file holds {len(fitting)} such networks, as {' and '.join(fitting)}*: save the "
             "state_dict of one alone"
         )
-    return counts | max(below.values(), key=lambda found: len(found.keys() & needed), default=state)
+    prefix = max(below, key=lambda each: len(below[each].keys() & needed), default="")
+    versions: Mapping[str, Any] = getattr(state, "_metadata", {})
+    return StateDict(
+        counts | below.get(prefix, dict(state)),
+        # A module's name is that of its tensors up to their last dot.
+        {
+            f"{name}.".removeprefix(prefix)[:-1]: version
+            for name, version in versions.items()
+            if f"{name}.".startswith(prefix)
+        },
+    )
 
 
 class _LeftOut:
@@ -123,7 +133,7 @@ def _left_out(file: IO[bytes]) -> list[Any]:
     return [(_LeftOut, name) for name in names[:_MOST_LEFT_OUT]]
 
 
-def _plain(content: Any, path: Path) -> dict[str, Tensor]:
+def _plain(content: Any, path: Path) -> StateDict:
     """A state_dict, or the one inside a checkpoint's dict."""
     for _ in range(len(_NESTED)):  # one may lie in another; a dict may hold itself
         inner = content if isinstance(content, Mapping) else {}
@@ -143,7 +153,19 @@ def _plain(content: Any, path: Path) -> dict[str, Tensor]:
             raise PrecropError(f"{path}: {name} is not a plain tensor; {_HOW}")
     if not content:
         raise PrecropError(f"{path} holds no tensors; {_HOW}")
-    return dict(content)
+    return StateDict(content, _versions(content))
+
+
+def _versions(state: Mapping[str, Tensor]) -> dict[str, dict[str, int]]:
+    """What a state_dict says of its modules' versions; whatever else it may say is left out."""
+    said = getattr(state, "_metadata", None)
+    return {
+        name: {"version": about["version"]}
+        for name, about in (said.items() if isinstance(said, Mapping) else ())
+        if isinstance(name, str)
+        and isinstance(about, Mapping)
+        and type(about.get("version")) is int
+    }
 
 
 def _kind(value: object) -> str:

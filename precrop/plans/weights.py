@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from precrop.errors import PrecropError, errors_as
+from precrop.errors import PrecropError, errors_as, typed_reason
 from precrop.files import open_plain, replacing
 from precrop.plans.outputs import for_built
 from precrop.plans.plan import Plan
@@ -19,6 +19,17 @@ FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64}
 WHOLE = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
 _KINDS = (FLOATS, WHOLE, {torch.uint8, torch.bool}, {torch.complex64, torch.complex128})
 """Types that stand for one another."""
+
+
+class StateDict(dict[str, Tensor]):
+    """Tensors by name with the versions of their modules, kept where PyTorch looks for them.
+
+    A module may do otherwise with the tensors of an older version, or refuse those of none.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], versions: Mapping[str, Any]) -> None:
+        super().__init__(tensors)
+        self._metadata = versions  # by the module's name; the network's own is ""
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -54,7 +65,9 @@ def save_tensors(tensors: Mapping[str, Any], path: Path, metadata: dict[str, str
 
 
 def fill(model: nn.Module, given: Mapping[str, Tensor], path: Path) -> None:
-    """Load the tensors of a file into ``model``, by the names in its state_dict; all or none.
+    """Load the tensors of a file into ``model``, by the names in its state_dict.
+
+    All are seen to fit before the first is loaded.
 
     Raises:
         PrecropError: they are not the model's.
@@ -62,7 +75,31 @@ def fill(model: nn.Module, given: Mapping[str, Tensor], path: Path) -> None:
     misfit = find_misfit(model, given)
     if misfit is not None:
         raise PrecropError(f"{path} does not fit the model: {misfit}")
-    model.load_state_dict(dict(given))
+    load_fitting(model, given, path)
+
+
+def load_fitting(model: nn.Module, given: Mapping[str, Tensor], path: Path) -> None:
+    """Load the tensors of a file, in which `find_misfit` has found none.
+
+    Raises:
+        PrecropError: a module of the model refuses them, as of another version perhaps.
+    """
+    # Whatever a module's own loading raises.
+    with errors_as(f"cannot load {path} into the model", Exception, told=typed_reason):
+        model.load_state_dict(versioned(model, given))
+
+
+def versioned(model: nn.Module, given: Mapping[str, Tensor]) -> StateDict:
+    """What ``model`` can load: the tensors with their own versions, or else with the model's.
+
+    safetensors has no place for versions, and who renames tensors often loses them. Such a file is
+    taken to be of the network as it is now: ours are, and PyTorch's other reading, the oldest
+    version there was, would let modules change weights that are right.
+    """
+    known: Mapping[str, Any] = getattr(given, "_metadata", {})
+    if "" not in known:
+        known = getattr(model.state_dict(), "_metadata", {})
+    return StateDict(given, known)
 
 
 def find_misfit(model: nn.Module, given: Mapping[str, Tensor]) -> str | None:

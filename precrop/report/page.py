@@ -1,6 +1,5 @@
 """One page that holds everything: tables, verdicts, charts, filters. Needs no network."""
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from typing import Any
 
 import vl_convert
 
+from precrop.files import json_text
 from precrop.report import words
 from precrop.report.figures import FIGURES
 from precrop.report.frames import ResultFrame, RunGroup, percent, run_id
@@ -35,7 +35,7 @@ def page(report: Report) -> str:
         "figures": "\n".join(_section(name, heading) for name, (heading, _) in FIGURES.items()),
         "rest": _rest(report),
         # Within a script element "<" may end it, or begin a comment.
-        "content": json.dumps(_content(report)).replace("<", "\\u003c"),
+        "content": json_text(_content(report)).replace("<", "\\u003c"),
         "vega": vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"),
         "script": _asset("page.js"),
     }

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationError
 
 from precrop.errors import MALFORMED, PrecropError, one_line, reason
+from precrop.files import figures, json_text
 
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Count = Annotated[int, Field(ge=1, lt=2**63)]
@@ -99,9 +100,9 @@ class History(Sequence[Mapping[str, float]]):
     @cached_property
     def _epochs(self) -> tuple[Mapping[str, float], ...]:
         try:
-            epochs = json.loads(self._text())
+            epochs = tuple(map(figures, json.loads(self._text())))
             if all(_is_figure(*each) for epoch in epochs for each in epoch.items()):
-                return tuple(epochs)
+                return epochs
         except OSError as error:
             raise PrecropError(
                 f"the history of cell {self._cell} cannot be read any more: open the store again"
@@ -141,7 +142,7 @@ def to_line(row: Row) -> bytes:
 
 
 def _json(value: object) -> bytes:
-    text = json.dumps(value, default=str, ensure_ascii=False, separators=(",", ":"))
+    text = json_text(value, default=str, ensure_ascii=False, separators=(",", ":"))
     return text.encode("utf-8", "replace")
 
 

@@ -158,6 +158,25 @@ def sample(data: ImageData, batch_size: int, seed: int) -> list[tuple[Tensor, Te
     return found
 
 
+def check_batch(data: ImageData, batch_size: int, processes: int = 1) -> None:
+    """Refuse a batch that the training images do not fill, or that cannot be shared out.
+
+    Raises:
+        PrecropError: it is such a batch.
+    """
+    count = data.count
+    if batch_size % processes:
+        raise PrecropError(
+            f"a batch of {batch_size} images can't be shared out equally to {processes} processes"
+        )
+    if count < batch_size:
+        images = "training image" if count == 1 else "training images"
+        raise PrecropError(
+            f"{data.name} has {count} {images}, less than one batch of {batch_size}: say a "
+            "smaller --batch-size"
+        )
+
+
 def train_batches(
     data: ImageData,
     batch_size: int,
@@ -173,17 +192,8 @@ def train_batches(
     is that of all processes together. Images that are decoded as they are used come with a random
     crop and flip already: of ``augment`` they get the cutout.
     """
+    check_batch(data, batch_size, place.world_size)
     count = len(data.train)
-    if batch_size % place.world_size:
-        raise PrecropError(
-            f"a batch of {batch_size} images can't be shared out equally to {place.world_size} "
-            "processes"
-        )
-    if count < batch_size:
-        raise PrecropError(
-            f"{data.name} has {count} training images, less than one batch of {batch_size}: say a "
-            "smaller --batch-size"
-        )
     parts = _parts(count // batch_size * batch_size, batch_size, place)
     order = torch.randperm(count, generator=random_numbers(seed, epoch, "order"))
     return Batches(data, data.train, parts, order, place, (seed, epoch), augment)

@@ -7,6 +7,7 @@ tensor, and the run.
 """
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -82,7 +83,7 @@ def write(path: Path, checkpoint: Mapping[str, Any], run: Mapping[str, Any]) -> 
             for name, part in {WEIGHTS: weights, STATE: tensors}.items():
                 save_tensors(part, temporary / name, {"format": "pt"})
         content["files"] = {name: digest_of_file(temporary / name) for name in (WEIGHTS, STATE)}
-        text = json.dumps({**content, "digest": digest_of(content)})
+        text = json.dumps({**content, "digest": digest_of(content)}, allow_nan=False)
         (temporary / CONTENT).write_text(text, encoding="utf-8")
         for file in temporary.iterdir():
             sync(file)
@@ -219,6 +220,8 @@ def _is_channels_last(tensor: Tensor) -> bool:
 
 def _encode(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
     """``value`` in JSON's types; tensors go to ``tensors`` under their place in it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"number": str(value)}  # JSON has none for NaN and infinity
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Tensor):
@@ -240,6 +243,8 @@ def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     ((kind, content),) = value.items()
     if kind == "tensor":
         return tensors[content]
+    if kind == "number":
+        return float(content)
     if kind == "dict":
         return {key: _decode(item, tensors) for key, item in content}
     items = [_decode(item, tensors) for item in content]

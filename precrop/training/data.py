@@ -8,8 +8,9 @@ resized by worker processes, one image at a time.
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,8 +100,15 @@ class ImageData:
         return 1.0 if held else self.shape[-1] / _resized(self.shape[-1])
 
 
-class _MixedSizes(PrecropError):
-    """Images of several sizes can't be one tensor."""
+class MixedSizes(PrecropError):
+    """Images of several sizes can't be one tensor.
+
+    ``found`` is what was seen, ``asked`` how a size to bring all of them to is asked for.
+    """
+
+    def __init__(self, found: str, asked: str = "image_size=224") -> None:
+        super().__init__(f"{found}: say {asked}, or another size, to bring all of them to squares")
+        self.found = found
 
 
 def load_data(source: str, *, image_size: int | None = None) -> ImageData:
@@ -120,21 +128,8 @@ def load_data(source: str, *, image_size: int | None = None) -> ImageData:
         raise PrecropError(
             f"an image size is a number of pixels from 1 to {LARGEST_SIDE}, not {image_size}"
         )
-    try:
-        found = find(source)
-        width, height = found.train.image(0).size
-        if image_size is not None:
-            height = width = image_size
-        count = len(found.train.labels) + len(found.test.labels)
-        if count * 3 * height * width <= HELD_BYTES:
-            try:
-                return _in_memory(found, (height, width))
-            except _MixedSizes:
-                if image_size is None:
-                    raise
-        return _decoded_later(found, image_size or DECODED_SIZE)
-    except OSError as error:
-        raise PrecropError(f"cannot read {error.filename or source}: {error.strerror}") from error
+    with _reading(source):
+        return _loaded(find(source), image_size)
 
 
 def load_shaped(source: str, shape: Sequence[Any]) -> ImageData:
@@ -146,13 +141,21 @@ def load_shaped(source: str, shape: Sequence[Any]) -> ImageData:
     wanted = ",".join(map(str, shape))
     if len(shape) != 3 or not all(isinstance(size, int) for size in shape):
         raise PrecropError(f"images are of one shape, as 3,224,224, not {wanted}")
-    square = shape[1] == shape[2]
-    images = load_data(source, image_size=shape[2] if square else None)
-    if images.shape == tuple(shape):
-        return images
-    given = "x".join(map(str, images.shape))
-    if square:
-        raise PrecropError(f"the images of {source} are {given}, not {wanted}")
+    channels, height, width = shape
+    if channels != 3:
+        raise PrecropError(f"the images of {source} are 3x{height}x{width}, not {wanted}")
+    if height == width:
+        return load_data(source, image_size=width)
+    with _reading(source):
+        found = find(source)
+        first = found.train.image(0)
+        given = f"3x{first.height}x{first.width}"
+        if first.size == (width, height):
+            with suppress(MixedSizes):
+                images = _loaded(found, None)
+                if images.shape == tuple(shape):
+                    return images
+            given = "of several sizes, or do not fit in memory"
     raise PrecropError(
         f"images are scaled to squares, as 3,224,224, not to {wanted}, and those of {source} "
         f"are {given}: say another --input-shape"
@@ -171,9 +174,33 @@ def load_again(source: str, shape: Sequence[int], digest: str) -> ImageData:
         found = load_data(source)
         if found.digest == digest:
             return found
-    except _MixedSizes:
+    except MixedSizes:
         pass
     return load_data(source, image_size=shape[-1])
+
+
+@contextmanager
+def _reading(source: str) -> Iterator[None]:
+    """What the system refuses, in one line."""
+    try:
+        yield
+    except OSError as error:
+        raise PrecropError(f"cannot read {error.filename or source}: {error.strerror}") from error
+
+
+def _loaded(found: Source, image_size: int | None) -> ImageData:
+    """The images in memory where they fit, at a size of their own or this one."""
+    width, height = found.train.image(0).size
+    if image_size is not None:
+        height = width = image_size
+    count = len(found.train.labels) + len(found.test.labels)
+    if count * 3 * height * width <= HELD_BYTES:
+        try:
+            return _in_memory(found, (height, width))
+        except MixedSizes:
+            if image_size is None:
+                raise
+    return _decoded_later(found, image_size or DECODED_SIZE)
 
 
 def _in_memory(found: Source, size: tuple[int, int]) -> ImageData:
@@ -207,9 +234,8 @@ def _pixels(split: Split, original: tuple[int, int], size: tuple[int, int]) -> T
             image = split.image(index)
             if image.size != original:
                 shape, other = (f"{x} x {y}" for x, y in (image.size, original))
-                raise _MixedSizes(
-                    f"{split.where(index)} is {shape} pixels, the first image is {other}: "
-                    "say an image size to bring all of them to"
+                raise MixedSizes(
+                    f"{split.where(index)} is {shape} pixels, the first image is {other}"
                 )
             if image.size != (width, height):
                 image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)

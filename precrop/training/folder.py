@@ -7,12 +7,11 @@ and what is of another run, or was changed after it was written, is refused.
 import dataclasses
 import errno
 import hashlib
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,16 @@ from safetensors import safe_open
 from torch import Tensor
 
 from precrop.errors import PrecropError, brief, errors_as, reason
-from precrop.files import digest_of, read_json, refuse_link, replacing, write_text
+from precrop.files import (
+    digest_of,
+    figures,
+    finite,
+    json_text,
+    read_json,
+    refuse_link,
+    replacing,
+    write_text,
+)
 from precrop.plans.weights import load_tensors, save_tensors
 from precrop.training import checkpoints
 
@@ -66,27 +74,29 @@ class RunFolder:
     path: Path
     run: str  # its id
 
-    def begin(self, described: Mapping[str, Any]) -> None:
+    def begin(self, described: Mapping[str, Any]) -> bool:
         """Make it, and say in it which run it is of.
+
+        Returns:
+            Whether it is new.
 
         Raises:
             PrecropError: it is a link, cannot be made, or is another run's.
         """
         refuse_link(self.path)
+        new = not self.path.exists()
         with errors_as(f"cannot make the folder {self.path}", OSError):
             self.path.mkdir(parents=True, exist_ok=True)
         file = self.path / "run.json"
         if file.is_file():
             self._check(file, read_json(file))
         else:
-            write_text(file, json.dumps(described, indent=1) + "\n")
+            write_text(file, json_text(described, indent=1) + "\n")
+        return new
 
     def abandon(self) -> None:
-        """Undo `begin` for a run that cannot be trained; what else is in the folder stays."""
-        for name in ("run.json", _LOCK):
-            (self.path / name).unlink(missing_ok=True)
-        with suppress(OSError):
-            self.path.rmdir()
+        """Remove a new folder, with all in it, of a run that did not begin."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -178,8 +188,9 @@ class RunFolder:
                 raise PrecropError(
                     f"{path} was changed after it was written: remove it to train on"
                 )
-            history = tuple(content.pop("history"))
-            result = Result(**{**content, "folder": self.path}, history=history, finished=True)
+            history = tuple(map(figures, content.pop("history")))
+            fields = {**figures(content), "folder": self.path}
+            result = Result(**fields, history=history, finished=True)
             for name in _FIGURES:
                 if type(getattr(result, name)) not in (int, float):
                     raise TypeError(name)
@@ -190,9 +201,9 @@ class RunFolder:
 
     def keep_result(self, result: Result) -> None:
         """Write what the run came to, whole or not at all."""
-        content = {**result.to_json(), "history": result.history}
+        content = finite({**result.to_json(), "history": result.history})
         del content["folder"]
-        text = json.dumps({**content, "digest": digest_of(content)}, indent=1)
+        text = json_text({**content, "digest": digest_of(content)}, indent=1)
         write_text(self.path / _RESULT, f"{text}\n")
 
     def _check(self, path: Path, said: object) -> None:

@@ -17,7 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from precrop.errors import PrecropError, typed_reason
 from precrop.modules.names import buffers_of, parameters_of
 from precrop.progress import in_terminal, unheard
-from precrop.training.batches import sample
+from precrop.training.batches import check_batch, sample
 from precrop.training.callbacks import Bar, Keeper, Told, say_epoch
 from precrop.training.checkpoints import SafetensorsIO
 from precrop.training.data import ImageData, load_again
@@ -73,32 +73,32 @@ def train(
     data = data or load_again(run.data, run.input_shape, run.data_digest)
     if data.digest != run.data_digest:
         raise PrecropError(f"the images of {run.data} are not those that run {run.id} is about")
+    check_batch(data, run.recipe.batch_size, places.processes)
     if workers is None:
         workers = reading_processes(data, places)
     first = is_first_process()
-    if first:
-        folder.begin(run.described())
+    new = first and folder.begin(run.described())
     with folder.alone() if first else nullcontext():
         start, step = folder.last() or (None, 0)
+        trainer: pl.Trainer | None = None
         try:
             built = _built(run, data, folder, begun=start is not None)
-        except PrecropError:  # of weights or a plan for another network, for one
-            if first and start is None:
-                folder.abandon()
+            if first:
+                folder.make_room(_size(built, run.recipe))
+            say: Told = partial(say_epoch, run.recipe.epochs) if progress else unheard
+            keeper = Keeper(folder.path, table="csv" in names, told=[say, told])
+            bars = [Bar()] if progress and in_terminal() else []
+            with quiet(), _process_kept():
+                module = Classifier(
+                    run, built.network, data, places, compiled=compiled, workers=workers
+                )
+                writers = make_loggers(names, run, folder.path, step)
+                trainer = _trainer(module, places, folder.path, writers, [keeper, *bars])
+                _fit(trainer, module, start, step)
+        except Exception:
+            if new and (trainer is None or not trainer.global_step):
+                folder.abandon()  # it cannot be trained: its network is for other images, say
             raise
-        if first:
-            folder.make_room(_size(built, run.recipe))
-        say: Told = partial(say_epoch, run.recipe.epochs) if progress else unheard
-        callbacks: list[Callback] = [Keeper(folder.path, table="csv" in names, told=[say, told])]
-        if progress and in_terminal():
-            callbacks.append(Bar())
-        with quiet(), _process_kept():
-            module = Classifier(
-                run, built.network, data, places, compiled=compiled, workers=workers
-            )
-            writers = make_loggers(names, run, folder.path, step)
-            trainer = _trainer(module, places, folder.path, writers, callbacks)
-            _fit(trainer, module, start, step)
         result = _result(run, folder.path, built, module)
         if first:
             folder.keep_result(result)

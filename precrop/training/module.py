@@ -20,6 +20,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from precrop.errors import PrecropError
 from precrop.modules.convolutions import SafeConvolutions
 from precrop.modules.names import buffers_of, parameters_of
+from precrop.plans.weights import versioned
 from precrop.training.augment import Augment
 from precrop.training.batches import Batches, Placement, held_out_batches, train_batches
 from precrop.training.data import ImageData
@@ -216,11 +217,12 @@ class Classifier(pl.LightningModule):
         checkpoint["history"] = self.history
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the history up.
+        """Take the history up, and give the weights the versions of the modules they are of.
 
         Raises:
             KeyError, TypeError: there is none, or not what Lightning goes on by.
         """
+        checkpoint["state_dict"] = versioned(self, checkpoint["state_dict"])
         checkpoint["loops"]["fit_loop"]  # without, Lightning would begin anew with these weights
         self.history = list(checkpoint["history"])
         for row in self.history:

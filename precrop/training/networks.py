@@ -19,7 +19,7 @@ from precrop.modules.copying import meta_copy
 from precrop.modules.names import buffers_of, parameters_of
 from precrop.own import own_function
 from precrop.plans.state_dicts import read_state, renamed
-from precrop.plans.weights import find_misfit
+from precrop.plans.weights import StateDict, find_misfit, load_fitting
 from precrop.progress import note
 from precrop.pruning.masking import apply_masks, masks
 from precrop.pruning.methods import find_method, found_by
@@ -141,21 +141,21 @@ def _started(run: Run, dense: nn.Module, start: Path | None) -> nn.Module:
     if start is None:
         return dense if run.plan is None else _crop(run, dense)
     state = read_state(start)
-    misfit = _take(dense, state, len(run.classes))
+    misfit = _take(dense, state, start, len(run.classes))
     if run.plan is None:
         if misfit is not None:
             raise PrecropError(f"{start} does not fit {run.model.name}: {misfit}")
         return dense
     network = _crop(run, dense)
-    if misfit is not None and (own := _take(network, state, len(run.classes))) is not None:
+    if misfit is not None and (own := _take(network, state, start, len(run.classes))):
         raise PrecropError(
             f"{start} fits neither {run.model.name} ({misfit}) nor the cropped network ({own})"
         )
     return network
 
 
-def _take(network: nn.Module, state: dict[str, Tensor], classes: int) -> str | None:
-    """Load weights, but for a classifier's of other classes; or say what else does not fit."""
+def _take(network: nn.Module, state: StateDict, path: Path, classes: int) -> str | None:
+    """Load a file's weights, but for a classifier's of other classes; or say what does not fit."""
     state = renamed(state, network)
     own = network.state_dict()
     other = [
@@ -169,7 +169,7 @@ def _take(network: nn.Module, state: dict[str, Tensor], classes: int) -> str | N
     state |= {name: own[name] for name in other}
     misfit = find_misfit(network, state)
     if misfit is None:
-        network.load_state_dict(state)
+        load_fitting(network, state, path)
         if other:
             note(f"{' and '.join(other)} start anew: the weights are for other classes")
     return misfit

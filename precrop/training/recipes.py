@@ -109,14 +109,16 @@ class Recipe:
         """The recipe with changes, in smaller batches where so few images fill none.
 
         An epoch then has eight steps or more, unless batches would be of less than eight images,
-        and the learning rate is less in proportion. A batch size among the changes stays.
+        and the learning rate is less in proportion. A batch size among the changes stays. Batches
+        are of two images or more, since batch norms need several values of a channel, and of one
+        where there is no second.
 
         Raises:
             PrecropError: as `changed`.
         """
         if images >= self.batch_size or "batch_size" in changes:
             return self.changed(changes)
-        most = max(images // _FEW, min(images, _FEW), 2)
+        most = max(images // _FEW, min(images, _FEW), 1)
         batch = 1 << most.bit_length() - 1  # a power of two
         lr = self.lr * batch / self.batch_size
         return dataclasses.replace(self, batch_size=batch, lr=lr).changed(changes)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 import torch
 
@@ -68,6 +69,17 @@ def test_json(short: None, capsys: pytest.CaptureFixture[str]) -> None:
 def test_no_table_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["judge", "--data", str(tmp_path)]) == 2
     assert "holds no nats-sss.parquet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", [0, 3, 500])
+def test_a_table_of_few_networks_is_one_line(
+    count: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = pq.read_table(SAMPLE / nats.FILE).slice(0, count)
+    pq.write_table(rows, tmp_path / nats.FILE)
+    assert main(["judge", "--data", str(tmp_path), "--budgets", "1"]) == 2
+    said = f"too few networks to judge by: of {count} on cifar10 no 10 are of one size"
+    assert said in capsys.readouterr().err
 
 
 def test_it_goes_on_where_it_was_stopped(

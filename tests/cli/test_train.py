@@ -243,6 +243,43 @@ def test_weights_are_a_file_of_a_run(capsys: Output) -> None:
         run("eval", folder)
 
 
+def test_weights_of_a_network_that_looks_at_their_version(capsys: Output) -> None:
+    net = NET.replace("batch_net", "signed_net")
+    found = train_json(capsys, net, *SHORT)
+    assert run("eval", found["folder"], "--model", net, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["loss"] == pytest.approx(found["loss"], abs=1e-5)
+    weights = f"{found['folder']}/last/model.safetensors"
+    again = train_json(capsys, net, *SHORT, "--lr", "1e-9", "--weights", weights)
+    assert again["loss"] == pytest.approx(found["loss"], abs=0.05)
+
+
+def test_a_loss_that_is_no_number(capsys: Output) -> None:
+    net = NET.replace("batch_net", "diverging_net")
+    for _ in range(2):
+        assert run("train", net, *SHORT, "--json") == 0
+        printed = capsys.readouterr()
+        found = json.loads(printed.out, parse_constant=pytest.fail)
+        assert found["loss"] is None
+        assert "warning: the loss is no number: nan on held-out images" in printed.err
+    assert run("eval", found["folder"], "--model", net, "--json") == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out, parse_constant=pytest.fail)["loss"] is None
+    assert "the loss is no number" in printed.err
+
+
+def test_one_image_per_class_to_train_on(capsys: Output) -> None:
+    """Batches get as small as one image where there are no more."""
+    for split in ("train", "val"):
+        folder = Path("photos") / split / "cat"
+        folder.mkdir(parents=True)
+        Image.new("RGB", (8, 8), (9, 0, 0)).save(folder / "0.png")
+    assert run("train", NET, "--data", "photos", *SHORT) == 0
+    said = capsys.readouterr().err
+    assert "1 training image is fewer than the batch size 256: trained in batches of 1," in said
+    assert run("train", NET.replace("batch", "group"), "--data", "photos", *SHORT) == 0
+
+
 def test_eval(capsys: Output) -> None:
     found = train_json(capsys, NET, *SHORT, "--mask", "erk:kernel", "--params", "0.5")
     folder = found["folder"]
@@ -329,7 +366,7 @@ def test_what_fails_in_train_mode_alone_is_a_line(net: str, said: str) -> None:
         (["train", NET, "--batch-size", "8", "--set", "batch-size=9"], "--batch-size and --set"),
         (["train", NET, "--init", "reset"], "--init is for a cropped network"),
         (["train", NET, "--workers", "-1"], "--workers -1 is not a number of processes"),
-        (["train", NET, "--seed", "-1"], "seed -1 is not a seed: write a number from 0 up"),
+        (["train", NET, "--seed", "-1"], "seed -1 is not a seed: write a whole number from 0 up"),
         (["train", NET, "--logger", "none", "--logger", "csv"], "drop it, or drop csv"),
         (["train", NET, "--set", "milestones=0.5"], "schedule=one-cycle has no milestones"),
         (["eval", "none", "--model", NET], "none is not a checkpoint"),

@@ -19,6 +19,7 @@ from torch import nn
 from precrop.errors import PrecropError
 from precrop.plans.state_dicts import load_state, read_state, renamed
 from precrop.plans.weights import fill, find_misfit
+from tests.training.small_runs import signed_net
 
 HOW = "save the network's state_dict alone: torch.save(model.state_dict(), 'weights.pt')"
 
@@ -58,6 +59,92 @@ def test_what_is_taken(tmp_path: Path, saved: Callable[[Any], Any], legacy: bool
     load_state(model, path)
     for name, value in trained.state_dict().items():
         assert model.state_dict()[name].equal(value)
+
+
+def old(state: Any) -> Any:
+    """A state_dict of the first version of its modules."""
+    for about in state._metadata.values():
+        about["version"] = 1
+    return state
+
+
+def without_versions(state: Any) -> Any:
+    return dict(state)
+
+
+def renamed_by_hand(state: Any) -> Any:
+    """Whose versions are still under the old names."""
+    for name in list(state):
+        state[f"module.{name}"] = state.pop(name)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "change", "sign"),
+    [
+        (False, lambda state: state, 1),
+        (True, lambda state: state, 1),
+        (False, lambda state: {"state_dict": state, "epoch": 3}, 1),
+        (False, without_versions, 1),
+        (False, renamed_by_hand, 1),
+        (False, old, -1),
+        (True, old, -1),
+        (False, lambda state: {"model": old(state)}, -1),
+    ],
+)
+@pytest.mark.parametrize("legacy", [False, True])
+def test_modules_are_told_the_version_of_their_weights(
+    tmp_path: Path, wrapped: bool, change: Callable[[Any], Any], sign: int, legacy: bool
+) -> None:
+    """That of the file, whatever the names begin with; what says none is as the model is."""
+    trained, model, path = signed_net(), signed_net(), tmp_path / "net.pth"
+    saved = nn.ModuleDict({"module": trained}) if wrapped else trained
+    torch.save(change(saved.state_dict()), path, _use_new_zipfile_serialization=not legacy)
+    load_state(model, path)
+    assert weight_of(model).equal(sign * weight_of(trained))
+
+
+def test_safetensors_are_of_the_models_version(tmp_path: Path) -> None:
+    trained, model, path = signed_net(), signed_net(), tmp_path / "net.safetensors"
+    save_file(trained.state_dict(), path)
+    load_state(model, path)
+    assert weight_of(model).equal(weight_of(trained))
+
+
+def weight_of(network: nn.Module) -> torch.Tensor:
+    return network.get_parameter("5.weight").detach()
+
+
+@pytest.mark.parametrize(
+    "versions",
+    [
+        [1, 2],
+        {"": {"version": 1}},
+        {"": {"version": 1}, "5": 3},
+        {"": {"version": 1}, "5": {"version": "2"}},
+    ],
+)
+def test_versions_of_no_sense(tmp_path: Path, versions: Any) -> None:
+    model, path = signed_net(), tmp_path / "net.pth"
+    state: Any = signed_net().state_dict()
+    state._metadata = versions
+    torch.save(state, path)
+    if isinstance(versions, list):
+        load_state(model, path)
+        return
+    with pytest.raises(PrecropError, match="cannot load .* into the model: KeyError: 'no version"):
+        load_state(model, path)
+
+
+def test_a_file_does_not_say_how_its_tensors_are_taken(tmp_path: Path) -> None:
+    """PyTorch would put the file's own tensors in the place of the model's."""
+    model, path = signed_net(), tmp_path / "net.pth"
+    state: Any = signed_net().double().state_dict()
+    for about in state._metadata.values():
+        about["assign_to_params_buffers"] = True
+    torch.save(state, path)
+    load_state(model, path)
+    assert weight_of(model).dtype == torch.float32
 
 
 def test_objects_beside_the_weights_are_left_out(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import pickle
@@ -246,6 +247,17 @@ def test_histories_are_read_when_they_are_looked_at(store: Store) -> None:
     files(store)[0].write_bytes(content.replace(b"epoch", b"EPOCH"))
     assert "EPOCH" in found[0].history[0]
     assert pickle.loads(pickle.dumps(found[:3])) == found[:3]
+
+
+def test_a_loss_that_is_no_number_is_null(store: Store) -> None:
+    nan, far = math.nan, math.inf
+    row = made_row(history=({"epoch": 1.0, "train_loss": far, "loss": nan, "accuracy": 0.1},))
+    json.loads(to_line(row), parse_constant=pytest.fail)
+    store.append([row])
+    (epoch,) = reopened(store).rows()[0].history
+    assert math.isnan(epoch["loss"])
+    assert math.isnan(epoch["train_loss"])
+    assert epoch["accuracy"] == 0.1
 
 
 def test_a_history_that_is_gone(store: Store) -> None:

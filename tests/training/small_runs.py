@@ -59,6 +59,60 @@ def group_net(num_classes: int = 10) -> nn.Module:
     )
 
 
+class Signed(nn.Linear):
+    """Version 1 had its weights with the other sign; weights of no version are refused."""
+
+    _version = 2
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, local_metadata: Any, *rest: Any
+    ) -> None:
+        version = local_metadata.get("version")
+        if version is None:
+            raise KeyError(f"no version of {prefix}")
+        if version < 2:
+            state_dict[f"{prefix}weight"] = -state_dict[f"{prefix}weight"]
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+
+def signed_net(num_classes: int = 10) -> nn.Module:
+    """With a layer that looks at the version of its weights."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        Signed(8, num_classes),
+    )
+
+
+def single_net(num_classes: int = 10) -> nn.Module:
+    """Whose batch norm sees one value of a channel per image: it cannot train on one image."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.BatchNorm2d(8),
+        nn.Flatten(),
+        nn.Linear(8, num_classes),
+    )
+
+
+class Overflow(nn.Module):
+    """No number in eval mode."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map a tensor to one like it."""
+        return x if self.training else x * float("nan")
+
+
+def diverging_net(num_classes: int = 10) -> nn.Module:
+    """Whose loss is a number in training alone."""
+    return nn.Sequential(
+        nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, num_classes), Overflow()
+    )
+
+
 @cache
 def digits() -> ImageData:
     return load_data("digits")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from precrop.cli.arguments import load_images
 from precrop.errors import PrecropError
 from precrop.training import data as data_module
 from precrop.training.data import (
@@ -48,6 +49,26 @@ def test_images_that_are_no_squares_have_a_shape_of_their_own(tmp_path: Path) ->
     assert load_shaped(str(tmp_path), (3, 8, 8)).shape == (3, 8, 8)
     with pytest.raises(PrecropError, match=r"not to 3,6,10, and those of .* are 3x10x6: say ano"):
         load_shaped(str(tmp_path), (3, 6, 10))
+    (tmp_path / "val" / "cat" / "0.png").write_bytes(b"damaged")
+    with pytest.raises(PrecropError, match=r"not to 3,6,10, and those of"):
+        load_shaped(str(tmp_path), (3, 6, 10))  # which is seen before the others are decoded
+
+
+def test_images_of_many_sizes_need_one(tmp_path: Path) -> None:
+    class_folders(tmp_path, (10, 6))
+    larger = tmp_path / "train" / "dog" / "last.png"
+    larger.write_bytes(png(pictures(1, 8, 8)[0]))
+    seen = f"{larger} is 8 x 8 pixels, the first image is 6 x 10"
+    whole = "or another size, to bring all of them to squares"
+    with pytest.raises(PrecropError) as error:
+        load_data(str(tmp_path))
+    assert str(error.value) == f"{seen}: say image_size=224, {whole}"
+    with pytest.raises(PrecropError) as error:
+        load_images(str(tmp_path), None)
+    assert str(error.value) == f"{seen}: say --input-shape 3,224,224, {whole}"
+    with pytest.raises(PrecropError, match=r"squares, as 3,224,224, not to 3,10,6, .* several si"):
+        load_images(str(tmp_path), (3, 10, 6))
+    assert load_images(str(tmp_path), (3, 5, 5)).shape == (3, 5, 5)
 
 
 def test_images_of_many_sizes_are_found_again(tmp_path: Path) -> None:

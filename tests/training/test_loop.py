@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import math
 import random
 import re
 import shutil
@@ -23,7 +24,7 @@ import precrop
 from precrop.errors import PrecropError
 from precrop.files import digest_of, digest_of_file, refuse_links_out
 from precrop.model_spec import ModelSpec
-from precrop.training import loop, networks
+from precrop.training import checkpoints, loop, networks
 from precrop.training.callbacks import Keeper
 from precrop.training.folder import Result, RunFolder
 from precrop.training.loop import train
@@ -52,6 +53,7 @@ KINDS: dict[str, Callable[[], Run]] = {
     "dense": small_run,
     "cropped": cropped,
     "masked": masked,
+    "versions": lambda: small_run("signed_net"),
     "rmsprop": lambda: small_run(settings={"optimizer": "rmsprop", "nesterov": False}),
     "bf16": lambda: small_run(settings={"precision": "bf16", "cutout": 2, "flip": True}),
 }
@@ -394,6 +396,53 @@ def test_a_loss_that_is_no_number_stops(tmp_path: Path) -> None:
         trained(run, tmp_path)
     assert "learning rate" in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert (tmp_path / run.name / "run.json").is_file()
+
+
+@pytest.mark.parametrize("kind", ["too large", "too small", "masked"])
+def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path: Path, kind: str) -> None:
+    size = 100_000 if kind == "too large" else 1
+    mask = MaskSpec("synflow", "weight", params="0.3") if kind == "masked" else None
+    run = small_run("single_net", settings={"batch_size": size}, mask=mask)
+    said = "less than one batch of 100000" if kind == "too large" else "on batches of 1: ValueError"
+    for output in (tmp_path, tmp_path / "new"):
+        with pytest.raises(PrecropError, match=said):
+            train(run, data=digits(), output=output)
+        assert not (output / run.name).exists()
+
+
+def test_a_run_that_fails_later_keeps_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = small_run()
+
+    def broken(module: Classifier, batch: Any, step: int) -> Any:
+        if module.current_epoch == 1:
+            raise PrecropError("an image is damaged")
+        return step_of(module, batch, step)
+
+    step_of = Classifier.training_step
+    monkeypatch.setattr(Classifier, "training_step", broken)
+    with pytest.raises(PrecropError, match="an image is damaged"):
+        trained(run, tmp_path)
+    monkeypatch.undo()
+    assert (tmp_path / run.name / "run.json").is_file()
+    assert [row["epoch"] for row in trained(run, tmp_path).history] == [1, 2, 3]
+
+
+def test_a_loss_that_is_no_number_is_null_in_files(tmp_path: Path) -> None:
+    """Held-out images alone may have none: running statistics differ from those of batches."""
+    run = small_run("diverging_net")
+    result = trained(run, tmp_path)
+    assert math.isnan(result.loss)
+    for file in ("result.json", "last/checkpoint.json"):
+        text = (result.folder / file).read_text()
+        json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    again = trained(run, tmp_path)
+    assert again.finished
+    assert math.isnan(again.loss)
+    assert math.isnan(again.history[0]["loss"])
+    assert math.isnan(checkpoints.read(result.folder / "last")["history"][0]["loss"])
 
 
 def test_folders_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -221,9 +221,9 @@ def test_a_runs_name_fits_a_file_system() -> None:
 def test_few_images_get_small_batches() -> None:
     recipe = RECIPES["imagenet-90"]
     assert recipe.fitted(256, {}) == recipe
-    for images in (1, 7, 16, 100, 255):
+    for images in (1, 2, 3, 7, 16, 100, 255):
         small = recipe.fitted(images, {})
-        assert small.batch_size >= 2
+        assert small.batch_size >= min(images, 2)
         assert small.batch_size >= 8 or small.batch_size * 2 > images
         assert images // small.batch_size >= 8 or small.batch_size <= 8
         assert small.lr / small.batch_size == pytest.approx(recipe.lr / recipe.batch_size)

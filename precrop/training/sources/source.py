@@ -116,4 +116,9 @@ def _in_rgb(image: "Image") -> "Image":
         return Image.fromarray((np.asarray(image) >> 8).astype("uint8")).convert("RGB")
     if image.mode in ("I", "F"):
         raise ValueError("its pixels are 32-bit numbers: save it with 8 or 16 bits")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    if image.mode == "RGB":
+        return image
+    # What is transparent has a colour too, and is shown in it: that there is no one transparent
+    # colour, of which Pillow would warn, makes no difference.
+    image.info.pop("transparency", None)
+    return image.convert("RGB")

@@ -164,3 +164,19 @@ def encoded(values: Any) -> BytesIO:
     file = BytesIO()
     Image.fromarray(values).save(file, "TIFF")
     return BytesIO(file.getvalue())
+
+
+@pytest.mark.parametrize("transparent", [bytes([0, 128, 255]), 1, None])
+def test_palettes_are_their_colours(transparent: bytes | int | None) -> None:
+    """However transparent they are, and without a word about it."""
+    colours = np.array([[10, 20, 30], [200, 0, 7], [0, 255, 9]], "uint8")
+    places = np.array([[0, 1, 2], [2, 1, 0]], "uint8")
+    image = Image.fromarray(places, "P")
+    image.putpalette(colours.tobytes())
+    file = BytesIO()
+    image.save(file, "PNG", **({} if transparent is None else {"transparency": transparent}))
+    file.seek(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = np.asarray(decoded(file, "x.png"))
+    assert np.array_equal(found, colours[places])

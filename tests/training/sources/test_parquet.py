@@ -96,7 +96,7 @@ def test_faults_of_parquet(tmp_path: Path) -> None:
     write_parquet(test_file, [*pictures(1), *pictures(1, 5, 6)], [0, 1])
     assert fault(tmp_path) == (
         f"row 1 of {test_file} is 6 x 5 pixels, the first image is 6 x 6: "
-        "say an image size to bring all of them to"
+        "say image_size=224, or another size, to bring all of them to squares"
     )
     write_parquet(test_file, pictures(2), [0, 1], names=("dog", "cat"))
     first = tmp_path / "train-00000-of-00002.parquet"

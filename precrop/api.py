@@ -17,11 +17,12 @@ from precrop.costs.layered import layered
 from precrop.costs.machine import basis
 from precrop.costs.memory import memory as memory_model
 from precrop.costs.profiles import DeviceProfile, find_profile
-from precrop.errors import PrecropError, check_kind
+from precrop.errors import BudgetError, PrecropError, check_kind
 from precrop.fit.constraints import Constraints
 from precrop.fit.fitting import Fit
 from precrop.modules.apart import apart, uncollected
 from precrop.modules.copying import tensor_shapes
+from precrop.modules.names import layer_of, untrained
 from precrop.planning import Choice, PlanRequest, choose
 from precrop.plans.kinds import Init
 from precrop.plans.multiples import no_multiples
@@ -165,26 +166,36 @@ def plan(
     profile = find_profile(device_profile)
     reading = _reading(model, input_shape, example_inputs, example_kwargs)
     model = reading.model
-    network = reading.network(
-        own_widths=residual == "crop",
-        scale_groups=groups == "scale",
-        fold=latency is None and memory is None and not strategy.follows_every_call,
-        drop_unused=drop_unused,
-    )
-    constraints = Constraints(kept=_ignored(network, patterns))
-    solver = strategy.solver(network)
     asked = {"params": params, "macs": macs, "latency": latency, "memory": memory, **costs}
     budgets = {name: _of_python(one) for name, one in asked.items() if one is not None}
-    _check_used(budgets, batch_size, device_profile is not None, divisor)
-    network, models = _cost_models(network, budgets, profile, batch_size)
-    if not budgets and strategy.budgeted:
-        raise missing()
     settled = isinstance(strategy, Widths) or not (budgets or strategy.budgeted)
     divisors = _divisors(divisor, profile, settled)
     bounds = {"min_width": min_width, "cap": EXPANSION if expand else 1.0}
     options = {**bounds, "balance": strategy.balance}
-    request = PlanRequest(budgets, models, options, solver, divisors)
-    choice = choose(network, request, constraints)
+
+    def choice_with(*, own_widths: bool) -> Choice:
+        network = reading.network(
+            own_widths=own_widths,
+            scale_groups=groups == "scale",
+            fold=latency is None and memory is None and not strategy.follows_every_call,
+            drop_unused=drop_unused,
+        )
+        constraints = Constraints(kept=_ignored(network, patterns))
+        solver = strategy.solver(network)
+        _check_used(budgets, batch_size, device_profile is not None, divisor)
+        network, models = _cost_models(network, budgets, profile, batch_size)
+        if not budgets and strategy.budgeted:
+            raise missing()
+        request = PlanRequest(budgets, models, options, solver, divisors)
+        return choose(network, request, constraints)
+
+    try:
+        choice = choice_with(own_widths=residual == "crop")
+    except BudgetError:
+        if residual == "tie" or settled:
+            raise
+        # What reads a stream beside other channels reads all of it, unless streams are tied.
+        choice = choice_with(own_widths=False)
     network, totals, units = choice.lowered.network, choice.structure.costs, choice.units
     frozen = network.frozen()
     return Plan(
@@ -366,6 +377,13 @@ def _changed_tensors(fit: Fit) -> dict[str, Any]:
     }
 
 
+def _cropped_untrained(choice: Choice) -> list[str]:
+    """Weights that get smaller although no training adapts them, by their layers."""
+    fixed = untrained(choice.lowered.network.model)
+    cropped = (name for name, axes in choice.fit.tensors.items() if len(axes) > 1)
+    return [layer_of(name) or name for name in cropped if name in fixed]
+
+
 def _solver_report(choice: Choice) -> dict[str, Any]:
     structure, solution, allocation = choice.structure, choice.solution, choice.solution.allocation
     ratios = np.log(np.array(choice.units, float) / np.array(structure.units, float))
@@ -374,6 +392,7 @@ def _solver_report(choice: Choice) -> dict[str, Any]:
         "starved": starved_classifier(solution.problem, ratios),
         "lookalikes": list(choice.fit.lookalikes),
         "tables": _tables(choice),
+        "untrained": _cropped_untrained(choice),
         "no_multiples": no_multiples(structure, solution.problem.choices, np.array(choice.units)),
     }
     return {

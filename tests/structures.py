@@ -97,7 +97,11 @@ class Network:
         name = f"layer{len(self.layers)}"
         shares = self._shares(inputs), self._shares(outputs)
         one_end = kind == "depthwise"
-        layer = Layer(name, kind, weights, weights * pixels, wide, high, *shares, one_end)
+        made, width = inputs if one_end else outputs, Counter[Axis]()
+        for part, size in self.parts(made, 0 if made else high):
+            width[part] += size
+        ends = wide, high, Cost(width)
+        layer = Layer(name, kind, weights, weights * pixels, *ends, *shares, one_end)
         self.layers.append(layer)
 
     def _shares(self, axis: Axis) -> Mapping[int, float]:

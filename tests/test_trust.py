@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -291,11 +292,31 @@ class Inner(nn.Module):
         self.helper = nn.functional
         self.partial = functools.partial(filled, pad=3, mode="constant")
         self.nothing = None
+        self.table = {"embed-dim": 4, "a.b": [{"dim": 4}], ("up", 0): 4, "embed_dim": "x"}
+        self.counted, self.array = np.uint8(4), np.array([[1, 2], [3, 4]])
+        self.helper_object, self.held_class = Helper(), Helper
 
     @property
     def made(self) -> int:
         """Of the class."""
         return 3
+
+
+class Helper:
+    """A thing that a module calls."""
+
+    shared: ClassVar = [1, 2]
+
+    def __init__(self) -> None:
+        self.dim = 4
+
+    def __call__(self) -> int:
+        return self.dim
+
+    @property
+    def total(self) -> int:
+        """Of the class."""
+        return self.dim
 
 
 def filled(x: torch.Tensor, pad: int, mode: str) -> torch.Tensor:
@@ -325,13 +346,31 @@ EDITS = [
     ("inner", "partial.pad", 2),
     ("inner", "_private", 12),
     ("inner", "_pairs.0.1", 5),
+    ("inner", "count", 2),
+    ("inner", "table.'embed-dim'", 6),
+    ("inner", "table.'a\\x2eb'.0.dim", 6),
+    ("inner", "table.('up', 0)", 6),
+    ("inner", "counted", 6),
+    ("inner", "array.3", 6),
+    ("inner", "helper_object.dim", 6),
 ]
 OUT = [
     ("", "named_parameters.__globals__.torch.sys.path", ["x"]),
     ("inner", "forward.__func__.__globals__.x", 1),
     ("inner", "__class__.count", 1),
     ("inner", "__dict__.width", 1),
-    ("inner", "count", 1),
+    ("inner", "array", [1, 2, 3, 4]),
+    ("inner", "array.4", 1),
+    ("inner", "array.dtype", 1),
+    ("inner", "counted", 300),
+    ("inner", "counted.dtype", 1),
+    ("inner", "table.embed-dim", 1),
+    ("inner", "table.'a.b'.0.dim", 1),
+    ("inner", "table.keys", 1),
+    ("inner", "helper_object.__call__", 1),
+    ("inner", "helper_object.total", 1),
+    ("inner", "helper_object.shared.0", 1),
+    ("inner", "held_class.dim", 1),
     ("inner", "partial.func", 1),
     ("inner", "partial.keywords.pad", 1),
     ("inner", "partial.mode", 1),
@@ -445,6 +484,13 @@ STEPS = st.sampled_from(
         "training",
         "shared",
         "count",
+        "counted",
+        "array",
+        "table",
+        "'embed-dim'",
+        "helper_object",
+        "held_class",
+        "dim",
         "made",
         "helper",
         "activation",
@@ -469,12 +515,15 @@ def test_no_edit_gets_out(module: list[str], path: list[str], value: Any) -> Non
         vars(nn.functional),
         vars(torch),
         Inner.__dict__,
+        Helper.__dict__,
         nn.Module.__dict__,
     ]
     before = [copy.copy(x) if isinstance(x, (dict, list)) else dict(x) for x in outside]
     shared, plain = list(Inner.shared), numbers_to_zero(model)
     with contextlib.suppress(PlanError):
         apply_edits(model, [(".".join(module), ".".join(path), value)])
+    for inner in (model.inner, model.blocks[0]):
+        vars(inner).pop("count", None)  # one of the module's own hides that of the class
     after = [copy.copy(x) if isinstance(x, (dict, list)) else dict(x) for x in outside]
     assert all(a == b for a, b in zip(before, after, strict=True))
     assert Inner.shared == shared
@@ -498,8 +547,12 @@ def zeroed(value: Any) -> Any:
         return value.func, value.args, zeroed(value.keywords)
     if isinstance(value, (list, tuple)):
         return type(value)(map(zeroed, value))
+    if isinstance(value, Helper):
+        return zeroed(vars(value))
+    if isinstance(value, np.ndarray):
+        return value.dtype, value.shape
     number: Callable[[Any], Any] = type(value)
-    return number(0) if type(value) in (int, float) else value
+    return number(0) if type(value) in (int, float, np.uint8) else value
 
 
 # --- sizes that a plan makes up ------------------------------------------------------------------

@@ -4,12 +4,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from precrop.read.axes import Axis
 from precrop.read.network import Pass
 from precrop.read.trace import Call, Operation, Recording, Site
+from precrop.read.values import TensorValue, run_of
 
 Literal = tuple[str, int | None]
-"""An argument's name and, if it is a list, the position in it."""
+"""An argument's name and, if it is a list, the position in it.
+
+A tensor of successive integers is listed as the first one and the one behind the last.
+"""
 RESHAPES = ("view", "_unsafe_view")
 
 
@@ -63,17 +69,29 @@ class Argument:
     def _given(self, call: Operation) -> Any:
         name, position = self.literal
         value = call.arg(name)
+        if isinstance(value, TensorValue):
+            value = self.forward.trace.values.data.get(value.number)
+        if isinstance(value, Tensor):
+            value = run_of(value)
         if position is None:
             return value
         listed = isinstance(value, (list, tuple)) and position < len(value)
         return value[position] if listed else None
+
+    @property
+    def is_hidden(self) -> bool:
+        """Whether no shape shows it: where a run of integers begins that index other tensors."""
+        name, position = self.literal
+        return (self.call.name, name) == ("arange", "start") or (
+            position == 0 and isinstance(self.call.arg(name), TensorValue)
+        )
 
     def refused(self, recording: Recording) -> int | None:
         """The size that a failing reshape was asked for in place of a view."""
         shape, position = recording.refused, self.literal[1]
         if shape is None or self.call.name not in RESHAPES or position is None:
             return None
-        return shape[position] if len(shape) == len(self.call.arg("size")) else None
+        return int(shape[position]) if len(shape) == len(self.call.arg("size")) else None
 
 
 def arguments(forward: Pass, index: int) -> list[Argument]:

@@ -1,8 +1,7 @@
 """Attributes of modules that state sizes, and setting them."""
 
-import functools
 from collections.abc import Iterable, Iterator
-from types import ModuleType, SimpleNamespace
+from contextlib import suppress
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,25 +9,19 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from precrop.errors import PlanError
+from precrop.fit.held import as_size, is_integer, sizes_within, slots
 from precrop.modules.copying import meta_copy
-from precrop.modules.streams import Narrow, Pad
 from precrop.trust import is_finite
 
 Edit = tuple[str, str, Any]
-"""Module path, attribute path (``width`` or ``splits.2``), value."""
+"""Module path, attribute path (``width``, ``splits.2``, ``config.model.'embed-dim'``), value."""
 GROWTH = 1024
 """How many times larger a plan may make a size: far more than any plan does, not without end."""
-_MOST_SIZES = 128
-"""The longest list of sizes that is probed, one by one; splits of dense blocks have about 50."""
-_DEEPEST = 2
-"""Lists in lists that are looked at: the settings of stages, names with sizes."""
 _SPATIAL = {
     "dilation", "kernel_size", "output_padding", "padding", "stride",
     "_reversed_padding_repeated_twice",
 }  # fmt: skip
 """What PyTorch's convolutions hold of space."""
-_BOOKKEEPING = frozenset(vars(nn.Module()))
-"""What every module holds: PyTorch's own, which states no size."""
 
 
 def stated_sizes(module: nn.Module) -> dict[str, Any]:
@@ -36,7 +29,7 @@ def stated_sizes(module: nn.Module) -> dict[str, Any]:
 
     Only what a module has and what was true of the original counts; others are not its attributes.
     """
-    weight = _weight(module)
+    weight = _tensor(module, "weight")
     shape = tuple(weight.shape) if weight is not None else ()
     if isinstance(module, _ConvNd) and shape:
         ends = (shape[0], shape[1] * module.groups)
@@ -52,19 +45,25 @@ def stated_sizes(module: nn.Module) -> dict[str, Any]:
         stated = {"embed_dim": size, "head_dim": size // module.num_heads}
         if module._qkv_same_embed_dim:
             return stated | {"kdim": size, "vdim": size}
-        wide = {name: module.get_parameter(f"{name[0]}_proj_weight") for name in ("kdim", "vdim")}
-        return stated | {name: projection.shape[1] for name, projection in wide.items()}
+        wide = {name: _tensor(module, f"{name[0]}_proj_weight") for name in ("kdim", "vdim")}
+        return stated | {name: one.shape[1] for name, one in wide.items() if one is not None}
     if isinstance(module, nn.Transformer):
         inside = [m for m in module.modules() if isinstance(m, nn.MultiheadAttention)]
         return {"d_model": inside[0].out_proj.weight.shape[0]} if inside else {}
     if isinstance(module, nn.RNNBase):
         gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
-        first, state = (module.get_parameter(f"weight_{end}_l0") for end in ("ih", "hh"))
-        stated = {"input_size": first.shape[1], "hidden_size": first.shape[0] // gates}
-        return stated | ({"proj_size": state.shape[1]} if module.proj_size else {})
+        first, state = (_tensor(module, f"weight_{end}_l0") for end in ("ih", "hh"))
+        stated = {} if first is None else {"input_size": first.shape[1]}
+        if state is not None:
+            stated["hidden_size"] = state.shape[0] // gates
+            stated |= {"proj_size": state.shape[1]} if module.proj_size else {}
+        return stated
     if isinstance(module, nn.RNNCellBase):
-        first, state = (module.get_parameter(f"weight_{end}") for end in ("ih", "hh"))
-        return {"input_size": first.shape[1], "hidden_size": state.shape[1]}
+        read = {
+            "input_size": _tensor(module, "weight_ih"),
+            "hidden_size": _tensor(module, "weight_hh"),
+        }
+        return {name: one.shape[1] for name, one in read.items() if one is not None}
     if isinstance(module, _NormBase):
         known = weight if weight is not None else module.running_mean
         return {} if known is None else {"num_features": known.shape[0]}
@@ -82,34 +81,32 @@ def stated_sizes(module: nn.Module) -> dict[str, Any]:
     return stated
 
 
-def _weight(module: nn.Module) -> Tensor | None:
-    """A layer's weight; one that is computed, on meta tensors, since that may change buffers."""
+def _tensor(module: nn.Module, name: str) -> Tensor | None:
+    """A layer's tensor, or the parameter of its shape that it is made of.
+
+    One that is computed is so on meta tensors, since that may change buffers.
+    """
+    own = module._parameters.get(name)
+    if own is not None:
+        return own
     steps = module._modules.get("parametrizations")
-    if isinstance(steps, nn.ModuleDict) and "weight" in steps:
+    if isinstance(steps, nn.ModuleDict) and name in steps:
         try:
-            return meta_copy(steps["weight"])()  # type: ignore[no-any-return]
+            return meta_copy(steps[name])()  # type: ignore[no-any-return]
         except Exception:  # sizes that do not go together, as the trace will show
             return None
-    weight = getattr(module, "weight", None)
-    return weight if isinstance(weight, Tensor) else None
-
-
-def is_own(name: str) -> bool:
-    """Whether an attribute is its module's or configuration's, not Python's or every module's."""
-    return not name.startswith("__") and name not in _BOOKKEEPING
+    made_of = (module._parameters.get(name + suffix) for suffix in ("_orig", "_v", "_bar"))
+    found = next((one for one in made_of if one is not None), getattr(module, name, None))
+    return found if isinstance(found, Tensor) else None
 
 
 def integers(module: nn.Module) -> Iterator[tuple[str, int]]:
-    """A module's own integer attributes, with paths.
+    """What may be sizes among a module's own numbers, with paths; the nearest come first.
 
-    Those in its lists and tuples count, and those of a configuration that it holds. A long list is
-    a table of positions or of labels, not of sizes.
+    Those in its lists, dicts and arrays count, those of configurations and other objects that it
+    holds, and those that its class states.
     """
-    for name, value in vars(module).items():
-        if is_own(name):
-            yield from _integers(name, value)
-            for part, entry in _entries(value):
-                yield from _integers(f"{name}.{part}", entry)
+    return sizes_within(module)
 
 
 def inner_integers(module: nn.Module) -> Iterator[tuple[str, int]]:
@@ -143,50 +140,10 @@ def stated_integers(module: nn.Module, paths: Iterable[str]) -> dict[str, int]:
             value = get_attribute(registered_module(module, child), attribute)
         except LookupError:
             continue
-        if type(value) is int:
-            found[path] = value
+        size = as_size(value)
+        if size is not None:
+            found[path] = size
     return found
-
-
-def _integers(path: str, value: Any, depth: int = _DEEPEST) -> Iterator[tuple[str, int]]:
-    if type(value) is int:
-        yield path, value
-    elif depth and isinstance(value, (list, tuple)) and len(value) <= _MOST_SIZES:
-        for index, entry in enumerate(value):
-            yield from _integers(f"{path}.{index}", entry, depth - 1)
-
-
-def _entries(value: Any) -> Iterator[tuple[str, Any]]:
-    """What a dict, a configuration or a `functools.partial` says by names."""
-    named = vars(value) if is_record(value) else _named(value)
-    for name, entry in named.items():
-        if isinstance(name, str) and name.isidentifier() and is_own(name):
-            yield name, entry
-
-
-def _named(value: Any) -> dict[str, Any]:
-    if isinstance(value, functools.partial):
-        return value.keywords
-    return value if isinstance(value, dict) else {}
-
-
-def is_record(value: Any) -> bool:
-    """Whether an object is a bundle of attributes, such as a configuration.
-
-    Python copies it with the network, attribute by attribute, so that what is set in a copy of the
-    network is seen nowhere else.
-    """
-    kind, reducing = type(value), ("__reduce__", "__reduce_ex__")
-    return (
-        hasattr(value, "__dict__")
-        and not isinstance(value, (nn.Module, Tensor, type, ModuleType))
-        and not callable(value)
-        and not hasattr(kind, "__deepcopy__")
-        and (
-            kind is SimpleNamespace
-            or all(getattr(kind, name) is getattr(object, name) for name in reducing)
-        )
-    )
 
 
 def registered_module(model: nn.Module, path: str) -> nn.Module:
@@ -213,60 +170,51 @@ def get_attribute(module: nn.Module, path: str) -> Any:
         KeyError, IndexError: there is nothing at this path that an edit may reach.
     """
     value: Any = module
-    for part in path.split("."):
-        held, key = _slot(value, part)
-        value = held[key]
+    for step in path.split("."):
+        held, key = slots(value, step)[0]
+        try:
+            value = held[key]
+        except Exception as error:  # a slot or an entry of a configuration that has no value yet
+            raise KeyError(path) from error
     return value
 
 
 def set_attribute(module: nn.Module, path: str, value: Any) -> None:
     """Set the value at an attribute path; a tuple on the way is replaced by a changed one.
 
-    A tuple of a kind of its own, such as PyTorch's sizes, stays one.
+    A tuple of a kind of its own, such as PyTorch's sizes, stays one, and so does a number. What a
+    container refuses stays as it was.
 
     Raises:
         KeyError, IndexError: there is nothing at this path that an edit may reach.
     """
-    owner, _, last = path.rpartition(".")
-    held, key = _slot(get_attribute(module, owner) if owner else module, last)
-    if isinstance(held, tuple):
-        changed = (*held[:key], value, *held[key + 1 :])
-        make: Any = getattr(type(held), "_make", type(held))
-        set_attribute(module, owner, make(changed))
-    else:
-        held[key] = value
+    outer, _, last = path.rpartition(".")
+    for held, key in slots(get_attribute(module, outer) if outer else module, last):
+        if isinstance(held, tuple):
+            changed = (*held[:key], _like(value, held[key]), *held[key + 1 :])
+            make: Any = getattr(type(held), "_make", type(held))
+            set_attribute(module, outer, make(changed))
+        else:
+            with suppress(Exception):  # a frozen configuration, a number too large for its type
+                held[key] = _like(value, held[key])
 
 
-def _slot(owner: Any, part: str) -> tuple[Any, Any]:
-    """Where a step of an attribute path leads: a container and the key in it.
-
-    A plan comes from a file, perhaps a stranger's, so this is all that its edits can reach: what a
-    module of the network, or one of our own hooks, itself holds (PyTorch's bookkeeping apart), and
-    entries of lists, tuples, dicts, configurations and keywords of a `functools.partial` that lie
-    there: all of it is copied with the network. Methods, properties, what belongs to a class and
-    other objects are out of reach, and through them everything else in the process.
-    """
-    if isinstance(owner, (nn.Module, Narrow, Pad)) or is_record(owner):
-        own = vars(owner)
-        if not is_own(part) or part not in own:
-            raise KeyError(part)
-        return own, part
-    if part in _named(owner):
-        return _named(owner), part
-    if isinstance(owner, (list, tuple)) and part.isascii() and part.isdecimal():
-        index = int(part)
-        owner[index]
-        return owner, index
-    raise KeyError(part)
+def _like(value: Any, before: Any) -> Any:
+    """Numbers of the types of those that they replace."""
+    if type(value) in (list, tuple) and isinstance(before, (list, tuple)):
+        return type(value)(map(_like, value, before))
+    number = type(value) in (int, float) and (is_integer(before) or isinstance(before, float))
+    return type(before)(value) if number else value
 
 
 def _fits(value: Any, before: Any) -> bool:
     """Whether an edit may put ``value`` where ``before`` was: a number, or as many numbers."""
     if isinstance(before, (list, tuple)) and isinstance(value, (list, tuple)):
         return len(value) == len(before) and all(map(_fits, value, before))
-    if type(before) is int:
-        return type(value) is int and min(1, abs(before)) <= value <= GROWTH * max(1, abs(before))
-    return type(before) is float and type(value) in (int, float) and is_finite(value)
+    if is_integer(before):
+        size = abs(int(before))
+        return type(value) is int and min(1, size) <= value <= GROWTH * max(1, size)
+    return isinstance(before, float) and type(value) in (int, float) and is_finite(value)
 
 
 def _holds(module: nn.Module, path: str) -> Any:
@@ -286,7 +234,7 @@ def apply_edits(model: nn.Module, edits: Iterable[Edit]) -> None:
     Raises:
         PlanError: a module or attribute is missing, or is nothing that an edit may change so.
     """
-    edits, slots = list(edits), []
+    edits, changes = list(edits), []
     # All are compared with what the network holds before any is set, so that no number grows twice.
     for module_path, path, value in edits:
         where = f"{module_path}.{path}" if module_path else path
@@ -299,6 +247,8 @@ def apply_edits(model: nn.Module, edits: Iterable[Edit]) -> None:
             raise PlanError(
                 f"the plan sets {where} to {value!r}, not a size or number in the place of one"
             )
-        slots.append((module, path, value))
-    for slot in slots:
-        set_attribute(*slot)
+        changes.append((module, path, value))
+    for module, path, value in changes:
+        set_attribute(module, path, value)
+        if get_attribute(module, path) != value:
+            raise PlanError(f"the plan sets {path} to {value!r}, which this network refuses")

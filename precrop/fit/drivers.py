@@ -7,9 +7,10 @@ it: where an earlier axis went from 64 to 44, and 64 / 4 is what was asked for i
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from precrop.fit.arguments import Argument, Literal
-from precrop.read.axes import Axis, axis_size
+from precrop.read.axes import Axis, atoms, axis_size
 from precrop.read.network import Network, Pass, Sizes
 from precrop.read.trace import Site
 
@@ -61,8 +62,8 @@ def drivers(
 ) -> tuple[Driver, ...]:
     """For every argument that differs the nearest axis that did as the argument did.
 
-    Where the argument kept its size, that is an axis which kept its own. ``index`` is that of the
-    first call of the pass that differs, ``asked`` what its arguments are.
+    Where the argument kept its size, that is an axis which kept its own, though it need not have.
+    ``index`` is that of the first call of the pass that differs, ``asked`` what its arguments are.
     """
     found = []
     for argument, value in asked.items():
@@ -70,14 +71,14 @@ def drivers(
         if value == sizes.size(argument.axis):
             continue  # it is as predicted
         followed = (
-            (forward.trace.sites[call], *place, exact)
+            (axis, Driver(argument.index - index, argument.literal, site, *place, exact))
             for exact in (True, False)
-            for call, place, old, new in _around(network, forward, index, sizes)
-            if (old == new) == (before == value) and _follows(before, value, old, new, exact=exact)
+            for site, place, axis, new in _around(forward, index, sizes)
+            if (axis_size(axis) == new) == (before == value)
+            and _follows(before, value, axis_size(axis), new, exact=exact)
         )
-        driver = next(followed, None)
-        if driver is not None:
-            found.append(Driver(argument.index - index, argument.literal, *driver))
+        nearest = islice(followed, 1)  # if that is held, so is what follows it
+        found += [driver for axis, driver in nearest if network.varies(axis)]
     return tuple(found)
 
 
@@ -91,8 +92,9 @@ def are_constants(network: Network, forward: Pass, index: int, asked: Asked, siz
     if not wrong or any(axis_size(argument.axis) != asked[argument] for argument in wrong):
         return False
     return not any(
-        old == new and any(old % before == 0 or before % old == 0 for before in stated)
-        for *_, old, new in _around(network, forward, index, sizes)
+        axis_size(axis) == new and any(new % before == 0 or before % new == 0 for before in stated)
+        for *_, axis, new in _around(forward, index, sizes)
+        if network.varies(axis)
     )
 
 
@@ -106,11 +108,12 @@ def _follows(before: int, after: int, old: int, new: int, *, exact: bool) -> boo
 
 
 def _around(
-    network: Network, forward: Pass, index: int, sizes: Sizes
-) -> Iterator[tuple[int, tuple[bool, int, int], int, int]]:
-    """Varying axes of earlier calls in the modules around, the nearest first, with both sizes.
+    forward: Pass, index: int, sizes: Sizes
+) -> Iterator[tuple[Site, tuple[bool, int, int], Axis, int]]:
+    """Axes of layers' widths in earlier calls of the modules around, the nearest first.
 
-    An axis is told by the call and by whose it is: the inputs' (or outputs'), of which tensor.
+    Each with its new size. It is told by the call's site and by whose it is: the inputs' (or
+    outputs'), of which tensor.
     """
     around = {-1, *forward.trace.around(index)[:REACH]}
     frames = forward.trace.frames
@@ -122,6 +125,6 @@ def _around(
         for operands, tensors in ((False, reading.outputs), (True, reading.inputs)):
             for tensor, axes in enumerate(tensors):
                 for dim, axis in enumerate(axes):
-                    if network.varies(axis):
+                    if atoms(axis):
                         place = operands, tensor, dim
-                        yield call, place, axis_size(axis), sizes.size(axis)
+                        yield forward.trace.sites[call], place, axis, sizes.size(axis)

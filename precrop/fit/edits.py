@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from precrop.fit.attributes import Edit, get_attribute, integers, set_attribute, stated_sizes
+from precrop.fit.held import is_integer
 from precrop.modules.copying import copies_plainly, meta_copy, submodule
 from precrop.read.axes import Axis, axis_size
 from precrop.read.network import Network, Sizes
@@ -95,4 +96,5 @@ def stated_edits(base: nn.Module, candidate: nn.Module, tensors: Iterable[str]) 
         after = stated_sizes(twin) if before else {}
         for attribute, value in before.items():
             if vars(module).get(attribute) == value != after.get(attribute, value):
-                yield path, attribute, after[attribute]
+                size = after[attribute]
+                yield path, attribute, int(size) if is_integer(size) else size

@@ -18,7 +18,6 @@ from precrop.fit.metadata import metadata_edits
 from precrop.modules.names import named_tensors
 from precrop.read.axes import Axis, roots_of
 from precrop.read.corrected import Correction, Expected
-from precrop.read.known import CallReading
 from precrop.read.network import Network, Pass, Sizes, tensor_axes
 from precrop.read.trace import Recording, Site, Step
 from precrop.read.values import Shape
@@ -233,7 +232,7 @@ class _Predicted:
     """The calls of a pass at other sizes, held against those of a fitted network as it runs."""
 
     def __init__(self, network: Network, forward: Pass, sizes: Sizes) -> None:
-        self.network, self.sizes = network, sizes
+        self.network, self.forward, self.sizes = network, forward, sizes
         self.calls, self.readings = forward.trace.calls, forward.readings
         self._first: int | None = None
         self._shapes: dict[int, list[tuple[int, ...]]] = {}
@@ -241,7 +240,7 @@ class _Predicted:
     def differs(self, index: int, made: Step) -> bool:
         """Whether a call that returned is not as predicted."""
         same = index < len(self.calls) and made.op == self.calls[index].op
-        different = not (same and self._agrees(self.readings[index], made))
+        different = not (same and self._agrees(index, made))
         if different and self._first is None:
             self._first = index
         return different
@@ -254,7 +253,11 @@ class _Predicted:
             found.append(len(trace.calls))
         return min(*found, len(self.calls) - 1) if found else None
 
-    def _agrees(self, reading: CallReading, made: Step) -> bool:
+    def _agrees(self, index: int, made: Step) -> bool:
+        reading = self.readings[index]
+        for argument in arguments(self.forward, index) if reading.literals else ():
+            if argument.is_hidden and argument.value(made) != self.sizes.size(argument.axis):
+                return False
         shapes = self._shapes.get(id(reading))
         if shapes is None:
             shapes = [tuple(map(self.sizes.size, axes)) for axes in reading.outputs]

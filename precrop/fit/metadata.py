@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from precrop.fit.attributes import Edit
+from precrop.fit.held import is_integer
 from precrop.modules.names import names_width
 from precrop.read.axes import Axis, axis_size
 from precrop.read.known import CallReading, LayerReading
@@ -34,7 +35,7 @@ def metadata_edits(network: Network, sizes: Sizes) -> Iterator[Edit]:
         prefix = f"{path}." if path else ""
         inside: list[LayerReading] | None = None
         for name, value in vars(module).items():
-            if type(value) is int and value > 0:
+            if is_integer(value) and value > 0:
                 became = None
                 if name in (*FIRST_INPUT, *LAST_OUTPUT, *LAST_WIDTH):
                     if inside is None:

@@ -30,6 +30,11 @@ from precrop.read.tracer import Tracer
 
 # Modules around a call, from the innermost, whose attributes may hold one of its arguments.
 PROBED_DEPTH = 3
+# Integers of one attribute that are probed one by one, whether or not any of them does anything.
+MOST_ALONE = 3
+# Integers of one module that are probed whatever they are; of more than these, those that the
+# argument may be a share or a multiple of.
+MOST_OWN = 64
 # Integers of inner modules that may hold an argument, since each takes a run of the outer one.
 MOST_INNER = 32
 # Changes of a stored integer, in this order: code may divide it by 2, 3, 4, 6 or 8 and round.
@@ -118,7 +123,7 @@ class Prober:
             if issubclass(kind, torch.jit.ScriptModule):
                 continue  # its integers are part of its code
             replay = self._replay(forward, frame)
-            stored = dict(integers(replay.module))
+            stored = self._probed(replay, argument, stated)
             slopes = self._slopes(replay, argument, stored)
             drivers = [name for name, slope in slopes.items() if slope > 0]
             if drivers:
@@ -139,6 +144,25 @@ class Prober:
             if child is not None:
                 return Rule(*place, outside, kind, child, moving, True)
         return None
+
+    def _probed(self, replay: _Replay, argument: Argument, stated: int) -> dict[str, int]:
+        """The integers of a module that are probed one by one.
+
+        Those of one attribute, such as a configuration, are first changed all at once.
+        """
+        stored = dict(integers(replay.module))
+        held: dict[str, list[str]] = {}
+        for name in stored:
+            held.setdefault(name.partition(".")[0], []).append(name)
+        for names in (names for names in held.values() if len(names) > MOST_ALONE):
+            # Each by another number, so that no quotient of two stays as it was.
+            changed = {name: stored[name] - CHANGES[0] + i for i, name in enumerate(names)}
+            if self._moved(replay, argument, changed) == stated:
+                stored = {name: stored[name] for name in stored if name not in changed}
+        if len(stored) <= MOST_OWN:
+            return stored
+        sizes = ((name, value) for name, value in stored.items() if value > 1)
+        return {n: size for n, size in sizes if not size % max(1, stated) or not stated % size}
 
     def _slopes(
         self, replay: _Replay, argument: Argument, stored: Mapping[str, int]

@@ -16,7 +16,8 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
-from precrop.fit.attributes import Edit, is_own
+from precrop.fit.attributes import Edit
+from precrop.fit.held import is_integer, is_own
 from precrop.fit.probing import Prober
 from precrop.modules.copying import submodule
 from precrop.read.axes import Axis, axis_size
@@ -383,5 +384,7 @@ def _numbers(module: nn.Module) -> Iterator[tuple[str, float]]:
     for name, value in vars(module).items():
         if not is_own(name):
             continue
-        if (type(value) is float and 0 < value != 1) or (type(value) is int and value > 1):
-            yield name, value
+        if isinstance(value, float) and 0 < value != 1:
+            yield name, float(value)
+        elif is_integer(value) and value > 1:
+            yield name, int(value)

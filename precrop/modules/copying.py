@@ -129,7 +129,7 @@ def copies_plainly(kind: type[nn.Module]) -> bool:
 def _copies_as_itself(module: nn.Module, path: str, memo: dict[int, Any]) -> bool:
     """Whether a class' own way of copying shares the module; else ``memo`` has the copy."""
     where = path or type(module).__name__
-    return id(module) not in memo and _copied_value(module, where, memo) is module
+    return id(module) not in memo and copied_value(module, where, memo) is module
 
 
 def _copy_plainly(module: nn.Module, path: str, memo: dict[int, Any]) -> None:
@@ -157,27 +157,50 @@ def _copied_state(state: dict[str, Any], path: str, memo: dict[int, Any]) -> dic
             same = {key: memo[id(entry)] for key, entry in value.items()}
             copies[name] = memo.setdefault(id(value), same)
         else:
-            copies[name] = _copied_value(value, f"{path}.{name}" if path else name, memo)
+            copies[name] = copied_value(value, f"{path}.{name}" if path else name, memo)
     return copies
 
 
-def _copied_value(value: Any, where: str, memo: dict[int, Any]) -> Any:
+def copied_value(value: Any, where: str, memo: dict[int, Any]) -> Any:
+    """A copy that shares what cannot be copied, such as a lock, but nothing that holds it."""
     _prepare(value, memo)
+    with suppress(Exception):  # whatever a class' own way of copying raises
+        return _deep_copy(value, memo)
+    for part in reversed([*held_objects(value)]):
+        try:
+            _deep_copy(part, memo)
+        except Exception as error:
+            if isinstance(part, dict) and hasattr(part, "__dict__"):
+                with suppress(Exception):
+                    _copy_entries([part], memo)
+                    continue
+            # What holds layers must not be the original's, nor what each use moves on, but files.
+            kinds = (nn.Module, nn.Parameter, Iterator)
+            inside = (one for one in held_objects(part) if not isinstance(one, io.IOBase))
+            if any(isinstance(one, kinds) for one in inside):
+                message = f"the network cannot be copied: {where}: {typed_reason(error)}"
+                raise PrecropError(message) from error
+            memo[id(part)] = part
+    return memo.get(id(value), value)
+
+
+def _deep_copy(value: Any, memo: dict[int, Any]) -> Any:
+    """A deep copy; one that fails leaves nothing that it began in ``memo``."""
+    known = len(memo)
     try:
         return copy.deepcopy(value, memo)
-    except Exception as error:  # whatever the value's own way of copying raises
-        # What holds layers must not be the original's, nor what each use moves on, but for files.
-        kinds = (nn.Module, nn.Parameter, Iterator)
-        parts = (part for part in held_objects(value) if not isinstance(part, io.IOBase))
-        if any(isinstance(part, kinds) for part in parts):
-            message = f"the network cannot be copied: {where}: {typed_reason(error)}"
-            raise PrecropError(message) from error
-        return value
+    except Exception:
+        for key in [*memo][known:]:
+            del memo[key]
+        raise
 
 
 def _prepare(value: Any, memo: dict[int, Any]) -> None:
     """Copy what `copy.deepcopy` refuses, or leaves as it is, although it holds what is copied."""
-    for part in held_objects(value):
+    parts = [part for part in held_objects(value) if id(part) not in memo]
+    # Of dicts whose entries are their attributes Python's copies have no attributes.
+    _copy_entries([part for part in parts if _is_named_by_itself(part)], memo)
+    for part in parts:
         if id(part) in memo:
             continue
         if isinstance(part, Tensor) and part.grad_fn is not None:
@@ -189,6 +212,27 @@ def _prepare(value: Any, memo: dict[int, Any]) -> None:
                 _rebind(part.__func__, memo)
             owner = copy.deepcopy(part.__self__, memo)
             memo[id(part)] = types.MethodType(memo[id(part.__func__)], owner)
+
+
+def _copy_entries(dicts: list[dict[Any, Any]], memo: dict[int, Any]) -> None:
+    """Copy dicts of classes of their own by entries and attributes, whatever Python makes of them.
+
+    Looking up attributes among the entries, as some do, makes `copy.deepcopy` fail.
+    """
+    for original in dicts:
+        kind: Any = type(original)
+        memo[id(original)] = kind.__new__(kind)
+        if _is_named_by_itself(original):
+            memo[id(original)].__dict__ = memo[id(original)]
+    for original in dicts:
+        made, where = memo[id(original)], type(original).__name__
+        dict.update(made, copied_value(dict(original), where, memo))
+        if not _is_named_by_itself(original):
+            vars(made).update(copied_value(dict(vars(original)), where, memo))
+
+
+def _is_named_by_itself(value: Any) -> bool:
+    return isinstance(value, dict) and getattr(value, "__dict__", None) is value
 
 
 def held_objects(value: Any) -> Iterator[Any]:

@@ -31,6 +31,16 @@ def parameters_of(model: nn.Module, **options: Any) -> dict[str, nn.Parameter]:
     return dict(nn.Module.named_parameters(model, **options))
 
 
+def untrained(model: nn.Module) -> set[str]:
+    """Parameters that need no gradients beside others that do: fixed filters, a frozen backbone.
+
+    A network in which none does has been set so as a whole, which says nothing of single ones.
+    """
+    parameters = parameters_of(model)
+    found = {name for name, parameter in parameters.items() if not parameter.requires_grad}
+    return found if len(found) < len(parameters) else set()
+
+
 def buffers_of(model: nn.Module, **options: Any) -> dict[str, Tensor]:
     """A network's buffers by name, likewise."""
     return dict(nn.Module.named_buffers(model, **options))

@@ -8,7 +8,7 @@ layer, so that the blocks' own forward and the names in the state_dict stay as t
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ class Stream:
         path: the module that reads or writes.
         end: which of both.
         dim: the channel axis of what is read or written.
-        width: channels of the stream.
+        width: channels of the stream; of a reader those that it may take at most.
         sources: of a reader the writers before it, by path; none where it may read more than those.
         places: where the stream's tensors are among the arguments, or in the output; none stands
             for the first argument, or for the output as a whole.
@@ -57,6 +57,7 @@ class Narrow:
     dim: int
     size: int
     places: tuple[At, ...] = (FIRST,)
+    sources: tuple[str, ...] = ()
 
     def __call__(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -125,15 +126,36 @@ def install(model: nn.Module, streams: Iterable[Stream], *, traced: bool) -> Non
     for stream in streams:
         module = model.get_submodule(stream.path)
         place = stream.dim, stream.width, stream.places or (FIRST,)
+        before = vars(module).get(f"stream_{stream.end}")
         hook: Narrow | Pad
         if stream.end == "read":
-            hook = TracedNarrow(*place, stream.path) if traced else Narrow(*place)
-            # Before the module's own hooks, which may put other tensors in the arguments' place.
-            module.register_forward_pre_hook(hook, prepend=True, with_kwargs=True)
+            known = *place, stream.sources
+            hook = TracedNarrow(*known, stream.path) if traced else Narrow(*known)
+            if not _replaced(module._forward_pre_hooks, before, hook):
+                # Before the module's own, which may put other tensors in the arguments' place.
+                module.register_forward_pre_hook(hook, prepend=True, with_kwargs=True)
         else:
             hook = TracedPad(*place, stream.path) if traced else Pad(*place)
-            module.register_forward_hook(hook)
+            if not _replaced(module._forward_hooks, before, hook):
+                module.register_forward_hook(hook)
         setattr(module, f"stream_{stream.end}", hook)
+
+
+def installed(model: nn.Module) -> Iterator[Stream]:
+    """The ends of layers that have hooks, in a network that was built with them."""
+    for path, module in model.named_modules():
+        for end in get_args(End):
+            hook = vars(module).get(f"stream_{end}")
+            if isinstance(hook, Narrow | Pad):
+                sources = hook.sources if isinstance(hook, Narrow) else ()
+                yield Stream(path, end, hook.dim, hook.size, sources, hook.places)
+
+
+def _replaced(hooks: dict[int, Any], before: Any, hook: Any) -> bool:
+    """Put a hook where one was before; False if it is not there."""
+    known = {key: hook for key, one in hooks.items() if before is not None and one is before}
+    hooks.update(known)
+    return bool(known)
 
 
 def given_to(args: Iterable[Any], kwargs: Mapping[str, Any]) -> dict[int | str, Any]:
@@ -191,3 +213,17 @@ def _narrowed(x: Tensor, dim: int, size: int, path: str) -> Tensor:
 @_stream_write.register_fake
 def _widened(x: Tensor, dim: int, size: int, path: str) -> Tensor:
     return resized(x, dim, size)
+
+
+def _note_width(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.dim, ctx.width = inputs[1], inputs[0].shape[inputs[1]]
+
+
+_stream_read.register_autograd(
+    lambda ctx, grad: (_padded(grad, ctx.dim, ctx.width), None, None, None),
+    setup_context=_note_width,
+)
+_stream_write.register_autograd(
+    lambda ctx, grad: (grad.narrow(ctx.dim, 0, ctx.width), None, None, None),
+    setup_context=_note_width,
+)

@@ -14,7 +14,7 @@ from precrop.fit.roots import scales_by_fan
 from precrop.modules.apart import apart
 from precrop.modules.copying import copied, tensor_shapes
 from precrop.modules.hooks import unwrapped
-from precrop.modules.names import buffers_of, named_tensors, parameters_of
+from precrop.modules.names import buffers_of, named_tensors, parameters_of, untrained
 from precrop.modules.reparametrised import lengths, restore
 from precrop.modules.streams import install
 from precrop.plans.kinds import INITS, Axis, Init, built_size, input_axes, original_size
@@ -87,15 +87,17 @@ def _resized(plan: "Plan", name: str, tensor: Tensor, scales: Mapping[str, float
 def _scales(plan: "Plan", model: nn.Module) -> dict[str, float]:
     """The factors of weights, from their new fan-in, and alike of what is added to them.
 
-    So the weight that a layer uses is the rescaled slice of the one that it used.
+    So the weight that a layer uses is the rescaled slice of the one that it used. Weights that are
+    not trained are as meaningful as buffers are, and like these have none.
     """
-    inside = _scaled_in_forward(plan, model)
+    fixed = untrained(model)
+    unscaled = _scaled_in_forward(plan, model) | fixed
     scales: dict[str, float] = {}
     added: dict[str, float] = {}
     for layer in plan.layers:
-        if layer.weight in plan.tensors and layer.weight not in inside:
+        if layer.weight in plan.tensors and layer.weight not in unscaled:
             scales[layer.weight] = fan_scale(plan.tensors[layer.weight], layer.kind)
-            added |= dict.fromkeys(layer.added, scales[layer.weight])
+            added |= dict.fromkeys({*layer.added} - fixed, scales[layer.weight])
     scales = added | scales  # what is a layer itself has its own fan
     following: dict[str, float] = {}
     for path, twin in plan.followers.items():
@@ -113,7 +115,7 @@ def _scaled_in_forward(plan: "Plan", model: nn.Module) -> set[str]:
                 numbers.append((path, get_attribute(registered_module(model, path), name)))
     found = set()
     for layer in (one for one in plan.layers if numbers and one.weight in plan.shapes):
-        owner, shape = layer.weight.rpartition(".")[0], plan.shapes[layer.weight]
+        owner, shape = _owner(layer.weight), plan.shapes[layer.weight]
         fan = prod(shape) // shape[1 if layer.kind == "transposed" else 0]
         if any(
             (path == owner or path.startswith(f"{owner}.")) and scales_by_fan(number, fan)
@@ -125,8 +127,9 @@ def _scaled_in_forward(plan: "Plan", model: nn.Module) -> set[str]:
 
 def _set_lengths(plan: "Plan", cut: Cut, model: nn.Module, small: nn.Module) -> None:
     """Cut weights that are stored as a length times a direction as others are cut."""
+    fixed = untrained(model)
     for length, direction, dim in lengths(model):
-        if direction not in plan.tensors:
+        if direction not in plan.tensors or length in fixed:
             continue
         g, v = model.get_parameter(length).detach(), model.get_parameter(direction).detach()
         weight = cut(direction, torch._weight_norm(v, g, dim))
@@ -289,8 +292,29 @@ def fan_scale(axes: Sequence[Axis], kind: str) -> float:
 
 
 def reset(model: nn.Module) -> None:
-    """Call the modules' own initialisers, in their order."""
+    """Call the modules' own initialisers, in their order; what is not trained stays as it is."""
+    kept = {name: tensor.detach().clone() for name, tensor in _untrained_state(model).items()}
     for module in model.modules():
         initialiser = getattr(module, "reset_parameters", None)
         if callable(initialiser):
             initialiser()
+    made = {**parameters_of(model), **buffers_of(model)}
+    with torch.no_grad():
+        for name in kept.keys() & made.keys():
+            made[name].copy_(kept[name])
+
+
+def _untrained_state(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters that are not trained, and the buffers of modules that have no others.
+
+    A frozen batch norm is its statistics, too.
+    """
+    fixed, parameters = untrained(model), parameters_of(model)
+    owners = {_owner(name) for name in fixed} - {_owner(name) for name in parameters.keys() - fixed}
+    buffers = {name: one for name, one in buffers_of(model).items() if _owner(name) in owners}
+    return {name: parameters[name] for name in fixed} | buffers
+
+
+def _owner(tensor: str) -> str:
+    """The path of the module that has a tensor."""
+    return tensor.rpartition(".")[0]

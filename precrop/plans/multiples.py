@@ -24,7 +24,7 @@ def uneven_layers(structure: Structure, choices: Choices, units: Integers) -> li
     """
     found = []
     for layer in structure.layers if choices.divisor > 1 else ():
-        width = round(layer.width(units / choices.units))
+        width = layer.width(units.tolist())
         # Of two divisors the smaller divides the larger.
         if width != layer.out_channels and width % min(choices.divisors[[*layer.produced]]):
             found.append(layer)
@@ -35,7 +35,7 @@ def no_multiples(structure: Structure, choices: Choices, units: Integers) -> dic
     """Per reason the layers whose output channels are not a multiple of the divisor."""
     found: dict[str, list[str]] = {}
     for layer in structure.layers:
-        width = round(layer.width(units / choices.units))
+        width = layer.width(units.tolist())
         if width % choices.divisor:
             reason = _reason(structure, choices, layer, kept=width == layer.out_channels)
             found.setdefault(reason, []).append(layer.name)

@@ -198,7 +198,8 @@ class Plan:
                 number of outputs, other classes; `for_outputs` counts what is built then.
             init: ``slice`` keeps the leading channels of every segment of a weight and rescales it
                 by ``sqrt(old fan-in / new fan-in)``, so that activations keep their variance;
-                ``reset`` then calls every module's own ``reset_parameters``. For trained networks
+                ``reset`` then calls every module's own ``reset_parameters``. Neither touches
+                parameters that do not require gradients beside others that do. For trained networks
                 ``l1``, ``l2`` and ``bn`` keep the channels with the largest norms as they are: L1
                 or L2 of the filters that make them, or the magnitude of the batch norms' scales
                 (docs/trained-weights.md). A `SlicedChannelsWarning` names the widths whose channels

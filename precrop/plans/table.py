@@ -265,10 +265,10 @@ class _Bar:
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "Iterator[Text]":
         from rich.text import Text
 
-        length = min(_BAR, options.max_width)
-        old = length * (self.old / self.widest) ** 0.5
+        length, width = min(_BAR, options.max_width), max(1, self.old)  # it may have no outputs
+        old = length * (width / max(width, self.widest)) ** 0.5
         new = length * (self.new / self.widest) ** 0.5 if self.new > self.old else old
-        kept, old, new = (max(1, round(one)) for one in (old * self.new / self.old, old, new))
+        kept, old, new = (max(1, round(one)) for one in (old * self.new / width, old, new))
         bar = Text("█" * min(kept, old), style="cyan")
         bar.append("░" * (old - kept), style="dim")
         bar.append("▓" * (new - old), style="green")

@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import prune
 
-from precrop.errors import PrecropError, check_kind, check_known, check_values, hint
+from precrop.errors import PrecropError, check_kind, check_known, check_seed, check_values, hint
 from precrop.linear.densities import check_density
 from precrop.modules.apart import apart
 from precrop.modules.copying import submodule
@@ -73,6 +73,7 @@ def masks(
             are missing, of another shape or not finite.
     """
     check_known(f"granularity {granularity!r}", granularity, GRANULARITIES)
+    check_seed(seed)
     model = unwrapped(model)
     shares = _by_parameter(model, densities)
     units = {name: Units.of(model, name, granularity) for name in shares}

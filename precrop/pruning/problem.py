@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, check_seed
 from precrop.modules.names import parameters_of, untrained
 from precrop.progress import Progress, silent
 from precrop.read.inputs import given
@@ -53,6 +53,10 @@ class Problem:
     seed: int = 0
     progress: Progress = silent
     asked: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what no generator takes as a seed."""
+        check_seed(self.seed)
 
     @classmethod
     def of(

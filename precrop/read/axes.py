@@ -13,6 +13,7 @@ axes that vary are viewed as one (the kernels of an expert, a Gram matrix), the 
 
 import threading
 from collections.abc import Iterable, Set
+from fractions import Fraction
 from math import gcd, prod
 from typing import Any
 
@@ -40,7 +41,7 @@ def changes() -> int:
 class Tie:
     """Atoms whose sizes keep one ratio: a node of a union-find forest."""
 
-    __slots__ = ("bounded", "frozen", "parent", "quantum", "several", "shared")
+    __slots__ = ("bounded", "frozen", "least", "parent", "quantum", "several", "shared")
 
     def __init__(
         self,
@@ -49,10 +50,12 @@ class Tie:
         shared: bool = False,
         bounded: bool = False,
         several: bool = False,
+        least: Fraction = Fraction(0),
     ) -> None:
         self.parent: Tie | None = None
         self.quantum, self.frozen = quantum, frozen
         self.shared, self.bounded, self.several = shared, bounded, several
+        self.least = least
 
     def root(self) -> "Tie":
         """The representative of this tie; paths are halved on the way."""
@@ -69,8 +72,8 @@ class Tie:
         return (Tie, self._restrictions) if root is self else (Tie.root, (root,))
 
     @property
-    def _restrictions(self) -> tuple[int, str | None, bool, bool, bool]:
-        return self.quantum, self.frozen, self.shared, self.bounded, self.several
+    def _restrictions(self) -> tuple[int, str | None, bool, bool, bool, Fraction]:
+        return self.quantum, self.frozen, self.shared, self.bounded, self.several, self.least
 
     @property
     def varies(self) -> bool:
@@ -93,6 +96,7 @@ class Tie:
         shared: bool = False,
         bounded: bool = False,
         several: bool = False,
+        least: Fraction = Fraction(0),
     ) -> None:
         """Restrict the sizes that its atoms may have; asked of a root.
 
@@ -102,12 +106,13 @@ class Tie:
             shared: the tie stands for more than one atom's own size.
             bounded: no atom grows beyond its full size.
             several: no atom keeps a single unit.
+            least: the least share of its size that every atom keeps.
         """
         before = self._restrictions
         self.quantum = gcd(self.quantum, divisible)
         self.frozen = self.frozen or frozen
         self.shared, self.bounded = self.shared or shared, self.bounded or bounded
-        self.several = self.several or several
+        self.several, self.least = self.several or several, max(self.least, least)
         if before != self._restrictions:
             _CHANGES.count += 1
 
@@ -138,7 +143,7 @@ class Atom:
         """Whether nothing but this atom's own size restricts its tie."""
         tie = self.tie.root()
         bound = tie.shared or tie.bounded or tie.several or tie.frozen is not None
-        return not bound and tie.quantum == self.size
+        return not bound and not tie.least and tie.quantum == self.size
 
 
 class Folded(Atom):
@@ -253,6 +258,14 @@ def bound(axis: Axis) -> None:
     """Let no atom of the axis grow beyond its full size."""
     for atom in atoms(axis):
         atom.tie.root().restrict(bounded=True)
+
+
+def at_least(axis: Axis, size: int, reason: str) -> None:
+    """Let an axis be no shorter than ``size``; each of its atoms keeps its share of that."""
+    if size > 1 and (is_folded(axis) or size >= axis_size(axis)):
+        freeze(axis, reason)
+    for atom in atoms(axis) if size > 1 else ():
+        atom.tie.root().restrict(least=Fraction(size, axis_size(axis)))
 
 
 def tie(axes: Iterable[Axis]) -> Tie | None:

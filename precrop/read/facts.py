@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 from precrop.modules.names import is_weight
+from precrop.read.axes import Axis
 from precrop.read.known import Axes, CallReading, Known
 from precrop.read.trace import Call
 
@@ -22,6 +23,13 @@ LINEAR = (
     "view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "expand",
     "clone", "contiguous", "squeeze", "unsqueeze", "detach", "alias", "_to_copy", "neg",
     "mean", "sum",
+)  # fmt: skip
+# What keeps integers as they are, or less, all of them or some.
+KEEPING = (
+    "view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "expand",
+    "clone", "contiguous", "squeeze", "unsqueeze", "detach", "alias", "_to_copy", "slice", "select",
+    "unbind", "split", "split_with_sizes", "repeat", "flip", "sort", "remainder",
+    "tensor_of_numbers",
 )  # fmt: skip
 
 
@@ -38,6 +46,7 @@ class Fact(NamedTuple):
         of_weights: whether it is made of parameters and buffers alone.
         from_data: whether it is made of the network's inputs.
         terms: where it is a sum of products of weights, one parameter from each product.
+        places: the axis whose entries its integers tell: they are less than its size at any width.
     """
 
     axes: Axes
@@ -49,6 +58,7 @@ class Fact(NamedTuple):
     of_weights: bool = False
     from_data: bool = False
     terms: frozenset[str] = frozenset()
+    places: Axis | None = None
 
     @property
     def is_made_of(self) -> bool:
@@ -80,6 +90,7 @@ def made(
     """
     from_data = any(fact.from_data for fact in operands)
     of_weights = bool(operands) and all(fact.of_weights for fact in operands)
+    kept = operands[0].places if operands and call.name in KEEPING else None
     facts = [
         old._replace(
             axes=axes,
@@ -88,9 +99,12 @@ def made(
             stretch=reading.stretch or old.stretch,
             of_weights=old.of_weights or of_weights,
             from_data=old.from_data or from_data,
+            places=kept,
         )
         for axes, value, old in zip(reading.outputs, call.outputs, before, strict=True)
     ]
+    if reading.places is not None:
+        facts[-1] = facts[-1]._replace(places=reading.places)
     if facts:
         facts[0] = _first(call, reading, operands, facts[0], known, own=own)
     return facts

@@ -60,6 +60,7 @@ class CallReading:
         mixes: the parameter whose first axis it sums over.
         takes: the parameter of several experts' weights that it takes entries of.
         stretch: the parameter of whose axis it takes stretches.
+        places: the axis whose entries the integers of its last output tell.
     """
 
     inputs: Sequence[Axes]
@@ -71,6 +72,7 @@ class CallReading:
     mixes: str | None = None
     takes: str | None = None
     stretch: str | None = None
+    places: Axis | None = None
 
     @property
     def axes(self) -> Iterator[Axis]:

@@ -7,7 +7,7 @@ polynomial in the groups' units.
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import gcd, prod
+from math import ceil, gcd, prod
 
 from precrop.read.axes import (
     Axis,
@@ -216,6 +216,7 @@ def lowered(network: Network, layer: LayerReading, index: Mapping[Tie, int]) -> 
         macs,
         axis_size(layer.inputs),
         axis_size(layer.outputs),
+        Cost(axis_form(layer.outputs, index)),
         _shares(layer.inputs, index),
         {} if one_end else _shares(layer.outputs, index),
         one_end,
@@ -260,7 +261,8 @@ def _groups(
     most, groups = _most_units(network, most_read), []
     for tie, (name, widths) in zip(index, owners, strict=True):
         grain = gcd(*(width // tie.quantum for width in widths))
-        bounds = most.get(tie, tie.quantum if tie.bounded else None), 2 if tie.several else 1
+        least = max(2 if tie.several else 1, ceil(tie.least * tie.quantum))
+        bounds = most.get(tie, tie.quantum if tie.bounded else None), least
         name, width = tables.get(tie, (name, widths[0]))
         groups.append(Group(name, width, tie.quantum, grain, min(widths), *bounds))
     return tuple(groups)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from precrop.modules.apart import apart
 from precrop.modules.copying import submodule
 from precrop.modules.hooks import unwrapped
-from precrop.modules.names import buffers_of, held_tensors, layer_of, names_count
-from precrop.modules.streams import Stream
+from precrop.modules.names import buffers_of, held_tensors, layer_of, names_count, untrained
+from precrop.modules.streams import Stream, installed
 from precrop.read.axes import (
     Axis,
     Folded,
@@ -233,7 +233,8 @@ def read_network(
         model: the network.
         inputs: what it takes.
         scale_groups: grouped convolutions keep the width of their groups, not their number.
-        streams: where layers have widths of their own at residual streams.
+        streams: where layers have widths of their own at residual streams, beside those that have
+            them in the network already.
         fold: read steps of recurrent layers once; see `Tracer`.
         drop_unused: leave out what no pass calls and no input can run.
 
@@ -242,7 +243,8 @@ def read_network(
     """
     bare = unwrapped(model)
     tables = Tables(bare)
-    traced = trace_passes(Tracer(bare, inputs, tables, tuple(streams), fold))
+    ends = {(stream.path, stream.end): stream for stream in (*streams, *installed(bare))}
+    traced = trace_passes(Tracer(bare, inputs, tables, tuple(ends.values()), fold))
     network = _follow(traced, scale_groups, Unused())
     used = network.known.tensors.keys()
     modules = unused_modules(bare, used)
@@ -265,6 +267,8 @@ def _follow(traced: Traced, scale_groups: bool, unused: Unused) -> Network:
     known.count(passes[0].readings)
     network = Network(**vars(traced), unused=unused, known=known, passes=passes)
     _hold_unused_results(network)
+    _hold_choices(network)
+    _hold_untrained_ends(network)
     _adopt(network)
     return network
 
@@ -296,6 +300,41 @@ def _hold_unused_results(network: Network) -> None:
         for segment in resolve(layer.outputs) if layer.weight not in used else ():
             if shared.isdisjoint(roots_of([(segment,)])):
                 freeze((segment,), OUTPUT)
+
+
+def _hold_choices(network: Network) -> None:
+    """Keep a width of which entries are chosen, such as a router's, and that no layer reads."""
+    read = roots_of(layer.inputs for layer in network.layers)
+    for forward in network.passes:
+        taken = {value.number for call in forward.trace.calls for value in call.inputs}
+        for call, reading in forward.pairs:
+            chosen = reading.places if call.inputs else None
+            if chosen is None or call.outputs[-1].number not in taken:
+                continue
+            if read.isdisjoint(roots_of([chosen])):
+                freeze(chosen, f"{call.full_name} chooses among its channels, which no layer reads")
+
+
+def _hold_untrained_ends(network: Network) -> None:
+    """Keep what fixed filters alone make of the network's input, or read to make its output.
+
+    No training makes up for filters or colours that are gone. Within the network others can, and
+    what else has the width is cropped with it, such as a backbone that is frozen as a whole.
+    """
+    fixed = untrained(network.model)
+    held = [layer for layer in network.layers if {layer.weight, *layer.added} <= fixed]
+    if not held:
+        return
+    first = {layer.weight: layer for layer in held if not varies(layer.inputs)}
+    last = {layer.weight: layer for layer in held if not varies(layer.outputs)}
+    made = roots_of(layer.outputs for layer in network.layers if layer.weight not in first)
+    read = roots_of(layer.inputs for layer in network.layers if layer.weight not in last)
+    for layer in first.values():
+        if made.isdisjoint(roots_of([layer.outputs])):
+            freeze(layer.outputs, "its weights are not trained")
+    for layer in last.values():
+        if read.isdisjoint(roots_of([layer.inputs])):
+            freeze(layer.inputs, f"the weights of {layer.name}, which reads it, are not trained")
 
 
 def _adopt(network: Network) -> None:

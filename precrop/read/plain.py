@@ -39,6 +39,8 @@ class PlainLayers(FunctionMode):
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if function is F.one_hot:
+            function = _one_hot
         if self.default is None:
             return function(*args, **kwargs)
         if function in (torch.rand, torch.randn):
@@ -49,6 +51,17 @@ class PlainLayers(FunctionMode):
         given = (*args, *kwargs.values())
         types = (value.dtype if isinstance(value, Tensor) else value for value in given)
         return result if any(one is self.default for one in types) else result.to(torch.float32)
+
+
+def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    """Rows that are one-hot, as of meta tensors: no value is looked at where their length is given.
+
+    A value of one pass may be too large for another one, whose rows are shorter.
+    """
+    if num_classes < 0:
+        return F.one_hot(tensor)
+    places = torch.arange(num_classes, device=tensor.device)
+    return (tensor.unsqueeze(-1) == places).long()
 
 
 class OtherAttention(PlainLayers):

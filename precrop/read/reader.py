@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 from precrop.errors import MALFORMED
 from precrop.read.axes import (
     Axis,
+    at_least,
     atoms,
     axis_size,
     changes,
     constant,
+    cut,
     freeze,
     is_folded,
     resolve,
@@ -21,9 +23,17 @@ from precrop.read.axes import (
     unify,
 )
 from precrop.read.facts import NOTHING, PRODUCTS, Fact, made
-from precrop.read.known import OUTPUT, Axes, CallReading, Known, LayerReading, Product
+from precrop.read.known import (
+    OUTPUT,
+    Axes,
+    CallReading,
+    Known,
+    LayerReading,
+    Product,
+    fresh_axes,
+)
 from precrop.read.trace import Call, Trace
-from precrop.read.values import TensorValue
+from precrop.read.values import TensorValue, run_of
 
 Handler = Callable[["Reader", Call], Sequence[Axes]]
 """Says what a call means for the sizes of its operands; gives the axes of its outputs."""
@@ -179,6 +189,23 @@ class Reader:
         first = resolve(self.known.tensors[name][0])
         return name if resolve(axis) == first != constant(1) else None
 
+    def finds(self, axis: Axis, least: int = 1) -> None:
+        """Note that the last output's integers tell entries of an axis, which has so many."""
+        at_least(axis, least, self.reason)
+        self.reading.places = axis
+
+    def are_found(self, places: TensorValue, axis: Axis) -> bool:
+        """Whether integers tell entries that an axis has at any width, as it is made to have.
+
+        They were found along an axis that is as large, or as some of it.
+        """
+        found = self.fact(places).places
+        if found is None or axis_size(found) > axis_size(axis):
+            return False
+        if axis_size(found) > 1:
+            self.unify(cut(axis, axis_size(found))[0], found)
+        return True
+
     def stretches(self, operand: TensorValue) -> None:
         """Note stretches of an axis: of a weight's they are some of its rows or columns."""
         name = self.fact(operand).origin or self.fact(operand).stretch
@@ -211,6 +238,7 @@ class PassReader:
         self.handlers, self.fallback = handlers, fallback
         self._facts = [NOTHING] * len(trace.values.memories)
         self._inputs = {value.number for value in trace.inputs}
+        self._runs: dict[int, tuple[Axis, Axis]] = {}
         self._steps: dict[Any, _Step] = {}
         self._repeats = _repeats(trace)
         known.matrices |= _matrices(trace)
@@ -255,11 +283,22 @@ class PassReader:
             fits = [tuple(map(axis_size, axes)) for axes in outputs] == [*call.shapes]
         except MALFORMED:
             fits = False
+        if any(value.number in self._runs for value in call.inputs):
+            self._state_runs(reader, call)
         if not fits:
             reader.freeze(*(axis for fact in operands for axis in fact.axes))
             outputs = [tuple(map(constant, shape)) for shape in call.shapes]
         reading.outputs = outputs
         return reading
+
+    def _state_runs(self, reader: Reader, call: Call) -> None:
+        """Note what the ends of successive integers that a call takes state."""
+        for name in (argument.name for argument in call.op._schema.arguments):
+            value = call.arg(name)
+            if isinstance(value, TensorValue) and value.number in self._runs:
+                before, run = self._runs[value.number]
+                reader.literal(name, 0, before)
+                reader.literal(name, 1, (*before, *run))
 
     def _fact(self, value: TensorValue) -> Fact:
         """What is known of a tensor that was met before, is the network's, or is from outside."""
@@ -268,7 +307,13 @@ class PassReader:
             name = self.trace.values.names.get(value.number)
             axes = tuple(map(constant, value.shape)) if name is None else self._own(name, value)
             own, data = name is not None, value.number in self._inputs
+            numbers = None if data else self.trace.values.data.get(value.number)
+            run = None if numbers is None else run_of(numbers)
             fact = Fact(axes, value.dtype, name, of_weights=own, from_data=data)
+            if run is not None:
+                before, inside = fresh_axes((run[0], value.numel()), "a list")
+                self._runs[value.number] = before, inside
+                fact = fact._replace(axes=(inside,), places=(*before, *inside))
             self._facts[value.number] = fact
         return fact
 

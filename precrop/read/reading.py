@@ -10,6 +10,7 @@ from torch import nn
 from precrop.errors import PrecropError
 from precrop.modules.apart import apart, uncollected
 from precrop.modules.hooks import unwrapped
+from precrop.read.axes import Axis, Tie, resolve, roots_of, segment_size, varies
 from precrop.read.inputs import given
 from precrop.read.network import Network, read_network
 from precrop.read.residual import find_streams
@@ -76,11 +77,37 @@ class Reading:
 def _with_streams(network: Network, read: Callable[..., Network]) -> Network:
     """Read a network once more, with hooks where layers get widths of their own at its streams.
 
-    One that fails with them, in either mode, has none.
+    A stream keeps its width, and so does what must have that width and is no end of it: the output
+    of a layer that is multiplied with the stream, or that a concatenation with it meets. A stream
+    that holds layers so is left out. One that fails with hooks, in either mode, has none.
     """
-    streams = find_streams(network)
-    try:
-        hooked = read(streams=streams) if streams else network
-    except PrecropError:
-        return network
-    return hooked if hooked.notes.keys() <= network.notes.keys() else network
+    tied: set[Tie] = set()
+    while streams := find_streams(network, tied):
+        try:
+            hooked = read(streams=streams)
+        except PrecropError:
+            break
+        if not hooked.notes.keys() <= network.notes.keys():
+            break
+        held = _held(network, hooked)
+        if not held:
+            return hooked
+        if held <= tied:
+            break
+        tied |= held
+    return network
+
+
+def _held(network: Network, hooked: Network) -> set[Tie]:
+    """The widths of layers that vary in a network, but not with hooks."""
+    held: set[Tie] = set()
+    for weight, layer in network.known.layers.items():
+        other = hooked.known.layers.get(weight)
+        if other is not None and _fixed(other.outputs) > _fixed(layer.outputs):
+            held |= roots_of([layer.outputs])
+    return held
+
+
+def _fixed(axis: Axis) -> int:
+    """Channels of an axis that no width changes."""
+    return sum(segment_size(segment) for segment in resolve(axis) if not varies((segment,)))

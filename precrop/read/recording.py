@@ -64,7 +64,7 @@ class _ReshapeWatch(FunctionMode):
 
 
 def _reshaped(x: Tensor, *shape: Any) -> Shape:
-    return tuple(shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
+    return tuple(shape[0] if len(shape) == 1 and isinstance(shape[0], Sequence) else shape)
 
 
 def _unflattened(x: Tensor, dim: int, sizes: Sequence[int]) -> Shape:
@@ -79,6 +79,7 @@ _ASKED: dict[Any, Callable[..., Shape]] = {
 
 
 _SCALAR = torch.ops.aten._local_scalar_dense.default
+_COMPARING = (torch.ops.aten.equal.default, torch.ops.aten.allclose.default)
 
 
 # Lists of more values than this are no answers: an image that other libraries look at.
@@ -171,9 +172,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _run(self, call: Step) -> Any:
         op, args, kwargs = call.op, call.args, call.kwargs
-        if self.meta is None and op is _SCALAR and self._is_answer(args[0]):
+        if self.meta is None and (kind := self._answer(call)) is not None:
             given = self.given[len(self.answers) :][:1]
-            known = bool(given) and type(given[0]) is _kind(args[0])
+            known = bool(given) and type(given[0]) is kind
             self.answers.append(given[0] if known else op(*args, **kwargs))
             return self.answers[-1]
         devices = {tensor.is_meta for tensor in call.inputs}
@@ -188,9 +189,17 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not making and not self.follows.isdisjoint(map(id, call.inputs)):
             self.follows.update(map(id, call.outputs))
 
-    def _is_answer(self, tensor: Tensor) -> bool:
-        """Whether a number is one to branch on; a whole one may be a size or place, too."""
-        return _kind(tensor) is not int or id(tensor) in self.follows
+    def _answer(self, call: Step) -> type[Answer] | None:
+        """Of what type a value is that is taken out of tensors to branch on; None if it is none.
+
+        A whole number may be a size or place, too.
+        """
+        if call.op in _COMPARING:
+            return bool
+        if call.op is not _SCALAR:
+            return None
+        kind = _kind(call.args[0])
+        return None if kind is int and id(call.args[0]) not in self.follows else kind
 
 
 @contextmanager

@@ -1,17 +1,17 @@
 """Finds the residual streams of a network, and the layers that read and write them."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 
 from precrop.modules.streams import FIRST, At, End, Stream
-from precrop.read.axes import Axis, resolve, varies
+from precrop.read.axes import Axis, Tie, resolve, roots_of, varies
 from precrop.read.known import Axes
 from precrop.read.network import Network, Pass
 from precrop.read.trace import Call
 from precrop.read.values import TensorValue
 
 
-def find_streams(network: Network) -> list[Stream]:
+def find_streams(network: Network, tied: Collection[Tie] = ()) -> list[Stream]:
     """The ends of layers at residual streams, in the order of execution.
 
     A stream is a set of tensors: both operands and the output of a sum of two activations of one
@@ -19,10 +19,10 @@ def find_streams(network: Network) -> list[Stream]:
     put out its tensors (often norms) write to it, those that take them read from it. A stream some
     of whose tensors are made in another way (by a concatenation, by an attention block's own code,
     as rows of a table) or pass a layer where no hook finds them is left out: its layers share one
-    width, as without ``residual="crop"``. What no pass called has the ends of the module that it
-    follows.
+    width, as without ``residual="crop"``, and so do those at one whose width is ``tied``. What no
+    pass called has the ends of the module that it follows.
     """
-    found = list(_Search(network).ends())
+    found = list(_Search(network, tied).ends())
     for path, twin in network.unused.followers.items():
         inside = (end for end in found if f"{end.path}.".startswith(f"{twin}."))
         found += [replace(end, path=path + end.path[len(twin) :], sources=()) for end in inside]
@@ -34,11 +34,13 @@ class _Found:
     """One stream.
 
     Attributes:
+        ties: behind its width.
         ends: paths of layers, and whether they read or write.
         tensors: numbers of its tensors.
         origins: calls of no layer that make it.
     """
 
+    ties: set[Tie]
     ends: set[tuple[str, End]] = field(default_factory=set)
     tensors: set[int] = field(default_factory=set)
     origins: list[Call] = field(default_factory=list)
@@ -47,8 +49,8 @@ class _Found:
 class _Search:
     """Follows streams through the calls of the eval pass."""
 
-    def __init__(self, network: Network) -> None:
-        self.network = network
+    def __init__(self, network: Network, tied: Collection[Tie]) -> None:
+        self.network, self.tied = network, tied
         self.forward: Pass = network.passes[0]
         self.calls = self.forward.trace.calls
         self.modules = network.tracer.modules
@@ -111,7 +113,8 @@ class _Search:
 
     def _follow(self, tensor: TensorValue, dim: int) -> _Found:
         """The stream of a tensor: all that makes it, and all that is made of it."""
-        row, found = resolve(self.axes[tensor.number][dim]), _Found()
+        row = resolve(self.axes[tensor.number][dim])
+        found = _Found(roots_of([row]))
         pending = [(tensor, dim)]
         while pending:
             tensor, dim = pending.pop()
@@ -171,6 +174,7 @@ class _Search:
 
     def _valid(self, streams: list[_Found]) -> list[_Found]:
         """The streams whose ends hooks find, and that only layers, sums and such streams write."""
+        streams = [s for s in streams if s.ties.isdisjoint(self.tied)]
         streams = [s for s in streams if all(self._is_found(*end) for end in s.ends)]
         while True:
             tensors = set[int]().union(*(stream.tensors for stream in streams))

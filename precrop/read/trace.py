@@ -277,8 +277,8 @@ def tensors_among(values: Iterable[Any]) -> Iterator[Tensor]:
 DROPPING = ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "StochasticDepth", "DropPath")
 
 
-CodePath = tuple[list[tuple[str, str]], list[tuple[int, int]]]
-"""Calls in order, each with its module; which of their outputs the network returns."""
+CodePath = tuple[list[tuple[str, str, tuple[Any, ...]]], list[Any]]
+"""Calls in order, each with its module and what it takes; what the network returns."""
 
 
 def code_path(recording: Recording) -> CodePath:
@@ -286,15 +286,19 @@ def code_path(recording: Recording) -> CodePath:
 
     Where it is equal, whatever holds for the sizes in one pass holds for those in the other.
     """
-    path: list[tuple[str, str]] = []
-    made: dict[int, tuple[int, int]] = {}
+    path: list[tuple[str, str, tuple[Any, ...]]] = []
+    made = {id(tensor): (-1, place) for place, tensor in enumerate(recording.inputs)}
+
+    def origin(tensor: Tensor) -> Any:
+        return made.get(id(tensor), id(tensor) if isinstance(tensor, nn.Parameter) else None)
+
     for call in recording.calls:
         frame = recording.frames[call.frame] if call.frame >= 0 else None
         counts_batches = call.name == "add" and call.shapes == ((),)
+        taken = tuple(map(origin, call.inputs))
         if counts_batches or (frame is not None and frame.kind.__name__ in DROPPING):
-            places = (made[id(tensor)] for tensor in call.inputs if id(tensor) in made)
-            made |= dict.fromkeys(map(id, call.outputs), next(places, (-1, -1)))
+            made |= dict.fromkeys(map(id, call.outputs), next(filter(None, taken), (-1, -1)))
             continue
         made |= {id(tensor): (len(path), place) for place, tensor in enumerate(call.outputs)}
-        path.append((call.name, frame.path if frame is not None else ""))
-    return path, [made.get(id(tensor), (-1, -1)) for tensor in recording.outputs]
+        path.append((call.name, frame.path if frame is not None else "", taken))
+    return path, [*map(origin, recording.outputs)]

@@ -16,6 +16,8 @@ from precrop.modules.copying import submodule
 from precrop.modules.names import buffers_of, parameters_of
 from precrop.read.trace import Answer, Trace
 
+ANSWERING = ("_local_scalar_dense", "equal", "allclose")
+"""Operations that take a value out of tensors, for Python to branch on."""
 SIZED_BY_VALUES = ("nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive")
 """Operations whose results have as many entries as some values say."""
 
@@ -116,7 +118,7 @@ def decided_by_values(trace: Trace, buffers: Set[str]) -> bool:
             follows.update(n for n in inputs - made if names.get(n) not in buffers)
         depends = not follows.isdisjoint(inputs)
         masks = call.name == "index" and any(v.dtype == torch.bool for v in call.inputs[1:])
-        reads = call.name == "_local_scalar_dense" or call.name in SIZED_BY_VALUES or masks
+        reads = call.name in (*ANSWERING, *SIZED_BY_VALUES) or masks
         if depends and reads:
             return True
         outputs = {value.number for value in call.outputs}

@@ -66,6 +66,19 @@ class Values:
 _PLAIN = frozenset((NoneType, bool, int, float, str, torch.dtype, torch.device))
 
 
+def run_of(tensor: Tensor) -> tuple[int, int] | None:
+    """The least and one more than the largest, if a vector has all integers between in any order.
+
+    Not of a single one, which is any number.
+    """
+    if tensor.is_meta or tensor.dim() != 1 or tensor.dtype not in (torch.int64, torch.int32):
+        return None
+    values = sorted(tensor.tolist())
+    if len(values) < 2 or values[0] < 0 or values != [*range(values[0], values[-1] + 1)]:
+        return None
+    return values[0], values[-1] + 1
+
+
 class Numbering:
     """Numbers the tensors of a pass that ran; it holds them, so that their ids are unique.
 

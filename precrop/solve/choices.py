@@ -74,6 +74,14 @@ class Choices:
         """Least and largest log ratio of every group."""
         return np.log(self.lower / self.units), np.log(self.upper / self.units)
 
+    def allowed(self, group: int) -> list[int]:
+        """All that one group may keep, in order."""
+        step, least, upper, extra = (
+            int(bounds[group]) for bounds in (self.step, self.least, self.upper, self.extra)
+        )
+        own = [extra] if 0 < extra <= upper else []
+        return sorted({*range(least, upper + 1, step), *own})
+
     def floor(self, units: NDArray[Any]) -> Integers:
         """The widest choices up to ``units``; ``lower`` if all are wider."""
         multiples: Integers = np.floor(units / self.step).astype(np.int64) * self.step

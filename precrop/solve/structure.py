@@ -10,7 +10,6 @@ ratio of a group is ``x = log(j / units)``.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any, TypeVar
 
 import numpy as np
@@ -45,53 +44,6 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A layer with a weight tensor (convolution, transposed convolution, linear).
-
-    ``inputs`` and ``outputs`` map a group's index to the share of the axis that it holds; what is
-    missing from a total of 1 is fixed. Where several axes are one, each holds all of it. The log
-    density of the layer is ``sum(share * x[group])`` over both. Where its two ends are one
-    (depthwise, groups of kept width) ``outputs`` is empty.
-
-    Attributes:
-        name: module path, such as ``layer1.0.conv1``.
-        kind: ``conv``, ``depthwise``, ``grouped``, ``transposed``, ``linear``, ``matrix`` (the same
-            with the weight as ``(in, out)``), ``experts`` (the weights of several, one at a time
-            or in a batch), ``mixed`` (kernels summed of several experts') or ``bilinear``.
-        weights: number of weights n_l, and ``macs`` of multiply-accumulates m_l at batch 1, both
-            like the channels those of the original network.
-    """
-
-    name: str
-    kind: str
-    weights: int
-    macs: int
-    in_channels: int
-    out_channels: int
-    inputs: Mapping[int, float] = field(default_factory=dict)
-    outputs: Mapping[int, float] = field(default_factory=dict)
-    one_end: bool = False
-
-    @property
-    def varies(self) -> bool:
-        """Whether its density can change."""
-        return bool(self.inputs or self.outputs)
-
-    @property
-    def produced(self) -> Mapping[int, float]:
-        """What each group holds of its output."""
-        return self.inputs if self.one_end else self.outputs
-
-    def width(self, ratios: Floats) -> float:
-        """Its output channels when every group keeps such a part of its units."""
-        fixed = 1 - sum(self.produced.values())
-        ratio: dict[int, float] = {group: float(ratios[group]) for group in self.produced}
-        if fixed < -1e-9:  # more than rounding
-            return self.out_channels * float(prod(ratio[g] ** s for g, s in self.produced.items()))
-        return self.out_channels * (fixed + sum(ratio[g] * s for g, s in self.produced.items()))
-
-
-@dataclass(frozen=True)
 class Cost:
     """An integer polynomial with positive coefficients in the groups' units.
 
@@ -115,6 +67,47 @@ class Cost:
                 product *= units[group]
             total += coefficient * product
         return total  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer with a weight tensor (convolution, transposed convolution, linear).
+
+    ``inputs`` and ``outputs`` map a group's index to the share of the axis that it holds; what is
+    missing from a total of 1 is fixed. Where several axes are one, each holds all of it. The log
+    density of the layer is ``sum(share * x[group])`` over both. Where its two ends are one
+    (depthwise, groups of kept width) ``outputs`` is empty.
+
+    Attributes:
+        name: module path, such as ``layer1.0.conv1``.
+        kind: ``conv``, ``depthwise``, ``grouped``, ``transposed``, ``linear``, ``matrix`` (the same
+            with the weight as ``(in, out)``), ``experts`` (the weights of several, one at a time
+            or in a batch), ``mixed`` (kernels summed of several experts') or ``bilinear``.
+        weights: number of weights n_l, and ``macs`` of multiply-accumulates m_l at batch 1, both
+            like the channels those of the original network.
+        width: its output channels, by the groups' units.
+    """
+
+    name: str
+    kind: str
+    weights: int
+    macs: int
+    in_channels: int
+    out_channels: int
+    width: Cost
+    inputs: Mapping[int, float] = field(default_factory=dict)
+    outputs: Mapping[int, float] = field(default_factory=dict)
+    one_end: bool = False
+
+    @property
+    def varies(self) -> bool:
+        """Whether its density can change."""
+        return bool(self.inputs or self.outputs)
+
+    @property
+    def produced(self) -> Mapping[int, float]:
+        """What each group holds of its output."""
+        return self.inputs if self.one_end else self.outputs
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,11 @@ class _Original:
         Raises:
             BudgetError: what no mask removes takes more than a budget.
         """
-        layers, bases = self.counted.layers, self.counted.costs
+        from precrop.pruning.problem import prunable
+
+        bases = self.counted.costs
+        weights = prunable(self.model, [layer.weight for layer in self.counted.layers])
+        layers = [layer for layer in self.counted.layers if layer.weight in weights]
         pruned = {
             "params": sum(layer.weights for layer in layers),
             "macs": sum(layer.macs for layer in layers),

@@ -13,7 +13,7 @@ import torchvision
 from torch import Tensor, nn
 
 import precrop
-from precrop.errors import PrecropError
+from precrop.errors import BudgetError, PrecropError
 from precrop.models import cifar_efficientnet_b0, cifar_mobilenet_v2, resnet20, resnet56
 from precrop.models.resnet import CifarResNet
 from precrop.modules.streams import Narrow, Pad
@@ -494,3 +494,150 @@ def test_a_reader_that_changes_the_stream_in_place_is_no_source_of_it() -> None:
     built = plan.build(model)
     assert counted_params(built) == plan.params <= 0.5 * plan.base_params
     assert built(x).shape == (2, 6, 3)
+
+
+class Gated(nn.Module):
+    """Maps side by side, times the sum of two gates of the first: a sum that is no stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps = nn.ModuleList(nn.Conv2d(3, 16, 3, padding=1) for _ in range(4))
+        self.squeeze, self.excite = nn.Conv2d(16, 4, 1), nn.Conv2d(4, 16, 1)
+        self.head = nn.Conv2d(64, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = [layer(x) for layer in self.maps]
+        pooled = maps[0].mean((2, 3), keepdim=True), maps[0].amax((2, 3), keepdim=True)
+        first, second = (self.excite(self.squeeze(value)) for value in pooled)
+        gate = (first + second).sigmoid().repeat(1, 4, 1, 1)
+        made: Tensor = self.head(torch.cat(maps, 1) * gate)
+        return made
+
+
+class Neighbours(nn.Module):
+    """Neighbours' values, each with its place, weighted by channel: a sum that is a factor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(3, 16)
+        self.query, self.key, self.value = (nn.Linear(16, 16) for _ in range(3))
+        self.place, self.weigh, self.head = nn.Linear(3, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, place = self.embed(x), self.place(x[:, :, None] - x[:, None])
+        seen = self.query(h)[:, :, None] - self.key(h)[:, None] + place
+        weights = self.weigh(seen).softmax(2)
+        made = torch.einsum("bmnf,bmnf->bmf", weights, self.value(h)[:, None] + place)
+        out: Tensor = self.head(made + h)
+        return out
+
+
+class Complex(nn.Module):
+    """Sums of the parts of complex numbers, which are multiplied with what becomes of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.real, self.imaginary = nn.Linear(5, 16), nn.Linear(5, 16)
+        self.left, self.right = nn.Linear(16, 24), nn.Linear(16, 24)
+        self.back, self.forth = nn.Linear(24, 16), nn.Linear(24, 16)
+        self.head = nn.Linear(32, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.real(x) - self.imaginary(x), self.imaginary(x) + self.real(x)
+        down = self.left(first) - self.right(second), self.left(second) + self.right(first)
+        parts = torch.cat([self.back(down[0]), self.forth(down[1])], -1)
+        made: Tensor = self.head(parts * torch.cat([first, second], -1))
+        return made
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"), [(Gated, (3, 8, 8)), (Neighbours, (6, 3)), (Complex, (6, 5))]
+)
+def test_streams_that_would_freeze_what_is_no_end_of_theirs_stay_tied(
+    make: type[nn.Module], shape: tuple[int, ...]
+) -> None:
+    model = make()
+    assert find_streams(read_network(model, Inputs(shape)))
+    for share in (0.5, 0.1):
+        plan = precrop.plan(model, shape, params=share, residual="crop", divisor=1)
+        assert plan.frozen == {}
+        built = plan.build(model)
+        assert counted_params(built) == plan.params <= share * plan.base_params
+        built(torch.randn(2, *shape)).sum().backward()
+
+
+class Joined(nn.Module):
+    """A stream beside other channels, all read by one layer, which then takes the whole stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.first, self.other = nn.Linear(5, 16), nn.Linear(16, 16), nn.Linear(5, 16)
+        self.both, self.head = nn.Linear(32, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.embed(x)
+        h = h + self.first(h)
+        made: Tensor = self.head(self.both(torch.cat([h, self.other(x)], -1)))
+        return made
+
+
+def test_no_budget_is_refused_that_tied_streams_meet() -> None:
+    model = Joined()
+    ample = precrop.plan(model, (6, 5), params=0.5, residual="crop", divisor=1)
+    assert ample.streams
+    assert ample.widths["both"][0] > 16
+    tied, cropped = (
+        precrop.plan(model, (6, 5), params=0.03, residual=residual, divisor=1)
+        for residual in ("tie", "crop")
+    )
+    assert (cropped.streams, cropped.widths) == ((), tied.widths)
+    refusals = []
+    for residual in ("tie", "crop"):
+        with pytest.raises(BudgetError) as caught:
+            precrop.plan(model, (6, 5), params=10, residual=residual, divisor=1)
+        refusals.append(str(caught.value))
+    assert refusals[0] == refusals[1]
+
+
+AGAIN: dict[str, Any] = {
+    "projections": resnet20,
+    "padded shortcuts": lambda: resnet20(shortcut="pad"),
+    "padded images": lambda: timm.create_model("tf_efficientnet_b0", num_classes=10),
+    "preactivation": NETWORKS["timm preactivation"],
+}
+
+
+@pytest.mark.parametrize("residual", ["tie", "crop"])
+@pytest.mark.parametrize("name", AGAIN)
+def test_what_was_built_with_streams_is_cropped_further(name: str, residual: Any) -> None:
+    torch.manual_seed(0)
+    network = AGAIN[name]()
+    first = cropped(network, params=0.6, divisor=1)
+    built = first.build(network)
+    plan = precrop.plan(built, IMAGE, params=0.5, residual=residual, divisor=1)
+    assert (plan.base_params, plan.frozen) == (first.params, {})
+    assert 0.49 * first.params < plan.params <= 0.5 * first.params
+    ends = {(stream.path, stream.end): stream.sources for stream in first.streams}
+    assert {(stream.path, stream.end): stream.sources for stream in plan.streams} == ends
+    smaller = plan.build(built)
+    assert counted_params(smaller) == plan.params
+    assert counted_macs(smaller, IMAGE) == plan.macs
+    assert dead_inputs(copy.deepcopy(smaller), plan) == []
+    for path, end in ends:
+        module = smaller.get_submodule(path)
+        hooks = module._forward_pre_hooks if end == "read" else module._forward_hooks
+        assert [*hooks.values()].count(getattr(module, f"stream_{end}")) == len(hooks) == 1
+    smaller(torch.randn(2, *IMAGE)).sum().backward()
+    x = torch.randn(2, *IMAGE)
+    everything = precrop.plan(built, IMAGE, params=1.0, residual=residual).build(built).eval()
+    assert torch.equal(everything(x), built.eval()(x))
+
+
+def test_scores_of_what_was_built_with_streams_follow_them() -> None:
+    network = resnet20()
+    built = cropped(network, params=0.5).build(network)
+    assert set(precrop.densities(built, IMAGE, method="synflow", params=0.3)) == {
+        name for name, module in built.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
+    }
+    plan = precrop.plan(built, IMAGE, params=0.5, objective="exact")
+    assert counted_params(plan.build(built)) == plan.params

@@ -39,6 +39,8 @@ CHOICES: dict[str, Callable[[Tensor], Any]] = {
     "an index": lambda x: [False, True][(x.mean() > 0).long()],
     "a float": lambda x: float(x.detach().mean()) > 0,
     "an array": lambda x: np.asarray(x.detach().mean((1, 2, 3)))[0] > 0,
+    "an equal map": lambda x: torch.equal(x, x.abs()),
+    "a map about as large": lambda x: torch.allclose(x, x.abs()),
     "an array of the tensor's": lambda x: x.detach().mean((1, 2, 3)).numpy().max() > 0,
 }
 
@@ -63,6 +65,35 @@ def test_both_sides_are_read_and_built(name: str) -> None:
         seen.append(bool(calls))
     assert "places" in name or sorted(seen) == [False, True]
     assert all(map(torch.equal, before, model.parameters()))
+
+
+class Picked(nn.Module):
+    """The same code goes on with one of two maps, which a map's values choose."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.one, self.two = (nn.Conv2d(n, 16, 1) for n in (3, 16, 16))
+        self.kernel, self.other = (nn.Parameter(torch.randn(24, 16, 1, 1)) for _ in range(2))
+        self.head = nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        one, two, large = self.one(x), self.two(x), bool(x.mean() > 0)
+        kernel = self.kernel if large else self.other
+        return self.head(nn.functional.conv2d(one if large else two, kernel).mean((2, 3)))
+
+
+def test_one_piece_of_code_takes_either_of_two_maps() -> None:
+    model = Picked()
+    plan = precrop.plan(model, (3, 8, 8), params=0.5, divisor=1)
+    assert not plan.frozen
+    assert plan.widths["one"][1] == plan.widths["two"][1] < 16
+    built: Any = plan.build(model)
+    assert sum(p.numel() for p in built.parameters()) == plan.params <= 0.5 * plan.base_params
+    for level in (-9.0, 9.0):
+        nn.init.constant_(built.stem.bias, level)
+        assert built(torch.randn(2, 3, 8, 8)).shape == (2, 5)
 
 
 class Counted(nn.Module):

@@ -165,8 +165,74 @@ def test_what_cannot_be_copied_is_shared_unless_it_holds_modules() -> None:
     model.lock = threading.Lock()
     assert cropped(model, SHAPE)[1].lock is model.lock
     model.hooked = (model.a, model.lock)
+    built = cropped(model, SHAPE)[1]
+    assert built.hooked[0] is built.a
+    assert built.hooked[1] is model.lock
+    model.hooked = Refusing(model.a)
     with pytest.raises(PrecropError, match="cannot be copied: hooked: TypeError"):
         precrop.plan(model, SHAPE, params=0.5)
+
+
+class Refusing:
+    """An object that says that it can't be copied."""
+
+    def __init__(self, held: Any) -> None:
+        self.held = held
+
+    def __deepcopy__(self, memo: Any) -> "Refusing":
+        raise TypeError("no copies")
+
+
+class Sized:
+    """A size beside what cannot be copied."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.lock = size, threading.Lock()
+
+
+class Locked(Net):
+    def __init__(self, sized: Any) -> None:
+        super().__init__()
+        self.sized = sized
+
+    def between(self, x: Tensor) -> Tensor:
+        sized = self.sized["size"] if isinstance(self.sized, dict) else self.sized.size
+        return x.reshape(x.shape[0], sized, *x.shape[2:])
+
+
+class Named(dict[str, Any]):
+    """A dict whose entries are its attributes."""
+
+    def __init__(self, **entries: Any) -> None:
+        super().__init__(**entries)
+        self.__dict__ = self
+
+
+class Looked(dict[str, Any]):
+    """A dict that looks attributes up among its entries, those that Python asks for too."""
+
+    __getattr__ = dict.__getitem__
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Sized(32),
+        lambda: {"size": 32, "lock": threading.Lock()},
+        lambda: Named(size=32, inner=Named(other=3)),
+        lambda: Named(size=32, inner=Named(lock=threading.Lock())),
+        lambda: Looked(size=32, inner=Looked(lock=threading.Lock())),
+    ],
+    ids=["object", "dict", "named", "named with a lock", "looked up"],
+)
+def test_what_holds_a_lock_or_names_itself_is_copied(make: Any) -> None:
+    """So that sizes in it are the copy's own."""
+    model = Locked(make())
+    plan, built = cropped(model, SHAPE, ["a", "b", "c"])
+    assert not plan.frozen
+    for net, size in ((model, 32), (built, built.b.out_channels)):
+        held = net.sized["size"] if isinstance(net.sized, dict) else net.sized.size
+        assert held == size
 
 
 def scripted() -> nn.Module:

@@ -53,6 +53,58 @@ def test_classes_of_parameters_stay() -> None:
     assert type(small[0].weight) is nn.Parameter
 
 
+class ChangeOfColours(nn.Conv2d):
+    """A mean that super-resolution networks take from images and add to them again."""
+
+    def __init__(self, sign: int) -> None:
+        super().__init__(3, 3, 1)
+        nn.init.dirac_(self.weight)
+        nn.init.constant_(self.bias, sign * 0.4)  # type: ignore[arg-type]
+        self.requires_grad_(False)
+
+
+def test_fixed_layers_at_the_ends_keep_their_widths() -> None:
+    """Fixed filters of the image, a change of colours before it is put out."""
+    bank = nn.Conv2d(3, 30, 5, padding=2, bias=False).requires_grad_(False)
+    for first, width in ((ChangeOfColours(-1), 3), (bank, 30)):
+        model: Any = nn.Sequential(
+            first, nn.Conv2d(width, 32, 3), nn.Conv2d(32, 16, 3).requires_grad_(False),
+            nn.Conv2d(16, 3, 3), ChangeOfColours(1),
+        )  # fmt: skip
+        plan = precrop.plan(model, SHAPE, params=0.3, divisor=1)
+        assert plan.frozen == {
+            "0": "its weights are not trained",
+            "3": "the weights of 4, which reads it, are not trained",
+        }
+        assert [plan.widths[name][1] for name in "034"] == [width, 3, 3]
+        assert plan.widths["2"][1] < 16
+        assert plan.solver["untrained"] == ["2"]
+        small: Any = plan.build(model, init="reset")
+        assert all(torch.equal(small[i].weight, model[i].weight) for i in (0, 4))
+        assert small(torch.rand(2, *SHAPE)).shape == (2, 3, 4, 4)
+
+
+def test_fixed_layers_that_share_their_width_are_cropped_with_it() -> None:
+    """Such as a frozen backbone's first layer, at whose stream others have their ends."""
+
+    class Stream(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.first = nn.Conv2d(3, 32, 1), nn.Conv2d(32, 32, 1)
+            self.second, self.head = nn.Conv2d(32, 32, 1), nn.Conv2d(32, 5, 1)
+            self.requires_grad_(False)
+            self.head.requires_grad_(True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            return self.head(x + self.second(self.first(x).relu()))
+
+    plan = precrop.plan(Stream(), SHAPE, params=0.3)
+    assert not plan.frozen
+    assert plan.solver["untrained"] == ["stem", "first", "second"]
+    assert plan.widths["stem"][1] < 32
+
+
 def test_tied_parameters_stay_tied() -> None:
     model = network()
     model.append(nn.Linear(4, 4))

@@ -17,6 +17,7 @@ from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
 from precrop.read.network import read_network
 from tests.outside.sequences import cropped
+from tests.planning import counted_params
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections")
 
@@ -375,3 +376,37 @@ def test_reader_of_text_is_cropped() -> None:
     _, built = cropped(Reader, (1, 16, 20))
     assert built.rnn.hidden_size < HIDDEN
     assert built.rnn.input_size == 4 * built.features[3].out_channels < 4 * 16
+
+
+NORMS = (
+    nn.utils.weight_norm,
+    nn.utils.spectral_norm,
+    nn.utils.parametrizations.weight_norm,
+    nn.utils.parametrizations.spectral_norm,
+)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+@pytest.mark.parametrize("norm", NORMS, ids=lambda norm: f"{norm.__module__}.{norm.__name__}")
+@pytest.mark.parametrize("weight", ["weight_hh_l0", "weight_ih_l0"])
+def test_a_weight_that_is_computed_states_no_less(norm: Any, weight: str) -> None:
+    model = Recurrent(nn.LSTM, proj_size=12)
+    norm(model.rnn, weight)
+    plan = precrop.plan(model, SHAPE, params=0.5)
+    built: Any = plan.build(model)
+    assert not plan.frozen
+    assert counted_params(built) == plan.params
+    assert built(torch.randn(2, *SHAPE)).shape == (2, 6, 3)
+    assert built.rnn.input_size == built.encoder.out_features < 16
+    assert built.rnn.hidden_size == built.rnn.bias_hh_l0.shape[0] // 4 < HIDDEN
+    assert built.rnn.proj_size == built.head.in_features < 12
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_a_masked_layer_is_cropped(kind: Any) -> None:
+    model = Recurrent(kind)
+    masks = precrop.masks(model, {"rnn.weight_hh_l0": 0.5}, "weight")
+    precrop.apply_masks(model, masks)
+    built: Any = precrop.plan(model, SHAPE, params=0.5).build(model)
+    assert built.rnn.hidden_size == built.head.in_features < HIDDEN
+    assert built(torch.randn(2, *SHAPE)).shape == (2, 6, 3)

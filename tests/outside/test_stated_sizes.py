@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -333,3 +334,82 @@ def test_a_layer_of_which_a_part_is_held_is_named() -> None:
     assert 72 < layers["kernels"].out_channels < 136
     built: Any = plan.build(Dynamic())
     assert built(torch.randn(2, 3, 8, 8)).shape == (2, 1, 8, 8)
+
+
+class Played(nn.Module):
+    """A product of sizes by NumPy, as agents that play games have it."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.conv = how, nn.Conv2d(2, 16, 4, 2)
+        self.size = np.prod(self.conv(torch.zeros(1, 2, 12, 12)).shape[1:])
+        self.inner, self.head = nn.Linear(int(self.size), 64), nn.Linear(64, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = getattr(self.conv(x), self.how)(-1, self.size)
+        out: Tensor = self.head(self.inner(x).relu())
+        return out
+
+
+@pytest.mark.parametrize("how", ["view", "reshape"])
+def test_a_product_by_numpy_follows(how: str) -> None:
+    plan, built = cropped(Played(how), (2, 12, 12), ["conv", "inner"])
+    assert not plan.frozen
+    assert built.size == built.inner.in_features < 400
+    assert type(built.size) is np.int64
+
+
+class Encoder(nn.Module):
+    """Layers of NumPy's sizes (monodepth2), attention whose scale is NumPy's too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.widths = np.array([16, 32, 48])
+        first, second, third = self.widths
+        self.stem, self.norm = nn.Conv2d(3, first, 3), nn.BatchNorm2d(first)
+        self.each = nn.Conv2d(first, first, 3, groups=first)
+        self.next, self.groups = nn.Conv2d(first, second, 1), nn.GroupNorm(4, second)
+        self.row, self.scale = nn.LayerNorm(second), np.sqrt(second)
+        self.query, self.key = nn.Linear(second, second), nn.Linear(second, second)
+        self.last, self.head = nn.Linear(second, third), nn.Linear(third, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.groups(self.next(self.each(self.norm(self.stem(x)))))
+        x = self.row(x.flatten(2).mT)
+        scores = self.query(x) @ self.key(x).mT / self.scale
+        x = self.last(scores.softmax(-1) @ x).reshape(len(x), -1, self.widths[2])
+        out: Tensor = self.head(x.mean(1))
+        return out
+
+
+def test_layers_of_sizes_by_numpy() -> None:
+    movable = ["stem", "next", "query", "key", "last"]
+    plan, built = cropped(Encoder(), (3, 8, 8), movable, params=0.5)
+    assert not plan.frozen
+    assert built.scale == pytest.approx(built.query.out_features**0.5)
+    assert built.widths[2] == built.last.out_features < 48
+    assert built.each.groups == built.stem.out_channels < 16
+    for value in (built.scale, built.widths[2], built.stem.out_channels, built.query.out_features):
+        assert isinstance(value, np.generic)
+    assert all(type(value) in (int, float, tuple) for _, _, value in plan.attributes)
+
+
+class Tempered(nn.Module):
+    """A temperature and a ratio that are whole numbers, one of them the width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature, self.ratio = 32.0, 4.0
+        self.stem, self.inner = nn.Linear(12, 32), nn.Linear(32, 128)
+        self.head = nn.Linear(128, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x) / self.temperature
+        x = self.inner(x).reshape(-1, int(x.shape[-1] * self.ratio))
+        out: Tensor = self.head(x.relu())
+        return out
+
+
+def test_floats_that_are_no_sizes_stay() -> None:
+    _, built = cropped(Tempered(), (12,), ["stem", "inner"])
+    assert (built.temperature, built.ratio) == (32.0, 4.0)

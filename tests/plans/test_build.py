@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import precrop
 from precrop.errors import PlanError, PrecropError
 from precrop.modules.streams import Stream
 from precrop.plans.build import build, fan_scale, resize
+from precrop.plans.kinds import INITS, Init
 from precrop.read.unused import leave_out
 from precrop.zoo import load_model
 from tests.networks import SHAPE, small
@@ -111,6 +113,64 @@ def test_requires_grad_and_modes_stay() -> None:
     assert [p.requires_grad for p in built.parameters()] == [
         p.requires_grad for p in model.parameters()
     ]
+
+
+class FixedParts(nn.Module):
+    """Filters, a norm and the lengths of a head's weights that no training changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16).requires_grad_(False)
+        self.blur = nn.Conv2d(16, 24, 3, bias=False).requires_grad_(False)
+        self.mix, self.sums = nn.Conv2d(24, 24, 1), nn.Conv2d(24, 1, 1, bias=False)
+        self.sums.weight.requires_grad_(False)
+        self.register_buffer("kernel", torch.ones(1, 24, 1, 1))
+        self.head = weight_norm(nn.Linear(24, 4, bias=False))
+        lengths = self.get_parameter("head.parametrizations.weight.original0").requires_grad_(False)
+        for fixed in (self.norm.running_var, self.blur.weight, self.sums.weight, lengths):
+            assert isinstance(fixed, torch.Tensor)
+            nn.init.constant_(fixed, 2)
+        nn.init.constant_(self.norm.bias, 0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.mix(self.blur(self.norm(self.stem(x))))
+        gate = self.sums(x) + nn.functional.conv2d(x, self.kernel)  # type: ignore[arg-type]
+        return self.head((x * gate.sigmoid()).mean((2, 3)))
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_what_is_not_trained_keeps_its_values(init: Init) -> None:
+    """It is cropped as buffers are; for nothing would train other values."""
+    torch.manual_seed(0)
+    model = FixedParts()
+    plan = precrop.plan(model, SHAPE, params=0.2, divisor=1)
+    built: Any = plan.build(model, init)
+    fixed = {n: p for n, p in built.named_parameters() if not p.requires_grad}
+    assert fixed.keys() == {n for n, p in model.named_parameters() if not p.requires_grad}
+    assert fixed["blur.weight"].shape < model.blur.weight.shape
+    assert fixed["sums.weight"].shape == built.kernel.shape < model.sums.weight.shape
+    values = {name: set(tensor.flatten().tolist()) for name, tensor in fixed.items()}
+    assert values["norm.weight"] == {1}
+    assert values["norm.bias"] == {0.5}
+    assert {tuple(values[n]) for n in values if not n.startswith("norm")} == {(2,)}
+    assert set(built.norm.running_var.tolist()) == {2}  # its statistics are the norm's, too
+    assert plan.solver["untrained"] == ["blur", "sums"]
+    assert "Cropped, though not trained (requires_grad): blur, sums" in str(plan)
+    built(torch.rand(2, *SHAPE)).sum().backward()
+    assert all((p.grad is not None) == p.requires_grad for p in built.parameters())
+
+
+def test_a_network_that_is_frozen_as_a_whole_is_built_as_if_it_were_trained() -> None:
+    model = small("conv")
+    plan = precrop.plan(model, SHAPE, params=0.5)
+    trained = plan.build(model).state_dict()
+    frozen = plan.build(model.requires_grad_(False)).state_dict()
+    assert all(torch.equal(trained[name], frozen[name]) for name in trained)
+    torch.manual_seed(1)
+    again = plan.build(model, "reset").state_dict()
+    torch.manual_seed(1)
+    model.requires_grad_(True)
+    assert all(torch.equal(again[n], t) for n, t in plan.build(model, "reset").state_dict().items())
 
 
 def test_built_tensors_are_the_networks_own() -> None:

@@ -320,7 +320,7 @@ def test_what_is_not_trained_is_not_pruned(name: str) -> None:
     assert 0.4 * whole < kept <= 0.5 * whole
     assert precrop.plan(model, shape, densities=found).params
     model.requires_grad_(False)
-    model.stem.bias.requires_grad_(True)  # no layer's weights are trained
+    model.get_parameter("stem.bias").requires_grad_(True)  # no layer's weights are trained
     assert len(precrop.densities(model, shape, method=name, params=0.5, **options)) == 6
 
 
@@ -581,3 +581,11 @@ def test_weights_without_values_are_one_line(method: str) -> None:
         model = resnet20()
     with pytest.raises(PrecropError, match=r"has no values \(device 'meta'\): initialize"):
         precrop.densities(model, (3, 8, 8), method=method, params=0.5)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "a"])
+def test_what_is_no_seed_is_one_line(seed: Any) -> None:
+    with pytest.raises(PrecropError, match="is not a seed: write a whole number"):
+        precrop.densities(resnet20(), (3, 8, 8), method="random", params=0.5, seed=seed)
+    with pytest.raises(PrecropError, match="is not a seed: write a whole number"):
+        precrop.masks(resnet20(), {"conv1": 0.5}, "weight", seed=seed)

@@ -14,7 +14,7 @@ from torch import Tensor
 from precrop.errors import PrecropError
 from precrop.pruning.problem import Problem
 from precrop.pruning.ranking import kept_weights, outranked, shares
-from precrop.solve.structure import Layer
+from precrop.solve.structure import Cost, Layer
 
 
 def problem(
@@ -22,7 +22,7 @@ def problem(
 ) -> Problem:
     """Layers by their number of weights and the MACs of one weight; there is no network."""
     layers = {
-        name: Layer(name, "conv", size, size * prices[name], 1, size)
+        name: Layer(name, "conv", size, size * prices[name], 1, size, Cost({(): size}))
         for name, size in sizes.items()
     }
     names = list(layers)

@@ -190,6 +190,8 @@ FREE = {
     "pairs of rows": (lambda x: x + F.pdist(x.flatten(1)).sum(), 12),
     "histogram": (lambda x: x + torch.histc(x.detach(), 4).mean(), 12),
     "turned": (lambda x: x.rot90(1, (2, 3)), 12),
+    "largest": (lambda x: x.topk(5, dim=1).values, 5),
+    "one of the channels": (lambda x: x * torch.zeros_like(x).scatter(1, x.argmax(1, True), 1), 12),
     "volume": (
         lambda x: F.interpolate(padded(x), size=(1, 8, 8), mode="nearest-exact")[:, :, 0],
         12,
@@ -242,11 +244,8 @@ FIXED = {
     "select": (lambda x: x.select(1, 2).unsqueeze(1), 1),
     "stale split": (lambda x: rows(*x.split(5, 1)), 12),
     "stale view": (lambda x: x.reshape(-1, 12, 8, 8), 12),
-    "topk": (lambda x: x.topk(5, dim=1).values, 5),
-    "index_select": (lambda x: x.index_select(1, torch.arange(4, device=x.device)), 4),
     "matrix": (lambda x: x * torch.ones(12, device=x.device).view(1, 12, 1, 1), 12),
     "drawn channels": (lambda x: x[:, torch.multinomial(x.exp().mean((0, 2, 3)), 4)], 4),
-    "one of the channels": (lambda x: x * torch.zeros_like(x).scatter(1, x.argmax(1, True), 1), 12),
 }
 
 

@@ -225,8 +225,8 @@ def test_macs_of_layers_follow_the_weights() -> None:
     layers, groups = [], []
     for index, side in enumerate((64, 16, 4, 1)):
         groups.append(Group(f"hidden {index}", 1000, 1000, 1, 1000))
-        macs = 1000 * 10 * side
-        layers.append(Layer(f"l{index}", "conv", 10_000, macs, 10, 1000, {}, {index: 1.0}))
+        macs, width = 1000 * 10 * side, Cost({(index,): 1})
+        layers.append(Layer(f"l{index}", "conv", 10_000, macs, 10, 1000, width, {}, {index: 1.0}))
     cost = Cost({(index,): 10 * side for index, side in enumerate((64, 16, 4, 1))})
     structure = Structure(tuple(groups), tuple(layers), {"params": cost, "macs": cost})
     limits = {"macs": int(0.02 * cost([1000] * 4))}

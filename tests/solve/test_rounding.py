@@ -241,7 +241,8 @@ def test_widths_just_below_a_unit_are_not_lost() -> None:
 @pytest.mark.parametrize("terms", [{(0, 1, 2): 10, (0, 0, 0): 3}, {(0, 0, 1): 7, (2,): 5, (): 40}])
 def test_costs_of_degree_three(terms: dict[tuple[int, ...], int]) -> None:
     groups = tuple(Group(f"g{index}", 9, 9, 1, 9) for index in range(3))
-    layers = tuple(Layer(f"l{i}", "conv", 81, 81, 9, 9, {i: 1.0}, {i + 1: 1.0}) for i in range(2))
+    ends = [(Cost({(i + 1,): 1}), {i: 1.0}, {i + 1: 1.0}) for i in range(2)]
+    layers = tuple(Layer(f"l{i}", "conv", 81, 81, 9, 9, *end) for i, end in enumerate(ends))
     structure = Structure(groups, layers, {"params": Cost(terms)})
     for limit in (500, 1000, 2000, 3000):
         problem = program(structure, {"params": limit})
@@ -251,7 +252,8 @@ def test_costs_of_degree_three(terms: dict[tuple[int, ...], int]) -> None:
 
 
 def test_costs_beyond_64_bits_are_refused() -> None:
-    groups, layers = (Group("g", 8, 8, 1, 8),), (Layer("l", "conv", 8, 8, 1, 8, {}, {0: 1.0}),)
+    width, groups = Cost({(0,): 1}), (Group("g", 8, 8, 1, 8),)
+    layers = (Layer("l", "conv", 8, 8, 1, 8, width, {}, {0: 1.0}),)
     structure = Structure(groups, layers, {"macs": Cost({(0,): 2**60})})
     with pytest.raises(PrecropError, match="64-bit counting: write a smaller batch_size"):
         solve(program(structure, {"macs": 2**62}))

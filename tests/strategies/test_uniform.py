@@ -75,7 +75,8 @@ def test_a_starved_classifier_is_named() -> None:
 @pytest.mark.parametrize("terms", [{(0, 1, 2): 10, (0, 0, 0): 3}, {(0, 0, 1): 7, (2,): 5, (): 40}])
 def test_costs_of_degree_three(terms: dict[tuple[int, ...], int]) -> None:
     groups = tuple(Group(f"g{index}", 9, 9, 1, 9) for index in range(3))
-    layers = tuple(Layer(f"l{i}", "conv", 81, 81, 9, 9, {i: 1.0}, {i + 1: 1.0}) for i in range(2))
+    ends = [(Cost({(i + 1,): 1}), {i: 1.0}, {i + 1: 1.0}) for i in range(2)]
+    layers = tuple(Layer(f"l{i}", "conv", 81, 81, 9, 9, *end) for i, end in enumerate(ends))
     structure = Structure(groups, layers, {"params": Cost(terms)})
     for limit in (500, 1000, 3000):
         problem = program(structure, {"params": limit})

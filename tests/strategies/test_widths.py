@@ -220,3 +220,114 @@ def test_every_sum_of_several_widths_can_be_had() -> None:
         plan = precrop.plan(reading, widths={"all": width}, divisor=1)
         assert plan.widths["all"] == (3, width)
         assert 2 * plan.widths["product"][0] + plan.widths["other"][0] == width
+
+
+class Heads(nn.Module):
+    """Attention whose projections have an axis for the heads and one for their channels."""
+
+    def __init__(self, width: int, heads: int, keys: int, values: int) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(7, width), nn.Linear(width, 3)
+        self.query = nn.Parameter(torch.randn(width, heads, keys) * 0.1)
+        self.key = nn.Parameter(torch.randn(width, heads, keys) * 0.1)
+        self.value = nn.Parameter(torch.randn(width, heads, values) * 0.1)
+        self.back = nn.Parameter(torch.randn(heads, values, width) * 0.1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed(x)
+        projected = (
+            torch.einsum("bnd,dhk->bhnk", x, weight)
+            for weight in (self.query, self.key, self.value)
+        )
+        query, key, value = projected
+        seen = (query @ key.transpose(-1, -2)).softmax(-1) @ value
+        out: torch.Tensor = self.head(torch.einsum("bhnk,hkd->bnd", seen, self.back))
+        return out
+
+
+@pytest.mark.parametrize("sizes", [(32, 4, 8, 8), (64, 8, 8, 12), (48, 3, 16, 4)])
+@pytest.mark.parametrize("divisor", [1, 4])
+def test_plans_of_heads_give_networks_of_their_size_again(sizes: Any, divisor: int) -> None:
+    model = Heads(*sizes)
+    reading = precrop.Reading(model, (5, 7))
+    for share in (0.2, 0.35, 0.5, 0.7, 0.85):
+        plan = precrop.plan(reading, params=share, divisor=divisor)
+        again = precrop.plan(reading, widths=outputs(plan))
+        assert (again.widths, again.params) == (plan.widths, plan.params)
+        built = again.build(model)
+        assert counted_params(built) == plan.params
+        built(torch.randn(2, 5, 7)).sum().backward()
+
+
+def test_a_product_keeps_its_heads_if_it_can() -> None:
+    model = Heads(64, 8, 8, 8)
+    shapes = {}
+    for width in (56, 40, 28, 18):
+        built: Any = precrop.plan(model, (5, 7), widths={"query": width}).build(model)
+        shapes[width] = tuple(built.query.shape[1:])
+    assert shapes == {56: (8, 7), 40: (8, 5), 28: (7, 4), 18: (6, 3)}
+
+
+def test_what_shares_a_factor_is_heeded() -> None:
+    model = Heads(64, 8, 8, 12)
+    widths = {"query": 24, "value": 30}  # not three channels in each of 8 heads, but four in 6
+    built: Any = precrop.plan(model, (5, 7), widths=widths).build(model)
+    assert (built.query.shape[1:], built.value.shape[1:]) == ((6, 4), (6, 5))
+    with pytest.raises(PrecropError, match="value cannot have 29 channels and query 24: they sh"):
+        precrop.plan(model, (5, 7), widths={"query": 24, "value": 29})
+
+
+def test_the_nearest_products_are_told() -> None:
+    with pytest.raises(
+        PrecropError, match="query cannot be cut to 17 .* channels, but to 16 or 18"
+    ):
+        precrop.plan(Heads(32, 4, 8, 8), (5, 7), widths={"query": 17})
+    with pytest.raises(PrecropError, match="query cannot be cut to 33 .* channels, but to 32$"):
+        precrop.plan(Heads(32, 4, 8, 8), (5, 7), widths={"query": 33})
+
+
+class Beside(nn.Module):
+    """The heads' channels beside those of a layer, as one width of a third."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.Parameter(torch.randn(7, 4, 8) * 0.1)
+        self.layer, self.both, self.head = nn.Linear(7, 16), nn.Linear(7, 48), nn.Linear(48, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        heads = torch.einsum("bd,dhk->bhk", x, self.heads).flatten(1)
+        out: torch.Tensor = self.head(torch.cat([heads, self.layer(x)], 1) + self.both(x))
+        return out
+
+
+def test_a_sum_with_a_product_in_it() -> None:
+    model = Beside()
+    plan = precrop.plan(model, (7,), params=0.6, divisor=1)
+    assert not plan.frozen
+    widths = outputs(plan)
+    assert widths["both"] == widths["heads"] + widths["layer"] < 48
+    assert precrop.plan(model, (7,), widths=widths).widths == plan.widths
+    alone = precrop.plan(model, (7,), widths={"both": 29})
+    assert alone.widths["both"] == (7, 29)
+    assert counted_params(alone.build(model)) == alone.params
+
+
+class Columns(nn.Module):
+    """A number of each column times a learnt vector of its own, as tabular transformers have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = (nn.Parameter(torch.randn(6, 32)) for _ in range(2))
+        self.hidden, self.head = nn.Linear(32, 48), nn.Linear(48, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.head(self.hidden(x[..., None] * self.weight + self.bias).mean(1))
+        return out
+
+
+def test_widths_and_tables_of_a_plan_give_the_plan_again() -> None:
+    model = Columns()
+    plan = precrop.plan(model, (6,), params=0.5)
+    tables = {name: width for name, (_, width) in plan.solver["tables"].items()}
+    assert list(tables) == ["weight"]
+    assert_same_network(precrop.plan(model, (6,), widths=outputs(plan) | tables), plan)

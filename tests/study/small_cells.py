@@ -4,6 +4,8 @@ import dataclasses
 from datetime import UTC, datetime
 from typing import Any
 
+from torch import nn
+
 from precrop.model_spec import ModelSpec
 from precrop.study.cells import Cell
 from precrop.study.spec import Limits, StudyNetwork
@@ -33,6 +35,13 @@ TIMES: dict[str, Any] = {
 
 
 OURS = StudyNetwork(ModelSpec(NET, {}), RECIPE)
+
+
+def fixed_net(num_classes: int = 10) -> nn.Module:
+    """With a filter bank that is not trained."""
+    bank = nn.Conv2d(3, 32, 3, bias=False).requires_grad_(False)
+    end = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, num_classes)
+    return nn.Sequential(bank, nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU(), *end)
 
 
 def cell(how: Variant = PRECROP, limits: Limits = HALF, **changes: Any) -> Cell:

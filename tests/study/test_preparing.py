@@ -102,6 +102,16 @@ class TestPreparing:
         assert shares[0] == pytest.approx(0.3, abs=1e-4)
         assert shares[1] <= 0.9
 
+    @pytest.mark.parametrize("method", ["synflow", "snip", "erk"])
+    def test_what_is_not_trained_is_not_masked_and_counts(self, method: str) -> None:
+        how = Variant("x", densities=method, mask="weight")
+        network = ModelSpec("tests.study.small_cells:fixed_net", {})
+        prepared = prepare(cell(how, Limits(params=0.4), network=network), digits())
+        run = prepared.run
+        built = build(run, lambda: sample(digits(), run.recipe.batch_size, run.seed))
+        assert built.params == pytest.approx(0.4 * prepared.original.params, abs=1)
+        assert [*masks_of(built.network)] == ["2.weight_mask", "6.weight_mask"]
+
     def test_a_mask_to_a_plans_densities(self) -> None:
         cropped = prepare(cell(network=ModelSpec("resnet20", {})), digits()).run.plan
         how = Variant("filters", "plan", mask="filter")

@@ -20,7 +20,7 @@ _BY_READING: tuple[tuple[Handler, str], ...] = (
         _native_batch_norm_legit _native_batch_norm_legit_no_training cudnn_batch_norm
         _native_batch_norm_legit_functional native_layer_norm layer_norm native_group_norm
         group_norm rms_norm _fused_rms_norm instance_norm
-        clone alias detach contiguous tensor_of_numbers _to_copy to stream_read stream_write
+        clone alias detach contiguous tensor_of_numbers _to_copy to
         renorm embedding_renorm _weight_norm_interface
         """,
     ),
@@ -33,7 +33,7 @@ _BY_READING: tuple[tuple[Handler, str], ...] = (
         upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d
         _upsample_nearest_exact2d _upsample_nearest_exact3d upsample_linear1d upsample_bilinear2d
         upsample_trilinear3d upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa
-        im2col col2im unfold index gather amax
+        im2col col2im unfold index gather amax stream_read stream_write
         """,
     ),
     (unchanged.gate_of, "sigmoid hardsigmoid _softmax softmax _safe_softmax"),

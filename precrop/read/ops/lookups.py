@@ -6,7 +6,7 @@ import torch
 
 from precrop.read.axes import Axis, axis_size, constant
 from precrop.read.known import Axes, fresh_axes
-from precrop.read.ops.elementwise import elementwise
+from precrop.read.ops.elementwise import elementwise, same_shape
 from precrop.read.ops.registry import along, broadcast, constants, fixed, handles
 from precrop.read.reader import Reader
 from precrop.read.trace import Call
@@ -14,9 +14,8 @@ from precrop.read.values import TensorValue
 
 
 @handles(
-    "mean", "sum", "amax", "amin", "max", "min", "prod", "var", "std", "var_mean", "std_mean",
-    "linalg_vector_norm", "norm", "logsumexp", "any", "all", "argmax", "argmin", "nansum", "median",
-    "aminmax", "kthvalue", "mode", "count_nonzero",
+    "mean", "sum", "amax", "amin", "prod", "var", "std", "var_mean", "std_mean", "nansum",
+    "linalg_vector_norm", "norm", "logsumexp", "any", "all", "aminmax", "count_nonzero",
 )  # fmt: skip
 def reduce(reader: Reader, call: Call) -> Sequence[Axes]:
     """Some axes are summed over, or one entry of them is found; the others are kept."""
@@ -35,28 +34,79 @@ def reduce(reader: Reader, call: Call) -> Sequence[Axes]:
     return [out for _ in call.shapes]
 
 
+@handles("argmax", "argmin", "max", "min", "median", "nanmedian", "mode", "kthvalue")
+def one(reader: Reader, call: Call) -> Sequence[Axes]:
+    """One entry of an axis is found, and its place."""
+    dim = call.arg("dim")
+    if dim is not None:
+        axis = reader.axes(call.inputs[0])[dim]
+        reader.finds(axis, 1 if reader.ranks(call.inputs[0], axis) else call.arg("k", 1))
+    return reduce(reader, call)
+
+
+@handles("sort", "cummax", "cummin")
+def in_order(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Entries of an axis in another order, and their places."""
+    axes, dim = along(reader, call)
+    reader.finds(axes[dim])
+    return same_shape(reader, call)
+
+
 @handles("index_select", "select", "unbind")
 def entries(reader: Reader, call: Call) -> Sequence[Axes]:
     """Some entries of an axis, one of them, or each by itself: the axis stays fixed.
 
-    At any width there is a first entry, and a last one.
+    At any width there is a first entry, and a last one, and one that was found.
     """
     axes, dim = along(reader, call)
     reader.takes(call.inputs[0], axes[dim])
-    if call.name == "select" and call.arg("index") in (0, -1):
+    index = call.arg("index")
+    if call.name == "index_select" and reader.are_found(index, axes[dim]):
+        _stretches(reader, call.inputs[0])
+        return [(*axes[:dim], *(reader.axes(index) or (constant(1),)), *axes[dim + 1 :])]
+    if call.name == "select" and index in (0, -1):
         return [(*axes[:dim], *axes[dim + 1 :])]
     return [tuple(fixed(reader, axes, dim, shape)) for shape in call.shapes]
 
 
-@handles("topk", "one_step", "all_steps")
-def some(reader: Reader, call: Call) -> Sequence[Axes]:
-    """The largest entries of an axis, or steps of a sequence: the axis stays fixed."""
+def _stretches(reader: Reader, operand: TensorValue) -> None:
+    """Entries of a weight's axis are some of its rows or columns, unless they are experts."""
+    if reader.reading.takes is None:
+        reader.stretches(operand)
+
+
+@handles("topk")
+def largest(reader: Reader, call: Call) -> Sequence[Axes]:
+    """The largest entries of an axis, which keeps as many, and their places."""
     axes, dim = along(reader, call)
-    if reader.ranks(call.inputs[0], axes[dim]):
-        axes[dim] = fresh_axes(call.shapes[0], reader.reason)[dim]
-    else:
-        axes = fixed(reader, axes, dim, call.shapes[0])
+    axes[dim] = _found(reader, call, axes[dim], "k", call.shapes[0][dim])
     return [tuple(axes) for _ in call.shapes]
+
+
+@handles("multinomial")
+def draws(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Places along an axis, drawn by the weights of its entries."""
+    *batch, axis = reader.axes(call.arg("self"))
+    count = call.shapes[0][-1]
+    drawn = _found(reader, call, axis, "num_samples", 1 if call.arg("replacement") else count)
+    return [(*batch, drawn)]
+
+
+def _found(reader: Reader, call: Call, axis: Axis, name: str, least: int) -> Axis:
+    """The axis of as many entries of another one as an argument says."""
+    found = fresh_axes(call.shapes[0], reader.reason)[call.arg("dim", -1)]
+    if reader.ranks(call.inputs[0], axis):
+        return found
+    reader.finds(axis, least)
+    reader.literal(name, None, found)
+    return found
+
+
+@handles("one_step", "all_steps")
+def steps(reader: Reader, call: Call) -> Sequence[Axes]:
+    """Steps of a sequence, which stays fixed."""
+    axes, dim = along(reader, call)
+    return [tuple(fixed(reader, axes, dim, shape)) for shape in call.shapes]
 
 
 @handles("unfold")
@@ -96,32 +146,52 @@ def _indexed(axes: Axes, indices: Sequence[TensorValue | None]) -> tuple[list[in
     return taken, [*kept[:start], *[-1] * rank, *kept[start:]]
 
 
+def _met(reader: Reader, places: Sequence[TensorValue], ends: Sequence[Axis]) -> Axes | None:
+    """The common axes of indices, if these tell entries which the axes have at any width."""
+    masked = any(index.dtype == torch.bool for index in places)
+    if masked or not all(map(reader.are_found, places, ends)):
+        return None
+    shape = torch.broadcast_shapes(*(one.shape for one in places))  # type: ignore[no-untyped-call]
+    return broadcast(reader, [reader.axes(index) for index in places], shape)
+
+
 @handles("index")
 def index(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Indexed axes stay fixed; the others are kept."""
+    """Indexed axes stay fixed, unless what is taken was found along them; the others are kept."""
     operand, *places = call.inputs
     axes = reader.axes(operand)
     taken, found = _indexed(axes, call.arg("indices"))
-    for tensor in places:
-        reader.freeze(*reader.axes(tensor))
     if taken == [0]:
         reader.takes(operand, axes[0])
-    reader.freeze(*(axes[dim] for dim in taken))
-    pairs = zip(found, call.shapes[0], strict=True)
-    return [tuple(constant(size) if dim < 0 else axes[dim] for dim, size in pairs)]
+    ends = [axes[dim] for dim in taken]
+    met = _met(reader, places, ends)
+    if met is None:
+        reader.freeze(*ends, *(axis for index in places for axis in reader.axes(index)))
+        pairs = zip(found, call.shapes[0], strict=True)
+        met = constants([size for dim, size in pairs if dim < 0])
+    else:
+        _stretches(reader, operand)
+    new = iter(met)
+    return [tuple(next(new) if dim < 0 else axes[dim] for dim in found)]
 
 
 @handles("index_put", "_unsafe_index_put")
 def index_put(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Values written at indexed places, which stay fixed; the other axes agree."""
+    """Values written at indexed places, as `index` takes them; the other axes agree."""
     axes, values = list(reader.axes(call.arg("self"))), reader.axes(call.arg("values"))
+    places = [index for index in call.arg("indices") if index is not None]
     taken, found = _indexed(tuple(axes), call.arg("indices"))
     if reader.ranks(call.arg("self"), axes[taken[0]]):
         return [tuple(axes)]
-    reader.freeze(*(axes[dim] for dim in taken))
+    ends = [axes[dim] for dim in taken]
+    met = _met(reader, places, ends)
+    if met is None:
+        reader.freeze(*ends)
+    new = iter(reversed(met or ()))
     for dim, value in zip(reversed(found), reversed(values), strict=False):  # as in a broadcast
-        if dim >= 0 and axis_size(axes[dim]) == axis_size(value):
-            axes[dim] = reader.unify(axes[dim], value)
+        axis = axes[dim] if dim >= 0 else next(new, value)
+        if axis_size(axis) == axis_size(value):
+            reader.unify(axis, value)
     return [tuple(axes)]
 
 
@@ -133,7 +203,7 @@ def index_add(reader: Reader, call: Call) -> Sequence[Axes]:
     return [tuple(axes)]
 
 
-def _write(reader: Reader, axes: list[Axis], dim: int, source: TensorValue) -> None:
+def _write(reader: Reader, axes: list[Axis], dim: int | None, source: TensorValue) -> None:
     """Unite the axes with those of what is written; fixed are ``dim`` and what differs in size."""
     for i, axis in enumerate(reader.axes(source)):
         if i != dim and axis_size(axis) == axis_size(axes[i]):
@@ -156,7 +226,8 @@ def gather(reader: Reader, call: Call) -> Sequence[Axes]:
     """Entries looked up along one axis; the others agree with the index where they are equal."""
     axes, dim = along(reader, call)
     places = list(reader.axes(call.arg("index")))
-    reader.freeze(axes[dim], places[dim])
+    if not reader.are_found(call.arg("index"), axes[dim]):
+        reader.freeze(axes[dim], places[dim])
     for i, axis in enumerate(axes):
         if i != dim and axis_size(places[i]) == axis_size(axis):
             places[i] = reader.unify(axis, places[i])
@@ -165,10 +236,15 @@ def gather(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("scatter", "scatter_add", "scatter_reduce")
 def scatter(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Entries written at places along one axis, which stays fixed; the other axes agree."""
+    """Entries written at places along one axis; the other axes agree."""
     axes, dim = along(reader, call)
-    for written in filter(None, (call.arg("index"), call.arg("src"))):
-        _write(reader, axes, dim, written)
+    index, source = call.arg("index"), call.arg("src")
+    whole, found = axes[dim], reader.are_found(index, axes[dim])
+    if found:
+        axes[dim] = reader.axes(index)[dim]  # as many entries are written as there are places
+    for written in filter(None, (index, source)):
+        _write(reader, axes, None if found else dim, written)
+    axes[dim] = whole
     return [tuple(axes)]
 
 
@@ -196,10 +272,3 @@ def masked_scatter(reader: Reader, call: Call) -> Sequence[Axes]:
         return [broadcast(reader, [axes, source], shape)]
     reader.freeze(*axes[:-1], *source[:-1])
     return [(*axes[:-1], reader.unify(axes[-1], source[-1]))]
-
-
-@handles("multinomial")
-def draws(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Entries of an axis drawn by their weight: it stays fixed."""
-    axes = reader.axes(call.arg("self"))
-    return [tuple(fixed(reader, axes, len(axes) - 1, call.shapes[0]))]

@@ -84,7 +84,7 @@ def roi_align(reader: Reader, call: Call) -> Sequence[Axes]:
 def stream_read(reader: Reader, call: Call) -> Sequence[Axes]:
     """A module's own width at a residual stream (`precrop.modules.streams`), whatever that's is."""
     axes, dim = along(reader, call)
-    path, size = call.arg("path"), axis_size(axes[dim])
+    path, size = call.arg("path"), call.arg("size")
     axes[dim] = reader.known.read_widths.setdefault(path, axis_of(Atom(size, path)))
     bound(axes[dim])
     reader.literal("size", None, axes[dim])

@@ -9,6 +9,7 @@ from torch import nn
 from precrop.fit.attributes import Edit, get_attribute, integers, set_attribute, stated_sizes
 from precrop.fit.held import is_integer
 from precrop.modules.copying import copies_plainly, meta_copy, submodule
+from precrop.modules.names import modules_of
 from precrop.read.axes import Axis, axis_size
 from precrop.read.network import Network, Sizes
 
@@ -86,7 +87,7 @@ def sources_edits(model: nn.Module, edits: Iterable[Edit]) -> Iterator[Edit]:
 def stated_edits(base: nn.Module, candidate: nn.Module, tensors: Iterable[str]) -> Iterator[Edit]:
     """What PyTorch's own layers state of the sizes of tensors that changed."""
     owners = (name.rpartition(".")[0] for name in tensors)
-    known, made = (dict(network.named_modules()) for network in (base, candidate))
+    known, made = map(modules_of, (base, candidate))
     for path in dict.fromkeys([*owners, *made]):
         module = known[path] if path in known else submodule(base, path)
         if isinstance(module, torch.jit.ScriptModule):

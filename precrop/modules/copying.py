@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from precrop.errors import PrecropError, errors_as, typed_reason
-from precrop.modules.names import buffers_of, held_tensors, parameters_of
+from precrop.modules.names import buffers_of, held_tensors, modules_of, parameters_of
 from precrop.modules.reparametrised import refresh
 
 Make = Callable[[str, Tensor], Tensor]
@@ -43,7 +43,7 @@ def copied(model: nn.Module, make: Make, make_plain: Make | None = None) -> nn.M
         if id(tensor) not in memo:  # it is not a parameter or a buffer as well
             made = (make_plain or make)(name, tensor)
             memo[id(tensor)] = made.requires_grad_(tensor.requires_grad)
-    modules = dict(model.named_modules())
+    modules = modules_of(model)
     plain = {path: m for path, m in modules.items() if copies_plainly(type(m))}
     for module in plain.values():
         kind: Any = type(module)

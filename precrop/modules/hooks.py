@@ -18,6 +18,7 @@ from torch import nn
 
 from precrop.errors import PrecropError, brief
 from precrop.modules.copying import cell_contents, held_objects
+from precrop.modules.names import modules_of
 
 CALL = "_compiled_call_impl"
 """Where an instance of a module keeps what stands for its call, as ``Module.compile`` does."""
@@ -63,11 +64,11 @@ def _wrapped(model: nn.Module) -> nn.Module | None:
 
 def keep_own_hooks(made: nn.Module, model: nn.Module) -> None:
     """Drop the hooks of a copy of ``model`` that are not part of it."""
-    modules = dict(model.named_modules())
+    modules = modules_of(model)
     if not any(vars(module)[kind] for module in modules.values() for kind in _HOOKS):
         return
     network = _Network(list(modules.values()))
-    for path, module in made.named_modules():
+    for path, module in modules_of(made).items():
         for kind in _HOOKS:
             hooks: dict[int, Any] = vars(modules[path])[kind] if path in modules else {}
             for key, hook in hooks.items():

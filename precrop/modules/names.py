@@ -1,11 +1,13 @@
 """What names say: of tensors and of layers, the module whose weight a parameter is; of sizes."""
 
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+T = TypeVar("T")
 # What modules call their weight, and what it is made of where hooks compute it.
 _LEAF = re.compile(r".*weight(_orig|_v|_bar)?$")
 _PARAMETRISED = re.compile(r"((?P<owner>.*)\.)?parametrizations\.weight\.original1?$")
@@ -26,9 +28,43 @@ def names_count(attribute: str) -> bool:
     return not width and _COUNT.match(attribute) is not None
 
 
+def modules_of(model: nn.Module) -> dict[str, nn.Module]:
+    """A network's modules by path, whatever its class lets ``named_modules`` say.
+
+    They come in PyTorch's order, each by its first path. PyTorch's own generators yield a module
+    once for every module around it, and this is asked of every copy.
+    """
+    found: dict[str, nn.Module] = {}
+    seen: set[int] = set()
+    stack = [("", model)]
+    while stack:
+        path, module = stack.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        found[path] = module
+        prefix = path and f"{path}."
+        inside = [(prefix + name, one) for name, one in module._modules.items() if one is not None]
+        stack += reversed(inside)
+    return found
+
+
 def parameters_of(model: nn.Module, **options: Any) -> dict[str, nn.Parameter]:
     """A network's parameters by name, whatever its class lets ``named_parameters`` say."""
-    return dict(nn.Module.named_parameters(model, **options))
+    if options:
+        return dict(nn.Module.named_parameters(model, **options))
+    return _members({path: module._parameters for path, module in modules_of(model).items()})
+
+
+def _members(held: Mapping[str, Mapping[str, T | None]]) -> dict[str, T]:
+    """What modules hold, each by its first name."""
+    first: dict[int, tuple[str, T]] = {}
+    for path, own in held.items():
+        prefix = path and f"{path}."
+        for name, one in own.items():
+            if one is not None:
+                first.setdefault(id(one), (prefix + name, one))
+    return dict(first.values())
 
 
 def untrained(model: nn.Module) -> set[str]:
@@ -43,7 +79,9 @@ def untrained(model: nn.Module) -> set[str]:
 
 def buffers_of(model: nn.Module, **options: Any) -> dict[str, Tensor]:
     """A network's buffers by name, likewise."""
-    return dict(nn.Module.named_buffers(model, **options))
+    if options:
+        return dict(nn.Module.named_buffers(model, **options))
+    return _members({path: module._buffers for path, module in modules_of(model).items()})
 
 
 def held_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -53,7 +91,7 @@ def held_tensors(model: nn.Module) -> dict[str, Tensor]:
     history of its gradients, is not part of the network.
     """
     found: dict[int, tuple[str, Tensor]] = {}
-    for path, module in model.named_modules():
+    for path, module in modules_of(model).items():
         held = vars(module)
         # Most modules hold none, and this is asked of every copy.
         if Tensor not in map(type, held.values()) or isinstance(module, torch.jit.ScriptModule):

@@ -16,6 +16,8 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from precrop.modules.names import modules_of
+
 POWER_ITERATIONS = 15
 
 
@@ -42,7 +44,7 @@ def restore(model: nn.Module, sliced: Collection[str]) -> None:
         sliced: names of the tensors that were sliced.
     """
     with torch.no_grad():
-        for path, module in model.named_modules():
+        for path, module in modules_of(model).items():
             prefix = f"{path}." if path else ""
             for hook in module._forward_pre_hooks.values():
                 if isinstance(hook, SpectralNorm) and f"{prefix}{hook.name}_orig" in sliced:
@@ -87,7 +89,7 @@ def _restore_orthogonal(step: Any, value: Tensor) -> None:
 
 def lengths(model: nn.Module) -> Iterator[tuple[str, str, int]]:
     """Weight norms of both forms: names of the lengths and of the directions, and the axis."""
-    for path, module in model.named_modules():
+    for path, module in modules_of(model).items():
         prefix = f"{path}." if path else ""
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, WeightNorm):

@@ -13,6 +13,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from precrop.modules.names import modules_of
+
 End = Literal["read", "write"]
 At = tuple[int | str, ...]
 """Where a tensor is: the position or name of an argument, then the way into what that holds.
@@ -143,7 +145,7 @@ def install(model: nn.Module, streams: Iterable[Stream], *, traced: bool) -> Non
 
 def installed(model: nn.Module) -> Iterator[Stream]:
     """The ends of layers that have hooks, in a network that was built with them."""
-    for path, module in model.named_modules():
+    for path, module in modules_of(model).items():
         for end in get_args(End):
             hook = vars(module).get(f"stream_{end}")
             if isinstance(hook, Narrow | Pad):

@@ -5,14 +5,14 @@ from collections.abc import Callable, Collection
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _Orthogonal
 
-from precrop.modules.names import named_tensors
+from precrop.modules.names import modules_of, named_tensors
 from precrop.read.axes import axis_size, constant, tie, unify
 from precrop.read.known import Axes, Known, fresh_axes
 
 
 def share_stated_widths(known: Known, model: nn.Module, called: Collection[str]) -> None:
     """Unite what one attribute of a layer states; ``called`` are the paths of modules that run."""
-    for path, module in model.named_modules():
+    for path, module in modules_of(model).items():
         if isinstance(module, nn.MultiheadAttention) and path in called:
             _share_embedding(_axes_of(known, model), module)
         elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)) and path in called:

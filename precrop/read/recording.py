@@ -21,8 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from precrop.modules.apart import apart
 from precrop.modules.hooks import CALL, own_call
 from precrop.modules.instead import FunctionMode
+from precrop.modules.names import modules_of
 from precrop.modules.random import drawn
-from precrop.modules.streams import given_to
 from precrop.read.corrected import CorrectedReshapes, Correction
 from precrop.read.inputs import floating_type
 from precrop.read.meta import MetaKernels, on_meta
@@ -161,7 +161,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             out = self._run(call)
         else:
             out = self.correction.run(index, op, lambda: self._run(call))
-        call.outputs = list(tensors_among((out,)))
+        call.outputs = tensors_among((out,))
         call.shapes = tuple(tuple(o.shape) for o in call.outputs)
         call.returned = True
         if self.meta is None:
@@ -228,7 +228,7 @@ def _noted(module: nn.Module, path: str, recorder: _Recorder) -> Callable[..., A
     def noted(*args: Any, **kwargs: Any) -> Any:
         frame = len(frames)
         frames.append(Frame(path, kind, stack[-1]))
-        passed.append((frame, "read", given_to(args, kwargs)))
+        passed.append((frame, "read", (args, kwargs)))
         stack.append(frame)
         try:
             result = call(*args, **kwargs)
@@ -307,16 +307,17 @@ def run(
     whole = limit is None and watch is None and correction is None
     recorder = _Recorder(meta, limit, answers, correction, watch)
     inputs = tensors_within((args, kwargs))
-    modules = dict(model.named_modules())
-    recorder.follows.update(map(id, (*inputs, *_parameters(modules.values()))))
-    before, held = _memories(modules.values()) if whole else {}, _held(modules.values())
+    modules = modules_of(model)
+    parameters = [*_parameters(modules.values())]
+    recorder.follows.update(map(id, (*inputs, *parameters)))
+    before, held = _memories(parameters) if whole else {}, _held(modules.values())
     fold = fold and any(isinstance(module, nn.RNNBase) for module in modules.values())
     reshapes, outputs, raised = _ReshapeWatch(), list[Tensor](), None
     try:
         with (
             apart(),
             torch.no_grad(),
-            layers or _plain_layers(_parameters(modules.values()), meta),
+            layers or _plain_layers(parameters, meta),
             torch.jit.optimized_execution(False),  # type: ignore[attr-defined]
             _module_frames(modules, recorder),
             reshapes if limit is not None else nullcontext(),
@@ -332,7 +333,7 @@ def run(
         raised = _without_frames(error)
     if raised is None or isinstance(raised, _LimitError):
         _give_back(held)  # else some module may be run by itself, as it was called
-    after = _memories(modules.values()) if whole else {}
+    after = _memories(_parameters(modules.values())) if whole else {}
     moved = [
         parameter
         for key, (parameter, memory) in after.items()
@@ -386,6 +387,6 @@ _Memories = dict[int, tuple[nn.Parameter, torch.UntypedStorage]]
 """Parameters and the memory of their data, by id; both are held, so that they stay apart."""
 
 
-def _memories(modules: Iterable[nn.Module]) -> _Memories:
-    strided = (p for p in _parameters(modules) if p.layout is torch.strided)
+def _memories(parameters: Iterable[nn.Parameter]) -> _Memories:
+    strided = (p for p in parameters if p.layout is torch.strided)
     return {id(parameter): (parameter, parameter.untyped_storage()) for parameter in strided}

@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from precrop.modules.names import named_tensors
-from precrop.modules.streams import At, End, tensors_at
+from precrop.modules.streams import At, End, given_to, tensors_at
 from precrop.read.operations import per_operation
 from precrop.read.values import Numbering, Shape, TensorValue, Values
 
@@ -29,7 +29,7 @@ class Frame:
 
 
 Passed = tuple[int, End, Any]
-"""What the module of a frame is given (its arguments), or returns (in a list)."""
+"""What the module of a frame is given (its arguments and those by name), or returns (in a list)."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,14 @@ class Operation:
 class Step(Operation):
     """A call while its pass runs and is compared with others, with the tensors themselves."""
 
+    inputs: Sequence[Tensor] = field(init=False)
     outputs: Sequence[Tensor] = ()
     returned: bool = False
 
-    @property
-    def inputs(self) -> Iterator[Tensor]:
-        """The tensors among the arguments, in order."""
-        return tensors_among((*self.args, *self.kwargs.values()))
+    def __post_init__(self) -> None:
+        """Its inputs are the tensors among the arguments, in order."""
+        Operation.__post_init__(self)
+        self.inputs = tensors_among((*self.args, *self.kwargs.values()))
 
 
 @dataclass(slots=True, eq=False)
@@ -209,7 +210,7 @@ def numbered(recording: Recording, model: nn.Module) -> Trace:
     moved = [numbering.given(parameter) for parameter in recording.moved]
     passed: dict[tuple[int, End], dict[At, TensorValue]] = {}
     for frame, end, given in recording.passed:
-        for at, tensor in tensors_at(given):
+        for at, tensor in tensors_at(given_to(*given) if end == "read" else given):
             if (value := numbering.met(tensor)) is not None:
                 passed.setdefault((frame, end), {})[at] = value
     values = numbering.values()
@@ -264,13 +265,15 @@ def base_name(op: torch._ops.OpOverload) -> str:
     return _names(op)[0]
 
 
-def tensors_among(values: Iterable[Any]) -> Iterator[Tensor]:
+def tensors_among(values: Iterable[Any]) -> list[Tensor]:
     """The tensors among arguments and in lists of them, in order."""
+    found: list[Tensor] = []
     for value in values:
         if isinstance(value, Tensor):
-            yield value
+            found.append(value)
         elif isinstance(value, (list, tuple)):
-            yield from tensors_among(value)
+            found += tensors_among(value)
+    return found
 
 
 # Modules that only scale what passes through them, and only in train mode.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from precrop.errors import PrecropError, typed_reason
 from precrop.modules.copying import copied
 from precrop.modules.hooks import keep_own_hooks
-from precrop.modules.names import buffers_of, parameters_of
+from precrop.modules.names import buffers_of, modules_of, parameters_of
 from precrop.modules.streams import Stream, install
 from precrop.read.corrected import Correction
 from precrop.read.inputs import Inputs
@@ -115,7 +115,7 @@ class Tracer:
     @cached_property
     def modules(self) -> dict[str, nn.Module]:
         """The network's modules, by path."""
-        return dict(self.model.named_modules())
+        return modules_of(self.model)
 
     def replica(self, shapes: Mapping[str, Sequence[int]] | None = None) -> nn.Module:
         """A skeleton to run once: networks may keep what a forward pass computed."""

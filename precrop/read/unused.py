@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from precrop.modules.copying import submodule
-from precrop.modules.names import buffers_of, parameters_of
+from precrop.modules.names import buffers_of, modules_of, parameters_of
 from precrop.read.trace import Answer, Trace
 
 ANSWERING = ("_local_scalar_dense", "equal", "allclose")
@@ -45,7 +45,7 @@ def unused_modules(model: nn.Module, used: Set[str]) -> dict[str, int]:
     """
     unused = {id(p) for name, p in parameters_of(model).items() if name not in used}
     found: dict[str, int] = {}
-    for path, module in model.named_modules() if unused else ():
+    for path, module in modules_of(model).items() if unused else ():
         if not path or any(path.startswith(f"{outer}.") for outer in found):
             continue
         parameters = list(parameters_of(module).values())

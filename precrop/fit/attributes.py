@@ -11,6 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 from precrop.errors import PlanError
 from precrop.fit.held import as_size, is_integer, sizes_within, slots
 from precrop.modules.copying import meta_copy
+from precrop.modules.streams import Narrow, Pad
 from precrop.trust import is_finite
 
 Edit = tuple[str, str, Any]
@@ -104,9 +105,12 @@ def integers(module: nn.Module) -> Iterator[tuple[str, int]]:
     """What may be sizes among a module's own numbers, with paths; the nearest come first.
 
     Those in its lists, dicts and arrays count, those of configurations and other objects that it
-    holds, and those that its class states.
+    holds, and those that its class states. Our own hooks' are no code's to follow.
     """
-    return sizes_within(module)
+    held = vars(module)
+    for path, size in sizes_within(module):
+        if not isinstance(held.get(path.partition(".")[0]), (Narrow, Pad)):
+            yield path, size
 
 
 def inner_integers(module: nn.Module) -> Iterator[tuple[str, int]]:

@@ -175,7 +175,7 @@ class Lessons:
             if not new or any(self.owner(rule, argument) for rule in rules):
                 continue
             rule = self.prober.rule(argument, self.rules)
-            if rule is not None:
+            if rule is not None and self.owner(rule, argument):
                 self.rules.append(rule)
                 self._learn_parts(argument, rule)
                 found = True

@@ -312,8 +312,8 @@ def _deployment(
 
 
 def _ignored(network: Network, patterns: Sequence[str]) -> dict[str, str]:
-    """The layers and tables that patterns name, and by which pattern; each must name one."""
-    names = [*(layer.name for layer in network.layers), *network.tables]
+    """What patterns name (`Network.named_widths`), and by which pattern; each must name one."""
+    names = list(dict.fromkeys(name for name, _ in network.named_widths))
     kept: dict[str, str] = {}
     for pattern in patterns:
         matching = fnmatch.filter(names, str(pattern))

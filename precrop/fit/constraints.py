@@ -44,7 +44,7 @@ class Constraints:
     """What is held of a network's widths beyond what its passes say.
 
     Attributes:
-        kept: layers and tables whose width is kept, by name, and why.
+        kept: layers, tables and embeddings whose width is kept, by name, and why.
         drivers: for every site the widths that its arguments are tied to.
         several: sites around which no width is a single unit.
         levels: for every site how hard its widths are held: an index into `DECISIONS`.
@@ -148,8 +148,7 @@ def _changed(constraints: Constraints, lessons: Lessons) -> set[Site]:
 def _apply(network: Network, constraints: Constraints, lessons: Lessons) -> set[Site]:
     """Tie and freeze widths of a network that nobody else has; the sites where anything changed."""
     if constraints.kept:
-        widths = network.tables | {layer.name: layer.outputs for layer in network.layers}
-        for name, axis in widths.items():
+        for name, axis in network.named_widths:
             if name in constraints.kept:
                 freeze(axis, constraints.kept[name])
     levels = constraints.levels

@@ -145,6 +145,20 @@ class Network(Traced):
         return found
 
     @property
+    def named_widths(self) -> list[tuple[str, Axis]]:
+        """What a user can name to keep its width: layers, tables and all embeddings.
+
+        An output layer that shares its weight with an embedding has that one's name.
+        """
+        names = {id(parameter): name for name, parameter in self.parameters.items()}
+        found = [*((layer.name, layer.outputs) for layer in self.layers), *self.tables.items()]
+        for path, module in self.tracer.modules.items():
+            if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+                weight = names.get(id(module._parameters.get("weight")), "")
+                found += [(path, axis) for axis in self.known.tensors.get(weight, ())[-1:]]
+        return found
+
+    @property
     def left_out(self) -> tuple[str, ...]:
         """Unused modules that the built network does not have."""
         return self.tracer.left_out

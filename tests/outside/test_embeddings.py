@@ -86,3 +86,31 @@ def test_so_is_a_parameter_that_is_no_layers() -> None:
     assert plan.solver["tables"] == {"factors": [32, len(built.factors)]}
     again = precrop.plan(Factors(), (6,), widths={"factors": 20})
     assert len(again.build(Factors()).get_parameter("factors")) == 20
+
+
+class Predicting(nn.Module):
+    """Words into logits of the next ones; the output layer may share the table."""
+
+    def __init__(self, *, tied: bool) -> None:
+        super().__init__()
+        self.table, self.up, self.down = nn.Embedding(60, 32), nn.Linear(32, 64), nn.Linear(64, 32)
+        self.out = nn.Linear(32, 60, bias=False)
+        if tied:
+            self.out.weight = self.table.weight
+
+    def forward(self, words: Tensor) -> Tensor:
+        x = self.table(words)
+        out: Tensor = self.out(x + self.down(self.up(x).relu()))
+        return out
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_an_embedding_whose_width_layers_make_is_kept(tied: bool) -> None:
+    words = torch.zeros(2, 5, dtype=torch.long)
+    model = Predicting(tied=tied)
+    free = precrop.plan(model, example_inputs=words, params=0.6)
+    assert free.widths["up"][0] < 32
+    kept: Any = precrop.plan(model, example_inputs=words, params=0.6, ignore=["table"])
+    assert kept.widths["up"][0] == kept.widths["down"][1] == 32
+    assert kept.widths["up"][1] < free.widths["up"][1]
+    assert kept.build(model).table.embedding_dim == 32

@@ -70,11 +70,39 @@ def _members(held: Mapping[str, Mapping[str, T | None]]) -> dict[str, T]:
 def untrained(model: nn.Module) -> set[str]:
     """Parameters that need no gradients beside others that do: fixed filters, a frozen backbone.
 
-    A network in which none does has been set so as a whole, which says nothing of single ones.
+    A network in which none does has been set so as a whole, which says nothing of single ones. What
+    is a copy of trained layers will be one of what they become.
     """
     parameters = parameters_of(model)
-    found = {name for name, parameter in parameters.items() if not parameter.requires_grad}
-    return found if len(found) < len(parameters) else set()
+    fixed = {name for name, parameter in parameters.items() if not parameter.requires_grad}
+    if not fixed or len(fixed) == len(parameters):
+        return set()
+    copies = {owner_of(name) for name in fixed_copies(model)}
+    return {name for name in fixed if owner_of(name) not in copies}
+
+
+def fixed_copies(model: nn.Module) -> dict[str, str]:
+    """Weights without gradients that equal one with them, and which: of a momentum encoder.
+
+    Biases and the scales of norms may be equal by chance, and so may weights that are all one.
+    """
+    parameters = parameters_of(model)
+    trained = {name: one for name, one in parameters.items() if one.requires_grad}
+    found: dict[str, str] = {}
+    for name, weight in parameters.items() if len(trained) < len(parameters) else ():
+        if weight.requires_grad or weight.dim() < 2 or weight.is_meta or not weight.numel():
+            continue
+        kind = weight.shape, weight.dtype, weight.device
+        for other, one in trained.items():
+            if (one.shape, one.dtype, one.device) == kind and torch.equal(one, weight):
+                found |= {} if bool((weight == weight.flatten()[0]).all()) else {name: other}
+                break
+    return found
+
+
+def owner_of(tensor: str) -> str:
+    """The path of the module that has a tensor."""
+    return tensor.rpartition(".")[0]
 
 
 def buffers_of(model: nn.Module, **options: Any) -> dict[str, Tensor]:

@@ -14,7 +14,13 @@ from precrop.fit.roots import scales_by_fan
 from precrop.modules.apart import apart
 from precrop.modules.copying import copied, tensor_shapes
 from precrop.modules.hooks import unwrapped
-from precrop.modules.names import buffers_of, named_tensors, parameters_of, untrained
+from precrop.modules.names import (
+    buffers_of,
+    named_tensors,
+    owner_of,
+    parameters_of,
+    untrained,
+)
 from precrop.modules.reparametrised import lengths, restore
 from precrop.modules.streams import install
 from precrop.plans.kinds import INITS, Axis, Init, built_size, input_axes, original_size
@@ -115,7 +121,7 @@ def _scaled_in_forward(plan: "Plan", model: nn.Module) -> set[str]:
                 numbers.append((path, get_attribute(registered_module(model, path), name)))
     found = set()
     for layer in (one for one in plan.layers if numbers and one.weight in plan.shapes):
-        owner, shape = _owner(layer.weight), plan.shapes[layer.weight]
+        owner, shape = owner_of(layer.weight), plan.shapes[layer.weight]
         fan = prod(shape) // shape[1 if layer.kind == "transposed" else 0]
         if any(
             (path == owner or path.startswith(f"{owner}.")) and scales_by_fan(number, fan)
@@ -310,11 +316,7 @@ def _untrained_state(model: nn.Module) -> dict[str, Tensor]:
     A frozen batch norm is its statistics, too.
     """
     fixed, parameters = untrained(model), parameters_of(model)
-    owners = {_owner(name) for name in fixed} - {_owner(name) for name in parameters.keys() - fixed}
-    buffers = {name: one for name, one in buffers_of(model).items() if _owner(name) in owners}
+    trained = {owner_of(name) for name in parameters.keys() - fixed}
+    owners = {owner_of(name) for name in fixed} - trained
+    buffers = {name: one for name, one in buffers_of(model).items() if owner_of(name) in owners}
     return {name: parameters[name] for name in fixed} | buffers
-
-
-def _owner(tensor: str) -> str:
-    """The path of the module that has a tensor."""
-    return tensor.rpartition(".")[0]

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from precrop.modules.apart import apart
 from precrop.modules.copying import submodule
 from precrop.modules.hooks import unwrapped
-from precrop.modules.names import buffers_of, held_tensors, layer_of, names_count, untrained
+from precrop.modules.names import (
+    buffers_of,
+    fixed_copies,
+    held_tensors,
+    layer_of,
+    names_count,
+    untrained,
+)
 from precrop.modules.streams import Stream, installed
 from precrop.read.axes import (
     Axis,
@@ -23,6 +30,7 @@ from precrop.read.axes import (
     resolve,
     roots_of,
     segment_size,
+    unify,
     varies,
 )
 from precrop.read.facts import PRODUCTS
@@ -282,6 +290,7 @@ def _follow(traced: Traced, scale_groups: bool, unused: Unused) -> Network:
     network = Network(**vars(traced), unused=unused, known=known, passes=passes)
     _hold_unused_results(network)
     _hold_choices(network)
+    _share_with_copies(network)
     _hold_untrained_ends(network)
     _adopt(network)
     return network
@@ -327,6 +336,14 @@ def _hold_choices(network: Network) -> None:
                 continue
             if read.isdisjoint(roots_of([chosen])):
                 freeze(chosen, f"{call.full_name} chooses among its channels, which no layer reads")
+
+
+def _share_with_copies(network: Network) -> None:
+    """Let a moving average of trained layers, such as a momentum encoder, have their widths."""
+    known = network.known.tensors
+    for copy, original in fixed_copies(network.model).items():
+        for axis, other in zip(known.get(copy, ()), known.get(original, ()), strict=False):
+            unify(axis, other, f"{copy} is a copy of {original}")
 
 
 def _hold_untrained_ends(network: Network) -> None:

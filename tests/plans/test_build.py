@@ -1,5 +1,6 @@
 """Building: tensors are cut and filled by segments, other networks are refused."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -264,3 +265,27 @@ def test_an_edit_of_what_the_original_does_not_have(value: float) -> None:
         with pytest.raises(PlanError, match=f"the plan sets {edit[0]}.{edit[1]}") as told:
             build(replace(plan, attributes=(*plan.attributes, edit)), model)
         assert "\n" not in str(told.value)
+
+
+class Momentum(nn.Module):
+    """An encoder and a copy of it that follows as its moving average, as MoCo has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        convs = nn.Conv2d(3, 24, 3), nn.ReLU(), nn.Conv2d(24, 32, 3)
+        self.query = nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.key = copy.deepcopy(self.query).requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.query(x) * self.key(x)).sum(1)
+
+
+def test_a_momentum_encoder_remains_a_copy() -> None:
+    model = Momentum()
+    plan = precrop.plan(model, (3, 8, 8), params=0.5)
+    built: Any = plan.build(model)
+    assert built.query[0].out_channels < 24
+    assert not plan.frozen
+    for trained, average in zip(built.query.parameters(), built.key.parameters(), strict=True):
+        assert torch.equal(trained, average)
+        assert not average.requires_grad

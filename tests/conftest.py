@@ -1,5 +1,6 @@
 """What every test runs under, and a browser for pages."""
 
+import gc
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,17 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+
+def pytest_collection_finish() -> None:
+    """What was made until now stays to the end: garbage collection need not look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Libraries look for what they leaked."""
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

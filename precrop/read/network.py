@@ -16,6 +16,7 @@ from precrop.modules.names import (
     held_tensors,
     layer_of,
     names_count,
+    owner_of,
     untrained,
 )
 from precrop.modules.streams import Stream, installed
@@ -353,7 +354,13 @@ def _hold_untrained_ends(network: Network) -> None:
     what else has the width is cropped with it, such as a backbone that is frozen as a whole.
     """
     fixed = untrained(network.model)
-    held = [layer for layer in network.layers if {layer.weight, *layer.added} <= fixed]
+    # Beside a weight there may be a mask or a scale that is trained in its place.
+    trained = {owner_of(name) for name in network.parameters.keys() - fixed}
+    held = [
+        layer
+        for layer in network.layers
+        if {layer.weight, *layer.added} <= fixed and owner_of(layer.weight) not in trained
+    ]
     if not held:
         return
     first = {layer.weight: layer for layer in held if not varies(layer.inputs)}

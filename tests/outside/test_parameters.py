@@ -210,3 +210,21 @@ def test_a_network_may_answer_any_name() -> None:
     plain = precrop.plan(network(), SHAPE, params=0.5)
     assert plan.widths == {f"body.{name}": widths for name, widths in plain.widths.items()}
     assert plan.build(model)(torch.ones(2, *SHAPE)).shape == (2, 4)
+
+
+def test_a_fixed_weight_beside_a_trained_mask_is_cropped() -> None:
+    class Masked(nn.Conv2d):
+        """Supermasks: what is trained is what the weight is multiplied by."""
+
+        def __init__(self, inputs: int, outputs: int) -> None:
+            super().__init__(inputs, outputs, 3)
+            self.mask = nn.Parameter(torch.ones_like(self.weight))
+            self.weight.requires_grad_(False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.conv2d(x, self.weight * self.mask, self.bias)
+
+    model = nn.Sequential(Masked(3, 16), nn.ReLU(), Masked(16, 8), nn.ReLU(), Masked(8, 4))
+    plan = precrop.plan(model, (3, 9, 9), params=0.5, divisor=1)
+    assert plan.widths["0"][1] < 16
+    assert plan.widths["2"][1] < 8

@@ -3,6 +3,7 @@
 import fnmatch
 import time
 from collections.abc import Mapping, Sequence, Set
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -172,30 +173,21 @@ def plan(
     divisors = _divisors(divisor, profile, settled)
     bounds = {"min_width": min_width, "cap": EXPANSION if expand else 1.0}
     options = {**bounds, "balance": strategy.balance}
-
-    def choice_with(*, own_widths: bool) -> Choice:
-        network = reading.network(
-            own_widths=own_widths,
-            scale_groups=groups == "scale",
-            fold=latency is None and memory is None and not strategy.follows_every_call,
-            drop_unused=drop_unused,
-        )
-        constraints = Constraints(kept=_ignored(network, patterns))
-        solver = strategy.solver(network)
-        _check_used(budgets, batch_size, device_profile is not None, divisor)
-        network, models = _cost_models(network, budgets, profile, batch_size)
-        if not budgets and strategy.budgeted:
-            raise missing()
-        request = PlanRequest(budgets, models, options, solver, divisors)
-        return choose(network, request, constraints)
-
+    _check_used(budgets, batch_size, device_profile is not None, divisor)
+    read = partial(
+        reading.network,
+        scale_groups=groups == "scale",
+        fold=latency is None and memory is None and not strategy.follows_every_call,
+        drop_unused=drop_unused,
+    )
+    among = partial(_choice, strategy, patterns, budgets, profile, batch_size, divisors, options)
     try:
-        choice = choice_with(own_widths=residual == "crop")
+        choice = among(read(own_widths=residual == "crop"))
     except BudgetError:
         if residual == "tie" or settled:
             raise
         # What reads a stream beside other channels reads all of it, unless streams are tied.
-        choice = choice_with(own_widths=False)
+        choice = among(read(own_widths=False))
     network, totals, units = choice.lowered.network, choice.structure.costs, choice.units
     frozen = network.frozen()
     return Plan(
@@ -232,6 +224,25 @@ def plan(
         followers=network.unused.followers,
         left_out=network.left_out,
     )
+
+
+def _choice(
+    strategy: Strategy,
+    patterns: Sequence[str],
+    budgets: Mapping[str, Budget],
+    profile: DeviceProfile,
+    batch_size: int,
+    divisors: Sequence[int],
+    options: Mapping[str, Any],
+    network: Network,
+) -> Choice:
+    """The widths of a network that was read."""
+    constraints = Constraints(kept=_ignored(network, patterns))
+    solver = strategy.solver(network)
+    network, models = _cost_models(network, budgets, profile, batch_size)
+    if not budgets and strategy.budgeted:
+        raise missing()
+    return choose(network, PlanRequest(budgets, models, options, solver, divisors), constraints)
 
 
 def _divisors(asked: int | Literal["auto"], profile: DeviceProfile, settled: bool) -> list[int]:

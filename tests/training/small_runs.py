@@ -77,14 +77,7 @@ class Signed(nn.Linear):
 
 def signed_net(num_classes: int = 10) -> nn.Module:
     """With a layer that looks at the version of its weights."""
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        Signed(8, num_classes),
-    )
+    return nn.Sequential(*list(batch_net().children())[:-1], Signed(16, num_classes))
 
 
 def single_net(num_classes: int = 10) -> nn.Module:

@@ -19,7 +19,7 @@ from torch import nn
 from precrop.errors import PrecropError
 from precrop.plans.state_dicts import load_state, read_state, renamed
 from precrop.plans.weights import fill, find_misfit
-from tests.training.small_runs import signed_net
+from tests.training.small_runs import Signed, signed_net
 
 HOW = "save the network's state_dict alone: torch.save(model.state_dict(), 'weights.pt')"
 
@@ -112,7 +112,8 @@ def test_safetensors_are_of_the_models_version(tmp_path: Path) -> None:
 
 
 def weight_of(network: nn.Module) -> torch.Tensor:
-    return network.get_parameter("5.weight").detach()
+    """Of the layer that looks at its version."""
+    return next(layer for layer in network.modules() if isinstance(layer, Signed)).weight.detach()
 
 
 @pytest.mark.parametrize(
@@ -120,8 +121,8 @@ def weight_of(network: nn.Module) -> torch.Tensor:
     [
         [1, 2],
         {"": {"version": 1}},
-        {"": {"version": 1}, "5": 3},
-        {"": {"version": 1}, "5": {"version": "2"}},
+        {"": {"version": 1}, "9": 3},
+        {"": {"version": 1}, "9": {"version": "2"}},
     ],
 )
 def test_versions_of_no_sense(tmp_path: Path, versions: Any) -> None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from html import escape
 from importlib.resources import files
 from itertools import repeat
@@ -36,10 +37,16 @@ def page(report: Report) -> str:
         "rest": _rest(report),
         # Within a script element "<" may end it, or begin a comment.
         "content": json_text(_content(report)).replace("<", "\\u003c"),
-        "vega": vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"),
+        "vega": _vega(),
         "script": _asset("page.js"),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], _asset("page.html"))
+
+
+@cache
+def _vega() -> str:
+    """The library that draws the charts; to bundle it takes a second."""
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
 
 
 def _asset(name: str) -> str:

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
@@ -56,7 +57,10 @@ def test_a_table_for_every_setting(plan_file: Path) -> None:
     assert "of ideal" in text
 
 
-def test_what_cannot_run_is_said_once_for_all_runtimes(plan_file: Path) -> None:
+def test_what_cannot_run_is_said_once_for_all_runtimes(
+    plan_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda forward, **_: forward)  # which takes long
     text = run(*HERE, "--plan", str(plan_file), "--sparse", "csr,bsr", "--runtime", "compiled,ort")
     for layout in ("csr", "bsr"):
         said = f"masked {layout} (compiled, ort): sparse kernels run in eager PyTorch only"

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from precrop.pruning.masking import masks as masks
     from precrop.pruning.methods import method as method
     from precrop.pruning.problem import LayerCollapseWarning as LayerCollapseWarning
+    from precrop.pruning.problem import MaskSizeWarning as MaskSizeWarning
     from precrop.read.reading import Reading as Reading
     from precrop.strategies.exact import Exact as Exact
     from precrop.strategies.match import Match as Match
@@ -55,7 +56,7 @@ _EXPORTS = {
     "pruning.api": "densities scores",
     "pruning.masking": "apply_masks masks",
     "pruning.methods": "method",
-    "pruning.problem": "LayerCollapseWarning",
+    "pruning.problem": "LayerCollapseWarning MaskSizeWarning",
     "read.reading": "Reading",
     "strategies.exact": "Exact",
     "strategies.match": "Match",

@@ -20,24 +20,24 @@ from precrop.costs.memory import memory as memory_model
 from precrop.costs.profiles import DeviceProfile, find_profile
 from precrop.errors import BudgetError, PrecropError, check_kind
 from precrop.fit.constraints import Constraints
-from precrop.fit.fitting import Fit
+from precrop.fit.fitting import changed_axes
 from precrop.modules.apart import apart, uncollected
 from precrop.modules.copying import tensor_shapes
 from precrop.modules.names import layer_of, untrained
 from precrop.planning import Choice, PlanRequest, choose
 from precrop.plans.kinds import Init
+from precrop.plans.layers import LayerPlan, layer_plan
 from precrop.plans.multiples import no_multiples
-from precrop.plans.plan import LayerPlan, Plan
+from precrop.plans.plan import Plan
 from precrop.read.axes import leaves
 from precrop.read.inputs import LARGEST_BATCH
-from precrop.read.known import Product
 from precrop.read.lower import CostModel
 from precrop.read.network import Network
 from precrop.read.reading import Reading
 from precrop.solve.budgets import UNITS, Budget, missing
 from precrop.solve.program import BALANCE, EXPANSION
 from precrop.strategies.keywords import BALANCED, chosen
-from precrop.strategies.strategy import Strategy
+from precrop.strategies.strategy import Strategy, solver_of
 from precrop.strategies.uniform import beside_uniform, starved_classifier
 from precrop.strategies.widths import Widths
 from precrop.version import __version__
@@ -62,8 +62,8 @@ def crop(
     return plan(model, input_shape, **options).build(network, init)
 
 
-@uncollected
 @apart()
+@uncollected
 def plan(
     model: nn.Module | Reading,
     input_shape: Any = None,
@@ -155,8 +155,8 @@ def plan(
     ):
         if word not in words:
             raise PrecropError(f"{name}={word!r} is unknown: write {words[0]!r} or {words[1]!r}")
-    expand, divisor, min_width = map(_of_python, (expand, divisor, min_width))
-    balance, costs = _of_python(balance), {name: _of_python(one) for name, one in costs.items()}
+    numbers = expand, divisor, min_width, balance
+    expand, divisor, min_width, balance = map(_of_python, numbers)
     strategy = chosen(strategy, objective, balance, densities, rule, widths)
     for name, flag in (("expand", expand), ("drop_unused", drop_unused)):
         check_kind(name, flag, (bool, np.bool_), "True or False")
@@ -171,8 +171,8 @@ def plan(
     budgets = {name: _of_python(one) for name, one in asked.items() if one is not None}
     settled = isinstance(strategy, Widths) or not (budgets or strategy.budgeted)
     divisors = _divisors(divisor, profile, settled)
-    bounds = {"min_width": min_width, "cap": EXPANSION if expand else 1.0}
-    options = {**bounds, "balance": strategy.balance}
+    cap = EXPANSION if expand else 1.0
+    options = {"min_width": min_width, "cap": cap, "balance": strategy.balance}
     _check_used(budgets, batch_size, device_profile is not None, divisor)
     read = partial(
         reading.network,
@@ -215,7 +215,7 @@ def plan(
             **_deployment(budgets, profile, batch_size),
         },
         shapes=tensor_shapes(model),
-        tensors=_changed_tensors(choice.fit),
+        tensors=changed_axes(choice.fit),
         streams=network.tracer.streams,
         attributes=tuple(choice.fit.edits),
         solver=_solver_report(choice),
@@ -238,7 +238,7 @@ def _choice(
 ) -> Choice:
     """The widths of a network that was read."""
     constraints = Constraints(kept=_ignored(network, patterns))
-    solver = strategy.solver(network)
+    solver = solver_of(strategy, network)
     network, models = _cost_models(network, budgets, profile, batch_size)
     if not budgets and strategy.budgeted:
         raise missing()
@@ -292,8 +292,7 @@ def _check_used(
         )
     if profiled and "latency" not in budgets and divisor != "auto":
         raise PrecropError(
-            "device_profile= (in a shell --profile) is for latency= and divisor='auto': give one "
-            "of them, or drop it"
+            "the device profile is for latency= and divisor='auto': give one of them, or drop it"
         )
 
 
@@ -341,27 +340,17 @@ def _layer_plans(choice: Choice, frozen: Mapping[str, str]) -> tuple[LayerPlan, 
     network = choice.lowered.network
     groups = [group.name for group in choice.structure.groups]
     names = dict(zip(choice.lowered.ties, groups, strict=True))
-    sizes = choice.sizes
     plans = []
-    for reading, layer in zip(network.layers, choice.structure.layers, strict=True):
-        owners = [names.get(s[0].tie.root()) for s in leaves(reading.outputs) if s[0]]
+    for layer in network.layers:
+        owners = [names.get(s[0].tie.root()) for s in leaves(layer.outputs) if s[0]]
         plans.append(
-            LayerPlan(
-                name=layer.name,
-                weight=reading.weight,
-                kind=layer.kind,
-                base_in=layer.in_channels,
-                base_out=layer.out_channels,
-                in_channels=sizes.size(reading.inputs),
-                out_channels=sizes.size(reading.outputs),
-                base_weights=layer.weights,
-                weights=sizes.product(Product(1, list(network.known.tensors[reading.weight]))),
-                base_macs=layer.macs,
-                macs=sum(map(sizes.product, reading.macs)),
+            layer_plan(
+                network,
+                layer,
+                choice.sizes,
                 group=next((name for name in owners if name), None),
-                frozen=None if network.varies(reading.outputs) else frozen.get(layer.name),
+                frozen=None if network.varies(layer.outputs) else frozen.get(layer.name),
                 target=choice.solution.targets.get(layer.name),
-                added=tuple(sorted(reading.added)),
             )
         )
     return tuple(plans)
@@ -374,17 +363,6 @@ def _tables(choice: Choice) -> dict[str, list[int]]:
         group.name: [group.width, group.width * kept // group.units]
         for group, kept in zip(choice.structure.groups, choice.units, strict=True)
         if group.name not in layers and kept != group.units
-    }
-
-
-def _changed_tensors(fit: Fit) -> dict[str, Any]:
-    """Axes of the tensors that change, as a plan states them: a size, or segments."""
-    return {
-        name: tuple(
-            sum(old for old, _ in row) if all(old == new for old, new in row) else tuple(row)
-            for row in rows
-        )
-        for name, rows in fit.tensors.items()
     }
 
 

@@ -1,7 +1,8 @@
 """Errors that a user can cause. Each message is one line that says what to do."""
 
 import difflib
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+import re
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from operator import index
 from typing import TYPE_CHECKING, SupportsIndex
@@ -93,6 +94,13 @@ def needs(what: str, package: str) -> Iterator[None]:
         ) from error
 
 
+def flops_hint(text: object) -> str:
+    """The end of a message, for those who count FLOPs where we count MACs; empty for others."""
+    counts = isinstance(text, str) and re.search("flop|mac", text, re.IGNORECASE)
+    hint = "; MACs are half of FLOPs: macs='1G' (in a shell --macs 1G) stands for 2 GFLOPs"
+    return hint if counts else ""
+
+
 def one_line(text: str) -> str:
     """A message as one line of bounded length that does nothing to a terminal."""
     line = printable(" ".join(text[: 4 * _LONGEST].split()))
@@ -125,6 +133,12 @@ def check_kind(what: str, value: object, kind: type | tuple[type, ...], words: s
     """Refuse the argument ``what`` if it is of another kind, which ``words`` describe."""
     if not isinstance(value, kind):
         raise PrecropError(f"{what}={brief(value)} is not {words}")
+
+
+def check_once(name: str, value: object, given: Mapping[str, object]) -> None:
+    """Refuse a value for a name that was given one before."""
+    if name in given:
+        raise PrecropError(f"{name} is given twice: {given[name]} and {value}")
 
 
 def check_values(what: str, tensor: "Tensor") -> None:

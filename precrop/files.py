@@ -18,13 +18,17 @@ from io import DEFAULT_BUFFER_SIZE, BufferedReader, FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precrop.errors import PrecropError, errors_as, printable
+from precrop.errors import PrecropError, errors_as, needs, printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LONGEST_NAME = 200
 """Characters of a name that a picture shows."""
+_MOST = 1 << 25
+"""Bytes of a text; the plan of a network of a thousand tensors has a hundredth."""
+LARGEST = 1e39
+"""Beyond single precision: numbers below it have finite sums and squares."""
 
 
 @contextmanager
@@ -119,6 +123,24 @@ def drawn_name(name: str) -> str:
     return printable(name[:_LONGEST_NAME])
 
 
+def drawing() -> Any:
+    """The library matplotlib.
+
+    Raises:
+        PrecropError: it is not installed, or takes the settings around it (``MPLBACKEND``) for
+            wrong.
+    """
+    with errors_as("matplotlib does not start", Exception), needs("a plot needs", "precrop[plot]"):
+        import matplotlib.figure
+    return matplotlib
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """An empty figure of so many inches; `PrecropError` as for `drawing`."""
+    made: Figure = drawing().figure.Figure(figsize=(width, height), layout="constrained")
+    return made
+
+
 def save_picture(figure: "Figure", path: str | Path, dpi: int = 160) -> None:
     """Write a figure as its file's suffix says, whole or not at all."""
     with replacing(path) as temporary:
@@ -138,16 +160,11 @@ def terminated_as_interrupted() -> Iterator[None]:
     if not mine or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
-    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def interrupt(number: int, frame: object) -> None:
-    """A handler of signals."""
-    raise KeyboardInterrupt
 
 
 def open_own(path: Path, flags: int) -> int:
@@ -168,6 +185,16 @@ def open_plain(path: Path, buffer: int = DEFAULT_BUFFER_SIZE) -> BufferedReader:
     return BufferedReader(FileIO(_open(path, os.O_RDONLY)), buffer)
 
 
+def checked_path(path: Path) -> Path:
+    """The path of a plain file, for a library that opens it by itself.
+
+    Raises:
+        OSError: it cannot be read, or is not a plain file.
+    """
+    open_plain(path).close()
+    return path
+
+
 def _open(path: Path, flags: int) -> int:
     """The handle of a plain file; of a pipe one would wait for its bytes for ever."""
     handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
@@ -183,11 +210,14 @@ def read_text(path: Path, kind: str = "JSON") -> str:
     """The text of a plain file, which ``kind`` is a word for.
 
     Raises:
-        PrecropError: it is missing, no plain file, or no text.
+        PrecropError: it is missing, too large, no plain file, or no text.
     """
+    with errors_as(f"cannot read {path}", OSError), open_plain(path) as file:
+        raw = file.read(_MOST + 1)
+    if len(raw) > _MOST:
+        raise PrecropError(f"{path} is not {kind}: it has more than {_MOST >> 20} MiB")
     try:
-        with errors_as(f"cannot read {path}", OSError), open_plain(path) as file:
-            return file.read().decode("utf-8-sig")  # Windows' editors begin with a mark
+        return raw.decode("utf-8-sig")  # Windows' editors begin with a mark
     except UnicodeDecodeError as error:
         raise PrecropError(f"{path} is not {kind}: it is not text") from error
 
@@ -249,6 +279,13 @@ def finite(content: Any) -> Any:
 def figures(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Numbers by name, of which JSON has null for those that `finite` left out: as NaN again."""
     return {name: math.nan if value is None else value for name, value in fields.items()}
+
+
+def is_figure(name: str, value: Any) -> bool:
+    """A number of single precision; the loss of a network that diverged may be infinite or NaN."""
+    if type(value) not in (int, float):
+        return False
+    return abs(value) < LARGEST or (name.endswith("loss") and not value < math.inf)
 
 
 def json_text(content: Any, **options: Any) -> str:

@@ -3,11 +3,11 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from precrop.errors import MALFORMED, PrecropError, errors_as
-from precrop.trust import Trust, check_named, runs_user_code
+from precrop.trust import Trust, check_named
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,21 +29,24 @@ class ModelSpec:
         args = ", ".join(f"{name}={value}" for name, value in self.args.items())
         return f"{self.name}({args})" if args else self.name
 
-    def build(self, like: Mapping[str, Sequence[int]] | None = None) -> "nn.Module":
+    def build(
+        self, like: Mapping[str, Sequence[int]] | None = None, weights: Path | None = None
+    ) -> "nn.Module":
         """The network with fresh weights. A ``module:factory`` runs; see `check`.
 
         Args:
             like: the shapes that its tensors should have. Where arguments from a file ask for a
                 far larger network of our tables, building it ends early.
+            weights: the file whose weights it is for, which bound it likewise.
 
         Raises:
             PrecropError: the name is unknown, or the builder refuses the arguments.
         """
         from precrop.zoo import load_model
 
-        if like is None or runs_user_code(self.name):
-            return load_model(self.name, self.args)
-        return load_model(self.name, self.args, sum(map(prod, like.values())))
+        with errors_as(f"cannot read {weights}", OSError):
+            size = None if weights is None else weights.stat().st_size
+        return load_model(self.name, self.args, like, size)
 
     def check(self, trust: Trust, say: str) -> None:
         """Refuse what a file says, unless it is harmless or trusted: `precrop.trust.check_named`.

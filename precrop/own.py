@@ -2,12 +2,14 @@
 
 Looking a name up runs the module. So it is only done with names that the user typed, or that stand
 in a file which the user trusts (`precrop.trust`); functions that take names from files never do.
+Whatever such code raises where it is called is told in one line (`calling_own`).
 """
 
 import multiprocessing
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -15,11 +17,15 @@ from types import ModuleType
 from typing import Any
 
 from precrop.errors import PrecropError, brief, hint, typed_reason
+from precrop.sources import sources
 
+_PACKAGE = __name__.partition(".")[0]
 _SHOWN = 5
 """Names of a module that a message lists."""
 UNGUARDED = 77
 """Exit status of a process that has `started_by_import`."""
+OWN_ERRORS = (Exception, SystemExit, GeneratorExit)
+"""What a user's code may raise: all but Ctrl-C, which is nobody's error."""
 
 
 def started_by_import() -> bool:
@@ -42,20 +48,60 @@ def own_function(name: str, kind: str = "function") -> Callable[..., Any]:
         PrecropError: the module or the function is missing, or the module raises.
     """
     module_name, _, function_name = name.rpartition(":")
-    try:
+    with calling_own(f"cannot import {module_name}"):  # what it looks like is up to the module, too
         module = own_module(module_name)
-    except (Exception, SystemExit) as error:  # whatever a user's module raises
-        raise PrecropError(f"cannot import {module_name}: {typed_reason(error)}") from error
-    found = getattr(module, function_name, None)
-    if callable(found):
-        return found  # type: ignore[no-any-return]
-    if function_name in vars(module):
-        raise PrecropError(f"{name} is {brief(found)}, no {kind}: name one")
-    own = [n for n, value in vars(module).items() if _is_of(value, module)]
-    close = hint(function_name, dir(module)) or (
-        f": it has {', '.join(own[:_SHOWN])}" if own else ""
-    )
-    raise PrecropError(f"unknown {kind} in {module_name} {function_name!r}{close}")
+        found = getattr(module, function_name, None)
+        if callable(found):
+            return found  # type: ignore[no-any-return]
+        if function_name in vars(module):
+            raise PrecropError(f"{name} is {brief(found)}, no {kind}: name one")
+        own = [n for n, value in vars(module).items() if _is_of(value, module)]
+        close = hint(function_name, dir(module)) or (
+            f": it has {', '.join(own[:_SHOWN])}" if own else ""
+        )
+        raise PrecropError(f"unknown {kind} in {module_name} {function_name!r}{close}")
+
+
+@contextmanager
+def calling_own(failure: str, function: Callable[..., Any] | None = None) -> Iterator[None]:
+    """The user's code runs within it: what it raises comes out in one line, `sys.exit()` too.
+
+    An error that is such a line already passes unchanged, and so does one of a function of ours.
+
+    Args:
+        failure: the first words of the line: ``method ./mine.py:score fails``.
+        function: what is called, if the line is to say where in its file it was.
+
+    Raises:
+        PrecropError: something was raised within it, but for Ctrl-C.
+    """
+    try:
+        yield
+    except PrecropError:
+        raise
+    except OWN_ERRORS as error:
+        if function is None:
+            place = ""
+        elif is_ours(function):
+            raise
+        else:
+            place = f" ({_place(function, error)})"
+        raise PrecropError(f"{failure}{place}: {typed_reason(error)}") from error
+
+
+def is_ours(function: Callable[..., Any]) -> bool:
+    """Whether a function or class is of this package; what others return is not taken unseen."""
+    return str(getattr(function, "__module__", None)).partition(".")[0] == _PACKAGE
+
+
+def _place(function: Callable[..., Any], error: BaseException) -> str:
+    """Where a user's function has failed, as deep in its own file as it was."""
+    module = sys.modules.get(str(getattr(function, "__module__", None)))
+    code = getattr(function, "__code__", None)
+    own = getattr(code, "co_filename", None) or getattr(module, "__file__", None)
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = next((frame for frame in reversed(frames) if frame.filename == own), frames[-1])
+    return f"{Path(frame.filename).name}, line {frame.lineno}"
 
 
 def _is_of(value: object, module: ModuleType) -> bool:
@@ -69,6 +115,28 @@ def own_module(name: str) -> ModuleType:
     Raises:
         Exception: whatever the module raises, and `ImportError` if there is no such module.
     """
+    module = _found(name)
+    sources(module)  # as they are now: they may be edited while it is at work
+    return module
+
+
+def own_sources(names: Iterable[str]) -> dict[str, str]:
+    """What a user's modules are made of, by their names as for `own_module`: see `sources`.
+
+    Raises:
+        PrecropError: there is no such module, or it raises.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        with calling_own(f"cannot import {name}"):
+            module = own_module(name)
+        for file, digest in sources(module).items():
+            if found.setdefault(file, digest) != digest:  # of the same name in another folder
+                found[f"{name}: {file}"] = digest
+    return found
+
+
+def _found(name: str) -> ModuleType:
     file = Path(name)
     if file.suffix != ".py":
         _search(Path.cwd())
@@ -90,14 +158,6 @@ def own_module(name: str) -> ModuleType:
             del sys.modules[key]
             raise
     return sys.modules[key]
-
-
-def failure(function: Callable[..., Any], error: BaseException) -> str:
-    """Where a user's function has failed, as deep in its own file as it was, and why."""
-    own = getattr(getattr(function, "__code__", None), "co_filename", None)
-    frames = traceback.extract_tb(error.__traceback__)
-    frame = next((frame for frame in reversed(frames) if frame.filename == own), frames[-1])
-    return f"fails ({Path(frame.filename).name}, line {frame.lineno}): {typed_reason(error)}"
 
 
 def _search(folder: Path) -> None:

@@ -107,16 +107,13 @@ class PlanRequest:
 
 @dataclass(frozen=True)
 class _Attempt:
-    """One attempt at widths that fit.
+    """One attempt at widths that fit: what is asked, what was learnt and what is held by now.
 
     Attributes:
-        request: what is asked.
-        lessons: what was learnt of the network.
-        constraints: what is held by now.
         narrow_first: whether a budget was refused before. Then the narrowest network decides what
             is held, which has the smallest steps.
-        differed: how many attempts led to a network that was not as predicted.
-        message: how the last of these differed.
+        differed: how many attempts led to a network that was not as predicted, and ``message``
+            how the last of them differed.
     """
 
     request: PlanRequest

@@ -6,13 +6,14 @@ packages have entry points: no file that is read can name one.
 """
 
 import functools
-import threading
 from importlib.metadata import EntryPoints, entry_points
 
 from precrop.errors import PrecropError, typed_reason
+from precrop.forking import process_lock
+from precrop.own import OWN_ERRORS
 
 GROUP = "precrop.plugins"
-_lock = threading.RLock()
+_lock = process_lock()
 _loaded: set[str] = set()
 
 
@@ -29,7 +30,7 @@ def load() -> None:
             _loaded.add(entry.value)  # before: a plugin may use precrop while it is imported
             try:
                 entry.load()
-            except Exception as error:  # whatever a package raises
+            except OWN_ERRORS as error:
                 _loaded.discard(entry.value)
                 package = entry.dist.name if entry.dist is not None else entry.name
                 raise PrecropError(

@@ -19,8 +19,11 @@ from torch import Tensor, nn
 from precrop.errors import MALFORMED, PrecropError, errors_as, needs, typed_reason, within
 from precrop.files import read_json, replacing
 from precrop.model_spec import ModelSpec
+from precrop.modules.copying import copied
 from precrop.modules.hooks import unwrapped
-from precrop.plans.build import check_built, check_same_network
+from precrop.modules.reparametrised import fold
+from precrop.plans.build import built_differences, check_built, check_same_network
+from precrop.plans.ends import for_ends
 from precrop.plans.outputs import for_built
 from precrop.plans.plan import Plan
 from precrop.plans.weights import FLOATS, fill, load_tensors, save_tensors
@@ -49,8 +52,10 @@ def save_pretrained(
     """Write a cropped network to a folder that `from_pretrained` reads.
 
     Args:
-        model: what ``plan`` built, trained or not. It may be wrapped (`torch.compile`, DDP).
-        plan: the plan. If it was made for another number of outputs, it is saved recounted.
+        model: what ``plan`` built, trained or not. It may be wrapped (`torch.compile`, DDP, an
+            average), and masks of `torch.nn.utils.prune` and parametrizations are made permanent.
+        plan: the plan. If it was made for another number of outputs, it is saved recounted. Of a
+            network with another head say ``name``, or give `Plan.for_outputs` of its original.
         folder: made where it is not there. Files of an earlier save are replaced, others stay.
         name: what the original is called: ``resnet50``, ``timm:NAME``, ``package.module:factory``.
             By default what the plan says; without either, `from_pretrained` must be given it.
@@ -62,14 +67,21 @@ def save_pretrained(
         PrecropError: the folder cannot be written, or ``metadata`` is not JSON.
     """
     model, folder = unwrapped(model), Path(folder)
+    if not plan.shapes.keys() <= model.state_dict().keys():
+        model = copied(model, lambda _, tensor: tensor.detach().clone())
+        fold(model, plan.shapes)
     plan = for_built(plan, model)
-    check_built(plan, model)
     if name is None and args is not None:
         raise PrecropError("args= is for the builder of the original: name it with name=")
     original = plan.source if name is None else ModelSpec(name, dict(args or {}))
-    if original is not None:
-        _check_named(original, plan)
-        plan = replace(plan, source=original)
+    # Now, so that a name and arguments are refused by which it would not be found again.
+    network = None if original is None else _named(original)
+    if network is not None and built_differences(plan, model):
+        plan = for_ends(plan, network)
+    check_built(plan, model)
+    if network is not None:
+        check_same_network(plan, network)
+    plan = replace(plan, source=original)
     config = {
         "format": FORMAT,
         "library_name": "precrop",
@@ -165,16 +177,13 @@ def push_to_hub(
     return str(commit)
 
 
-def _check_named(original: ModelSpec, plan: Plan) -> None:
-    """Refuse now a name and arguments by which the network would not be found again.
-
-    A factory of the user's is not run for that.
-    """
+def _named(original: ModelSpec) -> nn.Module | None:
+    """The network of a name and arguments; None of a factory of the user's, which is not run."""
     if runs_user_code(original.name):
-        return
+        return None
     original.check(False, "")
     with torch.random.fork_rng(devices=[]):  # training goes on with the numbers it would have had
-        check_same_network(plan, original.build())
+        return original.build()
 
 
 def _original(folder: Path, model: Original | None, plan: Plan) -> nn.Module:
@@ -196,7 +205,7 @@ def _original(folder: Path, model: Original | None, plan: Plan) -> nn.Module:
     if isinstance(model, str) and model != original.name:
         raise PrecropError(f"{folder} is of {original.name}, not of {model}")
     original.check(model or False, f"say model={original.name!r}")
-    return original.build(plan.shapes)
+    return original.build(plan.shapes, folder / WEIGHTS)
 
 
 def _made(factory: Any) -> nn.Module:

@@ -8,10 +8,11 @@ runs only if the user says so, and no argument may name another network, a file 
 import ast
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from precrop.errors import PrecropError, brief
+from precrop.own import is_ours, own_sources
 
 Trust = bool | str
 """The one factory that a file may have run, or True for whichever it names, or False for none."""
@@ -24,7 +25,7 @@ _CHOOSES = (
 )
 """Parts of the names of arguments whose value, if it is a text, may say what is loaded."""
 _LARGEST, _LARGEST_INSIDE = 2**20, 2**14
-"""Of a number, and of one in a list."""
+"""Of a number, or of all together, and of one in a list."""
 _REPEATS, _MOST_REPEATS = {"blocks", "depth", "depths", "layers", "repeats"}, 1000
 """Parts of the names of arguments that say how often a network repeats something."""
 _LONGEST, _DEEPEST = 1000, 4
@@ -33,6 +34,26 @@ _LONGEST, _DEEPEST = 1000, 4
 def runs_user_code(name: str) -> bool:
     """Whether a name means a factory in a module that is neither ours, torchvision's nor timm's."""
     return ":" in name and not name.startswith("timm:")
+
+
+def code_of(named: Mapping[str, Callable[..., Any] | None]) -> dict[str, str]:
+    """What the user's code that names mean is made of (`precrop.sources`); nothing of ours.
+
+    Their modules are run, so the names are trusted.
+
+    Args:
+        named: by name what a plug-in registered under it, or None.
+
+    Raises:
+        PrecropError: a module cannot be imported.
+    """
+    modules: dict[str, None] = {}  # in order
+    for name, function in named.items():
+        if runs_user_code(name):
+            modules[name.rpartition(":")[0]] = None
+        elif function is not None and not is_ours(function):
+            modules[function.__module__] = None
+    return own_sources(modules)
 
 
 def check_named(name: str, args: Mapping[str, Any], trust: Trust, say: str) -> None:
@@ -55,6 +76,11 @@ def check_named(name: str, args: Mapping[str, Any], trust: Trust, say: str) -> N
                 f"argument {argument} of {name} is not taken from a file: {brief(value)} is "
                 f"no plain number, word or list of them: {ways}"
             )
+    if _total(args) > _LARGEST:
+        raise PrecropError(
+            f"the arguments of {name} are not taken from a file: their numbers add up to more than "
+            f"{_LARGEST:,}: {ways}"
+        )
 
 
 def check_code(name: str, trust: Trust, say: str) -> None:
@@ -102,3 +128,12 @@ def _is_plain(name: str, value: Any, depth: int) -> bool:
             for key, item in value.items()
         )
     return all(_is_plain(name, item, depth - 1) for item in value)
+
+
+def _total(value: Any) -> float:
+    """The sum of all numbers in plain arguments: lists of them multiply what each asks for."""
+    if isinstance(value, Mapping):
+        return _total(list(value.values()))
+    if isinstance(value, (list, tuple)):
+        return sum(map(_total, value))
+    return abs(value) if isinstance(value, (int, float)) else 0

@@ -1,33 +1,32 @@
 """Networks by name: our CIFAR networks, torchvision's, timm's, and a user's own factory."""
 
 import inspect
-import os
 import re
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
 from precrop import models
-from precrop.errors import PrecropError, hint, typed_reason
-from precrop.own import own_function
+from precrop.allowance import Allowance
+from precrop.errors import PrecropError, hint
+from precrop.own import calling_own, own_function
 from precrop.trust import runs_user_code
 
 _TRAINED = ("weights", "weights_backbone", "pretrained", "pretrained_backbone", "checkpoint_path")
 _FRAMES = {"mvit_v1_b": 16, "mvit_v2_s": 16, "swin3d_t": 32, "swin3d_s": 32, "swin3d_b": 32}
 
-_TOO_LARGE = "it is far larger than the network that the file is of, or than this machine's memory"
-_TIMES, _SPARE = 4, 2**24
-"""Numbers that building may make for one that the network has, and any network besides."""
 
-
-def load_model(name: str, args: Mapping[str, Any], size: int | None = None) -> nn.Module:
+def load_model(
+    name: str,
+    args: Mapping[str, Any],
+    like: Mapping[str, Sequence[int]] | None = None,
+    weights: int | None = None,
+) -> nn.Module:
     """Build a network with fresh weights; nothing is downloaded.
 
     Args:
@@ -35,56 +34,20 @@ def load_model(name: str, args: Mapping[str, Any], size: int | None = None) -> n
             model (``timm:resnet50``), or ``package.module:factory``, where the module may lie in
             the current folder, or ``./file.py:factory``.
         args: keyword arguments for the builder.
-        size: how many numbers the network's tensors should have in all; building ends where there
-            are far more, or more than fill half of this machine's memory. Without it a factory of
-            the user's own has no such limit.
+        like: the shapes that the network's tensors should have; where building takes far more, it
+            ends (`precrop.allowance`). Only a factory of the user's own is built without bounds.
+        weights: bytes of the file whose weights it is for, which bound it, too.
 
     Raises:
         PrecropError: the name is unknown (the message has the closest ones), its library is not
             installed, or the builder refuses the arguments.
     """
-    own = size is None and runs_user_code(name)
-    most = _half_memory() if size is None else min(_TIMES * size + _SPARE, _half_memory())
-    with nullcontext() if own else _AtMost(most):
-        return _load(name, args)
-
-
-def _load(name: str, args: Mapping[str, Any]) -> nn.Module:
-    if ":" not in name:
-        return _load_named(name, args)
-    library, _, rest = name.partition(":")
-    if library == "timm":
-        return _load_timm(rest, args)
-    if library == "torchvision":
-        raise PrecropError(f"networks of torchvision have no prefix: write {rest}")
-    return _call(name, own_function(name, "factory"), args)
-
-
-def _half_memory() -> int:
-    """Numbers that fill half of this machine's memory, whatever a file says of its network."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // (2 * 4)
-    except (AttributeError, ValueError, OSError):  # systems that do not tell
-        return sys.maxsize
-
-
-class _AtMost(TorchFunctionMode):
-    """Ends the building of a network whose tensors have too many numbers, before it fills them."""
-
-    def __init__(self, numbers: int) -> None:
-        super().__init__()
-        self.left = numbers
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Count the numbers of every tensor that is not made from others."""
-        made = func(*args, **(kwargs or {}))
-        given = (*args, *(kwargs or {}).values())
-        new = isinstance(made, Tensor) and not made.is_meta
-        if new and not any(isinstance(x, Tensor) for x in given):
-            self.left -= made.numel()
-            if self.left < 0:
-                raise MemoryError(_TOO_LARGE)
-        return made
+    builder = _builder(name, args)
+    with nullcontext() if runs_user_code(name) else Allowance(like, weights):
+        model = _made(name, builder)
+    if not isinstance(model, nn.Module):
+        raise PrecropError(f"{name} gave a {type(model).__name__}, not a torch.nn.Module")
+    return model
 
 
 def library_names() -> dict[str, list[str]]:
@@ -115,9 +78,21 @@ def default_input_shape(name: str, model: nn.Module) -> tuple[int, ...]:
     return shape
 
 
-def _load_named(name: str, args: Mapping[str, Any]) -> nn.Module:
+def _builder(name: str, args: Mapping[str, Any]) -> Callable[[], Any]:
+    """What makes a network, with its arguments."""
+    library, colon, rest = name.partition(":")
+    if not colon:
+        return _named(name, args)
+    if library == "timm":
+        return _of_timm(rest, args)
+    if library == "torchvision":
+        raise PrecropError(f"networks of torchvision have no prefix: write {rest}")
+    return partial(own_function(name, "factory"), **args)
+
+
+def _named(name: str, args: Mapping[str, Any]) -> Callable[[], Any]:
     if name in models.__all__:
-        return _call(name, getattr(models, name), args)
+        return partial(getattr(models, name), **args)
     torchvision = _library("torchvision.models", name)
     known = torchvision.list_models()
     if name not in known:
@@ -129,39 +104,30 @@ def _load_named(name: str, args: Mapping[str, Any]) -> nn.Module:
     if name in ("googlenet", "inception_v3"):
         fresh["init_weights"] = True  # torchvision's default; unsaid, it warns
     refuse_trained(args)
-    return _call(name, builder, {**fresh, **args})
+    return partial(builder, **{**fresh, **args})
 
 
-def _load_timm(name: str, args: Mapping[str, Any]) -> nn.Module:
+def _of_timm(name: str, args: Mapping[str, Any]) -> Callable[[], Any]:
     timm = _library("timm", f"timm:{name}")
     # Of what timm takes for a name only its registry's, with a tag: no scheme, no path.
     if re.fullmatch(r"\w+(\.\w+)?", name) is None or not timm.is_model(name):
         raise _unknown(name, "timm model", timm.list_models())
     refuse_trained(args)
-    return _call(f"timm:{name}", partial(timm.create_model, name), args)
+    return partial(timm.create_model, name, **args)
 
 
-def call_factory(name: str, args: Mapping[str, Any] | None = None) -> Any:
-    """What a user's own factory makes, named as for `load_model`.
+def call_factory(name: str) -> Any:
+    """What a user's own factory makes, named as for `load_model`, without arguments.
 
     Raises:
         PrecropError: the module or the factory is missing, or either raises.
     """
-    return _made(name, own_function(name, "factory"), args or {})
+    return _made(name, own_function(name, "factory"))
 
 
-def _made(name: str, factory: Callable[..., Any], args: Mapping[str, Any]) -> Any:
-    try:
-        return factory(**args)
-    except Exception as error:  # whatever a factory raises about its arguments
-        raise PrecropError(f"{name} could not be built: {typed_reason(error)}") from error
-
-
-def _call(name: str, builder: Callable[..., Any], args: Mapping[str, Any]) -> nn.Module:
-    model = _made(name, builder, args)
-    if not isinstance(model, nn.Module):
-        raise PrecropError(f"{name} gave a {type(model).__name__}, not a torch.nn.Module")
-    return model
+def _made(name: str, factory: Callable[[], Any]) -> Any:
+    with calling_own(f"{name} could not be built"):
+        return factory()
 
 
 def _library(module_name: str, name: str) -> ModuleType:

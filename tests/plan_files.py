@@ -4,7 +4,8 @@ import dataclasses
 
 from precrop.model_spec import ModelSpec
 from precrop.modules.streams import Stream
-from precrop.plans.plan import BudgetPlan, LayerPlan, Plan
+from precrop.plans.layers import LayerPlan
+from precrop.plans.plan import BudgetPlan, Plan
 
 LAYERS = (
     LayerPlan("conv1", "conv1.weight", "conv", 3, 16, 3, 9, 432, 243, 442_368, 248_832, "conv1"),

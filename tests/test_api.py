@@ -156,6 +156,8 @@ def test_a_network_that_cannot_be_copied() -> None:
         ({"device_profile": "gpu"}, "cpu or cuda"),
         ({"latency": 8}, "latency=8 has no unit: write a share"),
         ({"memory": "12ms"}, "memory='12ms' is not understood"),
+        ({"macs": "20MMACs"}, "; MACs are half of FLOPs: macs='1G'"),
+        ({"costs": {"flops": 0.5}}, "memory, latency; MACs are half of FLOPs"),
     ],
 )
 def test_options_without_sense(options: dict[str, Any], text: str) -> None:

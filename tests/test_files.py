@@ -1,12 +1,16 @@
 """Files that are written whole or not at all, and paths that are refused before any work."""
 
+import ast
 import json
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import precrop
 from precrop.errors import PrecropError
 from precrop.files import check_writable, drawn_name, figures, json_text, read_json, write_text
 
@@ -102,3 +106,68 @@ def test_numbers_that_json_has_not() -> None:
     assert found == {"loss": None, "rows": [{"x": None, "y": 0.1}, [None, 2, True, "nan"]]}
     assert math.isnan(figures(found)["loss"])
     assert figures({"x": 0.1, "y": 0}) == {"x": 0.1, "y": 0}
+
+
+def test_texts_of_any_length() -> None:
+    with Path("long.json").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(PrecropError, match=r"long.json is not JSON: it has more than 32 MiB"):
+        read_json(Path("long.json"))
+
+
+def test_a_backend_that_matplotlib_does_not_have(tmp_path: Path) -> None:
+    """In a process of its own: matplotlib looks once, when it is imported."""
+    code = "from precrop.files import new_figure; new_figure(1, 1)"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "MPLBACKEND": "foo"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "PrecropError: matplotlib does not start: Key backend: 'foo'" in run.stderr
+
+
+OPENERS = {"ParquetFile", "read_table", "safe_open", "load_file", "InferenceSession", "loadtxt"} | {
+    f"{library}.{name}"
+    for library in ("torch", "export", "np", "onnx", "Image", "jit", "json", "yaml", "pickle", "pd")
+    for name in ("load", "open", "memmap", "fromfile", "load_model", "read_csv", "read_parquet")
+}
+"""What libraries call the functions that open a file where they are given a path."""
+OPENED = {"checked_path", "BytesIO", "BufferReader", "decode"}
+"""What is a path that was looked at, or content that is in memory already."""
+
+
+def test_no_library_opens_a_path_that_was_not_looked_at() -> None:
+    """What is opened is checked or given by `open_plain`: a pipe or a device never ends."""
+    assert precrop.__file__
+    found = 0
+    for path in Path(precrop.__file__).parent.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        handles = {"encoded"} | {
+            item.optional_vars.id
+            for node in ast.walk(tree)
+            if isinstance(node, ast.With)
+            for item in node.items
+            if isinstance(item.optional_vars, ast.Name)
+            and called(item.context_expr) == "open_plain"
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and OPENERS & names(node):
+                (given, *_) = node.args
+                safe = called(given) in OPENED or (
+                    isinstance(given, ast.Name) and given.id in handles
+                )
+                assert safe, f"{path.name}:{node.lineno}"
+                found += 1
+    assert found > 5
+
+
+def names(call: ast.Call) -> set[str]:
+    """What is called, alone and with what it belongs to."""
+    whole = ast.unparse(call.func).split(".")
+    return {whole[-1], ".".join(whole[-2:])}
+
+
+def called(node: ast.AST) -> str:
+    return ast.unparse(node.func).split(".")[-1] if isinstance(node, ast.Call) else ""

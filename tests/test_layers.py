@@ -7,8 +7,8 @@ from pathlib import Path
 import precrop
 
 ROOMS = (
-    "version errors files progress plugins own",  # files, other people's code by name
-    "trust models zoo model_spec",  # networks by name
+    "version errors files forking progress plugins sources own",  # files, others' code by name
+    "trust models allowance zoo model_spec",  # networks by name
     "modules",  # any nn.Module: copies, hooks, state kept apart
     "solve",  # widths within budgets, as mathematics
     "read",  # a network's forward passes as a structure

@@ -17,6 +17,7 @@ from precrop.study.spec import read_study
 Output = pytest.CaptureFixture[str]
 MINE = '''
 import pathlib
+import sys
 import numpy as np
 import torch
 import precrop
@@ -42,7 +43,15 @@ def score(problem, *, power=1.0):
 
 
 def rule(problem):
-    return {name: 0.5 for name in problem.layers}
+    return {name: 0.3 for name in problem.layers}
+
+
+def over(problem):
+    return {name: 0.7 for name in problem.layers}
+
+
+def ends(*args):
+    sys.exit(0)
 
 
 def bright(problem):
@@ -73,6 +82,29 @@ def thick(problem):
 
 def nan(problem):
     return {name: weight * float("nan") for name, weight in problem.weights().items()}
+
+
+class Ends(torch.nn.Module):
+    def __init__(self, error, when=lambda x: True, num_classes=10):
+        super().__init__()
+        self.net, self.error, self.when = net(num_classes), error, when
+
+    def forward(self, x):
+        if self.when(x):
+            raise self.error
+        return self.net(x)
+
+
+def exits():
+    return Ends(SystemExit(0))
+
+
+def closes():
+    return Ends(GeneratorExit())
+
+
+def exits_on_batches(num_classes=10):
+    return Ends(SystemExit(), lambda x: len(x) > 4, num_classes)
 
 
 def net(num_classes=10):
@@ -149,7 +181,7 @@ def test_methods_are_what_they_return(capsys: Output) -> None:
         capsys, *words, "--method", "mine:score", "--option", "power=0.0", "--seed", "1"
     )
     assert rooted != magnitude
-    assert set(printed(capsys, *words, "--method", "mine:rule").values()) == {0.5}
+    assert set(printed(capsys, *words, "--method", "mine:rule").values()) == {0.3}
 
 
 @pytest.mark.parametrize(
@@ -183,8 +215,10 @@ def test_wrong_objectives(capsys: Output, option: list[str], message: str) -> No
             ["mine:ones"],
             "gives (2,) for 0: scores are a tensor of the weight's shape, (16,",
         ),
-        (["mine:thick"], "gives 2.0 for 0: write a tensor of scores, or a density"),
-        (["mine:nan"], "gives NaN for weights of 0"),
+        (["mine:thick"], "gives 2.0 for 0: a rule gives a number above 0 and at most 1"),
+        (["mine:nan"], "gives NaN or infinity for weights of 0"),
+        (["mine:over"], "method mine:over leaves params=3,707, above the budget of 2,648"),
+        (["builtins:dict"], "method builtins:dict does not say what it takes"),
         (["mine:bright"], "this method needs data: give data= (in a shell --data)"),
         (["mine:registered", "--data", "x"], "mine:registered looks at none"),
     ],
@@ -198,6 +232,49 @@ def test_a_module_that_ends_the_process(capsys: Output) -> None:
     Path("mine_script.py").write_text("import sys; sys.exit('usage: …')")
     words = ["densities", *NET, "--params", "0.5", "--method", "./mine_script.py:score"]
     assert "cannot import ./mine_script.py: SystemExit: usage" in refused(capsys, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["plan", "./mine.py:ends"], "./mine.py:ends could not be built: SystemExit: 0"),
+        (["plan", "./mine.py:exits"], "the network fails on input 3x8x8: SystemExit: 0"),
+        (["plan", "./mine.py:closes"], "the network fails on input 3x8x8: GeneratorExit"),
+        (["plan", "./odd.py:net"], "cannot import ./odd.py: ValueError: no such net"),
+        (["plan", NET[0], "--objective", "mine:ends"], "objective mine:ends fails (mine.py, line"),
+        (["densities", NET[0], "--method", "mine:ends"], "method mine:ends fails (mine.py, line"),
+    ],
+)
+def test_code_that_ends_the_process_or_raises_anything(
+    capsys: Output, words: list[str], message: str
+) -> None:
+    Path("odd.py").write_text("def __getattr__(name):\n    raise ValueError(f'no such {name}')\n")
+    assert message in refused(capsys, *words, *NET[1:], "--params", "0.5")
+
+
+def test_a_forward_that_ends_the_process_elsewhere(capsys: Output) -> None:
+    assert "fails on input 3x8x8: SystemExit" in refused(
+        capsys, "count", "./mine.py:exits", *NET[1:]
+    )
+    for name, said in (("exits", "cannot take images"), ("exits_on_batches", "cannot be trained")):
+        assert main(["train", f"./mine.py:{name}", "--epochs", "1", "--logger", "none"]) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert said in error
+        assert "SystemExit" in error
+
+
+def test_ctrl_c_is_nobodys_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(problem: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(methods.METHODS, "mine", methods.Method(interrupted, "rule"))
+    assert main(["densities", "resnet20", "--params", "0.5", "--method", "mine"]) == 130
+
+
+def test_a_rule_above_the_budget_is_not_trained(capsys: Output) -> None:
+    words = ["train", NET[0], "--epochs", "1", "--logger", "none", "--params", "0.5"]
+    assert main([*words, "--mask", "./mine.py:over"]) == 2
+    assert "method ./mine.py:over leaves params=" in capsys.readouterr().err
 
 
 def test_masks_in_training(capsys: Output) -> None:

@@ -2,18 +2,22 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 import precrop
 from precrop.cli.app import main
 from precrop.costs.layered import COSTS
 from precrop.errors import PrecropError
 from precrop.models import resnet20
+from precrop.strategies.objectives import OBJECTIVES
 
 PLUGIN = """
 import numpy as np
@@ -159,6 +163,74 @@ def test_prices_that_make_no_sense_are_one_line(
     monkeypatch.setitem(COSTS, "odd", lambda layer: prices)
     with pytest.raises(PrecropError, match="the cost 'odd' says .* it must be two whole numbers"):
         precrop.plan(resnet20(), (3, 32, 32), costs={"odd": 0.5})
+
+
+def fails(*args: Any) -> Any:
+    raise SystemExit("no luck")
+
+
+FAILS = r"\(test_plugins.py, line \d+\): SystemExit: no luck"
+
+
+def test_costs_and_objectives_that_fail_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(COSTS, "odd", fails)
+    with pytest.raises(PrecropError, match=f"^the cost 'odd' fails on conv1 {FAILS}"):
+        precrop.plan(resnet20(), (3, 32, 32), costs={"odd": 0.5})
+    monkeypatch.setitem(OBJECTIVES, "odd", fails)
+    with pytest.raises(PrecropError, match=f"^objective odd fails {FAILS}"):
+        precrop.plan(resnet20(), (3, 32, 32), params=0.5, objective="odd")
+    monkeypatch.setitem(OBJECTIVES, "odd", lambda structure: None)
+    with pytest.raises(PrecropError, match="^objective odd must give 22 weights"):
+        precrop.plan(resnet20(), (3, 32, 32), params=0.5, objective="odd")
+
+
+@torch.library.custom_op("plugins_tests::smooth", mutates_args=())
+def smooth(x: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.avg_pool2d(x, 3, stride=1, padding=1)
+
+
+smooth.register_fake(lambda x: torch.empty_like(x))
+
+
+def smoothing() -> nn.Module:
+    class Smooth(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return smooth(x)
+
+    convs = nn.Conv2d(3, 16, 3), Smooth(), nn.Conv2d(16, 16, 3)
+    return nn.Sequential(*convs, nn.Flatten(), nn.Linear(256, 10))
+
+
+@pytest.mark.parametrize(
+    ("handler", "reason"),
+    [
+        (fails, f", whose handler fails {FAILS}"),
+        (lambda reader, call: None, ", whose handler gives other sizes than its outputs have"),
+        (lambda reader, call: [reader.axes(call.arg("x"))[:1]], ", whose handler gives other siz"),
+    ],
+)
+def test_an_operations_handler_that_fails_holds_widths_and_the_plan_says_so(
+    handler: Any, reason: str
+) -> None:
+    precrop.op("plugins_tests::smooth", axes=handler)
+    model = smoothing()
+    plan = precrop.plan(model, (3, 8, 8), params=0.7)
+    assert re.match(f"plugins_tests::smooth in 1{reason}", plan.frozen["0"])
+    built: Any = plan.build(model)
+    assert sum(p.numel() for p in built.parameters()) == plan.params <= 0.7 * plan.base_params
+    assert built(torch.ones(2, 3, 8, 8)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("reading", "reason"),
+    [(fails, f"its linear reading fails {FAILS}"), (lambda call, args: None, "gives None, no val")],
+)
+def test_a_linear_reading_that_fails_is_one_line(reading: Any, reason: str) -> None:
+    precrop.op("plugins_tests::smooth", axes="same", linear=reading)
+    with pytest.raises(
+        PrecropError, match=f"^SynFlow fails at plugins_tests::smooth in 1: .*{reason}"
+    ):
+        precrop.densities(smoothing(), (3, 8, 8), method="synflow", params=0.5)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import lightning
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
+from timm.utils import ModelEma, ModelEmaV2, ModelEmaV3
 from torch import nn
+from torch.nn.utils import parametrizations, prune
+from torch.optim.swa_utils import AveragedModel
 
 import precrop
 from precrop.errors import PlanError, PrecropError
@@ -173,6 +178,65 @@ def test_wrapped_networks_are_saved_as_what_they_are(
     wrapped: Any = torch.compile(trained, backend="eager")
     precrop.save_pretrained(wrapped, half, tmp_path, name="resnet20")
     assert same(precrop.from_pretrained(tmp_path), trained)
+
+
+@pytest.mark.parametrize("average", [AveragedModel, ModelEma, ModelEmaV2, ModelEmaV3])
+def test_averages_are_saved_as_the_networks_that_they_are_of(
+    average: Any, trained: nn.Module, half: Plan, tmp_path: Path
+) -> None:
+    precrop.save_pretrained(average(trained), half, tmp_path, name="resnet20")
+    assert same(precrop.from_pretrained(tmp_path), trained)
+
+
+def test_what_lightnings_fabric_made_is_saved(
+    trained: nn.Module, half: Plan, tmp_path: Path
+) -> None:
+    wrapped: Any = lightning.Fabric(accelerator="cpu", devices=1).setup(trained)
+    precrop.save_pretrained(wrapped, half, tmp_path, name="resnet20")
+    assert same(precrop.from_pretrained(tmp_path), trained)
+
+
+def masked(network: Any) -> None:
+    prune.l1_unstructured(network.conv1, "weight", 0.5)
+    prune.ln_structured(network.layer1[0].conv1, "weight", 0.3, n=2, dim=0)
+
+
+def parametrised(network: Any) -> None:
+    parametrizations.weight_norm(network.conv1)
+    parametrizations.spectral_norm(network.fc)
+
+
+def normed(network: Any) -> None:
+    nn.utils.weight_norm(network.conv1)
+    nn.utils.spectral_norm(network.fc)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+@pytest.mark.parametrize("change", [masked, parametrised, normed])
+def test_weights_that_tools_compute_are_saved_as_they_are_used(
+    change: Callable[[Any], None], trained: nn.Module, half: Plan, tmp_path: Path
+) -> None:
+    change(trained.eval())
+    with torch.no_grad():
+        made = trained(IMAGES)
+    before = trained.state_dict()
+    precrop.save_pretrained(trained, half, tmp_path, name="resnet20")
+    again = precrop.from_pretrained(tmp_path)
+    assert again.state_dict().keys() == half.build(resnet20()).state_dict().keys()
+    with torch.no_grad():
+        torch.testing.assert_close(again(IMAGES), made)
+        assert torch.equal(trained(IMAGES), made)
+    assert trained.state_dict().keys() == before.keys()
+
+
+def test_another_head_is_found_by_the_name(tmp_path: Path) -> None:
+    plan = precrop.plan(timm.create_model("resnet18"), (3, 64, 64), params=0.3)
+    args = {"num_classes": 0, "in_chans": 1}
+    network = plan.build(timm.create_model("resnet18", **args))
+    with pytest.raises(PlanError, match="it has no fc"):
+        precrop.save_pretrained(network, plan, tmp_path)
+    precrop.save_pretrained(network, plan, tmp_path, name="timm:resnet18", args=args)
+    assert same(precrop.from_pretrained(tmp_path), network)
 
 
 # --- what is refused ----------------------------------------------------------------------------

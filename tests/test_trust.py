@@ -261,6 +261,12 @@ def test_sizes_that_would_take_memory_or_time(args: dict[str, Any]) -> None:
         check_named("timm:resnet18", args, False, "")
 
 
+@pytest.mark.parametrize("args", [{"widths": [2**14] * 65}, {"a": 2**20, "b": {"c": 1.5}}])
+def test_sizes_that_add_up(args: dict[str, Any]) -> None:
+    with pytest.raises(PrecropError, match="their numbers add up to more than 1,048,576"):
+        check_named("timm:resnet18", args, False, "")
+
+
 def test_a_factory_of_ones_own_gets_plain_arguments_from_a_file_unless_the_file_is_trusted() -> (
     None
 ):

@@ -14,7 +14,7 @@ import typer
 import precrop
 from precrop import plugins
 from precrop.cli.output import INTERRUPTED
-from precrop.errors import PrecropError, reason
+from precrop.errors import PrecropError, errors_as, flops_hint, reason, typed_reason
 from precrop.files import terminated_as_interrupted
 from precrop.own import UNGUARDED, started_by_import
 from precrop.progress import say
@@ -25,6 +25,7 @@ COMMANDS = (
 )
 """In the order of ``--help``; each is a function of its name, `plan_command`, in its own module."""
 STUDY_COMMANDS = "run status show diff"
+_ENDED = "code that is not precrop's ended the process"
 
 app = typer.Typer(
     help="Crop any convolutional network to a budget of parameters and MACs, before training.",
@@ -36,7 +37,7 @@ studies = typer.Typer(name="study", help="Run studies: networks x variants x bud
 def _command(module: str, name: str) -> Callable[..., None]:
     command: Callable[..., None]
     command = getattr(import_module(f"precrop.cli.{module}"), f"{name}_command")
-    return command
+    return errors_as(_ENDED, SystemExit, GeneratorExit, told=typed_reason)(command)
 
 
 for name in COMMANDS.split():
@@ -66,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(str(error))
     except typer.TyperException as error:
         # typer has pydantic read options, which puts its own words first
-        return _refuse(error.format_message().replace("Value error, ", ""))
+        message = error.format_message().replace("Value error, ", "")
+        return _refuse(message + (flops_hint("flops") if ": --flops" in message else ""))
     except OSError as error:
         where = "" if error.filename is None else f"{error.filename}: "
         return _refuse(where + (reason(error) or type(error).__name__))

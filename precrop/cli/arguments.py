@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from precrop.errors import PrecropError, check_seed
+from precrop.errors import PrecropError, check_once, check_seed
 from precrop.progress import step
 from precrop.trust import literal
 
@@ -38,6 +38,7 @@ def arguments(pairs: Sequence[str] | None) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not equals or not name.isidentifier():
             raise PrecropError(f"argument {pair!r} is not like name=value")
+        check_once(name, value, found)
         found[name] = literal(value)
     return found
 

@@ -54,9 +54,10 @@ def export_command(
     ],
     original: TrainedOptions,
     format_: Annotated[
-        Literal["onnx", "pt2", "safetensors"],
-        "ONNX; PyTorch's own exported program; or weights to load back.",
-    ] = "onnx",
+        Literal["onnx", "pt2", "safetensors"] | None,
+        "ONNX; PyTorch's own exported program; or weights to load back. By default as the file's "
+        "name ends, or ONNX.",
+    ] = None,
     output: Annotated[Path | None, "The file, or a folder for it.", "FILE"] = None,
     weights: Annotated[
         Path | None, f"Weights of the exported network ({WEIGHT_FILES}); else initial ones.", "FILE"
@@ -67,18 +68,20 @@ def export_command(
     as_json: AsJson = False,
 ) -> None:
     """Write a network to a file for other programs, and check the file by running it."""
-    from precrop.deployment.exporting import FORMATS, export
+    from precrop.deployment.exporting import FORMATS, export, format_of
 
     set_seed(seed)
+    file = None if output is None or output.is_dir() else output
+    kind = format_of(file or Path(), format_)  # refused before a network is built
     with step(f"building {source}"):
         found = _find(source, original, weights, input_shape)
-    path = _target(output, found.stem, FORMATS[format_].suffix)
-    with step(f"exporting {found.stem} as {format_} and running the file"):
+    path = file or _unused(output or Path(), f"{found.stem}{FORMATS[kind].suffix}")
+    with step(f"exporting {found.stem} as {kind} and running the file"):
         made = export(
             found.model,
             found.shape,
             path,
-            format_,
+            kind,
             batch=batch,
             origin=found.origin,
             metadata=found.metadata,
@@ -125,11 +128,9 @@ def _find(
     return found._replace(shape=shape or found.shape)
 
 
-def _target(output: Path | None, stem: str, suffix: str) -> Path:
-    """Where the file goes. A default name never replaces a file, which may hold weights."""
-    if output is not None and not output.is_dir():
-        return output
-    path = (output or Path()) / f"{stem}{suffix}"
+def _unused(folder: Path, name: str) -> Path:
+    """The file of a default name, which never replaces another one: that may hold weights."""
+    path = folder / name
     if path.exists():
         raise PrecropError(f"{path} is there already: say -o {path} to replace it")
     return path

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import precrop
 from precrop.cli.options import InputOptions, Macs, Params
 from precrop.cli.output import warn
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, check_once
 from precrop.files import read_json
 from precrop.progress import note, step
 from precrop.solve.budgets import UNITS, parse_budget
@@ -158,11 +158,12 @@ def _warn_if_slack(plan: "precrop.Plan") -> None:
 
 def _budgets(pairs: Sequence[str] | None) -> dict[str, str]:
     """Budgets by the names of their costs."""
-    found = {}
+    found: dict[str, str] = {}
     for pair in pairs or ():
         name, equals, budget = pair.partition("=")
         if not equals or not name or not budget:
             raise PrecropError(f"--cost {pair} is not like energy=0.5")
+        check_once(name, budget, found)
         found[name] = budget
     return found
 
@@ -182,4 +183,9 @@ def _read_densities(path: Path) -> dict[str, float]:
     content = read_json(path)
     if not isinstance(content, dict):
         raise PrecropError(f"{path} is not like {{layer name: density}}")
+    if {"schema", "layers"} <= content.keys():
+        raise PrecropError(
+            f"{path} is a plan, not densities: `precrop densities --json` prints those, and "
+            f"`precrop build {path}` builds its network"
+        )
     return content

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from precrop.cli.options import LastJson, Trust, with_options
-from precrop.cli.output import goes_on, plain, print_line, wide_console
+from precrop.cli.output import goes_on, plain, print_line, warn, wide_console
 from precrop.cli.studies import StudyOptions, opened
 from precrop.errors import PrecropError, needs
 from precrop.files import json_text
 from precrop.progress import say
+from precrop.sources import changed
 
 if TYPE_CHECKING:
     from precrop.study.cells import Cell
@@ -94,6 +95,7 @@ def run_command(
     absent = dry_run and not folder.exists()
     store, rows = (None, []) if absent else opened(folder, create=not dry_run)
     todo = to_run(cells, store.tally() if store else {}, retry_failed=retry_failed)
+    _warn_of_code(cells, rows)
     for cell in todo:
         cell.how.load_own()  # before images are looked for: a wrong name is told at once
     planned: list[dict[str, Any]] = []
@@ -183,6 +185,19 @@ def _check_same_images(
                 f"{folder} has results on other images of {row.data} than {cells[0].data}: name "
                 "another --store, or those images with --data"
             )
+
+
+def _warn_of_code(cells: "Sequence[Cell]", rows: "Sequence[Row]") -> None:
+    """Say how many results are of code of the user's that is other code now."""
+    done = {row.cell: row.code for row in rows if row.status == "done" and row.code}
+    found = [changed(done[cell.id], cell.own_code()) for cell in cells if cell.id in done]
+    files = list(dict.fromkeys(filter(None, found)))
+    if files:
+        warn(
+            f"{sum(map(bool, found))} of {len(cells)} cells ran with other code and are not run "
+            f"again: {', '.join(files)} changed since; undo that, or name another --store and "
+            "--output"
+        )
 
 
 def _planned(cells: "Sequence[Cell]", images: "ImageData") -> Iterator[dict[str, Any]]:

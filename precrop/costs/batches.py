@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
-from precrop.errors import PrecropError, errors_as
+from precrop.errors import PrecropError
+from precrop.own import calling_own
 from precrop.read.axes import atoms
 from precrop.read.copies import with_pass
 from precrop.read.examples import tensors_in
@@ -91,7 +92,7 @@ def follow(network: Network, batch_size: int) -> tuple[Network, Lifetimes]:
     model = tracer.replica().eval()
     args, kwargs = network.inputs.make(batch_size, model, device)
     failure = f"the network fails at batch size {batch_size}"
-    with errors_as(failure, Exception), tracer.tables.lent():  # whatever its own forward raises
+    with calling_own(failure), tracer.tables.lent():
         found = lifetimes(model, args, kwargs, meta)
     known = _names(network.passes[0].trace)
     if found.names != known:

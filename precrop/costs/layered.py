@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, brief, flops_hint
+from precrop.own import calling_own
 from precrop.read.axes import Tie
 from precrop.read.known import Product
 from precrop.read.lower import CostModel, lowered, polynomial
@@ -47,18 +48,19 @@ def layered(name: str) -> CostModel:
         PrecropError: no cost has that name.
     """
     if name not in COSTS:
-        known = ", ".join([*UNITS, *COSTS])
+        known = ", ".join([*UNITS, *COSTS]) + flops_hint(name)
         raise PrecropError(f"no cost is called {name!r}: choose from {known}")
 
     def model(network: Network, index: Mapping[Tie, int]) -> Cost:
         products = []
         for reading in network.layers:
-            prices = COSTS[name](lowered(network, reading, index))
+            with calling_own(f"the cost {name!r} fails on {reading.name}", COSTS[name]):
+                prices = COSTS[name](lowered(network, reading, index))
             two = isinstance(prices, tuple) and len(prices) == _PRICES
             if not two or not all(type(price) is int and price >= 0 for price in prices):
                 raise PrecropError(
-                    f"the cost {name!r} says {prices!r} of {reading.name}: it must be two whole "
-                    "numbers from 0 up, per weight and per multiply-accumulate"
+                    f"the cost {name!r} says {brief(prices)} of {reading.name}: it must be two "
+                    "whole numbers from 0 up, per weight and per multiply-accumulate"
                 )
             weights = Product(1, list(network.known.tensors[reading.weight]))
             products += [_times(weights, prices[0]), *(_times(m, prices[1]) for m in reading.macs)]

@@ -23,8 +23,10 @@ RUNTIMES = ("eager", "ort")
 DEVICE = re.compile(r"cpu|cuda(:[0-9]{1,3})?")
 """The names of what networks run on."""
 
-_SLOWEST, _WIDEST = 1e6, 1 << 20
-"""Seconds of one operation, and channels that a kernel works on at once: more make no sense."""
+_SLOWEST, _WIDEST, _LARGEST = 1e6, 1 << 20, 2**63
+"""Seconds of one operation, channels that a kernel works on at once, and any number that is said:
+more make no sense.
+"""
 
 OTHER = "other"
 """The kind that stands for all kinds without coefficients of their own."""
@@ -119,14 +121,28 @@ def _check(profile: DeviceProfile) -> None:
         raise ValueError(f"threads {profile.threads!r} is not a number of threads")
     if not isinstance(profile.device, str) or not DEVICE.fullmatch(profile.device):
         raise ValueError(f"device {profile.device!r} is not cpu, cuda or cuda:1")
-    if not isinstance(profile.machine, Mapping):
-        raise ValueError(f"machine {profile.machine!r} is not a description")
+    if not isinstance(profile.name, str):
+        raise ValueError(f"name {brief(profile.name)} is not a text")
+    for what, said in {"machine": profile.machine, "fitted": profile.fitted}.items():
+        if not isinstance(said, Mapping) or not _is_plain(said):
+            raise ValueError(f"{what} {brief(said)} is not a description")
     if type(profile.step) is not int or not 1 <= profile.step <= _WIDEST:
         raise ValueError(f"step {profile.step!r} is not a number of channels")
     for kind, coefficients in profile.coefficients.items():
         for name, value in coefficients.items():
             if name not in FEATURES or not _is_rate(value):
                 raise ValueError(f"{kind}.{name} is {brief(value)}")
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a plan can hold a value: numbers are finite, and none has more than 64 bits."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    if isinstance(value, (int, float)):
+        return abs(value) < _LARGEST
+    return value is None or isinstance(value, str)
 
 
 def _is_rate(value: Any) -> bool:

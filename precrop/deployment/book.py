@@ -53,7 +53,7 @@ class Book:
                 f"{self.path} was not written by precrop deploy: choose another folder"
             ) from error
         for name, value in self.about.items():
-            if about.get(name) != value:
+            if about.get(name, value) != value:  # older books say less
                 raise PrecropError(
                     f"{self.folder} holds another deployment, which differs in its "
                     f"{name.replace('_', ' ')}: choose another folder, or remove it"

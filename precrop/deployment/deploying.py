@@ -37,6 +37,7 @@ from precrop.progress import lines, unheard
 from precrop.read.inputs import Inputs
 from precrop.solve.budgets import Budget
 from precrop.training.recipes import find_recipe
+from precrop.trust import code_of
 from precrop.zoo import default_input_shape
 
 if TYPE_CHECKING:
@@ -173,6 +174,8 @@ def deploy(
         "threads": threads,
         "options": options,
     }
+    if code := code_of({spec.name: None}):
+        about["code"] = code
     book = Book(Path(output), about, progress or unheard)
     inputs = Inputs(shape)
     steps = _Steps(book, spec, network, inputs, setting, format)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from precrop.errors import MALFORMED, PrecropError, errors_as
 from precrop.model_spec import ModelSpec
 from precrop.modules.copying import copied
 from precrop.modules.names import buffers_of, parameters_of
+from precrop.own import calling_own
 from precrop.plans.plan import Plan
 from precrop.read.examples import tensors_in
 from precrop.read.inputs import LARGEST_BATCH, Inputs
@@ -53,9 +55,11 @@ class Origin:
     model: ModelSpec
     plan: Plan | None = None
 
-    def build(self, like: Mapping[str, Sequence[int]] | None = None) -> nn.Module:
-        """The network with fresh weights; ``like`` as in `ModelSpec.build`, without a plan."""
-        network = self.model.build(like if self.plan is None else self.plan.shapes)
+    def build(
+        self, like: Mapping[str, Sequence[int]] | None = None, weights: Path | None = None
+    ) -> nn.Module:
+        """The network with fresh weights, as `ModelSpec.build` says; ``like`` without a plan."""
+        network = self.model.build(like if self.plan is None else self.plan.shapes, weights)
         return network if self.plan is None else self.plan.build(network)
 
 
@@ -110,7 +114,7 @@ class Exportable:
         for batch in self.batches:
             arguments = noise(self.inputs, self.model, batch)
             failure = f"the network fails on {batch} inputs of {self.inputs.text}"
-            with errors_as(failure, Exception, told=innermost_reason):  # its forward may raise any
+            with calling_own(failure):
                 outputs = run(self.model, arguments)
             if not any(bool(output.isfinite().any()) for output in outputs):
                 raise PrecropError(

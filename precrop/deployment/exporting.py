@@ -108,7 +108,7 @@ def export(
     model: nn.Module,
     input_shape: Any,
     path: str | Path,
-    format: str = "onnx",
+    format: str | None = None,
     *,
     batch: int | None = None,
     origin: Origin | None = None,
@@ -122,7 +122,7 @@ def export(
         model: the network; it stays as it is, and is exported as in eval mode.
         input_shape: shape of one input without the batch, or a list or dict of several.
         path: the file.
-        format: a name in `FORMATS`.
+        format: a name in `FORMATS`; if None, the one of the file's suffix, or else ONNX.
         batch: the one batch size that the file takes; None for any. Weights alone take any.
         origin: how the network is built anew; a safetensors file keeps it.
         metadata: anything else worth knowing, in JSON's types: ``mean``, ``std``, ``classes``. All
@@ -130,16 +130,35 @@ def export(
 
     Raises:
         PrecropError: torch cannot export the network (with its reason), a library is missing, the
-            file cannot be written, or it gives other outputs; or the metadata is not JSON.
+            file cannot be written, is called as one of another format, or gives other outputs; or
+            the metadata is not JSON.
     """
     inputs = given(model, input_shape)
     source = Exportable(model, inputs, batch=batch, origin=origin, metadata=metadata)
     return write(source, Path(path), format)
 
 
-def write(source: Exportable, path: Path, format: str) -> Export:
-    """As `export`, of a network that other formats may be made of too."""
+def format_of(path: Path, format: str | None = None) -> str:
+    """The format of a file by its suffix, or ONNX, unless it is given.
+
+    Raises:
+        PrecropError: the given one is unknown, or the suffix is that of another one.
+    """
+    meant = next((n for n, kind in FORMATS.items() if kind.suffix == path.suffix.lower()), None)
+    if format is None:
+        return meant or "onnx"
     check_known(f"format {format!r}", format, FORMATS)
+    if meant not in (None, format):
+        raise PrecropError(
+            f"{path.name} would be a file of format {format} under the suffix of {meant}: write "
+            f"{path.with_suffix(FORMATS[format].suffix).name}, or drop the format"
+        )
+    return format
+
+
+def write(source: Exportable, path: Path, format: str | None = None) -> Export:
+    """As `export`, of a network that other formats may be made of too."""
+    format = format_of(path, format)
     kind = FORMATS[format]
     check_runtime(kind.runtime)
     check_writable(path)

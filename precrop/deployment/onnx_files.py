@@ -15,6 +15,8 @@ from torch.utils._pytree import keystr, tree_flatten_with_path, tree_unflatten
 from precrop.deployment.exportable import Arguments, Exportable, Runs, export_mode, innermost_reason
 from precrop.deployment.setting import check_runtime
 from precrop.errors import PrecropError, errors_as
+from precrop.files import checked_path
+from precrop.modules.names import parameters_of
 from precrop.read.examples import tensors_in
 
 if TYPE_CHECKING:
@@ -27,10 +29,13 @@ def write_onnx(source: Exportable, path: Path) -> None:
     Weights beyond 1.5 GB go to a second file, its name with ``.data`` behind.
 
     Raises:
-        PrecropError: torch cannot export the network, with its reason; or a library is missing.
+        PrecropError: torch cannot export the network, with its reason; ONNX Runtime could not run
+            it; or a library is missing.
         OSError: the file cannot be written.
     """
     check_runtime("ort")
+    if any(one.dtype is torch.bfloat16 for one in parameters_of(source.model).values()):
+        raise PrecropError("ONNX Runtime has no bfloat16 kernels on a CPU: export model.float()")
     from onnx_ir.passes.common import NameFixPass
 
     program = source.program
@@ -104,7 +109,7 @@ def onnx_session(
             raise PrecropError("this onnxruntime has no CUDA: pip install onnxruntime-gpu instead")
     # ONNX Runtime's errors have no class in common.
     with errors_as("ONNX Runtime cannot load it", Exception, told=innermost_reason):
-        session = onnxruntime.InferenceSession(path, options, providers=[provider])
+        session = onnxruntime.InferenceSession(checked_path(path), options, providers=[provider])
     if session.get_providers()[0] != provider[0]:
         raise PrecropError(f"ONNX Runtime cannot start {provider[0]}: see its log above")
     return session

@@ -32,6 +32,8 @@ from precrop.read.network import read_network
 SHARES = (1.0, 0.35, 0.6, 0.2)
 """Of the MACs, at which each network is measured, in this order."""
 ROUNDS = 15
+_BEGUN = 0.99
+"""Of all, where the time is over but not what was begun within it."""
 _STEPS = (1, 2, 4, 8, 16, 32)
 _STEP_WIDTH = 96
 """Channels that every step divides, to which one step is added."""
@@ -104,8 +106,8 @@ def profile_device(
 
     def tell(what: str) -> None:
         over = 1 - len(left) / len(wanted)
-        spent = 0.0 if seconds is None else min((clock() - start) / max(seconds, 1.0), 1.0)
-        progress(what, max(over, spent))
+        spent = 0.0 if seconds is None else (clock() - start) / max(seconds, 1.0)
+        progress(what, max(over, min(spent, _BEGUN)))
 
     if store.step is None:
         what = "channels that kernels work on at once"

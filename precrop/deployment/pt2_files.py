@@ -18,6 +18,7 @@ from precrop.deployment.runtimes import torch_run
 from precrop.deployment.setting import Setting
 from precrop.deployment.timing import Run
 from precrop.errors import errors_as
+from precrop.files import checked_path
 
 RECORD = "precrop"
 """The extra file that says what the network is."""
@@ -42,11 +43,11 @@ def write_pt2(source: Exportable, path: Path) -> None:
 def open_pt2(path: Path, source: Exportable) -> Runs:
     """Run a file as often as wanted."""
     with export_mode():
-        module = torch.export.load(path).module()
+        module = torch.export.load(checked_path(path)).module()
     return lambda arguments: run(module, arguments)
 
 
 def pt2_run(path: Path, arguments: Arguments, setting: Setting) -> Run:
     """A file, run once on these inputs on a CPU: each call runs it again."""
-    module, (args, kwargs) = torch.export.load(path).module(), arguments
+    module, (args, kwargs) = torch.export.load(checked_path(path)).module(), arguments
     return torch_run(lambda: module(*args, **kwargs), setting)

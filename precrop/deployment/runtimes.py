@@ -22,9 +22,10 @@ from precrop.deployment.exportable import Arguments, Exportable, noise
 from precrop.deployment.onnx_files import bound, onnx_session, write_onnx
 from precrop.deployment.setting import Setting, check_device
 from precrop.deployment.timing import Progress, Run, Stopwatch, interleaved
-from precrop.errors import PrecropError, errors_as, typed_reason
+from precrop.errors import PrecropError
 from precrop.modules.copying import copied
 from precrop.modules.threads import threads_restored
+from precrop.own import calling_own
 from precrop.progress import unheard
 from precrop.read.inputs import Inputs
 
@@ -53,7 +54,7 @@ def sessions(
     """
     with threads_restored():
         failure = f"{setting.runtime} cannot run this network"
-        with errors_as(failure, Exception, told=typed_reason):  # a runtime's errors are of any kind
+        with calling_own(failure):  # a runtime's errors are of any kind, too
             runs = RUNTIMES[setting.runtime](model, inputs, setting, number)
         yield runs
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from precrop.deployment.exportable import Exportable, Origin, Runs, run
 from precrop.errors import MALFORMED, PrecropError, errors_as
+from precrop.files import checked_path
 from precrop.model_spec import ModelSpec
 from precrop.plans.plan import Plan
 from precrop.plans.weights import fill, load_tensors, save_tensors
@@ -37,7 +38,7 @@ def open_safetensors(path: Path, source: Exportable) -> Runs:
 
 
 def load_safetensors(
-    path: Path, model: str | None = None, args: Mapping[str, Any] | None = None
+    path: str | Path, model: str | None = None, args: Mapping[str, Any] | None = None
 ) -> nn.Module:
     """The network in a file of `precrop.deployment.exporting.export`, in eval mode.
 
@@ -51,12 +52,14 @@ def load_safetensors(
     Raises:
         PrecropError: the file is broken, or doesn't say how its network is built.
     """
+    path = Path(path)
     record = _record(path)
     text = record.get("plan")
     plan = None if text is None else Plan.from_json(json.dumps(text))
     original = _recorded(path, record) if model is None else ModelSpec(model, args or {})
     tensors = load_tensors(path)
-    network = Origin(original, plan).build({name: t.shape for name, t in tensors.items()})
+    like = {name: tensor.shape for name, tensor in tensors.items()}
+    network = Origin(original, plan).build(like, path)
     fill(network, tensors, path)
     return network.eval()
 
@@ -64,7 +67,7 @@ def load_safetensors(
 def _record(path: Path) -> dict[str, Any]:
     with (
         errors_as(f"cannot read {path}", OSError, SafetensorError, *MALFORMED),
-        safe_open(path, framework="pt") as file,
+        safe_open(checked_path(path), framework="pt") as file,
     ):
         record = json.loads((file.metadata() or {}).get(RECORD, "{}"))
     if not isinstance(record, dict):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from precrop.deployment.benching import DENSE, Bench, BenchRow
 from precrop.errors import PrecropError
-from precrop.files import check_picture, drawn_name, save_picture
+from precrop.files import check_picture, drawn_name, new_figure, save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,8 +26,6 @@ def plot_bench(bench: Bench, path: str | Path, title: str) -> None:
             the file cannot be written.
     """
     check_picture(path)
-    from matplotlib.figure import Figure
-
     panels = {
         str(setting): drawn
         for setting, rows in bench.settings.items()
@@ -36,7 +34,7 @@ def plot_bench(bench: Bench, path: str | Path, title: str) -> None:
     if not panels:
         raise PrecropError("there is no speed-up to draw: no variant ran beside the dense network")
     rows = max(map(len, panels.values()))
-    figure = Figure(figsize=(8, len(panels) * (0.9 + 0.42 * rows)), layout="constrained")
+    figure = new_figure(8, len(panels) * (0.9 + 0.42 * rows))
     grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False)
     for axes, (name, drawn) in zip(grid[:, 0], panels.items(), strict=True):
         _draw(axes, drawn)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from precrop.errors import MALFORMED, PrecropError, errors_as
-from precrop.files import read_parquet
+from precrop.files import checked_path, read_parquet
 from precrop.models.nats import STAGES, NatsCell, NatsNetwork, NatsReduction, projection
 from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
@@ -116,7 +116,7 @@ def load_tables(path: Path) -> list[Table]:
         raise PrecropError(f"{path} holds no {FILE}: give its folder with --data")
     failure = f"{found} is not the size space of NATS-Bench"
     with errors_as(failure, OSError, pa.ArrowException, *MALFORMED):
-        file = pq.ParquetFile(found)
+        file = pq.ParquetFile(checked_path(found))
         table = read_parquet(file, file.schema_arrow.names, MOST_BYTES)
         frame = table.replace_schema_metadata(None).to_pandas()
         widths = frame[[f"c{i}" for i in range(STAGES)]].to_numpy(np.int64)

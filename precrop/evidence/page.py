@@ -15,6 +15,7 @@ from precrop.evidence.order import objective_values
 from precrop.evidence.published import disagreement
 from precrop.evidence.sizes import BAND, bands
 from precrop.evidence.verdict import Evidence
+from precrop.files import drawing, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -162,11 +163,8 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def draw_order(tables: Sequence[Table]) -> "Figure":
     """Accuracy against the objective, both as distances from the mean of the network's band."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(9, 3.4), layout="constrained")
+    with drawing().rc_context(_STYLE):
+        figure = new_figure(9, 3.4)
         axes = figure.subplots(1, len(tables), squeeze=False)[0]
         for axis, table, color in zip(axes, tables, COLORS, strict=False):
             values = objective_values(table)[DEFAULT]
@@ -197,13 +195,10 @@ def draw_order(tables: Sequence[Table]) -> "Figure":
 
 def draw_gains(found: Evidence) -> "Figure":
     """What is gained over uniform width, against what the best network gains."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     frame = found.gains[found.gains["strategy"] == DEFAULT]
-    with mpl.rc_context(_STYLE):
+    with drawing().rc_context(_STYLE):
         present = _present(frame)
-        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        figure = new_figure(9, 3.6)
         axes = figure.subplots(1, len(present), squeeze=False)[0]
         for axis, name in zip(axes, present, strict=True):
             part = frame[frame["data set"] == name]

@@ -22,7 +22,7 @@ from precrop.evidence.nats import FreeWidths, Table
 from precrop.evidence.order import exact_order, order
 from precrop.evidence.published import Configuration, compare
 from precrop.evidence.regret import BUDGETS, FEW_BUDGETS, baselines, regret
-from precrop.files import figures, json_text, write_text
+from precrop.files import figures, json_text, read_json, write_text
 from precrop.modules.threads import threads_restored
 from precrop.progress import Progress, silent
 from precrop.pruning.problem import LayerCollapseWarning
@@ -57,7 +57,7 @@ class Evidence:
     @classmethod
     def load(cls, path: Path) -> "Evidence":
         """What `save` wrote."""
-        found = json.loads(path.read_text())
+        found = read_json(path)
         return cls(
             **{name: _unpacked(found[name]) for name in FRAMES}, noise=figures(found["noise"])
         )

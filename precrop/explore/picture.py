@@ -7,7 +7,8 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]
 from precrop.explore.html import plain, uniform_widths
 
 if TYPE_CHECKING:
-    from precrop.plans.plan import LayerPlan, Plan
+    from precrop.plans.layers import LayerPlan
+    from precrop.plans.plan import Plan
 
 _OLD, _NEW, _WIDER = "#cfd8dc", "#1f6f8b", "#c8553d"
 _FIXED, _UNIFORM, _OTHER = "#8a8f94", "#e09f3e", "#6a4c93"

@@ -21,13 +21,7 @@ RESHAPES = ("view", "_unsafe_view")
 
 @dataclass(frozen=True)
 class Argument:
-    """An argument of a call that states the size of an axis.
-
-    Attributes:
-        forward: the pass.
-        index: of the call.
-        literal: which argument.
-    """
+    """An argument of a call that states the size of an axis: of which pass, call and name."""
 
     forward: Pass
     index: int
@@ -73,10 +67,10 @@ class Argument:
             value = self.forward.trace.values.data.get(value.number)
         if isinstance(value, Tensor):
             value = run_of(value)
-        if position is None:
-            return value
-        listed = isinstance(value, (list, tuple)) and position < len(value)
-        return value[position] if listed else None
+        if position is not None:
+            listed = isinstance(value, (list, tuple)) and position < len(value)
+            value = value[position] if listed else None
+        return value
 
     @property
     def is_hidden(self) -> bool:

@@ -22,7 +22,7 @@ _SPATIAL = {
     "dilation", "kernel_size", "output_padding", "padding", "stride",
     "_reversed_padding_repeated_twice",
 }  # fmt: skip
-"""What PyTorch's convolutions hold of space."""
+"""What PyTorch's convolutions hold of space: no width changes how they move over it."""
 
 
 def stated_sizes(module: nn.Module) -> dict[str, Any]:
@@ -125,28 +125,23 @@ def inner_integers(module: nn.Module) -> Iterator[tuple[str, int]]:
             yield from ((f"{path}.{attribute}", value) for attribute, value in integers(inner))
 
 
-def holder(module: nn.Module, path: str) -> tuple[str, str]:
-    """The child that holds what an attribute path leads to, and the path from there."""
-    steps = path.split(".")
-    inside = 0
-    while inside < len(steps) - 1 and module._modules.get(steps[inside]) is not None:
-        module = module._modules[steps[inside]]  # type: ignore[assignment]
-        inside += 1
-    return ".".join(steps[:inside]), ".".join(steps[inside:])
+def holder(module: nn.Module, path: str) -> tuple[nn.Module, str, str]:
+    """The child that holds what an attribute path leads to, its path, and the path from there."""
+    steps, inside = path.split("."), 0
+    while inside < len(steps) - 1 and (child := module._modules.get(steps[inside])) is not None:
+        module, inside = child, inside + 1
+    return module, ".".join(steps[:inside]), ".".join(steps[inside:])
 
 
 def stated_integers(module: nn.Module, paths: Iterable[str]) -> dict[str, int]:
     """What a module and its children say at some attribute paths, as far as there are integers."""
     found = {}
     for path in paths:
-        child, attribute = holder(module, path)
-        try:
-            value = get_attribute(registered_module(module, child), attribute)
-        except LookupError:
-            continue
-        size = as_size(value)
-        if size is not None:
-            found[path] = size
+        child, _, attribute = holder(module, path)
+        with suppress(LookupError):
+            size = as_size(get_attribute(child, attribute))
+            if size is not None:
+                found[path] = size
     return found
 
 
@@ -221,17 +216,6 @@ def _fits(value: Any, before: Any) -> bool:
     return isinstance(before, float) and type(value) in (int, float) and is_finite(value)
 
 
-def _holds(module: nn.Module, path: str) -> Any:
-    """What an edit would replace. No width changes how a convolution moves over space.
-
-    Raises:
-        KeyError, IndexError: there is nothing at this path that an edit may reach.
-    """
-    if isinstance(module, _ConvNd) and path.partition(".")[0] in _SPATIAL:
-        raise KeyError(path)
-    return get_attribute(module, path)
-
-
 def apply_edits(model: nn.Module, edits: Iterable[Edit]) -> None:
     """Set attributes of a network's modules: numbers, and lists of them, where there are some.
 
@@ -244,7 +228,9 @@ def apply_edits(model: nn.Module, edits: Iterable[Edit]) -> None:
         where = f"{module_path}.{path}" if module_path else path
         try:
             module = registered_module(model, module_path)
-            before = _holds(module, path)
+            if isinstance(module, _ConvNd) and path.partition(".")[0] in _SPATIAL:
+                raise KeyError(path)
+            before = get_attribute(module, path)
         except LookupError as error:
             raise PlanError(f"the plan sets {where}, which this network does not have") from error
         if not _fits(value, before):

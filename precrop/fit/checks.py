@@ -39,9 +39,7 @@ class SizeCheck:
 class Checks:
     """Finds attributes that code compares with widths, and keeps them equal.
 
-    Attributes:
-        prober: runs single modules.
-        found: by the call before which fitted networks stopped.
+    ``found`` has them by the call before which fitted networks stopped.
     """
 
     prober: Prober

@@ -59,11 +59,6 @@ class Constraints:
     most_read: Mapping[str, int] = field(default_factory=dict)
     frozen: str | None = None
 
-    @property
-    def hold_nothing(self) -> bool:
-        """Whether all widths may be as the passes allow, but for bounds."""
-        return self == Constraints(most_read=self.most_read)
-
     def driven(self, site: Site, drivers: Iterable[Driver]) -> "Constraints":
         """Tie what the arguments of a site follow, too."""
         known = self.drivers.get(site, ())
@@ -99,7 +94,7 @@ class Constraints:
 
 def constrained(constraints: Constraints, lessons: Lessons) -> Network:
     """The network under some constraints."""
-    if constraints.hold_nothing:
+    if constraints == Constraints(most_read=constraints.most_read):
         return lessons.network
     network = with_own_widths(lessons.network)
     _apply(network, constraints, lessons)
@@ -263,9 +258,9 @@ def _in_modules(depth: int) -> Reach:
     """
 
     def reach(_: Lessons, forward: Pass, indices: Sequence[int]) -> Iterator[list[Axis]]:
-        inside: dict[int | None, list[int]] = {}
-        for index, call in enumerate(forward.trace.calls):
-            for frame in {call.frame, _parent(forward, call.frame)}:
+        inside: dict[int, list[int]] = {}
+        for index in range(len(forward.trace.calls)):
+            for frame in _enclosing(forward, index, 1):
                 inside.setdefault(frame, []).append(index)
         for frames in dict.fromkeys(_enclosing(forward, index, depth) for index in indices):
             found = sorted({index for frame in frames for index in inside.get(frame, [])})
@@ -298,10 +293,6 @@ FIRST_FREEZING = next(level for level, (freezes, _) in enumerate(DECISIONS) if f
 def _axes(reading: CallReading) -> Iterator[Axis]:
     yield from reading.literals.values()
     yield from reading.axes
-
-
-def _parent(forward: Pass, frame: int) -> int | None:
-    return forward.trace.frames[frame].parent if frame >= 0 else None
 
 
 def _enclosing(forward: Pass, index: int, depth: int) -> frozenset[int]:

@@ -1,7 +1,14 @@
-"""What layers state of their sizes, and what goes with that in other modules and in copies."""
+"""Attributes that state sizes without driving the forward pass, and what goes with them.
+
+What PyTorch's layers state is known, also in other modules and in copies. Other names (timm's
+``feature_info``, a block's ``in_channels``) are found by what they equal in the original, since
+wrong values would not fail. Every change is listed in the plan.
+"""
 
 import copy
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,9 +16,18 @@ from torch import nn
 from precrop.fit.attributes import Edit, get_attribute, integers, set_attribute, stated_sizes
 from precrop.fit.held import is_integer
 from precrop.modules.copying import copies_plainly, meta_copy, submodule
-from precrop.modules.names import modules_of
+from precrop.modules.names import modules_of, names_width
 from precrop.read.axes import Axis, axis_size
-from precrop.read.network import Network, Sizes
+from precrop.read.known import CallReading
+from precrop.read.network import Network, Pass, Sizes
+
+# Other names of sizes are only taken for one of what their module itself computes.
+FIRST_INPUT = ("in_channels", "in_features", "in_chs", "inplanes", "in_dim", "input_dim")
+LAST_OUTPUT = ("out_channels", "out_features", "out_chs", "output_dim", "out_dim")
+LAST_WIDTH = ("num_features", "head_hidden_size", "embed_dim", "hidden_dim", "dim")
+
+# Classes whose attribute is a constant times fan-in ** -0.5 (weight standardisation of NFNets).
+FAN_SCALES = {"ScaledStdConv2d": "scale", "ScaledStdConv2dSame": "scale"}
 
 
 def layer_edits(network: Network, sizes: Sizes) -> Iterator[Edit]:
@@ -99,3 +115,122 @@ def stated_edits(base: nn.Module, candidate: nn.Module, tensors: Iterable[str]) 
             if vars(module).get(attribute) == value != after.get(attribute, value):
                 size = after[attribute]
                 yield path, attribute, int(size) if is_integer(size) else size
+
+
+def metadata_edits(network: Network, sizes: Sizes) -> Iterator[Edit]:
+    """Edits for attributes that equalled a size of the original and no longer do."""
+    for path, module in network.tracer.modules.items():
+        if type(module).__module__.startswith("torch.nn."):
+            continue  # what those state is known
+        for name, value in vars(module).items():
+            if is_integer(value) and value > 0:
+                axis = _stated_axis(network, path, name, value)
+                became = None if axis is None else sizes.size(axis)
+                if axis is None and value > 1 and name[0] != "_" and names_width(name):
+                    became = _became(network, sizes, path, value)
+                if became not in (None, value):
+                    yield path, name, became
+            elif type(value) is float and FAN_SCALES.get(type(module).__name__) == name:
+                yield from _fan_edits(network, sizes, path, name, value)
+        yield from _feature_edits(network, sizes, path, module)
+
+
+def _became(network: Network, sizes: Sizes, path: str, value: int) -> int | None:
+    """What a size became, if it became one thing wherever a module's own code meets it.
+
+    What a call takes as an argument is left to probing.
+    """
+    found: set[int] = set()
+    for reading in (one for forward in network.passes for one in _own(forward, path)):
+        if any(axis_size(axis) == value for axis in reading.literals.values()):
+            return None
+        found.update(sizes.size(axis) for axis in reading.axes if axis_size(axis) == value)
+    return found.pop() if len(found) == 1 else None
+
+
+def widths_in(forward: Pass, path: str, sizes: Sizes) -> dict[int, set[int]]:
+    """What sizes became in the calls of a module's own code, by the sizes in the original."""
+    found: dict[int, set[int]] = {}
+    for axis in (axis for reading in _own(forward, path) for axis in reading.axes):
+        found.setdefault(axis_size(axis), set()).add(sizes.size(axis))
+    return found
+
+
+def _own(forward: Pass, path: str) -> Iterator[CallReading]:
+    """What was read in the calls of a module's own code."""
+    for call, reading in forward.pairs:
+        if call.frame >= 0 and forward.trace.path(call) == path:
+            yield reading
+
+
+def _stated_axis(network: Network, path: str, name: str, value: int) -> Axis | None:
+    """What an attribute is the size of, by its name: an end of the first or last layer inside."""
+    if name not in (*FIRST_INPUT, *LAST_OUTPUT, *LAST_WIDTH):
+        return None
+    prefix = f"{path}." if path else ""
+    layers = [layer for layer in network.layers if f"{layer.name}.".startswith(prefix)]
+    inputs = [layer.inputs for layer in layers if axis_size(layer.inputs) == value]
+    outputs = [layer.outputs for layer in layers if axis_size(layer.outputs) == value]
+    if name in FIRST_INPUT:
+        return inputs[0] if inputs else None
+    found = outputs if name in LAST_OUTPUT else inputs or outputs
+    return found[-1] if found else None
+
+
+def _fan_edits(
+    network: Network, sizes: Sizes, path: str, name: str, value: float
+) -> Iterator[Edit]:
+    axes = network.known.tensors[f"{path}.weight"][1:]
+    old, new = math.prod(map(axis_size, axes)), math.prod(map(sizes.size, axes))
+    if old != new:
+        yield path, name, value * (old / new) ** 0.5
+
+
+def _feature_edits(network: Network, sizes: Sizes, path: str, module: nn.Module) -> Iterator[Edit]:
+    """Timm's ``feature_info``: entries ``{"num_chs": …, "module": …}``, in an object or not.
+
+    Where timm puts what sequences hold into one, ``stages.0`` is called ``stages_0``.
+    """
+    held: Any = vars(module).get("feature_info")
+    entries = getattr(held, "info", held)
+    where = "feature_info" if entries is held else "feature_info.info"
+    for index, entry in enumerate(entries if isinstance(entries, (list, tuple)) else ()):
+        if not isinstance(entry, dict) or not isinstance(entry.get("num_chs"), int):
+            continue
+        inner, size = str(entry.get("module", "")), entry["num_chs"]
+        paths = {".".join(filter(None, (path, one))) for one in (inner, inner.replace(".", "_"))}
+        axis = _last_axis(network, paths, size) or _returned_axis(network, paths, size)
+        # It may be called after a part of the network whose features others make of it.
+        alike = [one.outputs for one in network.layers if axis_size(one.outputs) == size]
+        became = {*map(sizes.size, alike if axis is None else [axis])}
+        if len(became) == 1 and became != {size}:
+            yield path, f"{where}.{index}.num_chs", became.pop()
+
+
+def _last_axis(network: Network, paths: Collection[str], size: int) -> Axis | None:
+    """The axis of a size in what the last call of a module at one of the paths makes."""
+    forward = network.passes[0]
+    starts = tuple(f"{path}." for path in paths)
+    found: Axis | None = None
+    for call, reading in forward.pairs:
+        if reading.outputs and f"{forward.trace.path(call)}.".startswith(starts):
+            found = next((a for a in reading.outputs[0] if axis_size(a) == size), found)
+    return found
+
+
+def _returned_axis(network: Network, paths: Collection[str], size: int) -> Axis | None:
+    """The axis of a size in what such a module returns, which others may have made."""
+    forward = network.passes[0]
+    made = {
+        value.number: axes
+        for call, reading in forward.pairs
+        for value, axes in zip(call.outputs, reading.outputs, strict=False)
+    }
+    returned = (
+        value
+        for index, frame in enumerate(forward.trace.frames)
+        for value in forward.trace.passed.get((index, "write"), {}).values()
+        if frame.path in paths
+    )
+    axes = (axis for value in returned for axis in made.get(value.number, ()))
+    return next((axis for axis in axes if axis_size(axis) == size), None)

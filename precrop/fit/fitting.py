@@ -6,15 +6,21 @@ found by probing where the traces differ; what one module teaches holds for all 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import nn
 
 from precrop.fit.arguments import Argument, arguments, differing
 from precrop.fit.attributes import Edit, apply_edits
 from precrop.fit.drivers import Asked, Driver, are_constants, drivers
-from precrop.fit.edits import followers_edits, layer_edits, sources_edits, stated_edits
+from precrop.fit.edits import (
+    followers_edits,
+    layer_edits,
+    metadata_edits,
+    sources_edits,
+    stated_edits,
+)
 from precrop.fit.lessons import Lessons, Place
-from precrop.fit.metadata import metadata_edits
 from precrop.modules.names import named_tensors
 from precrop.read.axes import Axis, roots_of
 from precrop.read.corrected import Correction, Expected
@@ -68,6 +74,17 @@ class Fit:
     """Floats that stay though they equal a root of a width that changes (`Roots`)."""
 
 
+def changed_axes(fit: Fit) -> dict[str, tuple[Any, ...]]:
+    """Axes of the tensors that change, as a plan states them: a size, or segments."""
+    return {
+        name: tuple(
+            sum(old for old, _ in row) if all(old == new for old, new in row) else tuple(row)
+            for row in rows
+        )
+        for name, rows in fit.tensors.items()
+    }
+
+
 @dataclass(frozen=True)
 class Fitter:
     """Fits one network to any number of choices of sizes."""
@@ -112,10 +129,9 @@ class Fitter:
 
     def _reached(self, fit: Fit) -> tuple[int, int]:
         """How far the forward passes are as predicted."""
-        for place, forward in enumerate(self.network.passes):
-            if fit.mismatch is not None and forward is fit.mismatch.forward:
-                return place, fit.mismatch.index
-        return len(self.network.passes), 0
+        if fit.mismatch is None:
+            return len(self.network.passes), 0
+        return self.network.passes.index(fit.mismatch.forward), fit.mismatch.index
 
     def further(self, fit: Fit, sizes: Sizes) -> list[Mismatch]:
         """All other places at which the pass that differed is not as predicted.

@@ -22,6 +22,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from precrop.modules.copying import copied_value, held_objects
+from precrop.modules.weak import Memo
 
 _MOST_SIZES = 128
 """The longest list of numbers that may be sizes; splits of dense blocks have about 50."""
@@ -220,7 +221,7 @@ def _is_copied(value: Any) -> bool:
     # What is large is not copied: modules and tensors are out of reach here.
     parts = [part for part in held_objects(value) if isinstance(part, (nn.Module, Tensor))]
     try:
-        twin = copied_value(value, kind.__name__, {id(part): part for part in parts})
+        twin = copied_value(value, kind.__name__, Memo({id(part): part for part in parts}))
     except Exception:  # whatever its own way of copying raises
         return False
     _APART.add(kind)

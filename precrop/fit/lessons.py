@@ -1,16 +1,15 @@
 """What probing one network taught, and what that says of its attributes at other sizes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import islice, product
+from itertools import chain, islice, product
 from typing import Any
 
 from precrop.fit.arguments import Argument, Literal, arguments, differing
 from precrop.fit.attributes import Edit, holder, integers, stated_integers
 from precrop.fit.checks import Checks
 from precrop.fit.drivers import Asked
-from precrop.fit.metadata import widths_in
+from precrop.fit.edits import widths_in
 from precrop.fit.probing import PROBED_DEPTH, Prober, Rule
 from precrop.fit.roots import Roots
 from precrop.modules.copying import submodule
@@ -24,30 +23,19 @@ Place = tuple[str, str]
 """Module path and attribute path."""
 
 
-@dataclass
 class Lessons:
     """What probing one network taught, however its widths are held: it is only ever added to.
 
-    Attributes:
-        network: as it was read.
-        rules: which attributes drive which arguments.
-        prober: finds rules.
-        roots: attributes that are roots of widths.
-        checks: attributes that code compares with widths.
+    ``rules`` say which attributes drive which arguments, ``roots`` which are roots of widths,
+    ``checks`` which are compared with widths by code.
     """
 
-    network: Network
-    rules: list[Rule] = field(default_factory=list)
-    prober: Prober = field(init=False)
-    roots: Roots = field(init=False)
-    checks: Checks = field(init=False)
-    _given_up: set[tuple[Site, Literal, int]] = field(default_factory=set)
-    """Arguments that were looked at, with the number of rules known then."""
-
-    def __post_init__(self) -> None:
-        """Probing needs nothing but what runs the network."""
-        self.prober = Prober(self.network.tracer)
+    def __init__(self, network: Network) -> None:
+        self.network, self.prober = network, Prober(network.tracer)
+        self.rules: list[Rule] = []
         self.roots, self.checks = Roots(self.prober), Checks(self.prober)
+        self._given_up: set[tuple[Site, Literal, int]] = set()
+        """Arguments that were looked at, with the number of rules known then."""
 
     def owner(self, rule: Rule, argument: Argument) -> tuple[str, dict[str, int]] | None:
         """The module whose attributes drive an argument by a rule, and what they say.
@@ -64,32 +52,23 @@ class Lessons:
 
     def place(self, path: str, attribute: str) -> Place:
         """Where an attribute is that a rule knows by its path from some module."""
-        child, inside = holder(submodule(self.network.model, path), attribute)
+        _, child, inside = holder(submodule(self.network.model, path), attribute)
         return ".".join(filter(None, (path, child))), inside
-
-    def _driving(self, forward: Pass, index: int) -> dict[Place, Axis]:
-        """The arguments of a call by the module and attribute that drives them."""
-        found: dict[Place, Axis] = {}
-        for rule in self.rules:
-            argument = Argument(forward, index, rule.literal)
-            known = rule.literal in forward.readings[index].literals and rule.is_of(argument)
-            owner = self.owner(rule, argument) if known else None
-            if owner is not None:
-                found[self.place(owner[0], rule.driver)] = argument.axis
-        return found
 
     def driven_alike(self, forward: Pass, index: int) -> list[Axis]:
         """Axes of all arguments that share an attribute of a module with one of a call's."""
-        around = dict.fromkeys(argument.index for argument in differing(forward, index))
-        here = {place for call in around for place in self._driving(forward, call)}
-        ruled = {rule.site for rule in self.rules} if here else set()
-        return [
-            axis
-            for call, site in enumerate(forward.trace.sites)
-            if site in ruled
-            for place, axis in self._driving(forward, call).items()
-            if place in here
+        here = [*differing(forward, index)]
+        if not any(rule.is_of(argument) for rule in self.rules for argument in here):
+            return []
+        driven = [
+            (self.place(owner[0], rule.driver), argument)
+            for rule in self.rules
+            for argument in rule.arguments(forward)
+            if (owner := self.owner(rule, argument)) is not None
         ]
+        places = {place for place, argument in driven if argument in here}
+        alike = [argument for place, argument in driven if place in places]
+        return [argument.axis for argument in sorted(alike, key=lambda each: each.index)]
 
     def corrections(
         self, asked: Asked, sizes: Sizes, edited: Mapping[Place, Any]
@@ -119,7 +98,7 @@ class Lessons:
         edits, driving = dict(corrected), set(corrected)
         # Of an argument that several attributes drive, the others are known first.
         for rule in sorted(self.rules, key=lambda rule: len(rule.slopes)):
-            for argument in rule.arguments(network):
+            for argument in chain.from_iterable(map(rule.arguments, network.passes)):
                 owner = self.owner(rule, argument)
                 if owner is None:
                     continue

@@ -15,15 +15,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from precrop.fit.arguments import Argument, Literal
-from precrop.fit.attributes import (
-    holder,
-    inner_integers,
-    integers,
-    registered_module,
-    set_attribute,
-)
+from precrop.fit.attributes import holder, inner_integers, integers, set_attribute
 from precrop.modules.copying import copied, submodule
-from precrop.read.network import Network, Pass
+from precrop.read.network import Pass
 from precrop.read.recording import run
 from precrop.read.trace import Call, Recording, Site, Step, Trace
 from precrop.read.tracer import Tracer
@@ -70,12 +64,11 @@ class Rule:
         """Whether it was learnt of this argument of the same code."""
         return self.literal == argument.literal and self.site == argument.site
 
-    def arguments(self, network: Network) -> Iterator[Argument]:
-        """All arguments of a network's passes that it was learnt of."""
-        for forward in network.passes:
-            for index in forward.trace.places.get(self.site, ()):
-                if self.literal in forward.readings[index].literals:
-                    yield Argument(forward, index, self.literal)
+    def arguments(self, forward: Pass) -> Iterator[Argument]:
+        """All arguments of a pass that it was learnt of."""
+        for index in forward.trace.places.get(self.site, ()):
+            if self.literal in forward.readings[index].literals:
+                yield Argument(forward, index, self.literal)
 
 
 @dataclass(frozen=True)
@@ -269,8 +262,8 @@ class Prober:
         """Run a module again after some of its attributes were set."""
         module = copied(replay.module, lambda _, tensor: tensor.detach().clone())
         for name, value in values.items():
-            child, attribute = holder(module, name)
-            set_attribute(registered_module(module, child), attribute, value)
+            child, _, attribute = holder(module, name)
+            set_attribute(child, attribute, value)
         args, kwargs = tree_map_only(Tensor, Tensor.clone, (replay.args, replay.kwargs))
         meta = None if self.tracer.real else self.tracer.meta
         with self.tracer.tables.lent():

@@ -21,7 +21,7 @@ from precrop.fit.held import is_integer, is_own
 from precrop.fit.probing import Prober
 from precrop.modules.copying import submodule
 from precrop.read.axes import Axis, axis_size
-from precrop.read.network import Network, Pass, Sizes
+from precrop.read.network import Network, Sizes
 from precrop.read.reader import CONVOLUTIONS
 from precrop.read.trace import Operation
 from precrop.read.values import TensorValue
@@ -54,7 +54,7 @@ MOVE = 1.25
 
 @dataclass(frozen=True)
 class Root:
-    """What an attribute is proved to be: a constant times the size of ``axes`` to ``power``.
+    """What a factor or an attribute is proved to be: a constant times the axes' size to a power.
 
     An integer is the width itself or a multiple of it, whose power is taken in forward.
     """
@@ -100,16 +100,17 @@ class Roots:
             if any(
                 sizes.size(axis) != axis_size(axis) > 1
                 and any(_close(axis_size(axis) ** power, number.value) for power in powers)
-                for axis in number.flow.axes(number.frame)
+                for call, reading in network.passes[0].pairs
+                if call.frame == number.frame
+                for axis in reading.axes
             ):
                 yield f"{number.path}.{number.name}".lstrip(".")
 
     def _numbers(self, network: Network) -> "Iterator[_Number]":
         """Attributes that scale something in forward, and what is proved of them."""
-        forward = network.passes[0]
-        flow = _Flow(network, forward)
+        flow = _Flow(network)
         done = set()
-        for index, frame in enumerate(forward.trace.frames):
+        for index, frame in enumerate(flow.forward.trace.frames):
             if frame.path in done or not (index in flow.scalings or index in flow.sums):
                 continue
             done.add(frame.path)
@@ -122,7 +123,7 @@ class Roots:
                 else:
                     root = self._unread(flow, index, name, value)
                 if moving or root is not None:
-                    yield _Number(flow, index, frame.path, name, value, root)
+                    yield _Number(index, frame.path, name, value, root)
 
     def _root(self, flow: "_Flow", uses: Sequence[tuple[int, float]], value: float) -> Root | None:
         """What an attribute is that these calls scale by, if all of them show the same."""
@@ -130,9 +131,9 @@ class Roots:
             flow.proof(place, factor) or flow.rooted(place, factor, value) for place, factor in uses
         ]
         shown = [proof for proof in proofs if proof is not None]
-        if not shown or len(shown) < len(proofs) or len({_size(axes) for axes, _ in shown}) > 1:
+        if not shown or len(shown) < len(proofs) or len({_size(one.axes) for one in shown}) > 1:
             return None
-        (axes, power), factor = shown[0], uses[0][1]
+        axes, power, factor = shown[0].axes, shown[0].power, uses[0][1]
         if type(value) is int:
             return Root(axes, 1) if value % _size(axes) == 0 else None
         if _close(value**0.5, factor):  # PyTorch's attention scales both factors of the product
@@ -170,15 +171,10 @@ class Roots:
         return self._moves[key]
 
 
-Proof = tuple[tuple[Axis, ...], float]
-"""The axes whose size a factor is the root of, and the power."""
-
-
 @dataclass(frozen=True)
 class _Number:
     """An attribute of a module that scales something when a frame runs."""
 
-    flow: "_Flow"
     frame: int
     path: str
     name: str
@@ -187,26 +183,21 @@ class _Number:
 
 
 class _Flow:
-    """Which calls of a pass scale by a number, and where what they scale comes from and goes."""
+    """Which calls of the first pass scale by a number, what they scale, and where that goes."""
 
-    def __init__(self, network: Network, forward: Pass) -> None:
-        self.network, self.forward = network, forward
-        self.calls = forward.trace.calls
+    def __init__(self, network: Network) -> None:
+        self.network, self.forward = network, network.passes[0]
+        self.calls = self.forward.trace.calls
 
     @cached_property
     def scalings(self) -> dict[int, list[tuple[int, float]]]:
         """By module frame the calls in it and its children that multiply by a number, and that."""
         found: dict[int, list[tuple[int, float]]] = {}
-        frames = self.forward.trace.frames
         for place, call in enumerate(self.calls):
             factor = _factor(call)
-            if factor is None:
-                continue
-            frame = call.frame
-            for _ in range(2):  # of the module that scales, and of the one around it
-                if frame >= 0:
+            if factor is not None:
+                for frame in self.forward.trace.around(place)[:2]:
                     found.setdefault(frame, []).append((place, factor))
-                    frame = frames[frame].parent
         return found
 
     @cached_property
@@ -217,12 +208,6 @@ class _Flow:
             for axis in self._contracted(place):
                 found.setdefault(call.frame, []).append(axis)
         return found
-
-    def axes(self, frame: int) -> Iterator[Axis]:
-        """Axes of what a module's own calls take and make."""
-        for call, reading in self.forward.pairs:
-            if call.frame == frame:
-                yield from reading.axes
 
     @cached_property
     def _makers(self) -> dict[int, int]:
@@ -236,36 +221,36 @@ class _Flow:
                 found.setdefault(value.number, []).append(place)
         return found
 
-    def proof(self, place: int, factor: float) -> Proof | None:
+    def proof(self, place: int, factor: float) -> Root | None:
         """The width whose root the factor of a call is."""
         call = self.calls[place]
         scaled = call.inputs[0]
         for axis in self._summed(place, scaled):
             power = next((p for p in POWERS if _close(axis_size(axis) ** p, factor)), None)
             if power is not None and power < 0:
-                return (axis,), power
+                return Root((axis,), power)
         for axes, power in self._totals(scaled):
             size = _size(axes)
             if _close(size**power, factor) or (power == -1 and _close(1 / (size - 1), factor)):
-                return tuple(filter(self.network.varies, axes)) or axes, power
+                return Root(tuple(filter(self.network.varies, axes)) or axes, power)
         for axis in self._own_widths(scaled):
             if _close(axis_size(axis) ** 0.5, factor):
-                return (axis,), 0.5
+                return Root((axis,), 0.5)
         weight = self.forward.readings[place].made_of
         layer = self.network.known.layers.get(weight or "")
         if weight is None or layer is None:
             return None
         axes = self.network.known.tensors[weight]
         fan = axes[:1] + axes[2:] if layer.kind == "transposed" else axes[1:]
-        return (fan, -0.5) if scales_by_fan(factor, _size(fan)) else None
+        return Root(fan, -0.5) if scales_by_fan(factor, _size(fan)) else None
 
-    def rooted(self, place: int, factor: float, value: float) -> Proof | None:
+    def rooted(self, place: int, factor: float, value: float) -> Root | None:
         """An axis of what is scaled by the root of an integer that is its size (T5's logits)."""
         power = next((p for p in (0.5, -0.5) if _close(value**p, factor)), None)
         if type(value) is not int or power is None:
             return None
         axes = [a for a in self.forward.readings[place].inputs[0] if axis_size(a) == value]
-        return ((axes[-1],), power) if axes else None
+        return Root((axes[-1],), power) if axes else None
 
     def _summed(self, place: int, scaled: TensorValue) -> Iterator[Axis]:
         """Axes that products of two tensors of data sum over: of what is scaled, or with it."""
@@ -297,7 +282,7 @@ class _Flow:
             place = self._makers.get(operands[0].number) if operands else None
         return place
 
-    def _totals(self, scaled: TensorValue) -> Iterator[Proof]:
+    def _totals(self, scaled: TensorValue) -> Iterator[tuple[tuple[Axis, ...], float]]:
         """The axes that a tensor is a total over, if there are several numbers; or its inverse."""
         place, sign = self._made(scaled, PASSING), 1
         if place is not None and self.calls[place].name == "reciprocal":

@@ -5,19 +5,26 @@ import re
 import sys
 import warnings
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from torch import nn
 
-from precrop.errors import PrecropError, check_known, needs, suggestion
+from precrop.allowance import Allowance
+from precrop.errors import PrecropError, check_known, errors_as, needs, suggestion
 from precrop.plans.kinds import INITS, Init
 from precrop.plans.plan import Plan
 from precrop.zoo import refuse_trained
 
 HOME = "precrop_networks"
 """The module of the networks that are registered: `timm.list_models(module=…)` lists them."""
+_FEATURES = "timm.models._features"
+"""Where the classes are that make features of any network."""
+_SAID = ("_traits", "in_chans", "pretrained_cfg", "default_cfg")
+"""What timm says of a network to what makes features of it."""
 _WEIGHTS = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "tag")
 """What timm knows of a network's trained weights, which are not the cropped one's."""
 
@@ -27,9 +34,10 @@ def register(
 ) -> None:
     """Have ``timm.create_model(name)`` build a cropped network; once in a process, before it.
 
-    What is given to ``create_model`` goes to the original's builder: ``num_classes=37``,
-    ``drop_rate=0.1``, and ``pretrained=True`` for the original's trained weights, of which ``init``
-    keeps a part. Input size, mean and standard deviation are the original's, too.
+    What is given to ``create_model`` goes to the original's builder: ``num_classes=37`` or 0,
+    ``in_chans=1``, ``features_only=True``, ``drop_rate=0.1``, and ``pretrained=True`` for the
+    original's trained weights, of which ``init`` keeps a part. Input size, mean and standard
+    deviation are the original's, too.
 
     Args:
         name: letters, digits and underscores; none of timm's own.
@@ -58,13 +66,24 @@ def register(
         pretrained_cfg_overlay: Any = None,
         **options: Any,
     ) -> nn.Module:
-        original = timm.create_model(
-            base,
-            pretrained=pretrained,
-            pretrained_cfg_overlay=pretrained_cfg_overlay,
-            **{**args, **options},
-        )
-        return plan.build(original, init)
+        options = {**args, **options, "pretrained_cfg_overlay": pretrained_cfg_overlay}
+
+        def make(**more: Any) -> Any:
+            with errors_as(f"timm:{base} could not be built", MemoryError), Allowance(plan.shapes):
+                return timm.create_model(base, **{**options, **more})
+
+        # A whole network is cropped: its head shows which channels may be chosen from.
+        crop = partial(plan.build, init=init)
+        if options.get("features_only"):
+            kind = type(make())
+            if kind.__module__.startswith(_FEATURES):
+                return _features(kind, partial(make, pretrained=pretrained), crop)
+        elif options.get("num_classes") == 0:
+            pool = {"global_pool": options.pop("global_pool")} if "global_pool" in options else {}
+            small: Any = crop(make(pretrained=pretrained, num_classes=args.get("num_classes")))
+            small.reset_classifier(0, **pool)
+            return small  # type: ignore[no-any-return]
+        return crop(make(pretrained=pretrained))
 
     build.__name__ = build.__qualname__ = name
     build.__module__ = HOME
@@ -74,6 +93,30 @@ def register(
     with warnings.catch_warnings():  # timm's, where the same name is registered anew
         warnings.simplefilter("ignore")
         timm.models.register_model(build)
+
+
+def _features(
+    kind: Any, make: Callable[..., Any], crop: Callable[[nn.Module], nn.Module]
+) -> nn.Module:
+    """A cropped network within what makes features of it, as timm would make that.
+
+    Args:
+        kind: the class of what makes features.
+        make: builds it, of the original; it takes another class for that.
+        crop: from a network to the cropped one.
+    """
+    given: dict[str, Any] = {}
+
+    def kept(_: type, whole: nn.Module, **options: Any) -> nn.Module:
+        given.update(options)
+        return whole
+
+    whole = make(feature_cls=type(kind.__name__, (kind,), {"__new__": kept}))
+    made: nn.Module = kind(crop(whole), **given)
+    for name, value in vars(whole).items():
+        if name in _SAID:
+            setattr(made, name, value)
+    return made
 
 
 def _base(timm: Any, plan: Plan, base: str | None) -> tuple[str, dict[str, Any]]:

@@ -1,10 +1,13 @@
-"""Layer densities that a user gives, checked."""
+"""Layer densities that a user gives, checked; and how far a mask may be from them."""
 
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
 from precrop.errors import PrecropError, check_kind, hint
+
+WHOLE_UNITS = 0.05
+"""Share of a budget by which a mask of whole units may exceed it without a word."""
 
 
 def check_densities(densities: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:

@@ -20,7 +20,6 @@ from precrop.errors import PrecropError, check_values
 from precrop.linear.densities import check_densities
 from precrop.linear.replay import Flow, Replay, Weight
 from precrop.modules.apart import apart
-from precrop.modules.names import parameters_of
 from precrop.read.inputs import given
 from precrop.read.network import Network, read_network
 from precrop.solve.structure import Floats
@@ -49,7 +48,7 @@ class Expectation:
         layers = network.layers
         self.names = [layer.name for layer in layers]
         self._parameters = [layer.weight for layer in layers]
-        weights = parameters_of(network.model)
+        weights = network.parameters
         self._shapes = [tuple(weights[name].shape) for name in self._parameters]
         self._means = np.array([_mean(name, weights[name]) for name in self._parameters])
         self._replay = Replay(network, average_pool=True)

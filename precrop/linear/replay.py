@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from precrop.errors import MALFORMED, typed_reason
+from precrop.errors import MALFORMED, PrecropError, brief, typed_reason
 from precrop.linear.readings.shapes import leaves
 from precrop.linear.readings.table import AVERAGES, READINGS
 from precrop.linear.readings.unchanged import same
@@ -29,6 +29,7 @@ from precrop.linear.values import (
 )
 from precrop.modules.names import buffers_of, held_tensors
 from precrop.modules.random import OwnNumbers, drawing
+from precrop.own import calling_own
 from precrop.read.examples import tensors_in
 from precrop.read.network import Network
 from precrop.read.trace import Call, Trace
@@ -82,7 +83,8 @@ class Replay:
                 self._follow(index, known, value, like)
             except MALFORMED as error:
                 path = self._trace.path(call) or "the network"
-                failure = f"SynFlow fails at {call.full_name} in {path}: {typed_reason(error)}"
+                why = error if isinstance(error, PrecropError) else typed_reason(error)
+                failure = f"SynFlow fails at {call.full_name} in {path}: {why}"
                 if isinstance(error, UnreadableError):
                     failure = f"SynFlow has no reading of {call.full_name} in {path}: {error}"
                 raise UnreadableError(failure) from error
@@ -150,7 +152,12 @@ class Replay:
         reading = call.find(self._readings)
         if reading is None:
             raise UnreadableError("it is not linear")
-        return reading(call, args)
+        with calling_own("its linear reading fails", reading):
+            found = reading(call, args)
+        several = found if isinstance(found, (list, tuple)) else [found]
+        if not all(isinstance(value, Value) for value in several):
+            raise PrecropError(f"its linear reading gives {brief(found)}, no values of its outputs")
+        return found
 
 
 def _mapped(argument: Any, value: Callable[[Any], Any]) -> Any:

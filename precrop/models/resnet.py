@@ -23,6 +23,16 @@ class PadShortcut(nn.Module):
         return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, before, missing - before))
 
 
+class Projection(nn.Sequential):
+    """A 1x1 convolution with batch norm, called as `PadShortcut` is."""
+
+    def forward(self, x: Tensor, channels: int) -> Tensor:  # type: ignore[override]
+        """Map ``(N, C, H, W)`` to ``(N, channels, H/2, W/2)``."""
+        for module in self:
+            x = module(x)
+        return x
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions around which the input is added back."""
 
@@ -36,7 +46,7 @@ class BasicBlock(nn.Module):
         if stride > 1 and shortcut == "pad":
             self.shortcut = PadShortcut()
         elif stride > 1:
-            self.shortcut = nn.Sequential(
+            self.shortcut = Projection(
                 nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False),
                 nn.BatchNorm2d(outputs),
             )
@@ -45,10 +55,8 @@ class BasicBlock(nn.Module):
         """Map ``(N, C, H, W)`` to ``(N, outputs, H/stride, W/stride)``."""
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        if isinstance(self.shortcut, PadShortcut):
+        if self.shortcut is not None:
             x = self.shortcut(x, out.shape[1])
-        elif self.shortcut is not None:
-            x = self.shortcut(x)
         return F.relu(out + x)
 
 

@@ -1,37 +1,82 @@
 """Computing apart: nothing that is set around a call reaches into it.
 
 What PyTorch keeps for each thread (gradients on or off, inference mode, autocast, the default
-device, modes that watch or change operations) is as in a new thread while a network is read, and
-as it was afterwards, also after an error. What belongs to the whole process (random numbers, hooks
-of all modules, the default type, flags of backends) is never set: other threads may train or serve
-meanwhile. Only garbage collection waits (`uncollected`), which changes its time alone, and what
-seeds PyTorch's generators leaves them alone in threads that draw from others (`own_seeds`).
+device, modes that watch or change operations, transforms of `torch.func`, hooks of saved tensors,
+tracing and compiling) is as in a new thread while a network is read, and as it was afterwards, also
+after an error. What belongs to the whole process (random numbers, hooks of all modules, the default
+type, flags of backends) is never set: other threads may train or serve meanwhile. There are three
+exceptions: garbage collection waits (`uncollected`), which changes its time alone; what seeds
+PyTorch's generators leaves them alone in threads that draw from others (`own_seeds`); and float32
+is multiplied in full precision (`full_precision`).
 """
 
+import functools
 import gc
-import threading
-from collections.abc import Iterator
-from contextlib import ContextDecorator, ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from traceback import walk_tb
+from typing import Any, ParamSpec, TypeVar
 
 import torch
-from torch._C import _len_torch_dispatch_stack, _len_torch_function_stack
+from torch._C import _autograd, _len_torch_dispatch_stack, _len_torch_function_stack
+from torch._C._dynamo import eval_frame
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.overrides import _pop_mode, _push_mode
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._python_dispatch import _pop_mode as _pop_dispatch_mode
 
+from precrop.forking import WithinAny
+from precrop.modules.precision import full_precision
 from precrop.modules.random import own_seeds
 
+P = ParamSpec("P")
+T = TypeVar("T")
 _AUTOCAST = ("cpu", "cuda", "xpu", "mps")
 
 
+class _Apart:
+    """For ``with``, or around a function, of which `torch.compile` then compiles nothing."""
+
+    def __enter__(self) -> None:
+        self._within = _as_in_new_thread()
+        self._within.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._within.__exit__(*error)
+
+    def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
+        """What `torch.compiler.disable` makes of a function; importing that takes seconds."""
+
+        def called(*args: P.args, **kwargs: P.kwargs) -> T:
+            compiling = eval_frame.set_eval_frame(None)
+            try:
+                with apart():
+                    return function(*args, **kwargs)
+            finally:
+                eval_frame.set_eval_frame(compiling)
+
+        functools.update_wrapper(called, function)
+        vars(called)["_torchdynamo_disable"] = True
+        skipped, others = eval_frame._FrameAction.SKIP, eval_frame._FrameAction.DEFAULT
+        how = eval_frame._FrameExecStrategy(skipped, others)
+        eval_frame.set_code_exec_strategy(called.__code__, how)
+        return called
+
+
+apart = _Apart
+"""Compute as in a new thread: ``with apart():`` or ``@apart()``."""
+
+
 @contextmanager
-def apart() -> Iterator[None]:
-    """Compute as in a new thread; also a decorator."""
+def _as_in_new_thread() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(own_seeds)
+        stack.enter_context(full_precision)
+        stack.enter_context(_untraced())
+        stack.enter_context(temporarily_clear_interpreter_stack())
         stack.enter_context(_disable_current_modes())
         stack.enter_context(_no_function_modes())
+        stack.enter_context(_no_saved_tensors_hooks())
         stack.callback(_leave_modes)
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
@@ -54,6 +99,36 @@ def _no_function_modes() -> Iterator[None]:
     finally:
         for mode in reversed(modes):
             _push_mode(mode)  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _no_saved_tensors_hooks() -> Iterator[None]:
+    """Without hooks of what backward passes need, and with leave to set some."""
+    refusal = _autograd._saved_tensors_hooks_get_disabled_error_message()
+    _autograd._saved_tensors_hooks_enable()
+    last: Any = _autograd._top_saved_tensors_default_hooks
+    hooks = []
+    while pair := last(True):
+        hooks.append(pair)
+        _autograd._pop_saved_tensors_default_hooks()
+    try:
+        yield
+    finally:
+        for pair in reversed(hooks):
+            _autograd._push_saved_tensors_default_hooks(*pair)
+        if refusal is not None:
+            _autograd._saved_tensors_hooks_disable(refusal)
+
+
+@contextmanager
+def _untraced() -> Iterator[None]:
+    """Without `torch.jit.trace`."""
+    state = torch._C._get_tracing_state()
+    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
 
 
 def _end_suspended(error: BaseException) -> None:
@@ -80,32 +155,19 @@ def _leave_modes() -> None:
         _pop_mode()  # type: ignore[no-untyped-call]
 
 
-class _Uncollected(ContextDecorator):
-    """Pauses garbage collection while any thread is within; the last one lets it go on.
+@WithinAny
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Pauses garbage collection.
 
     A trace makes many objects that live to its end: collecting meanwhile would look at all of them,
     and at all of PyTorch's, again and again, for up to half of the time. Around a whole function it
     ends when what the function made is gone.
     """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._within = 0
-        self._enabled = False
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._within == 0:
-                self._enabled = gc.isenabled()
-                gc.disable()
-            self._within += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._within -= 1
-            if self._within == 0 and self._enabled:
-                gc.enable()
-
-
-uncollected = _Uncollected()
-"""For ``with`` or as a decorator, in any thread and within itself."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

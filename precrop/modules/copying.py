@@ -5,7 +5,7 @@ import functools
 import io
 import types
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import suppress
 from itertools import chain
 from typing import Any, TypeGuard
@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from precrop.errors import PrecropError, errors_as, typed_reason
+from precrop.errors import PrecropError, typed_reason
 from precrop.modules.names import buffers_of, held_tensors, modules_of, parameters_of
 from precrop.modules.reparametrised import refresh
+from precrop.modules.weak import Memo, beside, is_weak, targets
+from precrop.own import calling_own
 
 Make = Callable[[str, Tensor], Tensor]
 """From the name of a tensor and the tensor to what stands for it in a copy."""
@@ -31,7 +33,8 @@ def copied(model: nn.Module, make: Make, make_plain: Make | None = None) -> nn.M
     Shared parameters stay shared, and parameters keep their class and their attributes. What cannot
     be copied, such as a lock, is the original's; a result that is kept with its history loses that.
     """
-    memo: dict[int, Any] = {}
+    modules = modules_of(model)
+    memo = Memo(held=lambda: held_objects(model, known=()))
     parameters, buffers = parameters_of(model), buffers_of(model)
     for name, parameter in parameters.items():
         if is_lazy(parameter):
@@ -43,7 +46,6 @@ def copied(model: nn.Module, make: Make, make_plain: Make | None = None) -> nn.M
         if id(tensor) not in memo:  # it is not a parameter or a buffer as well
             made = (make_plain or make)(name, tensor)
             memo[id(tensor)] = made.requires_grad_(tensor.requires_grad)
-    modules = modules_of(model)
     plain = {path: m for path, m in modules.items() if copies_plainly(type(m))}
     for module in plain.values():
         kind: Any = type(module)
@@ -51,7 +53,7 @@ def copied(model: nn.Module, make: Make, make_plain: Make | None = None) -> nn.M
     for module in modules.values():
         if isinstance(module, torch.jit.ScriptModule) and id(module) not in memo:
             _copy_script(module, memo)
-    with errors_as("the network cannot be copied", Exception, told=typed_reason):
+    with calling_own("the network cannot be copied"):
         for path, module in reversed(modules.items()):  # what holds a module may look at its copy
             if path in plain:
                 _copy_plainly(module, path, memo)
@@ -64,6 +66,7 @@ def copied(model: nn.Module, make: Make, make_plain: Make | None = None) -> nn.M
         copy_of: nn.Module = copy.deepcopy(model, memo)
         for tensor in (*parameters.values(), *buffers.values()):
             if vars(tensor) and not _computes_itself(tensor):
+                _prepare(vars(tensor), memo)
                 vars(memo[id(tensor)]).update(copy.deepcopy(vars(tensor), memo))
         refresh(copy_of)
     return copy_of
@@ -83,7 +86,7 @@ def _computes_itself(tensor: Tensor) -> bool:
     return type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__
 
 
-def _copy_script(script: torch.jit.ScriptModule, memo: dict[int, Any]) -> None:
+def _copy_script(script: torch.jit.ScriptModule, memo: Memo) -> None:
     """Copy a scripted module, whose tensors and modules live outside of Python."""
     twins = dict(copy.deepcopy(script).named_modules())
     for path, module in script.named_modules():
@@ -126,13 +129,13 @@ def copies_plainly(kind: type[nn.Module]) -> bool:
     )
 
 
-def _copies_as_itself(module: nn.Module, path: str, memo: dict[int, Any]) -> bool:
+def _copies_as_itself(module: nn.Module, path: str, memo: Memo) -> bool:
     """Whether a class' own way of copying shares the module; else ``memo`` has the copy."""
     where = path or type(module).__name__
     return id(module) not in memo and copied_value(module, where, memo) is module
 
 
-def _copy_plainly(module: nn.Module, path: str, memo: dict[int, Any]) -> None:
+def _copy_plainly(module: nn.Module, path: str, memo: Memo) -> None:
     """Give a module's copy, which is empty as yet, copies of its attributes and slots."""
     state = object.__getstate__(module)
     slots = state[1] if isinstance(state, tuple) else {}
@@ -141,7 +144,7 @@ def _copy_plainly(module: nn.Module, path: str, memo: dict[int, Any]) -> None:
         object.__setattr__(memo[id(module)], name, value)
 
 
-def _copied_state(state: dict[str, Any], path: str, memo: dict[int, Any]) -> dict[str, Any]:
+def _copied_state(state: dict[str, Any], path: str, memo: Memo) -> dict[str, Any]:
     """A module's attributes, copied as `copy.deepcopy` does, but quickly where nothing is deep."""
     copies = {}
     for name, value in state.items():
@@ -153,7 +156,9 @@ def _copied_state(state: dict[str, Any], path: str, memo: dict[int, Any]) -> dic
             copies[name] = value
         elif plain or (kind in _CONTAINERS and not value):
             copies[name] = memo.setdefault(id(value), kind(value))  # which two modules may share
-        elif kind is dict and all(id(entry) in memo for entry in value.values()):
+        elif kind is dict and all(
+            type(key) in _ATOMIC and id(entry) in memo for key, entry in value.items()
+        ):
             same = {key: memo[id(entry)] for key, entry in value.items()}
             copies[name] = memo.setdefault(id(value), same)
         else:
@@ -161,7 +166,7 @@ def _copied_state(state: dict[str, Any], path: str, memo: dict[int, Any]) -> dic
     return copies
 
 
-def copied_value(value: Any, where: str, memo: dict[int, Any]) -> Any:
+def copied_value(value: Any, where: str, memo: Memo) -> Any:
     """A copy that shares what cannot be copied, such as a lock, but nothing that holds it."""
     _prepare(value, memo)
     with suppress(Exception):  # whatever a class' own way of copying raises
@@ -184,7 +189,7 @@ def copied_value(value: Any, where: str, memo: dict[int, Any]) -> Any:
     return memo.get(id(value), value)
 
 
-def _deep_copy(value: Any, memo: dict[int, Any]) -> Any:
+def _deep_copy(value: Any, memo: Memo) -> Any:
     """A deep copy; one that fails leaves nothing that it began in ``memo``."""
     known = len(memo)
     try:
@@ -195,9 +200,14 @@ def _deep_copy(value: Any, memo: dict[int, Any]) -> Any:
         raise
 
 
-def _prepare(value: Any, memo: dict[int, Any]) -> None:
+def _prepare(value: Any, memo: Memo) -> None:
     """Copy what `copy.deepcopy` refuses, or leaves as it is, although it holds what is copied."""
-    parts = [part for part in held_objects(value) if id(part) not in memo]
+    parts = []
+    for part in held_objects(value, known=memo):
+        if is_weak(part):
+            memo.note(part)
+        elif id(part) not in memo:
+            parts.append(part)
     # Of dicts whose entries are their attributes Python's copies have no attributes.
     _copy_entries([part for part in parts if _is_named_by_itself(part)], memo)
     for part in parts:
@@ -214,7 +224,7 @@ def _prepare(value: Any, memo: dict[int, Any]) -> None:
             memo[id(part)] = types.MethodType(memo[id(part.__func__)], owner)
 
 
-def _copy_entries(dicts: list[dict[Any, Any]], memo: dict[int, Any]) -> None:
+def _copy_entries(dicts: list[dict[Any, Any]], memo: Memo) -> None:
     """Copy dicts of classes of their own by entries and attributes, whatever Python makes of them.
 
     Looking up attributes among the entries, as some do, makes `copy.deepcopy` fail.
@@ -235,8 +245,11 @@ def _is_named_by_itself(value: Any) -> bool:
     return isinstance(value, dict) and getattr(value, "__dict__", None) is value
 
 
-def held_objects(value: Any) -> Iterator[Any]:
-    """A value and what can be reached from it, without the insides of modules."""
+def held_objects(value: Any, known: Container[int] | None = None) -> Iterator[Any]:
+    """A value and what can be reached from it, without the insides of modules.
+
+    With those of modules whose ids are not ``known``, if any are given.
+    """
     seen: set[int] = set()
     stack = [value]
     while stack:
@@ -245,13 +258,17 @@ def held_objects(value: Any) -> Iterator[Any]:
             continue
         seen.add(id(part))
         yield part
-        stack += _held(part)
+        stack += _held(part, known)
 
 
-def _held(value: Any) -> list[Any]:
+def _held(value: Any, known: Container[int] | None) -> list[Any]:
     """What a value holds: entries, attributes, the variables that a function closes over."""
+    if is_weak(value):
+        return beside(value)
+    if isinstance(value, nn.Module):
+        return [] if known is None or id(value) in known else [*vars(value).values()]
     if isinstance(value, dict):
-        return [*value.values()]
+        return [*value, *value.values()]
     if isinstance(value, (list, tuple, set, frozenset, deque)):
         return [*value]
     if isinstance(value, types.FunctionType):
@@ -260,7 +277,7 @@ def _held(value: Any) -> list[Any]:
         return [value.__self__]
     if isinstance(value, functools.partial):
         return [value.func, *value.args, *value.keywords.values()]
-    if isinstance(value, (nn.Module, Tensor, type, types.ModuleType)):
+    if isinstance(value, (Tensor, type, types.ModuleType)):
         return []
     return [*getattr(value, "__dict__", {}).values()]
 
@@ -278,12 +295,14 @@ def cell_contents(function: types.FunctionType) -> Iterator[Any]:
 
 
 def _reaches_module(value: Any) -> TypeGuard[types.FunctionType]:
-    """Whether it is a function that closes over modules."""
+    """Whether it is a function that closes over modules or parameters."""
     held = _closed_over(value) if isinstance(value, types.FunctionType) else []
-    return bool(held) and any(isinstance(part, nn.Module) for part in held_objects(held))
+    parts = held_objects(held) if held else ()
+    reached = (one for part in parts for one in (targets(part) if is_weak(part) else [part]))
+    return any(isinstance(one, (nn.Module, nn.Parameter)) for one in reached)
 
 
-def _rebind(function: types.FunctionType, memo: dict[int, Any]) -> None:
+def _rebind(function: types.FunctionType, memo: Memo) -> None:
     """Copy a function that closes over modules, so that the copy calls the copies of them."""
     old = function.__closure__ or ()
     cells = tuple(types.CellType() for _ in old)

@@ -23,13 +23,14 @@ from precrop.modules.names import modules_of
 CALL = "_compiled_call_impl"
 """Where an instance of a module keeps what stands for its call, as ``Module.compile`` does."""
 
+_INNER = {"OptimizedModule": "_orig_mod", "_FabricModule": "_forward_module"}
+"""Classes of wrappers, and where they have the network: `torch.compile`, Lightning's Fabric."""
 _TOOLS = ("torch.", "precrop.")
-_ATOMS = (type(None), bool, int, float, str, bytes)
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 
 
 def unwrapped(model: Any) -> nn.Module:
-    """The network within what cannot be copied with it: `torch.compile`, distributed training.
+    """The network within what only runs it otherwise: compiled, distributed, averaged.
 
     `DataParallel` is a module like others, whose copy works: names keep its prefix.
 
@@ -44,10 +45,14 @@ def unwrapped(model: Any) -> nn.Module:
             f"{brief(model)} is a name, not a network: build it first, such as "
             f"torchvision.models.{model if model.isidentifier() else 'resnet50'}()"
         )
-    if not isinstance(model, nn.Module):
+    given = model if isinstance(model, nn.Module) else getattr(model, "ema", None)
+    if not isinstance(given, nn.Module):
         raise PrecropError(f"{brief(model)} is not a network: give an instance of torch.nn.Module")
-    network: nn.Module = model
-    while not isinstance(network, nn.DataParallel) and (inner := _wrapped(network)) is not None:
+    network: nn.Module = given
+    while not isinstance(network, nn.DataParallel):
+        inner = _wrapped(network) or _passed_to(network)
+        if inner is None:
+            break
         network = inner
     return network
 
@@ -57,9 +62,24 @@ def _wrapped(model: nn.Module) -> nn.Module | None:
     inner: Any = None
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         inner = model.module
-    elif type(model).__name__ == "OptimizedModule":
-        inner = model.__dict__["_modules"].get("_orig_mod")
+    elif type(model).__name__ in _INNER:
+        inner = model.__dict__["_modules"].get(_INNER[type(model).__name__])
     return inner if isinstance(inner, nn.Module) else None
+
+
+def _passed_to(model: nn.Module) -> nn.Module | None:
+    """The only child, if forward hands everything on to it or there is none: averaged weights."""
+
+    def handed_on(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+    children = dict(model.named_children())
+    if [*children] != ["module"] or any(True for _ in model.parameters(recurse=False)):
+        return None
+    forward = getattr(model.forward, "__func__", None)
+    code, own = handed_on.__code__, getattr(forward, "__code__", None)
+    same = own is not None and (own.co_code, own.co_names) == (code.co_code, code.co_names)
+    return children["module"] if same or forward is nn.Module.forward else None
 
 
 def keep_own_hooks(made: nn.Module, model: nn.Module) -> None:
@@ -87,17 +107,16 @@ def own_call(module: nn.Module) -> Callable[..., Any]:
 
     def call(*args: Any, **kwargs: Any) -> Any:
         for key, hook in module._forward_pre_hooks.items():
-            if key in module._forward_pre_hooks_with_kwargs:
-                changed = hook(module, args, kwargs)
-                args, kwargs = (args, kwargs) if changed is None else changed
-            else:
-                given: Any = hook(module, args)
-                if given is not None:
-                    args = given if isinstance(given, tuple) else (given,)
+            named = key in module._forward_pre_hooks_with_kwargs
+            changed: Any = hook(module, args, kwargs) if named else hook(module, args)
+            if named and changed is not None:
+                args, kwargs = changed
+            elif changed is not None:
+                args = changed if isinstance(changed, tuple) else (changed,)
         result = module.forward(*args, **kwargs)
         for key, hook in module._forward_hooks.items():
-            named = (kwargs,) if key in module._forward_hooks_with_kwargs else ()
-            changed = hook(module, args, *named, result)
+            given = (args, kwargs) if key in module._forward_hooks_with_kwargs else (args,)
+            changed = hook(module, *given, result)
             result = result if changed is None else changed
         return result
 
@@ -159,8 +178,9 @@ class _Network:
 
     def _is_harmless(self, value: Any) -> bool:
         """Whether what a function looks up is a constant, code, or of the network."""
-        fixed = (*_ATOMS, ModuleType, FunctionType, type, type(len))
-        return isinstance(value, fixed) or self._holds(value)
+        constants = type(None), bool, int, float, str, bytes
+        code = ModuleType, FunctionType, type, type(len)
+        return isinstance(value, (*constants, *code)) or self._holds(value)
 
 
 def _wrapping(kind: type) -> Iterator[Any]:
@@ -200,12 +220,7 @@ def _changes(function: Any, before: bool, position: int) -> bool:
     if returns or not before:
         return returns
     module = code.co_varnames[position] if position < code.co_argcount else None
-    sets = any(
-        step.opname == "STORE_ATTR" and module in (last.argval, *_pair(last.argval)[-1:])
-        for last, step in pairwise(steps)
-    )
-    return sets or "setattr" in code.co_names
-
-
-def _pair(value: Any) -> tuple[Any, ...]:
-    return value if isinstance(value, tuple) else ()
+    # One step may load two variables.
+    loaded = (last.argval for last, step in pairwise(steps) if step.opname == "STORE_ATTR")
+    owners = (one[-1] if isinstance(one, tuple) and one else one for one in loaded)
+    return module in owners or "setattr" in code.co_names

@@ -1,17 +1,19 @@
 """What names say: of tensors and of layers, the module whose weight a parameter is; of sizes."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
+from weakref import ProxyTypes
 
 import torch
 from torch import Tensor, nn
+
+from precrop.errors import PrecropError
 
 T = TypeVar("T")
 # What modules call their weight, and what it is made of where hooks compute it.
 _LEAF = re.compile(r".*weight(_orig|_v|_bar)?$")
 _PARAMETRISED = re.compile(r"((?P<owner>.*)\.)?parametrizations\.weight\.original1?$")
-
 
 _WIDTH = re.compile("chan|chs|dim|feat|width|plane|hidden|embed|d_model")
 _COUNT = re.compile(r"_?(.*(head|group|num)|n_|nh$|[hgn]$)")
@@ -41,6 +43,11 @@ def modules_of(model: nn.Module) -> dict[str, nn.Module]:
         path, module = stack.pop()
         if id(module) in seen:
             continue
+        if type(module) in ProxyTypes:
+            raise PrecropError(
+                f"{path} is a weak proxy, which PyTorch takes for a module but cannot list: keep "
+                "it in a list, or a weakref.ref in its place"
+            )
         seen.add(id(module))
         found[path] = module
         prefix = path and f"{path}."
@@ -53,13 +60,20 @@ def parameters_of(model: nn.Module, **options: Any) -> dict[str, nn.Parameter]:
     """A network's parameters by name, whatever its class lets ``named_parameters`` say."""
     if options:
         return dict(nn.Module.named_parameters(model, **options))
-    return _members({path: module._parameters for path, module in modules_of(model).items()})
+    return _members((path, module._parameters) for path, module in modules_of(model).items())
 
 
-def _members(held: Mapping[str, Mapping[str, T | None]]) -> dict[str, T]:
-    """What modules hold, each by its first name."""
+def buffers_of(model: nn.Module, **options: Any) -> dict[str, Tensor]:
+    """A network's buffers by name, likewise."""
+    if options:
+        return dict(nn.Module.named_buffers(model, **options))
+    return _members((path, module._buffers) for path, module in modules_of(model).items())
+
+
+def _members(held: Iterable[tuple[str, Mapping[str, T | None]]]) -> dict[str, T]:
+    """What is held at some paths under some names, each by the first of its full names."""
     first: dict[int, tuple[str, T]] = {}
-    for path, own in held.items():
+    for path, own in held:
         prefix = path and f"{path}."
         for name, one in own.items():
             if one is not None:
@@ -105,38 +119,29 @@ def owner_of(tensor: str) -> str:
     return tensor.rpartition(".")[0]
 
 
-def buffers_of(model: nn.Module, **options: Any) -> dict[str, Tensor]:
-    """A network's buffers by name, likewise."""
-    if options:
-        return dict(nn.Module.named_buffers(model, **options))
-    return _members({path: module._buffers for path, module in modules_of(model).items()})
-
-
 def held_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Tensors that modules hold as plain attributes, each by the first path that leads to it.
 
     Masks and tables of positions are often kept so. What a forward pass left there, with the
     history of its gradients, is not part of the network.
     """
-    found: dict[int, tuple[str, Tensor]] = {}
-    for path, module in modules_of(model).items():
-        held = vars(module)
+    return _members(
+        (path, {name: value for name, value in vars(module).items() if _is_plain(value)})
+        for path, module in modules_of(model).items()
         # Most modules hold none, and this is asked of every copy.
-        if Tensor not in map(type, held.values()) or isinstance(module, torch.jit.ScriptModule):
-            continue
-        for name, value in held.items():
-            if type(value) is Tensor and value.grad_fn is None and value.layout is torch.strided:
-                found.setdefault(id(value), (f"{path}.{name}" if path else name, value))
-    return dict(found.values())
+        if Tensor in map(type, vars(module).values())
+        and not isinstance(module, torch.jit.ScriptModule)
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    return type(value) is Tensor and value.grad_fn is None and value.layout is torch.strided
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters, buffers and plain tensors of a network, each under the first of its names."""
-    first: dict[int, tuple[str, Tensor]] = {}
-    for named in (parameters_of(model), buffers_of(model), held_tensors(model)):
-        for name, tensor in named.items():
-            first.setdefault(id(tensor), (name, tensor))
-    return dict(first.values())
+    kinds = parameters_of(model), buffers_of(model), held_tensors(model)
+    return _members(("", named) for named in kinds)
 
 
 def is_weight(parameter: str) -> bool:

@@ -1,13 +1,15 @@
 """Random numbers of one's own: a computation that draws none from the generators of the process."""
 
 import functools
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
+
+from precrop.forking import WithinAny
 
 aten = torch.ops.aten
 
@@ -84,33 +86,23 @@ def _others() -> Iterator[tuple[Any, str, Any]]:
                 yield device, name, _unless_apart(getattr(device, name))
 
 
-class _OwnSeeds:
-    """While any thread is within, what seeds PyTorch's generators seeds a thread's own, if any.
+@WithinAny
+@contextmanager
+def own_seeds() -> Iterator[None]:
+    """Within it, what seeds PyTorch's generators seeds a thread's own, if any.
 
     For threads that draw from the process' generators nothing changes. To put those back instead
     would give other threads, which draw from them meanwhile, the same numbers again.
     """
-
-    def __init__(self) -> None:
-        self._lock, self._within = threading.Lock(), 0
-        self._usual: list[tuple[Any, str, Any]] = []
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._within += 1
-            for owner, name, other in [*_others()] if self._within == 1 else ():
-                self._usual.append((owner, name, getattr(owner, name)))
-                setattr(owner, name, other)
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._within -= 1
-            while self._within == 0 and self._usual:
-                setattr(*self._usual.pop())
-
-
-own_seeds = _OwnSeeds()
-"""For ``with``, in any thread and within itself."""
+    others = [*_others()]
+    usual = [(owner, name, getattr(owner, name)) for owner, name, _ in others]
+    try:
+        for other in others:
+            setattr(*other)
+        yield
+    finally:
+        for one in usual:
+            setattr(*one)
 
 
 class OwnNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from torch.nn.utils import parametrizations
-from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils import parametrizations, prune
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -34,6 +34,34 @@ def refresh(model: nn.Module) -> None:
                 elif isinstance(hook, BasePruningMethod):
                     masked: Any = hook
                     setattr(module, masked._tensor_name, masked.apply_mask(module))
+
+
+def fold(model: nn.Module, names: Collection[str]) -> None:
+    """Let weights of these names be tensors of their own where tools compute them from others.
+
+    For a copy: the original keeps its hooks and its class.
+    """
+    removing: Any = {
+        BasePruningMethod: prune.remove,
+        SpectralNorm: torch.nn.utils.remove_spectral_norm,
+        WeightNorm: torch.nn.utils.remove_weight_norm,
+    }
+    for path, module in modules_of(model).items():
+        prefix = f"{path}." if path else ""
+        for hook in [*module._forward_pre_hooks.values()]:
+            name = getattr(hook, "name", getattr(hook, "_tensor_name", None))
+            for kind, remove in removing.items():
+                if isinstance(hook, kind) and f"{prefix}{name}" in names:
+                    remove(module, name)
+        steps = module._modules.get("parametrizations")
+        made = [*steps] if isinstance(steps, nn.ModuleDict) and is_parametrized(module) else []
+        if made and all(f"{prefix}{name}" in names for name in made):
+            values = {name: getattr(module, name).detach() for name in made}
+            # PyTorch would take the weights' properties from the class, which copies share.
+            module.__class__ = type(module).__bases__[0]
+            del module._modules["parametrizations"]
+            for name, value in values.items():
+                module.register_parameter(name, nn.Parameter(value))
 
 
 def restore(model: nn.Module, sliced: Collection[str]) -> None:

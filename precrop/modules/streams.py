@@ -54,12 +54,16 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 @dataclass
 class Narrow:
-    """A forward pre-hook: the module gets the first ``size`` channels of what it reads."""
+    """A forward pre-hook: the module gets the first ``size`` channels of what it reads.
+
+    With its ``path`` it takes them by an operation that a trace shows under its own name.
+    """
 
     dim: int
     size: int
     places: tuple[At, ...] = (FIRST,)
     sources: tuple[str, ...] = ()
+    path: str | None = None
 
     def __call__(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -72,16 +76,23 @@ class Narrow:
 
     def narrowed(self, x: Tensor) -> Tensor:
         """The leading channels of a tensor."""
-        return x.narrow(self.dim, 0, self.size)
+        if self.path is None:
+            return x.narrow(self.dim, 0, self.size)
+        made: Tensor = torch.ops.precrop.stream_read(x, self.dim, self.size, self.path)
+        return made
 
 
 @dataclass
 class Pad:
-    """A forward hook: what the module writes gets zero channels behind its own, up to ``size``."""
+    """A forward hook: what the module writes gets zero channels behind its own, up to ``size``.
+
+    With its ``path``, as in `Narrow`.
+    """
 
     dim: int
     size: int
     places: tuple[At, ...] = (FIRST,)
+    path: str | None = None
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """The output with zeros behind the channels of what is the stream's."""
@@ -92,29 +103,8 @@ class Pad:
 
     def padded(self, x: Tensor) -> Tensor:
         """A tensor with zeros behind its channels."""
-        return _padded(x, self.dim, self.size)
-
-
-@dataclass
-class TracedNarrow(Narrow):
-    """As `Narrow`, by an operation that a trace shows under its own name."""
-
-    path: str = ""
-
-    def narrowed(self, x: Tensor) -> Tensor:
-        """The leading channels as a tensor of their own."""
-        made: Tensor = torch.ops.precrop.stream_read(x, self.dim, self.size, self.path)
-        return made
-
-
-@dataclass
-class TracedPad(Pad):
-    """As `Pad`, by an operation that a trace shows under its own name."""
-
-    path: str = ""
-
-    def padded(self, x: Tensor) -> Tensor:
-        """A tensor with zeros behind its channels."""
+        if self.path is None:
+            return _padded(x, self.dim, self.size)
         made: Tensor = torch.ops.precrop.stream_write(x, self.dim, self.size, self.path)
         return made
 
@@ -127,17 +117,16 @@ def install(model: nn.Module, streams: Iterable[Stream], *, traced: bool) -> Non
     """
     for stream in streams:
         module = model.get_submodule(stream.path)
-        place = stream.dim, stream.width, stream.places or (FIRST,)
+        places, path = stream.places or (FIRST,), stream.path if traced else None
         before = vars(module).get(f"stream_{stream.end}")
         hook: Narrow | Pad
         if stream.end == "read":
-            known = *place, stream.sources
-            hook = TracedNarrow(*known, stream.path) if traced else Narrow(*known)
+            hook = Narrow(stream.dim, stream.width, places, stream.sources, path)
             if not _replaced(module._forward_pre_hooks, before, hook):
                 # Before the module's own, which may put other tensors in the arguments' place.
                 module.register_forward_pre_hook(hook, prepend=True, with_kwargs=True)
         else:
-            hook = TracedPad(*place, stream.path) if traced else Pad(*place)
+            hook = Pad(stream.dim, stream.width, places, path)
             if not _replaced(module._forward_hooks, before, hook):
                 module.register_forward_hook(hook)
         setattr(module, f"stream_{stream.end}", hook)

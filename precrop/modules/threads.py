@@ -1,4 +1,4 @@
-"""PyTorch's number of threads, which is one number for all of the process."""
+"""What belongs to all threads of the process: changed for a while, then as it was."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -23,8 +23,8 @@ from precrop.modules.names import (
 )
 from precrop.modules.reparametrised import lengths, restore
 from precrop.modules.streams import install
+from precrop.plans.ends import for_ends
 from precrop.plans.kinds import INITS, Axis, Init, built_size, input_axes, original_size
-from precrop.plans.outputs import for_outputs
 from precrop.read.unused import leave_out
 from precrop.trained.channels import NORMS, Norm, choose
 
@@ -43,7 +43,7 @@ def build(plan: "Plan", model: nn.Module, init: Init = "slice") -> nn.Module:
     """
     check_known(f"init={init!r}", init, INITS)
     model = unwrapped(model)
-    plan = for_outputs(plan, model)
+    plan = for_ends(plan, model)
     check_same_network(plan, model)
     _check_paths(plan, model)
     _check_sizes(plan, model)
@@ -105,11 +105,12 @@ def _scales(plan: "Plan", model: nn.Module) -> dict[str, float]:
             scales[layer.weight] = fan_scale(plan.tensors[layer.weight], layer.kind)
             added |= dict.fromkeys({*layer.added} - fixed, scales[layer.weight])
     scales = added | scales  # what is a layer itself has its own fan
-    following: dict[str, float] = {}
-    for path, twin in plan.followers.items():
-        known = [name for name in scales if name.startswith(f"{twin}.")]
-        following |= {path + name[len(twin) :]: scales[name] for name in known}
-    return scales | following
+    return scales | {
+        path + name[len(twin) :]: scale
+        for path, twin in plan.followers.items()
+        for name, scale in scales.items()
+        if name.startswith(f"{twin}.")
+    }
 
 
 def _scaled_in_forward(plan: "Plan", model: nn.Module) -> set[str]:
@@ -151,7 +152,7 @@ def check_same_network(plan: "Plan", model: nn.Module) -> None:
         PlanError: naming the first tensors that differ.
     """
     wrong = _differences(tensor_shapes(model), plan.shapes)
-    if wrong and not _built_differences(plan, model):
+    if wrong and not built_differences(plan, model):
         raise PlanError("this network is cropped by the plan already: give the original")
     if wrong:
         raise PlanError(f"the plan is for another network ({plan.network}): {wrong}")
@@ -163,12 +164,12 @@ def check_built(plan: "Plan", model: nn.Module) -> None:
     Raises:
         PlanError: naming the first tensors that differ.
     """
-    wrong = _built_differences(plan, model)
+    wrong = built_differences(plan, model)
     if wrong:
         raise PlanError(f"this network is not the one that the plan builds: {wrong}")
 
 
-def _built_differences(plan: "Plan", model: nn.Module) -> str:
+def built_differences(plan: "Plan", model: nn.Module) -> str:
     """How a network differs from the one that the plan builds; empty if it does not."""
     shapes = tensor_shapes(model)
     # A plan says the new shape of a tied tensor under the first of its names alone.

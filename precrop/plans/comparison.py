@@ -8,23 +8,18 @@ from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
 from precrop.errors import PrecropError, check_kind
-from precrop.plans.plan import LayerPlan, Plan
+from precrop.plans.layers import LayerPlan
+from precrop.plans.plan import Plan
 from precrop.plans.table import bare_table, cell, network_name
 from precrop.plans.views import drawn, frame
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
-    from rich.table import Table
 
 
 @dataclass(frozen=True)
 class PlanComparison:
-    """Plans of one network side by side.
-
-    Attributes:
-        names: of the plans.
-        plans: in that order.
-    """
+    """Plans of one network side by side, and what each is called."""
 
     names: tuple[str, ...]
     plans: tuple[Plan, ...]
@@ -67,19 +62,15 @@ class PlanComparison:
             if len({layer.out_channels for layer in layers}) > 1:
                 yield layers
 
-    def _table(self, first: str) -> "Table":
-        """A table with a column for the original and one for each plan."""
-        return bare_table(first, "original", *self.names)
-
     def _layers(self) -> str:
-        table = self._table("outputs of")
+        table = bare_table("outputs of", "original", *self.names)
         for layers in self._different():
             widths = [str(layer.out_channels) for layer in layers]
             table.add_row(cell(layers[0].name), str(layers[0].base_out), *widths)
         return drawn(table)
 
     def _totals(self) -> str:
-        table = self._table("total")
+        table = bare_table("total", "original", *self.names)
         for label, (base, _) in self.plans[0].totals.items():
             costs = [plan.totals[label][1] for plan in self.plans]
             table.add_row(label, f"{base:,}", *(f"{n:,} ({n / max(1, base):.0%})" for n in costs))

@@ -20,11 +20,6 @@ _COUNTS = ("base_weights", "weights", "base_macs", "macs")
 """Of a layer, what is proportional to its outputs."""
 
 
-def for_outputs(plan: "Plan", model: nn.Module) -> "Plan":
-    """`recounted` for ``model``, another instance of the network that was planned."""
-    return recounted(plan, tensor_shapes(model), [*parameters_of(model)])
-
-
 def for_built(plan: "Plan", small: nn.Module) -> "Plan":
     """`recounted` for the network that ``small`` was built of: heads have the same outputs."""
     shapes = dict(plan.shapes)
@@ -34,10 +29,10 @@ def for_built(plan: "Plan", small: nn.Module) -> "Plan":
         if len(shape) == len(old):
             trios = zip(shape, old, axes, strict=True)
             shapes[name] = tuple(n if isinstance(axis, int) else o for n, o, axis in trios)
-    return recounted(plan, shapes, [*parameters_of(small)])
+    return recounted(plan, small, shapes)
 
 
-def recounted(plan: "Plan", shapes: Shapes, parameters: Sequence[str]) -> "Plan":
+def recounted(plan: "Plan", model: nn.Module, shapes: Shapes) -> "Plan":
     """The plan with parameters and MACs recounted where a network's heads have other outputs.
 
     A head is a layer that makes the network's output, whose channels no plan changes. Every tensor
@@ -48,8 +43,8 @@ def recounted(plan: "Plan", shapes: Shapes, parameters: Sequence[str]) -> "Plan"
 
     Args:
         plan: made for the network with the outputs that it had.
+        model: the network, or one that was built of it: which tensors are parameters.
         shapes: of every tensor in the network's state_dict.
-        parameters: names of its parameters, each once.
     """
     outputs = _outputs(plan, shapes)
     if not outputs:
@@ -59,7 +54,7 @@ def recounted(plan: "Plan", shapes: Shapes, parameters: Sequence[str]) -> "Plan"
         for n, axes in plan.tensors.items()
     }
     params, base_params, macs, base_macs = plan.params, plan.base_params, plan.macs, plan.base_macs
-    for name in parameters:
+    for name in parameters_of(model):
         old, new = plan.shapes[name], shapes[name]
         base_params += prod(new) - prod(old)
         params += _entries(tensors.get(name, new)) - _entries(plan.tensors.get(name, old))
@@ -75,18 +70,25 @@ def recounted(plan: "Plan", shapes: Shapes, parameters: Sequence[str]) -> "Plan"
         macs += changed.macs - layer.macs
         base_macs += changed.base_macs - layer.base_macs
         layers.append(changed)
-    totals = {"params": (params, base_params), "macs": (macs, base_macs)}
     return replace(
-        plan,
-        budgets={n: _budget(n, b, *totals[n]) for n, b in plan.budgets.items() if n in totals},
-        params=params,
-        macs=macs,
-        base_params=base_params,
-        base_macs=base_macs,
+        with_totals(plan, (params, base_params), (macs, base_macs)),
         layers=tuple(layers),
         shapes={name: shapes[name] for name in plan.shapes},
         tensors=tensors,
         options={**plan.options, "outputs": said},
+    )
+
+
+def with_totals(plan: "Plan", params: tuple[int, int], macs: tuple[int, int]) -> "Plan":
+    """A plan with other parameters and MACs, of the cropped network and of the original."""
+    totals = {"params": params, "macs": macs}
+    return replace(
+        plan,
+        budgets={n: _budget(n, b, *totals[n]) for n, b in plan.budgets.items() if n in totals},
+        params=params[0],
+        macs=macs[0],
+        base_params=params[1],
+        base_macs=macs[1],
     )
 
 

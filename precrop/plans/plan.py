@@ -16,10 +16,11 @@ from precrop.fit.attributes import GROWTH
 from precrop.model_spec import ModelSpec
 from precrop.modules.streams import Stream
 from precrop.plans import build as building
-from precrop.plans import outputs, views
+from precrop.plans import ends, views
 from precrop.plans import plot as picture
 from precrop.plans.file import from_text, is_sound, to_text
 from precrop.plans.kinds import Axis, Init, built_size, original_size
+from precrop.plans.layers import LayerPlan
 from precrop.plans.table import notes
 
 if TYPE_CHECKING:
@@ -29,42 +30,6 @@ if TYPE_CHECKING:
 SCHEMA = 2
 _LARGEST_INPUT = 2**30
 """Elements of an input that a file may describe."""
-
-
-@dataclass(frozen=True)
-class LayerPlan:
-    """Widths of one layer before and after.
-
-    ``weight`` names its parameter; ``group`` the independent width of its output, None if fixed;
-    ``target`` is the density that was asked of it, None if none was. ``added`` are parameters of
-    which something is added to the weight in forward: a low-rank update, for example.
-    """
-
-    name: str
-    weight: str
-    kind: str
-    base_in: int
-    base_out: int
-    in_channels: int
-    out_channels: int
-    base_weights: int
-    weights: int
-    base_macs: int
-    macs: int
-    group: str | None
-    frozen: str | None = None
-    target: float | None = None
-    added: tuple[str, ...] = ()
-
-    @property
-    def density(self) -> float:
-        """Share of the weights that remain."""
-        return self.weights / max(1, self.base_weights)
-
-    @property
-    def kept(self) -> float:
-        """Share of the output channels that remain; of none, all."""
-        return self.out_channels / self.base_out if self.base_out else 1.0
 
 
 @dataclass(frozen=True)
@@ -195,7 +160,8 @@ class Plan:
 
         Args:
             model: an instance of the network that the plan was made for. It may have another
-                number of outputs, other classes; `for_outputs` counts what is built then.
+                number of outputs, other classes, no head or another, and inputs of other channels;
+                `for_outputs` counts what is built then.
             init: ``slice`` keeps the leading channels of every segment of a weight and rescales it
                 by ``sqrt(old fan-in / new fan-in)``, so that activations keep their variance;
                 ``reset`` then calls every module's own ``reset_parameters``. Neither touches
@@ -211,15 +177,17 @@ class Plan:
         return building.build(self, model, init)
 
     def for_outputs(self, model: nn.Module) -> "Plan":
-        """The plan for ``model``, which has another number of outputs: other classes.
+        """The plan for ``model``, which has other ends: other classes, no head or another one.
 
-        Parameters, MACs and their budgets are recounted; ``options["outputs"]`` says what changed.
+        What its first layers read may have other channels. Layers that the plan does not know keep
+        their outputs. Parameters, MACs and their budgets are recounted; ``options["outputs"]`` or
+        ``options["ends"]`` says what changed.
         Budgets of latency, of memory and of one's own are left out: they need a plan made anew.
 
         Raises:
             PlanError: ``model`` differs in more than that; the message names the first tensors.
         """
-        plan = outputs.for_outputs(self, model)
+        plan = ends.for_ends(self, model)
         building.check_same_network(plan, model)
         return plan
 

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from precrop.errors import needs
-from precrop.files import check_picture, drawn_name, save_picture
+from precrop.files import check_picture, drawn_name, new_figure, save_picture
 from precrop.plans.table import network_name
 
 if TYPE_CHECKING:
@@ -36,14 +35,8 @@ def plot(plan: "Plan", path: str | Path, title: str | None = None) -> None:
 
 
 def figure(plan: "Plan", title: str | None = None) -> "Figure":
-    """What `plot` writes.
-
-    Raises:
-        PrecropError: matplotlib is not installed.
-    """
-    with needs("a plot needs", "precrop[plot]"):
-        from matplotlib.figure import Figure
-    made = Figure(figsize=(9, 5), layout="constrained")
+    """What `plot` writes."""
+    made = new_figure(9, 5)
     widths, shares = made.subplots(2, 1, sharex=True, height_ratios=(3, 1.4))
     _draw_widths(widths, plan)
     _draw_shares(shares, plan)

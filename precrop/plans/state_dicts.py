@@ -5,7 +5,6 @@ unpickler for weights alone (``weights_only=True``), which makes tensors and pla
 nothing else. Other objects in it (a checkpoint's arguments, numbers of NumPy's) are left out.
 """
 
-import threading
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from precrop.errors import PrecropError, errors_as
 from precrop.files import open_plain
+from precrop.forking import process_lock
 from precrop.plans.pickles import check_modest
 from precrop.plans.weights import StateDict, fill, load_tensors
 
@@ -30,7 +30,7 @@ _COUNT = "num_batches_tracked"
 _MOST_PREFIXES = 16
 _MOST_LEFT_OUT = 64
 """Kinds of objects in a file; a whole network has more, and is refused either way."""
-_LOADING = threading.Lock()  # filters of warnings and what may be made belong to all threads
+_LOADING = process_lock()  # filters of warnings and what may be made belong to all threads
 _HOW = "save the network's state_dict alone: torch.save(model.state_dict(), 'weights.pt')"
 
 
@@ -136,35 +136,45 @@ def _left_out(file: IO[bytes]) -> list[Any]:
 def _plain(content: Any, path: Path) -> StateDict:
     """A state_dict, or the one inside a checkpoint's dict."""
     for _ in range(len(_NESTED)):  # one may lie in another; a dict may hold itself
-        inner = content if isinstance(content, Mapping) else {}
-        key = next((key for key in _NESTED if isinstance(inner.get(key), Mapping)), None)
+        inner = _entries(content)
+        key = next((key for key in _NESTED if isinstance(inner.get(key), dict)), None)
         if key is None:
             break
         content = inner[key]
-    if not isinstance(content, Mapping):
+    if not isinstance(content, dict):
         raise PrecropError(f"{path} is not a plain state_dict: it holds {_kind(content)}; {_HOW}")
-    for name, value in content.items():
+    tensors = {}
+    for name, value in _entries(content).items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             where = f"{name!r} is {_kind(value)}, no tensor"
             if not isinstance(name, str):  # of which a tuple of tuples could be endless to write
                 where = f"a name is {_kind(name)}, no text"
             raise PrecropError(f"{path} is not a plain state_dict: {where}; {_HOW}")
-        if value.layout != torch.strided or value.is_meta or value.is_quantized:
+        tensors[name] = tensor = Tensor.detach(value)
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
             raise PrecropError(f"{path}: {name} is not a plain tensor; {_HOW}")
-    if not content:
+    if not tensors:
         raise PrecropError(f"{path} holds no tensors; {_HOW}")
-    return StateDict(content, _versions(content))
+    return StateDict(tensors, _versions(content))
 
 
-def _versions(state: Mapping[str, Tensor]) -> dict[str, dict[str, int]]:
+def _entries(value: object) -> dict[Any, Any]:
+    """What a dict holds; none of anything else.
+
+    Nothing is asked of it by name, here and of tensors: a file may give attributes to what it
+    holds, which hide its methods.
+    """
+    return dict(dict.items(value)) if isinstance(value, dict) else {}
+
+
+def _versions(state: object) -> dict[str, dict[str, int]]:
     """What a state_dict says of its modules' versions; whatever else it may say is left out."""
-    said = getattr(state, "_metadata", None)
+    said = _entries(getattr(state, "_metadata", None))
+    versions = {name: _entries(about).get("version") for name, about in said.items()}
     return {
-        name: {"version": about["version"]}
-        for name, about in (said.items() if isinstance(said, Mapping) else ())
-        if isinstance(name, str)
-        and isinstance(about, Mapping)
-        and type(about.get("version")) is int
+        name: {"version": version}
+        for name, version in versions.items()
+        if isinstance(name, str) and type(version) is int
     }
 
 

@@ -204,15 +204,18 @@ def multiples_lines(plan: "Plan") -> Iterator[str]:
 
 
 def outputs_lines(plan: "Plan") -> Iterator[str]:
-    """That the plan was made for another number of outputs."""
-    changed = plan.options.get("outputs", {})
-    heads = [f"{name} has {new} in place of {old}" for name, (old, new) in changed.items()]
-    if heads:
-        yield f"Planned with other outputs, recounted: {_some(heads)}"
-        for name, budget in plan.budgets.items():
-            if budget.used > budget.limit:
-                more = budget.used / budget.limit - 1
-                yield f"So the network takes {more:.1%} more than its budget of {name}: plan anew"
+    """That the plan was made for other outputs, or for other layers at the network's ends."""
+    changed, ends = (plan.options.get(name, {}) for name in ("outputs", "ends"))
+    other = [f"{name} has {new} in place of {old}" for name, (old, new) in changed.items()]
+    if other:
+        yield f"Planned with other outputs, recounted: {_some(other)}"
+    if ends:
+        before, now = (_some(ends[name]) or "nothing" for name in ("before", "now"))
+        yield f"Planned with other ends, recounted: {now} in place of {before}"
+    for name, budget in plan.budgets.items() if other or ends else ():
+        if budget.used > budget.limit:
+            more = budget.used / budget.limit - 1
+            yield f"So the network takes {more:.1%} more than its budget of {name}: plan anew"
 
 
 def latency_lines(plan: "Plan") -> Iterator[str]:

@@ -115,9 +115,6 @@ def frame(plan: "Plan") -> "DataFrame":
     Columns are ``layer``, ``kind``, channels before and after, ``kept`` (the share of the outputs),
     ``density``, weights and MACs before and after, ``group`` (layers of one width share it) and why
     a layer is ``frozen``.
-
-    Raises:
-        PrecropError: pandas is not installed.
     """
     rows = (
         {

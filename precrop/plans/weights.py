@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from precrop.errors import PrecropError, errors_as, typed_reason
-from precrop.files import open_plain, replacing
+from precrop.files import checked_path, replacing
 from precrop.plans.outputs import for_built
 from precrop.plans.plan import Plan
 
@@ -44,8 +44,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         errors_as(f"cannot read {path}", OSError),
         errors_as(f"{path} is not a safetensors file", *broken),
     ):
-        open_plain(path).close()  # of a pipe one would wait for its bytes for ever
-        return load_file(path)
+        return load_file(checked_path(path))
 
 
 def save_tensors(tensors: Mapping[str, Any], path: Path, metadata: dict[str, str]) -> None:
@@ -123,11 +122,13 @@ def find_misfit(model: nn.Module, given: Mapping[str, Tensor]) -> str | None:
 def _keeps(given: Tensor, dtype: torch.dtype) -> bool:
     """Whether values keep their meaning as another type.
 
-    Floats do in any usual precision, whole numbers in any size; where all of a state_dict is saved
-    in half precision, so is a count of batches.
+    Floats do in any usual precision, whole numbers in any size that has them; where all of a
+    state_dict is saved in half precision, so is a count of batches.
     """
-    if dtype in WHOLE and given.dtype in FLOATS:
-        return given.equal(given.round())
+    if given.dtype != dtype and dtype in WHOLE and given.dtype in FLOATS | WHOLE and given.numel():
+        least, largest = (value.item() for value in given.aminmax())
+        fits = torch.iinfo(dtype).min <= least and largest <= torch.iinfo(dtype).max
+        return fits and (given.dtype in WHOLE or given.equal(given.round()))
     return given.dtype == dtype or any({given.dtype, dtype} <= kind for kind in _KINDS)
 
 

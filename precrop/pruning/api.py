@@ -16,6 +16,7 @@ from precrop.read.inputs import given
 from precrop.solve.budgets import Budget
 
 
+@apart()
 def densities(
     model: nn.Module,
     input_shape: Any = None,
@@ -60,11 +61,10 @@ def densities(
         PrecropError: the method is unknown or lacks data, or the network has no prunable layer.
     """
     plugins.load()
-    with apart():
-        inputs = given(model, input_shape, example_inputs, example_kwargs)
-        budgets, shown = {"params": params, "macs": macs}, bar if progress else silent
-        problem = Problem.of(model, inputs, budgets, data=data, seed=seed, progress=shown)
-        found, gone, thin = _densities(problem, method, options)
+    inputs = given(model, input_shape, example_inputs, example_kwargs)
+    budgets, shown = {"params": params, "macs": macs}, bar if progress else silent
+    problem = Problem.of(model, inputs, budgets, data=data, seed=seed, progress=shown)
+    found, gone, thin = _densities(problem, method, options)
     said = []
     if gone:
         said.append(f"collapses {', '.join(gone)}: no weight ranks high enough to remain")
@@ -72,7 +72,8 @@ def densities(
         said.append(f"leaves a single weight of {', '.join(thin)}")
     if said:
         category = LayerCollapseWarning if gone else UserWarning
-        warnings.warn(f"{method} {'; it '.join(said)}", category, stacklevel=2)
+        # Around this function is that of `apart`.
+        warnings.warn(f"{method} {'; it '.join(said)}", category, stacklevel=3)
     return found
 
 

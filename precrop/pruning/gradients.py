@@ -36,6 +36,7 @@ from precrop.modules.hooks import call_alone
 from precrop.modules.instead import Instead
 from precrop.modules.names import parameters_of
 from precrop.modules.random import OwnNumbers
+from precrop.own import calling_own
 from precrop.pruning.problem import Problem
 from precrop.read.plain import OtherAttention, PlainLayers
 
@@ -233,7 +234,7 @@ class _Differentiated:
         """Cross-entropy summed over a part, and the number of terms."""
         args, kwargs = tree_map(self._moved, (part.args, part.kwargs))
         batch = f"{part.name}, {len(part.targets)} samples at once"
-        with errors_as(f"the network fails in train mode on {batch}", Exception, told=typed_reason):
+        with calling_own(f"the network fails in train mode on {batch}"):
             output = self.model(*args, **kwargs)
         logits = _logits(output)
         targets = _targets(part, _tracked(part.targets).to(self.device), logits)
@@ -317,12 +318,23 @@ def _part_size(problem: Problem, micro_batch: int | None, at_once: int) -> int:
 
 def _parts(batches: Iterable[Any], size: int) -> Iterator[_Part]:
     """Cut batches in as few parts of at most ``size`` samples, as equal as possible; no copies."""
-    for number, item in enumerate(batches, 1):
+    for number, item in enumerate(_made(batches), 1):
         whole = _whole(f"batch {number} of the data", item)
         tensors, form = tree_flatten((whole.args, whole.kwargs, whole.targets))
         count = math.ceil(len(whole.targets) / size)
         for pieces in zip(*(tensor.tensor_split(count) for tensor in tensors), strict=True):
             yield _Part(whole.name, *tree_unflatten(pieces, form))
+
+
+def _made(batches: Iterable[Any]) -> Iterator[Any]:
+    """Batches as a user's code makes them."""
+    iterator, end = iter(batches), object()
+    while True:
+        with calling_own("no batch could be made of the data"):
+            item = next(iterator, end)
+        if item is end:
+            return
+        yield item
 
 
 def _whole(name: str, item: Any) -> _Part:

@@ -13,13 +13,13 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import prune
 
 from precrop.errors import PrecropError, check_kind, check_known, check_seed, check_values, hint
-from precrop.linear.densities import check_density
+from precrop.linear.densities import WHOLE_UNITS, check_density
 from precrop.modules.apart import apart
 from precrop.modules.copying import submodule
 from precrop.modules.hooks import unwrapped
 from precrop.modules.masks import check_masks
 from precrop.modules.names import buffers_of, is_weight, layer_of, parameters_of
-from precrop.pruning.problem import LayerCollapseWarning, generator
+from precrop.pruning.problem import LayerCollapseWarning, MaskSizeWarning, generator
 
 GRANULARITIES: dict[str, tuple[int, ...]] = {
     "weight": (),
@@ -50,7 +50,8 @@ def masks(
     Every layer keeps one of the two numbers of units next to ``density * units``, and at least
     one. They are chosen so that the weights kept in all layers differ from
     ``sum(density * weights)`` by at most half of the largest unit (half a weight at granularity
-    ``weight``), unless single units of layers that ask for less than one add up to more.
+    ``weight``), unless single units of layers that ask for less than one add up to more. So the
+    masks may keep more than was asked for; of more than 5% a warning tells.
 
     Args:
         model: the network; it is not changed.
@@ -67,6 +68,9 @@ def masks(
     Returns:
         ``{parameter name: mask}`` in the order of ``densities``. A mask is True where a weight
         remains, of its parameter's shape and on its device.
+
+    Warns:
+        MaskSizeWarning: the masks keep over 5% more weights than the densities ask for.
 
     Raises:
         PrecropError: the granularity is unknown, a density or a layer makes no sense, or scores
@@ -86,6 +90,15 @@ def masks(
         else:
             kept = _highest(units[name].sums(_checked_scores(scores, name, units[name])), count)
         found[name] = units[name].mask(kept).to(parameters[name].device)
+    asked = math.fsum(shares[name] * units[name].number * units[name].size for name in counts)
+    kept_weights = sum(counts[name] * units[name].size for name in counts)
+    if kept_weights > asked * (1 + WHOLE_UNITS):
+        warnings.warn(
+            f"the masks keep {kept_weights:,} weights, the densities ask for {asked:,.0f}: every "
+            f"layer keeps a {granularity} at least, and whole ones",
+            MaskSizeWarning,
+            stacklevel=3,  # the decorator is between
+        )
     return found
 
 

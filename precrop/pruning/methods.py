@@ -14,15 +14,16 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from torch import Tensor
 
-from precrop.errors import PrecropError, check_known, check_values
-from precrop.own import failure, own_function
+from precrop.errors import BudgetError, PrecropError, brief, check_known, check_values, errors_as
+from precrop.own import calling_own, is_ours, own_function
 from precrop.pruning import gradients, rules, weights
 from precrop.pruning.problem import Problem
 from precrop.pruning.ranking import kept_weights, shares
 from precrop.pruning.synflow import synflow
-from precrop.trust import runs_user_code
 
 Scores = dict[str, Tensor]
+_ROUNDED = 1e-9
+"""Share of a budget that densities may exceed it by: they are rounded numbers."""
 
 
 @dataclass(frozen=True)
@@ -109,18 +110,15 @@ def found_by(problem: Problem, method: str, /, **options: Any) -> Found:
 
     Raises:
         PrecropError: no such method, or an option that it does not have; or it is the user's own,
-            and fails, or returns neither scores nor densities.
+            and fails, or returns other than scores or densities, as it says.
+        BudgetError: the user's own rule gives densities above a budget.
     """
     check_options(method, options)
-    chosen, own = find_method(method), runs_user_code(method)
-    try:
+    chosen = find_method(method)
+    with calling_own(f"method {method} fails", chosen.function):
         found = chosen.function(problem, **options)
-    except Exception as error:  # whatever a user's function raises
-        if isinstance(error, PrecropError) or not own:
-            raise
-        raise PrecropError(f"method {method} {failure(chosen.function, error)}") from error
-    if own:
-        return _checked(problem, method, found)
+    if not is_ours(chosen.function):
+        return _checked(problem, method, chosen.kind, found)
     return Found(None, found) if chosen.kind == "rule" else Found(found, {})
 
 
@@ -148,7 +146,9 @@ def weight_scores(problem: Problem, method: str, /, **options: Any) -> Scores:
 
 def check_options(method: str, options: Mapping[str, Any]) -> None:
     """Refuse a method that is unknown, and options that it does not have."""
-    parameters = list(inspect.signature(find_method(method).function).parameters.values())[1:]
+    with errors_as(f"method {method} does not say what it takes", TypeError, ValueError):
+        signature = inspect.signature(find_method(method).function)
+    parameters = list(signature.parameters.values())[1:]
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
         return
     known = [parameter.name for parameter in parameters]
@@ -158,38 +158,61 @@ def check_options(method: str, options: Mapping[str, Any]) -> None:
             raise PrecropError(f"method {method!r} has no option {name!r}: {has}")
 
 
-def _checked(problem: Problem, method: str, found: Any) -> Found:
+def _checked(
+    problem: Problem, method: str, kind: Literal["rule", "score", None], found: Any
+) -> Found:
     """Scores or densities of every layer, or an error that says what they are instead."""
     if not isinstance(found, Mapping) or found.keys() != problem.layers.keys():
         what = "others" if isinstance(found, Mapping) else f"a {type(found).__name__}"
         raise PrecropError(
             f"method {method} must return a dict with the names in problem.layers, not {what}"
         )
-    if not any(isinstance(value, Tensor) and value.dim() for value in found.values()):
-        for name, value in found.items():
-            if not 0 < _number(value) <= 1:
-                raise PrecropError(
-                    f"method {method} gives {value!r} for {name}: write a tensor of scores, or a "
-                    "density above 0 and at most 1"
-                )
-        return Found(None, {name: float(value) for name, value in found.items()})
+    tensors = any(isinstance(value, Tensor) and value.dim() for value in found.values())
+    if kind == "score" or (kind is None and tensors):
+        return Found(_checked_scores(problem, method, found), {})
+    return Found(None, _checked_densities(problem, method, found))
+
+
+def _checked_scores(problem: Problem, method: str, found: Mapping[str, Any]) -> Scores:
+    scores = {}
     for name, weight in problem.weights().items():
         value = found[name]
         if not isinstance(value, Tensor) or value.shape != weight.shape:
-            given = tuple(value.shape) if isinstance(value, Tensor) else value
+            given = tuple(value.shape) if isinstance(value, Tensor) else brief(value)
             raise PrecropError(
-                f"method {method} gives {given!r} for {name}: scores are a tensor of the weight's "
+                f"method {method} gives {given} for {name}: scores are a tensor of the weight's "
                 f"shape, {tuple(weight.shape)}"
             )
         check_values(f"the score of {name}", value)
-        if value.isnan().any():
-            raise PrecropError(f"method {method} gives NaN for weights of {name}")
-    return Found(dict(found), {})
+        if not value.isfinite().all():
+            raise PrecropError(f"method {method} gives NaN or infinity for weights of {name}")
+        scores[name] = value.detach()
+    return scores
+
+
+def _checked_densities(problem: Problem, method: str, found: Mapping[str, Any]) -> dict[str, float]:
+    """Densities in (0, 1] that are within the budgets."""
+    densities = {name: _number(found[name]) for name in problem.layers}
+    for name, density in densities.items():
+        if not 0 < density <= 1:
+            value = found[name]
+            given = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else brief(value)
+            raise PrecropError(
+                f"method {method} gives {given} for {name}: a rule gives a number above 0 and at "
+                "most 1, a score a tensor of the weight's shape"
+            )
+    for name, used in problem.used(densities).items():
+        if used > problem.share(name) * problem.totals[name] * (1 + _ROUNDED):
+            raise BudgetError(
+                f"method {method} leaves {name}={used:,.0f}, above the budget of "
+                f"{problem.limits[name]:,}"
+            )
+    return densities
 
 
 def _number(value: Any) -> float:
     """A float; NaN for what is not a number."""
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (ArithmeticError, RuntimeError, TypeError, ValueError):
         return float("nan")

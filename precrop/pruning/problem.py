@@ -23,6 +23,10 @@ class LayerCollapseWarning(UserWarning):
     """A method or a mask removes all weights of some layer (Tanaka et al. 2020, 2006.05467)."""
 
 
+class MaskSizeWarning(UserWarning):
+    """Masks of whole units keep more than was asked for."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """A network and the budgets of its prunable weights: those of convolutions and linear layers.
@@ -100,6 +104,15 @@ class Problem:
         total, limit = self.totals[cost], self.limits[cost]
         asked = self.asked.get(cost, math.inf)
         return min(1.0, asked if 0 <= asked * total - limit < 1 else limit / total)
+
+    def used(self, densities: Mapping[str, float]) -> dict[str, float]:
+        """What layers of these densities cost, for each cost that has a limit."""
+        kept = [(layer, densities[name]) for name, layer in self.layers.items()]
+        costs = {
+            "params": math.fsum(layer.weights * density for layer, density in kept),
+            "macs": math.fsum(layer.macs * density for layer, density in kept),
+        }
+        return {name: costs[name] for name in self.limits}
 
     def weights(self) -> dict[str, Tensor]:
         """Per layer name its weight in the model, detached."""

@@ -13,6 +13,7 @@ axes that vary are viewed as one (the kernels of an expert, a Gram matrix), the 
 
 import threading
 from collections.abc import Iterable, Set
+from dataclasses import dataclass
 from fractions import Fraction
 from math import gcd, prod
 from typing import Any
@@ -38,24 +39,27 @@ def changes() -> int:
     return _CHANGES.count
 
 
+@dataclass(eq=False, slots=True)
 class Tie:
-    """Atoms whose sizes keep one ratio: a node of a union-find forest."""
+    """Atoms whose sizes keep one ratio: a node of a union-find forest.
 
-    __slots__ = ("bounded", "frozen", "least", "parent", "quantum", "several", "shared")
+    Attributes:
+        quantum: how many units it has; it divides the sizes of all atoms.
+        frozen: why all atoms keep their full size, if they do.
+        shared: the tie stands for more than one atom's own size.
+        bounded: no atom grows beyond its full size.
+        several: no atom keeps a single unit.
+        least: the least share of its size that every atom keeps.
+        parent: the tie that it was united with; None of a representative.
+    """
 
-    def __init__(
-        self,
-        quantum: int,
-        frozen: str | None = None,
-        shared: bool = False,
-        bounded: bool = False,
-        several: bool = False,
-        least: Fraction = Fraction(0),
-    ) -> None:
-        self.parent: Tie | None = None
-        self.quantum, self.frozen = quantum, frozen
-        self.shared, self.bounded, self.several = shared, bounded, several
-        self.least = least
+    quantum: int
+    frozen: str | None = None
+    shared: bool = False
+    bounded: bool = False
+    several: bool = False
+    least: Fraction = Fraction(0)
+    parent: "Tie | None" = None
 
     def root(self) -> "Tie":
         """The representative of this tie; paths are halved on the way."""
@@ -100,13 +104,8 @@ class Tie:
     ) -> None:
         """Restrict the sizes that its atoms may have; asked of a root.
 
-        Args:
-            divisible: the quantum divides this, too.
-            frozen: why all atoms keep their full size; the first reason stays.
-            shared: the tie stands for more than one atom's own size.
-            bounded: no atom grows beyond its full size.
-            several: no atom keeps a single unit.
-            least: the least share of its size that every atom keeps.
+        The quantum will divide ``divisible``, too, and the first reason for being frozen stays. The
+        others are as the attributes.
         """
         before = self._restrictions
         self.quantum = gcd(self.quantum, divisible)
@@ -369,8 +368,6 @@ def _unify_segments(first: Segment, second: Segment, reason: str) -> Axis:
     if a is None or b is None:
         freeze((first, second), reason)
         return (first if a is None else second,)
-    if isinstance(a, Folded) or isinstance(b, Folded):
-        return unify((first,), (second,), reason)
     if m == n and a.size == b.size:
         a.tie = a.tie.join(b.tie)
         b.become(axis_of(a))

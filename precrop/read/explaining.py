@@ -6,15 +6,14 @@ from math import prod
 
 from precrop.modules.names import layer_of
 from precrop.read.axes import Axis, resolve
-from precrop.read.known import INPUT
 from precrop.read.lower import Lowered
-from precrop.read.network import NOT_CALLED, Network, Sizes, tensor_axes
+from precrop.read.network import FIXED, NOT_CALLED, Network, Sizes, tensor_axes
 
 _SHOWN = 3
 # What is no surprise, such as a classifier's outputs, is named where it is so much of the least.
 _LARGE = 0.05
+_INPUT = "reads the network's input"
 _READ = "what it reads keeps its size"
-_FIXED = "its width is fixed"
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class _Part:
 
     axes: tuple[Axis, ...]
     least: int
-    read: str = _FIXED
+    read: str = FIXED
     """Why the width that it reads is fixed, if no layer makes that."""
 
 
@@ -70,7 +69,7 @@ def _parts(network: Network, sizes: Sizes, cost: str) -> dict[str, _Part]:
         layer.name: _Part(
             (layer.outputs, layer.inputs),
             sum(map(sizes.product, layer.macs)),
-            INPUT if layer.weight in entered else _READ,
+            _INPUT if layer.weight in entered else _READ,
         )
         for layer in network.layers
     }
@@ -99,7 +98,7 @@ def _why(network: Network, part: _Part, sizes: Sizes) -> str | None:
         _, segment = max(kept, key=lambda pair: pair[0])
         if network.varies((segment,)):
             return None
-        return network.reason((segment,)) or (part.read if place > 0 else _FIXED)
+        return network.reason((segment,)) or (part.read if place > 0 else FIXED)
     return ""
 
 

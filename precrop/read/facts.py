@@ -19,17 +19,15 @@ MASKING = ("mul", "div", "where", "masked_fill")
 ADDING = ("add", "sub", "rsub", "lerp", "addmm", "baddbmm")
 PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")
 JOINING = ("cat", "stack")
-LINEAR = (
+_SAME = (
     "view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "expand",
-    "clone", "contiguous", "squeeze", "unsqueeze", "detach", "alias", "_to_copy", "neg",
-    "mean", "sum",
+    "clone", "contiguous", "squeeze", "unsqueeze", "detach", "alias", "_to_copy",
 )  # fmt: skip
+LINEAR = (*_SAME, "neg", "mean", "sum")
 # What keeps integers as they are, or less, all of them or some.
 KEEPING = (
-    "view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "expand",
-    "clone", "contiguous", "squeeze", "unsqueeze", "detach", "alias", "_to_copy", "slice", "select",
-    "unbind", "split", "split_with_sizes", "repeat", "flip", "sort", "remainder",
-    "tensor_of_numbers",
+    *_SAME, "slice", "select", "unbind", "split", "split_with_sizes", "repeat", "flip", "sort",
+    "remainder", "tensor_of_numbers",
 )  # fmt: skip
 
 

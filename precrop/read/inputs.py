@@ -19,18 +19,14 @@ from precrop.read.examples import LARGEST, Example, leaves, mapped, recorded, un
 
 _EXAMPLE = "example"
 """Key of a recorded example; no shape is a mapping."""
-
-
-def _integer(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
 LARGEST_BATCH = 2**20
 """Inputs in one pass, at most: of more, sizes are beyond what is counted."""
 
 
 def _is_shape(value: Any) -> bool:
-    return isinstance(value, Sequence) and bool(value) and all(map(_integer, value))
+    if not isinstance(value, Sequence) or not value:
+        return False
+    return all(isinstance(n, Integral) and not isinstance(n, bool) for n in value)
 
 
 def _of_shape(shape: Any) -> Example:

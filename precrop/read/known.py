@@ -10,7 +10,6 @@ from precrop.read.axes import Atom, Axis, axis_of, axis_size, constant
 
 Axes = tuple[Axis, ...]
 
-INPUT = "reads the network's input"
 OUTPUT = "makes the network's output"
 TRAIN_MODE = "train mode"
 """The key among what is frozen that says why the pass in train mode was not read."""
@@ -88,6 +87,7 @@ class Known:
     Attributes:
         ranks: how many axes each of its parameters has.
         scale_groups: whether grouped convolutions keep the width of their groups, not their number.
+        hold_outputs: whether the network's outputs keep their sizes.
         tensors: axes of the parameters and buffers that were met.
         layers: by the name of their weight, in the order of execution.
         macs: multiply-accumulates that belong to no layer, as of attention.
@@ -99,6 +99,7 @@ class Known:
 
     ranks: Mapping[str, int]
     scale_groups: bool = False
+    hold_outputs: bool = True
     tensors: dict[str, Axes] = field(default_factory=dict)
     layers: dict[str, LayerReading] = field(default_factory=dict)
     macs: list[Product] = field(default_factory=list)
@@ -139,6 +140,11 @@ class Known:
                 total.append(replace(product, coefficient=product.coefficient * times[id(reading)]))
 
 
+def constants(shape: Sequence[int]) -> Axes:
+    """Axes of a tensor that no width reaches."""
+    return tuple(map(constant, shape))
+
+
 def fresh_axes(shape: tuple[int, ...], name: str) -> Axes:
     """Axes that nothing is known of yet, one width each."""
     return tuple(constant(n) if n <= 1 else axis_of(Atom(n, name)) for n in shape)
@@ -157,4 +163,4 @@ def _parameter_axes(shape: tuple[int, ...], name: str) -> Axes:
         constant(size) if size <= shape[-1] else axis
         for axis, size in zip(axes[2:-2], shape[2:-2], strict=True)
     )
-    return (*axes[:2], *inner, *map(constant, shape[-2:]))
+    return (*axes[:2], *inner, *constants(shape[-2:]))

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from precrop.modules.apart import apart
 from precrop.modules.names import named_tensors
@@ -21,7 +20,7 @@ from precrop.modules.random import drawn
 from precrop.read.examples import tensors_in
 from precrop.read.meta import MetaKernels, on_meta
 from precrop.read.plain import OtherAttention, PlainLayers, plain
-from precrop.read.trace import base_name
+from precrop.read.trace import base_name, tensors_among
 
 INPUT = -1
 """The call that "makes" the network's inputs."""
@@ -101,7 +100,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             out = drawn(op, args, kwargs, self.random)
         else:
             out = on_meta(self._run, op, args, kwargs)
-        outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        outputs = tensors_among((out,))
         self.found.names.append(base_name(op))
         self.found.sizes.append(tuple(tensor.numel() for tensor in outputs))
         for position, tensor in enumerate(outputs):
@@ -158,18 +157,14 @@ def kernel_attention(watch: Watch | None = None) -> OtherAttention:
         output = F.scaled_dot_product_attention(query, key, value, *args, **kwargs)
         if query.dim() == _HEADED and query.shape[-1] == value.shape[-1]:
             output = output.transpose(1, 2).contiguous().transpose(1, 2)
-            row_sums = torch.empty(query.shape[:-1], dtype=_sums(query.dtype), device=query.device)
+            dtype = max(query.dtype, torch.float32, key=lambda one: one.itemsize)
+            row_sums = torch.empty(query.shape[:-1], dtype=dtype, device=query.device)
             if watch is not None:
                 watch.join(first)
             del row_sums
         return output
 
     return OtherAttention(attention)
-
-
-def _sums(dtype: torch.dtype) -> torch.dtype:
-    """The type in which kernels sum up."""
-    return max(dtype, torch.float32, key=lambda one: one.itemsize)
 
 
 def _leading(x: Tensor, dim: int, size: int, path: str) -> Tensor:

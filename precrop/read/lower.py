@@ -73,7 +73,11 @@ def lower(
     ties, fixed = _ties(network)
     products = [product for layer in network.layers for product in layer.macs]
     products += network.known.macs
-    shapes = _parameter_products(network)
+    shapes = [
+        Product(1, list(tensor_axes(network, name, parameter)))
+        for name, parameter in network.parameters.items()
+        if not any(name.startswith(f"{path}.") for path in network.left_out)
+    ]
     while True:
         network = replace(network, fixed=fixed)
         index = {tie: i for i, tie in enumerate(ties)}
@@ -103,17 +107,18 @@ def _crowded(
 
     Whichever is in most of them for the parameters that it holds is fixed first.
     """
-    crowded = Counter[int]()
-    for name, cost in costs.items():
-        most = MAX_PARAMETER_DEGREE if name in ("params", "macs") else MAX_DEGREE
-        terms = (term for part in cost.parts for term in part.terms if len(term) > most)
-        crowded.update(group for term in terms for group in {*term})
-    for product in macs:
-        varying = [axis for axis in product.axes if network.varies(axis)]
-        if len(varying) > MAX_DEGREE and not product.merges:
-            counted = (t for t in polynomial([product], index).terms if len(t) > MAX_DEGREE)
-            crowded.update(group for term in counted for group in {*term})
-    return crowded
+    counted = [
+        (part, MAX_PARAMETER_DEGREE if name in ("params", "macs") else MAX_DEGREE)
+        for name, cost in costs.items()
+        for part in cost.parts
+    ]
+    counted += [
+        (polynomial([product], index), MAX_DEGREE)
+        for product in macs
+        if not product.merges and sum(map(network.varies, product.axes)) > MAX_DEGREE
+    ]
+    terms = (term for cost, most in counted for term in cost.terms if len(term) > most)
+    return Counter(group for term in terms for group in {*term})
 
 
 def _held(params: Cost | Peak, ties: Sequence[Tie]) -> Counter[int]:
@@ -132,8 +137,7 @@ def _ties(network: Network) -> tuple[list[Tie], dict[Tie, str]]:
     buffer's columns, such as coordinates, mean something.
     """
     made = [layer.outputs for layer in network.layers]
-    weights = {layer.weight for layer in network.layers}
-    for name in sorted(network.known.weights - weights):
+    for name in sorted(network.known.weights - network.known.layers.keys()):
         made += network.known.tensors.get(name, ())
     made += network.known.read_widths.values()
     ends = (*made, *(layer.inputs for layer in network.layers))
@@ -144,14 +148,6 @@ def _ties(network: Network) -> tuple[list[Tie], dict[Tie, str]]:
     read = roots_of(axis for layer in network.layers for axis in (layer.inputs, layer.outputs))
     ties = [root for root in found if root in produced and root in read]
     return ties, dict.fromkeys(unmade, "no layer and no learnt table makes it")
-
-
-def _parameter_products(network: Network) -> list[Product]:
-    return [
-        Product(1, list(tensor_axes(network, name, parameter)))
-        for name, parameter in network.parameters.items()
-        if not any(name.startswith(f"{path}.") for path in network.left_out)
-    ]
 
 
 _Terms = dict[tuple[int, ...], int]

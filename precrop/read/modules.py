@@ -6,33 +6,31 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _Orthogonal
 
 from precrop.modules.names import modules_of, named_tensors
-from precrop.read.axes import axis_size, constant, tie, unify
-from precrop.read.known import Axes, Known, fresh_axes
+from precrop.read.axes import axis_size, tie, unify
+from precrop.read.known import Axes, Known, constants, fresh_axes
 
 
 def share_stated_widths(known: Known, model: nn.Module, called: Collection[str]) -> None:
     """Unite what one attribute of a layer states; ``called`` are the paths of modules that run."""
-    for path, module in modules_of(model).items():
-        if isinstance(module, nn.MultiheadAttention) and path in called:
-            _share_embedding(_axes_of(known, model), module)
-        elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)) and path in called:
-            _share_state(_axes_of(known, model), module)
-        elif isinstance(module, _Orthogonal) and path in called:
-            _square_basis(_axes_of(known, model), module)
+    names: dict[int, str] = {}
+
+    def axes_of(tensor: Tensor) -> Axes:
+        """Of a tensor that a module holds, or computes when it is asked for."""
+        if not names:  # most networks have no such layer
+            names.update((id(held), name) for name, held in named_tensors(model).items())
+        name, shape = names.get(id(tensor)), tuple(tensor.shape)
+        return constants(shape) if name is None else known.axes(name, shape)
+
+    for module in (module for path, module in modules_of(model).items() if path in called):
+        if isinstance(module, nn.MultiheadAttention):
+            _share_embedding(axes_of, module)
+        elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+            _share_state(axes_of, module)
+        elif isinstance(module, _Orthogonal):
+            _square_basis(axes_of, module)
 
 
 AxesOf = Callable[[Tensor], Axes]
-
-
-def _axes_of(known: Known, model: nn.Module) -> AxesOf:
-    """What tells the axes of a tensor that a module holds, or computes when it is asked for."""
-    names = {id(tensor): name for name, tensor in named_tensors(model).items()}
-
-    def axes(tensor: Tensor) -> Axes:
-        name, shape = names.get(id(tensor)), tuple(tensor.shape)
-        return tuple(map(constant, shape)) if name is None else known.axes(name, shape)
-
-    return axes
 
 
 def _share_state(axes_of: AxesOf, module: nn.RNNBase | nn.RNNCellBase) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from precrop.read.axes import (
     Tie,
     atoms,
     axis_size,
+    constant,
     freeze,
     resolve,
     roots_of,
@@ -36,7 +37,7 @@ from precrop.read.axes import (
 )
 from precrop.read.facts import PRODUCTS
 from precrop.read.inputs import Inputs
-from precrop.read.known import INPUT, OUTPUT, TRAIN_MODE, CallReading, Known, LayerReading, Product
+from precrop.read.known import OUTPUT, TRAIN_MODE, CallReading, Known, LayerReading, Product
 from precrop.read.modules import share_stated_widths
 from precrop.read.ops import HANDLERS, fallback
 from precrop.read.reader import CONVOLUTIONS, PassReader
@@ -47,7 +48,6 @@ from precrop.read.unused import (
     Unused,
     decided_by_values,
     frames_that_hold,
-    leave_out,
     siblings,
     unused_modules,
     widths_of,
@@ -55,6 +55,7 @@ from precrop.read.unused import (
 from precrop.read.values import TensorValue
 
 NOT_CALLED = "no pass calls it"
+FIXED = "its width is fixed"
 # Tables of fewer parameters than this share of the network's are not listed as frozen.
 SMALL = 0.01
 
@@ -192,11 +193,11 @@ class Network(Traced):
 
     def reason(self, axis: Axis) -> str | None:
         """Why the axis keeps its size, where more is known than that it does."""
-        reasons = (self._reason(atom.tie.root()) for atom in atoms(axis))
-        return next(filter(None, reasons), None)
+        return next(self._reasons(axis), None)
 
-    def _reason(self, root: Tie) -> str | None:
-        return root.frozen or self.fixed.get(root)
+    def _reasons(self, axis: Axis) -> Iterator[str]:
+        roots = (atom.tie.root() for atom in atoms(axis))
+        return filter(None, (root.frozen or self.fixed.get(root) for root in roots))
 
     def frozen(self) -> dict[str, str]:
         """Layers whose output keeps its width or a part of it, and why, but for the network's ends.
@@ -211,11 +212,11 @@ class Network(Traced):
             fixed = tuple(one for one in resolve(layer.outputs) if not self.varies((one,)))
             if not fixed or whole == 1 or layer.weight not in inner:
                 continue
-            unnamed = "its width cannot be divided" if atoms(fixed) else "its width is fixed"
+            unnamed = "its width cannot be divided" if atoms(fixed) else FIXED
             held, reason = axis_size(fixed), self.reason(fixed)
-            if held == whole and reason not in (INPUT, OUTPUT):
+            if held == whole and reason != OUTPUT:
                 reasons[layer.name] = reason or unnamed
-            elif held < whole and reason not in (None, INPUT, OUTPUT):
+            elif held < whole and reason not in (None, OUTPUT):
                 reasons[layer.name] = f"{held} of {whole} channels: {reason}"
         reasons |= self._frozen_tables()
         left = {*self.unused.followers, *self.left_out}
@@ -223,20 +224,16 @@ class Network(Traced):
 
     def _frozen_tables(self) -> dict[str, str]:
         """Weights that belong to no layer and keep all of their sizes, and why."""
-        layers = {layer.weight for layer in self.layers}
         least = SMALL * sum(parameter.numel() for parameter in self.parameters.values())
         found = {}
         for name, parameter in self.parameters.items():
             axes = self.known.tensors.get(name, ())
-            if name in layers or parameter.dim() < 2 or parameter.numel() < least:
+            table = name in self.known.weights and name not in self.known.layers
+            if not table or not axes or parameter.numel() < least or any(map(self.varies, axes)):
                 continue
-            if not axes or any(map(self.varies, axes)):
-                continue
-            fixed = (atom for axis in reversed(axes) for atom in atoms(axis))
-            reasons = (self._reason(atom.tie.root()) for atom in fixed)
-            reason = next((r for r in reasons if r not in (None, INPUT, OUTPUT)), None)
-            path = name.rpartition(".")[0] if name.endswith("weight") else name
-            found[path or name] = reason or "its width is fixed"
+            reasons = (reason for axis in reversed(axes) for reason in self._reasons(axis))
+            path = owner_of(name) if name.endswith("weight") else name
+            found[path or name] = next((r for r in reasons if r != OUTPUT), FIXED)
         return found
 
 
@@ -249,6 +246,7 @@ def read_network(
     streams: Sequence[Stream] = (),
     fold: bool = False,
     drop_unused: bool = False,
+    hold_outputs: bool = True,
 ) -> Network:
     """Trace a network's passes and follow them.
 
@@ -260,6 +258,7 @@ def read_network(
             them in the network already.
         fold: read steps of recurrent layers once; see `Tracer`.
         drop_unused: leave out what no pass calls and no input can run.
+        hold_outputs: the network's outputs keep their sizes.
 
     Raises:
         PrecropError: the network fails on its inputs.
@@ -268,7 +267,8 @@ def read_network(
     tables = Tables(bare)
     ends = {(stream.path, stream.end): stream for stream in (*streams, *installed(bare))}
     traced = trace_passes(Tracer(bare, inputs, tables, tuple(ends.values()), fold))
-    network = _follow(traced, scale_groups, Unused())
+    follow = partial(_follow, scale_groups=scale_groups, hold_outputs=hold_outputs)
+    network = follow(traced, unused=Unused())
     used = network.known.tensors.keys()
     modules = unused_modules(bare, used)
     if not modules:
@@ -277,14 +277,15 @@ def read_network(
     kept = [path for path in modules if path not in left_out]
     unused = Unused(modules, siblings(bare, kept, used), _is_routed(network))
     tracer = replace(traced.tracer, left_out=left_out)
-    return _follow(replace(traced, tracer=tracer), scale_groups, unused)
+    return follow(replace(traced, tracer=tracer), unused=unused)
 
 
-def _follow(traced: Traced, scale_groups: bool, unused: Unused) -> Network:
+def _follow(traced: Traced, *, scale_groups: bool, hold_outputs: bool, unused: Unused) -> Network:
     """Follow the passes of a network from the beginning."""
     ranks = {name: parameter.dim() for name, parameter in traced.tracer.parameters.items()}
     called = {frame.path for run in traced.runs for frame in run.trace.frames}
-    known = Known(ranks, scale_groups, kept=_kept(traced.tracer.modules, called))
+    kept = _kept(traced.tracer.modules, called)
+    known = Known(ranks, scale_groups, hold_outputs, kept=kept)
     share_stated_widths(known, traced.skeleton, called)
     passes = tuple(followed(known, run) for run in traced.runs)
     known.count(passes[0].readings)
@@ -396,12 +397,9 @@ def _adopt(network: Network) -> None:
 
 def _is_routed(network: Network) -> bool:
     """Whether other inputs may run more: values decide what runs, or train mode was not read."""
-    if TRAIN_MODE in network.notes:
-        return True
-    made = network.skeleton
-    buffers = {*held_tensors(made), *buffers_of(made)}
-    return network.tracer.real and any(
-        decided_by_values(run.trace, buffers) for run in network.runs
+    buffers = {*held_tensors(network.skeleton), *buffers_of(network.skeleton)}
+    return TRAIN_MODE in network.notes or (
+        network.tracer.real and any(decided_by_values(run.trace, buffers) for run in network.runs)
     )
 
 
@@ -413,12 +411,11 @@ def _not_missed(network: Network, paths: Sequence[str]) -> tuple[str, ...]:
 
 
 def _same_without(network: Network, paths: Iterable[str]) -> bool:
+    tracer = replace(network.tracer, left_out=tuple(paths))
     for run in network.runs:
-        made = network.tracer.replica()
-        leave_out(made, paths)
-        trace = network.tracer.run_again(made, run)
-        ops = [call.op for call in trace.calls]
-        if trace.error is not None or ops != [call.op for call in run.trace.calls]:
+        trace = tracer.run_again(tracer.replica(), run)
+        same = [call.op for call in trace.calls] == [call.op for call in run.trace.calls]
+        if trace.error is not None or not same:
             return False
     return True
 
@@ -451,5 +448,5 @@ def tensor_axes(network: Network, name: str, tensor: Tensor) -> tuple[Axis, ...]
     """Axes of a parameter or buffer; constant where no call used it, or with another shape only."""
     known = network.known.tensors.get(name)
     if known is None or tuple(map(axis_size, known)) != tensor.shape:
-        return tuple(((None, n),) for n in tensor.shape)
+        return tuple(map(constant, tensor.shape))
     return known

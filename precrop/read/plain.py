@@ -238,17 +238,11 @@ def _encoder_layer(
 
 @torch.library.custom_op("precrop::tensor_of_numbers", mutates_args=())
 def _numbers(x: Tensor, size: Sequence[int]) -> Tensor:
+    """A tensor that code makes of a list or an array; the call states its sizes."""
     return x.clone()
 
 
-@_numbers.register_fake
-def _sizes(x: Tensor, size: Sequence[int]) -> Tensor:
-    return torch.empty_like(x)
-
-
-def _tensor_of_numbers(x: Tensor) -> Any:
-    """A tensor that code makes of a list or an array, by an operation that states its sizes."""
-    return torch.ops.precrop.tensor_of_numbers.default(x, x.shape)
+_numbers.register_fake(lambda x, size: torch.empty_like(x))
 
 
 _FUSED: dict[Any, Callable[..., Any]] = {
@@ -256,5 +250,5 @@ _FUSED: dict[Any, Callable[..., Any]] = {
     aten._transformer_encoder_layer_fwd.default: _encoder_layer,
     aten._scaled_dot_product_flash_attention_for_cpu.default: _attention,
     aten.mkldnn_rnn_layer.default: _lstm_layer,
-    aten.lift_fresh.default: _tensor_of_numbers,
+    aten.lift_fresh.default: lambda x: torch.ops.precrop.tensor_of_numbers.default(x, x.shape),
 }

@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from typing import Any, NamedTuple
 
-from precrop.errors import MALFORMED
+from precrop.errors import MALFORMED, PrecropError
+from precrop.own import calling_own, is_ours
 from precrop.read.axes import (
     Axis,
     at_least,
@@ -30,6 +31,7 @@ from precrop.read.known import (
     Known,
     LayerReading,
     Product,
+    constants,
     fresh_axes,
 )
 from precrop.read.trace import Call, Trace
@@ -45,6 +47,7 @@ EXPERTS_RANK = 3
 _SEVERAL = 2
 
 
+@dataclass(eq=False)
 class Reader:
     """One call as a handler sees it: what is known of its operands, and what it says of widths.
 
@@ -56,11 +59,11 @@ class Reader:
         reading: what was read in the call, to which the handler adds.
     """
 
-    def __init__(
-        self, known: Known, trace: Trace, call: Call, facts: Sequence[Fact], reading: CallReading
-    ) -> None:
-        self.known, self.trace, self.call = known, trace, call
-        self.facts, self.reading = facts, reading
+    known: Known
+    trace: Trace
+    call: Call
+    facts: Sequence[Fact]
+    reading: CallReading
 
     def fact(self, tensor: TensorValue) -> Fact:
         """What is known of an operand."""
@@ -207,9 +210,9 @@ class Reader:
         return True
 
     def stretches(self, operand: TensorValue) -> None:
-        """Note stretches of an axis: of a weight's they are some of its rows or columns."""
+        """Note stretches of an axis: of a weight's some of its rows or columns, if not experts."""
         name = self.fact(operand).origin or self.fact(operand).stretch
-        if name in self.known.weights:
+        if name in self.known.weights and self.reading.takes is None:
             self.reading.stretch = name
 
     def ranks(self, tensor: TensorValue, axis: Axis) -> bool:
@@ -244,9 +247,9 @@ class PassReader:
         known.matrices |= _matrices(trace)
 
     def read(self) -> list[CallReading]:
-        """Follow the pass. Inputs and outputs of the network keep their sizes."""
+        """Follow the pass. Inputs of the network keep their sizes, as a rule outputs too."""
         readings = [self._follow(call) for call in self.trace.calls]
-        for value in self.trace.outputs:
+        for value in self.trace.outputs if self.known.hold_outputs else ():
             for axis in self._fact(value).axes:
                 freeze(axis, OUTPUT)
         return readings
@@ -277,17 +280,24 @@ class PassReader:
         """A handler's reading; where it does not fit what happened, everything there is frozen."""
         reading = CallReading([fact.axes for fact in operands])
         reader = Reader(self.known, self.trace, call, self._facts, reading)
+        handler = call.find(self.handlers) or self.fallback
+        why = "" if is_ours(handler) else ", whose handler gives other sizes than its outputs have"
         try:
-            outputs = [*(call.find(self.handlers) or self.fallback)(reader, call)]
-            outputs += [tuple(map(constant, shape)) for shape in call.shapes[len(outputs) :]]
+            with calling_own("fails", handler):
+                found = handler(reader, call)
+            outputs = [*found]
+            outputs += map(constants, call.shapes[len(outputs) :])
             fits = [tuple(map(axis_size, axes)) for axes in outputs] == [*call.shapes]
+        except PrecropError as error:
+            fits, why = False, f", whose handler {error}"
         except MALFORMED:
             fits = False
         if any(value.number in self._runs for value in call.inputs):
             self._state_runs(reader, call)
         if not fits:
-            reader.freeze(*(axis for fact in operands for axis in fact.axes))
-            outputs = [tuple(map(constant, shape)) for shape in call.shapes]
+            for axis in (axis for fact in operands for axis in fact.axes):
+                freeze(axis, reader.reason + why)
+            outputs = [*map(constants, call.shapes)]
         reading.outputs = outputs
         return reading
 
@@ -305,7 +315,7 @@ class PassReader:
         fact = self._facts[value.number]
         if fact is NOTHING:
             name = self.trace.values.names.get(value.number)
-            axes = tuple(map(constant, value.shape)) if name is None else self._own(name, value)
+            axes = constants(value.shape) if name is None else self._own(name, value)
             own, data = name is not None, value.number in self._inputs
             numbers = None if data else self.trace.values.data.get(value.number)
             run = None if numbers is None else run_of(numbers)

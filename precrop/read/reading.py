@@ -1,6 +1,5 @@
 """A network that is read once, for many plans."""
 
-import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from precrop.errors import PrecropError
+from precrop.forking import process_lock
 from precrop.modules.apart import apart, uncollected
 from precrop.modules.hooks import unwrapped
 from precrop.read.axes import Axis, Tie, resolve, roots_of, segment_size, varies
@@ -46,11 +46,22 @@ class Reading:
         """
         self.model = unwrapped(model)
         self.inputs = given(self.model, input_shape, example_inputs, example_kwargs)
-        self._networks: dict[tuple[bool, ...], Network] = {}
-        self._lock = threading.Lock()
+        self._begin()
 
-    @uncollected
+    def _begin(self) -> None:
+        self._networks: dict[tuple[bool, ...], Network] = {}
+        self._lock = process_lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy begins with: it reads anew, since what was read knows tensors by identity."""
+        return {"model": self.model, "inputs": self.inputs}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._begin()
+
     @apart()
+    @uncollected
     def network(
         self, *, own_widths: bool, scale_groups: bool, fold: bool, drop_unused: bool
     ) -> Network:

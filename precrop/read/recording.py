@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from traceback import walk_tb
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -18,31 +18,48 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from precrop.errors import PrecropError
 from precrop.modules.apart import apart
 from precrop.modules.hooks import CALL, own_call
 from precrop.modules.instead import FunctionMode
 from precrop.modules.names import modules_of
 from precrop.modules.random import drawn
+from precrop.own import OWN_ERRORS
 from precrop.read.corrected import CorrectedReshapes, Correction
 from precrop.read.inputs import floating_type
 from precrop.read.meta import MetaKernels, on_meta
 from precrop.read.plain import PlainLayers, plain
 from precrop.read.recurrence import FoldedSteps
 from precrop.read.trace import Answer, Frame, Passed, Recording, Step, tensors_among
-from precrop.read.values import Shape
+from precrop.read.values import Shape, memory_of
 from precrop.read.within import tensors_within
 
 
-class _LimitError(Exception):
-    """Ends a trace that was asked to stop after some calls."""
+class _EndError(Exception):
+    """Ends a trace of which no more is wanted."""
 
 
-class _DifferentError(Exception):
-    """Ends a trace of which no more is wanted than its first difference."""
+class _SharedError(PrecropError):
+    """A copy of a network computes with a tensor of the network itself."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"a copy of the network computes with {name} of the network itself: its code finds it "
+            "outside of its modules, as in a global variable, a class attribute or a cache; let it "
+            "look there for nothing that it has as a module, parameter or buffer"
+        )
 
 
 Watch = Callable[[int, Step], bool]
 """Whether a trace is to end with a call, which has returned; with its index."""
+
+
+class Ending(TypedDict, total=False):
+    """Where a trace ends, or goes on; see `run`."""
+
+    limit: int | None
+    correction: Correction | None
+    watch: Watch | None
 
 
 class _ReshapeWatch(FunctionMode):
@@ -88,13 +105,6 @@ MOST_VALUES = 1000
 MAKING = ("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like")
 
 
-def _kind(tensor: Tensor) -> type[Answer]:
-    """The Python type of a tensor's values."""
-    if tensor.dtype == torch.bool:
-        return bool
-    return float if tensor.is_floating_point() else int
-
-
 class _Values(FunctionMode):
     """Takes values out of tensors one by one: lists and arrays of them would not be seen."""
 
@@ -126,9 +136,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         given: Sequence[Answer],
         correction: Correction | None,
         watch: Watch | None,
+        theirs: Mapping[int, str],
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.meta, self.limit, self.given = meta, limit, given
+        self.theirs, self.met = theirs, set[int]()
         self.correction, self.watch = correction, watch
         self.random = torch.Generator().manual_seed(0)
         self.calls: list[Step] = []
@@ -154,8 +166,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return parts(*args, **kwargs)
         call = Step(op, args, kwargs, self.stack[-1])
         self.calls.append(call)  # before it runs: a call that raises is the last one
+        self._check_own(call.inputs)
         if self.limit is not None and len(self.calls) >= self.limit:
-            raise _LimitError
+            raise _EndError
         index = len(self.calls) - 1
         if self.correction is None:
             out = self._run(call)
@@ -164,11 +177,21 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         call.outputs = tensors_among((out,))
         call.shapes = tuple(tuple(o.shape) for o in call.outputs)
         call.returned = True
-        if self.meta is None:
-            self._follow(call)
+        self.met.update(map(id, call.outputs))
+        taken = () if self.meta is not None or call.name in MAKING else call.inputs
+        if not self.follows.isdisjoint(map(id, taken)):
+            self.follows.update(map(id, call.outputs))
         if self.watch is not None and self.watch(index, call):
-            raise _DifferentError
+            raise _EndError
         return out
+
+    def _check_own(self, tensors: Sequence[Tensor]) -> None:
+        """Refuse to compute with what the model is a copy of, which a call may change."""
+        for tensor in tensors if self.theirs else ():
+            if id(tensor) not in self.met:
+                self.met.add(id(tensor))
+                if memory_of(tensor) in self.theirs:
+                    raise _SharedError(self.theirs[memory_of(tensor)])
 
     def _run(self, call: Step) -> Any:
         op, args, kwargs = call.op, call.args, call.kwargs
@@ -184,11 +207,6 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return on_meta(self.meta, op, args, kwargs)
         return self.meta(op, args, kwargs)
 
-    def _follow(self, call: Step) -> None:
-        making = call.name in MAKING
-        if not making and not self.follows.isdisjoint(map(id, call.inputs)):
-            self.follows.update(map(id, call.outputs))
-
     def _answer(self, call: Step) -> type[Answer] | None:
         """Of what type a value is that is taken out of tensors to branch on; None if it is none.
 
@@ -198,8 +216,12 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return bool
         if call.op is not _SCALAR:
             return None
-        kind = _kind(call.args[0])
-        return None if kind is int and id(call.args[0]) not in self.follows else kind
+        tensor = call.args[0]
+        if tensor.dtype == torch.bool:
+            return bool
+        if tensor.is_floating_point():
+            return float
+        return int if id(tensor) in self.follows else None
 
 
 @contextmanager
@@ -272,14 +294,6 @@ def _give_back(held: _Held) -> None:
             (table.extend if isinstance(table, list) else table.update)(before)
 
 
-def _plain_layers(
-    parameters: Iterable[Tensor], meta: MetaKernels | None
-) -> PlainLayers | nullcontext[None]:
-    """What a trace needs to see plain layers: on meta tensors nothing is fused."""
-    layers = PlainLayers(floating_type(parameters))
-    return nullcontext() if meta is not None and layers.default is None else layers
-
-
 def run(
     model: nn.Module,
     args: Sequence[Any],
@@ -292,6 +306,7 @@ def run(
     answers: Sequence[Answer] = (),
     correction: Correction | None = None,
     watch: Watch | None = None,
+    theirs: Mapping[int, str] | None = None,
 ) -> Recording:
     """Run ``model(*args, **kwargs)`` and record it; an exception ends the pass and is kept with it.
 
@@ -302,22 +317,29 @@ def run(
     fuses are taken apart; ``fold`` reads the steps of recurrent layers once, on meta tensors.
     ``answers`` are given where Python asks a tensor for such a value, in order; beyond them the
     tensors' own values are. A ``correction`` lets the trace go on behind calls that differ; a
-    ``watch`` ends it, without an error.
+    ``watch`` ends it, without an error. ``theirs`` are names, by their memory, of the tensors of
+    what the model is a copy of.
+
+    Raises:
+        PrecropError: the model computes with one of those.
     """
     whole = limit is None and watch is None and correction is None
-    recorder = _Recorder(meta, limit, answers, correction, watch)
+    recorder = _Recorder(meta, limit, answers, correction, watch, theirs or {})
     inputs = tensors_within((args, kwargs))
     modules = modules_of(model)
     parameters = [*_parameters(modules.values())]
     recorder.follows.update(map(id, (*inputs, *parameters)))
     before, held = _memories(parameters) if whole else {}, _held(modules.values())
     fold = fold and any(isinstance(module, nn.RNNBase) for module in modules.values())
+    plain_layers = PlainLayers(floating_type(parameters))
+    if layers is None and (meta is None or plain_layers.default is not None):
+        layers = plain_layers  # on meta tensors nothing is fused
     reshapes, outputs, raised = _ReshapeWatch(), list[Tensor](), None
     try:
         with (
             apart(),
             torch.no_grad(),
-            layers or _plain_layers(parameters, meta),
+            layers or nullcontext(),
             torch.jit.optimized_execution(False),  # type: ignore[attr-defined]
             _module_frames(modules, recorder),
             reshapes if limit is not None else nullcontext(),
@@ -327,37 +349,27 @@ def run(
             recorder,
         ):
             outputs = tensors_within(model(*args, **kwargs))
-    except _DifferentError:
+    except _EndError:
         pass
-    except Exception as error:  # whatever the network's own forward raises
+    except _SharedError:
+        raise
+    except OWN_ERRORS as error:  # of the network's own forward
         raised = _without_frames(error)
-    if raised is None or isinstance(raised, _LimitError):
+    if raised is None:
         _give_back(held)  # else some module may be run by itself, as it was called
     after = _memories(_parameters(modules.values())) if whole else {}
-    moved = [
-        parameter
-        for key, (parameter, memory) in after.items()
-        if key not in before or before[key][1] is not memory
-    ]
-    return Recording(
-        recorder.calls,
-        recorder.frames,
-        recorder.passed,
-        inputs,
-        outputs,
-        raised,
-        reshapes.refused,
-        recorder.answers,
-        moved,
-    )
+    moved = [p for key, (p, memory) in after.items() if before.get(key, (p, None))[1] is not memory]
+    noted = recorder.calls, recorder.frames, recorder.passed
+    ends = inputs, outputs, raised
+    return Recording(*noted, *ends, reshapes.refused, recorder.answers, moved)
 
 
-def failed(error: Exception) -> Recording:
+def failed(error: BaseException) -> Recording:
     """A pass that ended before it began."""
     return Recording((), (), (), (), (), _without_frames(error), None, (), ())
 
 
-def _without_frames(error: Exception) -> Exception:
+def _without_frames(error: BaseException) -> BaseException:
     """An error without the frames of its traceback, which hold all tensors of the pass.
 
     Nor have those that it was raised from, or on the way of. The innermost place in code that is

@@ -32,7 +32,9 @@ class FoldedSteps(FunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if function in RECURRENT and not kwargs and _is_padded(args):
+        # Arguments are (sequence, state, weights, has biases, …), but for a packed batch.
+        padded = len(args) > 3 and type(args[3]) is bool
+        if function in RECURRENT and not kwargs and padded:
             dim = 1 if args[-1] else 0
             if args[0].is_meta and args[0].shape[dim] >= LEAST_STEPS:
                 return self._folded(function, args, dim)
@@ -41,11 +43,11 @@ class FoldedSteps(FunctionMode):
     def _folded(self, function: Any, args: tuple[Any, ...], dim: int) -> Any:
         sequence, state, *rest = args
         steps = sequence.shape[dim]
-        step = torch.ops.precrop.one_step(sequence, dim)
+        step = torch.ops.precrop.steps(sequence, dim, 1)
         _, *state = self._repeated(steps - 1, function, step, state, rest)
         state = tuple(state) if len(state) > 1 else state[0]
         output, *state = self._repeated(1, function, step, state, rest)
-        return torch.ops.precrop.all_steps(output, dim, steps), *state
+        return torch.ops.precrop.steps(output, dim, steps), *state
 
     def _repeated(
         self, times: int, function: Any, step: Tensor, state: Any, rest: Sequence[Any]
@@ -57,26 +59,10 @@ class FoldedSteps(FunctionMode):
         return result
 
 
-def _is_padded(args: tuple[Any, ...]) -> bool:
-    """Whether the arguments are (sequence, state, weights, has biases, …), not a packed batch's."""
-    return len(args) > 3 and type(args[3]) is bool
+@torch.library.custom_op("precrop::steps", mutates_args=())
+def _steps(x: Tensor, dim: int, steps: int) -> Tensor:
+    """The first step of a sequence, as often as wanted."""
+    return x.narrow(dim, 0, 1).repeat_interleave(steps, dim)
 
 
-@torch.library.custom_op("precrop::one_step", mutates_args=())
-def _one_step(x: Tensor, dim: int) -> Tensor:
-    return x.narrow(dim, 0, 1).clone()
-
-
-@torch.library.custom_op("precrop::all_steps", mutates_args=())
-def _all_steps(x: Tensor, dim: int, steps: int) -> Tensor:
-    return x.repeat_interleave(steps, dim)
-
-
-@_one_step.register_fake
-def _one_step_sizes(x: Tensor, dim: int) -> Tensor:
-    return resized(x, dim, 1)
-
-
-@_all_steps.register_fake
-def _all_steps_sizes(x: Tensor, dim: int, steps: int) -> Tensor:
-    return resized(x, dim, steps)
+_steps.register_fake(resized)

@@ -1,12 +1,13 @@
 """Finds the residual streams of a network, and the layers that read and write them."""
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 
 from precrop.modules.streams import FIRST, At, End, Stream
 from precrop.read.axes import Axis, Tie, resolve, roots_of, varies
 from precrop.read.known import Axes
-from precrop.read.network import Network, Pass
+from precrop.read.network import Network
 from precrop.read.trace import Call
 from precrop.read.values import TensorValue
 
@@ -51,17 +52,16 @@ class _Search:
 
     def __init__(self, network: Network, tied: Collection[Tie]) -> None:
         self.network, self.tied = network, tied
-        self.forward: Pass = network.passes[0]
-        self.calls = self.forward.trace.calls
+        self.trace = network.passes[0].trace
         self.modules = network.tracer.modules
         self.owners = {weight.rpartition(".")[0] for weight in network.known.layers}
         self.found: dict[tuple[str, End], dict[tuple[At, int, int], None]] = {}
         self.makers: dict[int, Call] = {}
-        self.users: dict[int, list[Call]] = {}
+        self.users: dict[int, list[Call]] = defaultdict(list)
         self.axes: dict[int, Axes] = {}
-        for call, reading in self.forward.pairs:
+        for call, reading in network.passes[0].pairs:
             for tensor, axes in zip(call.inputs, reading.inputs, strict=True):
-                self.users.setdefault(tensor.number, []).append(call)
+                self.users[tensor.number].append(call)
                 self.axes.setdefault(tensor.number, axes)
             for tensor, axes in zip(call.outputs, reading.outputs, strict=True):
                 self.makers.setdefault(tensor.number, call)
@@ -73,7 +73,7 @@ class _Search:
         tensors = set[int]().union(*(stream.tensors for stream in streams))
         ends = set[tuple[str, End]]().union(*(stream.ends for stream in streams))
         sources = self._sources(tensors, {path for path, end in ends if end == "write"})
-        order = {path: index for index, path in enumerate(map(self._layer, self.calls))}
+        order = {path: index for index, path in enumerate(map(self._layer, self.trace.calls))}
         for path, end in sorted(ends, key=lambda key: (order[key[0]], key[1])):
             known = sources.get(path, set()) if end == "read" else set()
             before = () if "" in known else tuple(sorted(known))
@@ -83,7 +83,7 @@ class _Search:
 
     def _streams(self) -> list[_Found]:
         streams: list[_Found] = []
-        for call in self.calls:
+        for call in self.trace.calls:
             for tensor, dim in self._sum(call):
                 if not any(tensor.number in stream.tensors for stream in streams):
                     streams.append(self._follow(tensor, dim))
@@ -130,7 +130,7 @@ class _Search:
                     pending += before
                 else:
                     found.origins.append(maker)
-            for user in self.users.get(tensor.number, ()):
+            for user in self.users[tensor.number]:
                 if self._layer(user) is None:
                     pending += self._on(user, row)
                 elif maker is None or maker.frame != user.frame:  # else it is not read, but made
@@ -139,8 +139,7 @@ class _Search:
 
     def _end(self, found: _Found, call: Call, end: End, tensor: TensorValue, dim: int) -> None:
         """Note an end of the layer that makes a call; it has no place where no hook finds it."""
-        path, passed = self.forward.trace.path(call), self.forward.trace.passed
-        values = passed.get((call.frame, end), {}).items()
+        path, values = self.trace.path(call), self.trace.passed.get((call.frame, end), {}).items()
         places = [at for at, value in values if value.number == tensor.number]
         if end == "write" and path not in self.owners and not self._takes_widths(call.frame):
             places = []  # rows of a table, whose width is no layer's to choose
@@ -150,7 +149,7 @@ class _Search:
 
     def _takes_widths(self, frame: int) -> bool:
         """Whether a module is given anything that has a width."""
-        given = self.forward.trace.passed.get((frame, "read"), {}).values()
+        given = self.trace.passed.get((frame, "read"), {}).values()
         return any(varies(axis) for value in given for axis in self.axes.get(value.number, ()))
 
     def _is_found(self, path: str, end: End) -> bool:
@@ -194,7 +193,7 @@ class _Search:
         """By reader the writers before it; an empty name stands for a tensor of no writer."""
         reached: dict[int, set[str]] = {}
         read: dict[str, set[str]] = {}
-        for call in self.calls:
+        for call in self.trace.calls:
             before = [t for t in call.inputs if t.number in tensors]
             known = set[str]().union(*(reached.get(tensor.number, {""}) for tensor in before))
             path = self._layer(call)
@@ -208,8 +207,8 @@ class _Search:
 
     def _layer(self, call: Call) -> str | None:
         """The module that makes a call, if it has parameters of its own and no modules inside."""
-        path = self.forward.trace.path(call)
+        path = self.trace.path(call)
         module = self.modules.get(path)
-        if call.frame < 0 or module is None or any(True for _ in module.children()):
+        if call.frame < 0 or module is None or next(module.children(), None) is not None:
             return None
-        return path if any(True for _ in module.parameters(recurse=False)) else None
+        return path if next(module.parameters(recurse=False), None) is not None else None

@@ -25,7 +25,6 @@ module: a trace has its own.
 import gc
 import random
 import sys
-import threading
 from collections.abc import (
     Callable,
     Iterable,
@@ -46,6 +45,7 @@ from weakref import WeakSet
 import numpy as np
 from torch import Tensor, nn
 
+from precrop.forking import process_lock
 from precrop.modules.copying import cell_contents
 
 _LEFT_OUT = {"torch", "numpy", "builtins", "precrop", *sys.stdlib_module_names} - {"__main__"}
@@ -56,7 +56,7 @@ _CACHED = type(lru_cache(len))
 _NOTHING = object()
 _DEEPEST = 4
 
-_ONE_AT_A_TIME = threading.RLock()
+_ONE_AT_A_TIME = process_lock()
 
 
 def _is_container(value: object) -> bool:
@@ -127,7 +127,7 @@ class Tables:
         kinds = {kind for module in modules for kind in type(module).__mro__ if _is_looked_at(kind)}
         held = [value for module in modules for value in vars(module).values()]
         code = [value for value in held if callable(value) and not isinstance(value, nn.Module)]
-        self._reached = [_reached(frozenset(kinds)), _Search().run(code)]
+        self._reached = [_reached_by_classes(frozenset(kinds)), _reached(code)]
         self.kept = self._kind in _KEEPING
         self.draws = any(reached.draws for reached in self._reached)
 
@@ -135,22 +135,18 @@ class Tables:
     def lent(self) -> Iterator[None]:
         """Give back what is changed meanwhile."""
         alone = _ONE_AT_A_TIME if any(reached.any for reached in self._reached) else nullcontext()
-        with alone, self._given_back(), _seeded() if self.draws else nullcontext():
+        with alone, _seeded() if self.draws else nullcontext():
+            backs = [back for reached in self._reached for back in reached.backs()]
             if self.kept:
                 for cache in (cache for reached in self._reached for cache in reached.caches):
                     cache.cache_clear()
-            yield
-
-    @contextmanager
-    def _given_back(self) -> Iterator[None]:
-        backs = [back for reached in self._reached for back in reached.backs()]
-        try:
-            yield
-        finally:
-            changed = [back() for back in backs]
-            if any(changed):
-                self.kept = True
-                _KEEPING.add(self._kind)
+            try:
+                yield
+            finally:
+                changed = [back() for back in backs]
+                if any(changed):
+                    self.kept = True
+                    _KEEPING.add(self._kind)
 
 
 @contextmanager
@@ -279,68 +275,56 @@ def _is_looked_at(value: Any) -> bool:
     return isinstance(name, str) and name.partition(".")[0] not in _LEFT_OUT
 
 
-@lru_cache(maxsize=64)
-def _reached(kinds: frozenset[type]) -> _Reached:
-    """What the code of a network's classes reaches; its names are followed once."""
-    return _Search().run(kinds)
+def _reached(roots: Iterable[Any]) -> _Reached:
+    """All that some code, or that of some classes, reaches by the names in functions."""
+    found, seen, stack = _Reached(), dict[int, Any](), [*roots]
+    while stack:
+        value = stack.pop()
+        if id(value) not in seen:
+            seen[id(value)] = value
+            stack += _behind(value, found)
+    return found
 
 
-class _Search:
-    """Follows the names in functions, from those of a class."""
+_reached_by_classes = lru_cache(maxsize=64)(_reached)
+"""The names in a network's classes are followed once."""
 
-    def __init__(self) -> None:
-        self.found = _Reached()
-        self.seen: dict[int, Any] = {}
-        self.stack: list[Any] = []
 
-    def run(self, roots: Iterable[Any]) -> _Reached:
-        """Find all that some code, or that of some classes, reaches."""
-        self.stack += roots
-        while self.stack:
-            value = self.stack.pop()
-            if id(value) not in self.seen:
-                self.seen[id(value)] = value
-                self._look(value)
-        return self.found
+def _behind(value: Any, found: _Reached) -> Iterator[Any]:
+    """What code reaches by a value, which is noted itself."""
+    found.draws = found.draws or _draws(value, ())
+    if _is_container(value):
+        found.containers.append(value)
+    elif isinstance(value, _CACHED):
+        if _is_looked_at(value):
+            found.caches.append(value)
+            yield value.__wrapped__
+    elif isinstance(value, (staticmethod, classmethod, MethodType)):
+        yield value.__func__
+    elif isinstance(value, partial):
+        yield from (value.func, *value.args, *value.keywords.values())
+    elif isinstance(value, property):
+        yield from (value.fget, value.fset)
+    elif isinstance(value, FunctionType) and _is_looked_at(value):
+        yield from (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
+        yield from (*vars(value).values(), *cell_contents(value))
+        yield from _named(value.__code__, value.__globals__, found)
+    elif isinstance(value, type) and _is_looked_at(value):
+        found.classes.append(value)
+        yield from [one for one in vars(value).values() if not _is_container(one)]
 
-    def _look(self, value: Any) -> None:
-        self.found.draws = self.found.draws or _draws(value, ())
-        if _is_container(value):
-            self.found.containers.append(value)
-        elif isinstance(value, _CACHED):
-            if _is_looked_at(value):
-                self.found.caches.append(value)
-                self.stack.append(value.__wrapped__)
-        elif isinstance(value, (staticmethod, classmethod, MethodType)):
-            self.stack.append(value.__func__)
-        elif isinstance(value, partial):
-            self.stack += [value.func, *value.args, *value.keywords.values()]
-        elif isinstance(value, property):
-            self.stack += [value.fget, value.fset]
-        elif isinstance(value, FunctionType) and _is_looked_at(value):
-            self._function(value)
-        elif isinstance(value, type) and _is_looked_at(value):
-            self.found.classes.append(value)
-            self.stack += [one for one in vars(value).values() if not _is_container(one)]
 
-    def _function(self, function: FunctionType) -> None:
-        self.stack += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-        self.stack += vars(function).values()
-        self.stack += cell_contents(function)
-        self._code(function.__code__, function.__globals__)
-
-    def _code(self, code: CodeType, names: dict[str, Any]) -> None:
-        for name in code.co_names:
-            value = names.get(name)
-            self.found.draws = self.found.draws or _draws(value, code.co_names)
-            if isinstance(value, ModuleType) and _is_looked_at(value):
-                inside = vars(value)
-                self.stack += [inside[one] for one in code.co_names if one in inside]
-            elif value is None or isinstance(value, Tensor):
-                if name in names:
-                    self.found.names.append((names, name))
-            else:
-                self.stack.append(value)
-        for constant in code.co_consts:
-            if isinstance(constant, CodeType):
-                self._code(constant, names)
+def _named(code: CodeType, names: dict[str, Any], found: _Reached) -> Iterator[Any]:
+    for name in code.co_names:
+        value = names.get(name)
+        found.draws = found.draws or _draws(value, code.co_names)
+        if isinstance(value, ModuleType) and _is_looked_at(value):
+            yield from [vars(value)[one] for one in code.co_names if one in vars(value)]
+        elif value is None or isinstance(value, Tensor):
+            if name in names:
+                found.names.append((names, name))
+        else:
+            yield value
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _named(constant, names, found)

@@ -76,8 +76,7 @@ class Operation:
 
     def find(self, table: Mapping[str, T]) -> T | None:
         """What a table has for the operation: under its full name, or else under its name."""
-        found = table.get(self.full_name)
-        return table.get(self.name) if found is None else found
+        return table.get(self.full_name, table.get(self.name))
 
     def arg(self, name: str, default: Any = None) -> Any:
         """The argument with this name in the operation's schema, or its default there.
@@ -131,7 +130,7 @@ class Recording:
     passed: Sequence[Passed]
     inputs: Sequence[Tensor]
     outputs: Sequence[Tensor]
-    error: Exception | None
+    error: BaseException | None
     refused: Shape | None
     answers: Sequence[Answer]
     moved: Sequence[nn.Parameter]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from math import prod
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +16,15 @@ from precrop.modules.copying import copied
 from precrop.modules.hooks import keep_own_hooks
 from precrop.modules.names import buffers_of, modules_of, parameters_of
 from precrop.modules.streams import Stream, install
-from precrop.read.corrected import Correction
+from precrop.own import OWN_ERRORS
 from precrop.read.inputs import Inputs
 from precrop.read.known import TRAIN_MODE
 from precrop.read.meta import MetaKernels
-from precrop.read.recording import Watch, failed, run
+from precrop.read.recording import Ending, failed, run
 from precrop.read.tables import Tables
 from precrop.read.trace import Answer, CodePath, Recording, Trace, code_path, numbered
 from precrop.read.unused import leave_out, other_answers
+from precrop.read.values import memory_of
 
 # Where several values decide what runs, the others are tried all at once, or else so many singly,
 # fewer where these passes would make more numbers than a few seconds allow.
@@ -31,6 +33,8 @@ MOST_TURNS, MOST_NUMBERS = 8, 1 << 29
 _TRIED = (2, 3, 4)
 _WHOLE = re.compile(r"\b(Long|Int|integer|integral|index|indices|bool)", re.IGNORECASE)
 """In an error message: the network takes other tensors than those of floats."""
+_BATCH = re.compile(r"size\(\)\[0\] == (\d+)")
+"""In the error message of an exported program: the batch size that it was made for."""
 # Stand-in biases: steep enough for some classes to pass a detector's threshold.
 BIASES = (-2.0, 8.0)
 
@@ -113,6 +117,12 @@ class Tracer:
         return parameters_of(self.model)
 
     @cached_property
+    def memories(self) -> dict[int, str]:
+        """The names of the network's parameters and buffers, by their memory."""
+        named = [*self.parameters.items(), *buffers_of(self.model).items()]
+        return {memory_of(tensor): name for name, tensor in named}
+
+    @cached_property
     def modules(self) -> dict[str, nn.Module]:
         """The network's modules, by path."""
         return modules_of(self.model)
@@ -125,56 +135,35 @@ class Tracer:
         return made
 
     def run_again(
-        self,
-        model: nn.Module,
-        forward: TracedPass,
-        limit: int | None = None,
-        correction: Correction | None = None,
-        watch: Watch | None = None,
+        self, model: nn.Module, forward: TracedPass, **ending: Unpack[Ending]
     ) -> Recording:
         """Run a skeleton as in a pass that ran before, branches included."""
-        return self.run(
-            model,
-            training=forward.training,
-            limit=limit,
-            answers=forward.trace.answers,
-            correction=correction,
-            watch=watch,
-        )
+        return self.run(model, training=forward.training, answers=forward.trace.answers, **ending)
 
     def run(
         self,
         model: nn.Module,
         *,
         training: bool,
-        limit: int | None = None,
         answers: Sequence[Answer] = (),
         batch: int | None = None,
-        correction: Correction | None = None,
-        watch: Watch | None = None,
+        **ending: Unpack[Ending],
     ) -> Recording:
-        """Run a skeleton: eval at batch 1 or train at batch 2; up to ``limit`` calls.
+        """Run a skeleton: eval at batch 1 or train at batch 2.
 
-        ``answers`` are given where values of tensors decide what runs; ``correction`` lets
-        the trace go on behind calls that are not as predicted, a ``watch`` ends it.
+        ``answers`` are given where values of tensors decide what runs.
         """
         try:
             model.train(training)
-        except Exception as error:  # whatever the network's own code raises
+        except OWN_ERRORS as error:  # of the network's own code
             return failed(error)
         size = batch or (2 if training else 1)
         args, kwargs = self.inputs.make(size, model, device="cpu" if self.real else "meta")
         with self.tables.lent():
+            meta = None if self.real else self.meta
+            theirs, fold = self.memories, self.fold
             return run(
-                model,
-                args,
-                kwargs,
-                None if self.real else self.meta,
-                limit,
-                fold=self.fold,
-                answers=answers,
-                correction=correction,
-                watch=watch,
+                model, args, kwargs, meta, fold=fold, answers=answers, theirs=theirs, **ending
             )
 
 
@@ -278,7 +267,7 @@ def _turned(
             return
 
 
-def _failing(tracer: Tracer, error: Exception) -> PrecropError:
+def _failing(tracer: Tracer, error: BaseException) -> PrecropError:
     """The network's own error in one line, and what to write where that is clear."""
     text = f"the network fails on input {tracer.inputs.text}: {typed_reason(error)}"
     shorter = tracer.inputs.without_first()
@@ -287,6 +276,9 @@ def _failing(tracer: Tracer, error: Exception) -> PrecropError:
         if tracer.run(tracer.replica(), training=False).error is None:
             shape = tuple(shorter.spec)
             return PrecropError(f"write the shape without the batch, {shape}: {text}")
+    if batch := _BATCH.search(str(error)):
+        given = f"example_inputs=torch.randn({batch[1]}, …)"
+        return PrecropError(f"{text}; it was exported for batches of {batch[1]}: give {given}")
     if not tracer.inputs.examples and _WHOLE.search(str(error)):
         return PrecropError(f"{text}; example_inputs= takes tensors of any type")
     return PrecropError(text)

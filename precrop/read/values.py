@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from itertools import islice
 from math import prod
 from types import NoneType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 Shape = tuple[int, ...]
+Layout = tuple[int, tuple[int, ...]]
+"""Where in its memory a value's elements lie: the offset, and the strides."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,13 +35,6 @@ class TensorValue:
     def numel(self) -> int:
         """The number of elements."""
         return prod(self.shape)
-
-
-class Layout(NamedTuple):
-    """Where in its memory a value's elements lie."""
-
-    offset: int
-    strides: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -156,13 +151,13 @@ class Numbering:
         parameters = {number for number in others if isinstance(tensors[number], nn.Parameter)}
         constants = {*self._outside} - names.keys() - parameters
         data = {n: tensors[n] for n in constants if not tensors[n].is_meta}
-        memories = [_memory(tensor) for tensor in tensors]
+        memories = [memory_of(tensor) for tensor in tensors]
         uses = Counter(memories)
         layouts = {n: _layout(tensors[n]) for n, one in enumerate(memories) if uses[one] > 1}
         return Values(names, frozenset(parameters - names.keys()), data, memories, layouts)
 
 
-def _memory(tensor: Tensor) -> int:
+def memory_of(tensor: Tensor) -> int:
     """What tells the memory of a tensor from others; only a dense one can share it."""
     if tensor.layout is not torch.strided:
         return -id(tensor)
@@ -171,9 +166,9 @@ def _memory(tensor: Tensor) -> int:
 
 def _place(tensor: Tensor) -> Any:
     """Equal where tensors of one memory have the same elements in the same order."""
-    memory, dense = _memory(tensor), tensor.layout is torch.strided
+    memory, dense = memory_of(tensor), tensor.layout is torch.strided
     return memory, tensor.dtype, tensor.shape, _layout(tensor) if dense else None
 
 
 def _layout(tensor: Tensor) -> Layout:
-    return Layout(int(tensor.storage_offset()), tensor.stride())
+    return int(tensor.storage_offset()), tensor.stride()

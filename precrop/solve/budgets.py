@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Integral, Real
 
-from precrop.errors import BudgetError, brief
+from precrop.errors import BudgetError, brief, flops_hint
 
 Budget = float | int | str
 
@@ -65,9 +65,9 @@ def parse_budgets(asked: Mapping[str, Budget | None], bases: Mapping[str, int]) 
     given = {name: budget for name, budget in asked.items() if budget is not None}
     if not given:
         raise missing(next(iter(bases), "params"))
-    unknown = [name for name in given if name not in bases]
-    if unknown:
-        raise BudgetError(f"no cost is called {unknown[0]!r}: budgets are {', '.join(bases)}")
+    if unknown := [name for name in given if name not in bases]:
+        known = f"budgets are {', '.join(bases)}{flops_hint(unknown[0])}"
+        raise BudgetError(f"no cost is called {unknown[0]!r}: {known}")
     return {name: parse_budget(name, budget, bases[name]) for name, budget in given.items()}
 
 
@@ -109,7 +109,7 @@ def _senseless(name: str, asked: object, what: str) -> BudgetError:
     example = UNITS.get(name, _COUNT).example
     return BudgetError(
         f"{name}={brief(asked)} {what}: write a share ({name}=0.5 or '50%') or an absolute number "
-        f"({name}={example})"
+        f"({name}={example}){flops_hint(asked)}"
     )
 
 

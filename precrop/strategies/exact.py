@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -46,52 +47,47 @@ class Exact(Strategy):
             PrecropError: no such objective, or the network has no linear reading.
         """
         check_known(f"objective={self.objective!r}", self.objective, EXACT)
-        return Climb(EXACT[self.objective](network))
+        return partial(climb, EXACT[self.objective](network))
 
 
-@dataclass(frozen=True)
-class Climb:
+def climb(expectation: Expectation, problem: Program) -> Solution:
     """Maximise an expectation by linear programs: slopes at the last solution are the weights.
 
     It is convex in the log densities, so its tangent lies below it: solving the program with the
     slopes at the last solution as weights climbs, to a point where no small change helps. That need
     not be the maximum; it is done from two starts, the optimum of the sum of log densities and the
-    dense network's slopes, and the better end counts.
+    dense network's slopes, and the better end counts. Weights are scaled to mean 1 at the first
+    start, as in the program.
     """
+    ends = sum(end_shares(problem.structure))
+    if expectation.value(np.zeros(ends.shape[0])) == -math.inf:
+        raise PrecropError(
+            "SynExp is zero whatever the widths: all weights of a layer are zero, or some are "
+            "not finite"
+        )
+    first = allocate(problem)
+    scale = mean_one(problem.structure, expectation(ends @ first.log_ratios)[1])
 
-    expectation: Expectation
+    def value(x: Floats) -> float:
+        return scale * expectation(ends @ x)[0] - float(x @ (problem.penalty @ x))
 
-    def __call__(self, problem: Program) -> Solution:
-        """Climb from both starts; weights are scaled to mean 1 at the first, as in the program."""
-        ends = sum(end_shares(problem.structure))
-        if self.expectation.value(np.zeros(ends.shape[0])) == -math.inf:
-            raise PrecropError(
-                "SynExp is zero whatever the widths: all weights of a layer are zero, or some are "
-                "not finite"
-            )
-        first = allocate(problem)
-        scale = mean_one(problem.structure, self.expectation(ends @ first.log_ratios)[1])
+    def tangent(x: Floats) -> Program:
+        """The program whose objective touches the exact one at ``x``."""
+        return replace(problem, gain=scale * (ends.T @ expectation(ends @ x)[1]))
 
-        def value(x: Floats) -> float:
-            return scale * self.expectation(ends @ x)[0] - float(x @ (problem.penalty @ x))
-
-        def tangent(x: Floats) -> Program:
-            """The program whose objective touches the exact one at ``x``."""
-            return replace(problem, gain=scale * (ends.T @ self.expectation(ends @ x)[1]))
-
-        starts = {"synexp": first, "dense": allocate(tangent(np.zeros(len(problem.gain))))}
-        climbs = {name: _climb(start, value, tangent) for name, start in starts.items()}
-        reached = {name: value(end.log_ratios) for name, (end, _) in climbs.items()}
-        best, _ = climbs[max(reached, key=lambda name: reached[name])]
-        report = {
-            name: {
-                "objective": reached[name],
-                self.expectation.label: self.expectation(ends @ end.log_ratios)[0],
-                "rounds": rounds,
-            }
-            for name, (end, rounds) in climbs.items()
+    starts = {"synexp": first, "dense": allocate(tangent(np.zeros(len(problem.gain))))}
+    climbs = {name: _climb(start, value, tangent) for name, start in starts.items()}
+    reached = {name: value(end.log_ratios) for name, (end, _) in climbs.items()}
+    best, _ = climbs[max(reached, key=lambda name: reached[name])]
+    report = {
+        name: {
+            "objective": reached[name],
+            expectation.label: expectation(ends @ end.log_ratios)[0],
+            "rounds": rounds,
         }
-        return Solution(tangent(best.log_ratios), best, value, {}, {"starts": report})
+        for name, (end, rounds) in climbs.items()
+    }
+    return Solution(tangent(best.log_ratios), best, value, {}, {"starts": report})
 
 
 def _climb(

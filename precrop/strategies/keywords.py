@@ -29,21 +29,21 @@ def chosen(
     Raises:
         PrecropError: a name is unknown, or one keyword excludes another.
     """
+    usual = (objective, balance, densities, rule) == ("synexp", BALANCE, None, BALANCED)
     if strategy is not None:
         if not isinstance(strategy, Strategy):
             raise PrecropError(
                 f"strategy={strategy!r} is not a strategy: give an instance, such as "
                 "precrop.SynExp()"
             )
-        keywords = (objective, balance, densities, rule, widths)
-        if keywords != ("synexp", BALANCE, None, BALANCED, None):
+        if not usual or widths is not None:
             raise PrecropError(
                 "strategy= says how widths are found: drop objective=, balance=, densities=, "
                 "rule= and widths="
             )
         return strategy
     if widths is not None:
-        if (objective, densities, rule, balance) != ("synexp", None, BALANCED, BALANCE):
+        if not usual:
             raise PrecropError("widths= excludes objective=, densities=, rule= and balance=")
         return Widths(widths)
     check_known(f"rule={rule!r}", rule, (BALANCED, UNIFORM, *RULES))

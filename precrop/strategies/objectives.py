@@ -6,9 +6,8 @@ from typing import TypeVar
 import numpy as np
 
 from precrop.errors import PrecropError
-from precrop.own import failure, own_function
+from precrop.own import calling_own, own_function
 from precrop.solve.structure import Floats, Layer, Structure
-from precrop.trust import runs_user_code
 
 
 def every_layer(structure: Structure) -> Floats:
@@ -87,12 +86,8 @@ def layer_weights(objective: str, structure: Structure) -> Floats:
     if objective not in OBJECTIVES:
         raise unknown_objective(objective, OBJECTIVES)
     function = OBJECTIVES[objective]
-    try:
+    with calling_own(f"objective {objective} fails", function):
         found = np.asarray(function(structure), dtype=np.float64)
-    except Exception as error:  # whatever a user's function raises
-        if not runs_user_code(objective):
-            raise
-        raise PrecropError(f"objective {objective} {failure(function, error)}") from error
     count = len(structure.layers)
     if found.shape != (count,) or not np.isfinite(found).all() or found.min(initial=0.0) < 0:
         given = f"an array of shape {found.shape}" if found.size > 1 else repr(found.tolist())

@@ -4,6 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from precrop.errors import PrecropError, brief
+from precrop.own import calling_own, is_ours
 from precrop.read.network import Network
 from precrop.solve.program import BALANCE, Program
 from precrop.solve.relax import Allocation
@@ -75,3 +79,45 @@ class Strategy:
     def __call__(self, problem: Program) -> Solution:
         """Widths within every budget, before rounding."""
         raise NotImplementedError(f"{type(self).__name__} must define __call__ or solver")
+
+
+def solver_of(strategy: Strategy, network: Network) -> Solver:
+    """The solver of a strategy for one network; what a user's own returns is checked.
+
+    Raises:
+        PrecropError: the strategy fails; so does its solver, which may also return no widths.
+    """
+    kind = type(strategy)
+    failure = f"strategy {kind.__name__} fails"
+    with calling_own(failure, kind):
+        solver = strategy.solver(network)
+
+    def solve(problem: Program) -> Solution:
+        with calling_own(failure, kind):
+            solution = solver(problem)
+            wrong = None if is_ours(kind) else _wrong(solution)
+        if wrong is not None:
+            raise PrecropError(f"strategy {kind.__name__} {wrong}")
+        return solution
+
+    return solve
+
+
+def _wrong(solution: Any) -> str | None:
+    """What a solution is instead of one; None if nothing is wrong with it."""
+    if not isinstance(solution, Solution):
+        return f"must return a Solution, as `shaped` does, not {brief(solution)}"
+    problem, allocation = solution.problem, solution.allocation
+    number = len(problem.structure.groups)
+    prices = [allocation.multipliers.get(name, np.nan) for name in problem.limits]
+    vectors: list[tuple[str, Any, int]] = [
+        ("log ratios", allocation.log_ratios, number),
+        ("slopes in its program's gain", problem.gain, number),
+        ("multipliers of the limits", prices, len(prices)),
+    ]
+    for name, values, count in vectors:
+        found = np.asarray(values, np.float64)
+        if found.shape != (count,) or not np.isfinite(found).all():
+            return f"must give {count} {name}, all finite numbers: it gives {brief(values)}"
+    value = solution.value(allocation.log_ratios)
+    return None if np.isfinite(value) else f"gives {brief(value)} as the value of its widths"

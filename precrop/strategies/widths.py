@@ -2,7 +2,7 @@
 
 import itertools
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from numbers import Integral
@@ -13,7 +13,6 @@ import numpy as np
 from precrop.errors import BudgetError, PrecropError, brief
 from precrop.linear.densities import check_names
 from precrop.read.network import Network
-from precrop.solve.choices import Choices
 from precrop.solve.program import Program
 from precrop.solve.relax import Allocation
 from precrop.solve.structure import Integers, Layer
@@ -61,7 +60,7 @@ class Widths(Strategy):
             PrecropError: a layer cannot have its width, or two that share one ask for different
                 ones.
         """
-        units = self._units(problem)
+        units = _Chosen(self.widths, problem).found()
         for name, limit in problem.limits.items():
             cost = problem.costs[name](units.tolist())
             if cost > limit:
@@ -72,101 +71,106 @@ class Widths(Strategy):
         allocation = Allocation(x, near.value(x), GIVEN, 0, multipliers, ())
         return Solution(near, allocation, near.value)
 
-    def _units(self, problem: Program) -> Integers:
-        """Units of every group; layers that follow from one group come first."""
-        choices = problem.choices
-        units = np.minimum(choices.units, choices.upper)
-        owners: dict[int, str] = {}
-        layers = [layer for layer in problem.structure.layers if layer.name in self.widths]
-        named = self.widths.keys() - {layer.name for layer in layers}
-        for place, table in enumerate(problem.structure.groups):
-            if table.name in named:
-                owners[place], width = table.name, self.widths[table.name]
-                units[place] = round(width * table.units / table.width)
-                if units[place] * table.width != width * table.units:
-                    raise PrecropError(
-                        f"{table.name} cannot be cut to {width} of its {table.width} channels"
-                    )
-        for layer in sorted(layers, key=lambda layer: len(layer.produced)):
-            new = [group for group in layer.produced if group not in owners]
-            owners |= dict.fromkeys(new, layer.name)
+
+class _Chosen:
+    """Finds the units of every group that give layers and tables their ``widths``."""
+
+    def __init__(self, widths: Mapping[str, int], problem: Program) -> None:
+        self.widths, self.choices = widths, problem.choices
+        self.layers = [layer for layer in problem.structure.layers if layer.name in widths]
+        self.groups = problem.structure.groups
+        self.units = np.minimum(self.choices.units, self.choices.upper)
+        self.owners: dict[int, str] = {}
+        """By group the layer or table that it has its units from."""
+
+    def found(self) -> Integers:
+        """The units; layers that follow from one group come first."""
+        self._set_tables()
+        for layer in sorted(self.layers, key=lambda layer: len(layer.produced)):
+            new = [group for group in layer.produced if group not in self.owners]
+            self.owners |= dict.fromkeys(new, layer.name)
             if any(sum(group in new for group in term) > 1 for term in layer.width.terms):
-                sharing = [one for one in layers if not one.produced.keys().isdisjoint(new)]
-                open_ends = [(one, [g for g in one.produced if g not in owners]) for one in sharing]
-                units = self._factored(layer, new, open_ends, units, choices)
+                self._factor(layer, new)
             elif new:
-                self._share(layer, new, units, choices)
-            if layer.width(units.tolist()) != self.widths[layer.name]:
-                by = {group: owners[group] for group in layer.produced}
-                raise PrecropError(self._conflict(layer, by, units, choices))
-        for group in np.flatnonzero(choices.floor(units.astype(float)) != units).tolist():
-            name = owners[group]
-            scale = self.widths[name] / units[group]
+                self._share(layer, new)
+            if layer.width(self.units.tolist()) != self.widths[layer.name]:
+                raise PrecropError(self._conflict(layer))
+        allowed = self.choices.floor(self.units.astype(float))
+        for group in np.flatnonzero(allowed != self.units).tolist():
+            name = self.owners[group]
+            scale = self.widths[name] / self.units[group]
+            choices = self.choices
             least, most = (round(scale * n[group]) for n in (choices.lower, choices.upper))
             raise PrecropError(
                 f"{name} cannot have {self.widths[name]} channels, but {least} to {most} "
                 f"(expand=True allows more) with {choices.rule}"
             )
-        return units
+        return self.units
 
-    def _share(
-        self, layer: Layer, groups: Sequence[int], units: Integers, choices: Choices
-    ) -> None:
+    def _set_tables(self) -> None:
+        named = self.widths.keys() - {layer.name for layer in self.layers}
+        for place, table in enumerate(self.groups):
+            if table.name in named:
+                self.owners[place], width = table.name, self.widths[table.name]
+                self.units[place], rest = divmod(width * table.units, table.width)
+                if rest:
+                    raise PrecropError(
+                        f"{table.name} cannot be cut to {width} of its {table.width} channels"
+                    )
+
+    def _share(self, layer: Layer, groups: Sequence[int]) -> None:
         """Let groups keep the one share that gives the layer its width, or nearly one.
 
         The width is linear in that share. What rounding leaves over of a sum of several widths goes
         to those with the finest steps.
         """
-        units[groups] = choices.units[groups]
+        units, original = self.units, self.choices.units
+        units[groups] = original[groups]
         whole, asked = layer.width(units.tolist()), self.widths[layer.name]
         steps = {group: whole - layer.width(_one_less(units, group)) for group in groups}
-        share = 1 - (whole - asked) / sum(steps[group] * choices.units[group] for group in groups)
+        share = 1 - (whole - asked) / sum(steps[group] * original[group] for group in groups)
         for group in groups:
-            units[group] = max(1, round(share * choices.units[group]))
+            units[group] = max(1, round(share * original[group]))
         if len(groups) < 2:
             return
         coarsest_first = sorted(groups, key=lambda group: -steps[group])
         for rounded, group in itertools.product((np.trunc, np.floor), coarsest_first):
             missing = asked - layer.width(units.tolist())
             moved = units[group] + rounded(missing / steps[group])
-            units[group] = min(max(1, moved), choices.upper[group])
+            units[group] = min(max(1, moved), self.choices.upper[group])
 
-    def _factored(
-        self,
-        layer: Layer,
-        groups: Sequence[int],
-        sharing: Iterable[tuple[Layer, Sequence[int]]],
-        units: Integers,
-        choices: Choices,
-    ) -> Integers:
+    def _factor(self, layer: Layer, groups: Sequence[int]) -> None:
         """Let groups whose product counts give the layer its width, if they can.
 
         Many products are one number. Those come first that keep the number of heads or of kernels,
-        which has the fewest units, and then the most even ones. Layers ``sharing`` a factor must be
+        which has the fewest units, and then the most even ones. Layers that share a factor must be
         able to have their widths, by what groups they have besides.
         """
-        heads = min(groups, key=lambda group: choices.units[group])
+        original = self.choices.units
+        heads = min(groups, key=lambda group: original[group])
+        sharing = [
+            (one, [group for group in one.produced if group not in self.owners])
+            for one in self.layers
+            if not one.produced.keys().isdisjoint(groups)
+        ]
 
         def unlike(found: Integers) -> tuple[bool, float, int]:
-            ratios = found[groups] / choices.units[groups]
-            fewer = choices.units[heads] - found[heads]
+            ratios = found[groups] / original[groups]
+            fewer = original[heads] - found[heads]
             return bool(fewer), ratios.max() / ratios.min(), int(fewer)
 
-        def suits(found: Integers, one: Layer, more: Sequence[int]) -> bool:
-            near = _around(one, more, found, choices, self.widths[one.name])
-            return any(width == self.widths[one.name] for width, _ in near)
+        def exact(one: Layer, free: Sequence[int], units: Integers) -> list[Integers]:
+            return [u for n, u in self._around(one, free, units) if n == self.widths[one.name]]
 
-        near = _around(layer, groups, units, choices, self.widths[layer.name])
-        exact = sorted((u for width, u in near if width == self.widths[layer.name]), key=unlike)
-        fitting = (u for u in exact if all(suits(u, one, more) for one, more in sharing))
-        return next(itertools.chain(fitting, exact), units)
+        likely = sorted(exact(layer, groups, self.units), key=unlike)
+        fitting = (u for u in likely if all(exact(*each, u) for each in sharing))
+        self.units = next(itertools.chain(fitting, likely), self.units)
 
-    def _conflict(
-        self, layer: Layer, owners: Mapping[int, str], units: Integers, choices: Choices
-    ) -> str:
+    def _conflict(self, layer: Layer) -> str:
         """Why a layer cannot have its width."""
         width = self.widths[layer.name]
-        others = [name for name in owners.values() if name != layer.name]
+        owners = [self.owners[group] for group in layer.produced]
+        others = [name for name in owners if name != layer.name]
         if not owners:
             return f"{layer.name} keeps its {layer.out_channels} channels: it cannot have {width}"
         if others:
@@ -174,7 +178,7 @@ class Widths(Strategy):
                 f"{layer.name} cannot have {width} channels and {others[0]} "
                 f"{self.widths[others[0]]}: they share a width"
             )
-        near = {found for found, _ in _around(layer, [*owners], units, choices, width)}
+        near = {found for found, _ in self._around(layer, [*layer.produced], self.units)}
         below, above = (sorted(n for n in near if (n > width) is more) for more in (False, True))
         nearest = " or ".join(map(str, below[-1:] + above[:1]))
         return (
@@ -182,32 +186,31 @@ class Widths(Strategy):
             f"{nearest and f', but to {nearest}'}"
         )
 
+    def _around(
+        self, layer: Layer, groups: Sequence[int], units: Integers
+    ) -> Iterator[tuple[int, Integers]]:
+        """The widths around its own that groups of a layer can give it, with the units for them.
 
-def _around(
-    layer: Layer, groups: Sequence[int], units: Integers, choices: Choices, width: int
-) -> Iterator[tuple[int, Integers]]:
-    """The widths around one that groups of a layer can give it, each with the units for it.
+        There are none where too many combinations would have to be tried.
+        """
+        if not groups:
+            yield layer.width(units.tolist()), units
+            return
+        *first, last = sorted(groups, key=lambda group: self.choices.units[group])
+        tried = units.copy()
 
-    There are none where too many combinations would have to be tried.
-    """
-    if not groups:
-        yield layer.width(units.tolist()), units
-        return
-    *first, last = sorted(groups, key=lambda group: choices.units[group])
-    tried = units.copy()
+        def made(kept: int) -> int:
+            tried[last] = kept
+            return int(layer.width(tried.tolist()))
 
-    def made(kept: int) -> int:
-        tried[last] = kept
-        return int(layer.width(tried.tolist()))
-
-    allowed, options = choices.allowed(last), [choices.allowed(group) for group in first]
-    if prod(map(len, options)) > _MOST_TRIED:
-        return
-    for kept in itertools.product(*options):
-        tried[first] = kept
-        place = bisect_left(allowed, width, key=made)
-        for found in allowed[max(0, place - 1) : place + 1]:
-            yield made(found), tried.copy()
+        allowed, *options = (self.choices.allowed(group) for group in (last, *first))
+        if prod(map(len, options)) > _MOST_TRIED:
+            return
+        for kept in itertools.product(*options):
+            tried[first] = kept
+            place = bisect_left(allowed, self.widths[layer.name], key=made)
+            for found in allowed[max(0, place - 1) : place + 1]:
+                yield made(found), tried.copy()
 
 
 def _one_less(units: Integers, group: int) -> list[int]:

@@ -8,6 +8,7 @@ from precrop.solve.budgets import Budget
 from precrop.study.spec import Limits, Study
 from precrop.study.variants import Variant
 from precrop.training.recipes import Recipe
+from precrop.trust import code_of
 
 SCHEMA = 1
 """Raised when the same fields would ask for something else; part of every cell's identity."""
@@ -31,7 +32,8 @@ class Cell:
     def id(self) -> str:
         """The first 12 hexadecimal digits of the SHA-256 of all that is asked for.
 
-        The study's name and the place of the images are not part of it.
+        The study's name and the place of the images are not part of it, nor is the source of the
+        user's code: rows keep it.
         """
         content = {
             "schema": SCHEMA,
@@ -46,6 +48,17 @@ class Cell:
         if self.image_size is not None:  # without one, cells are called as they always were
             content["image_size"] = self.image_size
         return digest_of(content)[:12]
+
+    def own_code(self) -> dict[str, str]:
+        """The user's source files that its network and its variant are made by, with digests.
+
+        Their modules are run: reading the study has asked whether to trust it.
+
+        Raises:
+            PrecropError: a function cannot be found.
+        """
+        self.how.load_own()
+        return code_of({self.network.name: None, **self.how.functions()})
 
     @property
     def variant(self) -> str:

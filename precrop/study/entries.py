@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from precrop.errors import PrecropError, brief, suggestion, within
+from precrop.errors import PrecropError, brief, flops_hint, suggestion, within
 from precrop.study.reading import read_yaml
 
 T = TypeVar("T")
@@ -70,7 +70,7 @@ def known_keys(content: Any, keys: Sequence[str]) -> Any:
         raise PrecropError(f"{brief(content)} is not a mapping: write {', '.join(keys[:3])}: …")
     for key in content:
         if key not in keys:
-            raise PrecropError(f"unknown key {key!r}; {suggestion(key, keys)}")
+            raise PrecropError(f"unknown key {key!r}; {suggestion(key, keys)}{flops_hint(key)}")
     return content
 
 

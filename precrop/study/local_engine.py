@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from precrop.errors import PrecropError
-from precrop.files import interrupt, open_own, refuse_link
+from precrop.files import open_own, refuse_link
 from precrop.own import UNGUARDED
 from precrop.study.cells import Cell
 from precrop.study.events import Busy, Died, Ended, Event, Work
@@ -183,7 +183,8 @@ class LocalEngine:
 def _serve(pipe: Connection, work: Work, output: Path, logs: Path) -> None:
     """What a process does: run the cells that come, until there is nobody to send them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
-    signal.signal(signal.SIGTERM, interrupt)  # so that what is half written is removed
+    # So that what is half written is removed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _open_streams()
     faulthandler.enable()

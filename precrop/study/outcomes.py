@@ -42,6 +42,7 @@ def outcome(cell: Cell, prepared: Prepared, result: "Result", **spent: Any) -> R
         history=result.history,
         seconds=result.seconds,
         versions=run.versions,
+        code=prepared.code,
         **spent,
     )
 

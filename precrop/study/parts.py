@@ -18,6 +18,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from precrop.files import open_plain
 from precrop.study.rows import FIELDS, Row, from_json, why_not_read
 
+_COLUMNS = tuple(name for name in FIELDS if name != "code")  # which came after the last part
 _NESTED = ("args", "recipe", "densities", "widths", "versions")
 """Columns of JSON, as is the history."""
 _TIMES = ("started", "ended")
@@ -62,7 +63,7 @@ def read_part(path: Path) -> tuple[frozenset[str], list[Row]]:
     # A thread of Arrow's that lets go of Python's bytes while the interpreter ends aborts the
     # process (apache/arrow issue 34314), so none gets hold of them.
     file = pq.ParquetFile(pa.BufferReader(content))
-    if sorted(file.schema_arrow.names) != sorted(FIELDS):
+    if sorted(file.schema_arrow.names) != sorted(_COLUMNS):
         raise ValueError("its columns are not those of a study's rows")
     left = max(ALLOWED, _TIMES_LARGER * len(content))
     groups = (file.metadata.row_group(index) for index in range(file.metadata.num_row_groups))
@@ -71,7 +72,7 @@ def read_part(path: Path) -> tuple[frozenset[str], list[Row]]:
     replaces = json.loads((file.schema_arrow.metadata or {}).get(b"replaces", b"[]"))
     rows = []
     for batch in file.iter_batches(batch_size=1, use_threads=False):
-        values = {name: _value(batch, name) for name in FIELDS}
+        values = {name: _value(batch, name) for name in _COLUMNS}
         left -= _ROW + sum(len(value) for value in values.values() if isinstance(value, str))
         if left < 0:
             raise ValueError("it is packed more tightly than rows of a study ever are")

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -29,6 +29,7 @@ class Prepared:
 
     run: "Run"
     original: "Count"
+    code: Mapping[str, str]  # `Cell.own_code`
 
 
 def check(cells: Sequence[Cell], data: "ImageData") -> None:
@@ -68,7 +69,7 @@ def prepare(cell: Cell, data: "ImageData") -> Prepared:
     plan = original.plan()
     mask = original.mask(plan)
     run = dataclasses.replace(original.run, plan=plan if mask is None else None, mask=mask)
-    return Prepared(run, original.counted)
+    return Prepared(run, original.counted, cell.own_code())
 
 
 def try_out(cell: Cell, data: "ImageData") -> None:

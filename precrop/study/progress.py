@@ -10,6 +10,7 @@ from statistics import fmean
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from precrop.linear.densities import WHOLE_UNITS
 from precrop.progress import console as standard_error
 from precrop.progress import in_terminal
 from precrop.study.cells import Cell, label
@@ -152,4 +153,13 @@ def _came_to(row: Row) -> str:
         return f"failed: {row.error}"
     assert row.accuracy is not None
     assert row.best_accuracy is not None
-    return f"accuracy {row.accuracy:.2%} (best {row.best_accuracy:.2%}), {row.seconds:.1f} s"
+    accuracy = f"accuracy {row.accuracy:.2%} (best {row.best_accuracy:.2%}), {row.seconds:.1f} s"
+    return "; ".join([accuracy, *_above(row)])
+
+
+def _above(row: Row) -> Iterator[str]:
+    """What a masked network has beyond its budgets: whole units may take more."""
+    for name in ("params", "macs") if row.kind == "masked" else ():
+        has, base, asked = (getattr(row, f"{part}{name}") for part in ("", "base_", "asked_"))
+        if asked is not None and has > asked * base * (1 + WHOLE_UNITS):
+            yield f"{name} {has / base:.1%} where {asked:.1%} was asked for"

@@ -5,10 +5,9 @@ last and is decoded when it is looked at.
 """
 
 import json
-import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from typing import Annotated, Any, Literal
@@ -16,14 +15,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationError
 
 from precrop.errors import MALFORMED, PrecropError, one_line, reason
-from precrop.files import figures, json_text
+from precrop.files import LARGEST, figures, is_figure, json_text
 
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Count = Annotated[int, Field(ge=1, lt=2**63)]
 Width = Annotated[int, Field(ge=0, lt=2**63)]
 Share = Annotated[float, Field(ge=0, le=1)]
-LARGEST = 1e39
-"""Beyond single precision: numbers below it have finite sums and squares."""
 Figure = Annotated[float, Field(ge=0, lt=LARGEST)]
 Seconds = Annotated[float, Field(ge=0, lt=1e9)]
 Time = Annotated[
@@ -74,9 +71,10 @@ class Row:
     ended: Time  # when it was over, in UTC
     device: str  # what it was trained on
     versions: Mapping[str, str]  # of precrop, Python and the libraries that compute
+    code: Mapping[str, str] = field(default_factory=dict)  # the user's source files with digests
 
 
-FIELDS = tuple(field.name for field in fields(Row))
+FIELDS = tuple(one.name for one in fields(Row))
 _FINISHED = ("accuracy", "best_accuracy", "loss", "params", "macs", "base_params", "base_macs")
 """Fields that are None only where a cell failed."""
 _READER = TypeAdapter(Row)
@@ -101,7 +99,7 @@ class History(Sequence[Mapping[str, float]]):
     def _epochs(self) -> tuple[Mapping[str, float], ...]:
         try:
             epochs = tuple(map(figures, json.loads(self._text())))
-            if all(_is_figure(*each) for epoch in epochs for each in epoch.items()):
+            if all(is_figure(*each) for epoch in epochs for each in epoch.items()):
                 return epochs
         except OSError as error:
             raise PrecropError(
@@ -127,16 +125,10 @@ class History(Sequence[Mapping[str, float]]):
         return tuple, (self._epochs,)
 
 
-def _is_figure(name: str, value: Any) -> bool:
-    """A number of single precision; the loss of a network that diverged may be infinite or NaN."""
-    if type(value) not in (int, float):
-        return False
-    return abs(value) < LARGEST or (name.endswith("loss") and not value < math.inf)
-
-
 def to_line(row: Row) -> bytes:
     """A row as a line of a file."""
-    values = {name: getattr(row, name) for name in FIELDS if name != "history"}
+    left_out = {"history"} if row.code else {"history", "code"}  # older versions read it then
+    values = {name: getattr(row, name) for name in FIELDS if name not in left_out}
     content = _json(values)[:-1] + _HISTORY + _json(tuple(row.history))
     return b'%s%s%08x"}\n' % (content, _CHECKSUM, zlib.crc32(content))
 

@@ -155,7 +155,7 @@ class NetworkEntry(Entry):
     def network(self, recipe: Recipe, trust: Trust) -> StudyNetwork:
         """The network, with the study's recipe unless it has its own."""
         model = ModelSpec(self.model, self.args)
-        with within(f"networks, {self.model}"):
+        with within("networks"):
             model.check(trust, "say --trust")
         return StudyNetwork(model, self.recipe or recipe)
 
@@ -207,7 +207,7 @@ class StudyFile(Entry):
         return parts | {one.name: Part(one.role) for one in self.retired}
 
 
-def read_study(path: Path, trust: Trust = False) -> Study:
+def read_study(path: str | Path, trust: Trust = False) -> Study:
     """Read a study's file (YAML). Runs no code of the file's, nor does a study that is returned.
 
     Args:
@@ -218,7 +218,7 @@ def read_study(path: Path, trust: Trust = False) -> Study:
     Raises:
         PrecropError: one line with the file, the entry and what is wrong there.
     """
-    file = read_entry(StudyFile, path)
+    file = read_entry(StudyFile, Path(path))
     with within(str(path)):
         networks = tuple(one.network(file.recipe, trust) for one in file.networks)
         return Study(

@@ -42,7 +42,7 @@ class Store:
         self._parts: tuple[list[Row], dict[str, str]] | None = None
 
     @classmethod
-    def open(cls, path: Path, create: bool = False) -> "Store":
+    def open(cls, path: str | Path, create: bool = False) -> "Store":
         """The store in a folder.
 
         Args:
@@ -52,6 +52,7 @@ class Store:
         Raises:
             PrecropError: the folder is not a store, or has another schema.
         """
+        path = Path(path)
         mark = path / _MARK
         if create and not mark.is_file():
             _create(path)

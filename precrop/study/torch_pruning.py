@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 import precrop
-from precrop.errors import BudgetError, PrecropError, errors_as, needs, suggestion, typed_reason
+from precrop.errors import BudgetError, PrecropError, needs, suggestion
+from precrop.own import calling_own
 from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
 from precrop.read.network import read_network
@@ -88,8 +89,7 @@ def pruned(request: "VariantRequest", ratio: float, kept: Collection[str]) -> nn
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         torch.manual_seed(request.seed)
-        # Whatever Torch-Pruning raises about a network.
-        with errors_as("Torch-Pruning fails on the network", Exception, told=typed_reason):
+        with calling_own("Torch-Pruning fails on the network"):
             pruner = tp.pruner.MetaPruner(
                 model,
                 torch.ones(1, *request.input_shape),

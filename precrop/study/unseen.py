@@ -2,6 +2,7 @@
 
 import torch
 
+from precrop.own import OWN_ERRORS
 from precrop.study.cells import Cell
 from precrop.training.augment import random_numbers
 from precrop.training.data import DECODED_SIZE, ImageData, Images
@@ -43,5 +44,5 @@ def _told_apart(cell: Cell, side: int) -> int:
         with torch.no_grad():
             out = network(torch.zeros(1, 3, side, side))
         return int(out.shape[1])
-    except Exception:  # whatever a network raises: what is wrong with it, `check` tells
+    except OWN_ERRORS:  # of a network: what is wrong with it, `check` tells
         return _CLASSES

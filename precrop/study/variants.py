@@ -233,6 +233,18 @@ class Variant:
         if self.densities is not None:
             check_options(self.densities, self.method_options)
 
+    def functions(self) -> dict[str, Callable[..., Any]]:
+        """The methods and objectives that it names, where they are known by now."""
+        from precrop.pruning.methods import METHODS
+        from precrop.strategies.objectives import OBJECTIVES
+
+        found = {} if self.match is None else self.match.functions()
+        if self.densities in METHODS:
+            found[self.densities] = METHODS[self.densities].function
+        if (objective := self.options.get("objective")) in OBJECTIVES:
+            found[objective] = OBJECTIVES[objective]
+        return found
+
     def matched(self, other: "Variant") -> "Variant":
         """The same variant, made as large as another one.
 

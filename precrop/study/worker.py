@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from precrop.errors import PrecropError
+from precrop.own import OWN_ERRORS
 from precrop.study.cells import Cell
 from precrop.study.events import Began, Busy, Ended, Epoch, Report
 from precrop.study.locks import Lock
@@ -56,7 +57,7 @@ def work(cell: Cell, output: Path, report: Report) -> tuple[Ended | Busy, bool]:
             report(Began(cell.id, run.id, run.recipe.epochs))
             result = train(run, data=data, output=output, loggers=("csv",), told=told)
         return Ended(cell.id, outcome(cell, prepared, result, **measured(trained))), True
-    except Exception as error:
+    except OWN_ERRORS as error:
         traceback.print_exc()
         row = failure(cell, error, digest, **measured(0.0))
         return Ended(cell.id, row), isinstance(error, PrecropError)

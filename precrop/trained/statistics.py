@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
-from precrop.errors import PrecropError, check_kind, errors_as, typed_reason
+from precrop.errors import PrecropError, check_kind
 from precrop.modules.hooks import unwrapped
 from precrop.modules.names import parameters_of
 from precrop.modules.random import OwnNumbers
+from precrop.own import calling_own
 
 SEED = 0
 
@@ -108,8 +109,7 @@ def _run(model: nn.Module, batch: Any, device: torch.device, number: int) -> Non
     def there(leaf: Any) -> Any:
         return leaf.to(device) if isinstance(leaf, Tensor) else leaf
 
-    # Whatever a network's forward raises.
-    with errors_as(f"the network fails on batch {number}", Exception, told=typed_reason):
+    with calling_own(f"the network fails on batch {number}"):
         if isinstance(batch, Mapping):
             model(**tree_map(there, dict(batch)))
         else:

@@ -27,6 +27,7 @@ WEIGHTS, STATE, CONTENT = "model.safetensors", "state.safetensors", "checkpoint.
 FORMAT = 2
 _UNCHECKED = 1
 """The format before digests were kept."""
+_MOST_STEPS = 2**63
 NETWORK = "network."
 """What the LightningModule's state_dict puts before the network's own keys."""
 _MASK, _ORIGINAL = "_mask", "_orig"
@@ -123,7 +124,7 @@ def described(folder: Path) -> dict[str, Any]:
     content = read_json(folder / CONTENT)
     if not isinstance(content, dict) or content.get("format") not in (_UNCHECKED, FORMAT):
         raise PrecropError(f"{folder / CONTENT} is not a checkpoint of format {FORMAT}")
-    if type(content.get("step")) is not int:
+    if type(content.get("step")) is not int or not 0 <= content["step"] < _MOST_STEPS:
         raise PrecropError(f"{folder / CONTENT} is broken: it does not say the step")
     digest, files = content.pop("digest", None), content.get("files", {})
     if content["format"] == _UNCHECKED and digest is None:

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from precrop.counting import count
 from precrop.errors import PrecropError
-from precrop.files import check_picture, drawn_name, save_picture
+from precrop.files import check_picture, drawn_name, new_figure, save_picture
 from precrop.plans.weights import fill, load_tensors
-from precrop.progress import Progress, silent
+from precrop.progress import Progress, say, silent
+from precrop.sources import changed
 from precrop.training import checkpoints
 from precrop.training.batches import Placement, held_out_batches
 from precrop.training.data import ImageData, load_again, load_shaped
@@ -24,7 +25,7 @@ from precrop.training.folder import BEST, LAST
 from precrop.training.module import outputs
 from precrop.training.networks import build
 from precrop.training.runs import Run
-from precrop.trust import Trust
+from precrop.trust import Trust, code_of
 
 _BATCH = 256
 _LARGEST_LABELLED = 40
@@ -106,8 +107,10 @@ class Trained(NamedTuple):
     network: nn.Module
 
 
-def load_trained(path: Path, trust: Trust = False) -> Trained:
+def load_trained(path: str | Path, trust: Trust = False) -> Trained:
     """The network of a checkpoint, found as by `find_checkpoint`.
+
+    A warning says so where the user's code is not what it was trained with.
 
     Args:
         path: what is looked for.
@@ -116,22 +119,24 @@ def load_trained(path: Path, trust: Trust = False) -> Trained:
     Raises:
         PrecropError: the checkpoint is broken, or its network is code that is not trusted.
     """
-    folder = find_checkpoint(path)
+    folder = find_checkpoint(Path(path))
     run = Run.from_json(checkpoints.described(folder).get("run"), trust)
     if isinstance(trust, str) and trust != run.model.name:
         raise PrecropError(
             f"the network of {folder} is {run.model.name}, not {trust}: drop --model"
         )
+    if files := changed(run.code, code_of({run.model.name: None})):
+        say(f"warning: {folder} was trained with other code: {files} changed since")
     weights = folder / checkpoints.WEIGHTS
     tensors = load_tensors(weights)
     like = {name: tensor.shape for name, tensor in tensors.items()}
-    network = build(run, masked=False, like=like).network
+    network = build(run, masked=False, like=like, weights=weights).network
     fill(network, tensors, weights)
     return Trained(folder, run, network)
 
 
 def evaluate_checkpoint(
-    path: Path, data: str | None = None, *, trust: Trust = False, progress: Progress = silent
+    path: str | Path, data: str | None = None, *, trust: Trust = False, progress: Progress = silent
 ) -> Evaluation:
     """Evaluate a checkpoint of `precrop.training.loop.train`.
 
@@ -264,13 +269,11 @@ def draw_confusion(evaluation: Evaluation, path: Path) -> None:
     classes = len(evaluation.classes)
     if classes > _LARGEST_DRAWN:
         raise PrecropError(f"{path} cannot show {classes:,} classes: up to {_LARGEST_DRAWN:,} fit")
-    from matplotlib.figure import Figure
-
     pairs = torch.bincount(evaluation.labels * classes + evaluation.taken, minlength=classes**2)
     confusion = pairs.view(classes, classes).double()
     shares = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
     side = min(12.0, 3 + 0.3 * classes)
-    figure = Figure(figsize=(side, side), layout="constrained")
+    figure = new_figure(side, side)
     axes = figure.subplots()
     picture = axes.imshow(shares.numpy(), vmin=0, vmax=1, cmap="Blues")
     if classes <= _LARGEST_LABELLED:

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,11 @@ from torch import Tensor
 
 from precrop.errors import PrecropError, brief, errors_as, reason
 from precrop.files import (
+    checked_path,
     digest_of,
     figures,
     finite,
+    is_figure,
     json_text,
     read_json,
     refuse_link,
@@ -33,6 +35,7 @@ from precrop.files import (
     write_text,
 )
 from precrop.plans.weights import load_tensors, save_tensors
+from precrop.sources import changed
 from precrop.training import checkpoints
 
 LAST, BEST = "last", "best"
@@ -41,8 +44,8 @@ _RESULT, _MASKS, _LOCK = "result.json", "masks.safetensors", ".lock"
 _CHUNK = 1 << 20
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP)
 """What file systems say that have none; then a run is on its own."""
-_FIGURES = ("accuracy", "best_accuracy", "loss", "seconds", "params", "macs")
-"""Fields of a result that are numbers."""
+_LARGEST = {"accuracy": 1, "best_accuracy": 1, "params": 2**63, "macs": 2**63, "seconds": 1e9}
+"""Fields of a result that are numbers, none below 0, and what each is at most; so is the loss."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,17 @@ class Result:
     macs: int  # multiply-accumulates at batch 1
     seconds: float  # that its epochs took, whatever was interrupted
     history: tuple[Mapping[str, float], ...]  # per epoch learning rate, losses, accuracies, seconds
+    code: Mapping[str, str] = field(default_factory=dict)  # the run's; empty in older results
+    processes: int | None = None  # that trained it; None in older results
     finished: bool = False  # the result was there already; nothing was trained
 
     def to_json(self) -> dict[str, Any]:
         """All but the history in JSON's types, as ``precrop train --json`` prints it."""
         fields = dataclasses.asdict(self)
         del fields["history"], fields["finished"]
+        for name in ("code", "processes"):
+            if not fields[name]:
+                del fields[name]
         return {**fields, "folder": str(self.folder)}
 
 
@@ -81,7 +89,7 @@ class RunFolder:
             Whether it is new.
 
         Raises:
-            PrecropError: it is a link, cannot be made, or is another run's.
+            PrecropError: it is a link, cannot be made, or is another run's, or other code's.
         """
         refuse_link(self.path)
         new = not self.path.exists()
@@ -89,7 +97,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         file = self.path / "run.json"
         if file.is_file():
-            self._check(file, read_json(file))
+            begun = self._check(file, read_json(file))
+            self.check_code(begun.get("code"), described.get("code", {}))
         else:
             write_text(file, json_text(described, indent=1) + "\n")
         return new
@@ -136,8 +145,8 @@ class RunFolder:
             file.flush()
             os.fsync(file.fileno())
 
-    def last(self) -> tuple[Path, int] | None:
-        """The last checkpoint and the step that it was written at, if the run has begun.
+    def last(self) -> tuple[Path, int, int | None] | None:
+        """The last checkpoint, its step, and the processes that wrote it, if the run has begun.
 
         Raises:
             PrecropError: it or the best one is broken, was changed, or is another run's.
@@ -146,8 +155,8 @@ class RunFolder:
         for name in (BEST, LAST):
             if (path := checkpoints.stored(self.path / name)) is not None:
                 content = checkpoints.described(path)
-                self._check(path, content.get("run"))
-                found[name] = path, content["step"]
+                run = self._check(path, content.get("run"))
+                found[name] = path, content["step"], run.get("processes")
         return found.get(LAST)
 
     def masks(self) -> dict[str, Tensor] | None:
@@ -160,7 +169,7 @@ class RunFolder:
         if not path.is_file():
             return None
         masks = load_tensors(path)
-        with safe_open(path, framework="pt") as file:
+        with safe_open(checked_path(path), framework="pt") as file:
             known = file.metadata() or {}
         if known.get("digest") != _digest(masks):
             raise PrecropError(f"{path} was changed after it was written: remove its folder")
@@ -191,8 +200,14 @@ class RunFolder:
             history = tuple(map(figures, content.pop("history")))
             fields = {**figures(content), "folder": self.path}
             result = Result(**fields, history=history, finished=True)
-            for name in _FIGURES:
-                if type(getattr(result, name)) not in (int, float):
+            for epoch in (*history, {"loss": result.loss}):
+                if not all(is_figure(*each) for each in epoch.items()):
+                    raise TypeError("an epoch")
+            if result.loss < 0:
+                raise TypeError("loss")
+            for name, most in _LARGEST.items():
+                value = getattr(result, name)
+                if type(value) not in (int, float) or not 0 <= value <= most:
                     raise TypeError(name)
         except (AttributeError, KeyError, TypeError) as error:
             raise PrecropError(f"{path} is not a result: remove it to train on") from error
@@ -206,14 +221,32 @@ class RunFolder:
         text = json_text({**content, "digest": digest_of(content)}, indent=1)
         write_text(self.path / _RESULT, f"{text}\n")
 
-    def _check(self, path: Path, said: object) -> None:
+    def check_code(self, then: object, now: Mapping[str, str]) -> None:
+        """Refuse what other code of the user's has made: it would count as this one's.
+
+        Args:
+            then: the code that was kept; older runs have none.
+            now: the code of today.
+
+        Raises:
+            PrecropError: a file is another one now.
+        """
+        if files := changed(then, now):
+            raise PrecropError(
+                f"{self.path} is of other code, {files} changed since: undo that, or remove the "
+                "folder, or name another --output"
+            )
+
+    def _check(self, path: Path, said: object) -> dict[str, Any]:
         """Refuse what another run has made: copied here, its figures would count as this one's.
 
-        ``said`` is what a file or a checkpoint says of its run: the id, or all.
+        ``said`` is what a file or a checkpoint says of its run: the id, or all, which is returned.
         """
-        found = said.get("id") if isinstance(said, dict) else said
-        if found != self.run:
-            raise PrecropError(f"{path} is not of run {self.run} but of {brief(found)}: remove it")
+        run = said if isinstance(said, dict) else {"id": said}
+        if run.get("id") != self.run:
+            found = brief(run.get("id"))
+            raise PrecropError(f"{path} is not of run {self.run} but of {found}: remove it")
+        return run
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

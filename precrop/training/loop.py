@@ -4,6 +4,7 @@ import random
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from precrop.errors import PrecropError, typed_reason
 from precrop.modules.names import buffers_of, parameters_of
-from precrop.progress import in_terminal, unheard
+from precrop.own import OWN_ERRORS
+from precrop.progress import in_terminal, say, unheard
 from precrop.training.batches import check_batch, sample
 from precrop.training.callbacks import Bar, Keeper, Told, say_epoch
 from precrop.training.checkpoints import SafetensorsIO
@@ -37,7 +40,7 @@ def train(
     run: Run,
     *,
     data: ImageData | None = None,
-    output: Path = Path("runs"),
+    output: str | Path = Path("runs"),
     devices: int = 1,
     compiled: bool = False,
     loggers: Sequence[str] = USUAL,
@@ -61,32 +64,35 @@ def train(
         told: called with an epoch's row of the history, when it is kept.
 
     Raises:
-        PrecropError: the run cannot be trained, its folder cannot be written, or the loss is no
-            longer a number.
+        PrecropError: the run cannot be trained, its folder cannot be written or is of other code,
+            or the loss is no longer a number.
         KeyboardInterrupt: it was interrupted; its folder holds the last finished epoch.
     """
     names = check_loggers(loggers)
-    folder = RunFolder(output / run.name, run.id)
+    folder = RunFolder(Path(output) / run.name, run.id)
+    first, places = is_first_process(), layout(devices)
+    run = replace(run, code=run.own_code(), processes=places.processes)
     if (result := folder.result()) is not None:
+        folder.check_code(result.code, run.code)
+        _say_processes(run, "was trained", result.processes)
         return result
-    places = layout(devices)
     data = data or load_again(run.data, run.input_shape, run.data_digest)
     if data.digest != run.data_digest:
         raise PrecropError(f"the images of {run.data} are not those that run {run.id} is about")
     check_batch(data, run.recipe.batch_size, places.processes)
     if workers is None:
         workers = reading_processes(data, places)
-    first = is_first_process()
     new = first and folder.begin(run.described())
     with folder.alone() if first else nullcontext():
-        start, step = folder.last() or (None, 0)
+        start, step, processes = folder.last() or (None, 0, None)
+        _say_processes(run, "was begun", processes)
         trainer: pl.Trainer | None = None
         try:
             built = _built(run, data, folder, begun=start is not None)
             if first:
                 folder.make_room(_size(built, run.recipe))
-            say: Told = partial(say_epoch, run.recipe.epochs) if progress else unheard
-            keeper = Keeper(folder.path, table="csv" in names, told=[say, told])
+            shown: Told = partial(say_epoch, run.recipe.epochs) if progress else unheard
+            keeper = Keeper(folder.path, table="csv" in names, told=[shown, told])
             bars = [Bar()] if progress and in_terminal() else []
             with quiet(), _process_kept():
                 module = Classifier(
@@ -165,12 +171,12 @@ def _fit(trainer: pl.Trainer, module: Classifier, start: Path | None, step: int)
     handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(module, ckpt_path=start)
-    except SystemExit as error:  # Lightning's answer to Ctrl-C and to SIGTERM
-        if trainer.interrupted:
-            raise KeyboardInterrupt from error
-        raise
-    except Exception as error:
-        if trainer.global_step > step or isinstance(error, PrecropError):
+    except OWN_ERRORS as error:
+        if isinstance(error, SIGTERMException) or isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error  # Lightning exits after Ctrl-C and SIGTERM
+        if isinstance(error, PrecropError):
+            raise
+        if isinstance(error, Exception) and trainer.global_step > step:
             raise
         name, size = module.run.model.name, module.run.recipe.batch_size
         told = f"{name} cannot be trained on batches of {size}: {typed_reason(error)}"
@@ -194,7 +200,19 @@ def _result(run: Run, folder: Path, built: Built, module: Classifier) -> Result:
         macs=built.macs,
         seconds=sum(row["seconds"] for row in history),
         history=history,
+        code=run.code,
+        processes=run.processes,
     )
+
+
+def _say_processes(run: Run, what: str, then: int | None) -> None:
+    """Say so where what is reused was made by another number of processes; older runs don't say."""
+    if then not in (None, run.processes) and is_first_process():
+        say(
+            f"run {run.id} {what} by {then} process{'es' * (then != 1)}, not {run.processes}: on a "
+            "CPU the batch norms of each see its own part of a batch, so that results differ; "
+            "another --output is for a run of its own"
+        )
 
 
 @contextmanager

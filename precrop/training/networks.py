@@ -1,6 +1,7 @@
 """The network of a run: dense, cropped or masked, with what it counts."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,17 +14,18 @@ from torch.nn.parameter import is_lazy
 
 from precrop import models
 from precrop.counting import count
-from precrop.errors import PlanError, PrecropError, errors_as
+from precrop.errors import PlanError, PrecropError
+from precrop.linear.densities import WHOLE_UNITS
 from precrop.model_spec import ModelSpec
 from precrop.modules.copying import meta_copy
 from precrop.modules.names import buffers_of, parameters_of
-from precrop.own import own_function
+from precrop.own import OWN_ERRORS, calling_own, own_function
 from precrop.plans.state_dicts import read_state, renamed
 from precrop.plans.weights import StateDict, find_misfit, load_fitting
-from precrop.progress import note
+from precrop.progress import note, say
 from precrop.pruning.masking import apply_masks, masks
 from precrop.pruning.methods import find_method, found_by
-from precrop.pruning.problem import Problem
+from precrop.pruning.problem import MaskSizeWarning, Problem
 from precrop.pruning.ranking import kept_weights, shares
 from precrop.training.runs import MaskSpec, Run
 from precrop.trust import runs_user_code
@@ -49,6 +51,7 @@ def build(
     masked: bool = True,
     start: Path | None = None,
     like: Mapping[str, Sequence[int]] | None = None,
+    weights: Path | None = None,
 ) -> Built:
     """The run's network with the initial weights that its seed gives.
 
@@ -59,12 +62,13 @@ def build(
         masked: whether to mask what the run masks.
         start: a file of weights to begin with instead.
         like: shapes of the tensors that the network, if it is not cropped, should have.
+        weights: the file whose weights it is for.
 
     Raises:
         PrecropError: the network cannot be built, or does not fit the data or the plan.
     """
     with initial_weights(run.seed):
-        dense = run.model.build(like if run.plan is None else run.plan.shapes)
+        dense = run.model.build(like if run.plan is None else run.plan.shapes, weights)
         if any(map(is_lazy, parameters_of(dense).values())):
             raise PrecropError(
                 f"{run.model.name} has lazy parameters: have the factory run it once"
@@ -189,7 +193,7 @@ def _check_outputs(run: Run, network: nn.Module) -> None:
     shape = "x".join(map(str, run.input_shape))
     training, failure = network.training, f"{run.model.name} cannot take images of {shape}"
     try:
-        with torch.no_grad(), errors_as(failure, Exception):  # whatever a network's forward raises
+        with torch.no_grad(), calling_own(failure):
             out = _output(network.eval(), run.input_shape)
     finally:
         network.train(training)
@@ -206,7 +210,7 @@ def _output(network: nn.Module, shape: Sequence[int]) -> Any:
     """What a network makes of one image: without memory for it, unless it looks at values."""
     try:
         return meta_copy(network)(torch.zeros(1, *shape, device="meta"))
-    except Exception:  # of a network that looks at values, or cannot take such images
+    except OWN_ERRORS:  # of a network that looks at values, or cannot take such images
         return network(torch.zeros(1, *shape))
 
 
@@ -222,8 +226,27 @@ def _masks(run: Run, spec: MaskSpec, network: nn.Module, batches: Batches) -> di
         seed=run.seed,
     )
     found = found_by(problem, spec.method, **spec.options)
-    if found.scores is None:
-        return masks(network, found.densities, spec.granularity, seed=run.seed)
-    densities = shares(kept_weights(problem, found.scores))
-    scores = {problem.parameters[name]: values for name, values in found.scores.items()}
-    return masks(network, densities, spec.granularity, scores=scores)
+    densities, scores = found.densities, None
+    if found.scores is not None:
+        densities = shares(kept_weights(problem, found.scores))
+        scores = {problem.parameters[name]: values for name, values in found.scores.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MaskSizeWarning)  # beside the budgets it is told below
+        kept = masks(network, densities, spec.granularity, scores=scores, seed=run.seed)
+    _say_size(problem, kept, spec.granularity)
+    return kept
+
+
+def _say_size(problem: Problem, kept: Mapping[str, Tensor], granularity: str) -> None:
+    """Say so where whole units, at least one in every layer, are more than a budget."""
+    found = {layer: float(kept[name].double().mean()) for layer, name in problem.parameters.items()}
+    above = [
+        f"{name}={used:,.0f} where {problem.limits[name]:,} were asked for"
+        for name, used in problem.used(found).items()
+        if used > problem.limits[name] * (1 + WHOLE_UNITS)
+    ]
+    if above:
+        say(
+            f"warning: the mask keeps {' and '.join(above)}: every layer keeps a {granularity} at "
+            "least, and whole ones"
+        )

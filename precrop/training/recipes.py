@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from precrop.errors import PrecropError, brief, check_known, suggestion
+from precrop.errors import PrecropError, brief, check_known, check_once, suggestion
 from precrop.trust import is_finite, literal
 
 
@@ -199,14 +199,16 @@ def settings(pairs: Sequence[str]) -> dict[str, str]:
     """``name=value`` pairs of the command line.
 
     Raises:
-        PrecropError: a pair has no ``=``.
+        PrecropError: a pair has no ``=``, or a name is given twice.
     """
-    found = {}
+    found: dict[str, str] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:
             raise PrecropError(f"setting {pair!r} is not like lr=0.05")
-        found[name.strip().replace("-", "_")] = value.strip()
+        name = name.strip().replace("-", "_")
+        check_once(name, value.strip(), found)
+        found[name] = value.strip()
     return found
 
 

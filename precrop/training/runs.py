@@ -4,7 +4,7 @@ import json
 import math
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +20,7 @@ from precrop.pruning.masking import GRANULARITIES
 from precrop.pruning.methods import METHODS, check_options
 from precrop.solve.budgets import Budget
 from precrop.training.recipes import Recipe
-from precrop.trust import Trust
+from precrop.trust import Trust, code_of
 
 _LONGEST_NAME = 100
 LARGEST_SIDE = 4096
@@ -129,6 +129,9 @@ class Run:
     std: tuple[float, ...] | None = None
     crop_pct: float | None = None  # share of an image's shorter side, in its middle, that is used
     versions: Mapping[str, str] = field(default_factory=lambda: current_versions())
+    # Kept beside a run that is trained; old ones do not say them.
+    code: Mapping[str, str] = field(default_factory=dict, compare=False)  # its `own_code` then
+    processes: int | None = field(default=None, compare=False)  # that train it
 
     def __post_init__(self) -> None:
         """Refuse a run that is both cropped and masked, and a seed that is not a number."""
@@ -140,7 +143,8 @@ class Run:
     def id(self) -> str:
         """The first 12 hexadecimal digits of the SHA-256 of what decides the result.
 
-        Devices, versions and file names are not part of it: the same run may go on elsewhere.
+        Devices, versions and file names are not part of it: the same run may go on elsewhere. Nor
+        is the source of the user's code, beyond its name. All that is kept beside the result.
         """
         return digest_of(self._identity())[:12]
 
@@ -153,8 +157,8 @@ class Run:
 
     def _identity(self) -> dict[str, Any]:
         content = self.to_json()
-        for name in ("versions", "data", "data_name", "mean", "std", "crop_pct"):
-            del content[name]
+        beside = "versions data data_name mean std crop_pct code processes"
+        content = {name: value for name, value in content.items() if name not in beside.split()}
         if self.weights is not None:
             content["weights"] = self.weights.digest
         if self.plan is None:
@@ -181,10 +185,24 @@ class Run:
             "mask": None if self.mask is None else self.mask.to_json(),
             "weights": None if self.weights is None else asdict(self.weights),
         }
-        if self.weights is None:
-            del content["weights"]
+        for name in ("weights", "code", "processes"):
+            if not content[name]:
+                del content[name]
         plain: dict[str, Any] = json.loads(json.dumps(content))
         return plain
+
+    def own_code(self) -> dict[str, str]:
+        """The user's source files that its network and its mask are made by, each with a digest.
+
+        Their modules are run: whoever asks trusts the run.
+
+        Raises:
+            PrecropError: a module cannot be imported.
+        """
+        named: dict[str, Callable[..., Any] | None] = {self.model.name: None}
+        if self.mask is not None and self.mask.method in METHODS:
+            named[self.mask.method] = METHODS[self.mask.method].function
+        return code_of(named)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -232,6 +250,8 @@ class Run:
                 std=_channels(content.get("std"), above=0.0),
                 crop_pct=content.get("crop_pct"),
                 versions=dict(content["versions"]),
+                code=dict(content.get("code", {})),
+                processes=content.get("processes"),
             )
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             if isinstance(error, PrecropError):

@@ -82,6 +82,12 @@ def test_a_factory_in_a_file_of_a_folder(capsys: Output) -> None:
     assert Path(found["path"]).is_file()
 
 
+def test_the_format_of_a_name(capsys: Output) -> None:
+    assert export_json(capsys, NET, *SHAPE, "-o", "net.pt2")["format"] == "pt2"
+    refused("under the suffix of pt2: write e.onnx", NET, *SHAPE, "--format", "onnx", "-o", "e.pt2")
+    assert export_json(capsys, NET, *SHAPE, "-o", ".", "--format", "pt2")["path"].endswith(".pt2")
+
+
 def test_a_line(capsys: Output) -> None:
     assert run(NET, *SHAPE, "--format", "pt2", "-o", "net.pt2", "--batch", "2") == 0
     lines = capsys.readouterr().out.splitlines()

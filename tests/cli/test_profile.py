@@ -210,11 +210,11 @@ def test_stopped_it_says_how_to_go_on(
 
 def test_the_first_line_waits_for_nothing_heavy() -> None:
     code = (
-        "import sys; from precrop.cli import output, profile\n"
+        "import os, sys; from precrop.cli import output, profile\n"
         "def first(text):\n"
         "    assert 'measuring cpu with ort on 1 thread: resnet20' in text\n"
         "    assert not {'torch', 'scipy', 'rich'} & set(sys.modules)\n"
-        "    sys.exit(7)\n"
+        "    os._exit(7)\n"
         "profile.note = first\n"
         "from precrop.cli.app import main; main(['profile', 'resnet20'])"
     )

@@ -223,6 +223,42 @@ def test_diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "3 runs, no difference" in capsys.readouterr().out
 
 
+def test_cells_of_other_code_are_told(tmp_path: Path) -> None:
+    net = "from torch import nn\n\nfrom blocks import WIDTH\n\n\ndef net(num_classes=10):\n"
+    net += "    convs = nn.Conv2d(3, WIDTH, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()\n"
+    (tmp_path / "mine.py").write_text(f"{net}    return nn.Sequential(*convs, nn.Linear(8, 10))\n")
+    (tmp_path / "blocks.py").write_text("WIDTH = 8\n")
+    (tmp_path / "goal.py").write_text("def late(structure):\n    return [1.0, 2.0]\n")
+    text = STUDY.format(epochs=1).replace("tests.training.small_runs:batch_net", "./mine.py:net")
+    text = text.replace("plan: {}", "plan: {objective: './goal.py:late'}")
+    (tmp_path / "small.yaml").write_text(text)
+    words = ["run", "small.yaml", "--trust", "--store", "store"]
+
+    def said() -> tuple[str, list[str]]:
+        process = started(tmp_path, *words)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        return out, [line for line in err.splitlines() if "warning" in line]
+
+    assert said()[1] == []
+    rows = Store.open(tmp_path / "store").rows()
+    files = {frozenset(row.code) for row in rows}
+    assert files == {frozenset({"mine.py", "blocks.py", *more}) for more in ([], ["goal.py"])}
+    out, warnings = said()
+    assert "3 were in the store" in out
+    assert warnings == []
+    (tmp_path / "goal.py").write_text("def late(structure):\n    return [2.0, 1.0]\n")
+    out, (warning,) = said()
+    assert "3 were in the store" in out
+    assert warning == (
+        "precrop: warning: 2 of 3 cells ran with other code and are not run again: goal.py changed "
+        "since; undo that, or name another --store and --output"
+    )
+    (tmp_path / "blocks.py").write_text("WIDTH = 2 * 4\n")
+    _, (warning,) = said()
+    assert "3 of 3 cells ran with other code" in warning
+
+
 def test_torn_lines_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = Store.open(tmp_path / "store", create=True)
     store.append([made_row(seed=0)])

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from precrop.cli.app import main
 from precrop.cli.eval import eval_command
 from precrop.cli.train import train_command
 from precrop.errors import PrecropError
+from precrop.files import digest_of
 from precrop.training.data import Images
 from tests.training.small_runs import APP, batch_net, digits
 
@@ -105,6 +107,126 @@ def test_a_finished_run_says_so(capsys: Output) -> None:
     assert "is finished already" in err
 
 
+MINE = """
+from torch import nn
+
+from blocks import WIDTH
+
+
+def tiny(num_classes=10):
+    convs = nn.Conv2d(3, WIDTH, 3), nn.BatchNorm2d(WIDTH), nn.AdaptiveAvgPool2d(1)
+    return nn.Sequential(*convs, nn.Flatten(), nn.Linear(WIDTH, num_classes))
+
+
+def score(problem):
+    return {name: weight.abs() for name, weight in problem.weights().items()}
+"""
+
+
+def edited(**files: str) -> None:
+    """Files of the user's, and a process that has not seen them."""
+    for name, text in files.items():
+        Path(f"{name}.py").write_text(text)
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def mine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    edited(mine=MINE, blocks="WIDTH = 8\n")
+    yield
+    for name in ("mine", "blocks"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.usefixtures("mine")
+def test_a_run_of_other_code_is_not_taken_for_its_result(capsys: Output) -> None:
+    words = ["./mine.py:tiny", "--epochs", "1", "--logger", "none"]
+    found = train_json(capsys, *words)
+    folder = Path(found["folder"])
+    assert found["code"].keys() == {"mine.py", "blocks.py"}
+    checkpoint = json.loads((folder / "last/checkpoint.json").read_text())
+    assert checkpoint["run"]["code"] == found["code"]
+    assert json.loads((folder / "result.json").read_text())["code"] == found["code"]
+    edited(mine=MINE, blocks="WIDTH = 4 + 4\n")
+    for without in ("result.json", "last"):  # finished, begun, begun without a checkpoint
+        with pytest.raises(PrecropError, match=r"is of other code, blocks\.py changed since: undo"):
+            run("train", *words)
+        path = folder / without
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    with pytest.raises(PrecropError, match="is of other code"):
+        run("train", *words)
+    other = train_json(capsys, *words, "--output", "others")
+    assert (other["run"], other["accuracy"]) == (found["run"], found["accuracy"])
+    assert other["code"] != found["code"]
+
+
+@pytest.mark.usefixtures("mine")
+def test_what_is_done_with_a_run_of_other_code_is_warned_of(capsys: Output) -> None:
+    folder = train_json(capsys, "./mine.py:tiny", "--epochs", "1", "--logger", "none")["folder"]
+    uses = {
+        "eval": [],
+        "export": ["--format", "safetensors", "-o", "e.safetensors"],
+        "recalibrate": ["-o", "r"],
+    }
+    line = f"precrop: warning: {folder}/last was trained with other code: blocks.py changed since"
+    for change, said in (("WIDTH = 8\n", []), ("WIDTH = 4 + 4\n", [line])):
+        edited(mine=MINE, blocks=change)
+        for command, more in uses.items():
+            capsys.readouterr()
+            assert main([command, folder, "--model", "./mine.py:tiny", *more]) == 0
+            err = capsys.readouterr().err.splitlines()
+            assert [text for text in err if "warning" in text] == said
+    edited(mine=MINE, blocks="WIDTH = 9\n")
+    assert main(["eval", folder, "--trust"]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == line
+    assert "does not fit" in second
+
+
+@pytest.mark.usefixtures("mine")
+def test_a_mask_of_other_code(capsys: Output) -> None:
+    words = ["resnet20", "--epochs", "1", "--logger", "none", "--params", "0.3"]
+    words += ["--mask", "./mine.py:score:filter"]
+    folder = train_json(capsys, *words)["folder"]
+    edited(mine=MINE.replace("abs()", "square()"))
+    with pytest.raises(PrecropError, match=r"is of other code, mine\.py changed since"):
+        run("train", *words)
+    capsys.readouterr()
+    assert main(["eval", folder]) == 0  # the mask is kept, and the network ours
+    assert "warning" not in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("mine")
+def test_an_older_run_does_not_say_its_code(capsys: Output) -> None:
+    words = ["./mine.py:tiny", "--epochs", "1", "--logger", "none"]
+    found = train_json(capsys, *words)
+    path = Path(found["folder"]) / "result.json"
+    content = json.loads(path.read_text())
+    for name in ("code", "processes", "digest"):
+        del content[name]
+    path.write_text(json.dumps(content))
+    edited(mine=MINE, blocks="WIDTH = 16\n")
+    assert train_json(capsys, *words)["accuracy"] == found["accuracy"]
+
+
+def test_the_number_of_processes_is_kept_and_said(capsys: Output) -> None:
+    found = train_json(capsys, NET, *SHORT)
+    assert found["processes"] == 1
+    assert run("train", NET, *SHORT, "--devices", "2") == 0
+    line = f"precrop: run {found['run']} was trained by 1 process, not 2: "
+    assert line in capsys.readouterr().err
+    folder = Path(found["folder"])
+    checkpoint = folder / "last/checkpoint.json"
+    content = json.loads(checkpoint.read_text())
+    assert content["run"]["processes"] == 1
+    content["run"]["processes"] = 2
+    content.pop("digest")
+    checkpoint.write_text(json.dumps({**content, "digest": digest_of(content)}))
+    (folder / "result.json").unlink()
+    assert train_json(capsys, NET, *SHORT)["processes"] == 1
+
+
 def test_masks(capsys: Output) -> None:
     found = train_json(capsys, NET, *SHORT, "--mask", "synflow", "--params", "0.2")
     dense = train_json(capsys, NET, *SHORT)
@@ -116,6 +238,19 @@ def test_masks(capsys: Output) -> None:
         for more in ([], ["--mask-option", "batch_norm=stored"])
     ]
     assert runs[0] != runs[1]
+
+
+def test_a_mask_that_is_larger_than_its_budget(capsys: Output) -> None:
+    words = ["train", NET, *SHORT, "--params", "0.05", "--mask"]
+    assert run(*words, "synflow:weight") == 0
+    assert "warning" not in capsys.readouterr().err
+    for budget in ("params", "macs"):
+        words[-3] = f"--{budget}"
+        assert run(*words, "magnitude:filter") == 0
+        err = capsys.readouterr().err
+        assert err.count("warning: the mask keeps ") == 1
+        assert f"keeps {budget}=" in err
+        assert "every layer keeps a filter at least, and whole ones" in err
 
 
 def test_plans(capsys: Output) -> None:

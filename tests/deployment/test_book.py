@@ -53,6 +53,17 @@ def test_an_older_book_does_not_say_what_its_files_hold(tmp_path: Path) -> None:
     assert written(opened(tmp_path), "two") == {"text": "one"}
 
 
+def test_an_older_book_does_not_say_all_that_it_is_about(tmp_path: Path) -> None:
+    written(opened(tmp_path), "one")
+    about = {"network": "resnet20", "code": {"nets.py": "1"}}
+    assert written(Book(tmp_path, about, lambda _: None), "two") == {"text": "one"}
+    (tmp_path / "file").unlink()
+    written(Book(tmp_path, about, lambda _: None), "two")
+    about["code"] = {"nets.py": "2"}
+    with pytest.raises(PrecropError, match="differs in its code: choose another folder"):
+        Book(tmp_path, about, lambda _: None)
+
+
 @pytest.mark.parametrize("step", [5, "key", [], {}, {"key": 1}, {"key": 1, "result": 5}])
 def test_steps_of_no_sense(tmp_path: Path, step: Any) -> None:
     put(tmp_path, {"profile": step})

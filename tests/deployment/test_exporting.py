@@ -392,6 +392,23 @@ def test_wrong_words(tmp_path: Path) -> None:
     refused("meta device", tmp_path, small().to("meta"), SHAPE, path)
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_suffix_says_the_format(name: str, tmp_path: Path) -> None:
+    path = tmp_path / f"net{FORMATS[name].suffix}"
+    assert export(small(), SHAPE, path).format == name
+    other = next(one for one in FORMATS if one != name)
+    path = tmp_path / f"other{FORMATS[name].suffix.upper()}"
+    line = f"under the suffix of {name}: write other.{other}, or drop the format"
+    with pytest.raises(PrecropError, match=line):
+        export(small(), SHAPE, path, other)
+    assert not path.exists()
+
+
+def test_a_suffix_that_says_nothing_is_of_onnx(tmp_path: Path) -> None:
+    assert export(small(), SHAPE, tmp_path / "net.v2").format == "onnx"
+    assert export(small(), SHAPE, tmp_path / "net", "pt2").format == "pt2"
+
+
 @pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
 def test_missing_libraries(missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.util.find_spec
@@ -469,3 +486,10 @@ def test_metadata_is_json_and_says_nothing_twice(tmp_path: Path) -> None:
         with pytest.raises(PrecropError, match=message):
             export(model, (3, 6, 6), tmp_path / "net.onnx", metadata=metadata)
     assert not list(tmp_path.iterdir())
+
+
+def test_bfloat16_is_refused_for_onnx_in_one_line(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3)).bfloat16()
+    with pytest.raises(PrecropError, match=r"no bfloat16 kernels on a CPU: export model.float\(\)"):
+        export(network, (3, 8, 8), tmp_path / "net.onnx")
+    assert not [*tmp_path.iterdir()]

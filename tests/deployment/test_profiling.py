@@ -225,6 +225,15 @@ def test_progress_moves(device: Device) -> None:
     assert shares == sorted(set(shares))
 
 
+def test_time_that_is_over_is_not_all(device: Device) -> None:
+    shares: list[float] = []
+    profiling.profile_device(
+        SUBJECTS, Setting("ort"), rounds=2, seconds=0.0, clock=device.clock,
+        progress=lambda _, share: shares.append(share),
+    )  # fmt: skip
+    assert max(shares) < 1
+
+
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(quiet, "wait", lambda *_: quiet.Quiet(0.01, None))

@@ -73,11 +73,15 @@ def states() -> dict[str, str]:
 
 
 def rows() -> dict[str, dict[str, str]]:
-    """Per store and cell the id of its run and a digest of its row."""
+    """Per store and cell the id of its run and a digest of its row.
+
+    Without its code, which later rows have: these are of none but ours.
+    """
     found = {}
     for name in STORES:
         lines = printed("study", "show", f"results/{name}", "--json").splitlines()
         shown = [json.loads(line) for line in lines]
+        assert not any(row.pop("code") for row in shown)
         found[name] = {row["cell"]: f"{row['run']} {digest(row)}" for row in shown}
     return found
 

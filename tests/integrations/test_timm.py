@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,53 @@ def test_what_timms_scripts_give(half: Plan) -> None:
     assert known.input_size == original.pretrained_cfg["input_size"]
     assert known.mean == original.pretrained_cfg["mean"]
     assert not known.has_weights
+
+
+SIZE = {"vit_tiny_patch16_224": 224}
+NETWORKS = (
+    *("resnet18", "efficientnet_b0", "mobilenetv3_small_100", "convnext_atto", "regnetx_002"),
+    *("densenet121", "repvit_m0_9", "vit_tiny_patch16_224"),
+)
+
+
+@pytest.mark.parametrize("base", NETWORKS)
+def test_backbones(base: str) -> None:
+    size = SIZE.get(base, 64)
+    plan = precrop.plan(timm.create_model(base), (3, size, size), params=0.5, macs=0.5)
+    register("cropped_backbone", plan, base)
+    bare: Any = timm.create_model("cropped_backbone", num_classes=0, in_chans=4)
+    assert bare(torch.ones(2, 4, size, size)).shape == (2, bare.head_hidden_size)
+    asked: list[Any] = [{}, {"in_chans": 1, "out_indices": (1, 2)}, {"feature_cls": "getter"}]
+    for options in asked:
+        original: Any = timm.create_model(base, features_only=True, **options)
+        small: Any = timm.create_model("cropped_backbone", features_only=True, **options)
+        assert type(small) is type(original)
+        assert small.state_dict().keys() == original.state_dict().keys()
+        assert small.pretrained_cfg == original.pretrained_cfg
+        images = torch.ones(2, options.get("in_chans", 3), size, size)
+        features = small.eval()(images)
+        assert [one.shape[1] for one in features] == small.feature_info.channels()
+        assert [one.shape[2:] for one in features] == [
+            one.shape[2:] for one in original.eval()(images)
+        ]
+        params, base_params = (sum(p.numel() for p in x.parameters()) for x in (small, original))
+        assert params < 0.9 * base_params
+
+
+def test_a_network_of_features_is_planned_itself() -> None:
+    original: Any = timm.create_model("convnext_atto", features_only=True)
+    plan = precrop.plan(original, (3, 64, 64), params=0.5)
+    small: Any = plan.build(original).eval()
+    made = small(torch.ones(1, 3, 64, 64))
+    assert [one.shape[1] for one in made] == small.feature_info.channels()
+
+
+def test_the_largest_channels_of_a_backbone(half: Plan) -> None:
+    register("cropped_l1", half, BASE, init="l1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # that channels could not be told from one another
+        timm.create_model("cropped_l1", num_classes=0)
+        timm.create_model("cropped_l1", features_only=True)
 
 
 def test_trained_weights_are_the_originals(half: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import precrop
 from precrop import models
 from precrop.models.resnet import PadShortcut
 
@@ -147,3 +148,19 @@ def test_vgg16_ends_in_an_average_pool() -> None:
         maps = network.features[:-1](images)
         assert maps.shape == (2, 512, 2, 2)
         torch.testing.assert_close(network(images), network.classifier(maps.mean((2, 3))))
+
+
+@pytest.mark.filterwarnings("ignore:.*jit.script.* is deprecated")
+@pytest.mark.parametrize(
+    ("factory", "options"),
+    [
+        *((factory, {}) for factory in SMALL if factory is not models.resnet110),
+        (models.resnet20, {"shortcut": "pad"}),
+    ],
+)
+def test_networks_are_scripted_cropped_and_not(factory: Factory, options: dict[str, str]) -> None:
+    network = factory(**options)
+    small = precrop.crop(network, (3, 32, 32), params=0.5, macs=0.5)
+    images = torch.randn(2, 3, 32, 32)
+    for one in (network.eval(), small.eval()):
+        torch.testing.assert_close(torch.jit.script(one)(images), one(images))

@@ -1,8 +1,11 @@
 """Networks that hold what a plain copy of modules would lose, refuse or share."""
 
 import functools
+import gc
 import threading
 import types
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -296,3 +299,174 @@ def test_a_library_may_have_replaced_how_modules_are_read_back(
     plan, built = cropped(model, SHAPE, ["a", "b", "c"])
     assert built.lock is model.lock
     assert not plan.frozen
+
+
+class Hooked:
+    """Holds a layer, and weakly itself."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer
+        self.itself = weakref.ref(self)
+
+
+class Weak(Net):
+    """Finds one of its convolutions by what refers to it weakly."""
+
+    def __init__(self, make: Callable[[nn.Module], Any]) -> None:
+        super().__init__()
+        self.middle = nn.Conv2d(32, 32, 3)
+        self.find = make(self)
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.find(self)(x)
+
+
+def _in_list(net: Any) -> Any:
+    net.held = [weakref.ref(net.middle), weakref.proxy(net.middle)]
+    return lambda net: lambda x: (net.held[0]()(x) + net.held[1](x)) / 2
+
+
+def _in_set(net: Any) -> Any:
+    net.held = weakref.WeakSet([net.middle])
+    return lambda net: next(iter(net.held))
+
+
+def _by_name(net: Any) -> Any:
+    net.held = weakref.WeakValueDictionary(middle=net.middle)
+    return lambda net: net.held["middle"]
+
+
+def _by_layer(net: Any) -> Any:
+    net.held = weakref.WeakKeyDictionary({net.a: [net.middle]})
+    return lambda net: net.held[net.a][0]
+
+
+def _by_layer_strongly(net: Any) -> Any:
+    net.held = {net.a: net.middle}
+    return lambda net: net.held[net.a]
+
+
+def _method(net: Any) -> Any:
+    net.held = weakref.WeakMethod(net.middle.forward)
+    return lambda net: net.held()
+
+
+def _parent(net: Any) -> Any:
+    net.a.parent = weakref.ref(net, print)
+    return lambda net: net.a.parent().middle
+
+
+def _holder(net: Any) -> Any:
+    holder = Hooked(net.middle)
+    net.held = weakref.ref(holder)  # before what keeps it alive
+    net.holder = holder
+    return lambda net: net.held().itself().layer
+
+
+def _within_hidden(net: Any) -> Any:
+    net.hidden = [nn.Identity()]  # which is not registered
+    net.hidden[0].find = lambda: net.middle
+    net.hidden[0].held = weakref.ref(net.middle)
+    return lambda net: lambda x: (net.hidden[0].find()(x) + net.hidden[0].held()(x)) / 2
+
+
+def _weight(net: Any) -> Any:
+    net.held = weakref.ref(net.middle.weight)
+    return lambda net: lambda x: nn.functional.conv2d(x, net.held(), net.middle.bias)
+
+
+def _closed_over(net: Any) -> Any:
+    found = weakref.ref(net.middle)
+    return lambda _: found()
+
+
+def _weight_closed_over(net: Any) -> Any:
+    weight, bias = net.middle.weight, net.middle.bias
+    return lambda _: lambda x: nn.functional.conv2d(x, weight, bias)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(_in_list, _in_set, _by_name, _by_layer, _by_layer_strongly, _method, _parent, _holder),
+        *(_within_hidden, _weight, _closed_over, _weight_closed_over),
+    ],
+)
+def test_what_is_found_by_weak_references_is_the_copys(make: Any) -> None:
+    torch.manual_seed(0)
+    model = Weak(make)
+    plan, built = cropped(model, SHAPE, ["a", "b", "middle", "c"])
+    assert not plan.frozen
+    x = torch.ones(2, *SHAPE)
+    built(x).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in built.parameters())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    before = built(x)
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    assert torch.equal(built(x), before)
+    del model, before
+    gc.collect()
+    built(x)
+
+
+def test_a_weak_reference_to_what_the_network_does_not_hold_stays() -> None:
+    outside = nn.Conv2d(32, 32, 3)
+
+    class Elsewhere(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.held, self.gone = weakref.ref(outside), weakref.ref(nn.ReLU())
+
+        def between(self, x: Tensor) -> Tensor:
+            assert self.gone() is None
+            return self.held()(x)  # type: ignore[misc]
+
+    plan, built = cropped(Elsewhere(), SHAPE, ["a", "c"], params=0.6)
+    assert list(plan.frozen) == ["b"]
+    assert built.held() is outside
+
+
+FOUND: dict[str, Any] = {}
+"""What networks find outside of their modules."""
+
+
+class Registered(Net):
+    """Finds a layer of its own, or the weight or a buffer of it, where all of its class would."""
+
+    layer: Any = None
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.norm = how, nn.BatchNorm2d(32, affine=False)
+        Registered.layer = FOUND["layer"] = self.b
+        FOUND["weight"], FOUND["norm"] = weakref.ref(self.b.weight), self.norm
+
+    def between(self, x: Tensor) -> Tensor:
+        if self.how == "class":
+            return self.layer(x)
+        if self.how == "weight":
+            return nn.functional.conv2d(x, FOUND["weight"]().data)
+        return FOUND[self.how](x)
+
+
+@pytest.mark.parametrize("how", ["class", "layer", "weight", "norm"])
+@pytest.mark.parametrize("real", [False, True])
+def test_what_would_be_computed_with_the_original_is_refused(how: str, real: bool) -> None:
+    class Branching(Registered):
+        def between(self, x: Tensor) -> Tensor:
+            return super().between(x if not real or x.sum() > -1e9 else -x)
+
+    model = Branching(how)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    name = r"norm\.\w+" if how == "norm" else r"b\.weight"
+    with pytest.raises(PrecropError, match=f"computes with {name} of the network itself"):
+        precrop.plan(model, SHAPE, params=0.5)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_weak_proxy_in_the_place_of_a_module() -> None:
+    model: Any = Net()
+    model.a.parent = weakref.proxy(model)
+    with pytest.raises(PrecropError, match=r"a\.parent is a weak proxy"):
+        precrop.plan(model, SHAPE, params=0.5)

@@ -14,10 +14,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules import module as modules
 from torch.utils.flop_counter import FlopCounterMode
 
 import precrop
+from precrop.models import resnet20
 from tests.networks import SHAPE, small
 
 
@@ -140,6 +142,24 @@ def _fast_path(enabled: bool) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(True)
 
 
+MKLDNN: Any = torch.backends.mkldnn
+
+
+@contextmanager
+def _rounded(one: Any) -> Iterator[None]:
+    """Let PyTorch round what it multiplies, by one of its newer settings."""
+    before = one.fp32_precision
+    one.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        one.fp32_precision = before
+
+
+def _no_saving(tensor: Tensor) -> Tensor:
+    raise AssertionError("a hook of saved tensors is called")
+
+
 @contextmanager
 def _gc() -> Iterator[None]:
     gc.disable()
@@ -165,7 +185,18 @@ AROUND: dict[str, Callable[[], Any]] = {
     "no mkldnn": lambda: _mkldnn(False),
     "no fast path": lambda: _fast_path(False),
     "gc": lambda: _gc(),
+    "medium": lambda: _set(
+        "set_float32_matmul_precision", "medium", torch.get_float32_matmul_precision
+    ),
+    "rounded products": lambda: _rounded(MKLDNN.matmul),
+    "rounded convolutions": lambda: _rounded(MKLDNN.conv),
+    "all rounded": lambda: _rounded(torch.backends),
+    "saved tensors": lambda: torch.autograd.graph.saved_tensors_hooks(_no_saving, _no_saving),
+    "none saved": lambda: torch.autograd.graph.disable_saved_tensors_hooks("not here"),
 }
+
+
+ROUNDED = ("matmul", "conv", "rnn")
 
 
 def state() -> dict[str, Any]:
@@ -185,6 +216,14 @@ def state() -> dict[str, Any]:
             torch.backends.cudnn.benchmark,
             torch.backends.cudnn.deterministic,
         ),
+        "precision": [
+            *(one.fp32_precision for one in (torch.backends, torch.backends.mkldnn)),
+            *(getattr(MKLDNN, name).fp32_precision for name in ROUNDED),
+            *(getattr(torch.backends.cudnn, name).fp32_precision for name in ROUNDED[1:]),
+            torch.backends.cuda.matmul.fp32_precision,
+        ],
+        "saved": torch._C._autograd._top_saved_tensors_default_hooks(True),
+        "unsaved": torch._C._autograd._saved_tensors_hooks_get_disabled_error_message(),
         "threads": torch.get_num_threads(),
         "gc": gc.isenabled(),
         "hooks": [
@@ -283,6 +322,70 @@ def test_an_error_in_the_middle_leaves_nothing_either(training: bool) -> None:
             ask()
         assert state() == before
         assert contents(model) == original
+
+
+WITHIN: dict[str, Callable[[Any], Any]] = {
+    "vmap": lambda ask: torch.func.vmap(ask)(torch.ones(2, 3)),
+    "grad": lambda ask: torch.func.grad(lambda x: ask(x).sum())(torch.ones(3)),
+    "jvp": lambda ask: torch.func.jvp(ask, (torch.ones(3),), (torch.ones(3),))[1],
+    "functionalize": lambda ask: torch.func.functionalize(ask)(torch.ones(3)),
+    "vmap of grad": lambda ask: torch.func.vmap(torch.func.grad(lambda x: ask(x).sum()))(
+        torch.ones(2, 3)
+    ),
+    "make_fx": lambda ask: make_fx(ask)(torch.ones(3))(torch.ones(3)),
+    "jit": lambda ask: torch.jit.trace(ask, (torch.ones(3),), check_trace=False)(torch.ones(3)),
+    "compile": lambda ask: torch.compile(ask, backend="eager")(torch.ones(3)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+@pytest.mark.parametrize("within", WITHIN)
+def test_within_what_follows_or_compiles_operations(within: str) -> None:
+    """Of what is asked there nothing is followed, and nothing compiled."""
+    model = found("plain")
+    batch = (torch.ones(4, *SHAPE), torch.arange(4) % 3)
+    answered: list[Any] = []
+
+    def answer() -> Any:
+        plan = precrop.plan(model, SHAPE, params=0.5, macs=0.6)
+        masks = precrop.masks(model, precrop.densities(model, SHAPE, params=0.5), seed=3)
+        snip = precrop.densities(model, SHAPE, method="snip", params=0.5, data=[batch])
+        exact = precrop.plan(precrop.Reading(model, SHAPE), params=0.5, objective="exact")
+        synexp, count = _synexp(model), precrop.count(model, SHAPE)
+        numbers = plan.widths, exact.widths, plan.params, count.params, synexp, snip
+        return numbers, masks, precrop.crop(model, SHAPE, params=0.5)
+
+    def ask(x: Tensor) -> Tensor:
+        y = x + 1
+        answered.append(answer())
+        return y * 2
+
+    expected = answer()
+    before = torch._C._functorch.peek_interpreter_stack(), torch._C._get_tracing_state()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", module="torch._dynamo")
+        result = WITHIN[within](ask)
+    assert torch.equal(result, torch.full_like(result, 2 if _is_slope(within) else 4))
+    (numbers, masks, built), *_ = answered
+    assert numbers == expected[0]
+    assert all(torch.equal(masks[name], mask) for name, mask in expected[1].items())
+    pairs = zip(built.parameters(), expected[2].parameters(), strict=True)
+    assert all(type(one) is nn.Parameter and torch.equal(one, other) for one, other in pairs)
+    assert built(batch[0]).shape == expected[2](batch[0]).shape
+    assert before == (torch._C._functorch.peek_interpreter_stack(), torch._C._get_tracing_state())
+
+
+def _is_slope(within: str) -> bool:
+    return within in ("grad", "jvp", "vmap of grad")
+
+
+def test_masks_are_the_same_however_products_are_rounded() -> None:
+    torch.manual_seed(0)
+    model = resnet20()
+    wanted = precrop.densities(model, (3, 32, 32), method="synflow", params=0.2)
+    for around in ("medium", "rounded products"):
+        with AROUND[around]():
+            assert precrop.densities(model, (3, 32, 32), method="synflow", params=0.2) == wanted
 
 
 DRAWS: dict[str, Callable[[], float]] = {

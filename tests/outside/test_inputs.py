@@ -301,3 +301,18 @@ def test_arrays_are_tensors() -> None:
     inputs = Inputs(np.ones((2, 5), dtype=np.int32))
     ((made,), _) = inputs.make(1, nn.Linear(1, 1), "cpu")
     assert (made.dtype, tuple(made.shape)) == (torch.int32, (1, 5))
+
+
+def test_an_exported_network_is_given_a_batch_as_it_was_exported_for() -> None:
+    layers = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 3))
+    images = torch.zeros(2, 3, 8, 8)
+    exported = torch.export.export(layers.eval(), (images,)).module()
+    message = r"batches of 2: give example_inputs=torch.randn\(2"
+    with pytest.raises(PrecropError, match=message) as caught:
+        precrop.plan(exported, (3, 8, 8), params=0.5)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(PrecropError, match=message):
+        precrop.plan(exported, example_inputs=images[:1], params=0.5)
+    plan = precrop.plan(exported, example_inputs=images, params=0.5)
+    assert plan.build(exported)(images).shape == (2, 4, 4, 4)
+    assert plan.params < plan.base_params

@@ -70,8 +70,8 @@ def test_a_layer_without_outputs_is_no_broken_one() -> None:
     assert str(plan)
     assert plan.plot().axes
     assert len(plan.to_frame()) == 2
-    with pytest.raises(PlanError, match="2.weight is"):
-        plan.for_outputs(nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.Linear(8, 3)))
+    some = plan.for_outputs(nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.Linear(8, 3)))
+    assert some.widths["2"] == (plan.widths["1"][1], 3)
 
 
 def test_text_is_deterministic_and_has_a_line_per_layer() -> None:

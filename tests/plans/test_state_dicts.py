@@ -380,3 +380,36 @@ def test_weights_of_another_precision(tmp_path: Path, dtype: torch.dtype) -> Non
     for name, value in model.state_dict().items():
         assert value.dtype == state[name].dtype
         assert value.equal(state[name].to(dtype).to(value.dtype))
+
+
+@pytest.mark.parametrize("hidden", ["get", "keys", "values", "_metadata", "__iter__"])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_attributes_that_hide_methods_of_a_dict(tmp_path: Path, hidden: str, legacy: bool) -> None:
+    trained, model, path = net(), net(), tmp_path / "net.pth"
+    state = OrderedDict(trained.state_dict())
+    vars(state)[hidden] = 5
+    torch.save({"state_dict": state}, path, _use_new_zipfile_serialization=not legacy)
+    load_state(model, path)
+    assert model.state_dict()["0.weight"].equal(trained.state_dict()["0.weight"])
+
+
+@pytest.mark.parametrize("hidden", ["isfinite", "detach", "dim", "to", "equal", "numel", "round"])
+def test_attributes_that_hide_methods_of_a_tensor(tmp_path: Path, hidden: str) -> None:
+    state, model, path = net().state_dict(), net(), tmp_path / "net.pth"
+    given = nn.Parameter(state["0.weight"].clone())
+    setattr(given, hidden, 5)
+    torch.save({**state, "0.weight": given}, path)
+    load_state(model, path)
+    assert model.state_dict()["0.weight"].equal(state["0.weight"])
+
+
+@pytest.mark.parametrize("value", [1e30, -1e30, float("inf"), 2.0**63, 0.5])
+def test_numbers_that_no_integer_type_holds(value: float) -> None:
+    given = {**net().state_dict(), "1.num_batches_tracked": torch.tensor(value)}
+    assert find_misfit(net(), given) == "1.num_batches_tracked holds float32, not int64"
+    small = nn.Module()
+    small.register_buffer("count", torch.zeros(2, dtype=torch.int8))
+    assert find_misfit(small, {"count": torch.tensor([-128, 127])}) is None
+    assert find_misfit(small, {"count": torch.tensor([0, 128])}) == "count holds int64, not int8"
+    small.register_buffer("count", torch.zeros(0, dtype=torch.int8))
+    assert find_misfit(small, {"count": torch.zeros(0, dtype=torch.int64)}) is None

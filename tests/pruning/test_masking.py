@@ -22,6 +22,7 @@ from precrop.pruning.masking import GRANULARITIES, apply_masks, masks
 from precrop.pruning.problem import LayerCollapseWarning, Problem
 from tests.networks import BLOCKS, SHAPE, small
 
+pytestmark = pytest.mark.filterwarnings("ignore::precrop.MaskSizeWarning")
 FAST = settings(max_examples=60, deadline=None)
 granularities = st.sampled_from(list(GRANULARITIES))
 
@@ -76,6 +77,25 @@ def named(model: nn.Sequential, densities: list[float]) -> dict[str, float]:
 
 
 # --- how many units -----------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("error")
+def test_whole_units_that_are_more_than_was_asked_for_are_told() -> None:
+    model = resnet20()
+    densities = precrop.densities(model, (3, 32, 32), method="erk", params=0.02)
+    masks(model, densities)
+    masks(model, dict.fromkeys(densities, 0.5), "filter")
+    with pytest.warns(precrop.MaskSizeWarning) as caught:
+        found = masks(model, densities, "filter")
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    kept = sum(int(mask.sum()) for mask in found.values())
+    asked = sum(densities[name.removesuffix(".weight")] * m.numel() for name, m in found.items())
+    assert kept > 1.05 * asked
+    assert str(caught[0].message) == (
+        f"the masks keep {kept:,} weights, the densities ask for {asked:,.0f}: every layer keeps "
+        "a filter at least, and whole ones"
+    )
 
 
 @FAST

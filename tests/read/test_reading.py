@@ -1,6 +1,9 @@
 """One reading of a network serves many plans, each as if the network had been read for it alone."""
 
+import copy
 import dataclasses
+import pickle
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -67,6 +70,20 @@ def test_plans_of_a_residual_network_are_those_of_the_network() -> None:
     for residual in ("tie", "crop", "tie", "crop"):
         alone = precrop.plan(model, (3, 32, 32), params=0.4, residual=residual)
         assert content(precrop.plan(reading, params=0.4, residual=residual)) == content(alone)
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))]
+)
+def test_a_reading_is_copied(copied: Callable[[precrop.Reading], precrop.Reading]) -> None:
+    reading = precrop.Reading(Branches(), (3, 8, 8))
+    plan = precrop.plan(reading, params=0.5)
+    other = copied(reading)
+    assert content(precrop.plan(other, params=0.5)) == content(plan)
+    with torch.no_grad():
+        other.model.get_parameter("stem.weight").fill_(1.0)
+    shared = other.model is reading.model
+    assert bool(reading.model.get_parameter("stem.weight").eq(1.0).all()) == shared
 
 
 def test_threads_share_a_reading() -> None:

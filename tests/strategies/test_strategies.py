@@ -3,6 +3,7 @@
 import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,7 +27,7 @@ from precrop.solve.relax import Allocation, allocate
 from precrop.solve.rounding import round_units
 from precrop.solve.structure import Floats, Layer, Structure
 from precrop.strategies import exact as exact_module
-from precrop.strategies.exact import Climb
+from precrop.strategies.exact import climb
 from precrop.strategies.match import Match
 from precrop.strategies.objectives import OBJECTIVES
 from precrop.strategies.shapes import shaped
@@ -97,10 +98,10 @@ def exact(
     shape: Any,
     shares: Mapping[str, float],
     kind: type[Expectation] = ScoreExpectation,
-) -> tuple[Program, Climb]:
+) -> tuple[Program, Expectation]:
     network = read_network(model, Inputs(shape))
     structure = lower(network).structure
-    return program(structure, limits_of(structure, shares)), Climb(kind(network))
+    return program(structure, limits_of(structure, shares)), kind(network)
 
 
 KINDS = [ScoreExpectation, Expectation]
@@ -120,7 +121,7 @@ def network_of(name: str) -> tuple[nn.Module, Any]:
 def test_exact_climbs_from_both_starts(
     name: str, shares: dict[str, float], kind: type[Expectation]
 ) -> None:
-    problem, way = exact(*network_of(name), shares, kind)
+    problem, expectation = exact(*network_of(name), shares, kind)
     solved: list[Allocation] = []
 
     def watched(of: Program) -> Allocation:
@@ -128,23 +129,23 @@ def test_exact_climbs_from_both_starts(
         return solved[-1]
 
     with mock.patch.object(exact_module, "allocate", watched):
-        found = way(problem)
+        found = climb(expectation, problem)
     starts = found.report["starts"]
     assert list(starts) == ["synexp", "dense"]
     # Solved are: both starts, then the points of either climb, the last of which is no better.
     first = starts["synexp"]["rounds"] + 1
-    for start, climb, end in (
+    for start, points, end in (
         (solved[0], solved[2 : 2 + first], starts["synexp"]),
         (solved[1], solved[2 + first :], starts["dense"]),
     ):
-        assert len(climb) == end["rounds"] + 1
-        values = [found.value(point.log_ratios) for point in (start, *climb)]
+        assert len(points) == end["rounds"] + 1
+        values = [found.value(point.log_ratios) for point in (start, *points)]
         steps = np.diff(values)
         assert (steps[:-1] > exact_module.CLIMBED).all()
         assert -1e-6 < steps[-1] <= exact_module.CLIMBED
         assert end["objective"] == pytest.approx(values[-2])
-        ends_of = ends(problem.structure) @ (start, *climb)[-2].log_ratios
-        assert end[kind.label] == pytest.approx(way.expectation.value(ends_of))
+        ends_of = ends(problem.structure) @ (start, *points)[-2].log_ratios
+        assert end[kind.label] == pytest.approx(expectation.value(ends_of))
 
     best = found.value(found.allocation.log_ratios)
     assert best == max(end["objective"] for end in starts.values())
@@ -155,8 +156,8 @@ def test_exact_climbs_from_both_starts(
 
 @pytest.mark.parametrize(("name", "shares"), CASES)
 def test_the_rounded_problem_has_the_exact_slope(name: str, shares: dict[str, float]) -> None:
-    problem, way = exact(*network_of(name), shares)
-    found = way(problem)
+    problem, expectation = exact(*network_of(name), shares)
+    found = climb(expectation, problem)
     x = found.allocation.log_ratios
     np.testing.assert_allclose(
         slope(found.problem.value, x), slope(found.value, x), rtol=1e-5, atol=1e-5
@@ -164,8 +165,8 @@ def test_the_rounded_problem_has_the_exact_slope(name: str, shares: dict[str, fl
 
 
 def test_exact_differs_where_densities_are_low() -> None:
-    problem, way = exact(*network_of("resnet20"), {"params": 0.03})
-    found, default = way(problem), SynExp()(problem)
+    problem, expectation = exact(*network_of("resnet20"), {"params": 0.03})
+    found, default = climb(expectation, problem), SynExp()(problem)
     gain = found.value(found.allocation.log_ratios) - found.value(default.allocation.log_ratios)
     assert gain > 0.5
     assert np.ptp(found.allocation.log_ratios - default.allocation.log_ratios) > 0.2
@@ -173,8 +174,8 @@ def test_exact_differs_where_densities_are_low() -> None:
 
 def test_exact_is_the_default_in_a_chain() -> None:
     model = cifar_vgg16_bn()
-    problem, way = exact(model, IMAGE, {"params": 0.3, "macs": 0.3})
-    found, default = way(problem), SynExp()(problem)
+    problem, expectation = exact(model, IMAGE, {"params": 0.3, "macs": 0.3})
+    found, default = climb(expectation, problem), SynExp()(problem)
     np.testing.assert_allclose(
         found.allocation.log_ratios, default.allocation.log_ratios, atol=1e-6
     )
@@ -616,6 +617,40 @@ def test_attributes_of_a_strategy_of_ones_own_that_are_no_options_leave_the_plan
     plan = precrop.plan(alexnet_like(), SHAPE, params=0.5, strategy=strategy)
     assert (plan.options["rule"], plan.options["objective"]) == ("Pyramid", "synexp")
     assert precrop.Plan.from_json(plan.to_json()) == plan
+
+
+class Told(precrop.Strategy):
+    """Does as it is told."""
+
+    def __init__(self, solve: Any) -> None:
+        vars(self)["solve"] = solve
+
+    def __call__(self, problem: Program) -> Solution:
+        solution: Solution = vars(self)["solve"](problem)
+        return solution
+
+
+def changed(problem: Program, **changes: Any) -> Solution:
+    """The widths of `Pyramid`, but for parts of its allocation."""
+    solution = Pyramid()(problem)
+    return replace(solution, allocation=replace(solution.allocation, **changes))
+
+
+@pytest.mark.parametrize(
+    ("solve", "message"),
+    [
+        (lambda p: p.nothing, r"fails \(test_strategies.py, line \d+\): AttributeError: "),
+        (lambda p: None, "must return a Solution, as `shaped` does, not None"),
+        (lambda p: shaped(p, np.full(len(p.gain), np.nan), {}), "fails "),
+        (lambda p: changed(p, log_ratios=None), "must give 2 log ratios, all finite numbers"),
+        (lambda p: changed(p, log_ratios=p.gain * np.nan), "must give 2 log ratios, all finite"),
+        (lambda p: changed(p, multipliers={}), "must give 1 multipliers of the limits"),
+        (lambda p: replace(Pyramid()(p), value=lambda x: np.nan), "gives nan as the value of its"),
+    ],
+)
+def test_what_a_strategy_of_ones_own_returns_is_checked(solve: Any, message: str) -> None:
+    with pytest.raises(PrecropError, match=f"^strategy Told {message}"):
+        precrop.plan(alexnet_like(), SHAPE, params=0.5, strategy=Told(solve))
 
 
 def test_what_is_no_strategy_is_refused() -> None:

@@ -101,7 +101,7 @@ def test_what_is_said(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
     console = Console(file=out, force_terminal=terminal, width=200, highlight=False)
     monkeypatch.setattr(progress, "standard_error", lambda: console)
     monkeypatch.setattr(progress, "in_terminal", lambda: terminal)
-    cells = [cell(seed=seed) for seed in range(3)]
+    cells = [cell(seed=seed) for seed in range(4)]
     with shown(cells, lambda: 1) as tell:
         for event in (
             *(event for _, event in begun(cells[0])),
@@ -112,12 +112,16 @@ def test_what_is_said(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
             ended(cells[0]),
             Started(cells[1].id),
             ended(cells[1], "failed"),
+            Started(cells[3].id),
+            Ended(cells[3].id, row_of(cells[3], kind="masked", params=400, base_params=1000)),
             DoneElsewhere(cells[2].id),
         ):
             tell(event)
     said = out.getvalue()
     assert "fine, dense, seed 0: killed by SIGKILL; it is run again" in said
-    assert "[1/3] fine, dense, seed 0  accuracy 85.00%" in said
-    assert "[2/3] fine, dense, seed 1  failed: it broke  " in said
+    assert "[1/4] fine, dense, seed 0  accuracy 85.00%" in said
+    assert said.count("was asked for") == 1
+    assert "; params 40.0% where 30.0% was asked for" in said
+    assert "[2/4] fine, dense, seed 1  failed: it broke  " in said
     assert ("in all" in said) == terminal
-    assert terminal or said.count("\n") == 3
+    assert terminal or said.count("\n") == 4

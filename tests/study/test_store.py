@@ -33,7 +33,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def reopened(store: Store) -> Store:
-    return Store.open(store.path)
+    return Store.open(str(store.path))
 
 
 def files(store: Store) -> list[Path]:
@@ -47,6 +47,15 @@ def seeds(store: Store) -> list[int]:
 def later(seed: int, **changes: Any) -> Row:
     """A row that ended after those of smaller seeds."""
     return made_row(seed=seed, started=STARTED + timedelta(hours=seed), **changes)
+
+
+def test_a_row_keeps_the_code_that_it_is_of(store: Store) -> None:
+    """Rows without such code are as those of older versions, which have no such field."""
+    old, new = made_row(seed=1), later(2, code={"nets.py": "0123456789ab"})
+    store.append([old, new])
+    assert [b'"code"' in line for line in files(store)[0].read_bytes().splitlines()] == [0, 1]
+    assert reopened(store).rows() == [old, new]
+    assert old.code == {}
 
 
 def test_a_row_comes_back_as_it_was(store: Store) -> None:
@@ -74,7 +83,7 @@ def test_a_line_is_json(store: Store) -> None:
     store.append([made_row(), made_row(seed=1)])
     (file,) = files(store)
     for line in file.read_text(encoding="utf-8").splitlines():
-        assert set(json.loads(line)) == {*FIELDS, "crc32"}
+        assert set(json.loads(line)) == {*FIELDS, "crc32"} - {"code"}
     assert set(FIELDS) == {field.name for field in fields(Row)}
 
 

@@ -252,7 +252,26 @@ def test_a_finished_run_is_not_trained_again(
     assert second.finished
     assert second.to_json() == first.to_json()
     assert second.history == first.history
-    (first.folder / "result.json").write_text("[]")
+    file = first.folder / "result.json"
+    known = json.loads(file.read_text())
+    for change in (
+        {"loss": 10**400},
+        {"loss": -1.0},
+        {"accuracy": 1.5},
+        {"best_accuracy": None},
+        {"params": 10**30},
+        {"macs": -1},
+        {"seconds": 1e300},
+        {"history": [{"train_loss": 10**400}]},
+        {"history": [{"lr": "x"}]},
+        {"history": [3]},
+    ):
+        content = {**known, **change}
+        del content["digest"]
+        file.write_text(json.dumps({**content, "digest": digest_of(content)}))
+        with pytest.raises(PrecropError, match="is not a result: remove it to train on"):
+            trained(run, tmp_path)
+    file.write_text("[]")
     with pytest.raises(PrecropError, match="is not a result"):
         trained(run, tmp_path)
 

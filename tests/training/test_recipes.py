@@ -60,6 +60,11 @@ def test_milestones_without_the_schedule_that_has_them() -> None:
     assert RECIPES["imagenet-90"].changed({"schedule": "cosine"}).schedule == "cosine"
 
 
+def test_a_setting_is_said_once() -> None:
+    with pytest.raises(PrecropError, match="^batch_size is given twice: 64 and 32$"):
+        settings(["batch-size=64", "lr=0.1", "batch_size=32"])
+
+
 @pytest.mark.parametrize(
     ("pair", "message"),
     [

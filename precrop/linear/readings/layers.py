@@ -1,6 +1,6 @@
 """Convolutions and matrix products with a weight."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -60,25 +60,16 @@ def product(call: Call, args: Sequence[Any]) -> Flow | Inert:
     """A matrix product of activations (..., n, k) with a weight (k, m), batched or not.
 
     The weight may come first, as `torch.einsum` has it at times, and a graph's constant neighbours.
+    Of alike weights the outputs are alike.
     """
     if isinstance(args[0], (Weight, Tensor, Inert)) and isinstance(args[1], (Flow, Gate)):
         right, left = _operands(args[1], args[0])
         return normalised(left.whole @ right.values, right.exponent)
-    return _dense(call, args, lambda weight: weight)
-
-
-def functional_linear(call: Call, args: Sequence[Any]) -> Flow | Inert:
-    """`torch.nn.functional.linear`: activations (..., k) with a weight (m, k)."""
-    return _dense(call, args, lambda weight: weight.mT)
-
-
-def _dense(call: Call, args: Sequence[Any], turned: Callable[[Tensor], Tensor]) -> Flow | Inert:
-    """Activations times a weight; of alike weights the outputs are alike."""
     if _constant(args[0]):
         return Inert()
     flow, weight = _operands(args[0], args[1])
     if weight.even is None:
-        return normalised(flow.values @ turned(weight.values), flow.exponent)
+        return normalised(flow.values @ weight.values, flow.exponent)
     sums = flow.values.sum(-1, keepdim=True) * weight.values
     return normalised(sums.expand(call.shapes[0]), flow.exponent)
 

@@ -21,11 +21,9 @@ from precrop.linear.values import (
 from precrop.read.trace import Call
 from precrop.read.values import TensorValue
 
-MAX_POOLS = (
-    "max_pool1d_with_indices", "max_pool2d_with_indices", "max_pool3d_with_indices",
-    "max_pool1d", "max_pool2d", "max_pool3d",
-)  # fmt: skip
-ADAPTIVE_MAX_POOLS = ("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")
+# PyTorch computes those along one axis as along two.
+MAX_POOLS = ("max_pool2d_with_indices", "max_pool3d_with_indices")
+ADAPTIVE_MAX_POOLS = ("adaptive_max_pool2d", "adaptive_max_pool3d")
 _VIEWS = (
     "view", "_unsafe_view", "reshape", "_reshape_copy", "_reshape_alias", "flatten", "unflatten",
     "squeeze", "unsqueeze",
@@ -99,9 +97,8 @@ def pooled(call: Call, args: Sequence[Any]) -> Flow:
     shape = call.shapes[0]
     rank = next(int(letter) for letter in call.name if letter.isdigit())
     kernel = _sizes(call.arg("kernel_size"), rank)
-    stride = _sizes(call.arg("stride", []), rank) or kernel
-    padding = _sizes(call.arg("padding", 0), rank)
-    dilation = _sizes(call.arg("dilation", 1), rank)
+    stride = _sizes(call.arg("stride"), rank) or kernel
+    padding, dilation = (_sizes(call.arg(name), rank) for name in ("padding", "dilation"))
     sides: list[int] = []
     extents = zip(flow.values.shape[-rank:], shape[-rank:], strict=True)
     for axis, (size, out) in reversed(list(enumerate(extents))):
@@ -118,9 +115,7 @@ def pooled(call: Call, args: Sequence[Any]) -> Flow:
     return Flow((sums(flow.values) / counts).reshape(shape), flow.exponent)
 
 
-def _sizes(value: Any, rank: int) -> list[int]:
-    if isinstance(value, int):
-        return [value] * rank
+def _sizes(value: Sequence[int], rank: int) -> list[int]:
     return list(value) * rank if len(value) == 1 else list(value)
 
 

@@ -63,9 +63,8 @@ _BY_READING: tuple[tuple[Handler, str], ...] = (
     (arithmetic.divide, "div"),
     (layers.convolution, "convolution"),
     (layers.deformed, "deform_conv2d"),
-    (layers.product, "mm bmm matmul"),
+    (layers.product, "mm bmm"),
     (lambda call, args: layers.product(call, args[1:]), "addmm"),
-    (layers.functional_linear, "linear"),
     (unchanged.signed, "_fft_r2c _fft_c2r _fft_c2c"),
 )
 READINGS: dict[str, Handler] = {

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 
 from precrop.read.axes import axis_size, unify
-from precrop.read.known import Axes, fresh_axes
-from precrop.read.ops.registry import broadcast, constants, handles, stating
+from precrop.read.known import Axes, constants, fresh_axes
+from precrop.read.ops.registry import broadcast, handles, stating
 from precrop.read.reader import Reader
 from precrop.read.trace import Call
 
@@ -89,7 +89,7 @@ def is_in(reader: Reader, call: Call) -> Sequence[Axes]:
 @handles("histc", "_linalg_check_errors")
 def no_widths(reader: Reader, call: Call) -> Sequence[Axes]:
     """Counts of values in bins, however many there are; a look at what an algorithm reports."""
-    return [constants(shape) for shape in call.shapes]
+    return [*map(constants, call.shapes)]
 
 
 @handles(
@@ -116,10 +116,8 @@ def count_up(reader: Reader, call: Call) -> Sequence[Axes]:
     Successive ones, which may be places along an axis, may begin behind some others.
     """
     start, step, (size,) = call.arg("start", 0), call.arg("step", 1), call.shapes[0]
-    behind = start > 0 and type(start) is int and step == 1
-    if not (start == 0 or behind) or type(step) is not int:
-        return [constants(call.shapes[0])]
-    if call.arg("end") != start + step * size:
+    whole = type(step) is int and (start == 0 or (start > 0 and type(start) is int and step == 1))
+    if not whole or call.arg("end") != start + step * size:
         return [constants(call.shapes[0])]
     axes = fresh_axes((size,), reader.reason)
     before = fresh_axes((start,), reader.reason)[0] if start else ()
@@ -172,4 +170,4 @@ def fallback(reader: Reader, call: Call) -> Sequence[Axes]:
         return loss(reader, call)
     for tensor in call.inputs:
         reader.freeze(*reader.axes(tensor))
-    return [constants(shape) for shape in call.shapes]
+    return [*map(constants, call.shapes)]

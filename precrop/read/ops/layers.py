@@ -14,9 +14,9 @@ from precrop.read.axes import (
     resolve,
     tie,
 )
-from precrop.read.known import Axes, Product
+from precrop.read.known import Axes, Product, constants
 from precrop.read.ops.elementwise import fallback
-from precrop.read.ops.registry import asked, broadcast, constants, fixed, handles, with_vectors
+from precrop.read.ops.registry import asked, broadcast, fixed, handles, with_vectors
 from precrop.read.ops.space import moved_along
 from precrop.read.reader import Reader
 from precrop.read.trace import Call

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 
 from precrop.read.axes import Axis, axis_size, constant
-from precrop.read.known import Axes, fresh_axes
-from precrop.read.ops.elementwise import elementwise, same_shape
-from precrop.read.ops.registry import along, broadcast, constants, fixed, handles
+from precrop.read.known import Axes, constants, fresh_axes
+from precrop.read.ops.elementwise import same_shape
+from precrop.read.ops.registry import along, broadcast, fixed, handles
 from precrop.read.reader import Reader
 from precrop.read.trace import Call
 from precrop.read.values import TensorValue
@@ -19,8 +19,6 @@ from precrop.read.values import TensorValue
 )  # fmt: skip
 def reduce(reader: Reader, call: Call) -> Sequence[Axes]:
     """Some axes are summed over, or one entry of them is found; the others are kept."""
-    if len(call.inputs) > 1:
-        return elementwise(reader, call)
     axes, asked = reader.axes(call.inputs[0]), call.arg("dim")
     if asked is None or asked == []:
         asked = range(len(axes))
@@ -62,17 +60,11 @@ def entries(reader: Reader, call: Call) -> Sequence[Axes]:
     reader.takes(call.inputs[0], axes[dim])
     index = call.arg("index")
     if call.name == "index_select" and reader.are_found(index, axes[dim]):
-        _stretches(reader, call.inputs[0])
+        reader.stretches(call.inputs[0])
         return [(*axes[:dim], *(reader.axes(index) or (constant(1),)), *axes[dim + 1 :])]
     if call.name == "select" and index in (0, -1):
         return [(*axes[:dim], *axes[dim + 1 :])]
     return [tuple(fixed(reader, axes, dim, shape)) for shape in call.shapes]
-
-
-def _stretches(reader: Reader, operand: TensorValue) -> None:
-    """Entries of a weight's axis are some of its rows or columns, unless they are experts."""
-    if reader.reading.takes is None:
-        reader.stretches(operand)
 
 
 @handles("topk")
@@ -102,7 +94,7 @@ def _found(reader: Reader, call: Call, axis: Axis, name: str, least: int) -> Axi
     return found
 
 
-@handles("one_step", "all_steps")
+@handles("steps")
 def steps(reader: Reader, call: Call) -> Sequence[Axes]:
     """Steps of a sequence, which stays fixed."""
     axes, dim = along(reader, call)
@@ -170,7 +162,7 @@ def index(reader: Reader, call: Call) -> Sequence[Axes]:
         pairs = zip(found, call.shapes[0], strict=True)
         met = constants([size for dim, size in pairs if dim < 0])
     else:
-        _stretches(reader, operand)
+        reader.stretches(operand)
     new = iter(met)
     return [tuple(next(new) if dim < 0 else axes[dim] for dim in found)]
 
@@ -199,13 +191,13 @@ def index_put(reader: Reader, call: Call) -> Sequence[Axes]:
 def index_add(reader: Reader, call: Call) -> Sequence[Axes]:
     """Entries of an axis, which stays fixed, get what another tensor has; the others agree."""
     axes, dim = along(reader, call)
-    _write(reader, axes, dim, call.arg("source"))
+    _write(reader, axes, dim, reader.axes(call.arg("source")))
     return [tuple(axes)]
 
 
-def _write(reader: Reader, axes: list[Axis], dim: int | None, source: TensorValue) -> None:
+def _write(reader: Reader, axes: list[Axis], dim: int | None, source: Sequence[Axis]) -> None:
     """Unite the axes with those of what is written; fixed are ``dim`` and what differs in size."""
-    for i, axis in enumerate(reader.axes(source)):
+    for i, axis in enumerate(source):
         if i != dim and axis_size(axis) == axis_size(axes[i]):
             axes[i] = reader.unify(axes[i], axis)
         else:
@@ -243,7 +235,7 @@ def scatter(reader: Reader, call: Call) -> Sequence[Axes]:
     if found:
         axes[dim] = reader.axes(index)[dim]  # as many entries are written as there are places
     for written in filter(None, (index, source)):
-        _write(reader, axes, None if found else dim, written)
+        _write(reader, axes, None if found else dim, reader.axes(written))
     axes[dim] = whole
     return [tuple(axes)]
 
@@ -255,11 +247,7 @@ def put_in(reader: Reader, call: Call) -> Sequence[Axes]:
     source = list(reader.axes(call.arg("src")))
     if len(source) < len(axes):
         source.insert(dim, constant(1))
-    for i, axis in enumerate(source):
-        if i == dim and axis_size(axis) != axis_size(axes[i]):
-            reader.freeze(axes[i], axis)
-        else:
-            axes[i] = reader.unify(axes[i], axis)
+    _write(reader, axes, None, source)
     return [tuple(axes)]
 
 

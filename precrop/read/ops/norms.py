@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from precrop.read.axes import axis_size, require_divisor
-from precrop.read.known import Axes
-from precrop.read.ops.registry import asked, broadcast, constants, handles, with_vectors
+from precrop.read.known import Axes, constants
+from precrop.read.ops.registry import asked, broadcast, handles, stating, with_vectors
 from precrop.read.reader import Reader
 from precrop.read.trace import Call
 
@@ -30,8 +30,7 @@ def layer_norm(reader: Reader, call: Call) -> Sequence[Axes]:
         tensor = call.arg(name)
         for i, axis in enumerate(() if tensor is None else reader.axes(tensor)):
             x[first + i] = reader.unify(x[first + i], axis)
-    for i, axis in enumerate(x[first:]):
-        reader.literal("normalized_shape", i, axis)
+    stating(reader, "normalized_shape", x[first:])
     return [tuple(x), *((*x[:first], *constants(shape[first:])) for shape in call.shapes[1:])]
 
 
@@ -65,6 +64,5 @@ def layer_norm_gradients(reader: Reader, call: Call) -> Sequence[Axes]:
     operands = [reader.axes(tensor) for tensor in named if tensor is not None]
     x = broadcast(reader, operands, call.arg("input").shape)
     normalized = x[len(x) - len(call.arg("normalized_shape")) :]
-    for i, axis in enumerate(normalized):
-        reader.literal("normalized_shape", i, axis)
+    stating(reader, "normalized_shape", normalized)
     return asked(call, x, normalized, normalized)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from precrop.read.axes import Axis, axis_size, constant
-from precrop.read.known import Axes
+from precrop.read.known import Axes, constants
 from precrop.read.reader import Handler, Reader
 from precrop.read.trace import Call
 
@@ -18,11 +18,6 @@ def handles(*names: str) -> Callable[[Handler], Handler]:
         return handler
 
     return register
-
-
-def constants(shape: Sequence[int]) -> Axes:
-    """Axes of a tensor that no width reaches."""
-    return tuple(map(constant, shape))
 
 
 def along(reader: Reader, call: Call, name: str = "dim") -> tuple[list[Axis], int]:

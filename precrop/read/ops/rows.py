@@ -13,9 +13,8 @@ from precrop.read.axes import (
     resolve,
     tie,
 )
-from precrop.read.known import Axes, fresh_axes
-from precrop.read.ops.elementwise import fallback
-from precrop.read.ops.registry import along, broadcast, constants, fixed, handles, stating
+from precrop.read.known import Axes, constants, fresh_axes
+from precrop.read.ops.registry import along, broadcast, fixed, handles, stating
 from precrop.read.reader import Reader
 from precrop.read.trace import Call
 
@@ -169,14 +168,3 @@ def repeat(reader: Reader, call: Call) -> Sequence[Axes]:
         else:
             made.append(merge([constant(count), axis], reader.reason))
     return [tuple(made)]
-
-
-@handles("repeat_interleave")
-def repeat_interleave(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Every channel several times."""
-    repeats, dim = call.args[1], call.arg("dim")
-    if dim is None or not isinstance(repeats, int):
-        return fallback(reader, call)
-    axes = list(reader.axes(call.args[0]))
-    axes[dim] = merge([axes[dim], constant(repeats)], reader.reason)
-    return [tuple(axes)]

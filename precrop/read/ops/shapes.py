@@ -22,9 +22,9 @@ from precrop.read.axes import (
     resolve,
     unfolded,
 )
-from precrop.read.known import KERNEL_RANK, Axes, fresh_axes
+from precrop.read.known import KERNEL_RANK, Axes, constants, fresh_axes
 from precrop.read.ops.elementwise import fallback, same_shape
-from precrop.read.ops.registry import constants, handles, stating
+from precrop.read.ops.registry import handles, stating
 from precrop.read.reader import Reader
 from precrop.read.trace import Call
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from precrop.read.axes import Atom, Axis, axis_of, axis_size, bound, constant, freeze, resolve
-from precrop.read.known import Axes
-from precrop.read.ops.registry import along, constants, fixed, handles
+from precrop.read.known import Axes, constants
+from precrop.read.ops.registry import along, fixed, handles
 from precrop.read.reader import Reader
 from precrop.read.trace import Call
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from precrop.read.axes import axis_size, tie
-from precrop.read.known import Axes
+from precrop.read.known import Axes, constants
 from precrop.read.ops.elementwise import fallback
-from precrop.read.ops.registry import broadcast, constants, handles
+from precrop.read.ops.registry import broadcast, handles
 from precrop.read.reader import Reader
 from precrop.read.trace import Call
 

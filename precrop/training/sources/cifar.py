@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from precrop.errors import PrecropError, needs, reason
+from precrop.files import checked_path
 from precrop.training.sources.source import Arrays, Source
 
 ARCHIVES = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
@@ -22,6 +23,8 @@ def unpacked(name: str, root: Path, title: str, *, download: bool = False) -> So
         import torchvision
     kind = getattr(torchvision.datasets, name.upper())
     try:
+        for file in (root / ARCHIVES[name]).glob("*"):
+            checked_path(file)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # NumPy's, about the age of the pickles
             train = kind(str(root), train=True, download=download)

@@ -1,13 +1,14 @@
 """A folder of image files for every class."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from precrop.errors import PrecropError
+from precrop.errors import PrecropError, errors_as
+from precrop.files import open_plain
 from precrop.training.sources.source import Source, decoded
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 # The held-out split's names, the preferred one first: an ImageNet folder's "test" has no labels.
 TESTS = ("val", "valid", "validation", "test")
+_DEEPEST = 64
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 
 
@@ -30,7 +32,9 @@ class Files:
 
     def image(self, index: int) -> "Image":
         """The image in RGB."""
-        return decoded(self.root / self.paths[index], self.where(index))
+        path = self.root / self.paths[index]
+        with errors_as(f"{path} is damaged", OSError), open_plain(path) as file:
+            return decoded(file, str(path))
 
     def where(self, index: int) -> str:
         """The file."""
@@ -77,7 +81,7 @@ def _subfolders(folder: Path) -> list[str]:
 def _files(root: Path, classes: Iterable[str]) -> Files:
     found = {}
     for name in classes:
-        found[name] = sorted(_image_files(root, name, set()))
+        found[name] = sorted(_image_files(root, name))
         if not found[name]:
             raise PrecropError(f"{root / name} has no images")
         empty = next((path for path, size in found[name] if not size), None)
@@ -86,18 +90,25 @@ def _files(root: Path, classes: Iterable[str]) -> Files:
     return Files(root, found)
 
 
-def _image_files(root: Path, below: str, seen: set[str]) -> Iterable[tuple[str, int]]:
+def _image_files(root: Path, name: str) -> Iterator[tuple[str, int]]:
     """Paths below ``root`` and sizes in bytes of the images in a folder and its subfolders."""
-    here = os.path.realpath(root / below)
-    if here in seen:  # by a link, to a folder above perhaps
-        raise PrecropError(f"{root / below} leads to a folder that is read already: remove it")
-    seen.add(here)
-    with os.scandir(root / below) as entries:
-        for entry in entries:
-            path = f"{below}/{entry.name}"
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                yield from _image_files(root, path, seen)
-            elif entry.name.lower().endswith(SUFFIXES):
-                yield path, entry.stat().st_size
+    seen, folders = set[tuple[int, int]](), [name]
+    while folders:
+        below = folders.pop()
+        here = (root / below).stat()
+        if (here.st_dev, here.st_ino) in seen:  # by a link, to a folder above perhaps
+            raise PrecropError(f"{root / below} leads to a folder that is read already: remove it")
+        if below.count("/") > _DEEPEST:
+            raise PrecropError(
+                f"{root / name} has folders in one another, {_DEEPEST} deep: move the images up"
+            )
+        seen.add((here.st_dev, here.st_ino))
+        with os.scandir(root / below) as entries:
+            for entry in entries:
+                path = f"{below}/{entry.name}"
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    folders.append(path)
+                elif entry.name.lower().endswith(SUFFIXES):
+                    yield path, entry.stat().st_size

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from precrop.errors import MALFORMED, PrecropError, errors_as, within
-from precrop.files import read_json, read_parquet
+from precrop.files import checked_path, read_json, read_parquet
 from precrop.training.sources.source import Source, decoded
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _rows(folder: Path, split: str) -> tuple[Rows, tuple[str, ...] | None]:
     tables, names, columns = [], None, None
     for file in files:
         with errors_as(f"{file} is damaged", OSError, ValueError, pa.ArrowException):
-            opened = pq.ParquetFile(file)
+            opened = pq.ParquetFile(checked_path(file))
             found = _columns(file, opened.schema_arrow)
             if columns not in (None, found):
                 raise PrecropError(f"{file} has other columns than {files[0]}")

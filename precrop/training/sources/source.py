@@ -1,15 +1,15 @@
 """A data set whose images are still encoded, wherever it comes from."""
 
-import threading
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 import numpy as np
 from torch import Tensor
 
 from precrop.errors import PrecropError, reason
+from precrop.forking import process_lock
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,7 +23,7 @@ LONGEST = 100
 """How many times as long as its shorter side an image may be: it is scaled by that one."""
 _GREY16 = ("PNG", "PPM")
 """Formats whose grey images of Pillow's mode I have 16 bits."""
-_OPENING = threading.Lock()  # filters of warnings belong to all threads
+_OPENING = process_lock()  # filters of warnings belong to all threads
 
 
 class Split(Protocol):
@@ -72,8 +72,8 @@ class Source:
     test: Split
 
 
-def decoded(encoded: Any, where: str) -> "Image":
-    """The image in a file or a stream, in RGB."""
+def decoded(encoded: IO[bytes], where: str) -> "Image":
+    """The image in an opened file, in RGB."""
     from PIL import Image
 
     try:

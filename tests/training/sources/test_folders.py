@@ -14,6 +14,7 @@ from PIL import Image
 
 from precrop.errors import PrecropError
 from precrop.training.data import load_data
+from precrop.training.sources import folders
 from precrop.training.sources.source import decoded
 from tests.training.image_sets import class_folders, fault, held, pictures, png
 
@@ -145,6 +146,29 @@ def test_links_among_class_folders(tmp_path: Path) -> None:
     (elsewhere / "more").symlink_to(cats)
     said = f"{cats / 'more'} leads to a folder that is read already: remove it"
     assert fault(tmp_path) == said
+
+
+def test_folders_deep_in_one_another(tmp_path: Path) -> None:
+    class_folders(tmp_path)
+    deep, more = tmp_path / "train" / "cat", "x/" * 60
+    (deep / more).mkdir(parents=True)
+    (deep / more / "a.png").write_bytes(png(pictures(1)[0]))
+    assert len(load_data(str(tmp_path)).train) == 7
+    for _ in range(10):
+        deep /= more
+        deep.mkdir(parents=True, exist_ok=True)
+    said = f"{tmp_path / 'train' / 'cat'} has folders in one another, 64 deep: move the images up"
+    assert fault(tmp_path) == said
+
+
+def test_a_pipe_in_the_place_of_an_image(tmp_path: Path) -> None:
+    class_folders(tmp_path)
+    images = folders.class_folders(tmp_path).train
+    file = tmp_path / "train" / "cat" / "0.png"
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(PrecropError, match=f"{file} is damaged: it is not a plain file"):
+        images.image(0)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -207,3 +208,11 @@ def test_parquet_beyond_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     parquet_set(tmp_path)
     monkeypatch.setattr(parquet, "MOST_BYTES", 100)
     assert "more than is read into memory: unpack it" in fault(tmp_path)
+
+
+def test_a_pipe_among_the_files(tmp_path: Path) -> None:
+    parquet_set(tmp_path)
+    shard = tmp_path / "train-00001-of-00002.parquet"
+    shard.unlink()
+    os.mkfifo(shard)
+    assert fault(tmp_path) == f"{shard} is damaged: it is not a plain file"

@@ -1,0 +1,166 @@
+"""What building a network may take, where a file says which one: bounded memory and time.
+
+A builder's arguments multiply in many ways: widths, repeats, tables of all pairs of pixels. So it
+is counted what the builder does, not guessed what the arguments mean.
+"""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from math import prod
+from types import FrameType
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+_TOO_LARGE = "it is far larger than the network that the file is of, or than this machine's memory"
+_SPARE, _BELIEVED, _NUMBER = 2**26, 2**30, 4
+"""Bytes of any network, those at most that a file is believed to need, and a number's: some
+networks are run, or pruned, while they are built, before most of their tensors are there.
+"""
+_TIMES = 4
+"""Numbers that are allowed for one of the network's."""
+_ANY_CALLS, _SPARE_CALLS, _TENSOR_CALLS = 2**25, 2**21, 2**14
+"""Calls of functions for a network of unknown size, for any, and more for a tensor of one known."""
+_SMALLEST = 2**10
+"""How many times smaller than the original a cropped network may be."""
+
+
+class _Held(NamedTuple):
+    """Memory that was taken while the network is built, perhaps not for long."""
+
+    storage: StorageWeakRef
+    numbers: int
+    bytes: int
+
+
+class Allowance(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Ends the building of a network that takes too much, before it takes it.
+
+    Args:
+        like: the shapes that the network's tensors should have. Each allows for more while there is
+            a tensor of its size: to say that the network is large gains little.
+        weights: bytes of the file whose weights the network, or a cropped one, is for.
+    """
+
+    def __init__(
+        self, like: Mapping[str, Sequence[int]] | None = None, weights: int | None = None
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._like = Counter(map(prod, (like or {}).values()))
+        self._unseen = self._like.copy()
+        self._most = _half_memory()
+        if weights is not None:
+            self._most = min(self._most, _SPARE + _SMALLEST * weights)
+        said = _TIMES * _NUMBER * sum(size * often for size, often in self._like.items())
+        self._spare = self._most if like is None else _SPARE + min(said, _BELIEVED)
+        self._calls = _ANY_CALLS if like is None else _SPARE_CALLS
+        self._counts = False
+        self._held: list[_Held] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        """Count the memory that is held from the start."""
+        self._due, self._taken, self._allowed = self._like.copy(), 0, self._spare
+        held, self._held = self._held, []
+        for each in held:
+            if not each.storage.expired():  # type: ignore[no-untyped-call]
+                self._hold(each)
+
+    def _hold(self, held: _Held) -> None:
+        self._held.append(held)
+        self._taken += held.bytes
+        self._allowed += self._earned(held.numbers)
+        self._due[held.numbers] -= 1
+
+    def _earned(self, numbers: int) -> int:
+        """Bytes that are allowed for a tensor of so many numbers."""
+        return _TIMES * _NUMBER * numbers if self._due[numbers] > 0 else 0
+
+    def __enter__(self) -> Self:
+        """Begin to count; a profiler that runs already keeps its place."""
+        self._counts = sys.getprofile() is None
+        if self._counts:
+            sys.setprofile(self._call)
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Count no more."""
+        if self._counts:
+            sys.setprofile(None)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+
+    def _call(self, frame: FrameType, event: str, argument: object) -> None:
+        self._calls -= 1
+        if self._calls < 0:
+            raise MemoryError(_TOO_LARGE)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Count the bytes of new tensors: first it is seen without memory how many they will be."""
+        kwargs = kwargs or {}
+        if func.is_view or func._schema.is_mutable or _is_on_meta(args, kwargs):
+            return func(*args, **kwargs)
+        made = None
+        try:
+            seen = _on_meta(func, args, kwargs)
+        except Exception:  # whatever an operation raises whose result depends on values
+            made = seen = func(*args, **kwargs)
+        needed = [(each.numel(), each.numel() * each.element_size()) for each in _tensors(seen)]
+        if not self._has_room(needed):
+            self._begin()
+            if not self._has_room(needed):
+                raise MemoryError(_TOO_LARGE)
+        if made is None:
+            made = func(*args, **kwargs)
+        for tensor, sizes in zip(_tensors(made), needed, strict=True):
+            if self._unseen[sizes[0]] > 0:
+                self._unseen[sizes[0]] -= 1
+                self._calls += _TENSOR_CALLS
+            self._hold(_Held(StorageWeakRef(tensor.untyped_storage()), *sizes))  # type: ignore[no-untyped-call]
+        return made
+
+    def _has_room(self, needed: Sequence[tuple[int, int]]) -> bool:
+        taken = self._taken + sum(size for _, size in needed)
+        return taken <= min(
+            self._most, self._allowed + sum(self._earned(numbers) for numbers, _ in needed)
+        )
+
+
+def _tensors(made: Any) -> list[Tensor]:
+    """The tensors with memory of their own among what an operation gives."""
+    leaves = tree_leaves(made)
+    return [x for x in leaves if isinstance(x, Tensor) and x.layout == torch.strided]
+
+
+def _is_on_meta(args: Any, kwargs: Any) -> bool:
+    """Whether an operation takes no memory."""
+    given = tree_leaves((args, kwargs))
+    return any(isinstance(each, Tensor) and each.is_meta for each in given) or (
+        getattr(kwargs.get("device"), "type", "") == "meta"
+    )
+
+
+def _on_meta(func: Any, args: Any, kwargs: Any) -> Any:
+    """What an operation gives, without values."""
+
+    def empty(tensor: Tensor) -> Tensor:
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+    args, kwargs = tree_map_only(Tensor, empty, (args, kwargs))
+    if any(argument.name == "device" for argument in func._schema.arguments):
+        kwargs = {**kwargs, "device": "meta"}
+    return func(*args, **kwargs)
+
+
+def _half_memory() -> int:
+    """Bytes of half of this machine's memory, whatever a file says of its network."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (AttributeError, ValueError, OSError):  # systems that do not tell
+        return sys.maxsize

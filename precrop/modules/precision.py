@@ -1,0 +1,59 @@
+"""Products of float32 in full precision, whatever the process allows PyTorch to round."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import torch
+
+from precrop.forking import WithinAny
+
+_FULL = ("none", "ieee")
+_GENERAL = (("generic", "all"), ("cuda", "all"), ("mkldnn", "all"))
+"""What holds for operations that say ``none``."""
+_SINGLE = [(device, op) for device in ("mkldnn", "cuda") for op in ("matmul", "conv", "rnn")]
+_OLDER: tuple[tuple[Callable[[], Any], Callable[[Any], None], Any], ...] = (
+    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"),
+    (torch._C._get_cudnn_allow_tf32, torch._C._set_cudnn_allow_tf32, False),
+)
+"""What tells and sets several at once, and what is full; telling fails where they differ."""
+
+
+def _precision(one: tuple[str, str]) -> str:
+    said: str = torch._C._get_fp32_precision_getter(*one)
+    return said
+
+
+def _set(one: tuple[str, str], precision: str) -> None:
+    if _precision(one) != precision:
+        torch._C._set_fp32_precision_setter(*one, precision)
+
+
+@WithinAny
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Within it float32 is multiplied in full precision, in other threads too.
+
+    Nothing is set where that is so already, as it is by default without a GPU.
+    """
+    gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    single = [one for one in _SINGLE if gpu or one[0] != "cuda"]
+    if all(_precision(one) in _FULL for one in single):
+        yield
+        return
+    with ExitStack() as back:
+        for one in _GENERAL:
+            back.callback(_set, one, _precision(one))
+            _set(one, "none")
+        for one in _SINGLE:  # given back last, as they are set by the older settings too
+            back.callback(_set, one, _precision(one))
+        for tell, change, full in _OLDER if gpu else _OLDER[:1]:
+            with suppress(RuntimeError):
+                before = tell()
+                if before != full:
+                    back.callback(change, before)
+                    change(full)
+        for one in single:
+            if _precision(one) not in _FULL:
+                _set(one, "ieee")
+        yield

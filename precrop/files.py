@@ -27,6 +27,7 @@ _LONGEST_NAME = 200
 """Characters of a name that a picture shows."""
 _MOST = 1 << 25
 """Bytes of a text; the plan of a network of a thousand tensors has a hundredth."""
+_LARGEST_WHOLE = 2**63
 LARGEST = 1e39
 """Beyond single precision: numbers below it have finite sums and squares."""
 
@@ -279,6 +280,11 @@ def finite(content: Any) -> Any:
 def figures(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Numbers by name, of which JSON has null for those that `finite` left out: as NaN again."""
     return {name: math.nan if value is None else value for name, value in fields.items()}
+
+
+def is_sound(value: Any) -> bool:
+    """Whether a number is finite and within what 64 bits hold; JSON has others."""
+    return not isinstance(value, (int, float)) or abs(value) < _LARGEST_WHOLE
 
 
 def is_figure(name: str, value: Any) -> bool:

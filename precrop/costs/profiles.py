@@ -16,17 +16,15 @@ from typing import Any
 
 from precrop.costs.work import FEATURES
 from precrop.errors import MALFORMED, PrecropError, brief, errors_as
-from precrop.files import json_text, read_json, write_text
+from precrop.files import is_sound, json_text, read_json, write_text
 
 SCHEMA = 1
 RUNTIMES = ("eager", "ort")
 DEVICE = re.compile(r"cpu|cuda(:[0-9]{1,3})?")
 """The names of what networks run on."""
 
-_SLOWEST, _WIDEST, _LARGEST = 1e6, 1 << 20, 2**63
-"""Seconds of one operation, channels that a kernel works on at once, and any number that is said:
-more make no sense.
-"""
+_SLOWEST, _WIDEST = 1e6, 1 << 20
+"""Seconds of one operation, and channels that a kernel works on at once: more make no sense."""
 
 OTHER = "other"
 """The kind that stands for all kinds without coefficients of their own."""
@@ -140,9 +138,7 @@ def _is_plain(value: Any) -> bool:
         return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
     if isinstance(value, (list, tuple)):
         return all(map(_is_plain, value))
-    if isinstance(value, (int, float)):
-        return abs(value) < _LARGEST
-    return value is None or isinstance(value, str)
+    return value is None or (isinstance(value, (str, int, float)) and is_sound(value))
 
 
 def _is_rate(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What belongs to all threads of the process: changed for a while, then as it was."""
+"""PyTorch's number of threads, which is one number for all of the process."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

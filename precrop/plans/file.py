@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
 from precrop.errors import MALFORMED, PlanError, brief
+from precrop.files import is_sound
 
 T = TypeVar("T")
-_LARGEST = 2**63
 
 
 def to_text(value: Any, schema: int) -> str:
@@ -79,11 +79,6 @@ def _free(value: Any) -> Any:
             return [_free(item) for item in value["list"]]
         return {key: _free(item) for key, item in value.items()}
     return value
-
-
-def is_sound(value: Any) -> bool:
-    """Whether a number is finite and within what 64 bits hold; JSON has others."""
-    return not isinstance(value, (int, float)) or abs(value) < _LARGEST
 
 
 def _decode(value: Any, hint: Any, where: str) -> Any:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from precrop.errors import MALFORMED, PlanError, PrecropError, brief, check_kind, within
-from precrop.files import read_text, write_text
+from precrop.files import is_sound, read_text, write_text
 from precrop.fit.attributes import GROWTH
 from precrop.model_spec import ModelSpec
 from precrop.modules.streams import Stream
 from precrop.plans import build as building
 from precrop.plans import ends, views
 from precrop.plans import plot as picture
-from precrop.plans.file import from_text, is_sound, to_text
+from precrop.plans.file import from_text, to_text
 from precrop.plans.kinds import Axis, Init, built_size, original_size
 from precrop.plans.layers import LayerPlan
 from precrop.plans.table import notes

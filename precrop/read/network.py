@@ -27,7 +27,6 @@ from precrop.read.axes import (
     Tie,
     atoms,
     axis_size,
-    constant,
     freeze,
     resolve,
     roots_of,
@@ -37,7 +36,15 @@ from precrop.read.axes import (
 )
 from precrop.read.facts import PRODUCTS
 from precrop.read.inputs import Inputs
-from precrop.read.known import OUTPUT, TRAIN_MODE, CallReading, Known, LayerReading, Product
+from precrop.read.known import (
+    OUTPUT,
+    TRAIN_MODE,
+    CallReading,
+    Known,
+    LayerReading,
+    Product,
+    constants,
+)
 from precrop.read.modules import share_stated_widths
 from precrop.read.ops import HANDLERS, fallback
 from precrop.read.reader import CONVOLUTIONS, PassReader
@@ -448,5 +455,5 @@ def tensor_axes(network: Network, name: str, tensor: Tensor) -> tuple[Axis, ...]
     """Axes of a parameter or buffer; constant where no call used it, or with another shape only."""
     known = network.known.tensors.get(name)
     if known is None or tuple(map(axis_size, known)) != tensor.shape:
-        return tuple(map(constant, tensor.shape))
+        return constants(tensor.shape)
     return known

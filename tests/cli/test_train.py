@@ -71,7 +71,6 @@ def test_help_lists_every_setting(capsys: Output) -> None:
 def test_digits_to_98_per_cent(capsys: Output) -> None:
     found = train_json(capsys, "resnet20", "--data", "digits")
     assert found["accuracy"] >= 0.98
-    assert found["seconds"] < 120
     assert found["params"] == 272_474
 
 

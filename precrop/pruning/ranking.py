@@ -169,7 +169,7 @@ def _threshold(keys: Mapping[str, Tensor], prices: Sequence[Price]) -> tuple[int
 
     As in a quickselect, only keys between the bounds are looked at again.
     """
-    above: Mapping[str, int] = dict.fromkeys(keys, 0)
+    above = dict.fromkeys(keys, 0)
     between = {name: key.reshape(-1) for name, key in keys.items()}
     low = min(int(key.min()) for key in between.values())
     high = max(int(key.max()) for key in between.values()) + 1
@@ -177,31 +177,18 @@ def _threshold(keys: Mapping[str, Tensor], prices: Sequence[Price]) -> tuple[int
         return low, []
     # From `low` on too many weights would remain, from `high` on few enough.
     while high - low > 1 and sum(map(len, between.values())) > _SAMPLES:
-        low, high, above, between = _narrowed(low, high, above, between, prices)
+        for guess in _guesses(above, between, prices):
+            bound = min(max(guess, low + 1), high - 1)
+            kept = {name: key >= bound for name, key in between.items()}
+            counts = {name: above[name] + int(kept[name].count_nonzero()) for name in kept}
+            if _fits(counts, prices):
+                high, above = bound, counts
+                between = {name: key[~kept[name]] for name, key in between.items()}
+                break
+            low, between = bound, {name: key[kept[name]] for name, key in between.items()}
     if high - low > 1:
         high, between = _settled(above, between, prices)
     return high, [name for name, key in between.items() if len(key)]
-
-
-def _narrowed(
-    low: int,
-    high: int,
-    above: Mapping[str, int],
-    between: Mapping[str, Tensor],
-    prices: Sequence[Price],
-) -> tuple[int, int, Mapping[str, int], dict[str, Tensor]]:
-    """Closer bounds: two keys on either side of where a sample puts the threshold."""
-    lower, upper = (min(max(key, low + 1), high - 1) for key in _guesses(above, between, prices))
-    from_upper = {name: key >= upper for name, key in between.items()}
-    counts = {name: above[name] + int(mask.count_nonzero()) for name, mask in from_upper.items()}
-    if not _fits(counts, prices):
-        return upper, high, above, {name: key[from_upper[name]] for name, key in between.items()}
-    from_lower = {name: key >= lower for name, key in between.items()}
-    most = {name: above[name] + int(mask.count_nonzero()) for name, mask in from_lower.items()}
-    if _fits(most, prices):
-        return low, lower, most, {name: key[~from_lower[name]] for name, key in between.items()}
-    middle = {name: key[from_lower[name] & ~from_upper[name]] for name, key in between.items()}
-    return lower, upper, counts, middle
 
 
 def _settled(
@@ -209,17 +196,13 @@ def _settled(
 ) -> tuple[int, dict[str, Tensor]]:
     """The threshold among few keys, by bisection, and the keys just below it."""
     ordered = {name: key.sort().values.cpu().numpy() for name, key in between.items()}
-    keys = np.unique(np.concatenate(list(ordered.values())))
+    keys = np.unique(np.concatenate(list(ordered.values()))).tolist()
 
     def fits(key: int) -> bool:
         counts = {n: above[n] + len(o) - int(np.searchsorted(o, key)) for n, o in ordered.items()}
         return _fits(counts, prices)
 
-    low, high = 0, len(keys)  # at the lowest key too many remain, above the highest none
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if fits(int(keys[middle])) else (middle, high)
-    below = int(keys[low])
+    below = keys[bisect_left(keys, True, key=fits) - 1]  # at the lowest key too many remain
     return below + 1, {name: key[key == below] for name, key in between.items()}
 
 

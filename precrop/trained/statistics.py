@@ -79,11 +79,7 @@ def _collecting(model: nn.Module, norms: Sequence[_BatchNorm]) -> Iterator[None]
         norm: {name: b.clone() for name, b in norm._buffers.items() if b is not None}
         for norm in norms
     }
-
-    def put_back(norm: _BatchNorm) -> None:
-        for name, tensor in before[norm].items():
-            norm._buffers[name].copy_(tensor)  # type: ignore[union-attr]
-
+    reached = set[_BatchNorm]()
     try:
         model.eval()
         for norm in norms:
@@ -91,16 +87,13 @@ def _collecting(model: nn.Module, norms: Sequence[_BatchNorm]) -> Iterator[None]
             norm.momentum = None  # a mean of all batches, not a moving one
             norm.train()
         yield
-        for norm in norms:
-            if not norm.num_batches_tracked:
-                put_back(norm)
-    except BaseException:
-        for norm in norms:
-            put_back(norm)
-        raise
+        reached = {norm for norm in norms if norm.num_batches_tracked}
     finally:
         for norm, momentum in momenta.items():
             norm.momentum = momentum
+        for norm in {*norms} - reached:
+            for name, tensor in before[norm].items():
+                norm._buffers[name].copy_(tensor)  # type: ignore[union-attr]
         for module, mode in modes.items():
             module.training = mode
 

@@ -159,11 +159,7 @@ def sample(data: ImageData, batch_size: int, seed: int) -> list[tuple[Tensor, Te
 
 
 def check_batch(data: ImageData, batch_size: int, processes: int = 1) -> None:
-    """Refuse a batch that the training images do not fill, or that cannot be shared out.
-
-    Raises:
-        PrecropError: it is such a batch.
-    """
+    """Refuse a batch that the training images do not fill, or that cannot be shared out."""
     count = data.count
     if batch_size % processes:
         raise PrecropError(

@@ -165,17 +165,12 @@ def load_shaped(source: str, shape: Sequence[Any]) -> ImageData:
 def load_again(source: str, shape: Sequence[int], digest: str) -> ImageData:
     """The data set whose images (C, H, W) were loaded before, with or without an image size.
 
-    If no loading gives the ``digest``, what there is now is returned.
-
-    Raises:
-        PrecropError: As `load_data`.
+    If no loading gives the ``digest``, what there is now is returned. Errors are `load_data`'s.
     """
-    try:
+    with suppress(MixedSizes):
         found = load_data(source)
         if found.digest == digest:
             return found
-    except MixedSizes:
-        pass
     return load_data(source, image_size=shape[-1])
 
 

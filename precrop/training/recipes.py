@@ -96,11 +96,7 @@ class Recipe:
 
     @classmethod
     def from_json(cls, content: Any) -> "Recipe":
-        """Read what `to_json` gave.
-
-        Raises:
-            PrecropError: it is not a recipe.
-        """
+        """Read what `to_json` gave, or a `PrecropError`."""
         if not isinstance(content, Mapping):
             raise PrecropError("a recipe is broken: it has no fields")
         return cls()._with(content)
@@ -169,7 +165,6 @@ RECIPES: dict[str, Recipe] = {
     "digits": Recipe(
         epochs=20,
         batch_size=64,
-        lr=0.1,
         nesterov=True,
         weight_decay=5e-4,
         schedule="one-cycle",
@@ -183,11 +178,7 @@ RECIPES: dict[str, Recipe] = {
 
 
 def find_recipe(name: str | None, data: str) -> Recipe:
-    """The recipe of this name; without one, the usual one for the data.
-
-    Raises:
-        PrecropError: no such recipe.
-    """
+    """The recipe of this name, or a `PrecropError`; without one, the usual one for the data."""
     if name is None:
         usual = {"digits": "digits", "cifar10": "cifar-160", "cifar100": "cifar-160"}
         return RECIPES[usual.get(data, "imagenet-90")]

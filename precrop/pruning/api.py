@@ -64,7 +64,16 @@ def densities(
     inputs = given(model, input_shape, example_inputs, example_kwargs)
     budgets, shown = {"params": params, "macs": macs}, bar if progress else silent
     problem = Problem.of(model, inputs, budgets, data=data, seed=seed, progress=shown)
-    found, gone, thin = _densities(problem, method, options)
+    found = found_by(problem, method, **options)
+    if found.scores is None:
+        kept_shares, thin = found.densities, []
+        sizes = {name: layer.weights for name, layer in problem.layers.items()}
+        gone = [name for name, size in sizes.items() if kept_shares[name] * size < 1]
+    else:
+        kept = kept_weights(problem, found.scores)
+        kept_shares, gone = shares(kept), outranked(found.scores, kept)
+        single = [name for name, mask in kept.items() if mask.numel() > 1 == int(mask.sum())]
+        thin = [name for name in single if name not in gone]
     said = []
     if gone:
         said.append(f"collapses {', '.join(gone)}: no weight ranks high enough to remain")
@@ -74,7 +83,7 @@ def densities(
         category = LayerCollapseWarning if gone else UserWarning
         # Around this function is that of `apart`.
         warnings.warn(f"{method} {'; it '.join(said)}", category, stacklevel=3)
-    return found
+    return kept_shares
 
 
 @apart()
@@ -108,17 +117,3 @@ def scores(
     problem = Problem.of(model, inputs, budgets, data=data, seed=seed, progress=shown)
     found = weight_scores(problem, method, **options)
     return {problem.parameters[name]: values for name, values in found.items()}
-
-
-def _densities(
-    problem: Problem, method: str, options: Mapping[str, Any]
-) -> tuple[dict[str, float], list[str], list[str]]:
-    """The densities, the layers that collapse, and others of which a single weight remains."""
-    found = found_by(problem, method, **options)
-    if found.scores is None:
-        shared, layers = found.densities, problem.layers.items()
-        return shared, [name for name, layer in layers if shared[name] * layer.weights < 1], []
-    kept = kept_weights(problem, found.scores)
-    gone = outranked(found.scores, kept)
-    single = [name for name, mask in kept.items() if mask.numel() > 1 == int(mask.sum())]
-    return shares(kept), gone, [name for name in single if name not in gone]

@@ -126,11 +126,7 @@ class Problem:
         return {name: parameters[name].detach() for name in parameters if name in weights}
 
     def batches(self) -> Iterable[Any]:
-        """The data.
-
-        Raises:
-            PrecropError: no data was given, or what is no iterable.
-        """
+        """The data, or a `PrecropError` if none was given, or what is no iterable."""
         if self.data is None:
             raise PrecropError(
                 "this method needs data: give data= (in a shell --data), "

@@ -26,9 +26,8 @@ def synflow(problem: Problem, *, rounds: int = 100) -> dict[str, Tensor]:
     norm, but networks with ReLU6 or gates are scored too. A max-pool stays one, as in the code.
     The layers of a gate (squeeze-and-excitation) score zero, for a gate counts as one.
 
-    Rounds compound: one weight that is pruned or not changes the scores of all others on its paths.
-    So with many rounds float32 and float64, or norms with and without their epsilon, end in masks
-    that differ in far more weights than their scores of one round do.
+    Rounds compound: after many of them float32 and float64 end in masks that differ in far more
+    weights than their scores of one round do.
 
     Args:
         problem: the network and its budgets.

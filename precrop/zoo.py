@@ -43,8 +43,9 @@ def load_model(
             installed, or the builder refuses the arguments.
     """
     builder = _builder(name, args)
-    with nullcontext() if runs_user_code(name) else Allowance(like, weights):
-        model = _made(name, builder)
+    bounds = nullcontext() if runs_user_code(name) else Allowance(like, weights)
+    with bounds, calling_own(f"{name} could not be built"):
+        model = builder()
     if not isinstance(model, nn.Module):
         raise PrecropError(f"{name} gave a {type(model).__name__}, not a torch.nn.Module")
     return model
@@ -122,10 +123,7 @@ def call_factory(name: str) -> Any:
     Raises:
         PrecropError: the module or the factory is missing, or either raises.
     """
-    return _made(name, own_function(name, "factory"))
-
-
-def _made(name: str, factory: Callable[[], Any]) -> Any:
+    factory = own_function(name, "factory")
     with calling_own(f"{name} could not be built"):
         return factory()
 
@@ -142,11 +140,7 @@ def _library(module_name: str, name: str) -> ModuleType:
 
 
 def refuse_trained(args: Mapping[str, Any]) -> None:
-    """Refuse arguments that stand for trained weights, or for another network.
-
-    Raises:
-        PrecropError: there is one.
-    """
+    """Refuse arguments that stand for trained weights, or for another network."""
     for key in args:
         if key == "model_name":
             raise PrecropError("argument model_name: the network is named once, as timm:NAME")

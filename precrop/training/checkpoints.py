@@ -144,11 +144,7 @@ def described(folder: Path) -> dict[str, Any]:
 
 
 def read_masks(folder: Path) -> dict[str, Tensor]:
-    """The masks in a checkpoint, by the names of the masked parameters.
-
-    Raises:
-        PrecropError: a file is missing or broken.
-    """
+    """The masks in a checkpoint, by the names of the masked parameters, or a `PrecropError`."""
     return _masks_among(load_tensors(folder / STATE))
 
 

@@ -71,18 +71,13 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """What JSON can hold, with the per-class accuracies."""
         per_class = {name: None if v != v else v for name, v in self.per_class.items()}
-        plain = {
-            name: value for name, value in vars(self).items() if name not in ("labels", "taken")
-        }
-        return {**plain, "per_class": per_class}
+        fields = {**vars(self), "per_class": per_class}
+        del fields["labels"], fields["taken"]
+        return fields
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint that a path means: itself, its folder, or the last one of a run's folder.
-
-    Raises:
-        PrecropError: there is none.
-    """
+    """The checkpoint that a path means: itself, its folder, or the last one of a run's folder."""
     inside = path.parent if path.is_file() else path
     for candidate in (inside, inside / LAST, inside / BEST):
         found = checkpoints.stored(candidate)

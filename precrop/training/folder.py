@@ -77,7 +77,10 @@ class Result:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run."""
+    """The folder of one run.
+
+    What reads it raises `PrecropError` if a file is broken, was changed, or is another run's.
+    """
 
     path: Path
     run: str  # its id
@@ -102,10 +105,6 @@ class RunFolder:
         else:
             write_text(file, json_text(described, indent=1) + "\n")
         return new
-
-    def abandon(self) -> None:
-        """Remove a new folder, with all in it, of a run that did not begin."""
-        shutil.rmtree(self.path, ignore_errors=True)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -148,8 +147,7 @@ class RunFolder:
     def last(self) -> tuple[Path, int, int | None] | None:
         """The last checkpoint, its step, and the processes that wrote it, if the run has begun.
 
-        Raises:
-            PrecropError: it or the best one is broken, was changed, or is another run's.
+        The best one is checked, too.
         """
         found = {}
         for name in (BEST, LAST):
@@ -160,11 +158,7 @@ class RunFolder:
         return found.get(LAST)
 
     def masks(self) -> dict[str, Tensor] | None:
-        """The masks that `keep_masks` wrote, if there are some.
-
-        Raises:
-            PrecropError: the file is broken, was changed, or is another run's.
-        """
+        """The masks that `keep_masks` wrote, if there are some."""
         path = self.path / _MASKS
         if not path.is_file():
             return None
@@ -182,11 +176,7 @@ class RunFolder:
             save_tensors(masks, temporary, {"digest": _digest(masks), "run": self.run})
 
     def result(self) -> Result | None:
-        """The result that `keep_result` wrote, if the run is finished.
-
-        Raises:
-            PrecropError: its file is broken, was changed, or is another run's.
-        """
+        """The result that `keep_result` wrote, if the run is finished."""
         path = self.path / _RESULT
         if not path.is_file():
             return None
@@ -224,12 +214,7 @@ class RunFolder:
     def check_code(self, then: object, now: Mapping[str, str]) -> None:
         """Refuse what other code of the user's has made: it would count as this one's.
 
-        Args:
-            then: the code that was kept; older runs have none.
-            now: the code of today.
-
-        Raises:
-            PrecropError: a file is another one now.
+        ``then`` is the code that was kept (older runs have none), ``now`` that of today.
         """
         if files := changed(then, now):
             raise PrecropError(

@@ -1,6 +1,7 @@
 """Training a run from its beginning, or from where it was interrupted, to its result."""
 
 import random
+import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -103,7 +104,8 @@ def train(
                 _fit(trainer, module, start, step)
         except Exception:
             if new and (trainer is None or not trainer.global_step):
-                folder.abandon()  # it cannot be trained: its network is for other images, say
+                # It cannot be trained: its network is for other images, say.
+                shutil.rmtree(folder.path, ignore_errors=True)
             raise
         result = _result(run, folder.path, built, module)
         if first:

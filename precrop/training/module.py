@@ -305,8 +305,7 @@ def _optimizer(module: Classifier) -> torch.optim.Optimizer:
 def outputs(value: Any) -> list[Tensor]:
     """The logits first, then those of auxiliary classifiers, which some of torchvision's have.
 
-    Raises:
-        PrecropError: there are none.
+    What has none is a `PrecropError`.
     """
     if isinstance(value, Tensor):
         return [value]

@@ -96,11 +96,7 @@ class Start:
 
     @classmethod
     def of(cls, path: Path) -> "Start":
-        """A file as it is now.
-
-        Raises:
-            PrecropError: it cannot be read.
-        """
+        """A file as it is now, or a `PrecropError`."""
         with errors_as(f"cannot read {path}", OSError):
             return cls(str(path), digest_of_file(path))
 

@@ -14,19 +14,17 @@ from precrop.models.initialise import kaiming
 STAGES = 5
 
 
-def _op(inputs: int, outputs: int, stride: int = 1) -> nn.Module:
+def _op(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> nn.Module:
     return nn.Sequential(
         nn.ReLU(),
-        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
         nn.BatchNorm2d(outputs),
     )
 
 
 def projection(inputs: int, outputs: int) -> nn.Module:
     """The skip of a cell whose ends differ in width."""
-    return nn.Sequential(
-        nn.ReLU(), nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
-    )
+    return _op(inputs, outputs, kernel=1)
 
 
 class NatsCell(nn.Module):

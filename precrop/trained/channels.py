@@ -18,7 +18,7 @@ from precrop.modules.names import parameters_of
 from precrop.modules.reparametrised import lengths
 from precrop.plans.kinds import Axis as PlannedAxis
 from precrop.plans.kinds import input_axes
-from precrop.read.axes import Atom, Axis, segment_size
+from precrop.read.axes import Atom, Axis, axis_size
 from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
 from precrop.read.network import read_network
@@ -160,7 +160,7 @@ def _new_sizes(plan: "Plan", layout: ChannelLayout) -> dict[Atom, int | None]:
         for dim, axis in enumerate(axes):
             if layout.follows(name, dim):
                 continue
-            sizes: PlannedAxis = planned[dim] if planned else sum(map(segment_size, axis))
+            sizes: PlannedAxis = planned[dim] if planned else axis_size(axis)
             for atom, new in _atom_sizes(axis, sizes):
                 if found.setdefault(atom, new) != new:
                     found[atom] = None

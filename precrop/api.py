@@ -3,7 +3,6 @@
 import fnmatch
 import time
 from collections.abc import Mapping, Sequence, Set
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -155,8 +154,7 @@ def plan(
     ):
         if word not in words:
             raise PrecropError(f"{name}={word!r} is unknown: write {words[0]!r} or {words[1]!r}")
-    numbers = expand, divisor, min_width, balance
-    expand, divisor, min_width, balance = map(_of_python, numbers)
+    expand, divisor, min_width, balance = map(_of_python, (expand, divisor, min_width, balance))
     strategy = chosen(strategy, objective, balance, densities, rule, widths)
     for name, flag in (("expand", expand), ("drop_unused", drop_unused)):
         check_kind(name, flag, (bool, np.bool_), "True or False")
@@ -174,20 +172,28 @@ def plan(
     cap = EXPANSION if expand else 1.0
     options = {"min_width": min_width, "cap": cap, "balance": strategy.balance}
     _check_used(budgets, batch_size, device_profile is not None, divisor)
-    read = partial(
-        reading.network,
-        scale_groups=groups == "scale",
-        fold=latency is None and memory is None and not strategy.follows_every_call,
-        drop_unused=drop_unused,
-    )
-    among = partial(_choice, strategy, patterns, budgets, profile, batch_size, divisors, options)
+
+    def found(own_widths: bool) -> Choice:
+        network = reading.network(
+            scale_groups=groups == "scale",
+            own_widths=own_widths,
+            fold=latency is None and memory is None and not strategy.follows_every_call,
+            drop_unused=drop_unused,
+        )
+        constraints = Constraints(kept=_ignored(network, patterns))
+        solver = solver_of(strategy, network)
+        network, models = _cost_models(network, budgets, profile, batch_size)
+        if not budgets and strategy.budgeted:
+            raise missing()
+        return choose(network, PlanRequest(budgets, models, options, solver, divisors), constraints)
+
     try:
-        choice = among(read(own_widths=residual == "crop"))
+        choice = found(own_widths=residual == "crop")
     except BudgetError:
         if residual == "tie" or settled:
             raise
         # What reads a stream beside other channels reads all of it, unless streams are tied.
-        choice = among(read(own_widths=False))
+        choice = found(own_widths=False)
     network, totals, units = choice.lowered.network, choice.structure.costs, choice.units
     frozen = network.frozen()
     return Plan(
@@ -224,25 +230,6 @@ def plan(
         followers=network.unused.followers,
         left_out=network.left_out,
     )
-
-
-def _choice(
-    strategy: Strategy,
-    patterns: Sequence[str],
-    budgets: Mapping[str, Budget],
-    profile: DeviceProfile,
-    batch_size: int,
-    divisors: Sequence[int],
-    options: Mapping[str, Any],
-    network: Network,
-) -> Choice:
-    """The widths of a network that was read."""
-    constraints = Constraints(kept=_ignored(network, patterns))
-    solver = solver_of(strategy, network)
-    network, models = _cost_models(network, budgets, profile, batch_size)
-    if not budgets and strategy.budgeted:
-        raise missing()
-    return choose(network, PlanRequest(budgets, models, options, solver, divisors), constraints)
 
 
 def _divisors(asked: int | Literal["auto"], profile: DeviceProfile, settled: bool) -> list[int]:

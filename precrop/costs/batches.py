@@ -34,8 +34,7 @@ class Batch:
     """One pass at a batch size, by the calls that it makes.
 
     Attributes:
-        calls: of the pass, or equal ones at batch 1.
-        readings: of the calls.
+        calls: of the pass, or equal ones at batch 1; and their ``readings``.
         trace: of the pass that the calls are of.
         growth: by how much each output of each call is larger in the pass than in ``calls``.
         inputs: by how much the network's inputs are larger.
@@ -91,8 +90,7 @@ def follow(network: Network, batch_size: int) -> tuple[Network, Lifetimes]:
     device, meta = ("cpu", None) if tracer.real else ("meta", tracer.meta)
     model = tracer.replica().eval()
     args, kwargs = network.inputs.make(batch_size, model, device)
-    failure = f"the network fails at batch size {batch_size}"
-    with calling_own(failure), tracer.tables.lent():
+    with calling_own(f"the network fails at batch size {batch_size}"), tracer.tables.lent():
         found = lifetimes(model, args, kwargs, meta)
     known = _names(network.passes[0].trace)
     if found.names != known:

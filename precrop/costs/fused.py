@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from precrop.costs.batches import Batch, at_batch
-from precrop.costs.work import SILENT, UNBLOCKED, Work, call_work, is_view
+from precrop.costs.work import MAP_AXES, SILENT, UNBLOCKED, Work, call_work, is_view
 from precrop.read.known import Axes, CallReading, Product
 from precrop.read.lifetimes import Lifetimes
 from precrop.read.network import Network
@@ -19,8 +19,6 @@ from precrop.read.values import TensorValue
 ACTIVATIONS = ("relu", "hardtanh", "clamp", "sigmoid", "tanh", "leaky_relu", "hardsigmoid")
 LAYERS = ("stem", "conv", "pointwise", "depthwise", "grouped", UNBLOCKED, "transposed")
 _REORDERED = ("mean", "permute", "cat", "adaptive_avg_pool2d")
-_MAP = 4
-"""Axes of a tensor in the blocked layout: batch, channels, height, width."""
 
 
 def fused_calls(network: Network, lives: Lifetimes) -> list[Work]:
@@ -56,7 +54,7 @@ class _Fusion:
         work = call_work(call, reading, self.batch)
         layer = self.joins(call)
         if is_view(call):
-            if call.name == "permute" and len(call.shapes[0]) == _MAP:
+            if call.name == "permute" and len(call.shapes[0]) == MAP_AXES:
                 self.works.append(self.moved("permute", _largest(call, reading)))
             return
         if layer is not None and call.name == "native_batch_norm":
@@ -125,5 +123,5 @@ def _contents(calls: Sequence[Call]) -> Iterator[tuple[int, list[Content], Conte
 
 def _broadcasts(call: Call) -> bool:
     """Whether maps are scaled or shifted channel by channel, as by a squeeze-and-excitation."""
-    shapes = {value.shape for value in call.inputs if value.dim() == _MAP}
+    shapes = {value.shape for value in call.inputs if value.dim() == MAP_AXES}
     return call.name in ("mul", "add") and len(shapes) > 1

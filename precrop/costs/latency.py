@@ -10,7 +10,7 @@ from math import prod
 
 from precrop.costs.fused import fused_calls
 from precrop.costs.profiles import DeviceProfile
-from precrop.costs.work import FEATURES, UNBLOCKED, Work, WorkReader, each_call
+from precrop.costs.work import FEATURES, MAP_AXES, UNBLOCKED, Work, WorkReader, each_call
 from precrop.read.axes import Tie, axis_size
 from precrop.read.known import Product
 from precrop.read.lifetimes import Lifetimes
@@ -24,19 +24,12 @@ FEMTOSECONDS = 10**15
 READERS: dict[str, WorkReader] = {"eager": each_call, "ort": fused_calls}
 """Per runtime the operations that a network is to it."""
 
-_BLOCKED = 4
-"""Axes of the tensors that have a blocked layout: maps, kernels."""
 _UNPADDED = 4
 """Axes of up to so many entries (an image's colours, one channel a group) are not filled up."""
 
 
 def latency(profile: DeviceProfile, lives: Lifetimes) -> CostModel:
-    """Latency of one pass, in femtoseconds.
-
-    Args:
-        profile: of the device.
-        lives: of a pass at the batch size; see `precrop.costs.batches.follow`.
-    """
+    """Latency of a pass that `precrop.costs.batches.follow` followed, in femtoseconds."""
 
     def model(network: Network, index: Mapping[Tie, int]) -> Cost:
         products = [
@@ -81,7 +74,7 @@ def step_of(kind: str, step: int) -> int:
 
 def _padded(product: Product, step: int) -> int:
     """A product with the channel axes of maps and kernels filled up; other tensors are not."""
-    if len(product.axes) < _BLOCKED:
+    if len(product.axes) < MAP_AXES:
         return product.coefficient * prod(map(axis_size, product.axes))
     return product.coefficient * prod(
         filled(axis_size(axis), step) if any(atom for atom, _ in axis) else axis_size(axis)

@@ -18,8 +18,6 @@ LayerCost = Callable[[Layer], tuple[int, int]]
 T = TypeVar("T", bound=LayerCost)
 
 COSTS: dict[str, LayerCost] = {}
-_PRICES = 2
-"""Per weight and per multiply-accumulate."""
 
 
 def cost(name: str) -> Callable[[T], T]:
@@ -56,7 +54,7 @@ def layered(name: str) -> CostModel:
         for reading in network.layers:
             with calling_own(f"the cost {name!r} fails on {reading.name}", COSTS[name]):
                 prices = COSTS[name](lowered(network, reading, index))
-            two = isinstance(prices, tuple) and len(prices) == _PRICES
+            two = isinstance(prices, tuple) and len(prices) == 2
             if not two or not all(type(price) is int and price >= 0 for price in prices):
                 raise PrecropError(
                     f"the cost {name!r} says {brief(prices)} of {reading.name}: it must be two "

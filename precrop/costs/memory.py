@@ -20,22 +20,18 @@ from precrop.solve.structure import Cost, Peak
 
 
 def memory(lives: Lifetimes) -> CostModel:
-    """Peak activation memory, in bytes, of a network whose storages live as long as in ``lives``.
-
-    Args:
-        lives: of a pass at the batch size; see `precrop.costs.batches.follow`.
-    """
+    """Peak activation memory, in bytes, of a pass that `precrop.costs.batches.follow` followed."""
 
     def model(network: Network, index: Mapping[Tie, int]) -> Peak:
         batch = at_batch(network, lives)
         storages = []
         for life in lives.lives:
             if life.call == INPUT:
-                storages.append(Cost({(): life.elements * life.bytes}))
+                product = Product(life.bytes * life.elements, [])
             else:
                 axes = list(batch.axes(life.call, life.output))
                 product = Product(life.bytes * batch.growth[life.call][life.output], axes)
-                storages.append(polynomial([product], index))
+            storages.append(polynomial([product], index))
         return Peak(_largest([_total(storages, alive) for alive in _moments(lives)]))
 
     return model

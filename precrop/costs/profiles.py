@@ -4,8 +4,6 @@ A profile is measured once a device (``precrop profile``) and kept as JSON. Wher
 measured, `roofline` makes one from a device's peak speed and its memory's bandwidth.
 """
 
-import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -16,7 +14,7 @@ from typing import Any
 
 from precrop.costs.work import FEATURES
 from precrop.errors import MALFORMED, PrecropError, brief, errors_as
-from precrop.files import is_sound, json_text, read_json, write_text
+from precrop.files import digest_of, is_sound, json_text, read_json, write_text
 
 SCHEMA = 1
 RUNTIMES = ("eager", "ort")
@@ -78,9 +76,8 @@ class DeviceProfile:
     @property
     def digest(self) -> str:
         """A short hash of all that predictions depend on."""
-        content = [self.device, self.runtime, self.coefficients, self.step]
-        text = json.dumps(content, sort_keys=True, default=dict)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        rates = {kind: dict(found) for kind, found in self.coefficients.items()}
+        return digest_of([self.device, self.runtime, rates, self.step])[:12]
 
     def save(self, path: str | Path) -> None:
         """Write the profile as JSON, whole or not at all."""
@@ -104,32 +101,28 @@ class DeviceProfile:
 
 def _checked(profile: DeviceProfile, refusal: str) -> DeviceProfile:
     """The profile itself; a PrecropError that begins with ``refusal`` where it makes no sense."""
+    threads = profile.threads
     with errors_as(refusal, *MALFORMED):
-        _check(profile)
+        if profile.runtime not in RUNTIMES:
+            raise ValueError(f"runtime {profile.runtime!r} is not {' or '.join(RUNTIMES)}")
+        if OTHER not in profile.coefficients:
+            raise ValueError(f"it has no coefficients for {OTHER!r}")
+        if threads is not None and (type(threads) is not int or threads < 1):
+            raise ValueError(f"threads {threads!r} is not a number of threads")
+        if not isinstance(profile.device, str) or not DEVICE.fullmatch(profile.device):
+            raise ValueError(f"device {profile.device!r} is not cpu, cuda or cuda:1")
+        if not isinstance(profile.name, str):
+            raise ValueError(f"name {brief(profile.name)} is not a text")
+        for what, said in {"machine": profile.machine, "fitted": profile.fitted}.items():
+            if not isinstance(said, Mapping) or not _is_plain(said):
+                raise ValueError(f"{what} {brief(said)} is not a description")
+        if type(profile.step) is not int or not 1 <= profile.step <= _WIDEST:
+            raise ValueError(f"step {profile.step!r} is not a number of channels")
+        for kind, coefficients in profile.coefficients.items():
+            for name, value in coefficients.items():
+                if name not in FEATURES or not _is_rate(value):
+                    raise ValueError(f"{kind}.{name} is {brief(value)}")
     return profile
-
-
-def _check(profile: DeviceProfile) -> None:
-    """Whether a profile makes sense; a ValueError says what does not."""
-    if profile.runtime not in RUNTIMES:
-        raise ValueError(f"runtime {profile.runtime!r} is not {' or '.join(RUNTIMES)}")
-    if OTHER not in profile.coefficients:
-        raise ValueError(f"it has no coefficients for {OTHER!r}")
-    if profile.threads is not None and (type(profile.threads) is not int or profile.threads < 1):
-        raise ValueError(f"threads {profile.threads!r} is not a number of threads")
-    if not isinstance(profile.device, str) or not DEVICE.fullmatch(profile.device):
-        raise ValueError(f"device {profile.device!r} is not cpu, cuda or cuda:1")
-    if not isinstance(profile.name, str):
-        raise ValueError(f"name {brief(profile.name)} is not a text")
-    for what, said in {"machine": profile.machine, "fitted": profile.fitted}.items():
-        if not isinstance(said, Mapping) or not _is_plain(said):
-            raise ValueError(f"{what} {brief(said)} is not a description")
-    if type(profile.step) is not int or not 1 <= profile.step <= _WIDEST:
-        raise ValueError(f"step {profile.step!r} is not a number of channels")
-    for kind, coefficients in profile.coefficients.items():
-        for name, value in coefficients.items():
-            if name not in FEATURES or not _is_rate(value):
-                raise ValueError(f"{kind}.{name} is {brief(value)}")
 
 
 def _is_plain(value: Any) -> bool:

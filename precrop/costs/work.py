@@ -19,6 +19,8 @@ from precrop.read.trace import Call
 FEATURES = ("calls", "reads", "writes", "weights", "macs")
 """What time is a linear function of: one launch, bytes of activations, bytes of weights, MACs."""
 
+MAP_AXES = 4
+"""Of maps and kernels, the tensors that have a blocked layout: batch, channels, height, width."""
 _STEM = 4
 """A convolution with at most so many inputs, an image's, has kernels of its own."""
 _BLOCK = 16
@@ -38,42 +40,28 @@ _BUILT = {"stream_write": "constant_pad_nd"}
 
 @dataclass
 class Work:
-    """What one operation does, each feature as products of axes.
-
-    Attributes:
-        kind: of the operation.
-        calls: launches; 0 for work that another operation does on the way.
-        reads: bytes of activations.
-        writes: bytes of the outputs.
-        weights: bytes of parameters and buffers.
-        macs: multiply-accumulates.
-    """
+    """What one operation does, each of `FEATURES` but its one launch as products of axes."""
 
     kind: str
-    calls: int = 1
     reads: list[Product] = field(default_factory=list)
     writes: list[Product] = field(default_factory=list)
     weights: list[Product] = field(default_factory=list)
     macs: list[Product] = field(default_factory=list)
 
     def products(self, feature: str) -> list[Product]:
-        """A feature as products; launches are a constant."""
+        """A feature as products; the launch is a constant."""
         if feature == "calls":
-            return [Product(self.calls, [])]
+            return [Product(1, [])]
         found: list[Product] = getattr(self, feature)
         return found
 
 
 WorkReader = Callable[[Network, Lifetimes], list[Work]]
+"""The operations of a network in a pass that `precrop.costs.batches.follow` followed."""
 
 
 def each_call(network: Network, lives: Lifetimes) -> list[Work]:
-    """Every ATen call is one operation, as eager PyTorch runs it.
-
-    Args:
-        network: that was read.
-        lives: of a pass at the batch size that the work is wanted for.
-    """
+    """Every ATen call is one operation, as eager PyTorch runs it."""
     batch = at_batch(network, lives)
     return [
         call_work(call, reading, batch)

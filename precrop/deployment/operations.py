@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 from precrop.costs.latency import filled, step_of
-from precrop.costs.work import convolution_kind, is_view, kind
+from precrop.costs.work import MAP_AXES, convolution_kind, is_view, kind
 from precrop.deployment.exportable import noise
 from precrop.deployment.onnx_files import bound, onnx_session
 from precrop.deployment.runtimes import (
@@ -44,10 +45,8 @@ Sized = tuple[Shape, int]
 """A tensor's shape, and bytes of an element."""
 Moved = Callable[..., object]
 """Told that a measurement has come a little further."""
-_MAP = 4
-"""Axes of maps and of kernels."""
 _MAP_CHANNELS, _KERNEL_CHANNELS = (1,), (0, 1)
-"""Which of these axes are channels."""
+"""Which axes of maps, and of kernels, are channels."""
 
 
 @dataclass(frozen=True)
@@ -125,15 +124,13 @@ class _Timer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _filled(shape: Shape, axes: Shape, step: int) -> Shape:
     """The shape of maps or kernels with these axes filled up; any other is as it was."""
-    if len(shape) != _MAP:
+    if len(shape) != MAP_AXES:
         return shape
     return [filled(size, step) if axis in axes else size for axis, size in enumerate(shape)]
 
 
 def _flops(op: Any, args: Any, kwargs: Any, outputs: Sequence[Tensor]) -> float:
     """What PyTorch counts of a call."""
-    from torch.utils.flop_counter import flop_registry
-
     count = flop_registry.get(op.overloadpacket)
     return float(count(*args, **kwargs, out_val=outputs[0])) if count is not None else 0.0
 
@@ -151,7 +148,7 @@ def eager_pass(
     Args:
         model: the network.
         inputs: shapes without the batch.
-        setting: batch size, threads and device.
+        setting: how it is run.
         rounds: passes that are measured, after one that is not; times are their medians.
         step: channels that kernels work on at once; features count them filled up.
         moved: told now and then, between measurements.
@@ -251,9 +248,9 @@ def read_node(
 ) -> tuple[str, dict[str, float]]:
     """Kind and features of a node. Weights that were packed beforehand are not among its inputs."""
     shapes = [shape for shape, _ in inputs]
-    if operator in ("Conv", "FusedConv") and len(shapes) > 1 and len(shapes[1]) == _MAP:
+    if operator in ("Conv", "FusedConv") and len(shapes) > 1 and len(shapes[1]) == MAP_AXES:
         data, weight, *others = inputs
-        added = [other for other in others if len(other[0]) == _MAP]
+        added = [other for other in others if len(other[0]) == MAP_AXES]
         macs = float(prod(outputs[0][0]) * prod(weight[0][1:]))
         kind = convolution_kind(data[0][1], weight[0])
         return kind, amounts([data, *added], outputs, [weight], macs)

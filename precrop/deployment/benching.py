@@ -62,9 +62,7 @@ class BenchRow:
         ideal: the dense network's multiply-accumulates, divided by its own: how many times as fast
             it would be if they alone took time.
         reason: why it was not measured; None where it was. All that follows is None then.
-        latency: median, in seconds.
-        low: the 10th percentile, in seconds.
-        high: the 90th percentile, in seconds.
+        latency: median, in seconds; ``low`` and ``high`` are the 10th and the 90th percentile.
         spread: from ``low`` to ``high``, as a share of the median.
         throughput: images a second, at the median.
         speedup: the dense network's latency in the same setting, divided by this one.
@@ -95,13 +93,11 @@ class BenchRow:
 
 @dataclass(frozen=True)
 class Bench:
-    """What a run came to.
+    """What a run came to, with a row for every variant in every setting.
 
     Attributes:
         machine: as `precrop.costs.machine.describe_machine` tells it.
         input_shape: of one image, or of several inputs.
-        channels_last: PyTorch's memory format.
-        rows: one for every variant in every setting.
         notes: by variant, layers that stay on dense kernels, and why.
     """
 
@@ -187,10 +183,8 @@ def settings(
         PrecropError: a runtime is unknown or not installed, the device is not there, a number
             makes no sense, or no runtime is PyTorch's, which alone has memory formats.
     """
-    found = [
-        Setting(*one, device, channels_last)
-        for one in itertools.product(runtimes, batches, threads)
-    ]
+    ways = itertools.product(runtimes, batches, threads)
+    found = [Setting(*way, device, channels_last) for way in ways]
     if channels_last and set(runtimes) == {"ort"}:
         raise PrecropError(
             "channels_last (in a shell --channels-last) is for PyTorch: ONNX Runtime chooses its "
@@ -225,10 +219,9 @@ def bench(
     """
     if not settings or rounds < 1:
         raise PrecropError(f"{len(settings)} settings in {rounds} rounds: give 1 or more of both")
-    inputs = given(variants[0].model, input_shape)
+    inputs, first = given(variants[0].model, input_shape), settings[0]
     notes = {variant.name: variant.notes for variant in variants if variant.notes}
-    machine = describe_machine(settings[0].device)
-    so_far = Bench(machine, inputs.spec, settings[0].channels_last, (), notes)
+    so_far = Bench(describe_machine(first.device), inputs.spec, first.channels_last, (), notes)
     for number, setting in enumerate(settings):
 
         def tell(what: str, share: float, number: int = number, setting: Any = setting) -> None:
@@ -270,9 +263,8 @@ def _measure(
         if runs and setting.runtime == "eager":
             torch.set_num_threads(setting.threads)  # PyTorch chooses some kernels by it
             for variant in variants:
-                # What was timed counts, also where its memory cannot be told.
-                with suppress(PrecropError):
-                    if variant.name in timings:
+                if variant.name in runs:
+                    with suppress(PrecropError):  # what was timed counts, also without its memory
                         peak = peak_activation_memory(variant.model, inputs, setting)
                         peaks[variant.name] = peak
     dense_macs = next(variant.macs for variant in variants if variant.name == DENSE)

@@ -202,8 +202,8 @@ def _corrected(attempts: list[Attempt]) -> float:
 
 def _best(latency: Budget, plans: list[Plan], attempts: list[Attempt]) -> Calibrated:
     """The slowest plan within the asked time, or else the fastest."""
-    within = [one for one in attempts if one.used <= 1]
-    best = max(within, key=attrgetter("used")) if within else min(attempts, key=attrgetter("used"))
+    # Of those in time, else of all, the one that is closest to it.
+    best = min(attempts, key=lambda one: (one.used > 1, abs(one.used - 1)))
     chosen = plans[attempts.index(best)]
     record = {
         "asked": latency,
@@ -213,4 +213,4 @@ def _best(latency: Budget, plans: list[Plan], attempts: list[Attempt]) -> Calibr
         "rounds": len(attempts),
     }
     options = {**chosen.options, "calibrated": record}
-    return Calibrated(replace(chosen, options=options), bool(within), tuple(attempts))
+    return Calibrated(replace(chosen, options=options), best.used <= 1, tuple(attempts))

@@ -69,7 +69,6 @@ class Deployed:
 
     Attributes:
         file: the exported network.
-        plan: what it is cropped by.
         asked: the latency, as it was asked for.
         limit: the asked latency in seconds; a share is one of the dense network's in these rounds.
         dense: times of the original, exported likewise.
@@ -77,8 +76,7 @@ class Deployed:
         difference: of the file's outputs from PyTorch's, relative to their largest value.
         accuracy: share of the held-out images that the file gets right; None without images.
         images: held-out images.
-        quiet: how quiet the machine was when times were measured; see
-            `precrop.deployment.quiet.Quiet`.
+        quiet: how quiet the machine was when times were measured.
         reused: steps that were done before.
     """
 
@@ -177,10 +175,9 @@ def deploy(
     if code := code_of({spec.name: None}):
         about["code"] = code
     book = Book(Path(output), about, progress or unheard)
-    inputs = Inputs(shape)
-    steps = _Steps(book, spec, network, inputs, setting, format)
+    steps = _Steps(book, spec, network, Inputs(shape), setting, format)
     if "plan" not in book.steps:  # refuse now what every plan would be refused for in some minutes
-        plan(network, inputs.spec, latency=1.0, **options)
+        plan(network, steps.inputs.spec, latency=1.0, **options)
     profile = profile or steps.profile()
     planned = steps.plan(latency, profile, rounds, options)
     run = None
@@ -200,14 +197,14 @@ def deploy(
     difference = steps.export(planned, run, init)
     accuracy = None if images is None else steps.judge(images)
     times = steps.measure(rounds)
-    dense, deployed = (Times(**times[name]) for name in ("dense", "deployed"))
+    dense = Times(**times["dense"])
     return Deployed(
         file=steps.file,
         plan=planned,
         asked=latency,
         limit=limit(latency, dense.median),
         dense=dense,
-        deployed=deployed,
+        deployed=Times(**times["deployed"]),
         difference=difference,
         accuracy=accuracy,
         images=0 if images is None else length_hint(images.test),
@@ -232,12 +229,12 @@ def _profile_of(given: DeviceProfile | str | Path, setting: Setting) -> DevicePr
 
 
 def _network(
-    spec: ModelSpec, data: str | None, input_shape: tuple[int, ...] | None, seed: int
+    spec: ModelSpec, data: str | None, shape: tuple[int, ...] | None, seed: int
 ) -> "tuple[ImageData | None, ModelSpec, nn.Module, tuple[int, ...]]":
     """The images, the network for their classes with its initial weights, and its input."""
     from precrop.training.networks import for_classes, initial_weights
 
-    images, shape = None, input_shape
+    images = None
     if data is not None:
         from precrop.training.data import load_shaped
 
@@ -392,8 +389,8 @@ class _Steps:
                 }
                 medians = session_medians(runs, rounds, setting.stopwatch)
             times = {
-                name: {"median": statistics.median(m), "least": min(m), "most": max(m)}
-                for name, m in medians.items()
+                name: asdict(Times(statistics.median(found), min(found), max(found)))
+                for name, found in medians.items()
             }
             return {**times, "quiet": asdict(state)}
 

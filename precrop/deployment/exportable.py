@@ -45,12 +45,7 @@ Runs = Callable[[Arguments], list[Tensor]]
 
 @dataclass(frozen=True)
 class Origin:
-    """How a network is built anew, with other weights.
-
-    Attributes:
-        model: the original.
-        plan: what it is cropped by, or None.
-    """
+    """How a network is built anew, with other weights: the original, cropped by the plan if any."""
 
     model: ModelSpec
     plan: Plan | None = None
@@ -113,8 +108,7 @@ class Exportable:
         found = {}
         for batch in self.batches:
             arguments = noise(self.inputs, self.model, batch)
-            failure = f"the network fails on {batch} inputs of {self.inputs.text}"
-            with calling_own(failure):
+            with calling_own(f"the network fails on {batch} inputs of {self.inputs.text}"):
                 outputs = run(self.model, arguments)
             if not any(bool(output.isfinite().any()) for output in outputs):
                 raise PrecropError(
@@ -129,10 +123,7 @@ class Exportable:
         """Whether other inputs give other outputs."""
         batch = self.batches[0]
         others = run(self.model, noise(self.inputs, self.model, batch, seed=1))
-        return any(
-            not one.equal(other)
-            for one, other in zip(self.references[batch][1], others, strict=False)
-        )
+        return not all(map(Tensor.equal, self.references[batch][1], others))
 
     @cached_property
     def program(self) -> ExportedProgram:
@@ -247,11 +238,10 @@ def export_mode() -> Iterator[None]:
     try:
         nowhere = io.StringIO()
         with (
-            warnings.catch_warnings(),
+            warnings.catch_warnings(action="ignore"),
             contextlib.redirect_stdout(nowhere),
             contextlib.redirect_stderr(nowhere),  # whole graphs, where torch.export fails
         ):
-            warnings.simplefilter("ignore")
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)

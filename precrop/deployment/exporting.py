@@ -77,8 +77,7 @@ class Export:
         files: all files that were written: large ONNX files keep their weights in a second one.
         batch: the one batch size that it takes, or None for any.
         batches: the batch sizes at which it was run.
-        difference: the largest difference from PyTorch's outputs, relative to the largest of their
-            values.
+        difference: as `precrop.deployment.exporting.difference`, from PyTorch's outputs.
         telling: whether the outputs depend on the inputs at all. Those of networks whose last
             layer starts from zeros don't, and then the comparison says little.
         runtime: what ran it.

@@ -18,13 +18,9 @@ def peak_activation_memory(model: nn.Module, inputs: Inputs, setting: Setting) -
     """Most bytes that one forward pass holds at once, parameters and buffers not among them.
 
     The pass is eager, in evaluation and inference mode, in PyTorch's default memory format, and
-    comes after one that fills whatever is filled once. The input counts, and what operations
-    allocate for themselves too as long as PyTorch's allocator gives it to them: unfolded or
-    reordered images, cuDNN's workspaces. oneDNN's scratchpads and what libraries allocate by
-    themselves on the CPU do not go through it and are not counted.
-
-    On a GPU it is the caching allocator's own maximum. On a CPU it is the largest sum of the
-    allocations and releases that `torch.profiler` records, in their order. PyTorch chooses kernels
+    comes after one that fills whatever is filled once. Counted are the input and all that PyTorch's
+    allocator gives to operations, such as unfolded images and cuDNN's workspaces; not oneDNN's
+    scratchpads and what other libraries allocate by themselves on the CPU. PyTorch chooses kernels
     by the number of threads too: one image on one thread is often unfolded, on two it is not.
 
     Args:
@@ -50,6 +46,7 @@ def peak_activation_memory(model: nn.Module, inputs: Inputs, setting: Setting) -
 
 
 def _peak_on_gpu(forward: Callable[[], None], device: torch.device) -> int:
+    """The caching allocator's own maximum."""
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
@@ -59,6 +56,7 @@ def _peak_on_gpu(forward: Callable[[], None], device: torch.device) -> int:
 
 
 def _peak_on_cpu(forward: Callable[[], None]) -> int:
+    """The largest sum of the allocations and releases that `torch.profiler` records."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler reports its own start
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:

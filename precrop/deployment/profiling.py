@@ -43,7 +43,7 @@ _STEP_LOSS = 0.1
 
 @dataclass(frozen=True)
 class Subject:
-    """A network that is measured: what it is called and what it reads."""
+    """A network that is measured."""
 
     name: str
     model: nn.Module
@@ -113,9 +113,7 @@ def profile_device(
         what = "channels that kernels work on at once"
         store.begin(kernel_step(setting, rounds, lambda *_: tell(what)))
     assert store.step is not None
-    about: dict[str, Any] = {"batch_size": setting.batch}
-    if quiet is not None:
-        about["quiet"] = asdict(quiet)
+    about = {"batch_size": setting.batch, **({} if quiet is None else {"quiet": asdict(quiet)})}
     name, runtime, threads = machine[part(setting.device)], setting.runtime, setting.threads
     bare = DeviceProfile(name, setting.device, runtime, threads, {OTHER: {}}, store.step, machine)
 
@@ -206,13 +204,7 @@ class Check:
 def check(
     profile: DeviceProfile, subject: Subject, *, batch_size: int = 1, rounds: int = ROUNDS
 ) -> Check:
-    """Measure a network as it is beside what a profile predicts for it.
-
-    Args:
-        profile: of the device that this is.
-        subject: the network; one that the profile was not fitted to says more.
-        batch_size: inputs in one pass.
-        rounds: passes that are measured.
+    """Measure a network beside what a profile predicts for it; best one it was not fitted to.
 
     Raises:
         PrecropError: the profile is of another machine.
@@ -227,14 +219,7 @@ def check(
 def predict(
     profile: DeviceProfile, model: nn.Module, input_shape: Any, batch_size: int = 1
 ) -> float:
-    """Seconds of one pass of a network as a profile sees it.
-
-    Args:
-        profile: of the device.
-        model: the network as it is; it is not changed.
-        input_shape: as for `precrop.plan`.
-        batch_size: inputs in one pass.
-    """
+    """Seconds of one pass of a network as a profile sees it; ``input_shape`` as for `plan`."""
     network = read_network(model, given(model, input_shape))
     return predicted_seconds(profile, *follow(network, batch_size))
 

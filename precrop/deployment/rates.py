@@ -14,7 +14,6 @@ from precrop.costs.latency import seconds as predicted
 from precrop.costs.profiles import OTHER, STANDS_FOR, DeviceProfile
 from precrop.costs.work import FEATURES
 from precrop.deployment.operations import Sample
-from precrop.solve.structure import Floats
 
 _FEWEST = 8
 """Samples that a kind needs for coefficients of its own."""
@@ -43,8 +42,7 @@ class TimedPass:
     """One pass of a network at one width.
 
     Attributes:
-        network: its name.
-        share: of its MACs that were kept.
+        share: of the network's MACs that were kept.
         seconds: that the whole pass took.
         samples: its operations, timed one by one.
         works: its operations as plans count them.
@@ -158,26 +156,20 @@ def fit(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
 
 
 def _coefficients(own: Sequence[Sample], alike: Sequence[Sample]) -> dict[str, float]:
-    """Non-negative least squares of seconds over features."""
+    """Non-negative least squares of seconds over features, on columns of like size."""
+    from scipy.optimize import nnls
+
     samples = [*own, *alike]
     table = np.array([[sample.amounts[name] for name in FEATURES] for sample in samples])
     seconds = np.maximum(np.array([sample.seconds for sample in samples]), 1e-9)
     trust = np.ones(len(samples))
     trust[len(own) :] = _BORROWED * (len(own) / len(alike)) ** 0.5 if alike else 1.0
     weights = trust * seconds**-_EMPHASIS
-    solution = _non_negative(table * weights[:, None], seconds * weights)
-    rates = zip(FEATURES, solution.tolist(), strict=True)
-    return {name: rate for name, rate in rates if rate > 0}
-
-
-def _non_negative(table: Floats, values: Floats) -> Floats:
-    """Least squares without negative coefficients, on columns of like size."""
-    from scipy.optimize import nnls
-
+    table = table * weights[:, None]
     scale = np.maximum(np.abs(table).max(axis=0), 1e-300)
-    solution, _ = nnls(table / scale, values)
-    found: Floats = solution / scale
-    return found
+    solution, _ = nnls(table / scale, seconds * weights)
+    rates = zip(FEATURES, (solution / scale).tolist(), strict=True)
+    return {name: rate for name, rate in rates if rate > 0}
 
 
 def correct(profile: DeviceProfile, totals: Sequence[Total]) -> DeviceProfile:
@@ -199,12 +191,12 @@ def correct(profile: DeviceProfile, totals: Sequence[Total]) -> DeviceProfile:
     scaled = table / np.array([total.seconds for total in totals])[:, None]
     unit = np.abs(scaled).max(axis=0)
 
-    def errors(found: Floats) -> Floats:
-        wrong: Floats = (scaled / unit) @ found - 1
-        return wrong
-
-    start = [unit[0], 0.0][:unknown]
-    solution = least_squares(errors, start, loss="soft_l1", f_scale=_USUAL_ERROR)
+    solution = least_squares(
+        lambda found: (scaled / unit) @ found - 1,
+        [unit[0], 0.0][:unknown],
+        loss="soft_l1",
+        f_scale=_USUAL_ERROR,
+    )
     factor, between = (*(float(value) for value in solution.x / unit), 0.0)[:2]
     if factor <= 0:
         factor, between = 1.0, 0.0

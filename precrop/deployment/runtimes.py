@@ -53,8 +53,8 @@ def sessions(
         PrecropError: the runtime cannot run this network.
     """
     with threads_restored():
-        failure = f"{setting.runtime} cannot run this network"
-        with calling_own(failure):  # a runtime's errors are of any kind, too
+        # A runtime's errors are of any kind, too.
+        with calling_own(f"{setting.runtime} cannot run this network"):
             runs = RUNTIMES[setting.runtime](model, inputs, setting, number)
         yield runs
 
@@ -87,17 +87,11 @@ def median_seconds(
 
 
 def check_here(profile: DeviceProfile) -> None:
-    """Refuse a profile that was measured on another machine than this one.
-
-    Raises:
-        PrecropError: it was.
-    """
+    """Refuse a profile that was measured on another machine than this one."""
     check_device(profile.device)
-    there = profile.machine.get(part(profile.device))
-    if there is None:  # a roofline
-        return
+    there = profile.machine.get(part(profile.device))  # None of a roofline
     here = describe_machine(profile.device)[part(profile.device)]
-    if here != there:
+    if there not in (None, here):
         raise PrecropError(
             f"this profile is of another device, {there}, and this is {here}: measure here with "
             "precrop profile, or plan without calibrating"
@@ -166,9 +160,7 @@ def _own_code(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     assert isinstance(function, types.FunctionType)
     code = function.__code__.replace(co_name=f"forward_{next(_numbers)}")
-    return types.FunctionType(
-        code, function.__globals__, code.co_name, function.__defaults__, function.__closure__
-    )
+    return types.FunctionType(code, function.__globals__, closure=function.__closure__)
 
 
 # --- ONNX Runtime -------------------------------------------------------------------------------

@@ -75,11 +75,7 @@ class Setting:
 
 
 def check_runtime(runtime: str) -> None:
-    """Refuse a runtime that is not known or not installed.
-
-    Raises:
-        PrecropError: it is not there.
-    """
+    """Refuse a runtime that is not known or not installed."""
     check_known(f"runtime {runtime!r}", runtime, LIBRARIES)
     for library in LIBRARIES[runtime]:
         if importlib.util.find_spec(library) is None:
@@ -87,11 +83,7 @@ def check_runtime(runtime: str) -> None:
 
 
 def check_device(device: str) -> None:
-    """Refuse a device other than the CPU and this machine's GPUs.
-
-    Raises:
-        PrecropError: it is not there, or not known.
-    """
+    """Refuse a device other than the CPU and this machine's GPUs."""
     kind, _, number = device.partition(":")
     if not DEVICE.fullmatch(device):
         raise PrecropError(f"device {device!r} is unknown: write cpu, cuda or cuda:1")

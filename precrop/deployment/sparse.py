@@ -65,7 +65,6 @@ LAYOUTS: dict[str, Callable[[Tensor], nn.Module]] = {
     "bsr": bsr,
     "scipy-csr": ScipyCsr,
 }
-"""Adding a layout is a module that multiplies by a matrix, and a line here."""
 
 
 def sparse_kernels(model: nn.Module, layout: str) -> tuple[nn.Module, dict[str, str]]:

@@ -28,11 +28,7 @@ Progress = Callable[[float], object]
 
 @dataclass(frozen=True)
 class Timing:
-    """Samples of how long one thing takes.
-
-    Attributes:
-        seconds: for one call each, in the order of the rounds.
-    """
+    """Samples of how long one thing takes: seconds for one call each, by rounds."""
 
     seconds: tuple[float, ...]
 
@@ -101,9 +97,6 @@ def interleaved(
         least_seconds: what a sample should last, at least.
         stopwatch: takes the times; by the host's clock unless said.
         progress: told which share of the calls and samples is over.
-
-    Returns:
-        Seconds for one call, by name in the order of ``runners``.
 
     Raises:
         PrecropError: no round, or no call to warm up with.

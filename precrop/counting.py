@@ -31,9 +31,7 @@ class LayerCount:
         name: module path, such as ``layer1.0.conv1``.
         weight: name of its weight among the network's parameters.
         kind: ``conv``, ``depthwise``, ``grouped``, ``transposed``, ``linear``, …
-        in_channels: input channels.
-        out_channels: output channels.
-        weights: weights that are not masked.
+        weights: those that are not masked.
         macs: multiply-accumulates at batch 1 in eval mode by these weights.
     """
 
@@ -120,9 +118,8 @@ def count(
     """
     plugins.load()
     model = unwrapped(model)
-    network = read_network(
-        model, given(model, input_shape, example_inputs, example_kwargs), fold=True
-    )
+    inputs = given(model, input_shape, example_inputs, example_kwargs)
+    network = read_network(model, inputs, fold=True)
     structure = lower(network).structure
     params, macs = (structure.costs[cost](structure.units) for cost in ("params", "macs"))
     masked = _masked(model, masks or {})

@@ -93,7 +93,6 @@ class PlanRequest:
         budgets: per cost, as the user wrote it.
         models: of the costs beside parameters and MACs.
         options: those of `precrop.solve.program.program`.
-        solver: from the program to continuous widths.
         divisors: of all widths, each a multiple of the next; tried in turn until one meets the
             budgets and uses them. Layers too narrow for it have multiples of a later one.
     """

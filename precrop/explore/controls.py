@@ -39,11 +39,7 @@ class Controls:
     Attributes:
         network: its name on the page.
         budgets: shares of what the original costs, by the names in `COSTS`.
-        divisor: one of `DIVISORS`.
-        strategy: a name in `STRATEGIES`.
-        balance: weight of the balance term.
-        expand: layers may get wider.
-        ignore: patterns of layers that keep their width.
+        strategy: a name in `STRATEGIES`; the rest are keywords of `precrop.plan`.
         profile: whose latency.
     """
 

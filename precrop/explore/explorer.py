@@ -25,12 +25,7 @@ LONGEST = 1000
 
 
 class Explorer:
-    """What the page asks. Names outside its tables are refused: a browser runs no code by name.
-
-    Attributes:
-        networks: by their names on the page.
-        profiles: names of those whose latency can be planned for, or their files.
-    """
+    """What the page asks. Names outside its tables are refused: a browser runs no code by name."""
 
     def __init__(
         self,
@@ -40,17 +35,7 @@ class Explorer:
         names: Iterable[str] | None = None,
         profiles: Iterable[str] = (),
     ) -> None:
-        """Nothing is built yet.
-
-        Args:
-            first: the network that the page begins with; whoever starts the page may name any.
-            input_shape: of its input, if not the usual one.
-            names: of the others; all that the installed libraries know if None.
-            profiles: files that ``precrop profile`` wrote.
-
-        Raises:
-            PrecropError: a profile is missing or broken.
-        """
+        """Nothing is built yet. The page begins with ``first``; the rest is as for `page.app`."""
         known = [name for found in library_names().values() for name in found]
         others = known if names is None else list(names)
         self.networks: Mapping[str, Named] = {

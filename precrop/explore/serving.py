@@ -80,11 +80,7 @@ class OwnPageOnly:
 
 
 def check_free(host: str, port: int) -> None:
-    """Refuse now what the server would give up on after a while.
-
-    Raises:
-        PrecropError: the port is taken, or not one that this machine can open.
-    """
+    """Refuse now what the server would give up on after a while."""
     if not 0 < port < 2**16:
         raise PrecropError(f"--port {port} is not a port: write a number from 1 to 65535")
     try:

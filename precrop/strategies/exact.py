@@ -78,7 +78,7 @@ def climb(expectation: Expectation, problem: Program) -> Solution:
     starts = {"synexp": first, "dense": allocate(tangent(np.zeros(len(problem.gain))))}
     climbs = {name: _climb(start, value, tangent) for name, start in starts.items()}
     reached = {name: value(end.log_ratios) for name, (end, _) in climbs.items()}
-    best, _ = climbs[max(reached, key=lambda name: reached[name])]
+    best, _ = climbs[max(reached, key=reached.__getitem__)]
     report = {
         name: {
             "objective": reached[name],

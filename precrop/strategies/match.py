@@ -46,11 +46,7 @@ class Match(Strategy):
     budgeted = False  # densities alone say how large the network is
 
     def solver(self, network: Network) -> Solver:
-        """The same with checked densities.
-
-        Raises:
-            PrecropError: there are none, one is outside (0, 1], or of no layer.
-        """
+        """The same with `checked` densities."""
         return replace(self, densities=checked(self.densities, network))
 
     def __call__(self, problem: Program) -> Solution:

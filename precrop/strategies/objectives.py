@@ -60,13 +60,7 @@ def objective(name: str) -> Callable[[T], T]:
 
 
 def take_own_objective(name: str) -> None:
-    """Take a function of the user's as an objective from now on, under the name that finds it.
-
-    That is ``package.module:function`` or ``./file.py:function``; its module is run.
-
-    Raises:
-        PrecropError: there is no such function, or its module raises.
-    """
+    """Take a function of the user's (`own_function`) as the objective of that name from now on."""
     OBJECTIVES[name] = own_function(name, "objective")
 
 

@@ -23,10 +23,6 @@ class SynExp(Strategy):
     rule = "balanced"
 
     def __call__(self, problem: Program) -> Solution:
-        """Solve it once.
-
-        Raises:
-            PrecropError: no objective has that name, or its weights make no sense.
-        """
+        """Solve it once."""
         weighed = problem.weighed(layer_weights(self.objective, problem.structure))
         return Solution(weighed, allocate(weighed), weighed.value)

@@ -41,11 +41,7 @@ class Widths(Strategy):
     budgeted = False  # budgets are only checked
 
     def solver(self, network: Network) -> Solver:
-        """The same with checked widths.
-
-        Raises:
-            PrecropError: there are none, or one is not a number of channels or of no layer.
-        """
+        """The same with checked widths."""
         names = [*(layer.name for layer in network.layers), *network.tables]
         check_names("widths", self.widths, names)
         if not self.widths:
@@ -95,11 +91,10 @@ class _Chosen:
                 self._share(layer, new)
             if layer.width(self.units.tolist()) != self.widths[layer.name]:
                 raise PrecropError(self._conflict(layer))
-        allowed = self.choices.floor(self.units.astype(float))
-        for group in np.flatnonzero(allowed != self.units).tolist():
+        choices = self.choices
+        for group in np.flatnonzero(choices.floor(self.units) != self.units).tolist():
             name = self.owners[group]
             scale = self.widths[name] / self.units[group]
-            choices = self.choices
             least, most = (round(scale * n[group]) for n in (choices.lower, choices.upper))
             raise PrecropError(
                 f"{name} cannot have {self.widths[name]} channels, but {least} to {most} "

@@ -63,21 +63,13 @@ def mode_for(target: Path, new: int) -> int:
 
 
 def refuse_link(path: Path) -> None:
-    """Refuse to write below a link in a folder that may come from a stranger: it leads elsewhere.
-
-    Raises:
-        PrecropError: ``path`` is a link.
-    """
+    """Refuse to write below a link in a stranger's folder: it leads elsewhere."""
     if path.is_symlink():
         raise PrecropError(f"{path} is a link: nothing is written where it leads, remove it")
 
 
 def refuse_links_out(folder: Path) -> None:
-    """Refuse a folder to write in that is a link, or has links to elsewhere in it.
-
-    Raises:
-        PrecropError: it is, or has one.
-    """
+    """Refuse a folder to write in that is a link, or has links to elsewhere in it."""
     refuse_link(folder)
     for path in folder.glob("*"):
         if not path.resolve().is_relative_to(folder.resolve()):
@@ -97,21 +89,12 @@ def _beside(target: Path) -> Path:
 
 
 def check_writable(path: str | Path) -> None:
-    """Refuse now what writing to ``path`` would be refused later, when long work would be lost.
-
-    Raises:
-        PrecropError: its folder is not there or takes no file, or ``path`` is a folder.
-    """
+    """Refuse now what writing to ``path`` would be refused later, when long work would be lost."""
     _beside(Path(path)).unlink()
 
 
 def check_picture(path: str | Path) -> None:
-    """Refuse now what `save_picture` would refuse later.
-
-    Raises:
-        PrecropError: matplotlib is not installed, or the file is of another kind or cannot be
-            written.
-    """
+    """Refuse now what `save_picture` would refuse later."""
     if Path(path).suffix.lower() not in (".png", ".svg"):
         raise PrecropError(f"{path}: a picture is a .png or an .svg file")
     if importlib.util.find_spec("matplotlib") is None:
@@ -169,29 +152,17 @@ def terminated_as_interrupted() -> Iterator[None]:
 
 
 def open_own(path: Path, flags: int) -> int:
-    """Open or make a file in a folder that may come from a stranger: no link is followed.
-
-    Raises:
-        OSError: there is a link, or no plain file.
-    """
+    """Open or make a plain file in a folder that may come from a stranger: no link is followed."""
     return _open(path, flags | getattr(os, "O_NOFOLLOW", 0))
 
 
 def open_plain(path: Path, buffer: int = DEFAULT_BUFFER_SIZE) -> BufferedReader:
-    """A plain file, opened to be read.
-
-    Raises:
-        OSError: it cannot be read, or is not a plain file.
-    """
+    """A plain file, opened to be read; an `OSError` if it is none."""
     return BufferedReader(FileIO(_open(path, os.O_RDONLY)), buffer)
 
 
 def checked_path(path: Path) -> Path:
-    """The path of a plain file, for a library that opens it by itself.
-
-    Raises:
-        OSError: it cannot be read, or is not a plain file.
-    """
+    """The path of a plain file, for a library that opens it by itself; as for `open_plain`."""
     open_plain(path).close()
     return path
 
@@ -305,11 +276,7 @@ def digest_of(content: Any) -> str:
 
 
 def digest_of_file(path: Path) -> str:
-    """SHA-256 of a plain file's bytes, as hexadecimal digits.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """SHA-256 of a plain file's bytes, as hexadecimal digits; as for `open_plain`."""
     with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

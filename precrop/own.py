@@ -80,12 +80,9 @@ def calling_own(failure: str, function: Callable[..., Any] | None = None) -> Ite
     except PrecropError:
         raise
     except OWN_ERRORS as error:
-        if function is None:
-            place = ""
-        elif is_ours(function):
+        if function is not None and is_ours(function):
             raise
-        else:
-            place = f" ({_place(function, error)})"
+        place = "" if function is None else f" ({_place(function, error)})"
         raise PrecropError(f"{failure}{place}: {typed_reason(error)}") from error
 
 
@@ -112,8 +109,7 @@ def _is_of(value: object, module: ModuleType) -> bool:
 def own_module(name: str) -> ModuleType:
     """A user's module, by its name or by its file; what lies beside it can be imported by it.
 
-    Raises:
-        Exception: whatever the module raises, and `ImportError` if there is no such module.
+    It raises whatever the module raises, and `ImportError` if there is none.
     """
     module = _found(name)
     sources(module)  # as they are now: they may be edited while it is at work

@@ -124,11 +124,7 @@ def measuring(otherwise: Told = unheard) -> Iterator[Told]:
 
 
 def lines(speak: Callable[[str], object] = note) -> Told:
-    """Progress as lines, one for everything that is done: where there is no bar.
-
-    Args:
-        speak: gets the lines; they are notes by default.
-    """
+    """Progress as lines for ``speak``, one for everything that is done: where there is no bar."""
     last = ""
 
     def show(what: str, share: float) -> None:

@@ -81,13 +81,14 @@ def _files(root: Path, name: Sequence[str]) -> Iterator[Path]:
 
 def _imported(text: bytes, package: Sequence[str]) -> Iterator[Sequence[str]]:
     """What a module of a package may import, in its functions too, as the parts of names."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the user's code Python has warned before
-        with suppress(SyntaxError, ValueError, RecursionError):  # it may be no Python at all
-            for node in ast.walk(ast.parse(text)):
-                if isinstance(node, ast.Import):
-                    yield from (alias.name.split(".") for alias in node.names)
-                elif isinstance(node, ast.ImportFrom):
-                    above = package[: len(package) - node.level + 1] if node.level else ()
-                    within = (*above, *(node.module or "").split("."))
-                    yield from ((*filter(None, within), alias.name) for alias in node.names)
+    with (
+        warnings.catch_warnings(action="ignore"),  # Python has warned of the user's code before
+        suppress(SyntaxError, ValueError, RecursionError),  # it may be no Python at all
+    ):
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Import):
+                yield from (alias.name.split(".") for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                above = package[: len(package) - node.level + 1] if node.level else ()
+                within = (*above, *(node.module or "").split("."))
+                yield from ((*filter(None, within), alias.name) for alias in node.names)

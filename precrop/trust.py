@@ -60,9 +60,6 @@ def check_named(name: str, args: Mapping[str, Any], trust: Trust, say: str) -> N
     """Refuse what a file says of a network, unless it is harmless to build or the user trusts it.
 
     The message ends with ``say``: how the user does.
-
-    Raises:
-        PrecropError: ``name`` would run code, or an argument is more than a plain value.
     """
     ways = "give the network and its arguments yourself"
     if runs_user_code(name):
@@ -84,11 +81,7 @@ def check_named(name: str, args: Mapping[str, Any], trust: Trust, say: str) -> N
 
 
 def check_code(name: str, trust: Trust, say: str) -> None:
-    """Refuse ``package.module:function`` of a file, unless the user trusts it.
-
-    Raises:
-        PrecropError: the user does not.
-    """
+    """Refuse ``package.module:function`` of a file, unless the user trusts it."""
     if trust is not True and trust != name:
         raise PrecropError(f"the file names code, {name}, which is not run unasked: {say}")
 

@@ -4,24 +4,22 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from precrop.errors import PrecropError, check_once, check_seed
+from precrop.errors import PrecropError, brief, check_once, check_seed
 from precrop.progress import step
 from precrop.trust import literal
 
 if TYPE_CHECKING:
     from precrop.training.data import ImageData
 
-_DIGITS, _SHOWN = 18, 60
-"""Of the longest size that is looked at; characters of a text that a message repeats."""
+_DIGITS = 18
+"""Of the longest size that is looked at."""
 
 
 def input_shape(text: str) -> tuple[int, ...]:
     """``3,224,224`` or ``3x224x224`` as a tuple."""
-    parts = re.split(r"[x,]", text)
-    numbers = [part.strip() for part in parts]
+    numbers = [part.strip() for part in re.split(r"[x,]", text)]
     if not all(part.isdecimal() and len(part) <= _DIGITS and int(part) > 0 for part in numbers):
-        shown = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
-        raise PrecropError(f"input shape {shown!r} is not like 3,224,224")
+        raise PrecropError(f"input shape {brief(text)} is not like 3,224,224")
     return tuple(map(int, numbers))
 
 

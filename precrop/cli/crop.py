@@ -1,7 +1,7 @@
 """The command ``crop``."""
 
 from precrop.cli.arguments import file_stem, set_seed
-from precrop.cli.building import BuildOptions
+from precrop.cli.build import BuildOptions
 from precrop.cli.options import InputOptions, with_options
 from precrop.cli.planning import PlanOptions
 

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -88,27 +88,25 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     every command has. What it has its own classes for is said by them, as ever: arguments, limits,
     other names.
     """
-    taken = inspect.signature(command, eval_str=True).parameters
-    groups: dict[str, tuple[Any, Mapping[str, inspect.Parameter]]] = {
-        name: (parameter.annotation, inspect.signature(parameter.annotation).parameters)
-        for name, parameter in taken.items()
-        if is_dataclass(parameter.annotation) and isinstance(parameter.annotation, type)
+    speech = inspect.Parameter("speech", inspect.Parameter.KEYWORD_ONLY, annotation=Speech)
+    taken = [*inspect.signature(command, eval_str=True).parameters.values(), speech]
+    groups: dict[str, Any] = {
+        one.name: one.annotation for one in taken if is_dataclass(one.annotation)
     }
+    fields = {name: inspect.signature(group).parameters for name, group in groups.items()}
     options = [
         _option(option)
-        for name, parameter in taken.items()
-        for option in (groups[name][1].values() if name in groups else [parameter])
+        for one in taken
+        for option in (fields[one.name].values() if one.name in groups else [one])
     ]
-    speech = inspect.signature(Speech, eval_str=True).parameters
-    options += map(_option, speech.values())
 
     @functools.wraps(command)
     def flat(**values: Any) -> None:
         made = {
-            name: group(**{option: values.pop(option) for option in fields})
-            for name, (group, fields) in groups.items()
+            name: group(**{option: values.pop(option) for option in fields[name]})
+            for name, group in groups.items()
         }
-        said = Speech(**{option: values.pop(option) for option in speech})
+        said = made.pop("speech")
         try:
             with speaking(said.level):
                 command(**made, **values)
@@ -192,12 +190,7 @@ class OriginalOptions:
     trust: Trust = False
 
     def source(self, plan: "precrop.Plan") -> ModelSpec:
-        """A plan's original.
-
-        Args:
-            plan: it names a model, which is the original unless ``--model`` names another one. That
-                is not built without trust if that runs a user's code.
-        """
+        """What ``--model`` names, else what the plan does: code of a user's only if trusted."""
         if self.model:
             return ModelSpec(self.model, arguments(self.arg))
         if self.arg:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import precrop
-from precrop.cli.checkpoint import CheckpointOptions
+from precrop.cli.eval import CheckpointOptions
 from precrop.cli.options import LastJson, with_options
 from precrop.cli.output import print_line
 from precrop.errors import PrecropError, needs

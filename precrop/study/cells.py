@@ -53,9 +53,6 @@ class Cell:
         """The user's source files that its network and its variant are made by, with digests.
 
         Their modules are run: reading the study has asked whether to trust it.
-
-        Raises:
-            PrecropError: a function cannot be found.
         """
         self.how.load_own()
         return code_of({self.network.name: None, **self.how.functions()})
@@ -69,7 +66,6 @@ class Cell:
 def expand(study: Study) -> list[Cell]:
     """A study's cells: networks, then budgets, then variants, then seeds; none of them twice."""
     most = max(len(series.budgets) for series in study.series)
-    names = [{network.model.name for network in series.networks} for series in study.series]
     cells = (
         Cell(
             study=study.name,
@@ -84,15 +80,12 @@ def expand(study: Study) -> list[Cell]:
         )
         for network in study.networks
         for place in range(most)
-        for series, known in zip(study.series, names, strict=True)
-        if network.model.name in known
+        for series in study.series
+        if network in series.networks
         for limits in series.budgets[place : place + 1]
         for seed in series.seeds
     )
-    found: dict[str, Cell] = {}
-    for cell in cells:
-        found.setdefault(cell.id, cell)
-    return list(found.values())
+    return list({cell.id: cell for cell in cells}.values())
 
 
 def label(cell: Cell) -> str:

@@ -3,7 +3,7 @@
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -81,18 +81,16 @@ def run_study(
     Several processes may do so for one store at once: they share the cells. Killed at any moment,
     the same call goes on.
 
-    Args:
-        cells: of a study.
-        store: of their rows.
-        engine: runs them; it is closed at the end.
-        retry_failed: run those that failed before once more.
-        tell: called with what happens.
+    At its end the engine is closed. Cells that failed before are run if ``retry_failed`` says so.
 
     Raises:
         PrecropError: the store cannot be written.
         KeyboardInterrupt: it was interrupted.
     """
-    running = _Running(cells, store, engine, retry_failed, tell)
+    before = store.tally()
+    todo = to_run(cells, before, retry_failed=retry_failed)
+    summary = Summary(skipped=len({cell.id for cell in cells}) - len(todo))
+    running = _Running(store, engine, tell, before, deque(todo), summary)
     try:
         return running.all()
     finally:
@@ -101,58 +99,52 @@ def run_study(
             claim.release()
 
 
+@dataclass
 class _Running:
     """The state of `run_study`: every cell to run is in one of its collections."""
 
-    def __init__(
-        self,
-        cells: Sequence[Cell],
-        store: Store,
-        engine: Engine,
-        retry_failed: bool,
-        tell: Callable[[Event], None],
-    ) -> None:
-        self._store, self._engine, self._tell = store, engine, tell
-        self._before = store.tally()
-        todo = to_run(cells, self._before, retry_failed=retry_failed)
-        self._summary = Summary(skipped=len({cell.id for cell in cells}) - len(todo))
-        self._pending = deque(todo)
-        self._running: dict[str, tuple[Cell, datetime]] = {}
-        self._waiting: dict[str, tuple[Cell, Path]] = {}
-        """Cells that another process runs, or whose run it trains, with its lock."""
-        self.claims: dict[str, Lock] = {}
-        self._deaths: Counter[str] = Counter()
+    store: Store
+    engine: Engine
+    tell: Callable[[Event], None]
+    before: Mapping[str, Counter[str]]  # the store's tally when it began
+    pending: deque[Cell]
+    summary: Summary
+    running: dict[str, tuple[Cell, datetime]] = field(default_factory=dict)  # and since when
+    waiting: dict[str, tuple[Cell, Path]] = field(default_factory=dict)
+    """Cells that another process runs, or whose run it trains, with its lock."""
+    claims: dict[str, Lock] = field(default_factory=dict)
+    deaths: Counter[str] = field(default_factory=Counter)
 
     def all(self) -> Summary:
         """Run until nothing is left."""
         began = looked = time.perf_counter()
-        while self._pending or self._running or self._waiting:
-            while len(self._running) < self._engine.places and (cell := self._next()):
-                self._running[cell.id] = (cell, datetime.now(UTC))
-                self._engine.start(cell)
-                self._tell(Started(cell.id))
-            for event in self._engine.wait(_TURN):
-                self._tell(self._taken(event))
+        while self.pending or self.running or self.waiting:
+            while len(self.running) < self.engine.places and (cell := self._next()):
+                self.running[cell.id] = (cell, datetime.now(UTC))
+                self.engine.start(cell)
+                self.tell(Started(cell.id))
+            for event in self.engine.wait(_TURN):
+                self.tell(self._taken(event))
             if time.perf_counter() - looked >= LOOK:
                 looked = time.perf_counter()
                 self._look_again()
-        self._summary.seconds = time.perf_counter() - began
-        return self._summary
+        self.summary.seconds = time.perf_counter() - began
+        return self.summary
 
     def _next(self) -> Cell | None:
         """The next cell that is ours to run, claimed."""
-        while self._pending:
-            cell = self._pending.popleft()
+        while self.pending:
+            cell = self.pending.popleft()
             if cell.id in self.claims:
                 return cell
-            path = self._store.path / "claims" / cell.id
+            path = self.store.path / "claims" / cell.id
             claim = Lock.take(path)
             if claim is None:
-                self._waiting[cell.id] = cell, path
-            elif self._store.tally().get(cell.id) != self._before.get(cell.id):
+                self.waiting[cell.id] = cell, path
+            elif self.store.tally().get(cell.id) != self.before.get(cell.id):
                 claim.release()  # another process has run it since we began
-                self._summary.elsewhere += 1
-                self._tell(DoneElsewhere(cell.id))
+                self.summary.elsewhere += 1
+                self.tell(DoneElsewhere(cell.id))
             else:
                 self.claims[cell.id] = claim
                 return cell
@@ -163,39 +155,39 @@ class _Running:
         if isinstance(event, Died):
             event = self._failed_or(event)
         if isinstance(event, (Ended, Busy, Died)):
-            cell, _ = self._running.pop(event.cell)
+            cell, _ = self.running.pop(event.cell)
             if isinstance(event, Ended):
                 self._end(event)
             elif isinstance(event, Busy):
-                self._waiting[cell.id] = cell, event.lock
+                self.waiting[cell.id] = cell, event.lock
             else:
-                self._pending.appendleft(cell)
+                self.pending.appendleft(cell)
         return event
 
     def _end(self, event: Ended) -> None:
         """Keep a cell's row; its claim is given up after that, so that nobody runs it again."""
-        self._store.append([event.row])
+        self.store.append([event.row])
         self.claims.pop(event.cell).release()
         failed = event.row.status == "failed"
-        self._summary.failed += failed
-        self._summary.done += not failed
-        self._summary.trained += event.row.seconds
-        self._summary.overhead += event.row.overhead
+        self.summary.failed += failed
+        self.summary.done += not failed
+        self.summary.trained += event.row.seconds
+        self.summary.overhead += event.row.overhead
 
     def _failed_or(self, event: Died) -> Ended | Died:
         """A cell that kills its processes has failed; of another the run goes on where it was."""
-        cell, started = self._running[event.cell]
-        self._deaths[cell.id] += 1
-        if self._deaths[cell.id] < _ATTEMPTS:
+        cell, started = self.running[event.cell]
+        self.deaths[cell.id] += 1
+        if self.deaths[cell.id] < _ATTEMPTS:
             return event
         error = PrecropError(f"the process that ran it died {_ATTEMPTS} times: {event.reason}")
         return Ended(cell.id, failure(cell, error, started=started, ended=datetime.now(UTC)))
 
     def _look_again(self) -> None:
         """Bring cells back whose lock is free by now, in their turn after all others."""
-        elsewhere = self._waiting.keys() - self.claims.keys()
-        self._tell(Elsewhere(len(elsewhere)))
-        for cell, lock in list(self._waiting.values()):
+        elsewhere = self.waiting.keys() - self.claims.keys()
+        self.tell(Elsewhere(len(elsewhere)))
+        for cell, lock in list(self.waiting.values()):
             if not is_claimed(lock):
-                del self._waiting[cell.id]
-                self._pending.append(cell)
+                del self.waiting[cell.id]
+                self.pending.append(cell)

@@ -1,6 +1,7 @@
 """The row of a store that a cell becomes, trained or failed."""
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from precrop.errors import PrecropError, one_line
@@ -10,9 +11,7 @@ from precrop.study.preparing import Prepared
 from precrop.study.rows import Row
 
 if TYPE_CHECKING:
-    from precrop.counting import Count
     from precrop.training.folder import Result
-
 
 _MEASURED = ("run", "accuracy", "best_accuracy", "loss", "params", "macs")
 """Fields of a row that its result has, and a cell that failed has not."""
@@ -32,13 +31,12 @@ def outcome(cell: Cell, prepared: Prepared, result: "Result", **spent: Any) -> R
         error = PrecropError(f"the held-out images' loss is {result.loss} after training")
         return failure(cell, error, run.data_digest, **spent)
     return Row(
-        **_asked(cell, run.data_name, prepared.original),
+        **_asked(cell, run.data_name, prepared.original.costs),
         **{name: getattr(result, name) for name in _MEASURED},
         data_digest=run.data_digest,
         status="done",
         error=None,
-        densities=_densities(prepared, result),
-        widths=_widths(prepared),
+        **_layers(prepared, result),
         history=result.history,
         seconds=result.seconds,
         versions=run.versions,
@@ -68,10 +66,9 @@ def failure(cell: Cell, error: BaseException, data_digest: str = "", **spent: An
     )
 
 
-def _asked(cell: Cell, data: str, original: "Count | None" = None) -> dict[str, Any]:
-    """The fields that `outcome` and `failure` share; what the original costs, if it is known."""
-    bases = {} if original is None else original.costs
-    side = cell.image_size
+def _asked(cell: Cell, data: str, bases: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """The fields that `outcome` and `failure` share; ``bases`` is what the original costs."""
+    bases, side = bases or {}, cell.image_size
     return {
         "study": cell.study,
         "cell": cell.id,
@@ -98,22 +95,16 @@ def _share(name: str, budget: Budget | None, base: int | None) -> float | None:
     return None if base is None else parse_budget(name, budget, base) / base
 
 
-def _densities(prepared: Prepared, result: "Result") -> dict[str, float]:
-    """The share of every layer's weights that the trained network has."""
-    if prepared.run.plan is not None:
-        return prepared.run.plan.densities
+def _layers(prepared: Prepared, result: "Result") -> dict[str, Any]:
+    """The share of every layer's weights that the trained network has, and its channels."""
+    plan, layers = prepared.run.plan, prepared.original.layers
+    if plan is not None:
+        return {"densities": plan.densities, "widths": plan.widths}
     from precrop.training.folder import RunFolder
 
     masks = RunFolder(result.folder, result.run).masks() or {}
+    left = {name: float(mask.double().mean()) for name, mask in masks.items()}
     return {
-        layer.name: float(masks[layer.weight].double().mean()) if layer.weight in masks else 1.0
-        for layer in prepared.original.layers
+        "densities": {layer.name: left.get(layer.weight, 1.0) for layer in layers},
+        "widths": {layer.name: (layer.in_channels, layer.out_channels) for layer in layers},
     }
-
-
-def _widths(prepared: Prepared) -> dict[str, tuple[int, int]]:
-    """Input and output channels of every layer."""
-    if prepared.run.plan is not None:
-        return prepared.run.plan.widths
-    layers = prepared.original.layers
-    return {layer.name: (layer.in_channels, layer.out_channels) for layer in layers}

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
+from precrop.errors import MALFORMED
 from precrop.files import open_plain
 from precrop.study.rows import FIELDS, Row, from_json, why_not_read
 
@@ -29,8 +30,6 @@ _TIMES_LARGER, ALLOWED, _ROW = 100, 1 << 24, 1 << 10
 """How many times larger than its file the rows of a part may be, bytes that any may have, and those
 of a row without its texts: a file of some kilobytes may say one text a million times.
 """
-_WRONG = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
-"""What comes of making rows of something else."""
 
 
 def read_parts(folder: Path) -> tuple[list[Row], dict[str, str]]:
@@ -42,7 +41,7 @@ def read_parts(folder: Path) -> tuple[list[Row], dict[str, str]]:
         for name in names:
             try:
                 parts[name] = read_part(folder / name)
-            except (pa.ArrowException, OSError, *_WRONG) as error:
+            except (pa.ArrowException, OSError, *MALFORMED) as error:
                 dropped[name] = why_not_read(error)
     replaced = {name for replaces, _ in parts.values() for name in replaces}
     kept = (rows for name, (_, rows) in parts.items() if name not in replaced)

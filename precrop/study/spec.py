@@ -40,11 +40,7 @@ class Limits(Entry):
         return self.model_dump(exclude_none=True)
 
     def only(self, part: str) -> "Limits":
-        """The budget of one cost.
-
-        Raises:
-            PrecropError: there is none.
-        """
+        """The budget of one cost; `PrecropError` where there is none."""
         if part not in self.given():
             raise PrecropError(f"budget: {part}, but not all of the study's budgets have {part}")
         return Limits(**{part: self.given()[part]})
@@ -99,7 +95,7 @@ class Part:
 def _name_of_a_folder(name: str) -> str:
     if "/" in name or "\\" in name:
         raise PrecropError(f"a store is called {name!r} after it: write it without slashes")
-    if name.startswith(".") or not name.isprintable() or len(name.encode()) > _LONGEST_NAME:
+    if name.startswith(".") or len(name.encode()) > _LONGEST_NAME:
         raise PrecropError(
             f"a store is called {brief(name)} after it: begin with a letter and write no more than "
             f"{_LONGEST_NAME}"
@@ -254,10 +250,10 @@ def _series(
     for _, name in variant.own_names():
         check_code(name, trust, "say --trust")
     known = {network.model.name: None for network in networks}  # in order
-    for name in entry.networks or ():
+    chosen = entry.networks or [*known]
+    for name in chosen:
         if name not in known:
             raise PrecropError(f"the study has no network {name!r}; {suggestion(name, known)}")
-    chosen = known.keys() if entry.networks is None else set(entry.networks)
     budgets = entry.budgets or (file.budgets if variant.budgeted else [])
     if variant.kind == "dense" and entry.written & {"budget", "budgets"}:
         raise PrecropError("a dense network has no budget: write plan, mask or another way")

@@ -1,9 +1,7 @@
 """Cells in processes on this machine, each with a device or a share of the CPU of its own.
 
-Pools of libraries were tried in the place of these processes, with the same cells. They save 20
-lines (loky 23, Pebble 15) and cost as much per cell, but lose Ctrl-C while a process starts or show
-its traceback, and warn of leaked semaphores where the study is killed. Ray takes 25 s and 2 GB to
-start on a busy machine where this takes 1 s and 0.1 GB.
+Pools of libraries (loky, Pebble) lose Ctrl-C while a process starts, or show its traceback, and
+warn of leaked semaphores where the study is killed.
 """
 
 import faulthandler
@@ -39,10 +37,7 @@ def places(
 ) -> list[Place]:
     """Places on this machine: on its GPUs where there are any, else on its CPU.
 
-    Args:
-        processes: cells that share the CPU; 1 by default.
-        runs_per_device: cells that share a GPU.
-        threads: of the CPU, for each; by default they share all.
+    ``threads`` are those of the CPU for each; by default they share all.
 
     Raises:
         PrecropError: a number is not 1 or more, or is for what this machine trains on not.
@@ -86,11 +81,7 @@ class _Worker:
         theirs.close()
 
     def events(self) -> Iterator[Event]:
-        """What it has told. A process that is gone while it ran a cell has died.
-
-        Raises:
-            PrecropError: it would begin with the study anew.
-        """
+        """What it has told. A process that is gone while it ran a cell has died."""
         try:
             while self.fit and self.pipe.poll():
                 event, self.fit = self.pipe.recv()
@@ -123,11 +114,7 @@ class _Worker:
 class LocalEngine:
     """Processes that stay, with the images in memory, for one cell after another.
 
-    Args:
-        places: where cells run.
-        output: the folder of the runs' folders.
-        logs: a folder for what processes print, a file per cell that printed something.
-        work: runs a cell, in the process.
+    Runs have their folders in ``output``; what a cell's process prints is a file in ``logs``.
 
     Raises:
         PrecropError: ``logs`` is a link.

@@ -183,11 +183,7 @@ class _Original:
         return layer_densities(problem, how.densities, **how.method_options)
 
     def _weight_limits(self) -> dict[str, int]:
-        """The budgets of the whole network as budgets of its prunable weights.
-
-        Raises:
-            BudgetError: what no mask removes takes more than a budget.
-        """
+        """The budgets of the whole network as budgets of its prunable weights."""
         from precrop.pruning.problem import prunable
 
         bases = self.counted.costs
@@ -199,8 +195,7 @@ class _Original:
         }
         limits = {}
         for name, budget in self.budgets.items():
-            base = bases[name]
-            rest = base - pruned[name]
+            base, rest = bases[name], bases[name] - pruned[name]
             limits[name] = parse_budget(name, budget, base) - rest
             if limits[name] <= 1:
                 raise BudgetError(

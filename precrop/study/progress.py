@@ -21,10 +21,7 @@ from precrop.study.rows import Row
 class Forecast:
     """Estimates the time left: a cell takes as long as those did that are most like it.
 
-    Args:
-        cells: that are to be run.
-        places: cells that run at the same time, now.
-        clock: tells seconds.
+    ``places`` says how many cells run at the same time, now.
     """
 
     def __init__(
@@ -104,7 +101,6 @@ class _Shown:
         self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, event: Event) -> None:
-        """Show what an event changes."""
         self._forecast.take(event)
         left = f"{duration(self._forecast.seconds())} left"
         if isinstance(event, Elsewhere):

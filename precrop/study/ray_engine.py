@@ -33,12 +33,7 @@ _AGAIN = 3
 class RayEngine:
     """Tasks on Ray, one per cell; as many at a time as the cluster has room for.
 
-    Args:
-        output: the folder of the runs' folders.
-        address: of the cluster; by default one is started on this machine.
-        threads: CPU threads of a run.
-        runs_per_device: runs that share a GPU.
-        work: runs a cell, on a node.
+    Without an address a cluster is started on this machine.
 
     Raises:
         PrecropError: there is no such cluster, or it has no GPU to share.

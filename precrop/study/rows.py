@@ -85,12 +85,7 @@ their quotes escaped: so the first place that looks like this is the right one.
 
 
 class History(Sequence[Mapping[str, float]]):
-    """A run's epochs, read and decoded when they are looked at.
-
-    Args:
-        cell: of the row.
-        text: reads the epochs as JSON.
-    """
+    """A run's epochs, read by ``text`` as JSON and decoded when they are looked at."""
 
     def __init__(self, cell: str, text: Callable[[], bytes]) -> None:
         self._cell, self._text = cell, text
@@ -139,11 +134,9 @@ def _json(value: object) -> bytes:
 
 
 def from_line(line: bytes, read: Callable[[int, int], bytes]) -> Row:
-    """The row of a line.
+    """The row of a line that `to_line` made.
 
-    Args:
-        line: as `to_line` makes it.
-        read: reads that many bytes from a place in the line, when its history is looked at.
+    ``read`` gives so many bytes from a place in the line, when its history is looked at.
 
     Raises:
         ValueError: it was changed, or is not a row.
@@ -157,11 +150,7 @@ def from_line(line: bytes, read: Callable[[int, int], bytes]) -> Row:
 
 
 def from_json(text: bytes, history: Callable[[], bytes]) -> Row:
-    """A row.
-
-    Args:
-        text: all but the history, as JSON.
-        history: reads the history, as JSON.
+    """A row from JSON of all but the history, which ``history`` reads.
 
     Raises:
         ValueError: a field is missing, unknown, of another type or out of its bounds.

@@ -43,11 +43,7 @@ class Store:
 
     @classmethod
     def open(cls, path: str | Path, create: bool = False) -> "Store":
-        """The store in a folder.
-
-        Args:
-            path: the folder.
-            create: make an empty store where there is nothing yet.
+        """The store in a folder; ``create`` makes an empty one where there is nothing yet.
 
         Raises:
             PrecropError: the folder is not a store, or has another schema.

@@ -205,10 +205,7 @@ class Variant:
         return content
 
     def own_names(self) -> Iterator[tuple[Callable[[str], None], str]]:
-        """Functions of the user's own that it names, and what takes each as a method or objective.
-
-        Nothing of them is run.
-        """
+        """The user's own functions that it names, and what takes each; none is run."""
         from precrop.pruning.methods import take_own_method
         from precrop.strategies.objectives import take_own_objective
 
@@ -221,11 +218,7 @@ class Variant:
             yield from self.match.own_names()
 
     def load_own(self) -> None:
-        """Import what it names of the user's own; reading the study has asked whether to trust it.
-
-        Raises:
-            PrecropError: there is no such function, or it has no such options.
-        """
+        """Import the user's own that it names: reading the study asked whether to trust it."""
         from precrop.pruning.methods import check_options
 
         for take, name in self.own_names():
@@ -246,11 +239,7 @@ class Variant:
         return found
 
     def matched(self, other: "Variant") -> "Variant":
-        """The same variant, made as large as another one.
-
-        Raises:
-            PrecropError: one of them has no budget, or the other matches a third.
-        """
+        """The same variant, made as large as another one."""
         if self.way is None or not self.budgeted:
             raise PrecropError("match goes with plan, uniform and torch-pruning")
         if not other.budgeted or other.match is not None:

@@ -23,9 +23,6 @@ from precrop.strategies.two_step import RULES as TWO_STEP
 WIDEST = (64, 64, 64, 64, 64)
 UNIFORM = "uniform width"
 
-Weights = Callable[[Structure], Floats]
-"""One weight for every layer."""
-
 
 def root_macs(known: Structure) -> Floats:
     """The square root of every layer's MACs: halfway between SynExp and uniform width.
@@ -36,7 +33,7 @@ def root_macs(known: Structure) -> Floats:
     return np.array([layer.macs for layer in known.layers], float) ** 0.5
 
 
-CONTROLS: dict[str, Weights] = {"root-macs": root_macs}
+CONTROLS: dict[str, Callable[[Structure], Floats]] = {"root-macs": root_macs}
 """Objectives that are no longer offered, to show by how much others are better."""
 
 

@@ -213,14 +213,13 @@ def draw_gains(found: Evidence) -> "Figure":
                 x, y = rows["possible"], rows["gain"]
                 axis.plot(x, y, marker, ms=4.5, alpha=0.55, mew=0, color=color, label=kind)
             axis.set_title(NAMES[name], fontsize=10)
-        if len(present):
-            axis, top = axes[-1], axes[-1].get_ylim()[1]
-            axis.annotate("best possible", (0.72 * top, 0.82 * top), color="#555", ha="right")
-            right = axis.get_xlim()[1]
-            axis.annotate(
-                UNIFORM, (right, 0), (0, -11), textcoords="offset points", ha="right", color="#555"
-            )
-            axes[0].legend(frameon=False, title="base network", loc="upper left")
+        axis, top = axes[-1], axes[-1].get_ylim()[1]
+        axis.annotate("best possible", (0.72 * top, 0.82 * top), color="#555", ha="right")
+        right = axis.get_xlim()[1]
+        axis.annotate(
+            UNIFORM, (right, 0), (0, -11), textcoords="offset points", ha="right", color="#555"
+        )
+        axes[0].legend(frameon=False, title="base network", loc="upper left")
         axes[0].set_ylabel(f"the plan over {UNIFORM},\npoints of accuracy")
         figure.supxlabel(f"the best network of the same budgets over {UNIFORM}, points", fontsize=9)
         figure.suptitle(

@@ -198,12 +198,7 @@ def log_ratios(configuration: Configuration, plan: precrop.Plan) -> tuple[Floats
 def compare(
     configuration: Configuration, strategies: Sequence[Candidate]
 ) -> Iterator[dict[str, Any]]:
-    """How close each way to choose widths comes to the published ones, one row a way.
-
-    Args:
-        configuration: one of `load_published`.
-        strategies: ways to choose widths.
-    """
+    """How close each way to choose widths comes to the published ones, one row a way."""
     model, budgets = configuration.make(), dict(configuration.budgets)
     for strategy in strategies:
         asked: dict[str, Any] = {**budgets, **strategy.options, "expand": True, "divisor": 1}

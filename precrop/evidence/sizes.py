@@ -1,6 +1,7 @@
 """Networks of one size, among those whose accuracy is known."""
 
 import numpy as np
+import pandas as pd  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from precrop.errors import PrecropError
@@ -18,14 +19,12 @@ def bands(table: Table) -> list[NDArray[np.int64]]:
     Raises:
         PrecropError: the table has too few networks for one band.
     """
-    cells = np.floor(np.log(np.stack([table.params, table.macs], 1)) / BAND).astype(np.int64)
-    _, labels = np.unique(cells, axis=0, return_inverse=True)
-    order = np.argsort(labels, kind="stable")
-    starts = np.flatnonzero(np.diff(labels[order])) + 1
-    found = [band for band in np.split(order, starts) if len(band) >= FEWEST]
+    cells = pd.DataFrame(np.floor(np.log(np.stack([table.params, table.macs], 1)) / BAND))
+    of_cells = sorted(cells.groupby([0, 1]).indices.items())
+    found = [band for _, band in of_cells if len(band) >= FEWEST]
     if not found:
         raise PrecropError(
-            f"too few networks to judge by: of {len(order):,} on {table.data_set.name} no {FEWEST} "
+            f"too few networks to judge by: of {len(cells):,} on {table.data_set.name} no {FEWEST} "
             f"are of one size, within {BAND:.0%} in parameters and in MACs"
         )
     return found

@@ -90,12 +90,12 @@ class Claims:
 
 
 def read_claims(paths: Iterable[Path], studies: Iterable[str]) -> Claims:
-    """The claims of some studies.
+    """The claims of the studies of these names.
 
     Args:
         paths: studies' files, and folders of such. In a folder other files are passed over, a
             note tells of those that cannot be read.
-        studies: names of the studies whose runs are judged.
+        studies: names of those whose runs are judged.
 
     Raises:
         PrecropError: one line with the file, the entry and what is wrong there.

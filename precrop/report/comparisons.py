@@ -102,8 +102,7 @@ class Comparison:
     @property
     def same(self) -> bool:
         """Both variants came to the same networks: there is nothing to tell apart."""
-        pairs = zip(self._paired(self.one), self._paired(self.other), strict=True)
-        return all(one == other for one, other in pairs)
+        return self._paired(self.one) == self._paired(self.other)
 
     @property
     def params(self) -> float:
@@ -210,13 +209,9 @@ def compare_looser(ones: Sequence[RunGroup], others: Sequence[RunGroup]) -> list
 def judge(
     comparisons: Sequence[Comparison], margin: float, rule: Rule, *, bound: float = 0.0
 ) -> list[Judged]:
-    """What each of a claim's comparisons shows.
+    """What each of a claim's comparisons shows, as in `Judged`.
 
-    Args:
-        comparisons: all that the claim rests on.
-        margin: percentage points that count as no difference.
-        rule: what a comparison shows: `at_any_size`, `at_one_size` or `as_equal`.
-        bound: percentage points that the first variant has to be better by.
+    ``rule`` is `at_any_size`, `at_one_size` or `as_equal`.
     """
     ps = holm([comparison.pooled.p(bound) for comparison in comparisons])
     return [Judged(c, p, margin, bound, rule) for c, p in zip(comparisons, ps, strict=True)]
@@ -225,9 +220,10 @@ def judge(
 def at_any_size(judged: Judged) -> Outcome:
     """Between networks of whatever sizes."""
     sure = judged.p is not None and judged.p < LEVEL
-    if sure and not judged.comparison.same and judged.comparison.difference > judged.bound:
+    difference, bound = judged.comparison.difference, judged.bound
+    if sure and not judged.comparison.same and difference > bound:
         return "better"
-    if sure and judged.comparison.difference < judged.bound < 0:
+    if sure and difference < bound < 0:
         return "worse"  # than a claim allows, however little that is
     if _is_equal(judged):
         return "equal"

@@ -26,7 +26,6 @@ class RunSetting:
     recipe: str
 
     def __str__(self) -> str:
-        """The three in a row, as in headings."""
         return f"{self.network} · {self.data} · {self.recipe}"
 
 
@@ -87,7 +86,6 @@ class Scatter:
         return cls(sum(d**2 * free for d, free in known if d), sum(free for _, free in known))
 
     def __add__(self, other: "Scatter") -> "Scatter":
-        """Both pools as one."""
         return Scatter(self.squares + other.squares, self.freedom + other.freedom)
 
     @property

@@ -22,11 +22,7 @@ _LONGEST_NAME = 130
 def frame_of(
     rows: Iterable[Row], parts: Mapping[tuple[str, str], Part] | None = None
 ) -> ResultFrame:
-    """Sort rows into groups.
-
-    Args:
-        rows: of one store or several.
-        parts: what variants are to claims, by study and variant.
+    """Sort rows into groups; ``parts`` are by study and variant.
 
     Raises:
         PrecropError: no run is finished, or two studies give one variant two roles.

@@ -148,8 +148,7 @@ _ADDED = re.compile(r"( \d+x\d+)?( \([0-9a-f]{8}\))?$")
 
 
 def _fits(name: str, patterns: Sequence[str]) -> bool:
-    lowered = (pattern.lower() for pattern in patterns)
-    return not patterns or any(fnmatchcase(name.lower(), pattern) for pattern in lowered)
+    return not patterns or any(fnmatchcase(name.lower(), each.lower()) for each in patterns)
 
 
 def _superior(claim: str, source: str, judged: Sequence[Judged]) -> Verdict:

@@ -72,21 +72,10 @@ class Speech:
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
     """Let typer read a command whose options are said in few words, and in groups.
 
-    An annotation says an option's help, and what stands for its value; a flag has no ``--no-``
-    form. A dataclass groups options: its fields become options of each command that takes it::
-
-        @dataclass(frozen=True)
-        class Budgets:
-            params: Annotated[str | None, "Budget of parameters.", "SHARE"] = None
-            macs: Annotated[str | None, "Budget of multiply-accumulates.", "SHARE"] = None
-
-        @with_options
-        def show_command(budgets: Budgets, as_json: Annotated[bool, "Print JSON."] = False) -> None:
-            ...
-
-    typer sees ``--params``, ``--macs`` and ``--json``, and the ``--quiet`` and ``--verbose`` that
-    every command has. What it has its own classes for is said by them, as ever: arguments, limits,
-    other names.
+    An annotation says an option's help, and what stands for its value: ``Annotated[str | None,
+    "Budget of parameters.", "SHARE"]``; a flag has no ``--no-`` form. The fields of a dataclass
+    become options of each command that takes it, and every command has those of `Speech`. What
+    typer has its own classes for is said by them: arguments, limits, other names.
     """
     speech = inspect.Parameter("speech", inspect.Parameter.KEYWORD_ONLY, annotation=Speech)
     taken = [*inspect.signature(command, eval_str=True).parameters.values(), speech]

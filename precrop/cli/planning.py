@@ -160,8 +160,8 @@ def _budgets(pairs: Sequence[str] | None) -> dict[str, str]:
     """Budgets by the names of their costs."""
     found: dict[str, str] = {}
     for pair in pairs or ():
-        name, equals, budget = pair.partition("=")
-        if not equals or not name or not budget:
+        name, _, budget = pair.partition("=")
+        if not name or not budget:
             raise PrecropError(f"--cost {pair} is not like energy=0.5")
         check_once(name, budget, found)
         found[name] = budget

@@ -43,7 +43,7 @@ def diff_command(
 def _differences(
     first: "Mapping[str, Row]", second: "Mapping[str, Row]", one: str, other: str
 ) -> Iterator[dict[str, Any]]:
-    for cell in [*first, *(cell for cell in second if cell not in first)]:
+    for cell in {**first, **second}:
         there = [rows[cell] for rows in (first, second) if cell in rows]
         what = f"{there[0].network}, {there[0].variant}, seed {there[0].seed} ({cell})"
         if len(there) == 1:

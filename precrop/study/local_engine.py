@@ -56,7 +56,8 @@ def places(
     if processes is not None:
         raise PrecropError("there are GPUs here: say --runs-per-device instead of --processes")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",") if visible else [str(index) for index in range(devices)]
+    # Devices end with the first name that means none.
+    names = visible.split(",")[:devices] if visible else [*map(str, range(devices))]
     each = threads or every // (len(names) * runs_per_device)
     # All devices get one cell before any gets its second.
     return [_place(each, CUDA_VISIBLE_DEVICES=name) for name in names] * runs_per_device

@@ -381,5 +381,7 @@ def test_places(monkeypatch: pytest.MonkeyPatch) -> None:
     assert places(threads=1)[1]["OMP_NUM_THREADS"] == "1"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     assert [place["CUDA_VISIBLE_DEVICES"] for place in places()] == ["5", "7"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,7")  # where there is no eighth
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in places()] == ["0", "1"]
     with pytest.raises(PrecropError, match="say --runs-per-device instead of --processes"):
         places(2)

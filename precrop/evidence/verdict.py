@@ -170,8 +170,13 @@ def judge(
 ) -> Evidence:
     """Judge every strategy and method on every data set.
 
-    ``budgets`` is the number of pairs of budgets for the regret of every strategy. The file
-    ``parts`` keeps what is finished; a call with the same arguments goes on from it.
+    Args:
+        tables: of `precrop.evidence.nats.load_tables`.
+        published: of `precrop.evidence.published.load_published`.
+        budgets: pairs of budgets for the regret of every strategy.
+        processes: that work side by side.
+        progress: shows how far it is.
+        parts: a file that keeps what is finished; a call with the same arguments goes on from it.
     """
     work = list(tasks(tables, published, budgets))
     of = _digest(tables, published, budgets, [task.label for task in work])

@@ -16,9 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from precrop.modules.apart import apart
 from precrop.modules.names import named_tensors
-from precrop.modules.random import drawn
 from precrop.read.examples import tensors_in
-from precrop.read.meta import MetaKernels, on_meta
+from precrop.read.meta import MetaKernels, computed
 from precrop.read.plain import OtherAttention, PlainLayers, plain
 from precrop.read.trace import base_name, tensors_among
 
@@ -96,10 +95,9 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return parts(*args, **kwargs)
         index = len(self.found.sizes)
         self.bury(index - 1)
-        if self.meta is None:
-            out = drawn(op, args, kwargs, self.random)
-        else:
-            out = on_meta(self._run, op, args, kwargs)
+        meta = None if self.meta is None else self._run
+        tensors = tensors_among((*args, *kwargs.values()))
+        out = computed(meta, op, args, kwargs, tensors, self.random)
         outputs = tensors_among((out,))
         self.found.names.append(base_name(op))
         self.found.sizes.append(tuple(tensor.numel() for tensor in outputs))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from precrop.modules.random import drawn
 from precrop.read.operations import per_operation
 
 aten = torch.ops.aten
@@ -125,12 +126,31 @@ def _mean(x: Tensor, dims: Sequence[int] | None, keep: bool = False) -> Tensor |
     return _empty([1 if i in meant else n for i, n in enumerate(x.shape)], x)
 
 
-def on_meta(
-    run: Callable[[Any, Sequence[Any], Mapping[str, Any]], Any],
+Kernels = Callable[[Any, Sequence[Any], Mapping[str, Any]], Any]
+"""What gives an operation's result on meta tensors, such as `MetaKernels`."""
+
+
+def computed(
+    meta: Kernels | None,
     op: Any,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
+    tensors: Sequence[Tensor],
+    random: torch.Generator,
 ) -> Any:
+    """An operation's result in a pass on meta tensors, or on real ones if ``meta`` is None.
+
+    ``tensors`` are those among its arguments; random numbers come from ``random``.
+    """
+    devices = {tensor.is_meta for tensor in tensors}
+    if meta is None or True not in devices:
+        return drawn(op, args, kwargs, random)
+    if False in devices:
+        return _mixed(meta, op, args, kwargs)
+    return meta(op, args, kwargs)
+
+
+def _mixed(run: Kernels, op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """An operation's result where constants that forward made on the CPU meet meta tensors.
 
     What it writes into such a constant is the constant again, so that later calls find it there.

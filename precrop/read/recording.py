@@ -23,11 +23,10 @@ from precrop.modules.apart import apart
 from precrop.modules.hooks import CALL, own_call
 from precrop.modules.instead import FunctionMode
 from precrop.modules.names import modules_of
-from precrop.modules.random import drawn
 from precrop.own import OWN_ERRORS
 from precrop.read.corrected import CorrectedReshapes, Correction
 from precrop.read.inputs import floating_type
-from precrop.read.meta import MetaKernels, on_meta
+from precrop.read.meta import MetaKernels, computed
 from precrop.read.plain import PlainLayers, plain
 from precrop.read.recurrence import FoldedSteps
 from precrop.read.trace import Answer, Frame, Passed, Recording, Step, tensors_among
@@ -200,12 +199,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             known = bool(given) and type(given[0]) is kind
             self.answers.append(given[0] if known else op(*args, **kwargs))
             return self.answers[-1]
-        devices = {tensor.is_meta for tensor in call.inputs}
-        if self.meta is None or True not in devices:
-            return drawn(op, args, kwargs, self.random)
-        if False in devices:
-            return on_meta(self.meta, op, args, kwargs)
-        return self.meta(op, args, kwargs)
+        return computed(self.meta, op, args, kwargs, call.inputs, self.random)
 
     def _answer(self, call: Step) -> type[Answer] | None:
         """Of what type a value is that is taken out of tensors to branch on; None if it is none.

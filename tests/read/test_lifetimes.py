@@ -96,6 +96,23 @@ class Keeping(nn.Module):
         return self.second(self.first(x) + 1.0) + y
 
 
+class Noisy(nn.Module):
+    """Draws a number in forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x) * torch.rand(1))
+
+
+def test_numbers_are_not_drawn_from_the_process() -> None:
+    model, before = Noisy(), torch.get_rng_state()
+    lives(model)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 class Several(nn.Module):
     """Two inputs of different sizes; one of them may be given by name."""
 

@@ -78,24 +78,23 @@ def _empty(shape: Sequence[int], x: Tensor) -> Tensor:
     return torch.empty(tuple(shape), dtype=x.dtype, device="meta")
 
 
-def _like_first(x: Tensor, *_: Any) -> Tensor | None:
-    """An activation: the input's shape and type."""
-    return _like(x) if x.is_floating_point() else None
+def _like_first(x: Tensor, *others: Any) -> Tensor | None:
+    """An activation, or a sum or product with what has the same layout: the input's shape."""
+    return _like(x) if _same_layout(x, others) else None
 
 
-def _like_both(a: Tensor, b: Any) -> Tensor | None:
-    """A sum or product of two tensors of one layout."""
-    if not isinstance(b, Tensor):
-        return _like(a) if isinstance(b, float) and a.is_floating_point() else None
-    same = a.shape == b.shape and a.dtype == b.dtype and a.stride() == b.stride()
-    return _like(a) if same else None
+def _first(x: Tensor, *others: Any) -> Tensor | None:
+    """The same in place."""
+    return x if _same_layout(x, others) else None
 
 
-def _first(x: Tensor, *rest: Any) -> Tensor | None:
-    """In place, with nothing or an equally shaped tensor as the other operand."""
-    others = [a for a in rest if isinstance(a, Tensor)]
-    same = all(a.shape == x.shape and a.dtype == x.dtype for a in others)
-    return x if same and x.is_floating_point() else None
+def _same_layout(x: Tensor, others: Sequence[Any]) -> bool:
+    return x.is_floating_point() and all(
+        other.shape == x.shape and other.dtype == x.dtype and other.stride() == x.stride()
+        if isinstance(other, Tensor)
+        else not isinstance(other, complex)
+        for other in others
+    )
 
 
 def _batch_norm(
@@ -169,25 +168,9 @@ def _mixed(run: Kernels, op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
     return tree_map_only(Tensor, lambda tensor: written.get(id(tensor), tensor), out)
 
 
-SHORTCUTS: dict[Any, Shortcut] = {
-    **dict.fromkeys(
-        (
-            aten.relu.default, aten.hardtanh.default, aten.silu.default, aten.sigmoid.default,
-            aten.hardswish.default, aten.hardsigmoid.default, aten.gelu.default,
-        ),
-        _like_first,
-    ),
-    **dict.fromkeys((aten.add.Tensor, aten.mul.Tensor), _like_both),
-    **dict.fromkeys(
-        (
-            aten.relu_.default, aten.hardtanh_.default, aten.silu_.default, aten.hardswish_.default,
-            aten.hardsigmoid_.default, aten.sigmoid_.default, aten.add_.Tensor, aten.mul_.Tensor,
-        ),
-        _first,
-    ),
-    aten.native_batch_norm.default: _batch_norm,
-    aten.mean.dim: _mean,
-}  # fmt: skip
+_ELEMENTWISE = (
+    "relu", "hardtanh", "silu", "sigmoid", "hardswish", "hardsigmoid", "gelu", "add", "mul",
+)  # fmt: skip
 
 
 @per_operation
@@ -195,4 +178,12 @@ def _kind(op: Any) -> tuple[Shortcut | None, bool]:
     """Its shortcut; whether its outputs are new tensors that follow from its arguments alone."""
     schema = op._schema
     functional = all(a.alias_info is None for a in (*schema.arguments, *schema.returns))
-    return SHORTCUTS.get(op), functional
+    if schema.name.removeprefix("aten::").rstrip("_") in _ELEMENTWISE:
+        return (_like_first if functional else _first), functional
+    return _SHORTCUTS.get(op), functional
+
+
+_SHORTCUTS: dict[Any, Shortcut] = {
+    aten.native_batch_norm.default: _batch_norm,
+    aten.mean.dim: _mean,
+}

@@ -11,9 +11,7 @@ from precrop.modules.apart import apart
 from precrop.modules.copying import submodule
 from precrop.modules.hooks import unwrapped
 from precrop.modules.names import (
-    buffers_of,
     fixed_copies,
-    held_tensors,
     layer_of,
     names_count,
     owner_of,
@@ -53,7 +51,6 @@ from precrop.read.trace import Call
 from precrop.read.tracer import Traced, TracedPass, Tracer, trace_passes
 from precrop.read.unused import (
     Unused,
-    decided_by_values,
     frames_that_hold,
     siblings,
     unused_modules,
@@ -404,10 +401,7 @@ def _adopt(network: Network) -> None:
 
 def _is_routed(network: Network) -> bool:
     """Whether other inputs may run more: values decide what runs, or train mode was not read."""
-    buffers = {*held_tensors(network.skeleton), *buffers_of(network.skeleton)}
-    return TRAIN_MODE in network.notes or (
-        network.tracer.real and any(decided_by_values(run.trace, buffers) for run in network.runs)
-    )
+    return TRAIN_MODE in network.notes or any(run.trace.decided for run in network.runs)
 
 
 def _not_missed(network: Network, paths: Sequence[str]) -> tuple[str, ...]:

@@ -94,10 +94,10 @@ _ASKED: dict[Any, Callable[..., Shape]] = {
 }
 
 
-_SCALAR = torch.ops.aten._local_scalar_dense.default
-_COMPARING = (torch.ops.aten.equal.default, torch.ops.aten.allclose.default)
-
-
+_SCALAR, _COMPARING = "_local_scalar_dense", ("equal", "allclose")
+"""Operations that take a value out of tensors, for Python to branch on."""
+_SIZED_BY_VALUES = ("nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive")
+"""Operations whose results have as many entries as some values say."""
 # Lists of more values than this are no answers: an image that other libraries look at.
 MOST_VALUES = 1000
 # What has values of its own, whatever its operands'.
@@ -149,6 +149,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.answers: list[Answer] = []
         self.follows: set[int] = set()
         """Ids of tensors that follow from inputs or parameters; calls hold the tensors."""
+        self.decided = False
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -180,6 +181,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         taken = () if self.meta is not None or call.name in MAKING else call.inputs
         if not self.follows.isdisjoint(map(id, taken)):
             self.follows.update(map(id, call.outputs))
+            self.decided = self.decided or _looks_at_values(call)
         if self.watch is not None and self.watch(index, call):
             raise _EndError
         return out
@@ -206,9 +208,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         A whole number may be a size or place, too.
         """
-        if call.op in _COMPARING:
+        if call.name in _COMPARING:
             return bool
-        if call.op is not _SCALAR:
+        if call.name != _SCALAR:
             return None
         tensor = call.args[0]
         if tensor.dtype == torch.bool:
@@ -216,6 +218,12 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if tensor.is_floating_point():
             return float
         return int if id(tensor) in self.follows else None
+
+
+def _looks_at_values(call: Step) -> bool:
+    """Whether values of a call's operands, not their sizes alone, decide what runs."""
+    masks = call.name == "index" and any(one.dtype == torch.bool for one in call.inputs[1:])
+    return masks or call.name in (_SCALAR, *_COMPARING, *_SIZED_BY_VALUES)
 
 
 @contextmanager
@@ -355,12 +363,12 @@ def run(
     moved = [p for key, (p, memory) in after.items() if before.get(key, (p, None))[1] is not memory]
     noted = recorder.calls, recorder.frames, recorder.passed
     ends = inputs, outputs, raised
-    return Recording(*noted, *ends, reshapes.refused, recorder.answers, moved)
+    return Recording(*noted, *ends, reshapes.refused, recorder.answers, recorder.decided, moved)
 
 
 def failed(error: BaseException) -> Recording:
     """A pass that ended before it began."""
-    return Recording((), (), (), (), (), _without_frames(error), None, (), ())
+    return Recording(error=_without_frames(error))
 
 
 def _without_frames(error: BaseException) -> BaseException:

@@ -120,20 +120,23 @@ class Recording:
 
     ``error`` is set if it raised. ``refused`` is the shape that a reshape was asked for and could
     not give; such a request never becomes an ATen call. Only passes with a limit look for it.
-    ``answers`` are the numbers that were taken out of tensors, for Python to branch on. ``moved``
+    ``answers`` are the numbers that were taken out of tensors, for Python to branch on; ``decided``
+    says whether, on real tensors, values of some that follow from inputs or parameters decide what
+    runs. ``moved``
     are parameters whose data is elsewhere than before: ``weight.data = kernel`` is no ATen call.
     ``passed`` is what modules are given and return.
     """
 
-    calls: Sequence[Step]
-    frames: Sequence[Frame]
-    passed: Sequence[Passed]
-    inputs: Sequence[Tensor]
-    outputs: Sequence[Tensor]
-    error: BaseException | None
-    refused: Shape | None
-    answers: Sequence[Answer]
-    moved: Sequence[nn.Parameter]
+    calls: Sequence[Step] = ()
+    frames: Sequence[Frame] = ()
+    passed: Sequence[Passed] = ()
+    inputs: Sequence[Tensor] = ()
+    outputs: Sequence[Tensor] = ()
+    error: BaseException | None = None
+    refused: Shape | None = None
+    answers: Sequence[Answer] = ()
+    decided: bool = False
+    moved: Sequence[nn.Parameter] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +144,8 @@ class Trace:
     """A forward pass: calls in order, module frames, its inputs and outputs, without a tensor.
 
     ``assigned`` maps parameters whose data the pass replaced to the results that it put there,
-    ``passed`` both ends of every frame to the tensors there, by their places.
+    ``passed`` both ends of every frame to the tensors there, by their places. ``answers`` and
+    ``decided`` are those of the `Recording`.
     """
 
     calls: Sequence[Call] = ()
@@ -149,6 +153,7 @@ class Trace:
     inputs: tuple[TensorValue, ...] = ()
     outputs: tuple[TensorValue, ...] = ()
     answers: Sequence[Answer] = ()
+    decided: bool = False
     values: Values = field(default_factory=Values)
     assigned: Mapping[int, int] = field(default_factory=dict)
     passed: Mapping[tuple[int, End], Mapping[At, TensorValue]] = field(default_factory=dict)
@@ -214,8 +219,8 @@ def numbered(recording: Recording, model: nn.Module) -> Trace:
                 passed.setdefault((frame, end), {})[at] = value
     values = numbering.values()
     assigned = _assigned(moved, calls, values)
-    frames, answers = recording.frames, recording.answers
-    return Trace(calls, frames, inputs, outputs, answers, values, assigned, passed)
+    same = recording.answers, recording.decided
+    return Trace(calls, recording.frames, inputs, outputs, *same, values, assigned, passed)
 
 
 def numbered_call(step: Step, numbering: Numbering) -> Call:

@@ -16,11 +16,6 @@ from precrop.modules.copying import submodule
 from precrop.modules.names import buffers_of, modules_of, parameters_of
 from precrop.read.trace import Answer, Trace
 
-ANSWERING = ("_local_scalar_dense", "equal", "allclose")
-"""Operations that take a value out of tensors, for Python to branch on."""
-SIZED_BY_VALUES = ("nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive")
-"""Operations whose results have as many entries as some values say."""
-
 
 @dataclass(frozen=True)
 class Unused:
@@ -102,30 +97,6 @@ def _other(answer: Answer, way: int) -> Answer:
     if isinstance(answer, int):
         return answer + 1 if way < 0 else int(answer == 0)
     return way * (abs(answer) + _BEYOND)
-
-
-def decided_by_values(trace: Trace, buffers: Set[str]) -> bool:
-    """Whether a number in a tensor that follows from inputs or weights decides what runs.
-
-    The trace is of a pass on real tensors; buffers, by name, are the same for every input.
-    """
-    made: set[int] = set()
-    follows: set[int] = set()
-    for call in trace.calls:
-        inputs = {value.number for value in call.inputs}
-        if call.name != "tensor_of_numbers":  # of a constant that forward makes
-            names = trace.values.names
-            follows.update(n for n in inputs - made if names.get(n) not in buffers)
-        depends = not follows.isdisjoint(inputs)
-        masks = call.name == "index" and any(v.dtype == torch.bool for v in call.inputs[1:])
-        reads = call.name in (*ANSWERING, *SIZED_BY_VALUES) or masks
-        if depends and reads:
-            return True
-        outputs = {value.number for value in call.outputs}
-        made |= outputs
-        if depends:
-            follows |= outputs
-    return False
 
 
 def frames_that_hold(trace: Trace, path: str) -> Iterator[int]:

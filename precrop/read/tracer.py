@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -205,9 +206,7 @@ def _usual_passes(
     made = tracer.replica()
     evaluation = tracer.run(made, training=False)
     if not tracer.real and (evaluation.error is not None or tracer.tables.kept):
-        tracer = replace(tracer, real=True)
-        made = tracer.replica()
-        evaluation = tracer.run(made, training=False)
+        return _usual_passes(replace(tracer, real=True))
     if evaluation.error is not None:
         raise _failing(tracer, evaluation.error) from evaluation.error
     for name in parameters_of(made):
@@ -216,10 +215,10 @@ def _usual_passes(
     found = [_traced(made, False, evaluation)]  # train mode may fail and leave other tensors
     training = tracer.run(made, training=True)
     if training.error is not None and not tracer.real:
-        really = _both_really(replace(tracer, real=True))
-        if really is not None:
-            tracer, made, evaluation, training = really
-            found = [_traced(made, False, evaluation)]
+        real = replace(tracer, real=True)
+        if real.run(real.replica(), training=True).error is None:
+            with suppress(PrecropError):  # eval mode may fail there
+                return _usual_passes(real)
     notes = {}
     if training.error is not None:
         notes[TRAIN_MODE] = f"was not read: {typed_reason(training.error)}"
@@ -231,16 +230,6 @@ def _usual_passes(
 def _traced(made: nn.Module, training: bool, recording: Recording) -> tuple[TracedPass, CodePath]:
     """A pass without its tensors, which may be gigabytes, and the way that it took."""
     return TracedPass(training, numbered(recording, made)), code_path(recording)
-
-
-def _both_really(tracer: Tracer) -> tuple[Tracer, nn.Module, Recording, Recording] | None:
-    """Both passes on real tensors; None if train mode does not run on those, either."""
-    made = tracer.replica()
-    if tracer.run(made, training=True).error is not None:
-        return None
-    evaluation, training = (tracer.run(made, training=mode) for mode in (False, True))
-    failed = evaluation.error is not None or training.error is not None
-    return None if failed else (tracer, made, evaluation, training)
 
 
 def _turned(

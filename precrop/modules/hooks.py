@@ -26,7 +26,7 @@ CALL = "_compiled_call_impl"
 _INNER = {"OptimizedModule": "_orig_mod", "_FabricModule": "_forward_module"}
 """Classes of wrappers, and where they have the network: `torch.compile`, Lightning's Fabric."""
 _TOOLS = ("torch.", "precrop.")
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 
 
 def unwrapped(model: Any) -> nn.Module:
@@ -85,14 +85,14 @@ def _passed_to(model: nn.Module) -> nn.Module | None:
 def keep_own_hooks(made: nn.Module, model: nn.Module) -> None:
     """Drop the hooks of a copy of ``model`` that are not part of it."""
     modules = modules_of(model)
-    if not any(vars(module)[kind] for module in modules.values() for kind in _HOOKS):
+    if not any(vars(module)[kind] for module in modules.values() for kind in HOOKS):
         return
     network = _Network(list(modules.values()))
     for path, module in modules_of(made).items():
-        for kind in _HOOKS:
+        for kind in HOOKS:
             hooks: dict[int, Any] = vars(modules[path])[kind] if path in modules else {}
             for key, hook in hooks.items():
-                if not network.has(hook, before=kind == _HOOKS[0]):
+                if not network.has(hook, before=kind == HOOKS[0]):
                     vars(module)[kind].pop(key, None)
 
 
@@ -161,7 +161,7 @@ class _Network:
     def _holds(self, value: Any) -> bool:
         if self.objects is None:
             states = [
-                {name: entry for name, entry in vars(module).items() if name not in _HOOKS}
+                {name: entry for name, entry in vars(module).items() if name not in HOOKS}
                 for module in self.modules
             ]
             found = [*self.modules, *held_objects(states)]

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from precrop.errors import PrecropError
 from precrop.modules.apart import apart
-from precrop.modules.hooks import CALL, own_call
+from precrop.modules.hooks import CALL, HOOKS, own_call
 from precrop.modules.instead import FunctionMode
 from precrop.modules.names import modules_of
 from precrop.own import OWN_ERRORS
@@ -268,7 +268,6 @@ _Held = list[tuple[Any, Any]]
 """Attributes of modules, and dicts, lists and sets among them, each with a copy as it was."""
 _TABLES = (dict, OrderedDict, list, set)
 _LOOKED_AT = ("_parameters", "_modules")
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 def _held(modules: Iterable[nn.Module]) -> _Held:
@@ -280,7 +279,7 @@ def _held(modules: Iterable[nn.Module]) -> _Held:
     for module in modules:
         own = vars(module)
         if type(module).__module__.startswith("torch."):
-            tables = [own[name] for name in _HOOKS if name in own]
+            tables = [own[name] for name in HOOKS if name in own]
         else:
             tables = [v for name, v in own.items() if type(v) in _TABLES and name not in _LOOKED_AT]
             held.append((own, own.copy()))

@@ -53,7 +53,12 @@ class _Search:
     def __init__(self, network: Network, tied: Collection[Tie]) -> None:
         self.network, self.tied = network, tied
         self.trace = network.passes[0].trace
-        self.modules = network.tracer.modules
+        self.layers = {
+            path
+            for path, module in network.tracer.modules.items()
+            if next(module.children(), None) is None
+            and next(module.parameters(recurse=False), None) is not None
+        }
         self.owners = {weight.rpartition(".")[0] for weight in network.known.layers}
         self.found: dict[tuple[str, End], dict[tuple[At, int, int], None]] = {}
         self.makers: dict[int, Call] = {}
@@ -208,7 +213,4 @@ class _Search:
     def _layer(self, call: Call) -> str | None:
         """The module that makes a call, if it has parameters of its own and no modules inside."""
         path = self.trace.path(call)
-        module = self.modules.get(path)
-        if call.frame < 0 or module is None or next(module.children(), None) is not None:
-            return None
-        return path if next(module.parameters(recurse=False), None) is not None else None
+        return path if call.frame >= 0 and path in self.layers else None

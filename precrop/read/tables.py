@@ -236,7 +236,7 @@ def _cache_back(cache: Any) -> Callable[[], bool]:
     before = cache.cache_info().currsize
 
     def back() -> bool:
-        changed = cache.cache_info().currsize != before and _holds_tensors(cache)
+        changed = cache.cache_info().currsize != before and _has_tensors(cache)
         if changed:
             cache.cache_clear()
         return changed
@@ -245,26 +245,11 @@ def _cache_back(cache: Any) -> Callable[[], bool]:
 
 
 def _has_tensors(value: Any, depth: int = _DEEPEST) -> bool:
-    if isinstance(value, (dict, list, tuple, set)) and depth:
-        inside = value.values() if isinstance(value, dict) else value
-        return any(_has_tensors(one, depth - 1) for one in inside)
+    """Whether it is a tensor, or a container or a function's cache with tensors in it."""
+    holds = isinstance(value, (dict, list, tuple, set)) or type(value).__module__ == "functools"
+    if holds and depth:
+        return any(_has_tensors(one, depth - 1) for one in gc.get_referents(value))
     return isinstance(value, Tensor)
-
-
-def _holds_tensors(cache: Any) -> bool:
-    """Whether a function's cache has tensors, or tuples and lists of them."""
-    level = gc.get_referents(cache)
-    for _ in range(_DEEPEST):
-        if any(isinstance(value, Tensor) for value in level):
-            return True
-        deeper = (dict, list, tuple)
-        level = [
-            one
-            for value in level
-            if isinstance(value, deeper) or type(value).__module__ == "functools"
-            for one in gc.get_referents(value)
-        ]
-    return False
 
 
 # --- what code reaches ----------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import Tensor
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode
 
 
@@ -28,7 +27,7 @@ class Instead(FunctionMode):
         others: by PyTorch's function, what is called with the same arguments.
     """
 
-    def __init__(self, others: Mapping[Callable[..., Tensor], Callable[..., Tensor]]) -> None:
+    def __init__(self, others: Mapping[Callable[..., Any], Callable[..., Any]]) -> None:
         super().__init__()
         self.others = others
 

@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from precrop.modules.instead import FunctionMode
+from precrop.modules.instead import Instead
 from precrop.read.operations import per_operation
 
 aten = torch.ops.aten
 
 
-class PlainLayers(FunctionMode):
+class PlainLayers(Instead):
     """Keeps layers from their fused paths, which give way to any function mode.
 
     What is of the default type is of float32, unless the network is of the default type itself: a
@@ -31,7 +31,7 @@ class PlainLayers(FunctionMode):
     """
 
     def __init__(self, own: torch.dtype = torch.float32) -> None:
-        super().__init__()
+        super().__init__({F.one_hot: _one_hot})
         default = torch.get_default_dtype()
         self.default = None if default in (own, torch.float32) else default
 
@@ -39,8 +39,7 @@ class PlainLayers(FunctionMode):
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if function is F.one_hot:
-            function = _one_hot
+        function = self.others.get(function, function)
         if self.default is None:
             return function(*args, **kwargs)
         if function in (torch.rand, torch.randn):
@@ -74,21 +73,15 @@ class OtherAttention(PlainLayers):
 
     def __init__(self, attention: Callable[..., Tensor], own: torch.dtype = torch.float32) -> None:
         super().__init__(own)
-        self.attention = attention
         # PyTorch's function for attention blocks, for which alone these names mean others.
         block = F.multi_head_attention_forward
-        others = {"scaled_dot_product_attention": attention, "has_torch_function": lambda _: False}
-        names = {**block.__globals__, **others}
-        self.block = FunctionType(block.__code__, names, argdefs=block.__defaults__)
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if function is F.scaled_dot_product_attention:
-            function = self.attention
-        elif function is F.multi_head_attention_forward:
-            function = self.block
-        return super().__torch_function__(function, types, args, kwargs)
+        names = {
+            **block.__globals__,
+            "scaled_dot_product_attention": attention,
+            "has_torch_function": lambda _: False,
+        }
+        other = FunctionType(block.__code__, names, argdefs=block.__defaults__)
+        self.others = {**self.others, F.scaled_dot_product_attention: attention, block: other}
 
 
 @per_operation

@@ -8,6 +8,7 @@ operations are followed as they happen and nothing is computed. A network that n
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any, TypedDict
@@ -21,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from precrop.errors import PrecropError
 from precrop.modules.apart import apart
 from precrop.modules.hooks import CALL, HOOKS, own_call
-from precrop.modules.instead import FunctionMode
+from precrop.modules.instead import FunctionMode, Instead
 from precrop.modules.names import modules_of
 from precrop.own import OWN_ERRORS
 from precrop.read.corrected import CorrectedReshapes, Correction
@@ -104,21 +105,20 @@ MOST_VALUES = 1000
 MAKING = ("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like")
 
 
-class _Values(FunctionMode):
-    """Takes values out of tensors one by one: lists and arrays of them would not be seen."""
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if function in _LISTING and isinstance(args[0], Tensor) and args[0].numel() <= MOST_VALUES:
-            values = _listed(args[0])
-            if function is not Tensor.tolist:
-                return np.array(values, dtype=function(args[0].detach(), *args[1:]).dtype)
-            return values
-        return function(*args, **(kwargs or {}))
+def _one_by_one(function: Callable[..., Any], tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Takes values out of a tensor one by one: a list or an array of them would not be seen."""
+    if tensor.numel() > MOST_VALUES:
+        return function(tensor, *args, **kwargs)
+    values = _listed(tensor)
+    if function is Tensor.tolist:
+        return values
+    return np.array(values, dtype=function(tensor.detach(), *args).dtype)
 
 
-_LISTING = (Tensor.tolist, Tensor.numpy, Tensor.__array__)
+_LISTING: dict[Any, Callable[..., Any]] = {
+    function: partial(_one_by_one, function)
+    for function in (Tensor.tolist, Tensor.numpy, Tensor.__array__)
+}
 
 
 def _listed(tensor: Tensor) -> Any:
@@ -346,7 +346,7 @@ def run(
             reshapes if limit is not None else nullcontext(),
             FoldedSteps(recorder.calls) if fold else nullcontext(),
             CorrectedReshapes(correction, recorder.calls) if correction else nullcontext(),
-            _Values() if meta is None else nullcontext(),
+            Instead(_LISTING) if meta is None else nullcontext(),
             recorder,
         ):
             outputs = tensors_within(model(*args, **kwargs))

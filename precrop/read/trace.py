@@ -121,10 +121,9 @@ class Recording:
     ``error`` is set if it raised. ``refused`` is the shape that a reshape was asked for and could
     not give; such a request never becomes an ATen call. Only passes with a limit look for it.
     ``answers`` are the numbers that were taken out of tensors, for Python to branch on; ``decided``
-    says whether, on real tensors, values of some that follow from inputs or parameters decide what
-    runs. ``moved``
-    are parameters whose data is elsewhere than before: ``weight.data = kernel`` is no ATen call.
-    ``passed`` is what modules are given and return.
+    says whether, on real tensors, values that follow from inputs or parameters decide what runs.
+    ``moved`` are parameters whose data is elsewhere than before: ``weight.data = kernel`` is no
+    ATen call. ``passed`` is what modules are given and return.
     """
 
     calls: Sequence[Step] = ()

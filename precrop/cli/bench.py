@@ -10,7 +10,7 @@ import typer
 
 import precrop
 from precrop.cli.arguments import set_seed
-from precrop.cli.options import AsJson, Macs, ModelOptions, Params, with_options
+from precrop.cli.options import AsJson, InputOptions, Macs, Params, with_options
 from precrop.cli.output import INTERRUPTED, plain, wide_console
 from precrop.errors import PrecropError
 from precrop.files import check_picture, check_writable, json_text, write_text
@@ -72,7 +72,7 @@ class VariantOptions:
 
 @with_options
 def bench_command(
-    source: ModelOptions,
+    source: InputOptions,
     wanted: VariantOptions,
     runtime: Annotated[
         str, "eager, compiled, ort (ONNX Runtime); several with commas.", "RUNTIMES"

@@ -14,7 +14,8 @@ from precrop.deployment import benching, timing
 from precrop.deployment.benching import DENSE, Bench, BenchRow
 from precrop.deployment.speed_plot import plot_bench
 from precrop.errors import PrecropError
-from tests.deployment.benched import SHAPE, small
+from precrop.read.inputs import Inputs
+from tests.deployment.benched import SHAPE, image, small
 
 MODEL = "tests.deployment.benched:small"
 HERE = [MODEL, "--input-shape", "3,8,8", "--rounds", "1"]
@@ -87,6 +88,14 @@ def test_one_plan_for_each_divisor() -> None:
     assert list(rows) == [DENSE, "cropped /1", "cropped /8"]
     wanted = [precrop.plan(small(), SHAPE, macs=0.5, divisor=d).params for d in (1, 8)]
     assert [rows["cropped /1"]["params"], rows["cropped /8"]["params"]] == wanted
+
+
+def test_inputs_of_a_function_of_ones_own() -> None:
+    words = ("--rounds", "1", "--batch", "2", "--macs", "0.5", "--json")
+    text = run(MODEL, "--input", "tests.deployment.benched:image", *words)
+    found = json.loads(text)
+    assert found["input_shape"] == json.loads(json.dumps(Inputs(example=image()).spec))
+    assert [row["variant"] for row in found["rows"]] == [DENSE, "cropped"]
 
 
 def test_the_usual_step_is_a_divisor_too() -> None:

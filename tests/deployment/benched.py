@@ -32,6 +32,11 @@ def small() -> Small:
     return Small().eval()
 
 
+def image() -> Tensor:
+    """What a function of one's own gives as example inputs."""
+    return torch.zeros(1, *SHAPE)
+
+
 def inputs() -> Inputs:
     return Inputs(SHAPE)
 

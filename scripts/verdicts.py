@@ -36,6 +36,7 @@ RESULTS = Path("results")
 STREAMS = Path("studies/streams.yaml")
 REPAIR = Path("studies/repair.yaml")
 MACS_ALONE = Path("studies/macs-alone.yaml")
+MANY_CLASSES = Path("studies/many-classes.yaml")
 WHOLE = 0.95
 """Of the original's parameters: a network of more has its budget whole."""
 STREAMS_EQUAL_TIME = Path("studies/streams-equal-time.yaml")
@@ -451,6 +452,7 @@ def trained(known: Sources) -> Iterator[Row]:
             text, run = "no runs", f"`precrop study run studies/{STUDIES[name]}.yaml`"
         yield Row(f"Trained: {verdict.claim}", verdict.source, verdict.answer, text, run)
     yield repaired()
+    yield starved()
 
 
 def report_command() -> str:
@@ -467,6 +469,12 @@ def repairs() -> list[Comparison]:
 def macs_alone() -> list[Comparison]:
     """PreCrop against uniform width by a budget of MACs alone, where all seeds are trained."""
     return compared(MACS_ALONE, "PreCrop", "uniform width")
+
+
+def params_alone() -> list[Comparison]:
+    """PreCrop against uniform width on fifty classes, by a budget of parameters alone."""
+    found = compared(MANY_CLASSES, "PreCrop", "uniform width")
+    return [pair for pair in found if {pair.one.budget.macs, pair.other.budget.macs} == {None}]
 
 
 def compared(study: Path, one: str, other: str) -> list[Comparison]:
@@ -498,6 +506,29 @@ def repaired() -> Row:
         verdict if found else "not measured",
         f"points by which it is ahead: {figures}" if found else "no network has all of its seeds",
         f"`precrop study run {REPAIR} --trust`",
+    )
+
+
+def starved() -> Row:
+    """Whether a budget of parameters alone costs the accuracy on many classes that `plan` warns of.
+
+    The tables say so of CIFAR-100. The outcome is the report's.
+    """
+    found = judge(params_alone(), MARGIN, at_any_size)
+    outcomes = {one.outcome for one in found}
+    verdict = "undecided" if "unclear" in outcomes else answer(len(outcomes & {"worse"}), 1)
+    figures = ", ".join(
+        f"{one.comparison.one.setting.network} {points(one.comparison)} with "
+        f"{one.comparison.macs:.2f} times its MACs"
+        for one in found
+    )
+    return Row(
+        "Trained: with a budget of parameters alone PreCrop is less accurate than uniform width on "
+        "fifty classes.",
+        ASKED,
+        verdict if found else "not measured",
+        f"points by which it is ahead: {figures}" if found else "no network has all of its seeds",
+        f"`precrop study run {MANY_CLASSES} --data DIR`",
     )
 
 

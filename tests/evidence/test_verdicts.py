@@ -127,6 +127,25 @@ def test_streams_are_judged_by_all_of_their_seeds(
     assert figure.startswith("8 of 9 seeds")
 
 
+@pytest.mark.parametrize(
+    ("lead", "verdict"), [(2.0, "does not hold"), (0.0, "does not hold"), (-2.0, "holds")]
+)
+def test_a_classifier_is_starved_where_plans_are_behind(
+    lead: float, verdict: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [
+        made_row(variant=variant, seed=seed, accuracy=(65 + ahead + noise) / 100)
+        for seed in range(5)
+        for variant, ahead, noise in (("PreCrop", lead, seed % 3 / 10), ("uniform width", 0, 0))
+    ]
+    groups = {group.variant: group for group in frame_of(rows).groups}
+    found = Comparison(groups["PreCrop"], groups["uniform width"])
+    monkeypatch.setattr(verdicts, "params_alone", lambda: [found])
+    row = verdicts.starved()
+    assert row.verdict == verdict
+    assert f"{lead + 0.08:+.2f} (95% interval" in row.figure
+
+
 def test_streams_without_a_store(known: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verdicts, "RESULTS", Path("nowhere"))
     row = streams()
@@ -142,5 +161,6 @@ def test_intervals_of_before_were_too_narrow() -> None:
 
 def test_a_claim_of_no_runs_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verdicts, "repairs", list)
-    row = verdicts.repaired()
-    assert (row.verdict, row.figure) == ("not measured", "no network has all of its seeds")
+    monkeypatch.setattr(verdicts, "params_alone", list)
+    for row in (verdicts.repaired(), verdicts.starved()):
+        assert (row.verdict, row.figure) == ("not measured", "no network has all of its seeds")

@@ -168,6 +168,11 @@ class Inputs:
         return not self.examples or any(e.batch is not None for e in self._tensors())
 
     @property
+    def axes(self) -> list[int | None]:
+        """Of every tensor, in order, the axis along which inputs lie; None where there is none."""
+        return [example.batch for example in self._tensors()]
+
+    @property
     def spec(self) -> Any:
         """The shapes, or what is known of the examples, as they are written to a plan file."""
         if self.examples:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, S
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from math import prod
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -33,7 +34,7 @@ from precrop.read.axes import (
     varies,
 )
 from precrop.read.facts import PRODUCTS
-from precrop.read.inputs import Inputs
+from precrop.read.inputs import Inputs, given
 from precrop.read.known import (
     OUTPUT,
     TRAIN_MODE,
@@ -241,6 +242,16 @@ class Network(Traced):
         return found
 
 
+def given_inputs(model: nn.Module, input_shape: Any) -> Inputs:
+    """The inputs that a caller gave. Of examples reading tells along which axis they lie.
+
+    Raises:
+        PrecropError: these are not inputs, or the network fails on them.
+    """
+    inputs = given(model, input_shape)
+    return read_network(model, inputs).inputs if inputs.examples else inputs
+
+
 @apart()
 def read_network(
     model: nn.Module,
@@ -400,8 +411,12 @@ def _adopt(network: Network) -> None:
 
 
 def _is_routed(network: Network) -> bool:
-    """Whether other inputs may run more: values decide what runs, or train mode was not read."""
-    return TRAIN_MODE in network.notes or any(run.trace.decided for run in network.runs)
+    """Whether another pass may run more: values decide what runs, or train mode was not read.
+
+    Of the numbers that Python and NumPy draw nobody sees what they are for.
+    """
+    drew = network.tracer.tables.drew
+    return drew or TRAIN_MODE in network.notes or any(run.trace.decided for run in network.runs)
 
 
 def _not_missed(network: Network, paths: Sequence[str]) -> tuple[str, ...]:

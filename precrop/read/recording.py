@@ -28,6 +28,7 @@ from precrop.own import OWN_ERRORS
 from precrop.read.corrected import CorrectedReshapes, Correction
 from precrop.read.inputs import floating_type
 from precrop.read.meta import MetaKernels, computed
+from precrop.read.operations import per_operation
 from precrop.read.plain import PlainLayers, plain
 from precrop.read.recurrence import FoldedSteps
 from precrop.read.trace import Answer, Frame, Passed, Recording, Step, tensors_among
@@ -95,8 +96,9 @@ _ASKED: dict[Any, Callable[..., Shape]] = {
 }
 
 
-_SCALAR, _COMPARING = "_local_scalar_dense", ("equal", "allclose")
-"""Operations that take a value out of tensors, for Python to branch on."""
+_SCALAR = torch.ops.aten._local_scalar_dense.default
+_COMPARING = (torch.ops.aten.equal.default, torch.ops.aten.allclose.default)
+"""With `_SCALAR` the operations that take a value out of tensors, for Python to branch on."""
 _SIZED_BY_VALUES = ("nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive")
 """Operations whose results have as many entries as some values say."""
 # Lists of more values than this are no answers: an image that other libraries look at.
@@ -149,6 +151,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.answers: list[Answer] = []
         self.follows: set[int] = set()
         """Ids of tensors that follow from inputs or parameters; calls hold the tensors."""
+        self.varies: set[int] = set()
+        """Of those, and of random numbers and what follows from them."""
         self.decided = False
 
     @classmethod
@@ -178,13 +182,21 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         call.shapes = tuple(tuple(o.shape) for o in call.outputs)
         call.returned = True
         self.met.update(map(id, call.outputs))
-        taken = () if self.meta is not None or call.name in MAKING else call.inputs
-        if not self.follows.isdisjoint(map(id, taken)):
-            self.follows.update(map(id, call.outputs))
-            self.decided = self.decided or _looks_at_values(call)
+        self._follow(call)
         if self.watch is not None and self.watch(index, call):
             raise _EndError
         return out
+
+    def _follow(self, call: Step) -> None:
+        """Note what a call gives on, and whether it decides what runs."""
+        taken = [] if call.name in MAKING else [id(tensor) for tensor in call.inputs]
+        if self.meta is None and not self.follows.isdisjoint(taken):
+            self.follows.update(map(id, call.outputs))
+        if not self.varies.isdisjoint(taken):
+            self.decided = self.decided or _looks_at_values(call)
+        elif not _draws(call.op):
+            return
+        self.varies.update(map(id, call.outputs))
 
     def _check_own(self, tensors: Sequence[Tensor]) -> None:
         """Refuse to compute with what the model is a copy of, which a call may change."""
@@ -208,9 +220,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         A whole number may be a size or place, too.
         """
-        if call.name in _COMPARING:
+        if call.op in _COMPARING:
             return bool
-        if call.name != _SCALAR:
+        if call.op is not _SCALAR:
             return None
         tensor = call.args[0]
         if tensor.dtype == torch.bool:
@@ -223,7 +235,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _looks_at_values(call: Step) -> bool:
     """Whether values of a call's operands, not their sizes alone, decide what runs."""
     masks = call.name == "index" and any(one.dtype == torch.bool for one in call.inputs[1:])
-    return masks or call.name in (_SCALAR, *_COMPARING, *_SIZED_BY_VALUES)
+    return masks or call.op in (_SCALAR, *_COMPARING) or call.name in _SIZED_BY_VALUES
+
+
+@per_operation
+def _draws(op: Any) -> bool:
+    """Whether an operation draws random numbers."""
+    return torch.Tag.nondeterministic_seeded in op.tags
 
 
 @contextmanager
@@ -330,6 +348,8 @@ def run(
     modules = modules_of(model)
     parameters = [*_parameters(modules.values())]
     recorder.follows.update(map(id, (*inputs, *parameters)))
+    if meta is None:  # on meta tensors random numbers alone can be looked at
+        recorder.varies.update(recorder.follows)
     before, held = _memories(parameters) if whole else {}, _held(modules.values())
     fold = fold and any(isinstance(module, nn.RNNBase) for module in modules.values())
     plain_layers = PlainLayers(floating_type(parameters))

@@ -118,7 +118,8 @@ class Tables:
 
     Attributes:
         kept: whether a pass left tensors in one of them.
-        draws: whether code draws numbers from a generator that all threads share.
+        draws: whether code may draw numbers from a generator that all threads share.
+        drew: whether a pass drew some.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -130,12 +131,14 @@ class Tables:
         self._reached = [_reached_by_classes(frozenset(kinds)), _reached(code)]
         self.kept = self._kind in _KEEPING
         self.draws = any(reached.draws for reached in self._reached)
+        self.drew = False
 
     @contextmanager
     def lent(self) -> Iterator[None]:
         """Give back what is changed meanwhile."""
         alone = _ONE_AT_A_TIME if any(reached.any for reached in self._reached) else nullcontext()
         with alone, _seeded() if self.draws else nullcontext():
+            begin = _numbers() if self.draws else ()
             backs = [back for reached in self._reached for back in reached.backs()]
             if self.kept:
                 for cache in (cache for reached in self._reached for cache in reached.caches):
@@ -143,10 +146,17 @@ class Tables:
             try:
                 yield
             finally:
+                self.drew = self.drew or (self.draws and _numbers() != begin)
                 changed = [back() for back in backs]
                 if any(changed):
                     self.kept = True
                     _KEEPING.add(self._kind)
+
+
+def _numbers() -> tuple[Any, ...]:
+    """Where the generators of Python and NumPy are."""
+    numbers: Any = np.random.get_state(legacy=False)["state"]  # noqa: NPY002
+    return random.getstate(), numbers["key"].tobytes(), numbers["pos"]
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -216,9 +215,9 @@ def _usual_passes(
     training = tracer.run(made, training=True)
     if training.error is not None and not tracer.real:
         real = replace(tracer, real=True)
-        if real.run(real.replica(), training=True).error is None:
-            with suppress(PrecropError):  # eval mode may fail there
-                return _usual_passes(real)
+        again = real.replica()
+        if all(real.run(again, training=mode).error is None for mode in (True, False)):
+            return _usual_passes(real)
     notes = {}
     if training.error is not None:
         notes[TRAIN_MODE] = f"was not read: {typed_reason(training.error)}"

@@ -46,7 +46,11 @@ class Match(Strategy):
     budgeted = False  # densities alone say how large the network is
 
     def solver(self, network: Network) -> Solver:
-        """The same with `checked` densities."""
+        """The same with checked densities.
+
+        Raises:
+            PrecropError: there are none, one is outside (0, 1], or of no layer.
+        """
         return replace(self, densities=checked(self.densities, network))
 
     def __call__(self, problem: Program) -> Solution:

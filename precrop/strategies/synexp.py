@@ -23,6 +23,10 @@ class SynExp(Strategy):
     rule = "balanced"
 
     def __call__(self, problem: Program) -> Solution:
-        """Solve it once."""
+        """Solve it once.
+
+        Raises:
+            PrecropError: no objective has that name, or its weights make no sense.
+        """
         weighed = problem.weighed(layer_weights(self.objective, problem.structure))
         return Solution(weighed, allocate(weighed), weighed.value)

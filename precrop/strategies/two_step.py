@@ -47,7 +47,11 @@ class TwoStep(Strategy):
         return not self.densities
 
     def solver(self, network: Network) -> Solver:
-        """The same with `checked` densities; an unknown rule is refused."""
+        """The same with checked densities.
+
+        Raises:
+            PrecropError: no such rule, or densities of layers that are not there.
+        """
         check_known(f"rule={self.rule!r}", self.rule, RULES)
         return replace(self, densities=checked(self.densities, network)) if self.densities else self
 

@@ -41,7 +41,11 @@ class Widths(Strategy):
     budgeted = False  # budgets are only checked
 
     def solver(self, network: Network) -> Solver:
-        """The same with checked widths."""
+        """The same with checked widths.
+
+        Raises:
+            PrecropError: there are none, or one is not a number of channels or of no layer.
+        """
         names = [*(layer.name for layer in network.layers), *network.tables]
         check_names("widths", self.widths, names)
         if not self.widths:

@@ -1,9 +1,12 @@
 """What no pass calls: experts that were not chosen, branches on values, stages without a use."""
 
 import dataclasses
+import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -182,11 +185,27 @@ def test_loops_that_values_end() -> None:
     both_ways(plan.build(model), torch.randn(2, 3, 8, 8))
 
 
+def largest(x: Tensor) -> Tensor:
+    return x.argmax()
+
+
+DRAWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "rand": lambda x: torch.rand(4).argmax(),
+    "rand_like": lambda x: torch.rand_like(x[0, :4]).argmax(),
+    "randint": lambda x: 3 - torch.randint(4, (1,)),
+    "multinomial": lambda x: torch.multinomial(torch.ones_like(x[0, :4]), 1),
+    "uniform_": lambda x: torch.empty_like(x[0, :4]).uniform_().argmax(),
+    "Python": lambda x: torch.tensor(random.randrange(4)),
+    "NumPy": lambda x: torch.tensor(3 - np.random.randint(4)),  # noqa: NPY002
+}
+
+
 class Routed(nn.Module):
     """A number, taken from values, chooses one of four branches of different sizes."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: Callable[[Tensor], Tensor] = largest) -> None:
         super().__init__()
+        self.number = number
         self.stem, self.head = nn.Linear(16, 64), nn.Linear(24, 10)
         self.ways = nn.ModuleList(
             [
@@ -198,7 +217,7 @@ class Routed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
-        return self.head(self.tail(self.ways[int(x.argmax()) % 4](x)).relu())
+        return self.head(self.tail(self.ways[int(self.number(x)) % 4](x)).relu())
 
 
 def test_what_other_inputs_may_run_keeps_what_it_meets() -> None:
@@ -212,6 +231,16 @@ def test_what_other_inputs_may_run_keeps_what_it_meets() -> None:
     for index, way in enumerate(built.ways):
         way.register_forward_hook(lambda *_, index=index: chosen.add(index))
     while chosen != {0, 1, 2, 3}:
+        assert built(torch.randn(3, 16)).shape == (3, 10)
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+def test_what_other_random_numbers_may_run_keeps_what_it_meets(draw: str) -> None:
+    model = Routed(DRAWS[draw])
+    plan = precrop.plan(model, (16,), params=0.9)
+    assert "may run on other inputs" in plan.frozen["stem"]
+    built = plan.build(model)
+    for _ in range(30):
         assert built(torch.randn(3, 16)).shape == (3, 10)
 
 

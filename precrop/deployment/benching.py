@@ -20,7 +20,8 @@ from precrop.deployment.timing import Run, Timing, interleaved
 from precrop.errors import PlanError, PrecropError, check_known
 from precrop.modules.copying import copied
 from precrop.progress import Told, unheard
-from precrop.read.inputs import Inputs, given
+from precrop.read.inputs import Inputs
+from precrop.read.network import given_inputs
 
 if TYPE_CHECKING:
     from precrop.plans.plan import Plan
@@ -153,7 +154,7 @@ def variants(
         check_known(f"layout {layout!r}", layout, LAYOUTS)
     if (masked or sparse) and not plans:
         raise PrecropError("masks have a plan's densities: give a plan, or a budget to make one")
-    inputs = given(model, input_shape)
+    inputs = given_inputs(model, input_shape)
     base = count(model, inputs)
     found = [BenchVariant(DENSE, model, base.params, base.macs)]
     for name, plan in plans.items():
@@ -219,7 +220,7 @@ def bench(
     """
     if not settings or rounds < 1:
         raise PrecropError(f"{len(settings)} settings in {rounds} rounds: give 1 or more of both")
-    inputs, first = given(variants[0].model, input_shape), settings[0]
+    inputs, first = given_inputs(variants[0].model, input_shape), settings[0]
     notes = {variant.name: variant.notes for variant in variants if variant.notes}
     so_far = Bench(describe_machine(first.device), inputs.spec, first.channels_last, (), notes)
     for number, setting in enumerate(settings):

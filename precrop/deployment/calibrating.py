@@ -24,7 +24,7 @@ from precrop.deployment.timing import Run, Stopwatch
 from precrop.errors import BudgetError
 from precrop.plans.plan import Plan
 from precrop.progress import unheard
-from precrop.read.inputs import given
+from precrop.read.network import given_inputs
 from precrop.solve.budgets import UNITS, Budget, parse_budget, parse_share
 
 _SECOND = UNITS["latency"].suffixes["s"]
@@ -111,7 +111,7 @@ def calibrate(
     if threads is None:
         threads = profile.threads or torch.get_num_threads()
     setting = Setting(profile.runtime, batch_size, threads, profile.device)
-    inputs = given(model, input_shape)
+    inputs = given_inputs(model, input_shape)
     attempts: list[Attempt] = []
     plans: list[Plan] = []
 

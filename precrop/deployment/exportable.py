@@ -64,7 +64,7 @@ class Exportable:
     Args:
         model: the network; it stays as it is, and is exported as in eval mode.
         inputs: the shapes of its inputs.
-        batch: the one batch size of the files, or None for any.
+        batch: the one batch size of the files, or None for any; 1 of inputs without a batch.
         origin: how the network is built anew, if that is known.
         metadata: anything else worth knowing, in JSON's types: class names, normalisation.
 
@@ -90,7 +90,8 @@ class Exportable:
         if any(tensor.is_meta for tensor in tensors):
             raise PrecropError("the network is on the meta device, without weights to export")
         self.model = copied(model, lambda _, tensor: tensor.detach().cpu()).eval()
-        self.inputs, self.batch, self.origin = inputs, batch, origin
+        self.inputs, self.origin = inputs, origin
+        self.batch = batch if inputs.has_batch else 1
         self.facts = _facts(inputs, origin, metadata or {})
 
     @property
@@ -136,8 +137,8 @@ class Exportable:
         shapes = None
         if self.batch is None:
             shapes = ShapesCollection()  # type: ignore[no-untyped-call]
-            for tensor in tensors_in((args, kwargs)):
-                shapes[tensor] = {0: Dim("batch")}
+            for tensor, axis in zip(tensors_in((args, kwargs)), self.inputs.axes, strict=True):
+                shapes[tensor] = {} if axis is None else {axis: Dim("batch")}
         taken = any(name in _GRAPH_NAMES for name, _ in self.model.named_children())
         model = _Within(self.model) if taken else self.model
         try:

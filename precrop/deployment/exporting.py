@@ -25,7 +25,7 @@ from precrop.deployment.setting import Setting, check_runtime
 from precrop.deployment.timing import Run
 from precrop.errors import PrecropError, check_known, errors_as
 from precrop.files import check_writable
-from precrop.read.inputs import given
+from precrop.read.network import given_inputs
 
 __all__ = ["Export", "Exportable", "Origin", "export", "load_safetensors"]
 
@@ -119,10 +119,11 @@ def export(
 
     Args:
         model: the network; it stays as it is, and is exported as in eval mode.
-        input_shape: shape of one input without the batch, or a list or dict of several.
+        input_shape: as in `precrop.plan`, example inputs too.
         path: the file.
         format: a name in `FORMATS`; if None, the one of the file's suffix, or else ONNX.
-        batch: the one batch size that the file takes; None for any. Weights alone take any.
+        batch: the one batch size that the file takes; None for any. Weights alone take any, and
+            there is none where examples have no axis for it.
         origin: how the network is built anew; a safetensors file keeps it.
         metadata: anything else worth knowing, in JSON's types: ``mean``, ``std``, ``classes``. All
             formats keep it, beside the network's name and the shape of its input.
@@ -132,7 +133,7 @@ def export(
             file cannot be written, is called as one of another format, or gives other outputs; or
             the metadata is not JSON.
     """
-    inputs = given(model, input_shape)
+    inputs = given_inputs(model, input_shape)
     source = Exportable(model, inputs, batch=batch, origin=origin, metadata=metadata)
     return write(source, Path(path), format)
 

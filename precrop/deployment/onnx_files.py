@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,6 @@ def write_onnx(source: Exportable, path: Path) -> None:
 
     program = source.program
     names = _input_names(source)
-    shapes = tuple({} if source.batch else {0: "batch"} for _ in names)
     try:
         with export_mode():
             made = torch.onnx.export(
@@ -49,7 +49,7 @@ def write_onnx(source: Exportable, path: Path) -> None:
                 verbose=False,
                 input_names=names,
                 output_names=_output_names(program),
-                dynamic_shapes=shapes,
+                dynamic_shapes=tuple(_batch_axes(program)),
             )
             assert made is not None
             NameFixPass()(made.model)  # what lies within may have had such a name
@@ -147,6 +147,14 @@ def _input_names(source: Exportable) -> list[str]:
     by_place = inspect.signature(source.model.forward).bind_partial(*args).arguments
     places, _ = tree_flatten_with_path({**by_place, **kwargs})
     return [_name(place) for place, _ in places]
+
+
+def _batch_axes(program: ExportedProgram) -> Iterator[dict[int, str]]:
+    """Of every input the axis that may be of any size, with its name."""
+    for node in program.graph.nodes:
+        if node.name in program.graph_signature.user_inputs:
+            sizes = getattr(node.meta.get("val"), "shape", ())
+            yield {axis: "batch" for axis, size in enumerate(sizes) if not isinstance(size, int)}
 
 
 def _output_names(program: ExportedProgram) -> list[str]:

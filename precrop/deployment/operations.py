@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
 from precrop.costs.latency import filled, step_of
 from precrop.costs.work import MAP_AXES, convolution_kind, is_view, kind
@@ -131,6 +130,8 @@ def _filled(shape: Shape, axes: Shape, step: int) -> Shape:
 
 def _flops(op: Any, args: Any, kwargs: Any, outputs: Sequence[Tensor]) -> float:
     """What PyTorch counts of a call."""
+    from torch.utils.flop_counter import flop_registry  # which imports triton
+
     count = flop_registry.get(op.overloadpacket)
     return float(count(*args, **kwargs, out_val=outputs[0])) if count is not None else 0.0
 

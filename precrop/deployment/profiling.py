@@ -26,8 +26,8 @@ from precrop.deployment.setting import Setting
 from precrop.deployment.timing import interleaved
 from precrop.errors import BudgetError, PrecropError, check_known
 from precrop.progress import Told, unheard
-from precrop.read.inputs import Inputs, given
-from precrop.read.network import read_network
+from precrop.read.inputs import Inputs
+from precrop.read.network import given_inputs, read_network
 
 SHARES = (1.0, 0.35, 0.6, 0.2)
 """Of the MACs, at which each network is measured, in this order."""
@@ -52,7 +52,7 @@ class Subject:
     @property
     def inputs(self) -> Inputs:
         """What it reads."""
-        return given(self.model, self.input_shape)
+        return given_inputs(self.model, self.input_shape)
 
 
 def profile_device(
@@ -220,7 +220,7 @@ def predict(
     profile: DeviceProfile, model: nn.Module, input_shape: Any, batch_size: int = 1
 ) -> float:
     """Seconds of one pass of a network as a profile sees it; ``input_shape`` as for `plan`."""
-    network = read_network(model, given(model, input_shape))
+    network = read_network(model, given_inputs(model, input_shape))
     return predicted_seconds(profile, *follow(network, batch_size))
 
 

@@ -291,6 +291,21 @@ def test_a_dict_may_be_one_argument() -> None:
     assert row.reason is None
 
 
+@pytest.mark.parametrize(
+    ("model", "example", "batch"),
+    [(nn.LSTM(6, 8), torch.randn(7, 2, 6), 1), (nn.Linear(3, 8), torch.randn(3), None)],
+)
+def test_examples_lie_along_the_axis_that_plans_find(
+    model: nn.Module, example: torch.Tensor, batch: int | None
+) -> None:
+    plan = precrop.plan(model, example, params=1.0)
+    forms = variants(model, example, {"small": plan})
+    found = bench(forms, example, settings(batches=(4,)), rounds=1)
+    assert found.input_shape == plan.input_shape
+    assert found.input_shape["example"]["args"][0][1]["batch"] == batch
+    assert [row.reason for row in found.rows] == [None, None]
+
+
 def test_bad_input_is_one_line(plan: precrop.Plan, forms: dict[str, BenchVariant]) -> None:
     with pytest.raises(PrecropError, match="layout 'coo' is unknown"):
         variants(small(), SHAPE, {"half": plan}, sparse=["coo"])

@@ -138,6 +138,21 @@ def test_any_batch_size(tmp_path: Path) -> None:
         torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("format", ["onnx", "pt2"])
+@pytest.mark.parametrize(
+    ("model", "example", "batches"),
+    [(nn.LSTM(6, 8), torch.randn(7, 2, 6), (1, 3)), (nn.Linear(3, 8), torch.randn(3), (1,))],
+)
+def test_inputs_lie_along_the_axis_that_examples_show(
+    model: nn.Module, example: Tensor, batches: tuple[int, ...], format: str, tmp_path: Path
+) -> None:
+    made = export(model, example, tmp_path / f"net.{format}")
+    assert (made.batches, made.batch) == (batches, None if len(batches) > 1 else 1)
+    if format == "onnx":
+        (given,) = onnxruntime.InferenceSession(made.path).get_inputs()
+        assert given.shape == ([7, "batch", 6] if len(batches) > 1 else [3])
+
+
 def test_one_batch_size(tmp_path: Path) -> None:
     for name in FORMATS:
         made = export(OneByOne(), (3, 8, 8), tmp_path / f"net.{name}", name, batch=2)

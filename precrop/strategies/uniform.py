@@ -84,7 +84,8 @@ def starved_classifier(program: Program, x: Floats) -> dict[str, Any]:
     """The last layer's input where a budget of parameters alone narrows it far below the rest.
 
     A classifier of many classes has many parameters per channel of its input, so that such a
-    budget cuts there first; its accuracy on many classes suffers (`precrop judge`).
+    budget cuts there first. The tables show no gain on many classes then (`precrop judge`); in
+    training it did no harm (results/README.md).
     """
     layer = next(reversed(program.structure.layers), None)
     if layer is None or not layer.inputs or layer.outputs or set(program.limits) != {"params"}:

@@ -248,7 +248,9 @@ def places(known: Sources) -> dict[str, Callable[[], str]]:
         "macs_share": lambda: macs_share(known),
         "macs_shown_sensible": lambda: macs_shown(known, "sensible"),
         "macs_shown_ill": lambda: macs_shown(known, "ill-shaped"),
-        "params_alone": lambda: ", ".join(map(points, params_alone())) or "an unmeasured number",
+        "params_alone": lambda: ", ".join(
+            f"{points(one)} with {one.macs:.2f} times its MACs" for one in params_alone()
+        ),
         "summary": lambda: summary(known, ""),
         "report": lambda: _in_lines(report_command()),
         "verdicts": lambda: table(rows(known)),

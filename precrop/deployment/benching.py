@@ -161,7 +161,7 @@ def variants(
         if Inputs(plan.input_shape).spec != inputs.spec:
             raise PlanError(
                 f"plan {name} is for an input of {Inputs(plan.input_shape).text}, "
-                f"not {inputs.text}: give that as --input-shape, or make the plan again"
+                f"not {inputs.text}: give the plan's (--input-shape, --input), or plan again"
             )
         plan = plan.for_outputs(model)
         suffix = f" {name}" if len(plans) > 1 else ""

@@ -121,7 +121,8 @@ class Recording:
     ``error`` is set if it raised. ``refused`` is the shape that a reshape was asked for and could
     not give; such a request never becomes an ATen call. Only passes with a limit look for it.
     ``answers`` are the numbers that were taken out of tensors, for Python to branch on; ``decided``
-    says whether, on real tensors, values that follow from inputs or parameters decide what runs.
+    says whether values decide what runs: of inputs, parameters or random numbers on real tensors,
+    of random numbers alone on meta tensors.
     ``moved`` are parameters whose data is elsewhere than before: ``weight.data = kernel`` is no
     ATen call. ``passed`` is what modules are given and return.
     """

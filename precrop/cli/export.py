@@ -1,6 +1,6 @@
 """The command ``export``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -11,9 +11,12 @@ from precrop.cli.arguments import arguments, file_stem, set_seed, shapes
 from precrop.cli.options import (
     WEIGHT_FILES,
     AsJson,
+    InputFactory,
     InputShapes,
     Seed,
     TrainedOptions,
+    check_factory,
+    inputs_of,
     with_options,
 )
 from precrop.cli.output import print_line
@@ -32,7 +35,8 @@ if TYPE_CHECKING:
 class _Network(NamedTuple):
     """A network to be exported, the shape of its input, how it is built, and a name for files.
 
-    A run's also has what whoever feeds it must know.
+    No shape is known of a network that is only named. A run's also has what whoever feeds it must
+    know.
     """
 
     model: "nn.Module"
@@ -64,22 +68,29 @@ def export_command(
     ] = None,
     batch: Annotated[int | None, "Export for this one batch size; any by default."] = None,
     input_shape: InputShapes = None,
+    input: InputFactory = None,
     seed: Seed = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a network to a file for other programs, and check the file by running it."""
     from precrop.deployment.exporting import FORMATS, export, format_of
+    from precrop.zoo import default_input_shape
 
+    check_factory(input, input_shape)
     set_seed(seed)
+    said = shapes(input_shape)
     file = None if output is None or output.is_dir() else output
     kind = format_of(file or Path(), format_)  # refused before a network is built
     with step(f"building {source}"):
-        found = _find(source, original, weights, input_shape)
+        found = _find(source, original, weights)
+        if input is not None:
+            said = inputs_of(input, found.model)
+        given = said or found.shape or default_input_shape(source, found.model)
     path = file or _unused(output or Path(), f"{found.stem}{FORMATS[kind].suffix}")
     with step(f"exporting {found.stem} as {kind} and running the file"):
         made = export(
             found.model,
-            found.shape,
+            given,
             path,
             kind,
             batch=batch,
@@ -89,18 +100,15 @@ def export_command(
     print_line(json_text(made.to_json()) if as_json else _line(made))
 
 
-def _find(
-    source: str, original: TrainedOptions, weights: Path | None, input_shape: Sequence[str] | None
-) -> _Network:
+def _find(source: str, original: TrainedOptions, weights: Path | None) -> _Network:
     """What is to be exported: a folder is a checkpoint, and so is a file beside a checkpoint's own.
 
     Any other file is a plan, and what is no file is a name.
     """
     from precrop.deployment.exporting import Origin
     from precrop.plans.state_dicts import load_state
-    from precrop.zoo import default_input_shape
 
-    path, shape = Path(source), shapes(input_shape)
+    path = Path(source)
     if path.is_dir() or (path.is_file() and (path.parent / "checkpoint.json").is_file()):
         for option, value in {"--arg": original.arg, "--weights": weights}.items():
             if value:
@@ -120,12 +128,10 @@ def _find(
         raise PrecropError(f"--model names a plan's original, and {source} is not a plan file")
     else:
         origin = Origin(ModelSpec(source, arguments(original.arg)))
-        network = origin.build()
-        usual = shape or default_input_shape(source, network)
-        found = _Network(network, usual, origin, file_stem(source))
+        found = _Network(origin.build(), None, origin, file_stem(source))
     if weights is not None:
         load_state(found.model, weights)
-    return found._replace(shape=shape or found.shape)
+    return found
 
 
 def _unused(folder: Path, name: str) -> Path:

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -17,6 +17,8 @@ from precrop.progress import Level, speaking, step
 if TYPE_CHECKING:
     from torch import nn
 
+    from precrop.read.inputs import Inputs
+
 ModelName = Annotated[
     str,
     typer.Argument(
@@ -27,6 +29,11 @@ ModelName = Annotated[
 Args = Annotated[list[str] | None, "An argument for the model's builder; repeatable.", "NAME=VALUE"]
 InputShapes = Annotated[
     list[str] | None, "3,224,224 or 3x224x224; repeat for several inputs.", "SHAPE"
+]
+InputFactory = Annotated[
+    str | None,
+    "Example inputs instead of shapes, made by a function of yours: its module is run.",
+    "MODULE:FACTORY",
 ]
 Params = Annotated[str | None, "Budget of parameters: a share (0.5, 50%) or a number (2.5M)."]
 Macs = Annotated[str | None, "Budget of multiply-accumulates: a share or a number (1.2G)."]
@@ -133,39 +140,51 @@ class ModelOptions:
 
     def load(self, shape: Any = None) -> tuple["nn.Module", Any]:
         """The network and its input shape: as the options say, else this one, else the usual."""
-        from precrop.zoo import default_input_shape
-
         said = shapes(self.input_shape) or shape
         with step(f"building {self.model}"):
             network = self.spec.build()
-        return network, said or default_input_shape(self.model, network)
+        return network, self.inputs(network, said)
+
+    def inputs(self, network: "nn.Module", shape: Any = None) -> Any:
+        """What the network takes: this shape, or the usual one."""
+        from precrop.zoo import default_input_shape
+
+        return shape or default_input_shape(self.model, network)
 
 
 @dataclass(frozen=True)
 class InputOptions(ModelOptions):
     """A network by name, and its inputs: their shapes, or what a function of the user's makes."""
 
-    input: Annotated[
-        str | None,
-        "Example inputs instead of shapes, made by a function of yours: its module is run.",
-        "MODULE:FACTORY",
-    ] = None
+    input: InputFactory = None
 
     def load(self, shape: Any = None) -> tuple["nn.Module", Any]:
         """The network, and its inputs or their shape."""
-        if self.input is None:
-            return super().load(shape)
-        if self.input_shape or ":" not in self.input:
-            raise PrecropError(
-                "--input is like module:factory, and goes without --input-shape: the factory "
-                "makes what the network takes"
-            )
-        from precrop.read.inputs import given
-        from precrop.zoo import call_factory
+        check_factory(self.input, self.input_shape)
+        return super().load(shape)
 
-        with step(f"building {self.model}"):
-            network = self.spec.build()
-        return network, given(network, None, call_factory(self.input))
+    def inputs(self, network: "nn.Module", shape: Any = None) -> Any:
+        """What the function makes, else this shape, or the usual one."""
+        if self.input is None:
+            return super().inputs(network, shape)
+        return inputs_of(self.input, network)
+
+
+def check_factory(factory: str | None, input_shape: Sequence[str] | None) -> None:
+    """Refuse ``--input`` if it names no function, or stands beside ``--input-shape``."""
+    if factory is not None and (input_shape or ":" not in factory):
+        raise PrecropError(
+            "--input is like module:factory, and goes without --input-shape: the factory "
+            "makes what the network takes"
+        )
+
+
+def inputs_of(factory: str, network: "nn.Module") -> "Inputs":
+    """A network's inputs, as the function makes them that ``--input`` names."""
+    from precrop.read.inputs import given
+    from precrop.zoo import call_factory
+
+    return given(network, None, call_factory(factory))
 
 
 @dataclass(frozen=True, kw_only=True)

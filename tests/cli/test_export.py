@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,24 @@ def test_a_factory_in_a_file_of_a_folder(capsys: Output) -> None:
     Path("nets/own.py").write_text("from torch import nn\ndef net(): return nn.Conv2d(3, 4, 1)\n")
     found = export_json(capsys, "nets/own.py:net", *SHAPE, "--format", "pt2", "-o", "net.pt2")
     assert Path(found["path"]).is_file()
+
+
+def test_inputs_of_a_function_of_ones_own(capsys: Output) -> None:
+    text = """
+    import torch
+    def net(): return torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Linear(4, 3))
+    def tokens(): return torch.tensor([[1, 8, 3]])
+    """
+    Path("token_nets.py").write_text(textwrap.dedent(text))
+    words = ("token_nets:net", "--format", "pt2")
+    made = (*words, "--input", "token_nets:tokens")
+    found = export_json(capsys, *made, "-o", "net.pt2")
+    assert found["batches"] == [1, 3]
+    program = torch.export.load(found["path"]).module()
+    assert program(torch.tensor([[1, 8, 3], [0, 0, 0]])).shape == (2, 3, 3)
+    refused("no input shape is known", *words)
+    refused("--input is like module:factory", *made, *SHAPE)
+    refused("--input is like module:factory", *words, "--input", "token_nets.py")
 
 
 def test_the_format_of_a_name(capsys: Output) -> None:

@@ -27,6 +27,8 @@ _TIMES = 4
 """Numbers that are allowed for one of the network's."""
 _ANY_CALLS, _SPARE_CALLS, _TENSOR_CALLS = 2**25, 2**21, 2**14
 """Calls of functions for a network of unknown size, for any, and more for a tensor of one known."""
+_OPERATION = 2**8
+"""Calls that to look at an operation first takes the time of."""
 _SMALLEST = 2**10
 """How many times smaller than the original a cropped network may be."""
 
@@ -97,8 +99,11 @@ class Allowance(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def _call(self, frame: FrameType, event: str, argument: object) -> None:
-        self._calls -= 1
-        if self._calls < 0:
+        self._count(1)
+
+    def _count(self, calls: int) -> None:
+        self._calls -= calls
+        if self._calls < 0:  # asked again at every operation: an error here may be swallowed
             raise MemoryError(_TOO_LARGE)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -106,6 +111,7 @@ class Allowance(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if func.is_view or func._schema.is_mutable or _is_on_meta(args, kwargs):
             return func(*args, **kwargs)
+        self._count(_OPERATION)
         made = None
         try:
             seen = _on_meta(func, args, kwargs)

@@ -23,9 +23,13 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What was made until now stays to the end: garbage collection need not look at it again."""
+    """What was made until now stays to the end: garbage collection need not look at it again.
+
+    Nor as often at what tests make, which costs a twentieth of their time.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(5_000, 20, 10)
 
 
 def pytest_sessionfinish() -> None:

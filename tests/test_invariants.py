@@ -168,11 +168,12 @@ def check_least(net: Net, request: dict[str, Any], message: str) -> None:
     """
     relaxed = request | dict.fromkeys({"params", "macs"} & set(request), 1.0)
     name, least = named_least(message)
-    plan = precrop.plan(net, SHAPE, **relaxed | {name: least})
+    reading = precrop.Reading(net, SHAPE)
+    plan = precrop.plan(reading, **relaxed | {name: least})
     assert getattr(plan, name) <= least
     if least == narrowest(net, request)[name]:
         with pytest.raises(BudgetError, match="cannot be met"):
-            precrop.plan(net, SHAPE, **relaxed | {name: least - 1})
+            precrop.plan(reading, **relaxed | {name: least - 1})
 
 
 def narrowest(net: Net, request: dict[str, Any]) -> dict[str, int]:

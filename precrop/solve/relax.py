@@ -19,9 +19,8 @@ SLACK = "slack"
 _TOLERANCE, _TOLERATED = 1e-10, 1e-8
 _ACCEPTED = ("Solved", "AlmostSolved")
 """Met the first tolerance, or at least the second."""
-_AT_CAP = 1e-6
-_FLAT = 1e-9
-"""Slope of the objective that counts as none."""
+_AT_CAP, _FLAT = 1e-6, 1e-9
+"""A log ratio that counts as at its bound, a slope of the objective that counts as none."""
 
 
 @dataclass(frozen=True)
@@ -108,20 +107,22 @@ def _solve(
     cone ``exp(sum of its x) <= t`` as the triple (sum, 1, t).
     """
     import clarabel
-    from scipy.sparse import block_array, coo_array, csc_array, eye_array, triu
+    from scipy.sparse import csc_array, triu
 
-    width, count = len(free), len(monomials)
+    width, count, limits = len(free), len(monomials), len(costs)
     lower, upper = (bounds[free] for bounds in program.choices.log_bounds)
-    owners = [3 * index for index, factors in enumerate(monomials) for _ in factors]
-    factors = [factor for factors in monomials for factor in factors]
-    sums = coo_array((-np.ones(len(owners)), (owners, factors)), shape=(3 * count, width))
-    index = np.arange(count)
-    tops = coo_array((-np.ones(count), (3 * index + 2, index)), shape=(3 * count, count))
-    one = eye_array(width)
-    left = block_array([[None, csc_array(costs)], [one, None], [-one, None], [sums, tops]])
-    right = np.concatenate([np.ones(len(costs)), upper, -lower, np.tile([0.0, 1.0, 0.0], count)])
-    padding = csc_array((count, count))
-    square = block_array([[2 * program.penalty[free][:, free], None], [None, padding]])
+    owners = np.array([at for at, factors in enumerate(monomials) for _ in factors], int)
+    factors = np.array([factor for factors in monomials for factor in factors], int)
+    cones = limits + 2 * width + 3 * np.arange(count)
+    priced = np.nonzero(costs)
+    rows = [priced[0], limits + np.arange(2 * width), cones[owners], cones + 2]
+    columns = [priced[1] + width, np.tile(np.arange(width), 2), factors, width + np.arange(count)]
+    values = [costs[priced], np.ones(width), -np.ones(width + len(owners) + count)]
+    entries = np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))
+    left = csc_array(entries, shape=(limits + 2 * width + 3 * count, width + count))
+    right = np.concatenate([np.ones(limits), upper, -lower, np.tile([0.0, 1.0, 0.0], count)])
+    square = triu(2 * program.penalty[free][:, free], format="coo")
+    square.resize(width + count, width + count)
     slope = np.concatenate([-program.gain[free], np.zeros(count)])
     settings = clarabel.DefaultSettings()
     settings.verbose = False
@@ -130,7 +131,6 @@ def _solve(
     settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = _TOLERANCE
     settings.reduced_tol_gap_abs = settings.reduced_tol_gap_rel = _TOLERATED
     settings.reduced_tol_feas = _TOLERATED
-    cones = [clarabel.NonnegativeConeT(len(costs) + 2 * width)]
-    cones += [clarabel.ExponentialConeT()] * count
-    matrices = triu(square, format="csc"), slope, left.tocsc(), right
-    return clarabel.DefaultSolver(*matrices, cones, settings).solve()
+    kinds = [clarabel.NonnegativeConeT(limits + 2 * width)]
+    kinds += [clarabel.ExponentialConeT()] * count
+    return clarabel.DefaultSolver(square.tocsc(), slope, left, right, kinds, settings).solve()

@@ -51,8 +51,9 @@ def test_what_timms_scripts_give(half: Plan) -> None:
 
 SIZE = {"vit_tiny_patch16_224": 224}
 NETWORKS = (
-    *("resnet18", "efficientnet_b0", "mobilenetv3_small_100", "convnext_atto", "regnetx_002"),
-    *("densenet121", "repvit_m0_9", "vit_tiny_patch16_224"),
+    *("resnet18", "mobilenetv3_small_100", "convnext_atto", "regnetx_002", "repvit_m0_9"),
+    "vit_tiny_patch16_224",
+    *(pytest.param(large, marks=pytest.mark.matrix) for large in ("efficientnet_b0", "densenet121")),
 )
 
 

@@ -23,6 +23,7 @@ module: a trace has its own.
 """
 
 import gc
+import pickle
 import random
 import sys
 from collections.abc import (
@@ -155,16 +156,20 @@ class Tables:
 
 def _numbers() -> tuple[Any, ...]:
     """Where the generators of Python and NumPy are."""
-    numbers: Any = np.random.get_state(legacy=False)["state"]  # noqa: NPY002
-    return random.getstate(), numbers["key"].tobytes(), numbers["pos"]
+    return random.getstate(), pickle.dumps(_numpy_state())
+
+
+def _numpy_state() -> Any:
+    return np.random.get_state(legacy=False)  # noqa: NPY002 - the network's own
 
 
 @contextmanager
 def _seeded() -> Iterator[None]:
     """Let Python and NumPy draw the same numbers every time, and go on as if they had not."""
-    before, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002 - the network's own
+    before, numbers = random.getstate(), _numpy_state()
     random.seed(0)
-    np.random.seed(0)  # noqa: NPY002
+    kind = getattr(np.random, numbers["bit_generator"])  # not always the one that has a seed()
+    np.random.set_state(kind(0).state)  # noqa: NPY002
     try:
         yield
     finally:

@@ -53,7 +53,10 @@ SIZE = {"vit_tiny_patch16_224": 224}
 NETWORKS = (
     *("resnet18", "mobilenetv3_small_100", "convnext_atto", "regnetx_002", "repvit_m0_9"),
     "vit_tiny_patch16_224",
-    *(pytest.param(large, marks=pytest.mark.matrix) for large in ("efficientnet_b0", "densenet121")),
+    *(
+        pytest.param(large, marks=pytest.mark.matrix)
+        for large in ("efficientnet_b0", "densenet121")
+    ),
 )
 
 

@@ -415,6 +415,20 @@ def test_random_depth_is_the_same_in_every_pass(draw: str) -> None:
     assert widths[0] == widths[1] == widths[2]
 
 
+def test_random_depth_with_another_generator_of_numpys() -> None:
+    generators: Any = np.random
+    usual = generators.get_bit_generator()
+    try:
+        generators.set_bit_generator(np.random.PCG64(3))
+        model = Depth(DRAWS["numpy function"])
+        before = np.random.get_state(legacy=False)  # noqa: NPY002
+        first, second = (precrop.plan(model, SHAPE, params=0.5).widths for _ in range(2))
+        assert first == second
+        assert np.random.get_state(legacy=False) == before  # noqa: NPY002
+    finally:
+        generators.set_bit_generator(usual)
+
+
 def saved_and_set() -> None:
     """What PyTorch's checkpoints do."""
     with torch.random.fork_rng():

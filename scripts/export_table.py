@@ -348,6 +348,7 @@ TEXT = f"""# Export
     precrop export half.json --weights half.safetensors -o half.onnx   # a plan's network; .pt too
     precrop export runs/resnet20-digits-0123456789ab --format pt2      # a trained run
     precrop export resnet50 --format safetensors                       # a network by name
+    precrop export mine:net --input mine:tokens                        # one that takes token ids
 
 writes one file and checks it by running it; `pip install '.[deploy]'` brings what ONNX needs.
 

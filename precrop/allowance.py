@@ -25,8 +25,10 @@ networks are run, or pruned, while they are built, before most of their tensors 
 """
 _TIMES = 4
 """Numbers that are allowed for one of the network's."""
-_ANY_CALLS, _SPARE_CALLS, _TENSOR_CALLS = 2**25, 2**21, 2**14
+_ANY_CALLS, _SPARE_CALLS, _TENSOR_CALLS = 2**25, 2**24, 2**14
 """Calls of functions for a network of unknown size, for any, and more for a tensor of one known."""
+_COUNTED = {"c_call": 1, "call": 3}
+"""Calls that a function of C's and one of Python's count as: so much longer the latter takes."""
 _OPERATION = 2**8
 """Calls that to look at an operation first takes the time of."""
 _SMALLEST = 2**10
@@ -99,7 +101,7 @@ class Allowance(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def _call(self, frame: FrameType, event: str, argument: object) -> None:
-        self._count(1)
+        self._count(_COUNTED.get(event, 0))
 
     def _count(self, calls: int) -> None:
         self._calls -= calls

@@ -9,9 +9,15 @@ import typer
 
 import precrop
 from precrop.cli.arguments import set_seed
-from precrop.cli.options import WEIGHT_FILES, AsJson, OriginalOptions, Seed, with_options
-from precrop.cli.output import print_line, warn, warnings_as_lines
-from precrop.errors import PrecropError
+from precrop.cli.options import (
+    WEIGHT_FILES,
+    AsJson,
+    OriginalOptions,
+    Seed,
+    check_init,
+    with_options,
+)
+from precrop.cli.output import print_line, warnings_as_lines
 from precrop.files import check_writable, json_text
 from precrop.plans.kinds import Init
 from precrop.progress import step
@@ -38,10 +44,7 @@ class BuildOptions:
 
     def check(self, stem: str) -> None:
         """Refuse at once weights that would be drawn anew, and files that could not be written."""
-        if self.init == "reset" and self.weights is not None:
-            raise PrecropError("--init reset draws all weights anew: drop it, or drop --weights")
-        if self.init not in ("slice", "reset") and self.weights is None:
-            warn(f"--init {self.init} ranks initial weights: give the trained ones, --weights FILE")
+        check_init(self.init, self.weights)
         prefix = self.output / stem if self.output.is_dir() else self.output
         for suffix in (".safetensors", ".json"):
             check_writable(prefix.parent / f"{prefix.name}{suffix}")

@@ -4,14 +4,17 @@ import functools
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 import precrop
 from precrop.cli.arguments import arguments, shapes
+from precrop.cli.output import warn
 from precrop.errors import PrecropError
 from precrop.model_spec import ModelSpec
+from precrop.plans.kinds import Init
 from precrop.progress import Level, speaking, step
 
 if TYPE_CHECKING:
@@ -168,6 +171,14 @@ class InputOptions(ModelOptions):
         if self.input is None:
             return super().inputs(network, shape)
         return inputs_of(self.input, network)
+
+
+def check_init(init: Init, weights: Path | None) -> None:
+    """Refuse weights that would be drawn anew; say so where initial ones are ranked."""
+    if init == "reset" and weights is not None:
+        raise PrecropError("--init reset draws all weights anew: drop it, or drop --weights")
+    if init not in ("slice", "reset") and weights is None:
+        warn(f"--init {init} ranks initial weights: give the trained ones, --weights FILE")
 
 
 def check_factory(factory: str | None, input_shape: Sequence[str] | None) -> None:

@@ -9,7 +9,7 @@ import typer
 import precrop
 from precrop.cli.arguments import arguments, load_images
 from precrop.cli.arguments import input_shape as shape_of
-from precrop.cli.options import WEIGHT_FILES, Args, LastJson, ModelName, with_options
+from precrop.cli.options import WEIGHT_FILES, Args, LastJson, ModelName, check_init, with_options
 from precrop.cli.output import goes_on, print_line, warn_of_loss
 from precrop.errors import PrecropError, needs
 from precrop.files import json_text
@@ -119,10 +119,9 @@ class RunOptions:
 
     def check(self) -> None:
         """Refuse options that have no sense together."""
-        if self.init == "reset" and self.plan is None:
+        if self.init != "slice" and self.plan is None:
             raise PrecropError("--init is for a cropped network: add --plan, or drop it")
-        if self.init == "reset" and self.weights is not None:
-            raise PrecropError("--init reset draws all weights anew: drop it, or drop --weights")
+        check_init(self.init, self.weights)
 
     def run(
         self,

@@ -499,6 +499,7 @@ def test_what_fails_in_train_mode_alone_is_a_line(net: str, said: str) -> None:
         (["train", NET, "--epochs", "1", "--set", "epochs=2"], "--epochs and --set epochs= are"),
         (["train", NET, "--batch-size", "8", "--set", "batch-size=9"], "--batch-size and --set"),
         (["train", NET, "--init", "reset"], "--init is for a cropped network"),
+        (["train", NET, "--init", "l2"], "--init is for a cropped network"),
         (["train", NET, "--workers", "-1"], "--workers -1 is not a number of processes"),
         (["train", NET, "--seed", "-1"], "seed -1 is not a seed: write a whole number from 0 up"),
         (["train", NET, "--logger", "none", "--logger", "csv"], "drop it, or drop csv"),

@@ -80,6 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("stopped")
         return INTERRUPTED
     except RuntimeError as error:
+        if "DataLoader worker" in str(error):  # raised wherever its end is noticed
+            return _refuse(
+                "a process that reads images was ended, by somebody or for want of memory: "
+                f"{reason(error)}"
+            )
         if "alloc" not in str(error) and "out of memory" not in str(error):
             raise
         return _refuse(f"there is not enough memory for what was asked: {error}")

@@ -66,6 +66,16 @@ def test_shell_completion(shell: str, capsys: Output, monkeypatch: pytest.Monkey
     assert "_PRECROP_COMPLETE" in capsys.readouterr().out
 
 
+def test_a_reading_process_that_ends_is_one_line(
+    capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(path: Path) -> NoReturn:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    monkeypatch.setattr(Plan, "load", ended)
+    assert "a process that reads images was ended" in refused(capsys, "show", "half.json")
+
+
 def test_module_exits_with_the_status() -> None:
     command = [sys.executable, "-m", "precrop", "show", "none.json"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -20,7 +20,7 @@ from precrop.fit.attributes import Edit
 from precrop.fit.held import is_integer, is_own
 from precrop.fit.probing import Prober
 from precrop.modules.copying import submodule
-from precrop.read.axes import Axis, axis_size
+from precrop.read.axes import Axis, axis_size, resolve
 from precrop.read.network import Network, Sizes
 from precrop.read.reader import CONVOLUTIONS
 from precrop.read.trace import Operation
@@ -241,7 +241,9 @@ class _Flow:
         if weight is None or layer is None:
             return None
         axes = self.network.known.tensors[weight]
-        fan = axes[:1] + axes[2:] if layer.kind == "transposed" else axes[1:]
+        outputs, first = resolve(layer.outputs), int(layer.kind == "transposed")
+        out = next((i for i, axis in enumerate(axes) if resolve(axis) == outputs), first)
+        fan = axes[:out] + axes[out + 1 :]
         return Root(fan, -0.5) if scales_by_fan(factor, _size(fan)) else None
 
     def rooted(self, place: int, factor: float, value: float) -> Root | None:

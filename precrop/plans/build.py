@@ -29,6 +29,7 @@ from precrop.read.unused import leave_out
 from precrop.trained.channels import NORMS, Norm, choose
 
 if TYPE_CHECKING:
+    from precrop.plans.layers import LayerPlan
     from precrop.plans.plan import Plan
 
 SHOWN_DIFFERENCES = 3
@@ -76,7 +77,7 @@ def _largest(plan: "Plan", model: nn.Module, norm: Norm) -> Cut:
     # What forward multiplies by, a root of the fan-in, changes: the product stays.
     inside = _scaled_in_forward(plan, model)
     scales = {
-        layer.weight: 1 / fan_scale(plan.tensors[layer.weight], layer.kind)
+        layer.weight: 1 / _scale(plan, layer)
         for layer in plan.layers
         if layer.weight in inside and layer.weight in plan.tensors
     }
@@ -102,7 +103,7 @@ def _scales(plan: "Plan", model: nn.Module) -> dict[str, float]:
     added: dict[str, float] = {}
     for layer in plan.layers:
         if layer.weight in plan.tensors and layer.weight not in unscaled:
-            scales[layer.weight] = fan_scale(plan.tensors[layer.weight], layer.kind)
+            scales[layer.weight] = _scale(plan, layer)
             added |= dict.fromkeys({*layer.added} - fixed, scales[layer.weight])
     scales = added | scales  # what is a layer itself has its own fan
     return scales | {
@@ -111,6 +112,13 @@ def _scales(plan: "Plan", model: nn.Module) -> dict[str, float]:
         for name, scale in scales.items()
         if name.startswith(f"{twin}.")
     }
+
+
+def _scale(plan: "Plan", layer: "LayerPlan") -> float:
+    """The factor of a layer's weight; of kernels wherever their parameter has the inputs' axis."""
+    if layer.kind in ("conv", "linear"):
+        return float((layer.base_in / layer.in_channels) ** 0.5)
+    return fan_scale(plan.tensors[layer.weight], layer.kind)
 
 
 def _scaled_in_forward(plan: "Plan", model: nn.Module) -> set[str]:
@@ -123,7 +131,8 @@ def _scaled_in_forward(plan: "Plan", model: nn.Module) -> set[str]:
     found = set()
     for layer in (one for one in plan.layers if numbers and one.weight in plan.shapes):
         owner, shape = owner_of(layer.weight), plan.shapes[layer.weight]
-        fan = prod(shape) // shape[1 if layer.kind == "transposed" else 0]
+        first = shape[1 if layer.kind == "transposed" else 0]
+        fan = prod(shape) // (layer.base_out if layer.base_out in shape else first)
         if any(
             (path == owner or path.startswith(f"{owner}.")) and scales_by_fan(number, fan)
             for path, number in numbers

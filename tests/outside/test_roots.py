@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -147,6 +148,54 @@ def test_a_weight_that_is_scaled_by_its_fan_is_rescaled_once(gain: float) -> Non
         assert layer.scale == pytest.approx(math.sqrt(gain / (inputs * 9)))
         kept = model.get_submodule(name).weight[:outputs, :inputs]
         assert torch.equal(layer.weight, kept)
+
+
+def of_one_sample(weight: Tensor, x: Tensor) -> Tensor:
+    """A convolution whose kernels every sample has its own of (StyleGAN2)."""
+    batch, channels, *extent = x.shape
+    kernels = (weight * x.new_ones(batch, 1, 1, 1, 1)).reshape(-1, channels, 3, 3)
+    return F.conv2d(x.reshape(1, -1, *extent), kernels, padding=1, groups=batch).view(
+        batch, -1, *extent
+    )
+
+
+# How else a convolution's parameter lies: the order of its outputs, inputs and extent, and its use.
+LAYOUTS: dict[str, tuple[str, Callable[[Tensor, Tensor], Tensor]]] = {
+    "of each sample": ("1oihw", of_one_sample),
+    "of one": ("1oihw", lambda w, x: F.conv2d(x, w[0], padding=1)),
+    "channels last": ("hwio", lambda w, x: F.conv2d(x, w.permute(3, 2, 0, 1), padding=1)),
+    "turned": ("iohw", lambda w, x: F.conv2d(x, w.transpose(0, 1), padding=1)),
+}
+
+
+class LaidOut(nn.Module):
+    """A convolution whose parameter has its axes in another order, scaled in forward or not."""
+
+    def __init__(self, inputs: int, outputs: int, layout: str, *, scaled: bool) -> None:
+        super().__init__()
+        order, self.use = LAYOUTS[layout]
+        sizes = {"1": 1, "o": outputs, "i": inputs, "h": 3, "w": 3}
+        self.weight = nn.Parameter(torch.randn([sizes[axis] for axis in order]))
+        self.scale = 1 / math.sqrt(inputs * 9) if scaled else 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.use(self.scale * self.weight, x)
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_kernels_fan_is_that_of_its_inputs_wherever_they_lie(layout: str, scaled: bool) -> None:
+    middle = LaidOut(32, 48, layout, scaled=scaled)
+    model: Any = nn.Sequential(nn.Conv2d(3, 32, 3, 1, 1), middle, nn.Conv2d(48, 8, 3, 1, 1))
+    plan, built = cropped(model, (3, 8, 8), ["0", "1"])
+    inputs, outputs = plan.widths["1"]
+    assert inputs / 32 != outputs / 48
+    sliced = model[1].weight[tuple(map(slice, built[1].weight.shape))]
+    if scaled:
+        assert built[1].scale == pytest.approx(1 / math.sqrt(inputs * 9))
+        assert torch.equal(built[1].weight, sliced)
+    else:
+        assert torch.allclose(built[1].weight, sliced * (32 / inputs) ** 0.5)
 
 
 class Bounded(nn.Module):

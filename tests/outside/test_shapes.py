@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 import precrop
+from tests.outside.cropping import cropped
 from tests.outside.shape_networks import IMAGE, NETWORKS, Around, Discriminator, Function
 from tests.planning import counted_params
 
@@ -270,12 +271,14 @@ def test_a_network_of_chance_is_kept_as_it_is() -> None:
 class Windows(nn.Module):
     """Windows over time and all channels, cut as windows of an image, as x-vectors do."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, taken: int | None = None) -> None:
         super().__init__()
-        self.inputs, self.layer = inputs, nn.Linear(3 * inputs, outputs)
+        self.inputs, self.taken = inputs, taken
+        self.layer = nn.Linear(3 * (taken or inputs), outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        windows = F.unfold(x.unsqueeze(1), (3, self.inputs), stride=(1, self.inputs))
+        window = 3, self.taken or self.inputs
+        windows = F.unfold(x.unsqueeze(1), window, stride=(1, self.inputs))
         out: Tensor = self.layer(windows.transpose(1, 2)).relu()
         return out
 
@@ -285,8 +288,16 @@ class Mean(nn.Module):
         return x.mean(1)
 
 
-def test_what_is_cut_in_windows_as_an_image_is_said_to_keep_its_size() -> None:
+def test_a_window_over_all_channels_that_is_cut_as_an_images_follows() -> None:
     model = nn.Sequential(Windows(8, 32), Windows(32, 32), Mean(), nn.Linear(32, 5))
+    plan, built = cropped(model, (20, 8), ["0.layer", "1.layer"])
+    assert not plan.frozen
+    assert built[1].inputs == plan.widths["0.layer"][1] < 32
+    assert plan.widths["1.layer"][0] == 3 * built[1].inputs
+
+
+def test_an_axis_of_which_a_window_takes_some_keeps_its_size() -> None:
+    model = nn.Sequential(Windows(8, 32), Windows(32, 32, 30), Mean(), nn.Linear(32, 5))
     plan = precrop.plan(model, (20, 8), params=0.5)
     assert plan.frozen == {"0.layer": "im2col in 1"}
     assert plan.build(model)(torch.ones(2, 20, 8)).shape == (2, 5)

@@ -220,11 +220,20 @@ def channel_shuffle(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("im2col")
 def im2col(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Windows of an image, which stays as large, as channels."""
+    """Windows of an image as channels; it stays as large, but where a window is all of an axis."""
     batch, channels, *space = reader.axes(call.arg("self"))
-    reader.freeze(*space)
-    window = constant(prod(call.arg("kernel_size")))
-    return [(batch, merge([channels, window], reader.reason), constant(call.shapes[0][2]))]
+    window = []
+    for dim, (axis, size) in enumerate(zip(space, call.arg("kernel_size"), strict=True)):
+        padding, dilation = call.arg("padding")[dim], call.arg("dilation")[dim]
+        if (axis_size(axis), padding, dilation) == (size, 0, 1):
+            for name in ("kernel_size", "stride"):
+                if call.arg(name)[dim] == size:
+                    reader.literal(name, dim, axis)
+        else:
+            reader.freeze(axis)
+            axis = constant(size)
+        window.append(axis)
+    return [(batch, merge([channels, *window], reader.reason), constant(call.shapes[0][2]))]
 
 
 @handles("col2im")

@@ -4,9 +4,9 @@ A wrong one does not fail, it makes another function; and a hyper-parameter that
 the root of a width must stay as it is. So a number only follows a width where its use shows that it
 is that width's power: it divides a sum, a norm, a distance or a product of two tensors of data by
 the size, or its root, of the axes that were summed over, or such a sum divides it; it divides a
-weight by the root of its fan-in, or multiplies an embedding, or what was divided by its norm, by
-the root of its width. That the number comes from this attribute is shown by changing the attribute
-and running its module again.
+weight, or the input of a kernel, by the root of its fan-in, or multiplies an embedding, or what was
+divided by its norm, by the root of its width. That the number comes from this attribute is shown by
+changing the attribute and running its module again.
 """
 
 import math
@@ -23,7 +23,7 @@ from precrop.modules.copying import submodule
 from precrop.read.axes import Axis, axis_size, resolve
 from precrop.read.network import Network, Sizes
 from precrop.read.reader import CONVOLUTIONS
-from precrop.read.trace import Operation
+from precrop.read.trace import Call, Operation
 from precrop.read.values import TensorValue
 
 SCALING = ("mul", "div")
@@ -237,14 +237,30 @@ class _Flow:
             if _close(axis_size(axis) ** 0.5, factor):
                 return Root((axis,), 0.5)
         weight = self.forward.readings[place].made_of
+        fans = [fan for fan in (self._fan(weight), *self._kernels(call)) if fan]
+        proved = (fan for fan in fans if scales_by_fan(factor, _size(fan)))
+        return next((Root(fan, -0.5) for fan in proved), None)
+
+    def _fan(self, weight: str | None) -> tuple[Axis, ...]:
+        """The axes of a layer's weight that count to its fan-in."""
         layer = self.network.known.layers.get(weight or "")
         if weight is None or layer is None:
-            return None
+            return ()
         axes = self.network.known.tensors[weight]
         outputs, first = resolve(layer.outputs), int(layer.kind == "transposed")
         out = next((i for i, axis in enumerate(axes) if resolve(axis) == outputs), first)
-        fan = axes[:out] + axes[out + 1 :]
-        return Root(fan, -0.5) if scales_by_fan(factor, _size(fan)) else None
+        return axes[:out] + axes[out + 1 :]
+
+    def _kernels(self, call: Call) -> Iterator[tuple[Axis, ...]]:
+        """The fans of what reads a tensor and has an extent: few numbers are their root by chance.
+
+        The input is scaled in the place of the weight.
+        """
+        for value in call.outputs:
+            for place in self._readers.get(value.number, []):
+                reading = self.forward.readings[place]
+                if self.calls[place].name in CONVOLUTIONS and _size(reading.inputs[1][2:]) > 1:
+                    yield self._fan(reading.weight)
 
     def rooted(self, place: int, factor: float, value: float) -> Root | None:
         """An axis of what is scaled by the root of an integer that is its size (T5's logits)."""

@@ -30,6 +30,12 @@ def names_count(attribute: str) -> bool:
     return not width and _COUNT.match(attribute) is not None
 
 
+def places_of(tensor: str) -> set[str]:
+    """The paths of all modules that hold a tensor."""
+    steps = tensor.split(".")[:-1]
+    return {".".join(steps[:depth]) for depth in range(len(steps) + 1)}
+
+
 def modules_of(model: nn.Module) -> dict[str, nn.Module]:
     """A network's modules by path, whatever its class lets ``named_modules`` say.
 

@@ -19,6 +19,7 @@ from precrop.modules.names import (
     named_tensors,
     owner_of,
     parameters_of,
+    places_of,
     untrained,
 )
 from precrop.modules.reparametrised import lengths, restore
@@ -133,8 +134,10 @@ def _scaled_in_forward(plan: "Plan", model: nn.Module) -> set[str]:
         owner, shape = owner_of(layer.weight), plan.shapes[layer.weight]
         first = shape[1 if layer.kind == "transposed" else 0]
         fan = prod(shape) // (layer.base_out if layer.base_out in shape else first)
+        # A kernel's input may be scaled instead, by a module around it.
+        around = places_of(layer.weight) if prod(shape[2:]) > 1 else {owner}
         if any(
-            (path == owner or path.startswith(f"{owner}.")) and scales_by_fan(number, fan)
+            scales_by_fan(number, fan) and (path in around or path.startswith(f"{owner}."))
             for path, number in numbers
         ):
             found.add(layer.weight)

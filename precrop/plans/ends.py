@@ -17,7 +17,7 @@ from precrop.errors import PlanError, PrecropError
 from precrop.fit.fitting import Fitter, changed_axes
 from precrop.fit.lessons import Lessons
 from precrop.modules.copying import tensor_shapes
-from precrop.modules.names import modules_of
+from precrop.modules.names import modules_of, places_of
 from precrop.plans.kinds import Axis as PlannedAxis
 from precrop.plans.kinds import built_size, input_axes
 from precrop.plans.layers import LayerPlan, layer_plan
@@ -120,16 +120,10 @@ def _differs_at_ends(plan: "Plan", shapes: Shapes, same: Collection[str]) -> boo
     own = (*(f"{layer.name}." for layer in changed), *(layer.weight for layer in changed))
     if not all(name.startswith(own) for name in shapes.keys() & plan.shapes.keys() - same):
         return False
-    known = {""}.union(*map(_places, plan.shapes))
-    new = [max(known & {*_places(name)}, key=len) for name in shapes if name not in plan.shapes]
+    known = {""}.union(*map(places_of, plan.shapes))
+    new = [max(known & {*places_of(name)}, key=len) for name in shapes if name not in plan.shapes]
     lacks = any(layer.weight not in shapes for layer in inner)
     return bool(changed or new) and not (lacks and any(_left(same, place) for place in new))
-
-
-def _places(tensor: str) -> set[str]:
-    """The paths of all modules that hold a tensor."""
-    steps = tensor.split(".")[:-1]
-    return {".".join(steps[:depth]) for depth in range(len(steps) + 1)}
 
 
 def _left(same: Iterable[str], path: str) -> bool:

@@ -198,6 +198,33 @@ def test_a_kernels_fan_is_that_of_its_inputs_wherever_they_lie(layout: str, scal
         assert torch.allclose(built[1].weight, sliced * (32 / inputs) ** 0.5)
 
 
+class ScaledInput(nn.Module):
+    """A convolution whose input is scaled in the place of its weight (ProGAN)."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+        self.scale = (2 / (inputs * kernel**2)) ** 0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(x * self.scale)
+        return out
+
+
+def test_an_input_that_is_scaled_by_its_kernels_fan_follows() -> None:
+    layers = [ScaledInput(3, 32), ScaledInput(32, 48), ScaledInput(48, 8, 1)]
+    model: Any = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
+    plan, built = cropped(model, (3, 8, 8), ["0.conv", "2.conv"])
+    inputs, outputs = plan.widths["2.conv"]
+    assert built[2].scale == pytest.approx((2 / (inputs * 9)) ** 0.5)
+    assert torch.equal(built[2].conv.weight, model[2].conv.weight[:outputs, :inputs])
+    # Without an extent a number may be that root by chance: the weight is rescaled.
+    inputs, _ = plan.widths["4.conv"]
+    assert built[4].scale == layers[2].scale
+    factor = (48 / inputs) ** 0.5
+    assert torch.allclose(built[4].conv.weight, factor * model[4].conv.weight[:, :inputs])
+
+
 class Bounded(nn.Module):
     """A norm over channels that is scaled back by the root of their number."""
 

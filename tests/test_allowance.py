@@ -45,7 +45,7 @@ def test_what_asks_for_far_more_than_it_should(name: str, args: dict[str, Any]) 
     begun = time.process_time()
     with pytest.raises(PrecropError, match="far larger than the network that the file is of"):
         spec.build(like)
-    assert time.process_time() - begun < 20
+    assert time.process_time() - begun < 30
     assert torch.is_grad_enabled()
     assert torch.zeros(1) + 1 == 1
 

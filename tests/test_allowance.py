@@ -26,7 +26,11 @@ def shapes_of(name: str) -> dict[str, tuple[int, ...]]:
 @pytest.mark.parametrize(
     ("name", "args"),
     [
-        ("mobilenet_v2", {"inverted_residual_setting": [[1, 8, 16384, 1]] * 60}),
+        pytest.param(
+            "mobilenet_v2",
+            {"inverted_residual_setting": [[1, 8, 16384, 1]] * 60},
+            marks=pytest.mark.matrix,
+        ),
         ("timm:densenet121", {"block_config": [16384] * 60, "growth_rate": 1, "bn_size": 1}),
         ("resnet50", {"width_per_group": 4096}),
         ("resnet18", {"num_classes": 2**20}),
@@ -34,7 +38,9 @@ def shapes_of(name: str) -> dict[str, tuple[int, ...]]:
         ("timm:beit_base_patch16_224", {"img_size": 2400}),
         ("timm:vit_tiny_patch16_224", {"img_size": 2**20}),
         ("timm:levit_128s", {"img_size": 2**14}),
-        ("timm:tiny_vit_5m_224", {"window_sizes": [64, 64, 64, 64]}),
+        pytest.param(
+            "timm:tiny_vit_5m_224", {"window_sizes": [64, 64, 64, 64]}, marks=pytest.mark.matrix
+        ),
     ],
 )
 def test_what_asks_for_far_more_than_it_should(name: str, args: dict[str, Any]) -> None:
@@ -56,7 +62,7 @@ def test_what_asks_for_far_more_than_it_should(name: str, args: dict[str, Any]) 
         "resnet20",
         "googlenet",
         "swin_v2_t",
-        "timm:beit_base_patch16_224",
+        pytest.param("timm:beit_base_patch16_224", marks=pytest.mark.matrix),  # 87 million numbers
         "timm:levit_128s",
         "timm:tiny_vit_5m_224",
         pytest.param("timm:tiny_vit_21m_512", marks=pytest.mark.matrix),  # 19 million calls

@@ -1,5 +1,6 @@
 """The package's front door: what it exports, what importing it costs, and what imports what."""
 
+import pkgutil
 import subprocess
 import sys
 
@@ -64,6 +65,14 @@ def test_planning_needs_nothing_of_deployment_and_draws_nothing() -> None:
 
 
 def test_public_names_are_never_modules() -> None:
+    modules = {module.name for module in pkgutil.iter_modules(precrop.__path__)}
+    assert "planning" in modules
+    assert not modules & {*precrop.__all__}
+
+
+@pytest.mark.matrix
+def test_public_names_stay_whatever_is_imported_first() -> None:
+    """Every module, and with them all libraries of every extra."""
     python(SUBMODULES_FIRST)
 
 

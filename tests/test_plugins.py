@@ -47,14 +47,18 @@ class Pyramid(precrop.Strategy):
         return shaped(problem, np.linspace(-0.5, 0.0, len(problem.gain)), {})
 
 
-@torch.library.custom_op("ours::smooth", mutates_args=())
-def smooth(x: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.avg_pool2d(x, 3, stride=1, padding=1)
-
-
 def tiny():
     convs = torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 3)
     return torch.nn.Sequential(*convs, torch.nn.Flatten(), torch.nn.Linear(256, 10))
+"""
+OPERATION = """
+import precrop
+import torch
+
+
+@torch.library.custom_op("ours::smooth", mutates_args=())
+def smooth(x: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.avg_pool2d(x, 3, stride=1, padding=1)
 
 
 smooth.register_fake(lambda x: torch.empty_like(x))
@@ -78,12 +82,15 @@ def score(problem):
     return {name: weight.abs() for name, weight in problem.weights().items()}
 """
 USE = """
+import sys
 import numpy, precrop, torch
+from precrop.cli.app import main
 from precrop.models import resnet20
 from torch import nn
 plan = precrop.plan(resnet20(), (3, 32, 32), costs={"energy": 0.5}, objective="late")
 assert 0 < plan.budgets["energy"].used <= plan.budgets["energy"].limit
-from plugged import Pyramid, smooth
+from plugged import Pyramid
+from smoothed import smooth
 assert precrop.plan(resnet20(), (3, 32, 32), params=0.5, strategy=Pyramid()).params
 class Smooth(nn.Module):
     def forward(self, x):
@@ -92,46 +99,47 @@ convs = nn.Conv2d(3, 16, 3), Smooth(), nn.Conv2d(16, 16, 3)
 net = nn.Sequential(*convs, nn.Flatten(), nn.Linear(16 * 144, 10))
 assert not precrop.plan(net, (3, 16, 16), params=0.5).frozen
 assert precrop.densities(net, (3, 16, 16), method="synflow", params=0.5)
+sys.exit(main(["plan", "resnet20", "--cost", "energy=0.5", "--objective", "late", "--json"]))
 """
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of packages with one that names its module as a plug-in."""
-    folder = tmp_path_factory.mktemp("site")
-    (folder / "plugged.py").write_text(PLUGIN)
-    info = folder / "plugged-1.0.dist-info"
+def package(folder: Path, name: str, code: str) -> None:
+    """Install a package that names its one module as a plug-in, ``ours``."""
+    (folder / f"{name}.py").write_text(code)
+    info = folder / f"{name}-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugged\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[precrop.plugins]\nours = plugged\n")
-    return folder
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[precrop.plugins]\nours = {name}\n")
 
 
 def run(installed: Path, *argv: str) -> subprocess.CompletedProcess[str]:
     paths = [str(installed), str(Path(__file__).parents[1])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, *argv], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, *argv],
+        cwd=installed,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
-def test_what_a_package_brings_works_in_python(installed: Path) -> None:
-    found = run(installed, "-c", USE)
+def test_what_packages_bring_works_in_python_and_in_plan(tmp_path: Path) -> None:
+    package(tmp_path, "plugged", PLUGIN)
+    package(tmp_path, "smoothed", OPERATION)
+    found = run(tmp_path, "-c", USE)
     assert found.returncode == 0, found.stderr
-
-
-def test_commands_and_studies_know_it(installed: Path, tmp_path: Path) -> None:
-    plan = run(
-        installed, "-m", "precrop", "plan", "resnet20", "--cost", "energy=0.5",
-        "--objective", "late", "--json",
-    )  # fmt: skip
-    assert plan.returncode == 0, plan.stderr
-    budget = json.loads(plan.stdout)["budgets"]["energy"]
+    budget = json.loads(found.stdout)["budgets"]["energy"]
     assert budget["used"] <= budget["limit"]
+
+
+def test_studies_know_what_a_package_brings(tmp_path: Path) -> None:
+    package(tmp_path, "plugged", PLUGIN)
     (tmp_path / "own.py").write_text(OWN)
     (tmp_path / "study.yaml").write_text(CELLS.replace("FILE", str(tmp_path / "own.py")))
     study = run(
-        installed, "-m", "precrop", "study", "run", str(tmp_path / "study.yaml"),
+        tmp_path, "-m", "precrop", "study", "run", str(tmp_path / "study.yaml"),
         "--store", str(tmp_path / "store"), "--threads", "1", "--trust", "--json",
     )  # fmt: skip
     assert study.returncode == 0, study.stderr
@@ -139,11 +147,7 @@ def test_commands_and_studies_know_it(installed: Path, tmp_path: Path) -> None:
 
 
 def test_a_plugin_that_fails_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "broken.py").write_text("raise RuntimeError('no such thing')")
-    info = tmp_path / "broken-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[precrop.plugins]\nours = broken\n")
+    package(tmp_path, "broken", "raise RuntimeError('no such thing')")
     found = run(tmp_path, "-m", "precrop", "plan", "resnet20", "--params", "0.5")
     assert found.returncode == 2
     assert found.stderr == (

@@ -584,8 +584,30 @@ def test_sizes_that_do_not_belong_together(tensors: Any) -> None:
     plan = precrop.plan(model, (3, 8, 8), params=0.5)
     assert plan.build(model)(torch.zeros(1, 3, 8, 8)).shape == (1, 10)
     text = replace(plan, tensors={**plan.tensors, **tensors}).to_json()
-    said = r"as the network has it|parameters and builds|its sizes make no sense"
+    said = "as the network has it|parameters and builds|its sizes make no sense|weights are others"
     with pytest.raises(PlanError, match=said):
+        Plan.from_json(text).build(model)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda plan: {"base_params": plan.base_params + 1},
+        lambda plan: {"params": plan.params - 1},
+        lambda plan: {"base_macs": plan.base_macs - 1},
+        lambda plan: {"macs": plan.macs - 1},
+        lambda plan: {"budgets": {"params": replace(plan.budgets["params"], used=1)}},
+        lambda plan: {"budgets": {"params": replace(plan.budgets["params"], base=10**6)}},
+        lambda plan: {"layers": (replace(plan.layers[0], weights=1), *plan.layers[1:])},
+        lambda plan: {"layers": (replace(plan.layers[0], base_weights=1), *plan.layers[1:])},
+    ],
+)
+def test_counts_that_do_not_belong_together(change: Callable[[Plan], dict[str, Any]]) -> None:
+    """Of a plan with the right digest: what is shown is what is built."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 10))
+    plan = precrop.plan(model, (3, 8, 8), params=0.5, memory=0.9)
+    text = replace(plan, **change(plan)).to_json()
+    with pytest.raises(PlanError, match=r"miscounted|are others|parameters (and builds|of)|sum"):
         Plan.from_json(text).build(model)
 
 

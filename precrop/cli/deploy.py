@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from precrop.cli.arguments import file_stem, shapes
-from precrop.cli.options import LastJson, ModelOptions, with_options
+from precrop.cli.options import LastJson, ModelOptions, check_init, with_options
 from precrop.cli.output import goes_on, plain, warn, wide_console
 from precrop.cli.planning import WidthOptions
 from precrop.cli.train import RecipeOptions
@@ -57,6 +57,7 @@ def deploy_command(
         raise PrecropError(
             "give the training images with --data, or skip the training with --epochs 0"
         )
+    check_init(init, None, "for trained ones there are plan, build --weights and export")
     changes, shape = recipe.changed(), shapes(source.input_shape)
     spec = source.spec
     folder = out or Path("deployed", file_stem(f"{source.model}-{wanted.latency}"))

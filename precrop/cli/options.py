@@ -173,12 +173,14 @@ class InputOptions(ModelOptions):
         return inputs_of(self.input, network)
 
 
-def check_init(init: Init, weights: Path | None) -> None:
-    """Refuse weights that would be drawn anew; say so where initial ones are ranked."""
+def check_init(
+    init: Init, weights: Path | None, instead: str = "unless these are trained, give --weights FILE"
+) -> None:
+    """Refuse weights that would be drawn anew; say so where initial ones may be ranked."""
     if init == "reset" and weights is not None:
         raise PrecropError("--init reset draws all weights anew: drop it, or drop --weights")
     if init not in ("slice", "reset") and weights is None:
-        warn(f"--init {init} ranks initial weights: give the trained ones, --weights FILE")
+        warn(f"--init {init} ranks the weights that the network is made with: {instead}")
 
 
 def check_factory(factory: str | None, input_shape: Sequence[str] | None) -> None:

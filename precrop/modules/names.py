@@ -56,9 +56,10 @@ def modules_of(model: nn.Module) -> dict[str, nn.Module]:
             )
         seen.add(id(module))
         found[path] = module
-        prefix = path and f"{path}."
-        inside = [(prefix + name, one) for name, one in module._modules.items() if one is not None]
-        stack += reversed(inside)
+        if module._modules:
+            prefix = path and f"{path}."
+            inside = reversed(module._modules.items())
+            stack += [(prefix + name, one) for name, one in inside if one is not None]
     return found
 
 

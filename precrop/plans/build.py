@@ -234,13 +234,17 @@ def _check_sizes(plan: "Plan", model: nn.Module) -> None:
     for stream in plan.streams:
         if stream.width > GROWTH * largest:
             raise PlanError(f"this plan's stream at {stream.path} is too wide: make it anew")
+    parameters = parameters_of(model)
     params = sum(
         prod(map(built_size, plan.tensors.get(name, parameter.shape)))
-        for name, parameter in parameters_of(model).items()
+        for name, parameter in parameters.items()
         if not name.startswith(_gone(plan))
     )
     if params != plan.params:
         raise PlanError(f"the plan says {plan.params} parameters and builds {params}: make it anew")
+    base = sum(parameter.numel() for parameter in parameters.values())
+    if base != plan.base_params:
+        raise PlanError(f"the plan says {plan.base_params} parameters of {base}: make it anew")
 
 
 def _resizes(tensor: Tensor, axes: Sequence[Axis]) -> bool:

@@ -246,30 +246,49 @@ def _check(plan: Plan) -> None:
     """Refuse sizes and costs that are impossible, and what cannot be shown."""
     if not _is_shape(plan.input_shape):
         raise PlanError(f"input_shape of this plan is broken: {brief(plan.input_shape)}")
-    for layer in plan.layers:
-        widths = (layer.base_in, layer.in_channels), (layer.base_out, layer.out_channels)
-        costs = layer.base_weights, layer.weights, layer.base_macs, layer.macs
-        if not all(min(1, old) <= new <= GROWTH * old for old, new in widths) or min(costs) < 0:
-            raise PlanError(f"layer {layer.name!r} of this plan is broken: its sizes make no sense")
-        if len(plan.shapes.get(layer.weight, (0, 0))) < 2:
-            raise PlanError(f"layer {layer.name!r} of this plan is broken: its weight has one axis")
-    if any(new < 0 or old < min(new, 1) for old, new in plan.totals.values()):
-        raise PlanError("params or macs of this plan are broken: they make no sense")
     for name, axes in plan.tensors.items():
         sizes = plan.shapes.get(name, tuple(map(original_size, axes)))
         gone = any(built_size(axis) < min(1, original_size(axis)) for axis in axes)
         if gone or tuple(map(original_size, axes)) != sizes:
             raise PlanError(f"the tensor {name!r} of this plan is broken: its sizes make no sense")
-    for name, budget in plan.budgets.items():
-        if min(budget.limit, budget.base) < 1 or budget.used < 0:
-            raise PlanError(f"the budget {name!r} of this plan is broken: it is not above 0")
+    for layer in plan.layers:
+        widths = (layer.base_in, layer.in_channels), (layer.base_out, layer.out_channels)
+        costs = layer.base_weights, layer.weights, layer.base_macs, layer.macs
+        if not all(min(1, old) <= new <= GROWTH * old for old, new in widths) or min(costs) < 0:
+            raise PlanError(f"layer {layer.name!r} of this plan is broken: its sizes make no sense")
+        shape = plan.shapes.get(layer.weight, (0, 0))
+        if len(shape) < 2:
+            raise PlanError(f"layer {layer.name!r} of this plan is broken: its weight has one axis")
     for stream in plan.streams:
         if stream.dim < 0 or stream.width < 1:
             raise PlanError(f"the stream at {stream.path!r} of this plan is broken")
+    _check_counts(plan)
     try:
         list(notes(plan))
     except MALFORMED as error:
         raise PlanError("solver or options of this plan are broken: make it anew") from error
+
+
+def _check_counts(plan: Plan) -> None:
+    """Refuse numbers of weights, parameters and MACs that contradict each other."""
+    for layer in plan.layers:
+        shape = plan.shapes.get(layer.weight)
+        if shape is None:
+            continue
+        built = prod(map(built_size, plan.tensors.get(layer.weight, shape)))
+        if (layer.base_weights, layer.weights) != (prod(shape), built):
+            raise PlanError(f"layer {layer.name!r} of this plan is broken: its weights are others")
+    if any(new < 0 or old < min(new, 1) for old, new in plan.totals.values()):
+        raise PlanError("params or macs of this plan are broken: they make no sense")
+    macs = sum(layer.base_macs for layer in plan.layers), sum(layer.macs for layer in plan.layers)
+    if macs[0] > plan.base_macs or macs[1] > plan.macs:
+        raise PlanError("params or macs of this plan are broken: its layers have more in sum")
+    counted = {"params": plan.totals["parameters"], "macs": plan.totals["MACs"]}
+    for name, budget in plan.budgets.items():
+        if (budget.base, budget.used) != counted.get(name, (budget.base, budget.used)):
+            raise PlanError(f"the budget {name!r} of this plan is broken: it is miscounted")
+        if min(budget.limit, budget.base) < 1 or budget.used < 0:
+            raise PlanError(f"the budget {name!r} of this plan is broken: it is not above 0")
 
 
 def _is_shape(value: Any) -> bool:

@@ -6,6 +6,7 @@ a cache, and everything else (errors too) by PyTorch itself.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -125,6 +126,48 @@ def _mean(x: Tensor, dims: Sequence[int] | None, keep: bool = False) -> Tensor |
     return _empty([1 if i in meant else n for i, n in enumerate(x.shape)], x)
 
 
+def _plain(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether tensors are of single precision and lie in memory as new ones do."""
+    return all(
+        tensor is None or (tensor.dtype == torch.float32 and tensor.stride() == _strides(tensor))
+        for tensor in tensors
+    )
+
+
+def _strides(x: Tensor) -> tuple[int, ...]:
+    """Those of a new tensor of the same shape; of axes of one entry others are contiguous, too."""
+    sizes = [max(size, 1) for size in x.shape[1:]]
+    return tuple(prod(sizes[axis:]) for axis in range(x.dim()))
+
+
+def _addmm(bias: Tensor, x: Tensor, weight: Tensor, *_: Any) -> Tensor | None:
+    """A linear layer's product; what it takes fits, or PyTorch says that it does not."""
+    shape = x.shape[0], weight.shape[-1]
+    fits = weight.dim() == 2 and x.shape[1:] == weight.shape[:1] and bias.shape == shape[1:]
+    return _empty(shape, x) if fits and _plain((bias, x, weight.t())) else None
+
+
+def _layer_norm(
+    x: Tensor, axes: Sequence[int], weight: Tensor | None, bias: Tensor | None, *_: Any
+) -> tuple[Tensor, ...] | None:
+    kept = x.dim() - len(axes)
+    shapes = [x.shape[kept:], *(v.shape for v in (weight, bias) if v is not None)]
+    if not axes or any(list(shape) != [*axes] for shape in shapes) or not _plain((x, weight, bias)):
+        return None
+    each = (*x.shape[:kept], *[1] * len(axes))
+    return _like(x), _empty(each, x), _empty(each, x)
+
+
+def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
+    first = [*tensors[0].shape]
+    dim = dim % len(first) if first else 0
+    others = {(*x.shape[:dim], *x.shape[dim + 1 :]) for x in tensors if x.dim() == len(first)}
+    if len(others) != 1 or {x.dim() for x in tensors} != {len(first)} or not _plain(tensors):
+        return None
+    first[dim] = sum(x.shape[dim] for x in tensors)
+    return _empty(first, tensors[0])
+
+
 Kernels = Callable[[Any, Sequence[Any], Mapping[str, Any]], Any]
 """What gives an operation's result on meta tensors, such as `MetaKernels`."""
 
@@ -185,5 +228,8 @@ def _kind(op: Any) -> tuple[Shortcut | None, bool]:
 
 _SHORTCUTS: dict[Any, Shortcut] = {
     aten.native_batch_norm.default: _batch_norm,
+    aten.native_layer_norm.default: _layer_norm,
+    aten.addmm.default: _addmm,
+    aten.cat.default: _cat,
     aten.mean.dim: _mean,
 }

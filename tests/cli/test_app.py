@@ -227,7 +227,7 @@ def test_build_slices_trained_weights(capsys: Output) -> None:
 
 def test_channels_ranked_by_initial_weights_are_told(capsys: Output) -> None:
     assert main(["crop", "resnet20", *HALF, "--init", "l1"]) == 0
-    assert "--init l1 ranks initial weights: give the trained ones" in capsys.readouterr().err
+    assert "--init l1 ranks the weights that the network is made with" in capsys.readouterr().err
 
 
 def test_the_seed_decides_the_weights() -> None:

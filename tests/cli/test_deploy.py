@@ -101,8 +101,10 @@ def test_what_should_not_be_trusted_is_said(called: dict[str, Any], capsys: Outp
     called["found"] = dataclasses.replace(
         FOUND, deployed=late, quiet=Quiet(1.7, 5.3), accuracy=None, images=0
     )
-    assert main(["deploy", *HERE, "--epochs", "0"]) == 0
+    assert main(["deploy", *HERE, "--epochs", "0", "--init", "l1"]) == 0
     output = capsys.readouterr()
+    ranked = "warning: --init l1 ranks the weights that the network is made with: for trained ones"
+    assert ranked in output.err
     assert "warning: the file takes 112% of the asked time: measure again" in output.err
     busy = "The machine was busy: the times of one computation vary by 170%, load 5.3."
     assert busy in output.out

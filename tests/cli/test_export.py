@@ -38,7 +38,9 @@ def run(*argv: str) -> int:
 
 
 @pytest.fixture(autouse=True)
-def _in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _in_empty_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operators_read_once: None
+) -> None:
     monkeypatch.chdir(tmp_path)
 
 

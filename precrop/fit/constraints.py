@@ -12,6 +12,7 @@ from math import gcd
 
 import torch
 
+from precrop.fit.arguments import differing
 from precrop.fit.drivers import Driver
 from precrop.fit.fitting import Mismatch
 from precrop.fit.lessons import Lessons
@@ -20,7 +21,9 @@ from precrop.read.axes import (
     atoms,
     axis_of,
     axis_size,
+    changes,
     freeze,
+    require_divisor,
     resolve,
     roots_of,
     tie,
@@ -47,6 +50,7 @@ class Constraints:
         kept: layers, tables and embeddings whose width is kept, by name, and why.
         drivers: for every site the widths that its arguments are tied to.
         several: sites around which no width is a single unit.
+        multiples: sites whose arguments stay multiples of what drives them.
         levels: for every site how hard its widths are held: an index into `DECISIONS`.
         most_read: channels that readers of residual streams may read at most, by path.
         frozen: why every width keeps its size, if all do.
@@ -55,6 +59,7 @@ class Constraints:
     kept: Mapping[str, str] = field(default_factory=dict)
     drivers: Mapping[Site, tuple[Driver, ...]] = field(default_factory=dict)
     several: frozenset[Site] = frozenset()
+    multiples: frozenset[Site] = frozenset()
     levels: Mapping[Site, int] = field(default_factory=dict)
     most_read: Mapping[str, int] = field(default_factory=dict)
     frozen: str | None = None
@@ -124,6 +129,10 @@ def _tightened(constraints: Constraints, mismatch: Mismatch, lessons: Lessons) -
         several = replace(constraints, several=constraints.several | {site})
         if site in _changed(several, lessons):
             return several
+    if site not in constraints.multiples:
+        multiples = replace(constraints, multiples=constraints.multiples | {site})
+        if site in _changed(multiples, lessons):
+            return multiples
     if new:
         driven = constraints.driven(site, new)
         if site in _changed(driven, lessons):
@@ -150,6 +159,7 @@ def _apply(network: Network, constraints: Constraints, lessons: Lessons) -> set[
     driven = {site: one for site, one in constraints.drivers.items() if site not in levels}
     changed = {site for site, drivers in driven.items() if _tie_drivers(network, site, drivers)}
     changed |= {site for site in constraints.several if _keep_several(network, site, lessons)}
+    changed |= {site for site in constraints.multiples if _keep_multiples(network, site, lessons)}
     changed |= {site for site, level in levels.items() if _hold(network, site, level, lessons)}
     if constraints.frozen is not None:
         every = (axis for layer in network.layers for axis in (layer.inputs, layer.outputs))
@@ -181,6 +191,17 @@ def _keep_several(network: Network, site: Site, lessons: Lessons) -> bool:
                 root.restrict(several=True)
                 changed = True
     return changed
+
+
+def _keep_multiples(network: Network, site: Site, lessons: Lessons) -> bool:
+    """Keep what a call gets for ``2 * self.half`` divisible by 2; False if all of it was."""
+    before = changes()
+    for forward in network.passes:
+        for index in forward.trace.places.get(site, []):
+            for argument in differing(forward, index):
+                for multiple in lessons.multiples(argument):
+                    require_divisor(argument.axis, multiple, _reason(site))
+    return changes() != before
 
 
 def _hold(network: Network, site: Site, level: int, lessons: Lessons) -> bool:

@@ -1,6 +1,6 @@
 """What probing one network taught, and what that says of its attributes at other sizes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from itertools import chain, islice, product
 from typing import Any
@@ -49,6 +49,14 @@ class Lessons:
         path = trace.frames[frames[rule.depth]].path
         stated = stated_integers(submodule(self.network.model, path), rule.slopes)
         return (path, stated) if rule.holds(stated, axis_size(argument.axis)) else None
+
+    def multiples(self, argument: Argument) -> Iterator[int]:
+        """Of what an argument is a multiple, whatever whole number drives it."""
+        for rule in filter(lambda rule: rule.is_of(argument), self.rules):
+            factor = rule.slopes[rule.driver].numerator
+            divides = factor > 1 and axis_size(argument.axis) % factor == 0
+            if divides and len(rule.slopes) == 1 and self.owner(rule, argument) is not None:
+                yield factor
 
     def place(self, path: str, attribute: str) -> Place:
         """Where an attribute is that a rule knows by its path from some module."""

@@ -413,3 +413,35 @@ class Tempered(nn.Module):
 def test_floats_that_are_no_sizes_stay() -> None:
     _, built = cropped(Tempered(), (12,), ["stem", "inner"])
     assert (built.temperature, built.ratio) == (32.0, 4.0)
+
+
+class Halves(nn.Module):
+    """A layer of twice as many channels as an attribute says."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.each = way, 12
+        self.first = nn.Linear(12, 24)
+        self.second = nn.Linear(24, 2 * self.each * (16 if way == "view" else 1))
+        self.last = nn.Linear(2 * self.each, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, width = self.second(self.first(x)), 2 * self.each
+        if self.way == "view":
+            x = x.view(-1, 16, width).mean(1)
+        elif self.way == "zeros":
+            x = x + torch.zeros(len(x), width)
+        elif self.way == "narrow":
+            x = x.narrow(1, 0, width)
+        else:
+            x = torch.layer_norm(x, (width,))
+        out: Tensor = self.last(x.relu())
+        return out
+
+
+@pytest.mark.parametrize("way", ["view", "zeros", "narrow", "layer norm"])
+def test_a_multiple_of_an_attribute_stays_one(way: str) -> None:
+    for budget in (0.5, 0.58, 0.62):  # some of them would have an odd width
+        plan, built = cropped(Halves(way), (12,), movable=["second"], params=budget)
+        assert built.last.in_features == 2 * built.each < 24
+        assert not plan.frozen

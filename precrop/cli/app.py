@@ -55,10 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if started_by_import():
         os._exit(UNGUARDED)  # whatever the script does after us, it would do it again too
-    command = typer.main.get_command(app)
     words = None if argv is None else list(argv)
     try:
         with terminated_as_interrupted(), _standard_output(), warnings.catch_warnings():
+            command = typer.main.get_command(app)
             # PyTorch's, of a layer without outputs: `--arg num_classes=0` asks for one.
             warnings.filterwarnings("ignore", "Initializing zero-element tensors")
             plugins.load()

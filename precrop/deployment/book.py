@@ -1,7 +1,8 @@
 """Steps of a long job, kept in a folder: done again only where what they depend on changed."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,23 +42,29 @@ class Book:
 
     def _read(self) -> None:
         content = read_json(self.path)
-        try:
+        with self.believed():
             about, self.steps = dict(content["about"]), dict(content["steps"])
             if content["schema"] != SCHEMA or content.pop("digest") != digest_of(content)[:16]:
                 raise ValueError("another version's, or changed")
             for step in self.steps.values():
                 if "key" not in step or not isinstance(step["result"], dict):
                     raise ValueError("its steps come to nothing")
-        except MALFORMED as error:
-            raise PrecropError(
-                f"{self.path} was not written by precrop deploy: choose another folder"
-            ) from error
         for name, value in self.about.items():
             if about.get(name, value) != value:  # older books say less
                 raise PrecropError(
                     f"{self.folder} holds another deployment, which differs in its "
                     f"{name.replace('_', ' ')}: choose another folder, or remove it"
                 )
+
+    @contextmanager
+    def believed(self) -> Iterator[None]:
+        """What the book says is read within it; of another hand it is refused in one line."""
+        try:
+            yield
+        except MALFORMED as error:
+            raise PrecropError(
+                f"{self.path} was not written by precrop deploy: choose another folder"
+            ) from error
 
     def step(
         self, name: str, key: Any, make: Callable[[], dict[str, Any]], *files: Path

@@ -27,8 +27,8 @@ from precrop.deployment.profiling import Subject, profile_device
 from precrop.deployment.quiet import Quiet, wait
 from precrop.deployment.runtimes import SESSIONS, session_medians
 from precrop.deployment.setting import Setting
-from precrop.errors import BudgetError, PrecropError, check_seed
-from precrop.files import digest_of, refuse_link
+from precrop.errors import BudgetError, PrecropError, brief, check_seed
+from precrop.files import LARGEST, digest_of, refuse_link
 from precrop.model_spec import ModelSpec
 from precrop.modules.threads import threads_restored
 from precrop.plans.kinds import Init
@@ -52,6 +52,8 @@ PROFILED = 90.0
 ROUNDS = 20
 _BATCH = 64
 """Images that a file is asked of at once."""
+_SHORTEST = 1e-12
+"""Seconds; no pass takes less."""
 
 
 @dataclass(frozen=True)
@@ -196,19 +198,18 @@ def deploy(
         steps.train(run, images, shown=progress is not None)
     difference = steps.export(planned, run, init)
     accuracy = None if images is None else steps.judge(images)
-    times = steps.measure(rounds)
-    dense = Times(**times["dense"])
+    dense, deployed, quiet = steps.measure(rounds)
     return Deployed(
         file=steps.file,
         plan=planned,
         asked=latency,
         limit=limit(latency, dense.median),
         dense=dense,
-        deployed=Times(**times["deployed"]),
+        deployed=deployed,
         difference=difference,
         accuracy=accuracy,
         images=0 if images is None else length_hint(images.test),
-        quiet=Quiet(**times["quiet"]),
+        quiet=quiet,
         reused=tuple(book.reused),
     )
 
@@ -352,7 +353,9 @@ class _Steps:
         if not self.kind.inert:
             self.book.steps.pop("export", None)
         key = {"plan": digest_of(plan.to_json())[:16], "run": None if run is None else run.id}
-        return float(self.book.step("export", key, make, self.file)["difference"])
+        found = self.book.step("export", key, make, self.file)
+        with self.book.believed():
+            return _number(found["difference"])
 
     def judge(self, images: "ImageData") -> float:
         """The share of the held-out images that the file gets right."""
@@ -361,18 +364,22 @@ class _Steps:
             from precrop.training.evaluate import judge
 
             run = self.kind.open(self.file, Exportable(self.network, self.inputs))
-            found = judge(
-                lambda images: run(([images], {}))[0],
-                images,
-                device=torch.device("cpu"),
-                batch_size=_BATCH,
-            )
+
+            def scores(batch: torch.Tensor) -> torch.Tensor:
+                outputs = run(([batch], {}))
+                if not outputs or outputs[0].shape != (len(batch), len(images.classes)):
+                    raise PrecropError(f"{self.file} gives no score for each class: remove it")
+                return outputs[0]
+
+            found = judge(scores, images, device=torch.device("cpu"), batch_size=_BATCH)
             return {"accuracy": found.accuracy}
 
         key = {"export": self.book.steps["export"]["key"], "images": images.digest}
-        return float(self.book.step("accuracy", key, make)["accuracy"])
+        found = self.book.step("accuracy", key, make)
+        with self.book.believed():
+            return _number(found["accuracy"], most=1.0)
 
-    def measure(self, rounds: int) -> dict[str, Any]:
+    def measure(self, rounds: int) -> tuple[Times, Times, Quiet]:
         """Times of the file beside those of the original, exported likewise, in the same rounds."""
         load, setting = self.kind.load, self.setting
         assert load is not None
@@ -396,9 +403,25 @@ class _Steps:
 
         exported = self.book.steps["export"]["key"]
         key = {"export": exported, "rounds": rounds, **self._machine()}
-        return self.book.step("measure", key, make)
+        found = self.book.step("measure", key, make)
+        names = [field.name for field in dataclasses.fields(Times)]
+        with self.book.believed():
+            dense, deployed = (
+                Times(*(_number(found[which][name], _SHORTEST) for name in names))
+                for which in ("dense", "deployed")
+            )
+            spread, wanting = found["quiet"]["spread"], found["quiet"]["load"]
+            quiet = Quiet(_number(spread), None if wanting is None else _number(wanting))
+        return dense, deployed, quiet
 
     def _machine(self) -> dict[str, Any]:
         """What decides on times here."""
         machine, library = describe_machine(), LIBRARY[self.setting.runtime]
         return {"cpu": machine[part("cpu")], library: machine["versions"].get(library)}
+
+
+def _number(value: Any, least: float = 0.0, most: float = LARGEST) -> float:
+    """A figure of the book, which may be a stranger's; a `ValueError` if it makes no sense."""
+    if type(value) not in (int, float) or not least <= value <= most:
+        raise ValueError(f"{brief(value)} is no such figure")
+    return float(value)

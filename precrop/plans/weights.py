@@ -51,7 +51,8 @@ def save_tensors(tensors: Mapping[str, Any], path: Path, metadata: dict[str, str
     """Write a state_dict as safetensors.
 
     Raises:
-        PrecropError: there is no room, or no right to write, or an entry is not a plain tensor.
+        PrecropError: an entry is not a plain tensor.
+        OSError: there is no room, or no right to write.
     """
     plain = {}
     for name, value in tensors.items():
@@ -59,8 +60,10 @@ def save_tensors(tensors: Mapping[str, Any], path: Path, metadata: dict[str, str
             raise PrecropError(f"{name} is not a plain tensor, and safetensors holds no others")
         # Tensors under two names (tied weights) are written twice: safetensors knows no sharing.
         plain[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
-    with errors_as(f"cannot write {path.name}", SafetensorError):
+    try:
         save_file(plain, path, metadata)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
 
 
 def fill(model: nn.Module, given: Mapping[str, Tensor], path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import pytest
 import torch
+import typer
 from safetensors.torch import load_file, save_file
 
 import precrop
@@ -74,6 +75,15 @@ def test_a_reading_process_that_ends_is_one_line(
 
     monkeypatch.setattr(Plan, "load", ended)
     assert "a process that reads images was ended" in refused(capsys, "show", "half.json")
+
+
+def test_stopped_while_commands_are_read(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(typer.main, "get_command", stopped)
+    assert main(["list"]) == 130
+    assert capsys.readouterr().err == "precrop: stopped\n"
 
 
 def test_module_exits_with_the_status() -> None:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,25 @@ def deployed(folder: Path, images: Path | None, **options: Any) -> Deployed:
     return deploy(NET, latency, folder, data=data, input_shape=SHAPE, **given)
 
 
+def rewritten(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """The record of a stranger, who writes its digest, too; ``change`` gets its steps."""
+    content = json.loads((folder / RECORD).read_text())
+    change(content["steps"])
+    del content["digest"]
+    content["digest"] = digest_of(content)[:16]
+    (folder / RECORD).write_text(json.dumps(content))
+
+
+def exchanged(found: Deployed) -> Callable[[dict[str, Any]], None]:
+    """The exported file is another, and nothing was done with it yet."""
+
+    def change(steps: dict[str, Any]) -> None:
+        steps["export"]["files"] = {found.file.name: digest_of_file(found.file)}
+        del steps["measure"], steps["accuracy"]
+
+    return change
+
+
 def test_the_whole_way(world: World, images: Path, tmp_path: Path) -> None:
     import onnxruntime
 
@@ -154,11 +174,7 @@ def test_a_program_of_a_stranger_is_replaced_unopened(
     folder = tmp_path / "out"
     found = deployed(folder, images, format="pt2")
     found.file.write_bytes(b"theirs")
-    content = json.loads((folder / RECORD).read_text())
-    content["steps"]["export"]["files"] = {found.file.name: digest_of_file(found.file)}
-    del content["steps"]["measure"], content["steps"]["accuracy"], content["digest"]
-    content["digest"] = digest_of(content)[:16]
-    (folder / RECORD).write_text(json.dumps(content))
+    rewritten(folder, exchanged(found))
     opened, load = list[bytes](), torch.export.load
 
     def noted(file: Path, **options: Any) -> Any:
@@ -171,6 +187,56 @@ def test_a_program_of_a_stranger_is_replaced_unopened(
     assert again.reused == ("profile", "plan", "train")
     assert opened
     assert b"theirs" not in opened
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        (("export", "difference"), "os:system"),
+        (("export", "difference"), math.nan),
+        (("accuracy", "accuracy"), {"x": 1}),
+        (("accuracy", "accuracy"), 10**400),
+        (("measure", "dense"), None),
+        (("measure", "dense", "median"), 0),
+        (("measure", "deployed"), {"median": 1.0}),
+        (("measure", "deployed", "most"), True),
+        (("measure", "quiet"), []),
+        (("measure", "quiet", "load"), "x"),
+    ],
+)
+def test_figures_of_a_stranger_that_make_no_sense(
+    place: tuple[str, ...], said: Any, world: World, images: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    deployed(folder, images)
+
+    def change(steps: dict[str, Any]) -> None:
+        inner = steps[place[0]]["result"]
+        for key in place[1:-1]:
+            inner = inner[key]
+        inner[place[-1]] = said
+
+    rewritten(folder, change)
+    with pytest.raises(PrecropError, match="was not written by precrop deploy"):
+        deployed(folder, images)
+
+
+def test_a_file_of_a_stranger_that_gives_no_scores(
+    world: World, images: Path, tmp_path: Path
+) -> None:
+    import onnx
+
+    folder = tmp_path / "out"
+    found = deployed(folder, images)
+    model = onnx.load(found.file)
+    (output,) = model.graph.output
+    model.graph.node.add(op_type="Identity", input=[model.graph.input[0].name], output=["x"])
+    output.name = "x"
+    output.type.CopyFrom(model.graph.input[0].type)
+    onnx.save(model, found.file)
+    rewritten(folder, exchanged(found))
+    with pytest.raises(PrecropError, match=r"network\.onnx gives no score for each class"):
+        deployed(folder, images)
 
 
 def test_a_profile_of_another_runtime_is_refused(

@@ -54,6 +54,7 @@ def test_a_full_disk(words: list[str], capsys: Output) -> None:
     lines = capsys.readouterr().err.splitlines()
     assert [line for line in lines if "error:" in line] == lines[-1:]
     assert "cannot write" in lines[-1]
+    assert "cannot write ." not in lines[-1]  # the temporary file's name
     assert list(Path().iterdir()) == []
 
 

@@ -73,7 +73,8 @@ def read_yaml(path: Path) -> Any:
         raise PrecropError(f"{path} is nested too deeply") from error
     # Arithmetic fails on numbers that are none of Python's.
     except (yaml.YAMLError, ValueError, ArithmeticError) as error:
-        raise PrecropError(f"{path} is not YAML: {error}") from error
+        found = str(error).replace('in "<unicode string>", line', "in line")
+        raise PrecropError(f"{path} is not YAML: {found}") from error
     if problem is not None:
         raise PrecropError(f"{path} holds {problem}")
     return content

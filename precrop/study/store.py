@@ -195,10 +195,8 @@ def _write_mark(path: Path) -> None:
 
 
 def _check_schema(mark: Path) -> None:
-    try:
+    with errors_as(f"{mark} is broken, it does not say the store's schema", *MALFORMED):
         schema = read_json(mark)["schema"]
-    except MALFORMED as error:
-        raise PrecropError(f"{mark} is broken: it does not say the store's schema") from error
     if schema not in _READ:
         raise PrecropError(
             f"the store {mark.parent} has schema {schema}, this precrop reads {_SCHEMA}: "

@@ -1,5 +1,6 @@
 """A study's file: what it may say, and what is wrong with it in one line."""
 
+import re
 import time
 from dataclasses import replace
 from datetime import date
@@ -292,6 +293,8 @@ def test_what_is_not_yaml(tmp_path: Path, text: str) -> None:
     with pytest.raises(PrecropError, match="small.yaml is not YAML") as caught:
         read(tmp_path, text)
     assert "\n" not in str(caught.value)
+    assert re.search("in line [12], column", str(caught.value))
+    assert "unicode string" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", "3", "[study]", "study"])

@@ -3,6 +3,7 @@
 import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ import precrop
 from precrop.errors import BudgetError
 
 IMPORT_SECONDS = 0.1
+STUDY = Path(__file__).parents[1] / "studies" / "repair.yaml"
 
 MEASURE = """
 import sys, time
@@ -58,6 +60,13 @@ def test_import_is_light() -> None:
     seconds, heavy = python(MEASURE).splitlines()
     assert float(seconds) < IMPORT_SECONDS
     assert heavy == "[]"
+
+
+def test_studies_are_looked_at_without_pytorch(tmp_path: Path) -> None:
+    """Which takes seconds to import; every process of a study imports what this does."""
+    words = ["study", "status", str(STUDY), "--store", str(tmp_path / "none"), "--json"]
+    look = f"import precrop.study.worker; from precrop.cli.app import main; main({words})"
+    assert python(f"import sys; {look}; print('torch' in sys.modules)").split()[-1] == "False"
 
 
 def test_planning_needs_nothing_of_deployment_and_draws_nothing() -> None:

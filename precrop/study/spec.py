@@ -12,8 +12,7 @@ from precrop.model_spec import ModelSpec
 from precrop.solve.budgets import Budget, parse_budget
 from precrop.study.entries import Entry, Line, Several, read_entry
 from precrop.study.variants import HowEntry, Variant
-from precrop.training.recipes import Recipe, find_recipe
-from precrop.training.runs import LARGEST_SIDE
+from precrop.training.recipes import LARGEST_SIDE, Recipe, find_recipe
 from precrop.trust import Trust, check_code
 
 _LONGEST_NAME = 100

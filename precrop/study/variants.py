@@ -119,10 +119,6 @@ class HowEntry(Entry):
         Raises:
             PrecropError: two ways, or an unknown method, granularity or option.
         """
-        from precrop.pruning.masking import GRANULARITIES
-        from precrop.pruning.methods import check_options
-        from precrop.training.runs import split_mask
-
         given = {way: getattr(self, way.replace("-", "_")) for way in WAYS}
         ways = [way for way, options in given.items() if options is not None]
         if len(ways) > 1:
@@ -134,6 +130,8 @@ class HowEntry(Entry):
                 "densities go with plan: write `plan: {}` too, or `mask: METHOD:weight`"
             )
         if mask is not None and way is None:
+            from precrop.training.runs import split_mask
+
             method, mask = split_mask(mask)
         if self.method_options and method is None:
             raise PrecropError(
@@ -141,8 +139,12 @@ class HowEntry(Entry):
                 "{batch_norm: stored} of snip"
             )
         if method is not None and not runs_user_code(method):
+            from precrop.pruning.methods import check_options
+
             check_options(method, self.method_options)
         if mask is not None:
+            from precrop.pruning.masking import GRANULARITIES
+
             check_known(f"granularity {mask!r}", mask, GRANULARITIES)
         options = {} if way is None else given[way]
         return Variant(self.name, way, options, method, mask, method_options=self.method_options)
@@ -206,14 +208,14 @@ class Variant:
 
     def own_names(self) -> Iterator[tuple[Callable[[str], None], str]]:
         """The user's own functions that it names, and what takes each; none is run."""
-        from precrop.pruning.methods import take_own_method
-        from precrop.strategies.objectives import take_own_objective
+        if self.densities and runs_user_code(self.densities):
+            from precrop.pruning.methods import take_own_method
 
-        named = [
-            (take_own_method, self.densities),
-            (take_own_objective, self.options.get("objective")),
-        ]
-        yield from ((take, name) for take, name in named if name and runs_user_code(name))
+            yield take_own_method, self.densities
+        if (objective := self.options.get("objective")) and runs_user_code(objective):
+            from precrop.strategies.objectives import take_own_objective
+
+            yield take_own_objective, objective
         if self.match is not None:
             yield from self.match.own_names()
 

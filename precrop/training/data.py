@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from precrop.errors import PrecropError, needs
-from precrop.training.runs import LARGEST_SIDE
+from precrop.training.recipes import LARGEST_SIDE
 from precrop.training.sources.finding import find
 from precrop.training.sources.source import Source, Split
 

@@ -15,6 +15,9 @@ from typing import Any, Literal
 from precrop.errors import PrecropError, brief, check_known, check_once, suggestion
 from precrop.trust import is_finite, literal
 
+LARGEST_SIDE = 4096
+"""Pixels of an image's side."""
+
 
 def _field(default: Any, text: str, least: float | None = None, most: float = math.inf) -> Any:
     """A field with its help; numbers with the least and the most that they may be."""

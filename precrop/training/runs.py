@@ -19,12 +19,10 @@ from precrop.plans.plan import Plan
 from precrop.pruning.masking import GRANULARITIES
 from precrop.pruning.methods import METHODS, check_options
 from precrop.solve.budgets import Budget
-from precrop.training.recipes import Recipe
+from precrop.training.recipes import LARGEST_SIDE, Recipe
 from precrop.trust import Trust, code_of
 
 _LONGEST_NAME = 100
-LARGEST_SIDE = 4096
-"""Pixels of an image's side."""
 SCHEMA = 1
 """Raised when the same fields would train another network; part of every run's identity."""
 

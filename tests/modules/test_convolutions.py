@@ -76,8 +76,8 @@ for _ in range(4):
 SCORED = """
 from precrop.pruning.api import densities
 data = [(images, torch.arange(64) % 10)]
-for _ in range(4):
-    densities(network, (5, 32, 32), method="{method}", params=0.5, data=data)
+for method in 4 * ["snip", "grasp"]:
+    densities(network, (5, 32, 32), method=method, params=0.5, data=data)
 """
 EAGER = TRAINED.format(module="precrop.training.kernels", mode="CpuKernels")
 SAFE = TRAINED.format(module="precrop.modules.convolutions", mode="SafeConvolutions")
@@ -89,10 +89,9 @@ SAFE = TRAINED.format(module="precrop.modules.convolutions", mode="SafeConvoluti
     [
         EAGER,
         "network.compile(backend='aot_eager', fullgraph=True)\n" + SAFE,
-        SCORED.format(method="snip"),
-        SCORED.format(method="grasp"),
+        SCORED,
     ],
-    ids=["trained", "compiled", "snip", "grasp"],
+    ids=["trained", "compiled", "scored"],
 )
 def test_narrow_shortcuts_without_avx512(script: str) -> None:
     """In a process of its own: without what is done here it is killed, most of the time."""

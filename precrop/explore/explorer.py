@@ -36,11 +36,11 @@ class Explorer:
         profiles: Iterable[str] = (),
     ) -> None:
         """Nothing is built yet. The page begins with ``first``; the rest is as for `page.app`."""
-        known = [name for found in library_names().values() for name in found]
-        others = known if names is None else list(names)
+        if names is None:
+            names = [name for found in library_names().values() for name in found]
         self.networks: Mapping[str, Named] = {
             str(first): Named(first, input_shape),
-            **{name: Named(ModelSpec(name, {})) for name in others if name != str(first)},
+            **{name: Named(ModelSpec(name, {})) for name in names if name != str(first)},
         }
         self.profiles = tuple(dict.fromkeys((*profiles, *ROOFLINES)))
         for profile in self.profiles:

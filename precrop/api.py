@@ -1,8 +1,9 @@
 """The public functions of the core: plan a crop, crop a network."""
 
 import fnmatch
+import math
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal
 
@@ -187,13 +188,10 @@ def plan(
             raise missing()
         return choose(network, PlanRequest(budgets, models, options, solver, divisors), constraints)
 
-    try:
+    if residual == "tie" or settled:
         choice = found(own_widths=residual == "crop")
-    except BudgetError:
-        if residual == "tie" or settled:
-            raise
-        # What reads a stream beside other channels reads all of it, unless streams are tied.
-        choice = found(own_widths=False)
+    else:
+        choice = _with_own_widths_or_tied(found)
     network, totals, units = choice.lowered.network, choice.structure.costs, choice.units
     frozen = network.frozen()
     return Plan(
@@ -230,6 +228,22 @@ def plan(
         followers=network.unused.followers,
         left_out=network.left_out,
     )
+
+
+def _with_own_widths_or_tied(found: Callable[[bool], Choice]) -> Choice:
+    """Layers at residual streams have widths of their own; tied ones if these alone fit.
+
+    What reads a stream beside other channels reads all of it, unless streams are tied. Where
+    neither fits, the error names the lower of the least budgets.
+    """
+    try:
+        return found(True)
+    except BudgetError as error:
+        own = error
+    try:
+        return found(False)
+    except BudgetError as tied:
+        raise min(own, tied, key=lambda error: error.least or math.inf) from None
 
 
 def _divisors(asked: int | Literal["auto"], profile: DeviceProfile, settled: bool) -> list[int]:

@@ -25,7 +25,14 @@ class PrecropError(ValueError):
 
 
 class BudgetError(PrecropError):
-    """A budget that is senseless (zero, negative, NaN) or that cannot be met."""
+    """A budget that is senseless (zero, negative, NaN) or that cannot be met.
+
+    ``least`` is the smallest that can be, in the budget's units, where widths are to be chosen.
+    """
+
+    def __init__(self, message: str, least: int | None = None) -> None:
+        super().__init__(message)
+        self.least = least
 
 
 class PlanError(PrecropError):

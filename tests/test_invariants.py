@@ -18,11 +18,9 @@ import precrop
 from precrop.errors import BudgetError
 from precrop.planning import Choice
 from precrop.plans.plan import Plan
-from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
-from precrop.read.network import read_network
 from precrop.solve.choices import Choices
-from tests.networks import SHAPE, Net, networks
+from tests.networks import SHAPE, GroupShuffle, Net, NonLocal, conv, networks
 from tests.planning import counted_macs, counted_params, planned, total
 
 FAST = settings(
@@ -177,11 +175,34 @@ def check_least(net: Net, request: dict[str, Any], message: str) -> None:
 
 
 def narrowest(net: Net, request: dict[str, Any]) -> dict[str, int]:
-    """What the network costs if every width is the least allowed, by its first reading."""
-    network = read_network(net, Inputs(SHAPE), scale_groups=request["groups"] == "scale")
-    structure = lower(network).structure
-    choices = Choices.of(structure.groups, [request["divisor"]], request["min_width"])
-    return {name: cost(choices.lower.tolist()) for name, cost in structure.costs.items()}
+    """What the network costs if every width is the least allowed, by its first readings."""
+    reading, costs = precrop.Reading(net, SHAPE), list[dict[str, int]]()
+    for own_widths in {False, request["residual"] == "crop"}:
+        network = reading.network(
+            own_widths=own_widths,
+            scale_groups=request["groups"] == "scale",
+            fold=True,
+            drop_unused=False,
+        )
+        structure = lower(network).structure
+        choices = Choices.of(structure.groups, [request["divisor"]], request["min_width"])
+        least = choices.lower.tolist()
+        costs.append({name: cost(least) for name, cost in structure.costs.items()})
+    return {name: min(cost[name] for cost in costs) for name in costs[0]}
+
+
+def test_the_least_with_widths_of_their_own_is_the_lower_one() -> None:
+    blocks = (conv(3, 4), conv(4, 4), GroupShuffle(4, 4), NonLocal(4), conv(4, 4, 5))
+    net = nn.Sequential(*blocks, nn.Conv2d(4, 5, 1), nn.AdaptiveMaxPool2d(1))
+    found = {}
+    for residual in ("tie", "crop"):
+        with pytest.raises(BudgetError) as caught:
+            precrop.plan(net, SHAPE, params=0.15, min_width=3, residual=residual)
+        found[residual] = caught.value.least or 0
+        assert named_least(str(caught.value)) == ("params", found[residual])
+        plan = precrop.plan(net, SHAPE, params=found[residual], min_width=3, residual=residual)
+        assert plan.params == found[residual]
+    assert found["crop"] < found["tie"]
 
 
 def named_least(message: str) -> tuple[str, int]:

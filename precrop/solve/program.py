@@ -91,8 +91,7 @@ def program(
         min_width: no layer gets narrower, unless the original is.
         cap: largest ratio of a width to the original; 1 for cropping.
         balance: weight of the balance term, at least 0; large means uniform widths.
-        explain: from a cost's name, the least units and what allows no fewer: in words, for the
-            message, what makes up the least of the cost.
+        explain: what makes up the least of a cost, in words: from its name, the units, the rule.
 
     Raises:
         BudgetError: a limit is below the cost of the narrowest network allowed.
@@ -108,7 +107,8 @@ def program(
             why = explain(name, least, choices.rule) if explain else ""
             raise BudgetError(
                 f"{name}={bound(name, limit, up=False)} cannot be met: the least possible with "
-                f"{choices.rule}{why and f' ({why})'} is {bound(name, needed, up=True)}"
+                f"{choices.rule}{why and f' ({why})'} is {bound(name, needed, up=True)}",
+                needed,
             )
         parts = rows(name, structure.costs[name])
         costs |= parts

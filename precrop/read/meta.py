@@ -141,10 +141,11 @@ def _strides(x: Tensor) -> tuple[int, ...]:
 
 
 def _addmm(bias: Tensor, x: Tensor, weight: Tensor, *_: Any) -> Tensor | None:
-    """A linear layer's product; what it takes fits, or PyTorch says that it does not."""
-    shape = x.shape[0], weight.shape[-1]
-    fits = weight.dim() == 2 and x.shape[1:] == weight.shape[:1] and bias.shape == shape[1:]
-    return _empty(shape, x) if fits and _plain((bias, x, weight.t())) else None
+    """A linear layer's product; of what does not fit PyTorch says so."""
+    if (x.dim(), weight.dim()) != (2, 2) or not _plain((bias, x, weight.t())):
+        return None
+    shape = x.shape[0], weight.shape[1]
+    return _empty(shape, x) if x.shape[1] == weight.shape[0] and bias.shape == shape[1:] else None
 
 
 def _layer_norm(
@@ -159,13 +160,15 @@ def _layer_norm(
 
 
 def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
-    first = [*tensors[0].shape]
-    dim = dim % len(first) if first else 0
-    others = {(*x.shape[:dim], *x.shape[dim + 1 :]) for x in tensors if x.dim() == len(first)}
-    if len(others) != 1 or {x.dim() for x in tensors} != {len(first)} or not _plain(tensors):
+    axes = tensors[0].dim() if tensors else 0
+    if not -axes <= dim < axes or {x.dim() for x in tensors} != {axes} or not _plain(tensors):
         return None
-    first[dim] = sum(x.shape[dim] for x in tensors)
-    return _empty(first, tensors[0])
+    dim %= axes
+    if len({(*x.shape[:dim], *x.shape[dim + 1 :]) for x in tensors}) != 1:
+        return None
+    made = [*tensors[0].shape]
+    made[dim] = sum(x.shape[dim] for x in tensors)
+    return _empty(made, tensors[0])
 
 
 Kernels = Callable[[Any, Sequence[Any], Mapping[str, Any]], Any]

@@ -118,6 +118,8 @@ def test_results_are_pytorchs(op: Any) -> None:
     [
         (aten.addmm.default, [(5,), (2, 4), (3, 5)]),
         (aten.addmm.default, [(4,), (2, 3), (3, 5)]),
+        (aten.addmm.default, [(5,), (), (3, 5)]),
+        (aten.addmm.default, [(5,), (2, 3), ()]),
         (aten.add.Tensor, [(2, 3), (3, 2)]),
     ],
 )
@@ -125,3 +127,12 @@ def test_what_does_not_fit_is_pytorchs_error(op: Any, shapes: list[tuple[int, ..
     args = [torch.empty(shape, device="meta") for shape in shapes]
     with pytest.raises(RuntimeError):
         MetaKernels()(op, args, {})
+
+
+@pytest.mark.parametrize("dim", [3, -4, 1])
+def test_tensors_that_do_not_lie_beside_each_other_are_pytorchs_error(dim: int) -> None:
+    pair = [torch.empty(2, 4, size, device="meta") for size in (3, 5)]
+    with pytest.raises((RuntimeError, IndexError)):
+        MetaKernels()(aten.cat.default, [pair, dim], {})
+    with pytest.raises((RuntimeError, ValueError), match="expected a non-empty list"):
+        MetaKernels()(aten.cat.default, [[]], {})

@@ -18,7 +18,7 @@ from io import DEFAULT_BUFFER_SIZE, BufferedReader, FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precrop.errors import PrecropError, errors_as, needs, printable
+from precrop.errors import PrecropError, brief, errors_as, needs, printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -263,6 +263,13 @@ def is_figure(name: str, value: Any) -> bool:
     if type(value) not in (int, float):
         return False
     return abs(value) < LARGEST or (name.endswith("loss") and not value < math.inf)
+
+
+def figure(value: Any, least: float = 0.0, most: float = LARGEST) -> float:
+    """A number that a file says, which may be a stranger's; a `ValueError` if it makes no sense."""
+    if type(value) not in (int, float) or not least <= value <= most:
+        raise ValueError(f"{brief(value)} is no such figure")
+    return float(value)
 
 
 def json_text(content: Any, **options: Any) -> str:

@@ -27,8 +27,8 @@ from precrop.deployment.profiling import Subject, profile_device
 from precrop.deployment.quiet import Quiet, wait
 from precrop.deployment.runtimes import SESSIONS, session_medians
 from precrop.deployment.setting import Setting
-from precrop.errors import BudgetError, PrecropError, brief, check_seed
-from precrop.files import LARGEST, digest_of, refuse_link
+from precrop.errors import BudgetError, PrecropError, check_seed
+from precrop.files import digest_of, figure, refuse_link
 from precrop.model_spec import ModelSpec
 from precrop.modules.threads import threads_restored
 from precrop.plans.kinds import Init
@@ -355,7 +355,7 @@ class _Steps:
         key = {"plan": digest_of(plan.to_json())[:16], "run": None if run is None else run.id}
         found = self.book.step("export", key, make, self.file)
         with self.book.believed():
-            return _number(found["difference"])
+            return figure(found["difference"])
 
     def judge(self, images: "ImageData") -> float:
         """The share of the held-out images that the file gets right."""
@@ -377,7 +377,7 @@ class _Steps:
         key = {"export": self.book.steps["export"]["key"], "images": images.digest}
         found = self.book.step("accuracy", key, make)
         with self.book.believed():
-            return _number(found["accuracy"], most=1.0)
+            return figure(found["accuracy"], most=1.0)
 
     def measure(self, rounds: int) -> tuple[Times, Times, Quiet]:
         """Times of the file beside those of the original, exported likewise, in the same rounds."""
@@ -407,21 +407,14 @@ class _Steps:
         names = [field.name for field in dataclasses.fields(Times)]
         with self.book.believed():
             dense, deployed = (
-                Times(*(_number(found[which][name], _SHORTEST) for name in names))
+                Times(*(figure(found[which][name], _SHORTEST) for name in names))
                 for which in ("dense", "deployed")
             )
             spread, wanting = found["quiet"]["spread"], found["quiet"]["load"]
-            quiet = Quiet(_number(spread), None if wanting is None else _number(wanting))
+            quiet = Quiet(figure(spread), None if wanting is None else figure(wanting))
         return dense, deployed, quiet
 
     def _machine(self) -> dict[str, Any]:
         """What decides on times here."""
         machine, library = describe_machine(), LIBRARY[self.setting.runtime]
         return {"cpu": machine[part("cpu")], library: machine["versions"].get(library)}
-
-
-def _number(value: Any, least: float = 0.0, most: float = LARGEST) -> float:
-    """A figure of the book, which may be a stranger's; a `ValueError` if it makes no sense."""
-    if type(value) not in (int, float) or not least <= value <= most:
-        raise ValueError(f"{brief(value)} is no such figure")
-    return float(value)

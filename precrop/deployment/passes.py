@@ -1,7 +1,6 @@
 """Measured passes in a file, so that a profile that was interrupted goes on where it was."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from precrop.costs.work import FEATURES
 from precrop.deployment.operations import Sample
 from precrop.deployment.rates import CountedWork, TimedPass
 from precrop.errors import MALFORMED, PrecropError
-from precrop.files import read_text, write_text
+from precrop.files import figure, read_text, write_text
 
 SCHEMA = 1
 _KIND = "measured passes"
@@ -96,14 +95,12 @@ def _numbers(amounts: Mapping[str, float]) -> list[float]:
 
 
 def _entry(content: Any) -> tuple[Place, TimedPass | None]:
-    network, share = str(content["network"]), _number(content["share"])
+    network, share = str(content["network"]), figure(content["share"])
     place = network, str(content["inputs"]), share
     if content["seconds"] is None:
         return place, None
-    seconds = _number(content["seconds"])
-    samples = [
-        Sample(str(k), _amounts(numbers), _number(s)) for k, s, numbers in content["samples"]
-    ]
+    seconds = figure(content["seconds"])
+    samples = [Sample(str(k), _amounts(numbers), figure(s)) for k, s, numbers in content["samples"]]
     works = [CountedWork(str(kind), _amounts(numbers)) for kind, numbers in content["works"]]
     if not 0 < share <= 1 or not seconds or not samples or not works:
         raise ValueError("a pass takes time, and has operations")
@@ -111,11 +108,4 @@ def _entry(content: Any) -> tuple[Place, TimedPass | None]:
 
 
 def _amounts(numbers: Sequence[Any]) -> dict[str, float]:
-    return dict(zip(FEATURES, map(_number, numbers), strict=True))
-
-
-def _number(value: Any) -> float:
-    found = float(value)
-    if not 0 <= found < math.inf:
-        raise ValueError(f"{found} is not an amount")
-    return found
+    return dict(zip(FEATURES, map(figure, numbers), strict=True))

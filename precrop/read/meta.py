@@ -122,6 +122,8 @@ def _mean(x: Tensor, dims: Sequence[int] | None, keep: bool = False) -> Tensor |
     """A mean with the axes kept, as in a global pool."""
     if not keep or not dims or not x.is_floating_point():
         return None
+    if not all(-x.dim() <= dim < x.dim() for dim in dims):
+        return None
     meant = {dim % x.dim() for dim in dims}
     return _empty([1 if i in meant else n for i, n in enumerate(x.shape)], x)
 

@@ -129,6 +129,12 @@ def test_what_does_not_fit_is_pytorchs_error(op: Any, shapes: list[tuple[int, ..
         MetaKernels()(op, args, {})
 
 
+@pytest.mark.parametrize("dim", [3, -4])
+def test_a_mean_over_no_axis_is_pytorchs_error(dim: int) -> None:
+    with pytest.raises(IndexError):
+        MetaKernels()(aten.mean.dim, [torch.empty(2, 4, 3, device="meta"), [dim], True], {})
+
+
 @pytest.mark.parametrize("dim", [3, -4, 1])
 def test_tensors_that_do_not_lie_beside_each_other_are_pytorchs_error(dim: int) -> None:
     pair = [torch.empty(2, 4, size, device="meta") for size in (3, 5)]

@@ -1,1 +1,1 @@
-"""Choosing widths within budgets, as mathematics: no tensor and no module is known here."""
+"""The optimisation of widths within budgets, in NumPy: no tensors and no modules here."""

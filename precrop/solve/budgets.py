@@ -1,8 +1,8 @@
-"""Budgets as people write them, turned into exact limits.
+"""Parse budgets as users write them into exact integer limits.
 
 A budget is a share of the original (``0.5``, ``"50%"``; ``1.0`` is all of it) or an absolute number
-(``2_500_000``, ``"2.5M"``; memory in bytes or ``"64MB"``, latency only as ``"8ms"``). Everything is
-computed in decimal, so that ``0.29`` of 100 is 29.
+(``2_500_000``, ``"2.5M"``; memory in bytes or ``"64MB"``, latency only with a unit, ``"8ms"``).
+Floats are read as the decimals that they print as, so ``0.29`` of 100 is 29.
 """
 
 import re
@@ -18,13 +18,13 @@ Budget = float | int | str
 
 @dataclass(frozen=True)
 class Unit:
-    """How a cost is counted, and how people write and read it.
+    """The unit in which a cost is counted, and how users write it.
 
     Attributes:
-        suffixes: what an absolute number may end with, and what that multiplies it by.
-        example: of an absolute budget.
+        suffixes: the multiplier of each suffix that an absolute budget may have.
+        example: an absolute budget, for messages.
         shown: the suffixes that messages use, the largest first.
-        plain: whether a number without suffix is an absolute budget.
+        plain: whether a number without a suffix is an absolute budget.
     """
 
     suffixes: Mapping[str, int]
@@ -46,21 +46,21 @@ _FEMTOSECONDS = Unit(
     plain=False,
 )
 UNITS = {"params": _COUNT, "macs": _COUNT, "memory": _BYTES, "latency": _FEMTOSECONDS}
-"""Per cost its unit: parameters, multiply-accumulates, bytes, femtoseconds."""
+"""The unit of each cost: parameters, multiply-accumulates, bytes, femtoseconds."""
 
 _TEXT = re.compile(r"(?!.{65})(\d+(?:_\d+)*)?(\.\d+)?\s*(%|[a-zµ]*)", re.IGNORECASE)
 _LARGEST_SHARE, _LARGEST = 100, 2**63
 
 
 def parse_budgets(asked: Mapping[str, Budget | None], bases: Mapping[str, int]) -> dict[str, int]:
-    """The limit of every budget that was given.
+    """Return the limit of every budget that was given.
 
     Args:
-        asked: per cost name the budget; None stands for no budget.
-        bases: per cost name what the original network costs.
+        asked: budgets by cost name; None means no budget.
+        bases: costs of the original network by cost name.
 
     Raises:
-        BudgetError: no budget at all, a cost that is not known, or a budget without sense.
+        BudgetError: no budget is given, a cost is unknown, or a budget makes no sense.
     """
     given = {name: budget for name, budget in asked.items() if budget is not None}
     if not given:
@@ -72,15 +72,15 @@ def parse_budgets(asked: Mapping[str, Budget | None], bases: Mapping[str, int]) 
 
 
 def missing(example: str = "params") -> BudgetError:
-    """The error where no budget was given at all."""
+    """Return the error for a call that gives no budget."""
     return BudgetError(f"no budget given: write for instance {example}=0.5 or {example}='2.5M'")
 
 
 def parse_budget(name: str, asked: Budget, base: int) -> int:
-    """The limit, in units of the cost, that a budget stands for.
+    """Return the limit that a budget stands for, in whole units of its cost.
 
     Args:
-        name: the cost's name, for its unit and for messages.
+        name: name of the cost, which determines the unit.
         asked: a float is a share of ``base``; an int is absolute; a string is a share with ``%`` or
             a decimal point (``"50%"``, ``"0.5"``), else absolute (``"2.5M"``, ``"1_000_000"``).
         base: what the original network costs.
@@ -114,7 +114,7 @@ def _senseless(name: str, asked: object, what: str) -> BudgetError:
 
 
 def parse_share(name: str, asked: Budget, base: int) -> float:
-    """The share of what the original costs that a budget stands for, not rounded to whole units.
+    """Return a budget as a share of the original cost, not rounded to whole units.
 
     The arguments and errors are those of `parse_budget`.
     """
@@ -124,14 +124,14 @@ def parse_share(name: str, asked: Budget, base: int) -> float:
 
 
 def written(name: str, number: int) -> str:
-    """A cost as people read it: ``2,500,000`` parameters, ``64.00 MB``, ``8.000 ms``."""
+    """Format a cost for display: ``2,500,000`` parameters, ``64.00 MB``, ``8.000 ms``."""
     if name == "latency":
         return f"{number / 10**12:,.3f} ms"
     return f"{number / 10**6:,.2f} MB" if name == "memory" else f"{number:,}"
 
 
 def bound(name: str, number: int, *, up: bool) -> str:
-    """A cost as a budget that is just enough for it (``up``), or not more than it."""
+    """Format a cost as a budget in few digits, rounded up (so that it suffices) or down."""
     unit = UNITS.get(name, _COUNT)
     scales = {suffix: unit.suffixes.get(suffix.lower(), 1) for suffix in unit.shown}
     suffix = next((s for s, scale in scales.items() if scale <= number), unit.shown[-1])
@@ -140,7 +140,7 @@ def bound(name: str, number: int, *, up: bool) -> str:
 
 
 def _read(name: str, asked: object) -> tuple[Fraction, int | None]:
-    """The number that was written, and what it counts: so many units each, or None for a share."""
+    """Return the number that was written and its scale in units of the cost; None for a share."""
     if isinstance(asked, str):
         match = _TEXT.fullmatch(asked.strip())
         whole, fraction, suffix = (part or "" for part in match.groups()) if match else ("", "", "")

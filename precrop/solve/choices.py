@@ -1,4 +1,4 @@
-"""The numbers of channels that a divisor and a least width let every group have."""
+"""The widths that a divisor and a minimum width allow each group."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -15,18 +15,18 @@ from precrop.solve.structure import Floats, Group, Integers
 class Choices:
     """The units that every group may keep: multiples of its step within bounds, or the original.
 
-    All arrays have shape (groups,). A group without a multiple below its original width gets no
-    narrower, and without one above it no wider.
+    All arrays have shape (groups,). A group with no multiple below its original width never gets
+    narrower; one with no multiple above it never gets wider.
 
     Attributes:
-        units: of the original network.
-        step: smallest number of units that the divisor divides in every layer of the group.
-        least: fewest units allowed beside the original ones, a multiple of ``step``.
+        units: units in the original network.
+        step: fewest units that make every layer output of the group a multiple of its divisor.
+        least: smallest multiple of ``step`` that is allowed.
         upper: most units allowed.
-        extra: what is allowed beside multiples: the original units, or 0 for nothing.
-        divisors: what divides the layer outputs of every group.
-        divisor: the first that was asked for.
-        min_width: least channels of the narrowest layer output of a group.
+        extra: the one number allowed besides multiples: the original units, or 0 for none.
+        divisors: the divisor of each group.
+        divisor: the first divisor asked for.
+        min_width: fewest channels allowed in the narrowest layer output of a group.
     """
 
     units: Integers
@@ -46,13 +46,13 @@ class Choices:
         min_width: int = 1,
         cap: float = 1.0,
     ) -> "Choices":
-        """What all groups may keep.
+        """Return the choices of all groups.
 
         Args:
             groups: the independent widths.
-            divisors: of every layer output's channels: a group has multiples of the first that
-                leaves it something narrower than the original, of the very first if none does.
-            min_width: least channels of the narrowest layer output of a group.
+            divisors: divisors of layer outputs, in order of preference. A group takes the first
+                that allows it a width below the original, or simply the first if none does.
+            min_width: fewest channels allowed in the narrowest layer output of a group.
             cap: largest ratio to the original width; 1 for cropping.
         """
         rows = [_bounds(group, divisors, min_width, cap) for group in groups]
@@ -61,21 +61,21 @@ class Choices:
 
     @property
     def lower(self) -> Integers:
-        """Fewest units allowed."""
+        """The fewest units allowed."""
         return np.minimum(self.least, self.units)
 
     @property
     def rule(self) -> str:
-        """The divisor and least width in words, for messages."""
+        """The divisor and minimum width, in words for messages."""
         return f"divisor={self.divisor} and min_width={self.min_width}"
 
     @property
     def log_bounds(self) -> tuple[Floats, Floats]:
-        """Least and largest log ratio of every group."""
+        """The smallest and largest log ratio of every group."""
         return np.log(self.lower / self.units), np.log(self.upper / self.units)
 
     def allowed(self, group: int) -> list[int]:
-        """All that one group may keep, in order."""
+        """Return all choices of one group in increasing order."""
         step, least, upper, extra = (
             int(bounds[group]) for bounds in (self.step, self.least, self.upper, self.extra)
         )
@@ -83,25 +83,25 @@ class Choices:
         return sorted({*range(least, upper + 1, step), *own})
 
     def floor(self, units: NDArray[Any]) -> Integers:
-        """The widest choices up to ``units``; ``lower`` if all are wider."""
+        """Round ``units`` down to choices; to ``lower`` where all choices are wider."""
         multiples: Integers = np.floor(units / self.step).astype(np.int64) * self.step
         multiples = np.where(multiples < self.least, 0, multiples)
         extra = np.where(self.extra <= units, self.extra, 0)
         return np.clip(np.maximum(multiples, extra), self.lower, self.upper)
 
     def next(self, units: Integers) -> Integers:
-        """One choice up; ``units`` itself at the top."""
+        """Return the next choice up, or ``units`` itself at the top."""
         multiples = np.maximum((units // self.step + 1) * self.step, self.least)
         extra = np.where(self.extra > units, self.extra, multiples)
         above: Integers = np.minimum(np.minimum(multiples, extra), self.upper)
         return above
 
     def previous(self, units: Integers) -> Integers:
-        """One choice down; ``units`` itself at the bottom."""
+        """Return the next choice down, or ``units`` itself at the bottom."""
         return self.floor(units - 1)
 
     def without_originals(self, groups: Sequence[int]) -> "Choices":
-        """The same but for some groups, which have only their multiples."""
+        """Return these choices without the original units of some groups, only multiples."""
         extra, upper = self.extra.copy(), self.upper.copy()
         extra[groups] = 0
         upper[groups] -= upper[groups] % self.step[groups]
@@ -109,13 +109,13 @@ class Choices:
 
 
 def has_choice(group: Group, divisor: int, min_width: int = 1) -> bool:
-    """Whether multiples of ``divisor`` let the group be narrower than in the original."""
+    """Return whether a multiple of ``divisor`` is narrower than the group's original width."""
     _, least = _steps(group, divisor, min_width)
     return least < group.units and (group.most is None or least <= group.most)
 
 
 def _steps(group: Group, divisor: int, min_width: int) -> tuple[int, int]:
-    """The step of a group's units that makes all its layer outputs multiples, and the least one."""
+    """Return the group's step for this divisor, and the least multiple of it that is allowed."""
     step = divisor // gcd(group.grain, divisor)
     wide = max(group.least, -(-min_width * group.units // group.narrowest))
     return step, -(-wide // step) * step
@@ -124,7 +124,7 @@ def _steps(group: Group, divisor: int, min_width: int) -> tuple[int, int]:
 def _bounds(
     group: Group, divisors: Sequence[int], min_width: int, cap: float
 ) -> tuple[int, int, int, int, int]:
-    """Original units, step, least and upper units of one group, and its divisor."""
+    """Return the original units, step, least and upper units, and divisor of one group."""
     leaving = (divisor for divisor in divisors if has_choice(group, divisor, min_width))
     divisor = next(leaving, divisors[0])
     step, least = _steps(group, divisor, min_width)

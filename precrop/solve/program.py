@@ -1,4 +1,4 @@
-"""The problem that `solve.relax` relaxes and `solve.rounding` solves in whole units.
+"""The optimisation problem: `solve.relax` solves its relaxation, `solve.rounding` whole units.
 
 With ``x`` the log ratios of the groups it is
 
@@ -6,8 +6,8 @@ With ``x`` the log ratios of the groups it is
     subject to  cost_k(units * exp(x)) <= limit_k,   log(lower / units) <= x <= log(upper / units)
 
 where ``log p_l`` is the share-weighted sum of the log ratios at both ends of layer ``l``. Every
-cost is a sum of exponentials of ``x`` with positive coefficients, so the relaxed problem is convex.
-A cost that is the largest of several such sums has a limit for each of them.
+cost is a sum of exponentials of ``x`` with positive coefficients, so the relaxation is convex. A
+cost that is the maximum of several such sums becomes one constraint for each of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,28 +24,28 @@ from precrop.solve.choices import Choices
 from precrop.solve.structure import Cost, Floats, Peak, Structure
 
 BALANCE = 1.0
-"""Default weight of the balance term, gamma in docs/method.md."""
+"""Default weight of the balance term (gamma in docs/method.md)."""
 
 EXPANSION = 4.0
 """Largest ratio of a width to the original where widening is allowed."""
 
 LARGEST = 10**9
-"""Of a divisor, a least width, a cap and a balance; more would overflow in the solver."""
+"""Upper bound on divisors, minimum widths, caps and balances; more would overflow the solver."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """What is maximised and within which limits.
+    """The objective ``gain @ x - x @ penalty @ x`` and the constraints on it.
 
     Attributes:
         structure: the network.
-        costs: the polynomials that have limits, by the names of `rows`.
-        limits: the largest value of each that is allowed.
+        costs: the polynomials that are limited, by the names that `rows` gives them.
+        limits: the largest allowed value of each.
         choices: the units that every group may keep.
-        gain: slope of the objective in ``x``, shape (groups,).
-        penalty: sparse; the balance term is ``x @ penalty @ x``, shape (groups, groups).
-        fills: whether what is left of the budgets is spent even where the objective falls: where it
-            is the distance from a shape, and the budgets say how large that should be.
+        gain: linear part of the objective, shape (groups,).
+        penalty: quadratic part, such as the balance term: sparse, shape (groups, groups).
+        fills: whether rounding spends the rest of the budgets even if the objective falls, as it
+            must where the objective measures the distance from a shape and budgets set the size.
     """
 
     structure: Structure
@@ -57,17 +57,17 @@ class Program:
     fills: bool = False
 
     def weighed(self, weights: Floats) -> "Program":
-        """The same problem with other weights of the layers' log densities, scaled to mean 1."""
+        """Return the problem with other weights of the log densities, scaled to mean 1."""
         scale = mean_one(self.structure, weights)
         return replace(self, gain=scale * (sum(end_shares(self.structure)).T @ weights))
 
     def used(self, x: Floats) -> Floats:
-        """The share of every limit that log ratios ``x`` use."""
+        """Return the share of every limit that is used at log ratios ``x``."""
         units, limits = (self.choices.units * np.exp(x)).tolist(), self.limits.items()
         return np.array([self.costs[name](units) / most for name, most in limits])
 
     def value(self, x: Floats) -> float:
-        """The objective at log ratios ``x``."""
+        """Return the objective at log ratios ``x``."""
         return float(self.gain @ x - x @ (self.penalty @ x))
 
 
@@ -81,21 +81,21 @@ def program(
     balance: float = BALANCE,
     explain: Callable[[str, Sequence[int], str], str] | None = None,
 ) -> Program:
-    """State the problem of finding widths within ``limits``; every layer weighs alike.
+    """State the problem of finding widths within ``limits``, with equal weights for all layers.
 
     Args:
         structure: the network.
-        limits: per cost name the largest value allowed, such as ``{"params": 1_000_000}``.
+        limits: largest allowed value by cost name, such as ``{"params": 1_000_000}``.
         divisors: every layer's channels are a multiple of the first, or as in the original; groups
-            too narrow for it have multiples of a later one, as in `Choices.of`.
+            too narrow for it follow a later one, as in `Choices.of`.
         min_width: no layer gets narrower, unless the original is.
         cap: largest ratio of a width to the original; 1 for cropping.
         balance: weight of the balance term, at least 0; large means uniform widths.
-        explain: what makes up the least of a cost, in words: from its name, the units, the rule.
+        explain: tells for messages what makes up the least cost, from its name, units and rule.
 
     Raises:
         BudgetError: a limit is below the cost of the narrowest network allowed.
-        PrecropError: an option out of its range.
+        PrecropError: an option is out of range.
     """
     _check_options(divisor=divisors[0], min_width=min_width, cap=cap, balance=balance)
     choices = Choices.of(structure.groups, divisors, min_width, cap)
@@ -119,7 +119,7 @@ def program(
 
 
 def _check_options(**options: Any) -> None:
-    """Refuse a divisor, least width, cap or balance without sense."""
+    """Refuse a divisor, minimum width, cap or balance that is out of range."""
     for name, value in options.items():
         whole, least = name in ("divisor", "min_width"), int(name != "balance")
         right = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
@@ -131,14 +131,14 @@ def _check_options(**options: Any) -> None:
 
 
 def rows(name: str, cost: Cost | Peak) -> dict[str, Cost]:
-    """The polynomials that a limit on a cost applies to, each under a name of its own."""
+    """Return the polynomials that a limit on a cost constrains, each under its own row name."""
     if isinstance(cost, Cost):
         return {name: cost}
     return {f"{name} {moment}": part for moment, part in enumerate(cost.parts)}
 
 
 def end_shares(structure: Structure) -> tuple[Any, Any]:
-    """What each group holds of each layer's input, and of its output: sparse (layers, groups)."""
+    """Return each group's share of every layer's input, and output: sparse (layers, groups)."""
     layers, width = structure.layers, len(structure.groups)
     inputs = _shares([layer.inputs for layer in layers], width)
     return inputs, _shares([layer.outputs for layer in layers], width)
@@ -154,9 +154,9 @@ def _shares(ends: Sequence[Mapping[int, float]], width: int) -> Any:
 
 
 def balance_penalty(structure: Structure, counted: NDArray[np.bool_] | None = None) -> Any:
-    """The matrix of the balance term at weight 1, sparse (groups, groups).
+    """Return the matrix of the balance term at weight 1, sparse, shape (groups, groups).
 
-    ``counted`` says which layers take part, shape (layers,); all by default.
+    ``counted`` selects the layers that take part, shape (layers,); all by default.
     """
     inputs, outputs = end_shares(structure)
     both = np.array([bool(layer.inputs and layer.outputs) for layer in structure.layers], bool)
@@ -166,9 +166,9 @@ def balance_penalty(structure: Structure, counted: NDArray[np.bool_] | None = No
 
 
 def mean_one(structure: Structure, weights: Floats) -> float:
-    """The factor that brings weights, shape (layers,), to mean 1 over layers that can change.
+    """Return the factor that scales weights, shape (layers,), to mean 1 over layers that vary.
 
-    So ``balance`` means the same for every objective.
+    This makes ``balance`` mean the same for every objective.
     """
     variable = np.array([layer.varies for layer in structure.layers], bool)
     total = float(weights[variable].sum())

@@ -1,4 +1,4 @@
-"""The balanced conic program: the best log ratios within every budget, before rounding.
+"""Solve the continuous relaxation: the best log ratios within every budget, before rounding.
 
 The objective of `precrop.solve.program` is quadratic and every cost a sum of exponentials of
 ``x``, so one call of Clarabel (interior point, exponential cones) finds the optimum.
@@ -15,25 +15,25 @@ from precrop.solve.program import Program
 from precrop.solve.structure import Floats, Integers
 
 SLACK = "slack"
-"""Status where no budget binds."""
+"""Status of an allocation where no budget binds."""
 _TOLERANCE, _TOLERATED = 1e-10, 1e-8
 _ACCEPTED = ("Solved", "AlmostSolved")
-"""Met the first tolerance, or at least the second."""
+"""Solver statuses that mean the first of these tolerances, or at least the second, was met."""
 _AT_CAP, _FLAT = 1e-6, 1e-9
-"""A log ratio that counts as at its bound, a slope of the objective that counts as none."""
+"""Largest distance of a log ratio that is at its bound; largest slope that counts as zero."""
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """The optimum of the continuous program.
+    """The optimum of the continuous relaxation.
 
     Attributes:
         log_ratios: log of kept over original units, shape (groups,).
-        objective: value there.
+        objective: value of the objective there.
         status: ``slack`` if no budget binds, ``solved``, or ``inaccurate`` if the solver stopped
             short of its tolerances.
-        iterations: of the solver.
-        multipliers: per budget the growth of the objective for one per cent more of it.
+        iterations: number of iterations of the solver.
+        multipliers: per budget (a dual) what one per cent more of it would add to the objective.
         at_cap: groups that are as wide as widening allows; empty when cropping.
     """
 
@@ -46,9 +46,9 @@ class Allocation:
 
 
 def allocate(program: Program) -> Allocation:
-    """Solve the continuous program.
+    """Solve the continuous relaxation.
 
-    Where no budget can bind and wider is nowhere worse, all is as wide as allowed.
+    No solver runs if the widest network fits and narrowing no group raises the objective there.
     """
     choices = program.choices
     lower, upper = choices.log_bounds
@@ -75,12 +75,12 @@ def allocate(program: Program) -> Allocation:
 def _monomials(
     program: Program, binding: Sequence[str], free: Integers
 ) -> tuple[list[tuple[int, ...]], Floats, Floats]:
-    """The distinct products of ratios in the binding costs.
+    """Collect the distinct products of ratios (monomials) in the binding costs.
 
     Returns:
         The factors of every monomial as positions in ``free``; its coefficient in every cost,
-        scaled so that each limit minus what is constant is 1, shape (costs, monomials); the
-        constant share of every limit, shape (costs,).
+        scaled so that each limit less the constant part is 1, shape (costs, monomials); the
+        share of every limit that the constant part uses, shape (costs,).
     """
     position = {int(group): index for index, group in enumerate(free)}
     units = program.structure.units
@@ -101,10 +101,10 @@ def _monomials(
 def _solve(
     program: Program, free: Integers, monomials: list[tuple[int, ...]], costs: Floats
 ) -> Any:
-    """Hand the program to Clarabel: its variables are ``x[free]`` and one ``t`` per monomial.
+    """Solve the program with Clarabel in the variables ``x[free]`` and one ``t`` per monomial.
 
-    Rows, in this order: ``costs @ t <= 1``, ``x <= upper``, ``-x <= -lower``, and per monomial the
-    cone ``exp(sum of its x) <= t`` as the triple (sum, 1, t).
+    Constraints, in this order: ``costs @ t <= 1``, ``x <= upper``, ``-x <= -lower``, and for every
+    monomial the exponential cone ``exp(sum of its x) <= t`` as the triple (sum, 1, t).
     """
     import clarabel
     from scipy.sparse import csc_array, triu

@@ -1,9 +1,9 @@
-"""Whole units: from the optimum of the continuous program to a network that can be built.
+"""Round the continuous optimum to whole units: widths that a network can be built with.
 
-Widths are floored to what `Choices` allow; what is left of the budgets is spent step by step where
-the objective grows; then a few groups at a time trade steps as long as it does. Costs are counted
-in integers, so no budget is ever exceeded, and at the end no single group could take one more step
-within all of them that gains.
+Widths are floored to what `Choices` allows; the rest of the budgets is spent step by step while
+the objective grows; then a few groups at a time trade steps as long as that improves it. Costs are
+integers, so no budget is ever exceeded, and at the end no single group has a step up left that
+fits and gains.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,13 +21,13 @@ from precrop.solve.structure import Floats, Integers
 _SNAP = 1e-6
 """Relative distance to the next unit below which a width counts as having reached it."""
 _DIGITS = 9
-"""Digits of a score that decide; the rest differs between machines."""
+"""Significant digits in which scores are compared; the rest differs between machines."""
 _GAIN = 1e-9
-"""Growth of the objective that counts as one."""
+"""Smallest growth of the objective that counts as an improvement."""
 _TRADES = ((2, 48), (3, 12), (4, 8))
-"""How many groups trade at once, and among how many."""
+"""How many groups trade at once, and from a shortlist of how many."""
 _ROWS, _REACH, _TRIES = 4000, 8, 6
-"""Trades looked at in one table, most steps of one group in a trade, trades tried per table."""
+"""Trades evaluated in one table (about), most steps of a group in one, trades tried per table."""
 _PUSHED = 6
 """How many groups, the costliest first, are moved at the expense of all others."""
 _LARGEST = 2**62
@@ -37,38 +37,38 @@ _NOBODY = slice(0)
 def round_units(
     program: Program, log_ratios: Floats, prices: Mapping[str, float] | None = None
 ) -> Integers:
-    """Units of every group within all budgets, close to ``log_ratios`` and as good as was found.
+    """Return the best units within all budgets that a local search from ``log_ratios`` finds.
 
-    The same input gives the same answer on any machine: scores are compared by nine digits, and the
+    The same input gives the same answer on any machine: scores are compared in nine digits, and the
     group that comes first wins a tie.
 
     Args:
-        program: what to maximise and within which limits.
+        program: the objective and its constraints.
         log_ratios: where to start, shape (groups,).
-        prices: how scarce each budget is, such as the multipliers of the allocation; alike if None.
+        prices: how scarce each budget is, such as the allocation's multipliers; equal if None.
 
     Raises:
-        PrecropError: a cost could pass 2**62, near the end of 64-bit integers.
+        PrecropError: a cost could exceed 2**62, near the end of 64-bit integers.
     """
     search = _Search(program, prices)
     start = program.choices.floor(program.choices.units * np.exp(log_ratios) * (1 + _SNAP))
     units = search.climbed(search.filled(search.lowered(start)))
     if not program.fills:
         return units
-    # Here budgets say the size and the objective the shape, so steps that cost objective fill up
-    # what is left. Taken early they would lead astray.
+    # The budgets set the size and the objective only the shape, so steps that lower the objective
+    # use up the rest. They come last, since taken early they would mislead the search.
     search.least_gain = -np.inf
     full = search.filled(units)
     return units if (full == units).all() else search.climbed(full)
 
 
 class _Search:
-    """Exact costs and the objective around a point, for many candidate moves at once.
+    """Local search with exact costs and objective values for many candidate moves at once.
 
     Attributes:
-        limits: of every budget, shape (budgets,), and ``price`` of a unit of it.
-        least_gain: `filled` takes steps that gain more than this.
-        bend: the balance term's matrix, shape (groups, groups).
+        limits: limits of the budgets, and ``price`` the price per unit of cost, shape (budgets,).
+        least_gain: gain that a step of `filled` must exceed.
+        bend: `Program.penalty` as a dense matrix, shape (groups, groups).
         cross: coefficient of every product of two groups, shape (budgets, groups, groups).
         row, group, power, coefficient, others: a table with one row for each group in each term of
             a cost: budget, group, its power, the coefficient, the term's other factors (padded).
@@ -84,14 +84,14 @@ class _Search:
         self.limits = np.array([min(n, _LARGEST) for n in program.limits.values()], np.int64)
         weights = np.array([prices[name] if prices else 1.0 for name in program.limits])
         total = weights.sum()
-        # A budget that costs nothing at the optimum still breaks ties between equal prices.
+        # A budget with multiplier zero keeps a tiny price, which breaks ties between equal steps.
         self.price = ((weights / total if total > 0 else weights) + _SNAP) / self.limits
         self.least_gain = _GAIN
         self.bend = program.penalty.toarray()
         self._read_costs()
 
     def _read_costs(self) -> None:
-        """Lay out every pair of a cost's term and a group in it as one row of a table."""
+        """Build the table that has one row for every group in every term of a cost."""
         count = len(self.choices.units)
         degree = max((len(key) for cost in self.costs for key in cost.terms), default=0)
         entries = []
@@ -110,16 +110,16 @@ class _Search:
         self.others = table[:, 4:]
 
     def room(self, units: Integers) -> Integers:
-        """What is left of every budget, shape (budgets,)."""
+        """Return what is left of every budget, shape (budgets,)."""
         values = units.tolist()
         return self.limits - np.array([cost(values) for cost in self.costs], dtype=np.int64)
 
     def value(self, units: Integers) -> float:
-        """The objective."""
+        """Return the objective."""
         return self.program.value(np.log(units / self.choices.units))
 
     def spent(self, units: Integers, targets: Integers) -> Integers:
-        """Exact change of every cost if one group alone went to its target: (budgets, groups)."""
+        """Exact change of every cost if one group alone moved to its target, (budgets, groups)."""
         factors = np.append(units, 1)[self.others].prod(axis=1)
         powers = targets[self.group] ** self.power - units[self.group] ** self.power
         total = np.zeros((len(self.limits), len(units)), dtype=np.int64)
@@ -127,14 +127,14 @@ class _Search:
         return total
 
     def gained(self, units: Integers, targets: Integers) -> Floats:
-        """Change of the objective if one group alone went to its target, shape (groups,)."""
+        """Change of the objective if one group alone moved to its target, shape (groups,)."""
         x, delta = np.log(units / self.choices.units), np.log(targets / units)
         slope = self.program.gain - 2 * (self.program.penalty @ x)
         gained: Floats = delta * (slope - delta * self.bend.diagonal())
         return gained
 
     def lowered(self, units: Integers, keep: int | slice = _NOBODY) -> Integers:
-        """Steps down, least loss per relief first, until all fits or none helps; ``keep`` stays."""
+        """Step groups (but ``keep``) down by least loss per relief until all fits or none helps."""
         units, room = units.copy(), self.room(units)
         while (room < 0).any():
             targets = self.choices.previous(units)
@@ -149,7 +149,7 @@ class _Search:
         return units
 
     def filled(self, units: Integers, keep: int | slice = _NOBODY) -> Integers:
-        """Steps up, but of ``keep``, best gain per price first, while one gains enough."""
+        """Step groups (but ``keep``) up, best gain per price first, while one fits and gains."""
         units, room = units.copy(), self.room(units)
         while True:
             targets = self.choices.next(units)
@@ -164,7 +164,7 @@ class _Search:
             room = room - spent[:, best]
 
     def climbed(self, units: Integers) -> Integers:
-        """Improved until nothing near is better; the limit on rounds is never met in practice."""
+        """Improve until no nearby point is better; the cap on rounds is never met in practice."""
         for _ in range(4 * len(units) + 16):
             least = self.value(units) + _GAIN
             held = (moved for moved in self._moved(units) if (self.room(moved) >= 0).all())
@@ -175,7 +175,7 @@ class _Search:
         return units
 
     def _moved(self, units: Integers) -> Iterator[Integers]:
-        """Points near ``units``: trades of few groups, then one group against all others."""
+        """Yield nearby points: trades of a few groups, then one group moved against all others."""
         for size, among in _TRADES:
             yield from self._trades(units, size, self._shortlist(units, among))
         up, down = self.choices.next(units), self.choices.previous(units)
@@ -188,7 +188,7 @@ class _Search:
                     yield settle(pushed, int(group))
 
     def _shortlist(self, units: Integers, among: int) -> Integers:
-        """Groups that gain most per price upwards or lose least downwards, in order."""
+        """Return the groups that gain most per price by a step up or lose least by one down."""
         if len(units) <= among:
             return np.arange(len(units))
         chosen = []
@@ -201,9 +201,9 @@ class _Search:
         return np.unique(np.concatenate(chosen))
 
     def _trades(self, units: Integers, size: int, groups: Integers) -> Iterator[Integers]:
-        """Points where ``size`` of ``groups`` moved and the objective grew, the best few in order.
+        """Yield the best few points where ``size`` of ``groups`` moved and the objective grew.
 
-        Costs of the whole trade are exact up to degree 2; beyond, `climbed` checks them anyway.
+        The cost of a trade is exact up to degree 2; `climbed` checks every point's cost anyway.
         """
         if len(groups) < size:
             return
@@ -235,25 +235,25 @@ class _Search:
 
 @lru_cache(maxsize=32)
 def _picks(groups: int, moves: int, size: int) -> Integers:
-    """All ways to pick one move each of ``size`` groups, as positions in (groups, moves)."""
+    """Return all ways to pick one move each of ``size`` groups, as indices in (groups, moves)."""
     sets = np.array(list(combinations(range(groups), size)))
     grid = np.indices((moves,) * size).reshape(size, -1).T
     return (sets[:, None, :] * moves + grid).reshape(-1, size)
 
 
 def _scores(gained: Floats, price: Floats, counted: Any) -> Floats:
-    """Gains per price, to nine digits; minus infinity where they don't count."""
+    """Return gains per price, to nine digits; minus infinity where not ``counted``."""
     none = np.full(len(gained), -np.inf)
     return _rounded(np.divide(gained, price, out=none, where=counted))
 
 
 def _descending(scores: Floats) -> Integers:
-    """The order of scores, the largest first."""
+    """Return the order that sorts scores with the largest first."""
     return np.argsort(-_rounded(scores), kind="stable")
 
 
 def _rounded(scores: Floats) -> Floats:
-    """Scores to nine significant digits."""
+    """Round scores to nine significant digits."""
     plain = np.isfinite(scores) & (scores != 0)
     sizes = np.floor(np.log10(np.abs(scores), out=np.zeros_like(scores), where=plain))
     scale = 10.0 ** (_DIGITS - 1 - sizes)

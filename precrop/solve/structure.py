@@ -1,4 +1,4 @@
-"""What the rest of the package knows of a network: its independent widths, its layers, its costs.
+"""A network as the solver sees it: its independent widths, its layers and its costs.
 
 Reading a network (``precrop.read``) ends here and choosing widths starts here; nothing in this
 module knows of tensors or modules.
@@ -25,13 +25,13 @@ class Group:
     """One independent width of a network.
 
     Attributes:
-        name: the first layer that produces it.
-        width: channels of that layer in the original network.
-        units: portions that the width can be cut into; ``width // units`` channels each.
+        name: the first layer that produces it, or the learnt table that does.
+        width: channels of that layer or table in the original network.
+        units: number of equal portions, of ``width // units`` channels each.
         grain: the largest number that divides one portion of every layer output in the group, so
             that ``j`` units are a multiple of ``d`` channels everywhere if ``j * grain % d == 0``.
         narrowest: channels of the narrowest layer output in the group, in the original network.
-        most, least: bounds of its units, whatever the options say; None for no upper one.
+        most, least: bounds on its units, whatever the options say; ``most`` may be None.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Cost:
-    """An integer polynomial with positive coefficients in the groups' units.
+    """A polynomial in the groups' units with positive integer coefficients.
 
     ``terms[(a, b)]`` is the coefficient of ``j_a * j_b`` (indices sorted, repeated for squares),
     ``terms[()]`` the constant.
@@ -55,11 +55,11 @@ class Cost:
 
     @property
     def parts(self) -> "tuple[Cost, ...]":
-        """The polynomials of which it is the largest: itself."""
+        """The polynomials whose maximum this is, as in `Peak`: itself alone."""
         return (self,)
 
     def __call__(self, units: Sequence[T]) -> T:
-        """The cost when group ``g`` keeps ``units[g]`` units: exact where they are whole."""
+        """Return the cost when group ``g`` keeps ``units[g]`` units: exact for integers."""
         total: Any = 0
         for groups, coefficient in self.terms.items():
             product: Any = 1
@@ -73,19 +73,19 @@ class Cost:
 class Layer:
     """A layer with a weight tensor (convolution, transposed convolution, linear).
 
-    ``inputs`` and ``outputs`` map a group's index to the share of the axis that it holds; what is
-    missing from a total of 1 is fixed. Where several axes are one, each holds all of it. The log
-    density of the layer is ``sum(share * x[group])`` over both. Where its two ends are one
-    (depthwise, groups of kept width) ``outputs`` is empty.
+    ``inputs`` and ``outputs`` map a group's index to the share of the axis that it holds; the rest
+    up to a total of 1 is fixed. Groups whose product an axis is, such as heads times their width,
+    hold all of it each. The log density of the layer is ``sum(share * x[group])`` over both ends.
+    With ``one_end`` these are one (depthwise, groups of kept width) and ``outputs`` is empty.
 
     Attributes:
         name: module path, such as ``layer1.0.conv1``.
-        kind: ``conv``, ``depthwise``, ``grouped``, ``transposed``, ``linear``, ``matrix`` (the same
-            with the weight as ``(in, out)``), ``experts`` (the weights of several, one at a time
-            or in a batch), ``mixed`` (kernels summed of several experts') or ``bilinear``.
-        weights: number of weights n_l, and ``macs`` of multiply-accumulates m_l at batch 1, both
-            like the channels those of the original network.
-        width: its output channels, by the groups' units.
+        kind: ``conv``, ``depthwise``, ``grouped``, ``transposed``, ``linear``, ``matrix`` (linear
+            with the weight as ``(in, out)``), ``experts`` (weights of several experts, used one
+            at a time or in a batch), ``mixed`` (a sum of several experts' kernels) or ``bilinear``.
+        weights: number of weights n_l. This, ``macs`` (multiply-accumulates m_l at batch 1) and
+            the channels are those of the original network.
+        width: its output channels, as a polynomial in the groups' units.
     """
 
     name: str
@@ -101,23 +101,23 @@ class Layer:
 
     @property
     def varies(self) -> bool:
-        """Whether its density can change."""
+        """Whether the layer's density can change."""
         return bool(self.inputs or self.outputs)
 
     @property
     def produced(self) -> Mapping[int, float]:
-        """What each group holds of its output."""
+        """The share of the layer's output that each group holds."""
         return self.inputs if self.one_end else self.outputs
 
 
 @dataclass(frozen=True)
 class Peak:
-    """The largest of several costs, such as the memory that is alive at each moment."""
+    """The maximum of several costs, such as the memory that is alive at each moment."""
 
     parts: tuple[Cost, ...]
 
     def __call__(self, units: Sequence[T]) -> T:
-        """The cost when group ``g`` keeps ``units[g]`` units."""
+        """Return the cost when group ``g`` keeps ``units[g]`` units."""
         return max(part(units) for part in self.parts)
 
 
@@ -125,7 +125,7 @@ class Peak:
 class Structure:
     """Groups, layers and costs of one network.
 
-    ``params`` and ``macs`` (at batch 1) are always among the costs; what else was asked for is too.
+    The costs are ``params`` and ``macs`` (at batch 1), and any others that were asked for.
     """
 
     groups: tuple[Group, ...]

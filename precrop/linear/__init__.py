@@ -1,1 +1,1 @@
-"""How much flows through a network's paths: SynFlow's R and its expectation SynExp."""
+"""SynFlow's R, which sums over all paths of a network, and its expectation, SynExp."""

@@ -1,4 +1,4 @@
-"""Layer densities that a user gives, checked; and how far a mask may be from them."""
+"""Checks of layer densities that a user gives."""
 
 from collections.abc import Mapping, Sequence
 from numbers import Real
@@ -7,21 +7,21 @@ from typing import Any
 from precrop.errors import PrecropError, check_kind, hint
 
 WHOLE_UNITS = 0.05
-"""Share of a budget by which a mask of whole units may exceed it without a word."""
+"""Share by which masks of whole units may keep more than was asked for without a warning."""
 
 
 def check_densities(densities: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
-    """The densities as floats; ``names`` are those of the network's layers.
+    """Return the densities as floats; ``names`` are the names of the network's layers.
 
     Raises:
-        PrecropError: a density outside (0, 1], or of a layer that is not there.
+        PrecropError: a density is outside (0, 1], or its layer does not exist.
     """
     check_names("densities", densities, names)
     return {name: check_density(name, density) for name, density in densities.items()}
 
 
 def check_density(name: str, density: Any) -> float:
-    """The density of a layer as a float.
+    """Return the density of a layer as a float.
 
     Raises:
         PrecropError: it is not a number in (0, 1].
@@ -33,10 +33,10 @@ def check_density(name: str, density: Any) -> float:
 
 
 def check_names(what: str, given: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Refuse what is no dict by name, and names of layers that the network does not have.
+    """Check that ``given`` is a mapping whose keys are all layers of the network.
 
     Raises:
-        PrecropError: naming ``what`` they are given as, and what may have been meant.
+        PrecropError: it is not; the message starts with ``what`` and suggests a similar name.
     """
     check_kind(what, given, Mapping, "a dict by the name of a layer")
     for name in given:

@@ -1,11 +1,11 @@
 """SynExp: the expected sum of SynFlow's scores over weights and masks (arXiv 2203.02549).
 
 SynFlow's R has degree one in every weight, so its expectation over independent weights and masks is
-R with every weight of layer l replaced by ``p_l E|w_l|``. ``E|w_l|`` is taken from the network's
-own weights: their mean absolute value. The scores of layer l, ``|w| dR/d|w|``, add up to the part
-of R that passes it, and so does their expectation. The sum over all layers counts a path as often
-as it meets a layer with weights: in a chain that is R times the number of layers, in a network
-with branches it weighs long paths more than R does.
+R with every weight of layer l replaced by ``p_l E|w_l|``. ``E|w_l|`` is the mean absolute value of
+the network's own weights. The scores of layer l, ``|w| dR/d|w|``, add up to the part of R whose
+paths pass the layer, in expectation too. Summed over all layers, a path counts once for every
+layer on it: in a chain that gives R times the number of layers; in a network with branches, long
+paths weigh more than in R.
 """
 
 import math
@@ -25,18 +25,18 @@ from precrop.read.network import Network, read_network
 from precrop.solve.structure import Floats
 
 _LINEAR = 1e-9
-"""Relative distance from a straight line that counts as none."""
+"""Largest relative deviation from a straight line that counts as linear."""
 
 
 class Expectation:
     """Log E[R], the network's expected output, as a function of the layers' log densities.
 
     Args:
-        network: that was read.
+        network: the network as read.
 
     Attributes:
-        label: what it is called in a plan's report.
-        names: the layers, in the order of execution.
+        label: its name in a plan's report.
+        names: names of the layers, in the order of execution.
 
     Raises:
         PrecropError: an operation has no linear reading, or a layer is applied twice in a row.
@@ -59,11 +59,10 @@ class Expectation:
                 self._check_degree(index)
 
     def __call__(self, log_densities: Floats) -> tuple[float, Floats]:
-        """The logarithm, and its slope in every layer's log density: the share that passes it.
+        """Return the logarithm and its gradient: the share of the total that passes each layer.
 
         Args:
-            log_densities: shape (layers,), in the order of `names`. Points that were asked for
-                before cost nothing.
+            log_densities: shape (layers,), in the order of `names`. Results are cached.
         """
         key = log_densities.tobytes()
         if key not in self._known:
@@ -71,7 +70,7 @@ class Expectation:
         return self._known[key]
 
     def value(self, log_densities: Floats) -> float:
-        """The logarithm alone."""
+        """Return the logarithm without its gradient."""
         with torch.no_grad():
             return _log(self._total(torch.from_numpy(np.exp(log_densities) * self._means)))
 
@@ -85,12 +84,12 @@ class Expectation:
         return log, shares.numpy() if log > -math.inf else np.zeros(len(self.names))
 
     def _total(self, values: Tensor) -> Flow:
-        """What is expected where layers' weights have these means, shape (layers,)."""
+        """Return the expectation for mean absolute weights ``values``, shape (layers,)."""
         rows = zip(self._parameters, values.unbind(), self._shapes, strict=True)
         return self._replay({name: Weight(value, shape) for name, value, shape in rows})
 
     def _check_degree(self, index: int) -> None:
-        """Refuse a layer that R isn't linear in: its values at 1, 2 and 3 must be in line."""
+        """Refuse a layer in which R isn't linear, by the values at 1, 2 and 3 times its weights."""
         points = np.zeros((3, len(self.names)))
         points[:, index] = np.log([1, 2, 3])
         logs = [self.value(point) for point in points]
@@ -124,19 +123,19 @@ def synexp(
     example_inputs: Any = None,
     example_kwargs: Mapping[str, Any] | None = None,
 ) -> float:
-    """The natural logarithm of SynExp, exact and computed in log space.
+    """Return the natural logarithm of SynExp, exact and computed in log space.
 
-    SynExp is the expected sum of the SynFlow scores of all weights. It is over weights that are
+    SynExp is the expected sum of the SynFlow scores of all weights. The expectation is over weights
     drawn independently with the mean absolute value that each layer of ``model`` has, and over
-    masks of any granularity that are drawn independently for every layer at its density. See
-    docs/method.md for what counts as linear.
+    masks of any granularity drawn independently for every layer at its density. docs/method.md
+    says what counts as linear.
 
     Args:
         model: the network; it is not changed.
         input_shape: as in `precrop.plan`.
         example_inputs: as in `precrop.plan`, instead of a shape.
         example_kwargs: likewise.
-        densities: ``{layer name: density}`` in (0, 1]; layers that are not named are dense.
+        densities: ``{layer name: density}`` in (0, 1]; other layers are dense.
 
     Raises:
         PrecropError: a density is outside (0, 1], a layer is unknown, or the network multiplies
@@ -155,10 +154,10 @@ def expected_output(
     example_inputs: Any = None,
     example_kwargs: Mapping[str, Any] | None = None,
 ) -> float:
-    """The natural logarithm of E[R], the expected output of SynFlow's linear network.
+    """Return the natural logarithm of E[R], the expected output of SynFlow's linear network.
 
-    In a chain it is `synexp` less the logarithm of the number of layers. Where there are branches,
-    all paths count alike here, while `synexp` weighs each by its number of layers. Arguments and
+    In a chain it is `synexp` less the logarithm of the number of layers. With branches, all paths
+    count equally here, while `synexp` weighs each path by its number of layers. Arguments and
     errors are those of `synexp`.
     """
     inputs = given(model, input_shape, example_inputs, example_kwargs)

@@ -1,4 +1,4 @@
-"""Registering an operation once, for reading and for the linear replay."""
+"""Register an operation, both for reading networks and for the linear replay."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,12 +14,12 @@ from precrop.read.reader import Handler, Reader
 from precrop.read.trace import Call
 
 LINEAR: dict[str, LinearHandler] = {"same": same, "linear": linear}
-"""Readings by name: the first argument as it is, as of an activation or a normalisation; the
-operation itself, which is linear in the one argument that depends on the input."""
+"""Linear readings by name. ``same`` returns the first argument unchanged, as for activations and
+normalisations; ``linear`` runs the operation, which must be linear in its first argument."""
 
 
 def _same_axes(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Every output has the axes of the first tensor."""
+    """Give every output the axes of the first argument."""
     return [reader.axes(call.args[0]) for _ in call.shapes]
 
 
@@ -29,23 +29,23 @@ AXES: dict[str, Handler] = {"same": _same_axes}
 def op(
     *names: str, axes: Handler | str | None = None, linear: LinearHandler | str | None = None
 ) -> Callable[[Handler], Handler]:
-    """Say what an operation does to sizes, and what SynFlow and the exact objective make of it.
+    """Declare what an operation does to sizes, and how SynFlow and the exact objective read it.
 
     Args:
-        names: of ATen or custom operations, without overload and in-place underscore. With its
-            namespace (``vision::roll``) a name is that of one custom operation; without, it is
-            that of every operation so called, ATen's among them.
-        axes: a handler, or ``same``: each output has the axes of the first argument. Left out
-            where what is returned here decorates the handler.
-        linear: a linear reading, or ``same`` (an activation: the first argument as it is), or
-            ``linear`` (the operation itself, which needs a gradient). Without one, methods that
-            replay the network refuse the operation.
+        names: names of ATen or custom operations, without overload and in-place underscore. A name
+            with its namespace (``vision::roll``) means that custom operation; one without means
+            every operation of that name, ATen's included.
+        axes: a handler, or ``same``: each output has the axes of the first argument. Leave it out
+            to decorate the handler with what is returned.
+        linear: a linear reading, or ``same`` (an activation: returns the first argument), or
+            ``linear`` (runs the operation itself, which needs a gradient). Without one, methods
+            that replay the network refuse the operation.
 
     Returns:
-        A decorator of the handler of axes.
+        A decorator for the handler of axes.
 
     Raises:
-        PrecropError: an unknown word.
+        PrecropError: ``axes`` or ``linear`` is an unknown name.
     """
     reading = _known("linear", linear, LINEAR)
     if reading is not None:

@@ -1,8 +1,8 @@
-"""SynFlow's R of a network that was read: its forward pass, replayed with everything linear.
+"""SynFlow's R, computed by replaying a network's recorded forward pass with everything linear.
 
 Tanaka et al. (2006.05467) define R as the sum of a network's outputs on an input of ones when every
-weight is replaced by its absolute value and everything else is linear. The recorded ATen calls are
-run again, each by its reading in `precrop.linear.readings`.
+weight is replaced by its absolute value and everything else is linear. Each recorded ATen call is
+run again by its reading in `precrop.linear.readings`.
 """
 
 from collections import defaultdict
@@ -39,12 +39,12 @@ __all__ = ["Flow", "Replay", "UnreadableError", "Weight"]
 
 
 class Replay:
-    """The linear reading of a network's eval pass.
+    """The linear replay of a network's pass in eval mode.
 
     Args:
-        network: that was read.
-        average_pool: read a max-pool as an average pool, which makes R multilinear (SynExp);
-            otherwise it stays a max-pool (SynFlow's code).
+        network: the network as read.
+        average_pool: replay a max-pool as an average pool, which makes R multilinear (SynExp);
+            otherwise it stays a max-pool (as in SynFlow's code).
     """
 
     def __init__(self, network: Network, *, average_pool: bool) -> None:
@@ -58,10 +58,10 @@ class Replay:
         self._finished = _finished(trace)
 
     def __call__(self, weights: Mapping[str, Weight]) -> Flow:
-        """R as one number.
+        """Return R as a flow of a single number.
 
         Args:
-            weights: by parameter name; they give the type and the device of the computation.
+            weights: weights by parameter name; they determine dtype and device of the computation.
 
         Raises:
             PrecropError: an operation has no linear reading; the message names it.
@@ -100,7 +100,7 @@ class Replay:
     def _follow(
         self, index: int, known: dict[int, Value], value: Callable[[Any], Any], like: Tensor
     ) -> None:
-        """Run one call: note what it puts out, forget what is not needed any more."""
+        """Replay one call: store its outputs and drop values that no later call needs."""
         call = self._trace.calls[index]
         args = [_mapped(argument, value) for argument in call.args]
         kwargs = {name: _mapped(argument, value) for name, argument in call.kwargs.items()}
@@ -116,13 +116,13 @@ class Replay:
             known.pop(number, None)
 
     def _places(self, value: TensorValue) -> Tensor:
-        """Where in memory every element of a recorded tensor lies, in the tensor's shape."""
+        """Return each element's index in the memory of a recorded tensor, in the tensor's shape."""
         offset, strides = self._trace.values.layouts[value.number]
         last = offset + sum((n - 1) * step for n, step in zip(value.shape, strides, strict=True))
         return torch.arange(last + 1).as_strided(value.shape, strides, offset)
 
     def _outside(self, value: TensorValue, weights: Mapping[str, Weight], like: Tensor) -> Value:
-        """A tensor that no call made: a parameter, a buffer, a constant, or the network's input."""
+        """Value of a tensor that no call made: a parameter, a buffer, a constant or the input."""
         traced = self._trace.values
         name, data = traced.names.get(value.number), traced.data.get(value.number)
         if name is not None and name in weights:
@@ -167,9 +167,9 @@ def _mapped(argument: Any, value: Callable[[Any], Any]) -> Any:
 
 
 def _constant(call: Call, args: Sequence[Any], kwargs: Mapping[str, Any], like: Tensor) -> Any:
-    """Run a call that depends on neither the input nor a parameter; buffers stay as they are.
+    """Run a call that depends on neither the input nor a parameter, without changing buffers.
 
-    Random factors count as one, as those of dropout do; whole random numbers never change.
+    Random floats are `Inert`, like dropout's factors; random integers are drawn from a fixed seed.
     """
     if drawing(call.op) is not None:
         if all(value.dtype.is_floating_point for value in call.outputs):
@@ -183,7 +183,7 @@ def _constant(call: Call, args: Sequence[Any], kwargs: Mapping[str, Any], like: 
 
 
 def _made(trace: Trace) -> set[int]:
-    """Values that a call made, other than by changing what was there."""
+    """Return the values that calls made as new tensors, not by writing into existing ones."""
     seen: set[int] = set()
     made: set[int] = set()
     for call in trace.calls:
@@ -193,7 +193,7 @@ def _made(trace: Trace) -> set[int]:
 
 
 def _finished(trace: Trace) -> list[list[int]]:
-    """Per call the values that no later one needs."""
+    """Return, for every call, the values that no later call needs."""
     last: dict[int, int] = {}
     for index, call in enumerate(trace.calls):
         last |= {value.number: index for value in (*call.inputs, *call.outputs)}
@@ -209,7 +209,7 @@ def _finished(trace: Trace) -> list[list[int]]:
 
 
 def _others(trace: Trace, readings: Mapping[str, Any]) -> dict[int, list[TensorValue]]:
-    """Per call that writes into a tensor, others in the same memory that are read afterwards."""
+    """Return, per call that writes into a tensor, the others in its memory that are read later."""
     writing = [
         index
         for index, call in enumerate(trace.calls)
@@ -240,13 +240,13 @@ def _others(trace: Trace, readings: Mapping[str, Any]) -> dict[int, list[TensorV
 
 
 def _overwritten(places: Tensor, old: Any, written: Tensor, new: Any) -> Value:
-    """What a tensor holds after ``new`` was written into another one that shares its memory.
+    """Return what a tensor holds after ``new`` was written into another one that shares its memory.
 
     Args:
-        places: of the tensor's elements in memory.
-        old: what it held.
-        written: the places that were written to.
-        new: what is there now.
+        places: indices in memory of the tensor's elements.
+        old: the tensor's value before.
+        written: indices in memory that were written to.
+        new: what was written there.
     """
     if isinstance(old, Inert) and isinstance(new, Inert):
         return old
@@ -255,7 +255,7 @@ def _overwritten(places: Tensor, old: Any, written: Tensor, new: Any) -> Value:
     flows = aligned([flow for flow in map(as_flow, (old, new)) if flow is not None])
     if not flows:
         return _merged(places, old, written, new)
-    # A constant does not depend on the input: it counts as zero.
+    # A constant does not depend on the input, so it adds nothing to R and counts as zero.
     remaining = iter(flows)
     before, after = (
         flows[0].values.new_zeros(where.shape)
@@ -267,7 +267,7 @@ def _overwritten(places: Tensor, old: Any, written: Tensor, new: Any) -> Value:
 
 
 def _merged(places: Tensor, old: Tensor, written: Tensor, new: Tensor) -> Tensor:
-    """The elements of ``old``, those of ``new`` where both have a place in common."""
+    """Return ``old``, with the elements of ``new`` wherever both have the same index in memory."""
     size = 1 + int(max(places.max(), written.max()))
     memory = old.new_zeros(size)
     memory[places.to(old.device)] = old

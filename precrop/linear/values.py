@@ -1,7 +1,7 @@
-"""What one operation of a replayed pass hands to the next.
+"""The values that operations of a replayed pass take and return.
 
-R leaves float32, and in deep networks float64, so a flow is kept as values times a power of two.
-The powers are constants: a gradient of the values is that of R up to one common factor.
+R exceeds the range of float32, in deep networks also of float64, so a flow is values times a power
+of two. The powers are constants: gradients of the values are those of R up to a common factor.
 """
 
 from collections.abc import Sequence
@@ -14,21 +14,21 @@ from torch import Tensor
 from precrop.errors import PrecropError
 
 _LARGE = 40
-"""Values beyond two to this power, or its inverse, are scaled back: far from float32's end."""
+"""Power of two beyond which (or below its inverse) values are rescaled, well within float32."""
 _VANISHED = -1000
-"""Of so small a power of two nothing is left in any type."""
+"""Power of two that counts, like any lower one, as a factor of zero."""
 
 
 class UnreadableError(PrecropError):
-    """An operation that has no linear reading."""
+    """Raised for an operation without a linear reading."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """What reaches a point from the input: ``values * 2**exponent``.
+    """What reaches a tensor from the network's input: ``values * 2**exponent``.
 
     Attributes:
-        shifted: a number was added just now, as in ``relu6(x + 3) / 6``.
+        shifted: whether the last operation added a number, as in ``relu6(x + 3) / 6``.
     """
 
     values: Tensor
@@ -38,11 +38,11 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """What a bounded function puts out: a factor of one where it multiplies.
+    """The output of a bounded function such as a sigmoid: a factor of one where it multiplies.
 
     Attributes:
-        flow: what it is where it does not; None for a statistic of activations and for a product of
-            gates, which are nothing else.
+        flow: its value in any other use; None for a statistic of activations or a product of gates,
+            which have no other use.
     """
 
     flow: Flow | None
@@ -53,8 +53,8 @@ class Weight:
     """The absolute weights of a layer, perhaps reshaped.
 
     Attributes:
-        values: the weights; where all are alike, one of them.
-        even: the weights' shape where all are alike, else None.
+        values: the weights; a single one if all are equal.
+        even: the weights' shape if all are equal, else None.
     """
 
     values: Tensor
@@ -62,18 +62,18 @@ class Weight:
 
     @property
     def whole(self) -> Tensor:
-        """The weights, each written out."""
+        """The weights as a tensor of their full shape."""
         return self.values if self.even is None else self.values.expand(self.even)
 
 
 @dataclass(frozen=True, slots=True)
 class Inert:
-    """A parameter that is not a layer's weight, or made of one: it does not change the flow."""
+    """A parameter that is no layer's weight, or a value made of it: it leaves flows unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A further output of an operation, such as the places of maxima, or what was made of one."""
+    """A value that the replay does not compute, such as indices of maxima, or one made of it."""
 
 
 Value = Flow | Gate | Weight | Inert | Unknown | Tensor
@@ -81,10 +81,10 @@ Value = Flow | Gate | Weight | Inert | Unknown | Tensor
 
 
 def as_flow(value: Any) -> Flow | None:
-    """The flow of a value that is one, or of a gate that nothing was multiplied with.
+    """Return the flow that a value is, or that a gate used other than as a factor is; else None.
 
     Raises:
-        UnreadableError: it is a gate that can be nothing else.
+        UnreadableError: it is a gate without a flow.
     """
     if isinstance(value, Gate):
         if value.flow is None:
@@ -94,7 +94,7 @@ def as_flow(value: Any) -> Flow | None:
 
 
 def aligned(flows: Sequence[Flow]) -> list[Flow]:
-    """The flows with one exponent, the largest."""
+    """Return the flows rescaled to the largest of their exponents."""
     top = max((flow.exponent for flow in flows), default=0)
     return [flow if flow.exponent == top else _lowered(flow, top) for flow in flows]
 
@@ -105,7 +105,7 @@ def _lowered(flow: Flow, exponent: int) -> Flow:
 
 
 def normalised(values: Tensor, exponent: int) -> Flow:
-    """Values brought back near one where they went far from it."""
+    """Return a flow, its values rescaled near one if they are far from it."""
     largest = float(values.detach().amax()) if values.numel() else 0.0
     _, power = frexp(largest)
     if abs(power) <= _LARGE:
@@ -114,14 +114,14 @@ def normalised(values: Tensor, exponent: int) -> Flow:
 
 
 def expanded(flow: Flow, shape: tuple[int, ...]) -> Flow:
-    """A flow that something larger was added to, or multiplied with."""
+    """Return a flow broadcast to the shape of a sum or product."""
     if tuple(flow.values.shape) == shape:
         return flow
     return Flow(flow.values.expand(shape), flow.exponent)
 
 
 def flow_of(value: Any) -> Flow:
-    """The flow of an input; `UnreadableError` where it has none."""
+    """Return the flow of an operation's input, or raise `UnreadableError` if it has none."""
     flow = as_flow(value)
     if flow is None:
         raise UnreadableError("its input does not come from the network's")
@@ -129,5 +129,5 @@ def flow_of(value: Any) -> Flow:
 
 
 def bare(gate: Any) -> bool:
-    """Whether it is a gate whose flow is unknown."""
+    """Return whether this is a gate without a flow."""
     return isinstance(gate, Gate) and gate.flow is None

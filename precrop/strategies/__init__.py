@@ -1,1 +1,1 @@
-"""How widths are found: one strategy a file, each a value that a plan can record."""
+"""Strategies for finding widths, one per file, each a value that a plan can record."""

@@ -1,4 +1,4 @@
-"""The paper's SynExp, or the expected output, maximised themselves."""
+"""Maximise the paper's SynExp itself, or the expected output."""
 
 import math
 from collections.abc import Callable
@@ -16,21 +16,21 @@ from precrop.solve.structure import Floats
 from precrop.strategies.strategy import Solution, Solver, Strategy
 
 MOST_ROUNDS = 50
-"""Of the climb; it takes few."""
+"""Most rounds of one climb; in practice it takes few."""
 CLIMBED = 1e-7
-"""Growth of the objective below which the climb ends."""
+"""Growth of the objective below which a climb ends."""
 EXACT: dict[str, type[Expectation]] = {"exact": ScoreExpectation, "exact-output": Expectation}
-"""What is maximised, by name."""
+"""The expectation that each objective maximises."""
 
 
 @dataclass(frozen=True)
 class Exact(Strategy):
     """Maximise log SynExp itself, or log E[R], instead of the sum of the log densities.
 
-    Both differ from that sum in networks with branches. They use the network's weights.
+    Both differ from that sum in networks with branches. They depend on the network's weights.
 
     Attributes:
-        objective: ``exact`` for the expected sum of all scores, as the paper has it, or
+        objective: ``exact`` for the expected sum of all scores, as in the paper, or
             ``exact-output`` for the expected output E[R].
         balance: weight of the balance term.
     """
@@ -41,23 +41,23 @@ class Exact(Strategy):
     follows_every_call = True  # every step of a recurrent layer multiplies scores
 
     def solver(self, network: Network) -> Solver:
-        """The climb on this network's scores.
+        """Return the climb for this network.
 
         Raises:
-            PrecropError: no such objective, or the network has no linear reading.
+            PrecropError: the objective is unknown, or the network has no linear reading.
         """
         check_known(f"objective={self.objective!r}", self.objective, EXACT)
         return partial(climb, EXACT[self.objective](network))
 
 
 def climb(expectation: Expectation, problem: Program) -> Solution:
-    """Maximise an expectation by linear programs: slopes at the last solution are the weights.
+    """Maximise an expectation by a sequence of tangent programs (minorise and maximise).
 
-    It is convex in the log densities, so its tangent lies below it: solving the program with the
-    slopes at the last solution as weights climbs, to a point where no small change helps. That need
-    not be the maximum; it is done from two starts, the optimum of the sum of log densities and the
-    dense network's slopes, and the better end counts. Weights are scaled to mean 1 at the first
-    start, as in the program.
+    The logarithm of the expectation is convex in the log densities, so its tangent lies below it:
+    solving the program with the gradient at the last solution as layer weights never lowers it and
+    ends where no small change helps. That need not be the maximum, so the better of two starts
+    counts: the optimum of the sum of log densities, and that of the dense network's tangent.
+    Weights are scaled to have mean 1 at the first start, as in the program.
     """
     ends = sum(end_shares(problem.structure))
     if expectation.value(np.zeros(ends.shape[0])) == -math.inf:
@@ -72,7 +72,7 @@ def climb(expectation: Expectation, problem: Program) -> Solution:
         return scale * expectation(ends @ x)[0] - float(x @ (problem.penalty @ x))
 
     def tangent(x: Floats) -> Program:
-        """The program whose objective touches the exact one at ``x``."""
+        """Return the program whose objective is tangent to the exact one at ``x``."""
         return replace(problem, gain=scale * (ends.T @ expectation(ends @ x)[1]))
 
     starts = {"synexp": first, "dense": allocate(tangent(np.zeros(len(problem.gain))))}
@@ -93,7 +93,7 @@ def climb(expectation: Expectation, problem: Program) -> Solution:
 def _climb(
     start: Allocation, value: Callable[[Floats], float], tangent: Callable[[Floats], Program]
 ) -> tuple[Allocation, int]:
-    """Solve with the slopes at the last solution while the value grows; also how often it did."""
+    """Solve tangent programs while the value grows; return the last allocation and the rounds."""
     allocation, reached = start, value(start.log_ratios)
     for rounds in range(MOST_ROUNDS):
         better = allocate(tangent(allocation.log_ratios))

@@ -1,4 +1,4 @@
-"""The strategy that the keywords of `precrop.plan` stand for."""
+"""The choice of a strategy by the keywords of `precrop.plan`."""
 
 from collections.abc import Mapping
 
@@ -24,7 +24,7 @@ def chosen(
     rule: str,
     widths: Mapping[str, int] | None,
 ) -> Strategy:
-    """The strategy that is given, or else the one that the keywords stand for.
+    """Return the given strategy, or else the one that the keywords stand for.
 
     Raises:
         PrecropError: a name is unknown, or one keyword excludes another.

@@ -1,4 +1,4 @@
-"""Widths that come close to given densities."""
+"""Find widths that come close to given densities."""
 
 import math
 from collections.abc import Mapping
@@ -19,24 +19,23 @@ from precrop.strategies.strategy import Solution, Solver, Strategy
 
 _NARROWEST = 1e-9
 _SHIFT = 1e-4
-"""Precision of the factor that raises targets; rounding spends what it leaves."""
+"""Precision of the log factor that raises targets; rounding spends what it leaves."""
 
 
 @dataclass(frozen=True)
 class Match(Strategy):
     """The widths whose densities come closest to given ones: least squares of the logarithms.
 
-    The balance term is added, as in the balanced program. Densities give the shape and budgets the
-    size: where the closest widths leave every budget unused, all targets are raised by one factor,
-    none beyond 1, until a budget is used up.
+    The balance term is added, as in the balanced program. Densities set the shape and budgets the
+    size: if the closest widths leave every budget unused, all targets are raised by one factor,
+    but none beyond 1, until a budget is used up.
 
-    A target of at most one channel at both ends is that of a collapsed layer, which says nothing of
-    its neighbours: it does not count. Its widths become as narrow as they may where no
-    layer that counts has them. Layers without a target don't count either; widths
-    that only they have aim to stay as they are.
+    A target of at most one unit at both ends means a collapsed layer, which says nothing about its
+    neighbours: it is left out, and widths that it shares with no fitted layer become as narrow as
+    allowed. Layers without a target are left out, too; widths of theirs alone aim to stay.
 
     Attributes:
-        densities: by layer name, in (0, 1].
+        densities: densities by layer name, in (0, 1].
         balance: weight of the balance term.
     """
 
@@ -46,10 +45,10 @@ class Match(Strategy):
     budgeted = False  # densities alone say how large the network is
 
     def solver(self, network: Network) -> Solver:
-        """The same with checked densities.
+        """Return this strategy with checked densities.
 
         Raises:
-            PrecropError: there are none, one is outside (0, 1], or of no layer.
+            PrecropError: there are none, one is outside (0, 1], or a layer does not exist.
         """
         return replace(self, densities=checked(self.densities, network))
 
@@ -64,7 +63,7 @@ class Match(Strategy):
 
 
 class _LeastSquares:
-    """Distances of log densities from their targets, for targets raised by any factor."""
+    """Squared distance of log densities from targets, which any one factor may raise."""
 
     def __init__(self, problem: Program, targets: Mapping[str, float], balance: float) -> None:
         self.problem = problem
@@ -85,19 +84,19 @@ class _LeastSquares:
         self.square = self.ends.T @ self.ends + self.penalty + diagonal(self.floored + idle)
 
     def program(self, shift: float) -> Program:
-        """The program that looks for targets times ``exp(shift)``."""
+        """Return the program that fits the targets times ``exp(shift)``."""
         wanted = np.minimum(self.logs + shift, 0.0)
         gain = 2 * (self.ends.T @ wanted + self.floored * self.lower)
         fills = bool(self.problem.limits)
         return replace(self.problem, gain=gain, penalty=self.square, fills=fills)
 
     def value(self, shift: float, x: Floats) -> float:
-        """Minus the squared distance and the balance term."""
+        """Return the negative sum of the squared distance and the balance term."""
         off = self.ends @ x - np.minimum(self.logs + shift, 0.0)
         return -float(off @ off + x @ (self.penalty @ x))
 
     def shift(self) -> float:
-        """How far log targets must rise before a budget is used up."""
+        """Return by how much all log targets must rise to use up a budget."""
         from scipy.optimize import brentq
 
         def excess(shift: float) -> float:
@@ -111,15 +110,15 @@ class _LeastSquares:
 
 
 def _touched(ends: Any) -> Any:
-    """Which groups some of these layers have, shape (groups,)."""
+    """Return which groups occur in any of these layers, shape (groups,)."""
     return np.asarray(ends.sum(axis=0)).ravel() > 0
 
 
 def checked(densities: Mapping[str, float], network: Network) -> dict[str, float]:
-    """Densities of a network's layers.
+    """Check densities of a network's layers and return them as floats.
 
     Raises:
-        PrecropError: there are none, one is outside (0, 1], or of no layer.
+        PrecropError: there are none, one is outside (0, 1], or a layer does not exist.
     """
     if not densities:
         raise PrecropError("densities= is empty: give {layer name: density}")

@@ -1,4 +1,4 @@
-"""What the program maximises: by name, how much each layer's log density counts."""
+"""Objectives: how much each layer's log density counts in what the program maximises."""
 
 from collections.abc import Callable, Iterable
 from typing import TypeVar
@@ -11,22 +11,22 @@ from precrop.solve.structure import Floats, Layer, Structure
 
 
 def every_layer(structure: Structure) -> Floats:
-    """Every layer counts alike: the maximiser of the expected SynFlow of a chain (2203.02549)."""
+    """All layers count equally, which maximises SynExp in a chain (2203.02549)."""
     return np.ones(len(structure.layers))
 
 
 def dense_layers(structure: Structure) -> Floats:
-    """Depthwise layers don't count: they mix no channels, but ask for wide hidden layers."""
+    """Depthwise layers don't count: they mix no channels, but favour wide hidden layers."""
     return np.array([layer.kind != "depthwise" for layer in structure.layers], float)
 
 
 def inner_layers(structure: Structure) -> Floats:
-    """The stem and the classifier don't count: one end of them is given by images or classes."""
+    """The stem and the classifier don't count: images and classes fix one of their ends."""
     return np.array([_ends(layer) > 1 for layer in structure.layers], float)
 
 
 def _ends(layer: Layer) -> int:
-    """How many ends of a layer have a width that varies; one that is both counts twice."""
+    """Return how many ends of a layer vary; a width that is both ends counts twice."""
     return bool(layer.inputs) + (bool(layer.outputs) or layer.one_end)
 
 
@@ -37,19 +37,19 @@ OBJECTIVES: dict[str, Callable[[Structure], Floats]] = {
     "dense-layers": dense_layers,
     "inner-layers": inner_layers,
 }
-"""Per objective the weight of each layer's log density, shape (layers,)."""
+"""Functions from a structure to the weights of the layers' log densities, shape (layers,)."""
 
 RETIRED = {
     "root-macs": "it chose worse widths than synexp on every data set of docs/evidence.md",
 }
-"""Objectives that were removed, and why; stores and plan files still name them."""
+"""Objectives that were removed, and why; stores and plan files may still name them."""
 
 
 def objective(name: str) -> Callable[[T], T]:
     """Register a function from a `Structure` to weights, shape (layers,), as an objective.
 
-    The program then maximises the sum of weight times log density of every layer. Weights are
-    scaled to mean 1, so that ``balance`` means the same for all.
+    The program then maximises the weighted sum of the layers' log densities. Weights are scaled to
+    mean 1, so that ``balance`` means the same for every objective.
     """
 
     def register(function: T) -> T:
@@ -60,19 +60,19 @@ def objective(name: str) -> Callable[[T], T]:
 
 
 def take_own_objective(name: str) -> None:
-    """Take a function of the user's (`own_function`) as the objective of that name from now on."""
+    """Register a function of the user's, found by `own_function`, as the objective ``name``."""
     OBJECTIVES[name] = own_function(name, "objective")
 
 
 def unknown_objective(name: object, known: Iterable[str]) -> PrecropError:
-    """The error for an objective that does not exist."""
+    """Return the error for an objective that does not exist."""
     retired = RETIRED.get(name) if isinstance(name, str) else None
     why = "is unknown" if retired is None else f"was removed: {retired}"
     return PrecropError(f"objective={name!r} {why}: choose from {', '.join(known)}")
 
 
 def layer_weights(objective: str, structure: Structure) -> Floats:
-    """The weights that an objective gives the layers, checked, shape (layers,).
+    """Return the layer weights of an objective, checked, shape (layers,).
 
     Raises:
         PrecropError: there is no such objective, or its weights make no sense.

@@ -1,4 +1,4 @@
-"""Widths of one shape, made as large as the budgets allow."""
+"""Scale widths of a given shape to the size that the budgets allow."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,7 +13,7 @@ from precrop.strategies.strategy import Solution
 
 
 def shaped(problem: Program, shape: Floats, targets: Mapping[str, float]) -> Solution:
-    """Log ratios of one shape, at the size that the budgets allow."""
+    """Return log ratios ``shape``, all shifted by one number to the size that budgets allow."""
     lower, upper = problem.choices.log_bounds
     x = _rescaled(problem, shape, lower, upper)
     near = nearest(problem, x, fills=bool(problem.limits))
@@ -24,12 +24,12 @@ def shaped(problem: Program, shape: Floats, targets: Mapping[str, float]) -> Sol
 
 
 def nearest(problem: Program, x: Floats, *, fills: bool) -> Program:
-    """The program whose optimum, budgets aside, is ``x``: minus the squared distance from it."""
+    """Return the program that maximises minus the squared distance from ``x``."""
     return replace(problem, gain=2 * x, penalty=diagonal(np.ones(len(x))), fills=fills)
 
 
 def _rescaled(problem: Program, x: Floats, lower: Floats, upper: Floats) -> Floats:
-    """Log ratios shifted by one number, within bounds, so that the tightest budget is used up."""
+    """Shift log ratios by one number, within bounds, so that the tightest budget is used up."""
     from scipy.optimize import brentq
 
     def shifted(shift: float) -> Floats:
@@ -45,7 +45,7 @@ def _rescaled(problem: Program, x: Floats, lower: Floats, upper: Floats) -> Floa
 
 
 def diagonal(entries: Floats) -> Any:
-    """A sparse diagonal matrix."""
+    """Return a sparse diagonal matrix."""
     from scipy.sparse import dia_array
 
     return dia_array((entries[None, :], [0]), shape=(len(entries), len(entries))).tocsr()

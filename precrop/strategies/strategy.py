@@ -1,4 +1,4 @@
-"""What a strategy is: from the program of a network to continuous widths."""
+"""The interface of strategies, which find continuous widths for a network's program."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,19 +14,19 @@ from precrop.solve.relax import Allocation
 from precrop.solve.structure import Floats
 
 GIVEN = "given"
-"""Status of widths that were given, not solved for."""
+"""Status of an allocation whose widths were given, not solved for."""
 
 
 @dataclass(frozen=True)
 class Solution:
-    """Continuous widths, and the program whose objective whole units are judged by.
+    """Continuous widths, and the program whose objective guides their rounding.
 
     Attributes:
-        problem: as `precrop.solve.rounding` takes it.
+        problem: the program that `precrop.solve.rounding` gets.
         allocation: the widths.
-        value: what is really maximised, as a function of log ratios.
-        targets: densities that were aimed at, by layer name.
-        report: what else is worth telling, for the plan.
+        value: the strategy's true objective, as a function of log ratios.
+        targets: target densities by layer name, if there are any.
+        report: further entries for the plan's ``solver``.
     """
 
     problem: Program
@@ -41,35 +41,35 @@ Solver = Callable[[Program], Solution]
 
 @dataclass(frozen=True)
 class Strategy:
-    """How the widths of a plan are found; subclasses are values too.
+    """A way to find the widths of a plan; subclasses are frozen dataclasses, too.
 
-    A subclass either is called itself, or overrides `solver`. It gets the program with the
-    structure, the costs and their limits, the bounds and steps of all widths, and the penalty of
-    the balance term; whole units follow from what it returns.
+    A subclass defines ``__call__``, or overrides `solver`. Either gets the program: the structure,
+    the costs and their limits, the bounds and steps of all widths, and the penalty of the balance
+    term. The `Solution` that it returns is then rounded to whole units.
     """
 
     balance = BALANCE
-    """Weight of the balance term in the program that it gets, gamma in docs/method.md."""
+    """Weight of the balance term in the program (gamma in docs/method.md)."""
     follows_every_call = False
-    """Whether repeated steps of recurrent layers must all be read."""
+    """Whether every repeated step of a recurrent layer must be read."""
 
     @property
     def budgeted(self) -> bool:
-        """Whether it needs a budget."""
+        """Whether the strategy needs a budget."""
         return True
 
     def record(self) -> dict[str, Any]:
-        """What a plan says of it among its options: its balance, objective and rule if it has any.
+        """Return the balance, objective and rule that a plan records among its options.
 
-        By default the rule is the name of its class. A strategy of one's own may have attributes of
-        these names that mean something else: what is no number or text is not recorded.
+        By default the rule is the name of the class. A user's strategy may have attributes with
+        these names but another meaning, so only numbers and strings are recorded.
         """
         usual = {"balance": BALANCE, "objective": "synexp", "rule": type(self).__name__}
         own = {name: getattr(self, name, None) for name in usual}
         return usual | {name: v for name, v in own.items() if isinstance(v, (int, float, str))}
 
     def solver(self, network: Network) -> Solver:
-        """The strategy for one network.
+        """Return the strategy, prepared for one network.
 
         Raises:
             PrecropError: it names layers that the network does not have.
@@ -77,15 +77,15 @@ class Strategy:
         return self
 
     def __call__(self, problem: Program) -> Solution:
-        """Widths within every budget, before rounding."""
+        """Return widths within every budget, before rounding."""
         raise NotImplementedError(f"{type(self).__name__} must define __call__ or solver")
 
 
 def solver_of(strategy: Strategy, network: Network) -> Solver:
-    """The solver of a strategy for one network; what a user's own returns is checked.
+    """Return a strategy's solver for one network; what a user's strategy returns is checked.
 
     Raises:
-        PrecropError: the strategy fails; so does its solver, which may also return no widths.
+        PrecropError: the strategy fails. Its solver raises this if it fails or returns no widths.
     """
     kind = type(strategy)
     failure = f"strategy {kind.__name__} fails"
@@ -104,7 +104,7 @@ def solver_of(strategy: Strategy, network: Network) -> Solver:
 
 
 def _wrong(solution: Any) -> str | None:
-    """What a solution is instead of one; None if nothing is wrong with it."""
+    """Return what is wrong with a solution, as the end of a message; None if nothing is."""
     if not isinstance(solution, Solution):
         return f"must return a Solution, as `shaped` does, not {brief(solution)}"
     problem, allocation = solution.problem, solution.allocation

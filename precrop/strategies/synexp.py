@@ -1,4 +1,4 @@
-"""The default: the paper's objective and the balance term, densities and widths at once."""
+"""The default strategy: the paper's objective and the balance term in one program over widths."""
 
 from dataclasses import dataclass
 
@@ -14,8 +14,8 @@ class SynExp(Strategy):
 
     Attributes:
         balance: weight of the balance term, gamma in docs/method.md.
-        objective: weights of the layers, a name in `precrop.strategies.objectives.OBJECTIVES`;
-            ``synexp`` weighs all alike (arXiv 2203.02549).
+        objective: weights of the layers, by a name in `precrop.strategies.objectives.OBJECTIVES`;
+            ``synexp`` weighs all layers equally (arXiv 2203.02549).
     """
 
     balance: float = BALANCE
@@ -23,10 +23,10 @@ class SynExp(Strategy):
     rule = "balanced"
 
     def __call__(self, problem: Program) -> Solution:
-        """Solve it once.
+        """Solve the convex program.
 
         Raises:
-            PrecropError: no objective has that name, or its weights make no sense.
+            PrecropError: the objective is unknown, or its weights make no sense.
         """
         weighed = problem.weighed(layer_weights(self.objective, problem.structure))
         return Solution(weighed, allocate(weighed), weighed.value)

@@ -1,4 +1,4 @@
-"""Densities first and then channels: the paper's two steps, a reconstruction."""
+"""Densities first, then channels: a reconstruction of the paper's two steps."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -21,21 +21,21 @@ RULES: dict[str, WidthRule] = {
     "sqrt-max": max,
     "geometric-mean": lambda ratios: math.exp(sum(map(math.log, ratios)) / len(ratios)),
 }
-"""How a width follows from what the layers at it ask for."""
+"""How a width follows from the shares that its layers ask for."""
 
 
 @dataclass(frozen=True)
 class TwoStep(Strategy):
     """Densities first, then channels: the paper's two steps, reconstructed.
 
-    A layer of density p asks both of its ends for the share sqrt(p) (for p where only one end can
-    change, or where they are one). A width takes the least, the greatest or the geometric mean of
-    what is asked of it, and all widths are scaled by one factor until a budget is used up.
+    A layer of density p asks for the share sqrt(p) at both ends, or for p where only one end can
+    change or both are one. A width takes the minimum, maximum or geometric mean of what its layers
+    ask for; one factor then scales all widths until a budget is used up.
 
     Attributes:
         rule: a name in `RULES`.
-        densities: by layer name; without them those that maximise SynExp within the same shares of
-            the layers' weights and MACs, above 1 where widths may grow.
+        densities: densities by layer name. By default those that maximise SynExp within the same
+            shares of the layers' weights and MACs, above 1 where widths may grow.
     """
 
     rule: str
@@ -43,20 +43,20 @@ class TwoStep(Strategy):
 
     @property
     def budgeted(self) -> bool:
-        """Given densities alone say how large the network is."""
+        """Whether the strategy needs a budget: given densities alone determine the size."""
         return not self.densities
 
     def solver(self, network: Network) -> Solver:
-        """The same with checked densities.
+        """Return this strategy with checked densities.
 
         Raises:
-            PrecropError: no such rule, or densities of layers that are not there.
+            PrecropError: the rule is unknown, or densities are as `Match` refuses them.
         """
         check_known(f"rule={self.rule!r}", self.rule, RULES)
         return replace(self, densities=checked(self.densities, network)) if self.densities else self
 
     def __call__(self, problem: Program) -> Solution:
-        """Follow the rule; whole units then come as close to it as the budgets allow."""
+        """Follow the rule; rounding then comes as close to its widths as the budgets allow."""
         structure, choices = problem.structure, problem.choices
         expand = bool((choices.upper > choices.units).any())
         targets = self.densities or _best_densities(structure, problem.limits, expand)
@@ -75,7 +75,7 @@ class TwoStep(Strategy):
 def _best_densities(
     structure: Structure, limits: Mapping[str, int], expand: bool
 ) -> dict[str, float]:
-    """SynExp's densities when every budget is the same share of the layers' own cost."""
+    """Return SynExp's densities if every budget is the same share of the layers' own cost."""
     costs = layer_costs(structure.layers)
     shares = {
         name: limits[name] / structure.costs[name](structure.units) * costs[name].sum()

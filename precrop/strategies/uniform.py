@@ -1,4 +1,4 @@
-"""Uniform width: the baseline that every method is compared with, and how far a plan is from it."""
+"""Uniform width, the baseline of every method, and comparisons of a plan with it."""
 
 import math
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from precrop.strategies.strategy import Solution, Strategy
 
 _LISTED = 3
 _REAL = 1e-9
-"""Imaginary part, of the whole, up to which a root is real."""
+"""Imaginary part, relative to its magnitude, up to which a root counts as real."""
 _MANY_CLASSES = 50
 _STARVED = 0.85
-"""A classifier's input below this part of what uniform width keeps counts as starved."""
+"""Fraction of uniform width's share below which a classifier's input counts as starved."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Uniform(Strategy):
     rule = "uniform"
 
     def __call__(self, problem: Program) -> Solution:
-        """Find the multiplier; whole units then come as close to it as the budgets allow."""
+        """Find the multiplier; rounding then comes as close to it as the budgets allow."""
         return shaped(problem, np.zeros(len(problem.structure.groups)), {})
 
 
 def uniform_share(program: Program) -> float:
-    """The share of every width that uses up the tightest budget; 1 where none binds.
+    """Return the share of every width that uses up the tightest budget; 1 where none binds.
 
     Bounds and steps of widths are ignored.
     """
@@ -43,26 +43,26 @@ def uniform_share(program: Program) -> float:
 
 
 def _share(cost: Cost, limit: int, units: Sequence[int]) -> float:
-    """The share of all units at which a cost, a polynomial in that share, reaches its limit."""
+    """Return the share of all units at which a cost (a polynomial in it) reaches its limit."""
     by_degree = np.zeros(1 + max(map(len, cost.terms), default=0))
     for groups, coefficient in cost.terms.items():
         by_degree[len(groups)] += coefficient * math.prod(units[group] for group in groups)
     if not by_degree[1:].any():
         return math.inf
     by_degree[0] -= limit
-    # All other coefficients are positive, so that at most one root is.
+    # All other coefficients are positive, so at most one root is positive.
     roots = np.roots(by_degree[::-1])
     return max((float(r.real) for r in roots if abs(r.imag) <= _REAL * abs(r)), default=0.0)
 
 
 def beside_uniform(program: Program, x: Floats) -> dict[str, Any]:
-    """Log ratios ``x`` beside uniform width within the same budgets.
+    """Compare log ratios ``x`` with uniform width within the same budgets.
 
     Returns:
-        ``share``: of every width that uniform width keeps; ``gain``: what ``x`` adds to the
-        objective; ``apart``: the root mean square difference of the log ratios, so that 0.1 is
-        about 10% of a width; ``most``: the layers that differ most. Nothing where no width can
-        change or no budget is given.
+        ``share``: the share of every width that uniform width keeps; ``gain``: by how much the
+        objective of ``x`` is higher; ``apart``: the root mean square difference of the log ratios,
+        where 0.1 is about 10% of a width; ``most``: the layers that differ most. Empty where no
+        width can change or no budget is given.
     """
     share = uniform_share(program)
     free = np.flatnonzero(program.choices.lower < program.choices.upper)
@@ -81,11 +81,11 @@ def beside_uniform(program: Program, x: Floats) -> dict[str, Any]:
 
 
 def starved_classifier(program: Program, x: Floats) -> dict[str, Any]:
-    """The last layer's input where a budget of parameters alone narrows it far below the rest.
+    """Report the last layer if a budget of parameters alone narrows its input far below the rest.
 
-    A classifier of many classes has many parameters per channel of its input, so that such a
-    budget cuts there first. The tables show no gain on many classes then (`precrop judge`); in
-    training it did no harm (results/README.md).
+    A classifier of many classes has many parameters per input channel, so such a budget cuts there
+    first. Benchmark tables show no gain on many classes then (`precrop judge`); in training it did
+    no harm (results/README.md).
     """
     layer = next(reversed(program.structure.layers), None)
     if layer is None or not layer.inputs or layer.outputs or set(program.limits) != {"params"}:

@@ -1,4 +1,4 @@
-"""Widths that were chosen elsewhere."""
+"""Plan with widths that were chosen elsewhere."""
 
 import itertools
 from bisect import bisect_left
@@ -20,20 +20,20 @@ from precrop.strategies.shapes import nearest
 from precrop.strategies.strategy import GIVEN, Solution, Solver, Strategy
 
 _LARGEST = 2**31
-"""More channels than any layer has."""
+"""Channels from which on a width is refused: more than any layer has."""
 _MOST_TRIED = 2**12
-"""Combinations of all factors of a width but one that are tried."""
+"""Most combinations of all factors of a width but one that are tried."""
 
 
 @dataclass(frozen=True)
 class Widths(Strategy):
     """Widths chosen elsewhere, taken as they are.
 
-    Widths that no named layer has stay as wide as they may.
+    Other widths stay as in the original, or as near to it as their bounds allow.
 
     Attributes:
-        widths: output channels by layer name; of an embedding or another learnt table whose width
-            no layer makes, by its name.
+        widths: output channels by layer name, or by the name of an embedding or another learnt
+            table whose width no layer makes.
     """
 
     widths: Mapping[str, int]
@@ -41,10 +41,10 @@ class Widths(Strategy):
     budgeted = False  # budgets are only checked
 
     def solver(self, network: Network) -> Solver:
-        """The same with checked widths.
+        """Return this strategy with checked widths.
 
         Raises:
-            PrecropError: there are none, or one is not a number of channels or of no layer.
+            PrecropError: there are none, one is not a number of channels, or a layer is unknown.
         """
         names = [*(layer.name for layer in network.layers), *network.tables]
         check_names("widths", self.widths, names)
@@ -53,12 +53,12 @@ class Widths(Strategy):
         return replace(self, widths={name: _checked(name, n) for name, n in self.widths.items()})
 
     def __call__(self, problem: Program) -> Solution:
-        """The widths as they are given; budgets are only checked.
+        """Return the widths as given; budgets are only checked.
 
         Raises:
             BudgetError: the widths cost more than a budget allows.
-            PrecropError: a layer cannot have its width, or two that share one ask for different
-                ones.
+            PrecropError: a layer cannot have its width, or two layers that share one are given
+                different ones.
         """
         units = _Chosen(self.widths, problem).found()
         for name, limit in problem.limits.items():
@@ -73,7 +73,7 @@ class Widths(Strategy):
 
 
 class _Chosen:
-    """Finds the units of every group that give layers and tables their ``widths``."""
+    """The search for units of all groups that give layers and tables their ``widths``."""
 
     def __init__(self, widths: Mapping[str, int], problem: Program) -> None:
         self.widths, self.choices = widths, problem.choices
@@ -81,10 +81,10 @@ class _Chosen:
         self.groups = problem.structure.groups
         self.units = np.minimum(self.choices.units, self.choices.upper)
         self.owners: dict[int, str] = {}
-        """By group the layer or table that it has its units from."""
+        """The layer or table that determined the units of a group, by group."""
 
     def found(self) -> Integers:
-        """The units; layers that follow from one group come first."""
+        """Find the units, starting with layers whose width depends on the fewest groups."""
         self._set_tables()
         for layer in sorted(self.layers, key=lambda layer: len(layer.produced)):
             new = [group for group in layer.produced if group not in self.owners]
@@ -118,10 +118,10 @@ class _Chosen:
                     )
 
     def _share(self, layer: Layer, groups: Sequence[int]) -> None:
-        """Let groups keep the one share that gives the layer its width, or nearly one.
+        """Scale groups by one share that gives the layer its width, or nearly so.
 
-        The width is linear in that share. What rounding leaves over of a sum of several widths goes
-        to those with the finest steps.
+        The width is linear in that share. Where it is a sum of several groups, what rounding leaves
+        over goes to those with the finest steps.
         """
         units, original = self.units, self.choices.units
         units[groups] = original[groups]
@@ -139,11 +139,11 @@ class _Chosen:
             units[group] = min(max(1, moved), self.choices.upper[group])
 
     def _factor(self, layer: Layer, groups: Sequence[int]) -> None:
-        """Let groups whose product counts give the layer its width, if they can.
+        """Choose units for groups whose product is the layer's width, if they can give it.
 
-        Many products are one number. Those come first that keep the number of heads or of kernels,
-        which has the fewest units, and then the most even ones. Layers that share a factor must be
-        able to have their widths, by what groups they have besides.
+        Several products may. Those that keep the number of heads or of kernels (the group with the
+        fewest units) come first, then those with the most even ratios. Layers that share a factor
+        must still be able to have their widths through their other groups.
         """
         original = self.choices.units
         heads = min(groups, key=lambda group: original[group])
@@ -166,7 +166,7 @@ class _Chosen:
         self.units = next(itertools.chain(fitting, likely), self.units)
 
     def _conflict(self, layer: Layer) -> str:
-        """Why a layer cannot have its width."""
+        """Return the message for a layer that cannot have its width."""
         width = self.widths[layer.name]
         owners = [self.owners[group] for group in layer.produced]
         others = [name for name in owners if name != layer.name]
@@ -188,9 +188,9 @@ class _Chosen:
     def _around(
         self, layer: Layer, groups: Sequence[int], units: Integers
     ) -> Iterator[tuple[int, Integers]]:
-        """The widths around its own that groups of a layer can give it, with the units for them.
+        """Yield the widths nearest to the one asked for that groups can give a layer, with units.
 
-        There are none where too many combinations would have to be tried.
+        Yields nothing where too many combinations would have to be tried.
         """
         if not groups:
             yield layer.width(units.tolist()), units
@@ -217,7 +217,7 @@ def _one_less(units: Integers, group: int) -> list[int]:
 
 
 def _checked(name: str, width: Any) -> int:
-    """A number of output channels."""
+    """Return a given width as an integer, or raise `PrecropError`."""
     whole = isinstance(width, Integral) and not isinstance(width, bool)
     if whole and 0 < width < _LARGEST:
         return int(width)

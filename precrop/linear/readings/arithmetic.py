@@ -21,9 +21,9 @@ from precrop.read.trace import Call
 
 
 def add(call: Call, args: Sequence[Any]) -> Value:
-    """A sum. Constants and parameters that are added do not depend on the input: they are dropped.
+    """Read a sum: constants and parameters in it do not depend on the input and are dropped.
 
-    Weights are added to weights. A factor ``alpha`` of the second operand is kept.
+    Weights are added to weights. The second operand's factor ``alpha`` is kept.
     """
     one, other = _ranked(args)
     if isinstance(one, Weight):
@@ -38,7 +38,7 @@ def add(call: Call, args: Sequence[Any]) -> Value:
 
 
 def _ranked(args: Sequence[Any]) -> list[Any]:
-    """Both operands: a weight comes before a flow, that before a gate, and that before all else."""
+    """Sort both operands: weights come first, then flows, then gates, then anything else."""
     kinds = (Weight, Flow, Gate)
     return sorted(args[:2], key=lambda value: [not isinstance(value, kind) for kind in kinds])
 
@@ -58,7 +58,7 @@ def _sum(call: Call, first: Any, second: Any) -> Flow:
 
 
 def subtract(call: Call, args: Sequence[Any]) -> Any:
-    """A difference from a constant or a parameter, which is dropped; or from weights' own mean."""
+    """Read a difference with a constant, a parameter or weights' own mean, which is dropped."""
     first, second = args[:2]
     if isinstance(first, Weight) and not isinstance(second, (Flow, Gate)):
         return first
@@ -71,7 +71,7 @@ def subtract(call: Call, args: Sequence[Any]) -> Any:
 
 
 def multiply(call: Call, args: Sequence[Any]) -> Value:
-    """A product with a constant, a gate or a parameter that is not a layer's weight."""
+    """Read a product with a constant, a gate or a parameter that is not a layer's weight."""
     one, other = _ranked(args)
     if isinstance(one, Weight):
         if isinstance(other, (Flow, Gate, Weight)):
@@ -79,7 +79,7 @@ def multiply(call: Call, args: Sequence[Any]) -> Value:
         return one if isinstance(other, Inert) else _scaled(one, other)
     if isinstance(one, Flow):
         if one is other:
-            return Gate(None)  # a square, as norms are written
+            return Gate(None)  # a square, as in norms written out
         if isinstance(other, Flow):
             raise UnreadableError("it multiplies activations with each other")
         if isinstance(other, (Gate, Inert)):
@@ -89,10 +89,10 @@ def multiply(call: Call, args: Sequence[Any]) -> Value:
 
 
 def divide(call: Call, args: Sequence[Any]) -> Value:
-    """A quotient by a constant.
+    """Read a quotient by a constant.
 
-    One by a parameter, by something's own norm or by a number plus an activation (softsign's
-    ``x / (1 + |x|)``) is read as a normalisation is: it changes nothing.
+    Dividing by a parameter, by a tensor's own norm or by a number plus an activation (softsign's
+    ``x / (1 + |x|)``) counts as a normalisation, which changes nothing.
     """
     first, second = args[:2]
     shifted = isinstance(second, Flow) and second.shifted

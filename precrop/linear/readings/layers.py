@@ -20,7 +20,7 @@ from precrop.read.trace import Call
 
 
 def convolution(call: Call, args: Sequence[Any]) -> Flow | Gate | Inert:
-    """A convolution; of alike weights one channel a group is computed."""
+    """Read a convolution; with equal weights it computes only one channel per group."""
     if _constant(args[0]):
         return Inert()
     if bare(args[0]):
@@ -31,8 +31,8 @@ def convolution(call: Call, args: Sequence[Any]) -> Flow | Gate | Inert:
     if weight.even is None:
         values = torch.convolution(flow.values, weight.values, None, *geometry, groups)
         return normalised(values, flow.exponent)
-    # Alike weights sum over their input channels first; one channel a group is enough, and one in
-    # all where the channels are one that was expanded.
+    # With equal weights the input channels can be summed first, so one channel per group is enough,
+    # and one in total where all channels are one that was expanded (stride 0).
     batch, channels, *extent = flow.values.shape
     if flow.values.stride(1) == 0:
         sums, groups = flow.values[:, :1] * (channels // groups), 1
@@ -46,7 +46,7 @@ def convolution(call: Call, args: Sequence[Any]) -> Flow | Gate | Inert:
 
 
 def deformed(call: Call, args: Sequence[Any]) -> Any:
-    """A deformable convolution as one whose window is not bent; its mask is a gate."""
+    """Read a deformable convolution as a plain one; its mask is a gate."""
     x, weight, _, mask, bias, *window = args[:11]
     if isinstance(mask, Flow):
         raise UnreadableError("it multiplies activations with each other")
@@ -57,10 +57,10 @@ def deformed(call: Call, args: Sequence[Any]) -> Any:
 
 
 def product(call: Call, args: Sequence[Any]) -> Flow | Inert:
-    """A matrix product of activations (..., n, k) with a weight (k, m), batched or not.
+    """Read a matrix product of activations (..., n, k) with a weight (k, m), batched or not.
 
-    The weight may come first, as `torch.einsum` has it at times, and a graph's constant neighbours.
-    Of alike weights the outputs are alike.
+    The left operand may be the weight, as sometimes in `torch.einsum`, or a constant such as a
+    graph's adjacency matrix. Equal weights give equal outputs.
     """
     if isinstance(args[0], (Weight, Tensor, Inert)) and isinstance(args[1], (Flow, Gate)):
         right, left = _operands(args[1], args[0])
@@ -75,12 +75,12 @@ def product(call: Call, args: Sequence[Any]) -> Flow | Inert:
 
 
 def _constant(inputs: Any) -> bool:
-    """Whether a layer's input does not depend on the network's: neither does its output."""
+    """Return whether a layer's input, and so its output, does not depend on the network's input."""
     return isinstance(inputs, (Tensor, Inert))
 
 
 def _operands(inputs: Any, weight: Any) -> tuple[Flow, Weight]:
-    """The flow and the weight of a layer; a constant kernel (a blur) counts by absolute value."""
+    """Return a layer's flow and weight; a constant kernel (a blur) counts by its absolute value."""
     if isinstance(weight, (Flow, Gate)) and isinstance(inputs, (Flow, Gate)):
         raise UnreadableError("it multiplies activations with each other")
     flow = flow_of(inputs)

@@ -1,4 +1,4 @@
-"""Linear operations of one tensor, and what joins several."""
+"""Linear operations on one tensor, and those that join several."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +21,7 @@ from precrop.linear.values import (
 from precrop.read.trace import Call
 from precrop.read.values import TensorValue
 
-# PyTorch computes those along one axis as along two.
+# PyTorch computes 1d max-pools as 2d ones.
 MAX_POOLS = ("max_pool2d_with_indices", "max_pool3d_with_indices")
 ADAPTIVE_MAX_POOLS = ("adaptive_max_pool2d", "adaptive_max_pool3d")
 _VIEWS = (
@@ -34,11 +34,11 @@ KEEPING = (
     "movedim", "roll", "flip", "rot90", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
     "native_channel_shuffle", "repeat", "index_select", "mean",
 )  # fmt: skip
-"""What leaves weights that are all alike as they are."""
+"""Operations under which equal weights stay equal, with the same value."""
 
 
 def linear(call: Call, args: Sequence[Any]) -> Any:
-    """Run an operation that is linear in its first argument, and takes no other tensor."""
+    """Run an operation that is linear in its first argument and takes no other flow or weight."""
     first, *rest = args
     if any(isinstance(leaf, (Flow, Gate, Weight, Inert)) for leaf in leaves(rest)):
         raise UnreadableError("another operand is not a constant")
@@ -54,7 +54,7 @@ def linear(call: Call, args: Sequence[Any]) -> Any:
 
 
 def _made(call: Call, values: Tensor, rest: Sequence[Any]) -> list[Tensor]:
-    if call.name in _VIEWS:  # what was contiguous in the recorded pass need not be here
+    if call.name in _VIEWS:  # a tensor contiguous in the recorded pass may not be here
         return [values.reshape(call.shapes[0])]
     if call.op._schema.is_mutable:
         values = values.clone()
@@ -65,14 +65,14 @@ def _made(call: Call, values: Tensor, rest: Sequence[Any]) -> list[Tensor]:
 
 
 def _options(call: Call) -> Mapping[str, Any]:
-    """Arguments by keyword; none of them is a tensor that the result is written into."""
+    """Return the keyword arguments, or refuse a tensor among them (``out=``)."""
     if any(isinstance(value, TensorValue) for value in call.kwargs.values()):
         raise UnreadableError("it writes into a tensor that it is given as out=")
     return call.kwargs
 
 
 def leaves(arguments: Sequence[Any]) -> list[Any]:
-    """Arguments with lists laid open."""
+    """Return the arguments with lists among them flattened."""
     found: list[Any] = []
     for argument in arguments:
         found += argument if isinstance(argument, (list, tuple)) else [argument]
@@ -80,7 +80,7 @@ def leaves(arguments: Sequence[Any]) -> list[Any]:
 
 
 def restrided(call: Call, args: Sequence[Any]) -> Any:
-    """Other strides for the same elements, or axes of size 1 added or left out."""
+    """Read a change of strides that keeps all elements; axes of size 1 may come or go."""
     flow, shape = flow_of(args[0]), call.shapes[0]
     if [n for n in flow.values.shape if n != 1] != [n for n in shape if n != 1]:
         raise UnreadableError("it changes a shape")
@@ -88,9 +88,9 @@ def restrided(call: Call, args: Sequence[Any]) -> Any:
 
 
 def pooled(call: Call, args: Sequence[Any]) -> Flow:
-    """A max-pool read as the average of what lies in its window, padding not counted.
+    """Read a max-pool as the average over its window, padding not counted.
 
-    The sums are a convolution of every channel on its own. What a window needs beyond the padding
+    The sums are convolutions of single channels. How far the last window reaches beyond the padding
     (``ceil_mode``) follows from the output's size.
     """
     flow = flow_of(args[0])
@@ -120,20 +120,20 @@ def _sizes(value: Sequence[int], rank: int) -> list[int]:
 
 
 def adaptively_pooled(call: Call, args: Sequence[Any]) -> Flow:
-    """An adaptive max-pool read as the average."""
+    """Read an adaptive max-pool as an average pool."""
     flow, pool = flow_of(args[0]), getattr(F, call.name.replace("max", "avg"))
     return Flow(pool(flow.values, list(call.arg("output_size"))), flow.exponent)
 
 
 def averaged(call: Call, args: Sequence[Any]) -> Flow:
-    """A maximum over axes, read as the average."""
+    """Read a maximum over axes as the average."""
     flow = flow_of(args[0])
     values = flow.values.mean(call.arg("dim") or None, call.arg("keepdim", False))
     return Flow(values, flow.exponent)
 
 
 def join(call: Call, args: Sequence[Any]) -> Any:
-    """A concatenation or a stack; inputs that carry no flow add nothing to R and are zero."""
+    """Read a concatenation or a stack; inputs without flow add nothing to R and become zeros."""
     parts, *rest = args
     if any(isinstance(part, Weight) for part in parts):
         if not all(isinstance(part, Weight) for part in parts):

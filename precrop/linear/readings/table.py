@@ -7,7 +7,7 @@ from precrop.linear.readings import arithmetic, layers, shapes, unchanged
 from precrop.read.trace import Call
 
 Handler = Callable[[Call, Sequence[Any]], Any]
-"""From a call and its arguments, values in the place of tensors, to its first output or outputs."""
+"""Maps a call and its arguments (values in place of tensors) to its first output or a list."""
 
 _BY_READING: tuple[tuple[Handler, str], ...] = (
     (
@@ -73,11 +73,11 @@ READINGS: dict[str, Handler] = {
     ),
     **{name: handler for handler, names in _BY_READING for name in names.split()},
 }
-"""Linear readings by the operation's name; a max-pool is read as it is."""
+"""Linear readings by operation name; a max-pool stays a max-pool."""
 
 AVERAGES: dict[str, Handler] = {
     **dict.fromkeys(shapes.MAX_POOLS, shapes.pooled),
     **dict.fromkeys(shapes.ADAPTIVE_MAX_POOLS, shapes.adaptively_pooled),
     "amax": shapes.averaged,
 }
-"""Readings of maxima as averages, which make R multilinear."""
+"""Readings that replace maxima by averages, which makes R multilinear."""

@@ -1,4 +1,4 @@
-"""What passes unchanged, and what does not pass."""
+"""Operations that leave a flow unchanged, gate it, or cannot be read."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,19 +24,19 @@ _BOUNDS = {"hardtanh": ("min_val", "max_val"), "clamp": ("min", "max")}
 
 
 def same(call: Call, args: Sequence[Any]) -> Any:
-    """The first argument as it is: an activation, a normalisation, a copy."""
+    """Return the first argument unchanged: an activation, a normalisation, a copy."""
     return args[0]
 
 
 def gate_of(call: Call, args: Sequence[Any]) -> Gate:
-    """What lets through a share: a sigmoid, a softmax."""
+    """Read a function into [0, 1], such as a sigmoid or a softmax, as a gate."""
     if isinstance(args[0], Weight):
         raise UnreadableError("weights pass it")
     return args[0] if isinstance(args[0], Gate) else Gate(as_flow(args[0]))
 
 
 def bounded(call: Call, args: Sequence[Any]) -> Any:
-    """An activation with bounds; a gate if they are those of one, or by hand: ``relu6(x + 3)``."""
+    """Read a clamp as an activation; as a gate with bounds 0 and 1 or in ``relu6(x + 3)``."""
     if not isinstance(args[0], Flow):
         return args[0]
     low, high = (call.arg(name) for name in _BOUNDS[call.name])
@@ -45,25 +45,25 @@ def bounded(call: Call, args: Sequence[Any]) -> Any:
 
 
 def gated_half(call: Call, args: Sequence[Any]) -> Flow:
-    """GLU: one half of a tensor, gated by the other."""
+    """Read GLU, which gates one half of a tensor by the other, as its first half."""
     flow = flow_of(args[0])
     return Flow(flow.values.chunk(2, call.arg("dim", -1))[0], flow.exponent)
 
 
 def packed(call: Call, args: Sequence[Any]) -> list[Any]:
-    """Sequences without their padding, and how many go on at every step."""
+    """Pack padded sequences; also returns the number that are not over at each step."""
     flow = flow_of(args[0])
     data, sizes = call.op(flow.values, *args[1:])
     return [Flow(data, flow.exponent), sizes]
 
 
 def statistic(call: Call, args: Sequence[Any]) -> list[Value]:
-    """A variance or a norm, with which its owner is normalised: as any normalisation a factor."""
+    """Read a variance or a norm, which normalises its argument, as a factor of one."""
     return [Inert() if isinstance(args[0], Weight) else Gate(None) for _ in call.outputs]
 
 
 def of_statistic(call: Call, args: Sequence[Any]) -> Value:
-    """A power of a statistic, or of a weight on its way to one; a square is a statistic itself."""
+    """Read a power of a statistic, or of a weight on its way to one; a square is a statistic."""
     if isinstance(args[0], Weight):
         return Inert()
     square = call.name == "pow" and args[1] == 2 and isinstance(args[0], (Flow, Gate))
@@ -73,24 +73,24 @@ def of_statistic(call: Call, args: Sequence[Any]) -> Value:
 
 
 def of_weights(call: Call, args: Sequence[Any]) -> Inert:
-    """A product of weights with constants, by which they are normalised (spectral norm)."""
+    """Read a product of weights with constants, which normalises them (spectral norm)."""
     if any(isinstance(arg, (Flow, Gate)) for arg in args):
         raise UnreadableError("it is not linear")
     return Inert()
 
 
 def signed(call: Call, args: Sequence[Any]) -> Any:
-    """A transform whose coefficients have signs, or are complex."""
+    """Refuse a transform with signed or complex coefficients."""
     raise UnreadableError("absolute values say nothing of a Fourier transform")
 
 
 def take_memory(call: Call, args: Sequence[Any]) -> Any:
-    """A tensor that gives up its memory, or takes another's."""
+    """Read ``set_``: a tensor takes another's memory, or gives up its own."""
     return args[1] if len(args) > 1 else torch.zeros(call.shapes[0])
 
 
 def blank(call: Call, args: Sequence[Any]) -> Tensor:
-    """A constant of a given shape and type, such as ``zeros_like``."""
+    """Make a constant tensor, as ``zeros_like`` does."""
     flow = flow_of(args[0])
     device = {"device": flow.values.device} if call.kwargs.get("device") is not None else {}
     made: Tensor = call.op(flow.values, *args[1:], **{**call.kwargs, **device})
@@ -98,7 +98,7 @@ def blank(call: Call, args: Sequence[Any]) -> Tensor:
 
 
 def copied(call: Call, args: Sequence[Any]) -> Flow:
-    """``copy_`` and its like: what is written; a constant that is written is zero."""
+    """Return what ``copy_`` and similar operations write; constants count as zero."""
     source = args[1] if len(args) > 1 else None
     if isinstance(source, Weight):
         raise UnreadableError("it writes weights")

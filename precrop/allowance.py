@@ -1,7 +1,7 @@
-"""What building a network may take, where a file says which one: bounded memory and time.
+"""Bounds on the memory and time of building a network that a file names.
 
-A builder's arguments multiply in many ways: widths, repeats, tables of all pairs of pixels. So it
-is counted what the builder does, not guessed what the arguments mean.
+A builder's arguments multiply in many ways: widths, repeats, tables of all pairs of pixels. So the
+builder's operations are counted instead of guessing what its arguments mean.
 """
 
 import os
@@ -20,23 +20,23 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 _TOO_LARGE = "it is far larger than the network that the file is of, or than this machine's memory"
 _SPARE, _BELIEVED, _NUMBER = 2**26, 2**30, 4
-"""Bytes of any network, those at most that a file is believed to need, and a number's: some
-networks are run, or pruned, while they are built, before most of their tensors are there.
+"""Bytes allowed from the start for any network, at most for the shapes that a file states, and per
+number. Some networks are run or pruned while they are built, before most of their tensors exist.
 """
 _TIMES = 4
-"""Numbers that are allowed for one of the network's."""
+"""How many numbers are allowed for each number in the network."""
 _ANY_CALLS, _SPARE_CALLS, _TENSOR_CALLS = 2**25, 2**24, 2**14
-"""Calls of functions for a network of unknown size, for any, and more for a tensor of one known."""
+"""Function calls allowed without stated shapes, with them, and more per tensor of such a shape."""
 _COUNTED = {"c_call": 1, "call": 3}
-"""Calls that a function of C's and one of Python's count as: so much longer the latter takes."""
+"""What a call of a C function and of a Python one counts as, by the time that they take."""
 _OPERATION = 2**8
-"""Calls that to look at an operation first takes the time of."""
+"""What an operation counts as besides, for the time that its run on meta tensors takes."""
 _SMALLEST = 2**10
 """How many times smaller than the original a cropped network may be."""
 
 
 class _Held(NamedTuple):
-    """Memory that was taken while the network is built, perhaps not for long."""
+    """Memory that was allocated while the network is built, perhaps only temporarily."""
 
     storage: StorageWeakRef
     numbers: int
@@ -44,12 +44,12 @@ class _Held(NamedTuple):
 
 
 class Allowance(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Ends the building of a network that takes too much, before it takes it.
+    """Raises `MemoryError` in the building of a network before it takes too much memory or time.
 
     Args:
-        like: the shapes that the network's tensors should have. Each allows for more while there is
-            a tensor of its size: to say that the network is large gains little.
-        weights: bytes of the file whose weights the network, or a cropped one, is for.
+        like: the shapes that the network's tensors should have. Each allows for more only while
+            there is a tensor of its size, so a file gains little by stating a large network.
+        weights: size in bytes of the file of weights for the network, or for a cropped one.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Allowance(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._begin()
 
     def _begin(self) -> None:
-        """Count the memory that is held from the start."""
+        """Count anew the memory that is still held."""
         self._due, self._taken, self._allowed = self._like.copy(), 0, self._spare
         held, self._held = self._held, []
         for each in held:
@@ -83,11 +83,11 @@ class Allowance(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._due[held.numbers] -= 1
 
     def _earned(self, numbers: int) -> int:
-        """Bytes that are allowed for a tensor of so many numbers."""
+        """Return the bytes allowed for a tensor of so many numbers: none unless one is expected."""
         return _TIMES * _NUMBER * numbers if self._due[numbers] > 0 else 0
 
     def __enter__(self) -> Self:
-        """Begin to count; a profiler that runs already keeps its place."""
+        """Start counting, calls only if no other profiler is running."""
         self._counts = sys.getprofile() is None
         if self._counts:
             sys.setprofile(self._call)
@@ -95,7 +95,7 @@ class Allowance(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Count no more."""
+        """Stop counting."""
         if self._counts:
             sys.setprofile(None)
         super().__exit__(*error)  # type: ignore[no-untyped-call]
@@ -105,11 +105,11 @@ class Allowance(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _count(self, calls: int) -> None:
         self._calls -= calls
-        if self._calls < 0:  # asked again at every operation: an error here may be swallowed
+        if self._calls < 0:  # every operation raises it again, in case a builder catches it
             raise MemoryError(_TOO_LARGE)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Count the bytes of new tensors: first it is seen without memory how many they will be."""
+        """Count the bytes of an operation's outputs by running it on meta tensors first."""
         kwargs = kwargs or {}
         if func.is_view or func._schema.is_mutable or _is_on_meta(args, kwargs):
             return func(*args, **kwargs)
@@ -117,7 +117,7 @@ class Allowance(TorchDispatchMode):  # type: ignore[no-untyped-call]
         made = None
         try:
             seen = _on_meta(func, args, kwargs)
-        except Exception:  # whatever an operation raises whose result depends on values
+        except Exception:  # any kind, where the result depends on values
             made = seen = func(*args, **kwargs)
         needed = [(each.numel(), each.numel() * each.element_size()) for each in _tensors(seen)]
         if not self._has_room(needed):
@@ -141,13 +141,13 @@ class Allowance(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _tensors(made: Any) -> list[Tensor]:
-    """The tensors with memory of their own among what an operation gives."""
+    """Return the strided tensors among an operation's outputs."""
     leaves = tree_leaves(made)
     return [x for x in leaves if isinstance(x, Tensor) and x.layout == torch.strided]
 
 
 def _is_on_meta(args: Any, kwargs: Any) -> bool:
-    """Whether an operation takes no memory."""
+    """Return whether an operation runs on the meta device, where it takes no memory."""
     given = tree_leaves((args, kwargs))
     return any(isinstance(each, Tensor) and each.is_meta for each in given) or (
         getattr(kwargs.get("device"), "type", "") == "meta"
@@ -155,7 +155,7 @@ def _is_on_meta(args: Any, kwargs: Any) -> bool:
 
 
 def _on_meta(func: Any, args: Any, kwargs: Any) -> Any:
-    """What an operation gives, without values."""
+    """Return an operation's outputs on the meta device, without values."""
 
     def empty(tensor: Tensor) -> Tensor:
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
@@ -167,8 +167,8 @@ def _on_meta(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _half_memory() -> int:
-    """Bytes of half of this machine's memory, whatever a file says of its network."""
+    """Return half of this machine's memory in bytes, which no network may exceed."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    except (AttributeError, ValueError, OSError):  # systems that do not tell
+    except (AttributeError, ValueError, OSError):  # unknown on this system
         return sys.maxsize

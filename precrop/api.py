@@ -50,13 +50,13 @@ def crop(
     init: Init = "slice",
     **options: Any,
 ) -> nn.Module:
-    """Plan and build in one: a smaller network within the budgets.
+    """Plan and build in one step, and return the smaller network within the budgets.
 
     Args:
-        model: the network, or a reading of it; it stays as it was.
+        model: the network, or a reading of it; it is not changed.
         input_shape: as in `plan`.
         init: as in `precrop.Plan.build`.
-        options: those of `plan`.
+        options: options of `plan`.
     """
     network = model.model if isinstance(model, Reading) else model
     return plan(model, input_shape, **options).build(network, init)
@@ -97,13 +97,13 @@ def plan(
     ``objective="exact"`` and ``"exact-output"``.
 
     Args:
-        model: any network whose forward runs in PyTorch; or a `precrop.Reading` of one, for many
-            plans of it, which has its inputs already.
+        model: any network whose forward runs in PyTorch; or, for several plans of one network, a
+            `precrop.Reading`, which has its inputs already.
         input_shape: shape of one input without the batch, such as ``(3, 224, 224)``; a list or a
-            dict of shapes for several inputs. Tensors are taken for ``example_inputs``.
-        example_inputs: instead of a shape, what the network takes: a tensor, with the batch if it
-            has one; a tuple of arguments; a mapping, by name where ``forward`` has such names;
-            lists, numbers, flags and token ids as they are. MACs are those of one input.
+            dict of shapes for several inputs. Tensors here count as ``example_inputs``.
+        example_inputs: what the network takes, instead of a shape: a tensor, with the batch axis if
+            there is one; a tuple of arguments; a mapping, by name where ``forward`` has such names.
+            Lists, numbers, flags and token ids are passed as they are. MACs are those of one input.
         example_kwargs: further arguments by name, likewise.
         params: budget for all parameters: a share (``0.5``), a number (``2_500_000``) or a string
             (``"50%"``, ``"2.5M"``).
@@ -114,22 +114,22 @@ def plan(
             share, a number of bytes or a string such as ``"64MB"``.
         costs: budgets for costs of your own (`precrop.cost`), by name: shares or whole numbers.
         batch_size: inputs in one pass, for ``latency`` and ``memory``.
-        device_profile: the device whose latency counts: what ``precrop profile`` wrote, or ``cpu``
-            or ``cuda`` for a roofline that needs no measurement (``cpu`` if None).
+        device_profile: the device whose latency counts: a file that ``precrop profile`` wrote, or
+            ``cpu`` or ``cuda`` for a roofline without measurements (``cpu`` if None).
         divisor: every layer's output channels are a multiple of it, or as many as in the original.
-            ``auto`` suits hardware: the step of the profile, halved as often as it takes to meet
-            the budgets and to use 98% of the scarcest, and in layers too narrow for it the largest
-            half that leaves them a choice. 1 lets every width count, and is what ``auto`` takes
-            where given widths, or given densities without a budget, leave nothing to choose.
+            ``auto`` suits hardware: it takes the profile's step and halves it until the budgets are
+            met and 98% of the scarcest is used; a layer too narrow for it follows the largest half
+            that leaves it a choice. 1 allows every width; ``auto`` takes it where given widths, or
+            given densities without a budget, leave nothing to choose.
         min_width: no layer gets narrower than this.
         expand: let layers get wider than the original (PreConfig).
         strategy: how widths are found: `precrop.SynExp` (the default), `Uniform`, `Match`,
             `TwoStep`, `Exact`, `Widths`, or one of your own. The next five keywords are short
-            forms of these: give the strategy or them.
+            forms of these and exclude it.
         balance: weight of the balance term of `SynExp`, `Exact` and `Match`.
-        objective: of `SynExp`, or of `Exact` (``exact``, ``exact-output``).
-        densities: `Match` these, ``{layer name: density}``, or `TwoStep` from them by a rule.
-        widths: `Widths`, ``{layer name: output channels}``; budgets are only checked.
+        objective: objective of `SynExp`, or of `Exact` (``exact``, ``exact-output``).
+        densities: ``{layer name: density}`` for `Match`, or for `TwoStep` if there is a rule.
+        widths: ``{layer name: output channels}`` for `Widths`; budgets are only checked.
         rule: ``balanced``; ``uniform`` for `Uniform`; or a rule of `TwoStep`.
         residual: ``tie`` gives all layers at a residual stream one width; ``crop`` each its own, by
             narrowing what it reads and padding what it writes with zero channels.
@@ -139,7 +139,7 @@ def plan(
         drop_unused: leave out modules that no pass calls; ``plan.left_out`` names them.
 
     Raises:
-        BudgetError: a budget is senseless or cannot be met; the message says the least that can.
+        BudgetError: a budget makes no sense, or cannot be met: the message gives the least one.
         PrecropError: the network fails on this input, or an option is unknown or matches nothing.
     """
     start = time.perf_counter()
@@ -231,10 +231,10 @@ def plan(
 
 
 def _with_own_widths_or_tied(found: Callable[[bool], Choice]) -> Choice:
-    """Layers at residual streams have widths of their own; tied ones if these alone fit.
+    """Give layers at residual streams widths of their own, or tied ones if only these fit.
 
-    What reads a stream beside other channels reads all of it, unless streams are tied. Where
-    neither fits, the error names the lower of the least budgets.
+    Tied ones may be cheaper: untied, a layer that reads a stream beside other channels reads all of
+    it. Where neither fits, the error names the lower of the least budgets.
     """
     try:
         return found(True)
@@ -247,9 +247,9 @@ def _with_own_widths_or_tied(found: Callable[[bool], Choice]) -> Choice:
 
 
 def _divisors(asked: int | Literal["auto"], profile: DeviceProfile, settled: bool) -> list[int]:
-    """The divisors to try in turn, each divided by the next.
+    """Return the divisors to try in turn, each a multiple of the next.
 
-    The step of the profile, its half, and so on down to 1; 1 alone where nothing is left to choose.
+    For ``auto`` these are the profile's step, its half and so on down to 1, or 1 alone if settled.
     """
     if asked != "auto":
         return [asked]
@@ -260,7 +260,7 @@ def _divisors(asked: int | Literal["auto"], profile: DeviceProfile, settled: boo
 
 
 def _of_python(value: Any) -> Any:
-    """A number of NumPy's as Python's, which a plan's file can hold."""
+    """Convert a NumPy scalar to a Python number, which a plan file can hold."""
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -270,7 +270,7 @@ def _reading(
     example_inputs: Any,
     example_kwargs: Mapping[str, Any] | None,
 ) -> Reading:
-    """The network with its inputs, which a reading has already."""
+    """Return the reading that was given, or a new one of the network and its inputs."""
     examples = {"example_inputs": example_inputs, "example_kwargs": example_kwargs}
     if not isinstance(model, Reading):
         return Reading(model, input_shape, **examples)
@@ -282,7 +282,7 @@ def _reading(
 def _check_used(
     budgets: Mapping[str, Budget], batch_size: int, profiled: bool, divisor: int | str
 ) -> None:
-    """Refuse a batch size without sense, and what none of the budgets would look at."""
+    """Refuse a batch size that makes no sense, and options that no budget would use."""
     if type(batch_size) is not int or not 1 <= batch_size <= LARGEST_BATCH:
         raise PrecropError(
             f"batch_size={batch_size!r} makes no sense: write a number from 1 to {LARGEST_BATCH:,}"
@@ -300,7 +300,7 @@ def _check_used(
 def _cost_models(
     network: Network, budgets: Mapping[str, Budget], profile: DeviceProfile, batch_size: int
 ) -> tuple[Network, dict[str, CostModel]]:
-    """The costs beside parameters and MACs that have a budget, and the network to count them of."""
+    """Return the models of budgeted costs (but parameters and MACs), and the network to count."""
     models = {name: layered(name) for name in budgets if name not in UNITS}
     if not {"latency", "memory"} & budgets.keys():
         return network, models
@@ -312,7 +312,7 @@ def _cost_models(
 def _deployment(
     budgets: Mapping[str, Budget], profile: DeviceProfile, batch_size: int
 ) -> dict[str, Any]:
-    """What budgets of latency and of memory refer to, for the plan's record."""
+    """Return what budgets of latency and memory refer to, for the plan's options."""
     found: dict[str, Any] = {}
     if {"latency", "memory"} & budgets.keys():
         found["batch_size"] = batch_size
@@ -323,7 +323,7 @@ def _deployment(
 
 
 def _ignored(network: Network, patterns: Sequence[str]) -> dict[str, str]:
-    """What patterns name (`Network.named_widths`), and by which pattern; each must name one."""
+    """Return why widths are kept, by their name in `Network.named_widths`; patterns must match."""
     names = list(dict.fromkeys(name for name, _ in network.named_widths))
     kept: dict[str, str] = {}
     for pattern in patterns:
@@ -358,7 +358,7 @@ def _layer_plans(choice: Choice, frozen: Mapping[str, str]) -> tuple[LayerPlan, 
 
 
 def _tables(choice: Choice) -> dict[str, list[int]]:
-    """Learnt tables whose width changed that no layer makes, with both widths."""
+    """Return the learnt tables that no layer makes and whose width changed, with both widths."""
     layers = {layer.name for layer in choice.structure.layers}
     return {
         group.name: [group.width, group.width * kept // group.units]
@@ -368,7 +368,7 @@ def _tables(choice: Choice) -> dict[str, list[int]]:
 
 
 def _cropped_untrained(choice: Choice) -> list[str]:
-    """Weights that get smaller although no training adapts them, by their layers."""
+    """Return the layers of cropped weights that require no gradient, so no training adapts them."""
     fixed = untrained(choice.lowered.network.model)
     cropped = (name for name, axes in choice.fit.tensors.items() if len(axes) > 1)
     return [layer_of(name) or name for name in cropped if name in fixed]

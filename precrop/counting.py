@@ -1,4 +1,4 @@
-"""What a network has: its parameters and multiply-accumulates, in all and layer by layer."""
+"""Count a network's parameters and multiply-accumulates, in total and by layer."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LayerCount:
-    """What one layer has.
+    """The counts of one layer.
 
     Attributes:
         name: module path, such as ``layer1.0.conv1``.
         weight: name of its weight among the network's parameters.
         kind: ``conv``, ``depthwise``, ``grouped``, ``transposed``, ``linear``, …
-        weights: those that are not masked.
-        macs: multiply-accumulates at batch 1 in eval mode by these weights.
+        weights: number of weights that are not masked.
+        macs: multiply-accumulates at batch 1 in eval mode with these weights.
     """
 
     name: str
@@ -46,13 +46,13 @@ class LayerCount:
 
 @dataclass(frozen=True)
 class Count:
-    """What a network has.
+    """The counts of a network.
 
     Attributes:
-        params: all parameters that are not masked, those of no layer (norms, biases) included.
-        macs: all multiply-accumulates at batch 1 in eval mode, those of no layer (attention)
-            included; FLOPs are twice that.
-        layers: those with a weight tensor, in the order of execution.
+        params: all parameters that are not masked, those in no layer (norms, biases) included.
+        macs: all multiply-accumulates at batch 1 in eval mode, those in no layer (attention)
+            included; FLOPs are twice as many.
+        layers: layers with a weight tensor, in the order of execution.
     """
 
     params: int
@@ -61,7 +61,7 @@ class Count:
 
     @property
     def costs(self) -> dict[str, int]:
-        """``{"params": params, "macs": macs}``: as budgets are named."""
+        """``{"params": params, "macs": macs}``, by the names of budgets."""
         return {"params": self.params, "macs": self.macs}
 
     def __str__(self) -> str:
@@ -82,7 +82,7 @@ class Count:
         return drawn(table)
 
     def to_frame(self) -> "DataFrame":
-        """One row per layer, as a pandas frame; the columns are the attributes of `LayerCount`.
+        """Return a pandas frame with one row per layer; its columns are those of `LayerCount`.
 
         Raises:
             PrecropError: pandas is not installed.
@@ -90,7 +90,7 @@ class Count:
         return framed(map(dataclasses.asdict, self.layers))
 
     def to_json(self) -> dict[str, Any]:
-        """All of it in JSON's types."""
+        """Return all counts in JSON's types."""
         return {**dataclasses.asdict(self), "layers": list(map(dataclasses.asdict, self.layers))}
 
 
@@ -110,8 +110,8 @@ def count(
         input_shape: as in `precrop.plan`.
         example_inputs: as in `precrop.plan`, instead of a shape.
         example_kwargs: likewise.
-        masks: bool tensors by parameter name, as `precrop.masks` returns them: what is False is not
-            counted, nor what would be multiplied by it. The network may have these masks applied.
+        masks: bool tensors by parameter name, as `precrop.masks` returns them: weights that are
+            False, and their multiplications, don't count. They may be applied to the network.
 
     Raises:
         PrecropError: the network fails on this input, or a mask fits no parameter.
@@ -143,10 +143,10 @@ def count(
 
 
 def _masked(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, int]:
-    """How many elements of each parameter are masked, by the name that reading knows it by."""
+    """Return how many elements of each parameter are masked, by its name in the reading."""
     names = {id(parameter): name for name, parameter in parameters_of(model).items()}
     parameters = parameters_of(model, remove_duplicate=False)
-    # Where masks are applied, what was the parameter ``weight`` is called ``weight_orig``.
+    # Where masks are applied, the parameter ``weight`` has become ``weight_orig``.
     check_kind("masks", masks, Mapping, "a mapping from parameters' names to masks")
     own = {name: f"{name}_orig" if f"{name}_orig" in parameters else name for name in masks}
     masks = {own[name]: mask for name, mask in masks.items()}

@@ -1,7 +1,7 @@
-"""What belongs to all threads of the process, and is put right in a forked child.
+"""State that all threads of the process share, repaired in a forked child.
 
-That has only the thread that forked it: what the others hold or have changed at that moment would
-stay so for ever.
+A child has only the thread that forked it: locks that the other threads held then, and what they
+had changed, would stay so forever.
 """
 
 import os
@@ -15,16 +15,16 @@ from weakref import WeakSet
 
 
 class _Here(threading.local):
-    """How often a thread is within a context of all threads."""
+    """How often a thread is within a context that all threads share."""
 
     within = 0
 
 
 class WithinAny(ContextDecorator):
-    """A context that is entered by the first thread within and left by the last one.
+    """A context that the first thread enters and the last one leaves.
 
-    For ``with`` or as a decorator, in any thread and within itself. One for as long as the process
-    lives. In a forked child only the thread that forked it is within, if it was.
+    For ``with`` or as a decorator, in any thread, and re-entrant. An instance must live as long as
+    the process. In a forked child only the thread that forked it is within, if it was.
     """
 
     def __init__(self, make: Callable[[], AbstractContextManager[None]]) -> None:
@@ -32,7 +32,7 @@ class WithinAny(ContextDecorator):
         self._context: AbstractContextManager[None] = nullcontext()
         self._here = _Here()
         if hasattr(os, "register_at_fork"):
-            before, after = self._lock.acquire, self._lock.release  # nobody is just entering then
+            before, after = self._lock.acquire, self._lock.release  # no thread enters during a fork
             os.register_at_fork(
                 before=before, after_in_parent=after, after_in_child=self._leave_others
             )
@@ -51,7 +51,7 @@ class WithinAny(ContextDecorator):
             self._end(self._within - 1)
 
     def _end(self, within: int) -> None:
-        """So many are within from now on."""
+        """Set how often threads are within, and leave the context at zero."""
         before, self._within = self._within, within
         if before and not within:
             self._context.__exit__(None, None, None)
@@ -65,9 +65,9 @@ _LOCKS: WeakSet[Any] = WeakSet()
 
 
 def process_lock() -> Any:
-    """A lock for ``with``, also within itself, that is free in a forked child.
+    """Return a re-entrant lock for ``with`` that is free in a forked child.
 
-    Unless the thread that forked the child holds it.
+    It is not if the thread that forked the child holds it.
     """
     made = threading.RLock()
     _LOCKS.add(made)
@@ -75,14 +75,14 @@ def process_lock() -> Any:
 
 
 def _free_locks() -> None:
-    """Free locks that are held by threads that a forked child does not have."""
+    """Free the locks held by threads that a forked child does not have."""
     for lock in (*_LOCKS, *_locks_of_properties()):
         if not lock._is_owned():
             lock._at_fork_reinit()
 
 
 def _locks_of_properties() -> Iterator[Any]:
-    """Before Python 3.12 every `cached_property` has one for all instances of its class."""
+    """Yield the locks of our `cached_property` attributes, which have them before Python 3.12."""
     for name, module in [*sys.modules.items()] if sys.version_info < (3, 12) else ():
         if name.partition(".")[0] == __name__.partition(".")[0]:
             for kind in [one for one in vars(module).values() if isinstance(one, type)]:

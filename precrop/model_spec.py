@@ -1,4 +1,4 @@
-"""A network by name and arguments, as commands and files say it."""
+"""A network by name and arguments, as commands and files specify it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a network is called, and what its builder is given.
+    """The name of a network and the arguments of its builder.
 
     Attributes:
         name: as for `precrop.zoo.load_model`: ``resnet20``, ``timm:NAME``, ``module:factory``.
-        args: keyword arguments for its builder.
+        args: keyword arguments of the builder.
     """
 
     name: str
@@ -32,12 +32,12 @@ class ModelSpec:
     def build(
         self, like: Mapping[str, Sequence[int]] | None = None, weights: Path | None = None
     ) -> "nn.Module":
-        """The network with fresh weights. A ``module:factory`` runs; see `check`.
+        """Build the network with fresh weights. A ``module:factory`` is run; see `check`.
 
         Args:
-            like: the shapes that its tensors should have. Where arguments from a file ask for a
-                far larger network of our tables, building it ends early.
-            weights: the file whose weights it is for, which bound it likewise.
+            like: the shapes that its tensors should have. Building a known network stops early if
+                its arguments, which may come from a file, ask for a far larger one.
+            weights: the file of weights for the network; its size bounds the building likewise.
 
         Raises:
             PrecropError: the name is unknown, or the builder refuses the arguments.
@@ -49,25 +49,25 @@ class ModelSpec:
         return load_model(self.name, self.args, like, size)
 
     def check(self, trust: Trust, say: str) -> None:
-        """Refuse what a file says, unless it is harmless or trusted: `precrop.trust.check_named`.
+        """Refuse a network from a file unless it is harmless or trusted (`trust.check_named`).
 
         Raises:
-            PrecropError: building would run code, or an argument is more than a plain value.
+            PrecropError: building would run code, or an argument is not a plain value.
         """
         check_named(self.name, self.args, trust, say)
 
     def to_json(self) -> dict[str, Any]:
-        """``{"name": …, "args": {…}}`` in JSON's types.
+        """Return ``{"name": …, "args": {…}}`` in JSON's types.
 
         Raises:
-            PrecropError: an argument is nothing that JSON knows.
+            PrecropError: an argument has no form in JSON.
         """
         with errors_as(f"an argument of {self.name} fits in no file", *MALFORMED):
             return {"name": self.name, "args": json.loads(json.dumps(dict(self.args)))}
 
     @classmethod
     def from_json(cls, content: Any) -> "ModelSpec":
-        """Read what `to_json` gave; other keys may stand beside. Nothing is built.
+        """Read what `to_json` returned, ignoring other keys. Nothing is built.
 
         Raises:
             PrecropError: there is no name, or no arguments by name.

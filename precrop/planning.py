@@ -1,4 +1,4 @@
-"""Chooses the widths of a network that was read: allocate, round, fit, and hold what won't fit."""
+"""Choose the widths of a network as read: allocate, round, fit, and constrain what won't fit."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,17 +24,17 @@ from precrop.solve.rounding import round_units
 from precrop.solve.structure import Structure
 from precrop.strategies.strategy import GIVEN, Solution, Solver
 
-# A network that still differs from its prediction after this many plans is kept as it is.
+# A network that still differs from its prediction after so many attempts keeps all its widths.
 MAX_ATTEMPTS = 200
-# So often one place is held alone, since that may settle others; then all that differ are at once.
+# So many times only the first mismatch is constrained, which may settle others; later all are.
 ONE_BY_ONE = 12
 USED = 0.98
-"""Share of the budget that binds below which the steps of widths count as too large for it."""
+"""Share of the binding budget that must be used; if less is, the divisor counts as too large."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Widths that were chosen, how, and what makes a network have them."""
+    """The chosen widths, how they were found, and the edits that give a network these widths."""
 
     lowered: Lowered
     units: list[int]
@@ -45,14 +45,14 @@ class Choice:
 
     @property
     def structure(self) -> Structure:
-        """Of the network as it is constrained."""
+        """The structure of the constrained network."""
         return self.lowered.structure
 
 
 def _whole(solution: Solution) -> tuple[Solution, list[int]]:
-    """Whole units; parts of one layer keep an odd original width all together or not at all.
+    """Round to whole units; groups of one layer keep original widths off their step only together.
 
-    A part that has no multiple within its bounds stays as it is all the same.
+    A group without a multiple of its step within its bounds keeps its width all the same.
     """
     while True:
         problem, allocation = solution.problem, solution.allocation
@@ -71,9 +71,9 @@ def _whole(solution: Solution) -> tuple[Solution, list[int]]:
 
 
 def _uses_up(solution: Solution, units: Sequence[int]) -> bool:
-    """Whether whole units use the budget that binds as the continuous widths do, or nearly so.
+    """Return whether whole units use the binding budget nearly as fully as the continuous widths.
 
-    Of several that bind it is the one with the highest price.
+    Of several budgets that bind, the one with the highest multiplier counts.
     """
     problem, allocation = solution.problem, solution.allocation
     if allocation.status == SLACK:
@@ -87,14 +87,14 @@ def _uses_up(solution: Solution, units: Sequence[int]) -> bool:
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What is asked of the widths, and how they are found.
+    """What the widths must satisfy, and the solver that finds them.
 
     Attributes:
-        budgets: per cost, as the user wrote it.
-        models: of the costs beside parameters and MACs.
-        options: those of `precrop.solve.program.program`.
-        divisors: of all widths, each a multiple of the next; tried in turn until one meets the
-            budgets and uses them. Layers too narrow for it have multiples of a later one.
+        budgets: budgets as the user wrote them, by cost name.
+        models: models of the costs other than parameters and MACs.
+        options: options of `precrop.solve.program.program`.
+        divisors: divisors of all widths, each a multiple of the next, tried in turn until one meets
+            and uses up the budgets. Layers too narrow for it follow a later one.
     """
 
     budgets: Mapping[str, Budget]
@@ -106,13 +106,13 @@ class PlanRequest:
 
 @dataclass(frozen=True)
 class _Attempt:
-    """One attempt at widths that fit: what is asked, what was learnt and what is held by now.
+    """One attempt at widths that fit: the request, what probing taught, and the constraints so far.
 
     Attributes:
-        narrow_first: whether a budget was refused before. Then the narrowest network decides what
-            is held, which has the smallest steps.
-        differed: how many attempts led to a network that was not as predicted, and ``message``
-            how the last of them differed.
+        narrow_first: whether a budget was refused before; if so, the narrowest network is fitted
+            first and determines the constraints.
+        differed: the number of attempts whose network was not as predicted; ``message`` says how
+            the last one differed.
     """
 
     request: PlanRequest
@@ -124,12 +124,12 @@ class _Attempt:
 
     @cached_property
     def lowered(self) -> Lowered:
-        """The network as it is constrained."""
+        """The constrained network with its groups, layers and costs."""
         network = constrained(self.constraints, self.lessons)
         return lower(network, self.request.models, self.constraints.most_read)
 
     def outcome(self) -> "Choice | _Attempt":
-        """Widths that fit, or the next attempt, which holds more."""
+        """Return widths that fit, or the next attempt, which has more constraints."""
         lowered = self.lowered
         bases = {name: self._base(name) for name in lowered.structure.costs}
         limits = parse_budgets(self.request.budgets, bases) if self.request.budgets else {}
@@ -151,12 +151,12 @@ class _Attempt:
         return Choice(lowered, units, sizes, fitted, solution, budgets)
 
     def all_frozen(self) -> "_Attempt":
-        """With no width that varies: such a network is always as predicted."""
+        """Return the attempt in which no width varies, whose network is always as predicted."""
         reason = f"the network differs from its prediction: {self.message}"
         return replace(self, constraints=replace(self.constraints, frozen=reason))
 
     def _fitted(self, sizes: Sizes) -> "Fit | _Attempt":
-        """What makes a network have these sizes; the next attempt if it is not as predicted."""
+        """Return the fit to these sizes, or the next attempt if the network isn't as predicted."""
         fitter = Fitter(self.lowered.network, self.lessons)
         fit = fitter.fit(sizes)
         if fit.mismatch is None:
@@ -168,7 +168,7 @@ class _Attempt:
         return replace(self, constraints=constraints, differed=differed, message=message)
 
     def _large_steps(self, limits: Mapping[str, int]) -> tuple[Solution, list[int]] | None:
-        """Widths in multiples of the first divisor that will do, but the last; None if none."""
+        """Return widths for the first divisor (but the last) that will do; None if none does."""
         for start in range(len(self.request.divisors) - 1):
             try:
                 problem = self._program(limits, start)
@@ -180,16 +180,16 @@ class _Attempt:
         return None
 
     def _program(self, limits: Mapping[str, int], start: int, **more: Any) -> Program:
-        """The program with the divisors from one on."""
+        """Return the program with the divisors from index ``start`` on."""
         more |= {"divisors": self.request.divisors[start:], **self.request.options}
         return program(self.lowered.structure, limits, **more)
 
     def _problem(self, limits: Mapping[str, int]) -> "Program | _Attempt":
-        """The program, or the next attempt.
+        """Return the program with the last divisor, or the next attempt.
 
-        The least cost that a message names must be possible, so the narrowest network is fitted
-        before a budget is refused. Wider networks may have held what that one does not need: then
-        all begins anew with it.
+        The least cost that an error message gives must be possible, so the narrowest network is
+        fitted before a budget is refused. Constraints from wider networks may not be needed for it,
+        so they are released and the attempts start again with the narrowest one.
         """
         try:
             problem = self._program(limits, -1, explain=partial(explained, self.lowered))
@@ -202,14 +202,14 @@ class _Attempt:
         return (self._narrowest() if self.narrow_first else None) or problem
 
     def _narrowest(self) -> "_Attempt | None":
-        """The next attempt if the narrowest network is not as predicted; else None."""
+        """Return the next attempt if the narrowest network is not as predicted, else None."""
         groups, least = self.lowered.structure.groups, self.request.options["min_width"]
         choices = Choices.of(groups, self.request.divisors[-1:], least)
         fitted = self._fitted(self.lowered.sizes(choices.lower.tolist()))
         return fitted if isinstance(fitted, _Attempt) else None
 
     def _base(self, name: str) -> int:
-        """What the original costs, with what the built network is to be without."""
+        """Return the cost of the original, including modules that the built network leaves out."""
         structure, network = self.lowered.structure, self.lowered.network
         more = network.left_out_params if name == "params" else 0
         return structure.costs[name](structure.units) + more
@@ -222,7 +222,7 @@ class _Attempt:
 
 
 def choose(network: Network, request: PlanRequest, constraints: Constraints) -> Choice:
-    """Allocate, round and fit; where the fitted network is not as predicted, hold and repeat.
+    """Allocate, round and fit; if the network is not as predicted, add constraints and repeat.
 
     Raises:
         BudgetError: a budget is below the cost of the narrowest network.
@@ -230,7 +230,7 @@ def choose(network: Network, request: PlanRequest, constraints: Constraints) -> 
     tried = 0
     found: Choice | _Attempt = _Attempt(request, Lessons(network), constraints)
     while isinstance(found, _Attempt):
-        # Everything is frozen at most once more for every budget that is refused.
+        # This ends: all widths are frozen at most once more for every budget that is refused.
         attempt = found if tried < MAX_ATTEMPTS else found.all_frozen()
         found, tried = attempt.outcome(), tried + 1
     return found

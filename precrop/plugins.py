@@ -1,8 +1,8 @@
-"""Packages that bring methods, objectives, costs or operations of their own.
+"""Plugins: packages that register methods, objectives, costs or operations of their own.
 
-A package names modules under the entry point ``precrop.plugins``; they are imported once, before
-the first name is looked up, and what they decorate is then known everywhere. Only installed
-packages have entry points: no file that is read can name one.
+A package names modules under the entry point ``precrop.plugins``. They are imported once, before
+the first name is looked up, and what they register is then known everywhere. Only installed
+packages have entry points, so no file that is read can name one.
 """
 
 import functools
@@ -18,16 +18,16 @@ _loaded: set[str] = set()
 
 
 def load() -> None:
-    """Import what installed packages bring; once in a process.
+    """Import the plugins of installed packages, once per process.
 
     Raises:
-        PrecropError: naming the package that fails to import.
+        PrecropError: a plugin fails to import; the message names its package.
     """
     with _lock:
         for entry in _installed():
             if entry.value in _loaded:
                 continue
-            _loaded.add(entry.value)  # before: a plugin may use precrop while it is imported
+            _loaded.add(entry.value)  # first, since a plugin may use precrop as it loads
             try:
                 entry.load()
             except OWN_ERRORS as error:
@@ -41,5 +41,5 @@ def load() -> None:
 
 @functools.cache
 def _installed() -> EntryPoints:
-    """What the installed packages name; looking through all of them takes milliseconds."""
+    """Return the installed packages' entry points; finding them takes milliseconds."""
     return entry_points(group=GROUP)

@@ -1,4 +1,4 @@
-"""What is said on standard error beside a result: progress, notes, and with ``-v`` every step."""
+"""Messages on standard error beside a result: progress, notes, and with ``-v`` every step."""
 
 import sys
 import threading
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Progress = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
-"""Shows how far a loop is: the loop's items, what it does in words, how many items there are."""
+"""Wraps a loop's items to show its progress; also takes a title and the number of items."""
 
 Told = Callable[[str, float], None]
-"""Told what is done now, and the share of all that is over."""
+"""Receives what is being done, in words, and the share of the work that is complete."""
 
 _DEAF = (AttributeError, OSError, ValueError)
-"""What standard error raises where nobody hears it: it may be None, closed, or anybody's object."""
+"""Errors of a standard error that cannot be written to: None, closed, or any other object."""
 
 PATIENCE = 2.0
-"""Seconds after which a step shows that it is still at work."""
+"""Seconds after which a step shows that it is still running."""
 
 
 class Level(IntEnum):
-    """How much is said; warnings and errors always are."""
+    """How much is written; warnings and errors always are."""
 
     QUIET = 0
     USUAL = 1
@@ -40,7 +40,7 @@ _level = ContextVar("level", default=Level.USUAL)
 
 @contextmanager
 def speaking(level: Level) -> Iterator[None]:
-    """Say as much as that within it."""
+    """Set the level of messages within this context."""
     token = _level.set(level)
     try:
         yield
@@ -49,12 +49,12 @@ def speaking(level: Level) -> Iterator[None]:
 
 
 def speaks(level: Level = Level.USUAL) -> bool:
-    """Whether what belongs to a level is said."""
+    """Return whether messages of this level are written."""
     return _level.get() >= level
 
 
 def say(text: str) -> None:
-    """Write one line on standard error; where there is none, the work goes on without."""
+    """Write one line on standard error, or nothing if that is not possible."""
     with suppress(*_DEAF):
         sys.stderr.write(f"precrop: {one_line(text)}\n")
 
@@ -66,9 +66,9 @@ def note(text: str) -> None:
 
 
 def console() -> "Console":
-    """Standard error for lines about progress; it swallows them where quiet was asked for.
+    """Return a console on standard error for progress; it writes nothing if quiet was asked for.
 
-    So it does where standard error is closed; where there is none, Rich does it by itself.
+    Nor does it where standard error is closed; where there is none, Rich itself writes nothing.
     """
     from rich.console import Console
 
@@ -77,14 +77,14 @@ def console() -> "Console":
 
 
 def in_terminal() -> bool:
-    """Whether bars are shown: in a terminal, unless quiet was asked for."""
+    """Return whether bars are shown: in a terminal, unless quiet was asked for."""
     with suppress(*_DEAF):
         return speaks() and sys.stderr.isatty()
     return False
 
 
 def unheard(*said: object) -> None:
-    """Take the place of a listener where nobody listens."""
+    """Ignore all arguments: a `Told` for callers who want no progress."""
 
 
 def silent(items: Iterable[Any], title: str, total: int | None) -> Iterable[Any]:
@@ -93,7 +93,7 @@ def silent(items: Iterable[Any], title: str, total: int | None) -> Iterable[Any]
 
 
 def bar(items: Iterable[Any], title: str, total: int | None) -> Iterable[Any]:
-    """A `Progress` with the time left, which goes away when it is full."""
+    """A `Progress` that shows a bar with the time left; it disappears at the end."""
     if not in_terminal():
         return items
     from rich.progress import track
@@ -103,10 +103,10 @@ def bar(items: Iterable[Any], title: str, total: int | None) -> Iterable[Any]:
 
 @contextmanager
 def measuring(otherwise: Told = unheard) -> Iterator[Told]:
-    """A bar for measurements, told what is done and the share of all that is over.
+    """Show a bar for measurements, and yield the `Told` that advances it.
 
-    It is drawn only when told to: a thread that draws by itself would take time from what is
-    measured. Where no bar is shown, ``otherwise`` is told.
+    It is drawn only when that is called: a thread that refreshes it would take time from what is
+    measured. Where no bar is shown, ``otherwise`` is yielded.
     """
     if not in_terminal():
         yield otherwise
@@ -124,7 +124,7 @@ def measuring(otherwise: Told = unheard) -> Iterator[Told]:
 
 
 def lines(speak: Callable[[str], object] = note) -> Told:
-    """Progress as lines for ``speak``, one for everything that is done: where there is no bar."""
+    """Return a `Told` for use without a bar: it passes ``speak`` a line for each new activity."""
     last = ""
 
     def show(what: str, share: float) -> None:
@@ -138,7 +138,7 @@ def lines(speak: Callable[[str], object] = note) -> Told:
 
 @contextmanager
 def step(title: str) -> Iterator[None]:
-    """Something whose end nobody can foretell: a running clock once it takes two seconds.
+    """Show a running clock for work of unknown duration, once it has taken two seconds.
 
     With ``-v`` a line says how long it took.
     """

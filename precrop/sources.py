@@ -1,6 +1,6 @@
-"""What a user's code is made of: its files, each with a digest, to be kept beside what came of it.
+"""Digests of the source files of a user's code, to be stored beside its results.
 
-Names of runs and cells say which function was called, not what it did on that day.
+Names of runs and cells say which function was called, but not what its code was at the time.
 """
 
 import ast
@@ -18,16 +18,16 @@ _OURS, _PYTHONS = Path(__file__).parent, Path(ast.__file__).parent
 _INSTALLED = ("site-packages", "dist-packages")
 _DIGITS = 12
 _kept: WeakKeyDictionary[ModuleType, tuple[Any, dict[str, str]]] = WeakKeyDictionary()
-"""By module its spec, which a reload replaces, and `sources`."""
+"""The result of `sources` by module, with the module's spec, which a reload replaces."""
 
 
 def sources(module: object) -> dict[str, str]:
-    """By file a digest of a module's source, and of those beside it that it imports, in their turn.
+    """Return digests by file of a module and of the modules beside it that it imports, recursively.
 
-    Of an installed package it is the version, by name. The files are read once, at the first call:
-    what is edited later is not what this process runs.
+    For an installed package this is its version, by name. The files are read once, at the first
+    call: what is edited later is not what this process runs.
     """
-    if not isinstance(module, ModuleType):  # a module may put anything in its place
+    if not isinstance(module, ModuleType):  # a module may replace itself in sys.modules
         return {}
     kept = _kept.get(module)
     if kept is None or kept[0] is not module.__spec__:
@@ -36,10 +36,10 @@ def sources(module: object) -> dict[str, str]:
 
 
 def changed(then: object, now: Mapping[str, str]) -> str:
-    """The files, in words, that were others when a result was made; empty if there are none.
+    """List in words the files that have changed since a result was made; empty if none has.
 
     Args:
-        then: what was kept beside the result, by file; nothing beside older ones.
+        then: digests by file as stored beside the result; older results have none.
         now: `sources` of the same code, or of a part of it.
     """
     if not isinstance(then, Mapping) or not then:
@@ -53,7 +53,7 @@ def _read(module: ModuleType) -> dict[str, str]:
     if file is None:
         return {}
     path = Path(file).absolute()
-    # A module that was loaded by its file may be called by that.
+    # A module that was loaded from a file may have the file's path as its name.
     parts = [path.stem] if module.__name__ == str(path) else module.__name__.split(".")
     root = [*path.parents][: len(parts) + (path.stem == "__init__")][-1]
     if root.name in _INSTALLED:
@@ -73,17 +73,17 @@ def _read(module: ModuleType) -> dict[str, str]:
 
 
 def _files(root: Path, name: Sequence[str]) -> Iterator[Path]:
-    """The files below a folder of a module, by the parts of its name, and of its packages."""
+    """Yield a module's file and those of its packages below ``root``, from its name's parts."""
     for end in range(1, len(name) + 1):
         place = root.joinpath(*name[:end])
         yield from filter(Path.is_file, (place / "__init__.py", place.parent / f"{place.name}.py"))
 
 
 def _imported(text: bytes, package: Sequence[str]) -> Iterator[Sequence[str]]:
-    """What a module of a package may import, in its functions too, as the parts of names."""
+    """Yield the names, as parts, that a module may import, also within functions."""
     with (
-        warnings.catch_warnings(action="ignore"),  # Python has warned of the user's code before
-        suppress(SyntaxError, ValueError, RecursionError),  # it may be no Python at all
+        warnings.catch_warnings(action="ignore"),  # Python has already given these warnings
+        suppress(SyntaxError, ValueError, RecursionError),  # the file may not be Python
     ):
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Import):

@@ -31,10 +31,10 @@ def densities(
     progress: bool = False,
     **options: Any,
 ) -> dict[str, float]:
-    """The share of every layer's weights that remains, layers taken as independent.
+    """Return the share of every layer's weights that remains, with layers as independent.
 
     Budgets count the prunable weights (convolutions and linear layers), not biases or norms. Fixed
-    filters, which do not require gradients beside layers that do, stay whole and are not counted.
+    filters, which require no gradient though other layers do, stay whole and are not counted.
 
     Args:
         model: the network; it is not changed.
@@ -45,19 +45,19 @@ def densities(
         params: budget for the prunable weights.
         macs: budget for their multiply-accumulates at batch 1.
         data: batches ``(inputs, targets)``, all of which are used; for ``snip`` and ``grasp``.
-        seed: of every random choice.
-        progress: show a progress bar on standard error while a method takes long.
-        options: those of the method, such as ``rounds=`` of ``synflow``.
+        seed: seed of every random choice.
+        progress: show a progress bar on standard error for methods that take long.
+        options: options of the method, such as ``rounds=`` of ``synflow``.
 
     Returns:
         ``{layer name: density}`` with densities in (0, 1], in the order of execution.
 
     Warns:
         LayerCollapseWarning: the method leaves a layer no weight; it then keeps its best one.
-        UserWarning: a single weight of a layer ranks high enough to remain.
+        UserWarning: the method leaves a layer a single weight.
 
     Raises:
-        BudgetError: a budget is senseless.
+        BudgetError: a budget makes no sense.
         PrecropError: the method is unknown or lacks data, or the network has no prunable layer.
     """
     plugins.load()
@@ -81,7 +81,7 @@ def densities(
         said.append(f"leaves a single weight of {', '.join(thin)}")
     if said:
         category = LayerCollapseWarning if gone else UserWarning
-        # Around this function is that of `apart`.
+        # The frame above this function is that of the decorator `apart`.
         warnings.warn(f"{method} {'; it '.join(said)}", category, stacklevel=3)
     return kept_shares
 
@@ -101,7 +101,7 @@ def scores(
     progress: bool = False,
     **options: Any,
 ) -> dict[str, Tensor]:
-    """One number for every prunable weight; those with the highest remain.
+    """Return the saliency score of every prunable weight; the weights that score highest remain.
 
     The arguments are those of `densities`. Only ``synflow`` depends on the budgets.
 
@@ -109,7 +109,7 @@ def scores(
         ``{parameter name: tensor}`` of the parameters' shapes, for `precrop.masks`.
 
     Raises:
-        PrecropError: the method is unknown, ranks no single weights, or lacks data.
+        PrecropError: the method is unknown, scores no single weights, or lacks data.
     """
     plugins.load()
     inputs = given(model, input_shape, example_inputs, example_kwargs)

@@ -2,17 +2,17 @@
 
 The loss is the mean cross-entropy over all samples of all batches. Both methods run a copy of the
 network in train mode: random choices such as dropout depend on the problem's seed alone, and batch
-norms normalise over what is computed at once, or by what they have stored.
+norms use the statistics of the samples computed at once, or their running statistics.
 
-To save memory, a batch is cut in as few parts as hold at most ``micro_batch`` samples each, of
-sizes as equal as possible. Where nothing looks across samples this changes no score; a batch norm
-normalises over a part instead of the whole batch. By default a part is as large as memory of about
-4 GB allows: the whole batch for usual networks on CIFAR, 24 samples (SNIP) or 12 (GraSP) for
+To save memory, a batch is cut into as few parts as possible of at most ``micro_batch`` samples, of
+nearly equal sizes. This changes no score unless something looks across samples: a batch norm
+normalises over a part instead of the whole batch. By default a part is as large as about 4 GB of
+memory allow: the whole batch for usual networks on CIFAR, 24 samples (SNIP) or 12 (GraSP) for
 ResNet-50 at 224x224.
 
-Scored are the prunable weights of convolutions and linear layers, but no biases and no norms. A
-layer that has no part in the loss scores zeros: those of GoogLeNet's auxiliary heads, and those of
-a residual branch that ends in a scale of zero, as many of timm's networks do at first.
+The weights of convolutions and linear layers are scored, but no biases and no norms. A layer that
+does not affect the loss scores zeros: the layers of GoogLeNet's auxiliary heads, and those of a
+residual branch that ends in a scale initialised to zero, as in many of timm's networks.
 """
 
 import inspect
@@ -40,8 +40,8 @@ from precrop.own import calling_own
 from precrop.pruning.problem import Problem
 from precrop.read.plain import OtherAttention, PlainLayers
 
-# Outputs of layers, as numbers, that are computed at once: a backward pass needs about 8 bytes for
-# each in float32, a second one about 20 (measured with ResNet-50).
+# Most elements of all layers' outputs at once: a backward pass needs about 8 bytes per element in
+# float32, differentiating twice about 20 (measured with ResNet-50).
 SNIP_AT_ONCE = 2**28
 GRASP_AT_ONCE = 2**27
 
@@ -55,18 +55,18 @@ def snip(
 
     Lee et al. 2019 (1810.02340). Their code (namhoonlee/snip-public) takes one batch, scores biases
     too, divides by the sum of all scores, which changes no ranking, and lets batch norms use their
-    stored statistics, as SynFlow's code does. Here batch norms use the batch's by default, as in
-    GraSP's code and in ports of SNIP to PyTorch, and all data that is given counts. At
-    initialization, where stored statistics are 0 and 1, the two keep rather different weights.
+    running statistics, as SynFlow's code does. Here all given data counts, and batch norms use
+    batch statistics by default, as in GraSP's code and in ports of SNIP to PyTorch. At
+    initialization, where running statistics are 0 and 1, the two keep rather different weights.
 
     Args:
         problem: the network and its data, of which one batch at a time is held.
-        batch_norm: ``batch`` normalises over what is computed at once, ``stored`` by the running
-            mean and variance.
+        batch_norm: ``batch`` normalises over the samples computed at once, ``stored`` by the
+            running mean and variance.
         micro_batch: most samples to compute at once; by default what 4 GB hold (see above).
 
     Returns:
-        Per layer name a tensor of the weight's shape, not negative.
+        A non-negative tensor of the weight's shape by layer name.
 
     Raises:
         PrecropError: an option, the data or the loss makes no sense, or the network fails on it.
@@ -88,24 +88,24 @@ def grasp(
 ) -> dict[str, Tensor]:
     """``w Hg``: what removing a weight does to the norm of the gradient.
 
-    With the gradient g and the Hessian H of the loss of ``logits / temperature``.
+    Here g is the gradient and H the Hessian of the loss of ``logits / temperature``.
 
     Wang et al. 2020 (2002.07376) score ``-w Hg`` and remove the weights that score highest, without
-    which the gradient's norm grows most. Ours is the negative, so that the highest remain, as in
+    which the gradient's norm grows most. This is the negative, so that the highest remain, as in
     SynFlow's code (its first versions had the other sign). The authors' code (alecwangcq/GraSP)
-    also draws the classifier's weights anew, takes as many samples of every class, cuts a batch in
-    halves (for ImageNet in parts of 20) and divides by the sum of all scores, which changes no
-    ranking; here weights and data are those given. Batch norms use the batch's statistics by
-    default, as there; in SynFlow's code they use their stored ones.
+    also draws the classifier's weights anew, takes equally many samples of every class, cuts a
+    batch in halves (for ImageNet in parts of 20) and divides by the sum of all scores, which
+    changes no ranking; here weights and data are those given. As there, batch norms use batch
+    statistics by default; in SynFlow's code they use running statistics.
 
     Args:
-        problem: the network and its data; all inputs are held, for two passes over them.
+        problem: the network and its data, all of which is held for two passes over it.
         temperature: divides the logits; 200 in the paper's code.
-        batch_norm: as of `snip`.
+        batch_norm: as in `snip`.
         micro_batch: most samples to compute at once; by default what 4 GB hold (see above).
 
     Returns:
-        Per layer name a tensor of the weight's shape.
+        A tensor of the weight's shape by layer name.
 
     Raises:
         PrecropError: an option, the data or the loss makes no sense, the network fails on it, or
@@ -131,14 +131,14 @@ def grasp(
 class _Part:
     """Samples that are computed at once; they are the first axis of every tensor."""
 
-    name: str  # of the batch that they are from
+    name: str  # of the batch that they belong to
     args: Sequence[Tensor]  # inputs by position
     kwargs: Mapping[str, Tensor]  # inputs by name
     targets: Tensor  # class numbers (samples, ...) or probabilities (samples, classes, ...)
 
 
 class _Differentiated:
-    """A copy of the network in train mode; only its ``weights``, by layer name, need gradients."""
+    """A copy of the network in train mode; only its ``weights`` (by layer name) need gradients."""
 
     def __init__(self, problem: Problem, batch_norm: BatchNorm) -> None:
         if batch_norm not in ("batch", "stored"):
@@ -152,7 +152,7 @@ class _Differentiated:
             self.model = copied(model, lambda _, tensor: tensor.detach().clone()).train()
         call_alone(self.model, model)
         parameters = parameters_of(self.model)
-        for parameter in parameters.values():  # scripted modules do not do it for theirs
+        for parameter in parameters.values():  # requires_grad_() of scripted modules misses theirs
             parameter.requires_grad_(False)
         self.weights = {
             layer: parameters[name].requires_grad_() for layer, name in problem.parameters.items()
@@ -163,7 +163,7 @@ class _Differentiated:
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """Compute with gradients whatever the caller set, with random numbers of its own."""
+        """Compute with gradients whatever the caller's settings, and with random numbers apart."""
         with (
             apart(),
             self.tables.lent() if self.tables.kept or self.tables.draws else nullcontext(),
@@ -176,7 +176,7 @@ class _Differentiated:
             yield
 
     def gradients(self, parts: Iterable[_Part], temperature: float) -> dict[str, Tensor]:
-        """The gradient of the mean loss, by layer name."""
+        """Return the gradient of the mean loss by layer name."""
 
         def accumulate(loss: Tensor) -> None:
             with errors_as("the network cannot be differentiated", RuntimeError, told=typed_reason):
@@ -187,10 +187,10 @@ class _Differentiated:
     def hessian_products(
         self, parts: Iterable[_Part], temperature: float, vectors: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """The Hessian of the mean loss times vectors, by layer name.
+        """Return the Hessian of the mean loss times vectors, by layer name.
 
-        Fused attention and PyTorch's hard sigmoid have no second derivative; the same functions
-        stand for them that are written in operations that do.
+        PyTorch cannot differentiate fused attention and its hard sigmoid twice, so the same
+        functions written in operations that it can stand in for them.
         """
         weights = list(self.weights.values())
 
@@ -213,9 +213,9 @@ class _Differentiated:
     def _means(
         self, parts: Iterable[_Part], temperature: float, accumulate: Callable[[Tensor], None]
     ) -> dict[str, Tensor]:
-        """What ``accumulate`` adds to the weights' ``grad`` per term of the loss, by layer name.
+        """Return what ``accumulate`` adds to the weights' ``grad``, averaged over the loss's terms.
 
-        Every call draws the same random numbers, so that g and H are those of one function.
+        Every call draws the same random numbers, so that g and H belong to the same function.
         """
         self.numbers.restart()
         terms = 0
@@ -231,7 +231,7 @@ class _Differentiated:
         return {name: _taken(weight).div_(terms) for name, weight in self.weights.items()}
 
     def _loss(self, part: _Part, temperature: float) -> tuple[Tensor, int]:
-        """Cross-entropy summed over a part, and the number of terms."""
+        """Return the cross-entropy summed over a part, and the number of its terms."""
         args, kwargs = tree_map(self._moved, (part.args, part.kwargs))
         batch = f"{part.name}, {len(part.targets)} samples at once"
         with calling_own(f"the network fails in train mode on {batch}"):
@@ -260,7 +260,7 @@ class _Differentiated:
 
 @contextmanager
 def _lent(device: torch.device) -> Iterator[None]:
-    """Give a GPU's own generator back as it was: kernels that drop by themselves draw from it."""
+    """Restore a GPU's default generator afterwards: kernels with their own dropout draw from it."""
     if device.type != "cuda":
         yield
         return
@@ -272,13 +272,13 @@ def _lent(device: torch.device) -> Iterator[None]:
 
 
 def _attention(*args: Any, **kwargs: Any) -> Tensor:
-    """Attention as two products, which can be differentiated twice."""
+    """Compute attention as two matrix products, which can be differentiated twice."""
     output: Tensor = torch.ops.aten._scaled_dot_product_attention_math(*args, **kwargs)[0]
     return output
 
 
 def _hard_sigmoid(input: Tensor, inplace: bool = False) -> Tensor:
-    """The hard sigmoid in operations that have a second derivative."""
+    """Compute the hard sigmoid in operations that can be differentiated twice."""
     return F.relu6(input + 3) / 6
 
 
@@ -286,25 +286,25 @@ _BATCH_NORM = inspect.signature(F.batch_norm)
 
 
 def _stored_norm(*args: Any, **kwargs: Any) -> Tensor:
-    """Batch norm by running statistics, which it leaves alone, where there are any."""
+    """Apply batch norm with running statistics, without updating them, if there are any."""
     given = _BATCH_NORM.bind(*args, **kwargs).arguments
     given["training"] = given.get("training", False) and given["running_mean"] is None
     return F.batch_norm(**given)
 
 
 def _tracked(tensor: Tensor) -> Tensor:
-    """A tensor that gradients may be computed with: not one of inference mode."""
+    """Return a tensor that autograd can use: a clone of one made in inference mode."""
     return tensor.clone() if tensor.is_inference() else tensor.detach()
 
 
 def _taken(weight: Tensor) -> Tensor:
-    """A weight's ``grad``, which it loses; zeros if none came."""
+    """Take a weight's ``grad`` from it; zeros if it has none."""
     gradient, weight.grad = weight.grad, None
     return torch.zeros_like(weight) if gradient is None else gradient
 
 
 def _part_size(problem: Problem, micro_batch: int | None, at_once: int) -> int:
-    """Most samples of a part; by default those whose layers put out ``at_once`` numbers."""
+    """Return the most samples of a part; by default its layers output ``at_once`` numbers."""
     if micro_batch is None:
         layers = problem.layers.values()
         outputs = sum(layer.macs * layer.out_channels // layer.weights for layer in layers)
@@ -317,7 +317,7 @@ def _part_size(problem: Problem, micro_batch: int | None, at_once: int) -> int:
 
 
 def _parts(batches: Iterable[Any], size: int) -> Iterator[_Part]:
-    """Cut batches in as few parts of at most ``size`` samples, as equal as possible; no copies."""
+    """Cut each batch in the fewest, nearly equal parts of at most ``size`` samples, as views."""
     for number, item in enumerate(_made(batches), 1):
         whole = _whole(f"batch {number} of the data", item)
         tensors, form = tree_flatten((whole.args, whole.kwargs, whole.targets))
@@ -327,7 +327,7 @@ def _parts(batches: Iterable[Any], size: int) -> Iterator[_Part]:
 
 
 def _made(batches: Iterable[Any]) -> Iterator[Any]:
-    """Batches as a user's code makes them."""
+    """Iterate over a user's batches, with errors in the user's code as `PrecropError`."""
     iterator, end = iter(batches), object()
     while True:
         with calling_own("no batch could be made of the data"):
@@ -338,7 +338,7 @@ def _made(batches: Iterable[Any]) -> Iterator[Any]:
 
 
 def _whole(name: str, item: Any) -> _Part:
-    """A batch as one part; its inputs are a tensor, or several by position or by name."""
+    """Return a batch as one part; its inputs are a tensor, or several by position or by name."""
     if not isinstance(item, (tuple, list)) or len(item) != 2:
         raise PrecropError(
             f"{name} is {_kind(item)}, not a pair (inputs, targets): give an "
@@ -368,10 +368,10 @@ def _whole(name: str, item: Any) -> _Part:
 
 
 def _logits(output: Any) -> Tensor:
-    """The main logits ``(samples, classes, ...)`` of what a network puts out.
+    """Return the main logits ``(samples, classes, ...)`` of a network's output.
 
-    If that is not a tensor, they are its entry or attribute ``logits`` or ``out``, as GoogLeNet and
-    torchvision's segmentation networks name them beside auxiliary heads, or else the first tensor.
+    If that is not a tensor, they are its entry or attribute ``logits`` or ``out`` (as in GoogLeNet
+    and torchvision's segmentation networks, beside auxiliary heads), or else its first tensor.
     """
     if isinstance(output, Mapping):
         candidates = [output.get("logits"), output.get("out"), *output.values()]
@@ -388,7 +388,7 @@ def _logits(output: Any) -> Tensor:
 
 
 def _targets(part: _Part, targets: Tensor, logits: Tensor) -> Tensor:
-    """Targets as `F.cross_entropy` takes them for these logits."""
+    """Return targets as `F.cross_entropy` takes them for these logits."""
     if targets.is_floating_point() and targets.shape == logits.shape:
         return targets.to(torch.promote_types(logits.dtype, torch.float32))
     samples, classes, *rest = logits.shape
@@ -409,7 +409,7 @@ def _targets(part: _Part, targets: Tensor, logits: Tensor) -> Tensor:
 
 
 def _kind(value: Any) -> str:
-    """What a value is, for a message."""
+    """Describe a value for a message."""
     if isinstance(value, Tensor):
         return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
     if isinstance(value, (tuple, list, Mapping)):

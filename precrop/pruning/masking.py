@@ -1,4 +1,4 @@
-"""Masks: which weights remain when every layer keeps its share, one by one or in larger units."""
+"""Masks that give every layer its density, by single weights or by larger units."""
 
 import math
 import warnings
@@ -27,7 +27,7 @@ GRANULARITIES: dict[str, tuple[int, ...]] = {
     "filter": (2, 3),
     "channel": (1, 3),
 }
-"""Axes of (group, output, input, position) that one unit spans."""
+"""The axes of (group, output, input, position) that one unit spans."""
 
 
 @apart()
@@ -39,31 +39,31 @@ def masks(
     scores: Mapping[str, Tensor] | None = None,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Which weights remain so that every layer has its density.
+    """Return masks that give every layer its density.
 
-    A unit of weights stays or goes as a whole. It is a single ``weight``; a ``kernel``, the k x k
-    weights between one input and one output channel; a ``filter``, all weights of one output
+    A unit of weights is kept or pruned as a whole. It is a single ``weight``; a ``kernel``, the
+    k x k weights between one input and one output channel; a ``filter``, all weights of one output
     channel; or a ``channel``, all weights of one input channel. In a linear layer a kernel is one
     weight; in a depthwise convolution a filter and a channel are the same, unless each input has
     several outputs. Mao et al. 2017 (1705.08922) compare weights, kernels and filters.
 
-    Every layer keeps one of the two numbers of units next to ``density * units``, and at least
-    one. They are chosen so that the weights kept in all layers differ from
-    ``sum(density * weights)`` by at most half of the largest unit (half a weight at granularity
-    ``weight``), unless single units of layers that ask for less than one add up to more. So the
-    masks may keep more than was asked for; of more than 5% a warning tells.
+    Every layer keeps ``density * units`` units, rounded down or up, and at least one. The rounding
+    is chosen so that the weights kept in all layers differ from ``sum(density * weights)`` by at
+    most half of the largest unit (half a weight at granularity ``weight``), unless layers that ask
+    for less than one unit and keep one add up to more. So the masks may keep more than was asked
+    for; if that is more than 5%, there is a warning.
 
     Args:
         model: the network; it is not changed.
-        densities: share in (0, 1] by layer name, as `precrop.densities` returns them. A layer is
+        densities: density in (0, 1] by layer name, as `precrop.densities` returns them. A layer is
             named by its module (``layer1.0.conv1``, ``attn`` for ``attn.in_proj_weight``) or by its
             parameter. Layers that are not named get no mask.
         granularity: ``weight``, ``kernel``, ``filter`` or ``channel``. A weight that belongs to no
             convolution module is read as (outputs, inputs, positions...).
-        scores: by parameter name tensors of the parameters' shapes, as `precrop.scores` returns
-            them: the units with the highest sums remain, of equal ones those that come first in
-            the order of outputs, inputs and positions. Without it units are drawn at random.
-        seed: of the random choice. A layer's draw doesn't depend on the other layers.
+        scores: tensors of the parameters' shapes by parameter name, as `precrop.scores` returns
+            them: the units with the highest sums remain; of equal sums those that come first in
+            the order of outputs, inputs and positions. Without scores units are drawn at random.
+        seed: seed of the random choice. A layer's draw doesn't depend on the other layers.
 
     Returns:
         ``{parameter name: mask}`` in the order of ``densities``. A mask is True where a weight
@@ -74,7 +74,7 @@ def masks(
 
     Raises:
         PrecropError: the granularity is unknown, a density or a layer makes no sense, or scores
-            are missing, of another shape or not finite.
+            are missing, have another shape or are not finite.
     """
     check_known(f"granularity {granularity!r}", granularity, GRANULARITIES)
     check_seed(seed)
@@ -97,28 +97,28 @@ def masks(
             f"the masks keep {kept_weights:,} weights, the densities ask for {asked:,.0f}: every "
             f"layer keeps a {granularity} at least, and whole ones",
             MaskSizeWarning,
-            stacklevel=3,  # the decorator is between
+            stacklevel=3,  # one level more for the decorator
         )
     return found
 
 
 def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Mask parameters in place, so that what is masked stays zero while the network trains.
+    """Mask parameters in place, so that masked weights stay zero while the network trains.
 
-    It is `torch.nn.utils.prune.custom_from_mask` on every module that holds the parameter:
-    ``weight`` becomes the product of the parameter ``weight_orig``, which an optimizer goes on
-    training, and the buffer ``weight_mask``. `torch.nn.utils.prune.remove` makes it permanent.
-    Products are also renewed whenever ``model`` itself is called, for modules that compute with
-    another's weight without calling it, as `torch.nn.MultiheadAttention` does with ``out_proj``.
+    This applies `torch.nn.utils.prune.custom_from_mask` to every module that holds the parameter:
+    ``weight`` becomes the product of the parameter ``weight_orig``, which the optimizer trains, and
+    the buffer ``weight_mask``. `torch.nn.utils.prune.remove` makes it permanent. Products are also
+    recomputed whenever ``model`` itself is called, for modules that use another's weight without
+    calling it, as `torch.nn.MultiheadAttention` does with ``out_proj``.
 
     PyTorch can't deep-copy a network that is masked this way: copy it before.
 
     Args:
-        model: the network; either all of the masks are applied to it or, after an error, none.
+        model: the network; after an error none of the masks is applied.
         masks: bool tensors by parameter name, as `masks` returns them.
 
     Warns:
-        LayerCollapseWarning: a mask leaves nothing of its layer.
+        LayerCollapseWarning: a mask removes all weights of its layer.
 
     Raises:
         PrecropError: a parameter is unknown, named twice or masked already, or a mask is not a bool
@@ -127,7 +127,7 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     model = unwrapped(model)
     _check_masks(model, masks)
     names = [name for name, mask in masks.items() if not mask.any()]
-    if names:  # before anything changes, for the warning may be an error
+    if names:  # before anything changes, since warnings may be raised as errors
         warnings.warn(
             f"the masks leave nothing of {', '.join(names)}", LayerCollapseWarning, stacklevel=2
         )
@@ -139,20 +139,20 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 @dataclass(frozen=True)
 class Units:
-    """How a weight falls into units that stay or go as a whole.
+    """The division of a weight into units that are kept or pruned as a whole.
 
     All weights are viewed as (g, o, i, k): g groups with o outputs and i inputs each, and k
-    positions of the kernel. A unit spans some of these axes wholly and has one index in the others.
+    positions of the kernel. A unit spans some of these axes and has a single index in the others.
     """
 
     shape: tuple[int, ...]  # of the weight: (g o, i, ...), or (g i, o, ...) if transposed
     groups: int  # of the convolution, else 1
-    transposed: bool  # the weight has inputs first
+    transposed: bool  # whether the weight has its inputs first
     spans: tuple[int, ...]  # axes of the view that a unit spans
 
     @classmethod
     def of(cls, model: nn.Module, name: str, granularity: str) -> "Units":
-        """Those of a parameter, as the module that holds it reads it."""
+        """Return the units of a parameter, laid out as in the kind of module that holds it."""
         module = submodule(model, layer_of(name) if is_weight(name) else name.rpartition(".")[0])
         shape, spans = tuple(model.get_parameter(name).shape), GRANULARITIES[granularity]
         if isinstance(module, _ConvNd):
@@ -161,56 +161,56 @@ class Units:
 
     @property
     def view(self) -> tuple[int, ...]:
-        """(g, o, i, k)."""
+        """The sizes (g, o, i, k)."""
         g, first, second, k = self._stored
         return (g, second, first, k) if self.transposed else self._stored
 
     @property
     def grid(self) -> tuple[int, ...]:
-        """Units along every axis of the view."""
+        """The number of units along every axis of the view."""
         return tuple(1 if axis in self.spans else n for axis, n in enumerate(self.view))
 
     @property
     def number(self) -> int:
-        """How many units there are."""
+        """The number of units."""
         return math.prod(self.grid)
 
     @property
     def size(self) -> int:
-        """Weights in one unit."""
+        """The number of weights in one unit."""
         return math.prod(self.view) // max(1, self.number)
 
     def sums(self, values: Tensor) -> Tensor:
-        """One number per weight summed to one per unit, in double precision and on the CPU."""
+        """Sum one number per weight to one per unit, in double precision and on the CPU."""
         values = self._turned(values.detach().cpu().double().reshape(self._stored))
         for axis in self.spans:
             values = values.sum(axis, keepdim=True)
         return values.flatten()
 
     def mask(self, kept: Tensor) -> Tensor:
-        """One bool per unit spread to one per weight, in the weight's shape."""
+        """Expand one bool per unit to a mask of the weight's shape."""
         spread = self._turned(kept.view(self.grid).expand(self.view))
         return spread.reshape(self.shape).contiguous()
 
     @property
     def _stored(self) -> tuple[int, int, int, int]:
-        """The view with inputs and outputs in the order that the weight has."""
+        """The view's sizes with inputs and outputs in the weight's own order."""
         first, second, *window = self.shape
         return (self.groups, first // self.groups, second, math.prod(window))
 
     def _turned(self, values: Tensor) -> Tensor:
-        """From the order that the weight has to the view's, or back."""
+        """Convert from the weight's own order of axes to the view's, or back."""
         return values.transpose(1, 2) if self.transposed else values
 
 
 def _by_parameter(model: nn.Module, densities: Mapping[str, float]) -> dict[str, float]:
-    """Densities by the name of the layers' weights."""
+    """Return densities by the name of the layer's weight instead of the layer's."""
     check_kind("densities", densities, Mapping, "a dict by the name of a layer")
     if not densities:
         raise PrecropError("densities are empty: name at least one layer")
     parameters = parameters_of(model, remove_duplicate=False)
     weights = {name: p for name, p in parameters.items() if not is_lazy(p) and p.dim() > 1}
-    first: dict[int, str] = {}  # shared weights go by the name that named_parameters() gives
+    first: dict[int, str] = {}  # the name that named_parameters() gives to a shared weight
     for name, weight in weights.items():
         first.setdefault(id(weight), name)
     meant: dict[str, list[str]] = {name: [name] for name in weights}
@@ -227,7 +227,7 @@ def _by_parameter(model: nn.Module, densities: Mapping[str, float]) -> dict[str,
 
 
 def _weight_of(model: nn.Module, layer: str, meant: Mapping[str, Sequence[str]]) -> str:
-    """The one weight that a layer's name means: `precrop.read.known.Known.layer`, inverted."""
+    """Return the one weight that a layer's name means, the inverse of `Known.layer`."""
     names = meant.get(layer, [])
     plain = f"{layer}.weight" if layer else "weight"
     if plain in names:
@@ -244,11 +244,11 @@ def _weight_of(model: nn.Module, layer: str, meant: Mapping[str, Sequence[str]])
 
 
 def _counts(densities: Mapping[str, float], units: Mapping[str, Units]) -> dict[str, int]:
-    """How many units every layer keeps.
+    """Return how many units every layer keeps.
 
-    All start from below; those that miss the largest part of a unit are the first to get it, as
-    long as what is missing in total is at least half of it. Were more than half of the largest
-    unit missing in the end, no layer would have been refused one, and so none would be missing.
+    All counts are rounded down first. Then layers get one unit more, those that miss the largest
+    fraction of one first, if the total that is missing is at least half of that unit. In the end at
+    most half of the largest unit is missing: with more, every layer would have got its unit.
     """
     wanted = {name: _snapped(densities[name] * units[name].number) for name in densities}
     counts = {name: max(1, math.floor(number)) for name, number in wanted.items()}
@@ -261,13 +261,13 @@ def _counts(densities: Mapping[str, float], units: Mapping[str, Units]) -> dict[
 
 
 def _snapped(number: float) -> float:
-    """The nearest integer if the number is one but for its rounding errors."""
+    """Return the nearest integer if the number differs from it only by rounding errors."""
     near = round(number)
     return near if abs(number - near) <= 1e-9 + 4 * math.ulp(number) else number
 
 
 def _drawn(number: int, count: int, random: torch.Generator) -> Tensor:
-    """``count`` of ``number`` units, each set of them as likely as any other."""
+    """Draw ``count`` of ``number`` units uniformly at random, as a mask."""
     device = random.device
     kept = torch.zeros(number, dtype=torch.bool, device=device)
     kept[torch.randperm(number, generator=random, device=device)[:count]] = True
@@ -275,7 +275,7 @@ def _drawn(number: int, count: int, random: torch.Generator) -> Tensor:
 
 
 def _highest(values: Tensor, count: int) -> Tensor:
-    """The ``count`` highest values; of equal ones those that come first."""
+    """Return a mask of the ``count`` highest values; of equal ones the first are taken."""
     least = values.kthvalue(values.numel() - count + 1).values
     kept = values > least
     kept[(values == least).nonzero().view(-1)[: count - int(kept.sum())]] = True
@@ -313,7 +313,7 @@ def _check_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 
 def _places(model: nn.Module, masks: Mapping[str, Tensor]) -> list[tuple[nn.Module, str, Tensor]]:
-    """Modules that hold masked parameters, the parameter's name in each, and its mask."""
+    """Return the modules that hold masked parameters, each with the parameter's name and mask."""
     parameters = parameters_of(model, remove_duplicate=False)
     given = {id(parameters[name]): mask for name, mask in masks.items()}
     return [
@@ -325,7 +325,7 @@ def _places(model: nn.Module, masks: Mapping[str, Tensor]) -> list[tuple[nn.Modu
 
 
 def _renew(model: nn.Module, inputs: Any) -> None:
-    """Multiply all weights with their masks, as `prune` does only in modules that are called."""
+    """Multiply all weights by their masks; `prune` does so only in modules that are called."""
     for module in model.modules():
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, prune.BasePruningMethod):

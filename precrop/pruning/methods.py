@@ -1,10 +1,10 @@
-"""The table of methods: adding one is a function under the decorator `method`.
+"""The table of methods; the decorator `method` adds a function to it.
 
 A *rule* is a function from a `Problem` to ``{layer name: density}``. A *score* is a function from a
-`Problem` to ``{layer name: tensor}``, one number per weight; the weights with the highest numbers
-in the whole network remain (`precrop.pruning.ranking`), their share in every layer is its density.
-Further keyword arguments of the function are options of the method. A user's own function is a
-method too, by its name ``module:function``; what it returns says which of the two it is.
+`Problem` to ``{layer name: tensor}``, one saliency score per weight: the weights that score highest
+in the whole network remain (`precrop.pruning.ranking`), and a layer's share of them is its density.
+Further keyword arguments of the function are options of the method. A user's own function can be
+named as ``module:function``; what it returns decides which of the two it is.
 """
 
 import inspect
@@ -23,16 +23,16 @@ from precrop.pruning.synflow import synflow
 
 Scores = dict[str, Tensor]
 _ROUNDED = 1e-9
-"""Share of a budget that densities may exceed it by: they are rounded numbers."""
+"""Share of a budget by which densities may exceed it, since they are rounded."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to densities."""
+    """A method that finds densities."""
 
     function: Callable[..., Any]  # of a `Problem` and the method's options
-    kind: Literal["rule", "score"] | None  # None: a user's own; what it returns says it
-    needs_data: bool = False  # whether it looks at ``problem.data``
+    kind: Literal["rule", "score"] | None  # None: a user's own; what it returns decides
+    needs_data: bool = False  # whether it uses ``problem.data``
 
 
 METHODS: dict[str, Method] = {
@@ -54,13 +54,13 @@ T = TypeVar("T", bound=Callable[..., Any])
 def method(
     name: str, *, kind: Literal["score", "rule"], needs_data: bool = False
 ) -> Callable[[T], T]:
-    """Register a function of a `Problem` as a method, for everything that takes methods by name.
+    """Register a function of a `Problem` as a method, wherever methods are given by name.
 
     Args:
         name: as in ``densities(method=name)``, ``train --mask name:weight`` and studies.
-        kind: ``score`` for ``{layer name: tensor}``, one number per weight, of which the
-            highest remain; ``rule`` for ``{layer name: density}``.
-        needs_data: whether it looks at ``problem.data``, batches of ``(inputs, targets)``.
+        kind: ``score`` if the function returns ``{layer name: tensor}``, one number per weight, of
+            which the highest remain; ``rule`` if it returns ``{layer name: density}``.
+        needs_data: whether it uses ``problem.data``, batches of ``(inputs, targets)``.
 
     Raises:
         PrecropError: the kind is neither.
@@ -76,10 +76,10 @@ def method(
 
 
 def take_own_method(name: str) -> None:
-    """Take a function of the user's as a method from now on, under the name that it is found by.
+    """Register a user's function as a method, under the name by which it is found.
 
-    A function under the decorator `method` stays what that says. Any other may look at data where
-    there are some, and is what it returns: a score or a rule.
+    A function that the decorator `method` registered keeps its kind. Any other gets data if there
+    are any, and what it returns decides whether it is a score or a rule.
 
     Args:
         name: ``package.module:function`` or ``./file.py:function``; its module is run.
@@ -93,7 +93,7 @@ def take_own_method(name: str) -> None:
 
 
 def find_method(name: str) -> Method:
-    """The method of this name, or a `PrecropError`."""
+    """Return the method of this name, or raise `PrecropError`."""
     check_known(f"method {name!r}", name, METHODS)
     return METHODS[name]
 
@@ -106,12 +106,12 @@ class Found(NamedTuple):
 
 
 def found_by(problem: Problem, method: str, /, **options: Any) -> Found:
-    """What a method returns.
+    """Run a method and return its scores or densities.
 
     Raises:
-        PrecropError: no such method, or an option that it does not have; or it is the user's own,
-            and fails, or returns other than scores or densities, as it says.
-        BudgetError: the user's own rule gives densities above a budget.
+        PrecropError: the method or one of its options is unknown, or a user's own method fails or
+            returns anything but the scores or densities that it should.
+        BudgetError: a user's own rule gives densities above a budget.
     """
     check_options(method, options)
     chosen = find_method(method)
@@ -123,7 +123,7 @@ def found_by(problem: Problem, method: str, /, **options: Any) -> Found:
 
 
 def layer_densities(problem: Problem, method: str, /, **options: Any) -> dict[str, float]:
-    """What a method says of every layer, in (0, 1]; errors are those of `found_by`."""
+    """Return the densities that a method gives, in (0, 1]; errors are those of `found_by`."""
     found = found_by(problem, method, **options)
     if found.scores is None:
         return found.densities
@@ -131,10 +131,10 @@ def layer_densities(problem: Problem, method: str, /, **options: Any) -> dict[st
 
 
 def weight_scores(problem: Problem, method: str, /, **options: Any) -> Scores:
-    """One number per weight, by layer name.
+    """Return the scores of a method, by layer name.
 
     Raises:
-        PrecropError: as `found_by`, or it scores no weights.
+        PrecropError: as for `found_by`, or the method scores no weights.
     """
     ranks = find_method(method).kind != "rule"
     scores = found_by(problem, method, **options).scores if ranks else None
@@ -145,7 +145,7 @@ def weight_scores(problem: Problem, method: str, /, **options: Any) -> Scores:
 
 
 def check_options(method: str, options: Mapping[str, Any]) -> None:
-    """Refuse a method that is unknown, and options that it does not have."""
+    """Refuse an unknown method, and options that it does not have."""
     with errors_as(f"method {method} does not say what it takes", TypeError, ValueError):
         signature = inspect.signature(find_method(method).function)
     parameters = list(signature.parameters.values())[1:]
@@ -161,7 +161,7 @@ def check_options(method: str, options: Mapping[str, Any]) -> None:
 def _checked(
     problem: Problem, method: str, kind: Literal["rule", "score", None], found: Any
 ) -> Found:
-    """Scores or densities of every layer, or an error that says what they are instead."""
+    """Check what a method returned; the error for anything else describes it."""
     if not isinstance(found, Mapping) or found.keys() != problem.layers.keys():
         what = "others" if isinstance(found, Mapping) else f"a {type(found).__name__}"
         raise PrecropError(
@@ -191,7 +191,7 @@ def _checked_scores(problem: Problem, method: str, found: Mapping[str, Any]) -> 
 
 
 def _checked_densities(problem: Problem, method: str, found: Mapping[str, Any]) -> dict[str, float]:
-    """Densities in (0, 1] that are within the budgets."""
+    """Check that densities are in (0, 1] and within the budgets."""
     densities = {name: _number(found[name]) for name in problem.layers}
     for name, density in densities.items():
         if not 0 < density <= 1:
@@ -211,7 +211,7 @@ def _checked_densities(problem: Problem, method: str, found: Mapping[str, Any]) 
 
 
 def _number(value: Any) -> float:
-    """A float; NaN for what is not a number."""
+    """Convert a value to a float; NaN if it is not a number."""
     try:
         return float(value)
     except (ArithmeticError, RuntimeError, TypeError, ValueError):

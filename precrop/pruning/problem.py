@@ -1,4 +1,4 @@
-"""What every method for layer densities is given, and what it may ask."""
+"""The problem that every method for layer densities gets: a network and its budgets."""
 
 import math
 import zlib
@@ -20,31 +20,31 @@ from precrop.solve.structure import Layer
 
 
 class LayerCollapseWarning(UserWarning):
-    """A method or a mask removes all weights of some layer (Tanaka et al. 2020, 2006.05467)."""
+    """Warns that a method or mask removes all weights of a layer (Tanaka et al., 2006.05467)."""
 
 
 class MaskSizeWarning(UserWarning):
-    """Masks of whole units keep more than was asked for."""
+    """Warns that masks of whole units keep more weights than was asked for."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A network and the budgets of its prunable weights: those of convolutions and linear layers.
+    """A network and budgets for its prunable weights: those of convolutions and linear layers.
 
-    Beside layers that are trained, those whose weights are not (``requires_grad``) stay whole.
+    Weights that are not trained (``requires_grad``) stay whole, unless none is.
 
     Attributes:
-        network: as it was read; ``network.model`` is only looked at.
+        network: the network as read; ``network.model`` is not changed.
         layers: the prunable layers, by name, in the order of execution.
-        parameters: per layer name the name of its weight among ``model.named_parameters()``.
+        parameters: name of each layer's weight in ``model.named_parameters()``, by layer name.
         stem: name of the layer that runs first in eval mode.
         classifier: name of the layer that runs last in eval mode.
         limits: most weights (``params``) and most multiply-accumulates at batch 1 (``macs``) that
             may remain; one of them or both.
         data: batches ``(inputs, targets)``, for methods that need them.
-        seed: of every random choice.
-        progress: for loops that take long.
-        asked: the shares of all costs that the limits are the whole parts of.
+        seed: seed of every random choice.
+        progress: shows the progress of long loops.
+        asked: the budgets as shares of the costs; ``limits`` are their integer parts.
     """
 
     network: Network
@@ -59,7 +59,7 @@ class Problem:
     asked: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse what no generator takes as a seed."""
+        """Refuse a seed that no generator takes."""
         check_seed(self.seed)
 
     @classmethod
@@ -73,7 +73,7 @@ class Problem:
         """Read a network and its budgets.
 
         Raises:
-            BudgetError: a budget is senseless.
+            BudgetError: a budget makes no sense.
             PrecropError: the network fails on this input, or has no prunable layer.
         """
         network = read_network(model, given(model, input_shape))
@@ -96,17 +96,17 @@ class Problem:
 
     @property
     def totals(self) -> dict[str, int]:
-        """What all prunable weights cost."""
+        """The cost of all prunable weights, for each cost."""
         return _totals(self.layers)
 
     def share(self, cost: str) -> float:
-        """The share of a cost that may remain, as it was asked for if it was: 0.1, not 27/271."""
+        """Return the share of a cost that may remain, as it was asked for: 0.1, not 27/271."""
         total, limit = self.totals[cost], self.limits[cost]
         asked = self.asked.get(cost, math.inf)
         return min(1.0, asked if 0 <= asked * total - limit < 1 else limit / total)
 
     def used(self, densities: Mapping[str, float]) -> dict[str, float]:
-        """What layers of these densities cost, for each cost that has a limit."""
+        """Return the cost of layers with these densities, for each cost that has a limit."""
         kept = [(layer, densities[name]) for name, layer in self.layers.items()]
         costs = {
             "params": math.fsum(layer.weights * density for layer, density in kept),
@@ -115,18 +115,18 @@ class Problem:
         return {name: costs[name] for name in self.limits}
 
     def weights(self) -> dict[str, Tensor]:
-        """Per layer name its weight in the model, detached."""
+        """Return the layers' weights in the model, detached, by layer name."""
         parameters = parameters_of(self.network.model)
         return {layer: parameters[name].detach() for layer, name in self.parameters.items()}
 
     def others(self) -> dict[str, Tensor]:
-        """By parameter name the weights of the layers that are not prunable, detached."""
+        """Return the weights of layers that are not prunable, detached, by parameter name."""
         parameters = parameters_of(self.network.model)
         weights = {layer.weight for layer in self.network.layers} - {*self.parameters.values()}
         return {name: parameters[name].detach() for name in parameters if name in weights}
 
     def batches(self) -> Iterable[Any]:
-        """The data, or a `PrecropError` if none was given, or what is no iterable."""
+        """Return the data, or raise `PrecropError` if there is none or it is no iterable."""
         if self.data is None:
             raise PrecropError(
                 "this method needs data: give data= (in a shell --data), "
@@ -143,7 +143,7 @@ class Problem:
 
 
 def prunable(model: nn.Module, weights: Collection[str]) -> set[str]:
-    """Those of the layers' weights that are trained; where none is, all of them."""
+    """Return those of the layers' weights that are trained, or all if none is."""
     return {*weights} - untrained(model) or {*weights}
 
 
@@ -155,5 +155,5 @@ def _totals(layers: Mapping[str, Layer]) -> dict[str, int]:
 
 
 def generator(seed: int, name: str) -> torch.Generator:
-    """Random numbers of one layer: they don't depend on the other layers or on their order."""
+    """Return a random generator for one layer, independent of other layers and their order."""
     return torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))

@@ -1,8 +1,8 @@
-"""Which weights remain when those with the highest scores in the whole network do.
+"""Global ranking: keep the weights with the highest scores in the whole network.
 
-A threshold is searched among the numbers that floating point has, so budgets are met to one weight
-whatever they count. Where not all of some equal scores fit, every layer that has some keeps the
-same share of them, the first ones, so that nothing depends on the order in which layers run.
+The threshold is searched among all floating-point numbers, so budgets are met to within one weight,
+whatever they count. Where not all weights of equal score fit, every layer keeps the same share of
+its own, the first ones, so the result does not depend on the order in which layers run.
 """
 
 import math
@@ -21,37 +21,37 @@ from precrop.solve.structure import Layer
 
 _BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
 _SAMPLES = 10_000
-"""Scores that stand for all when a threshold is guessed."""
+"""Size of the sample from which a threshold is guessed; as few scores are sorted instead."""
 
 
 @dataclass(frozen=True)
 class Price:
-    """One budget: what a weight of every layer costs, and the most that all may cost."""
+    """One budget: the cost of a single weight of each layer, and the limit on the total."""
 
     name: str
     each: Mapping[str, int | Fraction]
     limit: float
 
     def room(self, counts: Mapping[str, int]) -> float | Fraction:
-        """What is left when every layer keeps so many weights, exactly."""
+        """Return exactly what is left if layers keep ``counts`` weights."""
         return self.limit - sum(self.each[name] * count for name, count in counts.items())
 
 
 def kept_weights(
     problem: Problem, scores: Mapping[str, Tensor], limits: Mapping[str, float] | None = None
 ) -> dict[str, Tensor]:
-    """Per layer name a bool tensor: the weights that remain.
+    """Return masks (bool tensors) of the weights that remain, by layer name.
 
     A layer in which every weight ranks too low has collapsed; it keeps its best weight, so that
-    every density is above zero. `outranked` tells such layers.
+    every density is above zero. `outranked` finds such layers.
 
     Args:
-        problem: gives the layers and the budgets.
-        scores: per layer name a tensor of the weight's shape.
-        limits: other limits than the problem's.
+        problem: the problem with the layers and the budgets.
+        scores: tensors of the weights' shapes by layer name.
+        limits: limits to use instead of the problem's.
 
     Raises:
-        BudgetError: a budget has no room for one weight a layer.
+        BudgetError: a budget has no room for one weight per layer.
         PrecropError: a score is not finite.
     """
     double = any(values.dtype == torch.float64 for values in scores.values())
@@ -75,12 +75,12 @@ def kept_weights(
 
 
 def shares(masks: Mapping[str, Tensor]) -> dict[str, float]:
-    """Per layer name the share of its weights that a mask keeps."""
+    """Return the share of its weights that each layer's mask keeps."""
     return {name: int(mask.sum()) / mask.numel() for name, mask in masks.items()}
 
 
 def outranked(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> list[str]:
-    """Layers of which one weight remains that ranks below others which don't: they collapsed."""
+    """Return collapsed layers: their single weight that remains scores below a pruned one."""
     pruned = [scores[name][~mask].max() for name, mask in masks.items() if not mask.all()]
     best = max(map(float, pruned), default=-math.inf)
     return [
@@ -91,7 +91,7 @@ def outranked(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> list
 
 
 def _ordered(name: str, scores: Tensor) -> Tensor:
-    """Integers in the order of the scores: the bits of a float, those of negatives flipped."""
+    """Return integers in the order of the scores: the floats' bits, flipped for negative ones."""
     check_values(f"the score of {name}", scores)
     scores = scores.detach().contiguous()
     least, most = torch.aminmax(scores)
@@ -100,13 +100,13 @@ def _ordered(name: str, scores: Tensor) -> Tensor:
             f"the scores of {name} are not all finite: the loss or a gradient is not a number"
         )
     if least >= 0:
-        return scores.abs().view(_BITS[scores.dtype])  # the absolute value of -0.0 is 0.0
-    bits = (scores + 0.0).view(_BITS[scores.dtype])  # so is the sum with 0.0
+        return scores.abs().view(_BITS[scores.dtype])  # abs makes -0.0 equal 0.0
+    bits = (scores + 0.0).view(_BITS[scores.dtype])  # and so does adding 0.0
     return torch.where(bits < 0, bits ^ torch.iinfo(bits.dtype).max, bits)
 
 
 def _prices(problem: Problem, limits: Mapping[str, float]) -> list[Price]:
-    """The budgets, of which each has room for one weight a layer."""
+    """Return the budgets, refusing one without room for a weight in each layer."""
     per_weight: dict[str, dict[str, int | Fraction]] = {
         "params": dict.fromkeys(problem.layers, 1),
         "macs": {name: _quotient(layer) for name, layer in problem.layers.items()},
@@ -123,13 +123,13 @@ def _prices(problem: Problem, limits: Mapping[str, float]) -> list[Price]:
 
 
 def _quotient(layer: Layer) -> int | Fraction:
-    """Multiply-accumulates of one weight."""
+    """Return the multiply-accumulates per weight, exactly."""
     whole, rest = divmod(layer.macs, layer.weights)
     return Fraction(layer.macs, layer.weights) if rest else whole
 
 
 def _fits(counts: Mapping[str, int], prices: Sequence[Price]) -> bool:
-    """Whether every budget holds; each layer keeps a weight at least."""
+    """Return whether these counts, but at least one weight per layer, are within all budgets."""
     least = {name: max(1, count) for name, count in counts.items()}
     return all(price.room(least) >= 0 for price in prices)
 
@@ -137,11 +137,11 @@ def _fits(counts: Mapping[str, int], prices: Sequence[Price]) -> bool:
 def _fitting(
     tied: Mapping[str, int], counts: Mapping[str, int], prices: Sequence[Price]
 ) -> dict[str, int]:
-    """How many of every layer's tied weights the budgets allow beside those that it keeps.
+    """Return how many of each layer's tied weights fit in the budgets beside the kept ones.
 
-    Of n tied weights of a layer the one after the first r ranks at (r + 1/2) / n, so that layers
-    keep equal shares, and of equal ranks the first layer's is first. As many fit as can from the
-    first on; where the next one is too dear for what is left, cheaper ones fill it up.
+    Tied weight r (from 0) of n in a layer ranks at (r + 1/2) / n, so that layers keep equal shares;
+    of equal ranks the first layer's comes first. Weights are taken in this order while they fit;
+    once the next is too expensive, cheaper ones of other layers use up the rest.
     """
     sizes = list(tied.values())
     ranks = np.concatenate([(np.arange(n) + 0.5) / n for n in sizes] or [np.zeros(0)])
@@ -165,9 +165,9 @@ def _fitting(
 
 
 def _threshold(keys: Mapping[str, Tensor], prices: Sequence[Price]) -> tuple[int, list[str]]:
-    """The lowest key from which on all weights fit, and the layers with weights just below it.
+    """Return the lowest key from which on all weights fit, and the layers with keys just below it.
 
-    As in a quickselect, only keys between the bounds are looked at again.
+    As in quickselect, each round looks only at keys between the bounds.
     """
     above = dict.fromkeys(keys, 0)
     between = {name: key.reshape(-1) for name, key in keys.items()}
@@ -175,7 +175,7 @@ def _threshold(keys: Mapping[str, Tensor], prices: Sequence[Price]) -> tuple[int
     high = max(int(key.max()) for key in between.values()) + 1
     if _fits({name: len(key) for name, key in between.items()}, prices):
         return low, []
-    # From `low` on too many weights would remain, from `high` on few enough.
+    # Invariant: with threshold `low` too many weights would remain, with `high` they fit.
     while high - low > 1 and sum(map(len, between.values())) > _SAMPLES:
         for guess in _guesses(above, between, prices):
             bound = min(max(guess, low + 1), high - 1)
@@ -194,7 +194,7 @@ def _threshold(keys: Mapping[str, Tensor], prices: Sequence[Price]) -> tuple[int
 def _settled(
     above: Mapping[str, int], between: Mapping[str, Tensor], prices: Sequence[Price]
 ) -> tuple[int, dict[str, Tensor]]:
-    """The threshold among few keys, by bisection, and the keys just below it."""
+    """Find the threshold among few keys by bisection; also return the keys just below it."""
     ordered = {name: key.sort().values.cpu().numpy() for name, key in between.items()}
     keys = np.unique(np.concatenate(list(ordered.values()))).tolist()
 
@@ -209,7 +209,7 @@ def _settled(
 def _guesses(
     above: Mapping[str, int], between: Mapping[str, Tensor], prices: Sequence[Price]
 ) -> tuple[int, int]:
-    """A key a little below the threshold and one a little above it, guessed from a sample."""
+    """Guess from a sample a key a little below the threshold and one a little above it."""
     stride = max(1, sum(map(len, between.values())) // _SAMPLES)
     samples = {name: key[::stride].cpu().numpy() for name, key in between.items()}
     keys = np.concatenate(list(samples.values()))

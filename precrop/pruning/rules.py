@@ -1,6 +1,6 @@
 """Rules that choose densities from the shapes of layers alone.
 
-All but SynExp's are families of densities that grow with one number, their level; the level is
+All but SynExp's define a family of densities that grow with a single number, the level, which is
 raised until a budget is used up.
 """
 
@@ -14,9 +14,9 @@ from precrop.pruning.problem import Problem
 from precrop.solve.structure import Floats
 
 CLASSIFIER_SHARE = 0.2
-"""Least density of the classifier under `uniform_plus`."""
+"""Smallest density of the classifier under `uniform_plus`."""
 _LOG_LEVELS = (-60.0, 60.0)
-"""All levels that matter lie between these, for every family of densities."""
+"""Bounds on the logarithm of the level that hold for every family of densities."""
 
 
 def highest_synexp(problem: Problem) -> dict[str, float]:
@@ -32,14 +32,14 @@ def uniform(problem: Problem) -> dict[str, float]:
 
 
 def uniform_plus(problem: Problem) -> dict[str, float]:
-    """Uniform, but for a dense stem and a classifier of at least a fifth of its weights.
+    """Uniform, except for a dense stem and a classifier that keeps at least a fifth.
 
     Gale et al. 2019 (1902.09574); budgets are met as in the code of Lee et al. 2021 (2010.07611).
     That of Liu et al. 2022 (2202.02643) has the same two floors and misses its budget a little.
     RigL's "uniform" has the dense stem and not the classifier's floor.
 
     Raises:
-        BudgetError: the stem and a fifth of the classifier are more than a budget allows.
+        BudgetError: the stem and a fifth of the classifier exceed a budget.
     """
     names = list(problem.layers)
     floor = np.zeros(len(names))
@@ -58,10 +58,10 @@ def uniform_plus(problem: Problem) -> dict[str, float]:
 def erk(problem: Problem) -> dict[str, float]:
     """Erdős–Rényi-Kernel: densities proportional to (in + out + kernel) / (in · out · kernel).
 
-    Evci et al. 2020 (RigL, 1911.11134) with power scale 1: layers that would pass density 1 stay
-    dense and the rest is scaled up. Sums and products are those of the weight tensor's axes, as in
-    the official code; there MobileNets' depthwise layers stay dense and out of the budget, and some
-    networks' stem too. Here both are layers like any other: a depthwise one counts one input
+    Evci et al. 2020 (RigL, 1911.11134) with power scale 1: layers that would exceed density 1 stay
+    dense and the rest is scaled up. Sums and products are over the axes of the weight tensor, as in
+    the official code. That keeps MobileNets' depthwise layers, and some networks' stem, dense and
+    outside the budget; here both are layers like any other. A depthwise layer counts one input
     channel, which is our reading of the formula.
     """
     weights = problem.weights()
@@ -80,7 +80,7 @@ def igq(problem: Problem) -> dict[str, float]:
 
 
 def _highest(problem: Problem, family: Callable[[float], Floats]) -> dict[str, float]:
-    """The densities of the highest level at which every budget holds; all dense if each does."""
+    """Return the densities of the highest level within all budgets; all 1 if the network fits."""
     from scipy.optimize import brentq
 
     costs = _costs(problem)
@@ -96,7 +96,7 @@ def _highest(problem: Problem, family: Callable[[float], Floats]) -> dict[str, f
 
 
 def _fits(problem: Problem) -> bool:
-    """Whether the whole network is within every budget."""
+    """Return whether the dense network is within every budget."""
     return all(problem.totals[name] <= limit for name, limit in problem.limits.items())
 
 

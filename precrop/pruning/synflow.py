@@ -1,4 +1,4 @@
-"""SynFlow: scores without data that avoid layer collapse by pruning in many rounds."""
+"""SynFlow: scores without data that avoid layer collapse by iterative pruning."""
 
 from collections.abc import Mapping
 
@@ -14,28 +14,28 @@ from precrop.pruning.ranking import kept_weights
 def synflow(problem: Problem, *, rounds: int = 100) -> dict[str, Tensor]:
     """``|w| dR/d|w|``, scored and pruned in many rounds (``rounds``).
 
-    Tanaka et al. 2020 (2006.05467), Algorithm 1: after round k of n at density d as many of N
-    weights are pruned as in the official code, ``int((1 - d ** (k / n)) * N)``; the last scores
-    then keep no more than the budget, where the code's count rounds up. What was pruned before the
-    last round scores zero. All scores have one common positive factor, so that nothing overflows in
-    deep networks.
+    Tanaka et al. 2020 (2006.05467), Algorithm 1: after round k of n at density d,
+    ``int((1 - d ** (k / n)) * N)`` of N weights are pruned, as in the official code. The last
+    scores then keep no more than the budget, where the code's count rounds up. Weights pruned
+    before the last round score zero. All scores are scaled by a common positive factor, so that
+    nothing overflows in deep networks.
 
     The official code runs batch norms in eval mode, adds the biases' absolute values and lets
     activations such as ReLU6 saturate; here all of them are left out (`precrop.linear.readings`),
-    as in the paper's formula. At initialization the difference is a factor of 1 / sqrt(1 + 1e-5) a
-    norm, but networks with ReLU6 or gates are scored too. A max-pool stays one, as in the code.
-    The layers of a gate (squeeze-and-excitation) score zero, for a gate counts as one.
+    as in the paper's formula. At initialization the difference is a factor of 1 / sqrt(1 + 1e-5)
+    a norm, but networks with ReLU6 or gates are scored, too. A max-pool stays one, as in the code.
+    The layers that compute a gate (squeeze-and-excitation) score zero, since it counts as one.
 
-    Rounds compound: after many of them float32 and float64 end in masks that differ in far more
-    weights than their scores of one round do.
+    Rounds compound: after many of them the masks of float32 and float64 differ in far more weights
+    than after one.
 
     Args:
         problem: the network and its budgets.
-        rounds: of scoring; the code's default is 1, the paper's experiments take 100.
+        rounds: number of rounds; the code's default is 1, the paper's experiments take 100.
 
     Raises:
-        PrecropError: the network multiplies activations, as attention does, nothing flows because
-            all weights of a layer are zero, or weights are not finite.
+        PrecropError: the network multiplies activations, as attention does; R is zero because all
+            weights of a layer are; or weights are not finite.
     """
     if type(rounds) is not int or rounds < 1:
         raise PrecropError(f"rounds={rounds!r} makes no sense: write a whole number from 1 up")
@@ -60,18 +60,18 @@ def synflow(problem: Problem, *, rounds: int = 100) -> dict[str, Tensor]:
         kept = kept_weights(problem, scores, limits)
         weights = {name: weight * kept[name] for name, weight in weights.items()}
         total, found = scored(weights)
-        if total == 0:  # no path is left whole: the last scores that say something
+        if total == 0:  # no path is left: return the last scores that are not all zero
             return {name: score * kept[name] for name, score in scores.items()}
         scores = found
     return scores
 
 
 def saliency(replay: Replay, weights: Mapping[str, Tensor]) -> tuple[Flow, dict[str, Tensor]]:
-    """R and every weight's ``|w| dR/d|w|``, each without R's power of two.
+    """Return R and every weight's ``|w| dR/d|w|``, the latter without R's power of two.
 
     Args:
-        replay: of a network.
-        weights: by parameter name, not negative.
+        replay: the replay of a network.
+        weights: non-negative weights by parameter name.
     """
     leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
     with torch.enable_grad():
@@ -82,7 +82,7 @@ def saliency(replay: Replay, weights: Mapping[str, Tensor]) -> tuple[Flow, dict[
 
 
 def _magnitudes(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Absolute weights, in a type that does not end at 65504 as half precision does."""
+    """Return absolute weights as float32 or float64: half precision would overflow at 65504."""
     found = {}
     for name, weight in weights.items():
         check_values(name, weight)

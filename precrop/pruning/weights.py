@@ -9,8 +9,8 @@ from precrop.pruning.problem import Problem, generator
 def magnitude(problem: Problem) -> dict[str, Tensor]:
     """``|w|``, ranked over the whole network.
 
-    Follows the global magnitude of SynFlow's code (Tanaka et al. 2020); Han et al. (1506.02626)
-    rank each layer on its own instead, which is `uniform` with masks by these scores.
+    This is global magnitude pruning as in SynFlow's code (Tanaka et al. 2020). Han et al.
+    (1506.02626) rank each layer on its own, which is `uniform` with masks by these scores.
     """
     return {name: weight.abs() for name, weight in problem.weights().items()}
 
@@ -18,7 +18,7 @@ def magnitude(problem: Problem) -> dict[str, Tensor]:
 def random(problem: Problem) -> dict[str, Tensor]:
     """A uniform random number per weight: every layer keeps nearly the same share.
 
-    Follows SynFlow's code, but for the distribution (there normal): a ranking is the same.
+    As in SynFlow's code, which draws from a normal distribution: the ranking is just as random.
     """
     return {
         name: torch.rand(

@@ -41,7 +41,7 @@ Solver = Callable[[Program], Solution]
 
 @dataclass(frozen=True)
 class Strategy:
-    """A way to find the widths of a plan; subclasses are frozen dataclasses, too.
+    """A way to find the widths of a plan; immutable, as subclasses should be.
 
     A subclass defines ``__call__``, or overrides `solver`. Either gets the program: the structure,
     the costs and their limits, the bounds and steps of all widths, and the penalty of the balance

@@ -84,8 +84,8 @@ def starved_classifier(program: Program, x: Floats) -> dict[str, Any]:
     """Report the last layer if a budget of parameters alone narrows its input far below the rest.
 
     A classifier of many classes has many parameters per input channel, so such a budget cuts there
-    first. Benchmark tables show no gain on many classes then (`precrop judge`); in training it did
-    no harm (results/README.md).
+    first. NATS-Bench shows no gain on many classes then (`precrop judge`); in training it did no
+    harm (results/README.md).
     """
     layer = next(reversed(program.structure.layers), None)
     if layer is None or not layer.inputs or layer.outputs or set(program.limits) != {"params"}:

@@ -139,7 +139,7 @@ def plan(
         drop_unused: leave out modules that no pass calls; ``plan.left_out`` names them.
 
     Raises:
-        BudgetError: a budget makes no sense, or cannot be met: the message gives the least one.
+        BudgetError: a budget makes no sense or cannot be met; the message gives the least that can.
         PrecropError: the network fails on this input, or an option is unknown or matches nothing.
     """
     start = time.perf_counter()

@@ -168,7 +168,7 @@ class _Attempt:
         return replace(self, constraints=constraints, differed=differed, message=message)
 
     def _large_steps(self, limits: Mapping[str, int]) -> tuple[Solution, list[int]] | None:
-        """Return widths for the first divisor (but the last) that will do; None if none does."""
+        """Return widths for the first divisor that will do, except the last; None if none does."""
         for start in range(len(self.request.divisors) - 1):
             try:
                 problem = self._program(limits, start)

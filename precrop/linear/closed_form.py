@@ -33,7 +33,7 @@ def closed_form(
     Args:
         costs: costs of every layer, as `layer_costs` returns them.
         limits: limits on ``sum(cost * densities)`` for one or two of the costs, by name.
-        expand: allow densities above 1 (PreConfig). A layer that costs no binding budget keeps 1.
+        expand: allow densities above 1 (PreConfig). A layer without a binding cost keeps 1.
 
     Raises:
         BudgetError: there is no budget, or one is not positive.

@@ -31,7 +31,7 @@ def densities(
     progress: bool = False,
     **options: Any,
 ) -> dict[str, float]:
-    """Return the share of every layer's weights that remains, with layers as independent.
+    """Return the share of every layer's weights that remains, taking layers as independent.
 
     Budgets count the prunable weights (convolutions and linear layers), not biases or norms. Fixed
     filters, which require no gradient though other layers do, stay whole and are not counted.

@@ -15,10 +15,10 @@ from precrop.solve.program import Program
 from precrop.solve.structure import Floats, Integers
 
 SLACK = "slack"
-"""Status of an allocation where no budget binds."""
+"""Status of an allocation where no budget binds and the widest network is the optimum."""
 _TOLERANCE, _TOLERATED = 1e-10, 1e-8
 _ACCEPTED = ("Solved", "AlmostSolved")
-"""Solver statuses that mean the first of these tolerances, or at least the second, was met."""
+"""Solver statuses: the first means that it met `_TOLERANCE`, the second only `_TOLERATED`."""
 _AT_CAP, _FLAT = 1e-6, 1e-9
 """Largest distance of a log ratio that is at its bound; largest slope that counts as zero."""
 
@@ -30,8 +30,8 @@ class Allocation:
     Attributes:
         log_ratios: log of kept over original units, shape (groups,).
         objective: value of the objective there.
-        status: ``slack`` if no budget binds, ``solved``, or ``inaccurate`` if the solver stopped
-            short of its tolerances.
+        status: ``slack`` if the widest network fits and is best, ``solved``, ``inaccurate`` if the
+            solver missed its tolerances, or a strategy's own (``rule``, ``given``).
         iterations: number of iterations of the solver.
         multipliers: per budget (a dual) what one per cent more of it would add to the objective.
         at_cap: groups that are as wide as widening allows; empty when cropping.

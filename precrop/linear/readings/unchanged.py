@@ -51,7 +51,7 @@ def gated_half(call: Call, args: Sequence[Any]) -> Flow:
 
 
 def packed(call: Call, args: Sequence[Any]) -> list[Any]:
-    """Pack padded sequences; also returns the number that are not over at each step."""
+    """Pack padded sequences; also return how many of them are still running at each step."""
     flow = flow_of(args[0])
     data, sizes = call.op(flow.values, *args[1:])
     return [Flow(data, flow.exponent), sizes]

@@ -128,7 +128,7 @@ class Tracer:
         return modules_of(self.model)
 
     def replica(self, shapes: Mapping[str, Sequence[int]] | None = None) -> nn.Module:
-        """Return a new skeleton: a forward pass may have left results in the attributes of others."""
+        """Return a new skeleton, in whose attributes no forward pass has left anything yet."""
         made = skeleton(self.model, real=self.real, shapes=shapes)
         install(made, self.streams, traced=True)
         leave_out(made, self.left_out)

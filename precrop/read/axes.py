@@ -45,7 +45,7 @@ class Tie:
 
     Attributes:
         quantum: the number of units; it divides the sizes of all atoms.
-        frozen: why all atoms keep their full size; None if they may shrink.
+        frozen: why all atoms keep their full size; None if they may vary.
         shared: whether the tie stands for more than one atom's own size.
         bounded: whether no atom may grow beyond its full size.
         several: whether the tie must keep at least two units.
@@ -447,7 +447,7 @@ def _shorten(segment: Segment, size: int, stack: list[Segment]) -> Segment:
 
 
 def _carrier(axis: Axis, factors: tuple[int, ...], kept: Set[int]) -> int:
-    """Return the index of the factor that carries a divided axis' width: that of most units.
+    """Return the index of the factor of a divided axis that carries the width, in the finest steps.
 
     If the code keeps that factor as a number (of heads, say), the last one carries it instead.
     """
@@ -464,7 +464,7 @@ def divide(
 ) -> list[Axis]:
     """View an axis as several (``C`` as ``2 x C/2``), one of which carries the width.
 
-    Numbers in ``kept`` (such as heads) stay fixed if the last factor can carry the width instead.
+    A factor in ``kept`` (a number of heads) stays fixed if the last one can carry the width instead.
     No tie is needed where every segment repeats the trailing factors (a flattened map) or the row
     repeats its segments over a leading one; otherwise the segments are tied.
     """

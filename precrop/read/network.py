@@ -185,9 +185,9 @@ class Network(Traced):
 
     @property
     def droppable(self) -> bool:
-        """Whether modules that no pass called cannot run on other inputs either.
+        """Whether no input can run the modules that no pass called.
 
-        On meta tensors, for example, there are no values that could decide it.
+        It needs a pass in train mode, and meta tensors, which have no values that could decide it.
         """
         return not self.tracer.real and TRAIN_MODE not in self.notes
 
@@ -364,10 +364,10 @@ def _share_with_copies(network: Network) -> None:
 
 
 def _hold_untrained_ends(network: Network) -> None:
-    """Freeze widths that only untrained layers at the network's input make, or at its output read.
+    """Freeze widths that only untrained layers make, at the network's input, or read, at its output.
 
-    Training could not make up for what is cropped there. Untrained layers elsewhere are cropped,
-    even a whole frozen backbone, since layers around them are trained.
+    Training could not make up for what is cropped there. Within the network it can, so untrained
+    layers there are cropped, as in a backbone that is frozen as a whole.
     """
     fixed = untrained(network.model)
     # A layer counts as trained if any of its parameters is, such as a mask beside a fixed weight.
@@ -439,7 +439,7 @@ def _same_without(network: Network, paths: Iterable[str]) -> bool:
 def _weights_before(forward: Pass, outputs: Iterable[TensorValue]) -> set[str]:
     """Return the weights of layers whose output reaches one of ``outputs`` or another layer.
 
-    It goes back from the last call and compares memories: a write to a view reaches the whole.
+    The search goes back from the last call by memories, as a write to a view reaches the whole.
     """
     memories = forward.trace.values.memories
     needed = {memories[value.number] for value in outputs}

@@ -49,7 +49,7 @@ _SEVERAL = 2
 
 @dataclass(eq=False)
 class Reader:
-    """One call as a handler sees it: gives what is known of its operands, notes what it means.
+    """One call as a handler sees it: it tells what is known and notes what the handler finds.
 
     Attributes:
         known: what is known of the network.
@@ -125,7 +125,7 @@ class Reader:
         self.reading.weight = name
         layer = self.known.layer(name, kind, inputs, outputs)
         self._add(layer, fact.scaled_by - {name})
-        if fact.mixture == name:  # else what is mixed is added to it
+        if fact.mixture == name:  # else the mixture is added to the layer's weight
             layer.kind, layer.inputs, layer.outputs = "mixed", inputs, outputs
 
     def _ends(self, name: str, kind: str, stretch: TensorValue) -> tuple[Axis, Axis] | None:
@@ -210,7 +210,7 @@ class Reader:
         return True
 
     def stretches(self, operand: TensorValue) -> None:
-        """Note that a slice of an operand is taken: of a weight, rows or columns unless experts."""
+        """Note that an operand is sliced: if it is a weight, the output is rows or columns of it."""
         name = self.fact(operand).origin or self.fact(operand).stretch
         if name in self.known.weights and self.reading.takes is None:
             self.reading.stretch = name
@@ -224,7 +224,7 @@ class Reader:
 
 
 class _Step(NamedTuple):
-    """What was read in a call; it holds for equal calls while the state of knowledge is equal."""
+    """What was read in a call; it holds for equal calls until more becomes known (``state``)."""
 
     state: tuple[int, int]
     reading: CallReading
@@ -311,7 +311,7 @@ class PassReader:
                 reader.literal(name, 1, (*before, *run))
 
     def _fact(self, value: TensorValue) -> Fact:
-        """Return what is known of a tensor; start it if it is the network's or from outside."""
+        """Return what is known of a tensor; add the network's own and outside ones when met."""
         fact = self._facts[value.number]
         if fact is NOTHING:
             name = self.trace.values.names.get(value.number)
@@ -344,7 +344,7 @@ def _repeats(trace: Trace) -> bool:
 
 
 def _matrices(trace: Trace) -> set[str]:
-    """Return the network's tensors that alone make a matrix product's factor, and no kernel.
+    """Return the network's tensors from which factors of matrix products are made, but no kernels.
 
     Their last axes are widths even if the shape looks like a kernel's (a block-diagonal map). A
     kernel that is itself a product, such as a mixture of several, stays a kernel.
@@ -381,7 +381,7 @@ def step_key(call: Call, operands: list[Fact]) -> Any:
 
 
 def _plain(values: Iterable[Any]) -> tuple[Any, ...]:
-    """Return arguments as a key: None for tensors, and types since 1 == 1.0 == True."""
+    """Return arguments as a key: tensors as None, values with types, as 1 == 1.0 == True."""
     return tuple(
         None
         if isinstance(value, TensorValue)

@@ -52,7 +52,7 @@ class _SharedError(PrecropError):
 
 
 Watch = Callable[[int, Step], bool]
-"""Takes a call that has returned, with its index; returns whether the trace is to end there."""
+"""Takes the index of a call, and the call, which has returned; tells whether to end the trace."""
 
 
 class Ending(TypedDict, total=False):
@@ -337,7 +337,7 @@ def run(
     the steps of recurrent layers once, on meta tensors. ``answers`` replace, in order, the values
     that Python takes out of tensors; after the last one, the tensors' own values are used. A
     ``correction`` lets the trace continue after a call that differs; a ``watch`` ends it without an
-    error. ``theirs`` names the tensors of the model that this one is a copy of, by their memory.
+    error. ``theirs`` are the names of the original model's tensors, by memory.
 
     Raises:
         PrecropError: the model computes with one of those.
@@ -348,7 +348,7 @@ def run(
     modules = modules_of(model)
     parameters = [*_parameters(modules.values())]
     recorder.follows.update(map(id, (*inputs, *parameters)))
-    if meta is None:  # meta tensors have no values; random numbers do even there
+    if meta is None:  # on meta tensors only random numbers have values
         recorder.varies.update(recorder.follows)
     before, held = _memories(parameters) if whole else {}, _held(modules.values())
     fold = fold and any(isinstance(module, nn.RNNBase) for module in modules.values())
@@ -377,7 +377,7 @@ def run(
     except OWN_ERRORS as error:  # of the network's own forward
         raised = _without_frames(error)
     if raised is None:
-        _give_back(held)  # after an error, the caller may run a module as it was when it failed
+        _give_back(held)  # `Prober` ends a pass by an error to run a module in that state
     after = _memories(_parameters(modules.values())) if whole else {}
     moved = [p for key, (p, memory) in after.items() if before.get(key, (p, None))[1] is not memory]
     noted = recorder.calls, recorder.frames, recorder.passed

@@ -108,7 +108,7 @@ class _Search:
                 yield tensor, dim
 
     def _channels(self, tensor: TensorValue, row: Axis | None = None) -> int | None:
-        """Return the dim of the only axis that varies (and equals ``row``); None if not just one."""
+        """Return the dim of the only axis that varies (and equals ``row``), or None."""
         dims = [
             dim
             for dim, axis in enumerate(self.axes.get(tensor.number, ()))
@@ -188,7 +188,7 @@ class _Search:
             streams = kept
 
     def _fixed(self, call: Call, tensors: set[int]) -> bool:
-        """Whether all inputs of a call are of streams, which keep their width, or of fixed sizes."""
+        """Whether a call's inputs are all of streams, which keep their width, or of fixed sizes."""
         return all(
             tensor.number in tensors or not any(map(varies, self.axes[tensor.number]))
             for tensor in call.inputs

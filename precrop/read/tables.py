@@ -120,7 +120,7 @@ class Tables:
     Attributes:
         kept: whether a pass left tensors in one of them.
         draws: whether code may draw numbers from a generator that all threads share.
-        drew: whether a pass drew some.
+        drew: whether a pass drew any.
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -211,7 +211,7 @@ def _usual_passes(
     for name in parameters_of(made):
         if name not in tracer.parameters:
             raise PrecropError(f"forward makes {name} when it first runs: run it once, then plan")
-    found = [_traced(made, False, evaluation)]  # train mode may fail and leave other tensors
+    found = [_traced(made, False, evaluation)]  # now, as train mode may change tensors
     training = tracer.run(made, training=True)
     if training.error is not None and not tracer.real:
         real = replace(tracer, real=True)

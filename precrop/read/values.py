@@ -113,7 +113,7 @@ class Numbering:
 
     def _at_its_place(self, tensor: Tensor) -> int | None:
         """Return the number of the last value with the same storage, layout and type, if any."""
-        new = islice(self._known.values(), self._placed, None)  # few tensors are looked for
+        new = islice(self._known.values(), self._placed, None)  # only now, as it is rarely needed
         self._places |= {_place(one): value.number for one, value in new}
         self._placed = len(self._known)
         return self._places.get(_place(tensor))

@@ -20,7 +20,7 @@ from precrop.read.trace import Call
     "floor_divide", "binomial", "elu_backward", "hardtanh_backward", "hardswish_backward",
     "hardsigmoid_backward", "leaky_relu_backward", "mish_backward", "log_sigmoid_backward",
     "softplus_backward", "softshrink_backward", "hardshrink_backward", "_softmax_backward_data",
-    "_log_softmax_backward_data", "add", "sub", "mul", "div",  # no tag says so of prims::mul
+    "_log_softmax_backward_data", "add", "sub", "mul", "div",  # prims::mul has no pointwise tag
 )  # fmt: skip
 def elementwise(reader: Reader, call: Call) -> Sequence[Axes]:
     """Unify the operands' axes as in a broadcast."""

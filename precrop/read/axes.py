@@ -464,7 +464,7 @@ def divide(
 ) -> list[Axis]:
     """View an axis as several (``C`` as ``2 x C/2``), one of which carries the width.
 
-    A factor in ``kept`` (a number of heads) stays fixed if the last one can carry the width instead.
+    A factor in ``kept`` (a number of heads) stays fixed if the last can carry the width instead.
     No tie is needed where every segment repeats the trailing factors (a flattened map) or the row
     repeats its segments over a leading one; otherwise the segments are tied.
     """

@@ -364,7 +364,7 @@ def _share_with_copies(network: Network) -> None:
 
 
 def _hold_untrained_ends(network: Network) -> None:
-    """Freeze widths that only untrained layers make, at the network's input, or read, at its output.
+    """Freeze widths that only untrained layers make, at the input, or read, at the output.
 
     Training could not make up for what is cropped there. Within the network it can, so untrained
     layers there are cropped, as in a backbone that is frozen as a whole.

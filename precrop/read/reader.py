@@ -210,7 +210,7 @@ class Reader:
         return True
 
     def stretches(self, operand: TensorValue) -> None:
-        """Note that an operand is sliced: if it is a weight, the output is rows or columns of it."""
+        """Note that an operand is sliced: of a weight, the output is some rows or columns."""
         name = self.fact(operand).origin or self.fact(operand).stretch
         if name in self.known.weights and self.reading.takes is None:
             self.reading.stretch = name

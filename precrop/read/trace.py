@@ -119,11 +119,11 @@ class Recording:
     """A forward pass as it ran, with its tensors, even if it failed or was ended early.
 
     ``error`` is the exception if it raised one. ``refused`` is the shape that a failing reshape was
-    asked for, which never becomes an ATen call; only passes with a limit note it. ``answers``
-    are the values that Python took out of tensors to branch on. ``decided`` says whether values
-    decide what runs: of inputs, parameters or random numbers on real tensors, of random numbers
-    only on meta tensors. ``moved`` are parameters whose data was replaced, as
-    ``weight.data = kernel`` does without an ATen call. ``passed`` is what modules take and return.
+    asked for, which never becomes an ATen call; only passes with a limit note it. ``answers`` are
+    the values that Python took out of tensors to branch on. ``decided`` says whether values decide
+    what runs: of inputs, parameters or random numbers on real tensors, only of random numbers on
+    meta tensors. ``moved`` are parameters whose data was replaced, as ``weight.data = kernel`` does
+    without an ATen call. ``passed`` is what modules take and return.
     """
 
     calls: Sequence[Step] = ()

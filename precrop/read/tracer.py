@@ -45,7 +45,7 @@ def skeleton(
     real: bool = False,
     shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> nn.Module:
-    """Copy the network's modules with meta tensors, or with real stand-ins, for its weights.
+    """Copy the network's modules with meta tensors, or if ``real`` stand-ins, as its weights.
 
     Stand-ins are zeros, with biases that rise along the channels: a layer returns its bias whatever
     its input is, so a detector finds some boxes, and the same ones at every width. With ``real``,
@@ -186,7 +186,7 @@ class Traced:
 
 
 def trace_passes(tracer: Tracer) -> Traced:
-    """Trace a network's passes, on real tensors only if meta tensors do not do.
+    """Trace a network's passes, on real tensors only where meta tensors do not work.
 
     Raises:
         PrecropError: the network fails on its inputs.
@@ -275,8 +275,8 @@ def _failing(tracer: Tracer, error: BaseException) -> PrecropError:
 def _batched(tracer: Tracer) -> Inputs:
     """Return the example inputs with their batch axis, if there is one.
 
-    Along a batch axis every further input adds no calls and equally many elements. Along a time
-    axis attention adds ever more elements, and recurrent layers add calls.
+    Every further input along a batch axis adds equally many elements and no calls. Along a time
+    axis, attention adds ever more elements, and recurrent layers add calls.
     """
     inputs = tracer.inputs
     for inputs in tracer.inputs.batched():

@@ -94,7 +94,7 @@ def arguments(forward: Pass, index: int) -> list[Argument]:
 
 
 def differing(forward: Pass, index: int) -> Iterator[Argument]:
-    """Yield those of a differing call; if it is a reshape's copy, also those of the view after."""
+    """Yield a differing call's arguments; if it is the copy of a reshape, its view's, too."""
     yield from arguments(forward, index)
     calls = forward.trace.calls[index : index + 2]
     if len(calls) > 1 and calls[0].name == "clone" and calls[1].name in RESHAPES:

@@ -102,7 +102,7 @@ def _tensor(module: nn.Module, name: str) -> Tensor | None:
 
 
 def integers(module: nn.Module) -> Iterator[tuple[str, int]]:
-    """Yield the numbers of a module that may be sizes, with their paths, the shortest first.
+    """Yield the numbers of a module that may be sizes, with their paths, the nearest first.
 
     They may lie in lists, dicts, arrays, configurations and other objects that the module holds, or
     in its class. Those of our own hooks are left out, since the network's code does not read them.

@@ -46,7 +46,7 @@ TOTALS = {
     "_euclidean_dist": (-1.0, -0.5),
     **dict.fromkeys(CONVOLUTIONS, (-1.0,)),
 }
-# Operations between a total and a division by it, such as those that keep it above zero.
+# Operations that may lie between a total and a division by it, to keep it above zero.
 ABOVE_ZERO = (*PASSING, "add", "clamp_min", "clamp", "maximum")
 MOVE = 1.25
 
@@ -125,7 +125,7 @@ class Roots:
                     yield _Number(index, frame.path, name, value, root)
 
     def _root(self, flow: "_Flow", uses: Sequence[tuple[int, float]], value: float) -> Root | None:
-        """Return what an attribute is by which calls scale, if all of them prove the same."""
+        """Return the root that an attribute is, if all calls that scale by it prove the same."""
         proofs = [
             flow.proof(place, factor) or flow.rooted(place, factor, value) for place, factor in uses
         ]
@@ -144,7 +144,7 @@ class Roots:
         return Root(axes, power)
 
     def _unread(self, flow: "_Flow", frame: int, name: str, value: float) -> Root | None:
-        """Return what an unread attribute is: PyTorch's own attention takes the root by itself."""
+        """Return the root that an unread attribute is: PyTorch's attention takes it by itself."""
         axes = [axis for axis in flow.sums.get(frame, []) if _close(axis_size(axis) ** -0.5, value)]
         if type(value) is int or not axes:
             return None

@@ -1,9 +1,9 @@
-"""Modules that no pass called, and what other inputs may make of them.
+"""Modules that no pass called, and whether other inputs may call them.
 
 An unused module follows a similar one beside it that was called: an expert that the example did not
 choose gets the widths of those that it did. Other unused modules keep their sizes. If values decide
-what runs, or train mode could not be read, other inputs may call them, so widths around them that
-they might read are frozen, too.
+what runs, or train mode could not be read, other inputs may call them, so widths that they might
+meet are frozen, too.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set

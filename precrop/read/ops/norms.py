@@ -36,7 +36,7 @@ def layer_norm(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("native_group_norm")
 def group_norm(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Keep the width divisible by the number of groups, which follows it if each channel is one."""
+    """Keep the width divisible by the number of groups; one group per channel follows the width."""
     batch, channels, *space = reader.axes(call.arg("input"))
     channels = with_vectors(reader, call, channels, "weight", "bias")
     if call.arg("group") != axis_size(channels):

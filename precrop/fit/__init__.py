@@ -1,1 +1,1 @@
-"""Makes a network of the new sizes really have them: attributes set, forward passes compared."""
+"""Gives a network new sizes: resizes tensors, sets attributes, compares the forward passes."""

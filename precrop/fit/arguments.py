@@ -1,4 +1,4 @@
-"""Integer arguments of calls that state sizes: numbers that a module may hold in an attribute."""
+"""Integer arguments of calls that state sizes, which a module may hold in an attribute."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from precrop.read.values import TensorValue, run_of
 Literal = tuple[str, int | None]
 """An argument's name and, if it is a list, the position in it.
 
-A tensor of successive integers is listed as the first one and the one behind the last.
+A tensor of successive integers counts as the list of its first and its last plus one.
 """
 RESHAPES = ("view", "_unsafe_view")
 
 
 @dataclass(frozen=True)
 class Argument:
-    """An argument of a call that states the size of an axis: of which pass, call and name."""
+    """An argument that states the size of an axis, by its pass, the call's index and its name."""
 
     forward: Pass
     index: int
@@ -29,7 +29,7 @@ class Argument:
 
     @property
     def call(self) -> Call:
-        """The call in the original's pass."""
+        """The call in the original network's pass."""
         return self.forward.trace.calls[self.index]
 
     @property
@@ -39,19 +39,19 @@ class Argument:
 
     @property
     def axis(self) -> Axis:
-        """The axis whose size it states."""
+        """The axis whose size the argument states."""
         return self.forward.readings[self.index].literals[self.literal]
 
     @property
     def stated(self) -> int | None:
-        """Its value in the original."""
+        """The argument's value in the original network."""
         return self.value(self.call)
 
     def value(self, call: Operation) -> int | None:
-        """Its value in a call, if it is an integer there.
+        """Return its value in a call; None if it is no integer there or cannot be compared.
 
-        A bound counted from the end is negative; its axis is what lies behind it. It can't be
-        compared with one counted from the beginning.
+        A negative bound counts from the end and states the size of what lies behind it. One that
+        is negative in only one of the two networks cannot be compared.
         """
         value, own = self._given(call), self._given(self.call)
         if type(value) is not int or type(own) is not int:
@@ -74,14 +74,14 @@ class Argument:
 
     @property
     def is_hidden(self) -> bool:
-        """Whether no shape shows it: where a run of integers begins that index other tensors."""
+        """Whether no output shape shows it: the first of successive integers used as indices."""
         name, position = self.literal
         return (self.call.name, name) == ("arange", "start") or (
             position == 0 and isinstance(self.call.arg(name), TensorValue)
         )
 
     def refused(self, recording: Recording) -> int | None:
-        """The size that a failing reshape was asked for in place of a view."""
+        """Return the size that a failing reshape was asked for where the original made a view."""
         shape, position = recording.refused, self.literal[1]
         if shape is None or self.call.name not in RESHAPES or position is None:
             return None
@@ -89,12 +89,12 @@ class Argument:
 
 
 def arguments(forward: Pass, index: int) -> list[Argument]:
-    """The arguments of a call that state sizes."""
+    """Return the arguments of a call that state sizes."""
     return [Argument(forward, index, literal) for literal in forward.readings[index].literals]
 
 
 def differing(forward: Pass, index: int) -> Iterator[Argument]:
-    """Those of a call that differs, and of the view behind the copy that a reshape begins with."""
+    """Yield a differing call's arguments; if it is the copy of a reshape, its view's, too."""
     yield from arguments(forward, index)
     calls = forward.trace.calls[index : index + 2]
     if len(calls) > 1 and calls[0].name == "clone" and calls[1].name in RESHAPES:

@@ -1,4 +1,4 @@
-"""Attributes of modules that state sizes, and setting them."""
+"""Finds attributes of modules that state sizes, and sets them."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -17,18 +17,18 @@ from precrop.trust import is_finite
 Edit = tuple[str, str, Any]
 """Module path, attribute path (``width``, ``splits.2``, ``config.model.'embed-dim'``), value."""
 GROWTH = 1024
-"""How many times larger a plan may make a size: far more than any plan does, not without end."""
+"""The most by which an edit may multiply a size: far more than any plan needs."""
 _SPATIAL = {
     "dilation", "kernel_size", "output_padding", "padding", "stride",
     "_reversed_padding_repeated_twice",
 }  # fmt: skip
-"""What PyTorch's convolutions hold of space: no width changes how they move over it."""
+"""Spatial attributes of PyTorch's convolutions, which no change of widths may touch."""
 
 
 def stated_sizes(module: nn.Module) -> dict[str, Any]:
-    """What the attributes of layers must say, given their parameters' shapes.
+    """Return what a layer's size attributes must say, given the shapes of its parameters.
 
-    Only what a module has and what was true of the original counts; others are not its attributes.
+    It may name attributes that the layer lacks: only those that held the stated value are set.
     """
     weight = _tensor(module, "weight")
     shape = tuple(weight.shape) if weight is not None else ()
@@ -83,9 +83,9 @@ def stated_sizes(module: nn.Module) -> dict[str, Any]:
 
 
 def _tensor(module: nn.Module, name: str) -> Tensor | None:
-    """A layer's tensor, or the parameter of its shape that it is made of.
+    """Return a layer's tensor, or a parameter of the same shape from which it is computed.
 
-    One that is computed is so on meta tensors, since that may change buffers.
+    A parametrised one is computed on a copy with meta tensors, since that may change buffers.
     """
     own = module._parameters.get(name)
     if own is not None:
@@ -102,10 +102,10 @@ def _tensor(module: nn.Module, name: str) -> Tensor | None:
 
 
 def integers(module: nn.Module) -> Iterator[tuple[str, int]]:
-    """What may be sizes among a module's own numbers, with paths; the nearest come first.
+    """Yield the numbers of a module that may be sizes, with their paths, the nearest first.
 
-    Those in its lists, dicts and arrays count, those of configurations and other objects that it
-    holds, and those that its class states. Our own hooks' are no code's to follow.
+    They may lie in lists, dicts, arrays, configurations and other objects that the module holds, or
+    in its class. Those of our own hooks are left out, since the network's code does not read them.
     """
     held = vars(module)
     for path, size in sizes_within(module):
@@ -114,10 +114,10 @@ def integers(module: nn.Module) -> Iterator[tuple[str, int]]:
 
 
 def inner_integers(module: nn.Module) -> Iterator[tuple[str, int]]:
-    """Integer attributes of the modules in a module, with paths; PyTorch's own layers are left out.
+    """Yield integers of the modules inside a module, the nearest first, except PyTorch's layers.
 
-    A module may ask one of them for a size (``zeros(batch, self.cell.hidden)``), or call a method
-    that is no forward of its own. The nearest come first.
+    A module may read a size from an inner one (``zeros(batch, self.cell.hidden)``), or call a
+    method of it other than ``forward``.
     """
     inside = [(path, one) for path, one in module.named_modules() if path]
     for path, inner in sorted(inside, key=lambda pair: pair[0].count(".")):
@@ -126,7 +126,7 @@ def inner_integers(module: nn.Module) -> Iterator[tuple[str, int]]:
 
 
 def holder(module: nn.Module, path: str) -> tuple[nn.Module, str, str]:
-    """The child that holds what an attribute path leads to, its path, and the path from there."""
+    """Split an attribute path: return the innermost child on it, the child's path, and the rest."""
     steps, inside = path.split("."), 0
     while inside < len(steps) - 1 and (child := module._modules.get(steps[inside])) is not None:
         module, inside = child, inside + 1
@@ -134,7 +134,7 @@ def holder(module: nn.Module, path: str) -> tuple[nn.Module, str, str]:
 
 
 def stated_integers(module: nn.Module, paths: Iterable[str]) -> dict[str, int]:
-    """What a module and its children say at some attribute paths, as far as there are integers."""
+    """Return the integers at some attribute paths of a module, by path; others are left out."""
     found = {}
     for path in paths:
         child, _, attribute = holder(module, path)
@@ -146,13 +146,13 @@ def stated_integers(module: nn.Module, paths: Iterable[str]) -> dict[str, int]:
 
 
 def registered_module(model: nn.Module, path: str) -> nn.Module:
-    """The module of this path, by registered children alone; the empty path is the network.
+    """Return the module at a path of registered children; the empty path is the network.
 
-    For paths from files: `precrop.modules.copying.submodule`, which follows scripted modules too,
-    goes by any attribute.
+    Use it for paths from files: `precrop.modules.copying.submodule`, which also finds scripted
+    modules, follows any attribute.
 
     Raises:
-        KeyError: there is none.
+        KeyError: there is no such module.
     """
     for name in path.split(".") if path else ():
         child = model._modules[name]
@@ -163,7 +163,7 @@ def registered_module(model: nn.Module, path: str) -> nn.Module:
 
 
 def get_attribute(module: nn.Module, path: str) -> Any:
-    """The value at an attribute path: ``width``, ``splits.2``, ``feature_info.0.num_chs``.
+    """Return the value at an attribute path (``width``, ``splits.2``, ``feature_info.0.num_chs``).
 
     Raises:
         KeyError, IndexError: there is nothing at this path that an edit may reach.
@@ -179,10 +179,10 @@ def get_attribute(module: nn.Module, path: str) -> Any:
 
 
 def set_attribute(module: nn.Module, path: str, value: Any) -> None:
-    """Set the value at an attribute path; a tuple on the way is replaced by a changed one.
+    """Set the value at an attribute path; a tuple on the way is replaced by a changed copy.
 
-    A tuple of a kind of its own, such as PyTorch's sizes, stays one, and so does a number. What a
-    container refuses stays as it was.
+    Tuples (such as `torch.Size`) and numbers keep their types. A value that a container refuses is
+    not set.
 
     Raises:
         KeyError, IndexError: there is nothing at this path that an edit may reach.
@@ -199,7 +199,7 @@ def set_attribute(module: nn.Module, path: str, value: Any) -> None:
 
 
 def _like(value: Any, before: Any) -> Any:
-    """Numbers of the types of those that they replace."""
+    """Return a value whose numbers have the types of those that they replace."""
     if type(value) in (list, tuple) and isinstance(before, (list, tuple)):
         return type(value)(map(_like, value, before))
     number = type(value) in (int, float) and (is_integer(before) or isinstance(before, float))
@@ -217,13 +217,13 @@ def _fits(value: Any, before: Any) -> bool:
 
 
 def apply_edits(model: nn.Module, edits: Iterable[Edit]) -> None:
-    """Set attributes of a network's modules: numbers, and lists of them, where there are some.
+    """Set attributes of a network's modules that are numbers or lists of numbers.
 
     Raises:
-        PlanError: a module or attribute is missing, or is nothing that an edit may change so.
+        PlanError: a module or attribute is missing, or may not be set to this value.
     """
     edits, changes = list(edits), []
-    # All are compared with what the network holds before any is set, so that no number grows twice.
+    # All edits are checked before any is set, so that no number can grow beyond the limit in steps.
     for module_path, path, value in edits:
         where = f"{module_path}.{path}" if module_path else path
         try:

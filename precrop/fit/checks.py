@@ -1,9 +1,9 @@
-"""Sizes that a network's own code checks: ``assert x.shape[1] == self.channels``.
+"""Attributes that a network's own code compares with sizes: ``assert x.shape[1] == self.channels``.
 
-No operation takes such a number, so no trace shows it. A fitted network that stops between two
-calls was stopped by its own code. What that code compares with a size may be any attribute with
-which the original stops there, too, once it is changed; and the size may be any width that the
-attribute is equal to. Which of these it is shows where the fitted network goes on.
+No operation takes such a number, so no trace shows it. When a fitted network fails between two
+calls, its own code raised the error. The attribute at fault is one that makes the original fail
+there, too, when it is changed, and the size that it must follow is one of the widths that it equals
+in the original. Each of these is tried until the fitted network goes on.
 """
 
 from collections.abc import Iterator
@@ -22,12 +22,12 @@ from precrop.read.trace import Site
 
 @dataclass(frozen=True)
 class SizeCheck:
-    """An attribute of a class that code compares with one of the widths that are equal to it.
+    """An attribute that code compares with a width of equal size.
 
     Attributes:
-        kind: the class.
+        kind: the module's class.
         name: the attribute.
-        place: of the width among those, in the order of `_axes`.
+        place: the index of the width among all widths equal to it, in the order of `_axes`.
     """
 
     kind: type[nn.Module]
@@ -37,9 +37,9 @@ class SizeCheck:
 
 @dataclass
 class Checks:
-    """Finds attributes that code compares with widths, and keeps them equal.
+    """Finds attributes that code compares with widths, and keeps them equal to these widths.
 
-    ``found`` has them by the call before which fitted networks stopped.
+    ``found`` lists them by the site of the call that fitted networks did not reach.
     """
 
     prober: Prober
@@ -48,9 +48,9 @@ class Checks:
     _stopping: dict[tuple[Site, type[nn.Module], str], bool] = field(default_factory=dict)
 
     def learn(self, network: Network, forward: Pass, index: int, sizes: Sizes) -> bool:
-        """Find what may have stopped a fitted network before a call; False if nothing is left.
+        """Choose the next checks to try at a call that was not reached; False if none is left.
 
-        One check is tried after the other, and in the end one of every attribute together.
+        Every check is tried by itself, then the first one of every attribute all together.
         """
         site = forward.trace.sites[index]
         tried = self._tried.setdefault(site, [])
@@ -82,14 +82,14 @@ class Checks:
                     yield from (SizeCheck(kind, name, became.index(size)) for size in changed)
 
     def _stops(self, forward: Pass, frame: int, index: int, name: str, value: int) -> bool:
-        """Whether the original stops there, too, with another value; asked once a class."""
+        """Whether the original stops there, too, with another value; tried once per class."""
         key = forward.trace.sites[index], forward.trace.frames[frame].kind, name
         if key not in self._stopping:
             self._stopping[key] = self.prober.stops(forward, frame, index, name, value + 1)
         return self._stopping[key]
 
     def edits(self, network: Network, sizes: Sizes) -> Iterator[Edit]:
-        """What the attributes must be."""
+        """Yield edits that set the attributes found to the new widths."""
         checks = [*dict.fromkeys(chain.from_iterable(self.found.values()))]
         done = set()
         frames = ((run, *one) for run in network.passes for one in enumerate(run.trace.frames))
@@ -109,7 +109,7 @@ class Checks:
 
 
 def _axes(network: Network, forward: Pass, frame: int) -> list[Axis]:
-    """Axes that vary: of what a module is given, parameters aside, then of what it makes."""
+    """Return the varying axes of a module's inputs (without parameters), then of its results."""
     known = forward.trace.values
     made = {n for n, name in known.names.items() if name in network.parameters}
     made |= known.unregistered

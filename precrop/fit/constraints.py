@@ -1,8 +1,8 @@
-"""What is held of a network's widths so that the fitted network is the predicted one.
+"""Ties and freezes widths until the fitted network equals the predicted one.
 
-The same code runs in many modules, so a decision holds wherever the differing call's code runs. A
-decision that did not help is taken back before the next, harder one is tried; the last one freezes
-every width, and a network in which nothing changes is always as predicted.
+A decision applies wherever the differing call's code runs, since many modules run the same code. A
+decision that did not help is undone before the next, harder one is tried. In the end every width
+may be frozen, and a network in which nothing changes is always as predicted.
 """
 
 from bisect import bisect_left
@@ -35,24 +35,24 @@ from precrop.read.known import CallReading
 from precrop.read.network import Network, Pass
 from precrop.read.trace import Site
 
-# The module that runs the call, and the one around it.
+# Levels of modules to hold widths in: the one that makes the call, and the one around it.
 MAX_DEPTH = 2
 
 Reach = Callable[[Lessons, Pass, Sequence[int]], Iterator[list[Axis]]]
-"""From the calls of one site to the axes that are held together."""
+"""Takes the calls of one site; yields the lists of axes that are tied or frozen together."""
 
 
 @dataclass(frozen=True)
 class Constraints:
-    """What is held of a network's widths beyond what its passes say.
+    """Restrictions of a network's widths beyond those that its passes demand.
 
     Attributes:
         kept: layers, tables and embeddings whose width is kept, by name, and why.
-        drivers: for every site the widths that its arguments are tied to.
-        several: sites around which no width is a single unit.
-        multiples: sites whose arguments stay multiples of what drives them.
-        levels: for every site how hard its widths are held: an index into `DECISIONS`.
-        most_read: channels that readers of residual streams may read at most, by path.
+        drivers: for every site, the widths that its arguments are tied to.
+        several: sites around which every width keeps at least two units.
+        multiples: sites whose arguments stay divisible by the factor in their rule.
+        levels: for every site, how hard its widths are held: an index into `DECISIONS`.
+        most_read: the most channels that readers of residual streams may read, by path.
         frozen: why every width keeps its size, if all do.
     """
 
@@ -65,32 +65,33 @@ class Constraints:
     frozen: str | None = None
 
     def driven(self, site: Site, drivers: Iterable[Driver]) -> "Constraints":
-        """Tie what the arguments of a site follow, too."""
+        """Return these constraints with further drivers for a site."""
         known = self.drivers.get(site, ())
         return replace(self, drivers={**self.drivers, site: (*known, *drivers)})
 
     def held(self, site: Site, level: int) -> "Constraints":
-        """Hold a site by another decision."""
+        """Return these constraints with a site held by the decision at ``level``."""
         return replace(self, levels={**self.levels, site: level})
 
     def bounded(self, most_read: Mapping[str, int]) -> "Constraints":
-        """Let readers of streams read fewer channels."""
+        """Return these constraints with further bounds on what readers of streams read."""
         return replace(self, most_read={**self.most_read, **most_read})
 
     def released(self) -> "Constraints":
-        """Hold no site any more."""
+        """Return constraints with only ``kept`` and ``most_read`` of these."""
         return Constraints(self.kept, most_read=self.most_read)
 
     def new_drivers(self, mismatch: Mismatch) -> tuple[Driver, ...]:
-        """What a site's arguments follow, if that is new and all that would be held of it."""
+        """Return drivers of the site that are not tied yet; none once a decision holds it."""
         known = self.drivers.get(mismatch.site, ())
         new = tuple(driver for driver in mismatch.drivers if driver not in known)
         return () if mismatch.site in self.levels else new
 
     def next_level(self, mismatch: Mismatch) -> int:
-        """The next decision. Where code has a number of its own, tying can't help.
+        """Return the next decision for the site; only freezing helps if code has its own constant.
 
-        Code that raises has compared two widths, as a rule, unless it asked for a shape.
+        If the code itself raised, not asking for a shape, it probably compared two widths: tie
+        equal ones first.
         """
         first = 0 if mismatch.stopped and not mismatch.asked else len(COMPARED)
         least = FIRST_FREEZING if mismatch.constant else first
@@ -98,7 +99,7 @@ class Constraints:
 
 
 def constrained(constraints: Constraints, lessons: Lessons) -> Network:
-    """The network under some constraints."""
+    """Return the network with constraints applied; a copy if there are any."""
     if constraints == Constraints(most_read=constraints.most_read):
         return lessons.network
     network = with_own_widths(lessons.network)
@@ -109,10 +110,9 @@ def constrained(constraints: Constraints, lessons: Lessons) -> Network:
 def tightened(
     constraints: Constraints, mismatch: Mismatch, further: Sequence[Mismatch], lessons: Lessons
 ) -> Constraints:
-    """Hold the site of a mismatch one step harder than before, and those of further ones too.
+    """Hold the sites of a mismatch, and of further ones, one step harder.
 
-    The first one is held as hard as it takes to change anything, the others whether or not that
-    changes anything by now.
+    For the first one, steps that change nothing are skipped; for the others they are not.
     """
     constraints = _tightened(constraints, mismatch, lessons)
     for other in further:
@@ -145,12 +145,12 @@ def _tightened(constraints: Constraints, mismatch: Mismatch, lessons: Lessons) -
 
 
 def _changed(constraints: Constraints, lessons: Lessons) -> set[Site]:
-    """The sites at which constraints change anything."""
+    """Return the sites at which constraints change anything."""
     return _apply(with_own_widths(lessons.network), constraints, lessons)
 
 
 def _apply(network: Network, constraints: Constraints, lessons: Lessons) -> set[Site]:
-    """Tie and freeze widths of a network that nobody else has; the sites where anything changed."""
+    """Tie and freeze widths of a network in place; return the sites where anything changed."""
     if constraints.kept:
         for name, axis in network.named_widths:
             if name in constraints.kept:
@@ -183,7 +183,7 @@ def _tie_drivers(network: Network, site: Site, drivers: Iterable[Driver]) -> boo
 
 
 def _keep_several(network: Network, site: Site, lessons: Lessons) -> bool:
-    """Let no width around a site be a single unit; False if none of them could be."""
+    """Keep at least two units of every width around a site; False if that changes nothing."""
     changed = False
     for forward in network.passes:
         for found in _in_modules(1)(lessons, forward, forward.trace.places.get(site, [])):
@@ -194,7 +194,7 @@ def _keep_several(network: Network, site: Site, lessons: Lessons) -> bool:
 
 
 def _keep_multiples(network: Network, site: Site, lessons: Lessons) -> bool:
-    """Keep what a call gets for ``2 * self.half`` divisible by 2; False if all of it was."""
+    """Keep an argument ``2 * self.half`` divisible by 2; False if that changes nothing."""
     before = changes()
     for forward in network.passes:
         for index in forward.trace.places.get(site, []):
@@ -214,7 +214,7 @@ def _hold(network: Network, site: Site, level: int, lessons: Lessons) -> bool:
 
 
 def _freeze(axes: Iterable[Axis], reason: str) -> bool:
-    """Freeze axes; False if all of them were fixed already."""
+    """Freeze axes; return False if none of them varied."""
     found = [*filter(varies, axes)]
     for axis in found:
         freeze(axis, reason)
@@ -222,7 +222,7 @@ def _freeze(axes: Iterable[Axis], reason: str) -> bool:
 
 
 def _tie(axes: Iterable[Axis]) -> bool:
-    """Let the varying widths of the axes keep one ratio; False if they do or cannot."""
+    """Tie the varying widths of some axes; return False if they are tied already or cannot be."""
     found = {
         atom.tie.root(): atom for axis in axes for atom in atoms(axis) if atom.tie.root().varies
     }
@@ -233,9 +233,9 @@ def _tie(axes: Iterable[Axis]) -> bool:
 
 
 def _follow(axis: Axis, followed: Axis, exact: bool, reason: str) -> bool:
-    """Let an axis be one with another, or a share of it; False if it is.
+    """Unify an axis with another (``exact``) or tie it to that; return False if nothing changes.
 
-    Of two widths one of which is frozen, the other one is frozen, too.
+    If one of the two is frozen, freeze the other.
     """
     pair = axis, followed
     if all(map(atoms, pair)) and not all(map(varies, pair)):
@@ -251,12 +251,12 @@ def _follow(axis: Axis, followed: Axis, exact: bool, reason: str) -> bool:
 def _reason(site: Site) -> str:
     where = site.kind.__name__ if site.kind else "the network"
     if site.kind is not None and issubclass(site.kind, torch.jit.ScriptModule):
-        where = "scripted code"  # in which attributes are constants
+        where = "scripted code"  # attributes are compiled into it as constants
     return f"{site.op} in {'.'.join(filter(None, (where, site.layer)))} keeps its sizes"
 
 
 def _same_driver(lessons: Lessons, forward: Pass, indices: Sequence[int]) -> Iterator[list[Axis]]:
-    """What the attributes that drive an argument of a call drive in the same module."""
+    """Yield the axes of all arguments driven by the same attributes as a call's arguments."""
     for index in indices:
         yield lessons.driven_alike(forward, index)
 
@@ -267,15 +267,15 @@ def _at_call(_: Lessons, forward: Pass, indices: Sequence[int]) -> Iterator[list
 
 
 def _stated(_: Lessons, forward: Pass, indices: Sequence[int]) -> Iterator[list[Axis]]:
-    """What the arguments of a call state: the channels that a shortcut is padded by."""
+    """Yield the axes whose sizes a call's arguments state, such as a padded shortcut's channels."""
     for index in indices:
         yield list(forward.readings[index].literals.values())
 
 
 def _in_modules(depth: int) -> Reach:
-    """Axes in the module that runs a call and in ``depth`` modules around it.
+    """Reach all axes in the module that makes a call and in ``depth`` modules around it.
 
-    What a module's direct children compute counts as its own: an attention block's projections.
+    Calls in a module's direct children (an attention block's projections) count as its own.
     """
 
     def reach(_: Lessons, forward: Pass, indices: Sequence[int]) -> Iterator[list[Axis]]:
@@ -293,7 +293,7 @@ def _in_modules(depth: int) -> Reach:
 def _equal_in_module(
     lessons: Lessons, forward: Pass, indices: Sequence[int]
 ) -> Iterator[list[Axis]]:
-    """Axes in the module that runs a call, by their sizes."""
+    """Yield the axes in the module that makes a call, grouped by size."""
     for axes in _in_modules(0)(lessons, forward, indices):
         alike: dict[int, list[Axis]] = {}
         for axis in axes:
@@ -317,5 +317,5 @@ def _axes(reading: CallReading) -> Iterator[Axis]:
 
 
 def _enclosing(forward: Pass, index: int, depth: int) -> frozenset[int]:
-    """The frame of a call and ``depth`` frames around it."""
+    """Return the frame of a call and ``depth`` frames around it."""
     return frozenset([*forward.trace.around(index), -1][: depth + 1])

@@ -1,8 +1,8 @@
-"""Which width an argument of a call really follows, seen in a network that was fitted wrongly.
+"""Finds the width that a call's argument really follows, from a network that was fitted wrongly.
 
-Code computes sizes of sizes: ``C // heads`` of a tensor that is at hand. Read alone, such a view
-says nothing of that other tensor. A fitted network that asks for 11 in place of 12 channels tells
-it: where an earlier axis went from 64 to 44, and 64 / 4 is what was asked for in the original.
+Code may compute an argument from another tensor's size, as in ``C // heads``, and the trace of the
+original does not show which tensor. The fitted network does: if it asks for 11 channels where 12
+were predicted and the original asked for 16, an earlier axis that went from 64 to 44 explains it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,23 +15,23 @@ from precrop.read.network import Network, Pass, Sizes
 from precrop.read.trace import Site
 
 Asked = Mapping[Argument, int]
-"""By argument: what the fitted network gave in place of the predicted size."""
+"""The value of each argument in the fitted network."""
 
-# Modules around a call, from the innermost, whose tensors its code may have at hand.
+# How many of the modules around a call, from the innermost, are searched for such tensors.
 REACH = 3
 
 
 @dataclass(frozen=True)
 class Driver:
-    """An axis of an earlier call, by its place in the code.
+    """An axis of an earlier call that an argument follows, by its place in the code.
 
     Attributes:
-        behind: how many calls behind the differing one the argument is.
+        behind: how many calls after the differing one the argument's call is.
         literal: the argument that follows.
-        site: the earlier call.
-        operands: whether the axis is one of its inputs; else of its outputs.
-        tensor: which of them.
-        dim: which of its axes.
+        site: the site of the earlier call.
+        operands: whether the axis belongs to an input of that call; else to an output.
+        tensor: the index of that input or output.
+        dim: the index of the axis in it.
         exact: whether the argument is the axis' size; else it is a share or a multiple of it.
     """
 
@@ -44,12 +44,12 @@ class Driver:
     exact: bool
 
     def fits(self, argument: Axis, axis: Axis) -> bool:
-        """Whether the argument can follow the axis elsewhere; the same code may do other things."""
+        """Whether the sizes at another call of the same code allow the argument to follow."""
         before, old = axis_size(argument), axis_size(axis)
         return before == old if self.exact else old % before == 0 or before % old == 0
 
     def axis(self, forward: Pass, index: int) -> Axis | None:
-        """The axis at one call of its site."""
+        """Return the axis at one call of its site; None if that call has no such axis."""
         reading = forward.readings[index]
         tensors = reading.inputs if self.operands else reading.outputs
         if self.tensor < len(tensors) and self.dim < len(tensors[self.tensor]):
@@ -60,10 +60,10 @@ class Driver:
 def drivers(
     network: Network, forward: Pass, index: int, asked: Asked, sizes: Sizes
 ) -> tuple[Driver, ...]:
-    """For every argument that differs the nearest axis that did as the argument did.
+    """Find, for every argument that differs, the nearest axis that changed as the argument did.
 
-    Where the argument kept its size, that is an axis which kept its own, though it need not have.
-    ``index`` is that of the first call of the pass that differs, ``asked`` what its arguments are.
+    For an argument that kept its value, this is an axis that kept its size although it may vary.
+    ``index`` is the first call of the pass that differs, ``asked`` the values of its arguments.
     """
     found = []
     for argument, value in asked.items():
@@ -77,15 +77,15 @@ def drivers(
             if (axis_size(axis) == new) == (before == value)
             and _follows(before, value, axis_size(axis), new, exact=exact)
         )
-        nearest = islice(followed, 1)  # if that is held, so is what follows it
+        nearest = islice(followed, 1)  # if this one is fixed, none further away is looked at
         found += [driver for axis, driver in nearest if network.varies(axis)]
     return tuple(found)
 
 
 def are_constants(network: Network, forward: Pass, index: int, asked: Asked, sizes: Sizes) -> bool:
-    """Whether the arguments that differ are numbers of the code's own.
+    """Whether the arguments that differ are constants in the code.
 
-    They are as in the original, and no width around that happens to be so, too, can be why.
+    They have kept their values, and no varying width around that kept its size can explain that.
     """
     wrong = [argument for argument, value in asked.items() if sizes.size(argument.axis) != value]
     stated = {axis_size(argument.axis) for argument in wrong}
@@ -110,10 +110,10 @@ def _follows(before: int, after: int, old: int, new: int, *, exact: bool) -> boo
 def _around(
     forward: Pass, index: int, sizes: Sizes
 ) -> Iterator[tuple[Site, tuple[bool, int, int], Axis, int]]:
-    """Axes of layers' widths in earlier calls of the modules around, the nearest first.
+    """Yield axes with atoms in earlier calls of the modules around a call, the nearest first.
 
-    Each with its new size. It is told by the call's site and by whose it is: the inputs' (or
-    outputs'), of which tensor.
+    Each comes with its call's site, its place there as in `Driver` (``operands``, ``tensor``,
+    ``dim``) and its new size.
     """
     around = {-1, *forward.trace.around(index)[:REACH]}
     frames = forward.trace.frames

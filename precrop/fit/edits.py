@@ -1,8 +1,8 @@
-"""Attributes that state sizes without driving the forward pass, and what goes with them.
+"""Edits of attributes that state sizes but do not drive the forward pass.
 
-What PyTorch's layers state is known, also in other modules and in copies. Other names (timm's
-``feature_info``, a block's ``in_channels``) are found by what they equal in the original, since
-wrong values would not fail. Every change is listed in the plan.
+Which sizes PyTorch's own layers state is known. Other attributes (timm's ``feature_info``, a
+block's ``in_channels``) are recognised by their names and by what they equal in the original, since
+a wrong value would not make the network fail. The plan lists every change.
 """
 
 import copy
@@ -21,17 +21,17 @@ from precrop.read.axes import Axis, axis_size
 from precrop.read.known import CallReading
 from precrop.read.network import Network, Pass, Sizes
 
-# Other names of sizes are only taken for one of what their module itself computes.
+# By name an end of the first or last layer inside; other names are only matched with own calls.
 FIRST_INPUT = ("in_channels", "in_features", "in_chs", "inplanes", "in_dim", "input_dim")
 LAST_OUTPUT = ("out_channels", "out_features", "out_chs", "output_dim", "out_dim")
 LAST_WIDTH = ("num_features", "head_hidden_size", "embed_dim", "hidden_dim", "dim")
 
-# Classes whose attribute is a constant times fan-in ** -0.5 (weight standardisation of NFNets).
+# Classes with an attribute that is a constant times fan-in ** -0.5 (weight-standardised NFNets).
 FAN_SCALES = {"ScaledStdConv2d": "scale", "ScaledStdConv2dSame": "scale"}
 
 
 def layer_edits(network: Network, sizes: Sizes) -> Iterator[Edit]:
-    """What layers state that their parameters do not tell."""
+    """Yield edits of sizes in layers that their parameters' shapes do not show."""
     yield from _group_edits(network, sizes)
     yield from _norm_edits(network, sizes)
     for path, axis in network.known.read_widths.items():
@@ -39,7 +39,7 @@ def layer_edits(network: Network, sizes: Sizes) -> Iterator[Edit]:
 
 
 def _group_edits(network: Network, sizes: Sizes) -> Iterator[Edit]:
-    """Numbers of groups that follow widths: depthwise convolutions, groups of kept width."""
+    """Yield edits of ``groups`` of depthwise convolutions, and where groups keep their width."""
     grouped: dict[str, Axis] = {}
     for reading in (reading for forward in network.passes for reading in forward.readings):
         if reading.weight is not None and ("groups", None) in reading.literals:
@@ -52,8 +52,8 @@ def _group_edits(network: Network, sizes: Sizes) -> Iterator[Edit]:
 
 
 def _norm_edits(network: Network, sizes: Sizes) -> Iterator[Edit]:
-    """What norms state that have no parameters to tell it."""
-    left = {**network.tracer.modules}  # without what forward itself makes
+    """Yield edits of the sizes in norms without parameters."""
+    left = {**network.tracer.modules}  # forward may also call modules that it makes itself
     for forward in network.passes:
         for call, reading in forward.pairs:
             path = forward.trace.path(call)
@@ -75,7 +75,7 @@ def _norm_edits(network: Network, sizes: Sizes) -> Iterator[Edit]:
 
 
 def followers_edits(network: Network, edits: Iterable[Edit]) -> list[Edit]:
-    """What is set in a module, for those that no pass called and that follow it."""
+    """Return the edits of modules, repeated for the modules that no pass called and follow them."""
     return [
         (path + where[len(twin) :], attribute, value)
         for path, twin in network.unused.followers.items()
@@ -85,9 +85,9 @@ def followers_edits(network: Network, edits: Iterable[Edit]) -> list[Edit]:
 
 
 def sources_edits(model: nn.Module, edits: Iterable[Edit]) -> Iterator[Edit]:
-    """The attributes from which a copy of a module makes anew what was set, so that it lasts.
+    """Yield edits of the attributes from which a copy of a module recomputes those that were set.
 
-    Layers of einops keep a size twice, and are copied and saved as the one that they don't use.
+    Layers of einops hold a size twice, and make copies from the one that forward does not use.
     """
     for path, attribute, value in edits:
         module = submodule(model, path)
@@ -101,7 +101,7 @@ def sources_edits(model: nn.Module, edits: Iterable[Edit]) -> Iterator[Edit]:
 
 
 def stated_edits(base: nn.Module, candidate: nn.Module, tensors: Iterable[str]) -> Iterator[Edit]:
-    """What PyTorch's own layers state of the sizes of tensors that changed."""
+    """Yield edits of what PyTorch's own layers state about the sizes of tensors that changed."""
     owners = (name.rpartition(".")[0] for name in tensors)
     known, made = map(modules_of, (base, candidate))
     for path in dict.fromkeys([*owners, *made]):
@@ -121,7 +121,7 @@ def metadata_edits(network: Network, sizes: Sizes) -> Iterator[Edit]:
     """Edits for attributes that equalled a size of the original and no longer do."""
     for path, module in network.tracer.modules.items():
         if type(module).__module__.startswith("torch.nn."):
-            continue  # what those state is known
+            continue  # `stated_edits` knows their attributes
         for name, value in vars(module).items():
             if is_integer(value) and value > 0:
                 axis = _stated_axis(network, path, name, value)
@@ -136,9 +136,9 @@ def metadata_edits(network: Network, sizes: Sizes) -> Iterator[Edit]:
 
 
 def _became(network: Network, sizes: Sizes, path: str, value: int) -> int | None:
-    """What a size became, if it became one thing wherever a module's own code meets it.
+    """Return the new value of a size, if it is the same wherever the module's own calls meet it.
 
-    What a call takes as an argument is left to probing.
+    Sizes that a call takes as an argument are left to probing.
     """
     found: set[int] = set()
     for reading in (one for forward in network.passes for one in _own(forward, path)):
@@ -149,7 +149,7 @@ def _became(network: Network, sizes: Sizes, path: str, value: int) -> int | None
 
 
 def widths_in(forward: Pass, path: str, sizes: Sizes) -> dict[int, set[int]]:
-    """What sizes became in the calls of a module's own code, by the sizes in the original."""
+    """Return, for every size in a module's own calls, the new sizes that it became."""
     found: dict[int, set[int]] = {}
     for axis in (axis for reading in _own(forward, path) for axis in reading.axes):
         found.setdefault(axis_size(axis), set()).add(sizes.size(axis))
@@ -157,14 +157,14 @@ def widths_in(forward: Pass, path: str, sizes: Sizes) -> dict[int, set[int]]:
 
 
 def _own(forward: Pass, path: str) -> Iterator[CallReading]:
-    """What was read in the calls of a module's own code."""
+    """Yield the readings of a module's own calls, without those of modules inside it."""
     for call, reading in forward.pairs:
         if call.frame >= 0 and forward.trace.path(call) == path:
             yield reading
 
 
 def _stated_axis(network: Network, path: str, name: str, value: int) -> Axis | None:
-    """What an attribute is the size of, by its name: an end of the first or last layer inside."""
+    """Return the axis that an attribute means by its name: an end of a first or last layer."""
     if name not in (*FIRST_INPUT, *LAST_OUTPUT, *LAST_WIDTH):
         return None
     prefix = f"{path}." if path else ""
@@ -187,9 +187,9 @@ def _fan_edits(
 
 
 def _feature_edits(network: Network, sizes: Sizes, path: str, module: nn.Module) -> Iterator[Edit]:
-    """Timm's ``feature_info``: entries ``{"num_chs": …, "module": …}``, in an object or not.
+    """Yield edits of timm's ``feature_info``: a list, or in an object, of dicts with ``num_chs``.
 
-    Where timm puts what sequences hold into one, ``stages.0`` is called ``stages_0``.
+    Where timm flattens sequences, the module ``stages.0`` is called ``stages_0``.
     """
     held: Any = vars(module).get("feature_info")
     entries = getattr(held, "info", held)
@@ -200,7 +200,7 @@ def _feature_edits(network: Network, sizes: Sizes, path: str, module: nn.Module)
         inner, size = str(entry.get("module", "")), entry["num_chs"]
         paths = {".".join(filter(None, (path, one))) for one in (inner, inner.replace(".", "_"))}
         axis = _last_axis(network, paths, size) or _returned_axis(network, paths, size)
-        # It may be called after a part of the network whose features others make of it.
+        # If no such module returns the features, all layers of this size must agree.
         alike = [one.outputs for one in network.layers if axis_size(one.outputs) == size]
         became = {*map(sizes.size, alike if axis is None else [axis])}
         if len(became) == 1 and became != {size}:
@@ -208,7 +208,7 @@ def _feature_edits(network: Network, sizes: Sizes, path: str, module: nn.Module)
 
 
 def _last_axis(network: Network, paths: Collection[str], size: int) -> Axis | None:
-    """The axis of a size in what the last call of a module at one of the paths makes."""
+    """Return the axis of a size in the output of the last call inside a module at the paths."""
     forward = network.passes[0]
     starts = tuple(f"{path}." for path in paths)
     found: Axis | None = None
@@ -219,7 +219,7 @@ def _last_axis(network: Network, paths: Collection[str], size: int) -> Axis | No
 
 
 def _returned_axis(network: Network, paths: Collection[str], size: int) -> Axis | None:
-    """The axis of a size in what such a module returns, which others may have made."""
+    """Return the axis of a size in what a module at the paths returns, whoever computed it."""
     forward = network.passes[0]
     made = {
         value.number: axes

@@ -1,7 +1,7 @@
-"""Fits a copy of the network to new sizes and proves it: its trace equals the predicted one.
+"""Fits a copy of the network to new sizes and checks that its trace equals the predicted one.
 
-Sizes that modules keep in attributes of their own (the width of a split, the target of a view) are
-found by probing where the traces differ; what one module teaches holds for all of its class.
+Where the traces differ, probing finds the attributes in which modules keep sizes (the width of a
+split, the target of a view). What is learnt from one module holds for all of its class.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ from precrop.read.trace import Recording, Site, Step
 from precrop.read.values import Shape
 
 Segments = dict[str, list[list[tuple[int, int]]]]
-"""For every tensor that changes and each of its axes the ``(old, new)`` sizes of segments."""
+"""For every tensor that changes, the ``(old, new)`` sizes of the segments of each axis."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class Mismatch:
 
     Attributes:
         forward: the pass.
-        index: of the call.
+        index: the index of the call.
         message: what happened.
-        drivers: widths that its arguments follow in place of those that they should.
-        constant: whether its arguments follow no width and no attribute.
-        stopped: whether it was not reached: the network's own code raised before.
-        asked: what the call gives for its arguments that state sizes.
-        single: whether some axis has become 1. Code takes other ways then: no copy is needed to
-            order its memory, and it may be squeezed out or broadcast.
+        drivers: widths that the arguments follow in place of the predicted ones.
+        constant: whether the arguments follow no width and no attribute.
+        stopped: whether the network's own code raised before the call was reached.
+        asked: the values of the call's arguments that state sizes.
+        single: whether some width is down to one unit. Code may behave differently for an axis of
+            size 1: it needs no copy to be contiguous, and it may be squeezed or broadcast.
     """
 
     forward: Pass
@@ -65,17 +65,17 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class Fit:
-    """What turns the original into the network of the new sizes, and the proof's outcome."""
+    """The changes that give the network its new sizes, and the first mismatch if there is one."""
 
     tensors: Segments
     edits: list[Edit]
     mismatch: Mismatch | None
     lookalikes: tuple[str, ...] = ()
-    """Floats that stay though they equal a root of a width that changes (`Roots`)."""
+    """Numbers that stay although they equal a power of a width that changes (`Roots`)."""
 
 
 def changed_axes(fit: Fit) -> dict[str, tuple[Any, ...]]:
-    """Axes of the tensors that change, as a plan states them: a size, or segments."""
+    """Return the axes of tensors that change as a plan states them: a size or segments each."""
     return {
         name: tuple(
             sum(old for old, _ in row) if all(old == new for old, new in row) else tuple(row)
@@ -93,9 +93,9 @@ class Fitter:
     lessons: Lessons
 
     def fit(self, sizes: Sizes) -> Fit:
-        """Resize a copy of the skeleton, set what states sizes, compare its forward passes.
+        """Resize a skeleton, set its size attributes and compare its forward passes.
 
-        Where nothing changes there is nothing to prove.
+        If no size changes, nothing is run.
         """
         if all(kept == units for kept, units in sizes.kept.values()):
             return Fit({}, [], None)
@@ -104,7 +104,7 @@ class Fitter:
         fit = self._fit(tensors, sizes, described)
         if fit.mismatch is None or not described:
             return fit
-        # An attribute that looked like a description may be something else.
+        # An attribute that looked like a mere statement of a size may mean something else.
         other = self._fit(tensors, sizes, [])
         return max(other, fit, key=self._reached)
 
@@ -128,15 +128,15 @@ class Fitter:
             corrected |= wrong
 
     def _reached(self, fit: Fit) -> tuple[int, int]:
-        """How far the forward passes are as predicted."""
+        """Return the pass and the call up to which the forward passes are as predicted."""
         if fit.mismatch is None:
             return len(self.network.passes), 0
         return self.network.passes.index(fit.mismatch.forward), fit.mismatch.index
 
     def further(self, fit: Fit, sizes: Sizes) -> list[Mismatch]:
-        """All other places at which the pass that differed is not as predicted.
+        """Return the other mismatches of the pass that differed, one for every site.
 
-        Each is judged as if everything before it were.
+        After each differing call the pass goes on with the predicted shapes.
         """
         if fit.mismatch is None or self.network.tracer.real:
             return []
@@ -172,7 +172,7 @@ class Fitter:
         return Mismatch(forward, index, message, found, constant, asked=asked, single=single)
 
     def _resized(self, sizes: Sizes) -> Segments:
-        """Segments ``(old, new)`` of every axis of the parameters and buffers that change."""
+        """Return the segments of the network's tensors that change."""
         changed = {}
         for name, tensor in named_tensors(self.network.model).items():
             rows = [sizes.segments(axis) for axis in tensor_axes(self.network, name, tensor)]
@@ -193,7 +193,7 @@ class Fitter:
         candidate = self.network.tracer.replica(shapes)
         learnt, driving = self.lessons.edits(self.network, sizes, corrected)
         edits = [
-            # What drives an argument describes nothing, also where it stays as it is.
+            # The rules decide about attributes that drive an argument, even if they leave them.
             *(edit for edit in described if edit[:2] not in driving),
             *self.lessons.roots.edits(self.network, sizes),
             *self.lessons.checks.edits(self.network, sizes),
@@ -205,7 +205,7 @@ class Fitter:
         apply_edits(candidate, edits)
         stated = list(stated_edits(self.network.model, candidate, tensors))
         apply_edits(candidate, stated)
-        # Later edits win over what merely looked like a description.
+        # Where an attribute is edited twice, the later edit is the more certain one.
         last = {(path, attribute): value for path, attribute, value in [*edits, *stated]}
         return candidate, [(path, attribute, value) for (path, attribute), value in last.items()]
 
@@ -225,7 +225,7 @@ class Fitter:
     def _asked(
         self, candidate: nn.Module, forward: Pass, trace: Recording, index: int
     ) -> dict[Argument, int]:
-        """What a fitted network gives for the arguments that state sizes at the differing call."""
+        """Return the values of the differing call's size arguments in the fitted network."""
         made = trace.calls[index] if index < len(trace.calls) else None
         asked = [*differing(forward, index)]
         given = _given(asked, made)
@@ -239,13 +239,13 @@ class Fitter:
 
 
 def _given(asked: Sequence[Argument], made: Step | None) -> dict[Argument, int]:
-    """The values of arguments in a call that a fitted network made, if it is the same call."""
+    """Return the values of arguments in a fitted network's call, if it is of the same operation."""
     values = {a: a.value(made) for a in asked if made is not None and a.call.op == made.op}
     return {argument: value for argument, value in values.items() if value is not None}
 
 
 class _Predicted:
-    """The calls of a pass at other sizes, held against those of a fitted network as it runs."""
+    """Compares a fitted network's calls, as it runs, with the predicted ones of a pass."""
 
     def __init__(self, network: Network, forward: Pass, sizes: Sizes) -> None:
         self.network, self.forward, self.sizes = network, forward, sizes
@@ -254,7 +254,7 @@ class _Predicted:
         self._shapes: dict[int, list[tuple[int, ...]]] = {}
 
     def differs(self, index: int, made: Step) -> bool:
-        """Whether a call that returned is not as predicted."""
+        """Whether a call that has returned is not as predicted; remember the first such call."""
         same = index < len(self.calls) and made.op == self.calls[index].op
         different = not (same and self._agrees(index, made))
         if different and self._first is None:
@@ -262,7 +262,7 @@ class _Predicted:
         return different
 
     def difference(self, trace: Recording) -> int | None:
-        """Index of the first call that was not as predicted; None if the whole trace was."""
+        """Return the index of the first call that was not as predicted; None if all calls were."""
         raised = (index for index, call in enumerate(trace.calls) if not call.returned)
         found = [index for index in (self._first, next(raised, None)) if index is not None]
         if len(trace.calls) < len(self.calls) or trace.error is not None:
@@ -290,6 +290,6 @@ class _Predicted:
         )
 
     def _meets_nothing(self, axis: Axis) -> bool:
-        """Whether an axis belongs to no layer, none is held for it: a tensor is thrown away."""
+        """Whether an axis varies but is in no group and not fixed: no layer uses the tensor."""
         known = self.sizes.kept.keys() | self.network.fixed.keys()
         return all(root.varies and root not in known for root in roots_of([axis]))

@@ -1,12 +1,11 @@
-"""What modules hold by names and places: all that may be a size, and all that an edit can reach.
+"""The values in a module that may be sizes and that an edit can reach, by attribute path.
 
-A plan comes from a file, perhaps a stranger's, and its edits are set in a copy of the network. So
-they reach what is copied with a module, and nothing else: its own attributes (PyTorch's bookkeeping
-apart) and what lies there, in lists, tuples, dicts and arrays, in the keywords of a
-`functools.partial` and in the attributes of objects, such as configurations. Methods, properties,
-modules of Python's, what a class holds and objects that are shared when they are copied are out of
-reach, and through them everything else in the process. (A number of a class is seen, and hidden by
-one of the object's own that is set.)
+A plan may come from a stranger's file, and its edits are set in a copy of the network. So an edit
+reaches only what is copied with the module: its attributes (except those that every module has) and
+what lies in them, in lists, tuples, dicts, arrays, the keywords of a `functools.partial` and the
+attributes of objects such as configurations. Out of reach are methods, properties, Python modules,
+classes and objects that copies share, and with them everything else in the process. (A number in a
+class can be read; setting it gives the object an attribute of its own that hides it.)
 """
 
 import functools
@@ -25,44 +24,44 @@ from precrop.modules.copying import copied_value, held_objects
 from precrop.modules.weak import Memo
 
 _MOST_SIZES = 128
-"""The longest list of numbers that may be sizes; splits of dense blocks have about 50."""
+"""The longest list of numbers that is searched for sizes; dense blocks' splits have about 50."""
 _MOST_VALUES, _DEEPEST = 4096, 6
-"""Of what a module holds, so many values are looked at and so many steps from it: the nearest."""
+"""How many values of a module are searched at most, the nearest first, and how many steps deep."""
 _LEAST_FLOAT = 16
-"""A whole float that may be a size; smaller ones are rather ratios."""
+"""The least whole float that may be a size; smaller ones are more likely ratios."""
 _BOOKKEEPING = frozenset(vars(nn.Module()))
-"""What every module holds: PyTorch's own, which states no size."""
+"""Attributes that PyTorch gives every module; none is a size."""
 _COPYING = (
     "__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__new__",
     "__getnewargs__", "__getnewargs_ex__", "__getattr__", "__getattribute__", "__setitem__",
 )  # fmt: skip
-"""Methods on which it depends how an object is copied."""
+"""Methods by which a class can change how its objects are copied."""
 _PYTHONS = ("builtins", "collections", "collections.abc", "types", "typing")
-"""Whose objects Python copies entry by entry."""
+"""Python's own modules whose classes are copied entry by entry."""
 _APART: WeakSet[type] = WeakSet()
-"""Classes with a way of their own to be copied that were seen to share nothing with a copy."""
+"""Classes with copying of their own whose copies were seen to share nothing with the original."""
 
 
 def is_own(name: str) -> bool:
-    """Whether an attribute is its module's or configuration's, not Python's or every module's."""
+    """Whether an attribute is specific to its owner: no dunder, and not one of every module."""
     return not name.startswith("__") and name not in _BOOKKEEPING
 
 
 def is_integer(value: Any) -> bool:
-    """Whether it is an integer of Python's or NumPy's, not a boolean or one of an enumeration."""
+    """Whether a value is a Python or NumPy integer, but no boolean and no enumeration member."""
     return type(value) is int or isinstance(value, np.integer)
 
 
 def as_size(value: Any) -> int | None:
-    """The integer that a number is, if it may be a size."""
+    """Return a number as an integer if it may be a size, else None."""
     whole = isinstance(value, float) and value >= _LEAST_FLOAT and value.is_integer()
     return int(value) if whole or is_integer(value) else None
 
 
 def sizes_within(owner: Any) -> Iterator[tuple[str, int]]:
-    """What may be sizes in what an object holds, with paths; the nearest come first.
+    """Yield the numbers in an object that may be sizes, with their paths, the nearest first.
 
-    A long list of numbers is a table of positions or of labels, not of sizes.
+    Long lists of numbers are skipped: they are tables of positions or labels.
     """
     waiting = deque(_entries(owner))
     for _ in range(_MOST_VALUES):
@@ -80,12 +79,12 @@ def sizes_within(owner: Any) -> Iterator[tuple[str, int]]:
 
 
 def slots(owner: Any, step: str) -> list[tuple[Any, Any]]:
-    """Where a step of a path leads: containers, and the key in them.
+    """Return the containers in which an owner holds a step of a path, each with its key there.
 
-    They are several where a dict has the same name as an attribute, too.
+    There may be several, since an owner can have an entry and an attribute of one name.
 
     Raises:
-        KeyError: it leads nowhere that an edit may reach.
+        KeyError: there is nothing that an edit may reach.
     """
     found: list[tuple[Any, Any]] = []
     for held in _containers(owner):
@@ -99,7 +98,7 @@ def slots(owner: Any, step: str) -> list[tuple[Any, Any]]:
 
 
 def _entries(owner: Any) -> Iterator[tuple[str, Any]]:
-    """What an object holds, by the steps that lead there."""
+    """Yield the values that an object holds, each with the path step that leads to it."""
     found = set()
     for held in _containers(owner):
         for key in _keys(held):
@@ -108,16 +107,16 @@ def _entries(owner: Any) -> Iterator[tuple[str, Any]]:
                 continue
             try:
                 value = held[key]
-            except Exception:  # what a configuration does not have yet, whatever it says
+            except Exception:  # configurations raise anything for a value that is not set yet
                 continue
             found.add(step)
             yield step, value
 
 
 def _step(key: Any) -> str | None:
-    """A key as a step of a path, which has no dot: a name as it is, any other as Python writes it.
+    """Return a key as a step of a path: an identifier as it is, others by ``repr`` without dots.
 
-    None if a text can't tell it.
+    None if the key is not made of strings and integers.
     """
     if type(key) is str and key.isidentifier():
         return key
@@ -130,12 +129,12 @@ def _keys(held: Any) -> list[Any]:
     try:
         keys = held if isinstance(held, Mapping) else range(len(held))
         return [*islice(keys, _MOST_VALUES)]
-    except Exception:  # a configuration that says that it has no value
+    except Exception:  # configurations raise anything if they have no value
         return []
 
 
 def _containers(value: Any) -> list[Any]:
-    """Where an object keeps what it holds, as far as it is copied with the object."""
+    """Return the containers of an object's values, if they are copied with the object."""
     kind = type(value)
     if isinstance(value, nn.Module):
         return [_Attributes(value)]
@@ -152,13 +151,13 @@ def _containers(value: Any) -> list[Any]:
         return []
     listed = isinstance(value, (tuple, MutableMapping, MutableSequence))
     held = [value] if listed else []
-    if not listed or isinstance(value, (dict, list)):  # others keep their entries in attributes
+    if not listed or isinstance(value, (dict, list)):  # in others attributes hold the entries
         held.append(_Attributes(value))
     return held
 
 
 class _Attributes(Mapping[str, Any]):
-    """Attributes of an object, those in slots too; numbers of its class, which it may hide."""
+    """An object's attributes, including slots and numbers in its class, as a mapping."""
 
     def __init__(self, owner: Any) -> None:
         self._owner, self._own = owner, getattr(owner, "__dict__", {})
@@ -193,7 +192,7 @@ class _Attributes(Mapping[str, Any]):
             self._own[name] = value
 
     def _of_class(self, name: str) -> Any:
-        """A slot of the object, or a number that its class states; nothing of PyTorch's classes."""
+        """Return a slot or a number of the object's class, unless that is Python's or PyTorch's."""
         kinds = (kind for kind in type(self._owner).__mro__ if name in vars(kind))
         kind = next(kinds, None)
         if kind is None or not _is_users(kind):
@@ -210,19 +209,19 @@ def _is_users(kind: type) -> bool:
 
 
 def _is_copied(value: Any) -> bool:
-    """Whether an object's copy is another one, which shares nothing that an edit may change.
+    """Whether a copy of an object shares nothing with it that an edit may change.
 
-    Python's own way of copying is known; what a class does in place of it is tried.
+    This is known of Python's default copying. A class that overrides it is tried out.
     """
     kind = type(value)
     plain = not any(name in vars(k) for k in filter(_is_users, kind.__mro__) for name in _COPYING)
     if plain or kind in _APART:
         return True
-    # What is large is not copied: modules and tensors are out of reach here.
+    # Modules and tensors, which edits cannot reach here, are shared so that no memory is copied.
     parts = [part for part in held_objects(value) if isinstance(part, (nn.Module, Tensor))]
     try:
         twin = copied_value(value, kind.__name__, Memo({id(part): part for part in parts}))
-    except Exception:  # whatever its own way of copying raises
+    except Exception:  # the class' own copying may raise anything
         return False
     _APART.add(kind)
     if _share(value, twin, 3):
@@ -231,7 +230,7 @@ def _is_copied(value: Any) -> bool:
 
 
 def _share(one: Any, twin: Any, depth: int) -> bool:
-    """Whether an object and its copy are one, or hold one that an edit may change."""
+    """Whether an object and its copy are, or both hold, one object that an edit may change."""
     if one is twin and not isinstance(one, tuple):
         return any(True for _ in _entries(one))
     pairs = zip(_entries(one), _entries(twin), strict=False) if depth else ()

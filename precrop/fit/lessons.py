@@ -1,4 +1,4 @@
-"""What probing one network taught, and what that says of its attributes at other sizes."""
+"""Collects what probing a network taught, and derives its attributes at other sizes from it."""
 
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
@@ -18,16 +18,16 @@ from precrop.read.network import Network, Pass, Sizes
 from precrop.read.trace import Site
 
 MOST_CHOICES = 64
-"""Of what several attributes may become together, so many are tried."""
+"""Most combinations of values that are tried for attributes that drive one argument together."""
 Place = tuple[str, str]
 """Module path and attribute path."""
 
 
 class Lessons:
-    """What probing one network taught, however its widths are held: it is only ever added to.
+    """What probing one network taught; it holds under any constraints and only grows.
 
-    ``rules`` say which attributes drive which arguments, ``roots`` which are roots of widths,
-    ``checks`` which are compared with widths by code.
+    ``rules`` say which attributes drive which arguments, ``roots`` which are powers of widths,
+    ``checks`` which ones the code compares with widths.
     """
 
     def __init__(self, network: Network) -> None:
@@ -35,12 +35,12 @@ class Lessons:
         self.rules: list[Rule] = []
         self.roots, self.checks = Roots(self.prober), Checks(self.prober)
         self._given_up: set[tuple[Site, Literal, int]] = set()
-        """Arguments that were looked at, with the number of rules known then."""
+        """Arguments that were probed, each with the number of its rules known then."""
 
     def owner(self, rule: Rule, argument: Argument) -> tuple[str, dict[str, int]] | None:
-        """The module whose attributes drive an argument by a rule, and what they say.
+        """Return the path of the module whose attributes drive an argument, and their values.
 
-        None if the rule does not hold there.
+        None if the rule does not hold for this argument.
         """
         trace = argument.forward.trace
         frames = trace.around(argument.index)
@@ -51,7 +51,7 @@ class Lessons:
         return (path, stated) if rule.holds(stated, axis_size(argument.axis)) else None
 
     def multiples(self, argument: Argument) -> Iterator[int]:
-        """Of what an argument is a multiple, whatever whole number drives it."""
+        """Yield the factors by which rules say that an argument is always divisible."""
         for rule in filter(lambda rule: rule.is_of(argument), self.rules):
             factor = rule.slopes[rule.driver].numerator
             divides = factor > 1 and axis_size(argument.axis) % factor == 0
@@ -59,12 +59,12 @@ class Lessons:
                 yield factor
 
     def place(self, path: str, attribute: str) -> Place:
-        """Where an attribute is that a rule knows by its path from some module."""
+        """Return the place of an attribute that a rule gives by its path from a module."""
         _, child, inside = holder(submodule(self.network.model, path), attribute)
         return ".".join(filter(None, (path, child))), inside
 
     def driven_alike(self, forward: Pass, index: int) -> list[Axis]:
-        """Axes of all arguments that share an attribute of a module with one of a call's."""
+        """Return the axes of all arguments that the same attributes drive as those of a call."""
         here = [*differing(forward, index)]
         if not any(rule.is_of(argument) for rule in self.rules for argument in here):
             return []
@@ -81,9 +81,9 @@ class Lessons:
     def corrections(
         self, asked: Asked, sizes: Sizes, edited: Mapping[Place, Any]
     ) -> dict[Place, int]:
-        """Attributes whose arguments move with sizes of tensors, too, by what is amiss.
+        """Return attribute values that correct differing arguments by what they are off.
 
-        Of ``width - x.shape[1]`` zeros, a rule tells the part of ``width`` alone.
+        Such arguments also depend on a tensor's size (``width - x.shape[1]``), which no rule knows.
         """
         found: dict[Place, int] = {}
         for argument, value in asked.items():
@@ -102,9 +102,9 @@ class Lessons:
     def edits(
         self, network: Network, sizes: Sizes, corrected: Mapping[Place, int]
     ) -> tuple[list[Edit], set[Place]]:
-        """What the rules set, and all attributes that they know to drive an argument."""
+        """Return the edits by rules, and the places of all attributes that drive an argument."""
         edits, driving = dict(corrected), set(corrected)
-        # Of an argument that several attributes drive, the others are known first.
+        # Rules of one attribute go first: rules of several build on the values that they set.
         for rule in sorted(self.rules, key=lambda rule: len(rule.slopes)):
             for argument in chain.from_iterable(map(rule.arguments, network.passes)):
                 owner = self.owner(rule, argument)
@@ -125,10 +125,10 @@ class Lessons:
         path: str,
         stated: Mapping[str, int],
     ) -> dict[Place, int]:
-        """Attributes that are set for an argument to state the new size.
+        """Return the attribute values by which an argument states its new size.
 
-        Of ``width - part`` both become what the widths became that they are, if that gives it; else
-        the driver alone is set, unless it is already.
+        If several attributes drive it (``width - part``), each becomes what a width of its value
+        became, if that gives the new size; else only the driver is set, unless it already is.
         """
         places = {name: self.place(path, name) for name in rule.slopes}
         wanted = Fraction(sizes.size(argument.axis) - axis_size(argument.axis))
@@ -152,13 +152,13 @@ class Lessons:
         return {driver: int(value)} if sensible else {}
 
     def learn(self, forward: Pass, index: int, sizes: Sizes) -> bool:
-        """Probe for the attributes behind arguments of a differing call; False if none is found."""
+        """Probe for the attributes behind a differing call's arguments; False if none is found."""
         found = False
         for argument in differing(forward, index):
             if sizes.size(argument.axis) == axis_size(argument.axis):
                 continue
             rules = [rule for rule in self.rules if rule.is_of(argument)]
-            new = self._is_new(argument, len(rules))  # more where those before don't hold
+            new = self._is_new(argument, len(rules))  # the rules so far may not hold here
             if not new or any(self.owner(rule, argument) for rule in rules):
                 continue
             rule = self.prober.rule(argument, self.rules)
@@ -169,14 +169,14 @@ class Lessons:
         return found
 
     def _is_new(self, argument: Argument, rules: int) -> bool:
-        """Whether an argument is looked at for the first time with so many rules."""
+        """Whether an argument was not probed before with this number of rules; note that it is."""
         lesson = (argument.site, argument.literal, rules)
         new = lesson not in self._given_up
         self._given_up.add(lesson)
         return new
 
     def _learn_parts(self, argument: Argument, rule: Rule) -> None:
-        """Where several attributes drive one argument, learn what each of them drives alone.
+        """If several attributes drive one argument, learn the rules of later ones they drive alone.
 
         A view of ``2 * key + value`` channels comes before the split that tells key from value.
         """

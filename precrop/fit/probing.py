@@ -1,7 +1,7 @@
-"""Causal probing: which stored integer drives an argument of a call?
+"""Causal probing: finds the stored integer that drives an argument of a call.
 
-A module around the call is run again, on the inputs that it had, with one integer of its own
-changed. The argument that moves is what the integer drives, and by how much.
+A module around the call is run again, on the same inputs, with one of its integers changed. If the
+argument changes too, the integer drives it; the ratio of the two changes is the slope.
 """
 
 from collections.abc import Container, Iterator, Mapping, Sequence
@@ -22,28 +22,26 @@ from precrop.read.recording import run
 from precrop.read.trace import Call, Recording, Site, Step, Trace
 from precrop.read.tracer import Tracer
 
-# Modules around a call, from the innermost, whose attributes may hold one of its arguments.
+# How many of the modules around a call, from the innermost, are probed.
 PROBED_DEPTH = 3
-# Integers of one attribute that are probed one by one, whether or not any of them does anything.
+# If one attribute (a configuration) holds more integers than this, all are first changed at once.
 MOST_ALONE = 3
-# Integers of one module that are probed whatever they are; of more than these, those that the
-# argument may be a share or a multiple of.
+# If a module holds more integers than this, only divisors and multiples of the argument are probed.
 MOST_OWN = 64
-# Integers of inner modules that may hold an argument, since each takes a run of the outer one.
+# Most integers of inner modules that are probed, since each takes a run of the outer module.
 MOST_INNER = 32
-# Changes of a stored integer, in this order: code may divide it by 2, 3, 4, 6 or 8 and round.
+# Changes of a stored integer, in order of trial: code may divide it by 2, 3, 4, 6 or 8 and round.
 CHANGES = (-24, -12, -8, -6, -4, -2, -1, 2)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Attributes that drive an argument: it moves by the sum of ``slope`` times what each moves.
+    """Attributes that drive an argument: its change is the sum of slopes times their changes.
 
-    The attributes belong to a module of class ``kind``, ``depth`` frames outside of the call.
+    The attributes belong to a module of class ``kind``, ``depth`` frames outside of the call's own.
     ``driver`` is the one to set; the others may have been set for other arguments.
-    ``proportional``: the argument is ``slope`` times the driver. Where it is not, the slope is
-    another (of width // heads it depends on the heads), or the class has branches and another
-    argument is at the same place.
+    If ``proportional``, the rule holds only where the argument is its slope times the driver:
+    elsewhere the slope is another (``width // heads``), or a branch has another argument here.
     """
 
     site: Site
@@ -55,17 +53,17 @@ class Rule:
     proportional: bool
 
     def holds(self, stated: Mapping[str, int], size: int) -> bool:
-        """Whether the rule tells how an argument of this size moves with these attributes."""
+        """Whether the rule applies to an argument of this size, given the attributes' values."""
         if not self.slopes.keys() <= stated.keys():
             return False
         return not self.proportional or self.slopes[self.driver] * stated[self.driver] == size
 
     def is_of(self, argument: Argument) -> bool:
-        """Whether it was learnt of this argument of the same code."""
+        """Whether the rule was learnt from this argument, or from another call of the same code."""
         return self.literal == argument.literal and self.site == argument.site
 
     def arguments(self, forward: Pass) -> Iterator[Argument]:
-        """All arguments of a pass that it was learnt of."""
+        """Yield all arguments of a pass at the rule's place in the code."""
         for index in forward.trace.places.get(self.site, ()):
             if self.literal in forward.readings[index].literals:
                 yield Argument(forward, index, self.literal)
@@ -73,10 +71,10 @@ class Rule:
 
 @dataclass(frozen=True)
 class _Replay:
-    """One call of one module: what it was given, and which of the trace's calls it made.
+    """One call of one module: its inputs, and the trace's calls that it made, with their indices.
 
-    ``differs`` has the first call, as one of ``calls``, that changed values were seen to change:
-    they tell nothing of any behind it.
+    ``differs`` maps changed values to the index in ``calls`` of the first call that they alter;
+    after it the calls cannot be compared.
     """
 
     module: nn.Module
@@ -93,7 +91,7 @@ class _ReachedError(Exception):
 
 @dataclass
 class Prober:
-    """Probes one network; keeps the inputs of the modules that it ran."""
+    """Probes one network; keeps the inputs of modules to run them again."""
 
     tracer: Tracer
     _replays: dict[tuple[Trace, int], _Replay] = field(default_factory=dict)
@@ -101,7 +99,7 @@ class Prober:
     def rule(
         self, argument: Argument, known: Sequence[Rule], depth: int = PROBED_DEPTH
     ) -> Rule | None:
-        """What drives an argument, given the rules that were found before.
+        """Find what drives an argument, given the rules found so far; None if nothing is found.
 
         Only ``depth`` modules around the call are probed.
         """
@@ -114,14 +112,14 @@ class Prober:
         for outside, frame in enumerate(forward.trace.around(argument.index)[:depth]):
             kind = forward.trace.frames[frame].kind
             if issubclass(kind, torch.jit.ScriptModule):
-                continue  # its integers are part of its code
+                continue  # its integers are compiled into its code
             replay = self._replay(forward, frame)
             stored = self._probed(replay, argument, stated)
             slopes = self._slopes(replay, argument, stored)
             drivers = [name for name, slope in slopes.items() if slope > 0]
             if drivers:
-                # An attribute that is not taken, then one that the argument is a multiple of, then
-                # the larger one: of heads times width it is the width that changes.
+                # Prefer one that drives no other argument of the call, then one that the argument
+                # is proportional to, then the larger: of heads times width, the width changes.
                 driver = max(
                     drivers,
                     key=lambda a: (a not in taken, slopes[a] * stored[a] == stated, stored[a]),
@@ -139,16 +137,16 @@ class Prober:
         return None
 
     def _probed(self, replay: _Replay, argument: Argument, stated: int) -> dict[str, int]:
-        """The integers of a module that are probed one by one.
+        """Return the integers of a module that are to be probed one by one.
 
-        Those of one attribute, such as a configuration, are first changed all at once.
+        Many in one attribute are left out if the argument stays when all of them are changed.
         """
         stored = dict(integers(replay.module))
         held: dict[str, list[str]] = {}
         for name in stored:
             held.setdefault(name.partition(".")[0], []).append(name)
         for names in (names for names in held.values() if len(names) > MOST_ALONE):
-            # Each by another number, so that no quotient of two stays as it was.
+            # Each changes by another number, so that no quotient of two of them stays the same.
             changed = {name: stored[name] - CHANGES[0] + i for i, name in enumerate(names)}
             if self._moved(replay, argument, changed) == stated:
                 stored = {name: stored[name] for name in stored if name not in changed}
@@ -160,7 +158,7 @@ class Prober:
     def _slopes(
         self, replay: _Replay, argument: Argument, stored: Mapping[str, int]
     ) -> dict[str, Fraction]:
-        """The stored integers that move an argument, and by how much for every one they move."""
+        """Return the stored integers that move an argument, each with its slope."""
         slopes = {name: self._slope(replay, argument, name, n) for name, n in stored.items()}
         return {name: slope for name, slope in slopes.items() if slope}
 
@@ -171,11 +169,10 @@ class Prober:
         stored: Mapping[str, int],
         known: Sequence[Rule],
     ) -> str | None:
-        """The attribute that an argument is equal to and moves with, if none can move alone.
+        """Find the attribute that equals an argument and drives it, changing another one with it.
 
-        The sizes of a split must sum to what an earlier view was given: where one of the attributes
-        behind that view moves, another one moves against it, so that the view stays as it was. Two
-        sizes into which one axis is split keep their product.
+        The sizes of a split must sum to an earlier view's size, so another attribute behind that
+        view is changed against this one. Two sizes that divide an axis keep their product.
         """
         split = {size for value in argument.call.inputs for size in value.shape}
         summed = [rule.slopes for rule in known if rule.kind is type(replay.module)]
@@ -189,7 +186,10 @@ class Prober:
         return None
 
     def rerun(self, forward: Pass, frame: int, name: str, value: float) -> dict[int, Step]:
-        """Calls of a module that was run with an attribute changed, by the original's place."""
+        """Run a module with an attribute changed; return its calls by their indices in the trace.
+
+        It is empty if any call differs in its operation or its shapes.
+        """
         replay = self._replay(forward, frame)
         trace = self._run(replay, {name: value})
         if _difference(replay.calls, trace, len(replay.calls)) is not None:
@@ -197,7 +197,7 @@ class Prober:
         return dict(zip(replay.places, trace.calls, strict=False))
 
     def stops(self, forward: Pass, frame: int, index: int, name: str, value: int) -> bool:
-        """Whether a module's own code raises before a call once an attribute is changed."""
+        """Whether a module's own code raises before a call if an attribute is changed."""
         replay = self._replay(forward, frame)
         place = replay.places.index(index)
         trace = self._run(replay, {name: value}, place + 1)
@@ -211,7 +211,7 @@ class Prober:
         return self._replays[key]
 
     def _captured(self, forward: Pass, frame: int) -> _Replay:
-        """Run the network up to one call of one module and keep what the module was given."""
+        """Run the network up to one call of one module and keep the inputs of that call."""
         trace = forward.trace
         path = trace.frames[frame].path
         earlier = sum(other.path == path for other in trace.frames[:frame])
@@ -232,7 +232,7 @@ class Prober:
         return _Replay(module, args, kwargs, places, [trace.calls[i] for i in places])
 
     def _slope(self, replay: _Replay, argument: Argument, name: str, value: int) -> Fraction | None:
-        """By how much an argument moves for every one that a stored integer moves."""
+        """Return the change of an argument per change of a stored integer; None if unknown."""
         stated = argument.stated
         for change in CHANGES:
             if value + change < 1 or stated is None:
@@ -243,7 +243,7 @@ class Prober:
         return None
 
     def _moved(self, replay: _Replay, argument: Argument, values: Mapping[str, int]) -> int | None:
-        """The argument after stored integers were set; None if the call is not reached."""
+        """Return the argument's value after stored integers are set; None if it is not reached."""
         place, changed = replay.places.index(argument.index), frozenset(values.items())
         if replay.differs.get(changed, place) < place:
             return None
@@ -259,7 +259,7 @@ class Prober:
     def _run(
         self, replay: _Replay, values: Mapping[str, float], limit: int | None = None
     ) -> Recording:
-        """Run a module again after some of its attributes were set."""
+        """Run a copy of a module with some attributes set, on the inputs that it had."""
         module = copied(replay.module, lambda _, tensor: tensor.detach().clone())
         for name, value in values.items():
             child, _, attribute = holder(module, name)
@@ -273,7 +273,7 @@ class Prober:
 def _counterbalanced(
     name: str, slopes: Mapping[str, Fraction], stored: Mapping[str, int]
 ) -> Iterator[dict[str, int]]:
-    """Values with which one attribute moves, another one against it, and their sum does not."""
+    """Yield values by which one attribute changes and another against it, so that the sum stays."""
     for other in slopes:
         for change in CHANGES:
             against = -change * slopes[name] / slopes[other]
@@ -287,7 +287,7 @@ def _counterbalanced(
 def _exchanged(
     name: str, stored: Mapping[str, int], split: Container[int]
 ) -> Iterator[dict[str, int]]:
-    """Values with which one attribute takes a factor from another one: their product stays."""
+    """Yield values by which one attribute takes a factor from another; the product stays."""
     for other, value in stored.items():
         if other != name and value > 1 and stored[name] * value in split:
             factor = next(factor for factor in range(2, value + 1) if value % factor == 0)
@@ -295,7 +295,7 @@ def _exchanged(
 
 
 def _difference(calls: list[Call], trace: Recording, place: int) -> int | None:
-    """Where a trace differs first, if before a call: what was changed drives an earlier one."""
+    """Return the index of the first call before ``place`` in which a trace differs, if any."""
     pairs = enumerate(zip(calls[:place], trace.calls[:place], strict=False))
     different = (
         i for i, (call, other) in pairs if (call.op, call.shapes) != (other.op, other.shapes)

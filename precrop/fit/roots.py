@@ -1,12 +1,11 @@
-"""Numbers that are a power of a width: an attention's ``scale``, what a sum is divided by.
+"""Attributes that are a power of a width, such as an attention's ``scale``.
 
-A wrong one does not fail, it makes another function; and a hyper-parameter that happens to equal
-the root of a width must stay as it is. So a number only follows a width where its use shows that it
-is that width's power: it divides a sum, a norm, a distance or a product of two tensors of data by
-the size, or its root, of the axes that were summed over, or such a sum divides it; it divides a
-weight, or the input of a kernel, by the root of its fan-in, or multiplies an embedding, or what was
-divided by its norm, by the root of its width. That the number comes from this attribute is shown by
-changing the attribute and running its module again.
+A wrong one does not raise an error but makes another function, and a hyper-parameter that happens
+to equal the root of a width must stay as it is. So an attribute only follows a width if its use
+proves it: a sum, a norm, a distance or a product of two activations is divided by the size, or its
+root, of the axes summed over (or divides it); a weight, or a convolution's input, is divided by the
+root of the fan-in; an embedding or a normalised vector is multiplied by the root of its width. That
+a factor comes from the attribute is proved by changing it and running the module again.
 """
 
 import math
@@ -28,18 +27,18 @@ from precrop.read.values import TensorValue
 
 SCALING = ("mul", "div")
 PRODUCTS = ("mm", "bmm", "baddbmm")
-# What hands on the tensor that it is given, with the same numbers up to a bias or a mask.
+# Operations that pass on a tensor's values, all or some, perhaps masked.
 PASSING = (
     "view", "_unsafe_view", "reshape", "permute", "transpose", "t", "expand", "clone", "contiguous",
     "unsqueeze", "squeeze", "detach", "_to_copy", "alias", "unfold", "slice", "select", "split",
     "unbind", "split_with_sizes", "masked_fill", "where", "dropout", "native_dropout", "unflatten",
 )  # fmt: skip
-# Of the product of queries with keys a bias may be a part, too.
+# A bias may be added to the product of queries and keys.
 BIASED = (*PASSING, "add")
-# A number is the width to one of these powers; PyTorch's attention scales both factors by a root.
+# The powers of a width that a number may be; PyTorch's attention scales q and k by a fourth root.
 POWERS = (0.5, -0.5, 0.25, -0.25, 1, -1)
-# What sums over axes, and the powers of their size that such a total is scaled by: to a mean, or as
-# a product of queries with keys is.
+# Operations that sum over axes, and the powers of their size that may scale the total: -1 for a
+# mean, -0.5 as for the product of queries and keys.
 TOTALS = {
     "sum": (-1.0, -0.5),
     "linalg_vector_norm": (-0.5,),
@@ -47,7 +46,7 @@ TOTALS = {
     "_euclidean_dist": (-1.0, -0.5),
     **dict.fromkeys(CONVOLUTIONS, (-1.0,)),
 }
-# What is divided by a total is not divided by zero.
+# Operations that may lie between a total and a division by it, to keep it above zero.
 ABOVE_ZERO = (*PASSING, "add", "clamp_min", "clamp", "maximum")
 MOVE = 1.25
 
@@ -56,14 +55,14 @@ MOVE = 1.25
 class Root:
     """What a factor or an attribute is proved to be: a constant times the axes' size to a power.
 
-    An integer is the width itself or a multiple of it, whose power is taken in forward.
+    An integer attribute is the width itself or a multiple of it; forward takes the power.
     """
 
     axes: tuple[Axis, ...]
     power: float
 
     def value(self, before: float, sizes: Sizes) -> float:
-        """What the attribute must be where the axes have other sizes."""
+        """Return what the attribute must be if the axes have other sizes."""
         old, new = _size(self.axes), math.prod(map(sizes.size, self.axes))
         return before * new // old if type(before) is int else before * (new / old) ** self.power
 
@@ -74,13 +73,13 @@ def _size(axes: Sequence[Axis]) -> int:
 
 @dataclass
 class Roots:
-    """Finds the roots among the attributes of a network's modules; each class is probed once."""
+    """Finds attributes that are powers of widths; each class of modules is probed once."""
 
     prober: Prober
     _moves: dict[tuple[type[nn.Module], str, int], tuple[int, ...]] = field(default_factory=dict)
 
     def edits(self, network: Network, sizes: Sizes) -> Iterator[Edit]:
-        """Edits for the roots of widths that change."""
+        """Yield edits of attributes whose width changes."""
         for number in self._numbers(network):
             value = number.value if number.root is None else number.root.value(number.value, sizes)
             if value != number.value:
@@ -89,7 +88,7 @@ class Roots:
     def lookalikes(
         self, network: Network, sizes: Sizes, edited: Set[tuple[str, str]]
     ) -> Iterator[str]:
-        """Numbers that scale something, equal a power of a width that changes, and are not edited.
+        """Yield attributes that scale something and equal a power of a changing width, but stay.
 
         Nothing proves that they mean that width, but whoever chose them may have meant it.
         """
@@ -107,7 +106,7 @@ class Roots:
                 yield f"{number.path}.{number.name}".lstrip(".")
 
     def _numbers(self, network: Network) -> "Iterator[_Number]":
-        """Attributes that scale something in forward, and what is proved of them."""
+        """Yield attributes that scale something in forward, with what is proved of them."""
         flow = _Flow(network)
         done = set()
         for index, frame in enumerate(flow.forward.trace.frames):
@@ -126,7 +125,7 @@ class Roots:
                     yield _Number(index, frame.path, name, value, root)
 
     def _root(self, flow: "_Flow", uses: Sequence[tuple[int, float]], value: float) -> Root | None:
-        """What an attribute is that these calls scale by, if all of them show the same."""
+        """Return the root that an attribute is, if all calls that scale by it prove the same."""
         proofs = [
             flow.proof(place, factor) or flow.rooted(place, factor, value) for place, factor in uses
         ]
@@ -136,7 +135,7 @@ class Roots:
         axes, power, factor = shown[0].axes, shown[0].power, uses[0][1]
         if type(value) is int:
             return Root(axes, 1) if value % _size(axes) == 0 else None
-        if _close(value**0.5, factor):  # PyTorch's attention scales both factors of the product
+        if _close(value**0.5, factor):  # PyTorch's attention scales both q and k
             power = 2 * power
         elif _close(1 / value, factor):
             power = -power
@@ -145,7 +144,7 @@ class Roots:
         return Root(axes, power)
 
     def _unread(self, flow: "_Flow", frame: int, name: str, value: float) -> Root | None:
-        """A number for another way to compute: PyTorch's own attention takes the root by itself."""
+        """Return the root that an unread attribute is: PyTorch's attention takes it by itself."""
         axes = [axis for axis in flow.sums.get(frame, []) if _close(axis_size(axis) ** -0.5, value)]
         if type(value) is int or not axes:
             return None
@@ -157,7 +156,7 @@ class Roots:
         return Root((axes[0],), -0.5) if self._moves[key] else None
 
     def _moving(self, flow: "_Flow", frame: int, name: str, value: float) -> tuple[int, ...]:
-        """Which of a module's scalings move with an attribute; asked once a class."""
+        """Return which of a module's scalings move with an attribute; probed once per class."""
         places = [place for place, _ in flow.scalings[frame]]
         key = (flow.forward.trace.frames[frame].kind, name, len(places))
         if key not in self._moves:
@@ -173,7 +172,7 @@ class Roots:
 
 @dataclass(frozen=True)
 class _Number:
-    """An attribute of a module that scales something when a frame runs."""
+    """A number in a module's attribute that scales something in a frame."""
 
     frame: int
     path: str
@@ -183,7 +182,7 @@ class _Number:
 
 
 class _Flow:
-    """Which calls of the first pass scale by a number, what they scale, and where that goes."""
+    """Finds the calls of the first pass that scale by a number, and what they scale."""
 
     def __init__(self, network: Network) -> None:
         self.network, self.forward = network, network.passes[0]
@@ -191,7 +190,7 @@ class _Flow:
 
     @cached_property
     def scalings(self) -> dict[int, list[tuple[int, float]]]:
-        """By module frame the calls in it and its children that multiply by a number, and that."""
+        """By frame, the calls in it and its children that multiply by a number, with the number."""
         found: dict[int, list[tuple[int, float]]] = {}
         for place, call in enumerate(self.calls):
             factor = _factor(call)
@@ -202,7 +201,7 @@ class _Flow:
 
     @cached_property
     def sums(self) -> dict[int, list[Axis]]:
-        """By module frame the axes that its own products of two tensors of data sum over."""
+        """By frame, the axes over which its own products of two activations sum."""
         found: dict[int, list[Axis]] = {}
         for place, call in enumerate(self.calls):
             for axis in self._contracted(place):
@@ -222,7 +221,7 @@ class _Flow:
         return found
 
     def proof(self, place: int, factor: float) -> Root | None:
-        """The width whose root the factor of a call is."""
+        """Return the width of which the factor of a call is a power, if its use proves one."""
         call = self.calls[place]
         scaled = call.inputs[0]
         for axis in self._summed(place, scaled):
@@ -242,7 +241,7 @@ class _Flow:
         return next((Root(fan, -0.5) for fan in proved), None)
 
     def _fan(self, weight: str | None) -> tuple[Axis, ...]:
-        """The axes of a layer's weight that count to its fan-in."""
+        """Return the axes of a layer's weight that make up its fan-in."""
         layer = self.network.known.layers.get(weight or "")
         if weight is None or layer is None:
             return ()
@@ -252,9 +251,9 @@ class _Flow:
         return axes[:out] + axes[out + 1 :]
 
     def _kernels(self, call: Call) -> Iterator[tuple[Axis, ...]]:
-        """The fans of what reads a tensor and has an extent: few numbers are their root by chance.
+        """Yield the fan-ins of convolutions, except 1x1 ones, that read a call's output.
 
-        The input is scaled in the place of the weight.
+        Their input is scaled in place of the weight. A 1x1 kernel could match too easily by chance.
         """
         for value in call.outputs:
             for place in self._readers.get(value.number, []):
@@ -263,7 +262,7 @@ class _Flow:
                     yield self._fan(reading.weight)
 
     def rooted(self, place: int, factor: float, value: float) -> Root | None:
-        """An axis of what is scaled by the root of an integer that is its size (T5's logits)."""
+        """Return an axis that is scaled by a root of its own size, an integer (T5's logits)."""
         power = next((p for p in (0.5, -0.5) if _close(value**p, factor)), None)
         if type(value) is not int or power is None:
             return None
@@ -271,7 +270,7 @@ class _Flow:
         return Root((axes[-1],), power) if axes else None
 
     def _summed(self, place: int, scaled: TensorValue) -> Iterator[Axis]:
-        """Axes that products of two tensors of data sum over: of what is scaled, or with it."""
+        """Yield the axes that products of activations sum over, before and after the scaling."""
         before = self._made(scaled, BIASED)
         if before is not None:
             yield from self._contracted(before)
@@ -293,7 +292,7 @@ class _Flow:
             yield reading.inputs[-1][-2]
 
     def _made(self, value: TensorValue, passing: Sequence[str]) -> int | None:
-        """The call that made a tensor, behind those that hand it on."""
+        """Return the call that made a tensor, looking through operations in ``passing``."""
         place = self._makers.get(value.number)
         while place is not None and self.calls[place].name in passing:
             operands = self.calls[place].inputs
@@ -301,7 +300,7 @@ class _Flow:
         return place
 
     def _totals(self, scaled: TensorValue) -> Iterator[tuple[tuple[Axis, ...], float]]:
-        """The axes that a tensor is a total over, if there are several numbers; or its inverse."""
+        """Yield the axes that a tensor, or its inverse, is a total over, with possible powers."""
         place, sign = self._made(scaled, PASSING), 1
         if place is not None and self.calls[place].name == "reciprocal":
             place, sign = self._made(self.calls[place].inputs[0], ABOVE_ZERO), -1
@@ -315,9 +314,9 @@ class _Flow:
                 yield summed, sign * power
 
     def _summed_over(self, place: int) -> tuple[Axis, ...]:
-        """The axes that a total is over; of convolutions those whose kernel is no layer's weight.
+        """Return the axes that a total is over; none for a layer's convolution.
 
-        Such a kernel of ones counts what is below it.
+        A convolution by another kernel (of ones) counts the entries under it.
         """
         call, reading = self.calls[place], self.forward.readings[place]
         if call.name in CONVOLUTIONS:
@@ -330,7 +329,7 @@ class _Flow:
         return tuple(axes[dim] for dim in dims)
 
     def _own_widths(self, scaled: TensorValue) -> Iterator[Axis]:
-        """The width of an embedding, and of what was divided by its norm."""
+        """Yield the width of an embedding or of a vector that was divided by its norm."""
         place = self._made(scaled, PASSING)
         if place is None:
             return
@@ -346,7 +345,7 @@ class _Flow:
 
 
 def scales_by_fan(factor: float, fan: int) -> bool:
-    """Whether a weight's scale is the root of one, or of two (after a ReLU), by its fan-in."""
+    """Whether a factor is the root of one, or of two (after a ReLU), divided by the fan-in."""
     return any(_close((gain / fan) ** 0.5, factor) for gain in (1, 2))
 
 
@@ -355,7 +354,7 @@ def _close(a: float, b: float) -> bool:
 
 
 def _factor(call: Operation) -> float | None:
-    """The number that a call multiplies its tensor by, if that is what it does."""
+    """Return the number by which a call multiplies a tensor, or None."""
     if call.name not in SCALING or len(call.args) < 2:
         return None
     scaled, number = call.args[:2]
@@ -372,9 +371,9 @@ def _numbers_of(call: Operation) -> list[float]:
 
 
 def _relation(factor: float, value: float) -> bool:
-    """Whether a factor may come from an attribute: itself, its inverse, a root of it.
+    """Whether a factor may come from an attribute: its value, inverse or root.
 
-    Of an integer also the inverse of a multiple of it, or of one less, as in a variance.
+    Of an integer also the inverse of a multiple, and powers of one less (as in a variance).
     """
     if type(value) is int:
         times = 1 / factor / value

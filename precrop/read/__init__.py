@@ -1,1 +1,1 @@
-"""Reads a network: forward passes on meta tensors, followed by sizes alone."""
+"""Reads a network: traces its forward passes on meta tensors and relates the tensors' sizes."""

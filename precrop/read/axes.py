@@ -1,14 +1,14 @@
 """Symbolic sizes: a tensor's axis as a row of segments, each a multiple of an atom.
 
-At initialisation channels have no identity, only counts, so an axis is described by sizes alone.
-An *atom* is a width that is chosen as one number. Atoms are identified with each other where an
-operation demands equal sizes, cut into parts where an axis meets a concatenation, and *tied* where
-an operation only makes sense when their sizes stay proportional. All atoms of a tie share one
-ratio, so the tie can keep ``j`` of ``quantum`` units, where the quantum divides every size in it.
+Before training, channels are interchangeable, so an axis is described by sizes alone. An *atom* is
+a width that is chosen as one number. Two atoms become one where an operation demands equal sizes,
+an atom is cut into parts where its axis meets a concatenation, and atoms are *tied* where their
+sizes must stay proportional. All atoms of a tie are scaled by one ratio: the tie keeps ``j`` of its
+``quantum`` units, and the quantum divides the size of every atom in it.
 
-An axis is a tuple of segments ``(atom, count)``: ``count`` channels for every channel of the atom
-(a flattened 7x7 map counts 49), or ``(None, size)`` for a size that no width changes. Where several
-axes that vary are viewed as one (the kernels of an expert, a Gram matrix), the atom is `Folded`.
+An axis is a tuple of segments: ``(atom, count)`` is ``count`` channels per channel of the atom (a
+flattened 7x7 map counts 49), ``(None, size)`` a size that no width changes. Where several varying
+axes are viewed as one (the kernels of an expert, a Gram matrix), the atom is `Folded`.
 """
 
 import threading
@@ -18,9 +18,9 @@ from fractions import Fraction
 from math import gcd, prod
 from typing import Any
 
-# A row of segments is repeated at most this often; a longer one would only cost time.
+# Most repetitions of a row of segments in a merged axis; more would only cost time.
 MAX_REPEATS = 256
-# Channels that are too few to be those of a head: pairs, colours.
+# The fewest channels that a head may have; fewer are pairs or colours.
 FEW = 4
 
 Segment = tuple["Atom | None", int]
@@ -35,22 +35,22 @@ _CHANGES = _Changes()
 
 
 def changes() -> int:
-    """How often this thread has changed what is known of any width; a new width is a change."""
+    """Return how many changes this thread has made to atoms and ties; a new atom counts as one."""
     return _CHANGES.count
 
 
 @dataclass(eq=False, slots=True)
 class Tie:
-    """Atoms whose sizes keep one ratio: a node of a union-find forest.
+    """Atoms that are scaled by one ratio; ties form a union-find forest.
 
     Attributes:
-        quantum: how many units it has; it divides the sizes of all atoms.
-        frozen: why all atoms keep their full size, if they do.
-        shared: the tie stands for more than one atom's own size.
-        bounded: no atom grows beyond its full size.
-        several: no atom keeps a single unit.
+        quantum: the number of units; it divides the sizes of all atoms.
+        frozen: why all atoms keep their full size; None if they may vary.
+        shared: whether the tie stands for more than one atom's own size.
+        bounded: whether no atom may grow beyond its full size.
+        several: whether the tie must keep at least two units.
         least: the least share of its size that every atom keeps.
-        parent: the tie that it was united with; None of a representative.
+        parent: the tie that this one was joined to; None for a root.
     """
 
     quantum: int
@@ -62,7 +62,7 @@ class Tie:
     parent: "Tie | None" = None
 
     def root(self) -> "Tie":
-        """The representative of this tie; paths are halved on the way."""
+        """Return the tie that represents this one (find with path halving)."""
         node = self
         while node.parent is not None:
             if node.parent.parent is not None:
@@ -71,7 +71,7 @@ class Tie:
         return node
 
     def __reduce__(self) -> Any:
-        """For copies: its representative stands for it."""
+        """Copy the root in this tie's place."""
         root = self.root()
         return (Tie, self._restrictions) if root is self else (Tie.root, (root,))
 
@@ -81,11 +81,11 @@ class Tie:
 
     @property
     def varies(self) -> bool:
-        """Whether its atoms may have other sizes; asked of a root."""
+        """Whether its atoms may have other sizes; only valid on a root."""
         return self.frozen is None and self.quantum > 1
 
     def join(self, other: "Tie") -> "Tie":
-        """Unite two ties; what restricts either restricts both."""
+        """Unite two ties, combine their restrictions and return the common root."""
         first, second = self.root(), other.root()
         if first is not second:
             _CHANGES.count += 1
@@ -102,10 +102,10 @@ class Tie:
         several: bool = False,
         least: Fraction = Fraction(0),
     ) -> None:
-        """Restrict the sizes that its atoms may have; asked of a root.
+        """Restrict the sizes that its atoms may have; only valid on a root.
 
-        The quantum will divide ``divisible``, too, and the first reason for being frozen stays. The
-        others are as the attributes.
+        The new quantum also divides ``divisible``. The first reason for freezing is kept. The other
+        arguments tighten the attributes of the same names.
         """
         before = self._restrictions
         self.quantum = gcd(self.quantum, divisible)
@@ -117,7 +117,7 @@ class Tie:
 
 
 class Atom:
-    """A width that is one number. ``parts`` is set once it turns out to be a row of others."""
+    """A width that is one number; ``parts`` are the segments that replace it once it is cut."""
 
     __slots__ = ("name", "parts", "size", "tie")
 
@@ -129,12 +129,12 @@ class Atom:
         _CHANGES.count += 1
 
     def __getstate__(self) -> Any:
-        """For copies: what its parts became by now is all that is known of them."""
+        """Resolve the parts first, so that copies do not carry replaced atoms."""
         self.parts = self.parts and resolve(self.parts)
         return super().__getstate__()
 
     def become(self, parts: Axis) -> None:
-        """Turn out to be a row of others."""
+        """Replace this atom by a row of segments."""
         _CHANGES.count += 1
         self.parts = parts
 
@@ -146,7 +146,7 @@ class Atom:
 
 
 class Folded(Atom):
-    """Several axes viewed as one, more than one of which varies: its size is their product."""
+    """Several axes viewed as one, at least two of which vary; its size is their product."""
 
     __slots__ = ("factors",)
 
@@ -155,33 +155,33 @@ class Folded(Atom):
         super().__init__(prod(map(axis_size, self.factors)), name, Tie(1))
 
     def is_free(self) -> bool:
-        """Its factors have widths of their own: it can be nothing else."""
+        """Return False: the widths of its factors restrict it."""
         return False
 
 
 def constant(size: int) -> Axis:
-    """An axis that no width changes."""
+    """Return an axis that no width changes."""
     return ((None, size),)
 
 
 def axis_of(atom: Atom) -> Axis:
-    """An axis that is one atom."""
+    """Return an axis that is one atom."""
     return ((atom, 1),)
 
 
 def segment_size(segment: Segment) -> int:
-    """Channels of a segment in the original network."""
+    """Return a segment's number of channels in the original network."""
     atom, count = segment
     return count if atom is None else atom.size * count
 
 
 def axis_size(axis: Axis) -> int:
-    """Size of an axis in the original network."""
+    """Return an axis' size in the original network."""
     return sum(map(segment_size, axis))
 
 
 def resolve(axis: Axis) -> Axis:
-    """The axis with every divided atom replaced by its parts, neighbouring constants joined."""
+    """Return the axis with replaced atoms resolved to their parts and adjacent constants joined."""
     if len(axis) == 1 and (axis[0][0] is None or axis[0][0].parts is None):
         return axis
     row: list[Segment] = []
@@ -201,7 +201,7 @@ def resolve(axis: Axis) -> Axis:
 
 
 def leaves(axis: Axis) -> list[Segment]:
-    """The segments of an axis, those of the factors in the place of folded ones."""
+    """Return the segments of an axis; a folded one is replaced by those of its factors."""
     found: list[Segment] = []
     for segment in resolve(axis):
         if isinstance(segment[0], Folded):
@@ -218,12 +218,12 @@ def is_constant(axis: Axis) -> bool:
 
 
 def is_folded(axis: Axis) -> bool:
-    """Whether several axes are viewed as one somewhere in this axis."""
+    """Whether any segment of this axis is folded."""
     return any(isinstance(atom, Folded) for atom, _ in resolve(axis))
 
 
 def unfolded(axis: Axis) -> list[Axis]:
-    """The factors of an axis that is nothing but several ones viewed as one; else the axis."""
+    """Return the factors of an axis that is one folded segment; of any other, the axis itself."""
     row = resolve(axis)
     atom, count = row[0]
     if len(row) > 1 or not isinstance(atom, Folded):
@@ -233,17 +233,17 @@ def unfolded(axis: Axis) -> list[Axis]:
 
 
 def atoms(axis: Axis) -> list[Atom]:
-    """The atoms of an axis, in order, with repetition."""
+    """Return the atoms of an axis in order, repeated where they occur again."""
     return [atom for atom, _ in leaves(axis) if atom is not None]
 
 
 def varies(axis: Axis) -> bool:
-    """Whether some width changes the axis."""
+    """Whether any atom of the axis may have another size."""
     return any(atom.tie.root().varies for atom in atoms(axis))
 
 
 def roots_of(axes: Iterable[Axis]) -> set[Tie]:
-    """The ties of some axes."""
+    """Return the roots of the ties of all atoms in some axes."""
     return {atom.tie.root() for axis in axes for atom in atoms(axis)}
 
 
@@ -260,7 +260,7 @@ def bound(axis: Axis) -> None:
 
 
 def at_least(axis: Axis, size: int, reason: str) -> None:
-    """Let an axis be no shorter than ``size``; each of its atoms keeps its share of that."""
+    """Keep at least ``size`` entries of an axis; each atom keeps the same share of its size."""
     if size > 1 and (is_folded(axis) or size >= axis_size(axis)):
         freeze(axis, reason)
     for atom in atoms(axis) if size > 1 else ():
@@ -268,7 +268,7 @@ def at_least(axis: Axis, size: int, reason: str) -> None:
 
 
 def tie(axes: Iterable[Axis]) -> Tie | None:
-    """Let all atoms of the axes keep one ratio; constants among them are left alone."""
+    """Scale all atoms of the axes by one ratio, ignoring constants; return their common root."""
     common: Tie | None = None
     for axis in axes:
         for atom in atoms(axis):
@@ -281,7 +281,7 @@ def tie(axes: Iterable[Axis]) -> Tie | None:
 
 
 def require_divisor(axis: Axis, divisor: int, reason: str) -> None:
-    """Keep the axis divisible by ``divisor`` at every allowed width, its atoms in proportion."""
+    """Tie the atoms of an axis so that its size stays divisible by ``divisor``."""
     if divisor == 1 or is_constant(axis):
         return
     if is_folded(axis) or any(atom is None for atom, _ in resolve(axis)):
@@ -293,7 +293,7 @@ def require_divisor(axis: Axis, divisor: int, reason: str) -> None:
 
 
 def proportional(axis: Axis, size: int, name: str) -> Axis:
-    """An axis of ``size`` channels that keeps the ratio of ``axis``, whose atoms become tied."""
+    """Return an axis of ``size`` channels that scales as ``axis`` does; its atoms become tied."""
     row, common = resolve(axis), None
     atom = row[0][0]
     if any(part is None for part, _ in row):
@@ -311,7 +311,7 @@ def proportional(axis: Axis, size: int, name: str) -> Axis:
 
 
 def _divide(atom: Atom, position: int, *, tied: bool) -> list[Atom]:
-    """Cut an atom in two parts; ``tied`` parts keep the atom's ratio, others become independent."""
+    """Cut an atom in two; the parts are independent if it is free and they need not be tied."""
     sizes = (position, atom.size - position)
     common = None if atom.is_free() and not tied else atom.tie.root()
     if common is not None:
@@ -339,7 +339,7 @@ def _cut_segment(segment: Segment, position: int, *, tied: bool) -> tuple[Axis, 
 
 
 def cut(axis: Axis, position: int, *, tied: bool = False) -> tuple[Axis, Axis]:
-    """The part of the axis before ``position`` and the part from it on."""
+    """Return the parts of an axis before and from ``position``, cutting an atom if needed."""
     left: list[Segment] = []
     right = list(resolve(axis))
     while right and position >= segment_size(right[0]):
@@ -353,7 +353,7 @@ def cut(axis: Axis, position: int, *, tied: bool = False) -> tuple[Axis, Axis]:
 
 
 def _substitute(atom: Atom, parts: Axis) -> None:
-    """Make ``atom`` an alias of ``parts``; what restricted it restricts them."""
+    """Replace ``atom`` by ``parts``, to which its restrictions pass."""
     if not atom.is_free():
         common = tie([axis_of(atom), parts])
         if common is not None and any(part is None for part, _ in parts):
@@ -383,7 +383,7 @@ def _unify_segments(first: Segment, second: Segment, reason: str) -> Axis:
 
 
 def _unify_folded(a: Axis, b: Axis, reason: str) -> Axis:
-    """Two axes of which one is several in one: the other is viewed as as many, and each is one."""
+    """Unify two axes factor by factor if one is a single folded atom; freeze both otherwise."""
     for axis, other in ((a, b), (b, a)):
         atom, count = axis[0]
         if len(axis) == 1 == count and isinstance(atom, Folded):
@@ -396,9 +396,9 @@ def _unify_folded(a: Axis, b: Axis, reason: str) -> Axis:
 
 
 def unify(a: Axis, b: Axis, reason: str = "a fixed size") -> Axis:
-    """Make two axes of one size one, cut at each other's breakpoints. Returns the common axis.
+    """Make two axes of equal size one, cut at each other's boundaries; return the common axis.
 
-    Where one of them is fixed, the other is frozen and ``reason`` says by what.
+    Where one of them is fixed, the other is frozen for ``reason``.
     """
     a, b = resolve(a), resolve(b)
     if a == b:
@@ -407,11 +407,11 @@ def unify(a: Axis, b: Axis, reason: str = "a fixed size") -> Axis:
         atom, count = whole[0]
         if atom is None or count != 1 or len(whole) > 1 or not (len(row) > 1 or is_folded(row)):
             continue
-        if atom in atoms(row):  # several axes in one that are as large as one of them
+        if atom in atoms(row):  # a folded axis can only equal its own factor if the others are 1
             freeze(row, reason)
             return row
         if atom.is_free():
-            # A norm's parameter that meets a long concatenation: no need to cut it step by step.
+            # A norm's parameter that meets a long concatenation becomes the whole row at once.
             atom.become(row)
             return row
     if is_folded(a) or is_folded(b):
@@ -433,23 +433,23 @@ def _unify_rows(a: Axis, b: Axis, reason: str) -> Axis:
 
 
 def _next(stack: list[Segment]) -> Segment:
-    """The next segment of a reversed row; its atom may have been divided since the row was made."""
+    """Pop the next segment of a reversed row, resolved, as its atom may have been cut meanwhile."""
     parts = resolve((stack.pop(),))
     stack.extend(reversed(parts))
     return stack.pop()
 
 
 def _shorten(segment: Segment, size: int, stack: list[Segment]) -> Segment:
-    """The first ``size`` channels of a segment; the rest goes back on the stack."""
+    """Return the first ``size`` channels of a segment; push the rest back on the stack."""
     head, rest = _cut_segment(segment, size, tied=False)
     stack.extend(reversed(rest))
     return head[0]
 
 
 def _carrier(axis: Axis, factors: tuple[int, ...], kept: Set[int]) -> int:
-    """Which of the factors of a divided axis carries the width: the one with the finest step.
+    """Return the index of the factor of a divided axis that carries the width, in the finest steps.
 
-    If code keeps that number, as it does of heads, it is rather the channels of each behind it.
+    If the code keeps that factor as a number (of heads, say), the last one carries it instead.
     """
     quanta = [gcd(*(atom.tie.root().quantum for atom in atoms(axis)), factor) for factor in factors]
     best = max(quanta)
@@ -462,11 +462,11 @@ def _carrier(axis: Axis, factors: tuple[int, ...], kept: Set[int]) -> int:
 def divide(
     axis: Axis, factors: tuple[int, ...], name: str, kept: Set[int] = frozenset()
 ) -> list[Axis]:
-    """View an axis as several (``C`` as ``2 x C/2``): one factor carries the width.
+    """View an axis as several (``C`` as ``2 x C/2``), one of which carries the width.
 
-    It is none of the numbers that code has ``kept`` where the last one will do as well.
-    A trailing factor that every segment repeats (a flattened map) and a leading one over which the
-    segments repeat are taken off without a tie; else the segments are tied.
+    A factor in ``kept`` (a number of heads) stays fixed if the last can carry the width instead.
+    No tie is needed where every segment repeats the trailing factors (a flattened map) or the row
+    repeats its segments over a leading one; otherwise the segments are tied.
     """
     row = resolve(axis)
     if is_constant(row) or prod(factors) == max(factors):
@@ -489,7 +489,7 @@ def divide(
 
 
 def _opened(folded: Folded, factors: tuple[int, ...], name: str) -> list[Axis]:
-    """View several axes in one as others, each a stretch of them; frozen if there is none."""
+    """Divide a folded axis into runs of its own factors; freeze it if they do not fit."""
     rest = list(folded.factors)
     stretches = []
     for factor in factors:
@@ -504,7 +504,7 @@ def _opened(folded: Folded, factors: tuple[int, ...], name: str) -> list[Axis]:
 
 
 def merge(axes: list[Axis], reason: str) -> Axis:
-    """View several axes as one; it is `Folded` where more than one of them varies."""
+    """View several axes as one; the result is `Folded` where more than one of them varies."""
     varying = [i for i, axis in enumerate(axes) if not is_constant(axis)]
     if not varying:
         return constant(prod(map(axis_size, axes)))

@@ -1,7 +1,7 @@
-"""Goes on behind the first call that is not as predicted, as if it had been.
+"""Lets a pass go on after a call that is not as predicted, as if it had been.
 
-A fitted network fails at the first size that its code does not follow. To see in one pass all
-places where that is so, each differing call's outputs are replaced by ones of the predicted shapes.
+A fitted network fails at the first size that its code gets wrong. To find all such places in one
+pass, the outputs of each differing call are replaced by tensors of the predicted shapes.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from precrop.read.values import Shape
 
 @dataclass(frozen=True)
 class Expected:
-    """What a call should put out: shapes and types, on meta tensors."""
+    """The outputs that a call should have: their shapes and types, on meta tensors."""
 
     op: torch._ops.OpOverload
     shapes: tuple[Shape, ...]
@@ -26,13 +26,13 @@ class Expected:
 
 @dataclass
 class Correction:
-    """Compares calls with what is expected of them, in order, and notes which are ``wrong``."""
+    """Compares calls, in order, with the expected ones; ``wrong`` are indices of differing ones."""
 
     expected: Sequence[Expected]
     wrong: list[int] = field(default_factory=list)
 
     def run(self, index: int, op: Any, call: Callable[[], Any]) -> Any:
-        """The outputs of a call, or those that it should have had."""
+        """Run a call; return its outputs, or in place of wrong ones the expected ones."""
         want = self.expected[index] if index < len(self.expected) else None
         if want is None or want.op != op or op._schema.is_mutable:
             return call()
@@ -59,9 +59,9 @@ class Correction:
 
 
 class CorrectedReshapes(FunctionMode):
-    """Gives a reshape that is asked for what cannot be the shape that its view should have.
+    """Gives a failing reshape the shape that was expected of its view.
 
-    ``calls`` is what the trace has recorded so far.
+    ``calls`` are the calls that the trace has recorded so far.
     """
 
     def __init__(self, correction: Correction, calls: Sequence[Any]) -> None:

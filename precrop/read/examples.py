@@ -1,4 +1,4 @@
-"""Examples of what a network takes: tensors in containers of any kind, and records of them."""
+"""Example inputs of a network: tensors in containers of any kind, and records of them."""
 
 import copy
 import dataclasses
@@ -13,9 +13,9 @@ from torch import Tensor
 from precrop.errors import MALFORMED, PrecropError, brief
 
 _STORED = 64
-"""Elements of an integer tensor up to which its values are recorded; larger ones keep one value."""
+"""The largest integer tensor whose values are all recorded; of a larger one it is one value."""
 LARGEST = 2**62
-"""Elements of one input."""
+"""Most elements of one input."""
 _FLOATS = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
 _WHOLE = ("bool", "uint8", "int8", "int16", "int32", "int64")
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in (*_FLOATS, *_WHOLE)}
@@ -26,10 +26,10 @@ class Example:
     """A tensor that the network takes.
 
     Attributes:
-        shape: of the tensor as it was given.
-        dtype: of it; None stands for the network's own floating type.
-        batch: its batch axis; None where it has none.
-        values: the tensor itself, on the CPU, or the one number that it is filled with.
+        shape: the shape of the tensor as it was given.
+        dtype: its type; None stands for the network's own floating type.
+        batch: its batch axis; None if it has none.
+        values: the tensor itself, on the CPU, or the number that it is filled with.
     """
 
     shape: tuple[int, ...]
@@ -39,14 +39,14 @@ class Example:
 
     @classmethod
     def of(cls, tensor: Tensor) -> "Example":
-        """What there is to know of an example; its batch is found later."""
+        """Make an example of a tensor; its batch axis is found later."""
         values: Tensor | complex = 1
         if tensor.layout == torch.strided and not tensor.is_meta:
             values = tensor.detach().to("cpu", copy=True)
         return cls(tuple(tensor.shape), tensor.dtype, None, values)
 
     def make(self, batch: int, device: str, dtype: torch.dtype) -> Tensor:
-        """A tensor of ``batch`` inputs, repeated from those that there are.
+        """Return a tensor of ``batch`` inputs, repeating those of the example.
 
         ``dtype`` is the network's own floating type.
         """
@@ -60,12 +60,12 @@ class Example:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """Shape, type and batch axis; the values of small tensors of whole numbers, else one."""
+        """Shape, type and batch axis; all values of a small integer tensor, else one value."""
         name = str(self.dtype).removeprefix("torch.")
         return {"shape": self.shape, "dtype": name, "batch": self.batch, "values": self._stored()}
 
     def _stored(self) -> Any:
-        """Numbers that it can be run with again: of ids the least, of flags the set one."""
+        """Return values to run the network with again: of many, the least id or any set flag."""
         values = self.values
         if not isinstance(values, Tensor):
             return values
@@ -77,10 +77,10 @@ class Example:
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> "Example":
-        """The inverse of `spec`.
+        """Make an example of its `spec`.
 
         Raises:
-            PrecropError: it is not like one.
+            PrecropError: this is not such a record.
         """
         try:
             dtype, batch, values = DTYPES[spec["dtype"]], spec["batch"], spec["values"]
@@ -103,7 +103,7 @@ def _is_fields(value: Any) -> bool:
 
 
 def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
-    """``value`` with everything in its lists, tuples, mappings and dataclasses changed."""
+    """Return ``value`` with the leaves of its lists, tuples, mappings and dataclasses changed."""
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(mapped(one, change) for one in value))
     if isinstance(value, tuple | list) and not isinstance(value, torch.Size):
@@ -121,40 +121,40 @@ def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def _like(mapping: Mapping[Any, Any], entries: dict[Any, Any]) -> Any:
-    """A mapping of the same class, such as a tokenizer's batch; a dict where that cannot be."""
+    """Return a mapping of the same class (a tokenizer's batch), or a dict if that is impossible."""
     try:
         made: Any = copy.copy(mapping)
         for name, one in entries.items():
             made[name] = one
-    except Exception:  # whatever a class of its own raises
+    except Exception:  # the mapping's class may raise anything
         return entries
     return made
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """The tensors in arguments, in order."""
+    """Return the tensors in arguments, in order."""
     return [leaf for leaf in leaves(value) if isinstance(leaf, Tensor)]
 
 
 def leaves(value: Any) -> Iterator[Any]:
-    """What `mapped` changes, in order."""
+    """Yield the leaves that `mapped` changes, in order."""
     found: list[Any] = []
     mapped(value, found.append)
     yield from found
 
 
 class Record(dict[str, Any]):
-    """A mapping from a file, whose entries are attributes too: its class is not known any more."""
+    """A mapping read from a file; its entries are attributes, too, as its class is not recorded."""
 
     def __getattr__(self, name: str) -> Any:
-        """An entry."""
+        """Return an entry."""
         if name.startswith("__") or name not in self:
             raise AttributeError(name)
         return self[name]
 
 
 def recorded(value: Any) -> Any:
-    """What a plan file tells of an argument; it says of which kind everything is."""
+    """Return the record of an argument in a plan file: pairs of a kind and its content."""
     if isinstance(value, Example):
         return ("tensor", value.spec)
     if _is_fields(value):
@@ -170,7 +170,7 @@ def recorded(value: Any) -> Any:
 
 
 def unrecorded(record: Any) -> Any:
-    """The inverse of `recorded`."""
+    """Make an argument of its record (the inverse of `recorded`)."""
     kind, content = record
     if kind == "tensor":
         return Example.from_spec(content)

@@ -1,4 +1,4 @@
-"""Why a network can't get cheaper, in a few words: what keeps its width, and what no pass calls."""
+"""Explains why a network can't get cheaper: layers that keep widths, and unused modules."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from precrop.read.lower import Lowered
 from precrop.read.network import FIXED, NOT_CALLED, Network, Sizes, tensor_axes
 
 _SHOWN = 3
-# What is no surprise, such as a classifier's outputs, is named where it is so much of the least.
+# Layers that are not in `frozen` (a classifier's outputs) are named from this share of the least.
 _LARGE = 0.05
 _INPUT = "reads the network's input"
 _READ = "what it reads keeps its size"
@@ -18,21 +18,21 @@ _READ = "what it reads keeps its size"
 
 @dataclass(frozen=True)
 class _Part:
-    """A layer or a table: its widths, those that it makes first, and its cost at the least."""
+    """A layer or a table: its axes, outputs first, and its cost at the least units."""
 
     axes: tuple[Axis, ...]
     least: int
     read: str = FIXED
-    """Why the width that it reads is fixed, if no layer makes that."""
+    """Why the width that it reads is fixed, if nothing else says so."""
 
 
 def explained(lowered: Lowered, cost: str, units: Sequence[int], rule: str) -> str:
-    """What makes up the least of a cost and why: the largest first, a few, then how many more.
+    """Say what makes up the least possible cost and why: the largest few parts, then a count.
 
     Args:
-        lowered: the network as it stands, frozen widths and all.
+        lowered: the network as it stands, with its frozen widths.
         cost: the name of the cost whose budget cannot be met.
-        units: the least that every group can keep.
+        units: the fewest units that every group can keep.
         rule: the options that allow no fewer units, in words.
     """
     network, sizes = lowered.network, lowered.sizes(units)
@@ -61,7 +61,7 @@ def explained(lowered: Lowered, cost: str, units: Sequence[int], rule: str) -> s
 
 
 def _parts(network: Network, sizes: Sizes, cost: str) -> dict[str, _Part]:
-    """Layers and tables, by name, with what they cost; empty where that is not counted."""
+    """Return layers and tables with their costs, by name; empty for other costs than these two."""
     if cost not in ("params", "macs"):
         return {}
     entered = _entered(network)
@@ -78,7 +78,7 @@ def _parts(network: Network, sizes: Sizes, cost: str) -> dict[str, _Part]:
     numbers = dict.fromkeys(parts, 0)
     for name, parameter in network.parameters.items():
         if any(name.startswith(f"{path}.") for path in network.unused.modules):
-            continue  # they are named by themselves
+            continue  # `_unused` reports them
         axes = tensor_axes(network, name, parameter)
         module = name.rpartition(".")[0]
         layer = layer_of(name)
@@ -89,7 +89,7 @@ def _parts(network: Network, sizes: Sizes, cost: str) -> dict[str, _Part]:
 
 
 def _why(network: Network, part: _Part, sizes: Sizes) -> str | None:
-    """Why a part keeps a width; None if the options allow no less of it, "" if it keeps none."""
+    """Return why a part keeps a width; None if the options do it, "" if it keeps none."""
     for place, axis in enumerate(part.axes):
         pairs = zip(resolve(axis), sizes.segments(axis), strict=True)
         kept = [(old, segment) for segment, (old, new) in pairs if new == old > 1]
@@ -103,7 +103,7 @@ def _why(network: Network, part: _Part, sizes: Sizes) -> str | None:
 
 
 def _entered(network: Network) -> set[str]:
-    """Weights of the layers that read the network's input, whatever is done to it on the way."""
+    """Return the weights of the layers that read the network's input, directly or transformed."""
     weights = set()
     for forward in network.passes:
         data = {value.number for value in forward.trace.inputs}
@@ -118,7 +118,7 @@ def _entered(network: Network) -> set[str]:
 
 
 def _listed(title: str, reasons: Mapping[str, str], shares: Mapping[str, float]) -> str:
-    """Names of one reason together, those with the largest share of the cost first."""
+    """List names by their reason, those with the largest share of the cost first."""
     alike: dict[str, list[str]] = {}
     for name in sorted(reasons, key=lambda name: (-shares.get(name, 0), name)):
         alike.setdefault(reasons[name], []).append(name)

@@ -1,7 +1,7 @@
-"""Of which parameters the tensors of a pass are made.
+"""Tracks which parameters each tensor of a pass is made of.
 
-A weight that is reshaped, masked, scaled or quantised is still that layer's weight. So is a mixture
-of the kernels of several experts, and a weight to which what is made of other ones is added.
+A weight that is reshaped, masked, scaled or quantised is still that layer's weight. So are a
+mixture of several experts' kernels, and a weight plus a product of others (LoRA).
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from precrop.read.axes import Axis
 from precrop.read.known import Axes, CallReading, Known
 from precrop.read.trace import Call
 
-# What a mask of no origin does to a weight; a table that is added to zeros is no weight.
+# Operations that may apply a mask made of no parameter; a table added to zeros is no weight.
 MASKING = ("mul", "div", "where", "masked_fill")
 ADDING = ("add", "sub", "rsub", "lerp", "addmm", "baddbmm")
 PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")
@@ -24,7 +24,7 @@ _SAME = (
     "clone", "contiguous", "squeeze", "unsqueeze", "detach", "alias", "_to_copy",
 )  # fmt: skip
 LINEAR = (*_SAME, "neg", "mean", "sum")
-# What keeps integers as they are, or less, all of them or some.
+# Operations whose output holds only integers of the first operand, or smaller ones.
 KEEPING = (
     *_SAME, "slice", "select", "unbind", "split", "split_with_sizes", "repeat", "flip", "sort",
     "remainder", "tensor_of_numbers",
@@ -35,16 +35,16 @@ class Fact(NamedTuple):
     """What is known of a tensor.
 
     Attributes:
-        axes: its sizes.
+        axes: its axes.
         dtype: its type.
-        origin: the parameter whose own, reshaped, masked, scaled or quantised form it is.
-        mixture: the parameter over whose first axis (of experts) was summed to make it.
-        part: the parameter along whose first axis (of experts) it is one entry.
-        stretch: the parameter of which it has some rows or columns.
-        of_weights: whether it is made of parameters and buffers alone.
-        from_data: whether it is made of the network's inputs.
-        terms: where it is a sum of products of weights, one parameter from each product.
-        places: the axis whose entries its integers tell: they are less than its size at any width.
+        origin: the parameter that it is, or a reshaped, masked, scaled or quantised form of.
+        mixture: the parameter of experts whose first axis was summed over to make it.
+        part: the parameter of experts of which it is one entry (or some) along the first axis.
+        stretch: the parameter of which it holds some rows or columns.
+        of_weights: whether it is computed from parameters and buffers alone.
+        from_data: whether it is computed from the network's inputs.
+        terms: if it is a sum of products of weights, one parameter from each product.
+        places: the axis that its integers index; they are below the axis' size at any width.
     """
 
     axes: Axes
@@ -60,12 +60,12 @@ class Fact(NamedTuple):
 
     @property
     def is_made_of(self) -> bool:
-        """Whether it is a parameter's form, a mixture, one entry, or some rows or columns."""
+        """Whether it is a form, a mixture, an entry, or some rows or columns of a parameter."""
         return any((self.origin, self.mixture, self.part, self.stretch))
 
     @property
     def scaled_by(self) -> frozenset[str]:
-        """The terms, or the one parameter whose form it is."""
+        """Its terms; if there are none, the parameter that it is a form of."""
         return self.terms or frozenset(() if self.origin is None else (self.origin,))
 
 
@@ -81,10 +81,10 @@ def made(
     *,
     own: bool,
 ) -> list[Fact]:
-    """What is known of a call's outputs; the reading learns what the first one is made of.
+    """Return what is known of a call's outputs; set ``made_of`` in the call's reading.
 
-    What was known of them ``before`` stays known of those changed in place. The first one may be a
-    tensor of the network's ``own``.
+    Of outputs changed in place, what was known ``before`` is kept. ``own`` says whether the first
+    output is a tensor of the network.
     """
     from_data = any(fact.from_data for fact in operands)
     of_weights = bool(operands) and all(fact.of_weights for fact in operands)
@@ -117,12 +117,12 @@ def _first(
     *,
     own: bool,
 ) -> Fact:
-    """A call's first output, with the parameters that it is made of."""
+    """Return what is known of a call's first output, with the parameters that it is made of."""
     if fact.of_weights:
         fact = fact._replace(terms=_terms(call, operands, known) or fact.terms)
     adds = call.name in ADDING and bool(fact.terms)
     if reading.weight is not None and not adds:
-        return fact  # what a layer computes
+        return fact  # an activation, not a weight
     if reading.mixes is None and not any(one.is_made_of for one in operands):
         reading.made_of = None if own else fact.origin
         return fact
@@ -147,7 +147,7 @@ def _first(
 
 
 def _common(found: Sequence[str | None], known: Known, masked: bool, from_data: bool) -> str | None:
-    """The parameter that operands are made of, if it is one."""
+    """Return the parameter that operands are made of, of several the one by `_rank`, or None."""
     names = list(dict.fromkeys(name for name in found if name is not None))
     if names and (masked or None not in found) and not (from_data and len(names) > 1):
         return min(names, key=lambda name: _rank(name, known))
@@ -155,16 +155,16 @@ def _common(found: Sequence[str | None], known: Known, masked: bool, from_data: 
 
 
 def _terms(call: Call, operands: Sequence[Fact], known: Known) -> frozenset[str]:
-    """Of sums of products of weights: the parameters that scale it if all of them are scaled.
+    """Return one parameter from each product of a sum; scaling all of them scales the sum.
 
-    What is computed of weights in other ways (a decoder's queries) is no sum of them.
+    The set is empty for what is computed from weights in other ways, such as a decoder's queries.
     """
     found = [fact.scaled_by for fact in operands]
     if call.name in PRODUCTS and all(found):
-        left, right = found[-2:]  # one factor will do, rather the one that is no layer itself
+        left, right = found[-2:]  # one factor is enough, preferably one that is no layer's weight
         layer_or_buffer = left <= known.layers.keys() or not left & known.weights
         found[-2:] = [right if layer_or_buffer else left]
-    elif call.name in LINEAR or call.name in MASKING:  # masks and scales are no terms
+    elif call.name in LINEAR or call.name in MASKING:  # masks and scales add no terms
         scaling = filter(None, found)
         found = sorted(scaling, key=lambda terms: min(_rank(name, known) for name in terms))[:1]
     elif call.name not in (*PRODUCTS, *ADDING):
@@ -173,5 +173,5 @@ def _terms(call: Call, operands: Sequence[Fact], known: Known) -> frozenset[str]
 
 
 def _rank(name: str, known: Known) -> tuple[bool, bool]:
-    """Of several tensors that make a weight, the one that it is named after has the least."""
+    """Return a sort key of the tensors that make a weight: the first gives it its name."""
     return name not in known.weights, not is_weight(name)

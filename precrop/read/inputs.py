@@ -1,4 +1,4 @@
-"""The network's inputs: shapes without the batch, or examples, given as people give them."""
+"""The network's inputs, as users give them: shapes without the batch axis, or examples."""
 
 import copy
 import dataclasses
@@ -20,7 +20,7 @@ from precrop.read.examples import LARGEST, Example, leaves, mapped, recorded, un
 _EXAMPLE = "example"
 """Key of a recorded example; no shape is a mapping."""
 LARGEST_BATCH = 2**20
-"""Inputs in one pass, at most: of more, sizes are beyond what is counted."""
+"""The largest batch of one pass; with more inputs, sizes would be too large to count."""
 
 
 def _is_shape(value: Any) -> bool:
@@ -30,7 +30,7 @@ def _is_shape(value: Any) -> bool:
 
 
 def _of_shape(shape: Any) -> Example:
-    """Ones of the network's own floating type."""
+    """Return an example that is filled with ones of the network's own floating type."""
     if not _is_shape(shape) or any(n < 1 for n in shape) or prod(map(int, shape)) > LARGEST:
         raise _no_shape(shape)
     return Example((1, *map(int, shape)), None, 0, 1)
@@ -45,7 +45,7 @@ def _no_shape(value: Any) -> PrecropError:
 
 
 def _shapes(value: Any, whole: Any) -> Any:
-    """Inputs of shapes within lists and dicts. One that is empty is a number for every input."""
+    """Return examples for shapes in lists and dicts; an empty shape is one number per input."""
     if isinstance(value, Mapping) and value:
         return {str(name): _shapes(one, whole) for name, one in value.items()}
     if isinstance(value, tuple) and not value:
@@ -58,10 +58,10 @@ def _shapes(value: Any, whole: Any) -> Any:
 def given(
     model: Any, input_shape: Any, example_inputs: Any = None, example_kwargs: Any = None
 ) -> "Inputs":
-    """The inputs that a caller gave one way or the other.
+    """Return the inputs that a caller gave as shapes or as examples.
 
     Raises:
-        PrecropError: these are not inputs, or the network is not a network.
+        PrecropError: these are not inputs, or ``model`` is not a network.
     """
     network = unwrapped(model)
     if isinstance(input_shape, Inputs):
@@ -70,12 +70,12 @@ def given(
 
 
 class Inputs:
-    """Shapes of one or several inputs without the batch, or examples of inputs.
+    """Shapes of one or several inputs without the batch axis, or example inputs.
 
-    A tuple of integers is one input; a list of shapes several, by position; a dict several, by
-    name. Lists and dicts within these are what the network takes as such. Tensors, and whatever has
-    some in it, are examples: a tuple has the arguments by position, a mapping has them by name if
-    ``forward`` has such names, and anything else is one argument.
+    A tuple of integers is one input; a list of shapes holds positional inputs, a dict inputs by
+    name. Lists and dicts inside these are passed to the network as such. Tensors, and anything with
+    tensors in it, are examples: a tuple holds positional arguments, a mapping keyword arguments if
+    ``forward`` has such parameters, and anything else is one argument.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Inputs:
             self.args, self.kwargs = [self.kwargs], {}
 
     def _take(self, example: Any, named: Mapping[str, Any], model: nn.Module | None) -> None:
-        """Take examples of arguments by position and by name."""
+        """Set the arguments from examples, positional and by name."""
         if not isinstance(named, Mapping):
             raise PrecropError(
                 f"example_kwargs={brief(named)} is not a mapping from names to inputs"
@@ -136,7 +136,7 @@ class Inputs:
         return [e for e in leaves([self.args, self.kwargs]) if isinstance(e, Example)]
 
     def _set_batch(self, axis: int, size: int) -> None:
-        """Take an axis for the batch where it has this size; none where that is 0."""
+        """Make ``axis`` the batch axis of examples in which it has this size; 0 means of none."""
 
         def choose(leaf: Any) -> Any:
             if not isinstance(leaf, Example):
@@ -147,7 +147,7 @@ class Inputs:
         self.args, self.kwargs = mapped(self.args, choose), mapped(self.kwargs, choose)
 
     def batched(self) -> Iterator["Inputs"]:
-        """These inputs with each axis in turn that may be the batch's, and last without any."""
+        """Yield these inputs with each candidate for the batch axis, and at last without one."""
         if not self.examples or not any(e.shape for e in self._tensors()):
             yield self
             return
@@ -164,17 +164,17 @@ class Inputs:
 
     @property
     def has_batch(self) -> bool:
-        """Whether they can be made for any number of inputs."""
+        """Whether a batch of any size can be made."""
         return not self.examples or any(e.batch is not None for e in self._tensors())
 
     @property
     def axes(self) -> list[int | None]:
-        """Of every tensor, in order, the axis along which inputs lie; None where there is none."""
+        """The batch axis of every tensor, in order; None for a tensor without one."""
         return [example.batch for example in self._tensors()]
 
     @property
     def spec(self) -> Any:
-        """The shapes, or what is known of the examples, as they are written to a plan file."""
+        """The shapes, or the record of the examples, as written to a plan file."""
         if self.examples:
             args = tuple(map(recorded, self.args))
             named = {name: recorded(one) for name, one in self.kwargs.items()}
@@ -184,7 +184,7 @@ class Inputs:
         return shapes[0] if alone and shapes[0] else shapes
 
     def _read(self, spec: Any) -> None:
-        """Take what `spec` recorded."""
+        """Set the arguments from a recorded `spec`."""
         try:
             args, named = spec["args"], spec["kwargs"]
             self.args = [unrecorded(one) for one in args]
@@ -195,12 +195,12 @@ class Inputs:
 
     @property
     def text(self) -> str:
-        """The shapes for a message."""
+        """The shapes, as a message shows them."""
         shapes = [e.shape if self.examples else e.shape[1:] for e in self._tensors()]
         return ", ".join("x".join(map(str, shape)) or "a number" for shape in shapes) or "no tensor"
 
     def make(self, batch: int, model: nn.Module, device: str) -> tuple[list[Any], dict[str, Any]]:
-        """Examples, or tensors of ones of the network's own floating type.
+        """Make the arguments of a pass: examples, or ones of the network's own floating type.
 
         Raises:
             PrecropError: there is no memory for them.
@@ -214,17 +214,17 @@ class Inputs:
         try:
             args: list[Any] = mapped(self.args, made)
             return args, mapped(self.kwargs, made)
-        except RuntimeError as error:  # of the allocators, where nothing else can fail
+        except RuntimeError as error:  # only the allocator can fail here
             raise PrecropError(f"no memory for inputs of {self.text} at batch {batch}") from error
 
     def without_first(self) -> "Inputs | None":
-        """The same shape without its first size, which may be a batch's; None of several inputs."""
+        """Return the shape without its first size, perhaps a batch's; None for several inputs."""
         shape = () if self.examples or self.kwargs or len(self.args) != 1 else self.spec
         return Inputs(shape[1:]) if len(shape) > 1 and _is_shape(shape) else None
 
 
 def floating_type(parameters: Iterable[Tensor]) -> torch.dtype:
-    """The floating type of most elements of a network's parameters; float32 if it has none."""
+    """Return the floating type of most elements of the parameters; float32 if there are none."""
     elements = Counter[torch.dtype]()
     for parameter in parameters:
         if parameter.is_floating_point():
@@ -239,19 +239,19 @@ def _has_tensors(value: Any) -> bool:
 
 
 def _is_tensor(value: Any) -> bool:
-    """Whether a value is a tensor or of NumPy's, such as an array."""
+    """Whether a value is a tensor or an object of NumPy's, such as an array."""
     return isinstance(value, Tensor) or type(value).__module__ == "numpy"
 
 
 def _example(leaf: Any) -> Any:
-    """What is known of a tensor or an array; anything else is taken as it is."""
+    """Return an example of a tensor or an array; return anything else as it is."""
     if isinstance(leaf, Tensor) or (_is_tensor(leaf) and hasattr(leaf, "shape")):
         return Example.of(torch.as_tensor(leaf))
     return leaf
 
 
 def _check_names(model: nn.Module, given: Mapping[str, Any]) -> None:
-    """Refuse inputs some of which are named as arguments of ``forward`` are, and others not."""
+    """Refuse inputs if some of their names are arguments of ``forward`` and others are not."""
     known = inspect.signature(model.forward).parameters
     wrong = [name for name in given if name not in known]
     if wrong and len(wrong) < len(given):
@@ -260,11 +260,11 @@ def _check_names(model: nn.Module, given: Mapping[str, Any]) -> None:
 
 
 def _takes(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether ``forward`` has such parameters, as far as its signature says."""
+    """Whether the signature of ``forward`` accepts these arguments."""
     try:
         inspect.signature(model.forward).bind(*args, **kwargs)
     except TypeError:
         return False
-    except ValueError:  # no signature, as of what is written in C
+    except ValueError:  # functions written in C have no signature
         return True
     return True

@@ -1,4 +1,4 @@
-"""What is known of a network's widths, and what was read in one of its calls."""
+"""Data classes: what is known of a network's widths, and what was read in one of its calls."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -12,15 +12,15 @@ Axes = tuple[Axis, ...]
 
 OUTPUT = "makes the network's output"
 TRAIN_MODE = "train mode"
-"""The key among what is frozen that says why the pass in train mode was not read."""
+"""The key of a network's notes under which the failure of the pass in train mode is reported."""
 KERNEL_RANK = 4
 
 
 @dataclass
 class Product:
-    """A count that is a coefficient times the sizes of some axes, such as a convolution's MACs.
+    """A coefficient times the sizes of some axes, such as a convolution's MACs.
 
-    It ``merges`` where both operands are weights, whose three ends have widths of their own.
+    ``merges`` says that both operands are weights, so that three independent widths may meet.
     """
 
     coefficient: int
@@ -30,9 +30,9 @@ class Product:
 
 @dataclass
 class LayerReading:
-    """A layer as it was met: its weight's ends and what it computes in eval mode.
+    """A layer: its weight, its input and output axes, and its MACs in eval mode.
 
-    ``added`` are parameters of which something is added to the weight before it is used.
+    ``added`` are parameters whose form or product is added to the weight before it is used (LoRA).
     """
 
     name: str
@@ -46,20 +46,20 @@ class LayerReading:
 
 @dataclass
 class CallReading:
-    """What is known of one call: its operands' axes and the integer arguments that follow widths.
+    """What was read in one call: its operands' axes and the integer arguments that state sizes.
 
     Attributes:
         inputs: axes of its operands.
-        outputs: axes of what it makes.
+        outputs: axes of its outputs.
         weight: the parameter of the layer that it computes.
-        literals: by an argument's name and its index in a list (or None) the axis whose size it
-            states; these are the numbers that a module may hold in an attribute of its own.
-        macs: its multiply-accumulates, every time that the network makes it.
-        made_of: the parameter whose form, masked or scaled or quantised, the output is.
+        literals: the axis whose size an integer argument states, by the argument's name and its
+            index in a list (or None); a module may hold such a number in an attribute.
+        macs: its multiply-accumulates, over all times that the network makes the call.
+        made_of: the parameter of which the output is a masked, scaled or quantised form.
         mixes: the parameter whose first axis it sums over.
-        takes: the parameter of several experts' weights that it takes entries of.
-        stretch: the parameter of whose axis it takes stretches.
-        places: the axis whose entries the integers of its last output tell.
+        takes: the parameter of several experts' weights of which it takes entries.
+        stretch: the parameter of which it takes some rows or columns.
+        places: the axis that the integers of its last output index.
     """
 
     inputs: Sequence[Axes]
@@ -75,7 +75,7 @@ class CallReading:
 
     @property
     def axes(self) -> Iterator[Axis]:
-        """All axes of its operands and of what it makes."""
+        """All axes of its operands and outputs."""
         for axes in (*self.inputs, *self.outputs):
             yield from axes
 
@@ -85,16 +85,16 @@ class Known:
     """What is known of a network; each of its passes adds to it.
 
     Attributes:
-        ranks: how many axes each of its parameters has.
+        ranks: the number of axes of each parameter.
         scale_groups: whether grouped convolutions keep the width of their groups, not their number.
         hold_outputs: whether the network's outputs keep their sizes.
-        tensors: axes of the parameters and buffers that were met.
-        layers: by the name of their weight, in the order of execution.
-        macs: multiply-accumulates that belong to no layer, as of attention.
-        read_widths: what modules read of residual streams, by path.
-        written_widths: what modules write to residual streams, by path.
-        matrices: tensors that are multiplied as matrices, and are part of no kernel.
-        kept: numbers of heads and groups that modules keep, by path; PyTorch's own are left out.
+        tensors: axes of the parameters and buffers that some call used.
+        layers: the layers by the name of their weight, in the order of execution.
+        macs: multiply-accumulates of products that belong to no layer, such as attention's.
+        read_widths: the widths that modules read from residual streams, by path.
+        written_widths: the widths that modules write to residual streams, by path.
+        matrices: tensors that are multiplied as matrices and are part of no convolution's kernel.
+        kept: numbers of heads and groups in attributes of modules, by path, except PyTorch's own.
     """
 
     ranks: Mapping[str, int]
@@ -111,11 +111,11 @@ class Known:
 
     @cached_property
     def weights(self) -> Set[str]:
-        """Parameters with more than one axis."""
+        """Names of the parameters with more than one axis."""
         return {name for name, rank in self.ranks.items() if rank > 1}
 
     def axes(self, name: str, shape: tuple[int, ...]) -> Axes:
-        """The axes of a tensor of the network, which are the same in all passes."""
+        """Return the axes of a parameter or buffer, which all passes share."""
         known = self.tensors.get(name)
         if known is None or tuple(map(axis_size, known)) != shape:
             fresh = fresh_axes if name in self.matrices else _parameter_axes
@@ -123,7 +123,7 @@ class Known:
         return known
 
     def layer(self, weight: str, kind: str, inputs: Axis, outputs: Axis) -> LayerReading:
-        """The layer of a weight; its module's name is its own unless another layer has that."""
+        """Return the layer of a weight; it is named after its module if that name is not taken."""
         if weight not in self.layers:
             name = layer_of(weight)
             name = weight if name in self._names else name
@@ -132,7 +132,7 @@ class Known:
         return self.layers[weight]
 
     def count(self, readings: Sequence[CallReading]) -> None:
-        """Count the multiply-accumulates of a pass; equal calls of a loop have one reading."""
+        """Add up the multiply-accumulates of a pass; equal calls of a loop share one reading."""
         times = Counter(map(id, readings))
         for reading in {id(reading): reading for reading in readings}.values():
             total = self.macs if reading.weight is None else self.layers[reading.weight].macs
@@ -141,20 +141,20 @@ class Known:
 
 
 def constants(shape: Sequence[int]) -> Axes:
-    """Axes of a tensor that no width reaches."""
+    """Return the axes of a tensor that no width changes."""
     return tuple(map(constant, shape))
 
 
 def fresh_axes(shape: tuple[int, ...], name: str) -> Axes:
-    """Axes that nothing is known of yet, one width each."""
+    """Return axes of which nothing is known yet: a new atom for every size above 1."""
     return tuple(constant(n) if n <= 1 else axis_of(Atom(n, name)) for n in shape)
 
 
 def _parameter_axes(shape: tuple[int, ...], name: str) -> Axes:
-    """A parameter's axes. Where it looks like kernels, their extent is no width.
+    """Return a parameter's axes; if it looks like kernels, the kernel's extent is constant.
 
-    It must be known before a weight that is reshaped first (standardised) meets its convolution.
-    Kernels of several experts have a larger axis before their extent, which is a width.
+    A weight that is reshaped first (standardised) meets its convolution too late to tell. An axis
+    between the first two and the extent is a width if it is larger, as in several experts' kernels.
     """
     axes = fresh_axes(shape, name)
     if len(shape) < KERNEL_RANK or shape[-1] != shape[-2]:

@@ -1,7 +1,7 @@
-"""How long the tensors of a forward pass live: from the call that makes them to the last reference.
+"""Finds how long the tensors of a forward pass live: from the call that makes each to its release.
 
-The network runs once more on meta tensors. Nothing but the network itself holds a tensor in that
-run, so a storage dies where it would die in a real one; a weak reference to it tells when.
+The network runs once more on meta tensors. Only the network itself holds tensors in that run, so a
+storage is freed where it would be in a real one; a weak reference to it shows when.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,25 +22,25 @@ from precrop.read.plain import OtherAttention, PlainLayers, plain
 from precrop.read.trace import base_name, tensors_among
 
 INPUT = -1
-"""The call that "makes" the network's inputs."""
+"""Stands for the index of the call that makes the network's inputs."""
 
 _READ = "stream_read"
-"""The traced operation by which a layer takes its part of a residual stream."""
+"""The traced operation by which a layer reads its part of a residual stream."""
 _SHARING = (torch.ops.aten._unsafe_view.default, torch.ops.aten._reshape_alias.default)
 """Operations whose output shares its input's memory although their schema does not say so."""
 _HEADED = 4
-"""Axes of what attention's kernels work on: batch, heads, places, channels."""
+"""Number of axes of the operands of attention kernels: batch, heads, positions, channels."""
 
 
 @dataclass(slots=True)
 class Life:
-    """One storage: where it is made, and how long it is kept.
+    """One storage: where it is made, and how long it lives.
 
     Attributes:
         call: index of the ATen call that made it; `INPUT` for a network's input.
-        output: which of the call's outputs, or of the network's inputs, it is.
-        elements: of the tensor that it was made for.
-        bytes: of one element.
+        output: index among the call's outputs or the network's inputs.
+        elements: number of elements of the tensor that it was made for.
+        bytes: size of one element.
         last: index of the last call at whose end it is alive.
     """
 
@@ -56,9 +56,9 @@ class Lifetimes:
     """All storages of one forward pass.
 
     Attributes:
-        lives: of the storages.
-        names: of the calls.
-        sizes: how many elements each call's outputs have.
+        lives: the life of every storage.
+        names: the names of the calls.
+        sizes: the numbers of elements of each call's outputs.
     """
 
     lives: list[Life] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Lifetimes:
 
     @property
     def peak(self) -> int:
-        """Bytes of all storages that are alive at once, at the worst moment."""
+        """The most bytes of all storages that are alive at one time."""
         return max(
             sum(one.elements * one.bytes for one in self.lives if one.call <= call <= one.last)
             for call in range(INPUT, len(self.sizes))
@@ -75,7 +75,7 @@ class Lifetimes:
 
 
 class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes storages as they are made and as they die; parameters and buffers are not counted."""
+    """Notes when storages are made and freed; those in ``fixed`` (the model's) are not counted."""
 
     def __init__(self, meta: MetaKernels | None, fixed: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -106,7 +106,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def _run(self, op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """An operation's result on meta tensors."""
+        """Return an operation's result on meta tensors."""
         if base_name(op) == _READ:
             return _leading(*args)
         if op in _SHARING or self.meta is None:
@@ -114,11 +114,11 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self.meta(op, args, kwargs)
 
     def parts(self, op: Any) -> Callable[..., Any] | None:
-        """What computes a fused operation in plain ones."""
+        """Return a function that computes a fused operation by plain ones, or None."""
         return plain(op)
 
     def note(self, call: int, output: int, tensor: Tensor) -> None:
-        """A tensor of a call; one that shares a known storage (a view) is not new."""
+        """Note the storage of a call's output, unless it is known (of a view, say)."""
         reference = _reference(tensor)
         if reference.cdata not in self.known:
             life = Life(call, output, tensor.numel(), tensor.element_size())
@@ -126,28 +126,28 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.known[reference.cdata] = (reference, life)
 
     def bury(self, call: int) -> None:
-        """Storages that died since the last look were alive until the end of ``call``."""
+        """Note that storages freed since the last look were alive until the end of ``call``."""
         for key, (reference, life) in list(self.known.items()):
             if life is not None and reference.expired():
                 life.last = call
                 del self.known[key]
 
     def join(self, first: int) -> None:
-        """The calls from ``first`` on are one kernel's: nothing that died since was a tensor."""
+        """Treat the calls from ``first`` on as one kernel: forget storages freed since then."""
         self.bury(len(self.found.sizes) - 1)
         alive = {id(life) for _, life in self.known.values()}
         self.found.lives = [x for x in self.found.lives if x.call < first or id(x) in alive]
 
 
 def kernel_attention(watch: Watch | None = None) -> OtherAttention:
-    """Lets attention leave in memory what PyTorch's kernels do.
+    """Make attention use as much memory as PyTorch's fused kernels do.
 
-    As a trace sees it, `scaled_dot_product_attention` is a few products, with a table of weights
-    between them. A kernel holds no such table but one number for each row of it, and its output
-    lies in memory as (batch, places, heads, channels).
+    In a trace, `scaled_dot_product_attention` is two matrix products with a matrix of attention
+    weights between them. A fused kernel keeps only one number per row of that matrix, and its
+    output lies in memory as (batch, positions, heads, channels).
 
     Args:
-        watch: to be told of what a kernel does not hold.
+        watch: forgets the tensors that a kernel would not hold.
     """
 
     def attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -166,23 +166,23 @@ def kernel_attention(watch: Watch | None = None) -> OtherAttention:
 
 
 def _leading(x: Tensor, dim: int, size: int, path: str) -> Tensor:
-    """What a reader of a residual stream takes: in a built network it is a view of the stream.
+    """Return what a layer reads of a residual stream: in a built network, a view of the stream.
 
-    Its strides are those of a tensor of its own, so that the same calls follow.
+    It has the strides of a contiguous tensor, so that the calls after it stay the same.
     """
     shape = [size if axis == dim else n for axis, n in enumerate(x.shape)]
     return x.as_strided(shape, x.new_empty(shape).stride())
 
 
 def _reference(tensor: Tensor) -> Any:
-    """A weak reference to a tensor's storage."""
+    """Return a weak reference to a tensor's storage."""
     return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
 
 
 def lifetimes(
     model: nn.Module, args: Sequence[Tensor], kwargs: Mapping[str, Tensor], meta: MetaKernels | None
 ) -> Lifetimes:
-    """Follow every storage of ``model(*args, **kwargs)``; the caller keeps the inputs alive.
+    """Return the lives of all storages in ``model(*args, **kwargs)``; the caller holds the inputs.
 
     The model is on meta tensors, or on real ones if ``meta`` is None.
     """
@@ -197,7 +197,7 @@ def watched(
     args: Sequence[Tensor],
     kwargs: Mapping[str, Tensor],
 ) -> Lifetimes:
-    """Run ``model(*args, **kwargs)`` under a watch; ``layers`` says what layers are made of."""
+    """Run ``model(*args, **kwargs)`` under a watch; ``layers`` takes fused layers apart."""
     for position, tensor in enumerate(tensors_in((args, kwargs))):
         watch.note(INPUT, position, tensor)
     with apart(), torch.no_grad(), layers, watch:

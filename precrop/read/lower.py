@@ -1,7 +1,7 @@
-"""From a network's symbolic widths to the `Structure` that programs are made of.
+"""Converts a network's symbolic widths to the `Structure` that programs are made of.
 
-Every width that may change becomes a group, every layer's ends shares of groups, and every cost a
-polynomial in the groups' units.
+Every width that may change becomes a group, every layer's inputs and outputs become shares of
+groups, and every cost becomes a polynomial in the groups' units.
 """
 
 from collections import Counter
@@ -24,25 +24,25 @@ from precrop.read.known import LayerReading, Product
 from precrop.read.network import Network, Sizes, tensor_axes
 from precrop.solve.structure import Cost, Group, Layer, Peak, Structure
 
-# A product of more widths than this has no place in the allocation; its widths are frozen.
+# Most widths in a product that the allocation can count; of a longer product, widths are fixed.
 MAX_DEGREE = 2
-# Parameters may have more, as the weight of a bilinear layer and a folded axis do.
+# Counts of parameters and MACs may have more (a bilinear layer's weight, a folded axis).
 MAX_PARAMETER_DEGREE = 4
 
 CostModel = Callable[[Network, Mapping[Tie, int]], Cost | Peak]
-"""A further cost of a network, such as its latency, by the position of every varying tie."""
+"""Makes a further cost of a network, such as its latency, given every varying tie's index."""
 NO_MODELS: Mapping[str, CostModel] = {}
 UNBOUNDED: Mapping[str, int] = {}
 
 
 @dataclass(frozen=True)
 class Lowered:
-    """What programs are made of.
+    """A network as programs see it.
 
     Attributes:
-        network: as it was, with what has no place in a program fixed.
-        ties: behind the groups.
-        structure: groups, layers and costs.
+        network: the network, in which widths that the program cannot choose are fixed.
+        ties: the tie behind every group.
+        structure: the groups, layers and costs.
     """
 
     network: Network
@@ -50,7 +50,7 @@ class Lowered:
     structure: Structure
 
     def sizes(self, units: Sequence[int]) -> Sizes:
-        """Sizes when every group keeps so many units."""
+        """Return the network's sizes when each group keeps the given number of units."""
         pairs = zip(self.ties, units, strict=True)
         return Sizes({tie: (int(kept), tie.quantum) for tie, kept in pairs})
 
@@ -60,15 +60,15 @@ def lower(
     models: Mapping[str, CostModel] = NO_MODELS,
     most_read: Mapping[str, int] = UNBOUNDED,
 ) -> Lowered:
-    """Groups, layers and costs of a network, and the tie behind every group.
+    """Return the groups, layers and costs of a network, and the tie behind every group.
 
-    Widths that no layer makes, or that meet in a product of more than a program can count, are
-    fixed.
+    Widths that no layer makes are fixed, and so is one of each product of more widths than a
+    program can count.
 
     Args:
-        network: as it was read, or constrained further.
-        models: costs beside ``params`` and ``macs``, by name.
-        most_read: channels that readers of streams may read at most, by path.
+        network: the network as it was read, or constrained further.
+        models: costs besides ``params`` and ``macs``, by name.
+        most_read: the most channels that readers of residual streams may read, by path.
     """
     ties, fixed = _ties(network)
     products = [product for layer in network.layers for product in layer.macs]
@@ -103,9 +103,9 @@ def _crowded(
     macs: Iterable[Product],
     index: Mapping[Tie, int],
 ) -> Counter[int]:
-    """Groups in products of too many widths, and in how many; several in one axis count once.
+    """Count, by group, the products of too many widths; an axis of several groups is one width.
 
-    Whichever is in most of them for the parameters that it holds is fixed first.
+    `lower` fixes the group first that has the most of them relative to its parameters.
     """
     counted = [
         (part, MAX_PARAMETER_DEGREE if name in ("params", "macs") else MAX_DEGREE)
@@ -122,7 +122,7 @@ def _crowded(
 
 
 def _held(params: Cost | Peak, ties: Sequence[Tie]) -> Counter[int]:
-    """How many parameters lie along each group's width."""
+    """Count the parameters along each group's width."""
     held = Counter[int]()
     for term, count in (pair for part in params.parts for pair in part.terms.items()):
         size = count * prod(ties[group].quantum for group in term)
@@ -131,10 +131,10 @@ def _held(params: Cost | Peak, ties: Sequence[Tie]) -> Counter[int]:
 
 
 def _ties(network: Network) -> tuple[list[Tie], dict[Tie, str]]:
-    """Ties of the varying groups, in the order in which layers produce them; why others are fixed.
+    """Return the varying ties in the order in which layers make them, and why others are fixed.
 
-    A width that no layer makes is one of a learnt table (an embedding, a token) or fixed: a
-    buffer's columns, such as coordinates, mean something.
+    A width that no layer makes may vary in a learnt table (an embedding, a token). Otherwise it is
+    fixed, since a buffer's columns (coordinates) have a meaning each.
     """
     made = [layer.outputs for layer in network.layers]
     for name in sorted(network.known.weights - network.known.layers.keys()):
@@ -151,11 +151,11 @@ def _ties(network: Network) -> tuple[list[Tie], dict[Tie, str]]:
 
 
 _Terms = dict[tuple[int, ...], int]
-"""As of `Cost`."""
+"""Coefficients by the groups that are multiplied, as in `Cost`."""
 
 
 def axis_form(axis: Axis, index: Mapping[Tie, int]) -> _Terms:
-    """Size of an axis as a polynomial in the groups' units, linear but where it is folded."""
+    """Return an axis' size as a polynomial in the groups' units; it is linear unless folded."""
     form: _Terms = {}
     for segment in resolve(axis):
         atom, count = segment
@@ -170,7 +170,7 @@ def axis_form(axis: Axis, index: Mapping[Tie, int]) -> _Terms:
 
 
 def polynomial(products: Iterable[Product], index: Mapping[Tie, int]) -> Cost:
-    """The sum of some products as a polynomial in the units of the groups in ``index``."""
+    """Return the sum of products as a polynomial in the units of the groups in ``index``."""
     total: _Terms = {}
     for product in products:
         _add(total, _multiplied(product.coefficient, product.axes, index))
@@ -178,7 +178,7 @@ def polynomial(products: Iterable[Product], index: Mapping[Tie, int]) -> Cost:
 
 
 def _multiplied(coefficient: int, axes: Iterable[Axis], index: Mapping[Tie, int]) -> _Terms:
-    """A coefficient times the sizes of some axes."""
+    """Return a coefficient times the sizes of some axes, as a polynomial."""
     terms: _Terms = {(): coefficient}
     for axis in axes:
         terms = _multiply(terms, axis_form(axis, index))
@@ -200,7 +200,7 @@ def _add(total: _Terms, terms: _Terms) -> None:
 
 
 def lowered(network: Network, layer: LayerReading, index: Mapping[Tie, int]) -> Layer:
-    """A layer as the program sees it, by the groups in ``index``."""
+    """Return a layer as the program sees it, in terms of the groups in ``index``."""
     parameter = network.known.tensors[layer.weight]
     weights = prod(map(axis_size, parameter))
     macs = sum(p.coefficient * prod(map(axis_size, p.axes)) for p in layer.macs)
@@ -220,7 +220,7 @@ def lowered(network: Network, layer: LayerReading, index: Mapping[Tie, int]) -> 
 
 
 def _shares(axis: Axis, index: Mapping[Tie, int]) -> dict[int, float]:
-    """What each group holds of an axis; of each factor of a folded one, since all count."""
+    """Return each group's share of an axis; in a folded one, its share of its own factor."""
     size = axis_size(axis)
     shares: dict[int, float] = {}
     for segment in resolve(axis):
@@ -238,7 +238,7 @@ def _shares(axis: Axis, index: Mapping[Tie, int]) -> dict[int, float]:
 def _groups(
     network: Network, index: Mapping[Tie, int], most_read: Mapping[str, int]
 ) -> tuple[Group, ...]:
-    """Every group by the layers that produce it, by a table, or by layers that read it."""
+    """Describe every group; it is named after its table, or the first layer to make or read it."""
     owners: list[tuple[str, list[int]]] = [("", []) for _ in index]
     for ends in ("outputs", "inputs"):
         produced = {group for group, (name, _) in enumerate(owners) if name}
@@ -265,11 +265,10 @@ def _groups(
 
 
 def further_bounds(network: Network, sizes: Sizes, most_read: Mapping[str, int]) -> dict[str, int]:
-    """Bounds that let no reader of a stream read more channels than are written before it.
+    """Return bounds so that no reader of a stream reads more channels than are written before it.
 
-    What lies beyond is zero, so its weights would be dead. Some widths cannot follow theirs,
-    because they are frozen or have no step that is narrow enough. ``most_read`` are the bounds
-    until now.
+    Further channels would be zero, so the weights that read them would be dead. Readers that cannot
+    be that narrow (frozen, or of coarse steps) keep more. ``most_read`` are the bounds so far.
     """
     found = {}
     for stream in network.tracer.streams:
@@ -284,7 +283,7 @@ def further_bounds(network: Network, sizes: Sizes, most_read: Mapping[str, int])
 
 
 def _most_units(network: Network, most_read: Mapping[str, int]) -> dict[Tie, int]:
-    """Per tie of a stream's reader the units that do not pass what is written before it."""
+    """Return, for the ties of readers, the most units within the bounds of ``most_read``."""
     most: dict[Tie, int] = {}
     for path, width in most_read.items():
         axis = network.known.read_widths[path]

@@ -1,8 +1,8 @@
-"""Results of operations on meta tensors: shapes, strides, types, without the kernels' cost.
+"""Runs operations on meta tensors more quickly than PyTorch's own meta kernels do.
 
-PyTorch's meta kernels are written in Python and take most of a trace's time. The few operations
-that convolutional networks are made of are answered here where that is certain, repeated calls from
-a cache, and everything else (errors too) by PyTorch itself.
+Those are written in Python and take most of a trace's time. Shortcuts compute the outputs of the
+few operations that convolutional networks mostly consist of, a cache answers repeated calls, and
+PyTorch does everything else, errors included.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ from precrop.read.operations import per_operation
 aten = torch.ops.aten
 
 Shortcut = Callable[..., Any]
-"""Answers for an operation's positional arguments; None where it is not certain."""
+"""Takes an operation's positional arguments; returns its result, or None if it is not certain."""
 
 
 def _key(value: Any) -> Any:
@@ -38,7 +38,7 @@ class MetaKernels:
         self._known: dict[Any, Any] = {}
 
     def __call__(self, op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """The operation's result."""
+        """Return the operation's result."""
         shortcut, functional = _kind(op)
         if shortcut is not None and not kwargs:
             result = shortcut(*args)
@@ -69,7 +69,7 @@ class MetaKernels:
 
 
 def _like(x: Tensor) -> Tensor:
-    """An empty tensor of the same layout; ``empty_like`` itself takes twenty times as long."""
+    """Return an empty tensor of the same layout; ``empty_like`` takes twenty times as long."""
     if not x.is_contiguous():
         return torch.empty_like(x)
     return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
@@ -80,12 +80,12 @@ def _empty(shape: Sequence[int], x: Tensor) -> Tensor:
 
 
 def _like_first(x: Tensor, *others: Any) -> Tensor | None:
-    """An activation, or a sum or product with what has the same layout: the input's shape."""
+    """Return an elementwise operation's result if all operands have the same layout."""
     return _like(x) if _same_layout(x, others) else None
 
 
 def _first(x: Tensor, *others: Any) -> Tensor | None:
-    """The same in place."""
+    """Return an in-place operation's result under the same condition."""
     return x if _same_layout(x, others) else None
 
 
@@ -113,13 +113,13 @@ def _batch_norm(
         for v in (weight, bias, mean, variance)
     ):
         return None
-    # Without statistics of the batch the saved ones are empty.
+    # In eval mode the saved statistics are empty.
     saved = channels if training else (0,)
     return _like(x), _empty(saved, x), _empty(saved, x)
 
 
 def _mean(x: Tensor, dims: Sequence[int] | None, keep: bool = False) -> Tensor | None:
-    """A mean with the axes kept, as in a global pool."""
+    """Return a mean that keeps its axes (``keepdim``), as in a global pool."""
     if not keep or not dims or not x.is_floating_point():
         return None
     if not all(-x.dim() <= dim < x.dim() for dim in dims):
@@ -129,7 +129,7 @@ def _mean(x: Tensor, dims: Sequence[int] | None, keep: bool = False) -> Tensor |
 
 
 def _plain(tensors: Sequence[Tensor | None]) -> bool:
-    """Whether tensors are of single precision and lie in memory as new ones do."""
+    """Whether tensors are float32 and have the strides of new ones."""
     return all(
         tensor is None or (tensor.dtype == torch.float32 and tensor.stride() == _strides(tensor))
         for tensor in tensors
@@ -137,13 +137,13 @@ def _plain(tensors: Sequence[Tensor | None]) -> bool:
 
 
 def _strides(x: Tensor) -> tuple[int, ...]:
-    """Those of a new tensor of the same shape; of axes of one entry others are contiguous, too."""
+    """Return a new tensor's strides; contiguous ones may differ from them at axes of size 1."""
     sizes = [max(size, 1) for size in x.shape[1:]]
     return tuple(prod(sizes[axis:]) for axis in range(x.dim()))
 
 
 def _addmm(bias: Tensor, x: Tensor, weight: Tensor, *_: Any) -> Tensor | None:
-    """A linear layer's product; of what does not fit PyTorch says so."""
+    """Return a linear layer's product; None for sizes that do not fit, so that PyTorch raises."""
     if (x.dim(), weight.dim()) != (2, 2) or not _plain((bias, x, weight.t())):
         return None
     shape = x.shape[0], weight.shape[1]
@@ -174,7 +174,7 @@ def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
 
 
 Kernels = Callable[[Any, Sequence[Any], Mapping[str, Any]], Any]
-"""What gives an operation's result on meta tensors, such as `MetaKernels`."""
+"""Computes an operation's result on meta tensors, as `MetaKernels` does."""
 
 
 def computed(
@@ -185,9 +185,9 @@ def computed(
     tensors: Sequence[Tensor],
     random: torch.Generator,
 ) -> Any:
-    """An operation's result in a pass on meta tensors, or on real ones if ``meta`` is None.
+    """Return an operation's result in a pass on meta tensors, or on real ones if ``meta`` is None.
 
-    ``tensors`` are those among its arguments; random numbers come from ``random``.
+    ``tensors`` are the tensors among its arguments. Random numbers come from ``random``.
     """
     devices = {tensor.is_meta for tensor in tensors}
     if meta is None or True not in devices:
@@ -198,9 +198,9 @@ def computed(
 
 
 def _mixed(run: Kernels, op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """An operation's result where constants that forward made on the CPU meet meta tensors.
+    """Return an operation's result where CPU constants made in forward meet meta tensors.
 
-    What it writes into such a constant is the constant again, so that later calls find it there.
+    If it writes into a constant, the result is the constant itself, as later calls expect.
     """
     written: dict[int, Tensor] = {}
 
@@ -223,7 +223,7 @@ _ELEMENTWISE = (
 
 @per_operation
 def _kind(op: Any) -> tuple[Shortcut | None, bool]:
-    """Its shortcut; whether its outputs are new tensors that follow from its arguments alone."""
+    """Return an operation's shortcut, and whether it neither writes to nor views its arguments."""
     schema = op._schema
     functional = all(a.alias_info is None for a in (*schema.arguments, *schema.returns))
     if schema.name.removeprefix("aten::").rstrip("_") in _ELEMENTWISE:

@@ -1,4 +1,4 @@
-"""Widths that PyTorch's own layers state by one attribute, whatever their calls would allow."""
+"""Unifies widths that one attribute of a PyTorch layer states, even if no call demands it."""
 
 from collections.abc import Callable, Collection
 
@@ -11,11 +11,11 @@ from precrop.read.known import Axes, Known, constants, fresh_axes
 
 
 def share_stated_widths(known: Known, model: nn.Module, called: Collection[str]) -> None:
-    """Unite what one attribute of a layer states; ``called`` are the paths of modules that run."""
+    """Unify widths that one attribute states, in the modules that run (``called``, by path)."""
     names: dict[int, str] = {}
 
     def axes_of(tensor: Tensor) -> Axes:
-        """Of a tensor that a module holds, or computes when it is asked for."""
+        """Return the axes of a tensor that a module holds; constants for one that it computes."""
         if not names:  # most networks have no such layer
             names.update((id(held), name) for name, held in named_tensors(model).items())
         name, shape = names.get(id(tensor)), tuple(tensor.shape)
@@ -34,7 +34,7 @@ AxesOf = Callable[[Tensor], Axes]
 
 
 def _share_state(axes_of: AxesOf, module: nn.RNNBase | nn.RNNCellBase) -> None:
-    """Gates make the state that they read: in a pass of a single step, no call shows it."""
+    """Unify the state that gates make and that they read, since a pass of one step does not."""
     size, reason = module.hidden_size, "a recurrent layer's state"
     hidden, state = fresh_axes((size, getattr(module, "proj_size", 0) or size), reason)
     if axis_size(state) == size:
@@ -48,7 +48,7 @@ def _share_state(axes_of: AxesOf, module: nn.RNNBase | nn.RNNCellBase) -> None:
 
 
 def _square_basis(axes_of: AxesOf, module: _Orthogonal) -> None:
-    """A basis of all of the space has as many vectors as dimensions."""
+    """Unify the sides of an orthogonal parametrisation's square basis."""
     base = getattr(module, "base", None)  # missing without trivialisation
     if isinstance(base, Tensor):
         axes = axes_of(base)
@@ -56,7 +56,7 @@ def _square_basis(axes_of: AxesOf, module: _Orthogonal) -> None:
 
 
 def _share_embedding(axes_of: AxesOf, module: nn.MultiheadAttention) -> None:
-    """Queries, what the heads put out and the output have the width ``embed_dim``."""
+    """Tie queries, the heads' outputs and the block's output: ``embed_dim`` states them all."""
     queries = (module.in_proj_weight, module.q_proj_weight)
     inputs = (*queries, module.bias_k, module.bias_v)
     outputs = (*queries, module.k_proj_weight, module.v_proj_weight)

@@ -1,4 +1,4 @@
-"""A network that has been read: its passes, and sizes at any choice of widths."""
+"""A network that has been read: its forward passes, and its sizes at any choice of widths."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
@@ -61,34 +61,34 @@ from precrop.read.values import TensorValue
 
 NOT_CALLED = "no pass calls it"
 FIXED = "its width is fixed"
-# Tables of fewer parameters than this share of the network's are not listed as frozen.
+# A frozen table is listed only if it holds at least this share of the network's parameters.
 SMALL = 0.01
 
 
 @dataclass(frozen=True, eq=False)
 class Pass(TracedPass):
-    """One forward pass that was followed, and what was read in its calls."""
+    """One forward pass with what was read in each of its calls."""
 
     readings: Sequence[CallReading]
 
     @property
     def pairs(self) -> Iterator[tuple[Call, CallReading]]:
-        """Every call with its reading."""
+        """Every call with its reading, in order."""
         return zip(self.trace.calls, self.readings, strict=True)
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of axes when every tie keeps a share of its units."""
+    """Sizes of axes at one choice of widths: by tie, how many units are kept out of how many."""
 
     kept: Mapping[Tie, tuple[int, int]]
 
     def segments(self, axis: Axis) -> list[tuple[int, int]]:
-        """``(old, new)`` sizes of an axis' segments."""
+        """Return the ``(old, new)`` sizes of an axis' segments."""
         return [(segment_size(segment), self._new(segment)) for segment in resolve(axis)]
 
     def size(self, axis: Axis) -> int:
-        """New size of an axis."""
+        """Return the new size of an axis."""
         return sum(map(self._new, resolve(axis)))
 
     def _new(self, segment: Segment) -> int:
@@ -99,20 +99,20 @@ class Sizes:
         return segment_size(segment) * kept // units
 
     def product(self, product: Product) -> int:
-        """New value of a product of axes."""
+        """Return the new value of a product of axes."""
         return product.coefficient * prod(map(self.size, product.axes))
 
 
 @dataclass(frozen=True, eq=False)
 class Network(Traced):
-    """A network's forward passes, read. It is made by `read_network` and never changed.
+    """A network whose forward passes were read; `read_network` makes it, and it never changes.
 
     Attributes:
-        unused: what no pass called.
+        unused: modules that no pass called.
         known: the axes of parameters and buffers, and the layers.
-        passes: with what was read in them.
-        beside: the pass that only costs are counted of, if there is one.
-        fixed: widths that could vary but have no place in a program, and why.
+        passes: the forward passes and what was read in them.
+        beside: one more pass that is only used to count costs, if there is one.
+        fixed: widths that could vary but that the program cannot choose, and why.
     """
 
     unused: Unused
@@ -128,7 +128,7 @@ class Network(Traced):
 
     @property
     def inputs(self) -> Inputs:
-        """What the network takes."""
+        """The network's inputs."""
         return self.tracer.inputs
 
     @property
@@ -143,9 +143,9 @@ class Network(Traced):
 
     @cached_property
     def tables(self) -> dict[str, Axis]:
-        """Widths that layers read and none makes: of embeddings and other learnt tables, by name.
+        """Widths of embeddings and other learnt tables, which layers read but none makes, by name.
 
-        What several tables share has the name of the first one.
+        A width that several tables share is listed under the first one's name.
         """
         read = roots_of(layer.inputs for layer in self.layers)
         done = roots_of(layer.outputs for layer in self.layers)
@@ -161,9 +161,9 @@ class Network(Traced):
 
     @property
     def named_widths(self) -> list[tuple[str, Axis]]:
-        """What a user can name to keep its width: layers, tables and all embeddings.
+        """Layers, tables and embeddings by the names by which a user can keep their widths.
 
-        An output layer that shares its weight with an embedding has that one's name.
+        An output layer that shares its weight with an embedding has the embedding's name.
         """
         names = {id(parameter): name for name, parameter in self.parameters.items()}
         found = [*((layer.name, layer.outputs) for layer in self.layers), *self.tables.items()]
@@ -180,24 +180,24 @@ class Network(Traced):
 
     @property
     def left_out_params(self) -> int:
-        """How many parameters the original has in what is left out."""
+        """The number of the original's parameters in modules that are left out."""
         return sum(self.unused.modules[path] for path in self.left_out)
 
     @property
     def droppable(self) -> bool:
-        """Whether no input can run what no pass called, as far as passes show it.
+        """Whether no input can run the modules that no pass called.
 
-        On meta tensors there are no values that could decide it.
+        It needs a pass in train mode, and meta tensors, which have no values that could decide it.
         """
         return not self.tracer.real and TRAIN_MODE not in self.notes
 
     def varies(self, axis: Axis) -> bool:
-        """Whether some width that programs can choose changes the axis."""
+        """Whether the axis has a width that the program can choose."""
         roots = (atom.tie.root() for atom in atoms(axis))
         return any(root.varies and root not in self.fixed for root in roots)
 
     def reason(self, axis: Axis) -> str | None:
-        """Why the axis keeps its size, where more is known than that it does."""
+        """Return why the axis keeps its size, or a part of it; None if no reason is known."""
         return next(self._reasons(axis), None)
 
     def _reasons(self, axis: Axis) -> Iterator[str]:
@@ -205,10 +205,10 @@ class Network(Traced):
         return filter(None, (root.frozen or self.fixed.get(root) for root in roots))
 
     def frozen(self) -> dict[str, str]:
-        """Layers whose output keeps its width or a part of it, and why, but for the network's ends.
+        """Return the layers, tables and unused modules that keep their widths, with the reasons.
 
-        An end is also what no layer and no other product reads: a detector's boxes before they are
-        sorted.
+        Left out are layers that make the network's output, or what no layer and no other product
+        reads (a detector's boxes before they are sorted).
         """
         reasons: dict[str, str] = {}
         inner = set().union(*(_weights_before(run, _factors(run)) for run in self.passes))
@@ -228,7 +228,7 @@ class Network(Traced):
         return reasons | {path: NOT_CALLED for path in self.unused.modules if path not in left}
 
     def _frozen_tables(self) -> dict[str, str]:
-        """Weights that belong to no layer and keep all of their sizes, and why."""
+        """Return the larger weights of no layer that keep all of their sizes, with the reasons."""
         least = SMALL * sum(parameter.numel() for parameter in self.parameters.values())
         found = {}
         for name, parameter in self.parameters.items():
@@ -243,7 +243,7 @@ class Network(Traced):
 
 
 def given_inputs(model: nn.Module, input_shape: Any) -> Inputs:
-    """The inputs that a caller gave. Of examples reading tells along which axis they lie.
+    """Return the inputs that a caller gave; for examples, read the network to find the batch axis.
 
     Raises:
         PrecropError: these are not inputs, or the network fails on them.
@@ -263,17 +263,17 @@ def read_network(
     drop_unused: bool = False,
     hold_outputs: bool = True,
 ) -> Network:
-    """Trace a network's passes and follow them.
+    """Trace a network's forward passes and read every call in them.
 
     Args:
         model: the network.
-        inputs: what it takes.
-        scale_groups: grouped convolutions keep the width of their groups, not their number.
-        streams: where layers have widths of their own at residual streams, beside those that have
-            them in the network already.
-        fold: read steps of recurrent layers once; see `Tracer`.
-        drop_unused: leave out what no pass calls and no input can run.
-        hold_outputs: the network's outputs keep their sizes.
+        inputs: its inputs.
+        scale_groups: let grouped convolutions keep the width of their groups, not their number.
+        streams: where layers get widths of their own at residual streams, beside the places that
+            the network has already.
+        fold: read the steps of a recurrent layer once; see `Tracer`.
+        drop_unused: leave out modules that no pass calls and no input can run.
+        hold_outputs: freeze the sizes of the network's outputs.
 
     Raises:
         PrecropError: the network fails on its inputs.
@@ -296,7 +296,7 @@ def read_network(
 
 
 def _follow(traced: Traced, *, scale_groups: bool, hold_outputs: bool, unused: Unused) -> Network:
-    """Follow the passes of a network from the beginning."""
+    """Read all passes of a network anew."""
     ranks = {name: parameter.dim() for name, parameter in traced.tracer.parameters.items()}
     called = {frame.path for run in traced.runs for frame in run.trace.frames}
     kept = _kept(traced.tracer.modules, called)
@@ -314,7 +314,7 @@ def _follow(traced: Traced, *, scale_groups: bool, hold_outputs: bool, unused: U
 
 
 def _kept(modules: Mapping[str, nn.Module], called: Collection[str]) -> dict[str, Set[int]]:
-    """Numbers of heads and groups, as their names say, that modules keep which are called."""
+    """Return, by path, numbers of heads and groups (by attribute name) in modules that ran."""
     return {
         path: frozenset(n for key, n in vars(module).items() if type(n) is int and names_count(key))
         for path, module in modules.items()
@@ -323,15 +323,15 @@ def _kept(modules: Mapping[str, nn.Module], called: Collection[str]) -> dict[str
 
 
 def followed(known: Known, run: TracedPass) -> Pass:
-    """A pass with what is read in it, which adds to what is known of its network."""
+    """Read a pass, adding to what is known of its network; return it with its readings."""
     readings = PassReader(known, run.trace, HANDLERS, fallback).read()
     return Pass(run.training, run.trace, readings)
 
 
 def _hold_unused_results(network: Network) -> None:
-    """Keep what a layer makes that nothing goes on with: the outputs of a head that is off.
+    """Freeze the outputs of layers that nothing uses, such as those of a head that is off.
 
-    What it shares with layers in use, such as the last update of a stream, goes with them.
+    A width that they share with layers in use (the last update of a stream) is left to vary.
     """
     used = set().union(*(_weights_before(run, run.trace.outputs) for run in network.passes))
     ends = ((one.inputs, one.outputs) for one in network.layers if one.weight in used)
@@ -343,7 +343,7 @@ def _hold_unused_results(network: Network) -> None:
 
 
 def _hold_choices(network: Network) -> None:
-    """Keep a width of which entries are chosen, such as a router's, and that no layer reads."""
+    """Freeze a width that no layer reads if a call chooses among its entries, as a router does."""
     read = roots_of(layer.inputs for layer in network.layers)
     for forward in network.passes:
         taken = {value.number for call in forward.trace.calls for value in call.inputs}
@@ -356,7 +356,7 @@ def _hold_choices(network: Network) -> None:
 
 
 def _share_with_copies(network: Network) -> None:
-    """Let a moving average of trained layers, such as a momentum encoder, have their widths."""
+    """Give fixed copies of trained layers, such as a momentum encoder's, the layers' widths."""
     known = network.known.tensors
     for copy, original in fixed_copies(network.model).items():
         for axis, other in zip(known.get(copy, ()), known.get(original, ()), strict=False):
@@ -364,13 +364,13 @@ def _share_with_copies(network: Network) -> None:
 
 
 def _hold_untrained_ends(network: Network) -> None:
-    """Keep what fixed filters alone make of the network's input, or read to make its output.
+    """Freeze widths that only untrained layers make, at the input, or read, at the output.
 
-    No training makes up for filters or colours that are gone. Within the network others can, and
-    what else has the width is cropped with it, such as a backbone that is frozen as a whole.
+    Training could not make up for what is cropped there. Within the network it can, so untrained
+    layers there are cropped, as in a backbone that is frozen as a whole.
     """
     fixed = untrained(network.model)
-    # Beside a weight there may be a mask or a scale that is trained in its place.
+    # A layer counts as trained if any of its parameters is, such as a mask beside a fixed weight.
     trained = {owner_of(name) for name in network.parameters.keys() - fixed}
     held = [
         layer
@@ -392,7 +392,7 @@ def _hold_untrained_ends(network: Network) -> None:
 
 
 def _adopt(network: Network) -> None:
-    """Give unused modules the widths of their siblings; hold what the others may meet."""
+    """Give unused modules their siblings' widths; freeze widths that the others might meet."""
     tensors, unused = network.known.tensors, network.unused
     for path, twin in unused.followers.items():
         for name in [name for name in tensors if name.startswith(f"{twin}.")]:
@@ -413,14 +413,14 @@ def _adopt(network: Network) -> None:
 def _is_routed(network: Network) -> bool:
     """Whether another pass may run more: values decide what runs, or train mode was not read.
 
-    Of the numbers that Python and NumPy draw nobody sees what they are for.
+    Random numbers of Python or NumPy count, since a trace does not show what they decide.
     """
     drew = network.tracer.tables.drew
     return drew or TRAIN_MODE in network.notes or any(run.trace.decided for run in network.runs)
 
 
 def _not_missed(network: Network, paths: Sequence[str]) -> tuple[str, ...]:
-    """Those of the modules without which every pass is the same."""
+    """Return those of the modules without which every pass makes the same calls."""
     if _same_without(network, paths):
         return tuple(paths)
     return tuple(path for path in paths if len(paths) > 1 and _same_without(network, [path]))
@@ -437,9 +437,9 @@ def _same_without(network: Network, paths: Iterable[str]) -> bool:
 
 
 def _weights_before(forward: Pass, outputs: Iterable[TensorValue]) -> set[str]:
-    """Weights of the layers whose output reaches one of these or another layer.
+    """Return the weights of layers whose output reaches one of ``outputs`` or another layer.
 
-    Found from the last call back, by memories: what is written to a view reaches the whole.
+    The search goes back from the last call by memories, as a write to a view reaches the whole.
     """
     memories = forward.trace.values.memories
     needed = {memories[value.number] for value in outputs}
@@ -454,14 +454,14 @@ def _weights_before(forward: Pass, outputs: Iterable[TensorValue]) -> set[str]:
 
 
 def _factors(forward: Pass) -> Iterator[TensorValue]:
-    """What the products of a pass are made of, layers' and others': attention, dynamic kernels."""
+    """Yield the operands of all products of a pass: layers', attention's, dynamic kernels'."""
     for call in forward.trace.calls:
         if call.name in (*PRODUCTS, *CONVOLUTIONS):
             yield from call.inputs
 
 
 def tensor_axes(network: Network, name: str, tensor: Tensor) -> tuple[Axis, ...]:
-    """Axes of a parameter or buffer; constant where no call used it, or with another shape only."""
+    """Return a parameter's or buffer's axes; constant ones if no call used it in this shape."""
     known = network.known.tensors.get(name)
     if known is None or tuple(map(axis_size, known)) != tensor.shape:
         return constants(tensor.shape)

@@ -1,4 +1,4 @@
-"""What is known of each operation of PyTorch's, found once."""
+"""A cache for functions of PyTorch's operations."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -8,10 +8,9 @@ T = TypeVar("T")
 
 
 def per_operation(find: Callable[[Any], T]) -> Callable[[Any], T]:
-    """Decorates a function of an operation, which is then computed once for each.
+    """Cache a function of an operation, by the operation's identity.
 
-    An operation computes its hash in Python, which takes longer than all else here: it is told from
-    others by its identity.
+    An operation computes its hash in Python, which would take longer than all else here.
     """
     known: dict[int, tuple[T, Any]] = {}
 
@@ -19,7 +18,7 @@ def per_operation(find: Callable[[Any], T]) -> Callable[[Any], T]:
     def found(op: Any) -> T:
         entry = known.get(id(op))
         if entry is None:
-            entry = known[id(op)] = find(op), op  # kept, or its id would be another's
+            entry = known[id(op)] = find(op), op  # holding the operation keeps its id unique
         return entry[0]
 
     return found

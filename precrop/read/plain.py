@@ -1,8 +1,8 @@
-"""Plain operations in place of those that PyTorch fuses.
+"""Replaces operations that PyTorch fuses by plain ones.
 
-What a layer computes must show, whatever it is fused into and on whatever device it runs. The
-switches that PyTorch has for this are one for all threads, so a trace replaces fused operations
-where it meets them, by the operations that meta tensors show and MACs are counted of.
+A trace must show what a layer computes, whatever PyTorch fuses it into and on whatever device it
+runs. PyTorch's own switches for this affect all threads. So a trace replaces each fused operation
+that it meets by those that run on meta tensors and whose MACs are counted.
 """
 
 import math
@@ -21,10 +21,10 @@ aten = torch.ops.aten
 
 
 class PlainLayers(Instead):
-    """Keeps layers from their fused paths, which give way to any function mode.
+    """Keeps layers off their fused paths, which PyTorch does not take under a function mode.
 
-    What is of the default type is of float32, unless the network is of the default type itself: a
-    network reads the same whatever the default is when it is read.
+    If the default dtype is neither float32 nor the network's own, tensors that would get it are
+    made float32, so that a network reads the same whatever the default is.
 
     Args:
         own: the network's floating type.
@@ -43,7 +43,7 @@ class PlainLayers(Instead):
         if self.default is None:
             return function(*args, **kwargs)
         if function in (torch.rand, torch.randn):
-            kwargs = {"dtype": torch.float32, **kwargs}  # other types draw other numbers
+            kwargs = {"dtype": torch.float32, **kwargs}  # the numbers drawn depend on the dtype
         result = function(*args, **kwargs)
         if not isinstance(result, Tensor) or result.dtype != self.default:
             return result
@@ -53,9 +53,9 @@ class PlainLayers(Instead):
 
 
 def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
-    """Rows that are one-hot, as of meta tensors: no value is looked at where their length is given.
+    """Compute one-hot rows without a look at the values, unless their length must be found.
 
-    A value of one pass may be too large for another one, whose rows are shorter.
+    PyTorch's own refuses a value that is too large, as one from a pass with longer rows may be.
     """
     if num_classes < 0:
         return F.one_hot(tensor)
@@ -64,16 +64,16 @@ def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
 
 
 class OtherAttention(PlainLayers):
-    """Computes attention in another way; also that of PyTorch's attention blocks.
+    """Computes attention by another function, also in PyTorch's attention blocks.
 
     Args:
-        attention: takes the arguments of `torch.nn.functional.scaled_dot_product_attention`.
+        attention: has the arguments of `torch.nn.functional.scaled_dot_product_attention`.
         own: the network's floating type.
     """
 
     def __init__(self, attention: Callable[..., Tensor], own: torch.dtype = torch.float32) -> None:
         super().__init__(own)
-        # PyTorch's function for attention blocks, for which alone these names mean others.
+        # A copy of PyTorch's function for attention blocks, in which these two names are replaced.
         block = F.multi_head_attention_forward
         names = {
             **block.__globals__,
@@ -86,13 +86,13 @@ class OtherAttention(PlainLayers):
 
 @per_operation
 def plain(op: Any) -> Callable[..., Any] | None:
-    """What computes a fused operation in plain ones; None if it is plain."""
+    """Return a function that computes a fused operation by plain ones; None if it is plain."""
     if op in _FUSED:
         return _FUSED[op]
     composite = torch._C._dispatch_has_kernel_for_dispatch_key(
         op.name(), "CompositeImplicitAutograd"
     )
-    # Where gradients are out of the question (inference tensors) these are not taken apart yet.
+    # Composite operations arrive here undecomposed on inference tensors.
     return op.decompose if composite else None
 
 
@@ -106,7 +106,7 @@ def _attention(
     attn_mask: Tensor | None = None,
     scale: float | None = None,
 ) -> Any:
-    """Attention as two products with a table of weights between them, which is returned too."""
+    """Compute attention by two matrix products; the attention weights are returned, too."""
     grouped = query.shape[-3] != key.shape[-3]
     return aten._scaled_dot_product_attention_math.default(
         query, key, value, attn_mask, dropout, causal, scale=scale, enable_gqa=grouped
@@ -129,7 +129,7 @@ def _lstm_layer(
     has_biases: bool,
     *rest: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One direction of one layer of an LSTM over ``x`` of shape (steps, batch, channels)."""
+    """Compute one direction of one LSTM layer over ``x`` of shape (steps, batch, channels)."""
     biases = (input_bias, state_bias) if has_biases else (None, None)
     steps = F.linear(x, input_weight, biases[0]).unbind(0)
     outputs = []
@@ -140,7 +140,7 @@ def _lstm_layer(
         state = shown * cell.tanh()
         outputs.append(state)
     output = torch.stack(outputs[::-1] if backwards else outputs)
-    return output, state, cell, cell  # the last one stands for what only a backward pass needs
+    return output, state, cell, cell  # the last one stands for a workspace of the backward pass
 
 
 def _attention_block(
@@ -158,7 +158,7 @@ def _attention_block(
     average_attn_weights: bool = True,
     mask_type: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """PyTorch's attention block in eval mode, as scripted modules call it."""
+    """Compute PyTorch's attention block in eval mode, as scripted modules call it."""
     width = embed_dim // num_head
     if query is key and key is value:
         ends = F.linear(query, qkv_weight, qkv_bias).chunk(3, -1)
@@ -181,7 +181,7 @@ def _attention_block(
 
 
 _BY_KEY = 1
-"""The kind of mask of attention that says of every key whether it is hidden."""
+"""The ``mask_type`` of a key padding mask."""
 
 
 def _encoder_layer(
@@ -206,7 +206,7 @@ def _encoder_layer(
     mask: Tensor | None = None,
     mask_type: int | None = None,
 ) -> Tensor:
-    """PyTorch's encoder layer in eval mode, as scripted modules call it."""
+    """Compute PyTorch's encoder layer in eval mode, as scripted modules call it."""
 
     def attend(x: Tensor) -> Tensor:
         ends = (qkv_weight, qkv_bias, proj_weight, proj_bias)
@@ -231,7 +231,7 @@ def _encoder_layer(
 
 @torch.library.custom_op("precrop::tensor_of_numbers", mutates_args=())
 def _numbers(x: Tensor, size: Sequence[int]) -> Tensor:
-    """A tensor that code makes of a list or an array; the call states its sizes."""
+    """Stand for a tensor that code makes from a list or an array; the call states its sizes."""
     return x.clone()
 
 

@@ -1,4 +1,4 @@
-"""From traces to symbolic sizes: which axis of which tensor carries which width."""
+"""Follows the calls of a trace and finds which axis of which tensor carries which width."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
@@ -38,25 +38,25 @@ from precrop.read.trace import Call, Trace
 from precrop.read.values import TensorValue, run_of
 
 Handler = Callable[["Reader", Call], Sequence[Axes]]
-"""Says what a call means for the sizes of its operands; gives the axes of its outputs."""
+"""Relates the axes of a call's operands to each other and returns the axes of its outputs."""
 KERNELS = ("conv", "depthwise", "grouped", "transposed")
 CONVOLUTIONS = ("convolution", "_convolution", "deform_conv2d")
 EXPERTS_RANK = 3
-"""Axes that a parameter of several experts' weights has at least: of experts, and two ends."""
-# More uses of one parameter than this are a repeated step; layers are applied twice here and there.
+"""Least number of axes of a parameter that holds several experts' weights: experts, two ends."""
+# A tensor of the network with more uses than this shows that a step repeats; two are common.
 _SEVERAL = 2
 
 
 @dataclass(eq=False)
 class Reader:
-    """One call as a handler sees it: what is known of its operands, and what it says of widths.
+    """One call as a handler sees it: it tells what is known and notes what the handler finds.
 
     Attributes:
         known: what is known of the network.
-        trace: of the pass.
-        call: to be read.
+        trace: the trace of the pass.
+        call: the call to read.
         facts: what is known of the pass' tensors, by their number.
-        reading: what was read in the call, to which the handler adds.
+        reading: the result of reading the call, to which the handler adds.
     """
 
     known: Known
@@ -66,25 +66,25 @@ class Reader:
     reading: CallReading
 
     def fact(self, tensor: TensorValue) -> Fact:
-        """What is known of an operand."""
+        """Return what is known of an operand."""
         return self.facts[tensor.number]
 
     def axes(self, tensor: TensorValue) -> Axes:
-        """The axes of an operand."""
+        """Return the axes of an operand."""
         return self.fact(tensor).axes
 
     def unify(self, a: Axis, b: Axis) -> Axis:
-        """Make two axes of one size one; gives the common axis."""
+        """Make two axes of equal size one; return the common axis."""
         return unify(a, b, self.reason)
 
     def freeze(self, *axes: Axis) -> None:
-        """Let axes keep their sizes."""
+        """Freeze the sizes of axes."""
         for axis in axes:
             freeze(axis, self.reason)
 
     @cached_property
     def reason(self) -> str:
-        """Where and by what something is held fixed, for the report."""
+        """The reason for freezing that the report shows: the operation and its module."""
         reason = f"{self.call.full_name} in {self.trace.path(self.call) or 'the network'}"
         unregistered = self.trace.values.unregistered
         if any(value.number in unregistered for value in self.call.inputs):
@@ -93,7 +93,7 @@ class Reader:
 
     @cached_property
     def kept(self) -> Set[int]:
-        """Numbers of heads and groups that the module keeps whose code makes the call."""
+        """Numbers of heads and groups in the attributes of the module that makes the call."""
         return self.known.kept.get(self.trace.path(self.call), frozenset())
 
     def literal(self, name: str, index: int | None, axis: Axis) -> None:
@@ -103,10 +103,10 @@ class Reader:
     def layer(
         self, weight: TensorValue, kind: str, inputs: Axis, outputs: Axis, product: Product
     ) -> None:
-        """Note a layer and its MACs, or MACs alone where an operand is no layer's weight.
+        """Note a layer and its MACs; only the MACs if ``weight`` stems from no layer's weight.
 
-        Kernels that are mixtures of experts' kernels are the experts' layer: what mixed them counts
-        to its MACs.
+        A kernel that is mixed from experts' kernels belongs to the experts' layer, whose MACs
+        include the mixing.
         """
         coefficient = product.coefficient * self.call.times
         self.reading.macs.append(replace(product, coefficient=coefficient))
@@ -115,7 +115,7 @@ class Reader:
         if name is None or name not in self.known.weights or self._computes(name):
             return
         if name == fact.part and kind in KERNELS:
-            if kind != "conv":  # its groups, or its ends, are not the axes that they are elsewhere
+            if kind != "conv":  # in these, one expert's axes are not simply (outputs, inputs)
                 return
             kind = "experts"
         if fact.origin is None and name == fact.stretch:
@@ -125,11 +125,11 @@ class Reader:
         self.reading.weight = name
         layer = self.known.layer(name, kind, inputs, outputs)
         self._add(layer, fact.scaled_by - {name})
-        if fact.mixture == name:  # else what is mixed is added to it
+        if fact.mixture == name:  # else the mixture is added to the layer's weight
             layer.kind, layer.inputs, layer.outputs = "mixed", inputs, outputs
 
     def _ends(self, name: str, kind: str, stretch: TensorValue) -> tuple[Axis, Axis] | None:
-        """Inputs and outputs of a layer that is computed by some rows or columns at a time."""
+        """Return the whole weight's inputs and outputs where a call uses some rows or columns."""
         axes = self.known.tensors[name]
         if len(axes) != stretch.dim() or kind not in ("conv", "linear", "matrix", "transposed"):
             return None
@@ -137,9 +137,9 @@ class Reader:
         return (first, second) if kind in ("matrix", "transposed") else (second, first)
 
     def _computes(self, weight: str) -> bool:
-        """Whether the call computes another form of a weight.
+        """Whether the call computes another form of a weight rather than applying its layer.
 
-        Its operands are that alone, or buffers besides, and it has as many entries.
+        Its operands are the weight alone, or the weight and buffers, and the sizes agree.
         """
         known, call = self.known, self.call
         origins = {self.fact(value).origin for value in call.inputs if value.dim() > 1}
@@ -150,9 +150,9 @@ class Reader:
         return weight in origins and alone and prod(call.shapes[0]) == size
 
     def _add(self, layer: LayerReading, names: Set[str]) -> None:
-        """Note what is added to a weight; of a product, the axis that it sums over is no width.
+        """Note what is added to a weight, such as LoRA's product, and freeze that product's rank.
 
-        The product of fewer of its rows and columns is a slice of it, that of a lower rank is not.
+        With fewer rows and columns the product is a slice of the update, with a lower rank not.
         """
         layer.added |= names
         own = {atom for axis in self.known.tensors[layer.weight] for atom in atoms(axis)}
@@ -162,12 +162,12 @@ class Reader:
                     freeze(axis, f"the rank of what is added to {layer.weight}")
 
     def owner(self, tensor: TensorValue) -> str | None:
-        """Name of the parameter that a matrix is, is one of several in, or is some rows of."""
+        """Return the parameter that a matrix is a form of, one entry of, or some rows of."""
         fact = self.fact(tensor)
         return fact.origin or fact.part or fact.stretch
 
     def product_kind(self, tensor: TensorValue, inner: Axis) -> str:
-        """The kind of a layer that sums over an axis of a parameter: by which one that is."""
+        """Return the kind of a layer of a matrix product by the weight's axis that it sums over."""
         axes = self.known.tensors.get(self.owner(tensor) or "", ())
         place = next((i for i, axis in enumerate(axes) if resolve(axis) == resolve(inner)), 1)
         if self.fact(tensor).stretch and not roots_of([inner]) <= roots_of(axes[1:2]):
@@ -175,17 +175,17 @@ class Reader:
         return {0: "matrix", 1: "linear"}.get(place, "experts")
 
     def mixes(self, operand: TensorValue, axis: Axis) -> None:
-        """Note a sum over an axis: if that is a weight's first one, the result is a mixture."""
+        """Note a sum over an axis: over a weight's first axis, it makes a mixture of experts."""
         self.reading.mixes = self._led_by(operand, axis) or self.reading.mixes
 
     def takes(self, operand: TensorValue, axis: Axis) -> None:
-        """Note entries of an axis: if that is a weight's first one, each is one expert's weight."""
+        """Note that entries of an axis are taken: of a weight's first axis, these are experts."""
         name = self._led_by(operand, axis)
         if name is not None and len(self.known.tensors[name]) >= EXPERTS_RANK:
             self.reading.takes = name
 
     def _led_by(self, operand: TensorValue, axis: Axis) -> str | None:
-        """The weight that an operand is made of, if the axis is its first one."""
+        """Return the weight that an operand is a form of, if ``axis`` is the weight's first."""
         name = self.fact(operand).origin
         if name is None or name not in self.known.weights or name not in self.known.tensors:
             return None
@@ -193,14 +193,14 @@ class Reader:
         return name if resolve(axis) == first != constant(1) else None
 
     def finds(self, axis: Axis, least: int = 1) -> None:
-        """Note that the last output's integers tell entries of an axis, which has so many."""
+        """Note that the last output's integers index an axis, which must keep ``least`` entries."""
         at_least(axis, least, self.reason)
         self.reading.places = axis
 
     def are_found(self, places: TensorValue, axis: Axis) -> bool:
-        """Whether integers tell entries that an axis has at any width, as it is made to have.
+        """Whether integers are valid indices of an axis at any width; make sure that they are.
 
-        They were found along an axis that is as large, or as some of it.
+        They must index an axis of at most its size; that one is unified with the axis' beginning.
         """
         found = self.fact(places).places
         if found is None or axis_size(found) > axis_size(axis):
@@ -210,21 +210,21 @@ class Reader:
         return True
 
     def stretches(self, operand: TensorValue) -> None:
-        """Note stretches of an axis: of a weight's some of its rows or columns, if not experts."""
+        """Note that an operand is sliced: of a weight, the output is some rows or columns."""
         name = self.fact(operand).origin or self.fact(operand).stretch
         if name in self.known.weights and self.reading.takes is None:
             self.reading.stretch = name
 
     def ranks(self, tensor: TensorValue, axis: Axis) -> bool:
-        """Whether an axis is all entries of a weight in a row, such as scores that are sorted.
+        """Whether an axis is a flattened weight, such as one whose entries are ranked for a mask.
 
-        How many of them are taken (the largest tenth) decides no width, so the axis may vary.
+        How many of its entries are taken (the largest tenth) decides no width, so it may vary.
         """
         return is_folded(axis) and not self.fact(tensor).from_data
 
 
 class _Step(NamedTuple):
-    """What was read in a call, and what was known then: until more is, equal calls are read so."""
+    """What was read in a call; it holds for equal calls until more becomes known (``state``)."""
 
     state: tuple[int, int]
     reading: CallReading
@@ -247,7 +247,7 @@ class PassReader:
         known.matrices |= _matrices(trace)
 
     def read(self) -> list[CallReading]:
-        """Follow the pass. Inputs of the network keep their sizes, as a rule outputs too."""
+        """Read every call. Outputs of the network are frozen unless ``hold_outputs`` is off."""
         readings = [self._follow(call) for call in self.trace.calls]
         for value in self.trace.outputs if self.known.hold_outputs else ():
             for axis in self._fact(value).axes:
@@ -255,7 +255,7 @@ class PassReader:
         return readings
 
     def _follow(self, call: Call) -> CallReading:
-        """Read a call. Where a loop repeats its step, an equal one was read before."""
+        """Read a call, or take the reading of an equal one where a loop repeats its step."""
         operands = [*map(self._fact, call.inputs)]
         key = step_key(call, operands) if self._repeats else None
         before = self._state()
@@ -273,11 +273,11 @@ class PassReader:
         return step.reading
 
     def _state(self) -> tuple[int, int]:
-        """Two numbers, one of which grows whenever more becomes known of widths or of layers."""
+        """Return two counts, of which one grows when anything about widths or layers changes."""
         return changes(), len(self.known.layers)
 
     def _read(self, call: Call, operands: Sequence[Fact]) -> CallReading:
-        """A handler's reading; where it does not fit what happened, everything there is frozen."""
+        """Read a call by its handler; freeze its operands if the outputs' sizes are wrong."""
         reading = CallReading([fact.axes for fact in operands])
         reader = Reader(self.known, self.trace, call, self._facts, reading)
         handler = call.find(self.handlers) or self.fallback
@@ -302,7 +302,7 @@ class PassReader:
         return reading
 
     def _state_runs(self, reader: Reader, call: Call) -> None:
-        """Note what the ends of successive integers that a call takes state."""
+        """Note the sizes that tensors of successive integers among the arguments state."""
         for name in (argument.name for argument in call.op._schema.arguments):
             value = call.arg(name)
             if isinstance(value, TensorValue) and value.number in self._runs:
@@ -311,7 +311,7 @@ class PassReader:
                 reader.literal(name, 1, (*before, *run))
 
     def _fact(self, value: TensorValue) -> Fact:
-        """What is known of a tensor that was met before, is the network's, or is from outside."""
+        """Return what is known of a tensor; add the network's own and outside ones when met."""
         fact = self._facts[value.number]
         if fact is NOTHING:
             name = self.trace.values.names.get(value.number)
@@ -328,7 +328,7 @@ class PassReader:
         return fact
 
     def _own(self, name: str, value: TensorValue) -> Axes:
-        """The axes of a tensor of the network, which may have got a result's data."""
+        """Return the axes of a network's tensor, unified with those of a result assigned to it."""
         axes, result = self.known.axes(name, value.shape), self.trace.assigned.get(value.number)
         assigned = NOTHING if result is None else self._facts[result]
         if assigned is NOTHING or tuple(map(axis_size, assigned.axes)) != value.shape:
@@ -338,16 +338,16 @@ class PassReader:
 
 
 def _repeats(trace: Trace) -> bool:
-    """Whether code runs a step again and again, so that looking for equal calls saves time."""
+    """Whether calls use a network's tensor so often that looking for equal calls saves time."""
     uses = Counter(value.number for call in trace.calls for value in call.inputs)
     return any(uses[number] > _SEVERAL for number in trace.values.names)
 
 
 def _matrices(trace: Trace) -> set[str]:
-    """The network's tensors of which alone a factor of matrix products is made, and no kernel.
+    """Return the network's tensors from which factors of matrix products are made, but no kernels.
 
-    Blocks on the diagonal of a linear map have the shape of kernels. Kernels that are a product,
-    as mixtures of several are, remain kernels.
+    Their last axes are widths even if the shape looks like a kernel's (a block-diagonal map). A
+    kernel that is itself a product, such as a mixture of several, stays a kernel.
     """
     names = trace.values.names
     parts = {number: {name} for number, name in names.items()}
@@ -367,9 +367,9 @@ def _matrices(trace: Trace) -> set[str]:
 
 
 def step_key(call: Call, operands: list[Fact]) -> Any:
-    """Equal where calls do the same to operands of which the same is known; None if that is open.
+    """Return a key that is equal for calls of the same kind on operands with the same facts.
 
-    The places of the operands among the arguments are part of it.
+    It covers where tensors are among the arguments. It is None if an argument is not hashable.
     """
     try:
         named = _plain(call.kwargs.items()) if call.kwargs else ()
@@ -381,7 +381,7 @@ def step_key(call: Call, operands: list[Fact]) -> Any:
 
 
 def _plain(values: Iterable[Any]) -> tuple[Any, ...]:
-    """Arguments as a key, without tensors; with types, since 1, 1.0 and True are equal as keys."""
+    """Return arguments as a key: tensors as None, values with types, as 1 == 1.0 == True."""
     return tuple(
         None
         if isinstance(value, TensorValue)

@@ -1,4 +1,4 @@
-"""A network that is read once, for many plans."""
+"""`Reading`: a network that is read once for many plans."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -17,17 +17,17 @@ from precrop.read.residual import find_streams
 
 
 class Reading:
-    """A network and its inputs; its forward passes are followed once, for as many plans as wanted.
+    """A network and its inputs, whose forward passes are read once for any number of plans.
 
-    `precrop.plan` takes it in place of both, and gives the same plans. Several threads may use it
-    at once. The network must stay as it is meanwhile::
+    `precrop.plan` takes it in place of both and makes the same plans. Several threads may use it at
+    once. The network must not be changed meanwhile::
 
         reading = precrop.Reading(model, (3, 224, 224))
         plans = [precrop.plan(reading, params=share) for share in (0.7, 0.5, 0.3)]
 
     Attributes:
         model: the network.
-        inputs: what it takes.
+        inputs: its inputs.
     """
 
     @apart()
@@ -39,7 +39,7 @@ class Reading:
         example_inputs: Any = None,
         example_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        """Nothing is read before it is planned for. The arguments are those of `precrop.plan`.
+        """Take the arguments of `precrop.plan`; the network is read when it is first planned for.
 
         Raises:
             PrecropError: it is not a network, or its inputs make no sense.
@@ -53,7 +53,7 @@ class Reading:
         self._lock = process_lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy begins with: it reads anew, since what was read knows tensors by identity."""
+        """Leave out what was read, which knows tensors by identity: a copy reads anew."""
         return {"model": self.model, "inputs": self.inputs}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -65,9 +65,9 @@ class Reading:
     def network(
         self, *, own_widths: bool, scale_groups: bool, fold: bool, drop_unused: bool
     ) -> Network:
-        """The network as read, once for every way to read it; see `read_network`.
+        """Return the network as read, once for every combination of options of `read_network`.
 
-        With ``own_widths`` layers at residual streams have widths of their own.
+        With ``own_widths``, layers at residual streams have widths of their own.
         """
         how = own_widths, scale_groups, fold, drop_unused
         read = partial(
@@ -86,11 +86,11 @@ class Reading:
 
 
 def _with_streams(network: Network, read: Callable[..., Network]) -> Network:
-    """Read a network once more, with hooks where layers get widths of their own at its streams.
+    """Read a network once more, with hooks that give layers widths of their own at its streams.
 
-    A stream keeps its width, and so does what must have that width and is no end of it: the output
-    of a layer that is multiplied with the stream, or that a concatenation with it meets. A stream
-    that holds layers so is left out. One that fails with hooks, in either mode, has none.
+    The stream itself then keeps its width, and with it the output of any layer that must equal it
+    without writing to it (one that is multiplied with it). Streams that would freeze a layer so are
+    left out. If the network fails with hooks, in either mode, it is returned without.
     """
     tied: set[Tie] = set()
     while streams := find_streams(network, tied):
@@ -110,7 +110,7 @@ def _with_streams(network: Network, read: Callable[..., Network]) -> Network:
 
 
 def _held(network: Network, hooked: Network) -> set[Tie]:
-    """The widths of layers that vary in a network, but not with hooks."""
+    """Return the output widths of layers of which more is fixed with hooks than without."""
     held: set[Tie] = set()
     for weight, layer in network.known.layers.items():
         other = hooked.known.layers.get(weight)
@@ -120,5 +120,5 @@ def _held(network: Network, hooked: Network) -> set[Tie]:
 
 
 def _fixed(axis: Axis) -> int:
-    """Channels of an axis that no width changes."""
+    """Return the number of an axis' channels that cannot vary."""
     return sum(segment_size(segment) for segment in resolve(axis) if not varies((segment,)))

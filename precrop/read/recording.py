@@ -1,7 +1,7 @@
 """Runs a forward pass and records it as it happens.
 
-A network runs on meta tensors under a `TorchDispatchMode`, so Python control flow and in-place
-operations are followed as they happen and nothing is computed. A network that needs values
+The network runs on meta tensors under a `TorchDispatchMode`, which sees every ATen call, in-place
+ones too, whatever Python control flow leads to it; nothing is computed. A network that needs values
 (a detector's ``nonzero``) runs on real tensors instead.
 """
 
@@ -37,7 +37,7 @@ from precrop.read.within import tensors_within
 
 
 class _EndError(Exception):
-    """Ends a trace of which no more is wanted."""
+    """Ends a pass of which no more calls are wanted."""
 
 
 class _SharedError(PrecropError):
@@ -52,11 +52,11 @@ class _SharedError(PrecropError):
 
 
 Watch = Callable[[int, Step], bool]
-"""Whether a trace is to end with a call, which has returned; with its index."""
+"""Takes the index of a call, and the call, which has returned; tells whether to end the trace."""
 
 
 class Ending(TypedDict, total=False):
-    """Where a trace ends, or goes on; see `run`."""
+    """Arguments of `run` that end a trace early or let it go on."""
 
     limit: int | None
     correction: Correction | None
@@ -98,17 +98,17 @@ _ASKED: dict[Any, Callable[..., Shape]] = {
 
 _SCALAR = torch.ops.aten._local_scalar_dense.default
 _COMPARING = (torch.ops.aten.equal.default, torch.ops.aten.allclose.default)
-"""With `_SCALAR` the operations that take a value out of tensors, for Python to branch on."""
+"""Operations that, like `_SCALAR`, return a Python value on which code may branch."""
 _SIZED_BY_VALUES = ("nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive")
-"""Operations whose results have as many entries as some values say."""
-# Lists of more values than this are no answers: an image that other libraries look at.
+"""Operations whose outputs' shapes depend on values."""
+# Larger tensors are converted to lists or arrays at once: no code branches on so many values.
 MOST_VALUES = 1000
-# What has values of its own, whatever its operands'.
+# Operations whose outputs have values of their own, whatever those of their operands are.
 MAKING = ("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like")
 
 
 def _one_by_one(function: Callable[..., Any], tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Takes values out of a tensor one by one: a list or an array of them would not be seen."""
+    """Convert a tensor to a list or an array by ``item``, since a trace only sees such calls."""
     if tensor.numel() > MOST_VALUES:
         return function(tensor, *args, **kwargs)
     values = _listed(tensor)
@@ -128,7 +128,7 @@ def _listed(tensor: Tensor) -> Any:
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the calls of a pass, and the frames that they are made in."""
+    """Notes the ATen calls of a pass, the module frames they are made in, and what decides them."""
 
     def __init__(
         self,
@@ -150,14 +150,14 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.stack = [-1]
         self.answers: list[Answer] = []
         self.follows: set[int] = set()
-        """Ids of tensors that follow from inputs or parameters; calls hold the tensors."""
+        """Ids of tensors computed from inputs or parameters; ``calls`` keeps the tensors alive."""
         self.varies: set[int] = set()
-        """Of those, and of random numbers and what follows from them."""
+        """Ids of tensors whose values may differ in another pass, random numbers included."""
         self.decided = False
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Nothing here is ever compiled; keeping PyTorch's compiler off takes time at each call."""
+        """Return False: nothing is compiled here, and to skip Dynamo costs time at each call."""
         return False
 
     def __torch_dispatch__(
@@ -188,7 +188,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def _follow(self, call: Step) -> None:
-        """Note what a call gives on, and whether it decides what runs."""
+        """Mark outputs that depend on marked inputs; note whether values decide what runs."""
         taken = [] if call.name in MAKING else [id(tensor) for tensor in call.inputs]
         if self.meta is None and not self.follows.isdisjoint(taken):
             self.follows.update(map(id, call.outputs))
@@ -199,7 +199,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.varies.update(map(id, call.outputs))
 
     def _check_own(self, tensors: Sequence[Tensor]) -> None:
-        """Refuse to compute with what the model is a copy of, which a call may change."""
+        """Refuse a call on a tensor of the original model, which the call might change."""
         for tensor in tensors if self.theirs else ():
             if id(tensor) not in self.met:
                 self.met.add(id(tensor))
@@ -216,9 +216,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return computed(self.meta, op, args, kwargs, call.inputs, self.random)
 
     def _answer(self, call: Step) -> type[Answer] | None:
-        """Of what type a value is that is taken out of tensors to branch on; None if it is none.
+        """Return the type of the value that a call takes out of tensors to branch on, or None.
 
-        A whole number may be a size or place, too.
+        An integer counts only if it follows from inputs or parameters: others are sizes or places.
         """
         if call.op in _COMPARING:
             return bool
@@ -233,7 +233,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _looks_at_values(call: Step) -> bool:
-    """Whether values of a call's operands, not their sizes alone, decide what runs."""
+    """Whether values of a call's operands, not only their shapes, decide what runs next."""
     masks = call.name == "index" and any(one.dtype == torch.bool for one in call.inputs[1:])
     return masks or call.op in (_SCALAR, *_COMPARING) or call.name in _SIZED_BY_VALUES
 
@@ -246,9 +246,10 @@ def _draws(op: Any) -> bool:
 
 @contextmanager
 def _module_frames(modules: Mapping[str, nn.Module], recorder: _Recorder) -> Iterator[None]:
-    """Note calls of the network's modules, on these instances: other threads have theirs.
+    """Note the calls of the network's modules while the context is open.
 
-    What is not registered, or made in forward, is part of the module that calls it.
+    The instances are patched, not their classes, which other threads use. A module that is not
+    registered counts as part of the one that calls it.
     """
     before = [(module, module.__dict__.get(CALL)) for module in modules.values()]
     for path, module in modules.items():
@@ -263,7 +264,7 @@ def _module_frames(modules: Mapping[str, nn.Module], recorder: _Recorder) -> Ite
 
 
 def _noted(module: nn.Module, path: str, recorder: _Recorder) -> Callable[..., Any]:
-    """The call of a module, hooks included, that notes its frame, what it is given and returns."""
+    """Wrap a module's call, hooks included, to note its frame, its arguments and its result."""
     call, kind = own_call(module), type(module)
     frames, stack, passed = recorder.frames, recorder.stack, recorder.passed
 
@@ -283,15 +284,15 @@ def _noted(module: nn.Module, path: str, recorder: _Recorder) -> Callable[..., A
 
 
 _Held = list[tuple[Any, Any]]
-"""Attributes of modules, and dicts, lists and sets among them, each with a copy as it was."""
+"""Attribute dicts of modules, and dicts, lists and sets in them, each with a copy of its state."""
 _TABLES = (dict, OrderedDict, list, set)
 _LOOKED_AT = ("_parameters", "_modules")
 
 
 def _held(modules: Iterable[nn.Module]) -> _Held:
-    """What modules hold but for parameters and modules: those that a pass makes are looked at.
+    """Copy the attributes of modules, for `_give_back`; of PyTorch's own layers only the hooks.
 
-    Of PyTorch's own layers it is hooks: nothing else is put in its place.
+    ``_parameters`` and ``_modules`` are left out: the caller looks at what a pass adds to them.
     """
     held: _Held = []
     for module in modules:
@@ -306,7 +307,7 @@ def _held(modules: Iterable[nn.Module]) -> _Held:
 
 
 def _give_back(held: _Held) -> None:
-    """Let modules have again what they held: every pass sees the same caches."""
+    """Restore the attributes of modules, so that every pass begins with the same caches."""
     for table, before in held:
         if table or before:
             table.clear()
@@ -329,15 +330,14 @@ def run(
 ) -> Recording:
     """Run ``model(*args, **kwargs)`` and record it; an exception ends the pass and is kept with it.
 
-    The model is a copy that nothing else runs meanwhile; nothing but it is changed for the time.
+    The model must be a copy that no other thread runs; nothing else is changed meanwhile.
 
-    ``meta`` is None for a run on real tensors. With a ``limit`` the trace ends when that many calls
-    were made, before the last one runs. ``layers`` says into what operations layers that PyTorch
-    fuses are taken apart; ``fold`` reads the steps of recurrent layers once, on meta tensors.
-    ``answers`` are given where Python asks a tensor for such a value, in order; beyond them the
-    tensors' own values are. A ``correction`` lets the trace go on behind calls that differ; a
-    ``watch`` ends it, without an error. ``theirs`` are names, by their memory, of the tensors of
-    what the model is a copy of.
+    ``meta`` is None for a run on real tensors. With a ``limit`` the trace ends at that many calls,
+    before the last one runs. ``layers`` takes apart layers that PyTorch would fuse; ``fold`` reads
+    the steps of recurrent layers once, on meta tensors. ``answers`` replace, in order, the values
+    that Python takes out of tensors; after the last one, the tensors' own values are used. A
+    ``correction`` lets the trace continue after a call that differs; a ``watch`` ends it without an
+    error. ``theirs`` are the names of the original model's tensors, by memory.
 
     Raises:
         PrecropError: the model computes with one of those.
@@ -348,13 +348,13 @@ def run(
     modules = modules_of(model)
     parameters = [*_parameters(modules.values())]
     recorder.follows.update(map(id, (*inputs, *parameters)))
-    if meta is None:  # on meta tensors random numbers alone can be looked at
+    if meta is None:  # on meta tensors only random numbers have values
         recorder.varies.update(recorder.follows)
     before, held = _memories(parameters) if whole else {}, _held(modules.values())
     fold = fold and any(isinstance(module, nn.RNNBase) for module in modules.values())
     plain_layers = PlainLayers(floating_type(parameters))
     if layers is None and (meta is None or plain_layers.default is not None):
-        layers = plain_layers  # on meta tensors nothing is fused
+        layers = plain_layers  # PyTorch fuses nothing on meta tensors
     reshapes, outputs, raised = _ReshapeWatch(), list[Tensor](), None
     try:
         with (
@@ -377,7 +377,7 @@ def run(
     except OWN_ERRORS as error:  # of the network's own forward
         raised = _without_frames(error)
     if raised is None:
-        _give_back(held)  # else some module may be run by itself, as it was called
+        _give_back(held)  # `Prober` ends a pass by an error to run a module in that state
     after = _memories(_parameters(modules.values())) if whole else {}
     moved = [p for key, (p, memory) in after.items() if before.get(key, (p, None))[1] is not memory]
     noted = recorder.calls, recorder.frames, recorder.passed
@@ -386,22 +386,21 @@ def run(
 
 
 def failed(error: BaseException) -> Recording:
-    """A pass that ended before it began."""
+    """Return the recording of a pass that failed before it began."""
     return Recording(error=_without_frames(error))
 
 
 def _without_frames(error: BaseException) -> BaseException:
-    """An error without the frames of its traceback, which hold all tensors of the pass.
+    """Drop the tracebacks of an error, its causes and contexts, as they hold the pass' tensors.
 
-    Nor have those that it was raised from, or on the way of. The innermost place in code that is
-    neither ours nor PyTorch's is noted on it instead.
+    The innermost place in code that is neither ours nor PyTorch's is added as a note instead.
     """
     for frame, line in reversed(list(walk_tb(error.__traceback__))):
         if not frame.f_code.co_filename.startswith(_NOT_THEIRS):
             error.add_note(f"raised at {frame.f_code.co_filename}, line {line}")
             break
     behind: BaseException | None = error
-    while behind is not None and behind.__traceback__ is not None:  # one may be its own cause
+    while behind is not None and behind.__traceback__ is not None:  # an error may cause itself
         behind.__traceback__ = None
         behind = behind.__cause__ or behind.__context__
     return error
@@ -411,13 +410,13 @@ _NOT_THEIRS = str(Path(torch.__file__).parent), str(Path(__file__).parents[1])
 
 
 def _parameters(modules: Iterable[nn.Module]) -> Iterator[nn.Parameter]:
-    """The parameters of modules themselves, in order; quicker than asking the whole network."""
+    """Yield the modules' own parameters in order; quicker than ``parameters()`` of the network."""
     for module in modules:
         yield from (one for one in module._parameters.values() if one is not None)
 
 
 _Memories = dict[int, tuple[nn.Parameter, torch.UntypedStorage]]
-"""Parameters and the memory of their data, by id; both are held, so that they stay apart."""
+"""By id, parameters and their storages; holding both keeps their ids and memories unique."""
 
 
 def _memories(parameters: Iterable[nn.Parameter]) -> _Memories:

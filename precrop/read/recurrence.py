@@ -1,8 +1,8 @@
-"""Reads a repeated step of a recurrent layer once: its sizes are the same at every step.
+"""Traces only two steps of a recurrent layer, since the sizes are the same at every step.
 
-PyTorch's recurrent layers run as one function over a whole sequence, of which a trace would see
-every step. Only the first two are run, one after the other: the second, which is given the first
-one's state, stands for all that follow.
+PyTorch's recurrent layers run as one function over a whole sequence, and a trace would see every
+step. Here the step runs twice: the first run stands for all steps but the last, and the second,
+which takes the first one's state, for the last.
 """
 
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from precrop.modules.instead import FunctionMode
 from precrop.modules.streams import resized
 
 RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
-# Fewer steps than this are no fewer calls when they are folded.
+# With fewer steps than this, folding would save no calls.
 LEAST_STEPS = 3
 
 
 class FoldedSteps(FunctionMode):
     """Runs recurrent layers for two steps; each recorded call says for how many steps it stands.
 
-    The trace records every call that this mode causes in ``calls``.
+    The trace appends the calls to ``calls``, where this mode finds and marks them.
     """
 
     def __init__(self, calls: Sequence[Any]) -> None:
@@ -32,7 +32,7 @@ class FoldedSteps(FunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        # Arguments are (sequence, state, weights, has biases, …), but for a packed batch.
+        # Arguments are (sequence, state, weights, has biases, …), except for a packed sequence.
         padded = len(args) > 3 and type(args[3]) is bool
         if function in RECURRENT and not kwargs and padded:
             dim = 1 if args[-1] else 0
@@ -61,7 +61,7 @@ class FoldedSteps(FunctionMode):
 
 @torch.library.custom_op("precrop::steps", mutates_args=())
 def _steps(x: Tensor, dim: int, steps: int) -> Tensor:
-    """The first step of a sequence, as often as wanted."""
+    """Return the first step of a sequence, repeated ``steps`` times."""
     return x.narrow(dim, 0, 1).repeat_interleave(steps, dim)
 
 

@@ -13,15 +13,15 @@ from precrop.read.values import TensorValue
 
 
 def find_streams(network: Network, tied: Collection[Tie] = ()) -> list[Stream]:
-    """The ends of layers at residual streams, in the order of execution.
+    """Return the ends of layers at residual streams, in the order of execution.
 
-    A stream is a set of tensors: both operands and the output of a sum of two activations of one
-    shape, and all that operations without parameters make of them or made them of. The layers that
-    put out its tensors (often norms) write to it, those that take them read from it. A stream some
-    of whose tensors are made in another way (by a concatenation, by an attention block's own code,
-    as rows of a table) or pass a layer where no hook finds them is left out: its layers share one
-    width, as without ``residual="crop"``, and so do those at one whose width is ``tied``. What no
-    pass called has the ends of the module that it follows.
+    A stream is a set of tensors: the operands and the output of a sum of two activations of one
+    shape, and all tensors from which, or into which, operations without parameters transform them.
+    Layers whose output is in the stream (often norms) write to it, layers whose input is in it read
+    from it. A stream is left out if some of its tensors are made in another way (by a
+    concatenation, by an attention block's own code, as rows of a table), if no hook can find them
+    at a layer, or if its width is ``tied``; its layers then share one width, as without
+    ``residual="crop"``. An unused module has the same ends as the module that it follows.
     """
     found = list(_Search(network, tied).ends())
     for path, twin in network.unused.followers.items():
@@ -35,10 +35,10 @@ class _Found:
     """One stream.
 
     Attributes:
-        ties: behind its width.
+        ties: the ties of its width.
         ends: paths of layers, and whether they read or write.
         tensors: numbers of its tensors.
-        origins: calls of no layer that make it.
+        origins: calls outside of layers that make its tensors from others.
     """
 
     ties: set[Tie]
@@ -48,7 +48,7 @@ class _Found:
 
 
 class _Search:
-    """Follows streams through the calls of the eval pass."""
+    """Follows streams through the calls of the pass in eval mode."""
 
     def __init__(self, network: Network, tied: Collection[Tie]) -> None:
         self.network, self.tied = network, tied
@@ -73,7 +73,7 @@ class _Search:
                 self.axes.setdefault(tensor.number, axes)
 
     def ends(self) -> Iterator[Stream]:
-        """Every end once: a module's reading before its writing."""
+        """Yield every end once, a module's read end before its write end."""
         streams = self._valid(self._streams())
         tensors = set[int]().union(*(stream.tensors for stream in streams))
         ends = set[tuple[str, End]]().union(*(stream.ends for stream in streams))
@@ -95,7 +95,7 @@ class _Search:
         return streams
 
     def _sum(self, call: Call) -> Iterator[tuple[TensorValue, int]]:
-        """If a call is a residual sum, its operands and output, each with its channel axis."""
+        """Yield the operands and the output of a residual sum, each with its channel axis."""
         operands = call.inputs
         if call.name != "add" or len(operands) != 2 or self._layer(call) is not None:
             return
@@ -108,7 +108,7 @@ class _Search:
                 yield tensor, dim
 
     def _channels(self, tensor: TensorValue, row: Axis | None = None) -> int | None:
-        """The only axis that varies, and that equals ``row`` if given; None if that is not one."""
+        """Return the dim of the only axis that varies (and equals ``row``), or None."""
         dims = [
             dim
             for dim, axis in enumerate(self.axes.get(tensor.number, ()))
@@ -117,7 +117,7 @@ class _Search:
         return dims[0] if len(dims) == 1 else None
 
     def _follow(self, tensor: TensorValue, dim: int) -> _Found:
-        """The stream of a tensor: all that makes it, and all that is made of it."""
+        """Return the stream of a tensor by following the calls that make and use its tensors."""
         row = resolve(self.axes[tensor.number][dim])
         found = _Found(roots_of([row]))
         pending = [(tensor, dim)]
@@ -138,12 +138,12 @@ class _Search:
             for user in self.users[tensor.number]:
                 if self._layer(user) is None:
                     pending += self._on(user, row)
-                elif maker is None or maker.frame != user.frame:  # else it is not read, but made
+                elif maker is None or maker.frame != user.frame:  # else it is inside the layer
                     self._end(found, user, "read", tensor, dim)
         return found
 
     def _end(self, found: _Found, call: Call, end: End, tensor: TensorValue, dim: int) -> None:
-        """Note an end of the layer that makes a call; it has no place where no hook finds it."""
+        """Note an end of the layer that makes a call; its place is empty if no hook can find it."""
         path, values = self.trace.path(call), self.trace.passed.get((call.frame, end), {}).items()
         places = [at for at, value in values if value.number == tensor.number]
         if end == "write" and path not in self.owners and not self._takes_widths(call.frame):
@@ -153,12 +153,12 @@ class _Search:
         known |= dict.fromkeys((at, dim, tensor.shape[dim]) for at in places or [()])
 
     def _takes_widths(self, frame: int) -> bool:
-        """Whether a module is given anything that has a width."""
+        """Whether any input of a module has an axis that varies."""
         given = self.trace.passed.get((frame, "read"), {}).values()
         return any(varies(axis) for value in given for axis in self.axes.get(value.number, ()))
 
     def _is_found(self, path: str, end: End) -> bool:
-        """Whether hooks find the stream in all calls of a layer, with its width along one axis."""
+        """Whether hooks find the stream's width along one axis in all calls of a layer."""
         places = self.found[path, end]
         return len({place[1:] for place in places}) == 1 and all(
             (value := run.trace.passed.get((index, end), {}).get(at)) is not None
@@ -170,14 +170,14 @@ class _Search:
         )
 
     def _on(self, call: Call, row: Axis) -> list[tuple[TensorValue, int]]:
-        """The tensors of a call that have the stream's channels; none if no operand has them."""
+        """Return the tensors of a call with the stream's channels; none if no operand has them."""
         operands = [(t, self._channels(t, row)) for t in call.inputs]
         reads = [(t, dim) for t, dim in operands if dim is not None and t.number in self.makers]
         made = [(t, self._channels(t, row)) for t in call.outputs] if reads else []
         return [*reads, *((t, dim) for t, dim in made if dim is not None)]
 
     def _valid(self, streams: list[_Found]) -> list[_Found]:
-        """The streams whose ends hooks find, and that only layers, sums and such streams write."""
+        """Return the streams whose ends hooks can find and that nothing else of a width makes."""
         streams = [s for s in streams if s.ties.isdisjoint(self.tied)]
         streams = [s for s in streams if all(self._is_found(*end) for end in s.ends)]
         while True:
@@ -188,14 +188,14 @@ class _Search:
             streams = kept
 
     def _fixed(self, call: Call, tensors: set[int]) -> bool:
-        """Whether a call takes only streams, which keep their width, and tensors of fixed sizes."""
+        """Whether a call's inputs are all of streams, which keep their width, or of fixed sizes."""
         return all(
             tensor.number in tensors or not any(map(varies, self.axes[tensor.number]))
             for tensor in call.inputs
         )
 
     def _sources(self, tensors: set[int], writers: set[str]) -> dict[str, set[str]]:
-        """By reader the writers before it; an empty name stands for a tensor of no writer."""
+        """Return, for every reader, the writers before it; "" stands for a tensor of no writer."""
         reached: dict[int, set[str]] = {}
         read: dict[str, set[str]] = {}
         for call in self.trace.calls:
@@ -211,6 +211,6 @@ class _Search:
         return read
 
     def _layer(self, call: Call) -> str | None:
-        """The module that makes a call, if it has parameters of its own and no modules inside."""
+        """Return the path of the module that makes a call, if it is a leaf with parameters."""
         path = self.trace.path(call)
         return path if call.frame >= 0 and path in self.layers else None

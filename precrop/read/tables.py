@@ -1,25 +1,24 @@
-"""Tables that a network keeps outside of its modules, given back as they were.
+"""Restores the tables that a network keeps outside of its modules after a pass has changed them.
 
-A copy of a network has modules of its own, but shares with the original what its code reaches:
-class attributes, module-level variables, default arguments, variables of closures,
-`functools.cache`. What a trace leaves there (a table of positions, a mask, the last result) is of
-its own sizes, and on meta tensors of no values at all, so the original would fail on it.
+A copy of a network has its own modules but shares with the original what its code reaches: class
+attributes, global variables, default arguments, closures, `functools.cache`. What a trace stores
+there (a table of positions, a mask, the last result) has the trace's sizes, and no values if it is
+a meta tensor, so the original would fail on it.
 
-Covered are the dicts, lists and sets of Python's own kinds among these (and nested in them) that
-are empty or hold tensors, class attributes and global variables that are set anew, and the
-functions that `functools` caches, as far as the code of the network's classes reaches them by name;
-PyTorch's own code and Python's are left out. Not covered are tables that only a library in C, a
-file or an object of a further class holds.
+Restored are containers of Python's own types (and nested ones) that are empty or hold tensors,
+class attributes and global variables that are set anew, and caches of `functools`. They are found
+by following the names in the code of the network's classes; PyTorch's and Python's code is left
+out. Tables that only a C library, a file or an object of another class holds are not restored.
 
-A network that keeps such tables is read on real tensors: what other threads find meanwhile is what
-they would have computed themselves. (Not so in the one pass that shows it; a class is remembered.)
-One network at a time is traced where code reaches any. Caches of `functools` are emptied, since
-single entries cannot be given back.
+A network that keeps such tables is read on real tensors, so that other threads find in them what
+they would have computed themselves. (This does not hold for the first pass, which shows that there
+are tables; the class is remembered.) Networks whose code reaches any are traced one at a time.
+Caches of `functools` are emptied, since single entries cannot be removed.
 
-Random numbers of Python and NumPy have one generator for all threads, too. Where code draws from it
-(to leave out layers in training), every pass draws the same ones, and the state is given back; what
-another thread draws meanwhile is drawn again afterwards. Those of PyTorch do not concern this
-module: a trace has its own.
+The random generators of Python and NumPy are shared by all threads, too. If code draws from them
+(to skip layers in training), every pass draws the same numbers, and the state is restored; numbers
+that another thread draws meanwhile are then drawn again. PyTorch's generator needs no such care:
+a trace has its own.
 """
 
 import gc
@@ -52,7 +51,7 @@ from precrop.modules.copying import cell_contents
 _LEFT_OUT = {"torch", "numpy", "builtins", "precrop", *sys.stdlib_module_names} - {"__main__"}
 _CONTAINERS = (MutableMapping, MutableSequence, MutableSet)
 _LOOKS = ("__iter__", "__len__", "__getitem__", "keys", "values", "items")
-"""The methods by which containers are looked at."""
+"""The methods that read a container."""
 _CACHED = type(lru_cache(len))
 _NOTHING = object()
 _DEEPEST = 4
@@ -67,9 +66,10 @@ def _is_container(value: object) -> bool:
 
 @lru_cache(maxsize=4096)
 def _is_kind_of_container(kind: type) -> bool:
-    """Remembered by type, since it is asked of every attribute of every class before each pass.
+    """Whether it is a type of containers whose reading methods are Python's own.
 
-    One whose package says how it is looked at may import half of that package when it is.
+    A package's own method may, for example, import half of that package. The answer is cached,
+    since it is needed for every attribute of every class before each pass.
     """
     if not issubclass(kind, _CONTAINERS):
         return False
@@ -79,7 +79,7 @@ def _is_kind_of_container(kind: type) -> bool:
 
 @dataclass
 class _Reached:
-    """What code reaches: containers, namespaces with names that are set, classes, caches."""
+    """What code reaches: containers, global variables (namespace and name), classes, caches."""
 
     containers: list[Any] = field(default_factory=list)
     names: list[tuple[dict[str, Any], str]] = field(default_factory=list)
@@ -89,13 +89,13 @@ class _Reached:
 
     @property
     def any(self) -> bool:
-        """Whether there may be a table, beside attributes of classes that code may set."""
+        """Whether there is anything to restore, apart from class attributes that code may set."""
         inside = [(name, value) for kind in self.classes for name, value in vars(kind).items()]
         tables = any(_is_container(value) and name[:2] != "__" for name, value in inside)
         return tables or any((self.containers, self.names, self.caches, self.draws))
 
     def backs(self) -> Iterator[Callable[[], bool]]:
-        """What gives back all that a pass leaves there; each tells whether anything was."""
+        """Yield functions that restore what a pass changes; each returns whether it had to."""
         inside = (value for kind in self.classes for value in vars(kind).values())
         for container in (*self.containers, *filter(_is_container, inside)):
             for part in _tables(container, _DEEPEST):
@@ -120,7 +120,7 @@ class Tables:
     Attributes:
         kept: whether a pass left tensors in one of them.
         draws: whether code may draw numbers from a generator that all threads share.
-        drew: whether a pass drew some.
+        drew: whether a pass drew any.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -136,7 +136,7 @@ class Tables:
 
     @contextmanager
     def lent(self) -> Iterator[None]:
-        """Give back what is changed meanwhile."""
+        """Restore, at the end of the context, the tables that changed in it."""
         alone = _ONE_AT_A_TIME if any(reached.any for reached in self._reached) else nullcontext()
         with alone, _seeded() if self.draws else nullcontext():
             begin = _numbers() if self.draws else ()
@@ -155,7 +155,7 @@ class Tables:
 
 
 def _numbers() -> tuple[Any, ...]:
-    """Where the generators of Python and NumPy are."""
+    """Return the states of Python's and NumPy's random generators."""
     return random.getstate(), pickle.dumps(_numpy_state())
 
 
@@ -165,10 +165,10 @@ def _numpy_state() -> Any:
 
 @contextmanager
 def _seeded() -> Iterator[None]:
-    """Let Python and NumPy draw the same numbers every time, and go on as if they had not."""
+    """Seed Python's and NumPy's random generators for the context, then restore their states."""
     before, numbers = random.getstate(), _numpy_state()
     random.seed(0)
-    kind = getattr(np.random, numbers["bit_generator"])  # not always the one that has a seed()
+    kind = getattr(np.random, numbers["bit_generator"])  # only the default one has ``seed``
     np.random.set_state(kind(0).state)  # noqa: NPY002
     try:
         yield
@@ -178,7 +178,7 @@ def _seeded() -> Iterator[None]:
 
 
 def _draws(value: Any, names: Sequence[str]) -> bool:
-    """Whether a name in code stands for a generator that all threads share."""
+    """Whether a value in code is, or gives access to, a generator that all threads share."""
     owner = _attribute(value, "__self__")
     functions: tuple[Any, ...] = (random.random, np.random.random)
     shared = (random, np.random, *(function.__self__ for function in functions))
@@ -188,7 +188,7 @@ def _draws(value: Any, names: Sequence[str]) -> bool:
 
 
 def _attribute(value: Any, name: str) -> Any:
-    """An attribute, or None: what stands for a package that is missing raises whatever it likes."""
+    """Return an attribute or None; stand-ins for missing packages may raise anything."""
     try:
         return getattr(value, name, None)
     except Exception:
@@ -196,7 +196,7 @@ def _attribute(value: Any, name: str) -> Any:
 
 
 def _tables(container: Any, depth: int) -> Iterator[Any]:
-    """A container and those in it, as far as they are empty or hold tensors."""
+    """Yield a container and those nested in it, as far as they are empty or hold tensors."""
     values = [*(container.values() if isinstance(container, MutableMapping) else container)]
     inner = [value for value in values if _is_container(value)]
     others = [value for value in values if isinstance(value, (Tensor, tuple))]
@@ -224,7 +224,7 @@ def _container_back(container: Any) -> Callable[[], bool]:
 def _entries_back(
     look: Callable[[], Mapping[Any, Any]], put: Callable[..., Any], drop: Callable[..., Any]
 ) -> Callable[[], bool]:
-    """What gives back entries that are set anew to something with tensors, and no others."""
+    """Return a function that restores only entries that were set anew to something with tensors."""
     before = dict(look())
 
     def back() -> bool:
@@ -243,7 +243,7 @@ def _entries_back(
 
 
 def _entry(space: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A variable by its name; None stands for one that is not set."""
+    """Return a variable by its name; its value is None if it is not set."""
     return {name: space.get(name)}
 
 
@@ -260,7 +260,7 @@ def _cache_back(cache: Any) -> Callable[[], bool]:
 
 
 def _has_tensors(value: Any, depth: int = _DEEPEST) -> bool:
-    """Whether it is a tensor, or a container or a function's cache with tensors in it."""
+    """Whether a value is a tensor, or a container or a function's cache with tensors in it."""
     holds = isinstance(value, (dict, list, tuple, set)) or type(value).__module__ == "functools"
     if holds and depth:
         return any(_has_tensors(one, depth - 1) for one in gc.get_referents(value))
@@ -276,7 +276,7 @@ def _is_looked_at(value: Any) -> bool:
 
 
 def _reached(roots: Iterable[Any]) -> _Reached:
-    """All that some code, or that of some classes, reaches by the names in functions."""
+    """Follow the names in functions from some code or classes; return all that is reached."""
     found, seen, stack = _Reached(), dict[int, Any](), [*roots]
     while stack:
         value = stack.pop()
@@ -287,11 +287,11 @@ def _reached(roots: Iterable[Any]) -> _Reached:
 
 
 _reached_by_classes = lru_cache(maxsize=64)(_reached)
-"""The names in a network's classes are followed once."""
+"""As `_reached`, cached: the names in a network's classes are followed once."""
 
 
 def _behind(value: Any, found: _Reached) -> Iterator[Any]:
-    """What code reaches by a value, which is noted itself."""
+    """Note a value in ``found``; yield what code reaches by it."""
     found.draws = found.draws or _draws(value, ())
     if _is_container(value):
         found.containers.append(value)

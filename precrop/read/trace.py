@@ -1,4 +1,4 @@
-"""What a forward pass was: every ATen call with its arguments, shapes and calling module."""
+"""The record of a forward pass: every ATen call with its arguments, shapes and calling module."""
 
 import sys
 from collections import Counter
@@ -21,7 +21,7 @@ Answer = bool | int | float
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One call of one module: its path in the network, its class, the frame that called it."""
+    """One call of one module: its path, its class and the index of the frame that called it."""
 
     path: str
     kind: type[nn.Module]
@@ -29,15 +29,15 @@ class Frame:
 
 
 Passed = tuple[int, End, Any]
-"""What the module of a frame is given (its arguments and those by name), or returns (in a list)."""
+"""A frame's index, its end, and what it takes there (``args, kwargs``) or returns (in a list)."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """A place in the code: the n-th call of an operation in forward of a class.
+    """A place in the code: the n-th call of an operation in one call of a class' ``forward``.
 
-    PyTorch's own layers are everywhere, so a call in one of them is placed by the class that has
-    the layer, and the layer's path in it.
+    For a call inside one of PyTorch's own layers, ``kind`` is the class of the module that contains
+    the layer, and ``layer`` is the layer's path in that module.
     """
 
     kind: type[nn.Module] | None
@@ -48,17 +48,17 @@ class Site:
 
 @dataclass(slots=True, eq=False)
 class Operation:
-    """One ATen call, in whatever form its tensors are.
+    """One ATen call; subclasses say whether it holds tensors or their numbers.
 
     Attributes:
         op: the operation.
-        args: its arguments by position.
-        kwargs: its arguments by name.
-        frame: the module's call that makes it; -1 is the network's own code around modules.
-        shapes: its outputs' at the time when it returned.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+        frame: index of the module frame that makes it; -1 outside of all modules.
+        shapes: the shapes of its outputs when it returned.
         times: how often the network makes it, where one step stands for all (`recurrence`).
-        name: the operation's without namespace, overload and in-place underscore (``add``).
-        full_name: with namespace (``vision::roll``), unless that is PyTorch's own.
+        name: the operation's name without namespace, overload and in-place underscore (``add``).
+        full_name: the name with its namespace (``vision::roll``), unless that is ``aten``.
     """
 
     op: torch._ops.OpOverload
@@ -71,17 +71,17 @@ class Operation:
     full_name: str = field(init=False)
 
     def __post_init__(self) -> None:
-        """Every call is asked for its name many times."""
+        """Set the names once, since they are read many times."""
         self.name, self.full_name = _names(self.op)
 
     def find(self, table: Mapping[str, T]) -> T | None:
-        """What a table has for the operation: under its full name, or else under its name."""
+        """Look up the operation in a table, by its full name or else by its name."""
         return table.get(self.full_name, table.get(self.name))
 
     def arg(self, name: str, default: Any = None) -> Any:
-        """The argument with this name in the operation's schema, or its default there.
+        """Return the argument with this name in the operation's schema, or its default there.
 
-        ``default`` stands for one that this overload of the operation does not have.
+        If this overload has no such argument, return ``default``.
         """
         if name in self.kwargs:
             return self.kwargs[name]
@@ -94,21 +94,21 @@ class Operation:
 
 @dataclass(slots=True, eq=False)
 class Step(Operation):
-    """A call while its pass runs and is compared with others, with the tensors themselves."""
+    """A call with its tensors, as recorded while the pass runs."""
 
     inputs: Sequence[Tensor] = field(init=False)
     outputs: Sequence[Tensor] = ()
     returned: bool = False
 
     def __post_init__(self) -> None:
-        """Its inputs are the tensors among the arguments, in order."""
+        """Collect the inputs: the tensors among the arguments, in order."""
         Operation.__post_init__(self)
         self.inputs = tensors_among((*self.args, *self.kwargs.values()))
 
 
 @dataclass(slots=True, eq=False)
 class Call(Operation):
-    """A call with values in place of tensors; ``inputs`` are those in the arguments, in order."""
+    """A call with `TensorValue` in place of tensors; ``inputs`` are those among the arguments."""
 
     inputs: tuple[TensorValue, ...] = ()
     outputs: tuple[TensorValue, ...] = ()
@@ -116,15 +116,14 @@ class Call(Operation):
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """A forward pass as it ran, however it ended, with its tensors: to be compared, or numbered.
+    """A forward pass as it ran, with its tensors, even if it failed or was ended early.
 
-    ``error`` is set if it raised. ``refused`` is the shape that a reshape was asked for and could
-    not give; such a request never becomes an ATen call. Only passes with a limit look for it.
-    ``answers`` are the numbers that were taken out of tensors, for Python to branch on; ``decided``
-    says whether values decide what runs: of inputs, parameters or random numbers on real tensors,
-    of random numbers alone on meta tensors.
-    ``moved`` are parameters whose data is elsewhere than before: ``weight.data = kernel`` is no
-    ATen call. ``passed`` is what modules are given and return.
+    ``error`` is the exception if it raised one. ``refused`` is the shape that a failing reshape was
+    asked for, which never becomes an ATen call; only passes with a limit note it. ``answers`` are
+    the values that Python took out of tensors to branch on. ``decided`` says whether values decide
+    what runs: of inputs, parameters or random numbers on real tensors, only of random numbers on
+    meta tensors. ``moved`` are parameters whose data was replaced, as ``weight.data = kernel`` does
+    without an ATen call. ``passed`` is what modules take and return.
     """
 
     calls: Sequence[Step] = ()
@@ -141,11 +140,11 @@ class Recording:
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """A forward pass: calls in order, module frames, its inputs and outputs, without a tensor.
+    """A forward pass with numbers in place of its tensors: calls, module frames, inputs, outputs.
 
-    ``assigned`` maps parameters whose data the pass replaced to the results that it put there,
-    ``passed`` both ends of every frame to the tensors there, by their places. ``answers`` and
-    ``decided`` are those of the `Recording`.
+    ``assigned`` maps each parameter whose data the pass replaced to the result put there (both by
+    number). ``passed`` maps each end of every frame to the tensors there, by their places.
+    ``answers`` and ``decided`` are those of the `Recording`.
     """
 
     calls: Sequence[Call] = ()
@@ -159,11 +158,11 @@ class Trace:
     passed: Mapping[tuple[int, End], Mapping[At, TensorValue]] = field(default_factory=dict)
 
     def path(self, call: Call) -> str:
-        """The module that makes a call; the empty path is the network."""
+        """Return the path of the module that makes a call; the empty path is the network."""
         return self.frames[call.frame].path if call.frame >= 0 else ""
 
     def around(self, index: int) -> list[int]:
-        """Module frames around a call, from the innermost."""
+        """Return the module frames around a call, innermost first."""
         frames = []
         frame = self.calls[index].frame
         while frame >= 0:
@@ -183,14 +182,14 @@ class Trace:
 
     @cached_property
     def places(self) -> dict[Site, list[int]]:
-        """The calls of every place in the code, by their index."""
+        """For every place in the code, the indices of its calls."""
         found: dict[Site, list[int]] = {}
         for index, site in enumerate(self.sites):
             found.setdefault(site, []).append(index)
         return found
 
     def _owner(self, call: Call) -> tuple[type[nn.Module] | None, str]:
-        """The class around a call that is not one of PyTorch's, and the path from it."""
+        """Return the innermost class around a call that is not PyTorch's, and the path from it."""
         if call.frame < 0:
             return None, ""
         owner = self.frames[call.frame]
@@ -200,13 +199,13 @@ class Trace:
 
     @property
     def used(self) -> dict[int, str]:
-        """The network's tensors that some call takes, with their names."""
+        """The names of the network's tensors that some call takes, by number."""
         names, taken = self.values.names, (v.number for call in self.calls for v in call.inputs)
         return {number: names[number] for number in taken if number in names}
 
 
 def numbered(recording: Recording, model: nn.Module) -> Trace:
-    """A pass of a model with numbers in place of its tensors."""
+    """Return the trace of a recorded pass: the same without its tensors."""
     numbering = Numbering(named_tensors(model))
     inputs = tuple(map(numbering.given, recording.inputs))
     calls = [numbered_call(step, numbering) for step in recording.calls]
@@ -224,7 +223,7 @@ def numbered(recording: Recording, model: nn.Module) -> Trace:
 
 
 def numbered_call(step: Step, numbering: Numbering) -> Call:
-    """A call with values in place of its tensors."""
+    """Return a recorded call with values in place of its tensors."""
     inputs: list[TensorValue] = []
     args = numbering.replaced(step.args, inputs)
     named = numbering.replaced(step.kwargs.values(), inputs)
@@ -237,7 +236,7 @@ def numbered_call(step: Step, numbering: Numbering) -> Call:
 def _assigned(
     moved: Sequence[TensorValue], calls: Sequence[Call], values: Values
 ) -> dict[int, int]:
-    """The results that are the data of some parameters now, by the parameter."""
+    """Return, by parameter, the number of the call result that became its data."""
 
     def place(value: TensorValue) -> Any:
         return values.memories[value.number], values.layouts.get(value.number), value.shape
@@ -251,7 +250,7 @@ def _assigned(
 
 @per_operation
 def _names(op: torch._ops.OpOverload) -> tuple[str, str]:
-    """As `Operation` has them: without namespace, and with it."""
+    """Return an operation's ``name`` and ``full_name`` (see `Operation`)."""
     namespace, name = op._schema.name.split("::")
     base = name[:-1] if name.endswith("_") and not name.endswith("__") else name
     return base, base if namespace == "aten" else f"{namespace}::{base}"
@@ -259,18 +258,18 @@ def _names(op: torch._ops.OpOverload) -> tuple[str, str]:
 
 @per_operation
 def _parameters(op: torch._ops.OpOverload) -> dict[str, tuple[int, Any]]:
-    """By name the position and the default; one that is given by name alone has no position."""
+    """Return each parameter's position and default; keyword-only ones have ``sys.maxsize``."""
     arguments = enumerate(op._schema.arguments)
     return {a.name: (sys.maxsize if a.kwarg_only else i, a.default_value) for i, a in arguments}
 
 
 def base_name(op: torch._ops.OpOverload) -> str:
-    """Name of an operation without namespace, overload and in-place underscore."""
+    """Return an operation's name without namespace, overload and in-place underscore."""
     return _names(op)[0]
 
 
 def tensors_among(values: Iterable[Any]) -> list[Tensor]:
-    """The tensors among arguments and in lists of them, in order."""
+    """Return the tensors among arguments, also in nested lists and tuples, in order."""
     found: list[Tensor] = []
     for value in values:
         if isinstance(value, Tensor):
@@ -280,18 +279,18 @@ def tensors_among(values: Iterable[Any]) -> list[Tensor]:
     return found
 
 
-# Modules that only scale what passes through them, and only in train mode.
+# Classes of modules that change nothing in eval mode, and drop or scale values in train mode.
 DROPPING = ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "StochasticDepth", "DropPath")
 
 
 CodePath = tuple[list[tuple[str, str, tuple[Any, ...]]], list[Any]]
-"""Calls in order, each with its module and what it takes; what the network returns."""
+"""Calls in order, each with its module and the origins of its inputs; the outputs' origins."""
 
 
 def code_path(recording: Recording) -> CodePath:
-    """What a pass makes and returns, dropping and batch counts apart.
+    """Return the calls of a pass and where their inputs come from, without dropout and counters.
 
-    Where it is equal, whatever holds for the sizes in one pass holds for those in the other.
+    If two passes have the same code path, what holds for the sizes in one holds in the other.
     """
     path: list[tuple[str, str, tuple[Any, ...]]] = []
     made = {id(tensor): (-1, place) for place, tensor in enumerate(recording.inputs)}

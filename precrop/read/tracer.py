@@ -1,4 +1,4 @@
-"""Runs skeletons of a network to see its forward passes: which there are, and on what inputs."""
+"""Runs copies of a network without its weights to find and trace its forward passes."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,16 +26,16 @@ from precrop.read.trace import Answer, CodePath, Recording, Trace, code_path, nu
 from precrop.read.unused import leave_out, other_answers
 from precrop.read.values import memory_of
 
-# Where several values decide what runs, the others are tried all at once, or else so many singly,
-# fewer where these passes would make more numbers than a few seconds allow.
+# Other answers are tried all at once first. If all of those passes fail, at most MOST_TURNS answers
+# are changed one at a time; fewer if these passes would compute more than MOST_NUMBERS elements.
 MOST_TURNS, MOST_NUMBERS = 8, 1 << 29
-# Numbers of inputs that tell a batch axis from others; a single one is special to some code.
+# Batch sizes tried to find the batch axis; some code treats a batch of 1 differently.
 _TRIED = (2, 3, 4)
 _WHOLE = re.compile(r"\b(Long|Int|integer|integral|index|indices|bool)", re.IGNORECASE)
-"""In an error message: the network takes other tensors than those of floats."""
+"""Words in an error message which show that the network expects integer or boolean tensors."""
 _BATCH = re.compile(r"size\(\)\[0\] == (\d+)")
-"""In the error message of an exported program: the batch size that it was made for."""
-# Stand-in biases: steep enough for some classes to pass a detector's threshold.
+"""In an exported program's error message: the batch size that it was exported for."""
+# Range of the stand-in biases: high enough for some classes to pass a detector's threshold.
 BIASES = (-2.0, 8.0)
 
 
@@ -45,18 +45,18 @@ def skeleton(
     real: bool = False,
     shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> nn.Module:
-    """A copy of the network's modules without its weights: meta tensors, or stand-ins if ``real``.
+    """Copy the network's modules with meta tensors, or if ``real`` stand-ins, as its weights.
 
-    Stand-ins are zeros, and rising biases: every layer then puts out its bias whatever it reads, so
-    a detector finds some boxes, and the same ones at every width. Buffers keep their values
-    then. Plain tensors that modules hold keep them in any case: code may look at them. ``shapes``
-    are those of parameters and buffers, by name, where they are not the model's.
+    Stand-ins are zeros, with biases that rise along the channels: a layer returns its bias whatever
+    its input is, so a detector finds some boxes, and the same ones at every width. With ``real``,
+    buffers keep their values. Plain tensors in attributes always do, as code may look at them.
+    ``shapes`` gives other shapes to some parameters and buffers, by name.
     """
     shapes = shapes or {}
     buffers = buffers_of(model).keys() if real else set()
 
     def plain(name: str, tensor: Tensor) -> Tensor:
-        # On the CPU in any case: code may look at them, or move them to the device of others.
+        # Always on the CPU: code may look at values, or move them to another tensor's device.
         shape = tuple(shapes.get(name, tensor.shape))
         if shape == tensor.shape and not tensor.is_meta:
             return tensor.detach().to("cpu", copy=True)
@@ -80,7 +80,7 @@ def skeleton(
 
 @dataclass(frozen=True, eq=False)
 class TracedPass:
-    """One forward pass as it ran: its mode and its trace."""
+    """One forward pass: whether it ran in train mode, and its trace."""
 
     training: bool
     trace: Trace
@@ -88,18 +88,18 @@ class TracedPass:
 
 @dataclass(frozen=True)
 class Tracer:
-    """Runs skeletons of a network; the network itself is only looked at, never changed.
+    """Runs skeletons of a network; the network itself is neither run nor changed.
 
     Attributes:
-        model: the network; its tensors are never computed with.
-        inputs: what it takes.
-        tables: what its code keeps outside of its modules.
+        model: the network.
+        inputs: its inputs.
+        tables: tables that its code keeps outside of its modules.
         streams: where layers have widths of their own at residual streams.
-        fold: whether steps of recurrent layers are read once. Their sizes and MACs are those of the
-            whole pass, but the calls are fewer: for what follows every call, leave it out.
+        fold: whether the steps of a recurrent layer are traced once. Sizes and MACs are those of
+            the whole pass, but there are fewer calls; do not use it where every call counts.
         real: whether the network needs real tensors.
-        left_out: modules that the built network does not have.
-        meta: shapes that PyTorch's operations were seen to give.
+        left_out: paths of modules that the built network does not have.
+        meta: runs operations on meta tensors and remembers their results' shapes.
     """
 
     model: nn.Module
@@ -118,7 +118,7 @@ class Tracer:
 
     @cached_property
     def memories(self) -> dict[int, str]:
-        """The names of the network's parameters and buffers, by their memory."""
+        """The names of the network's parameters and buffers, by their storage."""
         named = [*self.parameters.items(), *buffers_of(self.model).items()]
         return {memory_of(tensor): name for name, tensor in named}
 
@@ -128,7 +128,7 @@ class Tracer:
         return modules_of(self.model)
 
     def replica(self, shapes: Mapping[str, Sequence[int]] | None = None) -> nn.Module:
-        """A skeleton to run once: networks may keep what a forward pass computed."""
+        """Return a new skeleton, in whose attributes no forward pass has left anything yet."""
         made = skeleton(self.model, real=self.real, shapes=shapes)
         install(made, self.streams, traced=True)
         leave_out(made, self.left_out)
@@ -137,7 +137,7 @@ class Tracer:
     def run_again(
         self, model: nn.Module, forward: TracedPass, **ending: Unpack[Ending]
     ) -> Recording:
-        """Run a skeleton as in a pass that ran before, branches included."""
+        """Run a skeleton in the mode of an earlier pass, with the same branches taken."""
         return self.run(model, training=forward.training, answers=forward.trace.answers, **ending)
 
     def run(
@@ -149,9 +149,9 @@ class Tracer:
         batch: int | None = None,
         **ending: Unpack[Ending],
     ) -> Recording:
-        """Run a skeleton: eval at batch 1 or train at batch 2.
+        """Run a skeleton, in eval mode at batch 1 or in train mode at batch 2 by default.
 
-        ``answers`` are given where values of tensors decide what runs.
+        ``answers`` replace the values that code takes out of tensors to branch on.
         """
         try:
             model.train(training)
@@ -172,11 +172,11 @@ class Traced:
     """All forward passes of a network that were found.
 
     Attributes:
-        tracer: that ran them.
-        skeleton: of the network, whose tensors the passes are of.
-        runs: eval at batch 1, then train at batch 2 where that runs and runs other code, then both
-            with other answers where values decide what runs.
-        notes: what could not be traced, in words.
+        tracer: the tracer that ran them.
+        skeleton: the copy of the network that was run.
+        runs: eval mode at batch 1; train mode at batch 2 if it works and runs other code; both
+            again with other answers where values decide what runs.
+        notes: what could not be traced, and why.
     """
 
     tracer: Tracer
@@ -186,7 +186,7 @@ class Traced:
 
 
 def trace_passes(tracer: Tracer) -> Traced:
-    """Trace a network's passes, on real tensors only where it fails without.
+    """Trace a network's passes, on real tensors only where meta tensors do not work.
 
     Raises:
         PrecropError: the network fails on its inputs.
@@ -201,7 +201,7 @@ def trace_passes(tracer: Tracer) -> Traced:
 def _usual_passes(
     tracer: Tracer,
 ) -> tuple[Tracer, nn.Module, list[tuple[TracedPass, CodePath]], dict[str, str]]:
-    """Eval mode, and train mode where it runs other code; and what ran them, and what failed."""
+    """Trace eval mode, and train mode if it runs other code; also return the tracer that worked."""
     made = tracer.replica()
     evaluation = tracer.run(made, training=False)
     if not tracer.real and (evaluation.error is not None or tracer.tables.kept):
@@ -211,7 +211,7 @@ def _usual_passes(
     for name in parameters_of(made):
         if name not in tracer.parameters:
             raise PrecropError(f"forward makes {name} when it first runs: run it once, then plan")
-    found = [_traced(made, False, evaluation)]  # train mode may fail and leave other tensors
+    found = [_traced(made, False, evaluation)]  # now, as train mode may change tensors
     training = tracer.run(made, training=True)
     if training.error is not None and not tracer.real:
         real = replace(tracer, real=True)
@@ -227,14 +227,14 @@ def _usual_passes(
 
 
 def _traced(made: nn.Module, training: bool, recording: Recording) -> tuple[TracedPass, CodePath]:
-    """A pass without its tensors, which may be gigabytes, and the way that it took."""
+    """Return a pass' trace, which does not hold its tensors (maybe gigabytes), and code path."""
     return TracedPass(training, numbered(recording, made)), code_path(recording)
 
 
 def _turned(
     tracer: Tracer, made: nn.Module, forward: TracedPass, path: CodePath
 ) -> Iterator[TracedPass]:
-    """The same pass with other answers, where values of tensors decide what runs."""
+    """Yield passes that take new code paths when values that code branches on are changed."""
 
     def turned(answers: Sequence[Answer]) -> tuple[TracedPass, CodePath] | None:
         recording = tracer.run(made, training=forward.training, answers=answers)
@@ -245,7 +245,7 @@ def _turned(
     turns = min(len(own), MOST_TURNS, MOST_NUMBERS // max(1, _numbers(forward.trace)))
     singly = [[*own[:index], answers[index]] for answers in at_once for index in range(turns)]
     for given in (at_once, singly if len(own) > 1 else []):
-        # One after the other: each holds all tensors of its pass until it is traced.
+        # One at a time: each recording holds all tensors of its pass until it is traced.
         good = [found for one in given if (found := turned(one)) is not None]
         for other, way in good:
             if way not in known:
@@ -256,7 +256,7 @@ def _turned(
 
 
 def _failing(tracer: Tracer, error: BaseException) -> PrecropError:
-    """The network's own error in one line, and what to write where that is clear."""
+    """Return the network's own error in one line, with advice on the inputs where it is clear."""
     text = f"the network fails on input {tracer.inputs.text}: {typed_reason(error)}"
     shorter = tracer.inputs.without_first()
     if shorter is not None:
@@ -273,10 +273,10 @@ def _failing(tracer: Tracer, error: BaseException) -> PrecropError:
 
 
 def _batched(tracer: Tracer) -> Inputs:
-    """The example's inputs with the axis along which they lie, if they do along any.
+    """Return the example inputs with their batch axis, if there is one.
 
-    With every further input a network makes the same calls, and as many numbers more. A time
-    axis is none: attention makes ever more of them, and recurrent layers more calls.
+    Every further input along a batch axis adds equally many elements and no calls. Along a time
+    axis, attention adds ever more elements, and recurrent layers add calls.
     """
     inputs = tracer.inputs
     for inputs in tracer.inputs.batched():
@@ -291,17 +291,17 @@ def _batched(tracer: Tracer) -> Inputs:
 
 
 _Work = tuple[list[torch._ops.OpOverload], int]
-"""The operations of a pass, and how many numbers they make."""
+"""The operations of a pass, and the total number of elements in their outputs."""
 
 
 def _is_linear(works: Sequence[_Work]) -> bool:
-    """Whether passes on ever more inputs make the same calls and each as many numbers more."""
+    """Whether passes on growing batches make the same calls, and equally many more elements."""
     growth = {more - few for (_, few), (_, more) in pairwise(works)}
     return len(growth) == 1 and min(growth) > 0 and all(ops == works[0][0] for ops, _ in works)
 
 
 def _work(tracer: Tracer, batch: int) -> _Work | None:
-    """What a pass in eval mode does; None if it fails."""
+    """Return the work of a pass in eval mode; None if it fails."""
     trace = tracer.run(tracer.replica(), training=False, batch=batch)
     if trace.error is not None:
         return None
@@ -309,5 +309,5 @@ def _work(tracer: Tracer, batch: int) -> _Work | None:
 
 
 def _numbers(run: Recording | Trace) -> int:
-    """How many numbers the calls of a pass make."""
+    """Return the total number of elements in the outputs of a pass' calls."""
     return sum(prod(shape) for call in run.calls for shape in call.shapes)

@@ -1,9 +1,9 @@
-"""What no pass called: modules whose weights no operation read, and what may call them after all.
+"""Modules that no pass called, and whether other inputs may call them.
 
-A module that no pass called follows a sibling that one did: an expert that the example did not
-choose has the widths of the experts that it did. Others keep their sizes. Where a value decides
-what runs, or train mode could not be read, other inputs may run them, so that the widths that meet
-there keep their sizes too.
+An unused module follows a similar one beside it that was called: an expert that the example did not
+choose gets the widths of those that it did. Other unused modules keep their sizes. If values decide
+what runs, or train mode could not be read, other inputs may call them, so widths that they might
+meet are frozen, too.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -19,13 +19,13 @@ from precrop.read.trace import Answer, Trace
 
 @dataclass(frozen=True)
 class Unused:
-    """What no pass called.
+    """The modules that no pass called.
 
     Attributes:
-        modules: with weights, by path, and how many numbers each holds.
-        followers: those whose widths are those of a sibling, and which.
-        routed: whether other inputs may run the others, since values decide what runs, or since
-            train mode was not read.
+        modules: their paths, each with its number of parameters.
+        followers: those that get the widths of a sibling, each with the sibling's path.
+        routed: whether other inputs may run the others, since values decide what runs or train mode
+            was not read.
     """
 
     modules: Mapping[str, int] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class Unused:
 
 
 def unused_modules(model: nn.Module, used: Set[str]) -> dict[str, int]:
-    """The outermost modules with weights of which none is used, and how many numbers they hold.
+    """Return the outermost modules none of whose parameters is used, with their parameter counts.
 
     ``used`` are the names of the parameters that some operation read.
     """
@@ -50,9 +50,9 @@ def unused_modules(model: nn.Module, used: Set[str]) -> dict[str, int]:
 
 
 def siblings(model: nn.Module, unused: Iterable[str], used: Set[str]) -> dict[str, str]:
-    """Per unused module the nearest one in the same place of equal class and shapes that is used.
+    """Return, for unused modules, the nearest used child of the same parent that is alike.
 
-    A place is what holds both of them: a list of experts, a block with two branches.
+    Alike are modules of equal class and shapes, in a list of experts or a block of two branches.
     """
     found = {}
     for path in unused:
@@ -69,17 +69,17 @@ def siblings(model: nn.Module, unused: Iterable[str], used: Set[str]) -> dict[st
 
 
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:
-    """Shapes of everything that a module holds."""
+    """Return the shapes of all parameters and buffers of a module."""
     tensors = parameters_of(module) | buffers_of(module)
     return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def other_answers(answers: Sequence[Answer]) -> list[list[Answer]]:
-    """Answers for which code that branches on the given ones takes other ways.
+    """Return lists of answers with which code that branches on the given ones takes other paths.
 
-    Every truth value is the other one; every fraction lies beyond any usual threshold, first above
-    and then below it. (They are no larger than that: a loop may count up to one.) Every whole
-    number is 0, or 1 for 0, and then one more.
+    Booleans are negated. Floats move beyond any usual threshold, above it in the first list, below
+    it in the second (not far, as a loop may count up to one). Integers become 0 (1 if they were) in
+    the first list, and grow by 1 in the second.
     """
     if not answers:
         return []
@@ -88,7 +88,7 @@ def other_answers(answers: Sequence[Answer]) -> list[list[Answer]]:
 
 
 _BEYOND = 8.0
-"""How far a threshold is at most from what is compared with it."""
+"""The most by which a threshold is expected to differ from the value compared with it."""
 
 
 def _other(answer: Answer, way: int) -> Answer:
@@ -100,7 +100,7 @@ def _other(answer: Answer, way: int) -> Answer:
 
 
 def frames_that_hold(trace: Trace, path: str) -> Iterator[int]:
-    """Frames of the innermost module around ``path`` that ran, and of its children."""
+    """Yield the frames of the innermost module around ``path`` that ran, and of its children."""
     paths = {frame.path for frame in trace.frames} | {""}
     parent = path
     while parent and (parent == path or parent not in paths):
@@ -114,7 +114,7 @@ def frames_that_hold(trace: Trace, path: str) -> Iterator[int]:
 
 
 def widths_of(module: nn.Module) -> set[int]:
-    """Numbers of channels that a module's weights have at either end."""
+    """Return the numbers of input and output channels of a module's weights."""
     return {n for p in parameters_of(module).values() if p.dim() > 1 for n in p.shape[:2] if n > 1}
 
 
@@ -122,8 +122,8 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def leave_out(model: nn.Module, paths: Iterable[str]) -> None:
-    """Put modules without weights in the place of some of the model's: what looks at them may."""
-    for path in sorted(paths, reverse=True):  # what is inside another one first
+    """Replace modules by ones without weights, as code may still read the attributes."""
+    for path in sorted(paths, reverse=True):  # inner modules first
         parent, _, name = path.rpartition(".")
         modules = model.get_submodule(parent)._modules
         kind = next((k for k in _CONTAINERS if isinstance(modules[name], k)), nn.Identity)

@@ -1,4 +1,4 @@
-"""The tensors that a forward pass meets, as numbers: no trace keeps a tensor to know it again."""
+"""Numbers in place of the tensors of a forward pass, so that a trace need not keep the tensors."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 Shape = tuple[int, ...]
 Layout = tuple[int, tuple[int, ...]]
-"""Where in its memory a value's elements lie: the offset, and the strides."""
+"""A tensor's storage offset and strides."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TensorValue:
-    """A tensor of a pass, as it was when a call took or made it.
+    """A tensor of a pass, as it was when a call took or returned it.
 
-    Tensors are numbered in the order in which the pass meets them. One that is changed in place
-    keeps its number, whatever its shape is then; a view has a number of its own.
+    Tensors are numbered in the order in which the pass meets them. A tensor that is changed in
+    place keeps its number, even if its shape changes; a view has a number of its own.
     """
 
     number: int
@@ -29,25 +29,25 @@ class TensorValue:
     dtype: torch.dtype
 
     def dim(self) -> int:
-        """The number of axes."""
+        """Return the number of axes."""
         return len(self.shape)
 
     def numel(self) -> int:
-        """The number of elements."""
+        """Return the number of elements."""
         return prod(self.shape)
 
 
 @dataclass(frozen=True)
 class Values:
-    """What is known of a pass's values beside their sizes, by number.
+    """What is known of a pass's values besides their sizes, by number.
 
     Attributes:
-        names: of parameters, buffers and plain tensors of the network.
+        names: names of the network's parameters, buffers and plain tensors.
         unregistered: parameters that are not part of the network.
-        data: tensors with numbers that no call made and that are not part of the network: inputs
-            and constants. A replay computes with them, so these alone are kept.
-        memories: of every value, at the end of the pass; a view has that of what it is a view of.
-        layouts: of those in one memory.
+        data: inputs and constants: tensors with data that no call made and that are not part of the
+            network. A replay computes with them, so they are kept.
+        memories: the storage of every value at the end of the pass; views share it with their base.
+        layouts: offset and strides of values that share a storage.
     """
 
     names: Mapping[int, str] = field(default_factory=dict)
@@ -57,14 +57,14 @@ class Values:
     layouts: Mapping[int, Layout] = field(default_factory=dict)
 
 
-# Of most arguments: neither tensors nor lists.
+# Types of most arguments; they hold no tensors.
 _PLAIN = frozenset((NoneType, bool, int, float, str, torch.dtype, torch.device))
 
 
 def run_of(tensor: Tensor) -> tuple[int, int] | None:
-    """The least and one more than the largest, if a vector has all integers between in any order.
+    """Return ``(first, last + 1)`` if a vector holds successive integers in any order, else None.
 
-    Not of a single one, which is any number.
+    At least two are needed: a single one may be any number.
     """
     if tensor.is_meta or tensor.dim() != 1 or tensor.dtype not in (torch.int64, torch.int32):
         return None
@@ -75,10 +75,10 @@ def run_of(tensor: Tensor) -> tuple[int, int] | None:
 
 
 class Numbering:
-    """Numbers the tensors of a pass that ran; it holds them, so that their ids are unique.
+    """Numbers the tensors of a recorded pass; it holds them, so that their ids stay unique.
 
-    No call makes the tensor of another class that ``as_subclass`` gives: it has the number of the
-    tensor whose elements it has.
+    A tensor that no call makes but that shares all elements with one (as ``as_subclass`` returns)
+    has that one's number.
 
     Args:
         named: the network's parameters, buffers and plain tensors.
@@ -93,12 +93,12 @@ class Numbering:
         self._placed = 0
 
     def met(self, tensor: Tensor) -> TensorValue | None:
-        """The value of a tensor, if a call took or made it."""
+        """Return the value of a tensor, or None if no call took or made it."""
         known = self._known.get(id(tensor)) or self._guises.get(id(tensor))
         return None if known is None else known[1]
 
     def given(self, tensor: Tensor) -> TensorValue:
-        """The value of a tensor that a call takes, or the network."""
+        """Return the value of a tensor that a call or the network takes, numbering a new one."""
         known = self.met(tensor)
         if known is not None:
             return known
@@ -112,14 +112,14 @@ class Numbering:
         return self.made(tensor, tuple(tensor.shape))
 
     def _at_its_place(self, tensor: Tensor) -> int | None:
-        """The last value that has the same elements in the same memory."""
-        new = islice(self._known.values(), self._placed, None)  # few tensors are looked for
+        """Return the number of the last value with the same storage, layout and type, if any."""
+        new = islice(self._known.values(), self._placed, None)  # only now, as it is rarely needed
         self._places |= {_place(one): value.number for one, value in new}
         self._placed = len(self._known)
         return self._places.get(_place(tensor))
 
     def made(self, tensor: Tensor, shape: Shape) -> TensorValue:
-        """The value of a tensor that a call returned with a shape."""
+        """Return the value of a tensor that a call returned with a shape."""
         table = self._guises if id(tensor) in self._guises else self._known
         known = table.get(id(tensor))
         if known is not None and known[1].shape == shape:
@@ -130,7 +130,7 @@ class Numbering:
         return value
 
     def replaced(self, arguments: Iterable[Any], found: list[TensorValue]) -> list[Any]:
-        """A call's arguments with values in place of tensors, which are added to those found."""
+        """Return arguments with values in place of tensors; append these values to ``found``."""
         made = []
         for argument in arguments:
             if type(argument) not in _PLAIN:
@@ -143,7 +143,7 @@ class Numbering:
         return made
 
     def values(self) -> Values:
-        """What is to be known of the values after the pass."""
+        """Return what is known of all values after the pass."""
         tensors = [tensor for tensor, _ in self._known.values()]
         numbers = {id(tensor): number for number, tensor in enumerate(tensors)}
         names = {numbers[at]: name for at, name in self._named.items() if at in numbers}
@@ -158,14 +158,14 @@ class Numbering:
 
 
 def memory_of(tensor: Tensor) -> int:
-    """What tells the memory of a tensor from others; only a dense one can share it."""
+    """Return a key of a tensor's storage; tensors without one (sparse) have a key of their own."""
     if tensor.layout is not torch.strided:
         return -id(tensor)
     return int(tensor.untyped_storage()._cdata)
 
 
 def _place(tensor: Tensor) -> Any:
-    """Equal where tensors of one memory have the same elements in the same order."""
+    """Return a key that is equal for tensors with the same elements of one storage in one order."""
     memory, dense = memory_of(tensor), tensor.layout is torch.strided
     return memory, tensor.dtype, tensor.shape, _layout(tensor) if dense else None
 

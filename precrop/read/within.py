@@ -1,4 +1,4 @@
-"""The tensors in whatever a network takes or returns."""
+"""Finds the tensors in whatever a network takes or returns."""
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import islice
@@ -7,21 +7,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
-# Objects that are looked into at most: an output may lead to anything.
+# Most objects that are searched, since an output may refer to anything.
 MOST_OBJECTS = 100_000
 
 _OPAQUE = (str, bytes, bytearray, range, nn.Module, type, ModuleType, FunctionType, MethodType)
 
 
 def tensors_within(value: Any) -> list[Tensor]:
-    """The tensors in nested containers and objects, in order.
+    """Return the tensors in nested containers and objects, in order.
 
-    Looked into are sequences, mappings, sets, generators (which are thereby run) and the attributes
-    of objects: dataclasses, named tuples, classes with ``__dict__`` or ``__slots__``. Modules are
-    no outputs, nor is what they hold.
+    It searches sequences, mappings, sets, generators (which it runs) and the attributes of objects
+    (dataclasses, named tuples, classes with ``__dict__`` or ``__slots__``). Modules, and what they
+    hold, are no outputs.
     """
     found: list[Tensor] = []
-    seen: dict[int, Any] = {}  # with the objects, so that no id is used twice
+    seen: dict[int, Any] = {}  # holds the objects, so that no id is reused
     stack: list[tuple[Any, bool]] = [(value, False)]
     while stack and len(seen) < MOST_OBJECTS:
         part, beside = stack.pop()
@@ -43,7 +43,7 @@ def _entries(value: Any) -> Iterator[Any]:
 
 
 def _attributes(value: Any) -> Iterator[Any]:
-    """Attributes of an object; a container's may be its entries once more."""
+    """Yield an object's attributes; those of a container may repeat its entries."""
     if type(value).__module__ != "builtins":
         yield from getattr(value, "__dict__", {}).values()
         yield from _slots(value)

@@ -1,9 +1,9 @@
-"""What each ATen operation means for the sizes of its operands: one small handler an operation.
+"""Handlers, one small function per ATen operation: what it means for the sizes of its operands.
 
-A handler receives the reader and a call and returns the axes of the call's outputs. On the way it
-unites axes that must agree, ties those that must stay proportional and freezes what it cannot
-follow. An operation that is in no table is treated as elementwise when ATen tags it so; any other
-keeps the widths that reach it fixed.
+A handler takes the reader and a call and returns the axes of the call's outputs. On the way it
+unifies axes that must be equal, ties those that must stay proportional and freezes those that it
+cannot follow. An operation without a handler is elementwise if ATen tags it as pointwise; otherwise
+the axes of its operands are frozen.
 """
 
 from precrop.read.ops import elementwise, layers, lookups, norms, rows, shapes, space, weights

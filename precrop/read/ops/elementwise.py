@@ -1,4 +1,4 @@
-"""Operations that keep axes as they are, and what is done with unknown ones."""
+"""Operations that keep axes as they are, factories, and the fallback for unknown operations."""
 
 from collections.abc import Sequence
 
@@ -20,10 +20,10 @@ from precrop.read.trace import Call
     "floor_divide", "binomial", "elu_backward", "hardtanh_backward", "hardswish_backward",
     "hardsigmoid_backward", "leaky_relu_backward", "mish_backward", "log_sigmoid_backward",
     "softplus_backward", "softshrink_backward", "hardshrink_backward", "_softmax_backward_data",
-    "_log_softmax_backward_data", "add", "sub", "mul", "div",  # no tag says so of prims::mul
+    "_log_softmax_backward_data", "add", "sub", "mul", "div",  # prims::mul has no pointwise tag
 )  # fmt: skip
 def elementwise(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Corresponding axes are one."""
+    """Unify the operands' axes as in a broadcast."""
     operands = [reader.axes(tensor) for tensor in call.inputs]
     return [broadcast(reader, operands, shape) for shape in call.shapes]
 
@@ -40,7 +40,7 @@ def elementwise(reader: Reader, call: Call) -> Sequence[Axes]:
     "_fake_quantize_learnable_per_tensor_affine",
 )  # fmt: skip
 def same_shape(reader: Reader, call: Call) -> Sequence[Axes]:
-    """The output has the first operand's axes."""
+    """Give the output the first operand's axes."""
     axes = reader.axes(call.inputs[0])
     return [axes if len(axes) == len(shape) else constants(shape) for shape in call.shapes]
 
@@ -48,7 +48,7 @@ def same_shape(reader: Reader, call: Call) -> Sequence[Axes]:
 @handles("mse_loss", "smooth_l1_loss", "huber_loss", "soft_margin_loss", "binary_cross_entropy",
          "binary_cross_entropy_with_logits", "dist", "equal")  # fmt: skip
 def loss(reader: Reader, call: Call) -> Sequence[Axes]:
-    """A prediction meets its targets element by element; what is left is one number, or all."""
+    """Unify a prediction's axes with its targets'; the result is one number or one per element."""
     operands = [reader.axes(tensor) for tensor in call.inputs]
     shape = max((value.shape for value in call.inputs), key=len, default=())
     whole = broadcast(reader, operands, shape)
@@ -57,7 +57,7 @@ def loss(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("eq", "ne")
 def compare(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Corresponding axes are one; places are those along one axis, as for a row that is one-hot."""
+    """Unify the operands' axes, and those that integer operands index (as in a one-hot row)."""
     first, *others = (reader.fact(value).places for value in call.inputs)
     for other in others:
         if first is not None and other is not None and axis_size(first) == axis_size(other):
@@ -67,7 +67,7 @@ def compare(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("bucketize", "searchsorted")
 def bucket(reader: Reader, call: Call) -> Sequence[Axes]:
-    """The place of every value among sorted ones, whose number stays fixed."""
+    """Return the index of every value among sorted ones; freeze the number of these."""
     values = reader.axes(call.arg("self"))
     for sorted_values in call.inputs:
         if sorted_values is not call.arg("self"):
@@ -79,7 +79,7 @@ def bucket(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("isin")
 def is_in(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Whether each value is among others."""
+    """Keep the axes of the values looked up; freeze those of the values they are sought among."""
     elements, *others = map(reader.axes, call.inputs)
     for axes in others:
         reader.freeze(*axes)
@@ -88,7 +88,7 @@ def is_in(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("histc", "_linalg_check_errors")
 def no_widths(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Counts of values in bins, however many there are; a look at what an algorithm reports."""
+    """Return constant axes and restrict nothing: a histogram, or a check of error codes."""
     return [*map(constants, call.shapes)]
 
 
@@ -97,7 +97,7 @@ def no_widths(reader: Reader, call: Call) -> Sequence[Axes]:
     "new_empty", "new_full", "resize", "resize_as", "tensor_of_numbers", "_efficientzerotensor",
 )  # fmt: skip
 def factory(reader: Reader, call: Call) -> Sequence[Axes]:
-    """A tensor that is made in forward, or gets its size there, has the widths of what it meets."""
+    """Give a tensor made or resized in forward new widths, which unify with what it meets."""
     if call.inputs and reader.fact(call.inputs[0]).places is not None:
         return same_shape(reader, call)
     return [stating(reader, "size", fresh_axes(call.shapes[0], reader.reason))]
@@ -105,15 +105,15 @@ def factory(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("normal")
 def normal(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Numbers drawn around means of their own, or as many as are asked for around one."""
+    """Treat ``normal`` as elementwise if mean or deviation is a tensor, else as a factory."""
     return (elementwise if call.inputs else factory)(reader, call)
 
 
 @handles("arange")
 def count_up(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Numbers in steps take the width of what they meet: a table of frequencies, for example.
+    """Give numbers in steps a new width, which unifies with what they meet (frequencies, say).
 
-    Successive ones, which may be places along an axis, may begin behind some others.
+    With step 1 they may be indices of an axis, and may begin after some others.
     """
     start, step, (size,) = call.arg("start", 0), call.arg("step", 1), call.shapes[0]
     whole = type(step) is int and (start == 0 or (start > 0 and type(start) is int and step == 1))
@@ -132,7 +132,7 @@ def count_up(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("randperm")
 def shuffled(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Places in any order take the width of what they meet."""
+    """Give a permutation of indices a new width, which unifies with what it meets."""
     axes = fresh_axes(call.shapes[0], reader.reason)
     reader.literal("n", None, axes[0])
     reader.finds(axes[0])
@@ -141,7 +141,7 @@ def shuffled(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("linspace")
 def spread(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Numbers between two ends take the width of what they meet: one rate for each channel."""
+    """Give numbers between two ends a new width, which unifies with what they meet (rates, say)."""
     axes = fresh_axes(call.shapes[0], reader.reason)
     reader.literal("steps", None, axes[0])
     return [axes]
@@ -149,7 +149,7 @@ def spread(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("eye")
 def identity(reader: Reader, call: Call) -> Sequence[Axes]:
-    """An identity matrix takes the width of what it meets."""
+    """Give an identity matrix one new width, which unifies with what it meets."""
     axes = fresh_axes(call.shapes[0], reader.reason)
     if axis_size(axes[0]) == axis_size(axes[1]):
         unify(axes[0], axes[1])
@@ -158,10 +158,10 @@ def identity(reader: Reader, call: Call) -> Sequence[Axes]:
 
 
 def fallback(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Elementwise where ATen says so; else everything that reaches the call stays as it is.
+    """Treat a call as elementwise where ATen tags it so; else freeze all its operands.
 
-    A number that is computed of tensors of one shape, and a look at them, hand no width on: all
-    that such a call may ask of its operands is that they agree.
+    A call without outputs, or with numbers only, on operands of one shape passes no width on: it
+    can only require that the operands' axes agree.
     """
     if call.inputs and torch.Tag.pointwise in call.op.tags:
         return elementwise(reader, call)

@@ -1,4 +1,4 @@
-"""Operations with a weight: one width is consumed, another produced."""
+"""Layers and matrix products: operations that sum over one width and make another."""
 
 from collections.abc import Sequence
 from math import prod
@@ -23,17 +23,17 @@ from precrop.read.trace import Call
 from precrop.read.values import TensorValue
 
 BILINEAR_RANK = 3
-"""Axes of a bilinear layer's weight: the output and two inputs."""
+"""Number of axes of a bilinear layer's weight: the output and two inputs."""
 
 
 def _repeated(reader: Reader, axis: Axis, size: int) -> Axis:
-    """The outputs of a depthwise convolution: each channel makes as many; groups follow them."""
+    """Return a depthwise convolution's outputs, equally many per channel; groups follow inputs."""
     reader.literal("groups", None, axis)
     return tuple((atom, count * (size // axis_size(axis))) for atom, count in resolve(axis))
 
 
 def _grouped(reader: Reader, call: Call, inputs: Axis, outputs: Axis, within: Axis) -> str:
-    """A convolution in groups; ``within`` is the weight's axis inside one group."""
+    """Relate a grouped convolution's axes (``within``: inputs of one group); return its kind."""
     groups, reason = call.arg("groups"), reader.reason
     if groups == axis_size(inputs):
         reader.unify(outputs, _repeated(reader, inputs, axis_size(outputs)))
@@ -53,7 +53,7 @@ def _grouped(reader: Reader, call: Call, inputs: Axis, outputs: Axis, within: Ax
 
 @handles("convolution", "_convolution")
 def convolution(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Consumes one width and produces another; depthwise ties them, groups divide them."""
+    """Sum over one width and make another; a depthwise one ties the two, groups divide them."""
     x, weight = call.arg("input"), call.arg("weight")
     data, kernel = reader.axes(x), reader.axes(weight)
     if call.arg("transposed"):
@@ -74,7 +74,7 @@ def convolution(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("deform_conv2d")
 def deformable(reader: Reader, call: Call) -> Sequence[Axes]:
-    """A convolution whose window is bent: offsets and masks are a fixed number for every place."""
+    """Read a deformable convolution; the numbers of offsets and masks per place are frozen."""
     data, kernel = reader.axes(call.arg("input")), reader.axes(call.arg("weight"))
     for bent in (call.arg("offset"), call.arg("mask")):
         reader.freeze(*reader.axes(bent))
@@ -86,7 +86,7 @@ def deformable(reader: Reader, call: Call) -> Sequence[Axes]:
 def _transposed(
     reader: Reader, call: Call, weight: TensorValue, data: Axes, kernel: Axes
 ) -> Sequence[Axes]:
-    """A transposed convolution: the weight is (in, out / groups, ...)."""
+    """Read a transposed convolution, whose weight is (in, out / groups, ...)."""
     groups, kind = call.arg("groups"), "transposed"
     inputs = reader.unify(data[1], kernel[0])
     if groups == 1:
@@ -107,7 +107,7 @@ def _transposed(
 
 @handles("convolution_backward")
 def convolution_gradients(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Gradients inside forward, by input, weight and bias: the first two take as many MACs each."""
+    """Read gradients in forward by input, weight and bias; each of the first two costs the MACs."""
     if call.arg("groups") != 1:
         return fallback(reader, call)
     grad, x, weight = (call.arg(name) for name in ("grad_output", "input", "weight"))
@@ -123,7 +123,7 @@ def convolution_gradients(reader: Reader, call: Call) -> Sequence[Axes]:
 
 
 def _matmul(reader: Reader, a: TensorValue, b: TensorValue) -> Axes:
-    """Contract the last axis of ``a`` with the one before last of ``b``; others are kept."""
+    """Sum over the last axis of ``a`` and the last but one of ``b``; return the output's axes."""
     left, right = reader.axes(a), reader.axes(b)
     inner = reader.unify(left[-1], right[-2])
     batch = [reader.unify(m, n) for m, n in zip(left[:-2], right[:-2], strict=True)]
@@ -138,13 +138,13 @@ def _matmul(reader: Reader, a: TensorValue, b: TensorValue) -> Axes:
 
 @handles("mm", "bmm")
 def matmul(reader: Reader, call: Call) -> Sequence[Axes]:
-    """A product of matrices."""
+    """Read a product of matrices."""
     return [_matmul(reader, *call.inputs)]
 
 
 @handles("addmm", "baddbmm", "addbmm")
 def add_matmul(reader: Reader, call: Call) -> Sequence[Axes]:
-    """A product of matrices, or the sum of a batch of them, with a bias."""
+    """Read a product of matrices, or the sum of a batch of them, with a bias."""
     bias, first, second = call.inputs
     product = _matmul(reader, first, second)[-len(call.shapes[0]) :]
     return [broadcast(reader, [product, reader.axes(bias)], call.shapes[0])]
@@ -152,21 +152,21 @@ def add_matmul(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("linalg_cross")
 def cross(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Products of vectors in space: the axis of their three entries stays fixed."""
+    """Read cross products; the axis of the vectors' three entries is frozen."""
     axes = list(broadcast(reader, [*map(reader.axes, call.inputs)], call.shapes[0]))
     return [tuple(fixed(reader, axes, call.arg("dim") % len(axes), call.shapes[0]))]
 
 
 @handles("_pdist_forward")
 def row_distances(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Distances between all rows of a matrix."""
+    """Read distances between all rows of a matrix, whose number is frozen."""
     reader.freeze(reader.axes(call.arg("self"))[0])
     return [constants(call.shapes[0])]
 
 
 @handles("mv", "dot", "vdot", "addmv")
 def vector_product(reader: Reader, call: Call) -> Sequence[Axes]:
-    """A matrix or a vector times a vector."""
+    """Read a matrix or a vector times a vector."""
     left, right = map(reader.axes, call.inputs[-2:])
     reader.unify(left[-1], right[-1])
     return [left[:-1]]
@@ -174,9 +174,9 @@ def vector_product(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("_trilinear")
 def bilinear(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Three operands with axes of size 1 put in, multiplied, and summed over some axes.
+    """Multiply three operands, expanded by axes of size 1, and sum over some axes.
 
-    In a bilinear layer the one in the middle is the weight. PyTorch counts no FLOPs for it.
+    In a bilinear layer the second one is the weight. PyTorch counts no FLOPs for it.
     """
     operands = []
     for tensor, expanded in zip(call.args[:3], call.args[3:6], strict=True):
@@ -196,7 +196,7 @@ def bilinear(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("_cdist_forward", "_euclidean_dist")
 def distances(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Distances between all rows of two matrices."""
+    """Read distances between all rows of two matrices."""
     left, right = map(reader.axes, call.inputs[:2])
     reader.unify(left[-1], right[-1])
     batch = broadcast(reader, [left[:-2], right[:-2]], call.shapes[0][:-2])
@@ -205,7 +205,7 @@ def distances(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("embedding")
 def embedding(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Rows of a table: their number is fixed, their width is free."""
+    """Take rows of a table: their number is frozen, their width is free."""
     rows, width = reader.axes(call.arg("weight"))
     freeze(rows, "rows of a lookup table")
     return [(*reader.axes(call.arg("indices")), width)]
@@ -213,7 +213,7 @@ def embedding(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("_embedding_bag", "_embedding_bag_forward_only")
 def embedding_bag(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Rows of a table, summed in bags."""
+    """Take rows of a table, summed in bags."""
     *indices, width = embedding(reader, call)[0]
     for axis in indices:
         freeze(axis, "rows of a lookup table")

@@ -18,7 +18,7 @@ from precrop.read.values import TensorValue
     "linalg_vector_norm", "norm", "logsumexp", "any", "all", "aminmax", "count_nonzero",
 )  # fmt: skip
 def reduce(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Some axes are summed over, or one entry of them is found; the others are kept."""
+    """Drop the axes that are reduced, or keep them with size 1; keep the others."""
     axes, asked = reader.axes(call.inputs[0]), call.arg("dim")
     if asked is None or asked == []:
         asked = range(len(axes))
@@ -34,7 +34,7 @@ def reduce(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("argmax", "argmin", "max", "min", "median", "nanmedian", "mode", "kthvalue")
 def one(reader: Reader, call: Call) -> Sequence[Axes]:
-    """One entry of an axis is found, and its place."""
+    """Reduce an axis to one entry and its index."""
     dim = call.arg("dim")
     if dim is not None:
         axis = reader.axes(call.inputs[0])[dim]
@@ -44,7 +44,7 @@ def one(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("sort", "cummax", "cummin")
 def in_order(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Entries of an axis in another order, and their places."""
+    """Keep all axes; the second output holds indices of the axis along which is sorted."""
     axes, dim = along(reader, call)
     reader.finds(axes[dim])
     return same_shape(reader, call)
@@ -52,9 +52,9 @@ def in_order(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("index_select", "select", "unbind")
 def entries(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Some entries of an axis, one of them, or each by itself: the axis stays fixed.
+    """Take entries of an axis, one or several, and freeze it.
 
-    At any width there is a first entry, and a last one, and one that was found.
+    It can vary if the first or last entry is taken, or entries by indices found along the axis.
     """
     axes, dim = along(reader, call)
     reader.takes(call.inputs[0], axes[dim])
@@ -69,7 +69,7 @@ def entries(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("topk")
 def largest(reader: Reader, call: Call) -> Sequence[Axes]:
-    """The largest entries of an axis, which keeps as many, and their places."""
+    """Take the ``k`` largest entries of an axis, which keeps at least ``k``, and their indices."""
     axes, dim = along(reader, call)
     axes[dim] = _found(reader, call, axes[dim], "k", call.shapes[0][dim])
     return [tuple(axes) for _ in call.shapes]
@@ -77,7 +77,7 @@ def largest(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("multinomial")
 def draws(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Places along an axis, drawn by the weights of its entries."""
+    """Draw indices of an axis by the weights of its entries."""
     *batch, axis = reader.axes(call.arg("self"))
     count = call.shapes[0][-1]
     drawn = _found(reader, call, axis, "num_samples", 1 if call.arg("replacement") else count)
@@ -85,7 +85,7 @@ def draws(reader: Reader, call: Call) -> Sequence[Axes]:
 
 
 def _found(reader: Reader, call: Call, axis: Axis, name: str, least: int) -> Axis:
-    """The axis of as many entries of another one as an argument says."""
+    """Return a new axis for the entries found along another one; an argument states its size."""
     found = fresh_axes(call.shapes[0], reader.reason)[call.arg("dim", -1)]
     if reader.ranks(call.inputs[0], axis):
         return found
@@ -96,14 +96,14 @@ def _found(reader: Reader, call: Call, axis: Axis, name: str, least: int) -> Axi
 
 @handles("steps")
 def steps(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Steps of a sequence, which stays fixed."""
+    """Take steps of a sequence, whose time axis is frozen."""
     axes, dim = along(reader, call)
     return [tuple(fixed(reader, axes, dim, shape)) for shape in call.shapes]
 
 
 @handles("unfold")
 def windows(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Windows along one axis, which stays fixed."""
+    """Take windows along one axis, which is frozen."""
     axes, dim = along(reader, call, "dimension")
     *places, window = call.shapes[0]
     return [(*fixed(reader, axes, dim, places), constant(window))]
@@ -111,7 +111,7 @@ def windows(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("_pack_padded_sequence")
 def pack(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Batch and time become one axis; the entries behind them are kept."""
+    """Freeze batch and time, which become one axis; keep the axes after them."""
     axes = reader.axes(call.arg("input"))
     reader.freeze(*axes[:2])
     data, *others = call.shapes
@@ -119,10 +119,10 @@ def pack(reader: Reader, call: Call) -> Sequence[Axes]:
 
 
 def _indexed(axes: Axes, indices: Sequence[TensorValue | None]) -> tuple[list[int], list[int]]:
-    """The axes that index tensors take, and the axes of what they find there.
+    """Return the dims that index tensors address, and the source of every dim of the result.
 
-    A mask takes several axes. Of what is found each axis is that of the tensor, or -1 if it is one
-    of the indices'; these come first where they do not take adjacent axes.
+    A boolean mask addresses as many dims as it has. A source is a dim of the tensor, or -1 for a
+    dim of the indices; the latter come first if the addressed dims are not adjacent.
     """
     taken: list[int] = []
     rank, dim = 0, 0
@@ -139,7 +139,7 @@ def _indexed(axes: Axes, indices: Sequence[TensorValue | None]) -> tuple[list[in
 
 
 def _met(reader: Reader, places: Sequence[TensorValue], ends: Sequence[Axis]) -> Axes | None:
-    """The common axes of indices, if these tell entries which the axes have at any width."""
+    """Return the indices' broadcast axes; None if they may be invalid at some widths."""
     masked = any(index.dtype == torch.bool for index in places)
     if masked or not all(map(reader.are_found, places, ends)):
         return None
@@ -149,7 +149,7 @@ def _met(reader: Reader, places: Sequence[TensorValue], ends: Sequence[Axis]) ->
 
 @handles("index")
 def index(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Indexed axes stay fixed, unless what is taken was found along them; the others are kept."""
+    """Freeze indexed axes unless the indices were found along them; keep the others."""
     operand, *places = call.inputs
     axes = reader.axes(operand)
     taken, found = _indexed(axes, call.arg("indices"))
@@ -169,7 +169,7 @@ def index(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("index_put", "_unsafe_index_put")
 def index_put(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Values written at indexed places, as `index` takes them; the other axes agree."""
+    """Treat indexed axes as `index` does; unify the others with those of the values written."""
     axes, values = list(reader.axes(call.arg("self"))), reader.axes(call.arg("values"))
     places = [index for index in call.arg("indices") if index is not None]
     taken, found = _indexed(tuple(axes), call.arg("indices"))
@@ -189,14 +189,14 @@ def index_put(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("index_add", "index_copy", "index_reduce")
 def index_add(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Entries of an axis, which stays fixed, get what another tensor has; the others agree."""
+    """Freeze the axis whose entries are written; unify the others with the source's."""
     axes, dim = along(reader, call)
     _write(reader, axes, dim, reader.axes(call.arg("source")))
     return [tuple(axes)]
 
 
 def _write(reader: Reader, axes: list[Axis], dim: int | None, source: Sequence[Axis]) -> None:
-    """Unite the axes with those of what is written; fixed are ``dim`` and what differs in size."""
+    """Unify axes with those of what is written; freeze ``dim`` and axes of different sizes."""
     for i, axis in enumerate(source):
         if i != dim and axis_size(axis) == axis_size(axes[i]):
             axes[i] = reader.unify(axes[i], axis)
@@ -206,7 +206,7 @@ def _write(reader: Reader, axes: list[Axis], dim: int | None, source: Sequence[A
 
 @handles("index_fill")
 def index_fill(reader: Reader, call: Call) -> Sequence[Axes]:
-    """A number written at indexed places of an axis, which stays fixed."""
+    """Freeze the axis in which a number is written at indexed places."""
     axes, dim = along(reader, call)
     if not reader.ranks(call.inputs[0], axes[dim]):
         reader.freeze(axes[dim])
@@ -215,7 +215,7 @@ def index_fill(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("gather")
 def gather(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Entries looked up along one axis; the others agree with the index where they are equal."""
+    """Look up entries along one axis; unify the others with the index's where sizes are equal."""
     axes, dim = along(reader, call)
     places = list(reader.axes(call.arg("index")))
     if not reader.are_found(call.arg("index"), axes[dim]):
@@ -228,7 +228,7 @@ def gather(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("scatter", "scatter_add", "scatter_reduce")
 def scatter(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Entries written at places along one axis; the other axes agree."""
+    """Write entries at indices along one axis; unify the others with the index's and source's."""
     axes, dim = along(reader, call)
     index, source = call.arg("index"), call.arg("src")
     whole, found = axes[dim], reader.are_found(index, axes[dim])
@@ -242,7 +242,7 @@ def scatter(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("slice_scatter", "select_scatter")
 def put_in(reader: Reader, call: Call) -> Sequence[Axes]:
-    """A stretch of an axis, or one entry of it, replaced: it stays fixed, the other axes agree."""
+    """Freeze an axis of which a slice or entry is replaced; unify the others with the source's."""
     axes, dim = along(reader, call)
     source = list(reader.axes(call.arg("src")))
     if len(source) < len(axes):
@@ -253,7 +253,7 @@ def put_in(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("masked_scatter")
 def masked_scatter(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Another tensor's entries in a row where a mask is set, as an image's between words."""
+    """Write another tensor's entries, in order, where a mask is set (image tokens among words)."""
     shape, source = call.shapes[0], reader.axes(call.arg("source"))
     axes = broadcast(reader, [reader.axes(call.arg(name)) for name in ("self", "mask")], shape)
     if tuple(map(axis_size, source)) == shape:

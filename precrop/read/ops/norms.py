@@ -1,4 +1,4 @@
-"""Normalisation: scale, shift and statistics have the width of what they normalise."""
+"""Normalisation layers: scale, shift and statistics have the width of what they normalise."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from precrop.read.trace import Call
 @handles("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training",
          "_batch_norm_with_update", "cudnn_batch_norm", "batch_norm")  # fmt: skip
 def batch_norm(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Statistics, scale and shift have the width of axis 1."""
+    """Unify statistics, scale and shift with axis 1."""
     x = reader.axes(call.arg("input"))
     names = ("weight", "bias", "running_mean", "running_var")
     channels = with_vectors(reader, call, x[1], *names)
@@ -23,7 +23,7 @@ def batch_norm(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("native_layer_norm", "_fused_rms_norm", "rms_norm")
 def layer_norm(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Scale and shift have the trailing axes."""
+    """Unify scale and shift with the trailing axes."""
     x = list(reader.axes(call.arg("input")))
     first = len(x) - len(call.arg("normalized_shape"))
     for name in ("weight", "bias"):
@@ -36,7 +36,7 @@ def layer_norm(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("native_group_norm")
 def group_norm(reader: Reader, call: Call) -> Sequence[Axes]:
-    """The width stays divisible by the number of groups; one group a channel follows it."""
+    """Keep the width divisible by the number of groups; one group per channel follows the width."""
     batch, channels, *space = reader.axes(call.arg("input"))
     channels = with_vectors(reader, call, channels, "weight", "bias")
     if call.arg("group") != axis_size(channels):
@@ -50,7 +50,7 @@ def group_norm(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("native_batch_norm_backward")
 def batch_norm_gradients(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Gradients inside forward, by what was normalised, by scale and by shift."""
+    """Read gradients inside forward, by input, scale and shift."""
     operands = [reader.axes(call.arg(name)) for name in ("input", "grad_out")]
     batch, channels, *space = broadcast(reader, operands, call.arg("input").shape)
     channels = with_vectors(reader, call, channels, "weight")
@@ -59,7 +59,7 @@ def batch_norm_gradients(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("native_layer_norm_backward")
 def layer_norm_gradients(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Gradients inside forward, by what was normalised, by scale and by shift."""
+    """Read gradients inside forward, by input, scale and shift."""
     named = (call.arg(name) for name in ("input", "grad_out", "weight"))
     operands = [reader.axes(tensor) for tensor in named if tensor is not None]
     x = broadcast(reader, operands, call.arg("input").shape)

@@ -1,4 +1,4 @@
-"""The table of handlers, and what they share."""
+"""The table of handlers, and helpers that they share."""
 
 from collections.abc import Callable, Sequence
 
@@ -21,27 +21,27 @@ def handles(*names: str) -> Callable[[Handler], Handler]:
 
 
 def along(reader: Reader, call: Call, name: str = "dim") -> tuple[list[Axis], int]:
-    """The first operand's axes, and which of them an argument names."""
+    """Return the first operand's axes and the index of the one that an argument names."""
     axes = list(reader.axes(call.inputs[0]))
     return axes, call.arg(name) % len(axes)
 
 
 def fixed(reader: Reader, axes: Sequence[Axis], dim: int, shape: Sequence[int]) -> list[Axis]:
-    """The axes with one that stays fixed, whatever size it has in an output, if it is there."""
+    """Freeze one axis; return the axes with its constant size in an output, or without it."""
     reader.freeze(axes[dim])
     rest = len(axes) - dim - 1
     return [*axes[:dim], *constants(shape[dim : len(shape) - rest]), *axes[dim + 1 :]]
 
 
 def stating(reader: Reader, name: str, axes: Sequence[Axis]) -> Axes:
-    """The axes, whose sizes the integers of an argument state."""
+    """Return axes after noting that the integers of a list argument state their sizes."""
     for index, axis in enumerate(axes):
         reader.literal(name, index, axis)
     return tuple(axes)
 
 
 def broadcast(reader: Reader, operands: Sequence[Axes], shape: Sequence[int]) -> Axes:
-    """Unite the axes of operands that are aligned from the last one on."""
+    """Unify the axes of operands that are broadcast to a shape; return the result's axes."""
     result: list[Axis] = []
     for position in range(1, len(shape) + 1):
         axis: Axis | None = None
@@ -55,7 +55,7 @@ def broadcast(reader: Reader, operands: Sequence[Axes], shape: Sequence[int]) ->
 
 
 def with_vectors(reader: Reader, call: Call, axis: Axis, *names: str) -> Axis:
-    """An axis that is also the only one of some arguments: a bias, the scale of a norm."""
+    """Unify an axis with those of vector arguments that are given (a bias, a norm's scale)."""
     for name in names:
         if call.arg(name) is not None:
             axis = reader.unify(axis, reader.axes(call.arg(name))[0])
@@ -63,6 +63,6 @@ def with_vectors(reader: Reader, call: Call, axis: Axis, *names: str) -> Axis:
 
 
 def asked(call: Call, *gradients: Axes) -> list[Axes]:
-    """Those of a call's gradients that it was asked for."""
+    """Return those of a call's gradients that its ``output_mask`` asks for."""
     wanted = call.arg("output_mask")
     return [axes for axes, one in zip(gradients, wanted, strict=True) if one]

@@ -1,4 +1,4 @@
-"""Axes as rows of segments: concatenated, cut, padded, repeated."""
+"""Operations that concatenate, cut, pad or repeat axes as rows of segments."""
 
 from collections.abc import Iterable, Sequence
 
@@ -21,9 +21,9 @@ from precrop.read.trace import Call
 
 @handles("cat")
 def concatenate(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Segments in a row along one axis; the other axes agree."""
+    """Put the segments in a row along one axis; unify the other axes."""
     operands = [reader.axes(tensor) for tensor in call.inputs]
-    # An empty vector is skipped, whatever the others' rank.
+    # PyTorch skips empty vectors, whatever the others' rank.
     first, *others = [axes for axes in operands if axes != constants((0,))] or operands[:1]
     dim = call.arg("dim") % len(first)
     row = list(first)
@@ -36,7 +36,7 @@ def concatenate(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("block_diag")
 def block_diag(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Matrices in a row along both axes; a vector is a row."""
+    """Put the matrices' segments in a row along both axes; a vector is a matrix of one row."""
     matrices = [(constant(1),) * 2 + reader.axes(tensor) for tensor in call.inputs]
     rows, columns = ([axes[place] for axes in matrices] for place in (-2, -1))
     return [tuple(resolve(tuple(s for a in ends for s in a)) for ends in (rows, columns))]
@@ -44,7 +44,7 @@ def block_diag(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("stack")
 def stack(reader: Reader, call: Call) -> Sequence[Axes]:
-    """A new axis of fixed size."""
+    """Unify the operands' axes and insert a new one of constant size."""
     operands, shape = [reader.axes(tensor) for tensor in call.inputs], call.shapes[0]
     dim = call.arg("dim") % len(shape)
     axes = broadcast(reader, operands, shape[:dim] + shape[dim + 1 :])
@@ -61,7 +61,7 @@ def _pieces(axis: Axis, sizes: Sequence[int], *, tied: bool = False) -> list[Axi
 
 @handles("split", "unsafe_split", "chunk", "unsafe_chunk")
 def split(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Equal pieces: one number sizes them all, so they are one width."""
+    """Cut an axis into equal pieces, which become one width; tie them if one is smaller."""
     axes, dim = along(reader, call)
     sizes = [shape[dim] for shape in call.shapes]
     if is_constant(axes[dim]):
@@ -80,7 +80,7 @@ def split(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("split_with_sizes", "unsafe_split_with_sizes")
 def split_with_sizes(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Pieces of their own sizes."""
+    """Cut an axis into pieces of the sizes given, each a width of its own."""
     axes, dim = along(reader, call)
     pieces = _pieces(axes[dim], [shape[dim] for shape in call.shapes])
     stating(reader, "split_sizes", pieces)
@@ -89,13 +89,13 @@ def split_with_sizes(reader: Reader, call: Call) -> Sequence[Axes]:
 
 
 def _in_place_of(axes: Sequence[Axis], dim: int, pieces: Iterable[Axis]) -> list[Axes]:
-    """Tensors with one of the pieces each in the place of an axis."""
+    """Return, for every piece, the axes with the piece in the place of axis ``dim``."""
     return [(*axes[:dim], piece, *axes[dim + 1 :]) for piece in pieces]
 
 
 @handles("slice")
 def slice_(reader: Reader, call: Call) -> Sequence[Axes]:
-    """A stretch of an axis; a step other than 1 keeps the ratio."""
+    """Cut a slice out of an axis; with a step other than 1 it stays proportional to the axis."""
     axes, dim = along(reader, call)
     axis, shape = axes[dim], call.shapes[0]
     if is_constant(axis):
@@ -111,15 +111,15 @@ def slice_(reader: Reader, call: Call) -> Sequence[Axes]:
 
 
 def _stretch(reader: Reader, axis: Axis, start: int | None, end: int | None) -> Axis:
-    """An axis from one channel to another, as far as it has so many; both may be counted back."""
+    """Return the slice of an axis between two bounds, and note the sizes that these state."""
     size = axis_size(axis)
     bounds = (start or 0, size if end is None else end)
     first, last = (max(0, min(size, v + size if v < 0 else v)) for v in bounds)
     if last - first == 1 and (first == 0 or start == -1):
-        return constant(1)  # at any width there is a first channel, and a last one
+        return constant(1)  # the first or the last channel, which exists at any width
     _, rest = cut(axis, first)
     stretch, after = cut(rest, last - first)
-    before = cut(axis, first)[0]  # its atoms may have been divided by the second cut
+    before = cut(axis, first)[0]  # anew, as the second cut may have divided its atoms
     if start:
         reader.literal("start", None, before if start > 0 else (*stretch, *after))
     if end is not None and abs(end) <= size:
@@ -129,7 +129,7 @@ def _stretch(reader: Reader, axis: Axis, start: int | None, end: int | None) -> 
 
 @handles("glu")
 def glu(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Two equal halves of an axis, one the other's gate."""
+    """Cut an axis into halves of one width: values and their gates."""
     axes, dim = along(reader, call)
     value, gate = _pieces(axes[dim], [call.shapes[0][dim]] * 2)
     axes[dim] = reader.unify(value, gate)
@@ -138,7 +138,7 @@ def glu(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("constant_pad_nd")
 def pad(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Fresh channels before and behind; negative padding cuts."""
+    """Add new widths before and after an axis; freeze it if the padding is negative."""
     axes, amounts = list(reader.axes(call.arg("self"))), call.arg("pad")
     for i in range(0, len(amounts), 2):
         dim, around = len(axes) - 1 - i // 2, amounts[i : i + 2]
@@ -157,7 +157,7 @@ def pad(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("repeat")
 def repeat(reader: Reader, call: Call) -> Sequence[Axes]:
-    """An axis several times in a row; one of size 1 is expanded to the width of what it meets."""
+    """Repeat axes; one of size 1 becomes a new width, which unifies with what it meets."""
     repeats, axes = call.arg("repeats"), reader.axes(call.arg("self"))
     axes = (*constants((1,) * (len(repeats) - len(axes))), *axes)
     made: list[Axis] = []

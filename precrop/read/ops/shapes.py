@@ -1,4 +1,4 @@
-"""The same elements in other axes."""
+"""Operations that rearrange a tensor's elements in other axes: views, permutations, shuffles."""
 
 from collections.abc import Iterable, Sequence, Set
 from itertools import accumulate, pairwise
@@ -30,7 +30,7 @@ from precrop.read.trace import Call
 
 
 def _blocks(sizes: list[int], wanted: list[int]) -> list[tuple[int, int, int, int]]:
-    """Smallest stretches of both shapes with equal products, as index ranges."""
+    """Return the smallest ranges of dims of both shapes with equal products, as index ranges."""
     blocks = []
     i = j = 0
     while i < len(sizes) and j < len(wanted):
@@ -47,7 +47,7 @@ def _blocks(sizes: list[int], wanted: list[int]) -> list[tuple[int, int, int, in
 
 
 def _reshape_block(axes: list[Axis], wanted: list[int], reason: str, kept: Set[int]) -> list[Axis]:
-    """One stretch: divide the old axes and merge the pieces at common edges."""
+    """Reshape one such range: divide the old axes at all common edges and merge the pieces."""
     if len(axes) == 1 and len(wanted) == 1:
         return axes
     if all(map(is_constant, axes)):
@@ -70,7 +70,7 @@ def _reshape_block(axes: list[Axis], wanted: list[int], reason: str, kept: Set[i
 
 
 def _open_kernels(reader: Reader, call: Call) -> None:
-    """Kernels of experts that are kept flat: where they are viewed as kernels, both ends vary."""
+    """Give a flat mixture of experts' kernels two widths where it is viewed as a kernel."""
     shape, name = call.shapes[0], reader.fact(call.inputs[0]).mixture
     if name is None or len(shape) < KERNEL_RANK or shape[-1] != shape[-2]:
         return
@@ -85,7 +85,7 @@ def _open_kernels(reader: Reader, call: Call) -> None:
 
 @handles("view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", "view_copy")
 def reshape(reader: Reader, call: Call) -> Sequence[Axes]:
-    """The same elements in other axes, aligned in the smallest stretches of equal size."""
+    """Align the old and new axes in the smallest ranges of equal size and reshape each."""
     if isinstance(call.args[1], torch.dtype):
         return same_shape(reader, call)
     _open_kernels(reader, call)
@@ -102,14 +102,14 @@ def reshape(reader: Reader, call: Call) -> Sequence[Axes]:
 
 
 def _around_ones(axes: Iterable[Axis], shape: Sequence[int]) -> Axes:
-    """The axes of a tensor of some shape, given those that are larger than 1."""
+    """Return the axes of a tensor of some shape, given those that are larger than 1."""
     rest = iter(axes)
     return tuple(constant(1) if size == 1 else next(rest) for size in shape)
 
 
 @handles("set")
 def set_(reader: Reader, call: Call) -> Sequence[Axes]:
-    """A tensor that gives up its memory, or takes that of another one with its axes."""
+    """Empty a tensor, or give it another one's storage and axes."""
     sources, shape = call.inputs[1:], call.shapes[0]
     if not prod(shape):
         return [constants(shape)]
@@ -119,14 +119,14 @@ def set_(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("permute")
 def permute(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Axes in another order."""
+    """Put axes in another order."""
     axes = reader.axes(call.arg("self"))
     return [tuple(axes[dim] for dim in call.arg("dims"))]
 
 
 @handles("transpose", "t", "swapaxes", "swapdims")
 def transpose(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Two axes exchanged."""
+    """Exchange two axes."""
     axes = list(reader.axes(call.arg("self")))
     if len(axes) > 1:
         a, b = call.arg("dim0", 0), call.arg("dim1", 1)
@@ -136,7 +136,7 @@ def transpose(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("rot90")
 def rotate(reader: Reader, call: Call) -> Sequence[Axes]:
-    """A quarter of a turn exchanges two axes."""
+    """Exchange two axes if the turn is by an odd number of quarters."""
     axes = list(reader.axes(call.arg("self")))
     if call.arg("k") % 2:
         a, b = call.arg("dims")
@@ -146,7 +146,7 @@ def rotate(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("diag_embed")
 def diag_embed(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Rows on the diagonal of matrices that are zero elsewhere."""
+    """Put rows on the diagonal of matrices, both of whose sides have the rows' width."""
     *batch, side = reader.axes(call.arg("self"))
     if call.arg("offset"):
         return fallback(reader, call)
@@ -158,14 +158,14 @@ def diag_embed(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("squeeze", "unsqueeze", "squeeze_copy", "unsqueeze_copy")
 def squeeze(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Axes of size 1 come or go."""
+    """Insert or remove axes of size 1."""
     kept = [axis for axis in reader.axes(call.arg("self")) if axis_size(axis) != 1]
     return [_around_ones(kept, call.shapes[0])]
 
 
 @handles("as_strided")
 def as_strided(reader: Reader, call: Call) -> Sequence[Axes]:
-    """A change of strides only, as in a global pool, keeps the axes; any other freezes them."""
+    """Keep the axes if only the strides change, as in a global pool; else freeze them."""
     axes, shape = reader.axes(call.arg("self")), call.shapes[0]
     if [axis_size(a) for a in axes if axis_size(a) != 1] == [n for n in shape if n != 1]:
         return squeeze(reader, call)
@@ -174,7 +174,7 @@ def as_strided(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("expand", "expand_copy")
 def expand(reader: Reader, call: Call) -> Sequence[Axes]:
-    """An axis of size 1 takes the width of what it meets."""
+    """Give an expanded axis of size 1 a new width, which unifies with what it meets."""
     axes, shape = reader.axes(call.arg("self")), call.shapes[0]
     axes = (*constants((1,) * (len(shape) - len(axes))), *axes)
     result = [
@@ -186,14 +186,14 @@ def expand(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("pixel_shuffle")
 def pixel_shuffle(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Channels become pixels: the width stays divisible by the square of the factor."""
+    """Move channels to pixels; the width stays divisible by the square of the factor."""
     axes, shape = reader.axes(call.arg("self")), call.shapes[0]
     channels = _quotient(axes[-3], shape[-3], reader.reason)
     return [(*axes[:-3], channels, *constants(shape[-2:]))]
 
 
 def _quotient(axis: Axis, size: int, reason: str) -> Axis:
-    """An axis divided by a fixed number, so that ``size`` is left of it."""
+    """Return an axis divided by a fixed number, which leaves ``size``."""
     factor = axis_size(axis) // size
     if all(count % factor == 0 for _, count in resolve(axis)):
         return divide(axis, (size, factor), reason)[0]
@@ -203,7 +203,7 @@ def _quotient(axis: Axis, size: int, reason: str) -> Axis:
 
 @handles("pixel_unshuffle")
 def pixel_unshuffle(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Pixels become channels."""
+    """Move pixels to channels."""
     axes, shape = reader.axes(call.arg("self")), call.shapes[0]
     square = call.arg("downscale_factor") ** 2
     channels = merge([axes[-3], constant(square)], reader.reason)
@@ -212,7 +212,7 @@ def pixel_unshuffle(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("channel_shuffle", "native_channel_shuffle")
 def channel_shuffle(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Channels are dealt out in turn to a fixed number of groups."""
+    """Keep the channels divisible by the fixed number of groups that they are dealt to."""
     axes = reader.axes(call.arg("self"))
     require_divisor(axes[1], call.arg("groups"), reader.reason)
     return [axes]
@@ -220,7 +220,7 @@ def channel_shuffle(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("im2col")
 def im2col(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Windows of an image as channels; it stays as large, but where a window is all of an axis."""
+    """Turn windows into channels; freeze a spatial axis unless a window spans all of it."""
     batch, channels, *space = reader.axes(call.arg("self"))
     window = []
     for dim, (axis, size) in enumerate(zip(space, call.arg("kernel_size"), strict=True)):
@@ -238,18 +238,18 @@ def im2col(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("col2im")
 def col2im(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Channels as windows of an image."""
+    """Turn channels into windows of an image."""
     (batch, channels, *_), shape = reader.axes(call.arg("self")), call.shapes[0]
     return [(batch, _quotient(channels, shape[1], reader.reason), *constants(shape[2:]))]
 
 
 @handles("view_as_real")
 def view_as_real(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Complex numbers as pairs."""
+    """Add an axis of size 2 for the real and imaginary parts."""
     return [(*reader.axes(call.arg("self")), constant(2))]
 
 
 @handles("view_as_complex")
 def view_as_complex(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Pairs as complex numbers."""
+    """Remove the last axis, of real and imaginary parts."""
     return [reader.axes(call.arg("self"))[:-1]]

@@ -1,4 +1,4 @@
-"""Kernels, pools and resampling: axes that are moved along."""
+"""Spatial axes: convolution kernels, pooling, resampling, spectra; ends of residual streams."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from precrop.read.trace import Call
 
 
 def moved_along(reader: Reader, call: Call, space: Axes, window: Axes) -> Axes:
-    """Axes that a kernel moves along; a width among them (ECA) is kept if its size is."""
+    """Return the axes that a window moves along (in ECA channels); freeze those it resizes."""
     for axis in window:
         freeze(axis, "a kernel's size")
     shape = call.shapes[0]
@@ -26,13 +26,13 @@ def moved_along(reader: Reader, call: Call, space: Axes, window: Axes) -> Axes:
 
 
 def _strides_by_one(call: Call) -> bool:
-    """Whether a window moves by one place, so that it takes the same off an axis of any size."""
+    """Whether a window's stride is 1, so that it shortens axes of all sizes equally."""
     stride = call.arg("stride")
     return stride == 1 or (isinstance(stride, (list, tuple)) and {*stride} == {1})
 
 
 def _between_pads(axis: Axis, size: int) -> Axis:
-    """What a window leaves of an axis that was padded for it, as local response norms do."""
+    """Return an axis without its padding if a window removes just that (local response norms)."""
     row = resolve(axis)
     for before, behind in ((1, 1), (1, 0), (0, 1)):
         ends, inner = (*row[:before], *row[len(row) - behind :]), row[before : len(row) - behind]
@@ -55,7 +55,7 @@ def _between_pads(axis: Axis, size: int) -> Axis:
     "fractional_max_pool3d", "max_unpool3d",
 )  # fmt: skip
 def spatial(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Batch and channels are kept; the axes behind them are resampled."""
+    """Keep batch and channels; the axes after them are resampled."""
     axes = reader.axes(call.inputs[0])
     kept = len(axes) - next((n for tag, n in _SPATIAL_AXES.items() if tag in call.name), 2)
     return [(*axes[:kept], *moved_along(reader, call, axes[kept:], ()))] * len(call.shapes)
@@ -66,7 +66,7 @@ _SPATIAL_AXES = {"1d": 1, "2d": 2, "3d": 3}
 
 @handles("_fft_r2c", "_fft_c2r")
 def spectrum(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Places become frequencies, or frequencies places; the other axes are kept."""
+    """Freeze the axes that are transformed; keep the others."""
     axes = list(reader.axes(call.arg("self")))
     for dim in call.arg("dim"):
         axes = fixed(reader, axes, dim % len(axes), call.shapes[0])
@@ -75,14 +75,14 @@ def spectrum(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("roi_align", "roi_pool", "ps_roi_align", "_roi_align")
 def roi_align(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Regions of a map, with the map's channels."""
+    """Cut regions out of a feature map, whose channels they keep."""
     channels = reader.axes(call.inputs[0])[1]
     return [(constant(s[0]), channels, *constants(s[2:])) for s in call.shapes]
 
 
 @handles("stream_read")
 def stream_read(reader: Reader, call: Call) -> Sequence[Axes]:
-    """A module's own width at a residual stream (`precrop.modules.streams`), whatever that's is."""
+    """Give a module that reads a residual stream a width of its own (`precrop.modules.streams`)."""
     axes, dim = along(reader, call)
     path, size = call.arg("path"), call.arg("size")
     axes[dim] = reader.known.read_widths.setdefault(path, axis_of(Atom(size, path)))
@@ -93,7 +93,7 @@ def stream_read(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("stream_write")
 def stream_write(reader: Reader, call: Call) -> Sequence[Axes]:
-    """The stream keeps its width, whatever is written to it."""
+    """Note the width that a module writes to a residual stream, whose own width is constant."""
     axes, dim = along(reader, call)
     bound(axes[dim])
     reader.known.written_widths.setdefault(call.arg("path"), axes[dim])

@@ -1,4 +1,4 @@
-"""What is done to a weight before its layer uses it: quantised, normalised, made orthogonal."""
+"""Operations on weights before their layer uses them: quantisation, norms, orthogonality."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from precrop.read.trace import Call
 
 @handles("linalg_householder_product")
 def orthogonal(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Orthonormal columns, as many as there are factors."""
+    """Return orthonormal columns, as many as there are reflections."""
     vectors, factors = (reader.axes(tensor) for tensor in call.inputs)
     return [(*vectors[:-1], reader.unify(vectors[-1], factors[-1]))]
 
@@ -22,7 +22,7 @@ def orthogonal(reader: Reader, call: Call) -> Sequence[Axes]:
     "_linalg_eigh", "linalg_lu_factor_ex", "_linalg_svd", "trace",
 )  # fmt: skip
 def square(reader: Reader, call: Call) -> Sequence[Axes]:
-    """A function of square matrices: numbers, vectors or matrices, which may be left out."""
+    """Unify the sides of square matrices; outputs are numbers, vectors or matrices, or empty."""
     *batch, row, column = reader.axes(call.inputs[0])
     if axis_size(row) != axis_size(column):
         return fallback(reader, call)
@@ -33,14 +33,14 @@ def square(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("linalg_pinv")
 def pseudo_inverse(reader: Reader, call: Call) -> Sequence[Axes]:
-    """The other way round."""
+    """Exchange the two sides of matrices."""
     *batch, row, column = reader.axes(call.arg("self"))
     return [(*batch, column, row)]
 
 
 @handles("linalg_qr")
 def orthogonal_triangular(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Orthonormal columns, as many as the shorter side, and their mixtures: the sides are tied."""
+    """Tie the two sides: Q and R meet at the shorter one."""
     *batch, row, column = reader.axes(call.arg("A"))
     if axis_size(row) == axis_size(column):
         row = column = reader.unify(row, column)
@@ -55,7 +55,7 @@ def orthogonal_triangular(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("_linalg_solve_ex")
 def solve(reader: Reader, call: Call) -> Sequence[Axes]:
-    """A square matrix's equations, one for every column of the other."""
+    """Solve for every column of ``B``, whose rows unify with the matrix' sides."""
     columns = reader.axes(call.arg("B"))
     _, matrix, *others = square(reader, call)
     reader.unify(matrix[-1], columns[-2])
@@ -64,7 +64,7 @@ def solve(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("diagonal")
 def diagonal(reader: Reader, call: Call) -> Sequence[Axes]:
-    """The diagonal of matrices has the length of their shorter side."""
+    """Return the diagonals of matrices, as long as the shorter side."""
     axes = reader.axes(call.arg("self"))
     dims = [call.arg(name) % len(axes) for name in ("dim1", "dim2")]
     first, second = sides = [axes[dim] for dim in dims]
@@ -82,7 +82,7 @@ def diagonal(reader: Reader, call: Call) -> Sequence[Axes]:
     "_fused_moving_avg_obs_fq_helper",
 )  # fmt: skip
 def fake_quantize(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Ranges, scales and zero points are one for all or one for every channel."""
+    """Unify the channels with scales, zero points and ranges that have one entry per channel."""
     x, *others = call.inputs
     axes = list(reader.axes(x))
     channel = call.arg("axis", call.arg("ch_axis", 0)) % len(axes)
@@ -94,6 +94,6 @@ def fake_quantize(reader: Reader, call: Call) -> Sequence[Axes]:
 
 @handles("_weight_norm_interface")
 def weight_norm(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Directions and the lengths that they get, one for every entry of an axis."""
+    """Unify directions (``v``) with their lengths (``g``), one for every entry of an axis."""
     directions, lengths = (reader.axes(call.arg(name)) for name in "vg")
     return [broadcast(reader, [directions, lengths], call.shapes[0]), lengths]

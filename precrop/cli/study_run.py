@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from precrop.cli.options import LastJson, Trust, with_options
-from precrop.cli.output import goes_on, plain, print_line, warn, wide_console
+from precrop.cli.output import goes_on, print_line, warn
 from precrop.cli.studies import StudyOptions, opened
 from precrop.errors import PrecropError, needs
 from precrop.files import json_text
+from precrop.plans.text import plain, wide_console
 from precrop.progress import say
 from precrop.sources import changed
 

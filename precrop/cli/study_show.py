@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 
 from precrop.cli.options import LastJson, with_options
-from precrop.cli.output import plain, wide_console
 from precrop.cli.studies import StoreFolder, StudyOptions, opened
 from precrop.errors import PrecropError
 from precrop.files import json_text
+from precrop.plans.text import plain, wide_console
 
 
 @with_options

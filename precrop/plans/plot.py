@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from precrop.files import check_picture, drawn_name, new_figure, save_picture
 from precrop.plans.table import network_name
+from precrop.plans.text import short_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,14 +90,8 @@ def _by_change(plan: "Plan") -> dict[str, tuple[str, list[int]]]:
 
 
 def _totals(plan: "Plan") -> str:
-    return ", ".join(
-        f"{_short(before)} → {_short(after)} {name} ({after / max(before, 1):.0%})"
-        for name, (before, after) in plan.totals.items()
-    )
-
-
-def _short(count: int) -> str:
-    for suffix, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if count >= size:
-            return f"{count / size:.3g}{suffix}"
-    return str(count)
+    shares = []
+    for name, (before, after) in plan.totals.items():
+        old, new = (short_count(count).replace(" ", "") for count in (before, after))
+        shares.append(f"{old} → {new} {name} ({after / max(before, 1):.0%})")
+    return ", ".join(shares)

@@ -8,7 +8,7 @@ import typer
 
 from precrop.cli.options import with_options
 from precrop.cli.output import print_line
-from precrop.cli.studies import opened
+from precrop.cli.study import opened
 from precrop.errors import needs
 from precrop.files import json_text
 from precrop.plans.text import plain

@@ -12,7 +12,7 @@ import typer
 
 from precrop.cli.options import LastJson, Trust, with_options
 from precrop.cli.output import goes_on, print_line, warn
-from precrop.cli.studies import StudyOptions, opened
+from precrop.cli.study import StudyOptions, opened
 from precrop.errors import PrecropError, needs
 from precrop.files import json_text
 from precrop.plans.text import plain, wide_console

@@ -13,8 +13,8 @@ from precrop.modules.apart import apart
 from precrop.modules.hooks import unwrapped
 from precrop.modules.masks import check_masks
 from precrop.modules.names import parameters_of
-from precrop.plans.table import bare_table, cell
-from precrop.plans.views import drawn, framed, span, stages
+from precrop.plans.text import bare_table, drawn, plain
+from precrop.plans.views import framed, span, stages
 from precrop.read.inputs import given
 from precrop.read.lower import lower
 from precrop.read.network import read_network
@@ -68,7 +68,7 @@ class Count:
         table = bare_table("layers", "", "outputs", "weights", "MACs")
         for name, layers in stages(self.layers):
             table.add_row(
-                cell(name),
+                plain(name),
                 str(len(layers)) if len(layers) > 1 else "",
                 span([layer.out_channels for layer in layers]),
                 f"{sum(layer.weights for layer in layers):,}",

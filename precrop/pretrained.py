@@ -23,8 +23,7 @@ from precrop.modules.copying import copied
 from precrop.modules.hooks import unwrapped
 from precrop.modules.reparametrised import fold
 from precrop.plans.build import built_differences, check_built, check_same_network
-from precrop.plans.ends import for_ends
-from precrop.plans.outputs import for_built
+from precrop.plans.ends import for_built, for_ends
 from precrop.plans.plan import Plan
 from precrop.plans.weights import FLOATS, fill, load_tensors, save_tensors
 from precrop.trust import runs_user_code

@@ -157,16 +157,15 @@ def _unknown(name: str, kind: str, known: Iterable[str]) -> PrecropError:
 
 def _unknown_model(name: str, known: Iterable[str]) -> PrecropError:
     """The error for a name that no table has, with what was meant where it looks like a path."""
-    if name.endswith(".py"):
-        return PrecropError(f"unknown model {name!r}: name a function in it, {name}:FUNCTION")
-    if name.endswith(".json"):
-        return PrecropError(
-            f"unknown model {name!r}: a plan's file is for --plan or `precrop show`"
-        )
     module, dot, function = name.rpartition(".")
-    if dot:
-        return PrecropError(f"unknown model {name!r}: write {module}:{function}")
-    return _unknown(name, "model", known)
+    if not dot:
+        return _unknown(name, "model", known)
+    meant = f"write {module}:{function}"
+    if function == "py":
+        meant = f"name a function in it, {name}:FUNCTION"
+    elif function == "json":
+        meant = "a plan's file is for --plan or `precrop show`"
+    return PrecropError(f"unknown model {name!r}: {meant}")
 
 
 def _torchvision_shape(name: str, model: nn.Module) -> tuple[int, ...] | None:

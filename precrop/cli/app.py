@@ -24,7 +24,8 @@ COMMANDS = (
     "recalibrate report judge list doctor"
 )
 """In the order of ``--help``; each is a function of its name, `plan_command`, in its own module."""
-STUDY_COMMANDS = "run status show diff"
+STUDY_COMMANDS = {"run": "study_run", "status": "study", "show": "study", "diff": "study"}
+"""Their modules by the commands' names."""
 _ENDED = "code that is not precrop's ended the process"
 
 app = typer.Typer(
@@ -42,8 +43,8 @@ def _command(module: str, name: str) -> Callable[..., None]:
 
 for name in COMMANDS.split():
     app.command(name)(_command(name, name))
-for name in STUDY_COMMANDS.split():
-    studies.command(name)(_command(f"study_{name}", name))
+for name, module in STUDY_COMMANDS.items():
+    studies.command(name)(_command(module, name))
 app.add_typer(studies)
 
 

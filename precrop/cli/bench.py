@@ -11,9 +11,10 @@ import typer
 import precrop
 from precrop.cli.arguments import set_seed
 from precrop.cli.options import AsJson, InputOptions, Macs, Params, with_options
-from precrop.cli.output import INTERRUPTED, plain, wide_console
+from precrop.cli.output import INTERRUPTED
 from precrop.errors import PrecropError
 from precrop.files import check_picture, check_writable, json_text, write_text
+from precrop.plans.text import bare_table, plain, wide_console
 from precrop.progress import measuring, say, step
 
 if TYPE_CHECKING:
@@ -161,17 +162,12 @@ def _free(taken: Container[str], *names: str) -> str:
 
 
 def _print(found: "Bench") -> None:
-    from rich.table import Table
-
     console = wide_console(140)
     for setting, rows in found.settings.items():
-        table = Table(box=None, pad_edge=False)
-        table.add_column("variant", no_wrap=True)
-        for name in (
-            "M params", "M MACs", "ms", "low", "high", "spread", "images/s",
+        table = bare_table(
+            "variant", "M params", "M MACs", "ms", "low", "high", "spread", "images/s",
             "speed-up", "ideal", "of ideal", "peak MB",
-        ):  # fmt: skip
-            table.add_column(name, justify="right", no_wrap=True)
+        )  # fmt: skip
         for row in rows:
             costs = (f"{count / 1e6:,.3f}" for count in (row.params, row.macs))
             table.add_row(plain(row.variant), *costs, *_measured(row))

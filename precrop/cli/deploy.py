@@ -7,12 +7,13 @@ import typer
 
 from precrop.cli.arguments import file_stem, shapes
 from precrop.cli.options import LastJson, ModelOptions, check_init, with_options
-from precrop.cli.output import goes_on, plain, warn, wide_console
+from precrop.cli.output import goes_on, warn
 from precrop.cli.planning import WidthOptions
 from precrop.cli.train import RecipeOptions
 from precrop.errors import PrecropError, needs
 from precrop.files import json_text
 from precrop.plans.kinds import Init
+from precrop.plans.text import bare_table, plain, wide_console
 from precrop.progress import note
 
 if TYPE_CHECKING:
@@ -92,12 +93,8 @@ def deploy_command(
 
 
 def _print(found: "Deployed") -> None:
-    from rich.table import Table
-
     plan = found.plan
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("", "original", "deployed", ""):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    table = bare_table("", "original", "deployed", "", words=("",))
     asked = f"asked {1e3 * found.limit:.3f}: {found.used:.0%} of it"
     table.add_row("ms", _milliseconds(found.dense), _milliseconds(found.deployed), asked)
     sizes = {

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from precrop.cli.options import AsJson, with_options
-from precrop.cli.output import plain, wide_console
 from precrop.files import json_text
+from precrop.plans.text import plain, wide_console
 from precrop.progress import step
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ import typer
 import precrop
 from precrop.cli.arguments import load_images
 from precrop.cli.options import WEIGHT_FILES, LastJson, TrainedOptions, with_options
-from precrop.cli.output import plain, warn_of_loss
+from precrop.cli.output import warn_of_loss
 from precrop.errors import PrecropError, needs
 from precrop.files import check_picture, json_text
+from precrop.plans.text import plain
 from precrop.progress import bar
 
 if TYPE_CHECKING:

@@ -74,7 +74,6 @@ def export_command(
 ) -> None:
     """Write a network to a file for other programs, and check the file by running it."""
     from precrop.deployment.exporting import FORMATS, export, format_of
-    from precrop.zoo import default_input_shape
 
     check_factory(input, input_shape)
     set_seed(seed)
@@ -83,9 +82,7 @@ def export_command(
     kind = format_of(file or Path(), format_)  # refused before a network is built
     with step(f"building {source}"):
         found = _find(source, original, weights)
-        if input is not None:
-            said = inputs_of(input, found.model)
-        given = said or found.shape or default_input_shape(source, found.model)
+        given = inputs_of(source, found.model, input, said or found.shape)
     path = file or _unused(output or Path(), f"{found.stem}{FORMATS[kind].suffix}")
     with step(f"exporting {found.stem} as {kind} and running the file"):
         made = export(

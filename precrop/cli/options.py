@@ -20,8 +20,6 @@ from precrop.progress import Level, speaking, step
 if TYPE_CHECKING:
     from torch import nn
 
-    from precrop.read.inputs import Inputs
-
 ModelName = Annotated[
     str,
     typer.Argument(
@@ -141,18 +139,13 @@ class ModelOptions:
         """The network by name and arguments."""
         return ModelSpec(self.model, arguments(self.arg))
 
-    def load(self, shape: Any = None) -> tuple["nn.Module", Any]:
-        """The network and its input shape: as the options say, else this one, else the usual."""
+    def load(self, shape: Any = None, factory: str | None = None) -> tuple["nn.Module", Any]:
+        """The network and what it takes: as the options say, else this shape, else the usual."""
+        check_factory(factory, self.input_shape)
         said = shapes(self.input_shape) or shape
         with step(f"building {self.model}"):
             network = self.spec.build()
-        return network, self.inputs(network, said)
-
-    def inputs(self, network: "nn.Module", shape: Any = None) -> Any:
-        """What the network takes: this shape, or the usual one."""
-        from precrop.zoo import default_input_shape
-
-        return shape or default_input_shape(self.model, network)
+        return network, inputs_of(self.model, network, factory, said)
 
 
 @dataclass(frozen=True)
@@ -161,16 +154,9 @@ class InputOptions(ModelOptions):
 
     input: InputFactory = None
 
-    def load(self, shape: Any = None) -> tuple["nn.Module", Any]:
-        """The network, and its inputs or their shape."""
-        check_factory(self.input, self.input_shape)
-        return super().load(shape)
-
-    def inputs(self, network: "nn.Module", shape: Any = None) -> Any:
-        """What the function makes, else this shape, or the usual one."""
-        if self.input is None:
-            return super().inputs(network, shape)
-        return inputs_of(self.input, network)
+    def load(self, shape: Any = None, factory: str | None = None) -> tuple["nn.Module", Any]:
+        """The network, and its inputs as ``--input`` makes them, or their shape."""
+        return super().load(shape, factory or self.input)
 
 
 def check_init(
@@ -192,12 +178,14 @@ def check_factory(factory: str | None, input_shape: Sequence[str] | None) -> Non
         )
 
 
-def inputs_of(factory: str, network: "nn.Module") -> "Inputs":
-    """A network's inputs, as the function makes them that ``--input`` names."""
+def inputs_of(name: str, network: "nn.Module", factory: str | None, shape: Any) -> Any:
+    """What a network of this name takes: what the factory makes, else this shape, or the usual."""
     from precrop.read.inputs import given
-    from precrop.zoo import call_factory
+    from precrop.zoo import call_factory, default_input_shape
 
-    return given(network, None, call_factory(factory))
+    if factory is not None:
+        return given(network, None, call_factory(factory))
+    return shape or default_input_shape(name, network)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,20 +1,15 @@
-"""What commands say alike: lines on standard error, names in tables, and a plan."""
+"""What commands say alike: lines on standard error and standard output, and a plan."""
 
 import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import typer
 
 import precrop
 from precrop.errors import printable
 from precrop.progress import say
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.text import Text
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -56,23 +51,6 @@ def goes_on(where: str, *, say_so: bool = True) -> Iterator[None]:
 def print_line(text: str) -> None:
     """A line on standard output; the control characters of a file's name are written out."""
     typer.echo(printable(text))
-
-
-def plain(text: str) -> "Text":
-    """A cell of a table with a name from a file, shown as it is: no markup, no control codes."""
-    from rich.text import Text
-
-    return Text(printable(text))
-
-
-def wide_console(columns: int) -> "Console":
-    """Standard output, at least so wide where it is a file, which has no edge to break lines at."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, columns)
-    return console
 
 
 def print_plan(plan: "precrop.Plan", as_json: bool, summary: bool) -> None:

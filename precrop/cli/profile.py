@@ -9,9 +9,10 @@ import typer
 
 from precrop.cli.arguments import arguments, file_stem
 from precrop.cli.options import Args, AsJson, InputShapes, ModelOptions, with_options
-from precrop.cli.output import goes_on, plain, warn, wide_console
+from precrop.cli.output import goes_on, warn
 from precrop.errors import PrecropError
 from precrop.files import check_writable, json_text
+from precrop.plans.text import bare_table, plain, wide_console
 from precrop.progress import bar, lines, measuring, note
 
 if TYPE_CHECKING:
@@ -160,12 +161,8 @@ def _warn(profile: "DeviceProfile") -> None:
 
 def _show(profile: "DeviceProfile") -> None:
     """The coefficients in units that people can compare, and how well they fit."""
-    from rich.table import Table
-
     console = wide_console(_COLUMNS)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("kind", "launch", "ns/KB read", "written", "weights", "GMAC/s"):
-        table.add_column(heading, justify="left" if heading == "kind" else "right")
+    table = bare_table("kind", "launch", "ns/KB read", "written", "weights", "GMAC/s")
     for kind, rates in profile.coefficients.items():
         macs = rates.get("macs", 0.0)
         bytes_ = [f"{rates.get(name, 0) * 1e12:.1f}" for name in ("reads", "writes", "weights")]

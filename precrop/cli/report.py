@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from precrop.cli.options import with_options
-from precrop.cli.output import plain, print_line
-from precrop.cli.studies import opened
+from precrop.cli.output import print_line
+from precrop.cli.study import opened
 from precrop.errors import needs
 from precrop.files import json_text
+from precrop.plans.text import plain
 from precrop.progress import step
 
 if TYPE_CHECKING:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from precrop.cli.options import LastJson, Trust, with_options
-from precrop.cli.output import goes_on, plain, print_line, warn, wide_console
-from precrop.cli.studies import StudyOptions, opened
+from precrop.cli.output import goes_on, print_line, warn
+from precrop.cli.study import StudyOptions, opened
 from precrop.errors import PrecropError, needs
 from precrop.files import json_text
+from precrop.plans.text import plain, wide_console
 from precrop.progress import say
 from precrop.sources import changed
 
@@ -131,15 +132,16 @@ def _chosen(cells: "list[Cell]", patterns: Sequence[str]) -> "list[Cell]":
     """The cells that match any pattern; all of them where there is none."""
     from precrop.study.cells import label
 
-    names = {cell.id: label(cell) for cell in cells}
+    chosen: set[str] = set()
     for pattern in patterns:
-        if not any(fnmatchcase(name, f"*{pattern}*") for name in names.values()):
+        found = {cell.id for cell in cells if fnmatchcase(label(cell), f"*{pattern}*")}
+        if not found:
             raise PrecropError(
                 f"--only {pattern!r} matches none of {len(cells)} cells, the first is "
                 f"{label(cells[0])!r}"
             )
-    wanted = patterns or ("",)
-    return [cell for cell in cells if any(fnmatchcase(names[cell.id], f"*{p}*") for p in wanted)]
+        chosen |= found
+    return [cell for cell in cells if cell.id in chosen or not patterns]
 
 
 def _with_images(

@@ -36,14 +36,12 @@ _STYLE: Any = {
 
 def order_table(found: Evidence) -> str:
     """Rank correlations within bands: one row an objective."""
-    frame = found.order
-
-    def cell(row: pd.Series) -> str:
-        low, high = row["rho smooth low"], row["rho smooth high"]
-        smooth = f"{row['rho smooth']:.2f} ({low:.2f} to {high:.2f})"
-        return f"{smooth}, {row['rho raw']:.2f}; {row['tau smooth']:.2f}, {row['tau raw']:.2f}"
-
-    return _by_data_set(frame, "objective", frame["objective"].unique(), cell)
+    text = (
+        "{rho smooth:.2f} ({rho smooth low:.2f} to {rho smooth high:.2f}), {rho raw:.2f}; "
+        "{tau smooth:.2f}, {tau raw:.2f}"
+    )
+    order = found.order["objective"].unique()
+    return _by_data_set(found.order, "objective", order, text.format_map)
 
 
 def regret_table(found: Evidence) -> str:
@@ -57,14 +55,16 @@ def regret_table(found: Evidence) -> str:
     scale = table.groupby("data set")["regret"].transform("max")
     ranks = (table["regret"] / scale).groupby(table["strategy"]).mean().sort_values()
 
-    def cell(row: pd.Series) -> str:
-        regret = f"{row['regret']:.2f} ({row['regret low']:.2f} to {row['regret high']:.2f})"
-        raw = "" if np.isnan(row["raw regret"]) else f", {row['raw regret']:.2f}"
-        return f"{regret}{raw}; {row['over its size']:+.2f}, {row['beats']:.0%}"
-
     counts = table.groupby("strategy")["n"].max()
     labels = {name: f"{name} (n = {counts[name]})" for name in ranks.index}
-    return _by_data_set(table, "strategy", ranks.index, cell, labels)
+    table["strategy"] = table["strategy"].map(labels)
+
+    def cell(row: Mapping[str, Any]) -> str:
+        raw = "" if np.isnan(row["raw regret"]) else f", {row['raw regret']:.2f}"
+        text = "{regret:.2f} ({regret low:.2f} to {regret high:.2f}){raw}; {over its size:+.2f}"
+        return f"{text.format_map({**row, 'raw': raw})}, {row['beats']:.0%}"
+
+    return _by_data_set(table, "strategy", map(labels.get, ranks.index), cell)
 
 
 def gains_table(found: Evidence) -> str:
@@ -74,16 +74,12 @@ def gains_table(found: Evidence) -> str:
     columns = ["gain", "possible", "raw gain", "raw possible"]
     means = frame.groupby(["data set", "case"], sort=False)[columns].mean().reset_index()
 
-    def cell(row: pd.Series) -> str:
-        smooth = f"{row['gain']:+.2f} of {row['possible']:+.2f}{_share(row)}"
-        return f"{smooth}; raw {row['raw gain']:+.2f} of {row['raw possible']:+.2f}"
+    def cell(row: Mapping[str, Any]) -> str:
+        share = f" ({row['gain'] / row['possible']:.0%})" if row["possible"] > 0.1 else ""
+        text = "{gain:+.2f} of {possible:+.2f}{share}; raw {raw gain:+.2f} of {raw possible:+.2f}"
+        return text.format_map({**row, "share": share})
 
     return _by_data_set(means, "case", means["case"].unique(), cell)
-
-
-def _share(row: pd.Series) -> str:
-    """The gain as a share of what is possible, where there is something to gain."""
-    return f" ({row['gain'] / row['possible']:.0%})" if row["possible"] > 0.1 else ""
 
 
 def shares_table(found: Evidence) -> str:
@@ -133,20 +129,14 @@ def experts_table(found: Evidence) -> str:
 
 
 def _by_data_set(
-    frame: pd.DataFrame,
-    key: str,
-    order: Iterable[Any],
-    cell: Callable[[pd.Series], str],
-    labels: Mapping[str, str] | None = None,
+    frame: pd.DataFrame, key: str, order: Iterable[Any], cell: Callable[[Mapping[str, Any]], str]
 ) -> str:
     """A table with a column for each data set."""
     present = _present(frame)
-    rows = []
-    for value in order:
-        found = frame[frame[key] == value].drop_duplicates("data set").set_index("data set")
-        cells = [cell(found.loc[name]) if name in found.index else "" for name in present]
-        rows.append([(labels or {}).get(value, value), *cells])
-    return table([key, *(NAMES[name] for name in present)], rows)
+    rows = frame.drop_duplicates([key, "data set"]).to_dict("records")
+    cells = {(row[key], row["data set"]): cell(row) for row in rows}
+    lines = [[each, *(cells.get((each, name), "") for name in present)] for each in order]
+    return table([key, *(NAMES[name] for name in present)], lines)
 
 
 def _present(frame: pd.DataFrame) -> list[str]:

@@ -9,6 +9,7 @@ from rich.text import Text
 from precrop.errors import printable
 from precrop.plans.comparison import compare
 from precrop.plans.table import notes, total_table
+from precrop.plans.text import change
 
 if TYPE_CHECKING:
     from precrop.plans.plan import Plan
@@ -59,8 +60,8 @@ def layers(plan: "Plan", other: "Plan | None" = None) -> str:
         cells = [
             layer.name,
             layer.kind,
-            _change(layer.base_in, layer.in_channels),
-            _change(layer.base_out, layer.out_channels),
+            change(layer.base_in, layer.in_channels),
+            change(layer.base_out, layer.out_channels),
             f"{layer.kept:.0%}",
             f"{layer.density:.1%}",
             "" if uniform is None else f"{uniform[index]:.0f}",
@@ -77,10 +78,6 @@ def uniform_widths(plan: "Plan") -> list[float] | None:
     if share is None:
         return None
     return [layer.base_out * (share if layer.group else 1) for layer in plan.layers]
-
-
-def _change(old: int, new: int) -> str:
-    return str(old) if old == new else f"{old} → {new}"
 
 
 def _grid(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -5,13 +5,12 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go  # type: ignore[import-untyped]
 
 from precrop.explore.html import plain, uniform_widths
+from precrop.plans.plot import OLD, change_of
 
 if TYPE_CHECKING:
-    from precrop.plans.layers import LayerPlan
     from precrop.plans.plan import Plan
 
-_OLD, _NEW, _WIDER = "#cfd8dc", "#1f6f8b", "#c8553d"
-_FIXED, _UNIFORM, _OTHER = "#8a8f94", "#e09f3e", "#6a4c93"
+_UNIFORM, _OTHER = "#e09f3e", "#6a4c93"
 _LABELS = 60
 """Layers that are named below the picture: all, or every other, third, …"""
 
@@ -26,10 +25,10 @@ def picture(plan: "Plan", other: "Plan | None" = None) -> go.Figure:
     layers = plan.layers
     names = [plain(layer.name) for layer in layers]
     remarks = [f" ({plain(layer.frozen)})" if layer.frozen else "" for layer in layers]
-    colors = [_color(layer) for layer in layers]
+    colors = [change_of(layer)[1] for layer in layers]
     old, new = ([getattr(layer, side) for layer in layers] for side in ("base_out", "out_channels"))
     figure = go.Figure()
-    figure.add_bar(y=old, width=0.84, name="original", marker_color=_OLD, hovertemplate="%{y}")
+    figure.add_bar(y=old, width=0.84, name="original", marker_color=OLD, hovertemplate="%{y}")
     figure.add_bar(y=new, width=0.5, name="planned", marker_color=colors)
     figure.data[-1].update(customdata=remarks, hovertemplate="%{y}%{customdata}")
     lines = {"uniform width": (uniform_widths(plan), _UNIFORM)}
@@ -63,9 +62,3 @@ def picture(plan: "Plan", other: "Plan | None" = None) -> go.Figure:
         plot_bgcolor="rgba(0,0,0,0)",
     )
     return figure
-
-
-def _color(layer: "LayerPlan") -> str:
-    if layer.group is None:
-        return _FIXED
-    return _WIDER if layer.out_channels > layer.base_out else _NEW

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from precrop.errors import PrecropError, check_kind
 from precrop.plans.layers import LayerPlan
 from precrop.plans.plan import Plan
-from precrop.plans.table import bare_table, cell, network_name
-from precrop.plans.views import drawn, frame
+from precrop.plans.table import network_name
+from precrop.plans.text import bare_table, drawn, plain
+from precrop.plans.views import frame
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
@@ -66,7 +67,7 @@ class PlanComparison:
         table = bare_table("outputs of", "original", *self.names)
         for layers in self._different():
             widths = [str(layer.out_channels) for layer in layers]
-            table.add_row(cell(layers[0].name), str(layers[0].base_out), *widths)
+            table.add_row(plain(layers[0].name), str(layers[0].base_out), *widths)
         return drawn(table)
 
     def _totals(self) -> str:

@@ -1,11 +1,12 @@
-"""A plan for the same network with other ends: without its head, with another, of other inputs.
+"""A plan for the same network with other ends: other outputs, no head or another, other inputs.
 
-What lies between has the widths of the plan. The network is read anew, so that whatever reads or
-makes what the plan crops follows, and it is proved as in planning that the built network is the
-predicted one. What the plan does not know keeps its own widths.
+Where heads have other outputs alone (37 classes in place of 1000), parameters and MACs are
+recounted. Else the network is read anew, so that whatever reads or makes what the plan crops
+follows, and it is proved as in planning that the built network is the predicted one. What lies
+between the ends has the widths of the plan; what the plan does not know keeps its own.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from math import prod
@@ -17,19 +18,21 @@ from precrop.errors import PlanError, PrecropError
 from precrop.fit.fitting import Fitter, changed_axes
 from precrop.fit.lessons import Lessons
 from precrop.modules.copying import tensor_shapes
-from precrop.modules.names import modules_of, places_of
+from precrop.modules.names import modules_of, parameters_of, places_of
 from precrop.plans.kinds import Axis as PlannedAxis
 from precrop.plans.kinds import built_size, input_axes
 from precrop.plans.layers import LayerPlan, layer_plan
-from precrop.plans.outputs import recounted, with_totals
 from precrop.read.axes import Atom, Axis, Folded, Tie, resolve, segment_size
 from precrop.read.inputs import Inputs
 from precrop.read.network import Network, Sizes, read_network, tensor_axes
+from precrop.solve.budgets import parse_budget
 
 if TYPE_CHECKING:
-    from precrop.plans.plan import Plan
+    from precrop.plans.plan import BudgetPlan, Plan
 
 Shapes = Mapping[str, tuple[int, ...]]
+_COUNTS = ("base_weights", "weights", "base_macs", "macs")
+"""Of a layer, what is proportional to its outputs."""
 
 
 def for_ends(plan: "Plan", model: nn.Module) -> "Plan":
@@ -133,13 +136,8 @@ def _left(same: Iterable[str], path: str) -> bool:
 
 def _fed(plan: "Plan", layer: LayerPlan, shapes: Shapes) -> tuple[int, int] | None:
     """The channels that a layer read and now reads, if nothing else differs and all are kept."""
-    old, new = plan.shapes[layer.weight], shapes[layer.weight]
-    axes = [dim for dim, pair in enumerate(zip(old, new, strict=False)) if len({*pair}) > 1]
-    if len(old) != len(new) or len(axes) != 1 or axes[0] not in input_axes(layer.kind):
-        return None
-    before, now = old[axes[0]], new[axes[0]]
-    planned = plan.tensors.get(layer.weight, old)[axes[0]]
-    return (before, now) if planned == before == layer.base_in else None
+    axis, before, now = _other_size(plan, layer.weight, shapes[layer.weight]) or (-1, 0, 0)
+    return (before, now) if axis in input_axes(layer.kind) and before == layer.base_in else None
 
 
 def _inputs(plan: "Plan", shapes: Shapes) -> Any:
@@ -227,3 +225,123 @@ def _macs(network: Network, sizes: Sizes) -> tuple[int, int]:
     products = [*network.known.macs, *(one for layer in network.layers for one in layer.macs)]
     built, base = (sum(map(each.product, products)) for each in (sizes, Sizes({})))
     return built, base
+
+
+def for_built(plan: "Plan", small: nn.Module) -> "Plan":
+    """`recounted` for the network that ``small`` was built of: heads have the same outputs."""
+    shapes = dict(plan.shapes)
+    for name, shape in tensor_shapes(small).items():
+        old = plan.shapes.get(name, ())
+        axes = plan.tensors.get(name, old)
+        if len(shape) == len(old):
+            trios = zip(shape, old, axes, strict=True)
+            shapes[name] = tuple(n if isinstance(axis, int) else o for n, o, axis in trios)
+    return recounted(plan, small, shapes)
+
+
+def recounted(plan: "Plan", model: nn.Module, shapes: Shapes) -> "Plan":
+    """The plan with parameters and MACs recounted where a network's heads have other outputs.
+
+    A head is a layer that makes the network's output, whose channels no plan changes. Every tensor
+    that differs must be a head's, and differ along its output alone. Limits that are shares, of
+    parameters and MACs, are those of the new totals; of other budgets nothing is known without
+    planning anew, and they are left out. It is ``plan`` itself where nothing differs, or where
+    something else does.
+
+    Args:
+        plan: made for the network with the outputs that it had.
+        model: the network, or one that was built of it: which tensors are parameters.
+        shapes: of every tensor in the network's state_dict.
+    """
+    outputs = _outputs(plan, shapes)
+    if not outputs:
+        return plan
+    tensors = {
+        name: tuple(
+            axis if old == new else new
+            for axis, old, new in zip(axes, plan.shapes[name], shapes[name], strict=True)
+        )
+        if name in shapes
+        else axes
+        for name, axes in plan.tensors.items()
+    }
+    params, base_params, macs, base_macs = plan.params, plan.base_params, plan.macs, plan.base_macs
+    for name in parameters_of(model):
+        old, new = plan.shapes[name], shapes[name]
+        base_params += prod(new) - prod(old)
+        params += _entries(tensors.get(name, new)) - _entries(plan.tensors.get(name, old))
+    layers, said = [], dict(plan.options.get("outputs", {}))
+    for layer in plan.layers:
+        changed = layer
+        if layer.name in outputs:
+            size = outputs[layer.name]
+            counts = {name: getattr(layer, name) * size // layer.base_out for name in _COUNTS}
+            changed = replace(layer, base_out=size, out_channels=size, **counts)
+            original, _ = said.get(layer.name, (layer.base_out, None))
+            said[layer.name] = (original, size)
+        macs += changed.macs - layer.macs
+        base_macs += changed.base_macs - layer.base_macs
+        layers.append(changed)
+    return replace(
+        with_totals(plan, (params, base_params), (macs, base_macs)),
+        layers=tuple(layers),
+        shapes={name: shapes[name] for name in plan.shapes},
+        tensors=tensors,
+        options={**plan.options, "outputs": said},
+    )
+
+
+def with_totals(plan: "Plan", params: tuple[int, int], macs: tuple[int, int]) -> "Plan":
+    """A plan with other parameters and MACs, of the cropped network and of the original."""
+    totals = {"params": params, "macs": macs}
+    return replace(
+        plan,
+        budgets={n: _budget(n, b, *totals[n]) for n, b in plan.budgets.items() if n in totals},
+        params=params[0],
+        macs=macs[0],
+        base_params=params[1],
+        base_macs=macs[1],
+    )
+
+
+def _outputs(plan: "Plan", shapes: Shapes) -> dict[str, int]:
+    """The heads that differ, and how many outputs each has; none if something else differs."""
+    if shapes.keys() != plan.shapes.keys():
+        return {}
+    different = {name for name in shapes if shapes[name] != plan.shapes[name]}
+    found = {}
+    for layer in plan.layers:
+        own = {n for n in different if n == layer.weight or n.startswith(f"{layer.name}.")}
+        kept = layer.group is not None or layer.frozen is not None or not layer.base_out
+        if kept or layer.weight not in own:
+            continue
+        sizes = {(_other_size(plan, name, shapes[name]) or (0, 0, 0))[1:] for name in own}
+        old, new = sizes.pop()
+        counts = [getattr(layer, name) for name in _COUNTS]
+        if sizes or old != layer.base_out or any(n * new % old for n in counts):
+            return {}
+        found[layer.name] = new
+        different -= own
+    return {} if different else found
+
+
+def _other_size(plan: "Plan", name: str, shape: Sequence[int]) -> tuple[int, int, int] | None:
+    """The axis along which alone a tensor differs, its old and its new size, if it is kept."""
+    old = plan.shapes[name]
+    axes = [axis for axis, pair in enumerate(zip(old, shape, strict=False)) if len({*pair}) > 1]
+    if len(old) != len(shape) or len(axes) != 1:
+        return None
+    (axis,) = axes
+    planned = plan.tensors.get(name, old)[axis]
+    return (axis, old[axis], shape[axis]) if planned == old[axis] else None
+
+
+def _entries(axes: Sequence[PlannedAxis]) -> int:
+    return prod(map(built_size, axes))
+
+
+def _budget(name: str, budget: "BudgetPlan", used: int, base: int) -> "BudgetPlan":
+    """A budget of the new totals. A limit moves where it was a share of the old ones."""
+    share = parse_budget(name, budget.asked, budget.base) != parse_budget(name, budget.asked, base)
+    limit = parse_budget(name, budget.asked, base) if share else budget.limit
+    return replace(budget, limit=limit, used=used, base=base)

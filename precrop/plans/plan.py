@@ -123,8 +123,8 @@ class Plan:
             if layer.out_channels > layer.base_out
         }
 
-    def __repr__(self) -> str:
-        return views.one_line(self)
+    __repr__ = views.one_line
+    _repr_html_ = views.html
 
     def __str__(self) -> str:
         return self.summary()
@@ -151,9 +151,6 @@ class Plan:
             PrecropError: matplotlib is not installed.
         """
         return picture.figure(self, title)
-
-    def _repr_html_(self) -> str:
-        return views.html(self)
 
     def build(self, model: nn.Module, init: Init = "slice") -> nn.Module:
         """Build the cropped network; ``model`` stays as it was.
@@ -256,9 +253,14 @@ def _check(plan: Plan) -> None:
         costs = layer.base_weights, layer.weights, layer.base_macs, layer.macs
         if not all(min(1, old) <= new <= GROWTH * old for old, new in widths) or min(costs) < 0:
             raise PlanError(f"layer {layer.name!r} of this plan is broken: its sizes make no sense")
-        shape = plan.shapes.get(layer.weight, (0, 0))
+        shape = plan.shapes.get(layer.weight)
+        if shape is None:
+            continue
         if len(shape) < 2:
             raise PlanError(f"layer {layer.name!r} of this plan is broken: its weight has one axis")
+        built = prod(map(built_size, plan.tensors.get(layer.weight, shape)))
+        if (layer.base_weights, layer.weights) != (prod(shape), built):
+            raise PlanError(f"layer {layer.name!r} of this plan is broken: its weights are others")
     for stream in plan.streams:
         if stream.dim < 0 or stream.width < 1:
             raise PlanError(f"the stream at {stream.path!r} of this plan is broken")
@@ -270,14 +272,7 @@ def _check(plan: Plan) -> None:
 
 
 def _check_counts(plan: Plan) -> None:
-    """Refuse numbers of weights, parameters and MACs that contradict each other."""
-    for layer in plan.layers:
-        shape = plan.shapes.get(layer.weight)
-        if shape is None:
-            continue
-        built = prod(map(built_size, plan.tensors.get(layer.weight, shape)))
-        if (layer.base_weights, layer.weights) != (prod(shape), built):
-            raise PlanError(f"layer {layer.name!r} of this plan is broken: its weights are others")
+    """Refuse numbers of parameters and MACs that contradict each other."""
     if any(new < 0 or old < min(new, 1) for old, new in plan.totals.values()):
         raise PlanError("params or macs of this plan are broken: they make no sense")
     macs = sum(layer.base_macs for layer in plan.layers), sum(layer.macs for layer in plan.layers)

@@ -1,15 +1,12 @@
-"""A plan as a table for the terminal.
+"""A plan as a table for the terminal; Rich is imported where it is drawn (`precrop.plans.text`)."""
 
-Rich is imported where something is drawn: its import draws from Python's random numbers, and no
-plan may do so.
-"""
-
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from precrop.errors import printable
 from precrop.plans.multiples import REASONS
+from precrop.plans.text import bare_table, change, plain, wide_console
 from precrop.read.known import TRAIN_MODE
 from precrop.solve.budgets import written
 
@@ -38,18 +35,14 @@ def network_name(plan: "Plan") -> str:
 
 def show(plan: "Plan", console: "Console | None" = None) -> None:
     """Print the widths layer by layer, the totals, what was frozen and why, and the seconds."""
-    from rich.console import Console
-
-    console = console or Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, _COLUMNS)
+    console = wide_console(_COLUMNS, console)
     console.print(layer_table(plan))
     console.print()
     console.print(total_table(plan))
     console.print()
     for line in notes(plan):
-        console.print(cell(line))
-    console.print(cell(f"Planned in {plan.seconds:.3f} s."))
+        console.print(plain(line))
+    console.print(plain(f"Planned in {plan.seconds:.3f} s."))
 
 
 def notes(plan: "Plan", *, brief: bool = False) -> Iterator[str]:
@@ -85,24 +78,6 @@ def notes(plan: "Plan", *, brief: bool = False) -> Iterator[str]:
         )
 
 
-def bare_table(*headings: str, words: Collection[str] = ()) -> "Table":
-    """A table without lines: its first column and those of words stand left, numbers right."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for place, heading in enumerate(headings):
-        left = place == 0 or heading in words
-        table.add_column(cell(heading), justify="left" if left else "right", no_wrap=True)
-    return table
-
-
-def cell(text: str) -> "Text":
-    """A text as it stands: no markup of Rich's, no control characters."""
-    from rich.text import Text
-
-    return Text(printable(text))
-
-
 def layer_table(plan: "Plan") -> "Table":
     """One row per layer; of a name only what differs from the row above is written out.
 
@@ -121,8 +96,8 @@ def layer_table(plan: "Plan") -> "Table":
         parts = printable(layer.name).split(".")
         table.add_row(
             _tail(parts, above),
-            _change(layer.base_in, layer.in_channels),
-            _change(layer.base_out, layer.out_channels),
+            change(layer.base_in, layer.in_channels),
+            change(layer.base_out, layer.out_channels),
             _Bar(layer.base_out, layer.out_channels, widest),
             "frozen" if layer.frozen else f"{layer.kept:.0%}",
             f"{layer.density:.1%}",
@@ -148,7 +123,7 @@ def total_table(plan: "Plan") -> "Table":
         if budget is not None:
             worth = f"{budget.multiplier:.3g}" if budget.multiplier > _PRECISE else "0"
             cells += [written(name, budget.limit), f"{budget.used / budget.limit:.2%}", worth]
-        table.add_row(cell(_COSTS.get(name, name)), *cells)
+        table.add_row(plain(_COSTS.get(name, name)), *cells)
     return table
 
 
@@ -245,11 +220,7 @@ def _tail(parts: list[str], above: list[str]) -> "Text":
     while same < min(len(parts), len(above)) - 1 and parts[same] == above[same]:
         same += 1
     shared = ".".join(parts[:same])
-    return cell(" " * len(shared) + ("." if same else "") + ".".join(parts[same:]))
-
-
-def _change(old: int, new: int) -> str:
-    return str(old) if old == new else f"{old} → {new}"
+    return plain(" " * len(shared) + ("." if same else "") + ".".join(parts[same:]))
 
 
 @dataclass(frozen=True)

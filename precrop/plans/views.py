@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from precrop.errors import PrecropError, needs, printable
 from precrop.plans.plot import figure
-from precrop.plans.table import bare_table, cell, layer_table, network_name, notes, total_table
+from precrop.plans.table import layer_table, network_name, notes, total_table
+from precrop.plans.text import bare_table, drawn, plain
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
@@ -28,7 +29,6 @@ _LINES = 24
 """Rows of a summary: with the totals a screenful."""
 _DEEPEST = 50
 """Parts of names after which they are cut; modules of networks are not nested as deeply."""
-_WIDTH = 100
 _COLUMNS = (
     "kind", "base_in", "in_channels", "base_out", "out_channels", "kept", "density",
     "base_weights", "weights", "base_macs", "macs", "group",
@@ -57,7 +57,7 @@ def stage_table(plan: "Plan") -> "Table":
         before = span([layer.base_out for layer in layers])
         after = span([layer.out_channels for layer in layers])
         table.add_row(
-            cell(name),
+            plain(name),
             str(len(layers)) if len(layers) > 1 else "",
             before if before == after else f"{before} → {after}",
             span([round(100 * layer.kept) for layer in layers]) + "%",
@@ -94,19 +94,6 @@ def span(values: Sequence[int]) -> str:
     """Numbers as ``16`` or ``16–64``."""
     low, high = min(values), max(values)
     return str(low) if low == high else f"{low}–{high}"
-
-
-def drawn(table: "Table") -> str:
-    """A table as plain text."""
-    from rich.console import Console
-
-    out = io.StringIO()
-    # In a notebook Rich would show it there and write nothing.
-    console = Console(
-        file=out, width=_WIDTH, highlight=False, color_system=None, force_jupyter=False
-    )
-    console.print(table)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
 def frame(plan: "Plan") -> "DataFrame":

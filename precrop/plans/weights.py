@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from precrop.errors import PrecropError, errors_as, typed_reason
 from precrop.files import checked_path, replacing
-from precrop.plans.outputs import for_built
+from precrop.plans.ends import for_built
 from precrop.plans.plan import Plan
 
 FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})

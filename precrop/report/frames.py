@@ -216,14 +216,6 @@ def run_id(row: Row) -> str:
     return row.run or row.cell
 
 
-def short_count(count: float) -> str:
-    """``270 k``, ``40.6 M``."""
-    for suffix, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if count >= size:
-            return f"{count / size:.3g} {suffix}"
-    return f"{count:.0f}"
-
-
 def _number(value: float | None) -> float:
     assert value is not None, "a finished run has its figures"
     return value

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from precrop.plans.text import short_count
 from precrop.report.comparisons import Judged
 from precrop.report.figures import Figure
-from precrop.report.frames import ResultFrame, RunGroup, short_count
+from precrop.report.frames import ResultFrame, RunGroup
 from precrop.report.verdicts import Verdict
 from precrop.study.rows import Row
 

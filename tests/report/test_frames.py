@@ -6,7 +6,7 @@ from statistics import fmean, stdev
 import pytest
 
 from precrop.errors import PrecropError
-from precrop.report.frames import short_count
+from precrop.plans.text import short_count
 from precrop.report.grouping import frame_of, recipe_name
 from precrop.training.recipes import RECIPES
 from tests.report.made_study import made_study

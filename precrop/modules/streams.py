@@ -118,17 +118,22 @@ def install(model: nn.Module, streams: Iterable[Stream], *, traced: bool) -> Non
     for stream in streams:
         module = model.get_submodule(stream.path)
         places, path = stream.places or (FIRST,), stream.path if traced else None
-        before = vars(module).get(f"stream_{stream.end}")
         hook: Narrow | Pad
+        hooks: dict[int, Any]
         if stream.end == "read":
             hook = Narrow(stream.dim, stream.width, places, stream.sources, path)
-            if not _replaced(module._forward_pre_hooks, before, hook):
-                # Before the module's own, which may put other tensors in the arguments' place.
-                module.register_forward_pre_hook(hook, prepend=True, with_kwargs=True)
+            hooks = module._forward_pre_hooks
         else:
-            hook = Pad(stream.dim, stream.width, places, path)
-            if not _replaced(module._forward_hooks, before, hook):
-                module.register_forward_hook(hook)
+            hook, hooks = Pad(stream.dim, stream.width, places, path), module._forward_hooks
+        before = vars(module).get(f"stream_{stream.end}")
+        known = [key for key, one in hooks.items() if one is before]
+        if known:
+            hooks.update(dict.fromkeys(known, hook))
+        elif stream.end == "read":
+            # Before the module's own, which may put other tensors in the arguments' place.
+            module.register_forward_pre_hook(hook, prepend=True, with_kwargs=True)
+        else:
+            module.register_forward_hook(hook)
         setattr(module, f"stream_{stream.end}", hook)
 
 
@@ -140,13 +145,6 @@ def installed(model: nn.Module) -> Iterator[Stream]:
             if isinstance(hook, Narrow | Pad):
                 sources = hook.sources if isinstance(hook, Narrow) else ()
                 yield Stream(path, end, hook.dim, hook.size, sources, hook.places)
-
-
-def _replaced(hooks: dict[int, Any], before: Any, hook: Any) -> bool:
-    """Put a hook where one was before; False if it is not there."""
-    known = {key: hook for key, one in hooks.items() if before is not None and one is before}
-    hooks.update(known)
-    return bool(known)
 
 
 def given_to(args: Iterable[Any], kwargs: Mapping[str, Any]) -> dict[int | str, Any]:

@@ -108,7 +108,7 @@ class SparseLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., outputs) from (..., inputs)."""
-        y: Tensor = self.product(x.flatten(0, -2).T.contiguous()).T
+        y: Tensor = self.product(x.reshape(-1, x.shape[-1]).T.contiguous()).T
         y = y.reshape(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y + self.bias
 
@@ -125,7 +125,9 @@ class SparseConv2d(nn.Module):
         self.plain = self.kernel == self.stride == (1, 1) and not any(self.padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, outputs, height, width) from (batch, inputs, height, width)."""
+        """(batch, outputs, height, width) from (batch, inputs, height, width), or one image."""
+        if x.dim() == 3:
+            return self.forward(x[None])[0]
         if any(self.padding):
             x = functional.pad(x, self.padding)
         y = torch.stack([self.product(self._columns(image)) for image in x])

@@ -69,17 +69,18 @@ apart = _Apart
 
 @contextmanager
 def _as_in_new_thread() -> Iterator[None]:
+    tracing: Any = torch._C
     hooks: Any = _autograd
     with ExitStack() as stack:
         stack.enter_context(own_seeds)
         stack.enter_context(full_precision)
-        tracing: Any = torch._C
         stack.callback(tracing._set_tracing_state, tracing._get_tracing_state())
-        tracing._set_tracing_state(None)
+        tracing._set_tracing_state(None)  # without `torch.jit.trace`
         stack.enter_context(temporarily_clear_interpreter_stack())
         stack.enter_context(_disable_current_modes())
         while _len_torch_function_stack():  # the default device is one of these modes
             stack.callback(_push_mode, _pop_mode())  # type: ignore[no-untyped-call]
+        # Without hooks of what backward passes need, and with leave to set some.
         refusal = hooks._saved_tensors_hooks_get_disabled_error_message()
         if refusal is not None:
             stack.callback(hooks._saved_tensors_hooks_disable, refusal)

@@ -104,7 +104,6 @@ def follow(network: Network, batch_size: int) -> tuple[Network, Lifetimes]:
         network = with_pass(network, TracedPass(False, trace))
         if _widths(network)[: len(before)] != before:
             raise PrecropError(_OTHER_CODE)
-    at_batch(network, found)
     return network, found
 
 

@@ -21,80 +21,68 @@ LAYERS = ("stem", "conv", "pointwise", "depthwise", "grouped", UNBLOCKED, "trans
 _REORDERED = ("mean", "permute", "cat", "adaptive_avg_pool2d")
 
 
-def fused_calls(network: Network, lives: Lifetimes) -> list[Work]:
-    """The operations that are left once everything is joined that can be."""
-    return _Fusion(at_batch(network, lives)).works
-
-
 Shaped = tuple[TensorValue, Axes]
 """A tensor and its axes."""
 Content = tuple[int, int]
 """A tensor's number, and how often it had been overwritten in place."""
 
 
-class _Fusion:
-    """Follows the calls; ``open`` maps contents to the layer that could still do more to them."""
-
-    def __init__(self, batch: Batch) -> None:
-        self.batch = batch
-        self.works: list[Work] = []
-        self.open: dict[Content, Work] = {}
-        self.uses: Counter[Content] = Counter()
-        last: dict[int, Content] = {}
-        for _, operands, output in _contents(batch.calls):
-            self.uses.update(operands)
-            last[output[0]] = output
-        self.uses.update(last[v.number] for v in batch.trace.outputs if v.number in last)
-        for index, operands, output in _contents(batch.calls):
-            self.operands, self.output = operands, output
-            self.follow(batch.calls[index], batch.readings[index])
-
-    def follow(self, call: Call, reading: CallReading) -> None:
-        """Join a call to the layer before it, or note it as an operation of its own."""
-        work = call_work(call, reading, self.batch)
-        layer = self.joins(call)
+def fused_calls(network: Network, lives: Lifetimes) -> list[Work]:
+    """The operations that are left once everything is joined that can be."""
+    batch = at_batch(network, lives)
+    contents = list(_contents(batch.calls))
+    uses = Counter(content for _, operands, _ in contents for content in operands)
+    last = {output[0]: output for _, _, output in contents}
+    uses.update(last[v.number] for v in batch.trace.outputs if v.number in last)
+    works: list[Work] = []
+    ready: dict[Content, Work] = {}  # layers that could still do more to what they made
+    for index, operands, output in contents:
+        call, reading = batch.calls[index], batch.readings[index]
         if is_view(call):
             if call.name == "permute" and len(call.shapes[0]) == MAP_AXES:
-                self.works.append(self.moved("permute", _largest(call, reading)))
-            return
-        if layer is not None and call.name == "native_batch_norm":
-            self.open[self.output] = layer
-        elif layer is not None and call.name == "add":
-            layer.reads += work.reads[1:]  # one of the two is the layer's own output
-            layer.weights += work.weights
-            self.open[self.output] = layer
-        elif layer is None:
-            self.alone(call, reading, work)
+                works.append(_moved("permute", _largest(call, reading), batch))
+            continue
+        work = call_work(call, reading, batch)
+        before = [ready[c] for c in operands if c in ready and uses[c] == 1]
+        if not before or not _joins(call):
+            works += _alone(call, reading, work, batch)
+            if work.kind in LAYERS:
+                ready[output] = work
+        elif call.name not in ACTIVATIONS:
+            layer = ready[output] = before[-1]
+            if call.name == "add":
+                layer.reads += work.reads[1:]  # one of the two is the layer's own output
+                layer.weights += work.weights
+    return works
 
-    def joins(self, call: Call) -> Work | None:
-        """The layer before a call that can do the call's work too."""
-        operands = call.inputs
-        ready = [self.open[c] for c in self.operands if c in self.open and self.uses[c] == 1]
-        if not ready or call.name not in (*ACTIVATIONS, "native_batch_norm", "add"):
-            return None
-        same = len(operands) == 2 and operands[0].shape == operands[1].shape
-        return None if call.name == "add" and not same else ready[-1]
 
-    def alone(self, call: Call, reading: CallReading, work: Work) -> None:
-        """An operation of its own; layers stay open for what follows."""
-        if call.name == "native_batch_norm":
-            # It runs as a depthwise convolution with a window of one.
-            work.kind = "depthwise"
-            size = call.outputs[0].dtype.itemsize
-            work.macs = [Product(p.coefficient // size, p.axes) for p in work.writes[:1]]
-        self.works.append(work)
-        if work.kind in LAYERS:
-            self.open[self.output] = work
-        if call.name in _REORDERED or _broadcasts(call):
-            self.works.append(self.moved("reorder", _largest(call, reading)))
-        if work.kind == UNBLOCKED:
-            ends = (call.arg("input"), reading.inputs[0]), (call.outputs[0], reading.outputs[0])
-            self.works += [self.moved("reorder", end) for end in ends]
+def _joins(call: Call) -> bool:
+    """Whether a layer before a call can do the call's work too."""
+    if call.name == "add":
+        return len(call.inputs) == 2 and call.inputs[0].shape == call.inputs[1].shape
+    return call.name in (*ACTIVATIONS, "native_batch_norm")
 
-    def moved(self, kind: str, shaped: Shaped) -> Work:
-        """A copy of a tensor in another layout."""
-        copy = [self.batch.bytes(*shaped)]
-        return Work(kind, reads=copy, writes=copy)
+
+def _alone(call: Call, reading: CallReading, work: Work, batch: Batch) -> list[Work]:
+    """An operation of its own, and the copies of its tensors in another layout."""
+    if call.name == "native_batch_norm":
+        # It runs as a depthwise convolution with a window of one.
+        work.kind = "depthwise"
+        size = call.outputs[0].dtype.itemsize
+        work.macs = [Product(p.coefficient // size, p.axes) for p in work.writes[:1]]
+    moved: list[Shaped] = []
+    if call.name in _REORDERED or _broadcasts(call):
+        moved.append(_largest(call, reading))
+    if work.kind == UNBLOCKED:
+        moved.append((call.arg("input"), reading.inputs[0]))
+        moved.append((call.outputs[0], reading.outputs[0]))
+    return [work, *(_moved("reorder", shaped, batch) for shaped in moved)]
+
+
+def _moved(kind: str, shaped: Shaped, batch: Batch) -> Work:
+    """A copy of a tensor in another layout."""
+    copy = [batch.bytes(*shaped)]
+    return Work(kind, reads=copy, writes=copy)
 
 
 def _largest(call: Call, reading: CallReading) -> Shaped:

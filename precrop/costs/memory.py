@@ -43,16 +43,12 @@ def _moments(lives: Lifetimes) -> list[list[int]]:
     The other moments hold less than one of these.
     """
     found: list[list[int]] = []
-    calls = len(lives.sizes)
-    born = {life.call for life in lives.lives}
-    died = {life.last for life in lives.lives}
-    grown = False
-    for call in range(INPUT, calls):
-        grown = grown or call in born
-        if grown and (call in died or call == calls - 1):
-            alive = [i for i, life in enumerate(lives.lives) if life.call <= call <= life.last]
+    before = INPUT - 1
+    for end in sorted({*(life.last for life in lives.lives), len(lives.sizes) - 1}):
+        if any(before < life.call <= end for life in lives.lives):
+            alive = [i for i, life in enumerate(lives.lives) if life.call <= end <= life.last]
             found.append(alive)
-            grown = False
+            before = end
     return found
 
 

@@ -9,6 +9,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -114,11 +115,9 @@ def calibrate(
     inputs = given_inputs(model, input_shape)
     attempts: list[Attempt] = []
     plans: list[Plan] = []
-
-    def planned(asked: float) -> Plan:
-        asked_for = {"device_profile": profile, "batch_size": batch_size, **options}
-        return plan(model, input_shape, latency=asked, **asked_for)
-
+    planned = partial(
+        plan, model, input_shape, device_profile=profile, batch_size=batch_size, **options
+    )
     say = progress or unheard
     say("the original")
     with sessions(model, inputs, setting) as dense:
@@ -128,7 +127,7 @@ def calibrate(
             say(f"{number}, {asked:.0%} of the prediction")
             made: Plan | None = None
             try:
-                made = planned(asked)
+                made = planned(latency=asked)
             except BudgetError as error:
                 if not attempts:
                     what = f"latency={latency!r}, as it is predicted"
@@ -166,14 +165,14 @@ def limit(latency: Budget, dense: float) -> float:
 
 
 def _narrowest(
-    planned: Callable[[float], Plan], impossible: float, possible: float
+    planned: Callable[..., Plan], impossible: float, possible: float
 ) -> tuple[float, Plan | None]:
     """The least share between both that a plan can have, roughly; no plan if it is the last one."""
     found = None
     for _ in range(_HALVINGS):
         between = math.sqrt(impossible * possible)
         try:
-            possible, found = between, planned(between)
+            possible, found = between, planned(latency=between)
         except BudgetError:
             impossible = between
     return possible, found

@@ -177,7 +177,7 @@ def deploy(
     if code := code_of({spec.name: None}):
         about["code"] = code
     book = Book(Path(output), about, progress or unheard)
-    steps = _Steps(book, spec, network, Inputs(shape), setting, format)
+    steps = _Steps(book, spec, network, Inputs(shape), setting, FORMATS[format])
     if "plan" not in book.steps:  # refuse now what every plan would be refused for in some minutes
         plan(network, steps.inputs.spec, latency=1.0, **options)
     profile = profile or steps.profile()
@@ -256,12 +256,7 @@ class _Steps:
     network: nn.Module
     inputs: Inputs
     setting: Setting
-    format: str
-
-    @property
-    def kind(self) -> Format:
-        """How the file is written and run."""
-        return FORMATS[self.format]
+    kind: Format
 
     @property
     def file(self) -> Path:
@@ -348,7 +343,7 @@ class _Steps:
                 origin=Origin(self.spec, plan),
                 metadata=None if run is None else run.metadata,
             )
-            return write(source, self.file, self.format).to_json()
+            return write(source, self.file).to_json()
 
         if not self.kind.inert:
             self.book.steps.pop("export", None)
@@ -389,7 +384,7 @@ class _Steps:
             arguments = noise(self.inputs, self.network, setting.batch)
             with TemporaryDirectory(ignore_cleanup_errors=True) as folder, threads_restored():
                 original = Path(folder, self.file.name)
-                write(Exportable(self.network, self.inputs), original, self.format)
+                write(Exportable(self.network, self.inputs), original)
                 runs = {
                     name: [load(path, arguments, setting) for _ in range(SESSIONS)]
                     for name, path in {"dense": original, "deployed": self.file}.items()

@@ -1,6 +1,5 @@
 """A network that is to be exported: its inputs, its outputs, and what `torch.export` reads."""
 
-import contextlib
 import functools
 import io
 import json
@@ -8,7 +7,7 @@ import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -61,12 +60,8 @@ class Origin:
 class Exportable:
     """A network to be exported; what several formats need is made once.
 
-    Args:
-        model: the network; it stays as it is, and is exported as in eval mode.
-        inputs: the shapes of its inputs.
-        batch: the one batch size of the files, or None for any; 1 of inputs without a batch.
-        origin: how the network is built anew, if that is known.
-        metadata: anything else worth knowing, in JSON's types: class names, normalisation.
+    The arguments are those of `precrop.deployment.exporting.export`. The ``batch`` of inputs
+    without a batch axis is 1.
 
     Raises:
         PrecropError: the batch size makes no sense, the network has no weights, or the metadata is
@@ -233,17 +228,15 @@ def export_mode() -> Iterator[None]:
 
     Other programs do not know the operations of the fused path.
     """
-    logged, fused = logging.root.manager.disable, torch.backends.mha.get_fastpath_enabled()
-    logging.disable(logging.CRITICAL)
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        nowhere = io.StringIO()
-        with (
-            warnings.catch_warnings(action="ignore"),
-            contextlib.redirect_stdout(nowhere),
-            contextlib.redirect_stderr(nowhere),  # whole graphs, where torch.export fails
-        ):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-        logging.disable(logged)
+    nowhere, attention = io.StringIO(), torch.backends.mha
+    with (
+        ExitStack() as back,
+        warnings.catch_warnings(action="ignore"),
+        redirect_stdout(nowhere),
+        redirect_stderr(nowhere),  # whole graphs, where torch.export fails
+    ):
+        back.callback(logging.disable, logging.root.manager.disable)
+        logging.disable(logging.CRITICAL)
+        back.callback(attention.set_fastpath_enabled, attention.get_fastpath_enabled())
+        attention.set_fastpath_enabled(False)
+        yield

@@ -146,13 +146,8 @@ def eager_pass(
 ) -> tuple[list[Sample], float]:
     """Every ATen call of one pass in eager PyTorch, and the seconds of the whole.
 
-    Args:
-        model: the network.
-        inputs: shapes without the batch.
-        setting: how it is run.
-        rounds: passes that are measured, after one that is not; times are their medians.
-        step: channels that kernels work on at once; features count them filled up.
-        moved: told now and then, between measurements.
+    Times are medians of ``rounds`` passes, after one that is not measured. Features count channels
+    filled up to ``step``, on which kernels work at once. ``moved`` is told between measurements.
     """
     network, (args, kwargs) = placed(model, inputs, setting)
     tensors = (*parameters_of(network).values(), *buffers_of(network).values())

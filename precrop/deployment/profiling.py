@@ -160,31 +160,20 @@ def measured_pass(
     """One network at one width; None where it gets no smaller."""
     what = f"{subject.name} at {share:.0%}"
     tell(f"{what}: planning")
-    model = _cropped(subject, share, bare)
-    if model is None:
-        return None
-
-    def moved(*_: object) -> None:
-        tell(f"{what}: measuring")
-
-    moved()
+    model = subject.model
+    if share != 1:
+        try:
+            made = plan(model, subject.input_shape, macs=share, device_profile=bare)
+        except BudgetError:
+            return None
+        model = made.build(model)
+    tell(f"{what}: measuring")
     samples, seconds = PASSES[bare.runtime](
-        model, subject.inputs, setting, rounds, bare.step, moved
+        model, subject.inputs, setting, rounds, bare.step, lambda *_: tell(f"{what}: measuring")
     )
     works = READERS[bare.runtime](*follow(read_network(model, subject.inputs), setting.batch))
     counted = tuple(CountedWork(work.kind, amounts(work, bare.step)) for work in works)
     return TimedPass(subject.name, share, seconds, tuple(samples), counted)
-
-
-def _cropped(subject: Subject, share: float, profile: DeviceProfile) -> nn.Module | None:
-    """The network at a share of its MACs, in the kernels' steps; None where it gets no smaller."""
-    if share == 1:
-        return subject.model
-    try:
-        made = plan(subject.model, subject.input_shape, macs=share, device_profile=profile)
-    except BudgetError:
-        return None
-    return made.build(subject.model)
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,11 @@ class TorchMatrix(nn.Module):
 
     matrix: Tensor
 
-    def __init__(self, matrix: Tensor) -> None:
+    def __init__(self, convert: Callable[[], Tensor]) -> None:
         super().__init__()
-        self.register_buffer("matrix", matrix, persistent=False)
+        with warnings.catch_warnings():  # PyTorch's, that these layouts are in beta
+            warnings.filterwarnings("ignore", message="Sparse (CSR|BSR) tensor support")
+            self.register_buffer("matrix", convert(), persistent=False)
 
     def forward(self, columns: Tensor) -> Tensor:
         """(rows, n) from (columns of the matrix, n)."""
@@ -33,7 +35,7 @@ class TorchMatrix(nn.Module):
 
 def csr(matrix: Tensor) -> TorchMatrix:
     """Compressed rows."""
-    return TorchMatrix(_quietly(matrix.to_sparse_csr))
+    return TorchMatrix(matrix.to_sparse_csr)
 
 
 def bsr(matrix: Tensor) -> TorchMatrix:
@@ -41,7 +43,7 @@ def bsr(matrix: Tensor) -> TorchMatrix:
     if any(size % BLOCK for size in matrix.shape):
         rows, columns = matrix.shape
         raise PrecropError(f"{rows} x {columns} is not made of blocks of {BLOCK} x {BLOCK}")
-    return TorchMatrix(_quietly(lambda: matrix.to_sparse_bsr((BLOCK, BLOCK))))
+    return TorchMatrix(lambda: matrix.to_sparse_bsr((BLOCK, BLOCK)))
 
 
 class ScipyCsr(nn.Module):
@@ -60,11 +62,7 @@ class ScipyCsr(nn.Module):
         return torch.from_numpy(self.matrix @ columns.numpy())
 
 
-LAYOUTS: dict[str, Callable[[Tensor], nn.Module]] = {
-    "csr": csr,
-    "bsr": bsr,
-    "scipy-csr": ScipyCsr,
-}
+LAYOUTS: dict[str, Callable[[Tensor], nn.Module]] = {"csr": csr, "bsr": bsr, "scipy-csr": ScipyCsr}
 
 
 def sparse_kernels(model: nn.Module, layout: str) -> tuple[nn.Module, dict[str, str]]:
@@ -110,7 +108,7 @@ class SparseLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., outputs) from (..., inputs)."""
-        y: Tensor = self.product(x.flatten(0, -2).T.contiguous()).T
+        y: Tensor = self.product(x.reshape(-1, x.shape[-1]).T.contiguous()).T
         y = y.reshape(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y + self.bias
 
@@ -127,13 +125,17 @@ class SparseConv2d(nn.Module):
         self.plain = self.kernel == self.stride == (1, 1) and not any(self.padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, outputs, height, width) from (batch, inputs, height, width)."""
+        """(batch, outputs, height, width) from (batch, inputs, height, width), or one image."""
+        if x.dim() == 3:
+            return self.forward(x[None])[0]
         if any(self.padding):
             x = functional.pad(x, self.padding)
         y = torch.stack([self.product(self._columns(image)) for image in x])
         if self.bias is not None:
             y += self.bias[:, None]
-        return y.view(*y.shape[:2], *self._size(x))
+        axes = zip(x.shape[2:], self.kernel, self.dilation, self.stride, strict=True)
+        size = [(n - dilation * (k - 1) - 1) // stride + 1 for n, k, dilation, stride in axes]
+        return y.view(*y.shape[:2], *size)
 
     def _columns(self, image: Tensor) -> Tensor:
         """(inputs x kernel, positions) from (inputs, height, width)."""
@@ -142,14 +144,6 @@ class SparseConv2d(nn.Module):
         return functional.unfold(
             image[None], self.kernel, dilation=self.dilation, stride=self.stride
         )[0]
-
-    def _size(self, x: Tensor) -> tuple[int, ...]:
-        """Height and width of the output."""
-        spans = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel, strict=True)]
-        return tuple(
-            (size - span) // stride + 1
-            for size, span, stride in zip(x.shape[2:], spans, self.stride, strict=True)
-        )
 
 
 _KINDS = (nn.Linear, nn.modules.conv._ConvNd)
@@ -172,10 +166,3 @@ def _sparse(module: nn.Module, product: Callable[[Tensor], nn.Module]) -> nn.Mod
     if isinstance(module, nn.Linear):
         return SparseLinear(module, product(matrix))
     return SparseConv2d(module, product(matrix))
-
-
-def _quietly(make: Callable[[], Tensor]) -> Tensor:
-    """Without PyTorch's warning that these layouts are in beta."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse (CSR|BSR) tensor support", append=False)
-        return make()

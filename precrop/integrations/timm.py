@@ -98,12 +98,9 @@ def register(
 def _features(
     kind: Any, make: Callable[..., Any], crop: Callable[[nn.Module], nn.Module]
 ) -> nn.Module:
-    """A cropped network within what makes features of it, as timm would make that.
+    """A cropped network within ``kind``, what makes features of it, as timm would make that.
 
-    Args:
-        kind: the class of what makes features.
-        make: builds it, of the original; it takes another class for that.
-        crop: from a network to the cropped one.
+    ``make`` builds the original's; it takes another class for that.
     """
     given: dict[str, Any] = {}
 

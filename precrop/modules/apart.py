@@ -69,14 +69,25 @@ apart = _Apart
 
 @contextmanager
 def _as_in_new_thread() -> Iterator[None]:
+    tracing: Any = torch._C
+    hooks: Any = _autograd
     with ExitStack() as stack:
         stack.enter_context(own_seeds)
         stack.enter_context(full_precision)
-        stack.enter_context(_untraced())
+        stack.callback(tracing._set_tracing_state, tracing._get_tracing_state())
+        tracing._set_tracing_state(None)  # without `torch.jit.trace`
         stack.enter_context(temporarily_clear_interpreter_stack())
         stack.enter_context(_disable_current_modes())
-        stack.enter_context(_no_function_modes())
-        stack.enter_context(_no_saved_tensors_hooks())
+        while _len_torch_function_stack():  # the default device is one of these modes
+            stack.callback(_push_mode, _pop_mode())  # type: ignore[no-untyped-call]
+        # Without hooks of what backward passes need, and with leave to set some.
+        refusal = hooks._saved_tensors_hooks_get_disabled_error_message()
+        if refusal is not None:
+            stack.callback(hooks._saved_tensors_hooks_disable, refusal)
+        hooks._saved_tensors_hooks_enable()
+        while pair := hooks._top_saved_tensors_default_hooks(True):
+            stack.callback(hooks._push_saved_tensors_default_hooks, *pair)
+            hooks._pop_saved_tensors_default_hooks()
         stack.callback(_leave_modes)
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
@@ -88,47 +99,6 @@ def _as_in_new_thread() -> Iterator[None]:
         except BaseException as error:
             _end_suspended(error)
             raise
-
-
-@contextmanager
-def _no_function_modes() -> Iterator[None]:
-    """Without `TorchFunctionMode`s, of which the default device is one."""
-    modes = [_pop_mode() for _ in range(_len_torch_function_stack())]  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        for mode in reversed(modes):
-            _push_mode(mode)  # type: ignore[no-untyped-call]
-
-
-@contextmanager
-def _no_saved_tensors_hooks() -> Iterator[None]:
-    """Without hooks of what backward passes need, and with leave to set some."""
-    refusal = _autograd._saved_tensors_hooks_get_disabled_error_message()
-    _autograd._saved_tensors_hooks_enable()
-    last: Any = _autograd._top_saved_tensors_default_hooks
-    hooks = []
-    while pair := last(True):
-        hooks.append(pair)
-        _autograd._pop_saved_tensors_default_hooks()
-    try:
-        yield
-    finally:
-        for pair in reversed(hooks):
-            _autograd._push_saved_tensors_default_hooks(*pair)
-        if refusal is not None:
-            _autograd._saved_tensors_hooks_disable(refusal)
-
-
-@contextmanager
-def _untraced() -> Iterator[None]:
-    """Without `torch.jit.trace`."""
-    state = torch._C._get_tracing_state()
-    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
 
 
 def _end_suspended(error: BaseException) -> None:

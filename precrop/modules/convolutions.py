@@ -5,6 +5,7 @@ a stride and fewer than 8 input channels overwrites memory that is not its own, 
 process (`scripts/convolution_crash.py`). Here the pixels that it looks at are picked out first.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,11 +48,8 @@ def overwrites_memory(images: Tensor, weight: Tensor, stride: Pair, padding: Pai
     return sides(stride) != (1, 1) and padding in (0, (0, 0), "valid")
 
 
-class SafeConvolutions(Instead):
-    """Within it, convolutions are those of `conv2d`, also of a network that is compiled."""
-
-    def __init__(self) -> None:
-        super().__init__({F.conv2d: conv2d})
+SafeConvolutions = partial(Instead, {F.conv2d: conv2d})
+"""Within it, convolutions are those of `conv2d`, also of a network that is compiled."""
 
 
 def sides(pair: Pair) -> tuple[int, int]:

@@ -60,8 +60,9 @@ def copied(model: nn.Module, make: Make, make_plain: Make | None = None) -> nn.M
                 continue
             _prepare(vars(module), memo)
             kind = type(module)
-            if hasattr(kind, "__deepcopy__") and _copies_as_itself(module, path, memo):
-                memo[id(module)] = kind.__new__(kind)
+            where, own = path or kind.__name__, hasattr(kind, "__deepcopy__")
+            if own and id(module) not in memo and copied_value(module, where, memo) is module:
+                memo[id(module)] = kind.__new__(kind)  # its own way of copying shares it
                 _copy_plainly(module, path, memo)
         copy_of: nn.Module = copy.deepcopy(model, memo)
         for tensor in (*parameters.values(), *buffers.values()):
@@ -127,12 +128,6 @@ def copies_plainly(kind: type[nn.Module]) -> bool:
         getattr(kind, name, None) is getattr(nn.Module, name, None)
         for name in ("__getstate__", "__deepcopy__", "__reduce__", "__reduce_ex__")
     )
-
-
-def _copies_as_itself(module: nn.Module, path: str, memo: Memo) -> bool:
-    """Whether a class' own way of copying shares the module; else ``memo`` has the copy."""
-    where = path or type(module).__name__
-    return id(module) not in memo and copied_value(module, where, memo) is module
 
 
 def _copy_plainly(module: nn.Module, path: str, memo: Memo) -> None:

@@ -9,7 +9,7 @@ or sets attributes of the module. Hooks of all modules (``register_module_forwar
 
 import dis
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
@@ -59,12 +59,9 @@ def unwrapped(model: Any) -> nn.Module:
 
 def _wrapped(model: nn.Module) -> nn.Module | None:
     """The module that a wrapper only runs in another way; None if it is not such a wrapper."""
-    inner: Any = None
-    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        inner = model.module
-    elif type(model).__name__ in _INNER:
-        inner = model.__dict__["_modules"].get(_INNER[type(model).__name__])
-    return inner if isinstance(inner, nn.Module) else None
+    parallel = isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
+    name = "module" if parallel else _INNER.get(type(model).__name__)
+    return None if name is None else model._modules.get(name)
 
 
 def _passed_to(model: nn.Module) -> nn.Module | None:
@@ -137,7 +134,6 @@ class _Network:
         self.modules = modules
         self.kinds = {kind for module in modules for kind in type(module).__mro__}
         self.wrapping = {id(names) for kind in self.kinds for names in _wrapping(kind)}
-        self.objects: dict[int, Any] | None = None
 
     def has(self, hook: Any, *, before: bool) -> bool:
         """Whether a hook is part of the network; ``before`` or after forward."""
@@ -148,7 +144,7 @@ class _Network:
         if (code.__module__ or "").startswith(_TOOLS):
             return True
         if not isinstance(owner, FunctionType):
-            if self._holds(owner):
+            if id(owner) in self.objects:
                 return True
             function = hook.__func__ if owner is not hook else type(hook).__call__
             return _changes(function, before, 1)
@@ -158,15 +154,14 @@ class _Network:
             return all(map(self._is_harmless, _outside_values(owner)))
         return _changes(owner, before, 0)
 
-    def _holds(self, value: Any) -> bool:
-        if self.objects is None:
-            states = [
-                {name: entry for name, entry in vars(module).items() if name not in HOOKS}
-                for module in self.modules
-            ]
-            found = [*self.modules, *held_objects(states)]
-            self.objects = {id(one): one for one in found}
-        return id(value) in self.objects
+    @cached_property
+    def objects(self) -> dict[int, Any]:
+        """Its modules and what they hold, by id."""
+        states = [
+            {name: entry for name, entry in vars(module).items() if name not in HOOKS}
+            for module in self.modules
+        ]
+        return {id(one): one for one in [*self.modules, *held_objects(states)]}
 
     def _defines(self, function: FunctionType) -> bool:
         """Whether a function is made in a method of one of the network's classes."""
@@ -180,7 +175,7 @@ class _Network:
         """Whether what a function looks up is a constant, code, or of the network."""
         constants = type(None), bool, int, float, str, bytes
         code = ModuleType, FunctionType, type, type(len)
-        return isinstance(value, (*constants, *code)) or self._holds(value)
+        return isinstance(value, (*constants, *code)) or id(value) in self.objects
 
 
 def _wrapping(kind: type) -> Iterator[Any]:

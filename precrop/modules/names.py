@@ -110,13 +110,14 @@ def fixed_copies(model: nn.Module) -> dict[str, str]:
     parameters = parameters_of(model)
     trained = {name: one for name, one in parameters.items() if one.requires_grad}
     found: dict[str, str] = {}
-    for name, weight in parameters.items() if len(trained) < len(parameters) else ():
+    for name, weight in parameters.items():
         if weight.requires_grad or weight.dim() < 2 or weight.is_meta or not weight.numel():
             continue
         kind = weight.shape, weight.dtype, weight.device
         for other, one in trained.items():
             if (one.shape, one.dtype, one.device) == kind and torch.equal(one, weight):
-                found |= {} if bool((weight == weight.flatten()[0]).all()) else {name: other}
+                if not bool((weight == weight.flatten()[0]).all()):
+                    found[name] = other
                 break
     return found
 

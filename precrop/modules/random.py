@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -94,15 +94,11 @@ def own_seeds() -> Iterator[None]:
     For threads that draw from the process' generators nothing changes. To put those back instead
     would give other threads, which draw from them meanwhile, the same numbers again.
     """
-    others = [*_others()]
-    usual = [(owner, name, getattr(owner, name)) for owner, name, _ in others]
-    try:
-        for other in others:
-            setattr(*other)
+    with ExitStack() as back:
+        for owner, name, other in _others():
+            back.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, other)
         yield
-    finally:
-        for one in usual:
-            setattr(*one)
 
 
 class OwnNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -22,6 +22,8 @@ At = tuple[int | str, ...]
 Of a module's output, which counts as one argument, the first is 0.
 """
 FIRST: At = (0,)
+_Change = Callable[[Tensor, int, int], Tensor]
+"""Gives a tensor, along one axis, another size."""
 DEEPEST = 4
 """Tensors further inside of an argument or output are not looked for."""
 
@@ -77,7 +79,7 @@ class Narrow:
     def narrowed(self, x: Tensor) -> Tensor:
         """The leading channels of a tensor."""
         if self.path is None:
-            return x.narrow(self.dim, 0, self.size)
+            return _narrowed(x, self.dim, self.size)
         made: Tensor = torch.ops.precrop.stream_read(x, self.dim, self.size, self.path)
         return made
 
@@ -118,17 +120,22 @@ def install(model: nn.Module, streams: Iterable[Stream], *, traced: bool) -> Non
     for stream in streams:
         module = model.get_submodule(stream.path)
         places, path = stream.places or (FIRST,), stream.path if traced else None
-        before = vars(module).get(f"stream_{stream.end}")
         hook: Narrow | Pad
+        hooks: dict[int, Any]
         if stream.end == "read":
             hook = Narrow(stream.dim, stream.width, places, stream.sources, path)
-            if not _replaced(module._forward_pre_hooks, before, hook):
-                # Before the module's own, which may put other tensors in the arguments' place.
-                module.register_forward_pre_hook(hook, prepend=True, with_kwargs=True)
+            hooks = module._forward_pre_hooks
         else:
-            hook = Pad(stream.dim, stream.width, places, path)
-            if not _replaced(module._forward_hooks, before, hook):
-                module.register_forward_hook(hook)
+            hook, hooks = Pad(stream.dim, stream.width, places, path), module._forward_hooks
+        before = vars(module).get(f"stream_{stream.end}")
+        known = [key for key, one in hooks.items() if one is before]
+        if known:
+            hooks.update(dict.fromkeys(known, hook))
+        elif stream.end == "read":
+            # Before the module's own, which may put other tensors in the arguments' place.
+            module.register_forward_pre_hook(hook, prepend=True, with_kwargs=True)
+        else:
+            module.register_forward_hook(hook)
         setattr(module, f"stream_{stream.end}", hook)
 
 
@@ -140,13 +147,6 @@ def installed(model: nn.Module) -> Iterator[Stream]:
             if isinstance(hook, Narrow | Pad):
                 sources = hook.sources if isinstance(hook, Narrow) else ()
                 yield Stream(path, end, hook.dim, hook.size, sources, hook.places)
-
-
-def _replaced(hooks: dict[int, Any], before: Any, hook: Any) -> bool:
-    """Put a hook where one was before; False if it is not there."""
-    known = {key: hook for key, one in hooks.items() if before is not None and one is before}
-    hooks.update(known)
-    return bool(known)
 
 
 def given_to(args: Iterable[Any], kwargs: Mapping[str, Any]) -> dict[int | str, Any]:
@@ -173,48 +173,41 @@ def _changed(value: Any, at: Sequence[Any], change: Callable[[Tensor], Tensor]) 
     return tuple(made) if isinstance(value, tuple) else made
 
 
-def _padded(x: Tensor, dim: int, size: int) -> Tensor:
-    missing = size - x.shape[dim]
-    return nn.functional.pad(x, [0, 0] * (x.dim() - 1 - dim) + [0, missing])
-
-
-@torch.library.custom_op("precrop::stream_read", mutates_args=())
-def _stream_read(x: Tensor, dim: int, size: int, path: str) -> Tensor:
-    return x.narrow(dim, 0, size).clone()
-
-
-@torch.library.custom_op("precrop::stream_write", mutates_args=())
-def _stream_write(x: Tensor, dim: int, size: int, path: str) -> Tensor:
-    return _padded(x, dim, size).clone()
-
-
 def resized(x: Tensor, dim: int, size: int) -> Tensor:
     """An empty tensor with another size along one axis."""
     return x.new_empty([size if axis == dim else n for axis, n in enumerate(x.shape)])
 
 
-@_stream_read.register_fake
-def _narrowed(x: Tensor, dim: int, size: int, path: str) -> Tensor:
-    # What a built network would fail on must fail here, where only sizes are known.
-    if size > x.shape[dim]:
-        raise RuntimeError(f"{path} reads {size} of {x.shape[dim]} channels")
-    return resized(x, dim, size)
+def _narrowed(x: Tensor, dim: int, size: int) -> Tensor:
+    return x.narrow(dim, 0, size)
 
 
-@_stream_write.register_fake
-def _widened(x: Tensor, dim: int, size: int, path: str) -> Tensor:
-    return resized(x, dim, size)
+def _padded(x: Tensor, dim: int, size: int) -> Tensor:
+    missing = size - x.shape[dim]
+    return nn.functional.pad(x, [0, 0] * (x.dim() - 1 - dim) + [0, missing])
 
 
-def _note_width(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.dim, ctx.width = inputs[1], inputs[0].shape[inputs[1]]
+def _add_operation(name: str, change: _Change, back: _Change) -> None:
+    """Give a change of a tensor's width a name in traces; gradients take the change back."""
+
+    def compute(x: Tensor, dim: int, size: int, path: str) -> Tensor:
+        return change(x, dim, size).clone()
+
+    def shaped(x: Tensor, dim: int, size: int, path: str) -> Tensor:
+        # What a built network would fail on must fail here, where only sizes are known.
+        if change is _narrowed and size > x.shape[dim]:
+            raise RuntimeError(f"{path} reads {size} of {x.shape[dim]} channels")
+        return resized(x, dim, size)
+
+    def note(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.dim, ctx.width = inputs[1], inputs[0].shape[inputs[1]]
+
+    operation = torch.library.custom_op(f"precrop::{name}", compute, mutates_args=())
+    operation.register_fake(shaped)
+    operation.register_autograd(
+        lambda ctx, grad: (back(grad, ctx.dim, ctx.width), None, None, None), setup_context=note
+    )
 
 
-_stream_read.register_autograd(
-    lambda ctx, grad: (_padded(grad, ctx.dim, ctx.width), None, None, None),
-    setup_context=_note_width,
-)
-_stream_write.register_autograd(
-    lambda ctx, grad: (grad.narrow(ctx.dim, 0, ctx.width), None, None, None),
-    setup_context=_note_width,
-)
+_add_operation("stream_read", _narrowed, _padded)
+_add_operation("stream_write", _padded, _narrowed)

@@ -68,6 +68,19 @@ def test_a_linear_layer_alone_and_over_tokens(layout: str) -> None:
         torch.testing.assert_close(made(x), model(x), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("layer", "shape"), [(nn.Linear(8, 12), (8,)), (nn.Conv2d(4, 8, 3), (4, 9, 11))], ids=str
+)
+def test_inputs_without_a_batch(layout: str, layer: nn.Module, shape: tuple[int, ...]) -> None:
+    model = mask(nn.Sequential(layer), 0.5)
+    made, dense = sparse_kernels(model, layout)
+    assert not dense
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(5))
+    with torch.inference_mode():
+        torch.testing.assert_close(made(x), model(x), atol=1e-5, rtol=1e-5)
+
+
 def test_types_that_a_layout_lacks_stay_dense() -> None:
     _, dense = sparse_kernels(nn.Sequential(nn.Linear(8, 8)).bfloat16(), "scipy-csr")
     assert [*dense] == ["0"]

@@ -155,6 +155,7 @@ def _trainer(
         sync_batchnorm=several and places.accelerator == "cuda",
         precision="bf16-mixed" if module.bf16 else "32-true",
         max_epochs=module.recipe.epochs,
+        reload_dataloaders_every_n_epochs=1,
         logger=loggers,
         callbacks=callbacks,
         plugins=[SafetensorsIO(module.run.described())],

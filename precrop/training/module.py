@@ -276,18 +276,11 @@ class Figures(nn.Module):
 def _optimizer(module: Classifier) -> torch.optim.Optimizer:
     recipe = module.recipe
     trained = [p for p in module.network.parameters() if p.requires_grad]
+    shared: Any = {name: getattr(recipe, name) for name in ("lr", "momentum", "weight_decay")}
     if recipe.optimizer == "rmsprop":
-        return torch.optim.RMSprop(
-            trained, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-        )
-    return torch.optim.SGD(
-        trained,
-        recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-        fused=all(p.is_floating_point() and p.device.type in _FUSED for p in trained),
-    )
+        return torch.optim.RMSprop(trained, **shared)
+    fused = all(p.is_floating_point() and p.device.type in _FUSED for p in trained)
+    return torch.optim.SGD(trained, nesterov=recipe.nesterov, fused=fused, **shared)
 
 
 def outputs(value: Any) -> list[Tensor]:

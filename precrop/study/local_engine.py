@@ -146,6 +146,7 @@ class LocalEngine:
         """What the processes tell."""
         if not self._workers:
             time.sleep(seconds)
+            return []
         found: list[Event] = []
         pipes: dict[Any, _Worker] = {worker.pipe: worker for worker in self._workers}
         for pipe in wait(list(pipes), seconds):

@@ -8,7 +8,6 @@ only networks of precrop, torchvision and timm are built by what it says.
 import json
 import re
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -97,11 +96,11 @@ def save_pretrained(
         text = json.dumps(config, indent=1, allow_nan=False)
     with errors_as(f"cannot write {folder}", OSError):
         folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as files:
-        # The last one that is entered is moved first: the weights, then what describes them.
-        config_file, plan_file, weights_file = (
-            files.enter_context(replacing(folder / file)) for file in (CONFIG, PLAN, WEIGHTS)
-        )
+    with (  # the last one is moved first: the weights, then what describes them
+        replacing(folder / CONFIG) as config_file,
+        replacing(folder / PLAN) as plan_file,
+        replacing(folder / WEIGHTS) as weights_file,
+    ):
         save_tensors(model.state_dict(), weights_file, {"format": "pt"})
         plan_file.write_text(plan.to_json(), encoding="utf-8")
         config_file.write_text(text + "\n", encoding="utf-8")

@@ -54,8 +54,7 @@ class Cell:
 
         Their modules are run: reading the study has asked whether to trust it.
         """
-        self.how.load_own()
-        return code_of({self.network.name: None, **self.how.functions()})
+        return code_of({self.network.name: None, **self.how.load_own()})
 
     @property
     def variant(self) -> str:

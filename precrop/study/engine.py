@@ -151,17 +151,24 @@ class _Running:
         return None
 
     def _taken(self, event: Event) -> Event:
-        """What an engine's event means to the study, once that has learnt of it."""
+        """What an engine's event means to the study, once that has learnt of it.
+
+        A cell that kills its processes has failed; of another the run goes on where it was.
+        """
+        if not isinstance(event, (Ended, Busy, Died)):
+            return event
+        cell, started = self.running.pop(event.cell)
         if isinstance(event, Died):
-            event = self._failed_or(event)
-        if isinstance(event, (Ended, Busy, Died)):
-            cell, _ = self.running.pop(event.cell)
-            if isinstance(event, Ended):
-                self._end(event)
-            elif isinstance(event, Busy):
-                self.waiting[cell.id] = cell, event.lock
-            else:
+            self.deaths[cell.id] += 1
+            if self.deaths[cell.id] < _ATTEMPTS:
                 self.pending.appendleft(cell)
+                return event
+            error = PrecropError(f"the process that ran it died {_ATTEMPTS} times: {event.reason}")
+            event = Ended(cell.id, failure(cell, error, started=started, ended=datetime.now(UTC)))
+        if isinstance(event, Busy):
+            self.waiting[cell.id] = cell, event.lock
+        else:
+            self._end(event)
         return event
 
     def _end(self, event: Ended) -> None:
@@ -173,15 +180,6 @@ class _Running:
         self.summary.done += not failed
         self.summary.trained += event.row.seconds
         self.summary.overhead += event.row.overhead
-
-    def _failed_or(self, event: Died) -> Ended | Died:
-        """A cell that kills its processes has failed; of another the run goes on where it was."""
-        cell, started = self.running[event.cell]
-        self.deaths[cell.id] += 1
-        if self.deaths[cell.id] < _ATTEMPTS:
-            return event
-        error = PrecropError(f"the process that ran it died {_ATTEMPTS} times: {event.reason}")
-        return Ended(cell.id, failure(cell, error, started=started, ended=datetime.now(UTC)))
 
     def _look_again(self) -> None:
         """Bring cells back whose lock is free by now, in their turn after all others."""

@@ -1,9 +1,7 @@
 """Cells in processes on this machine, each with a device or a share of the CPU of its own.
 
-Pools of libraries were tried in the place of these processes, with the same cells. They save 20
-lines (loky 23, Pebble 15) and cost as much per cell, but lose Ctrl-C while a process starts or show
-its traceback, and warn of leaked semaphores where the study is killed. Ray takes 25 s and 2 GB to
-start on a busy machine where this takes 1 s and 0.1 GB.
+Pools of libraries (loky, Pebble) lose Ctrl-C while a process starts or show its traceback, and warn
+of leaked semaphores where the study is killed.
 """
 
 import faulthandler
@@ -148,6 +146,7 @@ class LocalEngine:
         """What the processes tell."""
         if not self._workers:
             time.sleep(seconds)
+            return []
         found: list[Event] = []
         pipes: dict[Any, _Worker] = {worker.pipe: worker for worker in self._workers}
         for pipe in wait(list(pipes), seconds):

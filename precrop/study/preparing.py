@@ -43,18 +43,16 @@ def check(cells: Sequence[Cell], data: "ImageData") -> None:
     """
     from precrop.training.networks import build
 
-    networks: set[str] = set()
-    requests: set[str] = set()
+    seen: set[str] = set()
     for cell in cells:
         network = json.dumps([cell.network.name, dict(cell.network.args)])
         request = json.dumps([network, _quick(cell.how).to_json(), cell.limits.given()])
         with within(label(cell)):
-            if network not in networks:
+            if network not in seen:
                 build(_run(cell, data))
-            if request not in requests:
+            if request not in seen:
                 try_out(cell, data)
-        networks.add(network)
-        requests.add(request)
+        seen |= {network, request}
 
 
 def prepare(cell: Cell, data: "ImageData") -> Prepared:
@@ -76,9 +74,7 @@ def try_out(cell: Cell, data: "ImageData") -> None:
     """Do of `prepare` what can fail, with a method of no effort in the place of one that scores."""
     how = _quick(cell.how)
     original = _Original(dataclasses.replace(cell, how=how), data)
-    plan = original.plan()
-    original.mask(plan)
-    if plan is None and how.densities is not None:
+    if original.plan() is None and how.densities is not None:
         original.densities()
 
 

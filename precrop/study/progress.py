@@ -7,7 +7,6 @@ from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from statistics import fmean
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from precrop.linear.densities import WHOLE_UNITS
@@ -89,54 +88,48 @@ class Forecast:
         return max(sum(max(0.0, one) for one in left) / max(1, self._places()), *left)
 
 
-class _Shown:
-    """A line for each cell that is over; in a terminal bars for the study and for what runs."""
-
-    def __init__(
-        self, cells: Sequence[Cell], forecast: Forecast, console: Console, bars: Progress
-    ) -> None:
-        self._names = {cell.id: label(cell) for cell in cells}
-        self._forecast, self._console, self._bars = forecast, console, bars
-        self._whole = bars.add_task("in all", total=len(cells), text="")
-        self._tasks: dict[str, TaskID] = {}
-
-    def __call__(self, event: Event) -> None:
-        self._forecast.take(event)
-        left = f"{duration(self._forecast.seconds())} left"
-        if isinstance(event, Elsewhere):
-            others = f", {event.cells} run by another process" if event.cells else ""
-            self._bars.update(self._whole, text=left + others)
-            return
-        name, over = self._names[event.cell], self._forecast.over
-        if isinstance(event, Started):
-            self._tasks[event.cell] = self._bars.add_task(name, total=None, text="is prepared")
-        elif isinstance(event, Began):
-            task = self._tasks[event.cell]
-            self._bars.update(task, total=event.epochs, text=f"run {event.run}")
-        elif isinstance(event, Epoch):
-            text = f"accuracy {event.accuracy:.2%}"
-            self._bars.update(self._tasks[event.cell], completed=event.epoch, text=text)
-        elif not isinstance(event, DoneElsewhere):
-            self._bars.remove_task(self._tasks.pop(event.cell))
-        if isinstance(event, Ended):
-            self._say(f"[{over}/{len(self._names)}] {name}  {_came_to(event.row)}  {left}")
-        elif isinstance(event, Died):
-            self._say(f"{name}: {event.reason}; it is run again")
-        self._bars.update(self._whole, completed=over, text=left)
-
-    def _say(self, text: str) -> None:
-        self._console.print(text, soft_wrap=True, markup=False)
-
-
 @contextmanager
 def shown(cells: Sequence[Cell], places: Callable[[], int]) -> Iterator[Callable[[Event], None]]:
-    """Show on standard error how far the running of cells is; gives what to tell events to."""
-    console = standard_error()
+    """Show on standard error how far the running of cells is; gives what to tell events to.
+
+    There is a line for each cell that is over, and in a terminal bars for the study and what runs.
+    """
+    console, forecast = standard_error(), Forecast(cells, places)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     text = TextColumn("{task.fields[text]}", markup=False)
     bars = Progress(*columns, text, console=console, transient=True)
+    names = {cell.id: label(cell) for cell in cells}
+    whole = bars.add_task("in all", total=len(cells), text="")
+    tasks: dict[str, TaskID] = {}
+
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True, markup=False)
+
+    def tell(event: Event) -> None:
+        forecast.take(event)
+        left = f"{duration(forecast.seconds())} left"
+        if isinstance(event, Elsewhere):
+            others = f", {event.cells} run by another process" if event.cells else ""
+            bars.update(whole, text=left + others)
+            return
+        name, over = names[event.cell], forecast.over
+        if isinstance(event, Started):
+            tasks[event.cell] = bars.add_task(name, total=None, text="is prepared")
+        elif isinstance(event, Began):
+            bars.update(tasks[event.cell], total=event.epochs, text=f"run {event.run}")
+        elif isinstance(event, Epoch):
+            accuracy = f"accuracy {event.accuracy:.2%}"
+            bars.update(tasks[event.cell], completed=event.epoch, text=accuracy)
+        elif not isinstance(event, DoneElsewhere):
+            bars.remove_task(tasks.pop(event.cell))
+        if isinstance(event, Ended):
+            say(f"[{over}/{len(names)}] {name}  {_came_to(event.row)}  {left}")
+        elif isinstance(event, Died):
+            say(f"{name}: {event.reason}; it is run again")
+        bars.update(whole, completed=over, text=left)
+
     with bars if in_terminal() else nullcontext():
-        yield _Shown(cells, Forecast(cells, places), console, bars)
+        yield tell
 
 
 def duration(seconds: float | None) -> str:

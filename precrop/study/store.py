@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +39,6 @@ class Store:
         self.path = path
         self._own: Path | None = None
         self._files: dict[str, _File] = {}
-        self._parts: tuple[list[Row], dict[str, str]] | None = None
 
     @classmethod
     def open(cls, path: str | Path, create: bool = False) -> "Store":
@@ -107,23 +106,22 @@ class Store:
     @property
     def dropped(self) -> dict[str, str]:
         """Lines and files that could not be read, each with the reason, as of the last reading."""
-        found = dict(self._parts[1]) if self._parts else {}
+        found = dict(self._old[1])
         for name, file in self._files.items():
             found |= {f"{name}{place}": why for place, why in file.dropped.items()}
         return found
 
     def _all(self) -> Iterator[Row]:
         """Every row, in the order in which they were written to their files."""
-        if self._parts is None:
-            self._parts = self._old_rows()
-        yield from self._parts[0]
+        yield from self._old[0]
         for path in sorted(self.path.glob(_FILES)):
             file = self._files.setdefault(path.name, _File(path))
             file.read_on()
             yield from file.rows
 
-    def _old_rows(self) -> tuple[list[Row], dict[str, str]]:
-        """The rows of an older version; read once, since no part is written any more."""
+    @cached_property
+    def _old(self) -> tuple[list[Row], dict[str, str]]:
+        """An older version's rows, and why others cannot be read; no part is written any more."""
         folder = self.path / _PARTS
         if not any(folder.glob(_OLD_FILES)):
             return [], {}

@@ -1,5 +1,7 @@
 """What stands for images that are not at hand, where a study is only looked at: a dry run."""
 
+from contextlib import suppress
+
 import torch
 
 from precrop.own import OWN_ERRORS
@@ -40,9 +42,6 @@ def unseen(cell: Cell) -> ImageData:
 def _told_apart(cell: Cell, side: int) -> int:
     """The classes of the network as its arguments build it."""
     network = cell.network.build().eval()
-    try:
-        with torch.no_grad():
-            out = network(torch.zeros(1, 3, side, side))
-        return int(out.shape[1])
-    except OWN_ERRORS:  # of a network: what is wrong with it, `check` tells
-        return _CLASSES
+    with suppress(*OWN_ERRORS), torch.no_grad():  # what is wrong with it, `check` tells
+        return int(network(torch.zeros(1, 3, side, side)).shape[1])
+    return _CLASSES

@@ -219,22 +219,20 @@ class Variant:
         if self.match is not None:
             yield from self.match.own_names()
 
-    def load_own(self) -> None:
-        """Import the user's own that it names: reading the study asked whether to trust it."""
-        from precrop.pruning.methods import check_options
+    def load_own(self) -> dict[str, Callable[..., Any]]:
+        """Import the user's own that it names: reading the study asked whether to trust it.
+
+        Returns:
+            The functions of all methods and objectives that it names.
+        """
+        from precrop.pruning.methods import METHODS, check_options
+        from precrop.strategies.objectives import OBJECTIVES
 
         for take, name in self.own_names():
             take(name)
+        found = {} if self.match is None else self.match.load_own()
         if self.densities is not None:
             check_options(self.densities, self.method_options)
-
-    def functions(self) -> dict[str, Callable[..., Any]]:
-        """The methods and objectives that it names, where they are known by now."""
-        from precrop.pruning.methods import METHODS
-        from precrop.strategies.objectives import OBJECTIVES
-
-        found = {} if self.match is None else self.match.functions()
-        if self.densities in METHODS:
             found[self.densities] = METHODS[self.densities].function
         if (objective := self.options.get("objective")) in OBJECTIVES:
             found[objective] = OBJECTIVES[objective]

@@ -205,13 +205,11 @@ def evaluate(
         std=data.std,
         crop_pct=data.crop_pct,
         accuracy=found.accuracy,
-        loss=found.loss,
-        params=counted.params,
-        macs=counted.macs,
         seconds=time.perf_counter() - start,
         classes=data.classes,
-        labels=found.labels,
-        taken=found.taken,
+        params=counted.params,
+        macs=counted.macs,
+        **found._asdict(),
     )
 
 

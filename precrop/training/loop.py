@@ -116,19 +116,13 @@ def train(
 def _built(run: Run, data: ImageData, folder: RunFolder, *, begun: bool) -> Built:
     """The network; masks are computed once and kept in the run's folder."""
     kept = None if run.mask is None else folder.masks()
-    start = None if begun or run.weights is None else _unchanged(run.weights)
+    start = None if begun or run.weights is None else Path(run.weights.file)
+    if start is not None and Start.of(start) != run.weights:
+        raise PrecropError(f"{start} was changed since this run was described")
     built = build(run, lambda: sample(data, run.recipe.batch_size, run.seed), kept, start=start)
     if run.mask is not None and kept is None and is_first_process():
         folder.keep_masks(found_masks(built.network))
     return built
-
-
-def _unchanged(weights: Start) -> Path:
-    """The file of a run's first weights, which must be the one that the run is about."""
-    path = Path(weights.file)
-    if Start.of(path) != weights:
-        raise PrecropError(f"{path} was changed since this run was described")
-    return path
 
 
 def _size(built: Built, recipe: Recipe) -> int:
@@ -155,6 +149,7 @@ def _trainer(
         sync_batchnorm=several and places.accelerator == "cuda",
         precision="bf16-mixed" if module.bf16 else "32-true",
         max_epochs=module.recipe.epochs,
+        reload_dataloaders_every_n_epochs=1,
         logger=loggers,
         callbacks=callbacks,
         plugins=[SafetensorsIO(module.run.described())],

@@ -3,9 +3,7 @@
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -79,17 +77,22 @@ class Classifier(pl.LightningModule):
         self._train_seconds = 0.0
         self._bad: Tensor | None = None
 
-    # Data. Lightning asks once; every epoch has its own order, so the epoch is looked up late.
+    # Data. The trainer asks anew for every epoch, which has its own order.
 
-    def train_dataloader(self) -> "Epochs":
+    def train_dataloader(self) -> Batches:
         """Batches of the current epoch, for this process."""
-        seed, augment, size = self.run.seed, augmentation(self.recipe), self.recipe.batch_size
-        batches = partial(train_batches, self.data, size, seed=seed, augment=augment)
-        return Epochs(lambda: batches(self._place, epoch=self.current_epoch))
+        return train_batches(
+            self.data,
+            self.recipe.batch_size,
+            self._place,
+            seed=self.run.seed,
+            epoch=self.current_epoch,
+            augment=augmentation(self.recipe),
+        )
 
-    def val_dataloader(self) -> "Epochs":
+    def val_dataloader(self) -> Batches:
         """Batches of the held-out images, for this process."""
-        return Epochs(lambda: held_out_batches(self.data, self.recipe.batch_size, self._place))
+        return held_out_batches(self.data, self.recipe.batch_size, self._place)
 
     @property
     def _place(self) -> Placement:
@@ -230,21 +233,6 @@ class Classifier(pl.LightningModule):
                 raise TypeError("the history is not of numbers")
 
 
-class Epochs:
-    """Batches that are made anew whenever they are gone through."""
-
-    def __init__(self, batches: Callable[[], Batches]) -> None:
-        self._batches = batches
-        self._length = len(batches())
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __iter__(self) -> Iterator[Any]:
-        # A generator: Lightning asks for the iterator before it counts the epoch.
-        yield from self._batches()
-
-
 def augmentation(recipe: Recipe) -> Augment:
     """What the recipe does to training images."""
     return Augment(crop=recipe.crop, flip=recipe.flip, cutout=recipe.cutout)
@@ -288,18 +276,11 @@ class Figures(nn.Module):
 def _optimizer(module: Classifier) -> torch.optim.Optimizer:
     recipe = module.recipe
     trained = [p for p in module.network.parameters() if p.requires_grad]
+    shared: Any = {name: getattr(recipe, name) for name in ("lr", "momentum", "weight_decay")}
     if recipe.optimizer == "rmsprop":
-        return torch.optim.RMSprop(
-            trained, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-        )
-    return torch.optim.SGD(
-        trained,
-        recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-        fused=all(p.is_floating_point() and p.device.type in _FUSED for p in trained),
-    )
+        return torch.optim.RMSprop(trained, **shared)
+    fused = all(p.is_floating_point() and p.device.type in _FUSED for p in trained)
+    return torch.optim.SGD(trained, nesterov=recipe.nesterov, fused=fused, **shared)
 
 
 def outputs(value: Any) -> list[Tensor]:

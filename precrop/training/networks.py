@@ -3,7 +3,7 @@
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,14 +130,12 @@ def _takes_classes(model: str) -> bool:
 
 def _is_classifier(model: str) -> bool:
     """Whether it is a network of torchvision's that sorts images; others take more arguments."""
-    try:
-        from torchvision.models import get_model_builder, list_models
-    except ImportError:
-        return True  # `load_model` tells what is missing
-    if model not in list_models():
-        return True
-    module: str = get_model_builder(model).__module__
-    return not any(part in module for part in ("detection", "segmentation", "optical_flow"))
+    with suppress(ImportError, ValueError):  # `load_model` tells what is missing or unknown
+        from torchvision.models import get_model_builder
+
+        module: str = get_model_builder(model).__module__
+        return not any(part in module for part in ("detection", "segmentation", "optical_flow"))
+    return True
 
 
 def _started(run: Run, dense: nn.Module, start: Path | None) -> nn.Module:

@@ -5,13 +5,13 @@ import math
 import platform
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from precrop import __version__
-from precrop.errors import PrecropError, check_known, check_seed, errors_as
+from precrop.errors import MALFORMED, PrecropError, check_known, check_seed, errors_as
 from precrop.files import digest_of, digest_of_file
 from precrop.model_spec import ModelSpec
 from precrop.plans.kinds import Init
@@ -171,7 +171,7 @@ class Run:
         """
         model = self.model.to_json()
         content = {
-            **{each.name: getattr(self, each.name) for each in fields(self)},
+            **vars(self),
             "model": model["name"],
             "args": model["args"],
             "recipe": self.recipe.to_json(),
@@ -225,7 +225,7 @@ class Run:
         Raises:
             PrecropError: it is not a run, was altered, or its network is code that is not trusted.
         """
-        try:
+        with errors_as("this is not the description of a run", *MALFORMED, told=repr):
             plan, mask, weights = content["plan"], content["mask"], content.get("weights")
             run = cls(
                 model=ModelSpec.from_json({"name": content["model"], "args": content["args"]}),
@@ -247,10 +247,6 @@ class Run:
                 code=dict(content.get("code", {})),
                 processes=content.get("processes"),
             )
-        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            if isinstance(error, PrecropError):
-                raise
-            raise PrecropError(f"this is not the description of a run: {error!r}") from error
         if content.get("id") != run.id:
             raise PrecropError(f"this run is {run.id} and says it is {content.get('id')}")
         sizes = run.input_shape

@@ -385,3 +385,14 @@ def test_places(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [place["CUDA_VISIBLE_DEVICES"] for place in places()] == ["0", "1"]
     with pytest.raises(PrecropError, match="say --runs-per-device instead of --processes"):
         places(2)
+
+
+def test_an_engine_without_processes_waits_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    began = time.perf_counter()
+    assert LocalEngine([], tmp_path, tmp_path / "logs").wait(2.0) == []
+    assert slept == [2.0]
+    assert time.perf_counter() - began < 1.0

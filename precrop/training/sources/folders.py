@@ -1,7 +1,7 @@
 """A folder of image files for every class."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,14 +21,24 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".
 
 
 class Files:
-    """Image files below one folder."""
+    """Image files below one folder, in a folder for every class."""
 
-    def __init__(self, root: Path, files: Mapping[str, list[tuple[str, int]]]) -> None:
+    def __init__(self, root: Path, classes: Iterable[str]) -> None:
         self.root = root
-        self.paths = [path for found in files.values() for path, _ in found]
-        self.sizes = [size for found in files.values() for _, size in found]
-        counts = torch.tensor([len(found) for found in files.values()])
-        self.labels = torch.arange(len(files)).repeat_interleave(counts)
+        self.paths: list[str] = []
+        self.sizes: list[int] = []
+        counts = []
+        for name in classes:
+            found = sorted(_image_files(root, name))
+            if not found:
+                raise PrecropError(f"{root / name} has no images")
+            empty = next((path for path, size in found if not size), None)
+            if empty is not None:
+                raise PrecropError(f"{root / empty} is damaged: it is empty")
+            self.paths += (path for path, _ in found)
+            self.sizes += (size for _, size in found)
+            counts.append(len(found))
+        self.labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
 
     def image(self, index: int) -> "Image":
         """The image in RGB."""
@@ -65,8 +75,8 @@ def class_folders(folder: Path) -> Source:
     return Source(
         folder.resolve().name,
         tuple(splits["train"]),
-        _files(folder / "train", splits["train"]),
-        _files(folder / held_out, splits["train"]),
+        Files(folder / "train", splits["train"]),
+        Files(folder / held_out, splits["train"]),
     )
 
 
@@ -76,18 +86,6 @@ def _subfolders(folder: Path) -> list[str]:
         return []
     with os.scandir(folder) as entries:
         return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
-
-
-def _files(root: Path, classes: Iterable[str]) -> Files:
-    found = {}
-    for name in classes:
-        found[name] = sorted(_image_files(root, name))
-        if not found[name]:
-            raise PrecropError(f"{root / name} has no images")
-        empty = next((path for path, size in found[name] if not size), None)
-        if empty is not None:
-            raise PrecropError(f"{root / empty} is damaged: it is empty")
-    return Files(root, found)
 
 
 def _image_files(root: Path, name: str) -> Iterator[tuple[str, int]]:

@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Protocol
 import numpy as np
 from torch import Tensor
 
-from precrop.errors import PrecropError, reason
+from precrop.errors import PrecropError, errors_as, reason
 from precrop.forking import process_lock
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ def decoded(encoded: IO[bytes], where: str) -> "Image":
     """The image in an opened file, in RGB."""
     from PIL import Image
 
-    try:
+    # What a decoder raises on damaged bytes depends on the format and the damage.
+    with errors_as(f"{where} is damaged", Exception, told=_fault):
         with _OPENING, warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             opened = Image.open(encoded, formats=FORMATS)
@@ -94,13 +95,11 @@ def decoded(encoded: IO[bytes], where: str) -> "Image":
                 )
             image.load()
             return _in_rgb(image)
-    except PrecropError:
-        raise
-    # What a decoder raises on damaged bytes depends on the format and the damage.
-    except Exception as error:
-        unknown = "cannot identify" in str(error)
-        fault = "no image that can be read" if unknown else reason(error)
-        raise PrecropError(f"{where} is damaged: {fault}") from error
+
+
+def _fault(error: BaseException) -> str:
+    unknown = "cannot identify" in str(error)
+    return "no image that can be read" if unknown else reason(error)
 
 
 def _in_rgb(image: "Image") -> "Image":

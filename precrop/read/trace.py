@@ -120,9 +120,10 @@ class Recording:
 
     ``error`` is set if it raised. ``refused`` is the shape that a reshape was asked for and could
     not give; such a request never becomes an ATen call. Only passes with a limit look for it.
-    ``answers`` are the numbers that were taken out of tensors, for Python to branch on; ``decided``
-    says whether values decide what runs: of inputs, parameters or random numbers on real tensors,
-    of random numbers alone on meta tensors.
+    ``answers`` are the numbers that were taken out of tensors, for Python to branch on; ``guessed``
+    says whether parameters, which are stand-ins, made one of them. ``decided`` says whether values
+    decide what runs: of inputs, parameters or random numbers on real tensors, of random numbers
+    alone on meta tensors.
     ``moved`` are parameters whose data is elsewhere than before: ``weight.data = kernel`` is no
     ATen call. ``passed`` is what modules are given and return.
     """
@@ -135,6 +136,7 @@ class Recording:
     error: BaseException | None = None
     refused: Shape | None = None
     answers: Sequence[Answer] = ()
+    guessed: bool = False
     decided: bool = False
     moved: Sequence[nn.Parameter] = ()
 
@@ -144,8 +146,8 @@ class Trace:
     """A forward pass: calls in order, module frames, its inputs and outputs, without a tensor.
 
     ``assigned`` maps parameters whose data the pass replaced to the results that it put there,
-    ``passed`` both ends of every frame to the tensors there, by their places. ``answers`` and
-    ``decided`` are those of the `Recording`.
+    ``passed`` both ends of every frame to the tensors there, by their places. ``answers``,
+    ``guessed`` and ``decided`` are those of the `Recording`.
     """
 
     calls: Sequence[Call] = ()
@@ -153,6 +155,7 @@ class Trace:
     inputs: tuple[TensorValue, ...] = ()
     outputs: tuple[TensorValue, ...] = ()
     answers: Sequence[Answer] = ()
+    guessed: bool = False
     decided: bool = False
     values: Values = field(default_factory=Values)
     assigned: Mapping[int, int] = field(default_factory=dict)
@@ -219,7 +222,7 @@ def numbered(recording: Recording, model: nn.Module) -> Trace:
                 passed.setdefault((frame, end), {})[at] = value
     values = numbering.values()
     assigned = _assigned(moved, calls, values)
-    same = recording.answers, recording.decided
+    same = recording.answers, recording.guessed, recording.decided
     return Trace(calls, recording.frames, inputs, outputs, *same, values, assigned, passed)
 
 

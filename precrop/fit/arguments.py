@@ -14,7 +14,8 @@ from precrop.read.values import TensorValue, run_of
 Literal = tuple[str, int | None]
 """An argument's name and, if it is a list, the position in it.
 
-A tensor of successive integers counts as the list of its first and its last plus one.
+A tensor of successive integers counts as the list of its first and its last plus one. A list
+without a position states its length.
 """
 RESHAPES = ("view", "_unsafe_view")
 
@@ -67,6 +68,8 @@ class Argument:
             value = self.forward.trace.values.data.get(value.number)
         if isinstance(value, Tensor):
             value = run_of(value)
+        if position is None and isinstance(value, (list, tuple)):
+            return len(value)
         if position is not None:
             listed = isinstance(value, (list, tuple)) and position < len(value)
             value = value[position] if listed else None

@@ -99,13 +99,14 @@ def _scales(plan: "Plan", model: nn.Module) -> dict[str, float]:
     not trained are as meaningful as buffers are, and like these have none.
     """
     fixed = untrained(model)
+    trained = parameters_of(model).keys() - fixed
     unscaled = _scaled_in_forward(plan, model) | fixed
     scales: dict[str, float] = {}
     added: dict[str, float] = {}
     for layer in plan.layers:
         if layer.weight in plan.tensors and layer.weight not in unscaled:
             scales[layer.weight] = _scale(plan, layer)
-            added |= dict.fromkeys({*layer.added} - fixed, scales[layer.weight])
+            added |= dict.fromkeys({*layer.added} & trained, scales[layer.weight])
     scales = added | scales  # what is a layer itself has its own fan
     return scales | {
         path + name[len(twin) :]: scale

@@ -473,10 +473,12 @@ def divide(
         return [row if f == axis_size(row) else constant(f) for f in factors]
     if len(row) == 1 and isinstance(row[0][0], Folded) and row[0][1] == 1:
         return _opened(row[0][0], factors, name)
-    inner = prod(factors[1:])
-    if all(count % inner == 0 for _, count in row):
-        outer = tuple((atom, count // inner) for atom, count in row)
-        return [outer, *(constant(f) for f in factors[1:])]
+    for start in range(1, len(factors)):
+        inner = prod(factors[start:])
+        if all(count % inner == 0 for _, count in row):
+            outer = tuple((atom, count // inner) for atom, count in row)
+            repeats = [constant(f) for f in factors[start:]]
+            return [*divide(outer, factors[:start], name, kept), *repeats]
     length = len(row) // factors[0]
     if len(row) % factors[0] == 0 and row == row[:length] * factors[0]:
         return [constant(factors[0]), *divide(row[:length], factors[1:], name, kept)]

@@ -302,7 +302,7 @@ def _follow(traced: Traced, *, scale_groups: bool, hold_outputs: bool, unused: U
     kept = _kept(traced.tracer.modules, called)
     known = Known(ranks, scale_groups, hold_outputs, kept=kept)
     share_stated_widths(known, traced.skeleton, called)
-    passes = tuple(followed(known, run) for run in traced.runs)
+    passes = _costliest_first([followed(known, run) for run in traced.runs])
     known.count(passes[0].readings)
     network = Network(**vars(traced), unused=unused, known=known, passes=passes)
     _hold_unused_results(network)
@@ -311,6 +311,22 @@ def _follow(traced: Traced, *, scale_groups: bool, hold_outputs: bool, unused: U
     _hold_untrained_ends(network)
     _adopt(network)
     return network
+
+
+def _costliest_first(passes: Sequence[Pass]) -> tuple[Pass, ...]:
+    """First the pass in eval mode whose costs count.
+
+    Where weights decide how far a pass goes (early exits), stand-ins say nothing: it is the one
+    with the most MACs.
+    """
+    if not passes[0].trace.guessed:
+        return tuple(passes)
+
+    def macs(one: Pass) -> int:
+        products = (product for reading in one.readings for product in reading.macs)
+        return sum(each.coefficient * prod(map(axis_size, each.axes)) for each in products)
+
+    return tuple(sorted(passes, key=lambda one: (one.training, -macs(one))))
 
 
 def _kept(modules: Mapping[str, nn.Module], called: Collection[str]) -> dict[str, Set[int]]:

@@ -149,6 +149,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.passed: list[Passed] = []
         self.stack = [-1]
         self.answers: list[Answer] = []
+        self.weighed: set[int] = set()
+        """Ids of tensors that follow from parameters, which are stand-ins on real tensors."""
+        self.guessed = False
         self.follows: set[int] = set()
         """Ids of tensors computed from inputs or parameters; ``calls`` keeps the tensors alive."""
         self.varies: set[int] = set()
@@ -192,6 +195,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         taken = [] if call.name in MAKING else [id(tensor) for tensor in call.inputs]
         if self.meta is None and not self.follows.isdisjoint(taken):
             self.follows.update(map(id, call.outputs))
+            if not self.weighed.isdisjoint(taken):
+                self.weighed.update(map(id, call.outputs))
         if not self.varies.isdisjoint(taken):
             self.decided = self.decided or _looks_at_values(call)
         elif not _draws(call.op):
@@ -212,6 +217,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             given = self.given[len(self.answers) :][:1]
             known = bool(given) and type(given[0]) is kind
             self.answers.append(given[0] if known else op(*args, **kwargs))
+            self.guessed |= not self.weighed.isdisjoint(map(id, call.inputs))
             return self.answers[-1]
         return computed(self.meta, op, args, kwargs, call.inputs, self.random)
 
@@ -350,6 +356,7 @@ def run(
     recorder.follows.update(map(id, (*inputs, *parameters)))
     if meta is None:  # on meta tensors only random numbers have values
         recorder.varies.update(recorder.follows)
+        recorder.weighed.update(map(id, parameters))
     before, held = _memories(parameters) if whole else {}, _held(modules.values())
     fold = fold and any(isinstance(module, nn.RNNBase) for module in modules.values())
     plain_layers = PlainLayers(floating_type(parameters))
@@ -382,7 +389,8 @@ def run(
     moved = [p for key, (p, memory) in after.items() if before.get(key, (p, None))[1] is not memory]
     noted = recorder.calls, recorder.frames, recorder.passed
     ends = inputs, outputs, raised
-    return Recording(*noted, *ends, reshapes.refused, recorder.answers, recorder.decided, moved)
+    values = recorder.answers, recorder.guessed, recorder.decided
+    return Recording(*noted, *ends, reshapes.refused, *values, moved)
 
 
 def failed(error: BaseException) -> Recording:

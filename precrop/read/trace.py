@@ -120,9 +120,10 @@ class Recording:
 
     ``error`` is the exception if it raised one. ``refused`` is the shape that a failing reshape was
     asked for, which never becomes an ATen call; only passes with a limit note it. ``answers`` are
-    the values that Python took out of tensors to branch on. ``decided`` says whether values decide
-    what runs: of inputs, parameters or random numbers on real tensors, only of random numbers on
-    meta tensors. ``moved`` are parameters whose data was replaced, as ``weight.data = kernel`` does
+    the values that Python took out of tensors to branch on; ``guessed`` says whether one of them
+    was computed from parameters, which are stand-ins. ``decided`` says whether values decide what
+    runs: of inputs, parameters or random numbers on real tensors, only of random numbers on meta
+    tensors. ``moved`` are parameters whose data was replaced, as ``weight.data = kernel`` does
     without an ATen call. ``passed`` is what modules take and return.
     """
 
@@ -134,6 +135,7 @@ class Recording:
     error: BaseException | None = None
     refused: Shape | None = None
     answers: Sequence[Answer] = ()
+    guessed: bool = False
     decided: bool = False
     moved: Sequence[nn.Parameter] = ()
 
@@ -144,7 +146,7 @@ class Trace:
 
     ``assigned`` maps each parameter whose data the pass replaced to the result put there (both by
     number). ``passed`` maps each end of every frame to the tensors there, by their places.
-    ``answers`` and ``decided`` are those of the `Recording`.
+    ``answers``, ``guessed`` and ``decided`` are those of the `Recording`.
     """
 
     calls: Sequence[Call] = ()
@@ -152,6 +154,7 @@ class Trace:
     inputs: tuple[TensorValue, ...] = ()
     outputs: tuple[TensorValue, ...] = ()
     answers: Sequence[Answer] = ()
+    guessed: bool = False
     decided: bool = False
     values: Values = field(default_factory=Values)
     assigned: Mapping[int, int] = field(default_factory=dict)
@@ -218,7 +221,7 @@ def numbered(recording: Recording, model: nn.Module) -> Trace:
                 passed.setdefault((frame, end), {})[at] = value
     values = numbering.values()
     assigned = _assigned(moved, calls, values)
-    same = recording.answers, recording.decided
+    same = recording.answers, recording.guessed, recording.decided
     return Trace(calls, recording.frames, inputs, outputs, *same, values, assigned, passed)
 
 

@@ -245,12 +245,17 @@ def _turned(
     turns = min(len(own), MOST_TURNS, MOST_NUMBERS // max(1, _numbers(forward.trace)))
     singly = [[*own[:index], answers[index]] for answers in at_once for index in range(turns)]
     for given in (at_once, singly if len(own) > 1 else []):
-        # One at a time: each recording holds all tensors of its pass until it is traced.
-        good = [found for one in given if (found := turned(one)) is not None]
-        for other, way in good:
-            if way not in known:
-                known.append(way)
-                yield other
+        good, most = False, len(given) + 2 * MOST_TURNS
+        for one in given:  # one at a time: each recording holds its tensors until it is traced
+            found = turned(one)
+            good = good or found is not None
+            if found is None or found[1] in known:
+                continue
+            known.append(found[1])
+            yield found[0]
+            # Questions that only this way asks, such as those of later exits.
+            further = other_answers(found[0].trace.answers[len(one) :])
+            given.extend([[*one, *more] for more in further][: most - len(given)])
         if good:
             return
 

@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import precrop
+from tests.outside.cropping import counted
 
 
 class Chosen(nn.Module):
@@ -121,6 +123,37 @@ def test_a_loop_that_a_value_counts() -> None:
     for level in (-9.0, 1.0, 9.0):
         nn.init.constant_(built.stem.bias, level)
         assert built(torch.randn(2, 3, 8, 8)).shape == (2, 5)
+
+
+class EarlyExits(nn.Module):
+    """Stages, each with an output of its own: in evaluation the first sure enough is the last."""
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.threshold = threshold
+        widths = (3, 16, 24, 32)
+        self.stages = nn.ModuleList(nn.Conv2d(i, o, 3, 2, 1) for i, o in pairwise(widths))
+        self.exits = nn.ModuleList(nn.Linear(width, 5) for width in widths[1:])
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        found = []
+        for stage, leave in zip(self.stages, self.exits, strict=True):
+            x = stage(x).relu()
+            found.append(leave(x.mean((2, 3))))
+            if not self.training and found[-1].softmax(1).max().item() > self.threshold:
+                break
+        return found
+
+
+def test_macs_are_those_of_the_longest_way() -> None:
+    """What the network is read with instead of weights would always leave at the first exit."""
+    model = EarlyExits(threshold=0.7)
+    plan = precrop.plan(model, (3, 16, 16), macs=0.4, divisor=1)
+    model.threshold = 1.1
+    assert plan.base_macs == counted(model, (3, 16, 16))
+    assert plan.macs == counted(plan.build(model), (3, 16, 16))
+    assert plan.build(EarlyExits(threshold=0.0))(torch.randn(1, 3, 16, 16))[0].shape == (1, 5)
 
 
 class Measured(nn.Module):

@@ -323,3 +323,28 @@ def test_a_few_numbers_for_every_channel_stay_as_many() -> None:
     built: Any = plan.build(model)
     assert not plan.frozen
     assert (built[1].channels, built[1].number) == (built[0].out_channels, 4)
+
+
+class Involution(nn.Module):
+    """A kernel for every place and group of a few channels, over windows of all of these."""
+
+    def __init__(self, channels: int, each: int) -> None:
+        super().__init__()
+        self.group_channels, self.groups = each, channels // each
+        self.make = nn.Conv2d(channels, self.groups * 9, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = self.make(x).view(len(x), self.groups, 1, 9, *x.shape[2:])
+        windows = F.unfold(x, 3, padding=1)
+        windows = windows.view(len(x), self.groups, self.group_channels, 9, *x.shape[2:])
+        return (kernel * windows).sum(3).view(x.shape)
+
+
+@pytest.mark.parametrize("each", [4, 16])
+def test_the_channels_of_a_group_vary_where_windows_lie_behind_them(each: int) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 32, 3), Involution(32, each), nn.Conv2d(32, 8, 3))
+    plan = check_cropped(model, (3, 8, 8), params=0.6, macs=0.7)
+    built: Any = plan.build(model)
+    assert plan.frozen.keys() == {"1.make"}
+    assert built[1].groups == 32 // each
+    assert built[1].group_channels * built[1].groups == built[0].out_channels < 32

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import precrop
 from tests.outside.cropping import cropped
 
 
@@ -108,6 +109,33 @@ class KeptTokens(nn.Module):
 
 def test_an_index_is_repeated_over_the_new_width() -> None:
     cropped(KeptTokens(), (9, 6), movable=["embed", "inside"])
+
+
+class Replicated(nn.Module):
+    """Adds its input, copied once for every channel (V-Net), as often as ``copies`` says."""
+
+    def __init__(self, copies: Callable[["Replicated", Tensor], int]) -> None:
+        super().__init__()
+        self.width, self.copies = 32, copies
+        self.enter, self.inside = nn.Conv2d(1, 32, 3, padding=1), nn.Conv2d(32, 40, 3)
+        self.head = nn.Conv2d(40, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.enter(x)
+        y = self.inside((y + torch.cat([x] * self.copies(self, y), 1)).relu())
+        out: Tensor = self.head(y.relu())
+        return out
+
+
+@pytest.mark.parametrize("copies", [lambda m, y: m.width, lambda m, y: y.shape[1]])
+def test_copies_are_as_many_as_channels(copies: Callable[[Replicated, Tensor], int]) -> None:
+    cropped(Replicated(copies), (1, 8, 8), movable=["enter", "inside"])
+
+
+def test_copies_whose_number_is_in_the_code_are_as_many_as_before() -> None:
+    plan = precrop.plan(Replicated(lambda m, y: 32), (1, 8, 8), params=0.5)
+    assert plan.frozen == {"enter": "cat in Replicated keeps its sizes"}
+    assert plan.widths["enter"] == (1, 32)
 
 
 class FanIn(nn.Conv2d):

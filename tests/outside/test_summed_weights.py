@@ -134,3 +134,25 @@ def test_a_parameter_that_several_weights_share_is_scaled_once() -> None:
         axes = plan.tensors[name]
         wanted = resize(model.get_parameter(name).detach(), axes) * fan_scale(axes, "linear")
         assert torch.allclose(built.get_parameter(name), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("registered", [False, True])
+def test_a_constant_that_is_added_to_a_weight_keeps_its_values(registered: bool) -> None:
+    """As the kernel of the identity, which a branch that is merged later begins with."""
+
+    class Identity(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(32, 32)
+            if registered:
+                self.register_buffer("same", torch.eye(32))
+            else:
+                self.same = torch.eye(32)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(x, self.weight + self.same, self.bias)
+
+    model: Any = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), Identity(), nn.Linear(32, 3))
+    plan, built = cropped(model, (6,), ["0", "2"])
+    inputs, outputs = plan.widths["2"]
+    assert torch.equal(built[2].same, torch.eye(32)[:outputs, :inputs])
+    assert not torch.allclose(built[2].weight, model[2].weight[:outputs, :inputs])

@@ -21,12 +21,19 @@ from precrop.read.trace import Call
 
 @handles("cat")
 def concatenate(reader: Reader, call: Call) -> Sequence[Axes]:
-    """Put the segments in a row along one axis; unify the other axes."""
+    """Put the segments in a row along one axis; unify the other axes.
+
+    One map many times over is expanded to the width of what it meets, as by `repeat`.
+    """
     operands = [reader.axes(tensor) for tensor in call.inputs]
     # PyTorch skips empty vectors, whatever the others' rank.
     first, *others = [axes for axes in operands if axes != constants((0,))] or operands[:1]
     dim = call.arg("dim") % len(first)
     row = list(first)
+    if axis_size(row[dim]) == 1 and others and len({one.number for one in call.inputs}) == 1:
+        (row[dim],) = fresh_axes((len(operands),), reader.reason)
+        reader.literal("tensors", None, row[dim])
+        return [tuple(row)]
     for axes in others:
         for i, axis in enumerate(axes):
             row[i] = (*row[i], *axis) if i == dim else reader.unify(row[i], axis)

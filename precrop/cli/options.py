@@ -197,7 +197,10 @@ def inputs_of(factory: str, network: "nn.Module") -> "Inputs":
     from precrop.read.inputs import given
     from precrop.zoo import call_factory
 
-    return given(network, None, call_factory(factory))
+    made = call_factory(factory)
+    if made is None:
+        raise PrecropError(f"{factory} gave None: let it return what the network takes")
+    return given(network, None, made)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from typing import Any
 from precrop.errors import PrecropError
 from precrop.files import open_own, refuse_link
 from precrop.own import UNGUARDED
-from precrop.processes import end_with_parent, uninterrupted
+from precrop.processes import end_with_parent, environment, uninterrupted
 from precrop.study.cells import Cell
 from precrop.study.events import Busy, Died, Ended, Event, Work
 from precrop.study.worker import work
@@ -78,7 +78,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process: SpawnProcess = context.Process(target=_serve, args=(theirs, *task))
-        with _environment(place):
+        with environment(place):
             self.process.start()
         theirs.close()
 
@@ -207,19 +207,6 @@ def _printing_to(path: Path) -> Iterator[None]:
         stream.flush()
     if not path.stat().st_size:
         path.unlink()
-
-
-@contextmanager
-def _environment(changes: Mapping[str, str]) -> Iterator[None]:
-    """Variables for a process that is started in the meantime."""
-    before = {name: os.environ[name] for name in changes if name in os.environ}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name in changes:
-            del os.environ[name]
-        os.environ.update(before)
 
 
 def _end(status: int | None) -> str:

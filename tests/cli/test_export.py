@@ -1,6 +1,7 @@
 """The command ``export``, from a shell's words to files and lines."""
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -76,6 +77,17 @@ def test_a_model_by_name(capsys: Output) -> None:
     assert found["difference"] <= 1e-4
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     assert session.run(None, {"input": torch.ones(2, 3, 16, 16).numpy()})[0].shape == (2, 4)
+
+
+def test_onnx_runtime_reports_to_nobody() -> None:
+    """It would keep a number for that in the home folder, and have a thread of its own."""
+    command = [sys.executable, "-m", "precrop", "export", NET, *SHAPE, "-o", "net.onnx"]
+    environment = {**os.environ, "HOME": str(Path.cwd()), "PYTHONPATH": str(ROOT)}
+    for name in ("XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY"):
+        environment.pop(name, None)
+    subprocess.run(command, check=True, env=environment, capture_output=True)
+    assert Path("net.onnx").is_file()
+    assert list(Path().rglob("*deviceid*")) == []
 
 
 def test_a_factory_in_a_file_of_a_folder(capsys: Output) -> None:

@@ -118,6 +118,7 @@ def test_inputs_of_a_function_of_ones_own(capsys: Output) -> None:
 def test_the_format_of_a_name(capsys: Output) -> None:
     assert export_json(capsys, NET, *SHAPE, "-o", "net.pt2")["format"] == "pt2"
     refused("under the suffix of pt2: write e.onnx", NET, *SHAPE, "--format", "onnx", "-o", "e.pt2")
+    refused("net.pt says no format: name it .onnx, .pt2, ", NET, *SHAPE, "-o", "net.pt")
     assert export_json(capsys, NET, *SHAPE, "-o", ".", "--format", "pt2")["path"].endswith(".pt2")
 
 

@@ -139,16 +139,21 @@ def write_text(path: str | Path, text: str) -> None:
 
 @contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM ends what runs in the meantime as Ctrl-C does: nothing half written stays behind."""
+    """SIGTERM ends what runs in the meantime as Ctrl-C does: nothing half written stays behind.
+
+    So does SIGHUP, as of a terminal that is closed. Handlers of others stay, such as nohup's.
+    """
     mine = threading.current_thread() is threading.main_thread()
-    if not mine or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    names = ("SIGTERM", "SIGHUP") if mine else ()
+    found = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    ours = [number for number in found if signal.getsignal(number) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def open_own(path: Path, flags: int) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import precrop
 
 ROOMS = (
-    "version errors files forking progress plugins sources own",  # files, others' code by name
+    "version errors files forking processes progress plugins sources own",  # files, others' code
     "trust models allowance zoo model_spec",  # networks by name
     "modules",  # any nn.Module: copies, hooks, state kept apart
     "solve",  # widths within budgets, as mathematics

@@ -182,6 +182,9 @@ def test_costs_and_objectives_that_fail_are_one_line(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(OBJECTIVES, "odd", lambda structure: None)
     with pytest.raises(PrecropError, match="^objective odd must give 22 weights"):
         precrop.plan(resnet20(), (3, 32, 32), params=0.5, objective="odd")
+    monkeypatch.setitem(OBJECTIVES, "odd", lambda structure: [1j] * len(structure.layers))
+    with pytest.raises(PrecropError, match="^objective odd gives complex weights"):
+        precrop.plan(resnet20(), (3, 32, 32), params=0.5, objective="odd")
 
 
 @torch.library.custom_op("plugins_tests::smooth", mutates_args=())

@@ -65,6 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             plugins.load()
             status = command.main(args=words, prog_name="precrop", standalone_mode=False)
     except PrecropError as error:
+        ended = error.__cause__
+        if isinstance(ended, SystemExit) and isinstance(ended.__context__, BrokenPipeError):
+            return 1  # Rich exits where nobody reads on, as `| head` does not; so does typer
         return _refuse(str(error))
     except typer.TyperException as error:
         # typer has pydantic read options, which puts its own words first

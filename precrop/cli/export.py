@@ -60,7 +60,7 @@ def export_command(
     format_: Annotated[
         Literal["onnx", "pt2", "safetensors"] | None,
         "ONNX; PyTorch's own exported program; or weights to load back. By default as the file's "
-        "name ends, or ONNX.",
+        "name ends, or ONNX if it has no ending.",
     ] = None,
     output: Annotated[Path | None, "The file, or a folder for it.", "FILE"] = None,
     weights: Annotated[

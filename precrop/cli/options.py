@@ -183,9 +183,12 @@ def inputs_of(name: str, network: "nn.Module", factory: str | None, shape: Any) 
     from precrop.read.inputs import given
     from precrop.zoo import call_factory, default_input_shape
 
-    if factory is not None:
-        return given(network, None, call_factory(factory))
-    return shape or default_input_shape(name, network)
+    if factory is None:
+        return shape or default_input_shape(name, network)
+    made = call_factory(factory)
+    if made is None:
+        raise PrecropError(f"{factory} gave None: let it return what the network takes")
+    return given(network, None, made)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -121,7 +121,7 @@ def export(
         model: the network; it stays as it is, and is exported as in eval mode.
         input_shape: as in `precrop.plan`, example inputs too.
         path: the file.
-        format: a name in `FORMATS`; if None, the one of the file's suffix, or else ONNX.
+        format: a name in `FORMATS`; if None, the one of the file's suffix, or ONNX if it has none.
         batch: the one batch size that the file takes; None for any. Weights alone take any, and
             there is none where examples have no axis for it.
         origin: how the network is built anew; a safetensors file keeps it.
@@ -139,13 +139,18 @@ def export(
 
 
 def format_of(path: Path, format: str | None = None) -> str:
-    """The format of a file by its suffix, or ONNX, unless it is given.
+    """The format of a file by its suffix, or ONNX if it has none, unless it is given.
 
     Raises:
         PrecropError: the given one is unknown, or the suffix is that of another one.
     """
     meant = next((n for n, kind in FORMATS.items() if kind.suffix == path.suffix.lower()), None)
     if format is None:
+        if meant is None and path.suffix[1:].isalpha():  # .pt would hold what torch.load refuses
+            suffixes = ", ".join(kind.suffix for kind in FORMATS.values())
+            raise PrecropError(
+                f"{path.name} says no format: name it {suffixes}, or give the format, too"
+            )
         return meant or "onnx"
     check_known(f"format {format!r}", format, FORMATS)
     if meant not in (None, format):

@@ -1,10 +1,13 @@
 """ONNX files: written by PyTorch's exporter, run by ONNX Runtime."""
 
+import importlib
 import inspect
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +21,7 @@ from precrop.deployment.setting import check_runtime
 from precrop.errors import PrecropError, errors_as
 from precrop.files import checked_path
 from precrop.modules.names import parameters_of
+from precrop.processes import environment
 from precrop.read.examples import tensors_in
 
 if TYPE_CHECKING:
@@ -91,8 +95,7 @@ def onnx_session(
         PrecropError: ONNX Runtime is not installed, or cannot load the file or use the device.
     """
     check_runtime("ort")
-    import onnxruntime
-
+    onnxruntime = _library()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -117,9 +120,7 @@ def onnx_session(
 
 def bound(session: "InferenceSession", arguments: Arguments, device: str) -> "IOBinding":
     """Inputs and outputs bound to a device, so that no run copies them."""
-    import onnxruntime
-
-    place = _place(device)
+    onnxruntime, place = _library(), _place(device)
     binding = session.io_binding()
     for name, tensor in _named(session, arguments).items():
         value = onnxruntime.OrtValue.ortvalue_from_numpy(tensor.numpy(), *place)
@@ -127,6 +128,16 @@ def bound(session: "InferenceSession", arguments: Arguments, device: str) -> "IO
     for entry in session.get_outputs():
         binding.bind_output(entry.name, *place)
     return binding
+
+
+def _library() -> ModuleType:
+    """ONNX Runtime; where we are the first to load it, it reports to nobody what is run.
+
+    From 1.32 on it does, in a thread of its own, unless told when it is loaded.
+    """
+    said = "ORT_DISABLE_TELEMETRY"
+    with environment({} if said in os.environ else {said: "1"}):
+        return importlib.import_module("onnxruntime")
 
 
 def _place(device: str) -> tuple[str, int]:

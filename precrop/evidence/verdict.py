@@ -5,9 +5,10 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pandas as pd  # type: ignore[import-untyped]
 import torch
 
 from precrop import __version__
-from precrop.errors import MALFORMED
+from precrop.errors import MALFORMED, errors_as
 from precrop.evidence.candidates import CONTROLS, UNIFORM, Candidate, slow_strategies, strategies
 from precrop.evidence.gain import cases, gains
 from precrop.evidence.nats import FreeWidths, Table
@@ -24,6 +25,7 @@ from precrop.evidence.published import Configuration, compare
 from precrop.evidence.regret import BUDGETS, FEW_BUDGETS, baselines, regret
 from precrop.files import figures, json_text, read_json, write_text
 from precrop.modules.threads import threads_restored
+from precrop.processes import end_with_parent, uninterrupted
 from precrop.progress import Progress, silent
 from precrop.pruning.problem import LayerCollapseWarning
 from precrop.strategies.objectives import OBJECTIVES
@@ -212,10 +214,16 @@ def _results(work: list[Task], processes: int) -> Iterator[tuple[str, list[dict[
     if processes == 1 or not work:
         yield from map(_run, work)
         return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    others = active_children()
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=end_with_parent)
+    with errors_as("a process that judges was ended", BrokenProcessPool), pool:
         try:
-            for future in as_completed([pool.submit(_run, task) for task in work]):
+            with uninterrupted():
+                futures = [pool.submit(_run, task) for task in work]
+            for future in as_completed(futures):
                 yield future.result()
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for process in active_children():
+                if process not in others:
+                    process.terminate()  # what it is at may take minutes
             raise

@@ -1,10 +1,12 @@
 """Serves the page on this machine, until it is stopped."""
 
+import os
 import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
 
 import gradio as gr
 from starlette.datastructures import Headers
@@ -14,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from precrop.errors import PrecropError
 from precrop.explore.explorer import LARGEST_FILE
+from precrop.progress import Level, speaks
 
 _LOCAL = ("127.0.0.1", "localhost", "[::1]", "::1")
 """Names of this machine for itself."""
@@ -49,9 +52,22 @@ def started(page: gr.Blocks, host: str, port: int) -> Iterator[str]:
 
 def serve(page: gr.Blocks, host: str, port: int, say: Callable[[str], None]) -> None:
     """Serve until Ctrl-C, which is passed on; ``say`` is told the address."""
-    with started(page, host, port) as address:
+    with _without_requests(), started(page, host, port) as address:
         say(f"Open {address} in a browser; Ctrl-C ends it.")
         threading.Event().wait()
+
+
+@contextmanager
+def _without_requests() -> Iterator[None]:
+    """Keep standard error from what Gradio prints of requests that fail, unless ``-v`` was said.
+
+    It prints tracebacks with what was sent, control characters too, which anyone can send.
+    """
+    if speaks(Level.VERBOSE):
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
+        yield
 
 
 class OwnPageOnly:

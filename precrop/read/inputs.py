@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from precrop.errors import PrecropError, brief
+from precrop.errors import PrecropError, brief, errors_as
 from precrop.modules.hooks import unwrapped
 from precrop.modules.names import parameters_of
 from precrop.read.examples import LARGEST, Example, leaves, mapped, recorded, unrecorded
@@ -244,10 +244,11 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _example(leaf: Any) -> Any:
-    """Return an example of a tensor or an array; return anything else as it is."""
+    """Return an example of a tensor or an array; return a copy of anything else."""
     if isinstance(leaf, Tensor) or (_is_tensor(leaf) and hasattr(leaf, "shape")):
         return Example.of(torch.as_tensor(leaf))
-    return leaf
+    with errors_as(f"an input of type {type(leaf).__name__} cannot be copied", Exception):
+        return copy.copy(leaf)
 
 
 def _check_names(model: nn.Module, given: Mapping[str, Any]) -> None:

@@ -81,7 +81,10 @@ def layer_weights(objective: str, structure: Structure) -> Floats:
         raise unknown_objective(objective, OBJECTIVES)
     function = OBJECTIVES[objective]
     with calling_own(f"objective {objective} fails", function):
-        found = np.asarray(function(structure), dtype=np.float64)
+        made = function(structure)
+        if np.iscomplexobj(made):
+            raise PrecropError(f"objective {objective} gives complex weights: they are real")
+        found = np.asarray(made, dtype=np.float64)
     count = len(structure.layers)
     if found.shape != (count,) or not np.isfinite(found).all() or found.min(initial=0.0) < 0:
         given = f"an array of shape {found.shape}" if found.size > 1 else repr(found.tolist())

@@ -9,11 +9,9 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -22,6 +20,7 @@ from typing import Any
 from precrop.errors import PrecropError
 from precrop.files import open_own, refuse_link
 from precrop.own import UNGUARDED
+from precrop.processes import end_with_parent, environment, uninterrupted
 from precrop.study.cells import Cell
 from precrop.study.events import Busy, Died, Ended, Event, Work
 from precrop.study.worker import work
@@ -77,7 +76,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process: SpawnProcess = context.Process(target=_serve, args=(theirs, *task))
-        with _environment(place):
+        with environment(place):
             self.process.start()
         theirs.close()
 
@@ -134,7 +133,7 @@ class LocalEngine:
         """Give the cell to a process that waits, or to a new one."""
         worker = next((worker for worker in self._workers if worker.cell is None), None)
         if worker is None:
-            with _uninterrupted():
+            with uninterrupted():
                 worker = _Worker(self._free.pop(), *self._task)
                 self._workers.append(worker)
         worker.cell = cell
@@ -174,7 +173,7 @@ def _serve(pipe: Connection, work: Work, output: Path, logs: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
     # So that what is half written is removed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()  # and don't train on for nobody, holding the run's lock
     _open_streams()
     faulthandler.enable()
     with suppress(EOFError, KeyboardInterrupt):  # nothing more to do, or told to end
@@ -184,14 +183,6 @@ def _serve(pipe: Connection, work: Work, output: Path, logs: Path) -> None:
             with _printing_to(logs / f"{cell.id}.log"):
                 event, fit = work(cell, output, lambda event: pipe.send((event, True)))
             pipe.send((event, fit))
-
-
-def _end_with_parent() -> None:
-    """Don't train on for nobody, holding the run's lock, when the parent was killed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _open_streams() -> None:
@@ -215,38 +206,6 @@ def _printing_to(path: Path) -> Iterator[None]:
         stream.flush()
     if not path.stat().st_size:
         path.unlink()
-
-
-@contextmanager
-def _environment(changes: Mapping[str, str]) -> Iterator[None]:
-    """Variables for a process that is started in the meantime."""
-    before = {name: os.environ[name] for name in changes if name in os.environ}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name in changes:
-            del os.environ[name]
-        os.environ.update(before)
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """A process that is started in the meantime never hears of Ctrl-C, and we do afterwards."""
-    if threading.current_thread() is not threading.main_thread() or os.name == "nt":
-        yield
-        return
-    resource_tracker.ensure_running()  # begun later, it would let signals through
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # processes inherit that
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-        signal.signal(signal.SIGINT, before)
-    if pressed:
-        signal.raise_signal(signal.SIGINT)
 
 
 def _end(status: int | None) -> str:

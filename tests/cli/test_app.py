@@ -93,6 +93,17 @@ def test_module_exits_with_the_status() -> None:
     assert run.stderr == "precrop: error: cannot read none.json: No such file or directory\n"
 
 
+def test_nobody_reads_on() -> None:
+    """As of ``precrop show plan.json | head -1``, which ends before the table does."""
+    PLAN.save("plan.json")
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "precrop", "show", "plan.json"]
+    with os.fdopen(write, "w") as out:
+        run = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, check=False)
+    assert (run.returncode, run.stderr) == (1, "")
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

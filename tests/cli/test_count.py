@@ -46,5 +46,15 @@ def test_inputs_of_a_function(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["macs"] == precrop.count(resnet20(), (3, 8, 8)).macs
 
 
+def test_a_function_that_returns_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["count", "resnet20", "--input", "tests.cli.test_count:nothing"]) == 2
+    said = "precrop: error: tests.cli.test_count:nothing gave None: let it return what the network "
+    assert capsys.readouterr().err.startswith(said)
+
+
+def nothing() -> None:
+    pass
+
+
 def two_images() -> torch.Tensor:
     return torch.zeros(2, 3, 8, 8)

@@ -1,5 +1,6 @@
 """The command ``explore``: what it refuses, and how it ends."""
 
+import json
 import re
 import signal
 import socket
@@ -70,7 +71,7 @@ def watch(event, found):
     else:
         return
     if host not in (None, "127.0.0.1", "localhost", "::1"):
-        print("asked for", host, file=sys.stderr)
+        print("asked for", host, file=sys.__stderr__)
 
 
 sys.addaudithook(watch)
@@ -79,6 +80,9 @@ from precrop.cli.app import main
 sys.exit(main(sys.argv[1:]))
 """
 """The command line; what it asks of other machines is said on standard error."""
+
+
+AS_JSON = {"Content-Type": "application/json"}
 
 
 def test_it_asks_nothing_of_other_machines_and_ctrl_c_ends_it() -> None:
@@ -102,6 +106,10 @@ def test_it_asks_nothing_of_other_machines_and_ctrl_c_ends_it() -> None:
             foreign = urllib.request.Request(f"{address}config", headers=header)
             with pytest.raises(urllib.error.HTTPError, match="403"):
                 urllib.request.urlopen(foreign, timeout=30)
+        asked = json.dumps({"fn_index": 999, "data": ["\x1b[2J"]}).encode()
+        wrong = urllib.request.Request(f"{address}gradio_api/run/predict", asked, headers=AS_JSON)
+        with pytest.raises(urllib.error.HTTPError, match="500"):
+            urllib.request.urlopen(wrong, timeout=30)
         started.send_signal(signal.SIGINT)
         assert started.wait(timeout=60) == 130
         _, errors = started.communicate()

@@ -1,6 +1,7 @@
 """The command ``export``, from a shell's words to files and lines."""
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -78,6 +79,17 @@ def test_a_model_by_name(capsys: Output) -> None:
     assert session.run(None, {"input": torch.ones(2, 3, 16, 16).numpy()})[0].shape == (2, 4)
 
 
+def test_onnx_runtime_reports_to_nobody() -> None:
+    """It would keep a number for that in the home folder, and have a thread of its own."""
+    command = [sys.executable, "-m", "precrop", "export", NET, *SHAPE, "-o", "net.onnx"]
+    environment = {**os.environ, "HOME": str(Path.cwd()), "PYTHONPATH": str(ROOT)}
+    for name in ("XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY"):
+        environment.pop(name, None)
+    subprocess.run(command, check=True, env=environment, capture_output=True)
+    assert Path("net.onnx").is_file()
+    assert list(Path().rglob("*deviceid*")) == []
+
+
 def test_a_factory_in_a_file_of_a_folder(capsys: Output) -> None:
     Path("nets").mkdir()
     Path("nets/own.py").write_text("from torch import nn\ndef net(): return nn.Conv2d(3, 4, 1)\n")
@@ -106,6 +118,7 @@ def test_inputs_of_a_function_of_ones_own(capsys: Output) -> None:
 def test_the_format_of_a_name(capsys: Output) -> None:
     assert export_json(capsys, NET, *SHAPE, "-o", "net.pt2")["format"] == "pt2"
     refused("under the suffix of pt2: write e.onnx", NET, *SHAPE, "--format", "onnx", "-o", "e.pt2")
+    refused("net.pt says no format: name it .onnx, .pt2, ", NET, *SHAPE, "-o", "net.pt")
     assert export_json(capsys, NET, *SHAPE, "-o", ".", "--format", "pt2")["path"].endswith(".pt2")
 
 

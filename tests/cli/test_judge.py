@@ -1,5 +1,9 @@
 import json
+import os
+import signal
+import time
 from collections.abc import Iterable, Iterator
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +14,12 @@ import pytest
 import torch
 
 from precrop.cli.app import main
+from precrop.errors import PrecropError
 from precrop.evidence import nats
 from precrop.evidence.candidates import UNIFORM, strategies
 from precrop.evidence.nats import Table
 from precrop.evidence.page import gains_table, order_table, regret_table, shares_table
-from precrop.evidence.verdict import Evidence, finished, judge
+from precrop.evidence.verdict import Evidence, Task, finished, judge
 from precrop.strategies.objectives import OBJECTIVES
 from tests.evidence.conftest import SAMPLE
 
@@ -107,6 +112,37 @@ def test_it_goes_on_where_it_was_stopped(
     again = judge([table], budgets=1, parts=path, progress=counted)
     assert len(ran) == len(set(ran)), "nothing is done twice"
     assert json.dumps(again.to_json()) == json.dumps(whole.to_json())
+
+
+def _for_long(*args: Any) -> Iterator[dict[str, Any]]:
+    time.sleep(600)
+    yield {}
+
+
+def _killed(*args: Any) -> Iterator[dict[str, Any]]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    yield {}
+
+
+def _none(*args: Any) -> Iterator[dict[str, Any]]:
+    yield from ()
+
+
+def test_its_processes_end_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM goes to the parent alone, and what they are at may take minutes."""
+    work = [Task("brief", "order", _none, ()), Task("long", "order", _for_long, ())]
+    monkeypatch.setattr("precrop.evidence.verdict.tasks", lambda *args: work)
+
+    def stopped(results: Iterable[Any], title: str, total: int | None) -> Iterator[Any]:
+        yield next(iter(results))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        judge([], processes=2, progress=stopped)
+    assert active_children() == []
+    work[1] = Task("dead", "order", _killed, ())
+    with pytest.raises(PrecropError, match="^a process that judges was ended: A process in the "):
+        judge([], processes=2)
 
 
 def test_parts_of_other_budgets_are_not_taken(tmp_path: Path) -> None:

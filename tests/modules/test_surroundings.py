@@ -58,8 +58,9 @@ def test_a_full_disk(words: list[str], capsys: Output) -> None:
     assert list(Path().iterdir()) == []
 
 
-def test_sigterm_leaves_nothing_behind() -> None:
-    """Its answer is that to Ctrl-C: what was begun is removed.
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_nothing_behind(number: signal.Signals) -> None:
+    """The answer is that to Ctrl-C: what was begun is removed.
 
     The child sleeps in short steps: a signal that arrives just before a sleep doesn't end it.
     """
@@ -83,24 +84,25 @@ def test_sigterm_leaves_nothing_behind() -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "writing\n"
         assert len(list(Path().iterdir())) == 1
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         assert process.wait(20) != 0
     assert list(Path().iterdir()) == []
 
 
-def test_the_handler_of_others_stays() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_the_handler_of_others_stays(number: signal.Signals) -> None:
     seen: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    before = signal.signal(number, lambda number, frame: seen.append(number))
     try:
         with terminated_as_interrupted():
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
             time.sleep(0.01)
     finally:
-        signal.signal(signal.SIGTERM, before)
-    assert seen == [signal.SIGTERM]
+        signal.signal(number, before)
+    assert seen == [number]
     with pytest.raises(KeyboardInterrupt), terminated_as_interrupted():
-        signal.raise_signal(signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) == before
+        signal.raise_signal(number)
+    assert signal.getsignal(number) == before
 
 
 def test_no_device_is_replaced() -> None:

@@ -239,6 +239,11 @@ class Named(Pictures):
         ),
         (Pictures(), {}, "input_shape None is not a shape.*example_inputs="),
         (Pictures(), {"example_kwargs": 3}, "example_kwargs=3 is not a mapping"),
+        (
+            Pictures(),
+            {"example_inputs": (IMAGES for _ in range(1))},
+            "an input of type generator cannot be copied",
+        ),
         (Pictures(), {"example_kwargs": {"y": IMAGES}}, "network fails on input 4x3x12x12"),
         (Words(), {"input_shape": (20,)}, "example_inputs= takes tensors of any type"),
         *(

@@ -6,13 +6,15 @@ STAMP := .venv/.installed
 DOCS := .venv-docs/bin/mkdocs
 OUTSIDE := .venv-outside/bin/python
 OUTSIDE_STAMP := .venv-outside/.installed
+LOWEST := .venv-lowest/bin/python
+LOWEST_STAMP := .venv-lowest/.installed
 OUTSIDE_PACKAGES := segmentation-models-pytorch ultralytics-opencv-headless monai transformers pytorchcv torchaudio \
 	spandrel diffusers neuralforecast vit-pytorch pytorch-tcn snac pytest
 
 # Tests start Python some hundred times: without bytecode each compiles the package again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install browser demo lint format test test-all bench bench-speed exports coverage coverage-outside \
+.PHONY: help install browser demo lint format test test-all test-lowest bench bench-speed exports coverage coverage-outside \
 	docs proxy claims picture fuzz fuzz-files fuzz-networks clean
 
 help:  ## list the targets
@@ -44,6 +46,11 @@ $(OUTSIDE_STAMP): pyproject.toml constraints.txt constraints-outside.txt
 		-e '.[models]' $(OUTSIDE_PACKAGES)
 	@touch $@
 
+$(LOWEST_STAMP): pyproject.toml constraints-lowest.txt
+	$(call venv,.venv-lowest)
+	$(LOWEST) -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e '.[dev]'
+	@touch $@
+
 browser:  ## a Chromium for the tests of pages, on Debian; elsewhere install one by hand
 	command -v chromium || command -v google-chrome || (apt-get update -qq && apt-get install -y -qq chromium)
 
@@ -64,6 +71,9 @@ test: install  ## the tests, without the long matrix of networks
 
 test-all: install  ## every test
 	$(PYTHON) -m pytest -n 2 --dist worksteal
+
+test-lowest: $(LOWEST_STAMP)  ## the tests with the oldest versions that pyproject.toml allows
+	$(LOWEST) -m pytest -n 2 --dist worksteal -m 'not matrix'
 
 fuzz-networks: install  ## crop 10,000 random networks, hours; goes on where it was stopped
 	$(PYTHON) -m tests.fuzz_networks --count 10000 --results fuzz-networks.jsonl
@@ -120,5 +130,5 @@ picture: install  ## the pictures in README and docs
 	$(PYTHON) -m scripts.explore_picture
 
 clean:  ## remove the environments and every cache
-	rm -rf .venv .venv-outside .venv-docs .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-outside .venv-lowest .venv-docs .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,15 +3,20 @@
 import pkgutil
 import subprocess
 import sys
+import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import precrop
 from precrop.errors import BudgetError
 
 IMPORT_SECONDS = 0.1
-STUDY = Path(__file__).parents[1] / "studies" / "repair.yaml"
+ROOT = Path(__file__).parents[1]
+STUDY = ROOT / "studies" / "repair.yaml"
 
 MEASURE = """
 import sys, time
@@ -90,3 +95,24 @@ def test_names_are_listed_and_lazy() -> None:
     assert precrop.BudgetError is BudgetError
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = precrop.nothing  # type: ignore[attr-defined]
+
+
+def test_the_oldest_versions_are_those_that_are_tested() -> None:
+    pins = dict(
+        line.split("==")
+        for line in (ROOT / "constraints-lowest.txt").read_text().splitlines()
+        if not line.startswith("#")
+    )
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [project["optional-dependencies"][name] for name in project["optional-dependencies"]]
+    wanted = [Requirement(one) for one in (*project["dependencies"], *chain(*extras))]
+    oldest = {
+        one.name: Version(bound.version)
+        for one in wanted
+        for bound in one.specifier
+        if bound.operator == ">=" and one.name in pins
+    }
+    assert len(oldest) > 30
+    other = {name for name, bound in oldest.items() if Version(pins[name]) != bound}
+    assert other == {"huggingface-hub"}  # timm and Gradio want a newer one
+    assert all(Version(pins[name]) >= bound for name, bound in oldest.items())

@@ -178,7 +178,7 @@ def ort_run(path: Path, arguments: Arguments, setting: Setting) -> Run:
     session = onnx_session(path, setting.threads, setting.device)
     binding = bound(session, arguments, setting.device)
 
-    def run() -> Any:
+    def run(_held: Arguments = arguments) -> Any:  # older bindings read memory that they don't own
         session.run_with_iobinding(binding)
         return binding.get_outputs()
 

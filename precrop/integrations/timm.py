@@ -1,6 +1,7 @@
 """Cropped networks in timm's registry, so that its scripts build them by name."""
 
 import dataclasses
+import inspect
 import re
 import sys
 import warnings
@@ -75,9 +76,9 @@ def register(
         # A whole network is cropped: its head shows which channels may be chosen from.
         crop = partial(plan.build, init=init)
         if options.get("features_only"):
-            kind = type(make())
-            if kind.__module__.startswith(_FEATURES):
-                return _features(kind, partial(make, pretrained=pretrained), crop)
+            original = make()
+            if type(original).__module__.startswith(_FEATURES):
+                return _features(original, partial(make, pretrained=pretrained), crop)
         elif options.get("num_classes") == 0:
             pool = {"global_pool": options.pop("global_pool")} if "global_pool" in options else {}
             small: Any = crop(make(pretrained=pretrained, num_classes=args.get("num_classes")))
@@ -96,12 +97,13 @@ def register(
 
 
 def _features(
-    kind: Any, make: Callable[..., Any], crop: Callable[[nn.Module], nn.Module]
+    original: nn.Module, make: Callable[..., Any], crop: Callable[[nn.Module], nn.Module]
 ) -> nn.Module:
-    """A cropped network within ``kind``, what makes features of it, as timm would make that.
+    """Return the features of a cropped network, made as timm made the ``original`` ones.
 
-    ``make`` builds the original's; it takes another class for that.
+    ``make`` builds those; it takes another class for them.
     """
+    kind: Any = type(original)
     given: dict[str, Any] = {}
 
     def kept(_: type, whole: nn.Module, **options: Any) -> nn.Module:
@@ -109,6 +111,10 @@ def _features(
         return whole
 
     whole = make(feature_cls=type(kind.__name__, (kind,), {"__new__": kept}))
+    taken = inspect.signature(kind.__init__).parameters
+    given = {name: value for name, value in given.items() if name in taken}
+    if "output_fmt" in given:  # older versions of timm set another one for classes than for names
+        given["output_fmt"] = getattr(original, "output_fmt", given["output_fmt"])
     made: nn.Module = kind(crop(whole), **given)
     for name, value in vars(whole).items():
         if name in _SAID:

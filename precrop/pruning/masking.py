@@ -253,7 +253,12 @@ def _counts(densities: Mapping[str, float], units: Mapping[str, Units]) -> dict[
     wanted = {name: _snapped(densities[name] * units[name].number) for name in densities}
     counts = {name: max(1, math.floor(number)) for name, number in wanted.items()}
     missing = math.fsum((wanted[name] - counts[name]) * units[name].size for name in counts)
-    for name in sorted(counts, key=lambda name: (counts[name] - wanted[name], name)):
+
+    def order(name: str) -> tuple[float, str]:
+        # Rounded: whether equal fractions differ in their last digits hangs on SciPy's version.
+        return round(counts[name] - wanted[name], 9), name
+
+    for name in sorted(counts, key=order):
         if counts[name] < wanted[name] and 2 * missing >= units[name].size:
             counts[name] += 1
             missing -= units[name].size

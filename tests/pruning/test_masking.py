@@ -530,3 +530,18 @@ def test_wrong_masks_change_nothing(wrong: dict[str, Tensor], message: str) -> N
     with pytest.raises(PrecropError, match=message):
         apply_masks(model, {"0.weight": SQUARE, **wrong})
     assert list(model.state_dict()) == state
+
+
+@pytest.mark.parametrize("granularity", ["kernel", "filter"])
+def test_equal_fractions_are_rounded_alike_whatever_their_last_digits(granularity: str) -> None:
+    """Layers of equal densities and sizes share the rounding in the order of their names."""
+    model = nn.Sequential(*(nn.Conv2d(8, 8, 3) for _ in range(5)))
+    found = [
+        [
+            int(mask.sum())
+            for mask in masks(model, named(model, list(densities)), granularity).values()
+        ]
+        for densities in ([0.5403] * 5, [0.5403 + 1e-14 * i for i in range(5)])
+    ]
+    assert found[0] == found[1] == sorted(found[0], reverse=True)
+    assert len(set(found[0])) == 2

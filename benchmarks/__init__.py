@@ -1,0 +1,1 @@
+"""Measurements; each is a command, as `python -m benchmarks.plan_speed`."""

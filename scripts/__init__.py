@@ -1,0 +1,1 @@
+"""Commands that write the tables, figures and pages of this repository."""

@@ -29,7 +29,7 @@ _UNPADDED = 4
 
 
 def latency(profile: DeviceProfile, lives: Lifetimes) -> CostModel:
-    """Return the latency of a pass that `precrop.costs.batches.follow` followed, in femtoseconds."""
+    """Return a followed pass' latency in femtoseconds; see `precrop.costs.batches.follow`."""
 
     def model(network: Network, index: Mapping[Tie, int]) -> Cost:
         products = [
@@ -67,7 +67,7 @@ def seconds(profile: DeviceProfile, kind: str, amount: Mapping[str, float]) -> f
 
 
 def step_of(kind: str, step: int) -> int:
-    """Return the channels that a kind's kernels process at once, if most kinds' process ``step``."""
+    """Return how many channels a kind's kernels process at once, if most process ``step``."""
     return 1 if kind == UNBLOCKED else step
 
 

@@ -126,7 +126,7 @@ def _checked(profile: DeviceProfile, refusal: str) -> DeviceProfile:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a plan can hold a value: JSON types, finite numbers, no integer beyond 64 bits."""
+    """Whether a plan can hold a value: JSON types, with finite numbers that fit in 64 bits."""
     if isinstance(value, Mapping):
         return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
     if isinstance(value, (list, tuple)):

@@ -79,7 +79,7 @@ class Batch:
 def follow(network: Network, batch_size: int) -> tuple[Network, Lifetimes]:
     """Return the network, and the lifetimes of the tensors in an eval pass at ``batch_size``.
 
-    If that pass makes other calls than the one that was read, it is added to the network.
+    If that pass makes other calls than the one that was read, the returned network includes it.
 
     Raises:
         PrecropError: the network fails at this batch size or runs other code at it.
@@ -152,7 +152,7 @@ def _names(trace: Trace) -> list[str]:
 
 
 def _steps(names: Sequence[str]) -> list[str]:
-    """Return what a pass computes: no copies for memory layout, and split operations as such."""
+    """Return the operations of a pass, without those for memory layout and with `_STEPS` split."""
     return [step for n in names if n not in _LAYOUT for step in _STEPS.get(n, (n,))]
 
 

@@ -75,7 +75,7 @@ class Deployed:
         limit: the asked latency in seconds; a share is relative to the median in ``dense``.
         dense: times of the original, exported in the same way.
         deployed: times of ``file``, measured in turns with the original.
-        difference: largest one of the file's outputs from PyTorch's, relative to the largest value.
+        difference: how much the file's outputs differ from PyTorch's, relative to the largest.
         accuracy: share of the held-out images that the file gets right; None without images.
         images: number of held-out images.
         quiet: how quiet the machine was just before times were measured.

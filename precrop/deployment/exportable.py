@@ -32,7 +32,7 @@ BATCHES = (1, 3)
 _EXAMPLE = 2
 """Batch size of the exported example: `torch.export` would take a size of 1 for a constant."""
 _GRAPH_NAMES = frozenset(("meta", "graph", "code"))
-"""A `torch.fx.GraphModule`'s own attributes, which its child modules cannot be called."""
+"""A `torch.fx.GraphModule`'s own attributes: names that its child modules cannot have."""
 _LONGEST = 240
 """Most characters that are shown of a PyTorch error."""
 
@@ -147,7 +147,7 @@ class Exportable:
             raise PrecropError(
                 f"torch.export cannot read this network for {size}: {innermost_reason(error)}{hint}"
             ) from error
-        for node in program.graph.nodes:  # files shall not reveal paths of source code
+        for node in program.graph.nodes:  # keep paths of source code out of files
             node.meta.pop("stack_trace", None)
         return program
 

@@ -44,7 +44,7 @@ class Format:
         runtime: its name in `precrop.deployment.setting.LIBRARIES`.
         write: writes a network to a file.
         open: opens a network's file and returns a function that runs it.
-        load: returns a function that runs a file on fixed arguments, for timing; None if none can.
+        load: returns a function that runs a file on given inputs, to time it; None if it can't run.
         inert: whether opening an untrusted file runs no code in it. PyTorch's programs contain
             pickles and expressions that are evaluated: only files written here are opened.
     """

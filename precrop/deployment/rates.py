@@ -138,10 +138,10 @@ def _held_out(bare: DeviceProfile, passes: Sequence[TimedPass]) -> dict[str, Any
 
 
 def fit(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
-    """Return seconds per unit of each feature, by kind; `OTHER` gets those of all without MACs.
+    """Return seconds per unit of each feature by kind; `OTHER` is fitted to all work without MACs.
 
-    The fit of a kind of layer also has samples of the kind that stands for it, at a low weight:
-    these decide what its own do not tell, as a classifier tells little of linear layers on maps.
+    The fit of a kind of layer includes samples of the kind that stands for it, at a low weight.
+    They decide what its own samples leave open: a classifier tells little of linear layers on maps.
     """
     by_kind: dict[str, list[Sample]] = {}
     for sample in samples:

@@ -24,7 +24,7 @@ class TorchMatrix(nn.Module):
 
     def __init__(self, convert: Callable[[], Tensor]) -> None:
         super().__init__()
-        with warnings.catch_warnings():  # PyTorch warns that these are in beta
+        with warnings.catch_warnings():  # PyTorch warns that these layouts are in beta
             warnings.filterwarnings("ignore", message="Sparse (CSR|BSR) tensor support")
             self.register_buffer("matrix", convert(), persistent=False)
 

@@ -132,7 +132,7 @@ def uncollected() -> Iterator[None]:
     """Pause garbage collection.
 
     A trace makes many objects that live to its end: collections would scan all of them, and all of
-    PyTorch's, for up to half of the time. Around a whole function, it ends when they are gone.
+    PyTorch's, for up to half of the time. Around a function, the pause ends when they are gone.
     """
     enabled = gc.isenabled()
     gc.disable()

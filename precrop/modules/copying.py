@@ -164,7 +164,7 @@ def _copied_state(state: dict[str, Any], path: str, memo: Memo) -> dict[str, Any
 def copied_value(value: Any, where: str, memo: Memo) -> Any:
     """Copy a value; what cannot be copied, such as a lock, is shared, but not what holds it."""
     _prepare(value, memo)
-    with suppress(Exception):  # a class' own way of copying may raise any
+    with suppress(Exception):  # a class' own way of copying may raise anything
         return _deep_copy(value, memo)
     for part in reversed([*held_objects(value)]):
         try:

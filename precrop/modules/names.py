@@ -31,7 +31,7 @@ def names_count(attribute: str) -> bool:
 
 
 def places_of(tensor: str) -> set[str]:
-    """Return the paths of all modules that contain a tensor, from the network inwards."""
+    """Return the paths of all modules that contain a tensor, with the network's own, ``""``."""
     steps = tensor.split(".")[:-1]
     return {".".join(steps[:depth]) for depth in range(len(steps) + 1)}
 
@@ -89,10 +89,10 @@ def _members(held: Iterable[tuple[str, Mapping[str, T | None]]]) -> dict[str, T]
 
 
 def untrained(model: nn.Module) -> set[str]:
-    """Return parameters without gradients, such as fixed filters, if others have gradients.
+    """Return the frozen parameters, such as fixed filters, if others are trained.
 
-    If none has, the network was frozen as a whole, which tells nothing of single parameters. Copies
-    of trained layers are left out, since they will be copies of what those become.
+    If all are frozen, the network was frozen as a whole, which tells nothing of single parameters.
+    Copies of trained layers are left out, since they follow what those become.
     """
     parameters = parameters_of(model)
     fixed = {name for name, parameter in parameters.items() if not parameter.requires_grad}
@@ -103,7 +103,7 @@ def untrained(model: nn.Module) -> set[str]:
 
 
 def fixed_copies(model: nn.Module) -> dict[str, str]:
-    """Map weights without gradients to equal weights with them, as in a momentum encoder.
+    """Map frozen weights to the trained weights that they equal, as in a momentum encoder.
 
     Biases, scales of norms and constant weights are skipped, as they may be equal by chance.
     """

@@ -64,7 +64,7 @@ class _Generator:
         own = _own_generator()
         if own is None:
             return getattr(torch.default_generator, name)
-        return getattr(own, "initial_seed" if name == "seed" else name)  # not at random
+        return getattr(own, "initial_seed" if name == "seed" else name)  # must be repeatable
 
 
 def _unless_apart(seed: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,8 +1,8 @@
-"""How calls grow with the batch: networks are read at batch 1, costs are asked at any.
+"""Scales work to a batch size: networks are read at batch 1, costs are needed at any.
 
-Where a pass at the batch size asked makes the calls that were read, its tensors are those at
-batch 1, larger by a factor each. What lies in memory as a reshape needs it at batch 1 may have to
-be copied for more images, and PyTorch then also takes a linear layer apart: such a pass is read.
+If a pass at the batch size makes the same calls as the pass that was read, each of its tensors is
+larger by a factor. But a reshape that is a view at batch 1 may need a copy for more images, and
+PyTorch may then split a linear layer into two operations: such a pass is read anew.
 """
 
 from collections.abc import Sequence
@@ -24,20 +24,20 @@ from precrop.read.tracer import TracedPass
 from precrop.read.values import TensorValue
 
 _LAYOUT = ("clone", "view", "_unsafe_view", "_reshape_alias", "transpose", "empty")
-"""Operations that come and go with how tensors lie in memory."""
+"""Operations whose presence depends on the memory layout of tensors."""
 _STEPS = {"addmm": ("mm", "add"), "baddbmm": ("bmm", "add")}
-"""Operations that are taken apart where their input does not lie in memory as they need it."""
+"""Operations that PyTorch splits if the memory layout of their input does not suit them."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One pass at a batch size, by the calls that it makes.
+    """One pass at a batch size, described by its calls.
 
     Attributes:
-        calls: of the pass, or equal ones at batch 1; and their ``readings``.
-        trace: of the pass that the calls are of.
-        growth: by how much each output of each call is larger in the pass than in ``calls``.
-        inputs: by how much the network's inputs are larger.
+        calls: calls of the pass, or the same calls at batch 1, with their ``readings``.
+        trace: the trace that the calls are from.
+        growth: how many times larger each output of each call is in the pass than in ``calls``.
+        inputs: how many times larger the network's inputs are.
     """
 
     calls: Sequence[Call]
@@ -47,12 +47,12 @@ class Batch:
     inputs: int
 
     def axes(self, call: int, output: int) -> Axes:
-        """Axes of an output of a call."""
+        """Return the axes of an output of a call."""
         return self.readings[call].outputs[output]
 
     def scale(self, value: TensorValue) -> int:
-        """By how much a tensor is larger in the pass than in ``calls``."""
-        # One that no call made is a parameter, a buffer or an input.
+        """Return how many times larger a tensor is in the pass than in ``calls``."""
+        # A tensor that no call made is a parameter, a buffer or an input.
         return self._made.get(value.number, 1 if self.fixed(value) else self.inputs)
 
     def fixed(self, value: TensorValue) -> bool:
@@ -60,7 +60,7 @@ class Batch:
         return self.trace.values.memories[value.number] in self._fixed
 
     def bytes(self, value: TensorValue, axes: Axes) -> Product:
-        """Bytes of a tensor in the pass."""
+        """Return the bytes of a tensor in the pass."""
         return Product(value.dtype.itemsize * self.scale(value), list(axes))
 
     @cached_property
@@ -77,9 +77,9 @@ class Batch:
 
 
 def follow(network: Network, batch_size: int) -> tuple[Network, Lifetimes]:
-    """How long the tensors of an eval pass at ``batch_size`` live.
+    """Return the network, and the lifetimes of the tensors in an eval pass at ``batch_size``.
 
-    Where that pass makes other calls than the one that was read, the network with it comes back.
+    If that pass makes other calls than the one that was read, the returned network includes it.
 
     Raises:
         PrecropError: the network fails at this batch size or runs other code at it.
@@ -108,7 +108,7 @@ def follow(network: Network, batch_size: int) -> tuple[Network, Lifetimes]:
 
 
 def at_batch(network: Network, lives: Lifetimes) -> Batch:
-    """The calls of the pass that was followed, with their axes."""
+    """Return the calls of the pass that `follow` followed, with their axes."""
     forward = network.beside or network.passes[0]
     made = _made(forward.trace)
     calls = [forward.trace.calls[index] for index in made]
@@ -126,7 +126,7 @@ def _ratio(elements: int, base: int) -> int:
 
 
 def _input_growth(network: Network, lives: Lifetimes) -> int:
-    """By how much the inputs are larger than at batch 1."""
+    """Return how many times larger the inputs are than at batch 1."""
     args, kwargs = network.inputs.make(1, network.model, "meta")
     sizes = [tensor.numel() for tensor in tensors_in((args, kwargs))]
     found = [life for life in lives.lives if life.call == INPUT]
@@ -134,9 +134,9 @@ def _input_growth(network: Network, lives: Lifetimes) -> int:
 
 
 def _made(trace: Trace) -> list[int]:
-    """Indices of the calls that the network makes.
+    """Return the indices of the calls that the network itself makes.
 
-    Where something else holds a new tensor, as a record does, PyTorch detaches it once more.
+    PyTorch adds a ``detach`` if something else, such as the recording, holds a new tensor.
     """
     found, made = [], None
     for index, call in enumerate(trace.calls):
@@ -152,12 +152,12 @@ def _names(trace: Trace) -> list[str]:
 
 
 def _steps(names: Sequence[str]) -> list[str]:
-    """What a pass computes, whatever it has to copy for that."""
+    """Return the operations of a pass, without those for memory layout and with `_STEPS` split."""
     return [step for n in names if n not in _LAYOUT for step in _STEPS.get(n, (n,))]
 
 
 def _widths(network: Network) -> list[tuple[int, int, str | None]]:
-    """The widths of parameters and buffers, in order: which of them are tied, and what holds."""
+    """Return the group of each width in order (numbered), its quantum, and why it is frozen."""
     axes = [axis for axes in network.known.tensors.values() for axis in axes]
     roots = [atom.tie.root() for axis in axes for atom in atoms(axis)]
     numbers: dict[int, int] = {}

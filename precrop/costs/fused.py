@@ -1,8 +1,8 @@
-"""Work as an inference runtime such as ONNX Runtime does it, which joins what follows a layer.
+"""Counts the work of an inference runtime such as ONNX Runtime, which fuses operations into layers.
 
-A batch norm after a convolution disappears in its weights; an activation after it, and a residual
-sum, are done while its output is written. What cannot be joined is an operation of its own, and
-where it does not understand the blocked layout of convolutions its tensors are reordered.
+A batch norm after a convolution is folded into its weights; an activation and a residual sum are
+computed while its output is written. What cannot be fused is an operation of its own; if it does
+not support the blocked layout of convolutions, its tensors are reordered.
 """
 
 from collections import Counter
@@ -24,18 +24,18 @@ _REORDERED = ("mean", "permute", "cat", "adaptive_avg_pool2d")
 Shaped = tuple[TensorValue, Axes]
 """A tensor and its axes."""
 Content = tuple[int, int]
-"""A tensor's number, and how often it had been overwritten in place."""
+"""A tensor's number, and how often it has been overwritten in place."""
 
 
 def fused_calls(network: Network, lives: Lifetimes) -> list[Work]:
-    """The operations that are left once everything is joined that can be."""
+    """Return the operations that remain when everything that can be fused is."""
     batch = at_batch(network, lives)
     contents = list(_contents(batch.calls))
     uses = Counter(content for _, operands, _ in contents for content in operands)
     last = {output[0]: output for _, _, output in contents}
     uses.update(last[v.number] for v in batch.trace.outputs if v.number in last)
     works: list[Work] = []
-    ready: dict[Content, Work] = {}  # layers that could still do more to what they made
+    ready: dict[Content, Work] = {}  # layers that can fuse more, by their output
     for index, operands, output in contents:
         call, reading = batch.calls[index], batch.readings[index]
         if is_view(call):
@@ -57,16 +57,16 @@ def fused_calls(network: Network, lives: Lifetimes) -> list[Work]:
 
 
 def _joins(call: Call) -> bool:
-    """Whether a layer before a call can do the call's work too."""
+    """Whether a call can be fused into a layer before it."""
     if call.name == "add":
         return len(call.inputs) == 2 and call.inputs[0].shape == call.inputs[1].shape
     return call.name in (*ACTIVATIONS, "native_batch_norm")
 
 
 def _alone(call: Call, reading: CallReading, work: Work, batch: Batch) -> list[Work]:
-    """An operation of its own, and the copies of its tensors in another layout."""
+    """Return an unfused operation, and the copies of its tensors to another layout."""
     if call.name == "native_batch_norm":
-        # It runs as a depthwise convolution with a window of one.
+        # It runs as a depthwise convolution with a 1 x 1 kernel.
         work.kind = "depthwise"
         size = call.outputs[0].dtype.itemsize
         work.macs = [Product(p.coefficient // size, p.axes) for p in work.writes[:1]]
@@ -80,15 +80,15 @@ def _alone(call: Call, reading: CallReading, work: Work, batch: Batch) -> list[W
 
 
 def _moved(kind: str, shaped: Shaped, batch: Batch) -> Work:
-    """A copy of a tensor in another layout."""
+    """Return the work of copying a tensor to another layout."""
     copy = [batch.bytes(*shaped)]
     return Work(kind, reads=copy, writes=copy)
 
 
 def _largest(call: Call, reading: CallReading) -> Shaped:
-    """A concatenation's output, or a call's largest input.
+    """Return a concatenation's output, or a call's largest input.
 
-    Of several maps that are concatenated another may be the largest at other widths.
+    Which input of a concatenation is the largest would depend on the widths.
     """
     if call.name == "cat":
         return call.outputs[0], reading.outputs[0]
@@ -97,7 +97,7 @@ def _largest(call: Call, reading: CallReading) -> Shaped:
 
 
 def _contents(calls: Sequence[Call]) -> Iterator[tuple[int, list[Content], Content]]:
-    """Every call that does something: its index, the contents it reads, the content it makes."""
+    """Yield the index of every call that does something, and the contents it reads and makes."""
     versions: Counter[int] = Counter()
     for index, call in enumerate(calls):
         if not call.outputs or call.name in SILENT:
@@ -110,6 +110,6 @@ def _contents(calls: Sequence[Call]) -> Iterator[tuple[int, list[Content], Conte
 
 
 def _broadcasts(call: Call) -> bool:
-    """Whether maps are scaled or shifted channel by channel, as by a squeeze-and-excitation."""
+    """Whether maps are scaled or shifted per channel, as in squeeze-and-excitation."""
     shapes = {value.shape for value in call.inputs if value.dim() == MAP_AXES}
     return call.name in ("mul", "add") and len(shapes) > 1

@@ -1,8 +1,8 @@
-"""Latency: a device's seconds for all the work of a network, as a polynomial of its widths.
+"""Predicts a network's latency on a device, as a polynomial of its widths.
 
-Every operation takes a launch, plus its bytes and its multiply-accumulates at the rates that a
-profile has for its kind. All are products of widths with positive coefficients, so latency is one
-more row of the program. It is counted in femtoseconds, so that costs stay integers.
+Every operation takes the time of a launch, plus that of its bytes and multiply-accumulates at the
+rates that a profile has for its kind. All are products of widths with positive coefficients, so
+latency is one more row of the program. It is in femtoseconds, so that costs stay integers.
 """
 
 from collections.abc import Mapping
@@ -19,17 +19,17 @@ from precrop.read.network import Network
 from precrop.solve.structure import Cost
 
 FEMTOSECONDS = 10**15
-"""In one second."""
+"""Femtoseconds in one second."""
 
 READERS: dict[str, WorkReader] = {"eager": each_call, "ort": fused_calls}
-"""Per runtime the operations that a network is to it."""
+"""By runtime, the function that lists a network's operations."""
 
 _UNPADDED = 4
-"""Axes of up to so many entries (an image's colours, one channel a group) are not filled up."""
+"""Axes up to this size (an image's colours, one channel per group) are not padded."""
 
 
 def latency(profile: DeviceProfile, lives: Lifetimes) -> CostModel:
-    """Latency of a pass that `precrop.costs.batches.follow` followed, in femtoseconds."""
+    """Return a followed pass' latency in femtoseconds; see `precrop.costs.batches.follow`."""
 
     def model(network: Network, index: Mapping[Tie, int]) -> Cost:
         products = [
@@ -44,17 +44,16 @@ def latency(profile: DeviceProfile, lives: Lifetimes) -> CostModel:
 
 
 def predicted_seconds(profile: DeviceProfile, network: Network, lives: Lifetimes) -> float:
-    """Seconds of one pass of the network as it is, with channels filled up to the profile's step.
+    """Predict the seconds of one pass of the network, with channels padded to the profile's step.
 
-    The program's polynomial leaves that filling out; it is nothing where widths are multiples of
-    the step.
+    The program's polynomial has no padding; both agree if the widths are multiples of the step.
     """
     works = READERS[profile.runtime](network, lives)
     return sum(seconds(profile, work.kind, amounts(work, profile.step)) for work in works)
 
 
 def amounts(work: Work, step: int = 1) -> dict[str, float]:
-    """How much of every feature there is, with channels filled up to multiples of ``step``."""
+    """Return the amount of every feature, with channels padded to multiples of ``step``."""
     step = step_of(work.kind, step)
     return {
         feature: float(sum(_padded(product, step) for product in work.products(feature)))
@@ -63,17 +62,17 @@ def amounts(work: Work, step: int = 1) -> dict[str, float]:
 
 
 def seconds(profile: DeviceProfile, kind: str, amount: Mapping[str, float]) -> float:
-    """Seconds of one operation."""
+    """Predict the seconds of one operation."""
     return sum(rate * amount[feature] for feature, rate in profile.of(kind).items())
 
 
 def step_of(kind: str, step: int) -> int:
-    """Channels that a kind's kernels work on at once, where most work on ``step``."""
+    """Return how many channels a kind's kernels process at once, if most process ``step``."""
     return 1 if kind == UNBLOCKED else step
 
 
 def _padded(product: Product, step: int) -> int:
-    """A product with the channel axes of maps and kernels filled up; other tensors are not."""
+    """Return a product, with the channel axes padded if it is of maps or kernels."""
     if len(product.axes) < MAP_AXES:
         return product.coefficient * prod(map(axis_size, product.axes))
     return product.coefficient * prod(
@@ -83,5 +82,5 @@ def _padded(product: Product, step: int) -> int:
 
 
 def filled(channels: int, step: int) -> int:
-    """Channels as kernels see them that work on ``step`` at once."""
+    """Return the channels padded to a multiple of ``step``; a few channels stay as they are."""
     return channels if channels <= _UNPADDED else -(-channels // step) * step

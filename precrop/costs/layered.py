@@ -1,4 +1,4 @@
-"""Costs that add up over layers: so much a weight and so much a multiply-accumulate."""
+"""Users' costs that add up over layers: a price per weight and one per multiply-accumulate."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -14,17 +14,17 @@ from precrop.solve.budgets import UNITS
 from precrop.solve.structure import Cost, Layer
 
 LayerCost = Callable[[Layer], tuple[int, int]]
-"""From a layer of the original network to whole numbers: per weight, per multiply-accumulate."""
+"""Returns a layer's cost per weight and per multiply-accumulate, as whole numbers."""
 T = TypeVar("T", bound=LayerCost)
 
 COSTS: dict[str, LayerCost] = {}
 
 
 def cost(name: str) -> Callable[[T], T]:
-    """Register a function as a cost that has budgets: ``plan(..., costs={name: 0.5})``.
+    """Register a function as a cost that can have a budget: ``plan(..., costs={name: 0.5})``.
 
-    The function gets every `Layer` of the original and returns two whole numbers from 0 up: what
-    one weight of it costs and what one of its multiply-accumulates does.
+    The function gets every `Layer` of the original and returns two whole numbers from 0 up: the
+    cost of one of its weights and that of one of its multiply-accumulates.
 
     Raises:
         PrecropError: the name is one of precrop's own costs.
@@ -40,7 +40,7 @@ def cost(name: str) -> Callable[[T], T]:
 
 
 def layered(name: str) -> CostModel:
-    """The cost of a network as a polynomial of its widths.
+    """Return a registered cost as a polynomial of a network's widths.
 
     Raises:
         PrecropError: no cost has that name.

@@ -1,4 +1,4 @@
-"""What a measurement was taken on, and how that differs from here: else seconds say little."""
+"""Describes the machine of a measurement and how it differs from this one."""
 
 import importlib.metadata
 import os
@@ -13,15 +13,15 @@ from precrop.costs.profiles import DeviceProfile
 from precrop.errors import one_line
 
 NOT_MEASURED = "estimated by a roofline, not measured; precrop profile measures a machine"
-"""What a latency is that comes from two peaks."""
+"""How a latency from a roofline came about."""
 LIBRARY = {"ort": "onnxruntime", "eager": "torch"}
-"""Per runtime the library whose version decides on times."""
+"""By runtime, the library whose version affects times."""
 _SHOWN = 60
 _LIBRARIES = ("precrop", "torch", "onnxruntime", "onnx", "numpy", "scipy")
 
 
 def describe_machine(device: str = "cpu") -> dict[str, Any]:
-    """The machine, its libraries and the date, in JSON's types.
+    """Describe the machine, its libraries and the date, in JSON types.
 
     Returns:
         ``cpu`` (its model), ``cores`` (that this process may use), ``instructions`` (the widest
@@ -46,7 +46,7 @@ def describe_machine(device: str = "cpu") -> dict[str, Any]:
 
 
 def _cpu_model() -> str:
-    """As Linux tells it, else what Python knows."""
+    """Return the CPU's model name as Linux reports it, else what Python knows."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -61,7 +61,7 @@ def _cores() -> int:
 
 
 def version(library: str) -> str | None:
-    """The installed version of a library; None if there is none."""
+    """Return the installed version of a library; None if it is not installed."""
     try:
         return importlib.metadata.version(library)
     except importlib.metadata.PackageNotFoundError:
@@ -69,7 +69,7 @@ def version(library: str) -> str | None:
 
 
 def basis(profile: DeviceProfile) -> str:
-    """What a latency rests on that this profile predicts, in words that follow "latency is"."""
+    """Say what a latency predicted by a profile is based on, in words that follow "latency is"."""
     if not profile.machine:
         return NOT_MEASURED
     library, device = LIBRARY[profile.runtime], profile.device
@@ -88,12 +88,12 @@ def basis(profile: DeviceProfile) -> str:
 
 
 def part(device: str) -> str:
-    """What of a machine decides on its times: the entry of `describe_machine` that names it."""
+    """Return the entry of `describe_machine` with a device's processor, which decides on times."""
     return "cpu" if device == "cpu" else "gpu"
 
 
 def _processor(device: str) -> str:
-    """The processor that a device's name stands for here; a GPU need not be there."""
+    """Return this machine's processor for a device's name; there may be no such GPU."""
     import torch
 
     if device == "cpu":
@@ -104,5 +104,5 @@ def _processor(device: str) -> str:
 
 
 def _brief(value: Any) -> str:
-    """What a file says, as a part of a line."""
+    """Shorten a value from a file, to be part of a line."""
     return one_line(str(value or "unknown"))[:_SHOWN]

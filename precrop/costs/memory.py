@@ -1,8 +1,8 @@
-"""Activation memory: bytes of all tensors that are alive at once, at the worst moment.
+"""Predicts peak activation memory: the bytes of all tensors that are alive at once, at most.
 
 It counts one inference pass with its inputs; parameters and buffers are not counted, nor what a
-kernel allocates and frees within one call. A moment's bytes are a polynomial of the widths with
-positive coefficients, and the memory is the largest of them: each is one row of the program.
+kernel allocates and frees within one call. The bytes at each moment are a polynomial of the widths
+with positive coefficients; the peak is the largest of them, so each is one row of the program.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ from precrop.solve.structure import Cost, Peak
 
 
 def memory(lives: Lifetimes) -> CostModel:
-    """Peak activation memory, in bytes, of a pass that `precrop.costs.batches.follow` followed."""
+    """Return peak memory, in bytes, of a pass that `precrop.costs.batches.follow` followed."""
 
     def model(network: Network, index: Mapping[Tie, int]) -> Peak:
         batch = at_batch(network, lives)
@@ -38,9 +38,9 @@ def memory(lives: Lifetimes) -> CostModel:
 
 
 def _moments(lives: Lifetimes) -> list[list[int]]:
-    """Which storages are alive when one is made and the next event is a death.
+    """Return the storages alive at each local peak: one was just made, the next event is a release.
 
-    The other moments hold less than one of these.
+    The storages that are alive at any other moment are among those of one of these.
     """
     found: list[list[int]] = []
     before = INPUT - 1
@@ -60,9 +60,9 @@ def _total(storages: Sequence[Cost], alive: Sequence[int]) -> Cost:
 
 
 def _largest(costs: Sequence[Cost]) -> tuple[Cost, ...]:
-    """Those that can be the largest at some widths: none has every coefficient below another's.
+    """Drop costs that another one exceeds at all widths, as none of its coefficients is smaller.
 
-    The constant counts as a term, since it is the same at all widths.
+    The constant counts as a coefficient, too.
     """
     keys = sorted({key for cost in costs for key in cost.terms})
     table = np.array([[cost.terms.get(key, 0) for key in keys] for cost in costs], dtype=float)

@@ -1,7 +1,7 @@
-"""How fast a device is: seconds per launch, byte and multiply-accumulate for each kind of work.
+"""Device profiles: seconds per launch, byte and multiply-accumulate for each kind of work.
 
-A profile is measured once a device (``precrop profile``) and kept as JSON. Where nothing was
-measured, `roofline` makes one from a device's peak speed and its memory's bandwidth.
+A profile is measured once per device (``precrop profile``) and saved as JSON. Without a
+measurement, `roofline` makes one from a device's peak FLOP/s and memory bandwidth.
 """
 
 import math
@@ -19,13 +19,13 @@ from precrop.files import digest_of, is_sound, json_text, read_json, write_text
 SCHEMA = 1
 RUNTIMES = ("eager", "ort")
 DEVICE = re.compile(r"cpu|cuda(:[0-9]{1,3})?")
-"""The names of what networks run on."""
+"""Valid names of devices."""
 
 _SLOWEST, _WIDEST = 1e6, 1 << 20
-"""Seconds of one operation, and channels that a kernel works on at once: more make no sense."""
+"""Upper limits for valid profiles: seconds per unit, and channels that a kernel handles at once."""
 
 OTHER = "other"
-"""The kind that stands for all kinds without coefficients of their own."""
+"""The kind whose coefficients are used for all kinds without any."""
 
 STANDS_FOR = {
     "stem": "conv",
@@ -37,7 +37,7 @@ STANDS_FOR = {
     "matmul": "linear",
     "linear": "pointwise",
 }
-"""Kinds of layers that are the most alike."""
+"""By kind of layer, the most similar kind, whose coefficients are used if it has none."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,15 @@ class DeviceProfile:
     """The speed of one device under one runtime.
 
     Attributes:
-        name: of the device, for people.
+        name: the device's name, for people.
         device: ``cpu`` or ``cuda``.
         runtime: ``eager`` (PyTorch) or ``ort`` (ONNX Runtime).
-        threads: of the CPU; None where that has no meaning.
-        coefficients: per kind of work, seconds per unit of each feature in
+        threads: CPU threads; None if not applicable.
+        coefficients: by kind of work, seconds per unit of each feature in
             `precrop.costs.work.FEATURES`.
-        step: channels that its kernels work on at once; ``divisor="auto"`` takes it.
-        machine: what it was measured on, and with which versions.
-        fitted: how well it describes what was measured, and which networks that was.
+        step: channels that its kernels process at once; ``divisor="auto"`` uses it.
+        machine: the machine that it was measured on, with library versions; empty for rooflines.
+        fitted: which networks it was fitted to, and how well it predicts them.
     """
 
     name: str
@@ -66,7 +66,7 @@ class DeviceProfile:
     fitted: Mapping[str, Any] = field(default_factory=dict)
 
     def of(self, kind: str) -> Mapping[str, float]:
-        """Coefficients of a kind, or of the kind that stands for it."""
+        """Return the coefficients of a kind, or of a similar kind that has some, or of `OTHER`."""
         seen: list[str] = []
         while kind not in self.coefficients and kind in STANDS_FOR and kind not in seen:
             seen.append(kind)
@@ -75,7 +75,7 @@ class DeviceProfile:
 
     @property
     def digest(self) -> str:
-        """A short hash of all that predictions depend on."""
+        """A short hash of everything that predictions depend on."""
         rates = {kind: dict(found) for kind, found in self.coefficients.items()}
         return digest_of([self.device, self.runtime, rates, self.step])[:12]
 
@@ -85,10 +85,10 @@ class DeviceProfile:
 
     @classmethod
     def load(cls, path: str | Path) -> "DeviceProfile":
-        """Read what `save` wrote.
+        """Load a profile that `save` wrote.
 
         Raises:
-            PrecropError: the file is missing or no profile that this version reads.
+            PrecropError: the file is missing, or is not a profile that this version can read.
         """
         content = read_json(Path(path), "a device profile")
         if not isinstance(content, dict) or content.pop("schema", None) != SCHEMA:
@@ -100,7 +100,7 @@ class DeviceProfile:
 
 
 def _checked(profile: DeviceProfile, refusal: str) -> DeviceProfile:
-    """The profile itself; a PrecropError that begins with ``refusal`` where it makes no sense."""
+    """Return the profile; raise a PrecropError that begins with ``refusal`` if it is not valid."""
     threads = profile.threads
     with errors_as(refusal, *MALFORMED):
         if profile.runtime not in RUNTIMES:
@@ -126,7 +126,7 @@ def _checked(profile: DeviceProfile, refusal: str) -> DeviceProfile:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a plan can hold a value: numbers are finite, and none has more than 64 bits."""
+    """Whether a plan can hold a value: JSON types, with finite numbers that fit in 64 bits."""
     if isinstance(value, Mapping):
         return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
     if isinstance(value, (list, tuple)):
@@ -149,22 +149,22 @@ def roofline(
     runtime: str = "ort",
     step: int = 16,
 ) -> DeviceProfile:
-    """A profile from two peaks: every operation takes its arithmetic plus its traffic.
+    """Make a profile from two peaks: each operation takes its arithmetic's plus its traffic's time.
 
-    The sum, rather than the longer of the two, keeps time a posynomial; it is at most twice as
-    long. A multiply-accumulate is two floating-point operations.
+    Their sum, rather than their maximum, keeps time a posynomial; it is at most twice as long. A
+    multiply-accumulate is two floating-point operations.
 
     Args:
         flops: floating-point operations per second.
         bandwidth: bytes per second from and to memory.
-        launch: seconds that starting an operation takes.
-        name: of the device.
+        launch: seconds for launching an operation.
+        name: the device's name.
         device: ``cpu`` or ``cuda``.
-        runtime: whose operations are counted.
-        step: channels that kernels work on at once.
+        runtime: the runtime whose operations are counted.
+        step: channels that kernels process at once.
 
     Raises:
-        PrecropError: a peak is not a positive number, or another argument makes no sense.
+        PrecropError: a peak is not a positive number, or another argument is not valid.
     """
     for what, value in {"flops": flops, "bandwidth": bandwidth}.items():
         if not 0 < value < math.inf:
@@ -181,14 +181,14 @@ ROOFLINES = {
     "cpu": roofline(2.0e11, 2.0e10, launch=5e-6, name="cpu roofline"),
     "cuda": roofline(2.0e13, 1.5e12, launch=5e-6, name="cuda roofline", device="cuda"),
 }
-"""Profiles that need no measurement: two cores with AVX-512, and a data centre's GPU in fp32.
+"""Profiles that need no measurement: two cores with AVX-512, and a data-centre GPU in fp32.
 
-Shares of a latency hardly depend on the size of the two peaks, only on their ratio.
+Relative latencies hardly depend on the size of the two peaks, only on their ratio.
 """
 
 
 def find_profile(given: "DeviceProfile | str | Path | None") -> DeviceProfile:
-    """A profile as users give it: itself, a name in `ROOFLINES`, a file, or None for the CPU's.
+    """Return a profile given as such, a name in `ROOFLINES`, a file, or None for the CPU roofline.
 
     Raises:
         PrecropError: it names no profile, or its file is broken.

@@ -1,8 +1,8 @@
-"""What each operation of a network has to do: bytes to read and to write, and multiply-accumulates.
+"""Counts each operation's work: bytes that it reads and writes, and multiply-accumulates.
 
-Work is counted by *kind*. Layers are told apart by how their kernels behave (`stem`, `conv`,
-`pointwise`, `depthwise`, `grouped`, `unblocked`, `transposed`, `linear`, `matmul`); every other
-operation's kind is its ATen name. A profile has a few coefficients for every kind
+Work is counted by *kind*. Layers are divided into kinds by how their kernels behave (`stem`,
+`conv`, `pointwise`, `depthwise`, `grouped`, `unblocked`, `transposed`, `linear`, `matmul`); any
+other operation's kind is its ATen name. A profile has a few coefficients for each kind
 (`precrop.costs.profiles`).
 """
 
@@ -17,30 +17,30 @@ from precrop.read.network import Network
 from precrop.read.trace import Call
 
 FEATURES = ("calls", "reads", "writes", "weights", "macs")
-"""What time is a linear function of: one launch, bytes of activations, bytes of weights, MACs."""
+"""Time is linear in these: launches, bytes of activations read and written and of weights, MACs."""
 
 MAP_AXES = 4
-"""Of maps and kernels, the tensors that have a blocked layout: batch, channels, height, width."""
+"""Axes of maps (batch, channels, height, width) and kernels, the tensors with a blocked layout."""
 _STEM = 4
-"""A convolution with at most so many inputs, an image's, has kernels of its own."""
+"""A convolution with at most this many input channels, an image's, has kernels of its own."""
 _BLOCK = 16
-"""Channels in a block of the layout that convolutions work on (AVX-512; elsewhere 8)."""
+"""Channels per block of the layout that convolutions use (with AVX-512; 8 elsewhere)."""
 UNBLOCKED = "unblocked"
-"""A grouped convolution whose groups do not fill whole blocks. It falls out of that layout: it is
-done group by group, at a rate of its own, and its channels are not filled up.
+"""A grouped convolution whose groups do not fill whole blocks. It cannot use the blocked layout:
+it is computed group by group, at a rate of its own, and its channels are not padded.
 """
 SILENT = (
     "empty", "_local_scalar_dense", "sym_size", "dropout", "tensor_of_numbers", "scalar_tensor",
 )  # fmt: skip
-"""Operations that do nothing in inference."""
+"""Operations that do nothing at inference."""
 _RESHAPED = ("_unsafe_view", "alias", "stream_read")
 _BUILT = {"stream_write": "constant_pad_nd"}
-"""What the operations of traced hooks are in a built network; see `precrop.modules.streams`."""
+"""What traced hooks' operations become in a built network; see `precrop.modules.streams`."""
 
 
 @dataclass
 class Work:
-    """What one operation does, each of `FEATURES` but its one launch as products of axes."""
+    """One operation's work: `FEATURES` except its one launch, as lists of products of axes."""
 
     kind: str
     reads: list[Product] = field(default_factory=list)
@@ -49,7 +49,7 @@ class Work:
     macs: list[Product] = field(default_factory=list)
 
     def products(self, feature: str) -> list[Product]:
-        """A feature as products; the launch is a constant."""
+        """Return a feature as products; the launch is the constant 1."""
         if feature == "calls":
             return [Product(1, [])]
         found: list[Product] = getattr(self, feature)
@@ -57,11 +57,11 @@ class Work:
 
 
 WorkReader = Callable[[Network, Lifetimes], list[Work]]
-"""The operations of a network in a pass that `precrop.costs.batches.follow` followed."""
+"""Lists the operations of a network in a pass that `precrop.costs.batches.follow` followed."""
 
 
 def each_call(network: Network, lives: Lifetimes) -> list[Work]:
-    """Every ATen call is one operation, as eager PyTorch runs it."""
+    """Return the work of every ATen call, each of which eager PyTorch runs as one operation."""
     batch = at_batch(network, lives)
     return [
         call_work(call, reading, batch)
@@ -71,7 +71,7 @@ def each_call(network: Network, lives: Lifetimes) -> list[Work]:
 
 
 def call_work(call: Call, reading: CallReading, batch: Batch) -> Work:
-    """The work of one call on its own; a view only costs its launch."""
+    """Return the work of one call on its own; a view only costs its launch."""
     work = Work(kind(call))
     if is_view(call):
         return work
@@ -85,7 +85,7 @@ def call_work(call: Call, reading: CallReading, batch: Batch) -> Work:
 
 
 def is_view(call: Call) -> bool:
-    """Whether the outputs are only other looks at the inputs' memory."""
+    """Whether the outputs are only views of the inputs' memory."""
     if call.name in _RESHAPED:
         return True
     aliases = [result.alias_info for result in call.op._schema.returns]
@@ -93,7 +93,7 @@ def is_view(call: Call) -> bool:
 
 
 def kind(call: Call) -> str:
-    """The kind of a call's work."""
+    """Return the kind of a call's work."""
     if is_view(call):
         return "view"
     if call.name in ("convolution", "_convolution"):
@@ -107,10 +107,10 @@ def kind(call: Call) -> str:
 
 
 def convolution_kind(channels: int, weight: Sequence[int]) -> str:
-    """The kind of a convolution.
+    """Return the kind of a convolution.
 
     Args:
-        channels: of its input.
+        channels: channels of its input.
         weight: shape (outputs, inputs of one group, height, width).
     """
     groups = channels // weight[1]

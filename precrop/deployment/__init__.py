@@ -1,6 +1,6 @@
-"""What a cropped network is for: exports, measured time and memory, profiles of devices.
+"""Exports, measurements of time and memory, device profiles, and `deploy`, which joins them.
 
-`deploy` is imported when it is first used.
+`deploy` is imported on first use.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 __all__ = ["deploy"]
 
-if not TYPE_CHECKING:  # a type checker takes any name for known where it sees a __getattr__
+if not TYPE_CHECKING:  # with a __getattr__, type checkers would accept any name
 
     def __getattr__(name: str) -> Any:
         if name != "deploy":

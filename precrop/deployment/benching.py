@@ -1,4 +1,4 @@
-"""Variants of one network side by side: dense, cropped, and masked at the same densities."""
+"""Benchmarks variants of a network: dense, cropped, and masked to the same densities."""
 
 import itertools
 import math
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
 
 DENSE = "dense"
 LEAST_SECONDS = 0.005
-"""What one sample lasts at least: a clock read twice is nothing beside it."""
+"""Least duration of a sample, so that the time of reading the clock is negligible."""
 WARMUP = 3
 
 
 @dataclass(frozen=True)
 class BenchVariant:
-    """One form of the network.
+    """A variant of the network to benchmark.
 
     Attributes:
-        name: unique within a run.
-        model: it is only looked at.
-        params: weights and other parameters that are not masked.
-        macs: multiply-accumulates at batch 1 that do not multiply by a masked weight.
+        name: its name, unique within a benchmark.
+        model: the network; it is not changed.
+        params: number of parameters, without masked weights.
+        macs: multiply-accumulates at batch 1, without those by masked weights.
         sparse: the layout of its sparse kernels, which run in eager PyTorch only; None if dense.
-        notes: layers that stay on dense kernels although the others do not, and why.
+        notes: for sparse kernels, the layers that stay on dense ones, and why.
     """
 
     name: str
@@ -55,21 +55,21 @@ class BenchVariant:
 
 @dataclass(frozen=True)
 class BenchRow:
-    """One variant in one setting.
+    """The result of one variant in one setting.
 
     Attributes:
         variant: its name; its ``params`` and ``macs`` are those of `BenchVariant`.
         runtime: as in `precrop.deployment.setting.Setting`, like the three that follow.
-        ideal: the dense network's multiply-accumulates, divided by its own: how many times as fast
-            it would be if they alone took time.
-        reason: why it was not measured; None where it was. All that follows is None then.
+        ideal: the dense network's multiply-accumulates divided by the variant's: the speed-up if
+            they alone took time.
+        reason: why the variant was not measured, in which case all fields below are None.
         latency: median, in seconds; ``low`` and ``high`` are the 10th and the 90th percentile.
-        spread: from ``low`` to ``high``, as a share of the median.
-        throughput: images a second, at the median.
+        spread: ``high - low`` as a share of the median.
+        throughput: images per second, at the median latency.
         speedup: the dense network's latency in the same setting, divided by this one.
         share_of_ideal: ``speedup / ideal``.
         peak_memory: see `precrop.deployment.memory.peak_activation_memory`; eager PyTorch only.
-        rounds: samples.
+        rounds: number of samples.
     """
 
     variant: str
@@ -94,12 +94,12 @@ class BenchRow:
 
 @dataclass(frozen=True)
 class Bench:
-    """What a run came to, with a row for every variant in every setting.
+    """The result of a benchmark: one row for each variant in each setting.
 
     Attributes:
-        machine: as `precrop.costs.machine.describe_machine` tells it.
-        input_shape: of one image, or of several inputs.
-        notes: by variant, layers that stay on dense kernels, and why.
+        machine: the machine, as `precrop.costs.machine.describe_machine` describes it.
+        input_shape: shape of one image, or of several inputs.
+        notes: by variant, the layers that stay on dense kernels, and why.
     """
 
     machine: Mapping[str, Any]
@@ -110,7 +110,7 @@ class Bench:
 
     @property
     def settings(self) -> dict[Setting, list[BenchRow]]:
-        """Rows by how they were run."""
+        """The rows by setting."""
         found: dict[Setting, list[BenchRow]] = {}
         for row in self.rows:
             setting = Setting(row.runtime, row.batch, row.threads, row.device)
@@ -118,7 +118,7 @@ class Bench:
         return found
 
     def to_json(self) -> dict[str, Any]:
-        """All of it in JSON's types."""
+        """Return the result in JSON types."""
         return asdict(self)
 
 
@@ -131,23 +131,23 @@ def variants(
     sparse: Sequence[str] = (),
     seed: int = 0,
 ) -> list[BenchVariant]:
-    """The network as it is, and cropped or masked as each plan has it.
+    """Return the dense network and its variants, cropped or masked by each plan.
 
-    A masked network keeps as many weights of every layer as the plan does, drawn at random, and
-    scales them as initialisation would, so that its activations are as large as the dense one's.
-    Where there is one plan, its variants are called ``cropped``, ``masked`` and ``masked csr``;
-    where there are several, ``cropped NAME`` and so on.
+    A masked network keeps as many weights of every layer as the plan, chosen at random. They are
+    scaled up by 1 / sqrt(density), so that activations stay as large as the dense network's.
+    With one plan, its variants are called ``cropped``, ``masked`` and ``masked csr``; with
+    several, ``cropped NAME`` and so on.
 
     Args:
         model: the network; it is not changed.
         input_shape: as in `precrop.plan`.
-        plans: of this network, by name.
-        masked: mask to the plans' densities, on dense kernels.
-        sparse: mask likewise, on the kernels of these layouts.
-        seed: of the masks.
+        plans: plans of this network, by name.
+        masked: add networks masked to the plans' densities, on dense kernels.
+        sparse: layouts for which to add masked networks on sparse kernels.
+        seed: seed of the masks.
 
     Raises:
-        PrecropError: a layout is unknown, or there is no plan to mask by.
+        PrecropError: a layout is unknown, or there is no plan to mask by, or it widens a layer.
         PlanError: a plan is for another network or another input.
     """
     for layout in sparse:
@@ -178,11 +178,11 @@ def settings(
     device: str = "cpu",
     channels_last: bool = False,
 ) -> list[Setting]:
-    """Every runtime at every batch size and number of threads.
+    """Return a setting for every combination of runtime, batch size and number of threads.
 
     Raises:
-        PrecropError: a runtime is unknown or not installed, the device is not there, a number
-            makes no sense, or no runtime is PyTorch's, which alone has memory formats.
+        PrecropError: a runtime is unknown or not installed, the device does not exist, a number is
+            out of range, or channels_last is set for ONNX Runtime alone, which ignores it.
     """
     ways = itertools.product(runtimes, batches, threads)
     found = [Setting(*way, device, channels_last) for way in ways]
@@ -203,20 +203,20 @@ def bench(
     found: Callable[[Bench], object] = unheard,
     progress: Told = unheard,
 ) -> Bench:
-    """Measure every variant in every setting; within one, samples are taken in turns.
+    """Measure every variant in every setting; within a setting, variants take turns.
 
-    What a runtime cannot run gets a row with the reason.
+    A variant that a runtime cannot run gets a row with the reason.
 
     Args:
-        variants: as `variants` makes them; the one called ``dense`` is what others are compared to.
+        variants: from `variants`; the others are compared with the one called ``dense``.
         input_shape: as in `precrop.plan`.
-        settings: as `settings` makes them, all of one device and memory format.
+        settings: from `settings`, all with the same device and memory format.
         rounds: samples of each variant in each setting.
-        found: told what was measured so far, after every setting.
-        progress: told how far it is.
+        found: called with the results so far, after every setting.
+        progress: called with the current step and the share that is done.
 
     Raises:
-        PrecropError: no setting, or no round.
+        PrecropError: there is no setting, or ``rounds`` is less than 1.
     """
     if not settings or rounds < 1:
         raise PrecropError(f"{len(settings)} settings in {rounds} rounds: give 1 or more of both")
@@ -237,7 +237,7 @@ def bench(
 def _measure(
     variants: Sequence[BenchVariant], inputs: Inputs, setting: Setting, rounds: int, tell: Told
 ) -> list[BenchRow]:
-    """One setting: load all variants, time them in turns, unload them."""
+    """Measure one setting: load all variants, time them in turns, unload them."""
     reasons: dict[str, str] = {}
     runs: dict[str, Run] = {}
     timings: dict[str, Timing] = {}
@@ -262,10 +262,10 @@ def _measure(
                 progress=lambda done: tell("measuring", done),
             )
         if runs and setting.runtime == "eager":
-            torch.set_num_threads(setting.threads)  # PyTorch chooses some kernels by it
+            torch.set_num_threads(setting.threads)  # some kernels are chosen by it
             for variant in variants:
                 if variant.name in runs:
-                    with suppress(PrecropError):  # what was timed counts, also without its memory
+                    with suppress(PrecropError):  # the times are kept without the memory
                         peak = peak_activation_memory(variant.model, inputs, setting)
                         peaks[variant.name] = peak
     dense_macs = next(variant.macs for variant in variants if variant.name == DENSE)
@@ -288,7 +288,7 @@ def _measure(
 
 
 def _timed(row: BenchRow, timings: Mapping[str, Timing]) -> BenchRow:
-    """A row with its variant's times, if there are any, beside the dense network's."""
+    """Return the row with its variant's times and speed-up, if it was timed."""
     timing = timings.get(row.variant)
     if timing is None:
         return row
@@ -309,7 +309,7 @@ def _timed(row: BenchRow, timings: Mapping[str, Timing]) -> BenchRow:
 def _masked(
     model: nn.Module, plan: "Plan", suffix: str, masked: bool, layouts: Sequence[str], seed: int
 ) -> list[BenchVariant]:
-    """The variants that are masked to a plan's densities: one mask for all of them."""
+    """Return the variants masked to a plan's densities, all with the same masks."""
     import precrop
 
     if not masked and not layouts:

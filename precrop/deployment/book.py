@@ -1,4 +1,4 @@
-"""Steps of a long job, kept in a folder: done again only where what they depend on changed."""
+"""Records the steps of a long job, so that only steps whose dependencies changed are redone."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,12 +14,12 @@ SCHEMA = 1
 
 
 class Book:
-    """What is done, in the folder's ``deploy.json``.
+    """The record of finished steps, kept in the folder's ``deploy.json``.
 
     Args:
-        folder: made if it is not there.
-        about: what is deployed, in all that the first steps depend on.
-        say: told what is done.
+        folder: the folder; it is created if it does not exist.
+        about: description of the deployment, with everything that the first steps depend on.
+        say: called with a line of text for each step.
 
     Raises:
         PrecropError: the folder holds another deployment, or cannot be written.
@@ -50,7 +50,7 @@ class Book:
                 if "key" not in step or not isinstance(step["result"], dict):
                     raise ValueError("its steps come to nothing")
         for name, value in self.about.items():
-            if about.get(name, value) != value:  # older books say less
+            if about.get(name, value) != value:  # older records have fewer entries
                 raise PrecropError(
                     f"{self.folder} holds another deployment, which differs in its "
                     f"{name.replace('_', ' ')}: choose another folder, or remove it"
@@ -58,7 +58,7 @@ class Book:
 
     @contextmanager
     def believed(self) -> Iterator[None]:
-        """What the book says is read within it; of another hand it is refused in one line."""
+        """Turn errors from malformed content of the record into one `PrecropError`."""
         try:
             yield
         except MALFORMED as error:
@@ -69,10 +69,10 @@ class Book:
     def step(
         self, name: str, key: Any, make: Callable[[], dict[str, Any]], *files: Path
     ) -> dict[str, Any]:
-        """What a step comes to: from the book, or else ``make`` does it, and makes its files.
+        """Return a step's result from the record, or run ``make``, which writes ``files``.
 
-        The book is believed while ``key``, all that the step depends on, and the files are those
-        that it knows.
+        A recorded result is valid while ``key``, which covers everything that the step depends on,
+        and the contents of the files are unchanged.
         """
         found = self.steps.get(name)
         if found is not None and found["key"] == key and self._made(found, files):
@@ -89,7 +89,7 @@ class Book:
         return dict(self.steps[name]["result"])
 
     def _made(self, step: Mapping[str, Any], files: Sequence[Path]) -> bool:
-        """Whether a step's files are there, as it made them; older books do not say how."""
+        """Whether a step's files exist unchanged; older records have no digests to compare."""
         if not all(file.is_file() for file in files):
             return False
         with errors_as(f"cannot read the files in {self.folder}", OSError):

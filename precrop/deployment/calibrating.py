@@ -1,8 +1,7 @@
-"""Closes the loop: plans, builds, measures the whole network, and corrects what is asked of a plan.
+"""Calibrates a latency budget: plans, measures the built network, corrects the next plan's budget.
 
-A profile knows operations, not the network as a whole. The measured time of the planned network
-says by how much its prediction is off at that size; the next plan is asked for a time that is
-wrong by as much the other way.
+A profile describes single operations, not the network as a whole. The measured time of a planned
+network shows the error of its prediction at that size; the next plan's budget compensates for it.
 """
 
 import math
@@ -30,15 +29,15 @@ from precrop.solve.budgets import UNITS, Budget, parse_budget, parse_share
 
 _SECOND = UNITS["latency"].suffixes["s"]
 _HALVINGS = 4
-"""Plans that are made, not measured, to find how narrow a network may be."""
+"""Bisection steps, each a plan that is not measured, to find how narrow a network may be."""
 MOST_ROUNDS = 5
-"""Plans that are measured, at most."""
+"""Most plans that are measured."""
 _AIM = 0.96
-"""Where in the asked time the next plan aims: below it, since widths come in steps."""
+"""Share of the asked time that the next plan aims at: below 1, since widths come in steps."""
 _EXPONENTS = (0.7, 1.5)
-"""Least and greatest power of what was asked that measured times are taken to follow."""
+"""Bounds of the exponent with which measured times are assumed to grow with a plan's budget."""
 _CLOSE = 0.94
-"""A plan at this share of the asked time or above, and within it, is not improved any more."""
+"""A plan that takes at least this share of the asked time, and not more than it, is accepted."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +45,10 @@ class Attempt:
     """One plan that was measured, side by side with the original.
 
     Attributes:
-        asked: share of the original's predicted latency that the plan was given.
-        seconds: median of the planned network.
-        dense: median of the original in the same rounds, in seconds.
-        limit: seconds that were allowed, in terms of the same rounds.
+        asked: the plan's budget, as a share of the original's predicted latency.
+        seconds: median time of the planned network.
+        dense: median time of the original in the same rounds, in seconds.
+        limit: the asked time in seconds; if it is a share, then of ``dense``.
     """
 
     asked: float
@@ -65,9 +64,9 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """The plan that came closest to the asked time from below, and all that were measured.
+    """The slowest plan within the asked time, and all measurements.
 
-    ``met`` is whether it is at or under the asked time; if none was, the fastest is the plan.
+    ``met`` is whether there is such a plan; if not, ``plan`` is the fastest one.
     """
 
     plan: Plan
@@ -87,24 +86,24 @@ def calibrate(
     progress: Callable[[str], object] | None = None,
     **options: Any,
 ) -> Calibrated:
-    """Plan until the measured time of the built network is at or under the asked one.
+    """Plan until the built network's measured time is close to the asked time and not above it.
 
-    Plans at most five times. Times are medians of interleaved rounds with the original, so a share
-    is a share of what the original took in the same rounds; both are loaded a few times.
+    At most five plans are measured, in rounds in which the plan and the original take turns, so a
+    share is relative to the original's median in the same rounds. Both are loaded several times.
 
     Args:
         model: the network; it stays as it was.
         input_shape: as for `precrop.plan`.
         latency: a share of the original's time, or a string such as ``"8ms"``.
-        device_profile: as for `precrop.plan`; its runtime and device are those that are measured.
+        device_profile: as for `precrop.plan`; times are measured in its runtime on its device.
         batch_size: inputs in one pass.
-        threads: of the CPU; the profile's, or all, if None.
-        rounds: of one measurement.
-        progress: told in words what is being done.
-        options: further ones of `precrop.plan`.
+        threads: CPU threads; if None, the profile's, or PyTorch's.
+        rounds: rounds of each measurement.
+        progress: called with a line of text for each step.
+        options: further options of `precrop.plan`.
 
     Raises:
-        BudgetError: no network that is allowed is predicted to be so fast.
+        BudgetError: no possible plan is predicted to be this fast.
         PrecropError: the profile is of another machine, or its runtime is not installed.
     """
     profile = find_profile(device_profile)
@@ -134,7 +133,7 @@ def calibrate(
                     raise BudgetError(f"{what}: {error}") from error
                 asked, made = _narrowest(planned, asked, attempts[-1].asked)
             if made is None or any(made.tensors == known.tensors for known in plans):
-                break  # widths have no step in between
+                break  # there are no widths in between
             plans.append(made)
             with sessions(made.build(model), inputs, setting) as cropped:
                 networks = {"dense": dense, "cropped": cropped}
@@ -148,15 +147,15 @@ def calibrate(
 
 
 def _first_share(latency: Budget, dense: Sequence[Run], stopwatch: Stopwatch) -> float:
-    """What to ask of the first plan: the share itself, or the time over the original's."""
+    """Return the first plan's budget: the share itself, or the time over the original's."""
     asked, other = (parse_share("latency", latency, n * _SECOND) for n in (1, 2))
-    if asked == other:  # whatever the original takes
+    if asked == other:  # a share, not a time
         return asked
     return min(asked / median_seconds(dense, 10, stopwatch), 1.0)
 
 
 def limit(latency: Budget, dense: float) -> float:
-    """The seconds that a budget allows where the original takes ``dense``.
+    """Return the seconds that a budget allows if the original takes ``dense`` seconds.
 
     Raises:
         BudgetError: it is neither a share nor a time.
@@ -167,7 +166,7 @@ def limit(latency: Budget, dense: float) -> float:
 def _narrowest(
     planned: Callable[..., Plan], impossible: float, possible: float
 ) -> tuple[float, Plan | None]:
-    """The least share between both that a plan can have, roughly; no plan if it is the last one."""
+    """Bisect for the least share that has a plan; the plan is None if only ``possible`` has one."""
     found = None
     for _ in range(_HALVINGS):
         between = math.sqrt(impossible * possible)
@@ -179,11 +178,11 @@ def _narrowest(
 
 
 def _corrected(attempts: list[Attempt]) -> float:
-    """What to ask next, so that the measured time comes to what is aimed at.
+    """Return the next plan's budget, so that its measured time comes close to the aim.
 
-    Measured times follow a power of what was asked: between the closest plans on either side of the
-    aim, the one that goes through both. Else it has the exponent of the last two plans: 1 after the
-    first, and never far from it, since times have noise.
+    Measured times are modelled as a power of the budget. If there are plans on both sides of the
+    aim, the power goes through the closest two. Else its exponent is that of the last two plans (1
+    after the first), kept close to 1, since times are noisy.
     """
     slower = min((a for a in attempts if a.used > _AIM), key=attrgetter("used"), default=None)
     faster = max((a for a in attempts if a.used <= _AIM), key=attrgetter("used"), default=None)
@@ -200,8 +199,8 @@ def _corrected(attempts: list[Attempt]) -> float:
 
 
 def _best(latency: Budget, plans: list[Plan], attempts: list[Attempt]) -> Calibrated:
-    """The slowest plan within the asked time, or else the fastest."""
-    # Of those in time, else of all, the one that is closest to it.
+    """Return the slowest plan within the asked time, or else the fastest."""
+    # Plans in time come first, then those closest to the limit.
     best = min(attempts, key=lambda one: (one.used > 1, abs(one.used - 1)))
     chosen = plans[attempts.index(best)]
     record = {

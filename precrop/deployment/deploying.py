@@ -1,7 +1,7 @@
-"""From a network and a time to a file: profile, plan, train, export, check, measure.
+"""Makes a file of a network that meets a latency: profile, plan, train, export, check, measure.
 
-All of it lies in one folder, and ``deploy.json`` in it says which steps are done: the same call
-goes on where it was, and does again only what depends on something that changed.
+All results are in one folder, whose ``deploy.json`` records the finished steps. The same call
+resumes where it stopped, and redoes only the steps whose dependencies changed.
 """
 
 import dataclasses
@@ -46,19 +46,19 @@ if TYPE_CHECKING:
 
 PROFILE, PLAN, RUNS = "profile.json", "plan.json", "runs"
 FORGIVEN = 1.1
-"""A plan that is measured beyond this multiple of the asked time is not trained."""
+"""A plan whose measured time is beyond this multiple of the asked time is not trained."""
 PROFILED = 90.0
-"""Seconds for the profile of a device that nobody measured before."""
+"""Seconds for profiling this device, if no profile is given."""
 ROUNDS = 20
 _BATCH = 64
-"""Images that a file is asked of at once."""
+"""Batch size at which a file's accuracy is evaluated."""
 _SHORTEST = 1e-12
-"""Seconds; no pass takes less."""
+"""Least time in seconds that is accepted from the record."""
 
 
 @dataclass(frozen=True)
 class Times:
-    """How long one pass takes, in seconds: the median of fresh sessions, and their extremes."""
+    """Seconds of one pass: the median, least and most of several freshly loaded sessions."""
 
     median: float
     least: float
@@ -67,19 +67,19 @@ class Times:
 
 @dataclass(frozen=True)
 class Deployed:
-    """What a deployment came to.
+    """The result of a deployment.
 
     Attributes:
         file: the exported network.
-        asked: the latency, as it was asked for.
-        limit: the asked latency in seconds; a share is one of the dense network's in these rounds.
-        dense: times of the original, exported likewise.
+        asked: the latency budget, as given.
+        limit: the asked latency in seconds; a share is relative to the median in ``dense``.
+        dense: times of the original, exported in the same way.
         deployed: times of ``file``, measured in turns with the original.
-        difference: of the file's outputs from PyTorch's, relative to their largest value.
+        difference: how much the file's outputs differ from PyTorch's, relative to the largest.
         accuracy: share of the held-out images that the file gets right; None without images.
-        images: held-out images.
-        quiet: how quiet the machine was when times were measured.
-        reused: steps that were done before.
+        images: number of held-out images.
+        quiet: how quiet the machine was just before times were measured.
+        reused: names of the steps that an earlier call had done.
     """
 
     file: Path
@@ -100,7 +100,7 @@ class Deployed:
         return self.deployed.median / self.limit
 
     def to_json(self) -> dict[str, Any]:
-        """In JSON's types; of the plan its totals."""
+        """Return the result in JSON types, with the plan's path and totals."""
         plan = {n: getattr(self.plan, n) for n in ("params", "macs", "base_params", "base_macs")}
         fields = {**vars(self), "file": str(self.file), "used": self.used}
         times = {name: asdict(getattr(self, name)) for name in ("dense", "deployed", "quiet")}
@@ -125,25 +125,25 @@ def deploy(
     progress: Callable[[str], object] | None = None,
     **options: Any,
 ) -> Deployed:
-    """Make a network that takes at most so long here: a checked file, trained and measured.
+    """Crop, train and export a network that meets a latency on this machine; check and measure it.
 
     Args:
         model: by name, as for `precrop.zoo.load_model`.
         latency: of one input: a share of the original's time, or a string such as ``"8ms"``.
-        output: a folder for all that is made.
-        data: what it is trained on, as for `precrop.training.data.load_data`. Without it, or with
-            no epochs among the changes, the file has initial weights.
-        input_shape: of one image; what the network is usually given if None.
-        recipe: of the training; the usual one for the data if None.
-        changes: to the recipe, by name.
+        output: folder for all results.
+        data: training data, as for `precrop.training.data.load_data`. Without it, or with
+            ``epochs=0`` in ``changes``, the file has initial weights.
+        input_shape: shape of one image; the network's usual one if None.
+        recipe: training recipe; the usual one for the data if None.
+        changes: changes to the recipe, by name.
         init: how the cropped network gets its weights.
-        seed: of the initial weights and of the training.
-        format: of the file.
-        threads: of the CPU that it runs on.
-        device_profile: as for `precrop.plan`; measured with this network if None.
-        rounds: passes of one measurement.
-        progress: told in words what is done.
-        options: further ones of `precrop.plan`: ``params``, ``macs``, ``divisor``, ….
+        seed: seed of the initial weights and of training.
+        format: format of the file.
+        threads: CPU threads that the file is run on.
+        device_profile: as for `precrop.plan`; if None, this machine is profiled with the network.
+        rounds: rounds of each measurement.
+        progress: called with a line of text for each step.
+        options: further options of `precrop.plan`: ``params``, ``macs``, ``divisor``, ….
 
     Raises:
         BudgetError: no plan is fast enough, as predicted or as measured.
@@ -178,7 +178,7 @@ def deploy(
         about["code"] = code
     book = Book(Path(output), about, progress or unheard)
     steps = _Steps(book, spec, network, Inputs(shape), setting, FORMATS[format])
-    if "plan" not in book.steps:  # refuse now what every plan would be refused for in some minutes
+    if "plan" not in book.steps:  # fail now, not after minutes of profiling, if no plan is possible
         plan(network, steps.inputs.spec, latency=1.0, **options)
     profile = profile or steps.profile()
     planned = steps.plan(latency, profile, rounds, options)
@@ -215,7 +215,7 @@ def deploy(
 
 
 def _profile_of(given: DeviceProfile | str | Path, setting: Setting) -> DeviceProfile:
-    """A profile, refused if it is not of what runs the file; a roofline is one of any runtime."""
+    """Return the profile; fail if its runtime or device differs. A roofline fits any runtime."""
     profile = find_profile(given)
     if not profile.machine:
         profile = dataclasses.replace(profile, runtime=setting.runtime)
@@ -232,7 +232,7 @@ def _profile_of(given: DeviceProfile | str | Path, setting: Setting) -> DevicePr
 def _network(
     spec: ModelSpec, data: str | None, shape: tuple[int, ...] | None, seed: int
 ) -> "tuple[ImageData | None, ModelSpec, nn.Module, tuple[int, ...]]":
-    """The images, the network for their classes with its initial weights, and its input."""
+    """Return the images, the network for their classes (spec and module), and its input shape."""
     from precrop.training.networks import for_classes, initial_weights
 
     images = None
@@ -249,7 +249,7 @@ def _network(
 
 @dataclass(frozen=True)
 class _Steps:
-    """The steps, of one network in one setting."""
+    """The steps of a deployment, for one network in one setting."""
 
     book: Book
     spec: ModelSpec
@@ -264,7 +264,7 @@ class _Steps:
         return self.book.folder / f"network{self.kind.suffix}"
 
     def profile(self) -> DeviceProfile:
-        """How fast this machine is for the network's kinds of work."""
+        """Profile this machine with the network."""
         path = self.book.folder / PROFILE
 
         def make() -> dict[str, Any]:
@@ -285,7 +285,7 @@ class _Steps:
     def plan(
         self, latency: Budget, profile: DeviceProfile, rounds: int, options: Mapping[str, Any]
     ) -> Plan:
-        """A plan whose network was measured to be in time."""
+        """Make a plan whose network was measured to be fast enough."""
         path = self.book.folder / PLAN
 
         def make() -> dict[str, Any]:
@@ -313,7 +313,7 @@ class _Steps:
         return Plan.load(path)
 
     def train(self, run: "Run", images: "ImageData", *, shown: bool) -> None:
-        """Train, or go on with it; a run keeps its own result."""
+        """Train the network or resume its training; the run keeps its own record."""
         from precrop.training.loop import train
 
         self.book.say("train")
@@ -324,9 +324,9 @@ class _Steps:
             self.book.reused.append("train")
 
     def export(self, plan: Plan, run: "Run | None", init: Init) -> float:
-        """Write the network to a file; how far the file's outputs are from PyTorch's.
+        """Write the network to a file; return how much its outputs differ from PyTorch's.
 
-        A file that would run what is in it is never taken from an earlier call: it is opened later.
+        A file that can run code when opened is always written anew, since later steps open it.
         """
 
         def make() -> dict[str, Any]:
@@ -353,7 +353,7 @@ class _Steps:
             return figure(found["difference"])
 
     def judge(self, images: "ImageData") -> float:
-        """The share of the held-out images that the file gets right."""
+        """Return the share of the held-out images that the file gets right."""
 
         def make() -> dict[str, Any]:
             from precrop.training.evaluate import judge
@@ -375,7 +375,7 @@ class _Steps:
             return figure(found["accuracy"], most=1.0)
 
     def measure(self, rounds: int) -> tuple[Times, Times, Quiet]:
-        """Times of the file beside those of the original, exported likewise, in the same rounds."""
+        """Time the file and the original, exported in the same way, in the same rounds."""
         load, setting = self.kind.load, self.setting
         assert load is not None
 
@@ -410,6 +410,6 @@ class _Steps:
         return dense, deployed, quiet
 
     def _machine(self) -> dict[str, Any]:
-        """What decides on times here."""
+        """Return what times depend on here: the CPU and the version of the runtime's library."""
         machine, library = describe_machine(), LIBRARY[self.setting.runtime]
         return {"cpu": machine[part("cpu")], library: machine["versions"].get(library)}

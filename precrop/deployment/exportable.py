@@ -1,4 +1,4 @@
-"""A network that is to be exported: its inputs, its outputs, and what `torch.export` reads."""
+"""A network prepared for export: its inputs, reference outputs and `torch.export` program."""
 
 import functools
 import io
@@ -28,23 +28,23 @@ from precrop.read.examples import tensors_in
 from precrop.read.inputs import LARGEST_BATCH, Inputs
 
 BATCHES = (1, 3)
-"""Batch sizes at which a file for any batch size is run."""
+"""Batch sizes at which a file for any batch size is checked."""
 _EXAMPLE = 2
-"""The batch size that is exported: `torch.export` takes a 1 for a constant."""
+"""Batch size of the exported example: `torch.export` would take a size of 1 for a constant."""
 _GRAPH_NAMES = frozenset(("meta", "graph", "code"))
-"""Attributes of a `torch.fx.GraphModule`'s own, which no part of a network can be called there."""
+"""A `torch.fx.GraphModule`'s own attributes: names that its child modules cannot have."""
 _LONGEST = 240
-"""Characters of an error of PyTorch's that are shown."""
+"""Most characters that are shown of a PyTorch error."""
 
 Arguments = tuple[list[Any], dict[str, Any]]
-"""What a network's forward is given, by position and by name."""
+"""Positional and keyword arguments of a network's forward."""
 Runs = Callable[[Arguments], list[Tensor]]
-"""Runs a network and gives the tensors among its outputs."""
+"""Runs a network and returns the tensors among its outputs."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """How a network is built anew, with other weights: the original, cropped by the plan if any."""
+    """How to rebuild a network: build the original, then crop it by the plan if there is one."""
 
     model: ModelSpec
     plan: Plan | None = None
@@ -52,20 +52,20 @@ class Origin:
     def build(
         self, like: Mapping[str, Sequence[int]] | None = None, weights: Path | None = None
     ) -> nn.Module:
-        """The network with fresh weights, as `ModelSpec.build` says; ``like`` without a plan."""
+        """Build the network; see `ModelSpec.build`. With a plan, its shapes replace ``like``."""
         network = self.model.build(like if self.plan is None else self.plan.shapes, weights)
         return network if self.plan is None else self.plan.build(network)
 
 
 class Exportable:
-    """A network to be exported; what several formats need is made once.
+    """A network to export; what several formats need is computed once.
 
     The arguments are those of `precrop.deployment.exporting.export`. The ``batch`` of inputs
     without a batch axis is 1.
 
     Raises:
-        PrecropError: the batch size makes no sense, the network has no weights, or the metadata is
-            not JSON.
+        PrecropError: the batch size is out of range, the network is on the meta device, or the
+            metadata is not JSON.
     """
 
     def __init__(
@@ -91,15 +91,15 @@ class Exportable:
 
     @property
     def batches(self) -> tuple[int, ...]:
-        """Batch sizes at which its files are run."""
+        """Batch sizes at which its files are checked."""
         return BATCHES if self.batch is None else (self.batch,)
 
     @cached_property
     def references(self) -> dict[int, tuple[Arguments, list[Tensor]]]:
-        """By batch size random inputs, and the network's outputs.
+        """Random inputs and the network's outputs for them, by batch size.
 
         Raises:
-            PrecropError: the network fails on these inputs, or its outputs are all infinite.
+            PrecropError: the network fails on these inputs, or none of its outputs is finite.
         """
         found = {}
         for batch in self.batches:
@@ -116,17 +116,17 @@ class Exportable:
 
     @cached_property
     def telling(self) -> bool:
-        """Whether other inputs give other outputs."""
+        """Whether different inputs give different outputs."""
         batch = self.batches[0]
         others = run(self.model, noise(self.inputs, self.model, batch, seed=1))
         return not all(map(Tensor.equal, self.references[batch][1], others))
 
     @cached_property
     def program(self) -> ExportedProgram:
-        """The network as `torch.export` reads it.
+        """The network as exported by `torch.export`.
 
         Raises:
-            PrecropError: it can't; with its reason.
+            PrecropError: the export fails; the message has PyTorch's reason.
         """
         args, kwargs = noise(self.inputs, self.model, self.batch or _EXAMPLE)
         shapes = None
@@ -147,12 +147,12 @@ class Exportable:
             raise PrecropError(
                 f"torch.export cannot read this network for {size}: {innermost_reason(error)}{hint}"
             ) from error
-        for node in program.graph.nodes:  # where the sources lie is nobody's business
+        for node in program.graph.nodes:  # keep paths of source code out of files
             node.meta.pop("stack_trace", None)
         return program
 
     def emptied(self) -> nn.Module:
-        """The network built anew; where its origin is not known, a copy without what it saves."""
+        """Rebuild the network, or, if its origin is unknown, copy it with a blank state dict."""
         if self.origin is not None:
             return self.origin.build().eval()
         saved = set(self.model.state_dict())
@@ -166,9 +166,9 @@ class Exportable:
 
 
 class _Within(nn.Module):
-    """A network as the only child of another, which takes the same arguments.
+    """A wrapper with the network as its only child and the same forward arguments.
 
-    For networks whose parts are called as `torch.export`'s own (``meta``).
+    For networks whose child modules have names that `torch.export` needs itself (``meta``).
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -183,7 +183,7 @@ class _Within(nn.Module):
 
 
 def _facts(inputs: Inputs, origin: Origin | None, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """What a file says of its network, whatever its format."""
+    """Return the metadata that files of all formats keep; fail if it cannot be stored as JSON."""
     known = {} if origin is None else {"network": origin.model.name}
     own = {**known, "input_shape": inputs.spec}
     taken = sorted({*own, "name", "args", "plan"} & metadata.keys())
@@ -195,7 +195,7 @@ def _facts(inputs: Inputs, origin: Origin | None, metadata: Mapping[str, Any]) -
 
 
 def noise(inputs: Inputs, model: nn.Module, batch: int, seed: int = 0) -> Arguments:
-    """Standard normal inputs of the network's own floating type, on the CPU."""
+    """Return standard normal inputs of the network's floating-point type, on the CPU."""
     arguments = inputs.make(batch, model, "cpu")
     generator = torch.Generator().manual_seed(seed)
     for tensor in tensors_in(arguments):
@@ -205,7 +205,7 @@ def noise(inputs: Inputs, model: nn.Module, batch: int, seed: int = 0) -> Argume
 
 
 def run(model: nn.Module, arguments: Arguments) -> list[Tensor]:
-    """The tensors that a network gives. Inputs are copied before: it may change them."""
+    """Return the tensors among a network's outputs. It gets copies, as it may change its inputs."""
     args, kwargs = tree_map_only(Tensor, Tensor.clone, arguments)
     with torch.no_grad():
         outputs = tree_leaves(model(*args, **kwargs))
@@ -213,7 +213,7 @@ def run(model: nn.Module, arguments: Arguments) -> list[Tensor]:
 
 
 def innermost_reason(error: BaseException) -> str:
-    """PyTorch's own reason as one short line: what the innermost error says."""
+    """Return the message of the innermost cause of an error as one short line."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = " ".join(str(error).split())
@@ -224,7 +224,7 @@ def innermost_reason(error: BaseException) -> str:
 
 @contextmanager
 def export_mode() -> Iterator[None]:
-    """While an exporter works: it writes nothing to the terminal, and attention is not fused.
+    """Silence an exporter and switch off PyTorch's fused path for attention.
 
     Other programs do not know the operations of the fused path.
     """
@@ -233,7 +233,7 @@ def export_mode() -> Iterator[None]:
         ExitStack() as back,
         warnings.catch_warnings(action="ignore"),
         redirect_stdout(nowhere),
-        redirect_stderr(nowhere),  # whole graphs, where torch.export fails
+        redirect_stderr(nowhere),  # torch.export prints whole graphs when it fails
     ):
         back.callback(logging.disable, logging.root.manager.disable)
         logging.disable(logging.CRITICAL)

@@ -1,6 +1,6 @@
-"""Networks as files that other programs run: ONNX, pt2, safetensors. Each is checked by running it.
+"""Exports networks to ONNX, pt2 and safetensors files, and checks every file by running it.
 
-The batch is the first axis of every input. Files take any batch size unless one is asked for.
+Inputs given by shapes have the batch as first axis. Files take any batch size unless one is given.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,23 +30,23 @@ from precrop.read.network import given_inputs
 __all__ = ["Export", "Exportable", "Origin", "export", "load_safetensors"]
 
 TOLERANCE = 1e-4
-"""The largest difference from PyTorch's outputs, relative to the largest of their values; in half
-precision twice the step between numbers at that value."""
+"""Largest accepted difference from PyTorch's outputs, relative to their largest value; in half
+precision twice the type's epsilon, if that is more."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file.
+    """A file format.
 
     Attributes:
-        suffix: of the files' names.
+        suffix: suffix of the files' names.
         reader: what runs the files, in words.
-        runtime: which of `precrop.deployment.setting.LIBRARIES` that is.
+        runtime: its name in `precrop.deployment.setting.LIBRARIES`.
         write: writes a network to a file.
-        open: gives a function that runs such a file of a network.
-        load: gives what runs a file on such arguments, to be timed; None for weights alone.
-        inert: whether opening a stranger's file runs nothing that is in it. PyTorch's programs are
-            pickles and expressions that it evaluates: only those of our own are opened.
+        open: opens a network's file and returns a function that runs it.
+        load: returns a function that runs a file on given inputs, to time it; None if it can't run.
+        inert: whether opening an untrusted file runs no code in it. PyTorch's programs contain
+            pickles and expressions that are evaluated: only files written here are opened.
     """
 
     suffix: str
@@ -69,18 +69,18 @@ FORMATS = {
 
 @dataclass(frozen=True)
 class Export:
-    """A file that was written and gave PyTorch's outputs.
+    """An exported file, which was checked against PyTorch.
 
     Attributes:
         path: the file.
         format: a name in `FORMATS`.
         files: all files that were written: large ONNX files keep their weights in a second one.
-        batch: the one batch size that it takes, or None for any.
-        batches: the batch sizes at which it was run.
-        difference: as `precrop.deployment.exporting.difference`, from PyTorch's outputs.
-        telling: whether the outputs depend on the inputs at all. Those of networks whose last
-            layer starts from zeros don't, and then the comparison says little.
-        runtime: what ran it.
+        batch: the only batch size that it takes, or None for any.
+        batches: batch sizes at which it was checked.
+        difference: from PyTorch's outputs, as by `precrop.deployment.exporting.difference`.
+        telling: whether the outputs depend on the inputs. If not (the last layer starts from
+            zeros), the check says little.
+        runtime: what ran it, in words.
     """
 
     path: Path
@@ -94,11 +94,11 @@ class Export:
 
     @property
     def bytes(self) -> int:
-        """Of all files."""
+        """Size of all files."""
         return sum(file.stat().st_size for file in self.files)
 
     def to_json(self) -> dict[str, Any]:
-        """In JSON's types."""
+        """Return the record in JSON types."""
         files = [str(file) for file in self.files]
         return {**asdict(self), "path": str(self.path), "files": files, "bytes": self.bytes}
 
@@ -115,23 +115,23 @@ def export(
 ) -> Export:
     """Write a network to a file and check the file by running it on random inputs.
 
-    The file is moved to its place when its outputs are PyTorch's; until then, what was there stays.
+    An existing file is only replaced once the new file's outputs were found to be PyTorch's.
 
     Args:
-        model: the network; it stays as it is, and is exported as in eval mode.
+        model: the network; it is not changed, and is exported in eval mode.
         input_shape: as in `precrop.plan`, example inputs too.
         path: the file.
         format: a name in `FORMATS`; if None, the one of the file's suffix, or ONNX if it has none.
-        batch: the one batch size that the file takes; None for any. Weights alone take any, and
-            there is none where examples have no axis for it.
-        origin: how the network is built anew; a safetensors file keeps it.
-        metadata: anything else worth knowing, in JSON's types: ``mean``, ``std``, ``classes``. All
-            formats keep it, beside the network's name and the shape of its input.
+        batch: the only batch size that the file takes; None for any. It does not matter for
+            weights alone, or for example inputs without a batch axis.
+        origin: how to rebuild the network; a safetensors file keeps it.
+        metadata: further JSON values to keep, such as ``mean``, ``std``, ``classes``. All formats
+            keep them, with the network's name and the shape of its input.
 
     Raises:
         PrecropError: torch cannot export the network (with its reason), a library is missing, the
-            file cannot be written, is called as one of another format, or gives other outputs; or
-            the metadata is not JSON.
+            file cannot be written, has another format's suffix, or gives other outputs; or the
+            metadata is not JSON.
     """
     inputs = given_inputs(model, input_shape)
     source = Exportable(model, inputs, batch=batch, origin=origin, metadata=metadata)
@@ -139,10 +139,10 @@ def export(
 
 
 def format_of(path: Path, format: str | None = None) -> str:
-    """The format of a file by its suffix, or ONNX if it has none, unless it is given.
+    """Return the given format, or else the one of the file's suffix; without a suffix it is ONNX.
 
     Raises:
-        PrecropError: the given one is unknown, or the suffix is that of another one.
+        PrecropError: the given format is unknown, or the suffix is that of another.
     """
     meant = next((n for n, kind in FORMATS.items() if kind.suffix == path.suffix.lower()), None)
     if format is None:
@@ -162,7 +162,7 @@ def format_of(path: Path, format: str | None = None) -> str:
 
 
 def write(source: Exportable, path: Path, format: str | None = None) -> Export:
-    """As `export`, of a network that other formats may be made of too."""
+    """Write and check a file as `export` does; ``source`` can be reused for other formats."""
     format = format_of(path, format)
     kind = FORMATS[format]
     check_runtime(kind.runtime)
@@ -174,7 +174,7 @@ def write(source: Exportable, path: Path, format: str | None = None) -> Export:
         ) as folder,
     ):
         temporary = Path(folder, path.name)
-        # First, so that a network that fails by itself is told from one that torch can't export.
+        # First, to tell a network that fails by itself from one that torch cannot export.
         _ = source.references
         kind.write(source, temporary)
         difference = _checked(kind, source, temporary, path)
@@ -193,7 +193,7 @@ def write(source: Exportable, path: Path, format: str | None = None) -> Export:
 
 
 def _checked(kind: Format, source: Exportable, file: Path, path: Path) -> float:
-    """The largest difference of a file's outputs from PyTorch's; refused if it is too large."""
+    """Return the largest difference of a file's outputs from PyTorch's; fail if it is too large."""
     doing, gaps = "read it", {}
     try:
         run = kind.open(file, source)
@@ -216,9 +216,9 @@ def _checked(kind: Format, source: Exportable, file: Path, path: Path) -> float:
 
 
 def difference(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
-    """The largest difference of outputs, relative to the largest value of the wanted one.
+    """Return the largest difference of outputs, relative to the wanted output's largest value.
 
-    Infinite where their numbers, shapes, types or infinities differ, or whole numbers do.
+    It is infinite if their number, shapes, types or non-finite values differ, or any integers.
     """
     if len(found) != len(wanted):
         return float("inf")

@@ -1,4 +1,4 @@
-"""What is installed here, and what each of the package's extras would add."""
+"""Lists which libraries are installed, and what each of the package's extras adds."""
 
 import importlib.metadata
 import re
@@ -22,7 +22,7 @@ ADDS = {
     "docs": "the documentation as a site (make docs)",
     "dev": "tests and checks of precrop itself",
 }
-"""In words, by extra."""
+"""What each extra adds, in words."""
 
 _REQUIREMENT = re.compile(r"([\w.-]+)[^;]*(?:;.*extra == ['\"]([\w-]+)['\"])?")
 
@@ -34,7 +34,7 @@ class Extra:
     Attributes:
         name: as in ``precrop[name]``; empty for what is always installed.
         adds: what it is for.
-        versions: by library the installed version; None where it is missing.
+        versions: the installed version of each library; None if it is missing.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Extra:
 
 
 def extras() -> list[Extra]:
-    """What always comes with the package, then each extra, as its metadata names them."""
+    """Return what the package always needs, then each extra, from its metadata."""
     libraries: dict[str, list[str]] = {name: [] for name in ADDS}
     requirements: list[str] = []
     with suppress(importlib.metadata.PackageNotFoundError):  # where precrop is not installed

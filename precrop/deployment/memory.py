@@ -1,4 +1,4 @@
-"""Peak memory of a forward pass, as PyTorch's allocators record it."""
+"""Measures the peak memory of a forward pass, as PyTorch's allocators record it."""
 
 import os
 from collections.abc import Callable
@@ -15,21 +15,21 @@ from precrop.read.inputs import Inputs
 
 
 def peak_activation_memory(model: nn.Module, inputs: Inputs, setting: Setting) -> int:
-    """Most bytes that one forward pass holds at once, parameters and buffers not among them.
+    """Return a forward pass' peak memory in bytes, without parameters and buffers.
 
-    The pass is eager, in evaluation and inference mode, in PyTorch's default memory format, and
-    comes after one that fills whatever is filled once. Counted are the input and all that PyTorch's
-    allocator gives to operations, such as unfolded images and cuDNN's workspaces; not oneDNN's
-    scratchpads and what other libraries allocate by themselves on the CPU. PyTorch chooses kernels
-    by the number of threads too: one image on one thread is often unfolded, on two it is not.
+    The pass is eager, in eval and inference mode and PyTorch's default memory format, after a
+    warm-up pass that fills caches. It counts the input and all that PyTorch's allocator gives to
+    operations, such as unfolded images (im2col) and cuDNN's workspaces, but not oneDNN's
+    scratchpads and what other libraries allocate on the CPU. PyTorch also chooses kernels by the
+    number of threads: one image on one thread is often unfolded, on two it is not.
 
     Args:
         model: the network; it is not changed.
         inputs: shapes without the batch.
-        setting: images at once, and the device; PyTorch's threads stay as they are.
+        setting: gives the batch size and the device; PyTorch's number of threads is not changed.
 
     Raises:
-        PrecropError: the network fails.
+        PrecropError: the network fails, or this PyTorch cannot record memory.
     """
     device = torch.device(setting.device)
     network = copied(model, lambda _, tensor: tensor.detach().to(device)).eval()
@@ -46,7 +46,7 @@ def peak_activation_memory(model: nn.Module, inputs: Inputs, setting: Setting) -
 
 
 def _peak_on_gpu(forward: Callable[[], None], device: torch.device) -> int:
-    """The caching allocator's own maximum."""
+    """Return the caching allocator's peak, less what was allocated before the pass."""
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
@@ -56,8 +56,8 @@ def _peak_on_gpu(forward: Callable[[], None], device: torch.device) -> int:
 
 
 def _peak_on_cpu(forward: Callable[[], None]) -> int:
-    """The largest sum of the allocations and releases that `torch.profiler` records."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler reports its own start
+    """Return the largest running sum of allocations and releases that `torch.profiler` records."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler logs its start
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         forward()

@@ -1,4 +1,4 @@
-"""ONNX files: written by PyTorch's exporter, run by ONNX Runtime."""
+"""Writes ONNX files by PyTorch's exporter and runs them in ONNX Runtime."""
 
 import importlib
 import inspect
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 
 def write_onnx(source: Exportable, path: Path) -> None:
-    """Write an ONNX file. Inputs are called as the arguments of the network's forward.
+    """Write an ONNX file whose inputs have the names of forward's arguments.
 
-    Weights beyond 1.5 GB go to a second file, its name with ``.data`` behind.
+    Weights of more than 1.5 GB go to a second file, with ``.data`` appended to the name.
 
     Raises:
-        PrecropError: torch cannot export the network, with its reason; ONNX Runtime could not run
-            it; or a library is missing.
+        PrecropError: torch cannot export the network (with its reason), it has bfloat16 weights,
+            which ONNX Runtime could not run, or a library is missing.
         OSError: the file cannot be written.
     """
     check_runtime("ort")
@@ -56,11 +56,11 @@ def write_onnx(source: Exportable, path: Path) -> None:
                 dynamic_shapes=tuple(_batch_axes(program)),
             )
             assert made is not None
-            NameFixPass()(made.model)  # what lies within may have had such a name
+            NameFixPass()(made.model)  # inner values may have had these names
             made.model.metadata_props.update(
                 {name: json.dumps(value) for name, value in source.facts.items()}
             )
-            # None: one file as long as it is below 1.5 GB; protobuf ends at 2 GB.
+            # None: a single file if it is below 1.5 GB; protobuf's limit is 2 GB.
             made.save(path, external_data=None)
     except OSError:
         raise
@@ -70,7 +70,7 @@ def write_onnx(source: Exportable, path: Path) -> None:
 
 
 def open_onnx(path: Path, source: Exportable) -> Runs:
-    """Run a file as often as wanted, on as many threads as PyTorch has."""
+    """Return a function that runs a file, on as many threads as PyTorch has."""
     session = onnx_session(path, torch.get_num_threads())
 
     def run(arguments: Arguments) -> list[Tensor]:
@@ -83,13 +83,13 @@ def open_onnx(path: Path, source: Exportable) -> Runs:
 def onnx_session(
     path: Path, threads: int, device: str = "cpu", profile: Path | None = None
 ) -> "InferenceSession":
-    """An ONNX file loaded into ONNX Runtime, all optimizations on.
+    """Load an ONNX file into ONNX Runtime, with all optimizations on.
 
     Args:
         path: the file.
-        threads: of the CPU that work on one operation.
+        threads: CPU threads that work on one operation.
         device: ``cpu``, ``cuda`` or ``cuda:1``.
-        profile: first part of the name of ONNX Runtime's own profile of every node, if wanted.
+        profile: prefix of the file name for ONNX Runtime's own profile of the nodes, if wanted.
 
     Raises:
         PrecropError: ONNX Runtime is not installed, or cannot load the file or use the device.
@@ -100,7 +100,7 @@ def onnx_session(
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3  # errors
-    # Threads that spin on after a run would take cores from whoever runs next.
+    # Threads that keep spinning after a run would slow down whatever runs next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
@@ -110,7 +110,7 @@ def onnx_session(
         provider = "CUDAExecutionProvider", {"device_id": number}
         if provider[0] not in onnxruntime.get_available_providers():
             raise PrecropError("this onnxruntime has no CUDA: pip install onnxruntime-gpu instead")
-    # ONNX Runtime's errors have no class in common.
+    # ONNX Runtime's errors have no common base class.
     with errors_as("ONNX Runtime cannot load it", Exception, told=innermost_reason):
         session = onnxruntime.InferenceSession(checked_path(path), options, providers=[provider])
     if session.get_providers()[0] != provider[0]:
@@ -119,7 +119,10 @@ def onnx_session(
 
 
 def bound(session: "InferenceSession", arguments: Arguments, device: str) -> "IOBinding":
-    """Inputs and outputs bound to a device, so that no run copies them."""
+    """Bind inputs and outputs to a device, so that runs do not copy them.
+
+    The binding may only refer to the arguments' memory: hold them for as long as it is used.
+    """
     onnxruntime, place = _library(), _place(device)
     binding = session.io_binding()
     for name, tensor in _named(session, arguments).items():
@@ -131,9 +134,9 @@ def bound(session: "InferenceSession", arguments: Arguments, device: str) -> "IO
 
 
 def _library() -> ModuleType:
-    """ONNX Runtime; where we are the first to load it, it reports to nobody what is run.
+    """Import ONNX Runtime, with its telemetry off unless the user has set the variable.
 
-    From 1.32 on it does, in a thread of its own, unless told when it is loaded.
+    Version 1.32 reports what is run, in a thread of its own, unless told when it is imported.
     """
     said = "ORT_DISABLE_TELEMETRY"
     with environment({} if said in os.environ else {said: "1"}):
@@ -141,19 +144,19 @@ def _library() -> ModuleType:
 
 
 def _place(device: str) -> tuple[str, int]:
-    """A device's kind and number."""
+    """Return a device's kind and index."""
     kind, _, number = device.partition(":")
     return kind, int(number or 0)
 
 
 def _named(session: "InferenceSession", arguments: Arguments) -> dict[str, Tensor]:
-    """The tensors among the arguments by their names in the file, which has the same order."""
+    """Return the tensors among the arguments by the names of the file's inputs (same order)."""
     names = (entry.name for entry in session.get_inputs())
     return dict(zip(names, tensors_in(arguments), strict=True))
 
 
 def _input_names(source: Exportable) -> list[str]:
-    """Names of the forward's arguments, in the order in which the exported program takes them."""
+    """Return the names of forward's arguments, in the order of the exported program's inputs."""
     args, kwargs = source.program.example_inputs
     by_place = inspect.signature(source.model.forward).bind_partial(*args).arguments
     places, _ = tree_flatten_with_path({**by_place, **kwargs})
@@ -161,7 +164,7 @@ def _input_names(source: Exportable) -> list[str]:
 
 
 def _batch_axes(program: ExportedProgram) -> Iterator[dict[int, str]]:
-    """Of every input the axis that may be of any size, with its name."""
+    """Yield, for every input, its axis of dynamic size, if any, with the name ``batch``."""
     for node in program.graph.nodes:
         if node.name in program.graph_signature.user_inputs:
             sizes = getattr(node.meta.get("val"), "shape", ())
@@ -169,7 +172,7 @@ def _batch_axes(program: ExportedProgram) -> Iterator[dict[int, str]]:
 
 
 def _output_names(program: ExportedProgram) -> list[str]:
-    """``output``, or the keys of dicts and the places in sequences that lead to a tensor."""
+    """Return the outputs' names: ``output``, or the keys and indices that lead to a tensor."""
     specs = program.graph_signature.output_specs
     user = [spec for spec in specs if spec.kind is OutputKind.USER_OUTPUT]
     outputs = tree_unflatten(list(range(len(user))), program.call_spec.out_spec)
@@ -182,7 +185,7 @@ def _output_names(program: ExportedProgram) -> list[str]:
 
 
 def _name(place: tuple[Any, ...]) -> str:
-    """A place such as ``['boxes'][0]`` as a name: ``boxes_0``."""
+    """Turn a place such as ``['boxes'][0]`` into a name: ``boxes_0``."""
     parts = re.findall(r"\w+", keystr(place))
     if not parts or parts[0].isdecimal():
         parts = ["output", *parts]

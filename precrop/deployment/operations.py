@@ -1,7 +1,7 @@
-"""Times of single operations: what a runtime does in one pass, and how long each part takes.
+"""Times the single operations of a forward pass in a runtime.
 
-Every sample carries the same features that `precrop.costs` counts symbolically, from the shapes
-that were met, with channels filled up to the kernels' step.
+Every sample has the features that `precrop.costs` counts symbolically, here computed from actual
+shapes, with channels padded to the kernels' step.
 """
 
 import json
@@ -41,16 +41,16 @@ from precrop.read.values import Numbering, TensorValue
 
 Shape = Sequence[int]
 Sized = tuple[Shape, int]
-"""A tensor's shape, and bytes of an element."""
+"""A tensor's shape and its bytes per element."""
 Moved = Callable[..., object]
-"""Told that a measurement has come a little further."""
+"""Called whenever a measurement has made some progress."""
 _MAP_CHANNELS, _KERNEL_CHANNELS = (1,), (0, 1)
-"""Which axes of maps, and of kernels, are channels."""
+"""The channel axes of feature maps, and of kernels."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One operation: its kind, how much it had to do, and the seconds that it took."""
+    """One operation: its kind, the amount of each feature, and the seconds that it took."""
 
     kind: str
     amounts: Mapping[str, float]
@@ -60,7 +60,7 @@ class Sample:
 def amounts(
     reads: Iterable[Sized], writes: Iterable[Sized], weights: Iterable[Sized], macs: float
 ) -> dict[str, float]:
-    """The features of one operation from its operands' shapes and bytes per element."""
+    """Return the features of one operation from its operands' shapes and bytes per element."""
     operands = {"reads": reads, "writes": writes, "weights": weights}
     moved = {
         name: float(sum(prod(shape) * size for shape, size in tensors))
@@ -73,7 +73,7 @@ def amounts(
 
 
 class _Timer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Times every ATen call; what it notes of a call lies outside of the time."""
+    """Times every ATen call, without the time that its own bookkeeping takes."""
 
     def __init__(self, fixed: set[int], step: int, synchronize: Callable[[], object]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -122,14 +122,14 @@ class _Timer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _filled(shape: Shape, axes: Shape, step: int) -> Shape:
-    """The shape of maps or kernels with these axes filled up; any other is as it was."""
+    """Return the shape of maps or kernels with these axes padded; other shapes stay as they are."""
     if len(shape) != MAP_AXES:
         return shape
     return [filled(size, step) if axis in axes else size for axis, size in enumerate(shape)]
 
 
 def _flops(op: Any, args: Any, kwargs: Any, outputs: Sequence[Tensor]) -> float:
-    """What PyTorch counts of a call."""
+    """Return the FLOPs that PyTorch counts for a call; 0 if it has no formula for it."""
     from torch.utils.flop_counter import flop_registry  # which imports triton
 
     count = flop_registry.get(op.overloadpacket)
@@ -144,10 +144,10 @@ def eager_pass(
     step: int,
     moved: Moved = unheard,
 ) -> tuple[list[Sample], float]:
-    """Every ATen call of one pass in eager PyTorch, and the seconds of the whole.
+    """Time the ATen calls of one pass in eager PyTorch; return them and the whole pass' seconds.
 
-    Times are medians of ``rounds`` passes, after one that is not measured. Features count channels
-    filled up to ``step``, on which kernels work at once. ``moved`` is told between measurements.
+    Times are medians of ``rounds`` passes after a warm-up pass. Features count channels padded to
+    ``step``, which kernels process at once. ``moved`` is called between measurements.
     """
     network, (args, kwargs) = placed(model, inputs, setting)
     tensors = (*parameters_of(network).values(), *buffers_of(network).values())
@@ -170,7 +170,7 @@ def eager_pass(
 
 
 def pass_seconds(model: nn.Module, inputs: Inputs, setting: Setting, rounds: int) -> float:
-    """Seconds of a whole pass."""
+    """Measure the seconds of a whole pass."""
     with sessions(model, inputs, setting) as runs:
         return median_seconds(runs, rounds, setting.stopwatch)
 
@@ -205,9 +205,9 @@ def ort_pass(
     step: int,
     moved: Moved = unheard,
 ) -> tuple[list[Sample], float]:
-    """Every node of one pass in ONNX Runtime, from its own profile, and the seconds of the whole.
+    """Time the nodes of one pass by ONNX Runtime's profiler; otherwise like `eager_pass`.
 
-    As `eager_pass`; ``step`` is not needed: the shapes are those of the runtime's blocked layout.
+    ``step`` is not needed: the shapes are those of the runtime's blocked layout.
     """
     arguments = noise(inputs, model, setting.batch)
     with onnx_file(model, inputs, setting.batch) as path:
@@ -242,7 +242,7 @@ def _shapes(listed: Iterable[Mapping[str, Shape]]) -> list[Sized]:
 def read_node(
     operator: str, inputs: Sequence[Sized], outputs: Sequence[Sized]
 ) -> tuple[str, dict[str, float]]:
-    """Kind and features of a node. Weights that were packed beforehand are not among its inputs."""
+    """Return a node's kind and features. Weights packed in advance are not among its inputs."""
     shapes = [shape for shape, _ in inputs]
     if operator in ("Conv", "FusedConv") and len(shapes) > 1 and len(shapes[1]) == MAP_AXES:
         data, weight, *others = inputs
@@ -258,7 +258,7 @@ def read_node(
 
 def _matmul(inputs: Sequence[Sized], outputs: Sequence[Sized]) -> tuple[str, dict[str, float]]:
     (left, size), (made, _) = inputs[0], outputs[0]
-    # The left operand may be transposed: what is contracted follows from the number of rows.
+    # The left operand may be transposed, so the inner size is found from the numbers of elements.
     inner = prod(left) * made[-1] // max(prod(made), 1)
     macs = float(prod(made) * inner)
     if len(inputs) > 1 and len(inputs[1][0]) == len(left) > 2:
@@ -267,4 +267,4 @@ def _matmul(inputs: Sequence[Sized], outputs: Sequence[Sized]) -> tuple[str, dic
 
 
 PASSES = {"eager": eager_pass, "ort": ort_pass}
-"""Per runtime what measures one pass of a network, operation by operation."""
+"""By runtime, the function that times one pass of a network, operation by operation."""

@@ -1,4 +1,4 @@
-"""Measured passes in a file, so that a profile that was interrupted goes on where it was."""
+"""Stores measured passes in a file, so that interrupted profiling can be resumed."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,20 +14,20 @@ from precrop.files import figure, read_text, write_text
 SCHEMA = 1
 _KIND = "measured passes"
 Place = tuple[str, str, float]
-"""A network's name, its inputs, and the share of its MACs that are kept."""
+"""A network's name, its inputs, and the share of its MACs that is kept."""
 
 
 class PassFile:
-    """The passes of one profile, on disk as soon as each is measured.
+    """The passes of one profile, each saved as soon as it is measured.
 
-    The first line of the file says what was measured with; each further one is a pass.
+    The first line of the file describes the setting; each further line is a pass.
 
     Args:
-        path: the file; None keeps them in memory.
-        setting: what they are measured on, and how.
+        path: the file; None keeps the passes in memory.
+        setting: the device, libraries and options of the measurements.
 
     Raises:
-        PrecropError: the file holds something else, or passes of another setting.
+        PrecropError: the file is of another kind, or has passes of another setting.
     """
 
     def __init__(self, path: Path | None, setting: Mapping[str, Any]) -> None:
@@ -39,16 +39,16 @@ class PassFile:
 
     @property
     def passes(self) -> list[TimedPass]:
-        """All that were measured."""
+        """All passes that were measured."""
         return [one for one in self.found.values() if one is not None]
 
     def begin(self, step: int) -> None:
-        """Note the channels that kernels work on at once; they are measured before all passes."""
+        """Save the number of channels that kernels process at once, measured before all passes."""
         self.step = step
         self._write()
 
     def add(self, place: Place, found: TimedPass | None) -> None:
-        """Note what was measured: None where the network gets no smaller."""
+        """Save a measured pass, or None if the network cannot be made this small."""
         self.found[place] = found
         self._write()
 

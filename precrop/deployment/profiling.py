@@ -1,6 +1,6 @@
-"""Measures how fast a device is, for `precrop.costs.profiles`.
+"""Measures a device's speed and makes a profile (`precrop.costs.profiles`).
 
-Networks are run at a few widths; `precrop.deployment.rates` makes rates of what they take.
+Networks are timed at a few widths; `precrop.deployment.rates` fits rates to the times.
 """
 
 import time
@@ -30,20 +30,20 @@ from precrop.read.inputs import Inputs
 from precrop.read.network import given_inputs, read_network
 
 SHARES = (1.0, 0.35, 0.6, 0.2)
-"""Of the MACs, at which each network is measured, in this order."""
+"""Shares of the MACs to which each network is cropped for measuring, in this order."""
 ROUNDS = 15
 _BEGUN = 0.99
-"""Of all, where the time is over but not what was begun within it."""
+"""Progress shown when the time is over but the last pass is not."""
 _STEPS = (1, 2, 4, 8, 16, 32)
 _STEP_WIDTH = 96
-"""Channels that every step divides, to which one step is added."""
+"""Channels, divisible by every step, to which one step is added."""
 _STEP_LOSS = 0.1
-"""Throughput that a finer step may cost."""
+"""Share of the throughput that may be lost by a smaller step."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A network that is measured."""
+    """A network to measure."""
 
     name: str
     model: nn.Module
@@ -51,7 +51,7 @@ class Subject:
 
     @property
     def inputs(self) -> Inputs:
-        """What it reads."""
+        """The network's inputs."""
         return given_inputs(self.model, self.input_shape)
 
 
@@ -68,28 +68,28 @@ def profile_device(
     progress: Told = unheard,
     clock: Callable[[], float] = time.monotonic,
 ) -> DeviceProfile:
-    """Measure a device with some networks.
+    """Profile a device by measuring some networks on it.
 
     Args:
         subjects: networks whose operations are measured; predictions are best for kinds of work
             that some of them have.
         setting: how they are run, in ``eager`` or ``ort``.
-        shares: of the MACs, at which each network is cropped and measured: all networks at the
-            first, then all at the next.
-        rounds: passes for each time.
-        kept: a file for what was measured; what is in it is not measured again.
-        seconds: after so many no further pass begins; all are measured if None.
-        quiet: what the machine is like now, for the profile's record.
-        found: told what the profile is so far, after every pass.
-        progress: told what is done, and which share of it is over.
-        clock: tells seconds.
+        shares: shares of the MACs to which each network is cropped: all networks are measured at
+            the first share, then all at the next.
+        rounds: passes of which each time is the median.
+        kept: a file for the measurements; those in it already are not repeated.
+        seconds: time limit, which a further pass must not be expected to exceed; None for none.
+        quiet: how quiet the machine is, for the profile's record.
+        found: called with the profile so far, after every pass.
+        progress: called with the current step and the share that is done.
+        clock: returns seconds.
 
     Returns:
         The profile; its ``fitted["left"]`` is the number of passes that there was no time for.
 
     Raises:
-        PrecropError: the runtime has no profiles, no network was given, or ``kept`` is about
-            another device or setting.
+        PrecropError: the runtime has no profiles, there is no network or round, ``kept`` is of
+            another device or setting, or no network gets as small as the shares ask.
     """
     start = clock()
     check_known(f"runtime {setting.runtime!r} of a profile", setting.runtime, PASSES)
@@ -137,7 +137,7 @@ def profile_device(
 
 
 def _described(machine: Mapping[str, Any], setting: Setting, rounds: int) -> dict[str, Any]:
-    """What passes must have in common to make one profile."""
+    """Return what all passes of one profile must have in common."""
     library = LIBRARY[setting.runtime]
     return {
         "device": machine[part(setting.device)],
@@ -157,7 +157,7 @@ def measured_pass(
     rounds: int,
     tell: Callable[[str], None],
 ) -> TimedPass | None:
-    """One network at one width; None where it gets no smaller."""
+    """Measure a network cropped to a share of its MACs; None if it cannot be made this small."""
     what = f"{subject.name} at {share:.0%}"
     tell(f"{what}: planning")
     model = subject.model
@@ -178,7 +178,7 @@ def measured_pass(
 
 @dataclass(frozen=True)
 class Check:
-    """A network that was not fitted: what a profile says of it and what it takes, in seconds."""
+    """A profile's prediction for a network, and the measured time, in seconds."""
 
     name: str
     predicted: float
@@ -186,14 +186,14 @@ class Check:
 
     @property
     def error(self) -> float:
-        """Of the prediction, relative to the measured time."""
+        """Error of the prediction, relative to the measured time."""
         return self.predicted / self.seconds - 1
 
 
 def check(
     profile: DeviceProfile, subject: Subject, *, batch_size: int = 1, rounds: int = ROUNDS
 ) -> Check:
-    """Measure a network beside what a profile predicts for it; best one it was not fitted to.
+    """Compare a profile's prediction with a network's time, best of one it was not fitted to.
 
     Raises:
         PrecropError: the profile is of another machine.
@@ -208,7 +208,7 @@ def check(
 def predict(
     profile: DeviceProfile, model: nn.Module, input_shape: Any, batch_size: int = 1
 ) -> float:
-    """Seconds of one pass of a network as a profile sees it; ``input_shape`` as for `plan`."""
+    """Predict the seconds of a network's pass by a profile; ``input_shape`` is as for `plan`."""
     network = read_network(model, given_inputs(model, input_shape))
     return predicted_seconds(profile, *follow(network, batch_size))
 
@@ -217,11 +217,11 @@ def predict(
 
 
 def kernel_step(setting: Setting, rounds: int, moved: Moved = unheard) -> int:
-    """The fewest channels that convolutions are done in without loss.
+    """Return the smallest step of channels at which convolutions reach full speed.
 
-    Chains of convolutions of 96 + 1, 2, 4, … channels are timed side by side: the smallest step
-    whose speed is within 10% of the best one's. Times are 10th percentiles: what others do to some
-    of the samples must not decide.
+    Chains of convolutions with 96 + 1, 2, 4, … channels are timed side by side; the result is the
+    smallest step whose speed is within 10% of the best. Times are 10th percentiles, so that other
+    programs that slow down some samples do not matter.
     """
     with ExitStack() as stack:
         runs = {}

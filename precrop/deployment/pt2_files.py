@@ -1,4 +1,4 @@
-"""PyTorch's own exported programs, which run without the network's code."""
+"""Writes and runs PyTorch's own exported programs, which do not need the network's code."""
 
 import io
 import json
@@ -21,18 +21,18 @@ from precrop.errors import errors_as
 from precrop.files import checked_path
 
 RECORD = "precrop"
-"""The extra file that says what the network is."""
+"""Name of the extra file with the metadata."""
 
 
 def write_pt2(source: Exportable, path: Path) -> None:
-    """Write what `torch.export.save` writes, for `torch.export.load`.
+    """Write a file by `torch.export.save`, for `torch.export.load`.
 
     Raises:
         PrecropError: torch cannot export the network, with its reason.
         OSError: the file cannot be written.
     """
     program = source.program
-    # In memory first: where the disk is full, PyTorch's own writer ends the process.
+    # In memory first: on a full disk, PyTorch's own writer ends the process.
     held = io.BytesIO()
     failure = "torch.export cannot save this network"
     with errors_as(failure, Exception, told=innermost_reason), export_mode():
@@ -41,13 +41,13 @@ def write_pt2(source: Exportable, path: Path) -> None:
 
 
 def open_pt2(path: Path, source: Exportable) -> Runs:
-    """Run a file as often as wanted."""
+    """Return a function that runs a file."""
     with export_mode():
         module = torch.export.load(checked_path(path)).module()
     return lambda arguments: run(module, arguments)
 
 
 def pt2_run(path: Path, arguments: Arguments, setting: Setting) -> Run:
-    """A file, run once on these inputs on a CPU: each call runs it again."""
+    """Load a file and run it once on these inputs, on a CPU; return a function that reruns it."""
     module, (args, kwargs) = torch.export.load(checked_path(path)).module(), arguments
     return torch_run(lambda: module(*args, **kwargs), setting)

@@ -1,4 +1,4 @@
-"""Whether a machine is quiet enough for measurements: no other program takes its time."""
+"""Checks whether a machine is quiet enough for measurements: no other program takes its time."""
 
 import os
 import time
@@ -14,20 +14,19 @@ from precrop.deployment.timing import Clock, host_stopwatch, interleaved
 from precrop.modules.threads import threads_restored
 
 QUIET = 0.1
-"""Spread of one and the same computation up to which times can be trusted."""
+"""Largest spread of a repeated computation's times at which measurements can be trusted."""
 PATIENCE, PAUSE = 15.0, 2.0
-"""Seconds: how long quiet is waited for, and between two tries."""
+"""Seconds to wait for a quiet machine at most, and between two checks."""
 _SAMPLES, _SECONDS, _SIDE = 60, 0.005, 256
 
 
 @dataclass(frozen=True)
 class Quiet:
-    """How steadily one and the same computation ran, on one thread.
+    """How steadily a repeated computation ran, on one thread.
 
     Attributes:
-        spread: from the 10th to the 90th percentile of its time, as a share of the median.
-        load: processes that wanted to run in the last minute, on average; None where the system
-            does not tell.
+        spread: from the 10th to the 90th percentile of its times, as a share of the median.
+        load: load average of the last minute; None if the system does not report it.
     """
 
     spread: float
@@ -44,7 +43,7 @@ class Quiet:
 
 
 def listen(clock: Clock = time.perf_counter) -> Quiet:
-    """Run a short computation again and again, for a third of a second by this clock."""
+    """Time a short computation repeatedly, for about a third of a second by this clock."""
     factor = torch.ones(_SIDE, _SIDE)
     with threads_restored():
         product = torch_run(lambda: factor @ factor, Setting(threads=1))
@@ -59,9 +58,9 @@ def listen(clock: Clock = time.perf_counter) -> Quiet:
 
 
 def wait(told: Callable[[str], object], clock: Clock) -> Quiet:
-    """Wait until the machine is quiet enough, but not for long; what it was like in the end.
+    """Wait until the machine is quiet enough, but not for long; return how quiet it was at last.
 
-    Where it is not quiet ``told`` gets that in words, once, before the first pause.
+    If it is not quiet at first, ``told`` is called with a message, once, before the first pause.
     """
     start = time.monotonic()
     found = listen(clock)

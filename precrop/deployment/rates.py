@@ -1,7 +1,7 @@
-"""From measured passes to a device's rates, and how well these predict what they did not see.
+"""Fits a device's rates to measured passes, and finds how well they predict passes not fitted.
 
 The times of single operations give the coefficients of each kind by non-negative least squares; the
-times of whole passes then correct them for what lies between the operations.
+times of whole passes then correct them for the overhead between operations.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,22 +16,22 @@ from precrop.costs.work import FEATURES
 from precrop.deployment.operations import Sample
 
 _FEWEST = 8
-"""Samples that a kind needs for coefficients of its own."""
+"""Least number of samples for a kind to get coefficients of its own."""
 _POINTS = 2
-"""Passes that there are for each number that is found from them, at least."""
+"""Least number of whole passes for each parameter that is fitted to them."""
 _BORROWED = 0.1
-"""Weight of a stand-in's samples, all together, beside those of the kind itself."""
+"""Weight of all samples of a similar kind together, relative to those of the kind itself."""
 _USUAL_ERROR = 0.05
-"""Relative error of a pass beyond which it counts less."""
+"""Relative error beyond which a pass counts less (soft L1 loss)."""
 _EMPHASIS = 0.7
-"""Errors are weighed by seconds to minus this power: 1 is relative, 0 absolute."""
+"""Errors are weighted by seconds to minus this power: 1 means relative errors, 0 absolute ones."""
 _NETWORKS = 3
-"""From so many on one whole network is left out at a time; below it one pass."""
+"""From this number on, one whole network is held out at a time; below it, one pass."""
 
 
 @dataclass(frozen=True)
 class CountedWork:
-    """One operation of a pass as plans count it: its kind and how much it has to do."""
+    """One operation of a pass as plans count it: its kind and the amount of each feature."""
 
     kind: str
     amounts: Mapping[str, float]
@@ -42,8 +42,8 @@ class TimedPass:
     """One pass of a network at one width.
 
     Attributes:
-        share: of the network's MACs that were kept.
-        seconds: that the whole pass took.
+        share: share of the network's MACs that was kept.
+        seconds: time of the whole pass.
         samples: its operations, timed one by one.
         works: its operations as plans count them.
     """
@@ -60,7 +60,7 @@ class TimedPass:
         return f"{self.network} at {self.share:.0%}"
 
     def total(self, profile: DeviceProfile) -> "Total":
-        """The pass beside what a profile predicts for it."""
+        """Return the whole pass with the time that a profile predicts for it."""
         times = (predicted(profile, work.kind, work.amounts) for work in self.works)
         operations = int(sum(work.amounts["calls"] for work in self.works))
         return Total(self.name, sum(times), operations, self.seconds)
@@ -68,7 +68,7 @@ class TimedPass:
 
 @dataclass(frozen=True)
 class Total:
-    """One whole pass: what was predicted for it, its operations, and the seconds that it took."""
+    """One whole pass: predicted seconds, number of operations, measured seconds."""
 
     name: str
     predicted: float
@@ -77,20 +77,20 @@ class Total:
 
     @property
     def error(self) -> float:
-        """Of the prediction, relative to the measured time, whatever its sign."""
+        """Absolute error of the prediction, relative to the measured time."""
         return abs(self.predicted / self.seconds - 1)
 
 
 def profile_of(bare: DeviceProfile, passes: Sequence[TimedPass]) -> DeviceProfile:
-    """A profile with the rates of these passes.
+    """Return a profile with rates fitted to these passes.
 
-    Its ``fitted`` has the error on the passes themselves, which is small where there are few, and
-    ``held_out``: the error on what a fit did not see. With three networks or more each is left out
-    once, with fewer each pass; None where that leaves nothing.
+    Its ``fitted`` has the error on the passes themselves, which is small if there are few, and
+    ``held_out``: the error on passes that were left out of a fit. With three networks or more each
+    network is left out once, with fewer each pass; None if nothing would be left to fit.
 
     Args:
-        bare: what is known of the device otherwise.
-        passes: one at least.
+        bare: the device's profile, still without rates.
+        passes: at least one.
     """
     found = _rates(bare, passes)
     totals = [one.total(found) for one in passes]
@@ -121,7 +121,7 @@ def _errors(totals: Sequence[Total]) -> dict[str, float]:
 
 
 def _held_out(bare: DeviceProfile, passes: Sequence[TimedPass]) -> dict[str, Any] | None:
-    """Errors on passes that the rates were not fitted to."""
+    """Return the errors on passes that the rates were not fitted to."""
     names = dict.fromkeys(one.network for one in passes)
     left_out, folds = "pass", [[one] for one in passes]
     if len(names) >= _NETWORKS:
@@ -138,10 +138,10 @@ def _held_out(bare: DeviceProfile, passes: Sequence[TimedPass]) -> dict[str, Any
 
 
 def fit(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
-    """Seconds per unit of each feature, by kind; of kinds that were rarely met all together.
+    """Return seconds per unit of each feature by kind; `OTHER` is fitted to all work without MACs.
 
-    A kind of layer is fitted with a few of the kind that would stand for it: where its own samples
-    say nothing, as classifiers of one image say nothing of linear layers on maps, those decide.
+    The fit of a kind of layer includes samples of the kind that stands for it, at a low weight.
+    They decide what its own samples leave open: a classifier tells little of linear layers on maps.
     """
     by_kind: dict[str, list[Sample]] = {}
     for sample in samples:
@@ -156,7 +156,7 @@ def fit(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
 
 
 def _coefficients(own: Sequence[Sample], alike: Sequence[Sample]) -> dict[str, float]:
-    """Non-negative least squares of seconds over features, on columns of like size."""
+    """Fit seconds to features by non-negative least squares, with columns scaled alike."""
     from scipy.optimize import nnls
 
     samples = [*own, *alike]
@@ -173,14 +173,13 @@ def _coefficients(own: Sequence[Sample], alike: Sequence[Sample]) -> dict[str, f
 
 
 def correct(profile: DeviceProfile, totals: Sequence[Total]) -> DeviceProfile:
-    """Scale all coefficients, and change all launches, so that whole passes come out right.
+    """Scale all coefficients and shift all launch times to predict whole passes well.
 
-    Between operations a runtime spends time of its own, and timing operations one by one costs
-    some: one factor and one time per operation, positive or negative, are found from the relative
-    errors, those beyond the usual counting less, so that a pass measured in a slow moment does not
-    decide. For each of the two there are twice as many passes at least: where they are fewer the
-    time is left out, or both.
-    Launches stay at zero or above.
+    A runtime spends time between operations, and timing operations one by one adds some. One
+    factor and one time per operation (of either sign) are fitted to the relative errors of whole
+    passes, of which large ones count less, in case a pass was measured in a slow moment. With
+    fewer than four passes only the factor is fitted, with one pass neither. Launch times stay at
+    zero or above.
     """
     from scipy.optimize import least_squares
 

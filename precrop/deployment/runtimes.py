@@ -1,6 +1,6 @@
-"""Runtimes that run a network: eager and compiled PyTorch, and ONNX Runtime.
+"""Runs networks in eager PyTorch, compiled PyTorch and ONNX Runtime.
 
-A runtime is one function from a network to what runs it, and a line in `RUNTIMES`.
+A runtime is a function that loads a network and returns functions that run it; see `RUNTIMES`.
 """
 
 import itertools
@@ -30,30 +30,30 @@ from precrop.progress import unheard
 from precrop.read.inputs import Inputs
 
 SESSIONS = 3
-"""Times that a network is loaded afresh: a session of ONNX Runtime can be slow all its life."""
+"""How often a network is loaded: a session of ONNX Runtime may be slow for as long as it lives."""
 _LEAST_SECONDS = 0.02
-"""What one sample of a session lasts at least."""
+"""Least duration of one sample of a session."""
 
 
 @contextmanager
 def sessions(
     model: nn.Module, inputs: Inputs, setting: Setting, number: int = SESSIONS
 ) -> Iterator[list[Run]]:
-    """A network in evaluation mode, loaded into a runtime and run once: each call runs it again.
+    """Load a network into a runtime, in eval mode, and yield functions that run it.
 
-    PyTorch's number of threads, which its runs change, is restored at the end.
+    Each was run once. PyTorch's number of threads, which they change, is restored at the end.
 
     Args:
         model: the network; it is not changed. On a CPU its tensors are shared.
         inputs: shapes without the batch. The values are normal noise, the same for every network.
         setting: how it is run.
-        number: of times that it is loaded, where that makes a difference; else it is once.
+        number: how often ONNX Runtime loads it; PyTorch loads it once.
 
     Raises:
         PrecropError: the runtime cannot run this network.
     """
     with threads_restored():
-        # A runtime's errors are of any kind, too.
+        # Runtimes raise errors of any kind.
         with calling_own(f"{setting.runtime} cannot run this network"):
             runs = RUNTIMES[setting.runtime](model, inputs, setting, number)
         yield runs
@@ -65,7 +65,7 @@ def session_medians(
     stopwatch: Stopwatch,
     progress: Progress = unheard,
 ) -> dict[str, list[float]]:
-    """Seconds of every session of every network: medians of rounds in which all take turns."""
+    """Return the median seconds of each network's sessions, which all take turns in every round."""
     times = interleaved(
         {(name, n): run for name, runs in networks.items() for n, run in enumerate(runs)},
         rounds=rounds,
@@ -81,7 +81,7 @@ def session_medians(
 def median_seconds(
     runs: Sequence[Run], rounds: int, stopwatch: Stopwatch, progress: Progress = unheard
 ) -> float:
-    """Seconds of one network: the median over its sessions, so that a slow one does not decide."""
+    """Return a network's seconds: the median over its sessions, so that a slow one won't matter."""
     (seconds,) = session_medians({"": runs}, rounds, stopwatch, progress).values()
     return statistics.median(seconds)
 
@@ -89,7 +89,7 @@ def median_seconds(
 def check_here(profile: DeviceProfile) -> None:
     """Refuse a profile that was measured on another machine than this one."""
     check_device(profile.device)
-    there = profile.machine.get(part(profile.device))  # None of a roofline
+    there = profile.machine.get(part(profile.device))  # None for a roofline
     here = describe_machine(profile.device)[part(profile.device)]
     if there not in (None, here):
         raise PrecropError(
@@ -102,28 +102,28 @@ def check_here(profile: DeviceProfile) -> None:
 
 
 def eager(model: nn.Module, inputs: Inputs, setting: Setting, number: int) -> list[Run]:
-    """PyTorch, operation by operation."""
+    """Load a network into eager PyTorch."""
     network, (args, kwargs) = placed(model, inputs, setting)
     return [torch_run(lambda: network(*args, **kwargs), setting)]
 
 
 def compiled(model: nn.Module, inputs: Inputs, setting: Setting, number: int) -> list[Run]:
-    """PyTorch with `torch.compile` for this batch size."""
+    """Load a network into PyTorch and compile it (`torch.compile`) for this batch size."""
     network, (args, kwargs) = placed(model, inputs, setting)
 
     def forward(*args: Tensor, **kwargs: Tensor) -> Any:
         return network(*args, **kwargs)
 
     function = torch.compile(_own_code(forward), dynamic=False)
-    # Beyond its limit of recompilations PyTorch would go on eagerly, and say so in its log only.
+    # Without this, PyTorch would run eagerly beyond its recompile limit and only log that.
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
         return [torch_run(lambda: function(*args, **kwargs), setting)]
 
 
 def placed(model: nn.Module, inputs: Inputs, setting: Setting) -> tuple[nn.Module, Arguments]:
-    """A network in evaluation mode and its input where the setting has them.
+    """Copy a network in eval mode, and inputs, to the setting's device and memory format.
 
-    Tensors that can stay are shared.
+    Tensors that are there already are shared with the original.
     """
 
     def place(tensor: Tensor) -> Tensor:
@@ -137,10 +137,10 @@ def placed(model: nn.Module, inputs: Inputs, setting: Setting) -> tuple[nn.Modul
 
 
 def torch_run(forward: Run, setting: Setting) -> Run:
-    """A forward pass of PyTorch's, run once: each call runs it again, on the setting's threads."""
+    """Run a PyTorch forward pass once; return a function that runs it on the setting's threads."""
 
     def run() -> Any:
-        if torch.get_num_threads() != setting.threads:  # another run's
+        if torch.get_num_threads() != setting.threads:  # set by another run
             torch.set_num_threads(setting.threads)
         with torch.inference_mode():
             return forward()
@@ -153,10 +153,10 @@ _numbers = itertools.count()
 
 
 def _own_code(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with a code object of its own.
+    """Return a copy of the function with a code object of its own.
 
-    What PyTorch compiles hangs on the code object. With one in common the networks of a run would
-    search each other's, and past a few of them PyTorch would stop compiling.
+    PyTorch caches compiled code by code object. If networks shared one, each would search the
+    others' entries, and beyond the recompile limit PyTorch would stop compiling.
     """
     assert isinstance(function, types.FunctionType)
     code = function.__code__.replace(co_name=f"forward_{next(_numbers)}")
@@ -167,14 +167,14 @@ def _own_code(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def ort(model: nn.Module, inputs: Inputs, setting: Setting, number: int) -> list[Run]:
-    """ONNX Runtime on what `precrop.deployment.onnx_files.write_onnx` writes."""
+    """Export a network by `precrop.deployment.onnx_files.write_onnx`; load it in ONNX Runtime."""
     arguments = noise(inputs, model, setting.batch)
     with onnx_file(model, inputs, setting.batch) as path:
         return [ort_run(path, arguments, setting) for _ in range(number)]
 
 
 def ort_run(path: Path, arguments: Arguments, setting: Setting) -> Run:
-    """An ONNX file, run once on these inputs: each call runs it again."""
+    """Load an ONNX file and run it once on these inputs; return a function that runs it again."""
     session = onnx_session(path, setting.threads, setting.device)
     binding = bound(session, arguments, setting.device)
 
@@ -188,9 +188,9 @@ def ort_run(path: Path, arguments: Arguments, setting: Setting) -> Run:
 
 @contextmanager
 def onnx_file(model: nn.Module, inputs: Inputs, batch: int) -> Iterator[Path]:
-    """The network as an ONNX file, for as long as the block lasts.
+    """Write the network to a temporary ONNX file, removed at the end of the context.
 
-    It takes any batch size, or this one where the network cannot be exported for any.
+    It takes any batch size, or only this one if the network cannot be exported for any.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         path = Path(folder, "network.onnx")
@@ -206,4 +206,4 @@ RUNTIMES: dict[str, Callable[[nn.Module, Inputs, Setting, int], list[Run]]] = {
     "compiled": compiled,
     "ort": ort,
 }
-"""Adding a runtime is a function and a line here, and in `precrop.deployment.setting.LIBRARIES`."""
+"""A new runtime needs a function, and a line here and in `precrop.deployment.setting.LIBRARIES`."""

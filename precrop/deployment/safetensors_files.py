@@ -1,4 +1,4 @@
-"""Weights as safetensors, and in the file's metadata how their network is built."""
+"""Stores weights as safetensors files, whose metadata says how to build the network."""
 
 import json
 from collections.abc import Mapping
@@ -16,11 +16,11 @@ from precrop.plans.plan import Plan
 from precrop.plans.weights import fill, load_tensors, save_tensors
 
 RECORD = "precrop"
-"""The entry of the metadata that says what the network is."""
+"""Name of the metadata entry that describes the network."""
 
 
 def write_safetensors(source: Exportable, path: Path) -> None:
-    """Write the state_dict; `load_safetensors` makes the network from it."""
+    """Write the state_dict and the metadata from which `load_safetensors` builds the network."""
     record = source.facts
     if source.origin is not None:
         record = record | source.origin.model.to_json()
@@ -31,7 +31,7 @@ def write_safetensors(source: Exportable, path: Path) -> None:
 
 
 def open_safetensors(path: Path, source: Exportable) -> Runs:
-    """Run the weights in the network built anew."""
+    """Return a function that runs the rebuilt network with the file's weights."""
     network = source.emptied()
     fill(network, load_tensors(path), path)
     return lambda arguments: run(network, arguments)
@@ -40,13 +40,13 @@ def open_safetensors(path: Path, source: Exportable) -> Runs:
 def load_safetensors(
     path: str | Path, model: str | None = None, args: Mapping[str, Any] | None = None
 ) -> nn.Module:
-    """The network in a file of `precrop.deployment.exporting.export`, in eval mode.
+    """Load the network in a file of `precrop.deployment.exporting.export`, in eval mode.
 
-    Runs no code of the file's.
+    No code in the file is run.
 
     Args:
         path: the file.
-        model: the original's name, where the file doesn't say it, or names a user's own factory.
+        model: the original's name, if the file doesn't have it or names a user's own factory.
         args: keyword arguments for its builder.
 
     Raises:
@@ -76,7 +76,7 @@ def _record(path: Path) -> dict[str, Any]:
 
 
 def _recorded(path: Path, record: Mapping[str, Any]) -> ModelSpec:
-    """The network that a file names, unless building it would run a user's code."""
+    """Return the network that a file names; fail if building it would run a user's code."""
     try:
         model = ModelSpec.from_json(record)
     except PrecropError as error:

@@ -1,4 +1,4 @@
-"""How a network is run: in which runtime, how many images at once, on how many threads, where."""
+"""Describes how a network is run: the runtime, batch size, number of threads and device."""
 
 import importlib.util
 import os
@@ -13,9 +13,9 @@ from precrop.deployment.timing import Clock, Stopwatch, cuda_stopwatch, host_sto
 from precrop.errors import PrecropError, check_known
 
 LIBRARIES = {"eager": (), "compiled": (), "ort": ("onnx", "onnxscript", "onnxruntime")}
-"""What each runtime needs beside PyTorch: eager and compiled PyTorch, and ONNX Runtime."""
+"""Libraries that each runtime (eager and compiled PyTorch, ONNX Runtime) needs besides PyTorch."""
 _FINE = 1e-6
-"""Seconds: the resolution of a clock that times single passes."""
+"""Coarsest resolution, in seconds, of a clock that can time single passes."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class Setting:
 
     Attributes:
         runtime: a name in `LIBRARIES`.
-        batch: images at once.
-        threads: of the CPU that work on one operation.
+        batch: batch size.
+        threads: CPU threads that work on one operation.
         device: ``cpu``, ``cuda`` or ``cuda:1``.
-        channels_last: PyTorch keeps images and weights in that memory format. ONNX Runtime chooses
-            its own.
+        channels_last: whether PyTorch uses this memory format for images and weights; ONNX Runtime
+            chooses its own.
 
     Raises:
-        PrecropError: the runtime or the device is unknown or not there, or a number makes no sense.
+        PrecropError: the runtime or device is unknown or missing, or a number is out of range.
     """
 
     runtime: str = "eager"
@@ -57,9 +57,9 @@ class Setting:
 
     @property
     def clock(self) -> Clock:
-        """The host's clock; of one CPU thread alone its own, where the system tells it finely.
+        """The wall clock, or for one CPU thread its own clock if the resolution is fine enough.
 
-        Turns of the CPU that other programs take do not count by a thread's own.
+        A thread's own clock stops while other programs use its core.
         """
         alone = self.device == "cpu" and self.threads == 1
         fine = time.get_clock_info("thread_time").resolution <= _FINE
@@ -67,15 +67,15 @@ class Setting:
 
     @property
     def stopwatch(self) -> Stopwatch:
-        """Takes times of networks: by the `clock`, or on a GPU of PyTorch's between events."""
-        # ONNX Runtime waits for a GPU by itself, in a stream of its own: events would tell nothing.
+        """Times networks: by the `clock`, or by CUDA events for PyTorch on a GPU."""
+        # ONNX Runtime synchronizes its own CUDA stream: PyTorch's events would measure nothing.
         if self.device != "cpu" and self.runtime != "ort":
             return partial(cuda_stopwatch, device=self.device)
         return partial(host_stopwatch, clock=self.clock)
 
 
 def check_runtime(runtime: str) -> None:
-    """Refuse a runtime that is not known or not installed."""
+    """Refuse a runtime that is unknown or not installed."""
     check_known(f"runtime {runtime!r}", runtime, LIBRARIES)
     for library in LIBRARIES[runtime]:
         if importlib.util.find_spec(library) is None:
@@ -83,7 +83,7 @@ def check_runtime(runtime: str) -> None:
 
 
 def check_device(device: str) -> None:
-    """Refuse a device other than the CPU and this machine's GPUs."""
+    """Refuse devices other than the CPU and this machine's GPUs."""
     kind, _, number = device.partition(":")
     if not DEVICE.fullmatch(device):
         raise PrecropError(f"device {device!r} is unknown: write cpu, cuda or cuda:1")

@@ -1,6 +1,6 @@
-"""Masked networks on sparse kernels: convolutions and linear layers as sparse matrix products.
+"""Runs masked networks on sparse kernels: convolutions and linear layers as matrix products.
 
-A layout is a function from a matrix to a module that multiplies by it, and a line in `LAYOUTS`.
+A layout is a function from a matrix to a module that multiplies by it; see `LAYOUTS`.
 """
 
 import warnings
@@ -14,17 +14,17 @@ from precrop.errors import PrecropError, check_known
 from precrop.modules.copying import copied
 
 BLOCK = 4
-"""Rows and columns of a BSR block. MKL's are square; smaller ones hold fewer masked weights."""
+"""Rows and columns of a BSR block. MKL needs square ones; small ones store fewer masked weights."""
 
 
 class TorchMatrix(nn.Module):
-    """One of PyTorch's sparse matrices: MKL's kernels on a CPU, cuSPARSE's on a GPU."""
+    """A PyTorch sparse matrix, which uses MKL's kernels on a CPU and cuSPARSE's on a GPU."""
 
     matrix: Tensor
 
     def __init__(self, convert: Callable[[], Tensor]) -> None:
         super().__init__()
-        with warnings.catch_warnings():  # PyTorch's, that these layouts are in beta
+        with warnings.catch_warnings():  # PyTorch warns that these layouts are in beta
             warnings.filterwarnings("ignore", message="Sparse (CSR|BSR) tensor support")
             self.register_buffer("matrix", convert(), persistent=False)
 
@@ -34,12 +34,12 @@ class TorchMatrix(nn.Module):
 
 
 def csr(matrix: Tensor) -> TorchMatrix:
-    """Compressed rows."""
+    """Store a matrix in compressed sparse rows."""
     return TorchMatrix(matrix.to_sparse_csr)
 
 
 def bsr(matrix: Tensor) -> TorchMatrix:
-    """Compressed rows of blocks; a block is kept when one of its weights is."""
+    """Store a matrix in compressed rows of blocks; a block is kept if one of its weights is."""
     if any(size % BLOCK for size in matrix.shape):
         rows, columns = matrix.shape
         raise PrecropError(f"{rows} x {columns} is not made of blocks of {BLOCK} x {BLOCK}")
@@ -47,7 +47,7 @@ def bsr(matrix: Tensor) -> TorchMatrix:
 
 
 class ScipyCsr(nn.Module):
-    """SciPy's compressed rows, which always use one thread of the CPU."""
+    """SciPy's compressed sparse rows, which always use one CPU thread."""
 
     def __init__(self, matrix: Tensor) -> None:
         from scipy.sparse import csr_array
@@ -66,17 +66,17 @@ LAYOUTS: dict[str, Callable[[Tensor], nn.Module]] = {"csr": csr, "bsr": bsr, "sc
 
 
 def sparse_kernels(model: nn.Module, layout: str) -> tuple[nn.Module, dict[str, str]]:
-    """A copy of a masked network whose layers multiply by sparse matrices; for inference.
+    """Copy a masked network for inference, with layers that multiply by sparse matrices.
 
-    A convolution unfolds one image at a time, unless it is 1 x 1 with stride 1, and multiplies by
-    its weights as an (outputs, inputs x kernel) matrix.
+    A convolution unfolds one image at a time, unless it is 1 x 1 with stride 1, and multiplies it
+    by the weights as an (outputs, inputs x kernel) matrix.
 
     Args:
-        model: the network, its masked weights zero; it stays as it was.
+        model: the network, whose masked weights are zero; it is not changed.
         layout: a name in `LAYOUTS`.
 
     Returns:
-        The copy, and layers that it leaves on dense kernels: ``{layer name: reason}``.
+        The copy, and the layers that stay on dense kernels: ``{layer name: reason}``.
 
     Raises:
         PrecropError: the layout is unknown.
@@ -120,7 +120,7 @@ class SparseConv2d(nn.Module):
         super().__init__()
         self.product, self.bias = product, layer.bias
         self.kernel, self.dilation, self.stride = layer.kernel_size, layer.dilation, layer.stride
-        # As PyTorch has it, from the last axis to the first; "same" may pad one end more.
+        # In the order of `functional.pad`, last axis first; "same" may pad one end more.
         self.padding = list(layer._reversed_padding_repeated_twice)
         self.plain = self.kernel == self.stride == (1, 1) and not any(self.padding)
 
@@ -150,7 +150,7 @@ _KINDS = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 def _sparse(module: nn.Module, product: Callable[[Tensor], nn.Module]) -> nn.Module:
-    """The layer on a sparse matrix; a `PrecropError` says why it has to stay dense."""
+    """Return the layer on a sparse matrix, or raise a `PrecropError` why it must stay dense."""
     if isinstance(module, nn.Linear):
         if type(module) is not nn.Linear:  # attention reads its weight without calling it
             raise PrecropError(f"{type(module).__name__} is not a plain linear layer")

@@ -1,4 +1,4 @@
-"""A benchmark as a picture: how much faster each variant is, beside what its MACs promise."""
+"""Plots a benchmark: each variant's measured speed-up beside the one that its MACs promise."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,12 +14,12 @@ _IDEAL, _MEASURED = "#cfd8dc", "#1f6f8b"
 
 
 def plot_bench(bench: Bench, path: str | Path, title: str) -> None:
-    """Draw the speed-ups over the dense network beside the ideal ones, one panel a setting.
+    """Draw the speed-ups over the dense network beside the ideal ones, one panel per setting.
 
     Args:
         bench: what was measured.
         path: a ``.png`` or ``.svg`` file; written whole or not at all.
-        title: first words of the heading.
+        title: start of the heading.
 
     Raises:
         PrecropError: only the dense network was measured, matplotlib is not installed, or
@@ -48,7 +48,7 @@ def plot_bench(bench: Bench, path: str | Path, title: str) -> None:
 
 
 def _draw(axes: "Axes", rows: list[BenchRow]) -> None:
-    """Measured bars in front of ideal ones, the first variant on top."""
+    """Draw measured bars in front of ideal ones, the first variant on top."""
     places = range(len(rows), 0, -1)
     measured = [row.speedup or 0.0 for row in rows]
     axes.barh(places, [row.ideal for row in rows], 0.8, color=_IDEAL, label="ideal, by MACs")

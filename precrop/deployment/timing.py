@@ -1,4 +1,4 @@
-"""Times of several things side by side: interleaved, warmed up, with their spread."""
+"""Times several functions side by side: warmed up, interleaved, with their spread."""
 
 import itertools
 import math
@@ -17,18 +17,18 @@ from precrop.progress import unheard
 
 Name = TypeVar("Name")
 Run = Callable[[], Any]
-"""What is timed; what it returns is dropped."""
+"""A function to time; its result is dropped."""
 Clock = Callable[[], float]
-"""Tells seconds."""
+"""Returns the time in seconds."""
 Stopwatch = Callable[[Run, int], float]
-"""Tells the seconds that so many calls in a row take together."""
+"""Returns the seconds that a number of calls in a row take together."""
 Progress = Callable[[float], object]
-"""Told which share of a measurement is over."""
+"""Called with the share of a measurement that is done."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Samples of how long one thing takes: seconds for one call each, by rounds."""
+    """Samples of one function's time: seconds per call, one sample for each round."""
 
     seconds: tuple[float, ...]
 
@@ -54,7 +54,7 @@ class Timing:
 
 
 def host_stopwatch(run: Run, repeats: int, clock: Clock = time.perf_counter) -> float:
-    """The time that passes by a clock on the host."""
+    """Time calls in a row by a clock of the host."""
     start = clock()
     for _ in range(repeats):
         run()
@@ -62,7 +62,7 @@ def host_stopwatch(run: Run, repeats: int, clock: Clock = time.perf_counter) -> 
 
 
 def cuda_stopwatch(run: Run, repeats: int, device: str = "cuda") -> float:
-    """The time between two events in the current stream of a GPU."""
+    """Time calls in a row by two CUDA events in the GPU's current stream."""
     with torch.cuda.device(device):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
@@ -71,7 +71,7 @@ def cuda_stopwatch(run: Run, repeats: int, device: str = "cuda") -> float:
             run()
         end.record()
         end.synchronize()
-    return float(start.elapsed_time(end)) / 1e3  # it tells milliseconds
+    return float(start.elapsed_time(end)) / 1e3  # from milliseconds
 
 
 def interleaved(
@@ -83,23 +83,23 @@ def interleaved(
     stopwatch: Stopwatch = host_stopwatch,
     progress: Progress = unheard,
 ) -> dict[Name, Timing]:
-    """Time several things in turns, so that what slows the machine down slows all of them.
+    """Time several functions in turns, so that what slows the machine down slows all of them.
 
-    Every round takes one sample of each, in an order that moves on by one from round to round: no
-    runner always follows the same pause, and each is as often first as any other (in multiples of
-    their number). A sample of a short one is the mean of several calls in a row.
+    Every round takes one sample of each function. The order rotates by one from round to round, so
+    that each is first equally often (if the rounds are a multiple of their number). A sample of a
+    short function is the mean of several calls in a row.
 
     Args:
-        runners: what to call, by name.
+        runners: functions to call, by name.
         rounds: samples of each.
-        warmup: calls of each before the first sample; the last of them tells how often a call is
-            repeated.
-        least_seconds: what a sample should last, at least.
-        stopwatch: takes the times; by the host's clock unless said.
-        progress: told which share of the calls and samples is over.
+        warmup: calls of each before the first sample; the time of the last one decides how many
+            calls make a sample.
+        least_seconds: least duration of a sample.
+        stopwatch: takes the times; the default uses the host's clock.
+        progress: called with the share of calls and samples that is done.
 
     Raises:
-        PrecropError: no round, or no call to warm up with.
+        PrecropError: ``rounds`` or ``warmup`` is less than 1.
     """
     if rounds < 1 or warmup < 1:
         raise PrecropError(f"{rounds} rounds after {warmup} warm-up calls: give 1 or more of both")
@@ -123,5 +123,5 @@ def interleaved(
 
 
 def _repeats(seconds: float, least: float) -> int:
-    """Calls in a row that last ``least`` seconds, when one lasts ``seconds``; 1,000 at most."""
+    """Return how many calls of ``seconds`` each last ``least`` seconds together; at most 1,000."""
     return min(max(math.ceil(least / max(seconds, 1e-9)), 1), 1000)

@@ -1,1 +1,1 @@
-"""What is done to any ``nn.Module`` without reading it: copies, hooks, state kept apart."""
+"""Tools for any ``nn.Module`` that do not trace it: copies, hooks, isolation from global state."""

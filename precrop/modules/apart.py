@@ -1,13 +1,13 @@
-"""Computing apart: nothing that is set around a call reaches into it.
+"""Isolates a computation from the PyTorch state that is set around it.
 
-What PyTorch keeps for each thread (gradients on or off, inference mode, autocast, the default
-device, modes that watch or change operations, transforms of `torch.func`, hooks of saved tensors,
-tracing and compiling) is as in a new thread while a network is read, and as it was afterwards, also
-after an error. What belongs to the whole process (random numbers, hooks of all modules, the default
-type, flags of backends) is never set: other threads may train or serve meanwhile. There are three
-exceptions: garbage collection waits (`uncollected`), which changes its time alone; what seeds
-PyTorch's generators leaves them alone in threads that draw from others (`own_seeds`); and float32
-is multiplied in full precision (`full_precision`).
+While a network is read, PyTorch's state per thread (grad mode, inference mode, autocast, default
+device, function and dispatch modes, `torch.func` transforms, saved-tensor hooks, tracing and
+compiling) is that of a new thread; it is restored afterwards, also after an error. State of the
+whole process (random generators, hooks of all modules, default dtype, backend flags) is never
+changed, since other threads may train or serve meanwhile. There are three exceptions: garbage
+collection is paused (`uncollected`), which only affects when it runs; in threads that draw from
+generators of their own, seeding leaves PyTorch's generators alone (`own_seeds`); and float32 is
+multiplied in full precision (`full_precision`).
 """
 
 import functools
@@ -35,7 +35,7 @@ _AUTOCAST = ("cpu", "cuda", "xpu", "mps")
 
 
 class _Apart:
-    """For ``with``, or around a function, of which `torch.compile` then compiles nothing."""
+    """A context manager and a decorator; `torch.compile` compiles nothing of what is decorated."""
 
     def __enter__(self) -> None:
         self._within = _as_in_new_thread()
@@ -45,7 +45,7 @@ class _Apart:
         self._within.__exit__(*error)
 
     def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
-        """What `torch.compiler.disable` makes of a function; importing that takes seconds."""
+        """Decorate as `torch.compiler.disable` does, whose import takes seconds."""
 
         def called(*args: P.args, **kwargs: P.kwargs) -> T:
             compiling = eval_frame.set_eval_frame(None)
@@ -75,12 +75,12 @@ def _as_in_new_thread() -> Iterator[None]:
         stack.enter_context(own_seeds)
         stack.enter_context(full_precision)
         stack.callback(tracing._set_tracing_state, tracing._get_tracing_state())
-        tracing._set_tracing_state(None)  # without `torch.jit.trace`
+        tracing._set_tracing_state(None)  # suspends `torch.jit.trace`
         stack.enter_context(temporarily_clear_interpreter_stack())
         stack.enter_context(_disable_current_modes())
         while _len_torch_function_stack():  # the default device is one of these modes
             stack.callback(_push_mode, _pop_mode())  # type: ignore[no-untyped-call]
-        # Without hooks of what backward passes need, and with leave to set some.
+        # Remove saved-tensor hooks and allow new ones, which some function transforms disable.
         refusal = hooks._saved_tensors_hooks_get_disabled_error_message()
         if refusal is not None:
             stack.callback(hooks._saved_tensors_hooks_disable, refusal)
@@ -102,23 +102,24 @@ def _as_in_new_thread() -> Iterator[None]:
 
 
 def _end_suspended(error: BaseException) -> None:
-    """End the context managers that Ctrl-C came into, which the error's traceback holds.
+    """Close the context managers that Ctrl-C interrupted, whose frames the error's traceback holds.
 
-    PyTorch takes a mode off within one: what ends when the error is forgotten puts it back then.
+    PyTorch pops a mode within one; if that ended only when the error is freed, it would push the
+    mode back then.
     """
     behind: BaseException | None = error
     seen: set[int] = set()
-    while behind is not None and id(behind) not in seen:  # one may be raised from itself
+    while behind is not None and id(behind) not in seen:  # the chain may be a cycle
         seen.add(id(behind))
         for frame, _ in walk_tb(behind.__traceback__):
             if frame.f_code.co_filename == contextmanager.__code__.co_filename:
-                with suppress(RuntimeError):  # it still runs: it is around us
+                with suppress(RuntimeError):  # it is still running, around this call
                     frame.clear()
         behind = behind.__cause__ or behind.__context__
 
 
 def _leave_modes() -> None:
-    """Leave the modes that Ctrl-C kept from being left: it may come at the head of their exit."""
+    """Pop modes that were left on the stack because Ctrl-C came at the start of their exit."""
     while _len_torch_dispatch_stack():
         _pop_dispatch_mode()
     while _len_torch_function_stack():
@@ -128,11 +129,10 @@ def _leave_modes() -> None:
 @WithinAny
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Pauses garbage collection.
+    """Pause garbage collection.
 
-    A trace makes many objects that live to its end: collecting meanwhile would look at all of them,
-    and at all of PyTorch's, again and again, for up to half of the time. Around a whole function it
-    ends when what the function made is gone.
+    A trace makes many objects that live to its end: collections would scan all of them, and all of
+    PyTorch's, for up to half of the time. Around a function, the pause ends when they are gone.
     """
     enabled = gc.isenabled()
     gc.disable()

@@ -1,8 +1,8 @@
-"""A convolution that PyTorch's CPU kernels get wrong, computed another way.
+"""Works around a convolution whose gradient crashes in PyTorch's CPU kernels.
 
-Without AVX-512, in float32 and channels last, the gradient of the weights of a 1x1 convolution with
-a stride and fewer than 8 input channels overwrites memory that is not its own, which crashes the
-process (`scripts/convolution_crash.py`). Here the pixels that it looks at are picked out first.
+Without AVX-512, in float32 and channels last, the gradient of the weights of a strided 1x1
+convolution with fewer than 8 input channels writes beyond its memory, which crashes the process
+(`scripts/convolution_crash.py`). Here the image is subsampled first, so that the stride is 1.
 """
 
 from functools import partial
@@ -15,11 +15,11 @@ from torch import Tensor
 from precrop.modules.instead import Instead
 
 Pair = int | tuple[int, ...]
-"""One number for both sides, or one for each."""
+"""One number for height and width, or one for each."""
 _VECTOR = 8
-"""Numbers of float32 in a register of AVX2."""
+"""Float32 numbers in an AVX2 register."""
 WITHOUT_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX2"
-"""Whether the kernel is used here; asked once, as a compiled network cannot ask."""
+"""Whether this CPU uses the faulty kernel; asked on import, as a compiled network cannot ask."""
 
 
 def conv2d(
@@ -40,7 +40,7 @@ def conv2d(
 
 
 def overwrites_memory(images: Tensor, weight: Tensor, stride: Pair, padding: Pair | str) -> bool:
-    """Whether the gradient of the weights would be computed by a kernel that writes too far."""
+    """Whether the kernel that writes beyond its memory might compute the weights' gradient."""
     if not WITHOUT_AVX512 or images.device.type != "cpu":
         return False
     if weight.shape[2:] != (1, 1) or images.shape[-3] >= _VECTOR:
@@ -49,10 +49,10 @@ def overwrites_memory(images: Tensor, weight: Tensor, stride: Pair, padding: Pai
 
 
 SafeConvolutions = partial(Instead, {F.conv2d: conv2d})
-"""Within it, convolutions are those of `conv2d`, also of a network that is compiled."""
+"""A context in which convolutions are computed by `conv2d`, also in compiled networks."""
 
 
 def sides(pair: Pair) -> tuple[int, int]:
-    """The number for rows and that for columns."""
+    """Return the number for rows and the number for columns."""
     both = (pair,) if isinstance(pair, int) else pair
     return both[0], both[-1]

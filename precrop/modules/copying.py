@@ -1,4 +1,4 @@
-"""Copies of a network whose parameters and buffers are other tensors."""
+"""Copies networks, with other tensors in place of their parameters and buffers."""
 
 import copy
 import functools
@@ -21,17 +21,17 @@ from precrop.modules.weak import Memo, beside, is_weak, targets
 from precrop.own import calling_own
 
 Make = Callable[[str, Tensor], Tensor]
-"""From the name of a tensor and the tensor to what stands for it in a copy."""
+"""From a tensor's name and the tensor to the tensor that replaces it in a copy."""
 
 
 def copied(model: nn.Module, make: Make, make_plain: Make | None = None) -> nn.Module:
-    """A deep copy in which ``make(name, tensor)`` stands for every parameter and buffer.
+    """Deep-copy a network, with ``make(name, tensor)`` in place of every parameter and buffer.
 
-    For plain tensors that modules hold it is ``make_plain(name, tensor)``, or ``make`` too.
+    Plain tensors that modules hold become ``make_plain(name, tensor)``, if that is given.
 
     The original tensors are never copied, so a large network costs no more than a small one.
     Shared parameters stay shared, and parameters keep their class and their attributes. What cannot
-    be copied, such as a lock, is the original's; a result that is kept with its history loses that.
+    be copied, such as a lock, is shared; a stored result with autograd history is detached.
     """
     modules = modules_of(model)
     memo = Memo(held=lambda: held_objects(model, known=()))
@@ -54,7 +54,7 @@ def copied(model: nn.Module, make: Make, make_plain: Make | None = None) -> nn.M
         if isinstance(module, torch.jit.ScriptModule) and id(module) not in memo:
             _copy_script(module, memo)
     with calling_own("the network cannot be copied"):
-        for path, module in reversed(modules.items()):  # what holds a module may look at its copy
+        for path, module in reversed(modules.items()):  # children first, for their parents
             if path in plain:
                 _copy_plainly(module, path, memo)
                 continue
@@ -62,7 +62,7 @@ def copied(model: nn.Module, make: Make, make_plain: Make | None = None) -> nn.M
             kind = type(module)
             where, own = path or kind.__name__, hasattr(kind, "__deepcopy__")
             if own and id(module) not in memo and copied_value(module, where, memo) is module:
-                memo[id(module)] = kind.__new__(kind)  # its own way of copying shares it
+                memo[id(module)] = kind.__new__(kind)  # its __deepcopy__ shares it
                 _copy_plainly(module, path, memo)
         copy_of: nn.Module = copy.deepcopy(model, memo)
         for tensor in (*parameters.values(), *buffers.values()):
@@ -74,7 +74,7 @@ def copied(model: nn.Module, make: Make, make_plain: Make | None = None) -> nn.M
 
 
 def _parameter(original: nn.Parameter, data: Tensor) -> nn.Parameter:
-    """A parameter of the original's class."""
+    """Make a parameter of the original's class."""
     kind = type(original)
     if kind is nn.Parameter or not issubclass(kind, nn.Parameter) or type(data) is not Tensor:
         return nn.Parameter(data, requires_grad=original.requires_grad)
@@ -83,12 +83,12 @@ def _parameter(original: nn.Parameter, data: Tensor) -> nn.Parameter:
 
 
 def _computes_itself(tensor: Tensor) -> bool:
-    """Whether its class computes operations, so that its attributes are its own insides."""
+    """Whether the tensor's class implements operations, so that its attributes are internal."""
     return type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__
 
 
 def _copy_script(script: torch.jit.ScriptModule, memo: Memo) -> None:
-    """Copy a scripted module, whose tensors and modules live outside of Python."""
+    """Copy a scripted module, whose tensors and submodules live in C++."""
     twins = dict(copy.deepcopy(script).named_modules())
     for path, module in script.named_modules():
         twin = twins[path]
@@ -99,28 +99,28 @@ def _copy_script(script: torch.jit.ScriptModule, memo: Memo) -> None:
 
 
 def meta_copy(model: nn.Module) -> nn.Module:
-    """A copy on meta tensors."""
+    """Copy a network to the meta device."""
     return copied(model, lambda _, tensor: tensor.detach().to("meta"))
 
 
 def submodule(model: nn.Module, path: str) -> nn.Module:
-    """The module at a path of the network's own; scripted modules have no ``get_submodule``.
+    """Return the module at a path; scripted modules have no ``get_submodule``.
 
-    For paths from files there is `precrop.fit.attributes.registered_module`.
+    For paths from files, which are not trusted, use `precrop.fit.attributes.registered_module`.
     """
     found: nn.Module = functools.reduce(getattr, path.split(".") if path else (), model)
     return found
 
 
 def tensor_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor in the state_dict: what tells one network from another."""
+    """Return the shape of every tensor in the state_dict, which tells networks apart."""
     state = model.state_dict()
     return {name: tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
 
 
 def copies_plainly(kind: type[nn.Module]) -> bool:
-    """Whether a class leaves copying to Python, so that copying its attributes is all there is."""
-    own = kind.__setstate__ is not nn.Module.__setstate__  # which a library may have replaced
+    """Whether a class has no way of copying of its own: copying its attributes is enough."""
+    own = kind.__setstate__ is not nn.Module.__setstate__  # libraries may replace the latter
     upgrades = kind.__setstate__.__module__ in _UPGRADING
     if (own and not upgrades) or issubclass(kind, torch.jit.ScriptModule):
         return False
@@ -131,7 +131,7 @@ def copies_plainly(kind: type[nn.Module]) -> bool:
 
 
 def _copy_plainly(module: nn.Module, path: str, memo: Memo) -> None:
-    """Give a module's copy, which is empty as yet, copies of its attributes and slots."""
+    """Fill a module's copy, which is still empty, with copies of its attributes and slots."""
     state = object.__getstate__(module)
     slots = state[1] if isinstance(state, tuple) else {}
     memo[id(module)].__dict__ = _copied_state(vars(module), path, memo)
@@ -140,17 +140,17 @@ def _copy_plainly(module: nn.Module, path: str, memo: Memo) -> None:
 
 
 def _copied_state(state: dict[str, Any], path: str, memo: Memo) -> dict[str, Any]:
-    """A module's attributes, copied as `copy.deepcopy` does, but quickly where nothing is deep."""
+    """Copy a module's attributes as `copy.deepcopy` does, but faster if they are not nested."""
     copies = {}
     for name, value in state.items():
         if name == "_compiled_call_impl":
-            continue  # code that was compiled for the original
+            continue  # compiled for the original
         kind = type(value)
-        plain = kind in _LISTS and set(map(type, value)) <= _ATOMIC  # perhaps a long table
+        plain = kind in _LISTS and set(map(type, value)) <= _ATOMIC  # may be a long table
         if kind in _ATOMIC or (plain and kind is tuple):
             copies[name] = value
         elif plain or (kind in _CONTAINERS and not value):
-            copies[name] = memo.setdefault(id(value), kind(value))  # which two modules may share
+            copies[name] = memo.setdefault(id(value), kind(value))  # modules may share it
         elif kind is dict and all(
             type(key) in _ATOMIC and id(entry) in memo for key, entry in value.items()
         ):
@@ -162,9 +162,9 @@ def _copied_state(state: dict[str, Any], path: str, memo: Memo) -> dict[str, Any
 
 
 def copied_value(value: Any, where: str, memo: Memo) -> Any:
-    """A copy that shares what cannot be copied, such as a lock, but nothing that holds it."""
+    """Copy a value; what cannot be copied, such as a lock, is shared, but not what holds it."""
     _prepare(value, memo)
-    with suppress(Exception):  # whatever a class' own way of copying raises
+    with suppress(Exception):  # a class' own way of copying may raise anything
         return _deep_copy(value, memo)
     for part in reversed([*held_objects(value)]):
         try:
@@ -174,7 +174,7 @@ def copied_value(value: Any, where: str, memo: Memo) -> Any:
                 with suppress(Exception):
                     _copy_entries([part], memo)
                     continue
-            # What holds layers must not be the original's, nor what each use moves on, but files.
+            # Never share what holds layers, or iterators, which each use advances; files may be.
             kinds = (nn.Module, nn.Parameter, Iterator)
             inside = (one for one in held_objects(part) if not isinstance(one, io.IOBase))
             if any(isinstance(one, kinds) for one in inside):
@@ -185,7 +185,7 @@ def copied_value(value: Any, where: str, memo: Memo) -> Any:
 
 
 def _deep_copy(value: Any, memo: Memo) -> Any:
-    """A deep copy; one that fails leaves nothing that it began in ``memo``."""
+    """Deep-copy a value; if that fails, remove its unfinished parts from ``memo``."""
     known = len(memo)
     try:
         return copy.deepcopy(value, memo)
@@ -196,14 +196,14 @@ def _deep_copy(value: Any, memo: Memo) -> Any:
 
 
 def _prepare(value: Any, memo: Memo) -> None:
-    """Copy what `copy.deepcopy` refuses, or leaves as it is, although it holds what is copied."""
+    """Copy in advance what `copy.deepcopy` refuses, or would share although it holds modules."""
     parts = []
     for part in held_objects(value, known=memo):
         if is_weak(part):
             memo.note(part)
         elif id(part) not in memo:
             parts.append(part)
-    # Of dicts whose entries are their attributes Python's copies have no attributes.
+    # Python's copies of dicts that are their own ``__dict__`` have no attributes.
     _copy_entries([part for part in parts if _is_named_by_itself(part)], memo)
     for part in parts:
         if id(part) in memo:
@@ -220,9 +220,9 @@ def _prepare(value: Any, memo: Memo) -> None:
 
 
 def _copy_entries(dicts: list[dict[Any, Any]], memo: Memo) -> None:
-    """Copy dicts of classes of their own by entries and attributes, whatever Python makes of them.
+    """Copy instances of dict subclasses by their entries and attributes.
 
-    Looking up attributes among the entries, as some do, makes `copy.deepcopy` fail.
+    `copy.deepcopy` fails on those that look up attributes among their entries.
     """
     for original in dicts:
         kind: Any = type(original)
@@ -241,9 +241,9 @@ def _is_named_by_itself(value: Any) -> bool:
 
 
 def held_objects(value: Any, known: Container[int] | None = None) -> Iterator[Any]:
-    """A value and what can be reached from it, without the insides of modules.
+    """Yield a value and all that can be reached from it, but not through modules.
 
-    With those of modules whose ids are not ``known``, if any are given.
+    If ``known`` is given, modules whose ids are not in it are followed, too.
     """
     seen: set[int] = set()
     stack = [value]
@@ -257,7 +257,7 @@ def held_objects(value: Any, known: Container[int] | None = None) -> Iterator[An
 
 
 def _held(value: Any, known: Container[int] | None) -> list[Any]:
-    """What a value holds: entries, attributes, the variables that a function closes over."""
+    """Return what a value holds: entries, attributes, the variables that a function closes over."""
     if is_weak(value):
         return beside(value)
     if isinstance(value, nn.Module):
@@ -283,14 +283,14 @@ def _closed_over(function: types.FunctionType) -> list[Any]:
 
 
 def cell_contents(function: types.FunctionType) -> Iterator[Any]:
-    """The variables around a function that it uses, as far as they are set."""
+    """Yield the values of the variables that a function closes over, as far as they are set."""
     for cell in function.__closure__ or ():
         with suppress(ValueError):
             yield cell.cell_contents
 
 
 def _reaches_module(value: Any) -> TypeGuard[types.FunctionType]:
-    """Whether it is a function that closes over modules or parameters."""
+    """Whether a value is a function whose closure or defaults lead to modules or parameters."""
     held = _closed_over(value) if isinstance(value, types.FunctionType) else []
     parts = held_objects(held) if held else ()
     reached = (one for part in parts for one in (targets(part) if is_weak(part) else [part]))
@@ -298,7 +298,7 @@ def _reaches_module(value: Any) -> TypeGuard[types.FunctionType]:
 
 
 def _rebind(function: types.FunctionType, memo: Memo) -> None:
-    """Copy a function that closes over modules, so that the copy calls the copies of them."""
+    """Copy a function that closes over modules, so that it uses the copied modules."""
     old = function.__closure__ or ()
     cells = tuple(types.CellType() for _ in old)
     code, name = function.__code__, function.__name__

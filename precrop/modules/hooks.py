@@ -1,10 +1,10 @@
-"""Calls of a copied network's modules: with the hooks that are part of it, and no others.
+"""Calls the modules of a copied network with the hooks that are part of it, and no others.
 
-A hook may be the network itself (weight normalisation, a norm of the weights, an output that is
-padded) or somebody's look at it (a log, a picture, a counter). Looks are nobody's business while a
-network is read, and are not called. A hook is part of the network if it belongs to an object of the
-network or to PyTorch's or our own tools, or if its code changes what passes: it returns something,
-or sets attributes of the module. Hooks of all modules (``register_module_forward_hook``) are looks.
+A hook may be part of the network (weight normalisation, a norm of the weights, padding of an
+output) or only observe it (a log, a plot, a counter). Observers are not called while a network is
+read. A hook is part of the network if it belongs to an object of the network or to PyTorch's or our
+own tools, or if its code changes something: it returns a value or, before forward, sets attributes
+of the module. Global hooks (``register_module_forward_hook``) are taken for observers.
 """
 
 import dis
@@ -21,21 +21,21 @@ from precrop.modules.copying import cell_contents, held_objects
 from precrop.modules.names import modules_of
 
 CALL = "_compiled_call_impl"
-"""Where an instance of a module keeps what stands for its call, as ``Module.compile`` does."""
+"""The attribute by which a module instance replaces its call, as ``Module.compile`` does."""
 
 _INNER = {"OptimizedModule": "_orig_mod", "_FabricModule": "_forward_module"}
-"""Classes of wrappers, and where they have the network: `torch.compile`, Lightning's Fabric."""
+"""Wrapper classes of `torch.compile` and Lightning's Fabric, and where they keep the network."""
 _TOOLS = ("torch.", "precrop.")
 HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 
 
 def unwrapped(model: Any) -> nn.Module:
-    """The network within what only runs it otherwise: compiled, distributed, averaged.
+    """Return the network inside wrappers that only run it differently: compiled, distributed, EMA.
 
-    `DataParallel` is a module like others, whose copy works: names keep its prefix.
+    `DataParallel` is kept, since its copy works like any module's: names keep its prefix.
 
     Raises:
-        PrecropError: it is a class, a name or anything else; the message says what to write.
+        PrecropError: it is no network but a class, a name or such; the message says what to write.
     """
     if isinstance(model, type) and issubclass(model, nn.Module):
         name = model.__name__
@@ -58,14 +58,14 @@ def unwrapped(model: Any) -> nn.Module:
 
 
 def _wrapped(model: nn.Module) -> nn.Module | None:
-    """The module that a wrapper only runs in another way; None if it is not such a wrapper."""
+    """Return the module inside a wrapper that only runs it in another way; None for others."""
     parallel = isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
     name = "module" if parallel else _INNER.get(type(model).__name__)
     return None if name is None else model._modules.get(name)
 
 
 def _passed_to(model: nn.Module) -> nn.Module | None:
-    """The only child, if forward hands everything on to it or there is none: averaged weights."""
+    """Return the only child, ``module``, if forward only calls it or is missing (EMA)."""
 
     def handed_on(self: Any, *args: Any, **kwargs: Any) -> Any:
         return self.module(*args, **kwargs)
@@ -80,7 +80,7 @@ def _passed_to(model: nn.Module) -> nn.Module | None:
 
 
 def keep_own_hooks(made: nn.Module, model: nn.Module) -> None:
-    """Drop the hooks of a copy of ``model`` that are not part of it."""
+    """Drop the hooks of a copy of ``model`` that are not part of the network."""
     modules = modules_of(model)
     if not any(vars(module)[kind] for module in modules.values() for kind in HOOKS):
         return
@@ -94,9 +94,9 @@ def keep_own_hooks(made: nn.Module, model: nn.Module) -> None:
 
 
 def own_call(module: nn.Module) -> Callable[..., Any]:
-    """The call of a module with its own hooks, those that its forward registers too.
+    """Return the call of a module with its own hooks, also those that its forward registers.
 
-    Hooks of all modules are left out. A wrapper's call is that of what it wraps.
+    Global hooks are left out. A wrapper's call is that of the wrapped module.
     """
     inner = _wrapped(module)
     if inner is not None:
@@ -121,14 +121,14 @@ def own_call(module: nn.Module) -> Callable[..., Any]:
 
 
 def call_alone(made: nn.Module, model: nn.Module) -> None:
-    """Let nothing be called with a copy of ``model`` that is not part of the network."""
+    """Let a copy of ``model`` call only what is part of the network."""
     keep_own_hooks(made, model)
     for module in made.modules():
         module.__dict__[CALL] = own_call(module)
 
 
 class _Network:
-    """What belongs to a network, for telling its hooks from others."""
+    """What belongs to a network, to tell its own hooks from others."""
 
     def __init__(self, modules: list[nn.Module]) -> None:
         self.modules = modules
@@ -136,7 +136,7 @@ class _Network:
         self.wrapping = {id(names) for kind in self.kinds for names in _wrapping(kind)}
 
     def has(self, hook: Any, *, before: bool) -> bool:
-        """Whether a hook is part of the network; ``before`` or after forward."""
+        """Whether a hook, called ``before`` or after forward, is part of the network."""
         while isinstance(hook, partial):
             hook = hook.func
         owner = hook.__self__ if isinstance(hook, MethodType) else hook
@@ -156,7 +156,7 @@ class _Network:
 
     @cached_property
     def objects(self) -> dict[int, Any]:
-        """Its modules and what they hold, by id."""
+        """The network's modules and what they hold, by id."""
         states = [
             {name: entry for name, entry in vars(module).items() if name not in HOOKS}
             for module in self.modules
@@ -164,7 +164,7 @@ class _Network:
         return {id(one): one for one in [*self.modules, *held_objects(states)]}
 
     def _defines(self, function: FunctionType) -> bool:
-        """Whether a function is made in a method of one of the network's classes."""
+        """Whether a function is defined in one of the network's classes or in their methods."""
         return any(
             kind.__module__ == function.__module__
             and function.__qualname__.startswith(f"{kind.__qualname__}.")
@@ -172,16 +172,16 @@ class _Network:
         )
 
     def _is_harmless(self, value: Any) -> bool:
-        """Whether what a function looks up is a constant, code, or of the network."""
+        """Whether a value that a function looks up is a constant, code, or part of the network."""
         constants = type(None), bool, int, float, str, bytes
         code = ModuleType, FunctionType, type, type(len)
         return isinstance(value, (*constants, *code)) or id(value) in self.objects
 
 
 def _wrapping(kind: type) -> Iterator[Any]:
-    """Names of the modules whose decorators wrap a class' forward; they may bring hooks.
+    """Yield the globals of Python modules whose decorators wrap a class' forward.
 
-    A hook from where the class itself is defined may be anybody's.
+    Hooks from there are the network's; those from the class' own Python module may be anybody's.
     """
     function = vars(kind).get("forward")
     while isinstance(function, FunctionType):
@@ -191,7 +191,7 @@ def _wrapping(kind: type) -> Iterator[Any]:
 
 
 def _outside_values(function: FunctionType) -> Iterator[Any]:
-    """What a function looks up outside of itself: variables around it, and global names."""
+    """Yield the values that a function looks up outside itself: closure variables and globals."""
     yield from cell_contents(function)
     for name in function.__code__.co_names:
         if name in function.__globals__:
@@ -201,10 +201,10 @@ def _outside_values(function: FunctionType) -> Iterator[Any]:
 def _changes(function: Any, before: bool, position: int) -> bool:
     """Whether a hook's code returns something or, before forward, sets attributes of the module.
 
-    ``position`` is that of the module among the hook's arguments.
+    ``position`` is the module's index among the hook's parameters.
     """
     if not isinstance(function, FunctionType):
-        return True  # nothing is known of it
+        return True  # its code is not known
     code = function.__code__
     steps = [step for step in dis.get_instructions(code) if step.opname != "CACHE"]
     returns = any(
@@ -215,7 +215,7 @@ def _changes(function: Any, before: bool, position: int) -> bool:
     if returns or not before:
         return returns
     module = code.co_varnames[position] if position < code.co_argcount else None
-    # One step may load two variables.
+    # One instruction may load two variables.
     loaded = (last.argval for last, step in pairwise(steps) if step.opname == "STORE_ATTR")
     owners = (one[-1] if isinstance(one, tuple) and one else one for one in loaded)
     return module in owners or "setattr" in code.co_names

@@ -1,4 +1,4 @@
-"""Modes of PyTorch's functions, and other functions in the place of some, in one thread."""
+"""Function modes of PyTorch that end well after Ctrl-C, and one that replaces functions."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,24 +7,24 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack,
 
 
 class FunctionMode(TorchFunctionMode):
-    """A mode that ends well wherever Ctrl-C came.
+    """A function mode that ends well wherever Ctrl-C came.
 
-    PyTorch takes a mode off while it handles a call, and may not have come to put it back, or to
-    take off another one above it.
+    PyTorch pops a mode while it handles a call; when interrupted, it may not have pushed it back,
+    or may have left another mode above it.
     """
 
     def __exit__(self, *error: object) -> None:
-        """Take the mode off if it is there, with all above it."""
+        """Pop the mode and all above it, if it is on the stack."""
         if self in _get_current_function_mode_stack():  # type: ignore[no-untyped-call]
             while _pop_mode() is not self:  # type: ignore[no-untyped-call]
                 pass
 
 
 class Instead(FunctionMode):
-    """Within it, calls of some of PyTorch's functions are calls of others.
+    """A context in which some of PyTorch's functions are replaced, in this thread.
 
     Args:
-        others: by PyTorch's function, what is called with the same arguments.
+        others: by PyTorch's function, the function that is called with the same arguments.
     """
 
     def __init__(self, others: Mapping[Callable[..., Any], Callable[..., Any]]) -> None:
@@ -34,5 +34,5 @@ class Instead(FunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Call the other function where there is one."""
+        """Call the replacement, or the function itself if there is none."""
         return self.others.get(function, function)(*args, **(kwargs or {}))

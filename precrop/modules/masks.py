@@ -1,4 +1,4 @@
-"""Masks as callers give them: bool tensors by parameter name, checked against the network."""
+"""Checks masks that users give: bool tensors by parameter name."""
 
 from collections.abc import Mapping
 
@@ -10,10 +10,10 @@ from precrop.modules.names import parameters_of
 
 
 def check_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Refuse masks that fit no parameter of the network, or one parameter twice.
+    """Refuse masks that fit no parameter of the network, and two masks for one parameter.
 
     Raises:
-        PrecropError: naming the first such mask.
+        PrecropError: there is such a mask; the message names the first one.
     """
     parameters = parameters_of(model, remove_duplicate=False)
     names: dict[int, str] = {}

@@ -1,4 +1,4 @@
-"""What names say: of tensors and of layers, the module whose weight a parameter is; of sizes."""
+"""Names of tensors, layers and attributes, and what they tell; a network's tensors by name."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from precrop.errors import PrecropError
 
 T = TypeVar("T")
-# What modules call their weight, and what it is made of where hooks compute it.
+# Names of a module's weight, or of the tensor that hooks compute it from.
 _LEAF = re.compile(r".*weight(_orig|_v|_bar)?$")
 _PARAMETRISED = re.compile(r"((?P<owner>.*)\.)?parametrizations\.weight\.original1?$")
 
@@ -20,27 +20,27 @@ _COUNT = re.compile(r"_?(.*(head|group|num)|n_|nh$|[hgn]$)")
 
 
 def names_width(attribute: str) -> bool:
-    """Whether an attribute is called as widths are."""
+    """Whether an attribute is named like a width."""
     return _WIDTH.search(attribute) is not None
 
 
 def names_count(attribute: str) -> bool:
-    """Whether an attribute is called as numbers of heads or groups are, and not as a width."""
+    """Whether an attribute is named like a number of heads or groups, and not like a width."""
     width = names_width(attribute) or "size" in attribute
     return not width and _COUNT.match(attribute) is not None
 
 
 def places_of(tensor: str) -> set[str]:
-    """The paths of all modules that hold a tensor."""
+    """Return the paths of all modules that contain a tensor, with the network's own, ``""``."""
     steps = tensor.split(".")[:-1]
     return {".".join(steps[:depth]) for depth in range(len(steps) + 1)}
 
 
 def modules_of(model: nn.Module) -> dict[str, nn.Module]:
-    """A network's modules by path, whatever its class lets ``named_modules`` say.
+    """Return a network's modules by path, even if its class overrides ``named_modules``.
 
-    They come in PyTorch's order, each by its first path. PyTorch's own generators yield a module
-    once for every module around it, and this is asked of every copy.
+    They come in PyTorch's order, each by its first path. PyTorch's own generators pass each module
+    through all modules around it, which would be slow, as this is called for every copy.
     """
     found: dict[str, nn.Module] = {}
     seen: set[int] = set()
@@ -64,21 +64,21 @@ def modules_of(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def parameters_of(model: nn.Module, **options: Any) -> dict[str, nn.Parameter]:
-    """A network's parameters by name, whatever its class lets ``named_parameters`` say."""
+    """Return a network's parameters by name, even if its class overrides ``named_parameters``."""
     if options:
         return dict(nn.Module.named_parameters(model, **options))
     return _members((path, module._parameters) for path, module in modules_of(model).items())
 
 
 def buffers_of(model: nn.Module, **options: Any) -> dict[str, Tensor]:
-    """A network's buffers by name, likewise."""
+    """Return a network's buffers by name, even if its class overrides ``named_buffers``."""
     if options:
         return dict(nn.Module.named_buffers(model, **options))
     return _members((path, module._buffers) for path, module in modules_of(model).items())
 
 
 def _members(held: Iterable[tuple[str, Mapping[str, T | None]]]) -> dict[str, T]:
-    """What is held at some paths under some names, each by the first of its full names."""
+    """Return the objects held at some paths under some names, each by its first full name."""
     first: dict[int, tuple[str, T]] = {}
     for path, own in held:
         prefix = path and f"{path}."
@@ -89,10 +89,10 @@ def _members(held: Iterable[tuple[str, Mapping[str, T | None]]]) -> dict[str, T]
 
 
 def untrained(model: nn.Module) -> set[str]:
-    """Parameters that need no gradients beside others that do: fixed filters, a frozen backbone.
+    """Return the frozen parameters, such as fixed filters, if others are trained.
 
-    A network in which none does has been set so as a whole, which says nothing of single ones. What
-    is a copy of trained layers will be one of what they become.
+    If all are frozen, the network was frozen as a whole, which tells nothing of single parameters.
+    Copies of trained layers are left out, since they follow what those become.
     """
     parameters = parameters_of(model)
     fixed = {name for name, parameter in parameters.items() if not parameter.requires_grad}
@@ -103,9 +103,9 @@ def untrained(model: nn.Module) -> set[str]:
 
 
 def fixed_copies(model: nn.Module) -> dict[str, str]:
-    """Weights without gradients that equal one with them, and which: of a momentum encoder.
+    """Map frozen weights to the trained weights that they equal, as in a momentum encoder.
 
-    Biases and the scales of norms may be equal by chance, and so may weights that are all one.
+    Biases, scales of norms and constant weights are skipped, as they may be equal by chance.
     """
     parameters = parameters_of(model)
     trained = {name: one for name, one in parameters.items() if one.requires_grad}
@@ -123,20 +123,20 @@ def fixed_copies(model: nn.Module) -> dict[str, str]:
 
 
 def owner_of(tensor: str) -> str:
-    """The path of the module that has a tensor."""
+    """Return the path of the module that owns a tensor."""
     return tensor.rpartition(".")[0]
 
 
 def held_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Tensors that modules hold as plain attributes, each by the first path that leads to it.
+    """Return tensors that modules hold as plain attributes, each by the first path to it.
 
-    Masks and tables of positions are often kept so. What a forward pass left there, with the
-    history of its gradients, is not part of the network.
+    Masks and position tables are often stored so. Results that a forward pass stored, with autograd
+    history, are not part of the network.
     """
     return _members(
         (path, {name: value for name, value in vars(module).items() if _is_plain(value)})
         for path, module in modules_of(model).items()
-        # Most modules hold none, and this is asked of every copy.
+        # Most modules hold none, and this is called for every copy.
         if Tensor in map(type, vars(module).values())
         and not isinstance(module, torch.jit.ScriptModule)
     )
@@ -147,18 +147,18 @@ def _is_plain(value: Any) -> bool:
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters, buffers and plain tensors of a network, each under the first of its names."""
+    """Return a network's parameters, buffers and plain tensors, each under its first name."""
     kinds = parameters_of(model), buffers_of(model), held_tensors(model)
     return _members(("", named) for named in kinds)
 
 
 def is_weight(parameter: str) -> bool:
-    """Whether a parameter is named as a module's weight is."""
+    """Whether a parameter is named like a module's weight."""
     return bool(_LEAF.match(parameter.rpartition(".")[2]) or _PARAMETRISED.match(parameter))
 
 
 def layer_of(parameter: str) -> str:
-    """The module whose weight a parameter is; else the parameter, as a layer of its own."""
+    """Return the module whose weight a parameter is, or the parameter as a layer of its own."""
     parametrised = _PARAMETRISED.match(parameter)
     if parametrised:
         return parametrised["owner"] or ""

@@ -1,4 +1,4 @@
-"""Products of float32 in full precision, whatever the process allows PyTorch to round."""
+"""Computes float32 products in full precision, even if the process allows TF32 or bfloat16."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -10,13 +10,13 @@ from precrop.forking import WithinAny
 
 _FULL = ("none", "ieee")
 _GENERAL = (("generic", "all"), ("cuda", "all"), ("mkldnn", "all"))
-"""What holds for operations that say ``none``."""
+"""Settings that apply to operations whose own setting is ``none``."""
 _SINGLE = [(device, op) for device in ("mkldnn", "cuda") for op in ("matmul", "conv", "rnn")]
 _OLDER: tuple[tuple[Callable[[], Any], Callable[[Any], None], Any], ...] = (
     (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"),
     (torch._C._get_cudnn_allow_tf32, torch._C._set_cudnn_allow_tf32, False),
 )
-"""What tells and sets several at once, and what is full; telling fails where they differ."""
+"""Functions that get and set several at once, and full precision; getting fails if they differ."""
 
 
 def _precision(one: tuple[str, str]) -> str:
@@ -32,9 +32,9 @@ def _set(one: tuple[str, str], precision: str) -> None:
 @WithinAny
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Within it float32 is multiplied in full precision, in other threads too.
+    """Multiply float32 in full precision within the context, in other threads too.
 
-    Nothing is set where that is so already, as it is by default without a GPU.
+    Nothing is set if that is so already, as it is by default without a GPU.
     """
     gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     single = [one for one in _SINGLE if gpu or one[0] != "cuda"]
@@ -45,7 +45,7 @@ def full_precision() -> Iterator[None]:
         for one in _GENERAL:
             back.callback(_set, one, _precision(one))
             _set(one, "none")
-        for one in _SINGLE:  # given back last, as they are set by the older settings too
+        for one in _SINGLE:  # restored after the older settings, which change them too
             back.callback(_set, one, _precision(one))
         for tell, change, full in _OLDER if gpu else _OLDER[:1]:
             with suppress(RuntimeError):

@@ -1,4 +1,4 @@
-"""Random numbers of one's own: a computation that draws none from the generators of the process."""
+"""Lets a computation draw random numbers from generators of its own, not from the process'."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from precrop.forking import WithinAny
 
 aten = torch.ops.aten
 
-# Operations with a variant, by its name, that takes a generator.
+# By overload of a random operation, the overload that takes a generator.
 _VARIANTS = {
     "default": "generator",
     "low": "low_generator",
@@ -24,7 +24,7 @@ _VARIANTS = {
 
 @functools.cache
 def drawing(op: Any) -> Any:
-    """What draws the numbers of an operation from a generator that it is given; None if none."""
+    """Return the form of a random operation that takes a generator; None if there is none."""
     if op is aten.native_dropout.default:
         return _dropped
     if torch.Tag.nondeterministic_seeded not in op.tags:
@@ -35,7 +35,7 @@ def drawing(op: Any) -> Any:
 
 
 def drawn(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any], generator: Generator) -> Any:
-    """The operation's result; random numbers come from ``generator`` if the call names no other."""
+    """Run an operation, with random numbers from ``generator`` unless the call names another."""
     own = drawing(op)
     if own is None or kwargs.get("generator") is not None:
         return op(*args, **kwargs)
@@ -43,7 +43,7 @@ def drawn(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any], generator: Ge
 
 
 def _dropped(x: Tensor, p: float, train: bool | None, *, generator: Generator) -> Any:
-    """Dropout and its mask; PyTorch's own operation takes no generator."""
+    """Compute dropout and its mask; PyTorch's own operation takes no generator."""
     if train is False or p == 0:
         return x.clone(), torch.ones_like(x, dtype=torch.bool)
     mask = torch.empty_like(x, dtype=torch.bool).bernoulli_(1 - p, generator=generator)
@@ -51,24 +51,24 @@ def _dropped(x: Tensor, p: float, train: bool | None, *, generator: Generator) -
 
 
 def _own_generator() -> Generator | None:
-    """What this thread draws from apart: ``random`` of the innermost mode that has one."""
+    """Return this thread's own generator, if any: ``random`` of the innermost mode with one."""
     modes = reversed(_get_current_dispatch_mode_stack())
     found = (getattr(mode, "random", None) for mode in modes)
     return next((one for one in found if isinstance(one, Generator)), None)
 
 
 class _Generator:
-    """The generator that PyTorch's functions seed and save: the process', or a thread's apart."""
+    """The generator that PyTorch's functions seed and save: the process', or a thread's own."""
 
     def __getattr__(self, name: str) -> Any:
         own = _own_generator()
         if own is None:
             return getattr(torch.default_generator, name)
-        return getattr(own, "initial_seed" if name == "seed" else name)  # the same every time
+        return getattr(own, "initial_seed" if name == "seed" else name)  # must be repeatable
 
 
 def _unless_apart(seed: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that seeds another device, which does nothing for a thread that draws apart."""
+    """Wrap a function that seeds another device to do nothing in threads with own generators."""
 
     @functools.wraps(seed)
     def seeded(*args: Any, **kwargs: Any) -> Any:
@@ -78,7 +78,7 @@ def _unless_apart(seed: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _others() -> Iterator[tuple[Any, str, Any]]:
-    """What seeds PyTorch's generators, as attributes of modules, and what stands for it."""
+    """Yield what seeds PyTorch's generators, as modules and attributes, and its replacements."""
     yield torch.random, "default_generator", _Generator()
     for device in (torch.cuda, torch.mps, torch.xpu, torch.mtia):
         for name in ("manual_seed", "manual_seed_all", "seed", "seed_all"):
@@ -89,10 +89,10 @@ def _others() -> Iterator[tuple[Any, str, Any]]:
 @WithinAny
 @contextmanager
 def own_seeds() -> Iterator[None]:
-    """Within it, what seeds PyTorch's generators seeds a thread's own, if any.
+    """Within the context, seeding PyTorch only seeds the thread's own generator, if it has one.
 
-    For threads that draw from the process' generators nothing changes. To put those back instead
-    would give other threads, which draw from them meanwhile, the same numbers again.
+    For threads that draw from the process' generators nothing changes. Restoring those afterwards
+    instead would make other threads, which draw from them meanwhile, repeat numbers.
     """
     with ExitStack() as back:
         for owner, name, other in _others():
@@ -102,7 +102,7 @@ def own_seeds() -> Iterator[None]:
 
 
 class OwnNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Draws all random numbers from generators of its own, one for each kind of device."""
+    """Draws all random numbers from generators of its own, one for each device."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -115,11 +115,11 @@ class OwnNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @property
     def random(self) -> Generator:
-        """The numbers of the CPU, which a network may seed."""
+        """The CPU's generator, which a network may seed."""
         return self.generator(torch.device("cpu"))
 
     def generator(self, device: torch.device) -> Generator:
-        """The numbers of a device."""
+        """Return the generator of a device."""
         if device not in self.generators:
             self.generators[device] = Generator(device).manual_seed(self.seed)
         return self.generators[device]

@@ -1,7 +1,7 @@
-"""Weights that PyTorch's own tools compute from other tensors: what slicing those tensors leaves.
+"""Handles weights that PyTorch's own tools compute from other tensors, when those are sliced.
 
 ``torch.nn.utils`` has two forms of each tool. The old one keeps the computed weight in an attribute
-that a hook refreshes in every forward pass; the new one computes it when it is asked for.
+that a hook refreshes in every forward pass; the new one (parametrizations) computes it on access.
 """
 
 from collections.abc import Collection, Iterator
@@ -22,7 +22,7 @@ POWER_ITERATIONS = 15
 
 
 def refresh(model: nn.Module) -> None:
-    """Compute the weights that hooks keep in attributes, from tensors that have changed."""
+    """Recompute the weights that hooks keep in attributes, after their tensors have changed."""
     with torch.no_grad():
         for module in model.modules():
             for hook in module._forward_pre_hooks.values():
@@ -37,9 +37,9 @@ def refresh(model: nn.Module) -> None:
 
 
 def fold(model: nn.Module, names: Collection[str]) -> None:
-    """Let weights of these names be tensors of their own where tools compute them from others.
+    """Replace computed weights of these names by plain parameters with their values.
 
-    For a copy: the original keeps its hooks and its class.
+    The network must be a copy, so that the original keeps its hooks and its class.
     """
     removing: Any = {
         BasePruningMethod: prune.remove,
@@ -57,7 +57,7 @@ def fold(model: nn.Module, names: Collection[str]) -> None:
         made = [*steps] if isinstance(steps, nn.ModuleDict) and is_parametrized(module) else []
         if made and all(f"{prefix}{name}" in names for name in made):
             values = {name: getattr(module, name).detach() for name in made}
-            # PyTorch would take the weights' properties from the class, which copies share.
+            # PyTorch would delete the weights' properties in the class, which copies share.
             module.__class__ = type(module).__bases__[0]
             del module._modules["parametrizations"]
             for name, value in values.items():
@@ -65,10 +65,10 @@ def fold(model: nn.Module, names: Collection[str]) -> None:
 
 
 def restore(model: nn.Module, sliced: Collection[str]) -> None:
-    """Make sliced tensors again what they must be: singular vectors unit, a basis orthogonal.
+    """Restore what must hold of sliced tensors: unit singular vectors, an orthogonal basis.
 
     Args:
-        model: the network; weights that no sliced tensor makes stay as they are.
+        model: the network; weights that depend on no sliced tensor stay as they are.
         sliced: names of the tensors that were sliced.
     """
     with torch.no_grad():
@@ -104,10 +104,10 @@ def _restore_parametrised(tensors: ParametrizationList) -> None:
 
 
 def _restore_orthogonal(step: Any, value: Tensor) -> None:
-    """Make a basis orthogonal; where reflections make the matrix, the diagonal has their signs."""
+    """Orthogonalize a basis; for Householder reflections, make the diagonal's entries signs."""
     if hasattr(step, "base"):
         basis, rest = torch.linalg.qr(step.base)
-        # Of all bases of these columns that whose directions are the columns' own.
+        # QR leaves signs open: choose those that keep the columns' directions.
         signs = torch.where(rest.diagonal(dim1=-2, dim2=-1) < 0, -1, 1)
         step.base.copy_(basis * signs.unsqueeze(-2))
     if step.orthogonal_map == parametrizations._OrthMaps.householder:
@@ -116,7 +116,7 @@ def _restore_orthogonal(step: Any, value: Tensor) -> None:
 
 
 def lengths(model: nn.Module) -> Iterator[tuple[str, str, int]]:
-    """Weight norms of both forms: names of the lengths and of the directions, and the axis."""
+    """Yield, for weight norms of both forms, the names of lengths and directions, and the axis."""
     for path, module in modules_of(model).items():
         prefix = f"{path}." if path else ""
         for hook in module._forward_pre_hooks.values():

@@ -1,9 +1,9 @@
-"""Residual streams whose layers have widths of their own (``residual="crop"``).
+"""Lets the layers at a residual stream have widths of their own (``residual="crop"``).
 
-Where blocks add to a common tensor, the *stream*, all layers that write to it or read from it would
-share one width. Here each keeps its own: a writer's output is padded with zero channels to the
-stream's width, a reader takes the stream's leading channels. Both happen in hooks around the
-layer, so that the blocks' own forward and the names in the state_dict stay as they are.
+If blocks add to a common tensor, the *stream*, all layers that write to it or read from it would
+have to share one width. Here each has its own: a writer's output is padded with zero channels to
+the stream's width, and a reader takes the stream's leading channels. Both happen in hooks around
+the layer, so the blocks' own forward and the names in the state_dict stay as they are.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,29 +17,29 @@ from precrop.modules.names import modules_of
 
 End = Literal["read", "write"]
 At = tuple[int | str, ...]
-"""Where a tensor is: the position or name of an argument, then the way into what that holds.
+"""Where a tensor is: the position or name of an argument, then indices or keys into containers.
 
-Of a module's output, which counts as one argument, the first is 0.
+A module's output counts as one argument, at position 0.
 """
 FIRST: At = (0,)
 _Change = Callable[[Tensor, int, int], Tensor]
-"""Gives a tensor, along one axis, another size."""
+"""Changes a tensor's size along one axis."""
 DEEPEST = 4
-"""Tensors further inside of an argument or output are not looked for."""
+"""Tensors that are nested more deeply in an argument or output are not looked for."""
 
 
 @dataclass(frozen=True)
 class Stream:
-    """One end of a layer at a residual stream.
+    """One end of a layer, its input or output, at a residual stream.
 
     Attributes:
         path: the module that reads or writes.
-        end: which of both.
+        end: whether it reads or writes.
         dim: the channel axis of what is read or written.
-        width: channels of the stream; of a reader those that it may take at most.
-        sources: of a reader the writers before it, by path; none where it may read more than those.
-        places: where the stream's tensors are among the arguments, or in the output; none stands
-            for the first argument, or for the output as a whole.
+        width: channels of the stream; for a reader, the most that it may take.
+        sources: for a reader, the paths of the writers before it; empty if it may read others, too.
+        places: where the stream's tensors are among the arguments, or in the output; if empty, the
+            first argument, or the output as a whole.
     """
 
     path: str
@@ -51,14 +51,14 @@ class Stream:
 
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
-"""What a module is called with, by position and by name."""
+"""The positional and keyword arguments of a module's call."""
 
 
 @dataclass
 class Narrow:
-    """A forward pre-hook: the module gets the first ``size`` channels of what it reads.
+    """A forward pre-hook that passes the module the first ``size`` channels of what it reads.
 
-    With its ``path`` it takes them by an operation that a trace shows under its own name.
+    If ``path`` is given, it does so by an operation that has its own name in traces.
     """
 
     dim: int
@@ -70,14 +70,14 @@ class Narrow:
     def __call__(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Arguments:
-        """The module's arguments with those of the stream narrowed."""
+        """Return the module's arguments, with the stream's tensors narrowed."""
         given = given_to(args, kwargs)
         for at in self.places:
             given = _changed(given, at, self.narrowed)
         return tuple(given[index] for index in range(len(args))), {k: given[k] for k in kwargs}
 
     def narrowed(self, x: Tensor) -> Tensor:
-        """The leading channels of a tensor."""
+        """Return the leading channels of a tensor."""
         if self.path is None:
             return _narrowed(x, self.dim, self.size)
         made: Tensor = torch.ops.precrop.stream_read(x, self.dim, self.size, self.path)
@@ -86,9 +86,9 @@ class Narrow:
 
 @dataclass
 class Pad:
-    """A forward hook: what the module writes gets zero channels behind its own, up to ``size``.
+    """A forward hook that pads what the module writes with zero channels, up to ``size``.
 
-    With its ``path``, as in `Narrow`.
+    ``path`` is as in `Narrow`.
     """
 
     dim: int
@@ -97,14 +97,14 @@ class Pad:
     path: str | None = None
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        """The output with zeros behind the channels of what is the stream's."""
+        """Return the output, with the stream's tensors padded."""
         given = [output]
         for at in self.places:
             given = _changed(given, at, self.padded)
         return given[0]
 
     def padded(self, x: Tensor) -> Tensor:
-        """A tensor with zeros behind its channels."""
+        """Return a tensor with zeros behind its channels."""
         if self.path is None:
             return _padded(x, self.dim, self.size)
         made: Tensor = torch.ops.precrop.stream_write(x, self.dim, self.size, self.path)
@@ -114,8 +114,8 @@ class Pad:
 def install(model: nn.Module, streams: Iterable[Stream], *, traced: bool) -> None:
     """Put hooks around a network's layers, at the streams' full width.
 
-    Each hook is also the module's attribute ``stream_read`` or ``stream_write``. Those of a network
-    that is not only ``traced`` are plain operations, which export and compile.
+    Each hook is also stored as the module's attribute ``stream_read`` or ``stream_write``. Unless
+    the network is only ``traced``, they use plain operations, which can be exported and compiled.
     """
     for stream in streams:
         module = model.get_submodule(stream.path)
@@ -132,7 +132,7 @@ def install(model: nn.Module, streams: Iterable[Stream], *, traced: bool) -> Non
         if known:
             hooks.update(dict.fromkeys(known, hook))
         elif stream.end == "read":
-            # Before the module's own, which may put other tensors in the arguments' place.
+            # Before the module's own hooks, which may replace the arguments.
             module.register_forward_pre_hook(hook, prepend=True, with_kwargs=True)
         else:
             module.register_forward_hook(hook)
@@ -140,7 +140,7 @@ def install(model: nn.Module, streams: Iterable[Stream], *, traced: bool) -> Non
 
 
 def installed(model: nn.Module) -> Iterator[Stream]:
-    """The ends of layers that have hooks, in a network that was built with them."""
+    """Yield the ends of layers that have hooks, in a network that was built with them."""
     for path, module in modules_of(model).items():
         for end in get_args(End):
             hook = vars(module).get(f"stream_{end}")
@@ -150,12 +150,12 @@ def installed(model: nn.Module) -> Iterator[Stream]:
 
 
 def given_to(args: Iterable[Any], kwargs: Mapping[str, Any]) -> dict[int | str, Any]:
-    """The arguments of a call, each by its position or its name."""
+    """Return the arguments of a call, each by its position or its name."""
     return dict([*enumerate(args), *kwargs.items()])
 
 
 def tensors_at(value: Any, at: At = ()) -> Iterator[tuple[At, Tensor]]:
-    """The tensors in plain lists, tuples and dicts, each with its place."""
+    """Yield the tensors in plain lists, tuples and dicts, each with its place."""
     if isinstance(value, Tensor):
         yield at, value
     elif len(at) < DEEPEST and type(value) in (list, tuple, dict):
@@ -165,7 +165,7 @@ def tensors_at(value: Any, at: At = ()) -> Iterator[tuple[At, Tensor]]:
 
 
 def _changed(value: Any, at: Sequence[Any], change: Callable[[Tensor], Tensor]) -> Any:
-    """A copy of a container with the tensor at one place changed."""
+    """Return a copy of a container with the tensor at one place changed."""
     if not at:
         return change(value)
     made = {**value} if isinstance(value, dict) else [*value]
@@ -174,7 +174,7 @@ def _changed(value: Any, at: Sequence[Any], change: Callable[[Tensor], Tensor]) 
 
 
 def resized(x: Tensor, dim: int, size: int) -> Tensor:
-    """An empty tensor with another size along one axis."""
+    """Return an empty tensor with another size along one axis."""
     return x.new_empty([size if axis == dim else n for axis, n in enumerate(x.shape)])
 
 
@@ -188,13 +188,13 @@ def _padded(x: Tensor, dim: int, size: int) -> Tensor:
 
 
 def _add_operation(name: str, change: _Change, back: _Change) -> None:
-    """Give a change of a tensor's width a name in traces; gradients take the change back."""
+    """Register a change of width as an operation named in traces; its gradient reverses it."""
 
     def compute(x: Tensor, dim: int, size: int, path: str) -> Tensor:
         return change(x, dim, size).clone()
 
     def shaped(x: Tensor, dim: int, size: int, path: str) -> Tensor:
-        # What a built network would fail on must fail here, where only sizes are known.
+        # Fail where a built network would; here, on fake tensors, only sizes are known.
         if change is _narrowed and size > x.shape[dim]:
             raise RuntimeError(f"{path} reads {size} of {x.shape[dim]} channels")
         return resized(x, dim, size)

@@ -1,4 +1,4 @@
-"""PyTorch's number of threads, which is one number for all of the process."""
+"""PyTorch's number of threads, which is one number for the whole process."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def threads_restored() -> Iterator[None]:
-    """Within it PyTorch's number of threads may be changed."""
+    """Restore PyTorch's number of threads at the end of the context."""
     before = torch.get_num_threads()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Weak references in what is copied: those of a copy are to what the copy has."""
+"""Copies weak references, so that those in a copy refer to the copy's objects."""
 
 import copy
 import weakref
@@ -13,13 +13,13 @@ _TABLES = (WeakKeyDictionary, WeakValueDictionary)
 
 
 def is_weak(value: Any) -> bool:
-    """Whether it holds others weakly; what a proxy says of its class is true of its target."""
+    """Whether a value holds others weakly; `type`, as a proxy's ``__class__`` is its target's."""
     kind = type(value)
     return kind in weakref.ProxyTypes or issubclass(kind, (weakref.ref, WeakSet, *_TABLES))
 
 
 def targets(value: Any) -> list[Any]:
-    """What lives of that which is held weakly; of a method it is the owner."""
+    """Return the objects that a value holds weakly and that still live; for a method, its owner."""
     if type(value) in weakref.ProxyTypes:
         with suppress(ReferenceError):
             return [value.__repr__.__self__]
@@ -32,22 +32,22 @@ def targets(value: Any) -> list[Any]:
 
 
 def beside(value: Any) -> list[Any]:
-    """What it holds all the same: the other half of a table."""
+    """Return what a value holds strongly: the other half of a weak table."""
     if isinstance(value, _TABLES):
         return [*(value.values() if isinstance(value, WeakKeyDictionary) else value)]
     return []
 
 
 class Memo(dict[int, Any]):
-    """What stands for originals in a copy, by their ids, as `copy.deepcopy` takes it.
+    """A memo for `copy.deepcopy`: copies by the ids of their originals.
 
-    `copy.deepcopy` leaves weak references as they are, or loses what they refer to. Their copies
-    are made when they are asked for, since what is copied on the way may refer to itself.
+    `copy.deepcopy` leaves weak references as they are, or loses what they refer to. Here they are
+    copied when they are first asked for, since what is copied on the way may refer to itself.
 
     Args:
-        copies: those that are made already.
-        held: gives all that is held by what is copied. What else is referred to stays the
-            original's: nothing would keep a copy of it alive.
+        copies: copies that exist already.
+        held: returns everything that is held by what is copied. Other targets of weak references
+            stay the original's: nothing would keep copies of them alive.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class Memo(dict[int, Any]):
         self._all, self._weak = held, dict[int, Any]()
 
     def note(self, value: Any) -> None:
-        """A weak reference is part of what is copied."""
+        """Note a weak reference that is part of what is copied."""
         self._weak[id(value)] = value
 
     def get(self, key: int, default: Any = None) -> Any:
-        """The copy of an original, as `copy.deepcopy` asks for it."""
+        """Return the copy of an original, as `copy.deepcopy` asks for it."""
         if key in self._weak and key not in self:
             self[key] = self._made(self._weak[key])
         return super().get(key, default)

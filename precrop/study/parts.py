@@ -27,7 +27,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CHECKED = re.compile(r"-crc([0-9a-f]{8})\.parquet$")
 """Matches the checksum at the end of a part's name; the first versions wrote none."""
 _TIMES_LARGER, ALLOWED, _ROW = 100, 1 << 24, 1 << 10
-"""Limits for a part's rows, as a small file may repeat one text a million times: the multiple of its
+"""Limits for a part's rows, as a small file may repeat one text a million times: a multiple of its
 size, the bytes that any part may have, and the bytes that a row counts without its texts.
 """
 

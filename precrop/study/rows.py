@@ -79,7 +79,7 @@ _FINISHED = ("accuracy", "best_accuracy", "loss", "params", "macs", "base_params
 """Fields that are None only if a cell failed."""
 _READER = TypeAdapter(Row)
 _HISTORY, _CHECKSUM = b', "history":', b',"crc32":"'
-"""What a line's last two values begin with. The first one has the only blank outside of texts, whose
+"""What a line's last two values begin with. The first has the only blank outside of texts, whose
 quotes are escaped, so its first match is the right one.
 """
 

@@ -49,7 +49,7 @@ class ChannelRow:
 
 @dataclass
 class Proof:
-    """Tests permutations on one network: in eval mode, and in train mode if eval leaves rows unused."""
+    """Tests permutations on one network, in eval mode, and in train mode if only it uses a row."""
 
     layout: ChannelLayout
     runs: int = 0
@@ -151,7 +151,7 @@ class Proof:
         return [t.double() for t in (*tensors_within(outputs), *ends)]
 
     def _watch(self, made: nn.Module) -> list[Tensor]:
-        """Return a list for the outputs of layers with no moving channels; note which layers run."""
+        """Return a list for the outputs of layers without moving channels; note what layers run."""
         ends: list[Tensor] = []
         modules = dict(made.named_modules())
         for layer in self.layout.network.layers:

@@ -41,7 +41,7 @@ class ChannelLayout:
         }
 
     def follows(self, name: str, dim: int) -> bool:
-        """Whether an axis has no channels of its own, but each group's part of the layer's input."""
+        """Whether an axis has no channels of its own, but each group's part of the inputs."""
         return dim == 1 and name in self.grouped
 
     def arranged(self, name: str, tensor: Tensor, orders: Orders) -> Tensor:

@@ -385,7 +385,7 @@ def synexp(plan: Plan) -> float:
 
 
 def alike(model: nn.Module, shape: Any, value: float, divisor: int) -> Plan:
-    """Return the smallest plan by MACs, to a thousandth, whose SynExp value is at least ``value``."""
+    """Return the smallest plan by MACs, to a thousandth, with a SynExp of at least ``value``."""
     low, high = 0.02, 1.0
     best = precrop.plan(model, shape, macs=high, divisor=divisor)
     while high - low > 1e-3:
@@ -399,7 +399,7 @@ def alike(model: nn.Module, shape: Any, value: float, divisor: int) -> Plan:
 
 
 def masks(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
-    """Compare networks masked to a plan's densities (dense and sparse kernels) with cropped ones."""
+    """Compare networks masked to a plan's densities (dense, sparse kernels) and cropped ones."""
     for name, share in MASKED.items():
         for batch in BATCHES:
 

@@ -188,7 +188,7 @@ def own_macs(model: nn.Module) -> float:
 
 
 def prune(model: nn.Module, ratio: float) -> None:
-    """Run Torch-Pruning's default pruner in place: random importance, the last layer's outputs kept."""
+    """Run Torch-Pruning's default pruner in place: random importance, the classifier left whole."""
     import torch_pruning as tp
 
     classifier = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]

@@ -182,7 +182,7 @@ class _Running:
         self.summary.overhead += event.row.overhead
 
     def _look_again(self) -> None:
-        """Queue waiting cells whose lock is free by now, after all others."""
+        """Report the cells run elsewhere; queue those whose lock is free, after all others."""
         elsewhere = self.waiting.keys() - self.claims.keys()
         self.tell(Elsewhere(len(elsewhere)))
         for cell, lock in list(self.waiting.values()):

@@ -77,4 +77,4 @@ class Elsewhere:
 Event = Started | Began | Epoch | Ended | Busy | Died | DoneElsewhere | Elsewhere
 Report = Callable[[Began | Epoch], None]
 Work = Callable[["Cell", Path, Report], tuple[Ended | Busy, bool]]
-"""Runs a cell as `precrop.study.worker.work` does; the flag: may its process run another one."""
+"""Runs a cell, as `precrop.study.worker.work`; the flag says whether its process is still fit."""

@@ -115,7 +115,7 @@ class _Worker:
 class LocalEngine:
     """Runs one cell after another in processes that stay alive and keep the images in memory.
 
-    Runs get their folders in ``output``; what a cell's process prints is a file in ``logs``.
+    Runs get their folders in ``output``; what a cell's process prints goes to a file in ``logs``.
 
     Raises:
         PrecropError: ``logs`` is a link.
@@ -195,7 +195,7 @@ def _end_with_parent() -> None:
 
 
 def _open_streams() -> None:
-    """Open the standard streams that the parent does not have, so that this process has them."""
+    """Give this process the standard streams that its parent lacks."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
@@ -232,7 +232,7 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Let a process that is started within never get Ctrl-C, and handle it ourselves afterwards."""
+    """Keep Ctrl-C from a process that is started within; it is handled here afterwards."""
     if threading.current_thread() is not threading.main_thread() or os.name == "nt":
         yield
         return

@@ -19,7 +19,7 @@ from precrop.errors import MALFORMED
 from precrop.files import open_plain
 from precrop.study.rows import FIELDS, Row, from_json, why_not_read
 
-_COLUMNS = tuple(name for name in FIELDS if name != "code")  # a later field
+_COLUMNS = tuple(name for name in FIELDS if name != "code")  # added after the last part
 _NESTED = ("args", "recipe", "densities", "widths", "versions")
 """Columns that hold JSON, as the history does."""
 _TIMES = ("started", "ended")

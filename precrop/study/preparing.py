@@ -1,4 +1,4 @@
-"""From a cell to its run: the network is planned or masked, after a check that this is possible."""
+"""From a cell to its run: plan or mask its network, or find that this is impossible."""
 
 import dataclasses
 import json

@@ -39,7 +39,7 @@ class Row:
     __pydantic_config__ = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
 
     study: str
-    cell: str  # id of what was asked for; a store has no cell that was run twice
+    cell: str  # id of what was asked for; a cell that is done is not run again
     run: str | None  # id of what was trained, which cells may share; None if it had none
     network: str  # its name, as for ``precrop train``
     args: Mapping[str, Any]  # keyword arguments for its builder
@@ -48,14 +48,14 @@ class Row:
     method: str  # what decided the layers' shares: ``synexp``, ``uniform``…; empty where dense
     granularity: Literal["", "weight", "kernel", "filter", "channel"]  # of what was removed
     asked_params: Figure | None  # the budget as a share of the original's parameters
-    asked_macs: Figure | None  # the budget as a share of its multiply-accumulates
+    asked_macs: Figure | None  # the budget as a share of the original's multiply-accumulates
     seed: Whole
     data: str  # its name, and the images' size where the study gives one
     data_digest: str  # of the images' content
     recipe: Mapping[str, Any]  # its fields
     status: Literal["done", "failed"]
     error: str | None  # in one line
-    accuracy: Share | None  # on the held-out images after the last epoch
+    accuracy: Share | None  # share of held-out images classified correctly after the last epoch
     best_accuracy: Share | None  # the highest accuracy after any epoch
     loss: Figure | None  # mean loss of the held-out images after the last epoch
     params: Count | None  # parameters, without masked weights

@@ -203,7 +203,7 @@ class StudyFile(Entry):
 
 
 def read_study(path: str | Path, trust: Trust = False) -> Study:
-    """Read a study's file (YAML); neither that nor the returned study runs code that it names.
+    """Read a study's file (YAML), without running code that it names.
 
     Args:
         path: the file.

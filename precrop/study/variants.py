@@ -207,7 +207,7 @@ class Variant:
         return content
 
     def own_names(self) -> Iterator[tuple[Callable[[str], None], str]]:
-        """Yield the functions that import the user's own methods, with their names; none is run."""
+        """Yield what imports each of the user's own functions, and its name; none is run."""
         if self.densities and runs_user_code(self.densities):
             from precrop.pruning.methods import take_own_method
 

@@ -107,7 +107,7 @@ class Proof:
             return False
 
     def _unseen(self, rows: Sequence[ChannelRow], *, training: bool) -> list[ChannelRow]:
-        """Return rows of tensors that eval mode does not use, nor with ``training`` train mode."""
+        """Return rows in tensors that eval mode does not use, nor, if ``training``, train mode."""
         network = self.layout.network
         passes = [network.passes[0], *(p for p in network.passes if p.training and training)]
         used = {name for forward in passes[:2] for name in forward.trace.used.values()}

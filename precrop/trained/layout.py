@@ -84,7 +84,7 @@ def entries(axis: Axis, orders: Orders) -> Tensor:
 
 
 def _within_groups(kernel: Tensor, rows: Tensor, read: Tensor, groups: int) -> Tensor:
-    """Return a grouped kernel, its rows moved already, with each group's columns as in ``read``."""
+    """Order each group's columns of a grouped kernel, whose rows have moved, as in ``read``."""
     width = kernel.shape[1]
     columns = torch.stack([read[read // width == group] % width for group in range(groups)])
     index = columns[rows * groups // len(rows)].to(kernel.device)

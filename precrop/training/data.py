@@ -163,7 +163,7 @@ def load_shaped(source: str, shape: Sequence[Any]) -> ImageData:
 
 
 def load_again(source: str, shape: Sequence[int], digest: str) -> ImageData:
-    """Load the images (C, H, W) of a run again, in their own size or scaled, as the digest tells.
+    """Load the images (C, H, W) that had this digest, in their own size or scaled to ``shape``.
 
     If neither has the ``digest``, the scaled images are returned. Raises the errors of `load_data`.
     """
@@ -184,7 +184,7 @@ def _reading(source: str) -> Iterator[None]:
 
 
 def _loaded(found: Source, image_size: int | None) -> ImageData:
-    """Load images in their own size or ``image_size``: into memory if they fit, else as used."""
+    """Load images in their own size or ``image_size``; what exceeds the memory stays encoded."""
     width, height = found.train.image(0).size
     if image_size is not None:
         height = width = image_size

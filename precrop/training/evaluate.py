@@ -77,7 +77,7 @@ class Evaluation:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """Return the checkpoint of a path: of that folder, a file's folder, or a run's last one."""
+    """Return a checkpoint's folder, given that folder, a file in it, or the folder of its run."""
     inside = path.parent if path.is_file() else path
     for candidate in (inside, inside / LAST, inside / BEST):
         found = checkpoints.stored(candidate)

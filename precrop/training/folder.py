@@ -54,7 +54,7 @@ class Result:
 
     run: str  # its id
     folder: Path  # where it is kept
-    accuracy: float  # on the held-out images after the last epoch
+    accuracy: float  # share of held-out images classified correctly after the last epoch
     best_accuracy: float  # the highest accuracy after any epoch
     loss: float  # mean loss of the held-out images after the last epoch
     params: int

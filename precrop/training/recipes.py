@@ -181,7 +181,7 @@ RECIPES: dict[str, Recipe] = {
 
 
 def find_recipe(name: str | None, data: str) -> Recipe:
-    """Return the recipe of a name, or the usual one for the data; unknown is a `PrecropError`."""
+    """Return the recipe of this name, or raise `PrecropError`; without one, the data's usual."""
     if name is None:
         usual = {"digits": "digits", "cifar10": "cifar-160", "cifar100": "cifar-160"}
         return RECIPES[usual.get(data, "imagenet-90")]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP", "GIF")
-"""Pillow goes by an image's bytes, and would start Ghostscript for PostScript, say."""
+"""Formats to open: Pillow goes by an image's bytes, and starts Ghostscript for PostScript."""
 MOST_PIXELS = 2**26
 """Most pixels of an image: a file of a few kilobytes can claim more than fit in memory."""
 LONGEST = 100
